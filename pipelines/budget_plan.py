@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mtorl.evaluation.budget_plan import BudgetPlan
 
 MOST_TURNS = 200  # replayed decisions per user: each one runs the network at every price
-_READ = 5  # decisions read per replayed decision: a model trained on this log has seen four of five users
+_READ = 5  # decisions read per replayed decision; a model of this log was trained on four of five users
 _BLOCK = re.compile(r"^(?:budgets|budget_table):.*\n(?:(?:[ \t-]|# ?-).*\n)*", re.MULTILINE)
 """Matches the budgets of an experiment file, including lines that are commented out."""
 

@@ -10,8 +10,8 @@
 A step's outputs are reused if the log's content, all settings and the project's code are unchanged. kfp's cache key
 includes neither content nor code, so both are parameters of the steps. Only one run at a time can use a folder.
 
-The last step records the result of a run (components/notify). If this step fails, `run_on` records the result. After a
-kill, the next run does: a failed run must never look like yesterday's success.
+The last step records the result of a run (components/notify). If this step fails, `run_on` records the result. If the
+run is killed, the next run records it as failed, so that the success of an earlier run is not taken for its result.
 """
 
 import contextlib

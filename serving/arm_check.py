@@ -40,7 +40,7 @@ class Finding:
 
 
 def check_arm(endpoint: str, spec: DatasetSpec, name: str = "challenger") -> list[Finding]:
-    """Send some twenty requests to an endpoint; returns faults, or notes if there are none.
+    """Send about twenty requests to an endpoint; returns the faults or, if there are none, the notes.
 
     If the endpoint has no path, the path of the model `name` is added. Raises InputError if it is not an http(s) URL.
     """
@@ -71,7 +71,7 @@ def _findings(arms: Arms, url: str, spec: DatasetSpec) -> list[Finding]:
 
 
 def _predict(arms: Arms, url: str, items: Sequence[dict[str, Any]]) -> list[ArmAnswer | str]:
-    """The answer to each item, or the reason why it failed."""
+    """The answer to each item, or the reason why the request failed."""
     try:
         answers = arms.predict_at(url, items, SECONDS)
         return [str(answer) if isinstance(answer, ArmError) else answer for answer in answers]

@@ -4,11 +4,11 @@ uvicorn's own settings do not suffice:
 - `limit_concurrency` counts complete heads only, so a connection that never completes a head stays open forever.
 - `h11_max_incomplete_event_size` works with h11 only, which takes more CPU than httptools for each request.
 - `timeout_keep_alive` stops counting at the first byte of the next request.
-While a head, a trailer or the framing of chunks arrives in pieces, the event loop copies it again with each piece. So
-their size and the time of arrival are limited. A refused client gets 431, 408 or 503 where HTTP allows an answer.
+If a head, a trailer or chunk framing arrives in pieces, the event loop copies all of it again with each piece. So its
+size and the time until it is complete are limited. A refused client gets 431, 408 or 503 where HTTP allows an answer.
 
 A full server refuses requests with 429 as soon as their head has arrived, without creating a task, a scope and an
-application. At twice the server's capacity, every second request is refused like this.
+application. If requests arrive at twice the server's capacity, every second one is refused in this way.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Limits:
     """Limits on each connection, and on the number of connections.
 
     `seconds` limits three waits: until a request has arrived with its body, until a new connection has sent its first
-    request, and until a client has read an answer. `connections` is above the requests that `admission.py` admits and
-    queues, and below the 1,024 files that a process may usually open.
+    request, and until a client has read an answer. `connections` exceeds the number of requests that `admission.py`
+    admits and queues. It is below 1,024, the usual limit of open files per process.
     """
 
     head_bytes: int = 32 * 1024  # size of a request without its body
@@ -77,9 +77,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self._refused = refused  # called with the status of each refusal
         self._arriving: asyncio.TimerHandle | None = None  # runs while a request arrives
         self._leaving: asyncio.TimerHandle | None = None  # runs while an answer waits for its client
-        self._began = False  # whether any byte of the arriving request has come
-        self._not_body = 0  # its bytes that are not body
-        self._parsed = 0  # bytes of its target and headers that the parser has reported so far
+        self._began = False  # whether any byte of the arriving request was received
+        self._not_body = 0  # received bytes of the arriving request that are outside its body
+        self._parsed = 0  # bytes of the target and headers that the parser has reported so far
         self._fault: tuple[int, Message] | None = None
         self._at_work: RequestResponseCycle | None = None  # the request in progress; later ones wait in `pipeline`
         self._sheds = False  # whether the arriving request is refused
@@ -99,7 +99,7 @@ class LimitedProtocol(HttpToolsProtocol):
                 longest.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Release what the connection holds."""
+        """Cancel the timers of the connection, and mark its request as disconnected."""
         self._arrived()
         self._left()
         if self._telling is not None:

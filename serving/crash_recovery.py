@@ -22,7 +22,7 @@ from serving.decision_log import Spool, segments
 from serving.ledger.contract import Cost, Ledger, LedgerUnavailable, UnknownReservation
 
 TOGETHER = 100  # reservations that are finished in one call, which takes the ledger a few milliseconds
-_NEWEST = 50_000  # decisions, and outcomes, that are read: more than are unfinished when a router crashes
+_NEWEST = 50_000  # newest decisions, and newest outcomes, to read; a crash leaves fewer of them unfinished
 _NEVER, _MINUTE = datetime.max.replace(tzinfo=UTC), timedelta(minutes=1)
 _PAID_BY = "ledger"  # file in the log's folder
 
@@ -62,19 +62,19 @@ def reconcile(ledger: Ledger, spool: Spool) -> int:
     """
     unfinished = set(ledger.open_reservations())
     exposed: set[str] = set()
-    finished: set[str] = set()  # at first only withdrawn decisions
+    finished: set[str] = set()  # decisions that were withdrawn
     read, oldest = 0, None
     for record in spool.newest("decision", _NEWEST) if unfinished else ():
         name = record["decision_id"]
         read, oldest = read + 1, oldest or time_of(name)
         if name in unfinished:
             (exposed if record["expose"] and not record["withdrawn"] else finished).add(name)
-    # Records are nearly sorted by id: no id that is more than a minute later precedes the first record that was read.
+    # Records are nearly sorted by id: no unread record has an id more than a minute later than the first one read.
     ours = {name for name in unfinished - exposed if name.endswith(spool.identity)}
     if read == _NEWEST or not spool.never_pruned("decision"):
         since = oldest + _MINUTE if oldest else _NEVER
         ours = {name for name in ours if time_of(name) >= since}
-        # But if the clock was set back, or a withdrawal was written late, older segments contain later ids.
+        # However, if the clock was set back or a withdrawal was written late, an older segment may contain later ids.
         if ours:
             ours -= {record["decision_id"] for record in spool.written_since("decision", since.timestamp())}
     finished |= ours

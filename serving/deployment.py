@@ -90,7 +90,7 @@ def _used_for(arm: Arm, experiment: Experiment, server: str, version: str) -> Me
 
 
 def _waits(servers: InferenceServices, name: str, version: str, seconds: float) -> str:
-    """Wait until a version is ready; returns why it is not, or an empty text."""
+    """Wait until a version is ready; returns an empty text or, at a timeout, why the version is not ready."""
     until = time.monotonic() + seconds
     while why := _problem(servers, name, version):
         if time.monotonic() >= until:

@@ -102,7 +102,7 @@ def services_of_pod() -> list[Object] | None:
 
 
 def versions_of(services: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
-    """The versions that InferenceServices serve, and those that a rollback would return to, as `Needs` takes them."""
+    """The versions that InferenceServices serve, and those that a rollback would return to, as arguments of `Needs`."""
     uses: list[tuple[str, str, bool]] = []
     for service in services:
         name = service["metadata"]["name"]

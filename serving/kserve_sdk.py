@@ -169,5 +169,5 @@ def quiet() -> None:
     # KServe logs a caller's mistake as an error with a traceback.
     mistakes = InvalidInput, ModelNotFound, NotImplementedError
     logging.getLogger("kserve").addFilter(lambda record: not isinstance((record.exc_info or (None,) * 2)[1], mistakes))
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings, too, are callers' mistakes
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are callers' mistakes as well
     warnings.filterwarnings("ignore", message=".*ORJSONResponse is deprecated.*")

@@ -85,7 +85,7 @@ def check_kind(registry: Path, simulated: bool) -> None:
 
 
 def check_first(registry: Path, spec: DatasetSpec) -> None:
-    """Raise RegistryError unless the first models are of this data set: models of another do not know its channels."""
+    """Raise RegistryError if the first models belong to another data set, because they do not know the channels."""
     check_kind(registry, spec.simulated)
     for description in sorted(registry.glob(f"*/{FIRST}/artifact/{DATASET_FILE}")):
         if (name := DatasetSpec.load(description).name) != spec.name:
@@ -94,14 +94,14 @@ def check_first(registry: Path, spec: DatasetSpec) -> None:
 
 
 def folder_of(registry: Path, digest: str | None) -> Path | None:
-    """Artifact folder of the published model with a digest, or of the newest model; None if there is none."""
+    """Artifact folder of the published model with a digest (None: of the newest model); None if not found."""
     if digest is None:
         return max(_by_time(registry), default=(None, None))[1]
     return next((folder for folder, model in published_models(registry) if model.get("digest") == digest), None)
 
 
 def newest(registry: Path) -> datetime | None:
-    """Training time of the newest model whose gate did not ask for an experiment; None if there is none."""
+    """Time at which the newest model was trained, without models whose gate asked for an experiment; None: no model."""
     return max((created for created, folder in _by_time(registry) if not _needs_experiment(folder)), default=None)
 
 

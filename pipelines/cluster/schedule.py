@@ -3,9 +3,9 @@
     for name, change in apply(client, Schedule.load(Path("manifests/pipelines/schedule.yaml"))).items():
         print(name, change)
 
-Applying is idempotent. KFP can enable or disable a recurring run, but not change it. A changed one is therefore created
-disabled, the old one is deleted, and the new one is enabled. The next call completes an interrupted one. KFP has no
-labels, so a mark in the description, with a digest of the content, identifies the recurring runs of a schedule.
+Applying is idempotent. KFP can enable or disable a recurring run, but not change it. To change one, `apply` creates a
+disabled new one, deletes the old one and enables the new one. The next call completes an interrupted call. KFP has no
+labels, so a mark in the description, with a digest of the content, identifies a schedule's runs.
 """
 
 from __future__ import annotations

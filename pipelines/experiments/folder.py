@@ -6,7 +6,7 @@
         folder.apply_experiment(experiment)                  # first-day/experiment.yaml, which the router reads
 
 People write the experiment file; this module never changes it. A writer holds the lock, appends to the history, and
-then writes the active experiment that follows from file and history. After a crash in between, the next writer does so.
+then writes the active experiment that follows from file and history. After a crash, the next writer writes it.
 """
 
 from __future__ import annotations

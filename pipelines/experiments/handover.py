@@ -2,10 +2,10 @@
 
     standing = hand_over(store, servers, others, time.time())
 
-A promotion applies at once: the incumbent's arm then answers at the challenger's endpoint. This blocks the challenger's
-server for the next challenger, whose model would answer as the incumbent. Therefore, the incumbent's server is changed
-to the promoted version, and then the incumbent's arm answers there again. An incumbent without a server (a baseline, or
-rows) can use the server that `for_incumbent` returns.
+A promotion applies at once: the incumbent's arm then answers at the challenger's endpoint. Meanwhile, that server must
+not get the next challenger's model, which would then answer as the incumbent. Therefore, the incumbent's server is
+changed to the promoted version, and then the incumbent's arm answers there again. An incumbent without a server (a
+baseline, or rows) can use the server that `for_incumbent` returns.
 
 A mark on the server stores the previous and the new version, from which a restart or a rollback continues. Each change
 is made only once, and a person's later change is never overwritten.

@@ -109,7 +109,7 @@ def follow(resource: ExperimentResource, now: float, findings: Findings | None) 
     resource.keep_switch(by_hand)
     off = by_hand or resource.spec.get("enabled") is False
     serving = resource.last_in_force()
-    if off:  # before writing the history, which may fail, because it is full, for example
+    if off:  # before writing the history, which can fail, for example because it is full
         resource.switch_off()
     try:
         _, found = state(resource)

@@ -7,7 +7,7 @@
 Writes use optimistic locking. If two operators write an event, the API server refuses the second write; that operator
 reads the object again and finds the event. The active experiment follows from spec and history, so after a crash the
 next operator writes the same ConfigMap. The ConfigMap is read *before* the object, and written only if it has not
-changed since. Therefore, a result of an older object can't overwrite that of a newer one, such as a kill switch.
+changed since. Therefore, the result of an older read can't overwrite that of a newer one, such as a kill switch.
 """
 
 from __future__ import annotations

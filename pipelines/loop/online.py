@@ -43,8 +43,8 @@ from serving.local.ports import port_to_keep
 if TYPE_CHECKING:
     from serving.local.stack import LocalStack
 
-_AFTER_PROMOTION = 100  # users with one more request after a promotion
-_SHIFTED = 500  # users in the traffic with a shifted context
+_AFTER_PROMOTION = 100  # number of users who send one more request after a promotion
+_SHIFTED = 500  # number of users in the traffic with a shifted context
 _TRAFFIC: TypeAdapter[Any] = TypeAdapter(Traffic | None)
 _PARTS = ("clean", "shifted", "promoted")
 

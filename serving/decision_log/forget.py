@@ -28,7 +28,7 @@ class SpoolWithout(NamedTuple):
     """Numbers of records of forgotten users in a spool."""
 
     removed: int
-    left: int  # decisions that stay for now
+    left: int  # decisions that stay because their reservation may be open
     held: bool  # whether a router uses the spool, so that nothing was removed
 
 
@@ -73,14 +73,14 @@ def _goes(users: Collection[str], gone: Collection[str], kept: Collection[str], 
 
 
 def _files(spool: Path) -> Iterator[Path]:
-    """Files with outcomes before decisions: if the removal is interrupted, decisions still name the outcomes' users."""
+    """Files of outcomes, then of decisions: if the removal is interrupted, decisions still name the outcomes' users."""
     for kind in reversed(KINDS):
         yield from segments.segments(spool, kind)
         yield from spool.glob(f"poison-{kind}.jsonl")
 
 
 def _remove(path: Path, goes: Callable[[bytes], bool]) -> int:
-    """Remove lines from a file; returns how many. A file with none of them is not changed."""
+    """Remove lines from a file; returns their number. A file without such lines is not changed."""
     lines = path.read_bytes().splitlines(keepends=True)
     kept = [line for line in lines if line.endswith(b"\n") and not goes(line)]  # a crash may have cut the last line
     if len(kept) < len(lines):

@@ -50,7 +50,7 @@ class HttpSink(Sink):
         answer = f"{response.status} {text}"
         if response.status in _REFUSALS or (response.status == _NO_BATCHES and len(batch) > 1):
             raise Refused(answer)
-        asked = response.headers.get("Retry-After", "")  # seconds; for a date, which is rare, the usual pause applies
+        asked = response.headers.get("Retry-After", "")  # seconds; after a date, which is rare, the usual pause applies
         wait = min(float(asked), _LONGEST_RETRY_AFTER) if asked.isdecimal() else 0.0
         usual = "server_error" if response.status >= 500 else "not_accepted"
         raise SinkUnavailable({429: "throttled", 408: "timeout"}.get(response.status, usual), answer, wait)

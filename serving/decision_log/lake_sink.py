@@ -1,7 +1,7 @@
 """Uploads a spool into the lake, as files of `mtorl/log/lake.py`.
 
-A file's name contains the spool, the segment and the range of bytes. So if a batch is delivered twice, it replaces its
-own file. If a longer batch from the same start is delivered, it adds copies of records, which readers drop.
+A file's name contains the spool, the segment and the range of bytes. So a batch that is delivered twice replaces its
+own file. A longer batch from the same start writes another file with copies of the same records, which readers drop.
 """
 
 import asyncio

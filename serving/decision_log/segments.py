@@ -76,7 +76,7 @@ def read_file(path: Path) -> Iterator[dict[str, Any]]:
 def newest(folder: Path, kind: Kind, count: int) -> Iterator[dict[str, Any]]:
     """The last `count` records of a kind, oldest first. Older segments are not read, and records are streamed."""
     paths: list[Path] = []
-    surplus = -count  # records in the files that are not wanted
+    surplus = -count  # records in `paths` beyond the newest `count`
     for path in reversed(segments(folder, kind)):
         if surplus >= 0:
             break

@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 
 _PLENTY = 16 << 20  # bytes that are shipped at once, before `linger` is over
 _FEWEST_READ = 256  # least number of records read at once, even if the sink accepts only single records
-_POLL_SECONDS = 0.25  # between polls for new records
-_NOTE_SECONDS = 1.0  # between stored positions: each is a sync of the disk that decisions use
+_POLL_SECONDS = 0.25  # seconds between two polls for new records
+_NOTE_SECONDS = 1.0  # seconds between two writes of positions: each write syncs the disk that decisions use
 _FIRST_PAUSE = 0.5  # seconds after the sink's first failure; doubled after each further one ...
 _LONGEST_PAUSE = 30.0  # ... up to this
 
@@ -144,7 +144,7 @@ class Shipper:
         """Read and deliver one batch of each kind; returns the number of records that were shipped or set aside."""
         if self._lake is not None:
             await self._drop(self._lake)
-        await self._note()  # the last call may have been too early, have failed or been cancelled
+        await self._note()  # the positions may not have been stored after the last batch
         finished = 0
         for kind in self.kinds:
             if not self._is_due(kind):
@@ -212,7 +212,7 @@ class Shipper:
             self._at = {**self._at, piece.kind: piece.end}
 
     async def _drop(self, lake: Shipper) -> None:
-        """Drop the oldest segments that the lake has until the backlog is no larger than the free rest of the spool."""
+        """Drop the oldest segments that are in the lake until the backlog is no larger than the rest of the spool."""
         self._warned = self._warned and self.pending > 0
         while (dropped := await self._in_thread(self._surplus, lake.noted)) is not None:
             if not self._warned:
@@ -253,9 +253,9 @@ class Shipper:
 
 
 def pause_after(failures: int, asked: float) -> float:
-    """Seconds until the next retry: at least `asked`, and otherwise exponential in the earlier `failures` in a row.
+    """Seconds until the next retry. They double with each earlier failure in a row, and are at least `asked`.
 
-    The pause is drawn from its upper half at random, so that routers do not retry at the same time.
+    The pause is drawn at random between half of its length and all of it, so that routers do not retry simultaneously.
     """
     longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(failures, 16))
     return max(asked, longest * random.uniform(0.5, 1.0))

@@ -31,7 +31,7 @@ from serving.decision_log.segments import Position
 
 _LARGEST_BATCH = 512  # appends
 _LARGEST_QUEUE = 20_000  # appends that wait while the disk hangs; further ones are refused
-_MOST_OWED = 20_000  # records in memory, some 25 MB
+_MOST_OWED = 20_000  # records that wait in memory, about 25 MB
 _MOST_LATER = 2_000  # appends of up to 64 windows of 1.8 kB each; further ones are dropped
 _LATER_SECONDS = 1.0  # interval of writes for which no caller waits, and of retries after a fault of the disk
 _LITTLE_ROOM = 0.2  # share of the quota, as in the alert MtorlSpoolNearlyFull

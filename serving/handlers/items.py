@@ -21,7 +21,7 @@ from mtorl.runtime.validation import first_fault
 from mtorl.window.window import Instance
 
 _FOR_OTHERS = ("user_id", "campaign_id", "timestamp", "context", "baseline")  # for arms with another policy
-MAX_PRICE = 1e9  # gain per currency unit; keeps price * cost finite
+MAX_PRICE = 1e9  # highest valid price, gain per currency unit; keeps price * cost finite
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Asked:
 
 
 def read_choice(item: Any, spec: DatasetSpec, usual_price: float) -> Asked:
-    """Validate an item; raises ValueError with its fault. `usual_price` applies where the item has no price."""
+    """Validate an item; raises ValueError with its fault. `usual_price` applies if the item has no price."""
     price = item.get("price") if isinstance(item, dict) else None
     if price is not None and not isinstance(price, dict):
         item = {**item, "price": dict.fromkeys(spec.channels, price)}

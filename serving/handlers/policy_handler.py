@@ -149,11 +149,11 @@ class PolicyHandler:
                 answers[i] = {"error": "model: its answer is not finite without some touchpoint"}
         return answers
 
-    # ---- what TorchServe calls
+    # ---- methods that TorchServe calls
 
     def initialize(self, context: Any) -> None:
         """Load the artifact in the .mar."""
-        # By default the worker prints three lines of metrics per request, which Java parses but measures itself.
+        # By default, a worker prints three lines of metrics per request. Java parses them but measures them itself.
         logging.getLogger().setLevel(logging.WARNING)
         self.load(Path(context.system_properties["model_dir"]) / "artifact")
 

@@ -1,7 +1,7 @@
 """The interface of a ledger, and the promises that every ledger keeps.
 
 1.  In every account, spent + reserved <= limit at every moment, despite races, crashes and retries. If the limit of a
-    whole budget is lowered below its spent and reserved amounts, these stay, and every new reservation above 0 fails.
+    whole budget is lowered below its spent and reserved amounts, the amounts stay, and new reservations above 0 fail.
 2.  An exposure needs a reservation. A caller that gets False, or no answer, must not expose.
 3.  Calls are idempotent: a repeated call with the same reservation id, or the same event id, changes nothing. The
     ledger remembers a settled reservation and its request for SETTLED_SECONDS after its last cost. It remembers a
@@ -37,7 +37,7 @@ RETENTION_SECONDS = 86_400.0
 
 
 class LedgerUnavailable(RuntimeError):
-    """The ledger did not answer. A reservation may have been made: only `cancel_all` makes sure that there is none."""
+    """The ledger did not answer, but may have made a reservation. Only `cancel_all` ensures that none is left."""
 
 
 class LedgerInUse(RuntimeError):
@@ -208,7 +208,7 @@ class KnownBalances:
     def read(self, changes: Callable[[int], Changes]) -> list[Balance]:
         """Read the changes since the last read; returns all balances, sorted by campaign.
 
-        `changes` returns the changes after a number, which is that of the last change in the cache.
+        `changes` takes the number of the last change in the cache, and returns the later changes.
         """
         with self._lock:
             number, changed = changes(self._number)

@@ -9,7 +9,7 @@ from mtorl.runtime.message import Message
 from serving import messages
 from serving.ledger.contract import Balance
 
-_CLOCKS_DIFFER = 60.0  # seconds that this clock and the ledger's may differ
+_CLOCKS_DIFFER = 60.0  # seconds by which this clock and the ledger's may differ
 _FEW = 20  # exposures of the dearest channel; an arm that can pay for fewer is warned about
 _SPELLED = {"total": "in all", "day": "a day", "hour": "an hour"}
 
@@ -18,8 +18,8 @@ class LimitWatch:
     """A check of the ledger's first promise, `spent + reserved <= limit`, for each account separately.
 
     A stage, a kill switch or a smaller budget may lower a limit below what is spent and reserved. This is not an
-    overrun: while the limit stays lower, the amount at that moment is allowed. The amount may fall below it and rise
-    to it again, because a cost may arrive in parts, or after its reservation has expired.
+    overrun: while the limit stays lower, the amount at that moment is allowed. The amount can fall, and later rise to
+    the allowed amount again, because a cost may arrive in parts, or after its reservation has expired.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class LimitWatch:
     def overruns(self, balances: Iterable[Balance]) -> dict[tuple[str, str], float]:
         """The largest overrun of an account now, currency units, by arm and period.
 
-        Excess counts only in accounts of all arms: a single arm's limit depends on its other amounts alone.
+        Excess counts only in accounts of all arms, because a single arm's limit does not depend on its excess.
         """
         seen: dict[tuple[str | int, ...], tuple[float, float]] = {}
         found: defaultdict[tuple[str, str], float] = defaultdict(float)
@@ -37,7 +37,7 @@ class LimitWatch:
             taken, first = balance.spent + balance.reserved, 0.0
             if balance.arm == ALL_ARMS:
                 taken += balance.excess
-                first = taken  # allowed at the first look, since the limit may have been lowered before
+                first = taken  # allowed at the first check, since the limit may have been lowered before
             limit, allowed = self._seen.get(account, (balance.limit, first))
             if balance.limit < limit:
                 allowed = min(allowed, taken)

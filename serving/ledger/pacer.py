@@ -9,8 +9,8 @@ then, prices do not change.
 The time is that of the ledger's clock: if routers used their own clocks, which differ, they would count more time than
 has passed, and spend accordingly. If pacing counts opportunities instead, each router adds its own to the ledger's sum.
 
-A round updates at most MOST_UPDATES accounts, those first that have waited longest. A pause of 20 times its duration
-follows. So up to 25,000 accounts are updated every five seconds each. With more accounts, each is updated less often.
+A round updates at most MOST_UPDATES accounts, beginning with those that have waited longest. A pause of 20 times its
+duration follows. So each of up to 25,000 accounts is updated every five seconds; if there are more, less often.
 
 An exposure draws on every matching account, so its price is the sum of their prices (each is the dual of its own
 budget). A channel without a paced account keeps the model's own price, and so do all channels until the first price is
@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 SILENT_SECONDS = 4.0
 """Seconds without a renewal until another router may take the lease."""
 MOST_UPDATES = 5_000
-_FORGET_SECONDS = 62 * 86_400.0  # since the last write, until the state of an inactive account is removed
+_FORGET_SECONDS = 62 * 86_400.0  # seconds from its last write until the state of an inactive account is removed
 _REPORT_SHARE = 0.005  # a router reports at once when it has counted this share of a budget's opportunities
 _REST = 20.0  # pause after a round, as a multiple of its duration: pacing takes at most 5 % of a core
 _JUMP_SECONDS = 5.0  # change of the difference between the clocks after which all accounts are updated

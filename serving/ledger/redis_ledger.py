@@ -12,8 +12,8 @@ the first generation that it has seen, and refuses to spend until this generatio
 
 All keys of a ledger on one Redis form one group. On a cluster this group is the bank, with the budgets of the campaign
 "*". The accounts and reservations of a campaign lie in one of 16 more groups, chosen by the campaign's slot, which each
-reservation id contains (`mtorl/log/decision_ids.py`). `redis_slices.py` divides the bank's budgets among the groups. A
-node that has lost its groups is a lost ledger, too, because `define` creates groups only while the ledger is new.
+reservation id contains (`mtorl/log/decision_ids.py`). `redis_slices.py` divides the bank's budgets among the groups. If
+a node has lost its groups, the ledger counts as lost, because `define` creates groups only while the ledger is new.
 """
 
 import json
@@ -41,11 +41,11 @@ from serving.ledger.redis_slices import ANY, PERIOD_OVER, TOO_LITTLE, Slices, ad
 
 LARGEST = 9e6  # currency units: Lua compares doubles, which are exact up to 2^53 = 9.007e15 nano-units
 
-_BATCH = 100  # reservations, or campaigns, that one script handles; decisions run in between
+_BATCH = 100  # reservations, or campaigns, that one script handles; decisions run between two scripts
 _PAID = -1  # result of the script `reserve`: another reservation pays for the request
-_FORM = "1-"  # version of the keys and scripts, with which a generation begins
+_FORM = "1-"  # version of the keys and scripts; the text of a generation begins with it
 
-_Campaign = tuple[str, str]  # prefix of its group, and its name as a JSON text
+_Campaign = tuple[str, str]  # prefix of the campaign's group, and the campaign's name as a JSON text
 
 
 class RedisLedger(contract.Ledger):

@@ -14,7 +14,7 @@ _GAIN_SECONDS = 60
 
 
 class RedisPacing(PacingStore):
-    """Pacing in five keys, which lie in the same group as the ledger's generation."""
+    """The data of pacing in five keys, which lie in the same group as the ledger's generation."""
 
     def __init__(self, server: RedisServer) -> None:
         self._server = server

@@ -69,7 +69,7 @@ class Slices:
             self._lease(group, [(*of, 0) for *of, _ in self._look(group, "back")])
 
     def defined(self, arguments: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
-        """Calls of the script `define` that give each group an empty slice of each account in the bank's call."""
+        """Build `define` calls that create an empty slice for each group and each account named in the bank's call."""
         campaign, digest, *terms = arguments[3:]
         for i in range(0, len(terms), 7):
             terms[i + 2], terms[i + 6] = 0, "slice"
@@ -81,12 +81,12 @@ class Slices:
         self._lease(group, [(*of, max(0, amount - int(room))) for *of, room in found])
 
     def _look(self, group: str, *arguments: str) -> list[tuple[str, ...]]:
-        """Account, start of its period, epoch, cap, spent amount and free amount of each slice."""
+        """Read each slice: account, start of the account's period, epoch, cap, spent amount and free amount."""
         found = self._run(group, "slices", [], *arguments)
         return list(zip(*(found[i::6] for i in range(6)), strict=True))
 
     def _lease(self, group: str, slices: Sequence[tuple[Any, ...]]) -> None:
-        """Report the state of slices to the bank, and let each grow by at least its last value (0: not at all)."""
+        """Report slices to the bank, and let each slice grow by at least the last value of its tuple (0: no growth)."""
         leased: Any = []
         for _ in range(2):
             if slices:
@@ -100,7 +100,7 @@ class Slices:
 
 
 def added_up(bank: Iterable[Balance], groups: Iterable[Balance]) -> list[Balance]:
-    """Balances of a ledger, in which the amounts of each of the bank's accounts are the sums of its slices."""
+    """Combine balances: an account of the bank gets the sums over its slices. Other accounts are unchanged."""
     own: list[Balance] = []
     sums: defaultdict[tuple[str, str, str, int], list[float]] = defaultdict(lambda: [0.0] * 3)
     for b in groups:

@@ -22,7 +22,7 @@ from serving.ledger.contract import LedgerInUse, LedgerUnavailable
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
-_VERSION = 1  # of the tables; the file stores it as `user_version`
+_VERSION = 1  # version of the tables; the file stores it as `user_version`
 
 _CHANGES = "".join(
     f"""

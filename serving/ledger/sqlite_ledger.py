@@ -30,8 +30,8 @@ ON CONFLICT DO UPDATE SET cap = excluded.cap, timezone = excluded.timezone, part
     start = excluded.start, until = excluded.until, active = 1
 """
 _NEW = (0, "", "", 0, 0, 0)  # state of an account that does not exist yet
-_BATCH = 500  # reservations that `expire` handles in a transaction; decisions run in between
-_FORGOTTEN = 4  # batches forgotten by a call. With a call a second, this is more than a router can reserve
+_BATCH = 500  # reservations that `expire` handles in a transaction; decisions run between two transactions
+_FORGOTTEN = 4  # batches that a call forgets; with one call a second, more than a router can reserve
 
 
 class SqliteLedger(contract.Ledger):

@@ -144,7 +144,7 @@ class LocalStack:
         self._running.close()  # in reverse order of the start, and all parts even if one fails
 
     def restart_models(self) -> None:
-        """Restart with the present `archives`. For some seconds, arms with a model answer with the default action."""
+        """Restart with the present `archives`. For some seconds, users of arms with a model get the default action."""
         self.models.stop()
         _link(archives(self.run_dir, self.serving), self._store)
         self.models.start()
@@ -259,7 +259,7 @@ def runs(state: Path) -> bool | None:
 
 
 def archives(run: Path, state: Path) -> dict[str, Path]:
-    """File name -> .mar file of each served model: that of the state if there is one, or else that of the run."""
+    """File name -> .mar file of each served model: the state's file or, if it has none, the run's."""
     return {one.name: one for folder in (run / "model-store", state / "models") for one in folder.glob("*.mar")}
 
 

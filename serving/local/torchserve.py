@@ -28,7 +28,7 @@ _LOG4J = Path(__file__).parent / "torchserve_files" / "log4j2.xml"
 # A worker listens on <base>/mtorl-<8 characters>/.ts.sock.<number>; the system limits such a path to 107 characters.
 _LONGEST_BASE = 75
 _START_SECONDS = 120.0
-_GRACE_SECONDS = 0.5  # workers exit at once, so nothing is answered while Java waits for two seconds without requests
+_GRACE_SECONDS = 0.5  # until SIGKILL; Java waits for two seconds, although its workers exit at once and answer nothing
 _BIND_TRIES = 4
 _REASON_SECONDS = 10.0
 _WORKER_ERROR = re.compile(r"-stdout ([\w.]*(?:Error|Exception)\b.*)")  # last line of a traceback in the log
@@ -96,7 +96,7 @@ class TorchServe(ModelServer):
                 time.sleep(0.1)
 
     def _add_workers(self, process: ChildProcess) -> None:
-        """Start further workers by request: the number in a .mar, which is 1, overrides that of config.properties."""
+        """Request further workers, because a .mar sets the number to 1, which overrides config.properties."""
         if self.workers == 1:
             return
         scale = f"min_worker={self.workers}&max_worker={self.workers}&synchronous=true"

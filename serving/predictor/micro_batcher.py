@@ -11,7 +11,7 @@ from typing import Any
 
 
 class MicroBatcher:
-    """A function of a list of items, shared by callers with some items each. It runs in, and blocks, one event loop."""
+    """A function of a list of items, whose calls are combined. It runs in one event loop, and blocks this loop."""
 
     def __init__(self, work: Callable[[list[Any]], Sequence[Any]], largest: int) -> None:
         self._work = work
@@ -22,7 +22,7 @@ class MicroBatcher:
         """Return a future of the items' results. If it is cancelled before its batch begins, the batch omits it."""
         loop = asyncio.get_running_loop()
         if not self._waiting:
-            loop.call_soon(self._run)  # after all calls that have already arrived
+            loop.call_soon(self._run)  # runs after the calls that have already arrived have queued their items
         done: asyncio.Future[list[Any]] = loop.create_future()
         self._waiting.append((items, done))
         return done

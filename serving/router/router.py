@@ -41,13 +41,13 @@ from serving.router.ops.settings import RouterSettings, SettingsError
 log = logging.getLogger(__name__)
 
 _OUTCOME_SECONDS = 1.0  # deadline of a report of outcomes
-_TICK_SECONDS = 1.0  # between two rounds of each kind of housekeeping
+_TICK_SECONDS = 1.0  # seconds between two rounds of each kind of housekeeping
 _POLLS = 10  # checks per tick whether a round is needed sooner
 _WARM_SECONDS = 5.0
-_OUTCOMES_EACH = 4  # outcomes of a decision, about: a cost, a click, a conversion and its revenue
+_OUTCOMES_EACH = 4  # approximate outcomes of a decision: a cost, a click, a conversion and its revenue
 _REST = 20.0  # pause after publishing the accounts, as a multiple of its duration
-_SHIP_SECONDS = 3.0  # at shutdown, to ship the rest of the log
-_KEPT_SECONDS = idempotency_cache.SECONDS  # shipped records stay as long, because a restart answers retries from them
+_SHIP_SECONDS = 3.0  # seconds at shutdown to ship the rest of the log
+_KEPT_SECONDS = idempotency_cache.SECONDS  # age at deletion; a restarted router answers retries from these records
 _SENT = "sent.json"  # file in the log's folder with the positions of the sink
 
 
@@ -240,7 +240,7 @@ class Router:
             self.health.experiments = {one.name: one.version for one in experiments}
 
     def _show_accounts(self, experiments: Experiments, balances: Sequence[Balance] | None) -> None:
-        """Publish all balances. If another router paces (None), publish none: that router publishes them."""
+        """Publish all balances. None: another router paces and publishes them."""
         pacer = self.budgets.pacer
         if balances is None:
             self._limits = LimitWatch()

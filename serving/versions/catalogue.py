@@ -2,7 +2,7 @@
 
 for version in versions(Path("registry")):
     print(version.ref, version.published, version.lineage)
-version = find(Path("registry"), "challenger/0a1b2c3d4e5f")     # or 0a1b2c, if one version begins with that
+version = find(Path("registry"), "challenger/0a1b2c3d4e5f")     # or 0a1b2c, if only one digest begins with it
 """
 
 from collections.abc import Iterator
@@ -86,7 +86,7 @@ def find(registry: Path, name: str) -> Version:
         there = ", ".join(version.ref for version in known) or "nothing"
         raise RegistryError(messages.NO_VERSION(registry=registry, name=name, known=there))
     if len({version.digest for version in named}) == 1 and not any(version.name == rest for version in named):
-        return next((version for version in named if not version.is_first), named[0])  # one model, under two names
+        return next((version for version in named if not version.is_first), named[0])  # one model may have two names
     raise RegistryError(messages.SEVERAL_VERSIONS(name=name, known=", ".join(version.ref for version in named)))
 
 

@@ -80,7 +80,7 @@ class Operator:
         self._lock = threading.Lock()
         self._faults: dict[str, str] = {}  # last logged fault of each object
         self._promoted: set[str] = set()  # objects with promotions to hand over; after a restart, all of them
-        self._found: dict[str, tuple[str, Findings]] = {}  # by name, with the salt: a new salt is a new experiment
+        self._found: dict[str, tuple[str, Findings]] = {}  # name -> salt and findings: a new salt is a new experiment
         self.routers = Routers()
         self.leads = False
 
@@ -202,7 +202,7 @@ class Operator:
         for _ in range(_TRIES):
             try:
                 return self._settle_once(name)
-            except Conflict:  # perhaps on the ConfigMap after the history was written, so handle the object again
+            except Conflict:  # perhaps of the ConfigMap, after the history was written: handle the object again
                 self._again(name)
             except OSError as error:
                 return log.warning("the API server does not answer, or refuses: %s", error)

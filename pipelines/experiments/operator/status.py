@@ -4,7 +4,7 @@
     Progressing  the experiment continues without a person; False: a person must act, or the experiment is over
     InForce      every router that polls has the active experiment
     Settled      only after a promotion: the incumbent's model server serves the promoted model or, after a rollback,
-                 the previous one; removed when people have started another experiment since
+                 the previous one; removed when a person has started another experiment
 
 `lastTransitionTime` changes only together with a condition's status.
 """

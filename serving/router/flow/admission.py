@@ -8,8 +8,8 @@ while it is used.
 
 The right margin between target and deadline depends on the variance of latencies, which differs between hosts. So the
 target tracks a quantile (Robbins and Monro, 1951): an event lowers it, and answers in time raise it slightly. It
-settles where one event comes per `limit * _TARGET_CUT / _TARGET_RISE` answers. An answer with a fallback because of a
-broken part changes neither the limit nor the target.
+settles at the value at which one event occurs in `limit * _TARGET_CUT / _TARGET_RISE` answers. If an answer has a
+fallback because a part is broken, it changes neither the limit nor the target.
 
 If there is no room, a request waits in a queue for a part of the deadline. If the queue is so long that it would wait
 longer, it is refused at once (`full`, which the HTTP connection checks before it creates a task for a request).
@@ -72,7 +72,7 @@ class Admission:
     """Admission of requests for one event loop: at most `most` in flight, each with a deadline of `seconds`."""
 
     def __init__(self, most: int, seconds: float) -> None:
-        self.limit = float(min(most, _INITIAL))  # of the requests in flight now
+        self.limit = float(min(most, _INITIAL))  # highest number of requests in flight at present
         self.inside = 0  # requests in flight
         self.coming = 0  # requests whose head has arrived, but that the application has not received yet
         self.target = _TARGET * seconds  # target latency

@@ -147,7 +147,7 @@ class _Connection:
             if size > _MOST_BYTES:
                 raise ArmError(f"the answer is larger than {_MOST_BYTES} bytes", "form")
             parsed.feed(piece)
-        if parsed.status < 200:  # the final answer still follows, and would be taken for that to the next request
+        if parsed.status < 200:  # the final answer still follows, and would be taken for the next request's
             raise ArmError(f"HTTP {parsed.status} is not a final answer", "status")
         self._used = monotonic()
         return parsed

@@ -23,8 +23,8 @@ good answer would otherwise hide it.
 
 If two endpoints are swapped, every decision counts for the wrong arm. So if the experiment names an arm's model
 (`model_digest`), answers of another model are errors. If it names none, the model may change, as in a promotion or a
-rollback. Decisions then continue. The log, `mtorl_arm_model_changes_total` and `/health/ready` report the change, and
-the verdict judges only the newest models (`monitoring/verdict/counted_decisions.py`).
+rollback. Decisions are then still served. The log, `mtorl_arm_model_changes_total` and `/health/ready` report the
+change, and the verdict judges only the newest models (`monitoring/verdict/counted_decisions.py`).
 """
 
 import asyncio
@@ -58,8 +58,8 @@ from serving.router.ops import metrics, tracing
 from serving.router.ops.health import Health
 from serving.router.ops.live_experiments import LiveExperiments
 
-FAULT_SECONDS = 60.0  # without a fault, until health forgets the last one
-PROBE_SECONDS = 15.0  # without an answer, good or bad, until an arm is probed
+FAULT_SECONDS = 60.0  # seconds without a fault until health forgets the last fault
+PROBE_SECONDS = 15.0  # seconds without an answer, good or bad, until an arm is probed
 _PATIENCE_SECONDS = 5.0  # timeout of a probe
 _PROBES = 8  # probes at the same time
 _LONGEST = 300  # characters of an arm's error in health, where an arm may be any program
@@ -87,7 +87,7 @@ class ArmAnswer:
     expose: Annotated[bool, Field(strict=True)]
     propensity: Annotated[NearProbability, Field(gt=0)] | None = None
     channel_probs: Mapping[str, NearProbability] = field(default_factory=dict)  # of all candidates, or `channel` alone
-    exposure_probs: Mapping[str, Probability] = field(default_factory=dict)  # of an exposure, given the drawn channel
+    exposure_probs: Mapping[str, Probability] = field(default_factory=dict)  # exposure's, given the drawn channel
     expected_reward: Number | None = None
     expected_cost: NotNegative | None = None
     expected_rewards: Mapping[str, Number] = field(default_factory=dict)
@@ -241,7 +241,7 @@ def _answers(body: bytes, asked: int) -> list[Any]:
 
 
 def read_answer(answer: Any, channels: Sequence[str], candidates: Sequence[str], model: Identity) -> ArmAnswer:
-    """Validate an arm's answer to one item; raises ArmError. `model` applies where the answer does not name a model."""
+    """Validate an arm's answer to one item; raises ArmError. `model` applies if the answer names no model."""
     if not isinstance(answer, dict):
         example = f'{{"channel": "{candidates[0]}", "expose": true}}'
         raise ArmError(f"expected an object such as {example}, got {short(answer)}", "form")
@@ -293,7 +293,7 @@ def answer_here(arm: Arm, item: Mapping[str, Any]) -> ArmAnswer | ArmError:
         if "baseline" not in item:
             words = f"{arm.name} is the request's baseline, and this request has no baseline: send it with each request"
             return ArmError(words, "no_baseline", "no_baseline")
-        # The model has a name, so that a change from a baseline to an endpoint, or back, is a change of the model.
+        # The model has a name. So a change from a baseline to an endpoint, or back, counts as a change of the model.
         return replace(answer_of(item["baseline"], candidates), model={**NOBODY, "name": "baseline"})
     values = dict(item["context"])
     if item["window"] is not None:

@@ -24,7 +24,7 @@ from serving.router.flow.requests import OutcomeParser
 from serving.router.ops import metrics, tracing
 
 RETRY_SECONDS = 1.0
-MOST_PENDING = 100_000  # reservations, some 20 MB
+MOST_PENDING = 100_000  # reservations, about 20 MB
 _LATE_SECONDS = 7 * 86_400.0  # age of the decision from which an outcome counts as late
 _PIECE = 50  # outcomes that are handled at once, in a few milliseconds
 
@@ -225,7 +225,7 @@ class OutcomeIntake:
     async def accept(self, body: bytes) -> dict[str, int]:
         """Log and settle a report; returns the number of its outcomes.
 
-        After BadRequest, none was accepted. After SpoolUnavailable, send all again: no outcome counts twice.
+        If it raises BadRequest, none was accepted. If it raises SpoolUnavailable, send all again: none counts twice.
         """
         async with self._turn:
             outcomes = self._parser.parse(body)

@@ -42,7 +42,7 @@ from serving.router.messages import REQUEST_ID_REUSED
 from serving.router.ops import metrics, tracing
 from serving.router.ops.live_experiments import LiveExperiments
 
-WITHDRAWAL_SECONDS = 1.0  # longest delay of the release of money by a log that hangs
+WITHDRAWAL_SECONDS = 1.0  # seconds for which a log that hangs can delay the release of money
 MOST_SHADOWS = 256  # decisions that wait for a challenger at the stage `shadow`; further ones are dropped
 _NOT_BROKEN = ("no_account", "no_baseline")  # faults of files or requests, not of parts
 _AT_ONCE = 2  # batches in a lane at the same time ...
@@ -113,7 +113,7 @@ class Decider:
         ]
 
     def _start(self, request: DecisionRequest, deadline: Deadline) -> asyncio.Future[dict[str, Any]] | PendingDecision:
-        """A future of the answer if it is known or in progress, or else a decision, perhaps with `previous`."""
+        """Return a future of an answer that is known or in progress, or else a decision, perhaps with `previous`."""
         experiment = self._live.experiments.deciding(request.user_id, request.campaign_id)
         decision = PendingDecision.start(request, experiment, self._spool.identity, deadline)
         if decision.key is not None:
@@ -147,7 +147,7 @@ class Decider:
         deadline, lane = decisions[0].deadline, self._lane(name, self._stages.decide)
         ended = lane.put(decisions)
         await asyncio.wait([ended], timeout=deadline.left("ledger") + GRACE_SECONDS)
-        if not ended.done() and any(decision.asking == ("log", None) for decision in decisions):  # has a later limit
+        if not ended.done() and any(decision.asking == ("log", None) for decision in decisions):  # its limit is later
             await asyncio.wait([ended], timeout=deadline.left("log") + GRACE_SECONDS)
         bug = ended.result() if ended.done() else None
         late = [decision for decision in decisions if decision.take_over()]
@@ -165,11 +165,12 @@ class Decider:
             await _durable(owed, deadline.left("log"))
 
     def _finish_late(self, decision: PendingDecision, bug: Exception | None) -> Future[None] | None:
-        """Log a decision that was taken over, as default action unless complete; returns the write to wait for."""
+        """Log a decision that was taken over, as default action unless complete; returns the pending write."""
         stage = decision.asking and decision.asking[0]
         release = decision.expose or decision.may_be_reserved or stage == "ledger"
         fault = decision.failed if bug is None else ("internal", bug)
-        # The thread's record may still become durable. This one replaces it: nothing was shown.
+        # The thread may still store its own record of this decision, as if the user had been shown an ad. Since nothing
+        # was shown, the record written here replaces the thread's.
         decision.withdrawn = fault is not None or stage == "log"
         if fault is None and stage is not None:
             late = TimeoutError(f"the stage {stage} did not end in time")
@@ -227,7 +228,7 @@ class Decider:
     def _lane(self, name: str, work: _Work) -> "Lane":
         if self._lanes_of is not self._live.experiments:
             self._lanes_of = self._live.experiments
-            for idle in [name for name, lane in self._lanes.items() if not lane.busy]:  # some arms may not exist now
+            for idle in [name for name, lane in self._lanes.items() if not lane.busy]:  # arms may have been removed
                 self._lanes.pop(idle).close()
         if name not in self._lanes:
             self._lanes[name] = Lane(name, work)

@@ -39,8 +39,8 @@ from serving.router.ops.settings import SettingsError
 if TYPE_CHECKING:
     from feast import FeatureView
 
-_KEYS = {"user_id", "campaign_id"}  # keys that a request has
-_WRITING_SECONDS = 10.0  # Feast writes in place, so an invalid registry that is younger may be incomplete
+_KEYS = {"user_id", "campaign_id"}  # join keys that a request contains
+_WRITING_SECONDS = 10.0  # age below which an invalid registry may be incomplete, because Feast writes in place
 
 Requests = Sequence[DecisionRequest]
 

@@ -64,7 +64,7 @@ class IdempotencyCache:
         """Load answers from the log's decisions, oldest first, without those that outcomes have cancelled."""
         withdrawn = set()
         for record in records:
-            if record["decision_id"] in withdrawn:  # after a hang of the disk, the first record was written later
+            if record["decision_id"] in withdrawn:  # after a hang of the disk, a withdrawn record may come last
                 continue
             if record["withdrawn"]:
                 withdrawn.add(record["decision_id"])

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class PendingDecision:
-    """A decision that the stages fill in one after the other. Once `fault` is set, it is the default action.
+    """A decision that is completed stage by stage. Once `fault` is set, its action is the default action.
 
     A thread may change it only under its lock and while it is not `closed`.
     """
@@ -50,7 +50,7 @@ class PendingDecision:
     decision_id: str
     deadline: Deadline
     features: ModelInput | None = None
-    prices: Mapping[str, float] | None = None  # by paced channel; other channels have the model's own price
+    prices: Mapping[str, float] | None = None  # prices by paced channel; other channels have the model's own
     answer: ArmAnswer | None = None
     exploration: records.Explored | None = None
     reserved: float | None = None  # currency units; the reservation has the decision's id
@@ -62,7 +62,7 @@ class PendingDecision:
     asking: tuple[Stage, str | None] | None = None  # stage and part whose answer is awaited
     done: bool = False  # the decision is logged, or `previous` is repeated
     failed: tuple[records.FallbackReason, Exception] | None = None  # why it can't be logged
-    taken_over: bool = False  # by the event loop: later results of a thread are ignored
+    taken_over: bool = False  # the event loop has taken over, so later results of a thread are ignored
     span: Span = field(default_factory=tracing.here)  # the request's span
     lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
@@ -144,7 +144,7 @@ class PendingDecision:
 
     @property
     def policy(self) -> Arm:
-        """The arm that answers: the user's own or, outside the experiment, the incumbent."""
+        """The arm that answers: the user's own or, for a user outside the experiment, the incumbent."""
         return self.experiment.arm(self.arm)
 
     @property
@@ -349,7 +349,7 @@ class PendingDecision:
         }
 
     def _refused_until(self) -> str | None:
-        """Time until which the budget is exhausted; None if it is not, or has no end."""
+        """Time until which the exhausted budget refuses; None if it is not exhausted, or refuses forever."""
         if not self.budget_exhausted:
             return None
         until = self.experiment.refused_until(self.request.campaign_id, self.action.channel, time.time())

@@ -14,7 +14,7 @@ from typing import (
     Annotated,
     Any,
     Literal,
-    NotRequired,  # pydantic reads typing's own only from Python 3.12 on
+    NotRequired,  # from `typing_extensions`: pydantic reads that of `typing` only from Python 3.12 on
     TypeVar,
     cast,
 )
@@ -33,7 +33,7 @@ from mtorl.runtime.validation import first_fault, short
 from serving.kserve_sdk import InvalidInput
 from serving.messages import INVALID
 
-CLOCK_SKEW = timedelta(minutes=1)  # a caller's clock may be ahead of ours by as much
+CLOCK_SKEW = timedelta(minutes=1)  # a caller's clock may be ahead of the router's by this time
 
 _MOST_INSTANCES = 64
 _MOST_OUTCOMES = 1000

@@ -3,8 +3,8 @@
 A stage is one call of a part (feature store, arm, ledger, log) for all decisions of a batch. Each call has a time
 limit, spans, metrics, drills and a circuit breaker. If a part keeps failing, or several of its calls hang, the circuit
 breaker opens: decisions take the default action at once, and single calls test from time to time whether the part
-answers again. Without it, each decision of an arm that hangs would wait for the whole time limit, even an idle router
-would refuse requests (`admission.py`), and all threads would be blocked.
+answers again. Without a circuit breaker, each decision of an arm that hangs would wait for the whole time limit, even
+an idle router would refuse requests (`admission.py`), and all threads would be blocked.
 """
 
 import logging
@@ -30,10 +30,10 @@ from serving.router.ops.drills import Drills
 from serving.router.ops.health import Health
 from serving.router.ops.metrics import Stage
 
-FAILURES = 20  # requests in a row until the circuit breaker opens ...
+FAILURES = 20  # failed requests in a row until the circuit breaker opens ...
 SILENT_SECONDS = 0.25  # ... if they last at least as long, because many requests can fail in one bad moment
 GRACE_SECONDS = 0.002  # tolerance after a stage's time limit
-_PAUSE_SECONDS = 0.25  # between the test calls through an open circuit breaker
+_PAUSE_SECONDS = 0.25  # seconds between two test calls through an open circuit breaker
 _MOST_HANGING = 3  # calls of a part beyond their time limit; until one of them returns, the part is not called
 _FOUND = {found: metrics.FEATURES.labels("yes" if found else "no") for found in (True, False)}
 _SHADOW_SECONDS = 1.0  # time limit of an arm at the stage `shadow`, and of its log
@@ -215,7 +215,7 @@ class Parts:
     ) -> None:
         """Call a part once for all decisions; `take` gets each answer, which may be an exception.
 
-        If `take` raises (a bug), only its decision fails. It stays `asking`, so that its reservation is released.
+        If `take` raises (a bug), only its decision fails. The decision stays `asking`, so its reservation is released.
         """
         asked, questions = [], []
         for decision in decisions:

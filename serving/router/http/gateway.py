@@ -3,8 +3,8 @@
 Requests for decisions use no framework, whose routing and middleware would take as much CPU time in the event loop as
 the decision.
 
-GET requests for probes, `/metrics` and the model's description need no authentication. All requests that may change
-something do. Bodies have a limit of size and time, so a slow or endless body blocks only its own connection.
+GET requests for probes, `/metrics` and the model's description need no authentication. All requests that can change
+something need it. Bodies have a limit of size and time, so a slow or endless body blocks only its own connection.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Runs the router's process: an HTTP server that listens at once, opens the router, and shuts both down.
 
 The router may wait for minutes (a slow volume) or forever (a missing feature registry) before it can decide. Because
-the server already answers probes, a waiting router can be told from a process that hangs.
+the server already answers probes, a waiting router can be distinguished from a process that hangs.
 """
 
 import asyncio

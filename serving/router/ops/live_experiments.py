@@ -4,8 +4,8 @@ The router also saves the active experiments in a folder. If a file is invalid a
 saved ones. It waits only if none of these is valid either. Until the files are corrected, `/health/ready`, the metric
 `mtorl_experiment_refused` and the log report the refusal.
 
-A file that is invalid, or conflicts with other experiments, does not affect these. Its kill switch still works, as a
-file NAME.off next to NAME.yaml or as `enabled: false`, even if the rest of the file is invalid.
+An invalid or conflicting file does not affect the other experiments. Its own kill switch still works, as a file
+NAME.off next to NAME.yaml or as `enabled: false`, even if the rest of the file is invalid.
 """
 
 import contextlib

@@ -167,7 +167,7 @@ def _apart(accounts: Iterable[A]) -> dict[tuple[str, ...], list[A]]:
 
 
 def show_ledger_room(room: Room | None, beside: bool) -> None:
-    """Publish the ledger's free space if it has a limit; `beside`: it lies on the same disk as the decision log."""
+    """Publish the ledger's free space if it has a limit; `beside`: the ledger shares the decision log's disk."""
     labels = () if room is None else ("file_beside_log" if beside else room.store,)
     show(LEDGER_FREE, {} if room is None else {labels: room.free})
     show(LEDGER_LIMIT, {} if room is None else {labels: room.limit})

@@ -4,9 +4,8 @@
     LiveExperiments(feed, ...).refresh()            # every second
 
 A kubelet may take minutes to bring a changed ConfigMap to a pod, which is too long for a kill switch. So the router
-polls the addresses of the operators' service, one after the other, until the leader answers. If no operator leads, the
-last other answer counts. A dead operator delays the poll by two seconds at most. The request reports the versions that
-this router applies.
+polls the addresses of the operators' service in turn until the leader answers. If there is no leader, the last answer
+counts. A dead operator delays the poll by two seconds at most. The request reports this router's experiment versions.
 
 While no operator answers, the router keeps its experiments, or applies the mounted ConfigMap if a person changes it.
 """
@@ -29,7 +28,7 @@ from serving.router.ops.live_experiments import ExperimentFiles
 
 log = logging.getLogger(__name__)
 _ANSWER_SECONDS = 2.0
-_SILENT_SECONDS = 10.0  # without an answer, until the mounted file applies
+_SILENT_SECONDS = 10.0  # seconds without an answer until the mounted file applies
 _TEXTS = TypeAdapter(dict[Annotated[str, Field(pattern=r"^[^/]+\.(yaml|off)$")], str])  # by file name
 
 

@@ -54,7 +54,7 @@ def _lake(value: str, info: ValidationInfo) -> str:
 def _collector(url: str) -> str:
     if "@" in url:
         raise ValueError("expected a URL without a password; what is secret belongs in OTEL_EXPORTER_OTLP_HEADERS")
-    parts = urlsplit(url)  # raises ValueError for a wrong port or bracket, as `port` does
+    parts = urlsplit(url)  # raises ValueError for an invalid port or bracket, as `port` does
     named = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     if not named or parts.query or parts.fragment or parts.path.rstrip("/").endswith("/v1/traces"):
         raise ValueError(f"expected the URL of a collector, such as http://otel-collector:4318, got {short(url)}")

@@ -54,7 +54,7 @@ def request(name: str, headers: Iterable[tuple[bytes, bytes]]) -> AbstractContex
 
 
 def span(name: str, traits: Traits | None = None, of: Span | None = None) -> AbstractContextManager[Span]:
-    """A span for a part of a request, or the parent itself if it is not traced. The parent `of` may have ended."""
+    """A span for a part of a request, or the parent `of` if the request is not traced. The parent may have ended."""
     if _tracer is None:
         return _OFF
     parent = of or get_current_span()
