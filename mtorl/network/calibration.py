@@ -3,13 +3,13 @@
     calibrate_ensemble(ensemble, encoder, held_out, users_B)       # in place
 
 The action logits get a scale, the inverse of the temperature of Guo et al. 2017 (arXiv:1706.04599). The reward has only
-one logit for each channel, so it gets a scale and a shift, as in Platt 1999. All three minimise the training loss.
+one logit for each channel, so it gets a scale and a shift, as in Platt 1999. All three minimise the training's losses.
 
 The reward logit of a channel is the sum of the mean over channels, the channel's mean effect on all users, and a
-remainder that differs from user to user. Part of this remainder is noise, so a network overestimates it. Therefore it
-is multiplied by a personal share: the lower end of the 95 % interval of the outcomes' slope on the remainder, clipped
-to [0, 1]. If the share is 0, all users have the same best channel. The channels' mean effects then come from the log,
-if its samples are large enough, so that the policy is the best constant channel of training and held-out users.
+remainder that differs from user to user. Part of the remainder is noise, so a network overestimates the differences
+between users. Therefore the remainder is multiplied by a personal share: the lower end of the 95 % interval of the
+outcomes' slope on the remainder, clipped to [0, 1]. If the share is 0, all users have the same best channel. Then, if
+the log has enough data, the channels' mean effects come from the log, so that the policy is the best constant channel.
 
 Shapes: B rows, C channels, U users.
 """
@@ -27,11 +27,11 @@ from mtorl.network.predictor import predict
 from mtorl.window.encoder import Encoder, labels
 from mtorl.window.on_demand import Windows
 
-_RANGE = (0.2, 5.0)  # bounds of a scale; a value outside would be a different model, not a calibration
+_RANGE = (0.2, 5.0)  # bounds of a scale: a larger change would not be a calibration any more
 _TINY = 1e-7
-_PRIOR = 1.0  # weight, in rows, of a squared penalty on change, so that a few rows do not move the scales much
+_PRIOR = 1.0  # weight, in rows, of a squared penalty on change, so that few rows change the scales little
 _Z = 1.96  # standard errors from an estimate to the lower end of its interval
-_LEAST_SHARE = 0.1  # lower bound of a channel's mean, as a share of the overall mean: it may have no outcome yet
+_LEAST_SHARE = 0.1  # lower bound of a channel's mean, as a share of the overall mean: a channel may have no outcome
 _STEPS = 20  # iterations of Newton's method
 _SLOPES = (-2.0, 3.0)  # bounds of the slope
 

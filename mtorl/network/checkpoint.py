@@ -37,7 +37,7 @@ class Checkpoint:
     """The checkpoint file of a training."""
 
     path: Path
-    # Plain values, such as settings and data, that must be equal in the file for a training to continue from it.
+    # Plain values, such as settings and data. If they differ from the file's, a training can't continue from it.
     identity: Mapping[str, Any] = field(default_factory=dict)
 
     def of_member(self, member: int) -> Checkpoint:
@@ -45,7 +45,7 @@ class Checkpoint:
         return replace(self, path=self.path.with_name(f"{self.path.name}.member-{member}"))
 
     def requiring(self, identity: Mapping[str, Any]) -> Checkpoint:
-        """The same checkpoint file with further values in its identity."""
+        """The same checkpoint file, with further values that must be equal (`identity`)."""
         return replace(self, identity={**self.identity, **identity})
 
     def remove(self, members: int) -> None:
@@ -81,7 +81,7 @@ class Checkpoint:
         return dict(state)
 
     def load_together(self, group: Group) -> dict[str, Any] | None:
-        """Load in the leading process and return its state in all, which call this together; all raise its error."""
+        """Return the state that the leading process loads, or raise its error, in all processes; all must call this."""
         found: dict[str, Any] | None = None
         error = ""
         if group.leads:

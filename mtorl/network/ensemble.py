@@ -4,9 +4,9 @@
     calibrate_ensemble(trained.ensemble, encoder, held_out)
     logits_BC, reward_BC, cost_BC = trained.ensemble(x_BTD, length_B)
 
-An ensemble predicts the mean of its members' probabilities, rewards and costs. This mean has a smaller error than a
-single member, especially if members disagree (Lakshminarayanan et al. 2017, arXiv:1612.01474). In our measurements two
-small networks were better than one network of twice the size. They take twice the time of one small network.
+An ensemble predicts the mean of its members' probabilities, rewards and costs. This mean has a smaller error than the
+prediction of one member, especially if members disagree (Lakshminarayanan et al. 2017, arXiv:1612.01474). In our
+measurements, two small networks were better than one network of twice the size. They take twice as long as one of them.
 
 Shapes: B batch, T steps of a window, D encoded token, C channels.
 """
@@ -45,7 +45,7 @@ class Ensemble(nn.Module):
 
     The scales and the share are 1 and the shifts 0 until `mtorl.network.calibration` sets them. After
     `mtorl.network.user_state` has set `state_distance`, a fourth output is the distance of each user's state from the
-    states in training. It uses the first member only, since members differ only in their seed. If `future` is set as
+    states in training, in the first member only, because members differ only in their seed. If `future` is set as
     well, a fifth output is the effect of an exposure on later gain and cost.
     """
 
@@ -106,7 +106,7 @@ class Ensemble(nn.Module):
     def calibrate(
         self, action_scale: float, reward_scale: float, personal_share: float, reward_shift_C: Sequence[float]
     ) -> None:
-        """Set the parameters in the formulas of this class."""
+        """Set the scales, shifts and personal share of the formulas in the docstring of this class."""
         self.action_scale.fill_(action_scale)
         self.reward_scale.fill_(reward_scale)
         self.personal_share.fill_(personal_share)
@@ -177,7 +177,7 @@ def _train_at_once(
             follow(0)
 
         def follow(seconds: float) -> bool:
-            """Report the epochs and raise the errors of the other members; returns whether one is still training."""
+            """Report the other members' epochs and raise their errors; return whether any member is still training."""
             ended, unfinished = wait(others, seconds, FIRST_EXCEPTION)
             while not rows.empty():
                 tell(*rows.get())

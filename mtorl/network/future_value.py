@@ -2,9 +2,9 @@
 
     future_BC2 = ensemble.future(ensemble.decoder_inputs(x_BTD, length_B))
 
-The head reads the same state and channel memory as the other decoders, whose weights it does not change. The decision
-rule prices its two numbers like the gain and cost of the exposure (`mtorl.policy.decision`). `mtorl.fitting.future`
-fits the head. The fit also needs the head's `level`: later gain and cost without an exposure now.
+A head on the network reads the same state and channel memory as the decoders, and does not change their weights. The
+decision rule adds the head's two numbers to the gain and cost of the exposure (`mtorl.policy.decision`).
+`mtorl.fitting.future` fits the head. The fit also needs its `level`: later gain and cost without an exposure now.
 
 Shapes: B windows, H state, C channels, M memory, 2 gain and cost.
 """

@@ -12,12 +12,12 @@ reward that are trained together on labels, without bootstrapping.
 
 Our choices, which the decision rule needs or measurements supported:
 
-- The reward decoder predicts the reward of *each channel*, not only of the logged one: a policy must compare channels.
+- The reward decoder predicts the reward of *each channel*, because a policy must compare channels.
 - A third decoder predicts the cost of each channel, because a budget is spent in currency and not in exposures.
 - Decoders also read a memory of each channel: decaying sums of its exposures and of their outcomes. The weights that
   read the memory are the same for all channels, so patterns learned on one channel ("a user who liked it will like it
   again", "a user who saw it too often will not") apply to the others.
-- Decoders share no weights with each other, nor do blocks; all decoders share the trunk.
+- All decoders read one trunk, but share no weights with each other. Blocks share no weights either.
 - There is no position encoding: the convolutions give the attention's inputs their order, and the memory counts the
   touchpoints of a window.
 - Dropout is applied only to residual branches, and only in training. It is never applied to attention scores, because
@@ -45,13 +45,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-KERNEL = 4  # taps of a convolution; two levels see 10 steps, attention sees all
+KERNEL = 4  # taps of a convolution; two levels of convolutions cover 10 steps, attention covers all
 RATES = 3  # K: decay rates of the channel memory
 
 
 @dataclass(frozen=True)
 class MTORLConfig:
-    """Sizes of the network. `mtorl.network.training.TrainConfig` validates the ones that users set."""
+    """Sizes of the network. `mtorl.network.training.TrainConfig` validates the sizes that users set."""
 
     inputs: int  # D: width of an encoded token
     channels: int  # C
@@ -265,7 +265,7 @@ class Decoder(nn.Module):
 
 
 def step_of(h_BTH: Tensor, step_B: Tensor) -> Tensor:
-    """One step of each window, (B, H)."""
+    """Return one step of each window, (B, H)."""
     return h_BTH.gather(1, step_B.view(-1, 1, 1).expand(-1, 1, h_BTH.shape[2])).squeeze(1)
 
 

@@ -3,18 +3,18 @@
     loss = action + mu * reward + nu * cost + lam * preference
 
     action      Cross-entropy over channels at every step of the log (the paper's L_action), which clones the logging
-                policy. Our own decisions are left out of this term and of the preference. The decision rule tilts the
-                clone towards profitable channels; a clone of its choices would be tilted twice.
+                policy. Our own decisions are left out of this term and of the preference, because the decision rule
+                tilts the clone towards profitable channels, and a clone of tilted choices would be tilted twice.
     reward      Binary cross-entropy of the *logged* channel's reward with its label in [0, 1] (L_reward). The other
                 channels have no label in the log and get no gradient.
-    cost        Poisson deviance of the logged channel's cost, in units of the mean cost. Its minimum is the expected
-                cost and it accepts zeros. A few expensive exposures dominate it less than a squared error. Not in the
-                paper.
+    cost        Poisson deviance of the logged channel's cost, in units of the mean cost (not in the paper). It is least
+                for the expected cost, and a cost may be zero. Few expensive exposures dominate it less than they
+                dominate a squared error.
     preference  -log sigmoid(m_i - m_j) over random pairs of windows in a batch, where i has the higher mean reward and
                 m is the mean log-probability of a window's logged actions. It moves the action head towards successful
-                journeys. It is a pairwise ranking term, not DPO, since there is no reference policy and the two windows
+                journeys. It is a pairwise ranking term, not DPO, because there is no reference policy and the windows
                 have different states. The paper's term, a KL divergence between the outputs of two windows, is not DPO
-                either. This term is at least 0 and its slope at most 1, so it cannot diverge.
+                either. Our term is at least 0 and its slope at most 1, so it can't diverge.
 
 Shape suffixes: B windows, T steps, N real steps (those with a target), C channels.
 """
@@ -46,7 +46,7 @@ class Objective(nn.Module):
 
 
 def losses(model: MTORL, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-    """The terms without the preference: mean reward and cost loss over real steps, action loss over cloned steps.
+    """The terms without the preference: means of reward and cost loss at real steps, of action loss at cloned steps.
 
     Real steps have a target. The second result is the log-probability of the logged action at cloned steps, else 0.
     """
@@ -74,7 +74,7 @@ def preference_loss(log_prob_BT: Tensor, reward_BT: Tensor, clone_BT: Tensor) ->
     length_B = clone_BT.sum(1)
     score_B = log_prob_BT.sum(1) / length_B.clamp(min=1)
     earned_B = (reward_BT * clone_BT).sum(1) / length_B.clamp(min=1)
-    # A batch is in random order, so the neighbour of a window is a random partner.
+    # A batch is in random order, so each window and its neighbour are a random pair.
     side_B = torch.sign(earned_B - earned_B.roll(1)) * (length_B * length_B.roll(1)).sign()
     pairs = side_B.abs().sum().clamp(min=1)
     return -(F.logsigmoid(side_B * (score_B - score_B.roll(1))) * side_B.abs()).sum() / pairs

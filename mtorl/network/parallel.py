@@ -5,7 +5,7 @@
 A TrainJob of Kubeflow Trainer starts `mtorl.fitting.worker` in the same way, on one node or several.
 
 A process uses one thread, because the matrices of a small network are too small to divide. Several threads would mostly
-wait for each other. On a busy machine they also wait for the scheduler: two threads are then several times slower.
+wait for each other and, on a busy machine, for the scheduler: there, two threads are several times slower than one.
 """
 
 import multiprocessing
@@ -31,7 +31,7 @@ class TrainingFailed(InputError):
 
 @dataclass(frozen=True)
 class Group:
-    """The group of processes of a training, from the view of the process with this rank."""
+    """The processes of a training, as seen by the process with this `rank`."""
 
     rank: int = 0
     size: int = 1
@@ -108,8 +108,8 @@ def one_thread() -> Iterator[None]:
 def worker_processes(
     count: int, prepare: Callable[..., None] | None = None, *args: Any
 ) -> Iterator[ProcessPoolExecutor]:
-    """A pool of processes with one torch thread that first call `prepare`; they end with the block or this process."""
-    # Processes are spawned: torch and LightGBM do not work in a fork of a process that has used them.
+    """A pool of one-threaded processes that first call `prepare`; they exit with the block or with this process."""
+    # Processes are spawned, because torch and LightGBM do not work in a fork of a process that has used them.
     context = multiprocessing.get_context("spawn")
     others = multiprocessing.active_children()
     with ProcessPoolExecutor(count, context, _start_worker, (prepare, args)) as pool:
@@ -118,7 +118,7 @@ def worker_processes(
         finally:
             for child in multiprocessing.active_children():
                 if child not in others:
-                    child.terminate()  # so that the end of the block does not wait for unfinished work
+                    child.terminate()  # the end of the block must not wait for unfinished work
 
 
 def _start_worker(prepare: Callable[..., None] | None, args: tuple[Any, ...]) -> None:

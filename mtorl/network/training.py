@@ -5,9 +5,9 @@
     result.model, result.history, result.best_epoch
 
 The optimizer is AdamW, with a learning rate that falls along a cosine. Training stops when the validation loss has not
-fallen for `patience` epochs, and keeps the best epoch. This loss leaves out the preference term, which depends on how
-windows are paired. The validated and kept weights are a running average, which varies less between seeds. Validation
-users must not be training users.
+fallen for `patience` epochs, and keeps the weights of the best epoch. The validation loss leaves out the preference
+term, which depends on how windows are paired. The validated and kept weights are a running average, which varies less
+between seeds. Validation users must not be training users.
 
 The order of the windows depends only on the seed and the epoch, and a checkpoint contains all other state. So a
 training that was killed and resumed has the same weights as an uninterrupted one; on a CPU they are bit-identical.
@@ -45,9 +45,9 @@ from mtorl.window.loader import EncodedWindows, Parts, TrainingWindows, batches
 
 _LOG = logging.getLogger(__name__)
 
-_GPU_WORKERS = 4  # processes that prefetch for a GPU; none on a CPU, which is busy with training
+_GPU_WORKERS = 4  # processes that prefetch batches for a GPU; none on a CPU, which is busy with training
 _STATEFUL = ("model", "average", "optimizer", "schedule")  # attributes of the loop that a checkpoint contains
-_GPU_CHECK = 50  # batches between checks of the loss on a GPU, which waits for each check
+_GPU_CHECK = 50  # batches between checks of the loss on a GPU, because each check makes the GPU wait
 _VAL_BATCH = 1024
 _LAYOUT = 2  # version of a checkpoint's layout
 
@@ -224,7 +224,7 @@ class TrainingLoop:
             self._step(where, checked=number % check == 0)
             if checkpoint is not None and number % self.config.checkpoint_batches == 0:
                 progress.sums, progress.seconds = sums.tolist(), time.perf_counter() - started
-                # A diverged training must not replace a good checkpoint.
+                # The check comes before saving, so that a diverged training does not replace a good checkpoint.
                 _check(dict(zip(TERMS, progress.sums, strict=True)), where)
                 self._save(checkpoint)
         progress.sums, progress.seconds = sums.tolist(), time.perf_counter() - started
@@ -257,7 +257,7 @@ class TrainingLoop:
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)
-        # The rest is the same in every process.
+        # All other state is equal in all processes.
         own = {"random": random, "sums": self.progress.sums, "windows": self.progress.windows}
         same = {name: getattr(self, name).state_dict() for name in _STATEFUL}
         return {**same, "processes": self.group.all_of(own), "progress": asdict(self.progress)}
@@ -291,7 +291,7 @@ class TrainingLoop:
 
     def _chunks(self, order_B: Ints) -> list[Ints]:
         size, group = self.config.batch_size * self.group.size, self.group
-        if group.size > 1:  # processes wait for each other, so all need the same number of batches and windows
+        if group.size > 1:  # processes wait for each other, so all need equal numbers of batches and windows
             order_B = order_B[: len(order_B) // size * size]
         return [order_B[i : i + size][group.rank :: group.size] for i in range(0, len(order_B), size)]
 
@@ -351,7 +351,7 @@ def _first_windows(which: str, parts: Parts) -> EncodedWindows:
 
 
 def _new_model(part: EncodedWindows, config: TrainConfig, channels: int) -> MTORL:
-    """A new network whose reward and cost heads start at the mean, so that training need not learn it first."""
+    """A new network that at first predicts the mean reward and cost, so that training need not learn the means."""
     mean_reward, mean_cost = part.means()
     example = part.__getitems__([0]).x_BTD
     read = {"channels": channels, "outcomes": part.outcomes, "stored": part.stored}

@@ -4,9 +4,9 @@
 
     distance = sqrt(mean over the kept dimensions k of z_k^2),   z = whitened principal components of the state
 
-This is the Mahalanobis distance of the state that the decoders read (`MTORL.last_state`), divided by the square root of
-the number of dimensions. So its mean square over the training sample is 1 for any network. Components with the least
-variance are left out, because their distances would mostly be rounding errors.
+`distance` is the Mahalanobis distance of the state that the decoders read (`MTORL.last_state`), divided by the square
+root of the number of dimensions. So for any network, the mean square of `distance` over the training sample is 1. The
+components with the least variance are left out, because distances along them would mostly be rounding errors.
 
 Shapes: B windows, T steps, D encoded token, H hidden, K dimensions kept.
 """
@@ -26,7 +26,7 @@ from mtorl.window.encoder import Encoder
 from mtorl.window.on_demand import Windows
 
 KEPT = 0.99  # share of the states' variance in the kept components
-MOST_WINDOWS = 20_000  # more would change neither mean nor components
+MOST_WINDOWS = 20_000  # more windows would change neither mean nor components
 
 
 class StateDistance(nn.Module):

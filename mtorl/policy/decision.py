@@ -10,12 +10,12 @@ It uses only numpy and has no state. Training, off-policy evaluation, the simula
     expose       = utility of that channel >= 0
 
 The tilt is the closed-form solution of "maximise expected utility minus the KL divergence from the logging policy".
-With beta = 0 the rule follows the logging policy (as learned by the action head); with a large beta it takes the best
+With beta = 0, the rule follows the logging policy (as learned by the action head); with a large beta, it takes the best
 utility. ``scale`` gives beta the same meaning on every data set. It is the typical spread of utility *between the
 channels of one decision* (:func:`utility_scale`), because spread between users cancels in the softmax of a row.
 
-``added`` is 0 for a model without a head for it (`mtorl.network.future_value`). An exposure may reduce later costs, but
-it never counts as cheaper than `LEAST_COST` times its own cost. So savings never pay for an exposure at any price.
+``added`` is 0 for a model without `mtorl.network.future_value`. If an exposure reduces later costs, it still counts as
+costing at least `LEAST_COST` times its own cost, so that at no price savings alone pay for an exposure.
 
 The mixture keeps each candidate's probability at epsilon / candidates or above. This bounds the importance weights of
 later off-policy estimates.
@@ -33,7 +33,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from mtorl.arrays import Bools, Floats, Ints
 
-LEAST_COST = 0.5  # lower bound of an exposure's total cost (including later savings), as a share of its own cost
+LEAST_COST = 0.5  # lower bound of an exposure's cost after later savings, as a share of its own cost
 
 
 @pydantic_dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
@@ -51,7 +51,7 @@ class PolicyParams:
 
 @dataclass(frozen=True)
 class Decision:
-    """One decision per row. Fields with ``_B`` are for the chosen channel, fields with ``_BC`` for every channel."""
+    """Decisions, one per row. Fields with ``_B`` are for the chosen channel, fields with ``_BC`` for every channel."""
 
     channel_B: Ints
     propensity_B: Floats
@@ -104,7 +104,7 @@ def decide(
         raise ValueError("u_B must lie in [0, 1)")
 
     cumulative_BC = probs_BC.cumsum(axis=1)
-    # The division makes the last column exactly 1, so that rounding can't push u past the last candidate.
+    # The division makes the last column exactly 1, so that in spite of rounding, u is always below it.
     channel_B = (u[:, None] >= cumulative_BC / cumulative_BC[:, -1:]).sum(axis=1)
     chosen, expose_BC = (np.arange(rows), channel_B), utility_BC >= 0
     return Decision(
@@ -133,7 +133,7 @@ def action_probabilities(
 
 
 def utility_scale(forecast: Forecast) -> float:
-    """Return the root mean square deviation of utility at price 0 from its row's mean; 1.0 if it is zero."""
+    """Return the root mean square deviation of utility, at price 0, from the mean of its row; 1.0 instead of 0."""
     utility_BC = expected_utility(forecast, 0.0)
     scale = float(np.sqrt(np.mean(np.var(utility_BC, axis=1)))) if utility_BC.size else 0.0
     return scale if scale > 1e-12 else 1.0

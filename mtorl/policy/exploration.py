@@ -1,4 +1,4 @@
-"""Exploration on top of any policy: a share of the decisions is randomised, with exact probabilities for all decisions.
+"""Explores on top of any policy: randomises a share of the decisions, and gives exact probabilities for all decisions.
 
     how = Exploration(share=0.05, scope="both")
     taken, explored = explore(choice, how, ("search", "video"), v)     # v: this decision's draw from [0, 1)
@@ -15,8 +15,8 @@ Let C be the number of candidates, pi(c) the policy's probability of a channel a
     show'(c) = [(1 - epsilon) pi(c) show(c) + (epsilon / C) x] / pi'(c)     x = show(c), or 1 for both
     pi'(c)   = pi(c),   show'(c) = (1 - epsilon) show(c) + epsilon                                   exposure
 
-So pi' is at least epsilon / C. If the policy does not report a probability, it is missing for all of its decisions,
-explored or not, because reporting it only for some of them would select decisions.
+With `channel` or `both`, pi' is at least epsilon / C. If the policy does not report a probability, the result has none
+for any decision, explored or not. If only explored decisions had one, estimates would use a selection of decisions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ class Choice(NamedTuple):
     channel: str
     expose: bool
     channel_probs: Probabilities  # all candidates; if others are unknown, only the chosen channel, or empty
-    exposure_probs: Probabilities  # probability of exposing each channel if it is drawn, as far as known
+    exposure_probs: Probabilities  # probability of exposing each channel if it is drawn, where known
 
 
 def explore(choice: Choice, how: Exploration, candidates: Sequence[str], v: float) -> tuple[Choice, bool]:

@@ -1,21 +1,21 @@
-"""Pacing: a price that follows spend, so that a budget lasts as long as its schedule says.
+"""Paces a budget by a price that follows spend, so that the budget lasts as long as its schedule requires.
 
     plan = Plan(500.0, Schedule.following(traffic, edges))                 # traffic expected between the edges
     state = plan.start(price_unit=0.3)                                     # first price: gain per currency unit
     state = plan.update(state, at=now, spent=ledger.spent + ledger.reserved)     # every few minutes
     decide(..., price_BC=plan.price(state))
 
-The clock is time or, if their total is known, the number of opportunities so far. The multiplier mu is the price in
+The clock is time or, if the total of opportunities is known, their number so far. The multiplier mu is the price in
 units of the first price. Adaptive pacing (Balseiro & Gur 2019, Management Science 65(9)) changes mu by the gap between
 the spend z_t and its target rho_t, mu <- proj_[0, mu_max] (mu - eps (rho_t - z_t)). This module differs in three ways:
 
 - *Target.* The target is the scheduled spend between two updates plus a correction. The correction closes a gap of
-  *cumulative* spend while the next HORIZON of the budget is scheduled; it at most doubles the pace, or stops it.
-  Without it, only a lasting gap could sustain a higher price (in control terms, it adds the integral part).
+  *cumulative* spend while the next HORIZON of the budget is scheduled. At most, it doubles the pace or stops spending.
+  Without the correction, only a lasting gap could sustain a higher price (in control terms: it is the integral part).
 - *Step.* The step multiplies 1 + mu: a mirror descent step (Balseiro, Lu & Mirrokni 2023, Operations Research 71(1)),
   because spend responds to relative changes of the price.
-- *Units.* Spend is a share of the budget, and the clock is the share scheduled so far. So the same constants fit any
-  currency, and short, long and quiet intervals. A missed update only makes the next interval longer.
+- *Units.* Spend is measured as a share of the budget, and time as the share scheduled so far. So the same constants fit
+  any currency, and intervals that are short, long or quiet. A missed update only makes the next interval longer.
 
       1 + mu <- (1 + mu) exp(step)         step = (z_t - rho_t) / max(REACTION, elapsed / MAX_STEP)
 
@@ -23,9 +23,9 @@ If one exposure is a large part of the budget, single exposures make spend, and 
 HORIZON are at least the cost of GRAINS exposures at the highest cost.
 
 If a plan is changed while it runs, the new plan begins at `since`, with `before` already spent, and schedules the rest
-of the budget over the rest of the time. Update at least every half percent of the budget: the price does not change
-between updates. The best schedule is the spend expected at a constant price; expected traffic is close to it. The
-ledger enforces the cap, which may exceed the budget by `spare`: a plan with a hard stop at its budget would on average
+of the budget over the rest of the time. Because the price does not change between updates, update at least every half
+percent of the budget. The best schedule is the spend expected at a constant price; expected traffic is close to it. The
+ledger enforces the cap, which may exceed the budget by `spare`, because a hard stop at the budget would on average
 leave some of it unspent. If no money is left, the price is so high that no exposure can earn it.
 """
 
@@ -39,9 +39,9 @@ import numpy as np
 
 from mtorl.policy.periods import Period
 
-REACTION = 0.02  # share of the budget; an excess of this size multiplies 1 + mu by e
-MAX_STEP = 0.15  # step for twice the scheduled spend in a long interval; a larger step may overshoot
-HORIZON = 0.05  # share of the budget; a gap should close while this much is scheduled
+REACTION = 0.02  # share of the budget; if spend exceeds its target by this share, 1 + mu grows by a factor of e
+MAX_STEP = 0.15  # step if a long interval has twice its scheduled spend; a larger step may overshoot
+HORIZON = 0.05  # share of the budget; a gap closes while the schedule spends this share
 GRAINS = 20.0  # exposures at their highest cost; lower bound of REACTION and HORIZON
 MAX_MULTIPLIER = 100.0
 STOP_MULTIPLIER = 1e6  # used if no money is left

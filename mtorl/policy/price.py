@@ -1,7 +1,7 @@
-"""The price at which a policy's spend fits a budget.
+"""Finds the price at which a policy's spend fits a budget.
 
-The paper's Lagrangian penalises cost with a multiplier s. Here that multiplier is the `price` of the decision rule: an
-exposure must earn `price` of gain per currency unit. A higher price means less spend, so bisection finds the price of a
+The paper's Lagrangian penalises cost with a multiplier s. The `price` of the decision rule is this multiplier: the gain
+that an exposure must earn per currency unit. A higher price means less spend, so bisection finds the price for a
 budget. For prices that follow actual spend, see `pacing.py`.
 """
 
@@ -18,8 +18,8 @@ _TOLERANCE = 1e-3  # a spend between (1 - _TOLERANCE) * budget and the budget is
 def policy_price(forecast: Forecast, params: PolicyParams, budget: float) -> float:
     """Return the lowest price, up to a tolerance, at which a policy's expected spend per row is within a budget.
 
-    The price is 0 if the budget does not bind, or all costs are 0. A policy that switches channels may spend slightly
-    more at a higher price, and the spend on few rows jumps. The price then fits the budget, but may not be the lowest.
+    The price is 0 if the spend at price 0 is within the budget. A policy that switches channels may spend slightly more
+    at a higher price, and on few rows, spend jumps. The price then fits the budget, but may not be the lowest.
 
     Raises:
         ValueError: the budget is not positive, or the spend exceeds it at every price.

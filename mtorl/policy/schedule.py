@@ -1,4 +1,4 @@
-"""Pacing settings of an experiment file, turned into the schedule of a pacing plan.
+"""Turns the pacing settings of an experiment file into the schedule of a pacing plan.
 
     pacing = Pacing(traffic=(0.2,) * 8 + (1.0,) * 16)                # low traffic at night
     plan = Plan(500.0, pacing.schedule("day", "UTC", midnight, time.time()))
@@ -84,7 +84,7 @@ class Pacing(StrictModel):
     def schedule(self, period: Period, timezone: str, began: float, now: float) -> Schedule:
         """Return the schedule of a time-paced budget for its current period, which began at `began`.
 
-        Clocks differ, so `now` may be slightly after its end. After a change of the time zone, one period is longer.
+        Clocks differ, so `now` may be slightly after the period's end. If the time zone changes, a period is longer.
         """
         if self.start is not None and self.end is not None:
             return _schedule(self.traffic, timezone, _seconds(self.start), _seconds(self.end))

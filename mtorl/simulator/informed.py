@@ -3,12 +3,12 @@
     informed = Informed(simulator)
     gain_UC = informed.click_probability(online, round_index)      # each round of `online` in turn
 
-It uses all parameters of `market.py` and the outcome of every ad that a user has seen. It does not know a user's
-interest in each channel, a favourite (LIKES) plus noise (SPREAD). The posterior is exact, except for the quadrature:
+The forecast uses all parameters of `market.py` and the outcome of every ad that a user has seen. From these it infers
+the user's interest in each channel: a favourite (LIKES) plus noise (SPREAD). Only the quadrature is not exact:
 
     P(f | clicks)  =  P(f | age group)  prod_c  E_z prod_t P(click_t | f, z_c)          z_c ~ N(0, SPREAD^2)
 
-No model can learn the remaining difference from the true probabilities from the same touchpoints.
+The true probabilities still differ from this forecast. No model can learn this difference from the same touchpoints.
 
 Shapes: U users, N touchpoints, C channels, F whether the channel is the favourite (no, yes), Q quadrature points.
 """

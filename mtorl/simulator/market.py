@@ -1,6 +1,6 @@
-"""The users' response to ads. `simulator.py` creates a log from it, and opportunities to decide on.
+"""Defines how users respond to ads. `simulator.py` creates a log of responses, and opportunities to decide on.
 
-A user permanently likes some channels more than others. This interest is in no column, but clicks reveal it. The
+A user permanently likes some channels more than others. No column contains this interest, but clicks reveal it. The
 log-odds of a click on a channel are the sum of:
 
     interest    latent, by user and channel; the favourite depends on the age group
@@ -10,8 +10,8 @@ log-odds of a click on a channel are the sum of:
     device      each channel has its best device; placement affects all channels alike
 
 So the best channel depends on a user's clicks, the last few ads and the context. There is no random stream: each number
-is a hash of (seeds, purpose, user, step). Another choice for one user changes no number of any other user or step, so
-policies are compared on common random numbers.
+is a hash of (seeds, purpose, user, step). A different choice for one user changes no number of any other user or step,
+so policies are compared on common random numbers.
 
 Shape suffixes: U users, T steps, N selected users, C channels (search, social, display, video).
 """
@@ -60,10 +60,10 @@ CARRY_OVER = np.array(
     [[0.0, 0.05, 0.05, 0.05], [0.20, 0.0, 0.10, 0.10], [0.35, 0.15, 0.0, 0.10], [0.35, 0.20, 0.10, 0.0]]
 )
 FATIGUE = 0.35  # log-odds lost per recent ad on the channel
-FATIGUE_KEPT, CARRY_KEPT = 0.6, 0.7  # fraction that is left at the user's next opportunity
+FATIGUE_KEPT, CARRY_KEPT = 0.6, 0.7  # fraction of the effects that remains at the user's next opportunity
 
 PRICE = np.array([0.50, 0.30, 0.20, 0.40])  # EUR per exposure, before the effects of hour and chance
-PRICE_SEASON, PRICE_NOISE = 0.20, 0.25  # largest relative change by the hour, and by chance, up or down
+PRICE_SEASON, PRICE_NOISE = 0.20, 0.25  # largest relative change of a cost, up or down, by the hour and by chance
 BASKET, BASKET_SPREAD = 3.2, 0.5  # mean and standard deviation of the logarithm of a purchase's value in EUR
 BUSY_HOUR = 19.0
 

@@ -1,4 +1,4 @@
-"""A simulated market in which every probability is known, for tests, the laptop loop, and checks of estimates.
+"""Simulates a market in which every probability is known, for tests, the laptop loop, and checks of estimates.
 
     simulator = Simulator(SimulatorConfig(users=6000, seed=7))
     log = simulator.log()                                       # canonical touchpoint log with known propensities
@@ -80,7 +80,7 @@ class Simulator:
         return self._logged[1].copy()
 
     def online(self, user_ids: Sequence[str], rounds: int, seed: int, newcomers: bool = False) -> Online:
-        """Return the users after the log's end, with round k on the k-th day; newcomers have no history."""
+        """Return the users after the log's end, with round k on the k-th day; newcomers begin without a history."""
         return Online(self, user_ids, rounds, seed, newcomers)
 
     @cached_property
