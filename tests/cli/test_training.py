@@ -1,4 +1,4 @@
-"""`mtorl train`, `evaluate`, `search` and `benchmark paper` from the command line."""
+"""`mtorl train`, `evaluate`, `search` and `benchmark paper`: output files, figures and one-line errors."""
 
 import json
 import os

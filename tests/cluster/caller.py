@@ -1,9 +1,9 @@
-"""A caller, run by the router's own image in a pod of the gateway's namespace: asks for decisions for some seconds.
+"""Requests decisions for some seconds; the router's image runs this program in a pod of the gateway's namespace.
 
     python caller.py ADDRESS TOKEN SECONDS PREFIX [COST]
 
-prints a JSON line for each request: its id, user and campaign, the HTTP status (0 if nobody answered), and the decision
-or what was said. With COST, each exposure's cost and click are reported until a router accepts them; `reported` has the
+prints one JSON line per request: its id, user and campaign, the HTTP status (0 without an answer), and the decision or
+the error. With COST, the cost and click of each exposure are reported until a router accepts them; `reported` has the
 ids of these events.
 """
 
@@ -24,7 +24,7 @@ def post(url, body):
 
 
 def report(decision):
-    """Report what an exposure cost, and whether it was clicked; returns the ids of the events."""
+    """Report an exposure's cost and whether it was clicked; returns the ids of the events."""
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     kinds = {"cost": float(cost[0]), "click": float(random.random() < 0.2)}
     events = [

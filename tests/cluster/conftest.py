@@ -1,6 +1,6 @@
-"""What the tests on a cluster share: a namespace of their own for each test, with the project installed in it.
+"""Fixtures for the tests on a cluster: each test gets its own namespace with the project installed.
 
-They run on the cluster that $KUBECONFIG names, and only there: no other configuration is looked for.
+The tests run only on the cluster that $KUBECONFIG names; no other configuration is read.
 """
 
 import os
@@ -22,12 +22,12 @@ from tests.manifests.conftest import MANIFESTS
 
 HERE = Path(__file__).parent
 SECRETS = {"mtorl-redis": {"password": "x" * 32}, "mtorl-router": {"tokens": "t" * 32}}
-# Every container has to say what it needs, or the quota refuses its pod.
+# Every container must set requests and limits, or the quota refuses its pod.
 QUOTA = {"requests.cpu": "200", "requests.memory": "400Gi", "limits.cpu": "400", "limits.memory": "800Gi"}
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave this folder out unless it is asked for: `make test` must not touch the cluster of somebody's shell."""
+    """Leave this folder out unless selected: `make test` must not change the cluster of the user's shell."""
     named = [Path(word.split("::")[0]).resolve() for word in config.args]
     asked = "cluster" in config.option.markexpr or any(HERE in (path, *path.parents) for path in named)
     return None if asked else True
@@ -35,7 +35,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.fixture(scope="session", autouse=True)
 def cluster() -> None:
-    """The cluster; skips all of these tests without one."""
+    """Check the cluster; skips all of these tests if there is none."""
     if not os.environ.get("KUBECONFIG"):
         pytest.skip("no cluster: set KUBECONFIG to one with KServe in which these tests may make namespaces")
     if shutil.which("kubectl") is None:
@@ -43,20 +43,20 @@ def cluster() -> None:
     kubectl("get", "--raw", "/readyz")
     if not serves("serving.kserve.io/v1beta1"):
         pytest.skip("the cluster of KUBECONFIG has no KServe (0.20, Standard mode)")
-    # Two workers may make it at once, and one of them gets AlreadyExists.
+    # Two workers may create it at once; one of them then gets AlreadyExists.
     for allowed in ((0, 1), (0,)):
         kubectl("apply", "-k", str(MANIFESTS / "crds"), allowed=allowed)
     kubectl("wait", "--for=condition=Established", "crd/experiments.mtorl-kubeflow.github.io")
 
 
 def simulated() -> bool:
-    """Whether no node of the cluster runs anything: kwok only says that pods run."""
+    """Return whether all nodes are simulated by kwok, which reports pods as running without running them."""
     return all("kwok.x-k8s.io/node" in node["metadata"].get("annotations", {}) for node in listed("default", "node"))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def volumes(cluster: None) -> Iterator[None]:
-    """Volumes enough for all tests where nodes are simulated: nothing provides them there, and each is used once."""
+    """Create volumes for all tests on simulated nodes, where nothing provides them; each is used once."""
     if not simulated():
         yield
         return
@@ -79,9 +79,9 @@ spec:
 
 
 class Installation:
-    """A namespace with what a platform gives: the foundation, Secrets and a quota. Targets are applied into it."""
+    """A namespace with what a platform provides: foundation, Secrets and a quota. Tests apply targets to it."""
 
-    further: ClassVar[Object] = {}  # what else the kustomization of an overlay says: images, patches
+    further: ClassVar[Object] = {}  # additional fields of an overlay's kustomization: images, patches
 
     def __init__(self, folder: Path, foundation: str = "foundation/dev", namespace: str = "") -> None:
         self.folder = folder
@@ -95,7 +95,7 @@ class Installation:
         kubectl("-n", self.namespace, "apply", "-f", "-", stdin=yaml.safe_dump_all(given))
 
     def target(self, name: str) -> str:
-        """A target, such as "overlays/dev", moved to this namespace; returns the folder for `kubectl apply -k`."""
+        """Move a target, such as "overlays/dev", to this namespace; returns the folder for `kubectl apply -k`."""
         moved = self.folder / name.replace("/", "-")
         moved.mkdir(exist_ok=True)
         made = {
@@ -112,11 +112,11 @@ class Installation:
         return kubectl("apply", "-k", self.target(name))
 
     def differences(self, name: str) -> str:
-        """What `kubectl diff` finds between a target and the cluster."""
+        """Return the output of `kubectl diff` between a target and the cluster."""
         return kubectl("diff", "-k", self.target(name), allowed=(0, 1))
 
     def wait_for_pods(self) -> None:
-        """Wait until each workload has the pods that it wants: the API server has admitted them, running or not."""
+        """Wait until each workload has its pods: the API server has admitted them, whether or not they run."""
         wait_until("pods of every workload", lambda: not self._without_pods(), state=self.refusals)
 
     def _without_pods(self) -> list[str]:
@@ -129,19 +129,19 @@ class Installation:
         ]
 
     def refusals(self) -> str:
-        """Which workloads have no pods, and why, as the events say."""
+        """Return the workloads without pods, and the reasons given in events."""
         failed = [event for event in listed(self.namespace, "event") if event["reason"].startswith("Failed")]
         said = "\n".join(f"{event['involvedObject']['name']}: {event['message']}" for event in failed)
         return f"missing those of {self._without_pods()}\n{said}"
 
     def uids(self, kind: str) -> dict[str, str]:
-        """Name and identity of all objects of a kind: one that was made anew has another."""
+        """Return names and UIDs of all objects of a kind; a recreated object has a new UID."""
         return {o["metadata"]["name"]: o["metadata"]["uid"] for o in listed(self.namespace, kind)}
 
 
 @pytest.fixture(scope="session")
 def ended() -> Iterator[list[str]]:
-    """Namespaces to remove at the end, which nobody waits for."""
+    """Namespaces to delete at the end, without waiting."""
     namespaces: list[str] = []
     yield namespaces
     if namespaces:
@@ -150,7 +150,7 @@ def ended() -> Iterator[list[str]]:
 
 @pytest.fixture(scope="session")
 def images() -> list[Object]:
-    """Which images to run; skips where nothing runs."""
+    """The images to run; skips on simulated nodes."""
     if simulated():
         pytest.skip("the cluster of KUBECONFIG has no node that runs anything")
     if not os.environ.get("IMAGES"):
@@ -161,7 +161,7 @@ def images() -> list[Object]:
 
 @pytest.fixture(scope="session")
 def client() -> Any:
-    """A `kfp.Client` of the server."""
+    """A `kfp.Client` of the Kubeflow Pipelines server."""
     if missing := [name for name in NEEDED if not os.environ.get(name)]:
         pytest.skip(f"no Kubeflow Pipelines to test on: set {', '.join(missing)}")
     return connect(*(os.environ[name] for name in NEEDED[1:4]))
@@ -169,13 +169,13 @@ def client() -> Any:
 
 @pytest.fixture(scope="session")
 def pipelines(client: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Compiled for $MTORL_IMAGE and CPUs, by name."""
+    """The pipelines compiled for $MTORL_IMAGE and CPUs, by name."""
     return {path.stem: path for path in compile_all(tmp_path_factory.mktemp("compiled"), on_cluster(gpus=0))}
 
 
 @pytest.fixture
 def installation(tmp_path: Path, ended: list[str]) -> Installation:
-    """A namespace in which nothing of ours runs yet, removed at the end."""
+    """A namespace without pods of ours, deleted at the end."""
     made = Installation(tmp_path)
     ended.append(made.namespace)
     return made

@@ -1,4 +1,4 @@
-"""What people do with kubectl to the experiments of a namespace."""
+"""Changes of a namespace's experiments with kubectl, as users make them."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ class Cluster:
         self.patch(name, move={"to": to, "reason": reason, **more})
 
     def refused(self, name: str, **fields: Any) -> str:
-        """What the API server says to a patch that it refuses."""
+        """Apply a patch that must be refused; returns the API server's error."""
         words = ["-n", self.namespace, "patch", "exp", name, "--type", "merge", "-p", json.dumps({"spec": fields})]
         done = subprocess.run(["kubectl", *words], capture_output=True, text=True)
         assert done.returncode, done.stdout
@@ -42,7 +42,7 @@ class Cluster:
         return str(self.status(name).get("phase"))
 
     def kinds(self, name: str) -> list[str]:
-        """Of the events in its history."""
+        """Return the kinds of the events in an experiment's history."""
         return [event["kind"] for event in self.status(name)["history"]]
 
     def condition(self, name: str, kind: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Operator, two routers and models as pods, before an experiment that is an object."""
+"""An installation with operator, two routers and models as pods, before its experiment object is created."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ print(last["stage"])
 
 
 class Pods(Running):
-    """An installation of all of it, an experiment to be, and somebody in a namespace of the monitoring."""
+    """A complete installation, and a pod in a monitoring namespace."""
 
     def __init__(self, folder: Path, images: list[Object], namespace: str = "") -> None:
         super().__init__(folder, images, namespace)
@@ -40,20 +40,20 @@ class Pods(Running):
         return {one["arm"] for one in self.asked(router) if one["status"] == 200}
 
     def models(self) -> dict[str, str]:
-        """The model that answered last for each arm."""
+        """Return the model that answered last for each arm."""
         said = [one for router in ROUTERS for one in self.asked(router) if one["status"] == 200 and one["model"]]
         return {one["arm"]: one["model"]["digest"] for one in said}
 
     def serve(self, arms: set[str]) -> bool:
-        """Whether each router serves these arms and no others."""
+        """Return whether each router serves exactly these arms."""
         return all(self.arms(router) == arms for router in ROUTERS)
 
     def stages(self) -> set[str]:
-        """At which stage each router decided last, as its own log says."""
+        """Return the stages of the routers' last decisions, from their logs."""
         return {self.in_router(STAGE, pod=router).strip() for router in ROUTERS}
 
     def operator(self) -> str:
-        """Name of the operator's pod that leads, once both are ready."""
+        """Return the name of the leading operator's pod, once both pods are ready."""
 
         def leads() -> str | None:
             pods = listed(self.namespace, "pod", OPERATOR)
@@ -74,21 +74,21 @@ class Pods(Running):
         return kubectl("-n", self.namespace, "get", "exp,pods") + log
 
     def is_in_force(self) -> bool:
-        """Whether the object says that both routers have what follows from it."""
+        """Return whether the object reports that both routers have its active state."""
         found = get(self.namespace, "exp", NAME)
         said = [one for one in found.get("status", {}).get("conditions", ()) if one["type"] == "InForce"]
         return [(one["status"], one["message"]) for one in said] == [("True", f"on {', '.join(ROUTERS)}")]
 
     def seconds_to_kill(self, seconds: float = 12) -> float:
-        """Throw the kill switch; seconds until each router gives a user of the challenger the incumbent.
+        """Switch the kill switch on; returns the seconds until every router gives a challenger's user the incumbent.
 
-        They are asked for `seconds`, which is also the answer if that does not happen.
+        The routers are called for `seconds`, which is returned if they do not switch in this time.
         """
         arm_of = self.people.in_force(NAME).arm_of
         callers = [self.calling(seconds, uuid4().hex, self.address(router)) for router in ROUTERS]
         with ThreadPoolExecutor(len(callers)) as pool:
             heard = [pool.submit(_heard, caller) for caller in callers]
-            time.sleep(3)  # until they ask
+            time.sleep(3)  # until the callers send requests
             began = time.monotonic()
             self.people.patch(NAME, enabled=False)
             answers = [[(when - began, one) for when, one in said.result()] for said in heard]
@@ -96,7 +96,7 @@ class Pods(Running):
             [at for at, one in said if one.get("arm") not in (None, arm_of(one["user_id"], one["campaign_id"])[0])]
             for said in answers
         ]
-        assert min(min(times, default=seconds) for times in killed) > 0, "until then everybody had the own arm"
+        assert min(min(times, default=seconds) for times in killed) > 0, "before, every user must get the assigned arm"
         return max(min(times, default=seconds) for times in killed)
 
 

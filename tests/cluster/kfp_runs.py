@@ -1,4 +1,4 @@
-"""Runs on a real Kubeflow Pipelines, and programs on the volume that their steps mount, for tests."""
+"""Runs on a real Kubeflow Pipelines server, and programs on the volume that their steps mount."""
 
 import json
 import os
@@ -15,14 +15,14 @@ from tests.manifests.conftest import MANIFESTS
 
 CLAIM = "mtorl-data"
 NEEDED = ("KUBECONFIG", "KFP_ENDPOINT", "KFP_NAMESPACE", "KFP_EXISTING_TOKEN", "MTORL_IMAGE")
-MINUTES = 600  # seconds in which a step of a run comes, on a small machine
+MINUTES = 600  # seconds; enough for a step of a run on a small machine
 OURS = {"runAsNonRoot": True, "runAsUser": 10001, "runAsGroup": 10001, "seccompProfile": {"type": "RuntimeDefault"}}
 LIST = """
 import sys
 from pathlib import Path
 print(*sorted(path.name for path in Path("/mnt/mtorl").glob(sys.argv[1])))
 """
-# A log as a shop has it: not the simulator's, though it is made of its users.
+# A shop's own log, not the simulator's, although the users come from the simulator.
 WRITE_LOG = """
 import sys
 import pandas as pd
@@ -40,7 +40,7 @@ def in_namespace(*arguments: str, stdin: str | None = None) -> str:
 
 
 def platform(namespace: str) -> str:
-    """What a namespace needs that runs the pipelines, as the page says it of another one than mtorl."""
+    """Return the manifests that a namespace with pipelines needs, moved from `mtorl` as the page describes."""
     rendered = kubectl("kustomize", str(MANIFESTS / "pipelines" / "platform"))
     return rendered.replace("namespace: mtorl\n", f"namespace: {namespace}\n")
 
@@ -51,7 +51,7 @@ def made(kind: str, name: str, **content: Any) -> str:
 
 @contextmanager
 def empty_volume() -> Iterator[None]:
-    """The claim that every step mounts, which goes at the end."""
+    """Create the claim that every step mounts, and delete it at the end."""
     claim = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
     in_namespace("create", "-f", "-", stdin=made("PersistentVolumeClaim", CLAIM, spec=claim))
     try:
@@ -62,7 +62,7 @@ def empty_volume() -> Iterator[None]:
 
 
 def delete_mounting() -> None:
-    """Delete the pods that mount the claim, ended ones too: it goes once they have."""
+    """Delete all pods that mount the claim, even finished ones: otherwise the claim is never deleted."""
     pods = listed(os.environ["KFP_NAMESPACE"], "pod")
     mounting = [pod["metadata"]["name"] for pod in pods if f'"claimName": "{CLAIM}"' in json.dumps(pod["spec"])]
     if mounting:
@@ -70,7 +70,7 @@ def delete_mounting() -> None:
 
 
 def volume_pod(name: str, image: str, command: list[str], container: Object, **spec: Any) -> Object:
-    """A pod that mounts the volume and ends; with more fields of its container and its own."""
+    """Return a pod that mounts the volume and exits, with additional fields of its container and spec."""
     main = {
         "name": "main",
         "image": image,
@@ -79,7 +79,7 @@ def volume_pod(name: str, image: str, command: list[str], container: Object, **s
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "volumeMounts": [{"name": "data", "mountPath": "/mnt/mtorl"}],
     }
-    # The first pod that mounts a volume gives it to its group; steps, for which KFP has no fsGroup, come in by it.
+    # KFP can't set fsGroup on steps: the first pod that mounts the volume gives it to the group that steps run as.
     whole = {
         "restartPolicy": "Never",
         "securityContext": {**OURS, "fsGroup": 10001, "fsGroupChangePolicy": "OnRootMismatch"},
@@ -90,7 +90,7 @@ def volume_pod(name: str, image: str, command: list[str], container: Object, **s
 
 
 def on_volume(code: str, *arguments: str) -> str:
-    """Run Python with the project's code in a pod that mounts the volume; returns what it printed."""
+    """Run Python with the project's code in a pod that mounts the volume; returns its output."""
     pod = volume_pod("mtorl-test", os.environ["MTORL_IMAGE"], ["python", "-c", code, *arguments], {})
     in_namespace("create", "-f", "-", stdin=json.dumps(pod))
     try:
@@ -103,18 +103,18 @@ def on_volume(code: str, *arguments: str) -> str:
 
 
 def phase_of(pod: str) -> str:
-    """How a pod has ended; empty while it has not."""
+    """Return the phase of a pod that has ended; the empty string before."""
     phase = in_namespace("get", "pod", pod, "-o", "jsonpath={.status.phase}")
     return phase if phase in ("Succeeded", "Failed") else ""
 
 
 @dataclass(frozen=True)
 class Run:
-    """How far a run is."""
+    """Progress of a run."""
 
     id: str
     state: str
-    steps: dict[str, str]  # of each that has begun, by name: CACHED is one that was answered from an earlier run
+    steps: dict[str, str]  # state of each started step, by name; CACHED: its result is an earlier run's
 
     @property
     def ended(self) -> bool:
@@ -122,7 +122,7 @@ class Run:
 
 
 def look(client: Any, run_id: str) -> Run:
-    """A run and its steps: the API lists a step, its driver and its container, called "executor", as tasks."""
+    """Return a run and its steps. The API lists a step, its driver and its container ("executor") as tasks."""
     run = client.get_run(run_id)
     tasks = list((run.run_details.task_details if run.run_details else None) or [])
     names = {task.display_name for task in tasks}
@@ -131,7 +131,7 @@ def look(client: Any, run_id: str) -> Run:
     for task in tasks:
         if task.display_name != "root" and f"{task.display_name}-driver" in names:
             short = task.start_time in skipped and (task.end_time - task.start_time).total_seconds() < 2
-            cached = task.state == "SUCCEEDED" and short  # a pod takes longer than that to start
+            cached = task.state == "SUCCEEDED" and short  # a pod takes longer to start
             steps[task.display_name] = "CACHED" if cached else str(task.state or "NOT RUN")
     return Run(run_id, run.state or "PENDING", steps)
 
@@ -153,7 +153,7 @@ def end_of(client: Any, run_id: str) -> Run:
 
 
 def pod_of(run_id: str, step: str) -> str:
-    """The newest running pod of a step; empty if there is none."""
+    """Return the newest running pod of a step, or the empty string."""
     pods = listed(os.environ["KFP_NAMESPACE"], "pod", f"pipeline/runid={run_id}")
     names = [
         pod["metadata"]["name"]

@@ -1,4 +1,4 @@
-"""kubectl as the tests call it: its answer as Python, and waiting for what a cluster does in its own time."""
+"""Calls kubectl, returns its answers as Python objects, and waits for states of the cluster."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ Object = dict[str, Any]
 
 
 def kubectl(*arguments: str, stdin: str | None = None, allowed: tuple[int, ...] = (0,)) -> str:
-    """What kubectl prints, without warnings and errors; exit codes but the `allowed` ones are an AssertionError."""
+    """Return kubectl's standard output; an exit code that is not `allowed` raises an AssertionError."""
     done = subprocess.run(["kubectl", *arguments], input=stdin, capture_output=True, text=True, timeout=300)
     assert done.returncode in allowed, f"kubectl {' '.join(arguments)}\n{done.stdout[-2000:]}{done.stderr}"
     return done.stdout
@@ -29,7 +29,7 @@ def listed(namespace: str, kind: str, selector: str = "") -> list[Object]:
 
 
 def refusal(namespace: str, pod: Object) -> str:
-    """Why the API server would not admit a pod with this spec; empty if it would."""
+    """Return the API server's reason for refusing a pod with this spec; the empty string if it would admit it."""
     made = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "tried"}, "spec": pod}
     command = ["kubectl", "-n", namespace, "create", "--dry-run=server", "-f", "-"]
     done = subprocess.run(command, input=json.dumps(made), capture_output=True, text=True, timeout=60)
@@ -37,7 +37,7 @@ def refusal(namespace: str, pod: Object) -> str:
 
 
 def wait_until(what: str, seen: Callable[[], T | None], seconds: float = 60, state: Callable[[], str] = str) -> T:
-    """What `seen` returns once it is true; if it does not come, the message says `what` and the `state` instead."""
+    """Poll `seen` until it returns something true; on a timeout, the error has `what` and the `state`."""
     end = time.monotonic() + seconds
     while not (found := seen()):
         assert time.monotonic() < end, f"{what}: not within {seconds:.0f} s\n{state()}"
@@ -46,5 +46,5 @@ def wait_until(what: str, seen: Callable[[], T | None], seconds: float = 60, sta
 
 
 def serves(api: str) -> bool:
-    """Whether the cluster has an API group, "GROUP/VERSION"."""
+    """Return whether the cluster has an API group, "GROUP/VERSION"."""
     return subprocess.run(["kubectl", "get", "--raw", f"/apis/{api}"], capture_output=True).returncode == 0

@@ -1,4 +1,4 @@
-"""An S3 server in a pod: moto, with its packages as they are installed here, in a namespace of its own."""
+"""An S3 server in a pod: moto with the locally installed packages, in its own namespace."""
 
 import importlib.util
 import subprocess
@@ -17,7 +17,7 @@ from tests.repository import ROOT
 PORT = 9000
 LAKES = ROOT / "tests" / "lakes.py"
 KEY, SECRET = "AKIATESTSECONDDAY", "secret-of-the-second-day"
-# What moto.server imports for S3, on the Python of the router's image.
+# Packages that moto.server imports for S3, for the Python version of the router's image.
 # fmt: off
 PACKAGES = [
     "moto", "boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six", "urllib3", "requests", "certifi",
@@ -38,10 +38,10 @@ boto3.client("s3", endpoint_url="http://127.0.0.1:{PORT}", region_name="us-east-
 
 
 class ObjectStore:
-    """A server with the empty bucket `ads`; what it holds is lost with its pod.
+    """An S3 server with an empty bucket `ads`, whose content is lost with its pod.
 
     Attributes:
-        lake: Address of a lake in the bucket, for pods.
+        lake: URL, for pods, of a lake in the bucket.
     """
 
     def __init__(self, namespace: str, image: str) -> None:
@@ -92,7 +92,7 @@ class ObjectStore:
 
     @contextmanager
     def away(self) -> Iterator[None]:
-        """Connections that are open hang, and new ones are refused, until the end of the block."""
+        """Make open connections hang and refuse new ones until the end of the block."""
         self._signal("STOP", "nothing")
         try:
             yield
@@ -105,7 +105,7 @@ class ObjectStore:
         kubectl("-n", self.namespace, "exec", "s3", "--", "sh", "-c", f"kill -{signal} $(cat /tmp/server)")
 
     def run(self, code: str, *arguments: str) -> str:
-        """What a program prints that runs beside the server, with all of tests/lakes.py, the `lake`, and its `db`."""
+        """Run a program next to the server with tests/lakes.py, `lake` and its `db`; returns the output."""
         opened = f"lake = Lake.open({self._address(f'127.0.0.1:{PORT}')!r})\nwith lake_database(lake) as db:\n"
         program = f"{LAKES.read_text()}\nimport sys\n{opened}{textwrap.indent(code.strip(), '    ')}\n"
         return kubectl("-n", self.namespace, "exec", "-i", "s3", "--", "python", "-", *arguments, stdin=program)

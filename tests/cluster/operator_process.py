@@ -1,4 +1,4 @@
-"""The operator as a process of its own, on the cluster of $KUBECONFIG."""
+"""The operator as a local process, on the cluster of $KUBECONFIG."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.serving.router_fixtures import SPEC
 
 
 class OperatorProcess:
-    """`mtorl experiment operator`, which may be killed and started again; the lake is the folder's `lake`."""
+    """`mtorl experiment operator`, which a test can kill and restart; its lake is the folder's `lake`."""
 
     def __init__(self, namespace: str, folder: Path, config: Path | None = None) -> None:
         self.url = f"http://127.0.0.1:{free_ports(1)[0]}"
@@ -41,7 +41,7 @@ class OperatorProcess:
         return self._health().get("leads") is True
 
     def follows(self) -> bool:
-        """Whether it follows changes of objects, leader or not."""
+        """Return whether the process follows changes of objects, as leader or standby."""
         return "leads" in self._health()
 
     def _health(self) -> Object:

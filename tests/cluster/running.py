@@ -1,4 +1,4 @@
-"""An installation whose pods really run, and callers of it."""
+"""An installation whose pods run on a real node, and callers of its router."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ with DecisionLog.of(os.environ["MTORL_LAKE"]).opened() as db:
         print(*row)
 """
 USERS = 400
-# A market that trains within a minute, and requests that leave room on a node of two CPUs.
+# Settings for a market that trains within a minute, and resource requests that fit a node of two CPUs.
 BOOTSTRAP = f"""
 - {{op: add, path: /spec/jobTemplate/spec/template/spec/containers/0/args/-, value: --parameter=users={USERS}}}
 - {{op: add, path: /spec/jobTemplate/spec/template/spec/containers/0/args/-, value: --parameter=epochs=1}}
@@ -53,7 +53,7 @@ Answers = list[dict[str, Any]]
 
 
 class Running(Installation):
-    """An installation of given images, and a gateway's namespace to call it from."""
+    """An installation of given images, and a gateway's namespace for its callers."""
 
     def __init__(self, folder: Path, images: list[Object], namespace: str = "") -> None:
         super().__init__(folder, namespace=namespace)
@@ -67,14 +67,14 @@ class Running(Installation):
         self.image = router.get("newName", router["name"]) + version
 
     def install(self, overlay: str) -> None:
-        """Apply an overlay, and put a caller into the gateway's namespace."""
+        """Apply an overlay, and start a caller's pod in the gateway's namespace."""
         kubectl("create", "namespace", self.gateway)
         kubectl("label", "namespace", self.gateway, "mtorl-kubeflow/gateway=true")
         self.apply(overlay)
         self.idle_pod(self.gateway, "caller")
 
     def bootstrap(self) -> None:
-        """Fill the data volume with simulated users and first models, and wait until the models answer."""
+        """Fill the volume with simulated users and first models, and wait until the models answer."""
         ns, log = self.namespace, ("logs", "-l", "job-name=mtorl-bootstrap", "--tail=20")
         kubectl("-n", ns, "create", "job", "mtorl-bootstrap", "--from=cronjob/mtorl-bootstrap")
         wait_until(
@@ -93,7 +93,7 @@ class Running(Installation):
         kubectl("-n", namespace, "wait", "--for=condition=Ready", f"pod/{name}", "--timeout=120s")
 
     def calling(self, seconds: float, prefix: str, host: str = "", *cost: str) -> subprocess.Popen[str]:
-        """Start a caller at the gateway; it asks the Service, or a host that is named, and may report a cost."""
+        """Start a caller in the gateway's namespace; it calls the router's Service or `host`, and may report a cost."""
         address = f"http://{host or f'mtorl-router.{self.namespace}'}/v1/models/ads:predict"
         words = ["kubectl", "-n", self.gateway, "exec", "-i", "caller", "--", "python", "-", address]
         process = subprocess.Popen(
@@ -109,7 +109,7 @@ class Running(Installation):
         return answers(self.calling(seconds, prefix, host))
 
     def in_router(self, code: str, *arguments: str, pod: str = "mtorl-router-0") -> str:
-        """What a Python program prints that runs in a router's container."""
+        """Run a Python program in a router's container; returns its output."""
         container = ("exec", pod, "-c", "router", "--")
         return kubectl("-n", self.namespace, *container, "python", "-c", code, *arguments)
 
@@ -117,11 +117,11 @@ class Running(Installation):
         return set(self.in_router(DECISIONS, pod=pod).split())
 
     def uploaded(self) -> set[str]:
-        """The ids of the decisions that are in the lake."""
+        """Return the ids of the decisions in the lake."""
         return set(self.in_router(UPLOADED).split())
 
     def restarts(self) -> dict[str, int]:
-        """How often containers began anew, of the pods that are there; those that never did are left out."""
+        """Return restart counts of containers in existing pods, without those that never restarted."""
         return {
             f"{pod['metadata']['name']}/{one['name']}": one["restartCount"]
             for pod in listed(self.namespace, "pod")
@@ -131,7 +131,7 @@ class Running(Installation):
         }
 
     def reaches(self, pod: str, host: str, port: int) -> bool:
-        """Whether a pod "NAMESPACE/NAME" can open a connection."""
+        """Return whether a pod "NAMESPACE/NAME" can open a connection to a host and port."""
         namespace, name = pod.split("/")
         words = ["kubectl", "-n", namespace, "exec", name, "--", "python", "-c", CONNECT, host, str(port)]
         return subprocess.run(words, capture_output=True).returncode == 0
@@ -145,5 +145,5 @@ def answers(process: subprocess.Popen[str]) -> Answers:
 
 
 def decided(said: Answers) -> Answers:
-    """The answers that are the decision of a model."""
+    """Return the answers that are decisions of a model."""
     return [one for one in said if one["status"] == 200 and one["fallback_reason"] is None]

@@ -1,4 +1,4 @@
-"""The page behind a platform's sign-in: what its users may do is what the API server says of them."""
+"""Sign-in of the experiments page: its users' rights are those that the API server grants."""
 
 import time
 
@@ -35,7 +35,7 @@ def test_viewers_read_the_page_and_editors_stop_an_experiment(ended: list[str]) 
         asked = [(path, user) for user in ("view", "stranger") for path in ("", "experiments.json")]
         assert [status(*one) for one in asked] == [200, 200, 403, 403]
         assert [status(""), status("", "view", "edit"), status(stop, **BUTTON)] == [401, 401, 401]
-        assert [status(stop, "view", **BUTTON), status(stop, "edit")] == [403, 403], "reads only; another site's form"
+        assert [status(stop, "view", **BUTTON), status(stop, "edit")] == [403, 403], "view role; form without token"
         assert get(namespace, "exp", name)["spec"]["enabled"] is True
         assert [status(one, "edit", **BUTTON) for one in (stop, "stop/none")] == [200, 409]
         assert [status("metrics"), status("metrics/"), status("%2F")] == [200, 401, 401]

@@ -1,4 +1,4 @@
-"""Every target on a real API server: admitted under Pod Security "restricted" and a quota, applied twice, upgraded."""
+"""Every target on a real API server: admitted under Pod Security "restricted" and a quota, reapplied, upgraded."""
 
 import re
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.cluster
 
 
 def objects_of(target: str) -> Objects:
-    """What a target is made of; skips if the cluster lacks an operator's API for it."""
+    """Return the objects of a target; skips if the cluster lacks an operator's API for it."""
     objects = rendered(target)
     apis = {o["apiVersion"] for o in objects if re.search(r"\.\w+/", o["apiVersion"])}
     if missing := sorted(api for api in apis if ".k8s.io/" not in api and not serves(api)):
@@ -40,7 +40,7 @@ def test_a_target_is_admitted_whole(target: str, installation: Installation) -> 
 
 @pytest.mark.parametrize("plugin", [True, False])
 def test_sidecars_of_istio_are_admitted_with_its_cni_plugin_alone(plugin: bool, installation: Installation) -> None:
-    """What Istio 1.30's injection template adds to a pod, by hand: its control plane is not here."""
+    """Adds the containers of Istio 1.30's injection template directly, because Istio does not run here."""
     user = {"runAsUser": 1337, "runAsNonRoot": True, "allowPrivilegeEscalation": False}
     common = {"image": "proxyv2", "resources": {"limits": {"cpu": "2", "memory": "1Gi"}}, "restartPolicy": "Always"}
     rights = {"istio-init": [] if plugin else ["NET_ADMIN", "NET_RAW"], "istio-proxy": []}
@@ -51,9 +51,9 @@ def test_sidecars_of_istio_are_admitted_with_its_cni_plugin_alone(plugin: bool, 
     token = {"projected": {"sources": [{"serviceAccountToken": {"path": "istio-token", "audience": "istio-ca"}}]}}
     installation.apply("tests/istio")
     for name, pod in rendered("tests/istio").pods():
-        if "Spark" not in name:  # of which no pod has a sidecar
+        if "Spark" not in name:  # pods of Spark have no sidecar
             more = [{"name": "token", **token}, *({"name": key, "emptyDir": {}} for key in ("state", "data"))]
-            volumes = {one["name"]: one for one in [*more, *pod.get("volumes", [])]}  # some are of claim templates
+            volumes = {one["name"]: one for one in [*more, *pod.get("volumes", [])]}  # `more` fills in claim templates
             made = {key: pod[key] for key in ("containers", "securityContext", "serviceAccountName")}
             made |= {"initContainers": [*sidecar, *pod.get("initContainers", [])], "volumes": [*volumes.values()]}
             said = refusal(installation.namespace, made)
@@ -78,8 +78,8 @@ def test_targets_on_top_of_each_other(targets: list[str], installation: Installa
         installation.apply(target)
         assert installation.differences(target) == "", target
         installation.wait_for_pods()
-    assert workloads.items() <= installation.uids("statefulset").items(), "made anew: what it knew is lost"
-    assert claims.items() <= installation.uids("pvc").items(), "an empty volume in place of the full one"
+    assert workloads.items() <= installation.uids("statefulset").items(), "a recreated workload loses its state"
+    assert claims.items() <= installation.uids("pvc").items(), "a recreated claim is an empty volume"
 
 
 def test_the_data_outlive_the_application(installation: Installation) -> None:
@@ -91,9 +91,9 @@ def test_the_data_outlive_the_application(installation: Installation) -> None:
     assert {"mtorl-data", "state-mtorl-router-0", "data-mtorl-redis-0", "data-mtorl-ledger-0"} <= claims.keys()
     kubectl("delete", "-k", installation.target(target), "--timeout=120s")
     assert not installation.uids("statefulset")
-    # The autoscaler may have added a router, and its volume, meanwhile.
+    # The autoscaler may have added a router with its volume in the meantime.
     assert claims.items() <= installation.uids("pvc").items()
     assert set(SECRETS) <= installation.uids("secret").keys()
     installation.apply(target)
     installation.wait_for_pods()
-    assert claims.items() <= installation.uids("pvc").items(), "the same volumes again, not fresh ones and their budget"
+    assert claims.items() <= installation.uids("pvc").items(), "new volumes would bring a fresh budget"

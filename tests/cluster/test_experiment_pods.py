@@ -1,7 +1,7 @@
-"""Experiments as objects where all is pods: operator, two routers, models, and no flow open but the wanted ones.
+"""Experiment objects with operator, two routers and models as pods, and only the intended connections open.
 
-People use kubectl alone, and each router is asked at its own address. IMAGES as for test_running.py. Each test goes on
-where the last ended.
+The tests use kubectl only, and call each router at its own address. IMAGES as for test_running.py. Each test continues
+from the state that the previous one left.
 """
 
 import json
@@ -23,7 +23,7 @@ SPEC = {
     "salt": "pods",
     "ramp": {
         "stages": [{"stage": "shadow", "hours": 1000}, {"stage": "50%", "hours": 1000}],
-        "fallback_ratio": 0.5,  # one small node is slow at times
+        "fallback_ratio": 0.5,  # a small node is slow at times
     },
     "budgets": EXAMPLE["budgets"][:1],
     "metrics": {"primary": "click_per_decision"},
@@ -39,7 +39,7 @@ MOST = 60.0
 
 @pytest.fixture(scope="module")
 def pods(images: list[Object], tmp_path_factory: pytest.TempPathFactory, ended: list[str]) -> Pods:
-    """All of it, once the bootstrap is over; there is no experiment yet."""
+    """A complete installation after its bootstrap, without an experiment."""
     made = Pods(tmp_path_factory.mktemp("pods"), images)
     ended += [made.namespace, made.gateway, made.monitoring]
     kubectl("create", "namespace", made.monitoring)
@@ -55,7 +55,7 @@ def test_without_an_experiment_a_router_waits_and_says_for_what(pods: Pods) -> N
     def refused() -> Answers:
         return [one for one in pods.asked(ROUTERS[0], 2) if one["status"] == 503 and "operator" in one["said"]]
 
-    wait_until("the router's 503", refused, 180, pods.state)  # the other one waits for the first one's ledger
+    wait_until("the router's 503", refused, 180, pods.state)  # the second router waits for the first router's ledger
     assert not pods.restarts()
 
 
@@ -75,7 +75,7 @@ def test_it_is_started_by_a_move(pods: Pods) -> None:
 
 
 def test_the_ramp_takes_it_on_from_what_the_routers_log(pods: Pods) -> None:
-    """Routers upload their logs to the lake, where the operator looks once a minute."""
+    """Routers upload their logs to the lake, which the operator reads once a minute."""
     pods.people.patch(
         NAME, ramp={"stages": [{"stage": "shadow", "hours": 0, "users": 10}, {"stage": "50%", "hours": 1000}]}
     )
@@ -120,7 +120,7 @@ def test_the_operator_answers_routers_and_monitoring_and_nobody_else(pods: Pods)
 
 
 def test_a_promotion_hands_the_model_over_and_a_rollback_gives_it_back(pods: Pods) -> None:
-    """The incumbent's pods are replaced twice meanwhile, and no caller hears of it."""
+    """The incumbent's pods are replaced twice without an error for any caller."""
     serve = wait_until(
         "both arms", lambda: pods.models() if len(pods.models()) == len(BOTH) else None, MOST, pods.state
     )
@@ -135,13 +135,13 @@ def test_a_promotion_hands_the_model_over_and_a_rollback_gives_it_back(pods: Pod
             ("promoted", "HandedOver", "challenger/first", serve["challenger"]),
             ("rolled back", "RolledBack", "incumbent/first", serve["incumbent"]),
         ):
-            pods.people.move(NAME, to, "a test", force=True)  # the log is uploaded later
+            pods.people.move(NAME, to, "a test", force=True)  # force: the log is not yet uploaded
             pods.people.wait_for(("True", reason), "Settled", NAME, seconds=300, state=pods.state)
             wait_until("one version", lambda version=version: versions() == {version}, 60, pods.state)
             wait_until("its model", lambda model=model: pods.models() == {"incumbent": model}, MOST, pods.state)
         said = [one for answers in heard for one in answers.result()]
     assert {one["status"] for one in said} == {200}
-    # A busy node is slow, and then any part may be late; but each model that was asked was there, and the right one.
+    # On a busy node any part may time out, but each requested model was loaded and had the right version.
     assert "model_error" not in {one["fallback_reason"] for one in said}
     assert len(decided(said)) > 0.8 * len(said)
     history = pods.people.status(NAME)["history"]

@@ -1,4 +1,4 @@
-"""Experiments as objects: a real API server, the operator as a process, and two routers as processes."""
+"""Experiment objects on a real API server, with the operator and two routers as local processes."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def test_the_kill_switch_works_on_each_router(cluster_of: Cluster, operator: Ope
     shared |= {"lake": str(tmp_path / "lake"), "upload_seconds": 0.0}
     routers = [Process(folder, ready=False, **shared) for folder in folders]
     for folder in folders:
-        (folder / "mounted.yaml").unlink()  # the operator alone says what is in force
+        (folder / "mounted.yaml").unlink()  # now only the operator serves active experiments
     with routers[0] as one, routers[1] as other:
         cluster_of.apply("first", spec(one.endpoint, layer_part=[0, 0.5]))
         cluster_of.wait_for(USABLE)
@@ -113,11 +113,11 @@ def test_the_kill_switch_works_on_each_router(cluster_of: Cluster, operator: Ope
         assert said_by(one, "experiment") == said_by(other, "experiment") == {"first", "second"}
         cluster_of.patch("second", enabled=False)
         wait_until("its switch", lambda: not cluster_of.in_force("second").enabled)
-        assert cluster_of.in_force("first").enabled and arms_of(one) == serves, "the switch of one is not the other's"
+        assert cluster_of.in_force("first").enabled and arms_of(one) == serves, "one switch must not affect the other"
         cluster_of.patch("first", enabled=False)
         wait_until("both switches", lambda: all(arms_of(router) == {"incumbent"} for router in (one, other)))
 
-        operator.kill()  # what is in force stays in force, and a person can still change it by hand
+        operator.kill()  # active experiments stay, and can still be edited
         cluster_of.patch("first", enabled=True)
         time.sleep(3)
         assert all(arms_of(router) == {"incumbent"} for router in (one, other))
@@ -129,7 +129,7 @@ def test_what_may_not_change_is_refused_by_the_api_server(cluster_of: Cluster, o
     cluster_of.apply("first", spec(metrics={"primary": "click_per_decision", "outcome_hours": "none"}))
     cluster_of.wait_for(USABLE)
     assert cluster_of.in_force().metrics.outcome_hours is None
-    cluster_of.patch("first", alpha=0.1)  # a draft may change
+    cluster_of.patch("first", alpha=0.1)  # a draft can be changed
     cluster_of.move("first", "shadow")
     cluster_of.wait_for_phase("shadow")
     assert "alpha may not change after the experiment has begun" in cluster_of.refused("first", alpha=0.2)
@@ -149,11 +149,11 @@ def test_what_may_not_change_is_refused_by_the_api_server(cluster_of: Cluster, o
 
 
 def test_what_is_null_stays_null_in_the_history(cluster_of: Cluster, operator: OperatorProcess) -> None:
-    """How an arm answers, and what may not change, is kept there: a field that is left out is not one that is null."""
+    """The history fixes how arms answer and what may not change, so an absent field must differ from a null one."""
     arms = [{"name": "incumbent", "weight": 0.5, "policy": "baseline"}, spec()["arms"][1]]
     cluster_of.apply("first", spec(arms=arms, metrics={"primary": "click_per_decision", "outcome_hours": "none"}))
     for to in ("shadow", "50%", "promoted"):
-        cluster_of.move("first", to, force=to == "promoted")  # there is no log
+        cluster_of.move("first", to, force=to == "promoted")  # force: there is no log
         cluster_of.wait_for_phase(to, state=operator.log)
     assert cluster_of.condition("first", "Accepted") == ("True", "Usable")
     assert cluster_of.in_force().arm("incumbent").url == cluster_of.in_force().arm("challenger").url
@@ -184,7 +184,7 @@ def test_a_kill_switch_by_config_map_shows_and_a_patch_ends_it(cluster_of: Clust
 
 
 def test_what_is_uninstalled_is_not_made_anew(namespace: str, tmp_path: Path) -> None:
-    """In the order of `kubectl delete -k`, while the operator still acts."""
+    """Deletes in the order of `kubectl delete -k` while the operator still runs."""
     objects = operators(namespace, ("ConfigMap", "mtorl-experiment"))
     first = {"apiVersion": "mtorl-kubeflow.github.io/v1alpha1", "kind": "Experiment"}
     objects.append({**first, "metadata": {"name": "first", "namespace": namespace}, "spec": {**spec(), **GO}})
@@ -199,14 +199,14 @@ def test_what_is_uninstalled_is_not_made_anew(namespace: str, tmp_path: Path) ->
         cluster.wait_for_phase("50%", state=operator.log)
         assert list(cluster.served()) == ["first.yaml"]
         kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
-        assert list(cluster.served()) == ["first.yaml"], "an apply leaves its content alone"
+        assert list(cluster.served()) == ["first.yaml"], "an apply must not change the content"
         kubectl("delete", "-f", "-", stdin=yaml.safe_dump_all(objects))
         left = named()
     assert left == before
 
 
 def test_with_the_rights_of_the_manifests_and_of_two_one_leads(cluster_of: Cluster, tmp_path: Path) -> None:
-    """The leader is killed as the kill switch is pulled: the other one follows it, and leads some seconds later."""
+    """The leader is killed as the kill switch is used: the standby applies it, and leads some seconds later."""
     namespace = cluster_of.namespace
     kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(operators(namespace)))
     config = as_operator(namespace, tmp_path)
@@ -228,7 +228,7 @@ def test_with_the_rights_of_the_manifests_and_of_two_one_leads(cluster_of: Clust
 
 
 def test_a_kill_switch_waits_for_no_lease(cluster_of: Cluster, tmp_path: Path) -> None:
-    """Somebody else holds it all the time, as far as this operator knows."""
+    """Another operator holds the lease throughout, as far as this operator can see."""
     held = {"holderIdentity": "somebody", "leaseDurationSeconds": 15}
     lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "mtorl-operator"}}
     ends = threading.Event()
@@ -251,7 +251,7 @@ def test_a_kill_switch_waits_for_no_lease(cluster_of: Cluster, tmp_path: Path) -
         cluster_of.patch("first", enabled=False)
         wait_until("the kill switch", lambda: not cluster_of.in_force().enabled, state=operator.log)
         answer = httpx.post(f"{operator.url}/v1/in-force", json={"router": "one", "has": {}})
-        assert not Experiment.from_yaml(answer.json()["first.yaml"]).enabled, "routers get it there"
+        assert not Experiment.from_yaml(answer.json()["first.yaml"]).enabled, "routers must get the kill"
         assert answer.headers["mtorl-leads"] == "false" and not operator.leads()
     finally:
         ends.set()
@@ -259,13 +259,13 @@ def test_a_kill_switch_waits_for_no_lease(cluster_of: Cluster, tmp_path: Path) -
         operator.kill()
 
 
-# Its pods are never ready until the node is there: no roll-out is over before git is applied again.
+# Pods stay unready until the node exists, so no rollout completes before git is applied again.
 NOWHERE = "- {op: add, path: /spec/predictor/nodeSelector, value: {kubernetes.io/hostname: mtorl-nowhere}}"
 
 
 @contextmanager
 def applied_all_the_time(files: Callable[[], str]) -> Iterator[Callable[[], None]]:
-    """What a GitOps controller with self-heal does; gives a function that waits for three further applies."""
+    """Apply files repeatedly like a self-healing GitOps controller; yields a function that awaits three applies."""
     applied, ends = [0], threading.Event()
 
     def reapply() -> None:
@@ -289,7 +289,7 @@ def applied_all_the_time(files: Callable[[], str]) -> Iterator[Callable[[], None
 def test_a_promotion_is_a_commit_and_a_kill_switch_none_where_git_is_applied_all_the_time(
     tmp_path: Path, ended: list[str]
 ) -> None:
-    """With KServe, which rolls it out, and the rights of the manifests. A fake node's pods are ready at once."""
+    """Uses KServe for the rollout and the manifests' rights. Pods of a fake node are ready at once."""
     made = Installation(tmp_path)
     ended.append(made.namespace)
     literals = [f"{arm}={arm}/first" for arm in ("incumbent", "challenger")]
@@ -299,7 +299,7 @@ def test_a_promotion_is_a_commit_and_a_kill_switch_none_where_git_is_applied_all
         "components": [os.path.relpath(MANIFESTS / "components" / "models", (tmp_path / "any").resolve())],
         "configMapGenerator": [{**models, "options": {"disableNameSuffixHash": True}}],
         "patches": [
-            {"patch": yaml.safe_dump({**operator, "$patch": "delete"})},  # a fake node's pod does nothing
+            {"patch": yaml.safe_dump({**operator, "$patch": "delete"})},  # a pod on a fake node does nothing
             {"target": {"kind": "InferenceService", "name": "mtorl-incumbent"}, "patch": NOWHERE},
         ],
     }
@@ -343,9 +343,9 @@ def test_a_promotion_is_a_commit_and_a_kill_switch_none_where_git_is_applied_all
         cluster.wait_for(("False", "NotInGit"), "Settled", "spring", state=process.log, seconds=120)
         generation = get(made.namespace, "inferenceservice", "mtorl-incumbent")["metadata"]["generation"]
         three_more()
-        assert version() == ("incumbent/first", "incumbent/first"), "nobody fights"
+        assert version() == ("incumbent/first", "incumbent/first"), "the operator must not fight git"
         assert get(made.namespace, "inferenceservice", "mtorl-incumbent")["metadata"]["generation"] == generation
-        assert cluster.in_force("spring").arm("incumbent").endpoint == arms[1]["endpoint"], "users have the winner"
+        assert cluster.in_force("spring").arm("incumbent").endpoint == arms[1]["endpoint"], "users must get the winner"
         (node, *_) = listed("default", "node")
         text = (git / "kustomization.yaml").read_text()
         (git / "kustomization.yaml").write_text(text.replace("mtorl-nowhere", node["metadata"]["name"]))
@@ -368,7 +368,7 @@ def test_a_promotion_is_a_commit_and_a_kill_switch_none_where_git_is_applied_all
 
 
 def as_operator(namespace: str, folder: Path) -> Path:
-    """A kubeconfig with the rights of the operator's account."""
+    """Return a kubeconfig with the rights of the operator's account."""
     config = folder / "kubeconfig"
     content = yaml.safe_load(kubectl("config", "view", "--raw", "--minify"))
     token = kubectl("-n", namespace, "create", "token", "mtorl-operator").strip()
@@ -378,7 +378,7 @@ def as_operator(namespace: str, folder: Path) -> Path:
 
 
 def operators(namespace: str, *also: tuple[str, str]) -> list[Object]:
-    """The operator's account, rights and lease, and objects of the overlay by kind and name, in a namespace."""
+    """Return the operator's account, rights and lease, and other objects of the overlay, moved to a namespace."""
     wanted = {(kind, "mtorl-operator") for kind in ("ServiceAccount", "Role", "RoleBinding", "Lease")} | set(also)
     made = [o for o in rendered("overlays/dev") if (o["kind"], o["metadata"]["name"]) in wanted]
     for subject in (subject for o in made for subject in o.get("subjects", ())):

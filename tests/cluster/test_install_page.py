@@ -1,6 +1,6 @@
-"""docs/cluster.md as it is written: its commands take an empty cluster to an experiment and a received alert.
+"""The commands of docs/cluster.md take an empty cluster to a running experiment and a received alert.
 
-The page's `scripts/images.sh load` builds what is not there, and hands it to the command LOAD.
+The page's `scripts/images.sh load` builds missing images and passes them to the command LOAD.
 """
 
 import base64
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.node]
 
 NAMESPACE = "mtorl-dev"
 OVERLAY = "components: [images]\n"
-# What a reader may add to the overlay: a small market, so that the test is over sooner.
+# An addition to the overlay: a small market, so that the test takes less time.
 SMALLER = f"""{OVERLAY}patches:
 - target: {{kind: CronJob, name: mtorl-bootstrap}}
   patch: |
@@ -45,28 +45,28 @@ def empty_cluster() -> Iterator[None]:
     if not os.environ.get("LOAD"):
         pytest.skip("set LOAD to the command that hands an image to the cluster (scripts/images.sh)")
     found = kubectl("get", "namespace", NAMESPACE, "--ignore-not-found", "-o", "name")
-    assert not found, f"{NAMESPACE} is there: the page begins without it, and this test removes it at its end"
+    assert not found, f"{NAMESPACE} exists: the page starts without it, and this test deletes it"
     monitoring = kubectl("get", "namespace", "monitoring", "--ignore-not-found", "-o", "name")
-    if not monitoring:  # the page takes it for granted, with a Prometheus Operator in it
+    if not monitoring:  # the page assumes that it exists, with a Prometheus Operator
         kubectl("create", "namespace", "monitoring")
     yield
     made = [NAMESPACE] if monitoring else [NAMESPACE, "monitoring"]
     kubectl("delete", "namespace", *made, "--wait=false")
 
 
-@pytest.mark.timeout(3600)  # where no image is built yet
+@pytest.mark.timeout(3600)  # long enough to build all images
 def test_the_page_leads_to_a_running_experiment(empty_cluster: None, tmp_path: Path) -> None:
     page = (ROOT / "docs" / "cluster.md").read_text()
     script = script_of(page[page.index("\n## Install\n") : page.index("\n## With Kubeflow Pipelines\n")])
     assert script.count(OVERLAY) == 1
     repository = tmp_path / "repository"
     ignored = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "*.egg-info", "runs", "my-overlay")
-    shutil.copytree(ROOT, repository, ignore=ignored)  # whole, or the tags of the images would be others
+    shutil.copytree(ROOT, repository, ignore=ignored)  # complete, because image tags hash the files
     terminal = Terminal(repository, tmp_path / "bin")
     start, _, alert = script.replace(OVERLAY, SMALLER).partition("# 21 ")
     printed = terminal.run(start, 3600)
     (line,) = [line for line in printed.splitlines() if line.startswith('{"predictions"')]
-    answer, _ = json.JSONDecoder().raw_decode(line)  # without an end of line, what comes next is on it, too
+    answer, _ = json.JSONDecoder().raw_decode(line)  # the next output may follow on the same line
     assert answer["predictions"][0]["model"]["name"] == "incumbent", printed
     assert "registry/challenger/first: published" in printed or "rejected" in printed, printed
     assert "mtorl-redis-0" in printed
@@ -91,7 +91,7 @@ def test_the_page_leads_to_a_running_experiment(empty_cluster: None, tmp_path: P
 
 @contextmanager
 def prometheus_of_the_cluster(folder: Path) -> Iterator[None]:
-    """Prometheus and Alertmanager of this machine with the rules, receivers and routers of the cluster."""
+    """Start a local Prometheus and Alertmanager with the rules, receivers and routers of the cluster."""
     rules = get(NAMESPACE, "prometheusrule", "mtorl")["spec"]["groups"]
     secrets = get(NAMESPACE, "secret", "mtorl-alerting")["data"]
     with ExitStack() as until:

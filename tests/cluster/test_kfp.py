@@ -1,10 +1,10 @@
-"""The pipelines on a real Kubeflow Pipelines: nights on a log that changes, a killed training, and recurring runs.
+"""Pipelines on a real Kubeflow Pipelines server: nights with a changing log, a killed training, recurring runs.
 
 Failed runs: test_run_ends.py.
 
-They need, besides $KUBECONFIG, what `mtorl pipeline` needs ($KFP_ENDPOINT, $KFP_NAMESPACE, $KFP_EXISTING_TOKEN), the
-train image that the cluster can pull ($MTORL_IMAGE), and a namespace in which KFP runs pipelines, without a claim
-`mtorl-data`, which they make and remove. About eighteen minutes on two CPUs.
+Besides $KUBECONFIG, the tests need the settings of `mtorl pipeline` ($KFP_ENDPOINT, $KFP_NAMESPACE,
+$KFP_EXISTING_TOKEN), a train image that the cluster can pull ($MTORL_IMAGE), and a namespace where KFP runs pipelines
+and which has no claim `mtorl-data`: they create and delete it. About eighteen minutes on two CPUs.
 """
 
 import time
@@ -35,7 +35,7 @@ from tests.cluster.kubectl import wait_until
 pytestmark = [pytest.mark.cluster, pytest.mark.kfp]
 
 LOG, DATASET = "/mnt/mtorl/touchpoints.parquet", "/mnt/mtorl/dataset.yaml"
-# The gate promotes whatever comes, and there is no server to roll it out to.
+# The gate promotes every model, and there is no server to deploy it to.
 SMALL = {"source": LOG, "dataset": DATASET, "epochs": 2, "min_lift": -1, "deploy_seconds": 0}
 RECURRING = "mtorl-test-recurs"
 LEARNED = {"ingest", "build-features", "fit-incumbent", "train-challenger", "evaluate", "package", "smoke-test"}
@@ -48,19 +48,19 @@ def volume(client: Any) -> Iterator[None]:
 
 
 def test_nights_train_on_what_is_new_and_only_then(client: Any, pipelines: dict[str, Path], volume: None) -> None:
-    seed = str(time.time_ns() % 1_000_000)  # no run of an earlier day has seen this log
+    seed = str(time.time_ns() % 1_000_000)  # a log that no earlier run has seen
     on_volume(WRITE_LOG, "300", seed, "0")
     first = ended(client, pipelines["mtorl-train"], SMALL)
     assert first.state == "SUCCEEDED", first
     assert {name for name in LEARNED if first.steps[name] == "SUCCEEDED"} == LEARNED
-    assert first.steps["notify"] == "SUCCEEDED", "all of the run is in what the server knows of it"
+    assert first.steps["notify"] == "SUCCEEDED", "the server lists every step of the run"
     published = on_volume(LIST, "registry/challenger/*")
 
     unchanged = ended(client, pipelines["mtorl-train"], SMALL)
     assert {name for name, state in unchanged.steps.items() if state == "CACHED"} == LEARNED
     assert on_volume(LIST, "registry/challenger/*") == published
 
-    on_volume(WRITE_LOG, "300", seed, "0.25")  # one row
+    on_volume(WRITE_LOG, "300", seed, "0.25")  # changes one row
     changed = ended(client, pipelines["mtorl-train"], SMALL)
     assert {name for name in LEARNED if changed.steps[name] == "SUCCEEDED"} == LEARNED
     assert len(on_volume(LIST, "registry/challenger/*").split()) == len(published.split()) + 1
@@ -91,7 +91,7 @@ def test_training_whose_pod_is_deleted_resumes_next_run(client: Any, pipelines: 
 
 
 def minutely(since: str = "yesterday") -> Schedule:
-    """A pipeline that fails soon, as its parameter is no time, and again every minute."""
+    """Return a schedule that runs every minute a pipeline that fails soon, because its parameter is not a time."""
     run = RecurringRun(name=RECURRING, pipeline="mtorl-monitor", cron="* * * * *", parameters={"since": since})
     return Schedule(name="test", runs=(run,))
 
@@ -102,7 +102,7 @@ def recurring_runs(client: Any) -> list[str]:
 
 
 def started_by(client: Any, recurring_run: str) -> str:
-    """The id of a run that a recurring run has started; empty if there is none."""
+    """Return the id of a run that a recurring run has started, or the empty string."""
     listed = client.list_runs(page_size=100, sort_by="created_at desc")
     found = [run.run_id for run in listed.runs or [] if run.recurring_run_id == recurring_run]
     return found[0] if found else ""
@@ -120,7 +120,7 @@ def test_what_recurs_runs_is_replaced_and_removed(client: Any, pipelines: dict[s
         assert apply(client, minutely("today")) == {RECURRING: "replaced"}
         (second,) = recurring_runs(client)
         assert second != first
-        # It goes on to its own end: a run whose workflow Kubernetes had deleted would never come to one.
+        # The run in progress completes: if Kubernetes had deleted its workflow, it would never end.
         assert end_of(client, under_way).steps["verdict"] == "FAILED"
         assert "not an ISO time" in log_of(under_way, "verdict")
         run = client.get_run(wait_until("a run of the new one", lambda: started_by(client, second), MINUTES))

@@ -1,4 +1,4 @@
-"""What KServe makes of an InferenceService: the Deployment, Service and autoscaler that nothing here renders."""
+"""Deployment, Service and autoscaler that KServe creates for an InferenceService, which no manifest of ours renders."""
 
 import pytest
 
@@ -13,7 +13,7 @@ ARMS = ("incumbent", "challenger")
 
 @pytest.fixture(scope="module")
 def dev(tmp_path_factory: pytest.TempPathFactory, ended: list[str]) -> Installation:
-    """The dev overlay, once KServe has made its part of it."""
+    """The dev overlay after KServe has created its objects."""
     made = Installation(tmp_path_factory.mktemp("dev"))
     ended.append(made.namespace)
     made.apply("overlays/dev")
@@ -42,8 +42,8 @@ def test_a_new_version_takes_over_without_a_gap_and_is_as_restricted_as_its_runt
     pod = listed(dev.namespace, "pod", f"serving.kserve.io/inferenceservice=mtorl-{arm}")[0]["spec"]
     assert pod["serviceAccountName"] == "mtorl-torchserve" and pod["automountServiceAccountToken"] is False
     assert pod["securityContext"]["fsGroup"] == 10001
-    assert [one["name"] for one in pod["containers"]] == ["kserve-container"], "KServe adds none of its own"
-    assert [one["name"] for one in pod["initContainers"]] == ["wait-for-model"], "nothing is downloaded"
+    assert [one["name"] for one in pod["containers"]] == ["kserve-container"], "KServe must add no container"
+    assert [one["name"] for one in pod["initContainers"]] == ["wait-for-model"], "nothing must be downloaded"
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     assert_restricted(pod)
     for one in (*pod["containers"], *pod["initContainers"]):

@@ -1,8 +1,8 @@
-"""Night after night on a cluster: from an empty volume to the first decision, and then a recurring run that trains on a
-log that grows, and on what the router has decided by day.
+"""Nights on a cluster: from an empty volume to the first decision, then recurring training on a growing log and on the
+router's decisions of the day.
 
-They need what `test_running.py` and `test_kfp.py` need together: a node that runs things, the images in $IMAGES, and a
-Kubeflow Pipelines whose namespace has no installation of this project. About half an hour on two CPUs.
+The tests need what `test_running.py` and `test_kfp.py` need: a node that runs pods, the images in $IMAGES, and a KFP
+namespace without an installation of this project. About half an hour on two CPUs.
 """
 
 import os
@@ -25,15 +25,15 @@ from tests.manifests.conftest import MANIFESTS
 pytestmark = [pytest.mark.cluster, pytest.mark.node, pytest.mark.kfp]
 
 NIGHTS = 3
-LOG_USERS, NEW_USERS, USERS = 200, 40, 400  # in the first night's log; more in each; all are known to the feature store
+LOG_USERS, NEW_USERS, USERS = 200, 40, 400  # first night's log; added each night; known to the feature store
 SCHEDULE, NIGHTLY = "test-nights", "mtorl-test-nightly"
 BOOTSTRAP = {"dataset": "simulator", "simulate": True, "users": USERS, "epochs": 1}
 NIGHT: dict[str, str | int | float] = {
     "source": "/mnt/mtorl/export.parquet",
     "dataset": "simulator",
-    "shrunk": "accept",  # the first night's log has fewer users than the bootstrap's
+    "shrunk": "accept",  # the first night's log is smaller than the bootstrap's
     "epochs": 1,
-    "min_lift": -1,  # the gate promotes whatever it can value
+    "min_lift": -1,  # the gate promotes every model that it can value
 }
 EXPORT = """
 import sys
@@ -44,7 +44,7 @@ target = Path("/mnt/mtorl/export.parquet")
 log[log["user_id"] < f"u{int(sys.argv[1]):06d}"].to_parquet(target.with_suffix(".new"), index=False)
 target.with_suffix(".new").rename(target)
 """
-# Arms that explore what to show, and whether to: the gate refuses what a log can say nothing of.
+# Arms explore channel and exposure; otherwise the gate refuses models because the log can't value them.
 EXPERIMENT = yaml.safe_load((MANIFESTS / "examples" / "experiment.yaml").read_text())
 for arm in EXPERIMENT["spec"]["arms"]:
     arm["explore"] = {"share": 0.5, "scope": "both"}
@@ -61,17 +61,17 @@ for model in trained_on(Path("/mnt/mtorl/registry").glob("*/*/artifact"), users)
 
 @pytest.fixture
 def running(client: Any, pipelines: dict[str, Path], images: list[Object], tmp_path: Path) -> Iterator[Running]:
-    """An installation in the namespace in which KFP runs pipelines, after its bootstrap; and a gateway beside it."""
+    """An installation after its bootstrap in the namespace where KFP runs pipelines, and a gateway's namespace."""
     made = Running(tmp_path, images, os.environ["KFP_NAMESPACE"])
     others = names_of(made, "pvc")
     kubectl("apply", "-f", "-", stdin=platform(made.namespace))
     try:
         made.install("overlays/dev")
         in_namespace("apply", "-f", "-", stdin=yaml.safe_dump(EXPERIMENT))
-        on_volume("")  # gives the volume to the group of the steps
+        on_volume("")  # sets the volume's group to that of the steps
         run = ended(client, pipelines["mtorl-bootstrap"], BOOTSTRAP)
         assert run.state == "SUCCEEDED", failures(run)
-        # Exposures of users whom the store does not know yet teach nothing.
+        # Exposures of users who are missing from the feature store can't be used for training.
         in_namespace("create", "job", "mtorl-materialize-now", "--from=cronjob/mtorl-materialize")
         in_namespace("wait", "--for=condition=Complete", "job/mtorl-materialize-now", "--timeout=180s")
         in_namespace("wait", "--for=condition=Ready", "pod/mtorl-router-0", "--timeout=180s")
@@ -83,7 +83,7 @@ def running(client: Any, pipelines: dict[str, Path], images: list[Object], tmp_p
         in_namespace("delete", "-k", made.target("overlays/dev"), "--ignore-not-found")
         in_namespace("delete", "job", "mtorl-materialize-now", "--ignore-not-found")
         delete_mounting()
-        # Those of the StatefulSets stay when these go: with that spool, another run would learn from these days.
+        # Claims of StatefulSets outlive them: with this spool, another run would learn from these days.
         in_namespace("delete", "pvc", "--ignore-not-found", *(names_of(made, "pvc") - others))
 
 
@@ -92,7 +92,7 @@ def names_of(made: Running, kind: str) -> set[str]:
 
 
 def a_day(running: Running) -> set[str]:
-    """Let users come; returns the ids of the decisions that a model took, once they are in the lake."""
+    """Simulate a day of users; returns the ids of the models' decisions, once they are in the lake."""
     said = answers(running.calling(180, uuid4().hex, "", "0.01"))
     taken = {one["decision_id"] for one in decided(said)}
     assert len(taken) > USERS
@@ -101,19 +101,19 @@ def a_day(running: Running) -> set[str]:
 
 
 def trained(on: range) -> dict[str, int]:
-    """How many of these users each published model was trained on, by version."""
+    """Return, by model version, how many of these users the model was trained on."""
     lines = on_volume(TRAINED_ON, str(on.start), str(on.stop)).splitlines()
     return {line.split()[1]: int(line.split()[2]) for line in lines}
 
 
 def failures(run: Run) -> str:
-    """What the steps that failed have printed last."""
+    """Return the last output of the failed steps."""
     failed = [name for name, state in run.steps.items() if state == "FAILED"]
     return "\n".join([f"{failed} failed", *(log_of(run.id, name)[-2000:] for name in failed)])
 
 
 def night_after(client: Any, begin: datetime) -> Run:
-    """The first recurring run that started later, once it has ended."""
+    """Return the first recurring run that started after `begin`, once it has ended."""
 
     def at_end() -> Run | None:
         listed = client.list_runs(page_size=100, sort_by="created_at asc")
@@ -139,14 +139,14 @@ def test_from_an_empty_volume_through_three_nights(client: Any, pipelines: dict[
             assert changes == {NIGHTLY: "was there" if night else "made"}
             run = night_after(client, begin)
             assert run.state == "SUCCEEDED", failures(run)
-            assert set.union(*days) <= running.uploaded(), "every answered decision is in the lake"
+            assert set.union(*days) <= running.uploaded(), "every decision must reach the lake"
             said = log_of(run.id, "ingest")
             assert "opportunities, " in said and "exposures took place" in said
             published = set(on_volume(LIST, "registry/challenger/*").split()) - before
             assert published, log_of(run.id, "gate")[-2000:]
             before |= published
             now = trained(range(known, USERS))
-            assert all(now[new] > 0 for new in published), "users of the decisions, whom the log does not have"
+            assert all(now[new] > 0 for new in published), "training must use users who are only in the decisions"
             assert "no decision of an incumbent yet" not in log_of(run.id, "served-incumbent")
     finally:
         apply(client, Schedule(name=SCHEDULE, runs=()))

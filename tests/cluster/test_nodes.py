@@ -1,4 +1,4 @@
-"""Several nodes, simulated by kwok: pods spread over them, drains, and a node that is lost with its disk."""
+"""Several nodes simulated by kwok: pods spread over them, drains, and the loss of a node with its disk."""
 
 import json
 from collections import Counter
@@ -13,7 +13,7 @@ from tests.cluster.conftest import Installation, simulated
 from tests.cluster.kubectl import Object, get, kubectl, listed, wait_until
 
 pytestmark = pytest.mark.cluster
-OWN = "mtorl-test-nodes"  # a label and a taint: pods of other tests stay away
+OWN = "mtorl-test-nodes"  # a label and a taint that keep other tests' pods away
 NODES = {name: f"{OWN}-{name}" for name in ("a", "b", "c", "gpu")}
 PLACE = {"nodeSelector": {OWN: "yes"}, "tolerations": [{"key": OWN, "operator": "Exists"}]}
 TWICE = ("mtorl-router", "mtorl-operator", "mtorl-incumbent", "mtorl-challenger", "mtorl-feed")
@@ -26,13 +26,13 @@ def patch(kind: str, path: str) -> Object:
 
 
 class OnNodes(Installation):
-    """An installation of production on the nodes of this test."""
+    """A production installation on the nodes of this test."""
 
     predictors = patch("InferenceService", "/spec/predictor")
     further: ClassVar[Object] = {"patches": [patch("StatefulSet|Deployment", "/spec/template/spec"), predictors]}
 
     def ready(self) -> list[tuple[str, str]]:
-        """Workload and node of each pod that is ready on these nodes."""
+        """Return workload and node of each ready pod on these nodes."""
         found = []
         for pod in listed(self.namespace, "pod"):
             labels, conditions = pod["metadata"]["labels"], pod["status"].get("conditions", [])
@@ -43,7 +43,7 @@ class OnNodes(Installation):
         return found
 
     def wait_ready(self, routers: int, seconds: float = 120) -> tuple[Counter[str], Counter[str]]:
-        """Wait for all pods, with so many routers; returns on how many nodes routers and operators are."""
+        """Wait for all pods, including `routers` routers; returns the numbers of routers and operators by node."""
         wanted = PODS | Counter({"mtorl-router": routers}) if routers > 1 else PODS - Counter(["mtorl-router"])
 
         def all_of_them() -> list[tuple[str, str]]:
@@ -57,7 +57,7 @@ class OnNodes(Installation):
 
 @pytest.fixture
 def production(tmp_path: Path, ended: list[str]) -> Iterator[OnNodes]:
-    """A namespace, three nodes in three zones, and a node with a taint that no pod of ours tolerates."""
+    """A namespace, three nodes in three zones, and a node with a taint that our pods do not tolerate."""
     if not simulated():
         pytest.skip("the cluster of KUBECONFIG has real nodes: these are simulated")
     size, made = {"cpu": "32", "memory": "128Gi", "pods": "200"}, []
@@ -87,12 +87,12 @@ def test_pods_spread_over_the_nodes_that_take_them_and_a_drain_leaves_one_of_eac
     assert routers == {"a": 2, "b": 2, "c": 2} and set(operators.values()) == {1}
     claims = production.uids("pvc")
     drain("a")
-    assert production.wait_ready(routers=6)[0] == {"b": 3, "c": 3}, "a drained node is none without routers"
-    drain("b", "c")  # no node takes a pod now: what a disruption budget protects stays
+    assert production.wait_ready(routers=6)[0] == {"b": 3, "c": 3}, "routers must avoid the drained node"
+    drain("b", "c")  # no node accepts pods now, so disruption budgets keep these
     assert Counter(name for name, _ in production.ready()) == Counter(TWICE[:4])
     kubectl("uncordon", *NODES.values())
     production.wait_ready(routers=6)
-    assert production.uids("pvc") == claims, "the same volumes"
+    assert production.uids("pvc") == claims, "the volumes must be the same"
 
 
 def test_a_router_whose_disk_is_lost_with_its_node_starts_with_a_new_one(production: OnNodes) -> None:
@@ -111,8 +111,8 @@ def test_a_router_whose_disk_is_lost_with_its_node_starts_with_a_new_one(product
     kubectl("delete", "node", NODES["a"])
     production.wait_ready(routers=1, seconds=180)
     wait_until("why", lambda: "node affinity" in str(get(namespace, "pod", "mtorl-router-1")["status"]))
-    assert production.uids("pvc") == claims, "the other pods have their volumes again"
-    # As docs/cluster.md says.
+    assert production.uids("pvc") == claims, "the other pods must keep their volumes"
+    # The steps of docs/cluster.md.
     kubectl("-n", namespace, "delete", "pvc", claim, "--wait=false")
     kubectl("-n", namespace, "delete", "pod", "mtorl-router-1")
     production.wait_ready(routers=2)

@@ -1,4 +1,4 @@
-"""The steps of the compiled pipelines: pods that Pod Security "restricted" and a quota admit, and what they may do."""
+"""Pods of the compiled pipelines' steps: admitted under Pod Security "restricted" and a quota, with limited rights."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ from tests.manifests.conftest import MANIFESTS, documents
 
 pytestmark = pytest.mark.cluster
 
-# What KFP 2.17 gives the container of every step; the rest of "restricted" is the step's own to say.
+# Security settings that KFP 2.17 adds to every step; the step itself must set the rest of "restricted".
 KFP = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
@@ -25,7 +25,7 @@ RESOURCES = {
 
 
 def steps() -> Iterator[Any]:
-    """Every step, with what the pipeline says of its container and, for Kubernetes, of its pod."""
+    """Yield every step with the pipeline's settings for its container and pod."""
     for path in sorted(MANIFESTS.glob("pipelines/*/mtorl-*.yaml")):
         spec, platform = [*documents(path.read_text()), {}][:2]
         pods = platform.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
@@ -36,7 +36,7 @@ def steps() -> Iterator[Any]:
 
 
 def pod(container: Object, said: Object) -> Object:
-    """The pod of a step, as KFP's driver makes it."""
+    """Return a step's pod as KFP's driver builds it."""
     security = said.get("securityContext", {})
     numbers = {key: value if isinstance(value, bool) else int(value) for key, value in security.items()}
     resources = container.get("resources", {})
@@ -65,7 +65,7 @@ def pod(container: Object, said: Object) -> Object:
 
 @pytest.fixture(scope="module")
 def profile(tmp_path_factory: pytest.TempPathFactory, ended: list[str]) -> Installation:
-    """A namespace with the foundation and a quota."""
+    """A namespace with foundation and quota."""
     made = Installation(tmp_path_factory.mktemp("profile"))
     ended.append(made.namespace)
     return made
@@ -75,4 +75,4 @@ def profile(tmp_path_factory: pytest.TempPathFactory, ended: list[str]) -> Insta
 def test_a_step_is_admitted(container: Object, said: Object, profile: Installation) -> None:
     assert not refusal(profile.namespace, pod(container, said))
     mounted = [one["mountPath"] for one in said.get("pvcMount", [])]
-    assert mounted == ["/mnt/mtorl"], "a step reads and writes nowhere else"
+    assert mounted == ["/mnt/mtorl"], "a step must mount nothing else"

@@ -1,8 +1,8 @@
-"""What each pipeline keeps of its end on a real Kubeflow Pipelines, and which alerts that makes.
+"""Recorded ends of pipeline runs on a real Kubeflow Pipelines server, and the alerts that follow.
 
-KFP's own status of a run's steps is right only of some ends (components/notify/run_end.py), so nothing here is played:
-the runs, the files that their last steps write, and the rules. What the tests need is in test_kfp.py, and promtool.
-About ten minutes on two CPUs.
+KFP's own status of a run's steps is wrong for some ends (components/notify/run_end.py), so these tests use real runs,
+the files that their last steps write, and the shipped rules. They need promtool and what test_kfp.py needs. About ten
+minutes on two CPUs.
 """
 
 import inspect
@@ -29,8 +29,8 @@ from tests.monitoring.judged_experiment import CONTENT
 pytestmark = [pytest.mark.cluster, pytest.mark.kfp]
 
 LOG = {"source": "/mnt/mtorl/touchpoints.parquet", "dataset": "/mnt/mtorl/dataset.yaml"}
-TRAINING = LOG | {"epochs": 1, "min_lift": -1, "deploy_seconds": 0}  # the gate promotes whatever comes
-# The nights before, so that today's success tells how far apart they are.
+TRAINING = LOG | {"epochs": 1, "min_lift": -1, "deploy_seconds": 0}  # the gate promotes every model
+# Earlier nights, from which today's success derives the usual interval.
 TEN_NIGHTS = """
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -67,7 +67,7 @@ def volume(client: Any) -> Iterator[None]:
 
 def test_good_nights_pass_bad_ones_ring(client: Any, pipelines: dict[str, Path], volume: None, tmp_path: Path) -> None:
     def run(**parameters: dict[str, Any]) -> dict[str, Any]:
-        """The ends of runs at the same time, and what is kept of each, by the pipeline's name."""
+        """Run pipelines at the same time; returns each one's end and stored state, by name."""
         names = {name: f"mtorl-{name}" for name in parameters}
         ids = {name: started(client, pipelines[names[name]], given) for name, given in parameters.items()}
         ends = {name: end_of(client, run_id) for name, run_id in ids.items()}
@@ -82,15 +82,15 @@ def test_good_nights_pass_bad_ones_ring(client: Any, pipelines: dict[str, Path],
     on_volume(TEN_NIGHTS)
 
     first = run(monitor={"since": "yesterday"}, retrain=TRAINING | {"most_days": 0.0001})
-    assert first["retrain"][0]["publish"] == "SUCCEEDED", "a training was due"
+    assert first["retrain"][0]["publish"] == "SUCCEEDED", "a training must be due"
     steps, failed = first["monitor"]
     assert steps["verdict"] == "FAILED" and "not an ISO time" in failed["why"]["verdict"]
     assert failed["failed_in_a_row"] == 1 and failed["successes"] == []
     assert_fires(tmp_path, {("MtorlPipelineFailed", "mtorl-monitor")})
 
     second = run(retrain=TRAINING, train=TRAINING | {"min_lift": 9})
-    assert second["retrain"][0]["condition-2"] == "SKIPPED", "no training was due"
-    assert second["train"][0]["condition-2"] == "SKIPPED", "the gate has rejected the challenger"
+    assert second["retrain"][0]["condition-2"] == "SKIPPED", "no training is due"
+    assert second["train"][0]["condition-2"] == "SKIPPED", "the gate must reject the challenger"
     for _, kept in second.values():
         assert kept["failed_in_a_row"] == 0 and kept["why"] == {} and kept["succeeded"] == kept["at"]
 
@@ -110,12 +110,12 @@ EXPERIMENT = {"experiment.yaml": yaml.safe_dump(CONTENT)}
 
 
 def assert_fires(runs: Path, expected: set[tuple[str, str]], hours: int = 1) -> None:
-    """Which alerts the files of runs make, a time after now, by the exporter, the shipped rules and promtool."""
+    """Assert which alerts fire `hours` from now for stored runs, by the exporter, the shipped rules and promtool."""
     registry = CollectorRegistry()
     registry.register(RunsCollector(runs))
     now, series = datetime.now().timestamp(), []
     for sample in [sample for family in registry.collect() for sample in family.samples]:
-        value = sample.value - now * sample.name.endswith("_timestamp_seconds")  # promtool's clock starts at 0
+        value = sample.value - now * sample.name.endswith("_timestamp_seconds")  # promtool's clock starts at zero
         labels = f'namespace="team", pipeline="{sample.labels["pipeline"]}"'
         series.append({"series": f"{sample.name}{{{labels}}}", "values": f"{value:.0f}x{hours}"})
     fires = {

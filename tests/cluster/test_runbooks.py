@@ -1,4 +1,4 @@
-"""Every command of every runbook, as it stands there, on a cluster."""
+"""Commands of all runbooks, executed unchanged on a cluster."""
 
 import json
 import os
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.cluster
 OPERATE = ROOT / "docs" / "cluster.md"
 PAGES = [*sorted((ROOT / "docs" / "runbooks").glob("*.md")), OPERATE, OPERATE.with_name("cluster-experiments.md")]
 
-# kubectl goes to the test's namespace and its faults are noted: in a pipeline, bash would not look at them. What needs
-# containers that run, a class whose volumes grow, a person or another program is left out, and nothing waits.
+# kubectl uses the test's namespace and records its failures, because bash ignores them within a pipeline. Commands that
+# need running containers, expandable volumes, a person or another program are left out, and nothing waits.
 PREAMBLE = r"""
 kubectl() {
   local words=() word
@@ -43,10 +43,10 @@ NS=mtorl  # a page sets it in its first block, and a shell keeps it
 
 
 def scripts(page: Path) -> list[str]:
-    """What a page has people run: its blocks of bash, and commands in its sentences that name no pod of somebody's."""
+    """Return a page's bash blocks, and the kubectl commands in its sentences that name no specific pod."""
     text = page.read_text()
     if page == OPERATE:
-        text = text[text.index("\n## Operate\n") : text.index("\n## Upgrade\n")]  # the fixture has installed it
+        text = text[text.index("\n## Operate\n") : text.index("\n## Upgrade\n")]  # the fixture did the installation
     blocks = re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S)
     inline = re.findall(r'`(kubectl -n (?:mtorl|"\$NS") [^`]+)`', re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
     return [*blocks, *(line.replace(r"\|", "|") for line in inline if not re.search(r"\bPOD\b", line))]
@@ -54,7 +54,7 @@ def scripts(page: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """The dev overlay whose router was changed once, so that there is something to undo; and an experiment."""
+    """The dev overlay with an experiment; its router was changed once, so that there is a change to roll back."""
     made = Installation(tmp_path_factory.mktemp("runbooks"))
     made.apply("overlays/dev")
     made.wait_for_pods()

@@ -1,8 +1,8 @@
-"""On a node that runs the images: from the first install to the first decision, and what is lost when parts are killed.
+"""A node that runs the images: from the first install to the first decision, and data lost when parts are killed.
 
-The experiment is a draft all the time: all users get the incumbent.
+The experiment stays a draft: all users get the incumbent.
 
-IMAGES names the file with what `scripts/images.sh load` (or `push`) printed. Each test goes on where the last ended.
+IMAGES names the file with the output of `scripts/images.sh load` (or `push`). Each test continues where the last ended.
 """
 
 import json
@@ -22,7 +22,7 @@ ROUTERS = ("mtorl-router-0", "mtorl-router-1")
 
 @pytest.fixture(scope="module")
 def running(images: list[Object], tmp_path_factory: pytest.TempPathFactory, ended: list[str]) -> Running:
-    """What `kubectl apply` leaves on an empty cluster: everything waits for the bootstrap."""
+    """The state after `kubectl apply` on an empty cluster: everything waits for the bootstrap."""
     made = Running(tmp_path_factory.mktemp("running"), images)
     ended += [made.namespace, made.gateway]
     made.install("overlays/dev")
@@ -32,7 +32,7 @@ def running(images: list[Object], tmp_path_factory: pytest.TempPathFactory, ende
 
 def test_before_the_bootstrap_everything_waits_and_says_for_what(running: Running) -> None:
     def refused() -> Answers:
-        # At the pod: the Service leads to routers that are ready.
+        # Call the pod directly: the Service only leads to ready routers.
         address = get(running.namespace, "pod", "mtorl-router-0")["status"].get("podIP", "")
         said = running.call(2, uuid4().hex, f"{address}:8080")
         return [one for one in said if one["status"] == 503 and "mtorl-bootstrap" in one["said"]]
@@ -69,13 +69,13 @@ def test_only_the_wanted_flows_are_open(running: Running) -> None:
             assert not running.reaches(pod, model, 80) and not running.reaches(pod, redis, 6379), pod
         inside = f"{ns}/mtorl-router-0"
         assert running.reaches(inside, model, 80) and running.reaches(inside, redis, 6379)
-        assert not running.reaches(inside, model, 8082), "metrics are Prometheus's"
+        assert not running.reaches(inside, model, 8082), "only Prometheus may read metrics"
     finally:
         kubectl("delete", "namespace", stranger, "--wait=false")
 
 
 def answers_while_killed(running: Running, pod: str) -> Answers:
-    """What a caller is answered in a minute in which a pod is killed."""
+    """Return the answers to a caller during a minute in which a pod is killed."""
     caller = running.calling(60, pod)
     time.sleep(10)
     kubectl("-n", running.namespace, "delete", "pod", pod, "--force", "--grace-period=0")
@@ -90,7 +90,7 @@ def test_a_killed_router_loses_no_decision_that_was_answered(running: Running) -
     logged = {pod: running.logged(pod) for pod in ROUTERS}
     decisions = {one["decision_id"] for one in said if one["status"] == 200}
     assert decisions <= logged[ROUTERS[0]] | logged[ROUTERS[1]]
-    assert all(decisions & one for one in logged.values()), "both answer"
+    assert all(decisions & one for one in logged.values()), "both routers must answer"
 
 
 def test_a_killed_redis_costs_default_actions_and_nothing_else(running: Running) -> None:
@@ -110,9 +110,9 @@ def test_a_redis_that_was_emptied_is_filled_again(running: Running) -> None:
         return int(in_redis("redis-cli dbsize"))
 
     assert keys() >= USERS
-    in_redis("redis-cli --scan | xargs -n 500 redis-cli unlink")  # FLUSHALL is switched off
+    in_redis("redis-cli --scan | xargs -n 500 redis-cli unlink")  # FLUSHALL is disabled
     assert keys() < USERS
-    # The feed's notes are lost, and users of the last minutes come with the compaction of their hour.
+    # The feed's notes are lost; users of the last minutes return when their hour is compacted.
     wait_until("features in Redis", lambda: keys() >= USERS, 240, lambda: str(keys()))
 
 
@@ -126,7 +126,7 @@ def test_a_router_that_can_not_start_is_rolled_back(running: Running) -> None:
         return any(status["restartCount"] or status.get("lastState") for status in statuses)
 
     wait_until("a router that fails", failing, 120)
-    assert decided(running.call(3, uuid4().hex)), "the other one is kept until the first is ready"
+    assert decided(running.call(3, uuid4().hex)), "the other router must stay until the first is ready"
     kubectl("-n", ns, "rollout", "undo", "statefulset/mtorl-router")
     kubectl("-n", ns, "rollout", "status", "statefulset/mtorl-router", "--timeout=120s")
     assert decided(running.call(3, uuid4().hex))

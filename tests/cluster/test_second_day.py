@@ -1,10 +1,9 @@
-"""The second day of an installation whose lake is in a bucket: nothing is lost, doubled or overspent.
+"""Second day of an installation with its lake in a bucket: no decision lost or duplicated, no budget overspent.
 
-Its first day is what the routers log at the beginning, moved a day back; a copy, moved back by six days, is what
-retention removes. Then come an upgrade, an outage of the object store, a router that is deleted in it, late outcomes, a
-kill switch and a user who is forgotten, while callers go on. The way to the bucket is that of
-manifests/components/object-store/README.md. IMAGES as for test_running.py; a quarter of an hour on two CPUs. Each test
-goes on where the last ended.
+The first day is the routers' first log moved back by a day; a copy moved back by six days is for retention to delete.
+While callers continue, there follow an upgrade, an outage of the object store, the deletion of a router in the outage,
+late outcomes, a kill switch and a forgotten user. The bucket is set up as manifests/components/object-store/README.md
+says. IMAGES as for test_running.py. A quarter of an hour on two CPUs. Each test continues where the last ended.
 """
 
 import json
@@ -28,12 +27,12 @@ from tests.manifests.conftest import MANIFESTS
 pytestmark = [pytest.mark.cluster, pytest.mark.node]
 
 COST = 0.02
-BUDGET = 30.0  # spent before the day is over
+BUDGET = 30.0  # exhausted before the end of the day
 FORGOTTEN = "u000007"
 LAKE = "$(MTORL_LAKE)"
 REQUESTS = "{op: replace, path: /spec/template/spec/containers/0/resources/requests, value: {cpu: 50m, memory: 384Mi}}"
 JOB = "/spec/jobTemplate/spec/template/spec/containers/0"
-# Production on a node of two CPUs, and the port of the object store.
+# Production on a node of two CPUs, and access to the object store's port.
 PATCHES = {
     "kind: InferenceService": """
 - {op: replace, path: /spec/predictor/minReplicas, value: 1}
@@ -73,7 +72,7 @@ COPIES = """
 copy_back(lake, 1)
 copy_back(lake, 6)
 """
-# Requests that were decided twice, what shown decisions have cost, and users.
+# Requests decided twice, the cost of exposures, and users.
 COUNTS = """
 decisions, outcomes = lake.records(db, "decision"), lake.records(db, "outcome")
 today = f"{TIME} > now() - INTERVAL 20 HOUR"
@@ -88,7 +87,7 @@ for query in (
 
 
 class Day(Pods):
-    """Production with its lake in a bucket, callers, and what they were answered."""
+    """A production installation with its lake in a bucket, its callers, and their answers."""
 
     def __init__(self, folder: Path, images: list[Object], namespace: str = "") -> None:
         super().__init__(folder, images, namespace)
@@ -102,7 +101,7 @@ class Day(Pods):
         self.said: Answers = []
 
     def job(self, cronjob: str, *arguments: str, ends: str = "succeeded") -> str:
-        """Run a job as its CronJob does, or with other arguments; returns its log."""
+        """Run a CronJob's job, optionally with other arguments; returns its log."""
         name = f"{cronjob}-{uuid4().hex[:6]}"
         made = ("create", "job", name, f"--from=cronjob/{cronjob}", "--dry-run=client", "-o", "json")
         job = json.loads(kubectl("-n", self.namespace, *made))
@@ -115,11 +114,11 @@ class Day(Pods):
         return kubectl(*log)
 
     def ids(self, kind: Kind, days: int = 0) -> list[str]:
-        """Ids of the records in the lake whose decision was so many days ago."""
+        """Return ids of the lake's records whose decision was the given number of days ago."""
         return self.store.run(IDS, kind, ID_FIELD[kind], str(days)).split()
 
     def calls(self, pool: ThreadPoolExecutor, seconds: float) -> Future[Answers]:
-        """Start callers, who report a cost of each exposure; `said` has what they were answered, once it is over."""
+        """Start callers that report a cost for each exposure; their answers are added to `said` at the end."""
         return pool.submit(lambda: self.said.extend(answers(self.calling(seconds, uuid4().hex, "", str(COST)))))
 
     def decided(self) -> set[str]:
@@ -164,8 +163,8 @@ def test_the_night_reads_it(day: Day) -> None:
     before = {kind: sorted(day.ids(kind, 1)) for kind in get_args(Kind)}
     said = day.job("mtorl-compact", "data", "compact", LAKE, "--dataset=simulator")
     assert {kind: sorted(day.ids(kind, 1)) for kind in get_args(Kind)} == before, said
-    assert day.store.run('print(len(lake.closed("decision")))') == "2\n", "the hours of both days"
-    assert "decisions" in said, "what a training learns from them"
+    assert day.store.run('print(len(lake.closed("decision")))') == "2\n", "an hour of each day must be closed"
+    assert "decisions" in said, "the job must report the training rows"
     assert "Traceback" not in day.job("mtorl-monitor") + day.job("mtorl-materialize")
     wait_until("a verdict", lambda: day.people.status(NAME).get("users", 0), 180, day.state)
 
@@ -177,14 +176,14 @@ def test_the_second_day(day: Day) -> None:
     with ThreadPoolExecutor(1) as pool:
         calls = day.calls(pool, 300)
         day.apply("overlays/production")
-        assert routers.items() <= day.uids("pod").items(), "the same manifests change nothing"
+        assert routers.items() <= day.uids("pod").items(), "the same manifests must change nothing"
         for target in ("kind: StatefulSet, name: mtorl-router", "kind: Deployment"):
             day.further["patches"].append({"target": _yaml(target), "patch": RELEASE})
         day.apply("overlays/production")
         kubectl("-n", ns, "rollout", "status", "statefulset/mtorl-router", "--timeout=240s")
         with day.store.away():
             time.sleep(15)
-            assert "\nmtorl: When " in day.job("mtorl-compact", ends="failed"), "a line, no traceback"
+            assert "\nmtorl: When " in day.job("mtorl-compact", ends="failed"), "the failure must be one line"
             kubectl("-n", ns, "delete", "pod", ROUTERS[1], "--wait=false")
             time.sleep(45)
             kubectl("-n", ns, "wait", "--for=condition=Ready", f"pod/{ROUTERS[1]}", "--timeout=120s")

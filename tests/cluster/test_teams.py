@@ -1,4 +1,4 @@
-"""Two teams on one cluster (manifests/examples/two-teams), each with credentials of its own."""
+"""Two teams on one cluster (manifests/examples/two-teams), each with its own credentials."""
 
 import json
 import re
@@ -15,12 +15,12 @@ RUN = uuid.uuid4().hex[:6]
 ADS, SHOP = f"mtorl-ads-{RUN}", f"mtorl-shop-{RUN}"
 
 
-Subject = list[str]  # options of kubectl: somebody's own credentials
+Subject = list[str]  # kubectl options with the credentials of a person or account
 PEOPLE = {team: ["--as=ann", f"--as-group=team-{team}", "--as-group=system:authenticated"] for team in ("ads", "shop")}
 
 
 def answer(subject: Subject, *arguments: str, stdin: str | None = None) -> str:
-    """What kubectl prints; "refused" if the API server forbids it or admission rejects it."""
+    """Return kubectl's output, or "refused" if authorization or admission rejects the request."""
     try:
         return kubectl(*subject, *arguments, stdin=stdin)
     except AssertionError as error:
@@ -30,7 +30,7 @@ def answer(subject: Subject, *arguments: str, stdin: str | None = None) -> str:
 
 
 def account(namespace: str, name: str) -> Subject:
-    """By a token, without the kubeconfig of the tests: its client certificate would win."""
+    """Return options that use a token, without the tests' kubeconfig, whose client certificate would win."""
     server = kubectl("config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}")
     token = kubectl("-n", namespace, "create", "token", name).strip()
     return ["--kubeconfig=/dev/null", f"--server={server}", "--insecure-skip-tls-verify", f"--token={token}"]
@@ -38,7 +38,7 @@ def account(namespace: str, name: str) -> Subject:
 
 @pytest.fixture(scope="module")
 def teams(ended: list[str]) -> dict[str, Subject]:
-    """Both installed, each by its own people; returns all subjects of the team of ads by their names."""
+    """Install both teams with their own credentials; returns all subjects of team `ads` by name."""
     if not serves("monitoring.coreos.com/v1"):
         pytest.skip("the cluster of KUBECONFIG has no CRDs of the Prometheus Operator")
     ended += [ADS, SHOP, f"monitoring-{RUN}"]
@@ -63,7 +63,7 @@ def teams(ended: list[str]) -> dict[str, Subject]:
 
 
 def test_no_subject_of_a_team_has_a_right_in_the_others_namespace(teams: dict[str, Subject]) -> None:
-    """Exhaustive in the rules: they are those of an account that nothing was ever bound to."""
+    """Covers all rules: no subject has more rights there than an account without any binding."""
     stranger = ["--as=system:serviceaccount:default:stranger"]
 
     def rights(one: Subject, namespace: str) -> set[tuple[str, ...]]:
@@ -128,7 +128,7 @@ def test_a_team_cannot_starve_the_other_or_get_around_admission(what: str, teams
 
 
 def test_a_volume_of_the_other_team_is_not_mounted(teams: dict[str, Subject]) -> None:
-    """A claim is of its namespace; a claim of the volume itself finds it taken."""
+    """A claim belongs to its namespace, and another claim to the same volume finds it taken."""
     theirs = str(wait_until("a volume", lambda: get(SHOP, "pvc", "mtorl-data")["spec"].get("volumeName")))
     spec = {**CLAIM, "volumeName": theirs}
     made = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "stolen"}, "spec": spec}
@@ -138,7 +138,7 @@ def test_a_volume_of_the_other_team_is_not_mounted(teams: dict[str, Subject]) ->
 
 
 def test_no_pod_of_a_team_reaches_the_other(teams: dict[str, Subject]) -> None:
-    """Which namespaces the policies let in, by their labels; tests/cluster/test_running.py has them enforced."""
+    """Compares the policies' namespace selectors with labels; tests/cluster/test_running.py tests enforcement."""
     labels = get("default", "namespace", ADS)["metadata"]["labels"]
     policies = listed(SHOP, "networkpolicy")
     assert {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]} in [policy["spec"] for policy in policies]

@@ -1,7 +1,7 @@
-"""A training on two nodes as Kubeflow Trainer runs it: from a step's pod to its artifact, and a pod that is killed.
+"""Training on two nodes with Kubeflow Trainer: from a step's pod to its artifact, with one pod killed.
 
-It needs a node that runs things, the images in $IMAGES, and Kubeflow Trainer 2.2 or later with its runtimes.
-Some five minutes on two CPUs.
+Needs a node that runs pods, the images in $IMAGES, and Kubeflow Trainer 2.2 or later with its runtimes. About five
+minutes on two CPUs.
 """
 
 import re
@@ -41,7 +41,7 @@ print("trained", model.digest)
 
 
 def step_pod(image: str) -> Object:
-    """A pod as a step of a pipeline has it: the account of runs, the volume, its own name."""
+    """Return a pod like that of a pipeline step: the account of runs, the volume, and its own name."""
     names = {POD_NAME: "metadata.name", POD_UID: "metadata.uid"}
     env = [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in names.items()]
     return volume_pod("step", image, ["python", "-c", STEP, image], {"env": env}, serviceAccountName=ACCOUNT)
@@ -77,12 +77,12 @@ def test_two_nodes_train_and_a_killed_one_is_started_again(installation: Install
     assert job()["spec"]["trainer"]["numNodes"] == 2 and len(first) == 2
     kubectl("-n", ns, "delete", "pod", first[1], "--grace-period=0", "--force")
 
-    def going_on() -> bool:  # the container of the other pod, which leads, is started again as well
+    def going_on() -> bool:  # the other pod, which leads, restarts its container, too
         said = [kubectl("-n", ns, "logs", name, allowed=(0, 1)) for name in nodes()]
         return any("resuming from a checkpoint" in one for one in said)
 
     wait_until("a training that goes on", going_on, 300, printed)
-    assert set(nodes()) - set(first), "another pod in place of the one that was killed"
+    assert set(nodes()) - set(first), "a new pod must replace the killed one"
 
     def ended() -> str:
         phase = kubectl("-n", ns, "get", "pod", "step", "-o", "jsonpath={.status.phase}")

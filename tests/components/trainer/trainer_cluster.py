@@ -29,7 +29,7 @@ _RESTARTS = 6  # a Job's backoffLimit
 
 
 class TrainerCluster(KubernetesApi):
-    """API server for the requests of a training; `refused` maps a kind of request to the status that refuses it."""
+    """API server for the requests of a training; `refused` maps a kind of request to its error status."""
 
     def __init__(self) -> None:
         self.namespace = "mine"

@@ -20,7 +20,7 @@ WITH_PAST = Experiment.from_dict({**CONTENT, "covariates": "past"})
 
 
 def known(log: DecisionLog) -> pd.DataFrame:
-    """Returns covariates, one row per user, indexed by the user's number of decisions."""
+    """Returns one row of covariates per user; users differ in their number of decisions, which is the index."""
     with experiment_users(log, WITH_PAST, CLICK) as found:
         names = ", ".join(f'any_value("{PREFIX}{name}") AS "{name}"' for name in found.covariates)
         of_users = "user_sum LEFT JOIN covariates USING (unit) GROUP BY unit"

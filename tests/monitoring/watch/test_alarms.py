@@ -218,7 +218,7 @@ def test_another_model_resets_the_columns() -> None:
 
 
 def test_a_retraining_request_needs_drift_and_waits_after_one() -> None:
-    """Harm or lost values are not enough for a request."""
+    """Harm or lost values alone do not request a training."""
     state = State(model_version="1")
     state.broken = {"hour": Alarm(kind="data_quality", since=at(1), text="no values")}
     state.streams["outcomes/gain_per_cost"] = Stream(alarm=Alarm(kind="harm", since=at(1), text="x"))

@@ -47,7 +47,7 @@ def test_closed_as_usual(days: int, closed: tuple[int, ...], usual: bool, tmp_pa
 
 
 def test_periods_other_than_days(tmp_path: Path) -> None:
-    """A quarter of every day may be empty; a whole week has no time of the week."""
+    """A quarter of a day that is empty every day is closed as usual; a whole week never is."""
     assert not closed_as_usual(Lake.open(tmp_path), MIDNIGHT, DAY), "an empty log has no usual days"
     end = log(tmp_path / "log", 28, ())
     assert closed_as_usual(Lake.open(tmp_path / "log"), end, timedelta(hours=6))

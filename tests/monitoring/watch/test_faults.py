@@ -165,7 +165,7 @@ def test_outcomes_missing(market: Market) -> None:
 
 
 def test_late_outcomes_delay_a_judgement_by_two_days(tmp_path: Path) -> None:
-    """Half of the outcomes look like half of the gain: a delayed export would page somebody for harm."""
+    """With half of the outcomes, half of the gain seems lost: a delayed export would page for harm."""
     market = Market(tmp_path)
     market.live(8)
     market.check()
