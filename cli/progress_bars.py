@@ -25,7 +25,7 @@ from pipelines.steps import Step
 
 LINE_SECONDS = 10.0
 """Time between two progress lines of a step, if the console is not a terminal."""
-_COUNTS = 100  # a total of at least this is a count of things, such as decisions; a smaller one is shown in percent
+_COUNTS = 100  # from this total on, progress counts things, such as decisions; with a smaller total, it is a percentage
 
 
 class ProgressBars:
@@ -86,7 +86,7 @@ class ProgressBars:
         except BaseException:
             del self._running[title]
             raise
-        self.on_step(step, 1, 1, " ")  # the last note described work in progress
+        self.on_step(step, 1, 1, " ")  # the last note described the work in progress
 
     def print_running(self) -> None:
         """Print a line about each step that has not finished."""

@@ -144,7 +144,7 @@ def serve(
         stack.claim()  # the next lines change model files, which another running stack might serve
         for standing in settle(folders, run, first, models_port):
             typer.echo(f"promotion: {standing}")
-    # Only now: promotions are applied, so a file that names a promoted model as its incumbent's is valid.
+    # Before promotions are applied, a file that names a promoted model as its incumbent's would be invalid.
     files |= served_files(states, run / "artifacts" / "challenger" / "dataset.yaml")
     for other in others:
         share_log(first, other)

@@ -44,7 +44,7 @@ _CACHED = re.compile(r"Task '?([\w-]+)'? cache hit")
 CACHED = "cached"
 """Progress note of a step whose outputs are reused from an earlier run."""
 _FINISHED = re.compile(r"Task '?([\w-]+)'? finished with status (\w+)")
-_RESULT = "executor_output.json"  # each step writes it at its end
+_RESULT = "executor_output.json"  # file that each step writes when it ends
 _EVENTS = "progress.jsonl"
 _CODE = ("mtorl", "features", "serving", "monitoring", "components")
 

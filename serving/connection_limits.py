@@ -50,7 +50,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Shedding:
-    """A rule, by method and target, for requests that are refused as soon as their head has arrived."""
+    """A rule that decides, by method and target, which requests are refused as soon as their head has arrived."""
 
     refuses: Callable[[bytes, bytes], bool] = lambda method, target: False
     seconds: float = 0.0  # delay of the refusal, so that immediate retries do not keep the server busy

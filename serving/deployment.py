@@ -110,7 +110,7 @@ def _problem(servers: InferenceServices, name: str, version: str) -> str:
 
 
 def _serve(servers: InferenceServices, name: str, wanted: Served, instead: set[str]) -> None:
-    """Set the version of a server, with retries for a minute, unless a person has rolled out another one meanwhile."""
+    """Set the version of a server, with retries for a minute, unless a person has just rolled out another version."""
     until = time.monotonic() + _TELL_SECONDS
     while True:
         try:

@@ -58,7 +58,7 @@ class JsonLine(logging.Formatter):
     """A formatter that writes a record and its traceback as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """Return a record as one line of JSON."""
         about = vars(record)
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),

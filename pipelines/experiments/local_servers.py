@@ -153,7 +153,7 @@ def follow_rollbacks(folders: Sequence[ExperimentFolder], servers: LocalServers)
 
 def _settle(folder: ExperimentFolder, folders: Sequence[ExperimentFolder], servers: LocalServers) -> Standing | None:
     for _ in range(2):  # the first call changes the server, the second records the change
-        others = (neighbour(other) for other in folders if other is not folder)  # lazy: a rollback reads none of them
+        others = (neighbour(other) for other in folders if other is not folder)  # lazy: rollbacks don't read `others`
         standing = hand_over(folder, servers, others, time.time(), late=True)
     return standing
 

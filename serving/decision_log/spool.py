@@ -224,7 +224,7 @@ class Spool:
         for kind in KINDS:
             at = min((each[kind] for each in shipped if kind in each), default=segments.OLDEST)
             for path in segments.segments(self.folder, kind):
-                # The segment of the position stays, so that no number is used twice.
+                # Keep the segment that contains the position, so that no segment number is used twice.
                 if segments.number(path) < at.segment and (status := path.stat()).st_mtime < before:
                     path.unlink()
                     self._deleted += status.st_size
@@ -250,7 +250,7 @@ class Spool:
             if time.monotonic() - late >= _LATER_SECONDS:
                 late = time.monotonic()
                 for _ in range(len(self._later) // _LARGEST_BATCH + 1):
-                    with self._writing:  # released after each batch, so that decisions run in between
+                    with self._writing:  # released after each batch, so that decisions are written in between
                         self._write_some(self._later)
             if self._waiting or (self._owed and self.fault is None):
                 self._wake.set()

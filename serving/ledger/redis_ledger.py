@@ -67,11 +67,11 @@ class RedisLedger(contract.Ledger):
         self._jumps = ClockJumps(clock or time.monotonic)
         self._generation: str | None = None
         self.server = server = RedisServer(location, password, patience)
-        self._general = _keys(server.prefix)[0]  # holds the generation
+        self._general = _keys(server.prefix)[0]  # key that contains the generation
         self._slices = Slices(self._run, self._begin_periods, server) if location.cluster else None
         self.pacing = RedisPacing(server)
         self._known = {prefix: contract.KnownBalances() for prefix in {server.prefix, *server.groups}}
-        self._until: dict[_Campaign, float] = {}  # earliest end of its accounts' current periods
+        self._until: dict[_Campaign, float] = {}  # earliest end of the current periods of its accounts
 
     @override
     def identity(self) -> str | None:

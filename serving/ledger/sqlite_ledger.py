@@ -22,7 +22,7 @@ from serving.ledger import contract, money
 from serving.ledger.pacing_store import Lease, PacingStore, Prices
 from serving.ledger.sqlite_database import Database, Work
 
-_BOOK = "LEFT JOIN book b ON b.account = a.id AND b.start = a.start"  # of the present period
+_BOOK = "LEFT JOIN book b ON b.account = a.id AND b.start = a.start"  # joins the amounts of the present period
 _ACCOUNT = "arm, campaign, channel, period, cap, timezone, parts, start, until, active"
 _SET_ACCOUNT = f"""
 INSERT INTO account ({_ACCOUNT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -148,7 +148,7 @@ class SqliteLedger(contract.Ledger):
             books, events = map(json.loads, texts)
             if event not in events:
                 if state == "cancelled":
-                    amount = 0  # nothing is reserved any more
+                    amount = 0  # no money is reserved any more
                 more, freed = min(cost, amount - charged), amount
                 if state != "open":
                     left = "SELECT cap - spent - reserved FROM book WHERE id = ?"

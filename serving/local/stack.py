@@ -148,7 +148,7 @@ class LocalStack:
         self.models.stop()
         _link(archives(self.run_dir, self.serving), self._store)
         self.models.start()
-        if self._own is None:  # the restart has changed their address
+        if self._own is None:  # the restart has changed the models' address
             self._write_endpoints()
 
     def check(self) -> None:
@@ -242,7 +242,7 @@ class LocalStack:
             return found[1] if found else ""
 
         def check() -> None:
-            if why := said(_WAITS):  # on a laptop, no other process will provide what is missing
+            if why := said(_WAITS):  # on a laptop, no other process will provide what the router waits for
                 raise StackError(f"the router can't start: {why}")
             if not router.alive():
                 raise StackError(f"the router did not start; {router.tail()}")

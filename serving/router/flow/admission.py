@@ -95,7 +95,7 @@ class Admission:
 
     @asynccontextmanager
     async def admit(self) -> AsyncIterator[None]:
-        """Admit a request that has just arrived, for the time of the context; raises Saturated."""
+        """Admit a request that has just arrived, until the context exits; raises Saturated."""
         request = Deadline(self._seconds)
         if not self.inside and request.arrived - self._left > _STALE * self._seconds:
             self.limit, self._mean = max(self.limit, min(self._most, _INITIAL)), 0.0

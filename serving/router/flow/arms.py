@@ -123,7 +123,7 @@ class Arms:
         self._health = health
         self._last_fault: dict[str, float] = {}  # arm -> time of its last fault
         self._newest: dict[str, tuple[str, str]] = {}  # arm -> salt of its experiment, and its newest model
-        self._lock = threading.Lock()  # for `_newest`, so that several threads report a change of a model only once
+        self._lock = threading.Lock()  # guards `_newest`, so that several threads report a change of a model only once
         self._client = ArmClient()
 
     def close(self) -> None:

@@ -127,7 +127,7 @@ class Budgets:
 
 
 class Settler:
-    """A queue of reservations to settle or cancel, many in a call, at once or later; for one event loop."""
+    """A queue of reservations to settle or cancel, many per call of the ledger; for one event loop."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger

@@ -58,7 +58,7 @@ log = logging.getLogger(__name__)
 
 
 class Decider:
-    """The way of all decisions, for one event loop. An internal fault gives the default action, never an exception.
+    """Takes all decisions, in one event loop. An internal fault leads to the default action, never to an exception.
 
     `seconds` is the deadline of a request.
     """

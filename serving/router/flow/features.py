@@ -1,8 +1,8 @@
 """Reads features from Feast's online store, in this process and in the threads of lanes.
 
 Feast's own call for a whole service returns expired values, and reports an unknown user differently for each store. So
-the rows are read directly from the store. On Redis, Feast needs a round trip per view. Here one HMGET per key reads the
-fields of all views, and all keys of a batch share a round trip. Two rules apply:
+the rows are read directly from the store. On Redis, Feast needs a round trip per view. This module reads the fields of
+all views with one HMGET per key, and all keys of a batch share a round trip. Two rules apply:
 
 - A value is not served if, at the time of the decision, it is older than its view's TTL or not older than the decision.
 - An unknown, expired or null value is replaced by the default of its field (the tag "default", as JSON).

@@ -57,11 +57,11 @@ class PendingDecision:
     budget_exhausted: bool = False
     fault: records.FallbackReason | None = None
     withdrawn: bool = False  # this record replaces an earlier one, which may be in the log
-    may_be_reserved: bool = False  # the ledger's answer is unknown
+    may_be_reserved: bool = False  # the ledger's answer is unknown, so money may be reserved
     previous: Answered | None = None  # a previous exposure, which is the answer if its money is still reserved or spent
     asking: tuple[Stage, str | None] | None = None  # stage and part whose answer is awaited
     done: bool = False  # the decision is logged, or `previous` is repeated
-    failed: tuple[records.FallbackReason, Exception] | None = None  # why it can't be logged
+    failed: tuple[records.FallbackReason, Exception] | None = None  # why the decision can't be logged
     taken_over: bool = False  # the event loop has taken over, so later results of a thread are ignored
     span: Span = field(default_factory=tracing.here)  # the request's span
     lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)

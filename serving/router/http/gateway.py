@@ -152,7 +152,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def _routes(router: Router, model: str, token: bool) -> dict[str, dict[str, Work]]:
-    """Handlers by path and method; `token` tells whether callers need one."""
+    """Handlers by path and method; `token`: whether callers need a token."""
 
     async def decide(body: bytes, _: Headers) -> Any:
         return {"predictions": await router.decider.decide(router.parser.parse(body))}

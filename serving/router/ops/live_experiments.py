@@ -177,7 +177,7 @@ class LiveExperiments:
         try:
             self._keep()
         except OSError as fault:
-            for file in self._last_good.glob("[!.]*"):  # a saved older version may not be switched off
+            for file in self._last_good.glob("[!.]*"):  # a saved older version might lack the kill switch
                 with contextlib.suppress(OSError):
                     remove(file)
             self._health.note("experiment", problem := messages.NOT_KEPT(error=str(fault)))
