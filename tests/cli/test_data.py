@@ -163,7 +163,7 @@ def test_describe_and_build_accept_a_build(clean: Path, spec: Path, log: pd.Data
 
 
 def test_build_refuses_folders_with_other_files(clean: Path, spec: Path, tmp_path: Path) -> None:
-    """A folder with windows and other files is refused, such as a run or a build that contains the raw log."""
+    """Even a folder with windows is refused if it has other files: a run, or a build that contains the raw log."""
     theirs, made = tmp_path / "theirs", tmp_path / "made"
     (theirs / "windows").mkdir(parents=True)
     (theirs / "ledger.db").write_text("money")

@@ -40,7 +40,7 @@ def in_namespace(*arguments: str, stdin: str | None = None) -> str:
 
 
 def platform(namespace: str) -> str:
-    """Return the manifests that a namespace with pipelines needs, moved from `mtorl` as the page describes."""
+    """Return the manifests that a namespace needs to run pipelines, with `mtorl` replaced as the page describes."""
     rendered = kubectl("kustomize", str(MANIFESTS / "pipelines" / "platform"))
     return rendered.replace("namespace: mtorl\n", f"namespace: {namespace}\n")
 

@@ -206,7 +206,7 @@ def test_what_is_uninstalled_is_not_made_anew(namespace: str, tmp_path: Path) ->
 
 
 def test_with_the_rights_of_the_manifests_and_of_two_one_leads(cluster_of: Cluster, tmp_path: Path) -> None:
-    """The leader is killed as the kill switch is used: the standby applies it, and leads some seconds later."""
+    """The leader dies when the kill switch is used: the standby applies the kill, and leads some seconds later."""
     namespace = cluster_of.namespace
     kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(operators(namespace)))
     config = as_operator(namespace, tmp_path)

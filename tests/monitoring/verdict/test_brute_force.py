@@ -169,7 +169,7 @@ def _left_out(log: Log, since: datetime | None) -> dict[str, str | None]:
             "switched_off": any(other["stage"] == "off" for other in same_day),
             "changed_period": any(len({other[name] for other in same_day}) > 1 for name in ("stage", "salt")),
         }
-        # In hours after a user's override, decisions that would be left out for another reason keep that reason.
+        # After the hour of a user's first override, decisions left out for another reason keep that reason.
         not_yet_here = row["taken"] < named_in.get((row["user_id"], row["hour"]), row["taken"] + DAY)
         if reasons["override"] and row["hour"] > named[row["user_id"]] and not_yet_here:
             reasons["override"] = row["assignment_probability"] < 1 and not reasons["repeated"]

@@ -68,7 +68,7 @@ def test_a_clear_win_ships_and_the_dict_is_json(tmp_path: Path) -> None:
 
 
 def test_a_changed_share_of_exploration_is_another_policy(tmp_path: Path) -> None:
-    """An arm without a model is identified by its share of exploration; fallback decisions report none."""
+    """An arm that logs no model is identified by its share of exploration, which fallback decisions do not log."""
     log = traffic(400, 0.3)
     for place, row in enumerate(log.decisions):
         share = 0.5 if place < 300 else 0.1 if place < 600 else None

@@ -1,4 +1,4 @@
-"""Static user columns from the feature store, which decisions carry, are compared with the training sample."""
+"""Drift of static user columns, which decisions log from the feature store, against the training sample."""
 
 import json
 import zlib

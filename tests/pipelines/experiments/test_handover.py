@@ -111,13 +111,13 @@ NEXT = [{**ARMS[0], "model_digest": "e3"}, {**ARMS[1], "model_digest": "next"}]
 """The file of the next experiment, once the promoted model is the incumbent's own."""
 GO = {"to": "50%", "reason": "again"}
 STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
-    "it takes over the version that won, and then the challenger's server is free": [
+    "the incumbent's server takes the winning version, which frees the challenger's server": [
         (to("promoted"), {"Settled": "RollingOut", "version": WON, "at": "challenger", "page": False}),
         (advance, {"Settled": "RollingOut", "at": "challenger", "says": NOT_BEGUN()}),
         (rolled_out, {"Settled": "HandedOver", "at": "incumbent", "digest": "e3", "page": True}),
         (applied("challenger", "next"), {"version": WON, "events": ["50%", "promoted", "handed over"]}),
     ],
-    "what was rolled back does not come back by an apply": [
+    "an apply does not bring back a version that was rolled back": [
         (to("promoted"), {}),
         (rolled_out, {}),
         (to("rolled back"), {"version": FIRST, "Settled": "RollingBack", "at": "incumbent", "digest": "0ld"}),
@@ -129,14 +129,14 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (rolled_out, {}),
         (patched(budgets=[], move={"to": "rolled back", "reason": "harm"}), {"version": FIRST, "Accepted": "Unusable"}),
     ],
-    "what a person applies afterwards stays, also after a rollback": [
+    "a version that a person applies later stays, even after a rollback": [
         (to("promoted"), {}),
         (rolled_out, {}),
         (applied("incumbent", FIRST), {"version": FIRST, "Settled": "Changed", "says": f"from {WON}"}),
         (applied("incumbent", "third"), {}),
         (to("rolled back"), {"version": "third", "Settled": "GoneOn", "says": "third"}),
     ],
-    "an apply before the hand-over is not fought, and ends it with the version that won, not with the next one": [
+    "an apply before the hand-over is left in place, and an apply of the winner completes it": [
         (to("promoted"), {}),
         (lambda scene: scene.cluster.apply_version("mtorl-challenger", "next"), {}),
         (applied("incumbent", FIRST), {"version": FIRST, "Settled": "NotInGit", "at": "challenger"}),
@@ -151,18 +151,18 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (made_anew(FIRST), {"Settled": "Changed", "version": FIRST, "says": "salt 'a'"}),
         (advance, {"advice": "held", "told": 1}),
     ],
-    "the challenger's server is not needed once the other one was told": [
+    "the challenger's server is not needed once the rollout has begun": [
         (to("promoted"), {}),
         (no_challenger, {}),
         (rolled_out, {"Settled": "HandedOver", "at": "incumbent"}),
     ],
-    "a server that was made anew is given back, too": [
+    "a recreated server is rolled back, too": [
         (to("promoted"), {}),
         (rolled_out, {}),
         (made_anew(WON), {"Settled": "HandedOver"}),
         (to("rolled back"), {"version": FIRST, "Settled": "RollingBack"}),
     ],
-    "a server that was made anew for the next experiment stays as it is": [
+    "a server recreated for the next experiment stays as it is": [
         (to("promoted"), {}),
         (rolled_out, {}),
         (to("rolled back"), {}),
@@ -170,7 +170,7 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (patched(salt="b", move=GO), {"phase": "50%"}),
         (made_anew(WON), {"phase": "50%", "version": WON, "Settled": "GoneOn"}),
     ],
-    "a server that takes nothing holds nothing else up": [
+    "a server that refuses changes delays nothing else": [
         (server_fault(PermissionError("may not patch inferenceservices")), {}),
         (to("promoted"), {"Settled": "NotKnown", "at": "challenger", "page": False}),
         (server_fault(None), {}),
@@ -178,13 +178,13 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (advance, {}),
         (rolled_out, {"Settled": "HandedOver"}),
     ],
-    "a new salt goes on with the incumbent's server, and holds no hand-over up": [
+    "a new salt continues with the incumbent's server and delays no hand-over": [
         (to("promoted"), {}),
         (patched(salt="b", move=None), {"Accepted": "Unusable"}),
         (rolled_out, {"Settled": "HandedOver", "at": "incumbent"}),
         (patched(arms=NEXT), {"Accepted": "Usable", "phase": "draft", "version": WON, "page": True}),
     ],
-    "what another experiment compares with stays until it is over": [
+    "a version stays while another experiment compares with it": [
         (beside, {}),
         (to("promoted"), {"Settled": "WaitsForEnd", "version": FIRST}),
         (patched("other", enabled=False), {"Settled": "WaitsForEnd", "version": FIRST, "at": "challenger"}),
@@ -196,7 +196,7 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         ),  # a new version would fail its digest check: default action
         (patched("other", arms=UNPINNED), {"version": WON}),
     ],
-    "another one's history that can't be read is a reason to wait": [
+    "an unreadable history of another experiment delays the hand-over": [
         (lambda scene: beside(scene, UNPINNED, UNPINNED), {}),
         (to("stopped", "other"), {}),
         (unreadable_history, {}),

@@ -164,7 +164,7 @@ def test_a_promotion_over_a_policy_gets_an_incumbent_server(tmp_path: Path, poli
 @pytest.mark.parametrize("policy", NEEDS_NO_SERVER, ids=["baseline", "rows"])
 @pytest.mark.parametrize("edited", ["before the next start", "as it is said before it", "after it"])
 def test_the_next_challenger_follows_on_one_promoted_over_a_policy(tmp_path: Path, policy: Any, edited: str) -> None:
-    """At any time of the edit, the refusal quotes the line to write, and `mtorl serve` starts once it is written."""
+    """Whenever the salt is edited, the refusal quotes the line to write; with that line, `mtorl serve` starts."""
     laptop = without_server(tmp_path, policy)
     laptop.do("promoted")
     tonight = laptop.tonight()

@@ -270,7 +270,7 @@ def budgets(campaign: str) -> list[dict[str, Any]]:
 
 
 STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
-    "a move is looked at once, and each write of the status is heard as a change": [
+    "a move is handled once, although each write of the status is a change": [
         (move("promoted"), {"Accepted": "Refused", "says": NOT_BEGUN()}),
         (changed, {"Accepted": "Refused"}),
         (move("shadow"), {"Accepted": "Usable"}),
@@ -280,25 +280,25 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (advance, {"events": ["shadow", "50%", "5%"]}),
         (move("sideways"), {"Accepted": "Refused"}),
     ],
-    "an older move that a file applies again is not made again, unless it is another experiment": [
+    "an old move that is applied again is not repeated, except for a new salt": [
         (move("5%", "as in the file"), {"stage": "5%"}),
         (move("50%", "on"), {"stage": "50%"}),
         (move("5%", "as in the file"), {"stage": "50%", "Accepted": "Refused", "says": "another reason"}),
         (move("5%", "back, since it is slow"), {"stage": "5%"}),
         (patch(salt="another", move={"to": "50%", "reason": "on"}), {"stage": "50%"}),
     ],
-    "a log that can't be read moves nothing": [
+    "an unreadable log moves nothing": [
         (move("shadow"), {}),
         (log(LogError("torn")), {}),
         (clock(100), {"Progressing": "LogUnreadable", "says": "torn", "phase": "shadow"}),
     ],
-    "a clock that is put forward for a moment moves nothing": [
+    "a brief jump of the clock moves nothing": [
         (move("shadow"), {}),
         (advance, {}),
         (clock(0, put_forward=1000), {"phase": "shadow"}),
         (clock(2), {"phase": "5%"}),
     ],
-    "what it waits for is in the condition at once, and not with the next look": [
+    "the condition names the requirements at once, before the next read of the log": [
         (move("shadow"), {"says": HOURS(found=0.0, needed=1.0, unit="hours", stage="shadow")}),
         (advance, {"says": "(the newest decision in the log is from 2026-11-28 09:30 UTC)"}),
         (log(LATE), {}),
@@ -312,7 +312,7 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (advance, {}),
         (advance, {"phase": "promoted"}),
     ],
-    "a promotion that nothing supports is refused without force, which a rollback may keep": [
+    "a promotion without evidence needs force, which a rollback may leave set": [
         (move("shadow"), {}),
         (log(Findings()), {}),
         (move("promoted"), {"Accepted": "Held"}),
@@ -326,7 +326,7 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (patch(move={"to": "rolled back", "reason": "harm", "force": True}, salt="a"), {"phase": "rolled back"}),
         (patch(salt="next", move={"to": "shadow", "reason": "again", "force": True}), {"says": messages.FORCE()}),
     ],
-    "a promotion ends with a rollback, also of a broken spec, and not with the kill switch": [
+    "a rollback ends a promotion, even with an invalid spec; the kill switch does not": [
         (move("shadow"), {}),
         (advance, {}),
         (move("promoted"), {"incumbent": None}),
@@ -336,7 +336,7 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
             {"Accepted": "Unusable", "last": "rolled back", "incumbent": "baseline"},
         ),
     ],
-    "a spec that can't be used changes nothing, and its kill switch works": [
+    "an invalid spec changes nothing, but its kill switch works": [
         (move("shadow"), {}),
         (patch(arms=[]), {"Accepted": "Unusable"}),
         (advance, {"enabled": True, "events": ["shadow"]}),
@@ -345,7 +345,7 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (patch(alpha=SPEC["alpha"]), {"Accepted": "Usable", "enabled": False}),
         (patch(enabled=True), {"enabled": True, "stage": "shadow", "events": ["shadow", "kill", "resume"]}),
     ],
-    "an edit that can't be put back is in the condition": [
+    "an edit that can't be reverted is in the condition": [
         (move("shadow"), {}),
         (patch(alpha=7), {"Accepted": "Unusable"}),
         (by_hand("\nstage: shadow", "\nstage: 50%"), {"InForce": "Behind"}),
@@ -353,7 +353,7 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (by_hand("\nstage: 50%", "\nstage: half"), {"says": "can't be read"}),
         (patch(alpha=SPEC["alpha"]), {"stage": "shadow", "InForce": "Behind"}),
     ],
-    "a kill switch in the ConfigMap is history until somebody replies to it; any other edit is put back": [
+    "a kill in the ConfigMap lasts until a reply; any other edit is reverted": [
         (move("shadow"), {}),
         (heard(), {"InForce": "EveryRouter"}),
         (by_hand("enabled: true", "enabled: false"), {"enabled": False, "last": "kill", "InForce": "Behind"}),
@@ -372,14 +372,14 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (patch(enabled=True), {"enabled": True}),
         (by_hand("alpha: 0.05", "alpha: 0.01"), {"alpha": 0.05}),
     ],
-    "a kill switch with kubectl replace is not undone, and its place is not free": [
+    "a kill by kubectl replace is kept, and so is the layer's place": [
         (move("shadow"), {}),
         (replaced_from_a_file, {}),
         (apply("second", salt="other"), {"served": [f"{NAME}.yaml"]}),
         (advance, {"enabled": False, "last": "kill"}),
         (reply("mended"), {"enabled": True}),
     ],
-    "a change that was not heard is followed within a second, and routers don't have it yet": [
+    "a missed change is applied within a second, before routers have it": [
         (move("shadow"), {"in_force": False}),
         (watch, {"InForce": "NoRouter", "in_force": None}),
         (heard(), {"InForce": "EveryRouter", "in_force": True}),
@@ -388,26 +388,26 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (watch, {"enabled": False, "last": "kill", "says": KILL_SWITCH_ON()}),
         (watch, {"InForce": "Behind"}),
     ],
-    "one that stands by follows people too, and leaves what routers have to the leader": [
+    "a standby applies changes, too, and leaves the routers' versions to the leader": [
         (move("shadow"), {}),
         (lambda scene: setattr(scene.operator, "leads", False), {}),
         (lambda scene: scene.cluster.patch(NAME, enabled=False), {}),
         (watch, {"enabled": False, "last": "kill"}),
         (heard(), {"InForce": "Behind"}),
     ],
-    "a deleted experiment ends, and its place is free": [
+    "a deleted experiment ends and frees its place in the layer": [
         (move("shadow"), {}),
         (lambda scene: scene.cluster.delete(NAME), {}),
         (watch, {"enabled": False}),
         (apply("second", salt="other"), {"served": ["second.yaml"]}),
     ],
-    "a ConfigMap that was deleted goes to the experiment that has started": [
+    "a deleted ConfigMap is restored for the experiment that has started": [
         (move("shadow"), {}),
         (lambda scene: scene.cluster.kept["configmaps"].clear(), {}),
         (apply("a-draft", salt="other"), {}),
         (advance, {"enabled": True, "served": [f"{NAME}.yaml"]}),
     ],
-    "one that can't be looked at stops none of the others": [
+    "an experiment that can't be evaluated stops no other": [
         (move("shadow"), {}),
         (
             lambda scene: scene.cluster.objects.update(
@@ -417,7 +417,7 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         ),
         (clock(2), {"phase": "5%"}),
     ],
-    "what is over is shown by the next operator too, with the time of its figures": [
+    "the next operator shows a finished experiment with the time of its figures": [
         (move("shadow"), {}),
         (advance, {}),
         (move("stopped"), {}),
@@ -425,11 +425,11 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (clock(5), {}),
         (clock(9), {"users": 940, "shown": "1970-01-01T05:00:00+00:00"}),
     ],
-    "a budget of no channel of the data set is unusable": [
+    "a budget for an unknown channel is unusable": [
         (lambda scene: setattr(scene.operator, "_dataset", DATASET), {}),
         (patch(budgets=[{"campaign": "*", "channel": "TV", "amount": 1000}]), {"Accepted": "Unusable"}),
     ],
-    "a second experiment waits for the end of the first, and is not in its way": [
+    "a second experiment waits for the end of the first and does not disturb it": [
         (move("shadow"), {"on": {NAME: True}}),
         (apply("second", salt="2", move=GO), {"second": "NotItsTurn", "on": {NAME: True}, "says": "nothing was"}),
         (changed, {"pages": [("shadow", True), ("draft", False)]}),
@@ -442,7 +442,7 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (move("rolled back"), {}),
         (advance, {"on": {"second": True}}),
     ],
-    "experiments in parts of a layer go their own ways": [
+    "experiments in separate parts of a layer are independent": [
         (patch(layer_part=[0.0, 0.5]), {}),
         (move("shadow"), {}),
         (apply("second", layer_part=[0.5, 1.0], move=GO), {"on": {NAME: True, "second": True}}),
@@ -453,7 +453,7 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (delete_other("second"), {"on": {NAME: True, "second": False}}),
         (patch("third"), {"third": "NotItsTurn"}),
     ],
-    "the place of one that is over is taken, and it does not come back": [
+    "a finished experiment's place is taken, and it does not return": [
         (patch(layer_part=[0.0, 0.5]), {}),
         (move("shadow"), {}),
         (apply("second", layer_part=[0.5, 1.0]), {}),
@@ -461,7 +461,7 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (apply("third", layer_part=[0.25, 0.5]), {"served": ["second.yaml", "third.yaml"]}),
         (advance, {"served": ["second.yaml", "third.yaml"]}),
     ],
-    "a broken key of one that was switched off by hand is not free for another": [
+    "an invalid key of a manually killed experiment is kept": [
         (patch(campaigns=["shoes"], budgets=budgets("shoes")), {}),
         (move("shadow"), {}),
         (by_hand("enabled: true", "enabled: false"), {"last": "kill"}),
@@ -469,13 +469,13 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (apply("second", salt="2", layer="other", campaigns=["hats"], budgets=budgets("hats")), {}),
         (advance, {"enabled": False, "served": [f"{NAME}.yaml", "second.yaml"]}),
     ],
-    "a page shows the log's figures, and what is wrong with the spec": [
+    "the page shows the log's figures and the fault of the spec": [
         (move("shadow"), {}),
         (advance, {"pages": [("shadow", True)], "shown": "1970-01-01T00:00:00+00:00"}),
         (patch(alpha=7), {"pages": [("shadow", False)]}),
         (lambda scene: scene.cluster.delete(NAME), {"pages": []}),
     ],
-    "without a ramp it is a draft, too, until it was started": [
+    "an experiment without a ramp is a draft until it is started": [
         (patch(ramp=None, stage="25%"), {"enabled": False, "pages": [("draft", True)]}),
         (move("25%"), {"enabled": True, "pages": [("25%", True)]}),
     ],
@@ -560,7 +560,7 @@ def replied(scene: Scene, **annotations: str) -> None:
 
 
 def test_a_manual_kill_is_not_lost_between_two_writes(scene: Scene) -> None:
-    """Covers a crash at each of the next requests and a step of the ramp that comes first."""
+    """The operator crashes after each of its next requests in turn, and a step of the ramp may come first."""
     begin(scene)
     edit(scene, "enabled: true", "enabled: false")
     scene.operator._step(NAME, {})
