@@ -52,12 +52,12 @@ class Parameter:
 
 
 SPACE = (
-    Parameter("lr", "log", "learning rate at the start", 5e-4, 2e-2),
-    Parameter("weight_decay", "log", "AdamW's pull of the weights to zero", 1e-4, 0.3),
-    Parameter("batch_size", "choice", "windows of a step", choices=(64, 128, 256)),
+    Parameter("lr", "log", "initial learning rate", 5e-4, 2e-2),
+    Parameter("weight_decay", "log", "AdamW's weight decay", 1e-4, 0.3),
+    Parameter("batch_size", "choice", "windows per step", choices=(64, 128, 256)),
     Parameter("hidden", "choice", "width of the network", choices=(32, 64, 128)),
-    Parameter("levels", "linear", "convolutions", 1, 4),
-    Parameter("dropout", "linear", "share of units that are dropped", 0.0, 0.5),
+    Parameter("levels", "linear", "number of convolutions", 1, 4),
+    Parameter("dropout", "linear", "share of dropped units", 0.0, 0.5),
     Parameter("mu", "log", "weight of the reward loss", 0.5, 8.0),
     Parameter("nu", "log", "weight of the cost loss", 0.1, 1.0),
 )
@@ -70,6 +70,6 @@ def defaults() -> dict[str, int | float]:
 
 def table() -> str:
     """The space as the Markdown table in docs/training.md."""
-    lines = ["| setting | what it is | values | scale | default |", "|---|---|---|---|---|"]
+    lines = ["| setting | meaning | values | scale | default |", "|---|---|---|---|---|"]
     lines += [f"| `{p.name}` | {p.meaning} | {p.range} | {p.scale} | {p.default:g} |" for p in SPACE]
     return "\n".join(lines) + "\n"

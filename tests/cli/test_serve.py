@@ -42,7 +42,7 @@ def test_each_experiment_is_read_from_its_state_and_conflicts_are_refused(
     }
     same = [made(tmp_path / name / "same.yaml", name=name, layer_part=part) for name, part in parts.items()]
     for files, words in (
-        ([made(tmp_path / f"{name}.yaml") for name in parts], "autumn and spring decide"),
+        ([made(tmp_path / f"{name}.yaml") for name in parts], "autumn and spring both decide"),
         (same, SAME_NAME(files=same)),
     ):
         with pytest.raises(typer.Exit) as ended:

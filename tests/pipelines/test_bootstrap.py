@@ -88,8 +88,8 @@ def test_a_volume_is_set_up_for_one_data_set(finished: tuple[Path, str], tmp_pat
     real = other.replace(adapter="touchpoints")
     real.save(tmp_path / "real.yaml")
     for name, options, words in (
-        ("another.yaml", ["simulate=true"], "holds models of the data set 'simulator', not of the data set 'another'"),
-        ("real.yaml", [], "holds models of simulated data"),
+        ("another.yaml", ["simulate=true"], "has models of the data set 'simulator', not of the data set 'another'"),
+        ("real.yaml", [], "has models of simulated data"),
     ):
         code, said = bootstrap(volume, f"dataset={tmp_path / name}", *options)
         assert code == 2 and words in said

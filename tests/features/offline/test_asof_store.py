@@ -260,7 +260,7 @@ def test_invalid_requests_and_missing_files_are_named(stores):
         stores.job("strict", entities.drop(columns="user_id"))
     with pytest.raises(ValueError, match="not str"):
         stores.job("strict", "select 1")
-    with pytest.raises(ValueError, match=r"'name'.*rename it"):
+    with pytest.raises(ValueError, match=r"'name'.*Rename it"):
         stores.job("strict", entities.assign(name="x"))
     shutil.rmtree(stores.data)
     with pytest.raises(FileNotFoundError, match="no Parquet file"):

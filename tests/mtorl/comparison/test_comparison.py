@@ -181,7 +181,7 @@ def test_several_folds_are_more_precise_than_one():
 
 
 @pytest.mark.parametrize(
-    ("low", "channel", "verdict"), [(-0.003, "a", "**met**"), (-0.005, "a", "**not met**"), (0, None, "can't tell")]
+    ("low", "channel", "verdict"), [(-0.003, "a", "**met**"), (-0.005, "a", "**not met**"), (0, None, "can't show")]
 )
 def test_the_target_is_met_if_the_interval_rules_out_a_loss_above_the_margin(low, channel, verdict):
     target = {"channel": channel, "constant": 0.2, "difference": 0.0, "difference_ci": [low, -low]}

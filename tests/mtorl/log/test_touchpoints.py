@@ -85,7 +85,7 @@ def test_write_log_enforces_the_schema(log, tmp_path):
     assert schema(SPEC).names == list(SPEC.log_columns)
     assert pq.read_schema(tmp_path / "new" / "a.parquet").equals(schema(SPEC))
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "new" / "a.parquet"), log)
-    with pytest.raises(LogError, match="lacks click"):
+    with pytest.raises(LogError, match="lacks the columns click"):
         write_log(log.drop(columns="click"), tmp_path / "b.parquet", SPEC)
 
 

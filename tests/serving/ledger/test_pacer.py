@@ -266,7 +266,7 @@ def test_a_budget_without_usable_forecasts_is_reported(place: Place) -> None:
         assert not pacer.faults
         pacer.count("test/challenger", "c", 0.1, 0.0)
     pacer.refresh(found)
-    assert len(pacer.faults) == 2 and all("give a `price`" in fault for fault in pacer.faults)
+    assert len(pacer.faults) == 2 and all("set `price`" in fault for fault in pacer.faults)
     for _ in range(20):
         pacer.count("test/challenger", "c", 0.1, 0.5)
     pacer.refresh(found)
