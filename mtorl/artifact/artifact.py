@@ -20,8 +20,8 @@
                        lengths (`mtorl.artifact.lengths`) of the graph, and the sha256 of every file above
 
 The graph is ONNX, exported by `torch.export`. It does not depend on our Python classes, so a server with another
-version of this package computes the same results. It does not need torch, whose overhead for each operator is several
-times the cost of computing a window of a small network. `digest` covers model.json and, by its checksums, all files.
+version of this package computes the same results. The graph runs without torch, whose overhead for each operator is
+several times the cost of a window of a small network. `digest` covers model.json and, by its checksums, all files.
 `version` is the first twelve characters of the digest. `mtorl.artifact.saving` writes the folder.
 
 Shapes: B batch, T steps of a window, D encoded token, C channels.
@@ -119,7 +119,7 @@ class Artifact:
         return shortened(open_graph(self.folder / NETWORK), self.lengths)
 
     def outputs(self, batch: Windows) -> tuple[NDArray[np.floating[Any]], ...]:
-        """All outputs of the graph, `GRAPH_OUTPUTS`, at each window's last step."""
+        """All outputs of the graph (`GRAPH_OUTPUTS`) at each window's last step."""
         return predict_in_chunks(self.network, self.encoder, batch)
 
     def predict(self, batch: WindowBatch) -> Heads:
@@ -167,7 +167,7 @@ def open_graph(path: Path) -> Network:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    # In a small network, threads mostly wait for each other (`mtorl.network.parallel`). Servers scale by workers, pods.
+    # In a small network, threads mostly wait for each other (`mtorl.network.parallel`). Servers add workers or pods.
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -215,7 +215,7 @@ class TrainedOn:
 
     name: str  # name of the artifact
     version: str
-    users: tuple[str, ...]  # those of the users in question that are in its training
+    users: tuple[str, ...]  # users in question that are in the model's training
     places: tuple[Path, ...]  # folders with a copy of the artifact
 
 

@@ -5,9 +5,9 @@
 
 An attribution is the exact difference of two forecasts: for the window, and for the window *without* the touchpoint.
 To remove a touchpoint, its channel, outcomes and context are left out, and the pause before the next touchpoint is
-measured from the previous one. All windows share one forward pass. Attributions do not add up to the effect of the
-history: if two touchpoints contain the same information, either can be removed without effect. The value of the future,
-a term of the utility, is not attributed.
+measured from the touchpoint before the removed one. All windows share one forward pass. Attributions do not add up to
+the effect of the history: if two touchpoints contain the same information, removing only one has no effect. The value
+of the future, a term of the utility, is not attributed.
 
 Shape suffixes: K touchpoints of a window, oldest first; V variants of it; C channels.
 """
@@ -45,7 +45,7 @@ class Explanation:
 
 def explain(artifact: Artifact, instances: Sequence[Instance], channels: Sequence[int]) -> list[Explanation]:
     """Explain one channel, given by its position, for each window; raises WindowError for a malformed instance."""
-    WindowBatch.from_instances(instances, artifact.spec)  # an error then has the position in `instances`
+    WindowBatch.from_instances(instances, artifact.spec)  # so that an error has the position in `instances`
     variants = [_variants(instance, artifact.spec) for instance in instances]
     batch = WindowBatch.from_instances([variant for group in variants for variant in group], artifact.spec)
     logits_VC, reward_VC, cost_VC = artifact.predict(batch)

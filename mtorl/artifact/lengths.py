@@ -3,10 +3,10 @@
     lengths = exact_lengths(graph, window=50, width=33)      # (4, 8, 16, 32, 50): stored in model.json
     network = shortened(graph, lengths)                      # computes 8 steps if the longest window has 5
 
-Windows are padded on the right and no step sees a later step, so computing more steps does not change a result. The
-bits are equal if lengths are multiples of four, because onnxruntime's kernels add four numbers at a time. An artifact
-lists only lengths for which its graph was bit-identical to the whole window (`exact_lengths`). So a decision does not
-depend on the lengths of other windows in its batch.
+Windows are padded on the right and no step sees a later step, so computing more steps does not change a result. If
+lengths are multiples of four, results are bit-identical, because onnxruntime's kernels add four numbers at a time. An
+artifact lists only lengths at which the results were bit-identical to those of the whole window (`exact_lengths`). So a
+decision does not depend on the lengths of other windows in its batch.
 
 Shapes: B windows, T steps of a window, D encoded token.
 """
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mtorl.network.predictor import Network
 
-_LEAST = 4  # steps; fewer save no time
+_LEAST = 4  # steps; computing fewer steps saves no time
 
 
 def lengths_up_to(window: int) -> tuple[int, ...]:
@@ -30,7 +30,7 @@ def lengths_up_to(window: int) -> tuple[int, ...]:
 
 
 def exact_lengths(graph: Network, window: int, width: int) -> tuple[int, ...]:
-    """Lengths for which a graph gives the same bits as for the whole window; `width` is the width of its tokens."""
+    """Lengths at which a graph's results are bit-identical to the whole window's; `width` is that of the tokens."""
     random = np.random.default_rng(0)
 
     def exact(length: int) -> bool:

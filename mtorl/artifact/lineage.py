@@ -3,8 +3,8 @@
     lineage = Lineage.read(Path("registry/challenger/0a1b2c3d4e5f"))
     lineage.write(unfinished)                                           # next to the artifact, before it is published
 
-`lineage.json` is not part of the artifact, whose version depends on its content: a comparison with another model does
-not change the artifact's decisions. A null value is unknown.
+`lineage.json` is not part of the artifact, because the version of an artifact depends on its content, and a comparison
+with another model does not change the artifact's decisions. A null value is unknown.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class TrainedPolicy:
     params: PolicyParams  # parameters of the decision rule
     cost_cap: Mapping[str, float]  # highest cost of an exposure on each channel, which a server reserves
     default_channel: str  # a server's answer if it lacks time or data
-    metrics: Mapping[str, Any]  # plain numbers; null if one could not be computed
+    metrics: Mapping[str, Any]  # plain numbers; null for a number that could not be computed
     reference: pd.DataFrame  # sample of training touchpoints: user_id, context and static columns
     training_users: Fingerprints  # all users in the training
     data_fingerprint: str  # fingerprint of the training's log
@@ -127,7 +127,7 @@ def _export(policy: TrainedPolicy, folder: Path) -> tuple[int, ...]:
         lengths = torch.randint(1, steps + 1, (rows,), generator=generator)
         return torch.rand(rows, steps, width, generator=generator), lengths
 
-    # Bounds make torch's export faster. The graph does not have them, so one window works, which is compared below.
+    # Bounds make torch's export faster. The graph has no bounds, so it works for one window, which is compared below.
     any_batch = {0: torch.export.Dim("batch", min=2, max=CHUNK)}
     least, *longer = lengths_up_to(steps)
     any_length = {1: torch.export.Dim("steps", min=least, max=steps)} if longer else {}

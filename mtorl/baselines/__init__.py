@@ -1,4 +1,4 @@
-"""Policies for comparison, one file each. All learn from the same windows and predict the same three heads as MTORL.
+"""Policies to compare MTORL with, one per file. All learn from the same windows and predict the same heads as MTORL.
 
     predictor = lightgbm.fit(table.windows("train", targets=True), table.windows("val", targets=True), encoder, seed=0)
     logits_BC, reward_BC, cost_BC = predictor.predict(table.windows("test"))

@@ -30,7 +30,7 @@ GAMMA = 0.9  # discount per touchpoint
 EPOCHS = 10  # epochs for Q
 LR = 1e-3  # learning rate of Q
 EXPLORATION = 0.1  # share of decisions that are uniform over all channels
-_NEVER = -1e9  # value of a channel that is not allowed; below any learned value
+_NEVER = -1e9  # stands for the value of a channel that is not allowed, below any learned value
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Learned:

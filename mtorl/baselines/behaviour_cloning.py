@@ -2,8 +2,8 @@
 
     loss = E[ -log pi(a | s) ]
 
-It does not predict rewards: its expected reward is the training mean for every window and channel, so its reward AUC is
-.5 by construction. Its cost is each channel's mean.
+The network does not predict rewards. The expected reward is the training mean for every window and channel, so the
+reward AUC is .5 by construction. The expected cost is each channel's mean.
 """
 
 import numpy as np

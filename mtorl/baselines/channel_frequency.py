@@ -3,9 +3,9 @@
     network = fit([batch], encoder)
     decide(Forecast(*network outputs), POLICY, u)
 
-For each value of the data set's segment column (or once, if there is none), it tabulates the uses, rewards and costs of
-each channel. Its network has the same signature as MTORL's, so both arms share one artifact format, one server and one
-decision rule. `POLICY` follows the frequencies, and makes a tenth of its decisions at random.
+For each value of the data set's segment column (or for all users, if there is none), `fit` tabulates the uses, rewards
+and costs of each channel. The tables have the same signature as MTORL's network, so both arms share one artifact
+format, one server and one decision rule. `POLICY` follows the frequencies; a tenth of its decisions are random.
 
 Shapes: B windows, T steps, D encoded token, S segments (the last is "unknown"), C channels.
 """
@@ -75,7 +75,7 @@ def fit(parts: Iterable[WindowBatch], encoder: Encoder) -> ChannelFrequency:
         return mean_SC
 
     frequency_C = (uses_SC.sum(0) + _USES) / (uses_SC.sum() + channels * _USES)
-    # Pseudo-uses follow the overall frequencies, so that a segment without training data has exactly these.
+    # Pseudo-uses follow the overall frequencies, which a segment without training data therefore has.
     smooth_SC = uses_SC + channels * _USES * frequency_C
     logits_SC = np.log(smooth_SC / smooth_SC.sum(axis=1, keepdims=True))
     return ChannelFrequency(logits_SC, mean(sums_3SC[1]), mean(sums_3SC[2]), segment)

@@ -5,8 +5,8 @@
 (Chen et al. 2021, arXiv:2106.01345.) A step is one token here and three in the paper, because x_t already contains the
 previous action. For a decision, the network gets a high return as input: the `TARGET` quantile of training returns.
 
-It does not predict rewards: its expected reward is the training mean for every window and channel, so its reward AUC is
-.5 by construction. Its cost is each channel's mean.
+The network does not predict rewards. The expected reward is the training mean for every window and channel, so the
+reward AUC is .5 by construction. The expected cost is each channel's mean.
 
 Shapes: B windows, T steps, D encoded token, H hidden, C channels, N steps with a target.
 """
@@ -81,13 +81,13 @@ def returns(reward_B: Floats, ends_B: Bools) -> Floats:
 
 
 def returns_to_go(batch: WindowBatch, encoder: Encoder, target: float) -> NDArray[np.float32]:
-    """Return the returns-to-go of a window's steps, if the last step and later ones are to earn `target`.
+    """Return the returns-to-go of a window's steps, if the last step and all later steps are to earn `target`.
 
-    For an earlier step, the return is the target plus what was earned from that step on.
+    An earlier step's return is the target plus the rewards that were earned from this step on.
     """
     earned_BT = np.zeros((len(batch), encoder.window))
     earned_BT[batch.row_N, batch.step_N] = encoder.previous_reward(batch)
-    # A token contains the previous step's reward, so the tokens after t contain what was earned from t on.
+    # A token contains the previous step's reward, so the tokens after t contain the rewards from step t on.
     since_BT = earned_BT[:, ::-1].cumsum(axis=1)[:, ::-1] - earned_BT
     return (target + since_BT).astype(np.float32)
 

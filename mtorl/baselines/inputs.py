@@ -110,7 +110,7 @@ def _ratio(total_B: Floats, count_B: Floats | Ints) -> Floats:
 class States:
     """Encodes a summary as numbers: amounts as z-scores, codes as one-hot, missing values as 0.
 
-    An amount that is missing in some training rows gets a flag column for that; equal flag columns are kept once.
+    An amount that is missing in some training rows gets a flag column (1: missing). Equal flag columns are kept once.
     """
 
     encoder: Encoder
@@ -131,7 +131,7 @@ class States:
         count_F = np.maximum(known_BF.sum(0), 1)
         mean_F = np.where(known_BF, values_BF, 0.0).sum(0) / count_F
         std_F = np.sqrt((np.where(known_BF, values_BF - mean_F, 0.0) ** 2).sum(0) / count_F)
-        std_F = np.where(std_F > _TINY * np.abs(mean_F), std_F, 1.0)  # the deviation of a constant is only rounding
+        std_F = np.where(std_F > _TINY * np.abs(mean_F), std_F, 1.0)  # a smaller deviation is a rounding error
         seen: dict[bytes, int] = {}
         for place, known_B in zip(amounts, known_BF.T, strict=True):
             if not known_B.all():

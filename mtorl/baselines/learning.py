@@ -34,7 +34,7 @@ BATCH = 256  # touchpoints per step
 PATIENCE = 3  # epochs without a better validation loss before stopping
 WEIGHT_DECAY = 0.01  # AdamW
 TRACKING = 0.005  # fraction of the distance from Q' to Q that a step closes
-_LOG_T = (math.log(1e-3), math.log(1e3))  # from a nearly greedy policy to one that ignores the values
+_LOG_T = (math.log(1e-3), math.log(1e3))  # range of T, from a nearly greedy policy to one that ignores the values
 _BLOCK = 4096  # rows per forward pass
 
 
@@ -235,8 +235,8 @@ def reward_of_value(value_B: Floats, reward_B: Floats) -> Callable[[Floats], Flo
     """Return a monotone map from values to rewards: sigmoid(slope * value + offset), slope >= 0 (Platt 1999).
 
     A value is the sum of all future rewards (in a conservative method, a lower bound), not the reward of the next
-    touchpoint. Among the predictions of that reward that rank channels as the values do, the map is the best, by
-    maximum likelihood on validation users.
+    touchpoint. The map predicts this reward and ranks channels as the values do. Among such maps, it is the best by
+    likelihood on validation users.
     """
     mean, std = value_B.mean(), value_B.std() or 1.0
     score_B = (value_B - mean) / std

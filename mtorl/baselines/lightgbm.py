@@ -1,4 +1,4 @@
-"""Gradient-boosted trees on summaries of windows: the yardstick, because they beat most networks on such logs.
+"""Gradient-boosted trees on summaries of windows. They are the yardstick, because they beat most networks on such logs.
 
     predictor = fit(train, val, encoder, seed=0)
     outcomes = fit_outcomes(train, val, encoder, seed=0)      # only the models of reward and cost
@@ -55,7 +55,7 @@ class BoostedOutcomes:
         return self.of(Summary.of(batch, self.encoder))
 
     def of(self, summary: Summary) -> tuple[Floats, Floats]:
-        """Return the same for windows that are already summarised."""
+        """Return reward and cost for windows that are already summarised."""
         shape = len(summary.values_BF), len(self.encoder.channels)
         reward_BC, cost_BC = np.empty(shape), np.full(shape, self.constant_cost)
         for channel in range(shape[1]):
@@ -106,8 +106,8 @@ def fit(train: Windows, val: Windows, encoder: Encoder, seed: int) -> Boosted:
         (summary.values_BF[clone], logged.channel_B[clone].astype(np.float64))
         for clone, (summary, logged) in zip(clones, parts, strict=True)
     ]
-    # Codes are split like amounts, because categories with many values overfit. Only the channel is categorical in the
-    # models of reward and cost, whose purpose is its effect.
+    # Codes are split like amounts, because categories with many values overfit. The models of reward and cost treat
+    # only the channel as categorical, because the channel's effect is their purpose.
     action = _grow(plain, [], seed, objective="multiclass", num_class=len(encoder.channels))
     return Boosted(action, _outcomes(parts, encoder, seed))
 

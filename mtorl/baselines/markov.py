@@ -1,7 +1,7 @@
-"""Predicts each channel by how often it followed the previous one in training, and the user's running means.
+"""Predicts a channel by how often it followed the previous channel in training, and rewards by the user's running mean.
 
-If the users of a log mostly stay on a channel, its most probable channel is nearly always the last one, and the user's
-running reward is hard to beat by much.
+If the users of a log mostly stay on a channel, the most probable channel is nearly always the previous channel, and no
+prediction of the reward is much better than the user's running mean.
 
 Shapes: B windows, N tokens, C channels, S = C + 1 previous channels (the last one: the start of a journey).
 """

@@ -1,7 +1,7 @@
 """Repeats the previous channel, and predicts the mean reward after the last outcome: the baseline to beat.
 
-In training, it counts how often a journey stays on its channel (one number) and how often each channel is used
-otherwise. It also computes the mean reward after a touchpoint with a gain, after one without, and at the start.
+`fit` counts how often a journey stays on its channel (one number) and how often each channel is used otherwise. It also
+computes the mean reward after a touchpoint with a gain, after one without a gain, and at the start of a journey.
 
 Shapes: B windows, C channels, S = C + 1 previous channels (the last one: the start of a journey), O = 3 last outcomes.
 """

@@ -1,9 +1,9 @@
-"""The authors' own protocol, for comparison with their figures, and the overlap of its test with its training.
+"""Runs the authors' own protocol, for comparison with their figures, and measures the overlap of its test and training.
 
-It draws 4,000 windows of 20 touchpoints with replacement from random positions of the histories, and only *then* splits
-them into training (80 %), validation and test (10 % each). So most touchpoints of the test windows are also in training
-windows, with their labels. A table that looks these labels up scores higher than any model, published or ours. So these
-figures do not show how good a model is.
+The protocol draws 4,000 windows of 20 touchpoints with replacement from random positions of the histories, and only
+*then* splits the windows into training (80 %), validation and test (10 % each). So most touchpoints of test windows are
+also in training windows, with their labels. A table that looks up these labels scores higher than any model, published
+or ours. So figures under this protocol do not show how good a model is.
 
 Shapes: W windows, T = 20 touchpoints of each, B touchpoints of the test windows, C channels.
 """
@@ -63,16 +63,16 @@ def authors_protocol(table: WindowTable, seed: int, config: TrainConfig | None =
 
 
 def policy_ctr(selected_B: Bools, choice_B: Ints, channel_B: Ints, click_B: Floats) -> float:
-    """Return the authors' "policy CTR", a biased figure: clicks on selected rows whose prediction equals the log's.
+    """Return the authors' "policy CTR": clicks on those selected rows whose predicted channel is the logged channel.
 
-    They divide by all selected rows, so guessing the logged channel raises it: CTR of the selection x P(match).
+    The authors divide by all selected rows, so guessing the logged channel raises the figure: CTR x P(match).
     `mtorl.evaluation.policy_value` estimates the figure without this bias.
     """
     return float(((choice_B == channel_B) * click_B)[selected_B].mean())
 
 
 def _look_up(channel_P: Ints, click_P: Floats, trained_P: Bools, test_B: Ints, channels: int) -> tuple[Floats, Floats]:
-    """Predict with a table: for touchpoints that were in training their label, for others the mean."""
+    """Predict with a table: the label of a touchpoint that was in training, the mean label of any other touchpoint."""
     share_C = np.bincount(channel_P[trained_P], minlength=channels) / trained_P.sum()
     probs_BC = np.where(trained_P[test_B, None], np.eye(channels)[channel_P[test_B]], share_C)
     click_B = np.where(trained_P[test_B], click_P[test_B], click_P[trained_P].mean())

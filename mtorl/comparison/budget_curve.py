@@ -1,7 +1,7 @@
-"""The share of all gain that a share of all cost buys, for several rules that choose exposures.
+"""Computes the share of all gain that a share of all cost buys, for several rules that choose exposures.
 
-MTORL's rule is gain per cost, to which prices lead (`mtorl.policy.price`). The others are predicted gain (the rule of
-the authors' code), cheapest first (much of a ranking's advantage comes from cost, not gain), random, and an oracle.
+MTORL's rule is gain per cost, to which prices lead (`mtorl.policy.price`). The other rules are predicted gain (as in
+the authors' code), cheapest first (because cost gives rankings much of their advantage), random, and an oracle.
 
 Shapes: B logged exposures.
 """
@@ -60,7 +60,7 @@ def budget_curve(
             spent, gained = np.cumsum(weight * cost[best_first]), np.cumsum(weight * gain[best_first])
             # The tolerance covers rounding in sums that should equal the budget.
             taken = np.searchsorted(spent, np.array(shares) * spent[-1] * (1 + 1e-9), side="right")
-            all_gain = gained[-1] if gained[-1] > 0 else np.nan  # shares are undefined in a resample without gain
+            all_gain = gained[-1] if gained[-1] > 0 else np.nan  # in a resample without gain, shares are undefined
             share_of_gain: Floats = np.r_[0.0, gained][taken] / all_gain
             return share_of_gain
 

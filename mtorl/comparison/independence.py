@@ -42,7 +42,7 @@ class Link(TypedDict):
     rows: int
     chi2: float
     df: int
-    chi2_per_df: float  # 1 up to noise, if independent
+    chi2_per_df: float  # 1, apart from noise, if channels are independent of the levels
     p: float
     cramers_v: float
 
@@ -153,7 +153,7 @@ def chi2_moments(level_sums: Ints, channel_sums: Ints) -> tuple[float, float]:
 
 
 def holm(p: Floats) -> Floats:
-    """Return Holm's corrected p-values: the smallest times their number, the next times that minus one, and so on."""
+    """Return Holm's corrected p-values: of n, the smallest is multiplied by n, the next by n - 1, and so on."""
     order = np.argsort(p, kind="stable")
     corrected = np.empty_like(p)
     corrected[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)

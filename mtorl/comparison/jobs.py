@@ -1,4 +1,4 @@
-"""The work of a comparison, divided into jobs that each write a file, so that an interrupted comparison can continue.
+"""Divides a comparison into jobs that each write a file, so that an interrupted comparison can continue.
 
     for job in jobs(names): run(job, root)      # in any process; a finished job returns at once
     results = collect(names, root)
@@ -77,7 +77,7 @@ def jobs(datasets: Sequence[str], repeats: int = REPEATS, methods: Sequence[str]
 def run(job: Job, root: Path) -> None:
     """Run a job, unless its file exists."""
     path = _file(job, root)
-    if path.exists() and job.method != "score":  # scores are computed again if more methods have answers
+    if path.exists() and job.method != "score":  # scores are recomputed if further methods have answers
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     if job.method == ABOUT:

@@ -31,7 +31,7 @@ NO_REWARD = frozenset({"behaviour_cloning", "decision_transformer", f"{OURS} wit
 """Methods that only choose a channel: they predict no reward and no cost."""
 
 ABLATIONS: Mapping[str, Mapping[str, Any]] = {
-    "without convolutions": {"convolutions": False},  # the order of the history is then visible only in memory decay
+    "without convolutions": {"convolutions": False},  # only the memory's decay then shows the history's order
     "without attention": {"attention": False},
     "without reward task": {"mu": 0.0, "nu": 0.0},
     "without preference": {"lam": 0.0},

@@ -2,9 +2,9 @@
 
     text = report(results, machine)      # results: `jobs.collect`
 
-Folds test on different users, so the mean over folds has a smaller interval than one fold: the folds' standard errors,
-derived from their intervals, are added as squares. Seeds of the time protocol test on the same rows, so the mean of
-their intervals is used. Differences are paired: MTORL minus LightGBM on the same rows.
+Folds test on different users, so the mean over folds has a smaller interval than one fold: the squares of the folds'
+standard errors, derived from their intervals, are added. All seeds of the time protocol test on the same rows, so the
+mean of the seeds' intervals is used. Differences are paired: MTORL minus LightGBM on the same rows.
 
 A table's `tasks` are the folds or seeds of a protocol; `disjoint` means that they test on different users.
 """

@@ -84,7 +84,7 @@ def _against_constant(
     seed: int,
     gain_BC: Floats,
 ) -> dict[str, Any]:
-    """Return the greedy choice's value minus that of the best constant channel, and the latter; None if unknown."""
+    """Return the greedy choice's value minus the best constant channel's, and this channel; None if it is unknown."""
     if mean_C is None:
         return {"channel": None}
     greedy, constant = (PolicyOnLog.always_exposing(policies[name]) for name in (_GREEDY, _CONSTANT))
@@ -108,10 +108,10 @@ def _policies(logits_BC: Floats, gain_BC: Floats, cost_BC: Floats, mean_C: Float
 def calibration_noise(heads: Heads, channel_B: Ints, target_B: Floats, seed: int) -> dict[str, Any]:
     """Return how much of a predictor's calibration error comes from noise and from a changed overall rate.
 
-    ``noise`` and ``noise_high`` (mean and 97.5 % quantile) are the errors of a perfectly calibrated head, with labels
-    drawn from the head's own probabilities: they are positive by chance. Rows of a user count as independent, so the
-    true noise is higher. ``less_shift`` is the reward head's error after its overall rate is set to that of the test,
-    which can't be known in advance.
+    ``noise`` and ``noise_high`` are mean and 97.5 % quantile of the error that a perfectly calibrated head has by
+    chance: labels are drawn from the head's own probabilities. Rows of a user count as independent, so the true noise
+    is higher. ``less_shift`` is the reward head's error after its mean is set to that of the test rows, which can't be
+    known in advance.
     """
     confidence_B, _ = top_label(heads[0], channel_B)
     reward_B = np.clip(np.asarray(heads[1], dtype=np.float64)[np.arange(len(channel_B)), channel_B], _TINY, 1 - _TINY)

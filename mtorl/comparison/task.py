@@ -44,7 +44,7 @@ class Task:
     spec: DatasetSpec
     encoder: Encoder
     tiles: WindowBatch  # training windows that cover each training row once, for sequence models
-    val_tiles: WindowBatch  # the same for validation rows
+    val_tiles: WindowBatch  # validation windows that cover each validation row once
     train: Rows
     val: Rows
     test: Rows

@@ -51,7 +51,7 @@ class NumericDistance:
         present = np.flatnonzero(~np.isnan(x))
         distinct, code = np.unique(x[present], return_inverse=True)
         self._gaps = np.diff(distinct)
-        # Centred on the median: a huge value would shift the mean so far that other differences are rounded away.
+        # Centred on the median, because a huge value shifts the mean so far that rounding loses other differences.
         self._from_median = distinct - np.median(x[present]) if len(present) else distinct
         self._totals = _totals_by(code, present, (len(distinct), len(x)))
 
@@ -62,7 +62,7 @@ class NumericDistance:
         in_r, in_p = np.where(known, r.sum(0), 1.0), np.where(known, p.sum(0), 1.0)
         variance = _dot(self._from_median**2, r) / in_r - (_dot(self._from_median, r) / in_r) ** 2
         std = np.sqrt(np.maximum(variance, 0.0))
-        # Normalised after the cumulative sum: beyond the last weighted value both are exactly 1, and the gap is 0.
+        # Normalised after the cumulative sum, so that both sums are exactly 1 beyond the last weighted value.
         cdf_gap = np.abs(np.cumsum(p, axis=0)[:-1] / in_p - np.cumsum(r, axis=0)[:-1] / in_r)
         return np.where(known, _dot(self._gaps, cdf_gap) / np.maximum(std, 0.001), 0.0)
 

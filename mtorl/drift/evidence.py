@@ -1,4 +1,4 @@
-"""Sequential detection of changes, with a known rate of false alarms over any number of periods.
+"""Detects changes over a sequence of periods, with a known rate of false alarms over any number of periods.
 
     evidence = add(evidence, {"cost": e_of_p(0.003), "click": e_of_p(0.4)}, streams=2)
     alarming(evidence, streams=2)                     # streams that have changed
@@ -9,10 +9,10 @@ nonparametric framework for sequential change detection", arXiv:2203.03532:
 
     M_t = (M_{t-1} + 1) e_t
 
-M_t - t has no upward trend while nothing changes. So an alarm at M >= N comes after N periods or more on average (the
-mean run). The mean of the M of J streams is also such a detector, under any dependence between streams. A stream alarms
-if k streams have M >= J N / k (the e-BH rule of Wang and Ramdas, arXiv:2009.02824). Then the mean is at least N, so the
-mean run holds for all streams together. One stream alone needs more evidence than one of many that change together.
+As long as nothing changes, M_t - t has no upward trend. So with an alarm at M >= N, the mean time until a false alarm
+(the mean run) is at least N periods. The mean of the M of J streams is also such a detector, for any dependence between
+streams. If k streams have M >= J N / k, these streams alarm (the e-BH rule of Wang and Ramdas, arXiv:2009.02824). Then
+the mean is at least N, so the mean run holds for all streams together. A stream that changes alone needs more evidence.
 
 Evidence is bounded by `MOST`, so that an alarm ends a few periods after its cause. A bounded M is still valid evidence.
 """
@@ -20,8 +20,8 @@ Evidence is bounded by `MOST`, so that an alarm ends a few periods after its cau
 import math
 from collections.abc import Mapping
 
-MEAN_RUN = 1_000  # mean number of periods until a false alarm, at least: nearly three years of days
-MOST = 1.25  # bound of a stream's evidence, as a multiple of what it needs alone
+MEAN_RUN = 1_000  # least mean number of periods until a false alarm; nearly three years if periods are days
+MOST = 1.25  # bound of a stream's evidence, as a multiple of the evidence that alarms without other streams
 _SMALLEST_P = 1e-12
 
 
@@ -35,7 +35,7 @@ def e_of_p(p: float) -> float:
 
 
 def e_of_event(happened: bool, probability: float) -> float:
-    """Return the e-value of betting half of the stake on an event with at most this probability without a change."""
+    """Return the e-value of betting half of the stake on an event with, without a change, at most this probability."""
     return 0.5 + 0.5 * happened / probability
 
 

@@ -4,8 +4,8 @@
     forecast = Forecast.of(past, se=0.002, weekdays=weekdays)   # the periods are days: weekdays of past and next day
     forecast.p_below(0.081)                                     # probability of a value at most this low
 
-Days differ by more than sampling error: by weekday, weather, other campaigns. So the forecast uses a random-effects
-model:
+Days differ by more than sampling error, because of weekday, weather or other campaigns. So the forecast uses a
+random-effects model:
 
     value = mean + [at weekends: c] + w of its weekday + a deviation of its own + sampling error
     c: nearly uninformative prior, N(0, (WEEKEND mean)^2)      w: variance tau^2       own deviation: variance own^2
@@ -36,7 +36,7 @@ from scipy.special import stdtr
 from mtorl.arrays import Floats
 
 FEWEST, MOST = 7, 28  # smallest number of periods for a forecast, and largest number that it uses
-_MOST_ALIKE = 0.8  # bound of the correlation r
+_MOST_ALIKE = 0.8  # upper bound of the correlation r
 SMALLEST = 0.02  # smallest standard deviation of a period, as a share of the mean
 WEEKEND = 0.5  # prior standard deviation of the weekend effect, as a share of the mean
 WEEK = 7

@@ -1,4 +1,4 @@
-"""Samples for the drift check: representative touchpoints of a log, and representative users."""
+"""Draws samples for the drift check: representative touchpoints of a log, and representative users."""
 
 from collections.abc import Mapping
 
@@ -8,8 +8,8 @@ import pandas as pd
 from mtorl.arrays import Bools
 from mtorl.log.splits import fractions_of
 
-MIN_ROWS, MIN_USERS = 100, 20  # smallest size of a period: with less, drift can't be distinguished from chance
-_LARGEST = 1e100  # largest number: keeps sums of squares finite
+MIN_ROWS, MIN_USERS = 100, 20  # smallest size of a period; in a smaller one, drift can't be distinguished from chance
+_LARGEST = 1e100  # larger numbers count as missing, so that sums of squares are finite
 MAX_ROWS = 20_000  # with more rows, distances hardly change, but memory and time grow
 
 
@@ -30,9 +30,9 @@ def stretches(user_ids: pd.Series, share: float) -> Bools:
 
 
 def sample_users(frame: pd.DataFrame, rows: int = MAX_ROWS) -> pd.DataFrame:
-    """Return whole users, up to about this number of rows, in the order of a hash, so that periods keep the same users.
+    """Return whole users, up to about `rows` rows in all. A hash selects the users, so periods keep the same users.
 
-    A sample of (a sample plus further users) equals the sample of all of them.
+    If further users are added to a sample and the result is sampled again, the result equals a sample of all users.
     """
     if len(frame) <= rows:
         return frame

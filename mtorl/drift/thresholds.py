@@ -1,4 +1,4 @@
-"""Drift thresholds with a fixed false-alarm rate per period, for any size and any number of columns.
+"""Measures drift thresholds with a fixed false-alarm rate per period, for any size and any number of columns.
 
     grid = ThresholdGrid.measure(reference, {"hour": "numeric", "device": "categorical"})
     grid.at(Size(users=300, rows=450), {"hour": "numeric"})          # {("hour", "wasserstein"): 0.11, ...}
@@ -16,8 +16,8 @@ tail that is not in the reference: a column as heavy-tailed as a log-normal of s
 
 The score of a healthy period falls with its number of users n and its rows per user m, about as sqrt(a + b / n + c /
 m). Between sizes of the grid, the logarithm of a threshold is interpolated linearly in log n and log m. This is never
-too low, because such a root is convex there. Beyond the grid, its last thresholds apply, which may be too high for
-larger periods. A period with fewer users than the grid's smallest size is not checked.
+too low, because the logarithm of such a root is convex. Beyond the grid, its last thresholds apply, which may be too
+high for larger periods. A period with fewer users than the grid's smallest size is not checked.
 
 Shapes: U numbers of users, M numbers of rows per user.
 """
@@ -66,7 +66,7 @@ def measure(
     scorers = [test.scorer(reference[name]) for name, test in asked]
     journeys = _Journeys(reference["user_id"])
     scores = np.zeros((imitations, len(asked)))
-    # At most half of the users can be held out, which also makes the reference smaller than it is. Both add noise.
+    # At most half of the users can be held out, and the reference lacks them. The smaller samples add noise.
     # Without drift, scores are proportional to the root of the noise, so they are scaled back to the real sizes.
     held_out = min(size.users, journeys.users // 2)
     noise = 1 / held_out + 1 / (journeys.users - held_out)
@@ -168,7 +168,7 @@ class ThresholdGrid:
 
 
 def _interpolated(limits_UM: Floats, of_users: _Weights, of_rows: _Weights) -> float:
-    # A column that never varies has a limit of 0; that of a missing share may be negative, which counts as 0.
+    # The limit of a column that never varies is 0. The limit of a missing share may be negative, which counts as 0.
     with np.errstate(divide="ignore"):
         logs_UM = np.log(np.maximum(limits_UM, 0.0))
     return float(np.exp(_mean(_mean(logs_UM.T, of_users), of_rows)))

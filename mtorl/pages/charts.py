@@ -16,7 +16,7 @@ PALE_BLUE, PALE_GREY = "rgba(63, 127, 217, 0.45)", "rgba(138, 149, 163, 0.2)"
 PALETTE = (BLUE, ORANGE, GREEN, "#c2587a", "#7f68cf", "#35a3b8", "#a9962b")
 FONT = "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 WIDE = {"l": 62, "r": 16, "t": 12, "b": 46}  # margins of a chart whose lower axis has a title
-LOW = {**WIDE, "b": 26}  # margins of one without that title
+LOW = {**WIDE, "b": 26}  # margins of a chart whose lower axis has no title
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def write_page(
 def filled(template: Path, content: Mapping[str, Any], filters: Mapping[str, Callable[..., str]] | None = None) -> str:
     """Fill a template, which may include templates of its own folder and of this one. All values are escaped.
 
-    An attribute of a missing value is missing too, so that incomplete content still gives a page.
+    An attribute of a missing value counts as missing, so that incomplete content still gives a page.
     """
     from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 

@@ -77,7 +77,7 @@ def estimate(value: Any, ci: Any, places: int = 4) -> str:
 
 @_of_finite
 def duration(seconds: float) -> str:
-    """Format a duration, in the largest unit of which it has at least two."""
+    """Format a duration in the largest unit that fits into it at least twice."""
     for unit, length in (("days", 86_400.0), ("hours", 3_600.0), ("minutes", 60.0)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"

@@ -1,4 +1,4 @@
-"""Helpers that are independent of advertising, and mostly of each other.
+"""Helpers that know nothing of advertising.
 
 `files` (atomic replacement), `validation` (strict models and their error messages), `progress` (of a step, and of
 DuckDB's queries), `step` (error handling of a pipeline step), `snapshots` (folders that steps pass to each other),

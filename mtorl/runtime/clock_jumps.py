@@ -3,15 +3,15 @@
     jumps = ClockJumps(time.monotonic)
     jumps.before(time.time(), 86_400.0)     # call it regularly: records from before this time are a day old or older
 
-A clock that is a day ahead for a moment must neither release a reservation whose cost is still to come, nor end an
-experiment. So `before` subtracts a jump until `age` seconds have passed since it; by then, everything from before the
-jump is at least that old. A suspension of the machine counts as a jump, because no cost could arrive meanwhile.
+If a clock is a day ahead for a moment, this must neither release a reservation whose cost is still to come, nor end an
+experiment. So `before` subtracts each jump until `age` seconds have passed since the jump. By then, all records from
+before the jump are at least `age` old. If the machine is suspended, no cost can arrive, so this also counts as a jump.
 """
 
 import threading
 from collections.abc import Callable
 
-_SMALL = 10.0  # seconds: reading the clock of another machine may take this long, so a smaller jump is ignored
+_SMALL = 10.0  # seconds; smaller jumps are ignored, because reading another machine's clock may take this long
 
 
 class ClockJumps:
@@ -21,7 +21,7 @@ class ClockJumps:
         self._steady = steady
         self._lock = threading.Lock()
         self._last: tuple[float, float] | None = None
-        self._jumps: list[tuple[float, float]] = []  # when, in steady seconds, and by how much
+        self._jumps: list[tuple[float, float]] = []  # time of each jump, in steady seconds, and its size in seconds
 
     def observe(self, now: float) -> float:
         """Compare the clock's time `now` with the steady clock and return the steady seconds."""
@@ -35,6 +35,6 @@ class ClockJumps:
             return steady
 
     def before(self, now: float, age: float) -> float:
-        """The time such that records with an earlier clock time are at least `age` seconds old, in spite of jumps."""
+        """A clock time; records with an earlier clock time are at least `age` seconds old, in spite of jumps."""
         steady = self.observe(now)
         return now - age - sum(jump for at, jump in self._jumps if steady - at < age)

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _ABANDONED_SECONDS = 24 * 3600.0
-_FULL = (errno.ENOSPC, errno.EDQUOT)  # a shared volume may have a quota
+_FULL = (errno.ENOSPC, errno.EDQUOT)  # EDQUOT: a shared volume may have a quota
 
 
 @contextlib.contextmanager
@@ -92,14 +92,14 @@ def sync(path: Path) -> None:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove temporary files that a process killed over a day ago left; the `.old` one stays if `path` is missing."""
+    """Remove temporary files that a killed process left over a day ago. If `path` is missing, keep the `.old` file."""
     name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}" + r"(\.old)?" * os.path.lexists(path))
     with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
         for entry in entries:
             if not name.fullmatch(entry.name):
                 continue
-            with contextlib.suppress(OSError):  # another process removes it, or this one lacks permission
-                # ctime is when the file was created or renamed; a copy has the mtime of its original.
+            with contextlib.suppress(OSError):  # another process has removed the file, or this process lacks permission
+                # ctime is the time of creation or renaming, while a copy has the mtime of its original.
                 if time.time() - entry.stat(follow_symlinks=False).st_ctime > _ABANDONED_SECONDS:
                     remove(Path(entry.path))
 
@@ -121,7 +121,7 @@ def _swap(new: Path, path: Path) -> None:
             os.rename(new, path)
             return
         except OSError:
-            if not os.path.lexists(path):  # else another process has just put its folder there: try again
+            if not os.path.lexists(path):  # if `path` exists, another process put it there: try again
                 if os.path.lexists(old):
                     os.rename(old, path)
                 raise

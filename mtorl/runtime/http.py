@@ -1,4 +1,4 @@
-"""Sends HTTP requests to servers on the same host or cluster. Proxies are ignored: they can't reach these servers.
+"""Sends HTTP requests to servers on the same host or cluster; ignores proxies, which can't reach these servers.
 
 send_request("http://127.0.0.1:8080/health/ready", seconds=5).content
 send_request("http+unix://%2Frun%2Fmodels/v2/health/ready", seconds=2)          # on a Unix socket
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 UNIX = "http+unix"
-_MOST_BYTES = 4 << 20  # of a response
+_MOST_BYTES = 4 << 20  # largest size of a response
 
 
 class StatusError(OSError):
@@ -64,7 +64,7 @@ def send_request(url: str, body: object = None, *, seconds: float, method: str |
 
 def _whole(answer: HTTPResponse, seconds: float) -> bytes:
     until, content = time.monotonic() + seconds, b""
-    while part := answer.read1(_MOST_BYTES):  # reads what has arrived: a slow server could block read() for ever
+    while part := answer.read1(_MOST_BYTES):  # returns what has arrived; read() could block for ever
         content += part
         if len(content) > _MOST_BYTES or time.monotonic() > until:
             raise TimeoutError(f"the response is incomplete after {len(content):,} bytes")

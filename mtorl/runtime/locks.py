@@ -1,4 +1,4 @@
-"""Locks between processes, on a file that the kernel unlocks when its holder exits or is killed.
+"""Locks a file between processes. The kernel releases the lock when its holder exits or is killed.
 
 with locked(folder / ".lock", LogError(f"{folder}: another run is collecting here; wait until it has finished")):
 ...

@@ -6,8 +6,8 @@
     # where the error occurs
     raise LogError(NO_COLUMN(file=path, column="cost", dataset="my-log.yaml"))
 
-The words say what happened, where, and what to do. A list is written with commas, or with the separator after the colon
-in its field: `{checks:; }`.
+The words say what happened, where, and what to do. The items of a list are separated by commas, or by the text after
+the colon in the list's field: `{checks:; }`.
 """
 
 import string
@@ -46,7 +46,7 @@ def rephrased(said: BaseException | str, text: str) -> Message:
 
 
 def prefixed(where: object, said: BaseException | str) -> Message:
-    """A message with the file, row or field before its text, if there is one; code and values stay."""
+    """A message whose text begins with the file, row or field, if there is one; code and values stay."""
     return rephrased(said, f"{where}: {said}" if where else str(said))
 
 

@@ -1,4 +1,4 @@
-"""Switches off typeguard's checks of Feast's code: `import mtorl.runtime.no_typeguard` before Feast.
+"""Switches off typeguard's checks of Feast's code, if it is imported before Feast.
 
 Feast decorates whole classes with typeguard's `typechecked`, which recompiles a module for each class in it. That takes
 half of the CPU time of importing Feast (2.2 of 4.5 s) and slows each call. This module makes the decorator do nothing.

@@ -1,4 +1,4 @@
-"""Opens the file system of an object store's address: s3://, gs:// or abfss://.
+"""Opens the file system at the address of an object store: s3://, gs:// or abfss://.
 
     store, path = open_store("s3://ads/lake")       # AWS_REGION, or ?region=eu-central-1
 
@@ -23,7 +23,7 @@ def open_store(address: str) -> tuple[FileSystem, str]:
     if address.startswith("s3://") and not options & {"region", "endpoint_override"}:
         endpoint = os.environ.get("AWS_ENDPOINT_URL")
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        if not endpoint and not region:  # pyarrow would look it up at Amazon each time, and hang without a network
+        if not endpoint and not region:  # pyarrow would request it from Amazon, and hang without a network
             raise ValueError("the region is missing: set AWS_REGION, or append ?region=REGION, such as eu-central-1")
         store = S3FileSystem(region=region or "us-east-1", endpoint_override=endpoint)
         return store, address.removeprefix("s3://").strip("/")

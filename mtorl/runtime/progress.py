@@ -87,13 +87,13 @@ def read(path: Path, offset: int) -> tuple[list[dict[str, object]], int]:
 
 
 def _append(path: str, event: dict[str, object]) -> None:
-    # One unbuffered write for each line, so that the lines of several processes do not mix.
+    # Each line is a single unbuffered write, so that the lines of several processes do not mix.
     with open(path, "ab", buffering=0) as file:
         file.write(json.dumps(event, default=str).encode() + b"\n")
 
 
 def without_progress_bar(connection: Any) -> None:
-    """Switch DuckDB's bar off if it is on. In a notebook without ipywidgets it is off, and the setting is refused."""
+    """Switch DuckDB's bar off if it is on. A notebook without ipywidgets has no bar, and DuckDB refuses the setting."""
     ((drawn,),) = connection.execute("SELECT current_setting('enable_progress_bar')").fetchall()
     if drawn:
         connection.execute("SET enable_progress_bar = false")
@@ -106,7 +106,7 @@ def reporting_queries(connection: Any, seconds: float = 1.0) -> Iterator[None]:
 
     try:
         connection.execute("SET enable_progress_bar_print = false")
-        connection.execute("SET enable_progress_bar = true")  # else DuckDB does not measure it
+        connection.execute("SET enable_progress_bar = true")  # DuckDB measures progress only with its bar enabled
     except duckdb.Error:  # in a notebook without ipywidgets
         yield
         return

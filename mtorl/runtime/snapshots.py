@@ -7,12 +7,12 @@
     snapshots/windows-3f2a.../       immutable, except that forgotten users are removed
     artifact.path/snapshot.json      {"path": ".../snapshots/windows-3f2a...", "sha256": "3f2a..."}
 
-Kubeflow Pipelines then uploads and downloads only a small file that points to the folder. Other content has a
-different folder, so no run changes the input of another. Without a volume, as on a laptop, the artifact is the folder.
+Kubeflow Pipelines uploads and downloads only a small file that points to the folder. Different content is in different
+folders, so no run changes the input of another run. Without a volume, as on a laptop, the artifact is the folder.
 
-The `_KEPT` most recently used snapshots of each kind stay, and all that were used within a day: a run takes half a day
-at most. After a restore of the volume, a cached step may point to a missing snapshot. The step that reads it then fails
-and increments a count, which is a parameter of the writing steps. So the next run does not use their cached result.
+The `_KEPT` most recently used snapshots of each kind are kept, and all that were used within a day, because a run takes
+half a day at most. After a restore of the volume, a step's cached result may point to a missing snapshot. The step that
+reads it fails and increments a count. The count is a parameter of the writing steps, so the next run executes them.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ def snapshot(artifact: str, place: str, kind: str) -> Iterator[Path]:
     unfinished, forgotten = root / f".{kind}.{secrets.token_hex(4)}", _forgotten(root)
     try:
         yield unfinished
-        if _forgotten(root) != forgotten:  # rows of these users may have been written already
+        if _forgotten(root) != forgotten:  # rows of newly forgotten users may be in the folder
             raise RuntimeError(f"{root}: users were forgotten while a snapshot was written; run the step again")
         digest = _digest(unfinished)
         kept = root / f"{kind}-{digest[:16]}"

@@ -1,4 +1,4 @@
-"""Ends a pipeline step that has unusable input with a message that says what to fix, without a traceback.
+"""If a pipeline step has unusable input, stops the step with a message that says what to fix, without a traceback.
 
     with step():
         ...                             # the body of a component
@@ -51,7 +51,7 @@ def note(why: str, step: str = "") -> None:
 
 
 def note_silent_end(step: str) -> None:
-    """Write a note for a failed step that has none."""
+    """Write a note for a failed step that has written none."""
     if step not in notes():
         note(_SILENT, step)
 
@@ -100,7 +100,7 @@ def step() -> Iterator[None]:
         yield
         note("")
     except (OSError, InputError) as error:
-        if isinstance(error, shutil.Error) and is_disk_full(error):  # shutil.Error lists several files: name the first
+        if isinstance(error, shutil.Error) and is_disk_full(error):  # it lists several files: name the first
             error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(error.args[0][0][1]))
         if isinstance(error, OSError) and not (error.errno in (errno.EACCES, errno.EPERM) or is_disk_full(error)):
             note(f"{type(error).__name__}: {error}")

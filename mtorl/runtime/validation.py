@@ -1,4 +1,4 @@
-"""Strict models of files and requests that people write; errors name the field and what to change.
+"""Validates files and requests that people write with strict models, whose errors name the field and what to change.
 
     class Arm(StrictModel):
         name: Text
@@ -6,7 +6,7 @@
 
     arm = validated(Arm, data, ExperimentError)     # weight: expected a number of at least 0, got -1
 
-Types are not converted: neither the text "5%" nor `true` is a number. An unknown field is an error. Editors, docs and
+Types are not converted: the text "5%" and `true` are no numbers. An unknown field is an error. Editors, docs and
 Kubernetes read the JSON schema of a model (`model_json_schema`).
 """
 
@@ -148,7 +148,7 @@ def first_fault(error: ValidationError) -> Message:
 
 
 def _of_people(error: ValidationError) -> list[ErrorDetails]:
-    """The faults that the user must fix. A default that could not be computed is the result of another fault."""
+    """The faults that the user must fix, without defaults that could not be computed because of another fault."""
     faults = error.errors(include_url=False)
     return [fault for fault in faults if fault["type"] != "default_factory_not_called"] or faults
 
