@@ -161,7 +161,7 @@ class ReplayedTraffic:
 
 @dataclass(frozen=True)
 class RepeatedTraffic:
-    """Traffic that repeats the first opportunity of some users, to see which model answers; it spends nothing."""
+    """Traffic that repeats users' first opportunity to see which model answers, and cancels every exposure."""
 
     source: TrafficSource
     most_users: int

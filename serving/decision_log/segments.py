@@ -1,6 +1,6 @@
 """Append-only files of JSON lines that survive a crash and a full disk.
 
-Segment `<kind>-00000001.jsonl` is followed by 00000002 when it is large. A record is durable when its line, newline
+When segment `<kind>-00000001.jsonl` is large enough, 00000002 follows. A record is durable when its line, newline
 included, has been synced. If a crash leaves an incomplete line at the end, readers skip it, and the next append cuts it
 off. Readers also skip complete lines that are not records, and each sink sets these aside (`shipper.py`).
 
@@ -176,7 +176,7 @@ class SegmentWriter:
 
 
 def positions(folder: Path, file: str) -> dict[Kind, Position]:
-    """The position of each kind in a file; `OLDEST` if it is not valid."""
+    """Read the position of each kind from a file; `OLDEST` for a position that is not valid."""
     stored: Any = {}
     with contextlib.suppress(OSError, orjson.JSONDecodeError):
         stored = orjson.loads((folder / file).read_bytes())

@@ -5,9 +5,9 @@
 2.  An exposure needs a reservation. A caller that gets False, or no answer, must not expose.
 3.  Calls are idempotent: a repeated call with the same reservation id, or the same event id, changes nothing. The
     ledger remembers a settled reservation and its request for SETTLED_SECONDS after its last cost. It remembers a
-    cancelled or expired one for RETENTION_SECONDS, since a cost may still arrive. After that time, `reserve` must not
-    be repeated, the request may be paid for again, and a late cost is charged to no account: only the decision log has
-    it. If reservations expire after a day, one without a cost is forgotten two days after its creation.
+    cancelled or expired one for RETENTION_SECONDS, since a cost may still arrive. After that time, callers must not
+    repeat `reserve`, because the request might be paid for again. A late cost is then charged to no account: only the
+    log has it. If reservations expire after a day, one without a cost is forgotten two days after its creation.
 4.  The limit of an account with a period applies to each period separately. A reservation is settled in the period of
     its creation, even after that period has ended. Unspent money is not carried over. If a budget's time zone changes,
     the current period keeps its amounts and lasts until a day of the new zone begins, at least 23 hours after its own
@@ -222,9 +222,9 @@ class KnownBalances:
 def limit_after_a_change(part: int, spent: int, reserved: int, whole: int, whole_spent: int) -> int:
     """Limit of an arm for the rest of the current period, after the parts of its budget have changed.
 
-    `part` is the arm's limit in a full period, and `whole` is that of all arms. All amounts have the same unit. The
-    result is never below what the arm has spent and reserved. So the limits of all arms may add up to more than `whole`
-    for a while; the account of all arms bounds their sum.
+    `part` is the arm's limit in a full period, and `whole` is the limit of all arms. All amounts have the same unit.
+    The result is never below what the arm has spent and reserved. So the limits of all arms may add up to more than
+    `whole` for a while; the account of all arms bounds their sum.
     """
     left = max(0, whole - whole_spent)
     return max(spent + reserved, spent + (math.floor(part / whole * left) if whole else 0))

@@ -12,8 +12,8 @@ has passed, and spend accordingly. If pacing counts opportunities instead, each 
 A round updates at most MOST_UPDATES accounts, beginning with those that have waited longest. A pause of 20 times its
 duration follows. So each of up to 25,000 accounts is updated every five seconds; if there are more, less often.
 
-An exposure draws on every matching account, so its price is the sum of their prices (each is the dual of its own
-budget). A channel without a paced account keeps the model's own price, and so do all channels until the first price is
+An exposure draws on every matching account, so its price is the sum of the accounts' prices (the duals of their
+budgets). A channel without a paced account keeps the model's own price, and so do all channels until the first price is
 known. The experiment file may state the first price. Otherwise it is the median gain of a currency unit in the arms'
 first forecasts for the campaign. A small arm begins with the largest arm's price (`mtorl/experiment/paced_account.py`).
 """

@@ -60,7 +60,7 @@ class RedisServer:
 
     @cached_property
     def client(self) -> Any:
-        """The client, typed Any because its own types allow for asyncio. That of a cluster connects when created."""
+        """The client, typed Any because its own types allow for asyncio. A cluster's client connects when created."""
         return (RedisCluster if self.cluster else Redis)(**self._arguments)
 
     def run_all(self, name: str, calls: Sequence[Call]) -> list[Any]:

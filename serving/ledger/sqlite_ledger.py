@@ -254,7 +254,7 @@ class SqliteLedger(contract.Ledger):
 
 
 class _Pacing(PacingStore):
-    """Pacing in one table. The router that has locked the file paces, so prices and gains are not stored for others."""
+    """Stores pacing data in one table. Only the router that locks the file paces, so it stores no prices and gains."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -9,7 +9,7 @@ keeps its state in `serving/` and the decision log in `lake/`, and continues wit
     LocalStack("runs/latest", Own({"first-day.yaml": Path("first-day.yaml")}, "first-day"), models_port=8085)
 
 serves your own experiments instead, with a separate state. Their files name the endpoints of the arms. A .mar file in
-`models/` of the state, which a promotion writes, replaces that of the same name in the run.
+`models/` of the state, which a promotion writes, replaces the run's file of the same name.
 """
 
 import contextlib

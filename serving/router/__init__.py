@@ -5,14 +5,13 @@ r"""The A/B router in front of the policies of an experiment, with the routes of
       '{"instances": [{"user_id": "u1", "campaign_id": "spring", "context": {"hour": 14, "device": "phone"}}]}'
 
     POST /v1/models/ads:predict   POST /v2/models/ads/infer   decisions, 1 to 64 a request
-    POST /v1/outcomes             their outcomes; cost settles a reservation, cancel releases it
+    POST /v1/outcomes             outcomes of decisions; cost settles a reservation, cancel releases it
     GET  /health/live|ready       probes                      GET  /metrics   Prometheus
     GET, POST, DELETE /v1/drills      injected faults, if the settings allow them
-    GET  /openapi.json            all of this in detail (docs/api.md)
+    GET  /openapi.json            the whole interface in detail (docs/api.md)
 
 For each decision, the router assigns an arm (sticky hash), reads features, calls the arm, reserves the channel's
-highest cost, logs and answers. If a stage fails or takes too long, the answer is 200 with the default action and the
-reason.
+highest cost, logs and answers. If a stage fails or is late, the answer is 200 with the default action and a reason.
 
 In reading order, where each part imports only earlier ones: `ops/` (settings, metrics, health), `flow/` (the decision),
 `router.py` (assembly), `http/` (gateway, protocols, the process), `__main__.py`. No file imports torch or the offline

@@ -23,7 +23,7 @@ class Origin:
     """The inputs and results of the run that trained a challenger. An empty text means unknown."""
 
     challenger: str | Path  # its artifact
-    incumbent: str | Path  # artifact that it was compared with, or a `LoggedIncumbent`
+    incumbent: str | Path  # artifact that the challenger was compared with, or a `LoggedIncumbent`
     evaluation: str | Path  # result of `evaluate_offline`
     gate: str | Path  # the gate's report
     source: str = ""  # digest of the raw log

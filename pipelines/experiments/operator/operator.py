@@ -187,7 +187,7 @@ class Operator:
         return any(event.get("to") == "promoted" for event in _history(resource))
 
     def _until_looked(self, resource: ExperimentResource) -> status.Condition | None:
-        """Return the ramp's condition after an event, until the log is read again; None: it can't be computed."""
+        """Return the ramp's condition to show after an event until the log is read again; None: it is unknown."""
         try:
             experiment, stands = state(resource)
         except (ExperimentError, HistoryError):

@@ -156,8 +156,7 @@ class _Site:
     def _entries(self) -> dict[str, Entry]:
         asked = time.monotonic()
         if asked - self._known[0] > _KNOWN_SECONDS:
-            # Use the time before the read, so that a poll of another operator a second later can't get an older
-            # version.
+            # Use the time before the read, so that another operator, polled a second later, has no older version.
             self._known = asked, self._operator.in_force()
         return self._known[1]
 

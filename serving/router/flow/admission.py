@@ -12,7 +12,7 @@ settles at the value at which one event occurs in `limit * _TARGET_CUT / _TARGET
 fallback because a part is broken, it changes neither the limit nor the target.
 
 If there is no room, a request waits in a queue for a part of the deadline. If the queue is so long that it would wait
-longer, it is refused at once (`full`, which the HTTP connection checks before it creates a task for a request).
+longer, the router refuses it at once (`full`, which the HTTP connection checks before it creates a task for a request).
 """
 
 import asyncio

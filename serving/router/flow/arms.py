@@ -316,7 +316,7 @@ def answer_of(baseline: Baseline, candidates: Sequence[str]) -> ArmAnswer:
 
 
 def _certain(channel: str, expose: bool, candidates: Sequence[str], model: Identity) -> ArmAnswer:
-    """A deterministic decision, in which the exposure does not depend on the channel."""
+    """Build a deterministic decision, whose exposure does not depend on the channel."""
     probs = {name: float(name == channel) for name in candidates}
     return ArmAnswer(channel, expose, 1.0, probs, dict.fromkeys(candidates, float(expose)), model=model)
 
