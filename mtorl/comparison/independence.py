@@ -48,7 +48,7 @@ class Link(TypedDict):
 
 
 class IndependenceTest(Link):
-    """Test of the channel against one column that was known before, in one split."""
+    """Result of the test whether, in one split, the channel is independent of one column known before it."""
 
     split: str
     against: str

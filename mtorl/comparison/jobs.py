@@ -127,7 +127,7 @@ def _file(job: Job, root: Path) -> Path:
 
 @lru_cache(maxsize=1)
 def load_task(root: Path, dataset: str, protocol: str, repeat: int) -> Task:
-    """Return a data set under a protocol. The last one is cached, because jobs of a task are consecutive."""
+    """Return a data set under a protocol. Only the last result is cached: the jobs of a task are consecutive."""
     table = _table(root, dataset)
     return by_user(table, FIRST_FOLD + repeat) if protocol == "user" else by_time(table)
 

@@ -93,7 +93,7 @@ class _Journeys:
         self._step = pd.Series(self._code).groupby(self._code).cumcount().to_numpy()
 
     def split(self, rng: np.random.Generator, held_out: int, rows_per_user: float) -> tuple[Floats, Floats]:
-        """Return the row weights of the remaining reference, and of a period of `held_out` random users."""
+        """Hold out random users as an imitated period; return the row weights of the other users, and of the period."""
         chosen = np.zeros(self.users, dtype=bool)
         chosen[rng.permutation(self.users)[:held_out]] = True
         in_period = chosen[self._code]
@@ -102,7 +102,7 @@ class _Journeys:
         return (~in_period).astype(np.float64), kept.astype(np.float64)
 
     def _stretch(self, rng: np.random.Generator, share: float) -> Bools:
-        """Return a run of consecutive touchpoints of each journey, as in a short period."""
+        """Return a mask of one run of consecutive touchpoints per user, because a short period contains only a part."""
         keep = np.floor(self._length * share + rng.random(self.users))
         start = rng.integers(0, self._length)
         return np.asarray((self._step - start[self._code]) % self._length[self._code] < keep[self._code])

@@ -51,7 +51,7 @@ class LoggedIncumbent:
         """Return those of the incumbent's decisions for test users that can be evaluated.
 
         Raises:
-            WindowError: There are too few decisions, or none of them exposed anything.
+            WindowError: There are too few such decisions, or none of them led to an exposure.
         """
         found, own = Opportunities.load(windows, spec, "test"), None
         if found is not None:

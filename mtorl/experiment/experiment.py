@@ -225,7 +225,7 @@ class Experiment(StrictModel):
         return {arm.name: shares.get(arm.name, 1.0 - sum(shares.values())) for arm in self.arms}
 
     def refused_until(self, campaign: str, channel: str, now: float) -> int:
-        """Return the latest end of the current budget periods of a channel, seconds since 1970; FOREVER for a total."""
+        """Return when all current budget periods of a channel have ended, seconds since 1970; FOREVER for a total."""
         drawn_on = (b for b in self.budgets_of(campaign) if b.channel in (channel, "*"))
         return max(period_at(budget.period, budget.timezone, now)[1] for budget in drawn_on)
 

@@ -78,7 +78,7 @@ class Move(NamedTuple):
 
 
 class Hold(NamedTuple):
-    """The experiment stays in its stage; the reasons are the unmet requirements, or why it may not move."""
+    """A decision to stay in the current stage; the reasons are unmet requirements, or why no move is allowed."""
 
     reasons: tuple[Message, ...]
 

@@ -223,7 +223,6 @@ def _asinh(values: Floats, scale: float) -> Floats:
 
 
 def _places(slot: Slot, values: Values) -> Ints:
-    """Position of each value in a categorical slot's one-hot."""
     assert isinstance(values, Codes)
     place = {value: i for i, value in enumerate(slot.values)}
     # Null has the code -1, which indexes the last entry of the table, "unknown".

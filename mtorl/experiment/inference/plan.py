@@ -172,7 +172,7 @@ def needed_users(population: Population, effect: float, share: float, alpha: flo
 
 
 def _looks(most: float) -> np.ndarray:
-    """Return the numbers of users at which the simulated runs are looked at, denser where the answer is likely."""
+    """Return the numbers of users at which the simulated runs are evaluated, denser where the answer is likely."""
     early, late = np.geomspace(MIN_USERS, most / 5.0, LOOKS // 5), np.linspace(most / 5.0, most, LOOKS)
     return np.unique(np.concatenate([early, late]).astype(np.int64))
 
@@ -180,7 +180,8 @@ def _looks(most: float) -> np.ndarray:
 def _play(rng: np.random.Generator, population: Population, effect: float, share: float, looks_L: np.ndarray) -> Sums:
     """Return the sums over the users of one simulated experiment at each look.
 
-    If outcomes are counts, each user of the challenger gets, in addition, a share of another user's outcomes.
+    If outcomes are counts, each user of the challenger also gets a random share of another user's outcomes, which
+    raises the metric by the effect.
     """
     numerator_U, denominator_U = population.figures_U2.T
     at_looks = np.zeros((len(looks_L), 2, 8))

@@ -145,8 +145,8 @@ def _learnt(users: Floats, covariates: int) -> Number:
 def _missing_variance(sums: Sums, within: Floats, weight: Floats, largest: float | None) -> Floats:
     """Return the variance to add if an arm has fewer than MIN_POSITIVE users with a positive outcome.
 
-    The added variance is that of the users missing to MIN_POSITIVE. Their outcomes are as large as those of both arms
-    together, because one arm may have none. They are spread over the stages like the arm's users, without covariates.
+    It is the variance that the missing users with a positive outcome would have. The size of their outcomes is taken
+    from both arms together, because one arm may have none. They are spread over stages like the arm's users.
     """
     users, positive = sums.users, sums.positive.sum(-1)  # (..., A)
     denominator, squares = sums.totals[..., DENOMINATOR], within[..., NUMERATOR, NUMERATOR]
