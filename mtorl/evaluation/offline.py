@@ -114,8 +114,8 @@ def _outcomes(forecast: Forecast) -> ExpectedOutcomes:
 def paced_to(forecast: Forecast, params: PolicyParams, budget: float) -> PolicyParams:
     """Return the policy with the price at which it spends a budget (currency units per row) on these rows.
 
-    In service, pacing finds this price. The price in the artifact was fitted at other states and another time, and
-    would make the policy look worse than it is.
+    In service, pacing finds this price. The price in the artifact was fitted at other states and another time. If it
+    is outdated, it makes the policy look worse than it is.
     """
     if not np.asarray(forecast.cost_BC).any() or budget <= 0:
         return params

@@ -77,7 +77,7 @@ class BudgetTable:
         return made
 
     def kept_in(self, folder: Path) -> BudgetTable:
-        """Copy the table into `folder`, unless it is there, under a name that contains its digest."""
+        """Copy the table into `folder` under a name that contains the digest, unless such a copy exists."""
         name = f"{_KEPT}{self.digest}{Path(self.name).suffix}"
         if not (folder / name).exists():
             with replacing(folder / name, durable=True) as unfinished:

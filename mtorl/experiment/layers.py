@@ -56,7 +56,7 @@ class Experiments:
         return named or next((one for one in of_campaign if one.holds(user_id)), of_campaign[0])
 
     def asks(self, arm: str) -> bool:
-        """Return whether an arm, named as by `Experiment.key`, has an endpoint."""
+        """Return whether an arm, given by its name from `Experiment.key`, has an endpoint."""
         return arm in self._asking
 
     @cached_property

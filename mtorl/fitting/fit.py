@@ -160,7 +160,7 @@ def drift_reference(windows: str, spec: DatasetSpec) -> pd.DataFrame:
 
 
 def drift_thresholds(reference: pd.DataFrame, spec: DatasetSpec) -> ThresholdGrid | None:
-    """Thresholds of drift from a reference; None if it has too few users to measure them."""
+    """Thresholds of drift from a reference; None if the reference has too few users for measuring thresholds."""
     if reference["user_id"].nunique() < 2 * MIN_USERS:
         return None
     columns = (*spec.context, *spec.static)  # a reference of our own decisions may lack static columns

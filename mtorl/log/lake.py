@@ -339,7 +339,7 @@ def in_parts(files: Iterable[_Part], part_bytes: int) -> Iterator[list[_Part]]:
 
 
 def columns_of(kind: Kind) -> str:
-    """The columns of a kind of file, as SQL."""
+    """The columns of the files of one kind, as an SQL list."""
     return ", ".join(f'"{name}"' for name in sql_columns(kind) | PLACED)
 
 

@@ -78,7 +78,7 @@ class CausalConv(nn.Module):
         self.norm = nn.LayerNorm(hidden)
 
     def forward(self, h_BTH: Tensor) -> Tensor:
-        """Convolve over each step and the `reach` steps before it; before the first step there are zeros."""
+        """Convolve each step with the `reach` steps before it; steps before the first count as zeros."""
         out_BTH = self._as_product(h_BTH) if torch.compiler.is_exporting() else self._convolved(h_BTH)
         normed: Tensor = self.norm(h_BTH + self.dropout(F.gelu(out_BTH)))
         return normed

@@ -78,7 +78,7 @@ class WindowTable:
         return WindowBatch.from_steps(self._steps(split), None, self.spec, targets)
 
     def on_demand(self, split: str, targets: bool = False) -> StepWindows:
-        """The same as `windows`, but built only when they are read."""
+        """The windows that `windows` returns, but each is built only when it is read."""
         steps = self._steps(split)
         return StepWindows(steps, np.arange(len(steps)), self.spec, targets)
 

@@ -99,7 +99,7 @@ def requirements(
     """Return the users, days and money that it takes to find an effect; None and ValueError as in `needed_users`.
 
     Args:
-        users_a_day: New users per day; 0: as in the log, if it covers a day.
+        users_a_day: New users per day. 0: estimated from the log, if the log covers a day.
 
     Returns:
         Users in all arms, days (None if unknown), decisions, cost (currency units), power, number of simulated runs,

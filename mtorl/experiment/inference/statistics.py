@@ -91,9 +91,9 @@ class Lift:
 def estimate(sums: Sums, largest: float | None = None, sizes: Floats | None = None) -> Estimate:
     """Return the lift over all stages and its standard error.
 
-    Linearised around the sums, user i contributes (N_i - R D_i) / sum(D) to its arm's ratio in a stage. A user's
-    contributions, weighted and added up over stages, are independent of other users'. So their sum of squares is the
-    variance; it is a quadratic form of the sums of products.
+    Linearised around the sums, user i contributes (N_i - R D_i) / sum(D) to the ratio of the user's arm in a stage. The
+    contributions of a user are weighted and added up over stages. These totals are independent between users, so the
+    sum of their squares is the variance. It is a quadratic form of the sums of products.
 
     Args:
         largest: Upper bound of one decision's numerator: the assumed size of a positive outcome if no user of either
@@ -199,7 +199,7 @@ lift would then leave the interval more often than alpha allows.
 
 
 def rho_squared(alpha: float) -> float:
-    """Return the parameter that makes the sequence tightest at `TIGHTEST_AT` users; W_{-1} is Lambert's function."""
+    """Return rho^2, with which the sequence is tightest at `TIGHTEST_AT` users, by Lambert's function W_{-1}."""
     branch = float(lambertw(-(alpha**2) * np.exp(-1.0), k=-1).real)
     return (-branch - 1.0) / TIGHTEST_AT
 

@@ -159,7 +159,7 @@ def reach_verdict(
         return Verdict(messages.UNBALANCED(covariate=unbalanced))
     if late_gap > LATE_ALARM:
         return Verdict(messages.LATE_OUTCOMES(gap=late_gap))
-    # From first to last decision, an experiment of a week lasts a few minutes less than a week.
+    # In an experiment of a week, a few minutes less than a week pass between the first and the last decision.
     if hours <= min_hours - 1.0:
         return Verdict(messages.TOO_EARLY(hours=math.floor(hours), needed=min_hours))
     for check in guardrails:
