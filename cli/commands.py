@@ -34,7 +34,7 @@ def examples(text: str) -> str:
 
 
 def _built_in(start: str) -> list[str]:
-    """List the built-in data sets that begin with `start`. Importing mtorl would make shell completion slow."""
+    """List the built-in data sets that begin with `start`. Does not import mtorl, so shell completion is fast."""
     folder = Path(__file__).parents[1] / "mtorl" / "log" / "datasets"
     return sorted(path.stem for path in folder.glob(f"{start}*.yaml"))
 

@@ -51,7 +51,7 @@ def run_paper(config: PaperConfig, on_job: OnJob) -> dict[str, Any]:
         raise InputError(f"{config.root} is from a comparison with other {differing}; delete it, or change --root")
     for dataset, log in config.logs.items():
         prepare(dataset, log, config)
-    # Write the settings only now: an invalid log must not leave a file that a later call has to match.
+    # Write the settings only now, so that an invalid log leaves no settings that a later call would have to match.
     settings_file.parent.mkdir(parents=True, exist_ok=True)
     settings_file.write_text(json.dumps(settings, indent=1) + "\n")
     todo = jobs.jobs(list(config.logs), config.repeats, config.methods)

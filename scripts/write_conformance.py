@@ -55,7 +55,7 @@ def results(junit: Path) -> Iterator[tuple[str, str, bool]]:
 
 
 def add(record: Results, found: Iterable[tuple[str, str, bool]], where: str, when: dict[str, str]) -> None:
-    """Replace the results of the tests, and of each kind of object: a kind passes if all its targets were admitted."""
+    """Replace the results of tests, and of kinds of objects. A kind passes if all its targets were admitted."""
     passed: dict[str, bool] = {}
     for test, parameters, good in found:
         targets = (f"manifests/{parameters}", "manifests/foundation/dev") if test == ADMITTED else ()

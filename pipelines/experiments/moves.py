@@ -7,7 +7,7 @@
     ... -p '{"metadata": {"annotations": {"mtorl-kubeflow/reason": "..."}}, "spec": {"enabled": false}}'      # and why
     kubectl patch exp NAME --type merge -p '{"spec": {"move": {"to": "stopped", "reason": "..."}}}'
 
-A kill switch in the ConfigMap also works. It stays on until somebody acknowledges it in the object, by `enabled: false`
+A kill switch in the ConfigMap also works. It stays on until a person acknowledges it in the object, by `enabled: false`
 or by a new reason.
 """
 

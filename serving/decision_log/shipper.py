@@ -33,7 +33,7 @@ from serving.decision_log.spool import Spool
 
 log = logging.getLogger(__name__)
 
-_PLENTY = 16 << 20  # bytes that are shipped at once, before `linger` is over
+_PLENTY = 16 << 20  # waiting bytes that are shipped at once, before `linger` seconds are over
 _FEWEST_READ = 256  # least number of records read at once, even if the sink accepts only single records
 _POLL_SECONDS = 0.25  # seconds between two polls for new records
 _NOTE_SECONDS = 1.0  # seconds between two writes of positions: each write syncs the disk that decisions use

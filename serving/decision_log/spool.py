@@ -32,9 +32,9 @@ from serving.decision_log.segments import Position
 _LARGEST_BATCH = 512  # appends
 _LARGEST_QUEUE = 20_000  # appends that wait while the disk hangs; further ones are refused
 _MOST_OWED = 20_000  # records that wait in memory, about 25 MB
-_MOST_LATER = 2_000  # appends of up to 64 windows of 1.8 kB each; further ones are dropped
+_MOST_LATER = 2_000  # appends that wait, each of up to 64 windows of 1.8 kB; further ones are dropped
 _LATER_SECONDS = 1.0  # interval of writes for which no caller waits, and of retries after a fault of the disk
-_LITTLE_ROOM = 0.2  # share of the quota, as in the alert MtorlSpoolNearlyFull
+_LITTLE_ROOM = 0.2  # share of the quota that counts as nearly full, as in the alert MtorlSpoolNearlyFull
 KEPT_FREE = 128 * 1024  # bytes of the disk that are kept for positions, without which nothing could be deleted
 MAX_BYTES = 10 * 1024**3
 
@@ -197,7 +197,7 @@ class Spool:
         return max(0, min(self.max_bytes - self.size, disk.f_bavail * disk.f_frsize - KEPT_FREE))
 
     def problems(self, room: int) -> list[Message]:
-        """Problems of the log; `room` is the result of `room()`."""
+        """Problems of the log, given the bytes that `room()` returns."""
         if self.fault is not None:
             return [messages.LOG_NOT_WRITTEN(error=str(self.fault))]
         return [messages.LOG_NEARLY_FULL(megabytes=room / 1e6)] if room < _LITTLE_ROOM * self.max_bytes else []

@@ -34,7 +34,7 @@ class Slices:
     `run` runs a script in a group (prefix, script, keys, arguments). `begin` begins the periods of campaigns.
     """
 
-    recall_seconds = 1.0  # between two recalls
+    recall_seconds = 1.0  # seconds between two recalls
 
     def __init__(
         self, run: Callable[..., Any], begin: Callable[[Iterable[tuple[str, str]]], None], server: RedisServer

@@ -123,7 +123,7 @@ class _Connection:
 
     @property
     def usable(self) -> bool:
-        """Whether the connection was used recently, and has received nothing since, not even its end."""
+        """Whether the connection was used recently, and has received nothing since then, not even its closing."""
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         return monotonic() - self._used < _IDLE_SECONDS and not poll.poll(0)

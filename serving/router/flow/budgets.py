@@ -137,7 +137,7 @@ class Settler:
         self._wake = asyncio.Event()
 
     async def finish(self, waiting: Sequence[tuple[str, Costs]], seconds: float) -> None:
-        """Settle costs, or cancel reservations without costs, within `seconds`. What fails is retried later."""
+        """Settle costs, or cancel reservations without costs, within `seconds`. Failed ones are retried later."""
         for reservation_id, costs in waiting:
             self._add(reservation_id, costs)
         try:

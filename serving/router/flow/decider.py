@@ -106,7 +106,7 @@ class Decider:
             raise RequestConflict(REQUEST_ID_REUSED(where=f"instances[{len(answers)}]")) from None
         if begun := [answer for answer in answers if isinstance(answer, PendingDecision)]:
             await self._decide_in_lanes(begun)
-        # If another request works on an answer, it comes by that request's deadline, which began earlier.
+        # If another request already works on the answer, its own deadline, which began earlier, limits the wait.
         return [
             answer.prediction() if isinstance(answer, PendingDecision) else await asyncio.shield(answer)
             for answer in answers

@@ -37,7 +37,7 @@ class Fault(NamedTuple):
 
 
 class Health:
-    """The health of all parts, which they report themselves."""
+    """The health of all parts, as the parts report it."""
 
     def __init__(self) -> None:
         self.waiting_for: Message | None = messages.STARTING()  # why no decisions can be made yet; None once they can
@@ -72,7 +72,7 @@ class Health:
         self._tick = monotonic()
 
     def report(self, part: str, error: Exception | None = None) -> None:
-        """Note that a part has answered, or why it has not."""
+        """Record that a part has answered, or the reason why it has not."""
         now = self._heard[part] = monotonic()
         before = self._faults.get(part)
         self._faults[part] = Fault(before.since if before else now, error) if error else None

@@ -34,7 +34,7 @@ REPEATED = Counter("mtorl_repeated_requests", "Decisions repeated for the same r
 REFUSED = Counter("mtorl_refused_requests", "Requests that the gateway refused", ["status"])
 ADMISSION_LIMIT = Gauge("mtorl_admission_limit", "Present limit of decision requests in flight")
 IN_FLIGHT = Gauge("mtorl_in_flight_requests", "Decision requests in flight")
-# Budgets: of each arm, and of all experiments together as arm "*"; see show_budget.
+# Budgets of each arm, and of all experiments together (labelled as arm "*"); see `show_budget`.
 BUDGET_LIMIT = Gauge("mtorl_budget_limit", "Limit of the current period, currency units", [*_ARM, "period"])
 BUDGET_SPENT = Gauge("mtorl_budget_spent", "Settled cost, currency units", [*_ARM, "period"])
 BUDGET_RESERVED = Gauge("mtorl_budget_reserved", "Open reservations, currency units", [*_ARM, "period"])

@@ -100,7 +100,7 @@ def note(traits: Traits) -> None:
 
 
 def outgoing(spans: Iterable[Span]) -> dict[str, str]:
-    """Headers of a call that several spans share. It belongs to the first recorded span, to which the others link."""
+    """Headers of a call that several spans share. The call belongs to the first recorded span; others link to it."""
     if _tracer is None or not (known := sorted(spans, key=_sampled, reverse=True)):
         return {}
     headers: dict[str, str] = {}
