@@ -34,7 +34,7 @@ ORDER = {
     room.replace("/", "."): re.findall(r"`([\w]+)(?:\.py)?`", order)
     for room, order in re.findall(r"^\| `([\w/]+)/` \| (`[^|]+` < [^|]+) \|$", PAGE, re.M)
 }
-"""Inside a room: each folder or file may import those before it, and itself."""
+"""Order inside each room: a folder or file may import itself and those before it."""
 
 
 def _modules() -> list[Path]:

@@ -127,7 +127,7 @@ def test_a_promotion_needs_decisions_of_the_challenger_or_force(
     assert (kept and kept["token"]) == token, "the history keeps the evidence"
 
 
-def test_without_stages_no_experiment_is_reported_as_active(file: Path) -> None:
+def test_an_experiment_whose_file_the_router_reads_directly_is_not_moved(file: Path) -> None:
     state = file.with_suffix("")
     state.mkdir()
     (state / "router.yaml").write_text(yaml.safe_dump({"experiment": str(file), "dataset": str(state / "none.yaml")}))

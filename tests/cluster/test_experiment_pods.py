@@ -33,7 +33,7 @@ import sys, urllib.request
 print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())
 """
 PROMISED = 5.0
-"""Seconds in which a kill switch is in force. A small node that is busy may take longer, up to `MOST`."""
+"""Seconds until a kill switch takes effect. A small busy node may take longer, up to `MOST`."""
 MOST = 60.0
 
 

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from kfp.dsl import Artifact
 
 USERS = 300
-"""Of the simulated log that the components work on."""
+"""Number of users in the simulated log that the components read."""
 
 ROUNDS = 25
-"""In which all of them are served; enough that each part of the split has opportunities to stand on."""
+"""Rounds in which all users are served: enough opportunities for every part of the split."""
 
 CODE = "test"
-"""The version of the code, as the pipeline tells it to components."""
+"""Version of the code that the pipeline passes to components."""
 
 Output = Callable[[type[Artifact], str], Artifact]
-"""The fixture `output`: an empty output artifact of a type and a name, as KFP hands it to a component."""
+"""The fixture `output`: creates an empty output artifact of a type and name, as KFP passes it to a component."""

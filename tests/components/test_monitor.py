@@ -19,7 +19,7 @@ from tests.monitoring.written_log import write_decision_log
 
 pytestmark = pytest.mark.integration
 MIDNIGHT = datetime(2025, 3, 2, tzinfo=UTC)
-"""After the day of the decision log."""
+"""Midnight after the day of the decision log."""
 
 
 class Night(datetime):

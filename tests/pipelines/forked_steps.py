@@ -32,7 +32,7 @@ PRELOADED = (
         "monitoring.verdict.period",
     ),
 )
-"""What steps import: names of installed packages alone, since what can't be found is left out without a word."""
+"""Modules that steps import. Only installed packages: a name that can't be found is skipped silently."""
 
 
 def silent(*_: object) -> None:

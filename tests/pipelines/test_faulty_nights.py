@@ -37,7 +37,7 @@ SETTINGS = {
     **{"bad_rows": "quarantine", "code_version": "test"},
 }
 MAKES = {"ingest", "build-features", "fit-incumbent", "train-challenger", "evaluate", "package", "smoke-test"}
-"""Steps that are done once for the same data."""
+"""Steps that run once for the same data."""
 
 
 class Volume:
@@ -71,7 +71,7 @@ class Volume:
 
 
 FAULT = "MTORL_TEST_FAULT"
-"""Of the environment: "disk STEP", the disk is full from this step on; "kill STEP", it dies after its last write."""
+"""Environment variable: "disk STEP" fills the disk from this step on; "kill STEP" kills it after its last write."""
 
 
 def break_step(name: str) -> None:

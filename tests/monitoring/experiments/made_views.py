@@ -32,7 +32,7 @@ RAMP: dict[str, Any] = {
     ]
 }
 MOVED = 402
-"""Users who got the incumbent at an earlier stage than the challenger, where there are many."""
+"""Number of users who got the incumbent before the challenger, in views with many users."""
 CHANNELS = ("search", "display", "video", "social")
 BETTER = messages.SHIP(low=0.0124)
 TOO_FEW = messages.TOO_FEW_USERS(needed=100, challenger="challenger", users=12, others=80)

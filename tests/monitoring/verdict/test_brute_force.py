@@ -223,7 +223,7 @@ class Kept(Log):
 
 CLOSES = timedelta(minutes=70)
 READ_AT_ONCE = patch("features.collect.compact.LATE_AFTER", -HOUR)
-"""Late outcomes are read as if each had been uploaded late, and not days later."""
+"""Reads late outcomes immediately; otherwise they are read days later."""
 
 
 def _arrives(row: dict[str, Any]) -> datetime:

@@ -325,7 +325,7 @@ def stopped_when_it_goes_badly(bad: float, rng: np.random.Generator, stage: str 
 @pytest.mark.parametrize(("bad", "verdict"), [(0.24, "ship"), (0.02, "inconclusive")])
 @pytest.mark.parametrize(("stage", "reason"), [("off", "switched_off"), ("shadow", "changed_period")])
 def test_days_cut_short_by_harm_count(tmp_path: Path, bad: float, verdict: str, stage: str, reason: str) -> None:
-    """The kill switch or a step back ends the bad days, so served decisions alone make the challenger look better."""
+    """The kill switch or a step back ends the bad days early; over all served decisions the second one is no better."""
     log = stopped_when_it_goes_badly(bad, np.random.default_rng(0), stage)
     daily = DAILY.replace(metrics=DAILY.metrics.replace(guardrails=()))
     found = verdict_from_log(log.write(tmp_path), daily)
@@ -384,7 +384,7 @@ def test_run_time_counts_a_day_once_if_the_same_users_return_daily(tmp_path: Pat
 
 
 def test_an_outcome_reported_late_never_counts(tmp_path: Path) -> None:
-    """An A/A test with equal clicks, but the challenger's are reported two days late by another router."""
+    """An A/A test: the challenger's clicks are reported two days late, and another router receives all even later."""
     log, last = traffic(600, 0.2, rounds=12), pd.Timestamp("2025-03-06", tz="UTC")
     taken = {row["decision_id"]: (row["arm"], pd.Timestamp(row["event_time"])) for row in log.decisions}
     clicks = [row for row in log.outcomes if row["kind"] == "click"]
@@ -426,7 +426,7 @@ def test_unequal_late_corrections_of_costs_ship_nothing(tmp_path: Path) -> None:
 
 
 def test_a_stage_with_only_late_outcomes_causes_no_difference_between_arms(tmp_path: Path) -> None:
-    """For a while no outcome could be reported; most decisions of the challenger, not the incumbent, came later."""
+    """Outcomes of the first stage are late; the challenger, unlike the incumbent, decides mostly after that stage."""
     log = ramp(4_000, {"incumbent": 0.3, "challenger": 0.5}, {"5%": 0.0, "25%": 0.0})
     stages = {row["decision_id"]: row["stage"] for row in log.decisions}
     taken = {row["decision_id"]: pd.Timestamp(row["event_time"]) for row in log.decisions}

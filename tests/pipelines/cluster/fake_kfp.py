@@ -19,7 +19,7 @@ class FakeKfp:
         endpoint: URL of the server.
         health: Body of the health endpoint's answer.
         changes: Requests that changed something, as METHOD PATH, without ids.
-        refuse_after: Number of changes after which the server refuses every second one. None: it refuses none.
+        refuse_after: Number of changes after which the server refuses all further ones. None: it refuses none.
         refusal: Status and message of a refused request. If `refuse_after` is -1, every request gets this answer.
         recurring: Recurring runs by id, oldest first.
     """

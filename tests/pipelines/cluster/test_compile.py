@@ -31,7 +31,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 OF_LAUNCHER, OF_ARTIFACT = 2000, 600
-"""About so many bytes are a container's environment and the words of KFP's launcher, and an artifact's places."""
+"""Approximate bytes of a container's environment plus KFP's launcher arguments, and of an artifact's paths."""
 
 
 @cache

@@ -108,7 +108,7 @@ def unreadable_history(scene: Scene) -> None:
 
 
 NEXT = [{**ARMS[0], "model_digest": "e3"}, {**ARMS[1], "model_digest": "next"}]
-"""The file of the next experiment, once the promoted model is the incumbent's own."""
+"""Arms of the next experiment, in which the incumbent's own server serves the promoted model."""
 GO = {"to": "50%", "reason": "again"}
 STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
     "the incumbent's server takes the winning version, which frees the challenger's server": [
