@@ -159,7 +159,7 @@ def _socket_on(host: str, port: int) -> socket.socket:
 
 
 def quiet() -> None:
-    """Log as `logs.py` does. KServe and uvicorn log only faults; by default they log five lines a request."""
+    """Log as `logs.py` does. KServe and uvicorn then log only faults, instead of five lines a request."""
     logs.set_up()
     for name in ("kserve", "kserve.trace", "uvicorn", "uvicorn.access"):
         logger = logging.getLogger(name)

@@ -101,7 +101,7 @@ def folder_of(registry: Path, digest: str | None) -> Path | None:
 
 
 def newest(registry: Path) -> datetime | None:
-    """Time at which the newest model was trained, without models whose gate asked for an experiment; None: no model."""
+    """Training time of the newest model, except models for which the gate asked for an experiment; None: no model."""
     return max((created for created, folder in _by_time(registry) if not _needs_experiment(folder)), default=None)
 
 

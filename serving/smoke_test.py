@@ -1,4 +1,4 @@
-"""Loads an archive as TorchServe does and requests decisions, so that a faulty archive is found before users get it.
+"""Loads an archive as TorchServe does and requests decisions, so that a faulty archive is found before it serves users.
 
 print(check_archive(Path("model-store/challenger.mar")))    # search of 4 channels, digest 0a1b2c3d4e5f
 """

@@ -132,7 +132,7 @@ class Room:
 class Ledger(Protocol):
     """A ledger. Calls block, and any of them may raise LedgerUnavailable."""
 
-    shared: bool  # whether several routers may use it
+    shared: bool  # whether several routers may share the ledger
     pacing: PacingStore
 
     def identity(self) -> str | None:
@@ -212,7 +212,7 @@ class KnownBalances:
         """
         with self._lock:
             number, changed = changes(self._number)
-            if number < self._number:  # an older copy of the ledger was restored, and `changed` is all of it
+            if number < self._number:  # an older copy of the ledger was restored: `changed` has all balances
                 self._campaigns = {}
             self._number = number
             self._campaigns |= changed

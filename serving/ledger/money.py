@@ -7,7 +7,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from math import isfinite
 
 NANO = 10**9
-LARGEST = 9e9  # currency units; in nano-units it fits SQLite's 64-bit integers
+LARGEST = 9e9  # currency units; in nano-units, this amount fits SQLite's 64-bit integers
 MOST = 2**63 - 1  # nano-units; sums of excess stop growing here
 
 

@@ -92,7 +92,7 @@ class RedisLedger(contract.Ledger):
         self._jumps.observe(now)
         known = self.server.hashes(f"{prefix}digests" for prefix in self._known)
         present, calls = _calendar(now), []
-        # The campaign "*" comes last: a campaign that now gets its own accounts draws on both until then. It is set
+        # The campaign "*" comes last: a campaign that now gets its own accounts draws on both until then. It is defined
         # each time, so that a ledger that has lost its accounts is detected.
         for campaign in sorted({*of_campaigns, ANY}.union(*known), key=lambda name: name == ANY):
             arguments: list[Any] = []

@@ -41,7 +41,7 @@ class RedisServer:
         self.name = str(location)
         self.cluster = location.cluster
         name = f"mtorl-ledger:{location.name}"
-        self.prefix = f"{{{name}}}:"  # of the first group's keys; without a cluster it is the only group
+        self.prefix = f"{{{name}}}:"  # prefix of the first group's keys; without a cluster, the only group
         self.groups = _spread_evenly(name) if self.cluster else [self.prefix]
         self.checked = False
         self._arguments: dict[str, Any] = {

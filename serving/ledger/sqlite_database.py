@@ -169,8 +169,7 @@ class Database:
     def run(self, work: Work[T]) -> T:
         """Run a function in a transaction; returns its result once it is durable.
 
-        If the function raises, its changes are rolled back. If LedgerUnavailable is raised, they may have been
-        committed.
+        If the function raises, its changes are rolled back. After LedgerUnavailable, they may have been committed.
         """
         (answer,) = self.run_each([work])
         if isinstance(answer, Exception):

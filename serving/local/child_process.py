@@ -25,7 +25,7 @@ class ChildProcess:
     """A running command and its supervisor.
 
     Args:
-        log: File for the output, which is appended. Its folder is the command's working directory.
+        log: File to which the output is appended. Its folder is the command's working directory.
         scratch: Folder that the supervisor deletes at the end.
         lock: Locked file that the supervisor inherits, so that it stays locked if this process is killed.
     """

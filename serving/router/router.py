@@ -73,7 +73,7 @@ class Router:
         self.health = Health()
         self.ledger = open_ledger(settings.ledger, patience=seconds)
         # Routers that share a ledger must agree on the experiment and its limits. The experiments saved by this router
-        # may be older than those of the other routers, so it does not start with them, but waits.
+        # may be older than those of the other routers, so the router waits instead of starting with them.
         last_good, alone = settings.spool.with_name("last-good-experiments"), not self.ledger.shared
         files = ExperimentFiles(settings.experiment, settings.budget_tables)
         source: Source = files

@@ -21,7 +21,7 @@ _BUTTON = "mtorl-page"  # header against cross-site requests: a form on another 
 
 
 def require_rights(app: web.Application, api: ClusterApi, header: str) -> None:
-    """Refuse requests of users without rights, and add `POST /stop/NAME`. The HTTP header `header` names the user."""
+    """Refuse users without rights, and add the route `POST /stop/NAME`. The HTTP header `header` names the user."""
     pool = ThreadPoolExecutor(2, "rights")
 
     def may(user: str, verb: str, name: str) -> bool:

@@ -123,9 +123,9 @@ class Admission:
             async with asyncio.timeout(self._patience):
                 await turn
         except (TimeoutError, asyncio.CancelledError) as error:
-            with suppress(ValueError):  # `_admit_next` may have removed it
+            with suppress(ValueError):  # `_admit_next` may have removed `turn`
                 self._waiting.remove(turn)
-            if not turn.cancelled():  # it was admitted at the same moment
+            if not turn.cancelled():  # the request was admitted at the same moment
                 self.inside -= 1
                 self._admit_next()
             if isinstance(error, TimeoutError):

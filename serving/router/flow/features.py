@@ -186,7 +186,7 @@ class _View:
         (as_of, values), defaults = stored, self._defaults
         if self.name == HISTORY:
             values, defaults = served(unpack(values[PACKED])) if values[PACKED] else {}, {}
-            # A history may contain touchpoints after the decision; its age is that of the last one before.
+            # A history may contain touchpoints after the decision. Its age is that of the last touchpoint before.
             times = values.get("hist_timestamp") or ()
             as_of = times[before - 1] if (before := bisect_left(times, at)) else None
         served_now = as_of is not None and as_of < at and not (self._ttl and at - as_of > self._ttl)
@@ -252,7 +252,7 @@ class _RedisHashes:
         for view in views:
             self._places[view.key].append((view, len(self._fields[view.key])))
             _, fields = self._online._generate_hset_keys_for_features(view.feast, view.names[:])
-            self._fields[view.key] += fields  # the last one is the event time
+            self._fields[view.key] += fields  # the last field is the event time
 
     def read(self, ids: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Stored]]:
         """Read rows for distinct ids by join key; returns view -> id -> row."""

@@ -22,7 +22,7 @@ from mtorl.log.records import V1Answer
 Prediction = dict[str, Any]
 
 MOST = 50_000  # answers in memory, 1 kB each: a minute of a busy router
-SECONDS = 600.0  # age limit of answers; far below that of a reservation, so a repeated exposure is still paid for
+SECONDS = 600.0  # age limit of answers; reservations live far longer, so a repeated exposure is still paid for
 
 
 class RequestConflict(RuntimeError):

@@ -31,7 +31,7 @@ from serving.router.ops.health import Health
 from serving.router.ops.metrics import Stage
 
 FAILURES = 20  # failed requests in a row until the circuit breaker opens ...
-SILENT_SECONDS = 0.25  # ... if they last at least as long, because many requests can fail in one bad moment
+SILENT_SECONDS = 0.25  # ... if they fail for at least this time, because many requests can fail in one moment
 GRACE_SECONDS = 0.002  # tolerance after a stage's time limit
 _PAUSE_SECONDS = 0.25  # seconds between two test calls through an open circuit breaker
 _MOST_HANGING = 3  # calls of a part beyond their time limit; until one of them returns, the part is not called
@@ -291,7 +291,7 @@ class CircuitBreaker:
     def allows_call(self) -> bool:
         """Whether the part may be called now."""
         now = monotonic()
-        if sum(end < now for end in list(self.ends)) >= _MOST_HANGING:  # each of them blocks a thread
+        if sum(end < now for end in list(self.ends)) >= _MOST_HANGING:  # each call blocks a thread
             return False
         if self._failures < FAILURES or now < self._since + SILENT_SECONDS:
             return True
