@@ -98,7 +98,7 @@ def run_on(volume: Path, name: str, parameters: Mapping[str, str], on_step: OnSt
         try:
             steps = local.run(pipeline, arguments, folder, watch, cache=runs / "cache", notes=runs)
         except BaseException as error:
-            with contextlib.suppress(OSError):  # before the result is recorded: it may free space on a full disk
+            with contextlib.suppress(OSError):  # before the result is recorded: pruning may free space on a full disk
                 _prune(runs, folder)
                 if is_disk_full(error):
                     local.remove_unfinished(folder)

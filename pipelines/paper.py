@@ -57,7 +57,7 @@ def run_paper(config: PaperConfig, on_job: OnJob) -> dict[str, Any]:
     todo = jobs.jobs(list(config.logs), config.repeats, config.methods)
     done = 0
     on_job(done, len(todo), "")
-    # Libraries read these when they are loaded. In a spawned process, that is before any function of this module.
+    # Set before a process starts: libraries read these variables when they are loaded, before any function here runs.
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     with worker_processes(config.workers) as pool:
         for stage in ([job for job in todo if job.method != "score"], [job for job in todo if job.method == "score"]):

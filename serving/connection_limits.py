@@ -28,7 +28,7 @@ from mtorl.runtime.message import Message
 from serving import messages
 
 _LINGER_SECONDS = 1.0  # a refused client must stop sending before the connection closes, or it loses the answer
-_MOST_PIPELINED = 16  # requests of one connection that wait while its first is answered
+_MOST_PIPELINED = 16  # requests of one connection that wait while an earlier one is answered
 SATURATED = messages.SATURATED()
 _TOO_MANY = messages.TOO_MANY_CONNECTIONS()
 

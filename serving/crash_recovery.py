@@ -62,7 +62,7 @@ def reconcile(ledger: Ledger, spool: Spool) -> int:
     """
     unfinished = set(ledger.open_reservations())
     exposed: set[str] = set()
-    finished: set[str] = set()  # decisions that were withdrawn
+    finished: set[str] = set()  # withdrawn decisions; later also those that the log lacks
     read, oldest = 0, None
     for record in spool.newest("decision", _NEWEST) if unfinished else ():
         name = record["decision_id"]

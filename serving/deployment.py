@@ -84,7 +84,7 @@ def _used_for(arm: Arm, experiment: Experiment, server: str, version: str) -> Me
     about = {"version": version, "experiment": experiment.name}
     if experiment.stage != "shadow":  # also while the kill switch is on: the experiment may continue
         return messages.UNDER_TEST(stage=experiment.stage, arm=arm.name, **about)
-    if arm.name == INCUMBENT:  # all users get a promoted challenger from its server until the incumbent's has it
+    if arm.name == INCUMBENT:  # all users get a promoted challenger from its server until the incumbent's server has it
         return messages.SERVES_INCUMBENT(server=server, **about)
     return None
 

@@ -127,7 +127,7 @@ class Server(uvicorn.Server):
                 lifespan="off",
                 log_config=None,
                 proxy_headers=False,  # no caller's address is used
-                timeout_keep_alive=65,  # longer than that of the proxies in front
+                timeout_keep_alive=65,  # longer than the timeout of the proxies in front
                 timeout_graceful_shutdown=grace_seconds,
             )
         )

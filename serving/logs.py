@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
-_SECONDS = 60.0  # between two lines of one cause
+_SECONDS = 60.0  # seconds between two lines of one cause
 _MOST_CAUSES = 1000  # limit of the causes in memory; the one seen longest ago is forgotten
 _IDS = ("cause", "experiment", "arm", "decision_id", "request_id", "left_out")
 """Optional fields of a line. The first five come from the argument `extra` of the logging call."""

@@ -111,7 +111,7 @@ class ExperimentFolder:
         """Return the active experiment; None: there is none, or it can't be read."""
         try:
             return Experiment.load(self.in_force) if self.in_force.exists() else None
-        except ExperimentError:  # edited manually or of another version; the next change replaces it
+        except ExperimentError:  # a manual edit, or a file of another version; the next change replaces it
             return None
 
     def events(self) -> list[Event]:

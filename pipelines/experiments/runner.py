@@ -28,7 +28,7 @@ from pipelines.experiments.folder import ExperimentFolder
 
 Tell = Callable[[str, Move | Hold | None, str], None]
 """Reports a change: the experiment's file, the step (None: a fault), and a description."""
-_MENDABLE = (InputError, OSError)  # faults that a person can repair while this runs, such as a full disk
+_MENDABLE = (InputError, OSError)  # faults that a person can repair while the runner works, such as a full disk
 _EDITS_SECONDS = 1.0
 
 

@@ -168,7 +168,7 @@ class Ledger(Protocol):
         """
 
     def cancel_all(self, reservation_ids: Sequence[str]) -> list[Exception | None]:
-        """Release reserved money; errors as in `reserve_all`. If cancelled first, an id can't be reserved."""
+        """Release money; errors as in `reserve_all`. An id cancelled before it is reserved can't be reserved later."""
 
     def expire(self, ttl: float) -> int:
         """Release some reservations that have been open for at least `ttl` seconds; returns how many (0: none left).

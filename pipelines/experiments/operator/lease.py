@@ -25,7 +25,7 @@ ANSWER_SECONDS = (2.0, 2.0)
 _NAME = "mtorl-operator"
 _HELD_SECONDS = 15  # the lease expires this long after the last renewal
 _RENEW_SECONDS = 3.0
-_GIVE_UP_SECONDS = 10.0  # the holder exits if a renewal fails this long after the last one, before the lease expires
+_GIVE_UP_SECONDS = 10.0  # the holder exits if renewals fail for this time, before the lease expires
 
 
 class Lease:

@@ -110,7 +110,7 @@ class Operator:
         The leader also writes the status of each active experiment on the routers.
         """
         objects = {str(one["metadata"]["name"]): one for one in self._api.experiments()}
-        config_map = self._api.in_force()  # read after the objects, so it is at least as new as they are
+        config_map = self._api.in_force()  # read after the objects, so at least as new as the objects
         in_force = self._api.entries(config_map)
         for name in {**objects, **in_force}:
             entry = in_force.get(name)

@@ -169,8 +169,8 @@ class Decider:
         stage = decision.asking and decision.asking[0]
         release = decision.expose or decision.may_be_reserved or stage == "ledger"
         fault = decision.failed if bug is None else ("internal", bug)
-        # The thread may still store its own record of this decision, as if the user had been shown an ad. Since nothing
-        # was shown, the record written here replaces the thread's.
+        # The thread may still store its own record of this decision, for instance of an exposure. The record written
+        # here replaces it, because the user was shown nothing.
         decision.withdrawn = fault is not None or stage == "log"
         if fault is None and stage is not None:
             late = TimeoutError(f"the stage {stage} did not end in time")
