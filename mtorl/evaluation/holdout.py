@@ -56,11 +56,12 @@ def evaluate_artifact(
 
     Raises:
         KnownUsersError: the log contains training users and `only_new` is not set, or contains no other users.
-        ValueError: the log belongs to another data set.
+        InputError: the log's description has other channels or another reward than the artifact.
     """
-    if (artifact.spec.channels, artifact.spec.reward) != (table.spec.channels, table.spec.reward):
-        trained, read = (f"{spec.name} ({', '.join(spec.channels)})" for spec in (artifact.spec, table.spec))
-        raise ValueError(messages.OTHER_DATA_SET(artifact=trained, log=read))
+    for field in ("channels", "reward"):
+        trained, described = (spec.model_dump(mode="json")[field] for spec in (artifact.spec, table.spec))
+        if trained != described:
+            raise InputError(messages.OTHER_DATA_SET(field=field, artifact=trained, log=described))
     users = table.rows["user_id"].unique()
     training_U = are_among(users, artifact.training_users())
     if training_U.all():

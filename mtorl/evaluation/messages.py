@@ -30,7 +30,7 @@ KNOWN_USERS = Words(
     "{known:,} of the log's {users:,} users are training users of the artifact, such as {example!r}: metrics on them "
     "would be too good. --only-new leaves these users out",
 )
-OTHER_DATA_SET = Words("other-data-set", "the artifact was trained on {artifact}, the log is of {log}")
+OTHER_DATA_SET = Words("other-data-set", "the artifact has {field} {artifact}, the description {log}. Use the same")
 INCUMBENT_DECISIONS = Words(
     "incumbent-decisions",
     "the serving incumbent, {policy}, has no artifact, and only {count} of {needed} usable decisions of test users. "

@@ -19,6 +19,7 @@ from mtorl.fitting.fit import fit_challenger
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.splits import split_of
 from mtorl.network.training import TrainConfig
+from mtorl.runtime.errors import InputError
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from mtorl.window.table import WindowTable
 from tests.messages import raises
@@ -97,6 +98,7 @@ def test_missing_propensities_are_estimated_from_other_users(made):
 
 def test_a_log_of_another_data_set_is_refused(made):
     artifact, _ = made
-    other = replace(table(rows(50, 3, "new-")), spec=SPEC.replace(name="other", channels=SPEC.channels[::-1]))
-    with raises(ValueError, messages.OTHER_DATA_SET):
-        evaluate_artifact(artifact, other, stored_in(artifact), seed=0, only_new=False)
+    for changes in ({"channels": SPEC.channels[::-1]}, {"reward": SPEC.reward.replace(cost_weight=0.3)}):
+        other = replace(table(rows(50, 3, "new-")), spec=SPEC.replace(**changes))
+        with raises(InputError, messages.OTHER_DATA_SET, field=next(iter(changes))):
+            evaluate_artifact(artifact, other, stored_in(artifact), seed=0, only_new=False)
