@@ -9,7 +9,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 
 # A script is run by its path, so Python searches its folder first, where `features.py` would hide the package
-# `features`. So the folder moves to the end of the path, where subprocesses of a script still find this module.
+# `features`. The folder therefore moves to the end of the path, where subprocesses of a script still find this module.
 _FOLDER = ROOT / "benchmarks"
 sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry) != _FOLDER), str(_FOLDER)]
 

@@ -19,7 +19,7 @@ def table_of(columns: Mapping[str, Show], rows: Sequence[Figures]) -> str:
 
 
 def compared(rows: Mapping[str, Show], results: Sequence[Figures]) -> list[list[str]]:
-    """The cells of a table with a row for each figure and a column for each result."""
+    """The cells (heads and rows) of a table with a row for each figure and a column for each result."""
     return [[name, *(show(result) for result in results)] for name, show in rows.items()]
 
 

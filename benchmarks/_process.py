@@ -46,7 +46,7 @@ def run(task: Callable[..., dict[str, Any]], **arguments: Any) -> dict[str, Any]
     with tempfile.TemporaryDirectory(prefix="mtorl-bench-child-") as folder:
         answer, console = Path(folder) / "answer.json", Path(folder) / "console.txt"
         command = [sys.executable, "-m", "benchmarks._process", name, json.dumps(arguments, default=str), str(answer)]
-        environment = {"ARROW_DEFAULT_MEMORY_POOL": "jemalloc", **os.environ}  # as the command `mtorl` sets it
+        environment = {"ARROW_DEFAULT_MEMORY_POOL": "jemalloc", **os.environ}  # as set by the command `mtorl`
         with console.open("w") as output:
             process = psutil.Popen(
                 command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True

@@ -31,7 +31,7 @@ BUDGETS = (0.5, 1.0, 1.5)  # planned budgets, as shares of the logged week's bud
 MARKETS, USERS, EPOCHS, ROUNDS = 50, 600, 6, 7
 LEARNED_FROM = 2500  # users on whom the network is trained
 EVERY = 25  # markets that share a network
-BUDGET_SHARE = 0.25  # budget for a decision, as a share of the mean cost of an exposure
+BUDGET_SHARE = 0.25  # budget per decision, as a share of an exposure's mean cost
 EXPLORE = 0.05
 
 
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def market(seed: int, network: Path, users: int, epochs: int, learned_from: int, **_: Any) -> list[dict[str, float]]:
-    """Planned and realised gain of each budget; trains the network if its folder does not exist."""
+    """Compare planned and realised gain of each budget; if the network's folder does not exist, train it first."""
     from mtorl.artifact.artifact import load
     from mtorl.evaluation.budget_plan import Curves, Traffic, price_of
     from mtorl.evaluation.replay import Replay
@@ -147,7 +147,7 @@ def week(simulator: Any, model: Any, users: list[str], seed: int, budget: float,
 
 
 def budget_plan_table(figures: Figures) -> str:
-    """A table of planned and realised gain by budget."""
+    """Format a table of planned and realised gain by budget."""
     settings, markets = figures["settings"], figures["markets"].values()
     text = (
         f"Markets: {len(markets)}; {settings['users']:,} newcomers in the week that is logged and as many in the week "

@@ -121,7 +121,7 @@ def _largest_fall(market: list[dict[str, Any]]) -> float:
 
 
 def drifts(half_width: float) -> list[dict[str, Any]]:
-    """Drift for each rule and loss per night; `half_width` is half of a night's interval, as a share of the value."""
+    """Simulate drift by rule and loss per night; `half_width` is that of a night's interval, as a share of value."""
     return [
         {"rule": name, "worse": worse, "nights": nights, **asdict(drift(rule, worse, half_width, nights))}
         for name, rule in RULES.items()
@@ -138,7 +138,7 @@ def _half_width(row: dict[str, Any]) -> float:
 def _test_users_for(gain: float, markets: list[list[dict[str, Any]]], users: int) -> float:
     """The number of test users with which 80 % of the models with a gain (a share of the value) pass the gate.
 
-    A gain passes with a probability of 80 % if it is 1.96 + 0.84 standard errors; the half-width is 1.96 of them.
+    A gain of 1.96 + 0.84 standard errors passes with a probability of 80 %; the half-width is 1.96 standard errors.
     """
     share = dict(SHARES)["test"]
     of_one = np.mean([_half_width(row) * (share * users * row["night"]) ** 0.5 for of in markets for row in of[1:]])
@@ -182,7 +182,7 @@ def _changes(each: list[float]) -> str:
 
 
 def _enough(one: Figures) -> str:
-    """Numbers of test users, to two digits; "no number" if more users would not help, as with too narrow intervals."""
+    """Numbers of test users, to two digits; "no number" if no number of users suffices."""
     if one["impossible"] > MAX_IMPOSSIBLE or one["difference_covered"] < 0.9:
         return "no number"
     return ", ".join(f"{float(format(one['test_users_for'][gain], '.2g')):,.0f}" for gain in ("5%", "2%"))

@@ -33,7 +33,7 @@ from benchmarks.request_path.tables import decided, goodput, in_short
 
 CONNECTIONS = (1, 8, 32)
 CAPACITY_CONNECTIONS = 16  # about as many requests as the router serves concurrently
-PATHS = ("sqlite", "redis", "predictor")  # ledger on SQLite or Redis, with TorchServe; SQLite with the predictor
+PATHS = ("sqlite", "redis", "predictor")  # TorchServe with a ledger on SQLite or Redis; predictor with SQLite
 USERS = 500  # users in the requests
 OFFERED = (0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 2.0, 4.0)  # offered loads, relative to the best closed loop's decisions/s
 ROUNDS = 5  # rounds through all loads, so that other work on the computer affects each load alike
@@ -47,7 +47,7 @@ def load(plan: Plan, pids: list[int]) -> dict[str, Any]:
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     measured: dict[str, Any] = json.loads(done.stdout)
-    # The measured CPU time includes the warm-up; this is the share of the measured time.
+    # The CPU time includes the warm-up, so it is multiplied by the measured share of the whole time.
     share = plan.seconds / (plan.seconds + plan.warm_seconds)
     measured["cpu_ms"] = 1000 * (cpu_seconds(pids) - before) * share / max(decided(measured), 1)
     return measured

@@ -31,8 +31,8 @@ from benchmarks.scale_runs.market import outcome
 from benchmarks.serving import family, load, memory_mib, users_windows
 
 CONNECTIONS = 4
-SETTLED = 0.2  # share of the time after which nothing should grow
-MOST_BYTES_A_RECORD = 1000.0  # for a decision's index entry and, if it has a request id, its response for retries
+SETTLED = 0.2  # share of the run's time after which resources must not grow
+MOST_BYTES_A_RECORD = 1000.0  # index entry of a decision and, if it has a request id, response for retries
 
 
 class Callers:

@@ -12,11 +12,11 @@ from mtorl.experiment.inference.sums import Sums
 
 HOURS = 28 * 24
 _AT_ONCE = 100  # runs simulated at a time
-USERS, SIGMA = 10_000, 1.5  # for `uneven`; SIGMA is the standard deviation of the logarithm of decisions
+USERS, SIGMA = 10_000, 1.5  # for `uneven`; SIGMA: standard deviation of log(decisions of a user)
 
 
 def looks(kind: str, users: int) -> np.ndarray:
-    """The numbers of users at each look: "geometric" is 20 looks, "hourly" a look each hour for four weeks."""
+    """The number of users at each look; "geometric": 20 looks; "hourly": a look each hour for four weeks."""
     sizes = {
         "geometric": lambda: np.geomspace(100, users, 20),
         "hourly": lambda: np.linspace(users / HOURS, users, HOURS),
@@ -43,7 +43,7 @@ def runs(
 
 
 def uneven(share: float, runs: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Error rates of A/A experiments whose users differ in how often they decide; the most active users click less.
+    """Error rates of A/A experiments with some users who decide far more often than others, and click less often.
 
     At each look, users have the weights (`heavy_users.py`) that follow from the decisions until then.
     """

@@ -1,7 +1,7 @@
 """Simulates experiments with guardrails: how often a verdict is false, and after how many users it is reached.
 
-The primary metric is clicks. A guardrail is a cost that half of the decisions have; the challenger's may be higher by
-`MARGIN`. Clicks and guardrails are drawn independently, which is the worst case, since errors then add up most.
+The primary metric is clicks. A guardrail is a cost that half of the decisions have; the challenger's may exceed the
+incumbent's by the share `MARGIN`. Clicks and guardrails are drawn independently, the worst case: errors add up most.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ _COUNTS = (0, 1, 3)  # numbers of guardrails
 
 
 def guarded(lift: float, harm: float, share: float, runs: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
-    """Rows for 0 (only if `harm` is 0), 1 and 3 guardrails in the same experiments; all of them are harmed equally."""
+    """Rows for 0 (only if `harm` is 0), 1 and 3 guardrails in the same experiments; `harm` is the same for each."""
     looks = np.linspace(USERS / LOOKS, USERS, LOOKS).astype(np.int64)
 
     def found(market: Clicks) -> tuple[np.ndarray, ...]:

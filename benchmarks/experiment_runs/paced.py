@@ -26,13 +26,13 @@ from serving.ledger.pacer import Pacer, ledger_accounts
 from serving.ledger.pacing_store import Lease, Prices
 
 DAYS = 10
-DECISIONS = (2_000, 13_600)  # decisions a day: at 5 %, the challenger has money for 25 and 170 exposures
+DECISIONS = (2_000, 13_600)  # per day: at 5 %, the challenger has money for 25 and 170 exposures
 STAGES = ("1%", "5%", "25%", "50%")
 _ARMS = ("challenger", INCUMBENT)
 _KEYS = [arm_key("a-a", arm) for arm in _ARMS]
 _CHANNEL, _CAMPAIGN = "search", "campaign"
 _COSTS, _COST_CAP = (0.1, 0.3), 0.4
-_MONEY = 0.25 * sum(_COSTS) / 2  # budget for a decision: enough to expose about every fourth
+_MONEY = 0.25 * sum(_COSTS) / 2  # budget per decision: enough to expose about every fourth decision
 _TRAFFIC = (0.4,) * 6 + (0.8, 1.0, 1.2, 1.2, 1.2, 1.2, 1.2, 1.2, 1.2, 1.2, 1.2, 1.4, 1.6, 1.8, 1.8, 1.4, 1.0, 0.6)
 _DAY, _STEPS, _MIDNIGHT = 86_400.0, 240, 1_796_083_200.0
 
@@ -58,7 +58,7 @@ class _MemoryLedger:
         self.pacing = self
 
     def take(self, arm_N: np.ndarray, cost_N: np.ndarray, wanted_N: np.ndarray) -> np.ndarray:
-        """Mask of the taken opportunities. If one does not fit into an account, no later one does: sums never fall."""
+        """Mask of the taken opportunities. If one does not fit into an account, no later one fits: sums never fall."""
         fits_N = wanted_N.copy()
         for arm in range(2):
             fits_N &= (arm_N != arm) | self._room(self.limits[arm], self.spent[arm], cost_N * (fits_N & (arm_N == arm)))

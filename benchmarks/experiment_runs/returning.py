@@ -16,8 +16,8 @@ _COMES = 0.6  # probability that a user comes in a stage
 _HOURLY = 0.1  # share of all users who come in an hour
 _FIELDS = ("users", "positive", "totals", "products")
 VISITS_BEFORE = 20  # visits before the experiment, for covariates
-NEW = 0.2  # share of the users without earlier visits
-_NOISE = 0.3  # standard deviation of the logarithm of a forecast, around the user's own rate
+NEW = 0.2  # share of the users who have no visits before the experiment
+_NOISE = 0.3  # standard deviation of log(forecast / the user's own rate)
 
 
 def covariates(market: Clicks | Revenue, rng: np.random.Generator, rates: Floats) -> Floats:

@@ -23,7 +23,7 @@ def build(log: str, out: str) -> dict[str, Any]:
 
 
 def scan_sort(log: str, out: str) -> dict[str, Any]:
-    """Measure the lower limit: the builder's engine, with the same settings, reads, sorts and writes the file."""
+    """Measure the lower limit: the builder's engine, with equal settings, only reads, sorts and writes the file."""
     from features.engine import open_engine
 
     with open_engine("duckdb") as engine, clock() as figures:

@@ -1,8 +1,8 @@
 """Generates a synthetic touchpoint log of any size in the canonical layout, sorted by time; and defines the sizes.
 
-Journey lengths have a heavy tail and a mean of `MEAN`. The most active fraction q of the users has about the square
-root of q of all touchpoints (Pareto, exponent 2). Rows of different users are interleaved, as a platform writes them,
-so a reader must sort the log by user.
+Journey lengths have a heavy tail and a mean of `MEAN`. The most active users, a fraction q, have about a fraction
+sqrt(q) of all touchpoints (Pareto, exponent 2). Rows of different users are interleaved, as a platform writes them, so
+a reader must sort the log by user.
 
 A clean log is like the result of ingestion. In a raw log, 1 % of the rows are duplicated, 1 % arrive up to a day late,
 and times are whole seconds. With 1e7 rows, a raw log also has users above the bot limit.

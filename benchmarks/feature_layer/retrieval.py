@@ -31,7 +31,7 @@ def retrieve(log: str, root: str) -> dict[str, Any]:
     from mtorl.window.window import HISTORY
 
     store = FeatureStore(repo_path=root)
-    views = [view for view in store.list_feature_views() if view.name != HISTORY]  # HISTORY is only online
+    views = [view for view in store.list_feature_views() if view.name != HISTORY]  # HISTORY is only stored online
     features = [f"{view.name}:{field.name}" for view in views for field in view.features]
     columns = "user_id, campaign_id, timestamp AS event_timestamp"
     with duckdb.connect() as connection:

@@ -1,4 +1,4 @@
-"""Simulates many small losses: how much value a rule of the gate allows to be lost if every next model is worse.
+"""Simulates many small losses: how much value is lost under a rule of the gate if every next model is worse.
 
     drift(Rule(margin=0.02), worse=0.01, half_width=0.09, nights=8)
 
@@ -27,7 +27,7 @@ class Rule:
     Attributes:
         margin: Share of the value; 0 requires a proof of superiority.
         best: Compare with the model that has the best estimate (on all nights so far) of all models that have served,
-            instead of with the last one.
+            instead of with the model that serves.
     """
 
     margin: float
@@ -40,7 +40,7 @@ class Drift:
 
     passed: float  # share of the models that the gate promoted
     end: float  # mean value after the last night, relative to the first value
-    fell: float  # share of the markets whose value is at some time over 2 % below the best generation's
+    fell: float  # share of markets that at some time are over 2 % below their best generation
 
 
 def drift(rule: Rule, worse: float, half_width: float, nights: int, seed: int = 0) -> Drift:
@@ -50,7 +50,7 @@ def drift(rule: Rule, worse: float, half_width: float, nights: int, seed: int = 
         half_width: Half-width of the difference's interval after one night, as a share of the value.
     """
     random = np.random.default_rng(seed)
-    # The error of a difference is the difference of two generations' errors.
+    # The error of a difference is the difference of two generations' errors, so one error is smaller by sqrt(2).
     a_night = half_width / _Z / np.sqrt(2.0)
 
     def errors_NM() -> Floats:

@@ -64,11 +64,11 @@ def nights(market: Market, root: Path) -> Iterator[dict[str, Any]]:
     """Figures of the first model, and of each night.
 
     `worth` is the served policy's value at an equal budget, and `auc` the AUC of the new model's reward head on random
-    states. The gate's figures come with the new model's true value at the states of the log.
+    states. The figures of the gate include the new model's true value at the states of the log.
     """
     seed, users, number = market.seed, market.users, market.nights
     simulator = Simulator(SimulatorConfig(users=users * (number + 2), seed=seed))
-    # Users of the first log and of each night. No model learns from the last group, on whom worth is measured.
+    # Users of the first log and of each night. No model learns from the last group, whose users measure the worth.
     coming = [simulator.user_ids[users * k : users * (k + 1)] for k in range(number + 2)]
     first = root / "first"
     log = simulator.log()
@@ -121,7 +121,7 @@ def write_log_folder(log: pd.DataFrame, spec: DatasetSpec, folder: Path) -> None
 
 
 def auc_on_random_states(artifact: Artifact, windows: Path, seed: int) -> float:
-    """AUC of the reward head on test users of the first log, whose channels vary widely."""
+    """AUC of the reward head on test users of the first log, in which all channels occur often."""
     table = WindowTable.load(windows)
     rows, batch = table.rows[table.is_in("test")], table.windows("test")
     logits_BC, reward_BC, _ = artifact.predict(batch)

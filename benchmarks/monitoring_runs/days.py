@@ -25,7 +25,7 @@ from mtorl.log.decision_ids import BUCKET, HOUR, bucket_of
 from mtorl.log.lake import name_of
 from mtorl.log.records import Kind, sql_columns
 
-START = datetime(2025, 3, 3, tzinfo=UTC)  # a Monday, in the past: records with a future date are not used
+START = datetime(2025, 3, 3, tzinfo=UTC)  # a Monday in the past, since the monitor ignores records with a future date
 CHANNELS = ("search", "social", "display", "video")
 COLUMNS = ("device", "placement", "hour")
 
@@ -36,7 +36,7 @@ Shift = Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame]
 _SAME = {"experiment": "spring", "stage": "off", "assignment_probability": 1.0, "propensity": 0.25}
 _SAME |= {"withdrawn": False, "override": False, "model_digest": "sha256:test", "latency_seconds": 0.01}
 _SAME |= {"features_found": True, "feature_hash": "0" * 16, "static": "{}"}
-_database = cache(duckdb.connect)  # one for all files, since opening it takes longer than writing a small file
+_database = cache(duckdb.connect)  # one connection, since opening it takes longer than writing a small file
 
 
 def healthy(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
@@ -51,7 +51,7 @@ class Days:
     Attributes:
         users_a_day: Users who come on a day, with 1.5 decisions each on average.
         spread: Standard deviation of a day's random factors (in logarithms), on click rates and on prices.
-        weekend: Share by which click rates are lower on a Saturday or Sunday.
+        weekend: Relative reduction of click rates on Saturdays and Sundays.
         moving_context: Whether the mix of devices differs on a Saturday or Sunday.
         further: Number of numeric columns that are noise.
         pool: Number of users from whom a day's users are drawn; 0: eight times `users_a_day`.

@@ -1,4 +1,4 @@
-"""Measures a check of a large day, by tasks for subprocesses: write the day, and judge it and its last hours."""
+"""Measures a check of a large day with two tasks for subprocesses: write the day; judge the day and its last hours."""
 
 import json
 import time

@@ -1,8 +1,8 @@
 """The informed policy that looks several opportunities ahead, which is the best known policy.
 
-The context of each later opportunity is drawn once for all branches of a user. The branches of a decision are no ad,
-and an ad on each channel, with or without a click. A click changes the posterior of the user's interests, and an ad
-changes carry-over and fatigue (`mtorl/simulator/market.py`).
+The context of each later opportunity is drawn once for all branches of a user. A decision has a branch for no ad, and
+two for an ad on each channel: with and without a click. A click changes the posterior of the user's interests, and an
+ad changes carry-over and fatigue (`mtorl/simulator/market.py`).
 
 Shapes: N users, B branches so far, C channels, K = 2 C + 1 branches of a decision, F favourite (no, yes), Q quadrature.
 """
@@ -82,7 +82,7 @@ class _Tree:
         self._interest_FQ, self._favourite_N1C, self._price = interest_FQ, favourite_N1C, price
 
     def added(self, users: Users, p: Floats, p_FQ: Floats, later: list[Later]) -> tuple[Floats, Floats]:
-        """The value that an exposure adds at later opportunities (N, B, C), and their value without one (N, B).
+        """The value that an exposure adds at later opportunities (N, B, C), and their value without an exposure (N, B).
 
         `p` and `p_FQ` are the click probabilities of the current opportunity, see `clicks`.
         """
@@ -108,7 +108,7 @@ class _Tree:
         return np.maximum((p + added - self._price * now.cost).max(axis=-1), 0.0) + after
 
     def clicks(self, users: Users, rest: Floats) -> tuple[Floats, Floats]:
-        """P(click) by channel (N, B, C), and given the interest (N, B, C, F, Q); the same as in `Informed`."""
+        """P(click) by channel (N, B, C), and P(click) given the interest (N, B, C, F, Q); the same as in `Informed`."""
         p_FQ = -(rest[..., None, None].astype(np.float32) + self._interest_FQ)
         np.exp(p_FQ, out=p_FQ)
         p_FQ += 1

@@ -19,7 +19,7 @@ from mtorl.simulator.market import CHANNELS
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from pipelines.loop.simulated_lift import Policy, play, policy_of
 
-DECISIONS = 12_000  # maximum for a policy, so that more rounds serve fewer users
+DECISIONS = 12_000  # most opportunities of a policy, so that with more rounds, fewer users are served
 DEPTHS = (1, 2, 3)  # later opportunities that the informed policy considers
 
 

@@ -72,6 +72,6 @@ def mixed(choosing: Forecasts, exposing: Forecasts) -> Policy:
 
 
 def _only(channel_N: Floats, forecast: Forecast) -> Floats:
-    """The gain on one channel for each row, and 0 on the others, which are then never worth their price."""
+    """The gain on one channel for each row, and 0 on the other channels, so these are never worth their price."""
     gain_NC = np.asarray(forecast.gain_BC)
     return np.where(np.arange(gain_NC.shape[1]) == channel_N[:, None], gain_NC, 0.0)

@@ -15,7 +15,7 @@ from mtorl.arrays import Floats
 from mtorl.simulator.market import CHANNELS
 
 BEST = "informed_3"
-TARGETS = {"5": 0.95, "15": 0.90}  # by rounds: share of the best informed policy that the served policy should reach
+TARGETS = {"5": 0.95, "15": 0.90}  # by number of rounds: share of the best informed policy's gain to reach
 SHOWN = {
     "incumbent": "incumbent: frequencies of the log",
     "constant": "best constant channel, exposed when MTORL says so",
@@ -63,7 +63,7 @@ def _values(markets: Figures, rounds: str) -> dict[str, Floats]:
 def _losses(values: Mapping[str, dict[str, Floats]]) -> str:
     """The served policy's loss against the best informed policy, by part.
 
-    The choice of the channel and of when to expose are replaced in both orders; the loss is the mean of the two orders.
+    Two parts are replaced in both orders: the choice of the channel, and when to expose. Each loss is the mean of both.
     """
     parts: dict[str, Any] = {
         "value of the future": lambda of: of[BEST] - of["informed"],
@@ -79,7 +79,7 @@ def _losses(values: Mapping[str, dict[str, Floats]]) -> str:
 
 
 def _half(of: Mapping[str, Floats], kept: str, replaced: str) -> Floats:
-    """Mean loss of replacing one part: in the informed policy, and in the policy whose other part is learned."""
+    """Mean loss of one part, replaced in the informed policy, and in the policy whose other part is replaced."""
     return ((of["informed"] - of[kept]) + (of[replaced] - of["greedy"])) / 2
 
 
@@ -96,7 +96,7 @@ def _future(values: Mapping[str, dict[str, Floats]]) -> str:
 
 
 def _longer_log(figures: Figures) -> str:
-    """A table of the share that the served policy reaches with longer logs, for the seeds in all of them."""
+    """A table of the share that the served policy reaches with longer logs, for seeds that were run with every log."""
     sizes = {str(figures["settings"]["users"]): figures["markets"], **figures.get("larger", {})}
     common = [seed for seed in figures["markets"] if all(seed in markets for markets in sizes.values())]
     rows = []

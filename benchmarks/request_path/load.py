@@ -29,7 +29,7 @@ class Plan:
     """The requests of a run."""
 
     url: str
-    bodies: list[str]  # chosen at random
+    bodies: list[str]  # each request has a random one
     connections: int
     seconds: float  # measured time
     rate: float = 0.0  # requests a second; 0: closed loop
@@ -99,7 +99,7 @@ class Load:
                 self.next(self._idle.popleft())
 
     def count(self, due: float, status: int, body: bytes) -> None:
-        """Count a response if its request was due, and the response came, in the measured time."""
+        """Count a response if both the due time of its request and its arrival are in the measured time."""
         now = time.perf_counter()
         if self._from <= due and now <= self._until:
             self.times.setdefault(status, []).append(now - due)

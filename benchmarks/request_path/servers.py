@@ -67,13 +67,13 @@ def router(
     for name in ("model-store", "artifacts", "features"):
         (copy / name).symlink_to(run / name)
     (copy / "serving").mkdir()
-    experiment = yaml.safe_load((run / "serving.yaml").read_text()) | {"stage": "50%"}  # it may have ended
+    experiment = yaml.safe_load((run / "serving.yaml").read_text()) | {"stage": "50%"}  # it may be over in the run
     for budget in experiment["budgets"]:
-        budget["amount"] = 1e6  # a decision on an exhausted budget would take less time
+        budget["amount"] = 1e6  # large, since decisions on an exhausted budget take less time
     (copy / "serving" / "experiment.yaml").write_text(yaml.safe_dump(experiment))
     with ExitStack() as running:
         ledger = None
-        if on_redis:  # syncs each write, as the ledger requires
+        if on_redis:  # Redis syncs each write, as the ledger requires
             server = redis_server(scratch, appendonly="yes", appendfsync="always")
             ledger = f"redis://127.0.0.1:{running.enter_context(server)}/0"
         settings = {"deadline_ms": 50.0, "upload_seconds": 60.0}  # as on a cluster

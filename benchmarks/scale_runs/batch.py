@@ -134,7 +134,7 @@ def definition(name: str, **changes: Any) -> dict[str, Any]:
 
 @contextmanager
 def _opened() -> Iterator[set[str]]:
-    """Collect the names of the lake's files that are opened in the block, including stored sums."""
+    """Yield a collection of the names of files that the block opens in the lake, including stored sums."""
     from monitoring.verdict.stored_sums import _Sums
     from mtorl.runtime.duckdb_files import LakeFiles
 

@@ -6,7 +6,7 @@
 
 Each user has ten decisions on average and belongs to one of ten experiments. 60 % of the decisions expose. A cost
 follows within minutes, a click (5 %) within hours, a conversion (1 %) within seven days. Objects in the records are
-constant texts, so that a hundred million decisions fit on 10 GB. So this benchmark does not measure bytes on disk.
+constant texts, so that a hundred million decisions fit on 10 GB. Therefore, the lake's size on disk is not realistic.
 """
 
 import json

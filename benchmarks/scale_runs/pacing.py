@@ -15,7 +15,7 @@ from benchmarks._process import redis_server
 from benchmarks.scale_runs.batch import definition
 from benchmarks.scale_runs.made_lake import CHANNELS, END
 
-EXPOSURES = 60  # a second, over all campaigns
+EXPOSURES = 60  # exposures per second, over all campaigns
 COST = 0.05
 WARM_SECONDS = 120
 ARMS = ("incumbent", "challenger")

@@ -1,4 +1,4 @@
-"""Measures the bytes of a record in the spool and the lake, for a model's decisions: their numbers compress least."""
+"""Measures the bytes of a record in the spool and the lake, for decisions of a model, whose numbers compress least."""
 
 import asyncio
 import random

@@ -20,7 +20,7 @@ KINDS = (("decision", 0.7), ("outcome", 0.2), ("window", 0.1))  # shares of the 
 def start_with_spool(folder: str, segments: int) -> dict[str, Any]:
     """Start a router whose spool has `segments` segments of 64 MiB with recent records.
 
-    The segments of a kind are hard links of one. The ledger is on Redis, and its reservations are open.
+    The segments of a kind are hard links to one file. The ledger is on Redis, and its reservations are open.
     """
     place = Path(folder)
     place.mkdir(parents=True)

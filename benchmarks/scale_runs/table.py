@@ -8,7 +8,7 @@ from benchmarks._markdown import Figures, measured_on, table
 from benchmarks.scale_runs.made_lake import EXPERIMENTS
 
 MOST_MIB, MOST_SECONDS, MOST_RATIO, MOST_USERS = 1_024, 5.0, 1.2, 20_000_000
-TRAFFIC = 3_600_000  # an hour at a thousand a second
+TRAFFIC = 3_600_000  # an hour with a thousand decisions a second
 STEPS = {
     "compact": "compaction",
     "first_judge": "judged rows, the first time",

@@ -33,7 +33,7 @@ PAID_SHARE = 0.7  # share of the exposures for which the budgets are enough
 UPLOAD_SECONDS = 10.0
 KINDS: tuple[Kind, ...] = ("decision", "outcome", "window")
 COST = 0.03  # mean cost of an exposure
-SAMPLE_SECONDS = 0.5  # between two readings of the memory
+SAMPLE_SECONDS = 0.5  # time between two readings of the memory
 
 
 def play(folder: str, decisions: int) -> dict[str, Any]:
@@ -127,7 +127,7 @@ class _Played:
             while any(shipper.pending for shipper in self.router.shippers.values()):
                 await asyncio.sleep(0.1)
             times = {"seconds": seconds, "cpu_seconds": cpu, "uploaded_after_seconds": time.perf_counter() - late}
-            # The spool is complete only if the run took less than ten minutes.
+            # The spool still has all records only if the run took less than ten minutes.
             return {**times, "memory": self._memory(), "spool_bytes": self.router.spool.size, "seen": self.seen}
 
     def _socket(self, number: int) -> Path:
@@ -232,7 +232,7 @@ def _compared(place: Path, ledger: str, lake: str) -> dict[str, Any]:
             found[f"{kind}s_in_lake"] = rows
             found[f"{kind}s_doubled"] = rows - number(f"count(DISTINCT {key}) FROM lake_{kind}")
             found[f"{kind}s_lost"] = number(f"count(*) FROM ({acknowledged}) ANTI JOIN lake_{kind} ON id = {key}")
-        found["paid_twice"] = number(  # without cancelled exposures, whose requests may be decided again
+        found["paid_twice"] = number(  # cancelled exposures are left out, because their requests may be decided again
             """count(*) FROM (
                 SELECT request_id FROM lake_decision
                 WHERE expose AND decision_id NOT IN (SELECT decision_id FROM lake_outcome WHERE kind = 'cancel')
