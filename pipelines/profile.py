@@ -69,9 +69,9 @@ class Profile:
         folder: Folder for files that outlive a run; "" for none.
         cluster: Whether the pipeline runs on a cluster, where the data volume is mounted at `folder`.
         gpus: Maximum number of accelerators per node for a training; 0 trains on the CPU.
-        nodes: Maximum number of nodes for a training. On one node with at most one GPU, the step itself trains.
-            Otherwise, Kubeflow Trainer trains in separate pods (`components.trainer`). Their number depends on the size
-            of the data.
+        nodes: Number of nodes for a training. On one node with at most one GPU, the step itself trains. Otherwise,
+            Kubeflow Trainer trains in a pod per node (`components.trainer`). The size of the data decides how many GPUs
+            are used.
     """
 
     folder: str = ""

@@ -10,7 +10,6 @@ from typing import get_args
 
 import pandas as pd
 
-from benchmarks.monitoring_runs.days import add_to_lake
 from mtorl.log.decision_ids import BUCKET, HOUR, TIME, bucket_of, is_decision_id
 from mtorl.log.lake import Lake, lake_database, name_of
 from mtorl.log.records import ID_FIELD, Kind, sql_columns
@@ -35,6 +34,8 @@ def upload(lake: Lake | Path, records: Mapping[Kind, pd.DataFrame], router: str 
     Decisions may have names instead of ids; `ids_in` returns the id of each name.
     """
     lake = lake if isinstance(lake, Lake) else Lake.open(lake)
+    from benchmarks.monitoring_runs.days import add_to_lake  # tests/cluster runs this file in images, without it
+
     assert lake.folder is not None, "the lake must be a folder"
     for kind, rows in sorted(records.items()):  # decisions first: they have the times
         if rows.empty:

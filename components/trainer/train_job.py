@@ -15,7 +15,6 @@ Kubernetes restarts the containers or creates new pods, which resume from the ch
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,7 +64,7 @@ class Pods:
     """Settings of each pod of a training.
 
     Attributes:
-        nodes: Most pods; if they have GPUs, each pod is on its own node.
+        nodes: Number of pods; if they have GPUs, each pod is on its own node.
         gpus: Most accelerators of a pod; 0 trains on CPUs, with one process per pod.
         folder: Mount path of the data volume, which the step and all pods share.
         seconds: Longest duration of a training.
@@ -104,17 +103,15 @@ class Size:
 
 
 def size_for(windows: str, pods: Pods) -> Size:
-    """Choose the number of processes by the size of the data, up to the limits of the pods.
+    """Choose the number of processes per pod by the size of the data, up to its GPUs. All pods are used.
 
     Each process takes `batch_size` windows of every batch. N processes thus make N times fewer optimizer steps per
     epoch, each with N times as many windows. `TOUCHPOINTS_PER_PROCESS` leaves an epoch more than a thousand steps with
-    any number of processes. On less data, adding a process would save only minutes, but change what the model learns.
+    any number of GPUs. On less data, adding a process would save only minutes, but change what the model learns.
     """
     touchpoints = int(json.loads(Path(windows, "manifest.json").read_text())["rows"])
-    worth, most = max(1, touchpoints // TOUCHPOINTS_PER_PROCESS), max(1, pods.gpus)
-    if worth <= most:
-        return Size(1, worth)
-    return Size(min(pods.nodes, math.ceil(worth / most)), most)
+    worth = touchpoints // (TOUCHPOINTS_PER_PROCESS * pods.nodes)
+    return Size(pods.nodes, min(max(1, worth), max(1, pods.gpus)))
 
 
 class State(NamedTuple):

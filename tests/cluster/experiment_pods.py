@@ -1,9 +1,5 @@
 """An installation with operator, two routers and models as pods, before its experiment object is created."""
 
-import json
-import subprocess
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,12 +10,6 @@ from tests.cluster.running import Answers, Running
 NAME = "spring"
 ROUTERS = ("mtorl-router-0", "mtorl-router-1")
 OPERATOR = "app.kubernetes.io/name=mtorl-operator"
-STAGE = """
-from pathlib import Path
-from serving.decision_log.segments import read
-*_, last = read(Path("/var/lib/mtorl/spool"), "decision")
-print(last["stage"])
-"""
 
 
 class Pods(Running):
@@ -48,10 +38,6 @@ class Pods(Running):
         """Return whether each router serves exactly these arms."""
         return all(self.arms(router) == arms for router in ROUTERS)
 
-    def stages(self) -> set[str]:
-        """Return the stages of the routers' last decisions, from their logs."""
-        return {self.in_router(STAGE, pod=router).strip() for router in ROUTERS}
-
     def operator(self) -> str:
         """Return the name of the leading operator's pod, once both pods are ready."""
 
@@ -78,28 +64,3 @@ class Pods(Running):
         found = get(self.namespace, "exp", NAME)
         said = [one for one in found.get("status", {}).get("conditions", ()) if one["type"] == "InForce"]
         return [(one["status"], one["message"]) for one in said] == [("True", f"on {', '.join(ROUTERS)}")]
-
-    def seconds_to_kill(self, seconds: float = 12) -> float:
-        """Switch the kill switch on; returns the seconds until every router gives a challenger's user the incumbent.
-
-        The routers are called for `seconds`, which is returned if they do not switch in this time.
-        """
-        arm_of = self.people.in_force(NAME).arm_of
-        callers = [self.calling(seconds, uuid4().hex, self.address(router)) for router in ROUTERS]
-        with ThreadPoolExecutor(len(callers)) as pool:
-            heard = [pool.submit(_heard, caller) for caller in callers]
-            time.sleep(3)  # until the callers send requests
-            began = time.monotonic()
-            self.people.patch(NAME, enabled=False)
-            answers = [[(when - began, one) for when, one in said.result()] for said in heard]
-        killed = [
-            [at for at, one in said if one.get("arm") not in (None, arm_of(one["user_id"], one["campaign_id"])[0])]
-            for said in answers
-        ]
-        assert min(min(times, default=seconds) for times in killed) > 0, "before, every user must get the assigned arm"
-        return max(min(times, default=seconds) for times in killed)
-
-
-def _heard(caller: subprocess.Popen[str]) -> list[tuple[float, Object]]:
-    assert caller.stdout
-    return [(time.monotonic(), json.loads(line)) for line in caller.stdout]

@@ -62,9 +62,7 @@ class Running(Installation):
             "images": images,
             "patches": [{"target": {"kind": "CronJob", "name": "mtorl-bootstrap"}, "patch": BOOTSTRAP}],
         }
-        (router,) = [one for one in images if one["name"].endswith("/router")]
-        version = f"@{router['digest']}" if "digest" in router else f":{router['newTag']}"
-        self.image = router.get("newName", router["name"]) + version
+        self.image = image_of(images, "router")
 
     def install(self, overlay: str) -> None:
         """Apply an overlay, and start a caller's pod in the gateway's namespace."""
@@ -135,6 +133,12 @@ class Running(Installation):
         namespace, name = pod.split("/")
         words = ["kubectl", "-n", namespace, "exec", name, "--", "python", "-c", CONNECT, host, str(port)]
         return subprocess.run(words, capture_output=True).returncode == 0
+
+
+def image_of(images: list[Object], name: str) -> str:
+    """One of our images, as an overlay with these `images` names it."""
+    (found,) = [one for one in images if one["name"].endswith(f"/{name}")]
+    return found.get("newName", found["name"]) + (f"@{found['digest']}" if "digest" in found else f":{found['newTag']}")
 
 
 def answers(process: subprocess.Popen[str]) -> Answers:

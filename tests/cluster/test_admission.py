@@ -1,11 +1,14 @@
 """Every target on a real API server: admitted under Pod Security "restricted" and a quota, reapplied, upgraded."""
 
 import re
+from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from tests.cluster.conftest import SECRETS, Installation
-from tests.cluster.kubectl import kubectl, listed, refusal, serves, wait_until
+from tests.cluster.kfp_runs import platform
+from tests.cluster.kubectl import get, kubectl, listed, refusal, serves, wait_until
 from tests.manifests.conftest import FOLDERS, Objects, rendered
 
 pytestmark = pytest.mark.cluster
@@ -36,6 +39,24 @@ def test_a_target_is_admitted_whole(target: str, installation: Installation) -> 
         )
     for name, pod in objects.of_kind("ScheduledSparkApplication").pods():
         assert not refusal(installation.namespace, pod), name
+
+
+def test_a_profile_keeps_its_namespace_and_takes_production(tmp_path: Path, ended: list[str]) -> None:
+    """docs/kubeflow.md, in a namespace as Kubeflow's profile controller makes it, which is not here."""
+    name, label = f"mtorl-test-profile-{uuid4().hex[:8]}", "app.kubernetes.io/part-of"
+    ended.append(name)
+    kubectl("create", "namespace", name)
+    kubectl("label", "namespace", name, f"{label}=kubeflow-profile", "pod-security.kubernetes.io/enforce=restricted")
+    before = get("default", "namespace", name)["metadata"]["labels"]
+    profile = Installation(tmp_path, "foundation/profile", name)
+    kubectl("apply", "-f", "-", stdin=platform(name))
+    profile.apply("overlays/production")
+    profile.wait_for_pods()
+    for target in ("foundation/profile", "overlays/production"):
+        assert profile.differences(target) == "", target
+    assert get("default", "namespace", name)["metadata"]["labels"] == before
+    may = ("auth", "can-i", "create", "trainjobs.trainer.kubeflow.org", "-n", name, "--as")
+    assert kubectl(*may, f"system:serviceaccount:{name}:default-editor") == "yes\n"
 
 
 @pytest.mark.parametrize("plugin", [True, False])

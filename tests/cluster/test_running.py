@@ -11,13 +11,12 @@ from uuid import uuid4
 
 import pytest
 
+from tests.cluster.experiment_pods import ROUTERS
 from tests.cluster.kubectl import Object, get, kubectl, wait_until
 from tests.cluster.running import USERS, Answers, Running, answers, decided
 from tests.manifests.conftest import MANIFESTS
 
 pytestmark = [pytest.mark.cluster, pytest.mark.node]
-
-ROUTERS = ("mtorl-router-0", "mtorl-router-1")
 
 
 @pytest.fixture(scope="module")

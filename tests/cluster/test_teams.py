@@ -14,7 +14,6 @@ pytestmark = pytest.mark.cluster
 RUN = uuid.uuid4().hex[:6]
 ADS, SHOP = f"mtorl-ads-{RUN}", f"mtorl-shop-{RUN}"
 
-
 Subject = list[str]  # kubectl options with the credentials of a person or account
 PEOPLE = {team: ["--as=ann", f"--as-group=team-{team}", "--as-group=system:authenticated"] for team in ("ads", "shop")}
 

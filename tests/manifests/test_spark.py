@@ -18,7 +18,6 @@ from tests.repository import ROOT
 
 pytestmark = pytest.mark.long
 
-
 FOLDER = "tests/spark-features"
 README = (MANIFESTS / "components" / "spark-features" / "README.md").read_text()
 DRIVER = {"app.kubernetes.io/name": "mtorl-features", "spark-role": "driver"}

@@ -96,18 +96,18 @@ def test_state_of_a_job(conditions: list[tuple[str, ...]], state: State) -> None
 @pytest.mark.parametrize(
     ("times", "gpus", "nodes", "size"),
     [
-        (0, 0, 1, Size(1, 1)),
-        (100, 0, 1, Size(1, 1)),  # no GPUs
-        (1.9, 8, 4, Size(1, 1)),  # a second process would have too little data
-        (2, 8, 4, Size(1, 2)),
-        (8, 8, 4, Size(1, 8)),  # one node is enough
-        (9, 8, 4, Size(2, 8)),  # then whole nodes
-        (100, 8, 4, Size(4, 8)),
+        (0, 8, 1, Size(1, 1)),
+        (100, 0, 1, Size(1, 1)),  # on CPUs
+        (1.9, 8, 1, Size(1, 1)),  # one more would have too little
+        (2, 8, 1, Size(1, 2)),
         (100, 8, 1, Size(1, 8)),
-        (3, 0, 2, Size(2, 1)),  # without GPUs, one process a node
+        (0, 0, 2, Size(2, 1)),  # as many nodes as were asked for, however little there is to learn from
+        (100, 0, 2, Size(2, 1)),  # a process on each node without GPUs
+        (9, 8, 4, Size(4, 2)),
+        (100, 8, 4, Size(4, 8)),
     ],
 )
-def test_the_number_of_processes_follows_the_amount_of_data(
+def test_a_training_gets_its_nodes_and_as_many_processes_as_its_data_are_worth(
     times: float, gpus: int, nodes: int, size: Size, tmp_path: Path
 ) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"rows": int(times * TOUCHPOINTS_PER_PROCESS)}))
