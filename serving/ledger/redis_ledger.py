@@ -76,7 +76,11 @@ class RedisLedger(contract.Ledger):
     @override
     def identity(self) -> str | None:
         with self.server.errors():
-            return self.server.client.hget(self._general, "generation")
+            found: str | None = self.server.client.hget(self._general, "generation")
+        if found is not None and not found.startswith(_FORM):
+            versions = {"found": found.partition("-")[0], "own": _FORM[:-1]}
+            raise contract.LedgerUnavailable(messages.LEDGER_SCHEMA(ledger=self, **versions))
+        return found
 
     @override
     def define(self, accounts: Iterable[contract.Account]) -> None:
@@ -289,9 +293,6 @@ class RedisLedger(contract.Ledger):
             found = self.identity()
             if found is None:
                 raise contract.LedgerUnavailable(messages.NO_ACCOUNTS(ledger=self))
-            if not found.startswith(_FORM):
-                versions = {"found": found.partition("-")[0], "own": _FORM[:-1]}
-                raise contract.LedgerUnavailable(messages.LEDGER_SCHEMA(ledger=self, **versions))
             self._generation = found
         return self._generation
 

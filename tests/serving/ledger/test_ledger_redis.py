@@ -19,7 +19,8 @@ from serving.ledger import open_ledger
 from serving.ledger.contract import Account, Ledger, LedgerUnavailable
 from serving.ledger.location import locate
 from serving.ledger.sqlite_ledger import SqliteLedger
-from serving.messages import NO_ACCOUNTS
+from serving.messages import LEDGER_SCHEMA, NO_ACCOUNTS
+from tests.messages import raises
 from tests.redis_server import redis_server
 from tests.repository import ROOT
 from tests.serving.ledgers import NOON, Place, balance, cancel, reserve, settle
@@ -106,6 +107,18 @@ def test_the_servers_clock_counts_and_flushed_scripts_are_sent_again(place: Plac
     assert balance(ledger, period="hour").reserved == 0.5
     assert ledger.expire(60) == 0
     assert ledger.expire(0) == 1
+
+
+def test_another_schema_version_is_refused_by_every_call(place: Place) -> None:
+    ledger = place.open()
+    ledger.define(ACCOUNTS)
+    later = f"2{str(ledger.identity())[1:]}"
+    with place.client() as client:
+        client.hset(f'{ledger.server.prefix}accounts:"*"', "generation", later)  # type: ignore[attr-defined]
+    again = place.open()
+    for call in (again.identity, again.balances, lambda: again.define(ACCOUNTS)):
+        with raises(LedgerUnavailable, LEDGER_SCHEMA, found="2", own="1"):
+            call()
 
 
 @pytest.mark.integration
