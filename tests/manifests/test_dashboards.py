@@ -22,6 +22,7 @@ from tests.repository import ROOT
 
 pytestmark = pytest.mark.long
 
+
 FOLDER = MANIFESTS / "base" / "dashboards"
 WRITTEN: dict[str, str] = runpy.run_path(str(ROOT / "scripts" / "write_dashboards.py"))["texts"]()
 BOARDS: dict[str, dict[str, Any]] = {name.removesuffix(".json"): json.loads(text) for name, text in WRITTEN.items()}
@@ -60,13 +61,28 @@ def test_every_alert_links_to_a_dashboard() -> None:
             assert "experiment" in rule["expr"] and found[1] == "mtorl-experiment", name
 
 
-def test_a_limit_is_that_of_the_rule() -> None:
-    """The last comparison's, also if another comes before it, or if it is a product."""
-    limits = {"MtorlPolicyCollapsed": (0.85, True), "MtorlSpoolNearlyFull": (0.2, False)}
-    for alert, wanted in (limits | {"MtorlMonitorStale": (10_800, True)}).items():
-        assert (limit(alert).value, limit(alert).above) == wanted
-        drawn = [panel for uid in UIDS for panel in panels(uid) if alert in str(panel.get("links"))]
-        assert any(f"'value': {wanted[0]}" in str(panel["fieldConfig"]["defaults"]["thresholds"]) for panel in drawn)
+@pytest.mark.parametrize(
+    ("alert", "value", "above"),
+    [
+        ("MtorlFallbackRatioHigh", 0.05, True),
+        ("MtorlBudgetNearlySpent", 0.9, True),  # not its other limit, "> 0"
+        ("MtorlPolicyCollapsed", 0.85, True),  # not its other limit, "> 1000"
+        ("MtorlSpoolNearlyFull", 0.2, False),
+        ("MtorlMonitorStale", 10_800, True),  # 3 * 3600
+        ("MtorlOperatorDown", 900, True),
+    ],
+)
+def test_a_panels_limit_is_the_rules_limit(alert: str, value: float, above: bool) -> None:
+    found = limit(alert)
+    assert (found.value, found.above) == (value, above)
+    drawn = [
+        step["value"]
+        for uid in UIDS
+        for panel in panels(uid)
+        if [link["title"] for link in panel.get("links", [])] == [alert]
+        for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+    ]
+    assert value in drawn
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +141,11 @@ def _experiments(prometheus: str) -> list[str]:
     (variable,) = [v for v in BOARDS["mtorl-experiment"]["templating"]["list"] if v["name"] == "experiment"]
     series, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]["query"]).groups()
     return _values(prometheus, label, series.replace("$namespace", NAMESPACE))
+
+
+def test_the_variables_have_values(prometheus: str) -> None:
+    assert _values(prometheus, "namespace", "mtorl_ready") == [NAMESPACE]
+    assert {"mtorl-and-a-vendor", "done", "mtorl-vs-rules"} <= set(_experiments(prometheus))
 
 
 @pytest.mark.parametrize("uid", UIDS)

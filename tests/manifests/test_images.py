@@ -94,26 +94,29 @@ def test_java_replaces_the_entry_point(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert not left.exists()
 
 
-def test_spark_is_started_as_its_operator_asks(tmp_path: Path) -> None:
-    """The words that the image's entry point hands to tini."""
-    (tmp_path / "tini").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    (tmp_path / "tini").chmod(0o755)
-    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SPARK_HOME": "/spark"}
+def spark_runs(folder: Path, *arguments: str, **environment: str) -> list[str]:
+    """Return the arguments that the image's Spark entry point passes to tini."""
+    (folder / "tini").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (folder / "tini").chmod(0o755)
+    environment |= {"PATH": f"{folder}:{os.environ['PATH']}", "SPARK_HOME": "/spark"}
+    command = [str(MANIFESTS / "images" / "spark" / "entrypoint"), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
 
-    def words(*arguments: str, **environment: str) -> list[str]:
-        command = [str(MANIFESTS / "images" / "spark" / "entrypoint"), *arguments]
-        return subprocess.check_output(command, env=path | environment, text=True).splitlines()
 
+def test_spark_driver_is_spark_submit_in_client_mode(tmp_path: Path) -> None:
     given = ("--properties-file", "p", "local:///app.py", "a b")
-    driver = words("driver", *given, SPARK_DRIVER_BIND_ADDRESS="10.0.0.1")
-    assert driver[:5] == ["-s", "--", "/spark/bin/spark-submit", "--deploy-mode", "client"]
-    assert "spark.driver.bindAddress=10.0.0.1" in driver and driver[-4:] == list(given)
+    words = spark_runs(tmp_path, "driver", *given, SPARK_DRIVER_BIND_ADDRESS="10.0.0.1")
+    assert words[:5] == ["-s", "--", "/spark/bin/spark-submit", "--deploy-mode", "client"]
+    assert "spark.driver.bindAddress=10.0.0.1" in words
+    assert words[-4:] == list(given)
 
+
+def test_spark_executor_gets_its_identity(tmp_path: Path) -> None:
     given = ("DRIVER_URL", "EXECUTOR_ID", "EXECUTOR_CORES", "APPLICATION_ID", "EXECUTOR_POD_IP", "RESOURCE_PROFILE_ID")
-    told = {f"SPARK_{name}": f"the {name}" for name in (*given, "EXECUTOR_POD_NAME")}
+    environment = {f"SPARK_{name}": f"the {name}" for name in (*given, "EXECUTOR_POD_NAME")}
     options = {"SPARK_EXECUTOR_MEMORY": "8g", "SPARK_JAVA_OPT_0": "-Da=1 2", "SPARK_JAVA_OPT_1": "-Db"}
-    executor = words("executor", **options, **told)
-    assert executor[:7] == ["-s", "--", "java", "-Da=1 2", "-Db", "-Xms8g", "-Xmx8g"]
-    assert executor[executor.index("-cp") + 1] == "/spark/jars/*"
-    said = dict(zip(executor[10::2], executor[11::2], strict=True))
-    assert set(said.values()) == set(told.values()) and said["--hostname"] == "the EXECUTOR_POD_IP"
+    words = spark_runs(tmp_path, "executor", **options, **environment)
+    assert words[:7] == ["-s", "--", "java", "-Da=1 2", "-Db", "-Xms8g", "-Xmx8g"]
+    assert words[words.index("-cp") + 1] == "/spark/jars/*"
+    said = dict(zip(words[10::2], words[11::2], strict=True))
+    assert set(said.values()) == set(environment.values()) and said["--hostname"] == "the EXECUTOR_POD_IP"
