@@ -119,6 +119,8 @@ def test_eight_nights_of_the_default_loop(tmp_path: Path) -> None:
                 assert len(today) == EACH * ROUNDS and len(decisions) == (night + 1) * EACH * ROUNDS
                 assert set(today["model_digest"].dropna()) == {served}, "only the promoted model may serve"
                 assert today["fallback_reason"].isna().mean() > 0.95, "a few fallbacks are allowed on a busy machine"
+                assert today["propensity"].between(0, 1, inclusive="right").all()
+                assert set(outcomes["decision_id"]) <= set(decisions["decision_id"]), "no outcome without its decision"
                 costs = outcomes[outcomes["kind"] == "cost"]
                 assert nights.spent() == pytest.approx(costs["value"].sum())
 
@@ -146,4 +148,6 @@ def test_eight_nights_of_the_default_loop(tmp_path: Path) -> None:
     assert set(explored["share"]) == {EXPLORE}
     assert abs(explored["explored"].sum() - EXPLORE * DECISIONS) < 4 * (EXPLORE * (1 - EXPLORE) * DECISIONS) ** 0.5
     assert kept[-1] - kept[NIGHTS // 2] < 2 * kept[0], "stored files must not grow with the number of nights"
-    assert len(nights.versions()) <= KEPT + 1 and len(list((nights.folder / "runs" / "local").iterdir())) <= 4
+    needed = {*published[-KEPT:], *decisions["model_digest"].dropna(), served}
+    assert set(nights.versions()) <= needed, "the newest versions stay, and those with decisions in the lake"
+    assert len(list((nights.folder / "runs" / "local").iterdir())) <= 4

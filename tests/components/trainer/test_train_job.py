@@ -98,16 +98,16 @@ def test_state_of_a_job(conditions: list[tuple[str, ...]], state: State) -> None
     [
         (0, 8, 1, Size(1, 1)),
         (100, 0, 1, Size(1, 1)),  # on CPUs
-        (1.9, 8, 1, Size(1, 1)),  # one more would have too little
+        (1.9, 8, 1, Size(1, 1)),  # a second process would have too little data
         (2, 8, 1, Size(1, 2)),
         (100, 8, 1, Size(1, 8)),
-        (0, 0, 2, Size(2, 1)),  # as many nodes as were asked for, however little there is to learn from
-        (100, 0, 2, Size(2, 1)),  # a process on each node without GPUs
+        (0, 0, 2, Size(2, 1)),  # all nodes, for any amount of data
+        (100, 0, 2, Size(2, 1)),  # without GPUs, one process per node
         (9, 8, 4, Size(4, 2)),
         (100, 8, 4, Size(4, 8)),
     ],
 )
-def test_a_training_gets_its_nodes_and_as_many_processes_as_its_data_are_worth(
+def test_all_nodes_are_used_and_the_size_of_the_data_limits_their_gpus(
     times: float, gpus: int, nodes: int, size: Size, tmp_path: Path
 ) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"rows": int(times * TOUCHPOINTS_PER_PROCESS)}))
