@@ -70,8 +70,8 @@ class Profile:
         cluster: Whether the pipeline runs on a cluster, where the data volume is mounted at `folder`.
         gpus: Maximum number of accelerators per node for a training; 0 trains on the CPU.
         nodes: Number of nodes for a training. On one node with at most one GPU, the step itself trains. Otherwise,
-            Kubeflow Trainer trains in a pod per node (`components.trainer`). The size of the data decides how many GPUs
-            are used.
+            Kubeflow Trainer trains in a pod per node (`components.trainer`). The size of the data decides how many
+            GPUs of a node are used.
     """
 
     folder: str = ""
