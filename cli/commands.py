@@ -28,7 +28,7 @@ class CommandGroup(typer.Typer):
 
 
 def examples(text: str) -> str:
-    """Mark the indented paragraphs of a help text, so that Typer does not rewrap these examples."""
+    """Return a help text whose indented paragraphs, the examples, are marked so that Typer does not rewrap them."""
     paragraphs = inspect.cleandoc(text).split("\n\n")
     return "\n\n".join(f"\b\n{part}" if part.startswith("    ") else part for part in paragraphs)
 

@@ -81,7 +81,7 @@ def _locate(log: str, dataset: str) -> tuple[Path, str, bool]:
 
 
 def canonical_log(raw: RawLog, folder: Path, quarantine: Path, trusted: bool = False) -> CanonicalLog:
-    """Ingest a log into a folder, unless the log was ingested before or is trusted to be canonical."""
+    """Ingest a raw log into `folder`. If the log is canonical already, or `trusted` to be, return it where it is."""
     if is_remote(raw.path):
         if trusted or not raw.dataset:
             raise LogError(messages.TRUSTED_ADDRESS(log=raw.path))

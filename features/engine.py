@@ -251,7 +251,7 @@ def rows_of(log: Path | str) -> int:
 
 
 def facts_of(log: Path) -> dict[str, Any]:
-    """Return the rows, users and fingerprint of a log, under the names that its report uses."""
+    """Return a log's numbers of rows and users and its content fingerprint, with the keys of the ingest report."""
     with open_engine("duckdb") as engine:
         users = engine.read(log).user_id.nunique().to_pyarrow().as_py()
     return {"rows": rows_of(log), "users": users, "fingerprint": fingerprint(batches(log))}

@@ -27,7 +27,6 @@ def render(run: Path) -> Path:
 
 
 def _page(run: Path) -> Json:
-    """The content of the template."""
     summary: Json = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     metrics: Json = json.loads((run / "artifacts" / "challenger" / "metrics.json").read_text(encoding="utf-8"))
     experiment, train = summary["experiment"], summary["train"]

@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-# One thread for numerics in each process, including those that tests start. More tests run at once than there are
-# cores and their computations are small, so a second thread would spin while it waits for the first.
-# Libraries read these variables when they are loaded.
+# Numeric libraries use one thread in each process, including subprocesses of tests. Tests run in parallel on all cores
+# and compute little, so further threads would only wait for a free core and burn CPU time meanwhile.
+# Set the variables before any import, because the libraries read them when they are loaded.
 for _library in ("OMP", "OPENBLAS", "MKL"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
-# Spark's virtual machine lives for less than a minute in a test: the full optimising compiler, which uses extra
-# threads, would not pay off.
+# Spark's Java virtual machine runs for less than a minute in a test. The full optimising compiler would not pay off in
+# that time, and it would use extra threads.
 os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 
-# KFP calls `inspect.stack` for each setting of a step. Looking up the source of every frame took most of the compile
-# time under pytest-xdist, where some frames have no file.
+# KFP calls `inspect.stack` for each setting of a pipeline step. This replacement does not read the frames' source code,
+# which took most of the time of compiling a pipeline under pytest-xdist, where some frames have no file.
 inspect.stack = lambda context=1: [
     inspect.FrameInfo(frame, frame.f_code.co_filename, line, frame.f_code.co_name, None, None)
     for frame, line in walk_stack(sys._getframe(1))
@@ -33,9 +33,10 @@ OURS = ("mtorl", "features", "serving", "monitoring", "components", "pipelines",
 
 
 class SkipWithoutTorch(MetaPathFinder):
-    """Skips the test or file that imports torch: CI leaves out its gigabytes on additional Python versions.
+    """Skips a test, or a test file, whose project code imports torch while torch is not installed.
 
-    If a library such as Feast tries the import, it gets the usual ImportError; a skip would leave it half imported.
+    CI does not install torch (gigabytes) on additional Python versions. A library such as Feast that tries to import
+    torch gets the usual ImportError, because a skip would leave the library half imported.
     """
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
@@ -61,9 +62,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Set the number of examples in a property test: a tenth of the full number, unless `--all` is given.
+    """Set the number of examples in a property test: 100 with `--all`, otherwise 10.
 
-    There is no deadline. CI always uses the same examples; elsewhere each run draws new ones.
+    An example may take any time. CI always uses the same examples, and other runs draw new ones.
     """
     examples = 100 if config.getoption("--all") else 10
     settings.register_profile(
@@ -74,7 +75,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Run all component tests in one process: they share a trained policy, which takes half a minute to build."""
+    """Run all component tests in one process, because they share a policy whose training takes half a minute."""
     from xdist.scheduler import LoadFileScheduling
 
     found = LoadFileScheduling(config, log)
@@ -83,9 +84,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests marked `long`, unless `--all`, `-m` or their file's name selects them, and run those first.
+    """Leave out tests marked `long`, unless `--all`, `-m` or their file's name selects them.
 
-    If they ran last, one process would still be busy after the others have finished.
+    Files with long tests run first. If they ran last, one process would still be busy after the others have finished.
     """
     named = {Path(word.split("::")[0]).resolve() for word in config.args}
     if not config.getoption("--all") and "long" not in config.option.markexpr:

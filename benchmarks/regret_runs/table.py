@@ -1,6 +1,7 @@
-"""Formats the tables of `benchmarks/regret.py`: shares of the best informed policy, and the served policy's losses.
+"""Formats the tables of `benchmarks/regret.py`: how close policies come to the best one, and where MTORL loses.
 
-All intervals are Student's t intervals over markets; policies are compared within the same market.
+The best policy, `informed_3`, knows the market's click model and looks 3 steps ahead. A policy's gain is divided by the
+best policy's gain in the same market. All intervals are Student's t intervals over markets.
 """
 
 from collections.abc import Mapping
@@ -61,9 +62,10 @@ def _values(markets: Figures, rounds: str) -> dict[str, Floats]:
 
 
 def _losses(values: Mapping[str, dict[str, Floats]]) -> str:
-    """The served policy's loss against the best informed policy, by part.
+    """A table that splits the served policy's loss against the best informed policy into the causes of the loss.
 
-    Two parts are replaced in both orders: the choice of the channel, and when to expose. Each loss is the mean of both.
+    The loss due to the channel choice depends on whether exposure is decided by the informed policy or by MTORL, and
+    vice versa. So each of these two losses is measured both ways, and the table shows the mean.
     """
     parts: dict[str, Any] = {
         "value of the future": lambda of: of[BEST] - of["informed"],
@@ -79,7 +81,7 @@ def _losses(values: Mapping[str, dict[str, Floats]]) -> str:
 
 
 def _half(of: Mapping[str, Floats], kept: str, replaced: str) -> Floats:
-    """Mean loss of one part, replaced in the informed policy, and in the policy whose other part is replaced."""
+    """Mean of two losses from one part of MTORL: with the other part informed (`kept`), and with it from MTORL."""
     return ((of["informed"] - of[kept]) + (of[replaced] - of["greedy"])) / 2
 
 

@@ -108,7 +108,6 @@ class Spark:
         return self._named(self._session.read.parquet(*places))
 
     def _place(self, name: str) -> str:
-        """Return the address of a file of the lake."""
         if self._lake.folder is not None:
             return str(self._lake.folder.absolute() / name)
         return f"{self._lake.place.rstrip('/')}/{name}".replace("s3://", "s3a://", 1)

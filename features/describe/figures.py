@@ -141,7 +141,7 @@ class Description:
         return next(lengths[i] for i, seen in enumerate(accumulate(counts)) if seen >= share * self.journeys)
 
     def rate(self, event: str) -> Rate:
-        """Return the share of all touchpoints with a click, or with a conversion."""
+        """Return the share of all touchpoints that have the event: "click" or "conversion"."""
         return Rate.of(sum(getattr(channel, event).hits for channel in self.channels), self.rows)
 
     def column(self, name: str) -> ColumnFigures:

@@ -101,7 +101,7 @@ class Cells:
     file: str = ""  # name of the file, if it is the second file
 
     def faults(self, stage: Stage, rows: ibis.Table) -> Iterator[Fault]:
-        """Yield the faults of a stage, given the rows that break its rules (from `broken`)."""
+        """Yield a fault, with row count and first example, for each column's rule that `rows` (from `broken`) break."""
         kinds = [(name, place, rule) for name, rules in stage.rules() for place, rule in enumerate(rules, 1)]
         figures = {}
         for i, (name, place, _) in enumerate(kinds):

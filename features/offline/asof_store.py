@@ -44,17 +44,17 @@ from mtorl.runtime.sql import sql_name, sql_text
 
 MEMORY_LIMIT = "1GB"  # of DuckDB for joining keys and times; more spills to disk
 _UTC = pa.timestamp("us", tz="UTC")
-_SHIFT = timedelta(microseconds=1)  # an entity row sees what was known this long before its time
+_SHIFT = timedelta(microseconds=1)  # an entity row gets the features of this much earlier, never of its own time
 
 
 class AsofDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):
-    """Settings of feature_store.yaml under `offline_store`."""
+    """Settings of this store: the section `offline_store` of feature_store.yaml."""
 
     type: StrictStr = "features.offline.asof_store.AsofDuckDBOfflineStore"
 
 
 class AsofDuckDBOfflineStore(DuckDBOfflineStore):
-    """The offline store; sources are Parquet files, or folders of parts, on a disk of this process."""
+    """Feast offline store whose sources are Parquet files, or folders of Parquet files, on a local disk."""
 
     @staticmethod
     def get_historical_features(

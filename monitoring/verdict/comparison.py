@@ -40,7 +40,6 @@ class Comparison:
 
     @cached_property
     def _stages(self) -> list[int]:
-        """Stages with users of either arm."""
         present = self.users.sums.users_C.reshape(len(self.users.stages), -1)[:, list(self._arms)].sum(1) > 0
         return [int(stage) for stage in np.flatnonzero(present)] or [0]
 

@@ -320,7 +320,6 @@ class _Sums:
             self._can_store = False
 
     def _fetch(self, file: LakeFile) -> Path:
-        """Path of a local copy of a stored file."""
         lake = self.log.lake
         if lake.folder is not None:
             return lake.folder / file.name

@@ -89,7 +89,7 @@ def _chosen(solve: Callable[[float], Any], loss: Callable[[Any], float]) -> Any:
 def _channel(state_BS: Floats, channel_B: Ints, channels: int, strength: float) -> Any:
     from sklearn.linear_model import LogisticRegression
 
-    # Each channel gets one extra touchpoint, in the mean state, so that a channel without any use is a class, too.
+    # Scikit-learn omits classes without rows. So add one row per channel, with the mean of all states (zero).
     inputs = np.concatenate([state_BS, np.zeros((channels, state_BS.shape[1]))])
     classes = np.concatenate([channel_B, np.arange(channels)])
     return LogisticRegression(C=1 / (strength * len(inputs)), max_iter=ITERATIONS).fit(inputs, classes)

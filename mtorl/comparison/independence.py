@@ -4,17 +4,18 @@
     result["verdict"], result["tests"][0]["p_holm"]
 
 `propensity: channel-frequency` in a data set's description claims that all channels were drawn at random, with the same
-probabilities. Then nothing that was known before a touchpoint is related to its channel, in any part of the data: not
-the previous touchpoint, the user, the time, or a context or static column. Each of these is tested by a table of levels
-by channels with Pearson's
+probabilities. If the claim is true, the channel of a touchpoint is independent of everything that was known before: the
+previous touchpoint, the user, the time, and each context and static column. Each column is tested in each split. Its
+values, or bins of a numeric column, are called levels. A table counts rows by level and channel, and Pearson's
 
-    chi2 = sum((count - expected)^2 / expected),   about (levels - 1) (channels - 1) if the claim is true.
+    chi2 = sum((count - expected)^2 / expected)   is about (levels - 1) (channels - 1) if the claim is true.
 
-Tables with many levels are sparse. So p-values come from a scaled chi-square with the exact mean and variance of chi2
-given both margins (Haldane 1940; in the form of Dawson 1954). They are corrected for multiple tests (Holm 1979): if the
-claim is true, at most 5 % of logs have a p-value below .05. Each test also reports the strength of a dependence as
-Cramér's V, bias-corrected (Bergsma 2013): 0 for none, and 1 if the level determines the channel. These tests miss a
-dependence on several columns jointly; it shows in an action_logloss better than that of channel frequencies.
+If a column has many levels, counts are small, and chi2 does not have its usual distribution. So p-values come from a
+scaled chi-square with the exact mean and variance of chi2 given both margins (Haldane 1940; in the form of Dawson
+1954). They are corrected for multiple tests (Holm 1979): if the claim is true, at most 5 % of logs have a p-value below
+.05. Each test reports the strength of a dependence as bias-corrected Cramér's V (Bergsma 2013): 0 for none, 1 if the
+level determines the channel. No test covers a dependence on a combination of columns, but a model reveals it if its
+action_logloss is lower than that of the channel frequencies.
 
 Shapes: B rows.
 """
@@ -32,7 +33,7 @@ from mtorl.log.columns import Codes, Values
 from mtorl.window.table import WindowTable
 
 ALPHA = 0.05
-_BINS = 10  # for a numeric column with more distinct values
+_BINS = 10  # bins of a numeric column that has more than 10 distinct values
 
 
 class Link(TypedDict):
@@ -52,11 +53,11 @@ class IndependenceTest(Link):
 
     split: str
     against: str
-    p_holm: float  # corrected for all tests together
+    p_holm: float  # p, corrected for the number of tests in all splits
 
 
 class Independence(TypedDict):
-    """Results of all tests; plain values, ready for JSON."""
+    """Results of all tests, which JSON can represent."""
 
     independent: bool
     verdict: str
@@ -90,7 +91,7 @@ def independence(table: WindowTable) -> Independence:
 
 
 def link(level_B: Ints, channel_B: Ints) -> Link | None:
-    """Test codes of levels and channels; None if there are fewer than two of either, or fewer than four rows."""
+    """Test whether channels depend on levels; None if there are less than 2 levels, 2 channels or 4 rows."""
     (_, level), (_, channel) = (np.unique(part, return_inverse=True) for part in (level_B, channel_B))
     rows = len(level)
     if rows < 4 or not level.any() or not channel.any():
@@ -104,7 +105,7 @@ def link(level_B: Ints, channel_B: Ints) -> Link | None:
     # A scaled chi-square, scale * chi2(2 mean^2 / variance), has this mean and variance.
     scale = variance / (2 * mean)
     p = float(gammaincc(mean / scale / 2, chi2 / scale / 2)) if scale > 0 else 1.0
-    # Bergsma 2013: chance accounts for about df / rows of chi2 / rows, which is subtracted.
+    # Bergsma 2013: if channels are independent, chi2 / rows is about df / rows by chance. So subtract that much.
     strength = max(chi2 / rows - df / (rows - 1), 0.0)
     sizes = [n - (n - 1) ** 2 / (rows - 1) for n in (levels, channels)]
     v = float(np.sqrt(strength / (min(sizes) - 1))) if min(sizes) > 1 else 0.0
@@ -119,7 +120,7 @@ def _known_before(table: WindowTable, channel_B: Ints) -> Iterator[tuple[str, Va
     yield "previous channel", Codes(np.where(start_B, -1, channel_B[before_B]), spec.channels)
     for outcome in spec.immediate:
         values_B = rows[outcome].to_numpy(np.float64)
-        if np.ptp(values_B):  # a constant outcome only marks the start of a journey, which is tested above
+        if np.ptp(values_B):  # a constant outcome would only mark the start of a journey, tested above
             yield f"previous {outcome}", np.where(start_B, np.nan, values_B[before_B])
     yield "touchpoints before", rows["step"].to_numpy(np.float64)
     user_B, users = pd.factorize(rows["user_id"])
@@ -132,7 +133,7 @@ def _known_before(table: WindowTable, channel_B: Ints) -> Iterator[tuple[str, Va
 
 
 def _levels(values: Values) -> Ints:
-    """Return codes >= 0 of a column's levels; null is a level, and so is the start of a journey."""
+    """Return a code >= 0 for each row's level. Rows without a value (null, start of a journey) form one level."""
     if isinstance(values, Codes):
         return values.codes + 1
     known = values[np.isfinite(values)]

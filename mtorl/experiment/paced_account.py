@@ -235,20 +235,20 @@ def first_price(limit: AccountLimit, last: Kept | None) -> tuple[float, float] |
 
 
 class Forecasts:
-    """The ratio of expected reward to expected cost (gain per currency unit) in the arms' recent forecasts."""
+    """Recent forecasts of the arms: expected reward per unit of expected cost. Their median is a first price."""
 
     def __init__(self) -> None:
         self._gains: deque[float] = deque(maxlen=5 * _FORECASTS)
         self._asked = 0
 
     def add(self, reward: float | None, cost: float | None) -> None:
-        """Add an arm's forecast for an opportunity; None if it sent none, or did not answer."""
+        """Add an arm's expected reward and cost of an exposure; None if the arm did not answer or sent no forecast."""
         self._asked += 1
         if reward is not None and cost:
             self._gains.append(reward / cost)
 
     def usual(self) -> float | None:
-        """Return the median; None if there are too few forecasts. ValueError: still too few after _ASKED decisions."""
+        """Return the median; None if there are too few forecasts. ValueError: too few, even after _ASKED decisions."""
         found = median(self._gains) if len(self._gains) >= _FORECASTS else 0.0
         if 0.0 < found < inf:
             return found

@@ -122,7 +122,7 @@ def tiles(folder: str | Path, split: str, file: str) -> WindowBatch:
 
 
 def batches(part: EncodedWindows, chunks: Sequence[Ints], workers: int, pinned: bool) -> Iterator[Batch]:
-    """Encoded batches, prefetched by `workers` processes. A GPU copies `pinned` memory without the CPU."""
+    """Encode each chunk of windows in `workers` processes. A GPU can copy `pinned` (page-locked) memory itself."""
     loader: DataLoader[Batch] = DataLoader(
         part,
         batch_sampler=[chunk.tolist() for chunk in chunks],

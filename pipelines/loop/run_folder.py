@@ -135,7 +135,7 @@ def to_resume(root: Path, asked: Mapping[str, Any]) -> tuple[Path, LoopConfig]:
 
 @contextmanager
 def at_work(run: Path, shared: bool = False) -> Iterator[None]:
-    """Lock a run's folder; `shared` allows other readers. InputError: another process is using the folder."""
+    """Lock a run's folder, with `shared` only against writers; raises InputError if another process has locked it."""
     path = run / "stages" / ".lock"
     path.parent.mkdir(exist_ok=True)
     busy = InputError(f"{run}: a run or a server is at work there; wait for it, or stop it")

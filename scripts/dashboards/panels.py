@@ -194,7 +194,7 @@ def _panel(
 
 
 def _colors(empty: str, alert: str = "", bad: Mapping[float, str] | None = None) -> dict[str, Any]:
-    """Return the thresholds: green, and the alert's color beyond its limit; and the text shown if there is no data."""
+    """Return field settings: colors by value (from `bad` or the alert's limit), and `empty` to show for no data."""
     steps = {None: "green" if alert or bad else "text", **(bad or {})}
     if alert:
         limit = limit_of(alert)

@@ -30,7 +30,7 @@ from mtorl.log.records import KINDS, Kind
 from mtorl.runtime.files import replacing, sync
 
 SEGMENT_BYTES = 64 * 1024 * 1024
-_CLOCK_SECONDS = 1.0  # tolerance, because the times of files come from a coarser clock
+_CLOCK_SECONDS = 1.0  # tolerance, because file modification times come from a coarser clock
 _SEGMENT_SECONDS = 3600.0  # after an hour, a small segment is closed as well, because only then can it be deleted
 IDENTITY = "identity"
 UPLOADED = "uploaded.json"  # positions of the shipper to the lake

@@ -108,7 +108,7 @@ class Shipper:
 
     @property
     def oldest_pending_seconds(self) -> float:
-        """Age of the oldest pending record; 0 if nothing is pending.
+        """Age of the oldest record that was not shipped yet; 0 if all were shipped.
 
         An outcome may be reported long after its event time. So no record counts as older than an earlier record, or
         than the last moment at which nothing was pending.

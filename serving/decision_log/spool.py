@@ -30,8 +30,8 @@ from serving.decision_log import segments
 from serving.decision_log.segments import Position
 
 _LARGEST_BATCH = 512  # appends
-_LARGEST_QUEUE = 20_000  # appends that wait while the disk hangs; further ones are refused
-_MOST_OWED = 20_000  # records that wait in memory, about 25 MB
+_LARGEST_QUEUE = 20_000  # most appends that wait while the disk hangs; further appends are refused
+_MOST_OWED = 20_000  # most records that wait in memory, about 25 MB
 _MOST_LATER = 2_000  # appends that wait, each of up to 64 windows of 1.8 kB; further ones are dropped
 _LATER_SECONDS = 1.0  # interval of writes for which no caller waits, and of retries after a fault of the disk
 _LITTLE_ROOM = 0.2  # share of the quota that counts as nearly full, as in the alert MtorlSpoolNearlyFull
@@ -134,7 +134,7 @@ class Spool:
         After a TimeoutError, the records are withdrawn unless they were being written at that moment.
         """
         done = self._enqueue(_Entry(kind, _lines(records)))
-        if done.done():  # refused, or already written by another thread
+        if done.done():  # the records were refused, or another thread has written them
             return done.result()
         if not self._writing.acquire(timeout=max(seconds, 0)):
             done.cancel()

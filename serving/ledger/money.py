@@ -7,8 +7,8 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from math import isfinite
 
 NANO = 10**9
-LARGEST = 9e9  # currency units; in nano-units, this amount fits SQLite's 64-bit integers
-MOST = 2**63 - 1  # nano-units; sums of excess stop growing here
+LARGEST = 9e9  # largest amount, currency units: in nano-units, it fits SQLite's 64-bit integers
+MOST = 2**63 - 1  # nano-units; upper limit of a sum of excess
 
 
 def limit(amount: float, largest: float = LARGEST) -> int:

@@ -9,8 +9,8 @@ from mtorl.runtime.message import Message
 from serving import messages
 from serving.ledger.contract import Balance
 
-_CLOCKS_DIFFER = 60.0  # seconds by which this clock and the ledger's may differ
-_FEW = 20  # exposures of the dearest channel; an arm that can pay for fewer is warned about
+_CLOCKS_DIFFER = 60.0  # largest difference between this host's clock and the ledger's, seconds
+_FEW = 20  # warn if an arm can pay for fewer exposures than this on its most expensive channel
 _SPELLED = {"total": "in all", "day": "a day", "hour": "an hour"}
 
 

@@ -59,7 +59,7 @@ SILENT_SECONDS = 4.0
 MOST_UPDATES = 5_000
 _FORGET_SECONDS = 62 * 86_400.0  # seconds from its last write until the state of an inactive account is removed
 _REPORT_SHARE = 0.005  # a router reports at once when it has counted this share of a budget's opportunities
-_REST = 20.0  # pause after a round, as a multiple of its duration: pacing takes at most 5 % of a core
+_REST = 20.0  # pause after a round, in durations of the round, so that pacing takes at most 5 % of a core
 _JUMP_SECONDS = 5.0  # change of the difference between the clocks after which all accounts are updated
 
 
@@ -231,7 +231,7 @@ class Pacer:
         self._experiments = experiments
 
     def _awaited(self) -> set[str]:
-        """Campaigns with an account that waits for its first price."""
+        """Campaigns with an account whose first price is not known yet."""
         return {
             target.limit.campaign
             for name, target in self._targets.items()
@@ -329,7 +329,7 @@ class Pacer:
         return True
 
     def _update(self, lead: _Lead, name: str, balance: Balance) -> Kept | None:
-        """The updated state of an account; None if it has no price yet, or can't be paced."""
+        """The updated state of an account; None if the account has no price yet, or can't be paced."""
         target, kept = self._targets[name], lead.kept.get(name)
         limit, pacing = target.limit, target.limit.pacing
         assert pacing is not None

@@ -113,7 +113,7 @@ class RedisLedger(contract.Ledger):
             self._slices.recall()  # new limits depend on the spent amounts
         self.server.run_each("define", calls)
         if self._slices:
-            self._slices.recall()  # slices that grew meanwhile did so under the previous limits
+            self._slices.recall()  # slices may have grown under the previous limits meanwhile
             self.server.run_each("define", [self._call(*of) for of in self._slices.defined(calls[-1][1])])
 
     def _make(self) -> None:
@@ -287,7 +287,7 @@ class RedisLedger(contract.Ledger):
         return [*_keys(prefix), *keys], [self._seen_generation(), now, prefix, *arguments]
 
     def _seen_generation(self) -> str:
-        """The generation that this process saw first, even if the server has another one now."""
+        """The first generation that this process read, even if the server's generation is another one now."""
         self.server.check()
         if self._generation is None:
             found = self.identity()

@@ -139,13 +139,13 @@ class RedisServer:
         self.checked = True
 
     def info(self, section: str) -> list[dict[str, Any]]:
-        """A section of INFO from each primary that answers."""
+        """Return a section of the INFO command's answer from each primary node that is up."""
         with self.errors():
             if not self.cluster:
                 return [self.client.info(section)]
             found = []
             for node in self.client.get_primaries():
-                with suppress(ConnectionError, TimeoutError):  # a node that is down must fail only its own campaigns
+                with suppress(ConnectionError, TimeoutError):  # campaigns on the other nodes must still be served
                     found.append(self.client.get_redis_connection(node).info(section))
             return found
 

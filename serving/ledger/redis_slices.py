@@ -22,7 +22,7 @@ from typing import Any
 from serving.ledger.contract import Balance
 from serving.ledger.redis_server import RedisServer
 
-# Results of scripts: a period has ended; an account of the campaign "*" has too little left.
+# Results of scripts. PERIOD_OVER: a period has ended. TOO_LITTLE: an account of the campaign "*" has too little left.
 PERIOD_OVER, TOO_LITTLE = -2, -3
 ANY = '"*"'
 _PART = 16  # a slice grows by at least a sixteenth of the bank's free amount
@@ -64,7 +64,7 @@ class Slices:
     def recall(self) -> None:
         """Return the unused amounts of all slices to the bank."""
         self._recalled = time.monotonic()
-        # In random order: a group that is down stops a recall, and later recalls reach the other groups.
+        # A group that is down ends a recall early. The order is random, so that later recalls reach all other groups.
         for group in random.sample(self._groups, len(self._groups)):
             self._lease(group, [(*of, 0) for *of, _ in self._look(group, "back")])
 
@@ -100,7 +100,7 @@ class Slices:
 
 
 def added_up(bank: Iterable[Balance], groups: Iterable[Balance]) -> list[Balance]:
-    """Combine balances: an account of the bank gets the sums over its slices. Other accounts are unchanged."""
+    """Return one balance per account. The amounts of a bank's account are the sums over its slices in all groups."""
     own: list[Balance] = []
     sums: defaultdict[tuple[str, str, str, int], list[float]] = defaultdict(lambda: [0.0] * 3)
     for b in groups:

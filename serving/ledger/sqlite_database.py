@@ -197,7 +197,7 @@ class Database:
     def _run_waiting(self) -> None:
         calls: list[_Call] = []
         while self._waiting:
-            with contextlib.suppress(IndexError):  # its caller has just timed out
+            with contextlib.suppress(IndexError):  # the calling thread has just timed out
                 calls.append(self._waiting.popleft())
         try:
             db = self._open()

@@ -86,7 +86,7 @@ class ChildProcess:
         self._process.terminate()  # has no effect if the supervisor has exited
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(self._grace + 5)
-        # The supervisor does the same before it exits, unless it was killed.
+        # If the supervisor was killed before it could kill the process group, kill the group here.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
@@ -101,7 +101,7 @@ def _before_exec() -> None:
 
 def _supervise(parent: int, grace: float, scratch: str, command: list[str]) -> None:
     stop_signals = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-    # The loop below receives the blocked signals, so a SIGTERM to the group does not stop the supervisor.
+    # Blocked signals wait until the loop below reads them, so a SIGTERM to the group does not stop the supervisor.
     signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals | {signal.SIGCHLD})
     try:
         child = subprocess.Popen(command, preexec_fn=_before_exec)

@@ -129,7 +129,7 @@ def repeated_hour(raw: ibis.Table, source: Source) -> ibis.Value:
 
 @ibis.udf.scalar.builtin(name="timezone", signature=((dt.string, dt.timestamp), dt.Timestamp(timezone="UTC", scale=6)))
 def _instant(zone, time):
-    """Convert a local time of a zone to an instant."""
+    """Convert a local time in a time zone to UTC."""
 
 
 @ibis.udf.scalar.builtin(name="timezone", signature=((dt.string, dt.Timestamp(timezone="UTC", scale=6)), dt.timestamp))

@@ -25,7 +25,7 @@ from time import perf_counter
 from serving.router.ops.metrics import Stage
 
 _INITIAL = 8  # the limit at the start
-_STEP = 0.6  # requests by which an answer with latency 0 raises the limit
+_STEP = 0.6  # number of requests by which an answer with latency 0 would raise the limit
 _CUT = 0.4  # share by which a congestion event lowers the limit
 _TARGET = 0.5  # target latency at the start, in deadlines
 _LOWEST_TARGET, _HIGHEST_TARGET = 0.25, 0.6
@@ -125,7 +125,7 @@ class Admission:
         except (TimeoutError, asyncio.CancelledError) as error:
             with suppress(ValueError):  # `_admit_next` may have removed `turn`
                 self._waiting.remove(turn)
-            if not turn.cancelled():  # the request was admitted at the same moment
+            if not turn.cancelled():  # the wait timed out just when the request was admitted
                 self.inside -= 1
                 self._admit_next()
             if isinstance(error, TimeoutError):
@@ -141,7 +141,7 @@ class Admission:
 
     def _learn(self, request: Deadline, seconds: float) -> None:
         self._mean += _MEMORY * (seconds - self._mean)
-        crowded = request.late and self.inside > 1  # a single request is late for other reasons than load
+        crowded = request.late and self.inside > 1  # if no other request was inside, load is not the cause
         if request.failed or (self.inside < self.limit / 2 and not crowded):
             return
         if not request.late:

@@ -17,7 +17,7 @@ from mtorl.log.records import FallbackReason
 from mtorl.runtime.http import UNIX
 
 _MOST_BYTES = 8 * 1024**2  # largest answer, head included
-_IDLE_SECONDS = 30.0  # idle connections are not reused after this time, since the host name may have another address
+_IDLE_SECONDS = 30.0  # idle seconds after which a connection is not reused, since the host's address may have changed
 _PIECE = 65_536
 
 

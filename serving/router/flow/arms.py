@@ -62,7 +62,7 @@ FAULT_SECONDS = 60.0  # seconds without a fault until health forgets the last fa
 PROBE_SECONDS = 15.0  # seconds without an answer, good or bad, until an arm is probed
 _PATIENCE_SECONDS = 5.0  # timeout of a probe
 _PROBES = 8  # probes at the same time
-_LONGEST = 300  # characters of an arm's error in health, where an arm may be any program
+_LONGEST = 300  # longest text of an arm's error that /health/ready shows, characters
 _ROUNDING = 1e-6  # tolerance of a probability above 1, and between a propensity and its channel_probs
 _SUM_ROUNDING = 1e-3  # tolerance of sums, because probabilities may come from 32-bit floats
 
@@ -86,8 +86,8 @@ class ArmAnswer:
     channel: str
     expose: Annotated[bool, Field(strict=True)]
     propensity: Annotated[NearProbability, Field(gt=0)] | None = None
-    channel_probs: Mapping[str, NearProbability] = field(default_factory=dict)  # of all candidates, or `channel` alone
-    exposure_probs: Mapping[str, Probability] = field(default_factory=dict)  # exposure's, given the drawn channel
+    channel_probs: Mapping[str, NearProbability] = field(default_factory=dict)  # all channels, or only `channel`
+    exposure_probs: Mapping[str, Probability] = field(default_factory=dict)  # if the channel is drawn
     expected_reward: Number | None = None
     expected_cost: NotNegative | None = None
     expected_rewards: Mapping[str, Number] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The off-policy difference of two policies at equal budgets, compared with the true values of a small bandit."""
+"""Tests off-policy estimates of two policies' difference at equal budgets, on a small bandit with known values."""
 
 import json
 
@@ -61,7 +61,7 @@ def test_the_logging_policy_has_the_logged_value():
 
 
 def test_higher_spend_alone_adds_no_value():
-    """Under a binding budget, twice the exposures at the same gain per cost have the same value."""
+    """Under a binding budget, a policy with twice the exposures, at the same gain per cost, has the same value."""
     kind, log = bandit(300, 0)
     half = np.random.default_rng(1).random(len(kind)) < 0.5
     thrifty = PolicyOnLog(LOGGING[kind], np.repeat(half[:, None], C, axis=1))
@@ -123,12 +123,12 @@ def test_a_right_model_corrects_wrong_probabilities() -> None:
 
 
 RARELY = np.array([[1.0, 1.0, 0.004], [0.004, 1.0, 1.0]])
-"""Nearly never exposed, so that an exposure counts a hundred times and more."""
+"""Exposure probabilities by kind of user and channel. An exposure at .004 has an importance weight of at least 250."""
 
 
 @pytest.mark.parametrize("errors", [(0.0, 0.0), (0.15, -0.15), (0.15, -0.05), (-0.05, 0.15), (0.1, 0.0)])
 def test_rare_exposures_are_left_to_forecasts(errors: tuple[float, float]) -> None:
-    """The estimate varies less, and its interval is valid as long as the truth lies between both models' forecasts."""
+    """Forecasts reduce the variance, and the interval covers the truth if it lies between both models' forecasts."""
     everything = np.ones_like(EXPOSE)
     true = true_value(CHALLENGER, everything, 100.0) - true_value(INCUMBENT, RARELY > 0.5, 100.0)
     runs, plain = [], []
@@ -155,7 +155,7 @@ def test_rare_exposures_are_left_to_forecasts(errors: tuple[float, float]) -> No
 
 
 def test_at_most_a_quarter_is_left_to_forecasts() -> None:
-    """The bound holds even if the remaining importance weights are noisy."""
+    """Here more would be left to forecasts, so weights are not bounded, although the remaining weights are noisy."""
     kind, log = opportunities(300, 0, RARELY)
     rare = np.where(RARELY < 0.5, 0.8, 0.1)
     policies = on_log(rare, kind), on_log(INCUMBENT, kind, RARELY > 0.5)
@@ -166,7 +166,7 @@ def test_at_most_a_quarter_is_left_to_forecasts() -> None:
 @settings(max_examples=30)
 @given(st.floats(0.0, 4.0), st.floats(-1.0, 1.0), st.integers(0, 1000))
 def test_an_interval_is_valid_for_any_error_up_to_the_doubt(doubt: float, share: float, seed: int) -> None:
-    """The estimates are normal, with a bias that is a share of the doubt."""
+    """Estimates are drawn from a normal distribution with the bias `share * doubt`."""
     draws = np.append(0.0, np.random.default_rng(seed).normal(size=4000))
     estimates = np.random.default_rng(seed + 1).normal(doubt * share, 1.0, size=4000)
     for noise in (0.0, 1.0):
@@ -177,7 +177,7 @@ def test_an_interval_is_valid_for_any_error_up_to_the_doubt(doubt: float, share:
 
 
 def explored(random: np.random.Generator, rows: int, rate: float, real: float = 0.05) -> LoggedRows:
-    """Returns decisions that mostly draw the first channel. The logged probability of others may differ from `real`."""
+    """Returns decisions with logged probability .025 and true probability `real / 2` of the second channel."""
     probs = np.tile([0.975, 0.025], (rows, 1))
     channel = (random.random(rows) < real / 2).astype(int)
     gain = (random.random(rows) < rate).astype(float)
@@ -187,7 +187,7 @@ def explored(random: np.random.Generator, rows: int, rate: float, real: float = 
 
 @pytest.mark.parametrize("rate", [0.1, 0.02, 0.005])
 def test_few_gains_do_not_prove_a_difference(rate: float) -> None:
-    """The arms have equal values and the forecasts are right. A difference that only forecasts show is no proof."""
+    """The policies have equal values. The gate must rarely promote, since the logged gains prove no difference."""
     promoted = 0
     for seed in range(100):
         random, rows = np.random.default_rng(seed), 2000

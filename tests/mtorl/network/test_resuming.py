@@ -1,4 +1,4 @@
-"""A training that is killed and resumed, or distributed over processes, gives the same network as one process."""
+"""Tests that training which was resumed after a kill, or which uses two processes, trains the same network."""
 
 import errno
 import json
@@ -62,7 +62,7 @@ CONFIG: dict[str, Any] = {"epochs": 3, "batch_size": 32, "lr": 0.01, "hidden": 1
 def _run(
     folder: Path, config: dict[str, Any], checkpoint: str = "", victim: int = -1, limit: int = 3, processes: int = 2
 ) -> subprocess.CompletedProcess[str]:
-    """Trains in separate processes. With two, torchrun restarts both after a kill."""
+    """Trains in `processes` (1 or 2) subprocesses. If one of two is killed, torchrun restarts both."""
     folder.mkdir(exist_ok=True)
     (folder / "train.py").write_text(SCRIPT)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", f"--max-restarts={int(victim >= 0)}"]
@@ -88,7 +88,7 @@ def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def _alone(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns the result of one process without interruption."""
+    """Returns the result of an uninterrupted training in this process."""
     data = TrainingWindows([whole_part(320, 0), whole_part(320, 1)], [whole_part(100, 2)], C)
     result = train(data, TrainConfig(**config, device="cpu"))
     return {"weights": result.model.state_dict(), "history": result.history}
@@ -98,7 +98,7 @@ def _alone(config: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("kills", [[1], [2, 3], [6]])
 def test_a_killed_training_gives_the_same_network(tmp_path, kills):
     checkpoint = str(tmp_path / "checkpoint")
-    for kill in kills:  # within an epoch and between epochs, before and after the first part
+    for kill in kills:  # kills within and between epochs, before and after the end of the first part of the data
         assert _run(tmp_path, CONFIG, checkpoint, victim=0, limit=kill, processes=1).returncode == -9
         assert (tmp_path / "checkpoint").exists()
     assert _run(tmp_path, CONFIG, checkpoint, processes=1).returncode == 0
@@ -135,10 +135,11 @@ def test_a_full_disk_loses_the_checkpoint_but_not_the_training(tmp_path, monkeyp
 
 @pytest.mark.long
 def test_two_processes_train_the_same_network_as_one(tmp_path):
-    """Each process takes half of a batch, whose gradient is the mean of the halves' gradients.
+    """Each process computes the gradient of half a batch, and the mean of both gradients is applied.
 
-    Designed differences are switched off: processes drop out different units, and each pairs windows only within its
-    half. The learning rate is low, because AdamW turns the last digit of a tiny gradient into a step.
+    Dropout and the loss over pairs of windows (`lam`) are off, because they differ by design: each process drops out
+    other units and pairs only windows of its half. A low learning rate keeps the effect of rounding errors small:
+    AdamW scales even a tiny gradient up to a full step.
     """
     config = {**CONFIG, "dropout": 0.0, "lam": 0.0, "lr": 1e-4}
     done = _run(tmp_path, {**config, "batch_size": 16})
@@ -156,7 +157,7 @@ def test_two_processes_train_the_same_network_as_one(tmp_path):
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with results and checkpoint of two processes, of which none was killed."""
+    """A folder with the results and the checkpoint of an uninterrupted training in two processes."""
     folder = tmp_path_factory.mktemp("whole")
     assert _run(folder, CONFIG, str(folder / "checkpoint")).returncode == 0
     return folder
@@ -165,7 +166,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.long
 @pytest.mark.parametrize("victim", [0, 1])
 def test_two_processes_give_the_same_network_after_a_kill_of_one(tmp_path, victim, together):
-    """torchrun restarts both. Whenever the kill happens, they continue from the same checkpoint with equal results."""
+    """torchrun restarts both processes. They continue from one checkpoint, so the kill does not change the result."""
     killed = _run(tmp_path / "killed", CONFIG, str(tmp_path / "checkpoint"), victim)
     assert killed.returncode == 0, killed.stderr
     assert "SIGKILL" in killed.stderr or "Signal 9" in killed.stderr or "exitcode: -9" in killed.stderr
@@ -187,7 +188,7 @@ def test_both_processes_refuse_an_unsuitable_checkpoint(tmp_path, together):
 
 
 def test_too_few_windows_for_the_processes_is_an_error(monkeypatch):
-    """Simulates one of two processes. It finds the fault without the other one."""
+    """Simulates one of two processes, which raises the error without waiting for the other process."""
     monkeypatch.setattr(Group, "total", lambda self, values: values)
     data = TrainingWindows([part(50, 0)], [part(50, 0)], C)
     loop = TrainingLoop(data, TINY, torch.device("cpu"), Group())

@@ -1,4 +1,4 @@
-"""Subprocess that reads the log for the operator: it exits when the operator is killed."""
+"""Tests that the operator's log reader, which runs in a subprocess, exits if the operator is killed."""
 
 import subprocess
 import sys

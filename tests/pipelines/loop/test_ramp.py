@@ -1,4 +1,4 @@
-"""Ramp of a run's experiment: it moves through the stages as `mtorl experiment run` does, and reports each move."""
+"""Tests that a run's experiment goes through its stages as in `mtorl experiment run`, and reports each move."""
 
 import json
 from collections.abc import Iterator
