@@ -70,7 +70,7 @@ def _locate(log: str, dataset: str) -> tuple[Path, str, bool]:
     if inside is not None:
         path = inside
     if path.name in (LOG_FILE, STEPS):
-        # The name is not enough: a raw export may have the same name.
+        # Check more than the name, because a raw export may have the same name.
         canonical = (path.parent / (INGEST_FILE if path.name == LOG_FILE else MANIFEST)).exists()
         description = path.parent / DATASET_FILE
         if description.exists():
@@ -124,7 +124,7 @@ def build(
             quarantine = out.with_name(f"{out.name}.quarantine.csv")
             with with_remedy(quarantine, raw.bad_rows):
                 log = canonical_log(raw, folder, quarantine, trusted)
-            ingested = log.path.name == LOG_FILE and not trusted  # otherwise trusted, or the steps of a windows folder
+            ingested = log.path.name == LOG_FILE and not trusted  # False: trusted, or steps of a windows folder
             if log.report is None:
                 log.spec.save(folder / DATASET_FILE)
                 if ingested:
@@ -142,7 +142,7 @@ def build(
         if not log.spec.features:
             return manifest
         with step("stored features"), TemporaryDirectory() as repository:
-            from features.offline import store  # Feast takes seconds
+            from features.offline import store  # importing Feast takes seconds
 
             Path(repository, "data").symlink_to(folder / SOURCES)
             store.define(repository, log.spec)

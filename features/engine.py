@@ -135,7 +135,7 @@ class SparkEngine:
         session.conf.set("spark.sql.session.timeZone", "UTC")
         session.conf.set("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
         session.conf.set("spark.sql.parquet.compression.codec", "zstd")
-        session.conf.set("spark.sql.files.maxRecordsPerFile", "0")  # one file per shard, however large
+        session.conf.set("spark.sql.files.maxRecordsPerFile", "0")  # 0: no limit, so each shard is one file
         session.sql(
             "CREATE OR REPLACE TEMPORARY FUNCTION user_bucket(user_id STRING) RETURNS BIGINT RETURN "
             "CAST(conv(concat(substr(md5(user_id), 31, 2), substr(md5(user_id), 29, 2)), 16, 10) AS BIGINT)"
@@ -187,14 +187,14 @@ def _spark_session(log: Path) -> tuple[Any, bool]:
         raise InputError("ENGINE=spark needs PySpark: pip install 'mtorl-kubeflow[spark]'") from error
     if session := SparkSession.getActiveSession():
         return session, False
-    submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # by spark-submit, which has started the JVM
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # set by spark-submit, which has started the JVM
     java = os.environ.get("JAVA_HOME") or shutil.which("java")
     if not submitted and not java:
         raise InputError("ENGINE=spark needs Java 17 or 21: install it (openjdk-17-jre-headless) or set JAVA_HOME")
     settings = {
         "spark.ui.showConsoleProgress": "false",
         "spark.log.level": "ERROR",
-        "spark.sql.warehouse.dir": str(log.with_name("warehouse")),  # instead of the current folder
+        "spark.sql.warehouse.dir": str(log.with_name("warehouse")),  # by default, Spark writes to the current folder
     }
     conf = SparkConf(loadDefaults=False).setAll(list(settings.items()))
     gateway = SparkContext._gateway

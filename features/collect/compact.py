@@ -50,11 +50,11 @@ from mtorl.log.records import ID_FIELD, KINDS, Kind, sql_columns, this_version
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
 
-CLOSED_AFTER = timedelta(minutes=10)  # from the end of an hour; routers upload each minute
+CLOSED_AFTER = timedelta(minutes=10)  # time from the end of an hour until it is closed; routers upload each minute
 LATE_AFTER = timedelta(hours=2, minutes=20)  # longest time from receipt to compaction if uploads work
-MOST_FILES = 8  # files of similar size that an hour may have before they are merged
-FINAL_AFTER = timedelta(days=8)  # few outcomes arrive later, so the hour is merged into one file
-KEPT_SECONDS = 2 * 3600.0  # how long queries that are running may still read superseded files
+MOST_FILES = 8  # an hour's files of similar size are merged once there are this many
+FINAL_AFTER = timedelta(days=8)  # few outcomes arrive after this time, so the hour is merged into one file
+KEPT_SECONDS = 2 * 3600.0  # superseded files are kept this long for running queries
 _ALIKE = 4  # a file is merged once the smaller files together have a quarter of its size
 
 
@@ -63,9 +63,9 @@ class Compacted:
     """Counts of a compaction; `str()` gives a readable summary."""
 
     files: int = 0  # arrived files that were moved
-    hours: set[datetime] = field(default_factory=set)  # hours that gained records
+    hours: set[datetime] = field(default_factory=set)  # hours to which records were added
     merged: int = 0  # merges of an hour's files, summed over the kinds of records
-    unreadable: list[str] = field(default_factory=list)  # files that were moved aside
+    unreadable: list[str] = field(default_factory=list)  # unreadable files that were moved aside
 
     def __str__(self) -> str:
         lines = [f"{self.files:,} files moved into {len(self.hours):,} hours, {self.merged:,} hours merged"]
@@ -147,7 +147,7 @@ def _write(lake: Lake, db: Database, kind: Kind, files: Sequence[LakeFile], sinc
         return hours
     # The new files may contain a user who was forgotten meanwhile. Delete them; the next run repeats the work.
     for file in written:
-        lake.delete(file)  # unless a removal has replaced it by a file without the user
+        lake.delete(file)  # it is missing if a removal has replaced it by a file without the user
     return set()
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Database: TypeAlias = "DuckDB | Spark"
 _MEMORY = "500MB"
-_AS_PARQUET = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1"  # higher levels are slower and save little
+_AS_PARQUET = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1"  # higher levels are slower and save little space
 _PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
 _SLICE_ROWS, _GROUP_ROWS = 30_000, 122_880  # a row has about 2 kB
 _AT_ONCE = 500  # rows that a thread buffers while it splits them into files; 4,000 need more than 150 MB

@@ -1,8 +1,8 @@
 """Reads decisions of an experiment: those of one arm, and shadow decisions of challengers.
 
-    rows = served_decisions("lake", spec, experiment, "incumbent")      # to plan its exploration
+    rows = served_decisions("lake", spec, experiment, "incumbent")      # used to plan its exploration
     rows[["channel_probs", "exposure_probs", "window"]]
-    by_hour = decisions_by_hour("lake", spec, experiment)               # of all arms, to plan budgets
+    by_hour = decisions_by_hour("lake", spec, experiment)               # of all arms, used to plan budgets
     rows = shadows("lake", spec, experiment, by=["device"])             # with the incumbent's decisions and outcomes
     report = shadow_report(rows, spec.channels)                         # mtorl.evaluation.shadow
 

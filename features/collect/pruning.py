@@ -44,7 +44,7 @@ class Touchpoints(NamedTuple):
 class Bound:
     """Conditions that limit the rows that a training reads from a log and from decisions."""
 
-    rows: int = 0  # touchpoints before the limit; 0 without a limit
+    rows: int = 0  # number of touchpoints without the limit; 0 if there is no limit
     of_log: str = "true"  # SQL condition of the log's rows
     of_judged: str = "true"  # SQL condition of the touchpoints in the view `judged`
     share_of: Callable[[datetime], float] = lambda _: 1.0  # share of users to read from a block, by its hour
@@ -87,7 +87,7 @@ def _generations(db: Database, share: float, log: Sequence[Path], channels: int)
             FROM judged WHERE touchpoint AND {SAMPLED}) AS pool
         GROUP BY arm, generation"""
     ).fetchall()
-    # Rounded, because the last digits of a sum depend on the order of addition.
+    # Round the sums, because their last digits depend on the order of addition.
     return [
         Touchpoints(arm, name, rows if arm == LOG else round(rows / share), round(width, 9), newest)
         for arm, name, rows, width, newest in found

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     import duckdb
 
 ASIDE = "{}: can't be read, so it was not searched. Repair it and move it back to arrived/, or delete it"
-_NAMING: tuple[Kind, ...] = ("decision", "window")  # records with a user's id
+_NAMING: tuple[Kind, ...] = ("decision", "window")  # kinds of records that contain a user's id
 _AGAIN = timedelta(days=2)  # how long the hourly compaction keeps removing a forgotten user from new files
-_CLOCKS = timedelta(hours=1)  # largest expected difference between the clocks of routers and store
+_CLOCKS = timedelta(hours=1)  # largest expected difference between a router's clock and the store's
 
 
 def forget_in_bucket(lake: Lake, users: Collection[str], now: datetime, before: datetime | None = None) -> Counter[str]:
@@ -75,11 +75,11 @@ def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | Non
         for kind in reversed(KINDS):
             found = _found(db, _files(lake, kind, written_since), which)
             hours.update(file.hour for file, _ in found)
-            _drop_sums(lake, hours)  # first: after an interruption, a second run still finds these hours
+            _drop_sums(lake, hours)  # delete sums first: if interrupted, the next run still finds these hours
             for file, rows in found:
                 _rewrite(lake, db, file, which)
                 removed[f"{kind}s"] += rows
-        # Repeated at the end, because a verdict or a training may have stored rows meanwhile.
+        # Repeat this at the end, because a verdict or a training may have stored rows of the users meanwhile.
         _drop_sums(lake, hours)
         judged = _young(lake.derived("judged"), written_since)
         theirs = of_forgotten(forgotten.users)

@@ -93,7 +93,7 @@ class Spark:
         return written
 
     def close(self) -> None:
-        """Free the disks of the executors."""
+        """Delete the kept rows from the disks of the executors."""
         for frame in self._kept:
             frame.unpersist()
 

@@ -61,7 +61,7 @@ class Learnable:
     left_out: dict[str, int]  # decisions that are not opportunities, by reason (`rules.py`)
     pruned: int = 0  # touchpoints left out of the training because there are too many
     incomplete: int = 0  # exposures that are not touchpoints because they lack a required column
-    share: float = 1.0  # share of users, by hash, whose decisions were read
+    share: float = 1.0  # share of users (chosen by hash) whose decisions were read
 
     def __str__(self) -> str:
         unknown = "a column with `missing: error` has no value; if that is allowed, set `missing: unknown`"
@@ -109,7 +109,7 @@ def add_decisions(
         progress.report(0, 3, "adding outcomes")
         decided.judge(lambda _: decided.share)
         of = bound(db, decided, files, len(spec.channels), most_touchpoints)
-        if decided.share < 1:  # wide generations may need more users than the share
+        if decided.share < 1:  # generations of high width may need more users than the share
             decided.judge(of.share_of, of.of_judged)
         _write_opportunities(db, decided, spec, data / OPPORTUNITIES_FILE)
         progress.report(1, 3, "touchpoints")

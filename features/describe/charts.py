@@ -29,7 +29,7 @@ def touchpoints(figures: Description) -> Chart:
     table = _by_period(figures, [channel.channel for channel in (largest if few else largest[: len(plot.PALETTE) - 1])])
     traces = []
     for i, (name, rows) in enumerate(table.items()):
-        whole = str(name or "others")  # no channel is named "", while one may be named "others"
+        whole = str(name or "others")  # "" for the others: a channel may be named "others", but not ""
         traces.append(
             plot.bar(
                 x=list(rows.index),

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-PROPENSITY_BINS = 20  # of equal width, from 0 to 1
+PROPENSITY_BINS = 20  # bins of equal width from 0 to 1
 NO_CHANNEL = "(none)"
 _DAY = 86_400.0  # s
 _PERIODS = ((2, "hour", "h"), (120, "day", "D"), (3 * 366, "week", "W"), (math.inf, "month", "M"))  # most days, name
@@ -43,7 +43,7 @@ _PERIODS = ((2, "hour", "h"), (120, "day", "D"), (3 * 366, "week", "W"), (math.i
 
 @dataclass(frozen=True)
 class Rate:
-    """A share with its 95 % interval."""
+    """The share `hits / rows` with its 95 % confidence interval."""
 
     hits: int
     rows: int
@@ -107,7 +107,7 @@ class Description:
     users: int
     one_touchpoint_users: int
     capped_users: int  # users with more than spec.max_touchpoints
-    most_touchpoints: int  # the most that one user has
+    most_touchpoints: int  # the largest number of touchpoints of one user
     late_rows: int | None  # rows that arrived after their time; None if the log has no arrival times
     first: str  # ISO time
     last: str
@@ -210,7 +210,7 @@ def _totals(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
         column = log[name]
         figures[f"{name}_missing"] = column.isnull().sum()
         if name in names:
-            figures[f"{name}_different"] = column.nunique()  # exact: an approximate count may miss a name
+            figures[f"{name}_different"] = column.nunique()  # exact, because approximate counts may miss a name
         elif name != "user_id":
             figures |= {f"{name}_low": column.min(), f"{name}_high": column.max()}
             if name != "timestamp":

@@ -123,7 +123,7 @@ class _Found:
     quarantined: list[Path] = field(default_factory=list)
     repositories: list[Path] = field(default_factory=list)
     artifacts: list[Path] = field(default_factory=list)
-    unfinished: list[Path] = field(default_factory=list)  # left by killed processes
+    unfinished: list[Path] = field(default_factory=list)  # temporary files of killed processes
 
     @classmethod
     def below(cls, root: Path) -> _Found:
@@ -234,13 +234,13 @@ def _is_unfinished(path: Path) -> bool:
     """Return whether a path is temporary and its process no longer works on it."""
     try:
         age = time.time() - path.lstat().st_mtime if _UNFINISHED.fullmatch(path.name) else 0.0
-    except FileNotFoundError:  # its process has finished
+    except FileNotFoundError:  # the process that wrote it has finished
         return False
     return age > _UNFINISHED_SECONDS
 
 
 def _bring_up_to_date(folder: Path) -> None:
-    """Update rows, users and fingerprint in the report of a log."""
+    """Update the numbers of rows and users and the fingerprint in the report of a log."""
     report = json.loads((folder / INGEST_FILE).read_text(encoding="utf-8"))
     if report.get("rows") != rows_of(folder / LOG_FILE):
         text = json.dumps(report | facts_of(folder / LOG_FILE), indent=2)

@@ -94,7 +94,7 @@ def _at_this_time(past: list[PastPeriod], end: datetime, threshold: float) -> fl
 
 
 def _of_two(stream: Stream, exceeded: bool) -> float:
-    """Evidence of the two newest periods."""
+    """Evidence (an e-value) that a column has drifted, from the two newest periods."""
     before = [period.evident for period in stream.past[-(LOOKED - 1) :]]
     return math.prod(e_of_event(above, 2 * ALPHA) for above in (*before, exceeded))
 

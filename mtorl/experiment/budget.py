@@ -18,7 +18,7 @@ class AccountLimit(NamedTuple):
     arm: str
     campaign: str
     channel: str
-    part: float  # fraction of the budget's amount
+    part: float  # as a fraction of the budget's amount
     limit: float
     period: Period
     timezone: str

@@ -108,7 +108,7 @@ def state_of(events: Sequence[Event], experiment: Experiment) -> State:
     state = State(events=len(events))
     for event in events:
         if (event.experiment, event.salt) != (experiment.name, experiment.salt):
-            if event.kind == "handed over":  # concerns servers; it neither starts nor ends an experiment
+            if event.kind == "handed over":  # this event concerns servers and neither starts nor ends an experiment
                 continue
             # If the salt returns to an earlier one, an unfinished experiment restarts; a finished one stays finished.
             state = state if state.phase in OVER else State(events=len(events))
@@ -130,7 +130,7 @@ def _after(state: State, event: Event) -> State:
         state,
         phase=event.to,
         since=event.at,
-        incumbent=state.replaced if state.phase == "promoted" else event.incumbent,  # after a promotion: a rollback
+        incumbent=state.replaced if state.phase == "promoted" else event.incumbent,  # a rollback if promoted before
         replaced=event.replaced,
         fixed=event.fixed or state.fixed,
     )

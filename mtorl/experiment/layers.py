@@ -78,7 +78,7 @@ class Experiments:
                     continue  # users outside one experiment may be in another; `_divided` computes who is in none
                 arm = limit.arm if limit.arm == ALL_ARMS else experiment.key(limit.arm)
                 accounts = found.setdefault((limit.campaign, limit.channel, limit.period), {})
-                if arm not in accounts or limit.limit < accounts[arm].limit:  # ALL_ARMS: the smallest counts
+                if arm not in accounts or limit.limit < accounts[arm].limit:  # for ALL_ARMS, keep the lowest limit
                     accounts[arm] = limit._replace(arm=arm)
         return [limit for accounts in found.values() for limit in _divided(accounts)]
 

@@ -36,7 +36,7 @@ from mtorl.policy.schedule import Pacing
 COUNTED = -1.0
 """In place of the beginning of a period: the account's clock counts opportunities instead of seconds."""
 Scope = tuple[str, str, str]  # arm, campaign, channel; "*" is any
-SPARE = 3.0  # exposures at their highest cost
+SPARE = 3.0  # the spare pays for this many exposures at their highest cost
 MOST_SPARE = 0.05  # upper limit of the spare, as a fraction of the whole budget
 
 _UPDATE_SECONDS = 5.0  # longest time between updates
@@ -193,7 +193,7 @@ def updated(
     account. ValueError or OverflowError: the account can't be paced.
     """
     at, (amount, committed) = clock.at, amounts
-    end = "" if clock.counted else clock.schedule.times[-1]  # left out for a count, whose end changes with each update
+    end = "" if clock.counted else clock.schedule.times[-1]  # an opportunity count would change with each update
     terms = f"{amount:.9g} {target.terms} {end}"
     here = State(at, committed, *first)
     stated, learned = target.limit.pacing.price if target.limit.pacing else None, committed

@@ -87,7 +87,7 @@ class Requirement(NamedTuple):
     """One requirement for leaving a stage."""
 
     kind: Literal["hours", "users", "fallback_ratio", "latency_seconds"]
-    arm: str | None  # None: a requirement of the stage
+    arm: str | None  # None: the requirement concerns the stage, not one arm
     found: float
     needed: float
     words: Message  # describes the shortfall if the requirement is not met

@@ -1,6 +1,6 @@
 """The stages of an experiment (shares of its users that get a challenger), and the ramp from stage to stage.
 
-    ramp:                                        # of an experiment file
+    ramp:                                        # the ramp of an experiment file
       stages:
       - {stage: shadow, hours: 24}
       - {stage: 5%, hours: 48, users: 500}       # for at least 48 hours, and until each arm has 500 users

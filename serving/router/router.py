@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 _OUTCOME_SECONDS = 1.0  # deadline of a report of outcomes
 _TICK_SECONDS = 1.0  # seconds between two rounds of each kind of housekeeping
-_POLLS = 10  # checks per tick whether a round is needed sooner
+_POLLS = 10  # checks within _TICK_SECONDS whether a round is needed sooner
 _WARM_SECONDS = 5.0
 _OUTCOMES_EACH = 4  # approximate outcomes of a decision: a cost, a click, a conversion and its revenue
 _REST = 20.0  # pause after publishing the accounts, as a multiple of its duration
@@ -109,7 +109,7 @@ class Router:
         reported = self.spool.newest("outcome", _OUTCOMES_EACH * idempotency_cache.MOST)
         await asyncio.to_thread(self.decider.cache.load, newest, reported)
         await self._follow_experiment()  # a kill switch may have been set meanwhile
-        await self._attempt(self._keep_accounts)  # the first decision needs a price
+        await self._attempt(self._keep_accounts)  # get prices before the first decision, which needs them
         await asyncio.gather(self._arm_watch.probe(), self._warm_up_features())
         for shipper in self.shippers.values():
             shipper.start()
@@ -158,7 +158,7 @@ class Router:
         await self.decider.drain()
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(self.budgets.settler.flush(), self._close_log())  # in parallel: one store may hang
+        await asyncio.gather(self.budgets.settler.flush(), self._close_log())  # in parallel, because one store may hang
         self._arms.close()
         with contextlib.suppress(LedgerUnavailable):
             await asyncio.to_thread(self.budgets.pacer.release)
@@ -168,7 +168,7 @@ class Router:
             log.warning("left for the next start: %s", "; ".join(left))
 
     async def _close_log(self) -> None:
-        # Shippers first: once the spool is closed, another process may open the folder.
+        # Close shippers first, because another process may open the folder once the spool is closed.
         await asyncio.gather(*(shipper.close(_SHIP_SECONDS) for shipper in self.shippers.values()))
         metrics.show_log(self.spool, self.shippers)
         await asyncio.to_thread(self.spool.close)

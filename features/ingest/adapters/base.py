@@ -68,7 +68,7 @@ class Adapter:
         }
         if columns["channel"].type().is_string():  # the description's channels have no leading or trailing spaces
             columns["channel"] = columns["channel"].strip()
-        columns |= dict.fromkeys(_later(spec), ibis.literal(0.0))  # replaced when the conversions are read
+        columns |= dict.fromkeys(_later(spec), ibis.literal(0.0))  # replaced when the second file is read
         return lay_out(raw, spec, columns)
 
 

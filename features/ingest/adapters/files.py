@@ -184,7 +184,7 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except _UNREADABLE as error:
         if isinstance(error, duckdb.OutOfMemoryException) or is_disk_full(error):
-            raise  # not the file's fault
+            raise  # the error does not come from the file
         kind = "Parquet" if path.name.endswith(".parquet") else "JSON" if path.name.endswith(_JSON) else "CSV"
         kind = "TSV" if separator_of(path) == "\t" else kind
         raise LogError(messages.UNREADABLE(file=path, kind=kind, reason=_first_words(error))) from error

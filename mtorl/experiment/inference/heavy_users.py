@@ -1,6 +1,6 @@
 """Computes weights of users, so that a single busy user can neither block nor decide a verdict.
 
-    figures *= user_weights(decisions)[:, None]         # numerator and denominator alike
+    figures *= user_weights(decisions)[:, None]         # for numerator and denominator alike
 
 A probe, a bot or an id that many visitors share may have 40 % of an arm's decisions, and would then determine the arm's
 ratio. So a user counts as at most `HEAVIEST` typical users: the weight is min(1, HEAVIEST * typical / decisions).

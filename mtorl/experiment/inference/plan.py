@@ -30,9 +30,9 @@ from mtorl.runtime.progress import report
 
 POWER = 0.8
 LOOKS = 300
-MOST_USERS = 5_000_000  # if an experiment needs more, the effect counts as too small to be found
-_DRAWS = 300_000_000  # users drawn in all runs together: takes about a minute
-_RUNS = (400, 2_000)  # enough to distinguish a power of 80 % from 75 % (fewest) or 78 % (most)
+MOST_USERS = 5_000_000  # most users; if an experiment needs more, the effect counts as too small to be found
+_DRAWS = 300_000_000  # users drawn in all simulated runs together, which takes about a minute
+_RUNS = (400, 2_000)  # runs that distinguish a power of 80 % from 75 % (fewest) or 78 % (most)
 _LOOKS_AT_ONCE = 40  # number of looks whose users are in memory at a time
 _WHOLE_DAY = 0.9  # days between first and last decision that a log needs to show the number of users per day
 

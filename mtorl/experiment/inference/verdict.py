@@ -29,7 +29,7 @@ from mtorl.runtime.message import Message
 Token = Literal["ship", "stop", "futile", "inconclusive", "srm", "guardrail"]
 _DECIDED: dict[str, Token] = {token: token for token in get_args(Token) if token != "inconclusive"}
 
-CROSSED_ALARM = 0.01  # share of users in two arms of a stage, above which the assignment is broken
+CROSSED_ALARM = 0.01  # if more than this share of users is in two arms of a stage, assignment is broken
 LATE_ALARM = 0.05  # if the arms' shares of late outcomes differ by more, late outcomes may explain the whole lift
 
 _PRIMARY = 9  # shares of alpha for the primary metric; each guardrail has 1
@@ -97,7 +97,7 @@ def check_guardrail(
         float(one_sided_width(lift.se, lift.effective_users, alpha=share)) for share in (shares.breached, shares.held)
     )
     lower, upper = value - below, value + above
-    state: Literal["breached", "held", "open"] = "open"  # the state too if a width is NaN because of too few users
+    state: Literal["breached", "held", "open"] = "open"  # stays "open" if a width is NaN (too few users)
     if lower > margin:
         state = "breached"
     elif upper <= margin:

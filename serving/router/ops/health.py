@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from mtorl.runtime.message import Message
 from serving.router import messages
 
-_STALE_SECONDS = 30.0  # without a tick, after which the event loop counts as hanging
+_STALE_SECONDS = 30.0  # after this time without a tick, the event loop counts as hanging
 
 
 class Fault(NamedTuple):
@@ -58,7 +58,7 @@ class Health:
         """Part -> its problems; empty if it is ok."""
         answers = {
             part: (messages.NO_ANSWER(seconds=fault.seconds, cause=type(fault.error).__name__),) if fault else ()
-            for part, fault in dict(self._faults).items()  # a copy, because threads may add items
+            for part, fault in dict(self._faults).items()  # copied, because threads may add items meanwhile
         }
         return answers | {part: notes for part, notes in dict(self._notes).items() if not answers.get(part)}
 
@@ -90,7 +90,7 @@ class Health:
         return monotonic() - self._heard.get(part, -inf)
 
     def forget(self, part: str) -> None:
-        """Drop the reports on a part that was removed or replaced."""
+        """Delete the reports on a part that was removed or replaced."""
         for known in (self._faults, self._heard, self._notes):
             known.pop(part, None)
 

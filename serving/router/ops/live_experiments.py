@@ -165,7 +165,7 @@ class LiveExperiments:
         accepted, conflicts = _put_together(standing, read)
         for name, text in texts.items():
             switched_off = Path(name).stem in off or is_switched_off(text)
-            if switched_off and name in accepted and accepted[name] != read.get(name):  # refused except for the switch
+            if switched_off and name in accepted and accepted[name] != read.get(name):  # apply only its kill switch
                 accepted[name] = accepted[name].replace(enabled=False)
         return accepted, faults + conflicts
 
