@@ -38,7 +38,7 @@ class RunEnd(StrEnum):
 class PipelineRun(BaseModel):
     """The newest run of a pipeline that has ended."""
 
-    model_config = ConfigDict(extra="ignore")  # fields of a newer release
+    model_config = ConfigDict(extra="ignore")  # ignore fields that a newer release has added
 
     pipeline: str  # its name
     run: str = ""  # id of the run

@@ -124,7 +124,7 @@ def _experiment(experiment: Json, primary: str) -> Json:
     page["of_arms"] = plain_words.of_arms(experiment)
     page["moved"] = plain_words.moved(experiment["moved_users"])
     page["confidence"] = plain_words.confidence(experiment)
-    has_interval = any(None not in experiment[name] for name in ("lift_ci", "lift_ci_fixed"))  # else draw no chart
+    has_interval = any(None not in experiment[name] for name in ("lift_ci", "lift_ci_fixed"))  # if not, draw no chart
     page["chart"] = charts.lift(experiment, primary) if has_interval else None
     return page
 

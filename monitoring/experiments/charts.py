@@ -14,8 +14,8 @@ class Track(NamedTuple):
     low: float
     width: float
     value: float
-    zero: float | None  # None: zero is not on the line
-    margin: float | None = None  # accepted harm of a guardrail, as a position
+    zero: float | None  # None: zero lies outside the drawn range
+    margin: float | None = None  # position of the largest accepted harm of a guardrail
 
 
 def domain(intervals: Sequence[Sequence[float | None] | None], *others: float) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """Forecasts whether the money of an experiment lasts for its next stages; without money, no ad is shown.
 
-short_of_money(spend, started, experiment.ramp, state, now)      # a message; None: the money lasts
+short_of_money(spend, started, experiment.ramp, state, now)      # a message, or None if the money lasts
 """
 
 from collections.abc import Sequence

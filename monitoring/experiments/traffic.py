@@ -23,7 +23,7 @@ from mtorl.policy.periods import period_at
 
 _FACTOR = 2.0  # a gap is unusual beyond this multiple of the longest earlier gap
 _LEAST = 900.0  # least unusual gap, seconds: routers upload each minute, and may have to wait for the lake
-_COMPARED_DAYS = 7  # a week, so that it includes a shop's weekly closing day
+_COMPARED_DAYS = 7  # a week, because it includes a shop's weekly closing day
 
 
 def traffic_of(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment) -> Traffic | None:

@@ -104,7 +104,7 @@ class Users:
         self.late += int(values["late"].sum())
         order = np.lexsort((values["stage"], values["unit"]))
         unit, stage = (values[name][order] for name in ("unit", "stage"))
-        begins = np.append(_first(unit, stage), True)  # where the rows of a user and stage begin
+        begins = np.append(_first(unit, stage), True)  # True at the first row of each user and stage
         alone = begins[:-1] & begins[1:]
         self.all_users += int(_first(unit).sum())
         self.crossed += int(_first(unit[~alone]).sum())

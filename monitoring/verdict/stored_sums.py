@@ -62,7 +62,7 @@ _RECENT = 8 * _DAY  # part of the past for which activity is stored by the minut
 _PART_BYTES = 256 << 20  # size of the files of decisions that are reduced together
 _TRANSFERS = 16  # concurrent downloads
 _TABLES = ("cell", "user_sum", "named", "activity", "spent", "other")
-_Key = tuple[datetime, tuple[str, ...]]  # identifies a stored file: its hour, and its sources
+_Key = tuple[datetime, tuple[str, ...]]  # key of a stored file: its hour, and its source files
 _log = logging.getLogger(__name__)
 
 

@@ -36,15 +36,15 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.log.lake import Lake
 from mtorl.log.touchpoints import LogError
 
-UPLOADED_AFTER = timedelta(hours=1)  # from a period's end until its records are in the lake
+UPLOADED_AFTER = timedelta(hours=1)  # time from a period's end until its records are in the lake
 MOST_PERIODS = 60  # most periods that a first check judges
 _KEPT_PAGES = 14
 _HEARD = 0.8  # least share of exposures with a known outcome, relative to the usual share
-_AWAITED = timedelta(days=2)  # from a period's end until missing outcomes count as lost
+_AWAITED = timedelta(days=2)  # time from a period's end until missing outcomes count as lost
 _SURE = 2.0  # multiple of the threshold, since checks are hourly, and a few users without a value may be chance
 _WEEK = timedelta(days=7)
 _OCCASIONS = 2  # earlier periods without decisions at this time of the week that are needed: one may have been a fault
-_LOOKED_BACK = 4  # weeks in which such periods are searched
+_LOOKED_BACK = 4  # number of earlier weeks in which these periods are searched
 _MOST_AHEAD = 0.1
 """Most records from the future, relative to the decisions of a period. If there are more, a clock is wrong, and so is
 the assignment of records to periods."""
@@ -101,7 +101,7 @@ def run(
             if _judge(watched, state, end, folder, ahead, outcomes_may_come=now - end < _AWAITED):
                 update_request(state, end)
                 state.judged_until = end
-                state.write(path)  # so that a check that is killed later keeps this result
+                state.write(path)  # saved now, so that the result is kept if the check is killed later
         _look_at_last_hours(watched, state, now, folder)
         state.newest_model = watched.newest_model()
         state.checked = now
@@ -362,7 +362,7 @@ def _look_at_last_hours(watched: Watched, state: State, now: datetime, folder: P
 def _is_broken(column: ColumnDrift) -> bool:
     if column.problem is None or words_of(column.problem).kind != "data_quality":
         return False
-    if column.score is None or column.threshold is None:  # a missing column, or no value in it
+    if column.score is None or column.threshold is None:  # the column is missing, or has no value
         return True
     return column.score >= _SURE * column.threshold
 

@@ -112,7 +112,7 @@ def _causes(whole: Measured, by_arm: Sequence[Measured], stream: Stream, end: da
     if incumbent is None:
         return []
     alone = incumbent._replace(arm=whole.arm)
-    forecast = _forecast(stream, alone, end, length)  # wider than that of all arms: fewer users
+    forecast = _forecast(stream, alone, end, length)  # one arm has fewer users than all arms, so its interval is wider
     if forecast is None or _p(alone, forecast) < UNUSUAL:
         return []
     sign = 1.0 if HARM[whole.stream] == "falls" else -1.0

@@ -62,7 +62,7 @@ class Counted(NamedTuple):
     decisions: int
     users: int
     exposures: int
-    heard: int  # exposures with any outcome
+    heard: int  # number of exposures with any outcome
     measured: tuple[Measured, ...]
     incumbent: str = ""  # the policy that took the incumbent's newest decision; empty: unknown
     by_arm: tuple[Measured, ...] = ()  # outcomes of each challenger, and of all other decisions as the incumbent's
