@@ -1,4 +1,4 @@
-"""Helpers that write lakes as routers do, and that read them back with short names of decisions."""
+"""Helpers that write a lake as routers do, and read its records with short names in place of decision ids."""
 
 import json
 import shutil
@@ -82,7 +82,7 @@ def _table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def named(folder: Path, ids: pd.Series) -> pd.Series:
-    """Returns the names under which a lake's decisions were written."""
+    """Returns the short names of a lake's decisions, as passed to `write`."""
     return ids.replace({made: name for name, made in ids_in(folder).items()})
 
 

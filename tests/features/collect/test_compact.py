@@ -158,7 +158,7 @@ def test_a_killed_compaction_loses_and_repeats_nothing(tmp_path: Path, monkeypat
 
 
 def test_two_compactors_at_once_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second compactor does all its work between two steps of the first."""
+    """The second compactor does all its work between two steps of the first compactor."""
     expected = content(small(tmp_path / "expected"))
     for place in at_each_change(monkeypatch, lambda lake: compact(Lake.open(lake), LATER), tmp_path):
         assert content(place) == expected, place

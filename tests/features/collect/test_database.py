@@ -1,4 +1,4 @@
-"""The database of a lake: it writes files in bounded memory."""
+"""Tests that the database of a lake writes files in bounded memory."""
 
 from pathlib import Path
 

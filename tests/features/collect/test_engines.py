@@ -1,4 +1,4 @@
-"""DuckDB and Spark write identical closed hours of a lake, and read identical training data from them."""
+"""Tests that DuckDB and Spark write identical closed hours of a lake, and read identical training data from them."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Folders of parts, as Spark writes log and opportunities: training reads the same rows as from single files."""
+"""Tests that training reads the same rows from folders of parts, which Spark writes, as from single files."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Choice of exposures if there are too many for a training: each arm's newest generation first, then the widest."""
+"""Tests which exposures are left out if a training has too many: each arm's newest generation stays longest."""
 
 import json
 from pathlib import Path

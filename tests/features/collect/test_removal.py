@@ -1,4 +1,4 @@
-"""Removal of users from a lake, even during other writes: all rows of other users stay."""
+"""Tests that users are removed from a lake, even during other writes, and that all rows of other users stay."""
 
 from collections import Counter
 from collections.abc import Callable

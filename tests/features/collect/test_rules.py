@@ -1,4 +1,4 @@
-"""Rules that decide which decisions a policy can learn from. Rows kept by them give the right value of a policy."""
+"""Tests the rules that choose decisions to learn from, and that these rows give the right value of a policy."""
 
 import json
 import shutil
@@ -281,7 +281,7 @@ def test_decisions_become_opportunities_once_mature(tmp_path: Path) -> None:
     store = collected(tmp_path / "1", [decision("old", 0), decision("young", 90), decision("newest", 120)], COST)
     assert learnable(store, SPEC.replace(outcome_hours=1.0)).left_out == {"not_mature": 2}
     assert learnable(store, SPEC, START + timedelta(minutes=100)).decisions == 2
-    # Decisions from a clock that is ahead don't make others mature.
+    # A decision from a clock that is ahead must not make the outcomes of other decisions count as complete.
     now = (datetime.now(UTC) - START).total_seconds() / 60
     store = collected(tmp_path / "2", [decision("young", now - 5), decision("ahead", now + 10_000)], [])
     assert learnable(store, SPEC.replace(outcome_hours=24.0)).left_out == {"not_mature": 2}

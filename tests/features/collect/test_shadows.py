@@ -70,7 +70,7 @@ GONE = {"expose": False, "budget_exhausted": True, "reservation_id": None}
 @pytest.mark.parametrize(
     ("changes", "of_shadow", "expected"),
     [
-        # The policy's own choice counts, not the explored one.
+        # The channel that the policy preferred counts, not the channel that exploration drew.
         (
             {"exploration": {**EXPLORED, "channel_probs": {}, "exposure_probs": {}}},
             {},

@@ -1,4 +1,4 @@
-"""Stored rows of judged decisions: a night judges only new decisions, and reads the rows of a lake without a store."""
+"""Tests that a run judges only new decisions, and reads the same rows as from a lake without stored rows."""
 
 import os
 import random

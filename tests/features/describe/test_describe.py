@@ -1,4 +1,4 @@
-"""Descriptions of a log: figures equal those of pandas, and every log can be drawn as a page."""
+"""Tests that a log's description has the same figures as pandas computes, and that any log can be drawn as a page."""
 
 import dataclasses
 import json
