@@ -1,4 +1,4 @@
-"""Tests which exposures are left out if a training has too many: each arm's newest generation stays longest."""
+"""Tests which exposures are kept if a training has too many: each arm's newest generation, then the widest others."""
 
 import json
 from pathlib import Path
