@@ -1,8 +1,7 @@
 """Measures repeated learning from our own decisions, night after night, on the simulator, whose truth is known.
 
-    python benchmarks/generations.py --json FILE                 # five markets, eight nights: some hours
-    python benchmarks/generations.py --json FILE --attacked --markets 2     # the gate also judges faulty trainings
-    python benchmarks/generations.py --json FILE --margin 0      # each next model must be proven better
+    python benchmarks/generations.py --json FILE                 # ten markets, eight nights: some hours
+    python benchmarks/generations.py --json FILE --markets 12    # two further markets
     python benchmarks/generations.py --quick                     # one small market, one night
 
 Markets that are in FILE are not run again. So an interrupted run can resume, and markets can be added.
@@ -18,6 +17,7 @@ uploaded, the next model learns from all decisions so far, and the gate decides 
                  5 % or more, 2 % or more, less, or negative
     attack       after each night's model, the gate also judges the model of a faulty training: on shuffled outcomes, on
                  a log without one channel, or only on the first log. The log of the test users is correct
+    experiment   a model that needs one serves half of the next night's users, and then the gate judges it again
     drift        no simulator: each night's model is worse by the same share, and the errors of estimates are drawn
                  according to their intervals (`generation_runs/drift.py`)
 
@@ -50,18 +50,17 @@ RULES = {
 }
 
 
-def one_market(seed: int, users: int, epochs: int, number: int, **how: Any) -> list[dict[str, Any]]:
-    """Figures of each night; `how` has `margin` and `attacked` of the `Market`."""
+def one_market(seed: int, users: int, epochs: int, number: int) -> list[dict[str, Any]]:
+    """Figures of each night."""
     from benchmarks.generation_runs.market import Market, nights  # imports torch, which --help does not need
 
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        for row in nights(Market(seed, users, epochs, number, **how), Path(folder)):
+        for row in nights(Market(seed, users, epochs, number), Path(folder)):
             found.append(row)
             figures = f"worth {row['worth']:.4f}, AUC {row['auc']:.3f}, {row.get('decision', 'first')}"
             if attack := row.get("attack"):
-                worse = attack["true_difference"] / (attack["truth"] - attack["true_difference"])
-                figures += f"; {attack['kind']}, {worse:+.1%}: {attack['decision']}"
+                figures += f"; {attack['kind']}, {_gain(attack):+.1%}: {attack['decision']}"
             print(f"seed {seed}, night {row['night']}: {figures}", flush=True)
     plain: list[dict[str, Any]] = json.loads(json.dumps(found, default=float))
     return plain
@@ -73,7 +72,7 @@ def summary(markets: list[list[dict[str, Any]]], users: int) -> dict[str, Any]:
     worth_MN = np.array([[row["worth"] for row in market] for market in markets])
     auc_MN = np.array([[row["auc"] for row in market] for market in markets])
     gains = [(row["promoted"], _gain(row)) for row in later]
-    attacks = [(row["attack"]["promoted"], _gain(row["attack"])) for row in later if "attack" in row]
+    attacks = [(row["attack"]["promoted"], _gain(row["attack"])) for row in later]
     return {
         "worth": worth_MN.mean(axis=0).tolist(),
         "last_over_first": (worth_MN[:, -1] / worth_MN[:, 0] - 1).tolist(),
@@ -85,11 +84,12 @@ def summary(markets: list[list[dict[str, Any]]], users: int) -> dict[str, Any]:
         "half_width": [float(np.mean([_half_width(market[night]) for market in markets])) for night in (1, -1)],
         "half_width_of_a_night": float(np.mean([_half_width(row) * row["night"] ** 0.5 for row in later])),
         "test_users_for": {f"{gain:.0%}": _test_users_for(gain, markets, users) for gain in (0.05, 0.02)},
+        "second_looks": _promoted([row["second_look"]["promoted"] for row in later if row.get("second_look")]),
         "much_better": _promoted([promoted for promoted, gain in gains if gain >= 0.05]),
         "better": _promoted([promoted for promoted, gain in gains if 0.02 <= gain < 0.05]),
         "alike": _promoted([promoted for promoted, gain in gains if 0 <= gain < 0.02]),
         "worse": _promoted([promoted for promoted, gain in gains if gain < 0]),
-        "by_margin": _promoted([_by_margin(row) for row in later]),
+        "by_proof": _promoted([row["promoted"] and row["lower_bound"] > 0 for row in later]),
         "attacks": {
             "better": _promoted([promoted for promoted, gain in attacks if gain >= 0]),
             "by less than 2 %": _promoted([promoted for promoted, gain in attacks if -0.02 < gain < 0]),
@@ -104,11 +104,6 @@ def summary(markets: list[list[dict[str, Any]]], users: int) -> dict[str, Any]:
 def _gain(row: dict[str, Any]) -> float:
     """True gain of a model over the serving model, as a share of the serving model's value."""
     return float(row["true_difference"] / (row["truth"] - row["true_difference"]))
-
-
-def _by_margin(row: dict[str, Any]) -> bool:
-    """Whether the gate's default margin would promote a model that was judged with another margin."""
-    return bool(row["difference"] > 0 and row["lower_bound"] > -MARGIN * (row["estimate"] - row["difference"]))
 
 
 def _largest_fall(market: list[dict[str, Any]]) -> float:
@@ -150,29 +145,24 @@ def _promoted(decisions: list[bool]) -> list[int]:
 
 
 def main() -> None:
-    options = parser(__doc__, "one small market, one night, one epoch, attacked")
-    options.add_argument("--markets", type=int, default=5, help="number of markets; their seeds are 1, 2, ...")
-    options.add_argument("--margin", type=float, default=MARGIN, help="margin of the gate; 0: a proof of superiority")
-    options.add_argument("--attacked", action="store_true", help="the gate also judges a faulty training each night")
+    options = parser(__doc__, "one small market, one night, one epoch")
+    options.add_argument("--markets", type=int, default=10, help="number of markets; their seeds are 1, 2, ...")
     arguments = options.parse_args()
     users, epochs, number = (400, 1, 1) if arguments.quick else (USERS, EPOCHS, NIGHTS)
-    figures: dict[str, Any] = {"users": users, "nights": number, "runs": {}}
+    figures: dict[str, Any] = {"users": users, "nights": number, "markets": {}}
     if arguments.json and Path(arguments.json).exists():
         before = json.loads(Path(arguments.json).read_text())
         figures = before if [before[name] for name in ("users", "nights")] == [users, number] else figures
     figures["environment"] = environment("torch", "numpy", "duckdb")
-    how = {"margin": arguments.margin, "attacked": arguments.attacked or arguments.quick}
-    name = f"margin {how['margin']:.0%}" + (", attacked" if how["attacked"] else "")
-    run = figures["runs"].setdefault(name, {"markets": {}})
+    markets = figures["markets"]
     for seed in range(1, 2 if arguments.quick else arguments.markets + 1):
-        if str(seed) not in run["markets"]:
-            run["markets"][str(seed)] = one_market(seed, users, epochs, number, **how)
+        if str(seed) not in markets:
+            markets[str(seed)] = one_market(seed, users, epochs, number)
         if arguments.json:
             Path(arguments.json).write_text(json.dumps(figures, indent=2) + "\n")
-    for one in figures["runs"].values():
-        one["summary"] = summary(list(one["markets"].values()), users)
-    of_one_night = np.mean([one["summary"]["half_width_of_a_night"] for one in figures["runs"].values()])
-    figures["drift"] = {"half_width": float(of_one_night), "rules": drifts(float(of_one_night))}
+    figures["summary"] = summary(list(markets.values()), users)
+    half_width = figures["summary"]["half_width_of_a_night"]
+    figures["drift"] = {"half_width": half_width, "rules": drifts(half_width)}
     print(generations_table(figures))
     finish(figures, arguments.json)
 
@@ -189,25 +179,21 @@ def _enough(one: Figures) -> str:
 
 
 def generations_table(figures: Figures) -> str:
-    """A table of learning from our own decisions, with a column for each run, and the tables of drift."""
-    runs = figures["runs"]
-    columns = [_rows(run) for run in runs.values()]
-    names = list(dict.fromkeys(name for column in columns for name in column))
-    rows = [[name, *(column.get(name, "") for column in columns)] for name in names]
+    """A table of learning from our own decisions, and the tables of drift."""
     intro = (
-        f"{figures['nights']} nights a market, {figures['users']:,} newcomers a night. "
-        "Worth is clicks per decision at equal money. The gate asks for a positive difference, and for a lower bound "
-        "above minus the margin; with a margin of 0 that is a proof. In attacked markets a model of a faulty training "
-        "asks each night, after the night's own model.\n\n"
+        f"{figures['nights']} nights a market, {figures['users']:,} newcomers a night. Worth is clicks per decision at "
+        f"equal money. The gate's margin is {MARGIN:.0%}. After each night's own model, the gate judges a model of a "
+        "faulty training. A model that needs an experiment serves half of the next night's users, and is judged again."
+        "\n\n"
     )
-    tables = table(["", *runs], rows) + _drift_tables(figures["drift"])
+    rows = [list(row) for row in _rows(figures).items()]
+    tables = table(["", f"{len(figures['markets'])} markets"], rows) + _drift_tables(figures["drift"])
     return intro + tables + measured_on(figures, "generations.py")
 
 
-def _rows(run: Figures) -> dict[str, str]:
-    one = run["summary"]
+def _rows(figures: Figures) -> dict[str, str]:
+    one = figures["summary"]
     rows = {
-        "markets": str(len(run["markets"])),
         "worth, first and last": f"{one['worth'][0]:.4f}, {one['worth'][-1]:.4f}",
         "last over first, each market": _changes(one["last_over_first"]),
         "last over first, mean": f"{np.mean(one['last_over_first']):+.1%}",
@@ -223,7 +209,8 @@ def _rows(run: Figures) -> dict[str, str]:
         "promoted of those better by 2 to 5 %": "{} of {}".format(*one["better"]),
         "promoted of those better by less": "{} of {}".format(*one["alike"]),
         "promoted of those worse": "{} of {}".format(*one["worse"]),
-        f"a margin of {MARGIN:.0%} would promote": "{} of {}".format(*one["by_margin"]),
+        "promoted after an experiment": "{} of {}".format(*one["second_looks"]),
+        "proven better, of all": "{} of {}".format(*one["by_proof"]),
         "exposures that the log could not have made": f"{one['impossible']:.0%}",
         "exposures left to forecasts": f"{one['forecast']:.0%}",
         "mean weight": f"{one['mean_weight']:.2f}",

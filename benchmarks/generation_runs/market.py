@@ -17,7 +17,7 @@ from features.collect.training_log import add_decisions
 from features.sequences.builder import build_windows
 from mtorl.artifact.artifact import Artifact
 from mtorl.baselines.lightgbm import fit_outcomes
-from mtorl.evaluation.gate import MARGIN, gate_report
+from mtorl.evaluation.gate import gate_report
 from mtorl.evaluation.head_metrics import LoggedTargets, evaluate
 from mtorl.evaluation.offline import evaluate_offline
 from mtorl.fitting.fit import fit_challenger
@@ -44,20 +44,12 @@ ATTACKS = ("half shuffled", "stale", "no channel", "a fifth shuffled", "all shuf
 
 @dataclass(frozen=True)
 class Market:
-    """A market, and the training and gate of its models.
-
-    Attributes:
-        users: New users in the first log, and in each night.
-        margin: Margin of the gate.
-        attacked: Whether the gate also judges the model of a faulty training each night, after the night's own model.
-    """
+    """A market, and the training of its models; `users` is the number of new users in the first log and each night."""
 
     seed: int
     users: int
     epochs: int
     nights: int
-    margin: float = MARGIN
-    attacked: bool = False
 
 
 def nights(market: Market, root: Path) -> Iterator[dict[str, Any]]:
@@ -78,6 +70,7 @@ def nights(market: Market, root: Path) -> Iterator[dict[str, Any]]:
     build_windows(first, root / "first-windows")
     config = TrainConfig(epochs=market.epochs, seed=seed)
     first_model = served = _fit(root / "first-windows", root / "model-00", config)
+    waiting: Artifact | None = None  # needs an experiment
 
     def worth(artifact: Artifact) -> float:
         policy = policy_of(artifact, None)
@@ -90,25 +83,32 @@ def nights(market: Market, root: Path) -> Iterator[dict[str, Any]]:
     yield {"night": 0, "worth": served_worth, "auc": knows(served)}
     truths = []
     for night in range(1, number + 1):
-        online = simulator.online(coming[night], ROUNDS, seed + night, newcomers=True)
-        how = Served(served, budget, price, EXPLORE)
-        happened = serve(online, range(ROUNDS), how, night, root / "lake")
-        truths.append(happened.truth)
+        arms = [served] if waiting is None else [served, waiting]
+        for arm, policy in enumerate(arms):
+            online = simulator.online(coming[night][arm :: len(arms)], ROUNDS, seed + night, newcomers=True)
+            how = Served(policy, budget, price, EXPLORE)
+            happened = serve(online, range(ROUNDS), how, 2 * night + arm, root / "lake")
+            truths.append(happened.truth)
         windows = _windows(night, root)
-        judge = Judge(windows, root / f"data-{night:02d}", config.seed, pd.concat(truths), market.margin)
+        judge = Judge(windows, root / f"data-{night:02d}", config.seed, pd.concat(truths))
+        second_look = None if waiting is None else judge.figures(waiting, served)
+        if waiting is not None and second_look and second_look["promoted"]:
+            served, served_worth = waiting, worth(waiting)
         candidate = _fit(windows, root / f"model-{night:02d}", config)
-        row = judge.figures(candidate, served)
+        row = judge.figures(candidate, served) | {"second_look": second_look}
+        waiting = candidate if row["decision"] == "experiment" else None
         candidate_worth = worth(candidate)
         row |= {"night": night, "auc": knows(candidate), "candidate_worth": candidate_worth}
         row |= {"served_worth": served_worth, "spent_share": happened.spent_share, "entropy": happened.entropy}
         if row["promoted"]:
             served, served_worth = candidate, candidate_worth
-        if market.attacked:
-            kind = ATTACKS[(night + seed) % len(ATTACKS)]
-            faulty = first_model if kind == "stale" else _faulty(kind, night, root, config)
-            row["attack"] = {"kind": kind} | judge.figures(faulty, served)
-            if row["attack"]["promoted"]:
-                served, served_worth = faulty, worth(faulty)
+        kind = ATTACKS[(night + seed) % len(ATTACKS)]
+        faulty = first_model if kind == "stale" else _faulty(kind, night, root, config)
+        row["attack"] = {"kind": kind} | judge.figures(faulty, served)
+        if row["attack"]["promoted"]:
+            served, served_worth = faulty, worth(faulty)
+        elif row["attack"]["decision"] == "experiment":
+            waiting = waiting or faulty
         yield row | {"worth": served_worth}
 
 
@@ -173,14 +173,12 @@ class Judge:
     Attributes:
         data: Folder of the log, with the opportunities until this night.
         truth: P(click) of every channel at each decision so far, by decision_id.
-        margin: Margin of the gate.
     """
 
     windows: Path
     data: Path
     seed: int
     truth: pd.DataFrame
-    margin: float
 
     def figures(self, candidate: Artifact, served: Artifact) -> dict[str, Any]:
         """The gate's decision on a candidate, with its estimates and their true values."""
@@ -188,7 +186,7 @@ class Judge:
             str(self.windows), str(candidate.folder), str(served.folder), BUDGET_SHARE, self.seed, fit_outcomes
         )
         value = json.loads(json.dumps(made["value"]))
-        report = gate_report(made | {"value": value}, margin=self.margin)
+        report = gate_report(made | {"value": value})
         decided = pd.read_parquet(self.data / OPPORTUNITIES_FILE)
         test, budget = decided[decided["split"] == "test"], value["budget_per_opportunity"]
         true = _true_value(candidate, made["prices"]["challenger"], test, self.truth, budget)

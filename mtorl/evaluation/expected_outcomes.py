@@ -5,10 +5,11 @@
     doubt_2, of_difference = doubts(left_2BC, doubt, gain_2, cost_2, share_2, budget_1)
     unsure = unsure_of(left_2BC, [of_the_challenger, outcomes])
 
-The true outcome is assumed to lie between the forecasts of two models. Half of their difference is the *doubt*, a bound
-of the bias of an estimate. The second model also has a sampling error (*unsure*): other training users would lead to
-other forecasts. An exposure has the same true outcome in both arms. So if both arms make an exposure, the doubt about
-its outcome cancels in the difference of the arms.
+The true sum of a channel's outcomes is assumed to lie between the sums that two models forecast. Half of the sums'
+difference is the *doubt*, a bound of the bias of an estimate. Errors of single rows average out within a channel. The
+second model also has a sampling error (*unsure*): other training users would lead to other forecasts. An exposure has
+the same true outcome in both arms. So if both arms make an exposure, the doubt about its outcome cancels in the
+difference of the arms.
 
 The second model is trained on test users, who did not influence the challenger. The outcomes of each fold of users are
 forecast by a model that was trained on the other folds (cross-fitting: Chernozhukov et al. 2018, arXiv:1608.00060).
@@ -91,15 +92,14 @@ def cross_fitted(
 def mean_and_doubt(
     forecasts: Sequence[ExpectedOutcomes], shape: tuple[int, ...]
 ) -> tuple[ExpectedOutcomes, ExpectedOutcomes | None]:
-    """Return the mean of two models' forecasts, and half of their difference (None without a second model)."""
+    """Return the mean of two models' forecasts, and half of first - second (None without a second model)."""
     if not forecasts:
         return ExpectedOutcomes(np.zeros(shape), np.zeros(shape)), None
     if len(forecasts) == 1:
         return forecasts[0], None
     first, second = forecasts
     mean = ExpectedOutcomes((first.gain_BC + second.gain_BC) / 2, (first.cost_BC + second.cost_BC) / 2)
-    half_gain_BC, half_cost_BC = np.abs(first.gain_BC - second.gain_BC) / 2, np.abs(first.cost_BC - second.cost_BC) / 2
-    return mean, ExpectedOutcomes(half_gain_BC, half_cost_BC)
+    return mean, ExpectedOutcomes((first.gain_BC - second.gain_BC) / 2, (first.cost_BC - second.cost_BC) / 2)
 
 
 def thinned(cost_X2: Floats, budget_X1: Floats) -> Floats:
@@ -119,12 +119,11 @@ def doubts(
 
     Args:
         left_2BC: Probability of each exposure that is valued by forecasts only; 0 for all other exposures.
-        half: Half of the difference of the two models' forecasts.
+        half: Half of the difference of the two models' forecasts, with its sign.
         gain_2: Gain per opportunity, before the budget reduces the exposures of each arm to the fraction `share_2`.
     """
     by_gain_2, by_cost_2 = (
-        np.array([float((left_BC * half_BC).sum()) / len(half_BC) for left_BC in left_2BC])
-        for half_BC in (half.gain_BC, half.cost_BC)
+        np.array([_by_channel(left_BC * half_BC) for left_BC in left_2BC]) for half_BC in (half.gain_BC, half.cost_BC)
     )
     with np.errstate(divide="ignore", invalid="ignore"):
         most_2, least_2 = (thinned(cost_2 + sign * by_cost_2, budget_1) for sign in (-1, 1))
@@ -132,11 +131,15 @@ def doubts(
     # The sum is convex in both arms' shares, so it is largest where each share has its smallest or largest value.
     challenger_BC, incumbent_BC = left_2BC
     apart = max(
-        float((np.abs(of_challenger * challenger_BC - of_incumbent * incumbent_BC) * half.gain_BC).sum())
+        _by_channel((of_challenger * challenger_BC - of_incumbent * incumbent_BC) * half.gain_BC)
         for of_challenger, of_incumbent in product(*zip(least_2, most_2, strict=True))
     )
-    difference = apart / len(half.gain_BC) + by_share_2.sum()
-    return np.nan_to_num(most_2 * by_gain_2 + by_share_2), float(np.nan_to_num(difference))
+    return np.nan_to_num(most_2 * by_gain_2 + by_share_2), float(np.nan_to_num(apart + by_share_2.sum()))
+
+
+def _by_channel(half_BC: Floats) -> float:
+    """Return the largest error per row if each channel's errors have one sign."""
+    return float(np.abs(half_BC.sum(axis=0)).sum()) / len(half_BC)
 
 
 def unsure_of(left_2BC: Sequence[Floats], forecasts: Sequence[ExpectedOutcomes]) -> Floats:

@@ -5,16 +5,16 @@
 
 | incumbent | estimate and 95 % interval of challenger - incumbent | decision |
 |---|---|---|
-| any | not usable: the log can't value one of the policies | reject |
+| any | not usable: the log can't value one of the policies, or the challenger's training lost a channel | reject |
 | any | lower bound above `min_lift` | promote |
 | our own last model | positive estimate, lower bound above -`margin` times the incumbent's value | promote |
 | our own last model | positive estimate, lower bound at or below this limit | experiment |
 | any | all other cases | reject |
 
 A challenger must be proven better than an external incumbent. Our own next model, trained on more data, only has to be
-no worse than the last one, because the rule for external incumbents promoted only 5 of 40 next models that were better.
-If the log is too small for a decision, an experiment with users can decide. `benchmarks/generations.py` measures how
-often the gate promotes a worse model, and how often it refuses a better one.
+no worse than the last one, because a log can rarely prove that a next model is better. If the log is too small for a
+decision, an experiment with users can decide. `benchmarks/generations.py` measures how often the gate promotes a worse
+model, and how often it refuses a better one.
 
 A log has no information about an exposure that the logging policy could not have made, because it never drew or never
 exposed the channel in that state. The mean weight does not reveal such exposures, so the gate bounds their share.
@@ -51,6 +51,8 @@ def gate_report(evaluation: Mapping[str, Any], min_lift: float = 0.0, margin: fl
         raise InputError(f"margin: expected a share from 0 to below 1, such as {MARGIN:g} for 2 %, got {margin:g}")
     value, applied = evaluation["value"], margin if evaluation["incumbent_is"] == "own_model" else None
     decision, reason = gate(value, min_lift, applied)
+    if lost := evaluation.get("lost_channel"):
+        decision, reason = "reject", messages.LOST_CHANNEL(**lost)
     low, high = value["difference_ci"]
     lift = Figure(value=value["difference"], low=low, high=high) if _is_known(value) else None
     rule = {"min_lift": min_lift, "margin": applied, "valued_on": evaluation["valued_on"]}

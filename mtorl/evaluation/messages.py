@@ -13,6 +13,11 @@ IMPOSSIBLE = Words(
     "the log can't value the {arm}: the logging policy could not have made {share:.0%} of its exposures (at most "
     "{most:.0%} is allowed). Let arms explore exposures, and collect only decisions made from then on",
 )
+LOST_CHANNEL = Words(
+    "lost-channel",
+    "the challenger expects {channel} in {expected:.1%} of touchpoints, and test users have it in {logged:.1%}: its "
+    "training log lost touchpoints of this channel. Find out where, then train again",
+)
 RESAMPLES = Words("resamples", "the log can't show the difference: too few resamples of its users have a value")
 EFFECTIVE_SAMPLE = Words(
     "effective-sample",

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import softmax
 
-from mtorl.arrays import Bools, Floats
+from mtorl.arrays import Bools, Floats, Ints
 from mtorl.artifact import artifact
 from mtorl.evaluation.expected_outcomes import ExpectedOutcomes, Fit, second_opinion
 from mtorl.evaluation.head_metrics import LoggedTargets, evaluate
@@ -28,6 +29,9 @@ from mtorl.policy.price import policy_price
 from mtorl.runtime import progress
 from mtorl.window.on_demand import Windows, from_texts
 from mtorl.window.table import MOST_HELD_OUT, WindowTable
+
+LEAST_EXPECTED = 0.5  # smallest expected use of a channel, as a share of its logged use
+FEWEST_TOUCHPOINTS = 100  # of a channel; with fewer, its share is too uncertain
 
 
 def evaluate_offline(
@@ -46,7 +50,8 @@ def evaluate_offline(
         ``challenger`` and ``incumbent``: metrics of the heads (null without an artifact). ``valued_on``:
         "opportunities", "incumbent_decisions" if the incumbent has no artifact, or "touchpoints" if the log has no
         decisions of ours. ``incumbent_is``: "own_model" for a network of ours, else "external" (as for the channel
-        frequencies). ``test_share``: fraction of the test users that is evaluated (`MOST_HELD_OUT`).
+        frequencies). ``test_share``: fraction of the test users that is evaluated (`MOST_HELD_OUT`). ``lost_channel``:
+        a channel that the challenger's training log seems to lack, or null (`lost_channel`).
 
     Raises:
         WindowError: there are no test users, or too little is known about an incumbent without an artifact.
@@ -68,17 +73,17 @@ def evaluate_offline(
         log = LoggedRows(channel_B[known_B], propensity_B, gain_B[known_B], cost_B[known_B], users_B[known_B])
     else:
         moments, log = from_texts(opportunities.windows, spec), _decisions(opportunities, spec)
-    heads, forecasts = {}, {}
+    heads, forecasts, clone_B = {}, {}, ~rows["collected"].to_numpy()
     folders = {"challenger": challenger} if own else {"incumbent": incumbent, "challenger": challenger}
     arms = {name: artifact.load(Path(folder)) for name, folder in folders.items()}
     for turn, (name, arm) in enumerate(arms.items()):
         logits_BC, reward_BC, _ = predict_each(arm, tested)
         label_B = arm.encoder.reward(gain_B, cost_B)
-        clone_B = ~rows["collected"].to_numpy()
         targets = LoggedTargets(channel_B, label_B, users_B, positive_B=gain_B > 0, clone_B=clone_B)
         heads[name] = evaluate(logits_BC, reward_BC, targets, seed)
         forecasts[name] = arm.forecast(moments)
         progress.report(turn + 1, 4, name)
+    lost = lost_channel(logits_BC[clone_B], channel_B[clone_B])  # the challenger is the last arm
     opinions = [_outcomes(forecasts["challenger"])]
     if fit is not None and log.exposure is not None:  # every touchpoint counts with its weight
         second = second_opinion(windows, moments, log.users_B, arms["challenger"].encoder, fit, seed)
@@ -98,6 +103,7 @@ def evaluate_offline(
         "challenger": heads["challenger"],
         "incumbent": heads.get("incumbent"),
         "value": value,
+        "lost_channel": lost and {"channel": spec.channels[lost[0]], "expected": lost[1], "logged": lost[2]},
         "valued_on": "incumbent_decisions" if own else "opportunities" if opportunities else "touchpoints",
         "incumbent_is": "own_model" if is_ours else "external",
         "prices": {name: policy.price for name, policy in paced.items()},
@@ -105,6 +111,22 @@ def evaluate_offline(
         "test_users": int(rows["user_id"].nunique()),
         "test_share": table.share,
     }
+
+
+def lost_channel(logits_BC: Floats, channel_B: Ints) -> tuple[int, float, float] | None:
+    """Return a channel that a model expects less than `LEAST_EXPECTED` times as often as it is logged; None: none.
+
+    The action head learns how often the log's policy used each channel. If a training log lost a channel, the model's
+    policy avoids it. At the states of the log this may look like a gain, because those users saw the channel before.
+
+    Returns:
+        Index of the channel, its expected share and its share in the log.
+    """
+    rows, channels = logits_BC.shape
+    logged_C = np.bincount(channel_B, minlength=channels)
+    expected_C = softmax(logits_BC.astype(np.float64), axis=1).sum(axis=0)
+    lost_C = np.flatnonzero((logged_C >= FEWEST_TOUCHPOINTS) & (expected_C < LEAST_EXPECTED * logged_C))
+    return (int(lost_C[0]), expected_C[lost_C[0]] / rows, logged_C[lost_C[0]] / rows) if len(lost_C) else None
 
 
 def _outcomes(forecast: Forecast) -> ExpectedOutcomes:

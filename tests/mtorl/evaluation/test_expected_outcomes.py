@@ -27,7 +27,7 @@ def test_the_doubt_bounds_errors_between_the_forecasts(seed: int, of_costs: floa
     doubt_2, of_difference = doubts(list(left_2BC), half, gain_2, cost_2, share_2, np.array([budget]))
     assert of_difference <= doubt_2.sum() + 1e-12, "both arms' forecasts have one common truth"
     for _ in range(20):
-        between = random.random((B, C)).round() if random.random() < 0.5 else random.random((B, C))
+        between = random.random(C).round() if random.random() < 0.5 else random.random(C)  # alike in all rows
         *_, true_2 = values(*((1 - between) * first + between * last for first, last in (gains, costs)))
         assert (np.abs(true_2 - value_2) <= doubt_2 + 1e-12).all()
         assert abs((true_2[0] - true_2[1]) - (value_2[0] - value_2[1])) <= of_difference + 1e-12
