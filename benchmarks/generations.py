@@ -13,8 +13,7 @@ uploaded, the next model learns from all decisions so far, and the gate decides 
     AUC          AUC of the newest model's reward head, on states of the first log
     estimate     estimated value of the newest model, relative to its true value at the same decisions
     covered      how often the 95 % interval of the estimate contains the true value
-    gate         how many models the gate promoted, by their true gain over the serving model at the states of the log:
-                 5 % or more, 2 % or more, less, or negative
+    gate         how many models the gate promoted, by their true gain over the serving model at the states of the log
     attack       after each night's model, the gate also judges the model of a faulty training: on shuffled outcomes, on
                  a log without one channel, or only on the first log. The log of the test users is correct
     experiment   a model that needs one serves half of the next night's users, and then the gate judges it again
@@ -25,6 +24,7 @@ The results do not depend on the computer's speed.
 """
 
 import json
+import math
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -34,7 +34,7 @@ import numpy as np
 from _environment import environment, finish, parser
 
 from benchmarks._markdown import Figures, measured_on, table
-from benchmarks.generation_runs.drift import Rule, drift
+from benchmarks.generation_runs.drift import drift
 from mtorl.evaluation.gate import MARGIN, MAX_IMPOSSIBLE
 from mtorl.log.splits import SHARES
 
@@ -42,12 +42,17 @@ USERS, EPOCHS, NIGHTS = 2000, 6, 8
 FALL = 0.02
 """The largest acceptable fall of the value below the best generation's, as a share."""
 DRIFT_NIGHTS = (8, 40)
-AVERAGED = ("covered", "difference_covered", "mean_weight", "impossible", "forecast", "spent_share")  # over nights
-RULES = {
-    "proof against the last": Rule(margin=0.0),
-    "margin against the last": Rule(MARGIN),
-    "margin against the best so far": Rule(MARGIN, best=True),
+GAINS = {
+    "better by 5 % or more": (0.05, math.inf),
+    "better by 2 to 5 %": (0.02, 0.05),
+    "better by less than 2 %": (0.0, 0.02),
+    "worse by less than 2 %": (-0.02, 0.0),
+    "worse by 2 to 10 %": (-0.1, -0.02),
+    "worse by 10 % or more": (-math.inf, -0.1),
 }
+"""Ranges of a model's true gain over the serving model, as a share of the serving model's value."""
+AVERAGED = ("covered", "difference_covered", "mean_weight", "impossible", "forecast", "spent_share")  # over nights
+RULES = {"proof required": 0.0, f"margin {MARGIN:.0%}": MARGIN}
 
 
 def one_market(seed: int, users: int, epochs: int, number: int) -> list[dict[str, Any]]:
@@ -85,18 +90,9 @@ def summary(markets: list[list[dict[str, Any]]], users: int) -> dict[str, Any]:
         "half_width_of_a_night": float(np.mean([_half_width(row) * row["night"] ** 0.5 for row in later])),
         "test_users_for": {f"{gain:.0%}": _test_users_for(gain, markets, users) for gain in (0.05, 0.02)},
         "second_looks": _promoted([row["second_look"]["promoted"] for row in later if row.get("second_look")]),
-        "much_better": _promoted([promoted for promoted, gain in gains if gain >= 0.05]),
-        "better": _promoted([promoted for promoted, gain in gains if 0.02 <= gain < 0.05]),
-        "alike": _promoted([promoted for promoted, gain in gains if 0 <= gain < 0.02]),
-        "worse": _promoted([promoted for promoted, gain in gains if gain < 0]),
         "by_proof": _promoted([row["promoted"] and row["lower_bound"] > 0 for row in later]),
-        "attacks": {
-            "better": _promoted([promoted for promoted, gain in attacks if gain >= 0]),
-            "by less than 2 %": _promoted([promoted for promoted, gain in attacks if -0.02 < gain < 0]),
-            "by 2 to 5 %": _promoted([promoted for promoted, gain in attacks if -0.05 < gain <= -0.02]),
-            "by 5 to 10 %": _promoted([promoted for promoted, gain in attacks if -0.1 < gain <= -0.05]),
-            "by 10 % or more": _promoted([promoted for promoted, gain in attacks if gain <= -0.1]),
-        },
+        "own": _by_gain(gains),
+        "faulty": _by_gain(attacks),
         "entropy": np.mean([[row["entropy"] for row in market[1:]] for market in markets], axis=0).tolist(),
     }
 
@@ -118,8 +114,8 @@ def _largest_fall(market: list[dict[str, Any]]) -> float:
 def drifts(half_width: float) -> list[dict[str, Any]]:
     """Simulate drift by rule and loss per night; `half_width` is that of a night's interval, as a share of value."""
     return [
-        {"rule": name, "worse": worse, "nights": nights, **asdict(drift(rule, worse, half_width, nights))}
-        for name, rule in RULES.items()
+        {"rule": name, "worse": worse, "nights": nights, **asdict(drift(margin, worse, half_width, nights))}
+        for name, margin in RULES.items()
         for worse in (0.005, 0.01, 0.02, 0.05, 0.1)
         for nights in DRIFT_NIGHTS
     ]
@@ -142,6 +138,10 @@ def _test_users_for(gain: float, markets: list[list[dict[str, Any]]], users: int
 
 def _promoted(decisions: list[bool]) -> list[int]:
     return [sum(decisions), len(decisions)]
+
+
+def _by_gain(found: list[tuple[bool, float]]) -> dict[str, list[int]]:
+    return {name: _promoted([p for p, gain in found if low <= gain < high]) for name, (low, high) in GAINS.items()}
 
 
 def main() -> None:
@@ -205,10 +205,7 @@ def _rows(figures: Figures) -> dict[str, str]:
         "intervals that hold the difference": f"{one['difference_covered']:.0%}",
         "half of the difference's interval, of the value, first and last": "{:.1%}, {:.1%}".format(*one["half_width"]),
         "test users with which 80 % of those better by 5 %, or by 2 %, would be proven": _enough(one),
-        "promoted of those better by 5 % or more": "{} of {}".format(*one["much_better"]),
-        "promoted of those better by 2 to 5 %": "{} of {}".format(*one["better"]),
-        "promoted of those better by less": "{} of {}".format(*one["alike"]),
-        "promoted of those worse": "{} of {}".format(*one["worse"]),
+        **_promoted_rows("own", one["own"]),
         "promoted after an experiment": "{} of {}".format(*one["second_looks"]),
         "proven better, of all": "{} of {}".format(*one["by_proof"]),
         "exposures that the log could not have made": f"{one['impossible']:.0%}",
@@ -217,11 +214,11 @@ def _rows(figures: Figures) -> dict[str, str]:
         "entropy of the draw, first and last": f"{one['entropy'][0]:.2f}, {one['entropy'][-1]:.2f}",
         "of the budget spent": f"{one['spent_share']:.0%}",
     }
-    attacks = {name: counts for name, counts in one["attacks"].items() if counts[1]}
-    for name, counts in attacks.items():
-        worse = "of a faulty training, but better" if name == "better" else f"of a faulty training, worse {name}"
-        rows[f"promoted {worse}"] = "{} of {}".format(*counts)
-    return rows
+    return rows | _promoted_rows("faulty", one["faulty"])
+
+
+def _promoted_rows(kind: str, found: Figures) -> dict[str, str]:
+    return {f"promoted of {kind} models {gain}": "{} of {}".format(*found[gain]) for gain in GAINS if found[gain][1]}
 
 
 def _drift_tables(found: Figures) -> str:
