@@ -18,11 +18,9 @@ from tests.pipelines.experiments.fake_cluster import FakeCluster
 cluster, name = FakeCluster(), FILE["name"]
 
 def people():
-    served = lambda enabled: f"enabled: {enabled}" in cluster.config_map["data"][f"{name}.yaml"]
-    for enabled in (True, False):
-        move = {"to": "5%", "reason": "go"}
-        cluster.apply(name, {**FILE, "move": move, "enabled": enabled})
-        while not cluster.kept["configmaps"] or not served(str(enabled).lower()):
+    for number, enabled in enumerate((True, False), 1):
+        cluster.apply(name, {**FILE, "move": {"to": "5%", "reason": "go"}, "enabled": enabled})
+        while len(cluster.status(name).get("history", ())) < number:
             time.sleep(0.05)
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -33,6 +31,7 @@ if __name__ == "__main__":
     try:
         start.run(cluster, Path(sys.argv[1]), sys.argv[2], 0, 60.0)
     finally:
+        assert "enabled: false" in cluster.config_map["data"][f"{name}.yaml"]
         lease = cluster.kept["leases"]["mtorl-operator"]["spec"]
         print(json.dumps([*(event["kind"] for event in cluster.status(name)["history"]), lease["holderIdentity"]]))
 """

@@ -228,7 +228,7 @@ async def test_a_connection_that_the_arm_closed_is_no_fault(h: Harness) -> None:
 
 
 @pytest.mark.parametrize("stage", ["model", "ledger"])
-@with_router()
+@with_router(deadline_ms=20_000)
 async def test_a_stage_that_is_too_late_does_not_start(h: Harness, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
     left = Deadline.left
     monkeypatch.setattr(Deadline, "left", lambda self, name: 0.0 if name == stage else left(self, name))
