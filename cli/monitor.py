@@ -34,8 +34,7 @@ app = CommandGroup(__doc__ or "")
 
 DRIFT, NOT_JUDGED = 3, 6
 
-_ORDER = {"harm": 0, "data_quality": 1, "drift": 2}
-_SAID = {
+_SAID = {  # the worst first
     "harm": ("HARM", "bold red", "MtorlHarm"),
     "data_quality": ("BROKEN", "bold red", "MtorlDataBroken"),
     "drift": ("moved", "yellow", "MtorlDrift"),
@@ -100,8 +99,8 @@ def status(
 ) -> None:
     """Print the findings of the last check: faults, their cost, next steps, and whether a training is due.
 
-    The exit codes are those of `check`. If the folder `runs` is next to the state folder, failed pipeline runs are
-    shown.
+    Exit codes are those of `check`, and 2 if the folder has no state. Failed pipeline runs are shown if their folder
+    `runs` is next to it.
 
         mtorl monitor status --state volume/monitor
     """
@@ -186,8 +185,8 @@ def _progress(end: datetime, left: int) -> None:
 
 def _show(state: State, folder: Path) -> None:
     """Print a monitor state; `folder` contains the state file and the pages of its periods."""
-    console = Console(highlight=False, soft_wrap=True)
-    alarms = sorted(state.alarms().items(), key=lambda item: (_ORDER[item[1].kind], item[0]))
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    alarms = sorted(state.alarms().items(), key=lambda item: ([*_SAID].index(item[1].kind), item[0]))
     if not alarms:
         judged = any(group.not_judged is None for group in state.groups.values())
         console.print("nothing is wrong in what was judged" if judged else "nothing could be judged yet")
@@ -212,13 +211,12 @@ def _show(state: State, folder: Path) -> None:
     if state.checked is not None:
         hours = (datetime.now(UTC) - state.checked).total_seconds() / 3600
         console.print(f"last check: {state.checked:%Y-%m-%d %H:%M} UTC, {hours:,.1f} hours ago")
-    if next((folder / "periods").glob("*/drift.html"), None) is not None:
-        console.print(f"columns of each period compared with the training sample: {folder / 'periods'}/*/drift.html")
+    for page in sorted((folder / "periods").rglob("drift.html"))[-2:]:
+        console.print(f"columns compared with the training sample: {page}")
 
 
 def _show_failed(runs: Sequence[PipelineRun]) -> None:
-    """Print the failing pipelines with the errors of their steps; print nothing if no pipeline fails."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     failed = [run for run in runs if run.failed_in_a_row]
     for run in failed:
         often = "1 run" if run.failed_in_a_row == 1 else f"{run.failed_in_a_row} runs"

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from monitoring.watch.evidently_page import save_page
-from mtorl.drift.drift_tests import asked_of
+from mtorl.drift.drift_tests import asked_of, change
 from mtorl.drift.reference import MIN_ROWS, MIN_USERS, sample_users, typed
 from mtorl.drift.thresholds import Size, ThresholdGrid, Thresholds
 from mtorl.experiment.inference.sums import Floats
@@ -129,14 +129,8 @@ def _judge(row: ColumnDrift, values: pd.Series, in_reference: Floats, thresholds
         row = replace(row, method=test.method, score=score, threshold=thresholds[row.column, test.method])
         if not math.isfinite(score):
             return replace(row, score=None, problem="no_score", message="the values are too large for a score")
-        message = test.message.format(
-            method=test.method,
-            score=score,
-            threshold=row.threshold,
-            missing=row.missing_share,
-            reference_missing=row.reference_missing_share,
-        )
-        row = replace(row, message=message)
+        changed = change(values[in_reference > 0.0], values[in_reference == 0.0])
+        row = replace(row, message=test.message.format(found=row, change=changed))
         if score >= thresholds[row.column, test.method]:
             return replace(row, problem=test.problem)
     return row

@@ -25,7 +25,6 @@ class Words(NamedTuple):
 
     kind: Literal["drift", "data_quality"]  # drift: values changed; data quality: the policy's input is broken
     summary: str  # follows the column's name in an alert
-    label: str  # text in the report
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class DriftTest:
     method: str  # name of the score
     scorer: Callable[[pd.Series], Score]  # creates the score of a column
     floor: float  # smallest relevant score, even if it is significant
-    message: str  # text with placeholders: score, threshold, method, missing (share) and reference_missing
+    message: str  # text with placeholders: `found`, the finding in drift.json, and `change`, from `change`
     evidently: bool = False  # whether Evidently has this method, so that its page shows it and its value is used
     joint: bool = True  # whether the false-alarm rate holds for all columns together, or for each column
 
@@ -109,9 +108,18 @@ def _dot(a: Floats, b: Floats) -> Floats:
     return np.asarray(np.einsum("i,i...->...", a, b))
 
 
-def _distance(kind: str, method: str, scorer: Callable[[pd.Series], Score], floor: float) -> DriftTest:
-    words = Words("drift", "has moved away from the training data", "drifted")
-    message = "{method} {score:.3f}, threshold {threshold:.3f}"
+def change(reference: pd.Series, period: pd.Series) -> str:
+    """Describe the change of a numeric column's mean, or of the category share that has changed most."""
+    if period.dtype.kind == "f":
+        return f"mean {period.mean():.4g}, in training {reference.mean():.4g}"
+    now, before = (rows.value_counts(normalize=True) for rows in (period, reference))
+    label = now.sub(before, fill_value=0.0).abs().idxmax()
+    return f"{label!r:.40} in {now.get(label, 0.0):.1%} of the rows, in training {before.get(label, 0.0):.1%}"
+
+
+def _distance(kind: str, method: str, scorer: Callable[[pd.Series], Score], floor: float, unit: str) -> DriftTest:
+    words = Words("drift", "has moved away from the training data")
+    message = f"{{change}}; {{found.method}} {{found.score:.3f}} {unit}, threshold {{found.threshold:.3f}}"
     return DriftTest("drift", words, (kind,), method, scorer, floor, message, evidently=True)
 
 
@@ -119,23 +127,23 @@ def _distance(kind: str, method: str, scorer: Callable[[pd.Series], Score], floo
 TESTS = (
     DriftTest(
         problem="missing_values",
-        words=Words("data_quality", "has lost values", "values missing"),
+        words=Words("data_quality", "has lost values"),
         kinds=("numeric", "categorical"),
         method="missing_share_rise",
         scorer=MissingShareRise,
         floor=0.05,
-        message="{missing:.1%} of values missing, {reference_missing:.1%} in the reference",
+        message="{found.missing_share:.1%} of values missing, {found.reference_missing_share:.1%} in the reference",
         joint=False,
     ),
-    _distance("numeric", "wasserstein", NumericDistance, floor=0.05),
-    _distance("categorical", "jensenshannon", CategoricalDistance, floor=0.03),
+    _distance("numeric", "wasserstein", NumericDistance, floor=0.05, unit="standard deviations"),
+    _distance("categorical", "jensenshannon", CategoricalDistance, floor=0.03, unit="of at most 0.833"),
 )
 
 # Problems of a column that no test applies to.
 UNTESTABLE: Mapping[str, Words] = {
-    "no_values": Words("data_quality", "has no usable value", "no values"),
-    "no_column": Words("data_quality", "is missing", "no column"),
-    "no_score": Words("data_quality", "has values that cannot be compared", "no score"),
+    "no_values": Words("data_quality", "has no usable value"),
+    "no_column": Words("data_quality", "is missing"),
+    "no_score": Words("data_quality", "has values that cannot be compared"),
 }
 
 
