@@ -99,15 +99,11 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         assert code == 2 and words in output and output.count("\n") == 1, (arguments, output)
 
 
-def test_without_a_log_nothing_is_judged(tmp_path: Path) -> None:
+def test_a_missing_log_and_a_full_disk_are_no_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ("check", "--lake", tmp_path / "none", "--state", tmp_path / "state")
     code, output = call(*arguments)
     assert code == 6 and "no decisions in" in output
     assert call(*arguments, "--job")[0] == 0, "a finished check is no failed Job"
-
-
-def test_an_internal_failure_is_not_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = ("check", "--lake", tmp_path / "none", "--state", tmp_path / "state")
     with alone(tmp_path / "state"):
         for each in (arguments, ("accept", "outcomes/x", "--reason", "y", "--state", tmp_path / "state")):
             code, output = call(*each)

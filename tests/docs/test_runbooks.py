@@ -1,4 +1,4 @@
-"""Commands of runbooks use the alert's namespace, which the reader sets once at the top of a page."""
+"""Commands of runbooks use the alert's namespace, set once at the top of a page, and silence alerts by their labels."""
 
 import re
 import shlex
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 
 from cli.main import app
 from tests.repository import ROOT
@@ -22,30 +23,19 @@ OF_NO_NAMESPACE = ("apply -k", "replace -f -", "get volumeattachment", "get isvc
 def test_commands_take_the_namespace(page: Path) -> None:
     text = page.read_text()
     assert not HARD_CODED.search(text)
-    blocks = [at.start() for at in re.finditer(r"^```bash$", text, re.M)]
-    used = [at.start() for at in re.finditer(r"\$NS\b", text)]
     first = FIRST.search(text)
-    assert first and first.start() == blocks[0] < min(used), "the first block must set the namespace"
+    assert first and first.start() == text.index("```bash\n") < text.index("$NS"), "the first block must set NS"
     for command in re.findall(r"\bkubectl ([^`|\n]+)", text):
         named = command.startswith(('-n "$NS" ', "-n kubeflow ", "-n monitoring ", "-n kserve "))
         assert named or command.startswith(OF_NO_NAMESPACE), command
 
 
-def commands_on_a_laptop(page: Path) -> list[str]:
-    """Return the commands in a page's laptop section; none if the alert exists only on a cluster."""
-    (section,) = re.findall(r"^## On a laptop\n\n(.*)", page.read_text(), re.M | re.S)
-    if section.startswith("This alert is for a cluster only: "):
-        return []
-    (block,) = re.findall(r"^```bash\n(.*?)^```$", section, re.M | re.S)
-    return str(block).splitlines()
-
-
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
 def test_each_runbook_covers_a_laptop(page: Path) -> None:
-    commands = commands_on_a_laptop(page)
-    assert commands or page.stem in ("MtorlOperatorDown", "MtorlRolloutStuck")
-    assert "kubectl" not in "".join(commands)
-    for line in commands:
+    (section,) = re.findall(r"^## On a laptop\n\n(.*)", page.read_text(), re.M | re.S)
+    blocks = re.findall(r"^```bash\n(.*?)^```$", section, re.M | re.S)
+    assert len(blocks) == 1 or section.startswith("This alert is for a cluster only: ")
+    for line in "".join(blocks).splitlines():
         program, *words = shlex.split(line, comments=True)
         if program != "mtorl":
             assert program in ("curl", "tail", "du", "ls", "cat"), line
@@ -54,3 +44,23 @@ def test_each_runbook_covers_a_laptop(page: Path) -> None:
         while words and words[0] in getattr(command, "commands", {}):
             command = command.commands[words.pop(0)]
         command.make_context("mtorl", words)  # raises for an unknown option or argument
+
+
+SILENCE = re.compile(r"silence add alertname=(\w+) (.*?)(?=--|\\\n)")
+GROUPS = yaml.safe_load((ROOT / "manifests" / "base" / "monitoring" / "rules.yaml").read_text())["spec"]["groups"]
+RULES = [rule for group in GROUPS for rule in group["rules"]]
+LABELS = {one["alert"]: {*re.findall(r"by \(([\w, ]+)\)", one["expr"])[0].split(", "), *one["labels"]} for one in RULES}
+
+
+def silences_fit(text: str) -> bool:
+    """Whether each silence has only labels of its alert (the first `by` of its rule), and all that tell whose it is."""
+    found = [(LABELS[name], set(re.findall(r"(\w+)=", labels))) for name, labels in SILENCE.findall(text)]
+    return all(has & {"namespace", "experiment", "arm"} <= used <= has for has, used in found)
+
+
+def test_silences_have_labels_of_their_alerts() -> None:
+    for page in (*PAGES, ROOT / "docs" / "alerting.md"):
+        named = {name for name, _ in SILENCE.findall(page.read_text())}
+        assert silences_fit(page.read_text()) and (page not in PAGES or named <= {page.stem}), page.name
+    for wrong in ("MtorlDrift namespace=a arm=b", "MtorlArmSilent namespace=a", "MtorlHarm kind=harm"):
+        assert not silences_fit(f"silence add alertname={wrong} --duration=4h"), wrong

@@ -58,7 +58,6 @@ def test_healthy_and_shifted_periods_with_and_without_a_page(tmp_path: Path) -> 
             assert check(reference, current, COLUMNS, grid, out_dir=tmp_path, page=when) == drawn  # type: ignore[arg-type]
             assert page.exists() == expected
     device = next(column for column in drawn.columns if column.column == "device")
-    assert device.score is not None and device.threshold is not None and device.score >= device.threshold
     assert device.message.startswith("'mobile' in 79.4% of the rows, in training 50.0%; jensenshannon 0.220 of at most")
 
 

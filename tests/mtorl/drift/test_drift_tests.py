@@ -25,12 +25,9 @@ def test_fast_scores_equal_evidentlys() -> None:
     current.loc[50:90, "tenure"] = 1e6
     both = pd.concat([reference, current], ignore_index=True)
     in_reference = np.arange(len(both)) < len(reference)
+    tests = {"numeric": (ColumnType.Numerical, "wasserstein"), "categorical": (ColumnType.Categorical, "jensenshannon")}
     for name, scorer in SCORERS:
-        kind, method = (
-            (ColumnType.Numerical, "wasserstein")
-            if KINDS[name] == "numeric"
-            else (ColumnType.Categorical, "jensenshannon")
-        )
+        kind, method = tests[KINDS[name]]
         ref, cur = reference[name].dropna(), current[name].dropna()
         expected = get_stattest(ref, cur, kind, method)(ref, cur, kind, None).drift_score
         assert scorer(both[name])(in_reference * 1.0, ~in_reference * 1.0) == pytest.approx(expected, rel=1e-9)
