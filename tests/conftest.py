@@ -1,9 +1,11 @@
 """Settings for all tests."""
 
+import asyncio
 import importlib.util
 import inspect
 import os
 import sys
+from functools import wraps
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from traceback import walk_stack
@@ -71,6 +73,12 @@ def pytest_configure(config: pytest.Config) -> None:
         "project", deadline=None, derandomize="CI" in os.environ, print_blob=True, max_examples=examples
     )
     settings.load_profile("project")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Run a test that is a coroutine function in its own event loop."""
+    if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(test := item.obj):
+        item.obj = wraps(test)(lambda **given: asyncio.run(test(**given)))
 
 
 @pytest.hookimpl(optionalhook=True)

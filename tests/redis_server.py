@@ -1,7 +1,6 @@
 """Real Redis servers and clusters for tests."""
 
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ import redis
 
 from benchmarks._process import redis_server
 from serving.local.ports import free_ports
+from tests.waiting import eventually
 
 __all__ = ["redis_cluster", "redis_server"]
 
@@ -28,6 +28,5 @@ def redis_cluster(folder: Path, nodes: int = 3, **settings: str) -> Iterator[lis
         subprocess.run(command, check=True, capture_output=True)
         for port in ports:
             with redis.Redis(port=port, decode_responses=True) as client:
-                while client.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
-                    time.sleep(0.05)
+                eventually(lambda client=client: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
         yield ports

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import write_log
 from mtorl.window.table import WindowTable
 from tests.features.collect.decision_logs import SPEC, decision, outcome, write
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -186,9 +186,7 @@ def test_ctrl_c_in_a_query_keeps_the_previous_build(clean: Path, log: pd.DataFra
     write_log(big, path, DatasetSpec.load(spec))
     command = [sys.executable, "-m", "cli.main", "data", "build", path, "--trusted", "--dataset", spec, "--out", out]
     started = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    while not list(tmp_path.glob(".made.*/sources")):
-        assert started.poll() is None
-        time.sleep(0.05)
+    eventually(lambda: started.poll() is not None or list(tmp_path.glob(".made.*/sources")), 300)
     started.send_signal(signal.SIGINT)
     _, said = started.communicate()
     assert started.returncode == 130 and said.splitlines()[-1] == "mtorl: stopped", said

@@ -4,10 +4,7 @@ import json
 import signal
 import subprocess
 import sys
-import time
-import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ from tests.features.collect.decision_logs import SPEC, decision, write
 from tests.features.collect.test_shadows import shadow
 from tests.mtorl.experiment.experiments import FILE
 from tests.repository import ROOT
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -191,22 +189,13 @@ def test_run_serves_the_page_applies_edits_and_stops_with_the_experiment(file: P
             whole = file.read_text()
             file.write_text(whole.replace("enabled: true", "enabled: false"))
 
-            def until(done: Callable[[], bool]) -> None:
-                end = time.monotonic() + 60
-                while not done():
-                    assert time.monotonic() < end
-                    time.sleep(0.3)
+            def read(path: str) -> str:  # fails until the first read of the log ends
+                return urllib.request.urlopen(url + path).read().decode()
 
-            def read(path: str) -> str:
-                try:
-                    return urllib.request.urlopen(url + path).read().decode()
-                except urllib.error.HTTPError as error:  # before the first read of the log ends
-                    return error.read().decode()
-
-            until(lambda: not serving(file).enabled)
-            until(lambda: f'mtorl_experiment_switched_on{{experiment="{FILE["name"]}"}} 0.0' in read("metrics"))
+            eventually(lambda: not serving(file).enabled)
+            eventually(lambda: f'mtorl_experiment_switched_on{{experiment="{FILE["name"]}"}} 0.0' in read("metrics"))
             assert "<article" in read("")
             process.send_signal(signal.SIGINT)
-            assert process.wait(30) == 130
+            assert process.wait(60) == 130
         finally:
             process.kill()

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -14,6 +13,7 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from tests.repository import ROOT
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.long
 
@@ -114,9 +114,7 @@ def test_a_stopped_comparison_resumes(tmp_path):
     arguments += ["--root", str(root), "--out", str(out), "--workers", "1"]
     command = [sys.executable, "-m", "cli.main", *arguments]
     first = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    while not list(root.glob("answers/simulator/user-0/*.npz")):
-        assert first.poll() is None
-        time.sleep(0.1)
+    eventually(lambda: first.poll() is not None or list(root.glob("answers/simulator/user-0/*.npz")), 600)
     workers = psutil.Process(first.pid).children()
     first.send_signal(signal.SIGINT)
     _, errors = first.communicate()

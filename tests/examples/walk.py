@@ -5,13 +5,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.repository import ROOT
+from tests.waiting import eventually
 
 SERVERS = ("mtorl serve", "python incumbent_server.py")
 READY = re.compile(r"^ready|answers at", re.MULTILINE)
@@ -87,11 +87,9 @@ class Terminal:
                 f"exec {command}", shell=True, cwd=self.folder, env=self.environment, stdout=output, stderr=output
             )
         try:
-            deadline = time.monotonic() + 180
-            while not READY.search(said := log.read_text()):
-                assert process.poll() is None and time.monotonic() < deadline, f"$ {command}\n{said}"
-                time.sleep(0.2)
-            yield said
+            eventually(lambda: process.poll() is not None or READY.search(log.read_text()), 300, log.read_text)
+            assert process.poll() is None, f"$ {command}\n{log.read_text()}"
+            yield log.read_text()
         finally:
             process.send_signal(signal.SIGINT if command.startswith("mtorl") else signal.SIGTERM)
             process.wait(60)

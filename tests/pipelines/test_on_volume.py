@@ -6,7 +6,6 @@ import fcntl
 import multiprocessing
 import os
 import signal
-import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -27,6 +26,7 @@ from pipelines.on_volume import run_on
 from pipelines.profile import Profile
 from tests.messages import raises
 from tests.pipelines.forked_steps import silent
+from tests.waiting import eventually
 
 
 def component_here(title: str, **traits: bool) -> Callable[[Callable[..., Any]], Any]:
@@ -158,9 +158,8 @@ def at_work(volume: Path, log: Path) -> BaseProcess:
     log.with_name("log.seen").unlink(missing_ok=True)
     process = multiprocessing.get_context("fork").Process(target=run, args=(volume, log))
     process.start()
-    while not log.with_name("log.seen").exists():
-        assert process.is_alive()
-        time.sleep(0.05)
+    eventually(lambda: not process.is_alive() or log.with_name("log.seen").exists(), 300)
+    assert process.is_alive()
     return process
 
 

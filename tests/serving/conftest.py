@@ -1,5 +1,4 @@
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,26 +13,12 @@ from serving.decision_log import Spool
 from tests.redis_server import redis_cluster, redis_server
 from tests.serving.handler_fixtures import save_artifact
 from tests.serving.ledgers import KINDS, Place
-
-
-def _wait_for(condition: Callable[[], object], seconds: float = 60.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return bool(condition())
+from tests.waiting import eventually
 
 
 @pytest.fixture
-def wait_for() -> Callable[..., bool]:
-    """Waits until a condition is true. Returns False if it is not true in time."""
-    return _wait_for
-
-
-@pytest.fixture
-def remains(tmp_path: Path) -> Callable[[], list[str]]:
-    """Lists the processes with the test's folder in command line or environment, after at most 30 seconds of grace."""
+def all_gone(tmp_path: Path) -> Callable[[], object]:
+    """Waits until no process has the test's folder in its command line or environment."""
 
     def living() -> list[str]:
         found = []
@@ -48,11 +33,7 @@ def remains(tmp_path: Path) -> Callable[[], list[str]]:
                 continue
         return found
 
-    def after_a_moment() -> list[str]:
-        _wait_for(lambda: not living(), 30.0)
-        return living()
-
-    return after_a_moment
+    return lambda: eventually(lambda: not living(), state=living)
 
 
 _RECORDS = {

@@ -29,6 +29,7 @@ from serving.router.ops.live_experiments import LiveExperiments
 from serving.router.ops.settings import RouterSettings
 from serving.router.router import Router
 from tests.experiments import experiment
+from tests.waiting import until
 
 SPEC = DatasetSpec(
     name="tiny",
@@ -243,8 +244,8 @@ class Harness:
         """Replace the experiment file, and wait until the router applies it and has set its accounts."""
         before = self.router.live.experiments
         self.put(**changes)
-        await self.until(lambda: self.router.live.experiments is not before)
-        await self.until(lambda: self.router.budgets.set_up_for(self.router.live.experiments))
+        await until(lambda: self.router.live.experiments is not before)
+        await until(lambda: self.router.budgets.set_up_for(self.router.live.experiments))
 
     async def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
         return await self.client.post(path, **(options or {"json": body}))
@@ -279,12 +280,6 @@ class Harness:
         except LedgerUnavailable:
             return False
 
-    async def until(self, condition: Any, seconds: float = 60.0) -> None:
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, "it did not happen in time"
-            await asyncio.sleep(0.02)
-
 
 _quiet_once = cache(quiet)
 
@@ -306,44 +301,22 @@ async def running(folder: Path, changes: dict[str, Any] | None = None, **setting
         await arm.stop()
 
 
-def run(scenario: Callable[[Harness], Awaitable[None]], folder: Path, **options: Any) -> None:
-    """Run a scenario with a new router; `options` are those of `running`."""
-
-    async def inside() -> None:
-        async with running(folder, **options) as harness:
-            await scenario(harness)
-
-    asyncio.run(inside())
-
-
-def in_loop(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Turn a coroutine function into a test."""
-
-    @wraps(scenario)
-    def test(**given: Any) -> None:
-        async def inside() -> None:
-            await scenario(**given)
-
-        asyncio.run(inside())
-
-    return test
-
-
-def with_router(**options: Any) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., None]]:
+def with_router(**options: Any) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., Awaitable[None]]]:
     """Turn a scenario, whose first parameter is a new router, into a test; `options` are those of `running`.
 
     Parameters `changes`, `ledger` and `deadline_ms` of the test are options as well.
     """
 
-    def decorate(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    def decorate(scenario: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
         fixtures = list(inspect.signature(scenario).parameters.values())[1:]
         folder = inspect.Parameter("tmp_path", inspect.Parameter.KEYWORD_ONLY)
 
         @wraps(scenario)
-        def test(tmp_path: Path, **given: Any) -> None:
+        async def test(tmp_path: Path, **given: Any) -> None:
             given |= {"tmp_path": tmp_path} if "tmp_path" in (fixture.name for fixture in fixtures) else {}
             own = {name: given[name] for name in ("changes", "ledger", "deadline_ms") if name in given}
-            run(lambda h: scenario(h, **given), tmp_path, **options, **own)
+            async with running(tmp_path, **options, **own) as h:
+                await scenario(h, **given)
 
         others = [fixture for fixture in fixtures if fixture.name != "tmp_path"]
         test.__signature__ = inspect.Signature([*others, folder])  # type: ignore[attr-defined]

@@ -60,10 +60,14 @@ class Process:
     def let_arms_answer(self) -> None:
         self._loop.call_soon_threadsafe(self.arm.release.set)
 
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=120, **options)
+
+    def post(self, path: str, **options: Any) -> httpx.Response:
+        return httpx.post(self.url + path, timeout=120, **options)
+
     def predict(self, *instances: dict[str, Any], **options: Any) -> list[dict[str, Any]]:
-        response = httpx.post(
-            f"{self.url}/v1/models/ads:predict", json={"instances": instances}, timeout=120, **options
-        )
+        response = self.post("/v1/models/ads:predict", json={"instances": instances}, **options)
         assert response.status_code == 200, response.text
         predictions: list[dict[str, Any]] = response.json()["predictions"]
         return predictions

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from mtorl.log.records import ID_FIELD
 from serving.decision_log import Kind, Spool, shipper
 from serving.decision_log.segments import Batch
 from serving.decision_log.shipper import Shipper, Sink, SinkUnavailable
+from tests.waiting import until
 
 GOLDEN = Path(__file__).parent / "golden"
 RECORDS: dict[Kind, dict[str, Any]] = {kind: json.loads((GOLDEN / f"{kind}.json").read_text()) for kind in ID_FIELD}
@@ -152,13 +152,6 @@ async def shipping(spool: Spool, sink: Sink, drain: float = 60.0) -> AsyncIterat
         yield running
     finally:
         await running.close(drain)
-
-
-async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        await asyncio.sleep(0.005)
 
 
 def ship_all(spool: Spool, sink: Any, prune_before: float | None = None) -> None:

@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 
 from serving.connection_limits import Limits, Shedding, limited
+from tests.waiting import until
 
 GET = b"GET / HTTP/1.1\r\nhost: h\r\n\r\n"
 LARGE = 20_000_000  # more than the system buffers for a client that does not read
@@ -54,10 +55,6 @@ class Site:
     async def connect(self) -> Connection:
         return Connection(*await asyncio.open_connection("127.0.0.1", self.port))
 
-    async def until(self, condition: Callable[[], bool]) -> None:
-        while not condition():
-            await asyncio.sleep(0.01)
-
 
 @asynccontextmanager
 async def site(**limits: Any) -> AsyncIterator[Site]:
@@ -83,7 +80,7 @@ async def site(**limits: Any) -> AsyncIterator[Site]:
     config = uvicorn.Config(application, port=0, http=protocol, lifespan="off", log_config=None, ws="none")
     here.server = uvicorn.Server(config)
     serving = asyncio.create_task(here.server.serve())
-    await here.until(lambda: here.server.started)
+    await until(lambda: here.server.started)
     here.port = here.server.servers[0].sockets[0].getsockname()[1]
     try:
         yield here
@@ -93,16 +90,13 @@ async def site(**limits: Any) -> AsyncIterator[Site]:
         await serving
 
 
-def on_site(**limits: Any) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., None]]:
+def on_site(**limits: Any) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., Awaitable[None]]]:
     """Turn a coroutine function, whose first argument `here` is a new site, into a test."""
 
-    def decorate(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-        async def inside(**arguments: Any) -> None:
+    def decorate(scenario: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+        async def test(**arguments: Any) -> None:
             async with site(**limits) as here, asyncio.timeout(60):
                 await scenario(here, **arguments)
-
-        def test(**arguments: Any) -> None:
-            asyncio.run(inside(**arguments))
 
         _, *others = inspect.signature(scenario).parameters.values()
         test.__signature__ = inspect.Signature(others)  # type: ignore[attr-defined]
@@ -136,7 +130,7 @@ async def test_a_large_head_is_refused_before_it_has_arrived(here: Site, pieces:
     assert answer.startswith(b"HTTP/1.1 431 ") or (b"chunked" in pieces[0] and not answer)
     assert b"32768 bytes" in answer or not answer
     attack.close()
-    await here.until(lambda: not here.server.server_state.connections)
+    await until(lambda: not here.server.server_state.connections)
     assert b"200" in await (await here.connect()).ask(GET)
 
 
@@ -169,11 +163,11 @@ async def test_an_answer_may_take_longer_than_a_request_may_take_to_arrive(here:
 async def test_a_client_that_does_not_read_is_dropped_and_one_that_reads_gets_all(here: Site) -> None:
     never = socket.create_connection(("127.0.0.1", here.port))
     never.sendall(b"GET /large HTTP/1.1\r\n\r\n" * 3)
-    await here.until(lambda: len(here.server.server_state.tasks) == 1)
+    await until(lambda: len(here.server.server_state.tasks) == 1)
     reads = await here.connect()
     assert len(await reads.ask(b"GET /large HTTP/1.1\r\n\r\n")) > LARGE
     reads.close()
-    await here.until(lambda: not here.server.server_state.connections)
+    await until(lambda: not here.server.server_state.connections)
     never.close()
 
 
@@ -192,7 +186,7 @@ async def test_a_large_body_and_pipelined_requests_are_accepted(here: Site) -> N
 @on_site(connections=3)
 async def test_a_new_connection_replaces_the_one_that_was_idle_longest(here: Site) -> None:
     first, second, third = [await here.connect() for _ in range(3)]
-    await here.until(lambda: len(here.server.server_state.connections) == 3)
+    await until(lambda: len(here.server.server_state.connections) == 3)
     assert b"200 OK" in await first.ask(GET)  # so the second has been idle longest
     fourth = await here.connect()
     assert b"200 OK" in await fourth.ask(GET)
@@ -205,7 +199,7 @@ async def test_a_new_connection_replaces_the_one_that_was_idle_longest(here: Sit
 async def test_a_busy_connection_is_never_replaced(here: Site) -> None:
     busy = [await here.connect() for _ in range(3)]
     answers = [asyncio.create_task(c.ask(b"GET /hold HTTP/1.1\r\n\r\n")) for c in busy]
-    await here.until(lambda: len(here.server.server_state.tasks) == 3)
+    await until(lambda: len(here.server.server_state.tasks) == 3)
     assert (await (await here.connect()).closed()).startswith(b"HTTP/1.1 503 ")
     here.hold.set()
     assert [b"200 OK" in await answer for answer in answers] == [True] * 3
@@ -291,10 +285,10 @@ async def test_a_request_that_offers_http_2_is_answered_in_http_1_1(here: Site, 
 async def test_a_client_leaving_amid_several_requests_is_no_error(here: Site, caplog: pytest.LogCaptureFixture) -> None:
     connection = await here.connect()
     connection.writer.write(GET.replace(b"/ ", b"/hold ", 1) + GET)
-    await here.until(lambda: here.seen == ["/hold"])
+    await until(lambda: here.seen == ["/hold"])
     connection.close()
-    await here.until(lambda: not here.server.server_state.connections)
+    await until(lambda: not here.server.server_state.connections)
     here.hold.set()
-    await here.until(lambda: not here.server.server_state.tasks)
+    await until(lambda: not here.server.server_state.tasks)
     assert here.seen == ["/hold"], "the second request is dropped"
     assert not caplog.records

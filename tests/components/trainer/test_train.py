@@ -6,11 +6,9 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -28,6 +26,7 @@ from serving.messages import FORBIDDEN, KUBERNETES_REFUSES
 from tests.components.trainer.trainer_cluster import Object, TrainerCluster
 from tests.messages import raises
 from tests.mtorl.window.windows_folder import STEPS, write_windows_folder
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
@@ -62,13 +61,6 @@ def pods() -> Pods:
 
 def train(task: FitTask, shared: Path) -> Artifact:
     return train_in_pods(task, TWO, pods(), str(shared))
-
-
-def eventually(found: Callable[[], Any]) -> Any:
-    """Poll until a value is found; the test's own time limit ends a wait in vain."""
-    while not (it := found()):
-        time.sleep(0.02)
-    return it
 
 
 def learned(artifact: Artifact) -> list[dict[str, float]]:
@@ -117,7 +109,7 @@ def checkpointed(task: FitTask) -> bool:
 
 
 def _kill_one(task: FitTask) -> None:
-    eventually(lambda: checkpointed(task))
+    eventually(lambda: checkpointed(task), 300)
     eventually(lambda: _workers(psutil.Process()))[-1].send_signal(signal.SIGKILL)
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ from typing import Any
 import pytest
 
 from serving.kubernetes_api import Conflict, KubernetesApi, Refused
+from serving.local.ports import free_ports
 
 Object = dict[str, Any]
 _RESTARTS = 6  # a Job's backoffLimit
@@ -97,9 +97,7 @@ class TrainerCluster(KubernetesApi):
 
     def run_pods(self, job: Object) -> None:
         """Run the job's command on the requested number of nodes, each a local process."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        (port,) = free_ports(1)
         trainer, ended = job["spec"]["trainer"], list[int]()
 
         def node(rank: int) -> None:

@@ -1,6 +1,5 @@
 """The feed: events in any order, repeated, and despite faults add each exposure to a history exactly once."""
 
-import asyncio
 import json
 import os
 import random
@@ -8,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -36,6 +34,7 @@ from serving.decision_log.shipper import Shipper
 from tests.features.collect import decision_logs
 from tests.features.online_stores import apply_history, write_settings
 from tests.repository import ROOT
+from tests.waiting import until
 
 DECISION, OUTCOME = f"mtorl.decision.v{VERSION}", f"mtorl.outcome.v{VERSION}"
 SHOWN = datetime.fromisoformat("2026-01-01T12:01:00.000001+00:00")  # of decision("d1")
@@ -268,46 +267,42 @@ def test_an_invalid_event_refuses_its_whole_batch(tmp_path: Path, event: Event) 
     assert not store.values and not store.notes
 
 
-def test_all_forms_of_an_event_and_their_responses(tmp_path: Path) -> None:
+async def test_all_forms_of_an_event_and_their_responses(tmp_path: Path) -> None:
     made, history = feed(tmp_path)
+    async with TestClient(TestServer(application(made))) as client:
 
-    async def scenario() -> None:
-        async with TestClient(TestServer(application(made))) as client:
+        async def post(body: Any, kind: str = "application/json", **headers: str) -> int:
+            data = body if isinstance(body, bytes) else json.dumps(body).encode()
+            async with client.post("/", data=data, headers={"content-type": kind, **headers}) as response:
+                return response.status
 
-            async def post(body: Any, kind: str = "application/json", **headers: str) -> int:
-                data = body if isinstance(body, bytes) else json.dumps(body).encode()
-                async with client.post("/", data=data, headers={"content-type": kind, **headers}) as response:
-                    return response.status
-
-            one, two, three = decision("d1"), outcome("d1", "cost", 0.1), outcome("d1", "click", 1.0)
-            batch = [{"specversion": "1.0", "type": one[0], "data": one[1]}]
-            assert await post(batch, "application/cloudevents-batch+json") == 204
-            assert await post({"type": two[0], "data": two[1]}, "application/cloudevents+json") == 204
-            assert await post(three[1], **{"ce-type": three[0]}) == 204
-            assert [seen["click"] for seen in history.of(one[1]["user_id"])] == [1.0]
-            for bad in ({}, [], b"{", b"\xff"):
-                assert await post(bad) == 400
-            assert await post({}, "application/cloudevents-batch+json") == 400
-            assert await post([7], "application/cloudevents-batch+json") == 400
-            assert await post(b"[" * 100_000) == 400
-            nobody = {**one[1], "decision_id": "d9", "user_id": "\ud800"}  # not valid UTF-8, so no store can write it
-            assert await post(nobody, **{"ce-type": DECISION}) == 400
-            assert await post(decision("d3", user_id="u3")[1], **{"ce-type": DECISION}) == 204
-            history.faults = 1
-            async with client.post("/", json=outcome("d3", "cost", 0.1)[1], headers={"ce-type": OUTCOME}) as response:
-                assert response.status == 503 and response.headers["Retry-After"]
-            assert await post(outcome("d3", "cost", 0.1)[1], **{"ce-type": OUTCOME}) == 204
-            assert len(history.of("u3")) == 1
-            async with client.get("/health") as response:
-                assert response.status == 200
-            async with client.get("/metrics") as response:
-                assert "\nmtorl_online_store_used_bytes 7\n" in await response.text()
-
-    asyncio.run(scenario())
+        one, two, three = decision("d1"), outcome("d1", "cost", 0.1), outcome("d1", "click", 1.0)
+        batch = [{"specversion": "1.0", "type": one[0], "data": one[1]}]
+        assert await post(batch, "application/cloudevents-batch+json") == 204
+        assert await post({"type": two[0], "data": two[1]}, "application/cloudevents+json") == 204
+        assert await post(three[1], **{"ce-type": three[0]}) == 204
+        assert [seen["click"] for seen in history.of(one[1]["user_id"])] == [1.0]
+        for bad in ({}, [], b"{", b"\xff"):
+            assert await post(bad) == 400
+        assert await post({}, "application/cloudevents-batch+json") == 400
+        assert await post([7], "application/cloudevents-batch+json") == 400
+        assert await post(b"[" * 100_000) == 400
+        nobody = {**one[1], "decision_id": "d9", "user_id": "\ud800"}  # not valid UTF-8, so no store can write it
+        assert await post(nobody, **{"ce-type": DECISION}) == 400
+        assert await post(decision("d3", user_id="u3")[1], **{"ce-type": DECISION}) == 204
+        history.faults = 1
+        async with client.post("/", json=outcome("d3", "cost", 0.1)[1], headers={"ce-type": OUTCOME}) as response:
+            assert response.status == 503 and response.headers["Retry-After"]
+        assert await post(outcome("d3", "cost", 0.1)[1], **{"ce-type": OUTCOME}) == 204
+        assert len(history.of("u3")) == 1
+        async with client.get("/health") as response:
+            assert response.status == 200
+        async with client.get("/metrics") as response:
+            assert "\nmtorl_online_store_used_bytes 7\n" in await response.text()
 
 
 @pytest.mark.integration
-def test_from_the_decision_log_into_the_history_that_feast_serves(tmp_path: Path) -> None:
+async def test_from_the_decision_log_into_the_history_that_feast_serves(tmp_path: Path) -> None:
     """Runs the real command with a crash, and the router's own shipper. Feast serves each touchpoint once."""
     repo, port = tmp_path / "repo", 0
     write_settings(repo, "sqlite")
@@ -328,23 +323,20 @@ def test_from_the_decision_log_into_the_history_that_feast_serves(tmp_path: Path
     async def ship(spool: Spool) -> None:
         shipper = Shipper(spool, HttpSink(f"http://127.0.0.1:{port}/", "/test"), "sent.json")
         shipper.start()
-        end = time.monotonic() + 30
-        while shipper.pending and time.monotonic() < end:
-            await asyncio.sleep(0.05)
-        assert not shipper.pending
+        await until(lambda: not shipper.pending)
         await shipper.close(1.0)
 
     spool = Spool(tmp_path / "spool")
     for i in range(10):
         spool.submit("decision", decision(f"d{i}", user_id="u1")[1]).result()
         spool.submit("outcome", outcome(f"d{i}", "cost", 0.1)[1]).result()
-    asyncio.run(ship(spool))
+    await ship(spool)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     process, port = start()
     for i in range(10):
         spool.submit("outcome", outcome(f"d{i}", "click", float(i % 2))[1]).result()
-    asyncio.run(ship(spool))
+    await ship(spool)
     spool.close()
     body = urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=60).read()
     assert json.loads(body) == {"live": True}

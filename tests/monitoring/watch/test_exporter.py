@@ -4,7 +4,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +18,7 @@ from monitoring.watch.exporter import MOST_STREAMS, MonitorCollector
 from monitoring.watch.state import NO_FAULT, STATE_FILE, Alarm, Group, NotJudged, Reason, State, Stream
 from serving.local.ports import free_ports
 from tests.repository import ROOT
+from tests.waiting import eventually
 
 LABELS = ("group", "experiment", "arm", "measure", "counted_in", "kind", "reason", "model_version")
 END = datetime(2026, 1, 2, tzinfo=UTC)
@@ -170,10 +170,9 @@ def _of_state(text: str) -> str:
 
 
 def _get(port: int, process: subprocess.Popen[str]) -> str:
-    while True:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-                return str(answer.read().decode())
-        except OSError:
-            assert process.poll() is None
-            time.sleep(0.1)
+    def read() -> str:
+        assert process.poll() is None
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            return str(answer.read().decode())
+
+    return eventually(read, 300)

@@ -58,9 +58,7 @@ def test_requests_and_responses(server: Server, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_unix_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # the path of a socket has a length limit
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind("Models")
-        listener.listen()
+    with socket.create_server("Models", family=socket.AF_UNIX) as listener:
         server = Server(listener)
         assert send_request(f"{http.UNIX}://{quote('./Models', safe='')}/v2", seconds=10).content == b"ok"
         assert server.asked.startswith(b"GET /v2 ")

@@ -21,6 +21,7 @@ from pipelines.experiments.folder import ExperimentFolder
 from pipelines.experiments.runner import Runner
 from tests.features.collect.decision_logs import SPEC
 from tests.mtorl.experiment.experiments import FILE
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -79,10 +80,7 @@ def test_an_edit_is_applied_while_the_log_is_read(folder: ExperimentFolder, monk
         looking.wait(60)
         for fields, enabled in (({"alpha": 0.2}, True), ({"alpha": 0.05, "enabled": False}, False)):
             edit(folder, **fields)
-            end = time.monotonic() + 60
-            while serving(folder).enabled != enabled:
-                assert time.monotonic() < end
-                time.sleep(0.05)
+            eventually(lambda enabled=enabled: serving(folder).enabled == enabled)
         assert thread.is_alive() and serving(folder).alpha == 0.05
         done.set()
         thread.join()

@@ -7,7 +7,6 @@ import re
 import runpy
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from mtorl.artifact.artifact import load
 from mtorl.experiment.experiment import Experiment
 from mtorl.experiment.messages import LAST_STAGE
 from tests.repository import ROOT
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.long
 check = runpy.run_path(str(ROOT / "tests" / "check_summary.py"))["check"]
@@ -38,9 +38,9 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "cli.main", "run", "--root", str(root), "--users", "800", "--epochs", "2"]
     running = subprocess.Popen([*command, "--rounds", "3"], stderr=subprocess.PIPE, text=True)
     assert running.stderr is not None
-    while not (asked := list(root.glob("*/serving/spool/*.jsonl"))) or not asked[0].stat().st_size:
-        assert running.poll() is None, running.stderr.read()
-        time.sleep(0.1)
+    asked = "*/serving/spool/*.jsonl"
+    eventually(lambda: running.poll() is not None or any(file.stat().st_size for file in root.glob(asked)), 1000)
+    assert running.poll() is None, running.stderr.read()
     running.kill()
     running.wait()
     return (root / "latest").resolve()
@@ -145,7 +145,7 @@ def test_a_person_may_promote_after_the_run(finished: Path) -> None:
         asked = [{"user_id": f"u{n:06}", "campaign_id": "spring-sale", "context": context} for n in range(20)]
         body = json.dumps({"instances": asked}).encode()
         request = Request(f"{router}/v1/models/ads:predict", body, {"content-type": "application/json"})
-        with urlopen(request, timeout=10) as answer:
+        with urlopen(request, timeout=60) as answer:
             decisions = json.load(answer)["predictions"]
     assert {decision["arm"] for decision in decisions} == {"incumbent"}
     assert {decision["model"]["digest"] for decision in decisions} == {challenger}

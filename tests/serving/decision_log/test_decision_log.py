@@ -11,6 +11,7 @@ import pytest
 from serving.decision_log import Spool, SpoolError, SpoolUnavailable, segments
 from serving.decision_log.shipper import Refused
 from tests.serving.shipping import MemorySink, names, poison, put, put_in_turn, record, ship_all
+from tests.waiting import eventually
 
 
 def test_threads_share_a_sync_and_one_that_times_out_withdraws_its_record(
@@ -21,13 +22,11 @@ def test_threads_share_a_sync_and_one_that_times_out_withdraws_its_record(
     monkeypatch.setattr(os, "fdatasync", lambda file: (syncs.append(file), gate.wait(60), sync(file))[2])
     with ThreadPoolExecutor(12) as pool:
         first = pool.submit(spool.write, "decision", [record("decision", "first")], 60.0)
-        while not syncs:
-            time.sleep(0.001)
+        eventually(lambda: syncs)
         rest = [pool.submit(spool.write, "decision", [record("decision", f"d{i}")], 60.0) for i in range(10)]
         with pytest.raises(TimeoutError):
             spool.write("decision", [record("decision", "hasty")], 0.05)
-        while len(spool._waiting) < 11:
-            time.sleep(0.001)
+        eventually(lambda: len(spool._waiting) == 11)
         gate.set()
         for future in [first, *rest]:
             future.result(60)
@@ -67,8 +66,7 @@ def test_concurrent_writes_lose_and_repeat_no_record(tmp_path: Path) -> None:
     some(0)
     with ThreadPoolExecutor(6) as pool:
         running = [pool.submit(some, number) for number in range(1, 7)]
-        while len(written) < 150:
-            time.sleep(0.001)
+        eventually(lambda: len(written) >= 150)
         spool.close()
     with pytest.raises(SpoolUnavailable, match="closed"):
         spool.write("decision", [record("decision", "late")], 1.0)

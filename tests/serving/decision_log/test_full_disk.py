@@ -1,6 +1,5 @@
 """A full disk: failed appends leave nothing behind, the fault is reported, and records owed to the log follow later."""
 
-import asyncio
 import os
 import subprocess
 import time
@@ -16,8 +15,9 @@ from serving import messages
 from serving.decision_log import Spool, SpoolUnavailable, segments
 from serving.decision_log import spool as spool_module
 from tests.messages import assert_says
-from tests.serving.router_fixtures import full_disk, in_loop
-from tests.serving.shipping import MemorySink, new_shipper, put, record, unreachable
+from tests.serving.router_fixtures import full_disk
+from tests.serving.shipping import MemorySink, put, record, shipping
+from tests.waiting import eventually, until
 
 
 def ids(spool: Spool) -> list[str]:
@@ -115,21 +115,20 @@ def test_empty_segments_are_deleted_at_the_start_and_the_position_stays_valid(sp
 
 
 def test_owed_records_are_written_once_the_disk_works_even_without_traffic(
-    spool: Spool, monkeypatch: pytest.MonkeyPatch, wait_for: Any
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full_disk)
         for i in range(3):
             spool.submit("decision", record("decision", f"owed-{i}"), owed=True)
-        assert wait_for(lambda: spool.fault is not None)
+        eventually(lambda: spool.fault is not None)
         assert_says(spool.problems(spool.room())[0], messages.LOG_NOT_WRITTEN, error=str(spool.fault))
-    assert wait_for(lambda: len(ids(spool)) == 3)
-    assert ids(spool) == ["owed-0", "owed-1", "owed-2"]
-    assert wait_for(lambda: spool.fault is None) and spool.lost == 0
+    eventually(lambda: ids(spool) == ["owed-0", "owed-1", "owed-2"] and spool.fault is None)
+    assert spool.lost == 0
 
 
 def test_owed_records_beyond_the_limit_count_as_lost_and_the_rest_is_written_on_close(
-    spool: Spool, monkeypatch: pytest.MonkeyPatch, wait_for: Any
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spool_module, "_LATER_SECONDS", 3600)
     monkeypatch.setattr(spool_module, "_MOST_OWED", 2)
@@ -137,7 +136,7 @@ def test_owed_records_beyond_the_limit_count_as_lost_and_the_rest_is_written_on_
         patch.setattr(os, "write", full_disk)
         for i in range(5):
             spool.submit("decision", record("decision", f"owed-{i}"), owed=True)
-        assert wait_for(lambda: spool.lost == 3)
+        eventually(lambda: spool.lost == 3)
     spool.close()
     assert ids(spool) == ["owed-0", "owed-1"]
 
@@ -176,18 +175,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.integration
-@in_loop
 async def test_a_spool_that_has_filled_its_disk_takes_records_once_they_are_uploaded(small_disk: Path) -> None:
     with closing(Spool(small_disk / "spool", segment_bytes=40_000)) as spool:
-        lake = MemorySink()
-        lake.fault = unreachable
-        uploader = new_shipper(spool, lake)
         with pytest.raises(SpoolUnavailable, match="No space left"):
             for i in range(1000):
                 put(spool, "decision", f"d{i}")
-        lake.fault = lambda batch: None
-        while await uploader.ship_once() or uploader.noted["decision"] != spool.end("decision"):
-            await asyncio.sleep(0.05)
-        spool.prune([uploader.noted], time.time() + 3600)
-        put(spool, "decision", "after")
-        await uploader.close(1.0)
+        async with shipping(spool, MemorySink()) as uploader:
+            await until(lambda: uploader.noted["decision"] == spool.end("decision"))
+            spool.prune([uploader.noted], time.time() + 3600)
+            put(spool, "decision", "after")

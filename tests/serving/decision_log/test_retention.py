@@ -14,8 +14,8 @@ import pytest
 from serving.decision_log import Kind, Spool, SpoolUnavailable, segments
 from serving.decision_log.segments import OLDEST, Position
 from serving.decision_log.shipper import Shipper, SinkUnavailable
-from tests.serving.router_fixtures import in_loop
-from tests.serving.shipping import SHIPPED, MemorySink, names, put, put_in_turn, ship_all, shipping, unreachable, until
+from tests.serving.shipping import SHIPPED, MemorySink, names, put, put_in_turn, ship_all, shipping, unreachable
+from tests.waiting import until
 
 HOUR = 3600.0
 
@@ -68,7 +68,6 @@ def test_pending_records_stay_at_any_age(spool: Spool) -> None:
     assert numbers(spool, "decision") == everything[2:]
 
 
-@in_loop
 async def test_a_failed_note_of_the_position_stops_nothing_and_only_noted_positions_count_as_shipped(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +116,6 @@ def test_records_beyond_the_quota_are_refused_and_none_is_lost(tmp_path: Path) -
     spool.close()
 
 
-@in_loop
 async def test_a_sink_that_is_down_loses_its_oldest_records_and_blocks_none(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -153,7 +151,6 @@ async def test_a_sink_that_is_down_loses_its_oldest_records_and_blocks_none(
     spool.close()
 
 
-@in_loop
 async def test_records_that_the_lake_lacks_are_dropped_for_no_sink(tmp_path: Path) -> None:
     """With lake and sink down, the spool fills with records that the lake needs. Later, the sink gets them all."""
     spool = Spool(tmp_path, segment_bytes=4400, max_bytes=30_000)

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from serving.decision_log import Kind, Spool, segments
 from serving.decision_log.segments import OLDEST, Batch
 from serving.decision_log.shipper import SinkUnavailable
-from tests.serving.router_fixtures import in_loop
 from tests.serving.shipping import (
     SHIPPED,
     MemorySink,
@@ -26,13 +25,12 @@ from tests.serving.shipping import (
     record,
     ship_all,
     shipping,
-    until,
 )
+from tests.waiting import until
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
-@in_loop
 async def test_everything_is_shipped_once_and_in_order_across_segments_and_restarts(spool: Spool) -> None:
     put(spool, "decision", *names("before", 30))
     sink = MemorySink()
@@ -98,7 +96,6 @@ def test_a_position_inside_a_line_or_a_damaged_file_restarts_from_the_oldest_rec
     assert sink.got == {"decision": names("d", 5), "outcome": names("e", 5), "shadow": [], "window": []}
 
 
-@in_loop
 async def test_records_gather_after_each_delivery(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each upload is a file, so it must wait for records to gather, although steady traffic always leaves some."""
     clock = [time.monotonic()]
@@ -114,7 +111,6 @@ async def test_records_gather_after_each_delivery(spool: Spool, monkeypatch: pyt
     assert len(sink.got["decision"]) == 180
 
 
-@in_loop
 async def test_pending_records_are_shipped_at_the_end_within_a_time_limit(spool: Spool) -> None:
     sink = MemorySink(linger=60.0)
     ending = new_shipper(spool, sink)
@@ -140,7 +136,6 @@ async def test_pending_records_are_shipped_at_the_end_within_a_time_limit(spool:
 
 
 @pytest.mark.parametrize("linger", [0.0, 60.0])
-@in_loop
 async def test_a_clock_set_back_delays_nothing(linger: float, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     sink = MemorySink(linger=linger)
     shipper = new_shipper(spool, sink)

@@ -12,7 +12,6 @@ from serving.decision_log import Kind, Spool, http_sink, shipper
 from serving.decision_log.http_sink import HttpSink
 from serving.decision_log.segments import Batch
 from serving.decision_log.shipper import Refused, SinkUnavailable
-from tests.serving.router_fixtures import in_loop
 from tests.serving.shipping import (
     MemorySink,
     WebSink,
@@ -24,8 +23,8 @@ from tests.serving.shipping import (
     put,
     ship_all,
     shipping,
-    until,
 )
+from tests.waiting import until
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -59,7 +58,6 @@ def test_pauses_double_with_jitter_up_to_a_limit_or_are_as_requested(monkeypatch
         ("hang", "timeout"),
     ],
 )
-@in_loop
 async def test_sick_servers_lose_nothing(spool: Spool, monkeypatch: pytest.MonkeyPatch, mode: Any, reason: str) -> None:
     monkeypatch.setattr(http_sink, "_ANSWER_SECONDS", 0.5 if mode == "hang" else 60.0)
     put(spool, "decision", *names("d", 9))
@@ -78,7 +76,6 @@ async def test_sick_servers_lose_nothing(spool: Spool, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("asked", "expected"), [("7", 7), ("-1", 0), ("", 0), ("soon", 0), ("nan", 0), ("99999", 300), ("Wed, 21 Oct", 0)]
 )
-@in_loop
 async def test_the_pause_that_a_sink_may_request(spool: Spool, asked: str, expected: float) -> None:
     put(spool, "decision", "d0")
     server = WebSink(429, {"Retry-After": asked})
@@ -90,7 +87,6 @@ async def test_the_pause_that_a_sink_may_request(spool: Spool, asked: str, expec
     await server.stop()
 
 
-@in_loop
 async def test_a_pause_that_a_sink_requests_is_kept(spool: Spool) -> None:
     put(spool, "decision", "d0")
     server = WebSink(429, {"Retry-After": "300"})
@@ -101,7 +97,6 @@ async def test_a_pause_that_a_sink_requests_is_kept(spool: Spool) -> None:
     await server.stop()
 
 
-@in_loop
 async def test_a_bug_in_a_sink_does_not_end_the_task(spool: Spool) -> None:
     put(spool, "decision", *names("d", 3))
     sink, faults = MemorySink(), iter([RuntimeError("bug"), ZeroDivisionError()])
@@ -118,7 +113,6 @@ async def test_a_bug_in_a_sink_does_not_end_the_task(spool: Spool) -> None:
 
 
 @pytest.mark.parametrize("bad", [{"d0"}, {"d31"}, {"d13"}, {"d4", "d5"}, {"d0", "d17", "d99"}, set(names("d", 100))])
-@in_loop
 async def test_exactly_the_refused_records_are_set_aside(spool: Spool, bad: set[str]) -> None:
     put(spool, "decision", *names("d", 100))
     size = spool.size
@@ -155,7 +149,6 @@ def test_a_refusal_before_a_fault_is_counted_once(spool: Spool) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 415])
-@in_loop
 async def test_a_sink_that_takes_no_batches_gets_records_one_by_one(spool: Spool, status: int) -> None:
     """A Knative broker accepts single events only. Its answer to a batch does not mean that it refuses the records."""
     put(spool, "decision", *names("d", 40))
@@ -168,7 +161,6 @@ async def test_a_sink_that_takes_no_batches_gets_records_one_by_one(spool: Spool
     assert not poison(spool.folder, "decision")
 
 
-@in_loop
 async def test_a_line_that_is_no_record_is_set_aside(spool: Spool) -> None:
     put(spool, "outcome", "e0", "e1")
     spool.submit("outcome", {"event_id": "e2", "decision_id": "d", "event_time": 5}).result(60)

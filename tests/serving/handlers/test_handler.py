@@ -232,7 +232,7 @@ def expected_decisions(artifact: Any, items: list[dict[str, Any]]) -> list[str]:
 
 
 @pytest.mark.integration
-def test_concurrent_decisions_and_explanations_through_torchserve(artifact: Any, tmp_path: Path, remains: Any) -> None:
+def test_concurrent_decisions_and_explanations_through_torchserve(artifact: Any, tmp_path: Path, all_gone: Any) -> None:
     from serving.archive import package
     from serving.local.ports import free_ports
     from serving.local.torchserve import TorchServe
@@ -271,4 +271,4 @@ def test_concurrent_decisions_and_explanations_through_torchserve(artifact: Any,
         assert call(url, b"{}", "application/x-www-form-urlencoded")[0] == 400
         assert call(f"{base}/predictions/policy")[1]["ready"] is True
         assert server.log.read_text() == log, "a request must not write to the log"
-    assert not remains()
+    all_gone()

@@ -21,6 +21,7 @@ from serving.local.ports import free_ports
 from serving.logs import messages
 from serving.predictor.predictor import Predictor
 from tests.serving.handler_fixtures import SPEC, Network, ask, call, item, loaded, made, v1, v2
+from tests.waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +192,7 @@ def test_an_internal_fault_is_not_a_client_error(predictor: Predictor, monkeypat
 
 
 @pytest.fixture
-def served(artifact: Any, tmp_path: Path, wait_for: Any) -> Iterator[str]:
+def served(artifact: Any, tmp_path: Path) -> Iterator[str]:
     """Starts the predictor and yields its URL."""
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "serving.predictor", "--artifact", str(artifact.folder), "--name", "challenger"]
@@ -203,7 +204,7 @@ def served(artifact: Any, tmp_path: Path, wait_for: Any) -> Iterator[str]:
         server = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
         try:
             url = f"http://127.0.0.1:{port}"
-            assert wait_for(lambda: server.poll() is not None or alive(url), 60)
+            eventually(lambda: server.poll() is not None or alive(url), 300)
             assert server.poll() is None, log.read_text()
             yield url
             assert not list(messages(log.read_text().splitlines())), "a request must not write to the log"
@@ -214,10 +215,7 @@ def served(artifact: Any, tmp_path: Path, wait_for: Any) -> Iterator[str]:
 
 
 def alive(url: str) -> bool:
-    try:
-        return call(f"{url}/v1/models/challenger") == (200, {"name": "challenger", "ready": True})
-    except OSError:
-        return False
+    return call(f"{url}/v1/models/challenger") == (200, {"name": "challenger", "ready": True})
 
 
 @pytest.mark.integration
@@ -250,9 +248,7 @@ def test_kserves_own_server(handler: Any, served: str) -> None:
 @pytest.mark.integration
 def test_an_invalid_artifact_or_port_is_reported_without_a_traceback(artifact: Any, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "serving.predictor", "--name", "challenger", "--artifact"]
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         folder = str(artifact.folder)
         for options, why in (

@@ -2,7 +2,6 @@
 
 import os
 import sqlite3
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +13,7 @@ from serving.ledger.sqlite_ledger import SqliteLedger
 from serving.messages import LEDGER_SCHEMA
 from tests.messages import raises
 from tests.serving.ledgers import Clock, cancel, reserve, settle
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -84,8 +84,8 @@ def test_calls_that_wait_share_a_commit(ledger: SqliteLedger) -> None:
     blocker.execute("BEGIN IMMEDIATE")
     with ThreadPoolExecutor(8) as pool:
         answers = [pool.submit(reserve, ledger, f"r{i}", "a", "c", "x", 1.5) for i in range(8)]
-        while len(ledger._database._waiting) < 7:  # the first call has the lock, and waits for the other process
-            time.sleep(0.001)
+        # The first call has the lock, and waits for the other process.
+        eventually(lambda: len(ledger._database._waiting) == 7)
         blocker.execute("ROLLBACK")
     assert sum(one.result() for one in answers) == 6, "the budget pays for six"
     assert done.count("COMMIT") == 2

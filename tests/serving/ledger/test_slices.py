@@ -19,6 +19,7 @@ from serving.ledger.redis_server import RedisServer
 from tests.redis_server import redis_cluster
 from tests.serving.ledgers import Place, cancel, reserve, settle
 from tests.serving.router_fixtures import Harness, instance, with_router
+from tests.waiting import until
 
 LIMIT, CENT = 2.0, 10**7
 
@@ -299,7 +300,7 @@ async def test_a_router_spends_from_a_cluster(h: Harness, ledger: str) -> None:
     assert all(answer["expose"] for answer in answers)
     await h.outcome(answers[0]["decision_id"], "cost", 0.04)
     await h.outcome(answers[1]["decision_id"], "cancel", 0.0)
-    await h.until(lambda: len(h.router.ledger.open_reservations()) == 2)
+    await until(lambda: len(h.router.ledger.open_reservations()) == 2)
     assert max(b.spent for b in h.router.ledger.balances()) == 0.04
     await h.restart()
     assert (await h.predict())[0]["expose"]

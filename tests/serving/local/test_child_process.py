@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from serving.local.child_process import ChildProcess
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -20,49 +21,50 @@ def log_of(tmp_path: Path) -> str:
     return (tmp_path / "log").read_text()
 
 
-def test_stop_lets_the_command_finish_and_ends_what_it_started(tmp_path: Path, wait_for, remains) -> None:
+def test_stop_lets_the_command_finish_and_ends_what_it_started(tmp_path: Path, all_gone) -> None:
     child = run_script(tmp_path, "trap 'echo drained; exit 0' TERM; sleep 100 & echo up; wait")
-    assert wait_for(lambda: "up" in log_of(tmp_path)) and child.alive()
+    eventually(lambda: "up" in log_of(tmp_path))
+    assert child.alive()
     child.stop()
     child.stop()
     assert not child.alive()
     assert "drained" in log_of(tmp_path)
-    assert not remains()
+    all_gone()
 
 
-def test_a_command_that_ignores_sigterm_is_killed_after_the_grace_period(tmp_path: Path, wait_for, remains) -> None:
+def test_a_command_that_ignores_sigterm_is_killed_after_the_grace_period(tmp_path: Path, all_gone) -> None:
     child = run_script(tmp_path, "trap '' TERM; echo up; sleep 100 & while :; do sleep 1; done", grace=0.3)
-    assert wait_for(lambda: "up" in log_of(tmp_path))
+    eventually(lambda: "up" in log_of(tmp_path))
     child.stop()
-    assert not remains()
+    all_gone()
 
 
-def test_a_command_that_ends_takes_its_children_with_it(tmp_path: Path, wait_for, remains) -> None:
+def test_a_command_that_ends_takes_its_children_with_it(tmp_path: Path, all_gone) -> None:
     child = run_script(tmp_path, "trap '' TERM; sleep 100 & exit 3")
-    assert wait_for(lambda: not child.alive())
+    eventually(lambda: not child.alive())
     assert "with status 3" in log_of(tmp_path)
-    assert not remains()
+    all_gone()
     child.stop()
 
 
-def test_a_command_that_does_not_exist_is_reported(tmp_path: Path, wait_for) -> None:
+def test_a_command_that_does_not_exist_is_reported(tmp_path: Path) -> None:
     child = ChildProcess(["/no/such/program"], log=tmp_path / "log", env={})
-    assert wait_for(lambda: not child.alive())
+    eventually(lambda: not child.alive())
     assert "/no/such/program" in log_of(tmp_path)
     child.stop()
 
 
-def test_a_killed_supervisor_leaves_nothing_after_stop(tmp_path: Path, wait_for, remains) -> None:
+def test_a_killed_supervisor_leaves_nothing_after_stop(tmp_path: Path, all_gone) -> None:
     child = run_script(tmp_path, "sleep 100 & echo up; wait")
-    assert wait_for(lambda: "up" in log_of(tmp_path))
+    eventually(lambda: "up" in log_of(tmp_path))
     os.kill(child.pid, signal.SIGKILL)
-    assert wait_for(lambda: not child.alive())
+    eventually(lambda: not child.alive())
     child.stop()
-    assert not remains()
+    all_gone()
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, None])
-def test_nothing_outlives_the_parent(tmp_path: Path, wait_for, remains, end: signal.Signals | None) -> None:
+def test_nothing_outlives_the_parent(tmp_path: Path, all_gone, end: signal.Signals | None) -> None:
     """The parent is killed, terminated or interrupted, or exits without a stop. The scratch folder is deleted, too."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -77,9 +79,9 @@ while "up" not in log.read_text():
 time.sleep({1000 if end else 0})
 """
     parent = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "MARK": str(tmp_path)})
-    assert wait_for(lambda: (tmp_path / "log").exists() and "up" in log_of(tmp_path))
+    eventually(lambda: "up" in log_of(tmp_path))
     if end:
         parent.send_signal(end)
     parent.wait()
-    assert not remains()
+    all_gone()
     assert not scratch.exists()

@@ -84,7 +84,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return run
 
 
-def test_the_router_gets_its_configuration_and_is_drained_before_torchserve_stops(run: Path, remains) -> None:
+def test_the_router_gets_its_configuration_and_is_drained_before_torchserve_stops(run: Path, all_gone) -> None:
     with LocalStack(run) as stack:
         assert send_request(stack.url, seconds=60).status == 200
         assert set(stack.pids) == {"models", "router"}
@@ -106,7 +106,7 @@ def test_the_router_gets_its_configuration_and_is_drained_before_torchserve_stop
     stack.stop()
     assert stack.pids == {}
     assert (run / "serving" / "events").read_text().splitlines() == ["router drained", "torchserve stopped"]
-    assert not remains()
+    all_gone()
 
 
 def test_an_own_experiment_is_not_changed_and_has_a_separate_state(run: Path, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_run_can_be_served_again_but_not_twice_at_once(run: Path) -> None:
 @pytest.mark.parametrize(
     ("does", "why"), [("fail", "no such feature repository"), ("wait", "no feature registry yet at features")]
 )
-def test_a_router_that_fails_or_waits_is_stopped_with_the_reason(run: Path, remains, does: str, why: str) -> None:
+def test_a_router_that_fails_or_waits_is_stopped_with_the_reason(run: Path, all_gone, does: str, why: str) -> None:
     model = {"cost_cap": {does: 1}, "feature_service": "ad_decision_v1"}
     (run / "artifacts" / "challenger" / "model.json").write_text(json.dumps(model))
     stack = LocalStack(run)
@@ -168,7 +168,7 @@ def test_a_router_that_fails_or_waits_is_stopped_with_the_reason(run: Path, rema
         stack.start()
     assert stack.pids == {}
     assert "torchserve stopped" in (run / "serving" / "events").read_text()
-    assert not remains()
+    all_gone()
 
 
 def test_a_router_that_dies_later_ends_the_wait(run: Path) -> None:
@@ -183,11 +183,8 @@ def test_a_given_port_is_used_and_a_taken_port_is_an_error(run: Path) -> None:
         port = int(stack.url.rsplit(":", 1)[1])
     with LocalStack(run, router_port=port) as stack:
         assert stack.url == f"http://127.0.0.1:{port}"
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        with pytest.raises(StackError, match="already in use"):
-            LocalStack(run, router_port=taken.getsockname()[1]).start()
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(StackError, match="already in use"):
+        LocalStack(run, router_port=taken.getsockname()[1]).start()
 
 
 @pytest.mark.parametrize(
@@ -206,7 +203,7 @@ def test_a_missing_or_invalid_file_of_a_run_is_named(run: Path, spoil, message: 
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_nothing_outlives_the_process_that_holds_the_stack(run: Path, tmp_path: Path, remains, end) -> None:
+def test_nothing_outlives_the_process_that_holds_the_stack(run: Path, tmp_path: Path, all_gone, end) -> None:
     """The router still drains, and the run can be served again at once."""
     program = f"""
 import sys, time
@@ -225,4 +222,4 @@ with stack.LocalStack({str(run)!r}):
     parent.communicate(timeout=120)
     with LocalStack(run):
         assert "router drained" in (run / "serving" / "events").read_text()
-    assert not remains()
+    all_gone()

@@ -15,6 +15,7 @@ from serving.local.ports import free_ports
 from serving.local.stack import StackError
 from serving.local.torchserve import TorchServe, config_properties
 from tests.messages import raises
+from tests.waiting import eventually
 
 # Answers with the name in the artifact's model.json. An artifact named "broken" does not load.
 HANDLER = """
@@ -51,9 +52,7 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     store = tmp_path / "store"
     store.mkdir()
     (store / "echo.mar").touch()
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with raises(StackError, messages.PORT_TAKEN, port=port):
             TorchServe(store, tmp_path / "work", port=port).start()
@@ -74,12 +73,10 @@ def test_the_configuration_listens_on_localhost_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_two_models_answer_and_a_dead_server_is_noticed(tmp_path, remains, wait_for, monkeypatch) -> None:
+def test_two_models_answer_and_a_dead_server_is_noticed(tmp_path, all_gone, monkeypatch) -> None:
     """If another process takes a port meanwhile, other ports are used. A request writes nothing to the log."""
     store = store_with(tmp_path, incumbent="first", challenger="second")
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
         choices = [(*free_ports(3), taken.getsockname()[1])]  # the taken port is noticed last
         monkeypatch.setattr(torchserve, "free_ports", lambda n: choices.pop() if choices else free_ports(n))
         monkeypatch.setattr(os, "cpu_count", lambda: 4)
@@ -100,17 +97,17 @@ def test_two_models_answer_and_a_dead_server_is_noticed(tmp_path, remains, wait_
             server.check()
             java = next(p for p in psutil.Process(server.pid).children() if "java" in p.name())
             java.kill()
-            assert wait_for(lambda: not psutil.pid_exists(java.pid))
+            eventually(lambda: not psutil.pid_exists(java.pid))
             with pytest.raises(StackError, match="TorchServe has stopped"):
-                wait_for(server.check)
-            assert not remains()
+                eventually(server.check)
+            all_gone()
     server.stop()
     assert server.pid is None
 
 
 @pytest.mark.integration
-def test_a_model_that_does_not_load_is_reported_at_once(tmp_path, remains) -> None:
+def test_a_model_that_does_not_load_is_reported_at_once(tmp_path, all_gone) -> None:
     store = store_with(tmp_path, challenger="broken")
     with pytest.raises(StackError, match=r"challenger did not load.*network\.onnx"):
         TorchServe(store, tmp_path / "work").start()
-    assert not remains()
+    all_gone()

@@ -7,10 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.predictor.micro_batcher import MicroBatcher
-from tests.serving.router_fixtures import in_loop
 
 
-@in_loop
 async def test_waiting_calls_share_a_batch_and_cancelled_calls_are_left_out() -> None:
     batches: list[list[int]] = []
 
@@ -29,7 +27,6 @@ async def test_waiting_calls_share_a_batch_and_cancelled_calls_are_left_out() ->
     assert batches == [[0, 1, 2, 4], [6]]
 
 
-@in_loop
 async def test_a_fault_affects_its_batch_only() -> None:
     def work(items: list[int]) -> list[int]:
         if 7 in items:

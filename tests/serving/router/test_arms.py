@@ -10,6 +10,7 @@ from mtorl.experiment.arm import Arm
 from mtorl.experiment.experiment import Experiment
 from serving.router.flow import arms as asked_arms
 from tests.serving.router_fixtures import Harness, arms, decision, instance, only, sample, with_router
+from tests.waiting import until
 
 
 @with_router()
@@ -17,15 +18,15 @@ async def test_a_file_with_a_wrong_host_is_applied_and_reported(h: Harness, capl
     assert h.router.health.parts["test/challenger"] == "ok"
     incumbent, challenger = arms()
     h.put(arms=[incumbent, {**challenger, "endpoint": "http://127.0.0.1:9"}], stage="shadow")
-    await h.until(lambda: sample("mtorl_arm_silent_seconds", arm="challenger") > 0)
+    await until(lambda: sample("mtorl_arm_silent_seconds", arm="challenger") > 0)
     ready = await h.client.get("/health/ready")
     assert ready.status_code == 200  # the incumbent decides
     assert ready.json()["parts"]["test/challenger"].startswith("no answer for ")
     assert ready.json()["parts"]["test/incumbent"] == "ok"
     assert "http://127.0.0.1:9/v1/models/challenger:predict" in caplog.text
     h.put(stage="shadow")  # corrected: noticed at once, without traffic
-    await h.until(lambda: h.router.health.parts.get("test/challenger") == "ok")
-    await h.until(lambda: sample("mtorl_arm_silent_seconds", arm="challenger") == 0)
+    await until(lambda: h.router.health.parts.get("test/challenger") == "ok")
+    await until(lambda: sample("mtorl_arm_silent_seconds", arm="challenger") == 0)
     assert not h.arm.asked
 
 
@@ -33,14 +34,14 @@ async def test_a_file_with_a_wrong_host_is_applied_and_reported(h: Harness, capl
 async def test_an_idle_arm_is_probed_and_a_removed_arm_forgotten(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asked_arms, "PROBE_SECONDS", 0.5)
     h.arm.mode = 500
-    await h.until(lambda: sample("mtorl_arm_silent_seconds", arm="challenger") > 1)
+    await until(lambda: sample("mtorl_arm_silent_seconds", arm="challenger") > 1)
     h.arm.mode = "ok"
-    await h.until(lambda: sample("mtorl_arm_silent_seconds", arm="challenger") == 0)
+    await until(lambda: sample("mtorl_arm_silent_seconds", arm="challenger") == 0)
     h.arm.mode = 500
-    await h.until(lambda: sample("mtorl_arm_silent_seconds", arm="challenger") > 0)
+    await until(lambda: sample("mtorl_arm_silent_seconds", arm="challenger") > 0)
     h.put(arms=[{"name": n, "weight": 0.5, "endpoint": "http://127.0.0.1:9"} for n in ("incumbent", "second")])
-    await h.until(lambda: "test/second" in h.router.health.parts)
-    await h.until(lambda: "test/challenger" not in h.router.health.parts)
+    await until(lambda: "test/second" in h.router.health.parts)
+    await until(lambda: "test/challenger" not in h.router.health.parts)
     assert sample("mtorl_arm_silent_seconds", arm="challenger") == 0
 
 
@@ -48,10 +49,11 @@ async def test_an_idle_arm_is_probed_and_a_removed_arm_forgotten(h: Harness, mon
 async def test_probes_that_hang_do_not_delay_the_kill_switch(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asked_arms, "PROBE_SECONDS", 0.0)
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))  # shared with the rest of the housekeeping
+    monkeypatch.setattr(asked_arms, "_PATIENCE_SECONDS", 600.0)
     h.arm.mode = "hold"
     probes = asyncio.create_task(h.router._arm_watch.probe())
     h.put(enabled=False)
-    await h.until(lambda: not only(h.router.live).enabled, seconds=8.0)  # two probes in sequence would take 10 s
+    await until(lambda: not only(h.router.live).enabled)
     h.arm.release.set()
     await probes
 
@@ -84,7 +86,7 @@ def naming(**digests: str) -> list[dict[str, Any]]:
 async def test_swapped_endpoints_log_nothing_under_the_wrong_arm(h: Harness, caplog: pytest.LogCaptureFixture) -> None:
     h.arm.mode = lambda _: model("aaaa1111")  # the answer for either arm, after a swap
     h.put(salt="another", arms=naming(incumbent="aaaa", challenger="bbbb"))
-    await h.until(lambda: only(h.router.live).arm("challenger").model_digest)
+    await until(lambda: only(h.router.live).arm("challenger").model_digest)
     answers = await h.predict(*(instance(f"u{i}") for i in range(50)))
     for answer in answers:
         assert (answer["fallback_reason"] == "model_error") == (answer["arm"] == "challenger")
@@ -108,7 +110,7 @@ async def test_a_model_change_is_reported_until_the_experiment_changes(h: Harnes
     said = h.router.health.parts["test/incumbent"]
     assert said.startswith("model d2 since") and "d1 before" in said
     h.put(salt="another")
-    await h.until(lambda: only(h.router.live).salt == "another")
+    await until(lambda: only(h.router.live).salt == "another")
     await h.predict(*map(instance, users))
     assert h.router.health.parts["test/incumbent"] == "ok"
     assert sample("mtorl_arm_model_changes_total", arm="incumbent") == changes + 1

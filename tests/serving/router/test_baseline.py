@@ -9,6 +9,7 @@ import pytest
 from serving.router.flow.idempotency_cache import prediction_of
 from serving.router.flow.stages import Stages
 from tests.serving.router_fixtures import SHORT_DEADLINE, Harness, full_disk, instance, only, with_router
+from tests.waiting import until
 
 SEARCH = {"channel": "search", "expose": True, "propensity": 0.4}
 ARMS = [{"name": "incumbent", "weight": 0.5, "policy": "baseline"}, {"name": "challenger", "weight": 0.5}]
@@ -62,8 +63,8 @@ async def test_a_default_action_that_is_not_logged_is_no_exposure(h: Harness, mo
         patch.setattr(os, "write", full_disk)
         (answer,) = await h.predict(instance(baseline=SEARCH))
         assert (answer["fallback_reason"], answer["channel"], answer["expose"]) == ("log", "search", False)
-        await h.until(h.holds_nothing)
-    await h.until(lambda: len(h.records()) == 1)
+        await until(h.holds_nothing)
+    await until(lambda: len(h.records()) == 1)
     (record,) = h.records()
     assert record["withdrawn"] and not record["expose"]
 
@@ -100,13 +101,13 @@ async def test_a_baseline_that_is_logged_too_late_is_not_exposed(h: Harness, mon
     log, late = Stages._log, threading.Event()
 
     def slow(stages: Stages, decisions: Any) -> None:
-        late.wait(10)
+        late.wait(60)
         log(stages, decisions)
 
     h.arm.mode = 500
     monkeypatch.setattr(Stages, "_log", slow)
     (answer,) = await h.predict(instance(baseline=SEARCH))
     late.set()
-    await h.until(h.holds_nothing)
+    await until(h.holds_nothing)
     (record,) = h.records_of([answer])
     assert (answer["expose"], answer["reservation_id"], record["expose"]) == (False, None, False)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.router_fixtures import CONTEXT, Harness, arms, decision, instance, run, with_router
+from tests.serving.router_fixtures import CONTEXT, Harness, arms, decision, instance, running, with_router
 
 ONLY_SEARCH = {"channel": "search", "channel_probs": {"search": 1.0, "video": 0.0}, "propensity": 1.0}
 
@@ -25,24 +25,20 @@ async def test_an_arm_gets_the_candidates_and_may_choose_only_them(h: Harness) -
     assert (default["channel"], default["expose"], default["fallback_reason"]) == ("video", False, "model_error")
 
 
-def test_rows_baselines_and_exploration_choose_only_candidates(tmp_path: Path) -> None:
-    async def by_rows(h: Harness) -> None:
+async def test_rows_baselines_and_exploration_choose_only_candidates(tmp_path: Path) -> None:
+    rows = [{"when": {"device": "phone"}, "channel": "video"}, {"channel": "search"}]
+    async with running(tmp_path, changes={"arms": arms(policy=rows, explore={"share": 0.5})}) as h:
         answers = await h.predict(*(instance(f"u{i}", candidates=["search"]) for i in range(8)))
         assert {(answer["channel"], answer["propensity"]) for answer in answers} == {("search", 1.0)}
         assert all(record["channel_probs"] == {"search": 1.0} for record in h.records())
         (none,) = await h.predict(instance(candidates=["video"], context={**CONTEXT, "device": "tv"}))
         assert (none["fallback_reason"], none["channel"]) == ("model_error", "video")
-
-    async def by_baseline(h: Harness) -> None:
+    async with running(tmp_path, changes={"arms": arms(policy="baseline", explore={"share": 0.5})}) as h:
         said = {"channel": "video", "expose": False, "propensity": 1.0}
         await h.predict(*(instance(f"u{i}", candidates=["video"], baseline=said) for i in range(8)))
         for record in h.records()[-8:]:
             assert (record["channel"], record["channel_probs"]) == ("video", {"video": 1.0})
             assert record["exposure_probs"] == {"video": 0.5}
-
-    rows = [{"when": {"device": "phone"}, "channel": "video"}, {"channel": "search"}]
-    run(by_rows, tmp_path, changes={"arms": arms(policy=rows, explore={"share": 0.5})})
-    run(by_baseline, tmp_path, changes={"arms": arms(policy="baseline", explore={"share": 0.5})})
 
 
 @with_router()

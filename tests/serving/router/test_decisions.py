@@ -9,6 +9,7 @@ from mtorl.experiment.assignment import draw
 from mtorl.log.records import json_schema
 from mtorl.log.times import microseconds
 from tests.serving.router_fixtures import COST_CAP, Harness, decision, instance, sample, with_router
+from tests.waiting import until
 
 BUDGET = {"campaign": "*", "channel": "*", "amount": 50.0}
 
@@ -100,7 +101,7 @@ async def test_a_user_outside_the_experiment_gets_the_incumbent_and_is_marked(h:
 
 @with_router(changes={"budgets": [{**BUDGET, "period": "day", "pacing": {"price": 0.4}}]})
 async def test_a_paced_budget_has_a_price_for_each_channel(h: Harness) -> None:
-    await h.until(lambda: h.router.budgets.pacer.prices("test/incumbent", "spring"))
+    await until(lambda: h.router.budgets.pacer.prices("test/incumbent", "spring"))
     await h.predict()
     assert set(h.arm.asked[-1][1]["price"]) == {"search", "video"}
     assert sample("mtorl_budget_price", arm="incumbent") > 0
@@ -112,10 +113,10 @@ async def test_opportunities_and_forecasts_reach_the_pacing(h: Harness) -> None:
     for number in range(60):
         (answer,) = await h.predict(instance(f"u{number}"))
     pacer = h.router.budgets.pacer
-    await h.until(lambda: set(pacer.by_arm()) == {"test/incumbent", "test/challenger"})
+    await until(lambda: set(pacer.by_arm()) == {"test/incumbent", "test/challenger"})
     ratio = answer["expected_reward"] / answer["expected_cost"]
     assert all(0 < price < 2 * ratio for price in pacer.by_arm().values())
-    await h.until(lambda: sum(h.router.ledger.pacing.reports()[0].values()) == 60)
+    await until(lambda: sum(h.router.ledger.pacing.reports()[0].values()) == 60)
 
 
 @with_router()

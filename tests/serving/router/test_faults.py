@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from serving.local.stack import LocalStack
 from tests.redis_server import redis_server
 from tests.serving.router_fixtures import event
 from tests.serving.small_run import small_run
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -149,7 +150,7 @@ def mostly_decided(traffic: Traffic) -> bool:
     return during[None] > 0.8 * during.total() > 0
 
 
-def test_killed_parts_cost_no_answer_and_no_money(tmp_path: Path, store: Any, wait_for: Callable[..., bool]) -> None:
+def test_killed_parts_cost_no_answer_and_no_money(tmp_path: Path, store: Any) -> None:
     """First model workers and the ledger's Redis are killed, then the router, which repeats its answers afterwards."""
     where, restart_redis = store
     run = small_run(tmp_path)
@@ -162,15 +163,15 @@ def test_killed_parts_cost_no_answer_and_no_money(tmp_path: Path, store: Any, wa
         if restart_redis:
             time.sleep(3)
             restart_redis()
-        assert wait_for(lambda: mostly_decided(traffic) and traffic.reasons[None] > 50, 240), traffic.reasons
+        eventually(lambda: mostly_decided(traffic) and traffic.reasons[None] > 50, 240, lambda: traffic.reasons)
         # If the disk or the store can't take an outcome, the caller must retry it. If a busy host has no room for a
         # decision, the caller gets a 429. Most requests are answered, because a failing part is no sign of load.
         statuses = Counter(traffic.statuses)
         assert traffic.broken == 0 and set(statuses) <= {200, 429, 503} and statuses[429] < statuses[200], statuses
         os.killpg(stack.pids["router"], signal.SIGKILL)
-        assert wait_for(lambda: traffic.broken > 0, 60)
+        eventually(lambda: traffic.broken > 0)
         stack.stop()
         stack.start()
         answered = traffic.statuses[200]
-        assert wait_for(lambda: traffic.statuses[200] > answered + 50, 240)
+        eventually(lambda: traffic.statuses[200] > answered + 50, 240)
     check_books(where, run, traffic)

@@ -10,7 +10,8 @@ from serving.router import messages
 from serving.router.http.auth import Authentication
 from serving.router.ops.settings import SettingsError, TokenAuth
 from tests.lakes import id_of
-from tests.serving.router_fixtures import Harness, instance, run, sample, with_router
+from tests.serving.router_fixtures import Harness, instance, running, sample, with_router
+from tests.waiting import until
 
 TOKEN = "0123456789abcdef-token"
 BODY = {"instances": [instance()]}
@@ -21,11 +22,10 @@ def bearer(token: str) -> list[tuple[bytes, bytes]]:
     return [(b"authorization", f"Bearer {token}".encode())]
 
 
-def test_a_caller_without_a_token_can_neither_decide_nor_report(tmp_path: Path) -> None:
+async def test_a_caller_without_a_token_can_neither_decide_nor_report(tmp_path: Path) -> None:
     (tmp_path / "token.txt").write_text(TOKEN + "\n")
     before = sample("mtorl_refused_requests_total", status="401")
-
-    async def scenario(h: Harness) -> None:
+    async with running(tmp_path, auth={"kind": "token", "file": "token.txt"}) as h:
         for path in (PREDICT, "/v2/models/ads/infer", "/v1/outcomes", "/v1/drills", "/v2/repository/x"):
             for headers in ({}, {"authorization": "Bearer wrong-0123456789abcdef"}, {"authorization": TOKEN}):
                 response = await h.post(path, None, json=BODY, headers=headers)
@@ -39,8 +39,6 @@ def test_a_caller_without_a_token_can_neither_decide_nor_report(tmp_path: Path) 
             assert (await h.client.get(path)).status_code == 200, path
         good = await h.post(PREDICT, None, json=BODY, headers={"authorization": f"bearer {TOKEN}"})
         assert good.status_code == 200 and TOKEN not in (await h.client.get("/metrics")).text
-
-    run(scenario, tmp_path, auth={"kind": "token", "file": "token.txt"})
 
 
 def test_a_token_is_rotated_without_a_restart_and_never_by_accident(tmp_path: Path) -> None:
@@ -78,14 +76,15 @@ async def test_a_large_or_endless_body_is_refused_before_it_is_read(h: Harness) 
     assert (await h.predict())[0]["expose"]
 
 
-def test_requests_beyond_the_limit_get_429_and_a_retry_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_requests_beyond_the_limit_get_429_and_a_retry_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("serving.router.flow.admission.PATIENCE", 0.001)
     monkeypatch.setattr("serving.router.flow.admission._REFUSAL", 0.001)
-
-    async def scenario(h: Harness) -> None:
+    async with running(tmp_path, max_in_flight=3) as h:
         h.arm.mode = "hold"
         waiting = [asyncio.create_task(h.post(PREDICT, BODY)) for _ in range(3)]
-        await h.until(lambda: h.gateway.decisions.inside == 3)
+        await until(lambda: h.gateway.decisions.inside == 3)
         h.gateway.decisions._mean = 20.0  # mean time of an answer, seconds
         assert h.gateway.sheds(b"POST", PREDICT.encode())
         assert not h.gateway.sheds(b"GET", b"/metrics") and not h.gateway.sheds(b"POST", b"/v1/outcomes?x=y")
@@ -101,5 +100,3 @@ def test_requests_beyond_the_limit_get_429_and_a_retry_time(tmp_path: Path, monk
         assert h.gateway.decisions.inside == 0
         h.arm.mode = "ok"
         assert (await h.predict())[0]["expose"]
-
-    run(scenario, tmp_path, max_in_flight=3)

@@ -11,7 +11,8 @@ from serving.router.flow.budgets import Budgets
 from serving.router.flow.features import FeatureReader
 from serving.router.flow.idempotency_cache import SECONDS, IdempotencyCache
 from serving.router.flow.pending_decision import PendingDecision
-from tests.serving.router_fixtures import CONTEXT, SHORT_DEADLINE, Harness, in_loop, instance, with_router
+from tests.serving.router_fixtures import CONTEXT, SHORT_DEADLINE, Harness, instance, with_router
+from tests.waiting import until
 
 
 @with_router()
@@ -100,7 +101,6 @@ async def test_a_retry_may_spell_the_same_request_differently(h: Harness) -> Non
     assert await h.predict(*(instance(request_id=f"r{i}", **same) for i, (_, same) in enumerate(SAME))) == first
 
 
-@in_loop
 async def test_old_answers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.router.flow.idempotency_cache.MOST", 3)
     clock = [1000.0]
@@ -181,9 +181,9 @@ async def test_a_bug_gives_all_waiting_callers_the_default_action_and_reserves_n
     assert {(answer["fallback_reason"], answer["expose"]) for (answer,) in answers} == {("internal", False)}
     assert len({answer["decision_id"] for (answer,) in answers}) == 1
     assert not h.router.decider.cache._pending
-    await h.until(h.holds_nothing)
+    await until(h.holds_nothing)
     logged = [] if bug[1] == "record" else [False]
-    await h.until(lambda: [record["expose"] for record in h.records()][-1:] == logged)
+    await until(lambda: [record["expose"] for record in h.records()][-1:] == logged)
     assert (await h.predict(instance()))[0]["expose"]
 
 
@@ -203,7 +203,7 @@ async def test_a_caller_that_disconnects_leaves_a_record_and_affects_no_other(h:
     body = {"instances": [instance(request_id="r1"), instance()]}
     impatient = [asyncio.create_task(h.post("/v1/models/ads:predict", body)) for _ in range(3)]
     patient = asyncio.create_task(h.post("/v1/models/ads:predict", body))
-    await h.until(lambda: len(h.arm.asked) >= 2)
+    await until(lambda: len(h.arm.asked) >= 2)
     for task in impatient:
         task.cancel()
     h.arm.release.set()
@@ -213,6 +213,6 @@ async def test_a_caller_that_disconnects_leaves_a_record_and_affects_no_other(h:
     await h.router.decider.drain()
     assert len({r["decision_id"] for r in h.records()}) == len(h.ledger.open_reservations()) == len(h.records())
     assert not h.router.decider.cache._pending
-    await h.until(lambda: h.gateway.decisions.inside == 0)
+    await until(lambda: h.gateway.decisions.inside == 0)
     (again,) = await h.predict(instance(request_id="r1"))
     assert again == answer.json()["predictions"][0]

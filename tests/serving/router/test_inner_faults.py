@@ -32,10 +32,11 @@ from tests.serving.router_fixtures import (
     full_disk,
     instance,
     only,
-    run,
+    running,
     sample,
     with_router,
 )
+from tests.waiting import until
 
 
 def _mode(mode: Any) -> Callable[[Harness], None]:
@@ -71,10 +72,9 @@ FAULTS: dict[str, tuple[str, Callable[[Harness], Any]]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_an_internal_fault_gives_the_default_action(tmp_path: Path, fault: str) -> None:
+async def test_an_internal_fault_gives_the_default_action(tmp_path: Path, fault: str) -> None:
     reason, strike = FAULTS[fault]
-
-    async def scenario(h: Harness) -> None:
+    async with running(tmp_path, deadline_ms=SHORT_DEADLINE if "slow" in fault or "locked" in fault else 20_000) as h:
         if asyncio.iscoroutine(waits := strike(h)):
             await waits
         arm = only(h.router.live).arm_of("u1")[0]
@@ -94,9 +94,7 @@ def test_an_internal_fault_gives_the_default_action(tmp_path: Path, fault: str) 
         if own["expose"]:
             assert h.balance(arm).reserved == 0.6
         elif fault != "ledger is missing":
-            await h.until(h.holds_nothing)
-
-    run(scenario, tmp_path, deadline_ms=SHORT_DEADLINE if "slow" in fault or "locked" in fault else 20_000)
+            await until(h.holds_nothing)
 
 
 def open_breaker_after(failures: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,16 +173,16 @@ async def test_log_faults_expose_and_reserve_nothing(h: Harness, monkeypatch: py
         patch.setattr(os, call, lambda file, *data: full_disk(file, data))
         (answer,) = await h.predict()
         assert (answer["fallback_reason"], answer["expose"], answer["propensity"]) == ("log", False, 1.0)
-        await h.until(h.holds_nothing)
+        await until(h.holds_nothing)
         assert sample("mtorl_fallbacks_total", arm=arm, reason="log") == before + 1
-        await h.until(lambda: said() == LOG_NOT_WRITTEN(error="[Errno 28] No space left on device"))
+        await until(lambda: said() == LOG_NOT_WRITTEN(error="[Errno 28] No space left on device"))
         assert sample("mtorl_spool_writable") == 0
     # Once the disk has room again, the decision above is logged, so that verdicts count its default action.
-    await h.until(lambda: len(h.records()) == 1)
+    await until(lambda: len(h.records()) == 1)
     (record,) = h.records()
     assert record["decision_id"] == answer["decision_id"] and record["withdrawn"]
     assert record["fallback_reason"] == "log" and not record["expose"]
-    await h.until(lambda: said() == "ok")
+    await until(lambda: said() == "ok")
     assert sample("mtorl_spool_writable") == 1 and sample("mtorl_spool_lost_records") == 0
     assert sample("mtorl_spool_free_bytes") > 0
     (answer,) = await h.predict()
@@ -211,9 +209,9 @@ async def test_money_is_released_after_its_withdrawal_is_logged_or_the_log_has_h
         (answer,) = await h.predict()
         assert (answer["fallback_reason"], answer["expose"]) == ("log", False)
         if seconds < 1:
-            await h.until(lambda: released and h.holds_nothing())
+            await until(lambda: released and h.holds_nothing())
         gate.set()
-        await h.until(lambda: released and h.holds_nothing() and len(h.records()) == 2)
+        await until(lambda: released and h.holds_nothing() and len(h.records()) == 2)
     assert seconds < 1 or released == [[False, True]]
     first, second = h.records()
     assert first["decision_id"] == second["decision_id"] == answer["decision_id"]
@@ -282,8 +280,7 @@ async def test_a_hung_ledger_is_not_called_but_a_refusing_one_is(h: Harness, mon
     assert {answer["fallback_reason"] for (answer,) in answers} == {"ledger"}
     assert calls == 8 + 3  # no test call while three calls hang
     released.set()
-    await h.until(lambda: not h.router.decider.at_work)
-    await asyncio.sleep(0.1)
+    await until(lambda: not h.router.decider._stages.parts._breakers["ledger"].ends)
     await h.predict()
     assert calls == 8 + 3 + 1
 
@@ -306,5 +303,5 @@ async def test_a_part_that_always_answers_too_late_is_not_called(h: Harness, mon
     for _ in range(8):
         (answer,) = await h.predict()
         assert answer["fallback_reason"] == "features"
-        await h.until(lambda: back == calls)
+        await until(lambda: back == calls)
     assert calls <= 5

@@ -4,7 +4,7 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +13,8 @@ import pytest
 from serving.ledger.contract import Wanted
 from serving.router.flow.arms import Arms
 from serving.router.flow.decider import Lane
-from tests.serving.router_fixtures import SHORT_DEADLINE, Harness, decision, in_loop, instance, only, with_router
+from tests.serving.router_fixtures import SHORT_DEADLINE, Harness, decision, instance, only, with_router
+from tests.waiting import until
 
 LONG = 60.0
 
@@ -23,12 +24,6 @@ def some(count: int = 1) -> list[Any]:
     return [SimpleNamespace(taken_over=False, done=False) for _ in range(count)]
 
 
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():
-        await asyncio.sleep(0.001)
-
-
-@in_loop
 async def test_waiting_decisions_share_a_batch() -> None:
     batches: list[int] = []
     go = threading.Event()
@@ -47,7 +42,6 @@ async def test_waiting_decisions_share_a_batch() -> None:
     assert sum(batches) == 132 and len(batches) <= 6, batches
 
 
-@in_loop
 async def test_hanging_threads_with_answered_decisions_delay_no_others() -> None:
     """In the lane of repeated requests, some decisions of a batch may be answered and the others taken over."""
     go, began = threading.Event(), threading.Semaphore(0)
@@ -110,7 +104,7 @@ async def test_decisions_that_skip_a_stage_do_not_wait_for_it(h: Harness, monkey
     assert [answer["fallback_reason"] for answer in answers] == ["ledger", None]
     assert not any(record["expose"] or record["withdrawn"] for record in h.records_of(answers))
     go.set()
-    await h.until(h.holds_nothing)
+    await until(h.holds_nothing)
 
 
 @with_router(deadline_ms=SHORT_DEADLINE)
@@ -137,7 +131,7 @@ async def test_a_decision_is_completed_or_taken_over_not_both(h: Harness, monkey
     monkeypatch.setattr(h.spool, "write", slowly)
     answers = [answer for (answer,) in await asyncio.gather(*(h.predict(instance(f"u{i}")) for i in range(6)))]
     exposed = {answer["decision_id"] for answer in answers if answer["expose"]}
-    await h.until(lambda: set(h.ledger.open_reservations()) == exposed)
+    await until(lambda: set(h.ledger.open_reservations()) == exposed)
     withdrawn = {record["decision_id"] for record in h.records() if record["withdrawn"]}
     shown = {record["decision_id"] for record in h.records() if record["expose"]}
     assert shown - withdrawn == exposed

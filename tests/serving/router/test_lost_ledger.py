@@ -15,7 +15,8 @@ from serving.ledger.sqlite_ledger import SqliteLedger
 from serving.router.router import Router
 from tests.messages import raises
 from tests.serving.ledgers import Place
-from tests.serving.router_fixtures import FakeFeatures, Harness, in_loop, running, with_router, write_settings
+from tests.serving.router_fixtures import FakeFeatures, Harness, running, with_router, write_settings
+from tests.waiting import until
 
 
 def lose(place: Place, how: str) -> None:
@@ -47,7 +48,7 @@ async def test_nothing_is_spent_until_agreed(h: Harness, place: Place, ledger: s
     assert (await h.predict())[0]["fallback_reason"] == "ledger"
     command = CliRunner().invoke(app, ["ledger", "agree", str(h.folder / "router.yaml")])
     assert command.exit_code == 0 and command.output.endswith(" 0.04\n")
-    await h.until(lambda: h.router.budgets.ready)
+    await until(lambda: h.router.budgets.ready)
     assert (await h.predict())[0]["expose"]
     await h.restart()
     assert (await h.predict())[0]["expose"]
@@ -80,7 +81,6 @@ async def test_a_log_without_exposures_needs_no_ledger(h: Harness, place: Place,
     assert (await h.predict())[0]["expose"]
 
 
-@in_loop
 async def test_a_second_router_on_one_ledger_file_is_refused(tmp_path: Path) -> None:
     """Once, two routers on one file released each other's reservations, and spent 119.61 of a budget of 60."""
     where = str(tmp_path / "ledger.sqlite")

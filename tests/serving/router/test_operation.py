@@ -26,10 +26,11 @@ from tests.serving.router_fixtures import (
     decision,
     instance,
     only,
-    run,
+    running,
     sample,
     with_router,
 )
+from tests.waiting import until
 
 BUDGET = {"campaign": "*", "channel": "*"}
 
@@ -49,13 +50,13 @@ async def test_the_experiment_is_reloaded_and_an_invalid_file_changes_nothing(h:
     assert only(h.router.live).enabled and h.router.live.experiments is before
 
     h.put(enabled=False)  # the router notices the kill switch by polling
-    await h.until(lambda: h.router.live.experiments is not before)
+    await until(lambda: h.router.live.experiments is not before)
     assert {p["arm"] for p in await h.predict(*(instance(f"u{i}") for i in range(20)))} == {"incumbent"}
     assert sample("mtorl_experiment_enabled", experiment="test") == 0 and sample("mtorl_experiment_refused") == 0
     assert (await h.client.get("/health/ready")).json()["parts"]["experiment"] == "ok"
     assert not Experiment.load(kept).enabled  # the kill switch survives a restart
     assert {record["stage"] for record in h.records()} == {"off"}
-    await h.until(lambda: h.balance("incumbent").limit == 100 and h.balance("challenger").limit == 0)
+    await until(lambda: h.balance("incumbent").limit == 100 and h.balance("challenger").limit == 0)
 
 
 @pytest.mark.parametrize("call", ["expire", "define", "balances"])
@@ -74,11 +75,11 @@ async def test_the_kill_switch_needs_no_ledger(h: Harness, monkeypatch: pytest.M
     monkeypatch.setattr(h.ledger, call, hang)
     for enabled in (True, False):
         h.put(enabled=enabled, owner=f"changed {enabled}")
-        await h.until(hanging.is_set)
-    await h.until(lambda: not only(h.router.live).enabled)
+        await until(hanging.is_set)
+    await until(lambda: not only(h.router.live).enabled)
     assert not may_answer.is_set()
     may_answer.set()
-    await h.until(lambda: h.balance("challenger").limit == 0)
+    await until(lambda: h.balance("challenger").limit == 0)
 
 
 @with_router(changes={"budgets": [{**BUDGET, "amount": 6.0}]})
@@ -98,7 +99,7 @@ async def test_the_kill_switch_under_traffic_keeps_spend_within_the_budget(h: Ha
     spent = h.balance("challenger").spent
     h.put(enabled=False, budgets=[{**BUDGET, "amount": 6.0}])
     assert await spend(1)  # traffic continues meanwhile
-    await h.until(lambda: h.balance("incumbent").limit > 3.0)
+    await until(lambda: h.balance("incumbent").limit > 3.0)
     assert await spend(4) == {"incumbent"}
     whole = h.balance("*")
     assert (whole.spent, whole.reserved, whole.excess) == (6.0, 0.0, 0.0)
@@ -110,7 +111,7 @@ async def test_metrics_are_shown(h: Harness) -> None:
     (answer,) = await h.predict()
     await h.outcome(answer["decision_id"], "cost", 0.02)
     arm = {"experiment": "test", "arm": answer["arm"]}
-    await h.until(lambda: sample("mtorl_budget_spent", **arm, period="total") == 0.02)
+    await until(lambda: sample("mtorl_budget_spent", **arm, period="total") == 0.02)
     assert sample("mtorl_budget_spent", experiment="", arm="*", period="total") == 0.02
     assert sample("mtorl_budget_limit", **arm, period="total") == 50
     assert sample("mtorl_budget_spend_ratio", **arm) == 0.02 / 50
@@ -120,7 +121,7 @@ async def test_metrics_are_shown(h: Harness) -> None:
         assert sample("mtorl_stage_latency_seconds_count", **arm, stage=stage) > 0
     assert sample("mtorl_outcomes_total", kind="cost", status="accepted") > 0
     assert "mtorl_spool_records_total" in (await h.client.get("/metrics")).text
-    await h.until(lambda: sample("mtorl_ledger_free_bytes", store="file_beside_log") > 0)
+    await until(lambda: sample("mtorl_ledger_free_bytes", store="file_beside_log") > 0)
     room = h.ledger.room()
     assert room is not None and room.device == h.folder.stat().st_dev
     assert sample("mtorl_ledger_limit_bytes", store="file_beside_log") == room.limit > room.free > 0
@@ -156,7 +157,7 @@ async def test_draws_of_policies_with_a_choice_are_counted(
 async def test_the_router_starts_before_its_ledger_and_spends_once_it_is_there(h: Harness, tmp_path: Path) -> None:
     assert (await h.predict())[0]["fallback_reason"] == "ledger"
     (tmp_path / "later").mkdir()
-    await h.until(lambda: h.router.budgets.ready)
+    await until(lambda: h.router.budgets.ready)
     assert (await h.predict())[0]["expose"]
 
 
@@ -165,7 +166,7 @@ async def test_a_reservation_without_an_outcome_expires(h: Harness) -> None:
     before = sample("mtorl_budget_expired_total")
     (answer,) = await h.predict()
     assert answer["expose"]
-    await h.until(lambda: sample("mtorl_budget_expired_total") == before + 1)
+    await until(lambda: sample("mtorl_budget_expired_total") == before + 1)
     assert h.balance(answer["arm"]).reserved == 0
     await h.outcome(answer["decision_id"], "cost", 0.02)
     assert h.balance(answer["arm"]).spent == 0.02
@@ -239,11 +240,11 @@ async def test_a_budget_below_its_spend_is_reported_once(h: Harness, caplog: pyt
     (answer,) = await h.predict()
     await h.outcome(answer["decision_id"], "cost", 0.04)
     h.put(budgets=[{**BUDGET, "amount": 0.03}])
-    await h.until(lambda: len(h.router.health.problems.get("budgets", ())) > 0)
+    await until(lambda: len(h.router.health.problems.get("budgets", ())) > 0)
     (warning,) = h.router.health.problems["budgets"]
     assert_says(warning, OVERSPENT, budget="campaign *, channel *, total", spent=0.04)
     h.put(budgets=[{**BUDGET, "amount": 100.0}])
-    await h.until(lambda: h.router.health.parts.get("budgets") == "ok")
+    await until(lambda: h.router.health.parts.get("budgets") == "ok")
     assert caplog.messages.count(f"budgets: {warning}") == 1
 
 
@@ -268,12 +269,11 @@ def test_an_arm_whose_money_pays_for_few_ads_is_reported(channel: str, limit: fl
     assert not budget_warnings([tomorrow], 86_390.0, {}) and budget_warnings([tomorrow], 3_600.0, {})
 
 
-def test_a_limit_that_the_ledger_cannot_hold_spends_nothing(tmp_path: Path, lasting_redis: int) -> None:
-    async def scenario(h: Harness) -> None:
-        assert (await h.predict())[0]["fallback_reason"] == "ledger"
-
+async def test_a_limit_that_the_ledger_cannot_hold_spends_nothing(tmp_path: Path, lasting_redis: int) -> None:
     budgets = [{"campaign": "*", "channel": "*", "amount": 1e8}]
-    run(scenario, tmp_path, changes={"budgets": budgets}, ledger=Place("redis", tmp_path, lasting_redis).where)
+    where = Place("redis", tmp_path, lasting_redis).where
+    async with running(tmp_path, changes={"budgets": budgets}, ledger=where) as h:
+        assert (await h.predict())[0]["fallback_reason"] == "ledger"
 
 
 @with_router()
@@ -296,7 +296,7 @@ async def test_probes_report_the_faults_of_parts(h: Harness, tmp_path: Path, mon
     }
     h.arm.mode = "ok"
     (tmp_path / "ledger.sqlite").unlink()
-    await h.until(lambda: h.router.health.parts.get("ledger", "ok") != "ok")
+    await until(lambda: h.router.health.parts.get("ledger", "ok") != "ok")
     away = await h.client.get("/health/ready")
     assert away.status_code == 200 and away.json()["parts"]["ledger"].startswith("no answer")  # the router decides
     h.router.health.draining = True

@@ -22,6 +22,7 @@ from tests.lakes import id_of
 from tests.serving.ledgers import KINDS, Place, reserve, settle
 from tests.serving.router_fixtures import SHORT_DEADLINE, Harness, event, full_disk, instance, with_router
 from tests.serving.shipping import RECORDS
+from tests.waiting import until
 
 
 @with_router()
@@ -45,7 +46,7 @@ async def test_an_outcome_is_kept_during_a_ledger_outage_and_settled_afterwards(
     assert (await h.outcome(answer["decision_id"], "cost", 0.02))["accepted"] == 1
     blocker.execute("ROLLBACK")
     blocker.close()
-    await h.until(lambda: h.balance(answer["arm"]).spent == 0.02)
+    await until(lambda: h.balance(answer["arm"]).spent == 0.02)
 
 
 def report(*decisions: str, kind: str = "click") -> dict[str, Any]:
@@ -94,7 +95,7 @@ async def test_a_decision_does_not_wait_for_costs_that_are_settled(h: Harness, m
 
     monkeypatch.setattr(h.ledger, "settle_all", slow)
     told = asyncio.create_task(h.post("/v1/outcomes", report(*unknown(*range(40)), kind="cost")))
-    await h.until(lambda: len(list(h.spool.read("outcome"))) == 40)
+    await until(lambda: len(list(h.spool.read("outcome"))) == 40)
     assert (await h.predict())[0]["expose"]
     release.set()
     assert (await told).json()["accepted"] == 40

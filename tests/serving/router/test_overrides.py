@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from serving.router import router
-from tests.serving.router_fixtures import COST_CAP, Harness, instance, run, sample, with_router
+from tests.serving.router_fixtures import COST_CAP, Harness, instance, running, sample, with_router
+from tests.waiting import until
 
 QA = {"qa-anna": "challenger", "qa-ben": "incumbent"}
 VIDEO = COST_CAP["video"]
@@ -26,7 +27,7 @@ async def test_in_shadow_an_overridden_user_gets_the_arm_without_a_shadow_decisi
         "*": (100, pytest.approx(3 * VIDEO)), "incumbent": (99, VIDEO), "challenger": (0, 0),
         "override": (1, pytest.approx(2 * VIDEO)),
     }  # fmt: skip
-    await h.until(lambda: len(list(h.spool.read("shadow"))) == 1)
+    await until(lambda: len(list(h.spool.read("shadow"))) == 1)
     assert next(iter(h.spool.read("shadow")))["decision_id"] == other["decision_id"]
     assert sample("mtorl_decisions_total", arm="challenger", expose="true") == counted
     await h.outcome(anna["decision_id"], "cost", 0.03)
@@ -55,7 +56,7 @@ DAILY = {"campaign": "*", "channel": "*", "amount": 10.0, "period": "day", "paci
 
 @with_router(changes={"overrides": QA, "budgets": [{**DAILY, "pacing": {"price": 0.4}}]})
 async def test_pacing_ignores_overridden_users(h: Harness) -> None:
-    await h.until(lambda: h.router.budgets.pacer.prices("test/challenger", "spring"))
+    await until(lambda: h.router.budgets.pacer.prices("test/challenger", "spring"))
     await h.predict(instance("qa-anna"), instance("u1"))
     asked = {item["user_id"]: item for _, item in h.arm.asked}
     assert "price" in asked["u1"] and "price" not in asked["qa-anna"]
@@ -95,15 +96,14 @@ async def test_the_kill_switch_gives_overridden_users_the_incumbent(h: Harness) 
     assert "override" not in {balance.arm.rpartition("/")[2] for balance in h.ledger.balances()}
 
 
-def test_accounts_follow_a_changed_file_before_the_next_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_accounts_follow_a_changed_file_before_the_next_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(router, "_TICK_SECONDS", 600.0)  # between rounds of housekeeping: longer than `until` waits
     monkeypatch.setattr(router, "_POLLS", 6000)
-
-    async def scenario(h: Harness) -> None:
+    async with running(tmp_path) as h:
         before = h.router.live.experiments
         h.put(overrides=QA)
         await h.router._follow_experiment()
         assert h.router.live.experiments is not before
-        await h.until(lambda: h.router.budgets.set_up_for(h.router.live.experiments))
-
-    run(scenario, tmp_path)
+        await until(lambda: h.router.budgets.set_up_for(h.router.live.experiments))

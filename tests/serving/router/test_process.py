@@ -7,11 +7,9 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from monitoring.decision_log import DecisionLog
@@ -22,6 +20,7 @@ from serving.router.messages import NO_REGISTRY
 from tests.repository import ROOT
 from tests.serving.router_fixtures import instance, write_settings
 from tests.serving.router_process import Process
+from tests.waiting import eventually
 
 
 @pytest.mark.integration
@@ -34,8 +33,8 @@ def test_the_process_reads_feast_drains_on_sigterm_and_starts_again(folder: Path
         window = next(item["window"] for _, item in process.arm.asked if item["u"] == u)
         assert window["prev_channel"] == [None, "search", "video"] and window["prev_click"] == [0.0, 0, 1]
         assert window["context"]["hour"] == [0.0, 1.0, 14.0] and window["static"] == {"age": "30-39"}
-        assert "mtorl_decisions_total" in httpx.get(f"{process.url}/metrics").text
-        assert httpx.get(f"{process.url}/v1/models/ads").json() == {"name": "ads", "ready": True}
+        assert "mtorl_decisions_total" in process.get("/metrics").text
+        assert process.get("/v1/models/ads").json() == {"name": "ads", "ready": True}
         libraries = Path(f"/proc/{process.router.pid}/maps").read_text()
         assert "libtorch" not in libraries
 
@@ -46,8 +45,7 @@ def test_the_process_reads_feast_drains_on_sigterm_and_starts_again(folder: Path
         ]
         for thread in in_flight:
             thread.start()
-        while "mtorl_in_flight_requests 5.0" not in httpx.get(f"{process.url}/metrics").text:
-            time.sleep(0.1)
+        eventually(lambda: "mtorl_in_flight_requests 5.0" in process.get("/metrics").text)
         process.router.send_signal(signal.SIGTERM)
         process.let_arms_answer()
         for thread in in_flight:
@@ -75,18 +73,17 @@ def test_a_router_reports_a_missing_feature_registry_and_waits_for_it(feast_repo
     (tmp_path / "features" / "online.db").symlink_to(feast_repo / "online.db")
     reason = NO_REGISTRY(file=f"{tmp_path}/features/registry.db")
 
-    def wait(process: Process) -> None:
-        while reason not in httpx.get(f"{process.url}/health/ready").text:
-            time.sleep(0.1)
+    def wait(process: Process, reason: str = reason) -> None:
+        eventually(lambda: reason in process.get("/health/ready").text)
 
     with Process(tmp_path, ready=False) as process:
         wait(process)
-        assert httpx.get(f"{process.url}/health/live").status_code == 200
-        assert httpx.get(f"{process.url}/v1/models/ads").status_code == 503
-        refused = httpx.post(f"{process.url}/v1/models/ads:predict", json={"instances": [instance("u1")]})
+        assert process.get("/health/live").status_code == 200
+        assert process.get("/v1/models/ads").status_code == 503
+        refused = process.post("/v1/models/ads:predict", json={"instances": [instance("u1")]})
         assert refused.status_code == 503 and refused.headers["retry-after"] == "2" and reason in refused.text
-        assert httpx.get(f"{process.url}/metrics", headers={"x": "y" * 40_000}).status_code == 431
-        assert 'mtorl_refused_requests_total{status="431"} 1.0' in httpx.get(f"{process.url}/metrics").text
+        assert process.get("/metrics", headers={"x": "y" * 40_000}).status_code == 431
+        assert 'mtorl_refused_requests_total{status="431"} 1.0' in process.get("/metrics").text
         process.router.terminate()
         assert process.router.wait(60) == 0
         assert (tmp_path / "router.log").read_text().count(reason) == 1
@@ -95,8 +92,7 @@ def test_a_router_reports_a_missing_feature_registry_and_waits_for_it(feast_repo
         wait(process)
         assert not (tmp_path / "features" / "registry.db").exists()  # Feast would have created an empty file
         (tmp_path / "features" / "registry.db").write_bytes(b"\0half of one")
-        while "being written" not in httpx.get(f"{process.url}/health/ready").text:
-            time.sleep(0.1)
+        wait(process, "being written")
         shutil.copy(feast_repo / "registry.db", tmp_path / "features")
         process.said("router ready http://127.0.0.1:")
         assert process.predict(instance("u1"))[0]["expose"]
@@ -105,9 +101,7 @@ def test_a_router_reports_a_missing_feature_registry_and_waits_for_it(feast_repo
 @pytest.mark.integration
 @pytest.mark.parametrize("taken_port", [None, "port"])
 def test_a_router_that_cannot_start_says_why(tmp_path: Path, taken_port: str | None) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         write_settings(tmp_path, "http://127.0.0.1:9", {}, **({taken_port: port} if taken_port else {}))
         command = [sys.executable, "-m", "serving.router", "--run-config", str(tmp_path / "router.yaml")]

@@ -11,36 +11,33 @@ from tests.serving.ledgers import Place, cancel, settle
 from tests.serving.router_fixtures import SHORT_DEADLINE, Harness, instance, running, with_router
 
 
-def test_an_exposure_that_another_router_cancelled_is_decided_again(tmp_path: Path, lasting_redis: int) -> None:
-    async def scenario() -> None:
-        async with running(tmp_path / "b", ledger=where) as other:
-            async with running(tmp_path / "a", ledger=where) as h:
-                (first,) = await h.predict(instance(request_id="r1"))
-                assert await h.predict(instance(request_id="r1")) == [first] and first["expose"]
-                await other.outcome(first["decision_id"], "cancel", 0.0)
-                (second,) = await h.predict(instance(request_id="r1"))
-                assert second["expose"] and second["decision_id"] != first["decision_id"]
-                assert await h.predict(instance(request_id="r1")) == [second]
-                assert h.balance(first["arm"]).reserved == 0.05
-                await other.outcome(second["decision_id"], "cancel", 0.0)
-            async with running(tmp_path / "a", ledger=where) as h:  # its log has no cancellation
-                (third,) = await h.predict(instance(request_id="r1"))
-                assert third["expose"] and third["decision_id"] not in (first["decision_id"], second["decision_id"])
-                await other.outcome(third["decision_id"], "cost", 0.04)
-                assert await h.predict(instance(request_id="r1")) == [third]  # its cost is settled
-                balance = h.balance(first["arm"])
-                assert (balance.spent, balance.reserved, balance.excess) == (0.04, 0.0, 0.0)
-                (elsewhere,) = await h.predict(instance(request_id="r2"))
-                await other.outcome(elsewhere["decision_id"], "cancel", 0.0)
-                assert (await other.predict(instance(request_id="r2")))[0]["expose"]
-                (last,) = await h.predict(instance(request_id="r2"))
-                assert (last["expose"], last["fallback_reason"]) == (False, "repeated"), "the ad is not exposed twice"
-                assert h.balance(first["arm"]).reserved == 0.05
-
+async def test_an_exposure_that_another_router_cancelled_is_decided_again(tmp_path: Path, lasting_redis: int) -> None:
     where = Place("redis", tmp_path, lasting_redis).where
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-    asyncio.run(scenario())
+    async with running(tmp_path / "b", ledger=where) as other:
+        async with running(tmp_path / "a", ledger=where) as h:
+            (first,) = await h.predict(instance(request_id="r1"))
+            assert await h.predict(instance(request_id="r1")) == [first] and first["expose"]
+            await other.outcome(first["decision_id"], "cancel", 0.0)
+            (second,) = await h.predict(instance(request_id="r1"))
+            assert second["expose"] and second["decision_id"] != first["decision_id"]
+            assert await h.predict(instance(request_id="r1")) == [second]
+            assert h.balance(first["arm"]).reserved == 0.05
+            await other.outcome(second["decision_id"], "cancel", 0.0)
+        async with running(tmp_path / "a", ledger=where) as h:  # its log has no cancellation
+            (third,) = await h.predict(instance(request_id="r1"))
+            assert third["expose"] and third["decision_id"] not in (first["decision_id"], second["decision_id"])
+            await other.outcome(third["decision_id"], "cost", 0.04)
+            assert await h.predict(instance(request_id="r1")) == [third]  # its cost is settled
+            balance = h.balance(first["arm"])
+            assert (balance.spent, balance.reserved, balance.excess) == (0.04, 0.0, 0.0)
+            (elsewhere,) = await h.predict(instance(request_id="r2"))
+            await other.outcome(elsewhere["decision_id"], "cancel", 0.0)
+            assert (await other.predict(instance(request_id="r2")))[0]["expose"]
+            (last,) = await h.predict(instance(request_id="r2"))
+            assert (last["expose"], last["fallback_reason"]) == (False, "repeated"), "the ad is not exposed twice"
+            assert h.balance(first["arm"]).reserved == 0.05
 
 
 @pytest.mark.parametrize("how", ["cancelled", "expired", "late"])

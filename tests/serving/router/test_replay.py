@@ -12,7 +12,8 @@ import pytest
 from mtorl.experiment.assignment import assign, draw, uniform
 from mtorl.policy.exploration import Choice, Exploration, explore
 from tests.repository import ROOT
-from tests.serving.router_fixtures import CONTEXT, Harness, arms, decision, instance, only, run, with_router
+from tests.serving.router_fixtures import CONTEXT, Harness, arms, decision, instance, only, running, with_router
+from tests.waiting import until
 
 BUDGETS = [
     {"campaign": "*", "channel": "*", "amount": 100.0},
@@ -57,14 +58,14 @@ async def window_of(h: Harness, record: dict[str, Any]) -> dict[str, Any]:
     def known() -> dict[str, dict[str, Any]]:
         return {one["decision_id"]: one["window"] for one in h.spool.read("window")}
 
-    await h.until(lambda: record["decision_id"] in known())
+    await until(lambda: record["decision_id"] in known())
     return known()[record["decision_id"]]
 
 
 @with_router(changes={"layer_part": [0.25, 1], "budgets": BUDGETS, "overrides": {"u7": "challenger"}})
 async def test_arm_draw_channel_and_item_follow_from_the_record(h: Harness) -> None:
     h.arm.mode = policy
-    await h.until(lambda: h.router.budgets.pacer.prices("test/incumbent", "spring"))
+    await until(lambda: h.router.budgets.pacer.prices("test/incumbent", "spring"))
     users = [instance(f"u{i}", request_id="r" if i % 2 else None) for i in range(60)]
     await h.predict(*users)
     asked = {json.dumps(item, sort_keys=True) for _, item in h.arm.asked}
@@ -99,8 +100,10 @@ ROWS = [{"when": {"hour": 3}, "channel": "search", "expose": False}, {"channel":
 
 @pytest.mark.parametrize("scope", ["channel", "exposure", "both"])
 @pytest.mark.parametrize("policy_of", ["baseline", ROWS, None], ids=["baseline", "rows", "endpoint"])
-def test_exploration_follows_from_the_record(tmp_path: Path, policy_of: Any, scope: str) -> None:
-    async def scenario(h: Harness) -> None:
+async def test_exploration_follows_from_the_record(tmp_path: Path, policy_of: Any, scope: str) -> None:
+    how = {} if policy_of is None else {"policy": policy_of}
+    both = arms(explore={"share": 0.5, "scope": scope}, **how)
+    async with running(tmp_path, changes={"arms": both, "budgets": BUDGETS}) as h:
         h.arm.mode = policy
         users = [instance(f"u{i}", request_id="r" if i % 2 else None, baseline=BASELINE) for i in range(60)]
         answers = {answer["decision_id"]: answer for answer in await h.predict(*users)}
@@ -126,10 +129,6 @@ def test_exploration_follows_from_the_record(tmp_path: Path, policy_of: Any, sco
         for arm in ("incumbent", "challenger"):
             paid = sum(record["reserved"] for record in h.records() if record["arm"] == arm)
             assert h.balance(arm).reserved == pytest.approx(paid)
-
-    how = {} if policy_of is None else {"policy": policy_of}
-    both = arms(explore={"share": 0.5, "scope": scope}, **how)
-    run(scenario, tmp_path, changes={"arms": both, "budgets": BUDGETS})
 
 
 SMALL = [{**BUDGETS[0], "amount": 4.0}]

@@ -16,7 +16,6 @@ from tests.lakes import id_of
 from tests.serving.router_fixtures import (
     Harness,
     event,
-    in_loop,
     instance,
     running,
     sample,
@@ -24,6 +23,7 @@ from tests.serving.router_fixtures import (
     write_settings,
 )
 from tests.serving.shipping import WebSink, hurry
+from tests.waiting import until
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,6 @@ def test_settings_and_environment_choose_the_sink(tmp_path: Path, monkeypatch: p
     assert isinstance(bound, HttpSink) and (bound.url, bound.largest) == ("http://broker", 1)
 
 
-@in_loop
 async def test_decisions_and_outcomes_arrive_and_are_counted(tmp_path: Path) -> None:
     server = WebSink()
     url = await server.start()
@@ -54,7 +53,7 @@ async def test_decisions_and_outcomes_arrive_and_are_counted(tmp_path: Path) -> 
     async with running(tmp_path, sink=url) as h:
         answers = [(await h.predict(instance(f"u{i}")))[0] for i in range(5)]
         await h.outcome(answers[0]["decision_id"], "click", 1, event_id="e0")
-        await h.until(lambda: sample("mtorl_spool_pending_bytes", to="sink") > 0)
+        await until(lambda: sample("mtorl_spool_pending_bytes", to="sink") > 0)
         assert sample("mtorl_ship_failures_total", to="sink", reason="server_error") > failed
         assert 0 < sample("mtorl_spool_oldest_pending_seconds", to="sink") < 60
         assert 0 < sample("mtorl_spool_bytes") < sample("mtorl_spool_limit_bytes")
@@ -66,7 +65,6 @@ async def test_decisions_and_outcomes_arrive_and_are_counted(tmp_path: Path) -> 
     await server.stop()
 
 
-@in_loop
 async def test_a_sink_that_stays_down_stops_no_exposure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hurry(monkeypatch)
     monkeypatch.setattr(router_module, "Spool", partial(Spool, segment_bytes=20_000))
@@ -85,9 +83,9 @@ async def test_a_sink_that_stays_down_stops_no_exposure(tmp_path: Path, monkeypa
         while grown("dropped") < 50:
             answers += await h.predict(*(instance(f"u{len(answers) + i}") for i in range(10)))
             assert {answer["fallback_reason"] for answer in answers} == {None}
-            await h.until(lambda: h.spool.size < 150_000)
+            await until(lambda: h.spool.size < 150_000)
         server.mode = "ok"
-        await h.until(lambda: h.router.shippers["sink"].pending == 0)
+        await until(lambda: h.router.shippers["sink"].pending == 0)
     assert grown("dropped") + grown("shipped") == len(answers)
     in_order = [answer["decision_id"] for answer in answers]
     assert set(server.ids("decision")) <= set(in_order) and len(set(server.ids("decision"))) == grown("shipped")

@@ -6,6 +6,7 @@ import pytest
 
 from mtorl.experiment.rule import first_fit
 from tests.serving.router_fixtures import CONTEXT, Harness, arms, instance, only, with_router
+from tests.waiting import until
 
 ROWS = [
     {"when": {"age": "30-39"}, "channel": "search", "expose": False},
@@ -55,7 +56,7 @@ async def test_edited_rows_apply_at_once_as_another_model(h: Harness) -> None:
     assert (await h.predict())[0]["channel"] == "video"
     before = only(h.router.live)
     h.put(**by({"channel": "tv"}))
-    await h.until(lambda: "arms[0].policy[0].channel" in h.router.health.parts.get("experiment", ""))
+    await until(lambda: "arms[0].policy[0].channel" in h.router.health.parts.get("experiment", ""))
     assert only(h.router.live) is before
     await h.change(**by({"channel": "search"}))
     (answer,) = await h.predict()

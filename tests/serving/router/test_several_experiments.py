@@ -12,6 +12,7 @@ from mtorl.experiment.layers import Experiments
 from serving.router.flow.idempotency_cache import IdempotencyCache
 from tests.experiments import experiment
 from tests.serving.router_fixtures import COST_CAP, Harness, instance, sample, with_router
+from tests.waiting import until
 
 DAY = [{"campaign": "*", "channel": "*", "amount": 1.0, "period": "day", "pacing": None}]
 SEVERAL: dict[str, Any] = {"changes": {"name": "first", "budgets": DAY}, "experiment": "experiments"}
@@ -32,8 +33,8 @@ def write(h: Harness, name: str, **changes: Any) -> Experiment:
 
 
 async def started(h: Harness, *experiments: Experiment) -> Experiments:
-    await h.until(lambda: list(h.router.live.experiments) == list(experiments))
-    await h.until(lambda: h.router.budgets.set_up_for(h.router.live.experiments))
+    await until(lambda: list(h.router.live.experiments) == list(experiments))
+    await until(lambda: h.router.budgets.set_up_for(h.router.live.experiments))
     return h.router.live.experiments
 
 
@@ -41,7 +42,7 @@ async def started(h: Harness, *experiments: Experiment) -> Experiments:
 async def test_each_user_is_in_one_experiment_and_all_share_one_budget(h: Harness) -> None:
     spring = write(h, "spring", layer_part=[0.0, 0.5])
     together = await started(h, spring, write(h, "autumn", layer_part=[0.5, 0.9]))
-    await h.until(lambda: {b.arm for b in h.ledger.balances()} >= {"spring/challenger", "outside"})
+    await until(lambda: {b.arm for b in h.ledger.balances()} >= {"spring/challenger", "outside"})
     answers = await h.predict(*USERS)
     shown = 0
     for answer, asked in zip(answers, USERS, strict=True):
@@ -71,21 +72,21 @@ async def test_the_kill_switch_of_one_experiment_leaves_the_other_running(h: Har
     arms = {(answer["experiment"], answer["arm"]) for answer in await h.predict(*USERS)}
     assert arms == {("spring", "incumbent"), ("spring", "challenger"), ("autumn", "incumbent")}
     (h.folder / "experiments" / "autumn.yaml").write_text("half of it: [")
-    await h.until(lambda: "autumn.yaml" in h.router.health.parts["experiment"])
+    await until(lambda: "autumn.yaml" in h.router.health.parts["experiment"])
     assert list(h.router.live.experiments) == [spring, off], "an invalid file changes nothing"
     write(h, "winter", layer_part=[0.4, 0.6])
-    await h.until(lambda: "winter.yaml" in h.router.health.parts["experiment"])
+    await until(lambda: "winter.yaml" in h.router.health.parts["experiment"])
     assert list(h.router.live.experiments) == [spring, off] and "overlap" in h.router.health.parts["experiment"]
     (h.folder / "experiments" / "winter.yaml").unlink()
     (h.folder / "experiments" / "autumn.yaml").unlink()
     await started(h, spring)
     assert h.router.health.parts["experiment"] == "ok"
-    await h.until(lambda: "autumn/challenger" not in h.router.health.parts)
+    await until(lambda: "autumn/challenger" not in h.router.health.parts)
     kept = h.folder / "last-good-experiments"
     assert [file.name for file in kept.iterdir()] == ["spring.yaml"]
     (h.folder / "experiments" / "renamed.yaml").write_text("half of it: [")
     (h.folder / "experiments" / "spring.yaml").unlink()
-    await h.until(lambda: "renamed.yaml" in h.router.health.parts["experiment"])
+    await until(lambda: "renamed.yaml" in h.router.health.parts["experiment"])
     assert list(h.router.live.experiments) == [spring], "the broken file may be its replacement"
 
 
@@ -106,11 +107,11 @@ async def test_an_invalid_file_can_still_turn_its_experiment_off(h: Harness, wro
     await started(h, spring, autumn)
     put(h, "spring", **{"layer_part": [0.0, 0.5], "enabled": False, **wrong})
     off = spring.replace(enabled=False)
-    await h.until(lambda: list(h.router.live.experiments) == [off, autumn])
-    await h.until(lambda: "spring.yaml" in h.router.health.parts["experiment"])
+    await until(lambda: list(h.router.live.experiments) == [off, autumn])
+    await until(lambda: "spring.yaml" in h.router.health.parts["experiment"])
     put(h, "spring", **{"layer_part": [0.0, 0.5], **wrong})
     changed = write(h, "autumn", layer_part=[0.5, 1.0], owner="seen with it, or after it")
-    await h.until(lambda: changed in h.router.live.experiments)
+    await until(lambda: changed in h.router.live.experiments)
     assert list(h.router.live.experiments) == [off, changed], "an invalid file switches nothing on"
 
 
@@ -133,7 +134,7 @@ async def test_a_retry_is_paid_once_even_if_another_experiment_decides(h: Harnes
 async def test_experiments_that_define_one_budget_differently_are_reported(h: Harness) -> None:
     spring = write(h, "spring", layer_part=[0.0, 0.5])
     await started(h, spring, write(h, "autumn", layer_part=[0.5, 1.0], budgets=[{**DAY[0], "amount": 0.5}]))
-    await h.until(lambda: "spring and autumn give different budgets" in h.router.health.parts["budgets"])
+    await until(lambda: "spring and autumn give different budgets" in h.router.health.parts["budgets"])
     assert h.balance("*").limit == 0.5
 
 

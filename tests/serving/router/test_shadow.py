@@ -7,6 +7,7 @@ import pytest
 
 from serving.router.flow import decider, stages
 from tests.serving.router_fixtures import Harness, decision, instance, only, sample, with_router
+from tests.waiting import until
 
 BASELINE = {"channel": "search", "expose": True, "propensity": 1.0}
 ARMS = [{"name": "incumbent", "weight": 0.5, "policy": "baseline"}, {"name": "challenger", "weight": 0.5}]
@@ -21,7 +22,7 @@ def shadows(h: Harness) -> list[dict[str, Any]]:
 async def test_the_challengers_decision_is_logged_beside_the_incumbents(h: Harness, tmp_path: Path) -> None:
     answers = await h.predict(*(instance(f"u{i}", baseline=BASELINE) for i in range(5)))
     assert {(one["arm"], one["channel"], one["expose"]) for one in answers} == {("incumbent", "search", True)}
-    await h.until(lambda: len(shadows(h)) == 5)
+    await until(lambda: len(shadows(h)) == 5)
     assert len(h.arm.asked) == 5 and len(h.records()) == 5
     records = {record["decision_id"]: record for record in h.records()}
     for found in shadows(h):
@@ -48,7 +49,7 @@ async def test_no_caller_waits_and_dropped_shadows_are_counted(h: Harness, monke
         turn += 1
     assert not shadows(h) and dropped() == before + 4 and turn <= 4
     h.arm.release.set()
-    await h.until(lambda: len(shadows(h)) == 4 * (turn - 1))
+    await until(lambda: len(shadows(h)) == 4 * (turn - 1))
 
 
 @with_router(changes=IN_SHADOW)
@@ -57,7 +58,7 @@ async def test_a_fault_of_the_challenger_changes_no_answer(h: Harness) -> None:
         before = len(shadows(h))
         (answer,) = await h.predict(instance(baseline=BASELINE))
         assert answer["expose"] and answer["fallback_reason"] is None
-        await h.until(lambda: len(shadows(h)) == before + 1)
+        await until(lambda: len(shadows(h)) == before + 1)
         return shadows(h)[-1]
 
     h.arm.mode = 500
@@ -78,7 +79,7 @@ async def test_the_kill_switch_stops_shadow_decisions(h: Harness) -> None:
     await h.predict(*(instance(f"u{i}", baseline=BASELINE) for i in range(5)))
     await h.change(**IN_SHADOW)
     await h.predict(instance("u9", baseline=BASELINE))
-    await h.until(lambda: len(shadows(h)) == 1)
+    await until(lambda: len(shadows(h)) == 1)
     assert len(h.arm.asked) == asked + 1
 
 
@@ -92,13 +93,13 @@ async def test_a_stage_that_has_just_begun_reports_no_exhausted_budget(h: Harnes
     set_accounts = h.router.budgets.set_accounts
     h.router.budgets.set_accounts = ledger_is_busy  # type: ignore[method-assign]
     h.put(stage="50%")
-    await h.until(lambda: only(h.router.live).stage == "50%")
+    await until(lambda: only(h.router.live).stage == "50%")
     users = [instance(f"u{i}") for i in range(20)]
     early = [answer for answer in await h.predict(*users) if answer["arm"] == "challenger"]
     assert early and not any(answer["expose"] or answer["budget_exhausted"] for answer in early)
     assert {answer["fallback_reason"] for answer in early} == {"ledger"}
 
     h.router.budgets.set_accounts = set_accounts  # type: ignore[method-assign]
-    await h.until(lambda: h.router.budgets.set_up_for(h.router.live.experiments))
+    await until(lambda: h.router.budgets.set_up_for(h.router.live.experiments))
     later = [instance(f"u{i}", request_id=f"later-{i}") for i in range(20)]
     assert {a["fallback_reason"] for a in await h.predict(*later)} == {None}

@@ -20,6 +20,7 @@ from serving.decision_log.segments import path_of
 from serving.ledger.sqlite_ledger import SqliteLedger
 from tests.serving.router_fixtures import event, instance
 from tests.serving.router_process import Process
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -50,8 +51,7 @@ class Report(threading.Thread):
 
 
 def is_logged(folder: Path) -> None:
-    while not (path := path_of(folder / "spool", "outcome", 1)).exists() or not path.stat().st_size:
-        time.sleep(0.05)
+    eventually(lambda: path_of(folder / "spool", "outcome", 1).stat().st_size)
 
 
 def ended(process: Process) -> int:
@@ -123,9 +123,8 @@ def test_a_hanging_disk_does_not_block_shutdown_and_answered_decisions_are_logge
         segment = path_of(folder / "spool", "outcome", 1)
         os.mkfifo(segment)  # a writer blocks until a reader opens it, as on a disk that hangs
         report = Report(process, answer["decision_id"])
-        (unlogged,) = process.predict(instance("u2"))
-        while unlogged["fallback_reason"] != "log":  # the report has not reached the disk yet
-            (unlogged,) = process.predict(instance("u2"))
+        # The report may not have reached the disk yet.
+        eventually(lambda: process.predict(instance("u2"))[0]["fallback_reason"] == "log", 300)
         process.router.send_signal(signal.SIGTERM)
         assert ended(process) == 4
         report.join()

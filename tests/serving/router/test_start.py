@@ -18,10 +18,11 @@ from serving.router.ops.health import Health
 from serving.router.router import Router
 from tests.experiments import experiment
 from tests.messages import assert_says
-from tests.serving.router_fixtures import FakeFeatures, in_loop, instance, only, sample, write_settings
+from tests.serving.router_fixtures import FakeFeatures, instance, only, sample, write_settings
+from tests.waiting import until
 
 
-def test_a_log_that_is_slow_to_read_delays_no_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_log_that_is_slow_to_read_delays_no_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     may_read = threading.Event()
     read = Spool.__init__
 
@@ -31,35 +32,31 @@ def test_a_log_that_is_slow_to_read_delays_no_probe(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(Spool, "__init__", slow)
     settings = write_settings(tmp_path, "http://127.0.0.1:9", {}, auth={"kind": "token", "file": "tokens"})
-
-    async def scenario() -> None:
-        router = Router(settings, FakeFeatures())
-        start = asyncio.create_task(router.__aenter__())
-        token = {"authorization": "Bearer " + "t" * 20}
-        transport = httpx.ASGITransport(app=Gateway(router, settings), raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
-            assert (await client.get("/v2/health/ready")).status_code == 503
-            reading = messages.OPENING(folder=str(tmp_path / "spool")).body
-            while (await client.get("/health/ready")).json()["problems"]["router"] != [reading]:
-                await asyncio.sleep(0.01)
-            assert (await client.get("/health/live")).status_code == 200
-            decide = {"instances": [instance()]}
-            for path, body in (("/v1/models/ads:predict", decide), ("/v2/models/ads/infer", {}), ("/v1/outcomes", {})):
-                assert (await client.post(path, json=body)).status_code == 401  # without a token, no reason is given
-                early = await client.post(path, json=body, headers=token)
-                assert early.status_code == 503 and early.headers["retry-after"] == "2"
-                assert early.json() == reading
-            answer = await client.get("/health/ready")
-            assert answer.status_code == 503 and answer.headers["retry-after"] == "2"
-            may_read.set()
-            await start
-            assert (await client.get("/health/ready")).status_code == 200
-            answer = await client.post("/v1/models/ads:predict", json=decide, headers=token)
-            assert answer.status_code == 200
-        await router.__aexit__(None, None, None)
-
     (tmp_path / "tokens").write_text("t" * 20)
-    asyncio.run(scenario())
+    router = Router(settings, FakeFeatures())
+    start = asyncio.create_task(router.__aenter__())
+    token = {"authorization": "Bearer " + "t" * 20}
+    transport = httpx.ASGITransport(app=Gateway(router, settings), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
+        assert (await client.get("/v2/health/ready")).status_code == 503
+        opening = messages.OPENING(folder=str(tmp_path / "spool"))
+        await until(lambda: router.health.waiting_for == opening)
+        assert (await client.get("/health/ready")).json()["problems"]["router"] == [opening.body]
+        assert (await client.get("/health/live")).status_code == 200
+        decide = {"instances": [instance()]}
+        for path, body in (("/v1/models/ads:predict", decide), ("/v2/models/ads/infer", {}), ("/v1/outcomes", {})):
+            assert (await client.post(path, json=body)).status_code == 401  # without a token, no reason is given
+            early = await client.post(path, json=body, headers=token)
+            assert early.status_code == 503 and early.headers["retry-after"] == "2"
+            assert early.json() == opening.body
+        answer = await client.get("/health/ready")
+        assert answer.status_code == 503 and answer.headers["retry-after"] == "2"
+        may_read.set()
+        await start
+        assert (await client.get("/health/ready")).status_code == 200
+        answer = await client.post("/v1/models/ads:predict", json=decide, headers=token)
+        assert answer.status_code == 200
+    await router.__aexit__(None, None, None)
 
 
 def test_health_reports_since_when_a_part_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,13 +150,11 @@ def test_an_experiment_that_is_not_kept_leaves_no_older_copy(tmp_path: Path, mon
         _ = only(Router(write_settings(tmp_path, "http://127.0.0.1:9", {"stage": "9%"}), FakeFeatures()).live)
 
 
-@in_loop
 async def test_a_router_waits_until_an_invalid_experiment_file_is_corrected(tmp_path: Path) -> None:
     settings = write_settings(tmp_path, "http://127.0.0.1:9", {"stage": "9%"})
     router = Router(settings, FakeFeatures())
     entering = asyncio.create_task(router.__aenter__())
-    while "stage" not in router.health.waiting_for:
-        await asyncio.sleep(0.01)
+    await until(lambda: "stage" in router.health.waiting_for)
     assert not router.health.started and not entering.done()
     write_settings(tmp_path, "http://127.0.0.1:9", {"stage": "5%"})
     await entering
@@ -175,7 +170,6 @@ def test_the_last_good_copy_equals_the_experiment(tmp_path: Path) -> None:
     assert Experiment.load(tmp_path / "last-good-experiments" / "experiment.yaml") == in_force
 
 
-@in_loop
 async def test_a_kill_switch_that_is_set_during_a_start_applies_from_the_start(tmp_path: Path) -> None:
     settings = write_settings(tmp_path, "http://127.0.0.1:9", {})
     router = Router(settings, FakeFeatures())

@@ -1,6 +1,5 @@
 """Traces of requests: their spans, which requests are recorded, and which data a span may contain."""
 
-import asyncio
 import contextlib
 import signal
 import threading
@@ -17,8 +16,9 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from serving.router.ops import tracing
 from tests.lakes import id_of
-from tests.serving.router_fixtures import Harness, event, instance, run
+from tests.serving.router_fixtures import Harness, event, instance, running
 from tests.serving.router_process import Process
+from tests.waiting import until
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED, NOT_SAMPLED = f"00-{TRACE}-{CALLER}-01", f"00-{TRACE}-{CALLER}-00"
@@ -56,14 +56,11 @@ def said(span: ReadableSpan) -> dict[str, Any]:
     return dict(span.attributes or {})
 
 
-def test_the_stages_of_a_decision_belong_to_the_callers_trace(tmp_path: Path, collected: InMemorySpanExporter) -> None:
-    found: list[Any] = []
-
-    async def scenario(h: Harness) -> None:
-        found.extend([*await traced(h), *h.arm.traceparents])
-
-    run(scenario, tmp_path, tracing=NONE)
-    answer, sent = found
+async def test_the_stages_of_a_decision_belong_to_the_callers_trace(
+    tmp_path: Path, collected: InMemorySpanExporter
+) -> None:
+    async with running(tmp_path, tracing=NONE) as h:
+        (answer,), (sent,) = await traced(h), h.arm.traceparents
     root = one(collected, "decide")
     assert root.kind is SpanKind.SERVER and root.parent is not None
     assert (f"{root.parent.span_id:016x}", root.parent.is_remote) == (CALLER, True)
@@ -82,8 +79,8 @@ def test_the_stages_of_a_decision_belong_to_the_callers_trace(tmp_path: Path, co
     assert root.resource.attributes["service.name"] == "mtorl-router"
 
 
-def test_no_span_contains_user_data_or_amounts(tmp_path: Path, collected: InMemorySpanExporter) -> None:
-    async def scenario(h: Harness) -> None:
+async def test_no_span_contains_user_data_or_amounts(tmp_path: Path, collected: InMemorySpanExporter) -> None:
+    async with running(tmp_path, tracing=ALL) as h:
         secret = instance("the-user", campaign_id="the-campaign", costs={"video": 0.0421}, request_id="the-request")
         headers = {"traceparent": SAMPLED, "authorization": "Bearer the-token", "baggage": "user=the-user"}
         for mode in ("ok", 500, b"the-user"):
@@ -95,8 +92,6 @@ def test_no_span_contains_user_data_or_amounts(tmp_path: Path, collected: InMemo
         await h.post("/v1/the-user", None, json={}, headers=headers)
         report = {"outcomes": [event(id_of("the-decision"), value=0.0421, event_id="the-event")]}
         assert (await h.post("/v1/outcomes", None, json=report, headers=headers)).status_code == 200
-
-    run(scenario, tmp_path, tracing=ALL)
     text = " ".join(span.to_json() for span in collected.get_finished_spans())
     assert len(names(collected)) > 15 and "model_error" in text
     for word in ("the-", "0.0421", "Bearer"):
@@ -111,47 +106,41 @@ def test_no_span_contains_user_data_or_amounts(tmp_path: Path, collected: InMemo
     assert found.status.status_code is StatusCode.UNSET, "the caller got its answer"
 
 
-def test_traces_of_bad_and_unauthenticated_requests(tmp_path: Path, collected: InMemorySpanExporter) -> None:
+async def test_traces_of_bad_and_unauthenticated_requests(tmp_path: Path, collected: InMemorySpanExporter) -> None:
     """A bad request is traced with its status. A caller without a valid token cannot start a trace."""
     (tmp_path / "token.txt").write_text("right-right-right\n")
-
-    async def scenario(h: Harness) -> None:
+    async with running(tmp_path, tracing=NONE, auth={"kind": "token", "file": "token.txt"}) as h:
         for token, status in (("right-right-right", 400), ("wrong-wrong-wrong", 401)):
             headers = {"traceparent": SAMPLED, "authorization": f"Bearer {token}"}
             assert (await h.post(PREDICT, None, json={}, headers=headers)).status_code == status
-
-    run(scenario, tmp_path, tracing=NONE, auth={"kind": "token", "file": "token.txt"})
     assert names(collected) == ["decide"]
     assert said(one(collected, "decide")) == {"http.response.status_code": 400}
 
 
 @pytest.mark.parametrize(("traceparent", "share", "sampled"), [(NOT_SAMPLED, 1.0, 0), (None, 0.0, 0), (None, 1.0, 1)])
-def test_the_caller_or_else_the_share_decides_whether_a_request_is_traced(
+async def test_the_caller_or_else_the_share_decides_whether_a_request_is_traced(
     tmp_path: Path, collected: InMemorySpanExporter, traceparent: str | None, share: float, sampled: int
 ) -> None:
-    async def scenario(h: Harness) -> None:
+    async with running(tmp_path, tracing={**ALL, "share": share}) as h:
         await traced(h, traceparent, *(instance(f"user-{i}") for i in range(8)))
         assert {int(sent[-2:], 16) & 1 for sent in h.arm.traceparents} == {sampled}
-
-    run(scenario, tmp_path, tracing={**ALL, "share": share})
     stages = ["decide", *["features", "model", "ledger", "log"] * 2]  # two arms, each for some of the users
     assert names(collected) == sorted(stages if sampled else [])
     logged = [said(span)["mtorl.decision_ids"] for span in collected.get_finished_spans() if span.name == "log"]
     assert sum(map(len, logged)) == 8 * sampled, "the decision id in a log line leads to its trace"
 
 
-def test_a_shadow_decision_belongs_to_the_trace_of_the_answer(tmp_path: Path, collected: InMemorySpanExporter) -> None:
+async def test_a_shadow_decision_belongs_to_the_trace_of_the_answer(
+    tmp_path: Path, collected: InMemorySpanExporter
+) -> None:
     baseline = {"channel": "search", "expose": True, "propensity": 1.0}
     arms = [{"name": "incumbent", "weight": 0.5, "policy": "baseline"}, {"name": "challenger", "weight": 0.5}]
-
-    async def scenario(h: Harness) -> None:
+    async with running(tmp_path, changes={"arms": arms, "stage": "shadow"}, tracing=NONE) as h:
         for mode, traceparent in (("ok", SAMPLED), ("ok", None), (500, SAMPLED)):
             h.arm.mode = mode
             before = len(list(h.spool.read("shadow")))
             await traced(h, traceparent, instance(baseline=baseline))
-            await h.until(lambda before=before: len(list(h.spool.read("shadow"))) == before + 1)
-
-    run(scenario, tmp_path, changes={"arms": arms, "stage": "shadow"}, tracing=NONE)
+            await until(lambda before=before: len(list(h.spool.read("shadow"))) == before + 1)
     spans = collected.get_finished_spans()
     roots = {span.context.span_id: span for span in spans if span.name == "decide" and span.context}
     well, broken = (span for span in spans if span.name == "shadow")
@@ -164,31 +153,26 @@ def test_a_shadow_decision_belongs_to_the_trace_of_the_answer(tmp_path: Path, co
     assert "error.type" not in said(well) and said(broken)["error.type"] == "ArmError"
 
 
-def test_a_call_shared_by_traces_is_linked_to_each(collected: InMemorySpanExporter) -> None:
-    async def scenario() -> str:
-        tracing.start(tracing.Tracing(endpoint="http://collector", share=0.0))
-        try:
-            with tracing.request("decide", [(b"traceparent", NOT_SAMPLED.encode())]):
-                unrecorded = tracing.here()
-            with tracing.request("decide", [(b"traceparent", SAMPLED.encode())]), tracing.span("first"):
-                first = tracing.here()
-                with tracing.span("second"):
-                    return tracing.outgoing([unrecorded, first, tracing.here()])["traceparent"]
-        finally:
-            await tracing.stop()
-
-    sent = asyncio.run(scenario())
+async def test_a_call_shared_by_traces_is_linked_to_each(collected: InMemorySpanExporter) -> None:
+    tracing.start(tracing.Tracing(endpoint="http://collector", share=0.0))
+    try:
+        with tracing.request("decide", [(b"traceparent", NOT_SAMPLED.encode())]):
+            unrecorded = tracing.here()
+        with tracing.request("decide", [(b"traceparent", SAMPLED.encode())]), tracing.span("first"):
+            outer = tracing.here()
+            with tracing.span("second"):
+                sent = tracing.outgoing([unrecorded, outer, tracing.here()])["traceparent"]
+    finally:
+        await tracing.stop()
     first, second = one(collected, "first"), one(collected, "second")
     assert first.context is not None and sent.split("-")[2] == f"{first.context.span_id:016x}"
     assert not first.links and [link.context.span_id for link in second.links] == [first.context.span_id]
 
 
-def test_without_the_setting_nothing_is_sent(tmp_path: Path) -> None:
-    async def scenario(h: Harness) -> None:
+async def test_without_the_setting_nothing_is_sent(tmp_path: Path) -> None:
+    async with running(tmp_path) as h:
         await traced(h)
         assert len(h.arm.asked) == 1 and not h.arm.traceparents
-
-    run(scenario, tmp_path)
 
 
 class Collector(BaseHTTPRequestHandler):
