@@ -17,8 +17,9 @@ from pipelines.cluster.compile import compile_all
 from pipelines.cluster.kfp_server import connect
 from pipelines.profile import on_cluster
 from tests.cluster.kfp_runs import NEEDED
-from tests.cluster.kubectl import Object, kubectl, listed, serves, wait_until
+from tests.cluster.kubectl import Object, kubectl, listed, serves
 from tests.manifests.conftest import MANIFESTS
+from tests.waiting import eventually
 
 HERE = Path(__file__).parent
 SECRETS = {"mtorl-redis": {"password": "x" * 32}, "mtorl-router": {"tokens": "t" * 32}}
@@ -117,7 +118,7 @@ class Installation:
 
     def wait_for_pods(self) -> None:
         """Wait until each workload has its pods: the API server has admitted them, whether or not they run."""
-        wait_until("pods of every workload", lambda: not self._without_pods(), state=self.refusals)
+        eventually(lambda: not self._without_pods(), state=self.refusals)
 
     def _without_pods(self) -> list[str]:
         pods = [pod["metadata"]["labels"] for pod in listed(self.namespace, "pod")]

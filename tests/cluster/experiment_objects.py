@@ -7,7 +7,8 @@ from typing import Any
 import yaml
 
 from mtorl.experiment.experiment import Experiment
-from tests.cluster.kubectl import Object, get, kubectl, wait_until
+from tests.cluster.kubectl import Object, get, kubectl
+from tests.waiting import eventually
 
 
 class Cluster:
@@ -50,10 +51,10 @@ class Cluster:
         return (found[0]["status"], found[0]["reason"]) if found else ("", "")
 
     def wait_for(self, what: tuple[str, str], kind: str = "Accepted", name: str = "first", **until: Any) -> None:
-        wait_until(f"{kind} {what}", lambda: self.condition(name, kind) == what, **until)
+        eventually(lambda: self.condition(name, kind) == what, **until)
 
     def wait_for_phase(self, phase: str, name: str = "first", **until: Any) -> None:
-        wait_until(f"phase {phase}", lambda: self.phase(name) == phase, **until)
+        eventually(lambda: self.phase(name) == phase, **until)
 
     def served(self) -> dict[str, str]:
         found: dict[str, str] = get(self.namespace, "cm", "mtorl-experiment")["data"]

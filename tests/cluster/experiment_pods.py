@@ -4,8 +4,9 @@ from pathlib import Path
 from uuid import uuid4
 
 from tests.cluster.experiment_objects import Cluster
-from tests.cluster.kubectl import Object, get, kubectl, listed, wait_until
+from tests.cluster.kubectl import Object, get, kubectl, listed
 from tests.cluster.running import Answers, Running
+from tests.waiting import eventually
 
 NAME = "spring"
 ROUTERS = ("mtorl-router-0", "mtorl-router-1")
@@ -49,7 +50,7 @@ class Pods(Running):
             pod = str(holder).partition("_")[0]
             return pod if ready == [True, True] and pod in {one["metadata"]["name"] for one in found} else None
 
-        return wait_until("the operators", leads, 180, self.state)
+        return eventually(leads, 180, self.state)
 
     def log(self) -> str:
         self.operator()

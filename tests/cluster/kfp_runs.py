@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cluster.schedule import KFP_EXPERIMENT
-from tests.cluster.kubectl import Object, kubectl, listed, wait_until
+from tests.cluster.kubectl import Object, kubectl, listed
 from tests.manifests.conftest import MANIFESTS
+from tests.waiting import eventually
 
 CLAIM = "mtorl-data"
 NEEDED = ("KUBECONFIG", "KFP_ENDPOINT", "KFP_NAMESPACE", "KFP_EXISTING_TOKEN", "MTORL_IMAGE")
@@ -94,7 +95,7 @@ def on_volume(code: str, *arguments: str) -> str:
     pod = volume_pod("mtorl-test", os.environ["MTORL_IMAGE"], ["python", "-c", code, *arguments], {})
     in_namespace("create", "-f", "-", stdin=json.dumps(pod))
     try:
-        phase = wait_until("the pod to end", lambda: phase_of("mtorl-test"), MINUTES)
+        phase = eventually(lambda: phase_of("mtorl-test"), MINUTES)
         printed = in_namespace("logs", "mtorl-test")
         assert phase == "Succeeded", printed
         return printed
@@ -149,7 +150,7 @@ def ended(client: Any, pipeline: Path, parameters: Mapping[str, Any]) -> Run:
 
 def end_of(client: Any, run_id: str) -> Run:
     state = partial(look, client, run_id)
-    return wait_until(f"run {run_id}", lambda: run if (run := state()).ended else None, 1200, lambda: str(state()))
+    return eventually(lambda: run if (run := state()).ended else None, 1200, state)
 
 
 def pod_of(run_id: str, step: str) -> str:

@@ -1,12 +1,9 @@
-"""Calls kubectl, returns its answers as Python objects, and waits for states of the cluster."""
+"""Calls kubectl, and returns its answers as Python objects."""
 
 import json
 import subprocess
-import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-T = TypeVar("T")
 Object = dict[str, Any]
 
 
@@ -34,15 +31,6 @@ def refusal(namespace: str, pod: Object) -> str:
     command = ["kubectl", "-n", namespace, "create", "--dry-run=server", "-f", "-"]
     done = subprocess.run(command, input=json.dumps(made), capture_output=True, text=True, timeout=60)
     return done.stderr if done.returncode else ""
-
-
-def wait_until(what: str, seen: Callable[[], T | None], seconds: float = 60, state: Callable[[], str] = str) -> T:
-    """Poll `seen` until it returns something true; on a timeout, the error has `what` and the `state`."""
-    end = time.monotonic() + seconds
-    while not (found := seen()):
-        assert time.monotonic() < end, f"{what}: not within {seconds:.0f} s\n{state()}"
-        time.sleep(0.5)
-    return found
 
 
 def serves(api: str) -> bool:

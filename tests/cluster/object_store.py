@@ -10,9 +10,10 @@ from pathlib import Path
 
 import yaml
 
-from tests.cluster.kubectl import kubectl, wait_until
+from tests.cluster.kubectl import kubectl
 from tests.cluster.running import IDLE
 from tests.repository import ROOT
+from tests.waiting import eventually
 
 PORT = 9000
 LAKES = ROOT / "tests" / "lakes.py"
@@ -73,7 +74,7 @@ class ObjectStore:
         kubectl("-n", namespace, "wait", "--for=condition=Ready", "pod/s3", "--timeout=120s")
         self._unpack()
         make = ["kubectl", "-n", namespace, "exec", "s3", "--", "python", "-c", MAKE_BUCKET]
-        wait_until("the bucket", lambda: subprocess.run(make, capture_output=True).returncode == 0)
+        eventually(lambda: subprocess.run(make, capture_output=True).returncode == 0)
 
     def _unpack(self) -> None:
         found = [importlib.util.find_spec(name) for name in PACKAGES]

@@ -10,9 +10,10 @@ from pathlib import Path
 import httpx
 
 from serving.local.ports import free_ports
-from tests.cluster.kubectl import Object, wait_until
+from tests.cluster.kubectl import Object
 from tests.repository import ROOT
 from tests.serving.router_fixtures import SPEC
+from tests.waiting import eventually
 
 
 class OperatorProcess:
@@ -32,7 +33,7 @@ class OperatorProcess:
             self.process = subprocess.Popen(self._command, cwd=ROOT, env=self._environment, stderr=log, stdout=log)
 
     def wait(self) -> None:
-        wait_until("the operator", self.leads, seconds=120, state=self.log)
+        eventually(self.leads, 120, state=self.log)
 
     def log(self) -> str:
         return (self._folder / "operator.log").read_text()

@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from tests.cluster.conftest import SECRETS, Installation
-from tests.cluster.kubectl import Object, get, kubectl, listed, wait_until
+from tests.cluster.kubectl import Object, get, kubectl, listed
+from tests.waiting import eventually
 
 CALLER = (Path(__file__).parent / "caller.py").read_text()
 CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 4).close()"
@@ -75,8 +76,7 @@ class Running(Installation):
         """Fill the volume with simulated users and first models, and wait until the models answer."""
         ns, log = self.namespace, ("logs", "-l", "job-name=mtorl-bootstrap", "--tail=20")
         kubectl("-n", ns, "create", "job", "mtorl-bootstrap", "--from=cronjob/mtorl-bootstrap")
-        wait_until(
-            "the bootstrap",
+        eventually(
             lambda: get(ns, "job", "mtorl-bootstrap")["status"].get("succeeded"),
             900,
             lambda: kubectl("-n", ns, *log, allowed=(0, 1)),

@@ -8,8 +8,9 @@ import pytest
 from monitoring.experiments.web import serving, site
 from pipelines.experiments.cluster_api import REASON, ClusterApi
 from pipelines.experiments.operator.access import require_rights
-from tests.cluster.kubectl import get, kubectl, wait_until
+from tests.cluster.kubectl import get, kubectl
 from tests.manifests.conftest import MANIFESTS
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.cluster
 HEADER, BUTTON = "kubeflow-userid", {"mtorl-page": "stop"}
@@ -28,10 +29,10 @@ def test_viewers_read_the_page_and_editors_stop_an_experiment(ended: list[str]) 
 
         def status(path: str, *users: str, **button: str) -> int:
             headers = [*((HEADER, f"{user}@{namespace}") for user in users), *button.items()]
-            return httpx.request("POST" if "/" in path else "GET", url + path, headers=headers).status_code
+            return httpx.request("POST" if "/" in path else "GET", url + path, headers=headers, timeout=60).status_code
 
         stop = f"stop/{name}"
-        wait_until("the right", lambda: status("", "edit") == 200)
+        eventually(lambda: status("", "edit") == 200)
         asked = [(path, user) for user in ("view", "stranger") for path in ("", "experiments.json")]
         assert [status(*one) for one in asked] == [200, 200, 403, 403]
         assert [status(""), status("", "view", "edit"), status(stop, **BUTTON)] == [401, 401, 401]

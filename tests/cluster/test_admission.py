@@ -8,8 +8,9 @@ import pytest
 
 from tests.cluster.conftest import SECRETS, Installation
 from tests.cluster.kfp_runs import platform
-from tests.cluster.kubectl import get, kubectl, listed, refusal, serves, wait_until
+from tests.cluster.kubectl import get, kubectl, listed, refusal, serves
 from tests.manifests.conftest import FOLDERS, Objects, rendered
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.cluster
 
@@ -32,8 +33,7 @@ def test_a_target_is_admitted_whole(target: str, installation: Installation) -> 
     for job in objects.of_kind("CronJob"):
         name = job["metadata"]["name"]
         kubectl("-n", installation.namespace, "create", "job", "--from", f"cronjob/{name}", f"{name}-now")
-        wait_until(
-            f"a pod of {name}",
+        eventually(
             lambda name=name: listed(installation.namespace, "pod", f"job-name={name}-now"),
             state=installation.refusals,
         )

@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from tests.cluster.experiment_pods import NAME, ROUTERS, Pods
-from tests.cluster.kubectl import Object, get, kubectl, listed, wait_until
+from tests.cluster.kubectl import Object, get, kubectl, listed
 from tests.cluster.running import Answers, decided
 from tests.manifests.conftest import MANIFESTS
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.node]
 BOTH = {"incumbent", "challenger"}
@@ -50,7 +51,7 @@ def test_without_an_experiment_a_router_waits_and_says_for_what(pods: Pods) -> N
     def refused() -> Answers:
         return [one for one in pods.asked(ROUTERS[0], 2) if one["status"] == 503 and "operator" in one["said"]]
 
-    wait_until("the router's 503", refused, 180, pods.state)  # the second router waits for the first router's ledger
+    eventually(refused, 180, pods.state)  # the second router waits for the first router's ledger
     assert not pods.restarts()
 
 
@@ -58,14 +59,14 @@ def test_a_draft_gives_everybody_the_incumbent(pods: Pods) -> None:
     pods.people.apply(NAME, SPEC)
     pods.people.wait_for(("True", "Usable"), name=NAME, state=pods.state)
     kubectl("-n", pods.namespace, "wait", "--for=condition=Ready", *(f"pod/{one}" for one in ROUTERS), "--timeout=120s")
-    wait_until("each router", pods.is_in_force, state=pods.state)
+    eventually(pods.is_in_force, state=pods.state)
     assert pods.people.phase(NAME) == "draft" and pods.serve({"incumbent"})
 
 
 def test_it_is_started_by_a_move(pods: Pods) -> None:
     pods.people.move(NAME, "shadow", "agreed on Monday")
     pods.people.wait_for_phase("shadow", NAME, state=pods.state)
-    wait_until("each router", pods.is_in_force, state=pods.state)
+    eventually(pods.is_in_force, state=pods.state)
     assert pods.serve({"incumbent"})
 
 
@@ -77,15 +78,15 @@ def test_the_ramp_takes_it_on_from_what_the_routers_log(pods: Pods) -> None:
     pods.people.wait_for_phase("50%", NAME, seconds=480, state=pods.state)
     (*_, moved) = pods.people.status(NAME)["history"]
     assert (moved["kind"], moved["by"]) == ("move", "ramp")
-    wait_until("both arms", lambda: pods.serve(BOTH), state=pods.state)
+    eventually(lambda: pods.serve(BOTH), state=pods.state)
 
 
 def test_the_kill_switch_works_on_each_router(pods: Pods) -> None:
     pods.people.patch(NAME, enabled=False)
-    wait_until("the incumbent alone", lambda: pods.serve({"incumbent"}), MOST, pods.state)
-    wait_until("each router", pods.is_in_force, state=pods.state)
+    eventually(lambda: pods.serve({"incumbent"}), MOST, pods.state)
+    eventually(pods.is_in_force, state=pods.state)
     pods.people.patch(NAME, enabled=True)
-    wait_until("both arms", lambda: pods.serve(BOTH), MOST, pods.state)
+    eventually(lambda: pods.serve(BOTH), MOST, pods.state)
     assert pods.people.kinds(NAME) == ["move", "move", "kill", "resume"]
 
 
@@ -112,9 +113,7 @@ def test_the_operator_answers_routers_and_monitoring_and_nobody_else(pods: Pods)
 
 def test_a_promotion_hands_the_model_over_and_a_rollback_gives_it_back(pods: Pods) -> None:
     """The incumbent's pods are replaced twice without an error for any caller."""
-    serve = wait_until(
-        "both arms", lambda: pods.models() if len(pods.models()) == len(BOTH) else None, MOST, pods.state
-    )
+    serve = eventually(lambda: pods.models() if len(pods.models()) == len(BOTH) else None, MOST, pods.state)
 
     def versions() -> set[str]:
         label = "serving.kserve.io/inferenceservice=mtorl-incumbent"
@@ -128,8 +127,8 @@ def test_a_promotion_hands_the_model_over_and_a_rollback_gives_it_back(pods: Pod
         ):
             pods.people.move(NAME, to, "a test", force=True)  # force: the log is not yet uploaded
             pods.people.wait_for(("True", reason), "Settled", NAME, seconds=300, state=pods.state)
-            wait_until("one version", lambda version=version: versions() == {version}, 60, pods.state)
-            wait_until("its model", lambda model=model: pods.models() == {"incumbent": model}, MOST, pods.state)
+            eventually(lambda version=version: versions() == {version}, 60, pods.state)
+            eventually(lambda model=model: pods.models() == {"incumbent": model}, MOST, pods.state)
         said = [one for answers in heard for one in answers.result()]
     assert {one["status"] for one in said} == {200}
     # On a busy node any part may time out, but each requested model was loaded and had the right version.
@@ -141,7 +140,7 @@ def test_a_promotion_hands_the_model_over_and_a_rollback_gives_it_back(pods: Pod
 
 def test_a_deleted_experiment_leaves_everybody_the_incumbent(pods: Pods) -> None:
     kubectl("-n", pods.namespace, "delete", "exp", NAME)
-    wait_until("the incumbent alone", lambda: pods.serve({"incumbent"}), MOST, pods.state)
+    eventually(lambda: pods.serve({"incumbent"}), MOST, pods.state)
     assert not pods.people.in_force(NAME).enabled
 
 

@@ -19,13 +19,14 @@ import yaml
 from mtorl.experiment.experiment import Experiment
 from tests.cluster.conftest import Installation
 from tests.cluster.experiment_objects import Cluster
-from tests.cluster.kubectl import Object, get, kubectl, listed, wait_until
+from tests.cluster.kubectl import Object, get, kubectl, listed
 from tests.cluster.operator_process import OperatorProcess
 from tests.experiments import experiment
 from tests.manifests.conftest import MANIFESTS, documents, rendered
 from tests.repository import ROOT
 from tests.serving.router_fixtures import instance, made_feast_repo
 from tests.serving.router_process import Process
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.cluster
 RAMP = {"stages": [{"stage": "shadow", "hours": 0, "users": 0}, {"stage": "50%", "hours": 0, "users": 0}]}
@@ -86,17 +87,15 @@ def test_the_kill_switch_works_on_each_router(cluster_of: Cluster, operator: Ope
             arms_of(one)
             return cluster_of.phase("first") == "50%"
 
-        wait_until("the ramp", moved, state=operator.log)
+        eventually(moved, state=operator.log)
         serves = {"incumbent", "challenger"}
-        wait_until("both arms", lambda: all(arms_of(router) == serves for router in (one, other)))
+        eventually(lambda: all(arms_of(router) == serves for router in (one, other)))
         cluster_of.wait_for(EVERY_ROUTER, "InForce")
 
         for off in (True, False, True):
-            began = time.monotonic()
             cluster_of.patch("first", enabled=not off)
             wanted = {"incumbent"} if off else serves
-            while not all(arms_of(router) == wanted for router in (one, other)):
-                assert time.monotonic() - began < 60
+            eventually(lambda wanted=wanted: all(arms_of(router) == wanted for router in (one, other)))
         assert cluster_of.kinds("first")[2:] == ["kill", "resume", "kill"]
         columns = kubectl("-n", cluster_of.namespace, "get", "exp", "first").splitlines()
         assert columns[0].replace("IN FORCE", "IN_FORCE").split() == COLUMNS
@@ -112,17 +111,17 @@ def test_the_kill_switch_works_on_each_router(cluster_of: Cluster, operator: Ope
         assert sorted(cluster_of.served()) == ["first.yaml", "second.yaml"]
         assert said_by(one, "experiment") == said_by(other, "experiment") == {"first", "second"}
         cluster_of.patch("second", enabled=False)
-        wait_until("its switch", lambda: not cluster_of.in_force("second").enabled)
+        eventually(lambda: not cluster_of.in_force("second").enabled)
         assert cluster_of.in_force("first").enabled and arms_of(one) == serves, "one switch must not affect the other"
         cluster_of.patch("first", enabled=False)
-        wait_until("both switches", lambda: all(arms_of(router) == {"incumbent"} for router in (one, other)))
+        eventually(lambda: all(arms_of(router) == {"incumbent"} for router in (one, other)))
 
         operator.kill()  # active experiments stay, and can still be edited
         cluster_of.patch("first", enabled=True)
         time.sleep(3)
         assert all(arms_of(router) == {"incumbent"} for router in (one, other))
         operator.start()
-        wait_until("both arms again", lambda: all(arms_of(router) == serves for router in (one, other)))
+        eventually(lambda: all(arms_of(router) == serves for router in (one, other)))
 
 
 def test_what_may_not_change_is_refused_by_the_api_server(cluster_of: Cluster, operator: OperatorProcess) -> None:
@@ -158,7 +157,7 @@ def test_what_is_null_stays_null_in_the_history(cluster_of: Cluster, operator: O
     assert cluster_of.condition("first", "Accepted") == ("True", "Usable")
     assert cluster_of.in_force().arm("incumbent").url == cluster_of.in_force().arm("challenger").url
     cluster_of.move("first", "rolled back")
-    wait_until("the previous incumbent", lambda: cluster_of.in_force().arm("incumbent").policy == "baseline")
+    eventually(lambda: cluster_of.in_force().arm("incumbent").policy == "baseline")
 
 
 def test_a_kill_switch_by_config_map_shows_and_a_patch_ends_it(cluster_of: Cluster, operator: OperatorProcess) -> None:
@@ -170,7 +169,7 @@ def test_a_kill_switch_by_config_map_shows_and_a_patch_ends_it(cluster_of: Clust
         return str(said[0]["message"])
 
     cluster_of.apply("first", {**spec(), **GO})
-    wait_until("its start", lambda: shown() == ["first", "50%", "true"], state=operator.log)
+    eventually(lambda: shown() == ["first", "50%", "true"], state=operator.log)
     config_map = get(cluster_of.namespace, "cm", "mtorl-experiment")
     off = json.dumps(config_map).replace("enabled: true", "enabled: false")
     kubectl("replace", "-f", "-", stdin=off)
@@ -178,7 +177,7 @@ def test_a_kill_switch_by_config_map_shows_and_a_patch_ends_it(cluster_of: Clust
     assert shown() == ["first", "50%", "false"] and not cluster_of.in_force().enabled
     command = message().partition("a reason: ")[2].replace("WHY", "clicks are back")
     subprocess.run(command, shell=True, check=True)
-    wait_until("the switch", lambda: shown() == ["first", "50%", "true"], state=operator.log)
+    eventually(lambda: shown() == ["first", "50%", "true"], state=operator.log)
     assert cluster_of.in_force().enabled
     assert cluster_of.kinds("first") == ["move", "kill", "resume"]
 
@@ -215,13 +214,13 @@ def test_with_the_rights_of_the_manifests_and_of_two_one_leads(cluster_of: Clust
         second.start()
         cluster_of.apply("first", {**spec(), **GO})
         cluster_of.wait_for_phase("50%", state=first.log)
-        wait_until("events", lambda: "Stage50Percent" in kubectl("-n", namespace, "describe", "exp", "first"))
-        wait_until("the other operator", second.follows, seconds=60, state=second.log)
+        eventually(lambda: "Stage50Percent" in kubectl("-n", namespace, "describe", "exp", "first"))
+        eventually(second.follows, state=second.log)
         assert first.leads() and not second.leads()
         cluster_of.patch("first", enabled=False)
         first.kill()
-        wait_until("the kill switch", lambda: not cluster_of.in_force().enabled, state=second.log)
-        wait_until("another leader", second.leads, seconds=60, state=second.log)
+        eventually(lambda: not cluster_of.in_force().enabled, state=second.log)
+        eventually(second.leads, state=second.log)
         assert cluster_of.kinds("first") == ["move", "kill"]
         second.kill()
         assert "Forbidden" not in first.log() and "forbidden" not in first.log()
@@ -245,12 +244,12 @@ def test_a_kill_switch_waits_for_no_lease(cluster_of: Cluster, tmp_path: Path) -
     try:
         holder.start()
         operator.start()
-        wait_until("an operator", operator.follows, seconds=60, state=operator.log)
+        eventually(operator.follows, state=operator.log)
         cluster_of.apply("first", {**spec(), **GO})
         cluster_of.wait_for_phase("50%", state=operator.log)
         cluster_of.patch("first", enabled=False)
-        wait_until("the kill switch", lambda: not cluster_of.in_force().enabled, state=operator.log)
-        answer = httpx.post(f"{operator.url}/v1/in-force", json={"router": "one", "has": {}})
+        eventually(lambda: not cluster_of.in_force().enabled, state=operator.log)
+        answer = httpx.post(f"{operator.url}/v1/in-force", json={"router": "one", "has": {}}, timeout=60)
         assert not Experiment.from_yaml(answer.json()["first.yaml"]).enabled, "routers must get the kill"
         assert answer.headers["mtorl-leads"] == "false" and not operator.leads()
     finally:
@@ -275,7 +274,7 @@ def applied_all_the_time(files: Callable[[], str]) -> Iterator[Callable[[], None
 
     def three_more() -> None:
         start = applied[0]
-        wait_until("three applies", lambda: applied[0] > start + 3)
+        eventually(lambda: applied[0] > start + 3)
 
     controller = threading.Thread(target=reapply)
     controller.start()
@@ -329,16 +328,16 @@ def test_a_promotion_is_a_commit_and_a_kill_switch_none_where_git_is_applied_all
 
     config = as_operator(made.namespace, tmp_path)
     with OperatorProcess(made.namespace, tmp_path, config) as process, applied_all_the_time(files) as three_more:
-        wait_until("the object", lambda: "spring" in kubectl("-n", made.namespace, "get", "exp"))
+        eventually(lambda: "spring" in kubectl("-n", made.namespace, "get", "exp"))
         cluster.move("spring", "50%")
         cluster.wait_for_phase("50%", "spring", state=process.log)
         cluster.patch("spring", enabled=False)
-        wait_until("the kill switch", lambda: not cluster.in_force("spring").enabled, state=process.log)
+        eventually(lambda: not cluster.in_force("spring").enabled, state=process.log)
         three_more()
         assert not cluster.in_force("spring").enabled and cluster.phase("spring") == "50%"
         assert cluster.kinds("spring") == ["move", "kill"]
         cluster.patch("spring", enabled=True)
-        wait_until("both arms", lambda: cluster.in_force("spring").enabled, state=process.log)
+        eventually(lambda: cluster.in_force("spring").enabled, state=process.log)
         cluster.move("spring", "promoted", "there is no log", force=True)
         cluster.wait_for(("False", "NotInGit"), "Settled", "spring", state=process.log, seconds=120)
         generation = get(made.namespace, "inferenceservice", "mtorl-incumbent")["metadata"]["generation"]

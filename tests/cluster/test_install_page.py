@@ -19,12 +19,13 @@ import pytest
 
 from serving.local.ports import free_ports
 from tests.cluster.conftest import simulated
-from tests.cluster.kubectl import get, kubectl, wait_until
+from tests.cluster.kubectl import get, kubectl
 from tests.cluster.running import BOOTSTRAP
 from tests.examples.walk import Terminal, script_of
 from tests.manifests.alerting_stack import alertmanager, configuration, people, prometheus, scrape
 from tests.manifests.alerting_stack import get as read
 from tests.repository import ROOT
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.node]
 
@@ -74,7 +75,7 @@ def test_the_page_leads_to_a_running_experiment(empty_cluster: None, tmp_path: P
     def shown() -> list[str]:
         return kubectl("-n", NAMESPACE, "get", "exp", "mtorl-vs-incumbent", "--no-headers").split()[:2]
 
-    wait_until("the rollback", lambda: shown()[1].startswith("rolled"), state=lambda: str(shown()))
+    eventually(lambda: shown()[1].startswith("rolled"), state=shown)
 
     secret, _, outage = alert.partition("# 23 ")
     outage, _, recovery = outage.partition("# 24 ")
@@ -83,7 +84,7 @@ def test_the_page_leads_to_a_running_experiment(empty_cluster: None, tmp_path: P
         terminal.run(f"# 21 {secret}")
         with prometheus_of_the_cluster(tmp_path):
             terminal.run(f"# 23 {outage}")
-            wait_until("a page", lambda: told.pages, 360)
+            eventually(lambda: told.pages, 360)
     assert told.pages[0]["commonLabels"]["alertname"] == "MtorlRouterDown"
     assert told.pages[0]["commonLabels"]["namespace"] == NAMESPACE
     terminal.run(f"# 24 {recovery}")
@@ -107,5 +108,5 @@ def prometheus_of_the_cluster(folder: Path) -> Iterator[None]:
             prometheus(folder, rules, scrapes, until.enter_context(alertmanager(folder, config)), "15s")
         )
         query = f"{url}/api/v1/query?query={urllib.parse.quote('mtorl_ready == 1')}"
-        wait_until("a ready router in Prometheus", lambda: read(query)["data"]["result"])
+        eventually(lambda: read(query)["data"]["result"])
         yield

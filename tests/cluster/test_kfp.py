@@ -30,7 +30,7 @@ from tests.cluster.kfp_runs import (
     pod_of,
     started,
 )
-from tests.cluster.kubectl import wait_until
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.kfp]
 
@@ -80,8 +80,8 @@ def test_training_whose_pod_is_deleted_resumes_next_run(client: Any, pipelines: 
     on_volume(WRITE_LOG, "600", str(time.time_ns() % 1_000_000), "0")
     long = SMALL | {"epochs": 12}
     run_id = started(client, pipelines["mtorl-train"], long)
-    pod = wait_until("a pod that trains", lambda: pod_of(run_id, "train-challenger"), MINUTES)
-    wait_until("a checkpoint", lambda: "%" in in_namespace("logs", pod, "-c", "main"), MINUTES)
+    pod = eventually(lambda: pod_of(run_id, "train-challenger"), MINUTES)
+    eventually(lambda: "%" in in_namespace("logs", pod, "-c", "main"), MINUTES)
     in_namespace("delete", "pod", pod)
     end_of(client, run_id)
     again = ended(client, pipelines["mtorl-train"], long)
@@ -114,7 +114,7 @@ def test_what_recurs_runs_is_replaced_and_removed(client: Any, pipelines: dict[s
         assert apply(client, minutely()) == {RECURRING: "made"}
         assert apply(client, minutely()) == {RECURRING: "was there"}
         (first,) = recurring_runs(client)
-        under_way = wait_until("a run that recurs", lambda: started_by(client, first), MINUTES)
+        under_way = eventually(lambda: started_by(client, first), MINUTES)
         assert not look(client, under_way).ended
 
         assert apply(client, minutely("today")) == {RECURRING: "replaced"}
@@ -123,7 +123,7 @@ def test_what_recurs_runs_is_replaced_and_removed(client: Any, pipelines: dict[s
         # The run in progress completes: if Kubernetes had deleted its workflow, it would never end.
         assert end_of(client, under_way).steps["verdict"] == "FAILED"
         assert "not an ISO time" in log_of(under_way, "verdict")
-        run = client.get_run(wait_until("a run of the new one", lambda: started_by(client, second), MINUTES))
+        run = client.get_run(eventually(lambda: started_by(client, second), MINUTES))
         assert run.runtime_config.parameters["since"] == "today"
     finally:
         assert apply(client, Schedule(name="test", runs=())) == {RECURRING: "removed"}

@@ -3,8 +3,9 @@
 import pytest
 
 from tests.cluster.conftest import Installation
-from tests.cluster.kubectl import Object, get, listed, wait_until
+from tests.cluster.kubectl import Object, get, listed
 from tests.manifests.conftest import assert_restricted
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.cluster
 
@@ -22,7 +23,7 @@ def dev(tmp_path_factory: pytest.TempPathFactory, ended: list[str]) -> Installat
     def named() -> set[str]:
         return {str(found["metadata"]["name"]) for found in listed(made.namespace, "deployment")}
 
-    wait_until("KServe's Deployments", lambda: wanted <= named())
+    eventually(lambda: wanted <= named())
     made.wait_for_pods()
     return made
 

@@ -18,9 +18,10 @@ import yaml
 from pipelines.cluster.kfp_server import upload
 from pipelines.cluster.schedule import RecurringRun, Schedule, apply
 from tests.cluster.kfp_runs import LIST, Run, delete_mounting, ended, in_namespace, log_of, look, on_volume, platform
-from tests.cluster.kubectl import Object, kubectl, listed, wait_until
+from tests.cluster.kubectl import Object, kubectl, listed
 from tests.cluster.running import Running, answers, decided
 from tests.manifests.conftest import MANIFESTS
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.node, pytest.mark.kfp]
 
@@ -96,7 +97,7 @@ def a_day(running: Running) -> set[str]:
     said = answers(running.calling(180, uuid4().hex, "", "0.01"))
     taken = {one["decision_id"] for one in decided(said)}
     assert len(taken) > USERS
-    wait_until("the upload", lambda: taken <= running.uploaded(), 400)
+    eventually(lambda: taken <= running.uploaded(), 400)
     return taken
 
 
@@ -121,7 +122,7 @@ def night_after(client: Any, begin: datetime) -> Run:
         run = look(client, later[0].run_id) if later else None
         return run if run and run.ended else None
 
-    return wait_until("a night", at_end, 1800)
+    return eventually(at_end, 1800)
 
 
 def test_from_an_empty_volume_through_three_nights(client: Any, pipelines: dict[str, Path], running: Running) -> None:

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from tests.cluster.conftest import Installation, simulated
-from tests.cluster.kubectl import Object, get, kubectl, listed, wait_until
+from tests.cluster.kubectl import Object, get, kubectl, listed
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.cluster
 OWN = "mtorl-test-nodes"  # a label and a taint that keep other tests' pods away
@@ -50,7 +51,7 @@ class OnNodes(Installation):
             found = self.ready()
             return found if Counter(name for name, _ in found) == wanted else []
 
-        found = wait_until("all pods", all_of_them, seconds, lambda: f"{Counter(self.ready())}\n{self.refusals()}")
+        found = eventually(all_of_them, seconds, lambda: f"{Counter(self.ready())}\n{self.refusals()}")
         routers_, operators = (Counter(node for name, node in found if name == one) for one in TWICE[:2])
         return routers_, operators
 
@@ -110,7 +111,7 @@ def test_a_router_whose_disk_is_lost_with_its_node_starts_with_a_new_one(product
     claims = production.uids("pvc")
     kubectl("delete", "node", NODES["a"])
     production.wait_ready(routers=1, seconds=180)
-    wait_until("why", lambda: "node affinity" in str(get(namespace, "pod", "mtorl-router-1")["status"]))
+    eventually(lambda: "node affinity" in str(get(namespace, "pod", "mtorl-router-1")["status"]))
     assert production.uids("pvc") == claims, "the other pods must keep their volumes"
     # The steps of docs/cluster.md.
     kubectl("-n", namespace, "delete", "pvc", claim, "--wait=false")

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.conftest import Installation
-from tests.cluster.kubectl import kubectl, listed, wait_until
+from tests.cluster.kubectl import kubectl, listed
 from tests.manifests.conftest import MANIFESTS
 from tests.repository import ROOT
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.cluster
 
@@ -65,7 +66,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation
     kubectl("-n", made.namespace, "apply", "-f", "-", stdin=spring)
     for job in ("monitor", "materialize"):
         kubectl("-n", made.namespace, "create", "job", f"{job}-before", "--from", f"cronjob/mtorl-{job}")
-        wait_until(f"a pod of {job}", lambda job=job: listed(made.namespace, "pod", f"job-name={job}-before"))
+        eventually(lambda job=job: listed(made.namespace, "pod", f"job-name={job}-before"))
     yield made
     kubectl("delete", "namespace", made.namespace, "--wait=false")
 

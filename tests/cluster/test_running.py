@@ -12,9 +12,10 @@ from uuid import uuid4
 import pytest
 
 from tests.cluster.experiment_pods import ROUTERS
-from tests.cluster.kubectl import Object, get, kubectl, wait_until
+from tests.cluster.kubectl import Object, get, kubectl
 from tests.cluster.running import USERS, Answers, Running, answers, decided
 from tests.manifests.conftest import MANIFESTS
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.node]
 
@@ -36,10 +37,10 @@ def test_before_the_bootstrap_everything_waits_and_says_for_what(running: Runnin
         said = running.call(2, uuid4().hex, f"{address}:8080")
         return [one for one in said if one["status"] == 503 and "mtorl-bootstrap" in one["said"]]
 
-    (first, *_) = wait_until("the router's 503", refused, 180)
+    (first, *_) = eventually(refused, 180)
     assert first["retry_after"]
     model = ("logs", "-l", "serving.kserve.io/inferenceservice=mtorl-incumbent", "-c", "wait-for-model")
-    said = wait_until("a model's line", lambda: kubectl("-n", running.namespace, *model, allowed=(0, 1)), 120)
+    said = eventually(lambda: kubectl("-n", running.namespace, *model, allowed=(0, 1)), 120)
     assert "no model registry/incumbent/first" in said
     assert not running.restarts()
 
@@ -48,7 +49,7 @@ def test_after_the_bootstrap_the_first_decision(running: Running) -> None:
     ns = running.namespace
     running.bootstrap()
     kubectl("-n", ns, "wait", "--for=condition=Ready", *(f"pod/{one}" for one in ROUTERS), "--timeout=120s")
-    first = wait_until("a decision of a model", lambda: decided(running.call(3, uuid4().hex)), 180)[0]
+    first = eventually(lambda: decided(running.call(3, uuid4().hex)), 180)[0]
     assert first["arm"] == "incumbent" and first["model"]["name"] == "incumbent", "the experiment is a draft"
 
 
@@ -96,7 +97,7 @@ def test_a_killed_redis_costs_default_actions_and_nothing_else(running: Running)
     said = answers_while_killed(running, "mtorl-redis-0")
     assert {one["status"] for one in said} == {200}
     assert not [one for one in said if one["fallback_reason"] and one["expose"]]
-    wait_until("decisions of a model again", lambda: decided(running.call(3, uuid4().hex)), 120)
+    eventually(lambda: decided(running.call(3, uuid4().hex)), 120)
     assert {one["decision_id"] for one in said} <= running.logged(ROUTERS[0]) | running.logged(ROUTERS[1])
 
 
@@ -112,7 +113,7 @@ def test_a_redis_that_was_emptied_is_filled_again(running: Running) -> None:
     in_redis("redis-cli --scan | xargs -n 500 redis-cli unlink")  # FLUSHALL is disabled
     assert keys() < USERS
     # The feed's notes are lost; users of the last minutes return when their hour is compacted.
-    wait_until("features in Redis", lambda: keys() >= USERS, 240, lambda: str(keys()))
+    eventually(lambda: keys() >= USERS, 240, keys)
 
 
 def test_a_router_that_can_not_start_is_rolled_back(running: Running) -> None:
@@ -124,7 +125,7 @@ def test_a_router_that_can_not_start_is_rolled_back(running: Running) -> None:
         statuses = get(ns, "pod", ROUTERS[1])["status"].get("containerStatuses", [])
         return any(status["restartCount"] or status.get("lastState") for status in statuses)
 
-    wait_until("a router that fails", failing, 120)
+    eventually(failing, 120)
     assert decided(running.call(3, uuid4().hex)), "the other router must stay until the first is ready"
     kubectl("-n", ns, "rollout", "undo", "statefulset/mtorl-router")
     kubectl("-n", ns, "rollout", "status", "statefulset/mtorl-router", "--timeout=120s")

@@ -18,11 +18,12 @@ import pytest
 
 from mtorl.log.records import ID_FIELD, Kind
 from tests.cluster.experiment_pods import NAME, ROUTERS, Pods
-from tests.cluster.kubectl import Object, get, kubectl, listed, wait_until
+from tests.cluster.kubectl import Object, get, kubectl, listed
 from tests.cluster.object_store import KEY, PORT, SECRET, ObjectStore
 from tests.cluster.running import BOOTSTRAP, Answers, answers
 from tests.cluster.test_experiment_pods import SPEC
 from tests.manifests.conftest import MANIFESTS
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.node]
 
@@ -110,7 +111,7 @@ class Day(Pods):
             job["spec"]["template"]["spec"]["containers"][0]["args"] = list(arguments)
         kubectl("-n", self.namespace, "apply", "-f", "-", stdin=json.dumps(job))
         log = ("-n", self.namespace, "logs", f"job/{name}", "--tail=-1")
-        wait_until(name, lambda: get(self.namespace, "job", name)["status"].get(ends), 300, lambda: kubectl(*log))
+        eventually(lambda: get(self.namespace, "job", name)["status"].get(ends), 300, lambda: kubectl(*log))
         return kubectl(*log)
 
     def ids(self, kind: Kind, days: int = 0) -> list[str]:
@@ -146,7 +147,7 @@ def day(images: list[Object], tmp_path_factory: pytest.TempPathFactory, ended: l
     made.people.apply(NAME, {**SPEC, "salt": "day", "budgets": budgets})
     made.people.move(NAME, "50%", "agreed on Monday")
     made.people.wait_for_phase("50%", NAME, state=made.state)
-    wait_until("each router", made.is_in_force, 180, made.state)
+    eventually(made.is_in_force, 180, made.state)
     return made
 
 
@@ -154,7 +155,7 @@ def test_the_first_day_is_in_the_bucket(day: Day) -> None:
     with ThreadPoolExecutor(1) as pool:
         day.calls(pool, 60).result()
     assert len(day.decided()) > 200 and day.reported()
-    wait_until("the uploads", day.uploaded_all, 180)
+    eventually(day.uploaded_all, 180)
     day.store.run(COPIES)
     assert len(day.ids("decision", 1)) == len(day.ids("decision")) >= len(day.decided())
 
@@ -166,7 +167,7 @@ def test_the_night_reads_it(day: Day) -> None:
     assert day.store.run('print(len(lake.closed("decision")))') == "2\n", "an hour of each day must be closed"
     assert "decisions" in said, "the job must report the training rows"
     assert "Traceback" not in day.job("mtorl-monitor") + day.job("mtorl-materialize")
-    wait_until("a verdict", lambda: day.people.status(NAME).get("users", 0), 180, day.state)
+    eventually(lambda: day.people.status(NAME).get("users", 0), 180, day.state)
 
 
 def test_the_second_day(day: Day) -> None:
@@ -192,11 +193,11 @@ def test_the_second_day(day: Day) -> None:
         assert said.strip() == str(2 * len(yesterday[:50]))
         calls.result()
     assert {one["status"] for one in day.said} <= {0, 200, 503}
-    wait_until("the uploads", day.uploaded_all, 240)
+    eventually(day.uploaded_all, 240)
     late_ids = {f"late-{kind}-{one}" for one in yesterday[:50] for kind in ("click", "cost")}
-    wait_until("late outcomes", lambda: late_ids <= set(day.ids("outcome", 1)), 180)
+    eventually(lambda: late_ids <= set(day.ids("outcome", 1)), 180)
     day.people.patch(NAME, enabled=False)
-    wait_until("the incumbent alone", lambda: day.serve({"incumbent"}), 60, day.state)
+    eventually(lambda: day.serve({"incumbent"}), 60, day.state)
 
 
 def test_nothing_is_lost_doubled_or_overspent(day: Day) -> None:

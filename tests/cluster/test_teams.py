@@ -7,8 +7,9 @@ import uuid
 import pytest
 
 from tests.cluster.conftest import SECRETS
-from tests.cluster.kubectl import Object, get, kubectl, listed, serves, wait_until
+from tests.cluster.kubectl import Object, get, kubectl, listed, serves
 from tests.manifests.conftest import MANIFESTS, render
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.cluster
 RUN = uuid.uuid4().hex[:6]
@@ -128,11 +129,11 @@ def test_a_team_cannot_starve_the_other_or_get_around_admission(what: str, teams
 
 def test_a_volume_of_the_other_team_is_not_mounted(teams: dict[str, Subject]) -> None:
     """A claim belongs to its namespace, and another claim to the same volume finds it taken."""
-    theirs = str(wait_until("a volume", lambda: get(SHOP, "pvc", "mtorl-data")["spec"].get("volumeName")))
+    theirs = str(eventually(lambda: get(SHOP, "pvc", "mtorl-data")["spec"].get("volumeName")))
     spec = {**CLAIM, "volumeName": theirs}
     made = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "stolen"}, "spec": spec}
     assert answer(teams["ann"], "-n", ADS, "create", "-f", "-", stdin=json.dumps(made)) != "refused"
-    wait_until("an answer", lambda: "already bound to a different claim" in str(listed(ADS, "event")))
+    eventually(lambda: "already bound to a different claim" in str(listed(ADS, "event")))
     assert get(ADS, "pvc", "stolen")["status"]["phase"] == "Pending"
 
 

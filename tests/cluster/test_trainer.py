@@ -14,8 +14,9 @@ import yaml
 from components.trainer.train_job import GROUP, PLURAL, POD_NAME, POD_UID, VERSION
 from tests.cluster.conftest import Installation
 from tests.cluster.kfp_runs import platform, volume_pod
-from tests.cluster.kubectl import Object, kubectl, listed, serves, wait_until
+from tests.cluster.kubectl import Object, kubectl, listed, serves
 from tests.cluster.running import image_of
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.node]
 
@@ -82,7 +83,7 @@ def test_two_nodes_train_and_a_killed_one_is_started_again(installation: Install
     def progress() -> int:
         return max(map(int, re.findall(r"(\d+) % validation loss", printed())), default=0)
 
-    wait_until("progress in the step's log", lambda: 5 < progress() < 60, 600, printed)
+    eventually(lambda: 5 < progress() < 60, 600, printed)
     first = nodes()
     assert job()["spec"]["trainer"]["numNodes"] == 2 and len(first) == 2
     kubectl("-n", ns, "delete", "pod", first[1], "--grace-period=0", "--force")
@@ -91,15 +92,15 @@ def test_two_nodes_train_and_a_killed_one_is_started_again(installation: Install
         said = [kubectl("-n", ns, "logs", name, allowed=(0, 1)) for name in nodes()]
         return any("resuming from a checkpoint" in one for one in said)
 
-    wait_until("a training that goes on", going_on, 300, printed)
+    eventually(going_on, 300, printed)
     assert set(nodes()) - set(first), "a new pod must replace the killed one"
 
     def ended() -> str:
         phase = kubectl("-n", ns, "get", "pod", "step", "-o", "jsonpath={.status.phase}")
         return phase if phase in ("Succeeded", "Failed") else ""
 
-    assert wait_until("the end of the step", ended, 900, printed) == "Succeeded", printed()
+    assert eventually(ended, 900, printed) == "Succeeded", printed()
     result = json.loads(printed().rpartition("\ntrained ")[2])
     assert result["nodes"] == 2 and result["rows"] == pytest.approx(TOUCHPOINTS, rel=0.1)
     assert result["losses"][0] == pytest.approx(result["losses"][1], abs=SPREAD), "as in one process"
-    wait_until("the job's removal", lambda: not job(), 120)
+    eventually(lambda: not job(), 120)

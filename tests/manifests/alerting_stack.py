@@ -15,13 +15,13 @@ import subprocess
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.message import Message
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import yaml
@@ -30,6 +30,7 @@ from aiohttp import web
 from monitoring.experiments.web import serving
 from serving.local.ports import free_ports
 from tests.repository import ROOT
+from tests.waiting import eventually
 
 PLAIN = ROOT / "manifests" / "alertmanager" / "alertmanager.yml"
 RULES = ROOT / "manifests" / "base" / "monitoring" / "rules.yaml"
@@ -38,9 +39,6 @@ SECRETS = "/etc/alertmanager/secrets/mtorl-alerting/"
 PASSWORD = "not a real one"
 _QUICK = "500ms"  # every interval
 _WAIT = "2s"  # before a ticket: longer than the time between two rules on a busy machine
-_PATIENCE = 120.0  # seconds until a wait fails; most take one or two
-
-T = TypeVar("T")
 
 
 def program(*names: str) -> str:
@@ -49,16 +47,6 @@ def program(*names: str) -> str:
         if found := shutil.which(name):
             return found
     pytest.fail(f"{names[0]} is missing; apt install prometheus prometheus-alertmanager")
-
-
-def wait_for(what: str, look: Callable[[], T | None]) -> T:
-    """Poll until `look` returns something true, and return it."""
-    end = time.monotonic() + _PATIENCE
-    while time.monotonic() < end:
-        if found := look():
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"timed out: {what}")
 
 
 @dataclass
@@ -95,7 +83,7 @@ class Stack:
         """Wait until all rules have been evaluated the given number of times on the current metrics."""
         for _ in range(times):
             begun = time.time()
-            wait_for("an evaluation", lambda begun=begun: all(at > begun for at in self._evaluated()))  # type: ignore[misc]
+            eventually(lambda begun=begun: all(at > begun for at in self._evaluated()))  # type: ignore[misc]
 
     def _evaluated(self) -> list[float]:
         groups = get(f"{self.prometheus}/api/v1/rules")["data"]["groups"]
@@ -115,7 +103,7 @@ class Stack:
 
 
 def get(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         return json.load(answer)
 
 
@@ -219,13 +207,10 @@ def process(command: list[str], log: Path, port: int) -> Iterator[str]:
 
     def ready() -> bool:
         assert started.poll() is None, f"{command[0]} exited: {log.read_text()[-2000:]}"
-        try:
-            return bool(urllib.request.urlopen(f"{url}/-/ready", timeout=5).status == 200)
-        except OSError:
-            return False
+        return bool(urllib.request.urlopen(f"{url}/-/ready", timeout=20).status == 200)
 
     try:
-        wait_for(f"{command[0]} is ready", ready)
+        eventually(ready)
         yield url
     finally:
         started.terminate()

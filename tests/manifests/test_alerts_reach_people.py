@@ -17,7 +17,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from monitoring.watch.exporter import MonitorCollector
 from monitoring.watch.state import STATE_FILE, Alarm, Group, State, Stream
 from monitoring.watch.stream_names import column_stream, stream_of
-from tests.manifests.alerting_stack import NAMESPACE, PASSWORD, RULES, Stack, running, wait_for
+from tests.manifests.alerting_stack import NAMESPACE, PASSWORD, RULES, Stack, running
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.long
 
@@ -78,7 +79,7 @@ def stack(installation: Stack, healthy: dict[str, str]) -> Iterator[Stack]:
     """The healthy stack, before any notification."""
     installation.metrics.update(healthy)
     installation.evaluations(2)
-    wait_for("health", lambda: not installation.alerts() and not installation.people.waits())
+    eventually(lambda: not installation.alerts() and not installation.people.waits())
     for heard in (installation.people.pages, installation.people.slack, installation.people.mail):
         heard.clear()
     yield installation
@@ -86,10 +87,10 @@ def stack(installation: Stack, healthy: dict[str, str]) -> Iterator[Stack]:
 
 def test_ten_shifted_columns_are_one_ticket_and_one_resolve(stack: Stack) -> None:
     stack.metrics["monitor"] = monitor(COLUMNS)
-    wait_for("a ticket", lambda: stack.people.slack and stack.people.mail)
+    eventually(lambda: stack.people.slack and stack.people.mail)
     stack.evaluations(4)  # still firing: no second notification
     stack.metrics["monitor"] = monitor()
-    wait_for("its end", lambda: len(stack.people.slack) > 1 and len(stack.people.mail) > 1)
+    eventually(lambda: len(stack.people.slack) > 1 and len(stack.people.mail) > 1)
     stack.evaluations(4)
     title = f"1] warning MtorlDrift in {NAMESPACE}"
     assert stack.people.titles() == [f"[FIRING:{title}", f"[RESOLVED:{title}"]
@@ -107,16 +108,16 @@ def test_ten_shifted_columns_are_one_ticket_and_one_resolve(stack: Stack) -> Non
 
 def test_broken_data_page_once_and_suppress_the_drift(stack: Stack) -> None:
     stack.metrics["monitor"] = monitor(COLUMNS[1:3], broken=COLUMNS[:1])
-    wait_for("a page", lambda: stack.people.pages)
-    wait_for("drift is suppressed", lambda: "MtorlDrift" in stack.suppressed())
+    eventually(lambda: stack.people.pages)
+    eventually(lambda: "MtorlDrift" in stack.suppressed())
     stack.evaluations(8)
     assert stack.people.titles() == [f"[FIRING:1] critical MtorlDataBroken in {NAMESPACE}"], "also on Slack"
     (page,) = stack.people.pages
     assert page["status"] == "firing" and page["receiver"] == "mtorl-pager"
     assert page["groupLabels"] == {"namespace": NAMESPACE, "alertname": "MtorlDataBroken"}
     stack.metrics["monitor"] = monitor(COLUMNS[1:3])  # data repaired, but the drift remains
-    wait_for("the ticket", lambda: f"[FIRING:1] warning MtorlDrift in {NAMESPACE}" in stack.people.titles())
-    wait_for("the page's end", lambda: len(stack.people.pages) > 1)
+    eventually(lambda: f"[FIRING:1] warning MtorlDrift in {NAMESPACE}" in stack.people.titles())
+    eventually(lambda: len(stack.people.pages) > 1)
     assert [one["status"] for one in stack.people.pages] == ["firing", "resolved"]
 
 
@@ -125,8 +126,8 @@ def test_harm_pages_despite_other_alerts(stack: Stack) -> None:
     stack.metrics["router"] = ROUTER.format(ready=0, silent=0)
     stack.metrics["monitor"] = monitor(COLUMNS, broken=COLUMNS[:1], harm=True)
     wanted = {"MtorlRouterDown", "MtorlDataBroken", "MtorlHarm"}
-    wait_for("three pages", lambda: {one["groupLabels"]["alertname"] for one in stack.people.pages} >= wanted)
-    wait_for("drift is suppressed", lambda: stack.suppressed() == {"MtorlDrift"})
+    eventually(lambda: {one["groupLabels"]["alertname"] for one in stack.people.pages} >= wanted)
+    eventually(lambda: stack.suppressed() == {"MtorlDrift"})
     assert len(stack.people.pages) == 3 and not stack.people.mail
     harm = next(one for one in stack.people.slack if "MtorlHarm" in one["title"])
     assert (
@@ -136,10 +137,10 @@ def test_harm_pages_despite_other_alerts(stack: Stack) -> None:
 
 def test_consequences_of_a_stopped_router_are_no_tickets(stack: Stack) -> None:
     stack.metrics["router"] = ROUTER.format(ready=0, silent=0)
-    wait_for("a page", lambda: stack.people.pages)
+    eventually(lambda: stack.people.pages)
     stack.metrics["router"] = ROUTER.format(ready=0, silent=300)
-    wait_for("the arm's alert is suppressed", lambda: stack.suppressed() == {"MtorlArmSilent"})
+    eventually(lambda: stack.suppressed() == {"MtorlArmSilent"})
     stack.evaluations(8)
     assert stack.people.titles() == [f"[FIRING:1] critical MtorlRouterDown in {NAMESPACE}"]
     stack.metrics["router"] = ROUTER.format(ready=1, silent=300)  # the router is back, but the arm stays silent
-    wait_for("the ticket", lambda: f"[FIRING:2] warning MtorlArmSilent in {NAMESPACE}" in stack.people.titles())
+    eventually(lambda: f"[FIRING:2] warning MtorlArmSilent in {NAMESPACE}" in stack.people.titles())
