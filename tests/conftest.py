@@ -4,6 +4,7 @@ import asyncio
 import importlib.util
 import inspect
 import os
+import signal
 import sys
 from functools import wraps
 from importlib.abc import MetaPathFinder
@@ -30,6 +31,9 @@ inspect.stack = lambda context=1: [
     inspect.FrameInfo(frame, frame.f_code.co_filename, line, frame.f_code.co_name, None, None)
     for frame, line in walk_stack(sys._getframe(1))
 ]
+
+# A shell without a terminal starts background commands with SIGINT ignored. Subprocesses of tests would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 OURS = ("mtorl", "features", "serving", "monitoring", "components", "pipelines", "cli", "benchmarks", "tests")
 

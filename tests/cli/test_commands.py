@@ -101,7 +101,7 @@ def test_materialize_fails_on_bad_input_and_then_resumes(tmp_path: Path, monkeyp
         for broken in (None, rows.drop(columns="cost"), rows.head(0), faulty):
             log.write_bytes(b"rubbish") if broken is None else broken.to_parquet(log)
             code, text = run()
-            assert code == 2 and text.startswith("mtorl: "), text
+            assert code == 2 and "\nmtorl: " in f"\n{text}", text
         log.unlink()
         assert run()[0] == 2 and redis.Redis(port=port).keys() == [b"mtorl:written:mtorl"], "no other keys"
         faulty.to_parquet(log)

@@ -32,7 +32,7 @@ def arm(*talks: Talk, path: Path | None = None) -> Iterator[tuple[str, list[byte
 
     def serve(talk: Talk, connection: socket.socket) -> None:
         with connection, suppress(OSError):
-            connection.settimeout(10)
+            connection.settimeout(60)
             talk(_Recorded(connection, asked))  # type: ignore[arg-type]
 
     def accept() -> None:
@@ -109,7 +109,7 @@ def test_a_new_connection_for_each_request_is_no_fault(
 
 
 def test_idle_connections_that_the_arm_has_closed_are_no_fault() -> None:
-    client, together = ArmClient(), threading.Barrier(3, timeout=10)
+    client, together = ArmClient(), threading.Barrier(3, timeout=60)
 
     def talk(connection: socket.socket) -> None:
         question(connection)
@@ -154,7 +154,7 @@ def test_an_answer_times_out_even_if_data_keeps_arriving(head: bytes, piece: byt
     def talk(connection: socket.socket) -> None:
         question(connection)
         connection.sendall(head)
-        for _ in range(1000):
+        for _ in range(4000):
             connection.sendall(piece)
             time.sleep(0.01)
 
@@ -163,7 +163,7 @@ def test_an_answer_times_out_even_if_data_keeps_arriving(head: bytes, piece: byt
         started = time.monotonic()
         with pytest.raises(TimeoutError):
             post(client, url, seconds=0.1)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize(
