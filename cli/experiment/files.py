@@ -6,13 +6,13 @@ import getpass
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.commands import Dataset, Explore, JsonOption, print_json
 from cli.endings import exit_codes, stop
-from cli.experiment.shared import FileArgument, StateOption
+from cli.experiment.shared import FileArgument, StateOption, shares_in_words
 
 if TYPE_CHECKING:
     from mtorl.experiment.experiment import Experiment
@@ -54,11 +54,14 @@ def init(
                 written.write(text)
         except FileExistsError:
             stop(f"{file} already exists and was not changed. Name another file", 2)
-    typer.echo(f"{file}: read its comments, then run")
-    typer.echo(f"  mtorl experiment check {file} --dataset {dataset}")
-    typer.echo(f"  mtorl serve --experiment {file}")
-    typer.echo(f"  mtorl experiment move {file} shadow          its first stage")
-    typer.echo(f"  mtorl experiment run {file}          in another terminal: runs all stages")
+    typer.echo(
+        f"{file}: read its comments. Then, in one terminal, check and serve it:\n"
+        f"  mtorl experiment check {file} --dataset {dataset}\n"
+        f"  mtorl serve --experiment {file}\n"
+        "In a second terminal, start its first stage, and let it run through all stages:\n"
+        f"  mtorl experiment move {file} shadow\n"
+        f"  mtorl experiment run {file}"
+    )
 
 
 def check(file: FileArgument, dataset: Dataset, state: StateOption = None, as_json: JsonOption = False) -> None:
@@ -70,7 +73,6 @@ def check(file: FileArgument, dataset: Dataset, state: StateOption = None, as_js
     docs/experiment-file.md describes every field of the file.
     """
     with exit_codes():
-        from mtorl.experiment.arm import ALL_ARMS
         from mtorl.experiment.experiment import Experiment
         from mtorl.log.dataset import DatasetSpec
         from pipelines.experiments.controller import follows
@@ -82,54 +84,41 @@ def check(file: FileArgument, dataset: Dataset, state: StateOption = None, as_js
         folder = ExperimentFolder.of(file, state)
         follows(folder.name, experiment, folder.events())
         if as_json:
-            print_json(_checked(experiment))
+            accounts = [{**one._asdict(), "pacing": one.pacing is not None} for one in experiment.accounts()]
+            derived = {"version": experiment.version, "shares": experiment.shares(), "accounts": accounts}
+            print_json({**experiment.model_dump(mode="json"), **derived})
             return
-        stages = _by_stage(experiment)
-        typer.echo(f"{experiment.name}, {_begins(experiment)}")
+        begins = f"stage {experiment.stage}" if experiment.ramp is None else "a draft until you move it to a stage"
+        typer.echo(f"{experiment.name}, {begins if experiment.enabled else 'switched off'}")
         for arm in experiment.arms:
             explored = f", {arm.explore.share:.0%} explored ({arm.explore.scope})" if arm.explore else ""
-            shares = ", ".join(f"{100 * at_stage.shares()[arm.name]:.3g}%" for at_stage in stages)
             answers = arm.url or ("the action of each request" if arm.policy == "baseline" else "rows of this file")
-            typer.echo(f"  {arm.name}: {shares} of the users; {answers}{explored}")
+            typer.echo(f"  {arm.name}: {answers}{explored}")
         for user, named in experiment.overrides.items():
             typer.echo(f"  {user}: override to {named}, not counted in results")
-        for accounts in zip(*(at_stage.accounts() for at_stage in stages), strict=True):
-            account = accounts[0]
-            if account.arm != ALL_ARMS:
-                asks_no_price = account.arm in [arm.name for arm in experiment.arms if arm.url is None]
-                paced = "paced" if account.pacing else "first come, first served"
-                paced = "not paced: its policy uses no price" if account.pacing and asks_no_price else paced
-                scope = f"campaign {account.campaign}, channel {account.channel}, {account.period}"
-                limits = [f"{at_stage.limit:,.2f}" for at_stage in accounts]
-                said = limits[0] if len(set(limits)) == 1 else ", ".join(limits)
-                typer.echo(f"  {account.arm} may spend {said} ({scope}; {paced})")
+        _echo_stages(experiment)
         paid = {budget.channel for budget in experiment.all_budgets}
         if "*" not in paid and (unpaid := [channel for channel in spec.channels if channel not in paid]):
             typer.echo(f"  no budget covers {', '.join(unpaid)}: nothing is shown there")
 
 
-def _by_stage(experiment: Experiment) -> list[Experiment]:
-    """Return the experiment at each stage of its ramp."""
-    if experiment.ramp is None or not experiment.enabled:
-        return [experiment]
-    return [experiment.replace(stage=step.stage) for step in experiment.ramp.stages]
+def _echo_stages(experiment: Experiment) -> None:
+    """Print each arm's share of the users and part of each budget, with one line for each stage."""
+    from mtorl.experiment.arm import ALL_ARMS
+    from serving.messages import PRICE_IGNORED
 
-
-def _begins(experiment: Experiment) -> str:
-    if not experiment.enabled:
-        return "switched off"
-    if experiment.ramp is None:
-        return f"stage {experiment.stage}"
-    stages = ", ".join(step.stage for step in experiment.ramp.stages)
-    return f"a draft until it is started: all users get the incumbent. Stages after that: {stages}"
-
-
-def _checked(experiment: Experiment) -> dict[str, Any]:
-    """Return the fields with their defaults, and the derived shares and accounts, ready for JSON."""
-    shown = ("arm", "campaign", "channel", "period", "limit")
-    accounts = [
-        {**{name: getattr(account, name) for name in shown}, "paced": account.pacing is not None}
-        for account in experiment.accounts()
-    ]
-    fields = experiment.model_dump(mode="json")
-    return {**fields, "version": experiment.version, "shares": experiment.shares(), "accounts": accounts}
+    steps = experiment.ramp.stages if experiment.ramp is not None and experiment.enabled else ()
+    stages = {step.stage: experiment.replace(stage=step.stage) for step in steps} or {experiment.stage: experiment}
+    typer.echo("  users:")
+    for stage, at_stage in stages.items():
+        typer.echo(f"    {stage}: {shares_in_words(at_stage.shares())}")
+    accounts = {stage: at_stage.accounts() for stage, at_stage in stages.items()}
+    for number, budget in enumerate(experiment.all_budgets):
+        scope = f"campaign {budget.campaign}, channel {budget.channel}, {budget.period}"
+        typer.echo(f"  budget ({scope}; {'paced' if budget.pacing else 'first come, first served'}):")
+        for stage, of_stage in accounts.items():
+            of_budget = of_stage[number :: len(experiment.all_budgets)]
+            parts = [f"{account.arm} {account.limit:,.2f}" for account in of_budget if account.arm != ALL_ARMS]
+            typer.echo(f"    {stage}: {', '.join(parts)}")
+        for arm in (arm for arm in experiment.arms if budget.pacing and arm.url is None):
+            typer.echo(f"    {arm.name} is not paced: {PRICE_IGNORED()}")

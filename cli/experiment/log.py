@@ -17,7 +17,6 @@ from cli.experiment.shared import ByOption
 
 if TYPE_CHECKING:
     from mtorl.evaluation.exploration_plan import ExplorationPlan
-    from mtorl.evaluation.shadow import ShadowReport
     from mtorl.log.dataset import DatasetSpec
 
 
@@ -148,48 +147,38 @@ def verdict(
     With --shadow, agreement with the incumbent is known from the first decision on. The challengers' gain is estimated
     from the outcomes of the incumbent's decisions, so let the incumbent explore (docs/experiments.md).
     """
-    from monitoring.decision_log import PeriodError
+    from monitoring.decision_log import Period, PeriodError
 
     with exit_codes(PeriodError):
         from cli.experiment.table import print_shadow, print_verdict
+        from features.collect.experiment_decisions import shadows
+        from monitoring.verdict.period import verdict_of_period
+        from mtorl.evaluation.shadow import shadow_report
+        from mtorl.experiment.experiment import Experiment
+        from mtorl.log.dataset import counted_gain
+        from mtorl.log.records import segment_sql
 
-        inputs = _inputs(folder, experiment, dataset)
+        lake, spec, file = _inputs(folder, experiment, dataset)
         if shadow:
-            reports = _shadows(*inputs, by or [])
+            with step("compare the decisions"):
+                rows = shadows(lake, spec, Experiment.load(file), by or [])
+                reports = shadow_report(rows, spec.channels, by or [])
             if as_json:
                 print_json(reports)
             else:
                 for report in reports.values():
                     print_shadow(report)
             return
-        found = _verdict(*inputs, by or [], until)
+        with step("compare the arms"):
+            values = {name: segment_sql(spec, name, "record") for name in by or ()}
+            period = Period.of("", until)
+            found = verdict_of_period(lake, file, period, counted_gain(spec), weights="", budget=0.0, by=values)
     if as_json:
         print_json(found)
     else:
         print_verdict(found)
     if found["verdict"] in ("srm", "guardrail"):
         raise typer.Exit(HELD if found["verdict"] == "srm" else HARM)
-
-
-def _verdict(lake: str, spec: DatasetSpec, file: str, by: list[str], until: str) -> dict[str, Any]:
-    from monitoring.decision_log import Period
-    from monitoring.verdict.period import verdict_of_period
-    from mtorl.log.dataset import counted_gain
-    from mtorl.log.records import segment_sql
-
-    with step("compare the arms"):
-        values = {name: segment_sql(spec, name, "record") for name in by}
-        gain = counted_gain(spec)
-        return verdict_of_period(lake, file, Period.of("", until), gain, weights="", budget=0.0, by=values)
-
-
-def _shadows(lake: str, spec: DatasetSpec, file: str, by: list[str]) -> dict[str, ShadowReport]:
-    from features.collect.experiment_decisions import shadows
-    from mtorl.evaluation.shadow import shadow_report
-    from mtorl.experiment.experiment import Experiment
-
-    with step("compare the decisions"):
-        return shadow_report(shadows(lake, spec, Experiment.load(file), by), spec.channels, by)
 
 
 @contextmanager

@@ -60,6 +60,8 @@ def move(
         from pipelines.experiments.evidence import findings_or_problem
         from pipelines.experiments.folder import ExperimentFolder
         from pipelines.experiments.moves import MoveRequest, challenger_of, make_move
+        from pipelines.messages import NOT_STARTED
+        from serving.local.stack import runs
 
         folder, now = ExperimentFolder.of(file, state), time.time()
         check_router(folder)
@@ -78,6 +80,8 @@ def move(
         asked = MoveRequest(to=to, reason=reason, challenger=challenger, force=force)
         serving, findings = make_move(folder, asked, now, lambda: findings_or_problem(folder, now))
         _tell(to, serving, as_json)
+        if before is not None and not runs(folder.state):
+            typer.echo(NOT_STARTED(state=folder.state, file=file), err=True)
         if not as_json:
             _tell_what_follows(folder, to, serving, before)
             if findings is not None:

@@ -45,4 +45,4 @@ def check_router(folder: ExperimentFolder) -> None:
 
 def shares_in_words(shares: dict[str, float]) -> str:
     """Describe each arm's share of the users."""
-    return ", ".join(f"{arm} {share:.0%}" for arm, share in shares.items())
+    return ", ".join(f"{arm} {100 * share:.3g}%" for arm, share in shares.items())

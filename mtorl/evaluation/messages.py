@@ -45,7 +45,7 @@ INCUMBENT_DECISIONS = Words(
 NO_COMMON_DECISION = Words("no-common-decision", "there is no decision for which both policies answered")
 NO_USABLE_DECISION = Words("no-usable-decision", "no decision is usable; the most frequent reason is: {reason}")
 NO_INCUMBENT_PROBABILITIES = Words(
-    "no-incumbent-probabilities", "the incumbent sends no probabilities (a baseline sends them as its propensity)"
+    "no-incumbent-probabilities", "the incumbent's probabilities are unknown (a baseline needs propensity 1)"
 )
 NO_CHALLENGER_PROBABILITIES = Words("no-challenger-probabilities", "the challenger's answers have no probabilities")
 NOT_MATURE = Words("decisions-not-mature", "outcomes of these decisions may still arrive")

@@ -49,6 +49,8 @@ default_channel: {channel}      # for a fallback without a baseline; channels ar
 budgets:
 - {{campaign: "*", channel: "*", amount: {amount}}}     # for all campaigns and channels, in total
 # - {{campaign: "*", channel: "*", amount: 100, period: day}}     # a daily limit, spread over the day
+# - {{campaign: "*", channel: "*", amount: 300,     # instead of the total above: 300 for one week, spread over it
+#    pacing: {{start: "2026-12-07T00:00:00Z", end: "2026-12-14T00:00:00Z"}}}}
 
 # The metrics. To find out how many users you need, run mtorl experiment plan as soon as you have a log.
 metrics:

@@ -343,8 +343,8 @@ class DatasetSpec(StrictModel):
         path = Path(name_or_path)
         if path.suffix not in (".yaml", ".yml"):
             path = _BUILT_IN / f"{name_or_path}.yaml"
-            if str(name_or_path) not in built_in():
-                raise SpecError(messages.UNKNOWN_DATASET(name=str(name_or_path), known=built_in()))
+        if not path.exists():
+            raise SpecError(messages.UNKNOWN_DATASET(name=str(name_or_path), known=built_in()))
         spec = load_yaml(cls, path, "the data set description", SpecError)
         if questions := _QUESTION.findall(path.read_text(encoding="utf-8")):
             checks = [re.sub(r"\n *# *", " ", question) for question in questions]

@@ -7,7 +7,7 @@ NO_COST = Words(
     "column {column!r}: every exposure costs 0, so there is no budget to spend. In the data set description, name the "
     "column with the cost, or let each exposure cost one unit: columns: {{cost: {{value: 1}}}}",
 )
-UNKNOWN_DATASET = Words("unknown-dataset", "no data set {name!r}. Give the path of a .yaml file, or one of: {known}")
+UNKNOWN_DATASET = Words("unknown-dataset", "no data set {name!r}. Write it: mtorl data init LOG. Built in: {known}")
 OPEN_CHECKS = Words("open-checks", "{file}: {count} open CHECK. Answer each, and delete its comment:\n  {checks:\n  }")
 NOT_FORGOTTEN = Words("not-forgotten", "{file}: not written by `mtorl data forget` ({reason}). Restore the file")
 NO_LAKE = Words("no-lake", "{place}: can't be the address of a lake: {reason}")

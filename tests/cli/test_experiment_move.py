@@ -143,7 +143,7 @@ def test_the_ramp_follows_the_routers_log(file: Path) -> None:
     state = file.with_suffix("")
     waits = json.loads(mtorl("run", file, "--once", "--json").stdout)
     assert waits["to"] is None and len(waits["waits"]) == 1, "a draft must wait"
-    mtorl("move", file, "shadow")
+    assert f"mtorl serve --experiment {file}" in mtorl("move", file, "shadow").stderr, "no router reads it yet"
     assert mtorl("run", file, "--once").exit_code == 2, "without a router, nothing can run"
     SPEC.save(state / "dataset.yaml")
     served = {"dataset": str(state / "dataset.yaml"), "experiment": str(state / "experiment.yaml")}

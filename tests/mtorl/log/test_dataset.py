@@ -38,17 +38,17 @@ def test_no_outcome_and_no_copy_of_the_channel_is_context_in_the_criteo_sample()
 
 
 def test_an_unknown_name_or_adapter_lists_the_known_ones():
-    with raises(SpecError, UNKNOWN_DATASET, name="criteo", known=built_in()):
-        DatasetSpec.load("criteo")
+    for name in ("criteo", "no-such-file.yaml"):
+        with raises(SpecError, UNKNOWN_DATASET, name=name, known=built_in()):
+            DatasetSpec.load(name)
     with raises(SpecError, UNKNOWN_ADAPTER, adapter="excel", known=list(ADAPTERS)):
         adapter_of(DatasetSpec.from_dict({**simulator(), "adapter": "excel"}))
 
 
-@pytest.mark.parametrize("content", [b"channels: [", b"\xff\xfe\x00", None])
+@pytest.mark.parametrize("content", [b"channels: [", b"\xff\xfe\x00"])
 def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
     path = tmp_path / "mine.yaml"
-    if content is not None:
-        path.write_bytes(content)
+    path.write_bytes(content)
     with raises(SpecError, UNREADABLE, file=path):
         DatasetSpec.load(path)
 
