@@ -39,6 +39,8 @@ def print_evaluation(figures: dict[str, Any]) -> None:
     console.print(_policy_values(figures["value"]))
     spend = ", ".join(f"{spent:.4g} ({name})" for name, spent in figures["spend"].items())
     console.print(f"expected spend of the decision rules, a row: {spend}")
+    if figures["artifact"]["looks_ahead"] is not None:
+        console.print(f"value of the future in the decision rule: {_future(figures['artifact'])}")
     console.print(_target(figures["target"]))
 
 
@@ -139,6 +141,7 @@ def _summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     lines = [
         ("reward AUC, unseen users", with_interval(offline, "reward_auc")),
         ("channel accuracy, unseen users", with_interval(offline, "action_accuracy")),
+        ("value of the future", _future(summary["train"])),
         ("gate", f"{gate['decision']}: {gate['reason']}"),
         ("decisions", f"{serving['decisions']:,}, {serving['errors']} errors, {serving['fallbacks']} fallbacks"),
         *_refused(serving),
@@ -146,7 +149,8 @@ def _summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         *(
             (
                 f"budget, {arm}",
-                f"{budget['spent']:,.2f} of {budget['limit']:,.2f} spent{_share(budget['spent_share'])}, "
+                f"{budget['spent']:,.2f} of {budget['limit']:,.2f} spent"
+                f"{'' if (share := budget['spent_share']) is None else f' ({share:.1%})'}, "
                 f"{budget['overspent']:,.2f} over",
             )
             for arm, budget in summary["budget"].items()
@@ -169,6 +173,10 @@ def _summary_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     if told := summary.get("conversions"):
         lines.insert(0, ("conversions", f"{told['attributed']:,} of {told['rows']:,} count for a touchpoint"))
     return lines
+
+
+def _future(found: dict[str, Any]) -> str:
+    return f"{'on' if found['looks_ahead'] else 'off'}, foresight {found['foresight']:.2f} standard errors"
 
 
 def _alarms(monitor: dict[str, Any]) -> str:
@@ -246,10 +254,6 @@ def _target(target: dict[str, Any]) -> str:
     less = f"best expected gain less the best constant channel ({target['channel']})"
     figures = with_interval(target, "difference", sign="+", places=4)
     return f"target, {less}: {figures}; the lower end must be at least {least:.4f}: {met}"
-
-
-def _share(share: float | None) -> str:
-    return "" if share is None else f" ({share:.1%})"
 
 
 def titled(title: str, *columns: str | Column) -> Table:

@@ -36,6 +36,7 @@ import pandas as pd
 from mtorl.arrays import Bools, Floats
 from mtorl.drift.drift_tests import DriftTest, asked_of
 from mtorl.drift.reference import MAX_ROWS, MIN_USERS, typed
+from mtorl.runtime import progress
 
 IMITATIONS = 400
 _BATCH = 50  # imitated periods that are scored together, which takes a few tens of MB of weights
@@ -129,8 +130,11 @@ class ThresholdGrid:
         rows_M = np.unique([1.0, len(reference) / reference["user_id"].nunique()])
         sizes = [Size(int(n), round(n * m)) for n in users_U for m in rows_M]
         of_size = partial(measure, columns, kinds, alpha=ALPHA, seed=0, imitations=imitations)
+        measured: list[Thresholds] = []
         with ThreadPoolExecutor(_AT_ONCE) as threads:
-            measured = list(threads.map(of_size, sizes))
+            for found in threads.map(of_size, sizes):
+                progress.report(len(measured), len(sizes), "thresholds of drift")
+                measured.append(found)
         shape = len(users_U), len(rows_M)
         limits = {key: np.array([at[key] for at in measured]).reshape(shape) for key in measured[0]}
         return cls(users_U, rows_M, limits)

@@ -116,7 +116,8 @@ def evaluate_artifact(
             **value_less(greedy["model"], constant, log, seed, gain_BC),
         }
     return {
-        "artifact": {name: artifact.model[name] for name in ("name", "kind", "digest", "data_fingerprint")},
+        "artifact": {name: artifact.model[name] for name in ("name", "kind", "digest", "data_fingerprint")}
+        | {name: artifact.metrics.get(name) for name in ("looks_ahead", "foresight")},
         "data": {
             "fingerprint": table.fingerprint,
             "rows": len(rows),

@@ -270,8 +270,8 @@ def fit_challenger(
         future = fit_future(trained.ensemble, summary.encoder, train_windows, params.price, config.seed)
         trained.ensemble.future = future
         params = _price(trained.ensemble, val, opportunities, summary, budget_share)
-    metrics |= {"priced_on": "touchpoints" if opportunities is None else "opportunities"}
-    progress.report(1, 1, "thresholds of drift")
+    metrics["looks_ahead"] = trained.ensemble.future is not None
+    metrics["priced_on"] = "touchpoints" if opportunities is None else "opportunities"
     policy = summary.policy("challenger", "mtorl", trained.ensemble, params, metrics, reference)
     artifact = save(out, replace(policy, yardstick=trees.result().to_dict()))
     if resume is not None:

@@ -67,7 +67,7 @@ def summarise(run: Finished) -> dict[str, Any]:
         "windows": run.steps["build-features"].values["Output"],
         "quarantined": {"rows": ingested["quarantined"], "faults": ingested["faults"]},
         "conversions": ingested["conversions"],
-        "train": {key: challenger[key] for key in ("seconds", "best_epoch", "epochs")},
+        "train": {key: challenger[key] for key in ("seconds", "best_epoch", "epochs", "foresight", "looks_ahead")},
         "offline": evaluation["challenger"],
         "offline_incumbent": evaluation["incumbent"],
         "gate": {

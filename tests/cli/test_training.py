@@ -65,7 +65,7 @@ def test_a_model_is_trained_and_evaluated_on_unseen_users(trained, tmp_path):
 
     figures = tmp_path / "figures.json"
     answer = mtorl("evaluate", str(out), "--users", "250", "--seed", "99", "--only-new", "--json", str(figures))
-    for words in ("model less lightgbm", "model: decision rule", "reward auc"):
+    for words in ("model less lightgbm", "model: decision rule", "the future in the decision rule: o", "reward auc"):
         assert words in answer.stdout
     assert json.loads(figures.read_text())["compared"]["yardstick"] == "lightgbm"
     assert "--only-new" in refused("evaluate", str(out), "--users", "250", "--seed", "99")
