@@ -60,7 +60,8 @@ OTHER_STORE = Words("other-store", "{repo}: {columns} of {view} do not fit data 
 
 # ---- decisions in the lake
 UNKNOWN_ARM = Words("unknown-arm", "arm: {arm!r} is not one of {known}")
-NO_PROBABILITIES = Words("no-probabilities", "{lake}: no decision of arm {arm!r} of {experiment!r} has probabilities")
+NO_PROBABILITIES = Words("no-probabilities", "{lake}: no decision of {experiment}/{arm} has probabilities and outcomes")
+REPLAYED = Words("replayed", "{lake}: contains a replay of a log, not own decisions. Give the lake of served requests")
 STILL_THERE = Words("still-there", "{file}: still contains {rows:,} rows of forgotten users (column {column!r})")
 FILE_GONE = Words("file-gone", "{file}: no longer exists, so it was not searched")
 

@@ -18,9 +18,10 @@ from typing import NamedTuple
 
 from features.collect.database import Database
 from features.collect.rules import JUDGED, PLACE, REALISED, decided_query, observed_query, of_users, refused_query
+from features.messages import REPLAYED
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.derived import Derived
-from mtorl.log.lake import HOUR, Lake, LakeFile, hours_of, instant, sql_of
+from mtorl.log.lake import HOUR, REPLAY, Lake, LakeFile, hours_of, instant, sql_of
 from mtorl.log.records import rank_among_copies
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
@@ -53,7 +54,7 @@ class Decided:
         share: Share of the users whose decisions count in reports and in the shares of exposures that took place.
 
     Raises:
-        LogError: The lake has no decision, or a record of another version.
+        LogError: The lake has no decision, a record of another version, or the replay of a log.
     """
 
     def __init__(self, db: Database, lake: Lake, spec: DatasetSpec, until: datetime | None = None) -> None:
@@ -61,6 +62,8 @@ class Decided:
             raise LogError(
                 f"{lake.place}: no decisions. Routers upload decisions each minute to the lake in their settings"
             )
+        if lake.folder is not None and (lake.folder / REPLAY).exists():
+            raise LogError(REPLAYED(lake=lake.place))
         self._db, self._spec, self.until = db, spec, until
         self._query = decided_query(spec)
         while not self._read(lake.fixed()):

@@ -188,9 +188,9 @@ def stages(spec: DatasetSpec, optional: Collection[str]) -> tuple[Stage, ...]:
 
 def of_conversions(told: Conversions) -> Stage:
     """Return the contract of the second file, by the column names in `told`."""
-    rules = [_time("timestamp", told.columns)]
+    rules, mark = [_time("timestamp", told.columns)], told.file.decimal
     for name in told.outcomes:
-        rules += _flag(name) if name in EVENTS else [_present(name), _number(name)]
+        rules += _flag(name, mark) if name in EVENTS else [_present(name), _number(name, mark)]
     return Stage(tuple(rules))
 
 
@@ -247,8 +247,9 @@ def _present(column: str) -> Rule:
     return Rule("missing_value", column, lambda table: table[_PRESENT + column])
 
 
-def _number(column: str) -> Rule:
-    hint = "; write decimals with a point, or set file: {decimal: ','} in the description"
+def _number(column: str, mark: str) -> Rule:
+    other = "." if mark == "," else ","
+    hint = f"; decimals are read with {mark!r}: write them so, or set file: {{decimal: {other!r}}} in the description"
     return Rule("not_a_number", column, lambda table: table[column].notnull() | ~table[_PRESENT + column], hint)
 
 
@@ -289,12 +290,12 @@ def _value(rule: str, column: str, holds: Callable[[ibis.Value], ibis.Value], hi
     return Rule(rule, column, lambda table: holds(table[column]).fill_null(True), hint)
 
 
-def _flag(column: str) -> list[Rule]:
-    return [_present(column), _number(column), _value("not_binary", column, lambda value: value.isin([0, 1]))]
+def _flag(column: str, mark: str) -> list[Rule]:
+    return [_present(column), _number(column, mark), _value("not_binary", column, lambda value: value.isin([0, 1]))]
 
 
 def _cells(spec: DatasetSpec, optional: Collection[str]) -> list[Rule]:
-    channels = f"; known: {', '.join(spec.channels)} (docs/data.md, A new channel)"
+    channels, mark = f"; known: {', '.join(spec.channels)} (docs/data.md, A new channel)", spec.file.decimal
     rules = [
         _present("user_id"),
         _time("timestamp", spec.columns),
@@ -302,20 +303,20 @@ def _cells(spec: DatasetSpec, optional: Collection[str]) -> list[Rule]:
         _present("channel"),
         _value("unknown_channel", "channel", lambda value: value.isin(spec.channels), channels),
         _present("cost"),
-        _number("cost"),
+        _number("cost", mark),
         _value("negative_cost", "cost", lambda value: value >= 0),
         _value("huge_cost", "cost", lambda value: value <= _MOST_COST, f"; at most {_MOST_COST:g} currency units"),
-        *_flag("click"),
-        *_flag("conversion"),
+        *_flag("click", mark),
+        *_flag("conversion", mark),
         _present("revenue"),
-        _number("revenue"),
+        _number("revenue", mark),
     ]
     rules += [_present("propensity")] if spec.propensity == "logged" else []
-    rules.append(_number("propensity"))
+    rules.append(_number("propensity", mark))
     rules.append(_value("propensity_out_of_range", "propensity", lambda value: (value > 0) & (value <= 1)))
     for column in _declared(spec):
         rules += [_present(column.name)] if column.missing == "error" else []
-        rules += [_number(column.name)] if column.kind == "numeric" else []
+        rules += [_number(column.name, mark)] if column.kind == "numeric" else []
     for name in (name for name in _times(spec) if name in optional):
         rules.append(_time(name, spec.columns, required=name == CREATED))
         rules += [_not_before(name)] if name != CREATED else []

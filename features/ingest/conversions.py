@@ -83,9 +83,8 @@ class Later:
             raw = self._raw = files.read(engine, here, folder, self._told.file.separator)
             sources, numbers = self._told.columns, self._told.outcomes
             names = [name for name in raw.columns if name != ROW]
-            if missing := [s.column for s in sources.values() if s.column is not None and s.column not in names]:
-                there = [f"columns in the file: {', '.join(names)}"]
-                raise LogError(messages.MISSING_COLUMNS(file=here, dataset=spec.name, missing=missing, hints=there))
+            needed = [source.column for source in sources.values() if source.column is not None]
+            files.check_columns(here, names, needed, spec, where="conversions")
             told = {
                 name: value_of(raw, source, self._told.file.decimal if name in numbers else ".")
                 for name, source in sources.items()

@@ -60,6 +60,7 @@ PLACED = {"hour": "TIMESTAMPTZ", "bucket": "UTINYINT"}
 """Columns by which a record is filed, with their DuckDB types."""
 Zone = Literal["judged", "sums"]
 """Folders of tables that trainings ("judged") and verdicts ("sums") computed from closed hours."""
+REPLAY = "replay.parquet"  # marks a lake whose decisions replay a log, and has the weight of each decision
 UNREADABLE = "unreadable"
 """Folder of files that a compaction could not read."""
 LATE = "late-"

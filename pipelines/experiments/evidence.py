@@ -24,7 +24,7 @@ from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.experiment.history import state_of
 from mtorl.experiment.stage_machine import in_force
 from mtorl.log.dataset import DatasetSpec, SpecError, counted_gain
-from mtorl.log.lake import Lake
+from mtorl.log.lake import REPLAY, Lake
 from mtorl.log.records import segment_sql
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.files import replacing
@@ -36,7 +36,6 @@ from serving.ledger import open_ledger
 from serving.ledger.contract import LedgerUnavailable
 from serving.local.stack import runs
 
-_REPLAY = "replay.parquet"
 _PATIENCE = 1.0  # timeout of the ledger, seconds
 
 
@@ -67,7 +66,7 @@ def findings_or_error(
 
 def keep_replay(folder: ExperimentFolder, weights: pd.DataFrame, budget_per_decision: float) -> None:
     """Mark the traffic as a replay: verdicts use these `weights` (`decision_id`, `weight`) and this budget."""
-    with replacing(folder.state / _REPLAY) as unfinished:
+    with replacing(Path(lake_of(folder.state)) / REPLAY) as unfinished:
         weights.assign(budget=budget_per_decision).to_parquet(unfinished)
 
 
@@ -166,7 +165,8 @@ def _opened(folder: ExperimentFolder) -> Iterator[tuple[DecisionLog, DatasetSpec
         raise LogError(messages.NOT_STARTED(state=str(folder.state), file=folder.name))
     try:
         spec = DatasetSpec.load(named)
-        log, replay = DecisionLog.of(lake_of(folder.state)), folder.state / _REPLAY
+        lake = lake_of(folder.state)
+        log, replay = DecisionLog.of(lake), Path(lake) / REPLAY
         if replay.exists():
             weights = pd.read_parquet(replay)
             budget = float(weights["budget"].iloc[0]) if len(weights) else None

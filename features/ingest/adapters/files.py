@@ -113,7 +113,9 @@ class MissingColumns(LogError):
         self.names = tuple(names)
 
 
-def check_columns(path: Path, names: Sequence[str], required: Sequence[str], spec: DatasetSpec) -> None:
+def check_columns(
+    path: Path, names: Sequence[str], required: Sequence[str], spec: DatasetSpec, where: str = "the description"
+) -> None:
     """Check that each required column exists exactly once; `MissingColumns` suggests similar names."""
     for name in required:
         same = [other for other in names if other.lower() == name.lower()]
@@ -129,10 +131,10 @@ def check_columns(path: Path, names: Sequence[str], required: Sequence[str], spe
         further = [name for name in names if name not in required]
         near = {name: difflib.get_close_matches(name, further, 1) for name in missing}
         lines += [f"did you mean {names[0]!r} to be {name!r}?" for name, names in near.items() if names]
-    if spec.adapter == "touchpoints" and not spec.columns:
+    if spec.adapter == "touchpoints" and not spec.columns and not spec.conversions:
         lines.append(f"if the columns have other names, add to the description: columns: {{{missing[0]}: NAME}}")
     if len(names) == 1 and (marks := [mark for mark in SEPARATORS if mark in names[0]]):
-        lines.append(f"if the separator is {marks[0]!r}, add to the description: file: {{separator: {marks[0]!r}}}")
+        lines.append(f"if the separator is {marks[0]!r}, add to {where}: file: {{separator: {marks[0]!r}}}")
     raise MissingColumns(messages.MISSING_COLUMNS(file=path, dataset=spec.name, missing=shown, hints=lines), names)
 
 

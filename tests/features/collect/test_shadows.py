@@ -160,3 +160,6 @@ def test_decisions_without_probabilities_are_refused_for_a_plan(tmp_path: Path) 
         served_decisions(log, SPEC, SERVED, "incumbent")
     with raises(LogError, messages.UNKNOWN_ARM, known=["incumbent", "challenger"]):
         served_decisions(log, SPEC, SERVED, "nobody")
+    (log / "replay.parquet").touch()
+    with raises(LogError, messages.REPLAYED, lake=log):
+        served_decisions(log, SPEC, SERVED, "incumbent")

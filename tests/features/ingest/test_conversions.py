@@ -182,8 +182,9 @@ def test_a_file_without_the_described_columns_is_refused(tmp_path: Path) -> None
     of_another_log = orders(("o1", "imp-7", "2024-01-05 13:00:00", 100))
     with raises(LogError, messages.NO_CONVERSION_FITS, theirs="'imp-7'", own="'i0'"):
         Shop(tmp_path, log(("a", 0)), of_another_log, DESCRIPTION).ingest()
-    with raises(LogError, messages.MISSING_COLUMNS, missing=["imp", "order"]):
-        Shop(tmp_path, log(("a", 0)), sold(), DESCRIPTION).ingest()
+    with raises(LogError, messages.MISSING_COLUMNS, missing=["imp", "order", "ordered", "cents"]) as caught:
+        Shop(tmp_path, log(("a", 0)), pd.DataFrame(columns=["imp;order;ordered;cents"]), DESCRIPTION).ingest()
+    assert "add to conversions: file: {separator: ';'}" in str(caught.value)
     found, report = Shop(tmp_path, log(("a", 0)), orders(), DESCRIPTION).ingest()  # an empty file is valid
     assert found["revenue"].tolist() == [0.0] and found["revenue_time"].isna().all()
     assert report.conversions is not None and report.conversions.rows == 0

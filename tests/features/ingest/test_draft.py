@@ -302,6 +302,7 @@ def test_points_between_thousands_are_no_decimals(tmp_path: Path) -> None:
     log.to_csv(found.path, index=False, sep=";")
     (fault,) = validate_log(found.path, found.spec).faults
     assert (fault.rule, fault.column, fault.example, fault.row) == ("not_a_number", "cost", "'1.5'", 4)
+    assert "decimal: '.'" in fault.hint
 
 
 def test_commas_that_may_group_thousands_and_days_that_may_be_months_are_questions(tmp_path: Path) -> None:
