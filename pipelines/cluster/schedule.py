@@ -112,13 +112,13 @@ def _apply(client: Any, wanted: Any, there: Sequence[Any]) -> str:
     # A disabled recurring run next to an older one was left by an interrupted call. It is created again: if it were
     # enabled instead, it would repeat runs that the older one has started already.
     keep = next((one for one in same if _is_on(one) == enabled or len(there) == 1), None)
-    what = "was there"
+    what = "unchanged"
     if keep is None:
-        what = "replaced" if there else "made"
+        what = "replaced" if there else "created"
         wanted.mode = "ENABLE" if enabled and not there else "DISABLE"
         keep = client.recurring_runs.recurring_run_service_create_recurring_run(wanted)
     elif _is_on(keep) != enabled:
-        what = "turned on" if enabled else "turned off"
+        what = "enabled" if enabled else "disabled"
     for one in there:
         if one is not keep:
             _delete(client, one)

@@ -60,7 +60,7 @@ def publish_first_models(origin: Origin, decision: str, registry: str | Path) ->
             with tempfile.TemporaryDirectory() as store, locked(Path(registry)):
                 publish(artifact, package(artifact, arm, Path(store)), Path(registry), arm, lineage, FIRST)
         digest = str(published_digest(place))[:12]
-        said.append(f"{place}: {'was there' if was_there else 'published'}, digest {digest}")
+        said.append(f"{place}: {'unchanged' if was_there else 'published'}, digest {digest}")
     if decision != "promote":
         said.append("the gate rejected the challenger: both arms start with the incumbent's model (an A/A test)")
     return "\n".join(said)

@@ -111,8 +111,8 @@ def started_by(client: Any, recurring_run: str) -> str:
 def test_what_recurs_runs_is_replaced_and_removed(client: Any, pipelines: dict[str, Path], volume: None) -> None:
     upload(client, pipelines["mtorl-monitor"])
     try:
-        assert apply(client, minutely()) == {RECURRING: "made"}
-        assert apply(client, minutely()) == {RECURRING: "was there"}
+        assert apply(client, minutely()) == {RECURRING: "created"}
+        assert apply(client, minutely()) == {RECURRING: "unchanged"}
         (first,) = recurring_runs(client)
         under_way = eventually(lambda: started_by(client, first), MINUTES)
         assert not look(client, under_way).ended

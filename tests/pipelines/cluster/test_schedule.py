@@ -52,11 +52,11 @@ def call(kfp: FakeKfp, tmp_path: Path) -> Any:
 
 def test_a_second_call_changes_nothing_and_concurrent_calls_leave_one_run(call: Any, kfp: FakeKfp) -> None:
     runs = (NIGHTLY, WEEKLY | {"enabled": False})
-    assert call(*runs) == (0, ["train: made", "weekly: made"])
+    assert call(*runs) == (0, ["train: created", "weekly: created"])
     changes, (made, _) = len(kfp.changes), kfp.recurring.values()
-    assert call(*runs) == (0, ["train: was there", "weekly: was there"]) and len(kfp.changes) == changes
+    assert call(*runs) == (0, ["train: unchanged", "weekly: unchanged"]) and len(kfp.changes) == changes
     kfp.recurring["copy"] = made | {"recurring_run_id": "copy"}
-    assert call(*runs) == (0, ["train: was there", "weekly: was there"])
+    assert call(*runs) == (0, ["train: unchanged", "weekly: unchanged"])
     assert kfp.on() == ["train"] and len(kfp.recurring) == 2
 
 
@@ -78,9 +78,9 @@ def test_a_changed_entry_replaces_disables_or_removes_its_run(call: Any, kfp: Fa
     assert call(CHANGED) == (0, ["train: replaced", "weekly: removed"])
     ((name, left),) = kfp.recurring.items()
     assert left["runtime_config"]["parameters"]["epochs"] == 3 and left["status"] == "ENABLED"
-    assert call(CHANGED | {"enabled": False}) == (0, ["train: turned off"]) and kfp.on() == []
-    assert call(CHANGED) == (0, ["train: turned on"]) and list(kfp.recurring) == [name]
-    assert call(CHANGED) == (0, ["train: was there"])
+    assert call(CHANGED | {"enabled": False}) == (0, ["train: disabled"]) and kfp.on() == []
+    assert call(CHANGED) == (0, ["train: enabled"]) and list(kfp.recurring) == [name]
+    assert call(CHANGED) == (0, ["train: unchanged"])
 
 
 @pytest.mark.parametrize("cut_off", [1, 2])
@@ -95,7 +95,7 @@ def test_the_next_call_finishes_an_interrupted_one(call: Any, kfp: FakeKfp, cut_
     assert call(CHANGED)[0] == 0
     (left,) = kfp.recurring.values()
     assert left["runtime_config"]["parameters"]["epochs"] == 3 and left["status"] == "ENABLED"
-    assert call(CHANGED) == (0, ["train: was there"])
+    assert call(CHANGED) == (0, ["train: unchanged"])
 
 
 def test_recurring_runs_of_others_are_not_changed(call: Any, kfp: FakeKfp) -> None:
@@ -104,7 +104,7 @@ def test_recurring_runs_of_others_are_not_changed(call: Any, kfp: FakeKfp) -> No
     for made in kfp.recurring.values():
         if made["display_name"] == "by hand":
             made["description"] = "Every night."
-    assert call(NIGHTLY) == (0, ["train: made"]) and len(kfp.recurring) == 3
+    assert call(NIGHTLY) == (0, ["train: created"]) and len(kfp.recurring) == 3
     for name in ("by hand", "theirs"):
         code, said = call(NIGHTLY | {"name": name})
         assert code == 2 and f"'{name}'" in said[0] and len(kfp.recurring) == 3
