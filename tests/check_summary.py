@@ -13,7 +13,7 @@ from mtorl.log.touchpoints import DATASET_FILE
 
 REQUIRED = {
     "dataset": (), "rows": (), "users": (), "windows": (), "seconds": (),
-    "train": ("seconds", "best_epoch"),
+    "train": ("seconds", "best_epoch", "looks_ahead", "foresight"),
     "offline": ("action_accuracy", "action_auc", "action_f1", "reward_auc", "reward_logloss"),
     "gate": ("decision", "lower_bound"),
     "serving": ("decisions", "errors", "fallbacks", "p50_ms", "p99_ms"),

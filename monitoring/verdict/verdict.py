@@ -214,7 +214,7 @@ def _nothing_counts(left_out: Mapping[str, int]) -> Message:
     if not own:
         return messages.NOTHING_LOGGED()
     ((reason, count),) = own.most_common(1)
-    later = ". Run the verdict again later or, if the log has ended, give its end as `until`"
+    later = ". Run the verdict again later or, if the log has ended, give its end with --until TIME"
     shadow = ". Use mtorl experiment verdict --shadow"
     hint = {"unfinished_period": later, "immature": later, "not_randomised": shadow}.get(reason, "")
     return messages.NOTHING_COUNTS(count=count, why=plain_words.left_out(reason), hint=hint)

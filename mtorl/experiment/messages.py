@@ -15,7 +15,7 @@ NOT_EVALUABLE = Words("not-evaluable", "Not enough data yet: an arm has no decis
 NO_POSITIVE = Words("no-positive-outcome", "Not enough data yet: no user of either arm has a gain.")
 TOO_FEW_USERS = Words(
     "too-few-users",
-    "Not enough data yet: {needed} equally active users are needed; {challenger} has {users:,}, incumbent {others:,}.",
+    "Not enough data: each arm needs {needed} equally active users; {challenger} has {users:,}, incumbent {others:,}.",
 )
 CHANGED_DAYS = Words(
     "changed-days",
