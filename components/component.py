@@ -7,10 +7,10 @@ The image contains the project. Nothing is installed when a step starts (``packa
 component only calls other rooms. On a cluster, the image's reference is part of the cache key, so deploy a digest
 rather than a tag that moves.
 
-A step runs the component's file from the image. By default, KFP would embed the function's text, and Argo stores that
-text seven times in the nodes of a workflow, and compresses a workflow from 1 MiB on. Kubeflow Pipelines can't read a
-compressed workflow (https://github.com/kubeflow/pipelines/issues/6547), so the rest of the run, including a failure, is
-not shown. For the same reason, descriptions are only here and in each component's README.
+A step runs the component's file from the image. By default, KFP would embed the function's text in the workflow, where
+Argo stores the text seven times. Argo compresses a workflow of more than 1 MiB, and Kubeflow Pipelines can't read a
+compressed workflow (https://github.com/kubeflow/pipelines/issues/6547). It would not show the rest of the run, not even
+a failure. For the same reason, the workflow has no descriptions: these are only here and in each component's README.
 """
 
 import os
@@ -37,7 +37,7 @@ class StepTraits:
             anything but its outputs, or reads data that changes.
         trains: Whether the step is worth an accelerator, and long enough for a time limit and for retries that resume
             from a checkpoint.
-        reads_log: Whether the step reads the whole log, and so needs more memory.
+        reads_log: Whether the step reads the whole log, and therefore needs more memory.
     """
 
     title: str
@@ -55,7 +55,7 @@ def component(
     """Turn a function into a KFP component; the parameters are those of `StepTraits`."""
 
     def decorate(function: Callable[..., Any]) -> Any:
-        if not hasattr(dsl, "component"):  # in the image of a step, which has only a part of KFP
+        if not hasattr(dsl, "component"):  # in a step's image, which contains only a part of KFP
             return function
         kfp_component = dsl.component(function, base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
         spec = kfp_component.component_spec

@@ -17,8 +17,8 @@ from mtorl.runtime.files import replacing
 if TYPE_CHECKING:
     from mtorl.evaluation.budget_plan import BudgetPlan
 
-MOST_TURNS = 200  # replayed decisions per user: each one runs the network at every price
-_READ = 5  # decisions read per replayed decision; a model of this log was trained on four of five users
+MOST_TURNS = 200  # limit of replayed decisions per user, because each of them runs the network at every price
+_READ = 5  # decisions to read for each replayed decision, because a model of this log was trained on four of five users
 _BLOCK = re.compile(r"^(?:budgets|budget_table):.*\n(?:(?:[ \t-]|# ?-).*\n)*", re.MULTILINE)
 """Matches the budgets of an experiment file, including lines that are commented out."""
 
@@ -64,7 +64,7 @@ def whole_users(rows: pd.DataFrame, most: int) -> pd.DataFrame:
 
 
 def _by_day(by_hour: pd.Series) -> list[float]:
-    """Return the decisions of each day. The first and last day may be incomplete, so they count only if alone."""
+    """Return the decisions of each whole day: the first and last day, if there are others, may be incomplete."""
     found = by_hour.resample("D").sum()
     whole: list[float] = (found.iloc[1:-1] if len(found) > 2 else found).tolist()
     return whole
@@ -73,7 +73,7 @@ def _by_day(by_hour: pd.Series) -> list[float]:
 def budgets_of(planned: Planned, experiment: Experiment, start: datetime | None = None) -> list[dict[str, object]]:
     """Return a budget for each campaign in the format of an experiment file, paced by the log's traffic per hour.
 
-    Channels have no budgets of their own: a campaign's single price splits the money where it earns most.
+    Channels have no budgets of their own, because the campaign's single price moves money to the best channels.
 
     Args:
         start: Start of the period. By default, the midnight (UTC) after the log's last decision.

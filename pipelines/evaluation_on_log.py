@@ -8,7 +8,7 @@ from typing import Any
 def evaluate_on_log(artifact: Path, log: str, dataset: str, seed: int, only_new: bool, users: int) -> dict[str, Any]:
     """Ingest a log, or simulate one if `log` is empty, build its windows, and evaluate an artifact on them.
 
-    `only_new` skips users of the training set. Without it, such users raise KnownUsersError. `users`: see `RawLog`.
+    `only_new` skips users of the training set. Otherwise, such users raise KnownUsersError. `users`: as in `RawLog`.
     """
     from features.ingest.log_folder import RawLog, ingest
     from features.sequences.builder import build_windows

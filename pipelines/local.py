@@ -70,10 +70,10 @@ def run(
     cache: Path | None = None,
     notes: Path | None = None,
 ) -> dict[str, StepResult]:
-    """Run a pipeline and wait for it; returns the results of the steps with outputs in this folder, by name.
+    """Run a pipeline and wait for it; returns results by step name, for all steps with outputs in `root`.
 
     Args:
-        root: Folder for the run's outputs and log. If it has an earlier run's outputs, cached steps return those.
+        root: Folder for the run's outputs and log. If it has outputs of an earlier run, cached steps return these.
         cache: Folder of kfp's cache, which finds outputs of earlier runs; None: no caching.
         notes: Folder for the notes of `mtorl.runtime.step`; None: no notes.
     """
@@ -105,7 +105,7 @@ def run(
                 pipeline(**arguments)
             except Exception as raised:  # RuntimeError if a step failed; faults of kfp have many other types
                 error = raised
-            except BaseException:  # Ctrl-C or SIGTERM; only Ctrl-C reaches the step, and kfp leaves it running
+            except BaseException:  # Ctrl-C or SIGTERM: SIGTERM does not reach the step, and kfp does not stop the step
                 _end(psutil.Process().children(recursive=True))
                 raise
     if watcher.input_error:
@@ -145,7 +145,7 @@ def _restored() -> Iterator[None]:
 
 
 def code_version(rooms: Sequence[str] = _CODE) -> str:
-    """Return a digest of the project's code. As part of cache keys, it prevents reuse of outputs of other code."""
+    """Return a digest of the project's code, for cache keys, so that outputs of other code are not reused."""
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for room in rooms:
@@ -161,14 +161,14 @@ def text_of(log: Path) -> str:
 
 
 def remove_unfinished(root: Path) -> None:
-    """Remove the outputs of a run's unfinished steps. They are never reused, and may have filled the disk."""
+    """Remove the outputs of a run's unfinished steps, which are never reused and may have filled the disk."""
     for step in root.glob("*/*/"):
         if step.parent.name != TEMPORARY and not (step / _RESULT).exists():
             remove(step)
 
 
 def end_steps_of(root: Path) -> None:
-    """Stop the steps that a killed run has left running. They would write concurrently with the next run's steps."""
+    """Stop the steps that a killed run has left running, so that they do not write alongside the next run's steps."""
     events = str(root.resolve() / _EVENTS)
     left = []
     for process in psutil.process_iter():
@@ -205,7 +205,7 @@ def _results(root: Path) -> dict[str, StepResult]:
 
 
 def step_at_work(log: str) -> str:
-    """Return the step that is unfinished at the end of a plain log; "" if there is none."""
+    """Return the step that was running at the end of a plain log; "" if there is none."""
     started = list(_STARTED.finditer(log))
     if not started or any(ended[1] == started[-1][1] for ended in _FINISHED.finditer(log, started[-1].end())):
         return ""
@@ -215,8 +215,8 @@ def step_at_work(log: str) -> str:
 class PlainLog(io.TextIOBase):
     """A text stream that removes colours, writes to a file, and passes each complete line to a callback.
 
-    If the disk is full, the stream keeps the error in `fault` instead of raising it, so that the failure of the step
-    can still be reported.
+    If the disk is full, the stream stores the error in `fault` instead of raising it, so that the step's failure can
+    still be reported.
     """
 
     def __init__(self, path: Path, on_line: Callable[[str], None]) -> None:
@@ -245,7 +245,7 @@ class PlainLog(io.TextIOBase):
 
 
 class CacheHits(logging.StreamHandler[PlainLog]):
-    """A log handler for kfp.local's cache messages, which reach only the root logger."""
+    """A log handler that keeps only kfp.local's messages about cache hits, which reach only the root logger."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether a message reports a cache hit."""
@@ -255,7 +255,7 @@ class CacheHits(logging.StreamHandler[PlainLog]):
 class StepWatcher(threading.Thread):
     """A thread that turns the runner's output and the steps' progress file into calls of ``on_step``.
 
-    `input_error` is the first message about invalid input. Later steps may report errors that follow from it.
+    `input_error` is the first message about invalid input, because later errors may be consequences of the first.
     """
 
     def __init__(self, events: Path, on_step: OnStep) -> None:
@@ -280,18 +280,18 @@ class StepWatcher(threading.Thread):
             self._poll()
             with self._lock:
                 self._running = started[1]
-            self._tell(started[1], 0, 0, "")
+            self._report(started[1], 0, 0, "")
         elif cached := _CACHED.search(text):
-            self._tell(cached[1], 0, 0, CACHED)
-            self._tell(cached[1], 1, 1, CACHED)
+            self._report(cached[1], 0, 0, CACHED)
+            self._report(cached[1], 1, 1, CACHED)
         elif (finished := _FINISHED.search(text)) and finished[1] == self._running:
             self._poll()
             if finished[2] != "SUCCESS":
                 note_silent_end(finished[1])
-            self._tell(finished[1], 1, 1, "" if finished[2] == "SUCCESS" else finished[2].lower())
+            self._report(finished[1], 1, 1, "" if finished[2] == "SUCCESS" else finished[2].lower())
 
     def run(self) -> None:
-        """Poll the progress file until the block ends."""
+        """Poll the progress file until the watcher's `with` block ends."""
         while not self._stop_asked.wait(0.2):
             self._poll()
         self._poll()
@@ -302,12 +302,12 @@ class StepWatcher(threading.Thread):
             running = self._running
         for event in events:
             if text := event.get("input_error"):
-                said = Message(str(text), str(event.get("code", "")), event.get("values"))  # type: ignore[arg-type]
-                self.input_error = self.input_error or said
+                error = Message(str(text), str(event.get("code", "")), event.get("values"))  # type: ignore[arg-type]
+                self.input_error = self.input_error or error
             else:
-                # A step that reports 100 % still has to write its outputs. Only kfp's own line completes its bar.
+                # A step that reports 100 % must still write its outputs, so only kfp's own line completes the bar.
                 done, total = float(event["done"]), float(event["total"])  # type: ignore[arg-type]
-                self._tell(running, min(done, 0.99 * total), total, str(event["note"]))
+                self._report(running, min(done, 0.99 * total), total, str(event["note"]))
 
-    def _tell(self, name: str, done: float, total: float, note: str) -> None:
+    def _report(self, name: str, done: float, total: float, note: str) -> None:
         self._on_step(Step(name, traits_of(name).title), done, total, note)

@@ -28,13 +28,14 @@ WAITS_FOR_OTHER = Words("waits-for-other", "{other} was promoted and needs {name
 WAITS_FOR_DIGEST = Words("waits-for-digest", "{other} is over, but pins digest {digest} at {name}: remove the digest")
 NOT_IN_GIT = Words(
     "not-in-git",
-    "an apply set {name} to {served}: put the promoted {after} into models.yaml. The challenger's server answers",
+    "an apply set {name} to {served}: put the promoted {after} into models.yaml. Until then, the challenger's server "
+    "answers",
 )
 CHANGED = Words("changed", "{name} was changed from {wanted} to {served}: undo that, or roll back with salt {salt!r}")
 ROLLING_BACK = Words("rolling-back", "{name} rolls back to {before} from {after}{problem}")
 ROLLED_BACK = Words("rolled-back", "{name} serves {before} again")
 NOTHING_TO_UNDO = Words("nothing-to-undo", "the incumbent's arm answers as before: no server had changed")
-GONE_ON = Words("gone-on", "{name} serves {served}, set after the rollback, and keeps it")
+GONE_ON = Words("gone-on", "{name} keeps serving {served}, which was set after the rollback")
 VERSION_UNKNOWN = Words("version-unknown", "{name} serves {served}, previous version unknown: roll it out yourself")
 
 # Moves and files of experiments.
@@ -44,7 +45,7 @@ TAKEN_BACK = Words(
     "{challenger} was promoted in {experiment} under salt {salt!r} and serves all users, but this file names the "
     "previous incumbent. Write its arm as `- {line}`, or roll that promotion back first{hint}",
 )
-NOT_SETTLED = Words("not-settled", ". The model is not on the incumbent's server yet: wait until this line names it")
+NOT_SETTLED = Words("not-settled", ". Wait until this line has the incumbent's server: the model is not there yet")
 KILL_NOT_WRITTEN = Words("kill-not-written", "{fault}\nswitched off, but not recorded: repair this and kill again")
 CHANGED_MEANWHILE = Words("overtaken", "The experiment changed while its log was read. The next read uses the change.")
 FORCE = Words("force", "force is only for promotions. Set force to null explicitly: a patch keeps omitted fields")

@@ -3,15 +3,15 @@
     ended = run_on(Path("volume"), "train", {"source": "log.csv", "dataset": "my-log.yaml"}, on_step)
 
     volume/runs/mtorl-train.json        result of the newest run
-    volume/runs/.lock                   the active run; after a kill, the killed run
-    volume/runs/local/...               outputs and log of the newest runs, and of the runs whose outputs they reuse
-    volume/runs/cache/                  cached outputs by their inputs
+    volume/runs/.lock                   names the active run or, after a kill, the killed run
+    volume/runs/local/...               outputs and logs of the newest runs, and of runs whose outputs they reuse
+    volume/runs/cache/                  kfp's cache, which finds the outputs of a step by its inputs
 
 A step's outputs are reused if the log's content, all settings and the project's code are unchanged. kfp's cache key
-includes neither content nor code, so both are parameters of the steps. Only one run at a time can use a folder.
+includes neither content nor code, so steps have digests of both as parameters. Only one run at a time can use a folder.
 
-The last step records the result of a run (components/notify). If this step fails, `run_on` records the result. If the
-run is killed, the next run records it as failed, so that the success of an earlier run is not taken for its result.
+The last step records the result of a run (components/notify). If this step fails, `run_on` records the result. If a run
+is killed, the next run records it as failed. Otherwise, readers would see only the success of an earlier run.
 """
 
 import contextlib
@@ -104,7 +104,7 @@ def run_on(volume: Path, name: str, parameters: Mapping[str, str], on_step: OnSt
                     local.remove_unfinished(folder)
             state, at = RunEnd.FAILED if isinstance(error, Exception) else RunEnd.CANCELLED, datetime.now(UTC)
             why = {"run": str(error)} if state == RunEnd.FAILED else {}
-            _tell(runs, PipelineRun(pipeline=pipeline.name, run=folder.name, state=state, at=at, why=why))
+            _record(runs, PipelineRun(pipeline=pipeline.name, run=folder.name, state=state, at=at, why=why))
             raise
         _prune(runs, folder)
     return Ended(folder, tuple(cached), steps)
@@ -135,14 +135,14 @@ def _whole_defaults(known: Mapping[str, Any]) -> dict[str, int]:
 
 @contextmanager
 def _alone(runs: Path, pipeline: str, folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder during the block. The lock file names the run, and keeps the name after a kill."""
+    """Lock a folder during the block. The lock file names the run, even after the run is killed."""
     runs.mkdir(parents=True, exist_ok=True)
     file = runs / ".lock"
     with locked(file, InputError(messages.RUN_AT_WORK(folder=runs))) as lock:
         if before := file.read_text():
             _finish_killed(runs, before)
         os.truncate(lock, 0)
-        with contextlib.suppress(OSError):  # if the disk is full, the run reports that
+        with contextlib.suppress(OSError):  # if the disk is full, a step of the run reports this
             os.write(lock, json.dumps({"pipeline": pipeline, "run": folder.name}).encode())
         try:
             yield
@@ -155,7 +155,7 @@ def _finish_killed(runs: Path, held: str) -> None:
     try:
         killed = json.loads(held)
         pipeline, run = str(killed["pipeline"]), str(killed["run"])
-    except (ValueError, KeyError, TypeError):  # killed while it wrote the lock file, before its first step
+    except (ValueError, KeyError, TypeError):  # the run was killed while it wrote the lock file, before its first step
         return
     local.end_steps_of(runs / "local" / run)
     log = runs / "local" / run / _LOG
@@ -163,10 +163,10 @@ def _finish_killed(runs: Path, held: str) -> None:
     with contextlib.suppress(OSError):
         step, at = step_at_work(local.text_of(log)), datetime.fromtimestamp(log.stat().st_mtime, UTC)
     why = f"the run was killed, or its machine stopped, at this step: {log}" if step else "killed before its first step"
-    _tell(runs, PipelineRun(pipeline=pipeline, run=run, state=RunEnd.FAILED, at=at, why={step or "run": why}))
+    _record(runs, PipelineRun(pipeline=pipeline, run=run, state=RunEnd.FAILED, at=at, why={step or "run": why}))
 
 
-def _tell(runs: Path, ended: PipelineRun) -> None:
+def _record(runs: Path, ended: PipelineRun) -> None:
     """Record the result of a run, unless its last step has done so."""
     if any(known.run == ended.run for known in newest_runs(runs)):
         return
@@ -175,7 +175,7 @@ def _tell(runs: Path, ended: PipelineRun) -> None:
 
 
 def _check_writable(volume: Path) -> None:
-    """Check that the volume is writable, and report its owner if not: a step's error would not show the cause."""
+    """Check that the volume is writable. If not, the error names the owner, which a step's error would not."""
     if not volume.parent.is_dir():
         raise InputError(f"{volume} does not exist: mount the data volume, or name another folder with --volume")
     for path in (volume, volume / "runs", volume / "registry", volume / "features"):

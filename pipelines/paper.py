@@ -1,7 +1,7 @@
 """Compares MTORL, its ablations and all baselines on the same windows, splits and metrics: `mtorl benchmark paper`.
 
-Finished jobs leave a file in the working folder; a second call resumes there. Two processes, one thread each, share
-the jobs.
+Each finished job leaves a file in the working folder, so a second call resumes after the finished jobs. Two processes,
+with one thread each, share the jobs.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def run_paper(config: PaperConfig, on_job: OnJob) -> dict[str, Any]:
         raise InputError(f"{config.root} is from a comparison with other {differing}; delete it, or change --root")
     for dataset, log in config.logs.items():
         prepare(dataset, log, config)
-    # Write the settings only now, so that an invalid log leaves no settings that a later call would have to match.
+    # Write the settings after the logs were read: if a log is invalid, a later call may have other settings.
     settings_file.parent.mkdir(parents=True, exist_ok=True)
     settings_file.write_text(json.dumps(settings, indent=1) + "\n")
     todo = jobs.jobs(list(config.logs), config.repeats, config.methods)

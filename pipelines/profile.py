@@ -20,7 +20,7 @@ EXPERIMENT, MODEL_REGISTRY = "mtorl-experiment", "mtorl-model-registry"
 LAKE = {name: name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
 """Environment variables from the Secret `mtorl-lake`, for a lake in a bucket (manifests/components/object-store)."""
 TRAINING_SECONDS, PIPELINE_SECONDS = 6 * 3600, 12 * 3600
-"""Time limits of a training step and of a whole pipeline. The second one also stops a run whose pods find no node."""
+"""Time limits of a training step and of a whole pipeline, which also stops a run whose pods find no node."""
 _RETRIES, _TRAINING_RETRIES = 2, 3
 _MARGIN_SECONDS = 300
 MOUNT = "/mnt/mtorl"
@@ -38,7 +38,7 @@ class ProfileError(SystemExit):
 
 
 def number_in(variable: str, least: int) -> int:
-    """Read a whole number from an environment variable; the default is 1."""
+    """Read a whole number from an environment variable, 1 if the variable is not set."""
     text = os.environ.get(variable, "1")
     if not text.isdecimal() or int(text) < least:
         raise ProfileError(f"mtorl: {variable} must be a whole number of at least {least}, got {text!r}")
@@ -131,7 +131,7 @@ class Profile:
         task.set_memory_request(resources.memory).set_memory_limit(resources.memory)
         kubernetes.mount_pvc(task, pvc_name=VOLUME, mount_path=self.folder)
         kubernetes.use_secret_as_env(task, "mtorl-lake", LAKE, optional=True)
-        # The platform sets the retry policy (docs/pipelines.md). A step is never retried after invalid input.
+        # The platform sets which failures are retried (docs/pipelines.md). Invalid input is never retried.
         retries = _TRAINING_RETRIES if traits.trains else _RETRIES
         task.set_retry(retries, backoff_duration="10s", backoff_factor=2, backoff_max_duration="300s")
         task.set_env_variable(RUNS, self.runs)

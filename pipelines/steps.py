@@ -20,7 +20,7 @@ OnStep = Callable[[Step, float, float, str], None]
 
 @dataclass
 class StepTimes:
-    """A progress callback that forwards each call to `on_step`, and records the seconds of each finished step."""
+    """A progress callback that forwards each call to `on_step`, and records the duration of each finished step."""
 
     on_step: OnStep
     seconds: dict[str, float] = field(default_factory=dict)

@@ -88,7 +88,7 @@ def _train_and_publish(profile: Profile, given: SimpleNamespace, pipeline: str) 
         )
         profile.with_model_registry(profile.with_experiment(published))
         if profile.cluster:  # a laptop has no permanent server
-            # Roll out only a promoted model. If the gate asks for an experiment, a person rolls the model out for it.
+            # Roll out only a promoted model. If the gate decides "experiment", a person rolls the model out.
             with dsl.If(trained.decision == "promote", name="promote"), dsl.If(given.deploy_seconds > 0, name="deploy"):
                 rolled_out = profile.add(deploy, given, published=published.output, seconds=given.deploy_seconds)
                 profile.with_experiment(rolled_out)
@@ -139,7 +139,7 @@ def _build(profile: Profile, name: str, description: str, when_due: bool) -> dsl
             with dsl.If(asked.output == "yes", name="due"):
                 _train_and_publish(profile, given, name)
 
-    if not when_due:  # KFP reads parameters from the signature; drop the last two, which only `due` needs
+    if not when_due:  # KFP reads parameters from the signature: drop the last two, which only the step `due` needs
         signature = inspect.signature(pipeline)
         pipeline.__signature__ = signature.replace(parameters=list(signature.parameters.values())[:-2])  # type: ignore[attr-defined]
     return profile.pipeline(name, description)(pipeline)

@@ -1,4 +1,4 @@
-"""Turns a validated log into training windows that are correct in time, and the definitions of their features."""
+"""Converts a validated log to causal training windows, and writes the feature definitions."""
 
 from kfp.dsl import Artifact, Dataset, Input, Output
 
@@ -15,13 +15,13 @@ def build_features(
     windows: Output[Dataset],
     definitions: Output[Artifact],
 ) -> int:
-    """Build the window of every touchpoint, or take windows that were already built; returns the number of windows.
+    """Build the window of every touchpoint, or copy windows that were already built; returns the number of windows.
 
     Args:
         source: Source of the log, as for `ingest`; a folder of `mtorl data build` already contains windows.
         snapshots: Folder of the snapshots to which artifacts point; empty: the artifact contains the windows.
         lost: Second output of the step `fingerprint`; part of the cache key.
-        definitions: Feast repository without its sources, which are as large as the log and can be rebuilt from it.
+        definitions: Feast repository without its sources, which are as large as the log and are rebuilt from the log.
     """
     from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Rolls a published challenger out to its server; the challenger serves no users before an experiment does."""
+"""Rolls a published challenger out to its server. No user gets its decisions before an experiment starts."""
 
 from components.component import component
 
@@ -8,8 +8,8 @@ from components.component import component
 def deploy(published: str, experiment: str, seconds: int) -> str:
     """Roll a published version out to the challenger's InferenceService; returns a readable summary.
 
-    A version that is not ready in time, or does not decide, is rolled back. If an experiment serves the challenger to
-    users, nothing is changed.
+    If the version is not ready in time or does not decide, it is rolled back. If users of an active experiment get the
+    challenger, nothing is changed.
 
     Args:
         published: Folder of the version in the registry, as publish returns it.

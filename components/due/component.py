@@ -1,4 +1,4 @@
-"""Decides whether a training is due: the monitor requests one, the newest is too old, or there was none."""
+"""Decides whether a training is due: the monitor requests it, or the newest training is too old or missing."""
 
 from components.component import component
 
@@ -6,13 +6,13 @@ from components.component import component
 # Not cached, because the monitor's state and the clock change while the parameters stay the same.
 @component("check whether a training is due", cached=False)
 def due(history: str, monitor: str, most_days: float) -> str:
-    """Return "yes" or "no": fixed words, because kfp.local inserts the text into a condition unchanged.
+    """Return "yes" or "no". The words are fixed, because kfp.local inserts the text into a condition unchanged.
 
     The reason is in the step's log.
 
     Args:
         monitor: Folder of the monitor's state; "" for none.
-        most_days: Age of the newest training, in days, from which another training is due; 0 ignores the age.
+        most_days: Age of the newest training, in days, at which the next training is due; 0 ignores the age.
     """
     from datetime import UTC, datetime
     from pathlib import Path

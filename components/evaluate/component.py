@@ -1,4 +1,4 @@
-"""Evaluates both policies on users who were not trained on: heads, and off-policy value at equal budget."""
+"""Evaluates both policies on test users: the quality of the heads, and the off-policy value at equal budget."""
 
 from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
 
@@ -20,7 +20,7 @@ def evaluate(
 
     Args:
         budget_share: Budget of both policies, as a share of the cost of always exposing. If the incumbent has no
-            artifact, both policies get what the incumbent spends.
+            artifact, the budget is the incumbent's actual spend.
         metrics: Figures of the challenger for the pipeline's page, and the share of the test users.
     """
     import json

@@ -1,4 +1,4 @@
-"""Computes a fingerprint of the raw log; the step that reads the log runs again only if the fingerprint changed."""
+"""Computes a fingerprint of the raw log, so that the log is read again only if the fingerprint has changed."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from components.component import component
 def fingerprint(source: str, dataset: str, snapshots: str) -> NamedTuple("Seen", [("content", str), ("lost", str)]):  # type: ignore[valid-type]
     """Return a digest of a log's content, its description, and the files that the description names.
 
-    The second output counts how often the snapshot of a cached step was missing. A new count makes that step run again.
+    The second output counts how often a snapshot of a cached step was missing. A new count makes the step run again.
 
     Args:
         snapshots: Folder of the snapshots to which artifacts point; empty for none.

@@ -22,7 +22,7 @@ def first_log(
 
     Args:
         volume: Folder at which the data volume is mounted.
-        log: Path of the raw log, or its address in an object store; "" for the volume's own log.
+        log: Path of the raw log, or its address in an object store; "" for the log that is already on the volume.
         simulate: Whether to simulate a log that ends yesterday if the volume has none.
     """
     from pathlib import Path

@@ -7,12 +7,12 @@ from components.component import component
 
 @component("fit the incumbent")
 def fit_incumbent(windows: Input[Dataset], served: str, policy: str, code_version: str, model: Output[Model]):
-    """Take the serving incumbent, or fit the channel frequencies by segment.
+    """Copy the serving incumbent or, if none serves yet, fit the channel frequencies by segment.
 
     Args:
         served: Artifact folder of the serving model, which never changes; empty if no model serves.
         policy: Name of a serving policy without an artifact; empty if there is none.
-        model: Artifact folder of the incumbent; if it has no artifact, a folder with its name.
+        model: Artifact folder of the incumbent; if the incumbent has no artifact, a folder with its name.
     """
     from mtorl.evaluation.logged_incumbent import LoggedIncumbent
     from mtorl.fitting.fit import fit_incumbent as fit

@@ -1,4 +1,4 @@
-"""Turns a raw log, or the simulator's, into a validated touchpoint log; faulty rows go to a side file."""
+"""Converts a raw log, or a simulated one, to a validated touchpoint log, with faulty rows in a side file."""
 
 from typing import NamedTuple
 
@@ -24,13 +24,13 @@ def ingest(
     log: Output[Dataset],
     quarantine: Output[Artifact],
 ) -> NamedTuple("Ingested", [("rows", int), ("users", int), ("quarantined", int)]):  # type: ignore[valid-type]
-    """Turn a raw log, or the simulator's, into a validated touchpoint log.
+    """Convert a raw log, or a simulated one, to a validated touchpoint log.
 
     Args:
         content: Digest from the step `fingerprint`: part of the cache key, and compared with the log after reading.
-        own_decisions: Lake of the step `compact`; its decisions are added, unless the log was built with them.
-        most_touchpoints: Approximate limit of the touchpoints that a training reads, from log and decisions; a hash
-            chooses whole users. 0 for no limit. The share is in the log's metadata.
+        own_decisions: Lake of the step `compact`. Its decisions are added, unless the log was built with them.
+        most_touchpoints: Approximate limit of the touchpoints that a training reads, from log and decisions; 0 for no
+            limit. A hash chooses whole users. The share that is read is in the log's metadata.
         snapshots: Folder of the snapshots to which artifacts point; empty: the artifact contains the log.
         lost: Second output of the step `fingerprint`; part of the cache key.
     """

@@ -8,7 +8,7 @@ from components.component import component
 # Not cached, because it writes to a folder that outlives the run and that other runs may change.
 @component("install the feature definitions", cached=False)
 def install_features(definitions: Input[Artifact], feature_repo: str) -> bool:
-    """Replace the registry in the folder if it differs; returns whether it was replaced.
+    """Replace the folder's feature registry if it differs; returns whether it was replaced.
 
     Args:
         feature_repo: Folder of the feature repository.

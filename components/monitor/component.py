@@ -8,8 +8,8 @@ from components.component import component
 def monitor(lake: str, registry: str, dataset: str, state: str) -> str:
     """Judge every completed day that is not judged yet; returns "fine", "moved", "harm" or "not judged".
 
-    This is the same as `mtorl monitor check` with the same state. A finding is a result, not a failure. If another
-    check is using the state, the result is that of the previous check.
+    The command `mtorl monitor check` does the same. A finding is a result and does not fail the step. If another check
+    is using the state, the step returns the result of the previous check.
 
     Args:
         dataset: Name of a built-in data set, or path of a description; empty for the description of the newest

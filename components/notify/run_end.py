@@ -1,8 +1,8 @@
 """Reads how the steps of a run ended, as a state of `monitoring.pipeline_runs`.
 
 On a laptop, the status that KFP gives the last step is right. On Kubeflow Pipelines 2.17, this status is the state of
-the group of steps in ML Metadata, which changes only when a container of the group ends. It is still RUNNING if the
-last branch was skipped, and can be FAILED after a successful retry. So the last step reads the phase of the group from
+the group of steps in ML Metadata, which changes only when a container of the group ends. The status is still RUNNING if
+the last branch was skipped, and can be FAILED after a successful retry. So the last step reads the group's phase from
 the workflow of Argo, which runs the steps.
 """
 
@@ -20,7 +20,7 @@ _ATTEMPT, _FAILED = re.compile(r"\(\d+\)$"), {"Failed", "Error"}  # Argo's numbe
 
 
 def run_end(state: str, message: str | None) -> tuple[RunEnd, str]:
-    """Return the state of all other steps together, and the reason of a failure that no step has recorded.
+    """Return the joint state of all other steps, and the reason of a failure that no step has recorded.
 
     If the end of a run can't be read, the run counts as failed (END_UNKNOWN), because it must never look like a
     success. The arguments are from the status that KFP gives the last step.

@@ -7,7 +7,7 @@ from components.component import component
 
 @component("package for TorchServe")
 def package(challenger: Input[Model], incumbent: Input[Model], model_store: Output[Artifact]):
-    """Pack both artifacts, or only the challenger's if the incumbent has none."""
+    """Pack both artifacts, or only the challenger's if the incumbent has no artifact."""
     from pathlib import Path
 
     from mtorl.evaluation.logged_incumbent import LoggedIncumbent

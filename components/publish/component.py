@@ -30,8 +30,8 @@ def publish(
     """Copy the challenger and its archive, with their lineage, and prune old versions; returns the new folder.
 
     Args:
-        lake: Folder or URI; models that took decisions there are kept. Empty: no model has decided.
-        experiment: File, or folder of files, of the running experiments; models that they name are kept.
+        lake: Folder or URI of the lake; models with decisions in the lake are kept. Empty: no model has decided.
+        experiment: File, or folder of files, of the running experiments; models that these files name are kept.
         keep: Number of newest versions to keep even if nothing needs them; 0 keeps all.
     """
     from pathlib import Path

@@ -10,7 +10,7 @@ from components.component import component
 def served_incumbent(lake: str, registry: str) -> NamedTuple("Served", [("artifact", str), ("policy", str)]):  # type: ignore[valid-type]
     """Return the artifact folder of the policy that took the incumbent's newest decision, or the policy's name.
 
-    Policies from a request, a rule file or another server have no artifact. Before the first decision, both are empty.
+    Policies of a request, a rule file or another server have no artifact. Both are empty before the first decision.
     """
     from pathlib import Path
 

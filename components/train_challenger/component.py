@@ -21,12 +21,12 @@ def train_challenger(
     """Train MTORL with early stopping on validation users; returns the best validation loss.
 
     Args:
-        settings: Text of the settings.yaml that a search has chosen (`mtorl.fitting.settings`); "" for the defaults. It
-            is not a path, because the cache would not notice a changed file.
-        volume: Folder that outlives a pod, for TensorBoard and for checkpoints, from which a retry, or a later run with
-            equal data and settings, resumes; "" for none.
-        pods: Settings of pods that train as a TrainJob instead of this step (`components.trainer.train_job.Pods`);
-            their number depends on the size of the data. "" to train in this step.
+        settings: Text of a search's settings.yaml (`mtorl.fitting.settings`); "" for the defaults. A path would not do,
+            because the cache would not notice a changed file.
+        volume: Persistent folder for TensorBoard files and checkpoints; "" for none. A retry, or a later run with equal
+            data and settings, resumes from a checkpoint.
+        pods: Settings of the TrainJob whose pods train instead of this step (`components.trainer.train_job.Pods`); ""
+            to train in this step.
         model: Artifact folder of the challenger.
         metrics: Seconds of training, best epoch, best validation loss.
     """

@@ -28,7 +28,7 @@ from mtorl.runtime.files import remove, replacing
 from serving.kubernetes_api import Conflict, KubernetesApi, Refused, Unanswered
 
 _POLL_SECONDS = 5.0
-_RETRIES = 11  # tolerated time without the API server, ten minutes; the job continues meanwhile
+_RETRIES = 11  # of a request: tolerates ten minutes without the API server, in which the job continues
 _LINES = 40  # last lines of a failed pod's log to show
 _POD_LABEL = "jobset.sigs.k8s.io/jobset-name"
 _LOG = logging.getLogger(__name__)
@@ -37,8 +37,8 @@ _LOG = logging.getLogger(__name__)
 def train_in_pods(task: FitTask, size: train_job.Size, pods: train_job.Pods, shared: str) -> Artifact:
     """Train as a TrainJob, and return its artifact once the job completes.
 
-    `shared` is a folder for this training alone, on the volume of all pods. The windows must be on the same volume, as
-    the pipeline's snapshots are. Raises TrainingFailed if the job can't be started, can't use its input, or fails.
+    `shared` is a folder for only this training, on the pods' common volume. The windows must be on the same volume, as
+    the pipeline's snapshots are. Raises TrainingFailed if the job can't be started, rejects its input, or fails.
     """
     folder = Path(shared)
     model = folder / "model"
@@ -80,11 +80,11 @@ def _ended_by_sigterm() -> Iterator[None]:
 
 
 def _run(api: KubernetesApi, job: Mapping[str, Any], reports: Path) -> None:
-    """Create a TrainJob, or find that of an earlier attempt; relay its reports until it completes, then remove it."""
+    """Create a TrainJob, or find an earlier attempt's; relay the job's reports until it completes, then remove it."""
     name: str = job["metadata"]["name"]
     offset = earlier = reports.stat().st_size if reports.exists() else 0
     unfinished = False  # whether this process has seen the job running
-    told: dict[str, str] = {}  # logged problem of each pod
+    logged: dict[str, str] = {}  # newest logged problem of each pod
     try:
         while True:
             found = api.get(train_job.PLURAL, name)
@@ -104,9 +104,9 @@ def _run(api: KubernetesApi, job: Mapping[str, Any], reports: Path) -> None:
                 unfinished = True
                 offset = _relay(reports, offset)
                 if state.failed or offset == earlier:
-                    told = _log_problems(api, name, told, with_logs=bool(state.failed))
+                    logged = _log_problems(api, name, logged, with_logs=bool(state.failed))
                 if state.failed:
-                    pods = "; ".join(told.values())
+                    pods = "; ".join(logged.values())
                     raise TrainingFailed(messages.JOB_FAILED(job=name, why=f"{state.failed}{pods and f' ({pods})'}"))
                 if state.over:
                     return
@@ -118,15 +118,15 @@ def _run(api: KubernetesApi, job: Mapping[str, Any], reports: Path) -> None:
             _LOG.warning("TrainJob %s was not removed: %s", name, error)
 
 
-def _log_problems(api: KubernetesApi, name: str, told: dict[str, str], with_logs: bool) -> dict[str, str]:
-    """Log why pods of a job wait or have failed, unless `told` already has the problem; returns the problems by pod."""
+def _log_problems(api: KubernetesApi, name: str, logged: dict[str, str], with_logs: bool) -> dict[str, str]:
+    """Log why pods of a job wait or have failed, unless `logged` has the problem; returns the problems by pod."""
     problems = dict[str, str]()
-    api = KubernetesApi(api.namespace)  # no retries: the answers are only shown, and a lost node has no logs
+    api = KubernetesApi(api.namespace)  # no retries, because the answers are only logged, and a lost node has no logs
     with suppress(Refused, Unanswered):  # training does not need the right to read pods
         pods = api.list("pods", f"{_POD_LABEL}={name}")
         problems = {pod["metadata"]["name"]: problem for pod in pods if (problem := train_job.problem_of(pod))}
         for pod, problem in problems.items():
-            if told.get(pod) != problem:
+            if logged.get(pod) != problem:
                 _LOG.info("%s", problem)
         for pod in problems if with_logs else ():
             _LOG.info("last lines of %s:\n%s", pod, api.log(pod, _LINES))
@@ -134,7 +134,7 @@ def _log_problems(api: KubernetesApi, name: str, told: dict[str, str], with_logs
 
 
 def _relay(reports: Path, offset: int) -> int:
-    """Report what the job's processes wrote to a file since an offset; returns the next offset."""
+    """Relay the reports that the job's processes wrote to a file after an offset; returns the next offset."""
     events, offset = progress.read(reports, offset)
     for event in events:
         if "input_error" in event:

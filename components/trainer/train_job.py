@@ -1,4 +1,4 @@
-"""A training as a TrainJob of Kubeflow Trainer (trainer.kubeflow.org/v1alpha1, Trainer 2.2 or later).
+"""Builds the TrainJob of a training for Kubeflow Trainer (trainer.kubeflow.org/v1alpha1, Trainer 2.2 or later).
 
     pods = Pods.of(text)                                  # settings of the profile
     size = size_for(windows, pods)
@@ -8,7 +8,7 @@
 Each pod runs torchrun, which finds the other pods through variables that Trainer's runtime for torch sets. All other
 settings of a pod are patches of that runtime (`runtimePatches`).
 
-If a process is killed, its pod's container stops, and so do the containers of the other pods, which wait for it.
+If a process is killed, its pod's container stops, and then the other pods' containers, which wait for this process.
 Kubernetes restarts the containers or creates new pods, which resume from the checkpoint. So torchrun restarts nothing.
 """
 
@@ -36,7 +36,7 @@ TOUCHPOINTS_PER_PROCESS = 5_000_000
 """Touchpoints for each process. At 20 per window, this gives 250,000 windows, or 1,500 training steps of 128."""
 _COMMAND = ("python", "-m", "torch.distributed.run")  # torchrun, independent of the image's PATH
 _ARGUMENTS = ("--max-restarts=0", "-m", "mtorl.fitting.worker")
-# Without this, restarted processes use the previous run's address: https://github.com/pytorch/pytorch/issues/135712
+# Otherwise, restarted processes use the previous run's address: https://github.com/pytorch/pytorch/issues/135712
 RESTARTABLE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 _RUNTIME = "torch-distributed"  # a ClusterTrainingRuntime, with Trainer's policy for torch
 _MANAGER = "mtorl-kubeflow/pipelines"
@@ -106,8 +106,8 @@ def size_for(windows: str, pods: Pods) -> Size:
     """Choose the number of processes per pod by the size of the data, up to its GPUs. All pods are used.
 
     Each process takes `batch_size` windows of every batch. N processes thus make N times fewer optimizer steps per
-    epoch, each with N times as many windows. `TOUCHPOINTS_PER_PROCESS` leaves an epoch more than a thousand steps with
-    any number of GPUs. On less data, adding a process would save only minutes, but change what the model learns.
+    epoch, each with N times as many windows. `TOUCHPOINTS_PER_PROCESS` ensures that an epoch has more than a thousand
+    steps. On less data, another process would save only minutes, but change what the model learns.
     """
     touchpoints = int(json.loads(Path(windows, "manifest.json").read_text())["rows"])
     worth = touchpoints // (TOUCHPOINTS_PER_PROCESS * pods.nodes)

@@ -1,4 +1,4 @@
-"""Checks that a log contains everything that the newest training read: a truncated export must not become a model."""
+"""Compares a log with the newest training's log, so that no model is trained on an export that was cut off."""
 
 from kfp.dsl import Dataset, Input
 
@@ -35,8 +35,8 @@ def validate(log: Input[Dataset], history: str, shrunk: str) -> str:
             error.add_note("Export the log again. If the loss is permanent, set the parameter shrunk to accept")
             raise error
         more = sum(seen.days.values()) - sum(before.log.days.values())
-        said = [lost or f"{more:+,} touchpoints since the newest training"]
+        summary = [lost or f"{more:+,} touchpoints since the newest training"]
         if new := seen.new_channels(before.log):
-            said.append(f"new channels, unknown to earlier models: {', '.join(new)} (docs/data.md, A new channel)")
-        print("; ".join(said))
-        return "; ".join(said)
+            summary.append(f"new channels, unknown to earlier models: {', '.join(new)} (docs/data.md, A new channel)")
+        print("; ".join(summary))
+        return "; ".join(summary)

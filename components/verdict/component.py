@@ -1,4 +1,4 @@
-"""Compares the arms of the experiments on the lake's decisions."""
+"""Compares the arms of the experiments, from the decisions in the lake."""
 
 from kfp.dsl import Artifact, Output
 
@@ -11,14 +11,14 @@ def verdict(
 ) -> str:
     """Compare the arms on the decision log; returns the verdict in one word, or one word per experiment.
 
-    Each run judges the whole experiment rather than its last hours, so one error rate holds over all runs together.
+    Each run judges the whole experiment rather than its last hours, so that one error rate holds over all runs.
 
     Args:
         experiment: Path of the experiment file, or of a folder with several, as the router reads them.
         gain: The reward, as in the description of the data set: click, or {click: 0.1, revenue: 1}.
         weights: Parquet with decision_id and weight, for a replay of a real log; empty for live traffic.
-        budget: Currency units per decision in such a replay; 0 for live traffic.
-        result: JSON of the verdict; for a folder, of all verdicts, by name of the file.
+        budget: Budget of a replay, in currency units per decision; 0 for live traffic.
+        result: JSON of the verdict or, for a folder, of the verdicts by file name.
     """
     import json
     from pathlib import Path

@@ -1,7 +1,7 @@
-"""The touchpoint log: its description, contract, splits and propensities, and the records of decisions.
+"""Defines the touchpoint log and the decision log: descriptions, types, storage, splits and propensities.
 
-In reading order: `gain` (of an exposure), `sources` and `dataset` with `datasets/` (a data set's description, YAML),
-`touchpoints` (types, writing, fingerprint), `columns` (reading columns from JSON and Arrow), `times`, `splits`
-(training, validation or test, by user), `propensity`, `records` (fields of the decision log, which becomes the next
-touchpoint log), and `forgotten` (users whose records must no longer be written).
+Reading order: `gain` (the gain of an exposure), `sources` and `dataset` with `datasets/` (descriptions in YAML),
+`touchpoints` (types, writer, fingerprint), `columns` (readers for JSON and Arrow), `times`, `splits` (training,
+validation and test users), `propensity`, `records` (fields of the decision log), `decision_ids`, `lake` and `derived`
+(storage), `opportunities`, `trainings`, and `forgotten` (users whose records must no longer be written).
 """

@@ -41,16 +41,16 @@ Values = Floats | Codes
 """A column: numeric (NaN = null) or categorical."""
 
 
-Held = TypeVar("Held", bound=Values)
+AnyValues = TypeVar("AnyValues", bound=Values)
 
 
-def take(values: Held, index: Ints) -> Held:
+def take(values: AnyValues, index: Ints) -> AnyValues:
     """The values at the positions `index`."""
     taken: Any = Codes(values.codes[index], values.values) if isinstance(values, Codes) else values[index]
-    return cast(Held, taken)
+    return cast(AnyValues, taken)
 
 
-def take_each(columns: Mapping[str, Held], index: Ints) -> dict[str, Held]:
+def take_each(columns: Mapping[str, AnyValues], index: Ints) -> dict[str, AnyValues]:
     """The values of several columns at the positions `index`."""
     return {name: take(values, index) for name, values in columns.items()}
 
@@ -80,7 +80,7 @@ def json_list(values: Any, length: int, where: str, index: int) -> list[Any]:
 
 
 def json_numbers(values: list[Any], where: str, row_N: Ints, null: bool = True) -> Floats:
-    """Numbers of several instances, one instance after the other; `row_N` is the instance of each number."""
+    """The numbers of several instances, with null as NaN; `row_N` is the instance of each number."""
     # NumPy would read the text "1" as a number. The Arrow reader refuses such text, so the JSON reader must refuse it.
     for position, value in enumerate(values):
         if not (isinstance(value, float | int) or (value is None and null)):
@@ -94,7 +94,7 @@ def json_numbers(values: list[Any], where: str, row_N: Ints, null: bool = True) 
 
 
 def json_values(column: Column, values: list[Any], where: str, row_N: Ints) -> Values:
-    """A context or static column of several instances."""
+    """A context or static column of several instances; `row_N` is the instance of each value."""
     if column.kind == "numeric":
         return json_numbers(values, where, row_N)
     code: dict[str | None, int] = {None: -1, "": -1}
@@ -116,7 +116,7 @@ def flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 
 
 def arrow_numbers(values: pa.Array, where: str, null: bool = True) -> Floats:
-    """A numeric column."""
+    """A numeric column, with null as NaN. WindowError if it is not numeric or, without `null`, has a null."""
     kind = values.type
     if not (pa.types.is_null(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise WindowError(f"{where}: expected numbers, got {kind}")
@@ -148,7 +148,7 @@ def arrow_flags(table: pa.Table, name: str) -> Bools:
 def arrow_codes(values: pa.Array, where: str) -> Codes:
     """A text column; "" is null, as in JSON."""
     if pa.types.is_dictionary(values.type):
-        # An Arrow dictionary may contain a text twice, or a null.
+        # An Arrow dictionary may contain the same text twice, or a null.
         inner = arrow_codes(values.dictionary, where)
         return Codes(np.append(inner.codes, -1)[_indices(values)], inner.values)
     if pa.types.is_null(values.type):
@@ -168,7 +168,7 @@ def _indices(encoded: pa.DictionaryArray) -> Ints:
 
 
 def arrow_channels(values: pa.Array, channels: Sequence[str], where: str) -> Ints:
-    """Positions in `channels`. WindowError for an unknown or null channel: null would look like a journey's start."""
+    """Positions in `channels`. WindowError for an unknown channel, or for null, which would mean a journey's start."""
     names = arrow_codes(values, where)
     unknown = [v for v in names.values if v not in channels]
     if unknown or (names.codes < 0).any():

@@ -73,7 +73,7 @@ class Column(StrictModel):
     unit: str = ""
     """The unit that pages and reports show; empty if there is none."""
     missing: Missing = "error"
-    """Treatment of a missing value: error = invalid row; zero = 0.0; unknown = null (mean, or unknown category)."""
+    """Treatment of a missing value. error: invalid row; zero: 0.0; unknown: null (read as mean or unknown category)."""
 
     @field_validator("name")
     @classmethod
@@ -106,9 +106,9 @@ class FeatureField(Column):
     """A field of a feature view. The model reads its newest value from before the decision."""
 
     missing: Missing = "unknown"
-    """Meaning of an unknown key, an expired value or a null: unknown = null; zero = 0.0."""
+    """Value for an unknown key, an expired row or a null. unknown: null; zero: 0.0."""
     by_channel: bool = False
-    """true: the field is a list of numbers, one for each of `channels` in that order, and gives one input each."""
+    """true: the field is a list with a number for each channel, in the order of `channels`; each is a model input."""
 
     @model_validator(mode="after")
     def _nobody_answers_for_it(self) -> FeatureField:
@@ -123,16 +123,16 @@ class FeatureViewSpec(StrictModel):
     """Fields that the model reads from a feature view, which is built in or your own Parquet file."""
 
     view: Text
-    """Name of the view. Built in: user_channel, campaign_stats (see features/README.md). With `source`, a new name."""
+    """Name of the view: user_channel or campaign_stats (features/README.md) or, with `source`, a new name."""
     fields: Annotated[tuple[FeatureField, ...], FromList]
     source: Text | None = None
     """Parquet file, or folder of parts, with one row for each key and time; relative to the folder of this file."""
     key: Literal["user_id", "campaign_id"] | None = None
-    """Column of `source` with the key by which a decision finds its row."""
+    """Key column of `source`: a decision reads the row of its user or campaign."""
     timestamp: Text = "timestamp"
     """Column of `source`: the time from which a row is valid. A decision sees the newest row before it."""
     created_timestamp: Text | None = None
-    """Column of `source`: when a row was written, if later than `timestamp`. Decisions before it do not see the row."""
+    """Column of `source`: when a row was written, if later than `timestamp`. Earlier decisions do not see the row."""
     ttl_hours: float | None = Field(None, ge=0.001, le=100_000)
     """A row of `source` that is older than this has expired."""
 
@@ -167,11 +167,11 @@ class DatasetSpec(StrictModel):
     name: Text
     description: str = ""
     adapter: Text = OWN
-    """Converts the raw file to the canonical layout. "touchpoints": a file in this layout, except for column names."""
+    """Converter of the raw file to the canonical log. "touchpoints": only names and formats of columns may differ."""
     channels: Annotated[tuple[Channel, ...], FromList]
     """The actions, in the order that the model uses."""
     propensity: PropensitySource
-    """Source of the probability of the logged channel: in the log, or a model by which it is estimated."""
+    """Source of the logged channels' probabilities: a column of the log, or the model that estimates them."""
     file: FileFormat = FileFormat()
     """Format of the file: separator and decimal mark."""
     columns: Sources = Field(default_factory=dict)
@@ -183,29 +183,29 @@ class DatasetSpec(StrictModel):
     static: Columns = ()
     """Columns with one value for each user."""
     segment: str | None = None
-    """The categorical static column whose values the incumbent policy tells apart."""
+    """The categorical static column by which the incumbent policy segments users."""
     reward: RewardSpec = RewardSpec.model_validate({"gain": "click"})
     currency: Text = "currency unit"
     """Unit of cost, and of revenue unless `outcome_labels` names another."""
     window: Count = 20
     """Number of a user's latest touchpoints that the model sees."""
     outcomes: Columns = ()
-    """Further outcomes, known only afterwards; never context. The gain, `immediate` and `timed` may name the numeric
-    ones."""
+    """Further outcomes, known only after the decision, so never context. The gain, `immediate` and `timed` may name
+    numeric outcomes from this list."""
     journey_gap_days: float = Field(30.0, gt=0)
-    """A longer pause between touchpoints starts a new journey; the model does not see the earlier ones."""
+    """A longer pause between touchpoints starts a new journey; the model does not see earlier journeys."""
     max_touchpoints: Count = 10_000
-    """Most touchpoints of a user. A user with more is probably a bot, and only the first ones are used."""
+    """Maximum touchpoints of a user. A user with more is probably a bot, and only the first ones are used."""
     min_touchpoints: Count = 1
-    """Fewest touchpoints of a user. The log of a user with fewer is invalid."""
+    """Minimum touchpoints of a user. All rows of a user with fewer are invalid."""
     immediate: Annotated[tuple[Text, ...], FromList] = ("click", "cost")
     """Outcomes that are known before the user's next touchpoint. Of a previous touchpoint, the model sees only these
     and the `timed` ones, because an outcome that is reported days later is unknown when the model decides."""
     timed: Annotated[tuple[Text, ...], FromList] = ()
-    """Outcomes whose time of arrival is in the log, in a column such as `conversion_time`. The model sees such an
-    outcome of the previous touchpoint if it had arrived when the model decides."""
+    """Outcomes whose time of arrival is in the log, in a column such as `conversion_time`. Of the previous touchpoint,
+    the model sees only the outcomes that arrived before the decision."""
     outcome_hours: float = Field(0.0, ge=0)
-    """Hours after a decision within which its outcomes may arrive. Policy values use only decisions that are older."""
+    """Hours within which a decision's outcomes may arrive. Policy values use only decisions older than that."""
     features: Annotated[tuple[FeatureViewSpec, ...], FromList] = ()
     """Fields of feature views that the model reads in addition to the log's columns."""
     outcome_labels: dict[Outcome, Text] = Field(default_factory=dict)
@@ -310,7 +310,7 @@ class DatasetSpec(StrictModel):
 
     @cached_property
     def optional_columns(self) -> tuple[str, ...]:
-        """Columns that a raw log may have in addition to `log_columns`: outcome times, touchpoint id, arrival time."""
+        """Optional columns of a raw log, in addition to `log_columns`: outcome times, touchpoint id, arrival time."""
         declared = set(self.log_columns)
         times = [outcome_time(name) for name in self.outcome_kinds if name != "cost"]
         by_id = self.conversions is not None and self.conversions.key == TOUCHPOINT_ID
@@ -323,7 +323,7 @@ class DatasetSpec(StrictModel):
 
     @cached_property
     def feature_columns(self) -> tuple[Column, ...]:
-        """Columns of `features` in the model's order: one for each field, or for each field and channel."""
+        """Columns of `features` in the model's order: one for each field or, with `by_channel`, for each channel."""
         fields = [field for view in self.features for field in view.fields]
         return tuple(
             Column(name=name, kind=field.kind, unit=field.unit, missing=field.missing)
@@ -339,7 +339,7 @@ class DatasetSpec(StrictModel):
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> DatasetSpec:
-        """Read a built-in description by name, or a YAML file by path; SpecError if invalid or with open checks."""
+        """Read a built-in description by name, or a YAML file by path; SpecError if invalid or with open CHECKs."""
         path = Path(name_or_path)
         if path.suffix not in (".yaml", ".yml"):
             path = _BUILT_IN / f"{name_or_path}.yaml"
@@ -386,7 +386,7 @@ def counted_gain(spec: DatasetSpec) -> Gain:
     unknown = spec.currency == DatasetSpec.model_fields["currency"].default
     money = Units().money if unknown else spec.currency
     label = spec.outcome_labels.get("revenue", spec.currency)
-    # Revenue is money if its label contains the currency: "value of the purchase, EUR", not "play_time_ms (not money)".
+    # Revenue is money only if its label contains the currency, as in "value of the purchase, EUR".
     outcomes = {"revenue": money if spec.currency in label else label}
     outcomes |= {column.name: f"{column.unit} of {column.name}" for column in spec.outcomes if column.unit}
     return dataclasses.replace(spec.reward.gain, units=Units(money, tuple(outcomes.items())))

@@ -50,7 +50,7 @@ class Derived:
         return f"{place}/{_digest(sources)}-{self._token}-{number}-{of}.parquet"
 
     def supersede(self, known: Collection[LakeFile]) -> None:
-        """Hide, and later delete, this setting's files that are not in `known`, and the files of other settings.
+        """Hide, and later delete, files of these settings that are not in `known`, and files of other settings.
 
         A concurrent reader may have listed such a file, so files stay until they are an hour old. Another process may
         use other settings, so their files stay until the newest of them is a day old.

@@ -51,7 +51,7 @@ class Forgotten:
 
     @classmethod
     def add(cls, folder: Path, user_ids: Iterable[str], until: datetime, before: datetime | None = None) -> None:
-        """Add users and times to the list in a folder, which must exist (see `extended`); raises OSError."""
+        """Add users and times (see `extended`) to the list of an existing folder; raises OSError."""
         path = folder / FILE
         known = cls.parsed(path.read_text(encoding="utf-8"), str(path)) if path.exists() else cls()
         if (after := known.extended(user_ids, until, before)) != known:
@@ -59,7 +59,7 @@ class Forgotten:
                 unfinished.write_text(after.text(), encoding="utf-8")
 
     def extended(self, user_ids: Iterable[str], until: datetime, before: datetime | None = None) -> Self:
-        """A copy with more users, whose records until a time are forgotten, and with `before`, a time for all users."""
+        """A copy that forgets these users' records from before `until`, and all users' records from before `before`."""
         return self._with(type(self)(dict.fromkeys(map(unit_hash, user_ids), until), before))
 
     def text(self) -> str:
@@ -76,7 +76,7 @@ class Forgotten:
         return (until is not None and at < until) or (self.before is not None and at < self.before)
 
     def sql(self, kind: Kind) -> str:
-        """SQL condition, never null: whether a record must not be written. Outcomes and shadows contain no user."""
+        """SQL condition, never null: true for a record that must not be written. Outcomes and shadows have no user."""
         clauses = [] if self.before is None else [f"event_time < {_literal(self.before)}"]
         together = defaultdict(list)
         for name, time in self.users.items() if kind in ("decision", "window") else ():

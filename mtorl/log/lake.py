@@ -55,9 +55,9 @@ if TYPE_CHECKING:
 
 HOUR = timedelta(hours=1)
 HOUR_OF = "%Y-%m-%d-%H"
-"""Format of the hour in a temporary folder `hour_of=...`, which an engine writes before its files are renamed."""
+"""Format of the hour in a temporary folder `hour_of=...`, in which an engine writes files before they are renamed."""
 PLACED = {"hour": "TIMESTAMPTZ", "bucket": "UTINYINT"}
-"""Columns by which a record is filed, with their DuckDB types."""
+"""Columns that determine the file of a record, with their DuckDB types."""
 Zone = Literal["judged", "sums"]
 """Folders of tables that trainings ("judged") and verdicts ("sums") computed from closed hours."""
 REPLAY = "replay.parquet"  # marks a lake whose decisions replay a log, and has the weight of each decision
@@ -112,7 +112,7 @@ class Lake:
             raise LogError(NO_LAKE(place=without_credentials(str(place)), reason=error)) from None
 
     def fixed(self) -> Self:
-        """A lake that lists each folder only once, so that several queries read the same files."""
+        """A copy of this lake that lists each folder only once, so that several queries read the same files."""
         lake = type(self)(self.files, self.place)
         lake._fixed = {}
         return lake
@@ -130,7 +130,7 @@ class Lake:
         return self._list(zone)
 
     def of_files(self, decisions: Iterable[LakeFile], outcomes: Iterable[LakeFile], arrived: bool) -> Self:
-        """A lake with only these closed files, and with or without the uploaded files."""
+        """A copy of this lake with only these files of closed hours and, if `arrived`, all uploaded files."""
         lake = self.fixed()
         lake._fixed = {"decisions": sorted(decisions), "outcomes": sorted(outcomes)}
         kinds: tuple[Kind, ...] = ("decision", "outcome")
@@ -138,9 +138,9 @@ class Lake:
         return lake
 
     def lost(self) -> set[str]:
-        """Names of files that a `fixed` lake listed, and that were deleted since, by age or to forget a user.
+        """Names of files that a `fixed` lake listed and that were deleted since, by age or to forget a user.
 
-        The caller must delete tables computed from them, because a removal deletes only tables that already exist.
+        The caller must delete tables computed from these files: a removal deletes only tables that already exist.
         """
         folders = self._fixed or {}
         there = {
@@ -184,7 +184,7 @@ class Lake:
         ]
 
     def _list(self, folder: str) -> list[LakeFile]:
-        hidden = self.superseded()  # before listing: a file hidden in between is read in addition to its successor
+        hidden = self.superseded()  # before listing, so that a file hidden in between is read twice, not missed
         found = []
         for info in self.files.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True)):
             match = _HOUR.fullmatch(info.path.removeprefix(f"{folder}/"))
@@ -200,7 +200,7 @@ class Lake:
                 shutil.copyfile(file, unfinished)
             return
         with pa.memory_map(str(file)) as source, self.files.open_output_stream(name) as target:
-            target.write(source.read_buffer())  # an error between two calls would leave an incomplete object
+            target.write(source.read_buffer())  # one call: an error between two would leave an incomplete object
 
     def read(self, name: str) -> str | None:
         """The text of a small file; None if the file is missing. Raises OSError."""
@@ -266,12 +266,12 @@ class Lake:
     def records(
         self, db: Queries, kind: Kind, since: datetime | None = None, until: datetime | None = None, where: str = "true"
     ) -> str:
-        """SQL for all records of decisions in a period of whole hours, each once, for `lake_database` and for Spark.
+        """SQL for `lake_database` and Spark that returns each record of the decisions in a period of whole hours once.
 
         The SQL names the files that exist now. If a file is deleted before the query has run, the query fails
         (`LogError`). `where` is a condition on columns that are equal in all copies of a record, such as its user.
         """
-        arrived = self.arrived(kind, since)  # listed first: a file compacted in between is read twice, not missed
+        arrived = self.arrived(kind, since)  # first, so that a file compacted in between is read twice, not missed
         closed = by_hour(self.closed(kind, since, until))
         # Hours that may contain copies. A closed hour with one file has none, because its writer dropped the copies.
         mixed = {hour for hour, files in closed.items() if len(files) > 1} | hours_of(db, arrived)

@@ -10,7 +10,7 @@ NO_COST = Words(
 UNKNOWN_DATASET = Words("unknown-dataset", "no data set {name!r}. Write it: mtorl data init LOG. Built in: {known}")
 OPEN_CHECKS = Words("open-checks", "{file}: {count} open CHECK. Answer each, and delete its comment:\n  {checks:\n  }")
 NOT_FORGOTTEN = Words("not-forgotten", "{file}: not written by `mtorl data forget` ({reason}). Restore the file")
-NO_LAKE = Words("no-lake", "{place}: can't be the address of a lake: {reason}")
+NO_LAKE = Words("no-lake", "{place}: not a valid address of a lake: {reason}")
 OTHER_RECORDS = Words("other-records", "{lake}: {reason}. Read the lake with the release that wrote it")
 BAD_PROPENSITY = Words(
     "bad-propensity",

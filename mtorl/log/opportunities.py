@@ -31,13 +31,13 @@ from mtorl.log.dataset import DatasetSpec
 
 OPPORTUNITIES_FILE = "opportunities.parquet"
 ENOUGH = 500
-"""Fewer opportunities are not used: for a price or a value, the touchpoints of the log are then more informative."""
+"""Minimum number. With fewer, the log's touchpoints are more informative, and give the price and the policy value."""
 MOST_TOUCHPOINTS = 20_000_000
 """Default limit of the touchpoints, logged or from decisions, that a training reads; approximate, by whole users."""
 MOST_WINDOWS = 100_000
 """Limit of a split's opportunities with a window (about 100 MB); approximate, by whole users chosen by a hash."""
 MOST_CONTEXTS = 1_000_000
-"""Limit of the training users' decisions in the file; approximate, by whole users. Drift needs fewer."""
+"""Limit of the training users' decisions in the file; approximate, by whole users. The drift check needs fewer."""
 _BATCH = 8192  # rows
 _COLUMNS = ("user_id", "timestamp", "arm", "generation", "channel", "channel_probs", "exposure_probs", "exposed")
 
@@ -81,7 +81,7 @@ class Opportunities:
             return None
         columns = ["decision_id", *_COLUMNS, *spec.window_outcomes, "features"]
         rows = _read(path, columns, split, with_window=True)
-        # Rows are sorted because the engine writes them in any order, on which the rounding of sums depends.
+        # Sort the rows: the engine writes them in any order, and the rounding of sums depends on the order.
         rows = rows.sort_values(["user_id", "timestamp", "decision_id"], ignore_index=True)
         channel_B = pd.Index(spec.channels).get_indexer(pd.Index(rows["channel"]))
         fit_B = np.array([_fits(json.loads(text), spec) for text in rows["features"]], dtype=bool) & (channel_B >= 0)

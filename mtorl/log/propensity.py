@@ -25,7 +25,7 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.log.messages import BAD_PROPENSITY
 
 FLOOR = 0.02  # lowest estimated propensity, so that no importance weight exceeds 50
-MIN_ESS_SHARE = 0.1  # with a smaller effective sample size, as a share of the rows, a policy's value is not used
+MIN_ESS_SHARE = 0.1  # lowest effective sample size, as a share of the rows, with which a policy's value is used
 _SMOOTHING = 1.0  # pseudo-count of every channel
 
 
@@ -65,7 +65,7 @@ def channel_means(rows: pd.DataFrame, spec: DatasetSpec, value_B: ArrayLike) -> 
     """Mean value for each policy that always chooses one channel (SNIPS); None if any channel has too few rows.
 
     Args:
-        rows: As for `logged_propensity`. Our own decisions are left out: their exposure depends on the drawn channel.
+        rows: As for `logged_propensity`. Our own decisions do not count: their exposure depends on the drawn channel.
     """
     own_B = rows["collected"].to_numpy(dtype=np.bool_) if "collected" in rows else np.zeros(len(rows), dtype=np.bool_)
     propensity_B = logged_propensity(rows.assign(propensity=rows["propensity"].mask(own_B, 1.0)), spec)

@@ -6,9 +6,9 @@
 
 The router writes each record as a JSON line; features and monitoring read them. A decision record has all fields of the
 router's response, and what a replay needs to recompute it. Layer, experiment, salt, shares and user determine the arm
-(`mtorl.experiment.assignment`), unless the experiment file named it (`override`). Experiment, salt, user, campaign and
-request (or decision) determine the random draw. The draw and the probabilities, in the order of the candidates,
-determine the channel. If the router falls back to the default action after the draw, the record contains the draw.
+(`mtorl.experiment.assignment`), unless the experiment file names the user's arm (`override`). Experiment, salt, user,
+campaign and request (or decision) determine the random draw. The draw and the probabilities, in the order of the
+candidates, determine the channel. If the router falls back to the default action after the draw, the draw is recorded.
 
 Adding, removing or renaming a field requires a new schema version (docs/architecture.md). A reader that finds a record
 of another version stops with an error that names both versions.
@@ -92,15 +92,15 @@ class Explored(TypedDict):
 class V2Answer(TypedDict):
     """The router's response in the v2 protocol: one output tensor for each field."""
 
-    decision_id: Annotated[Name, Field(description="Unique id from the router. A second record of it withdraws it.")]
+    decision_id: Annotated[Name, Field(description="Unique id. A second record with the id withdraws the decision.")]
     arm: Annotated[Name, Field(description="The user's assigned arm, even if the decision is a fallback.")]
     channel: Name
     expose: Annotated[bool, Field(description="Whether the ad may be shown, and money spent.")]
     propensity: Annotated[
         Probability | None,
         Field(
-            description="Probability of the channel. On a fallback, the propensity of the request's baseline, or else "
-            "1. null: unknown, as in the fields below."
+            description="Probability of the channel. For a fallback, the propensity of the request's baseline, or 1 "
+            "without a baseline. null: unknown, as in the fields below."
         ),
     ]
     expected_reward: float | None
@@ -151,13 +151,13 @@ class DecisionRecord(V1Answer, History):
     shares: dict[str, PossibleProbability]
     """Share of the experiment's users in each arm."""
     assignment_probability: Probability
-    """Share of the arm. 1 if the user was not randomised: no experiment, outside it, held out, or overridden."""
+    """Share of the arm. 1 if the user was not randomised: outside of any experiment, held out, or overridden."""
     override: bool
     """Whether the experiment file named the user's arm; such a decision is left out of comparisons."""
     stage: Stage
     """Stage of the experiment; off: the kill switch was on."""
     model_name: str | None
-    """Name of the model that answered, even if its answer was not used; null (like version and digest): not given."""
+    """Name of the model that answered, even if the answer was not used; null, also in the next two fields: unknown."""
     model_version: str | None
     model_digest: str | None
     feature_hash: Hash | None
@@ -182,7 +182,7 @@ class DecisionRecord(V1Answer, History):
     drawn_channel: Name | None
     """The drawn channel, even if the router then took the default action; null: no draw."""
     channel_probs: dict[str, PossibleProbability]
-    """Probability of drawing each candidate, in the order of the draw, or of the drawn one only; empty: none known."""
+    """Probability of drawing each candidate, in the order of the draw. Unknown probabilities are left out."""
     exposure_probs: dict[str, PossibleProbability]
     """Probability of wanting to expose each channel, given that it is drawn; empty: unknown."""
     expected_rewards: dict[str, float]
@@ -198,11 +198,11 @@ class DecisionRecord(V1Answer, History):
     reserved: Amount
     """Currency units that the ledger reserved."""
     refused_until: Time | None
-    """If the budget was exhausted: end of the last period that may have refused it, UTC; null: one has no end."""
+    """If the budget was exhausted: latest end (UTC) of all budget periods that may be exhausted; null: no end."""
     withdrawn: bool
     """true: nothing was shown, even if another record of this decision has an exposure."""
     latency_seconds: Amount
-    """From the request to this record."""
+    """Seconds from the request to this record."""
     event_time: Time
     """Time of the decision, UTC."""
 
@@ -213,7 +213,7 @@ class OutcomeRecord(TypedDict):
 
     schema_version: Literal[1]
     event_id: Name
-    """The sender's id of this event. For a decision, events with the same id count once."""
+    """The sender's id of this event. Events of one decision with the same id count once."""
     decision_id: Name
     kind: Name
     """cost, click, conversion, revenue, a further numeric outcome of the data set, or cancel."""
@@ -265,7 +265,7 @@ class ShadowRecord(TypedDict):
 
 @with_config(ConfigDict(title="window", extra="forbid", use_attribute_docstrings=True))
 class WindowRecord(TypedDict):
-    """The window of a decision, for a sample of the users, since a window is larger than the rest of the record."""
+    """The window of a decision. Only a sample of the users has such records, because windows are large."""
 
     schema_version: Literal[1]
     decision_id: Name
@@ -295,7 +295,7 @@ ID_FIELD: dict[Kind, str] = {
 # If several records have the same id, the first in this order counts. If a decision's record may become durable too
 # late, the router withdraws the decision: the log then has two records in either order, and the withdrawal counts.
 # Other records with the same id are copies, because the log is shipped at least once. If a sender reported an event to
-# two routers with different values, all readers must use the same value; if with equal values, the first received.
+# two routers, all readers must use the same record: the lower value or, if the values are equal, the first received.
 _FIRST_COUNTS: dict[Kind, str] = {
     "decision": "withdrawn DESC, event_time",
     "outcome": "event_time, value, received_time",
@@ -320,9 +320,9 @@ def sql_columns(kind: Kind) -> dict[str, str]:
 
 
 def rank_among_copies(kind: Kind) -> str:
-    """SQL: 1 for the record that counts among the records of a decision that have the same id.
+    """SQL: 1 for the record that counts among all records with the same id and decision, above 1 for the others.
 
-    An event that was reported for two decisions counts for each decision, because no reader compares their files.
+    An event that was reported for two decisions counts for both, because no reader compares files of two decisions.
     """
     same = ", ".join(dict.fromkeys(("decision_id", ID_FIELD[kind])))
     return f"row_number() OVER (PARTITION BY {same} ORDER BY {_FIRST_COUNTS[kind]})"
@@ -330,8 +330,8 @@ def rank_among_copies(kind: Kind) -> str:
 
 def this_version(kind: Kind) -> str:
     """SQL: true for a record of this schema version; for another version, an error that names both."""
-    said = f"'a {kind} record of schema version ' || schema_version || '; this release reads {VERSION}'"
-    return f"CASE WHEN schema_version <> {VERSION} THEN error({said}) ELSE true END"
+    text = f"'a {kind} record of schema version ' || schema_version || '; this release reads {VERSION}'"
+    return f"CASE WHEN schema_version <> {VERSION} THEN error({text}) ELSE true END"
 
 
 def segment_sql(spec: DatasetSpec, name: str, record: str) -> str:
@@ -352,7 +352,7 @@ def unit_hash(user_id: str) -> str:
 
 
 def is_sampled(unit: str, share: float) -> bool:
-    """Whether the windows of a user (a `unit_hash`) are logged; the users of a share are also in every larger share."""
+    """Whether the windows of a user (a `unit_hash`) are logged for this share. A larger share only adds users."""
     return int(unit[8:], 16) < share * 2**32
 
 

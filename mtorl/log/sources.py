@@ -16,7 +16,7 @@ from mtorl.runtime.validation import StrictModel, Text, short
 TimeUnit = Literal["s", "ms", "us"]
 
 TOUCHPOINT_ID = "touchpoint_id"
-"""Column of a raw log by which a conversion finds its touchpoint; the canonical log does not have it."""
+"""Column of a raw log that assigns conversions to touchpoints; the canonical log does not have this column."""
 
 _EXAMPLE = datetime(2024, 10, 31, 13, 45)
 """A time with five different parts, so that a format that omits or swaps parts of the date is detected."""
@@ -41,7 +41,7 @@ def _column_alone(source: Any) -> Any:
 
 
 def _text_or_number(value: Any) -> Any:
-    """Reports one fault instead of one for each type of the union."""
+    """Check a value before pydantic does, which would report a fault for each type of the union."""
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not (number or (isinstance(value, str) and value.strip())):
         raise PydanticCustomError("value", "expected text or a finite number, got {given}", {"given": short(value)})
@@ -91,7 +91,7 @@ class Source(StrictModel):
         return self
 
     def check(self, name: str, number: bool, time: bool) -> None:
-        """Check that the source can fill the column `name`, of numbers or of times; raises ValueError."""
+        """Raise ValueError if this can't be the source of the column `name`, which may contain numbers or times."""
         for field in ("unit", "timezone", "format"):
             if getattr(self, field) and not time:
                 raise ValueError(f"columns.{name}, {field}: is only for timestamp and other times")
@@ -125,7 +125,7 @@ class Conversions(StrictModel):
     """Columns of the file: touchpoint_id or user_id, timestamp, optionally event_id, and at least one outcome, such as
     {conversion: {value: 1}, revenue: amount}. Without event_id, identical rows count once."""
     attribution_days: float | None = Field(None, gt=0)
-    """Most days from a touchpoint to its conversion; by default 30 if matched by user, and no limit if by id."""
+    """Maximum days from a touchpoint to its conversion; by default 30 if matched by user, unlimited if by id."""
 
     @model_validator(mode="after")
     def _row_finds_its_touchpoint(self) -> Conversions:
@@ -141,7 +141,7 @@ class Conversions(StrictModel):
 
     @property
     def key(self) -> str:
-        """The column by which a row finds its touchpoint: touchpoint_id or user_id."""
+        """The column that assigns a row to a touchpoint: touchpoint_id or user_id."""
         return TOUCHPOINT_ID if TOUCHPOINT_ID in self.columns else "user_id"
 
     @property
@@ -151,5 +151,5 @@ class Conversions(StrictModel):
 
     @property
     def days(self) -> float | None:
-        """Most days between a touchpoint and its conversion; None: no limit."""
+        """Maximum days from a touchpoint to its conversion; None: no limit."""
         return 30.0 if self.attribution_days is None and self.key == "user_id" else self.attribution_days

@@ -3,8 +3,8 @@
 A user's split never changes, so a model retrained next month is not tested on users of an earlier training.
 
 `fingerprints` store the users of a training in eight bytes each, so that a log can be checked for users that the model
-has seen. Fingerprints hide no user whose id is known, because a user's id gives the fingerprint. A new user matches one
-of a million fingerprints with a probability of about 10^-13.
+has seen. They do not anonymise a user whose id is known, because the fingerprint can be computed from the id. A new
+user matches one of a million fingerprints with a probability of about 10^-13.
 """
 
 import hashlib
@@ -53,7 +53,7 @@ def unit_order(user_ids: Iterable[str], seed: int) -> list[str]:
 
 
 def tile_ends(step: ArrayLike, n: int) -> NDArray[np.bool_]:
-    """Mask of rows whose windows of up to n steps cover each step of each journey once; `step` counts from 0."""
+    """Mask of the last rows of windows of up to n steps that tile each journey; `step` counts from 0 in a journey."""
     steps = np.asarray(step, dtype=np.int64)
     lengths = np.diff(np.flatnonzero(steps == 0), append=len(steps))
     steps_left = np.repeat(lengths, lengths) - 1 - steps

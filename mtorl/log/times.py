@@ -22,7 +22,7 @@ def iso(at: int) -> str:
 
 def zone(name: str) -> tzinfo:
     """A time zone by its IANA name; raises ValueError for an unknown one."""
-    if name == "UTC":  # needs no database of time zones
+    if name == "UTC":  # works without a database of time zones
         return UTC
     try:
         return ZoneInfo(name)

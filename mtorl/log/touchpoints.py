@@ -3,9 +3,9 @@
 Each row is one touchpoint, which is one exposure. The columns are `DatasetSpec.log_columns`. Rows are sorted by
 (user_id, timestamp), and times strictly increase within a user. Timestamps are in UTC with microseconds, cost and
 revenue in currency units. Click and conversion are 0 or 1, propensity is in (0, 1] or null, and text is never empty.
-Optional columns are the time when an outcome became known, such as `click_time`, and `created_timestamp`, when a row
-arrived. `features.ingest` converts raw files to this log. `features.collect` adds the touchpoints of our own decisions
-and the column `collected`, which marks them.
+Optional columns are the times when outcomes became known, such as `click_time`, and `created_timestamp`, the time of a
+row's arrival. `features.ingest` converts raw files to this log. `features.collect` adds the touchpoints of our own
+decisions, and marks them in the column `collected`.
 """
 
 import hashlib
@@ -62,9 +62,9 @@ def write_log(log: pd.DataFrame, path: str | Path, spec: DatasetSpec) -> None:
 
 
 class ColumnDigest:
-    """A running digest of a column's values, its lengths of texts or lists, and its nulls.
+    """A running digest of a column: its values, the lengths of its texts or lists, and the positions of its nulls.
 
-    The digest does not depend on the bytes stored for a null, which differ between writers, nor on the column's type.
+    The digest contains neither the column's type nor the bytes stored for a null, which differ between writers.
     """
 
     def __init__(self) -> None:

@@ -4,8 +4,8 @@
     lost = seen.lost_since(newest(history).log)      # a sentence; "" if no rows are missing
     add(history, Training(at=now, log=seen, decision="promote", reason="..."))
 
-A log may grow, and may lose its oldest days. But a day in both logs must not have fewer touchpoints than before. If an
-export was cut off, part of the log is missing, and no check of this log without the earlier log would detect that.
+A log may grow, and may lose its oldest days. But a day in both logs must not have fewer touchpoints than before. Only
+this comparison detects an export that was cut off.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class LogFacts(BaseModel):
     dataset: str  # name in its description
     channels: tuple[str, ...]
     days: dict[str, int]  # touchpoints by day (UTC, "2026-11-29"), without those of our own decisions
-    share: float = 1.0  # share of all touchpoints, own decisions included, that was read (`most_touchpoints`)
+    share: float = 1.0  # share of all touchpoints, including own decisions, that was read (`most_touchpoints`)
 
     @classmethod
     def of(cls, log: Path) -> LogFacts:
@@ -65,7 +65,7 @@ class LogFacts(BaseModel):
         )
 
     def new_channels(self, before: LogFacts) -> tuple[str, ...]:
-        """Channels that the earlier log's description does not have."""
+        """Channels that are not in the description of the earlier log `before`."""
         return tuple(channel for channel in self.channels if channel not in before.channels)
 
 

@@ -3,10 +3,10 @@
 Katib (kubeflow.org/v1beta1, 0.19) proposes settings by TPE, starts a Job for each and reads `validation_loss=...` from
 the output of `mtorl trial`. Three choices follow from the way Katib works:
 
-- The container has a `command`. Katib's webhook wraps this command into a shell to capture its output. Without it,
-  Katib would query the image's registry for the entry point. The arguments are joined without quotes, so no value may
-  need quotes.
-- The metric of a trial is its latest value, which belongs to the weights that training keeps.
+- The container has a `command`. Katib's webhook wraps this command into a shell to capture its output. Without a
+  command, Katib would query the image's registry for the entry point. The webhook joins arguments without quotes, so no
+  value may need quotes.
+- The metric of a trial is the latest value in the output, which belongs to the weights that training keeps.
 - Early stopping is off: Katib runs it as a second container without a security context, and a namespace with the Pod
   Security Standard "restricted" refuses such a container.
 """
@@ -106,7 +106,7 @@ def _job(command: list[str]) -> dict[str, Any]:
         "args": [*command, *settings],
         "resources": {
             "requests": {"cpu": resources.cpu, "memory": resources.memory},
-            # A trial trains with one thread, so the larger limit of a training step would stay idle.
+            # A trial trains with one thread, so it would not use the larger limit of a training step.
             "limits": {"cpu": "2", "memory": resources.memory},
         },
         "securityContext": CONTAINER_SECURITY,

@@ -117,7 +117,7 @@ _NEW_TOKEN = (
     "kubectl -n NAMESPACE create token default-editor --audience pipelines.kubeflow.org"
 )
 _HINTS = {401: f"{_NEW_TOKEN}. ", 403: f"check --namespace; or {_NEW_TOKEN}. "}
-_SAID = 300  # characters of the server's message that are shown
+_SHOWN = 300  # characters of the server's message that are shown
 
 
 def _explained(error: Any) -> str:
@@ -127,7 +127,7 @@ def _explained(error: Any) -> str:
     except (TypeError, ValueError):
         text = str(error.body or error.reason)
     hint = _HINTS.get(error.status, "")
-    return f"status {error.status}: {hint}Message of the server: {' '.join(text.split())[:_SAID]}"
+    return f"status {error.status}: {hint}Message of the server: {' '.join(text.split())[:_SHOWN]}"
 
 
 def _named(name: str) -> str:
@@ -135,7 +135,7 @@ def _named(name: str) -> str:
 
 
 def _create_pipeline(client: Any, name: str) -> str:
-    """Create a pipeline without a version: the SDK's `upload_pipeline` would name its first version like itself."""
+    """Create a pipeline without a version. The SDK's `upload_pipeline` would add a version named like the pipeline."""
     from kfp_server_api import V2beta1Pipeline
 
     pipeline = V2beta1Pipeline(display_name=name, namespace=client.get_user_namespace() or None)

@@ -3,9 +3,9 @@
     for name, change in apply(client, Schedule.load(Path("manifests/pipelines/schedule.yaml"))).items():
         print(name, change)
 
-Applying is idempotent. KFP can enable or disable a recurring run, but not change it. To change one, `apply` creates a
-disabled new one, deletes the old one and enables the new one. The next call completes an interrupted call. KFP has no
-labels, so a mark in the description, with a digest of the content, identifies a schedule's runs.
+Applying is idempotent. KFP can enable or disable a recurring run, but not change it. To change a recurring run, `apply`
+creates a disabled replacement, deletes the old run and enables the replacement. The next call completes an interrupted
+call. KFP has no labels, so the description has a mark with the schedule's name and a digest of the content.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def apply(client: Any, schedule: Schedule) -> dict[str, str]:
     """Apply a schedule to a server; returns the change of each recurring run by name.
 
     Raises:
-        InputError: The server lacks a pipeline or version, or another creator has used the name of a recurring run.
-        ServerError: The server refuses, possibly halfway. The next call completes the changes.
+        InputError: The server lacks a pipeline or version, or another creator's recurring run has the same name.
+        ServerError: The server refuses a change, possibly after others were made. The next call completes the changes.
     """
     with kfp_calls():
         there = _recurring_runs(client)
@@ -109,8 +109,8 @@ def apply(client: Any, schedule: Schedule) -> dict[str, str]:
 def _apply(client: Any, wanted: Any, there: Sequence[Any]) -> str:
     enabled = wanted.mode == "ENABLE"
     same = [one for one in there if _mark(one)[1] == _mark(wanted)[1]]
-    # A disabled recurring run next to an older one was left by an interrupted call. It is created again: if it were
-    # enabled instead, it would repeat runs that the older one has started already.
+    # An interrupted call has left a disabled recurring run next to an older one. Create the disabled one again: if it
+    # were enabled, it would repeat runs that the older one has already started.
     keep = next((one for one in same if _is_on(one) == enabled or len(there) == 1), None)
     what = "unchanged"
     if keep is None:
@@ -129,7 +129,7 @@ def _apply(client: Any, wanted: Any, there: Sequence[Any]) -> str:
 
 
 def _wanted(client: Any, schedule: Schedule, run: RecurringRun) -> Any:
-    """Build the recurring run to create. The SDK's `create_recurring_run` requires a version, and would pin it."""
+    """Build the recurring run to create, because the SDK's `create_recurring_run` would pin a pipeline version."""
     import kfp_server_api as api
 
     pipeline_id = find_pipeline(client, run.pipeline)

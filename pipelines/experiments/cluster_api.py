@@ -6,8 +6,8 @@
     api.switch_off(config_map, "spring")             # adds the key spring.off; spring.yaml may be invalid
 
 The ConfigMap has a key for each active experiment, and digests of the keys that the operator wrote. The kill switch is
-a separate key, so it works even if the experiment's key can't be read. Only the operator writes the ConfigMap. In an
-emergency without an operator, a person may write the kill switch's key.
+a separate key, so it works even if the experiment's key can't be read. Only the operator writes the ConfigMap, except
+that a person may add the key of a kill switch while no operator runs.
 """
 
 import contextlib
@@ -47,7 +47,7 @@ class Entry(NamedTuple):
 
     text: str
     experiment: Experiment | None
-    """None: the text can't be read."""
+    """The experiment; None: its text can't be read."""
     off: str | None
     """Content of the key that switches the experiment off; None: there is no such key."""
     edited: bool
@@ -111,7 +111,7 @@ class ClusterApi(KubernetesApi):
         return found
 
     def write(self, before: Object | None, changes: Mapping[str, Experiment | None]) -> Object:
-        """Write active experiments where they differ; returns the ConfigMap. Conflict: it has changed since the read.
+        """Write changed experiments; returns the ConfigMap. Conflict: the ConfigMap has changed since the read.
 
         Args:
             before: The ConfigMap as it was read; None: there was none.
@@ -134,7 +134,7 @@ class ClusterApi(KubernetesApi):
         return self._put(found, data, written)
 
     def switch_off(self, before: Object | None, owner: str) -> Object | None:
-        """Switch an experiment off, if it is on; returns the ConfigMap. Conflict: it has changed since the read."""
+        """Switch an experiment off; returns the ConfigMap. Conflict: the ConfigMap has changed since the read."""
         data = dict((before or {}).get("data") or {})
         if before is None or owner + SUFFIX not in data or owner + OFF in data:
             return before
@@ -149,9 +149,9 @@ class ClusterApi(KubernetesApi):
         return self.apply_config_map({"metadata": {**metadata, "annotations": annotations}, "data": data})
 
     def end_orphans(self) -> list[str]:
-        """Switch off active experiments whose objects were deleted, so that all users get the incumbent.
+        """Switch off active experiments without an object, so that all users get the incumbent; returns their names.
 
-        A promoted challenger remains the incumbent. A copy under another name is removed. Returns the changed names.
+        A promoted challenger remains the incumbent. An experiment under a key of another name, a copy, is removed.
         """
         config_map = self.in_force()
         changes: dict[str, Experiment | None] = {}
@@ -164,7 +164,7 @@ class ClusterApi(KubernetesApi):
         return list(changes)
 
     def write_event(self, found: Mapping[str, Any], reason: str, message: str, warning: bool = False) -> None:
-        """Write an event for `kubectl describe`. A failure is only logged, because the history has the same content."""
+        """Write an event for `kubectl describe`. A failure is only logged, because the history has the same event."""
         metadata = found["metadata"]
         body = {
             "apiVersion": "events.k8s.io/v1",

@@ -23,9 +23,9 @@ from mtorl.runtime.message import Message, prefixed
 from pipelines import messages
 
 BELIEVED_AFTER = 3600.0
-"""Seconds after which a clock that jumped forward is trusted: a faulty clock is repaired by then."""
+"""Seconds after which a clock that jumped forward is trusted, because a faulty clock would be repaired by then."""
 ReadEvidence = Callable[[Experiment, float], Evidence | None]
-"""Returns the evidence on an active experiment, at its stage since a time in seconds since 1970."""
+"""Returns the evidence on an active experiment, from the start of its stage (seconds since 1970)."""
 
 
 class ExperimentStore(Protocol):
@@ -78,7 +78,7 @@ def follows(name: str, experiment: Experiment, events: Sequence[history.Event]) 
 
 
 def would_revert(promotion: history.Promoted, experiment: Experiment) -> Message:
-    """Build the message for an experiment that would silently revert a promotion, with the correct line for its arm."""
+    """Build the message for a definition that would silently revert a promotion, with a correct line for its arm."""
     given = experiment.arm(INCUMBENT)
     kept = given.model_dump(mode="json", include={"name", "weight", "explore"})
     arm = {name: value for name, value in {**kept, **promotion.incumbent}.items() if value is not None}
@@ -91,7 +91,7 @@ def would_revert(promotion: history.Promoted, experiment: Experiment) -> Message
 def apply_experiment(store: ExperimentStore) -> Experiment:
     """Compute the active experiment from definition and history, apply it, and return it.
 
-    Raises the errors of `state`. Even then, `enabled: false` in the definition is applied.
+    Raises the errors of `state`. Before an error, `enabled: false` in the definition is still applied.
     """
     with store.locked():
         try:
@@ -121,9 +121,9 @@ def act(
 
     Raises:
         IllegalEvent: The event is not allowed in the current state.
-        ExperimentError: The definition is invalid. Kill switch, rollback and hand-over do not raise this error: they
-            use the active experiment instead.
-        HistoryError: The history can't be read. A kill is applied nevertheless, but not recorded.
+        ExperimentError: The definition is invalid. Kill switch, rollback and hand-over do not raise this error, because
+            they use the active experiment instead.
+        HistoryError: The history can't be read. A kill is applied, but not recorded.
     """
     with store.locked():
         try:
@@ -152,9 +152,9 @@ def next_step(
 ) -> Move | Hold:
     """Make the ramp's next move, or return the reasons to wait.
 
-    Reading a large log takes minutes. The store is not locked meanwhile, so the kill switch does not wait. If the
-    experiment's state has changed during the read, no move is made. If the clock may have jumped forward, `reached` is
-    a time that has certainly passed; the durations of the stage and of the experiment are measured up to it.
+    Reading a large log takes minutes. The store is not locked during the read, so the kill switch does not wait. If the
+    experiment's state changes during the read, no move is made. If the clock may have jumped forward, `reached` is a
+    time that has certainly passed, and the durations of the stage and the experiment end at `reached`.
     """
     serving = apply_experiment(store)
     experiment, before = state(store)

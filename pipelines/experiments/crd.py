@@ -115,7 +115,7 @@ def _schema() -> dict[str, Any]:
 
 
 def _name_metrics(fields: dict[str, Any]) -> None:
-    """Refuse metric names that are invalid for every data set; the operator checks this data set's outcomes."""
+    """Refuse metric names that are invalid for every data set; the operator also checks the data set's outcomes."""
     forbidden = ", ".join(f"'{name}'" for name in NO_GAINS)
     fields["primary"]["x-kubernetes-validations"] = [
         {

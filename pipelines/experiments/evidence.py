@@ -40,7 +40,7 @@ _PATIENCE = 1.0  # timeout of the ledger, seconds
 
 
 def findings_or_problem(folder: ExperimentFolder, now: float) -> Findings:
-    """Return the findings on the active experiment. If the log can't be read, their `problem` has the reason."""
+    """Return the findings on the active experiment. If the log can't be read, `Findings.problem` has the reason."""
     experiment, stands = state_in(folder)
     try:
         return findings_or_error(folder, in_force(experiment, stands), stands.since or 0.0, now)
@@ -76,7 +76,7 @@ def view_of(
     by: Sequence[str] = (),
     findings: Mapping[tuple[str, float], Findings] | None = None,
 ) -> View:
-    """Build an experiment's document. If the file or log can't be read, its `problem` has the reason.
+    """Build an experiment's document. If the file or log can't be read, `View.problem` has the reason.
 
     Args:
         by: Columns for effects by segment.

@@ -5,8 +5,8 @@
         folder.append(event)                                 # first-day/history.jsonl, durable
         folder.apply_experiment(experiment)                  # first-day/experiment.yaml, which the router reads
 
-People write the experiment file; this module never changes it. A writer holds the lock, appends to the history, and
-then writes the active experiment that follows from file and history. After a crash, the next writer writes it.
+People write the experiment file; this module never changes the file. A writer locks the folder, appends to the history,
+and then writes the active experiment that follows from file and history. After a crash, the next writer writes it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class ExperimentFolder:
     Attributes:
         file: The experiment file, written by people.
         state: Folder for all other files, created on demand.
-        dataset: The data set's description, which the file must fit; None: that of the router, if one was started.
+        dataset: The data set's description, which the file must fit; None: the router's, if a router was started.
     """
 
     file: Path
@@ -89,7 +89,7 @@ class ExperimentFolder:
         """Load the experiment file. ExperimentError: it is invalid, or does not fit the router's data set."""
         experiment = Experiment.load(self.file)
         dataset = self.dataset or named_by_router(self.state, "dataset")
-        if dataset is not None and Path(dataset).exists():  # if the run's folder is gone, a kill must still work
+        if dataset is not None and Path(dataset).exists():  # a kill must work even if the run's folder is gone
             try:
                 experiment.check(DatasetSpec.load(dataset))
             except (ExperimentError, SpecError) as error:

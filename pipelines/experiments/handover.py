@@ -2,13 +2,13 @@
 
     standing = hand_over(store, servers, others, time.time())
 
-A promotion applies at once: the incumbent's arm then answers at the challenger's endpoint. Meanwhile, that server must
-not get the next challenger's model, which would then answer as the incumbent. Therefore, the incumbent's server is
-changed to the promoted version, and then the incumbent's arm answers there again. An incumbent without a server (a
-baseline, or rows) can use the server that `for_incumbent` returns.
+A promotion applies at once: the incumbent's arm then answers at the challenger's endpoint. Until the hand-over, the
+challenger's server must not get the next challenger's model, which would answer as the incumbent. Therefore, the
+incumbent's server is changed to the promoted version, and then the incumbent's arm answers there again. An incumbent
+without a server (a baseline, or rows) can use the server that `for_incumbent` returns.
 
-A mark on the server stores the previous and the new version, from which a restart or a rollback continues. Each change
-is made only once, and a person's later change is never overwritten.
+A mark on the server stores the previous and the new version for a restart or a rollback. Each change is made only once,
+and a person's later change is never overwritten.
 """
 
 from collections.abc import Iterable
@@ -50,10 +50,10 @@ def hand_over(
 
     Args:
         others: Active experiments that may need the same server.
-        late: Whether to hand over a promotion after the salt has changed, if the new incumbent is the promoted one.
+        late: Whether to hand over a promotion after the salt has changed, if the new incumbent is the promoted arm.
 
     Returns:
-        None: nothing was promoted, or a new experiment has begun whose incumbent is not the promoted one.
+        None: nothing was promoted, or a new experiment has begun whose incumbent is not the promoted arm.
 
     Raises:
         ExperimentError: The definition is invalid, and there is no active experiment.
@@ -88,7 +88,7 @@ def hand_over(
         mark = Mark(**made, before=target.version, after=source.version)
     if (target.mark, target.version) == (mark, mark.after):
         return _note(store, name, mark, target.problem, now, given)
-    if target.mark == mark and servers.applied:  # changed before, and undone by an apply from git: don't repeat it
+    if target.mark == mark and servers.applied:  # an apply from git has undone the change: don't repeat the change
         return Standing(False, messages.NOT_IN_GIT(name=name, served=target.version, after=mark.after))
     if (words := _in_the_way(promotion, servers, name, target, mark, others)) is not None:
         return Standing(False, words)

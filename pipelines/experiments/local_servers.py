@@ -1,10 +1,10 @@
 """Applies promotions and rollbacks to the local model servers of `mtorl serve`.
 
-    STATE/models/incumbent.mar                 symlink to the version that replaces the run's
+    STATE/models/incumbent.mar                 symlink to the version that is served instead of the run's version
     STATE/models/incumbent.json                the mark of the newest promotion
     STATE/models/versions/0a1b2c3d4e5f.mar     versions of a promotion, kept even if their run is removed
 
-The mark is written before the version changes. After a crash in between, the next call completes the change.
+The mark is written before the version changes. If the process crashes in between, the next call completes the change.
 
     for words in settle(folders, run, state, port):  # before the models start
         print(words)
@@ -103,11 +103,11 @@ class LocalServers:
 def settle(folders: Sequence[ExperimentFolder], run: Path, state: Path, port: int) -> list[Message]:
     """Apply promotions and rollbacks to the incumbent's model before the servers start; returns the states in words.
 
-    A promoted model belongs to the run that was served at the time, which may differ from the run to serve now.
-    ExperimentError: that run is gone.
+    A promoted model belongs to the run that was served before, which may differ from the run to serve now.
+    ExperimentError: the earlier run is gone.
     """
     before = _served_before(run, state)
-    servers, said = LocalServers(before, state, port), []
+    servers, states = LocalServers(before, state, port), []
     for folder in folders:
         promotion = newest_promotion(folder.events())
         if promotion is None:
@@ -116,14 +116,14 @@ def settle(folders: Sequence[ExperimentFolder], run: Path, state: Path, port: in
         if not (promotion.rolled_back or promotion.handed_over or (before / "model-store").is_dir()):
             raise ExperimentError(messages.MODEL_GONE(**about, run=before, before=before))
         if (standing := _settle(folder, folders, servers)) is not None:
-            said.append(standing.words)
+            states.append(standing.words)
         if _answers_otherwise(folder, servers, LocalServers(run, state, port)):
             raise ExperimentError(messages.MODEL_GONE(**about, run=run, before=before))
-    return said
+    return states
 
 
 def _served_before(run: Path, state: Path) -> Path:
-    """Return the run that was served last. If its folder was moved together with the state, this is `run`."""
+    """Return the run that was served last: `run` if the run was moved together with the state folder."""
     described = named_by_router(state, "dataset")
     moved = run.resolve() in state.resolve().parents
     return run if described is None or moved else Path(described).parents[2]
@@ -139,16 +139,16 @@ def _answers_otherwise(folder: ExperimentFolder, before: LocalServers, after: Lo
 
 
 def follow_rollbacks(folders: Sequence[ExperimentFolder], servers: LocalServers) -> Message | None:
-    """Apply rollbacks to the incumbent's model while the servers run; returns the obstacle, if there is one."""
-    said = None
+    """Apply rollbacks to the incumbent's model while the servers run; returns the error, if there is one."""
+    fault = None
     for folder in folders:
         try:
             promotion = newest_promotion(folder.events())
             if promotion is not None and promotion.rolled_back:
                 _settle(folder, folders, servers)
         except (InputError, OSError) as error:  # a history, experiment or archive can't be read
-            said = prefixed("", error)
-    return said
+            fault = prefixed("", error)
+    return fault
 
 
 def _settle(folder: ExperimentFolder, folders: Sequence[ExperimentFolder], servers: LocalServers) -> Standing | None:

@@ -39,7 +39,7 @@ class MoveRequest(StrictModel):
     to: Literal["shadow", "1%", "5%", "25%", "50%", "promoted", "stopped", "rolled back"]
     """Target of the move: a stage, or an end. A stage also starts a draft."""
     challenger: Text | None = None
-    """The challenger to promote; by default, the only one."""
+    """The challenger to promote; may be omitted if there is only one."""
     reason: Text
     """The reason, recorded in the history."""
     force: bool = False
@@ -48,7 +48,7 @@ class MoveRequest(StrictModel):
     @model_validator(mode="after")
     def _force_is_of_this_move(self) -> MoveRequest:
         if self.force and self.to in STAGES:
-            # A merge patch keeps omitted fields, so a remaining `force` would apply to a later promotion.
+            # A merge patch keeps omitted fields, so an old `force` would also apply to a later promotion.
             raise ValueError(messages.FORCE())
         return self
 
@@ -87,7 +87,7 @@ def make_move(
 
 
 def challenger_of(store: ExperimentStore, move: MoveRequest) -> str | None:
-    """Return the challenger to promote; None: the move is no promotion, or names none of several challengers."""
+    """Return the challenger to promote; None: the move is not a promotion, or names none of several challengers."""
     if move.to != "promoted" or move.challenger is not None:
         return move.challenger if move.to == "promoted" else None
     names = [arm.name for arm in store.definition().arms if arm.name != INCUMBENT]
@@ -109,7 +109,7 @@ def follow(resource: ExperimentResource, now: float, findings: Findings | None) 
     resource.keep_switch(by_hand)
     off = by_hand or resource.spec.get("enabled") is False
     serving = resource.last_in_force()
-    if off:  # before writing the history, which can fail, for example because it is full
+    if off:  # before the history is written: that write can fail, for example because the history is full
         resource.switch_off()
     try:
         _, found = state(resource)

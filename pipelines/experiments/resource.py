@@ -4,10 +4,10 @@
     follow(resource, now, findings)              # kill switch and moves (pipelines.experiments.moves)
     next_step(resource, read_evidence, now)      # the ramp (pipelines.experiments.controller)
 
-Writes use optimistic locking. If two operators write an event, the API server refuses the second write; that operator
-reads the object again and finds the event. The active experiment follows from spec and history, so after a crash the
-next operator writes the same ConfigMap. The ConfigMap is read *before* the object, and written only if it has not
-changed since. Therefore, the result of an older read can't overwrite that of a newer one, such as a kill switch.
+Writes use optimistic locking. If two operators write an event, the API server refuses the second write. The second
+operator then reads the object again and finds the event. The active experiment follows from spec and history, so after
+a crash the next operator writes the same ConfigMap. The ConfigMap is read *before* the object, and written only if the
+ConfigMap has not changed since. Therefore, an operator with an old object can't undo newer changes, such as a kill.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ExperimentResource:
     """An Experiment object, as it was read; an `ExperimentStore`.
 
     Args:
-        config_map: ConfigMap of active experiments, read before the object; None: there was none.
+        config_map: ConfigMap of active experiments, read before the object; None: there was no ConfigMap.
         dataset: The data set's description, which the spec must fit; None: the spec is not checked against it.
 
     Attributes:
@@ -99,7 +99,7 @@ class ExperimentResource:
         return self.spec.get("enabled") is False
 
     def _check_turn(self, experiment: Experiment) -> None:
-        """Refuse an experiment that shares users and campaigns with another, or that reverts another's promotion."""
+        """Refuse an experiment that shares users and campaigns with another one, or reverts another one's promotion."""
         for other, reason in self._in_the_way(experiment):
             if other.status.get("phase") not in OVER:
                 raise NotItsTurn(messages.NOT_OVER(conflict=reason, other=other.name))
@@ -107,7 +107,7 @@ class ExperimentResource:
                 raise ExperimentError(would_revert(promotion, experiment))
 
     def _in_the_way(self, experiment: Experiment) -> Iterator[tuple[ExperimentResource, Message]]:
-        """Yield the other experiments on the same requests, each with the conflict in words."""
+        """Yield the experiments that conflict with this one over the same requests, each with a message."""
         others = [name for name in self._entries if name != self.name]
         if self.status.get("phase") not in STAGES:  # the ConfigMap may be missing, so read the objects as well
             begun = (one for one in self._api.experiments() if (one.get("status") or {}).get("phase") in STAGES)

@@ -27,7 +27,7 @@ from pipelines.experiments.evidence import findings_or_error, view_of
 from pipelines.experiments.folder import ExperimentFolder
 
 Tell = Callable[[str, Move | Hold | None, str], None]
-"""Reports a change: the experiment's file, the step (None: a fault), and a description."""
+"""Reports a change, given the experiment's file, the controller's step (None: a fault), and a description."""
 _MENDABLE = (InputError, OSError)  # faults that a person can repair while the runner works, such as a full disk
 _EDITS_SECONDS = 1.0
 
@@ -47,7 +47,7 @@ class Runner:
         self._edits = threading.Thread(target=self._follow_edits, daemon=True, name="edits")
 
     def __enter__(self) -> Runner:
-        """Apply all files. An invalid file raises an error here; after that, it is only reported."""
+        """Apply all files. An invalid file raises an error here; an invalid edit is only reported later."""
         for folder in self._ramps:
             apply_experiment(folder)
         self._edits.start()
@@ -63,7 +63,7 @@ class Runner:
         return list(self._views.values())
 
     def advance(self, strict: bool = False) -> bool:
-        """Take the next step of each experiment; returns whether all are over. `strict`: raise faults, don't report."""
+        """Take each experiment's next step; returns whether all are over. `strict` raises faults, not only reports."""
         return all([self._advance(folder, strict) for folder in self._folders])
 
     def _advance(self, folder: ExperimentFolder, strict: bool) -> bool:

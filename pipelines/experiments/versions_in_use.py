@@ -2,7 +2,7 @@
 
 in_use = VersionsInUse(Path("runs/latest/registry"))
 needs = in_use.needs()          # uses by version
-in_use.sources                  # sources that were read; empty: it is unknown which versions serve
+in_use.sources                  # sources that show which versions serve; empty: the serving versions are unknown
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,8 +33,8 @@ def default_registry() -> Path:
 class VersionsInUse:
     """A registry and the sources that show which of its versions are in use.
 
-    By default, the lake and the state folder are those next to the registry, in a run's folder or on the data volume.
-    OSError: this process runs in a pod, and the API server does not list the InferenceServices.
+    By default, lake and state folder are next to the registry, in a run's folder or on the data volume. OSError: this
+    process runs in a pod, and the API server does not list the InferenceServices.
 
     Args:
         services: InferenceServices of a cluster; None: those of the pod's namespace, if this process runs in a pod.

@@ -11,7 +11,7 @@ from serving.local.stack import Runtime
 STAGES_BEFORE = 2
 """Number of the experiment's stages before the last one. At the last stage, half of the users get the challenger."""
 DAYS_EACH = 2
-"""Days of live traffic, and of shifted traffic, for the monitor, which needs two days to detect drift of a column."""
+"""Days of live traffic, and of shifted traffic. The monitor needs two days to detect drift of a column."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +22,13 @@ class LoopConfig:
         data: Raw log; empty: the simulator.
         dataset: Name of a built-in data set description, or the path of a YAML file.
         own_decisions: Lake whose decisions are added to the log; empty: none.
-        bad_rows: "fail" stops if a row is faulty; "quarantine" sets faulty rows aside and continues.
+        bad_rows: "fail" stops if a row is faulty; "quarantine" moves faulty rows to a side file and continues.
         users: Users to simulate (0: 6,000), or the maximum number to keep from a log (0: all).
         epochs: Maximum epochs; early stopping may need fewer.
         budget_share: Budget of each arm as a share of the cost of exposing always; sets the price of the budget.
         min_lift: Lift per opportunity that the gate's lower bound must exceed.
         rounds: Opportunities per user at the experiment's last stage; in a replay, the average.
-        explore: Share of both arms' decisions made at random. A replay ignores it, because it yields no new data.
+        explore: Share of both arms' decisions made at random. A replay ignores it, because a replay yields no new data.
     """
 
     data: str = ""

@@ -3,9 +3,9 @@
     found = check_days(trained, served)
     found["clean"].word, found["shifted"].retrain        # "fine", and the request for a training after the shift
 
-The monitor judges past days, but a run takes minutes. Therefore, the run's decisions get other dates: each of the first
-two days has half of the users of the live traffic, and each user's two shifted opportunities are a day apart. The
-records do not change otherwise. The state is kept for `mtorl monitor status`.
+The monitor judges past days, but a run takes minutes. Therefore, the run's decisions are copied with other dates. Each
+of the first two days gets half of the users of the live traffic. Then follow two days with one shifted opportunity of
+each user. The state is kept for `mtorl monitor status`.
 """
 
 import tempfile

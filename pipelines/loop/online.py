@@ -90,7 +90,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Audience:
-    """Users of the online part, the touchpoint log before it, and the simulated market (None for a replay)."""
+    """Users of the online part, their touchpoint log up to it, and the simulated market (None for a replay)."""
 
     source: TrafficSource
     log_before: pd.DataFrame
@@ -98,7 +98,7 @@ class Audience:
 
     @classmethod
     def of(cls, trained: Trained) -> Audience:
-        """Create the audience from a run's held-out users. InputError: there are so few that the replay drew none."""
+        """Create the audience from a run's held-out users. InputError: the replay drew no touchpoints of them."""
         return cls._replayed(trained) if trained.replays else cls._simulated(trained)
 
     @classmethod
@@ -162,8 +162,8 @@ class Experiment:
         mean_cost, mean_gain = float(log["cost"].mean()), float(trained.spec.reward.gain.of(log).mean())
         budget = config.budget_share * mean_cost
         # A replay knows only the costs of exposures that match the log, so an arm that agrees more often with the log
-        # would exhaust its budget sooner. In a replay, the ledger's limit therefore never binds. Instead, the verdict
-        # thins an arm that would exceed the budget.
+        # would exhaust its budget sooner. Therefore, the ledger's limit never binds in a replay. Instead, the verdict
+        # thins (randomly drops) the decisions of an arm that would exceed the budget.
         never_binding = 2 * max(trained.arms["challenger"].model["cost_cap"].values())
         per_decision = never_binding if trained.replays else budget
         price = mean_gain / mean_cost if mean_gain > 0 and mean_cost > 0 else 1.0
@@ -291,8 +291,8 @@ def _through_stages(
 ) -> Traffic:
     """Send the traffic in parts, with a step of the ramp after each. `budget`: per decision, for a replay only.
 
-    At the last stage, all remaining traffic is sent before the next step. An earlier step would be valid, but if it
-    ended the experiment, the estimate would rest on fewer users, and a run gains nothing from the time saved.
+    At the last stage, all remaining traffic is sent before the next step. An earlier step would be valid, but might end
+    the experiment, so that the estimate would rest on fewer users. A run would gain nothing from ending early.
     """
     traffic, step, total = Traffic(), Step("traffic-live", "A/B traffic"), sum(map(len, parts))
     times(step, 0, total, "")

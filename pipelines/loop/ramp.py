@@ -37,7 +37,7 @@ def experiment_of(run: Path) -> ExperimentFolder:
 
 
 def port_of_models(folder: ExperimentFolder) -> int:
-    """Return the port of a run's models. ExperimentError: the edited file has no port in its endpoints, or several."""
+    """Return the port of a run's models. ExperimentError: the edited file's endpoints have no port, or several."""
     ports = {urlsplit(arm.endpoint).port for arm in folder.definition().arms if arm.endpoint is not None}
     port = next(iter(ports), None)
     if port is None or len(ports) > 1:
@@ -50,7 +50,7 @@ def port_of_models(folder: ExperimentFolder) -> int:
 
 
 def ramp_for(users: int, users_at_once: int) -> dict[str, Any]:
-    """Build a ramp that a run passes within minutes, for `users` in total, `users_at_once` at each early stage."""
+    """Build a ramp that takes minutes, for a run with `users` in total and `users_at_once` at each early stage."""
     expected: dict[Stage, float] = {"shadow": users_at_once}
     if small := next((stage for stage in _SMALL if CHALLENGER_SHARE[stage] * users_at_once >= _FEWEST), None):
         expected[small] = CHALLENGER_SHARE[small] * users_at_once

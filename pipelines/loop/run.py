@@ -85,7 +85,7 @@ def _go_on(config: LoopConfig, run: Path, times: StepTimes) -> None:
 
 @contextmanager
 def _keeping_only_quarantine(run: Path, config: LoopConfig) -> Iterator[None]:
-    """If the block raises InputError, remove the run except its quarantine file, and name that file in the error."""
+    """If the block raises InputError, remove the run except its quarantine file, and name this file in the error."""
     from features.ingest.ingest import remedy
 
     try:

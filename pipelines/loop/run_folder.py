@@ -5,7 +5,7 @@
     RUN/stages/rehearse.json    results of the traffic
     RUN/stages/report.json      the run is finished
 
-Files are written atomically. Within the training stage, finished steps come from KFP's cache, and an unfinished
+Files are written atomically. If the training stage is resumed, finished steps come from KFP's cache, and an unfinished
 training resumes from its checkpoint. An interrupted rehearsal starts again, because journeys can't resume halfway.
 """
 
@@ -152,7 +152,7 @@ def _settings(config: LoopConfig) -> dict[str, Any]:
 
 
 def _digests(config: LoopConfig) -> dict[str, str]:
-    """Return digests of a training's inputs, by descriptive names."""
+    """Return digests of a training's inputs, by a description of each input."""
     from features.ingest.log_folder import RawLog, content_of
     from mtorl.log.lake import Lake
 

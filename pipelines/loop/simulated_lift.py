@@ -19,7 +19,7 @@ from serving.router.flow.features import FeatureSource
 from serving.router.flow.requests import DecisionRequest
 
 CLICK = Gain.of_spec("click")
-_UPDATES = 200  # number of price updates, the same as the router makes
+_UPDATES = 200  # number of price updates, as many as the router makes
 
 Forecasts = Callable[[Online, int], Forecast]
 """Returns a policy's forecast for a round, with one opportunity per user."""

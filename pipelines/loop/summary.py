@@ -55,7 +55,7 @@ def summarise(run: Finished) -> dict[str, Any]:
     challenger = json.loads((folder / "artifacts" / "challenger" / "metrics.json").read_text())
     ingested = json.loads((folder / "data" / "ingest.json").read_text())
     verdict = json.loads(run.steps["verdict"].paths["result"].read_text())
-    # The verdict's step gets the gain as text, without units, so add the units here.
+    # The step `verdict` gets the gain as text, without units, so add the units here.
     verdict |= units_in(verdict["metric"], verdict["units"], counted_gain(run.trained.spec))
     return {
         "schema_version": 1,

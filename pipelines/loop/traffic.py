@@ -1,6 +1,6 @@
 """Sends a traffic source's opportunities to the router over HTTP, and reports the outcomes.
 
-As in production, an exposure enters the user's online history together with its reported outcomes.
+As in production, an exposure is added to the user's online history together with its reported outcomes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pipelines.loop.traffic_sources import Response, TrafficSource
 _TRIES = 5  # attempts at a request that a busy router refuses with 429; the wait doubles each time
 _CONCURRENCY = 16  # requests in flight
 MOST_ERRORS = 0.01
-"""Share of opportunities that may fail. Failed ones are missing from the verdict, so a larger share would bias it."""
+"""Share of opportunities that may fail. They are missing from the verdict, so a larger share would bias the verdict."""
 
 
 class TrafficFailed(RuntimeError):
@@ -78,7 +78,7 @@ class Traffic:
         return pd.DataFrame({"decision_id": list(self.weights), "weight": list(self.weights.values())})
 
     def causes(self) -> Counter[str]:
-        """Count the errors by kind: their text without the user, with # for numbers other than HTTP statuses."""
+        """Count the errors by text, without the user and with # in place of numbers other than HTTP statuses."""
         return Counter(re.sub(r"(?<!HTTP )\b\d+(\.\d+)?", "#", error.split(": ", 1)[1]) for error in self.errors)
 
 
@@ -190,7 +190,7 @@ class _Reports:
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self.session = session
         self._waiting: list[dict[str, Any]] = []
-        self._next: asyncio.Task[None] | None = None  # will report the waiting outcomes
+        self._next: asyncio.Task[None] | None = None  # the task that will report the waiting outcomes
         self._turn = asyncio.Lock()
 
     async def send(self, outcomes: list[dict[str, Any]]) -> None:
@@ -205,7 +205,7 @@ class _Reports:
             together, self._waiting, self._next = self._waiting, [], None
             try:
                 await _post(self.session, "/v1/outcomes", {"outcomes": together})
-            except _Refused:  # an error, not a refusal: the outcome of a decision must not be lost
+            except _Refused:  # counts as an error, not as a refusal, because the decision's outcome is lost
                 raise RuntimeError("HTTP 429 from /v1/outcomes, after retries") from None
 
 

@@ -1,10 +1,10 @@
 """Defines traffic sources, which generate opportunities from a simulator or a real log.
 
 A traffic source gives each user a sequence of opportunities, and answers the router's decisions with outcomes.
-`SimulatedTraffic` knows the outcome of every channel. `ReplayedTraffic` knows only logged outcomes: a decision counts
-if the policy chose the logged channel, with weight 1 / propensity of this channel, so that the sample represents all
-opportunities (rejection-sampling replay, Li et al. 2011, arXiv:1003.5956, in the weighted form for non-uniform logging
-policies). `ShiftedTraffic` simulates drift in the context of another source. `RepeatedTraffic` repeats another source.
+`SimulatedTraffic` can draw the outcome of every channel. `ReplayedTraffic` has only logged outcomes, so a decision
+counts only if the policy chose the logged channel. Its weight is 1 / propensity of this channel, so that the sample
+represents all opportunities (rejection-sampling replay, Li et al. 2011, arXiv:1003.5956, in the weighted form for
+non-uniform logging policies). `RepeatedTraffic` repeats another source; `ShiftedTraffic` also shifts the context.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mtorl.simulator.simulator import Online
 
 @dataclass(frozen=True)
 class Touchpoint:
-    """An exposure of a user with its outcomes; `known` has the times of outcomes that became known later."""
+    """An exposure of a user with its outcomes; `known` has the time at which each late outcome became known."""
 
     timestamp: datetime
     channel: str
@@ -110,14 +110,14 @@ class ReplayedTraffic:
     def from_log(
         cls, log: pd.DataFrame, propensity: pd.Series, users: Sequence[str], rounds: int, spec: DatasetSpec, seed: int
     ) -> tuple[ReplayedTraffic, pd.DataFrame]:
-        """Draw the touchpoints to replay; each touchpoint of the users has the same probability.
+        """Draw the touchpoints to replay, with the same probability for each touchpoint of the users.
 
         Args:
             log: Canonical log, sorted by user and time.
             propensity: Probability of each row's logged channel under the logging policy.
-            rounds: Average number of touchpoints to replay per user; all of them, if there are fewer.
+            rounds: Average number of touchpoints to replay per user; all touchpoints, if there are fewer.
 
-        Returns the traffic, and the log before it, which has only the touchpoints before each user's stretch.
+        Returns the traffic, and the log with only the touchpoints before each user's stretch.
         """
         journeys = log.assign(_propensity=propensity.to_numpy())[log["user_id"].isin(set(users))]
         by_user = journeys.groupby("user_id", sort=False)
@@ -145,7 +145,7 @@ class ReplayedTraffic:
     def respond(self, user_id: str, round_index: int, decision: dict[str, Any]) -> Response:
         """Return the logged outcomes if the decision exposes the logged channel.
 
-        The touchpoint is added to the journey in any case, because the user has really seen it.
+        In either case, the touchpoint is added to the journey, because the user has really seen the ad.
         """
         row = self.rows[user_id, round_index]
         outcomes = {kind: float(row[kind]) for kind in self.spec.window_outcomes}
@@ -161,7 +161,7 @@ class ReplayedTraffic:
 
 @dataclass(frozen=True)
 class RepeatedTraffic:
-    """Traffic that repeats users' first opportunity to see which model answers, and cancels every exposure."""
+    """Traffic that repeats users' first opportunity, to test which model answers, and cancels every exposure."""
 
     source: TrafficSource
     most_users: int
@@ -209,15 +209,15 @@ class ShiftedTraffic(RepeatedTraffic):
 def stretch_of_each(step_N: ArrayLike, length_N: ArrayLike, share: float, place_N: ArrayLike) -> Bools:
     """Select consecutive touchpoints of each journey, each with probability exactly `share`. Returns a mask (N,).
 
-    The steps of a journey (`step_N` of `length_N`) are spread evenly over [0, 1 - share). The selected steps are those
-    in an interval of length `share` that ends at the user's `place_N`, which is uniform in [0, 1). Stretches of equal
-    length would rarely cover the ends of a journey, and equally many touchpoints per user would overweight short
-    journeys.
+    The steps of a journey (`step_N` of `length_N`) are spread evenly over [0, 1 - share). The selected steps lie in an
+    interval of length `share` that ends at the user's `place_N`, which is uniform in [0, 1). A simpler rule would be
+    biased: stretches of equal length would rarely cover the ends of a journey, and equally many touchpoints per user
+    would overweight short journeys.
     """
     at_N = (1.0 - share) * np.asarray(step_N) / np.asarray(length_N)
     return np.asarray((at_N <= place_N) & (place_N < at_N + share))
 
 
 def _reported(outcomes: dict[str, float]) -> list[tuple[str, float]]:
-    """Return the outcomes that an advertiser reports for an exposure: the cost always, others only if they occurred."""
+    """Return the outcomes that an advertiser reports for an exposure: always the cost, others only if not 0."""
     return [(kind, value) for kind, value in outcomes.items() if value or kind == "cost"]

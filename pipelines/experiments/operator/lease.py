@@ -21,7 +21,7 @@ from serving.kubernetes_api import Conflict, KubernetesApi
 
 log = logging.getLogger(__name__)
 ANSWER_SECONDS = (2.0, 2.0)
-"""Timeouts for requests about the lease, so short that the holder notices a failed renewal before the lease expires."""
+"""Timeouts for requests about the lease, in seconds. The holder must notice a failure before the lease expires."""
 _NAME = "mtorl-operator"
 _HELD_SECONDS = 15  # the lease expires this long after the last renewal
 _RENEW_SECONDS = 3.0
@@ -29,7 +29,7 @@ _GIVE_UP_SECONDS = 10.0  # the holder exits if renewals fail for this time, befo
 
 
 class Lease:
-    """A Lease of coordination.k8s.io. `leads`: this process holds it; `leader`: the last known holder (empty: none)."""
+    """A Lease of coordination.k8s.io. `leads`: whether this process leads; `leader`: the last known leader, or ""."""
 
     def __init__(self, api: KubernetesApi) -> None:
         self._api = api
@@ -52,7 +52,7 @@ class Lease:
         threading.Thread(target=self._renew, name="lease", daemon=True).start()
 
     def release(self) -> None:
-        """Release the lease, so that the next operator need not wait. If this fails, the lease expires."""
+        """Release the lease, so that the next operator need not wait. If the release fails, the lease expires later."""
         try:
             found = self._api.get("leases", _NAME)
             if found is not None and found["spec"].get("holderIdentity") == self._holder:

@@ -6,8 +6,8 @@
     operator.advance()                # once a minute: reads the log and moves the ramp
     operator.views()                  # documents for the page and the gauges
 
-A fault is written into the object's status and changes nothing else. The operator has no state of its own: it may be
-killed between any two requests, and the next operator continues from the objects.
+A fault is written into the object's status and changes nothing else. The operator has no state of its own, so it may be
+killed between any two requests: the next operator continues from the objects.
 """
 
 import contextlib
@@ -92,7 +92,7 @@ class Operator:
     def settle(self) -> None:
         """Apply the promotions and rollbacks of recently handled objects to the model servers.
 
-        KServe may take ten seconds to check a change, or never answer, so this must not delay a kill switch.
+        KServe may take ten seconds to check a change, or never answer. This call must not delay a kill switch.
         """
         while self._promoted:
             self._settle(self._promoted.pop())
@@ -142,7 +142,7 @@ class Operator:
         return self._api.entries(self._api.in_force())
 
     def _again(self, name: str) -> bool:
-        """Handle an object, and retry after a conflict. Only one thread at a time, to avoid conflicts among threads."""
+        """Handle an object, and retry after a conflict. A lock prevents conflicts between this operator's threads."""
         for _ in range(_TRIES):
             with self._lock:
                 try:
@@ -187,7 +187,7 @@ class Operator:
         return any(event.get("to") == "promoted" for event in _history(resource))
 
     def _until_looked(self, resource: ExperimentResource) -> status.Condition | None:
-        """Return the ramp's condition to show after an event until the log is read again; None: it is unknown."""
+        """Return the condition to show after an event until the log is read again; None: the next step is unknown."""
         try:
             experiment, stands = state(resource)
         except (ExperimentError, HistoryError):
@@ -277,7 +277,7 @@ class Operator:
         with contextlib.suppress(ExperimentError, HistoryError):
             experiment, found = state(resource)
             standing = {"phase": found.phase, "since": None if found.since is None else status.iso(found.since)}
-            # Remove the figures of an earlier experiment: for a draft, and before the first read with this salt.
+            # A draft, or an experiment whose log was not read yet, must not show the figures of an earlier experiment.
             others = resource.name in self._found and self._findings(resource.name, experiment.salt) is None
             standing |= dict.fromkeys(status.FIGURES) if found.phase == "draft" or others else {}
         enabled, serving = bool(resource.spec.get("enabled")), resource.last_in_force()

@@ -43,7 +43,7 @@ from serving.kubernetes_api import KubernetesApi
 
 log = logging.getLogger(__name__)
 _ALL_ADDRESSES = "0.0.0.0"
-_KNOWN_SECONDS = 0.5  # minimum time between two reads of the ConfigMap, for any number of routers
+_CACHE_SECONDS = 0.5  # minimum time between two reads of the ConfigMap, for any number of routers
 
 
 def run(api: ClusterApi, dataset: Path, lake: str, port: int, every: float, user_header: str = "") -> None:
@@ -107,7 +107,7 @@ class _Site:
         self._operator = operator
         self._lease = lease
         self.follows = threading.Event()
-        self._known: tuple[float, dict[str, Entry]] = (-1.0, {})
+        self._cached: tuple[float, dict[str, Entry]] = (-1.0, {})
         self._answers = ThreadPoolExecutor(1, "answers")
 
     def app(self, stops: bool = False) -> web.Application:
@@ -154,11 +154,11 @@ class _Site:
         return {"mtorl-leads": str(self._lease.leads).lower()}
 
     def _entries(self) -> dict[str, Entry]:
-        asked = time.monotonic()
-        if asked - self._known[0] > _KNOWN_SECONDS:
-            # Use the time before the read, so that another operator, polled a second later, has no older version.
-            self._known = asked, self._operator.in_force()
-        return self._known[1]
+        now = time.monotonic()
+        if now - self._cached[0] > _CACHE_SECONDS:
+            # Store the time before the read. Otherwise, another operator might answer later from an older read.
+            self._cached = now, self._operator.in_force()
+        return self._cached[1]
 
 
 def _stands_by(lease: Lease) -> str:

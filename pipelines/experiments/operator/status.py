@@ -63,7 +63,7 @@ def iso(at: float) -> str:
 
 
 def edited(resource: ExperimentResource, namespace: str) -> Condition | None:
-    """Return the condition InForce while routers read a manually edited ConfigMap; None: they do not."""
+    """Return the condition InForce while routers read a manually edited ConfigMap; None: it was not edited."""
     serving = resource.last_in_force()
     if BY_HAND in resource.status:
         words = messages.OFF_BY_HAND(command=switch_on(namespace, resource.name))
