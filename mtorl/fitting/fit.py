@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-# Mean number of touchpoints of a training user in the drift reference: enough to show how alike they are for one user.
+# Mean number of touchpoints per training user in the drift reference, enough to measure how alike one user's are.
 REFERENCE_TOUCHPOINTS = 5
 
 
@@ -123,7 +123,7 @@ class TrainingSummary:
         reference: pd.DataFrame,
     ) -> TrainedPolicy:
         """A policy trained on these users, with its drift thresholds, ready to be saved."""
-        # A cap must not be too small. So a channel without training data gets the highest cost of all channels.
+        # A cost cap must not be too low, so a channel without training data gets the highest cost of all channels.
         highest = max(self.highest_cost.values())
         return TrainedPolicy(
             name=name,
@@ -145,7 +145,7 @@ class TrainingSummary:
 
 
 def drift_reference(windows: str, spec: DatasetSpec) -> pd.DataFrame:
-    """User, context and static columns of training users, with which later requests are compared for drift."""
+    """User, context and static columns of training users, the reference for drift in later requests."""
     if (decided := contexts(windows, spec, "train")) is not None:
         # Later requests are opportunities, exposed or not, so decisions are a better reference than touchpoints.
         share = min(1.0, REFERENCE_TOUCHPOINTS * decided["user_id"].nunique() / len(decided))
@@ -153,14 +153,14 @@ def drift_reference(windows: str, spec: DatasetSpec) -> pd.DataFrame:
     share = min(1.0, REFERENCE_TOUCHPOINTS / touchpoints_per_user(windows))
     reference = pd.DataFrame()
     for file in shards(windows):
-        # A hash chooses users, so sampling shard by shard gives the same users as sampling all at once.
+        # A hash chooses users, so sampling shard by shard chooses the same users as sampling all shards at once.
         rows = WindowTable.load(windows, "train", file).reference(share)
         reference = sample_users(pd.concat([reference, rows], ignore_index=True))
     return reference
 
 
 def drift_thresholds(reference: pd.DataFrame, spec: DatasetSpec) -> ThresholdGrid | None:
-    """Thresholds of drift from a reference; None if the reference has too few users for measuring thresholds."""
+    """Thresholds of drift from a reference; None if the reference has too few users to measure thresholds."""
     if reference["user_id"].nunique() < 2 * MIN_USERS:
         return None
     columns = (*spec.context, *spec.static)  # a reference of our own decisions may lack static columns
@@ -234,13 +234,13 @@ def fit_challenger(
     identity = {"data": summary.fingerprint, "windows": summary.encoding_digest}
     resume = Checkpoint(Path(checkpoint), identity) if checkpoint else None
     with one_thread(), parallel.joined() as group, _epoch_log(log if group.leads else "") as write:
-        # On two processors, two networks train as fast as one. On a GPU they do not, because they would share it.
+        # On two processors, two networks train as fast as one. On a GPU, they would share the GPU, so they take turns.
         at_once = group.size == 1 and parallel.device_of(config.device).type == "cpu" and processors() >= MEMBERS
         epochs: dict[int, float] = {}
 
         def on_epoch(member: int, row: dict[str, float]) -> None:
             epochs[member] = row["epoch"]
-            if not at_once:  # earlier members have finished, perhaps by early stopping
+            if not at_once:  # earlier members have finished, possibly early
                 epochs.update(dict.fromkeys(range(member), config.epochs))
             progress.report(sum(epochs.values()), MEMBERS * config.epochs, f"validation loss {row['val_loss']:.4f}")
             write(member, row)
@@ -296,7 +296,7 @@ def _in_background(work: Callable[[], _Result]) -> Future[_Result]:
 def _calibrate(
     trained: Trained, val: WindowTable, trained_on: WindowTable, summary: TrainingSummary, seed: int
 ) -> dict[str, Any]:
-    """Calibrate the ensemble on validation users. Only the channels' mean outcomes come from training users."""
+    """Calibrate the ensemble on validation users. Only the mean outcome of each channel is from training users."""
     encoder, batch = summary.encoder, val.on_demand("val", targets=True)
     users_B = val.rows["user_id"].to_numpy()
     rows = pd.concat([trained_on.rows, val.rows])
@@ -330,7 +330,7 @@ def _price(
     summary: TrainingSummary,
     budget_share: float,
 ) -> PolicyParams:
-    """The policy's parameters, with the price that meets the budget on opportunities or, if none, on touchpoints."""
+    """The policy's parameters. The price meets the budget on opportunities or, if there are none, on touchpoints."""
     if opportunities is None:
         batch: Windows = val.on_demand("val", targets=True)
         always_exposing = float(val.rows["cost"].mean())

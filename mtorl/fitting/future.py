@@ -12,9 +12,9 @@ probability of a gain. With a fixed price, and level = added = 0 at first, each 
     level         = d later(no exposure)
     added_c       = d (p later(c, gain) + (1 - p) later(c, no gain) - later(no exposure))
 
-`later` has gain and cost as separate numbers. `STEPS` iterations look `STEPS` opportunities ahead. The weights of the
-network do not change, so it runs once for each branch, and each iteration only fits the head again. All branches of a
-window share the states of the window's tokens (`MTORL.after`).
+`later`, `level` and `added` each consist of a gain and a cost. `STEPS` iterations look `STEPS` opportunities ahead. The
+weights of the network do not change, so the network runs once for each branch, and each iteration only fits the head
+again. All branches of a window share the states of the window's tokens (`MTORL.after`).
 
 Shapes: B windows, H state, C channels, K = 2 C + 1 branches, M = B K, 2 gain and cost.
 """
@@ -40,7 +40,7 @@ from mtorl.window.window import WindowBatch
 
 STEPS = 3  # opportunities ahead
 HALF_LIFE_DAYS = 14.0  # an opportunity after a pause of this length counts half
-CLEAR = 2.33  # `foresight` in standard errors that a policy needs to use the future value
+CLEAR = 2.33  # minimum of `foresight`, in standard errors, with which a policy uses the future value
 _TOKENS = 350_000  # tokens of the sampled windows and their branches: a few CPU seconds
 _AT_ONCE = 1024  # windows whose branches are in memory at a time
 _EPOCHS, _BATCH, _LR = 10, 1024, 6e-3
@@ -87,8 +87,8 @@ def foresight(ensemble: Ensemble, encoder: Encoder, table: WindowTable, seed: in
     prediction is multiplied by the difference of the predictions, and the products are summed by user. If the network
     can't predict the channel's effect, the product is 0 on average.
 
-    Returns 0 if there is nothing to compare, or if propensities are estimated from the previous channel (`markov`):
-    channels may then depend on the users' tastes, and so be related to the next gain without causing it.
+    Returns 0 if there is nothing to compare, or if propensities are estimated from the previous channel (`markov`),
+    because channels may then depend on users' tastes, and so be related to the next gain without causing it.
     """
     if table.spec.propensity == "markov":
         return 0.0
@@ -100,7 +100,7 @@ def foresight(ensemble: Ensemble, encoder: Encoder, table: WindowTable, seed: in
         return 0.0
     now, following = windows.take(chosen), windows.take(chosen + 1)
     follows_B = np.isfinite(following.time["recency_hours"][np.cumsum(following.length_B) - 1])
-    # Our own policies choose channels by forecasts for the user, so channels are related to the next gain here, too.
+    # Leave out our own decisions: their channels depend on forecasts for the user, and so on the user's tastes.
     kept = np.flatnonzero(follows_B & ~labels(now, encoder).collected_B)
     if not len(kept):
         return 0.0
@@ -120,7 +120,7 @@ def foresight(ensemble: Ensemble, encoder: Encoder, table: WindowTable, seed: in
 
 
 def _most_windows(encoder: Encoder) -> int:
-    # Tokens per window: those of the window are computed once for all branches, and each branch adds one.
+    # The tokens of a window are computed once for all branches, and each branch adds one token.
     return max(1, _TOKENS // (encoder.window + 2 * len(encoder.channels) + 1))
 
 

@@ -3,8 +3,8 @@
     report = search("runs/latest/windows", "best", SearchConfig(trials=30))
     report.best.settings, report.best.loss, report.default_loss
 
-The first trial has the default settings, so on validation users the best trial is at least as good. TPE (Bergstra et
-al. 2011) proposes all other settings from the seed and the finished trials only, so a killed search continues with the
+The first trial has the default settings, so on validation users the best trial is at least as good. All other settings
+are proposed by TPE (Bergstra et al. 2011) from the seed and the finished trials, so a killed search continues with the
 same proposals. A trial stops early if its loss at an epoch is above the median of the trials that reached this epoch.
 
 A trial trains one network. The objective is the validation loss of the kept epoch with the *default* weights, action +
@@ -56,7 +56,7 @@ WEIGHTS = {"action": 1.0, "reward": TrainConfig.mu, "cost": TrainConfig.nu}
 """Weights of the losses in the objective, independent of the weights that a trial trains with."""
 
 OnEpoch = Callable[[int, float], None]
-"""Called with the epoch, from 1, and the loss of the weights that are kept if training stops after it."""
+"""Called with the epoch, from 1, and the loss of the weights that are kept if training stops after this epoch."""
 _RANDOM_TRIALS = 8  # random trials before TPE proposes settings, and before a trial may stop early
 _EPOCHS_AT_LEAST = 2  # fewest epochs of a trial that stops early
 
@@ -118,7 +118,7 @@ class SearchConfig:
 
     trials: int = 30  # number of finished trials in the folder, including those of earlier calls
     timeout: float = 0.0  # seconds of this call after which no trial starts; 0 for no limit
-    epochs: int = TrainConfig.epochs  # maximum for a trial; use the number of the later training
+    epochs: int = TrainConfig.epochs  # maximum for a trial; should equal the maximum of the later training
     seed: int = 7  # seed of the proposals and of each trial's training
 
 
@@ -222,7 +222,7 @@ def _study(folder: Path, identity: Mapping[str, Any]) -> optuna.Study:
 
 
 def _identity(windows: str, config: SearchConfig) -> dict[str, Any]:
-    """The facts on which a trial's loss depends; trials are comparable only if these are equal."""
+    """The facts on which a trial's loss depends; trials are comparable only if all these facts are equal."""
     manifest = json.loads(Path(windows, "manifest.json").read_text())
     files = [shard["sha256"] for shard in manifest["shards"]]
     content = json.dumps([files, Path(windows, "dataset.yaml").read_text()])

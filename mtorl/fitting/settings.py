@@ -112,10 +112,10 @@ _DAYS = {"checkpoints": CHECKPOINT_DAYS, "shared": CHECKPOINT_DAYS, "tensorboard
 
 @dataclass(frozen=True)
 class KeptFiles:
-    """Paths of the files of a training that outlive its run; empty if there are none.
+    """Paths of a training's files that outlive the run; empty texts if there are no such files.
 
-    The names contain a digest of everything that affects the training. So a training in any run continues where an
-    earlier training with the same data, settings and code was stopped. Different trainings never share a file.
+    The names contain a digest of everything that affects the training. So a training continues where an earlier run
+    with the same data, settings and code was stopped, and different trainings never share a file.
     """
 
     checkpoint: str  # prefix of the paths of checkpoints
@@ -128,8 +128,8 @@ class KeptFiles:
     ) -> KeptFiles:
         """Name the files of a training on a volume that outlives the process; no files if `volume` is "".
 
-        The names depend on the version and git revision of the code, and on the number of processes: four processes
-        can't continue from a checkpoint of two, since their batches differ.
+        The names also depend on the version and git revision of the code, and on the number of processes: four
+        processes can't continue from a checkpoint of two processes, because the batches differ.
         """
         if not volume:
             return cls("", "", "")

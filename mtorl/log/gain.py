@@ -5,7 +5,7 @@
 
 Labels, metrics, off-policy values and the verdict all compute the gain here. If an outcome can be negative, such as
 `profit`, the gain can be negative. Labels and values use a negative gain unchanged. The policy treats a negative
-expected gain as 0, so it does not expose at any price.
+expected gain as 0, so such an exposure is not worth a price above 0.
 """
 
 from __future__ import annotations

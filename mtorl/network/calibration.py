@@ -3,7 +3,7 @@
     calibrate_ensemble(ensemble, encoder, held_out, users_B)       # in place
 
 The action logits get a scale, the inverse of the temperature of Guo et al. 2017 (arXiv:1706.04599). The reward has only
-one logit for each channel, so it gets a scale and a shift, as in Platt 1999. All three minimise the training's losses.
+one logit for each channel, so it gets a scale and a shift, as in Platt 1999. All of them minimise the training losses.
 
 The reward logit of a channel is the sum of the mean over channels, the channel's mean effect on all users, and a
 remainder that differs from user to user. Part of the remainder is noise, so a network overestimates the differences
@@ -27,11 +27,11 @@ from mtorl.network.predictor import predict
 from mtorl.window.encoder import Encoder, labels
 from mtorl.window.on_demand import Windows
 
-_RANGE = (0.2, 5.0)  # bounds of a scale: a larger change would not be a calibration any more
+_RANGE = (0.2, 5.0)  # bounds of a scale, because a larger change would be more than a calibration
 _TINY = 1e-7
-_PRIOR = 1.0  # weight, in rows, of a squared penalty on change, so that few rows change the scales little
+_PRIOR = 1.0  # weight of a squared penalty on change, as a number of rows; with few rows, scales change little
 _Z = 1.96  # standard errors from an estimate to the lower end of its interval
-_LEAST_SHARE = 0.1  # lower bound of a channel's mean, as a share of the overall mean: a channel may have no outcome
+_LEAST_SHARE = 0.1  # lower bound of a channel's mean, as a share of the overall mean, for channels without outcomes
 _STEPS = 20  # iterations of Newton's method
 _SLOPES = (-2.0, 3.0)  # bounds of the slope
 

@@ -37,7 +37,7 @@ class Checkpoint:
     """The checkpoint file of a training."""
 
     path: Path
-    # Plain values, such as settings and data. If they differ from the file's, a training can't continue from it.
+    # Plain values, such as settings and data. A training continues only from a file with the same values.
     identity: Mapping[str, Any] = field(default_factory=dict)
 
     def of_member(self, member: int) -> Checkpoint:
@@ -96,7 +96,7 @@ class Checkpoint:
 
 
 def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain values. On a full disk this raises OSError; torch.save would report a format error."""
+    """Write tensors and plain values. On a full disk, raises OSError; torch.save would report a format error."""
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
     path.write_bytes(buffer.getbuffer())

@@ -6,7 +6,7 @@
 
 An ensemble predicts the mean of its members' probabilities, rewards and costs. This mean has a smaller error than the
 prediction of one member, especially if members disagree (Lakshminarayanan et al. 2017, arXiv:1612.01474). In our
-measurements, two small networks were better than one network of twice the size. They take twice as long as one of them.
+measurements, two small networks were better than one network of twice the size. Two take twice as long as one.
 
 Shapes: B batch, T steps of a window, D encoded token, C channels.
 """
@@ -45,8 +45,8 @@ class Ensemble(nn.Module):
 
     The scales and the share are 1 and the shifts 0 until `mtorl.network.calibration` sets them. After
     `mtorl.network.user_state` has set `state_distance`, a fourth output is the distance of each user's state from the
-    states in training, in the first member only, because members differ only in their seed. If `future` is set as
-    well, a fifth output is the effect of an exposure on later gain and cost.
+    states in training. The first member measures the distance for all, because members differ only in their seed. If
+    `future` is set as well, a fifth output is the effect of an exposure on later gain and cost.
     """
 
     action_scale: Tensor
@@ -72,8 +72,8 @@ class Ensemble(nn.Module):
     def forward(self, x_BTD: Tensor, length_B: Tensor) -> tuple[Tensor, ...]:
         """Action logits, expected reward in [0, 1] and expected cost, at the last real step of each window.
 
-        If they are set, `state_distance` adds the distance of each window's state (B,), and `future` its values
-        (B, C, 2).
+        If set, `state_distance` adds an output, the distance of each window's state (B,), and `future` adds the
+        effects on later gain and cost (B, C, 2).
         """
         inputs = self.decoder_inputs(x_BTD, length_B)
         heads = self.heads(inputs)
@@ -165,22 +165,22 @@ _Training = tuple[int, TrainConfig, Checkpoint | None]  # a member's number, set
 
 
 def _train_at_once(
-    data: TrainingWindows, trainings: list[_Training], tell: Callable[[int, dict[str, float]], None]
+    data: TrainingWindows, trainings: list[_Training], report: Callable[[int, dict[str, float]], None]
 ) -> list[TrainResult]:
-    """Train the first member in this process, and each of the others in a subprocess."""
+    """Train the first member in this process, and each of the others in a subprocess; `report` gets their epochs."""
     rows = multiprocessing.get_context("spawn").SimpleQueue()
     with worker_processes(len(trainings) - 1, _send_rows_to, rows) as pool:
         others = [pool.submit(_train_member, data, *training) for training in trainings[1:]]
 
         def on_epoch(row: dict[str, float]) -> None:
-            tell(0, row)
+            report(0, row)
             follow(0)
 
         def follow(seconds: float) -> bool:
             """Report the other members' epochs and raise their errors; return whether any member is still training."""
             ended, unfinished = wait(others, seconds, FIRST_EXCEPTION)
             while not rows.empty():
-                tell(*rows.get())
+                report(*rows.get())
             for one in ended:
                 one.result()
             return bool(unfinished)

@@ -4,7 +4,7 @@
 
 A head on the network reads the same state and channel memory as the decoders, and does not change their weights. The
 decision rule adds the head's two numbers to the gain and cost of the exposure (`mtorl.policy.decision`).
-`mtorl.fitting.future` fits the head. The fit also needs its `level`: later gain and cost without an exposure now.
+`mtorl.fitting.future` fits the head. Only the fit reads `level`, the later gain and cost without an exposure now.
 
 Shapes: B windows, H state, C channels, M memory, 2 gain and cost.
 """

@@ -17,7 +17,7 @@ Our choices, which the decision rule needs or measurements supported:
 - Decoders also read a memory of each channel: decaying sums of its exposures and of their outcomes. The weights that
   read the memory are the same for all channels, so patterns learned on one channel ("a user who liked it will like it
   again", "a user who saw it too often will not") apply to the others.
-- All decoders read one trunk, but share no weights with each other. Blocks share no weights either.
+- All decoders read one trunk, but share no weights with each other. Neither do the blocks of the trunk.
 - There is no position encoding: the convolutions give the attention's inputs their order, and the memory counts the
   touchpoints of a window.
 - Dropout is applied only to residual branches, and only in training. It is never applied to attention scores, because
@@ -60,7 +60,7 @@ class MTORLConfig:
     stored: int = 0  # how many columns at the end of a token are stored features
     hidden: int = 64  # H
     levels: int = 2  # causal convolutions; dilation doubles at each
-    heads: int = 4  # of the attention
+    heads: int = 4  # heads of the attention
     dropout: float = 0.1
     convolutions: bool = True
     attention: bool = True

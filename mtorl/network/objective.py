@@ -46,9 +46,9 @@ class Objective(nn.Module):
 
 
 def losses(model: MTORL, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-    """The terms without the preference: means of reward and cost loss at real steps, of action loss at cloned steps.
+    """The mean reward and cost loss at real steps (with a target), and the mean action loss at cloned steps.
 
-    Real steps have a target. The second result is the log-probability of the logged action at cloned steps, else 0.
+    The second result (B, T) is the log-probability of the logged action at cloned steps, and 0 at other steps.
     """
     real_BT = batch.channel_BT >= 0
     clone_N = batch.clone_BT[real_BT].float()

@@ -118,8 +118,8 @@ def train(
     """Fit the network.
 
     Args:
-        resume: Checkpoint to continue from, if its file exists, and to write. The caller must put the data into its
-            identity, and removes the file; `train` adds `config` to the identity.
+        resume: Checkpoint to write, and to continue from if the file exists. The caller puts the data into the
+            checkpoint's identity, and removes the file in the end; `train` adds `config` to the identity.
 
     Raises:
         InputError: no windows (WindowError), or too few for the processes.
@@ -131,7 +131,7 @@ def train(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         loop = TrainingLoop(data, config, device, group)
-        # All processes have the same initial weights, but each draws its own dropout.
+        # All processes have the same initial weights, but each process draws its own dropout.
         torch.manual_seed(config.seed + 1_000_003 * group.rank)
         if resume is not None:
             resolved = {"device": device.type, "precision": "bf16" if loop.bf16 else "fp32", "layout": _LAYOUT}
@@ -257,7 +257,7 @@ class TrainingLoop:
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)
-        # All other state is equal in all processes.
+        # The rest of the state is equal in all processes.
         own = {"random": random, "sums": self.progress.sums, "windows": self.progress.windows}
         same = {name: getattr(self, name).state_dict() for name in _STATEFUL}
         return {**same, "processes": self.group.all_of(own), "progress": asdict(self.progress)}

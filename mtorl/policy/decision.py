@@ -14,8 +14,8 @@ With beta = 0, the rule follows the logging policy (as learned by the action hea
 utility. ``scale`` gives beta the same meaning on every data set. It is the typical spread of utility *between the
 channels of one decision* (:func:`utility_scale`), because spread between users cancels in the softmax of a row.
 
-``added`` is 0 for a model without `mtorl.network.future_value`. If an exposure reduces later costs, it still counts as
-costing at least `LEAST_COST` times its own cost, so that at no price savings alone pay for an exposure.
+``added`` is 0 for a model without `mtorl.network.future_value`. If an exposure reduces later costs, its total cost is
+still at least `LEAST_COST` times its own cost. So at no price do savings alone pay for an exposure.
 
 The mixture keeps each candidate's probability at epsilon / candidates or above. This bounds the importance weights of
 later off-policy estimates.
@@ -70,8 +70,7 @@ class Forecast(NamedTuple):
 
     logits_BC: ArrayLike  # action head, on any scale: only differences within a row matter
     gain_BC: ArrayLike
-    """Expected gain (``Encoder.unreward`` of the reward head). Negative values are replaced by zero, because clicks,
-    conversions and revenue can't be negative."""
+    """Expected gain (``Encoder.unreward`` of the reward head). A negative value counts as 0."""
     cost_BC: ArrayLike  # expected cost, currency units, >= 0
     future_BC2: ArrayLike | None = None  # an exposure's effect on later gain and later cost; None if not forecast
 
@@ -104,7 +103,7 @@ def decide(
         raise ValueError("u_B must lie in [0, 1)")
 
     cumulative_BC = probs_BC.cumsum(axis=1)
-    # The division makes the last column exactly 1, so that in spite of rounding, u is always below it.
+    # The division makes the last column exactly 1, so that u is below it in spite of rounding.
     channel_B = (u[:, None] >= cumulative_BC / cumulative_BC[:, -1:]).sum(axis=1)
     chosen, expose_BC = (np.arange(rows), channel_B), utility_BC >= 0
     return Decision(
@@ -169,7 +168,7 @@ def expected_utility(forecast: Forecast, price: ArrayLike) -> Floats:
 
 
 def _utility(forecast: Forecast, price: ArrayLike) -> tuple[Floats, Floats, Floats]:
-    """Check a forecast; return utility, and immediate gain and cost of the exposure, as float64 arrays."""
+    """Check a forecast; return utility, immediate gain and immediate cost of each exposure as float64 arrays."""
     gain: Floats = np.asarray(forecast.gain_BC, dtype=np.float64)
     cost: Floats = np.asarray(forecast.cost_BC, dtype=np.float64)
     if gain.ndim != 2 or gain.shape[1] == 0:

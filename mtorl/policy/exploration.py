@@ -15,8 +15,8 @@ Let C be the number of candidates, pi(c) the policy's probability of a channel a
     show'(c) = [(1 - epsilon) pi(c) show(c) + (epsilon / C) x] / pi'(c)     x = show(c), or 1 for both
     pi'(c)   = pi(c),   show'(c) = (1 - epsilon) show(c) + epsilon                                   exposure
 
-With `channel` or `both`, pi' is at least epsilon / C. If the policy does not report a probability, the result has none
-for any decision, explored or not. If only explored decisions had one, estimates would use a selection of decisions.
+With `channel` or `both`, pi' is at least epsilon / C. If the policy does not report a probability, no decision has one,
+explored or not. If only explored decisions had a probability, estimates would use a biased selection of decisions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,8 +30,8 @@ from mtorl.runtime.validation import StrictModel
 Probabilities = Mapping[str, float]  # channel -> probability
 
 EXPLORE = 0.05
-"""Share that new experiments explore. It costs about 1 % of the value. Without it, the log would lack most of the next
-model's decisions, and the gate could not value that model."""
+"""Share of decisions that new experiments explore, which costs about 1 % of the value. Without exploration, the log
+would lack most of the next model's decisions, and the gate could not value that model."""
 
 
 class Exploration(StrictModel):
@@ -48,7 +48,7 @@ class Choice(NamedTuple):
 
     channel: str
     expose: bool
-    channel_probs: Probabilities  # all candidates; if others are unknown, only the chosen channel, or empty
+    channel_probs: Probabilities  # of all candidates, or of only the chosen channel, or empty, as far as known
     exposure_probs: Probabilities  # probability of exposing each channel if it is drawn, where known
 
 

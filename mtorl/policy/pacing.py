@@ -5,13 +5,13 @@
     state = plan.update(state, at=now, spent=ledger.spent + ledger.reserved)     # every few minutes
     decide(..., price_BC=plan.price(state))
 
-The clock is time or, if the total of opportunities is known, their number so far. The multiplier mu is the price in
-units of the first price. Adaptive pacing (Balseiro & Gur 2019, Management Science 65(9)) changes mu by the gap between
-the spend z_t and its target rho_t, mu <- proj_[0, mu_max] (mu - eps (rho_t - z_t)). This module differs in three ways:
+The clock is time or, if the total number of opportunities is known, the number so far. The multiplier mu is the price
+in units of the first price. Adaptive pacing (Balseiro & Gur 2019, Management Science 65(9)) changes mu by the gap from
+the spend z_t to its target rho_t, mu <- proj_[0, mu_max] (mu - eps (rho_t - z_t)). This module differs in three ways:
 
 - *Target.* The target is the scheduled spend between two updates plus a correction. The correction closes a gap of
   *cumulative* spend while the next HORIZON of the budget is scheduled. At most, it doubles the pace or stops spending.
-  Without the correction, only a lasting gap could sustain a higher price (in control terms: it is the integral part).
+  Without the correction, only a lasting gap could sustain a higher price: it is the integral term of the controller.
 - *Step.* The step multiplies 1 + mu: a mirror descent step (Balseiro, Lu & Mirrokni 2023, Operations Research 71(1)),
   because spend responds to relative changes of the price.
 - *Units.* Spend is measured as a share of the budget, and time as the share scheduled so far. So the same constants fit
@@ -24,9 +24,9 @@ HORIZON are at least the cost of GRAINS exposures at the highest cost.
 
 If a plan is changed while it runs, the new plan begins at `since`, with `before` already spent, and schedules the rest
 of the budget over the rest of the time. Because the price does not change between updates, update at least every half
-percent of the budget. The best schedule is the spend expected at a constant price; expected traffic is close to it. The
-ledger enforces the cap, which may exceed the budget by `spare`, because a hard stop at the budget would on average
-leave some of it unspent. If no money is left, the price is so high that no exposure can earn it.
+percent of the budget. The best schedule is the spend expected at a constant price, and expected traffic is close to
+that. The ledger enforces the cap, which may exceed the budget by `spare`, because a hard stop at the budget would on
+average leave money unspent. If no money is left, the price is so high that no exposure is worth it.
 """
 
 from bisect import bisect_right
@@ -77,7 +77,7 @@ class Schedule:
 
     @classmethod
     def following(cls, traffic: Sequence[float], edges: Sequence[float]) -> Self:
-        """Create a schedule in proportion to expected traffic (not all 0) between ascending edges (one more)."""
+        """Create a schedule in proportion to traffic, not all 0, in the intervals between ascending `edges`."""
         cumulative = np.r_[0.0, np.cumsum(traffic)]
         return cls(tuple(map(float, edges)), tuple((cumulative / cumulative[-1]).tolist()))
 
@@ -172,7 +172,7 @@ class Pace(NamedTuple):
     """A paced account compared with its plan, in currency units; used only for metrics, never for decisions."""
 
     arm: str
-    campaign: str  # "*" is any, as for the channel
+    campaign: str  # "*" means all campaigns; likewise for the channel
     channel: str
     period: Period
     planned: float  # scheduled spend by now

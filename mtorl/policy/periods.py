@@ -42,9 +42,9 @@ def period_at(period: Period, timezone: str, now: float) -> tuple[int, int]:
 def period_after(period: Period, timezone: str, start: int, until: int, now: float) -> tuple[int, int]:
     """Return the current period, as `period_at`, for an account that already had a period, in any time zone.
 
-    The account's last period began at `start`, and its end was `until` (0 if unknown). It continues until this end and
-    until the next period may begin. So after a change of the time zone, or if the clock was ahead, one period is not
-    split in two. The returned end is that of the calendar period at `now`.
+    The account's last period began at `start`, and its end was `until` (0 if unknown). This period continues until its
+    end has passed, and until the calendar's next period begins at least `_SHORTEST` after `start`. So a change of the
+    time zone, or a clock that was ahead, does not split a period. The returned end is the calendar period's at `now`.
     """
     next_start, end = period_at(period, timezone, now)
     begins = until <= now and next_start - start >= _SHORTEST[period]

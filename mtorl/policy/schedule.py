@@ -84,7 +84,7 @@ class Pacing(StrictModel):
     def schedule(self, period: Period, timezone: str, began: float, now: float) -> Schedule:
         """Return the schedule of a time-paced budget for its current period, which began at `began`.
 
-        Clocks differ, so `now` may be slightly after the period's end. If the time zone changes, a period is longer.
+        Clocks differ, so `now` may be slightly after the period's end. A change of the time zone makes a period longer.
         """
         if self.start is not None and self.end is not None:
             return _schedule(self.traffic, timezone, _seconds(self.start), _seconds(self.end))
