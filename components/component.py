@@ -10,7 +10,7 @@ rather than a tag that moves.
 A step runs the component's file from the image. By default, KFP would embed the function's text in the workflow, where
 Argo stores the text seven times. Argo compresses a workflow of more than 1 MiB, and Kubeflow Pipelines can't read a
 compressed workflow (https://github.com/kubeflow/pipelines/issues/6547). It would not show the rest of the run, not even
-a failure. For the same reason, the workflow has no descriptions: these are only here and in each component's README.
+a failure. For the same reason, descriptions are not in the workflow, but only here and in each component's README.
 """
 
 import os

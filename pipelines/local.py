@@ -74,8 +74,8 @@ def run(
 
     Args:
         root: Folder for the run's outputs and log. If it has outputs of an earlier run, cached steps return these.
-        cache: Folder of kfp's cache, which finds outputs of earlier runs; None: no caching.
-        notes: Folder for the notes of `mtorl.runtime.step`; None: no notes.
+        cache: Folder of kfp's cache, which finds outputs of earlier runs; None disables caching.
+        notes: Folder for the notes of `mtorl.runtime.step`; None for no notes.
     """
     root = root.resolve()
     workspace, temporary = root / "workspace", root / TEMPORARY
@@ -156,7 +156,7 @@ def code_version(rooms: Sequence[str] = _CODE) -> str:
 
 
 def text_of(log: Path) -> str:
-    """Return a log's text. Invalid bytes are replaced: a full disk or power failure may have cut a character."""
+    """Return a log's text, with invalid bytes replaced, because a full disk or power failure may cut a character."""
     return log.read_text(encoding="utf-8", errors="replace")
 
 
@@ -220,7 +220,7 @@ class PlainLog(io.TextIOBase):
     """
 
     def __init__(self, path: Path, on_line: Callable[[str], None]) -> None:
-        self._file = path.open("wb", buffering=0)  # unbuffered: a failed write is not repeated when the file is closed
+        self._file = path.open("wb", buffering=0)  # unbuffered, so that closing the file does not repeat a failed write
         self._path, self._on_line, self._rest = path, on_line, ""
         self.fault: OSError | None = None
 

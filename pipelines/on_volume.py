@@ -98,7 +98,7 @@ def run_on(volume: Path, name: str, parameters: Mapping[str, str], on_step: OnSt
         try:
             steps = local.run(pipeline, arguments, folder, watch, cache=runs / "cache", notes=runs)
         except BaseException as error:
-            with contextlib.suppress(OSError):  # before the result is recorded: pruning may free space on a full disk
+            with contextlib.suppress(OSError):  # before the result is recorded, because this may free space on the disk
                 _prune(runs, folder)
                 if is_disk_full(error):
                     local.remove_unfinished(folder)
@@ -111,7 +111,7 @@ def run_on(volume: Path, name: str, parameters: Mapping[str, str], on_step: OnSt
 
 
 def typed(parameters: Mapping[str, str], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert parameters to the pipeline's types. InputError: one is unknown, missing, or has the wrong type."""
+    """Convert parameters to the pipeline's types. InputError if one is unknown, missing, or has the wrong type."""
     if unknown := sorted(set(parameters) - set(known)):
         raise InputError(f"no parameter {unknown[0]!r}; the pipeline has {', '.join(sorted(known))}")
     if missing := [name for name, d in known.items() if not d.get("isOptional") and name not in parameters]:
@@ -128,7 +128,7 @@ def _typed(name: str, text: str, kind: str) -> Any:
 
 
 def _whole_defaults(known: Mapping[str, Any]) -> dict[str, int]:
-    """Return integer defaults as integers: kfp.local turns 7 into 7.0, which has a different cache key."""
+    """Return integer defaults as integers, because kfp.local turns 7 into 7.0, which has a different cache key."""
     whole = {name: one for name, one in known.items() if one["parameterType"] == "NUMBER_INTEGER"}
     return {name: int(one["defaultValue"]) for name, one in whole.items() if "defaultValue" in one}
 

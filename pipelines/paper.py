@@ -51,13 +51,13 @@ def run_paper(config: PaperConfig, on_job: OnJob) -> dict[str, Any]:
         raise InputError(f"{config.root} is from a comparison with other {differing}; delete it, or change --root")
     for dataset, log in config.logs.items():
         prepare(dataset, log, config)
-    # Write the settings after the logs were read: if a log is invalid, a later call may have other settings.
+    # Write the settings after the logs were read, so that a call with other settings can follow an invalid log.
     settings_file.parent.mkdir(parents=True, exist_ok=True)
     settings_file.write_text(json.dumps(settings, indent=1) + "\n")
     todo = jobs.jobs(list(config.logs), config.repeats, config.methods)
     done = 0
     on_job(done, len(todo), "")
-    # Set before a process starts: libraries read these variables when they are loaded, before any function here runs.
+    # Set before a process starts, because libraries read these variables when they are loaded.
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     with worker_processes(config.workers) as pool:
         for stage in ([job for job in todo if job.method != "score"], [job for job in todo if job.method == "score"]):

@@ -155,7 +155,7 @@ class Profile:
     def with_experiment(self, task: PipelineTask) -> PipelineTask:
         """Mount the active experiments in a step; returns the step."""
         if self.cluster:
-            # Optional: without the ConfigMap, the step fails with a message, instead of a pod that never starts.
+            # Optional, so that without the ConfigMap, the step starts and fails with a message.
             kubernetes.use_config_map_as_volume(task, EXPERIMENT, EXPERIMENT_MOUNT, optional=True)
         return task
 

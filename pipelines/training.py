@@ -139,7 +139,7 @@ def _build(profile: Profile, name: str, description: str, when_due: bool) -> dsl
             with dsl.If(asked.output == "yes", name="due"):
                 _train_and_publish(profile, given, name)
 
-    if not when_due:  # KFP reads parameters from the signature: drop the last two, which only the step `due` needs
+    if not when_due:  # KFP reads parameters from the signature, so drop the last two, which only `due` needs
         signature = inspect.signature(pipeline)
         pipeline.__signature__ = signature.replace(parameters=list(signature.parameters.values())[:-2])  # type: ignore[attr-defined]
     return profile.pipeline(name, description)(pipeline)

@@ -100,7 +100,7 @@ def foresight(ensemble: Ensemble, encoder: Encoder, table: WindowTable, seed: in
         return 0.0
     now, following = windows.take(chosen), windows.take(chosen + 1)
     follows_B = np.isfinite(following.time["recency_hours"][np.cumsum(following.length_B) - 1])
-    # Leave out our own decisions: their channels depend on forecasts for the user, and so on the user's tastes.
+    # Leave out our own decisions, because their channels depend on forecasts for the user, and so on tastes.
     kept = np.flatnonzero(follows_B & ~labels(now, encoder).collected_B)
     if not len(kept):
         return 0.0

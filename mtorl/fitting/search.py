@@ -165,7 +165,7 @@ class SearchReport:
 
 
 def search(windows: str, out: str, config: SearchConfig) -> SearchReport:
-    """Start or continue a search. SearchError: the folder has another search, or no trial was completed."""
+    """Start or continue a search. Raises SearchError if the folder has another search, or no trial was completed."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -128,8 +128,8 @@ class KeptFiles:
     ) -> KeptFiles:
         """Name the files of a training on a volume that outlives the process; no files if `volume` is "".
 
-        The names also depend on the version and git revision of the code, and on the number of processes: four
-        processes can't continue from a checkpoint of two processes, because the batches differ.
+        The names also depend on the version and git revision of the code, and on the number of processes, because four
+        processes can't continue from a checkpoint of two processes, whose batches differ.
         """
         if not volume:
             return cls("", "", "")
@@ -163,7 +163,7 @@ def prune(volume: str, now: float | None = None) -> list[Path]:
 
 
 def _last_written(entry: Path) -> float:
-    """Time of the last write to a file, or to a folder and its content; if another process removed it: now."""
+    """Time of the last write to a file, or to a folder and its content; now, if another process has removed it."""
     try:
         return max(path.stat().st_mtime for path in (entry, *entry.rglob("*")))
     except FileNotFoundError:

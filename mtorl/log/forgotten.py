@@ -6,8 +6,8 @@
 
 After a removal, a router's spool still contains records of the user for a while. Without the list, a later upload or
 compaction would restore these records. The list has users by `unit_hash`, each with a time. Only records from before
-this time are forgotten, so a user who returns later counts as a new user. The hashes hide no user whose id is known:
-with the id, anyone who can read the list can find out that the user was forgotten.
+this time are forgotten, so a user who returns later counts as a new user. The hashes do not anonymise a user whose id
+is known: with the id, anyone who can read the list can find out that the user was forgotten.
 """
 
 import json

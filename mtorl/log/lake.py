@@ -140,7 +140,7 @@ class Lake:
     def lost(self) -> set[str]:
         """Names of files that a `fixed` lake listed and that were deleted since, by age or to forget a user.
 
-        The caller must delete tables computed from these files: a removal deletes only tables that already exist.
+        The caller must delete tables computed from these files, because a removal deletes only existing tables.
         """
         folders = self._fixed or {}
         there = {

@@ -51,7 +51,7 @@ class Opportunities:
     exposed_B: Bools
     channel_probs_BC: Floats
     exposure_probs_BC: Floats
-    windows: list[str]  # JSON text: parsed windows would take several times the memory
+    windows: list[str]  # JSON text, because parsed windows would take several times the memory
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -81,7 +81,7 @@ class Opportunities:
             return None
         columns = ["decision_id", *_COLUMNS, *spec.window_outcomes, "features"]
         rows = _read(path, columns, split, with_window=True)
-        # Sort the rows: the engine writes them in any order, and the rounding of sums depends on the order.
+        # Sort the rows, because the engine writes them in any order, and the rounding of sums depends on the order.
         rows = rows.sort_values(["user_id", "timestamp", "decision_id"], ignore_index=True)
         channel_B = pd.Index(spec.channels).get_indexer(pd.Index(rows["channel"]))
         fit_B = np.array([_fits(json.loads(text), spec) for text in rows["features"]], dtype=bool) & (channel_B >= 0)

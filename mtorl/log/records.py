@@ -293,7 +293,7 @@ ID_FIELD: dict[Kind, str] = {
 }
 
 # If several records have the same id, the first in this order counts. If a decision's record may become durable too
-# late, the router withdraws the decision: the log then has two records in either order, and the withdrawal counts.
+# late, the router withdraws the decision. The log then has two records in either order, and the withdrawal counts.
 # Other records with the same id are copies, because the log is shipped at least once. If a sender reported an event to
 # two routers, all readers must use the same record: the lower value or, if the values are equal, the first received.
 _FIRST_COUNTS: dict[Kind, str] = {

@@ -151,5 +151,5 @@ class Conversions(StrictModel):
 
     @property
     def days(self) -> float | None:
-        """Maximum days from a touchpoint to its conversion; None: no limit."""
+        """Maximum days from a touchpoint to its conversion; None for no limit."""
         return 30.0 if self.attribution_days is None and self.key == "user_id" else self.attribution_days

@@ -58,7 +58,7 @@ def calibrate(
 
     Args:
         mean_C: Mean label on each channel from the log, if known (`mtorl.log.propensity.channel_means`).
-        clone_B: Rows on which the action head is calibrated; None: all.
+        clone_B: Rows on which the action head is calibrated; None for all.
     """
     reward_logit_BC = _logit(reward_BC)
     if not len(channel_B):

@@ -56,7 +56,7 @@ class Checkpoint:
     def save(self, state: Mapping[str, Any]) -> None:
         """Replace the file atomically, so that a process that is killed halfway leaves the previous checkpoint.
 
-        An OSError, such as a full disk, is logged and not raised: hours of training are worth more than a checkpoint.
+        An OSError, such as a full disk, is logged and not raised, because a training is worth more than a checkpoint.
         """
         try:
             with replacing(self.path, durable=True) as unfinished:

@@ -18,8 +18,8 @@ Our choices, which the decision rule needs or measurements supported:
   read the memory are the same for all channels, so patterns learned on one channel ("a user who liked it will like it
   again", "a user who saw it too often will not") apply to the others.
 - All decoders read one trunk, but share no weights with each other. Neither do the blocks of the trunk.
-- There is no position encoding: the convolutions give the attention's inputs their order, and the memory counts the
-  touchpoints of a window.
+- There is no position encoding, because the convolutions give the attention's inputs an order, and the memory counts
+  the touchpoints of a window.
 - Dropout is applied only to residual branches, and only in training. It is never applied to attention scores, because
   dropping a masked score would make the future visible.
 - The default hidden width is 64 (published code: 512), so that training takes seconds; the config can change it.

@@ -11,7 +11,7 @@ the spend z_t to its target rho_t, mu <- proj_[0, mu_max] (mu - eps (rho_t - z_t
 
 - *Target.* The target is the scheduled spend between two updates plus a correction. The correction closes a gap of
   *cumulative* spend while the next HORIZON of the budget is scheduled. At most, it doubles the pace or stops spending.
-  Without the correction, only a lasting gap could sustain a higher price: it is the integral term of the controller.
+  Without the correction, the integral term of the controller, only a lasting gap could sustain a higher price.
 - *Step.* The step multiplies 1 + mu: a mirror descent step (Balseiro, Lu & Mirrokni 2023, Operations Research 71(1)),
   because spend responds to relative changes of the price.
 - *Units.* Spend is measured as a share of the budget, and time as the share scheduled so far. So the same constants fit

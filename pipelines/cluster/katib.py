@@ -34,7 +34,7 @@ _HEAD = f"""# A search for training hyper-parameters on a cluster: README.md. Wr
 
 
 def write(path: Path, windows: str, trials: int, parallel: int, epochs: int, seed: int) -> None:
-    """Write the experiment's manifest; `windows` is the folder's path in pods. InputError: Katib can't run it."""
+    """Write the experiment's manifest; `windows` is the folder's path in pods. InputError if Katib can't run it."""
     if parallel > trials:
         raise InputError(f"parallel must be at most trials, got {parallel} and {trials}")
     if not windows.startswith(f"{MOUNT}/"):

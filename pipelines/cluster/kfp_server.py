@@ -38,7 +38,7 @@ class Uploaded:
 def connect(endpoint: str, namespace: str, token: str) -> Any:
     """Return a connected `kfp.Client`. The SDK's environment variables, files and kubeconfig replace empty settings.
 
-    ServerError: the server does not answer, is no Kubeflow Pipelines server, or needs a namespace.
+    Raises ServerError if the server does not answer, is no Kubeflow Pipelines server, or needs a namespace.
     """
     with kfp_calls(endpoint):
         from kfp import Client
@@ -68,7 +68,7 @@ def upload(client: Any, path: Path) -> Uploaded:
 
 
 def pipeline_name(path: Path) -> str:
-    """Return the name of a compiled pipeline. InputError: the file is not a compiled pipeline."""
+    """Return the name of a compiled pipeline. Raises InputError if the file is not a compiled pipeline."""
     try:
         spec = next(yaml.load_all(path.read_text(), yaml.CSafeLoader))
         return str(spec["pipelineInfo"]["name"])

@@ -70,7 +70,7 @@ class Schedule(StrictModel):
 
     @classmethod
     def load(cls, path: Path) -> Schedule:
-        """Read a file. InputError: it can't be read, or a field is wrong."""
+        """Read a file. Raises InputError if it can't be read, or a field is wrong."""
         return load_yaml(cls, path, "a schedule of pipelines", InputError)
 
 

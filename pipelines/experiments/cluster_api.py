@@ -47,9 +47,9 @@ class Entry(NamedTuple):
 
     text: str
     experiment: Experiment | None
-    """The experiment; None: its text can't be read."""
+    """The experiment; None if its text can't be read."""
     off: str | None
-    """Content of the key that switches the experiment off; None: there is no such key."""
+    """Content of the key that switches the experiment off; None if there is no such key."""
     edited: bool
     """Whether a key differs from the content that the operator wrote."""
 
@@ -74,19 +74,19 @@ class ClusterApi(KubernetesApi):
         return sorted(found, key=lambda one: (one["metadata"]["creationTimestamp"], one["metadata"]["name"]))
 
     def experiment(self, name: str) -> Object | None:
-        """Read an experiment; None: there is none with this name."""
+        """Read an experiment; None if there is none with this name."""
         return self.get(PLURAL, name)
 
     def replace_status(self, found: Mapping[str, Any]) -> Object:
-        """Write an experiment's status; returns the new object. Conflict: its `resourceVersion` has changed."""
+        """Write an experiment's status; returns the new object. Conflict if its `resourceVersion` has changed."""
         return self.replace(PLURAL, found["metadata"]["name"], found, "status")
 
     def in_force(self) -> Object | None:
-        """Read the ConfigMap of active experiments; None: there is none yet."""
+        """Read the ConfigMap of active experiments; None if there is none yet."""
         return self.get("configmaps", CONFIG_MAP)
 
     def apply_config_map(self, config_map: Mapping[str, Any]) -> Object:
-        """Write the ConfigMap; returns the new one. Conflict: it was changed or created concurrently."""
+        """Write the ConfigMap; returns the new one. Raises Conflict if it was changed or created concurrently."""
         metadata = {**config_map["metadata"], "name": CONFIG_MAP}
         body = {**config_map, "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
         if "resourceVersion" in metadata:
@@ -111,10 +111,10 @@ class ClusterApi(KubernetesApi):
         return found
 
     def write(self, before: Object | None, changes: Mapping[str, Experiment | None]) -> Object:
-        """Write changed experiments; returns the ConfigMap. Conflict: the ConfigMap has changed since the read.
+        """Write changed experiments; returns the ConfigMap. Conflict if the ConfigMap has changed since the read.
 
         Args:
-            before: The ConfigMap as it was read; None: there was none.
+            before: The ConfigMap as it was read; None if there was none.
             changes: Experiments by object name; None removes the key.
         """
         found = before or {"metadata": {}}
@@ -134,7 +134,7 @@ class ClusterApi(KubernetesApi):
         return self._put(found, data, written)
 
     def switch_off(self, before: Object | None, owner: str) -> Object | None:
-        """Switch an experiment off; returns the ConfigMap. Conflict: the ConfigMap has changed since the read."""
+        """Switch an experiment off; returns the ConfigMap. Conflict if the ConfigMap has changed since the read."""
         data = dict((before or {}).get("data") or {})
         if before is None or owner + SUFFIX not in data or owner + OFF in data:
             return before

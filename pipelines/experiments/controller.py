@@ -36,19 +36,19 @@ class ExperimentStore(Protocol):
         """Name of the file or object with the definition, for messages."""
 
     def definition(self) -> Experiment:
-        """Read the definition that people wrote. ExperimentError: it is invalid."""
+        """Read the definition that people wrote. Raises ExperimentError if it is invalid."""
 
     def switched_off(self) -> bool:
         """Return whether the definition has `enabled: false`, even if it is invalid otherwise."""
 
     def events(self) -> list[history.Event]:
-        """Read the history, oldest event first. HistoryError: it can't be read."""
+        """Read the history, oldest event first. Raises HistoryError if it can't be read."""
 
     def append(self, event: history.Event) -> None:
         """Append an event durably; the caller holds the lock."""
 
     def last_in_force(self) -> Experiment | None:
-        """Return the active experiment; None: there is none, or it can't be read."""
+        """Return the active experiment; None if there is none, or it can't be read."""
 
     def apply_experiment(self, experiment: Experiment) -> None:
         """Make an experiment the active one, unless it is already; the caller holds the lock."""
@@ -60,8 +60,8 @@ class ExperimentStore(Protocol):
 def state(store: ExperimentStore) -> tuple[Experiment, State]:
     """Return the definition and the state that follows from the history.
 
-    ExperimentError: the definition is invalid, or changes a field that is fixed after the start. HistoryError: the
-    history can't be read.
+    Raises ExperimentError if the definition is invalid or changes a field that is fixed after the start, and
+    HistoryError if the history can't be read.
     """
     experiment = store.definition()
     return experiment, follows(store.name, experiment, store.events())

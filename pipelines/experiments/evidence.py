@@ -134,7 +134,7 @@ def _commands(folder: ExperimentFolder, experiment: Experiment) -> dict[str, str
 
 
 def _spend(folder: ExperimentFolder, served: Experiment) -> list[Spend] | None:
-    """Read the balances of the router's ledger; None: the ledger is not available."""
+    """Read the balances of the router's ledger; None if the ledger is not available."""
     where = named_by_router(folder.state, "ledger")
     if where is None or ("://" not in where and not Path(where).exists()):
         return None
@@ -180,7 +180,7 @@ def _opened(folder: ExperimentFolder) -> Iterator[tuple[DecisionLog, DatasetSpec
 def lake_of(place: str | Path) -> str:
     """Return the lake (folder or URI) of the router with this state folder. Any other `place` must be a lake.
 
-    LogError: the place is neither a state folder of a router nor a lake with decisions.
+    Raises LogError if the place is neither a state folder of a router nor a lake with decisions.
     """
     named = named_by_router(Path(place), "lake")
     if named is None and not Lake.open(place):

@@ -29,7 +29,7 @@ from pipelines import messages
 
 
 def named_by_router(state: Path, name: str) -> str | None:
-    """Return a path from the router's settings in a state folder; None: no router was started there."""
+    """Return a path from the router's settings in a state folder; None if no router was started there."""
     settings = state / "router.yaml"
     if not settings.exists():
         return None
@@ -40,7 +40,7 @@ def named_by_router(state: Path, name: str) -> str | None:
 
 
 def read_by_router(state: Path) -> list[Path]:
-    """Return the experiment files that the router of a state folder reads; empty: no router was started there."""
+    """Return the experiment files that the router of a state folder reads; empty if no router was started there."""
     named = named_by_router(state, "experiment")
     if not named:
         return []
@@ -86,7 +86,7 @@ class ExperimentFolder:
         return self.state / "experiment.yaml"
 
     def definition(self) -> Experiment:
-        """Load the experiment file. ExperimentError: it is invalid, or does not fit the router's data set."""
+        """Load the experiment file. Raises ExperimentError if it is invalid, or does not fit the router's data set."""
         experiment = Experiment.load(self.file)
         dataset = self.dataset or named_by_router(self.state, "dataset")
         if dataset is not None and Path(dataset).exists():  # a kill must work even if the run's folder is gone
@@ -108,14 +108,14 @@ class ExperimentFolder:
         return any(file.resolve() == self.file.resolve() for file in read_by_router(self.state))
 
     def last_in_force(self) -> Experiment | None:
-        """Return the active experiment; None: there is none, or it can't be read."""
+        """Return the active experiment; None if there is none, or it can't be read."""
         try:
             return Experiment.load(self.in_force) if self.in_force.exists() else None
         except ExperimentError:  # a manual edit, or a file of another version; the next change replaces it
             return None
 
     def events(self) -> list[Event]:
-        """Read the history, oldest event first. HistoryError: it can't be read."""
+        """Read the history, oldest event first. Raises HistoryError if it can't be read."""
         try:
             return read_events(self.history.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -125,7 +125,7 @@ class ExperimentFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold exclusive access during the block. OSError: another process, perhaps suspended, keeps the lock."""
+        """Hold exclusive access during the block. OSError if another process, perhaps suspended, keeps the lock."""
         self.state.mkdir(parents=True, exist_ok=True)
         path = self.state / "history.lock"
         busy = TimeoutError(messages.LOCK_HELD(path=path, seconds=_LOCK_SECONDS))

@@ -32,7 +32,7 @@ class Neighbour(NamedTuple):
     over: bool
     """Whether the experiment has ended. A switched-off experiment has not ended, because it may continue."""
     before: str | None = None
-    """The incumbent's endpoint before a promotion that may still be rolled back; None: there is none."""
+    """The incumbent's endpoint before a promotion that may still be rolled back; None if there is none."""
 
 
 class Standing(NamedTuple):
@@ -88,7 +88,7 @@ def hand_over(
         mark = Mark(**made, before=target.version, after=source.version)
     if (target.mark, target.version) == (mark, mark.after):
         return _note(store, name, mark, target.problem, now, given)
-    if target.mark == mark and servers.applied:  # an apply from git has undone the change: don't repeat the change
+    if target.mark == mark and servers.applied:  # an apply from git has undone the change, so don't repeat it
         return Standing(False, messages.NOT_IN_GIT(name=name, served=target.version, after=mark.after))
     if (words := _in_the_way(promotion, servers, name, target, mark, others)) is not None:
         return Standing(False, words)
@@ -170,7 +170,7 @@ def _at_its_endpoint(promotion: Promoted) -> Standing:
 def _in_the_way(
     promotion: Promoted, servers: ModelServers, name: str, target: Served, mark: Mark, others: Iterable[Neighbour]
 ) -> Message | None:
-    """Return the reason why another experiment needs the server's current version; None: none needs it."""
+    """Return the reason why another experiment needs the server's current version; None if no experiment needs it."""
     for other, over, before in others:
         if other.name == promotion.event.experiment:
             continue
@@ -190,7 +190,7 @@ def _in_the_way(
 
 
 def _ours(promotion: Promoted, target: Served) -> Mark | None:
-    """Return the promotion's mark on a server; None: there is none, or another promotion has replaced it."""
+    """Return the promotion's mark on a server; None if there is none, or another promotion has replaced it."""
     if target.mark is not None:
         same = (target.mark.experiment, target.mark.promotion) == (promotion.event.experiment, _id(promotion))
         return target.mark if same else None

@@ -42,7 +42,7 @@ _PATH = re.compile(r"/v1/models/([^/:]+):predict")
 class LocalServers:
     """The model servers of one `mtorl serve`, given its run folder and its state folder.
 
-    `restart` restarts running servers, which then serve the new versions; None: the servers have not started yet.
+    `restart` restarts running servers, which then serve the new versions; None if the servers have not started yet.
     """
 
     applied: ClassVar[bool] = False
@@ -52,26 +52,26 @@ class LocalServers:
     restart: Callable[[], None] | None = None
 
     def name_at(self, url: str | None) -> str | None:
-        """Return the name of the model that answers at a URL; None: no server of this object answers there."""
+        """Return the name of the model that answers at a URL; None if no server of this object answers there."""
         parts = urlsplit(url or "")
         model = _PATH.fullmatch(parts.path)
         here = parts.hostname in ("127.0.0.1", "localhost") and parts.port == self.port
         return model[1] if here and model is not None and f"{model[1]}.mar" in self._archives() else None
 
     def for_incumbent(self, url: str | None) -> str | None:
-        """Return the URL of the incumbent's model, if `url` is a model of the same run; None: there is none."""
+        """Return the URL of the incumbent's model, if `url` is a model of the same run; None if there is none."""
         if url is None or self.name_at(url) is None:
             return None
         own = urlsplit(url)._replace(path=f"/v1/models/{INCUMBENT}:predict").geturl()
         return own if self.name_at(own) is not None else None
 
     def served(self, name: str) -> Served | None:
-        """Return the version that is served under a name; None: there is none. ArchiveError: a file can't be read."""
+        """Return the version served under a name, None if there is none. Raises ArchiveError if a file can't be read."""
         archive = self._archives().get(f"{name}.mar")
         return None if archive is None else Served(version_of(archive), "", self._mark(name))
 
     def serve(self, name: str, version: str, mark: Mark | None = None, instead_of: str | None = None) -> None:
-        """Serve a version under a name, restarting servers that are running. OSError: the version can't be copied."""
+        """Serve a version under a name, restarting servers that are running. OSError if the version can't be copied."""
         assert mark is not None and instead_of is None, "locally, only a promotion changes the served version"
         versions = self.state / "models" / "versions"
         versions.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def settle(folders: Sequence[ExperimentFolder], run: Path, state: Path, port: in
     """Apply promotions and rollbacks to the incumbent's model before the servers start; returns the states in words.
 
     A promoted model belongs to the run that was served before, which may differ from the run to serve now.
-    ExperimentError: the earlier run is gone.
+    Raises ExperimentError if the earlier run is gone.
     """
     before = _served_before(run, state)
     servers, states = LocalServers(before, state, port), []
@@ -123,7 +123,7 @@ def settle(folders: Sequence[ExperimentFolder], run: Path, state: Path, port: in
 
 
 def _served_before(run: Path, state: Path) -> Path:
-    """Return the run that was served last: `run` if the run was moved together with the state folder."""
+    """Return the run that was served last, which is `run` if it was moved together with the state folder."""
     described = named_by_router(state, "dataset")
     moved = run.resolve() in state.resolve().parents
     return run if described is None or moved else Path(described).parents[2]
@@ -153,7 +153,7 @@ def follow_rollbacks(folders: Sequence[ExperimentFolder], servers: LocalServers)
 
 def _settle(folder: ExperimentFolder, folders: Sequence[ExperimentFolder], servers: LocalServers) -> Standing | None:
     for _ in range(2):  # the first call changes the server, the second records the change
-        others = (neighbour(other) for other in folders if other is not folder)  # lazy: rollbacks don't read `others`
+        others = (neighbour(other) for other in folders if other is not folder)  # lazy, as rollbacks don't read it
         standing = hand_over(folder, servers, others, time.time(), late=True)
     return standing
 

@@ -87,7 +87,7 @@ def make_move(
 
 
 def challenger_of(store: ExperimentStore, move: MoveRequest) -> str | None:
-    """Return the challenger to promote; None: the move is not a promotion, or names none of several challengers."""
+    """Return the challenger to promote; None if the move is not a promotion, or names none of several challengers."""
     if move.to != "promoted" or move.challenger is not None:
         return move.challenger if move.to == "promoted" else None
     names = [arm.name for arm in store.definition().arms if arm.name != INCUMBENT]
@@ -97,19 +97,19 @@ def challenger_of(store: ExperimentStore, move: MoveRequest) -> str | None:
 def follow(resource: ExperimentResource, now: float, findings: Findings | None) -> Message | None:
     """Apply the kill switch of the spec or of the ConfigMap, then a move that was not handled yet.
 
-    Raises the errors of `state`, after the kill switch has been applied. Conflict: the object has changed concurrently.
+    Raises the errors of `state`, after the kill switch has been applied, and Conflict if the object has changed.
 
     Args:
-        findings: The newest findings in the experiment's log; None: the log has not been read yet.
+        findings: The newest findings in the experiment's log; None if the log has not been read yet.
 
     Returns:
-        Why the newest move was not made (HELD or REFUSED); None: it was made, or there is none.
+        Why the newest move was not made (HELD or REFUSED); None if it was made, or there is none.
     """
     by_hand = resource.switched_off_by_hand()
     resource.keep_switch(by_hand)
     off = by_hand or resource.spec.get("enabled") is False
     serving = resource.last_in_force()
-    if off:  # before the history is written: that write can fail, for example because the history is full
+    if off:  # before the history is written, because that write can fail if the history is full
         resource.switch_off()
     try:
         _, found = state(resource)
@@ -161,7 +161,7 @@ def _move(resource: ExperimentResource, now: float, findings: Findings | None) -
 
 
 def _was_made(resource: ExperimentResource, to: Phase, challenger: str | None, reason: str) -> bool:
-    """Return whether the same move was made before: a manifest with an old move may be applied again later."""
+    """Return whether the same move was made before, because a manifest with an old move may be applied again."""
     return any(
         (event.by, event.to, event.challenger, event.reason) == ("person", to, challenger, reason.strip())
         for event in resource.events()

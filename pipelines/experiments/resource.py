@@ -45,8 +45,8 @@ class ExperimentResource:
     """An Experiment object, as it was read; an `ExperimentStore`.
 
     Args:
-        config_map: ConfigMap of active experiments, read before the object; None: there was no ConfigMap.
-        dataset: The data set's description, which the spec must fit; None: the spec is not checked against it.
+        config_map: ConfigMap of active experiments, read before the object; None if there was no ConfigMap.
+        dataset: The data set's description, which the spec must fit; None if the spec is not checked against it.
 
     Attributes:
         found: The object after the last write.
@@ -67,7 +67,7 @@ class ExperimentResource:
 
     @classmethod
     def read(cls, api: ClusterApi, name: str, dataset: DatasetSpec | None = None) -> ExperimentResource | None:
-        """Read an object; None: there is none with this name."""
+        """Read an object; None if there is none with this name."""
         config_map = api.in_force()
         found = api.experiment(name)
         return None if found is None else cls(api, config_map, found, dataset)
@@ -82,7 +82,7 @@ class ExperimentResource:
         return self._api.entries(self._config_map)
 
     def definition(self) -> Experiment:
-        """Parse and check the spec. ExperimentError: it is invalid, or conflicts with another active experiment."""
+        """Parse and check the spec. ExperimentError if it is invalid, or conflicts with another active experiment."""
         experiment = self.written()
         if self._dataset is not None:
             experiment.check(self._dataset)
@@ -90,7 +90,7 @@ class ExperimentResource:
         return experiment
 
     def written(self) -> Experiment:
-        """Parse the spec without checking for conflicts with other experiments. ExperimentError: it is invalid."""
+        """Parse the spec without checking for conflicts with other experiments. ExperimentError if it is invalid."""
         fields = {name: value for name, value in self.spec.items() if name != "move"}
         return Experiment.from_dict({"name": self.name, **fields}, self._api.tables)
 
@@ -118,7 +118,7 @@ class ExperimentResource:
                 yield ExperimentResource(self._api, None, found), reason
 
     def _conflict(self, name: str, experiment: Experiment) -> Message | None:
-        """Return the reason why another experiment can't be active at the same time; None: it can."""
+        """Return the reason why another experiment can't be active at the same time; None if it can."""
         entry = self._entries.get(name)
         their = entry.experiment if entry is not None else None
         if their is None and (found := self._api.experiment(name)) is not None:  # unreadable or absent in the ConfigMap
@@ -127,25 +127,25 @@ class ExperimentResource:
         return messages.IN_ITS_WAY(name=name) if their is None else conflict(their, experiment)
 
     def events(self) -> list[Event]:
-        """Read the history from the status. HistoryError: it can't be read."""
+        """Read the history from the status. Raises HistoryError if it can't be read."""
         return events_of(self.status.get("history") or (), "status.history: entry")
 
     def append(self, event: Event) -> None:
-        """Append an event to the history. Conflict: the object has changed since it was read."""
+        """Append an event to the history. Raises Conflict if the object has changed since it was read."""
         fields = {} if self.moved is None else {"move": self.moved}
         history = [*(self.status.get("history") or ()), event.model_dump(mode="json")]
         self.write({"history": history, **fields})
 
     def write(self, status: Mapping[str, Any]) -> None:
-        """Write fields of the status. Conflict: the object has changed since it was read."""
+        """Write fields of the status. Raises Conflict if the object has changed since it was read."""
         if all(self.status.get(name) == value for name, value in status.items()):
             return
-        # Replace the status: a patch would drop null values, including those inside the history's events.
+        # Replace the status, because a patch would drop null values, including those inside the history's events.
         merged = {name: value for name, value in {**self.status, **status}.items() if value is not None}
         self.found = self._api.replace_status({**self.found, "status": merged})
 
     def last_in_force(self) -> Experiment | None:
-        """Return this object's active experiment; None: there is none, or it can't be read."""
+        """Return this object's active experiment; None if there is none, or it can't be read."""
         entry = self._entries.get(self.name)
         return None if entry is None else entry.experiment
 
@@ -166,7 +166,7 @@ class ExperimentResource:
         """Make an experiment the active one, unless a person has just switched it off in the ConfigMap.
 
         Conflicting experiments are removed from the ConfigMap, but an ended experiment does not replace a live one.
-        Conflict: the ConfigMap has changed since it was read.
+        Raises Conflict if the ConfigMap has changed since it was read.
         """
         if experiment.enabled and self.switched_off_by_hand():
             return
@@ -181,7 +181,7 @@ class ExperimentResource:
     def switch_off(self) -> None:
         """Switch off the active experiment, even if its text can't be read.
 
-        Conflict: the ConfigMap has changed since it was read.
+        Raises Conflict if the ConfigMap has changed since it was read.
         """
         self._config_map = self._api.switch_off(self._config_map, self.name)
         self._entries = self._api.entries(self._config_map)
@@ -207,7 +207,7 @@ class ExperimentResource:
             return True
         entry = self._entries.get(self.name)
         if entry is None or "observedGeneration" not in self.status or self.status.get("phase") not in STAGES:
-            return False  # new or not running: there was nothing to switch off
+            return False  # new or not running, so there was nothing to switch off
         return entry.switched_off and entry.edited
 
     def keep_switch(self, by_hand: bool) -> None:
@@ -232,7 +232,7 @@ class ExperimentResource:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Do nothing: the API server refuses a write if the object has changed since it was read."""
+        """Do nothing, because the API server refuses a write if the object has changed since it was read."""
         yield
 
 

@@ -2,7 +2,7 @@
 
 in_use = VersionsInUse(Path("runs/latest/registry"))
 needs = in_use.needs()          # uses by version
-in_use.sources                  # sources that show which versions serve; empty: the serving versions are unknown
+in_use.sources                  # sources that show which versions serve; empty if the serving versions are unknown
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ def default_registry() -> Path:
 class VersionsInUse:
     """A registry and the sources that show which of its versions are in use.
 
-    By default, lake and state folder are next to the registry, in a run's folder or on the data volume. OSError: this
+    By default, lake and state folder are next to the registry, in a run's folder or on the data volume. OSError if this
     process runs in a pod, and the API server does not list the InferenceServices.
 
     Args:
@@ -60,7 +60,7 @@ class VersionsInUse:
 
     @property
     def sources(self) -> list[str]:
-        """Descriptions of the sources that show which versions serve; empty: there are none."""
+        """Descriptions of the sources that show which versions serve; empty if there are none."""
         found = [f"the decisions in the lake {self._lake}"] if self._in_log else []
         found += [f"the servers of {self._state}"] if self._state is not None and self._run is not None else []
         return found + (["the cluster"] if self._services is not None else [])

@@ -21,7 +21,7 @@ class LoopConfig:
     Attributes:
         data: Raw log; empty: the simulator.
         dataset: Name of a built-in data set description, or the path of a YAML file.
-        own_decisions: Lake whose decisions are added to the log; empty: none.
+        own_decisions: Lake whose decisions are added to the log; empty if there are none.
         bad_rows: "fail" stops if a row is faulty; "quarantine" moves faulty rows to a side file and continues.
         users: Users to simulate (0: 6,000), or the maximum number to keep from a log (0: all).
         epochs: Maximum epochs; early stopping may need fewer.

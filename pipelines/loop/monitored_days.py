@@ -54,7 +54,7 @@ def date_records(lake: Lake, clean: Traffic, shifted: Traffic, first_day: dateti
 
     The dates are consecutive days from `first_day`, a midnight in UTC.
     """
-    noon = timedelta(hours=12)  # far from midnight: the monitor reads until an hour after a day's end
+    noon = timedelta(hours=12)  # far from midnight, because the monitor reads until an hour after a day's end
     kinds: tuple[Kind, ...] = ("decision", "outcome")
     with DecisionLog.of(lake).opened("outcome") as db, tempfile.TemporaryDirectory() as scratch:
         db.execute("CREATE TABLE moved (decision_id VARCHAR, moved_by INTERVAL)")

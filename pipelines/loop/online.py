@@ -73,7 +73,7 @@ class Trained:
 
     @property
     def replays(self) -> bool:
-        """Whether the traffic is a replay: only the simulator knows the outcomes of actions that were not logged."""
+        """Whether the traffic is a replay, as for any real log, which lacks the outcomes of actions not taken."""
         return bool(self.config.data)
 
     @property
@@ -98,7 +98,7 @@ class Audience:
 
     @classmethod
     def of(cls, trained: Trained) -> Audience:
-        """Create the audience from a run's held-out users. InputError: the replay drew no touchpoints of them."""
+        """Create the audience from a run's held-out users. InputError if the replay drew no touchpoints of them."""
         return cls._replayed(trained) if trained.replays else cls._simulated(trained)
 
     @classmethod
@@ -119,7 +119,7 @@ class Audience:
         windows = WindowTable.load(trained.folder / "windows").rows
         has_window = pd.MultiIndex.from_frame(windows[["user_id", "timestamp"]])
         propensity = pd.Series(logged_propensity(windows, spec), index=has_window)
-        # Drop touchpoints without a window: windows leave out most touchpoints of users classified as bots.
+        # Drop touchpoints without a window, such as most touchpoints of users classified as bots.
         log = log[pd.MultiIndex.from_frame(log[["user_id", "timestamp"]]).isin(has_window)]
         propensity = propensity.loc[pd.MultiIndex.from_frame(log[["user_id", "timestamp"]])]
         users = trained.held_out_users

@@ -37,7 +37,7 @@ def experiment_of(run: Path) -> ExperimentFolder:
 
 
 def port_of_models(folder: ExperimentFolder) -> int:
-    """Return the port of a run's models. ExperimentError: the edited file's endpoints have no port, or several."""
+    """Return the port of a run's models. ExperimentError if the edited file's endpoints have no port, or several."""
     ports = {urlsplit(arm.endpoint).port for arm in folder.definition().arms if arm.endpoint is not None}
     port = next(iter(ports), None)
     if port is None or len(ports) > 1:

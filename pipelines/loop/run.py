@@ -31,7 +31,7 @@ def run_loop(config: LoopConfig, on_step: OnStep, interrupted: Path | None = Non
     """Run the loop; returns the run's folder, to which ``<root>/latest`` points.
 
     Args:
-        interrupted: A run from `to_resume`, which resumes after its last finished stage; None: start a new run.
+        interrupted: A run from `to_resume`, which resumes after its last finished stage; None starts a new run.
 
     Raises:
         InputError: The input is invalid; only the quarantine file is kept.

@@ -83,7 +83,7 @@ def point_latest(root: Path, run: Path) -> None:
 
 
 def begin(run: Path, config: LoopConfig) -> None:
-    """Record the settings of a run and the digests of its data. InputError: the log does not exist."""
+    """Record the settings of a run and the digests of its data. Raises InputError if the log does not exist."""
     finish(run, "begin", {"settings": _settings(config), "data": _digests(config)})
 
 
@@ -94,7 +94,7 @@ def finish(run: Path, stage: Stage, left: Mapping[str, Any]) -> None:
 
 
 def outputs_of(run: Path, stage: Stage) -> dict[str, Any] | None:
-    """Return the outputs of a stage; None: the stage is not finished."""
+    """Return the outputs of a stage; None if the stage is not finished."""
     path = _file(run, stage)
     return json.loads(path.read_text()) if path.exists() else None
 
@@ -107,8 +107,8 @@ def can_be_served(run: Path) -> bool:
 def to_resume(root: Path, asked: Mapping[str, Any]) -> tuple[Path, LoopConfig]:
     """Find the newest run, and the settings for resuming it.
 
-    Settings in `asked` must equal those of the run, except settings of stages that are not finished. InputError: there
-    is no run to resume, or settings or data of a finished stage have changed.
+    Settings in `asked` must equal those of the run, except settings of stages that are not finished. Raises InputError
+    if there is no run to resume, or settings or data of a finished stage have changed.
     """
     runs = sorted(folder for folder in root.glob("*") if not folder.is_symlink() and _file(folder, "begin").exists())
     if not runs:

@@ -115,8 +115,8 @@ def true_lift(
 ) -> dict[str, float]:
     """Compute both arms' values on the same users from expected outcomes; the parameters are those of `play`.
 
-    The lift is in gain per decision. Its error is an upper bound: the sum of the variances ignores that both arms share
-    the same random numbers.
+    The lift is in gain per decision. Its error is an upper bound, because the sum of the variances ignores that both
+    arms have the same random numbers.
     """
     everybody = list(users)
     played = {name: play(simulator, arm, everybody, rounds, seed, budget, price, 3, gain) for name, arm in arms.items()}

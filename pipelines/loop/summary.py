@@ -125,7 +125,7 @@ def _serving(run: Path, served: Served) -> dict[str, Any]:
 
 
 def _after_promotion(run: Path, served: Served) -> dict[str, Any] | None:
-    """Count decisions by arm and model after the promotion; None: there was no promotion."""
+    """Count decisions by arm and model after the promotion; None if there was no promotion."""
     if served.promoted is None:
         return None
     moves = served.ramp.folder.events()

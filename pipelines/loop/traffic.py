@@ -126,7 +126,7 @@ class LoadDriver:
         Args:
             label: Prefix of the request ids, which make the router's random draws reproducible.
             on_done: Called after each decision with the traffic so far.
-            part: Opportunities to send, in the order of `in_order`; None: all.
+            part: Opportunities to send, in the order of `in_order`; None for all.
             before: Traffic of earlier parts, to which this part is added.
         """
         traffic = before or Traffic()

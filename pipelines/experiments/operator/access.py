@@ -17,7 +17,7 @@ from pipelines.experiments.cluster_api import GROUP, PLURAL, REASON, ClusterApi
 from serving.kubernetes_api import Refused
 
 _OPEN = ("/metrics", "/v1/in-force", "/health/live", "/health/ready")  # Prometheus, routers and the kubelet
-_BUTTON = "mtorl-page"  # header against cross-site requests: a form on another site can't send it
+_BUTTON = "mtorl-page"  # header against cross-site requests, because a form on another site can't send it
 
 
 def require_rights(app: web.Application, api: ClusterApi, header: str) -> None:

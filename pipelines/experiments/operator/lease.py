@@ -5,8 +5,8 @@
                                  # if the lease is lost, the process exits, so that it can't act as leader
 
 Only the leader reads the log, moves ramps and changes model servers. Every operator applies kill switches and moves by
-people. Correctness does not depend on the lease: the API server refuses a write to an object that has changed since it
-was read (`pipelines.experiments.resource`, `serving.inference_services`).
+people. Correctness does not depend on the lease, because the API server refuses a write to an object that has changed
+since it was read (`pipelines.experiments.resource`, `serving.inference_services`).
 """
 
 import logging

@@ -28,7 +28,7 @@ class LogReader:
     def read(self, experiment: Experiment, since: float, now: float) -> Findings:
         """Read the findings of a stage that began at `since`, seconds since 1970.
 
-        LogError: the log, or a table that the verdict needs, can't be read.
+        Raises LogError if the log, or a table that the verdict needs, can't be read.
         """
         if self._pool is None:
             self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_end_with_parent)

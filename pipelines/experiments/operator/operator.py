@@ -6,8 +6,8 @@
     operator.advance()                # once a minute: reads the log and moves the ramp
     operator.views()                  # documents for the page and the gauges
 
-A fault is written into the object's status and changes nothing else. The operator has no state of its own, so it may be
-killed between any two requests: the next operator continues from the objects.
+A fault is written into the object's status and changes nothing else. The operator has no state of its own: if it is
+killed between any two requests, the next operator continues from the objects.
 """
 
 import contextlib
@@ -187,7 +187,7 @@ class Operator:
         return any(event.get("to") == "promoted" for event in _history(resource))
 
     def _until_looked(self, resource: ExperimentResource) -> status.Condition | None:
-        """Return the condition to show after an event until the log is read again; None: the next step is unknown."""
+        """Return the condition to show after an event until the log is read again; None if the next step is unknown."""
         try:
             experiment, stands = state(resource)
         except (ExperimentError, HistoryError):
@@ -202,7 +202,7 @@ class Operator:
         for _ in range(_TRIES):
             try:
                 return self._settle_once(name)
-            except Conflict:  # perhaps of the ConfigMap, after the history was written: handle the object again
+            except Conflict:  # perhaps the ConfigMap's, after the history was written, so handle the object again
                 self._again(name)
             except OSError as error:
                 return log.warning("the API server does not answer, or refuses: %s", error)
@@ -324,7 +324,7 @@ def _guarded(act: Callable[[str], None], name: str) -> None:
 
 
 def _left_out(resource: ExperimentResource, event: Event) -> str:
-    """Describe the stages that a move from the draft has skipped; empty: none."""
+    """Describe the stages that a move from the draft has skipped; empty if there are none."""
     serving = resource.last_in_force()
     if event.fixed is None or serving is None or serving.ramp is None:  # not the first move
         return ""
@@ -354,7 +354,7 @@ def _progress(stands: State, step: Move | Hold, findings: Findings, needed: Sequ
 
 
 def _still_refused(resource: ExperimentResource) -> Message | None:
-    """Return the refusal of a move while the spec still requests the same move; None: there is none."""
+    """Return the refusal of a move while the spec still requests the same move; None if there is none."""
     for one in resource.status.get("conditions") or ():
         refused = (one["type"], one["reason"]) == ("Accepted", "Refused")
         if refused and one.get("observedGeneration") == resource.generation:

@@ -47,7 +47,7 @@ _CACHE_SECONDS = 0.5  # minimum time between two reads of the ConfigMap, for any
 
 
 def run(api: ClusterApi, dataset: Path, lake: str, port: int, every: float, user_header: str = "") -> None:
-    """Run until the process is stopped. SpecError: the description is invalid; OSError: the port is taken.
+    """Run until the process is stopped. Raises SpecError if the description is invalid; OSError: the port is taken.
 
     Args:
         lake: Folder or URI of the routers' lake.
@@ -133,7 +133,7 @@ class _Site:
     async def _in_force(self, request: web.Request) -> web.Response:
         try:
             found = await asyncio.get_running_loop().run_in_executor(self._answers, self._entries)
-        except Exception as error:  # the API server does not answer: routers keep their versions
+        except Exception as error:  # the API server does not answer, so routers keep their versions
             return web.json_response({"error": f"the API server: {type(error).__name__}"}, status=503)
         if not found:
             return web.json_response({"error": "there is no object of kind Experiment yet: apply one"}, status=503)

@@ -63,7 +63,7 @@ def iso(at: float) -> str:
 
 
 def edited(resource: ExperimentResource, namespace: str) -> Condition | None:
-    """Return the condition InForce while routers read a manually edited ConfigMap; None: it was not edited."""
+    """Return the condition InForce while routers read a manually edited ConfigMap; None if it was not edited."""
     serving = resource.last_in_force()
     if BY_HAND in resource.status:
         words = messages.OFF_BY_HAND(command=switch_on(namespace, resource.name))
@@ -140,7 +140,7 @@ def views_of(
 
 
 def _settled(conditions: Mapping[str, Mapping[str, Any]]) -> Settled | None:
-    """Return the state of a promotion's hand-over; None: there is none."""
+    """Return the state of a promotion's hand-over; None if there is none."""
     said = conditions.get("Settled")
     if said is None:
         return None
@@ -148,7 +148,7 @@ def _settled(conditions: Mapping[str, Mapping[str, Any]]) -> Settled | None:
 
 
 def _problem(conditions: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Return the reason why the spec or the log can't be used; None: both can."""
+    """Return the reason why the spec or the log can't be used; None if both can."""
     accepted, progressing = (conditions.get(kind, {}) for kind in ("Accepted", "Progressing"))
     if accepted.get("status") == "False":
         return str(accepted["message"])
