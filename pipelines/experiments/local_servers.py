@@ -66,7 +66,7 @@ class LocalServers:
         return own if self.name_at(own) is not None else None
 
     def served(self, name: str) -> Served | None:
-        """Return the version served under a name, None if there is none. Raises ArchiveError if a file can't be read."""
+        """Return the version served under a name, None if there is none. ArchiveError if a file can't be read."""
         archive = self._archives().get(f"{name}.mar")
         return None if archive is None else Served(version_of(archive), "", self._mark(name))
 

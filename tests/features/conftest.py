@@ -55,7 +55,6 @@ class Toy:
         return log
 
     def touchpoint(self, user: str, at: pd.Timestamp, step: int, rng: np.random.Generator) -> dict[str, Any]:
-        """Returns one row of a canonical log. Its revenue is twice its cost."""
         cost = float(step) + rng.random()
         return {
             "user_id": user,
@@ -104,7 +103,6 @@ def toy() -> Toy:
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    """Address of a server that speaks S3."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)

@@ -62,7 +62,6 @@ class FeatureRun:
 
     @property
     def path(self) -> Path:
-        """Writes the log and returns its path."""
         return self.toy.write(self.log, self.folder / "log.parquet")
 
     def create(self) -> FeatureRun:
@@ -89,7 +88,6 @@ class FeatureRun:
         return WindowTable.load(self.folder / "windows")
 
     def read(self, users: Sequence[str], at: pd.Timestamp, campaign: str = "c1") -> dict[str, UserFeatures]:
-        """Returns the features that the router reads for each user."""
         requests = [DecisionRequest(user, campaign, {}, micros(at)) for user in users]
         return dict(zip(users, FeastSource(self.root, AD_DECISION).read(requests), strict=True))
 
@@ -139,7 +137,6 @@ def with_times(log: pd.DataFrame, outcomes: Sequence[str], seed: int) -> pd.Data
 
 
 def known_since(log: pd.DataFrame) -> pd.Series:
-    """Returns the time at which each row became known."""
     return log[["timestamp", "created_timestamp"]].max(axis=1) if "created_timestamp" in log else log["timestamp"]
 
 

@@ -52,7 +52,6 @@ class OnlineStore:
         self.history = open_history(self.repo, SPEC)
 
     def read(self, user: str) -> Lists | None:
-        """Returns a history as every reader of Feast gets it."""
         value = self.packed(user)
         return None if value is None else served(unpack(value))
 
@@ -108,7 +107,6 @@ class Touchpoint:
 
 
 def append(history: History, user: str, seen: Touchpoint) -> bool:
-    """Writes a touchpoint with its outcomes; returns whether the history changed."""
     return bool(history.change({user: seen.changes(history)}))
 
 

@@ -12,7 +12,6 @@ STORES = ("sqlite", "redis")
 
 
 def write_settings(repo: Path, kind: str, port: int = 0, **online: object) -> None:
-    """Writes feature_store.yaml for an online store."""
     where = {"sqlite": {"path": "online.db"}, "redis": {"connection_string": f"127.0.0.1:{port}"}}.get(kind, {})
     settings = {
         "project": "mtorl",

@@ -1,4 +1,4 @@
-"""First installation on a volume: its contents, a repeated installation, and inputs that are refused."""
+"""A first installation fills the volume, a repeated one changes nothing, and invalid inputs are refused."""
 
 import json
 from collections.abc import Iterator

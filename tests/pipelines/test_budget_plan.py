@@ -1,4 +1,4 @@
-"""Budget plans: from a lake to a plan, and from a plan to an experiment file that loads."""
+"""A budget plan is computed from a lake, and written into an experiment file that loads."""
 
 from datetime import UTC, datetime
 from pathlib import Path

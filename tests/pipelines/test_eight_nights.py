@@ -61,7 +61,6 @@ class Nights(Volume):
         return ended, trainings.read(self.folder / "trainings")[-1]
 
     def serve_newest(self) -> str:
-        """Deploy the newest version; returns the digest of its artifact."""
         artifact = folder_of(self.folder / "registry", None)
         assert artifact is not None
         archive = artifact.parent / "model-store" / "challenger.mar"

@@ -41,8 +41,6 @@ MAKES = {"ingest", "build-features", "fit-incumbent", "train-challenger", "evalu
 
 
 class Volume:
-    """A volume with a touchpoint log."""
-
     def __init__(self, folder: Path, log: pd.DataFrame) -> None:
         self.folder, self.log = folder, folder / "touchpoints.parquet"
         folder.mkdir()
@@ -57,7 +55,7 @@ class Volume:
         assert all((version / "model-store" / "challenger.mar").stat().st_size for version in found)
         return [load(version / "artifact").digest for version in found]
 
-    def told(self) -> PipelineRun | None:
+    def newest_run(self) -> PipelineRun | None:
         """The state of the newest run, as alerts read it."""
         return next(iter(newest_runs(self.folder / "runs")), None)
 
@@ -84,7 +82,6 @@ def break_step(name: str) -> None:
 
 
 def full_disk(new: Path, path: Path) -> None:
-    """Fail as on a full disk."""
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(new))
 
 
@@ -126,16 +123,16 @@ def test_a_night_killed_at_every_step_in_turn_completes(tmp_path: Path, log: pd.
         at = killed_at.read_text().split()
         published = volume.versions()
         assert len(published) == ("publish" in at[:-1]), "publishing must be atomic"
-        told = volume.told()
+        last = volume.newest_run()
         if len(at) == 1:
-            assert told is None, "a killed run can't report itself"
+            assert last is None, "a killed run can't report itself"
         else:
-            assert told is not None and told.failed and at[-2] in told.why, "the next run must report the killed one"
-            assert told.failed_in_a_row == len(at) - 1 and "killed" in told.why[at[-2]]
+            assert last is not None and last.failed and at[-2] in last.why, "the next run must report the killed one"
+            assert last.failed_in_a_row == len(at) - 1 and "killed" in last.why[at[-2]]
     at = killed_at.read_text().split()
     assert at[-1] == "notify" and "publish" in at and set(at) > MAKES
-    told = volume.told()
-    assert told is not None and told.state == "SUCCEEDED" and told.failed_in_a_row == 0
+    last = volume.newest_run()
+    assert last is not None and last.state == "SUCCEEDED" and last.failed_in_a_row == 0
     assert len(volume.versions()) == 1 and not volume.unfinished()
     assert not list((volume.folder / "checkpoints").glob("*"))
     again = volume.night(silent)
@@ -158,9 +155,9 @@ def test_each_fault_is_reported(tmp_path: Path, log: pd.DataFrame, monkeypatch: 
         with monkeypatch.context() as patch, pytest.raises(kind, match=str(tmp_path)) as ended:
             patch.setenv(FAULT, f"{fault} {step}")
             volume.night(silent)
-        told = volume.told()
-        assert told is not None and told.failed and words in str(told), "the reason must survive a full disk"
-        assert step in told.why and (fault == "kill" or "No space" in str(ended.value))
+        last = volume.newest_run()
+        assert last is not None and last.failed and words in str(last), "the reason must survive a full disk"
+        assert step in last.why and (fault == "kill" or "No space" in str(ended.value))
         assert len(volume.versions()) == ((fault, step) == ("kill", "publish")) and not volume.unfinished()
         assert cached <= answered(volume), "steps finished before the fault must be cached"
     published = volume.versions()
@@ -168,8 +165,8 @@ def test_each_fault_is_reported(tmp_path: Path, log: pd.DataFrame, monkeypatch: 
     with monkeypatch.context() as patch, pytest.raises(PipelineError):
         patch.setenv(FAULT, "kill notify")
         volume.night(silent)
-    told = volume.told()
-    assert told is not None and told.state == "SUCCEEDED", "the run had succeeded before the kill"
+    last = volume.newest_run()
+    assert last is not None and last.state == "SUCCEEDED", "the run had succeeded before the kill"
 
 
 def answered(volume: Volume) -> set[str]:

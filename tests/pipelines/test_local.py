@@ -1,4 +1,4 @@
-"""Local pipeline runner: results, progress, clear failures, and no side effects in the calling process."""
+"""The local runner returns results, reports progress, names failures, and leaves no side effects in its process."""
 
 import builtins
 import logging

@@ -1,4 +1,4 @@
-"""Runs on a volume: cached steps, clean-up of old runs, and exclusive access."""
+"""A run on a volume reuses cached steps, removes old runs, and excludes other runs."""
 # No `from __future__ import annotations`: kfp needs the annotations of the components below as objects.
 
 import contextlib
@@ -58,7 +58,6 @@ def look(path: str) -> str:
 
 @component_here("make")
 def make(content: str, count: int, code_version: str, made: Output[Artifact]):
-    """Write the content to an artifact."""
     from pathlib import Path
 
     Path(made.path).write_text(f"made of {content}")
@@ -66,7 +65,6 @@ def make(content: str, count: int, code_version: str, made: Output[Artifact]):
 
 @component_here("use", cached=False)
 def use(made: Input[Artifact]) -> str:
-    """Return the artifact's text."""
     from pathlib import Path
 
     return Path(made.path).read_text()

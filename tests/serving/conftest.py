@@ -79,7 +79,7 @@ def lasting_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 @pytest.fixture(params=KINDS)
 def place(request: pytest.FixtureRequest, tmp_path: Path, lasting_redis: int) -> Place:
-    """The place of a new ledger, of each kind in turn."""
+    """The location of a new ledger; each test runs with each kind of ledger."""
     return Place(request.param, tmp_path, lasting_redis)
 
 

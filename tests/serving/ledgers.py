@@ -146,7 +146,6 @@ class Place:
 def reserve(
     ledger: Ledger, name: str, arm: str, campaign: str, channel: str, amount: float, request: str | None = None
 ) -> bool:
-    """Makes one reservation, or raises its error."""
     return _only(ledger.reserve_all([Wanted(name, arm, campaign, channel, amount, request)]))
 
 

@@ -58,7 +58,6 @@ def instance(user_id: str = "u1", **changes: Any) -> dict[str, Any]:
 
 
 def event(decision_id: str, kind: str = "cost", value: float = 0.01, event_id: str = "e1") -> dict[str, Any]:
-    """An outcome as callers report it."""
     at = "2026-01-01T12:00:00Z"
     return {"event_id": event_id, "decision_id": decision_id, "kind": kind, "value": value, "event_time": at}
 
@@ -326,7 +325,6 @@ def with_router(**options: Any) -> Callable[[Callable[..., Awaitable[None]]], Ca
 
 
 def full_disk(file: int, data: Any) -> int:
-    """Fail like `os.write` on a full disk."""
     raise OSError(errno.ENOSPC, "No space left on device")
 
 

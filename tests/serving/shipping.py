@@ -25,7 +25,6 @@ def record(kind: Kind, name: str, /, **changes: Any) -> dict[str, Any]:
 
 
 def put(spool: Spool, kind: Kind, /, *names: str, **changes: Any) -> None:
-    """Logs records with these ids in one batch."""
     for done in [spool.submit(kind, record(kind, name, **changes)) for name in names]:
         done.result(timeout=60)
 
@@ -116,7 +115,6 @@ class WebSink:
 
 
 def parse(headers: dict[str, str], body: bytes) -> list[dict[str, Any]]:
-    """Parses the events of a request with the CloudEvents SDK."""
     from cloudevents.http import from_dict, from_http
 
     if headers.get("Content-Type", headers.get("content-type")) == "application/cloudevents-batch+json":

@@ -9,7 +9,6 @@ from tests.serving.handler_fixtures import save_policy
 
 
 def small_run(folder: Path) -> Path:
-    """Creates a run of a few simulated users, with an untrained network as the policy of each arm."""
     import torch
 
     from features.offline import store

@@ -1,4 +1,4 @@
-"""The check of an endpoint as an arm: faults that would cause the default action, and notes on missing fields."""
+"""The check of an endpoint reports faults that would cause the default action, and notes missing fields."""
 
 import asyncio
 from collections.abc import Callable

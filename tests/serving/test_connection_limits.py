@@ -1,4 +1,4 @@
-"""Limits on the cost of a connection before its client has authenticated."""
+"""A connection that is slow, large or idle costs little before its client has authenticated."""
 
 import asyncio
 import inspect

@@ -1,4 +1,4 @@
-"""Deployment of a version to its server: it stays only if it decides, and a server under experiment is not changed."""
+"""A new version stays only if it decides, and a server under experiment is not changed."""
 
 from collections.abc import Mapping
 from types import SimpleNamespace

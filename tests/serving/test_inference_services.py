@@ -1,4 +1,4 @@
-"""InferenceServices: the versions that they serve, rollback targets, and a pod that may not list them."""
+"""InferenceServices report the versions that they serve or may roll back to, and why a pod can't list them."""
 
 from typing import Any
 

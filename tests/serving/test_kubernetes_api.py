@@ -1,4 +1,4 @@
-"""The client of the Kubernetes API server: the requests that it sends, and the meaning of each answer."""
+"""The client of the Kubernetes API server sends the right requests, and understands each answer."""
 
 import http.server
 import json

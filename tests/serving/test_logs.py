@@ -1,4 +1,4 @@
-"""Logging of the servers: one event a line, and each cause at most once a minute with the number of lines left out."""
+"""Servers log an event per line, and each cause at most once a minute, with the number of lines left out."""
 
 import io
 import json

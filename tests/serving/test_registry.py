@@ -1,4 +1,4 @@
-"""The model registry: versions are complete and immutable, and one registry never mixes simulated and real data."""
+"""Registered versions are complete and immutable, and one registry never mixes simulated and real data."""
 
 import json
 import shutil

@@ -40,7 +40,6 @@ def decision(name: str, minutes: float = 0.0, **changes: Any) -> dict[str, Any]:
 
 
 def outcome(event: str, of: str, kind: str = "cost", value: float = 0.03, minutes: float = 1.0) -> dict[str, Any]:
-    """Returns an outcome record, `minutes` after `START`."""
     record = json.loads((_GOLDEN / "outcome.json").read_text())
     at = (START + timedelta(minutes=minutes)).isoformat()
     own = {"event_id": event, "decision_id": of, "kind": kind, "value": value, "event_time": at, "received_time": at}

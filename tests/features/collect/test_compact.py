@@ -1,4 +1,4 @@
-"""Compaction of a lake: readers see the same records before, during and after it, even if it is killed and repeated."""
+"""Readers see the same records before, during and after a compaction, even if it is killed and repeated."""
 
 import contextlib
 import math

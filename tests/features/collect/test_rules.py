@@ -127,7 +127,7 @@ def test_an_exposure_by_override_is_a_touchpoint_but_no_opportunity(tmp_path: Pa
 
 
 def test_a_default_action_is_a_touchpoint_but_no_exposure_of_the_policy(tmp_path: Path) -> None:
-    """After a fault, the caller may expose the default action: the choice of its own logic."""
+    """After a fault, the caller may expose the default action, which is the choice of the caller's own logic."""
     instead = decision("d", fallback_reason="model_timeout", channel="search", propensity=None)
     later = decision("e", 1, user_id="u2", fallback_reason="ledger", channel="search", propensity=None)
     outcomes = [*COST, outcome("e-cost", "e"), *(outcome(f"{of}-click", of, "click", 1.0) for of in "de")]

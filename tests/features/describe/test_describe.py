@@ -1,4 +1,4 @@
-"""Tests that a log's description has the same figures as pandas computes, and that any log can be drawn as a page."""
+"""A log's description has the same figures as pandas computes, and any log can be drawn as a page."""
 
 import dataclasses
 import json
@@ -143,7 +143,6 @@ def test_periods_and_propensities(description: Description, log: pd.DataFrame) -
 
 
 def charts_of(description: Description, folder: Path) -> list[str]:
-    """Returns the text alternative of each chart of the page."""
     text = render(description, folder / "pages" / "page.html").read_text(encoding="utf-8")
     words = re.sub(r"(?s)<(script|style).*?</\1>|<[^>]*>", " ", text)
     assert not {"None", "nan", "NaN"} & set(words.split()) and "<b>channel" not in text

@@ -1,4 +1,4 @@
-"""Feature definitions of each data set, and the values that a reader uses if nothing is known of a user."""
+"""Every built-in data set has feature definitions, and every field declares its value for unknown users."""
 
 import json
 import re

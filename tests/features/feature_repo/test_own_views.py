@@ -1,4 +1,4 @@
-"""A team's own features, from a file that the data set description names: accepted files, and errors for others."""
+"""A team's own features are read from a file that the data set names; a file that is not usable is refused."""
 
 from datetime import timedelta
 from pathlib import Path

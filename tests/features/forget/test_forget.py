@@ -1,4 +1,4 @@
-"""Removal of a user from all files of a run or a data volume: other users' rows stay bit-identical."""
+"""A user is removed from all files of a run or a volume, while other users' rows stay bit-identical."""
 
 import fcntl
 import json

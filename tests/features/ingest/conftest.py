@@ -10,8 +10,6 @@ from tests.features.shop_log import SPEC
 
 @pytest.fixture
 def ingest(tmp_path):
-    """Writes rows as CSV and ingests them."""
-
     def run(frame: pd.DataFrame | None, bad_rows: str = "fail", spec: DatasetSpec = SPEC, name: str = "log.csv"):
         path = tmp_path / name
         if frame is not None:

@@ -1,4 +1,4 @@
-"""Adapters, each on small files in the exact layout of the published data set."""
+"""Each adapter reads small files in the exact layout of its published data set."""
 
 import gzip
 

@@ -1,4 +1,4 @@
-"""A built folder as a source: accepted and refused requests, and a folder that is replaced while it is read."""
+"""A built folder is a valid source, unless a request does not fit or the folder is replaced during the read."""
 
 import json
 import os

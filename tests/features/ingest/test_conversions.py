@@ -1,4 +1,4 @@
-"""A second file with outcomes: each outcome counts for one touchpoint at its time, or is left out with a reason."""
+"""Each outcome of a second file counts for one touchpoint at its time, or is left out with a reason."""
 
 from pathlib import Path
 from typing import Any

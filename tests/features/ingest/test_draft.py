@@ -1,4 +1,4 @@
-"""A drafted description of an unknown log: it loads, fits the log, and asks about everything that is uncertain."""
+"""A drafted description of an unknown log loads, fits the log, and asks about everything uncertain."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Unusual and invalid log files: which of them are read, and the message for each of the others."""
+"""Unusual log files are read, and each invalid file is refused with one message."""
 
 import csv
 import errno

@@ -1,4 +1,4 @@
-"""Faults of whole columns whose rows are valid: no policy can learn from such a log."""
+"""A log is refused if a whole column is faulty although its rows are valid, because no policy can learn from it."""
 
 from pathlib import Path
 from typing import Any

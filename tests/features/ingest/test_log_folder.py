@@ -1,4 +1,4 @@
-"""The folder with a validated log and its description, from which every run starts."""
+"""Every run starts from a folder with a validated log and its description."""
 
 import json
 import os

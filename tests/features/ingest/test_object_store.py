@@ -1,4 +1,4 @@
-"""A log in an object store, read from a server that speaks S3."""
+"""A log in an object store is read from a server that speaks S3."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A log whose columns have other names and units, read as its description defines them."""
+"""A log whose columns have other names and units is read as its description defines."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The complete public samples in `../shared/data`, next to the repository."""
+"""The complete public samples in `../shared/data`, next to the repository, are read without faults."""
 
 from pathlib import Path
 

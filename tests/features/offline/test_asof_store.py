@@ -1,4 +1,4 @@
-"""The point-in-time join of our offline store, compared value by value with Feast's own join."""
+"""The point-in-time join of our offline store equals Feast's own join, value by value."""
 
 import shutil
 from datetime import timedelta

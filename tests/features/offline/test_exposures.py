@@ -1,4 +1,4 @@
-"""Exposures from the lake in the online store: an incremental run leaves the same state as a full run."""
+"""After exposures are added from the lake, an incremental run leaves the same online store as a full run."""
 
 import os
 from collections.abc import Iterable

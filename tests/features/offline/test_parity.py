@@ -136,7 +136,6 @@ def is_list(value: Any) -> bool:
 
 
 def served(run: FeatureRun, rows: Sequence[int], known: Sequence[Known]) -> WindowBatch:
-    """Builds windows from the JSON that the model's server receives."""
     instances = [
         instance_from_history(history, step, static, run.spec, micros(pd.Timestamp(step["timestamp"])), stored)
         for step, (history, static, stored) in zip(run.table().steps.take(rows).to_pylist(), known, strict=True)

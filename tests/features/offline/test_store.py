@@ -1,4 +1,4 @@
-"""A run's feature repository: the features that it serves online, and what a refresh may change."""
+"""A run's feature repository serves the features of its log online, and a refresh keeps newer values."""
 
 import itertools
 import json

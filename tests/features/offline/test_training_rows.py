@@ -1,4 +1,4 @@
-"""Features that a run's repository adds to training rows: only facts known strictly before each row."""
+"""A run's repository adds to training rows only facts known strictly before each row."""
 
 import json
 

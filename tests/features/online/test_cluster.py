@@ -1,4 +1,4 @@
-"""A Redis Cluster of three nodes as online store: Feast's own `redis_type: redis_cluster`, and our additions."""
+"""A Redis Cluster of three nodes works as online store, with Feast's own client and our additions."""
 
 from pathlib import Path
 

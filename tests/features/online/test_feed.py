@@ -1,4 +1,4 @@
-"""The feed: events in any order, repeated, and despite faults add each exposure to a history exactly once."""
+"""The feed adds each exposure to a history exactly once, for events in any order, repeated, and despite faults."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Histories in the online store: any writes in any order leave equal histories in SQLite and Redis."""
+"""Any writes of histories in any order leave equal histories in SQLite and Redis."""
 
 import math
 import re
@@ -124,7 +124,7 @@ def test_a_packed_history_is_unpacked_bit_for_bit(timed: tuple[str, ...]) -> Non
 
 
 def test_a_default_window_takes_less_than_a_kilobyte() -> None:
-    """A user may take 1 kB in Redis with all views: benchmarks/history_bytes.py measures the total."""
+    """With all views, a user may take 1 kB in Redis; benchmarks/history_bytes.py measures the total."""
     simulator = Simulator(SimulatorConfig(users=30, seed=1))
     log, types = simulator.log(), history_types(simulator.spec)
     sizes = []

@@ -1,4 +1,4 @@
-"""The record of a complete write: it is valid only while the store contains the state from the start of the run."""
+"""The record of a complete write is valid only while the store contains the state from the start of the run."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The sequence builder, compared with a slow loop over users on logs with every irregularity."""
+"""The sequence builder equals a slow loop over users, on logs with every irregularity."""
 
 import json
 import math

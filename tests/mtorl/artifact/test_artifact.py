@@ -1,4 +1,4 @@
-"""The model artifact: complete, protected by checksums, loadable without torch, and equal to the trained network."""
+"""A model artifact is complete, protected by checksums, loads without torch, and equals the trained network."""
 
 import json
 import os
@@ -137,7 +137,7 @@ def test_a_loaded_artifact_equals_the_saved_policy(saved):
 
 
 def test_saving_logs_nothing(tmp_path, caplog):
-    """A pipeline step on a cluster also shows the log messages of libraries."""
+    """A pipeline step on a cluster would show the log messages of libraries."""
     with caplog.at_level("INFO"):
         save(tmp_path / "artifact", trained_policy())
     assert caplog.records == []

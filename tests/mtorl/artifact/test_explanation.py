@@ -1,4 +1,4 @@
-"""Attributions: exact for a network with a known formula, also for empty histories and windows that begin midway."""
+"""Attributions are exact for a network with a known formula, also for empty histories and windows that begin midway."""
 
 from types import SimpleNamespace
 from typing import Any

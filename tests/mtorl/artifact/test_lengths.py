@@ -1,4 +1,4 @@
-"""Shortened graphs: they compute only the steps that a batch needs, with bit-identical outputs."""
+"""Shortened graphs compute only the steps that a batch needs, with bit-identical outputs."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The lineage of a model: a round trip through its file, and errors that name an invalid file."""
+"""A model's lineage survives a round trip through its file, and an error names an invalid file."""
 
 import json
 from pathlib import Path

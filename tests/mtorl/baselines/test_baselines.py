@@ -1,4 +1,4 @@
-"""All baselines: each learns the pattern of a small log, predicts for every channel and stops by validation."""
+"""Each baseline learns the pattern of a small log, predicts for every channel, and stops by validation."""
 
 from types import ModuleType
 
@@ -33,7 +33,7 @@ def test_markov_counts_transitions():
     train = windows([*journey("a", "sss"), *journey("b", "oso")])
     encoder = Encoder.fit(train, SPEC)
     fitted = markov.fit(train, train, encoder, seed=0)
-    # after search: search twice, social once; after social: search once; at the start: one of each; each count plus 1
+    # Counts: after search, 2 search and 1 social; after social, 1 search; at the start, 1 of each. Each is raised by 1.
     expected = np.array([[3, 2], [2, 1], [2, 2]], dtype=float)
     np.testing.assert_allclose(np.exp(fitted.logits_SC), expected / expected.sum(axis=1, keepdims=True))
     logits_BC, reward_BC, cost_BC = fitted.predict(train)
@@ -57,7 +57,7 @@ def test_every_baseline_learns_the_sticky_channel_and_answers_for_all_channels(b
     targets = LoggedTargets(logged.channel_B, logged.reward_B, np.arange(len(test)))
     metrics = evaluate(logits_BC, reward_BC, targets, 0, resamples=2)
     assert metrics["action_auc"] > 0.8
-    # A Decision Transformer imitates not the whole log but its best journeys.
+    # A Decision Transformer imitates the best journeys of a log, not the whole log.
     assert metrics["action_logloss"] < 0.36 or baseline is decision_transformer
     if baseline in WITHOUT_REWARD:
         np.testing.assert_allclose(reward_BC, labels(train, encoder).reward_B.mean())

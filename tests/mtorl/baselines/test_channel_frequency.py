@@ -1,4 +1,4 @@
-"""The channel-frequency incumbent: tables by segment, smoothing, and the challenger's outputs."""
+"""The channel-frequency incumbent learns smoothed tables by segment, and has the challenger's outputs."""
 
 import numpy as np
 import pytest

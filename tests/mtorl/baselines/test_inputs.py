@@ -1,4 +1,4 @@
-"""Inputs of the baselines: summaries, states, transitions and trajectories of windows."""
+"""The baselines' inputs (summaries, states, transitions and trajectories of windows) equal hand-computed values."""
 
 import numpy as np
 import pyarrow as pa
@@ -43,7 +43,7 @@ def test_a_window_that_begins_midway_has_no_start():
 def test_neither_the_present_outcome_nor_a_late_one_is_seen():
     seen = [*journey("a", "SosO"), *journey("b", "so")]
     other = [{**row, "conversion": 1, "revenue": 9.0} for row in seen]
-    other[3] = {**other[3], "channel": "search", "click": 0, "cost": 77.0}  # the last touchpoint of a
+    other[3] = {**other[3], "channel": "search", "click": 0, "cost": 77.0}  # the last touchpoint of user a
     batch = windows(seen)
     encoder = Encoder.fit(batch, SPEC)
     one, two = (Summary.of(windows(rows), encoder).values_BF for rows in (seen, other))

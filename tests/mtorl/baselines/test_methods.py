@@ -1,4 +1,4 @@
-"""Learned baselines: the terms of each method's loss, and the behaviour that they cause."""
+"""The loss of each learned baseline has the terms of its paper, which cause the expected behaviour."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The share of all gain that a share of the cost buys: the rules' order, hand-computed values, and intervals."""
+"""The share of all gain that a share of the cost buys: better rules gain more, and intervals cover the true share."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The comparison: training and test rows are disjoint, finished jobs don't run again, the report has the figures."""
+"""A comparison trains and tests on disjoint rows, skips finished jobs, and reports the right figures."""
 
 import json
 from dataclasses import replace
@@ -58,7 +58,7 @@ def test_under_the_time_protocol_training_ends_before_the_test_begins(table):
     shares = [len(rows.rows) / len(table.rows) for rows in (task.train, task.val, task.test)]
     np.testing.assert_allclose(shares, [0.8, 0.1, 0.1], atol=0.01)
     assert task.tiles.targets.valid_N.sum() == len(task.train.rows)
-    # A test row sees its user's whole past, training rows included. Later rows change nothing.
+    # A test row sees the user's whole past, including training rows. Later rows change nothing.
     x, length = task.encoder.encode(task.test.windows)
     whole, whole_length = task.encoder.encode(table_windows(table, task.table.is_in("test")))
     assert x.tobytes() == whole.tobytes() and (length == whole_length).all() and length.max() > 5
@@ -149,7 +149,7 @@ def test_a_finished_job_does_not_run_again(results, root, monkeypatch):
     (root / "answers" / "simulator" / "user-0" / "markov.npz").unlink()
     with pytest.raises(pytest.fail.Exception):
         jobs.run(Job("simulator", "user", 0, "markov"), root)
-    # A score is computed again if there are answers of more methods. An unfinished file does not count as an answer.
+    # A score is computed again if answers of new methods exist. An unfinished file does not count as an answer.
     (root / "answers" / "simulator" / "user-1" / ".markov.npz.17").write_bytes(b"half")
     jobs.run(Job("simulator", "user", 1, "score"), root)
     with pytest.raises(pytest.fail.Exception):

@@ -1,4 +1,4 @@
-"""The independence test: rate of false alarms, power against planted dependences, and exact moments."""
+"""The independence test rarely raises a false alarm, finds planted dependences, and computes exact moments."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Drift scores: they equal Evidently's and are computed in one pass."""
+"""Drift scores equal Evidently's, and are computed in one pass."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""Sequential evidence: its mean does not grow without a change, and false alarms are as rare as promised."""
+"""Without a change, the mean of the sequential evidence does not grow, and false alarms are as rare as promised."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""Forecasts from earlier periods: p-values are calibrated, also for measures that never vary."""
+"""Forecasts from earlier periods have calibrated p-values, also for measures that never vary."""
 
 import math
 from collections.abc import Sequence
@@ -110,7 +110,7 @@ def test_p_of_healthy_days_is_uniform(periods: int, effects: Sequence[float], be
     [(WEEKENDS, 12, 0.9), (WEEKENDS, MOST, 0.97), (SUNDAYS, MOST, 0.97), (ALL_DIFFER, MOST, 0.97)],
 )
 def test_weekday_effects_hide_no_loss(effects: Sequence[float], periods: int, share: float) -> None:
-    """A fifth is lost, with 10,000 users a day. Weekend effects need two weeks of data, other weekdays four."""
+    """A fifth of the value is lost, with 10,000 users a day. Weekend effects need two weeks, other weekdays four."""
     rng, with_them, without = np.random.default_rng(1), [], []
     for _ in range(300):
         made = days(rng, periods + 1, effects, 0.02, 0.026)
@@ -137,7 +137,6 @@ def test_a_first_weekend_has_a_wide_forecast() -> None:
 
 
 def test_a_weekday_that_was_never_seen_has_a_wide_forecast() -> None:
-    """Weekdays differ, and no Tuesday was seen."""
     made = days(np.random.default_rng(3), 35, (0.1, 0.0, -0.1, 0.15, -0.15, 0.0, 0.0), 0.01, 0.01)
     seen = made[made[:, 0] != 1]
     tuesday, wednesday = (of_last(np.vstack([seen, [day, 0.1, 0.001]])) for day in (1, 2))

@@ -1,4 +1,4 @@
-"""Samples of a log: every touchpoint is equally likely, users are whole, and repeated draws are equal."""
+"""Samples of a log contain each touchpoint with equal probability and whole users, and repeated draws are equal."""
 
 import numpy as np
 import pandas as pd

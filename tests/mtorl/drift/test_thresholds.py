@@ -1,4 +1,4 @@
-"""Drift thresholds for any size: equal to the calibration at grid points, and never much too low between them."""
+"""Drift thresholds equal the calibration at grid points, and are never much too low between grid points."""
 
 import json
 from itertools import product

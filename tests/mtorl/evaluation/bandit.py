@@ -32,7 +32,7 @@ def on_log(policy: np.ndarray, kind: np.ndarray, expose: np.ndarray | None = Non
 
 
 def true_value(policy: np.ndarray, expose: np.ndarray, budget_share: float) -> float:
-    """Computes the true value as a plain mean of both kinds of users: they are equally common, with equal journeys."""
+    """Computes the true value as a plain mean, because both kinds of users are equally common, with equal journeys."""
     gain, cost = (policy * expose * GAIN).sum(1).mean(), (policy * expose * COST).sum(1).mean()
     budget = budget_share * (LOGGING * COST).sum(1).mean()
     return gain * min(1.0, budget / cost)

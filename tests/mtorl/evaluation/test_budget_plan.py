@@ -1,4 +1,4 @@
-"""Budget plans: replayed windows equal those of serving, and the parts of a plan add up."""
+"""A budget plan replays the windows of serving, and its parts add up."""
 
 import json
 from types import SimpleNamespace

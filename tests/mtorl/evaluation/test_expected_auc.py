@@ -1,4 +1,4 @@
-"""The expected AUC of outcomes that are not known yet, compared with the AUC of realised outcomes."""
+"""The expected AUC of unknown outcomes equals the mean AUC of realised outcomes."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Bounds of the errors of forecasts, for each arm and for the difference of two arms."""
+"""The bounds of forecast errors hold for each arm and for the difference of two arms."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,6 @@ def test_equal_parts_left_to_forecasts_cancel_in_the_difference() -> None:
 
 
 def test_the_jackknife_estimates_the_spread_of_a_mean() -> None:
-    """Models that forecast the mean of their data have the spread of a mean."""
     folds, seen = 5, 200
     spreads = []
     for seed in range(300):

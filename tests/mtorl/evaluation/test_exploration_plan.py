@@ -1,4 +1,4 @@
-"""Plans of exploration: costs follow from the exploration rule, and simulated logs contain the planned information."""
+"""Planned costs follow from the exploration rule, and simulated logs contain the planned information."""
 
 from typing import get_args
 

@@ -1,4 +1,4 @@
-"""The gate's decision and reason for an estimate."""
+"""The gate makes the right decision for each estimate, and names the reason."""
 
 import json
 import math
@@ -34,7 +34,6 @@ def test_the_gate_refuses_a_policy_that_the_log_can_not_value() -> None:
 
 @cache
 def sure() -> dict[str, Any]:
-    """Returns an estimate that the gate accepts."""
     return json.loads(json.dumps(estimate(3000, seed=5)))
 
 

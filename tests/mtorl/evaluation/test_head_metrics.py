@@ -1,4 +1,4 @@
-"""Metrics of the heads: equal to scikit-learn's, with intervals by user, and null where the data can't answer."""
+"""Metrics of the heads equal scikit-learn's, have intervals by user, and are null where the data can't answer."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""An incumbent without an artifact: values from its own decisions, compared with the truth of a small market."""
+"""The value of an incumbent without an artifact, from its own decisions, is close to the truth of a small market."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The offline evaluation: it reads a bounded part of a log, and equals a full evaluation if the log is small."""
+"""The offline evaluation reads a bounded part of a log, and equals a full evaluation if the log is small."""
 
 import json
 from typing import Any

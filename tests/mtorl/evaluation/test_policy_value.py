@@ -1,4 +1,4 @@
-"""The off-policy value of one policy, compared with the true value of a small bandit, on all or selected rows."""
+"""A policy's off-policy value is close to its true value in a small bandit, on all or selected rows."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A second opinion: it learns from users that neither shaped the challenger nor receive its forecasts."""
+"""A second opinion learns from users who neither shaped the challenger nor receive the opinion's forecasts."""
 
 from __future__ import annotations
 

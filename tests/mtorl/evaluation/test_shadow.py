@@ -1,4 +1,4 @@
-"""The value of a challenger in shadow, from decisions of an incumbent in a world with known true values."""
+"""The value of a challenger in shadow, estimated from an incumbent's decisions, is close to its true value."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Tests off-policy estimates of two policies' difference at equal budgets, on a small bandit with known values."""
+"""Off-policy estimates of the difference of two policies at equal budgets are right in a small known bandit."""
 
 import json
 
@@ -155,7 +155,7 @@ def test_rare_exposures_are_left_to_forecasts(errors: tuple[float, float]) -> No
 
 
 def test_at_most_a_quarter_is_left_to_forecasts() -> None:
-    """Here more would be left to forecasts, so weights are not bounded, although the remaining weights are noisy."""
+    """Here, more than a quarter would be left, so weights are not bounded, although some weights are noisy."""
     kind, log = opportunities(300, 0, RARELY)
     rare = np.where(RARELY < 0.5, 0.8, 0.1)
     policies = on_log(rare, kind), on_log(INCUMBENT, kind, RARELY > 0.5)

@@ -35,7 +35,7 @@ def made(**changes: Any) -> Experiment:
 
 
 def after(*happened: Any, file: Experiment | None = None) -> list[Event]:
-    """Returns a person's events, 10 s apart. The name of a phase is a move to it; other words are kinds of events."""
+    """Returns a person's events, 10 s apart. Each word is a phase to move to, or else the kind of an event."""
     events: list[Event] = []
     for what in happened:
         kind, to = ("move", what) if what in get_args(Phase) else (what, None)

@@ -1,4 +1,4 @@
-"""Assignment: golden values are frozen, shares are exact, and an edit moves as few users as possible."""
+"""Golden assignments are frozen, shares are exact, and an edit moves as few users as possible."""
 
 import math
 from itertools import permutations

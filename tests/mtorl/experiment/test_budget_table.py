@@ -1,4 +1,4 @@
-"""The table of budgets: equal to budgets in the experiment file, with each wrong cell named, and read only once."""
+"""A table of budgets equals budgets in the experiment file, each wrong cell is named, and the table is read once."""
 
 from io import BytesIO
 from pathlib import Path

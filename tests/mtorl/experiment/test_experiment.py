@@ -1,4 +1,4 @@
-"""The experiment file: each wrong field is named, and stages, kill switch and budgets have the documented effects."""
+"""Each wrong field of an experiment file is named; stages, kill switch and budgets have the documented effects."""
 
 import copy
 from collections import Counter
@@ -52,7 +52,6 @@ def test_faults_name_fields_and_not_internals_of_the_library() -> None:
 
 
 def challenger(**fields: Any) -> dict[str, Any]:
-    """Returns changes of the file that replace fields of the challenger."""
     return {"arms": [FILE["arms"][0], {**FILE["arms"][1], **fields}]}
 
 
@@ -155,7 +154,7 @@ def test_two_layers_are_independent_even_with_one_salt(part: list[float]) -> Non
 
 
 def test_successive_experiments_are_independent_even_with_one_salt() -> None:
-    """They run one after the other. The second must not inherit the groups, and thus the history, of the first."""
+    """The second experiment must not inherit the groups, and thus the history, of the first experiment."""
     assert independent(arms_and_places(make(name="one")), arms_and_places(make(name="other")))
 
 

@@ -1,4 +1,4 @@
-"""Concurrent experiments: a user is in at most one per layer, parts of a budget add up, and layers are independent."""
+"""Concurrent experiments of a layer share no user, their budgets add up, and layers are independent."""
 
 from collections import defaultdict
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""Metrics that an experiment file may name."""
+"""An experiment file may name only metrics that its data set defines."""
 
 from mtorl.experiment import messages
 from mtorl.experiment.metrics import (

@@ -1,4 +1,4 @@
-"""Overrides: users that the file names get their arm at every stage, and other users are not affected."""
+"""Users whom the file names get their arm at every stage, and other users are not affected."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A policy as rows: the first matching row decides."""
+"""In a policy of rows, the first matching row decides."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The stage machine: conditions to advance, to hold and to stop, and the configuration that is active then."""
+"""The stage machine advances, holds or stops under the right conditions, with the right active configuration."""
 
 import dataclasses
 import math
@@ -148,7 +148,7 @@ def test_an_experiment_without_a_verdict_stops_at_its_planned_end() -> None:
 
 
 def test_a_stage_outside_the_ramp_waits_for_a_person() -> None:
-    state = State(phase="25%", since=0.0)  # a person may have moved it back, so the ramp must not advance it
+    state = State(phase="25%", since=0.0)  # a person may have moved back, so the ramp must not advance
     held(consider(made(), state, WELL, 1e9), messages.STAGE_NOT_IN_RAMP, stage="25%")
     assert moved(consider(made(), state, evidence(breached=HARM), 0.0)).to == "rolled back"
     smaller = made(ramp={"stages": RAMP["stages"][:2], "promote": True})

@@ -1,4 +1,4 @@
-"""Training from a windows folder to artifacts: training users, cost caps, reference samples, and early errors."""
+"""A training saves its users, cost caps and a bounded reference in an artifact, and reports invalid input early."""
 
 import threading
 from functools import partial

@@ -1,4 +1,4 @@
-"""The future value, for a network that predicts how the channel of the last touchpoint changes the next gain."""
+"""The future value is learned by a network that predicts how the last channel changes the next gain."""
 
 from types import SimpleNamespace
 

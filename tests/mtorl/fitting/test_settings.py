@@ -1,4 +1,4 @@
-"""Settings of a training, from files and command lines, and its files on a volume."""
+"""Settings of a training are read from files and command lines, and trainings share no file on a volume."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Ids of decisions: they conform to RFC 9562 and contain the record's position in the lake."""
+"""Ids of decisions conform to RFC 9562, and contain the position of the record in the lake."""
 
 import uuid
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Lists of forgotten users: the folders to which a list applies, and the records that it leaves out."""
+"""A list of forgotten users applies to its folder and all folders below, and leaves out the right records."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

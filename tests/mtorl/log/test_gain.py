@@ -1,4 +1,4 @@
-"""The gain of an exposure: its value for tables and single rows, its text forms, and its unit."""
+"""The gain of an exposure is the weighted sum of its outcomes, and survives a round trip through text."""
 
 import json
 from typing import Any

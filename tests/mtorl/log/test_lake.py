@@ -1,4 +1,4 @@
-"""The lake: readers get each record once, from a folder or an object store, also while files are replaced."""
+"""Readers of a lake get each record once, from a folder or an object store, also while files are replaced."""
 
 import logging
 import re
@@ -33,7 +33,6 @@ def decisions(number: int, first: int = 0, **columns: Any) -> pd.DataFrame:
 
 
 def found(lake: Lake, *period: datetime, where: str = "true") -> list[str]:
-    """Returns the users of the decisions, sorted."""
     with lake_database(lake) as db:
         records = lake.records(db, "decision", *period, where=where)
         return [user for (user,) in db.execute(f"SELECT user_id FROM {records} ORDER BY 1").fetchall()]
@@ -133,7 +132,6 @@ def test_threads_share_a_file(tmp_path: Path) -> None:
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """URI of a lake in an object store."""
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Opportunities next to a log: the columns that are read, and the decisions that are left out."""
+"""Opportunities are read from next to a log, without the decisions that do not fit the data set."""
 
 import json
 from pathlib import Path

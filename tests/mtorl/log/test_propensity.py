@@ -1,4 +1,4 @@
-"""Propensities: logged ones, or estimates from training users with the model that the data set names."""
+"""Propensities are logged, or estimated from training users by the model that the data set names."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""Records of the decision log: frozen fields, golden examples, and the record that counts for a decision."""
+"""Record fields are frozen, golden examples are valid, and one record counts for each decision."""
 
 import json
 from itertools import permutations

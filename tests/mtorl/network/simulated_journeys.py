@@ -31,8 +31,6 @@ SMALL = TrainConfig(epochs=6, batch_size=64, lr=0.01, hidden=16, device="cpu")
 
 @dataclass(frozen=True)
 class EncodedArrays(Dataset[Batch]):
-    """Windows for training that are encoded already."""
-
     x_BTD: NDArray[np.float32]
     targets: Mapping[str, NDArray[Any]]
 
@@ -82,7 +80,6 @@ def journeys(windows: int, seed: int):
 
 
 def part(windows: int, seed: int) -> EncodedArrays:
-    """Returns simulated journeys as windows for training."""
     return EncodedArrays(*journeys(windows, seed)[:2])
 
 
@@ -103,7 +100,6 @@ def fit(
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     resume: Checkpoint | None = None,
 ) -> TrainResult:
-    """Trains on simulated journeys."""
     data = TrainingWindows([part(windows, 0)], [part(200, 1)], channels=C)
     return train(data, config, on_epoch, resume=resume)
 

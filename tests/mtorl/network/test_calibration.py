@@ -1,4 +1,4 @@
-"""Calibration: it removes distortions, and shrinks personal differences that held-out users do not confirm."""
+"""Calibration removes distortions, and shrinks personal differences that held-out users do not confirm."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The ensemble: its predictions are the members' mean, and its training can be killed and resumed."""
+"""An ensemble predicts its members' mean, and its training can be killed and resumed."""
 
 import multiprocessing
 import os

@@ -1,4 +1,4 @@
-"""The network: causality, padding, determinism and sizes."""
+"""The network is causal, ignores padding, and is deterministic in inference."""
 
 from functools import partial
 

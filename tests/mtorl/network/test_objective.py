@@ -1,4 +1,4 @@
-"""The terms of the loss, compared with their formulas."""
+"""The terms of the loss equal their formulas."""
 
 import numpy as np
 import pytest

@@ -82,13 +82,11 @@ def _without_seconds(run: dict[str, Any]) -> list[dict[str, float]]:
 
 
 def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether weights and histories are bit-identical."""
     weights = all(torch.equal(one["weights"][name], value) for name, value in other["weights"].items())
     return weights and _without_seconds(one) == _without_seconds(other)
 
 
 def _alone(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns the result of an uninterrupted training in this process."""
     data = TrainingWindows([whole_part(320, 0), whole_part(320, 1)], [whole_part(100, 2)], C)
     result = train(data, TrainConfig(**config, device="cpu"))
     return {"weights": result.model.state_dict(), "history": result.history}

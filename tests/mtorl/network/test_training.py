@@ -1,4 +1,4 @@
-"""Training: it learns, repeats with the same seed, stops early, and refuses invalid data."""
+"""Training learns, repeats with the same seed, stops early, and refuses invalid data."""
 
 import json
 from dataclasses import replace

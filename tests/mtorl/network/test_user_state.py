@@ -1,4 +1,4 @@
-"""The distance of a user's state: its formula, and its value from an artifact."""
+"""The distance of a user's state follows its formula, also from an artifact."""
 
 from pathlib import Path
 

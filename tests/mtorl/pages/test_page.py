@@ -1,4 +1,4 @@
-"""HTML pages: written atomically, self-contained, and complete without optional content."""
+"""HTML pages are written atomically, are self-contained, and may lack optional content."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Numbers for people: a missing value is no error, and a small value is never shown as zero."""
+"""A missing number is no error, and a small number is never shown as zero."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Exploration: the recorded probabilities are those with which exploration and policy together choose."""
+"""The recorded probabilities are those with which exploration and policy together choose."""
 
 import math
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Pacing: spend follows its schedule through shocks of the market, and never exceeds the budget."""
+"""Spend follows its schedule through shocks of the market, and never exceeds the budget."""
 
 from collections.abc import Callable
 from dataclasses import replace

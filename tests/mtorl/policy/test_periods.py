@@ -1,4 +1,4 @@
-"""Periods of a budget: days and hours of any time zone follow each other without gaps."""
+"""Days and hours of a budget follow each other without gaps in any time zone."""
 
 from datetime import datetime
 

@@ -1,4 +1,4 @@
-"""The price at which a policy's spend fits a budget."""
+"""The price is the lowest at which a policy's spend fits a budget."""
 
 from dataclasses import replace
 

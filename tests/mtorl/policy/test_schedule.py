@@ -1,4 +1,4 @@
-"""Schedules of budgets: spend follows the expected traffic, and inconsistent settings are named."""
+"""Scheduled spend follows the expected traffic, and inconsistent settings are named."""
 
 from typing import Any
 

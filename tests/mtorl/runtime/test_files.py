@@ -1,4 +1,4 @@
-"""Atomic writes of files and folders."""
+"""A failed write of a file or folder leaves the old content, and a successful write replaces it."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""HTTP requests: every incomplete or unsuccessful response is an OSError, and every wait has a timeout."""
+"""Every incomplete or unsuccessful HTTP response is an OSError, and every wait has a timeout."""
 
 import re
 import socket

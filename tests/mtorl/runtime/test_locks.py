@@ -1,4 +1,4 @@
-"""Locks between processes: one holder at a time, and release when the holder is killed."""
+"""A lock between processes has one holder at a time, and is released when the holder is killed."""
 
 import os
 import subprocess

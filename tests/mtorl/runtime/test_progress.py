@@ -1,4 +1,4 @@
-"""Progress reports: they reach a listener in this process, or a file that another process reads."""
+"""Progress reports reach a listener in this process, or a file that another process reads."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Snapshots: artifacts point to them, each content has its own folder, and folders in use are kept."""
+"""Artifacts point to snapshots, each content has its own snapshot, and snapshots in use are kept."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The end of a pipeline step: one message for invalid input, and files that other users can't write."""
+"""A pipeline step ends with one message for invalid input, and with files that other users can't write."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Validation of files that people write: one clear error with place, expectation and value."""
+"""An invalid file gives one clear error with the place, the expectation and the value."""
 
 from typing import Annotated, Any, Literal
 

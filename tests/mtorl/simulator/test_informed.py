@@ -1,4 +1,4 @@
-"""The informed forecast: calibrated, more precise with each touchpoint, and never certain about hidden facts."""
+"""The informed forecast is calibrated, gets more precise with each touchpoint, and is never certain of hidden facts."""
 
 import numpy as np
 import pytest

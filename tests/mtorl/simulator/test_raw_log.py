@@ -1,4 +1,4 @@
-"""A simulated log as a raw file: the same content in each format, and identical bytes for equal settings."""
+"""A simulated log has the same content in each raw format, and identical bytes for equal settings."""
 
 import gzip
 from pathlib import Path

@@ -28,7 +28,6 @@ def log(simulator) -> pd.DataFrame:
 
 
 def touchpoint(row, channel, outcome):
-    """Returns the log row of an exposure."""
     outcomes = {name: getattr(outcome, name) for name in ("cost", "click", "conversion", "revenue")}
     known = {name: row[name] for name in ("user_id", "campaign_id")} | {"channel": channel, "propensity": 0.25}
     at = pd.Timestamp(row["at"], unit="us", tz="UTC")

@@ -118,6 +118,5 @@ FITTED = Encoder.fit(
 
 
 def same_inputs(first: WindowBatch, second: WindowBatch) -> bool:
-    """Whether encoded inputs are bit-identical."""
     (a, a_length), (b, b_length) = FITTED.encode(first), FITTED.encode(second)
     return a.tobytes() == b.tobytes() and a_length.tolist() == b_length.tolist()

@@ -1,4 +1,4 @@
-"""Branches of a window: each token equals that of a log in which the journey took this branch."""
+"""Each token of a window's branch equals that of a log in which the journey took this branch."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The encoder: statistics of training data, exclusion of late outcomes, targets and rewards."""
+"""The encoder learns statistics from training data only, and leaves out outcomes that arrive late."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The history of a decision: offline and online agree bit for bit, and later facts never change it."""
+"""The history of a decision is bit-identical offline and online, and later facts never change it."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Training windows from disk: read shard by shard, each once, and encoded batch by batch."""
+"""Training windows are read from disk shard by shard, each once, and encoded batch by batch."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Windows on demand: equal to windows built all at once, and a bound selects whole users."""
+"""Windows on demand equal windows that are built all at once, and a bound selects whole users."""
 
 import json
 from dataclasses import fields

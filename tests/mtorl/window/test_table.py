@@ -1,4 +1,4 @@
-"""The windows folder: shards and manifest are verified, and every touchpoint is a target exactly once."""
+"""Shards and manifest of a windows folder are verified, and every touchpoint is a target exactly once."""
 
 import hashlib
 import json

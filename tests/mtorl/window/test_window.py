@@ -1,4 +1,4 @@
-"""The window: the values of its tokens, and the inputs that it refuses."""
+"""A window's tokens equal hand-computed values, and invalid inputs are refused."""
 
 from typing import Any
 

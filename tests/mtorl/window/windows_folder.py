@@ -19,7 +19,6 @@ LOG = Simulator(SimulatorConfig(users=60, seed=3)).log()
 
 
 def with_steps() -> pd.DataFrame:
-    """Returns the log with each touchpoint's position in its journey."""
     users = []
     for _, rows in LOG.groupby("user_id", sort=False):
         journey_of = (rows["timestamp"].diff() > pd.Timedelta(days=SPEC.journey_gap_days)).cumsum()

@@ -19,7 +19,7 @@ class FakeKfp:
         endpoint: URL of the server.
         health: Body of the health endpoint's answer.
         changes: Requests that changed something, as METHOD PATH, without ids.
-        refuse_after: Number of changes after which the server refuses all further ones. None: it refuses none.
+        refuse_after: Number of changes after which the server refuses further changes; None if it never does.
         refusal: Status and message of a refused request. If `refuse_after` is -1, every request gets this answer.
         recurring: Recurring runs by id, oldest first.
     """
@@ -96,7 +96,6 @@ def _wanted(query: dict[str, str]) -> str:
 
 @contextmanager
 def fake_kfp() -> Iterator[FakeKfp]:
-    """Starts the server for the duration of the block."""
     kfp = FakeKfp("")
 
     async def answer(request: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""Compiled pipelines: reproducible, thin, and identical to the files in manifests/pipelines/compiled."""
+"""Compiled pipelines are reproducible, small, and identical to the files in manifests/pipelines/compiled."""
 
 import json
 import os
@@ -45,18 +45,15 @@ def spec_of(path: Path) -> dict[str, Any]:
 
 
 def platform_of(path: Path) -> dict[str, Any]:
-    """Return the Kubernetes part of a compiled pipeline."""
     return documents_of(path)[1]["platforms"]["kubernetes"]
 
 
 def executors(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the container of each step by the step's name."""
     of = spec_of(path)["deploymentSpec"]["executors"]
     return {name.removeprefix("exec-"): executor["container"] for name, executor in of.items()}
 
 
 def settings(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the Kubernetes settings of each step by the step's name."""
     of = platform_of(path)["deploymentSpec"]["executors"]
     return {name.removeprefix("exec-"): settings for name, settings in of.items()}
 

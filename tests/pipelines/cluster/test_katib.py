@@ -1,4 +1,4 @@
-"""Katib experiment: the laptop's search space, a pod that runs our command, and the fields that Katib requires."""
+"""The Katib experiment has the laptop's search space, runs our command, and has the fields that Katib requires."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""`mtorl pipeline upload` through the SDK's own client: one version per content, and a reason for each failed call."""
+"""`mtorl pipeline upload` creates one version per content, and gives a reason for each failed call of the SDK."""
 
 import re
 import socket

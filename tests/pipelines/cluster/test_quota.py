@@ -1,4 +1,4 @@
-"""Peak resource requests of a run compared with the ResourceQuota and LimitRange that we ship."""
+"""A run's peak resource requests fit into the ResourceQuota and LimitRange that we ship."""
 
 import functools
 from decimal import Decimal
@@ -57,7 +57,6 @@ def predecessors(path: Path) -> dict[str, set[str]]:
     before: dict[str, set[str]] = {}
 
     def steps_in(graph: dict[str, Any]) -> dict[str, list[str]]:
-        """Returns the steps below each task of a group."""
         below = {}
         for name, task in graph["tasks"].items():
             component = root["components"][task["componentRef"]["name"]]

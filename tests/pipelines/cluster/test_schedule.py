@@ -1,4 +1,4 @@
-"""`mtorl pipeline schedule`: recurring runs match the file after repeated, concurrent and interrupted calls."""
+"""`mtorl pipeline schedule` applies a file, also after repeated, concurrent and interrupted calls."""
 
 import json
 from collections.abc import Iterator

@@ -45,7 +45,6 @@ class FakeCluster(ClusterApi):
 
     @property
     def config_map(self) -> Object:
-        """The ConfigMap with the active experiments."""
         return self.kept["configmaps"][CONFIG_MAP]
 
     def apply(self, name: str, spec: Mapping[str, Any]) -> None:
@@ -68,7 +67,6 @@ class FakeCluster(ClusterApi):
         return found
 
     def add_service(self, name: str, version: str) -> None:
-        """Adds an InferenceService that serves a version."""
         metadata = {"name": name, "resourceVersion": str(self._next())}
         self.services[name] = {"metadata": metadata, "spec": {"predictor": {"annotations": {}}}}
         self.apply_version(name, version)
@@ -88,7 +86,6 @@ class FakeCluster(ClusterApi):
         }
 
     def version_of(self, name: str) -> str:
-        """Returns the model version that an InferenceService is set to serve."""
         return str(self.services[name]["spec"]["predictor"]["annotations"][VERSION])
 
     def get(self, kind: str, name: str) -> Object | None:

@@ -1,4 +1,4 @@
-"""Experiments on a laptop: files written by commands and the ramp, and recovery after a crash at any write."""
+"""An experiment on a laptop follows commands and the ramp, and recovers from a crash at any write."""
 
 import contextlib
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Hand-over after a promotion: the incumbent's InferenceService gets the winning version until a rollback."""
+"""After a promotion, the incumbent's InferenceService gets the winning version until a rollback."""
 
 import random
 import threading
@@ -40,7 +40,7 @@ def move(scene: Scene, to: str, name: str = NAME) -> None:
     scene.patch(name, move={**asked, "force": True} if to == "promoted" else asked)
 
 
-def beside(scene: Scene, *arms: list[dict[str, Any]]) -> None:
+def in_two_parts(scene: Scene, *arms: list[dict[str, Any]]) -> None:
     """Replace the experiment by two in parts of one layer, which share their servers unless `arms` are given."""
     scene.cluster.delete(NAME)
     scene.operator.changed(NAME)
@@ -77,7 +77,7 @@ def applied(server: str, version: str) -> Step:
     return apply
 
 
-def made_anew(version: str) -> Step:
+def recreated(version: str) -> Step:
     """Delete and recreate the incumbent's server, so that the operator's annotation is lost."""
 
     def make(scene: Scene) -> None:
@@ -148,7 +148,7 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (to("promoted"), {}),
         (rolled_out, {}),
         (patched(salt="k2", arms=NEXT, move=GO), {"phase": "50%", "Settled": "HandedOver"}),
-        (made_anew(FIRST), {"Settled": "Changed", "version": FIRST, "says": "salt 'a'"}),
+        (recreated(FIRST), {"Settled": "Changed", "version": FIRST, "says": "salt 'a'"}),
         (advance, {"advice": "held", "told": 1}),
     ],
     "the challenger's server is not needed once the rollout has begun": [
@@ -159,7 +159,7 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
     "a recreated server is rolled back, too": [
         (to("promoted"), {}),
         (rolled_out, {}),
-        (made_anew(WON), {"Settled": "HandedOver"}),
+        (recreated(WON), {"Settled": "HandedOver"}),
         (to("rolled back"), {"version": FIRST, "Settled": "RollingBack"}),
     ],
     "a server recreated for the next experiment stays as it is": [
@@ -168,7 +168,7 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (to("rolled back"), {}),
         (rolled_out, {}),
         (patched(salt="b", move=GO), {"phase": "50%"}),
-        (made_anew(WON), {"phase": "50%", "version": WON, "Settled": "GoneOn"}),
+        (recreated(WON), {"phase": "50%", "version": WON, "Settled": "GoneOn"}),
     ],
     "a server that refuses changes delays nothing else": [
         (server_fault(PermissionError("may not patch inferenceservices")), {}),
@@ -185,7 +185,7 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (patched(arms=NEXT), {"Accepted": "Usable", "phase": "draft", "version": WON, "page": True}),
     ],
     "a version stays while another experiment compares with it": [
-        (beside, {}),
+        (in_two_parts, {}),
         (to("promoted"), {"Settled": "WaitsForEnd", "version": FIRST}),
         (patched("other", enabled=False), {"Settled": "WaitsForEnd", "version": FIRST, "at": "challenger"}),
         (patched("other", enabled=True), {}),
@@ -197,7 +197,7 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (patched("other", arms=UNPINNED), {"version": WON}),
     ],
     "an unreadable history of another experiment delays the hand-over": [
-        (lambda scene: beside(scene, UNPINNED, UNPINNED), {}),
+        (lambda scene: in_two_parts(scene, UNPINNED, UNPINNED), {}),
         (to("stopped", "other"), {}),
         (unreadable_history, {}),
         (to("promoted"), {"Settled": "WaitsForOther", "version": FIRST}),
@@ -214,7 +214,7 @@ def test_a_story(scene: Scene, story: str) -> None:
 def test_two_promotions_in_one_layer_never_take_a_server_from_each_other(scene: Scene, seed: int) -> None:
     rng = random.Random(seed)
     scene.cluster.add_service("mtorl-second", "second/won")
-    beside(scene, UNPINNED, [UNPINNED[0], {**UNPINNED[1], "endpoint": URL.format("second", "challenger")}])
+    in_two_parts(scene, UNPINNED, [UNPINNED[0], {**UNPINNED[1], "endpoint": URL.format("second", "challenger")}])
     scene.cluster.told.clear()
     for to in ("promoted", "rolled back"):
         for name in rng.sample([NAME, "other"], 2):

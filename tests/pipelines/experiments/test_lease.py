@@ -1,4 +1,4 @@
-"""Leader lease: acquired if free, respected if held by another operator, lost if renewal fails."""
+"""A lease is acquired if free, respected if another operator holds it, and lost if its renewal fails."""
 
 import sys
 import time

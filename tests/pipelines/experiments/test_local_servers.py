@@ -1,4 +1,4 @@
-"""Model servers on a laptop: the incumbent's model follows promotions and rollbacks, even if the run moves."""
+"""On a laptop, the incumbent's model follows promotions and rollbacks, even if the run moves."""
 
 import json
 import shutil
@@ -58,7 +58,6 @@ class Laptop:
         (self.folder.state / "router.yaml").write_text(yaml.safe_dump(settings))
 
     def tonight(self) -> Path:
-        """Creates a newer run with two more models."""
         return run_with(self.run.with_name("two"), incumbent="another", challenger=LATER)
 
     def do(self, to: Any) -> None:
@@ -233,7 +232,7 @@ def test_urls_of_other_hosts_ports_and_models_have_no_local_server(laptop: Lapto
 
 
 def test_another_runs_model_never_answers_in_place_of_a_promoted_one(tmp_path: Path) -> None:
-    """Another experiment still compares with the previous incumbent, so its model must keep its server."""
+    """Another experiment still compares with the previous incumbent, so that incumbent's model must keep its server."""
     one = Laptop(tmp_path, "one", layer_part=[0, 0.5])
     others = [Laptop(tmp_path, "two", layer_part=[0.5, 1]).folder]
     one.do("promoted")

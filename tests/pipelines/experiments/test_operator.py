@@ -1,4 +1,4 @@
-"""Operator on a fake API server: moves requested in a spec, steps of the ramp, and a crash at any request."""
+"""The operator makes the moves of specs and of the ramp, and recovers from a crash at any request."""
 
 import contextlib
 import random
@@ -68,7 +68,6 @@ class Scene:
         self.restart()
 
     def restart(self) -> None:
-        """Replaces the operator by a new process."""
         self.operator = Prompt(self.cluster, self, None, InferenceServices(self.cluster))  # type: ignore[arg-type]
         self.operator.leads = True
         self.operator._clock = lambda: self.now + self.put_forward

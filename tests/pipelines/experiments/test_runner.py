@@ -1,4 +1,4 @@
-"""`mtorl experiment run`: its work between reads of the log, and its behaviour when a file can't be read."""
+"""`mtorl experiment run` applies edits while it reads a log, and continues after a file could not be read."""
 
 import threading
 import time

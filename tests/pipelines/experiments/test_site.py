@@ -1,4 +1,4 @@
-"""The operator's HTTP answers under load and during faults."""
+"""The operator answers routers while pages are slow, while it stands by, and during faults."""
 
 import threading
 import time

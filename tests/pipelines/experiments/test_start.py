@@ -1,4 +1,4 @@
-"""The operator as a process: it follows experiment objects and releases its lease when it is stopped."""
+"""The operator's process follows experiment objects, and releases its lease when it is stopped."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Model versions in use: those that local servers and experiments need must not be deleted."""
+"""Model versions that local servers and experiments need are not deleted."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Traffic of a run, split into days for the monitor."""
+"""A run's traffic is split into days, of which the monitor judges the complete ones."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Online store at the start of a replay: it holds the values that training saw at the same touchpoints."""
+"""At the start of a replay, the online store has the values that training saw at the same touchpoints."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Run folder: the results of finished stages, and the conditions for resuming a run."""
+"""A run folder keeps the results of finished stages, and a run resumes only with equal settings and data."""
 
 from dataclasses import asdict
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Load driver: its requests to the router, and the time at which a touchpoint enters the user's history."""
+"""The load driver sends rounds in order, and adds a touchpoint to the history once its outcomes are reported."""
 
 import asyncio
 from collections import Counter

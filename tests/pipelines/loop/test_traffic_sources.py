@@ -1,4 +1,4 @@
-"""Replay of a real log: which decisions count, their weights, and the history at each touchpoint."""
+"""A replay counts and weights the decisions that match the log, and has the right history at each touchpoint."""
 
 from dataclasses import asdict
 

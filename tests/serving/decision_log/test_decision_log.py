@@ -1,4 +1,4 @@
-"""The spool: no acknowledged record is lost, and an incomplete line hides no other record."""
+"""The spool loses no acknowledged record, and an incomplete line hides no other record."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""Records as CloudEvents: the CloudEvents SDK reads the values that were written."""
+"""The CloudEvents SDK reads from each event the values of the record."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""A full disk: failed appends leave nothing behind, the fault is reported, and records owed to the log follow later."""
+"""On a full disk, a failed append leaves nothing, the fault is reported, and pending records are logged later."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Uploads: each record is once in the lake, in the hour of its decision, even if it is delivered several times."""
+"""Each uploaded record is in the lake once, in the hour of its decision, even if it is delivered several times."""
 
 import asyncio
 import json

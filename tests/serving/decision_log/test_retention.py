@@ -1,4 +1,4 @@
-"""Deletion from the spool: only shipped and old records are deleted, and the spool stays within its bounds."""
+"""The spool deletes only shipped and old records, and stays within its bounds."""
 
 import asyncio
 import errno

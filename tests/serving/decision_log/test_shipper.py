@@ -1,4 +1,4 @@
-"""Shipping: every acknowledged record reaches the sink at least once and in order, even after crashes."""
+"""Every acknowledged record reaches the sink at least once and in order, even after crashes."""
 
 import asyncio
 import contextlib

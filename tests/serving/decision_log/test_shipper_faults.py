@@ -1,4 +1,4 @@
-"""Sinks that fail or refuse records: no record is lost, and only refused records are set aside."""
+"""If a sink fails or refuses records, no record is lost, and only refused records are set aside."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Explanations in the same batch as decisions: they cost the decisions nothing and change none of them."""
+"""Explanations in the batch of decisions neither delay nor change any decision."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""The predictor on KServe's own server: its answers equal those of TorchServe's handler."""
+"""The predictor on KServe's own server gives the same answers as TorchServe's handler."""
 
 import asyncio
 import json
@@ -193,7 +193,6 @@ def test_an_internal_fault_is_not_a_client_error(predictor: Predictor, monkeypat
 
 @pytest.fixture
 def served(artifact: Any, tmp_path: Path) -> Iterator[str]:
-    """Starts the predictor and yields its URL."""
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "serving.predictor", "--artifact", str(artifact.folder), "--name", "challenger"]
     command += ["--port", str(port)]

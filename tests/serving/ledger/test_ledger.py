@@ -1,4 +1,4 @@
-"""Promises of every ledger: spent + reserved never exceeds the limit, and a repeated call changes nothing."""
+"""In every ledger, spent + reserved never exceeds the limit, and a repeated call changes nothing."""
 
 import math
 from collections.abc import Callable
@@ -184,7 +184,7 @@ def test_an_arm_that_returns_to_an_earlier_period_finds_what_it_spent_there(ledg
 
 
 def test_another_time_zone_leaves_each_arm_its_limit(ledger: Ledger) -> None:
-    """Once, a change of zone divided the rest again, and an arm that had spent its part got more."""
+    """Regression: a change of zone divided the rest again, and an arm that had spent its part got more."""
     for zone in ("UTC", "Asia/Tokyo"):
         limits = {"*": 2.0, "a": 1.0, "b": 1.0}
         ledger.define([Account(arm, "*", "*", limit, "day", zone) for arm, limit in limits.items()])

@@ -1,4 +1,4 @@
-"""Money of an experiment under any sequence of edits: no budget is ever exceeded, in any kind of ledger."""
+"""No sequence of edits of an experiment makes it exceed a budget, in any kind of ledger."""
 
 import contextlib
 from collections import Counter
@@ -137,7 +137,7 @@ def total(amount: float) -> dict[str, Any]:
 
 # Edits in order. After each of them, by arm: its limit, the amount that it tries to spend, and the amount it can spend.
 EDITS: dict[str, list[tuple[dict[str, Any], dict[str, tuple[int, int, int]]]]] = {
-    # Once, 15 of 10 were spent, because the incumbent's limit became the whole amount despite the challenger's spend.
+    # Regression: 15 of 10 were spent, as the incumbent's limit became the whole amount despite the challenger's spend.
     "a switch": [
         ({}, {"incumbent": (5, 2, 2), "challenger": (5, 99, 5)}),
         ({"enabled": False}, {"incumbent": (5, 99, 3), "challenger": (5, 1, 0)}),

@@ -1,4 +1,4 @@
-"""Any sequence of calls, each of them made twice, on all kinds of ledger, compared with a model of dictionaries."""
+"""Every kind of ledger equals a model of dictionaries after any sequence of calls, each made twice."""
 
 import math
 from collections.abc import Callable
@@ -26,7 +26,7 @@ Page = tuple[Scope, int]  # an account and the start of a period
 @dataclass
 class Book:
     cap: int
-    ceiling: int  # of committed money: a lowered limit takes nothing back
+    ceiling: int  # most money that may be committed; above `cap` if more was committed before the cap was lowered
     spent: int = 0
     reserved: int = 0
     excess: int = 0

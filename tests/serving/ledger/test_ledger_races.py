@@ -1,4 +1,4 @@
-"""Races of many threads and processes on one ledger, and processes that are killed halfway."""
+"""Threads and processes that race on one ledger, or are killed halfway, never exceed a limit."""
 
 import json
 import os

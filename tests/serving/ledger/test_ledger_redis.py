@@ -1,4 +1,4 @@
-"""The Redis of the shared ledger: down, emptied, full, slow or protected, and the URLs that name one."""
+"""A Redis that is down, emptied, full, slow or of another version never causes an overspend."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The file of the embedded ledger: missing, foreign, locked or replaced."""
+"""A ledger file that is missing, foreign, locked or replaced never causes an overspend."""
 
 import os
 import sqlite3

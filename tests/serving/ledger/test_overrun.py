@@ -1,4 +1,4 @@
-"""Overruns of a budget: money committed above the limit, except for what was committed before the limit was lowered."""
+"""An overrun is the money committed above a limit, except for money that was committed before the limit was lowered."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Prices from the balances of the ledger: one sequence of updates for all routers, and spend on schedule."""
+"""All routers have the same prices from the balances of the ledger, and spend stays on schedule."""
 
 import cProfile
 import pstats
@@ -231,7 +231,7 @@ def test_an_arm_that_ignores_prices_is_reported(place: Place, policy: Any) -> No
 
 
 def test_a_price_that_is_far_too_low_is_reported_and_can_be_corrected(place: Place) -> None:
-    """Once, no multiplier reached the market's price, no message reported this, and a new price had no effect."""
+    """Regression: no multiplier reached the market's price, no message reported this, and a new price had no effect."""
     low, mended = of(day(price=0.0005)), of(day(price=0.5))
     _, pacer = after_a_rush(place, low, "test/challenger")
     (fault,) = pacer.faults
@@ -320,7 +320,6 @@ class Market:
         return {arm: shown[arm] / number for arm, number in had.items()}
 
     def spent(self) -> dict[str, float]:
-        """Returns the share of its limit that each account has spent."""
         return {b.arm: b.spent / b.limit for b in self.ledger.balances() if b.limit}
 
 

@@ -1,4 +1,4 @@
-"""The lease of the router that paces: one router writes prices, the others read them, and a dead one is replaced."""
+"""One router writes prices, the others read them, and a router that dies is replaced."""
 
 from array import array
 from pathlib import Path
@@ -22,7 +22,6 @@ def place(place: Place) -> Place:
 
 @pytest.fixture
 def shared(lasting_redis: int, tmp_path: Path) -> Place:
-    """A ledger that several routers share."""
     place = Place("redis", tmp_path, lasting_redis)
     place.clock.now = MIDNIGHT
     return place
@@ -82,7 +81,7 @@ def test_a_router_that_stops_releases_the_lease(shared: Place) -> None:
 
 
 def test_a_router_that_was_suspended_in_its_round_writes_nothing(shared: Place, monkeypatch: Any) -> None:
-    """It reads the balances, is suspended while another router takes the lease, and wakes up with outdated prices."""
+    """The router reads the balances, is suspended while another takes the lease, and wakes up with outdated prices."""
     found, ledger = of(day()), shared.open()
     slow, other = routers(shared, 2, found)
     balances = slow._ledger.balances

@@ -1,4 +1,4 @@
-"""Slices of a budget in a Redis Cluster: routers that race, or die between two steps, never exceed the budget."""
+"""In a Redis Cluster, routers that race or die between two steps never exceed the budget."""
 
 import contextlib
 import threading
@@ -232,7 +232,7 @@ def test_nodes_have_equal_parts_of_a_ledger() -> None:
 
 @pytest.mark.integration
 def test_a_reservation_is_one_command_of_its_node(tmp_path: Path, lasting_cluster: int) -> None:
-    """Once, the client also asked a node for the keys of each script."""
+    """Regression: the client also asked a node for the keys of each script."""
     place = Place("cluster", tmp_path, lasting_cluster)
     ledger = place.open()
     ledger.define([Account("a", f"c{i}", "*", 9.0) for i in range(20)])

@@ -1,4 +1,4 @@
-"""The models of a run on KServe's own server: on a Unix socket for the router, or on a port for all clients."""
+"""A run's models on KServe's own server answer the router on a Unix socket, or all clients on a port."""
 
 import json
 import os

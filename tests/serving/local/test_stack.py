@@ -48,8 +48,6 @@ server.serve_forever()
 
 
 class FakeTorchServe(ModelServer):
-    """Replaces TorchServe where only the router matters."""
-
     title = "TorchServe"
     pid: int | None = None  # type: ignore[assignment]
 

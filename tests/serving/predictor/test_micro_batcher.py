@@ -1,4 +1,4 @@
-"""Micro-batches of all waiting calls: each caller gets its own answers, and a fault affects its own batch only."""
+"""In a micro-batch, each caller gets its own answers, and a fault affects only its own batch."""
 
 import asyncio
 

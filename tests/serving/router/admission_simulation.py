@@ -60,7 +60,6 @@ class Answers:
 
     @property
     def goodput(self) -> float:
-        """Full answers a second."""
         return self.full / self.seconds
 
     @property

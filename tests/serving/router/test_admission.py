@@ -1,4 +1,4 @@
-"""Admission: the adaptive limit on concurrent requests, and the requests that wait for room."""
+"""Admission adapts its limit on concurrent requests, and lets some requests wait for room."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""The OpenAPI document of the router: answers to schemathesis conform to it, and each of its statuses can occur."""
+"""The router's answers to schemathesis conform to its OpenAPI document, and each status in the document can occur."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Answers of arms: channel and expose suffice, several forms are accepted, and each fault names its cause."""
+"""An arm needs to answer only channel and expose, in one of several forms, and each fault names its cause."""
 
 import dataclasses
 import json

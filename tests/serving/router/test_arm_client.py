@@ -1,4 +1,4 @@
-"""The HTTP client for arms: connections are reused, time and size are limited, and a broken answer is an ArmError."""
+"""The arms' HTTP client reuses connections, limits time and size, and raises ArmError for a broken answer."""
 
 import socket
 import threading

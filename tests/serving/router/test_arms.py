@@ -1,4 +1,4 @@
-"""Arms: a silent arm is reported even without traffic, and a change of an arm's model is detected."""
+"""A silent arm is reported even without traffic, and a change of an arm's model is detected."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor

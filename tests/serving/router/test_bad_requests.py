@@ -1,4 +1,4 @@
-"""Bad requests: each gets a 4xx that names the place of its fault, and the router continues to decide."""
+"""A bad request gets a 4xx that names the place of its fault, and the router continues to decide."""
 
 import json
 import re

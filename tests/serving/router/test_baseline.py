@@ -1,4 +1,4 @@
-"""The caller's baseline as an arm and as the default action: it is logged and paid for like any other decision."""
+"""The caller's baseline, as an arm or default action, is logged and paid for like any other decision."""
 
 import os
 import threading

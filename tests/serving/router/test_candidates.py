@@ -1,4 +1,4 @@
-"""Candidates and costs in a request: the channels on offer and their highest costs may differ between requests."""
+"""A request may limit the channels on offer and their highest costs."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Decisions of the router: the answer, the log record and the reservation."""
+"""The answer, the log record and the reservation of a decision agree."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""The real stack under traffic while its parts are killed: every request is answered, and ledger and log agree."""
+"""While parts of the real stack are killed, every request is answered, and ledger and log agree."""
 
 from __future__ import annotations
 

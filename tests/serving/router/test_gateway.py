@@ -1,4 +1,4 @@
-"""The gateway in front of all requests: authentication, a limit on the body size, and admission."""
+"""The gateway refuses requests without a valid token, with a large body, or above the admission limit."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Retries of a request: each gets the first answer, and the money is reserved once."""
+"""Each retry of a request gets the first answer, and the money is reserved once."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Internal faults: each gives the default action, never a 5xx, and leaves no money reserved."""
+"""An internal fault gives the default action, never a 5xx, and leaves no money reserved."""
 
 import asyncio
 import os

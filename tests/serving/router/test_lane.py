@@ -1,4 +1,4 @@
-"""Lanes: a thread takes all waiting decisions as a batch, late ones are taken over, and each decision ends once."""
+"""A thread takes all waiting decisions as a batch, late decisions are taken over, and each decision ends once."""
 
 import asyncio
 import random

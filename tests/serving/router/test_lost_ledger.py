@@ -82,7 +82,7 @@ async def test_a_log_without_exposures_needs_no_ledger(h: Harness, place: Place,
 
 
 async def test_a_second_router_on_one_ledger_file_is_refused(tmp_path: Path) -> None:
-    """Once, two routers on one file released each other's reservations, and spent 119.61 of a budget of 60."""
+    """Regression: two routers on one file released each other's reservations, and spent 119.61 of a budget of 60."""
     where = str(tmp_path / "ledger.sqlite")
     for name in ("first", "second"):
         (tmp_path / name).mkdir()

@@ -1,4 +1,4 @@
-"""Operation of the router: changes of the experiment file, metrics, probes, drills, and a ledger that starts later."""
+"""The router reloads the experiment file, reports the state of its parts, and starts before its ledger."""
 
 import re
 import threading
@@ -62,7 +62,7 @@ async def test_the_experiment_is_reloaded_and_an_invalid_file_changes_nothing(h:
 @pytest.mark.parametrize("call", ["expire", "define", "balances"])
 @with_router()
 async def test_the_kill_switch_needs_no_ledger(h: Harness, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    """The ledger hangs here. A backlog of 300,000 expiring reservations once delayed the switch by six seconds."""
+    """The ledger hangs here. Regression: a backlog of 300,000 expiring reservations delayed the switch by 6 s."""
     may_answer = threading.Event()
     answer = getattr(h.ledger, call)
     hanging = threading.Event()
@@ -84,7 +84,7 @@ async def test_the_kill_switch_needs_no_ledger(h: Harness, monkeypatch: pytest.M
 
 @with_router(changes={"budgets": [{**BUDGET, "amount": 6.0}]})
 async def test_the_kill_switch_under_traffic_keeps_spend_within_the_budget(h: Harness) -> None:
-    """Once, the incumbent's limit became the whole budget despite the challenger's spend, and 17.6 of 12 were spent."""
+    """Regression: the incumbent's limit became the budget despite the challenger's spend: 17.6 of 12 were spent."""
 
     async def spend(rounds: int) -> set[str]:
         arms = set()

@@ -1,4 +1,4 @@
-"""The operator feed: the experiments that a router applies if operators answer, are down, or send garbage."""
+"""A router applies the right experiments whether operators answer, are down, or send garbage."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Outcomes of decisions: logged, settled exactly once, and reconciled with the ledger after a crash."""
+"""An outcome is logged, settled exactly once, and reconciled with the ledger after a crash."""
 
 import asyncio
 import os
@@ -54,7 +54,6 @@ def report(*decisions: str, kind: str = "click") -> dict[str, Any]:
 
 
 def unknown(*names: object) -> list[str]:
-    """Returns ids of decisions of another router."""
     return [id_of(str(name)) for name in names]
 
 

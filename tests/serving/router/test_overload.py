@@ -1,4 +1,4 @@
-"""Admission control under overload: on fast, slow and changing hosts, goodput stays high and few answers are late."""
+"""Under overload, on fast, slow and changing hosts, goodput stays high and few answers are late."""
 
 import pytest
 

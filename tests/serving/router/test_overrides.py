@@ -1,4 +1,4 @@
-"""Overrides: listed users get their arm at every stage, paid from a separate account."""
+"""Listed users get their arm at every stage, paid from a separate account."""
 
 from pathlib import Path
 

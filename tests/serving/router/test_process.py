@@ -1,4 +1,4 @@
-"""The router as a process: it reads Feast, waits for a missing registry, drains on SIGTERM, and starts again."""
+"""The router's process reads Feast, waits for a missing registry, drains on SIGTERM, and starts again."""
 
 import json
 import shutil

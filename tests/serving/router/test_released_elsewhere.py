@@ -1,4 +1,4 @@
-"""Retries of an exposure: repeated while its money is reserved or spent, and decided again after it was released."""
+"""A retried exposure is repeated while its money is reserved or spent, and decided again after a release."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Replay: the record of a decision is enough to compute the decision again."""
+"""The record of a decision is enough to compute the decision again."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Feature reads for decisions: SQLite and Redis give Feast's own values, and never an expired or a future value."""
+"""From SQLite and Redis, the router reads Feast's own values, and never an expired or a future value."""
 
 import itertools
 import os

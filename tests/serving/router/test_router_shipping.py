@@ -1,4 +1,4 @@
-"""Shipping by the router: its log reaches the configured sink and the lake, at the latest when the router stops."""
+"""The router's log reaches the configured sink and the lake, at the latest when the router stops."""
 
 import time
 from functools import partial

@@ -1,4 +1,4 @@
-"""Arms whose policy is rows of the experiment file: the router applies these rows and reloads them with the file."""
+"""The router applies a policy of rows in the experiment file, and reloads the rows with the file."""
 
 from typing import Any
 

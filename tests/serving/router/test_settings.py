@@ -1,4 +1,4 @@
-"""Settings of the router: an invalid or missing setting is named before the router starts."""
+"""An invalid or missing setting is named before the router starts."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Pending settlements: they are retried until they succeed, one fault blocks no other, and no cost is undone."""
+"""Pending settlements are retried until they succeed, one fault blocks no other, and no cost is undone."""
 
 import asyncio
 import threading

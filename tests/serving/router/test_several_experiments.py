@@ -1,4 +1,4 @@
-"""Several experiments on one router: each has its own users, arms, kill switch and history, and they share one cap."""
+"""Experiments on one router have their own users, arms, kill switch and history, and share one cap."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""Shadow decisions: the challenger is called without any effect on users, spend and latency."""
+"""A shadow challenger is called without any effect on users, spend and latency."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The router's shutdown: it finishes pending work, and a store that hangs delays it no longer than the grace period."""
+"""At its shutdown, the router finishes pending work, but waits for a hanging store only for the grace period."""
 
 import contextlib
 import json

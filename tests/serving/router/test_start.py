@@ -1,4 +1,4 @@
-"""The start of the router: its answers to callers and probes, and the experiment that it begins with."""
+"""A starting router answers probes, and begins with the last valid experiment and kill switch."""
 
 import asyncio
 import threading

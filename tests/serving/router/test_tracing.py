@@ -1,4 +1,4 @@
-"""Traces of requests: their spans, which requests are recorded, and which data a span may contain."""
+"""A trace has the stages of a decision, begins only for allowed callers, and contains no user data."""
 
 import contextlib
 import signal

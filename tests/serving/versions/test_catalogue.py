@@ -1,4 +1,4 @@
-"""Versions of a registry: only complete ones are listed, and a name must identify one of them."""
+"""Only complete versions of a registry are listed, and a name must identify one of them."""
 
 import shutil
 from pathlib import Path

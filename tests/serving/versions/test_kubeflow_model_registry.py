@@ -1,4 +1,4 @@
-"""Kubeflow Model Registry: a published version is registered once with its lineage; a fault stops no publication."""
+"""A published version is registered in Kubeflow once, with its lineage; a fault stops no publication."""
 
 import socket
 from pathlib import Path

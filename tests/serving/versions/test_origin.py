@@ -1,4 +1,4 @@
-"""Figures of a lineage. tests/components/test_publish.py reads a whole lineage."""
+"""A lineage has the figures of each arm. tests/components/test_publish.py reads a whole lineage."""
 
 from mtorl.artifact.lineage import Figure
 from serving.versions.origin import figures_of

@@ -1,4 +1,4 @@
-"""Pruning of old versions: a version in use is never removed, and a killed removal leaves the version whole or gone."""
+"""Pruning never removes a version in use, and if it is killed, leaves each version whole or gone."""
 
 import os
 from pathlib import Path

@@ -18,6 +18,6 @@ def sums_of_arms(arm: np.ndarray, figures: Floats) -> Sums:
 
 
 def sums_at(looks: np.ndarray, arm: np.ndarray, figures: Floats) -> Sums:
-    """Returns the sums after the first users of each look; fields have the axes (L, ...)."""
+    """Returns the sums at each of L looks, over the users so far; fields have the axes (L, ...)."""
     found = [sums_of_arms(arm[:look], figures[:look]) for look in looks]
     return Sums(*(np.stack([getattr(one, name) for one in found]) for name in Sums.__dataclass_fields__))

@@ -1,4 +1,4 @@
-"""Regression adjustment: covariates keep the lift and the error rate, and make the interval narrower."""
+"""Regression adjustment keeps the lift and the error rate, and makes the interval narrower."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ ALPHA = 0.05
 
 
 def users(rng: np.random.Generator, n: int, lift: float = 0.0, share: float = 0.5) -> tuple[np.ndarray, Floats, Floats]:
-    """Returns users' arms, (clicks, decisions) and the same figures from before. A fifth has no past."""
+    """Returns users' arms, (clicks, decisions) and the same before the experiment. A fifth of the users has no past."""
     rate = rng.beta(1.0, 4.0, n)
     arm = (rng.random(n) >= share).astype(np.intp)
     decisions, before = 1 + rng.poisson(9, n), 1 + rng.poisson(29, n)

@@ -1,4 +1,4 @@
-"""Metrics that differ between arms: the e-BH procedure and its rate of false discoveries."""
+"""The e-BH procedure finds metrics that differ between arms, with the promised rate of false discoveries."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Weights of users who decide far more often than other users."""
+"""Users who decide far more often than others get less weight, so a bot neither decides a verdict nor hides a harm."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The planned number of users: it grows for smaller effects, and gives the promised power in simulations."""
+"""The planned number of users is larger for smaller effects, and gives the promised power in simulations."""
 
 import numpy as np
 import pytest

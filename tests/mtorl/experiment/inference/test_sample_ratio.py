@@ -1,4 +1,4 @@
-"""Sample ratio mismatch: a real mismatch is found, and false alarms are as rare as promised."""
+"""A real sample-ratio mismatch is found, and false alarms are as rare as promised."""
 
 import numpy as np
 import pytest

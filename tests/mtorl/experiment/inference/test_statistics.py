@@ -1,4 +1,4 @@
-"""Experiment statistics: the arithmetic, and the error rates that a verdict promises."""
+"""Experiment statistics are computed correctly, and keep the error rates that a verdict promises."""
 
 import math
 
@@ -55,7 +55,6 @@ def looks(rng: np.random.Generator, n: int, lift: float, share: float = 0.5, cou
 
 
 def looks_at(figures: Floats, challenger: npt.NDArray[np.bool_], count: int) -> Estimate:
-    """Returns the estimates of `count` looks at users in order of arrival."""
     arm, at = (~challenger).astype(int), np.unique(np.geomspace(60, len(figures), count).astype(int))
     return estimate(sums_at(at, arm, figures))
 
@@ -111,7 +110,7 @@ def test_one_sided_bound_is_always_valid_and_tighter_than_two_sided() -> None:
 
 
 def test_returning_users_keep_the_error_rate() -> None:
-    """Users come in the first hour and return for four weeks. Regression: 5.5 % of such experiments had a verdict."""
+    """Users come in hour 1 and return for four weeks. Regression: 5.5 % of such experiments had a false verdict."""
     rng, hours = np.random.default_rng(18), np.arange(1.0, 28 * 24 + 1)
     z = rng.normal(size=(4_000, len(hours))).cumsum(1) / np.sqrt(hours)
     assert np.mean((np.abs(z) > confidence_sequence(0.0, 1.0, TIGHTEST_AT, alpha=ALPHA)[1]).any(1)) <= ALPHA

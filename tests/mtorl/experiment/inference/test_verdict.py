@@ -1,4 +1,4 @@
-"""Verdicts from figures: the order of the rules, and the conditions for which a verdict waits."""
+"""A verdict follows from figures by rules in a fixed order, and waits until its conditions are met."""
 
 from typing import Literal
 
