@@ -4,7 +4,7 @@
 
     volume/runs/mtorl-train.json        result of the newest run
     volume/runs/.lock                   names the active run or, after a kill, the killed run
-    volume/runs/local/...               outputs and logs of the newest runs, and of runs whose outputs they reuse
+    volume/runs/local/...               outputs and logs of the newest runs, and of runs whose outputs are reused
     volume/runs/cache/                  kfp's cache, which finds the outputs of a step by its inputs
 
 A step's outputs are reused if the log's content, all settings and the project's code are unchanged. kfp's cache key

@@ -9,7 +9,7 @@ def compact(own_decisions: str, source: str) -> str:
     """Compact a lake; returns the snapshot that a training reads, "" for none.
 
     Args:
-        source: Source of the log. If it is a folder of `mtorl data build` with decisions, their snapshot is returned.
+        source: Source of the log. If it is a folder of `mtorl data build` with decisions, returns their snapshot.
     """
     from datetime import UTC, datetime
 

@@ -2,8 +2,8 @@
 
     artifact = train_in_pods(task, size, pods, shared="/mnt/mtorl/shared/0a1b")
 
-The job is named after its training, so a retried step finds the job of its first attempt and waits for that job. The
-job is removed when it ends, at its deadline, if this process gets SIGTERM, or if the step's pod, its owner, is removed.
+The job is named after the training, so a retried step finds the job of the first attempt and waits for that job. The
+job is removed when it ends, at its deadline, if this process gets SIGTERM, or together with the step's pod.
 """
 
 import logging

@@ -234,7 +234,7 @@ def fit_challenger(
     identity = {"data": summary.fingerprint, "windows": summary.encoding_digest}
     resume = Checkpoint(Path(checkpoint), identity) if checkpoint else None
     with one_thread(), parallel.joined() as group, _epoch_log(log if group.leads else "") as write:
-        # On two processors, two networks train as fast as one. On a GPU, they would share the GPU, so they take turns.
+        # On two processors, two networks train as fast as one. On a GPU, networks would compete, so they take turns.
         at_once = group.size == 1 and parallel.device_of(config.device).type == "cpu" and processors() >= MEMBERS
         epochs: dict[int, float] = {}
 

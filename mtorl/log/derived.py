@@ -53,7 +53,7 @@ class Derived:
         """Hide, and later delete, files of these settings that are not in `known`, and files of other settings.
 
         A concurrent reader may have listed such a file, so files stay until they are an hour old. Another process may
-        use other settings, so their files stay until the newest of them is a day old.
+        use other settings, so the files of each other setting stay until the newest file is a day old.
         """
         now = datetime.now(UTC)
         own = defaultdict(list)

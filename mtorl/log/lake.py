@@ -14,9 +14,9 @@
 Outcomes, shadows and windows have folders like those of decisions, and each record is in the hour of its decision. An
 uploaded file is in the folder of its newest hour. A file has the record's columns (`sql_columns`), `hour` and `bucket`.
 
-Files never change. To replace files, a writer writes a new file, hides the old files, and deletes them hours later,
-when no query reads them any more. So each record is always in at least one file. Readers drop copies of a record, so
-they need neither locks nor an index.
+Files never change. To replace files, a writer writes a new file, hides the old files, and deletes the old files hours
+later, when no query reads them. So each record is always in at least one file. Readers drop copies of a record, and
+therefore need neither locks nor an index.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ class DecisionRecord(V1Answer, History):
     stage: Stage
     """Stage of the experiment; off: the kill switch was on."""
     model_name: str | None
-    """Name of the model that answered, even if the answer was not used; null, also in the next two fields: unknown."""
+    """Name of the model that answered, even if the answer was not used. In this and the next two, null is unknown."""
     model_version: str | None
     model_digest: str | None
     feature_hash: Hash | None
@@ -245,7 +245,7 @@ class ShadowRecord(TypedDict):
     channel: Name | None
     """The chosen channel; null: no decision. The fields below are as in a decision record."""
     expose: bool | None
-    """Whether the challenger would have exposed if its budget had allowed it."""
+    """Whether the challenger would have exposed if the budget had allowed an exposure."""
     propensity: Probability | None
     exploration: Explored | None
     channel_probs: dict[str, PossibleProbability]

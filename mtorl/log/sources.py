@@ -114,7 +114,7 @@ Sources = dict[str, Annotated[Source, BeforeValidator(_column_alone)]]
 class Conversions(StrictModel):
     """A second file, with outcomes that arrive after the touchpoint was logged.
 
-    A row belongs to the touchpoint that its touchpoint id names or, without such ids, to the user's newest earlier one.
+    A row belongs to the touchpoint with its touchpoint id or, without such ids, to the user's last one before it.
     """
 
     source: Text

@@ -33,7 +33,7 @@ _DAY = "%Y-%m-%d"
 
 
 class LogFacts(BaseModel):
-    """Figures of a log that the next training compares with those of its own log."""
+    """Figures of a training's log, which the next training compares with the figures of its own log."""
 
     dataset: str  # name in its description
     channels: tuple[str, ...]

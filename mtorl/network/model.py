@@ -15,8 +15,8 @@ Our choices, which the decision rule needs or measurements supported:
 - The reward decoder predicts the reward of *each channel*, because a policy must compare channels.
 - A third decoder predicts the cost of each channel, because a budget is spent in currency and not in exposures.
 - Decoders also read a memory of each channel: decaying sums of its exposures and of their outcomes. The weights that
-  read the memory are the same for all channels, so patterns learned on one channel ("a user who liked it will like it
-  again", "a user who saw it too often will not") apply to the others.
+  read the memory are the same for all channels, so patterns learned on one channel ("a user who clicked will click
+  again", "a user who saw too many ads will not") apply to the other channels.
 - All decoders read one trunk, but share no weights with each other. Neither do the blocks of the trunk.
 - There is no position encoding, because the convolutions give the attention's inputs an order, and the memory counts
   the touchpoints of a window.
@@ -24,7 +24,7 @@ Our choices, which the decision rule needs or measurements supported:
   dropping a masked score would make the future visible.
 - The default hidden width is 64 (published code: 512), so that training takes seconds; the config can change it.
 - Stored features bypass the sequence layers: they are added to the state that the decoders read. A served window has
-  them only at its last token, so the values at earlier tokens must not matter.
+  stored features only at the last token, so the values at earlier tokens must not matter.
 
 Windows are padded on the right. Every layer is causal, so no real step can see the padding and no mask is needed.
 

@@ -7,14 +7,14 @@
                 tilts the clone towards profitable channels, and a clone of tilted choices would be tilted twice.
     reward      Binary cross-entropy of the *logged* channel's reward with its label in [0, 1] (L_reward). The other
                 channels have no label in the log and get no gradient.
-    cost        Poisson deviance of the logged channel's cost, in units of the mean cost (not in the paper). It is least
-                for the expected cost, and a cost may be zero. Few expensive exposures dominate it less than they
-                dominate a squared error.
+    cost        Poisson deviance of the logged channel's cost, in units of the mean cost (not in the paper). The
+                deviance is smallest for the expected cost, and a cost may be zero. A few expensive exposures dominate
+                the deviance less than they would dominate a squared error.
     preference  -log sigmoid(m_i - m_j) over random pairs of windows in a batch, where i has the higher mean reward and
-                m is the mean log-probability of a window's logged actions. It moves the action head towards successful
-                journeys. It is a pairwise ranking term, not DPO, because there is no reference policy and the windows
-                have different states. The paper's term, a KL divergence between the outputs of two windows, is not DPO
-                either. Our term is at least 0 and its slope at most 1, so it can't diverge.
+                m is the mean log-probability of a window's logged actions. The term moves the action head towards
+                successful journeys. It is a pairwise ranking term, not DPO, because there is no reference policy and
+                the windows have different states. The paper's term, a KL divergence between the outputs of two
+                windows, is not DPO either. Our term is at least 0, with a slope of at most 1, so it can't diverge.
 
 Shape suffixes: B windows, T steps, N real steps (those with a target), C channels.
 """

@@ -4,8 +4,8 @@
 
 A TrainJob of Kubeflow Trainer starts `mtorl.fitting.worker` in the same way, on one node or several.
 
-A process uses one thread, because the matrices of a small network are too small to divide. Several threads would mostly
-wait for each other. On a busy machine, they would also wait for the scheduler, and be several times slower than one.
+A process uses one thread, because a small network's matrices are too small to divide. Several threads would mostly wait
+for each other. On a busy machine, threads would also wait for the scheduler, and be several times slower than one.
 """
 
 import multiprocessing

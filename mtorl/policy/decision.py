@@ -6,7 +6,7 @@ It uses only numpy and has no state. Training, off-policy evaluation, the simula
     added        = later gain - price * later cost                   effect of an exposure on later opportunities
     tilted       ∝ action probability * exp(beta * utility / scale)  beta: advantage weight
     probability  = (1 - epsilon) * tilted + epsilon / candidates     epsilon: exploration
-    channel      = inverse of the cumulative probability at u        u in [0, 1) is an input: a decision can be replayed
+    channel      = inverse of the cumulative probability at u        u in [0, 1) is an input, so that replays are exact
     expose       = utility of that channel >= 0
 
 The tilt is the closed-form solution of "maximise expected utility minus the KL divergence from the logging policy".

@@ -64,7 +64,7 @@ def explore(choice: Choice, how: Exploration, candidates: Sequence[str], v: floa
         return Choice(choice.channel, choice.expose, *mixture), False
     if how.scope == "exposure":
         return Choice(choice.channel, True, *mixture), True
-    # Given v < share, v / share is uniform. Times C, its integer part draws the channel, its fraction the exposure.
+    # Given v < share, v / share is uniform. The integer part of C v / share draws the channel, the rest the exposure.
     place = v / how.share * len(candidates)
     at = min(int(place), len(candidates) - 1)
     channel = candidates[at]

@@ -19,7 +19,7 @@ def policy_price(forecast: Forecast, params: PolicyParams, budget: float) -> flo
     """Return the lowest price, up to a tolerance, at which a policy's expected spend per row is within a budget.
 
     The price is 0 if the spend at price 0 is within the budget. A policy that switches channels may spend slightly more
-    at a higher price, and with few rows, spend jumps. In these cases, a lower price may also fit the budget.
+    at a higher price, and with few rows, spend jumps. In these cases, a lower price may fit the budget as well.
 
     Raises:
         ValueError: the budget is not positive, or the spend exceeds it at every price.

@@ -109,8 +109,8 @@ def apply(client: Any, schedule: Schedule) -> dict[str, str]:
 def _apply(client: Any, wanted: Any, there: Sequence[Any]) -> str:
     enabled = wanted.mode == "ENABLE"
     same = [one for one in there if _mark(one)[1] == _mark(wanted)[1]]
-    # An interrupted call has left a disabled recurring run next to an older one. Create the disabled one again: if it
-    # were enabled, it would repeat runs that the older one has already started.
+    # An interrupted call may leave a disabled recurring run next to an older one. The disabled one is created again,
+    # because enabling it would repeat runs that the older one has already started.
     keep = next((one for one in same if _is_on(one) == enabled or len(there) == 1), None)
     what = "unchanged"
     if keep is None:

@@ -42,7 +42,7 @@ class NotItsTurn(ExperimentError):
 
 
 class ExperimentResource:
-    """An Experiment object, as it was read; an `ExperimentStore`.
+    """An Experiment object as it was read from the API server; implements `ExperimentStore`.
 
     Args:
         config_map: ConfigMap of active experiments, read before the object; None if there was no ConfigMap.

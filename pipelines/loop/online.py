@@ -90,7 +90,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Audience:
-    """Users of the online part, their touchpoint log up to it, and the simulated market (None for a replay)."""
+    """Users of the online part, the earlier touchpoint log, and the simulated market (None for a replay)."""
 
     source: TrafficSource
     log_before: pd.DataFrame

@@ -35,7 +35,7 @@ def decisions(tmp_path: Path) -> str:
 
 
 def made(out: Path, own: str, rows: int = 300, trusted: bool = False) -> Path:
-    """Builds a folder from an old log. A trusted log is a folder of parts."""
+    """Builds a folder from an old log, which is a folder of parts if it is trusted."""
     log = data_folder(out.with_name(f"log-{rows}-{len(os.listdir(out.parent))}"), rows)
     SPEC.save(out.with_name("toy.yaml"))
     if trusted:

@@ -167,7 +167,7 @@ def test_a_refresh_keeps_touchpoints_appended_online(toy, make, pause):
 
 @pytest.mark.parametrize(("kind", "seed", "timed"), [("sqlite", 1, ()), ("redis", 2, ("conversion", "revenue"))])
 def test_a_resumed_run_leaves_the_state_of_a_full_run_and_writes_changes(toy, tmp_path, redis_port, kind, seed, timed):
-    """The log covers weeks, so touchpoints also leave the counted days. One run is killed halfway."""
+    """The log covers weeks, so some touchpoints become too old to be counted. One run is killed halfway."""
     spec = toy.spec.replace(timed=timed)
     log = with_times(random_journeys(toy, seed), timed, seed)
     going_on = FeatureRun(toy, tmp_path / "going-on", log, spec, redis_port if kind == "redis" else 0)

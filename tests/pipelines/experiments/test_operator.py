@@ -697,7 +697,7 @@ def test_a_hundred_crashes_cause_no_repeated_or_illegal_move(seed: int) -> None:
 
 
 def test_a_restored_salt_has_its_own_figures(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Undoing a promotion restores the salt: figures of the salt in between, with few users, must not be shown."""
+    """Undoing a promotion restores the first salt. Figures of the second salt, of few users, must not be shown."""
 
     def read(experiment: Experiment, since: float, now: float) -> Findings:
         users = {"a": 500, "b": 3}[experiment.salt]

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.integration  # runs torch-model-archiver
 
 @pytest.fixture
 def artifact(tmp_path: Path) -> Path:
-    """A folder in the shape of an artifact, whose network and encoder are never loaded."""
+    """A folder with the files of an artifact, of which network and encoder are never loaded."""
     folder = tmp_path / "a,rti[fact]"  # characters that torch-model-archiver itself can't handle
     folder.mkdir()
     (folder / "network.onnx").write_bytes(bytes(range(256)) * 40)
