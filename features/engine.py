@@ -178,7 +178,7 @@ class SparkEngine:
 
 
 def _spark_session(log: Path) -> tuple[Any, bool]:
-    """Return the session of this process, and whether it is new. Only Spark's own settings configure a new session."""
+    """Return this process's session, and whether it is new. A new session has Spark's own settings (spark-defaults)."""
     try:
         from pyspark import SparkConf, SparkContext
         from pyspark.java_gateway import launch_gateway

@@ -32,6 +32,6 @@ OTHER_PERIODS = Words(
     "other-periods", "{path}: its periods have {hours} hours, not {wanted}. Name another state, or move this one away"
 )
 FUTURE_STATE = Words(
-    "future-state", "{path}: judged until {until}, in the future: a clock was ahead. Move the file away to start again"
+    "future-state", "{path}: the last judged period ends in the future, {until}: a clock was ahead. Move the file away"
 )
 NO_CHECK = Words("no-check", "{state}: no check has been made. Run mtorl monitor check")

@@ -73,7 +73,7 @@ def bound(db: Database, decided: Decided, log: Sequence[Path], channels: int, mo
 
 def _generations(db: Database, share: float, log: Sequence[Path], channels: int) -> list[Touchpoints]:
     """Return the generations; a log without propensities has width 1, an arm without known probabilities width 0."""
-    # Expected squared weight of a decision. A row of the log has only the propensity of the drawn channel.
+    # The expected squared weight of a decision, or its estimate: the log has only the drawn channel's propensity.
     of_drawn = f"({1 / channels!r} / propensity) * ({1 / channels!r} / propensity)"
     of_drawn = of_drawn if "propensity" in pq.read_schema(log[0]).names else "CAST(NULL AS DOUBLE)"
     of_all = f"list_sum(list_transform(channel_probs, lambda p: 1 / greatest(p, 1e-6))) / {channels**2}"

@@ -1,4 +1,4 @@
-"""Builds the document of an experiment as a pure function, without clock and files.
+"""Builds an experiment's document (status, figures, advice) as a pure function that reads no clock and no file.
 
     view = experiment_view(experiment, events, Findings(verdict, evidence, traffic, spend), now)
 

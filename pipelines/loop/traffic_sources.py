@@ -219,5 +219,5 @@ def stretch_of_each(step_N: ArrayLike, length_N: ArrayLike, share: float, place_
 
 
 def _reported(outcomes: dict[str, float]) -> list[tuple[str, float]]:
-    """Return the outcomes that an advertiser reports for an exposure: always the cost, others only if not 0."""
+    """Return the outcomes that an advertiser reports for an exposure: its cost, and each outcome that is not 0."""
     return [(kind, value) for kind, value in outcomes.items() if value or kind == "cost"]

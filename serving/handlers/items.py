@@ -35,7 +35,7 @@ class Asked:
 
 
 def read_choice(item: Any, spec: DatasetSpec, usual_price: float) -> Asked:
-    """Validate an item; raises ValueError with its fault. `usual_price` applies if the item has no price."""
+    """Read a request's item. ValueError names the invalid field. `usual_price` applies if the item has no price."""
     price = item.get("price") if isinstance(item, dict) else None
     if price is not None and not isinstance(price, dict):
         item = {**item, "price": dict.fromkeys(spec.channels, price)}

@@ -126,7 +126,7 @@ def test_spend_follows_the_schedule(seed, shock, options):
     assert spent >= 1 - TOLERANCE or options
 
 
-# A market without randomness: spend falls with the price at once.
+# A market without randomness: a higher price lowers the spend at once.
 SCHEDULE = Schedule(times=(0.0, 60.0, 100.0), shares=(0.0, 0.75, 1.0))
 HOURS = Plan(100.0, SCHEDULE)
 START = HOURS.start(price_unit=2.0)
