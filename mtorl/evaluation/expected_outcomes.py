@@ -3,13 +3,14 @@
     outcomes = second_opinion(windows, moments, users_B, encoder, lightgbm.fit_outcomes, seed=0)
     mean, doubt = mean_and_doubt([of_the_challenger, outcomes], shape)
     doubt_2, of_difference = doubts(left_2BC, doubt, gain_2, cost_2, share_2, budget_1)
-    unsure = unsure_of(left_2BC, [of_the_challenger, outcomes])
+    unsure = unsure_of(left_2BC, [of_the_challenger, outcomes], error_C)
 
 The true sum of a channel's outcomes is assumed to lie between the sums that two models forecast. Half of the sums'
 difference is the *doubt*, a bound of the bias of an estimate. Errors of single rows average out within a channel. The
-second model also has a sampling error (*unsure*): other training users would lead to other forecasts. An exposure has
-the same true outcome in both arms. So if both arms make an exposure, the doubt about its outcome cancels in the
-difference of the arms.
+second model also has a sampling error (*unsure*): other training users would lead to other forecasts. If a channel was
+hardly ever exposed, both models may agree on a wrong mean, so the sampling error of the channel's own mean counts, too.
+An exposure has the same true outcome in both arms. So if both arms make an exposure, the doubt about its outcome
+cancels in the difference of the arms.
 
 The second model is trained on test users, who did not influence the challenger. The outcomes of each fold of users are
 forecast by a model that was trained on the other folds (cross-fitting: Chernozhukov et al. 2018, arXiv:1608.00060).
@@ -26,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
 from mtorl.arrays import Floats, Ints
 from mtorl.log.splits import folds_of
@@ -142,12 +143,13 @@ def _by_channel(half_BC: Floats) -> float:
     return float(np.abs(half_BC.sum(axis=0)).sum()) / len(half_BC)
 
 
-def unsure_of(left_2BC: Sequence[Floats], forecasts: Sequence[ExpectedOutcomes]) -> Floats:
+def unsure_of(left_2BC: Sequence[Floats], forecasts: Sequence[ExpectedOutcomes], error_C: Floats) -> Floats:
     """Return half-widths of the second model's 95 % intervals, for the challenger, the incumbent and their difference.
 
     The second model has a weight of one half in the mean of the forecasts. Its full width counts nevertheless, because
     at one end of the doubt, the second model's forecast is the only one. Each model of the jackknife lacks one fold of
     users (delete-one-group, FOLDS - 1 degrees of freedom). `left_2BC` is as in `doubts`, but reduced by the budget.
+    `error_C` is the standard error of each channel's mean gain in the log.
     """
     models = forecasts[1].replicates if len(forecasts) > 1 else ()
     if not models:
@@ -157,4 +159,6 @@ def unsure_of(left_2BC: Sequence[Floats], forecasts: Sequence[ExpectedOutcomes])
     said_K3 = np.array([[float((of_BC * gain_BC).sum()) for of_BC in parts_3BC] for gain_BC in models])
     folds = len(models)
     spread_3 = np.sqrt((folds - 1) * said_K3.var(axis=0)) / len(challenger_BC)
-    return np.asarray(np.nan_to_num(spread_3 * stdtrit(folds - 1, 0.975)), dtype=np.float64)
+    of_means_3 = np.array([np.linalg.norm(of_BC.sum(axis=0) * error_C) for of_BC in parts_3BC]) / len(challenger_BC)
+    widths_3 = np.hypot(spread_3 * stdtrit(folds - 1, 0.975), of_means_3 * ndtri(0.975))
+    return np.asarray(np.nan_to_num(widths_3), dtype=np.float64)

@@ -104,6 +104,13 @@ class LoggedRows:
         """Index of the logged channel: `probs_BC[log.at_channel]` has one value per row."""
         return np.arange(len(self)), self.channel_B
 
+    def errors_of_means(self, channels: int) -> Floats:
+        """Return the standard error (C,) of each channel's mean gain, as if gains varied equally on all channels."""
+        shown_B = slice(None) if self.exposure is None else self.exposure.exposed_B
+        counts_C = np.bincount(self.channel_B[shown_B], minlength=channels)
+        errors_C: Floats = self.gain_B[shown_B].std() / np.sqrt(np.maximum(counts_C, 1))
+        return errors_C
+
     def weight(self, policy: PolicyOnLog) -> Floats:
         """Return importance weights (B,): the policy's probability of the logged channel, divided by its propensity."""
         weight_B: Floats = policy.probs_BC[self.at_channel] / self.propensity_B

@@ -109,10 +109,10 @@ def value_difference(
         for of_arms, (_, arms) in zip(of_readings, readings, strict=True)
     ]
     differences = [one["challenger"].weighed_BC - one["incumbent"].weighed_BC for _, one in readings]
-    unsure = [
-        unsure_of([share * arm.left_BC for share, arm in zip(one.share_2, arms.values(), strict=True)], forecasts)
-        for one, (_, arms) in zip(found, readings, strict=True)
-    ]
+    unsure, errors_C = [], log.errors_of_means(expected.gain_BC.shape[1])
+    for values, (_, arms) in zip(found, readings, strict=True):
+        left_2BC = [share * arm.left_BC for share, arm in zip(values.share_2, arms.values(), strict=True)]
+        unsure.append(unsure_of(left_2BC, forecasts, errors_C))
     squares = [log.expected_squares(one_BC) for one_BC in differences]
     best = 0 if len(found) == 1 else _narrowest(found, squares, [float(one_3[2]) for one_3 in unsure])
     (largest, arms), values = readings[best], found[best]

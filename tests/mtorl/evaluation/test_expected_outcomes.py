@@ -48,7 +48,7 @@ def test_the_jackknife_estimates_the_spread_of_a_mean() -> None:
         models = [np.full((B, C), np.delete(gains, fold, axis=0).mean()) for fold in range(folds)]
         opinion = ExpectedOutcomes(np.zeros((B, C)), np.ones((B, C)), tuple(models))
         left = [np.full((B, C), 1 / C), np.zeros((B, C))]
-        challenger, incumbent, difference = unsure_of(left, [opinion, opinion])
+        challenger, incumbent, difference = unsure_of(left, [opinion, opinion], np.zeros(C))
         assert challenger == pytest.approx(difference) and incumbent == 0.0
         spreads.append(difference**2)
     assert np.mean(spreads) == pytest.approx(2.776**2 / (folds * seen), rel=0.15)
@@ -56,5 +56,13 @@ def test_the_jackknife_estimates_the_spread_of_a_mean() -> None:
 
 def test_an_opinion_without_replicates_counts_as_sure() -> None:
     plain = ExpectedOutcomes(np.ones((B, C)), np.ones((B, C)))
-    assert unsure_of([np.ones((B, C))] * 2, [plain, plain]).tolist() == [0.0] * 3
-    assert unsure_of([np.ones((B, C))] * 2, []).tolist() == [0.0] * 3
+    assert unsure_of([np.ones((B, C))] * 2, [plain, plain], np.ones(C)).tolist() == [0.0] * 3
+    assert unsure_of([np.ones((B, C))] * 2, [], np.ones(C)).tolist() == [0.0] * 3
+
+
+def test_models_that_agree_on_a_hardly_exposed_channel_are_unsure_of_its_mean() -> None:
+    opinion = ExpectedOutcomes(np.ones((B, C)), np.ones((B, C)), (np.ones((B, C)),) * 5)
+    left = [np.eye(C)[[0] * B] * 0.2, np.zeros((B, C))]
+    errors_C = np.array([0.5, *[0.0] * (C - 1)])
+    assert unsure_of(left, [opinion, opinion], errors_C) == pytest.approx([0.196, 0.0, 0.196], rel=1e-3)
+    assert unsure_of([left[0]] * 2, [opinion, opinion], errors_C)[2] == 0.0
