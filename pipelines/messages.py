@@ -34,7 +34,7 @@ NOT_IN_GIT = Words(
 CHANGED = Words("changed", "{name} was changed from {wanted} to {served}: undo that, or roll back with salt {salt!r}")
 ROLLING_BACK = Words("rolling-back", "{name} rolls back to {before} from {after}{problem}")
 ROLLED_BACK = Words("rolled-back", "{name} serves {before} again")
-NOTHING_TO_UNDO = Words("nothing-to-undo", "the incumbent's arm answers as before: no server had changed")
+NOTHING_TO_UNDO = Words("nothing-to-undo", "nothing to undo: no model server was changed by the promotion")
 GONE_ON = Words("gone-on", "{name} keeps serving {served}, which was set after the rollback")
 VERSION_UNKNOWN = Words("version-unknown", "{name} serves {served}, previous version unknown: roll it out yourself")
 

@@ -226,7 +226,7 @@ def updated(
 
 
 def first_price(limit: AccountLimit, last: Kept | None) -> tuple[float, float] | None:
-    """Return a new plan's first multiplier and price unit: the last update's, unless the file's price has changed."""
+    """Return a new plan's multiplier and price unit: the account's last, or the file's price if it has changed."""
     assert limit.pacing is not None
     stated = limit.pacing.price
     if last is not None and stated in (None, last.stated):

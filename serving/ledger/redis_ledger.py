@@ -301,7 +301,7 @@ class RedisLedger(contract.Ledger):
 
 
 def _balances(campaign: str, fields: Sequence[str]) -> tuple[list[contract.Balance], float]:
-    """The active accounts in the Redis hash of a campaign, and the earliest end of their periods."""
+    """The active accounts in a campaign's Redis hash, and the time at which the first of their budget periods ends."""
     hashed = dict(zip(fields[::2], fields[1::2], strict=True))
     found, ends = [], [math.inf]
     for name in sorted(field for field in hashed if field.startswith('"')):

@@ -164,7 +164,7 @@ class RedisServer:
 
 
 def _spread_evenly(name: str) -> list[str]:
-    """Key prefixes that spread groups evenly over the nodes: one in each sixteenth of the hash slots."""
+    """Key prefixes, one in each sixteenth of the hash slots, that spread groups of campaigns evenly over the nodes."""
     found: dict[int, str] = {}
     for number in count():
         tag = f"{name}:{number}"

@@ -187,7 +187,7 @@ def reach_verdict(
 
 
 def _agree(one: Lift, other: Lift) -> bool:
-    """Return whether both intervals lead to the same conclusion on each side of zero."""
+    """Return whether two intervals agree on whether the lift is above zero, and on whether it is below zero."""
     return all((a > 0.0) == (b > 0.0) for a, b in ((one.ci[0], other.ci[0]), (-one.ci[1], -other.ci[1])))
 
 

@@ -192,7 +192,7 @@ def test_order_repetition_faults_and_further_feeds_change_nothing(
                 break
             except OSError:  # not acknowledged, so the sender retries
                 continue
-    # An exposure that arrives before its withdrawal or cancellation counts as shown.
+    # Once an exposure has arrived, a later withdrawal or cancellation does not change that the ad was shown.
     first, *others = store.of("u1")
     assert first == {**KNOWN, "cost": pytest.approx(0.53), "timestamp": microseconds(SHOWN)}
     assert [other["cost"] for other in others] in ([], [0.01], [0.02], [0.01, 0.02])

@@ -323,7 +323,7 @@ THREE_ARMS = EXPERIMENT.from_dict(
 
 @settings(max_examples=examples(2, 4))
 @given(
-    # User 0 decides so often that its weight falls below 1.
+    # User 0 has so many decisions that each counts with a weight below 1.
     st.lists(VISITS, max_size=20, unique_by=lambda visit: visit.minute),
     st.sets(st.integers(0, 70 * 60), min_size=11, max_size=15),
     st.sets(st.integers(30, 109), min_size=1, max_size=1),
