@@ -1,6 +1,7 @@
 """`mtorl pipeline upload` creates one version per content, and gives a reason for each failed call of the SDK."""
 
 import re
+import shlex
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,8 +94,8 @@ def documented() -> list[str]:
 def test_each_kfp_command_in_the_manual_exists() -> None:
     assert len(documented()) >= 4
     for line in documented():
-        group, command, *words = line.split()
+        group, command, *words = shlex.split(line)
         found = kfp_command.commands[group].commands[command]  # type: ignore[attr-defined]
-        given = [str(TRAIN) if word.endswith(".yaml") and "=" not in word else word.strip("'\"") for word in words]
+        given = [str(TRAIN) if word.endswith(".yaml") and "=" not in word else word for word in words]
         with found.make_context(command, given, parent=click.Context(kfp_command)) as context:
             assert context.params, line
