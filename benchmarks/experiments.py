@@ -14,6 +14,7 @@ Each experiment is judged at many looks, with the functions of the verdict (`mto
     power       a better challenger: how often a verdict is reached, compared with a test of one look at the end
     guarded     guardrails share the error: false verdicts, and the number of users until a verdict
     uneven      identical arms; some users decide hundreds of times as often as others
+    late        identical arms, one with more late outcomes: false verdicts
     paced       identical arms with a paced budget a day: what a small arm loses by its size
 """
 
@@ -28,6 +29,7 @@ from _environment import environment, finish, parser
 from benchmarks.experiment_runs import arrivals, returning
 from benchmarks.experiment_runs.guarded import MARGIN, guarded
 from benchmarks.experiment_runs.judge import judge
+from benchmarks.experiment_runs.late import late
 from benchmarks.experiment_runs.markets import Clicks, Revenue
 from benchmarks.experiment_runs.paced import paced
 from benchmarks.experiment_runs.table import experiment_tables
@@ -97,6 +99,7 @@ def measure(runs: int, seed: int) -> dict[str, Any]:
         sums = returning.ramps(market, market.population, 8, few, np.random.default_rng(seed), adjusted=True)
         add("ramps", market, sums, adjusted=True)
     found["uneven"] = [arrivals.uneven(share, runs, next(streams)) for share in (0.01, 0.05, 0.5)]
+    found["late"] = [late(gap, few, next(streams)) for gap in (0.0, 0.04, 0.08, 0.2)]
     found["guarded"] = [row for one in GUARDED for row in guarded(*one, runs // 2, next(streams))]
     return found
 

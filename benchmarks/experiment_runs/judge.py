@@ -20,15 +20,19 @@ def judge(runs: Iterable[Sums], true_lift: float) -> dict[str, Any]:
     """
     parts = zip(*(_at_every_look(sums, true_lift) for sums in runs), strict=True)
     misses, decided, fixed, users_share = map(np.concatenate, parts)
-    missed, count = int(misses.sum()), len(misses)
     return {
-        "runs": count,
-        "missed": missed / count,
-        "missed_at_most": float(binomtest(missed, count).proportion_ci().high),
+        "runs": len(misses),
+        **rate_of(misses),
         "decided": float(decided.mean()),
         "users_share": float(users_share.mean()) if len(users_share) else None,
         "fixed": float(fixed.mean()),
     }
+
+
+def rate_of(misses: np.ndarray) -> dict[str, float]:
+    """The share of runs with a miss, and its upper bound (95 %)."""
+    missed, count = int(misses.sum()), len(misses)
+    return {"missed": missed / count, "missed_at_most": float(binomtest(missed, count).proportion_ci().high)}
 
 
 def _at_every_look(sums: Sums, true_lift: float) -> tuple[np.ndarray, ...]:

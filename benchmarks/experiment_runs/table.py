@@ -1,7 +1,7 @@
 """Formats the figures of `experiments.py` as tables."""
 
 from benchmarks._markdown import Figures, Show, measured_on, table, table_of
-from benchmarks.experiment_runs import arrivals, guarded, paced
+from benchmarks.experiment_runs import arrivals, guarded, late, paced
 from benchmarks.experiment_runs.markets import DECISIONS_OF_A_BOT, Clicks, Revenue
 from benchmarks.experiment_runs.returning import NEW, VISITS_BEFORE
 from mtorl.experiment.inference.heavy_users import HEAVIEST
@@ -26,6 +26,7 @@ def experiment_tables(figures: Figures) -> str:
         "neither.\n\n"
         f"{_returning(figures)}\n"
         f"{_uneven(figures)}\n"
+        f"{_late(figures)}\n"
         "**The challenger is better**, looked at every hour of four weeks. Decided: at some look, after which share of "
         "all users on average; beside it the fixed-horizon interval, at its one look at the end.\n\n"
         f"{_better(figures)}\n"
@@ -80,6 +81,22 @@ def _uneven(figures: Figures) -> str:
     return (
         f"Where {arrivals.USERS:,} users differ in how often they decide (lognormal, a sigma of "
         f"{arrivals.SIGMA:g}), and the busy ones click less, false verdicts of A/A experiments are {rates}.\n"
+    )
+
+
+def _late(figures: Figures) -> str:
+    return (
+        f"**A/A: outcomes of one arm arrive later.** {late.LATE:.0%} of the incumbent's clicks are too late to count, "
+        "and more of the challenger's. Late clicks are read 1, 3 or 8 days after those in time; looks are daily, from the "
+        f"seventh day; {figures['late'][0]['runs']:,} runs each.\n\n"
+        + table_of(
+            {
+                "late clicks of the challenger": lambda row: f"{late.LATE + row['gap']:.0%}",
+                "false verdicts": _rate,
+                "if late clicks were ignored": lambda row: f"{row['in_time_only']:.1%}",
+            },
+            figures["late"],
+        )
     )
 
 

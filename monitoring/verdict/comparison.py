@@ -17,7 +17,17 @@ from monitoring.verdict.experiment_users import HAS_PAST, ONE, Users
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.experiment.inference.statistics import Lift, compare
 from mtorl.experiment.inference.sums import Floats, Sums
-from mtorl.experiment.metrics import COST, WEIGHT, Terms, is_gain, is_per_decision, metric
+from mtorl.experiment.metrics import (
+    COST,
+    WEIGHT,
+    Terms,
+    column,
+    is_gain,
+    is_per_decision,
+    late_column,
+    metric,
+    outcome_of,
+)
 from mtorl.log.gain import Gain
 
 _SHORTEST = 1 / 60  # hours that count for a stage with a single decision
@@ -33,6 +43,7 @@ class Comparison:
     budget_per_decision: float | None
     alpha: float
     covariates: tuple[str, ...] = ()  # names of the covariates that adjust all lifts
+    with_late: bool = False  # whether outcomes that arrived after `outcome_hours` count
 
     @cached_property
     def _arms(self) -> tuple[int, int]:
@@ -45,9 +56,13 @@ class Comparison:
 
     def _totals(self, column: str) -> Floats:
         """Sums of a column by arm and stage, (A, S)."""
-        sums = self.users.sums
-        totals = sums.totals_CB[:, sums.index_of(column)].reshape(len(self.users.stages), -1)
+        totals = self.users.sums.totals_CB[:, self._indices(column)].sum(1).reshape(len(self.users.stages), -1)
         return totals[self._stages][:, list(self._arms)].T
+
+    def _indices(self, column: str) -> list[int]:
+        """Indices of a column and, if late outcomes count, of the outcome's late part."""
+        index_of, kind = self.users.sums.index_of, outcome_of(column)
+        return [index_of(column), *([index_of(late_column(kind))] if self.with_late and kind else [])]
 
     def adjustment(self, primary: str) -> dict[str, Any] | None:
         """Effect of the covariates on the lift, JSON-ready; None without covariates."""
@@ -98,15 +113,15 @@ class Comparison:
         return compare(sums, alpha=self.alpha, sizes=self._totals(WEIGHT))
 
     def late_gap(self, kinds: set[str]) -> float:
-        """The least plausible difference between the arms' shares of late outcomes, the largest over all kinds.
+        """The difference between the arms' shares of late outcomes, the largest over all kinds; 0 if insignificant.
 
         A share is the value of late outcomes divided by the value of all outcomes. Shares are compared within stages,
         since a day without reports makes outcomes of both arms late.
         """
         gaps = [0.0]
         for kind in kinds:
-            late, in_time = ((f"{age}:{kind}", 1.0) for age in ("late", "in_time"))
-            sums = self._sums(COST, (late,), (late, in_time))
+            late = ((late_column(kind), 1.0),)
+            sums = self._sums(COST, late, (*late, (column(kind), 1.0)))
             ours, theirs = sums.totals[:, :, 1]
             both = (ours > 0) & (theirs > 0)
             if not both.any():
@@ -114,11 +129,12 @@ class Comparison:
             weight = (ours * theirs)[both] / (ours + theirs)[both]
             pooled = sums.totals[..., 0].sum(0)[both] / (ours + theirs)[both]
             share_of_late = sums.totals[:, both, 0] / sums.totals[:, both, 1]
-            gap = (weight * (share_of_late[0] - share_of_late[1])).sum() / weight.sum()
+            gap = abs((weight * (share_of_late[0] - share_of_late[1])).sum() / weight.sum())
             within = sums.within()[:, both]
             squares = within[..., 0, 0] - 2 * pooled * within[..., 0, 1] + pooled**2 * within[..., 1, 1]
             variance = weight**2 * (squares / sums.totals[:, both, 1] ** 2).sum(0)
-            gaps.append(abs(gap) - 3.0 * math.sqrt(max(variance.sum(), 0.0)) / weight.sum())
+            if gap > 3.0 * math.sqrt(max(variance.sum(), 0.0)) / weight.sum():
+                gaps.append(gap)
         return float(max(gaps))
 
     def _denominators(self, name: str) -> Terms | dict[tuple[int, int], Terms]:
@@ -160,7 +176,7 @@ class Comparison:
             below = denominator[arm, stage] if isinstance(denominator, dict) else denominator
             for place, terms in enumerate((numerator, below, *others)):
                 for name, weight in terms:
-                    maps[arm, stage, place, sums.index_of(name)] += weight
+                    maps[arm, stage, place, self._indices(name)] += weight
         maps[1, :, 0] *= 1.0 + above
         return sums.of(self._arms, self._stages, maps, positive)
 

@@ -27,7 +27,7 @@ from monitoring.decision_log import DecisionLog
 from mtorl.experiment.arm import OUTSIDE, OVERRIDE
 from mtorl.experiment.budget import Budget
 from mtorl.experiment.experiment import Experiment
-from mtorl.experiment.metrics import DECISION_COLUMNS, DECISIONS, WEIGHT, column
+from mtorl.experiment.metrics import DECISION_COLUMNS, DECISIONS, WEIGHT, column, late_column
 from mtorl.log.decision_ids import TIME
 from mtorl.log.records import MODEL_NAME
 from mtorl.runtime.sql import sql_name, sql_text
@@ -173,8 +173,7 @@ def _outcome_columns(kind: str) -> dict[str, tuple[str, str]]:
     return {
         column(kind): ("weight * value", "in_time"),
         f"plain:{kind}": ("value", "in_time"),
-        f"in_time:{kind}": ("abs(value)", "in_time"),
-        f"late:{kind}": ("abs(value)", "NOT in_time"),
+        late_column(kind): ("weight * value", "NOT in_time"),
     }
 
 

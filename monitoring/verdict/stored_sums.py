@@ -11,7 +11,7 @@
 never change. So a stored file never becomes invalid: an hour that gains records is reduced again under another name.
 
 - Outcomes of an hour are read when the hour is closed, and again once its decisions may count (`outcome_hours`). Later
-  outcomes count as late, and are read two, four and eight days later, since each compaction adds some. The next look
+  outcomes count as late, and are read one, three and eight days later, since each compaction adds some. The next look
   reads outcomes that a router uploads late: the names of their files show the delay (`features/collect/compact.py`).
 - The past consists of the days all of whose decisions may count. There, a user has one row for all cells of one stage
   and arm, so a look reads one row per user, plus the rows of the last days. On a new day, or if other decisions of the
@@ -52,12 +52,12 @@ from mtorl.runtime.sql import sql_name, sql_text
 if TYPE_CHECKING:
     import duckdb
 
-VERSION = 2
+VERSION = 3
 """Version of the stored rows: raise it if this room, or `mtorl.log`, computes other rows from the same records."""
 _DAY = timedelta(days=1)
 _CLOCKS = timedelta(minutes=10)  # largest difference between the time in a decision's id and its record's time
 _COMPACTED = timedelta(hours=2, minutes=30)  # longest time until an hour, with the outcomes that it received, is closed
-_LATE = (2 * _DAY, 4 * _DAY, 8 * _DAY)  # when late outcomes are read again, counted from the time when a day may count
+_LATE = (_DAY, 3 * _DAY, 8 * _DAY)  # when late outcomes are read again, counted from the time when a day may count
 _RECENT = 8 * _DAY  # part of the past for which activity is stored by the minute
 _PART_BYTES = 256 << 20  # size of the files of decisions that are reduced together
 _TRANSFERS = 16  # concurrent downloads

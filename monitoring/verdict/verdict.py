@@ -93,9 +93,10 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
     for name, comparison in comparisons.items():
         lift, hours = comparison.lift(primary), comparison.hours(of_stages)
         other = with_changed.get(name)
-        both = [comparison] if other is None else [comparison, other]
-        checks = _checks(experiment, both, shares)
-        futile = wanted is not None and all(rules_out(each.lift(primary, above=wanted)) for each in both)
+        late = replace(comparison, with_late=True) if found.late else None
+        every = [each for each in (comparison, other, late) if each is not None]
+        checks = _checks(experiment, every, shares)
+        futile = wanted is not None and all(rules_out(each.lift(primary, above=wanted)) for each in every)
         verdicts[name] = reach_verdict(
             lift,
             srm_p=srm_p,
@@ -106,6 +107,7 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
             hours=hours,
             min_hours=experiment.min_runtime_hours,
             with_changed=None if other is None else other.lift(primary),
+            with_late=None if late is None else late.lift(primary),
             ruled_out=wanted if futile else None,
             challenger=name,
         )

@@ -6,9 +6,6 @@ from mtorl.runtime.message import Words
 SRM = Words("srm", "The split of users differs from the weights (p = {p:.2g} < {alarm}): no result is valid.")
 NOT_STICKY = Words("not-sticky", "Assignment is not sticky: {share:.1%} of the users were seen in two arms of a stage.")
 UNBALANCED = Words("unbalanced", "No lift is valid: the arms' users differ more in {covariate!r} than chance allows.")
-LATE_OUTCOMES = Words(
-    "late-outcomes", "An arm's share of late outcomes is {gap:.0%} above the other's. Raise outcome_hours."
-)
 TOO_EARLY = Words("too-early", "Not enough time yet: {hours:,} of {needed:g} hours (min_runtime_hours) count so far.")
 GUARDRAIL = Words("guardrail", "{metric} is worse by at least {lower:.4g}. The margin is {margin:.4g}.")
 NOT_EVALUABLE = Words("not-evaluable", "Not enough data yet: an arm has no decision whose outcomes are complete.")
@@ -21,6 +18,12 @@ CHANGED_DAYS = Words(
     "changed-days",
     "Not decided yet: the always-valid interval is [{low_with:+.4g}, {high_with:+.4g}] with the days on which stage, "
     "weights or kill switch changed, and [{low:+.4g}, {high:+.4g}] without them.",
+)
+LATE_GAP = Words("late-gap", "An arm's share of late outcomes is {gap:.0%} above the other's. Raise outcome_hours.")
+LATE_OUTCOMES = Words(
+    "late-outcomes",
+    "Not decided yet: the always-valid interval is [{low_with:+.4g}, {high_with:+.4g}] with the outcomes that arrived "
+    "after outcome_hours, and [{low:+.4g}, {high:+.4g}] without them. Raise outcome_hours.",
 )
 STOP = Words("stop", "The challenger is worse: the always-valid interval ends at {high:+.4g}, below zero.")
 FUTILE = Words("futile", "A lift of {effect:.3g} % or more is ruled out: the interval is [{low:+.4g}, {high:+.4g}].")

@@ -29,6 +29,7 @@ GAIN = "gain_per_decision"
 COST = "cost_per_decision"
 
 _GAIN, _DECISION, _COST = "gain", "decision", "cost"
+_OUTCOME = "outcome:"
 _NAME = "[A-Za-z][A-Za-z0-9_]*"
 _RATIO = re.compile(f"({_NAME})_per_({_NAME})")
 GAINS = f"{_NAME}_per_({_DECISION}|{_COST})"
@@ -164,7 +165,17 @@ def metric(name: str, gain: Gain) -> Metric:
 
 def column(outcome: str) -> str:
     """Return the name of the column with the weighted sum of an outcome; no field of the record has such a name."""
-    return f"outcome:{outcome}"
+    return f"{_OUTCOME}{outcome}"
+
+
+def late_column(outcome: str) -> str:
+    """Return the name of the column with the weighted sum of an outcome's values that arrived too late to count."""
+    return f"late:{outcome}"
+
+
+def outcome_of(column: str) -> str | None:
+    """Return the outcome whose weighted sum a column is; None for other columns."""
+    return column.removeprefix(_OUTCOME) if column.startswith(_OUTCOME) else None
 
 
 def total(gain: Gain) -> Terms:

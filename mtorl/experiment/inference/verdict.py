@@ -29,8 +29,8 @@ from mtorl.runtime.message import Message
 Token = Literal["ship", "stop", "futile", "inconclusive", "srm", "guardrail"]
 _DECIDED: dict[str, Token] = {token: token for token in get_args(Token) if token != "inconclusive"}
 
+LATE_ALARM = 0.03  # if the arms' shares of late outcomes differ by more, late outcomes may explain the whole lift
 CROSSED_ALARM = 0.01  # if more than this share of users is in two arms of a stage, assignment is broken
-LATE_ALARM = 0.05  # if the arms' shares of late outcomes differ by more, late outcomes may explain the whole lift
 
 _PRIMARY = 9  # shares of alpha for the primary metric; each guardrail has 1
 FUTILITY_BETA = 0.1  # probability that a challenger with the wanted effect is ever called futile
@@ -127,6 +127,7 @@ def reach_verdict(
     hours: float = math.inf,
     min_hours: float = 0.0,
     with_changed: Lift | None = None,
+    with_late: Lift | None = None,
     ruled_out: float | None = None,
     challenger: str = "challenger",
 ) -> Verdict:
@@ -140,13 +141,15 @@ def reach_verdict(
     Args:
         srm_p: P-value of the sample ratio mismatch.
         crossed_share: Share of users who were seen in two arms of one stage.
-        late_gap: Difference of the arms' shares of outcomes, by value, that came too late to count.
+        late_gap: Difference of the arms' shares of late outcomes, by value; 0 unless it is significant.
         unbalanced: Covariate by which the arms' users differ more than chance allows.
         hours: Run time, hours, in which each stage counts according to its weight in the lift.
         min_hours: Planned minimum run time, hours.
         with_changed: Lift including the days on which the stage changed or the kill switch was used, if `primary`
             excludes them. Such days are often bad days, so excluding them may flatter the challenger. Including them
             may bias the lift, because the arms then have different budgets. Both lifts must lead to the same verdict.
+        with_late: Lift including outcomes that arrived too late to count, if there are any. If one arm's outcomes
+            arrive later, `primary` is biased against it. Both lifts must lead to the same verdict.
         ruled_out: Wanted relative effect, if it is ruled out (`rules_out`).
         challenger: Name of the challenger, for messages about its users.
     """
@@ -158,7 +161,7 @@ def reach_verdict(
     if unbalanced is not None:
         return Verdict(messages.UNBALANCED(covariate=unbalanced))
     if late_gap > LATE_ALARM:
-        return Verdict(messages.LATE_OUTCOMES(gap=late_gap))
+        return Verdict(messages.LATE_GAP(gap=late_gap))
     # In an experiment of a week, a few minutes less than a week pass between the first and the last decision.
     if hours <= min_hours - 1.0:
         return Verdict(messages.TOO_EARLY(hours=math.floor(hours), needed=min_hours))
@@ -172,9 +175,10 @@ def reach_verdict(
         if min(ours, theirs) >= MIN_USERS:
             return Verdict(messages.NO_POSITIVE())
         return Verdict(messages.TOO_FEW_USERS(needed=MIN_USERS, challenger=challenger, users=ours, others=theirs))
-    if with_changed is not None and not _agree(primary, with_changed):
-        low_with, high_with = with_changed.ci
-        return Verdict(messages.CHANGED_DAYS(low_with=low_with, high_with=high_with, low=low, high=high))
+    for other, message in ((with_changed, messages.CHANGED_DAYS), (with_late, messages.LATE_OUTCOMES)):
+        if other is not None and not _agree(primary, other):
+            low_with, high_with = other.ci
+            return Verdict(message(low_with=low_with, high_with=high_with, low=low, high=high))
     if high < 0.0:
         return Verdict(messages.STOP(high=high))
     if low <= 0.0 and ruled_out is not None:

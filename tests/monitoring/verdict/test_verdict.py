@@ -18,7 +18,7 @@ from monitoring.decision_log import DecisionLog, Period, PeriodError
 from monitoring.verdict.period import verdict_of_period
 from monitoring.verdict.verdict import verdict_from_log
 from mtorl.experiment.experiment import Experiment
-from mtorl.experiment.messages import CHANGED_DAYS, LATE_OUTCOMES, NOT_STICKY, TOO_EARLY
+from mtorl.experiment.messages import CHANGED_DAYS, LATE_GAP, LATE_OUTCOMES, NOT_STICKY, TOO_EARLY
 from mtorl.log.dataset import DatasetSpec, counted_gain
 from mtorl.log.decision_ids import BUCKET, HOUR
 from mtorl.log.gain import Gain
@@ -405,7 +405,7 @@ def test_an_outcome_reported_late_never_counts(tmp_path: Path) -> None:
     assert early["arms"] == found["arms"] and found["arms"]["challenger"]["totals"]["click"] == 0
     assert found["late_outcomes"] > 0
     # Late reports are the challenger's only disadvantage.
-    assert found["lift_ci"][1] < 0 and (found["verdict"], found["code"]) == ("inconclusive", LATE_OUTCOMES.code)
+    assert found["lift_ci"][1] < 0 and (found["verdict"], found["code"]) == ("inconclusive", LATE_GAP.code)
 
 
 def test_unequal_late_corrections_of_costs_ship_nothing(tmp_path: Path) -> None:
@@ -422,6 +422,24 @@ def test_unequal_late_corrections_of_costs_ship_nothing(tmp_path: Path) -> None:
 
     assert judged(0.01)["verdict"] == "ship"
     found = judged(0.1)
+    assert (found["verdict"], found["code"]) == ("inconclusive", LATE_GAP.code)
+
+
+def test_a_few_late_outcomes_of_one_arm_stop_nothing(tmp_path: Path) -> None:
+    """An A/A test: 2 % of the challenger's clicks come a day later, which is too small a gap for an alarm."""
+    log, rng = Log(), np.random.default_rng(0)
+    for number in range(7_200):
+        arm = "challenger" if number % 2 else "incumbent"
+        decision = log.decide(f"u{number % 600}", arm)
+        late = arm == "challenger" and rng.random() < 0.02
+        known = pd.Timestamp(log.decisions[-1]["event_time"]) + pd.Timedelta(hours=30 if late else 1)
+        if rng.random() < 0.99:
+            log.learn(decision, "click", 1.0, event_time=known.isoformat())
+    end = pd.Timestamp(log.decisions[-1]["event_time"]) + pd.Timedelta(days=3)
+    log.decide("u", "incumbent", stage="off", assignment_probability=1.0, event_time=end.isoformat())
+    judged = EXPERIMENT.replace(metrics=EXPERIMENT.metrics.replace(guardrails=(), outcome_hours=24.0))
+    found = verdict_from_log(log.write(tmp_path), judged)
+    assert found["lift_ci"][1] < 0 and found["late_outcomes"] > 50
     assert (found["verdict"], found["code"]) == ("inconclusive", LATE_OUTCOMES.code)
 
 

@@ -75,11 +75,21 @@ def check(lift: Lift, direction: Literal["up", "down"] = "down", margin: float =
     return check_guardrail("cost", lift, direction=direction, margin=margin, shares=ErrorShares(0.05, 0.05, 0.05))
 
 
-def test_late_outcomes_block_a_verdict_that_they_may_explain() -> None:
-    assert reach_verdict(WIN, srm_p=1.0, late_gap=0.05).token == "ship"
+def test_a_gap_between_shares_of_late_outcomes_blocks_a_verdict() -> None:
+    assert reach_verdict(WIN, srm_p=1.0, late_gap=0.03).token == "ship"
     late = reach_verdict(WIN, srm_p=1.0, guardrails=[check(lift_of(0.05))], late_gap=0.12)
-    assert_says(late.reason, messages.LATE_OUTCOMES, gap=0.12)
+    assert_says(late.reason, messages.LATE_GAP, gap=0.12)
     assert reach_verdict(WIN, srm_p=0.0, late_gap=0.12).token == "srm"
+
+
+@pytest.mark.parametrize(("lift", "token"), [(WIN, "ship"), (LOSS, "stop")])
+def test_late_outcomes_block_a_verdict_that_they_change(lift: Lift, token: str) -> None:
+    assert reach_verdict(lift, srm_p=1.0, with_late=lift).token == token
+    undecided = lift_of(0.001)
+    late = reach_verdict(lift, srm_p=1.0, with_late=undecided)
+    (low, high), (low_with, high_with) = lift.ci, undecided.ci
+    assert_says(late.reason, messages.LATE_OUTCOMES, low_with=low_with, high_with=high_with, low=low, high=high)
+    assert reach_verdict(undecided, srm_p=1.0, with_late=lift).reason.code == messages.LATE_OUTCOMES.code
 
 
 def test_guardrail_states_and_precedence() -> None:
