@@ -87,8 +87,8 @@ def _uneven(figures: Figures) -> str:
 def _late(figures: Figures) -> str:
     return (
         f"**A/A: outcomes of one arm arrive later.** {late.LATE:.0%} of the incumbent's clicks are too late to count, "
-        "and more of the challenger's. Late clicks are read 1, 3 or 8 days after those in time; looks are daily, from the "
-        f"seventh day; {figures['late'][0]['runs']:,} runs each.\n\n"
+        "and more of the challenger's. Late clicks are read 1, 3 or 8 days after those in time; looks are daily, from "
+        f"the seventh day; {figures['late'][0]['runs']:,} runs each.\n\n"
         + table_of(
             {
                 "late clicks of the challenger": lambda row: f"{late.LATE + row['gap']:.0%}",

@@ -124,7 +124,7 @@ def test_a_new_row_version_recomputes_the_stored_rows(
     assert len(reduced) == 8
 
 
-def test_late_outcomes_of_an_hour_are_read_two_days_later(lake: Lake, reduced: list[datetime]) -> None:
+def test_late_outcomes_of_an_hour_are_read_in_the_next_days(lake: Lake, reduced: list[datetime]) -> None:
     before = _clicks(lake)
     reduced.clear()
     _click(0, 0, 9 * HOUR, "late").add_to(lake)
