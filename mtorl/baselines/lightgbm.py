@@ -1,29 +1,32 @@
 """Gradient-boosted trees on summaries of windows. They are the yardstick, because they beat most networks on such logs.
 
-    predictor = fit(train, val, encoder, seed=0)
+    predictor = fit(train, val, encoder, seed=0).calibrated(val, users_B)
     outcomes = fit_outcomes(train, val, encoder, seed=0)      # only the models of reward and cost
 
 There are three models, each with early stopping on validation users: for the channel (multi-class), the reward of a
 channel (cross-entropy, because the label is a share) and its cost (Poisson, like MTORL's cost loss). The models of
-reward and cost have the channel as a feature, like MTORL's decoders, and predict each channel in turn.
+reward and cost have the channel as a feature, like MTORL's decoders, and predict each channel in turn. The predictor is
+the mean of two sets of models that differ in their seed, and has MTORL's calibration, as MTORL's ensemble does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mtorl.arrays import Floats
 from mtorl.artifact.artifact import Artifact
 from mtorl.baselines.inputs import Summary
+from mtorl.network.calibration import Calibration, calibrate
 from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder, Labels, labels
 from mtorl.window.on_demand import Windows
-from mtorl.window.window import WindowBatch
 
+SEEDS = 2  # as many as MTORL's ensemble has networks
 ROUNDS = 1000  # maximum
 PATIENCE = 30  # rounds without a better validation loss
 PARAMETERS = {
@@ -38,6 +41,7 @@ PARAMETERS = {
     "num_threads": 1,  # the default is the number of cores of the whole node, even in a pod with one core
     "force_row_wise": True,  # otherwise LightGBM times both layouts to choose one, which is not deterministic
 }
+_SEED_STEP = 7919  # difference between the seeds, so that runs with consecutive seeds share no model
 _TINY = 1e-12
 
 
@@ -68,37 +72,57 @@ class BoostedOutcomes:
 
 @dataclass(frozen=True)
 class Boosted:
-    """A fitted `Predictor`."""
+    """A fitted `Predictor`: the calibrated mean over seeds."""
 
-    action: Any  # lightgbm.Booster
-    outcomes: BoostedOutcomes
+    members: tuple[tuple[Any, BoostedOutcomes], ...]  # (lightgbm.Booster of the channel, models of reward and cost)
+    calibration: Calibration | None = None
 
-    def predict(self, batch: WindowBatch) -> Heads:
+    def predict(self, batch: Windows) -> Heads:
         """Return the heads at the last step of each window."""
-        summary = Summary.of(batch, self.outcomes.encoder)
-        logits_BC = np.log(np.maximum(self.action.predict(summary.values_BF), _TINY))
-        return logits_BC, *self.outcomes.of(summary)
+        summary = Summary.of(batch, self.members[0][1].encoder)
+        probs_BC = np.mean([action.predict(summary.values_BF) for action, _ in self.members], axis=0)
+        reward_BC, cost_BC = np.mean([outcomes.of(summary) for _, outcomes in self.members], axis=0)
+        logits_BC = np.log(np.maximum(probs_BC, _TINY))
+        if self.calibration is not None:
+            logits_BC, reward_BC = self.calibration.of(logits_BC, reward_BC)
+        return logits_BC, reward_BC, cost_BC
+
+    def calibrated(self, held_out: Windows, users_B: ArrayLike, mean_C: Floats | None = None) -> Boosted:
+        """Return the predictor with MTORL's calibration, fitted on held-out users' windows with targets."""
+        logits_BC, reward_BC, _ = replace(self, calibration=None).predict(held_out)
+        logged = labels(held_out, self.members[0][1].encoder)
+        clone_B = ~logged.collected_B
+        fitted = calibrate(logits_BC, reward_BC, logged.channel_B, logged.reward_B, users_B, mean_C, clone_B)
+        return replace(self, calibration=fitted)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        trees = {"action": self.action, "reward": self.outcomes.reward, "cost": self.outcomes.cost}
-        texts = {name: None if booster is None else booster.model_to_string() for name, booster in trees.items()}
-        return {**texts, "constant_cost": self.outcomes.constant_cost}
+        trees = [{"action": action, "reward": of.reward, "cost": of.cost} for action, of in self.members]
+        texts = [{name: None if one is None else one.model_to_string() for name, one in own.items()} for own in trees]
+        return {
+            "members": texts,
+            "constant_cost": self.members[0][1].constant_cost,
+            "calibration": None if self.calibration is None else self.calibration._asdict(),
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], encoder: Encoder) -> Boosted:
         """Create the models from the result of `to_dict`."""
         import lightgbm
 
-        action, reward, cost = (
-            None if data[name] is None else lightgbm.Booster(model_str=data[name])
-            for name in ("action", "reward", "cost")
-        )
-        return cls(action, BoostedOutcomes(encoder, reward, cost, data["constant_cost"]))
+        members = []
+        for texts in data["members"]:
+            action, reward, cost = (
+                None if texts[name] is None else lightgbm.Booster(model_str=texts[name])
+                for name in ("action", "reward", "cost")
+            )
+            members.append((action, BoostedOutcomes(encoder, reward, cost, data["constant_cost"])))
+        fitted = data["calibration"]
+        return cls(tuple(members), None if fitted is None else Calibration(**fitted))
 
 
 def fit(train: Windows, val: Windows, encoder: Encoder, seed: int) -> Boosted:
-    """Train all three models; the seed selects rows and features."""
+    """Train all three models for each of `SEEDS` seeds, which select rows and features. They are not yet calibrated."""
     parts = _labelled(train, val, encoder)
     # Like the network's action head, this model learns the choices of the log's policy, not those of our own decisions.
     clones = [~logged.collected_B if not logged.collected_B.all() else slice(None) for _, logged in parts]
@@ -108,8 +132,9 @@ def fit(train: Windows, val: Windows, encoder: Encoder, seed: int) -> Boosted:
     ]
     # Codes are split like amounts, because categories with many values overfit. The models of reward and cost treat
     # only the channel as categorical, because the channel's effect is their purpose.
-    action = _grow(plain, [], seed, objective="multiclass", num_class=len(encoder.channels))
-    return Boosted(action, _outcomes(parts, encoder, seed))
+    several = {"objective": "multiclass", "num_class": len(encoder.channels)}
+    seeds = [seed + _SEED_STEP * member for member in range(SEEDS)]
+    return Boosted(tuple((_grow(plain, [], own, **several), _outcomes(parts, encoder, own)) for own in seeds))
 
 
 def fit_outcomes(train: Windows, val: Windows, encoder: Encoder, seed: int) -> BoostedOutcomes:

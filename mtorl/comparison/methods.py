@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mtorl.arrays import Floats
 from mtorl.comparison.task import Task
 from mtorl.log.propensity import channel_means
 from mtorl.network.parallel import one_thread
@@ -62,6 +63,23 @@ def _baseline(name: str) -> Method:
     return answer
 
 
+def _yardstick(task: Task, seed: int) -> Answer:
+    from mtorl.baselines import lightgbm
+
+    started = time.process_time()
+    fitted = lightgbm.fit(task.train.windows, task.val.windows, task.encoder, seed)
+    seconds = time.process_time() - started
+    users_B = task.val.rows["user_id"].to_numpy()
+    calibrated = fitted.calibrated(task.val.windows, users_B, _channel_means(task))
+    return Answer(calibrated.predict(task.test.windows), seconds, None)
+
+
+def _channel_means(task: Task) -> Floats | None:
+    """Mean label on each channel, from training and validation rows."""
+    rows = task.table.rows[~task.table.is_in("test")]
+    return channel_means(rows, task.spec, task.encoder.reward(task.spec.reward.gain.of(rows), rows["cost"]))
+
+
 def _channel_frequency(task: Task, seed: int) -> Answer:
     from mtorl.baselines import channel_frequency
 
@@ -91,10 +109,8 @@ def mtorl_with(changes: Mapping[str, Any]) -> Method:
         with one_thread():
             trained = train_ensemble(data, config)
         seconds = time.process_time() - started
-        rows = task.table.rows[~task.table.is_in("test")]
-        mean_C = channel_means(rows, task.spec, encoder.reward(task.spec.reward.gain.of(rows), rows["cost"]))
         users_B = task.val.rows["user_id"].to_numpy()
-        calibrate_ensemble(trained.ensemble, encoder, task.val.windows, users_B, mean_C)
+        calibrate_ensemble(trained.ensemble, encoder, task.val.windows, users_B, _channel_means(task))
         heads = predict(trained.ensemble, encoder, task.test.windows)
         logits, reward, cost = (part.astype(np.float64) for part in heads)
         return Answer((logits, reward, cost), seconds, trained.parameters)
@@ -105,6 +121,7 @@ def mtorl_with(changes: Mapping[str, Any]) -> Method:
 METHODS: dict[str, Method] = {
     OURS: mtorl_with({}),
     **{f"{OURS} {name}": mtorl_with(changes) for name, changes in ABLATIONS.items()},
-    **{name: _baseline(name) for name in BASELINES if name != "channel_frequency"},
+    **{name: _baseline(name) for name in BASELINES},
     "channel_frequency": _channel_frequency,
+    YARDSTICK: _yardstick,
 }

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pandas as pd
 
+from mtorl.arrays import Floats
 from mtorl.artifact.artifact import Artifact, forecast_of, load
 from mtorl.artifact.saving import TrainedPolicy, save
 from mtorl.baselines import channel_frequency, lightgbm
@@ -259,9 +260,15 @@ def fit_challenger(
     progress.report(1, 1, "LightGBM, to compare with")
     trained_on = WindowTable.load(windows, "train", summary.first_shard, MOST_HELD_OUT)
     train_windows, val_windows = trained_on.on_demand("train", targets=True), val.on_demand("val", targets=True)
+    users_B, mean_C = val.rows["user_id"].to_numpy(), _channel_means(trained_on, val, summary)
+
+    def fit_trees() -> lightgbm.Boosted:
+        fitted = lightgbm.fit(train_windows, val_windows, summary.encoder, config.seed)
+        return fitted.calibrated(val_windows, users_B, mean_C)
+
     # LightGBM uses one processor and rarely holds Python's global lock, so it can run in a thread.
-    trees = _in_background(lambda: lightgbm.fit(train_windows, val_windows, summary.encoder, config.seed))
-    metrics = _calibrate(trained, val, trained_on, summary, config.seed)
+    trees = _in_background(fit_trees)
+    metrics = _calibrate(trained, val, mean_C, summary, config.seed)
     fit_state_distance(trained.ensemble, summary.encoder, train_windows)
     params = _price(trained.ensemble, val, opportunities, summary, budget_share)
     metrics["foresight"] = clear = foresight(trained.ensemble, summary.encoder, val, config.seed)
@@ -293,14 +300,19 @@ def _in_background(work: Callable[[], _Result]) -> Future[_Result]:
     return future
 
 
+def _channel_means(trained_on: WindowTable, val: WindowTable, summary: TrainingSummary) -> Floats | None:
+    """Mean label on each channel, from training and validation users."""
+    rows = pd.concat([trained_on.rows, val.rows])
+    rewards_B = summary.encoder.reward(summary.spec.reward.gain.of(rows), rows["cost"])
+    return channel_means(rows, summary.spec, rewards_B)
+
+
 def _calibrate(
-    trained: Trained, val: WindowTable, trained_on: WindowTable, summary: TrainingSummary, seed: int
+    trained: Trained, val: WindowTable, mean_C: Floats | None, summary: TrainingSummary, seed: int
 ) -> dict[str, Any]:
-    """Calibrate the ensemble on validation users. Only the mean outcome of each channel is from training users."""
+    """Calibrate the ensemble on validation users."""
     encoder, batch = summary.encoder, val.on_demand("val", targets=True)
     users_B = val.rows["user_id"].to_numpy()
-    rows = pd.concat([trained_on.rows, val.rows])
-    mean_C = channel_means(rows, summary.spec, encoder.reward(summary.spec.reward.gain.of(rows), rows["cost"]))
     calibration = calibrate_ensemble(trained.ensemble, encoder, batch, users_B, mean_C)
     logits_BC, reward_BC, _ = predict(trained.ensemble, encoder, batch)
     logged, gain_B = labels(batch, encoder), summary.spec.reward.gain.of(val.rows)

@@ -14,7 +14,9 @@ the log has enough data, the channels' mean effects come from the log, so that t
 Shapes: B rows, C channels, U users.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,10 +24,12 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit, logsumexp
 
 from mtorl.arrays import Bools, Floats, Ints
-from mtorl.network.ensemble import Ensemble
 from mtorl.network.predictor import predict
 from mtorl.window.encoder import Encoder, labels
 from mtorl.window.on_demand import Windows
+
+if TYPE_CHECKING:
+    from mtorl.network.ensemble import Ensemble
 
 _RANGE = (0.2, 5.0)  # bounds of a scale, because a larger change would be more than a calibration
 _TINY = 1e-7
@@ -37,12 +41,20 @@ _SLOPES = (-2.0, 3.0)  # bounds of the slope
 
 
 class Calibration(NamedTuple):
-    """Arguments of `Ensemble.calibrate`."""
+    """Arguments of `Ensemble.calibrate`; the formulas are in the docstring of `Ensemble`."""
 
     action_scale: float
     reward_scale: float
     personal_share: float
     reward_shift_C: list[float]
+
+    def of(self, logits_BC: Floats, reward_BC: Floats) -> tuple[Floats, Floats]:
+        """Return calibrated action logits and rewards, as an ensemble does."""
+        logit_BC = _logit(reward_BC)
+        common_B1 = logit_BC.mean(axis=1, keepdims=True)
+        shrunk_BC = common_B1 + self.personal_share * (logit_BC - common_B1)
+        reward: Floats = expit(shrunk_BC * self.reward_scale + self.reward_shift_C)
+        return logits_BC * self.action_scale, reward
 
 
 def calibrate(

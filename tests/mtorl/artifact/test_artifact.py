@@ -103,7 +103,7 @@ def test_optional_parts_are_stored_and_protected_by_their_checksums(saved, tmp_p
     steps = WindowTable(pa.Table.from_pandas(rows, preserve_index=False), rows, SPEC, "").windows("train", targets=True)
     encoder, size = Encoder.fit(steps, SPEC), Size(50, 90)
     grid = ThresholdGrid.measure(rows, {"hour": "numeric"}, imitations=5)
-    trees = lightgbm.fit(steps, steps, encoder, seed=0)
+    trees = lightgbm.fit(steps, steps, encoder, seed=0).calibrated(steps, rows["user_id"])
     own = {"network": MTORL(network_config(encoder)), "encoder": encoder}
     loaded = save(tmp_path / "with", trained_policy(**own, thresholds=grid, yardstick=trees.to_dict()))
     assert loaded.drift_thresholds().at(size, {"hour": "numeric"}) == grid.at(size, {"hour": "numeric"})

@@ -1,5 +1,6 @@
 """Each baseline learns the pattern of a small log, predicts for every channel, and stops by validation."""
 
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -21,6 +22,7 @@ from mtorl.baselines import (
 )
 from mtorl.baselines.inputs import mean_cost
 from mtorl.evaluation.head_metrics import LoggedTargets, evaluate
+from mtorl.network.calibration import calibrate
 from mtorl.window.encoder import Encoder, labels
 from tests.mtorl.baselines.tiny_log import SPEC, journey, sticky_log, windows
 
@@ -89,6 +91,22 @@ def test_regressions_learn_the_cost_and_reward_of_each_channel(baseline: ModuleT
     for price in (0.0, 2.0):
         same = windows([{**row, "cost": price} for row in sticky_log(seed=1)])
         assert (baseline.fit(same, same, encoder, seed=0).predict(test)[2] == price).all(), "a single price is exact"
+
+
+def test_lightgbm_is_the_calibrated_mean_of_two_seeds():
+    train, val, test = (windows(sticky_log(users=60, seed=seed)) for seed in (1, 2, 3))
+    encoder = Encoder.fit(train, SPEC)
+    fitted = lightgbm.fit(train, val, encoder, seed=0)
+    each = [replace(fitted, members=(one,)).predict(test) for one in fitted.members]
+    np.testing.assert_allclose(fitted.predict(test)[1], (each[0][1] + each[1][1]) / 2)
+    assert not np.array_equal(each[0][1], each[1][1])
+    logged = labels(val, encoder)
+    users_B = np.arange(len(logged.channel_B))
+    calibrated = fitted.calibrated(val, users_B)
+    logits_BC, reward_BC, _ = fitted.predict(val)
+    expected = calibrate(logits_BC, reward_BC, logged.channel_B, logged.reward_B, users_B)
+    assert calibrated.calibration == expected
+    np.testing.assert_allclose(calibrated.predict(val)[1], expected.of(logits_BC, reward_BC)[1])
 
 
 def test_repeat_last_counts_repetitions():

@@ -99,6 +99,9 @@ def test_a_network_applies_its_calibration():
     shrunk = 0.6 * odds.mean(1, keepdim=True) + 0.4 * odds
     torch.testing.assert_close(new_reward, torch.sigmoid(0.5 * shrunk + shift), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(new_cost, cost)
+    of_arrays = Calibration(2.0, 0.5, 0.4, [0.25, 0.0, -1.0]).of(logits.numpy(), reward.numpy())
+    for array, tensor in zip(of_arrays, (new_logits, new_reward), strict=True):
+        np.testing.assert_allclose(array, tensor.numpy(), rtol=1e-4, atol=1e-5)
     fresh = Ensemble([MTORL(config) for _ in range(2)]).eval()
     fresh.load_state_dict(network.state_dict())
     with torch.inference_mode():
