@@ -1,7 +1,7 @@
 """Measures how often verdicts on simulated experiments are wrong, and how often a verdict is reached.
 
     export OPENBLAS_NUM_THREADS=1    # more threads are slower here
-    python benchmarks/experiments.py                                              # a quarter of an hour
+    python benchmarks/experiments.py                                              # half an hour
     python benchmarks/experiments.py --json benchmarks/results/experiments.json   # the same, and write the figures
     python benchmarks/experiments.py --quick                                      # few runs
 
