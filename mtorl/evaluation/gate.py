@@ -5,7 +5,7 @@
 
 | incumbent | estimate and 95 % interval of challenger - incumbent | decision |
 |---|---|---|
-| any | not usable: the log can't value one of the policies, or the challenger's training lost a channel | reject |
+| any | not usable: the log can't value a policy or contradicts its probabilities, or training lost a channel | reject |
 | any | lower bound above `min_lift` | promote |
 | our own last model | positive estimate, lower bound above -`margin` times the incumbent's value | promote |
 | our own last model | positive estimate, lower bound at or below this limit | experiment |
@@ -53,6 +53,8 @@ def gate_report(evaluation: Mapping[str, Any], min_lift: float = 0.0, margin: fl
     decision, reason = gate(value, min_lift, applied)
     if lost := evaluation.get("lost_channel"):
         decision, reason = "reject", messages.LOST_CHANNEL(**lost)
+    if wrong := evaluation.get("overexposed_channel"):
+        decision, reason = "reject", messages.OVEREXPOSED(**wrong)
     low, high = value["difference_ci"]
     lift = Figure(value=value["difference"], low=low, high=high) if _is_known(value) else None
     rule = {"min_lift": min_lift, "margin": applied, "valued_on": evaluation["valued_on"]}

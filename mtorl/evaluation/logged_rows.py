@@ -20,6 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from mtorl.arrays import Bools, Floats, Ints
 
+MAX_EXCESS, MAX_EXCESS_ERRORS = 0.2, 4.0
+"""Excess of a channel's exposures that is no contradiction: as a fraction, and as a number of standard errors."""
+
 
 @dataclass(frozen=True)
 class PolicyOnLog:
@@ -110,6 +113,32 @@ class LoggedRows:
         counts_C = np.bincount(self.channel_B[shown_B], minlength=channels)
         errors_C: Floats = self.gain_B[shown_B].std() / np.sqrt(np.maximum(counts_C, 1))
         return errors_C
+
+    def overexposed_channel(self) -> tuple[int, int, float] | None:
+        """Return a channel with clearly more exposures than the log's probabilities allow; None if there is none.
+
+        The largest possible number of exposures follows from the probabilities (for touchpoints: of the logged
+        channels, if each row could have had each channel). Fewer exposures are no contradiction, since a channel may be
+        impossible in some rows, or may have used up its budget.
+
+        Returns:
+            Index of the channel, its number of exposures and the expected number.
+        """
+        if self.exposure is None:
+            shown_B, channels = np.ones(len(self), dtype=np.bool_), int(self.channel_B.max()) + 1
+            sums = (1.0 / self.propensity_B, (1.0 - self.propensity_B) / self.propensity_B**2)
+            implied_C, square_C = (np.bincount(self.channel_B, values_B, channels) for values_B in sums)
+            excess_C, error_C = implied_C / len(self) - 1.0, np.sqrt(square_C) / len(self)
+        else:
+            shown_B, probs_BC = self.exposure.exposed_B, self.exposure.probs_BC
+            channels, expected_C = probs_BC.shape[1], np.maximum(probs_BC.sum(axis=0), 1.0)
+            excess_C = np.bincount(self.channel_B[shown_B], minlength=channels) / expected_C - 1.0
+            error_C = np.sqrt((probs_BC * (1.0 - probs_BC)).sum(axis=0)) / expected_C
+        worst = int((excess_C - MAX_EXCESS_ERRORS * error_C).argmax())
+        if excess_C[worst] <= max(MAX_EXCESS, MAX_EXCESS_ERRORS * error_C[worst]):
+            return None
+        count = int((self.channel_B[shown_B] == worst).sum())
+        return worst, count, count / (1.0 + float(excess_C[worst]))
 
     def weight(self, policy: PolicyOnLog) -> Floats:
         """Return importance weights (B,): the policy's probability of the logged channel, divided by its propensity."""

@@ -29,6 +29,11 @@ WRONG_PROPENSITIES = Words(
     "the propensities do not describe the log: the {arm}'s mean weight is {mean:.2f} [{low:.2f}, {high:.2f}] and "
     "should be 1",
 )
+OVEREXPOSED = Words(
+    "overexposed",
+    "the propensities do not describe the log: {channel} has {count:,} exposures, and its probabilities imply at most "
+    "{expected:,.0f}. Log the probabilities that were used to draw the channel",
+)
 ALL_KNOWN = Words("all-users-known", "all {users:,} users of the log are training users of the artifact")
 KNOWN_USERS = Words(
     "known-users",

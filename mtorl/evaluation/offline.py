@@ -51,7 +51,8 @@ def evaluate_offline(
         "opportunities", "incumbent_decisions" if the incumbent has no artifact, or "touchpoints" if the log has no
         decisions of ours. ``incumbent_is``: "own_model" for a network of ours, else "external" (as for the channel
         frequencies). ``test_share``: fraction of the test users that is evaluated (`MOST_HELD_OUT`). ``lost_channel``:
-        a channel that the challenger's training log seems to lack, or null (`lost_channel`).
+        a channel that the challenger's training log seems to lack, or null (`lost_channel`). ``overexposed_channel``:
+        a channel whose exposures contradict the propensities, or null (`LoggedRows.overexposed_channel`).
 
     Raises:
         WindowError: there are no test users, or too little is known about an incumbent without an artifact.
@@ -84,6 +85,7 @@ def evaluate_offline(
         forecasts[name] = arm.forecast(moments)
         progress.report(turn + 1, 4, name)
     lost = lost_channel(logits_BC[clone_B], channel_B[clone_B])  # the challenger is the last arm
+    wrong = log.overexposed_channel()
     opinions = [_outcomes(forecasts["challenger"])]
     if fit is not None and log.exposure is not None:  # every touchpoint counts with its weight
         second = second_opinion(windows, moments, log.users_B, arms["challenger"].encoder, fit, seed)
@@ -104,6 +106,7 @@ def evaluate_offline(
         "incumbent": heads.get("incumbent"),
         "value": value,
         "lost_channel": lost and {"channel": spec.channels[lost[0]], "expected": lost[1], "logged": lost[2]},
+        "overexposed_channel": wrong and {"channel": spec.channels[wrong[0]], "count": wrong[1], "expected": wrong[2]},
         "valued_on": "incumbent_decisions" if own else "opportunities" if opportunities else "touchpoints",
         "incumbent_is": "own_model" if is_ours else "external",
         "prices": {name: policy.price for name, policy in paced.items()},

@@ -65,6 +65,8 @@ def test_external_incumbents_must_be_beaten_and_own_models_matched(
         assert report.decision == decision and report.code == gate(found(*estimated), margin=report.margin)[1].code
         lost = gate_report({**evaluation, "lost_channel": {"channel": "video", "expected": 0.001, "logged": 0.2}})
         assert (lost.decision, lost.code) == ("reject", "lost-channel")
+        wrong = gate_report({**evaluation, "overexposed_channel": {"channel": "tv", "count": 99, "expected": 50.2}})
+        assert (wrong.decision, wrong.code) == ("reject", "overexposed")
     assert gate(found(*estimated), min_lift=-1)[0] == ("reject" if math.isnan(estimated[1]) else "promote")
 
 
