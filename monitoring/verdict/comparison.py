@@ -116,7 +116,8 @@ class Comparison:
         """The difference between the arms' shares of late outcomes, the largest over all kinds; 0 if insignificant.
 
         A share is the value of late outcomes divided by the value of all outcomes. Shares are compared within stages,
-        since a day without reports makes outcomes of both arms late.
+        since a day without reports makes outcomes of both arms late. Stages with more refunds than other
+        values are left out.
         """
         gaps = [0.0]
         for kind in kinds:

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from mtorl.arrays import Bools, Floats, Ints
 
 MAX_EXCESS, MAX_EXCESS_ERRORS = 0.2, 4.0
-"""Excess of a channel's exposures that is no contradiction: as a fraction, and as a number of standard errors."""
+"""Excess of a channel's rows that is no contradiction: as a fraction, and as a number of standard errors."""
 
 
 @dataclass(frozen=True)
@@ -115,29 +115,31 @@ class LoggedRows:
         return errors_C
 
     def overexposed_channel(self) -> tuple[int, int, float] | None:
-        """Return a channel with clearly more exposures than the log's probabilities allow; None if there is none.
+        """Return a channel of a touchpoint log with clearly more rows than its propensities imply; None: there is none.
 
-        The largest possible number of exposures follows from the probabilities (for touchpoints: of the logged
-        channels, if each row could have had each channel). Fewer exposures are no contradiction, since a channel may be
-        impossible in some rows, or may have used up its budget.
+        If channel c has propensity p in a row, 1{c} / p has the mean 1 in rows where the channel is possible. So a
+        channel whose mean exceeds 1 contradicts the propensities, or its exposures are logged more often than others.
+        A smaller mean does not, since a channel may be impossible in some rows.
 
         Returns:
-            Index of the channel, its number of exposures and the expected number.
+            Index of the channel, its number of rows and the number that its propensities imply.
         """
-        if self.exposure is None:
-            shown_B, channels = np.ones(len(self), dtype=np.bool_), int(self.channel_B.max()) + 1
-            sums = (1.0 / self.propensity_B, (1.0 - self.propensity_B) / self.propensity_B**2)
-            implied_C, square_C = (np.bincount(self.channel_B, values_B, channels) for values_B in sums)
-            excess_C, error_C = implied_C / len(self) - 1.0, np.sqrt(square_C) / len(self)
-        else:
-            shown_B, probs_BC = self.exposure.exposed_B, self.exposure.probs_BC
-            channels, expected_C = probs_BC.shape[1], np.maximum(probs_BC.sum(axis=0), 1.0)
-            excess_C = np.bincount(self.channel_B[shown_B], minlength=channels) / expected_C - 1.0
-            error_C = np.sqrt((probs_BC * (1.0 - probs_BC)).sum(axis=0)) / expected_C
+        if self.exposure is not None:
+            return None
+        channels, rows = int(self.channel_B.max()) + 1, len(self)
+        _, user_B = np.unique(self.users_B, return_inverse=True)
+        rows_U = np.bincount(user_B)
+        excess_C, error_C = np.empty(channels), np.empty(channels)
+        for channel in range(channels):
+            implied_B = np.where(self.channel_B == channel, 1.0 / self.propensity_B, 0.0)
+            excess_C[channel] = implied_B.sum() / rows - 1.0
+            # Draws are independent, or alike for each user if the propensities omit the user's preferences.
+            squares = (implied_B**2).sum(), ((np.bincount(user_B, implied_B) - rows_U) ** 2).sum()
+            error_C[channel] = np.sqrt(max(squares)) / rows
         worst = int((excess_C - MAX_EXCESS_ERRORS * error_C).argmax())
         if excess_C[worst] <= max(MAX_EXCESS, MAX_EXCESS_ERRORS * error_C[worst]):
             return None
-        count = int((self.channel_B[shown_B] == worst).sum())
+        count = int((self.channel_B == worst).sum())
         return worst, count, count / (1.0 + float(excess_C[worst]))
 
     def weight(self, policy: PolicyOnLog) -> Floats:

@@ -31,8 +31,8 @@ WRONG_PROPENSITIES = Words(
 )
 OVEREXPOSED = Words(
     "overexposed",
-    "the propensities do not describe the log: {channel} has {count:,} exposures, and its probabilities imply at most "
-    "{expected:,.0f}. Log the probabilities that were used to draw the channel",
+    "the propensities do not describe the log: {channel} has {count:,} exposures, and its propensities imply at most "
+    "{expected:,.0f}. Log the propensities with which channels were drawn, and exposures of all channels alike",
 )
 ALL_KNOWN = Words("all-users-known", "all {users:,} users of the log are training users of the artifact")
 KNOWN_USERS = Words(

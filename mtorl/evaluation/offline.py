@@ -52,7 +52,7 @@ def evaluate_offline(
         decisions of ours. ``incumbent_is``: "own_model" for a network of ours, else "external" (as for the channel
         frequencies). ``test_share``: fraction of the test users that is evaluated (`MOST_HELD_OUT`). ``lost_channel``:
         a channel that the challenger's training log seems to lack, or null (`lost_channel`). ``overexposed_channel``:
-        a channel whose exposures contradict the propensities, or null (`LoggedRows.overexposed_channel`).
+        a channel whose touchpoints contradict the propensities, or null (`LoggedRows.overexposed_channel`).
 
     Raises:
         WindowError: there are no test users, or too little is known about an incumbent without an artifact.
