@@ -29,6 +29,7 @@ from typing import Any
 from _environment import ROOT, environment, finish, parser
 
 from benchmarks.request_path.load import Plan
+from benchmarks.request_path.profile import Profile
 from benchmarks.request_path.tables import decided, goodput, in_short
 
 CONNECTIONS = (1, 8, 32)
@@ -174,7 +175,7 @@ def measure_models(
 
 
 def measure_router(path: Any, bodies: list[str], seconds: float) -> dict[str, Any]:
-    """Measure the whole path: first decision, closed loops, stages, and open loops up to four times the capacity."""
+    """Measure the whole path: first decision, closed loops, stages, a profile, and open loops."""
     first = path.first_decision(bodies[0])
     loads, stages, router_cpu = {}, {}, {}
     for connections in (*CONNECTIONS, CAPACITY_CONNECTIONS):
@@ -185,11 +186,14 @@ def measure_router(path: Any, bodies: list[str], seconds: float) -> dict[str, An
         cpu = cpu_seconds([path.router_pid]) - cpu_before
         router_cpu[str(connections)] = 1000 * cpu * share / max(decided(measured), 1)
         stages[str(connections)] = path.stage_means(before)
+    profile = Profile(path.router_pid, seconds)
+    load(Plan(path.url, bodies, 8, seconds), path.pids)
     closed = max(goodput(measured) for measured in loads.values())
     memory = memory_mib([path.router_pid])
     offered = at_offered_loads(path, bodies, closed, seconds)
     held = {"before": memory, "after": memory_mib([path.router_pid])}
     found = {"first_decision_ms": first, "loads": loads, "stages_ms": stages, "router_cpu_ms": router_cpu}
+    found["profile"] = profile.shares()
     return {**found, "deadline_ms": path.deadline_ms, "offered": offered, "memory_mib": held}
 
 

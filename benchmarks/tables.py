@@ -6,6 +6,7 @@ These commands write the results; the last one writes the tables:
     python benchmarks/train.py [--data FILE --dataset NAME] --json benchmarks/results/train/NAME.json  # each data set
     python benchmarks/features.py --json benchmarks/results/features.json
     python benchmarks/serving.py --run runs/latest --json benchmarks/results/serving.json
+    python benchmarks/against.py OLD --json benchmarks/results/against.json    # OLD: folder of an older checkout
     python benchmarks/soak.py --run runs/latest --seconds 1800 --json benchmarks/results/soak.json
     python benchmarks/experiments.py --json benchmarks/results/experiments.json
     python benchmarks/monitoring.py --json benchmarks/results/monitoring.json
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 
 from _environment import ROOT
 
+from benchmarks.against import against_table
 from benchmarks.budget_plan import budget_plan_table
 from benchmarks.experiment_runs.table import experiment_tables
 from benchmarks.feature_layer.table import feature_tables
@@ -53,6 +55,7 @@ PAGES = {
     "train": Page("What training costs", "training.md", train_table),
     "features": Page("The feature layer", "features.md", feature_tables),
     "serving": Page("The request path", "serving.md", serving_tables),
+    "against": Page("The request path, compared with an older one", "serving.md", against_table),
     "soak": Page("Everything at once", "serving.md", soak_table),
     "experiments": Page("How often a verdict is wrong", "verdict.md", experiment_tables),
     "monitoring": Page("How often the monitor is wrong, and how soon it is right", "monitoring.md", monitoring_tables),

@@ -1,11 +1,10 @@
-"""Measures training: preparing the data, an epoch by width and precision, the default model to its best validation.
+"""Measures the cost of training: data, an epoch by width and precision, the default model, the value of the future.
 
 Commands:
 
     python benchmarks/train.py                       # on a simulated log
     python benchmarks/train.py --data kuairand_sequence.csv.gz --dataset kuairand-sequence
     python benchmarks/train.py --quick
-    python benchmarks/train.py --device cuda         # only on a GPU: windows per second, compile time
 """
 
 import tempfile
@@ -17,11 +16,10 @@ from typing import Any
 
 from _environment import environment, finish, parser
 
-from benchmarks._markdown import Figures, Show, compared, measured_on
-from benchmarks._markdown import table as markdown
+from benchmarks._markdown import Figures, Show, compared, measured_on, table
 
 WINDOWS, STEPS, BATCH = 3200, 20, 512  # the size of the authors' training set
-USERS, USERS_GPU = 6_000, 20_000  # simulated users
+USERS = 6_000  # simulated users
 
 
 def cpu(work: Callable[[], Any]) -> float:
@@ -65,76 +63,51 @@ def epochs(table: Any, quick: bool) -> dict[str, float]:
 
 
 def to_best(table: Any) -> dict[str, float]:
-    """Time of training the default model to its best validation loss and to its end, on one thread."""
+    """Time of training the default model to its best validation loss and to its end, and the future's head.
+
+    The head is measured on each log, whether or not a training on this log would keep it.
+    """
     import torch
 
+    from mtorl.fitting.future import fit_future
     from mtorl.network.ensemble import train_ensemble
     from mtorl.network.training import TrainConfig
+    from mtorl.window.encoder import Encoder
+    from mtorl.window.loader import EncodedWindows, TrainingWindows
 
     torch.set_num_threads(1)
-    data, _ = data_of(table)
+    tiles = table.tiles("train")
+    encoder = Encoder.fit(tiles, table.spec)
+    parts = [EncodedWindows(tiles, encoder)], [EncodedWindows(table.tiles("val"), encoder)]
+    data = TrainingWindows(*parts, channels=len(table.spec.channels))
     started = time.process_time()
     trained = train_ensemble(data, TrainConfig(device="cpu"))
+    windows = table.on_demand("train", targets=True)
+    price = float(table.rows["click"].mean() / table.rows["cost"].mean())
     until_best = [row["seconds"] for member in trained.members for row in member.history[: member.best_epoch]]
     return {
         "seconds_to_best": sum(until_best),
         "seconds": trained.seconds,
         "cpu_seconds": time.process_time() - started,
+        "future_cpu_seconds": cpu(lambda: fit_future(trained.ensemble, encoder, windows, price, seed=0)),
         "best_epochs": [member.best_epoch for member in trained.members],
         "parameters": trained.parameters,
     }
-
-
-def data_of(table: Any) -> tuple[Any, int]:
-    """Encoded training and validation windows, and the number of training windows."""
-    from mtorl.window.encoder import Encoder
-    from mtorl.window.loader import EncodedWindows, TrainingWindows
-
-    tiles = table.tiles("train")
-    encoder = Encoder.fit(tiles, table.spec)
-    train_windows, val = EncodedWindows(tiles, encoder), EncodedWindows(table.tiles("val"), encoder)
-    return TrainingWindows([train_windows], [val], channels=len(table.spec.channels)), len(tiles)
-
-
-def on_device(table: Any, device: str, quick: bool) -> str:
-    """A table of trainings on a GPU. The compile time is the additional time of the first epoch."""
-    import torch
-
-    from mtorl.network.parallel import device_of
-    from mtorl.network.training import TrainConfig, train
-
-    widths, size, epochs = ((32,), 64, 3) if quick else ((64, 512), 1024, 6)
-    data, windows = data_of(table)
-    rows = []
-    for hidden in widths:
-        for precision in ("fp32", "bf16"):
-            of_size: dict[str, Any] = {"hidden": hidden, "precision": precision, "batch_size": size}
-            result = train(data, TrainConfig(epochs=epochs, patience=epochs, device=device, **of_size))
-            first, *others = (row["seconds"] for row in result.history)
-            usual = sum(others) / len(others)
-            cells = [f"{hidden}, {precision}", f"{windows / usual:,.0f}", f"{max(0.0, first - usual):.1f} s"]
-            rows.append([*cells, f"{min(row['val_loss'] for row in result.history):.4f}"])
-    name = torch.cuda.get_device_name() if device_of(device).type == "cuda" else "no GPU"
-    return f"{name}\n\n" + markdown(["width", "windows/s", "compiling", "validation loss"], rows)
 
 
 def main() -> None:
     options = parser(__doc__, "600 users, 512 windows")
     options.add_argument("--data", default="", help="raw exposure log; empty for the simulator")
     options.add_argument("--dataset", default="simulator", help="name of its data set description")
-    options.add_argument("--device", default="", help="cuda or auto: only measure this device and print the table")
     arguments = options.parse_args()
 
     from mtorl.window.table import WindowTable
     from pipelines.paper import PaperConfig, prepare
 
     with tempfile.TemporaryDirectory() as root:
-        users = (600 if arguments.quick else USERS_GPU if arguments.device else USERS) if not arguments.data else 0
+        users = 0 if arguments.data else 600 if arguments.quick else USERS
         prepare(arguments.dataset, arguments.data, PaperConfig({}, Path(root), users=users))
         table = WindowTable.load(Path(root) / "data" / arguments.dataset / "windows")
-        if arguments.device:
-            print(on_device(table, arguments.device, arguments.quick))
-            return
         figures = {
             "dataset": arguments.dataset,
             "rows": len(table.rows),
@@ -159,10 +132,11 @@ def train_table(results: Sequence[Figures]) -> str:
         "default model to its best validation (aim: 60 s)": lambda result: (
             f"{result['default']['seconds_to_best']:.0f} s"
         ),
+        "value of the future (where it is on)": lambda result: f"{result['default']['future_cpu_seconds']:.0f} s",
         "its parameters (aim: 300,000)": lambda result: f"{result['default']['parameters']:,}",
     }
     heads = ["", *(result["dataset"] for result in results)]
-    return markdown(heads, compared(rows, results)) + measured_on(results[0], "train.py")
+    return table(heads, compared(rows, results)) + measured_on(results[0], "train.py")
 
 
 if __name__ == "__main__":

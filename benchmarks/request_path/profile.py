@@ -1,0 +1,51 @@
+"""Samples a process with py-spy: which functions hold Python's global lock, which bounds a router's decisions."""
+
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from _environment import ROOT
+
+_RATE = 200  # samples a second
+_MOST = 25  # functions in the result
+_ROOMS = ("serving/", "mtorl/", "features/")
+
+
+class Profile:
+    """A running profiler of a process."""
+
+    def __init__(self, pid: int, seconds: float) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._file = Path(self._folder.name) / "stacks"
+        options = ["--gil", "--nonblocking", "--format", "raw", "--rate", f"{_RATE}", "--duration", f"{seconds:.0f}"]
+        command = [
+            Path(sys.executable).with_name("py-spy"),
+            "record",
+            "--pid",
+            f"{pid}",
+            *options,
+            "--output",
+            self._file,
+        ]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def shares(self) -> dict[str, float]:
+        """Shares of samples by the innermost function of this project, the largest first; other code is "libraries"."""
+        if self._process.wait():
+            raise RuntimeError("py-spy failed: it needs root, or the permission to trace processes")
+        found: Counter[str] = Counter()
+        for line in self._file.read_text().splitlines():
+            stack, _, count = line.rpartition(" ")
+            frames = [frame.strip() for frame in stack.split(";")]
+            found[next(filter(None, map(_of_project, reversed(frames))), "libraries")] += int(count)
+        self._folder.cleanup()
+        return {name: count / found.total() for name, count in found.most_common(_MOST)}
+
+
+def _of_project(frame: str) -> str | None:
+    """Function and file of a frame in this project; None for any other. A frame is "function (path:line)"."""
+    function, _, place = frame.partition(" (")
+    path = place.rpartition(":")[0].removeprefix(f"{ROOT}/")
+    return f"{function} ({path})" if path.startswith(_ROOMS) else None
