@@ -82,7 +82,11 @@ def served(root: Path, scratch: Path, name: str) -> Iterator[list[Any]]:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, cwd=root, env={**os.environ, "PYTHONPATH": packages}, text=True, **pipes) as child:
         try:
-            yield json.loads(child.stdout.readline())
+            if not (line := child.stdout.readline()):
+                raise SystemExit(
+                    f"{root}: the servers did not start; the error is above. Is runs/latest a finished run?"
+                )
+            yield json.loads(line)
         finally:
             child.stdin.close()
 

@@ -46,6 +46,7 @@ MARKETS: tuple[Clicks | Revenue, ...] = (
     Clicks("clicks, with bots that click", bots=0.1, bot_rate=1.0),
     Revenue(f"{HEAVY}, with bots", sigma=2.0, bots=0.6),
 )
+LATE_GAPS = (0.0, 0.02, 0.03, 0.04, 0.08, 0.2)  # how much higher the challenger's share of late clicks is
 GUARDED = (
     *((0.05, 0.0, 0.5), (0.1, 0.0, 0.5), (0.1, 0.0, 0.05)),
     *((lift, harm, share) for lift, harm in ((0.0, MARGIN), (0.1, MARGIN), (0.0, 2 * MARGIN)) for share in (0.05, 0.5)),
@@ -99,7 +100,7 @@ def measure(runs: int, seed: int) -> dict[str, Any]:
         sums = returning.ramps(market, market.population, 8, few, np.random.default_rng(seed), adjusted=True)
         add("ramps", market, sums, adjusted=True)
     found["uneven"] = [arrivals.uneven(share, runs, next(streams)) for share in (0.01, 0.05, 0.5)]
-    found["late"] = [late(gap, few, next(streams)) for gap in (0.0, 0.04, 0.08, 0.2)]
+    found["late"] = [late(gap, few, next(streams)) for gap in LATE_GAPS]
     found["guarded"] = [row for one in GUARDED for row in guarded(*one, runs // 2, next(streams))]
     return found
 

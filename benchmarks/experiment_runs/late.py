@@ -14,7 +14,7 @@ from monitoring.verdict.comparison import Comparison
 from monitoring.verdict.experiment_users import ONE, Users
 from mtorl.experiment.inference.sums import UserSums
 from mtorl.experiment.inference.verdict import reach_verdict
-from mtorl.experiment.metrics import COST, DECISIONS, WEIGHT
+from mtorl.experiment.metrics import COST, DECISIONS, WEIGHT, column, late_column
 from mtorl.log.gain import Gain
 
 LATE = 0.04  # share of the incumbent's clicks that arrive late
@@ -41,8 +41,8 @@ def _run(gap: float, rng: np.random.Generator) -> tuple[bool, bool]:
         there = slice(np.searchsorted(day, look))
         columns = {
             DECISIONS: decisions[there],
-            "outcome:click": (clicks - missing)[there],
-            "late:click": missing[there] * (known[there] < look),
+            column("click"): (clicks - missing)[there],
+            late_column("click"): missing[there] * (known[there] < look),
         }
         comparison = Comparison(_users(columns, ours[there]), "challenger", _CLICK, None, ALPHA)
         lift = comparison.lift("click_per_decision")
@@ -54,7 +54,7 @@ def _run(gap: float, rng: np.random.Generator) -> tuple[bool, bool]:
 
 
 def _users(columns: dict[str, np.ndarray], ours: np.ndarray) -> Users:
-    numerators = {"click_per_decision": (("outcome:click", 1.0),), COST: (("late:click", 1.0),)}
+    numerators = {"click_per_decision": ((column("click"), 1.0),), COST: ((late_column("click"), 1.0),)}
     sums = UserSums((*columns, ONE), 1, 2, numerators, {WEIGHT: DECISIONS})
     found = Users(["50%"], ["incumbent", "challenger"], sums, np.zeros_like(sums.totals_CB), np.full(1, np.inf))
     number, arm = np.arange(len(ours)), ours.astype(np.intp)

@@ -19,7 +19,8 @@ class Profile:
     def __init__(self, pid: int, seconds: float) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._file = Path(self._folder.name) / "stacks"
-        options = ["--gil", "--nonblocking", "--format", "raw", "--rate", f"{_RATE}", "--duration", f"{seconds:.0f}"]
+        options = ["--subprocesses", "--gil", "--nonblocking", "--format", "raw"]
+        options += ["--rate", f"{_RATE}", "--duration", f"{seconds:.0f}"]
         command = [
             Path(sys.executable).with_name("py-spy"),
             "record",
@@ -41,6 +42,8 @@ class Profile:
             frames = [frame.strip() for frame in stack.split(";")]
             found[next(filter(None, map(_of_project, reversed(frames))), "libraries")] += int(count)
         self._folder.cleanup()
+        if not found:
+            raise RuntimeError("py-spy saw no thread with Python's global lock: is the process a router under load?")
         return {name: count / found.total() for name, count in found.most_common(_MOST)}
 
 
