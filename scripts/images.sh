@@ -92,7 +92,7 @@ lock() { # the marker python_version < "3" excludes torch, which the Dockerfile 
     spark) extras=(--extra spark) ;;
     *) return 0 ;;
   esac
-  uv pip compile --quiet --upgrade pyproject.toml "${extras[@]}" --override <(echo 'torch; python_version < "3"') --generate-hashes --no-annotate \
+  uv pip compile --quiet --upgrade pyproject.toml "${extras[@]}" --override <(echo 'torch; python_version < "3"') --generate-hashes --no-strip-extras --no-annotate \
     --no-header --python-version 3.11 --python-platform x86_64-unknown-linux-gnu -o "$images/$1/requirements.txt" >/dev/null
 }
 

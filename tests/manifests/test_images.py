@@ -6,6 +6,7 @@ import re
 import subprocess
 import tomllib
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def test_each_image_has_a_dockerfile_its_extras_and_a_context() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for name, extras in EXTRAS.items():
         lock = (MANIFESTS / "images" / name / "requirements.txt").read_text()
-        locked = {canonicalize_name(one): version for one, version in re.findall(r"^(\S+)==(\S+) \\$", lock, re.M)}
+        locked = {canonicalize_name(one.name): str(one.specifier)[2:] for one in locked_in(lock)}
         assert len(locked) <= lock.count("--hash=sha256:")
         needed = [Requirement(line) for line in project["dependencies"]]
         more = [Requirement(f"{project['name']}[{','.join(extras)}]")]
@@ -40,6 +41,26 @@ def test_each_image_has_a_dockerfile_its_extras_and_a_context() -> None:
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     packages = {"mtorl", "features", "components", "pipelines", "serving", "monitoring", "cli"}
     assert kept == packages | {"pyproject.toml", "README.md", "LICENSE", "manifests/images"}, "only what pip needs"
+
+
+def locked_in(lock: str) -> list[Requirement]:
+    return [Requirement(line) for line in re.findall(r"^(\S.*==\S+) \\$", lock, re.M)]
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_a_lock_names_the_extras_that_its_packages_require(name: str) -> None:
+    """With hashes, pip refuses `uvicorn[standard]`, which another package requires, if the lock has only `uvicorn`."""
+    lock = (MANIFESTS / "images" / name / "requirements.txt").read_text()
+    locked = {canonicalize_name(one.name): one.extras for one in locked_in(lock)}
+    for package, extras in locked.items():
+        try:
+            needed = [Requirement(line) for line in metadata.requires(package) or ()]
+        except metadata.PackageNotFoundError:  # another Python's or system's
+            continue
+        for one in needed:
+            applies = any(one.marker is None or one.marker.evaluate({"extra": extra}) for extra in {"", *extras})
+            if applies and canonicalize_name(one.name) != package:
+                assert one.extras <= locked.get(canonicalize_name(one.name), one.extras), f"{package}: {one}"
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)
