@@ -4,9 +4,13 @@
         evidence = stage_evidence(read.db, log, experiment, state.since, verdict_of(read, log, experiment, gain))
     consider(definition, state, evidence, now)                              # mtorl.experiment.stage_machine
 
-The verdict covers the whole ramp. Users are those of the present stage who count in it. Fallbacks and latencies cover
-decisions at the stage since it began, without overridden users; latencies, only those of the last nine days
-(`stored_sums.py`). In the shadow, the evidence is read from the records.
+The verdict covers all stages of the ramp. All other evidence is about the present stage only:
+
+- users: the verdict's number of users of this stage;
+- fallbacks: the stage's decisions, without those of overridden users;
+- latencies: the same decisions, of the last nine days (`stored_sums.py`).
+
+At the stage `shadow`, all evidence is counted from the log's records.
 """
 
 from __future__ import annotations

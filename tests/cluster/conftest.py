@@ -83,6 +83,7 @@ class Installation:
     """A namespace with what a platform provides: foundation, Secrets and a quota. Tests apply targets to it."""
 
     further: ClassVar[Object] = {}  # additional fields of an overlay's kustomization: images, patches
+    manifests = MANIFESTS
 
     def __init__(self, folder: Path, foundation: str = "foundation/dev", namespace: str = "") -> None:
         self.folder = folder
@@ -103,7 +104,7 @@ class Installation:
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
             "kind": "Kustomization",
             "namespace": self.namespace,
-            "resources": [os.path.relpath((MANIFESTS / name).resolve(), moved.resolve())],
+            "resources": [os.path.relpath((self.manifests / name).resolve(), moved.resolve())],
             **({} if name.startswith("foundation/") else self.further),
         }
         (moved / "kustomization.yaml").write_text(yaml.safe_dump(made))

@@ -59,6 +59,7 @@ class Running(Installation):
     def __init__(self, folder: Path, images: list[Object], namespace: str = "") -> None:
         super().__init__(folder, namespace=namespace)
         self.gateway = f"{self.namespace}-gateway"
+        self.token = SECRETS["mtorl-router"]["tokens"]  # of the callers
         self.further = {
             "images": images,
             "patches": [{"target": {"kind": "CronJob", "name": "mtorl-bootstrap"}, "patch": BOOTSTRAP}],
@@ -95,7 +96,7 @@ class Running(Installation):
         address = f"http://{host or f'mtorl-router.{self.namespace}'}/v1/models/ads:predict"
         words = ["kubectl", "-n", self.gateway, "exec", "-i", "caller", "--", "python", "-", address]
         process = subprocess.Popen(
-            [*words, SECRETS["mtorl-router"]["tokens"], str(seconds), prefix, *cost],
+            [*words, self.token, str(seconds), prefix, *cost],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert process.stdin
@@ -105,6 +106,9 @@ class Running(Installation):
 
     def call(self, seconds: float, prefix: str, host: str = "") -> Answers:
         return answers(self.calling(seconds, prefix, host))
+
+    def address(self, router: str) -> str:
+        return f"{get(self.namespace, 'pod', router)['status'].get('podIP', '')}:8080"
 
     def in_router(self, code: str, *arguments: str, pod: str = "mtorl-router-0") -> str:
         """Run a Python program in a router's container; returns its output."""

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from tests.cluster.conftest import Installation
-from tests.cluster.kubectl import Object, refusal
+from tests.cluster.kubectl import Object, kubectl, refusal
 from tests.manifests.conftest import MANIFESTS, documents
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.cluster
 
@@ -76,3 +77,11 @@ def test_a_step_is_admitted(container: Object, said: Object, profile: Installati
     assert not refusal(profile.namespace, pod(container, said))
     mounted = [one["mountPath"] for one in said.get("pvcMount", [])]
     assert mounted == ["/mnt/mtorl"], "a step must mount nothing else"
+
+
+def test_argos_containers_without_resources_need_the_limit_range(profile: Installation) -> None:
+    security = {**KFP, "runAsNonRoot": True, "runAsUser": 10001}
+    containers = [{"name": name, "image": "argoexec", "securityContext": security} for name in ("init", "wait")]
+    assert "must specify" in refusal(profile.namespace, {"containers": containers})
+    kubectl("-n", profile.namespace, "apply", "-f", str(MANIFESTS / "pipelines" / "platform" / "limits.yaml"))
+    eventually(lambda: not refusal(profile.namespace, {"containers": containers}))

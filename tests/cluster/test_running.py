@@ -6,7 +6,9 @@ IMAGES names the file with the output of `scripts/images.sh load` (or `push`). E
 """
 
 import json
+import subprocess
 import time
+from functools import partial
 from uuid import uuid4
 
 import pytest
@@ -15,6 +17,7 @@ from tests.cluster.experiment_pods import ROUTERS
 from tests.cluster.kubectl import Object, get, kubectl
 from tests.cluster.running import USERS, Answers, Running, answers, decided
 from tests.manifests.conftest import MANIFESTS
+from tests.repository import ROOT
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.node]
@@ -33,8 +36,7 @@ def running(images: list[Object], tmp_path_factory: pytest.TempPathFactory, ende
 def test_before_the_bootstrap_everything_waits_and_says_for_what(running: Running) -> None:
     def refused() -> Answers:
         # Call the pod directly: the Service only leads to ready routers.
-        address = get(running.namespace, "pod", "mtorl-router-0")["status"].get("podIP", "")
-        said = running.call(2, uuid4().hex, f"{address}:8080")
+        said = running.call(2, uuid4().hex, running.address("mtorl-router-0"))
         return [one for one in said if one["status"] == 503 and "mtorl-bootstrap" in one["said"]]
 
     (first, *_) = eventually(refused, 180)
@@ -91,6 +93,46 @@ def test_a_killed_router_loses_no_decision_that_was_answered(running: Running) -
     decisions = {one["decision_id"] for one in said if one["status"] == 200}
     assert decisions <= logged[ROUTERS[0]] | logged[ROUTERS[1]]
     assert all(decisions & one for one in logged.values()), "both routers must answer"
+
+
+def test_the_callers_token_is_replaced_by_the_commands_of_the_page(running: Running) -> None:
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    section = page[page.index("### Change the callers' tokens") :]
+    commands = section.partition("```bash\n")[2].partition("```")[0].replace("-n mtorl", f"-n {running.namespace}")
+    both, _, last = commands.partition("# ... when all callers send the new one:\n")
+    caller = running.calling(90, uuid4().hex)  # with the old token
+    run = partial(subprocess.run, shell=True, check=True, capture_output=True, text=True, executable="/bin/bash")
+    new = run(f'{both}echo "$NEW"').stdout.split()[-1]
+    old, running.token = running.token, new
+    assert eventually(lambda: decided(running.call(3, uuid4().hex)), 130)
+    assert {one["status"] for one in answers(caller)} == {200}
+    run(f"NEW={new}\n{last}")
+    assert decided(running.call(3, uuid4().hex))
+    running.token = old
+    eventually(lambda: {one["status"] for one in running.call(3, uuid4().hex)} == {401}, 130)
+    running.token = new
+
+
+def test_the_autoscaler_adds_and_removes_a_router_without_loss(running: Running) -> None:
+    """Its bounds stand for metrics of load, which need a metrics-server."""
+    ns, third = running.namespace, "mtorl-router-2"
+
+    def bounds(replicas: int) -> None:
+        spec = {"spec": {"minReplicas": replicas, "maxReplicas": replicas}}
+        kubectl("-n", ns, "patch", "hpa", "mtorl-router", "--type=merge", "-p", json.dumps(spec))
+
+    caller = running.calling(240, uuid4().hex)
+    bounds(3)
+    eventually(lambda: third in running.uids("pod"), 120)
+    kubectl("-n", ns, "wait", "--for=condition=Ready", f"pod/{third}", "--timeout=120s")
+    alone = {one["decision_id"] for one in running.call(5, uuid4().hex, running.address(third)) if decided([one])}
+    bounds(2)
+    eventually(lambda: third not in running.uids("pod"), 180)
+    said = answers(caller)
+    assert {one["status"] for one in said} <= {0, 200, 503} and said[-1]["status"] == 200
+    decisions = {one["decision_id"] for one in said if one["status"] == 200}
+    assert alone
+    eventually(lambda: decisions | alone <= running.uploaded(), 240)
 
 
 def test_a_killed_redis_costs_default_actions_and_nothing_else(running: Running) -> None:

@@ -9,7 +9,7 @@ says. IMAGES as for test_running.py. A quarter of an hour on two CPUs. Each test
 import json
 import os
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import get_args
 from uuid import uuid4
@@ -20,14 +20,13 @@ from mtorl.log.records import ID_FIELD, Kind
 from tests.cluster.experiment_pods import NAME, ROUTERS, Pods
 from tests.cluster.kubectl import Object, get, kubectl, listed
 from tests.cluster.object_store import KEY, PORT, SECRET, ObjectStore
-from tests.cluster.running import BOOTSTRAP, Answers, answers
+from tests.cluster.running import BOOTSTRAP
 from tests.cluster.test_experiment_pods import SPEC
 from tests.manifests.conftest import MANIFESTS
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.node]
 
-COST = 0.02
 BUDGET = 30.0  # exhausted before the end of the day
 FORGOTTEN = "u000007"
 LAKE = "$(MTORL_LAKE)"
@@ -57,12 +56,6 @@ told = [{"event_id": f"late-{kind}-{one}", "decision_id": one, "kind": kind, "va
         for one in decisions for kind in ("click", "cost")]
 request = urllib.request.Request(address, json.dumps({"outcomes": told}).encode(), {"Authorization": f"Bearer {token}"})
 print(json.load(urllib.request.urlopen(request, timeout=20))["accepted"])
-"""
-BALANCES = """
-import json
-from serving.ledger import open_ledger
-for one in open_ledger("redis://mtorl-ledger:6379/0?name=ads", 30.0).balances():
-    print(json.dumps(one.__dict__))
 """
 IDS = """
 kind, name, days = sys.argv[1:]
@@ -99,7 +92,6 @@ class Day(Pods):
         self.further |= {"components": [component], "configMapGenerator": [lake], "patches": patches}
         keys = (f"--from-literal=AWS_ACCESS_KEY_ID={KEY}", f"--from-literal=AWS_SECRET_ACCESS_KEY={SECRET}")
         kubectl("-n", self.namespace, "create", "secret", "generic", "mtorl-lake", *keys)
-        self.said: Answers = []
 
     def job(self, cronjob: str, *arguments: str, ends: str = "succeeded") -> str:
         """Run a CronJob's job, optionally with other arguments; returns its log."""
@@ -117,16 +109,6 @@ class Day(Pods):
     def ids(self, kind: Kind, days: int = 0) -> list[str]:
         """Return ids of the lake's records whose decision was the given number of days ago."""
         return self.store.run(IDS, kind, ID_FIELD[kind], str(days)).split()
-
-    def calls(self, pool: ThreadPoolExecutor, seconds: float) -> Future[Answers]:
-        """Start callers that report a cost for each exposure; their answers are added to `said` at the end."""
-        return pool.submit(lambda: self.said.extend(answers(self.calling(seconds, uuid4().hex, "", str(COST)))))
-
-    def decided(self) -> set[str]:
-        return {one["decision_id"] for one in self.said if one["status"] == 200}
-
-    def reported(self) -> set[str]:
-        return {event for one in self.said for event in one.get("reported", ())}
 
     def uploaded_all(self) -> bool:
         return self.decided() <= set(self.ids("decision")) and self.reported() <= set(self.ids("outcome"))
@@ -204,11 +186,7 @@ def test_nothing_is_lost_doubled_or_overspent(day: Day) -> None:
     day.job("mtorl-compact")
     doubled, spent, _ = day.store.run(COUNTS).splitlines()
     assert doubled == "0"
-    balances = [json.loads(line) for line in day.in_router(BALANCES).splitlines()]
-    for one in balances:
-        assert one["spent"] + one["reserved"] <= one["limit"] + 1e-9 and not one["excess"], one
-    (whole,) = [one for one in balances if one["arm"] == "*"]
-    assert whole["spent"] == pytest.approx(float(spent), abs=1e-6)
+    assert day.spent() == pytest.approx(float(spent), abs=1e-6)
 
 
 def test_a_user_and_an_old_day_are_forgotten(day: Day) -> None:
