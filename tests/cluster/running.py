@@ -3,7 +3,8 @@
 import json
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from uuid import uuid4
 
 import yaml
 
@@ -53,6 +54,13 @@ spec:
 Answers = list[dict[str, Any]]
 
 
+class Calls(NamedTuple):
+    """A running caller, and the file of its answers."""
+
+    process: subprocess.Popen[str]
+    said: Path
+
+
 class Running(Installation):
     """An installation of given images, and a gateway's namespace for its callers."""
 
@@ -91,18 +99,18 @@ class Running(Installation):
         kubectl("-n", namespace, "apply", "-f", "-", stdin=yaml.safe_dump(pod))
         kubectl("-n", namespace, "wait", "--for=condition=Ready", f"pod/{name}", "--timeout=120s")
 
-    def calling(self, seconds: float, prefix: str, host: str = "", *cost: str) -> subprocess.Popen[str]:
+    def calling(self, seconds: float, prefix: str, host: str = "", *cost: str) -> Calls:
         """Start a caller in the gateway's namespace; it calls the router's Service or `host`, and may report a cost."""
         address = f"http://{host or f'mtorl-router.{self.namespace}'}/v1/models/ads:predict"
         words = ["kubectl", "-n", self.gateway, "exec", "-i", "caller", "--", "python", "-", address]
-        process = subprocess.Popen(
-            [*words, self.token, str(seconds), prefix, *cost],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        words += [self.token, str(seconds), prefix, *cost]
+        path = self.folder / f"answers-{uuid4().hex}"  # a pipe that nothing reads yet would stop the caller
+        with path.open("w") as said:
+            process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=said, text=True)
         assert process.stdin
         process.stdin.write(CALLER)
         process.stdin.close()
-        return process
+        return Calls(process, path)
 
     def call(self, seconds: float, prefix: str, host: str = "") -> Answers:
         return answers(self.calling(seconds, prefix, host))
@@ -145,11 +153,10 @@ def image_of(images: list[Object], name: str) -> str:
     return found.get("newName", found["name"]) + (f"@{found['digest']}" if "digest" in found else f":{found['newTag']}")
 
 
-def answers(process: subprocess.Popen[str]) -> Answers:
-    assert process.stdout
-    said = [json.loads(line) for line in process.stdout]
-    assert process.wait(timeout=60) == 0
-    return said
+def answers(calls: Calls) -> Answers:
+    """Wait until a caller has ended; returns what it was answered."""
+    assert calls.process.wait(timeout=600) == 0
+    return [json.loads(line) for line in calls.said.read_text().splitlines()]
 
 
 def decided(said: Answers) -> Answers:
