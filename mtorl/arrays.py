@@ -1,4 +1,7 @@
-"""Array types that all packages share. The suffix of an array's name is its shape (`gain_BC`: B rows, C channels)."""
+"""Array types that all packages share.
+
+The suffix of an array's name gives its shape: `gain_BC` has B rows and C channels.
+"""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -66,12 +66,12 @@ GRAPH_OUTPUTS = ("logits_BC", "reward_BC", "cost_BC", "state_distance_B", "futur
 
 
 class ArtifactError(InputError):
-    """A folder is not an artifact, or a file in it was changed after saving; the message names the file."""
+    """The folder is not an artifact, or one of its files is missing, damaged or changed. The message names the file."""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A loaded artifact."""
+    """A model artifact that was read from a folder, ready to make forecasts."""
 
     folder: Path
     spec: DatasetSpec
@@ -81,69 +81,90 @@ class Artifact:
 
     @property
     def digest(self) -> str:
-        """The artifact's identity: hex sha256 over its content."""
+        """The identity of the artifact: a SHA-256 hash of its content, in hexadecimal digits."""
         return str(self.model["digest"])
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """Content of metrics.json."""
+        """The metrics that were measured after the training, read from metrics.json."""
         return dict(_read_json(self.folder / "metrics.json"))
 
     def reference(self) -> pd.DataFrame:
-        """The reference for drift: training touchpoints with user_id (a number), context and static columns."""
+        """The sample of training touchpoints with which drift tests compare later requests.
+
+        Its columns are user_id (anonymous, only to group rows by user), the context columns and the static columns.
+        """
         return pd.read_parquet(self.folder / "reference.parquet")
 
     def drift_thresholds(self) -> ThresholdGrid | None:
-        """Drift thresholds measured on the reference; None if the artifact has none."""
+        """The thresholds of the drift tests, measured on the reference; None if the artifact has no thresholds."""
         path = self.folder / DRIFT_THRESHOLDS
         return ThresholdGrid.from_dict(_read_json(path)) if path.exists() else None
 
     def training_users(self) -> Fingerprints:
-        """Fingerprints of all users in the training, in ascending order."""
+        """The fingerprints of all training and validation users of the model, in ascending order."""
         users: Fingerprints = np.load(self.folder / "training_users.npy", allow_pickle=False)
         return users
 
     def yardstick(self) -> dict[str, Any] | None:
-        """LightGBM, as the input of `mtorl.baselines.lightgbm.Boosted.from_dict`; None if the artifact has none."""
+        """The LightGBM models that were trained on the same users, for comparison; None if the artifact has none.
+
+        `mtorl.baselines.lightgbm.Boosted.from_dict` creates the models from this dict.
+        """
         path = self.folder / YARDSTICK
         return json.loads(gzip.decompress(path.read_bytes())) if path.exists() else None
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """The numbers of steps T for which the graph may be run, in ascending order."""
+        """The window lengths T, in steps, with which the exported graph may be run, in ascending order."""
         return tuple(self.model["lengths"])
 
     @cached_property
     def network(self) -> Network:
-        """The exported graph, which runs only as many steps as a batch needs; loading it imports onnxruntime."""
+        """The exported network. It computes only as many steps as the longest window of a batch needs.
+
+        The first access imports onnxruntime and reads the graph.
+        """
         return shortened(open_graph(self.folder / NETWORK), self.lengths)
 
     def outputs(self, batch: Windows) -> tuple[NDArray[np.floating[Any]], ...]:
-        """All outputs of the graph (`GRAPH_OUTPUTS`) at each window's last step."""
+        """Compute all outputs of the network (`GRAPH_OUTPUTS`) at the last step of each window."""
         return predict_in_chunks(self.network, self.encoder, batch)
 
     def predict(self, batch: WindowBatch) -> Heads:
-        """Action logits, expected reward in [0, 1] and expected cost of each channel, at each window's last step."""
+        """Compute action logits, rewards in [0, 1] and costs (B, C), as expected at the last step of each window."""
         return heads_of(self.outputs(batch))
 
     def forecast(self, batch: Windows) -> Forecast:
-        """Forecast for the decision rule at each window's last step."""
+        """Compute the forecast at the last step of each window, as the decision rule needs it."""
         return forecast_of(self.outputs(batch), self.encoder)
 
     def forecast_with_state(self, batch: Windows) -> tuple[Forecast, NDArray[np.floating[Any]] | None]:
-        """The forecast, and the distance of each user's state (`mtorl.network.user_state`) if the model has it."""
+        """Compute the forecast, and how far the state of each user is from the states in training.
+
+        The distance (`mtorl.network.user_state`) is None if the model does not compute it.
+        """
         outputs = self.outputs(batch)
         return forecast_of(outputs, self.encoder), outputs[3] if len(outputs) > 3 else None
 
 
 def forecast_of(outputs: Sequence[NDArray[np.floating[Any]]], encoder: Encoder) -> Forecast:
-    """Forecast for the decision rule, from the outputs of a network or only the heads of any model."""
+    """Convert the outputs of a model to a forecast for the decision rule.
+
+    Args:
+        outputs: Action logits, rewards and costs, followed by the optional outputs of `GRAPH_OUTPUTS`.
+        encoder: The encoder of the model, which converts rewards to gains.
+    """
     logits_BC, reward_BC, cost_BC = outputs[:3]
     return Forecast(logits_BC, encoder.unreward(reward_BC, cost_BC), cost_BC, outputs[4] if len(outputs) > 4 else None)
 
 
 def load(folder: str | Path) -> Artifact:
-    """Read an artifact, without torch; ArtifactError for a missing, damaged or changed file, or another schema."""
+    """Read an artifact and compare its files with their checksums. Torch is not needed.
+
+    Raises:
+        ArtifactError: A file is missing, damaged or changed, or the artifact has an unknown schema version.
+    """
     path = Path(folder)
     model = _read_json(path / "model.json")
     if not isinstance(model, dict) or model.get("schema_version") != SCHEMA_VERSION:
@@ -163,13 +184,14 @@ def load(folder: str | Path) -> Artifact:
 
 
 def open_graph(path: Path) -> Network:
-    """An exported graph as a function of arrays that uses one thread."""
+    """Read an exported graph, and return it as a function of NumPy arrays that runs on one thread."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    # In a small network, threads mostly wait for each other (`mtorl.network.parallel`). Servers add workers or pods.
+    # Use one thread, because the threads of a small network mostly wait for each other (`mtorl.network.parallel`). A
+    # server handles more requests with more workers or pods.
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors
+    options.log_severity_level = 3  # log only errors
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = GRAPH_OUTPUTS[: len(session.get_outputs())]
 
@@ -180,7 +202,7 @@ def open_graph(path: Path) -> Network:
 
 
 def digest_of(model: Mapping[str, Any]) -> str:
-    """Hex sha256 of the content of model.json, which contains the sha256 of every other file."""
+    """Return the digest of an artifact: the SHA-256 hash of model.json, which contains the hash of every other file."""
     return hashlib.sha256(json.dumps(model, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -211,12 +233,12 @@ _MODEL, _USERS = "model.json", "training_users.npy"
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """A model that was trained on some of the users in question."""
+    """A model that was trained on at least one of the users that `trained_on` searches for."""
 
     name: str  # name of the artifact
     version: str
-    users: tuple[str, ...]  # users in question that are in the model's training
-    places: tuple[Path, ...]  # folders with a copy of the artifact
+    users: tuple[str, ...]  # ids of the users, among those searched for, that the model was trained on
+    places: tuple[Path, ...]  # folders that contain a copy of the artifact
 
 
 def is_artifact(folder: Path) -> bool:
@@ -225,9 +247,12 @@ def is_artifact(folder: Path) -> bool:
 
 
 def trained_on(artifacts: Iterable[Path], user_ids: Iterable[str]) -> list[TrainedOn]:
-    """The models that were trained on any of the users; copies of a model count once. Raises ArtifactError.
+    """Find the models that were trained on any of the given users. Copies of a model are listed as one model.
 
     An artifact can't be changed. To remove a user from a model, train the model again on a log without the user.
+
+    Raises:
+        ArtifactError: A folder is not an artifact, or can't be read.
     """
     users = sorted(set(user_ids))
     found: dict[str, TrainedOn] = {}

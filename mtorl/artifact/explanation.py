@@ -1,13 +1,13 @@
-"""Explains a decision: the effect of each earlier touchpoint on the forecast of a channel.
+"""Explains a decision by the effect of each earlier touchpoint on the forecast for a channel.
 
     (explanation,) = explain(artifact, [instance], [channel])
     explanation.reward_K[0]             # expected reward minus the expected reward without the oldest touchpoint
 
-An attribution is the exact difference of two forecasts: for the window, and for the window *without* the touchpoint.
-To remove a touchpoint, its channel, outcomes and context are left out, and the pause before the next touchpoint is
-measured from the touchpoint before the removed one. All windows share one forward pass. Attributions do not add up to
-the effect of the history: if two touchpoints contain the same information, removing only one has no effect. The value
-of the future, a term of the utility, is not attributed.
+The effect of a touchpoint is the difference between two forecasts: for the whole window, and for the window *without*
+the touchpoint. A touchpoint is removed with its channel, outcomes and context. The pause before the next touchpoint is
+then measured from the touchpoint before the removed one. All variants are computed in one forward pass. The effects do
+not add up to the effect of the whole history: if two touchpoints contain the same information, removing only one of
+them has no effect. The value of the future, which is a part of the utility, is not explained.
 
 Shape suffixes: K touchpoints of a window, oldest first; V variants of it; C channels.
 """
@@ -29,10 +29,10 @@ METHOD = "leave-one-touchpoint-out"
 
 @dataclass(frozen=True)
 class Explanation:
-    """The effect of a window's touchpoints on the forecast of one channel.
+    """The effect of each touchpoint in a window on the forecast for one channel.
 
-    Rewards are expected gains, as in `mtorl.policy.decision.Decision`. Log-probabilities come from the action head over
-    all channels, which imitates the logging policy; prices, candidates and exploration are not included.
+    Rewards are expected gains, as in `mtorl.policy.decision.Decision`. A log-probability comes from the action head,
+    which predicts the choices of the logging policy. It does not depend on prices, candidates or exploration.
     """
 
     reward: float
@@ -44,8 +44,16 @@ class Explanation:
 
 
 def explain(artifact: Artifact, instances: Sequence[Instance], channels: Sequence[int]) -> list[Explanation]:
-    """Explain one channel, given by its position, for each window; raises WindowError for a malformed instance."""
-    WindowBatch.from_instances(instances, artifact.spec)  # so that an error has the position in `instances`
+    """Explain the forecast for one channel of each window.
+
+    Args:
+        channels: For each window, the position of the channel to explain.
+
+    Raises:
+        WindowError: A window is malformed.
+    """
+    # Check the windows before the variants are made, so that an error message has the position in `instances`.
+    WindowBatch.from_instances(instances, artifact.spec)
     variants = [_variants(instance, artifact.spec) for instance in instances]
     batch = WindowBatch.from_instances([variant for group in variants for variant in group], artifact.spec)
     logits_VC, reward_VC, cost_VC = artifact.predict(batch)
@@ -70,16 +78,20 @@ def explain(artifact: Artifact, instances: Sequence[Instance], channels: Sequenc
 
 
 def touchpoints(instance: Instance) -> list[int]:
-    """Positions of the touchpoints in a window's prev_* lists, oldest first, without the start of the journey."""
+    """Return the positions of touchpoints in the prev_* lists of a window, oldest first.
+
+    The entry that marks the start of a journey is not a touchpoint.
+    """
     return [place for place, channel in enumerate(instance["prev_channel"]) if channel is not None]
 
 
 def without(instance: Instance, place: int, spec: DatasetSpec) -> Instance:
-    """The window without the touchpoint at the position `place` of its prev_* lists."""
+    """Return a copy of the window without one touchpoint: the one at position `place` of the prev_* lists."""
     if len(instance["prev_channel"]) == 1:
         return without_past(instance, spec)
-    # The context of a touchpoint's decision is one position before the touchpoint. If the window begins later than the
-    # journey, its oldest touchpoint has no context. The next touchpoint then becomes the oldest and loses its context.
+    # The context in which a touchpoint was decided is stored one position before the touchpoint. If older touchpoints
+    # are cut off, the oldest touchpoint in the window has no context. If it is removed, the next touchpoint becomes the
+    # oldest, and its context is removed.
     own = max(place - 1, 0)
     previous = ("prev_channel", "prev_timestamp", *(f"prev_{outcome}" for outcome in spec.window_outcomes))
     return {
@@ -90,7 +102,7 @@ def without(instance: Instance, place: int, spec: DatasetSpec) -> Instance:
 
 
 def without_past(instance: Instance, spec: DatasetSpec) -> Instance:
-    """The window at the same time for the same user, with an empty history."""
+    """Return a copy of the window with an empty history, for the same user at the same time."""
     return {
         **instance,
         "prev_channel": [None],

@@ -1,12 +1,12 @@
-"""Limits the steps that an exported graph computes to the needs of the longest window in a batch.
+"""Saves time by running an exported graph only for as many steps as the longest window of a batch has.
 
     lengths = exact_lengths(graph, window=50, width=33)      # (4, 8, 16, 32, 50): stored in model.json
     network = shortened(graph, lengths)                      # computes 8 steps if the longest window has 5
 
-Windows are padded on the right and no step sees a later step, so computing more steps does not change a result. If
-lengths are multiples of four, results are bit-identical, because onnxruntime's kernels add four numbers at a time. An
-artifact lists only lengths at which the results were bit-identical to those of the whole window (`exact_lengths`). So a
-decision does not depend on the lengths of other windows in its batch.
+Windows are padded on the right, and no step depends on a later step. So leaving out padding does not change a result,
+apart from rounding. A decision must not depend on the lengths of other windows in the batch, not even by rounding. So
+an artifact lists only lengths for which all results are bit-identical to those of the whole window (`exact_lengths`).
+These are usually multiples of four, because the kernels of onnxruntime add four numbers at a time.
 
 Shapes: B windows, T steps of a window, D encoded token.
 """
@@ -20,17 +20,22 @@ from numpy.typing import NDArray
 
 from mtorl.network.predictor import Network
 
-_LEAST = 4  # steps; computing fewer steps saves no time
+_LEAST = 4  # shortest length, in steps; a shorter one would save no time
 
 
 def lengths_up_to(window: int) -> tuple[int, ...]:
-    """Powers of two from `_LEAST` and below the window's length, and the window's length."""
+    """Return the lengths to try: the powers of two from `_LEAST` that are below `window`, and `window` itself."""
     powers = (1 << power for power in range(_LEAST.bit_length() - 1, window.bit_length()))
     return (*(length for length in powers if length < window), window)
 
 
 def exact_lengths(graph: Network, window: int, width: int) -> tuple[int, ...]:
-    """Lengths at which a graph's results are bit-identical to the whole window's; `width` is that of the tokens."""
+    """Return the lengths for which a graph computes the same bits as for the whole window, tested on random inputs.
+
+    Args:
+        window: Number of steps of a whole window.
+        width: Number of values of an encoded token.
+    """
     random = np.random.default_rng(0)
 
     def exact(length: int) -> bool:
@@ -47,7 +52,11 @@ def exact_lengths(graph: Network, window: int, width: int) -> tuple[int, ...]:
 
 
 def shortened(graph: Network, lengths: Sequence[int]) -> Network:
-    """A graph that runs with the smallest of the (ascending) lengths that fits the longest window of a batch."""
+    """Return a function like `graph` that cuts off steps which no window of a batch needs.
+
+    Args:
+        lengths: Allowed lengths in steps, ascending. The smallest one that fits the longest window is used.
+    """
 
     def outputs(x_BTD: NDArray[np.float32], length_B: NDArray[np.int64]) -> tuple[NDArray[np.floating[Any]], ...]:
         steps = lengths[bisect_left(lengths, length_B.max(initial=1))]

@@ -1,10 +1,10 @@
-"""Records the origin of a published model: data, code, figures, the gate's report, and the models compared with it.
+"""Records the origin of a published model: data, code, metrics, the gate's report, and the models it was compared with.
 
     lineage = Lineage.read(Path("registry/challenger/0a1b2c3d4e5f"))
     lineage.write(unfinished)                                           # next to the artifact, before it is published
 
-`lineage.json` is not part of the artifact, because the version of an artifact depends on its content, and a comparison
-with another model does not change the artifact's decisions. A null value is unknown.
+The record is the file `lineage.json`. It is not part of the artifact: the version of an artifact is a hash of its
+content, and must not change if the model is compared with another model. A null value means that the value is unknown.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Time = Annotated[
 
 
 class LineageError(ValueError):
-    """A lineage can't be read; the message names the file."""
+    """The file lineage.json can't be read or is invalid. The message names the file."""
 
 
 class Figure(StrictModel):
@@ -145,7 +145,11 @@ class Lineage(StrictModel):
 
     @classmethod
     def read(cls, version: Path) -> Lineage:
-        """The lineage of a published version; raises LineageError."""
+        """Read the lineage in the folder of a published version.
+
+        Raises:
+            LineageError: The file can't be read or is invalid.
+        """
         path = version / FILE
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
@@ -155,5 +159,5 @@ class Lineage(StrictModel):
             raise LineageError(f"{path}: cannot be read: {error}") from None
 
     def write(self, version: Path) -> None:
-        """Write the lineage into the folder of a version that is not published yet."""
+        """Write lineage.json into the folder of a version, before the version is published."""
         (version / FILE).write_text(json.dumps(self.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")

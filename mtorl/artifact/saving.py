@@ -1,9 +1,9 @@
-"""Saves a trained policy as an artifact folder.
+"""Saves a trained policy as an artifact: a folder from which a server can make decisions.
 
     policy = TrainedPolicy(name="challenger", kind="mtorl", network=network, encoder=encoder, ...)
     artifact = save(folder, policy)
 
-`mtorl.artifact.artifact` describes the files of the folder, and reads them.
+`mtorl.artifact.artifact` describes the files in the folder, and contains the functions that read them.
 """
 
 from __future__ import annotations
@@ -49,23 +49,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainedPolicy:
-    """A policy that is ready to be served, with its origin; ArtifactError if a cost cap is missing or invalid."""
+    """Everything that an artifact contains: a trained policy, its origin and its metrics.
 
-    name: str  # for display: "challenger"
+    Raises:
+        ArtifactError: A channel has no cost cap, or an invalid one.
+    """
+
+    name: str  # for display, such as "challenger"
     kind: str  # "mtorl" or "channel-frequency"
     network: nn.Module  # forward(x_BTD, length_B) -> logits_BC, reward_BC, cost_BC and optional outputs
-    encoder: Encoder  # the encoder of the network's inputs
+    encoder: Encoder  # converts windows to the inputs of the network
     spec: DatasetSpec
     params: PolicyParams  # parameters of the decision rule
-    cost_cap: Mapping[str, float]  # highest cost of an exposure on each channel, which a server reserves
-    default_channel: str  # a server's answer if it lacks time or data
-    metrics: Mapping[str, Any]  # plain numbers; null for a number that could not be computed
-    reference: pd.DataFrame  # sample of training touchpoints: user_id, context and static columns
-    training_users: Fingerprints  # all users in the training
-    data_fingerprint: str  # fingerprint of the training's log
-    git_revision: str  # commit of the code
-    thresholds: ThresholdGrid | None = None  # drift thresholds of the reference's columns
-    yardstick: Mapping[str, Any] | None = None  # LightGBM fitted on the same users and encoder (`Boosted.to_dict`)
+    cost_cap: Mapping[str, float]  # highest cost of an exposure on each channel; a server reserves this much budget
+    default_channel: str  # channel that a server returns if it has not enough time or data for a decision
+    metrics: Mapping[str, Any]  # numbers, or null for a number that could not be computed
+    reference: pd.DataFrame  # sample of training touchpoints for drift tests: user_id, context and static columns
+    training_users: Fingerprints  # fingerprints of all training and validation users
+    data_fingerprint: str  # fingerprint of the log that the policy was trained on
+    git_revision: str  # Git commit of the code that trained the policy
+    thresholds: ThresholdGrid | None = None  # thresholds of the drift tests, measured on `reference`
+    yardstick: Mapping[str, Any] | None = None  # LightGBM models trained on the same users (`Boosted.to_dict`)
 
     def __post_init__(self) -> None:
         channels, caps = self.spec.channels, dict(self.cost_cap)
@@ -74,15 +78,20 @@ class TrainedPolicy:
 
 
 def save(folder: str | Path, policy: TrainedPolicy) -> Artifact:
-    """Write an artifact, replacing an older one; ArtifactError if the exported graph differs from the network."""
+    """Write a policy as an artifact folder, and replace the folder if it exists.
+
+    Raises:
+        ArtifactError: The exported graph computes other results than the network.
+    """
     with replacing(Path(folder)) as unfinished:
         unfinished.mkdir()
-        unfinished.chmod(0o755)  # independent of the umask, since a server may run as another user
+        unfinished.chmod(0o755)  # a server may run as another user, so the permissions must not depend on the umask
         lengths = _export(policy, unfinished)
         _write_json(unfinished / "encoder.json", policy.encoder.to_dict())
         policy.spec.save(unfinished / "dataset.yaml")
         _write_json(unfinished / "policy.json", asdict(policy.params))
-        users, _ = pd.factorize(policy.reference["user_id"])  # anonymous: drift only needs to group rows by user
+        # Replace user ids by numbers. Drift tests only need to know what rows belong to the same user.
+        users, _ = pd.factorize(policy.reference["user_id"])
         reference = policy.reference.assign(user_id=[f"reference-{user}" for user in users])
         reference.to_parquet(unfinished / "reference.parquet", index=False)
         _write_json(unfinished / "metrics.json", policy.metrics)
@@ -91,7 +100,7 @@ def save(folder: str | Path, policy: TrainedPolicy) -> Artifact:
             _write_json(unfinished / DRIFT_THRESHOLDS, policy.thresholds.to_dict())
         if policy.yardstick is not None:
             text = json.dumps(policy.yardstick, separators=(",", ":")).encode()
-            # Without a time in the header, equal content has equal bytes.
+            # Write no time into the gzip header, so that equal content gives equal bytes and an equal checksum.
             (unfinished / YARDSTICK).write_bytes(gzip.compress(text, mtime=0))
         model = {
             "schema_version": artifact.SCHEMA_VERSION,
@@ -113,7 +122,13 @@ def save(folder: str | Path, policy: TrainedPolicy) -> Artifact:
 
 
 def _export(policy: TrainedPolicy, folder: Path) -> tuple[int, ...]:
-    """Write the network's graph and weights, and compare the graph with the network; returns the graph's lengths."""
+    """Write the network as an ONNX graph, and its weights as a torch file.
+
+    The graph is run on random inputs and must give the same results as the network.
+
+    Returns:
+        The window lengths with which the graph may be run (`exact_lengths`).
+    """
     import torch
     from onnxscript.optimizer import optimize_ir
 
@@ -127,7 +142,8 @@ def _export(policy: TrainedPolicy, folder: Path) -> tuple[int, ...]:
         lengths = torch.randint(1, steps + 1, (rows,), generator=generator)
         return torch.rand(rows, steps, width, generator=generator), lengths
 
-    # Bounds make torch's export faster. The graph has no bounds, so it works for one window, which is compared below.
+    # The bounds of the batch size make torch's export faster. The exported graph does not contain these bounds, so it
+    # also works for a single window, which is tested below.
     any_batch = {0: torch.export.Dim("batch", min=2, max=CHUNK)}
     least, *longer = lengths_up_to(steps)
     any_length = {1: torch.export.Dim("steps", min=least, max=steps)} if longer else {}
@@ -138,7 +154,7 @@ def _export(policy: TrainedPolicy, folder: Path) -> tuple[int, ...]:
             program, input_names=GRAPH_INPUTS, output_names=names, dynamo=True, verbose=False, optimize=False
         )
         assert graph is not None, "torch returns a graph that is exported to memory"
-        # By default torch's optimizer also infers each node's shape, which takes long and does not improve the graph.
+        # Do not let the optimizer infer the shape of each node: this takes long and does not improve the graph.
         optimize_ir(graph.model, onnx_shape_inference=False)
     graph.save(folder / NETWORK)
     write_tensors(folder / "weights.pt", network.state_dict())
@@ -155,7 +171,10 @@ def _export(policy: TrainedPolicy, folder: Path) -> tuple[int, ...]:
 
 @contextmanager
 def _undisturbed_export() -> Iterator[None]:
-    """Hide deprecations and the optimizer's logs, and pause garbage collection, which takes a tenth of the time."""
+    """Hide warnings and log messages of the export inside the `with` block, and pause the garbage collection.
+
+    Garbage collection would take a tenth of the export's time.
+    """
     collects, disabled = gc.isenabled(), logging.root.manager.disable
     gc.disable()
     logging.disable(logging.WARNING)

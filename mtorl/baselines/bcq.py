@@ -1,13 +1,14 @@
-"""Batch-constrained Q-learning with discrete actions (Fujimoto et al. 2019, arXiv:1910.01708).
+"""Implements batch-constrained Q-learning (BCQ) with discrete actions (Fujimoto et al. 2019, arXiv:1910.01708).
 
     G:       E[ -log G(a | s) ], an imitation of the log
     allowed: G(a | s) > tau max_a' G(a' | s)
     Q:       E[ huber(r + gamma Q'(s', a') - Q(s, a)) ],  a' = argmax over allowed a of Q(s', a)
     policy:  argmax over allowed a of Q(s, a)
 
-Here the policy is softmax(Q / T) over the allowed channels; T minimises the log-loss on validation users. A share of
-its decisions is uniform, because a probability of zero has an infinite log-loss. The reward is a monotone map of
-Q(s, a), fitted on validation users (`reward_of_value`). The cost is each channel's mean.
+BCQ chooses the best channel among those that the log often used in the same state. Here the policy is softmax(Q / T)
+over these channels, and T minimises the log-loss on validation users. A fixed share of the decisions is uniform over
+all channels, because a probability of zero would have an infinite log-loss. The predicted reward is a monotone function
+of Q(s, a) that is fitted on validation users (`reward_of_value`). The predicted cost is the mean cost of each channel.
 """
 
 import math
@@ -25,23 +26,26 @@ from mtorl.baselines.learning import Data, Learned, Schedule, Step, answer, lear
 from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch
 
-TAU = 0.3  # a channel is allowed if its probability is above this share of the most likely channel's
+TAU = 0.3  # a channel is allowed if it is more than 0.3 times as probable as the most probable channel
 GAMMA = 0.9  # discount per touchpoint
-EPOCHS = 10  # epochs for Q
-LR = 1e-3  # learning rate of Q
-EXPLORATION = 0.1  # share of decisions that are uniform over all channels
-_NEVER = -1e9  # stands for the value of a channel that is not allowed, below any learned value
+EPOCHS = 10  # number of epochs in the training of Q
+LR = 1e-3  # learning rate in the training of Q
+EXPLORATION = 0.1  # share of the decisions that are uniform over all channels
+_NEVER = -1e9  # value of a channel that is not allowed; lower than any value that Q can learn
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Learned:
-    """Train the imitation, then Q. Validation users stop the imitation early, and fit temperature and reward map."""
+    """Train the imitation network G, and then the value network Q.
+
+    Validation users decide when the training of G stops. The temperature and the reward function are fitted on them.
+    """
     data = Data.of(train, val, encoder)
     with seeded(seed):
         imitation, q = imitate(data), mlp(*data.sizes)
         learn_values(q, q, data.train, partial(constrained_loss, q, imitation), Schedule(EPOCHS, LR))
     val_BC, channel_B = answer(q, data.val.state_BS), data.logged.channel_B
     masked_BC = masked(val_BC, answer(imitation, data.val.state_BS))
-    # A logged channel that is not allowed has probability zero at any temperature, so such rows are left out.
+    # Leave out rows whose logged channel is not allowed: its probability is zero at any temperature.
     allowed_B = masked_BC[np.arange(len(val_BC)), channel_B] > _NEVER
     t, reward = temperature(masked_BC[allowed_B], channel_B[allowed_B]), data.reward_of(val_BC)
 
@@ -54,17 +58,22 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Le
 
 
 def allowed(logits_BC: Tensor) -> Tensor:
-    """Return the mask of the channels to which the imitation gives enough probability."""
+    """Return a mask of the allowed channels: those to which the imitation network gives a high enough probability."""
     return logits_BC - logits_BC.max(dim=1, keepdim=True).values > math.log(TAU)
 
 
 def masked(q_BC: Floats, logits_BC: Floats) -> Floats:
-    """Return the values of the channels that the imitation allows, and `_NEVER` for the others."""
+    """Return the value of each allowed channel, and `_NEVER` for each channel that is not allowed."""
     return np.where(allowed(torch.from_numpy(logits_BC)).numpy(), q_BC, _NEVER)
 
 
 def constrained_loss(q: nn.Module, imitation: nn.Module, target: nn.Module, step: Step) -> Tensor:
-    """Return the loss of Q (see the module's docstring)."""
+    """Return the loss of Q for a batch of transitions, by the formula in the docstring of the module.
+
+    Args:
+        imitation: The network G, which decides what channels are allowed.
+        target: The slow copy Q' of Q.
+    """
     logged_B = q(step.state_BS).gather(1, step.channel_B[:, None]).squeeze(1)
     with torch.no_grad():
         next_BC = q(step.next_BS).masked_fill(~allowed(imitation(step.next_BS)), _NEVER)

@@ -1,11 +1,12 @@
-"""The incumbent: chooses each channel with its frequency in the log, by segment. It uses no sequence and no training.
+"""Implements the incumbent: a policy that chooses each channel as often as the log did in the user's segment.
 
     network = fit([batch], encoder)
     decide(Forecast(*network outputs), POLICY, u)
 
-For each value of the data set's segment column (or for all users, if there is none), `fit` tabulates the uses, rewards
-and costs of each channel. The tables have the same signature as MTORL's network, so both arms share one artifact
-format, one server and one decision rule. `POLICY` follows the frequencies; a tenth of its decisions are random.
+For each segment of users, `fit` counts how often each channel was used, and computes its mean reward and mean cost. A
+data set without a segment column has one segment. The result has the same inputs and outputs as MTORL's network, so
+both policies share one artifact format, one server and one decision rule. With `POLICY`, a tenth of the decisions are
+random, and all others follow the frequencies.
 
 Shapes: B windows, T steps, D encoded token, S segments (the last is "unknown"), C channels.
 """
@@ -23,12 +24,15 @@ from mtorl.window.window import WindowBatch
 
 POLICY = PolicyParams(advantage_weight=0.0, exploration=0.1, price=0.0)
 
-_USES = 1.0  # pseudo-uses per channel in a segment (Laplace smoothing)
-_PRIOR = 20.0  # uses at which a segment's mean has the same weight as the channel's mean over all segments
+_USES = 1.0  # added to the number of uses of each channel (Laplace smoothing)
+_PRIOR = 20.0  # at this many uses in a segment, the segment's mean has the same weight as the mean of all segments
 
 
 class ChannelFrequency(nn.Module):
-    """Tables that are looked up by the segment in the encoded token; the same forward as `model.MTORL`."""
+    """A network without training: it looks up its outputs in tables, by the user's segment.
+
+    `forward` has the same inputs and outputs as in MTORL.
+    """
 
     logits_SC: Tensor
     reward_SC: Tensor
@@ -41,8 +45,8 @@ class ChannelFrequency(nn.Module):
             self.register_buffer(name, torch.tensor(table, dtype=torch.float32))
 
     def forward(self, x_BTD: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return log frequency, mean reward and mean cost of each channel in each window's segment."""
-        # The segment is a static column, so every token contains it; the first token is never padding.
+        """Return the log frequency, the mean reward and the mean cost of each channel in the segment of each window."""
+        # Every token contains the segment, because it is a static column. The first token is never padding.
         if self.segment is None:
             segment_BS = torch.ones_like(x_BTD[:, 0, :1])
         else:
@@ -51,10 +55,15 @@ class ChannelFrequency(nn.Module):
 
 
 def fit(parts: Iterable[WindowBatch], encoder: Encoder) -> ChannelFrequency:
-    """Create the tables from training windows that cover each step once, in parts that fit in memory."""
+    """Count the uses, rewards and costs of each channel in each segment.
+
+    Args:
+        parts: Training windows in which each touchpoint is a target once, in parts that fit in memory.
+        encoder: Encoder that was fitted on the training users.
+    """
     segment = encoder.segment_slice()
     channels = len(encoder.channels)
-    # uses, rewards and costs
+    # number of uses, sum of rewards and sum of costs
     sums_3SC = np.zeros((3, 1 if segment is None else segment[1] - segment[0], channels))
     for batch in parts:
         targets = batch.targets
@@ -68,14 +77,18 @@ def fit(parts: Iterable[WindowBatch], encoder: Encoder) -> ChannelFrequency:
     uses_SC = sums_3SC[0]
 
     def mean(sums_SC: Floats) -> Floats:
-        """Return the mean of each cell, shrunk towards its channel's mean, which is shrunk towards the overall mean."""
+        """Return the mean for each channel in each segment, moved towards the channel's mean if there are few uses.
+
+        The mean of a channel is in turn moved towards the mean of all channels.
+        """
         overall = sums_SC.sum() / max(uses_SC.sum(), 1.0)
         channel_C = (sums_SC.sum(0) + _PRIOR * overall) / (uses_SC.sum(0) + _PRIOR)
         mean_SC: Floats = (sums_SC + _PRIOR * channel_C) / (uses_SC + _PRIOR)
         return mean_SC
 
     frequency_C = (uses_SC.sum(0) + _USES) / (uses_SC.sum() + channels * _USES)
-    # Pseudo-uses follow the overall frequencies, which a segment without training data therefore has.
+    # The added uses are distributed like the uses of all segments together. So a segment without training data gets the
+    # overall frequencies.
     smooth_SC = uses_SC + channels * _USES * frequency_C
     logits_SC = np.log(smooth_SC / smooth_SC.sum(axis=1, keepdims=True))
     return ChannelFrequency(logits_SC, mean(sums_3SC[1]), mean(sums_3SC[2]), segment)

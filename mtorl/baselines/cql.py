@@ -1,12 +1,13 @@
-"""Conservative Q-learning with discrete actions (Kumar et al. 2020, arXiv:2006.04779).
+"""Implements conservative Q-learning (CQL) with discrete actions (Kumar et al. 2020, arXiv:2006.04779).
 
     loss = alpha E[ log sum_a exp Q(s, a) - Q(s, a_logged) ] + 1/2 E[ (Q(s, a_logged) - y)^2 ]     eq. 4, CQL(H)
     y    = r + gamma Q'(s', argmax_a Q(s', a)),  Q' a slow copy of Q                      van Hasselt et al. 2016
 
-The first term is the log-loss of softmax(Q): it lowers the values of channels that are not in the log.
+The first term is the log-loss of softmax(Q). It lowers the values of channels that the log did not use in a state.
 
-The policy is softmax(Q / T); T minimises the log-loss on validation users. The reward is a monotone map of Q(s, a),
-fitted on validation users (`reward_of_value`). The cost is each channel's mean.
+The policy is softmax(Q / T), where T minimises the log-loss on validation users. The predicted reward is a monotone
+function of Q(s, a) that is fitted on validation users (`reward_of_value`). The predicted cost is the mean cost of each
+channel.
 """
 
 from functools import partial
@@ -19,14 +20,14 @@ from mtorl.baselines.learning import Data, Learned, Schedule, Step, answer, lear
 from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch
 
-ALPHA = 1.0  # weight of the conservative term
+ALPHA = 1.0  # weight of the loss term that lowers the values of channels that are not in the log
 GAMMA = 0.9  # discount per touchpoint
 EPOCHS = 10
 LR = 1e-3  # learning rate
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Learned:
-    """Train Q; validation users fit the temperature and the reward map."""
+    """Train Q on training users, and fit the temperature and the reward function on validation users."""
     data = Data.of(train, val, encoder)
     with seeded(seed):
         q = mlp(*data.sizes)
@@ -42,7 +43,11 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Le
 
 
 def conservative_loss(q: nn.Module, target: nn.Module, step: Step) -> Tensor:
-    """Return the loss of Q (see the module's docstring)."""
+    """Return the loss of Q for a batch of transitions, by the formula in the docstring of the module.
+
+    Args:
+        target: The slow copy Q' of Q.
+    """
     q_BC = q(step.state_BS)
     logged_B = q_BC.gather(1, step.channel_B[:, None]).squeeze(1)
     with torch.no_grad():

@@ -1,12 +1,13 @@
-"""Decision Transformer: predicts the logged channel from the history and the return that followed.
+"""Implements the Decision Transformer (Chen et al. 2021, arXiv:2106.01345).
 
     loss = E[ -log pi(a_t | x_1..t, R_1..t) ],  R_t = r_t + r_{t+1} + ... to the end of the journey
 
-(Chen et al. 2021, arXiv:2106.01345.) A step is one token here and three in the paper, because x_t already contains the
-previous action. For a decision, the network gets a high return as input: the `TARGET` quantile of training returns.
+The network learns to predict the logged channel from the history and from the return, the sum of rewards that followed.
+To decide, it gets a high return as input: the `TARGET` quantile of the returns in training. A step is one token here
+and three in the paper, because x_t already contains the previous action.
 
-The network does not predict rewards. The expected reward is the training mean for every window and channel, so the
-reward AUC is .5 by construction. The expected cost is each channel's mean.
+The network does not predict rewards. So the predicted reward is the mean reward in training for every window and every
+channel, and the AUC of the reward is always 0.5. The predicted cost is the mean cost of each channel.
 
 Shapes: B windows, T steps, D encoded token, H hidden, C channels, N steps with a target.
 """
@@ -29,27 +30,32 @@ from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder, labels
 from mtorl.window.window import WindowBatch
 
-TARGET = 0.9  # quantile of training returns that a decision is conditioned on
+TARGET = 0.9  # for a decision, the network's input is this quantile of the returns in training
 LAYERS = 2
-HEADS = 1  # attention heads
+HEADS = 1  # number of attention heads
 DROPOUT = 0.1
-EPOCHS = 12  # maximum
-BATCH = 64  # windows per step
+EPOCHS = 12  # largest number of epochs; early stopping may end the training before
+BATCH = 64  # number of windows per training step
 LR = 2e-3  # learning rate
-_BLOCK = 512  # windows per forward pass
+_BLOCK = 512  # number of windows per forward pass in predictions
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """Windows laid end to end, so that each touchpoint is in exactly one of them."""
+    """Consecutive windows of each journey that do not overlap, so that each touchpoint is in exactly one window."""
 
     x_BTD: Tensor
     return_BT: Tensor
-    channel_BT: Tensor  # -1: no target
+    channel_BT: Tensor  # index of the logged channel; -1 if the step has no target
 
     @classmethod
     def of(cls, batch: WindowBatch, encoder: Encoder) -> Tiles:
-        """Choose tiles from windows with targets, one per touchpoint and in the order of the log."""
+        """Select the windows that do not overlap.
+
+        Args:
+            batch: One window per touchpoint with its targets, in the order of the log.
+            encoder: Encoder that was fitted on the training users.
+        """
         ends_B = ends(batch, encoder)
         assert batch.targets is not None
         first_B = np.flatnonzero(np.append(True, ends_B[:-1]))
@@ -64,7 +70,7 @@ class Tiles:
 
     @property
     def return_N(self) -> Floats:
-        """Returns of the steps with a target."""
+        """The return of each step that has a target."""
         return_N: Floats = self.return_BT[self.channel_BT >= 0].double().numpy()
         return return_N
 
@@ -73,7 +79,7 @@ class Tiles:
 
 
 def returns(reward_B: Floats, ends_B: Bools) -> Floats:
-    """Return the return-to-go of each touchpoint."""
+    """Return the return of each touchpoint: the sum of rewards from this touchpoint to the end of its journey."""
     total_B = np.cumsum(reward_B)
     end_B = np.flatnonzero(ends_B)[np.cumsum(ends_B) - ends_B]
     return_B: Floats = total_B[end_B] - total_B + reward_B
@@ -81,19 +87,20 @@ def returns(reward_B: Floats, ends_B: Bools) -> Floats:
 
 
 def returns_to_go(batch: WindowBatch, encoder: Encoder, target: float) -> NDArray[np.float32]:
-    """Return the returns-to-go of a window's steps, if the last step and all later steps are to earn `target`.
+    """Return the return that the network gets as input at each step of a window when it decides.
 
-    An earlier step's return is the target plus the rewards that were earned from this step on.
+    The return of the last step is `target`. The return of an earlier step is `target` plus the rewards from that step
+    up to the last step, which are already known.
     """
     earned_BT = np.zeros((len(batch), encoder.window))
     earned_BT[batch.row_N, batch.step_N] = encoder.previous_reward(batch)
-    # A token contains the previous step's reward, so the tokens after t contain the rewards from step t on.
+    # Each token contains the reward of the previous step. So the rewards from step t on are in the tokens after t.
     since_BT = earned_BT[:, ::-1].cumsum(axis=1)[:, ::-1] - earned_BT
     return (target + since_BT).astype(np.float32)
 
 
 class Transformer(nn.Module):
-    """Causal transformer with learned positions."""
+    """A causal transformer with learned position embeddings, which predicts the channel at each step of a window."""
 
     def __init__(self, data: Tiles, encoder: Encoder) -> None:
         super().__init__()
@@ -107,7 +114,7 @@ class Transformer(nn.Module):
         self.action = nn.Linear(HIDDEN, len(encoder.channels))
 
     def forward(self, x_BTD: Tensor, return_BT: Tensor) -> Tensor:
-        """Return logits of each channel at each step."""
+        """Return the logits of all channels at each step of each window."""
         tokens = torch.cat([x_BTD, return_BT.unsqueeze(2) / self.return_scale], dim=2)
         mask_TT = nn.Transformer.generate_square_subsequent_mask(x_BTD.shape[1])
         h_BTH = self.layers(self.embedding(tokens) + self.position_TH, mask=mask_TT, is_causal=True)
@@ -115,7 +122,7 @@ class Transformer(nn.Module):
         return logits_BTC
 
     def logged(self, data: Tiles, rows_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits_NC at the steps of some windows, and the logged channels there."""
+        """Return the logits (N, C) at all steps with a target in the windows `rows_B`, and the logged channels (N,)."""
         channel_BT = data.channel_BT[rows_B]
         logits_BTC = self(data.x_BTD[rows_B], data.return_BT[rows_B])
         return logits_BTC[channel_BT >= 0], channel_BT[channel_BT >= 0]
@@ -127,12 +134,12 @@ class DecisionTransformer:
 
     encoder: Encoder
     network: Transformer
-    target: float  # the return that a decision is conditioned on
+    target: float  # the return that the network gets as input for a decision
     reward_C: Floats
     cost_C: Floats
 
     def predict(self, batch: WindowBatch) -> Heads:
-        """Return the heads at the last step of each window."""
+        """Return action logits, expected rewards and expected costs (B, C) at the last step of each window."""
         x_BTD, length_B = self.encoder.encode(batch)
         return_BT = returns_to_go(batch, self.encoder, self.target)
         logits_BC = np.empty((len(batch), len(self.cost_C)))
@@ -145,7 +152,7 @@ class DecisionTransformer:
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> DecisionTransformer:
-    """Train the network, with early stopping on validation users."""
+    """Train the transformer on training users, and stop early by its loss on validation users."""
     data, val_data = Tiles.of(train, encoder), Tiles.of(val, encoder)
     with seeded(seed):
         network = Transformer(data, encoder)

@@ -1,10 +1,10 @@
-"""Inputs of the baselines: a window as a few dozen features (`Summary`), and these features as numbers (`States`).
+"""Computes the inputs of the baselines: a fixed number of features for each window.
 
     summary = Summary.of(batch, encoder)                    # with missing values and codes, for trees
-    state_BS = States.fit(train, encoder).of(batch)
+    state_BS = States.fit(train, encoder).of(batch)         # only numbers, for linear models and networks
 
-They use only data that is in the model's own tokens: channels and known outcomes of touchpoints in the history, and
-the time, context, static columns and stored features of the current touchpoint (`mtorl.window.encoder.Encoder`).
+The features use the same data as MTORL: the channels and known outcomes of the touchpoints in the history, and the
+time, context, static columns and stored features of the current touchpoint (`mtorl.window.encoder.Encoder`).
 
 Shapes: B windows, N tokens, P slots of the history (newest touchpoint first), F features, S numbers of a state, C
 channels.
@@ -22,24 +22,24 @@ from mtorl.window.encoder import Encoder, Labels
 from mtorl.window.on_demand import Windows, in_chunks
 from mtorl.window.window import WindowBatch
 
-LATEST = 5  # number of newest touchpoints that have their own features
-HALF_LIVES = (1.0, 3.0, 8.0)  # half-lives of exponentially weighted means, in touchpoints
-_CLIP = 5.0  # standard deviations, as in the encoder
+LATEST = 5  # each of the newest 5 touchpoints has its own features
+HALF_LIVES = (1.0, 3.0, 8.0)  # half-lives of the exponentially weighted means of outcomes, in touchpoints
+_CLIP = 5.0  # amounts are limited to this many standard deviations from the mean, as in the encoder
 _TINY = 1e-9
-_PRIOR = 20.0  # uses at which a channel's own mean cost has the same weight as that of all channels
+_PRIOR = 20.0  # at this many uses, the mean cost of a channel has the same weight as the mean cost of all channels
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Features of windows; NaN is a missing value."""
+    """The features of each window, as one number each; NaN stands for a missing value."""
 
     values_BF: Floats
     names: tuple[str, ...]
-    categorical: tuple[str, ...]  # names of the features that are codes
+    categorical: tuple[str, ...]  # names of the features that are codes of categories
 
     @classmethod
     def of(cls, windows: Windows, encoder: Encoder) -> Summary:
-        """Summarise windows of at most `encoder.window` tokens."""
+        """Compute the features of windows with at most `encoder.window` tokens."""
         parts = [cls._of(chunk, encoder) for chunk in in_chunks(windows)]
         return replace(parts[0], values_BF=np.concatenate([part.values_BF for part in parts]))
 
@@ -79,7 +79,7 @@ class Summary:
             if isinstance(values, Codes):
                 code = {value: float(i) for i, value in enumerate(slot.values)}
                 table = np.array([*(code.get(value, np.nan) for value in values.values), np.nan])
-                features[slot.name] = table[values.codes[at_B]]  # null is code -1, the last place
+                features[slot.name] = table[values.codes[at_B]]  # the code of null is -1, which selects the last entry
                 categorical.append(slot.name)
             else:
                 features[slot.name] = values[at_B]
@@ -87,10 +87,13 @@ class Summary:
 
 
 def _history(batch: WindowBatch, window: int, start: int) -> Ints:
-    """Return the tokens of the touchpoints in each window's history, newest first; -1 if there is none."""
+    """Return the token index of each touchpoint in the history of each window, newest first.
+
+    Returns -1 at the end of a row if the history has fewer than `window` touchpoints.
+    """
     back_BP = (np.cumsum(batch.length_B) - 1)[:, None] - np.arange(window)
     inside_BP = np.arange(window) < batch.length_B[:, None]
-    # The token that starts a journey has no touchpoint.
+    # The first token of a journey has no previous touchpoint.
     holds_BP = inside_BP & (batch.prev_channel_N[np.where(inside_BP, back_BP, 0)] != start)
     return np.where(holds_BP, back_BP, -1)
 
@@ -108,21 +111,22 @@ def _ratio(total_B: Floats, count_B: Floats | Ints) -> Floats:
 
 @dataclass(frozen=True)
 class States:
-    """Encodes a summary as numbers: amounts as z-scores, codes as one-hot, missing values as 0.
+    """Encodes the features of a window as numbers without missing values, with statistics from the training windows.
 
-    An amount that is missing in some training rows gets a flag column (1: missing). Equal flag columns are kept once.
+    Amounts become z-scores, codes become one-hot vectors, and missing values become 0. If an amount is missing in some
+    training rows, a flag column is added, which is 1 if the amount is missing. Equal flag columns are kept only once.
     """
 
     encoder: Encoder
-    amounts: tuple[int, ...]  # indices of the amounts in a summary
-    mean_F: Floats  # means of the amounts
+    amounts: tuple[int, ...]  # positions of the features that are amounts
+    mean_F: Floats  # mean of each amount in training
     std_F: Floats
-    flags: tuple[int, ...]  # indices of amounts with a flag column
-    codes: tuple[tuple[int, int], ...]  # index and number of values of each code
+    flags: tuple[int, ...]  # positions of the amounts that have a flag column
+    codes: tuple[tuple[int, int], ...]  # position and number of values of each feature that is a code
 
     @classmethod
     def fit(cls, batch: WindowBatch, encoder: Encoder) -> States:
-        """Compute the statistics from training windows."""
+        """Compute the mean and standard deviation of each amount, and the values of each code, in training windows."""
         summary = Summary.of(batch, encoder)
         coded = {summary.names.index(name) for name in summary.categorical}
         amounts = tuple(i for i in range(len(summary.names)) if i not in coded)
@@ -131,7 +135,8 @@ class States:
         count_F = np.maximum(known_BF.sum(0), 1)
         mean_F = np.where(known_BF, values_BF, 0.0).sum(0) / count_F
         std_F = np.sqrt((np.where(known_BF, values_BF - mean_F, 0.0) ** 2).sum(0) / count_F)
-        std_F = np.where(std_F > _TINY * np.abs(mean_F), std_F, 1.0)  # a smaller deviation is a rounding error
+        # A standard deviation this small is a rounding error of a constant amount.
+        std_F = np.where(std_F > _TINY * np.abs(mean_F), std_F, 1.0)
         seen: dict[bytes, int] = {}
         for place, known_B in zip(amounts, known_BF.T, strict=True):
             if not known_B.all():
@@ -143,7 +148,7 @@ class States:
         return cls(encoder, amounts, mean_F, std_F, tuple(seen.values()), tuple(codes))
 
     def of(self, batch: WindowBatch) -> Floats:
-        """Return the state of each window's decision, state_BS."""
+        """Return the encoded features (B, S) of each window, the state in which its last touchpoint was decided."""
         values_BF = Summary.of(batch, self.encoder).values_BF
         score_BF = (values_BF[:, self.amounts] - self.mean_F) / self.std_F
         parts = [np.nan_to_num(np.clip(score_BF, -_CLIP, _CLIP), nan=0.0)]
@@ -154,12 +159,12 @@ class States:
 
 
 def mean_cost(logged: Labels, channels: int) -> Floats:
-    """Return the mean cost of each channel, [C]; that of a rarely used channel is shrunk towards the overall mean."""
+    """Return the mean cost (C,) of each channel. If a channel has few uses, the mean of all channels is mixed in."""
     uses_C, spent_C = (np.bincount(logged.channel_B, weights, channels) for weights in (None, logged.cost_B))
     cost_C: Floats = (spent_C + _PRIOR * logged.cost_B.mean()) / (uses_C + _PRIOR)
     return cost_C
 
 
 def everywhere(row_C: Floats, batch: WindowBatch) -> Floats:
-    """Return the same row for each window, [B, C]."""
+    """Return an array (B, C) that repeats `row_C` for each window of the batch."""
     return np.tile(row_C, (len(batch), 1))

@@ -1,12 +1,13 @@
-"""Implicit Q-learning with discrete actions (Kostrikov et al. 2022, arXiv:2110.06169).
+"""Implements implicit Q-learning (IQL) with discrete actions (Kostrikov et al. 2022, arXiv:2110.06169).
 
     V:      E[ L(Q'(s, a) - V(s)) ],  L(u) = |tau - 1(u < 0)| u^2          eq. 5
     Q:      E[ (r + gamma V(s') - Q(s, a))^2 ]                             eq. 6
     policy: E[ -exp(beta (Q(s, a) - V(s))) log pi(a | s) ]                 eq. 7
 
-Q is evaluated only at logged actions. As in the paper, Q is the minimum of two networks, and Q' a slow copy of Q. The
-equations for continuous actions also apply to channels: Q has one value per channel, and pi is a softmax. The reward is
-a monotone map of Q(s, a), fitted on validation users (`reward_of_value`). The cost is each channel's mean.
+In training, Q is evaluated only at logged actions. As in the paper, Q is the minimum of two networks, and Q' is a slow
+copy of Q. The paper's equations for continuous actions also apply to channels: Q has one output per channel, and pi is
+a softmax. The predicted reward is a monotone function of Q(s, a) that is fitted on validation users
+(`reward_of_value`). The predicted cost is the mean cost of each channel.
 """
 
 from functools import partial
@@ -21,29 +22,29 @@ from mtorl.baselines.learning import Data, Learned, Schedule, Step, Transitions,
 from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch
 
-EXPECTILE = 0.7  # tau: .5 gives the mean over logged actions, 1 their maximum
-BETA = 1.0  # weight of the advantage; 0 gives behaviour cloning
+EXPECTILE = 0.7  # tau: with 0.5, V is the mean of Q over the logged actions; with 1, V is the maximum
+BETA = 1.0  # weight of the advantage Q - V in the policy's loss; with 0, the policy imitates the log
 GAMMA = 0.9  # discount per touchpoint
-LARGEST = 100.0  # upper bound of a touchpoint's weight in the policy's loss
+LARGEST = 100.0  # upper bound of the weight of a touchpoint in the policy's loss
 EPOCHS = 10
 LR = 1e-3  # learning rate
 
 
 class TwinQ(nn.Module):
-    """Two networks for the same values; the minimum is used, against overestimation."""
+    """Two networks that are trained on the same values. The smaller output is used, because each overestimates."""
 
     def __init__(self, inputs: int, channels: int) -> None:
         super().__init__()
         self.networks = nn.ModuleList(mlp(inputs, channels) for _ in range(2))
 
     def forward(self, state_BS: Tensor) -> Tensor:
-        """Return the smaller value of each channel, [B, C]."""
+        """Return the smaller of the two networks' values (B, C) for each channel."""
         first, second = self.networks
         return torch.minimum(first(state_BS), second(state_BS))
 
 
 class Critics(nn.Module):
-    """The networks of Q and V."""
+    """The networks for Q (value of a channel in a state) and V (value of a state)."""
 
     def __init__(self, inputs: int, channels: int) -> None:
         super().__init__()
@@ -52,7 +53,10 @@ class Critics(nn.Module):
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Learned:
-    """Train Q and V, then the policy. Validation users stop the policy early, and fit the reward map."""
+    """Train Q and V, and then the policy.
+
+    Validation users decide when the training of the policy stops. The reward function is fitted on them.
+    """
     data = Data.of(train, val, encoder)
     trained, held_out = data.train, data.val
     with learning.seeded(seed):
@@ -77,12 +81,22 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Le
 
 
 def expectile_loss(gap_B: Tensor, expectile: float) -> Tensor:
-    """Return the loss whose minimum is an expectile of Q over logged actions: above the mean if `expectile` > .5."""
+    """Return the asymmetric squared loss of V, given the differences Q' - V at logged actions.
+
+    Its minimum is an expectile of Q' over the logged actions. If `expectile` is above 0.5, it is above the mean.
+    """
     return ((expectile - (gap_B < 0).float()).abs() * gap_B.square()).mean()
 
 
 def critics_loss(critics: Critics, target: nn.Module, step: Step) -> Tensor:
-    """Return the sum of the losses of V and Q; they share no weights, so one optimizer can minimise both."""
+    """Return the loss of V plus the losses of both Q networks for a batch of transitions.
+
+    The networks share no weights, so one optimizer can minimise the sum.
+
+    Args:
+        critics: The networks Q and V.
+        target: The slow copy Q' of Q.
+    """
     logged_B1 = step.channel_B[:, None]
     with torch.no_grad():
         slow_B1 = target(step.state_BS).gather(1, logged_B1)
@@ -95,7 +109,7 @@ def critics_loss(critics: Critics, target: nn.Module, step: Step) -> Tensor:
 
 @torch.no_grad()
 def advantage_weights(critics: Critics, data: Transitions) -> Tensor:
-    """Return exp(beta (Q(s, a) - V(s))) of each touchpoint, at most LARGEST."""
+    """Return the weight of each touchpoint in the policy's loss: exp(beta (Q(s, a) - V(s))), at most LARGEST."""
     q_B = critics.q(data.state_BS).gather(1, data.channel_B[:, None]).squeeze(1)
     weight_B: Tensor = (BETA * (q_B - critics.v(data.state_BS).squeeze(1))).exp().clamp(max=LARGEST)
     return weight_B

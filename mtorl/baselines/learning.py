@@ -1,7 +1,7 @@
-"""Shared parts of the baselines with networks: transitions, training loop, temperature and reward map.
+"""Contains the code that the network baselines share: transitions, the training loop, temperature and reward function.
 
-A transition leads from the decision on a touchpoint to the decision on the next touchpoint of the same journey. A
-journey ends with its last touchpoint.
+A transition leads from the decision on a touchpoint to the decision on the next touchpoint of the same journey. The
+last touchpoint of a journey has no next state.
 
 Shapes: B windows (touchpoints), S numbers of a state, C channels.
 """
@@ -29,28 +29,31 @@ from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder, Labels, labels
 from mtorl.window.window import WindowBatch
 
-HIDDEN = 64  # width of a network's two hidden layers
-BATCH = 256  # touchpoints per step
-PATIENCE = 3  # epochs without a better validation loss before stopping
-WEIGHT_DECAY = 0.01  # AdamW
-TRACKING = 0.005  # fraction of the distance from Q' to Q that a step closes
-_LOG_T = (math.log(1e-3), math.log(1e3))  # range of T, from a nearly greedy policy to one that ignores the values
-_BLOCK = 4096  # rows per forward pass
+HIDDEN = 64  # width of each of a network's two hidden layers
+BATCH = 256  # number of touchpoints per training step
+PATIENCE = 3  # training stops after this many epochs without a better validation loss
+WEIGHT_DECAY = 0.01  # weight decay of AdamW
+TRACKING = 0.005  # in each training step, Q' moves by this fraction of its distance to Q
+_LOG_T = (math.log(1e-3), math.log(1e3))  # range of log T: from a nearly greedy policy to a nearly uniform one
+_BLOCK = 4096  # number of rows per forward pass in predictions
 
 
 class Step(NamedTuple):
-    """A batch of transitions."""
+    """A batch of transitions, each from one touchpoint to the next."""
 
     state_BS: Tensor
     channel_B: Tensor
-    reward_B: Tensor  # scaled by the encoder, in [0, 1]
+    reward_B: Tensor  # reward label, scaled to [0, 1] by the encoder
     next_BS: Tensor
-    goes_on_B: Tensor  # 1, or 0 if the journey ends; next_BS is then meaningless
+    goes_on_B: Tensor  # 1 if there is a next touchpoint; 0 if the journey ends, so that next_BS must not be used
 
 
 @dataclass(frozen=True)
 class Transitions:
-    """One transition per touchpoint of a log; a row's next state is the state of the row below."""
+    """All transitions of a log, one per touchpoint, in the order of the log.
+
+    The next state of a row is the state of the following row, so states are stored only once.
+    """
 
     state_BS: Tensor
     channel_B: Tensor
@@ -59,7 +62,13 @@ class Transitions:
 
     @classmethod
     def of(cls, batch: WindowBatch, encoder: Encoder, states: States) -> Transitions:
-        """Read windows with targets, one per touchpoint and in the order of the log."""
+        """Create the transitions from windows.
+
+        Args:
+            batch: One window per touchpoint with its targets, in the order of the log.
+            encoder: Encoder that was fitted on the training users.
+            states: Encodes a window as a state.
+        """
         logged = labels(batch, encoder)
         return cls(
             torch.as_tensor(states.of(batch), dtype=torch.float32),
@@ -69,7 +78,7 @@ class Transitions:
         )
 
     def at(self, rows_B: Tensor) -> Step:
-        """Return the transitions of some rows."""
+        """Return the transitions of the touchpoints `rows_B` as a batch."""
         goes_on_B = self.goes_on_B[rows_B]
         next_BS = self.state_BS[rows_B + goes_on_B.long()]
         return Step(self.state_BS[rows_B], self.channel_B[rows_B], self.reward_B[rows_B], next_BS, goes_on_B)
@@ -79,12 +88,17 @@ class Transitions:
 
 
 def ends(batch: WindowBatch, encoder: Encoder) -> Bools:
-    """Return the mask of the touchpoints that end their journey, for windows as in `Transitions.of`."""
+    """Return a mask of the touchpoints that are the last of their journey.
+
+    Args:
+        batch: One window per touchpoint with its targets, in the order of the log.
+        encoder: Encoder that was fitted on the training users.
+    """
     if batch.targets is None:
         raise WindowError("this batch was built without targets")
     last_B = np.cumsum(batch.length_B) - 1
     touchpoint_B = batch.targets.touchpoint_N[last_B]
-    # A user's rows are adjacent and in time order. The row below is in the same journey if it has a history.
+    # The rows of a user are consecutive and in time order. The following row continues the journey if it has a history.
     below_B = touchpoint_B[1:] == touchpoint_B[:-1] + 1
     has_history_B = batch.prev_channel_N[last_B[1:]] < len(encoder.channels)
     return np.append(~(below_B & has_history_B), True)
@@ -92,18 +106,18 @@ def ends(batch: WindowBatch, encoder: Encoder) -> Bools:
 
 @dataclass(frozen=True)
 class Data:
-    """Training and validation windows with their targets, as the networks read them."""
+    """The data from which a network baseline is trained: transitions of training users and of validation users."""
 
     states: States
     train: Transitions
     val: Transitions
     logged: Labels  # labels of the validation windows
-    cost_C: Floats  # mean cost in training
-    mean_reward: float  # mean reward in training
+    cost_C: Floats  # mean cost of each channel in training
+    mean_reward: float  # mean reward label in training
 
     @classmethod
     def of(cls, train: WindowBatch, val: WindowBatch, encoder: Encoder) -> Data:
-        """Create the data from windows as in `Transitions.of`."""
+        """Create the data from windows with their targets, one per touchpoint, in the order of the log."""
         states, logged = States.fit(train, encoder), labels(train, encoder)
         return cls(
             states,
@@ -116,30 +130,30 @@ class Data:
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """Numbers of inputs (of a state) and outputs (channels) of a network."""
+        """The number of inputs of a network (numbers in a state) and the number of its outputs (channels)."""
         return self.train.state_BS.shape[1], len(self.cost_C)
 
     def reward_of(self, q_BC: Floats) -> Callable[[Floats], Floats]:
-        """Return the reward map for values of the validation windows (`reward_of_value`)."""
+        """Fit the function from values to rewards (`reward_of_value`), given the values for the validation windows."""
         return reward_of_value(q_BC[np.arange(len(q_BC)), self.logged.channel_B], self.logged.reward_B)
 
 
 @dataclass(frozen=True)
 class Learned:
-    """A fitted `Predictor` that reads states; the cost of an exposure is its channel's mean."""
+    """A trained network baseline. It predicts the cost of an exposure as the mean cost of the channel."""
 
     states: States
-    answers: Callable[[Floats], tuple[Floats, Floats]]  # state -> action logits and expected rewards, (B, C) each
+    answers: Callable[[Floats], tuple[Floats, Floats]]  # computes action logits and rewards, (B, C) each, from states
     cost_C: Floats
 
     def predict(self, batch: WindowBatch) -> Heads:
-        """Return the heads at the last step of each window."""
+        """Return action logits, expected rewards and expected costs (B, C) at the last step of each window."""
         return *self.answers(self.states.of(batch)), everywhere(self.cost_C, batch)
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed torch and use one thread inside the block; restore torch's random state afterwards."""
+    """Set torch's seed and use one thread inside the `with` block, and restore torch's random state afterwards."""
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
@@ -154,11 +168,11 @@ def mlp(inputs: int, outputs: int) -> nn.Sequential:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Number of epochs, learning rate and batch size of a training."""
+    """The number of epochs, the learning rate and the batch size of a training."""
 
-    epochs: int  # maximum
-    lr: float  # initial learning rate, which falls to a tenth along a cosine
-    batch: int = BATCH  # rows per step
+    epochs: int  # largest number of epochs
+    lr: float  # learning rate at the start; it falls to a tenth along a cosine curve
+    batch: int = BATCH  # number of rows per training step
 
 
 def learn(
@@ -168,7 +182,14 @@ def learn(
     schedule: Schedule,
     validate: Callable[[], float] | None = None,
 ) -> None:
-    """Train a network in place. With `validate`, stop early if the loss does not improve, and keep the best epoch."""
+    """Train a network in place.
+
+    Args:
+        loss: Computes the loss of a batch, given the indices of its rows.
+        schedule: Number of epochs, learning rate and batch size.
+        validate: Computes the validation loss after an epoch. If it is given, training stops early when this loss does
+            not improve, and the weights of the best epoch are kept.
+    """
     optimizer = torch.optim.AdamW(network.parameters(), lr=schedule.lr, weight_decay=WEIGHT_DECAY)
     lr = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, schedule.epochs, eta_min=schedule.lr / 10)
     best, best_loss, best_epoch = network.state_dict(), math.inf, 0
@@ -195,7 +216,14 @@ def learn(
 def learn_values(
     network: nn.Module, q: nn.Module, data: Transitions, loss: Callable[[nn.Module, Step], Tensor], schedule: Schedule
 ) -> None:
-    """Train a network in place whose part `q` has a slow copy Q'; the loss takes Q' and a batch."""
+    """Train a network by Q-learning, in place, with a slow copy Q' of its part `q`.
+
+    Args:
+        q: The part of the network that predicts values; it may be the whole network.
+        data: Transitions of the training users.
+        loss: Computes the loss of a batch, given Q' and the transitions of the batch.
+        schedule: Number of epochs, learning rate and batch size.
+    """
     target = copy.deepcopy(q)
 
     def of_rows(rows_B: Tensor) -> Tensor:
@@ -207,36 +235,39 @@ def learn_values(
 
 @torch.no_grad()
 def follow(target: nn.Module, network: nn.Module, rate: float) -> None:
-    """Move a slow copy of a network towards it."""
+    """Move each weight of `target` towards the weight of `network`, by the fraction `rate` of their distance."""
     for slow, fast in zip(target.parameters(), network.parameters(), strict=True):
         slow.lerp_(fast, rate)
 
 
 @torch.inference_mode()
 def answer(network: Callable[[Tensor], Tensor], state_BS: Floats | Tensor) -> Floats:
-    """Return the output of a network for states, computed in blocks of rows."""
+    """Return the output of a network for many states, computed in blocks of rows to limit memory."""
     blocks = torch.split(torch.as_tensor(state_BS, dtype=torch.float32), _BLOCK)
     output: Floats = torch.cat([network(block) for block in blocks]).double().numpy()
     return output
 
 
 def temperature(value_BC: Floats, channel_B: Ints) -> float:
-    """Return the T that minimises the log-loss of softmax(value / T) on logged channels."""
+    """Return the temperature T for which softmax(value / T) predicts the logged channels with the lowest log-loss."""
     logged = np.arange(len(channel_B)), channel_B
 
     def loss(log_t: float) -> float:
         return float(-log_softmax(value_BC / math.exp(log_t), axis=1)[logged].mean())
 
-    # The loss is convex in 1 / T, so it has one minimum in log T.
+    # The loss is a convex function of 1 / T. So it has only one minimum, also as a function of log T.
     return math.exp(minimize_scalar(loss, bounds=_LOG_T, method="bounded").x)
 
 
 def reward_of_value(value_B: Floats, reward_B: Floats) -> Callable[[Floats], Floats]:
-    """Return a monotone map from values to rewards: sigmoid(slope * value + offset), slope >= 0 (Platt 1999).
+    """Fit a function that predicts the reward of a touchpoint from a value: sigmoid(slope * value + offset).
 
-    A value is the sum of all future rewards (in a conservative method, a lower bound), not the reward of the next
-    touchpoint. The map predicts this reward and ranks channels as the values do. Among such maps, it is the best by
-    likelihood on validation users.
+    A value estimates the sum of all future rewards, not the reward of the next touchpoint alone, so it must be
+    converted. The slope is not negative, so that channels keep their order (Platt scaling, 1999).
+
+    Args:
+        value_B: Value of the logged channel at each validation window.
+        reward_B: Reward label of the same windows.
     """
     mean, std = value_B.mean(), value_B.std() or 1.0
     score_B = (value_B - mean) / std

@@ -1,12 +1,12 @@
-"""Gradient-boosted trees on summaries of windows. They are the yardstick, because they beat most networks on such logs.
+"""Implements gradient-boosted trees on features of windows. They are the yardstick that MTORL is compared with.
 
     predictor = fit(train, val, encoder, seed=0).calibrated(val, users_B)
     outcomes = fit_outcomes(train, val, encoder, seed=0)      # only the models of reward and cost
 
-There are three models, each with early stopping on validation users: for the channel (multi-class), the reward of a
-channel (cross-entropy, because the label is a share) and its cost (Poisson, like MTORL's cost loss). The models of
-reward and cost have the channel as a feature, like MTORL's decoders, and predict each channel in turn. The predictor is
-the mean of two sets of models that differ in their seed, and has MTORL's calibration, as MTORL's ensemble does.
+Such trees are more accurate than most networks on logs like these. Three models are trained, each with early stopping
+on validation users: for the channel (multi-class), for the reward (cross-entropy) and for the cost (Poisson, like
+MTORL's cost loss). The channel is an input of the models for reward and cost, which predict each channel in turn. Like
+MTORL's ensemble, the predictor is the calibrated mean of two sets of models that are trained with different seeds.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder, Labels, labels
 from mtorl.window.on_demand import Windows
 
-SEEDS = 2  # as many as MTORL's ensemble has networks
-ROUNDS = 1000  # maximum
-PATIENCE = 30  # rounds without a better validation loss
+SEEDS = 2  # number of sets of models; MTORL's ensemble has as many networks
+ROUNDS = 1000  # largest number of trees per model (and per channel, in the model of the channel)
+PATIENCE = 30  # training stops after this many rounds without a better validation loss
 PARAMETERS = {
     "learning_rate": 0.05,
     "num_leaves": 31,
@@ -38,28 +38,28 @@ PARAMETERS = {
     "bagging_freq": 1,
     "verbose": -1,
     "deterministic": True,
-    "num_threads": 1,  # the default is the number of cores of the whole node, even in a pod with one core
-    "force_row_wise": True,  # otherwise LightGBM times both layouts to choose one, which is not deterministic
+    "num_threads": 1,  # by default, LightGBM starts a thread for each core of the node, even in a pod with one core
+    "force_row_wise": True,  # otherwise LightGBM chooses the data layout by its speed, which is not deterministic
 }
-_SEED_STEP = 7919  # difference between the seeds, so that runs with consecutive seeds share no model
+_SEED_STEP = 7919  # difference between the seeds of the two sets; large, so that runs with seeds 0 and 1 share no model
 _TINY = 1e-12
 
 
 @dataclass(frozen=True)
 class BoostedOutcomes:
-    """The tree models of reward and cost."""
+    """The trained tree models for the reward and the cost of an exposure."""
 
     encoder: Encoder
     reward: Any  # lightgbm.Booster
-    cost: Any | None  # None: all touchpoints of the training log have the same cost
+    cost: Any | None  # lightgbm.Booster, or None if all touchpoints in training have the same cost
     constant_cost: float
 
     def predict(self, batch: Windows) -> tuple[Floats, Floats]:
-        """Return reward and cost of each channel at the last step of each window: (B, C), (B, C)."""
+        """Return the expected reward (B, C) and cost (B, C) of each channel at the last step of each window."""
         return self.of(Summary.of(batch, self.encoder))
 
     def of(self, summary: Summary) -> tuple[Floats, Floats]:
-        """Return reward and cost for windows that are already summarised."""
+        """Return the expected reward (B, C) and cost (B, C) of each channel, given the features of the windows."""
         shape = len(summary.values_BF), len(self.encoder.channels)
         reward_BC, cost_BC = np.empty(shape), np.full(shape, self.constant_cost)
         for channel in range(shape[1]):
@@ -72,13 +72,14 @@ class BoostedOutcomes:
 
 @dataclass(frozen=True)
 class Boosted:
-    """A fitted `Predictor`: the calibrated mean over seeds."""
+    """The trained predictor: the mean over the sets of models, calibrated if `calibration` is given."""
 
-    members: tuple[tuple[Any, BoostedOutcomes], ...]  # (lightgbm.Booster of the channel, models of reward and cost)
+    # One tuple for each set of models: the lightgbm.Booster of the channel, and the models of reward and cost.
+    members: tuple[tuple[Any, BoostedOutcomes], ...]
     calibration: Calibration | None = None
 
     def predict(self, batch: Windows) -> Heads:
-        """Return the heads at the last step of each window."""
+        """Return action logits, expected rewards and expected costs (B, C) at the last step of each window."""
         summary = Summary.of(batch, self.members[0][1].encoder)
         probs_BC = np.mean([action.predict(summary.values_BF) for action, _ in self.members], axis=0)
         reward_BC, cost_BC = np.mean([outcomes.of(summary) for _, outcomes in self.members], axis=0)
@@ -88,7 +89,13 @@ class Boosted:
         return logits_BC, reward_BC, cost_BC
 
     def calibrated(self, held_out: Windows, users_B: ArrayLike, mean_C: Floats | None = None) -> Boosted:
-        """Return the predictor with MTORL's calibration, fitted on held-out users' windows with targets."""
+        """Return the predictor with a calibration of the same kind as MTORL's.
+
+        Args:
+            held_out: Windows, with their targets, of users that the models were not trained on.
+            users_B: User of each of these windows.
+            mean_C: Mean reward label of each channel; None if it is unknown.
+        """
         logits_BC, reward_BC, _ = replace(self, calibration=None).predict(held_out)
         logged = labels(held_out, self.members[0][1].encoder)
         clone_B = ~logged.collected_B
@@ -96,7 +103,7 @@ class Boosted:
         return replace(self, calibration=fitted)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
+        """Return the models and the calibration as values that JSON can represent."""
         trees = [{"action": action, "reward": of.reward, "cost": of.cost} for action, of in self.members]
         texts = [{name: None if one is None else one.model_to_string() for name, one in own.items()} for own in trees]
         return {
@@ -122,23 +129,27 @@ class Boosted:
 
 
 def fit(train: Windows, val: Windows, encoder: Encoder, seed: int) -> Boosted:
-    """Train all three models for each of `SEEDS` seeds, which select rows and features. They are not yet calibrated."""
+    """Train the three models once for each of `SEEDS` seeds, without a calibration.
+
+    The seed selects the rows and features that each tree uses.
+    """
     parts = _labelled(train, val, encoder)
-    # Like the network's action head, this model learns the choices of the log's policy, not those of our own decisions.
+    # Train the model of the channel without our own decisions. Like MTORL's action head, it imitates the policy that
+    # wrote the original log.
     clones = [~logged.collected_B if not logged.collected_B.all() else slice(None) for _, logged in parts]
     plain = [
         (summary.values_BF[clone], logged.channel_B[clone].astype(np.float64))
         for clone, (summary, logged) in zip(clones, parts, strict=True)
     ]
-    # Codes are split like amounts, because categories with many values overfit. The models of reward and cost treat
-    # only the channel as categorical, because the channel's effect is their purpose.
+    # Treat codes of categories as numbers, because LightGBM's splits by category overfit if there are many categories.
+    # The models of reward and cost treat only the channel as a category, because they must learn its effect.
     several = {"objective": "multiclass", "num_class": len(encoder.channels)}
     seeds = [seed + _SEED_STEP * member for member in range(SEEDS)]
     return Boosted(tuple((_grow(plain, [], own, **several), _outcomes(parts, encoder, own)) for own in seeds))
 
 
 def fit_outcomes(train: Windows, val: Windows, encoder: Encoder, seed: int) -> BoostedOutcomes:
-    """Train only the models of reward and cost."""
+    """Train only the models for reward and cost, for forecasts that need no channel probabilities."""
     return _outcomes(_labelled(train, val, encoder), encoder, seed)
 
 
@@ -162,7 +173,10 @@ def _with_channel(summary: Summary, channel_B: Floats) -> Floats:
 
 
 def stored_in(artifact: Artifact) -> Boosted | None:
-    """Return the LightGBM that was trained on an artifact's training users; None if the artifact has none."""
+    """Return the LightGBM predictor in an artifact, trained on the same users as the artifact's network.
+
+    Returns None if the artifact contains no such predictor.
+    """
     trees = artifact.yardstick()
     return None if trees is None else Boosted.from_dict(trees, artifact.encoder)
 

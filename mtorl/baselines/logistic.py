@@ -1,8 +1,8 @@
-"""Linear models on summaries of windows: LightGBM's features without interactions.
+"""Implements linear models on the features that LightGBM also gets, but without interactions of features.
 
-There are logistic regressions for the channel (multinomial) and for the reward of a channel, and a Poisson regression
-for its cost (like MTORL's cost loss). Reward and cost have the channel as a one-hot input, and predict each channel in
-turn. The strength of each regularisation is chosen on validation users.
+A multinomial logistic regression predicts the channel, a logistic regression predicts the reward, and a Poisson
+regression predicts the cost (like MTORL's cost loss). The channel is a one-hot input of the models for reward and cost,
+which predict each channel in turn. The regularisation of each model is chosen by its loss on validation users.
 
 Shapes: B windows, S numbers of a state, C channels.
 """
@@ -19,8 +19,8 @@ from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder, labels
 from mtorl.window.window import WindowBatch
 
-STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4)  # weight of half the squared coefficients, added to the mean loss
-ITERATIONS = 200  # maximum of a solver
+STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4)  # weights of the regularisation (half the squared coefficients) to choose from
+ITERATIONS = 200  # largest number of iterations of a solver
 _TINY = 1e-12
 
 
@@ -31,11 +31,11 @@ class Linear:
     states: States
     action: Any  # sklearn's LogisticRegression
     reward: Any
-    cost: Any | None  # sklearn's PoissonRegressor; None: all touchpoints of the training log have the same cost
+    cost: Any | None  # sklearn's PoissonRegressor, or None if all touchpoints in training have the same cost
     mean_cost: float
 
     def predict(self, batch: WindowBatch) -> Heads:
-        """Return the heads at the last step of each window."""
+        """Return action logits, expected rewards and expected costs (B, C) at the last step of each window."""
         state_BS = self.states.of(batch)
         logits_BC = np.log(np.maximum(self.action.predict_proba(state_BS), _TINY))
         reward_BC, cost_BC = np.empty(logits_BC.shape), np.full(logits_BC.shape, self.mean_cost)
@@ -48,7 +48,7 @@ class Linear:
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Linear:
-    """Fit the three regressions; each loss has a single minimum, so the seed is unused."""
+    """Fit the three regressions. The seed is not used, because each regression has only one solution."""
     del seed
     logged, val_logged = labels(train, encoder), labels(val, encoder)
     states = States.fit(train, encoder)
@@ -73,7 +73,7 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Li
     reward = _chosen(lambda strength: _share(inputs, logged.reward_B, strength), reward_loss)
     cost = None
     if logged.cost_B.min() < logged.cost_B.max():
-        # Cost is divided by its mean, so that the regularisation does not depend on the currency.
+        # Divide the cost by its mean, so that the effect of the regularisation does not depend on the currency.
         cost = _chosen(lambda strength: _amount(inputs, logged.cost_B / mean_cost, strength), cost_loss)
     return Linear(states, action, reward, cost, mean_cost)
 
@@ -89,7 +89,7 @@ def _chosen(solve: Callable[[float], Any], loss: Callable[[Any], float]) -> Any:
 def _channel(state_BS: Floats, channel_B: Ints, channels: int, strength: float) -> Any:
     from sklearn.linear_model import LogisticRegression
 
-    # Scikit-learn omits classes without rows. So add one row per channel, with the mean of all states (zero).
+    # Scikit-learn leaves out classes without rows. So add one row for each channel, with the mean state, which is 0.
     inputs = np.concatenate([state_BS, np.zeros((channels, state_BS.shape[1]))])
     classes = np.concatenate([channel_B, np.arange(channels)])
     return LogisticRegression(C=1 / (strength * len(inputs)), max_iter=ITERATIONS).fit(inputs, classes)
@@ -98,7 +98,8 @@ def _channel(state_BS: Floats, channel_B: Ints, channels: int, strength: float) 
 def _share(inputs: Floats, reward_B: Floats, strength: float) -> Any:
     from sklearn.linear_model import LogisticRegression
 
-    # A reward r in [0, 1] counts as a success of weight r and a failure of weight 1 - r.
+    # Scikit-learn needs labels of 0 or 1. So a reward r in [0, 1] becomes two rows: a success with the weight r, and a
+    # failure with the weight 1 - r.
     both = np.repeat([0, 1], len(inputs))
     weights = np.concatenate([1 - reward_B, reward_B])
     model = LogisticRegression(C=1 / (strength * len(inputs)), max_iter=ITERATIONS, solver="newton-cholesky")

@@ -1,7 +1,7 @@
-"""Predicts a channel by how often it followed the previous channel in training, and rewards by the user's running mean.
+"""Implements a Markov model: the previous channel predicts the next channel, and past rewards predict the next reward.
 
-If the users of a log mostly stay on a channel, the most probable channel is nearly always the previous channel, and no
-prediction of the reward is much better than the user's running mean.
+The probability of a channel is how often it followed the previous channel in training. The predicted reward is the mean
+of the user's earlier rewards. On logs whose users mostly stay on one channel, both predictions are hard to improve.
 
 Shapes: B windows, N tokens, C channels, S = C + 1 previous channels (the last one: the start of a journey).
 """
@@ -15,8 +15,8 @@ from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder, labels
 from mtorl.window.window import WindowBatch
 
-_USES = 1.0  # pseudo-uses of each channel after each previous channel
-_PRIOR = 2.0  # weight of the training mean in a user's running mean, in touchpoints
+_USES = 1.0  # added to each count of a channel after a previous channel (Laplace smoothing)
+_PRIOR = 2.0  # the mean in training counts as this many touchpoints in the mean of a user
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Markov:
     mean_cost: float
 
     def predict(self, batch: WindowBatch) -> Heads:
-        """Return the heads at the last step of each window."""
+        """Return action logits, expected rewards and expected costs (B, C) at the last step of each window."""
         channels = len(self.encoder.channels)
         last_B = np.cumsum(batch.length_B) - 1
         reward_B = self._running(batch, self.encoder.previous_reward(batch), self.mean_reward)
@@ -44,14 +44,17 @@ class Markov:
         )
 
     def _running(self, batch: WindowBatch, value_N: Floats, mean: float) -> Floats:
-        """Return the mean over a window's history, shrunk towards the training mean."""
+        """Return the mean value (B,) of the touchpoints in each window's history.
+
+        The mean in training counts as `_PRIOR` more touchpoints, so that short histories give a stable mean.
+        """
         there_N = batch.prev_channel_N < len(self.encoder.channels)
         total_B = np.bincount(batch.row_N, value_N * there_N, len(batch))
         return (total_B + _PRIOR * mean) / (np.bincount(batch.row_N, there_N, len(batch)) + _PRIOR)
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Markov:
-    """Count which channel follows which; validation users and the seed are unused."""
+    """Count how often each channel follows each other channel. Validation users and the seed are not used."""
     del val, seed
     logged = labels(train, encoder)
     channels = len(encoder.channels)

@@ -1,7 +1,8 @@
-"""Repeats the previous channel, and predicts the mean reward after the last outcome: the baseline to beat.
+"""Implements a simple baseline: predict the previous channel again, and predict the reward from the last outcome.
 
-`fit` counts how often a journey stays on its channel (one number) and how often each channel is used otherwise. It also
-computes the mean reward after a touchpoint with a gain, after one without a gain, and at the start of a journey.
+`fit` counts how often a journey stays on its channel (one number for all channels), and how often each channel is used.
+It also computes three mean rewards: after a touchpoint with a gain, after a touchpoint without a gain, and at the start
+of a journey.
 
 Shapes: B windows, C channels, S = C + 1 previous channels (the last one: the start of a journey), O = 3 last outcomes.
 """
@@ -16,8 +17,8 @@ from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder, labels
 from mtorl.window.window import WindowBatch
 
-_USES = 1.0  # pseudo-uses of each channel, and of staying and leaving
-_PRIOR = 20.0  # weight of the overall mean in a mean reward, in touchpoints
+_USES = 1.0  # added to each count: of a channel, of staying on a channel, of leaving it (Laplace smoothing)
+_PRIOR = 20.0  # the mean of all rewards counts as this many touchpoints in each of the three mean rewards
 _MISS, _HIT, _START = 0, 1, 2
 
 
@@ -31,7 +32,7 @@ class RepeatLast:
     cost_C: Floats
 
     def predict(self, batch: WindowBatch) -> Heads:
-        """Return the heads at the last step of each window."""
+        """Return action logits, expected rewards and expected costs (B, C) at the last step of each window."""
         before_B = batch.prev_channel_N[np.cumsum(batch.length_B) - 1]
         reward_B = self.reward_O[_last_outcome(batch, self.encoder)]
         reward_BC = np.repeat(reward_B[:, None], len(self.cost_C), axis=1)
@@ -39,7 +40,7 @@ class RepeatLast:
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> RepeatLast:
-    """Fit by counting; validation users and the seed are unused."""
+    """Count the channels and the rewards in training. Validation users and the seed are not used."""
     del val, seed
     logged = labels(train, encoder)
     channels = len(encoder.channels)
@@ -57,7 +58,10 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Re
 
 
 def _last_outcome(batch: WindowBatch, encoder: Encoder) -> Ints:
-    """Return whether the previous touchpoint had a gain, [B]; a gain that is not known immediately counts as none."""
+    """Return the last outcome (B,) before each decision: `_HIT` for a gain, `_MISS` for none, `_START` for no history.
+
+    If the gain is not known immediately after the touchpoint, the outcome is `_MISS`.
+    """
     last_B = np.cumsum(batch.length_B) - 1
     hit_B = encoder.previous_gain(batch)[last_B] > 0
     outcome_B: Ints = np.where(hit_B, _HIT, _MISS)

@@ -1,6 +1,13 @@
-"""Compares MTORL, its ablations and other methods on the same data, for `mtorl benchmark paper`.
+"""Compares MTORL with ablations of MTORL and with other methods on the same data, for `mtorl benchmark paper`.
 
-In reading order: `task` (training and test rows of a protocol), `methods` (what is compared), `score` (figures of a
-method on a task), `budget_curve` (gain by share of the budget), `authors_protocol` (the paper's split), `independence`
-(tests that the logged channels were drawn at random), `jobs` (the work, split into jobs), `report` (docs/results.md).
+The files in reading order:
+
+    task               a data set, divided into training, validation and test rows
+    methods            the compared methods
+    score              metrics of all methods on one task
+    budget_curve       share of the gain that a share of the budget buys
+    authors_protocol   evaluation with the data split of the paper's authors
+    independence       tests whether the logged channels were drawn at random
+    jobs               all work of a comparison, divided into jobs that can be resumed
+    report             the page docs/results.md
 """

@@ -1,9 +1,9 @@
-"""Runs the authors' own protocol, for comparison with their figures, and measures the overlap of its test and training.
+"""Evaluates MTORL with the protocol of the paper's authors, and measures how much its test data overlaps its training.
 
-The protocol draws 4,000 windows of 20 touchpoints with replacement from random positions of the histories, and only
-*then* splits the windows into training (80 %), validation and test (10 % each). So most touchpoints of test windows are
-also in training windows, with their labels. A table that looks up these labels scores higher than any model, published
-or ours. So figures under this protocol do not show how good a model is.
+The protocol draws 4,000 windows of 20 touchpoints at random positions of the user histories, with replacement. Only
+*after that* it splits the windows into training (80 %), validation (10 %) and test (10 %). So most touchpoints of the
+test windows are also in training windows, with their labels. A table that looks up these labels scores higher than any
+model, including the published one and ours. A score under this protocol does not show how good a model is.
 
 Shapes: W windows, T = 20 touchpoints of each, B touchpoints of the test windows, C channels.
 """
@@ -27,11 +27,12 @@ LOOKUP, OURS = "lookup table", "mtorl"
 
 
 def authors_protocol(table: WindowTable, seed: int, config: TrainConfig | None = None) -> dict[str, Any]:
-    """Score a lookup table and MTORL under the authors' protocol.
+    """Train MTORL and build a lookup table with the authors' protocol, and evaluate both.
 
-    The result has the keys ``lookup table`` and ``mtorl`` (each with ``policy_ctr`` and the ``metrics`` of
-    `head_metrics.evaluate`), ``original_ctr``, and ``overlap``: the share of test touchpoints that are in a training
-    window. It is empty if users have too few touchpoints.
+    Returns:
+        ``lookup table`` and ``mtorl``: the ``policy_ctr`` and the ``metrics`` (`head_metrics.evaluate`) of each.
+        ``original_ctr``: share of test touchpoints with a click. ``overlap``: share of test touchpoints that are also
+        in a training window. The result is empty if no user has enough touchpoints for a window.
     """
     rows_WT = _draw(table, seed)
     if not len(rows_WT):
@@ -63,16 +64,21 @@ def authors_protocol(table: WindowTable, seed: int, config: TrainConfig | None =
 
 
 def policy_ctr(selected_B: Bools, choice_B: Ints, channel_B: Ints, click_B: Floats) -> float:
-    """Return the authors' "policy CTR": clicks on those selected rows whose predicted channel is the logged channel.
+    """Return the click-through rate of a policy as the authors compute it ("policy CTR").
 
-    The authors divide by all selected rows, so guessing the logged channel raises the figure: CTR x P(match).
-    `mtorl.evaluation.policy_value` estimates the figure without this bias.
+    They count the clicks on rows whose predicted channel is the logged channel, and divide by all selected rows. So a
+    policy that only guesses the logged channel more often gets a higher rate. `mtorl.evaluation.policy_value` estimates
+    the rate without this bias.
     """
     return float(((choice_B == channel_B) * click_B)[selected_B].mean())
 
 
 def _look_up(channel_P: Ints, click_P: Floats, trained_P: Bools, test_B: Ints, channels: int) -> tuple[Floats, Floats]:
-    """Predict with a table: the label of a touchpoint that was in training, the mean label of any other touchpoint."""
+    """Predict test touchpoints with a lookup table.
+
+    For a touchpoint that is also in the training windows, the table returns its label. For all others, it returns the
+    frequencies of the channels and the mean click rate in training.
+    """
     share_C = np.bincount(channel_P[trained_P], minlength=channels) / trained_P.sum()
     probs_BC = np.where(trained_P[test_B, None], np.eye(channels)[channel_P[test_B]], share_C)
     click_B = np.where(trained_P[test_B], click_P[test_B], click_P[trained_P].mean())
@@ -82,11 +88,11 @@ def _look_up(channel_P: Ints, click_P: Floats, trained_P: Bools, test_B: Ints, c
 def _learn(
     table: WindowTable, train_WT: Ints, val_WT: Ints, test_B: Ints, config: TrainConfig
 ) -> tuple[Floats, Floats]:
-    """Train MTORL on the training windows; a test touchpoint gets a window of up to `LENGTH` tokens."""
+    """Train MTORL on the training windows, and predict each test touchpoint from a window of up to `LENGTH` tokens."""
     from mtorl.network.ensemble import train_ensemble
     from mtorl.window.loader import EncodedWindows, TrainingWindows
 
-    # The label is the click, as in the authors' code.
+    # Use the click as the reward label, because the authors' code does.
     reward = table.spec.reward.replace(gain="click", cost_weight=0.0)
     spec = table.spec.replace(window=LENGTH, reward=reward)
 

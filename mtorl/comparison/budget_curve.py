@@ -1,7 +1,9 @@
-"""Computes the share of all gain that a share of all cost buys, for several rules that choose exposures.
+"""Computes which share of the total gain a rule obtains if it may spend only a share of the total cost.
 
-MTORL's rule is gain per cost, to which prices lead (`mtorl.policy.price`). The other rules are predicted gain (as in
-the authors' code), cheapest first (because cost gives rankings much of their advantage), random, and an oracle.
+A rule decides which exposures are made first. MTORL's rule is the predicted gain per cost, because a price per currency
+unit has the same effect (`mtorl.policy.price`). It is compared with the predicted gain alone (as in the authors' code),
+the lowest predicted cost, a random order, and an oracle that knows the logged gain and cost. The lowest cost shows how
+much of a rule's advantage comes from cost alone.
 
 Shapes: B logged exposures.
 """
@@ -23,7 +25,7 @@ _RANDOM_ORDERS = 20
 
 @dataclass(frozen=True)
 class GainAndCost:
-    """Gain and cost of each logged exposure, predicted or logged."""
+    """The gain and the cost of each logged exposure, either as a model predicted them or as they were logged."""
 
     gain_B: ArrayLike
     cost_B: ArrayLike
@@ -41,12 +43,23 @@ def budget_curve(
     users: UserResamples | None = None,
     rival: GainAndCost | None = None,
 ) -> list[dict[str, Any]]:
-    """Return the share of all gain that each rule buys with a share of all cost, one row per budget, ready for JSON.
+    """Return which share of the total gain each rule obtains with each budget.
 
-    Each rule ranks the exposures and takes them from the top until the next one would exceed the budget. Ties are
-    broken at random, because the order of the log has no information about exposures. A row has the share of each of
-    the RULES, mtorl_minus_cheapest and, with a rival model, rival and mtorl_minus_rival. With `users`, it also has 95 %
-    intervals under NAME_ci. If the total gain is not positive, all are None. With losses, a share may exceed 1.
+    A rule ranks the exposures and makes them in this order until the next exposure would exceed the budget. Exposures
+    with the same rank are ordered at random.
+
+    Args:
+        predicted: MTORL's forecasts of gain and cost for each exposure.
+        logged: The logged gain and cost of the same exposures.
+        shares: Budgets, as fractions of the total cost.
+        users: Resamples of the users for 95 % intervals; None for no intervals.
+        rival: Forecasts of another model to compare MTORL with.
+
+    Returns:
+        One entry per budget: ``share``, the share of the gain for each of the RULES, ``mtorl_minus_cheapest`` and, with
+        a rival, ``rival`` and ``mtorl_minus_rival``. The intervals of MTORL's share and of its differences have the
+        suffix ``_ci``. Shares are None if the total gain is not positive. They may exceed 1 if some exposures have a
+        loss.
     """
     (gain, cost), (predicted_gain, predicted_cost) = logged.arrays(), predicted.arrays()
     random = np.random.default_rng(seed)
@@ -58,9 +71,9 @@ def budget_curve(
         def bought(weight_B: Floats) -> Floats:
             weight = weight_B[best_first]
             spent, gained = np.cumsum(weight * cost[best_first]), np.cumsum(weight * gain[best_first])
-            # The tolerance covers rounding in sums that should equal the budget.
+            # The factor prevents that an exposure is left out only because of a rounding error in `spent`.
             taken = np.searchsorted(spent, np.array(shares) * spent[-1] * (1 + 1e-9), side="right")
-            all_gain = gained[-1] if gained[-1] > 0 else np.nan  # in a resample without gain, shares are undefined
+            all_gain = gained[-1] if gained[-1] > 0 else np.nan  # undefined if a resample has no gain
             share_of_gain: Floats = np.r_[0.0, gained][taken] / all_gain
             return share_of_gain
 
@@ -98,5 +111,5 @@ def budget_curve(
 
 
 def _per_cost(gain: Floats, cost: Floats) -> Floats:
-    """Return gain per cost; free exposures come first, unless they lose."""
+    """Return the gain per cost: infinite for a free exposure, and minus infinity if a free exposure has a loss."""
     return np.divide(gain, cost, out=np.where(gain < 0, -np.inf, np.inf), where=cost > 0)

@@ -33,27 +33,30 @@ from mtorl.log.columns import Codes, Values
 from mtorl.window.table import WindowTable
 
 ALPHA = 0.05
-_BINS = 10  # bins of a numeric column that has more than 10 distinct values
+_BINS = 10  # a numeric column with more than 10 distinct values is divided into 10 bins
 
 
 class Link(TypedDict):
-    """Association of channels with the levels of another column."""
+    """Result of a chi-squared test: how strongly the channel depends on the level of another column."""
 
     levels: int
     rows: int
     chi2: float
     df: int
-    chi2_per_df: float  # 1, apart from noise, if channels are independent of the levels
+    chi2_per_df: float  # close to 1 if the channel is independent of the level
     p: float
     cramers_v: float
 
 
 class IndependenceTest(Link):
-    """Result of the test whether, in one split, the channel is independent of one column known before it."""
+    """Result of one test: is the channel independent of a column whose value was known before, among users of a split?
+
+    `split` names the split, and `against` names the column.
+    """
 
     split: str
     against: str
-    p_holm: float  # p, corrected for the number of tests in all splits
+    p_holm: float  # p-value, corrected for the number of columns and splits that are tested
 
 
 class Independence(TypedDict):
@@ -65,10 +68,13 @@ class Independence(TypedDict):
 
 
 def independence(table: WindowTable) -> Independence:
-    """Test the channels of a log that is sorted by user and time, separately for each split.
+    """Test whether the logged channels depend on anything that was known before, separately for each split.
+
+    Args:
+        table: The log, sorted by user and time.
 
     Raises:
-        ValueError: no test is possible, because no split has two channels and two levels of a column.
+        ValueError: No test is possible, because each split has only one channel, or one level of every column.
     """
     spec = table.spec
     channel_B = read.arrow_channels(read.flat(table.steps["channel"]), spec.channels, "channel")
@@ -91,7 +97,10 @@ def independence(table: WindowTable) -> Independence:
 
 
 def link(level_B: Ints, channel_B: Ints) -> Link | None:
-    """Test whether channels depend on levels; None if there are less than 2 levels, 2 channels or 4 rows."""
+    """Test whether the channel of a row depends on its level.
+
+    Returns None if no test is possible: with less than 4 rows, only one level, or only one channel.
+    """
     (_, level), (_, channel) = (np.unique(part, return_inverse=True) for part in (level_B, channel_B))
     rows = len(level)
     if rows < 4 or not level.any() or not channel.any():
@@ -102,10 +111,12 @@ def link(level_B: Ints, channel_B: Ints) -> Link | None:
     chi2 = float(((count - expected) ** 2 / expected).sum())
     mean, variance = chi2_moments(count.sum(axis=1), count.sum(axis=0))
     df = (levels - 1) * (channels - 1)
-    # A scaled chi-square, scale * chi2(2 mean^2 / variance), has this mean and variance.
+    # chi2 is approximately distributed as `scale` times a chi-squared variable with 2 mean^2 / variance degrees of
+    # freedom, which has the same mean and variance.
     scale = variance / (2 * mean)
     p = float(gammaincc(mean / scale / 2, chi2 / scale / 2)) if scale > 0 else 1.0
-    # Bergsma 2013: if channels are independent, chi2 / rows is about df / rows by chance. So subtract that much.
+    # Even if the channel is independent of the level, chi2 / rows is about df / rows by chance. Subtract this bias
+    # (Bergsma 2013).
     strength = max(chi2 / rows - df / (rows - 1), 0.0)
     sizes = [n - (n - 1) ** 2 / (rows - 1) for n in (levels, channels)]
     v = float(np.sqrt(strength / (min(sizes) - 1))) if min(sizes) > 1 else 0.0
@@ -113,14 +124,15 @@ def link(level_B: Ints, channel_B: Ints) -> Link | None:
 
 
 def _known_before(table: WindowTable, channel_B: Ints) -> Iterator[tuple[str, Values]]:
-    """Yield the columns that were known before each touchpoint, with their names."""
+    """Yield the name and the values of each column that was known before the channel of a touchpoint was drawn."""
     spec, rows = table.spec, table.rows
     start_B = rows["step"].to_numpy() == 0
     before_B = np.where(start_B, -1, np.arange(len(rows)) - 1)
     yield "previous channel", Codes(np.where(start_B, -1, channel_B[before_B]), spec.channels)
     for outcome in spec.immediate:
         values_B = rows[outcome].to_numpy(np.float64)
-        if np.ptp(values_B):  # a constant outcome would only mark the start of a journey, tested above
+        # Leave out a constant outcome. It would only show where journeys start, and "previous channel" shows that, too.
+        if np.ptp(values_B):
             yield f"previous {outcome}", np.where(start_B, np.nan, values_B[before_B])
     yield "touchpoints before", rows["step"].to_numpy(np.float64)
     user_B, users = pd.factorize(rows["user_id"])
@@ -133,19 +145,27 @@ def _known_before(table: WindowTable, channel_B: Ints) -> Iterator[tuple[str, Va
 
 
 def _levels(values: Values) -> Ints:
-    """Return a code >= 0 for each row's level. Rows without a value (null, start of a journey) form one level."""
+    """Return the level of each row as a code from 0.
+
+    Rows without a value form one level: the value is null, or the row starts a journey.
+    """
     if isinstance(values, Codes):
         return values.codes + 1
     known = values[np.isfinite(values)]
     edges = np.unique(known)
     if len(edges) > _BINS:
         edges = np.unique(np.quantile(known, np.arange(1, _BINS) / _BINS))
-    # NaN gets a code above all numbers.
+    # NaN gets a code of its own, one above the highest code of a number.
     return np.where(np.isfinite(values), np.searchsorted(edges, values), len(edges) + 1).astype(np.int64)
 
 
 def chi2_moments(level_sums: Ints, channel_sums: Ints) -> tuple[float, float]:
-    """Return mean and variance of chi2 under independence, over all tables with these margins (Haldane, Dawson)."""
+    """Return the exact mean and variance of chi2 if channels are independent of levels (Haldane 1940; Dawson 1954).
+
+    Args:
+        level_sums: Number of rows of each level.
+        channel_sums: Number of rows of each channel.
+    """
     n = float(level_sums.sum())
     sides = [(float(len(sums)), float((n / sums).sum())) for sums in (level_sums, channel_sums)]
     (v1, w1), (v2, w2) = (((k - 1) * (n - k) / (n - 1), (inverse - k * k) / (n - 2)) for k, inverse in sides)
@@ -154,7 +174,11 @@ def chi2_moments(level_sums: Ints, channel_sums: Ints) -> tuple[float, float]:
 
 
 def holm(p: Floats) -> Floats:
-    """Return Holm's corrected p-values: of n, the smallest is multiplied by n, the next by n - 1, and so on."""
+    """Return p-values corrected for multiple tests (Holm 1979), in the order of `p`.
+
+    The smallest of n p-values is multiplied by n, the next by n - 1, and so on. A corrected value is never below that
+    of a smaller p-value, and at most 1.
+    """
     order = np.argsort(p, kind="stable")
     corrected = np.empty_like(p)
     corrected[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)

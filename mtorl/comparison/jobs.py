@@ -1,14 +1,17 @@
 """Divides a comparison into jobs that each write a file, so that an interrupted comparison can continue.
 
-    for job in jobs(names): run(job, root)      # in any process; a finished job returns at once
-    results = collect(names, root)
+    todo = jobs(names)
+    for job in todo: run(job, root)             # in any process; returns at once if the job's file exists
+    results = collect(todo, root)
 
-    root/data/NAME/windows                         created by the caller
-    root/answers/NAME/PROTOCOL-K/METHOD.npz .json  a method's predictions for the test rows; seconds, parameters
-    root/scores/NAME/PROTOCOL-K.json               figures of the task
-    root/scores/NAME/about.json  authors-K.json    independence tests; the authors' protocol
+    root/data/NAME/windows                      the data set, created by the caller
+    root/answers/NAME/PROTOCOL-K/METHOD.npz     a method's predictions for the test rows
+    root/answers/NAME/PROTOCOL-K/METHOD.json    seconds of training, number of parameters
+    root/scores/NAME/PROTOCOL-K.json            metrics of all methods
+    root/scores/NAME/about.json                 independence tests
+    root/scores/NAME/authors-K.json             results with the authors' protocol
 
-NAME is the name of a data set, K the number of a fold or seed.
+NAME is the name of a data set, and K is the number of a fold or seed.
 """
 
 import json
@@ -28,21 +31,25 @@ from mtorl.comparison.task import Task, by_time, by_user
 from mtorl.runtime.files import replacing
 from mtorl.window.table import WindowTable
 
-REPEATS = 5  # folds of users
-SEEDS = 3  # for the time protocol, which has a single split, and for the authors' protocol
-FIRST_FOLD = 5  # earlier folds were used for decisions during the development of the model
+REPEATS = 5  # number of folds of users in the "user" protocol
+SEEDS = 3  # number of seeds for the "time" protocol, which has only one split, and for the authors' protocol
+FIRST_FOLD = 5  # folds 0 to 4 are not used, because decisions about the model were made with their test users
 _EVERY = (
     *(OURS, YARDSTICK, *(name for name in BASELINES if name != YARDSTICK)),
     *(f"{OURS} {ablation}" for ablation in ABLATIONS),
 )
-# Only methods that predict the reward run under the time protocol; for the others, the user protocol is enough.
+# Methods that also run with the "time" protocol. For all others, the "user" protocol is enough.
 _BY_TIME = (OURS, YARDSTICK, "channel_frequency", "repeat_last", "markov", "logistic")
 ABOUT, AUTHORS = "about", "authors"
 
 
 @dataclass(frozen=True)
 class Job:
-    """A method on a task. The method "score" evaluates all others; "about" and "authors" describe the data set."""
+    """One piece of work: train a method on a task and predict the task's test rows.
+
+    Three names of `method` are special: "score" evaluates the predictions of all methods, "about" tests whether the
+    logged channels are independent of the past, and "authors" runs the authors' protocol.
+    """
 
     dataset: str
     protocol: str
@@ -51,16 +58,17 @@ class Job:
 
     @property
     def label(self) -> str:
-        """Label of the job's progress bar."""
+        """The text that the progress bar shows while the job runs."""
         return f"{self.dataset}, {self.protocol} {self.repeat + 1}: {self.method}"
 
 
 def jobs(datasets: Sequence[str], repeats: int = REPEATS, methods: Sequence[str] = ()) -> list[Job]:
-    """Return all jobs, ordered so that scores come after the methods that they evaluate.
+    """Return all jobs of a comparison. The jobs that evaluate predictions come after those that make the predictions.
 
     Args:
-        repeats: Number of folds; the number of seeds is the same, but at most `SEEDS`.
-        methods: Methods in addition to MTORL and the yardstick; by default all.
+        datasets: Names of the data sets.
+        repeats: Number of folds of users. The number of seeds is the same, but at most `SEEDS`.
+        methods: Names of the methods to compare with MTORL and the yardstick; all methods if empty.
     """
     todo: list[Job] = []
     for protocol, wanted in (("user", _EVERY), ("time", _BY_TIME)):
@@ -75,9 +83,10 @@ def jobs(datasets: Sequence[str], repeats: int = REPEATS, methods: Sequence[str]
 
 
 def run(job: Job, root: Path) -> None:
-    """Run a job, unless its file exists."""
+    """Run a job and write its file. Do nothing if the file exists and is complete."""
     path = _file(job, root)
-    if path.exists() and job.method != "score":  # scores are recomputed if further methods have answers
+    # The file of a "score" job is written again if it lacks a method that has finished since.
+    if path.exists() and job.method != "score":
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     if job.method == ABOUT:
@@ -101,7 +110,12 @@ def run(job: Job, root: Path) -> None:
 
 
 def collect(jobs_done: Sequence[Job], root: Path) -> dict[str, Any]:
-    """Return all jobs' figures: dataset -> {"about": ..., "user": [per fold], "time": [...], "authors": [...]}."""
+    """Read the results of all jobs.
+
+    Returns:
+        Name of a data set -> ``about`` (independence tests), ``user`` (a list with one result per fold), ``time`` and
+        ``authors`` (lists with one result per seed).
+    """
     results: dict[str, Any] = {}
     for job in jobs_done:
         if job.method in ("score", AUTHORS):
@@ -127,7 +141,10 @@ def _file(job: Job, root: Path) -> Path:
 
 @lru_cache(maxsize=1)
 def load_task(root: Path, dataset: str, protocol: str, repeat: int) -> Task:
-    """Return a data set under a protocol. Only the last result is cached: the jobs of a task are consecutive."""
+    """Load a data set and split it by a protocol.
+
+    The last result is cached, because consecutive jobs usually have the same task.
+    """
     table = _table(root, dataset)
     return by_user(table, FIRST_FOLD + repeat) if protocol == "user" else by_time(table)
 

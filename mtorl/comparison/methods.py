@@ -1,9 +1,10 @@
-"""All compared methods by name: MTORL, its ablations and the baselines. All are trained on the same windows.
+"""Lists the methods that are compared: MTORL, its ablations and the baselines.
 
     answer = METHODS["lightgbm"](task, seed)
     answer.heads, answer.seconds, answer.parameters
 
-A method is trained on the training and validation rows of a task, and predicts its test rows.
+Every method is a function that trains on the training and validation rows of a task, and predicts the test rows. All
+methods get the same windows.
 """
 
 import importlib
@@ -32,7 +33,7 @@ NO_REWARD = frozenset({"behaviour_cloning", "decision_transformer", f"{OURS} wit
 """Methods that only choose a channel: they predict no reward and no cost."""
 
 ABLATIONS: Mapping[str, Mapping[str, Any]] = {
-    "without convolutions": {"convolutions": False},  # only the memory's decay then shows the history's order
+    "without convolutions": {"convolutions": False},  # the order of touchpoints is then only in the memory's decay
     "without attention": {"attention": False},
     "without reward task": {"mu": 0.0, "nu": 0.0},
     "without preference": {"lam": 0.0},
@@ -42,11 +43,11 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Answer:
-    """A method's predictions for the test rows."""
+    """A method's predictions for the test rows, with the time that its training took."""
 
     heads: Heads
-    seconds: float  # CPU time of the training on one thread, because wall time depends on the machine's other work
-    parameters: int | None  # number of a network's parameters; None for other methods
+    seconds: float  # CPU time of the training on one thread; wall time would depend on other work of the machine
+    parameters: int | None  # number of trainable parameters; None for all methods except MTORL and its ablations
 
 
 Method = Callable[[Task, int], Answer]
@@ -75,7 +76,7 @@ def _yardstick(task: Task, seed: int) -> Answer:
 
 
 def _channel_means(task: Task) -> Floats | None:
-    """Mean label on each channel, from training and validation rows."""
+    """Return the mean reward label of each channel among training and validation rows, for the calibration."""
     rows = task.table.rows[~task.table.is_in("test")]
     return channel_means(rows, task.spec, task.encoder.reward(task.spec.reward.gain.of(rows), rows["cost"]))
 
@@ -91,7 +92,7 @@ def _channel_frequency(task: Task, seed: int) -> Answer:
 
 
 def mtorl_with(changes: Mapping[str, Any]) -> Method:
-    """Return MTORL with changed fields of `TrainConfig`."""
+    """Return a method that trains MTORL with its default settings, except for the given fields of `TrainConfig`."""
 
     def answer(task: Task, seed: int) -> Answer:
         from mtorl.network.calibration import calibrate_ensemble

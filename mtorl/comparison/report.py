@@ -1,12 +1,11 @@
-"""Writes the figures of a comparison as Markdown: docs/results.md.
+"""Writes the results of a comparison as the Markdown page docs/results.md.
 
     text = report(results, machine)      # results: `jobs.collect`
 
-Folds test on different users, so the mean over folds has a smaller interval than one fold: the squares of the folds'
-standard errors, derived from their intervals, are added. All seeds of the time protocol test on the same rows, so the
-mean of the seeds' intervals is used. Differences are paired: MTORL minus LightGBM on the same rows.
-
-A table's `tasks` are the folds or seeds of a protocol; `disjoint` means that they test on different users.
+Each table shows means over the folds or the seeds of a protocol (`tasks`). Folds test on different users (`disjoint`),
+so the mean over folds has a smaller standard error than one fold: the squares of the folds' standard errors are added.
+All seeds of the time protocol test on the same rows, so the width of the interval is the mean width over the seeds.
+Differences between MTORL and LightGBM are computed on the same rows (paired).
 """
 
 import math
@@ -24,7 +23,7 @@ Results = Mapping[str, Any]
 Tasks = Sequence[Mapping[str, Any]]
 Interval = tuple[float, float, float]  # mean, lower and upper bound
 
-_Z = 1.96  # standard errors of a 95 % interval
+_Z = 1.96  # half-width of a 95 % interval, in standard errors
 
 NAMES = {
     OURS: "**MTORL**",
@@ -50,7 +49,7 @@ HEADS = {
     "reward_logloss": "log-loss",
     "reward_ece": "ECE",
 }
-# Published figures, from MTORL.ipynb of the authors' repository.
+# Metrics that the authors published, from MTORL.ipynb in their repository, and the data set that they used.
 _PUBLISHED_ON = "kuairand-sequence"
 _NOTEBOOK = {"accuracy": 0.680, "AUC": 0.825, "F1": 0.673, "policy CTR": 0.2563, "original CTR": 0.1835}
 _RULES = {
@@ -73,7 +72,12 @@ column uses the overall rate of the test, which can't be known in advance, for t
 
 
 def report(results: Results, machine: Mapping[str, str]) -> str:
-    """Return all tables; `machine` maps names of facts to values."""
+    """Return the whole page as Markdown.
+
+    Args:
+        results: The results of all jobs, as `jobs.collect` returns them.
+        machine: Facts about the machine that ran the comparison, name -> value, for the first paragraph.
+    """
     facts = ", ".join(f"{name} {value}" for name, value in machine.items())
     tasks = [task for figures in results.values() for name in ("user", "time") for task in figures.get(name, ())]
     minutes = sum(cost["seconds"] for task in tasks for cost in task["costs"].values()) / 60
@@ -104,7 +108,7 @@ def _protocol(protocol: str, tasks: Tasks) -> list[str]:
         "Differences on the same rows and resamples:",
         paired_table(tasks, disjoint),
     ]
-    if not disjoint:  # policies are only valued on whole users
+    if not disjoint:  # the value of policies is only shown for the protocol that tests on whole users
         return out
     if tasks[0]["budget"]:
         out += ["Share of all gain that a share of the spend buys:", budget_table(tasks)]
@@ -114,7 +118,7 @@ def _protocol(protocol: str, tasks: Tasks) -> list[str]:
 
 
 def method_table(tasks: Tasks) -> str:
-    """Return the figures of every method, with its training time and size."""
+    """Return a table with the metrics, training time and number of parameters of every method."""
     there = tasks[0]["compared"]["metrics"]
     every = (OURS, *BASELINES, *(f"{OURS} {a}" for a in ABLATIONS))
     order = [name for name in every if name in there]
@@ -130,14 +134,14 @@ def method_table(tasks: Tasks) -> str:
 
 
 def paired_table(tasks: Tasks, disjoint: bool) -> str:
-    """Return the differences between MTORL and LightGBM."""
+    """Return a table with the difference between MTORL and LightGBM in every metric."""
     differences = [task["compared"]["differences"][OURS] for task in tasks]
     cells = [interval(combined(differences, metric, disjoint), signed=True) for metric in HEADS]
     return table(["", *HEADS.values()], [[f"{NAMES[OURS]} minus LightGBM", *cells]])
 
 
 def budget_table(tasks: Tasks) -> str:
-    """Return the share of all gain that a share of the spend buys, by rule for choosing exposures."""
+    """Return a table with the share of the total gain that each rule obtains with each share of the total spend."""
     lines = []
     for i, share in enumerate(row["share"] for row in tasks[0]["budget"][OURS]):
         ours, theirs = ([task["budget"][name][i] for task in tasks] for name in (OURS, YARDSTICK))
@@ -151,7 +155,7 @@ def budget_table(tasks: Tasks) -> str:
 
 
 def policy_value_table(tasks: Tasks) -> str:
-    """Return off-policy values of each method's policies."""
+    """Return a table with the estimated values of the policies that are derived from each method's predictions."""
     lines = []
     for name in tasks[0]["value"]:
         method, policy = name.split(": ")
@@ -173,7 +177,10 @@ def policy_value_table(tasks: Tasks) -> str:
 
 
 def target_text(tasks: Tasks) -> str:
-    """Compare MTORL's greedy choice with the best constant channel: difference, margin, and whether it is met."""
+    """Return a paragraph on the target that MTORL's greedy policy is not worse than the best constant channel.
+
+    It contains the measured difference, the allowed margin, and whether the target is met.
+    """
     targets = [task["target"] for task in tasks]
     title = "**Target: never below the best constant channel.**"
     if any(target["channel"] is None for target in targets):
@@ -191,7 +198,7 @@ def target_text(tasks: Tasks) -> str:
 
 
 def calibration_table(tasks: Tasks) -> str:
-    """Return calibration errors of MTORL, compared with those of a perfectly calibrated head."""
+    """Return a table that compares MTORL's calibration errors with those of a perfectly calibrated head."""
     lines = []
     for metric, title in (("action_ece", "channel ECE"), ("reward_ece", "reward ECE")):
         noises = [task["calibration_noise"][metric] for task in tasks]
@@ -203,7 +210,12 @@ def calibration_table(tasks: Tasks) -> str:
 
 
 def authors_table(rows: Tasks, dataset: str) -> str:
-    """Return figures under the authors' protocol (one element of `rows` per seed) with an explanation."""
+    """Return a table with the results of the authors' protocol, and a paragraph that explains them.
+
+    Args:
+        rows: Results of `authors_protocol`, one per seed.
+        dataset: Name of the data set.
+    """
     metrics = {"accuracy": "action_accuracy", "AUC": "action_auc", "F1": "action_f1"}
     lines = []
     for method, title in ((LOOKUP, "lookup table, here"), (OURS, "MTORL, here, with its usual settings")):
@@ -225,7 +237,13 @@ def authors_table(rows: Tasks, dataset: str) -> str:
 
 
 def combined(differences: Sequence[Mapping[str, Any]], metric: str, disjoint: bool) -> Interval | None:
-    """Return the mean of a difference (NAME and NAME_ci of each fold) and its interval."""
+    """Return the mean of a metric over folds or seeds, with the 95 % interval of the mean.
+
+    Args:
+        differences: The values of one fold or seed each; the interval of `metric` has the key ``{metric}_ci``.
+        metric: Key of the metric in each of these dicts.
+        disjoint: Whether the folds test on different users, so that their errors are independent.
+    """
     rows = [row for row in differences if row.get(metric) is not None and row.get(f"{metric}_ci")]
     if not rows:
         return None
@@ -242,7 +260,10 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def spread(values: Sequence[float | None], places: int) -> str:
-    """Return the mean of folds or seeds, with the standard deviation if there are several; "-" without numbers."""
+    """Return the mean over folds or seeds as text, followed by "± standard deviation" if there are several values.
+
+    Values of None are left out. Returns "-" if there are no other values.
+    """
     numbers = [value for value in values if value is not None]
     if not numbers:
         return "-"
@@ -251,12 +272,12 @@ def spread(values: Sequence[float | None], places: int) -> str:
 
 
 def percent(value: float) -> str:
-    """Return a share as a percentage; "-" for NaN."""
+    """Return a fraction as text in percent, or "-" if it is NaN."""
     return "-" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
 
 
 def interval(value: Interval | None, signed: bool = False, places: int = 4) -> str:
-    """Return a mean with its bounds; "-" for None."""
+    """Return a mean and its interval as text, such as "0.71 [0.69, 0.73]", or "-" for None."""
     if value is None:
         return "-"
     form: Callable[[float], str] = (lambda x: f"{x:+.{places}f}") if signed else (lambda x: f"{x:.{places}f}")

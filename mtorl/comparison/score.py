@@ -1,4 +1,4 @@
-"""Computes the figures of a task from each method's predictions for its test rows.
+"""Computes all metrics of a comparison from the predictions of each method for the test rows of a task.
 
     figures = score(task, {"mtorl": heads, "lightgbm": heads, ...}, seed=0)
 
@@ -27,7 +27,7 @@ from mtorl.network.predictor import Heads
 from mtorl.policy.decision import Forecast, action_probabilities
 from mtorl.window.encoder import labels
 
-_VALUED = (YARDSTICK, OURS)  # methods that get budget curves and policy values
+_VALUED = (YARDSTICK, OURS)  # budget curves and values of policies are computed only for these methods
 _GREEDY, _CONSTANT = "best expected gain", "best constant channel"
 _RESAMPLES = 200
 _DRAWS = 200
@@ -35,9 +35,16 @@ _TINY = 1e-6
 
 
 def score(task: Task, answers: Mapping[str, Heads], seed: int) -> dict[str, Any]:
-    """Return all figures of a task in the report, from each method's heads on the test rows.
+    """Return all results that the report shows for a task.
 
-    ``budget`` is empty if all exposures cost the same.
+    Args:
+        task: The data, with the labels of the test rows.
+        answers: Name of each method -> its predictions for the test rows.
+
+    Returns:
+        ``compared`` (metrics of the heads), ``budget`` (budget curves; empty if all exposures cost the same),
+        ``value`` (estimated values of policies), ``target`` (MTORL against the best constant channel),
+        ``calibration_noise``, and the number of test ``rows`` and ``users``.
     """
     rows, spec = task.test.rows, task.spec
     logged = labels(task.test.windows, task.encoder)
@@ -84,7 +91,12 @@ def _against_constant(
     seed: int,
     gain_BC: Floats,
 ) -> dict[str, Any]:
-    """Return the greedy choice's value minus the best constant channel's, and this channel; None if it is unknown."""
+    """Compare the value of MTORL's greedy policy with the value of always using the best constant channel.
+
+    Returns:
+        ``channel`` (the best constant channel), ``constant`` (its value), and the ``difference`` of the two values with
+        its interval. Only ``channel`` with the value None, if the log can't show which channel is best.
+    """
     if mean_C is None:
         return {"channel": None}
     greedy, constant = (PolicyOnLog.always_exposing(policies[name]) for name in (_GREEDY, _CONSTANT))
@@ -106,12 +118,15 @@ def _policies(logits_BC: Floats, gain_BC: Floats, cost_BC: Floats, mean_C: Float
 
 
 def calibration_noise(heads: Heads, channel_B: Ints, target_B: Floats, seed: int) -> dict[str, Any]:
-    """Return how much of a predictor's calibration error comes from noise and from a changed overall rate.
+    """Return how large the calibration error of a predictor would be if the predictor were perfectly calibrated.
 
-    ``noise`` and ``noise_high`` are mean and 97.5 % quantile of the error that a perfectly calibrated head has by
-    chance: labels are drawn from the head's own probabilities. Rows of a user count as independent, so the true noise
-    is higher. ``less_shift`` is the reward head's error after its mean is set to that of the test rows, which can't be
-    known in advance.
+    For this, labels are drawn at random from the predicted probabilities. The draws treat rows of one user as
+    independent, so the true noise is higher.
+
+    Returns:
+        ``action_ece`` and ``reward_ece``, each with ``noise`` and ``noise_high``: the mean and the 97.5 % quantile of
+        this error. ``reward_ece`` also has ``less_shift``: the error that is left after the predictions are shifted so
+        that their mean equals the mean of the test rows. Before the test, this mean is unknown.
     """
     confidence_B, _ = top_label(heads[0], channel_B)
     reward_B = np.clip(np.asarray(heads[1], dtype=np.float64)[np.arange(len(channel_B)), channel_B], _TINY, 1 - _TINY)
@@ -120,7 +135,7 @@ def calibration_noise(heads: Heads, channel_B: Ints, target_B: Floats, seed: int
     def gap(shift: float) -> float:
         return float(expit(level + shift).mean() - target_B.mean())
 
-    # If all labels are 0, or all are 1, no finite shift fits. Otherwise, the bracket is wide enough.
+    # If all labels are 0, or all are 1, the shift would be infinite. In all other cases it lies between -20 and 20.
     shift = brentq(gap, -20.0, 20.0) if 0 < target_B.mean() < 1 else 0.0
     return {
         "action_ece": _noise(confidence_B, seed),

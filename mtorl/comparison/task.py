@@ -1,10 +1,12 @@
-"""Training, validation and test rows with their windows, under a protocol.
+"""Divides a data set into training, validation and test rows by one of two protocols.
 
-    user    whole users are held out: 80 % train, 10 % val, 10 % test. Different folds test on different users.
-    time    rows before the 80 % quantile of time are train, those up to the 90 % quantile val, later ones test. Users
-            are in all splits, and a test row's window includes its user's training rows, as on a server.
+    user    80 % of the users are in the training, 10 % in the validation, 10 % in the test. Different folds test on
+            different users.
+    time    The first 80 % of the rows in time order are in the training, the next 10 % in the validation, the last 10 %
+            in the test. One user can be in all three. The window of a test row includes the user's training rows,
+            because a server would have them, too.
 
-Each row is evaluated once, with exactly the history that a server would have had.
+Each test row is evaluated once, with exactly the history that a server would have had.
 
 Shapes: B rows, N tokens.
 """
@@ -31,20 +33,20 @@ _EDGES = (0.8, 0.9)  # quantiles of time
 
 @dataclass(frozen=True)
 class Rows:
-    """Touchpoints with their windows."""
+    """The touchpoints of one part of a data set, with the window of each touchpoint."""
 
-    windows: WindowBatch  # one window per row, with targets
-    rows: pd.DataFrame  # as in `WindowTable.rows`
+    windows: WindowBatch  # one window per touchpoint, with targets
+    rows: pd.DataFrame  # the touchpoints, with the columns of `WindowTable.rows`
 
 
 @dataclass(frozen=True)
 class Task:
-    """A data set under a protocol."""
+    """A data set that is divided into training, validation and test rows by a protocol."""
 
     spec: DatasetSpec
     encoder: Encoder
-    tiles: WindowBatch  # training windows that cover each training row once, for sequence models
-    val_tiles: WindowBatch  # validation windows that cover each validation row once
+    tiles: WindowBatch  # windows in which each training row is a target exactly once, to train sequence models
+    val_tiles: WindowBatch  # windows in which each validation row is a target exactly once
     train: Rows
     val: Rows
     test: Rows
@@ -52,7 +54,12 @@ class Task:
 
 
 def by_user(table: WindowTable, fold: int) -> Task:
-    """Hold out users: fold 0 to 9 tests on one tenth of the users, and validates on the next tenth."""
+    """Divide a data set by users: one tenth of the users for the test, and the next tenth for the validation.
+
+    Args:
+        table: All rows of the data set.
+        fold: Number from 0 to 9 that selects the tenth for the test.
+    """
     bucket = folds_of(table.rows["user_id"], FOLDS)
     split = np.full(len(bucket), "train", dtype=object)
     split[bucket == fold % FOLDS] = "test"
@@ -64,7 +71,7 @@ def by_user(table: WindowTable, fold: int) -> Task:
 
 
 def by_time(table: WindowTable) -> Task:
-    """Hold out the end of the log."""
+    """Divide a data set by time: the last tenth of the log for the test, and the tenth before it for the validation."""
     time = table.rows["timestamp"].astype("int64").to_numpy()
     edges = np.quantile(time, _EDGES)
     split = np.array(_PARTS, dtype=object)[np.searchsorted(edges, time, side="right")]
@@ -82,7 +89,7 @@ def by_time(table: WindowTable) -> Task:
 
 
 def last_only(windows: WindowBatch) -> WindowBatch:
-    """Return windows whose only target is their last token, so that each row counts once."""
+    """Return the windows with only their last token as a target, so that each row is a target exactly once."""
     assert windows.targets is not None
     valid_N: Bools = np.zeros(len(windows.row_N), dtype=np.bool_)
     valid_N[np.cumsum(windows.length_B) - 1] = True

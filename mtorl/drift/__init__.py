@@ -1,7 +1,10 @@
-"""Detects drift: the tests of a column, the reference sample for comparison, and thresholds for the scores.
+"""Detects drift: changes of the data in production, compared with the training data or with earlier periods.
 
-In reading order: `drift_tests.py` (the tests of a column; a new test is an entry in it), `reference.py` (samples of
-users), `thresholds.py` (thresholds for a period of any size, as stored in an artifact), `evidence.py` (evidence over
-many periods, with a known rate of false alarms), `past_periods.py` (a forecast for the next period from earlier
-periods). `monitoring` uses these files to check periods.
+`monitoring` checks each period with these files, in reading order:
+
+    drift_tests.py    the tests of a column; a new test is one new entry in this file
+    reference.py      samples of users and of their touchpoints
+    thresholds.py     thresholds of the tests for periods of any size, stored in the artifact
+    evidence.py       evidence of a change, summed over periods, with a known rate of false alarms
+    past_periods.py   a forecast of the next period's value from earlier periods
 """

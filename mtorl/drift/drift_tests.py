@@ -1,7 +1,8 @@
-"""The drift tests that compare a period's columns with the training reference; each is defined once.
+"""Defines the drift tests, which compare each column of a period with a reference sample of the training data.
 
-To add a test, add one entry to TESTS: thresholds, findings, messages and the report follow from it. Rows are given by
-weights, so that a resampled period needs no copy of the data, and many periods can be scored at once.
+To add a test, add one entry to TESTS. The thresholds, the findings, the messages and the report then include it. A
+period is passed as one weight per row. So a resampled period needs no copy of the data, and a test can score many
+periods in one call.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,53 +22,60 @@ column of weights each, (rows, periods)."""
 
 
 class Words(NamedTuple):
-    """Texts about a problem."""
+    """The texts with which a report or an alert describes a problem of a column."""
 
-    kind: Literal["drift", "data_quality"]  # drift: values changed; data quality: the policy's input is broken
-    summary: str  # follows the column's name in an alert
+    kind: Literal["drift", "data_quality"]  # "drift": the values changed. "data_quality": the column is unusable
+    summary: str  # rest of the sentence that begins with the name of the column
 
 
 @dataclass(frozen=True)
 class DriftTest:
-    """One test of a column."""
+    """One drift test: how a column is scored, and from which score on the column is reported."""
 
-    problem: str  # name of a finding in drift.json
+    problem: str  # name of the problem in drift.json
     words: Words
-    kinds: tuple[str, ...]  # kinds of columns that it applies to
+    kinds: tuple[str, ...]  # kinds of columns that the test applies to: "numeric", "categorical"
     method: str  # name of the score
-    scorer: Callable[[pd.Series], Score]  # creates the score of a column
-    floor: float  # smallest relevant score, even if it is significant
-    message: str  # text with placeholders: `found`, the finding in drift.json, and `change`, from `change`
-    evidently: bool = False  # whether Evidently has this method, so that its page shows it and its value is used
-    joint: bool = True  # whether the false-alarm rate holds for all columns together, or for each column
+    scorer: Callable[[pd.Series], Score]  # creates the scoring function for a column
+    floor: float  # smaller scores are never reported, because the change is too small to matter
+    message: str  # text with the placeholders `found` (the finding in drift.json) and `change` (see `change`)
+    evidently: bool = False  # whether the library Evidently computes this score; its value and its page are then used
+    joint: bool = True  # True: the false-alarm rate is that of all columns together; False: that of each column
 
 
 class NumericDistance:
-    """Evidently's "wasserstein": the first Wasserstein distance divided by the reference's standard deviation."""
+    """Scores a numeric column by its Wasserstein distance from the reference, in standard deviations of the reference.
+
+    The score equals the method "wasserstein" of Evidently.
+    """
 
     def __init__(self, values: pd.Series) -> None:
         x = values.to_numpy(dtype=np.float64)
         present = np.flatnonzero(~np.isnan(x))
         distinct, code = np.unique(x[present], return_inverse=True)
         self._gaps = np.diff(distinct)
-        # Centred on the median, because a huge value shifts the mean so far that rounding loses other differences.
+        # Subtract the median before computing the variance. The mean would not do: one huge value moves the mean so far
+        # that the differences between all other values are lost in rounding.
         self._from_median = distinct - np.median(x[present]) if len(present) else distinct
         self._totals = _totals_by(code, present, (len(distinct), len(x)))
 
     def __call__(self, reference: Floats, period: Floats) -> Floats:
-        """Return scores of periods against the reference (see `Score`)."""
+        """Return the score of one or more periods, given the weight of each row in the reference and in the periods."""
         r, p = self._totals @ reference, self._totals @ period
         known = (r.sum(0) > 0.0) & (p.sum(0) > 0.0)
         in_r, in_p = np.where(known, r.sum(0), 1.0), np.where(known, p.sum(0), 1.0)
         variance = _dot(self._from_median**2, r) / in_r - (_dot(self._from_median, r) / in_r) ** 2
         std = np.sqrt(np.maximum(variance, 0.0))
-        # Normalised after the cumulative sum, so that both sums are exactly 1 beyond the last weighted value.
+        # Divide after the cumulative sum, not before, so that both distribution functions end at exactly 1.
         cdf_gap = np.abs(np.cumsum(p, axis=0)[:-1] / in_p - np.cumsum(r, axis=0)[:-1] / in_r)
         return np.where(known, _dot(self._gaps, cdf_gap) / np.maximum(std, 0.001), 0.0)
 
 
 class CategoricalDistance:
-    """Evidently's "jensenshannon": Jensen-Shannon distance (natural logarithm) of the category shares."""
+    """Scores a categorical column by the Jensen-Shannon distance between its category shares and the reference's.
+
+    The score uses the natural logarithm and equals the method "jensenshannon" of Evidently.
+    """
 
     def __init__(self, values: pd.Series) -> None:
         codes, labels = pd.factorize(values)
@@ -75,7 +83,7 @@ class CategoricalDistance:
         self._totals = _totals_by(codes[present], present, (len(labels), len(codes)))
 
     def __call__(self, reference: Floats, period: Floats) -> Floats:
-        """Return scores of periods against the reference (see `Score`)."""
+        """Return the score of one or more periods, given the weight of each row in the reference and in the periods."""
         p, q = self._totals @ reference, self._totals @ period
         known = (p.sum(0) > 0.0) & (q.sum(0) > 0.0)
         p, q = p / np.where(known, p.sum(0), 1.0), q / np.where(known, q.sum(0), 1.0)
@@ -85,13 +93,13 @@ class CategoricalDistance:
 
 
 class MissingShareRise:
-    """Increase of the share of missing values over the reference."""
+    """Scores a column by its share of missing values, minus the share of missing values in the reference."""
 
     def __init__(self, values: pd.Series) -> None:
         self._absent = np.flatnonzero(values.isna())
 
     def __call__(self, reference: Floats, period: Floats) -> Floats:
-        """Return scores of periods against the reference (see `Score`)."""
+        """Return the score of one or more periods, given the weight of each row in the reference and in the periods."""
         rows = self._absent
         return np.asarray(
             period[rows].sum(0) / np.maximum(period.sum(0), 1.0) - reference[rows].sum(0) / reference.sum(0)
@@ -99,17 +107,20 @@ class MissingShareRise:
 
 
 def _totals_by(code: Ints, row: Ints, shape: tuple[int, int]) -> sparse.csr_array:
-    """Return a matrix that sums the weights of the rows of each code."""
+    """Return a sparse matrix that, multiplied by weights of rows, gives the total weight of the rows of each code."""
     return sparse.csr_array((np.ones(len(row)), (code, row)), shape=shape)
 
 
 def _dot(a: Floats, b: Floats) -> Floats:
-    """Return a dot product on one thread: for sums this small, synchronising BLAS threads costs more than it saves."""
+    """Return the dot product of a vector and each column of a matrix, computed on one thread.
+
+    The sums are small, so synchronising the threads of BLAS would take longer than it saves.
+    """
     return np.asarray(np.einsum("i,i...->...", a, b))
 
 
 def change(reference: pd.Series, period: pd.Series) -> str:
-    """Describe the change of a numeric column's mean, or of the category share that has changed most."""
+    """Describe in words how a column changed: by the mean of a numeric column, or by the category that changed most."""
     if period.dtype.kind == "f":
         return f"mean {period.mean():.4g}, in training {reference.mean():.4g}"
     now, before = (rows.value_counts(normalize=True) for rows in (period, reference))
@@ -123,7 +134,8 @@ def _distance(kind: str, method: str, scorer: Callable[[pd.Series], Score], floo
     return DriftTest("drift", words, (kind,), method, scorer, floor, message, evidently=True)
 
 
-# The first test with a finding names the column's problem. Without a finding, the last test's score is reported.
+# The tests of a column run in this order. The first test that finds a problem is reported; if no test finds one, the
+# score of the last test is reported.
 TESTS = (
     DriftTest(
         problem="missing_values",
@@ -139,7 +151,7 @@ TESTS = (
     _distance("categorical", "jensenshannon", CategoricalDistance, floor=0.03, unit="of at most 0.833"),
 )
 
-# Problems of a column that no test applies to.
+# Problems that make every test of a column impossible.
 UNTESTABLE: Mapping[str, Words] = {
     "no_values": Words("data_quality", "has no usable value"),
     "no_column": Words("data_quality", "is missing"),
@@ -148,10 +160,10 @@ UNTESTABLE: Mapping[str, Words] = {
 
 
 def words_of(problem: str) -> Words:
-    """Return the texts about a problem, from a test or from UNTESTABLE."""
+    """Return the texts for a problem, which is either found by a test or one of UNTESTABLE."""
     return {**UNTESTABLE, **{test.problem: test.words for test in TESTS}}[problem]
 
 
 def asked_of(kind: str) -> tuple[DriftTest, ...]:
-    """Return the tests of a column of this kind."""
+    """Return the tests that apply to a kind of column: "numeric" or "categorical"."""
     return tuple(test for test in TESTS if kind in test.kinds)

@@ -3,30 +3,35 @@
     evidence = add(evidence, {"cost": e_of_p(0.003), "click": e_of_p(0.4)}, streams=2)
     alarming(evidence, streams=2)                     # streams that have changed
 
-In each period, every stream has an *e-value*: a number whose mean, given all earlier periods, is at most 1 as long as
-nothing has changed. A stream's evidence is the Shiryaev-Roberts e-detector of Shin, Ramdas and Rinaldo, "E-detectors: a
-nonparametric framework for sequential change detection", arXiv:2203.03532:
+A stream is a measure that is checked in every period, such as the mean cost. In each period, it has an *e-value*: a
+number whose expected value, given all earlier periods, is at most 1 as long as nothing has changed. The evidence M of a
+stream is the Shiryaev-Roberts e-detector of Shin, Ramdas and Rinaldo, "E-detectors: a nonparametric framework for
+sequential change detection", arXiv:2203.03532:
 
     M_t = (M_{t-1} + 1) e_t
 
-As long as nothing changes, M_t - t has no upward trend. So with an alarm at M >= N, the mean time until a false alarm
-(the mean run) is at least N periods. The mean of the M of J streams is also such a detector, for any dependence between
-streams. If k streams have M >= J N / k, these streams alarm (the e-BH rule of Wang and Ramdas, arXiv:2009.02824). Then
-the mean is at least N, so the mean run holds for all streams together. A stream that changes alone needs more evidence.
+As long as nothing changes, M_t - t has no upward trend. So if an alarm is raised at M >= N, the mean time until a false
+alarm (the mean run) is at least N periods. The mean of M over J streams has the same property, even if the streams
+depend on each other. If k streams have M >= J N / k, these streams raise an alarm (the e-BH rule of Wang and Ramdas,
+arXiv:2009.02824). The mean of M over all streams is then at least N, so the mean run holds for all streams together. A
+stream that changes alone needs more evidence than streams that change together.
 
-Evidence is bounded by `MOST`, so that an alarm ends a few periods after its cause. A bounded M is still valid evidence.
+Evidence is limited by `MOST`, so that an alarm ends a few periods after its cause. A limited M is still valid evidence.
 """
 
 import math
 from collections.abc import Mapping
 
-MEAN_RUN = 1_000  # least mean number of periods until a false alarm; nearly three years if periods are days
-MOST = 1.25  # bound of a stream's evidence, as a multiple of the evidence that alarms without other streams
+MEAN_RUN = 1_000  # a false alarm occurs at most once in this many periods on average; 1,000 days are nearly three years
+MOST = 1.25  # upper bound of a stream's evidence, as a multiple of the evidence at which a single stream alarms
 _SMALLEST_P = 1e-12
 
 
 def e_of_p(p: float) -> float:
-    """Return the e-value of a p-value: the mean of the calibrators k p^(k - 1) for k in [0, 1] (Vovk, Wang 2021)."""
+    """Convert a p-value to an e-value: large if the p-value is small, with a mean of at most 1 if nothing changed.
+
+    The e-value is the mean of the calibrators k p^(k - 1) for k in [0, 1] (Vovk and Wang 2021).
+    """
     p = max(p, _SMALLEST_P)
     if p > 1 - 1e-6:
         return 0.5
@@ -35,26 +40,46 @@ def e_of_p(p: float) -> float:
 
 
 def e_of_event(happened: bool, probability: float) -> float:
-    """Return the e-value of betting half of the stake on an event with, without a change, at most this probability."""
+    """Return the e-value of a period in which an event did or did not happen.
+
+    It is the return of a bet: half of the stake is kept, and the other half is multiplied by 1 / probability if the
+    event happens.
+
+    Args:
+        happened: Whether the event happened in the period.
+        probability: Upper bound of the event's probability if nothing has changed.
+    """
     return 0.5 + 0.5 * happened / probability
 
 
 def needed(streams: int, mean_run: float = MEAN_RUN) -> float:
-    """Return the evidence at which a single stream alarms."""
+    """Return the evidence at which a stream raises an alarm if no other stream does.
+
+    Args:
+        streams: Number of streams that are watched together.
+        mean_run: Least mean number of periods until a false alarm of any stream.
+    """
     return streams * mean_run
 
 
 def add(
     evidence: Mapping[str, float], e_values: Mapping[str, float], streams: int, mean_run: float = MEAN_RUN
 ) -> dict[str, float]:
-    """Return the evidence after one more period; a stream without an e-value keeps its evidence."""
+    """Return the evidence of each stream after one more period.
+
+    Args:
+        evidence: Evidence of each stream before the period.
+        e_values: E-values of the period. A stream without an e-value keeps its evidence.
+        streams: Number of streams that are watched together.
+        mean_run: Least mean number of periods until a false alarm of any stream.
+    """
     most = MOST * needed(streams, mean_run)
     grown = {name: min((evidence.get(name, 0.0) + 1.0) * e, most) for name, e in e_values.items()}
     return {**evidence, **grown}
 
 
 def alarming(evidence: Mapping[str, float], streams: int, mean_run: float = MEAN_RUN) -> tuple[str, ...]:
-    """Return the streams that have changed, in descending order of evidence."""
+    """Return the streams that raise an alarm because they have changed, those with the most evidence first."""
     ranked = sorted(evidence, key=lambda name: -evidence[name])
     for k in range(len(ranked), 0, -1):
         if evidence[ranked[k - 1]] >= needed(streams, mean_run) / k:

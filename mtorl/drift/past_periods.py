@@ -1,27 +1,28 @@
-"""Forecasts a measure, with a standard error, from earlier periods.
+"""Forecasts the value of a measure in the next period, such as a day, from its values in earlier periods.
 
     forecast = Forecast.of(past, se=0.002)                      # past: values and standard errors of earlier periods
     forecast = Forecast.of(past, se=0.002, weekdays=weekdays)   # the periods are days: weekdays of past and next day
     forecast.p_below(0.081)                                     # probability of a value at most this low
 
-Days differ by more than sampling error, because of weekday, weather or other campaigns. So the forecast uses a
-random-effects model:
+Days differ by more than the sampling error, for example because of the weekday, the weather or other campaigns. So the
+forecast uses a random-effects model:
 
     value = mean + [at weekends: c] + w of its weekday + a deviation of its own + sampling error
     c: nearly uninformative prior, N(0, (WEEKEND mean)^2)      w: variance tau^2       own deviation: variance own^2
 
-Without weekdays, only mean, own deviation and sampling error remain. The variances are estimated by moments. Let W be
-1 / se^2, and M = W - W X (X'W X)^-1 X'W for the columns X to be projected out. The mean of y'M y is
-tr(M Se) + own^2 tr(M), where Se contains the squared standard errors (DerSimonian and Laird, 1986; with columns,
-Thompson and Sharp, 1999). The prior of c is added to X'W X. X consists of mean and weekend; after two weeks, of one
-column per weekday. Then tau^2 is the variance between weekdays beyond own^2, or 0. Effects solve the equations of
-Henderson (1975). They shrink w toward 0, more strongly if weekdays differ less. For a weekday without data, the error
-variance is tau^2. Before the first weekend, it is the prior variance of c.
+If the weekdays are not given, only the mean, the own deviation and the sampling error remain. The variances own^2 and
+tau^2 are estimated by the method of moments. Let W be 1 / se^2, let X be the columns of the effects that are fitted
+first, and let M = W - W X (X'W X)^-1 X'W. The expected value of y'M y is tr(M Se) + own^2 tr(M), where Se contains the
+squared standard errors (DerSimonian and Laird, 1986; with columns, Thompson and Sharp, 1999). The prior of c is added
+to X'W X. X consists of the mean and the weekend. If there are two weeks of data, X has one column per weekday instead,
+and tau^2 is the variance between weekdays that own^2 does not explain, or 0. The effects solve the equations of
+Henderson (1975), which move w towards 0, and more so if weekdays differ less. For a weekday without data, the variance
+of the error is tau^2. Before the first weekend, it is the prior variance of c.
 
-The forecast is a t distribution; its degrees of freedom are the number of periods, minus the fitted parameters, minus
-one (Higgins, Thompson and Spiegelhalter, 2009). If neighbouring days are correlated, one bad day predicts the next. So
-own^2 grows by (1 + r) / (1 - r) for the observed correlation r, like the variance of a long mean. If days hardly
-differ, or there are too few of them, the standard deviation is still at least SMALLEST times the mean.
+The forecast is a t distribution. Its degrees of freedom are the number of periods, minus the fitted parameters, minus
+one (Higgins, Thompson and Spiegelhalter, 2009). If neighbouring days are correlated, a bad day is often followed by
+another one. So own^2 is multiplied by (1 + r) / (1 - r), where r is the observed correlation. Even if the days hardly
+differ, or are few, the standard deviation is at least SMALLEST times the mean.
 """
 
 from __future__ import annotations
@@ -35,20 +36,20 @@ from scipy.special import stdtr
 
 from mtorl.arrays import Floats
 
-FEWEST, MOST = 7, 28  # smallest number of periods for a forecast, and largest number that it uses
-_MOST_ALIKE = 0.8  # upper bound of the correlation r
-SMALLEST = 0.02  # smallest standard deviation of a period, as a share of the mean
-WEEKEND = 0.5  # prior standard deviation of the weekend effect, as a share of the mean
+FEWEST, MOST = 7, 28  # a forecast needs at least 7 earlier periods, and uses only the last 28
+_MOST_ALIKE = 0.8  # upper bound of the estimated correlation r between neighbouring periods
+SMALLEST = 0.02  # lower bound of the standard deviation between periods, as a share of the mean
+WEEKEND = 0.5  # standard deviation of the prior for the weekend effect, as a share of the mean
 WEEK = 7
 _SATURDAY = 5
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The next period's value, as a t distribution."""
+    """The forecast for the value of the next period, as a t distribution."""
 
     mean: float
-    sd: float  # scale of the distribution, including the next period's own standard error
+    sd: float  # scale of the distribution, which includes the sampling error of the next period
     degrees: float
 
     @classmethod
@@ -59,20 +60,25 @@ class Forecast:
         smallest: float = 0.0,
         weekdays: Sequence[int] | None = None,
     ) -> Forecast | None:
-        """Fit to earlier periods; None if there are fewer than FEWEST.
+        """Forecast the value of the next period from the values of earlier periods.
 
         Args:
-            past: Values and standard errors, newest last; only the last MOST are used.
-            se: Standard error of the next period.
-            smallest: Least standard deviation of a period, in the measure's unit, for a share that was always 0.
-            weekdays: Of each past period and, last, of the next one; Monday is 0. None if periods are not days.
+            past: Value and standard error of each earlier period, newest last. Only the last MOST periods are used.
+            se: Standard error of the value in the next period.
+            smallest: Lower bound of the standard deviation between periods, in the unit of the values. It is needed if
+                the values were always 0.
+            weekdays: Weekday of each past period, followed by the weekday of the next one; Monday is 0. None if the
+                periods are not days.
+
+        Returns:
+            The forecast, or None if there are fewer than FEWEST earlier periods.
         """
         if len(past) < FEWEST:
             return None
         value_P, se_P = np.array(past[-MOST:], dtype=np.float64).T
         typical = max(float(np.abs(value_P).mean()), 1e-12)
         variance_P = np.maximum(se_P**2, (1e-6 * typical) ** 2)
-        # Columns: mean, weekend, each weekday. The last row is the next period.
+        # The columns are the mean, the weekend, and one for each weekday. The last row stands for the next period.
         columns_QK, prior_K = _columns(None if weekdays is None else weekdays[-MOST - 1 :], len(value_P), typical)
         between, of_weekday = _variances(value_P, variance_P, columns_QK[:-1], prior_K)
         if of_weekday > 0.0:
@@ -90,20 +96,23 @@ class Forecast:
         return cls(mean, math.sqrt(own + float(next_K @ error_KK @ next_K) + se**2), degrees)
 
     def p_below(self, value: float) -> float:
-        """Return the probability of a value at most this low."""
+        """Return the probability that the next value is at most `value`."""
         return float(stdtr(self.degrees, (value - self.mean) / self.sd)) if self.sd > 0.0 else float(value >= self.mean)
 
     def p_above(self, value: float) -> float:
-        """Return the probability of a value at least this high."""
+        """Return the probability that the next value is at least `value`."""
         return float(stdtr(self.degrees, (self.mean - value) / self.sd)) if self.sd > 0.0 else float(value <= self.mean)
 
     def p_apart(self, value: float) -> float:
-        """Return the probability of a value at least this far from the mean, on either side."""
+        """Return the probability that the next value is as far from the mean as `value`, or further, on either side."""
         return min(1.0, 2.0 * min(self.p_below(value), self.p_above(value)))
 
 
 def _columns(weekdays: Sequence[int] | None, periods: int, typical: float) -> tuple[Floats, Floats]:
-    """Return the model's columns, one row per period, and the prior precision of each column."""
+    """Return the design matrix of the model and the prior precision of each of its columns.
+
+    The matrix has one row for each past period, and a last row for the next period.
+    """
     if weekdays is None:
         return np.ones((periods + 1, 1)), np.zeros(1)
     weekday_Q = np.asarray(weekdays)
@@ -113,13 +122,13 @@ def _columns(weekdays: Sequence[int] | None, periods: int, typical: float) -> tu
 
 
 def _variances(value_P: Floats, variance_P: Floats, columns_PK: Floats, prior_K: Floats) -> tuple[float, float]:
-    """Return the variances of a period's own deviation, and between weekdays beyond the weekend effect."""
+    """Estimate two variances: of a period's own deviation, and between weekdays after the weekend effect is removed."""
     out_PP = _leaving_out(1.0 / variance_P, columns_PK[:, :2], prior_K[:2])
     between = max(0.0, _excess(out_PP, value_P, variance_P) / float(np.trace(out_PP)))
     each_P7 = columns_PK[:, 2:]
     seen_PS = each_P7[:, each_P7.any(axis=0)]
     if len(value_P) < 2 * WEEK or seen_PS.shape[1] <= np.linalg.matrix_rank(columns_PK[:, :2]):
-        return between, 0.0  # too few periods, or weekdays can differ only by the weekend effect
+        return between, 0.0  # too few periods, or too few different weekdays to separate them from the weekend effect
     within_PP = _leaving_out(1.0 / variance_P, seen_PS, np.zeros(seen_PS.shape[1]))
     within = max(0.0, _excess(within_PP, value_P, variance_P) / float(np.trace(within_PP)))
     out_PP = _leaving_out(1.0 / (variance_P + within), columns_PK[:, :2], prior_K[:2])
@@ -128,21 +137,25 @@ def _variances(value_P: Floats, variance_P: Floats, columns_PK: Floats, prior_K:
 
 
 def _leaving_out(weight_P: Floats, columns_PK: Floats, prior_K: Floats) -> Floats:
-    """Return M, for which y'M y is the weighted sum of squares that the columns do not explain."""
+    """Return the matrix M with which y'M y is the weighted sum of squared residuals of y.
+
+    The residuals are the differences between y and a weighted least-squares fit of the columns.
+    """
     weighted_PK = columns_PK * weight_P[:, None]
     inverse_KK = np.linalg.inv(columns_PK.T @ weighted_PK + np.diag(prior_K))
     return np.asarray(np.diag(weight_P) - weighted_PK @ inverse_KK @ weighted_PK.T)
 
 
 def _excess(out_PP: Floats, value_P: Floats, variance_P: Floats) -> float:
-    """Return the excess of the sum of squares over its expectation with these variances."""
+    """Return by how much the weighted sum of squared residuals exceeds its expected value under these variances."""
     return float(value_P @ out_PP @ value_P - np.diag(out_PP) @ variance_P)
 
 
 def _of_neighbours(deviation_P: Floats, hat_PP: Floats) -> float:
-    """Return the factor from the variance of a mean of independent periods to that of correlated ones.
+    """Return the factor by which the variance between periods grows because neighbouring periods are correlated.
 
-    Fitting biases the correlation of neighbouring residuals downward. The bias for independent periods is added back.
+    The correlation of neighbouring residuals is biased downward, because the residuals come from a fitted model. So the
+    bias that independent periods would have is added to it.
     """
     squares = float(deviation_P @ deviation_P)
     r = float(deviation_P[1:] @ deviation_P[:-1]) / squares if squares > 0.0 else 0.0

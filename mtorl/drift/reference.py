@@ -1,4 +1,4 @@
-"""Draws samples for the drift check: representative touchpoints of a log, and representative users."""
+"""Draws the samples for the drift check: a part of each user's touchpoints, and a part of all users."""
 
 from collections.abc import Mapping
 
@@ -8,17 +8,25 @@ import pandas as pd
 from mtorl.arrays import Bools
 from mtorl.log.splits import fractions_of
 
-MIN_ROWS, MIN_USERS = 100, 20  # smallest size of a period; in a smaller one, drift can't be distinguished from chance
-_LARGEST = 1e100  # larger numbers count as missing, so that sums of squares are finite
-MAX_ROWS = 20_000  # with more rows, distances hardly change, but memory and time grow
+MIN_ROWS, MIN_USERS = 100, 20  # smaller periods are not checked, because drift can't be distinguished from chance
+_LARGEST = 1e100  # larger numbers count as missing, because the sum of their squares would overflow
+MAX_ROWS = 20_000  # size of a sample; more rows would hardly change the scores, but take more memory and time
 
 
 def stretches(user_ids: pd.Series, share: float) -> Bools:
-    """Return the mask of one run of consecutive touchpoints per user, which covers a `share` of the user's touchpoints.
+    """Select consecutive touchpoints of each user, which make up a fraction `share` of the user's touchpoints.
 
-    Rows must contain whole users in time order. A hash of the user chooses the start, and the run wraps around at the
-    end, so every touchpoint is equally likely. Always taking the last touchpoints would overrepresent some hours.
-    Taking single touchpoints would hide the correlation of neighbours.
+    A hash of the user id chooses the first touchpoint, and the selection continues at the user's start if it passes the
+    end. So every touchpoint is equally likely. If the last touchpoints were always selected, some hours of the day
+    would be too frequent. If single touchpoints were selected, neighbouring touchpoints would look less alike than they
+    are.
+
+    Args:
+        user_ids: User of each row. All rows of a user must be present, in time order.
+        share: Fraction of each user's touchpoints to select.
+
+    Returns:
+        Mask of the selected rows.
     """
     code_N, users = pd.factorize(user_ids)
     length_U = np.bincount(code_N, minlength=len(users))
@@ -30,9 +38,10 @@ def stretches(user_ids: pd.Series, share: float) -> Bools:
 
 
 def sample_users(frame: pd.DataFrame, rows: int = MAX_ROWS) -> pd.DataFrame:
-    """Return whole users, up to about `rows` rows in all. A hash selects the users, so periods keep the same users.
+    """Return the rows of a sample of users: all rows of each selected user, about `rows` rows in total.
 
-    If further users are added to a sample and the result is sampled again, the result equals a sample of all users.
+    A hash of the user id decides, so the same users are selected in every period. A large log can be sampled in parts:
+    adding more users to a sample and sampling again gives the same result as sampling all users at once.
     """
     if len(frame) <= rows:
         return frame
@@ -45,10 +54,14 @@ def sample_users(frame: pd.DataFrame, rows: int = MAX_ROWS) -> pd.DataFrame:
 
 
 def typed(frame: pd.DataFrame, kinds: Mapping[str, str]) -> pd.DataFrame:
-    """Return columns as float ("numeric") or str ("categorical"); values that are not numbers become missing.
+    """Convert each column to its kind, so that the drift tests can compare the values of two files.
 
-    Decimals, text and inf have no distance, and 1 versus "1" would be a drift caused only by the file format. Numbers
-    with an infinite square also become missing: some systems use the largest double for "unknown".
+    Numeric columns become float; values that are not finite numbers become missing. Numbers above 1e100 also become
+    missing, because some systems use the largest double for "unknown". Categorical columns become str, so that 1 and
+    "1" are the same category.
+
+    Args:
+        kinds: Name of each column -> "numeric" or "categorical". Other columns are left out.
     """
     typed = {}
     for name, kind in kinds.items():

@@ -3,21 +3,24 @@
     grid = ThresholdGrid.measure(reference, {"hour": "numeric", "device": "categorical"})
     grid.at(Size(users=300, rows=450), {"hour": "numeric"})          # {("hour", "wasserstein"): 0.11, ...}
 
-Rows of one user are correlated, so 5,000 rows of 300 users look "drifted" at any fixed threshold (0.1 alarms in 50-93 %
-of healthy periods). So thresholds are measured: users of the reference are held out as an imitated period with as many
-users as the real one, and scored against the rest. The scores of these healthy periods define
+The rows of one user are similar, so 5,000 rows of only 300 users differ from the training data even without drift: a
+fixed threshold of 0.1 raises alarms in 50-93 % of healthy periods. So thresholds are measured. Some users of the
+reference are held out as an imitated period, with as many users as the real period, and compared with the rest. The
+scores of such periods define
 
     q_c          = 99 % quantile of column c
     k            = (1 - alpha) quantile, over periods, of the largest score_c / q_c       (the max-statistic)
     threshold_c  = max(floor of the test, k * q_c)
 
-and, for a test that is not joint, threshold_c = max(floor, (1 - alpha) quantile of column c). Resampling can't show a
-tail that is not in the reference: a column as heavy-tailed as a log-normal of sigma 1.5 alarms somewhat more often.
+and, for a test that is not joint, threshold_c = max(floor, (1 - alpha) quantile of column c). Held-out users can't show
+extreme values that are not in the reference. So a column with such values (log-normal with sigma 1.5) raises false
+alarms somewhat more often.
 
 The score of a healthy period falls with its number of users n and its rows per user m, about as sqrt(a + b / n + c /
-m). Between sizes of the grid, the logarithm of a threshold is interpolated linearly in log n and log m. This is never
-too low, because the logarithm of such a root is convex. Beyond the grid, its last thresholds apply, which may be too
-high for larger periods. A period with fewer users than the grid's smallest size is not checked.
+m). Thresholds are measured for a grid of sizes. Between them, the logarithm of a threshold is interpolated linearly in
+log n and log m. The result is never too low, because the logarithm of such a root is convex. For larger periods than
+the grid contains, the thresholds of its largest size are used, which may be too high. A period with fewer users than
+the smallest size is not checked.
 
 Shapes: U numbers of users, M numbers of rows per user.
 """
@@ -39,14 +42,14 @@ from mtorl.drift.reference import MAX_ROWS, MIN_USERS, typed
 from mtorl.runtime import progress
 
 IMITATIONS = 400
-_BATCH = 50  # imitated periods that are scored together, which takes a few tens of MB of weights
-ALPHA = 0.01  # probability that a healthy period raises any alarm
+_BATCH = 50  # number of imitated periods that are scored in one call, which needs a few tens of MB
+ALPHA = 0.01  # probability that a period without drift raises an alarm in any column
 Thresholds = dict[tuple[str, str], float]
 """By column, and method of the test."""
 
 
 class Size(NamedTuple):
-    """Size of a period, or of a sample of its users."""
+    """The number of users and rows in a period, or in a sample of the period's users."""
 
     users: int
     rows: int
@@ -55,20 +58,25 @@ class Size(NamedTuple):
 def measure(
     reference: pd.DataFrame, kinds: Mapping[str, str], size: Size, *, alpha: float, seed: int, imitations: int
 ) -> Thresholds:
-    """Return limits that a healthy period of this size exceeds with probability alpha in any column, without floors.
+    """Measure the scores that a period without drift exceeds only with the probability `alpha`.
 
     Args:
-        reference: The reference sample with its user_id: whole users, with each user's rows in time order.
-        size: Size of the period. With fewer rows per user than in the reference, context columns are noisier.
-        alpha: False-alarm rate of a period, over all its columns.
+        reference: The reference sample with its column user_id. It contains all rows of each user, in time order.
+        kinds: Name of each column to test -> "numeric" or "categorical".
+        alpha: Probability of a false alarm in any column of a period.
+        seed: Seed of the imitated periods.
+
+    Returns:
+        The limit for each column and test, before the floor of the test is applied.
     """
     rng = np.random.default_rng(seed)
     asked: list[tuple[str, DriftTest]] = [(name, test) for name, kind in kinds.items() for test in asked_of(kind)]
     scorers = [test.scorer(reference[name]) for name, test in asked]
     journeys = _Journeys(reference["user_id"])
     scores = np.zeros((imitations, len(asked)))
-    # At most half of the users can be held out, and the reference lacks them. The smaller samples add noise.
-    # Without drift, scores are proportional to the root of the noise, so they are scaled back to the real sizes.
+    # An imitated period can contain at most half of the users, and the rest is the reference. Both are smaller than the
+    # real period and the real reference, so the scores are noisier. Without drift, a score is proportional to the root
+    # of the noise, so the scores are scaled to the real sizes.
     held_out = min(size.users, journeys.users // 2)
     noise = 1 / held_out + 1 / (journeys.users - held_out)
     to_real_size = np.sqrt((1 / size.users + 1 / journeys.users) / noise)
@@ -85,7 +93,7 @@ def measure(
 
 
 class _Journeys:
-    """Rows by user, which can be split into an imitated period and the rest."""
+    """The rows of the reference, grouped by user so that they can be split into an imitated period and the rest."""
 
     def __init__(self, user: pd.Series) -> None:
         self._code, labels = pd.factorize(user)
@@ -94,7 +102,16 @@ class _Journeys:
         self._step = pd.Series(self._code).groupby(self._code).cumcount().to_numpy()
 
     def split(self, rng: np.random.Generator, held_out: int, rows_per_user: float) -> tuple[Floats, Floats]:
-        """Hold out random users as an imitated period; return the row weights of the other users, and of the period."""
+        """Choose random users for an imitated period.
+
+        Args:
+            rng: Source of the random numbers.
+            held_out: Number of users in the period.
+            rows_per_user: Mean number of rows per user in the period.
+
+        Returns:
+            Two arrays with one weight per row, 0 or 1: the rows of all other users, and the rows of the period.
+        """
         chosen = np.zeros(self.users, dtype=bool)
         chosen[rng.permutation(self.users)[:held_out]] = True
         in_period = chosen[self._code]
@@ -103,7 +120,10 @@ class _Journeys:
         return (~in_period).astype(np.float64), kept.astype(np.float64)
 
     def _stretch(self, rng: np.random.Generator, share: float) -> Bools:
-        """Return a mask of one run of consecutive touchpoints per user, because a short period contains only a part."""
+        """Return a mask that selects consecutive touchpoints of each user: a fraction `share` of them.
+
+        A short period likewise contains only a part of a user's touchpoints.
+        """
         keep = np.floor(self._length * share + rng.random(self.users))
         start = rng.integers(0, self._length)
         return np.asarray((self._step - start[self._code]) % self._length[self._code] < keep[self._code])
@@ -111,20 +131,22 @@ class _Journeys:
 
 _SIZES = 6
 _Weights = list[tuple[int, float]]
-_AT_ONCE = 2  # sizes measured in parallel: NumPy releases Python's lock, and each size takes tens of MB
+# Number of threads, each of which measures one size. Threads run in parallel because NumPy releases Python's lock. Each
+# needs tens of MB.
+_AT_ONCE = 2
 
 
 @dataclass(frozen=True)
 class ThresholdGrid:
-    """Measured limits of each column and test, for several sizes."""
+    """The measured limits of each column and test for periods of several sizes (a grid of U x M sizes)."""
 
-    users_U: Floats  # users of a period, ascending
-    rows_M: Floats  # mean rows per user, ascending
-    limits_UM: Mapping[tuple[str, str], Floats]  # by column and method, without the floors of the tests
+    users_U: Floats  # numbers of users in a period, ascending
+    rows_M: Floats  # mean numbers of rows per user, ascending
+    limits_UM: Mapping[tuple[str, str], Floats]  # (column, method) -> limits before the floor of the test is applied
 
     @classmethod
     def measure(cls, reference: pd.DataFrame, kinds: Mapping[str, str], imitations: int = IMITATIONS) -> ThresholdGrid:
-        """Measure the limits for each size (see `measure`)."""
+        """Measure the limits for each size of the grid with `measure`."""
         columns = typed(reference, kinds).assign(user_id=reference["user_id"])
         users_U = np.geomspace(MIN_USERS, MAX_ROWS, _SIZES).round()
         rows_M = np.unique([1.0, len(reference) / reference["user_id"].nunique()])
@@ -140,9 +162,13 @@ class ThresholdGrid:
         return cls(users_U, rows_M, limits)
 
     def at(self, size: Size, kinds: Mapping[str, str]) -> Thresholds:
-        """Return the thresholds of a period, for the tests that the grid was measured for.
+        """Return the thresholds for a period of any size, interpolated between the sizes of the grid.
 
-        The limits hold for all columns of the grid. With fewer columns, the false-alarm rate is below alpha.
+        The false-alarm rate is alpha if all columns of the grid are tested, and lower if only some are tested.
+
+        Args:
+            kinds: Name of each column to test -> "numeric" or "categorical". Columns without a measured limit are left
+                out.
         """
         of_users = _weights(self.users_U, size.users)
         of_rows = _weights(self.rows_M, size.rows / size.users)
@@ -172,19 +198,26 @@ class ThresholdGrid:
 
 
 def _interpolated(limits_UM: Floats, of_users: _Weights, of_rows: _Weights) -> float:
-    # The limit of a column that never varies is 0. The limit of a missing share may be negative, which counts as 0.
+    # The limit of a column that never varies is 0, and its logarithm is minus infinity. The limit of a missing share
+    # can be negative, and is set to 0.
     with np.errstate(divide="ignore"):
         logs_UM = np.log(np.maximum(limits_UM, 0.0))
     return float(np.exp(_mean(_mean(logs_UM.T, of_users), of_rows)))
 
 
 def _weights(grid: Floats, value: float) -> _Weights:
-    """Return the neighbouring grid points with weights for log-linear interpolation; beyond the grid, its end."""
+    """Return the two grid points next to `value`, with their weights for an interpolation in the logarithm of `value`.
+
+    If `value` is beyond the grid, the result is the last grid point with the weight 1.
+    """
     place = float(np.interp(np.log(value), np.log(grid), np.arange(len(grid))))
     low = int(place)
     return [(at, weight) for at, weight in ((low, low + 1 - place), (low + 1, place - low)) if weight > 0.0]
 
 
 def _mean(values: Floats, weights: _Weights) -> Floats:
-    """Return the weighted mean over the last axis; an infinite value without a weight is ignored."""
+    """Return the weighted mean over the last axis.
+
+    Only points with a weight are summed, because 0 times an infinite value would be NaN.
+    """
     return np.asarray(sum(weight * values[..., at] for at, weight in weights))

@@ -4,14 +4,14 @@
     plan.chosen.gain, plan.chosen.gain_ci, plan.chosen.marginal        # marginal: gain of one more currency unit
     plan.more.gain, plan.added, plan.added_ci                          # gain of a budget that is 20 % larger
 
-If one price applies to all campaigns and channels, no transfer between them can increase the gain (Lagrange duality).
-Each price leads to one spend, one gain and one split, so a series of prices traces the curve of gain by spend. For each
-price of the series, the journeys are replayed (`replay.py`); figures between two prices are interpolated. The marginal
-gain is the slope of the curve. If the forecasts were correct, it would equal the price.
+If one price applies to all campaigns and channels, moving budget between them can't increase the gain (Lagrange
+duality). Each price leads to one spend, one gain and one split, so a series of prices gives the curve of gain by spend.
+The users' journeys are replayed for each price of the series (`replay.py`), and the curve is interpolated between two
+prices. The marginal gain is the slope of the curve. If the forecasts were correct, the slope would equal the price.
 
-A point's interval covers the gain that will be observed in the period. It includes three kinds of variation: users (and
-with them the calibration of forecasts) are resampled; the number of decisions varies as much as between the log's days;
-and the outcomes of the same decisions vary as much as in the log.
+The 95 % interval of a point covers the gain that will be observed in the period. The interval includes three kinds of
+variation: users are resampled, and the forecasts are calibrated again for each resample; the number of decisions varies
+as it does between the days of the log; and the outcomes of the same decisions vary as in the log.
 
 Shapes: B decisions, K prices, R resamples, G campaigns, C channels.
 """
@@ -38,10 +38,11 @@ SHARES = (0.5, 0.75, 1.0, 1.5, 2.0)
 MORE = 1.2
 NOTHING_BOUGHT = 2.0**40  # a price at which only exploration spends
 _RESAMPLES = 400
-_NORMAL_R = ndtri((np.arange(_RESAMPLES) + 0.5) / _RESAMPLES)  # quantiles instead of draws, so that the mean is 0
-_NEAR = 0.05  # the slope at a spend is measured between 5 % less and 5 % more
-_LEAST = 1e-12  # avoids a division by zero if nothing is spent or gained
-_HALVINGS = 40  # bisection steps in the search for a price
+# Quantiles of the standard normal distribution. Random draws from it would not have a mean of exactly 0.
+_NORMAL_R = ndtri((np.arange(_RESAMPLES) + 0.5) / _RESAMPLES)
+_NEAR = 0.05  # the curve's slope at a spend is measured between 95 % and 105 % of this spend
+_LEAST = 1e-12  # smallest divisor, because the total spend or gain can be 0
+_HALVINGS = 40  # number of bisection steps in the search for a price
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,11 @@ class Traffic:
 
     @classmethod
     def of(cls, by_day: Sequence[float], days: float) -> Traffic:
-        """Forecast the next `days` from the number of decisions on each whole day of a log; days are independent."""
+        """Forecast the number of decisions in the next `days` days, as if the days were independent of each other.
+
+        Args:
+            by_day: Number of decisions on each whole day of a log.
+        """
         seen = np.asarray(by_day, dtype=np.float64)
         spread = float(seen.std(ddof=1)) if len(seen) > 1 else float(np.sqrt(seen.mean()))
         return cls(days * float(seen.mean()), spread * float(np.sqrt(days + days**2 / len(seen))))
@@ -61,18 +66,18 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Point:
-    """A point of the curve: a spend in the period, and the expected gain from this spend."""
+    """A spend in the planned period, with the gain that it is expected to bring."""
 
     spend: float  # currency units
     gain: float
-    gain_ci: list[float]  # 95 % interval of the gain that will be observed
-    price: float  # price at which the policy has this spend
-    marginal: float  # gain of one more currency unit
+    gain_ci: list[float]  # 95 % interval of the gain that will be observed in the period
+    price: float  # price at which the policy spends `spend`
+    marginal: float  # gain of spending one more currency unit
 
 
 @dataclass(frozen=True)
 class Part:
-    """The part of the budget for one channel of a campaign: today's spend, scaled to the period, and the plan."""
+    """Planned spend and gain of one channel of a campaign, and today's spend scaled to the length of the period."""
 
     campaign: str
     channel: str
@@ -83,23 +88,23 @@ class Part:
 
 @dataclass(frozen=True)
 class BudgetPlan:
-    """A budget plan; `today` is the spend and gain of the log's decisions, scaled to the period."""
+    """The plan for spending a budget in a period, with today's spend and a larger budget for comparison."""
 
     traffic: Traffic
-    today: Point
-    today_planned: float  # gain that the curve gives for today's spend; today's logged gain is a check of the curve
-    chosen: Point
-    more: Point  # result for MORE times the budget
+    today: Point  # logged spend and gain, scaled to the length of the period
+    today_planned: float  # gain that the curve forecasts for today's spend; should be close to today's logged gain
+    chosen: Point  # spend and gain under the budget
+    more: Point  # spend and gain under MORE times the budget
     added: float  # gain of `more` minus gain of `chosen`
-    added_ci: list[float]  # interval of the expected difference, with the same users for both budgets
+    added_ci: list[float]  # 95 % interval of `added`; each resample has the same users for both budgets
     curve: list[Point]
     split: list[Part]
-    left_over: float  # currency units of the budget that are not spent, because no further exposure has a gain
+    left_over: float  # part of the budget (currency units) that stays unspent, because more exposures gain nothing
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Curve of gain by spend, both per decision, interpolated between the points of a few prices."""
+    """The expected gain as a function of the spend, both per decision, interpolated between K replayed prices."""
 
     spend_K: Floats  # ascending
     gain_K: Floats
@@ -107,13 +112,20 @@ class Curve:
 
     @classmethod
     def through(cls, spend_K: Floats, gain_K: Floats, price_K: Floats) -> Curve:
-        """Create a curve that never falls: where noise in the replays lets the gain fall, the curve is flat."""
+        """Create a curve through the given points on which a higher spend never has a lower gain.
+
+        Noise in the replays can make the gain fall although the spend rises. The curve is flat there.
+        """
         order = np.argsort(spend_K, kind="stable")
         spend_K, first = np.unique(spend_K[order], return_index=True)
         return cls(spend_K, np.maximum.accumulate(gain_K[order])[first], np.minimum.accumulate(price_K[order])[first])
 
     def gain(self, spend: float) -> float:
-        """Return the gain of a spend: proportional below the first point, with the price as slope above the last."""
+        """Return the expected gain of a spend.
+
+        Below the first point of the curve, the gain is proportional to the spend. Above the last point, each further
+        currency unit gains as much as the price of the last point.
+        """
         low, high = float(self.spend_K[0]), float(self.spend_K[-1])
         if spend <= low:
             return float(self.gain_K[0] * spend / low) if low > 0 else float(self.gain_K[0])
@@ -127,20 +139,23 @@ class Curve:
 
 
 def budget_plan(replay: Replay, rows: pd.DataFrame, budget: float, traffic: Traffic) -> BudgetPlan:
-    """Plan a budget (currency units) for a period.
+    """Plan how a budget is spent in a period, and forecast its gain.
 
     Args:
         rows: The decisions from which the replay was created.
+        budget: Currency units for the whole period.
 
     Raises:
-        InputError: the budget is not positive or below exploration's spend, all gains are 0, or one is negative.
+        InputError: The budget is not positive, or random exploration alone spends the budget. The error is also raised
+            if no logged exposure has a gain, or if one has a negative gain, because the gain can't be calibrated then.
     """
     if not 0 < budget < np.inf:
         raise InputError(f"budget must be a positive number, got {budget}")
     if (replay.gain_B < 0).any() or not replay.gain_B.any():
         raise InputError("the log's exposures earned nothing, or some lost: there is no calibrated gain to plan with")
     today_spend = float(rows["cost"].sum()) / len(rows) * traffic.decisions
-    reached = min(budget, spend_of(replay, 0.0) * traffic.decisions)  # an unreachable budget has no point on the curve
+    # A budget above the spend at price 0 can't be spent, so the curve ends at that spend.
+    reached = min(budget, spend_of(replay, 0.0) * traffic.decisions)
     budgets = sorted({*(share * reached for share in SHARES), budget, MORE * budget, today_spend})
     explored = spend_of(replay, NOTHING_BOUGHT) * traffic.decisions
     if budget <= explored:
@@ -167,19 +182,19 @@ def budget_plan(replay: Replay, rows: pd.DataFrame, budget: float, traffic: Traf
 
 @dataclass(frozen=True)
 class Curves:
-    """The curve for all users, and the curves for resamples of users."""
+    """The curve of gain by spend for all users, and one such curve for each resample of the users."""
 
     played: list[Played]
     prices: list[float]
     whole: Curve
     resampled: list[Curve]
     decisions_R: Floats
-    chance_R: Floats  # random variation of the gain by chance, divided by the square root of the gain
+    chance_R: Floats  # observed minus expected gain in each resample, divided by the root of the expected gain
     traffic: Traffic
 
     @classmethod
     def of(cls, replay: Replay, spends: Sequence[float], traffic: Traffic) -> Curves:
-        """Replay the journeys at the prices that lead to these spends per decision."""
+        """Replay the users' journeys once for each spend, at the price that leads to this spend per decision."""
         prices = sorted({price_of(replay, spend) for spend in spends}, reverse=True)
         played = []
         for turn, price in enumerate(prices):
@@ -187,7 +202,7 @@ class Curves:
             played.append(replay.at(price))
         users = UserResamples(replay.user_B, _RESAMPLES, replay.seed)
         gain_U = np.bincount(users.code_B, replay.gain_B, users.users)
-        dispersion = float(gain_U.var() * users.users / gain_U.sum())  # variance of the users' total gain / total gain
+        dispersion = float(gain_U.var() * users.users / gain_U.sum())  # variance of the total gain / total gain
         random = np.random.default_rng([replay.seed, 1])
 
         def curve(weight_B: Floats) -> Curve:
@@ -209,12 +224,12 @@ class Curves:
         )
 
     def gains_R(self, spend: float) -> Floats:
-        """Return the expected gain from a spend in the period, for each resample."""
+        """Return the expected gain (R,) from a spend in the period, one value for each resample of the users."""
         pairs = zip(self.resampled, self.decisions_R.tolist(), strict=True)
         return np.array([decisions * curve.gain(spend / decisions) for curve, decisions in pairs])
 
     def point(self, spend: float) -> Point:
-        """Return the point of a spend in the period."""
+        """Return the expected gain of a spend in the period, with its interval, price and marginal gain."""
         each = spend / self.traffic.decisions
         gain_R = self.gains_R(spend)
         counted_R = np.maximum(gain_R + self.chance_R * np.sqrt(np.maximum(gain_R, 0.0)), 0.0)
@@ -224,13 +239,16 @@ class Curves:
 
 
 def spend_of(replay: Replay, price: float) -> float:
-    """Return the policy's spend per decision at a price, at the states of the log."""
+    """Return how much the policy spends per decision at a price, if users have the history in the log."""
     made = replay.as_logged(price)
     return float((made.exposing_BC * made.cost_BC).sum(axis=1).mean())
 
 
 def price_of(replay: Replay, spend: float) -> float:
-    """Return the price for a spend per decision at the states of the log; 0 if the policy never spends more."""
+    """Return the price at which the policy spends `spend` per decision, if users have the history in the log.
+
+    Returns 0 if the policy spends no more than `spend` even at price 0.
+    """
     low, high = 0.0, 1.0
     if spend_of(replay, low) <= spend:
         return 0.0
@@ -259,7 +277,8 @@ def _split(replay: Replay, rows: pd.DataFrame, curves: Curves, chosen: Point) ->
     low, share = int(at), at - int(at)
     high = min(low + 1, len(order) - 1)
     spend_GC, gain_GC = ((1 - share) * of[order[low]] + share * of[order[high]] for of in (spends, gains))
-    # The curve interpolates smoothly and the split linearly, so the parts are scaled to add up to the curve's totals.
+    # The curve is interpolated by a smooth function and the split by straight lines, so their totals differ slightly.
+    # Scale the parts so that they add up to the spend and gain of the curve.
     spend_GC *= chosen.spend / max(spend_GC.sum(), _LEAST)
     gain_GC *= chosen.gain / max(gain_GC.sum(), _LEAST)
     shown_BC = np.eye(len(channels))[replay.channel_B] * rows["cost"].to_numpy(dtype=np.float64)[:, None]

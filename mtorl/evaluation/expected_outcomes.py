@@ -5,16 +5,19 @@
     doubt_2, of_difference = doubts(left_2BC, doubt, gain_2, cost_2, share_2, budget_1)
     unsure = unsure_of(left_2BC, [of_the_challenger, outcomes], error_C)
 
-The true sum of a channel's outcomes is assumed to lie between the sums that two models forecast. Half of the sums'
-difference is the *doubt*, a bound of the bias of an estimate. Errors of single rows average out within a channel. The
-second model also has a sampling error (*unsure*): other training users would lead to other forecasts. If a channel was
-hardly ever exposed, both models may agree on a wrong mean, so the sampling error of the channel's own mean counts, too.
-An exposure has the same true outcome in both arms. So if both arms make an exposure, the doubt about its outcome
-cancels in the difference of the arms.
+Two models forecast the outcomes. The true total outcome of a channel is assumed to lie between the two forecast totals.
+Half of the difference between these totals is called *doubt*, and bounds the bias of an estimate. Errors of single rows
+average out within a channel. If both policies make an exposure, the doubt about its outcome cancels in their
+difference, because the outcome is the same for both.
 
-The second model is trained on test users, who did not influence the challenger. The outcomes of each fold of users are
-forecast by a model that was trained on the other folds (cross-fitting: Chernozhukov et al. 2018, arXiv:1608.00060).
-The spread of these models' forecasts estimates the sampling error (jackknife). See docs/evaluation.md for the reasons.
+The second model also has a sampling error (*unsure*), because other training users would lead to other forecasts. If a
+channel was hardly ever exposed, both models may forecast the same wrong mean. So the sampling error of the channel's
+mean gain in the log is added.
+
+The second model is trained on test users, who were not used to train the challenger. The outcomes of each fold of users
+are forecast by a model that was trained on the other folds (cross-fitting: Chernozhukov et al. 2018, arXiv:1608.00060).
+The sampling error is estimated from the differences between these models (jackknife). docs/evaluation.md gives the
+reasons for this method.
 
 Shapes: L rows to learn from, B rows to forecast, C channels, K models of a jackknife, 2 arms (challenger, incumbent),
 3 both arms and their difference, X a log and its resamples.
@@ -36,19 +39,26 @@ from mtorl.window.on_demand import Windows
 from mtorl.window.table import WindowTable
 
 FOLDS = 5
-FEWEST_USERS = 20  # with fewer users to learn from, no second model is trained
-MOST_TOUCHPOINTS = 200_000  # approximate, because users are kept whole; more touchpoints hardly improve the model
+FEWEST_USERS = 20  # the second model is trained only if the log has at least this many test users
+# The second model is trained on about this many touchpoints: users are kept whole, so the number is not exact. More
+# touchpoints would hardly improve the model.
+MOST_TOUCHPOINTS = 200_000
 
 Users = pd.Series | Iterable[str]  # the user of each row
 
 
 @dataclass(frozen=True)
 class ExpectedOutcomes:
-    """Expected gain and cost of an exposure on each channel, from a model that was not trained on the row's outcome."""
+    """A model's forecast of the gain and cost of an exposure on each channel, for each row of a log.
+
+    The model was not trained on the outcome of the row.
+    """
 
     gain_BC: Floats
     cost_BC: Floats
-    replicates: tuple[Floats, ...] = ()  # gain_BC from each model of the jackknife, trained without one fold of users
+    # The forecast gains of the jackknife's models, one array (B, C) per model. Each model was trained without one fold
+    # of the users.
+    replicates: tuple[Floats, ...] = ()
 
 
 Fit = Callable[[Windows, Windows, Encoder, int], Any]
@@ -58,10 +68,14 @@ Fit = Callable[[Windows, Windows, Encoder, int], Any]
 def second_opinion(
     windows: str, moments: Windows, users_B: Users, encoder: Encoder, fit: Fit, seed: int
 ) -> ExpectedOutcomes | None:
-    """Forecast the outcomes at moments of test users, by models trained on other test users; None if too few users.
+    """Forecast the outcomes of exposures at decisions of test users, with models that were trained on other test users.
 
     Args:
         windows: Folder of windows. The models are trained on test users, and stopped early on validation users.
+        moments: Windows of the B decisions to forecast.
+
+    Returns:
+        The forecasts, or None if there are fewer than FEWEST_USERS test users.
     """
     known, stopping = (WindowTable.load(windows, split, most=MOST_TOUCHPOINTS) for split in ("test", "val"))
     learn_from, stop_on = known.on_demand("test", targets=True), stopping.on_demand("val", targets=True)
@@ -76,10 +90,13 @@ def second_opinion(
 def cross_fitted(
     known_users_L: Users, users_B: Users, expected: Callable[[Ints], ExpectedOutcomes]
 ) -> ExpectedOutcomes | None:
-    """Forecast each user's outcomes by a model trained on other users; None if there are fewer than FEWEST_USERS.
+    """Forecast the outcomes of each user with a model that was trained on other users.
 
     Args:
         expected: Trains a model on the rows L with the given indices, and returns its forecasts for all rows B.
+
+    Returns:
+        The forecasts, or None if there are fewer than FEWEST_USERS users to learn from.
     """
     if pd.Series(known_users_L, dtype=object).nunique() < FEWEST_USERS:
         return None
@@ -93,7 +110,10 @@ def cross_fitted(
 def mean_and_doubt(
     forecasts: Sequence[ExpectedOutcomes], shape: tuple[int, ...]
 ) -> tuple[ExpectedOutcomes, ExpectedOutcomes | None]:
-    """Return the mean of two models' forecasts, and half of first - second (None without a second model)."""
+    """Return the mean of the forecasts of two models, and half of their difference (first minus second).
+
+    With only one model, its forecasts are the mean and the difference is None. With no model, the mean is 0.
+    """
     if not forecasts:
         return ExpectedOutcomes(np.zeros(shape), np.zeros(shape)), None
     if len(forecasts) == 1:
@@ -104,7 +124,7 @@ def mean_and_doubt(
 
 
 def thinned(cost_X2: Floats, budget_X1: Floats) -> Floats:
-    """Return the fraction of an arm's exposures that a budget allows."""
+    """Return the fraction of its exposures that each arm can afford with the budget (1 if the arm costs less)."""
     return np.where(cost_X2 > budget_X1, budget_X1 / cost_X2, 1.0)
 
 
@@ -116,12 +136,14 @@ def doubts(
     share_2: Floats,
     budget_1: Floats,
 ) -> tuple[Floats, float]:
-    """Bound the errors that wrong forecasts cause in both arms' values (2), and in the difference of the values.
+    """Bound the errors that wrong forecasts cause in the value of each arm, and in the difference of the two values.
 
     Args:
         left_2BC: Probability of each exposure that is valued by forecasts only; 0 for all other exposures.
-        half: Half of the difference of the two models' forecasts, with its sign.
-        gain_2: Gain per opportunity, before the budget reduces the exposures of each arm to the fraction `share_2`.
+        half: Half of the difference between the forecasts of the two models, with its sign.
+        gain_2: Gain per opportunity of each arm before the budget limits its exposures.
+        cost_2: Cost per opportunity of each arm before the budget limits its exposures.
+        share_2: Fraction of its exposures that each arm can afford with the budget.
     """
     by_gain_2, by_cost_2 = (
         np.array([_by_channel(left_BC * half_BC) for left_BC in left_2BC]) for half_BC in (half.gain_BC, half.cost_BC)
@@ -129,7 +151,8 @@ def doubts(
     with np.errstate(divide="ignore", invalid="ignore"):
         most_2, least_2 = (thinned(cost_2 + sign * by_cost_2, budget_1) for sign in (-1, 1))
         by_share_2 = np.abs(gain_2) * np.maximum(most_2 - share_2, share_2 - least_2)
-    # The sum is convex in both arms' shares, so it is largest where each share has its smallest or largest value.
+    # The error of the difference is a convex function of the fractions of exposures that the two arms can afford. So
+    # it is largest if each fraction has its smallest or its largest value.
     challenger_BC, incumbent_BC = left_2BC
     apart = max(
         _by_channel((of_challenger * challenger_BC - of_incumbent * incumbent_BC) * half.gain_BC)
@@ -139,17 +162,27 @@ def doubts(
 
 
 def _by_channel(half_BC: Floats) -> float:
-    """Return the largest error per row if each channel's errors have one sign."""
+    """Return a bound of the error per row, if the rows' errors on one channel can cancel, but those of channels can't.
+
+    It is the sum of the absolute total error of each channel, divided by the number of rows.
+    """
     return float(np.abs(half_BC.sum(axis=0)).sum()) / len(half_BC)
 
 
 def unsure_of(left_2BC: Sequence[Floats], forecasts: Sequence[ExpectedOutcomes], error_C: Floats) -> Floats:
-    """Return half-widths of the second model's 95 % intervals, for the challenger, the incumbent and their difference.
+    """Return how uncertain the second model's forecasts are, because it was trained on a limited number of users.
 
-    The second model has a weight of one half in the mean of the forecasts. Its full width counts nevertheless, because
-    at one end of the doubt, the second model's forecast is the only one. Each model of the jackknife lacks one fold of
-    users (delete-one-group, FOLDS - 1 degrees of freedom). `left_2BC` is as in `doubts`, but reduced by the budget.
-    `error_C` is the standard error of each channel's mean gain in the log.
+    The uncertainty is estimated by a jackknife: each of the FOLDS models was trained without one fold of the users, and
+    their forecasts differ (delete-one-group jackknife, FOLDS - 1 degrees of freedom).
+
+    Args:
+        left_2BC: Probability of each exposure that is valued by forecasts only, after the budget has limited exposures.
+        forecasts: The forecasts of the first and the second model. Without a second model, the result is 0.
+        error_C: Standard error of the mean gain of each channel in the log.
+
+    Returns:
+        Half-widths (3,) of 95 % intervals, in gain per opportunity: for the challenger, the incumbent, and their
+        difference.
     """
     models = forecasts[1].replicates if len(forecasts) > 1 else ()
     if not models:

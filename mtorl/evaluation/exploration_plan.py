@@ -4,9 +4,9 @@
     for option in plan.options:
         print(option.share, option.cost, option.told_after)
 
-The next model is evaluated on the decisions of the serving policy (`gate.py`). These decisions contain no information
-about exposures that the serving policy never makes. Exploration (a share of random decisions) adds this information,
-but loses gain, because random decisions earn less than the policy's own. Let mu(c) be the probability that the serving
+The next model will be evaluated on decisions of the serving policy (`gate.py`). These decisions contain no information
+about exposures that the serving policy never makes. Exploration makes a share of the decisions at random, which adds
+this information. But random decisions gain less than the policy's own. Let mu(c) be the probability that the serving
 policy, including exploration, draws and exposes channel c, and t(c) the same probability for the next model. Let q(c)
 be the gain of that exposure according to a model. With w = t / mu and G = mean(sum(mu q)):
 
@@ -15,10 +15,10 @@ be the gain of that exposure according to a model. With w = t / mu and G = mean(
     told after (1.96 + 0.84)^2 variance / (lift G)^2: number of decisions of held-out users with which a test at 95 %
                finds a difference of `lift` times G with a power of 80 %
 
-The best share has the lowest total cost until the difference is found, including the lift that is lost while waiting.
-The variance of a gain is assumed to be proportional to its mean (as for a click), by a factor from the log. As in
-`value_difference.py`, forecasts may value up to a quarter of the exposures, those with the largest weights. The plan
-ignores the errors of these forecasts, and treats decisions of one user as independent.
+The best share has the lowest total cost until the difference is found. The total includes the lift that is lost while
+waiting. The variance of a gain is assumed to be proportional to its mean (as for a click), by a factor from the log. As
+in `value_difference.py`, forecasts may replace the exposures with the largest weights, up to a quarter of all. The plan
+ignores the errors of these forecasts, and treats the decisions of one user as independent.
 
 Shapes: B decisions, C channels.
 """
@@ -50,35 +50,41 @@ _TOLD = (1.96 + 0.84) ** 2
 
 @dataclass(frozen=True)
 class Option:
-    """A scope and share of exploration, with its cost and the information that it adds."""
+    """A way to explore (its scope and its share of the decisions), with its cost and the information that it adds."""
 
     scope: ExplorationScope
-    share: float  # fraction of the decisions that are explored
-    cost: float  # lost gain per decision, according to the model
-    cost_share: float  # the cost as a fraction of the gain without exploration
-    impossible: float  # fraction of the next model's exposures that the arm could never make
-    forecast: float  # fraction of the next model's exposures that only forecasts can value, including the impossible
-    told_after: float | None  # number of decisions, of all users, until a difference of `lift` is found; None: never
+    share: float  # fraction of the decisions that are random
+    cost: float  # gain per decision that is lost by exploring, according to the model
+    cost_share: float  # `cost` as a fraction of the gain without exploration
+    impossible: float  # fraction of the next model's exposures that this option never makes
+    forecast: float  # fraction of the next model's exposures that only forecasts can value, including `impossible`
+    # Number of decisions after which the log shows a difference of `lift`, counting all users. None if it never does.
+    told_after: float | None
 
     @property
     def judged(self) -> bool:
-        """Whether the gate would accept a log with this exploration as evidence on the next model."""
+        """Whether the gate would use a log with this exploration to decide on the next model."""
         return self.told_after is not None and self.impossible <= MAX_IMPOSSIBLE
 
 
 @dataclass(frozen=True)
 class ExplorationPlan:
-    """All options of exploration, and figures of the serving and the next policy without exploration."""
+    """All options for exploration, and a comparison of the serving policy with the next policy."""
 
     decisions: int
-    overlap: float  # 1 - total variation distance between the policies' actions (expose one channel, or none)
-    gain: float  # gain per decision of the serving policy, according to the model
-    lift: float  # difference to find, as a fraction of that gain
+    # How alike the actions of both policies are without exploration: 1 minus the total variation distance. An action is
+    # an exposure of one channel, or no exposure.
+    overlap: float
+    gain: float  # gain per decision of the serving policy without exploration, according to the model
+    lift: float  # difference in gain that the log must be able to show, as a fraction of `gain`
     options: list[Option]
 
     @property
     def best(self) -> Option | None:
-        """The option with the lowest total cost until the difference is found; None if no option can find it."""
+        """The cheapest option that lets the log show the difference `lift`, or None if no option does.
+
+        The cost is summed until the log shows the difference. It includes the lift that is lost while waiting.
+        """
 
         def cost(option: Option) -> float:
             return (option.told_after or 0.0) * (option.cost + self.lift * self.gain)
@@ -95,13 +101,17 @@ def exploration_plan(
     lift: float = 0.05,
     shares: Sequence[float] = SHARES,
 ) -> ExplorationPlan:
-    """Compare shares and scopes of exploration for the serving policy, if the log is to evaluate the target policy.
+    """Compare ways to explore: how much gain each loses, and how soon the log can then evaluate the target policy.
 
     Args:
+        served: The policy that makes the decisions, without exploration.
+        target: The policy to evaluate from the log of these decisions.
+        forecast: Expected gain and cost of each exposure, according to a model.
         held_out: Fraction of the decisions that belong to users held out for evaluation.
-        dispersion: Variance of a gain divided by its mean; 1 for rare events.
-        lift: Difference to find, as a fraction of the serving policy's gain.
-        shares: Fractions of the decisions that are explored. A share of 0 is listed once, not for each scope.
+        dispersion: Variance of a gain divided by its mean; 1 for rare events such as clicks.
+        lift: Difference between the policies that the log must be able to show, as a fraction of the serving policy's
+            gain.
+        shares: Fractions of the decisions that are random. A share of 0 is listed once, not for each scope.
     """
     exposing_BC = target.probs_BC * target.expose_BC
     alone_BC = served.probs_BC * served.expose_BC
@@ -139,10 +149,12 @@ def exploration_plan(
 
 
 def plan_for(rows: pd.DataFrame, model: str | Path, lift: float = 0.05) -> ExplorationPlan:
-    """Plan exploration for an arm, from its decisions (`served_decisions`), so that the log can evaluate a model.
+    """Plan how much an arm should explore, so that its log can later be used to evaluate a model.
 
     Args:
-        model: Artifact folder of the policy to evaluate. The plan uses the price at which it spends as much as the arm.
+        rows: Logged decisions of the arm, as read by `served_decisions`.
+        model: Artifact folder of the policy to evaluate. Its price is set so that it spends as much as the arm.
+        lift: Difference that the log must be able to show, as a fraction of the gain of the arm.
 
     Raises:
         WindowError: The model needs columns that the decisions lack.
@@ -196,7 +208,12 @@ def _choices(shares: Sequence[float]) -> list[tuple[float, ExplorationScope]]:
 
 
 def with_exploration(served: PolicyOnLog, scope: ExplorationScope, share: float) -> Floats:
-    """Return the probability of drawing and exposing each channel with exploration (`policy.exploration`), (B, C)."""
+    """Return the probability (B, C) that the policy draws and exposes each channel if it explores.
+
+    Args:
+        scope: The random part of an explored decision: its channel, its exposure, or both (`policy.exploration`).
+        share: Fraction of the decisions that are explored.
+    """
     probs_BC, shows_BC = served.probs_BC, served.expose_BC
     chance = share / probs_BC.shape[1]
     explored_BC: Floats = {

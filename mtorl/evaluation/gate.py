@@ -11,13 +11,14 @@
 | our own last model | positive estimate, lower bound at or below this limit | experiment |
 | any | all other cases | reject |
 
-A challenger must be proven better than an external incumbent. Our own next model, trained on more data, only has to be
-no worse than the last one, because a log can rarely prove that a next model is better. If the log is too small for a
-decision, an experiment with users can decide. `benchmarks/generations.py` measures how often the gate promotes a worse
-model, and how often it refuses a better one.
+If the incumbent is external, the challenger must be proven better. If the incumbent is our own last model, the
+challenger only has to be proven not worse, because a log is rarely large enough to prove that a model is better than
+the previous one. If the log is too small for a decision, an experiment with users can decide.
+`benchmarks/generations.py` measures how often the gate promotes a worse model, and how often it rejects a better one.
 
-A log has no information about an exposure that the logging policy could not have made, because it never drew or never
-exposed the channel in that state. The mean weight does not reveal such exposures, so the gate bounds their share.
+A log has no information about an exposure that the logging policy never makes, because it never draws or never exposes
+the channel in that state. The mean weight does not reveal such exposures. So the gate rejects a policy if they are more
+than a small share of its exposures.
 """
 
 import math
@@ -31,9 +32,11 @@ from mtorl.evaluation.value_difference import ARMS
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.message import Message
 
-MAX_IMPOSSIBLE = 0.05  # largest share of an arm's exposures that the log could not have made
+# Reject the estimate if the logging policy could never have made more than this share of an arm's exposures.
+MAX_IMPOSSIBLE = 0.05
 
-MIN_USERS = 20  # with fewer users, the variation between users is unknown, however many decisions they have
+# With fewer users, the gate rejects: it can't measure how much users differ, even if they made many decisions.
+MIN_USERS = 20
 
 MIN_ESS, MIN_ESS_ROWS = 0.01, 100
 """Smallest effective sample size of either arm: as a fraction of rows, and as a number of rows."""
@@ -43,9 +46,15 @@ MARGIN = 0.02
 
 
 def gate_report(evaluation: Mapping[str, Any], min_lift: float = 0.0, margin: float = MARGIN) -> GateReport:
-    """Return the decision on the challenger of `evaluate_offline`, with the rule and values behind the decision.
+    """Decide whether the challenger of an offline evaluation is promoted, and report the rule and the values used.
 
-    Raises InputError if the margin is not a fraction: 2, meant as 2 %, would promote nearly any challenger.
+    Args:
+        evaluation: The result of `evaluate_offline`, or the same read from JSON.
+        min_lift: Least improvement over the incumbent, in gain per opportunity.
+        margin: How much worse than our own last model the challenger may be, as a fraction of that model's value.
+
+    Raises:
+        InputError: The margin is not a fraction. A margin of 2, meant as 2 %, would promote nearly any challenger.
     """
     if not 0.0 <= margin < 1.0:
         raise InputError(f"margin: expected a share from 0 to below 1, such as {MARGIN:g} for 2 %, got {margin:g}")
@@ -64,12 +73,13 @@ def gate_report(evaluation: Mapping[str, Any], min_lift: float = 0.0, margin: fl
 def gate(
     estimate: Mapping[str, Any], min_lift: float = 0.0, margin: float | None = None
 ) -> tuple[GateDecision, Message]:
-    """Return the decision by the table above, and its reason.
+    """Decide whether the challenger is promoted, by the table in the module's docstring; return the reason, too.
 
     Args:
-        estimate: Result of `value_difference`, or its JSON.
+        estimate: Result of `value_difference`, or the same read from JSON.
         min_lift: Least improvement over the incumbent, in gain per opportunity.
-        margin: Fraction of the incumbent's value, if the incumbent is our own last model; None for an external one.
+        margin: If the incumbent is our own last model, how much worse the challenger may be, as a fraction of the
+            incumbent's value. None if the incumbent is external.
     """
     if reason := refusal(estimate):
         return "reject", reason
@@ -88,7 +98,7 @@ def gate(
 
 
 def refusal(estimate: Mapping[str, Any]) -> Message | None:
-    """Return the reason why an estimate must not be used; None if it may be used."""
+    """Return why an estimate of the two policies' values is not reliable, or None if it is reliable."""
     if estimate["users"] < MIN_USERS:
         return messages.TEST_USERS(users=estimate["users"], needed=MIN_USERS)
     for arm in ARMS:

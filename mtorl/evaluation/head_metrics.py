@@ -1,4 +1,4 @@
-"""Computes metrics of the action and reward heads with intervals, on users that training never saw.
+"""Computes metrics of the action head and the reward head, with intervals, on users who were not in the training.
 
     targets = LoggedTargets(channel_B, reward_B, users_B)
     evaluate(logits_BC, reward_BC, targets, seed)
@@ -6,16 +6,18 @@
     compare({"mtorl": (logits_BC, reward_BC), "lightgbm": ...}, "lightgbm", targets, seed)
     -> {"metrics": {"mtorl": {...}, ...}, "differences": {"mtorl": {"reward_auc": 0.004, "reward_auc_ci": [...]}}, ...}
 
-Intervals resample whole users (`resamples.py`). A resample is a weight per row, and every metric takes weights, so
-scores are sorted once for all resamples. All predictors share the resamples, so that errors common to two predictors
-cancel in their difference. A metric that is not defined (no rows, or an AUC of one class) is None, as is its interval.
+For the intervals, whole users are resampled (`resamples.py`). A resample is a weight for each row, and every metric is
+computed from such weights, so the scores are sorted only once. All predictors are evaluated on the same resamples, so
+that errors common to two predictors cancel in their difference. If a metric is not defined (there are no rows, or an
+AUC has only one class), the metric and its interval are None.
 
-Calibration error is the gap between mean prediction and mean outcome in a bin, averaged over ten bins. Bins have equal
-numbers of rows, because most bins of equal *width* would be nearly empty. Equal predictions share a bin, so that a
-constant prediction is judged by its mean only. Even if a head is perfectly calibrated, noise causes an error of about
-0.8 sqrt(10 p (1 - p) / rows) at a mean outcome p, or more if users differ. Each resample adds as much noise again, so
-the interval is shifted down by the mean error that resampling adds. The action head is judged by the confidence in its
-first choice ("top-label", Guo et al. 2017, arXiv:1706.04599), the reward head by the gain of the logged channel.
+The calibration error is the gap between the mean prediction and the mean outcome in a bin, averaged over ten bins. Bins
+have equal numbers of rows, because most bins of equal *width* would be nearly empty. Rows with equal predictions are in
+one bin, so a constant prediction is judged only by its mean. Even a perfectly calibrated head has an error, by noise:
+about 0.8 sqrt(10 p (1 - p) / rows) if the mean outcome is p, and more if users differ. Each resample adds as much noise
+again, so the interval is shifted down by the mean error that resampling adds. The calibration of the action head is
+that of the probability of its first choice ("top-label", Guo et al. 2017, arXiv:1706.04599). The calibration of the
+reward head is that of the predicted reward of the logged channel.
 
 Shapes: B rows, C channels, U users, R resamples, S sums.
 """
@@ -32,7 +34,8 @@ from scipy.special import log_softmax
 from mtorl.arrays import Bools, Floats, Ints
 from mtorl.evaluation.resamples import UserResamples, interval
 
-Metric = Callable[[Floats], float]  # takes a weight per row; returns NaN if the metric is not defined
+# Computes a metric from one weight per row. Returns NaN if the metric is not defined for these rows.
+Metric = Callable[[Floats], float]
 
 METRICS = (
     "action_accuracy",
@@ -44,39 +47,48 @@ METRICS = (
     "reward_logloss",
     "reward_ece",
 )
-_NEVER_NEGATIVE = ("action_ece", "reward_ece")  # noise can only increase these
+_NEVER_NEGATIVE = ("action_ece", "reward_ece")  # calibration errors, which noise can only increase
 _BINS = 10
 _TINY = 1e-12  # avoids log(0) and division by zero
 
 
 class Comparison(TypedDict):
-    """Metrics of several predictors on the same rows; plain values, ready for JSON."""
+    """Metrics of several predictors on the same rows, and their differences from one predictor, the yardstick.
 
-    yardstick: str
-    metrics: dict[str, dict[str, Any]]  # by predictor: the result of `evaluate`
-    differences: dict[str, dict[str, Any]]  # by predictor, except the yardstick: its metrics minus the yardstick's
+    All values can be written as JSON.
+    """
+
+    yardstick: str  # name of the predictor that all others are compared with
+    metrics: dict[str, dict[str, Any]]  # name of a predictor -> its metrics, as returned by `evaluate`
+    differences: dict[str, dict[str, Any]]  # name of any other predictor -> its metrics minus those of the yardstick
 
 
 @dataclass(frozen=True)
 class LoggedTargets:
-    """Labels of the heads for each row."""
+    """The labels in a log with which the action head and the reward head are evaluated, one of each per row."""
 
-    channel_B: ArrayLike  # logged channel
-    reward_B: ArrayLike  # reward label of the logged channel, in [0, 1]
+    channel_B: ArrayLike  # index of the channel that was used
+    reward_B: ArrayLike  # reward label of the channel that was used, in [0, 1]
     users_B: ArrayLike
-    # Rows that are positives for `reward_auc`. Default: rows with a reward label of at least 0.5, which is right for a
-    # binary gain. For any other gain, pass a condition such as `revenue > 0`.
+    # Mask of the rows that count as positive in `reward_auc`. By default, these are the rows with a reward label of at
+    # least 0.5, which is correct if the gain is binary. For any other gain, pass a condition such as `revenue > 0`.
     positive_B: ArrayLike | None = None
-    # Rows that evaluate the action head (default: all). It is not trained on our policies' decisions: leave these out.
+    # Mask of the rows on which the action head is evaluated; by default, all rows. Exclude decisions that our own
+    # policies made, because the action head is not trained to predict them.
     clone_B: ArrayLike | None = None
 
 
 def evaluate(
     logits_BC: ArrayLike, reward_BC: ArrayLike | None, targets: LoggedTargets, seed: int, resamples: int = 200
 ) -> dict[str, Any]:
-    """Return metrics of the action and the reward head (METRICS), each with a 95 % interval under `NAME_ci`.
+    """Return the METRICS of one predictor's action head and reward head, each with a 95 % interval under `NAME_ci`.
 
-    Of the predicted rewards, only that of the logged channel is scored. Without a reward head, its metrics are None.
+    Args:
+        logits_BC: Output of the action head.
+        reward_BC: Output of the reward head. Only the predicted reward of the logged channel is scored. If the
+            predictor has no reward head, pass None; the metrics of rewards are then None, too.
+        targets: The labels in the log.
+        resamples: Number of times that the users are resampled for the intervals.
     """
     return compare({"only": (logits_BC, reward_BC)}, "only", targets, seed, resamples)["metrics"]["only"]
 
@@ -88,7 +100,14 @@ def compare(
     seed: int,
     resamples: int = 200,
 ) -> Comparison:
-    """Return the metrics of several predictors as in `evaluate`, and each predictor's difference from the yardstick."""
+    """Return the metrics of several predictors, and the difference between each predictor and the yardstick.
+
+    Args:
+        predictors: Name of each predictor -> the outputs of its action head and of its reward head (or None).
+        yardstick: Name of the predictor that all others are compared with.
+        targets: The labels in the log.
+        resamples: Number of times that the users are resampled for the intervals.
+    """
     channel: Ints = np.asarray(targets.channel_B, dtype=np.int64)
     label: Floats = np.asarray(targets.reward_B, dtype=np.float64)
     success_B = label >= 0.5 if targets.positive_B is None else np.asarray(targets.positive_B, dtype=bool)
@@ -102,7 +121,7 @@ def compare(
         if reward_BC is not None and channel.size:
             heads[name] |= _reward_metrics(reward_BC[np.arange(len(channel)), channel], label, success_B)
 
-    # The first column is for the log, the others are for its resamples.
+    # The first column contains the metrics on the log itself, each other column those on one resample of its users.
     draws = {name: np.full((len(METRICS), 1 + resamples), np.nan) for name in predictors}
     users = UserResamples(targets.users_B, resamples, seed)
     for r, counts_U in enumerate(chain([np.ones(users.users)], users) if channel.size else ()):
@@ -126,19 +145,26 @@ def compare(
 
 
 def top_label(logits_BC: ArrayLike, channel_B: ArrayLike) -> tuple[Floats, Bools]:
-    """Return the probability of the action head's first choice, and whether it was the logged channel."""
+    """Return the probability of each row's most probable channel, and whether the log used this channel."""
     logprob_BC = log_softmax(np.asarray(logits_BC, dtype=np.float64), axis=1)
     return np.exp(logprob_BC.max(axis=1)), logprob_BC.argmax(axis=1) == np.asarray(channel_B)
 
 
 def calibration_error(predicted_B: ArrayLike, actual_B: ArrayLike) -> float:
-    """Return the calibration error (see the module's docstring) of predictions in [0, 1] and their outcomes."""
+    """Return the calibration error of predictions in [0, 1], given the outcomes that were predicted.
+
+    The docstring of the module defines the calibration error.
+    """
     predicted, actual = np.asarray(predicted_B, dtype=np.float64), np.asarray(actual_B, dtype=np.float64)
     return _calibration_error(predicted, actual)(np.ones(len(predicted)))
 
 
 def auc(score_B: Floats, positive_B: Bools) -> Metric:
-    """Return a weighted area under the ROC curve: the probability that a positive outranks a negative (a tie: 1/2)."""
+    """Return a function that computes the area under the ROC curve from one weight per row.
+
+    The area is the probability that a random positive row has a higher score than a random negative row. Equal scores
+    count one half.
+    """
     order_B = np.argsort(score_B, kind="stable")
     ranked = score_B[order_B]
     ties = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])  # start of each run of equal scores
@@ -155,7 +181,7 @@ def auc(score_B: Floats, positive_B: Bools) -> Metric:
 
 
 def realised_auc(probability_N: ArrayLike, success_N: ArrayLike) -> float:
-    """Return the area under the ROC curve; NaN if there is no success or no failure."""
+    """Return the area under the ROC curve of predicted probabilities; NaN if all decisions have the same outcome."""
     p_N = np.asarray(probability_N, dtype=np.float64)
     if not len(p_N):
         return float("nan")
@@ -163,10 +189,11 @@ def realised_auc(probability_N: ArrayLike, success_N: ArrayLike) -> float:
 
 
 def expected_auc(probability_N: ArrayLike) -> float:
-    """Return the expected area under the ROC curve before outcomes are known; NaN if there are no decisions.
+    """Estimate the area under the ROC curve before the outcomes are known; NaN if there are no decisions.
 
-    A decision whose probability of success is p counts as a success with weight p and as a failure with weight 1 - p
-    ("confidence-based performance estimation", NannyML). The better the calibration, the better is the estimate.
+    A decision with the predicted probability p counts as a success with weight p and as a failure with weight 1 - p
+    ("confidence-based performance estimation", NannyML). The estimate is only as good as the probabilities are
+    calibrated.
     """
     p_N = np.clip(np.asarray(probability_N, dtype=np.float64), 0.0, 1.0)
     if not len(p_N):
@@ -176,7 +203,7 @@ def expected_auc(probability_N: ArrayLike) -> float:
 
 
 def auc_error(area: float, successes: int, failures: int) -> float:
-    """Return the standard error of an area under the ROC curve (Hanley and McNeil, 1982)."""
+    """Return the standard error of a measured area under the ROC curve (Hanley and McNeil, 1982)."""
     if not (successes and failures) or not np.isfinite(area):
         return float("nan")
     q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
@@ -235,7 +262,8 @@ def _reward_metrics(predicted_B: Floats, target_B: Floats, success_B: Bools) -> 
 
 
 def _calibration_error(predicted_B: Floats, actual_B: Floats | Bools) -> Metric:
-    # A row's bin depends only on the number of smaller predictions, so equal predictions share a bin in any row order.
+    # The bin of a row is computed from the number of rows with a smaller prediction. So rows with equal predictions are
+    # in the same bin, and the order of the rows does not matter.
     bin_B = np.searchsorted(np.sort(predicted_B), predicted_B) * _BINS // len(predicted_B)
     gap_B = predicted_B - actual_B
 

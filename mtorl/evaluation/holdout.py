@@ -2,8 +2,9 @@
 
     result = evaluate_artifact(artifact, table, yardstick, seed=0, only_new=False)
 
-If the log has no propensities, they are estimated by the method that the data set's description names. The propensities
-of each half of the users are estimated from the other half, so that no row contributes to its own propensity.
+If the log does not contain the probability with which each channel was chosen (its propensity), these probabilities are
+estimated by the method that the description of the data set names. The propensities of one half of the users are
+estimated from the other half, so that no row contributes to its own propensity.
 
 Shapes: B rows, C channels.
 """
@@ -32,7 +33,7 @@ from mtorl.window.table import WindowTable
 
 
 class KnownUsersError(InputError):
-    """The log contains users that the artifact was trained on."""
+    """The artifact was trained on users of the log, so the log can't be used to evaluate the artifact."""
 
 
 def evaluate_artifact(
@@ -70,7 +71,7 @@ def evaluate_artifact(
         known, example = int(training_U.sum()), users[training_U][0]
         raise KnownUsersError(messages.KNOWN_USERS(known=known, users=len(users), example=example))
     new_B = ~table.rows["user_id"].isin(users[training_U]).to_numpy()
-    # Windows are built with the artifact's description, which names the columns that the artifact reads.
+    # Build the windows by the data set description in the artifact, which names the columns that the model reads.
     judged = replace(table, spec=artifact.spec, rows=table.rows.assign(split=np.where(new_B, "test", "left out")))
     windows, rows = judged.on_demand("test", targets=True), judged.rows[new_B]
     logged_labels = labels(windows, artifact.encoder)
@@ -133,13 +134,19 @@ def evaluate_artifact(
 
 
 def _at_spend(spend: float, forecast: Forecast, params: PolicyParams) -> PolicyParams:
-    """Return `params` adjusted to other forecasts: to their scale of utility, and priced for an expected spend."""
+    """Return `params` with the price at which a policy with other forecasts is expected to spend `spend` per row.
+
+    The scale of utility is also computed again from these forecasts.
+    """
     scaled = replace(params, utility_scale=utility_scale(forecast))
     return replace(scaled, price=policy_price(forecast, scaled, max(spend, np.finfo(np.float64).tiny)))
 
 
 def _best_constant(table: WindowTable, wanted_B: Bools) -> Ints | None:
-    """Return each row's best channel by SNIPS on the other half of the users; None if the log can't value channels."""
+    """Return for each row the channel with the highest mean gain among the users of the other half.
+
+    The mean gains are SNIPS estimates. Returns None if the log can't be used to estimate them.
+    """
     spec, half_B = table.spec, folds_of(table.rows["user_id"], 2)
     best_B = np.zeros(len(half_B), dtype=np.int64)
     for half in (0, 1):

@@ -1,12 +1,12 @@
-"""Summarises importance weights: how much each logged row counts for another policy, and how reliable estimates are.
+"""Checks whether the importance weights of a log are reliable enough to estimate the value of another policy.
 
-A row whose channel a was chosen with propensity p has the weight w = pi(a|s) / p for policy pi (Horvitz & Thompson
-1952). Four figures describe the reliability of the weights:
+If the log chose channel a with probability p (the propensity), the row has the weight w = pi(a|s) / p for policy pi
+(Horvitz & Thompson 1952). Four figures describe the reliability of the weights:
 
 - effective sample size, sum(w)^2 / sum(w^2): the number of equally weighted rows with as much information (Kish 1965);
-- overlap, mean(min(1, w)): estimates 1 - total variation distance between the policy and the logging policy;
-- mean weight: 1, apart from noise, if the propensities are right. Any other value means that estimated propensities
-  ignore an input of the logging policy, or that rows were selected by their channel;
+- overlap, mean(min(1, w)): estimates 1 minus the total variation distance between the policy and the logging policy;
+- mean weight: close to 1 if the propensities are correct. Otherwise, the estimated propensities ignore an input of the
+  logging policy, or the rows were selected by their channel;
 - largest weight: the largest influence of a single row.
 
 Shapes: B rows, R resamples.
@@ -27,11 +27,11 @@ MAX_WEIGHT_ERROR = 0.05
 
 
 class WeightSummary(TypedDict):
-    """How much information a log has about a policy; plain numbers, ready for JSON."""
+    """Figures that show how much information a log contains about a policy. All are numbers that JSON can hold."""
 
-    rows: float  # number of logged rows; the effective number if rows are weighted
-    ess: float  # effective sample size, rows
-    ess_share: float  # fraction of `rows`
+    rows: float  # number of logged rows, or the effective number if the rows have different weights
+    ess: float  # effective sample size, in rows
+    ess_share: float  # effective sample size as a fraction of `rows`
     overlap: float
     mean_weight: float
     mean_weight_ci: list[float]
@@ -39,9 +39,13 @@ class WeightSummary(TypedDict):
 
 
 def weight_summary(weight_B: Floats, count_B: Floats, mean_weight_R: Floats) -> WeightSummary:
-    """Summarise the weights of a policy's rows, with the mean weight of each resample of users.
+    """Summarise the importance weights of a policy on a log.
 
-    `count_B` is 1, or 0 for a row that is left out for a reason unrelated to its channel.
+    Args:
+        weight_B: Importance weight of each row.
+        count_B: 1 for each row that counts, 0 for each row that is left out. The reason for leaving out a row must not
+            depend on the channel of the row.
+        mean_weight_R: Mean weight in each resample of the users, for the 95 % interval.
     """
     rows, ess = effective_size(count_B), effective_size(count_B * weight_B)
     return WeightSummary(
@@ -56,12 +60,21 @@ def weight_summary(weight_B: Floats, count_B: Floats, mean_weight_R: Floats) -> 
 
 
 def effective_size(weight_B: Floats) -> float:
-    """Return the number of equally weighted rows with as much information (Kish 1965); 0 if all weights are 0."""
+    """Return the effective sample size: how many equally weighted rows contain as much information (Kish 1965).
+
+    Returns 0 if all weights are 0.
+    """
     return float(weight_B.sum() ** 2 / max(weight_B @ weight_B, 1e-300))
 
 
 def rejection_reason(summary: Mapping[str, Any], policy: str, least: float) -> Message | None:
-    """Return why an estimate with these weights must not be used, or None. `least`: least sufficient ESS, in rows."""
+    """Return why an estimate with these importance weights is not reliable, or None if it is reliable.
+
+    Args:
+        summary: The figures that `weight_summary` returned for the policy.
+        policy: Name of the policy, for the message.
+        least: Smallest accepted effective sample size, in rows.
+    """
     if not summary["ess"] >= least:
         return messages.EFFECTIVE_SAMPLE(arm=policy, ess=summary["ess"], rows=summary["rows"], least=least)
     low, high = summary["mean_weight_ci"]

@@ -1,12 +1,12 @@
-"""An incumbent without an artifact, known only by its decisions: a request's baseline, a rule, or an external server.
+"""Reads the logged decisions of an incumbent that has no artifact, such as a rule or an external server.
 
     LoggedIncumbent("our-rules 3").write("windows", "incumbent")   # in place of an artifact
     incumbent = LoggedIncumbent.named_in("incumbent")              # None if the folder contains an artifact
     decisions = incumbent.decisions("windows", spec)
 
-Such a policy can't be evaluated at arbitrary states, because the log has its probabilities only at its own decisions.
-So its value is estimated on-policy at these decisions, and a challenger's value off-policy at the same decisions.
-Decisions of other arms contain no information about this policy. An earlier version of it counts as another policy.
+We can't compute how this incumbent would decide in any given state; the log only has its probabilities at the decisions
+that it made. So both policies are compared at these decisions: the value of the incumbent is estimated on-policy, and
+the value of the challenger off-policy. An earlier version of the incumbent counts as a different policy.
 """
 
 from __future__ import annotations
@@ -22,33 +22,34 @@ from mtorl.log.opportunities import ENOUGH, Opportunities
 from mtorl.log.touchpoints import DATASET_FILE
 
 _FILE = "logged_incumbent.json"
-_ARMS = ("incumbent", "outside")  # users outside the experiment also get the incumbent
+_ARMS = ("incumbent", "outside")  # the incumbent also decides for users outside the experiment
 
 
 @dataclass(frozen=True)
 class LoggedIncumbent:
-    """A serving incumbent without an artifact."""
+    """An incumbent that serves users and has no artifact, identified by its name in the decision records."""
 
-    policy: str  # its name in the records: the digest, or else name and version
+    policy: str  # the incumbent's digest in the records or, if it has none, its name and version
 
     @classmethod
     def named_in(cls, folder: str | Path) -> LoggedIncumbent | None:
-        """Read what `write` has written; None if the folder contains something else."""
+        """Read the incumbent from a folder that `write` has written; None if the folder was not written by `write`."""
         path = Path(folder) / _FILE
         return cls(**json.loads(path.read_text())) if path.exists() else None
 
     def write(self, windows: str, folder: str) -> None:
-        """Write a folder in place of an artifact's folder.
+        """Write a folder that names this incumbent, where the pipeline expects the folder of an artifact.
 
         Raises:
-            WindowError: The windows have too few of the incumbent's decisions. Raised here, it saves a training.
+            WindowError: `windows` contains too few decisions of the incumbent. The check is made here, before the
+                challenger is trained, because the training would be wasted.
         """
         self.decisions(windows, DatasetSpec.load(Path(windows) / DATASET_FILE))
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / _FILE).write_text(json.dumps(asdict(self)))
 
     def decisions(self, windows: str, spec: DatasetSpec) -> Opportunities:
-        """Return those of the incumbent's decisions for test users that can be evaluated.
+        """Return the incumbent's decisions for test users, if they have all data that the evaluation needs.
 
         Raises:
             WindowError: There are too few such decisions, or none of them led to an exposure.

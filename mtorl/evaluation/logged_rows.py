@@ -1,4 +1,4 @@
-"""The two inputs of off-policy estimates: a log, and the choices of a policy at each row of the log.
+"""Defines the two inputs of off-policy estimates: a log, and the choices that a policy would make at each logged row.
 
     log = LoggedRows(channel_B, propensity_B, gain_B, cost_B, users_B)                     # touchpoints
     log = LoggedRows(channel_B, propensity_B, gain_B, cost_B, users_B, exposure)           # opportunities
@@ -26,10 +26,13 @@ MAX_EXCESS, MAX_EXCESS_ERRORS = 0.2, 4.0
 
 @dataclass(frozen=True)
 class PolicyOnLog:
-    """A policy's choices at each logged row; `decision.action_probabilities` returns both fields."""
+    """The choices that a policy would make at each row of a log. `decision.action_probabilities` computes both fields.
 
-    probs_BC: Floats  # probability of choosing each channel
-    expose_BC: Bools | Floats  # probability of exposing each channel if it is drawn, or a boolean
+    The policy first draws a channel, and then decides whether to expose the drawn channel.
+    """
+
+    probs_BC: Floats  # probability of drawing each channel
+    expose_BC: Bools | Floats  # probability of exposing each channel if it is drawn; True means 1, False means 0
 
     def __post_init__(self) -> None:
         if not ((self.probs_BC >= 0).all() and np.allclose(self.probs_BC.sum(axis=1), 1.0, atol=1e-6)):
@@ -39,23 +42,26 @@ class PolicyOnLog:
 
     @classmethod
     def always_exposing(cls, probs_BC: Floats) -> PolicyOnLog:
-        """Create a policy that exposes every channel that it chooses."""
+        """Create a policy that always exposes the channel that it draws."""
         return cls(probs_BC, np.ones(probs_BC.shape, dtype=np.bool_))
 
     @classmethod
     def recorded(cls, probs_BC: Floats, expose_BC: Floats) -> PolicyOnLog:
-        """Create a policy from recorded probabilities, rescaled to a sum of 1; NaN: a channel that is never chosen."""
+        """Create a policy from the probabilities in decision records, and rescale them so that they sum to 1.
+
+        A probability of NaN means that the channel was never drawn, and counts as 0.
+        """
         known_BC = np.nan_to_num(probs_BC)
         return cls(known_BC / known_BC.sum(axis=1, keepdims=True), np.clip(np.nan_to_num(expose_BC), 0.0, 1.0))
 
 
 @dataclass(frozen=True)
 class Exposure:
-    """For each decision of a log, whether it led to an exposure, and the probabilities of exposure."""
+    """Whether each decision of a log led to an exposure, and how probable an exposure was."""
 
     exposed_B: Bools
-    probability_B: Floats  # probability of exposing the drawn channel
-    probs_BC: Floats  # probability of drawing and exposing each channel
+    probability_B: Floats  # probability with which the logging policy exposed the channel that it had drawn
+    probs_BC: Floats  # probability with which the logging policy drew and exposed each channel
 
     def __post_init__(self) -> None:
         if not ((self.probability_B >= 0) & (self.probability_B <= 1)).all():
@@ -65,7 +71,7 @@ class Exposure:
 
 
 class LoggedRows:
-    """The columns of a log that off-policy estimates need, with one value per row."""
+    """The columns of a log from which off-policy estimates are computed, with one value per row."""
 
     def __init__(
         self,
@@ -76,12 +82,15 @@ class LoggedRows:
         users_B: ArrayLike,
         exposure: Exposure | None = None,
     ) -> None:
-        """Check the columns.
+        """Store the columns; ValueError if a column has impossible values.
 
         Args:
-            channel_B: Index of the logged channel; for a decision, of the drawn channel.
-            propensity_B: Probability with which the logging policy chose that channel.
-            exposure: For decisions. None for touchpoints: each is an exposure, and every channel was possible.
+            channel_B: Index of the logged channel. If rows are decisions, this is the drawn channel.
+            propensity_B: Probability with which the logging policy drew that channel.
+            gain_B: Gain of each row; 0 without an exposure.
+            cost_B: Cost of each row (currency units); 0 without an exposure.
+            exposure: Exposures of the decisions. None if rows are touchpoints: then every row is an exposure, and every
+                channel is assumed to have been possible.
         """
         self.channel_B: Ints = np.asarray(channel_B, dtype=np.int64)
         self.propensity_B: Floats = np.asarray(propensity_B, dtype=np.float64)
@@ -104,25 +113,29 @@ class LoggedRows:
 
     @property
     def at_channel(self) -> tuple[Ints, Ints]:
-        """Index of the logged channel: `probs_BC[log.at_channel]` has one value per row."""
+        """An index that selects the logged channel of each row: `probs_BC[log.at_channel]` has the shape (B,)."""
         return np.arange(len(self)), self.channel_B
 
     def errors_of_means(self, channels: int) -> Floats:
-        """Return the standard error (C,) of each channel's mean gain, as if gains varied equally on all channels."""
+        """Return the standard error (C,) of the mean gain of each channel.
+
+        The standard deviation of the gain is taken from all channels together, because a channel may have few rows.
+        """
         shown_B = slice(None) if self.exposure is None else self.exposure.exposed_B
         counts_C = np.bincount(self.channel_B[shown_B], minlength=channels)
         errors_C: Floats = self.gain_B[shown_B].std() / np.sqrt(np.maximum(counts_C, 1))
         return errors_C
 
     def overexposed_channel(self) -> tuple[int, int, float] | None:
-        """Return a channel of a touchpoint log with clearly more rows than its propensities imply; None: there is none.
+        """Find a channel that has clearly more rows in a touchpoint log than its propensities imply.
 
-        If channel c has propensity p in a row, 1{c} / p has the mean 1 in rows where the channel is possible. So a
-        channel whose mean exceeds 1 contradicts the propensities, or its exposures are logged more often than others.
-        A smaller mean does not, since a channel may be impossible in some rows.
+        If a channel is chosen with the propensity p, the mean of 1 / p over the rows of the channel, and of 0 over all
+        other rows, is 1. If the mean is larger, the propensities are wrong, or exposures of other channels are missing
+        from the log. A mean below 1 is not an error, because the channel may have been impossible in some rows.
 
         Returns:
-            Index of the channel, its number of rows and the number that its propensities imply.
+            Index of the channel, its number of rows, and the number that its propensities imply. None if the log has no
+            such channel, or if its rows are decisions.
         """
         if self.exposure is not None:
             return None
@@ -133,7 +146,8 @@ class LoggedRows:
         for channel in range(channels):
             implied_B = np.where(self.channel_B == channel, 1.0 / self.propensity_B, 0.0)
             excess_C[channel] = implied_B.sum() / rows - 1.0
-            # Draws are independent, or alike for each user if the propensities omit the user's preferences.
+            # If the propensities ignore what a user prefers, the errors in the rows of one user are alike. So compute
+            # the variance for independent rows and for independent users, and use the larger one.
             squares = (implied_B**2).sum(), ((np.bincount(user_B, implied_B) - rows_U) ** 2).sum()
             error_C[channel] = np.sqrt(max(squares)) / rows
         worst = int((excess_C - MAX_EXCESS_ERRORS * error_C).argmax())
@@ -143,15 +157,18 @@ class LoggedRows:
         return worst, count, count / (1.0 + float(excess_C[worst]))
 
     def weight(self, policy: PolicyOnLog) -> Floats:
-        """Return importance weights (B,): the policy's probability of the logged channel, divided by its propensity."""
+        """Return the importance weight (B,) of each row for a policy, without regard to exposures.
+
+        It is the policy's probability of drawing the logged channel, divided by the log's probability (the propensity).
+        """
         weight_B: Floats = policy.probs_BC[self.at_channel] / self.propensity_B
         return weight_B
 
     def exposure_weight(self, policy: PolicyOnLog | None = None) -> Floats:
-        """Return weights (B,): 0 without an exposure, else the policy's probability of the exposure / the log's.
+        """Return the importance weight (B,) of each row's exposure for a policy, or 0 if the row has no exposure.
 
-        Both are probabilities of drawing and exposing the logged channel. `policy` None stands for a policy that draws
-        channels with the log's probabilities and always exposes.
+        The weight is the policy's probability of drawing and exposing the logged channel, divided by the log's
+        probability of the same. If `policy` is None, the policy draws channels as the log does, and always exposes.
         """
         weight_B = np.ones(len(self))
         if policy is not None:
@@ -162,7 +179,7 @@ class LoggedRows:
         return np.divide(weight_B, probability_B, out=np.zeros(len(self)), where=exposed_B)
 
     def impossible(self, policy: PolicyOnLog) -> Floats:
-        """Return for each row the probability that the policy makes an exposure that the log could not have made."""
+        """Return for each row (B,) the probability that the policy makes an exposure that the log could never make."""
         if self.exposure is None:
             return np.zeros(len(self))
         possible_BC = self.exposure.probs_BC > 0
@@ -170,21 +187,30 @@ class LoggedRows:
         return probability_B
 
     def weighable(self, policy: PolicyOnLog, most: float) -> Bools:
-        """Return a mask (B, C) of the policy's exposures with a weight of at most `most`; for touchpoints, all True."""
+        """Return a mask (B, C) of the exposures whose importance weight for the policy is at most `most`.
+
+        If rows are touchpoints, the mask is True everywhere.
+        """
         if self.exposure is None:
             return np.ones(policy.probs_BC.shape, dtype=np.bool_)
         weight_BC = np.full(policy.probs_BC.shape, np.inf)
         exposing_BC = policy.probs_BC * policy.expose_BC
-        with np.errstate(over="ignore"):  # an overflow to infinity is a weight above any bound
+        with np.errstate(over="ignore"):  # a weight that overflows to infinity correctly exceeds `most`
             np.divide(exposing_BC, self.exposure.probs_BC, out=weight_BC, where=self.exposure.probs_BC > 0)
         weighable_BC: Bools = (weight_BC <= most) & (self.exposure.probs_BC > 0)
         return weighable_BC
 
     def expected_squares(self, exposing_BC: Floats, of_BC: Floats | float = 1.0) -> float:
-        """Return the expected sum over exposures of w^2 x, where w is `exposing_BC` / the log's probability, x `of_BC`.
+        """Return the expected sum of w^2 x over the exposures of a log, where w is an importance weight.
 
-        `exposing_BC` is a policy's probability of drawing and exposing each channel, or a difference of two policies'.
-        If a rare exposure happened not to occur, the observed sum is too small. Touchpoints allow only this sum.
+        The expectation includes rare exposures that happened not to occur; a sum over the observed exposures would miss
+        them. If rows are touchpoints, the sum over the observed exposures is returned, because the probabilities of
+        other exposures are unknown.
+
+        Args:
+            exposing_BC: A policy's probability of drawing and exposing each channel, or the difference between two
+                policies. The weight w is this number divided by the log's probability.
+            of_BC: The factor x for each exposure (B, C), or one number for all exposures.
         """
         of_BC = np.broadcast_to(of_BC, exposing_BC.shape)
         if self.exposure is None:

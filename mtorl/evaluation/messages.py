@@ -1,4 +1,4 @@
-"""Messages of evaluations: reasons of the gate, and reasons why a log can't value a policy."""
+"""Defines the texts of evaluations: the reasons for the gate's decisions, and why a log can't evaluate a policy."""
 
 from mtorl.runtime.message import Words
 

@@ -1,7 +1,8 @@
-"""Evaluates challenger and incumbent offline on test users, for the gate that a challenger must pass.
+"""Evaluates the challenger and the incumbent on the logged data of test users. The gate decides from the result.
 
-An incumbent with an artifact is evaluated at every decision of the log. An incumbent without one is known only at its
-own decisions (`logged_incumbent.py`). Both policies are then evaluated at these decisions, with the incumbent's spend.
+If the incumbent has an artifact, both policies are evaluated at every decision of the log. Otherwise, only the
+decisions that the incumbent made are known (`logged_incumbent.py`). Both policies are then evaluated at these
+decisions, and the challenger may spend as much as the incumbent did.
 """
 
 from dataclasses import replace
@@ -30,21 +31,23 @@ from mtorl.runtime import progress
 from mtorl.window.on_demand import Windows, from_texts
 from mtorl.window.table import MOST_HELD_OUT, WindowTable
 
-LEAST_EXPECTED = 0.5  # smallest expected use of a channel, as a share of its logged use
-FEWEST_TOUCHPOINTS = 100  # of a channel; with fewer, its share is too uncertain
+# A channel counts as lost if the model expects it less than half as often as it is in the log, and if the log has at
+# least 100 touchpoints of it. With fewer touchpoints, its share in the log is too uncertain.
+LEAST_EXPECTED = 0.5
+FEWEST_TOUCHPOINTS = 100
 
 
 def evaluate_offline(
     windows: str, challenger: str, incumbent: str, budget_share: float, seed: int, fit: Fit | None = None
 ) -> dict[str, Any]:
-    """Score both policies on every step of every test journey.
+    """Evaluate the predictions and the value of the challenger and the incumbent on all test users.
 
     Args:
         incumbent: Artifact folder, or a folder written by `LoggedIncumbent.write`.
         budget_share: Budget of both policies, as a fraction of the cost of always exposing. If the incumbent has no
-            artifact, it can't be paced to this budget, so its own spend is the budget of both policies.
-        fit: `lightgbm.fit_outcomes`, which trains a second model to value exposures that are rare in the log. None:
-            forecasts value no exposure, and every exposure counts with its weight.
+            artifact, its spend can't be adjusted to this budget, so its own spend is the budget of both policies.
+        fit: `lightgbm.fit_outcomes`, which trains a second model to forecast the gain of exposures that are rare in the
+            log. If None, only exposures in the log are used, each with its importance weight.
 
     Returns:
         ``challenger`` and ``incumbent``: metrics of the heads (null without an artifact). ``valued_on``:
@@ -117,13 +120,15 @@ def evaluate_offline(
 
 
 def lost_channel(logits_BC: Floats, channel_B: Ints) -> tuple[int, float, float] | None:
-    """Return a channel that a model expects less than `LEAST_EXPECTED` times as often as it is logged; None: none.
+    """Find a channel that is frequent in the log, but that the model rarely expects.
 
-    The action head learns how often the log's policy used each channel. If a training log lost a channel, the model's
-    policy avoids it. At the states of the log this may look like a gain, because those users saw the channel before.
+    The action head learns how often each channel was used in the training log. If touchpoints of a channel were lost
+    from the training log, the policy avoids this channel. The evaluation may then overrate the policy, because the test
+    users did see the channel earlier.
 
     Returns:
-        Index of the channel, its expected share and its share in the log.
+        Index of the channel, its share according to the model, and its share in the log. None if there is no such
+        channel.
     """
     rows, channels = logits_BC.shape
     logged_C = np.bincount(channel_B, minlength=channels)
@@ -137,10 +142,10 @@ def _outcomes(forecast: Forecast) -> ExpectedOutcomes:
 
 
 def paced_to(forecast: Forecast, params: PolicyParams, budget: float) -> PolicyParams:
-    """Return the policy with the price at which it spends a budget (currency units per row) on these rows.
+    """Return the policy's parameters with the price at which it spends `budget` (currency units per row) on these rows.
 
-    In service, pacing finds this price. The price in the artifact was fitted at other states and another time. If it
-    is outdated, it makes the policy look worse than it is.
+    In production, pacing adjusts the price in the same way. The price in the artifact was computed from older data, and
+    with an outdated price the policy would look worse than it is.
     """
     if not np.asarray(forecast.cost_BC).any() or budget <= 0:
         return params
@@ -148,7 +153,7 @@ def paced_to(forecast: Forecast, params: PolicyParams, budget: float) -> PolicyP
 
 
 def _propensity(windows: str, rows: pd.DataFrame, spec: DatasetSpec) -> Floats:
-    """Return the propensity of test rows; if the log has none, estimate it on training users."""
+    """Return the propensity of each test row; if the log has no propensities, estimate them from training users."""
     if spec.propensity == "logged":
         return logged_propensity(rows, spec)
     trained = WindowTable.load(windows, "train", most=MOST_HELD_OUT).rows
@@ -156,10 +161,13 @@ def _propensity(windows: str, rows: pd.DataFrame, spec: DatasetSpec) -> Floats:
 
 
 def _propensity_is_known(rows: pd.DataFrame, spec: DatasetSpec) -> Bools:
-    """Return the mask of rows with a propensity; an arm that sends no probabilities makes exposures without one.
+    """Return a mask of the rows whose propensity is known.
+
+    In a log with propensities, a row has none if the arm that decided did not send its probabilities. If the
+    propensities are estimated instead, all rows have one.
 
     Raises:
-        WindowError: no row has a propensity.
+        WindowError: The propensity of every row is unknown.
     """
     known = rows["propensity"].notna().to_numpy() if spec.propensity == "logged" else np.ones(len(rows), dtype=np.bool_)
     if not known.any():

@@ -5,19 +5,20 @@
     value = policy_value(policy, log, seed=0, gain_model_BC=q_BC, selected_B=selected_B)      # log: LoggedRows
     value["estimates"]["snips"]["value"], value["estimates"]["snips"]["value_ci"], value["not_evaluable"]
 
-The estimates are gains per selected row. Let w be the weight of a row (`importance_weights.py`), g its gain and n the
-number of rows. A model expects the gain q(a) for the logged channel, and q(pi) for the policy:
+The estimates are gains per selected row. Let w be the importance weight of a row (`importance_weights.py`), g the gain
+of the row, and n the number of rows. A model forecasts the gain q(a) of the logged channel, and q(pi) of the policy:
 
     IPS     sum(w g) / n                                  Horvitz & Thompson 1952; unbiased, noisy
     SNIPS   sum(w g) / sum(w)                             Swaminathan & Joachims 2015; much of the noise cancels
     DR      sum(q(pi) + w (g - q(a))) / n                 Dudík, Langford & Li 2011, arXiv:1103.4601
 
-DR is unbiased if the propensities or the model are right. If both are right, it has the least noise. The model must be
-trained on *other users* than those of the log (cross-fitting), because a model trained on the log's gains would repeat
-their noise.
+DR is unbiased if either the propensities or the model are correct, and has the least noise if both are. The model must
+be trained on *other users* than those of the log (cross-fitting), because it would otherwise repeat the noise of the
+logged gains.
 
-For each estimate, the "lift" is its difference from the logged gain of the same rows, on the same resamples of users.
-The selection of rows is treated as fixed. The estimates ignore that other choices at earlier steps change later states.
+The "lift" of an estimate is the estimate minus the logged gain of the same rows. All intervals use the same resamples
+of users, in which the selected rows stay the same. The estimates assume that users have the history in the log,
+although a policy with other choices would change it.
 
 Shapes: B rows, C channels, R resamples, S sums.
 """
@@ -34,28 +35,28 @@ from mtorl.evaluation.resamples import UserResamples, interval
 from mtorl.log.propensity import MIN_ESS_SHARE
 
 ESTIMATORS = ("ips", "snips", "dr")
-SELECTED = 150 / 400  # share of the exposures that the paper's budget buys
+SELECTED = 150 / 400  # the budget in the paper pays for 150 of 400 exposures
 
 
 class Estimate(TypedDict):
-    """A value with its 95 % interval; None if all weights are zero."""
+    """One estimate of a policy's value, with 95 % intervals. Fields are None if all importance weights are zero."""
 
     value: float | None  # gain per row
     value_ci: list[float] | None
-    lift: float | None  # value minus the logged gain of the same rows
+    lift: float | None  # `value` minus the logged gain per row of the same rows
     lift_ci: list[float] | None
 
 
 class PolicyValue(TypedDict):
-    """Value of a policy; plain numbers, ready for JSON."""
+    """All estimates of the value of a policy. The fields can be written as JSON."""
 
-    logged: float  # logged gain per selected row
+    logged: float  # gain per selected row in the log
     logged_ci: list[float]
-    estimates: dict[str, Estimate]  # ips, snips and, with a model, dr
+    estimates: dict[str, Estimate]  # keys: "ips", "snips" and, if a model of the gain was given, "dr"
     importance_weights: WeightSummary
-    not_evaluable: str | None  # why the estimates must not be used; None if they may be used
+    not_evaluable: str | None  # why the estimates are not reliable; None if they are
     rows: int  # number of selected rows
-    users: int  # number of users with a selected row
+    users: int  # number of users who have a selected row
 
 
 def policy_value(
@@ -66,13 +67,14 @@ def policy_value(
     selected_B: ArrayLike | None = None,
     resamples: int = 1000,
 ) -> PolicyValue:
-    """Estimate a policy's gain per row.
+    """Estimate how much a policy would gain per row of a log, with the estimators IPS, SNIPS and DR.
 
     Args:
-        policy: The policy to value. If it draws a channel without exposing it, the row earns nothing.
-        gain_model_BC: Expected gain of each channel, in the unit of the log's gain, from a model of other users.
-        selected_B: Which rows count. The selection may depend on the state, but never on the logged channel or gain:
-            rows selected by the predicted gain *of the logged channel*, for example, have a mean weight other than 1.
+        policy: The policy to evaluate. If it draws a channel without exposing it, the row gains nothing.
+        gain_model_BC: Expected gain of each channel, in the unit of the log's gain, from a model that was trained on
+            other users. Without it, DR is left out.
+        selected_B: Mask of the rows that count. The mask may depend on the state of a row, but never on its logged
+            channel or gain, because the mean weight of the selected rows would then differ from 1.
     """
     count_B = np.ones(len(log)) if selected_B is None else np.asarray(selected_B, dtype=np.float64)
     if not count_B.any():
@@ -107,7 +109,10 @@ def policy_value(
 def value_less(
     policy: PolicyOnLog, other: PolicyOnLog, log: LoggedRows, seed: int, gain_model_BC: ArrayLike, resamples: int = 1000
 ) -> dict[str, Any]:
-    """Return ``difference``, the policy's DR value minus another's, with its 95 % interval ``difference_ci``."""
+    """Return the value of one policy minus that of another, estimated by DR, with its 95 % interval.
+
+    The keys of the result are ``difference`` and ``difference_ci``.
+    """
     model_BC = np.asarray(gain_model_BC, dtype=np.float64)
     planned_BC = policy.probs_BC * policy.expose_BC - other.probs_BC * other.expose_BC
     weight_B = planned_BC[log.at_channel] / log.propensity_B
@@ -126,9 +131,11 @@ def _estimate(value: Floats, value_R: Floats, logged: Floats, logged_R: Floats) 
 
 
 def top_share(score_B: ArrayLike, share: float, seed: int) -> Bools:
-    """Return a mask of the rows with the highest scores, breaking ties at random instead of by the order of the log.
+    """Return a mask of the rows with the highest scores; rows with equal scores are chosen at random.
 
-    The score must depend on the state, not on the logged channel, for example the policy's expected gain.
+    Args:
+        score_B: A score such as the policy's expected gain. It must not depend on the logged channel.
+        share: Fraction of the rows to select.
     """
     score = np.asarray(score_B, dtype=np.float64)
     best_first = np.lexsort((np.random.default_rng(seed).random(len(score)), -score))
@@ -139,7 +146,7 @@ def top_share(score_B: ArrayLike, share: float, seed: int) -> Bools:
 
 def _estimates(sums: Floats) -> dict[str, Floats]:
     rows, gain, weight, weighted_gain, *model = np.moveaxis(sums, -1, 0)
-    with np.errstate(divide="ignore", invalid="ignore"):  # without any weight, the estimate is NaN
+    with np.errstate(divide="ignore", invalid="ignore"):  # if all weights are 0, SNIPS divides by 0 and becomes NaN
         estimates = {
             "logged": gain / rows,
             "mean_weight": weight / rows,

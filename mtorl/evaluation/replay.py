@@ -1,14 +1,14 @@
-"""Replays the journeys of logged users under a policy at a given price: other exposures lead to other histories.
+"""Replays the journeys of logged users as if a policy had decided at another price.
 
     replay = Replay.of(rows, model, explore)          # rows: decisions, as `served_decisions` reads them
     played = replay.at(0.3)                           # gain per currency unit
     played.exposing_BC, played.forecast_BC, played.cost_BC
 
-Estimates at the states of a log are right only for a policy that spends as much as the logging policy, because a policy
-that spends half as much makes fewer exposures and knows less about its users. So the replay repeats each user's
-opportunities in order, with the history that the replayed policy creates: the network forecasts, and the serving rule
-decides. The outcome of an exposure is drawn from logged exposures with and without a gain, so that its expected gain is
-the calibrated forecast (`response.py`). It is known at the user's next opportunity. Stored features stay as logged.
+A policy that spends half as much as the logging policy makes fewer exposures, so its users have other histories than in
+the log. The replay therefore repeats the opportunities of each user in order, with the history that the replayed policy
+creates. At each opportunity, the network forecasts and the serving rule decides. The outcome of an exposure is copied
+from a random logged exposure, so that the expected gain equals the calibrated forecast (`response.py`). The policy
+knows this outcome at the user's next opportunity. Stored features keep their logged values.
 
 Shapes: B decisions, C channels, N the decisions of one turn (one for each user), T the tokens of a window.
 """
@@ -37,33 +37,39 @@ from mtorl.window.window import Instance, WindowBatch
 
 @dataclass(frozen=True)
 class Played:
-    """A policy's probabilities and forecasts at each decision."""
+    """The probabilities and forecasts of a policy at each decision of a replay."""
 
-    exposing_BC: Floats  # probability of drawing and exposing a channel
-    forecast_BC: Floats  # expected gain, not calibrated
-    cost_BC: Floats  # currency units
+    exposing_BC: Floats  # probability with which the policy draws and exposes each channel
+    forecast_BC: Floats  # gain of an exposure on each channel as the network forecasts it, before calibration
+    cost_BC: Floats  # expected cost of an exposure on each channel, in currency units
 
 
 @dataclass(frozen=True)
 class Replay:
-    """The logged decisions of users, and all data that are needed to replay them."""
+    """The logged decisions of users, with all data that a replay of the decisions at any price needs."""
 
     model: Artifact
     explore: Exploration | None
-    windows: Sequence[Instance]  # as logged; each user's decisions are consecutive
+    windows: Sequence[Instance]  # the logged window of each decision; the decisions of one user are consecutive
     user_B: Ints
-    logged: Forecast  # forecast at the states of the log
-    channel_B: Ints  # the drawn channel
+    logged: Forecast  # the model's forecasts for the logged windows
+    channel_B: Ints  # the channel that was drawn at each decision
     exposed_B: Bools
     gain_B: Floats
-    cost_factor_C: Floats  # logged cost / forecast cost
+    cost_factor_C: Floats  # total logged cost of each channel's exposures, divided by the total forecast cost
     response: Response
-    outcomes: pd.DataFrame  # outcomes of the logged exposures
+    outcomes: pd.DataFrame  # outcomes of the logged exposures, from which a replay draws
     seed: int = 0
 
     @classmethod
     def of(cls, rows: pd.DataFrame, model: Artifact, explore: Exploration | None, seed: int = 0) -> Replay:
-        """Create a replay from rows sorted by user and time, with the columns of `served_decisions`."""
+        """Create a replay from logged decisions.
+
+        Args:
+            rows: The decisions as read by `served_decisions`, sorted by user and time.
+            model: The model that forecasts during the replay.
+            explore: The exploration of the replayed policy; None if it does not explore.
+        """
         spec = model.spec
         windows = [json.loads(text) for text in rows["window"]]
         logged = _forecast(model, windows)
@@ -91,17 +97,20 @@ class Replay:
         )
 
     def refitted(self, weight_B: Floats) -> Response:
-        """Return the calibration of forecasts (`Response`), fitted with a weight for each decision."""
+        """Calibrate the forecasts again, with a weight for each decision, for example for a resample of the users."""
         at = np.flatnonzero(self.exposed_B), self.channel_B[self.exposed_B]
         forecast_N, channels = np.asarray(self.logged.gain_BC)[at], len(self.model.spec.channels)
         return Response.fit(forecast_N, at[1], self.gain_B[self.exposed_B], channels, weight_B[self.exposed_B])
 
     def as_logged(self, price: float) -> Played:
-        """Return the policy's decisions at the states of the log."""
+        """Return the policy's decisions at a price if each user had exactly the history in the log."""
         return self._decide(self.logged, price)
 
     def at(self, price: float) -> Played:
-        """Return the policy's decisions at the states that it creates. All prices share the same random numbers."""
+        """Replay all users at a price, and return the policy's decisions; each user's history follows from them.
+
+        Every price uses the same random numbers, so that results at different prices can be compared.
+        """
         u_B3 = np.random.default_rng(self.seed).random((len(self.windows), 3))
         parts, order = [], []
         pasts: dict[int, Instance] = {}
@@ -110,7 +119,7 @@ class Replay:
             made = self._decide(_forecast(self.model, windows), price)
             channel_N = (u_B3[rows, :1] >= made.exposing_BC.cumsum(axis=1)).sum(
                 axis=1
-            )  # C (the number of channels) means no exposure
+            )  # an index equal to the number of channels C means no exposure
             self._remember(pasts, rows, windows, channel_N, made, u_B3[rows, 1:])
             parts.append(made)
             order.append(rows)
@@ -125,12 +134,17 @@ class Replay:
         return Played(with_exploration(policy, scope, share), np.asarray(forecast.gain_BC), cost_BC)
 
     def _turns(self) -> list[Ints]:
-        """Return the rows of each user's first decision, then of each user's second, and so on."""
+        """Return the row indices of all users' first decisions, then those of all second decisions, and so on."""
         turn_B = pd.Series(self.user_B).groupby(self.user_B).cumcount().to_numpy()
         return np.split(np.argsort(turn_B, kind="stable"), np.bincount(turn_B).cumsum()[:-1])
 
     def _window(self, b: int, past: Instance | None) -> Instance:
-        """Return the window of a logged decision after a replayed past, or the logged window if `past` is None."""
+        """Return the window of decision `b` in which the logged history is replaced by the replayed one.
+
+        Args:
+            past: The replayed history of the user. None before the user's first replayed decision: the logged window is
+                then returned.
+        """
         logged, spec = self.windows[b], self.model.spec
         if past is None:
             return logged
@@ -150,7 +164,17 @@ class Replay:
         made: Played,
         uv_N2: Floats,
     ) -> None:
-        """Add exposures to `pasts`: a user's past is the window of the next decision, without the latter's context."""
+        """Add the exposures of one turn to the replayed histories of the users, with outcomes drawn at random.
+
+        Args:
+            pasts: The history of each user, updated in place. A history is a window without the context of the decision
+                that comes next.
+            rows: Indices of the turn's decisions.
+            windows: The window of each of these decisions.
+            channel_N: The exposed channel of each decision, or the number of channels if there was no exposure.
+            made: The policy's forecasts at these decisions.
+            uv_N2: Random numbers in [0, 1) for the outcomes.
+        """
         spec = self.model.spec
         chosen = np.arange(len(rows)), np.minimum(channel_N, len(spec.channels) - 1)
         outcomes = self._draw(self.response.gain(made.forecast_BC)[chosen], uv_N2)
@@ -167,7 +191,11 @@ class Replay:
                 pasts[user]["context"] = {name: values[:-1] for name, values in window["context"].items()}
 
     def _draw(self, expected_N: Floats, uv_N2: Floats) -> pd.DataFrame:
-        """Draw outcomes from logged exposures with and without a gain, so that their expected gains are as given."""
+        """Draw an outcome for each exposure from the outcomes of logged exposures.
+
+        A draw comes either from the exposures with a gain or from those without. The probability of the first case is
+        chosen so that the expected gain of the draw is `expected_N`.
+        """
         gain_E = self.gain_B[self.exposed_B]
         gained, others = np.flatnonzero(gain_E > 0), np.flatnonzero(gain_E <= 0)
         with_gain_N = uv_N2[:, 0] * gain_E[gained].mean() < expected_N if len(gained) else np.zeros(len(uv_N2), bool)

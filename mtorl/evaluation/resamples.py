@@ -1,6 +1,7 @@
-"""Confidence intervals by resampling users with replacement, because the rows of one user are not independent.
+"""Computes confidence intervals by resampling users with replacement (bootstrap).
 
-A resample is represented by a weight per row, so that several estimates can be compared on the same resamples.
+Whole users are resampled, because the rows of one user are not independent. A resample is a weight for each row, so
+that several estimates can be computed from the same resamples and compared.
 
 Shapes: B rows, U users, R resamples, S sums.
 """
@@ -16,7 +17,11 @@ _LEVEL = 0.95
 
 
 class UserResamples:
-    """Yields for each resample how often each user was drawn, `counts_U`; `counts_U[code_B]` are weights of rows."""
+    """An iterable of bootstrap resamples of the users in a log.
+
+    Each resample is an array `counts_U`: how often each user was drawn. `counts_U[code_B]` is then the weight of each
+    row of the log.
+    """
 
     def __init__(self, users_B: ArrayLike, resamples: int, seed: int) -> None:
         users, self.code_B = np.unique(np.asarray(users_B), return_inverse=True)
@@ -31,13 +36,13 @@ class UserResamples:
             yield np.bincount(drawn, minlength=self.users).astype(np.float64)
 
     def sums(self, columns: Sequence[Floats]) -> tuple[Floats, Floats]:
-        """Return the sums of columns over rows, for the log (S,) and for each resample (R, S)."""
+        """Sum each column over all rows, for the log itself (S,) and for each resample of the users (R, S)."""
         sums_US = np.stack([np.bincount(self.code_B, column, self.users) for column in columns], axis=1)
         return sums_US.sum(axis=0), np.array([counts_U @ sums_US for counts_U in self])
 
 
 def interval(values: ArrayLike) -> list[float] | None:
-    """Return the bounds of the central 95 % of resampled values; None if all values are NaN."""
+    """Return the 95 % interval of an estimate, given its value in each resample; None if all values are NaN."""
     numbers = np.asarray(values, dtype=np.float64)
     numbers = numbers[np.isfinite(numbers)]
     if not numbers.size:

@@ -1,16 +1,17 @@
-"""Reports agreement and value of challengers that run in the shadow of an incumbent.
+"""Compares challengers that answer the same requests as the incumbent, but whose answers are only logged (shadows).
 
     rows = shadows("decision_log", spec, experiment, by=["device"])      # features.collect.experiment_decisions
     reports = shadow_report(rows, spec.channels, by=["device"])
     in_words(reports["challenger"])
 
-Agreement compares the policies' own choices, before any exploration, made with the same random draw. Two choices agree
-if both expose the same channel, or if neither exposes. Agreement needs no probabilities.
+The report shows how often the policies agree, and how much each would gain. Two choices agree if both expose the same
+channel, or if neither exposes. The compared choices are made with the same random number and without exploration.
 
-Value is the gain per decision of each policy if the challenger spends as much as the incumbent. It is estimated
-off-policy (`gate.py`) from the outcomes of the incumbent's decisions. If all of the challenger's answers contain
-forecasts, the estimate is doubly robust. It needs the probabilities of both policies, and an incumbent that explores;
-otherwise `not_evaluable` contains the reason. Only the newest model of a challenger counts.
+The value is the gain per decision of each policy if the challenger spends as much as the incumbent. It is estimated
+off-policy (`gate.py`) from the outcomes of the incumbent's decisions. If all answers of the challenger contain
+forecasts, the estimate is doubly robust. The estimate needs the probabilities of both policies and an incumbent that
+explores; otherwise, `not_evaluable` contains the reason why there is no value. If a challenger's model was replaced,
+only the decisions of the newest model are compared.
 """
 
 from __future__ import annotations
@@ -29,57 +30,65 @@ from mtorl.evaluation.logged_rows import Exposure, LoggedRows, PolicyOnLog
 from mtorl.evaluation.resamples import UserResamples, interval
 from mtorl.evaluation.value_difference import ValueDifference, value_difference
 
-LARGEST_SEGMENTS = 12  # number of segments per column that are reported
+LARGEST_SEGMENTS = 12  # at most this many segments of a column are reported
 
 
 class Agreement(TypedDict):
-    """Shares of the decisions for which both policies answered."""
+    """How often two policies made the same choice, as shares of the decisions for which both policies answered."""
 
     same_channel: float
-    same_exposure: float  # both expose, or neither does
-    same_action: float  # both expose the same channel, or neither exposes
+    same_exposure: float  # share of decisions at which both policies expose, or neither does
+    same_action: float  # share of decisions at which both policies expose the same channel, or neither exposes
     same_action_ci: list[float]
     incumbent_exposes: float
     challenger_exposes: float
 
 
 class Compared(TypedDict):
-    """Comparison of the policies on some decisions; plain values, ready for JSON."""
+    """Comparison of a challenger with the incumbent on a set of decisions. The fields can be written as JSON."""
 
-    decisions: int  # decisions for which both policies answered
+    decisions: int  # number of decisions for which both policies answered
     users: int
     agreement: Agreement | None  # None if `decisions` is 0
-    valued: int  # number of compared decisions that `value` may use
+    valued: int  # number of these decisions that have all data for estimating the value
     value: ValueDifference | None
     not_evaluable: str | None  # reason why `value` is None
 
 
 class ShadowReport(Compared):
-    """Report on one challenger."""
+    """Report on one challenger that runs in the shadow of the incumbent."""
 
     arm: str
-    model: str  # digest; empty if the challenger's answers do not contain it
-    users_share: float  # fraction of the users that is compared; below 1 if there are too many for one machine
-    left_out: dict[str, int]  # number of decisions without a comparison, by reason
-    not_valued: dict[str, int]  # number of compared decisions that `value` may not use, by reason
-    channels: list[dict[str, Any]]  # counts of pairs of chosen channels: incumbent, challenger, decisions
-    segments: dict[str, list[dict[str, Any]]]  # by column: `segment` (None: unknown) and the fields of `Compared`
+    model: str  # digest of the challenger's model; empty if its answers do not contain a digest
+    users_share: float  # fraction of the users that is compared; below 1 if one machine can't hold all users
+    left_out: dict[str, int]  # reason -> number of decisions that are not compared for this reason
+    not_valued: dict[str, int]  # reason -> number of compared decisions that are not used to estimate the value
+    channels: list[dict[str, Any]]  # number of decisions for each pair of channels that the two policies chose
+    # Column -> one entry per segment, with the fields of `Compared` and `segment`, the value of the column (None if
+    # the value is unknown).
+    segments: dict[str, list[dict[str, Any]]]
 
 
 def shadow_report(
     rows: pd.DataFrame, channels: Sequence[str], by: Sequence[str] = (), seed: int = 0, resamples: int = 1000
 ) -> dict[str, ShadowReport]:
-    """Compare each challenger with the incumbent; return reports by the name of the challenger's arm.
+    """Compare each challenger with the incumbent.
 
     Args:
-        rows: One row per decision and challenger, in time order. Columns: arm, model, fault (None if it answered),
-            user_id, users_share (fraction of users in the rows), decided (false: the incumbent's default action).
-            Each policy's own choice: incumbent_channel, incumbent_expose, challenger_channel, challenger_expose.
-            The incumbent's decision: left_out (reason not to use it for the value, or None), drawn_channel,
-            channel_probs, exposure_probs, exposed, gain, cost. The challenger's answer, as lists in the order of
-            `channels` with NaN for missing values: challenger_channel_probs, challenger_exposure_probs,
-            challenger_expected_rewards, challenger_expected_costs.
-        by: Columns that define segments. Reported are each column's largest segments, and rows with an unknown value.
+        rows: One row per decision and challenger, in time order, with these columns.
+            Challenger: arm; model; fault, the reason why it did not answer, or None.
+            Users: user_id; users_share, the fraction of all users that are in the rows.
+            Choices without exploration: incumbent_channel, incumbent_expose, challenger_channel, challenger_expose.
+            Decision of the incumbent: decided (False if a default was used); drawn_channel; channel_probs;
+            exposure_probs; exposed; gain; cost; left_out, the reason not to use the decision for the value, or None.
+            Answer of the challenger, as lists in the order of `channels`, with NaN for missing values:
+            challenger_channel_probs, challenger_exposure_probs, challenger_expected_rewards,
+            challenger_expected_costs.
+        by: Columns that define segments. For each column, the largest segments are compared separately, and so are the
+            rows in which the column is unknown.
+
+    Returns:
+        Name of the challenger's arm -> report.
     """
     reports = {}
     for arm, of_arm in rows.groupby("arm", sort=True):
@@ -109,7 +118,7 @@ def shadow_report(
 
 
 def _segments(both: pd.DataFrame, name: str) -> Iterator[tuple[str | None, pd.DataFrame]]:
-    """Yield the largest segments of a column and, under None, the rows with an unknown value."""
+    """Yield the rows of each of the column's most frequent values and, under None, the rows with an unknown value."""
     for value in both[name].value_counts().index[:LARGEST_SEGMENTS]:
         yield str(value), both[both[name] == value]
     if len(unknown := both[both[name].isna()]):
@@ -148,7 +157,7 @@ _WHY = {
 
 
 def _not_valued(both: pd.DataFrame) -> pd.Series[str]:
-    """Return for each row why the off-policy value may not use it; empty if it may."""
+    """Return for each row why it can't be used to estimate the value; an empty string if it can be used."""
     reason: pd.Series[str] = both["left_out"].fillna("").astype(str)
     if both.empty:
         return reason

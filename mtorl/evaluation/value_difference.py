@@ -3,25 +3,28 @@
     log = LoggedRows(channel_B, propensity_B, gain_B, cost_B, users_B)
     value = value_difference(challenger, incumbent, log, budget_share=0.5, seed=0, [forecast])
 
-An exposure of the log has the weight w: the policy's probability of drawing and exposing its channel, divided by the
-logging policy's. Decisions without an exposure earn and cost nothing. Let m be the policy's probability of any exposure
-at a row, g the logged gain and q the gain that models expect (zero without a model):
+Each exposure in the log has an importance weight w: the probability with which the policy draws and exposes the
+channel, divided by the logging policy's probability of the same. Decisions without an exposure have no gain and no
+cost. Let m be the policy's probability of any exposure at a row, g the logged gain, and q the gain that models expect
+(zero without a model):
 
     G = mean(q(pi)) + mean(m) * sum(w (g - q)) / sum(w)     gain per opportunity
     W = the same for costs                                  cost per opportunity
     V = G * min(1, b / W)                                   gain per opportunity under a budget of b per opportunity
 
-G is the doubly robust estimate with self-normalised weights (`policy_value.py`). If the probabilities are right, w and
-m have the same expectation, so the ratio of their means is 1 apart from noise. V makes arms comparable: both get the
-same budget b, and an arm that would spend more loses a random part of its exposures. Both arms use the same resamples.
+G is the doubly robust estimate with self-normalised weights (`policy_value.py`). If the logged probabilities are
+correct, w and m have the same expected value, so the ratio of their means is close to 1. V makes the policies (arms)
+comparable: both get the same budget b, and an arm that would spend more loses a random part of its exposures. The
+intervals of both arms use the same resamples of users.
 
-Exposures with large weights are valued by forecasts only (SWITCH: Wang, Agarwal & Dudík 2017, arXiv:1612.01205), by the
-mean of two models (`expected_outcomes`). Half of the models' difference bounds the error of the estimate, and is added
-at both ends of the interval. Of several bounds of the weight, the bound with the narrowest interval is used: a larger
-bound means less doubt from forecasts, but more noise. If a rare exposure or gain happened not to occur, a log looks
-less noisy than it is. So no interval is narrower than that of gains with a variance proportional to their mean.
+Exposures with a large weight are noisy, so forecasts replace them (SWITCH: Wang, Agarwal & Dudík 2017,
+arXiv:1612.01205). The forecast is the mean of two models (`expected_outcomes`). Half of the difference between the
+models bounds the error of the forecasts, and widens the interval at both ends. Several limits for the weight are tried,
+and the one with the narrowest interval is used: a higher limit leaves less to forecasts, but gives more noise. A log
+looks less noisy than it is if rare exposures or gains happened not to occur. So an interval is at least as wide as if
+the variance of a gain were proportional to its mean.
 
-The estimate is for single steps at the states of the log, as if other choices at earlier steps led to the same states.
+The estimate assumes that users have the history in the log, although a policy with other choices would change it.
 
 Shapes: B rows, C channels, U users, R resamples, X the log and its resamples (1 + R), S sums.
 """
@@ -46,11 +49,15 @@ ARMS = ("challenger", "incumbent")
 LARGEST_WEIGHTS = (3.0, 5.0, 10.0, 20.0, 50.0, math.inf)
 """Candidate bounds of the weight of an exposure; forecasts value the exposures whose weight is larger."""
 
-MAX_FORECAST = 0.25  # largest share of an arm's exposures that forecasts may value in order to reduce noise
+# Forecasts may replace at most this share of an arm's exposures. They are used because large weights are noisy.
+MAX_FORECAST = 0.25
 
 
 class ValueDifference(TypedDict):
-    """Values of both arms under the same budget; plain numbers, ready for JSON. Dicts have one entry per arm."""
+    """Values of the challenger and the incumbent under the same budget, and the difference between the values.
+
+    Dicts have one entry per arm. The fields can be written as JSON.
+    """
 
     challenger: float  # gain per opportunity under the budget
     challenger_ci: list[float]
@@ -58,17 +65,17 @@ class ValueDifference(TypedDict):
     incumbent_ci: list[float]
     difference: float  # challenger - incumbent
     difference_ci: list[float]
-    doubt: float  # bound of the error of the difference due to wrong forecasts of rare exposures
-    largest_weight: float | None  # chosen bound of an exposure's weight; None: no bound
-    ess: dict[str, float]
-    ess_share: dict[str, float]  # `ess` / `rows`
+    doubt: float  # bound of the error of `difference` that wrong forecasts of rare exposures can cause
+    largest_weight: float | None  # exposures with a larger importance weight are valued by forecasts; None: no bound
+    ess: dict[str, float]  # effective sample size, in rows
+    ess_share: dict[str, float]  # `ess` as a fraction of `rows`
     overlap: dict[str, float]
-    mean_weight: dict[str, float]  # mean weight of an exposure, divided by the mean that right probabilities imply
+    mean_weight: dict[str, float]  # mean importance weight; 1 if the logged probabilities are correct
     mean_weight_ci: dict[str, list[float]]
-    impossible: dict[str, float]  # fraction of the arm's exposures that the log could not have made
-    forecast: dict[str, float]  # fraction of the arm's exposures that only forecasts value, including the impossible
-    gain_per_opportunity: dict[str, float]  # before exposures are reduced to the budget
-    cost_per_opportunity: dict[str, float]
+    impossible: dict[str, float]  # fraction of the arm's exposures that the logging policy could never have made
+    forecast: dict[str, float]  # fraction of the arm's exposures that are valued by forecasts, including `impossible`
+    gain_per_opportunity: dict[str, float]  # gain before the budget limits the exposures
+    cost_per_opportunity: dict[str, float]  # cost before the budget limits the exposures
     budget_per_opportunity: float
     rows: int
     users: int
@@ -83,12 +90,14 @@ def value_difference(
     forecasts: Sequence[ExpectedOutcomes] = (),
     resamples: int = 1000,
 ) -> ValueDifference:
-    """Estimate both arms' values on the same log and budget.
+    """Estimate the values of the challenger and the incumbent from the same log and under the same budget.
 
     Args:
-        budget_share: Budget of each arm, as a fraction of the cost of always exposing. None: the incumbent's spend.
-        forecasts: First the challenger's, then those of a second model; neither was trained on the row's user. With
-            fewer than two, weights are not bounded. With none, only logged exposures have a gain.
+        budget_share: Budget of each arm, as a fraction of the cost of always exposing. If None, the budget of each arm
+            is the incumbent's spend.
+        forecasts: The forecasts of the challenger and those of a second model, neither trained on the user of the row.
+            With fewer than two forecasts, large importance weights are not replaced by forecasts. Without any forecast,
+            only exposures in the log have a gain.
     """
     policies = dict(zip(ARMS, (challenger, incumbent), strict=True))
     expected, doubt = mean_and_doubt(forecasts, challenger.probs_BC.shape)
@@ -124,7 +133,8 @@ def value_difference(
     ess, overlap, mean_weight, mean_weight_ci = {}, {}, {}, {}
     for i, (arm, one) in enumerate(arms.items()):
         exposing = float((policies[arm].probs_BC * policies[arm].expose_BC).sum())
-        # Whether the probabilities describe the log is judged by all exposures, including those that forecasts value.
+        # The mean weight shows whether the logged probabilities are correct. So it is computed from all exposures, also
+        # from those that are valued by forecasts.
         weight_X, exposing_X = (of_readings[-1][:, i * _OF_ARM + place] for place in (_WEIGHT, _EXPOSING))
         mean_weight[arm], mean_weight_ci[arm] = _mean_weight(log, readings[-1][1][arm], weight_X, exposing_X)
         ess[arm] = effective_size(one.weight_B) if exposing > 0 else float(len(log))
@@ -156,11 +166,12 @@ def value_difference(
 
 
 def _mean_weight(log: LoggedRows, arm: _Arm, weight_X: Floats, exposing_X: Floats) -> tuple[float, list[float]]:
-    """Return the mean weight divided by the mean that right probabilities imply, so that 1 is right; and its interval.
+    """Return an arm's mean importance weight, divided by its expectation, and the 95 % interval of this ratio.
 
-    The interval is at least as wide as the probabilities imply, because rare exposures may be missing in all resamples.
+    The ratio is 1, apart from noise, if the logged probabilities are correct. The interval is at least as wide as these
+    probabilities imply, because a rare exposure may be missing from the log and so from all its resamples.
     """
-    if not exposing_X[0] > 0:  # a policy that never exposes needs no weights
+    if not exposing_X[0] > 0:  # the policy never exposes, so there is no weight to check
         return 1.0, [1.0, 1.0]
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio_X = weight_X / exposing_X
@@ -170,7 +181,10 @@ def _mean_weight(log: LoggedRows, arm: _Arm, weight_X: Floats, exposing_X: Float
 
 
 class _Noise:
-    """Standard deviation of an estimate between logs, if the variance of a gain is proportional to its mean."""
+    """Computes how much an estimate would vary between logs, including exposures and gains too rare to be in this log.
+
+    The variance of a gain is assumed to be proportional to its mean.
+    """
 
     def __init__(self, log: LoggedRows, gain_BC: Floats | None) -> None:
         shown_B = log.gain_B[log.exposure.exposed_B] if log.exposure is not None else log.gain_B
@@ -180,22 +194,28 @@ class _Noise:
         self._gain_BC: Floats | float = max(mean, 0.0) if gain_BC is None else np.maximum(gain_BC, 0.0)
 
     def of(self, weighed_BC: Floats, share: float) -> float:
-        """Return the standard deviation of a value, or difference of values, from the exposures `weighed_BC`."""
+        """Return the standard deviation of an arm's value, or of the difference between the arms' values.
+
+        Args:
+            weighed_BC: The arm's probability of each exposure that is valued by its weight, or the difference of both
+                arms' probabilities.
+            share: Fraction of the exposures that the budget allows.
+        """
         squares = self._log.expected_squares(weighed_BC, self._gain_BC) * self._dispersion
         return share * math.sqrt(max(squares, 0.0)) / len(self._log)
 
 
-_OF_LOG, _OF_ARM = 4, 6  # numbers of sums
-_WEIGHT, _EXPOSING = 0, 3  # indices of two of an arm's sums
+_OF_LOG, _OF_ARM = 4, 6  # number of sums for the whole log, and number of sums for each arm
+_WEIGHT, _EXPOSING = 0, 3  # positions of the sum of weights and the sum of exposure probabilities among an arm's sums
 
 
 @dataclass(frozen=True)
 class _Arm:
-    """One arm's terms of the sums over rows, for one bound of the weight of an exposure."""
+    """The columns of one arm that are summed over all rows, for one of the bounds in LARGEST_WEIGHTS."""
 
     weight_B: Floats
-    weighed_BC: Floats  # probability of each exposure whose weight is within the bound; 0 for the others
-    left_BC: Floats  # probability of each exposure that only forecasts value; 0 for the others
+    weighed_BC: Floats  # probability of each exposure whose importance weight is within the bound; otherwise 0
+    left_BC: Floats  # probability of each exposure that is valued by forecasts only; otherwise 0
     forecast: float
     impossible: float
     columns: tuple[Floats, ...]
@@ -221,12 +241,15 @@ class _Arm:
 
 @dataclass(frozen=True)
 class _Values:
-    """Both arms' values, for the log and its resamples. All fields without X in their name are for the log only."""
+    """The values of both arms on the log and on each of its resamples (X).
+
+    Fields without X in their name are for the log only.
+    """
 
     value_X2: Floats
     doubt_2: Floats
     doubt_of_difference: float
-    share_2: Floats  # fraction of exposures that the budget allows
+    share_2: Floats  # fraction of its exposures that each arm can afford with the budget
     gain_2: Floats
     cost_2: Floats
     budget: float
@@ -243,12 +266,12 @@ class _Values:
         rows_X1, exposures_X1, cost_X1, planned_cost_X1 = np.split(of_log_X4, _OF_LOG, axis=1)
         arms_X26 = of_arms_X12.reshape(len(of_arms_X12), len(ARMS), _OF_ARM)
         weight_X2, gain_X2, cost_X2, exposing_X2, planned_gain_X2, planned_cost_X2 = np.moveaxis(arms_X26, 2, 0)
-        with np.errstate(divide="ignore", invalid="ignore"):  # without any weight, the estimate is NaN
-            # A policy that never exposes has no weights, and its value is 0.
+        with np.errstate(divide="ignore", invalid="ignore"):  # if all weights are 0, the estimate becomes NaN
+            # A policy that never exposes has no weights; its value is 0, not NaN.
             per_weight_X2 = np.where(exposing_X2 > 0, exposing_X2 / weight_X2, 0.0)
             gain_X2 = (planned_gain_X2 + np.where(exposing_X2 > 0, per_weight_X2 * gain_X2, 0.0)) / rows_X1
             cost_X2 = (planned_cost_X2 + np.where(exposing_X2 > 0, per_weight_X2 * cost_X2, 0.0)) / rows_X1
-            # `budget_share` is a fraction of the cost of exposing every drawn channel.
+            # The budget is `budget_share` times the cost per opportunity if every drawn channel were exposed.
             every_X1 = planned_cost_X1 / rows_X1 + cost_X1 / exposures_X1
             budget_X1 = cost_X2[:, 1:] if budget_share is None else budget_share * every_X1
             share_X2 = thinned(cost_X2, budget_X1)
@@ -263,7 +286,7 @@ _Z = 1.96
 
 
 def _narrowest(found: Sequence[_Values], squares: Sequence[float], unsure: Sequence[float]) -> int:
-    """Return the index of the weight bound with the narrowest interval of the difference."""
+    """Return the index of the weight bound that gives the narrowest 95 % interval of the arms' difference in value."""
     draws_R = found[0].value_X2[1:, 0] - found[0].value_X2[1:, 1]
     spread = float(np.nanstd(draws_R)) if np.isfinite(draws_R).any() else 0.0
     widths = []
@@ -274,9 +297,13 @@ def _narrowest(found: Sequence[_Values], squares: Sequence[float], unsure: Seque
 
 
 def _widened(value_X: Floats, doubt: float, noise: float, unsure: float = 0.0) -> list[float]:
-    """Return the 95 % interval of resamples, at least as wide as that of `noise`, widened by errors of forecasts.
+    """Return the 95 % interval of an estimate, widened by the possible errors of the forecasts in the estimate.
 
-    `noise` is a standard deviation. `unsure` is the half-width of a 95 % interval. `doubt` bounds the bias.
+    Args:
+        value_X: The estimate on the log, then on each resample of its users.
+        doubt: Bound of the bias that wrong forecasts can cause.
+        noise: Standard deviation of the estimate; the interval is at least as wide as this standard deviation implies.
+        unsure: Half-width of the 95 % interval of the forecasts' sampling error.
     """
     edges = interval(value_X[1:])
     if edges is None:

@@ -1,7 +1,15 @@
-"""An online experiment: its file, the assignment of users to arms, and the statistics of the verdict.
+"""Defines online experiments, which compare policies on live traffic.
 
-In reading order: `experiment` (the file, its stages, budgets and kill switch), `arm` (a policy and its endpoint),
-`layers` (several experiments at once), `paced_account` (pacing of an arm's part of a budget), `assignment` (a salted
-hash maps a user to an arm), `metrics` (the metrics that a file may name), `inference/` (from sums per user to a
-verdict), `stage_machine` (the next stage of a ramp) and `history` (the events of an experiment).
+An experiment assigns each user to an arm. An arm is one policy: the incumbent, or one of its challengers. The outcomes
+of the users then show which policy is better. Modules in reading order:
+
+    experiment       the experiment file: users, arms, budgets, metrics, kill switch
+    arm              one policy, and the server that runs it
+    layers           several experiments at once
+    paced_account    spreads an arm's part of a budget over time
+    assignment       maps a user to an arm by a salted hash
+    metrics          the metrics that an experiment file may use
+    inference/       statistics, from sums per user to a verdict
+    stage_machine    decides when an experiment moves to its next stage
+    history          the events of an experiment
 """

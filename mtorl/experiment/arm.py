@@ -1,7 +1,10 @@
-"""Defines an arm of an experiment (a policy and its endpoint), and the names that can take the place of an arm's name.
+"""Defines an arm of an experiment, which is one policy and the server that runs it.
 
-arm.url                                  # endpoint for decisions; None if the arm has no server
-arm_key("spring", "challenger")          # "spring/challenger": unique among the arms of all experiments
+    arm.url                                  # URL for decision requests; None if the router itself runs the policy
+    arm_key("spring", "challenger")          # "spring/challenger": unique among the arms of all experiments
+
+The constants OUTSIDE, ALL_ARMS and OVERRIDE may appear in place of an arm's name, so no arm can have one of these
+names.
 """
 
 from __future__ import annotations
@@ -20,9 +23,12 @@ from mtorl.runtime.http import UNIX
 from mtorl.runtime.validation import StrictModel, Text
 
 INCUMBENT = "incumbent"
-OUTSIDE = "outside"  # in place of an arm: the user is not in the experiment and gets the incumbent
-ALL_ARMS = "*"  # in place of an arm: the experiment's own account, on which every arm draws
-OVERRIDE = "override"  # account of the users whose arm the file sets, so that they do not spend an arm's money
+# In place of an arm's name: users who are not in the experiment. The incumbent serves them.
+OUTSIDE = "outside"
+# In place of an arm's name: the account of a whole budget. It limits the spending of all arms together.
+ALL_ARMS = "*"
+# Name of the account of users whose arm is set in the file. With their own account, they do not spend an arm's money.
+OVERRIDE = "override"
 _RESERVED = {
     ALL_ARMS: "stands for all arms",
     OUTSIDE: "stands for users who are not in the experiment",
@@ -81,7 +87,7 @@ class Arm(StrictModel):
             return endpoint
         try:
             right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:  # the port is not a number up to 65535
+        except ValueError:  # raised by `parts.port` if the port is not a number from 0 to 65535
             right = False
         if not right:
             raise ValueError(messages.NOT_A_URL(endpoint=endpoint))
@@ -98,12 +104,15 @@ class Arm(StrictModel):
 
     @cached_property
     def rule_digest(self) -> str | None:
-        """SHA-256 of the policy's rows; None if the policy is not a rule (`rule.py`)."""
+        """Return the SHA-256 of the policy's rows, or None if the policy is not a list of rows (`rule.py`)."""
         return None if self.policy is None or self.policy == "baseline" else digest(self.policy)
 
     @property
     def url(self) -> str | None:
-        """Endpoint for decisions; None if the arm has no server."""
+        """Return the URL to which decision requests are sent, or None if the arm has no server.
+
+        If the endpoint has no path, the path /v1/models/NAME:predict is appended, with the arm's name.
+        """
         if self.endpoint is None:
             return None
         whole = urlsplit(self.endpoint).path.strip("/")
@@ -111,5 +120,8 @@ class Arm(StrictModel):
 
 
 def arm_key(experiment: str, arm: str) -> str:
-    """Name of an arm that is unique among all experiments, such as spring/challenger. OUTSIDE is returned unchanged."""
+    """Return an arm's name with the experiment's name as its prefix, such as spring/challenger.
+
+    OUTSIDE gets no prefix, because users outside an experiment do not belong to it.
+    """
     return arm if arm == OUTSIDE else f"{experiment}/{arm}"

@@ -1,6 +1,6 @@
-"""Sticky assignment of units to arms, and the random draw of each decision.
+"""Assigns each unit (a user) permanently to an arm, and makes the random draw of each decision.
 
-Assignment and draw are hashes, so every replica computes the same values, also after a restart.
+Assignment and draw are hashes, so every router computes the same values, also after a restart.
 
     point     = first 53 bits of blake2b-64("4:salt,6:user42,") / 2^53           `uniform`
     arm       = the arm with the smallest -ln(1 - point(arm)) / share(arm)       `assign`
@@ -30,12 +30,18 @@ from typing import Literal
 
 
 def uniform(*parts: str) -> float:
-    """Return a reproducible draw from [0, 1): equal for equal parts, and independent for different parts."""
+    """Return a number in [0, 1) that looks random, but is a hash of `parts`.
+
+    Equal parts always give the same number. Different parts give independent numbers.
+    """
     return _point((), *parts)
 
 
 def _point(key: tuple[str, ...], *parts: str) -> float:
-    """Return `uniform(*key, *parts)`, with a cached hash of the key, which is the same for all units."""
+    """Return the same number as `uniform(*key, *parts)`, but compute the hash of `key` only once.
+
+    All users of an experiment have the same key, so its hash is cached.
+    """
     whole = _hashed(key).copy()
     whole.update(_netstrings(parts))
     return (int.from_bytes(whole.digest(), "big") >> 11) / (1 << 53)
@@ -51,10 +57,17 @@ def _netstrings(parts: Iterable[str]) -> bytes:
 
 
 def assign(key: tuple[str, ...], unit: str, shares: Mapping[str, float]) -> str:
-    """Return the arm of a unit; an arm is chosen with a probability proportional to its share.
+    """Return the arm of a unit (a user), chosen with probabilities that are proportional to `shares`.
 
-    The key identifies the assignment, for example an experiment's name and salt. Different keys give independent
-    assignments. ValueError: a share is negative, or none is positive.
+    The result depends only on the arguments, so the same user always gets the same arm.
+
+    Args:
+        key: Identifies the assignment, for example by an experiment's name and salt. Different keys give independent
+            assignments.
+        shares: Share of each arm, by the arm's name.
+
+    Raises:
+        ValueError: a share is negative, or all shares are 0.
     """
     total = sum(shares.values())
     if not 0 < total < math.inf or min(shares.values()) < 0:
@@ -66,9 +79,12 @@ def assign(key: tuple[str, ...], unit: str, shares: Mapping[str, float]) -> str:
 def draw(
     experiment: str, salt: str, user_id: str, campaign_id: str, request: str, what: Literal["draw", "explore"] = "draw"
 ) -> float:
-    """Return the number in [0, 1) that selects a decision's channel or, for `explore`, whether the decision explores.
+    """Return the number in [0, 1) that makes the random choices of one decision.
 
-    All arguments are fields of the decision record. `request` is the caller's request id or, without one, the
-    decision's id. Callers do not know the salt, so they can't search for a request id that leads to a certain channel.
+    With `what="draw"`, the number selects the channel. With `what="explore"`, it decides whether and how the decision
+    explores. The decision record contains the other arguments, so a replay can compute the same number.
+
+    `request` is the caller's request id or, if there is none, the decision's id. Callers do not know the salt, so they
+    can't search for a request id that leads to a certain channel.
     """
     return _point((what, experiment, salt), user_id, campaign_id, request)

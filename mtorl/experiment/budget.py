@@ -1,4 +1,4 @@
-"""Defines the money of an experiment: the budgets in its file, and the account limits into which they are split."""
+"""Defines the budgets of an experiment, and the spending limits of the accounts into which a budget is divided."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from mtorl.runtime.validation import NoneInWord, StrictModel, Text
 
 
 class AccountLimit(NamedTuple):
-    """Spending limit of one arm, or of all arms together, for a campaign and channel; "*" stands for all of them."""
+    """Spending limit of one account in the ledger, which is usually one arm's part of a budget.
+
+    In `arm`, `campaign` or `channel`, "*" stands for all arms, campaigns or channels together.
+    """
 
     arm: str
     campaign: str

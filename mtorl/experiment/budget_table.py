@@ -1,4 +1,4 @@
-"""Budgets of thousands of campaigns, in a CSV or Parquet file that the experiment file names.
+"""Reads the budgets of thousands of campaigns from a CSV or Parquet file, to which the experiment file refers.
 
     budget_table: budgets.csv                    # in the experiment file; relative to that file's folder
     table = BudgetTable.read(folder, "budgets.csv")
@@ -6,9 +6,11 @@
     campaign,channel,amount,period,timezone
     spring,*,200,day,Europe/Berlin
 
-The columns are the fields of a budget in an experiment file, and the fields of its pacing. An empty cell means the
-field's default. An active experiment names its table with a digest of the content: `budgets.csv#3f2a9c1b04d5e6f7`. If a
-router's file has a different digest, the router rejects it and keeps its previous experiment until the file arrives.
+Each row is one budget. The columns are the fields of a budget in an experiment file, and the fields of its pacing. For
+an empty cell, the field has its default value.
+
+An active experiment refers to its table by name and by a digest of the content: `budgets.csv#3f2a9c1b04d5e6f7`. If a
+router finds a table with a different digest, it keeps the previous experiment until the right table arrives.
 """
 
 from __future__ import annotations
@@ -37,14 +39,15 @@ UNREAD = Path("-")
 _REQUIRED = ("campaign", "channel", "amount")
 _PACING = ("price", "traffic", "start", "end", "opportunities")
 COLUMNS = (*_REQUIRED, "period", "timezone", "pacing", *_PACING)
-_KEPT = ".budgets-"  # the dot hides these files from a glob for experiment files
+# The dot hides these files from a glob that looks for experiment files.
+_KEPT = ".budgets-"
 
 
 class BudgetTable:
-    """A budget table in memory. Two tables are equal if their content is.
+    """A table of budgets in memory. Two tables are equal if their contents are equal.
 
     Attributes:
-        name: Path, as the experiment file gives it.
+        name: Path of the table's file, as written in the experiment file.
         digest: First 16 hexadecimal digits of the content's SHA-256.
     """
 
@@ -56,7 +59,14 @@ class BudgetTable:
 
     @classmethod
     def read(cls, folder: Path, reference: str) -> BudgetTable:
-        """Read a table. ValueError names the file, row and column of a fault."""
+        """Read a budget table from a file in `folder`.
+
+        If the reference contains a digest, as in `budgets.csv#3f2a9c1b04d5e6f7`, the file must have this digest.
+
+        Raises:
+            ValueError: the file can't be read, has another digest, or has an invalid cell. The message names the file
+                and, for a cell, its row and column.
+        """
         name, _, digest = reference.partition("#")
         file = folder / name
         try:
@@ -70,14 +80,20 @@ class BudgetTable:
 
     @classmethod
     def unread(cls, reference: str) -> BudgetTable:
-        """Create a table that has a name and digest but no budgets, for callers that need only the name."""
+        """Create a table that has a name and a digest but no budgets, without reading the file.
+
+        This is for callers that need only the name or the digest.
+        """
         made = cls.__new__(cls)
         made.name, _, made.digest = reference.partition("#")
         made.content, made.budgets = b"", ()
         return made
 
     def kept_in(self, folder: Path) -> BudgetTable:
-        """Copy the table into `folder` under a name that contains the digest, unless such a copy exists."""
+        """Copy the table's file into `folder`, and return the table with the name of the copy.
+
+        The copy's name contains the digest. If the folder already has this file, nothing is copied.
+        """
         name = f"{_KEPT}{self.digest}{Path(self.name).suffix}"
         if not (folder / name).exists():
             with replacing(folder / name, durable=True) as unfinished:
@@ -108,7 +124,7 @@ class BudgetTable:
 
 
 def forget_tables(folder: Path, used: Sequence[BudgetTable]) -> None:
-    """Remove all files that `kept_in` wrote, except those of the tables in use."""
+    """Delete the files that `kept_in` wrote into `folder`, except those of the tables in `used`."""
     for file in folder.glob(f"{_KEPT}*"):
         if not any(table.digest in file.name for table in used):
             remove(file)
@@ -129,11 +145,18 @@ def _named(value: Any, info: ValidationInfo) -> BudgetTable:
 
 @lru_cache(maxsize=64)
 def _read(name: str, file: Path, seen: tuple[int, ...]) -> BudgetTable:
-    """Read a file that has this stat. Cached, because each new stage or use of the kill switch calls it."""
+    """Read a budget table from a file, with a cache for files that have not changed.
+
+    Without the cache, each new stage and each use of the kill switch would parse the file again.
+
+    Args:
+        seen: Modification time, inode and size of the file. If one of them changes, the file is read again.
+    """
     return BudgetTable(name, file.read_bytes())
 
 
-_known: dict[str, tuple[Budget, ...]] = {}  # by digest, since several experiments may use one table
+# Budgets of the tables read so far, by digest. Several experiments may use the same table.
+_known: dict[str, tuple[Budget, ...]] = {}
 _MOST_KNOWN = 64
 
 
@@ -184,7 +207,11 @@ def _check_columns(file: str, columns: Sequence[str]) -> None:
 
 
 def _validated(file: str, rows: Iterator[tuple[int, Mapping[str, Any]]]) -> Iterator[Budget]:
-    """Yield budgets. For speed, pydantic checks only one row per combination of the columns after `amount`."""
+    """Check the rows of a table, and yield a budget for each row.
+
+    A full check by pydantic is slow. Only the first three columns differ in most rows, so pydantic checks one row for
+    each combination of the other columns.
+    """
     kinds: dict[tuple[Any, ...], Budget] = {}
     places: dict[tuple[str, str, str], int] = {}
     for row, cells in rows:

@@ -1,11 +1,11 @@
-"""The experiment file: which users get which policy, the budgets, and the metrics that define success.
+"""Reads the experiment file: which users get which policy, the budgets, and the metrics that define success.
 
     experiment = Experiment.load("experiment.yaml")
     arm, probability = experiment.arm_of("user-42")
-    experiment.accounts()                             # spending limits for the ledger: of each arm, and of all together
+    experiment.accounts()                             # spending limits of each arm and of all arms, for the ledger
 
 docs/experiment-file.md describes every field. A test compares that page with the classes in this file and in `arm.py`,
-`budget.py`, `metrics.py`, `stages.py` and `rule.py`. The order of the arms does not matter.
+`budget.py`, `metrics.py`, `stages.py` and `rule.py`. The order of the arms in a file does not matter.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from mtorl.runtime.errors import InputError
 from mtorl.runtime.message import prefixed
 from mtorl.runtime.validation import FromList, StrictModel, Text, plain_values, read_yaml, validated
 
-OVERRIDE_PART = 0.01  # overridden users' account, as a fraction of the experiment's part of each budget
+# Users with an override share one account, which gets this fraction of the experiment's part of each budget.
+OVERRIDE_PART = 0.01
 MOST_OVERRIDES = 1_000
 MOST_BUDGETS = 50
 """Largest number of budgets in the file. For more budgets, use a budget table."""
@@ -44,7 +45,7 @@ _PLAN = {"hypothesis", "start", "planned_end", "ramp", "covariates", "minimum_ef
 
 
 class ExperimentError(InputError, ValueError):
-    """An experiment file is invalid; the message names the field."""
+    """Raised if an experiment file is invalid; the message names the field."""
 
 
 class Experiment(StrictModel):
@@ -155,25 +156,32 @@ class Experiment(StrictModel):
 
     @cached_property
     def version(self) -> str:
-        """A digest (16 hexadecimal digits) of all fields that affect decisions; planned changes are not included."""
+        """Return a digest of all fields that affect decisions, as 16 hexadecimal digits.
+
+        Fields that only describe plans, such as the hypothesis and the ramp, are left out (`_PLAN`).
+        """
         in_force = self.model_dump_json(exclude={*_PLAN, "budget_table"})
-        if self.budget_table is not None:  # the digest instead of the name: an active experiment may use a renamed copy
+        # Use the table's digest, not its name, because an active experiment may use a renamed copy of the table.
+        if self.budget_table is not None:
             in_force += self.budget_table.digest
         return hashlib.blake2b(in_force.encode(), digest_size=8).hexdigest()
 
     @property
     def all_budgets(self) -> tuple[Budget, ...]:
-        """The budgets, from the file or from its budget table."""
+        """Return the budgets from the file or, if the file refers to a budget table, from that table."""
         return self.budgets if self.budget_table is None else self.budget_table.budgets
 
     def _place(self, number: int) -> str:
         return f"budgets[{number}]" if self.budget_table is None else f"{self.budget_table.name}, budget {number + 1}"
 
     def arm_of(self, user_id: str, campaign_id: str | None = None) -> tuple[str, float]:
-        """Return the arm that serves a user, and the probability of that assignment.
+        """Return the arm that serves a user, and the probability with which the user was assigned to it.
 
-        Users outside the experiment, and all users in a campaign that is not in the experiment, have the arm OUTSIDE.
-        The probability is 1 for OUTSIDE and for overrides. None stands for one of the experiment's campaigns.
+        A user who is not in the experiment gets OUTSIDE instead of an arm. So do all users in a campaign that this
+        experiment does not decide. The probability is 1 for OUTSIDE, and for a user whose arm is set in `overrides`.
+
+        Args:
+            campaign_id: Campaign of the request; None stands for any campaign that the experiment decides.
         """
         if self.overrides_arm_of(user_id, campaign_id):
             return self.overrides[user_id], 1.0
@@ -184,11 +192,17 @@ class Experiment(StrictModel):
         return arm, shares[arm]
 
     def overrides_arm_of(self, user_id: str, campaign_id: str | None = None) -> bool:
-        """Return whether `overrides` sets the user's arm in this campaign; false while the kill switch is on."""
+        """Return whether `overrides` sets the arm of a user in this campaign.
+
+        The result is false while the kill switch is on, because then all users get the incumbent.
+        """
         return self.enabled and user_id in self.overrides and self.decides(campaign_id)
 
     def decides(self, campaign_id: str | None) -> bool:
-        """Return whether this experiment decides the campaign's requests; true for None."""
+        """Return whether this experiment decides the requests of a campaign.
+
+        None stands for any campaign that the experiment decides, so the result is then true.
+        """
         return self.campaigns is None or campaign_id is None or campaign_id in self._campaigns
 
     @cached_property
@@ -203,16 +217,16 @@ class Experiment(StrictModel):
         return found
 
     def budgets_of(self, campaign: str) -> list[Budget]:
-        """Return the budgets that a campaign's requests draw on."""
+        """Return the budgets that pay for ads of a campaign: its own budgets, and those for all campaigns."""
         return [one for name in dict.fromkeys((campaign, "*")) for one in self._budgets_by_campaign.get(name, ())]
 
     def holds(self, user_id: str) -> bool:
-        """Return whether a user belongs to this experiment's part of the layer."""
+        """Return whether a user's position in the layer is inside this experiment's part of the layer."""
         start, end = self.layer_part
         return start <= uniform("layer", self.layer, user_id) < end
 
     def shares(self) -> dict[str, float]:
-        """Return each arm's share of the experiment's units at the current stage."""
+        """Return the fraction of the experiment's users that each arm gets at the current stage."""
         return self._shares
 
     @cached_property
@@ -225,17 +239,23 @@ class Experiment(StrictModel):
         return {arm.name: shares.get(arm.name, 1.0 - sum(shares.values())) for arm in self.arms}
 
     def refused_until(self, campaign: str, channel: str, now: float) -> int:
-        """Return when all current budget periods of a channel have ended, seconds since 1970; FOREVER for a total."""
+        """Return the time until which a channel with an exhausted budget may stay without money.
+
+        This is the latest end of the current periods of all budgets that pay for the channel, in seconds since 1970. It
+        is FOREVER if one of these budgets has no period.
+        """
         drawn_on = (b for b in self.budgets_of(campaign) if b.channel in (channel, "*"))
         return max(period_at(budget.period, budget.timezone, now)[1] for budget in drawn_on)
 
     def accounts(self) -> list[AccountLimit]:
-        """Return the experiment's accounts: one for each whole budget, and one for each arm's part of a budget.
+        """Return the accounts of this experiment: one for each whole budget, and one for each arm's part of a budget.
 
-        An arm's part is proportional to its number of users, so money per user is the same in every arm. Users outside
-        the experiment have their own account, so that they do not spend an arm's money. Users with an override have a
-        small account that is not paced. If the stage, weights, names, overrides or kill switch change, the parts
-        change. Spending still can't exceed the budget, because its whole amount limits all accounts together.
+        An arm's part is proportional to its number of users, so that every arm has the same money per user. Users
+        outside the experiment have their own account, so that they do not spend an arm's money. Users with an override
+        share a small account that is not paced.
+
+        If the stage, the weights, the overrides or the kill switch change, the parts of the arms change. The account of
+        the whole budget limits all of them together, so the budget can't be exceeded.
         """
         start, end = self.layer_part
         inside = end - start
@@ -262,23 +282,28 @@ class Experiment(StrictModel):
         ]
 
     def key(self, arm: str) -> str:
-        """Return an arm's name that is unique among all experiments."""
+        """Return the name of an arm with this experiment's name as its prefix (see `arm_key`)."""
         return arm_key(self.name, arm)
 
     def arm(self, name: str) -> Arm:
-        """Return the arm with this name; OUTSIDE returns the incumbent."""
+        """Return the arm with this name. For OUTSIDE, return the incumbent, which serves these users."""
         name = INCUMBENT if name == OUTSIDE else name
         return next(arm for arm in self.arms if arm.name == name)
 
     def check(self, spec: DatasetSpec) -> None:
-        """Raise ExperimentError if the file names a channel, column or outcome that the data set lacks."""
+        """Check that the data set has every channel, column and outcome that the experiment file uses.
+
+        Raises:
+            ExperimentError: one of them is missing; the message names the field of the file.
+        """
         try:
             check_outcomes(self.metrics.names, spec.outcome_kinds)
         except ValueError as error:
             raise ExperimentError(prefixed("metrics", error)) from None
         channels, known = set(spec.channels), ", ".join(spec.channels)
         named = [("default_channel", self.default_channel)]
-        # A budget for an unknown channel would never be used, and a channel without a budget would never be shown.
+        # Reject a misspelt channel. A budget for an unknown channel would never be spent, and the channel that was
+        # meant would have no budget, so its ads would never be shown.
         named += [(self._place(i), one.channel) for i, one in enumerate(self.all_budgets) if one.channel != "*"]
         for where, channel in named:
             if channel not in channels:
@@ -293,7 +318,14 @@ class Experiment(StrictModel):
 
     @classmethod
     def load(cls, path: str | Path, tables: Path | None = None) -> Experiment:
-        """Read an experiment file (`tables`: folder of its budget table). ExperimentError names the file and field."""
+        """Read an experiment file and check it.
+
+        Args:
+            tables: Folder that contains the budget table; by default, the folder of the experiment file.
+
+        Raises:
+            ExperimentError: the file is invalid; the message names the file and the field.
+        """
         data = read_yaml(path := Path(path), "the experiment file", ExperimentError)
         try:
             return cls.from_dict(data, tables or path.resolve().parent)
@@ -302,7 +334,14 @@ class Experiment(StrictModel):
 
     @classmethod
     def from_yaml(cls, text: str | bytes, folder: Path | None = None) -> Experiment:
-        """Build from the content of an experiment file. ExperimentError names the field."""
+        """Create an experiment from the text of an experiment file.
+
+        Args:
+            folder: Folder that contains the budget table, if the file refers to one.
+
+        Raises:
+            ExperimentError: the text is invalid; the message names the field.
+        """
         try:
             data = plain_values(text)
         except ValueError as error:
@@ -311,19 +350,32 @@ class Experiment(StrictModel):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], folder: Path | None = None) -> Experiment:
-        """Build from plain values (`folder`: folder of the budget table). ExperimentError names the field."""
+        """Create an experiment from plain values, as read from YAML.
+
+        Args:
+            folder: Folder that contains the budget table, if the values refer to one.
+
+        Raises:
+            ExperimentError: a value is invalid; the message names the field.
+        """
         return validated(cls, data, ExperimentError, folder)
 
 
 def text_with_table(experiment: Experiment, folder: Path) -> str:
-    """Return the experiment as YAML for a file in `folder`, and copy its budget table into that folder."""
+    """Return the experiment as YAML, to be written to a file in `folder`.
+
+    If the experiment has a budget table, the table is copied into the same folder, and the YAML refers to the copy.
+    """
     if experiment.budget_table is not None:
         experiment = experiment.replace(budget_table=experiment.budget_table.kept_in(folder))
     return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def is_switched_off(text: str | bytes) -> bool:
-    """Return whether the YAML contains `enabled: false`, even if other fields are invalid."""
+    """Return whether the text of an experiment file contains `enabled: false`.
+
+    Other fields may be invalid, so the kill switch also works in a file that can't be loaded.
+    """
     try:
         values = plain_values(text)
     except ValueError:

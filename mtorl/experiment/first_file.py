@@ -1,7 +1,9 @@
-"""Writes a first experiment file for a data set: valid as written, with comments on the choices a person must make.
+"""Writes a first experiment file for a data set.
 
-spec = DatasetSpec.load("my-log.yaml")
-text = first_file(spec, name="first-day", salt="2026-11-5f2c", owner="ads-platform", described="my-log.yaml")
+    spec = DatasetSpec.load("my-log.yaml")
+    text = first_file(spec, name="first-day", salt="2026-11-5f2c", owner="ads-platform", described="my-log.yaml")
+
+The file is valid as written. Its comments explain the choices that a person must make.
 """
 
 from typing import Any
@@ -95,15 +97,15 @@ def first_file(
     amount: float = 1000.0,
     explore: float = EXPLORE,
 ) -> str:
-    """Return the text of an experiment file that is valid for a data set.
+    """Return the text of a valid experiment file for a data set.
 
     Args:
-        described: The data set as commands name it: path of its description, or name of a built-in data set.
-        amount: Total budget of the experiment, currency units.
-        explore: Share of the decisions that both arms randomise; 0 disables exploration.
+        described: The data set as written in commands: the path of its description, or the name of a built-in data set.
+        amount: Budget for the whole experiment, currency units.
+        explore: Share of the decisions that is randomised in both arms; 0 disables exploration.
 
     Raises:
-        ExperimentError: an argument can't be used.
+        ExperimentError: a name can't be written as YAML, or the file would be invalid.
     """
     text = _FILE.format(
         name=_yaml(name),

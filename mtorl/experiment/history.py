@@ -1,11 +1,12 @@
-"""Defines the history of an experiment: an append-only list of events that determines the experiment's state.
+"""Stores the events of an experiment, such as moves between stages, and computes its current state from them.
 
     state = state_of(events, experiment)
     event = next_event(events, experiment, "move", at=now, by="ramp", reason="...", to="5%")   # or IllegalEvent
     lines.write(event.line());  events = read_events(text)
 
-An event records its author, reason and evidence. Events are never changed or removed. A new salt or name in the file
-defines another experiment, which begins as a draft in the same history.
+Events are only added to a history, and never changed or removed. Each event records its author, its reason and the
+evidence for it. If the experiment file gets a new salt or name, it defines another experiment, which begins as a draft
+in the same history.
 """
 
 import json
@@ -28,11 +29,11 @@ By = Literal["ramp", "person"]
 
 
 class IllegalEvent(InputError, ValueError):
-    """An event that is not allowed in the experiment's current state; the message says why."""
+    """Raised if an event is not allowed in the experiment's current state; the message says why."""
 
 
 class HistoryError(InputError, ValueError):
-    """A history that can't be read; the message names the line."""
+    """Raised if a history can't be read; the message gives the position of the faulty event."""
 
 
 class Event(StrictModel):
@@ -74,20 +75,29 @@ class Event(StrictModel):
     the previous incumbent had none."""
 
     def line(self) -> str:
-        """Return the event as a line of JSON, with the newline."""
+        """Return the event as one line of JSON, which ends with a newline."""
         return json.dumps(self.model_dump(mode="json"), separators=(",", ":")) + "\n"
 
 
 def read_events(text: str) -> list[Event]:
-    """Parse a history with one event a line.
+    """Parse the text of a history, which has one event per line.
 
-    If the last line has no newline, it is ignored, because its writer was interrupted before the event took effect.
+    If the last line does not end with a newline, its writer was interrupted, and the event never took effect. So this
+    line is ignored.
     """
     return events_of(text[: text.rfind("\n") + 1].splitlines(), "line")
 
 
 def events_of(given: Iterable[str | Mapping[str, Any]], place: str) -> list[Event]:
-    """Parse events from lines of JSON or plain values. HistoryError: one is invalid, or an event is missing."""
+    """Parse events, and check that none of them is missing.
+
+    Args:
+        given: Events in order, as lines of JSON or as plain values.
+        place: Word for the position of an event in error messages, such as "line".
+
+    Raises:
+        HistoryError: an event is invalid, or the numbers of the events have a gap.
+    """
     events: list[Event] = []
     for number, one in enumerate(given, start=1):
         try:
@@ -101,16 +111,18 @@ def events_of(given: Iterable[str | Mapping[str, Any]], place: str) -> list[Even
 
 
 def state_of(events: Sequence[Event], experiment: Experiment) -> State:
-    """Return the state of an experiment after all events of its history.
+    """Return the current state of an experiment, computed from its history.
 
-    An event with another name or salt than the file's belongs to another experiment.
+    The history may also contain events of other experiments, which have another name or another salt.
     """
     state = State(events=len(events))
     for event in events:
         if (event.experiment, event.salt) != (experiment.name, experiment.salt):
-            if event.kind == "handed over":  # this event concerns servers and neither starts nor ends an experiment
+            # A handover changes a server. It neither starts nor ends an experiment.
+            if event.kind == "handed over":
                 continue
-            # If the salt returns to an earlier one, an unfinished experiment restarts; a finished one stays finished.
+            # The event belongs to another experiment. If the file later returns to an earlier salt, the experiment with
+            # that salt starts again, unless it was finished.
             state = state if state.phase in OVER else State(events=len(events))
         else:
             state = _after(state, event)
@@ -121,7 +133,7 @@ def _after(state: State, event: Event) -> State:
     if event.kind == "kill":
         return replace(state, killed=True)
     if event.kind == "resume":
-        # Time with the kill switch on does not count for the stage.
+        # The time at the stage is counted from here again, so that time with the kill switch on does not count.
         return replace(state, killed=False, since=None if state.since is None else event.at)
     if event.kind == "handed over":
         return replace(state, incumbent=_at_its_own(state.incumbent, state.replaced, event.served))
@@ -130,7 +142,8 @@ def _after(state: State, event: Event) -> State:
         state,
         phase=event.to,
         since=event.at,
-        incumbent=state.replaced if state.phase == "promoted" else event.incumbent,  # a rollback if promoted before
+        # The only move after a promotion is a rollback, which restores the previous incumbent.
+        incumbent=state.replaced if state.phase == "promoted" else event.incumbent,
         replaced=event.replaced,
         fixed=event.fixed or state.fixed,
     )
@@ -139,7 +152,10 @@ def _after(state: State, event: Event) -> State:
 def _at_its_own(
     incumbent: Mapping[str, Any] | None, replaced: Mapping[str, Any] | None, served: Mapping[str, Any] | None
 ) -> Mapping[str, Any] | None:
-    """Return the promoted challenger's fields with the endpoint of the incumbent's own server."""
+    """Return the fields of the promoted challenger with the endpoint of the previous incumbent's server.
+
+    They apply after a handover, when that server serves the promoted model. Returns None if nothing was promoted.
+    """
     if incumbent is None or replaced is None:
         return None
     return {**incumbent, "endpoint": replaced["endpoint"] or (served or {}).get("endpoint")}
@@ -147,22 +163,24 @@ def _at_its_own(
 
 @dataclass(frozen=True)
 class Promoted:
-    """The newest promotion of a history, and what happened to it afterwards."""
+    """The newest promotion in a history, and whether it was handed over or rolled back afterwards."""
 
     event: Event
-    handed_over: bool = False  # whether the previous incumbent's server has the promoted model
-    noted: Mapping[str, Any] | None = None  # `Event.served`
+    # True if the previous incumbent's server now serves the promoted model.
+    handed_over: bool = False
+    # The `served` field of the handover event.
+    noted: Mapping[str, Any] | None = None
     rolled_back: bool = False
 
     @property
     def incumbent(self) -> Mapping[str, Any]:
-        """Fields of the incumbent after the promotion (`answering`)."""
+        """Return the fields that define how the incumbent answers since the promotion (see `answering`)."""
         found = self.event.incumbent
         return (_at_its_own(found, self.event.replaced, self.noted) if self.handed_over else found) or {}
 
 
 def newest_promotion(events: Sequence[Event]) -> Promoted | None:
-    """Return the newest promotion of a history, under any salt; None if there was none."""
+    """Return the newest promotion in a history, of any experiment, or None if there was none."""
     newest: Promoted | None = None
     for event in events:
         if event.to == "promoted":
@@ -176,16 +194,20 @@ def newest_promotion(events: Sequence[Event]) -> Promoted | None:
 
 
 def replaced_by(events: Sequence[Event]) -> str | None:
-    """Return the previous incumbent's endpoint, if the newest promotion can still be rolled back."""
+    """Return the endpoint of the incumbent that the newest promotion replaced.
+
+    Returns None if nothing was promoted, if the promotion was rolled back, or if that incumbent had no endpoint.
+    """
     newest = newest_promotion(events)
     return None if newest is None or newest.rolled_back else (newest.event.replaced or {}).get("endpoint")
 
 
 def serves_since_before(events: Sequence[Event], experiment: Experiment) -> Promoted | None:
-    """Return an earlier experiment's promotion that is still active, but that the experiment file would undo.
+    """Return the promotion of an earlier experiment, if the new experiment file would silently undo it.
 
-    A file with a new salt would silently return all users to the file's incumbent. If this incumbent answers as the
-    promoted challenger does, there is no conflict, and the result is None.
+    After a promotion, all users get the promoted challenger. With a new salt in the file, they would return to the
+    incumbent in the file. Returns None if that incumbent answers like the promoted challenger, because then nothing
+    would change for users.
     """
     newest = newest_promotion(events)
     if newest is None or newest.rolled_back:
@@ -208,9 +230,12 @@ def next_event(
     evidence: Mapping[str, Any] | None = None,
     served: Mapping[str, str] | None = None,
 ) -> Event:
-    """Return the next event of a history. IllegalEvent: the event is not allowed now.
+    """Create the next event of a history, if the event is allowed.
 
-    A "handed over" event applies to the newest promotion, under any salt.
+    A "handed over" event applies to the newest promotion, even if that promotion has another salt.
+
+    Raises:
+        IllegalEvent: the event is not allowed in the experiment's current state.
     """
     state = state_of(events, experiment)
     promotion = newest_promotion(events) if kind == "handed over" else None
@@ -243,7 +268,10 @@ def next_event(
 
 
 def _is_due(promotion: Promoted | None, served: Mapping[str, Any] | None) -> bool:
-    """Return whether a promoted challenger is not yet on the incumbent's server, so that a handover is possible."""
+    """Return whether a promoted challenger can be handed over to the incumbent's own server.
+
+    This is false if there is no such server, or if the promotion was already handed over or rolled back.
+    """
     if promotion is None or promotion.rolled_back or promotion.handed_over:
         return False
     own = _at_its_own(promotion.event.incumbent, promotion.event.replaced, served)

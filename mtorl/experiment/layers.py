@@ -1,14 +1,14 @@
-"""Runs several experiments at once: selects the one that decides a request, and splits a campaign's money.
+"""Combines several active experiments: selects the one that decides a request, and divides each campaign's money.
 
     together = Experiments([spring, autumn])              # ExperimentError if they overlap
     together.deciding("user-42", "shoes")                 # the experiment that decides for this user and campaign
     together.accounts()                                   # the spending limits of all experiments, for the ledger
 
-A decision follows one policy. So two experiments must have different campaigns, or disjoint parts of one layer.
+Each decision follows one policy. So two experiments must have different campaigns, or disjoint parts of one layer.
 Assignments in different layers are independent (docs/tables/independence.md).
 
-A campaign has one amount of money. Each arm of each experiment gets a part in proportion to its users, and the whole
-amount limits all arms together. Experiments with a common campaign should define the same budgets for it. If their
+All experiments of a campaign share its money. Each arm of each experiment gets a part in proportion to its users, and
+the whole amount limits all arms together. These experiments should define the same budgets for the campaign. If the
 budgets differ, the smallest amount applies.
 """
 
@@ -22,11 +22,16 @@ from mtorl.experiment.budget import AccountLimit, Budget
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.runtime.message import Message
 
-_NOBODY = 1e-12  # shares of users below this are rounding errors
+# If the share of users without an experiment is below this, it is a rounding error.
+_NOBODY = 1e-12
 
 
 class Experiments:
-    """Experiments that are active together. ExperimentError: there is none, or two of them overlap."""
+    """The experiments that are active at the same time.
+
+    Raises:
+        ExperimentError: there is no experiment, or two of them overlap.
+    """
 
     def __init__(self, experiments: Iterable[Experiment]) -> None:
         self._all = tuple(sorted(experiments, key=lambda one: (one.layer, one.layer_part, one.name)))
@@ -37,26 +42,38 @@ class Experiments:
                 raise ExperimentError(words)
 
     def __iter__(self) -> Iterator[Experiment]:
-        """Iterate over all experiments, in the same order on every router."""
+        """Iterate over the experiments, in an order that is the same on every router."""
         return iter(self._all)
 
     def holds(self, experiment: Experiment) -> bool:
-        """Return whether this object is one of the experiments; another version of an experiment is not."""
+        """Return whether `experiment` is one of these objects.
+
+        The result is false for another version of the same experiment, which is a different object.
+        """
         return any(experiment is one for one in self._all)
 
     def deciding(self, user_id: str, campaign_id: str) -> Experiment:
         """Return the experiment that decides for a user in a campaign.
 
-        An experiment that overrides the user's arm comes first, then the experiment whose part of the layer includes
-        the user. If no experiment of the campaign includes the user, the user is OUTSIDE of the first one. If the
-        campaign has no experiment, the user is OUTSIDE of the first of all experiments, without any budget.
+        Of the experiments that decide the campaign, it is the first that fits:
+
+        1. an experiment whose `overrides` contain the user
+        2. an experiment whose part of the layer contains the user
+        3. the first experiment, in which the user is OUTSIDE
+
+        If no experiment decides the campaign, the same order applies to all experiments. The user is then OUTSIDE in
+        the result, and no budget pays for the campaign.
         """
         of_campaign = [one for one in self._all if one.decides(campaign_id)] or self._all
         named = next((one for one in of_campaign if one.overrides_arm_of(user_id)), None)
         return named or next((one for one in of_campaign if one.holds(user_id)), of_campaign[0])
 
     def asks(self, arm: str) -> bool:
-        """Return whether an arm, given by its name from `Experiment.key`, has an endpoint."""
+        """Return whether an arm has an endpoint, so that the router requests its decisions there.
+
+        Args:
+            arm: Name of the arm, as returned by `Experiment.key`, or OUTSIDE.
+        """
         return arm in self._asking
 
     @cached_property
@@ -66,7 +83,11 @@ class Experiments:
         return frozenset(arm for arm, url in urls.items() if url is not None)
 
     def accounts(self) -> Sequence[AccountLimit]:
-        """Return all accounts: whole budgets, each arm's parts, and the parts of users who are in no experiment."""
+        """Return the accounts of all experiments, for the ledger.
+
+        For each budget, there is one account for the whole amount, one for each arm, and one for users who are in no
+        experiment.
+        """
         return self._accounts
 
     @cached_property
@@ -75,7 +96,9 @@ class Experiments:
         for experiment in self._all:
             for limit in experiment.accounts():
                 if limit.arm == OUTSIDE:
-                    continue  # users outside one experiment may be in another; `_divided` computes who is in none
+                    # A user outside of this experiment may be in another one. `_divided` adds an account for users in
+                    # no experiment.
+                    continue
                 arm = limit.arm if limit.arm == ALL_ARMS else experiment.key(limit.arm)
                 accounts = found.setdefault((limit.campaign, limit.channel, limit.period), {})
                 if arm not in accounts or limit.limit < accounts[arm].limit:  # for ALL_ARMS, keep the lowest limit
@@ -84,7 +107,7 @@ class Experiments:
 
     @cached_property
     def differences(self) -> list[Message]:
-        """Messages for pairs of experiments that define different amounts for a common budget."""
+        """Return a message for each pair of experiments that define different budgets for a common campaign."""
         found = []
         for one, other in combinations(self._all, 2):
             common = _in_common(one, other)
@@ -97,7 +120,10 @@ class Experiments:
 
 
 def _divided(accounts: Mapping[str, AccountLimit]) -> list[AccountLimit]:
-    """Return the accounts of one budget, including the account of users who are in no experiment."""
+    """Divide the amount of one budget between its accounts, in proportion to their users.
+
+    Users who are in no experiment get an account of their own, if there are any.
+    """
     amount = accounts[ALL_ARMS].limit
     arms = [limit for name, limit in accounts.items() if name != ALL_ARMS]
     rest = 1.0 - sum(limit.part for limit in arms)
@@ -106,7 +132,7 @@ def _divided(accounts: Mapping[str, AccountLimit]) -> list[AccountLimit]:
 
 
 def conflict(one: Experiment, other: Experiment) -> Message | None:
-    """Return the reason why two experiments can't run together; None if they can."""
+    """Return the reason why two experiments can't run at the same time, or None if they can."""
     if one.name == other.name:
         return messages.SAME_NAME(name=one.name)
     common = _in_common(one, other)
@@ -121,7 +147,7 @@ def conflict(one: Experiment, other: Experiment) -> Message | None:
 
 
 def _in_common(one: Experiment, other: Experiment) -> Sequence[str] | None:
-    """Return the campaigns that both experiments decide; None means all campaigns."""
+    """Return the campaigns that both experiments decide, or None if both decide all campaigns."""
     if one.campaigns is None or other.campaigns is None:
         return other.campaigns if one.campaigns is None else one.campaigns
     return [campaign for campaign in one.campaigns if other.decides(campaign)]

@@ -1,8 +1,8 @@
-"""Messages of experiments: verdicts, stage moves, and faults in an experiment file or a history."""
+"""Defines the messages about experiments: verdicts, moves between stages, and faults in a file or a history."""
 
 from mtorl.runtime.message import Words
 
-# Verdicts. If a code is not a token of `inference.verdict`, the experiment waits.
+# Verdicts about a challenger. If the code is not a token of `inference.verdict`, the experiment waits for more data.
 SRM = Words("srm", "The split of users differs from the weights (p = {p:.2g} < {alarm}): no result is valid.")
 NOT_STICKY = Words("not-sticky", "Assignment is not sticky: {share:.1%} of the users were seen in two arms of a stage.")
 UNBALANCED = Words("unbalanced", "No lift is valid: the arms' users differ more in {covariate!r} than chance allows.")
@@ -31,7 +31,7 @@ UNDECIDED = Words("undecided", "Not decided yet: the always-valid interval [{low
 GUARDRAILS_OPEN = Words("guardrails-open", "The challenger is better, but not yet proven within margin: {metrics}.")
 SHIP = Words("ship", "The challenger is better: the always-valid interval starts at {low:+.4g}, above zero.")
 
-# Why an experiment moves to another stage, or stays.
+# Reasons why an experiment moves to another stage, or stays at its stage.
 NO_RAMP = Words("no-ramp", "The file has no ramp, so a person must set the stage.")
 OVER = Words("over", "The experiment is {phase}. To try again, use a new salt.")
 KILL_SWITCH_ON = Words("kill-switch-on", "The kill switch is on. Switch it off first.")
@@ -50,7 +50,7 @@ FALLBACK_RATIO = Words("fallback-ratio", "{arm} falls back in {found:.1%} of its
 LATENCY = Words("latency", "{arm} takes {found:.0f} ms longer at the 99th percentile ({allowed:.0f} ms are allowed)")
 OLD_FAULTS = Words("old-faults", "to ignore past faults, switch the experiment off, then on (an object: enabled)")
 
-# Events that are not allowed now, or can't be read.
+# Reasons why an event is rejected: it is not allowed in the current state, or it can't be parsed.
 HAS_BEGUN = Words("has-begun", "The experiment has started and can't be a draft again. To try again, use a new salt.")
 ALREADY_THERE = Words("already-there", "The experiment is already in phase {phase}.")
 NOT_BEGUN = Words("not-begun", "The experiment has not started. Move it to a stage first.")

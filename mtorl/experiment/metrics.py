@@ -1,4 +1,4 @@
-"""Defines the metrics that an experiment file may name, and the file's `metrics` section.
+"""Defines the metrics that an experiment file may use, and the file's `metrics` section.
 
     gain_per_decision                     the gain of the data set, an outcome or a weighted sum (`mtorl.log.gain`)
     click_per_decision, NAME_per_decision one outcome: cost, click, conversion, revenue, or another outcome
@@ -6,11 +6,12 @@
     cost_per_click, cost_per_NAME         cost of an outcome, and any other NAME_per_NAME
     exposure_ratio, ...                   the metrics in METRICS
 
-A metric is a ratio of two sums over a user's decisions. Both are weighted sums of a few columns, such as those of
-DECISION_COLUMNS and "outcome:click". So each column is added up once per user, and all metrics follow by arithmetic.
+A metric is the ratio of two sums over decisions. Each of them is a weighted sum of columns, such as those in
+DECISION_COLUMNS or "outcome:click". So each column is added up once per user, and all metrics are computed from these
+sums.
 
-To add a metric, add a line to METRICS and one to DECISION_COLUMNS. If its name does not read well on a page, also add
-a text to `monitoring.plain_words.METRICS`.
+To add a metric, add a line to METRICS and one to DECISION_COLUMNS. If its name does not read well on a page, also add a
+text to `monitoring.plain_words.METRICS`.
 """
 
 import re
@@ -72,7 +73,13 @@ KNOWN = f"{'|'.join(METRICS)}|{_RATIO.pattern}"  # regular expression of a metri
 
 
 def check_metric(name: str) -> str:
-    """Return the name if an experiment file may contain it; else ValueError. `check_outcomes` checks its outcomes."""
+    """Return `name` if an experiment file may use it as the name of a metric.
+
+    This checks the form of the name. `check_outcomes` checks that the data set has the outcomes in it.
+
+    Raises:
+        ValueError: there is no such metric.
+    """
     parts = parts_of(name)
     if (name not in METRICS and parts is None) or (parts is not None and parts[0] in (parts[1], _DECISION)):
         usual = ", ".join(f"{kind}_per_decision" for kind in OUTCOMES)
@@ -82,14 +89,22 @@ def check_metric(name: str) -> str:
 
 
 def check_gain(name: str) -> str:
-    """Return the name if it may be the primary metric (a gain, where more is better); else ValueError."""
+    """Return `name` if it can be the primary metric, which must be a gain: more must be better.
+
+    Raises:
+        ValueError: it is not a metric, or it is not a gain.
+    """
     if not is_gain(check_metric(name)):
         raise ValueError(messages.NO_GAIN(metric=name))
     return name
 
 
 def check_outcomes(names: Iterable[str], outcomes: Iterable[str]) -> None:
-    """Raise ValueError if a metric needs an outcome that the data set lacks."""
+    """Check that the data set has every outcome that the metrics use.
+
+    Raises:
+        ValueError: an outcome is missing; the message names the metric.
+    """
     there = tuple(outcomes)
     for name in names:
         for part in parts_of(name) or ():
@@ -100,30 +115,39 @@ def check_outcomes(names: Iterable[str], outcomes: Iterable[str]) -> None:
 
 
 def parts_of(name: str) -> tuple[str, str] | None:
-    """Return the numerator and denominator (gain, decision or an outcome); None for the metrics in METRICS."""
+    """Split the name of a ratio, such as cost_per_click, into its numerator and its denominator.
+
+    Each part is an outcome, "gain" or "decision". Returns None if the name is in METRICS, or is not a ratio.
+    """
     found = _RATIO.fullmatch(name)
     return (found[1], found[2]) if found and name not in METRICS else None
 
 
 def is_gain(name: str) -> bool:
-    """Return whether a metric is the gain, or an outcome other than cost, per decision or per currency unit."""
+    """Return whether a metric is a gain, which means that more is better.
+
+    A gain is "gain" or an outcome other than the cost, per decision or per currency unit.
+    """
     return re.fullmatch(GAINS, name) is not None and name not in NO_GAINS
 
 
 def is_per_decision(name: str) -> bool:
-    """Return whether the denominator of a metric is decisions, as for all of METRICS."""
+    """Return whether a metric is a mean over decisions, as all metrics in METRICS are."""
     parts = parts_of(name)
     return parts is None or parts[1] == _DECISION
 
 
 def gain_of(name: str, gain: Gain) -> Gain:
-    """Return the numerator of a metric that is not in METRICS: its outcome, or the gain of the data set."""
+    """Return the numerator of a metric as a weighted sum of outcomes.
+
+    If the numerator is "gain", this is the gain of the data set. The metric must not be in METRICS.
+    """
     parts = parts_of(name)
     return _summed(parts[0], gain) if parts is not None else gain
 
 
 def outcomes_of(name: str, gain: Gain) -> tuple[str, ...]:
-    """Return the outcomes whose sums a metric needs."""
+    """Return the outcomes that must be added up to compute a metric."""
     return tuple(outcome for part in parts_of(name) or () if part != _DECISION for outcome in _summed(part, gain).names)
 
 
@@ -132,17 +156,20 @@ def _summed(part: str, gain: Gain) -> Gain:
 
 
 def total_of(primary: str) -> str:
-    """Return the primary metric's numerator: the name of an outcome, or "gain"."""
+    """Return the name of the primary metric's numerator, which is an outcome or "gain"."""
     return (parts_of(primary) or (_GAIN, _DECISION))[0]
 
 
 def of_primary(primary: str) -> tuple[str, str]:
-    """Return two metrics with the primary metric's numerator: per decision, and per cost."""
+    """Return the names of two metrics with the primary metric's numerator: per decision, and per cost.
+
+    For the primary metric click_per_decision, these are click_per_decision and click_per_cost.
+    """
     return f"{total_of(primary)}_per_{_DECISION}", f"{total_of(primary)}_per_{_COST}"
 
 
 def unit_of(name: str, gain: Gain) -> str:
-    """Return the unit of a metric for people: clicks per decision, EUR per click, seconds, ratio."""
+    """Return the unit of a metric for display, such as "clicks per decision" or "EUR per click"."""
     parts = parts_of(name)
     if parts is None:
         return name.rpartition("_")[2]
@@ -152,7 +179,14 @@ def unit_of(name: str, gain: Gain) -> str:
 
 
 def metric(name: str, gain: Gain) -> Metric:
-    """Return the metric with this name, with `gain` as the meaning of "gain"; ValueError if there is none."""
+    """Return the numerator and denominator of a metric, as weighted sums of columns.
+
+    Args:
+        gain: The gain of the data set, for metrics whose names contain "gain".
+
+    Raises:
+        ValueError: there is no such metric.
+    """
     parts = parts_of(check_metric(name))
     if parts is None:
         return METRICS[name]
@@ -164,22 +198,25 @@ def metric(name: str, gain: Gain) -> Metric:
 
 
 def column(outcome: str) -> str:
-    """Return the name of the column with the weighted sum of an outcome; no field of the record has such a name."""
+    """Return the name of the column that contains the weighted sum of an outcome.
+
+    The name contains a colon, so no field of the decision record has the same name.
+    """
     return f"{_OUTCOME}{outcome}"
 
 
 def late_column(outcome: str) -> str:
-    """Return the name of the column with the weighted sum of an outcome's values that arrived too late to count."""
+    """Return the name of the column that adds up the values of an outcome that arrived too late to count."""
     return f"late:{outcome}"
 
 
 def outcome_of(column: str) -> str | None:
-    """Return the outcome whose weighted sum a column is; None for other columns."""
+    """Return the outcome that a column from `column` adds up, or None for any other column."""
     return column.removeprefix(_OUTCOME) if column.startswith(_OUTCOME) else None
 
 
 def total(gain: Gain) -> Terms:
-    """Return the gain as a weighted sum of columns."""
+    """Return the gain of the data set as a weighted sum of the columns of its outcomes."""
     return tuple((column(name), weight) for name, weight in gain.terms)
 
 
@@ -213,5 +250,5 @@ class Metrics(StrictModel):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of all metrics without duplicates, the primary one first."""
+        """Return the names of all metrics without duplicates, the primary metric first."""
         return tuple(dict.fromkeys((self.primary, *self.secondary, *(guardrail.name for guardrail in self.guardrails))))

@@ -1,15 +1,17 @@
-"""Paces an account: defines its clock, its plan, and the state that one router stores in the ledger for all routers.
+"""Paces an account, so that an arm's part of a budget lasts until the end of the budget's period.
 
-If the terms of an account change (its stage, amount, first period or pacing), the account gets a new plan. The new plan
-spreads the rest of the money over the rest of the time. With the old plan, an arm whose part of the budget grew would
-seem far behind schedule, and an arm whose part shrank far ahead.
+The router that updates an account stores its state in the ledger for all routers. If the terms of an account change
+(its stage, amount, period or pacing), the account gets a new plan, which spreads the remaining money over the remaining
+time. With the old plan, an arm whose part of the budget grew would seem far behind schedule, and an arm whose part
+shrank far ahead.
 
 The parts of a budget differ in size. If pacing were worse for a small part, the arms would differ by more than their
 policies. Two measures prevent this; `benchmarks/experiments.py` tests both:
 
-- *Spare.* If spending stopped at exactly its part, an account would have money left on most days and could not make up
-  for it on others. So the ledger's limit of an arm exceeds the arm's part by up to SPARE exposures, times the other
-  arms' share of the budget. The plan spends only the part, and the account of all arms still limits the sum.
+- *Spare.* If spending stopped at exactly its part, an account would have money left on most days, and could not make up
+  for it on other days. So the ledger's limit of an arm exceeds the arm's part by up to the cost of SPARE exposures,
+  times the other arms' share of the budget. The plan spends only the part, and the account of all arms still limits the
+  sum.
 - *First price.* Until an account has spent the cost of GRAINS exposures, it uses the current price of the budget's
   largest account, which finds the right price sooner. The account's own multiplier corrects that price.
 """
@@ -35,44 +37,64 @@ from mtorl.policy.schedule import Pacing
 
 COUNTED = -1.0
 """In place of the beginning of a period: the account's clock counts opportunities instead of seconds."""
-Scope = tuple[str, str, str]  # arm, campaign, channel; "*" is any
-SPARE = 3.0  # the spare pays for this many exposures at their highest cost
-MOST_SPARE = 0.05  # upper limit of the spare, as a fraction of the whole budget
+Scope = tuple[str, str, str]  # arm, campaign and channel, each of which may be "*"
+# An arm may exceed its part of a budget by the cost of up to this many exposures, at their highest cost.
+SPARE = 3.0
+# The excess of an arm over its part is also at most this fraction of the whole budget.
+MOST_SPARE = 0.05
 
-_UPDATE_SECONDS = 5.0  # longest time between updates
-_UPDATE_SHARE = 0.005  # longest time between updates, as a fraction of the plan's duration
-_GRACE = 0.01  # if all expected opportunities have passed, the rest of the money is spread over 1 % more
-_PRICE_MOVED = 0.01  # a smaller relative change of the price is not written to the ledger
-_WRITTEN_SECONDS = 60.0  # an account whose spend changed is written after this time, even at the same price
-_IDLE_SECONDS = 86_400.0  # any account is written after this time
-_PLAUSIBLE = 10.0  # a multiplier above this is implausible, because the arm probably ignores the price
-_FORECASTS = 20  # forecasts that a first price needs, in each campaign with its own budget
-_ASKED = 500  # if there are fewer forecasts after this many decisions, it is an error
+# The price of an account is updated at least once in this many seconds.
+_UPDATE_SECONDS = 5.0
+# The price is also updated at least once in this fraction of the plan's duration, if that is sooner.
+_UPDATE_SHARE = 0.005
+# When all expected opportunities have passed, the plan expects this fraction of them in addition.
+_GRACE = 0.01
+# A price is not written to the ledger if it has changed by less than this fraction.
+_PRICE_MOVED = 0.01
+# If only the spend has changed, an account is written to the ledger after this many seconds.
+_WRITTEN_SECONDS = 60.0
+# If nothing has changed, an account is still written to the ledger after this many seconds.
+_IDLE_SECONDS = 86_400.0
+# A multiplier above this is implausible, because the arm probably ignores the price.
+_PLAUSIBLE = 10.0
+# A first price is the median of at least this many forecasts.
+_FORECASTS = 20
+# If there are still fewer forecasts after this many decisions, `Forecasts.usual` raises an error.
+_ASKED = 500
 
 
 def account_name(limit: AccountLimit) -> str:
-    """Return the name of an account in the ledger's pacing store."""
+    """Return the key under which the ledger stores the pacing state of an account."""
     return orjson.dumps([limit.arm, limit.campaign, limit.channel, limit.period]).decode()
 
 
 def scope_of(name: str) -> Scope:
-    """Return the arm, campaign and channel in a name from `account_name`."""
+    """Return the arm, campaign and channel of an account, from its key (see `account_name`)."""
     arm, campaign, channel, _ = orjson.loads(name)
     return arm, campaign, channel
 
 
 def highest_cost(limit: AccountLimit, cost_cap: Mapping[str, float]) -> float:
-    """Return the highest cost of an exposure that draws on an account, currency units."""
+    """Return the highest possible cost of one exposure that an account pays for, in currency units.
+
+    Args:
+        limit: The account, which may pay for one channel or for all channels.
+        cost_cap: Highest cost of an exposure in each channel, currency units.
+    """
     if limit.channel == "*":
         return max(cost_cap.values(), default=0.0)
     return cost_cap.get(limit.channel, 0.0)
 
 
 def spare(limit: AccountLimit, asks: bool, grain: float) -> float:
-    """Return by how many currency units an account's limit in the ledger exceeds its part.
+    """Return by how much an account's limit in the ledger exceeds the account's part, in currency units.
 
-    An arm that ignores the price gets no spare, because it would always spend the spare. With two arms, one arm's spare
-    takes at most a fraction MOST_SPARE of the other's part, or (cost of SPARE exposures) / budget if less.
+    An arm that ignores the price gets no spare, because it would always spend it. If there are two arms, the spare of
+    one arm is at most the fraction MOST_SPARE of the other arm's part.
+
+    Args:
+        asks: Whether the arm has an endpoint, and so receives the price.
+        grain: Highest cost of an exposure, currency units.
     """
     if limit.pacing is None or not asks or not limit.part:
         return 0.0
@@ -81,50 +103,66 @@ def spare(limit: AccountLimit, asks: bool, grain: float) -> float:
 
 @dataclass(frozen=True)
 class Target:
-    """A paced account and the terms of its plan."""
+    """An account that is paced, with the settings that define its plan."""
 
     limit: AccountLimit
-    terms: str  # from `terms_of`
+    terms: str  # settings that define the plan, from `terms_of`
     grain: float  # highest cost of an exposure, currency units
-    asks: bool  # whether its arm has an endpoint, and so receives the price
+    # True if the arm has an endpoint, and so receives the price.
+    asks: bool
 
     @property
     def budget(self) -> tuple[str, str, Period]:
-        """Campaign, channel and period, which all parts of a budget have in common."""
+        """Return the campaign, channel and period, which are the same for all accounts of a budget."""
         return self.limit.campaign, self.limit.channel, self.limit.period
 
     @property
     def planned_share(self) -> float:
-        """Fraction of the ledger's limit that the plan spends: all except `spare`."""
+        """Return the fraction of the ledger's limit that the plan spends, which is all except the `spare`."""
         part, more = self.limit.limit, spare(self.limit, self.asks, self.grain)
         return part / (part + more) if more else 1.0
 
 
 class Kept(NamedTuple):
-    """The state of an account that is stored in the ledger and survives a restart."""
+    """The pacing state of an account, which is stored in the ledger and so survives a restart."""
 
-    state: State  # the controller's state after the last update
-    price: float  # gain that each currency unit of the account must earn
-    began: float  # beginning of the period, seconds since 1970, or COUNTED
-    terms: str  # text of the limit, part and pacing that define the plan
-    since: float  # start of the plan, by the account's clock
-    before: float  # currency units spent before the start of the plan
-    stated: float | None = None  # first price in the experiment file
-    learned: float = 0.0  # currency units spent since the file has had that first price
-    written: float = 0.0  # time of the last write, seconds since 1970
+    # State of the price controller after its last update.
+    state: State
+    # Price of the account: the gain that each currency unit must earn.
+    price: float
+    # Beginning of the budget's period, seconds since 1970, or COUNTED.
+    began: float
+    # The limit, part and pacing settings as text. If they change, the account gets a new plan.
+    terms: str
+    # Start of the plan, by the account's clock.
+    since: float
+    # Currency units that were spent before the plan started.
+    before: float
+    # First price in the experiment file; None if the file gives none.
+    stated: float | None = None
+    # Currency units that were spent since this first price was written into the experiment file.
+    learned: float = 0.0
+    # Time when this state was last written to the ledger, seconds since 1970.
+    written: float = 0.0
 
     @property
     def to_follow(self) -> float:
-        """Price that smaller accounts of the budget begin with: the current price, if it is plausible.
+        """Return the price with which smaller accounts of the same budget begin.
 
-        If there is more money than can be spent, the multiplier falls to 0. But no account can begin with a price of 0,
-        so a lower bound of the multiplier applies here.
+        This is the current price of this account, with two exceptions. If there is more money than can be spent, the
+        multiplier falls to 0, but no account can begin with a price of 0. So the multiplier is at least 1 / _PLAUSIBLE
+        here. If the multiplier is implausibly high, it counts as 1.
         """
         factor = self.state.multiplier
         return self.state.price_unit * (max(factor, 1.0 / _PLAUSIBLE) if factor < _PLAUSIBLE else 1.0)
 
     def worth_writing(self, written: Kept | None, now: float) -> bool:
-        """Return whether this state differs enough from the stored one to be written for all routers."""
+        """Return whether this state differs enough from the state in the ledger to be written there.
+
+        Args:
+            written: The state in the ledger; None if there is none.
+            now: Current time, seconds since 1970.
+        """
         if written is None or (written.began, written.terms) != (self.began, self.terms):
             return True
         if abs(self.price - written.price) > _PRICE_MOVED * written.price:
@@ -139,40 +177,62 @@ KEPT = TypeAdapter(Kept, config=ConfigDict(allow_inf_nan=False))
 
 @dataclass(frozen=True)
 class Clock:
-    """The clock of a paced account: seconds, or a count of opportunities."""
+    """The clock by which an account is paced. It counts either seconds or opportunities."""
 
-    began: float  # beginning of the period, as in `Kept`
-    schedule: Schedule  # planned spending, by this clock
+    began: float  # beginning of the budget's period, as in `Kept`
+    # Share of the money that should be spent by each time of this clock.
+    schedule: Schedule
     at: float  # current time of this clock
-    counted: bool  # whether the clock counts opportunities
-    open: bool  # whether spending is allowed now
-    edge: float  # seconds until the next start or end of a period or of the spending time
+    # True if the clock counts opportunities, false if it counts seconds.
+    counted: bool
+    # True if money may be spent now.
+    open: bool
+    # Seconds until the schedule starts or ends, whichever comes first; infinite for a clock that counts opportunities.
+    edge: float
 
     @classmethod
     def of_time(cls, limit: AccountLimit, pacing: Pacing, began: float, now: float) -> Clock:
-        """Return the clock of a budget that is paced by time, in the ledger's seconds."""
+        """Return the clock of a budget that is paced by time.
+
+        Args:
+            began: Beginning of the budget's current period, seconds since 1970.
+            now: Current time of the ledger, seconds since 1970.
+        """
         schedule = pacing.schedule(limit.period, limit.timezone, began, now)
         first, last = schedule.times[0], schedule.times[-1]
-        at = min(max(now, first), last)  # the period may have ended since the balances were read
+        # Limit the time to the period, which may have ended after the account's balances were read.
+        at = min(max(now, first), last)
         edge = min((time - now for time in (first, last) if time > now), default=inf)
         return cls(first, schedule, at, False, limit.period != "total" or first <= now < last, edge)
 
     @classmethod
     def of_count(cls, limit: AccountLimit, opportunities: int, at: float, had: float) -> Clock:
-        """Return the clock of a count: it ends after the arm's past opportunities (`at`) and its part of the rest."""
+        """Return the clock of a budget that should last for a number of opportunities.
+
+        The clock counts the opportunities of one arm. It ends after the arm's past opportunities and its part of those
+        that are still expected.
+
+        Args:
+            opportunities: Number of opportunities, over all arms, that the budget should last for.
+            at: Number of opportunities that this arm has had.
+            had: Number of opportunities that all arms have had.
+        """
         left = max(opportunities - had, _GRACE * opportunities)
         return cls(COUNTED, Schedule.even(0.0, at + max(limit.part * left, 1.0)), at, True, True, inf)
 
     @property
     def interval(self) -> float:
-        """Seconds until the next update; 0 for a budget for a count of opportunities: each opportunity updates it."""
+        """Return the time until the next update of the price, in seconds.
+
+        It is 0 for a clock that counts opportunities, because each opportunity updates the price.
+        """
         if self.counted:
             return 0.0
         return min(_UPDATE_SECONDS, _UPDATE_SHARE * (self.schedule.times[-1] - self.schedule.times[0]), self.edge)
 
 
 def terms_of(limit: AccountLimit) -> str:
-    """Return the terms of an account that come from the experiment file."""
+    """Return the part and the pacing settings of an account as text, so that changes can be detected."""
     assert limit.pacing is not None
     return f"{limit.part:.9g} {crc32(limit.pacing.model_dump_json().encode())}"
 
@@ -185,15 +245,24 @@ def updated(
     first: tuple[float, float],
     largest: Kept | None = None,
 ) -> tuple[Kept, Pace | None]:
-    """Return an account after an update, and its distance from its plan (None: no money left, or spending is closed).
+    """Return the state of an account after an update, and its spending compared with its plan.
 
-    `amounts` are the ledger's limit, and the sum of spent and reserved money (currency units). Both must belong to the
-    clock's period. Spend before a stage change counts. `kept` is the stored state, possibly of another period. `first`
-    is the multiplier and price unit with which a new plan begins. `largest` is the state of the budget's largest
-    account. ValueError or OverflowError: the account can't be paced.
+    The second result is None if no money was left when the plan began, or if money may not be spent now.
+
+    Args:
+        amounts: The account's limit in the ledger, and the sum of its spent and reserved money, in currency units. Both
+            must belong to the clock's period. Money that was spent before a stage change counts.
+        kept: State in the ledger, possibly of an earlier period; None if there is none.
+        first: Multiplier and price unit with which a new plan begins (see `first_price`).
+        largest: State of the budget's largest account, whose price a new account uses.
+
+    Raises:
+        ValueError: the account can't be paced.
+        OverflowError: the account can't be paced.
     """
     at, (amount, committed) = clock.at, amounts
-    end = "" if clock.counted else clock.schedule.times[-1]  # an opportunity count would change with each update
+    # The end of a clock that counts opportunities changes with each update, so it is not part of the terms.
+    end = "" if clock.counted else clock.schedule.times[-1]
     terms = f"{amount:.9g} {target.terms} {end}"
     here = State(at, committed, *first)
     stated, learned = target.limit.pacing.price if target.limit.pacing else None, committed
@@ -203,16 +272,16 @@ def updated(
     anew = (
         kept is None
         or (kept.began, kept.terms) != (clock.began, terms)
-        or kept.state.at > at  # the clock was ahead and has been corrected
+        or kept.state.at > at  # the clock was ahead at the last update, and has been set back
         or kept.since > at
-        or committed < amount <= kept.before  # the account was full, and reservations have been released
+        or committed < amount <= kept.before  # all money was reserved when the plan began, and some has been released
     )
-    # A new plan spreads the rest of the money over the rest of the time.
+    # If the account needs a new plan, it starts now, with the money that is committed so far.
     state, since, before = (here, at, committed) if anew or kept is None else (kept.state, kept.since, kept.before)
     if largest is not None and learned < GRAINS * target.grain:
         state = replace(state, price_unit=largest.to_follow)
     pace, price = None, here.price_unit * STOP_MULTIPLIER
-    if before >= amount:  # no money was left when the plan began
+    if before >= amount:  # no money was left when the plan began, so there is nothing to pace
         state = here
     else:
         budget = before + (amount - before) * target.planned_share
@@ -226,7 +295,11 @@ def updated(
 
 
 def first_price(limit: AccountLimit, last: Kept | None) -> tuple[float, float] | None:
-    """Return a new plan's multiplier and price unit: the account's last, or the file's price if it has changed."""
+    """Return the multiplier and the price unit with which a new plan of an account begins.
+
+    These are the values of the account's last plan or, if the file's first price has changed, that price with the
+    multiplier 1. Returns None if neither is known.
+    """
     assert limit.pacing is not None
     stated = limit.pacing.price
     if last is not None and stated in (None, last.stated):
@@ -235,20 +308,30 @@ def first_price(limit: AccountLimit, last: Kept | None) -> tuple[float, float] |
 
 
 class Forecasts:
-    """Recent forecasts of the arms: expected reward per unit of expected cost. Their median is a first price."""
+    """Recent forecasts of the arms, as expected reward per unit of expected cost.
+
+    If the experiment file gives no first price, the median of these forecasts is the first price.
+    """
 
     def __init__(self) -> None:
         self._gains: deque[float] = deque(maxlen=5 * _FORECASTS)
         self._asked = 0
 
     def add(self, reward: float | None, cost: float | None) -> None:
-        """Add an arm's expected reward and cost of an exposure; None if the arm did not answer or sent no forecast."""
+        """Add the forecast for one decision: the expected reward and the expected cost of an exposure.
+
+        Both are None if the arm did not answer, or sent no forecast.
+        """
         self._asked += 1
         if reward is not None and cost:
             self._gains.append(reward / cost)
 
     def usual(self) -> float | None:
-        """Return the median; None if there are too few forecasts. ValueError: too few, even after _ASKED decisions."""
+        """Return the median of the recent forecasts, or None if there are too few of them.
+
+        Raises:
+            ValueError: there are still too few after _ASKED decisions.
+        """
         found = median(self._gains) if len(self._gains) >= _FORECASTS else 0.0
         if 0.0 < found < inf:
             return found

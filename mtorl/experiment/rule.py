@@ -1,4 +1,4 @@
-"""Defines a policy as rows in an experiment file, of which the first matching row decides.
+"""Defines a policy as a list of rows in an experiment file. The first row that matches a request decides.
 
     policy:                                                      # of an arm
     - {when: {device: phone, age: [18-24, 25-29]}, channel: video}
@@ -6,8 +6,8 @@
     - {when: {placement: null}, channel: search, expose: false}  # null: the value is unknown
     - {channel: display}                                         # all other requests
 
-A single row without a condition is a constant policy. Conditions may use columns of the context and of the user. A row
-matches only if its channel is a candidate of the request. Nothing is random.
+A row matches if its condition is true and its channel is a candidate of the request. Conditions may use columns of the
+context and of the user. A single row without a condition is a constant policy. Decisions by rows are never random.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ Rule = Annotated[tuple[Row, ...], FromList, AfterValidator(_ends)]  # the first 
 
 
 def first_fit(rule: Sequence[Row], values: Mapping[str, Any], candidates: Collection[str]) -> Row | None:
-    """Return the first row whose condition is true and whose channel is a candidate; None if there is no such row."""
+    """Return the first row whose condition is true and whose channel is a candidate, or None if no row matches."""
     for row in rule:
         if row.channel in candidates and all(values.get(name) in allowed for name, allowed in row.when.items()):
             return row
@@ -58,12 +58,19 @@ def first_fit(rule: Sequence[Row], values: Mapping[str, Any], candidates: Collec
 
 
 def digest(rule: Sequence[Row]) -> str:
-    """Return the SHA-256 of a rule, which changes with every field of its rows."""
+    """Return the SHA-256 of a rule. Any change of a row changes the digest."""
     return hashlib.sha256(orjson.dumps([row.model_dump(mode="json") for row in rule])).hexdigest()
 
 
 def check(rule: Sequence[Row], spec: DatasetSpec, where: str = "policy") -> None:
-    """Raise ValueError if a rule (at `where` in the file) names a channel, column or value that the data set lacks."""
+    """Check that the data set has the channels and columns of a rule, and that its values have the right type.
+
+    Args:
+        where: Place of the rule in the experiment file, for the error message.
+
+    Raises:
+        ValueError: a channel or column is unknown, or a value is text for a numeric column or the reverse.
+    """
     kinds = {column.name: column.kind for column in (*spec.context, *spec.static)}
     for i, row in enumerate(rule):
         if row.channel not in spec.channels:

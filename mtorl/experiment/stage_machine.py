@@ -1,4 +1,4 @@
-"""Decides the next stage of an experiment: a pure function of its file, its history and the evidence.
+"""Decides when an experiment moves to another stage, from its file, its history and evidence from the log.
 
     state = state_of(events, experiment)          # `mtorl.experiment.history`
     consider(experiment, state, evidence, now)    # Move("5%", "48 hours, 812 users in each arm ...") or Hold(...)
@@ -29,7 +29,8 @@ from mtorl.experiment.stages import Ramp, RampStage, Stage
 from mtorl.runtime.message import Message, joined
 
 Phase = Literal["draft", "shadow", "1%", "5%", "25%", "50%", "promoted", "stopped", "rolled back"]
-STAGES: tuple[Stage, ...] = get_args(Stage)  # phases with traffic, in the order of the ramp
+# The phases in which an experiment runs, in the order of a ramp.
+STAGES: tuple[Stage, ...] = get_args(Stage)
 OVER: tuple[Phase, ...] = ("promoted", "stopped", "rolled back")
 FAULTS = ("fallback_ratio", "latency_seconds")
 """Requirements that stay unmet for the rest of a stage if its first decisions had many faults."""
@@ -37,40 +38,51 @@ FAULTS = ("fallback_ratio", "latency_seconds")
 
 @dataclass(frozen=True)
 class State:
-    """State of an experiment, as its history determines it."""
+    """The current state of an experiment, computed from the events in its history."""
 
     phase: Phase = "draft"
-    since: float | None = None  # start of the phase, or of its last resume, seconds since 1970; None for a draft
-    killed: bool = False  # kill switch set by an event; the file's `enabled` is separate
+    # Time when the phase began or the kill switch was last released, seconds since 1970. None for a draft.
+    since: float | None = None
+    # True if an event switched the kill switch on. The `enabled` field of the file is a separate switch.
+    killed: bool = False
     events: int = 0
-    # Fields of the incumbent's arm after a promotion or rollback (`answering`); None: use the file's.
+    # After a promotion or rollback: the fields that define how the incumbent answers (see `answering`). If None, the
+    # file defines them.
     incumbent: Mapping[str, Any] | None = None
-    replaced: Mapping[str, Any] | None = None  # after a promotion: the previous incumbent's fields
-    fixed: Mapping[str, Any] | None = None  # `fixed_fields` at the start of the experiment; None for a draft
+    # After a promotion: the same fields of the previous incumbent, which a rollback restores.
+    replaced: Mapping[str, Any] | None = None
+    # The fields that must not change, as returned by `fixed_fields` when the experiment started; None for a draft.
+    fixed: Mapping[str, Any] | None = None
 
 
 class ArmEvidence(NamedTuple):
-    """Figures of an arm at the current stage."""
+    """Figures about one arm at the current stage, from the decision log."""
 
-    users: int  # users with counted decisions; in the shadow stage, users for whom the arm was queried
-    fallback_ratio: float = 0.0  # share of its decisions that fell back; in the shadow stage, share of failed answers
-    latency_seconds: float = math.nan  # 99th percentile; NaN if unknown, as in the shadow stage
+    # Users whose decisions count in the verdict. In the shadow stage: users for whom the arm was queried.
+    users: int
+    # Share of the arm's decisions that fell back to the default action. In the shadow stage: share of failed answers.
+    fallback_ratio: float = 0.0
+    # 99th percentile of the arm's latency, seconds. NaN if unknown, as in the shadow stage.
+    latency_seconds: float = math.nan
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Evidence about an experiment, from the decision log."""
+    """The figures from the decision log that decide whether an experiment moves to another phase."""
 
     token: Token  # token and reason of the current verdict
     reason: Message
     challenger: str
-    breached: tuple[Message, ...]  # one message per breached guardrail, with the challenger's name
-    arms: Mapping[str, ArmEvidence]  # only arms that have decisions
-    effect: Mapping[str, Any] | None = None  # for people: the challenger's users, lift and lift_ci in the verdict
+    # One message for each breached guardrail; it names the challenger.
+    breached: tuple[Message, ...]
+    # Figures by the arm's name. Arms without decisions are left out.
+    arms: Mapping[str, ArmEvidence]
+    # For display only: `users`, `lift` and `lift_ci` of the challenger in the verdict.
+    effect: Mapping[str, Any] | None = None
 
 
 class Move(NamedTuple):
-    """The next phase, and why."""
+    """A decision to move an experiment to another phase, with the reason."""
 
     to: Phase
     reason: Message
@@ -78,28 +90,42 @@ class Move(NamedTuple):
 
 
 class Hold(NamedTuple):
-    """A decision to stay in the current stage; the reasons are unmet requirements, or why no move is allowed."""
+    """A decision to stay in the current phase.
+
+    The reasons are the requirements that are not met yet, or why no automatic move is allowed.
+    """
 
     reasons: tuple[Message, ...]
 
 
 class Requirement(NamedTuple):
-    """One requirement for leaving a stage."""
+    """One requirement for leaving a stage, with the value found and the value needed."""
 
     kind: Literal["hours", "users", "fallback_ratio", "latency_seconds"]
-    arm: str | None  # None: the requirement concerns the stage, not one arm
+    # Name of the arm; None if the requirement concerns the whole stage.
+    arm: str | None
     found: float
     needed: float
-    words: Message  # describes the shortfall if the requirement is not met
+    # Message to show as long as the requirement is not met.
+    words: Message
 
     @property
     def met(self) -> bool:
-        """Whether hours or users reach the needed value or, for faults, do not exceed the allowed value."""
+        """Return whether the requirement is met.
+
+        Hours and users must be at least the needed value. Fallback ratios and latencies must not exceed the allowed
+        value.
+        """
         return self.found <= self.needed if self.kind in FAULTS else self.found >= self.needed
 
 
 def consider(experiment: Experiment, state: State, evidence: Evidence | None, now: float) -> Move | Hold:
-    """Return the next automatic move. `evidence` is None if there is none yet; `now` is in seconds since 1970."""
+    """Decide whether an experiment moves to another phase now, or stays in its phase.
+
+    Args:
+        evidence: Figures from the decision log; None if there is none yet.
+        now: Current time, in seconds since 1970.
+    """
     ramp = experiment.ramp
     if ramp is None:
         return Hold((messages.NO_RAMP(),))
@@ -154,7 +180,10 @@ def _leave_draft(experiment: Experiment, first: Stage, now: float) -> Move | Hol
 
 
 def stages_to_come(ramp: Ramp | None, state: State) -> list[RampStage]:
-    """Return the ramp's stages after the current phase: all for a draft, none for a finished experiment."""
+    """Return the stages of the ramp that come after the current phase.
+
+    For a draft, these are all stages; for a finished experiment, there are none.
+    """
     if ramp is None or state.phase in OVER:
         return []
     here = -1 if state.phase == "draft" else STAGES.index(state.phase)
@@ -164,7 +193,10 @@ def stages_to_come(ramp: Ramp | None, state: State) -> list[RampStage]:
 def requirements(
     experiment: Experiment, state: State, evidence: Evidence | None, now: float
 ) -> tuple[Requirement, ...]:
-    """Return the requirements for leaving the current stage, with progress; none if the stage is not in the ramp."""
+    """Return the requirements for leaving the current stage, with the values found and needed.
+
+    The result is empty if the current stage is not in the ramp.
+    """
     steps = () if experiment.ramp is None else experiment.ramp.stages
     step = next((step for step in steps if step.stage == state.phase), None)
     return () if step is None else tuple(_requirements(experiment, step, state, evidence, now))
@@ -203,7 +235,10 @@ def _requirements(
 
 
 def lacking(needed: Iterable[Requirement]) -> list[Message]:
-    """Return a message per unmet requirement and, if one concerns faults, advice on how to exclude past faults."""
+    """Return one message for each requirement that is not met.
+
+    If one of them concerns faults, another message explains how to make the stage ignore past faults.
+    """
     unmet = [one for one in needed if not one.met]
     words = [one.words for one in unmet]
     return [*words, messages.OLD_FAULTS()] if any(one.kind in FAULTS for one in unmet) else words
@@ -217,10 +252,10 @@ def _grown(step: RampStage, evidence: Evidence | None) -> Message:
 
 
 def may_move(state: State, to: Phase, by: Literal["ramp", "person"]) -> Message | None:
-    """Return why a move is not allowed; None if it is allowed.
+    """Return why a move to another phase is not allowed, or None if it is allowed.
 
-    A person may move a running experiment to any stage, forward or back. A finished experiment stays finished, except
-    that a promotion can be rolled back. Another try needs a new salt, which defines another experiment.
+    A person may move a running experiment to any stage, forward or back. A finished experiment can't move any more,
+    except that a promotion can be rolled back. To try again, use a new salt, which defines another experiment.
     """
     if to == "draft":
         return messages.HAS_BEGUN()
@@ -242,10 +277,10 @@ def may_move(state: State, to: Phase, by: Literal["ramp", "person"]) -> Message 
 
 
 def in_force(experiment: Experiment, state: State) -> Experiment:
-    """Return the experiment as routers apply it, at its current stage.
+    """Return the experiment as the routers must apply it at its current stage.
 
-    Before the start and after the end, all users get the incumbent, also users with an override. After a promotion,
-    the incumbent's arm answers with the challenger's policy, at the challenger's endpoint.
+    Before the start and after the end, all users get the incumbent, even users with an override. After a promotion, the
+    incumbent's arm has the challenger's policy and endpoint.
     """
     stage = next((stage for stage in STAGES if stage == state.phase), STAGES[0])
     on = experiment.enabled and not state.killed and state.phase in STAGES
@@ -258,7 +293,11 @@ def in_force(experiment: Experiment, state: State) -> Experiment:
 
 
 def answering(arm: Arm) -> dict[str, Any]:
-    """Return the fields that define how an arm answers, JSON-ready and independent of the arm's name and file."""
+    """Return the fields that define how an arm answers: its policy, its model and its endpoint.
+
+    The arm's name is left out, so that a challenger can be compared with an incumbent. The values can be written as
+    JSON.
+    """
     fields = {"policy", "model_digest", "model_name", "model_version"}
     return {**arm.model_dump(mode="json", include=fields), "endpoint": arm.url}
 
@@ -278,13 +317,17 @@ FIXED: Sequence[str] = (
 
 
 def fixed_fields(experiment: Experiment) -> dict[str, Any]:
-    """Return the fields that may not change after the start, JSON-ready."""
+    """Return the fields of an experiment file that must not change after the start, as values for JSON."""
     fields = experiment.model_dump(mode="json", include=set(FIXED))
     return {**fields, "arms": sorted(arm.name for arm in experiment.arms)}
 
 
 def fixed_changes(fixed: Mapping[str, Any], experiment: Experiment) -> list[str]:
-    """Return the names of the fixed fields that have changed since the experiment started."""
+    """Return the names of fields that must not change after the start, but have changed.
+
+    Args:
+        fixed: Result of `fixed_fields` when the experiment started.
+    """
     fields = {name: value for name, value in fixed.items() if name != "arms"}
     before = experiment.from_dict({**experiment.model_dump(mode="json"), **fields})  # newer fields get defaults
     changed = [name for name in FIXED if getattr(before, name) != getattr(experiment, name)]

@@ -1,4 +1,6 @@
-"""The stages of an experiment (shares of its users that get a challenger), and the ramp from stage to stage.
+"""Defines the stages of an experiment, and the ramp, which is the list of stages that the experiment goes through.
+
+At each stage, a certain share of the experiment's users gets a challenger.
 
     ramp:                                        # the ramp of an experiment file
       stages:
@@ -7,7 +9,7 @@
       - {stage: 50%, hours: 336}
       fallback_ratio: 0.01                       # how much more often than the incumbent a challenger may fall back
 
-`mtorl.experiment.stage_machine` decides the moves between stages.
+`mtorl.experiment.stage_machine` decides when an experiment moves to its next stage.
 """
 
 from collections.abc import Mapping
@@ -60,6 +62,9 @@ class Ramp(StrictModel):
 
 
 def stages_before(ramp: Ramp, stage: str | None) -> list[Stage]:
-    """Return the ramp's stages before a stage: those that a direct move from the draft skips. Unknown stage: none."""
+    """Return the stages of the ramp that are smaller than `stage`.
+
+    A move from the draft directly to `stage` skips them. The list is empty if `stage` is unknown.
+    """
     share = next((share for name, share in CHALLENGER_SHARE.items() if name == stage), 0.0)
     return [step.stage for step in ramp.stages if CHALLENGER_SHARE[step.stage] < share]

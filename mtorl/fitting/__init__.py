@@ -1,7 +1,11 @@
-"""Trains both policies on a windows folder and saves their artifacts.
+"""Trains the incumbent and the challenger on a windows folder, saves their artifacts, and searches hyper-parameters.
 
-In reading order: `future` (the value of later opportunities), `fit` (the two entry functions, and the facts about
-training data in an artifact), `worker` (the process that torchrun starts, and its task file). Hyper-parameter search:
-`search_space`, `settings` (settings of a training as a file, and its files on a volume), `search` (the objective, and
-Optuna).
+The files in reading order:
+
+    future         fits the value of later opportunities
+    fit            trains both policies; start with `fit_incumbent` and `fit_challenger`
+    worker         the process that torchrun starts, and the file with its task
+    search_space   the hyper-parameters that a search may change
+    settings       reads settings from files, and names the checkpoints of a training
+    search         the hyper-parameter search with Optuna
 """

@@ -1,9 +1,10 @@
-"""Fits the incumbent and the challenger on the training users of a windows folder, and saves their artifacts.
+"""Trains the incumbent and the challenger on the training users of a windows folder, and saves them as artifacts.
 
     incumbent = fit_incumbent("runs/latest/windows", "incumbent")
     challenger = fit_challenger("runs/latest/windows", "challenger", TrainConfig(), budget_share=0.5)
 
-Several processes may train the challenger together (`mtorl.network.parallel`); the leading one saves the artifact.
+Several processes may train the challenger together (`mtorl.network.parallel`). Only the leading process saves the
+artifact.
 """
 
 from __future__ import annotations
@@ -64,37 +65,43 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-# Mean number of touchpoints per training user in the drift reference, enough to measure how alike one user's are.
+# The drift reference contains on average this many touchpoints per user. Fewer would not show how similar the
+# touchpoints of one user are.
 REFERENCE_TOUCHPOINTS = 5
 
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """Facts about the training users of a windows folder, collected shard by shard to limit memory."""
+    """Facts about the training users of a windows folder. Shards are read one by one to limit memory."""
 
     spec: DatasetSpec
-    fingerprint: str  # fingerprint of the log
-    encoding_digest: str  # digest of description and encoder, which determine inputs and labels of given data
+    fingerprint: str  # fingerprint of the log from which the windows were built
+    encoding_digest: str  # hash of the description and the encoder; if it changes, a checkpoint can't be continued
     encoder: Encoder
-    first_shard: str  # the first shard that contains training users
+    first_shard: str  # name of the first shard that contains training users
     users: Fingerprints
     channel_uses: Counter[str]
-    highest_cost: dict[str, float]  # highest cost of an exposure on each channel of the training users
+    highest_cost: dict[str, float]  # channel -> highest cost of an exposure among training users
 
     @classmethod
     def of(cls, windows: str) -> TrainingSummary:
-        """Read a windows folder; WindowError if it has no training users."""
+        """Collect the facts from a windows folder.
+
+        Raises:
+            WindowError: The folder contains no training users.
+        """
         uses: Counter[str] = Counter()
         highest: dict[str, float] = {}
         users, encoder, first = [], None, ""
         for file in shards(windows):
             table = WindowTable.load(windows, file=file)
             rows = table.rows[table.is_in("train")]
-            # Validation users count as training users, because they determine early stopping and the calibration.
+            # Record validation users as training users, too: early stopping and calibration depend on them.
             users.append(fingerprints(table.rows.loc[~table.is_in("test"), "user_id"].unique()))
             if not len(rows):
                 continue
-            # The first shard is a random sample of the users, large enough for means and vocabularies.
+            # Fit the encoder on the first shard. It is a random sample of the users, large enough for the means of
+            # numeric columns and the vocabularies of categorical columns.
             if encoder is None:
                 encoder, first = Encoder.fit(table.tiles("train"), table.spec), file
             uses.update(rows["channel"])
@@ -123,8 +130,11 @@ class TrainingSummary:
         metrics: Mapping[str, Any],
         reference: pd.DataFrame,
     ) -> TrainedPolicy:
-        """A policy trained on these users, with its drift thresholds, ready to be saved."""
-        # A cost cap must not be too low, so a channel without training data gets the highest cost of all channels.
+        """Return a policy that was trained on these users, with all that its artifact needs.
+
+        The thresholds for drift are measured here.
+        """
+        # A cost cap must not be too low. So a channel without training data gets the highest cost of any channel.
         highest = max(self.highest_cost.values())
         return TrainedPolicy(
             name=name,
@@ -134,7 +144,7 @@ class TrainingSummary:
             spec=self.spec,
             params=params,
             cost_cap={channel: self.highest_cost.get(channel, highest) for channel in self.spec.channels},
-            # The most used channel; in a tie, the first in alphabetical order.
+            # The default is the most used channel. If several are used equally often, it is the first by alphabet.
             default_channel=max(sorted(self.channel_uses), key=self.channel_uses.__getitem__),
             metrics=metrics,
             reference=reference,
@@ -146,30 +156,33 @@ class TrainingSummary:
 
 
 def drift_reference(windows: str, spec: DatasetSpec) -> pd.DataFrame:
-    """User, context and static columns of training users, the reference for drift in later requests."""
+    """Sample rows of training users, with which drift tests compare the requests in production.
+
+    The columns are the user, the context columns and the static columns.
+    """
     if (decided := contexts(windows, spec, "train")) is not None:
-        # Later requests are opportunities, exposed or not, so decisions are a better reference than touchpoints.
+        # Prefer decisions to touchpoints if the log has decisions: like requests, they include those without exposure.
         share = min(1.0, REFERENCE_TOUCHPOINTS * decided["user_id"].nunique() / len(decided))
         return sample_users(decided[stretches(decided["user_id"], share)].reset_index(drop=True))
     share = min(1.0, REFERENCE_TOUCHPOINTS / touchpoints_per_user(windows))
     reference = pd.DataFrame()
     for file in shards(windows):
-        # A hash chooses users, so sampling shard by shard chooses the same users as sampling all shards at once.
+        # `sample_users` selects users by a hash, so sampling after each shard gives the same users as sampling once.
         rows = WindowTable.load(windows, "train", file).reference(share)
         reference = sample_users(pd.concat([reference, rows], ignore_index=True))
     return reference
 
 
 def drift_thresholds(reference: pd.DataFrame, spec: DatasetSpec) -> ThresholdGrid | None:
-    """Thresholds of drift from a reference; None if the reference has too few users to measure thresholds."""
+    """Measure the thresholds of the drift tests on a reference; None if the reference has too few users."""
     if reference["user_id"].nunique() < 2 * MIN_USERS:
         return None
-    columns = (*spec.context, *spec.static)  # a reference of our own decisions may lack static columns
+    columns = (*spec.context, *spec.static)  # if the reference consists of decisions, static columns may be missing
     return ThresholdGrid.measure(reference, {c.name: c.kind for c in columns if c.name in reference})
 
 
 def git_revision() -> str:
-    """Git commit of the code: from the checkout, or else from the image's MTORL_REVISION."""
+    """Return the Git commit of the code. Outside a checkout, return MTORL_REVISION, which the image sets."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -177,13 +190,13 @@ def git_revision() -> str:
         return os.environ.get("MTORL_REVISION", "unknown")
 
 
-ADVANTAGE_WEIGHT = 5.0  # beta: if a channel's utility grows by one utility_scale, its odds grow by a factor of e^5
-EXPLORATION = 0.05  # epsilon: each channel keeps some probability, so that later off-policy estimates are possible
+ADVANTAGE_WEIGHT = 5.0  # beta: if the utility of a channel rises by `utility_scale`, its odds are multiplied by e^5
+EXPLORATION = 0.05  # epsilon: share of random decisions, which make later off-policy estimates possible
 _Result = TypeVar("_Result")
 
 
 def fit_incumbent(windows: str, out: str) -> Artifact:
-    """Compute channel frequencies by segment and save them as an artifact."""
+    """Compute how often each channel is used in each segment of users, and save the frequencies as an artifact."""
     summary = TrainingSummary.of(windows)
     network = channel_frequency.fit((tiles(windows, "train", file) for file in shards(windows)), summary.encoder)
     params, reference = channel_frequency.POLICY, drift_reference(windows, summary.spec)
@@ -191,10 +204,12 @@ def fit_incumbent(windows: str, out: str) -> Artifact:
 
 
 def take_incumbent(windows: str, served: str, out: str) -> Artifact:
-    """Copy the artifact of the serving policy, for comparison on the test users of the windows.
+    """Copy the artifact of the serving policy, so that the challenger can be compared with it on the test users.
 
-    A user's split never changes, so the serving policy was not trained on the test users. WindowError if the artifact
-    has other columns or channels than the windows.
+    The split of a user never changes. So the serving policy was not trained on the test users either.
+
+    Raises:
+        WindowError: The artifact has other columns or channels than the windows.
     """
     artifact, spec = load(Path(served)), DatasetSpec.load(Path(windows) / DATASET_FILE)
     theirs, ours = (one.model_dump(exclude={"name", "description"}) for one in (artifact.spec, spec))
@@ -214,18 +229,22 @@ def take_incumbent(windows: str, served: str, out: str) -> Artifact:
 def fit_challenger(
     windows: str, out: str, config: TrainConfig, budget_share: float, checkpoint: str = "", log: str = ""
 ) -> Artifact | None:
-    """Train MTORL, calibrate it and price the budget on validation users, and save the policy as an artifact.
+    """Train MTORL on the training users, calibrate and price it on the validation users, and save it as an artifact.
 
-    The artifact also contains LightGBM for comparison, fitted on the training users of the first shard. Returns None
-    except in the leading process.
+    The artifact also contains LightGBM models for comparison, trained on the training users of the first shard.
 
     Args:
-        budget_share: Budget as a share of the cost of always exposing; determines the price of the budget.
-        checkpoint: Prefix of the checkpoint files from which a killed training continues; "" for none.
-        log: Folder for the metrics of each epoch, for TensorBoard; "" for none.
+        budget_share: Budget of the policy, as a fraction of the cost of always exposing. The price is set so that the
+            policy spends this budget.
+        checkpoint: Prefix of the checkpoint files, from which an interrupted training continues; "" for no checkpoints.
+        log: Folder in which the metrics of each epoch are written for TensorBoard; "" for none.
+
+    Returns:
+        The artifact in the leading process, None in all other processes.
 
     Raises:
-        InputError: the budget share is not a positive number, or every exposure costs 0. `train_ensemble` raises more.
+        InputError: `budget_share` is not a positive number, or every exposure costs 0. `train_ensemble` raises errors
+            of its own.
     """
     if not 0 < budget_share < math.inf:
         raise InputError(f"budget_share must be a positive number, got {budget_share}")
@@ -235,13 +254,14 @@ def fit_challenger(
     identity = {"data": summary.fingerprint, "windows": summary.encoding_digest}
     resume = Checkpoint(Path(checkpoint), identity) if checkpoint else None
     with one_thread(), parallel.joined() as group, _epoch_log(log if group.leads else "") as write:
-        # On two processors, two networks train as fast as one. On a GPU, networks would compete, so they take turns.
+        # Train the networks in parallel if there is a processor for each. On a GPU, they are trained one after the
+        # other, because they would slow each other down.
         at_once = group.size == 1 and parallel.device_of(config.device).type == "cpu" and processors() >= MEMBERS
         epochs: dict[int, float] = {}
 
         def on_epoch(member: int, row: dict[str, float]) -> None:
             epochs[member] = row["epoch"]
-            if not at_once:  # earlier members have finished, possibly early
+            if not at_once:  # earlier networks have finished, so count all their epochs, even if they stopped early
                 epochs.update(dict.fromkeys(range(member), config.epochs))
             progress.report(sum(epochs.values()), MEMBERS * config.epochs, f"validation loss {row['val_loss']:.4f}")
             write(member, row)
@@ -266,7 +286,7 @@ def fit_challenger(
         fitted = lightgbm.fit(train_windows, val_windows, summary.encoder, config.seed)
         return fitted.calibrated(val_windows, users_B, mean_C)
 
-    # LightGBM uses one processor and rarely holds Python's global lock, so it can run in a thread.
+    # Train LightGBM in a thread while the network is calibrated. It uses one processor, and rarely holds Python's lock.
     trees = _in_background(fit_trees)
     metrics = _calibrate(trained, val, mean_C, summary, config.seed)
     fit_state_distance(trained.ensemble, summary.encoder, train_windows)
@@ -287,7 +307,10 @@ def fit_challenger(
 
 
 def _in_background(work: Callable[[], _Result]) -> Future[_Result]:
-    """Run in a daemon thread, which delays neither Ctrl+C nor an error in the main thread."""
+    """Run `work` in a daemon thread, and return its future result.
+
+    A daemon thread does not keep the process alive after Ctrl+C or an error in the main thread.
+    """
     future: Future[_Result] = Future()
 
     def do() -> None:
@@ -301,7 +324,7 @@ def _in_background(work: Callable[[], _Result]) -> Future[_Result]:
 
 
 def _channel_means(trained_on: WindowTable, val: WindowTable, summary: TrainingSummary) -> Floats | None:
-    """Mean label on each channel, from training and validation users."""
+    """Return the mean reward label of each channel among training and validation users, for the calibration."""
     rows = pd.concat([trained_on.rows, val.rows])
     rewards_B = summary.encoder.reward(summary.spec.reward.gain.of(rows), rows["cost"])
     return channel_means(rows, summary.spec, rewards_B)
@@ -310,7 +333,7 @@ def _channel_means(trained_on: WindowTable, val: WindowTable, summary: TrainingS
 def _calibrate(
     trained: Trained, val: WindowTable, mean_C: Floats | None, summary: TrainingSummary, seed: int
 ) -> dict[str, Any]:
-    """Calibrate the ensemble on validation users."""
+    """Calibrate the ensemble on validation users, and return the metrics for the artifact."""
     encoder, batch = summary.encoder, val.on_demand("val", targets=True)
     users_B = val.rows["user_id"].to_numpy()
     calibration = calibrate_ensemble(trained.ensemble, encoder, batch, users_B, mean_C)
@@ -324,9 +347,9 @@ def _calibrate(
         **evaluate(logits_BC, reward_BC, targets, seed),
         "calibration": calibration._asdict(),
         "measured_on": "validation users, on whom training also stopped and the heads were calibrated",
-        "measured_share": val.share,  # share of the validation users
+        "measured_share": val.share,  # fraction of the validation users on whom the metrics were measured
         "seconds": trained.seconds,
-        # The next four figures are of the first member only.
+        # The next four values describe only the first network of the ensemble.
         "best_epoch": first.best_epoch,
         "best_val_loss": first.best_val_loss,
         "epochs": len(first.history),
@@ -342,7 +365,10 @@ def _price(
     summary: TrainingSummary,
     budget_share: float,
 ) -> PolicyParams:
-    """The policy's parameters. The price meets the budget on opportunities or, if there are none, on touchpoints."""
+    """Return the policy's parameters, with the price at which the policy spends the budget on validation users.
+
+    The spend is computed on opportunities or, if the log has none, on touchpoints.
+    """
     if opportunities is None:
         batch: Windows = val.on_demand("val", targets=True)
         always_exposing = float(val.rows["cost"].mean())
@@ -356,7 +382,11 @@ def _price(
 
 
 def price_policy(forecast: Forecast, budget: float) -> PolicyParams:
-    """The challenger's parameters, priced so that its expected spend per row meets a budget (currency units)."""
+    """Return the challenger's parameters, with the price at which it is expected to spend a budget.
+
+    Args:
+        forecast: The model's forecasts on some rows.
+    """
     scale = utility_scale(forecast)
     params = PolicyParams(ADVANTAGE_WEIGHT, EXPLORATION, 0.0, scale)
     return replace(params, price=policy_price(forecast, params, budget))
@@ -364,7 +394,10 @@ def price_policy(forecast: Forecast, budget: float) -> PolicyParams:
 
 @contextmanager
 def _epoch_log(folder: str) -> Iterator[Callable[[int, dict[str, float]], None]]:
-    """A function that writes history rows for TensorBoard, one run per member; it does nothing if `folder` is ""."""
+    """Yield a function that writes the metrics of an epoch for TensorBoard, as one run per network of the ensemble.
+
+    If `folder` is "", the function does nothing.
+    """
     if not folder:
         yield lambda member, row: None
         return

@@ -3,18 +3,20 @@
     z = foresight(ensemble, encoder, val, seed)               # on validation users
     if z > CLEAR: ensemble.future = fit_future(ensemble, encoder, train_windows, price, seed)
 
-The method is fitted Q iteration (Ernst et al. 2005, JMLR 6) on a sample of the training windows. The network predicts
-what happens at the next opportunity. A window's branches (`mtorl.window.branches`) are: no exposure, and for each
-channel, an exposure without and an exposure with a gain. Let d be the discount for the sampled pause, and p the
-probability of a gain. With a fixed price, and level = added = 0 at first, each iteration computes:
+The method is fitted Q iteration (Ernst et al. 2005, JMLR 6) on a sample of the training windows. For each window, the
+network predicts the next opportunity after each possible action and outcome. These are the branches of the window
+(`mtorl.window.branches`): no exposure, and for each channel, an exposure without a gain and an exposure with a gain.
+Let d be the discount for the pause until the next opportunity, and p the probability of a gain. The price is fixed, and
+level and added are 0 at first. Each iteration computes:
 
     later(branch) = level + max(0, max_c gain_c - price cost_c + added_c)   at the next opportunity
     level         = d later(no exposure)
     added_c       = d (p later(c, gain) + (1 - p) later(c, no gain) - later(no exposure))
 
-`later`, `level` and `added` each consist of a gain and a cost. `STEPS` iterations look `STEPS` opportunities ahead. The
-weights of the network do not change, so the network runs once for each branch, and each iteration only fits the head
-again. All branches of a window share the states of the window's tokens (`MTORL.after`).
+`later`, `level` and `added` each consist of a gain and a cost. After `STEPS` iterations, the values include the next
+`STEPS` opportunities. The weights of the network do not change. So the network runs only once for each branch, and each
+iteration only fits the head that predicts `level` and `added`. All branches of a window share the states of the
+window's tokens (`MTORL.after`).
 
 Shapes: B windows, H state, C channels, K = 2 C + 1 branches, M = B K, 2 gain and cost.
 """
@@ -38,16 +40,19 @@ from mtorl.window.on_demand import Windows
 from mtorl.window.table import WindowTable
 from mtorl.window.window import WindowBatch
 
-STEPS = 3  # opportunities ahead
-HALF_LIFE_DAYS = 14.0  # an opportunity after a pause of this length counts half
-CLEAR = 2.33  # minimum of `foresight`, in standard errors, with which a policy uses the future value
-_TOKENS = 350_000  # tokens of the sampled windows and their branches: a few CPU seconds
-_AT_ONCE = 1024  # windows whose branches are in memory at a time
+STEPS = 3  # number of later opportunities that are simulated
+HALF_LIFE_DAYS = 14.0  # gain and cost of an opportunity after a pause of this length count half
+CLEAR = 2.33  # the policy uses the value of the future only if `foresight` is above this number of standard errors
+_TOKENS = 350_000  # windows are sampled until they and their branches have this many tokens: a few seconds of CPU time
+_AT_ONCE = 1024  # number of windows whose branches are computed at a time, to limit memory
 _EPOCHS, _BATCH, _LR = 10, 1024, 6e-3
 
 
 class Answers(NamedTuple):
-    """An ensemble's decoder inputs and outputs: action logits, expected gain and expected cost (B, C)."""
+    """The predictions of an ensemble for B states: action logits, expected gain and expected cost (B, C).
+
+    `inputs` are the inputs of the decoders, from which the head for the value of the future also predicts.
+    """
 
     inputs: DecoderInputs
     logits_BC: Tensor
@@ -56,7 +61,14 @@ class Answers(NamedTuple):
 
 
 def fit_future(ensemble: Ensemble, encoder: Encoder, windows: Windows, price: float, seed: int) -> FutureValue:
-    """Fit the head to training windows, at the price of the budget; the ensemble's weights do not change."""
+    """Fit the head that predicts the value of later opportunities. The weights of the ensemble do not change.
+
+    Args:
+        encoder: Encoder of the ensemble's inputs.
+        windows: Windows of training users; a sample is used.
+        price: Price of the policy, which decides at the simulated opportunities.
+        seed: Seed of the sample and of the training.
+    """
     random = np.random.default_rng(seed)
     rows = random.permutation(len(windows))[: 2 * _most_windows(encoder)]
     drawn = windows.take(np.sort(rows))
@@ -82,13 +94,14 @@ def foresight(ensemble: Ensemble, encoder: Encoder, table: WindowTable, seed: in
     """Measure how well the network predicts the effect of a channel on the user's next gain, in standard errors.
 
     For each touchpoint, the network predicts the gain of the user's next touchpoint in two ways: given the logged
-    channel, and averaged over the channels that the log's policy might have drawn. Both predictions average over
-    whether the exposure had a gain, because a gain would reveal something about the user. The error of the second
-    prediction is multiplied by the difference of the predictions, and the products are summed by user. If the network
-    can't predict the channel's effect, the product is 0 on average.
+    channel, and averaged over the channels that the log's policy might have drawn. Both predictions are averages over
+    the exposure having a gain or not, because knowing the gain would reveal something about the user. The error of the
+    second prediction is multiplied by the difference between the two predictions, and the products are summed by user.
+    If the network can't predict the effect of the channel, the sum is 0 on average.
 
-    Returns 0 if there is nothing to compare, or if propensities are estimated from the previous channel (`markov`),
-    because channels may then depend on users' tastes, and so be related to the next gain without causing it.
+    Returns 0 if there is nothing to compare. Also returns 0 if propensities are estimated from the previous channel
+    (`markov`): channels may then depend on the tastes of users, and be correlated with the next gain without causing
+    it.
     """
     if table.spec.propensity == "markov":
         return 0.0
@@ -100,7 +113,8 @@ def foresight(ensemble: Ensemble, encoder: Encoder, table: WindowTable, seed: in
         return 0.0
     now, following = windows.take(chosen), windows.take(chosen + 1)
     follows_B = np.isfinite(following.time["recency_hours"][np.cumsum(following.length_B) - 1])
-    # Leave out our own decisions, because their channels depend on forecasts for the user, and so on tastes.
+    # Leave out our own decisions. Their channels were chosen by forecasts for the user, and so depend on the user's
+    # tastes, which also affect the next gain.
     kept = np.flatnonzero(follows_B & ~labels(now, encoder).collected_B)
     if not len(kept):
         return 0.0
@@ -120,7 +134,8 @@ def foresight(ensemble: Ensemble, encoder: Encoder, table: WindowTable, seed: in
 
 
 def _most_windows(encoder: Encoder) -> int:
-    # The tokens of a window are computed once for all branches, and each branch adds one token.
+    # The tokens of a window are computed only once for all its branches, and each of the 2 C + 1 branches adds one
+    # token.
     return max(1, _TOKENS // (encoder.window + 2 * len(encoder.channels) + 1))
 
 
@@ -140,7 +155,17 @@ def _joined(parts: Sequence[Answers]) -> Answers:
 def _look_ahead(
     ensemble: Ensemble, encoder: Encoder, now: WindowBatch, next_one: WindowBatch
 ) -> tuple[Tensor, Answers, Answers]:
-    """The probability (B, C) that an exposure has a gain, and the ensemble's answers at all branches and at `now`."""
+    """Predict the next opportunity of each window after each possible action.
+
+    Args:
+        encoder: Encoder of the ensemble's inputs.
+        now: Windows of the B current opportunities.
+        next_one: Windows of the next opportunities, for their times and contexts.
+
+    Returns:
+        The probability (B, C) that an exposure has a gain; the predictions for all branches of all windows; and the
+        predictions for `now`.
+    """
     gain_N = encoder.previous_gain(now)
     won_N = (gain_N > 0) & (now.prev_channel_N < len(encoder.channels))
     hit = {name: float(values_N[won_N].mean()) for name, values_N in now.prev_outcomes.items()} if won_N.any() else {}
@@ -157,28 +182,36 @@ def _branch_answers(
     ensemble: Ensemble, encoder: Encoder, now: WindowBatch, next_one: WindowBatch, hit: Mapping[str, float]
 ) -> tuple[Answers, Answers]:
     x_BTD, length_B = map(torch.from_numpy, encoder.encode(now))
-    # A window has at most T tokens, so a full window drops its first token to make room.
+    # A window has at most T tokens. If a window is full, remove its first token, because a branch adds a token.
     full_B1 = (length_B == x_BTD.shape[1]).view(-1, 1) & (x_BTD.shape[1] > 1)
     kept_BT = (torch.arange(x_BTD.shape[1]) + full_B1).clamp(max=x_BTD.shape[1] - 1)
     x_BTD, length_B = x_BTD[torch.arange(len(x_BTD))[:, None], kept_BT], length_B - full_B1.squeeze(1).long()
     answers = _answers(ensemble, encoder, ensemble.decoder_inputs(x_BTD, length_B))
     tokens = branches(now, answers.cost_BC.double().numpy(), next_one, hit)
     next_BKD = torch.from_numpy(replace(encoder, window=2 * len(encoder.channels) + 1).encode(tokens)[0])
-    follows_K = (torch.arange(next_BKD.shape[1]) > 0).long()  # without an exposure, the new token replaces the last one
-    kept_BK = (length_B[:, None] - 1 + follows_K).clamp(max=x_BTD.shape[1] - 1)  # a window of one token keeps none
+    # In the branch without an exposure (the first one), the new token replaces the last token of the window. In all
+    # other branches, it is added. If T is 1, only the new token is kept.
+    follows_K = (torch.arange(next_BKD.shape[1]) > 0).long()
+    kept_BK = (length_B[:, None] - 1 + follows_K).clamp(max=x_BTD.shape[1] - 1)
     inputs = ensemble.inputs_after(x_BTD, kept_BK, next_BKD)
     return answers, _answers(ensemble, encoder, inputs)
 
 
 def _by_channel(later_BK: Tensor, hit_BC: Tensor) -> Tensor:
-    """The expected value after an exposure on each channel: the mean of the branches with and without a gain."""
+    """Return the expected later value (B, C) after an exposure on each channel.
+
+    It is the mean of the branches with and without a gain, weighted by the probability `hit_BC` of a gain.
+    """
     channels = hit_BC.shape[1]
     return hit_BC * later_BK[:, 1 + channels :] + (1 - hit_BC) * later_BK[:, 1 : 1 + channels]
 
 
 @torch.no_grad()
 def _later(after: Answers, future: FutureValue | None, price: float) -> Tensor:
-    """Gain and cost (M, 2) of each branch under the decision rule, summed over the next and all later opportunities."""
+    """Return the expected gain and cost (M, 2) after each branch if the decision rule decides from then on.
+
+    They are summed over the next opportunity and, by the head `future`, the opportunities after it.
+    """
     own_MC2 = torch.stack([after.gain_BC, after.cost_BC], dim=-1)
     level_M2, added_MC2 = (torch.zeros(2), torch.zeros_like(own_MC2))
     if future is not None:
@@ -192,7 +225,7 @@ def _later(after: Answers, future: FutureValue | None, price: float) -> Tensor:
 
 
 def _fit(future: FutureValue, inputs: DecoderInputs, level_B2: Tensor, added_BC2: Tensor) -> None:
-    """Fit each member's head to the same targets, divided by their spread."""
+    """Fit the head of each network in the ensemble to the same targets, which are divided by their spread."""
     mean_2, level_scale_2 = level_B2.mean(0), level_B2.std(0).clamp(min=1e-6)
     added_scale_2 = added_BC2.square().mean((0, 1)).sqrt().clamp(min=1e-6)
     level_B2, added_BC2 = (level_B2 - mean_2) / level_scale_2, added_BC2 / added_scale_2

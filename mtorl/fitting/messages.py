@@ -1,4 +1,4 @@
-"""Messages about searches and their settings."""
+"""Defines the texts of errors in hyper-parameter searches and in settings of a training."""
 
 from mtorl.runtime.message import Words
 

@@ -3,13 +3,14 @@
     report = search("runs/latest/windows", "best", SearchConfig(trials=30))
     report.best.settings, report.best.loss, report.default_loss
 
-The first trial has the default settings, so on validation users the best trial is at least as good. All other settings
-are proposed by TPE (Bergstra et al. 2011) from the seed and the finished trials, so a killed search continues with the
-same proposals. A trial stops early if its loss at an epoch is above the median of the trials that reached this epoch.
+The first trial has the default settings, so the best trial is at least as good as the defaults on validation users. All
+other settings are proposed by TPE (Bergstra et al. 2011) from the seed and the finished trials, so a killed search
+continues with the same proposals. A trial stops early if its loss after an epoch is above the median loss of the other
+trials after the same epoch.
 
-A trial trains one network. The objective is the validation loss of the kept epoch with the *default* weights, action +
-2 reward + 0.3 cost, because the weights used in training are part of the search. Test users are not read. For the
-reasons against the policy value as objective, see docs/training.md.
+A trial trains one network. Its objective is the validation loss at the best epoch with the *default* weights of the
+three losses, because the weights used in the training are part of the search. Test users are not read. docs/training.md
+explains why the objective is not the value of the policy.
 
 The folder contains `trials.db` (the study as SQLite, which optuna-dashboard can open) and, after each trial,
 `settings.yaml` with the best settings so far.
@@ -50,19 +51,21 @@ if TYPE_CHECKING:
 
 STUDY, TRIALS_FILE, SETTINGS_FILE = "mtorl", "trials.db", "settings.yaml"
 _LOCK = ".lock"
-METRIC = "validation_loss"  # name of the objective in the output of a trial
+METRIC = "validation_loss"  # name under which a trial prints its objective
 
 WEIGHTS = {"action": 1.0, "reward": TrainConfig.mu, "cost": TrainConfig.nu}
 """Weights of the losses in the objective, independent of the weights that a trial trains with."""
 
 OnEpoch = Callable[[int, float], None]
 """Called with the epoch, from 1, and the loss of the weights that are kept if training stops after this epoch."""
-_RANDOM_TRIALS = 8  # random trials before TPE proposes settings, and before a trial may stop early
-_EPOCHS_AT_LEAST = 2  # fewest epochs of a trial that stops early
+# The settings of the first trials are the defaults, and then random; later, TPE proposes them. Trials do not stop early
+# before this many trials were completed.
+_RANDOM_TRIALS = 8
+_EPOCHS_AT_LEAST = 2  # number of epochs before a trial may stop early
 
 
 class Trials:
-    """Runs trials on a windows folder, one after the other."""
+    """Trains one network after the other with different settings, on the same windows folder."""
 
     def __init__(self, windows: str) -> None:
         self.windows = windows
@@ -70,22 +73,26 @@ class Trials:
 
     @cached_property
     def data(self) -> TrainingWindows:
-        """The windows of training and validation users; a single shard stays in memory between trials."""
+        """The windows of training and validation users. If there is only one shard, the windows stay in memory."""
         encoder, channels = self._encoder()
         return TrainingWindows(
             FolderWindows(self.windows, "train", encoder), FolderWindows(self.windows, "val", encoder), channels
         )
 
     def run(self, config: TrainConfig, on_epoch: OnEpoch | None = None) -> float:
-        """Train with some settings, and return the objective of the kept weights.
+        """Train a network with the given settings, and return the objective of its best epoch.
 
-        If `on_epoch` raises an error, the trial stops. WindowError if there are no training or validation users.
+        Args:
+            on_epoch: Called after each epoch. If it raises an error, the trial stops.
+
+        Raises:
+            WindowError: There are no training users or no validation users.
         """
         kept: dict[str, float] = {}
 
         def on_row(row: dict[str, float]) -> None:
             nonlocal kept
-            if not kept or row["val_loss"] < kept["val_loss"]:  # training keeps weights by the same rule
+            if not kept or row["val_loss"] < kept["val_loss"]:  # the epoch whose weights the training keeps
                 kept = row
             if on_epoch is not None:
                 on_epoch(int(row["epoch"]), objective(kept))
@@ -95,7 +102,7 @@ class Trials:
         return objective(result.history[result.best_epoch - 1])
 
     def _encoder(self) -> tuple[Encoder, int]:
-        """The encoder that a training would use, and the number of channels."""
+        """Return the encoder that a training on this folder would use, and the number of channels."""
         for file in self._files:
             table = WindowTable.load(self.windows, "train", file)
             if len(table.rows):
@@ -104,31 +111,31 @@ class Trials:
 
 
 def objective(row: dict[str, float]) -> float:
-    """The objective of an epoch, from its row in the training's history."""
+    """Return the objective of an epoch: the weighted sum of its validation losses, which a search minimises."""
     return sum(weight * row[f"val_{name}"] for name, weight in WEIGHTS.items())
 
 
 class SearchError(InputError, ValueError):
-    """A search can't be started or continued."""
+    """The search can't be started or continued, or none of its trials was completed."""
 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """Length and seed of a search."""
+    """The length of a search, and its seed."""
 
-    trials: int = 30  # number of finished trials in the folder, including those of earlier calls
-    timeout: float = 0.0  # seconds of this call after which no trial starts; 0 for no limit
-    epochs: int = TrainConfig.epochs  # maximum for a trial; should equal the maximum of the later training
-    seed: int = 7  # seed of the proposals and of each trial's training
+    trials: int = 30  # the search ends with this many finished trials, including those of earlier calls
+    timeout: float = 0.0  # after this many seconds, no further trial starts in this call; 0 for no limit
+    epochs: int = TrainConfig.epochs  # largest number of epochs of a trial; use the same number in the final training
+    seed: int = 7  # seed of the proposed settings and of the training in each trial
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A finished trial."""
+    """The settings and the result of a finished trial."""
 
     number: int  # trial 0 has the default settings
     settings: Settings
-    loss: float | None  # objective, at the last epoch if the trial stopped early; None if it diverged
+    loss: float | None  # objective; if the trial stopped early, that of its last epoch; None if the training diverged
     ended: str  # "complete", "early" or "diverged"
     epochs: int
     seconds: float
@@ -136,25 +143,27 @@ class Tried:
 
 @dataclass(frozen=True)
 class SearchReport:
-    """The result of a search."""
+    """All finished trials of a search, and the importance of each setting."""
 
-    trials: list[Tried]  # all finished trials
-    importance: dict[str, float]  # share of the loss's variance (fANOVA, Hutter et al. 2014); empty with too few trials
+    trials: list[Tried]  # all finished trials, also those of earlier calls
+    # Setting -> share of the variance of the loss that the setting explains (fANOVA, Hutter et al. 2014). The dict is
+    # empty if there are too few trials.
+    importance: dict[str, float]
 
     @property
     def best(self) -> Tried:
-        """The complete trial with the lowest loss."""
+        """The trial with the lowest loss among those that did not stop early or diverge."""
         best = _best(self.trials)
         assert best is not None, "`search` raises an error if no trial is complete"
         return best
 
     @property
     def default_loss(self) -> float | None:
-        """Loss of the default settings; None if their training diverged."""
+        """The loss of the trial with the default settings; None if its training diverged."""
         return self.trials[0].loss
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return the report as values that JSON can represent."""
         return {
             "best": asdict(self.best),
             "default_loss": self.default_loss,
@@ -165,17 +174,25 @@ class SearchReport:
 
 
 def search(windows: str, out: str, config: SearchConfig) -> SearchReport:
-    """Start or continue a search. Raises SearchError if the folder has another search, or no trial was completed."""
+    """Search for the best settings: start a search in a folder, or continue the search that the folder contains.
+
+    Args:
+        config: Length and seed of the search.
+
+    Raises:
+        SearchError: The folder contains a search with other data, another search space, number of epochs or seed;
+            another process is searching in the folder; or no trial was completed.
+    """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     trials, folder = Trials(windows), Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    # Without the lock, a second search would treat this search's running trial as killed.
+    # Lock the folder. A second search in it would take the running trial of this search for a killed one.
     with locked(folder / _LOCK, SearchError(BUSY(folder=folder, what="search"))):
         study = _study(folder, _identity(windows, config))
         for killed in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-            study.tell(killed.number, state=optuna.trial.TrialState.FAIL)  # the same settings are proposed again
+            study.tell(killed.number, state=optuna.trial.TrialState.FAIL)  # its settings will be proposed again
         started = time.monotonic()
         while (done := len(_finished(study))) < config.trials:
             if done and config.timeout and time.monotonic() - started >= config.timeout:
@@ -189,7 +206,7 @@ def search(windows: str, out: str, config: SearchConfig) -> SearchReport:
 
 
 def distributions() -> dict[str, optuna.distributions.BaseDistribution]:
-    """The search space as Optuna's distributions."""
+    """Return the search space as Optuna's distributions, setting -> distribution."""
     from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
     def of(parameter: Parameter) -> BaseDistribution:
@@ -222,7 +239,7 @@ def _study(folder: Path, identity: Mapping[str, Any]) -> optuna.Study:
 
 
 def _identity(windows: str, config: SearchConfig) -> dict[str, Any]:
-    """The facts on which a trial's loss depends; trials are comparable only if all these facts are equal."""
+    """Return everything but the settings that affects the loss of a trial, so that unequal searches are not mixed."""
     manifest = json.loads(Path(windows, "manifest.json").read_text())
     files = [shard["sha256"] for shard in manifest["shards"]]
     content = json.dumps([files, Path(windows, "dataset.yaml").read_text()])
@@ -243,11 +260,16 @@ def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
 
 
 def _run(study: optuna.Study, trials: Trials, config: SearchConfig, done: int) -> None:
-    """Propose a trial, train it and record the result."""
+    """Let Optuna propose settings, train with them and record the result.
+
+    Args:
+        config: Length and seed of the search.
+    """
     import optuna
     from optuna.trial import TrialState
 
-    # Each trial has a new sampler, so interruptions of the search do not change the random draws.
+    # Create a new sampler for each trial, with a seed that depends on the number of finished trials. So a search that
+    # was interrupted proposes the same settings as one that was not.
     seed = int(np.random.default_rng([config.seed, done]).integers(2**31))
     study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_RANDOM_TRIALS)
     if not done and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
@@ -278,7 +300,7 @@ def _run(study: optuna.Study, trials: Trials, config: SearchConfig, done: int) -
 
 
 def _tried(study: optuna.Study) -> list[Tried]:
-    """The finished trials; killed trials get no number."""
+    """Return the finished trials, numbered from 0. Killed trials are left out, and do not count."""
 
     def of(number: int, trial: optuna.trial.FrozenTrial) -> Tried:
         ended = trial.user_attrs["ended"]
@@ -295,7 +317,7 @@ def _best(tried: list[Tried]) -> Tried | None:
 
 
 def _importance(study: optuna.Study) -> dict[str, float]:
-    """The importance of each setting, largest first."""
+    """Return how much of the variance of the loss each setting explains, with the largest share first."""
     import optuna
 
     complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))

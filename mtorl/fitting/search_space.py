@@ -1,16 +1,16 @@
-"""Defines the hyper-parameters that a search may change, and their bounds.
+"""Defines the hyper-parameters that a search may change, and the values that each may have.
 
-`mtorl search` (Optuna, on a laptop), the Katib experiment of manifests/katib and the table of docs/training.md use
-`SPACE`. `SPACE` leaves out these fields of `TrainConfig`:
+`mtorl search` (Optuna, on one machine), the Katib experiment in manifests/katib and the table in docs/training.md all
+use `SPACE`. `SPACE` does not contain these fields of `TrainConfig`:
 
-    lam         The preference term makes the action head predict the log less well on purpose. So a search that
-                measures how well the log is predicted would always choose the weight zero.
-    epochs      The number sets how fast the learning rate falls. Early stopping finds the best epoch of each trial.
-    seed        Differences between seeds are noise, so choosing the best seed would fit noise.
+    lam         Weight of the preference term, which makes the action head predict the log less well on purpose. A
+                search by the prediction error would always choose the weight 0.
+    epochs      Early stopping already finds the best epoch of each trial.
+    seed        Seeds differ only by noise, so the best seed would not be better on other data.
     averaging, clip, heads, patience
                 Thirty trials are hardly enough for the eight settings in `SPACE`.
     convolutions, attention
-                The ablations of docs/results.md examine them.
+                The ablations in docs/results.md measure their effect.
 """
 
 from dataclasses import dataclass
@@ -23,18 +23,18 @@ Scale = Literal["linear", "log", "choice"]
 
 @dataclass(frozen=True)
 class Parameter:
-    """A field of `TrainConfig` and the values that it may take."""
+    """A hyper-parameter: a field of `TrainConfig`, with the values that a search may try."""
 
     name: str
-    scale: Scale  # scale between `low` and `high` (inclusive), or "choice" of `choices`
+    scale: Scale  # "linear" or "log": values from `low` to `high`, inclusive; "choice": one of `choices`
     meaning: str
-    low: float = 0.0  # a whole number if the field is an integer
+    low: float = 0.0  # lower bound; a whole number if the field is an integer
     high: float = 0.0
     choices: tuple[int, ...] = ()
 
     @property
     def default(self) -> int | float:
-        """The default of `TrainConfig`."""
+        """The default value of the field in `TrainConfig`."""
         value: int | float = getattr(TrainConfig(), self.name)
         return value
 
@@ -45,7 +45,7 @@ class Parameter:
 
     @property
     def range(self) -> str:
-        """The values, as text."""
+        """The values that a search may try, as text for the table."""
         if self.scale == "choice":
             return ", ".join(map(str, self.choices))
         return f"{self.low:g} to {self.high:g}"
@@ -64,12 +64,12 @@ SPACE = (
 
 
 def defaults() -> dict[str, int | float]:
-    """The default settings of a training."""
+    """Return the default value of each hyper-parameter in `SPACE`."""
     return {parameter.name: parameter.default for parameter in SPACE}
 
 
 def table() -> str:
-    """The space as the Markdown table in docs/training.md."""
+    """Return `SPACE` as a Markdown table, which docs/training.md contains."""
     lines = ["| setting | meaning | values | scale | default |", "|---|---|---|---|---|"]
     lines += [f"| `{p.name}` | {p.meaning} | {p.range} | {p.scale} | {p.default:g} |" for p in SPACE]
     return "\n".join(lines) + "\n"

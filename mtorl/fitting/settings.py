@@ -1,10 +1,11 @@
-"""Reads the settings of a training, in YAML or JSON as written by `mtorl search`, and names its files on a volume.
+"""Reads the settings of a training from YAML, JSON or a command line, and names the files that a training keeps.
 
     config = with_settings(TrainConfig(epochs=15), read_settings(Path("best/settings.yaml").read_text()))
     files = KeptFiles.of(volume, windows, config, budget_share, code_version)
 
-Settings are the fields of `TrainConfig` on which the model's quality depends. Epochs, seed, device, precision and
-checkpoints are not settings but arguments of the command or step that trains.
+Settings are those fields of `TrainConfig` that affect the quality of the model, such as the learning rate. `mtorl
+search` writes them as YAML. The number of epochs, seed, device, precision and checkpoints are not settings: they are
+arguments of the command or the pipeline step that trains.
 """
 
 from __future__ import annotations
@@ -37,11 +38,15 @@ NAMES = (
 
 
 class SettingsError(InputError, ValueError):
-    """Settings are invalid; the message names the setting."""
+    """A setting has an unknown name or an invalid value. The message names the setting."""
 
 
 def read_settings(text: str) -> Settings:
-    """Settings from a YAML or JSON text, which may be empty; SettingsError for an unknown name or invalid value."""
+    """Read settings from a YAML or JSON text. An empty text contains no settings.
+
+    Raises:
+        SettingsError: The text is malformed, or a setting has an unknown name or an invalid value.
+    """
     try:
         values = plain_values(text)
     except ValueError as error:
@@ -54,7 +59,11 @@ def read_settings(text: str) -> Settings:
 
 
 def load_settings(path: Path) -> Settings:
-    """Settings from a file; SettingsError names the file."""
+    """Read settings from a YAML or JSON file.
+
+    Raises:
+        SettingsError: The file can't be read or contains an invalid setting. The message names the file.
+    """
     try:
         return read_settings(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -64,7 +73,11 @@ def load_settings(path: Path) -> Settings:
 
 
 def parse_settings(pairs: Iterable[str]) -> Settings:
-    """Settings from "name=value" arguments of a command line; numbers in any notation."""
+    """Read settings from arguments of a command line, such as "lr=1e-3".
+
+    Raises:
+        SettingsError: An argument is malformed or is given twice, or a setting is invalid.
+    """
     values: dict[str, object] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
@@ -77,7 +90,11 @@ def parse_settings(pairs: Iterable[str]) -> Settings:
 
 
 def with_settings(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
-    """A config with these settings; SettingsError if they are not numbers, out of range, or inconsistent."""
+    """Return a copy of `config` with these settings.
+
+    Raises:
+        SettingsError: A setting is not a number or is out of range, or settings contradict each other.
+    """
     try:
         return replace(config, **settings)
     except ValidationError as error:
@@ -89,14 +106,14 @@ def _checked(values: Mapping[Any, Any]) -> Settings:
     for name, value in values.items():
         if not isinstance(name, str) or name not in NAMES:
             raise SettingsError(UNKNOWN_SETTING(name=short(name), known=NAMES))
-        if isinstance(value, str) and _number(value) is not value:  # in YAML, 1e-3 without a point is text
+        if isinstance(value, str) and _number(value) is not value:  # YAML reads 1e-3 as text, and 1.0e-3 as a number
             raise SettingsError(f"settings: {name}: expected a number, got {short(value)}; write a point: 1.0e-3")
     config = with_settings(TrainConfig(), values)
     return {name: getattr(config, name) for name in values}
 
 
 def _number(text: str) -> int | float | str:
-    """The text as a number if possible, else unchanged."""
+    """Convert a text to a number; return the text unchanged if it is not a number."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -112,24 +129,27 @@ _DAYS = {"checkpoints": CHECKPOINT_DAYS, "shared": CHECKPOINT_DAYS, "tensorboard
 
 @dataclass(frozen=True)
 class KeptFiles:
-    """Paths of a training's files that outlive the run; empty texts if there are no such files.
+    """The paths of files that stay on a volume after a training was killed. Paths are "" if there is no volume.
 
-    The names contain a digest of everything that affects the training. So a training continues where an earlier run
-    with the same data, settings and code was stopped, and different trainings never share a file.
+    Each path contains a hash of everything that affects the training. So a new run with the same data, settings and
+    code continues where the killed run stopped, and different trainings never use the same file.
     """
 
-    checkpoint: str  # prefix of the paths of checkpoints
-    tensorboard: str  # folder
-    shared: str  # folder in which pods on other nodes read their task and write the artifact
+    checkpoint: str  # prefix of the paths of the checkpoints
+    tensorboard: str  # folder with the metrics of each epoch, for TensorBoard
+    shared: str  # folder from which pods on other nodes read their task, and in which they write the artifact
 
     @classmethod
     def of(
         cls, volume: str, windows: str, config: TrainConfig, budget_share: float, code_version: str, processes: int = 1
     ) -> KeptFiles:
-        """Name the files of a training on a volume that outlives the process; no files if `volume` is "".
+        """Return the paths for a training.
 
-        The names also depend on the version and git revision of the code, and on the number of processes, because four
-        processes can't continue from a checkpoint of two processes, whose batches differ.
+        Args:
+            volume: Folder of the volume; "" for no volume.
+            budget_share: Budget of the policy, as a fraction of the cost of always exposing.
+            processes: Number of processes that train together. Four processes can't continue from a checkpoint of two,
+                because their batches differ.
         """
         if not volume:
             return cls("", "", "")
@@ -149,7 +169,10 @@ class KeptFiles:
 
 
 def prune(volume: str, now: float | None = None) -> list[Path]:
-    """Remove old files of unfinished trainings and old curves (see `_DAYS`); returns the removed paths."""
+    """Remove files from a volume that have not been written for some days (`_DAYS`), and return the removed paths.
+
+    These are the files of trainings that never finished, and old TensorBoard metrics.
+    """
     if not volume:
         return []
     now = time.time() if now is None else now
@@ -163,7 +186,10 @@ def prune(volume: str, now: float | None = None) -> list[Path]:
 
 
 def _last_written(entry: Path) -> float:
-    """Time of the last write to a file, or to a folder and its content; now, if another process has removed it."""
+    """Return the time of the last write to a file, or to a folder and its content, in seconds since 1970.
+
+    If another process removes the file meanwhile, return the current time.
+    """
     try:
         return max(path.stat().st_mtime for path in (entry, *entry.rglob("*")))
     except FileNotFoundError:

@@ -1,10 +1,10 @@
-"""Runs a training from a task file; torchrun starts several of these processes.
+"""Trains the challenger by the arguments in a task file. Torchrun starts several processes with the same file.
 
     FitTask(windows, out, TrainConfig(), budget_share=0.5).save(path)
     torchrun --standalone --nproc-per-node=4 -m mtorl.fitting.worker TASK.json
 
-If an error would occur again in a retry, the process reports the error (`mtorl.runtime.progress.input_error`) and exits
-with status 0, because the launcher would restart all processes if one failed.
+If the input is wrong, a retry would fail again. So the process reports the error (`mtorl.runtime.progress.input_error`)
+and exits with status 0. With another status, torchrun would restart all processes.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ class FitTask:
     log: str = ""
 
     def run(self) -> Artifact | None:
-        """Train; returns None except in the leading process."""
+        """Train the challenger. Return its artifact in the leading process, and None in all others."""
         return fit_challenger(self.windows, self.out, self.config, self.budget_share, self.checkpoint, self.log)
 
     def save(self, path: Path) -> None:
-        """Write the task as JSON."""
+        """Write the task to a JSON file, which `load` reads."""
         path.write_text(json.dumps(asdict(self), indent=2))
 
     @classmethod
     def load(cls, path: Path) -> FitTask:
-        """Read a task that `save` wrote."""
+        """Read a task from a file that `save` has written."""
         kept = json.loads(path.read_text())
         return cls(**{**kept, "config": TrainConfig(**kept["config"])})
 
 
 def main(task: str) -> None:
-    """Run the `FitTask` in the file `task`, together with the other processes."""
+    """Run the training that the file `task` describes (`FitTask`), together with the other processes of torchrun."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         FitTask.load(Path(task)).run()

@@ -1,7 +1,7 @@
-"""Reads columns into arrays, from JSON lists on a server and from Arrow tables offline.
+"""Converts columns to arrays, from JSON lists on a server and from Arrow tables offline.
 
-The two readers are equally strict about types and represent null in the same way, so that windows built online and
-offline are equal (`mtorl.window.window`).
+Both readers check types equally strictly, and represent null in the same way. So a window that is built online equals
+the same window built offline (`mtorl.window.window`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from mtorl.runtime.validation import short
 
 
 class WindowError(InputError, ValueError):
-    """A window can't be built; `index` is the position of the faulty instance or row, or None if all are affected."""
+    """Raised if a window can't be built.
+
+    `index` is the position of the faulty instance or row. It is None if the fault is not in one row.
+    """
 
     def __init__(self, message: str, index: int | None = None) -> None:
         super().__init__(message)
@@ -31,7 +34,7 @@ class WindowError(InputError, ValueError):
 
 @dataclass(frozen=True)
 class Codes:
-    """A categorical column: `codes` are positions in `values`; -1 is null."""
+    """A categorical column: `codes` has the position of each row's value in `values`, or -1 for null."""
 
     codes: Ints
     values: tuple[str, ...]
@@ -45,13 +48,13 @@ AnyValues = TypeVar("AnyValues", bound=Values)
 
 
 def take(values: AnyValues, index: Ints) -> AnyValues:
-    """The values at the positions `index`."""
+    """Return the values of a column at the positions `index`."""
     taken: Any = Codes(values.codes[index], values.values) if isinstance(values, Codes) else values[index]
     return cast(AnyValues, taken)
 
 
 def take_each(columns: Mapping[str, AnyValues], index: Ints) -> dict[str, AnyValues]:
-    """The values of several columns at the positions `index`."""
+    """Return the values of several columns at the positions `index`."""
     return {name: take(values, index) for name, values in columns.items()}
 
 
@@ -59,20 +62,31 @@ def take_each(columns: Mapping[str, AnyValues], index: Ints) -> dict[str, AnyVal
 
 
 def as_list(values: Any) -> list[Any]:
-    """Convert a list value of a feature store, which may be an array, to a list; null becomes an empty list."""
+    """Convert a list from a feature store to a Python list.
+
+    The feature store may return an array instead of a list. Null becomes an empty list.
+    """
     if values is None:
         return []
     return cast(list[Any], values.tolist()) if isinstance(values, np.ndarray) else list(values)
 
 
 def as_json(values: Sequence[Any]) -> list[Any]:
-    """Values in JSON's types: NumPy scalars become Python's; NaN and "" become None."""
+    """Convert values to types that JSON has.
+
+    NumPy scalars become Python numbers, and NaN and "" become None.
+    """
     plain = [v.item() if isinstance(v, np.generic) else v for v in values]
     return [None if v == "" or (isinstance(v, float) and math.isnan(v)) else v for v in plain]
 
 
 def json_list(values: Any, length: int, where: str, index: int) -> list[Any]:
-    """Return `values` if it is a list of `length` items; else raise WindowError."""
+    """Return `values` if it is a list with `length` items; otherwise raise WindowError.
+
+    Args:
+        where: Name of the field, for the error message.
+        index: Position of the instance, for the error message.
+    """
     if not isinstance(values, list) or len(values) != length:
         got = len(values) if isinstance(values, list) else short(values)
         raise WindowError(f"instance {index}: {where} needs a list of {length} values, got {got}", index)
@@ -80,8 +94,18 @@ def json_list(values: Any, length: int, where: str, index: int) -> list[Any]:
 
 
 def json_numbers(values: list[Any], where: str, row_N: Ints, null: bool = True) -> Floats:
-    """The numbers of several instances, with null as NaN; `row_N` is the instance of each number."""
-    # NumPy would read the text "1" as a number. The Arrow reader refuses such text, so the JSON reader must refuse it.
+    """Convert the numbers of several instances to an array, in which NaN stands for null.
+
+    Args:
+        where: Name of the field, for the error message.
+        row_N: For each number, the position of its instance, for the error message.
+        null: Whether null is allowed in the values.
+
+    Raises:
+        WindowError: a value is not a number or, if `null` is false, is not finite.
+    """
+    # NumPy would accept the text "1" as a number. The Arrow reader rejects such text, so this reader must reject it,
+    # too.
     for position, value in enumerate(values):
         if not (isinstance(value, float | int) or (value is None and null)):
             i = int(row_N[position])
@@ -94,7 +118,15 @@ def json_numbers(values: list[Any], where: str, row_N: Ints, null: bool = True) 
 
 
 def json_values(column: Column, values: list[Any], where: str, row_N: Ints) -> Values:
-    """A context or static column of several instances; `row_N` is the instance of each value."""
+    """Convert the values of a context or static column of several instances.
+
+    Args:
+        where: Name of the field, for the error message.
+        row_N: For each value, the position of its instance, for the error message.
+
+    Raises:
+        WindowError: a value does not have the column's type.
+    """
     if column.kind == "numeric":
         return json_numbers(values, where, row_N)
     code: dict[str | None, int] = {None: -1, "": -1}
@@ -111,12 +143,16 @@ def json_values(column: Column, values: list[Any], where: str, row_N: Ints) -> V
 
 
 def flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """A table's column as one array instead of chunks."""
+    """Return a column of a table as one array instead of several chunks."""
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
 def arrow_numbers(values: pa.Array, where: str, null: bool = True) -> Floats:
-    """A numeric column, with null as NaN. WindowError if it is not numeric or, without `null`, has a null."""
+    """Convert a numeric Arrow column to an array, in which NaN stands for null.
+
+    Raises:
+        WindowError: the column is not numeric or, if `null` is false, a value is null or not finite.
+    """
     kind = values.type
     if not (pa.types.is_null(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise WindowError(f"{where}: expected numbers, got {kind}")
@@ -127,7 +163,12 @@ def arrow_numbers(values: pa.Array, where: str, null: bool = True) -> Floats:
 
 
 def arrow_times(values: pa.Array, where: str, null: int | None) -> Ints:
-    """Times in microseconds since 1970. A null becomes `null`; if `null` is None, it raises WindowError."""
+    """Convert an Arrow column of times to microseconds since 1970.
+
+    Args:
+        where: Name of the column, for the error message.
+        null: Value for a null. If it is None, a null raises WindowError.
+    """
     if not pa.types.is_timestamp(values.type):
         raise WindowError(f"{where}: expected times, got {values.type}")
     if values.null_count and null is None:
@@ -139,16 +180,17 @@ def arrow_times(values: pa.Array, where: str, null: int | None) -> Ints:
 
 
 def arrow_flags(table: pa.Table, name: str) -> Bools:
-    """A boolean column; all false if the table does not have it."""
+    """Return a boolean column of a table. All values are false if the table lacks the column."""
     if name not in table.column_names:
         return np.zeros(len(table), dtype=np.bool_)
     return cast(Bools, flat(table[name]).fill_null(False).to_numpy(zero_copy_only=False))
 
 
 def arrow_codes(values: pa.Array, where: str) -> Codes:
-    """A text column; "" is null, as in JSON."""
+    """Convert an Arrow column of text to codes. The empty text counts as null, as in JSON."""
     if pa.types.is_dictionary(values.type):
-        # An Arrow dictionary may contain the same text twice, or a null.
+        # The dictionary may contain a text twice, or a null. So its texts are converted to codes first, as for a text
+        # column.
         inner = arrow_codes(values.dictionary, where)
         return Codes(np.append(inner.codes, -1)[_indices(values)], inner.values)
     if pa.types.is_null(values.type):
@@ -163,12 +205,16 @@ def arrow_codes(values: pa.Array, where: str) -> Codes:
 
 
 def _indices(encoded: pa.DictionaryArray) -> Ints:
-    """Positions of the values in an Arrow column's dictionary; -1 is null."""
+    """Return the position of each value in the dictionary of an Arrow column; -1 stands for null."""
     return cast(Ints, pc.fill_null(encoded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False))
 
 
 def arrow_channels(values: pa.Array, channels: Sequence[str], where: str) -> Ints:
-    """Positions in `channels`. WindowError for an unknown channel, or for null, which would mean a journey's start."""
+    """Return the position of each row's channel in `channels`.
+
+    Raises:
+        WindowError: a channel is unknown or null. In a window, a null channel means the start of a journey.
+    """
     names = arrow_codes(values, where)
     unknown = [v for v in names.values if v not in channels]
     if unknown or (names.codes < 0).any():
@@ -178,5 +224,5 @@ def arrow_channels(values: pa.Array, channels: Sequence[str], where: str) -> Int
 
 
 def arrow_values(column: Column, values: pa.Array, where: str) -> Values:
-    """A context or static column."""
+    """Convert an Arrow column to an array of numbers or to codes, depending on the column's kind."""
     return arrow_numbers(values, where) if column.kind == "numeric" else arrow_codes(values, where)

@@ -1,10 +1,10 @@
-"""Describes a data set in one small YAML: the role and unit of each column, and what a missing value means.
+"""Describes a data set in one small YAML file: the role and unit of each column, and how to treat a missing value.
 
     spec = DatasetSpec.load("simulator")            # built in: simulator, kuairand-sequence, criteo-sequence
     spec = DatasetSpec.load("my-log.yaml")          # your own, usually with `adapter: touchpoints`
 
-Log validation, features, windows, model and serving read the columns only from here, so a new data set needs one new
-file. The model artifact contains a copy of the description, which serving reads.
+Log validation, features, windows, model and serving know a data set's columns only from this description, so a new data
+set needs one new file. The model artifact contains a copy of the description, which the server reads.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ OWN = "touchpoints"
 SIMULATOR = "simulator"
 """Name of the built-in data set that the simulator generates, and of its adapter."""
 
-# Names of columns that are added to the log's columns in derived tables.
+# Derived tables add columns with these names to those of the log, so a description must not use them.
 _RESERVED = {*BASE_COLUMNS, "step", "split", "event_timestamp", "created_timestamp", "collected", "row", "fault"}
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _QUESTION = re.compile(r"^ *# CHECK (.*(?:\n *#       .*)*)$", re.MULTILINE)
@@ -54,14 +54,14 @@ _BUILT_IN = Path(__file__).parent / "datasets"
 
 
 def free_name(name: str) -> str:
-    """Return `name` if a described column may have it, else `name` with the prefix `log_`."""
+    """Return `name` if a description may use it for a column; otherwise return it with the prefix `log_`."""
     if not _IDENTIFIER.fullmatch(name) or name in _RESERVED or name.startswith("hist_"):
         return f"log_{name}"
     return name
 
 
 class SpecError(InputError, ValueError):
-    """A data set description is invalid; the message names the field."""
+    """Raised if the description of a data set is invalid; the message names the field."""
 
 
 class Column(StrictModel):
@@ -279,38 +279,44 @@ class DatasetSpec(StrictModel):
 
     @property
     def simulated(self) -> bool:
-        """Whether the log comes from the simulator, so that results do not apply to real users."""
+        """Return whether the log comes from the simulator, so that its results do not apply to real users."""
         return self.adapter == SIMULATOR
 
     @cached_property
     def window_outcomes(self) -> tuple[str, ...]:
-        """Outcomes that windows contain: `OUTCOMES`, and the outcomes of the gain and of `seen_outcomes`."""
+        """Return the outcomes that a window contains.
+
+        These are `OUTCOMES`, the outcomes in the gain, and the outcomes that the model sees.
+        """
         return tuple(dict.fromkeys((*OUTCOMES, *self.reward.gain.names, *self.seen_outcomes)))
 
     @property
     def seen_outcomes(self) -> tuple[str, ...]:
-        """Outcomes of the previous touchpoint that the model sees."""
+        """Return the outcomes that the model sees of a user's previous touchpoint."""
         return (*self.immediate, *self.timed)
 
     @cached_property
     def outcome_times(self) -> dict[str, str]:
-        """The `timed` outcomes, each with the column of its time of arrival."""
+        """Return, for each outcome in `timed`, the column that contains the time of its arrival."""
         return {name: outcome_time(name) for name in self.timed}
 
     @cached_property
     def outcome_kinds(self) -> tuple[str, ...]:
-        """The numeric outcomes, which may be reported for a decision."""
+        """Return the names of the numeric outcomes. Only these can be reported for a decision."""
         return (*OUTCOMES, *(column.name for column in self.outcomes if column.kind == "numeric"))
 
     @cached_property
     def numbers(self) -> frozenset[str]:
-        """The numeric columns of the log."""
+        """Return the names of all numeric columns of the log."""
         declared = (*self.context, *self.static)
         return frozenset((*self.outcome_kinds, "propensity", *(c.name for c in declared if c.kind == "numeric")))
 
     @cached_property
     def optional_columns(self) -> tuple[str, ...]:
-        """Optional columns of a raw log, in addition to `log_columns`: outcome times, touchpoint id, arrival time."""
+        """Return the columns that a raw log may have in addition to `log_columns`.
+
+        These are the times when outcomes arrived, the touchpoint id, and the time when a row arrived.
+        """
         declared = set(self.log_columns)
         times = [outcome_time(name) for name in self.outcome_kinds if name != "cost"]
         by_id = self.conversions is not None and self.conversions.key == TOUCHPOINT_ID
@@ -318,12 +324,15 @@ class DatasetSpec(StrictModel):
 
     @property
     def log_columns(self) -> tuple[str, ...]:
-        """All columns of the canonical touchpoint log, in order."""
+        """Return the names of all columns of the canonical touchpoint log, in order."""
         return (*BASE_COLUMNS, *(c.name for c in (*self.context, *self.static, *self.outcomes)))
 
     @cached_property
     def feature_columns(self) -> tuple[Column, ...]:
-        """Columns of `features` in the model's order: one for each field or, with `by_channel`, for each channel."""
+        """Return the columns that the fields in `features` become, in the order that the model uses.
+
+        A field becomes one column or, with `by_channel`, one column for each channel.
+        """
         fields = [field for view in self.features for field in view.fields]
         return tuple(
             Column(name=name, kind=field.kind, unit=field.unit, missing=field.missing)
@@ -332,14 +341,18 @@ class DatasetSpec(StrictModel):
         )
 
     def columns_of(self, field: FeatureField) -> tuple[str, ...]:
-        """Names of the columns that a field of a feature view becomes."""
+        """Return the names of the columns that one field of a feature view becomes."""
         if not field.by_channel:
             return (field.name,)
         return tuple(f"{field.name}_{re.sub('[^A-Za-z0-9_]', '_', channel)}" for channel in self.channels)
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> DatasetSpec:
-        """Read a built-in description by name, or a YAML file by path; SpecError if invalid or with open CHECKs."""
+        """Read a built-in description by its name, or a YAML file by its path.
+
+        Raises:
+            SpecError: the description is invalid, or contains a CHECK comment, which is a question that is still open.
+        """
         path = Path(name_or_path)
         if path.suffix not in (".yaml", ".yml"):
             path = _BUILT_IN / f"{name_or_path}.yaml"
@@ -349,7 +362,8 @@ class DatasetSpec(StrictModel):
         if questions := _QUESTION.findall(path.read_text(encoding="utf-8")):
             checks = [re.sub(r"\n *# *", " ", question) for question in questions]
             raise SpecError(messages.OPEN_CHECKS(file=path, count=len(checks), checks=checks))
-        # The description may be copied to another folder and must still name the same files, so paths become absolute.
+        # The description may be copied to another folder, where it must still refer to the same files. So paths become
+        # absolute.
         changes: dict[str, Any] = {}
         if any(view.source for view in spec.features):
             features = (v.replace(source=_absolute(v.source, path)) if v.source else v for v in spec.features)
@@ -359,17 +373,21 @@ class DatasetSpec(StrictModel):
         return spec.replace(**changes) if changes else spec
 
     def of_canonical_log(self) -> DatasetSpec:
-        """A copy for the canonical log, without the fields that describe the raw log."""
+        """Return the description of the canonical log: a copy without the fields that describe the raw log."""
         raw = self.columns or self.conversions or self.file != FileFormat()
         return self.replace(columns={}, conversions=None, file=FileFormat()) if raw else self
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DatasetSpec:
-        """Build a description from plain values, as read from YAML; the inverse of `to_dict`. Raises SpecError."""
+        """Create a description from plain values, as read from YAML. This is the inverse of `to_dict`.
+
+        Raises:
+            SpecError: a value is invalid; the message names the field.
+        """
         return validated(cls, data, SpecError)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for YAML or JSON; the inverse of `from_dict`."""
+        """Return the description as plain values for YAML or JSON. This is the inverse of `from_dict`."""
         absent = {n for n in ("features", "columns", "outcome_hours", "timed", "conversions") if not getattr(self, n)}
         absent |= {"file"} if self.file == FileFormat() else set()
         short = self.model_dump(mode="json", include={"columns", "conversions"} - absent, exclude_defaults=True)
@@ -382,26 +400,29 @@ class DatasetSpec(StrictModel):
 
 
 def counted_gain(spec: DatasetSpec) -> Gain:
-    """The gain of a data set, with the units of outcomes and money from its description, for display."""
+    """Return the gain of a data set together with the units of its outcomes and money, for display."""
     unknown = spec.currency == DatasetSpec.model_fields["currency"].default
     money = Units().money if unknown else spec.currency
     label = spec.outcome_labels.get("revenue", spec.currency)
-    # Revenue is money only if its label contains the currency, as in "value of the purchase, EUR".
+    # Revenue counts as money only if its label contains the currency, as in "value of the purchase, EUR".
     outcomes = {"revenue": money if spec.currency in label else label}
     outcomes |= {column.name: f"{column.unit} of {column.name}" for column in spec.outcomes if column.unit}
     return dataclasses.replace(spec.reward.gain, units=Units(money, tuple(outcomes.items())))
 
 
 def outcome_time(outcome: str) -> str:
-    """The column with the time of arrival of an outcome."""
+    """Return the name of the column that contains the time when an outcome arrived."""
     return f"{outcome}_time"
 
 
 def _absolute(source: str, description: Path) -> str:
-    """The absolute path of a file that a description names; an address of an object store is unchanged."""
+    """Return the absolute path of a file that a description refers to.
+
+    An address in an object store is returned unchanged.
+    """
     return source if is_remote(source) else str((description.parent / source).resolve())
 
 
 def built_in() -> tuple[str, ...]:
-    """Names of the data set descriptions that come with the package."""
+    """Return the names of the descriptions that come with the package."""
     return tuple(sorted(p.stem for p in _BUILT_IN.glob("*.yaml")))

@@ -1,11 +1,15 @@
-"""Creates and reads ids of decisions. An id contains the time, the user's bucket and the router.
+"""Creates the ids of decisions, and reads the time, the user's bucket and the campaign's slot from an id.
 
     made = decision_id("u1", identity="5f0c9a7e", at=time.time())   # 0193f00f-ab12-72a3-b1c4-9d3e5f0c9a7e
     HOUR, BUCKET        # SQL expressions of the column decision_id: the hour and bucket of a record's file in the lake
 
-An id is a UUIDv7 (RFC 9562, section 5.7). Its first 48 bits are milliseconds since 1970. `rand_a` has 8 bits for one of
-64 buckets. The first four bits of `rand_b` are the campaign's slot, which selects the Redis Cluster slot of the
-reservation. The last 32 bits identify the router's spool. 30 random bits distinguish decisions of one millisecond.
+An id is a UUIDv7 (RFC 9562, section 5.7) with these parts:
+
+    48 bits     milliseconds since 1970
+    8 bits      the user's bucket, one of 64, in `rand_a`
+    4 bits      the campaign's slot, which selects the Redis Cluster slot of the reservation, in `rand_b`
+    32 bits     the router's spool, at the end of the id
+    30 bits     random, to distinguish decisions in the same millisecond
 """
 
 import re
@@ -30,7 +34,13 @@ BUCKET = "('0x' || substr(decision_id, 16, 2))::UTINYINT"
 
 
 def decision_id(user_id: str, identity: str, at: float | None = None, campaign: str = "") -> str:
-    """A new id. `identity` is the spool's 8 hexadecimal digits; `at` is in seconds since 1970 (None: now)."""
+    """Create the id of a new decision.
+
+    Args:
+        identity: Identity of the router's spool, 8 hexadecimal digits.
+        at: Time of the decision, seconds since 1970; by default, now.
+        campaign: Name of the campaign, which determines the slot in the id.
+    """
     milliseconds = round(1000 * (time.time() if at is None else at))
     noise = secrets.token_hex(5)
     ms, variant = f"{milliseconds:012x}", f"{8 | int(noise[1], 16) & 3:x}{campaign_slot(campaign):x}"
@@ -38,30 +48,33 @@ def decision_id(user_id: str, identity: str, at: float | None = None, campaign: 
 
 
 def campaign_slot(campaign: str) -> int:
-    """The slot of a campaign, from 0 to 15."""
+    """Return the slot of a campaign, from 0 to 15, which is a hash of its name."""
     return crc32(campaign.encode("utf-8", "surrogatepass")) % CAMPAIGN_SLOTS
 
 
 def slot_of(made: str) -> int:
-    """The campaign slot in an id; if the text is not an id, the slot of the text as a campaign name."""
+    """Return the campaign's slot from a decision's id.
+
+    A text that is not an id counts as the name of a campaign, and its slot is returned.
+    """
     return int(made[20], 16) if is_decision_id(made) else campaign_slot(made)
 
 
 def bucket_of(user_id: str) -> int:
-    """The bucket of a user, from 0 to 63, which depends only on `unit_hash`."""
+    """Return the bucket of a user, from 0 to 63. It depends only on the user's `unit_hash`."""
     return bucket_of_hash(unit_hash(user_id))
 
 
 def bucket_of_hash(hashed: str) -> int:
-    """The bucket of a user's `unit_hash`."""
+    """Return the bucket of a user from the user's `unit_hash`."""
     return int(hashed[:2], 16) % BUCKETS
 
 
 def is_decision_id(text: str) -> bool:
-    """Whether a text is the id of a decision."""
+    """Return whether a text has the form of a decision's id."""
     return re.fullmatch(FORM, text) is not None
 
 
 def time_of(made: str) -> datetime:
-    """The time in an id, UTC."""
+    """Return the time in a decision's id, UTC."""
     return datetime.fromtimestamp(int(made[:8] + made[9:13], 16) / 1000, UTC)

@@ -1,11 +1,12 @@
-"""Caches tables computed from closed hours as files in the lake, named by their inputs.
+"""Caches tables that are computed from closed hours, as files in the lake whose names identify their inputs.
 
     kept = Derived(lake, "judged", "shop", [sql])    # "judged": for trainings; "sums": for verdicts
     kept.files(hour, sources)                        # [] if the table must be computed
     kept.name(hour, sources, number=0, of=1)         # judged/shop-SETTINGS/date=.../hour=.../SOURCES-TOKEN-0-1.parquet
 
 `SETTINGS` is a digest of all inputs other than records. `SOURCES` is a digest of the names of the files that were read;
-these files never change. So a stored file with the right name is up to date. Files with the same token form one table.
+these files never change. So a cached file with the right name is up to date. Files with the same `TOKEN` form one
+table.
 """
 
 import hashlib
@@ -19,13 +20,17 @@ from datetime import UTC, datetime, timedelta
 from mtorl.log.lake import HOUR, Lake, LakeFile, Zone
 
 PAST = "past"
-_KEPT_SECONDS = 2 * 3600.0  # a running query may read superseded files for this long
+# A superseded file is deleted after this many seconds, because a running query may still read it.
+_KEPT_SECONDS = 2 * 3600.0
 _DAY = timedelta(days=1)
 _NAME = re.compile(r".*/[0-9a-f]{16}-[0-9a-f]{8}-\w+-\d+(\.[0-9a-f]+)?\.parquet")
 
 
 class Derived:
-    """Tables derived for one name with its current settings; `supersede` deletes tables of older settings."""
+    """The cached tables that have one name and the current settings.
+
+    `supersede` deletes the tables that have the same name and older settings.
+    """
 
     def __init__(self, lake: Lake, zone: Zone, name: str, settings: Iterable[str]) -> None:
         self._lake = lake
@@ -40,20 +45,30 @@ class Derived:
                 self._there[file.hour, sources][token].append(file)
 
     def files(self, hour: datetime, sources: Iterable[str]) -> list[LakeFile]:
-        """The files of the table that was computed from `sources` and begins with `hour`; empty if any is missing."""
+        """Return the files of the cached table that was computed from `sources` and is stored under `hour`.
+
+        The result is empty if a file of the table is missing, so that the table must be computed.
+        """
         tables = self._there[hour, _digest(sources)].values()
         return next((files for files in tables if len(files) == int(_parts_of(files[0])[-1])), [])
 
     def name(self, hour: datetime, sources: Iterable[str], number: int | str, of: int) -> str:
-        """The name of a file to write. If the table covers all hours until this one, `number` begins with `PAST`."""
+        """Return the path in the lake for a file of a table that is to be written.
+
+        Args:
+            sources: Names of the files from which the table was computed.
+            number: Number of this file in the table. If the table covers all hours until `hour`, it begins with `PAST`.
+            of: Number of files that the whole table has.
+        """
         place = f"{self._folder}/date={hour:%Y-%m-%d}/hour={hour:%H}"
         return f"{place}/{_digest(sources)}-{self._token}-{number}-{of}.parquet"
 
     def supersede(self, known: Collection[LakeFile]) -> None:
-        """Hide, and later delete, files of these settings that are not in `known`, and files of other settings.
+        """Hide, and later delete, the cached files that are no longer needed.
 
-        A concurrent reader may have listed such a file, so files stay until they are an hour old. Another process may
-        use other settings, so the files of each other setting stay until the newest file is a day old.
+        Files with the current settings are hidden if they are not in `known` and are an hour old. Younger files stay,
+        because a concurrent reader may have listed them. All files with other settings are hidden when the newest of
+        them is a day old. Before that, another process may still use these settings.
         """
         now = datetime.now(UTC)
         own = defaultdict(list)
@@ -69,7 +84,7 @@ class Derived:
 
 
 def is_of_past(file: LakeFile) -> bool:
-    """Whether a file belongs to a table that covers all hours until the file's own."""
+    """Return whether a file belongs to a table that covers all hours until the file's own hour."""
     return f"-{PAST}" in file.name.rpartition("/")[2]
 
 

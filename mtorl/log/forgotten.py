@@ -1,13 +1,13 @@
-"""Lists forgotten users in `forgotten.json`; writers leave out these users' records in the list's folder and below.
+"""Keeps a list of forgotten users, whose records must not be written into the list's folder and the folders below it.
 
     Forgotten.add(folder, ["u1"], now)                  # `mtorl data forget` calls this before it removes anything
     forgotten = Forgotten.of(folder / "lake")           # the lists of this folder and of all its parents
     forgotten.sql("decision")                           # DuckDB condition: true for a record that must not be written
 
-After a removal, a router's spool still contains records of the user for a while. Without the list, a later upload or
-compaction would restore these records. The list has users by `unit_hash`, each with a time. Only records from before
-this time are forgotten, so a user who returns later counts as a new user. The hashes do not anonymise a user whose id
-is known: with the id, anyone who can read the list can find out that the user was forgotten.
+After the records of a user are removed, a router's spool still contains some of them for a while. Without the list, a
+later upload or compaction would restore them. The list is stored in `forgotten.json`. It has a time for each user, by
+`unit_hash`. Only records from before this time are forgotten, so a user who returns later counts as a new user. The
+hashes do not hide who was forgotten: with a user's id, anyone who can read the list can look it up.
 """
 
 import json
@@ -30,19 +30,28 @@ _LOCK = ".forgotten.lock"
 
 
 class ForgottenError(OSError):
-    """The list of forgotten users can't be read, or another run has locked it; the message names the folder or file."""
+    """Raised if the list of forgotten users can't be read, or if another run has locked it.
+
+    The message names the folder or the file.
+    """
 
 
 @dataclass(frozen=True)
 class Forgotten:
-    """The records that must no longer be written, by user and time."""
+    """A list of users and times, which define the records that must no longer be written."""
 
-    users: Mapping[str, datetime] = field(default_factory=dict)  # by `unit_hash`: earlier records are forgotten
-    before: datetime | None = None  # records of all users from before this time are forgotten
+    # Time for each user, by `unit_hash`. The user's records from before this time must not be written.
+    users: Mapping[str, datetime] = field(default_factory=dict)
+    # Records of all users from before this time must not be written. None if there is no such limit.
+    before: datetime | None = None
 
     @classmethod
     def of(cls, folder: Path) -> Self:
-        """The merged lists of a folder and of all its parents; raises OSError."""
+        """Read the lists of a folder and of all its parents, and merge them.
+
+        Raises:
+            OSError: a list can't be read.
+        """
         found, place = cls(), Path(folder).resolve()
         for path in (above / FILE for above in (place, *place.parents)):
             if path.exists():
@@ -51,7 +60,11 @@ class Forgotten:
 
     @classmethod
     def add(cls, folder: Path, user_ids: Iterable[str], until: datetime, before: datetime | None = None) -> None:
-        """Add users and times (see `extended`) to the list of an existing folder; raises OSError."""
+        """Add users and times to the list in an existing folder, as `extended` does.
+
+        Raises:
+            OSError: the list can't be read or written.
+        """
         path = folder / FILE
         known = cls.parsed(path.read_text(encoding="utf-8"), str(path)) if path.exists() else cls()
         if (after := known.extended(user_ids, until, before)) != known:
@@ -59,11 +72,17 @@ class Forgotten:
                 unfinished.write_text(after.text(), encoding="utf-8")
 
     def extended(self, user_ids: Iterable[str], until: datetime, before: datetime | None = None) -> Self:
-        """A copy that forgets these users' records from before `until`, and all users' records from before `before`."""
+        """Return a copy of the list that forgets more records.
+
+        Args:
+            user_ids: Users whose records from before `until` are forgotten.
+            until: Time of the removal. Later records of these users are kept.
+            before: Records of all users from before this time are forgotten; None for no such limit.
+        """
         return self._with(type(self)(dict.fromkeys(map(unit_hash, user_ids), until), before))
 
     def text(self) -> str:
-        """The content of a file."""
+        """Return the list as the content of a `forgotten.json` file."""
         users = {name: time.isoformat() for name, time in sorted(self.users.items())}
         return json.dumps({"before": self.before and self.before.isoformat(), "users": users}, indent=1) + "\n"
 
@@ -71,12 +90,15 @@ class Forgotten:
         return bool(self.users) or self.before is not None
 
     def has(self, user_id: str, at: datetime) -> bool:
-        """Whether a record of this user at this time is forgotten."""
+        """Return whether a record of this user at this time must not be written."""
         until = self.users.get(unit_hash(user_id))
         return (until is not None and at < until) or (self.before is not None and at < self.before)
 
     def sql(self, kind: Kind) -> str:
-        """SQL condition, never null: true for a record that must not be written. Outcomes and shadows have no user."""
+        """Return an SQL condition that is true for a record that must not be written, and is never null.
+
+        Outcomes and shadows contain no user, so for them the condition compares only the time with `before`.
+        """
         clauses = [] if self.before is None else [f"event_time < {_literal(self.before)}"]
         together = defaultdict(list)
         for name, time in self.users.items() if kind in ("decision", "window") else ():
@@ -85,7 +107,7 @@ class Forgotten:
         return f"coalesce({' OR '.join(clauses)}, false)" if clauses else "false"
 
     def _with(self, other: Self) -> Self:
-        """The union of two lists; if both have a time for a user, the later time applies."""
+        """Return the union of two lists. If a user has a time in both lists, the later time applies."""
         users = dict(self.users)
         for name, time in other.users.items():
             users[name] = max(time, users.get(name, time))
@@ -94,7 +116,14 @@ class Forgotten:
 
     @classmethod
     def parsed(cls, text: str, path: str) -> Self:
-        """The list in the text of a file; raises ForgottenError."""
+        """Parse the text of a `forgotten.json` file.
+
+        Args:
+            path: Path of the file, for the error message.
+
+        Raises:
+            ForgottenError: the text was not written by this class.
+        """
         try:
             content = json.loads(text)
             users = {str(name): datetime.fromisoformat(time) for name, time in content["users"].items()}
@@ -107,7 +136,11 @@ class Forgotten:
 
 
 def alone(folder: Path) -> AbstractContextManager[int]:
-    """Lock the list of a folder until the end of the block; ForgottenError if another run has locked it."""
+    """Lock the list in a folder until the end of the `with` block.
+
+    Raises:
+        ForgottenError: another run has locked the list.
+    """
     return locked(folder / _LOCK, ForgottenError(BUSY(folder=folder, what="`mtorl data forget`")))
 
 

@@ -1,11 +1,11 @@
-"""Computes the gain of an exposure: one numeric outcome, or a weighted sum of several outcomes.
+"""Computes the gain of an exposure, which is one numeric outcome or a weighted sum of several outcomes.
 
     gain = Gain.of_spec({"click": 0.1, "revenue": 1})     # or of_spec("click")
     gain.of(rows)                                         # of a table, or any mapping of names to numbers
 
 Labels, metrics, off-policy values and the verdict all compute the gain here. If an outcome can be negative, such as
-`profit`, the gain can be negative. Labels and values use a negative gain unchanged. The policy treats a negative
-expected gain as 0, so such an exposure is not worth a price above 0.
+`profit`, the gain can be negative, too. Labels and values use a negative gain unchanged. The policy replaces a negative
+expected gain by 0, so such an exposure is not worth any price above 0.
 """
 
 from __future__ import annotations
@@ -33,21 +33,26 @@ class Units(NamedTuple):
     outcomes: tuple[tuple[str, str], ...] = ()  # pairs of an outcome and its unit, if the unit is known
 
     def of(self, outcome: str) -> str:
-        """The unit of an outcome, or of `cost`."""
+        """Return the unit of an outcome, or of `cost`."""
         counted = {"cost": self.money, "click": "clicks", "conversion": "conversions"} | dict(self.outcomes)
         return counted.get(outcome, outcome)
 
 
 @dataclass(frozen=True)
 class Gain:
-    """A weighted sum of outcomes; the gain `click` is one term with the weight 1."""
+    """A weighted sum of outcomes. A gain that is one outcome, such as `click`, is one term with the weight 1."""
 
-    terms: tuple[tuple[str, float], ...]  # outcomes and weights above 0, in the order of the description
+    # Pairs of an outcome and its weight, in the order of the description. Each weight is above 0.
+    terms: tuple[tuple[str, float], ...]
     units: Units = field(default=Units(), compare=False, repr=False)  # for display
 
     @classmethod
     def of_spec(cls, value: object) -> Gain:
-        """A gain from the name of an outcome, or from a mapping of outcomes to weights; raises ValueError."""
+        """Create a gain from the name of an outcome, or from a mapping of outcomes to weights.
+
+        Raises:
+            ValueError: the value is neither, or a weight is not a finite number above 0.
+        """
         if isinstance(value, Gain):
             return value
         weights = {value: 1.0} if isinstance(value, str) else value
@@ -61,7 +66,10 @@ class Gain:
 
     @classmethod
     def of_text(cls, text: str) -> Gain:
-        """A gain from one line of YAML, such as a pipeline's parameter: `click`, `{click: 0.1, revenue: 1}`."""
+        """Create a gain from one line of YAML, such as `click` or `{click: 0.1, revenue: 1}`.
+
+        A pipeline has such a line as a parameter.
+        """
         try:
             return cls.of_spec(yaml.safe_load(text))
         except yaml.YAMLError:
@@ -69,34 +77,44 @@ class Gain:
 
     @property
     def text(self) -> str:
-        """The inverse of `of_text`."""
+        """Return the gain as one line of YAML. This is the inverse of `of_text`."""
         text = yaml.safe_dump(self.plain, default_flow_style=True, sort_keys=False, width=10_000)
         return text.removesuffix("...\n").strip()
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The outcomes in the sum."""
+        """Return the names of the outcomes in the sum."""
         return tuple(name for name, _ in self.terms)
 
     @property
     def plain(self) -> str | dict[str, float]:
-        """The inverse of `of_spec`: a name if the gain is one outcome with weight 1, else a mapping to weights."""
+        """Return the gain as a value for YAML. This is the inverse of `of_spec`.
+
+        The value is a name if the gain is one outcome with weight 1. Otherwise it is a mapping of outcomes to weights.
+        """
         return self.names[0] if self.terms[0][1] == 1.0 and len(self.terms) == 1 else dict(self.terms)
 
     @property
     def unit(self) -> str:
-        """The unit, for display. For a weighted sum, it is the formula, because the terms may have different units."""
+        """Return the unit of the gain, for display.
+
+        For a weighted sum, this is the formula of the sum, because its terms may have different units.
+        """
         if self.plain == self.names[0]:
             return self.units.of(self.names[0])
         return " + ".join(name if weight == 1.0 else f"{weight:g} x {name}" for name, weight in self.terms)
 
     def of(self, outcomes: Mapping[str, Any] | Any) -> Floats:
-        """The gain of each exposure, from a data frame or another mapping of outcomes to numbers or arrays."""
+        """Return the gain of each exposure.
+
+        Args:
+            outcomes: A data frame, or another mapping of outcomes to numbers or arrays.
+        """
         parts = (weight * np.asarray(outcomes[name], dtype=np.float64) for name, weight in self.terms)
         return np.asarray(reduce(add, parts))
 
     def __str__(self) -> str:
-        """Text for display: `click`, or `0.1 click + revenue`."""
+        """Return the gain as text for display, such as `click` or `0.1 click + revenue`."""
         return " + ".join(name if weight == 1.0 else f"{weight:g} {name}" for name, weight in self.terms)
 
 

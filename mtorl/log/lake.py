@@ -1,4 +1,4 @@
-"""Reads and writes the lake, the log of record: Parquet files by hour of the decision, in a folder or a bucket.
+"""Reads and writes the lake, which stores all records as Parquet files in a folder or a bucket.
 
     lake = Lake.open("s3://ads/lake?region=eu-central-1")   # or a folder, gs://...
     with lake_database(lake) as db:
@@ -11,8 +11,9 @@
     forgotten.json, superseded/                                               users and files to leave out
     unreadable/                                                               files that a compaction could not read
 
-Outcomes, shadows and windows have folders like those of decisions, and each record is in the hour of its decision. An
-uploaded file is in the folder of its newest hour. A file has the record's columns (`sql_columns`), `hour` and `bucket`.
+Outcomes, shadows and windows have folders like those of decisions. Each record is stored under the hour of its
+decision, except that an uploaded file is in the folder of its newest hour. A file has the record's columns
+(`sql_columns`), `hour` and `bucket`.
 
 Files never change. To replace files, a writer writes a new file, hides the old files, and deletes the old files hours
 later, when no query reads them. So each record is always in at least one file. Readers drop copies of a record, and
@@ -60,7 +61,8 @@ PLACED = {"hour": "TIMESTAMPTZ", "bucket": "UTINYINT"}
 """Columns that determine the file of a record, with their DuckDB types."""
 Zone = Literal["judged", "sums"]
 """Folders of tables that trainings ("judged") and verdicts ("sums") computed from closed hours."""
-REPLAY = "replay.parquet"  # marks a lake whose decisions replay a log, and has the weight of each decision
+# A lake with this file contains the decisions of a replayed log. The file has the weight of each decision.
+REPLAY = "replay.parquet"
 UNREADABLE = "unreadable"
 """Folder of files that a compaction could not read."""
 LATE = "late-"
@@ -73,24 +75,26 @@ _NOTE = re.compile(r"\d{20}-[0-9a-f]{8}\.json")
 
 
 class Queries(Protocol):
-    """A connection that runs SQL, such as DuckDB's."""
+    """A connection that runs SQL, such as a connection to DuckDB."""
 
     def execute(self, query: str, /) -> Any:
-        """Run a query; the result has the method `fetchall`."""
+        """Run a query, and return a result that has the method `fetchall`."""
 
 
 @dataclass(frozen=True, order=True)
 class LakeFile:
-    """A file of records in the lake."""
+    """A Parquet file of records in the lake."""
 
-    hour: datetime  # hour of the decisions; for an uploaded file, hour of the newest decision
-    name: str  # path relative to the lake
-    size: int  # bytes
-    written: datetime | None = field(default=None, compare=False)  # modification time from the store
+    # Hour of the decisions in the file. For an uploaded file, this is the hour of the newest decision.
+    hour: datetime
+    name: str  # path of the file, relative to the lake
+    size: int  # size of the file in bytes
+    # Time when the file was last modified, from the file system or object store.
+    written: datetime | None = field(default=None, compare=False)
 
 
 class Lake:
-    """A lake in a folder or an object store."""
+    """A lake in a folder or an object store, with methods that list, read, write and delete its files."""
 
     def __init__(self, files: pafs.FileSystem, place: str) -> None:
         self.files = files  # rooted at the lake
@@ -100,7 +104,11 @@ class Lake:
 
     @classmethod
     def open(cls, place: str | Path) -> Self:
-        """Open the lake in a folder or at an address of `mtorl.runtime.object_stores`; LogError if it is invalid."""
+        """Open the lake in a folder, or at an address such as s3://... (see `mtorl.runtime.object_stores`).
+
+        Raises:
+            LogError: the address of the lake is invalid.
+        """
         try:
             if "://" in (text := str(place)):
                 root, path = open_store(text)
@@ -112,25 +120,39 @@ class Lake:
             raise LogError(NO_LAKE(place=without_credentials(str(place)), reason=error)) from None
 
     def fixed(self) -> Self:
-        """A copy of this lake that lists each folder only once, so that several queries read the same files."""
+        """Return a copy of this lake that lists each folder only once.
+
+        So several queries read the same files, even if other files are uploaded in the meantime.
+        """
         lake = type(self)(self.files, self.place)
         lake._fixed = {}
         return lake
 
     def closed(self, kind: Kind, since: datetime | None = None, until: datetime | None = None) -> list[LakeFile]:
-        """Files of closed hours, oldest first; `until` is exclusive."""
+        """Return the files of closed hours with records of this kind, oldest first.
+
+        Args:
+            since: Start of the period; None for no limit.
+            until: End of the period, exclusive; None for no limit.
+        """
         return self._listed(f"{kind}s", since, until)
 
     def arrived(self, kind: Kind, since: datetime | None = None) -> list[LakeFile]:
-        """Uploaded files that are not compacted yet, oldest first."""
+        """Return the uploaded files with records of this kind that are not compacted yet, oldest first."""
         return self._listed(f"{_ARRIVED}/{kind}s", since, None)
 
     def derived(self, zone: Zone) -> list[LakeFile]:
-        """Files computed from closed hours (`mtorl.log.derived`), sorted by the first hour of each."""
+        """Return the files that were computed from closed hours (`mtorl.log.derived`), sorted by hour."""
         return self._list(zone)
 
     def of_files(self, decisions: Iterable[LakeFile], outcomes: Iterable[LakeFile], arrived: bool) -> Self:
-        """A copy of this lake with only these files of closed hours and, if `arrived`, all uploaded files."""
+        """Return a copy of this lake that contains only some of its files.
+
+        Args:
+            decisions: Files of closed hours, with decisions.
+            outcomes: Files of closed hours, with outcomes.
+            arrived: Whether the copy also contains all uploaded files.
+        """
         lake = self.fixed()
         lake._fixed = {"decisions": sorted(decisions), "outcomes": sorted(outcomes)}
         kinds: tuple[Kind, ...] = ("decision", "outcome")
@@ -138,9 +160,10 @@ class Lake:
         return lake
 
     def lost(self) -> set[str]:
-        """Names of files that a `fixed` lake listed and that were deleted since, by age or to forget a user.
+        """Return the names of files that were deleted since this lake listed them. Only for a lake from `fixed`.
 
-        The caller must delete tables computed from these files, because a removal deletes only existing tables.
+        Files are deleted when they are too old, or to forget a user. The caller must delete the tables that it computed
+        from these files, because a removal of users deletes only tables that already exist.
         """
         folders = self._fixed or {}
         there = {
@@ -151,14 +174,15 @@ class Lake:
         return {file.name for files in folders.values() for file in files} - there
 
     def __bool__(self) -> bool:
-        """Whether the lake contains any decision."""
+        """Return whether the lake contains any decision."""
         return bool(self.arrived("decision") or self.closed("decision"))
 
     def snapshot(self) -> str:
-        """An identifier of the records that a training reads now; "" if the lake is empty.
+        """Return a text that identifies the records that a training reads now; "" if the lake is empty.
 
-        It contains the time of the newest upload and a digest of the file names. A repeated step leaves out records of
-        a later time, so that it reads the same records. A new upload or a compaction changes both parts.
+        The text contains the time of the newest upload. If a pipeline step is repeated, it ignores records of a later
+        time, so it reads the same records. The text also contains a digest of the file names. A new upload or a
+        compaction changes both.
         """
         if not self:
             return ""
@@ -173,7 +197,8 @@ class Lake:
             found = self._list(folder)
         else:
             kind = folder.removeprefix(f"{_ARRIVED}/")
-            for each in (f"{_ARRIVED}/{kind}", kind):  # uploaded files first, for the same reason as in `records`
+            # List uploaded files first. A file that is compacted in between is then read twice, instead of not at all.
+            for each in (f"{_ARRIVED}/{kind}", kind):
                 if each not in self._fixed:
                     self._fixed[each] = self._list(each)
             found = self._fixed[folder]
@@ -184,7 +209,9 @@ class Lake:
         ]
 
     def _list(self, folder: str) -> list[LakeFile]:
-        hidden = self.superseded()  # before listing, so that a file hidden in between is read twice, not missed
+        # Find hidden files before listing all files. A file that is hidden in between is then read twice, instead of
+        # not at all.
+        hidden = self.superseded()
         found = []
         for info in self.files.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True)):
             match = _HOUR.fullmatch(info.path.removeprefix(f"{folder}/"))
@@ -194,16 +221,25 @@ class Lake:
         return sorted(found)
 
     def put(self, file: Path, name: str) -> None:
-        """Copy a local file into the lake atomically, replacing a file of the same name. Raises OSError."""
+        """Copy a local file into the lake atomically. A file of the same name is replaced.
+
+        Raises:
+            OSError: the file can't be read or written.
+        """
         if self.folder is not None:
             with replacing(self.folder / name, durable=True) as unfinished:
                 shutil.copyfile(file, unfinished)
             return
         with pa.memory_map(str(file)) as source, self.files.open_output_stream(name) as target:
-            target.write(source.read_buffer())  # one call: an error between two would leave an incomplete object
+            # Write everything in one call, because an error between two calls would leave an incomplete object.
+            target.write(source.read_buffer())
 
     def read(self, name: str) -> str | None:
-        """The text of a small file; None if the file is missing. Raises OSError."""
+        """Return the text of a small file, or None if there is no such file.
+
+        Raises:
+            OSError: the file can't be read for another reason.
+        """
         try:
             with self.files.open_input_stream(name) as stream:
                 return str(stream.read(), "utf-8")
@@ -222,13 +258,17 @@ class Lake:
             self.files.delete_file(name)
 
     def superseded(self) -> set[str]:
-        """Names of files whose records are in newer files; a running query may still read them."""
+        """Return the names of hidden files, whose records are also in newer files.
+
+        A running query may still read a hidden file, so it is not deleted at once.
+        """
         return {name for note in self._notes() for name in self._hidden_by(note)}
 
     def supersede(self, files: Iterable[LakeFile], kept_seconds: float) -> None:
-        """Hide files whose records are in newer files, and delete files that were hidden `kept_seconds` ago.
+        """Hide files whose records are also in newer files, and delete files that were hidden `kept_seconds` ago.
 
-        Each call writes its own note, so that concurrent writers do not overwrite each other's notes.
+        Each call writes a note with the names of the files that it hides. Concurrent writers write separate notes, so
+        they do not overwrite each other's.
         """
         now = time.time()
         if names := [file.name for file in files]:
@@ -243,13 +283,19 @@ class Lake:
         return sorted(info.path for info in found if _NOTE.fullmatch(info.base_name))
 
     def _hidden_by(self, note: str) -> list[str]:
-        """The files that a note hides. A damaged note hides none, which is harmless because readers drop copies."""
+        """Return the names of the files that a note hides.
+
+        A damaged note hides no files. This is harmless, because readers drop copies of a record.
+        """
         with contextlib.suppress(ValueError):
             return list(json.loads(self.read(note) or "[]"))
         return []
 
     def forget(self, user_ids: Iterable[str], until: datetime, before: datetime | None = None) -> bool:
-        """Add users to the `forgotten.json` of a bucket (see `Forgotten.extended`); return whether the list changed."""
+        """Add users to the `forgotten.json` of a lake in a bucket, and return whether the list changed.
+
+        The arguments are those of `Forgotten.extended`.
+        """
         known = self.forgotten()
         if (after := known.extended(user_ids, until, before)) == known:
             return False
@@ -257,7 +303,7 @@ class Lake:
         return True
 
     def forgotten(self) -> Forgotten:
-        """The users and times whose records must no longer be written into the lake."""
+        """Return the list of users whose records must no longer be written into this lake."""
         if self.folder is not None:
             return Forgotten.of(self.folder)
         text = self.read(FORGOTTEN)
@@ -266,14 +312,22 @@ class Lake:
     def records(
         self, db: Queries, kind: Kind, since: datetime | None = None, until: datetime | None = None, where: str = "true"
     ) -> str:
-        """SQL for `lake_database` and Spark that returns each record of the decisions in a period of whole hours once.
+        """Return SQL for a table of the records in a period of whole hours, with each record once.
 
-        The SQL names the files that exist now. If a file is deleted before the query has run, the query fails
-        (`LogError`). `where` is a condition on columns that are equal in all copies of a record, such as its user.
+        DuckDB (`lake_database`) and Spark can run the SQL. It refers to the files that exist now. If one of them is
+        deleted before the query has run, the query raises LogError.
+
+        Args:
+            kind: Kind of the records. The period refers to the hour of their decisions.
+            since: Start of the period; None for no limit.
+            until: End of the period, exclusive; None for no limit.
+            where: Condition on columns that are equal in all copies of a record, such as its user.
         """
-        arrived = self.arrived(kind, since)  # first, so that a file compacted in between is read twice, not missed
+        # List uploaded files first. A file that is compacted in between is then read twice, instead of not at all.
+        arrived = self.arrived(kind, since)
         closed = by_hour(self.closed(kind, since, until))
-        # Hours that may contain copies. A closed hour with one file has none, because its writer dropped the copies.
+        # Only these hours may contain copies of a record. A closed hour with one file has no copies, because its writer
+        # dropped them.
         mixed = {hour for hour, files in closed.items() if len(files) > 1} | hours_of(db, arrived)
         once = [file for hour, files in closed.items() if hour not in mixed for file in files]
         several = [*arrived, *(file for hour in mixed for file in closed.get(hour, ()))]
@@ -291,18 +345,23 @@ class Lake:
 
 
 def hour_written(folder: str) -> datetime:
-    """The hour in the name of a folder `hour_of=...`."""
+    """Return the hour in the name of a folder, such as `hour_of=2026-11-25-20`."""
     return datetime.strptime(f"{folder}Z", f"hour_of={HOUR_OF}%z").astimezone(UTC)
 
 
 def name_of(kind: Kind, hour: datetime, name: str, arrived: bool = False) -> str:
-    """The path of a file in the lake: in the folder of its kind and hour, with `name` as its file name."""
+    """Return the path of a file in the lake, in the folder of its kind of records and its hour.
+
+    Args:
+        name: Name of the file, without the suffix .parquet.
+        arrived: Whether the file is one that a router uploads.
+    """
     zone = f"{_ARRIVED}/" if arrived else ""
     return f"{zone}{kind}s/date={hour:%Y-%m-%d}/hour={hour:%H}/{name}.parquet"
 
 
 def was_uploaded_late(file: LakeFile) -> bool:
-    """Whether a closed hour's file has `LATE` outcomes."""
+    """Return whether a file of a closed hour contains outcomes that were uploaded late (`LATE`)."""
     return file.name.rpartition("/")[2].startswith(LATE)
 
 
@@ -315,7 +374,7 @@ def by_hour(files: Iterable[LakeFile]) -> dict[datetime, list[LakeFile]]:
 
 
 def hours_of(db: Queries, files: Sequence[LakeFile], where: str = "true") -> set[datetime]:
-    """Hours of those records in `files` that meet the SQL condition `where`."""
+    """Return the hours of the records in `files` that meet the SQL condition `where`."""
     rows = db.execute(f"SELECT DISTINCT hour FROM {sql_of(files)} WHERE {where}").fetchall() if files else ()
     return {hour.astimezone(UTC) for (hour,) in rows}
 
@@ -326,7 +385,10 @@ class _Sized(Protocol):
 
 
 def in_parts(files: Iterable[_Part], part_bytes: int) -> Iterator[list[_Part]]:
-    """Group consecutive files into parts of at least `part_bytes` bytes; the last part may be smaller."""
+    """Group consecutive files into parts of at least `part_bytes` bytes.
+
+    The last part may be smaller.
+    """
     part: list[_Part] = []
     size = 0
     for file in files:
@@ -340,37 +402,43 @@ def in_parts(files: Iterable[_Part], part_bytes: int) -> Iterator[list[_Part]]:
 
 
 def columns_of(kind: Kind) -> str:
-    """The columns of the files of one kind, as an SQL list."""
+    """Return the columns of files with one kind of records, as a list for SQL."""
     return ", ".join(f'"{name}"' for name in sql_columns(kind) | PLACED)
 
 
 def one_of_each(kind: Kind, rows: str) -> str:
-    """SQL for DuckDB and Spark that keeps, of all copies of a record in `rows`, the one that counts."""
+    """Return SQL that keeps one of all copies of each record in `rows`, for DuckDB and Spark.
+
+    `rank_among_copies` defines which of the copies is kept.
+    """
     columns = columns_of(kind)
     placed = f"SELECT {columns}, {rank_among_copies(kind)} AS place FROM {rows} AS record"
     return f"SELECT {columns} FROM ({placed}) AS record WHERE place = 1"
 
 
 def sql_of(files: Sequence[LakeFile]) -> str:
-    """SQL for a table of the rows of some files."""
+    """Return SQL for a table of all rows in some files."""
     names = ", ".join(f"'{SCHEME}{file.name}'" for file in files)
     return f"read_parquet([{names}], hive_partitioning = false)"
 
 
 def instant(at: datetime) -> str:
-    """A time as an SQL literal."""
+    """Return a time as an SQL literal."""
     return f"TIMESTAMPTZ '{at.astimezone(UTC).isoformat()}'"
 
 
 @contextmanager
 def lake_database(lake: Lake, memory: str = "400MB") -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB database that reads a lake of any size, with times in UTC; it spills to temporary files above `memory`.
+    """Open a DuckDB database that can query a lake of any size, with times in UTC.
 
-    Raises LogError if a file was deleted during a query, or a record has another schema version.
+    If a query needs more memory than `memory`, DuckDB writes temporary files.
+
+    Raises:
+        LogError: a file was deleted during a query, or a record has another schema version.
     """
     import duckdb
 
-    # Each thread needs about 100 MB, so a thread for each core of a large node would exceed the limit.
+    # Each thread needs about 100 MB. With a thread for each core, a large node would exceed the memory limit.
     settings = {"memory_limit": memory, "threads": "2", "preserve_insertion_order": "false"}
     with (
         naming_full_disk(Path(tempfile.gettempdir())),

@@ -44,26 +44,27 @@ _COLUMNS = ("user_id", "timestamp", "arm", "generation", "channel", "channel_pro
 
 @dataclass(frozen=True)
 class Opportunities:
-    """The opportunities of one split (train, val or test)."""
+    """The opportunities of one split (train, val or test). Each is a decision of one of our own policies."""
 
-    rows: pd.DataFrame  # user_id, timestamp, arm, generation, and the outcomes
-    channel_B: Ints  # the drawn channel
+    rows: pd.DataFrame  # columns: user_id, timestamp, arm, generation, and the outcomes
+    channel_B: Ints  # the drawn channel, as a position in the data set's channels
     exposed_B: Bools
     channel_probs_BC: Floats
     exposure_probs_BC: Floats
-    windows: list[str]  # JSON text, because parsed windows would take several times the memory
+    # Windows as JSON text, because parsed windows would take several times the memory.
+    windows: list[str]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
     def propensity_B(self) -> Floats:
-        """The probability of the drawn channel."""
+        """Return the probability with which each drawn channel was drawn."""
         probability_B: Floats = self.channel_probs_BC[np.arange(len(self)), self.channel_B]
         return probability_B
 
     def chosen(self, chosen_B: Bools) -> Opportunities:
-        """The opportunities that the mask selects."""
+        """Return the opportunities that a mask selects."""
         return Opportunities(
             self.rows[chosen_B].reset_index(drop=True),
             self.channel_B[chosen_B],
@@ -75,13 +76,16 @@ class Opportunities:
 
     @classmethod
     def load(cls, folder: str | Path, spec: DatasetSpec, split: str) -> Opportunities | None:
-        """A split's opportunities that fit the data set's current columns and channels; None if fewer than `ENOUGH`."""
+        """Read the opportunities of a split that fit the data set's current columns and channels.
+
+        Returns None if there are fewer than `ENOUGH`.
+        """
         path = Path(folder) / OPPORTUNITIES_FILE
         if not path.exists():
             return None
         columns = ["decision_id", *_COLUMNS, *spec.window_outcomes, "features"]
         rows = _read(path, columns, split, with_window=True)
-        # Sort the rows, because the engine writes them in any order, and the rounding of sums depends on the order.
+        # The engine writes rows in any order, and the rounding of sums depends on the order. So sort the rows.
         rows = rows.sort_values(["user_id", "timestamp", "decision_id"], ignore_index=True)
         channel_B = pd.Index(spec.channels).get_indexer(pd.Index(rows["channel"]))
         fit_B = np.array([_fits(json.loads(text), spec) for text in rows["features"]], dtype=bool) & (channel_B >= 0)
@@ -100,7 +104,10 @@ class Opportunities:
 
 
 def contexts(folder: str | Path, spec: DatasetSpec, split: str) -> pd.DataFrame | None:
-    """User and context columns of a split, sorted by user and time; None if there are fewer than `ENOUGH` rows."""
+    """Return the user and context columns of a split's decisions, sorted by user and time.
+
+    Returns None if there are fewer than `ENOUGH` rows, or if the file lacks one of the columns.
+    """
     path = Path(folder) / OPPORTUNITIES_FILE
     columns = ["user_id", *(column.name for column in spec.context)]
     if not path.exists() or not set(columns) <= set(ds.dataset(path, format="parquet").schema.names):
@@ -111,7 +118,10 @@ def contexts(folder: str | Path, spec: DatasetSpec, split: str) -> pd.DataFrame 
 
 
 def _read(path: Path, columns: list[str], split: str, with_window: bool = False) -> pd.DataFrame:
-    """Rows of a split, from a file or a folder of parts, in batches, so that other splits need little memory."""
+    """Read the rows of one split, from a file or from a folder of part files.
+
+    The rows are read in batches, so that the rows of other splits need little memory.
+    """
     wanted = pc.field("split") == split
     if with_window:
         wanted &= pc.field("features").is_valid()

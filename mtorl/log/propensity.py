@@ -1,10 +1,10 @@
-"""Returns or estimates the probability with which the logging policy chose the logged channel.
+"""Returns or estimates propensities, which are the probabilities with which the logged channels were chosen.
 
     propensity_B = logged_propensity(table.rows, spec)
     mean_C = channel_means(rows, spec, gain_B)      # value of always choosing one channel, for each channel
 
-The data set description names the source of the propensities. "logged" means a column of the log. Otherwise,
-propensities are estimated by a simple model of the logging policy:
+The data set description names the source of the propensities. "logged" means a column of the log. Otherwise, they are
+estimated by a simple model of the logging policy:
 
     channel-frequency   P(a): the channel does not depend on the state (a log of random exposures);
                         `mtorl.comparison.independence` tests this assumption
@@ -24,17 +24,22 @@ from mtorl.arrays import Floats
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.messages import BAD_PROPENSITY
 
-FLOOR = 0.02  # lowest estimated propensity, so that no importance weight exceeds 50
-MIN_ESS_SHARE = 0.1  # lowest effective sample size, as a share of the rows, with which a policy's value is used
-_SMOOTHING = 1.0  # pseudo-count of every channel
+# An estimated propensity is at least this, so that no importance weight exceeds 50.
+FLOOR = 0.02
+# The value of a policy is used only if its effective sample size is at least this share of the rows.
+MIN_ESS_SHARE = 0.1
+# Pseudo-count that is added to the count of each channel.
+_SMOOTHING = 1.0
 
 
 def logged_propensity(windows: pd.DataFrame, spec: DatasetSpec) -> Floats:
-    """Propensity of the logged channel of each row, in (0, 1].
+    """Return the probability with which the logged channel of each row was chosen, in (0, 1].
 
-    `windows` are touchpoints in the order of `WindowTable.rows`, with a propensity if the log has one.
+    Args:
+        windows: Touchpoints in the order of `WindowTable.rows`, with the column `propensity` if the log has it.
 
-    ValueError: a logged propensity is missing or outside (0, 1], a channel is unknown, or no row is in training.
+    Raises:
+        ValueError: a logged propensity is missing or outside (0, 1], a channel is unknown, or no row is in training.
     """
     if spec.propensity == "logged":
         propensity_B: Floats = windows["propensity"].to_numpy(dtype=np.float64)
@@ -52,7 +57,8 @@ def logged_propensity(windows: pd.DataFrame, spec: DatasetSpec) -> Floats:
         raise ValueError("propensity: no training rows to estimate it from")
     channels = len(spec.channels)
     before_B = np.full(len(windows), channels, dtype=np.int64)
-    if spec.propensity == "markov":  # the first touchpoint of each journey has no previous channel
+    # The first touchpoint of a journey has no previous channel. It keeps the code for "no channel".
+    if spec.propensity == "markov":
         follows_B = windows["step"].to_numpy() > 0
         before_B[follows_B] = channel_B[np.flatnonzero(follows_B) - 1]
     counts = np.full((channels + 1, channels), _SMOOTHING)
@@ -62,10 +68,14 @@ def logged_propensity(windows: pd.DataFrame, spec: DatasetSpec) -> Floats:
 
 
 def channel_means(rows: pd.DataFrame, spec: DatasetSpec, value_B: ArrayLike) -> Floats | None:
-    """Mean value for each policy that always chooses one channel (SNIPS); None if any channel has too few rows.
+    """Return, for each channel, the mean value of a policy that always chooses this channel (SNIPS).
+
+    Returns None if any channel has too few rows.
 
     Args:
-        rows: As for `logged_propensity`. Our own decisions do not count: their exposure depends on the drawn channel.
+        rows: Touchpoints, as for `logged_propensity`. Those of our own decisions do not count, because their exposure
+            depends on the drawn channel.
+        value_B: Value of each row, such as its gain.
     """
     own_B = rows["collected"].to_numpy(dtype=np.bool_) if "collected" in rows else np.zeros(len(rows), dtype=np.bool_)
     propensity_B = logged_propensity(rows.assign(propensity=rows["propensity"].mask(own_B, 1.0)), spec)

@@ -44,16 +44,16 @@ ExplorationScope = Literal["channel", "exposure", "both"]
 Stage = Literal["off", "shadow", "1%", "5%", "25%", "50%"]
 
 FallbackReason = Literal[
-    "features",  # the feature store failed, or returned unusable values
+    "features",  # the feature store failed, or returned values that can't be used
     "model_timeout",
     "model_error",
     "ledger",  # the ledger failed, or is not set up yet
     "no_account",  # the experiment has no budget for this campaign and channel
-    "no_baseline",  # the user's arm is the baseline of the request, but the request has none
-    "repeated",  # another decision on the same request has the reservation
+    "no_baseline",  # the user's arm follows the request's baseline, but the request has none
+    "repeated",  # another decision on the same request already has the reservation
     "no_time",  # the deadline passed before all services were called
-    "log",  # the record was not durable before the deadline
-    "internal",  # a bug in the router
+    "log",  # the decision's record was not stored durably before the deadline
+    "internal",  # the router has a bug
 ]
 
 Name = Annotated[str, Field(min_length=1)]
@@ -90,7 +90,7 @@ class Explored(TypedDict):
 
 
 class V2Answer(TypedDict):
-    """The router's response in the v2 protocol: one output tensor for each field."""
+    """The fields of the router's response in the v2 protocol, each of which is one output tensor."""
 
     decision_id: Annotated[Name, Field(description="Unique id. A second record with the id withdraws the decision.")]
     arm: Annotated[Name, Field(description="The user's assigned arm, even if the decision is a fallback.")]
@@ -118,7 +118,7 @@ class V2Answer(TypedDict):
 
 
 class V1Answer(V2Answer):
-    """The router's response in the v1 protocol, without the model."""
+    """The fields of the router's response in the v1 protocol, except the field about the model."""
 
     request_id: Annotated[
         str | None, Field(description="The caller's id of the request, unique within a user and campaign.")
@@ -128,7 +128,7 @@ class V1Answer(V2Answer):
 
 
 class History(TypedDict):
-    """Fields of the window in a decision's record; all null if no window was built."""
+    """The fields of a decision record that describe the user's history. All are null if no window was built."""
 
     static: Annotated[dict[str, str | float | None] | None, Field(description="Static columns of the user, as stored.")]
     history_length: Annotated[int | None, Field(ge=0, description="Number of touchpoints in the window.")]
@@ -292,10 +292,11 @@ ID_FIELD: dict[Kind, str] = {
     "window": "decision_id",
 }
 
-# If several records have the same id, the first in this order counts. If a decision's record may become durable too
-# late, the router withdraws the decision. The log then has two records in either order, and the withdrawal counts.
-# Other records with the same id are copies, because the log is shipped at least once. If a sender reported an event to
-# two routers, all readers must use the same record: the lower value or, if the values are equal, the first received.
+# Several records may have the same id. The first of them in this order counts, and readers ignore the others.
+# If a decision's record may have been stored too late, the router withdraws the decision. The log then has two records
+# of this decision, and the withdrawal counts. Other records with the same id are copies, because records are shipped at
+# least once. If a sender reported an event to two routers, all readers must use the same report: the one with the
+# earlier event time, then the lower value, then the one that was received first.
 _FIRST_COUNTS: dict[Kind, str] = {
     "decision": "withdrawn DESC, event_time",
     "outcome": "event_time, value, received_time",
@@ -306,38 +307,51 @@ _FIRST_COUNTS: dict[Kind, str] = {
 
 @cache
 def json_schema(kind: Kind) -> dict[str, Any]:
-    """The JSON schema (2020-12) of a record."""
+    """Return the JSON schema (2020-12) of one kind of records."""
     schema = TypeAdapter(_RECORDS[kind]).json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"{kind}.v{VERSION}.json", **schema}
 
 
 @cache
 def sql_columns(kind: Kind) -> dict[str, str]:
-    """Columns and their DuckDB types. Objects and lists stay JSON text, since their keys differ between data sets."""
+    """Return the columns of one kind of records, with their DuckDB types.
+
+    Objects and lists are stored as JSON text, because their keys differ between data sets.
+    """
     columns = {name: _SQL_TYPES.get(type_, "VARCHAR") for name, type_ in plain_types(_RECORDS[kind]).items()}
     times = {name for name in columns if name.endswith(("_time", "_until"))}
     return columns | dict.fromkeys(times, "TIMESTAMPTZ")
 
 
 def rank_among_copies(kind: Kind) -> str:
-    """SQL: 1 for the record that counts among all records with the same id and decision, above 1 for the others.
+    """Return SQL that is 1 for the record that counts among all copies of a record, and above 1 for the others.
 
-    An event that was reported for two decisions counts for both, because no reader compares files of two decisions.
+    Copies have the same id and the same decision. If an event was reported for two decisions, it counts for both,
+    because no reader compares the files of two decisions.
     """
     same = ", ".join(dict.fromkeys(("decision_id", ID_FIELD[kind])))
     return f"row_number() OVER (PARTITION BY {same} ORDER BY {_FIRST_COUNTS[kind]})"
 
 
 def this_version(kind: Kind) -> str:
-    """SQL: true for a record of this schema version; for another version, an error that names both."""
+    """Return SQL that is true for a record of this schema version.
+
+    For a record of another version, the query fails with an error that names both versions.
+    """
     text = f"'a {kind} record of schema version ' || schema_version || '; this release reads {VERSION}'"
     return f"CASE WHEN schema_version <> {VERSION} THEN error({text}) ELSE true END"
 
 
 def segment_sql(spec: DatasetSpec, name: str, record: str) -> str:
-    """DuckDB SQL for the value of a categorical column, as text or null, in the record with the alias `record`.
+    """Return DuckDB SQL for the value of a categorical column in a record.
 
-    For "device" and "d": json_extract_string(d.context, '$.device'). LogError if there is no such categorical column.
+    The value is text or null. For the column "device" and the alias "d": json_extract_string(d.context, '$.device').
+
+    Args:
+        record: Alias of the record's table in the query.
+
+    Raises:
+        LogError: the data set has no such categorical column.
     """
     known = [column.name for column in (*spec.context, *spec.static) if column.kind == "categorical"]
     if name not in known:
@@ -347,17 +361,26 @@ def segment_sql(spec: DatasetSpec, name: str, record: str) -> str:
 
 
 def unit_hash(user_id: str) -> str:
-    """The pseudonym of a user in the records."""
+    """Return the pseudonym of a user, as it appears in the records."""
     return hashlib.blake2b(user_id.encode(), digest_size=8).hexdigest()
 
 
 def is_sampled(unit: str, share: float) -> bool:
-    """Whether the windows of a user (a `unit_hash`) are logged for this share. A larger share only adds users."""
+    """Return whether the windows of a user are logged, if they are logged for a share of all users.
+
+    A larger share only adds users.
+
+    Args:
+        unit: The user's `unit_hash`, on which the result depends.
+    """
     return int(unit[8:], 16) < share * 2**32
 
 
 def plain_types(record: Any) -> dict[str, type]:
-    """The fields of a record or response, in order, with their plain Python types: str for `str | None`."""
+    """Return the fields of a record or response in order, each with its plain Python type.
+
+    For example, the type of a field `str | None` is str.
+    """
     return {name: _plain(hint) for name, hint in get_type_hints(record, include_extras=False).items()}
 
 

@@ -1,4 +1,4 @@
-"""Describes the raw files of a log: their paths and format, and the names, units and time zones of their columns."""
+"""Describes the raw files of a log: their paths and format, and the name, unit and time zone of each column."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class FileFormat(StrictModel):
 
 
 def is_remote(place: str | Path) -> bool:
-    """Whether a file or folder is given by an address of an object store instead of a path."""
+    """Return whether a place is an address in an object store, such as s3://..., instead of a path."""
     return "://" in str(place)
 
 
@@ -41,7 +41,10 @@ def _column_alone(source: Any) -> Any:
 
 
 def _text_or_number(value: Any) -> Any:
-    """Check a value before pydantic does, which would report a fault for each type of the union."""
+    """Check that a value is text or a finite number, and return it.
+
+    This check runs before the check by pydantic, which would report a separate fault for each type of the union.
+    """
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not (number or (isinstance(value, str) and value.strip())):
         raise PydanticCustomError("value", "expected text or a finite number, got {given}", {"given": short(value)})
@@ -91,7 +94,16 @@ class Source(StrictModel):
         return self
 
     def check(self, name: str, number: bool, time: bool) -> None:
-        """Raise ValueError if this can't be the source of the column `name`, which may contain numbers or times."""
+        """Check that this can be the source of a column of the log.
+
+        Args:
+            name: Name of the column in the log, for the error message.
+            number: Whether the column contains numbers.
+            time: Whether the column contains times.
+
+        Raises:
+            ValueError: a setting does not fit the column; the message names it.
+        """
         for field in ("unit", "timezone", "format"):
             if getattr(self, field) and not time:
                 raise ValueError(f"columns.{name}, {field}: is only for timestamp and other times")
@@ -141,15 +153,15 @@ class Conversions(StrictModel):
 
     @property
     def key(self) -> str:
-        """The column that assigns a row to a touchpoint: touchpoint_id or user_id."""
+        """Return the column that assigns a row to a touchpoint: touchpoint_id or user_id."""
         return TOUCHPOINT_ID if TOUCHPOINT_ID in self.columns else "user_id"
 
     @property
     def outcomes(self) -> tuple[str, ...]:
-        """The outcomes in the file."""
+        """Return the names of the outcomes in the file."""
         return tuple(name for name in self.columns if name not in (TOUCHPOINT_ID, "user_id", "timestamp", "event_id"))
 
     @property
     def days(self) -> float | None:
-        """Maximum days from a touchpoint to its conversion; None for no limit."""
+        """Return the maximum number of days from a touchpoint to its conversion; None for no limit."""
         return 30.0 if self.attribution_days is None and self.key == "user_id" else self.attribution_days

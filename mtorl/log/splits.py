@@ -1,10 +1,10 @@
 """Splits users into training, validation and test data, by hashes of their ids.
 
-A user's split never changes, so a model retrained next month is not tested on users of an earlier training.
+A user's split never changes, so a model that is retrained next month is not tested on users of an earlier training.
 
-`fingerprints` store the users of a training in eight bytes each, so that a log can be checked for users that the model
-has seen. They do not anonymise a user whose id is known, because the fingerprint can be computed from the id. A new
-user matches one of a million fingerprints with a probability of about 10^-13.
+`fingerprints` returns eight bytes for each user of a training. With these, a log can be checked for users that the
+model has already seen. They do not anonymise users, because anyone who knows an id can compute its fingerprint. The
+probability that a new user matches one of a million fingerprints is about 10^-13.
 """
 
 import hashlib
@@ -21,19 +21,25 @@ SHARES = (("train", 0.7), ("val", 0.1), ("test", 0.2))
 
 
 def hash_ids(ids: Iterable[str], purpose: str) -> NDArray[np.uint64]:
-    """Eight bytes of BLAKE2b for each id; hashes for different purposes (16 bytes at most) are independent."""
+    """Return an eight-byte hash of each id (BLAKE2b), as an integer.
+
+    Hashes for different purposes are independent. Only the first 16 bytes of `purpose` count.
+    """
     person = purpose.encode()[:16]
     digests = b"".join(hashlib.blake2b(str(i).encode(), digest_size=8, person=person).digest() for i in ids)
     return np.frombuffer(digests, dtype=">u8").astype(np.uint64)
 
 
 def fractions_of(ids: Iterable[str], purpose: str) -> NDArray[np.float64]:
-    """A number in [0, 1) for each id, independent for each purpose; see `hash_ids`."""
+    """Return a number in [0, 1) for each id, from a hash of the id.
+
+    The numbers for different purposes are independent (see `hash_ids`).
+    """
     return (hash_ids(ids, purpose) >> np.uint64(11)).astype(np.float64) / 2.0**53
 
 
 def split_of(user_ids: pd.Series | Iterable[str]) -> NDArray[np.str_]:
-    """The split of each user: "train" (70 %), "val" (10 %) or "test" (20 %)."""
+    """Return the split of each user: "train" (70 % of all users), "val" (10 %) or "test" (20 %)."""
     codes, users = pd.factorize(pd.Series(user_ids, dtype=object))
     edges = np.cumsum([share for _, share in SHARES])[:-1]
     names = np.array([name for name, _ in SHARES])
@@ -41,19 +47,28 @@ def split_of(user_ids: pd.Series | Iterable[str]) -> NDArray[np.str_]:
 
 
 def folds_of(user_ids: pd.Series | Iterable[str], folds: int) -> NDArray[np.int64]:
-    """The cross-validation fold of each user, from 0 to folds - 1, independent of `split_of`."""
+    """Return the cross-validation fold of each user, from 0 to folds - 1.
+
+    Folds are independent of the splits (`split_of`).
+    """
     codes, users = pd.factorize(pd.Series(user_ids, dtype=object))
     return (fractions_of(users, "fold") * folds).astype(np.int64)[codes]
 
 
 def unit_order(user_ids: Iterable[str], seed: int) -> list[str]:
-    """The users in a random order that depends only on their ids and the seed."""
+    """Return the users in a random order, which depends only on their ids and the seed."""
     users = np.array(list(user_ids), dtype=object)
     return list(users[np.argsort(fractions_of(users, f"order-{seed}"), kind="stable")])
 
 
 def tile_ends(step: ArrayLike, n: int) -> NDArray[np.bool_]:
-    """Mask of the last rows of windows of up to n steps that tile each journey; `step` counts from 0 in a journey."""
+    """Return a mask of the rows at which a window ends, if windows of n steps divide each journey.
+
+    The last window ends at the last step of the journey. Only the first window may have fewer than n steps.
+
+    Args:
+        step: Position of each row in its journey, counted from 0.
+    """
     steps = np.asarray(step, dtype=np.int64)
     lengths = np.diff(np.flatnonzero(steps == 0), append=len(steps))
     steps_left = np.repeat(lengths, lengths) - 1 - steps
@@ -61,12 +76,12 @@ def tile_ends(step: ArrayLike, n: int) -> NDArray[np.bool_]:
 
 
 def fingerprints(user_ids: Iterable[str]) -> Fingerprints:
-    """A number for each distinct user, sorted in ascending order."""
+    """Return the fingerprints of all distinct users, in ascending order."""
     return np.unique(_fingerprint_of_each(user_ids))
 
 
 def are_among(user_ids: Iterable[str], trained: Fingerprints) -> NDArray[np.bool_]:
-    """Mask of the users whose fingerprints are in `trained`."""
+    """Return a mask of the users whose fingerprints are in `trained`."""
     return np.isin(_fingerprint_of_each(user_ids), trained)
 
 

@@ -1,4 +1,4 @@
-"""Converts times to and from microseconds since 1970 (UTC), the unit of stored times, and finds time zones by name."""
+"""Converts times to and from microseconds since 1970 (UTC), which is how times are stored, and looks up time zones."""
 
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -11,29 +11,37 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def microseconds(when: datetime) -> int:
-    """Microseconds since 1970, from a time with a zone."""
+    """Convert a time with a time zone to microseconds since 1970."""
     return (when - _EPOCH) // timedelta(microseconds=1)
 
 
 def iso(at: int) -> str:
-    """ISO 8601 text in UTC, from microseconds since 1970."""
+    """Convert microseconds since 1970 to ISO 8601 text in UTC."""
     return (_EPOCH + timedelta(microseconds=at)).isoformat(timespec="microseconds")
 
 
 def zone(name: str) -> tzinfo:
-    """A time zone by its IANA name; raises ValueError for an unknown one."""
+    """Return a time zone by its IANA name, such as Europe/Berlin.
+
+    Raises:
+        ValueError: the time zone is unknown.
+    """
     if name == "UTC":  # works without a database of time zones
         return UTC
     try:
         return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: the name is a folder of zones
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError if the name is a folder of time zones
         raise ValueError(
             f"{name!r} is not in this computer's time zone database; an example is Europe/Berlin"
         ) from None
 
 
 def moment(value: object) -> datetime:
-    """A time in UTC, from a value of YAML or JSON; raises ValueError if it is not a time, or has no zone."""
+    """Convert a value from YAML or JSON to a time in UTC.
+
+    Raises:
+        ValueError: the value is not a time, or has no time zone.
+    """
     at = value
     if isinstance(value, str):
         try:
@@ -45,5 +53,5 @@ def moment(value: object) -> datetime:
         raise ValueError(f"expected a time with its zone, such as 2026-12-01T09:00:00+01:00, got {given}")
     try:
         return at.astimezone(UTC)
-    except OverflowError:  # in UTC, the time is before year 1 or after year 9999
+    except OverflowError:  # the time in UTC would be before year 1 or after year 9999
         raise ValueError(f"expected a time between the years 1 and 9999 in UTC, got {at.isoformat()}") from None

@@ -1,11 +1,13 @@
 """Defines the canonical touchpoint log: its Arrow types, its writer and its fingerprint.
 
 Each row is one touchpoint, which is one exposure. The columns are `DatasetSpec.log_columns`. Rows are sorted by
-(user_id, timestamp), and times strictly increase within a user. Timestamps are in UTC with microseconds, cost and
-revenue in currency units. Click and conversion are 0 or 1, propensity is in (0, 1] or null, and text is never empty.
-Optional columns are the times when outcomes became known, such as `click_time`, and `created_timestamp`, the time of a
-row's arrival. `features.ingest` converts raw files to this log. `features.collect` adds the touchpoints of our own
-decisions, and marks them in the column `collected`.
+(user_id, timestamp), and times strictly increase within a user. Timestamps are in UTC with microseconds. Cost and
+revenue are in currency units. Click and conversion are 0 or 1, propensity is in (0, 1] or null, and text is never
+empty. Optional columns are the times when outcomes became known, such as `click_time`, and the time when a row arrived
+(`created_timestamp`).
+
+`features.ingest` converts raw files to this log. `features.collect` adds the touchpoints of our own decisions, and
+marks them in the column `collected`.
 """
 
 import hashlib
@@ -31,11 +33,15 @@ _TIME = pa.timestamp("us", tz="UTC")
 
 
 class LogError(InputError):
-    """The log can't be used; the message says what to fix."""
+    """Raised if a log can't be used; the message explains the fix."""
 
 
 def schema(spec: DatasetSpec, columns: Collection[str] = ()) -> pa.Schema:
-    """Arrow types of the canonical log, including the optional columns that are in `columns`."""
+    """Return the Arrow types of the canonical log.
+
+    Args:
+        columns: Columns of a log. The optional columns among them are included.
+    """
     times = [name for name in spec.optional_columns if name in columns and name != TOUCHPOINT_ID]
     own = {COLLECTED: pa.bool_()} if COLLECTED in columns else {}
     kinds = {"numeric": pa.float64(), "categorical": pa.string()}
@@ -51,7 +57,11 @@ def schema(spec: DatasetSpec, columns: Collection[str] = ()) -> pa.Schema:
 
 
 def write_log(log: pd.DataFrame, path: str | Path, spec: DatasetSpec) -> None:
-    """Write a canonical log as Parquet atomically; raises LogError if a column is missing."""
+    """Write a canonical log to a Parquet file atomically.
+
+    Raises:
+        LogError: a column is missing in the log.
+    """
     missing = [name for name in spec.log_columns if name not in log]
     if missing:
         raise LogError(f"{path}: the log lacks the columns {', '.join(missing)}")
@@ -62,18 +72,20 @@ def write_log(log: pd.DataFrame, path: str | Path, spec: DatasetSpec) -> None:
 
 
 class ColumnDigest:
-    """A running digest of a column: its values, the lengths of its texts or lists, and the positions of its nulls.
+    """A digest of a column that is computed step by step, from one array of values after the other.
 
-    The digest contains neither the column's type nor the bytes stored for a null, which differ between writers.
+    It covers the values, the lengths of texts or lists, and the positions of nulls. It covers neither the column's type
+    nor the bytes stored for a null, because these differ between writers.
     """
 
     def __init__(self) -> None:
         self._values, self._lengths, self._nulls = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
-        self._items: ColumnDigest | None = None  # digest of the items, for a column of lists
+        # Digest of the items in all lists, if this is a column of lists.
+        self._items: ColumnDigest | None = None
         self._rows = 0
 
     def update(self, array: pa.Array) -> None:
-        """Add the next values: numbers, times, text or lists of them."""
+        """Add the next values of the column, which are numbers, times, texts, or lists of these."""
         if array.null_count:
             self._nulls.update((np.flatnonzero(array.is_null().to_numpy(False)) + self._rows).astype("<i8").tobytes())
         self._rows += len(array)
@@ -82,7 +94,8 @@ class ColumnDigest:
             self._items.update(array.flatten())
             self._lengths.update(pc.list_value_length(array).fill_null(0).to_numpy().astype("<i4").tobytes())
         elif pa.types.is_string(array.type):
-            # Nulls may leave bytes between two texts. Without nulls, an array's texts are contiguous in memory.
+            # Arrow may store bytes for a null between two texts. Without nulls, the texts of an array are contiguous in
+            # memory.
             array = array.fill_null("") if array.null_count else array
             offsets = np.frombuffer(array.buffers()[1] or b"", "<i4")[array.offset : array.offset + len(array) + 1]
             if len(array) and (data := array.buffers()[2]):
@@ -93,13 +106,16 @@ class ColumnDigest:
             self._values.update(np.ascontiguousarray(filled.to_numpy(False)).view("u1").data)
 
     def hexdigest(self) -> str:
-        """The digest so far."""
+        """Return the digest of all values so far."""
         items = self._items.hexdigest() if self._items else ""
         return f"{self._values.hexdigest()}:{self._lengths.hexdigest()}:{self._nulls.hexdigest()}:{items}"
 
 
 def fingerprint(log: pd.DataFrame | Iterable[pa.RecordBatch]) -> str:
-    """SHA-256 (hex) of the content of a canonical log, independent of its storage format and batches."""
+    """Return the SHA-256 of the content of a canonical log, as hexadecimal digits.
+
+    The storage format of the log and its division into batches do not affect the fingerprint.
+    """
     if isinstance(log, pd.DataFrame):
         return fingerprint(pa.Table.from_pandas(log, preserve_index=False).to_batches())
     columns: dict[str, ColumnDigest] = {}
@@ -111,7 +127,7 @@ def fingerprint(log: pd.DataFrame | Iterable[pa.RecordBatch]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _in_one_type(values: pa.Array) -> pa.Array:  # microseconds, float64 with null for NaN, or text
+def _in_one_type(values: pa.Array) -> pa.Array:  # to microseconds, to float64 with null for NaN, or to text
     kind = values.type
     if pa.types.is_timestamp(kind):
         return values.cast(_TIME).cast(pa.int64())

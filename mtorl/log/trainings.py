@@ -4,8 +4,8 @@
     lost = seen.lost_since(newest(history).log)      # a sentence; "" if no rows are missing
     add(history, Training(at=now, log=seen, decision="promote", reason="..."))
 
-A log may grow, and may lose its oldest days. But a day in both logs must not have fewer touchpoints than before. Only
-this comparison detects an export that was cut off.
+The log of the next training may be longer, and may lack the oldest days. But a day that is in both logs must not have
+fewer touchpoints than before. Only this comparison detects an export that was cut off.
 """
 
 from __future__ import annotations
@@ -33,23 +33,31 @@ _DAY = "%Y-%m-%d"
 
 
 class LogFacts(BaseModel):
-    """Figures of a training's log, which the next training compares with the figures of its own log."""
+    """Figures about the log of a training, which the next training compares with those of its own log."""
 
     dataset: str  # name in its description
     channels: tuple[str, ...]
-    days: dict[str, int]  # touchpoints by day (UTC, "2026-11-29"), without those of our own decisions
-    share: float = 1.0  # share of all touchpoints, including own decisions, that was read (`most_touchpoints`)
+    # Number of touchpoints per day (UTC, such as "2026-11-29"), without those of our own decisions.
+    days: dict[str, int]
+    # Share of all touchpoints, including own decisions, that the training read (see `most_touchpoints`).
+    share: float = 1.0
 
     @classmethod
     def of(cls, log: Path) -> LogFacts:
-        """The figures of the log in a folder. If a training read only a part of the log, `days` count the whole log."""
+        """Return the figures about the log in a folder.
+
+        If the training reads only a part of the log, `days` still counts the whole log.
+        """
         spec = DatasetSpec.load(log / DATASET_FILE)
         noted = json.loads((log / INGEST_FILE).read_text()) if (log / INGEST_FILE).exists() else {}
         whole = noted.get(READ) or {"days": days_of(log / LOG_FILE)}
         return cls(dataset=spec.name, channels=spec.channels, **whole)
 
     def lost_since(self, before: LogFacts) -> str:
-        """A message if this log lacks touchpoints of the earlier log `before`, after this log's first day; else ""."""
+        """Return a message if this log lacks touchpoints that an earlier log had; otherwise return "".
+
+        Only days after this log's first day are compared, because a log may lose its oldest days.
+        """
         if self.dataset != before.dataset or not self.days:
             return ""
         first = min(self.days)
@@ -65,12 +73,16 @@ class LogFacts(BaseModel):
         )
 
     def new_channels(self, before: LogFacts) -> tuple[str, ...]:
-        """Channels that are not in the description of the earlier log `before`."""
+        """Return the channels that were not in the description of the earlier log."""
         return tuple(channel for channel in self.channels if channel not in before.channels)
 
 
 def days_of(log: Path) -> dict[str, int]:
-    """Count the touchpoints of each day in a log (a file or a folder of parts), except those of our own decisions."""
+    """Count the touchpoints of each day in a log, without those of our own decisions.
+
+    Args:
+        log: A Parquet file, or a folder of part files.
+    """
     file = ds.dataset(log, format="parquet")
     own = [COLLECTED] if COLLECTED in file.schema.names else []
     days: dict[str, int] = {}
@@ -84,21 +96,26 @@ def days_of(log: Path) -> dict[str, int]:
 
 
 class Training(BaseModel):
-    """A finished training."""
+    """The result of a finished training, and figures about its log."""
 
-    at: AwareDatetime  # time of the gate's decision
-    run: str = ""  # id of the pipeline run
+    at: AwareDatetime  # time at which the gate decided about the new model
+    # Id of the pipeline run of this training; empty if it was not part of a run.
+    run: str = ""
     log: LogFacts
-    decision: str  # promote, experiment or reject
-    reason: str  # the gate's reason, as text
-    lift: float | None = None  # challenger minus incumbent, gain per opportunity, off-policy
+    decision: str  # the gate's decision about the new model: promote, experiment or reject
+    reason: str  # the gate's reason for this decision, as text
+    # Off-policy estimate of challenger minus incumbent, in gain per opportunity.
+    lift: float | None = None
     lift_ci: tuple[float, float] | None = None  # 95 % interval
 
 
 def add(history: Path, training: Training) -> None:
-    """Add a training as the newest, replacing older trainings of the same run; create the folder if needed."""
+    """Add a training to a history as its newest entry.
+
+    Older entries of the same pipeline run are replaced. The folder is created if it does not exist.
+    """
     history.mkdir(parents=True, exist_ok=True)
-    # The lock is needed because two runs may finish at the same time.
+    # Two runs may finish at the same time. Without the lock, one of them could overwrite the other's entry.
     with locked(history / ".lock", TimeoutError(f"{history}: another run locked it for a minute"), wait_seconds=60):
         kept = [one for one in read(history) if not (training.run and one.run == training.run)]
         with replacing(history / FILE, durable=True) as unfinished:
@@ -106,13 +123,13 @@ def add(history: Path, training: Training) -> None:
 
 
 def newest(history: Path) -> Training | None:
-    """The newest training, if any."""
+    """Return the newest training in a history, or None if there is none."""
     trainings = read(history)
     return trainings[-1] if trainings else None
 
 
 def read(history: Path) -> list[Training]:
-    """All stored trainings, the newest last; unreadable lines are skipped."""
+    """Return all stored trainings, the newest last. Lines that can't be parsed are skipped."""
     try:
         lines = (history / FILE).read_text().splitlines()
     except FileNotFoundError:

@@ -1,15 +1,19 @@
-"""Calibrates an ensemble's probabilities, and shrinks its personal differences between channels, on held-out users.
+"""Calibrates an ensemble's predicted probabilities on held-out users, and shrinks differences between users.
 
     calibrate_ensemble(ensemble, encoder, held_out, users_B)       # in place
 
-The action logits get a scale, the inverse of the temperature of Guo et al. 2017 (arXiv:1706.04599). The reward has only
-one logit for each channel, so it gets a scale and a shift, as in Platt 1999. All of them minimise the training losses.
+The action logits are multiplied by a scale, the inverse of the temperature of Guo et al. 2017 (arXiv:1706.04599). The
+reward has only one logit for each channel, so it gets a scale and a shift, as in Platt 1999. The scales and the shift
+are the values with the smallest loss on the held-out users.
 
-The reward logit of a channel is the sum of the mean over channels, the channel's mean effect on all users, and a
-remainder that differs from user to user. Part of the remainder is noise, so a network overestimates the differences
-between users. Therefore the remainder is multiplied by a personal share: the lower end of the 95 % interval of the
-outcomes' slope on the remainder, clipped to [0, 1]. If the share is 0, all users have the same best channel. Then, if
-the log has enough data, the channels' mean effects come from the log, so that the policy is the best constant channel.
+The reward logit of a channel is the sum of three parts: the mean over channels, the mean effect of the channel on all
+users, and a remainder that differs from user to user. Part of the remainder is noise, so an uncalibrated network
+overestimates the differences between users. Therefore the remainder is multiplied by a factor from 0 to 1, the personal
+share.
+
+The personal share comes from a regression of the observed outcomes on the remainder. It is the lower end of the 95 %
+confidence interval of the slope, clipped to [0, 1]. If it is 0, all users have the same best channel. Then the mean
+effects of the channels come from the log, if the log has enough data, so that the policy is the best constant channel.
 
 Shapes: B rows, C channels, U users.
 """
@@ -31,17 +35,23 @@ from mtorl.window.on_demand import Windows
 if TYPE_CHECKING:
     from mtorl.network.ensemble import Ensemble
 
-_RANGE = (0.2, 5.0)  # bounds of a scale, because a larger change would be more than a calibration
+# Limits of a fitted scale, so that calibration corrects a network but does not replace it.
+_RANGE = (0.2, 5.0)
 _TINY = 1e-7
-_PRIOR = 1.0  # weight of a squared penalty on change, as a number of rows; with few rows, scales change little
-_Z = 1.96  # standard errors from an estimate to the lower end of its interval
-_LEAST_SHARE = 0.1  # lower bound of a channel's mean, as a share of the overall mean, for channels without outcomes
-_STEPS = 20  # iterations of Newton's method
-_SLOPES = (-2.0, 3.0)  # bounds of the slope
+# Weight of the penalty on changes, in rows: with few rows, the scales stay near 1.
+_PRIOR = 1.0
+# The lower end of a 95 % interval is this many standard errors below the estimate.
+_Z = 1.96
+# A channel without outcomes counts as having this share of the overall mean reward.
+_LEAST_SHARE = 0.1
+# Number of iterations of Newton's method.
+_STEPS = 20
+# Limits of the slope during the iterations.
+_SLOPES = (-2.0, 3.0)
 
 
 class Calibration(NamedTuple):
-    """Arguments of `Ensemble.calibrate`; the formulas are in the docstring of `Ensemble`."""
+    """The fitted values that `Ensemble.calibrate` sets; the docstring of `Ensemble` has the formulas that use them."""
 
     action_scale: float
     reward_scale: float
@@ -49,7 +59,7 @@ class Calibration(NamedTuple):
     reward_shift_C: list[float]
 
     def of(self, logits_BC: Floats, reward_BC: Floats) -> tuple[Floats, Floats]:
-        """Return calibrated action logits and rewards, as an ensemble does."""
+        """Return the calibrated action logits and rewards, computed with the same formulas as in `Ensemble`."""
         logit_BC = _logit(reward_BC)
         common_B1 = logit_BC.mean(axis=1, keepdims=True)
         shrunk_BC = common_B1 + self.personal_share * (logit_BC - common_B1)
@@ -66,11 +76,16 @@ def calibrate(
     mean_C: Floats | None = None,
     clone_B: Bools | None = None,
 ) -> Calibration:
-    """Fit the calibration on held-out rows, with labels from 0 to 1.
+    """Fit the scales, the shifts and the personal share on the predictions for held-out users.
 
     Args:
-        mean_C: Mean label on each channel from the log, if known (`mtorl.log.propensity.channel_means`).
-        clone_B: Rows on which the action head is calibrated; None for all.
+        logits_BC: Action logits of each row before calibration.
+        reward_BC: Expected rewards before calibration, from 0 to 1.
+        channel_B: Logged channel of each row.
+        label_B: Observed reward of each row, from 0 to 1.
+        users_B: User of each row; the rows of a user are not independent of each other.
+        mean_C: Mean observed reward of each channel in the log (`mtorl.log.propensity.channel_means`); None if unknown.
+        clone_B: Whether the row is used to calibrate the action logits; None uses all rows.
     """
     reward_logit_BC = _logit(reward_BC)
     if not len(channel_B):
@@ -112,7 +127,11 @@ def _scale_and_shift(logit_B: Floats, label_B: Floats) -> tuple[float, float]:
 
 
 def _personal_share(logit_B: Floats, rest_B: Floats, label_B: Floats, users_B: ArrayLike) -> float:
-    """Lower end of the slope's interval, clipped to [0, 1]; standard errors are clustered by user."""
+    """Return the share of the predicted differences between users that the observed outcomes confirm, from 0 to 1.
+
+    It is the lower end of the confidence interval of a slope, see the module's docstring. The standard errors are
+    clustered by user, because the rows of one user are correlated.
+    """
     share = 1.0
     for _ in range(_STEPS):
         p_B = expit(logit_B + share * rest_B)
@@ -132,7 +151,10 @@ def _logit(reward: ArrayLike) -> Floats:
 def calibrate_ensemble(
     ensemble: Ensemble, encoder: Encoder, batch: Windows, users_B: ArrayLike, mean_C: Floats | None = None
 ) -> Calibration:
-    """Calibrate an ensemble in place, on held-out users' windows with targets, one window for each touchpoint."""
+    """Calibrate an ensemble in place on windows of held-out users.
+
+    The windows must have been built with targets, one window for each touchpoint. Returns the values that were set.
+    """
     logits_BC, reward_BC, _ = predict(ensemble, encoder, batch)
     logged = labels(batch, encoder)
     calibration = calibrate(

@@ -1,11 +1,12 @@
-"""Saves checkpoints, from which a killed training continues as if it had not been interrupted.
+"""Saves the state of a training, so that a training that was killed can continue as if it had not been interrupted.
 
     checkpoint = Checkpoint(path, identity)
     checkpoint.save(state)
-    state = checkpoint.load()           # None: nothing was saved yet
+    state = checkpoint.load()           # None if nothing was saved yet
 
-In a training with several processes, only the leading one writes, so that all of them continue from the same state.
-Loading reads only tensors and plain values, never code.
+If several processes train one network together, only the leading process writes the checkpoint, and all processes
+continue from it. A checkpoint file is loaded without running any code from it: only tensors and plain values are
+accepted.
 """
 
 from __future__ import annotations
@@ -29,34 +30,39 @@ _LOG = logging.getLogger(__name__)
 
 
 class CheckpointError(InputError):
-    """A checkpoint is damaged, or belongs to another training."""
+    """The checkpoint file is damaged, or was written by a training with other data or settings."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The checkpoint file of a training."""
+    """The file in which a training saves its state.
+
+    Attributes:
+        identity: Settings and data of the training, as plain values. `load` raises an error if the file was saved with
+            other values.
+    """
 
     path: Path
-    # Plain values, such as settings and data. A training continues only from a file with the same values.
     identity: Mapping[str, Any] = field(default_factory=dict)
 
     def of_member(self, member: int) -> Checkpoint:
-        """The checkpoint of a member of an ensemble."""
+        """Return the checkpoint of one network of an ensemble, which has a file of its own."""
         return replace(self, path=self.path.with_name(f"{self.path.name}.member-{member}"))
 
     def requiring(self, identity: Mapping[str, Any]) -> Checkpoint:
-        """The same checkpoint file, with further values that must be equal (`identity`)."""
+        """Return the same checkpoint file, which then can be loaded only if the values in `identity` are equal too."""
         return replace(self, identity={**self.identity, **identity})
 
     def remove(self, members: int) -> None:
-        """Remove the files of an ensemble's training, once its artifact is saved."""
+        """Delete the checkpoint files of all networks of an ensemble, which are not needed after the model is saved."""
         for member in range(members):
             self.of_member(member).path.unlink(missing_ok=True)
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Replace the file atomically, so that a process that is killed halfway leaves the previous checkpoint.
+        """Replace the checkpoint file atomically, so that the old checkpoint remains if the process is killed here.
 
-        An OSError, such as a full disk, is logged and not raised, because a training is worth more than a checkpoint.
+        If the file can't be written, for example because the disk is full, this logs a warning and raises no error, so
+        that the training continues without a checkpoint.
         """
         try:
             with replacing(self.path, durable=True) as unfinished:
@@ -65,13 +71,13 @@ class Checkpoint:
             _LOG.warning("can't write the checkpoint, training continues without it: %s", error)
 
     def load(self) -> dict[str, Any] | None:
-        """The last saved state, if any; raises CheckpointError."""
+        """Return the state that was saved last, or None if there is no file; raises CheckpointError."""
         if not self.path.exists():
             return None
         try:
             content = torch.load(self.path, map_location="cpu", weights_only=True)
             identity, state = content["identity"], content["state"]
-        except Exception as error:  # torch raises many types of errors for an invalid file
+        except Exception as error:  # torch raises many types of errors for a damaged file
             why = str(error).partition("\n")[0]
             raise CheckpointError(START_ANEW(file=self.path, what="a checkpoint", reason=why)) from None
         if identity != dict(self.identity):
@@ -81,7 +87,10 @@ class Checkpoint:
         return dict(state)
 
     def load_together(self, group: Group) -> dict[str, Any] | None:
-        """Return the state that the leading process loads, or raise its error, in all processes; all must call this."""
+        """Load the state in the leading process, and return it in all processes of the group.
+
+        All processes must call this. If the leading process can't load the file, all processes raise its error.
+        """
         found: dict[str, Any] | None = None
         error = ""
         if group.leads:
@@ -96,7 +105,11 @@ class Checkpoint:
 
 
 def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain values. On a full disk, raises OSError; torch.save would report a format error."""
+    """Write tensors and plain values to a file.
+
+    They are first written to memory, because torch.save reports a full disk as a format error. This function raises an
+    OSError instead.
+    """
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
     path.write_bytes(buffer.getbuffer())

@@ -1,12 +1,13 @@
-"""An ensemble of networks that differ only in their seed. A model artifact contains one calibrated ensemble.
+"""Trains several networks that differ only in their random seed, and averages their predictions (an ensemble).
 
     trained = train_ensemble(data, config)
     calibrate_ensemble(trained.ensemble, encoder, held_out)
     logits_BC, reward_BC, cost_BC = trained.ensemble(x_BTD, length_B)
 
-An ensemble predicts the mean of its members' probabilities, rewards and costs. This mean has a smaller error than the
-prediction of one member, especially if members disagree (Lakshminarayanan et al. 2017, arXiv:1612.01474). In our
-measurements, two small networks were better than one network of twice the size. Two take twice as long as one.
+An ensemble predicts the mean of the probabilities, rewards and costs that its members predict. This mean has a smaller
+error than the prediction of one member, especially where the members disagree (Lakshminarayanan et al. 2017,
+arXiv:1612.01474). In our measurements, two small networks were better than one network of twice the size. Training and
+prediction take twice as long as with one network. A model artifact contains one calibrated ensemble.
 
 Shapes: B batch, T steps of a window, D encoded token, C channels.
 """
@@ -31,22 +32,26 @@ from mtorl.network.training import TrainConfig, TrainResult, train
 from mtorl.window.loader import TrainingWindows
 
 MEMBERS = 2
-_SEED_STEP = 7919  # difference between members' seeds, so that runs with consecutive seeds share no member
+# Added to the seed for each further member, so that runs with consecutive seeds share no network.
+_SEED_STEP = 7919
 _TINY = 1e-7
 _POLL_SECONDS = 0.5
-_rows: Any  # in the subprocess of a member: the queue for its epochs' history rows
+# The queue through which the subprocess of a member sends its epochs to the parent.
+_rows: Any
 
 
 class Ensemble(nn.Module):
-    """The calibrated mean of several networks.
+    """Several networks as one: the calibrated mean of their predictions.
 
         action  softmax(scale * logits)
         reward  sigmoid(scale * (m + personal_share * (l_c - m)) + shift_c)     l_c: logit of channel c, m: mean over c
 
-    The scales and the share are 1 and the shifts 0 until `mtorl.network.calibration` sets them. After
-    `mtorl.network.user_state` has set `state_distance`, a fourth output is the distance of each user's state from the
-    states in training. The first member measures the distance for all, because members differ only in their seed. If
-    `future` is set as well, a fifth output is the effect of an exposure on later gain and cost.
+    At first the scales and the personal share are 1 and the shifts are 0, so the predictions are not calibrated.
+    `mtorl.network.calibration` sets these values.
+
+    Two more outputs are optional. If `mtorl.network.user_state` has set `state_distance`, the fourth output is the
+    distance of each user's state from the states in training. It is computed from the first member only. If `future` is
+    set as well, the fifth output is the effect of an exposure on later gain and cost.
     """
 
     action_scale: Tensor
@@ -66,14 +71,14 @@ class Ensemble(nn.Module):
 
     @property
     def networks(self) -> list[MTORL]:
-        """The members."""
+        """The networks of the ensemble."""
         return cast("list[MTORL]", list(self.members))
 
     def forward(self, x_BTD: Tensor, length_B: Tensor) -> tuple[Tensor, ...]:
-        """Action logits, expected reward in [0, 1] and expected cost, at the last real step of each window.
+        """Predict at the last real step of each window: action logits, expected reward in [0, 1] and expected cost.
 
-        If set, `state_distance` adds an output, the distance of each window's state (B,), and `future` adds the
-        effects on later gain and cost (B, C, 2).
+        If `state_distance` is set, the next output is the distance of each window's state (B,). If `future` is set as
+        well, the last output is the effect of an exposure on each channel on later gain and cost (B, C, 2).
         """
         inputs = self.decoder_inputs(x_BTD, length_B)
         heads = self.heads(inputs)
@@ -83,16 +88,20 @@ class Ensemble(nn.Module):
         return answer if self.future is None else (*answer, self.future(inputs))
 
     def decoder_inputs(self, x_BTD: Tensor, length_B: Tensor) -> DecoderInputs:
-        """Each member's state (B, H) and memory (B, C, M) at the last real step of each window."""
+        """Return each member's state (B, H) and channel memory (B, C, M) at the last real step of each window."""
         return [(one.last_state(x_BTD, length_B), one.memory.at(x_BTD, length_B - 1)) for one in self.networks]
 
     def inputs_after(self, x_BTD: Tensor, length_BP: Tensor, next_BPD: Tensor) -> DecoderInputs:
-        """Decoder inputs at tokens that may follow windows (`MTORL.after`), grouped by window."""
+        """Return each member's state and channel memory at P alternative next tokens of each window.
+
+        See `MTORL.after`. The result has B * P rows: the alternatives of the first window, then those of the second
+        window, and so on.
+        """
         after = (one.after(x_BTD, length_BP, next_BPD) for one in self.networks)
         return [(h_BPH.flatten(0, 1), memory_BPCM.flatten(0, 1)) for h_BPH, memory_BPCM in after]
 
     def heads(self, inputs: DecoderInputs) -> tuple[Tensor, Tensor, Tensor]:
-        """The calibrated action logits, expected reward and expected cost."""
+        """Return the calibrated action logits, expected rewards and expected costs for inputs of `decoder_inputs`."""
         decoded = [member.decode(*own) for member, own in zip(self.networks, inputs, strict=True)]
         logits, rewards, costs = zip(*decoded, strict=True)
         log_probs = torch.stack([logits_BC.log_softmax(-1) for logits_BC in logits])
@@ -106,7 +115,7 @@ class Ensemble(nn.Module):
     def calibrate(
         self, action_scale: float, reward_scale: float, personal_share: float, reward_shift_C: Sequence[float]
     ) -> None:
-        """Set the scales, shifts and personal share of the formulas in the docstring of this class."""
+        """Set the scales, the shifts and the personal share in the formulas of this class."""
         self.action_scale.fill_(action_scale)
         self.reward_scale.fill_(reward_scale)
         self.personal_share.fill_(personal_share)
@@ -115,14 +124,14 @@ class Ensemble(nn.Module):
 
 @dataclass(frozen=True)
 class Trained:
-    """An ensemble in inference mode, with the training result of each member."""
+    """A trained ensemble, ready for prediction, and the training result of each member."""
 
     ensemble: Ensemble
     members: list[TrainResult]
 
     @property
     def seconds(self) -> float:
-        """Total duration of the members' trainings."""
+        """Sum of the durations of the members' trainings."""
         return sum(member.seconds for member in self.members)
 
     @property
@@ -140,15 +149,17 @@ def train_ensemble(
     group: Group | None = None,
     at_once: bool = False,
 ) -> Trained:
-    """Train `MEMBERS` networks, with seeds derived from the seed of the config.
+    """Train `MEMBERS` networks, each with its own seed, which is derived from the seed of the config.
 
     Args:
-        on_epoch: Called with the member's number, from 0, and the epoch's history row.
-        resume: Checkpoint to continue from, if it exists, and to write; each member has its own file.
-        at_once: Train members concurrently on the CPU, all but the first in subprocesses. Results are bit-identical.
+        on_epoch: Called after each epoch with the number of the member, from 0, and the epoch's row of the history.
+        resume: Checkpoint to write, and to continue from if its file exists. Each member has its own file.
+        group: The processes that train each member together; None for one process.
+        at_once: Train the members at the same time on the CPU: the first one in this process, each other one in a
+            subprocess. The results are bit-identical to training one after the other.
 
     Raises:
-        TrainingFailed: the process of a member was killed. `train` raises further errors.
+        TrainingFailed: A subprocess that trained a member was killed. The function `train` raises further errors.
     """
     tell = on_epoch or (lambda member, row: None)
     seeded = [replace(config, seed=config.seed + _SEED_STEP * member) for member in range(MEMBERS)]
@@ -161,13 +172,18 @@ def train_ensemble(
     return Trained(Ensemble([result.model for result in results]).eval(), results)
 
 
-_Training = tuple[int, TrainConfig, Checkpoint | None]  # a member's number, settings and checkpoint
+# The number, the settings and the checkpoint of a member.
+_Training = tuple[int, TrainConfig, Checkpoint | None]
 
 
 def _train_at_once(
     data: TrainingWindows, trainings: list[_Training], report: Callable[[int, dict[str, float]], None]
 ) -> list[TrainResult]:
-    """Train the first member in this process, and each of the others in a subprocess; `report` gets their epochs."""
+    """Train the first member in this process, and at the same time each other member in a subprocess.
+
+    `report` is called in this process after each epoch of any member, with the member's number and the row of the
+    history.
+    """
     rows = multiprocessing.get_context("spawn").SimpleQueue()
     with worker_processes(len(trainings) - 1, _send_rows_to, rows) as pool:
         others = [pool.submit(_train_member, data, *training) for training in trainings[1:]]
@@ -177,7 +193,10 @@ def _train_at_once(
             follow(0)
 
         def follow(seconds: float) -> bool:
-            """Report the other members' epochs and raise their errors; return whether any member is still training."""
+            """Report new epochs of the subprocesses and raise their errors.
+
+            Waits up to `seconds` for a subprocess to end. Returns whether any subprocess is still training.
+            """
             ended, unfinished = wait(others, seconds, FIRST_EXCEPTION)
             while not rows.empty():
                 report(*rows.get())

@@ -2,9 +2,11 @@
 
     future_BC2 = ensemble.future(ensemble.decoder_inputs(x_BTD, length_B))
 
-A head on the network reads the same state and channel memory as the decoders, and does not change their weights. The
-decision rule adds the head's two numbers to the gain and cost of the exposure (`mtorl.policy.decision`).
-`mtorl.fitting.future` fits the head. Only the fit reads `level`, the later gain and cost without an exposure now.
+This additional head of the network reads the same state and channel memory as the decoders. Fitting the head
+(`mtorl.fitting.future`) does not change the weights of the rest of the network. The decision rule adds the two
+predicted numbers to the gain and cost of the exposure itself (`mtorl.policy.decision`).
+
+The head also predicts `level`, the later gain and cost if no ad is shown now. Only the fit uses it.
 
 Shapes: B windows, H state, C channels, M memory, 2 gain and cost.
 """
@@ -21,7 +23,10 @@ DecoderInputs = Sequence[tuple[Tensor, Tensor]]
 
 
 class FutureHead(nn.Module):
-    """The head of one member. Its outputs are in units that the fit sets: `level_scale_2` and `added_scale_2`."""
+    """Predicts the future value from the state and channel memory of one member of the ensemble.
+
+    The fit sets `level_mean_2`, `level_scale_2` and `added_scale_2`, which convert the outputs to gain and currency.
+    """
 
     level_mean_2: Tensor
     level_scale_2: Tensor
@@ -36,24 +41,30 @@ class FutureHead(nn.Module):
             self.register_buffer(name, torch.full((2,), value))
 
     def forward(self, h_BH: Tensor, memory_BCM: Tensor) -> tuple[Tensor, Tensor]:
-        """Later gain and cost without an exposure (B, 2), and what an exposure on each channel adds (B, C, 2)."""
+        """Return the later gain and cost without an exposure (B, 2), and their increase by an exposure (B, C, 2).
+
+        Both are standardised; `FutureValue.values` converts them to units of gain and currency.
+        """
         added_BC2 = torch.stack([self.gain(h_BH, memory_BCM), self.cost(h_BH, memory_BCM)], dim=-1)
         return self.level(torch.cat([h_BH, memory_BCM.mean(1)], dim=-1)), added_BC2
 
 
 class FutureValue(nn.Module):
-    """The mean of the members' heads."""
+    """The mean of the future values that the members of an ensemble predict."""
 
     def __init__(self, networks: Sequence[MTORL]) -> None:
         super().__init__()
         self.members = nn.ModuleList(FutureHead(network) for network in networks)
 
     def forward(self, inputs: DecoderInputs) -> Tensor:
-        """Later gain and cost that an exposure on each channel adds (B, C, 2), in units of gain and currency."""
+        """Return the later gain and cost that an exposure on each channel adds (B, C, 2), not standardised."""
         return self.values(inputs)[1]
 
     def values(self, inputs: DecoderInputs) -> tuple[Tensor, Tensor]:
-        """Later gain and cost without an exposure (B, 2), and what an exposure on each channel adds (B, C, 2)."""
+        """Return the later gain and cost without an exposure (B, 2), and what an exposure adds to them (B, C, 2).
+
+        The exposure is on each of the C channels. All values are in units of gain and currency.
+        """
         levels, added = [], []
         for head, own in zip(self.members, inputs, strict=True):
             level_B2, added_BC2 = head(*own)

@@ -1,4 +1,4 @@
-"""Messages about trainings of a network."""
+"""Messages about the training of a network."""
 
 from mtorl.runtime.message import Words
 

@@ -6,18 +6,18 @@
 
 Reading order: `MTORL` at the end, then its parts: `CausalConv`, `CausalAttention`, `ChannelMemory`, `Decoder`.
 
-From the paper (Liu et al., KDD 2025, arXiv:2506.23090): the embedding of (a_{t-1}, r_{t-1}, s_t), the dilated causal
-convolutions, causal attention over the causal states inside residual + LayerNorm blocks, and decoders for action and
-reward that are trained together on labels, without bootstrapping.
+These parts come from the paper (Liu et al., KDD 2025, arXiv:2506.23090): the embedding of (a_{t-1}, r_{t-1}, s_t), the
+dilated causal convolutions, causal attention over their outputs inside residual + LayerNorm blocks, and decoders for
+action and reward that are trained together on labels, without bootstrapping.
 
-Our choices, which the decision rule needs or measurements supported:
+The following choices are ours. The decision rule needs them, or measurements have shown that they help:
 
 - The reward decoder predicts the reward of *each channel*, because a policy must compare channels.
 - A third decoder predicts the cost of each channel, because a budget is spent in currency and not in exposures.
 - Decoders also read a memory of each channel: decaying sums of its exposures and of their outcomes. The weights that
   read the memory are the same for all channels, so patterns learned on one channel ("a user who clicked will click
   again", "a user who saw too many ads will not") apply to the other channels.
-- All decoders read one trunk, but share no weights with each other. Neither do the blocks of the trunk.
+- All decoders read the output of the same trunk, but have no weights in common. Nor have the blocks of the trunk.
 - There is no position encoding, because the convolutions give the attention's inputs an order, and the memory counts
   the touchpoints of a window.
 - Dropout is applied only to residual branches, and only in training. It is never applied to attention scores, because
@@ -45,30 +45,44 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-KERNEL = 4  # taps of a convolution; two levels of convolutions cover 10 steps, attention covers all
-RATES = 3  # K: decay rates of the channel memory
+# Steps that one convolution combines; two levels cover 10 steps, and the attention covers all steps.
+KERNEL = 4
+# K, the number of decay rates of the channel memory.
+RATES = 3
 
 
 @dataclass(frozen=True)
 class MTORLConfig:
-    """Sizes of the network. `mtorl.network.training.TrainConfig` validates the sizes that users set."""
+    """Sizes and switches of the network. Sizes that users can set are validated earlier, in `TrainConfig`.
 
-    inputs: int  # D: width of an encoded token
-    channels: int  # C
-    window: int  # maximum number of steps in a window
-    outcomes: int  # how many columns of a token, after the reward, are outcomes of the previous touchpoint
-    stored: int = 0  # how many columns at the end of a token are stored features
-    hidden: int = 64  # H
-    levels: int = 2  # causal convolutions; dilation doubles at each
-    heads: int = 4  # heads of the attention
+    Attributes:
+        inputs: D, the width of an encoded token.
+        channels: C, the number of channels.
+        window: Largest number of steps in a window.
+        outcomes: Number of columns with outcomes of the previous touchpoint, which follow the reward in a token.
+        stored: Number of columns with stored features, which are at the end of a token.
+        hidden: H, the width of a state.
+        levels: Number of causal convolutions; each has twice the dilation of the previous one.
+        heads: Number of attention heads.
+        cost_scale: The cost decoder predicts multiples of this amount; training sets it to the mean cost.
+    """
+
+    inputs: int
+    channels: int
+    window: int
+    outcomes: int
+    stored: int = 0
+    hidden: int = 64
+    levels: int = 2
+    heads: int = 4
     dropout: float = 0.1
     convolutions: bool = True
     attention: bool = True
-    cost_scale: float = 1.0  # unit of the cost decoder, currency units; training sets it to the mean cost
+    cost_scale: float = 1.0
 
 
 class CausalConv(nn.Module):
-    """LayerNorm(h_t + dropout(gelu(sum_k W_k h_{t - k dilation}))): a causal convolution with a residual path."""
+    """A causal convolution with a residual connection: LayerNorm(h_t + dropout(gelu(sum_k W_k h_{t - k dilation})))."""
 
     def __init__(self, hidden: int, kernel: int, dilation: int, dropout: float) -> None:
         super().__init__()
@@ -78,13 +92,13 @@ class CausalConv(nn.Module):
         self.norm = nn.LayerNorm(hidden)
 
     def forward(self, h_BTH: Tensor) -> Tensor:
-        """Convolve each step with the `reach` steps before it; steps before the first count as zeros."""
+        """Combine each step with earlier steps, up to `reach` steps back. Steps before the first one count as zeros."""
         out_BTH = self._as_product(h_BTH) if torch.compiler.is_exporting() else self._convolved(h_BTH)
         normed: Tensor = self.norm(h_BTH + self.dropout(F.gelu(out_BTH)))
         return normed
 
     def after(self, h_BTH: Tensor, length_BP: Tensor, next_BPH: Tensor) -> Tensor:
-        """The output at one more step, `next`, that follows the first `length` steps of its window."""
+        """Return the output at one additional step, `next`, which follows the first `length` steps of its window."""
         lags_J = torch.arange(self.reach, 0, -self.conv.dilation[0], device=h_BTH.device)
         step_BPJ = length_BP[..., None] - lags_J
         row_B11 = torch.arange(len(h_BTH), device=h_BTH.device)[:, None, None]
@@ -100,10 +114,11 @@ class CausalConv(nn.Module):
         return out_BHT.transpose(1, 2)
 
     def _as_product(self, h_BTH: Tensor) -> Tensor:
-        """The convolution as one matrix product of concatenated taps and weights, for an exported graph.
+        """Compute the convolution as one matrix product, which is used in an exported graph.
 
-        With a convolution, the rounding in onnxruntime depends on the number of steps. With a product, an exported
-        graph gives bit-identical results for any number of steps. It is faster in onnxruntime, but slower in torch.
+        In onnxruntime, a convolution rounds differently depending on the number of steps, so equal inputs would give
+        slightly different results. The product gives bit-identical results for any number of steps. It is faster in
+        onnxruntime, but slower in torch.
         """
         past_BTH = F.pad(h_BTH, (0, 0, self.reach, 0))
         lags = range(self.reach, -1, -self.conv.dilation[0])
@@ -112,7 +127,10 @@ class CausalConv(nn.Module):
 
 
 class CausalAttention(nn.Module):
-    """softmax(Q K^T / sqrt(d) + causal mask) V by heads, then a position-wise layer; both residual, with LayerNorm."""
+    """Multi-head causal self-attention, followed by a feed-forward layer that is applied to each step.
+
+    Each head computes softmax(Q K^T / sqrt(d) + causal mask) V. Both layers have a residual connection and LayerNorm.
+    """
 
     def __init__(self, hidden: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -125,7 +143,7 @@ class CausalAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, h_BTH: Tensor) -> Tensor:
-        """Attend from each step to itself and the steps before; no real step sees the padding at the right end."""
+        """Let each step attend to itself and to all earlier steps. The padding comes last, so real steps ignore it."""
         batch, steps, hidden = h_BTH.shape
         split = self.query_key_value(h_BTH).view(batch, steps, 3, self.heads, hidden // self.heads)
         query, key, value = split.permute(2, 0, 3, 1, 4)
@@ -133,10 +151,10 @@ class CausalAttention(nn.Module):
         return self._blocks(h_BTH, attended.transpose(1, 2).reshape(batch, steps, hidden))
 
     def at(self, h_BTH: Tensor, step_B: Tensor) -> Tensor:
-        """The output at one step of each window, (B, H), without computing the keys and values of the other steps.
+        """Return the output (B, H) at one step of each window, without the keys and values of the other steps.
 
-        For a query q of a head, q . (W_key h_t + b_key) is (W_key^T q) . h_t plus a constant, which cancels in the
-        softmax. The weights p_t sum to 1, so the attended value is W_value (sum_t p_t h_t) + b_value.
+        For a query q of a head, the score q . (W_key h_t + b_key) equals (W_key^T q) . h_t plus a constant, which
+        cancels in the softmax. The weights p_t sum to 1, so the attended value is W_value (sum_t p_t h_t) + b_value.
         """
         hidden = h_BTH.shape[2]
         own_BH = step_of(h_BTH, step_B)
@@ -151,7 +169,7 @@ class CausalAttention(nn.Module):
         return self._blocks(own_BH, attended_BAE.flatten(1))
 
     def after(self, h_BTH: Tensor, length_BP: Tensor, next_BPH: Tensor) -> Tensor:
-        """The output at one more step, `next`, that follows the first `length` steps of its window."""
+        """Return the output at one additional step, `next`, which follows the first `length` steps of its window."""
         query_BPH, key_BPH, value_BPH = self.query_key_value(next_BPH).chunk(3, dim=-1)
         _, key_BTH, value_BTH = self.query_key_value(h_BTH).chunk(3, dim=-1)
         query, key, value, own_key, own_value = (
@@ -172,11 +190,13 @@ class CausalAttention(nn.Module):
 
 
 class ChannelMemory(nn.Module):
-    """The recent history of each channel and of all channels together: decaying sums of exposures and their outcomes.
+    """Summarises how often each channel was shown recently and what came of it, as sums that decay over time.
 
-    n = sum_{s<=t} decay^(t-s) a_{s-1},  g = sum_{s<=t} decay^(t-s) a_{s-1} o_{s-1}  for the reward and each outcome o,
-    at K learned decay rates. The memory is asinh(n), asinh(g) and the running mean g / (1 + n), for the channel and for
-    the sum over channels.
+    n = sum_{s<=t} decay^(t-s) a_{s-1},  g = sum_{s<=t} decay^(t-s) a_{s-1} o_{s-1}
+
+    n counts exposures, and g sums the reward and each other outcome o, at K learned decay rates. The memory of a
+    channel consists of asinh(n), asinh(g) and the running mean g / (1 + n), followed by the same values for all
+    channels together.
     """
 
     lag_TT: Tensor
@@ -185,39 +205,51 @@ class ChannelMemory(nn.Module):
     def __init__(self, channels: int, window: int, outcomes: int, rates: int) -> None:
         super().__init__()
         self.channels = channels
-        self.signals = 2 + outcomes  # S: exposures, reward, outcomes
-        self.width = 2 * rates * (2 * self.signals - 1)  # M
-        # decay = sigmoid(logit). The initial rates cover from about two touchpoints to nearly the whole window.
+        # S, the number of signals: exposure, reward and each outcome.
+        self.signals = 2 + outcomes
+        # M, the width of the memory of a channel.
+        self.width = 2 * rates * (2 * self.signals - 1)
+        # decay = sigmoid(logit). At first, the fastest rate remembers about two touchpoints, and the slowest nearly the
+        # whole window.
         self.logit_K = nn.Parameter(torch.linspace(0.0, 6.0, rates))
         lag_TT = torch.arange(window)[:, None] - torch.arange(window)[None, :]
         self.register_buffer("lag_TT", lag_TT.clamp(min=0), persistent=False)
         self.register_buffer("causal_TT", lag_TT >= 0, persistent=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        """Memory (B, T, C, M) of encoded tokens."""
+        """Return the memory (B, T, C, M) at each step of encoded tokens."""
         steps = x_BTD.shape[1]
         decay_KTT = torch.exp(F.logsigmoid(self.logit_K)[:, None, None] * self.lag_TT) * self.causal_TT
         return self._memory_at(decay_KTT[:, :steps, :steps], x_BTD)
 
     def at(self, x_BTD: Tensor, step_B: Tensor) -> Tensor:
-        """Memory (B, C, M) at one step of each window."""
+        """Return the memory (B, C, M) at one step of each window."""
         lag_BT = step_B[:, None] - torch.arange(x_BTD.shape[1], device=x_BTD.device)
         decay_BK1T = torch.exp(F.logsigmoid(self.logit_K)[:, None, None] * lag_BT.clamp(min=0)[:, None, None])
         return self._memory_at(decay_BK1T * (lag_BT >= 0)[:, None, None], x_BTD).squeeze(1)
 
     def after(self, x_BTD: Tensor, length_BP: Tensor, next_BPD: Tensor) -> Tensor:
-        """Memory (B, P, C, M) at one more step, `next`, that follows the first `length` steps of its window."""
+        """Return the memory (B, P, C, M) at one additional step, `next`.
+
+        The step follows the first `length` steps of its window.
+        """
         lag_BPT = length_BP[..., None] - torch.arange(x_BTD.shape[1], device=x_BTD.device)
         decay_BKPT = torch.exp(F.logsigmoid(self.logit_K)[:, None, None] * lag_BPT.clamp(min=0).unsqueeze(1))
         past_BPCKS = self._sums(decay_BKPT * (lag_BPT > 0).unsqueeze(1), x_BTD)
         return self._memory(past_BPCKS + self._signals(next_BPD).unsqueeze(3))
 
     def _memory_at(self, decay: Tensor, x_BTD: Tensor) -> Tensor:
-        """Memory at some steps; `decay` (..., K, steps, T) has the weight of each token at each of these steps."""
+        """Return the memory at the steps for which `decay` gives weights.
+
+        `decay` (..., K, steps, T) contains the weight of each token of the window at each of these steps.
+        """
         return self._memory(self._sums(decay, x_BTD))
 
     def _signals(self, x_BTD: Tensor) -> Tensor:
-        """Exposure and outcomes of the previous touchpoint (B, T, C, S), 0 for all channels except its own."""
+        """Return exposure, reward and outcomes of the previous touchpoint for each channel (B, T, C, S).
+
+        The values are 0 for all channels except the channel of the previous touchpoint.
+        """
         channel_BTC1 = x_BTD[..., : self.channels, None]
         outcome_BT1S = x_BTD[..., None, self.channels + 1 : self.channels + self.signals]
         return torch.cat([channel_BTC1, channel_BTC1 * outcome_BT1S], dim=-1)
@@ -230,12 +262,16 @@ class ChannelMemory(nn.Module):
     def _memory(self, own_BTCKS: Tensor) -> Tensor:
         sums = torch.cat([own_BTCKS, own_BTCKS.sum(2, keepdim=True).expand_as(own_BTCKS)], dim=3)
         means = sums[..., 1:] / (1 + sums[..., :1])
-        # asinh is linear for a few touchpoints and logarithmic for many.
+        # asinh is almost linear for a few touchpoints, and grows like a logarithm for many.
         return torch.cat([torch.asinh(sums), means], dim=-1).flatten(3)
 
 
 class Decoder(nn.Module):
-    """w . relu(W_state h + W_memory m_c + e_c) + u_c . h + b_c for each channel c; w and both W serve all channels."""
+    """Predicts one number for each channel from the state h and the channel's memory m_c.
+
+    The output for channel c is w . relu(W_state h + W_memory m_c + e_c) + u_c . h + b_c. The weights w, W_state and
+    W_memory are shared by all channels, while e_c, u_c and b_c belong to one channel.
+    """
 
     def __init__(self, hidden: int, channels: int, memory: int) -> None:
         super().__init__()
@@ -243,23 +279,26 @@ class Decoder(nn.Module):
         self.memory = nn.Linear(memory, hidden, bias=False)
         self.channel_CH = nn.Parameter(torch.randn(channels, hidden) * 0.5)
         self.out = nn.Linear(hidden, 1, bias=False)
-        self.own = nn.Linear(hidden, channels)  # u and b
+        self.own = nn.Linear(hidden, channels)  # u and b of the formula above
 
     def forward(self, h: Tensor, memory: Tensor) -> Tensor:
-        """Decode (..., H) and (..., C, M) into (..., C)."""
+        """Decode states h (..., H) and channel memories (..., C, M) to one value for each channel (..., C)."""
         hidden = F.relu(self.state(h).unsqueeze(-2) + self.memory(memory) + self.channel_CH)
         values: Tensor = self.out(hidden).squeeze(-1) + self.own(h)
         return values
 
     def of_channel(self, h_NH: Tensor, memory_NM: Tensor, channel_N: Tensor) -> Tensor:
-        """The output for one channel of each row, which is all that a loss at logged channels needs."""
+        """Decode only one channel of each row, `channel_N`.
+
+        The losses compare predictions with the log, which has an outcome only for the logged channel.
+        """
         hidden_NH = F.relu(self.state(h_NH) + self.memory(memory_NM) + self.channel_CH[channel_N])
         own_N = self.own(h_NH).gather(1, channel_N.unsqueeze(1)).squeeze(1)
         values_N: Tensor = self.out(hidden_NH).squeeze(-1) + own_N
         return values_N
 
     def start_at(self, value: float) -> None:
-        """Initialise the decoder so that its output, before a sigmoid or softplus, is near `value`."""
+        """Initialise the decoder so that its output, to which no sigmoid or softplus is applied, is near `value`."""
         nn.init.zeros_(self.own.weight)
         nn.init.constant_(self.own.bias, value)
 
@@ -270,9 +309,10 @@ def step_of(h_BTH: Tensor, step_B: Tensor) -> Tensor:
 
 
 class MTORL(nn.Module):
-    """Trunk, memory and decoders.
+    """The whole network: a trunk of convolutions and attention, a channel memory, and three decoders.
 
-    h_t = attention(convolutions(embedding(x_t))) is the state and m_t the channel memory. The decoders read both:
+    The trunk computes the user's state h_t = attention(convolutions(embedding(x_t))). The decoders read this state and
+    the channel memory m_t:
         action  log pi(c | h_t, m_t), up to a constant
         reward  E[r_t | h_t, m_t, c], through a sigmoid: in [0, 1] like its label MinMaxNorm(g - s w)
         cost    E[w_t | h_t, m_t, c], through a softplus, times cost_scale: in currency units
@@ -307,9 +347,10 @@ class MTORL(nn.Module):
         self.register_buffer("cost_scale", torch.tensor(config.cost_scale))
 
     def forward_logged(self, x_BTD: Tensor, channel_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs of the losses: at each real step, action logits and the logged channel's reward logit and cost.
+        """Return the predictions that the losses compare with the log.
 
-        Real steps have a channel >= 0. The N real steps of all windows are in the order of `channel_BT >= 0`.
+        For each real step, these are the action logits, and the reward logit and expected cost of the logged channel.
+        Steps with a channel >= 0 are real. The N real steps of all windows are in the order of `channel_BT >= 0`.
         """
         real_BT = channel_BT >= 0
         channel_N = channel_BT[real_BT]
@@ -320,11 +361,11 @@ class MTORL(nn.Module):
         return self.action(h_NH, memory_NCM), reward_logit_N, cost_N
 
     def forward(self, x_BTD: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Action logits, expected reward in [0, 1] and expected cost, at the last real step of each window."""
+        """Predict at the last real step of each window: action logits, expected reward in [0, 1] and expected cost."""
         return self.decode(self.last_state(x_BTD, length_B), self.memory.at(x_BTD, length_B - 1))
 
     def last_state(self, x_BTD: Tensor, length_B: Tensor) -> Tensor:
-        """The user's state (B, H) at the last real step of each window, which the decoders read with the memory."""
+        """Return the user's state (B, H) at the last real step of each window. The decoders read this state."""
         last_B = length_B - 1
         h_BTH = self.convolutions(self._embed(x_BTD))
         if isinstance(self.attention, CausalAttention):
@@ -334,9 +375,10 @@ class MTORL(nn.Module):
         return self._with_stored(h_BH, step_of(x_BTD, last_B))
 
     def after(self, x_BTD: Tensor, length_BP: Tensor, next_BPD: Tensor) -> tuple[Tensor, Tensor]:
-        """State (B, P, H) and memory (B, P, C, M) at each of P alternative next tokens of a window.
+        """Return the state (B, P, H) and memory (B, P, C, M) at each of P alternative next tokens of a window.
 
-        Each alternative follows the first `length` tokens of its window, whose states are computed only once.
+        Each alternative follows the first `length` tokens of its window. The states of these tokens are computed only
+        once.
         """
         h_BTH, next_BPH = self._embed(x_BTD), self._embed(next_BPD)
         for layer in cast("list[CausalConv]", list(self.convolutions)):
@@ -347,12 +389,12 @@ class MTORL(nn.Module):
         return self._with_stored(next_BPH, next_BPD), self.memory.after(x_BTD, length_BP, next_BPD)
 
     def decode(self, h_BH: Tensor, memory_BCM: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The outputs of `forward`, from the state and the memory at the last step."""
+        """Return the outputs of `forward`, given the state and the channel memory at the last step."""
         logits_BC, reward_logit_BC, cost_BC = self._decode(h_BH, memory_BCM)
         return logits_BC, torch.sigmoid(reward_logit_BC), cost_BC
 
     def trunk(self, x_BTD: Tensor) -> Tensor:
-        """h_BTH, the state at each step."""
+        """Return the state at each step, h_BTH."""
         return self._with_stored(self.attention(self.convolutions(self._embed(x_BTD))), x_BTD)
 
     def _embed(self, x_BTD: Tensor) -> Tensor:
@@ -360,11 +402,11 @@ class MTORL(nn.Module):
         return embedded_BTH
 
     def _with_stored(self, h: Tensor, x: Tensor) -> Tensor:
-        """Add the stored features in the tokens x (..., D) to the states h (..., H) of the same steps."""
+        """Add the encoded stored features in the tokens x (..., D) to the states h (..., H) of the same steps."""
         return h if self.stored is None else h + self.stored(x[..., -self.config.stored :])
 
     def compile_trunk(self) -> None:
-        """Compile the trunk, which is most of the computation, for a GPU. The weights stay the same objects."""
+        """Compile the trunk for a GPU, because most of the computation is in it. The weights stay the same tensors."""
         self.trunk = torch.compile(self.trunk)  # type: ignore[method-assign]
 
     def _decode(self, h: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,8 +3,8 @@
     loss = action + mu * reward + nu * cost + lam * preference
 
     action      Cross-entropy over channels at every step of the log (the paper's L_action), which clones the logging
-                policy. Our own decisions are left out of this term and of the preference, because the decision rule
-                tilts the clone towards profitable channels, and a clone of tilted choices would be tilted twice.
+                policy. Our own decisions are left out of this term and of the preference. The decision rule shifts the
+                cloned policy towards profitable channels, and a clone of shifted choices would be shifted twice.
     reward      Binary cross-entropy of the *logged* channel's reward with its label in [0, 1] (L_reward). The other
                 channels have no label in the log and get no gradient.
     cost        Poisson deviance of the logged channel's cost, in units of the mean cost (not in the paper). The
@@ -30,7 +30,10 @@ TERMS = ("action", "reward", "cost", "preference")
 
 
 class Objective(nn.Module):
-    """The network and its loss in one module, as `DistributedDataParallel` requires."""
+    """Computes the terms of the loss from a batch.
+
+    The network and its loss are one module, because `DistributedDataParallel` wraps a single module.
+    """
 
     def __init__(self, model: MTORL) -> None:
         super().__init__()
@@ -39,23 +42,24 @@ class Objective(nn.Module):
     def forward(
         self, x_BTD: Tensor, channel_BT: Tensor, reward_BT: Tensor, cost_BT: Tensor, clone_BT: Tensor
     ) -> dict[str, Tensor]:
-        """The four terms of a batch."""
+        """Return the mean of each of the four terms over a batch."""
         batch = Batch(x_BTD, channel_BT, reward_BT, cost_BT, clone_BT)
         terms, log_prob_BT = losses(self.model, batch)
         return {**terms, "preference": preference_loss(log_prob_BT, reward_BT, clone_BT)}
 
 
 def losses(model: MTORL, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-    """The mean reward and cost loss at real steps (with a target), and the mean action loss at cloned steps.
+    """Return the action, reward and cost terms of the loss, and the log-probabilities of the logged actions.
 
-    The second result (B, T) is the log-probability of the logged action at cloned steps, and 0 at other steps.
+    The reward and cost terms are means over all steps with a target. The action term is a mean over the steps whose
+    action the network imitates (`clone_BT`). The log-probabilities (B, T) are 0 at all other steps.
     """
     real_BT = batch.channel_BT >= 0
     clone_N = batch.clone_BT[real_BT].float()
     logits_NC, reward_logit_N, cost_N = model.forward_logged(batch.x_BTD, batch.channel_BT)
     logits_NC, reward_logit_N, cost_N = logits_NC.float(), reward_logit_N.float(), cost_N.float()
     log_prob_N = logits_NC.log_softmax(1).gather(1, batch.channel_BT[real_BT].unsqueeze(1)).squeeze(1) * clone_N
-    mean_N = cost_N / model.cost_scale + 1e-6  # softplus may underflow to zero
+    mean_N = cost_N / model.cost_scale + 1e-6  # added because softplus may underflow to zero
     seen_N = batch.cost_BT[real_BT] / model.cost_scale
     deviance_N = mean_N - seen_N + torch.xlogy(seen_N, seen_N) - torch.xlogy(seen_N, mean_N)
     terms = {
@@ -67,14 +71,16 @@ def losses(model: MTORL, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
 
 
 def preference_loss(log_prob_BT: Tensor, reward_BT: Tensor, clone_BT: Tensor) -> Tensor:
-    """-log sigmoid(margin) over pairs of windows with different mean rewards; zero if the batch has no such pair.
+    """Return -log sigmoid(margin), averaged over random pairs of windows with different mean rewards.
 
-    Windows are compared by means over steps, because a longer window has a larger sum without being better.
+    The margin is positive if the window with the higher mean reward has the higher mean log-probability. Means over
+    steps are compared, because a longer window has a larger sum without being better. The loss is 0 if the batch has no
+    such pair.
     """
     length_B = clone_BT.sum(1)
     score_B = log_prob_BT.sum(1) / length_B.clamp(min=1)
     earned_B = (reward_BT * clone_BT).sum(1) / length_B.clamp(min=1)
-    # A batch is in random order, so each window and its neighbour are a random pair.
+    # The windows of a batch are in random order, so each window and the one before it are a random pair.
     side_B = torch.sign(earned_B - earned_B.roll(1)) * (length_B * length_B.roll(1)).sign()
     pairs = side_B.abs().sum().clamp(min=1)
     return -(F.logsigmoid(side_B * (score_B - score_B.roll(1))) * side_B.abs()).sum() / pairs

@@ -1,11 +1,12 @@
-"""Controls a training's threads and processes: one thread for each process, and as many processes as torchrun starts.
+"""Controls how many threads and processes train a network: one thread in each process that torchrun starts.
 
     torchrun --standalone --nproc-per-node=4 -m cli.main train WINDOWS OUT
 
-A TrainJob of Kubeflow Trainer starts `mtorl.fitting.worker` in the same way, on one node or several.
+On a cluster, a TrainJob of Kubeflow Trainer starts `mtorl.fitting.worker` with torchrun, on one node or several.
 
-A process uses one thread, because a small network's matrices are too small to divide. Several threads would mostly wait
-for each other. On a busy machine, threads would also wait for the scheduler, and be several times slower than one.
+Each process uses only one thread, because the matrices of a small network are too small to divide among threads: the
+threads would mostly wait for each other. On a busy machine they would also wait for the scheduler, so that several
+threads were several times slower than one.
 """
 
 import multiprocessing
@@ -26,50 +27,53 @@ from mtorl.runtime.errors import InputError
 
 
 class TrainingFailed(InputError):
-    """A training in subprocesses failed; the message says why, and what to do."""
+    """A training in another process or pod has failed. The message gives the reason and a remedy."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """The processes of a training, as seen by the process with this `rank`."""
+    """The processes that train one network together, from the view of the process with this `rank`."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def leads(self) -> bool:
-        """Whether this process is the leading one, which reports and saves."""
+        """Whether this process is the leading one (rank 0), which reports progress and saves files."""
         return self.rank == 0
 
     def all_of(self, value: Any) -> list[Any]:
-        """Gather the values of all processes, in the order of their ranks."""
+        """Return a list with the `value` of each process, in the order of their ranks."""
         values: list[Any] = [value] * self.size
         if self.size > 1:
             dist.all_gather_object(values, value)
         return values
 
     def from_leader(self, value: Any) -> Any:
-        """Broadcast the value of the leading process."""
+        """Return the `value` of the leading process in all processes."""
         values = [value]
         if self.size > 1:
             dist.broadcast_object_list(values, src=0)
         return values[0]
 
     def total(self, values: Tensor) -> Tensor:
-        """Sum the values over all processes."""
+        """Return the element-wise sum of the tensors `values` of all processes."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
 
 def processors() -> int:
-    """Number of processors that this process may use, at most OMP_NUM_THREADS."""
+    """Return the number of processors that this process may use. OMP_NUM_THREADS lowers the number."""
     limit, present = os.environ.get("OMP_NUM_THREADS", ""), len(os.sched_getaffinity(0))
     return min(int(limit), present) if limit.isdecimal() and int(limit) else present
 
 
 def device_of(name: str) -> torch.device:
-    """The device `name`; for "auto", this process's own GPU, or the CPU if there is no GPU."""
+    """Return the device called `name`.
+
+    "auto" means the GPU that belongs to this process (LOCAL_RANK), or the CPU if there is no GPU.
+    """
     if name != "auto":
         return torch.device(name)
     if not torch.cuda.is_available():
@@ -79,7 +83,10 @@ def device_of(name: str) -> torch.device:
 
 @contextmanager
 def joined() -> Iterator[Group]:
-    """Join the group that the launcher describes in environment variables, until the end of the block."""
+    """Join the processes that torchrun has started together with this one, until the end of the block.
+
+    Rank and number of processes come from the environment variables that torchrun sets.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Group()
@@ -95,7 +102,7 @@ def joined() -> Iterator[Group]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Limit torch to one CPU thread inside the block; a GPU is not affected."""
+    """Limit torch to one CPU thread inside the block. Work on a GPU is not affected."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -108,8 +115,12 @@ def one_thread() -> Iterator[None]:
 def worker_processes(
     count: int, prepare: Callable[..., None] | None = None, *args: Any
 ) -> Iterator[ProcessPoolExecutor]:
-    """A pool of one-threaded processes that first call `prepare`; they exit with the block or with this process."""
-    # Processes are spawned, because torch and LightGBM do not work in a fork of a process that has used them.
+    """Yield a pool of `count` processes with one thread each, which call `prepare(*args)` before their first task.
+
+    The processes are terminated at the end of the block, and also if this process ends.
+    """
+    # Processes are spawned and not forked, because torch and LightGBM do not work in a fork of a process that has
+    # already used them.
     context = multiprocessing.get_context("spawn")
     others = multiprocessing.active_children()
     with ProcessPoolExecutor(count, context, _start_worker, (prepare, args)) as pool:
@@ -118,11 +129,13 @@ def worker_processes(
         finally:
             for child in multiprocessing.active_children():
                 if child not in others:
-                    child.terminate()  # the end of the block must not wait for unfinished work
+                    # Terminate the process, because otherwise the end of the block would wait for unfinished tasks.
+                    child.terminate()
 
 
 def _start_worker(prepare: Callable[..., None] | None, args: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl+C, the parent terminates its workers
+    # Workers ignore Ctrl-C, because the parent process terminates them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if prepare is not None:

@@ -1,7 +1,9 @@
-"""Predicts with MTORL or any baseline: three heads at the last step of each window.
+"""Defines the interface for predictions: action logits, rewards and costs, from MTORL or a baseline model.
 
     logits_BC, reward_BC, cost_BC = predict(network, encoder, batch)      # a torch network
     logits_BC, reward_BC, cost_BC = predictor.predict(batch)              # any `Predictor`
+
+All predictions are for the last step of each window.
 
 Shapes: B windows, T steps of a window, D encoded token, C channels.
 """
@@ -29,19 +31,22 @@ Network = Callable[[NDArray[np.float32], NDArray[np.int64]], tuple[NDArray[np.fl
 
 
 class Predictor(Protocol):
-    """A fitted model."""
+    """A fitted model that predicts action logits, rewards and costs for windows."""
 
     def predict(self, batch: WindowBatch) -> Heads:
-        """The heads at the last step of each window."""
+        """Return action logits, expected rewards and expected costs at the last step of each window."""
 
 
 def predict(network: nn.Module, encoder: Encoder, batch: Windows) -> Heads:
-    """The heads of a torch network in inference mode."""
+    """Return action logits, expected rewards and expected costs that a torch network predicts for windows."""
     return heads_of(outputs_of(network, encoder, batch))
 
 
 def outputs_of(network: nn.Module, encoder: Encoder, batch: Windows) -> tuple[NDArray[np.floating[Any]], ...]:
-    """All outputs of a torch network in inference mode: the heads, then any further outputs."""
+    """Return all outputs of a torch network for windows, computed without gradients and with one thread.
+
+    The first three outputs are action logits, rewards and costs; an ensemble may have more.
+    """
     import torch
 
     from mtorl.network.parallel import one_thread
@@ -54,19 +59,19 @@ def outputs_of(network: nn.Module, encoder: Encoder, batch: Windows) -> tuple[ND
 
 
 def predict_each(predictor: Predictor, windows: Windows) -> Heads:
-    """The heads of windows that are built on demand, chunk by chunk."""
+    """Return the predictions for windows that are too many for memory: build and predict one chunk at a time."""
     parts = [predictor.predict(chunk) for chunk in in_chunks(windows)]
     logits_BC, reward_BC, cost_BC = (np.concatenate(part) for part in zip(*parts, strict=True))
     return logits_BC, reward_BC, cost_BC
 
 
 def heads_of(outputs: tuple[NDArray[np.floating[Any]], ...]) -> Heads:
-    """The heads, which are the first three outputs of a network."""
+    """Return the first three outputs of a network: action logits, rewards and costs."""
     logits_BC, reward_BC, cost_BC = outputs[:3]
     return logits_BC, reward_BC, cost_BC
 
 
 def predict_in_chunks(network: Network, encoder: Encoder, batch: Windows) -> tuple[NDArray[np.floating[Any]], ...]:
-    """Build and encode the windows in chunks, and concatenate the network's outputs."""
+    """Build and encode windows one chunk at a time, apply the network, and concatenate its outputs."""
     parts = [network(*encoder.encode(chunk)) for chunk in in_chunks(batch)]
     return parts[0] if len(parts) == 1 else tuple(np.concatenate(part) for part in zip(*parts, strict=True))

@@ -5,15 +5,15 @@
     result.model, result.history, result.best_epoch
 
 The optimizer is AdamW, with a learning rate that falls along a cosine. Training stops when the validation loss has not
-fallen for `patience` epochs, and keeps the weights of the best epoch. The validation loss leaves out the preference
-term, which depends on how windows are paired. The validated and kept weights are a running average, which varies less
-between seeds. Validation users must not be training users.
+fallen for `patience` epochs, and keeps the weights of the best epoch. These weights are a running average, which varies
+less between seeds, and the validation loss is computed with it. The validation loss does not contain the preference
+term, because that term depends on how windows are paired. Validation users must not be training users.
 
 The order of the windows depends only on the seed and the epoch, and a checkpoint contains all other state. So a
 training that was killed and resumed has the same weights as an uninterrupted one; on a CPU they are bit-identical.
 
-On a GPU the matrix products run in bfloat16 and the trunk is compiled; losses and weights stay in float32. Under
-torchrun each process takes its share of every batch (`mtorl.network.parallel`).
+On a GPU, matrix products are computed in bfloat16 and the trunk is compiled. Losses and weights stay in float32. If
+torchrun has started several processes, each trains on its share of every batch (`mtorl.network.parallel`).
 
 Shape suffixes: B windows, T steps, D encoded token, C channels.
 """
@@ -45,15 +45,18 @@ from mtorl.window.loader import EncodedWindows, Parts, TrainingWindows, batches
 
 _LOG = logging.getLogger(__name__)
 
-_GPU_WORKERS = 4  # processes that prefetch batches for a GPU; none on a CPU, which is busy with training
-_STATEFUL = ("model", "average", "optimizer", "schedule")  # attributes of the loop that a checkpoint contains
-_GPU_CHECK = 50  # batches between checks of the loss on a GPU, because each check makes the GPU wait
+# Processes that encode batches ahead for a GPU; on a CPU there are none, because training uses the CPU.
+_GPU_WORKERS = 4
+# Attributes of `TrainingLoop` that a checkpoint contains.
+_STATEFUL = ("model", "average", "optimizer", "schedule")
+# On a GPU, the loss is checked only once in this many batches, because a check waits for the GPU.
+_GPU_CHECK = 50
 _VAL_BATCH = 1024
-_LAYOUT = 2  # version of a checkpoint's layout
+_LAYOUT = 2  # version of the format of a checkpoint
 
 
 class TrainingDiverged(InputError, RuntimeError):
-    """A loss or a gradient became NaN or infinite."""
+    """A loss or a gradient became NaN or infinite, so training can't continue."""
 
 
 Count = Annotated[int, Field(ge=1)]
@@ -64,28 +67,46 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 @pydantic_dataclass(frozen=True, config=ConfigDict(strict=True, allow_inf_nan=False))
 class TrainConfig:
-    """Training settings; mu, nu and lam are the symbols in docs/model.md."""
+    """Settings of a training. docs/model.md explains the weights `mu`, `nu` and `lam` of the loss terms.
 
-    epochs: Count = 15  # maximum; see `patience`
-    batch_size: Count = 128  # windows in a batch, for each process
-    lr: Positive = 3e-3  # initial learning rate of AdamW; falls to a tenth along a cosine
+    Attributes:
+        epochs: Largest number of epochs; `patience` may stop training earlier.
+        batch_size: Number of windows in the batch of each process.
+        lr: Initial learning rate of AdamW, which falls to a tenth along a cosine.
+        clip: Largest norm of the gradient; longer gradients are scaled down.
+        patience: Training stops after this many epochs without a smaller validation loss.
+        mu: Weight of the reward loss; 0 does not train the reward.
+        nu: Weight of the cost loss in the total loss.
+        lam: Weight of the preference term in the total loss.
+        averaging: Decay of the running average of the network weights, per optimizer step.
+        levels: Number of convolutions; each has twice the dilation of the previous one.
+        convolutions: Whether the network has convolutions.
+        attention: Whether the network has attention.
+        device: Device of the training; "auto" means a GPU if there is one, else the CPU.
+        precision: Precision of matrix products; "auto" means bf16 on a GPU and fp32 on a CPU.
+        checkpoint_batches: Batches between two checkpoints in an epoch; each epoch also ends with a checkpoint.
+    """
+
+    epochs: Count = 15
+    batch_size: Count = 128
+    lr: Positive = 3e-3
     weight_decay: Weight = 0.01
-    clip: Positive = 1.0  # largest gradient norm
-    patience: Count = 3  # epochs without a better validation loss before stopping
-    mu: Weight = 2.0  # weight of the reward loss; 0 trains without that task
-    nu: Weight = 0.3  # weight of the cost loss
-    lam: Weight = 0.05  # weight of the preference term
-    averaging: Share = 0.95  # decay of the running average of the weights, per step
+    clip: Positive = 1.0
+    patience: Count = 3
+    mu: Weight = 2.0
+    nu: Weight = 0.3
+    lam: Weight = 0.05
+    averaging: Share = 0.95
     hidden: Count = 64
-    levels: Count = 2  # convolutions; dilation doubles at each
+    levels: Count = 2
     heads: Count = 4
     dropout: Share = 0.2
-    convolutions: bool = True  # False: no convolutions, only attention
-    attention: bool = True  # False: no attention, only convolutions
+    convolutions: bool = True
+    attention: bool = True
     seed: int = 0
-    device: str = "auto"  # "auto" uses a GPU if there is one
-    precision: Literal["auto", "bf16", "fp32"] = "auto"  # "auto" is bf16 on a GPU, fp32 on a CPU
-    checkpoint_batches: Count = 1000  # batches between checkpoints inside an epoch; each epoch ends with one
+    device: str = "auto"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    checkpoint_batches: Count = 1000
 
     def __post_init__(self) -> None:
         if self.hidden % self.heads:
@@ -94,16 +115,23 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The network of the best epoch, on the CPU and in inference mode."""
+    """The trained network, with the weights of its best epoch, and the history of its training.
+
+    The network is on the CPU and in inference mode.
+
+    Attributes:
+        history: One dictionary for each epoch, whose values can be written as JSON.
+        best_epoch: Number of the epoch with the smallest validation loss; the first epoch is 1.
+    """
 
     model: MTORL
-    history: list[dict[str, float]]  # one dict for each epoch, ready for JSON
-    best_epoch: int  # counts from 1
+    history: list[dict[str, float]]
+    best_epoch: int
     seconds: float
 
     @property
     def best_val_loss(self) -> float:
-        """Validation loss of the best epoch."""
+        """Smallest validation loss, which belongs to the best epoch."""
         return self.history[self.best_epoch - 1]["val_loss"]
 
 
@@ -115,23 +143,25 @@ def train(
     resume: Checkpoint | None = None,
     group: Group | None = None,
 ) -> TrainResult:
-    """Fit the network.
+    """Train a network until the validation loss stops falling, and return the weights of the best epoch.
 
     Args:
-        resume: Checkpoint to write, and to continue from if the file exists. The caller puts the data into the
-            checkpoint's identity, and removes the file in the end; `train` adds `config` to the identity.
+        on_epoch: Called by the leading process after each epoch, with the epoch's row of the history.
+        resume: Checkpoint to write, and to continue from if its file exists. Its identity must describe the data; this
+            function adds `config`. The caller removes the file after the training.
+        group: The processes that train together; None for one process.
 
     Raises:
-        InputError: no windows (WindowError), or too few for the processes.
-        TrainingDiverged: a loss or gradient became NaN or infinite.
-        CheckpointError: the checkpoint is damaged, or belongs to another training.
+        InputError: There are no windows (WindowError), or too few for the number of processes.
+        TrainingDiverged: A loss or gradient became NaN or infinite.
+        CheckpointError: The checkpoint is damaged, or belongs to a training with other data or settings.
     """
     group = group or Group()
     device = device_of(config.device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         loop = TrainingLoop(data, config, device, group)
-        # All processes have the same initial weights, but each process draws its own dropout.
+        # All processes start with the same weights, but each process draws its own dropout.
         torch.manual_seed(config.seed + 1_000_003 * group.rank)
         if resume is not None:
             resolved = {"device": device.type, "precision": "bf16" if loop.bf16 else "fp32", "layout": _LAYOUT}
@@ -141,27 +171,36 @@ def train(
         model = MTORL(loop.model.config)
     model.load_state_dict(loop.progress.best)
     history = loop.progress.history
-    # The seconds include epochs before a resume.
+    # The seconds include the epochs before an interruption.
     return TrainResult(model.eval(), history, loop.progress.best_epoch, sum(row["seconds"] for row in history))
 
 
 @dataclass
 class _Progress:
-    """The state of a training that is neither in the network nor in the optimizer."""
+    """The part of a training's state that is neither in the network nor in the optimizer.
 
-    epoch: int = 1  # current epoch
-    batch: int = 0  # finished batches of the epoch
-    sums: list[float] = field(default_factory=lambda: [0.0] * len(TERMS))  # sums of the terms over the epoch's windows
-    windows: int = 0  # number of windows in `sums`
-    seconds: float = 0.0  # time spent on the epoch
+    Attributes:
+        epoch: Number of the current epoch, from 1.
+        batch: Number of finished batches of the epoch.
+        sums: Sum of each loss term over the windows of the epoch so far.
+        windows: Number of windows that `sums` covers.
+        seconds: Seconds spent on the epoch so far.
+        best: Weights of the best epoch.
+    """
+
+    epoch: int = 1
+    batch: int = 0
+    sums: list[float] = field(default_factory=lambda: [0.0] * len(TERMS))
+    windows: int = 0
+    seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
-    best: dict[str, Tensor] = field(default_factory=dict)  # weights
+    best: dict[str, Tensor] = field(default_factory=dict)
     best_loss: float = math.inf
     best_epoch: int = 0
 
 
 class TrainingLoop:
-    """A training in progress: epochs, validation, and the state for checkpoints."""
+    """A training in progress, which runs epochs, validates after each, and can save and restore its state."""
 
     def __init__(self, data: TrainingWindows, config: TrainConfig, device: torch.device, group: Group) -> None:
         self.data, self.config, self.device, self.group = data, config, device, group
@@ -183,7 +222,7 @@ class TrainingLoop:
         self.objective = objective
 
     def run(self, on_epoch: Callable[[dict[str, float]], None] | None, checkpoint: Checkpoint | None) -> None:
-        """Train to the end, starting from the checkpoint if it has a state."""
+        """Train until `finished`, and continue from the checkpoint if it contains a state."""
         if checkpoint is not None and (state := checkpoint.load_together(self.group)) is not None:
             self.restore(state)
             if self.group.leads:
@@ -198,12 +237,12 @@ class TrainingLoop:
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or validation has not improved for `patience` epochs."""
+        """Whether all epochs are done, or the validation loss has not improved for `patience` epochs."""
         done = self.progress.epoch - 1
         return done >= self.config.epochs or (done > 0 and done - self.progress.best_epoch >= self.config.patience)
 
     def train_epoch(self, checkpoint: Checkpoint | None = None) -> None:
-        """Train on the remaining windows of the epoch."""
+        """Train on the batches of the current epoch that were not trained on before."""
         self.objective.train()
         progress = self.progress
         started = time.perf_counter() - progress.seconds
@@ -224,13 +263,13 @@ class TrainingLoop:
             self._step(where, checked=number % check == 0)
             if checkpoint is not None and number % self.config.checkpoint_batches == 0:
                 progress.sums, progress.seconds = sums.tolist(), time.perf_counter() - started
-                # The check comes before saving, so that a diverged training does not replace a good checkpoint.
+                # Check the sums before saving, so that a diverged training does not overwrite a good checkpoint.
                 _check(dict(zip(TERMS, progress.sums, strict=True)), where)
                 self._save(checkpoint)
         progress.sums, progress.seconds = sums.tolist(), time.perf_counter() - started
 
     def close_epoch(self) -> dict[str, float]:
-        """Validate, prepare the next epoch, and return the history row."""
+        """Validate the network, prepare the next epoch, and return this epoch's row of the history."""
         progress = self.progress
         started = time.perf_counter()
         sums = self.group.total(torch.tensor([*progress.sums, progress.windows], dtype=torch.float64).to(self.device))
@@ -253,17 +292,17 @@ class TrainingLoop:
         return row
 
     def state(self) -> dict[str, Any]:
-        """The state that a resumed training needs; all processes must call this together."""
+        """Return everything that a resumed training needs. All processes must call this at the same time."""
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)
-        # The rest of the state is equal in all processes.
+        # Random numbers and sums differ between processes; the rest of the state is equal in all of them.
         own = {"random": random, "sums": self.progress.sums, "windows": self.progress.windows}
         same = {name: getattr(self, name).state_dict() for name in _STATEFUL}
         return {**same, "processes": self.group.all_of(own), "progress": asdict(self.progress)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from the `state` of an interrupted training."""
+        """Continue from the state that an interrupted training saved."""
         for name in _STATEFUL:
             getattr(self, name).load_state_dict(state[name])
         own = state["processes"][self.group.rank]
@@ -273,12 +312,16 @@ class TrainingLoop:
         self.progress = _Progress(**{**state["progress"], "sums": own["sums"], "windows": own["windows"]})
 
     def _save(self, checkpoint: Checkpoint) -> None:
-        state = self.state()  # in every process
+        # All processes must call this, although only the leading one saves.
+        state = self.state()
         if self.group.leads:
             checkpoint.save(state)
 
     def _batches(self) -> Iterator[tuple[int, Any]]:
-        """This process's share of each remaining batch of the epoch, with the batch's number from 1."""
+        """Yield the remaining batches of the epoch, each with its number, which counts from 1.
+
+        If several processes train together, each yields its own share of the windows of every batch.
+        """
         random = np.random.default_rng([self.config.seed, self.progress.epoch])
         done, skip = 0, self.progress.batch
         for place in random.permutation(len(self.data.train)):
@@ -291,7 +334,9 @@ class TrainingLoop:
 
     def _chunks(self, order_B: Ints) -> list[Ints]:
         size, group = self.config.batch_size * self.group.size, self.group
-        if group.size > 1:  # processes wait for each other, so all need equal numbers of batches and windows
+        # Processes wait for each other after each batch, so all need equal numbers of batches and windows. The last,
+        # incomplete batch is left out.
+        if group.size > 1:
             order_B = order_B[: len(order_B) // size * size]
         return [order_B[i : i + size][group.rank :: group.size] for i in range(0, len(order_B), size)]
 
@@ -309,7 +354,10 @@ class TrainingLoop:
 
     @torch.inference_mode()
     def _validate(self) -> dict[str, float]:
-        """Mean losses over all steps, independent of the batch size."""
+        """Return the mean of each loss over all steps of all validation windows.
+
+        Each step has the same weight, so the result does not depend on the batch size.
+        """
         average: MTORL = self.average.module  # type: ignore[assignment]
         average.eval()
         names = TERMS[:-1]
@@ -351,7 +399,10 @@ def _first_windows(which: str, parts: Parts) -> EncodedWindows:
 
 
 def _new_model(part: EncodedWindows, config: TrainConfig, channels: int) -> MTORL:
-    """A new network that at first predicts the mean reward and cost, so that training need not learn the means."""
+    """Create a network whose first predictions are the mean reward and mean cost in `part`.
+
+    Training can then start with differences from the means, instead of learning the means first.
+    """
     mean_reward, mean_cost = part.means()
     example = part.__getitems__([0]).x_BTD
     read = {"channels": channels, "outcomes": part.outcomes, "stored": part.stored}
@@ -362,5 +413,6 @@ def _new_model(part: EncodedWindows, config: TrainConfig, channels: int) -> MTOR
     model = MTORL(MTORLConfig(inputs=inputs, window=window, cost_scale=scale, **shape))
     mean_reward = min(max(mean_reward, 1e-4), 1 - 1e-4)
     model.reward.start_at(math.log(mean_reward / (1 - mean_reward)))
-    model.cost.start_at(math.log(math.e - 1))  # softplus of this is 1, in units of the mean cost
+    # Softplus of this number is 1, so the initial prediction is once the mean cost.
+    model.cost.start_at(math.log(math.e - 1))
     return model

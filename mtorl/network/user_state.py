@@ -1,12 +1,13 @@
-"""Measures the distance of a user's state from the states in training, which the drift monitor watches.
+"""Measures how far a user's state is from the states seen in training; the drift monitor watches this distance.
 
     fit_state_distance(ensemble, encoder, train_windows)       # in place; adds an output to the exported graph
 
     distance = sqrt(mean over the kept dimensions k of z_k^2),   z = whitened principal components of the state
 
-`distance` is the Mahalanobis distance of the state that the decoders read (`MTORL.last_state`), divided by the square
-root of the number of dimensions. So for any network, the mean square of `distance` over the training sample is 1. The
-components with the least variance are left out, because distances along them would mostly be rounding errors.
+The state is the vector that the decoders read (`MTORL.last_state`). `distance` is its Mahalanobis distance, divided by
+the square root of the number of dimensions. Thus the mean square of `distance` over the training sample is 1 for any
+network. The principal components with the least variance are left out, because distances along them would mostly be
+rounding errors.
 
 Shapes: B windows, T steps, D encoded token, H hidden, K dimensions kept.
 """
@@ -25,15 +26,23 @@ from mtorl.network.predictor import predict_in_chunks
 from mtorl.window.encoder import Encoder
 from mtorl.window.on_demand import Windows
 
-KEPT = 0.99  # share of the states' variance in the kept components
-MOST_WINDOWS = 20_000  # more windows would change neither mean nor components
+# Principal components are kept until they explain this share of the variance of the states.
+KEPT = 0.99
+# Windows to compute the distance from; more windows would hardly change mean and components.
+MOST_WINDOWS = 20_000
 
 
 class StateDistance(nn.Module):
-    """Computes the distance from the training's mean and components, which are buffers."""
+    """Computes the distance of a state from the mean of the training states, along their principal components.
+
+    Mean and components are buffers of the module, so they are saved and exported with the network.
+
+    Attributes:
+        whitening_HK: Each column is a principal component, divided by its standard deviation.
+    """
 
     mean_H: Tensor
-    whitening_HK: Tensor  # principal components as columns, each divided by its standard deviation
+    whitening_HK: Tensor
 
     def __init__(self, mean_H: Tensor, whitening_HK: Tensor) -> None:
         super().__init__()
@@ -41,12 +50,12 @@ class StateDistance(nn.Module):
         self.register_buffer("whitening_HK", whitening_HK)
 
     def forward(self, h_BH: Tensor) -> Tensor:
-        """The distance of each state (B,)."""
+        """Return the distance of each state (B,)."""
         return ((h_BH - self.mean_H) @ self.whitening_HK).square().mean(-1).sqrt()
 
     @classmethod
     def of(cls, state_BH: Floats) -> StateDistance | None:
-        """Fit to the states of a sample; None if all states are equal."""
+        """Compute mean and principal components from a sample of states; returns None if all states are equal."""
         mean_H = state_BH.mean(axis=0)
         variance_H, component_HH = np.linalg.eigh(np.atleast_2d(np.cov(state_BH, rowvar=False, bias=True)))
         variance_H, component_HH = variance_H[::-1], component_HH[:, ::-1]
@@ -58,7 +67,10 @@ class StateDistance(nn.Module):
 
 
 def fit_state_distance(ensemble: Ensemble, encoder: Encoder, batch: Windows) -> None:
-    """Set `state_distance` of an ensemble in inference mode, from at most `MOST_WINDOWS` training windows."""
+    """Set `ensemble.state_distance` from the states of at most `MOST_WINDOWS` training windows.
+
+    The ensemble must be in inference mode.
+    """
     if len(batch) > MOST_WINDOWS:
         batch = batch.take(np.linspace(0, len(batch) - 1, MOST_WINDOWS).astype(np.int64))
     first = ensemble.networks[0]

@@ -1,10 +1,10 @@
-"""Plotly charts with a common style, on light and dark pages.
+"""Creates Plotly charts with a common style, which are readable on light and dark pages.
 
     trace = line("lift", users, lifts, BLUE)
     Chart(draw("lift", [trace], xaxis={"title": "users"}), "The lift as users arrived.")
 
-The page's style sheet (`frame.html.j2`) sets the colours of text and grid lines; the colours below are visible on light
-and dark pages. A chart has no title, because the page's caption describes it.
+The page's style sheet (`frame.html.j2`) sets the colours of text and grid lines. A chart has no title, because the
+page's caption describes it.
 """
 
 from collections.abc import Sequence
@@ -15,30 +15,32 @@ BLUE, ORANGE, GREEN, GREY = "#3f7fd9", "#d9822b", "#2f9e78", "#8a95a3"
 PALE_BLUE, PALE_GREY = "rgba(63, 127, 217, 0.45)", "rgba(138, 149, 163, 0.2)"
 PALETTE = (BLUE, ORANGE, GREEN, "#c2587a", "#7f68cf", "#35a3b8", "#a9962b")
 FONT = "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-WIDE = {"l": 62, "r": 16, "t": 12, "b": 46}  # margins of a chart whose lower axis has a title
-LOW = {**WIDE, "b": 26}  # margins of a chart whose lower axis has no title
+# Margins of a chart whose lower axis has a title, in pixels.
+WIDE = {"l": 62, "r": 16, "t": 12, "b": 46}
+# Margins of a chart whose lower axis has no title, in pixels.
+LOW = {**WIDE, "b": 26}
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart, and a sentence that describes it for screen readers."""
+    """A chart as HTML, with a sentence that describes it for screen readers."""
 
     html: str
     alt: str
 
 
 def bar(**options: Any) -> dict[str, Any]:
-    """Return bars; for `options` see `plotly.graph_objects.Bar`."""
+    """Return the bars of a chart. The options are those of `plotly.graph_objects.Bar`."""
     return {"type": "bar", **options}
 
 
 def scatter(**options: Any) -> dict[str, Any]:
-    """Return points or lines; for `options` see `plotly.graph_objects.Scatter`."""
+    """Return the points or lines of a chart. The options are those of `plotly.graph_objects.Scatter`."""
     return {"type": "scatter", **options}
 
 
 def line(name: str, x: Sequence[Any], y: Sequence[Any], colour: str) -> Any:
-    """Return a line with an entry in the legend."""
+    """Return a line of a chart, with an entry in the legend."""
     look = {"color": colour, "width": 2.2, "dash": "solid"}
     mode = "lines" if len(x) > 1 else "markers"  # a line of one point is invisible
     return scatter(x=x, y=y, name=name, mode=mode, line=look, hovertemplate=f"%{{y:.4g}}<extra>{name}</extra>")
@@ -57,23 +59,32 @@ def horizontal(y: float) -> dict[str, Any]:
 
 
 def marks(places: Sequence[tuple[float, str, str]]) -> list[dict[str, Any]]:
-    """Return labels above the plot for vertical lines: (x, text, side of the text at the line)."""
+    """Return labels for vertical lines, to be shown above the plot.
+
+    Args:
+        places: For each label: its x position, its text, and the side of the text that is at the line.
+    """
     look = {"yref": "paper", "y": 1.0, "yanchor": "bottom", "showarrow": False, "font": {"size": 11}}
     return [{"x": x, "text": text, "xanchor": side, **look} for x, text, side in places]
 
 
 def names_axis() -> dict[str, Any]:
-    """Return an axis of names."""
+    """Return the settings of an axis that shows names instead of numbers."""
     return {"type": "category", "showgrid": False, "automargin": True}
 
 
 def rows_height(rows: int) -> int:
-    """Return the height of a chart with one row per name, pixels."""
+    """Return the height, in pixels, of a chart that has one row per name."""
     return 44 + 30 * rows
 
 
 def shares(div: str, share_of: Sequence[tuple[str, float]], what: str) -> Chart:
-    """Return a horizontal bar for each name's share, first on top; `what` begins the text for screen readers."""
+    """Return a chart with one horizontal bar for each name's share, the first name on top.
+
+    Args:
+        div: Id of the chart, which must be unique on the page.
+        what: Beginning of the text for screen readers.
+    """
     upward = list(share_of)[::-1]
     names, values = [name for name, _ in upward], [share for _, share in upward]
     look = {"marker_color": BLUE, "textposition": "outside", "cliponaxis": False, "orientation": "h"}
@@ -85,7 +96,13 @@ def shares(div: str, share_of: Sequence[tuple[str, float]], what: str) -> Chart:
 
 
 def draw(div: str, traces: Sequence[Any], *, height: int = 300, **layout: Any) -> str:
-    """Return an HTML fragment of a height in pixels; `layout` overrides the defaults, `div` is unique on the page."""
+    """Return a chart as an HTML fragment.
+
+    Args:
+        div: Id of the chart, which must be unique on the page.
+        height: Height of the chart in pixels.
+        layout: Layout options of Plotly, which override the defaults.
+    """
     import plotly.graph_objects as go
 
     axis = {"zeroline": False, "ticks": "", "title_font_size": 12, "fixedrange": True}

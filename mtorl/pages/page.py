@@ -1,4 +1,4 @@
-"""Renders a template as one self-contained HTML file, and writes it atomically.
+"""Renders a template as one HTML file that needs no other files, and writes it atomically.
 
     write_page(run / "report.html", Path(__file__).parent / "report.html.j2", content)
 
@@ -17,7 +17,10 @@ from mtorl.runtime.files import replacing
 def write_page(
     path: Path, template: Path, content: Mapping[str, Any], filters: Mapping[str, Callable[..., str]] | None = None
 ) -> Path:
-    """Fill a template (see `filled`) with `content`, `written` and `plotlyjs`; write the page and return its path."""
+    """Render a template as an HTML page, write the page to `path`, and return `path`.
+
+    The template gets the values in `content`, the current time as `written`, and the code of plotly.js as `plotlyjs`.
+    """
     from plotly.offline import get_plotlyjs
 
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -28,9 +31,10 @@ def write_page(
 
 
 def filled(template: Path, content: Mapping[str, Any], filters: Mapping[str, Callable[..., str]] | None = None) -> str:
-    """Fill a template, which may include templates of its own folder and of this one. All values are escaped.
+    """Render a template, and return the text of the page. All values are escaped.
 
-    An attribute of a missing value counts as missing, so that incomplete content still gives a page.
+    The template may include other templates of its own folder and of this folder. If a value is missing, its attributes
+    count as missing, too, so that incomplete content still gives a page.
     """
     from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 

@@ -1,6 +1,6 @@
-"""Formats numbers for people. A missing value becomes an em dash, never an error.
+"""Formats numbers for people. A missing value becomes an em dash instead of raising an error.
 
-The functions are filters of the page templates: `{{ row.click_rate | share }}`.
+Page templates use these functions as filters: `{{ row.click_rate | share }}`.
 """
 
 import math
@@ -14,7 +14,10 @@ ABSENT = "—"
 
 
 def _of_finite(show: Callable[..., str]) -> Callable[..., str]:
-    """Extend a function of finite numbers: use true minus signs, and return `ABSENT` for all other values."""
+    """Extend a function that formats finite numbers, so that it accepts any value.
+
+    The result has true minus signs. A value that is not a finite number becomes `ABSENT`.
+    """
 
     @wraps(show)
     def shown(value: Any, *args: Any, **options: Any) -> str:
@@ -32,13 +35,13 @@ def count(value: float) -> str:
 
 @_of_finite
 def number(value: float) -> str:
-    """Format a number with four significant digits, or as a whole number from 1,000 on."""
+    """Format a number with four significant digits or, from 1,000 on, as a whole number."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 @_of_finite
 def fixed(value: float, places: int = 4) -> str:
-    """Format a number with fixed decimal places, so that the numbers of a column line up."""
+    """Format a number with a fixed number of decimal places, so that the numbers of a column line up."""
     return f"{value:,.{places}f}"
 
 
@@ -50,7 +53,11 @@ def signed(value: float, places: int = 4) -> str:
 
 @_of_finite
 def share(value: float, places: int | None = None) -> str:
-    """Format a share as percent. Without `places`, a small share is never shown as zero."""
+    """Format a share as percent.
+
+    By default, a small positive share gets more decimal places, or becomes "< 0.01%", so that it is never shown as
+    zero.
+    """
     if places is None and 0 < value < 1e-4:
         return "< 0.01%"
     digits = places if places is not None else 2 if 0 < abs(value) < 0.01 else 1
@@ -59,25 +66,28 @@ def share(value: float, places: int | None = None) -> str:
 
 @_of_finite
 def p_value(value: float) -> str:
-    """Format a p-value; a very small one as a bound."""
+    """Format a p-value. If it is below 0.0001, the result is "< 0.0001"."""
     return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
 def interval(value: Any, places: int = 4, plus: bool = False) -> str:
-    """Format an interval in brackets."""
+    """Format an interval in brackets. The result is `ABSENT` if the value is not an interval."""
     ends = [(signed if plus else fixed)(end, places) for end in value] if isinstance(value, list | tuple) else []
     return f"[{ends[0]}, {ends[1]}]" if len(ends) == 2 and ABSENT not in ends else ABSENT
 
 
 def estimate(value: Any, ci: Any, places: int = 4) -> str:
-    """Format a difference, with its interval if there is one."""
+    """Format a difference, followed by its interval if there is one."""
     known = interval(ci, places, plus=True)
     return signed(value, places) + (f" {known}" if known != ABSENT else "")
 
 
 @_of_finite
 def duration(seconds: float) -> str:
-    """Format a duration in the largest unit that fits into it at least twice."""
+    """Format a duration in days, hours, minutes or seconds.
+
+    The unit is the largest that fits into the duration at least twice.
+    """
     for unit, length in (("days", 86_400.0), ("hours", 3_600.0), ("minutes", 60.0)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
@@ -85,7 +95,7 @@ def duration(seconds: float) -> str:
 
 
 def noun(value: float, singular: str, plural: str) -> str:
-    """Return the singular or plural of a noun, for a count."""
+    """Return the singular of a noun if `value` is 1, and the plural otherwise."""
     return singular if value == 1 else plural
 
 
@@ -100,9 +110,9 @@ def day(moment: str) -> str:
 
 
 def sentence(text: Any, names: Collection[str] = ()) -> str:
-    """Format a reason as a sentence: with a capital, a full stop and true minus signs.
+    """Format a reason as a sentence: with a capital letter, a full stop and true minus signs.
 
-    If the first word is in `names` (for example an arm's name), it keeps its case.
+    The first word keeps its case if it is in `names`, for example if it is the name of an arm.
     """
     words = re.sub(r"(?<![\w.])-(?=\d)", "−", str(text)).strip().rstrip(".")
     if words.partition(" ")[0].rstrip(":,") in names:

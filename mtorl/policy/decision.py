@@ -33,25 +33,31 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from mtorl.arrays import Bools, Floats, Ints
 
-LEAST_COST = 0.5  # lower bound of an exposure's cost after later savings, as a share of its own cost
+# Even if an exposure saves later costs, its total cost counts as at least this fraction of its own cost.
+LEAST_COST = 0.5
 
 
 @pydantic_dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
 class PolicyParams:
-    """Parameters of the decision rule, stored in the model artifact as ``policy.json``."""
+    """Parameters of the decision rule. The model artifact stores them as ``policy.json``."""
 
-    # beta: log-odds per utility_scale of extra utility; 0 follows the action head
+    # beta: the log-odds of a channel increase by this much if its utility is higher by one ``utility_scale``. With 0,
+    # the rule follows the action head.
     advantage_weight: Annotated[float, Field(ge=0)] = 0.0
-    # epsilon: share of decisions whose channel is drawn uniformly from the candidates
+    # epsilon: share of the decisions whose channel is drawn uniformly from the candidates.
     exploration: Annotated[float, Field(ge=0, le=1)] = 0.1
-    price: Annotated[float, Field(ge=0)] = 0.0  # gain that one currency unit must earn
-    # spread of utility between the channels of a decision, from held-out data
+    # Gain that one currency unit must earn, so that an exposure is worth its cost.
+    price: Annotated[float, Field(ge=0)] = 0.0
+    # Typical spread of utility between the channels of one decision, computed from held-out data.
     utility_scale: Annotated[float, Field(gt=0)] = 1.0
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Decisions, one per row. Fields with ``_B`` are for the chosen channel, fields with ``_BC`` for every channel."""
+    """The decisions for several rows.
+
+    Fields with ``_B`` have a value for each row's chosen channel. Fields with ``_BC`` have a value for every channel.
+    """
 
     channel_B: Ints
     propensity_B: Floats
@@ -66,13 +72,15 @@ class Decision:
 
 
 class Forecast(NamedTuple):
-    """A model's forecast for each channel, with one row per decision."""
+    """A model's forecast of gain and cost for each channel, with one row per decision."""
 
-    logits_BC: ArrayLike  # action head, on any scale: only differences within a row matter
+    # Output of the action head, on any scale: only the differences within a row matter.
+    logits_BC: ArrayLike
     gain_BC: ArrayLike
     """Expected gain (``Encoder.unreward`` of the reward head). A negative value counts as 0."""
-    cost_BC: ArrayLike  # expected cost, currency units, >= 0
-    future_BC2: ArrayLike | None = None  # an exposure's effect on later gain and later cost; None if not forecast
+    cost_BC: ArrayLike  # expected cost of an exposure, currency units, at least 0
+    # Effect of an exposure on the user's later gain and later cost; None if the model does not forecast it.
+    future_BC2: ArrayLike | None = None
 
     def rows(self, part: slice | Bools) -> "Forecast":
         """Return the forecast for some of the decisions."""
@@ -89,9 +97,10 @@ def decide(
     """Choose a channel for each row, and decide whether to expose it.
 
     Args:
-        u_B: One number in [0, 1) per row.
+        u_B: Random number in [0, 1) for each row, which selects the channel.
         candidates_BC: Mask of the channels that may be chosen; None for all.
-        price_BC: Price that replaces ``params.price``: a number, one per row (B, 1), or a full (B, C).
+        price_BC: Price that replaces ``params.price``: one number, one per row (B, 1), or one per row and channel (B,
+            C).
     """
     utility_BC, gain, cost = _utility(forecast, params.price if price_BC is None else price_BC)
     probs_BC = choice_probabilities(forecast.logits_BC, utility_BC, params, candidates_BC)
@@ -103,7 +112,7 @@ def decide(
         raise ValueError("u_B must lie in [0, 1)")
 
     cumulative_BC = probs_BC.cumsum(axis=1)
-    # The division makes the last column exactly 1, so that u is below it in spite of rounding.
+    # Because of rounding, the last column may differ from 1. The division makes it exactly 1, so it is above every u.
     channel_B = (u[:, None] >= cumulative_BC / cumulative_BC[:, -1:]).sum(axis=1)
     chosen, expose_BC = (np.arange(rows), channel_B), utility_BC >= 0
     return Decision(
@@ -123,16 +132,19 @@ def decide(
 def action_probabilities(
     forecast: Forecast, params: PolicyParams, price_BC: ArrayLike | None = None
 ) -> tuple[Floats, Bools]:
-    """Return the probability of choosing each channel, and whether that channel would be exposed if chosen.
+    """Return the probability of choosing each channel, and whether the channel would be exposed if chosen.
 
-    This is the policy of :func:`decide`, before a channel is drawn with u.
+    This is the policy of :func:`decide`, before a random number selects a channel.
     """
     utility_BC = expected_utility(forecast, params.price if price_BC is None else price_BC)
     return choice_probabilities(forecast.logits_BC, utility_BC, params), utility_BC >= 0
 
 
 def utility_scale(forecast: Forecast) -> float:
-    """Return the root mean square deviation of utility, at price 0, from the mean of its row; 1.0 instead of 0."""
+    """Return how much utility varies between the channels of one decision, as a standard deviation at price 0.
+
+    The tilt divides by this scale. If all utilities are equal, the scale is 1.0, so that nothing is divided by zero.
+    """
     utility_BC = expected_utility(forecast, 0.0)
     scale = float(np.sqrt(np.mean(np.var(utility_BC, axis=1)))) if utility_BC.size else 0.0
     return scale if scale > 1e-12 else 1.0
@@ -141,7 +153,10 @@ def utility_scale(forecast: Forecast) -> float:
 def choice_probabilities(
     logits_BC: ArrayLike, utility_BC: Floats, params: PolicyParams, candidates_BC: ArrayLike | None = None
 ) -> Floats:
-    """Return the probabilities of the tilt and the exploration mixture (see the module's docstring)."""
+    """Return the probability of choosing each channel, including uniform exploration.
+
+    The module's docstring has the formulas (`tilted` and `probability`).
+    """
     logits: Floats = np.asarray(logits_BC, dtype=np.float64)
     if logits.shape != utility_BC.shape:
         raise ValueError(f"logits_BC must have shape {utility_BC.shape}, got {logits.shape}")
@@ -155,7 +170,7 @@ def choice_probabilities(
         allowed_BC = _allowed(candidates_BC, score_BC.shape)
         score_BC = np.where(allowed_BC, score_BC, -np.inf)
         uniform = allowed_BC / allowed_BC.sum(axis=1, keepdims=True)
-    # Adding a constant to a row does not change its softmax, so the logits need no normalisation.
+    # The softmax of a row does not change if a constant is added to the row. So the logits need no normalisation.
     tilted_BC = np.exp(score_BC - score_BC.max(axis=1, keepdims=True))
     tilted_BC /= tilted_BC.sum(axis=1, keepdims=True)
     probs_BC: Floats = (1.0 - params.exploration) * tilted_BC + params.exploration * uniform
@@ -163,12 +178,18 @@ def choice_probabilities(
 
 
 def expected_utility(forecast: Forecast, price: ArrayLike) -> Floats:
-    """Return the utility of each channel (see the module's docstring); a channel is exposed if its utility is >= 0."""
+    """Return the utility of an exposure in each channel. An ad is exposed if its utility is at least 0.
+
+    The module's docstring has the formula.
+    """
     return _utility(forecast, price)[0]
 
 
 def _utility(forecast: Forecast, price: ArrayLike) -> tuple[Floats, Floats, Floats]:
-    """Check a forecast; return utility, immediate gain and immediate cost of each exposure as float64 arrays."""
+    """Check a forecast, and return the utility, the gain and the cost of an exposure in each channel.
+
+    Gain and cost do not include the effect on later opportunities; utility does.
+    """
     gain: Floats = np.asarray(forecast.gain_BC, dtype=np.float64)
     cost: Floats = np.asarray(forecast.cost_BC, dtype=np.float64)
     if gain.ndim != 2 or gain.shape[1] == 0:

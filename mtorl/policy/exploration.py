@@ -44,19 +44,25 @@ class Exploration(StrictModel):
 
 
 class Choice(NamedTuple):
-    """A policy's choice, with its probabilities."""
+    """The decision of a policy, with the probabilities of its random choices."""
 
     channel: str
     expose: bool
-    channel_probs: Probabilities  # of all candidates, or of only the chosen channel, or empty, as far as known
-    exposure_probs: Probabilities  # probability of exposing each channel if it is drawn, where known
+    # Probability of drawing each candidate. A policy may give only that of the chosen channel, or none.
+    channel_probs: Probabilities
+    # Probability of exposing each channel if it is drawn. Channels with an unknown probability are left out.
+    exposure_probs: Probabilities
 
 
 def explore(choice: Choice, how: Exploration, candidates: Sequence[str], v: float) -> tuple[Choice, bool]:
-    """Explore a decision, with v a separate draw from [0, 1); the chosen channel is one of the candidates.
+    """Randomise a decision with the probability `how.share`.
+
+    Args:
+        choice: The policy's decision. Its channel is one of the candidates.
+        v: Random number in [0, 1), drawn separately from the one that selected the policy's channel.
 
     Returns:
-        The choice with the joint probabilities of policy and exploration, and whether the decision was explored.
+        The choice, with joint probabilities of policy and exploration, and whether the decision was explored.
     """
     explored = v < how.share
     mixture = _exposure(choice, how.share) if how.scope == "exposure" else _mixture(choice, how, candidates)
@@ -64,7 +70,8 @@ def explore(choice: Choice, how: Exploration, candidates: Sequence[str], v: floa
         return Choice(choice.channel, choice.expose, *mixture), False
     if how.scope == "exposure":
         return Choice(choice.channel, True, *mixture), True
-    # Given v < share, v / share is uniform. The integer part of C v / share draws the channel, the rest the exposure.
+    # Here v < share, so v / share is uniform in [0, 1). With C candidates, the integer part of C v / share selects the
+    # channel, and the fractional part decides whether to expose it.
     place = v / how.share * len(candidates)
     at = min(int(place), len(candidates) - 1)
     channel = candidates[at]

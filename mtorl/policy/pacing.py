@@ -39,10 +39,14 @@ import numpy as np
 
 from mtorl.policy.periods import Period
 
-REACTION = 0.02  # share of the budget; if spend exceeds its target by this share, 1 + mu grows by a factor of e
-MAX_STEP = 0.15  # step if a long interval has twice its scheduled spend; a larger step may overshoot
-HORIZON = 0.05  # share of the budget; a gap closes while the schedule spends this share
-GRAINS = 20.0  # exposures at their highest cost; lower bound of REACTION and HORIZON
+# Share of the budget. If spend exceeds its target by this share, 1 + mu grows by a factor of e.
+REACTION = 0.02
+# Change of log(1 + mu) after a long interval with twice its scheduled spend. A larger step may overshoot.
+MAX_STEP = 0.15
+# Share of the budget. A gap to the schedule is closed in the time in which the schedule spends this share.
+HORIZON = 0.05
+# REACTION and HORIZON are at least the cost of this many exposures, at their highest cost.
+GRAINS = 20.0
 MAX_MULTIPLIER = 100.0
 STOP_MULTIPLIER = 1e6  # used if no money is left
 
@@ -51,10 +55,12 @@ STOP_MULTIPLIER = 1e6  # used if no money is left
 class State:
     """State of the controller between two updates."""
 
-    at: float  # clock time of the last update, in the unit of the plan's times
-    spent: float  # currency units that were spent or reserved by then
-    multiplier: float  # mu
-    price_unit: float  # gain per currency unit at which mu is 1: the first price
+    # Time of the last update, on the plan's clock.
+    at: float
+    spent: float  # currency units that were spent or reserved by that time
+    multiplier: float  # multiplier mu of the price
+    # Price at which mu is 1, in gain per currency unit. This is the first price.
+    price_unit: float
 
     def __post_init__(self) -> None:
         if not (isfinite(self.at) and isfinite(self.spent) and 0 <= self.multiplier < inf):
@@ -65,24 +71,30 @@ class State:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Share of a budget that should be spent by each time."""
+    """The share of a budget that should be spent by each point in time."""
 
-    times: tuple[float, ...]  # ascending, any unit
-    shares: tuple[float, ...]  # to be spent by each time, from 0 to 1, with linear interpolation
+    times: tuple[float, ...]  # times in ascending order, in any unit
+    # Share of the budget to be spent by each of the times, from 0 to 1; linear in between.
+    shares: tuple[float, ...]
 
     @classmethod
     def even(cls, start: float, end: float) -> Self:
-        """Create a schedule with constant spend per unit of time."""
+        """Create a schedule that spends the same amount in each unit of time."""
         return cls((start, end), (0.0, 1.0))
 
     @classmethod
     def following(cls, traffic: Sequence[float], edges: Sequence[float]) -> Self:
-        """Create a schedule in proportion to traffic, not all 0, in the intervals between ascending `edges`."""
+        """Create a schedule that spends in proportion to expected traffic.
+
+        Args:
+            traffic: Expected traffic in each interval, in any unit; not all 0.
+            edges: Times at which the intervals begin and end, ascending.
+        """
         cumulative = np.r_[0.0, np.cumsum(traffic)]
         return cls(tuple(map(float, edges)), tuple((cumulative / cumulative[-1]).tolist()))
 
     def share(self, at: float) -> float:
-        """Return the share to be spent by a time."""
+        """Return the share of the budget that should be spent by a time."""
         if at <= self.times[0]:
             return 0.0
         if at >= self.times[-1]:
@@ -94,14 +106,19 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Plan:
-    """A budget and its schedule. A running plan may be replaced, for example by one with a larger budget."""
+    """A budget, and the schedule by which it should be spent.
+
+    A running plan may be replaced by another, for example if the budget grows.
+    """
 
     budget: float  # currency units
     schedule: Schedule
-    since: float = -inf  # start of the plan, if it is later than the schedule's start
-    before: float = 0.0  # currency units spent before that start
+    # Time at which the plan started, if this is later than the start of the schedule.
+    since: float = -inf
+    before: float = 0.0  # currency units that were spent before the plan started
     grain: float = 0.0  # highest cost of an exposure, currency units
-    spare: float = 0.0  # currency units that may be spent above the budget; they are not part of the schedule
+    # Currency units that may be spent in addition to the budget. The schedule does not plan to spend them.
+    spare: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.budget < inf:
@@ -111,47 +128,58 @@ class Plan:
 
     @property
     def size(self) -> float:
-        """Currency units that the plan schedules."""
+        """Return the amount that the plan schedules, in currency units."""
         return self.budget - self.before
 
     @property
     def limit(self) -> float:
-        """Currency units that may be spent in total."""
+        """Return the amount that may be spent in total, in currency units."""
         return self.budget + self.spare
 
     @property
     def largest_gap(self) -> float:
-        """Gap to the schedule, currency units, at which the correction doubles the pace or plans no spend."""
+        """Return the distance between spend and schedule at which the correction is largest, in currency units.
+
+        From this distance on, the plan spends twice as fast, or not at all.
+        """
         return self._at_least(HORIZON) * self.size
 
     def start(self, price_unit: float) -> State:
-        """Return the first state, for a first price (gain per currency unit)."""
+        """Return the state of the controller at the start of the plan.
+
+        Args:
+            price_unit: First price, in gain per currency unit.
+        """
         at = max(self.since, self.schedule.times[0])
         return State(at, self.before, multiplier=1.0, price_unit=price_unit)
 
     def scheduled(self, at: float) -> float:
-        """Return the scheduled cumulative spend at a time, currency units."""
+        """Return the amount that should be spent by a time since the budget began, in currency units."""
         first = self.schedule.share(self.since)
         share = (self.schedule.share(at) - first) / (1.0 - first) if first < 1.0 else 1.0
         return self.before + self.size * max(share, 0.0)
 
     def planned(self, state: State, until: float) -> float:
-        """Return the target spend rho_t from the last update until a time, currency units; at most the rest."""
+        """Return the amount that should be spent from the last update until a time, in currency units.
+
+        This is the target rho_t: the scheduled spend, corrected by the current gap to the schedule. It does not exceed
+        the money that is left.
+        """
         gap = (state.spent - self.scheduled(state.at)) / self.size
         pace = 1.0 - min(max(gap / self._at_least(HORIZON), -1.0), 1.0)
         wanted = pace * (self.scheduled(until) - self.scheduled(state.at))
         return min(wanted, max(self.limit - state.spent, 0.0))
 
     def price(self, state: State) -> float:
-        """Return the price until the next update: the gain that one currency unit must earn."""
+        """Return the price that applies until the next update, which is the gain that one currency unit must earn."""
         return state.price_unit * (state.multiplier if state.spent < self.limit else STOP_MULTIPLIER)
 
     def update(self, state: State, at: float, spent: float) -> State:
-        """Return the state after an update of the price by the spend since the last update.
+        """Return the state of the controller after it has adapted the price to the spend since the last update.
 
         Args:
-            at: Clock time of `spent`. A report that is older than the state changes nothing.
-            spent: Currency units spent since the budget began, including reservations; falls if reservations are
+            at: Time of the report `spent`, on the plan's clock. A report that is older than the state is ignored.
+            spent: Currency units spent since the budget began, including reservations. It falls if reservations are
                 cancelled.
         """
         if not (isfinite(at) and isfinite(spent)):
@@ -169,29 +197,36 @@ class Plan:
 
 
 class Pace(NamedTuple):
-    """A paced account compared with its plan, in currency units; used only for metrics, never for decisions."""
+    """The spending of an account compared with its plan, in currency units.
+
+    It is used only for metrics, and never for decisions.
+    """
 
     arm: str
-    campaign: str  # "*" means all campaigns; likewise for the channel
+    # "*" means all campaigns. In the channel, it means all channels.
+    campaign: str
     channel: str
     period: Period
-    planned: float  # scheduled spend by now
-    committed: float  # spent and reserved
+    planned: float  # scheduled spend until now
+    committed: float  # money that is spent or reserved
     largest_gap: float
 
     @classmethod
     def of(cls, arm: str, campaign: str, channel: str, period: Period, plan: Plan, state: State) -> Self:
-        """Return the account of a plan at its last update."""
+        """Return the spending of an account and its plan, as of the last update."""
         return cls(arm, campaign, channel, period, plan.scheduled(state.at), state.spent, plan.largest_gap)
 
     @property
     def ahead(self) -> float:
-        """Spend above (negative: below) the plan, in units of `largest_gap`, at which the correction is largest."""
+        """Return how far spending is ahead of the plan, as a multiple of `largest_gap`; negative if it is behind."""
         return (self.committed - self.planned) / self.largest_gap
 
 
 def extremes(paces: Iterable[Pace]) -> dict[tuple[str, Period], tuple[float, float]]:
-    """Return the largest distances ahead of and behind plan, by arm and period; 0 if no account is ahead or behind."""
+    """Return, for each arm and period, how far its accounts are ahead of and behind their plans at most.
+
+    Both distances are multiples of `largest_gap`. A distance is 0 if no account is ahead, or if no account is behind.
+    """
     found: dict[tuple[str, Period], tuple[float, float]] = {}
     for pace in paces:
         ahead, behind = found.get((pace.arm, pace.period), (0.0, 0.0))

@@ -1,4 +1,4 @@
-"""Periods of a budget: all time, or a day or hour in the budget's time zone.
+"""Computes the periods of a budget: all time, or a day or hour in the budget's time zone.
 
     start, end = period_at("day", "Europe/Berlin", time.time())     # 23 or 25 hours when the clocks change
 
@@ -14,7 +14,8 @@ from mtorl.log.times import zone
 Period = Literal["total", "day", "hour"]
 PERIODS: tuple[Period, ...] = get_args(Period)
 
-FOREVER = 2**53  # end of "total": later than any clock, and exact as a double
+# End of the period "total". It is later than any clock, and a double can represent it exactly.
+FOREVER = 2**53
 
 _HOUR = 3600
 _SHORTEST: dict[Period, int] = {"total": 0, "day": 23 * _HOUR, "hour": _HOUR}
@@ -22,7 +23,10 @@ _SHORTEST: dict[Period, int] = {"total": 0, "day": 23 * _HOUR, "hour": _HOUR}
 
 
 def period_at(period: Period, timezone: str, now: float) -> tuple[int, int]:
-    """Return the beginning and end of the period that contains a time; (0, FOREVER) for "total"."""
+    """Return the beginning and the end of the period that contains the time `now`.
+
+    For the period "total", the result is (0, FOREVER).
+    """
     if period == "total":
         return 0, FOREVER
     local = datetime.fromtimestamp(now, zone(timezone))
@@ -40,11 +44,17 @@ def period_at(period: Period, timezone: str, now: float) -> tuple[int, int]:
 
 
 def period_after(period: Period, timezone: str, start: int, until: int, now: float) -> tuple[int, int]:
-    """Return the current period, as `period_at`, for an account that already had a period, in any time zone.
+    """Return the current period of an account that already had a period, possibly in another time zone.
 
-    The account's last period began at `start`, and its end was `until` (0 if unknown). This period continues until its
-    end has passed, and until the calendar's next period begins at least `_SHORTEST` after `start`. So a change of the
-    time zone, or a clock that was ahead, does not split a period. The returned end is the calendar period's at `now`.
+    The last period continues until its end has passed and the calendar's next period begins at least `_SHORTEST` after
+    `start`. So a new period does not begin too early if the time zone changes, or if a clock was ahead.
+
+    Args:
+        start: Beginning of the account's last period.
+        until: End of the account's last period; 0 if unknown.
+
+    Returns:
+        The beginning of the current period, and the end of the calendar's period at `now`.
     """
     next_start, end = period_at(period, timezone, now)
     begins = until <= now and next_start - start >= _SHORTEST[period]

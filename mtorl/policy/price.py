@@ -1,8 +1,8 @@
-"""Finds the price at which a policy's spend fits a budget.
+"""Finds the price at which the expected spend of a policy fits a budget.
 
 The paper's Lagrangian penalises cost with a multiplier s. The `price` of the decision rule is this multiplier: the gain
-that an exposure must earn per currency unit. A higher price means less spend, so bisection finds the price for a
-budget. For prices that follow actual spend, see `pacing.py`.
+that an exposure must earn per currency unit. Spend falls as the price rises, so bisection finds the price for a budget.
+For prices that follow actual spend, see `pacing.py`.
 """
 
 from dataclasses import replace
@@ -12,14 +12,19 @@ import numpy as np
 from mtorl.policy.decision import Forecast, PolicyParams, action_probabilities
 
 _MAX_PRICE = 2.0**100
-_TOLERANCE = 1e-3  # a spend between (1 - _TOLERANCE) * budget and the budget is close enough
+# A price is good enough if its spend is within the budget, and is below it by at most this fraction.
+_TOLERANCE = 1e-3
 
 
 def policy_price(forecast: Forecast, params: PolicyParams, budget: float) -> float:
-    """Return the lowest price, up to a tolerance, at which a policy's expected spend per row is within a budget.
+    """Return the lowest price at which the expected spend of a policy is within a budget, up to a tolerance.
 
-    The price is 0 if the spend at price 0 is within the budget. A policy that switches channels may spend slightly more
-    at a higher price, and with few rows, spend jumps. In these cases, a lower price may fit the budget as well.
+    The price is 0 if the spend at price 0 is within the budget. If spend does not fall steadily as the price rises,
+    there may be a lower price that also fits. One reason is a policy that switches channels, another is that spend
+    falls in jumps if there are few rows.
+
+    Args:
+        budget: Currency units per row of the forecast.
 
     Raises:
         ValueError: the budget is not positive, or the spend exceeds it at every price.
@@ -41,7 +46,7 @@ def policy_price(forecast: Forecast, params: PolicyParams, budget: float) -> flo
         low, high = high, 2 * high
         if high > _MAX_PRICE:
             raise ValueError(f"spend stays above the budget of {budget:g} at any price")
-    # Invariant: spend(low) > budget >= spend(high), even if spend is not monotonic in between.
+    # In this loop, spend(low) > budget >= spend(high). This holds even if spend does not fall steadily in between.
     while spent < (1 - _TOLERANCE) * budget and high - low > 1e-12 * high:
         middle = (low + high) / 2
         if (spent_here := spend(middle)) > budget:

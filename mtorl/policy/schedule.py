@@ -1,4 +1,4 @@
-"""Turns the pacing settings of an experiment file into the schedule of a pacing plan.
+"""Converts the pacing settings of a budget into a schedule: the share of the budget to be spent by each time.
 
     pacing = Pacing(traffic=(0.2,) * 8 + (1.0,) * 16)                # low traffic at night
     plan = Plan(500.0, pacing.schedule("day", "UTC", midnight, time.time()))
@@ -24,8 +24,8 @@ from mtorl.runtime.validation import FromList, StrictModel
 
 HOUR = 3600.0
 _HOURS_OF_DAY = 24
-_CLOCKS_DIFFER = 600.0  # seconds
-_LONGEST_DAYS = 3660  # longest time from start to end
+_CLOCKS_DIFFER = 600.0  # largest difference between two clocks, seconds
+_LONGEST_DAYS = 3660  # largest number of days from start to end
 
 
 class Pacing(StrictModel):
@@ -76,15 +76,22 @@ class Pacing(StrictModel):
         return self
 
     def check(self, period: str) -> None:
-        """Raise ValueError if these settings do not fit a budget's period."""
+        """Check that these settings fit the period of a budget.
+
+        Raises:
+            ValueError: a total budget has no end here, or a budget for each day or hour has one.
+        """
         ends = self.start is not None or self.opportunities is not None
         if (period == "total") != ends:
             raise ValueError((NEEDS_END if period == "total" else HAS_END)(period=period))
 
     def schedule(self, period: Period, timezone: str, began: float, now: float) -> Schedule:
-        """Return the schedule of a time-paced budget for its current period, which began at `began`.
+        """Return the schedule of a time-paced budget for its current period.
 
-        Clocks differ, so `now` may be slightly after the period's end. A change of the time zone makes a period longer.
+        Args:
+            began: Beginning of the current period, seconds since 1970.
+            now: Current time, seconds since 1970. It may be slightly after the period's end, because clocks differ. If
+                it is much later, a change of the time zone has made the period longer.
         """
         if self.start is not None and self.end is not None:
             return _schedule(self.traffic, timezone, _seconds(self.start), _seconds(self.end))
@@ -94,13 +101,14 @@ class Pacing(StrictModel):
         return _schedule(self.traffic, timezone, began, end)
 
 
-@lru_cache(maxsize=1024)  # all accounts of a budget share a schedule and request it every second
+# Cached, because all accounts of a budget have the same schedule and request it every second.
+@lru_cache(maxsize=1024)
 def _schedule(traffic: tuple[float, ...], timezone: str, start: float, end: float) -> Schedule:
     first_full = float(period_at("hour", timezone, start)[1])
     edges = [start, *(first_full + i * HOUR for i in range(max(0, math.ceil((end - first_full) / HOUR)))), end]
     hours = [datetime.fromtimestamp(edge, zone(timezone)).hour for edge in edges[:-1]]
     expected = [traffic[hour] * (b - a) for hour, (a, b) in zip(hours, pairwise(edges), strict=True)]
-    if not sum(expected) > 0:  # no traffic is expected between start and end
+    if not sum(expected) > 0:  # the hours between start and end have no expected traffic
         return Schedule.even(start, end)
     return Schedule.following(expected, edges)
 

@@ -1,7 +1,8 @@
-"""Helpers that know nothing of advertising.
+"""Helpers for files, processes, requests and errors, which know nothing about advertising.
 
-`files` (atomic replacement), `validation` (strict models and their error messages), `progress` (of a step, and of
-DuckDB's queries), `step` (error handling of a pipeline step), `snapshots` (folders that steps pass to each other),
-`sqlite_times` (SQLite with IPython), `hardware` (of a measurement), `locks` (between processes), `http` (requests),
-`object_stores` (s3:// and others), `duckdb_files` (such a store in DuckDB), `clock_jumps` (ages if the clock jumps).
+`files` (atomic replacement of files), `validation` (strict models and their error messages), `progress` (progress of a
+step and of DuckDB's queries), `step` (error handling of a pipeline step), `snapshots` (folders that steps pass to each
+other), `sqlite_times` (SQLite together with IPython), `hardware` (description of the computer for measurements),
+`locks` (file locks between processes), `http` (requests), `object_stores` (file systems of s3:// and other addresses),
+`duckdb_files` (these file systems in DuckDB), `clock_jumps` (ages of records although the clock jumps).
 """

@@ -1,30 +1,39 @@
-"""Computes ages that stay right when the wall clock jumps forward.
+"""Computes ages of records that stay right when the wall clock jumps forward.
 
     jumps = ClockJumps(time.monotonic)
     jumps.before(time.time(), 86_400.0)     # call it regularly: records from before this time are a day old or older
 
-If a clock is a day ahead for a moment, this must neither release a reservation whose cost is still to come, nor end an
-experiment. So `before` subtracts each jump until `age` seconds have passed since the jump. By then, all records from
-before the jump are at least `age` old. If the machine is suspended, no cost can arrive, so this also counts as a jump.
+For example, the clock may be a day ahead for a moment. Records would then seem a day too old, so that the budget of an
+exposure would be released before its cost arrives, or an experiment would end too early. To prevent this, `before`
+subtracts the size of each jump until `age` seconds have passed since the jump. After that, all records from before the
+jump are really older than `age`.
+
+If the machine is suspended, the clock seems to jump as well. This is treated in the same way, because no cost can
+arrive during that time.
 """
 
 import threading
 from collections.abc import Callable
 
-_SMALL = 10.0  # seconds; smaller jumps are ignored, because reading another machine's clock may take this long
+# Seconds. Smaller differences are ignored, because reading the clock of another machine may take this long.
+_SMALL = 10.0
 
 
 class ClockJumps:
-    """The forward jumps of a clock since its first reading, measured against `steady`, a clock that never jumps."""
+    """Records the forward jumps of a clock, by comparing it with `steady`, a clock that never jumps."""
 
     def __init__(self, steady: Callable[[], float]) -> None:
         self._steady = steady
         self._lock = threading.Lock()
         self._last: tuple[float, float] | None = None
-        self._jumps: list[tuple[float, float]] = []  # time of each jump, in steady seconds, and its size in seconds
+        # For each jump, the time on the steady clock and the size, in seconds.
+        self._jumps: list[tuple[float, float]] = []
 
     def observe(self, now: float) -> float:
-        """Compare the clock's time `now` with the steady clock and return the steady seconds."""
+        """Record a jump if the clock, which shows `now`, has advanced more than the steady clock since the last call.
+
+        Returns the time of the steady clock in seconds.
+        """
         with self._lock:
             steady = self._steady()
             if self._last is not None:
@@ -35,6 +44,6 @@ class ClockJumps:
             return steady
 
     def before(self, now: float, age: float) -> float:
-        """A clock time; records with an earlier clock time are at least `age` seconds old, in spite of jumps."""
+        """Return a clock time such that all records from before it are at least `age` seconds old, even after jumps."""
         steady = self.observe(now)
         return now - age - sum(jump for at, jump in self._jumps if steady - at < age)

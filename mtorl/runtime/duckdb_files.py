@@ -1,4 +1,4 @@
-"""Lets DuckDB read the files of a pyarrow file system, local or in an object store, as `lake://NAME`."""
+"""Lets DuckDB read files of a pyarrow file system, such as an object store, under names like `lake://NAME`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCHEME = "lake://"
 
 
 class LakeFiles(ArrowFSWrapper):  # type: ignore[misc]
-    """A read-only fsspec view of a pyarrow file system, to register with DuckDB."""
+    """Gives DuckDB read access to a pyarrow file system, through the interface of fsspec."""
 
     protocol = ("lake",)
 
@@ -28,7 +28,11 @@ class LakeFiles(ArrowFSWrapper):  # type: ignore[misc]
 
 
 class _SharedFile:
-    """A file with a position for each thread: DuckDB's threads share one file, and each seeks before it reads."""
+    """An open file that keeps a separate read position for each thread.
+
+    The threads of DuckDB share one file object, and each thread seeks before it reads. With a single position, one
+    thread would move the position of another.
+    """
 
     def __init__(self, file: pa.NativeFile) -> None:
         self._file = file

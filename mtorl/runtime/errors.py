@@ -1,8 +1,9 @@
-"""The base class of all errors that users can fix."""
+"""Defines the base class of all errors that a user can fix."""
 
 
 class InputError(Exception):
-    """The input can't be used; the message says what is wrong and what to do.
+    """An error in the user's input. Its message says what is wrong and how to fix it.
 
-    A command or a pipeline step prints this message and exits. Any other error is a bug and shows its traceback.
+    A command or a pipeline step prints only this message and exits. Any other error is a bug and is shown with its
+    traceback.
     """

@@ -1,9 +1,10 @@
-"""Writes files and folders atomically, even if the process is killed halfway.
+"""Writes files and folders so that other processes never see a part of the new content.
 
     with replacing(Path("metrics.json")) as unfinished:
         unfinished.write_text(text)
 
-Until the end of the block, the new content has a hidden name in the same folder.
+Until the end of the block, the new content is in the same folder under a hidden name. Then it replaces the old content.
+If the process is killed before, the old content stays.
 """
 
 import contextlib
@@ -18,18 +19,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _ABANDONED_SECONDS = 24 * 3600.0
-_FULL = (errno.ENOSPC, errno.EDQUOT)  # EDQUOT: a shared volume may have a quota
+# EDQUOT means that the quota of a shared volume is used up.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
 def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     """Yields a temporary path for a file or folder, which replaces `path` at the end of the block.
 
-    After an error in the block, the temporary path is removed and `path` is unchanged. A file is replaced in one step.
-    A folder is missing for a moment, between the renaming of the old folder and of the new one. A file can't replace a
-    folder, nor a folder a file, except for a Parquet table, which may be one file or a folder of parts.
+    If the block raises an error, the temporary path is removed and `path` stays unchanged. A file is replaced in one
+    step. A folder is missing for a moment, between the renaming of the old folder and of the new one. A file can't
+    replace a folder, nor a folder a file, except for a Parquet table, which may be one file or a folder of parts.
 
-    A `durable` file survives a power failure right after the block; content and name are synced to disk.
+    With `durable`, content and name of a file are synced to disk, so that the file survives a power failure right after
+    the block.
 
     Raises:
         OSError: `path` can't be written, or a file would replace a folder or the reverse. If the disk is full, the
@@ -37,7 +40,7 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
-    # A random name, not the process id: processes of two pods that share a volume can have the same id.
+    # The name is random, because two pods that share a volume may have processes with the same id.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with naming_full_disk(path):
@@ -53,7 +56,10 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def naming_full_disk(path: Path) -> Iterator[None]:
-    """Turn any error caused by a full disk into an OSError (ENOSPC) that names `path`; if nested, the inner path."""
+    """Turn any error that a full disk causes inside the block into an OSError (ENOSPC) that names `path`.
+
+    If such blocks are nested, the error names the path of the inner block.
+    """
     try:
         yield
     except Exception as error:
@@ -64,12 +70,15 @@ def naming_full_disk(path: Path) -> Iterator[None]:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error reports a full disk. DuckDB and Arrow raise their own errors, with the system's text."""
+    """Whether an error was caused by a full disk.
+
+    DuckDB and Arrow raise errors of their own types, so their text is searched for the message of the operating system.
+    """
     return getattr(error, "errno", None) in _FULL or any(os.strerror(number) in str(error) for number in _FULL)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a folder or a link, if it exists."""
+    """Delete a file, a folder or a link. A missing path is no error."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -77,13 +86,13 @@ def remove(path: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file's content."""
+    """Return the SHA-256 digest of a file's content as hexadecimal text."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:
-    """Flush the content of a file, or the names in a folder, to disk."""
+    """Flush a file's content to disk or, for a folder, the names of its files."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -92,14 +101,19 @@ def sync(path: Path) -> None:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove temporary files that a killed process left over a day ago. If `path` is missing, keep the `.old` file."""
+    """Delete temporary files of `path` that a killed process left more than a day ago.
+
+    If `path` is missing, its previous content, a `.old` file, is kept, because it may be the only copy.
+    """
     name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}" + r"(\.old)?" * os.path.lexists(path))
     with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
         for entry in entries:
             if not name.fullmatch(entry.name):
                 continue
-            with contextlib.suppress(OSError):  # another process has removed the file, or this process lacks permission
-                # ctime is the time of creation or renaming, while a copy has the mtime of its original.
+            # Ignore errors: another process may have deleted the file, or this process may not delete it.
+            with contextlib.suppress(OSError):
+                # The ctime is the time of creation or renaming. The mtime would be wrong, because a copied file keeps
+                # the mtime of its original.
                 if time.time() - entry.stat(follow_symlinks=False).st_ctime > _ABANDONED_SECONDS:
                     remove(Path(entry.path))
 
@@ -121,7 +135,8 @@ def _swap(new: Path, path: Path) -> None:
             os.rename(new, path)
             return
         except OSError:
-            if not os.path.lexists(path):  # if `path` exists, another process put it there: try again
+            # If `path` exists, another process has just created it, so the loop tries again.
+            if not os.path.lexists(path):
                 if os.path.lexists(old):
                     os.rename(old, path)
                 raise
@@ -131,9 +146,9 @@ def _swap(new: Path, path: Path) -> None:
 
 
 def link(source: Path, target: Path) -> None:
-    """Hard-link a Parquet file, or the parts in a folder; copy if the file system has no links.
+    """Hard-link a Parquet file, or all files of a folder. If the file system has no hard links, copy them.
 
-    Files are replaced, never changed in place, so a link keeps the old content.
+    Later changes do not affect the link, because files are always replaced and never changed in place.
     """
     shutil.copytree(source, target, copy_function=_link) if source.is_dir() else _link(source, target)
 
@@ -143,5 +158,5 @@ def _link(source: str | Path, target: str | Path) -> None:
         os.link(source, target)
     except (FileNotFoundError, FileExistsError):
         raise
-    except OSError:  # another file system, or one without links
+    except OSError:  # source and target are on different file systems, or the file system has no hard links
         shutil.copyfile(source, target)

@@ -1,8 +1,10 @@
-"""Sends HTTP requests to servers on the same host or cluster; ignores proxies, which can't reach these servers.
+"""Sends HTTP requests to servers on the same computer or in the same cluster.
 
-send_request("http://127.0.0.1:8080/health/ready", seconds=5).content
-send_request("http+unix://%2Frun%2Fmodels/v2/health/ready", seconds=2)          # on a Unix socket
-send_request(url, {"instances": [item]}, seconds=10)                            # POST, as JSON
+    send_request("http://127.0.0.1:8080/health/ready", seconds=5).content
+    send_request("http+unix://%2Frun%2Fmodels/v2/health/ready", seconds=2)          # on a Unix socket
+    send_request(url, {"instances": [item]}, seconds=10)                            # POST, as JSON
+
+Proxy settings are ignored, because a proxy can't reach these servers.
 """
 
 import json
@@ -14,11 +16,11 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 UNIX = "http+unix"
-_MOST_BYTES = 4 << 20  # largest size of a response
+_MOST_BYTES = 4 << 20  # largest accepted response, 4 MiB
 
 
 class StatusError(OSError):
-    """A server responded with a status other than 2xx; `content` is the body of the response."""
+    """The server responded with a status other than 2xx. `content` is the body of the response."""
 
     def __init__(self, status: int, content: bytes) -> None:
         super().__init__(f"HTTP {status}")
@@ -34,14 +36,21 @@ class Answer(NamedTuple):
 
 
 def send_request(url: str, body: object = None, *, seconds: float, method: str | None = None) -> Answer:
-    """Send a request, with `body` as JSON if there is one. The host of an `http+unix` URL is the encoded socket path.
+    """Send a request and return the response. If there is a `body`, it is sent as JSON.
 
-    The limit of `seconds` applies to the connection, to each wait for data, and to reading the whole response.
+    Args:
+        url: An http:// URL, or an http+unix:// URL whose host is the percent-encoded path of a Unix socket.
+        body: Content of the request; None sends a GET request.
+        seconds: Time limit of the connection, of each wait for data, and of reading the whole response.
+        method: HTTP method; by default GET, or POST with a body.
 
-    StatusError: the status is not 2xx. OSError: the response is late, incomplete, not HTTP, or larger than 4 MiB.
+    Raises:
+        StatusError: The status of the response is not 2xx.
+        OSError: The response is late, incomplete, not HTTP, or larger than 4 MiB.
     """
     parts = urlsplit(url)
-    if parts.scheme not in ("http", UNIX):  # an https request must not be sent unencrypted
+    # Other schemes are rejected. In particular, an https URL must not be requested without encryption.
+    if parts.scheme not in ("http", UNIX):
         raise OSError(f"{url}: only http:// and {UNIX}:// are supported")
     with closing(HTTPConnection(parts.hostname or "localhost", parts.port, timeout=seconds)) as connection:
         if parts.scheme == UNIX:
@@ -64,10 +73,12 @@ def send_request(url: str, body: object = None, *, seconds: float, method: str |
 
 def _whole(answer: HTTPResponse, seconds: float) -> bytes:
     until, content = time.monotonic() + seconds, b""
-    while part := answer.read1(_MOST_BYTES):  # returns what has arrived; read() could block for ever
+    # read1() returns the data that have arrived, while read() could wait for ever.
+    while part := answer.read1(_MOST_BYTES):
         content += part
         if len(content) > _MOST_BYTES or time.monotonic() > until:
             raise TimeoutError(f"the response is incomplete after {len(content):,} bytes")
-    if answer.length:  # the server closed the connection before the end of the response
+    # If `length` is above 0, the server has closed the connection before the end of the response.
+    if answer.length:
         raise ConnectionError(f"the response ended {answer.length:,} bytes early")
     return content

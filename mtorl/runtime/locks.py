@@ -1,7 +1,9 @@
-"""Locks a file between processes. The kernel releases the lock when its holder exits or is killed.
+"""Locks files, so that only one process at a time uses a folder or a database.
 
-with locked(folder / ".lock", LogError(f"{folder}: another run is collecting here; wait until it has finished")):
-...
+    with locked(folder / ".lock", LogError(f"{folder}: another run is collecting here; wait until it has finished")):
+        collect(folder)
+
+The kernel releases a lock when the process that holds it exits or is killed.
 """
 
 import contextlib
@@ -16,10 +18,14 @@ _TRY_SECONDS = 0.05
 
 @contextlib.contextmanager
 def locked(path: Path, busy: Exception, *, wait_seconds: float = 0.0, shared: bool = False) -> Iterator[int]:
-    """Holds a lock until the end of the block, and yields the descriptor of the lock file.
+    """Holds a file lock until the end of the block, and yields the file descriptor of the lock file.
 
-    The file is created if it is missing, and never removed. If another process still holds the lock after
-    `wait_seconds`, this raises `busy`. Several processes may hold a `shared` lock at once.
+    The lock file is created if it is missing, and never deleted.
+
+    Args:
+        busy: Error to raise if another process still holds the lock after `wait_seconds`.
+        wait_seconds: Longest time to wait for the lock.
+        shared: Whether other processes may hold a shared lock at the same time.
     """
     try:
         lock = acquire(path, wait_seconds=wait_seconds, shared=shared)
@@ -32,7 +38,11 @@ def locked(path: Path, busy: Exception, *, wait_seconds: float = 0.0, shared: bo
 
 
 def acquire(path: Path, *, wait_seconds: float = 0.0, shared: bool = False) -> int:
-    """Locks a file until the returned descriptor is closed; BlockingIOError if another process keeps the lock."""
+    """Locks a file until the returned file descriptor is closed.
+
+    Raises:
+        BlockingIOError: Another process still holds the lock after `wait_seconds`.
+    """
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
     until = time.monotonic() + wait_seconds
     try:

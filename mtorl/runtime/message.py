@@ -1,13 +1,13 @@
-"""Messages with a code and values for programs and tests, and words for people.
+"""Messages with a text for people, and with a code and values for programs and tests.
 
-    # messages.py of a package: its catalogue
+    # messages.py of a package lists its messages
     NO_COLUMN = Words("no-column", "{file}: no column {column}. Name it under columns in {dataset}.")
 
     # where the error occurs
     raise LogError(NO_COLUMN(file=path, column="cost", dataset="my-log.yaml"))
 
-The words say what happened, where, and what to do. The items of a list are separated by commas, or by the text after
-the colon in the list's field: `{checks:; }`.
+The text says what happened, where, and what to do. If a value is a list, its items are separated by commas, or by the
+text after the colon in its field: `{checks:; }`.
 """
 
 import string
@@ -17,46 +17,52 @@ from typing import Any, NamedTuple
 
 
 class Message(str):
-    """The text of one message, with its `code` and `values`."""
+    """The text of a message, as a string that also has a `code` and `values`."""
 
     code: str
     values: dict[str, Any]
 
     def __new__(cls, text: str, code: str = "", values: dict[str, Any] | None = None) -> "Message":
-        """Create a message from its text; without a code it is an ordinary string."""
+        """Create a message from its text. Without a code and values, it is the same as an ordinary string."""
         message = super().__new__(cls, text)
         message.code, message.values = code, values or {}
         return message
 
     @property
     def body(self) -> dict[str, Any]:
-        """The body of an HTTP response: `error`, `code` and `values`."""
+        """The message as the body of an HTTP response, with the fields `error`, `code` and `values`."""
         return {"error": self, "code": self.code, "values": self.values}
 
     @property
     def camel_code(self) -> str:
-        """The code in the form of a Kubernetes reason: `no-column` becomes NoColumn."""
+        """The code in the form that Kubernetes uses for reasons: `no-column` becomes NoColumn."""
         return "".join(part.capitalize() for part in self.code.split("-"))
 
 
 def rephrased(said: BaseException | str, text: str) -> Message:
-    """A message with a new text, and the code and values of an error or message."""
+    """Return a message with a new text, but with the code and the values of the given error or message."""
     message = said.args[0] if isinstance(said, BaseException) and said.args else said
     return Message(text, getattr(message, "code", ""), getattr(message, "values", None))
 
 
 def prefixed(where: object, said: BaseException | str) -> Message:
-    """A message whose text begins with the file, row or field, if there is one; code and values stay."""
+    """Return a message with the text `WHERE: TEXT`; `where` is for example a file, a row or a field.
+
+    If `where` is empty, the text stays the same. Code and values always stay the same.
+    """
     return rephrased(said, f"{where}: {said}" if where else str(said))
 
 
 def joined(said: Sequence[str], by: str = "; ") -> Message:
-    """Several messages as one, with the code and values of the first."""
+    """Join the texts of several messages to one message, which has the code and the values of the first one."""
     return rephrased(said[0], by.join(said))
 
 
 def plain(value: Any) -> Any:
-    """A value in JSON's types: a dataclass becomes a mapping, and any other type, such as a path, becomes text."""
+    """Convert a value to types that JSON knows.
+
+    A dataclass becomes a mapping. A value of any other unknown type, such as a path, becomes text.
+    """
     if is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     match value:
@@ -77,13 +83,17 @@ class _Lists(string.Formatter):
 
 
 class Words(NamedTuple):
-    """An entry of a catalogue: a code, and a text with a `{name}` for each value."""
+    """The template of a message: its code, and its text with a `{name}` for each value."""
 
     code: str
     template: str
 
     def __call__(self, **values: Any) -> Message:
-        """Fill in the values. TypeError, a bug of the caller: a value is missing or unknown."""
+        """Create the message by filling values into the template.
+
+        Raises:
+            TypeError: A value is missing, or the template has no field for it. This is a bug of the caller.
+        """
         if values.keys() != (names := self.names):
             raise TypeError(f"message {self.code} takes {sorted(names)}, not {sorted(values)}")
         text = _Lists().vformat(self.template, (), values)
@@ -91,7 +101,7 @@ class Words(NamedTuple):
 
     @property
     def names(self) -> set[str]:
-        """Names of the values."""
+        """Names of the fields in the template."""
         return {
             field.split(".")[0].split("[")[0] for _, field, _, _ in string.Formatter().parse(self.template) if field
         }

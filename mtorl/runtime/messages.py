@@ -1,4 +1,4 @@
-"""Messages about files and folders of any kind."""
+"""Messages about files and folders that several packages use."""
 
 from mtorl.runtime.message import Words
 

@@ -1,8 +1,9 @@
-"""Reports the progress of a long-running step.
+"""Reports the progress of a long-running step to the process that shows it.
 
-A caller in the same process receives the reports through `listen`. If the step runs in a subprocess or a pod,
-``MTORL_PROGRESS`` names a file to which each report is appended as a JSON line. The process that started the step reads
-this file and draws the bar. Without a listener and a file, a report becomes a log line, at most one every five seconds.
+If the step runs in the same process, `listen` passes the reports to a function. If the step runs in a subprocess or a
+pod, the environment variable ``MTORL_PROGRESS`` names a file. Each report is appended to this file as a JSON line, and
+the process that started the step reads the file and draws a progress bar. Otherwise, reports are written to the log, at
+most every five seconds.
 """
 
 import json
@@ -21,19 +22,24 @@ ENV = "MTORL_PROGRESS"
 _LOG = logging.getLogger(__name__)
 _last_line = 0.0
 _listener: Callable[[float, float, str], None] | None = None
-_newest = (0.0, 0.0, "", 1.0)  # the newest report
-_within = 0.0  # the largest share that `within` reported since the newest report
+# Arguments of the latest report: done, total, note, ahead.
+_newest = (0.0, 0.0, "", 1.0)
+# Largest share that was passed to `within` since the latest report.
+_within = 0.0
 
 
 def report(done: float, total: float, note: str = "", ahead: float = 1.0) -> None:
-    """Report that `done` of `total` units are finished, and that work on the next `ahead` units starts."""
+    """Report that `done` of `total` units are finished, and that work on the next `ahead` units begins."""
     global _newest, _within
     _newest, _within = (done, total, note, ahead), 0.0
     _send(done, total, note)
 
 
 def within(share: float) -> None:
-    """Report the finished share (0 to 1) of the units in work (`ahead` in `report`); the bar never moves backwards."""
+    """Report that a share (0 to 1) of the units in progress is finished; `ahead` in `report` is their number.
+
+    A smaller share than in an earlier call is ignored, so that the progress bar never moves backwards.
+    """
     global _within
     done, total, note, ahead = _newest
     _within = max(_within, share)
@@ -41,7 +47,7 @@ def within(share: float) -> None:
 
 
 def advance() -> None:
-    """Report that the units in work are finished, and that work on as many others starts."""
+    """Report that the units in progress are finished, and that work on the same number of further units begins."""
     done, total, note, ahead = _newest
     report(min(done + ahead, total), total, note, ahead)
 
@@ -59,7 +65,10 @@ def _send(done: float, total: float, note: str) -> None:
 
 @contextmanager
 def listen(on_report: Callable[[float, float, str], None]) -> Iterator[None]:
-    """Pass the reports of this process to `on_report` until the end of the block, in the thread that reports."""
+    """Call `on_report` with done, total and note for each report of this process, until the end of the block.
+
+    The function is called in the thread that reports.
+    """
     global _listener
     before, _listener = _listener, on_report
     try:
@@ -69,14 +78,17 @@ def listen(on_report: Callable[[float, float, str], None]) -> Iterator[None]:
 
 
 def input_error(error: BaseException) -> None:
-    """Report an error in the user's input; the process that started the step shows it without a traceback."""
+    """Report an error in the user's input. The process that started the step shows it without a traceback."""
     if path := os.environ.get(ENV):
         said = rephrased(error, str(error))
         _append(path, {"input_error": said, "code": said.code, "values": said.values})
 
 
 def read(path: Path, offset: int) -> tuple[list[dict[str, object]], int]:
-    """The complete events since ``offset``, and the offset to continue from."""
+    """Read the reports that were appended to a file after ``offset``.
+
+    Returns the reports, and the offset for the next call. An incomplete last line is left for the next call.
+    """
     if not path.exists():
         return [], offset
     with path.open("rb") as file:
@@ -87,13 +99,16 @@ def read(path: Path, offset: int) -> tuple[list[dict[str, object]], int]:
 
 
 def _append(path: str, event: dict[str, object]) -> None:
-    # Each line is a single unbuffered write, so that the lines of several processes do not mix.
+    # Each line is written by one unbuffered write, so that lines of several processes do not mix.
     with open(path, "ab", buffering=0) as file:
         file.write(json.dumps(event, default=str).encode() + b"\n")
 
 
 def without_progress_bar(connection: Any) -> None:
-    """Switch DuckDB's bar off if it is on. A notebook without ipywidgets has no bar, and DuckDB refuses the setting."""
+    """Switch off DuckDB's own progress bar.
+
+    The setting is changed only if the bar is on, because DuckDB rejects the setting in a notebook without ipywidgets.
+    """
     ((drawn,),) = connection.execute("SELECT current_setting('enable_progress_bar')").fetchall()
     if drawn:
         connection.execute("SET enable_progress_bar = false")
@@ -101,20 +116,24 @@ def without_progress_bar(connection: Any) -> None:
 
 @contextmanager
 def reporting_queries(connection: Any, seconds: float = 1.0) -> Iterator[None]:
-    """Report how much of each query is done (by `within`) every `seconds` until the end of the block."""
+    """Report the progress of each DuckDB query, every `seconds`, until the end of the block.
+
+    The progress of a query is reported with `within`, as a share of the units in progress.
+    """
     import duckdb
 
     try:
         connection.execute("SET enable_progress_bar_print = false")
-        connection.execute("SET enable_progress_bar = true")  # DuckDB measures progress only with its bar enabled
-    except duckdb.Error:  # in a notebook without ipywidgets
+        # DuckDB measures the progress of a query only if its progress bar is enabled.
+        connection.execute("SET enable_progress_bar = true")
+    except duckdb.Error:  # DuckDB rejects the setting in a notebook without ipywidgets
         yield
         return
     ended = threading.Event()
 
     def report() -> None:
         while not ended.wait(seconds):
-            if (percent := connection.query_progress()) >= 0:  # -1: no query is running
+            if (percent := connection.query_progress()) >= 0:  # -1 means that no query is running
                 within(percent / 100)
 
     thread = threading.Thread(target=report, daemon=True)

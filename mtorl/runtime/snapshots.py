@@ -1,4 +1,4 @@
-"""Stores large pipeline artifacts as snapshots: folders on a volume that are named by a digest of their content.
+"""Stores large results of pipeline steps as snapshots: folders on a volume, named by a digest of their content.
 
     with snapshot(artifact.path, "/mnt/mtorl/snapshots", "windows") as folder:      # the step that writes
         ...
@@ -7,12 +7,16 @@
     snapshots/windows-3f2a.../       immutable, except that forgotten users are removed
     artifact.path/snapshot.json      {"path": ".../snapshots/windows-3f2a...", "sha256": "3f2a..."}
 
-Kubeflow Pipelines uploads and downloads only a small file that points to the folder. Different content is in different
-folders, so no run changes the input of another run. Without a volume, as on a laptop, the artifact is the folder.
+Kubeflow Pipelines transfers only the small file snapshot.json, which points to the folder. Folders with different
+content have different names, so no run changes the input of another run. Without a volume, as on a laptop, the data are
+written to the artifact itself.
 
-The `_KEPT` most recently used snapshots of each kind are kept, and all that were used within a day, because a run takes
-half a day at most. After a restore of the volume, a step's cached result may point to a missing snapshot. The step that
-reads it fails and increments a count. The count is a parameter of the writing steps, so the next run executes them.
+For each kind, the `_KEPT` most recently used snapshots are kept, and all snapshots that were used in the last day,
+because a run may take half a day.
+
+After a volume was restored from a backup, the pipeline's cache may point to a snapshot that no longer exists. The step
+that reads this snapshot fails and increments a counter. The counter is a parameter of the steps that write snapshots,
+so the next run does not use the cache but executes these steps.
 """
 
 import contextlib
@@ -34,9 +38,11 @@ _USED_SECONDS = 24 * 3600.0
 
 @contextlib.contextmanager
 def snapshot(artifact: str, place: str, kind: str) -> Iterator[Path]:
-    """Yields a folder to write to. At the end of the block it becomes a snapshot, and the artifact points to it.
+    """Yields a folder to write to. At the end of the block, the folder becomes a snapshot to which the artifact points.
 
-    `place` is the folder of all snapshots. If it is "", the caller writes to the artifact's own path.
+    Args:
+        place: Folder of all snapshots; if "", the caller writes to the path of the artifact instead.
+        kind: Beginning of the snapshot's name, such as "windows".
     """
     if not place:
         yield Path(artifact)
@@ -46,7 +52,8 @@ def snapshot(artifact: str, place: str, kind: str) -> Iterator[Path]:
     unfinished, forgotten = root / f".{kind}.{secrets.token_hex(4)}", _forgotten(root)
     try:
         yield unfinished
-        if _forgotten(root) != forgotten:  # rows of newly forgotten users may be in the folder
+        # A user may have been removed from the log after the block had copied the user's rows.
+        if _forgotten(root) != forgotten:
             raise RuntimeError(f"{root}: users were forgotten while a snapshot was written; run the step again")
         digest = _digest(unfinished)
         kept = root / f"{kind}-{digest[:16]}"
@@ -62,7 +69,11 @@ def snapshot(artifact: str, place: str, kind: str) -> Iterator[Path]:
 
 
 def located(artifact: str) -> Path:
-    """The snapshot that an artifact points to, or the artifact's own path if it points to none."""
+    """Return the snapshot to which an artifact points, or the artifact's own path if it has no snapshot.
+
+    Raises:
+        FileNotFoundError: The snapshot no longer exists.
+    """
     pointer = Path(artifact) / _POINTER
     if not pointer.is_file():
         return Path(artifact)
@@ -73,12 +84,13 @@ def located(artifact: str) -> Path:
             unfinished.write_text(str(int(lost(str(folder.parent))) + 1))
         raise FileNotFoundError(f"{folder}: this snapshot is missing; run the pipeline again to recreate it")
     with contextlib.suppress(PermissionError):
-        os.utime(folder)  # marks it as used now
+        # The modification time is the time of the last use.
+        os.utime(folder)
     return folder
 
 
 def lost(place: str) -> str:
-    """The number of times that a snapshot of the folder `place` was missing, as text; "" if `place` is ""."""
+    """Return how often a snapshot in the folder `place` was missing, as text; "" if there is no such folder name."""
     file = Path(place) / _LOST
     return "" if not place else file.read_text() if file.exists() else "0"
 
@@ -89,16 +101,20 @@ def _digest(folder: Path) -> str:
 
 
 def _forgotten(root: Path) -> list[int]:
-    """Modification times of the lists of forgotten users (`mtorl.log.forgotten`) that apply to a folder."""
+    """Return when the lists of forgotten users that apply to a folder were last changed.
+
+    The lists are in the folder itself and in its parent folders (`mtorl.log.forgotten`).
+    """
     files = (folder / "forgotten.json" for folder in (root, *root.parents))
     return [file.stat().st_mtime_ns for file in files if file.exists()]
 
 
 def _prune(root: Path, kind: str) -> None:
-    """Remove old snapshots, and unfinished folders that a killed process left."""
+    """Delete old snapshots of a kind, and unfinished folders that a killed process left."""
     by_use = sorted(root.glob(f"{kind}-*"), key=lambda folder: folder.stat().st_mtime, reverse=True)
     for folder in [*by_use[_KEPT:], *root.glob(f".{kind}.*")]:
         if time.time() - folder.stat().st_mtime > _USED_SECONDS:
-            hidden = root / f".{kind}.{secrets.token_hex(4)}"  # no reader sees a half-removed snapshot
+            # Renamed first, so that no step reads a snapshot that is partly deleted.
+            hidden = root / f".{kind}.{secrets.token_hex(4)}"
             os.rename(folder, hidden)
             remove(hidden)

@@ -1,4 +1,4 @@
-"""Keeps times that a library wrote to SQLite readable when IPython is installed."""
+"""Makes SQLite read times with the right converter, even if IPython is installed."""
 
 import importlib
 import sqlite3
@@ -8,11 +8,13 @@ from typing import Any
 
 
 def read_times_by(convert: Callable[[bytes], Any]) -> None:
-    """Read SQLite columns of type `timestamp` with `convert`, the converter of the library that wrote them.
+    """Register `convert` as the function that reads SQLite columns of type `timestamp`.
 
-    Converters are global to a process. DuckDB imports IPython if it is installed, and IPython sets a converter of its
-    own, which can't read the times of other libraries. So this function imports IPython first, then sets `convert`.
+    `convert` belongs to the library that wrote the times. SQLite has only one converter in a process, and IPython
+    replaces it when it is imported, which DuckDB does if IPython is installed. IPython's converter can't read the times
+    of other libraries. Therefore this function imports IPython first, and registers `convert` afterwards.
     """
-    with suppress(Exception):  # IPython is not installed, or broken, so DuckDB can't import it either
+    # If IPython is missing or broken, the import fails. DuckDB can't import it later either.
+    with suppress(Exception):
         importlib.import_module("IPython.core.history")
     sqlite3.register_converter("timestamp", convert)

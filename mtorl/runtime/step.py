@@ -1,14 +1,16 @@
-"""If a pipeline step has unusable input, stops the step with a message that says what to fix, without a traceback.
+"""Runs a pipeline step so that invalid input ends it with a message that says what to fix, without a traceback.
 
     with step():
         ...                             # the body of a component
 
-A cluster shows only the end of a step's log, and Kubeflow Pipelines reports only that a run has failed. So the reason
-is written to a note in a folder that outlives the pods, and the run's last step reports it:
+A cluster shows only the end of a step's log, and Kubeflow Pipelines reports only that a run has failed. Therefore the
+reason is also written to a file, called a note, in a folder that outlives the pods. The last step of the run reports
+it:
 
     $MTORL_RUNS/notes/$MTORL_RUN_ID/ingest.txt    why the step `ingest` failed
 
-Unless both variables are set, no note is written. A step that succeeds when it is retried removes its note.
+If one of these environment variables is not set, no note is written. If a step is retried and succeeds, its note is
+deleted.
 """
 
 import contextlib
@@ -26,19 +28,25 @@ from mtorl.runtime.files import is_disk_full, remove
 
 RUNS, RUN_ID = "MTORL_RUNS", "MTORL_RUN_ID"
 """Environment variables: the folder of all runs, and the id of the current run."""
-_MOST = 4_000  # characters of a note
-_KEPT = 30  # runs whose notes are kept
+# Longest note, in characters. A longer note loses its beginning.
+_MOST = 4_000
+# Number of runs whose notes are kept.
+_KEPT = 30
 _SILENT = "it exited without a message: probably killed, for instance because memory ran out"
 _EMPTY = "its note is empty, perhaps because the disk is full: see the step's log"
 
 
 def run_id() -> str:
-    """Id of the current run; "" outside of a pipeline."""
+    """Return the id of the current pipeline run, or "" outside of a pipeline."""
     return os.environ.get(RUN_ID, "")
 
 
 def note(why: str, step: str = "") -> None:
-    """Write why a step failed, by default the current step; "" removes its note. A full disk raises no error here."""
+    """Write the reason why a step failed to its note; `why` = "" deletes the note.
+
+    By default, the step is the one that runs in this process. A full disk raises no error here, because the step's own
+    error is more important.
+    """
     if (folder := _folder()) is None:
         return
     with contextlib.suppress(OSError):
@@ -51,13 +59,13 @@ def note(why: str, step: str = "") -> None:
 
 
 def note_silent_end(step: str) -> None:
-    """Write a note for a failed step that has written none."""
+    """Write a note for a step that has failed without writing a note itself, for example because it was killed."""
     if step not in notes():
         note(_SILENT, step)
 
 
 def notes() -> dict[str, str]:
-    """The notes of the current run, by step; removes the notes of old runs."""
+    """Return the notes of the current run, by step. This also deletes the notes of old runs."""
     folder = _folder()
     if folder is None or not folder.is_dir():
         return {}
@@ -78,29 +86,33 @@ def _folder() -> Path | None:
 
 
 def _step() -> str:
-    """The name of the step that KFP's launcher runs in this process."""
+    """Return the name of the step that Kubeflow Pipelines has started in this process."""
     with contextlib.suppress(ValueError, IndexError):
         return sys.argv[sys.argv.index("--function_to_execute") + 1].replace("_", "-")
     return "step"
 
 
-_PRIVATE = 0o027  # no access for other users; servers and jobs have the user or the group of the steps
+# Files of a step are not accessible to other users. Servers and jobs run as the user or the group of the steps.
+_PRIVATE = 0o027
 
 
 @contextmanager
 def step() -> Iterator[None]:
-    """Run the body of a step; an error that users can fix becomes SystemExit with its message and notes.
+    """Run the body of a pipeline step, and turn errors that a user can fix into a message.
 
-    Users can fix an InputError, and a volume that is full or not writable.
+    A user can fix an InputError, and a volume that is full or not writable. Such an error becomes a SystemExit with the
+    text of the error. Any other error is raised unchanged. In both cases the reason is written to the step's note.
     """
     mask = os.umask(_PRIVATE)
-    if mask & 0o002:  # the user's own choice, as on a laptop; a cluster's launcher sets no mask
+    # If the user has already restricted access, as on a laptop, keep that setting.
+    if mask & 0o002:
         os.umask(mask)
     try:
         yield
         note("")
     except (OSError, InputError) as error:
-        if isinstance(error, shutil.Error) and is_disk_full(error):  # it lists several files: name the first
+        # The error lists several files; report the first one.
+        if isinstance(error, shutil.Error) and is_disk_full(error):
             error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(error.args[0][0][1]))
         if isinstance(error, OSError) and not (error.errno in (errno.EACCES, errno.EPERM) or is_disk_full(error)):
             note(f"{type(error).__name__}: {error}")

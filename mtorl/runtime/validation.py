@@ -1,4 +1,4 @@
-"""Validates files and requests that people write with strict models, whose errors name the field and what to change.
+"""Validates files and requests that people write, with error messages that name the field and the correction.
 
     class Arm(StrictModel):
         name: Text
@@ -6,8 +6,8 @@
 
     arm = validated(Arm, data, ExperimentError)     # weight: expected a number of at least 0, got -1
 
-Types are not converted: the text "5%" and `true` are no numbers. An unknown field is an error. Editors, docs and
-Kubernetes read the JSON schema of a model (`model_json_schema`).
+Values are not converted to other types: the text "5%" and `true` are not accepted as numbers. An unknown field is an
+error. Editors, the documentation and Kubernetes use the JSON schema of a model (`model_json_schema`).
 """
 
 from collections.abc import Callable, Mapping
@@ -33,14 +33,17 @@ from mtorl.runtime.messages import UNREADABLE
 
 
 class StrictModel(BaseModel):
-    """A frozen model without conversions or extra fields. A docstring under a field is its text in the JSON schema."""
+    """A pydantic model that can't be changed, does not convert types, and accepts no unknown fields.
+
+    A docstring under a field becomes the description of the field in the JSON schema.
+    """
 
     model_config = ConfigDict(
         frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with changed fields, validated like a new model; raises ValidationError."""
+        """Return a copy with changed fields, which is validated like a new model. Raises ValidationError."""
         return self.model_validate({**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
 
     @model_validator(mode="wrap")
@@ -56,7 +59,8 @@ class StrictModel(BaseModel):
         words, known = "unknown field {key}; known: {known}", ", ".join(cls.model_fields)
         kinds = [PydanticCustomError("unknown_field", words, {"key": repr(key), "known": known}) for key in unknown]
         faults = [InitErrorDetails(type=kind, input=data[key]) for kind, key in zip(kinds, unknown, strict=True)]
-        try:  # collects the other faults, so that one message names all of them
+        # Collect the errors of the known fields as well, so that one message contains all errors.
+        try:
             handler({key: value for key, value in data.items() if key in cls.model_fields})
         except ValidationError as error:
             for fault in error.errors(include_url=False):
@@ -79,9 +83,10 @@ FromList = BeforeValidator(lambda value: tuple(value) if isinstance(value, list)
 
 
 class NoneInWord:
-    """Accepts the word `none` for null: `Annotated[float | None, NoneInWord()] = 24.0`.
+    """Lets a field accept the word `none` instead of null: `Annotated[float | None, NoneInWord()] = 24.0`.
 
-    `kubectl apply` leaves out a null, so a field with another default could not be set to null.
+    `kubectl apply` drops fields that are null. A field with a default, such as 24.0, could therefore not be set to
+    null.
     """
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -98,7 +103,12 @@ Model = TypeVar("Model", bound=StrictModel)
 
 
 def validated(model: type[Model], data: object, fault: type[Exception], folder: Path | None = None) -> Model:
-    """A model from plain values; raises `fault` with the field and what to change. Paths are relative to `folder`."""
+    """Create a model from plain values, such as the content of a YAML file.
+
+    Args:
+        fault: Exception to raise if the values are invalid. Its message names each field and the correction.
+        folder: Folder to which paths in the values are relative.
+    """
     try:
         return model.model_validate(data, context={"folder": folder})
     except ValidationError as error:
@@ -106,7 +116,12 @@ def validated(model: type[Model], data: object, fault: type[Exception], folder: 
 
 
 def read_yaml(path: Path, what: str, fault: type[Exception]) -> Any:
-    """The plain values of a YAML file; raises `fault`, which calls the file `what`, if it is unreadable or not YAML."""
+    """Return the content of a YAML file as plain values.
+
+    Args:
+        what: Name of the kind of file, for the message.
+        fault: Exception to raise if the file can't be read or is not YAML.
+    """
     try:
         return plain_values(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -114,7 +129,11 @@ def read_yaml(path: Path, what: str, fault: type[Exception]) -> Any:
 
 
 def plain_values(text: str | bytes) -> Any:
-    """The plain values of a YAML text; ValueError if it is not YAML or has an invalid value, such as 2026-02-30."""
+    """Return the content of a YAML text as plain values.
+
+    Raises:
+        ValueError: The text is not YAML, or contains an invalid value, such as the date 2026-02-30.
+    """
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -124,7 +143,12 @@ def plain_values(text: str | bytes) -> Any:
 
 
 def load_yaml(model: type[Model], path: Path, what: str, fault: type[Exception]) -> Model:
-    """A model from a YAML file; raises `fault`, which names the file, for every error."""
+    """Create a model from a YAML file.
+
+    Args:
+        what: Name of the kind of file, for the message.
+        fault: Exception to raise for every error. Its message begins with the name of the file.
+    """
     data = read_yaml(path, what, fault)
     try:
         return validated(model, data, fault)
@@ -133,37 +157,48 @@ def load_yaml(model: type[Model], path: Path, what: str, fault: type[Exception])
 
 
 def all_faults(error: ValidationError) -> Message:
-    """All faults of the input as one message: one fault as in `first_fault`, several as a list with code `faults`."""
+    """Return one message about all errors in the input.
+
+    A single error has the same message as in `first_fault`. Several errors are listed in a message with the code
+    `faults`.
+    """
     faults = [_message(fault) for fault in _of_people(error)]
     lines = "\n  - ".join([f"{len(faults)} faults:", *faults])
     return faults[0] if len(faults) == 1 else Message(lines, "faults", {"faults": faults})
 
 
 def first_fault(error: ValidationError) -> Message:
-    """The first fault of the input in one line: the field, what was expected, what was given.
+    """Return a message about the first error in the input: the field, the expected value, and the given value.
 
-    The code is the code of the validator's message, or else pydantic's error type. The value `at` is the field.
+    The code of the message is the code that the validator has set, otherwise pydantic's error type. The value `at` is
+    the path of the field.
     """
     return _message(_of_people(error)[0])
 
 
 def _of_people(error: ValidationError) -> list[ErrorDetails]:
-    """The faults that the user must fix, without defaults that could not be computed because of another fault."""
+    """Return the errors that the user must fix.
+
+    If a field is invalid, pydantic may also report that the default of another field could not be computed. Such errors
+    are left out.
+    """
     faults = error.errors(include_url=False)
     return [fault for fault in faults if fault["type"] != "default_factory_not_called"] or faults
 
 
 def _message(fault: ErrorDetails) -> Message:
-    error = fault.get("ctx", {}).get("error")  # an exception, or text for invalid JSON
+    # The exception that a validator raised, or a text if JSON is invalid.
+    error = fault.get("ctx", {}).get("error")
     own = rephrased(error if isinstance(error, ValueError) else ValueError(), "")
     code = own.code or fault["type"].replace("_", "-")
     return Message(_in_words(fault), code, {"at": location(fault["loc"]), **own.values})
 
 
 def _in_words(fault: ErrorDetails) -> str:
-    # For an invalid key of a mapping, pydantic adds the key to the location; the message names it already.
+    # If a key of a mapping is invalid, pydantic appends the key to the location. The message already contains the key.
     loc = fault["loc"][:-2] if fault["loc"][-1:] == ("[key]",) else fault["loc"]
-    if fault["type"].startswith("union_tag"):  # a union in which one field, such as "kind", selects the model
+    # The model is selected by the value of a field, such as "kind". The location must include this field.
+    if fault["type"].startswith("union_tag"):
         loc = (*loc, fault["ctx"]["discriminator"].strip("'"))
     where = location(loc)
     if fault["type"] in ("missing", "union_tag_not_found"):
@@ -175,13 +210,13 @@ def _in_words(fault: ErrorDetails) -> str:
 
 
 def short(value: object) -> str:
-    """A value, shortened for an error message."""
+    """Return a value as text of at most 60 characters, for an error message."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def location(loc: tuple[int | str, ...]) -> str:
-    """The path of a field as text: `arms[0].weight`."""
+    """Return the path of a field as text, such as `arms[0].weight`."""
     text = ""
     for part in loc:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
@@ -195,7 +230,8 @@ def _expected(what: str, hint: str = "") -> Callable[[ErrorDetails], str]:
 def _bound(words: str, limit: str) -> Callable[[ErrorDetails], str]:
     def say(fault: ErrorDetails) -> str:
         bound = fault["ctx"][limit]
-        number = "a whole number" if isinstance(bound, int) else "a number"  # pydantic gives a bound the field's type
+        # A bound has the same type as the field, so it tells which kind of number is expected.
+        number = "a whole number" if isinstance(bound, int) else "a number"
         return f"expected {number} {words} {bound:g}, got {short(fault['input'])}"
 
     return say

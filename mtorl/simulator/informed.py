@@ -1,14 +1,15 @@
-"""The best possible forecast for the simulator's users: Bayes' rule with the market's true parameters.
+"""Computes the best possible forecast for the simulator's users, by Bayes' rule with the market's true parameters.
 
     informed = Informed(simulator)
     gain_UC = informed.click_probability(online, round_index)      # each round of `online` in turn
 
-The forecast uses all parameters of `market.py` and the outcome of every ad that a user has seen. From these it infers
-the user's interest in each channel: a favourite (LIKES) plus noise (SPREAD). Only the quadrature is not exact:
+The forecast knows all parameters in `market.py`, and the outcome of every ad that a user has seen. From these it infers
+the user's interest in each channel, which is a bonus for the favourite channel (LIKES) plus noise (SPREAD):
 
     P(f | clicks)  =  P(f | age group)  prod_c  E_z prod_t P(click_t | f, z_c)          z_c ~ N(0, SPREAD^2)
 
-The true probabilities still differ from this forecast. No model can learn this difference from the same touchpoints.
+The only approximation is the quadrature for E_z. The true probabilities still differ from this forecast, because clicks
+do not reveal the interest exactly. No model can learn this difference from the same touchpoints.
 
 Shapes: U users, N touchpoints, C channels, F whether the channel is the favourite (no, yes), Q quadrature points.
 """
@@ -24,12 +25,13 @@ _POINTS = 15
 
 
 class Informed:
-    """Infers users' interests from their touchpoints.
+    """Forecasts clicks by inferring each user's interests from the user's touchpoints.
 
     Attributes:
-        interest_FQ, log_weight_Q: Quadrature points of an interest, and the logarithms of their prior weights.
+        interest_FQ: Values of an interest at the quadrature points.
+        log_weight_Q: Logarithm of the prior weight of each quadrature point.
         evidence_UCFQ: Log-likelihood of a user's clicks on a channel, given the interest.
-        rest_UC: Log-odds of a click in the current round, without the interest.
+        rest_UC: Log-odds of a click in the current round, without the part from the interest.
     """
 
     def __init__(self, simulator: Simulator) -> None:
@@ -42,9 +44,9 @@ class Informed:
         self.evidence_UCFQ, self.rest_UC = np.zeros(0), np.zeros(0)
 
     def click_probability(self, online: Online, round_index: int) -> Floats:
-        """Return P(click) of every channel for every user, given all outcomes before this round.
+        """Return the probability of a click on every channel for every user, given all outcomes before this round.
 
-        Call it for the rounds of one `online` in order. Another `online` starts again from the log.
+        Call it for the rounds of one `online` in order. For another `online`, the inference starts again from the log.
         """
         if online is not self._online:
             self._begin(online)
@@ -76,7 +78,8 @@ class Informed:
         evidence_UCF = logsumexp(joint_UCFQ, axis=-1)
         posterior_UCFQ = np.exp(joint_UCFQ - evidence_UCF[..., None])
         p_UCF = (posterior_UCFQ * expit(self.rest_UC[..., None, None] + self.interest_FQ)).sum(axis=-1)
-        # For "this channel is the favourite": its evidence as the favourite, and that of all others as non-favourites.
+        # If a channel is the favourite, all other channels are not. So its log-odds are its evidence as the favourite,
+        # minus its evidence as another channel, plus the prior.
         log_odds_UC = evidence_UCF[..., 1] - evidence_UCF[..., 0] + np.log(FAVOURITE[online.age()])
         favourite_UC = np.exp(log_odds_UC - logsumexp(log_odds_UC, axis=1, keepdims=True))
         return np.asarray(favourite_UC * p_UCF[..., 1] + (1 - favourite_UC) * p_UCF[..., 0])

@@ -37,7 +37,8 @@ REGIONS = ("north", "south", "east", "west")
 AGE_SHARE = np.array([0.18, 0.26, 0.26, 0.18, 0.12])
 DEVICE_SHARE = np.array([0.6, 0.3, 0.1])
 PLACEMENT_SHARE = np.array([0.4, 0.25, 0.2, 0.15])
-# P(favourite channel | age group), and the logging policy's preference by age group (logits).
+# One row per age group. FAVOURITE: probability that each channel is a user's favourite. LOGGED: logits of the logging
+# policy's preference for each channel.
 FAVOURITE = np.array(
     [
         [0.10, 0.40, 0.05, 0.45],
@@ -50,32 +51,39 @@ FAVOURITE = np.array(
 LOGGED = np.array(
     [[0.0, 0.7, 0.5, 0.4], [0.2, 0.6, 0.6, 0.2], [0.5, 0.3, 0.8, 0.1], [0.6, 0.1, 0.9, 0.0], [0.6, 0.0, 1.0, 0.0]]
 )
-EXPLORATION = 0.3  # share of the logged decisions that are uniformly random
-BASE, LIKES, SPREAD = -3.85, 2.6, 0.45  # log-odds: common level, bonus of the favourite, sd of a user's interest
+# Share of the logged decisions whose channel is drawn uniformly.
+EXPLORATION = 0.3
+# Log-odds of a click: common level, bonus of the favourite channel, and standard deviation of a user's interest.
+BASE, LIKES, SPREAD = -3.85, 2.6, 0.45
 SEASON, PEAK_HOUR = 0.35, np.array([11.0, 20.0, 14.0, 21.0])
 DEVICE_EFFECT = np.array([[-0.2, 0.3, -0.1, 0.2], [0.4, -0.3, 0.2, -0.2], [0.0, 0.0, 0.0, 0.2]])
 PLACEMENT_EFFECT = np.array([0.25, 0.05, -0.35, 0.05])
-# Row: channel of the ad; column: channel whose response increases.
+# An ad on the channel of the row increases the log-odds of a click on the channel of the column.
 CARRY_OVER = np.array(
     [[0.0, 0.05, 0.05, 0.05], [0.20, 0.0, 0.10, 0.10], [0.35, 0.15, 0.0, 0.10], [0.35, 0.20, 0.10, 0.0]]
 )
-FATIGUE = 0.35  # log-odds lost per recent ad on the channel
-FATIGUE_KEPT, CARRY_KEPT = 0.6, 0.7  # fraction of the effects that remains at the user's next opportunity
+# Decrease of the log-odds of a click for each recent ad on the same channel.
+FATIGUE = 0.35
+# Fractions of fatigue and carry-over that remain at the user's next opportunity.
+FATIGUE_KEPT, CARRY_KEPT = 0.6, 0.7
 
-PRICE = np.array([0.50, 0.30, 0.20, 0.40])  # EUR per exposure, before the effects of hour and chance
-PRICE_SEASON, PRICE_NOISE = 0.20, 0.25  # largest relative change of a cost, up or down, by the hour and by chance
-BASKET, BASKET_SPREAD = 3.2, 0.5  # mean and standard deviation of the logarithm of a purchase's value in EUR
+# Cost of an exposure in each channel, EUR, before the effects of the hour and of chance.
+PRICE = np.array([0.50, 0.30, 0.20, 0.40])
+# Largest relative change of a cost, up or down: by the hour, and by chance.
+PRICE_SEASON, PRICE_NOISE = 0.20, 0.25
+# Mean and standard deviation of the logarithm of a purchase's value in EUR.
+BASKET, BASKET_SPREAD = 3.2, 0.5
 BUSY_HOUR = 19.0
 
 
 def price_cap() -> dict[str, float]:
-    """Return the highest possible cost of an exposure by channel, EUR."""
+    """Return the highest possible cost of an exposure in each channel, EUR."""
     caps = PRICE * (1 + PRICE_SEASON) * (1 + PRICE_NOISE)
     return dict(zip(CHANNELS, np.round(caps, 6).tolist(), strict=True))
 
 
 class Draws:
-    """Uniform numbers in (0, 1), each a function of the seeds, a purpose, a user and a step."""
+    """Random numbers in (0, 1), each of which is a hash of the seeds, a purpose, a user and a step."""
 
     def __init__(self, *seeds: int) -> None:
         self._key = np.zeros(1, dtype=np.uint64)
@@ -83,7 +91,7 @@ class Draws:
             self._key = _mix(self._key + np.uint64(seed + 1))
 
     def __call__(self, what: str, user: int | Ints, step: int | Ints = 0) -> Floats:
-        """Return the numbers for a purpose, users and steps; arrays broadcast."""
+        """Return the numbers for a purpose, users and steps. Arrays of users and steps are broadcast."""
         key = _mix(self._key + np.uint64(zlib.crc32(what.encode())))
         for index in (user, step):
             key = _mix(key + np.asarray(index).astype(np.uint64) + np.uint64(1))
@@ -91,7 +99,10 @@ class Draws:
 
 
 def _mix(key: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64 (Steele et al. 2014); it relies on the silent wrap-around of integer arrays."""
+    """Mix the bits of each integer by SplitMix64 (Steele et al. 2014).
+
+    The multiplications overflow on purpose: NumPy's integer arrays wrap around without a warning.
+    """
     key = key * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x632BE59BD9B4E019)
     key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -99,36 +110,49 @@ def _mix(key: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def pick(probabilities: Floats, draw: Floats) -> Ints:
-    """Return categories by inverse distribution; `probabilities` has one row for all draws, or one row per draw."""
+    """Return the category that each random number selects, with the given probabilities.
+
+    Args:
+        probabilities: Probabilities of the categories: one row for all random numbers, or one row for each.
+        draw: Random numbers in (0, 1).
+    """
     edges = np.cumsum(probabilities, axis=-1)[..., :-1]
     return np.asarray((draw[..., None] >= edges).sum(axis=-1), dtype=np.int64)
 
 
 @dataclass
 class State:
-    """Effects of recent ads by user and channel: carry-over in log-odds, fatigue as a decayed count of ads."""
+    """The effects of recent ads on each user's clicks, by channel.
+
+    Carry-over is in log-odds. Fatigue is a count of recent ads, in which older ads count less.
+    """
 
     carry_UC: Floats
     fatigue_UC: Floats
 
     @classmethod
     def fresh(cls, users: int) -> State:
-        """Create the state of users who have seen no ads."""
+        """Create the state of users who have not seen any ad."""
         return cls(np.zeros((users, len(CHANNELS))), np.zeros((users, len(CHANNELS))))
 
     def of(self, user_N: Ints) -> State:
-        """Return a copy for some users."""
+        """Return a copy of the state for some users."""
         return State(self.carry_UC[user_N], self.fatigue_UC[user_N])
 
     def move(self, user_N: Ints, channel_N: Ints) -> None:
-        """Update the state to the next opportunity, after an ad on a channel or no ad (-1)."""
+        """Update the state of some users for their next opportunity.
+
+        Args:
+            user_N: Users whose state is updated.
+            channel_N: Channel of the ad that each user saw, or -1 if the user saw no ad.
+        """
         shown_NC = (channel_N[:, None] == np.arange(len(CHANNELS))).astype(np.float64)
         self.carry_UC[user_N] = CARRY_KEPT * self.carry_UC[user_N] + shown_NC @ CARRY_OVER
         self.fatigue_UC[user_N] = FATIGUE_KEPT * self.fatigue_UC[user_N] + shown_NC
 
 
 class Market:
-    """The users' fixed traits, and their response to ads."""
+    """The users of a market: their fixed traits, and how they respond to ads."""
 
     def __init__(self, users: int, seed: int) -> None:
         self.draws = draws = Draws(seed)
@@ -141,7 +165,8 @@ class Market:
         channel_C = np.arange(len(CHANNELS))
         self.interest_UC = SPREAD * ndtri(draws("interest", user_U[:, None], channel_C))
         self.interest_UC += LIKES * (channel_C == self.favourite_U[:, None])
-        # The logging policy follows the age group's preferences, mixed with uniform exploration.
+        # The logging policy prefers channels by age group, but a share EXPLORATION of its decisions is uniformly
+        # random.
         self.propensity_UC = (1 - EXPLORATION) * softmax(LOGGED, axis=1)[self.age_U] + EXPLORATION / len(CHANNELS)
 
     def static(self) -> dict[str, NDArray[Any]]:
@@ -153,36 +178,40 @@ class Market:
         }
 
     def context(self, draws: Draws, user_N: Ints, step: int | Ints) -> tuple[Ints, Ints]:
-        """Return codes of device and placement; users mostly keep to their own device."""
+        """Return the codes of the device and placement of each opportunity. Users mostly keep to their own device."""
         other = pick(np.full(len(DEVICES), 1 / len(DEVICES)), draws("other device", user_N, step))
         device = np.where(draws("device", user_N, step) < 0.7, self.device_U[user_N], other)
         return device, pick(PLACEMENT_SHARE, draws("placement", user_N, step))
 
     def time(self, draws: Draws, user_N: Ints, step: int | Ints, day: int | Ints) -> Ints:
-        """Return times on a day, in microseconds since the market's start; evenings are busiest."""
+        """Return random times on a day, in microseconds since the start of the market. Evenings are busiest."""
         traffic = 1.0 + 0.8 * np.cos((np.arange(24) - BUSY_HOUR) * (2 * np.pi / 24))
         hour = pick(traffic / traffic.sum(), draws("hour", user_N, step))
         return ((day * 24 + hour + draws("minute", user_N, step)) * 3600e6).astype(np.int64)
 
     def click_probability(self, user_N: Ints, hour_N: Ints, device_N: Ints, placement_N: Ints, state: State) -> Floats:
-        """Return P(click) on every channel; `state` is for the same users."""
+        """Return the probability of a click on each channel, if the user sees an ad there.
+
+        Args:
+            state: Effects of recent ads on the same users.
+        """
         log_odds_NC = BASE + self.interest_UC[user_N] + DEVICE_EFFECT[device_N] + PLACEMENT_EFFECT[placement_N, None]
         log_odds_NC += SEASON * np.cos((hour_N[:, None] - PEAK_HOUR) * (2 * np.pi / 24))
         return np.asarray(expit(log_odds_NC + state.carry_UC - FATIGUE * state.fatigue_UC))
 
     @staticmethod
     def expected_cost(hour_N: Ints, channel_N: Ints) -> Floats:
-        """Return the mean cost of an exposure at an hour, EUR."""
+        """Return the mean cost of an exposure on a channel at an hour of the day, EUR."""
         busy_N = np.cos((hour_N - BUSY_HOUR) * (2 * np.pi / 24))
         return np.asarray(PRICE[channel_N] * (1 + PRICE_SEASON * busy_N))
 
     def outcomes(
         self, draws: Draws, user_N: Ints, step: int, channel_N: Ints, hour_N: Ints, p_NC: Floats
     ) -> dict[str, NDArray[Any]]:
-        """Return the outcomes of an ad on each user's channel: cost and revenue in EUR; all zero if the channel is -1.
+        """Return the outcomes if each user sees an ad on a channel. All of them are zero if the channel is -1.
 
-        Except for the cost, each outcome also has its expected value (`expected_click` ...), which real logs do not
-        have.
+        Click and conversion are 0 or 1, cost and revenue are in EUR. The result also has the expected value of each
+        outcome except the cost (`expected_click` ...), which real logs do not have.
         """
         shown_N = channel_N >= 0
         p_N = np.where(shown_N, np.take_along_axis(p_NC, np.maximum(channel_N, 0)[:, None], axis=1)[:, 0], 0.0)

@@ -1,4 +1,4 @@
-"""Writes the simulator's log as a raw file, so that the ingestion of a real log can be tried."""
+"""Writes the simulator's log as a raw file, to try the ingestion of a real log."""
 
 import gzip
 from pathlib import Path
@@ -11,9 +11,12 @@ SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
 
 def write_raw_log(path: Path, config: SimulatorConfig) -> int:
-    """Write a log of the built-in data set "simulator" in the format of the suffix; return the number of touchpoints.
+    """Write a log of the built-in data set "simulator" to a file, and return its number of touchpoints.
 
-    The same settings give identical bytes. InputError: the suffix is not in `SUFFIXES`.
+    The suffix of the file name selects the format. The same settings always give the same bytes.
+
+    Raises:
+        InputError: the suffix is not in `SUFFIXES`.
     """
     if not path.name.endswith(SUFFIXES):
         raise InputError(f"{path}: expected a name that ends with {', '.join(SUFFIXES)}")
@@ -22,7 +25,8 @@ def write_raw_log(path: Path, config: SimulatorConfig) -> int:
         if path.name.endswith(".parquet"):
             log.to_parquet(unfinished, index=False)
         elif path.name.endswith(".gz"):
-            # Without the file name and time that gzip would write into its header, so that the bytes are reproducible.
+            # By default, gzip writes the file name and the time into its header. Leave them out, so that the bytes are
+            # reproducible.
             with unfinished.open("wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
                 log.to_csv(packed, index=False)
         else:

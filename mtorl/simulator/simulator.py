@@ -1,11 +1,12 @@
-"""Simulates a market in which every probability is known, for tests, the laptop loop, and checks of estimates.
+"""Simulates a market in which every probability is known, so that estimates can be compared with true values.
 
     simulator = Simulator(SimulatorConfig(users=6000, seed=7))
     log = simulator.log()                                       # canonical touchpoint log with known propensities
     online = simulator.online(user_ids, rounds=5, seed=1)       # the same users, from the end of the log on
 
-`market.py` defines how users respond. The logging policy prefers some channels by age group and explores uniformly, so
-every propensity is at least `EXPLORATION` / channels. Costs differ by channel and never exceed `Simulator.cost_cap`.
+`market.py` defines how users respond to ads. The logging policy prefers some channels by age group and explores
+uniformly, so every propensity is at least `EXPLORATION` / channels. Costs differ by channel and never exceed
+`Simulator.cost_cap`.
 
 Shape suffixes: U users (of the market, or of an `Online`), T steps, R rounds, N selected users, C channels.
 """
@@ -28,7 +29,8 @@ from mtorl.log.times import HOUR_US, microseconds
 from mtorl.simulator.market import CHANNELS, DEVICES, PLACEMENTS, Draws, Market, State, pick, price_cap
 
 CAMPAIGN = "spring-sale"
-_MEAN_TOUCHPOINTS = 12.0  # per user; every user has at least 2 and at most 60
+# Mean number of touchpoints per user. Every user has at least 2 and at most 60.
+_MEAN_TOUCHPOINTS = 12.0
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class SimulatorConfig:
 
     users: int = 6000
     seed: int = 7
-    days: int = 21  # length of the log
+    # Length of the log in days.
+    days: int = 21
     start: str = "2024-03-01"  # first day of the log, UTC
 
     def __post_init__(self) -> None:
@@ -48,25 +51,25 @@ class SimulatorConfig:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Outcome of a decision; all zero without an exposure."""
+    """The outcome of one decision. All values are zero if no ad was shown."""
 
     cost: float  # EUR
     click: int
     conversion: int
     revenue: float  # EUR
-    # Not in real logs: probabilities of a click and of a conversion, and the mean revenue in EUR.
+    # Real logs do not have these fields: the probabilities of a click and of a conversion, and the mean revenue in EUR.
     expected_click: float
     expected_conversion: float
     expected_revenue: float
 
 
 class Simulator:
-    """A market with its users, its log, and its future under any policy."""
+    """A simulated market: its users, a log of their touchpoints, and their future under any policy."""
 
     def __init__(self, config: SimulatorConfig | None = None) -> None:
         self.config = config or SimulatorConfig()
         self.spec = DatasetSpec.load("simulator")
-        self.cost_cap = price_cap()  # highest cost of an exposure by channel, EUR
+        self.cost_cap = price_cap()  # highest possible cost of an exposure in each channel, EUR
         self.user_ids = [f"u{i:06d}" for i in range(self.config.users)]
         self._market = Market(self.config.users, self.config.seed)
         self._start = microseconds(dt.datetime.fromisoformat(self.config.start).replace(tzinfo=dt.UTC))
@@ -76,16 +79,24 @@ class Simulator:
         return self._logged[0].copy()
 
     def click_probability(self) -> Floats:
-        """Return P(click) of every channel at each row of `log()`, which real logs do not have, to check estimates."""
+        """Return the true probability of a click on every channel, for each row of `log()`.
+
+        Real logs do not have these probabilities. With them, estimates from the log can be checked.
+        """
         return self._logged[1].copy()
 
     def online(self, user_ids: Sequence[str], rounds: int, seed: int, newcomers: bool = False) -> Online:
-        """Return the users after the log's end, with round k on the k-th day; newcomers begin without a history."""
+        """Return users after the end of the log, with one opportunity per user in each round. A round is a day.
+
+        Args:
+            user_ids: Ids of some of the simulator's users.
+            newcomers: Whether the users begin without a history, as if they were new.
+        """
         return Online(self, user_ids, rounds, seed, newcomers)
 
     @cached_property
     def _logged(self) -> tuple[pd.DataFrame, Floats, State]:
-        """The log, P(click) of every channel at each row, and the users' state after the log."""
+        """Return the log, the click probability of every channel at each row, and the users' state after the log."""
         market, draws, user_U = self._market, self._market.draws, np.arange(self.config.users)
         more_U = -(_MEAN_TOUCHPOINTS - 1.5) * np.log1p(-draws("journey", user_U))
         length_U = np.minimum(2 + more_U, 60).astype(np.int64)
@@ -133,7 +144,7 @@ class Simulator:
 
 
 class Online:
-    """Users of a simulator after the end of its log, each with one opportunity per round."""
+    """Users of the simulator after the end of its log. Each user has one opportunity per round."""
 
     def __init__(
         self, simulator: Simulator, user_ids: Sequence[str], rounds: int, seed: int, newcomers: bool = False
@@ -151,28 +162,37 @@ class Online:
         self._hour_UR = self._time_UR // HOUR_US % 24
         self._device_UR, self._placement_UR = self._market.context(draws, user_UR, round_UR)
         self._static_U = {name: values_U[user_U].tolist() for name, values_U in self._market.static().items()}
-        self.state = state.of(user_U)  # state of each user after the newest exposure
+        # Effects of recent ads on each user, up to the newest exposure.
+        self.state = state.of(user_U)
         self._channel_UR = np.full((len(user_U), rounds), -1, dtype=np.int64)
         self._click_UR = np.zeros((len(user_U), rounds), dtype=np.int64)
         self._next_U = np.zeros(len(user_U), dtype=np.int64)  # each user's next round
         self._history = _History(log, user_ids, simulator.spec)
 
     def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
-        """Return a user's opportunity: campaign_id, context (column -> value) and timestamp (datetime, UTC)."""
+        """Return a user's opportunity in a round: the campaign id, the context and the time.
+
+        The context maps columns to values. The time is a datetime in UTC.
+        """
         i = self._row[user_id]
         when = pd.Timestamp(int(self._time_UR[i, round_index]) + self._simulator._start, unit="us", tz="UTC")
         return {"campaign_id": CAMPAIGN, "context": self._context(i, round_index), "timestamp": when.to_pydatetime()}
 
     def step(self, user_id: str, round_index: int, channel: str | None) -> Outcome:
-        """Expose a user to an ad, or not (None). Call it in the order of rounds; a skipped round has no exposure."""
+        """Show an ad on `channel` to a user, or no ad if `channel` is None, and return the outcome.
+
+        Call it in the order of rounds. A user who is skipped in a round sees no ad in it.
+        """
         code = -1 if channel is None else CHANNELS.index(channel)
         outcomes = self._respond(np.array([self._row[user_id]]), round_index, np.array([code]))
         return Outcome(**{name: values.item() for name, values in outcomes.items()})
 
     def rows(self, round_index: int) -> list[dict[str, Any]]:
-        """Return users' opportunities as a policy sees them: history (hist_* lists), context, static, at, user_id, u.
+        """Return the opportunities of all users in a round, with everything that a policy may know.
 
-        `at` is the time of the opportunity, hist_timestamp the times of earlier touchpoints: microseconds since 1970.
+        Each of them has the user's history (lists of touchpoint columns, hist_*), context, static columns and `u`, the
+        random number that selects the channel. `at` is the time of the opportunity, and hist_timestamp has the times of
+        earlier touchpoints, in microseconds since 1970.
         """
         u_U = self.u(round_index)
         return [
@@ -189,45 +209,50 @@ class Online:
         ]
 
     def u(self, round_index: int, what: Literal["decision", "explore"] = "decision") -> Floats:
-        """Return each user's number in [0, 1) for the draw of a channel, or for exploration."""
+        """Return a random number for each user, to select a channel or to decide about exploration."""
         return self._draws(what, self._user_U, round_index)
 
     @property
     def users(self) -> list[str]:
-        """All users, in order."""
+        """Return the ids of all users, in the order of the rows."""
         return list(self._row)
 
     def age(self) -> Ints:
-        """Return the index of each user's age group."""
+        """Return the age group of each user, as an index."""
         return self._market.age_U[self._user_U]
 
     def interest(self) -> Floats:
-        """Return each user's interest in each channel (log-odds), which real logs do not have."""
+        """Return the true interest of each user in each channel, in log-odds. Real logs do not have it."""
         return np.asarray(self._market.interest_UC[self._user_U])
 
     def shown(self, round_index: int) -> tuple[Ints, Ints, Ints]:
-        """Return the rows of the users exposed in a round, their channels, and their clicks (0 or 1)."""
+        """Return the rows of the users who saw an ad in a round, with the channel and the click (0 or 1) of each."""
         row_N = np.flatnonzero(self._channel_UR[:, round_index] >= 0)
         return row_N, self._channel_UR[row_N, round_index], self._click_UR[row_N, round_index]
 
     def click_probability(self, round_index: int) -> Floats:
-        """Return P(click) of every channel for every user, given the exposures so far."""
+        """Return the probability of a click on every channel for every user, given the ads seen so far."""
         return self._p(np.arange(len(self._row)), round_index)
 
     def expected_cost(self, round_index: int) -> Floats:
-        """Return the mean cost of an exposure on every channel for every user, EUR."""
+        """Return the mean cost of an exposure on every channel for every user in a round, EUR."""
         hour_U1 = self._hour_UR[:, round_index, None]
         return np.asarray(self._market.expected_cost(hour_U1, np.arange(len(CHANNELS))))
 
     def advance(
         self, round_index: int, channel_N: Ints, budget: float = np.inf, users: slice = slice(None)
     ) -> dict[str, NDArray[Any]]:
-        """Play a round for users, in order, within a budget (EUR); return the outcomes of each user.
+        """Play a round: show ads to users in order, within a budget in EUR, and return each user's outcomes.
 
-        As with the ledger, exposures stop as soon as the highest possible cost of the next one exceeds the rest of the
-        budget. channel_N is the index of each user's channel, or -1 for none. The histories for `rows` are updated.
+        As with the ledger, no more ads are shown as soon as the highest possible cost of the next ad exceeds the rest
+        of the budget. The new touchpoints are added to the histories that `rows` returns.
+
+        Args:
+            channel_N: Index of each user's channel, or -1 for no ad.
+            users: The rows of the users who take part; by default, all users.
         """
-        # The cost depends only on the channel and a draw, so it can be computed before the exposure.
+        # A cost depends only on the channel, the hour and a random number. So it can be computed before the ad is
+        # shown.
         row_N = np.arange(len(self._row))[users]
         args = (self._draws, self._user_U[row_N], round_index, channel_N, self._hour_UR[row_N, round_index])
         cost_N = self._market.outcomes(*args, np.zeros((len(row_N), len(CHANNELS))))["cost"]
@@ -277,7 +302,7 @@ class Online:
 
 
 class _History:
-    """The last touchpoints of each user, newest last, as in the feature store."""
+    """The last touchpoints of each user, newest last, as a feature store would return them."""
 
     def __init__(self, log: pd.DataFrame, user_ids: Sequence[str], spec: DatasetSpec) -> None:
         names = ("timestamp", "channel", *OUTCOMES, *(c.name for c in spec.context))

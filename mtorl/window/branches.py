@@ -1,11 +1,13 @@
-"""Builds the tokens of a user's next opportunity, one for each possible result of the current one.
+"""Builds the possible tokens of a user's next opportunity, one for each possible result of the current opportunity.
 
     tokens = branches(windows, cost_BC, later, hit)     # windows of K = 2 C + 1 tokens, one for each of `windows`
 
-The first token is for no exposure and replaces the window's last token. The other tokens follow the last token: first
-the tokens after an exposure without a gain, one for each channel, then those after an exposure with a gain. The
-context of the next opportunity and the pause before it come from the log. Both are the same for all branches of a
-window, so that branches differ only in the result of the current opportunity.
+The result of an opportunity can be: no exposure, an exposure on one of C channels without a gain, or an exposure on one
+of C channels with a gain. The tokens are in this order. The token for no exposure takes the place of the window's last
+token, and each of the other tokens follows the last token.
+
+The context of the next opportunity and the time until it come from the log. They are equal for all tokens of a window,
+so that the tokens differ only in the result of the current opportunity.
 
 Shapes: B windows, C channels, N = B K tokens.
 """
@@ -20,12 +22,15 @@ from mtorl.window.window import WindowBatch
 
 
 def branches(now: WindowBatch, cost_BC: Floats, later: WindowBatch, hit: Mapping[str, float]) -> WindowBatch:
-    """Tokens of the next opportunity: after no exposure, after an exposure without a gain, and after one with a gain.
+    """Build the tokens of the next opportunity: after no exposure, after an exposure without a gain, and with a gain.
 
     Args:
-        cost_BC: Cost of an exposure in each channel, currency units.
-        later: A window for each window of `now`. Its last token gives the next opportunity's context, hour and pause.
-        hit: Outcomes of an exposure with a gain, by name; outcomes not in it are 0. Without a gain, all are 0.
+        now: Windows that end with the current opportunity.
+        cost_BC: Cost of an exposure on each channel, in currency units.
+        later: One window for each window of `now`. Its last token provides context, hour and pause of the next
+            opportunity.
+        hit: Values of the outcomes after an exposure with a gain, by name; other outcomes are 0. After an exposure
+            without a gain, all outcomes except the cost are 0.
     """
     users, channels = cost_BC.shape
     each = 2 * channels + 1
@@ -33,7 +38,8 @@ def branches(now: WindowBatch, cost_BC: Floats, later: WindowBatch, hit: Mapping
     shown_N, hit_N, channel_N = branch_N > 0, branch_N > channels, (branch_N - 1) % channels
     last_N, later_N = (np.cumsum(windows.length_B)[user_N] - 1 for windows in (now, later))
     exposure = {name: hit_N * value for name, value in hit.items()} | {"cost": cost_BC[user_N, channel_N]}
-    waited_N = np.where(shown_N, 0.0, now.time["recency_hours"][last_N])  # else the pause began earlier
+    # Without an exposure, the pause began at an earlier touchpoint.
+    waited_N = np.where(shown_N, 0.0, now.time["recency_hours"][last_N])
     return WindowBatch(
         np.full(users, each),
         np.where(shown_N, channel_N, now.prev_channel_N[last_N]),

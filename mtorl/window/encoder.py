@@ -1,4 +1,4 @@
-"""Encodes windows as tensors for the model, with statistics from training data only.
+"""Encodes windows as arrays of numbers for the model, with statistics from training data only.
 
     encoder = Encoder.fit(batch, spec)
     x_BTD, length_B = encoder.encode(batch)
@@ -23,31 +23,39 @@ from mtorl.log.gain import Gain
 from mtorl.window.on_demand import Windows, in_chunks
 from mtorl.window.window import WindowBatch
 
-# A category below these limits in training is encoded as unknown, so that the model sees examples of "unknown".
+# A category is encoded as "unknown" if it is in fewer than 10 training tokens, or in less than 0.1 % of them if that is
+# a smaller number. Thus the model sees examples of "unknown" in training.
 _RARE, _RARE_SHARE = 10, 0.001
 
 
 @dataclass(frozen=True)
 class Slot:
-    """The source and scaling of one column, which becomes `width` numbers of a token."""
+    """Describes how one column of a window becomes `width` numbers of a token.
+
+    Attributes:
+        source: Part of the window: "outcome" (of the previous touchpoint), "time", "context", "static" or "feature".
+        kind: Kind of values: "numeric", "categorical" or "hour" (of the day).
+        scale: If above 0, the column is scaled to asinh(value / scale), which mean and std refer to.
+        values: The frequent categories; all other values share the last number of the one-hot.
+    """
 
     name: str
-    source: str  # "outcome" (of the previous touchpoint), "time", "context", "static" or "feature" (stored)
-    kind: str  # "numeric", "categorical" or "hour" (of the day)
+    source: str
+    kind: str
     mean: float = 0.0
     std: float = 1.0
-    scale: float = 0.0  # above 0: mean and std are of asinh(value / scale)
-    values: tuple[str, ...] = ()  # frequent categories; all others share the last number of the one-hot
+    scale: float = 0.0
+    values: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:
-        """Width of the column in a token."""
+        """Number of numbers that the column has in a token."""
         return {"numeric": 1, "hour": 2}.get(self.kind, len(self.values) + 1)
 
     def scores(self, values: Floats) -> Floats:
-        """z-scores of the column, clipped to +-5; null is 0."""
+        """Return z-scores of a numeric column, clipped to +-5. Null becomes 0."""
         values = _asinh(values, self.scale) if self.scale else values
-        # Written out, because np.clip and np.nan_to_num take several times as long for a few tokens.
+        # np.clip and np.nan_to_num do the same, but take several times as long for a few tokens.
         scores = np.minimum(np.maximum((values - self.mean) / self.std, -5.0), 5.0)
         scores[np.isnan(scores)] = 0.0
         return scores
@@ -55,28 +63,42 @@ class Slot:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Normalisation statistics, vocabularies and the reward's scale, all from training data.
+    """Converts windows to model inputs and labels, with statistics and vocabularies from the training data.
 
-    A token is the concatenation of: onehot(a_{t-1}) over the channels and "start"; r_{t-1}; a number for each seen
-    outcome of the previous touchpoint (`spec.seen_outcomes`); the time; a block for each context and static column; a
-    block for each stored feature. r_{t-1} is computed from the seen outcomes only. Numeric columns are z-scores clipped
-    to +-5, with null = 0. Categorical columns are one-hot, with one number for values that are rare or absent in
-    training. Outcomes and the pause since the previous touchpoint are z-scores of asinh(value / scale), which resolves
-    both small and large amounts. The hour is a point on a circle.
+    A token is the concatenation of these parts:
+
+    - the channel of the previous touchpoint, one-hot, with one more position that marks the start of a journey;
+    - the reward r_{t-1} of the previous touchpoint, computed from the outcomes in `spec.seen_outcomes`;
+    - one number for each of these outcomes;
+    - the hour of the day as a point on a circle, and the pause since the previous touchpoint;
+    - the context columns, the static columns and the stored features.
+
+    Numeric columns are z-scores, clipped to +-5, and null is 0. Categorical columns are one-hot, with one number for
+    all values that are rare or absent in training. Outcomes and the pause are z-scores of asinh(value / scale), so that
+    both small and large amounts can be told apart.
+
+    Attributes:
+        reward_min: Smallest value of gain - cost_weight * cost in the training data.
+        reward_max: Largest value of gain - cost_weight * cost in the training data.
+        slots: How each column becomes numbers of a token, in the order of a token.
+        segment: Name of the static column with the user's segment; None if the data set has no segment.
     """
 
     channels: tuple[str, ...]
     window: int
     gain: Gain
     cost_weight: float
-    reward_min: float  # of gain - cost_weight * cost
+    reward_min: float
     reward_max: float
     slots: tuple[Slot, ...]
     segment: str | None
 
     @classmethod
     def fit(cls, batch: WindowBatch, spec: DatasetSpec) -> Encoder:
-        """Compute the statistics of a batch of training windows. If it has targets, their outcomes are included."""
+        """Compute the statistics of a batch of training windows.
+
+        If the windows have targets, the outcomes of the targets are included in the statistics of the outcomes.
+        """
         not_start_N = batch.prev_channel_N < len(spec.channels)
         happened = {name: values_N[not_start_N] for name, values_N in batch.prev_outcomes.items()}
         if batch.targets is not None:
@@ -88,7 +110,8 @@ class Encoder:
         for source, columns, held in (
             ("context", spec.context, batch.context),
             ("static", spec.static, batch.static),
-            ("feature", spec.feature_columns, batch.features),  # at the end: the network reads it separately
+            # Stored features are last, because the network reads them separately.
+            ("feature", spec.feature_columns, batch.features),
         ):
             for column in columns:
                 values = held[column.name]
@@ -110,11 +133,11 @@ class Encoder:
 
     @property
     def dim(self) -> int:
-        """D, the width of a token."""
+        """Number of numbers in a token, D."""
         return len(self.channels) + 2 + sum(slot.width for slot in self.slots)
 
     def encode(self, batch: WindowBatch) -> tuple[NDArray[np.float32], Ints]:
-        """Encode a batch: the tokens x_BTD, padded with zeros on the right, and the windows' lengths length_B."""
+        """Return the tokens x_BTD of a batch, padded with zeros at the end, and the number of tokens of each window."""
         x_BTD = np.zeros((len(batch), self.window, self.dim), dtype=np.float32)
         x_PD = x_BTD.reshape(-1, self.dim)
         place_N = batch.row_N * self.window + batch.step_N
@@ -142,36 +165,46 @@ class Encoder:
 
     @property
     def seen(self) -> tuple[str, ...]:
-        """Outcomes of the previous touchpoint that the model sees."""
+        """Names of the outcomes of the previous touchpoint that are in a token."""
         return tuple(slot.name for slot in self.slots if slot.source == "outcome")
 
     @property
     def stored(self) -> int:
-        """Width of the stored features, which are at the end of a token."""
+        """Number of numbers for stored features, which are at the end of a token."""
         return sum(slot.width for slot in self.slots if slot.source == "feature")
 
     def previous_reward(self, batch: WindowBatch) -> Floats:
-        """r_{t-1} of each token, from the seen outcomes; meaningless at the start of a journey."""
+        """Return r_{t-1} of each token, computed from the outcomes that the model sees.
+
+        At the start of a journey there is no previous touchpoint, so the value has no meaning there.
+        """
         return self.reward(self.previous_gain(batch), batch.prev_outcomes["cost"] * ("cost" in self.seen))
 
     def previous_gain(self, batch: WindowBatch) -> Floats:
-        """g_{t-1} of each token, from the seen outcomes; 0 at the start of a journey."""
+        """Return the previous touchpoint's gain for each token, computed from the outcomes that the model sees.
+
+        It is 0 at the start of a journey, which has no previous touchpoint.
+        """
         return self.gain.of({name: batch.prev_outcomes[name] * (name in self.seen) for name in self.gain.names})
 
     def reward(self, gain: ArrayLike, cost: ArrayLike) -> Floats:
-        """The label MinMaxNorm(g - s w) in [0, 1], with minimum and maximum from the training data."""
+        """Return the label of the reward decoder: gain - cost_weight * cost, scaled to [0, 1].
+
+        The smallest value in the training data becomes 0, and the largest becomes 1.
+        """
         net = np.asarray(gain, dtype=np.float64) - self.cost_weight * np.asarray(cost, dtype=np.float64)
         return np.clip((net - self.reward_min) / self._span, 0.0, 1.0)
 
     def unreward(self, reward: ArrayLike, cost: ArrayLike) -> Floats:
-        """The gain, in its own unit, from a reward and a cost: the inverse of `reward`."""
+        """Return the gain, in its own unit, that belongs to a reward and a cost. This is the inverse of `reward`."""
         scaled = np.asarray(reward, dtype=np.float64) * self._span + self.reward_min
         return scaled + self.cost_weight * np.asarray(cost, dtype=np.float64)
 
     def targets(self, batch: WindowBatch) -> dict[str, NDArray[Any]]:
-        """Padded labels: channel_BT (int64), reward_BT and cost_BT (float32), clone_BT (bool).
+        """Return the labels of each token: channel_BT (int64), reward_BT and cost_BT (float32), clone_BT (bool).
 
-        clone_BT: whether the action head learns the channel. Without a valid target, a token has -1, 0, 0 and false.
+        `clone_BT` tells whether the action head learns to choose the logged channel. A token without a valid target,
+        and padding, has channel -1, reward and cost 0, and `clone_BT` False.
         """
         if batch.targets is None:
             raise WindowError("this batch was built without targets")
@@ -186,7 +219,10 @@ class Encoder:
         return {"channel_BT": channel_BT, "reward_BT": reward_BT, "cost_BT": cost_BT, "clone_BT": clone_BT}
 
     def segment_slice(self) -> tuple[int, int] | None:
-        """Start and stop of the segment's one-hot in a token, with "unknown" last; None without a segment."""
+        """Return start and stop of the columns of a token that contain the user's segment, one-hot.
+
+        The last of these columns is for unknown segments. Returns None if the data set has no segment.
+        """
         at = len(self.channels) + 2
         for slot in self.slots:
             if slot.name == self.segment:
@@ -195,19 +231,19 @@ class Encoder:
         return None
 
     def segment_of(self, batch: WindowBatch) -> Ints:
-        """Position of each window's segment in its one-hot; 0 without a segment."""
+        """Return the number of each window's segment in its one-hot, or 0 if the data set has no segment."""
         slot = next((slot for slot in self.slots if slot.name == self.segment), None)
         return np.zeros(len(batch), dtype=np.int64) if slot is None else _places(slot, batch.static[slot.name])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; floats survive the round trip exactly."""
+        """Return the encoder as values for JSON. `from_dict` restores it with exactly the same floats."""
         data = asdict(self)
         data["slots"] = [{**slot, "values": list(slot["values"])} for slot in data["slots"]]
         return {**data, "channels": list(self.channels), "gain": self.gain.plain}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Encoder:
-        """The inverse of `to_dict`."""
+        """Create an encoder from the result of `to_dict`."""
         slots = tuple(Slot(**{**slot, "values": tuple(slot["values"])}) for slot in data["slots"])
         own = {"channels": tuple(data["channels"]), "gain": Gain.of_spec(data["gain"]), "slots": slots}
         return cls(**{**data, **own})
@@ -218,20 +254,21 @@ class Encoder:
 
 
 def _asinh(values: Floats, scale: float) -> Floats:
-    with np.errstate(over="ignore"):  # values / scale may overflow; clipping makes it finite
+    # The division may overflow to infinity, which the next line limits to 1e300.
+    with np.errstate(over="ignore"):
         return np.arcsinh(np.minimum(np.maximum(values / scale, -1e300), 1e300))
 
 
 def _places(slot: Slot, values: Values) -> Ints:
     assert isinstance(values, Codes)
     place = {value: i for i, value in enumerate(slot.values)}
-    # Null has the code -1, which indexes the last entry of the table, "unknown".
+    # Null has the code -1, which selects the last entry of the table, "unknown".
     table = np.array([place.get(v, len(place)) for v in values.values] + [len(place)], dtype=np.int64)
     return table[values.codes]
 
 
 def _amount_slot(name: str, source: str, values: Floats) -> Slot:
-    """A slot for amounts of any magnitude, scaled by asinh."""
+    """Create the slot of a column with amounts of very different sizes, such as revenues. They are scaled by asinh."""
     amounts = np.abs(values[values != 0])
     scale = float(np.quantile(amounts, 0.1)) if amounts.size else 1.0
     scaled = _asinh(values, scale) if values.size else np.zeros(1)
@@ -239,16 +276,21 @@ def _amount_slot(name: str, source: str, values: Floats) -> Slot:
 
 
 class Labels(NamedTuple):
-    """The labels at the last token of each window."""
+    """The logged channel, reward and cost at the last token of each window.
+
+    Attributes:
+        reward_B: Reward from 0 to 1, see `Encoder.reward`.
+        collected_B: Whether one of our own policies made the decision, not the policy that wrote the log.
+    """
 
     channel_B: Ints
-    reward_B: Floats  # in [0, 1], see `Encoder.reward`
+    reward_B: Floats
     cost_B: Floats
-    collected_B: Bools  # whether the touchpoint comes from one of our own decisions
+    collected_B: Bools
 
 
 def labels(windows: Windows, encoder: Encoder) -> Labels:
-    """The labels of windows that were built with targets; raises WindowError if they were not."""
+    """Return the labels of windows; raises WindowError if the windows were built without targets."""
     parts = []
     for batch in in_chunks(windows):
         if batch.targets is None:

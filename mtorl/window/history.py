@@ -1,7 +1,8 @@
-"""Defines the history of a decision: the earlier touchpoints that a decision may see.
+"""Defines the history of a decision: the earlier touchpoints of the user that the decision may use.
 
-The history of a decision at time t contains the newest n of the user's touchpoints that happened, and were recorded,
-before t. It begins after the last pause that is longer than the journey gap, including the pause before t.
+The history of a decision at time t contains the newest n touchpoints that happened before t and were also recorded
+before t. If the user paused for longer than the journey gap, the history contains only touchpoints after the last such
+pause. The pause that ends at t counts as well.
 
     Timeline.of(steps).tokens(rows, n, gap)      offline: rows of a sorted log, all at once
     history_slice(times, at, n, gap)             online: a user's last touchpoints from a feature store
@@ -30,20 +31,27 @@ from mtorl.log.times import DAY_US
 from mtorl.runtime.validation import short
 from mtorl.window.messages import HISTORY_ORDER
 
-CHUNK = 1 << 15  # windows laid out at a time, so that their slots fit into the processor's cache
+# Number of windows that are built at a time, so that their slots fit into the cache of the processor.
+CHUNK = 1 << 15
 _NEVER = np.iinfo(np.int64).min
 
 
 def journey_gap_us(spec: DatasetSpec) -> int:
-    """The longest pause inside a journey, in microseconds; a longer pause starts a new journey."""
+    """Return the journey gap in microseconds: a pause that is longer than this starts a new journey."""
     return round(spec.journey_gap_days * DAY_US)
 
 
 def history_slice(times: Sequence[float], at: float, n: int, gap: int) -> slice:
-    """The slice of a user's stored touchpoints, oldest first, that is the history of a decision at the time `at`.
+    """Return the slice of a user's stored touchpoints that is the history of a decision at the time `at`.
 
-    Times and `gap`, the longest pause inside a journey, are in microseconds; n is the window's length in touchpoints.
-    Raises WindowError if times are not numbers or not in order.
+    Args:
+        times: Times of the user's touchpoints in microseconds, oldest first.
+        at: Time of the decision in microseconds.
+        n: Largest number of touchpoints in the history.
+        gap: Longest pause inside a journey, in microseconds.
+
+    Raises:
+        WindowError: The times are not numbers, or not in ascending order.
     """
     numbers = all(isinstance(time, int | float) for time in times)
     if not numbers or not all(earlier <= later for earlier, later in pairwise((-inf, *times, inf))):
@@ -57,25 +65,42 @@ def history_slice(times: Sequence[float], at: float, n: int, gap: int) -> slice:
 
 
 class Tokens(NamedTuple):
-    """The tokens of several windows, one window after the other, as rows of the log."""
+    """The tokens of several windows, one window after the other. Touchpoints are given as rows of the log.
+
+    Attributes:
+        length_B: Number of tokens of each window.
+        prev_N: Log row of the previous touchpoint; -1 at the start of a journey.
+        own_N: Log row of the touchpoint that the token describes.
+        valid_N: Whether all earlier touchpoints of the window were recorded before the decision of this token.
+    """
 
     length_B: Ints
-    prev_N: Ints  # row of the previous touchpoint; -1 at the start of a journey
-    own_N: Ints  # row of the token's own touchpoint
-    valid_N: Bools  # whether all earlier touchpoints of the window were recorded before this token's decision
+    prev_N: Ints
+    own_N: Ints
+    valid_N: Bools
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """Touchpoints grouped by user, and sorted by time within each user."""
+    """The times of all touchpoints in a log, grouped by user and sorted by time within each user.
 
-    first_P: Ints  # row of the user's first touchpoint
-    time_P: Ints  # microseconds since 1970
-    known_P: Ints  # when the touchpoint was recorded, microseconds since 1970; at least time_P
+    Attributes:
+        first_P: First row of the user to whom the touchpoint belongs.
+        time_P: Time of the touchpoint, microseconds since 1970.
+        known_P: Time at which the touchpoint was recorded, microseconds since 1970; not before time_P.
+    """
+
+    first_P: Ints
+    time_P: Ints
+    known_P: Ints
 
     @classmethod
     def of(cls, steps: pa.Table) -> Timeline:
-        """Read user_id, timestamp and, if present, created_timestamp; WindowError with the `index` of a faulty row."""
+        """Create a timeline from the columns user_id, timestamp and, if present, created_timestamp.
+
+        Raises:
+            WindowError: A user id is null, or the rows are not sorted; the error has the `index` of the first such row.
+        """
         user_P = read.arrow_codes(read.flat(steps["user_id"]), "user_id").codes
         time_P = read.arrow_times(read.flat(steps["timestamp"]), "timestamp", null=None)
         known_P = time_P
@@ -96,31 +121,40 @@ class Timeline:
         return cls(starts[np.cumsum(new_P) - 1], time_P, known_P)
 
     def tokens(self, rows_B: Ints, n: int, gap: int) -> Tokens:
-        """The tokens of the windows, of up to n touchpoints, of rows of the log in any order; gap in microseconds."""
+        """Return the tokens of the windows that end with the given rows of the log, which may be in any order.
+
+        A window has at most n tokens. `gap` is the longest pause inside a journey, in microseconds.
+        """
         chunks = np.split(rows_B, np.arange(CHUNK, len(rows_B), CHUNK))
         return Tokens(*map(np.concatenate, zip(*(self._tokens(chunk_B, n, gap) for chunk_B in chunks), strict=True)))
 
     def _tokens(self, rows_B: Ints, n: int, gap: int) -> Tokens:
         slots_BS = self._slots(rows_B, n, gap)
         prev_BT, own_BT = slots_BS[:, :-1], slots_BS[:, 1:]
-        # With fewer than n earlier touchpoints, an empty slot before the first one starts the journey.
+        # If a history has fewer than n touchpoints, its window begins with a token for the start of the journey, whose
+        # previous touchpoint is an empty slot.
         length_B = np.minimum((prev_BT >= 0).sum(axis=1) + 1, n)
         real_BT = np.arange(n) >= n - length_B[:, None]
-        # The time at which all earlier touchpoints of a token were recorded; an empty slot counts as always recorded.
+        # The time by which all earlier touchpoints of the window were recorded. An empty slot counts as always
+        # recorded.
         known_BT = np.maximum.accumulate(np.where(prev_BT >= 0, self.known_P[prev_BT], _NEVER), axis=1)
         valid_BT = known_BT < self.time_P[own_BT]
         return Tokens(length_B, prev_BT[real_BT], own_BT[real_BT], valid_BT[real_BT])
 
     def _slots(self, rows_B: Ints, n: int, gap: int) -> Ints:
-        """Rows of each touchpoint's history, aligned right, then the touchpoint's own row; empty slots are -1."""
+        """Return the history of each row and then the row itself, as rows of the log (B, n + 1).
+
+        A history with fewer than n touchpoints is at the right, and the empty slots at the left are -1.
+        """
         slots_BS = np.full((len(rows_B), n + 1), -1, dtype=np.int64)
         slots_BS[:, n] = rows_B
-        # In each iteration, all incomplete windows step back by one touchpoint of the log.
+        # Each iteration goes back by one row of the log, in all windows that are not yet complete.
         window = np.arange(len(rows_B))
         now, first = self.time_P[rows_B], self.first_P[rows_B]
         at, slot, later = rows_B - 1, np.full(len(rows_B), n - 1), now
         while window.size:
-            time = self.time_P[at]  # index -1 reads the last row of the log; `at >= first` drops it
+            # A row of -1 reads the last row of the log, which `at >= first` then rejects.
+            time = self.time_P[at]
             goes_on = (at >= first) & (slot >= 0) & (later - time <= gap)
             if not goes_on.all():
                 window, now, first, at, slot, later, time = (

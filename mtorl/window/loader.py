@@ -1,10 +1,11 @@
-"""Loads windows for training: part by part from disk, batch by batch to the network.
+"""Loads windows for training: a part of the log at a time from disk, and a batch at a time for the network.
 
     train = FolderWindows(folder, "train", encoder)
     for batch in batches(train[0], chunks, workers=0, pinned=False): ...
 
-A part consists of a split's windows in one shard of a windows folder, and a shard has a random sample of the users. One
-part is in memory at a time, as flat columns. Only the current batch is padded and encoded. A single shard is read once.
+A windows folder has several files (shards), and each shard contains a random sample of the users. A part consists of
+the windows that one shard has of a split, such as "train". Only one part is in memory at a time, without padding, and
+only the current batch is padded and encoded. If there is only one shard, it is read once and stays in memory.
 
 Shape suffixes: B windows, T steps, D encoded token.
 """
@@ -29,22 +30,27 @@ from mtorl.window.window import WindowBatch
 
 
 class Batch(NamedTuple):
-    """Encoded windows and their labels from `Encoder.targets`."""
+    """Encoded windows, together with their labels from `Encoder.targets`.
+
+    Attributes:
+        channel_BT: Logged channel; -1 where a step has no target.
+        clone_BT: Whether the action head learns to choose the logged channel.
+    """
 
     x_BTD: Tensor
-    channel_BT: Tensor  # -1 where there is no target
+    channel_BT: Tensor
     reward_BT: Tensor
     cost_BT: Tensor
-    clone_BT: Tensor  # whether the action head learns the channel
+    clone_BT: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        """Copy to another device; the copy is asynchronous if the memory is pinned."""
+        """Copy the batch to another device. From pinned memory, the copy is asynchronous."""
         return Batch(*(part.to(device, non_blocking=True) for part in self))
 
 
 @dataclass(frozen=True)
 class EncodedWindows(Dataset[Batch]):
-    """A part: windows in memory that are encoded only when a batch reads them."""
+    """Windows in memory, which are padded and encoded only when a batch reads them."""
 
     windows: WindowBatch
     encoder: Encoder
@@ -53,7 +59,7 @@ class EncodedWindows(Dataset[Batch]):
         return len(self.windows)
 
     def __getitems__(self, rows: Sequence[int]) -> Batch:
-        """The windows at these rows, in this order."""
+        """Return the windows at these rows as a batch, in the order of `rows`."""
         windows = self.windows.take(np.asarray(rows, dtype=np.int64))
         x_BTD, _ = self.encoder.encode(windows)
         targets = self.encoder.targets(windows)
@@ -62,16 +68,16 @@ class EncodedWindows(Dataset[Batch]):
 
     @property
     def outcomes(self) -> int:
-        """Width of the previous touchpoint's outcomes, which follow the reward in a token."""
+        """Number of columns with outcomes of the previous touchpoint, which follow the reward in a token."""
         return len(self.encoder.seen)
 
     @property
     def stored(self) -> int:
-        """Width of the stored features, which are at the end of a token."""
+        """Number of columns with stored features, which are at the end of a token."""
         return self.encoder.stored
 
     def means(self) -> tuple[float, float]:
-        """Mean reward and mean cost of the valid targets."""
+        """Return the mean reward and the mean cost of all valid targets."""
         targets = self.windows.targets
         assert targets is not None
         outcomes = targets.take(np.flatnonzero(targets.valid_N)).outcomes
@@ -81,7 +87,10 @@ class EncodedWindows(Dataset[Batch]):
 
 @dataclass(frozen=True)
 class FolderWindows:
-    """Windows that tile the journeys of a split: one part per shard of a windows folder, read on demand."""
+    """The windows of one split in a windows folder, as a sequence with one part for each file (shard).
+
+    Each part is read from disk when it is accessed. Together, the windows contain each touchpoint once as a target.
+    """
 
     folder: str | Path
     split: str
@@ -109,26 +118,39 @@ Parts = FolderWindows | list[EncodedWindows]
 
 @dataclass(frozen=True)
 class TrainingWindows:
-    """The input of a training."""
+    """The windows of training and validation users, from which a network is trained.
 
-    train: Parts  # windows that cover each touchpoint once; each window has a token with a target
-    val: Parts  # the same, for validation users
-    channels: int  # number of channels; the labels may lack some of them
+    Attributes:
+        train: Windows of training users; each touchpoint is a target once, and each window has a target.
+        val: Windows of validation users, built in the same way.
+        channels: Number of channels in the data set; some of them may be absent in the labels.
+    """
+
+    train: Parts
+    val: Parts
+    channels: int
 
 
 def tiles(folder: str | Path, split: str, file: str) -> WindowBatch:
-    """Windows that tile the journeys of a split in one shard; see `WindowTable.tiles`."""
+    """Return the windows that contain each touchpoint of a split in one shard once; see `WindowTable.tiles`."""
     return WindowTable.load(folder, split, file).tiles(split)
 
 
 def batches(part: EncodedWindows, chunks: Sequence[Ints], workers: int, pinned: bool) -> Iterator[Batch]:
-    """Encode each chunk of windows in `workers` processes. A GPU can copy `pinned` (page-locked) memory itself."""
+    """Yield one encoded batch for each chunk of row numbers.
+
+    Args:
+        chunks: Rows of the windows in each batch.
+        workers: Number of processes that encode batches ahead; 0 encodes in this process.
+        pinned: Whether to put batches into page-locked memory, from which copies to a GPU are asynchronous.
+    """
     loader: DataLoader[Batch] = DataLoader(
         part,
         batch_sampler=[chunk.tolist() for chunk in chunks],
         num_workers=workers,
         collate_fn=_identity,
-        generator=torch.Generator(),  # seeds the workers without drawing from the global generator, which dropout uses
+        # The workers get their seeds from this generator, because the global generator must be left to dropout.
+        generator=torch.Generator(),
         pin_memory=pinned,
     )
     yield from loader

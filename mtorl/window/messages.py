@@ -1,4 +1,4 @@
-"""Messages about windows, and the histories and folders that they are built from."""
+"""Messages about windows, and about the histories and folders from which windows are built."""
 
 from mtorl.runtime.message import Words
 

@@ -1,9 +1,9 @@
-"""Builds windows only when they are read, so that for any size of the log, a few thousand are in memory at a time.
+"""Builds windows only when they are read, so that only a few thousand of them are in memory, however large the log is.
 
     windows = table.on_demand("test")
     for batch in in_chunks(windows): ...
 
-Windows overlap, so the windows of a journey take up to `spec.window` times the memory of its touchpoints.
+The windows of a journey overlap. Together they need up to `spec.window` times as much memory as its touchpoints.
 """
 
 from __future__ import annotations
@@ -23,24 +23,28 @@ from mtorl.log.columns import Codes, Values
 from mtorl.log.dataset import DatasetSpec
 from mtorl.window.window import WindowBatch
 
-CHUNK = 4096  # windows in memory at a time
+# Number of windows that are built at a time.
+CHUNK = 4096
 
 
 class Windows(Protocol):
-    """Windows in memory (a `WindowBatch`), or built on demand (`StepWindows`)."""
+    """A sequence of windows: in memory (`WindowBatch`), or built when they are read (`StepWindows`)."""
 
     def __len__(self) -> int: ...
 
     def take(self, rows: Ints, /) -> WindowBatch:
-        """Select windows, in the order of `rows`."""
+        """Return some of the windows, in the order of `rows`."""
 
 
 @dataclass(frozen=True)
 class StepWindows:
-    """Windows of the touchpoints at `rows_B` of a log, built on demand; for `steps` see `WindowBatch.from_steps`."""
+    """The windows that end with the touchpoints at `rows_B` of a log. They are built when they are read.
+
+    `WindowBatch.from_steps` describes the log, `steps`.
+    """
 
     steps: pa.Table
-    rows_B: Ints  # ascending
+    rows_B: Ints  # rows of the log, in ascending order
     spec: DatasetSpec
     targets: bool = False
 
@@ -48,7 +52,11 @@ class StepWindows:
         return len(self.rows_B)
 
     def take(self, rows: Ints) -> WindowBatch:
-        """Build some of the windows. `Targets.touchpoint_N` counts from the first step that they need."""
+        """Build the windows at `rows`, counted in `rows_B`, in this order.
+
+        In the result, `Targets.touchpoint_N` counts from the first step that these windows need, not from the start of
+        the log.
+        """
         rows_B = self.rows_B[rows]
         if not len(rows_B):
             return WindowBatch.from_steps(self.steps.slice(0, 0), rows_B, self.spec, self.targets)
@@ -58,7 +66,7 @@ class StepWindows:
         )
 
     def only(self, rows: Ints) -> StepWindows:
-        """Select windows without building them; `rows` must ascend."""
+        """Return a part of the windows without building them; `rows` must be ascending."""
         return replace(self, rows_B=self.rows_B[rows])
 
     @cached_property
@@ -71,7 +79,10 @@ class StepWindows:
 
 
 def in_chunks(windows: Windows) -> Iterator[WindowBatch]:
-    """All windows in order, at most `CHUNK` at a time; one empty batch if there are none."""
+    """Yield all windows in order, in batches of at most `CHUNK` windows.
+
+    If there are no windows, this yields one empty batch.
+    """
     if isinstance(windows, WindowBatch) and len(windows) <= CHUNK:
         yield windows
         return
@@ -80,13 +91,16 @@ def in_chunks(windows: Windows) -> Iterator[WindowBatch]:
 
 
 def from_texts(texts: Sequence[str], spec: DatasetSpec) -> WindowBatch:
-    """Windows from JSON texts, parsed in chunks because parsed lists take about ten times the memory of arrays."""
+    """Build windows from JSON texts.
+
+    The texts are parsed in chunks, because parsed lists take about ten times as much memory as arrays.
+    """
     parts = (texts[start : start + CHUNK] for start in range(0, max(len(texts), 1), CHUNK))
     return joined([WindowBatch.from_instances([json.loads(text) for text in part], spec) for part in parts])
 
 
 def joined(batches: Sequence[WindowBatch]) -> WindowBatch:
-    """Concatenate batches, without their targets."""
+    """Concatenate several batches of windows. Their targets are dropped."""
 
     def columns(held: str) -> dict[str, Any]:
         parts = [getattr(batch, held) for batch in batches]

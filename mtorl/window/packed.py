@@ -1,11 +1,13 @@
-"""Packs a user's history into one value of the online store, about 0.5 kB for 20 touchpoints.
+"""Packs the last touchpoints of a user into one value of the online store, about 0.5 kB for 20 touchpoints.
 
     value = pack({"hist_timestamp": [...], "hist_channel": [...], ...})      # lists of equal length, oldest first
     unpack(value)                                                            # the same lists, bit for bit
     served(unpack(value))                                                    # the input of a window
 
-The value is JSON by column, compressed with the dictionary below. Times are stored as differences. Two columns are only
-for the feed (`features.online`): a touchpoint's decision, and the outcomes that were added to the touchpoint.
+The value is JSON with one list for each column, compressed with zlib and the dictionary below. Times are stored as
+differences to the previous touchpoint. The columns "decision" and "events" are used only by the feed
+(`features.online`). They tell which decision a touchpoint comes from, and which of its outcomes have already been
+added.
 """
 
 import json
@@ -24,7 +26,8 @@ DECISION, EVENTS = "decision", "events"
 digests of the outcomes, with the prefix LOGGED if the log has outcomes for the touchpoint."""
 LOGGED = "log."
 
-_VERSION = b"\x01"  # version of the dictionary and the layout
+# Version of the format, which includes the compression dictionary.
+_VERSION = b"\x01"
 _DICTIONARY = (
     b'"search","social","display","video"],"hist_device":["desktop","tablet","mobile","phone"],"hist_placement":["feed"'
     b'],"hist_hour":[23.0,22.0,21.0,20.0,19.0,18.0,17.0,16.0,15.0,14.0,13.0,12.0,11.0,10.0,9.0,8.0,7.0,6.0,5.0,4.0,3.0'
@@ -35,7 +38,7 @@ _DICTIONARY = (
 
 
 def pack(history: UserHistory) -> bytes:
-    """Pack a history; the feed's columns are left out if they are empty."""
+    """Return a user's history as one compressed value. The columns of the feed are left out if they are empty."""
     times = [int(time) for time in history["hist_timestamp"]]
     columns = {name: values for name, values in history.items() if name not in (DECISION, EVENTS) or any(values)}
     columns["hist_timestamp"] = [*times[:1], *(later - earlier for earlier, later in pairwise(times))]
@@ -45,7 +48,11 @@ def pack(history: UserHistory) -> bytes:
 
 
 def unpack(value: bytes) -> UserHistory:
-    """Unpack a history; raises WindowError if another version of `pack` created the value."""
+    """Return the history in a value of `pack`.
+
+    Raises:
+        WindowError: The value has another version of the format, or is damaged.
+    """
     try:
         if value[:1] != _VERSION:
             raise ValueError(f"version {value[:1]!r}")
@@ -57,9 +64,10 @@ def unpack(value: bytes) -> UserHistory:
 
 
 def served(history: UserHistory) -> UserHistory:
-    """The touchpoints that took place, without the feed's columns.
+    """Return the touchpoints that have certainly taken place, without the columns of the feed.
 
-    Until its cost is reported, a decision may be cancelled, so it does not count as a touchpoint.
+    A decision to show an ad may still be cancelled until an outcome, such as its cost, has been reported. Until then,
+    it does not count as a touchpoint.
     """
     decisions = history.get(DECISION)
     events = history.get(EVENTS) or [""] * len(history["hist_timestamp"])

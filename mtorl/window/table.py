@@ -1,4 +1,7 @@
-"""Reads a windows folder for training and evaluation: its touchpoints, split by user, and windows built from them."""
+"""Reads a windows folder for training and evaluation.
+
+The folder contains the touchpoints of a log. Here they are split by user, and windows are built from them.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ from mtorl.window.messages import LACKS_COLUMNS
 from mtorl.window.on_demand import StepWindows
 from mtorl.window.window import WindowBatch
 
-SCHEMA_VERSION = 1  # version of the manifest
+SCHEMA_VERSION = 1  # version of the format of manifest.json
 MOST_HELD_OUT = 500_000
 """Approximate limit of held-out users' touchpoints that calibrate and evaluate a model; more add little precision."""
 
@@ -36,20 +39,34 @@ _TEXT = ("user_id", "channel")
 
 @dataclass(frozen=True)
 class WindowTable:
-    """Touchpoints grouped by user, and sorted by time within each user."""
+    """The touchpoints of a windows folder, grouped by user and sorted by time within each user.
 
-    steps: pa.Table  # one row for each touchpoint, with the columns of windows; text is dictionary-encoded
-    rows: pd.DataFrame  # the same rows without context and static columns, with the user's split and `collected`
+    Attributes:
+        steps: Touchpoints with the columns that windows need; texts are dictionary-encoded.
+        rows: The same rows without context and static columns, but with `collected` and the split of the user.
+        fingerprint: Fingerprint of the log (`mtorl.log.touchpoints.fingerprint`), or of the steps if there is no log.
+        share: Share of the users that this table contains, chosen by hash; below 1 if `load` had a limit.
+    """
+
+    steps: pa.Table
+    rows: pd.DataFrame
     spec: DatasetSpec
-    fingerprint: str  # of the log (`mtorl.log.touchpoints.fingerprint`), or of the steps if there is no log
-    share: float = 1.0  # share of the users in this table, chosen by hashes; below 1 if `load` had a limit
+    fingerprint: str
+    share: float = 1.0
 
     @classmethod
     def load(cls, folder: str | Path, split: str = "", file: str = "", most: int = 0) -> WindowTable:
-        """Read a windows folder, or only a split or only one `file` of it (see `shards`); "" reads all.
+        """Read a windows folder.
 
-        If there are more than `most` touchpoints (0: no limit), read about `most` of them: those of a random sample of
-        users, from as few shards as possible. WindowError if the shards differ from the manifest.
+        Args:
+            folder: Folder that `mtorl data build` or the pipeline wrote.
+            split: "train", "val" or "test" reads only the users of this split; "" reads all users.
+            file: Name of one file (shard) to read; "" reads all files.
+            most: Approximate limit of the touchpoints; 0 for no limit. Above it, a random sample of the users is read,
+                from as few files as possible.
+
+        Raises:
+            WindowError: The files differ from the manifest.
         """
         path = Path(folder)
         manifest = _manifest(path)
@@ -57,7 +74,8 @@ class WindowTable:
         listed = [shard for shard in manifest["shards"] if file in ("", shard["file"])]
         rows = sum(shard["rows"] for shard in listed) * dict(SHARES).get(split, 1.0)
         share = min(1.0, most / rows) if most and rows else 1.0
-        opened = listed[: math.ceil(share * len(listed))]  # each shard is a random sample: a user's hash selects it
+        # Each shard contains a random sample of the users, so the first shards are a fair sample of the log.
+        opened = listed[: math.ceil(share * len(listed))]
         parts = [_read(path, shard, spec) for shard in opened]
         if split:
             parts = [part.filter(pa.array(_of_users(part, split_of) == split)) for part in parts]
@@ -65,28 +83,28 @@ class WindowTable:
             of_opened = share * len(listed) / len(opened)
             drawn = [_of_users(part, lambda users: fractions_of(users, "held out")) < of_opened for part in parts]
             parts = [part.filter(pa.array(kept)) for part, kept in zip(parts, drawn, strict=True)]
-        # "default", because one shard's schema may exclude nulls that another shard contains.
+        # The schemas of shards may differ: one may exclude nulls that another one contains. "default" accepts this.
         steps = pa.concat_tables(parts, promote_options="default")
         return cls(steps, _rows(steps, spec), spec, manifest["log_fingerprint"], share)
 
     def is_in(self, split: str) -> NDArray[np.bool_]:
-        """Mask of the rows whose user belongs to a split ("train", "val" or "test")."""
+        """Return a mask of the rows whose user belongs to a split ("train", "val" or "test")."""
         return (self.rows["split"] == split).to_numpy()
 
     def windows(self, split: str, targets: bool = False) -> WindowBatch:
-        """The window of every touchpoint of a split, as a server would have seen it."""
+        """Build the window of every touchpoint of a split. It contains what a server knew at that decision."""
         return WindowBatch.from_steps(self._steps(split), None, self.spec, targets)
 
     def on_demand(self, split: str, targets: bool = False) -> StepWindows:
-        """The windows that `windows` returns, but each is built only when it is read."""
+        """Return the same windows as `windows`, but build each window only when it is read."""
         steps = self._steps(split)
         return StepWindows(steps, np.arange(len(steps)), self.spec, targets)
 
     def tiles(self, split: str) -> WindowBatch:
-        """Windows whose valid targets are the touchpoints of a split, each exactly once.
+        """Build windows in which each touchpoint of a split is a valid target exactly once.
 
-        If no touchpoint was recorded late, consecutive windows suffice. For a touchpoint that is not a valid target in
-        any consecutive window (see `Targets`), a window is added that ends with this touchpoint.
+        If no touchpoint was recorded late, consecutive windows of each journey suffice. If a touchpoint is not a valid
+        target in any of them (see `Targets`), one more window is added, which ends with this touchpoint.
         """
         steps, rows = self._steps(split), self.rows[self.is_in(split)]
         chosen = tile_ends(rows["step"].to_numpy(), self.spec.window)
@@ -95,7 +113,7 @@ class WindowTable:
             return batch
         batch, _ = self._with_targets(steps, chosen | (uses == 0))
         assert batch.targets is not None
-        # A touchpoint may now be a valid target of two windows; the first one keeps it.
+        # With the added windows, a touchpoint may be a valid target twice. Keep only the first time.
         valid_N = np.flatnonzero(batch.targets.valid_N)
         _, first = np.unique(batch.targets.touchpoint_N[valid_N], return_index=True)
         once_N = np.zeros(len(batch.targets.valid_N), dtype=np.bool_)
@@ -103,7 +121,11 @@ class WindowTable:
         return replace(batch, targets=replace(batch.targets, valid_N=once_N))
 
     def reference(self, share: float) -> pd.DataFrame:
-        """User, context and static columns of a share of each training user's touchpoints (`stretches`)."""
+        """Return user id, context and static columns of a sample of the training touchpoints.
+
+        The sample contains a `share` of the touchpoints of each training user (see `stretches`). The drift monitor
+        compares new data with it.
+        """
         drawn = stretches(self.rows.loc[self.is_in("train"), "user_id"], share)
         columns = ["user_id", *(column.name for column in (*self.spec.context, *self.spec.static))]
         return _frame(self._steps("train").select(columns).filter(pa.array(drawn)))
@@ -112,19 +134,27 @@ class WindowTable:
         return self.steps.filter(pa.array(self.is_in(split)))
 
     def _with_targets(self, steps: pa.Table, chosen: NDArray[np.bool_]) -> tuple[WindowBatch, NDArray[np.int64]]:
-        """The windows that end with the `chosen` steps, and how often each step is a valid target in these windows."""
+        """Build the windows that end with the `chosen` steps; also count how often each step is a valid target."""
         batch = WindowBatch.from_steps(steps, np.flatnonzero(chosen), self.spec, targets=True)
         assert batch.targets is not None
         return batch, np.bincount(batch.targets.touchpoint_N[batch.targets.valid_N], minlength=len(steps))
 
 
 def shards(folder: str | Path) -> tuple[str, ...]:
-    """Names of the files of a windows folder, each with a random sample of the users; raises WindowError."""
+    """Return the names of the files (shards) of a windows folder. Each contains a random sample of the users.
+
+    Raises:
+        WindowError: The folder or its manifest is missing or invalid.
+    """
     return tuple(shard["file"] for shard in _manifest(Path(folder))["shards"])
 
 
 def touchpoints_per_user(folder: str | Path) -> float:
-    """Mean number of touchpoints per user in a windows folder; raises WindowError."""
+    """Return the mean number of touchpoints per user in a windows folder.
+
+    Raises:
+        WindowError: The folder or its manifest is missing or invalid.
+    """
     listed = _manifest(Path(folder))["shards"]
     return float(sum(shard["rows"] for shard in listed) / max(sum(shard["users"] for shard in listed), 1))
 
@@ -173,13 +203,16 @@ def _rows(steps: pa.Table, spec: DatasetSpec) -> pd.DataFrame:
 
 
 def _of_users(steps: pa.Table, of: Callable[[tuple[str, ...]], NDArray[Any]]) -> NDArray[Any]:
-    """Call a function of user ids once for the distinct users, and return each row's result."""
+    """Call `of` once with the distinct user ids, and return its result for the user of each row."""
     users = read.arrow_codes(read.flat(steps["user_id"]), "user_id")
     return of(users.values)[users.codes]
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
-    """Convert to pandas, with text columns of plain str objects; equal values share one object."""
+    """Convert an Arrow table to pandas, with plain Python strings in text columns.
+
+    Rows with equal texts share one string object, which saves memory.
+    """
     frame: pd.DataFrame = table.to_pandas()
     for name, kind in frame.dtypes.items():
         if isinstance(kind, pd.CategoricalDtype):

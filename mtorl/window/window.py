@@ -1,22 +1,24 @@
-"""Defines the causal window: what the model may see at a decision.
+"""Defines the causal window: the information that the model gets for a decision.
 
-Token t of a journey pairs the *previous* touchpoint with the *current* context (the paper's x_t, before its embedding):
+A window is a sequence of tokens, the last of which belongs to the decision. Token t of a journey combines the
+*previous* touchpoint with the *current* context (the paper's x_t, before its embedding):
 
     x_t = (a_{t-1}, outcomes_{t-1}, time_t, context_t, static user features, stored features_t)
 
-where time_t is the hour of the day and the time since touchpoint t - 1. An outcome with a time of arrival
-(`spec.timed`) is 0 in a token whose decision came before that time. Stored features are fields of the feature views in
-the description, with their newest values from before the decision. A server has them only for its current decision, so
-only the last token of a window has them. In training, each token is a decision and has its own.
+time_t is the hour of the day, and the time since touchpoint t - 1. If an outcome has a time of arrival (`spec.timed`),
+it is 0 in all tokens whose decision came before that time. Stored features are fields of the feature views in the data
+set's description, with their newest values from before the decision. A server has stored features only for the current
+decision, so only the last token of a window has them. In training, each token is a decision and has its own stored
+features.
 
 A window has the last n tokens. Two functions build it, and their results are bit-identical:
 
     WindowBatch.from_steps(steps, rows, spec)  offline: rows of a sorted log; vectorised
     WindowBatch.from_instances(items, spec)    online: the JSON that `instance_from_history` builds from stored history
 
-`history.py` defines the touchpoints of a decision's history. With k touchpoints, a window has T = min(k + 1, n) tokens.
-If k < n, the first token is the start of the journey, with previous outcomes of 0. If k = n, the window begins later in
-the journey, and the context of the oldest touchpoint is dropped.
+`history.py` defines which touchpoints are in the history of a decision. If the history has k touchpoints, the window
+has T = min(k + 1, n) tokens. If k < n, the first token is the start of the journey, and its previous outcomes are 0. If
+k = n, the window begins later in the journey, and the context of the oldest touchpoint is left out.
 
 Shape suffixes: B windows, N tokens of all windows one after the other.
 """
@@ -42,7 +44,8 @@ from mtorl.runtime.validation import short
 from mtorl.window import messages
 from mtorl.window.history import Timeline, history_slice, journey_gap_us
 
-_NEVER = np.iinfo(np.int64).max  # stands for the time of arrival of an outcome that has not arrived
+# Time of arrival of an outcome that has not arrived yet.
+_NEVER = np.iinfo(np.int64).max
 
 HISTORY, STATIC = "user_history", "user_static"
 """The feature views that contain the inputs of a window."""
@@ -59,23 +62,31 @@ data set has stored features, features {column: value}. Times are microseconds s
 
 @dataclass(frozen=True)
 class Targets:
-    """The outcomes at each token, including the window's last; for training and evaluation only.
+    """The outcomes at each token of some windows, including the last token; for training and evaluation only.
 
-    A window contains what was known at its *last* token. If a touchpoint was recorded late, an earlier token may follow
-    this touchpoint in the window, although the earlier decision was made without it. Such a token has `valid_N` False.
+    A window contains what was known at its *last* token. If a touchpoint was recorded late, the window shows it to the
+    tokens after it, although their decisions were made without it. Such tokens have `valid_N` False, and are not
+    learned from.
 
-    The action head is the prior of the decision rule, and learns only the choices of the log's policy. If it learned
-    the rule's own choices (`collected_N`), each training would reinforce the choices of the one before.
+    The action head imitates the policy that wrote the log. It must not imitate our own decisions (`collected_N`),
+    because each training would then reinforce the choices of the previous model.
+
+    Attributes:
+        channel_N: Logged channel, as its position in spec.channels.
+        outcomes: Outcomes by name; `spec.window_outcomes` lists them.
+        touchpoint_N: Row of the log with the touchpoint that the token describes.
+        valid_N: False if the decision was made without a touchpoint that the window shows to the token.
+        collected_N: Whether one of our own policies made the decision, not the policy that wrote the log.
     """
 
-    channel_N: Ints  # position in spec.channels
-    outcomes: dict[str, Floats]  # by name, see `spec.window_outcomes`
-    touchpoint_N: Ints  # row of the token's own touchpoint in the steps
+    channel_N: Ints
+    outcomes: dict[str, Floats]
+    touchpoint_N: Ints
     valid_N: Bools
-    collected_N: Bools  # whether the touchpoint comes from one of our own decisions, not from the log's policy
+    collected_N: Bools
 
     def take(self, token_N: Ints) -> Targets:
-        """Select some tokens."""
+        """Return the targets of some of the tokens."""
         return Targets(
             self.channel_N[token_N],
             read.take_each(self.outcomes, token_N),
@@ -87,18 +98,31 @@ class Targets:
 
 @dataclass(frozen=True)
 class WindowBatch:
-    """Windows of different lengths, stored column by column without padding."""
+    """Windows of different lengths, stored as one array for each column, without padding.
+
+    Attributes:
+        length_B: Number of tokens of each window.
+        prev_channel_N: Previous channel, as its position in spec.channels; len(spec.channels) at the start of a
+            journey.
+        prev_outcomes: Outcomes of the previous touchpoint, by name (`spec.window_outcomes`).
+        time: hour_of_day and recency_hours of each token; recency_hours is NaN at the start of a journey.
+        context: N values for each column, one for each token.
+        static: B values for each column, one for each window.
+        features: Stored features: N values for each column, null if unknown.
+        row_N: Number of the window to which each token belongs.
+        step_N: Position of each token in its window; the first token has 0.
+    """
 
     length_B: Ints
-    prev_channel_N: Ints  # position in spec.channels; len(spec.channels) = start of the journey
-    prev_outcomes: dict[str, Floats]  # of the previous touchpoint, by name: `spec.window_outcomes`
-    time: dict[str, Floats]  # of each token: hour_of_day, recency_hours (NaN at the start of a journey)
-    context: dict[str, Values]  # N values for each column
-    static: dict[str, Values]  # B values for each column
-    features: dict[str, Values] = field(default_factory=dict)  # N values for each column; null if unknown
+    prev_channel_N: Ints
+    prev_outcomes: dict[str, Floats]
+    time: dict[str, Floats]
+    context: dict[str, Values]
+    static: dict[str, Values]
+    features: dict[str, Values] = field(default_factory=dict)
     targets: Targets | None = None
-    row_N: Ints = field(init=False, repr=False)  # window of each token
-    step_N: Ints = field(init=False, repr=False)  # position of each token in its window, from 0
+    row_N: Ints = field(init=False, repr=False)
+    step_N: Ints = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         row_N = np.repeat(np.arange(len(self.length_B)), self.length_B)
@@ -111,7 +135,7 @@ class WindowBatch:
         return len(self.length_B)
 
     def take(self, rows: Ints) -> WindowBatch:
-        """Select windows, in the order of `rows`."""
+        """Return some of the windows, in the order of `rows`."""
         length_B = self.length_B[rows]
         end_B = np.cumsum(length_B)
         token_N = np.repeat(np.cumsum(self.length_B)[rows] - end_B, length_B) + np.arange(length_B.sum())
@@ -128,7 +152,11 @@ class WindowBatch:
 
     @classmethod
     def from_instances(cls, instances: Sequence[Instance], spec: DatasetSpec) -> WindowBatch:
-        """Build windows from JSON, for small batches on a server; WindowError with the `index` of a malformed one."""
+        """Build windows from JSON. This is fast for small batches, as on a server.
+
+        Raises:
+            WindowError: An instance is malformed; the error has the `index` of the instance.
+        """
         code = {name: i for i, name in enumerate(spec.channels)}
         start = len(spec.channels)
         lengths: list[int] = []
@@ -145,7 +173,7 @@ class WindowBatch:
                 length = len(previous)
                 if not 1 <= length <= spec.window:
                     raise WindowError(f"instance {i}: {length} tokens; a window has 1 to {spec.window}", i)
-                # Only the first token may be the start of the journey.
+                # Only the first token of a window may be the start of the journey.
                 channels.append(start if previous[0] is None else code[previous[0]])
                 channels.extend([code[name] for name in previous[1:]])
                 lengths.append(length)
@@ -170,7 +198,7 @@ class WindowBatch:
         channel_N = np.array(channels, dtype=np.int64)
         at_N = read.json_numbers(at, "timestamp", row_N, null=False)
         before_N = read.json_numbers(before, "prev_timestamp", row_N)
-        # For a NaN, the comparison is false, as for a later time.
+        # If a time is NaN, the comparison is false, and the instance is rejected like one with a later time.
         untimely_N = np.isnan(before_N) != (channel_N == start)
         untimely_N |= (channel_N != start) & ~(before_N <= at_N)
         if untimely_N.any():
@@ -188,14 +216,18 @@ class WindowBatch:
 
     @classmethod
     def from_steps(cls, steps: pa.Table, rows: Ints | None, spec: DatasetSpec, targets: bool = False) -> WindowBatch:
-        """Build the windows of some `rows` of a log (None: all), in any order; with `targets`, add the outcomes.
+        """Build the windows that end with the given rows of a log.
 
         Args:
-            steps: Touchpoints grouped by user and sorted by time, without ties. Columns: user_id, timestamp, channel,
-                `spec.window_outcomes`, times of the `timed` outcomes, context, static and feature columns;
-                created_timestamp if rows may have arrived late; collected if some come from our own decisions.
+            steps: Touchpoints grouped by user and sorted by time, without ties. The columns are user_id, timestamp,
+                channel, `spec.window_outcomes`, the times of `timed` outcomes, and the context, static and feature
+                columns. There is also created_timestamp if rows may have arrived late, and collected if some decisions
+                are our own.
+            rows: Rows of the log, in any order; None for all rows.
+            targets: Whether to add the outcomes at each token, for training and evaluation.
 
-        WindowError: a column is missing or has another type, rows are not sorted, or a channel is unknown.
+        Raises:
+            WindowError: A column is missing or has another type, the rows are not sorted, or a channel is unknown.
         """
         context, static = [c.name for c in spec.context], [c.name for c in spec.static]
         features = [c.name for c in spec.feature_columns]
@@ -222,7 +254,7 @@ class WindowBatch:
             collected_P = read.arrow_flags(steps, COLLECTED)
             labels = Targets(channel_P[tokens.own_N], own, tokens.own_N, tokens.valid_N, collected_P[tokens.own_N])
         at_N = timeline.time_P[tokens.own_N]
-        # A token at the start of a journey has the previous row -1, which indexes the appended value.
+        # At the start of a journey, the previous row is -1, which selects the value that is appended here.
         before_N = np.append(timeline.time_P.astype(np.float64), np.nan)[tokens.prev_N]
         previous = {name: np.append(values_P, 0.0)[tokens.prev_N] for name, values_P in outcomes_P.items()}
         for name, column_name in spec.outcome_times.items():
@@ -241,7 +273,10 @@ class WindowBatch:
 
 
 def _known_at(values: Values, own_N: Ints, length_B: Ints | None) -> Values:
-    """Stored features of tokens. If `length_B` is given, only the last token of each window has values."""
+    """Return the values of a stored feature for some tokens.
+
+    If `length_B` is given, only the last token of each window gets a value, as on a server.
+    """
     of_tokens = read.take(values, own_N)
     if length_B is None:
         return of_tokens
@@ -253,24 +288,30 @@ def _known_at(values: Values, own_N: Ints, length_B: Ints | None) -> Values:
 
 
 def _clock(at_N: Floats, before_N: Floats) -> dict[str, Floats]:
-    """Hour of the day (UTC), and hours since the user's previous touchpoint, whose time may be NaN."""
+    """Return the hour of the day (UTC), and the hours since the user's previous touchpoint.
+
+    The hours are NaN if there is no previous touchpoint.
+    """
     return {"hour_of_day": at_N % DAY_US / HOUR_US, "recency_hours": (at_N - before_N) / HOUR_US}
 
 
 def history_columns(spec: DatasetSpec) -> tuple[str, ...]:
-    """List columns of a user's touchpoints, oldest first, except hist_timestamp; times are microseconds or null."""
+    """Return the names of the columns of a user's history, except hist_timestamp.
+
+    Each column is a list with one value for each touchpoint, oldest first. Times are in microseconds, or null.
+    """
     names = ("channel", *spec.window_outcomes, *spec.outcome_times.values(), *(c.name for c in spec.context))
     return tuple(f"hist_{name}" for name in names)
 
 
 def outcome_columns(spec: DatasetSpec) -> Mapping[str, float]:
-    """The columns of a history that change when an outcome arrives, and their values until then."""
+    """Return the history columns that change when an outcome arrives, with their values before that time."""
     times = dict.fromkeys(spec.outcome_times.values(), math.nan)
     return {f"hist_{name}": value for name, value in {**dict.fromkeys(spec.window_outcomes, 0.0), **times}.items()}
 
 
 def history_types(spec: DatasetSpec) -> dict[str, Literal["float64", "string"]]:
-    """The columns of a user's history, which are lists over touchpoints, with their element types; times first."""
+    """Return the columns of a user's history, with the type of their values. hist_timestamp comes first."""
     texts = {"hist_channel", *(f"hist_{c.name}" for c in spec.context if c.kind == "categorical")}
     names = dict.fromkeys(("hist_timestamp", *history_columns(spec)))
     return {name: "string" if name in texts else "float64" for name in names}
@@ -284,16 +325,19 @@ def instance_from_history(
     at: float,
     stored: Mapping[str, Any] | None = None,
 ) -> Instance:
-    """The window of a decision at the time `at`, microseconds since 1970, as JSON.
+    """Build the window of a decision as JSON, from the user's stored history.
 
     Args:
         history: The user's hist_* lists from the feature store, oldest first, with hist_timestamp in microseconds since
-            1970. NaN, and "" in a list of text, are null. An unknown user has no lists, or nulls. Only the newest
+            1970. NaN, and "" in a list of text, mean null. An unknown user has no lists, or nulls. Only the newest
             `spec.window` touchpoints before `at` are used, back to the first pause that ends a journey.
         context: Context columns of the current opportunity. Other entries are ignored.
-        stored: Fields of feature views from the store; see `stored_features`.
+        static: Static columns of the user.
+        at: Time of the decision, microseconds since 1970.
+        stored: Fields of feature views from the feature store; see `stored_features`.
 
-    WindowError: lists differ in length, times are missing or out of order, or a required context value is missing.
+    Raises:
+        WindowError: Lists differ in length, times are missing or not in order, or a required context value is missing.
     """
     columns = {name: read.as_list(history.get(name)) for name in history_columns(spec)}
     times = read.as_json(read.as_list(history.get("hist_timestamp")))
@@ -309,7 +353,7 @@ def instance_from_history(
     times = times[visible]
     outcomes = {name: read.as_json(columns[f"hist_{name}"]) for name in spec.window_outcomes}
     for name, column_name in spec.outcome_times.items():
-        # As in training, a token contains the outcomes that had arrived by the token's own decision, not later ones.
+        # Like in training, an outcome is visible to a token only if it had arrived before the decision of that token.
         known = zip(outcomes[name], read.as_json(columns[f"hist_{column_name}"]), [*times, at][1:], strict=True)
         outcomes[name] = [0.0 if when is None or when >= decided else value for value, when, decided in known]
     instance: Instance = {
@@ -341,9 +385,12 @@ def _absent(index: int, key: object, spec: DatasetSpec) -> Message:
 
 
 def stored_features(stored: Mapping[str, Any], spec: DatasetSpec) -> dict[str, Any]:
-    """The value of each of `spec.feature_columns` for a decision, from a feature store's fields.
+    """Return the stored features of a decision, `spec.feature_columns`, from the fields in a feature store.
 
-    A missing value becomes null or 0.0, as the description says. WindowError if a field by channel has another length.
+    A missing value becomes null or 0.0, depending on the description of the data set.
+
+    Raises:
+        WindowError: A field with one value for each channel has another number of values.
     """
     values: dict[str, Any] = {}
     for each in (each for view in spec.features for each in view.fields):

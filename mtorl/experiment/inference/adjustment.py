@@ -28,7 +28,13 @@ _DISTINCT = 1e-8
 
 
 def slopes(sums: Sums, within: Floats, ratio: Floats, weight: Floats) -> Floats:
-    """Return the metric's slope on each covariate, (..., K); `weight` is a stage's weight in the lift, (..., A, S)."""
+    """Return the slope of the metric on each covariate, by least squares, (..., K).
+
+    Args:
+        within: Sums of products of figures, as returned by `Sums.within`.
+        ratio: Metric in each arm and stage, (..., A, S).
+        weight: Weight of each stage in the lift, (..., A, S).
+    """
     users, x = sums.users[..., None], sums.totals[..., COVARIATES:]
     with np.errstate(divide="ignore", invalid="ignore"):
         means = np.where(users > 0, x / users, 0.0)
@@ -48,12 +54,15 @@ def slopes(sums: Sums, within: Floats, ratio: Floats, weight: Floats) -> Floats:
 
 
 def residual(ratio: Floats, per_user: Floats, means: Floats, theta: Floats) -> Floats:
-    """Return coefficients, (..., A, S, F): a user's figures, multiplied by these and summed, are the user's residual.
+    """Return the coefficients that turn a user's figures into the user's residual, (..., A, S, F).
+
+    The residual is the sum of the user's figures, each multiplied by its coefficient.
 
     Args:
-        ratio: Metric by arm and stage, (..., A, S), in the numerator's unit.
-        per_user: Mean denominator of a user.
-        means: Means of the covariates (..., A, S, K).
+        ratio: Metric in each arm and stage, (..., A, S), in the numerator's unit.
+        per_user: Mean denominator of a user in each arm and stage, (..., A, S).
+        means: Means of the covariates, (..., A, S, K).
+        theta: Slope of the metric on each covariate, (..., K).
     """
     metric = np.stack([np.ones_like(ratio), -ratio], -1)
     if not means.shape[-1]:
@@ -64,7 +73,10 @@ def residual(ratio: Floats, per_user: Floats, means: Floats, theta: Floats) -> F
 
 
 def covariate_means(sums: Sums) -> Floats:
-    """Return the means of the covariates in each arm and stage, (..., A, S, K); 0 if there are no users."""
+    """Return the mean of each covariate over the users of an arm and stage, (..., A, S, K).
+
+    The mean is 0 if there are no users.
+    """
     users = sums.users[..., None]
     with np.errstate(divide="ignore", invalid="ignore"):
         means: Floats = np.where(users > 0, sums.totals[..., COVARIATES:] / users, 0.0)
@@ -72,17 +84,24 @@ def covariate_means(sums: Sums) -> Floats:
 
 
 def figures_with(metric: Floats, covariates: Floats) -> Floats:
-    """Return the figures of rows: numerator and denominator, (R, 2), and the covariates of the row's user, (R, K)."""
+    """Return the figures of each row, (R, F): numerator and denominator of the metric, a 1, and the covariates.
+
+    Without covariates, the 1 is left out, too.
+
+    Args:
+        metric: Numerator and denominator of the metric, (R, 2).
+        covariates: Covariates of the row's user, (R, K).
+    """
     if not covariates.shape[-1]:
         return metric
     return np.concatenate([metric, np.ones((len(metric), ONE - DENOMINATOR)), covariates], -1)
 
 
 def standardised(columns: Floats) -> Floats:
-    """Return covariates, (R, K), with mean 0 and standard deviation 1, which avoids rounding errors in sums.
+    """Scale covariates, (R, K), to mean 0 and standard deviation 1, which avoids rounding errors in sums.
 
-    The scale of a covariate does not affect the lift. For a user without the covariate (NaN), the mean is used, and an
-    added indicator column contains 1, so that users without the covariate have their own mean of the metric.
+    The scale of a covariate does not affect the lift. A missing value (NaN) is replaced by the covariate's mean. An
+    added column is 1 for users with a missing value, so that these users have their own mean of the metric.
     """
     missing = np.isnan(columns)
     marks = {column.tobytes(): column for column in missing.T if column.any()}  # without duplicates

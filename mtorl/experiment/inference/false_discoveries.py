@@ -3,12 +3,14 @@
     logs = [log_e_value(lift.value, lift.se, lift.effective_users, alpha=.05) for lift in lifts]
     discoveries(logs, 0.05)
 
-Of the metrics that are called significant, a share of at most alpha is false on average. This share is the false
-discovery rate (Benjamini, Hochberg 1995). The evidence against "no difference" is an e-value: the value of the mixture
-behind the always-valid interval. If there is no difference, its mean is 1 at any look at which one stops. The interval
-excludes zero exactly if the e-value exceeds 1 / alpha. With e-values, Benjamini and Hochberg's procedure (e-BH) keeps
-its rate for any dependence between metrics; with p-values, it would not. See Wang and Ramdas, "False discovery rate
-control with e-values", JRSS B 84(3), 2022, arXiv:2009.02824.
+The false discovery rate is the expected share of false results among the metrics that are called significant
+(Benjamini, Hochberg 1995). Here it is at most alpha.
+
+The evidence against "no difference" is an e-value: the mixture that also gives the always-valid interval. If there is
+no difference, the mean of the e-value is 1, at any look at which one stops. The interval excludes zero exactly if the
+e-value exceeds 1 / alpha. With e-values, the procedure of Benjamini and Hochberg (e-BH) keeps its rate for metrics that
+depend on each other; with p-values, it would not. See Wang and Ramdas, "False discovery rate control with e-values",
+JRSS B 84(3), 2022, arXiv:2009.02824.
 """
 
 import math
@@ -20,7 +22,14 @@ from mtorl.experiment.inference.statistics import sequence_times
 
 
 def log_e_value(value: float, se: float, users: float, *, alpha: float) -> float:
-    """Return the logarithm of the e-value against a difference of zero, tuned for error rate alpha; -inf if unknown."""
+    """Return the logarithm of the e-value, which is the evidence that a difference is not zero.
+
+    It is -inf if the difference or its standard error is unknown.
+
+    Args:
+        users: Effective users of the comparison, as in `Lift.effective_users`.
+        alpha: Error rate at which the mixture of the e-value is most powerful.
+    """
     if not (math.isfinite(value) and math.isfinite(se)):
         return -math.inf
     if se == 0.0:
@@ -30,12 +39,19 @@ def log_e_value(value: float, se: float, users: float, *, alpha: float) -> float
 
 
 def p_value(log_e: float) -> float:
-    """Return an always-valid p-value: without a difference, it falls below p at any look with probability p at most."""
+    """Return an always-valid p-value from the logarithm of an e-value.
+
+    If there is no difference, the probability that it is below p at any look is at most p.
+    """
     return math.exp(min(0.0, -log_e))
 
 
 def discoveries(log_e: Sequence[float], alpha: float) -> list[bool]:
-    """Return whether each difference, given by its `log_e_value`, is a discovery at false discovery rate alpha."""
+    """Return, for each metric, whether its difference is a discovery at false discovery rate alpha.
+
+    Args:
+        log_e: For each metric, the result of `log_e_value`.
+    """
     of_all = len(log_e)
     ordered = sorted(log_e, reverse=True)
     found = [k for k, value in enumerate(ordered, 1) if value >= math.log(of_all / (k * alpha))]

@@ -30,30 +30,39 @@ from mtorl.runtime.progress import report
 
 POWER = 0.8
 LOOKS = 300
-MOST_USERS = 5_000_000  # most users; if an experiment needs more, the effect counts as too small to be found
-_DRAWS = 300_000_000  # users drawn in all simulated runs together, which takes about a minute
-_RUNS = (400, 2_000)  # runs that distinguish a power of 80 % from 75 % (fewest) or 78 % (most)
-_LOOKS_AT_ONCE = 40  # number of looks whose users are in memory at a time
-_WHOLE_DAY = 0.9  # days between first and last decision that a log needs to show the number of users per day
+# If an experiment would need more users than this, the effect counts as too small to be found.
+MOST_USERS = 5_000_000
+# Number of users to draw in all simulated runs together, which takes about a minute.
+_DRAWS = 300_000_000
+# Fewest and most simulated runs. The fewest distinguish a power of 80 % from 75 %, the most distinguish it from 78 %.
+_RUNS = (400, 2_000)
+# Number of looks that are simulated at once, because the users between these looks are all in memory.
+_LOOKS_AT_ONCE = 40
+# A log shows the number of users per day only if at least this many days pass from its first to its last decision.
+_WHOLE_DAY = 0.9
 
 
 @dataclass(frozen=True)
 class Population:
-    """Users of the log from which simulated users are drawn."""
+    """The users of a log, from which the users of a simulated experiment are drawn."""
 
-    figures_U2: Floats  # numerator and denominator of the primary metric
-    # True if outcomes are counts, such as clicks, so that a better policy has more outcomes. False for amounts such as
-    # revenue: a better policy has larger outcomes. If few users have one, finding it takes many more users.
+    figures_U2: Floats  # numerator and denominator of the primary metric for each user
+    # `counts` is True if outcomes are counts, such as clicks: a better policy then has more outcomes. It is False for
+    # amounts, such as revenue: a better policy then has larger outcomes.
     counts: bool = True
 
     @property
     def ratio(self) -> float:
-        """The metric; 0 if there are no users."""
+        """Return the metric over all users; 0 if there are no users."""
         numerator, denominator = self.figures_U2.sum(0)
         return float(numerator / denominator) if denominator > 0 else 0.0
 
     def part_of(self, chosen_N: npt.NDArray[np.intp], share: float, rng: np.random.Generator) -> Floats:
-        """Return a random share of some users' outcomes, drawn per outcome or, if these are not whole, per user."""
+        """Return a random part of some users' outcomes, which is the fraction `share` on average.
+
+        Whole numbers, such as clicks, are drawn one by one. If there are other numbers, such as revenue, each user's
+        outcomes are either all in the part or all left out.
+        """
         numerator_N = self.figures_U2[chosen_N, 0]
         part_N: Floats = (
             rng.binomial(numerator_N.astype(np.int64), share).astype(np.float64)
@@ -64,12 +73,12 @@ class Population:
 
     @cached_property
     def _whole(self) -> bool:
-        """Whether all outcomes are whole numbers, so that they can be drawn one by one."""
+        """Return whether all outcomes are whole numbers, so that they can be drawn one by one."""
         numerator_U = self.figures_U2[:, 0]
         return bool(np.all((numerator_U >= 0) & (numerator_U == np.floor(numerator_U))))
 
     def deviation(self) -> float:
-        """Return the standard deviation of a user's contribution to the difference of two equal arms."""
+        """Return the standard deviation of one user's contribution to the difference of two equal arms."""
         numerator_U, denominator_U = self.figures_U2.T
         return 2.0 * float((numerator_U - self.ratio * denominator_U).std() / denominator_U.mean())
 
@@ -78,13 +87,14 @@ class Population:
 class Plan:
     """Planned size of an experiment."""
 
-    users: int  # in all arms together
-    power: float  # share of the runs that found the challenger better with these users
+    users: int  # number of users in all arms together
+    # Share of the simulated runs in which this number of users showed that the challenger is better.
+    power: float
     runs: int
 
 
 class IncumbentUsers(NamedTuple):
-    """The incumbent's users and their decisions in the period of the log."""
+    """The users of the incumbent in a log, with the number and the mean cost of their decisions."""
 
     population: Population
     decisions: int
@@ -96,14 +106,21 @@ class IncumbentUsers(NamedTuple):
 def requirements(
     seen: IncumbentUsers, experiment: Experiment, effect: float, share: float = 0.5, users_a_day: float = 0.0
 ) -> dict[str, Any] | None:
-    """Return the users, days and money that it takes to find an effect; None and ValueError as in `needed_users`.
+    """Return the users, days and money that an experiment needs to find an effect.
+
+    Returns None if the experiment would need more than `MOST_USERS` users.
 
     Args:
-        users_a_day: New users per day. 0: estimated from the log, if the log covers a day.
+        effect: Increase of the metric by the challenger, as a fraction of the incumbent's metric.
+        share: Fraction of the users who get the challenger.
+        users_a_day: New users per day. If 0, this is estimated from the log, if the log covers a day.
 
     Returns:
         Users in all arms, days (None if unknown), decisions, cost (currency units), power, number of simulated runs,
         and the figures of the log (`seen`).
+
+    Raises:
+        ValueError: the log has too few users or no gain, or `effect` or `share` is not between 0 and 1.
     """
     challengers = sum(arm.name != INCUMBENT for arm in experiment.arms)
     alpha = ErrorShares.of(experiment.alpha, challengers, len(experiment.metrics.guardrails)).primary
@@ -134,11 +151,14 @@ def requirements(
 
 
 def needed_users(population: Population, effect: float, share: float, alpha: float) -> Plan | None:
-    """Return the fewest users with which an effect is found with probability POWER; None: more than `MOST_USERS`.
+    """Return the smallest number of users with which an effect is found with probability POWER.
+
+    Returns None if more than `MOST_USERS` users are needed.
 
     Args:
         effect: Increase of the metric by the challenger, as a fraction of the incumbent's metric.
         share: Fraction of the users who get the challenger.
+        alpha: Accepted probability that the always-valid interval misses the true lift.
 
     Raises:
         ValueError: the log has too few users or no gain, or `effect` or `share` is not between 0 and 1.
@@ -149,7 +169,8 @@ def needed_users(population: Population, effect: float, share: float, alpha: flo
     users = len(population.figures_U2)
     if users < MIN_USERS or not population.ratio > 0.0:
         raise ValueError(messages.PLAN_NEEDS_USERS(users=users, value=population.ratio, needed=MIN_USERS))
-    # One look at the end would need this many effective users; always-valid looks need about 1.5 times as many.
+    # A test with a single look at the end would need `one_look` effective users. Always-valid looks need about 1.5
+    # times as many.
     one_look = (2.8 * population.deviation() / (effect * population.ratio)) ** 2 / (4.0 * share * (1.0 - share))
     most = max(2.0 * one_look, 20.0 * MIN_USERS / min(share, 1.0 - share))
     while most < 2 * MOST_USERS:
@@ -160,7 +181,7 @@ def needed_users(population: Population, effect: float, share: float, alpha: flo
             rng = np.random.default_rng([0, run])
             found = estimate(_play(rng, population, effect, share, looks_L))
             low, _ = confidence_sequence(found.value, found.se, found.effective_users, alpha=alpha)
-            better = low > 0.0  # False for NaN, where there is not enough data yet
+            better = low > 0.0  # False if `low` is NaN, because there are too few users so far
             first[int(better.argmax()) :] += bool(better.any())
             report(run + 1, runs)
         reached = first / runs >= POWER
@@ -172,16 +193,19 @@ def needed_users(population: Population, effect: float, share: float, alpha: flo
 
 
 def _looks(most: float) -> np.ndarray:
-    """Return the numbers of users at which the simulated runs are evaluated, denser where the answer is likely."""
+    """Return the numbers of users at which each simulated run is evaluated, up to `most`.
+
+    They are closer together for large numbers of users, where the answer is likely.
+    """
     early, late = np.geomspace(MIN_USERS, most / 5.0, LOOKS // 5), np.linspace(most / 5.0, most, LOOKS)
     return np.unique(np.concatenate([early, late]).astype(np.int64))
 
 
 def _play(rng: np.random.Generator, population: Population, effect: float, share: float, looks_L: np.ndarray) -> Sums:
-    """Return the sums over the users of one simulated experiment at each look.
+    """Simulate one experiment, and return its sums over users at each look.
 
-    If outcomes are counts, each user of the challenger also gets a random share of another user's outcomes, which
-    raises the metric by the effect.
+    The challenger's metric is raised by `effect`. If outcomes are counts, each user of the challenger also gets a
+    random part of another user's outcomes. Otherwise, the outcomes of the challenger's users are multiplied.
     """
     numerator_U, denominator_U = population.figures_U2.T
     at_looks = np.zeros((len(looks_L), 2, 8))

@@ -1,14 +1,16 @@
-"""Tests for a sample ratio mismatch (users in other shares than configured), with one error rate for all looks.
+"""Tests whether users reach the arms in the configured shares, with one error rate for all looks.
 
-Lindon and Malek, "Anytime-valid inference for multinomial count data", NeurIPS 2022, arXiv:2011.03567. Under the
-configured shares theta, the Bayes factor of a Dirichlet(kappa theta) mixture of all shares against theta,
+Other shares (a sample ratio mismatch) make every result invalid. The test is from Lindon and Malek, "Anytime-valid
+inference for multinomial count data", NeurIPS 2022, arXiv:2011.03567. Arm a has x_a of the n users, and the configured
+share theta_a. If the configured shares apply, the Bayes factor of a Dirichlet(kappa theta) mixture of all shares
+against theta,
 
     M_n = Gamma(kappa) / Gamma(kappa + n)  *  prod_a  Gamma(kappa theta_a + x_a) / (Gamma(kappa theta_a) theta_a^x_a),
 
 is a martingale. The probability that it ever reaches 1 / alpha is at most alpha. So 1 / M_n is a p-value for all looks.
 
-Most of a challenger's users stay with it in later stages. So the martingales of the stages are not independent, and
-must not be multiplied. Instead, each stage gets a share of the error rate (Bonferroni).
+Most users of a challenger stay with it in later stages. So the martingales of the stages are not independent, and must
+not be multiplied. Instead, each stage gets a share of the error rate (Bonferroni).
 """
 
 import math
@@ -17,17 +19,22 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.special import gammaln
 
-SRM_ALARM = 0.01  # probability of an alarm, at any look, in an experiment without a mismatch
-CONCENTRATION = 100.0  # kappa: with this value, a split of 300 users into 2 : 1 instead of 1 : 1 is detected
+# If the shares are as configured, the test raises a false alarm with at most this probability, over all looks.
+SRM_ALARM = 0.01
+# kappa: with this value, the test detects that 300 users are split 2 : 1 instead of 1 : 1.
+CONCENTRATION = 100.0
 
 Stage = tuple[Mapping[str, int], Mapping[str, float]]
 """The number of distinct users in each arm, and each arm's configured share (on any positive scale)."""
 
 
 def srm_p_value(stages: Sequence[Stage], *, planned: int = 1) -> float:
-    """Return a p-value that is valid for all looks together; 0.0 if an arm with share 0 has users.
+    """Return the p-value of a sample ratio mismatch in any stage, which is valid for all looks together.
 
-    The error rate is divided by `planned`, the total number of stages.
+    It is 0.0 if an arm with share 0 has users.
+
+    Args:
+        planned: Total number of planned stages, between which the error rate is divided.
     """
     return min([1.0, *(planned * math.exp(min(0.0, -_log_martingale(*stage))) for stage in stages)])
 

@@ -53,29 +53,41 @@ from mtorl.experiment.inference.sums import COVARIATES, DENOMINATOR, NUMERATOR, 
 Number = float | Floats
 Interval = tuple[float, float]
 
-MIN_USERS = 100  # effective users per arm; with fewer, estimates are not normally distributed
-MIN_POSITIVE = 150  # users with a positive outcome per arm; the variance of missing users is added
-ROUNDING = 1e-8  # a lift or standard error below this share of the metric is a rounding error
+# If an arm has fewer effective users, there is no interval, because estimates are not normally distributed.
+MIN_USERS = 100
+# If an arm has fewer users with a positive outcome, the variance of the missing users is added.
+MIN_POSITIVE = 150
+# A lift or standard error that is below this fraction of the metric is a rounding error, and counts as 0.
+ROUNDING = 1e-8
 
 _SIGN = np.array([1.0, -1.0])[:, None]  # signs of the arms in the difference
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Challenger minus incumbent. Every field has the leading axes of the sums."""
+    """The lift of the challenger over the incumbent, which is the difference of their metrics.
 
-    value: Floats  # in the metric's unit; NaN if there is no stage in which both arms have decisions
-    se: Floats  # standard error; NaN below MIN_USERS
-    effective_users: Floats  # the sequence's time: as much information as this number of users at equal shares
-    incumbent: Floats  # the incumbent's metric, with the same weights of stages as the lift
-    arm_users: Floats  # effective users of challenger and incumbent, from their numbers of decisions (..., A)
+    Each field has the leading axes of the sums from which it was computed.
+    """
+
+    # Lift in the metric's unit. NaN if there is no stage in which both arms have decisions.
+    value: Floats
+    # Standard error of the lift. NaN if an arm has fewer than MIN_USERS effective users.
+    se: Floats
+    # Time of the confidence sequence: the data have as much information as this number of users in arms of equal size.
+    effective_users: Floats
+    # Metric of the incumbent over all stages, with the weights that the stages have in the lift.
+    incumbent: Floats
+    # Effective users (Kish) of challenger and incumbent, (..., A), computed from each user's number of decisions.
+    arm_users: Floats
 
 
 @dataclass(frozen=True)
 class Lift:
-    """Challenger minus incumbent for one metric, in the metric's unit; `relative` is for display only.
+    """The difference between challenger and incumbent in one metric, in the metric's unit.
 
-    The intervals are NaN if there is not enough data.
+    `relative` is the difference as a fraction of the incumbent's metric, and is for display only. The intervals are NaN
+    if there is not enough data.
     """
 
     effective_users: float
@@ -91,15 +103,15 @@ class Lift:
 def estimate(sums: Sums, largest: float | None = None, sizes: Floats | None = None) -> Estimate:
     """Return the lift over all stages and its standard error.
 
-    Linearised around the sums, user i contributes (N_i - R D_i) / sum(D) to the ratio of the user's arm in a stage. The
-    contributions of a user are weighted and added up over stages. These totals are independent between users, so the
-    sum of their squares is the variance. It is a quadratic form of the sums of products.
+    By the delta method, user i contributes (N_i - R D_i) / sum(D) to the ratio R of the user's arm in a stage. A user's
+    contributions in all stages are weighted and added up. These totals are independent between users, so the sum of
+    their squares estimates the variance of the lift. The sums of products are enough to compute it.
 
     Args:
-        largest: Upper bound of one decision's numerator: the assumed size of a positive outcome if no user of either
-            arm has one. Without this bound, such a metric has no interval.
-        sizes: Weights by arm and stage, (..., A, S), for a metric whose denominator is an outcome instead of decisions,
-            because the arm may change that outcome. By default, the denominators.
+        largest: Upper bound of one decision's numerator. If no user of either arm has a positive outcome, this is the
+            assumed size of such an outcome; without it, the metric then has no interval.
+        sizes: Weights by arm and stage, (..., A, S); by default, the denominators. A metric whose denominator is an
+            outcome instead of decisions needs other weights, because the arm may change that outcome.
     """
     sums = sums.with_both_arms()
     users, numerator, denominator = sums.users, sums.totals[..., NUMERATOR], sums.totals[..., DENOMINATOR]
@@ -109,7 +121,8 @@ def estimate(sums: Sums, largest: float | None = None, sizes: Floats | None = No
         sizes = denominator if sizes is None else np.where(counts, sizes, 0.0)
         size = np.nan_to_num(sizes.prod(-2) / sizes.sum(-2))  # (..., S)
         weight = np.where(counts, (size / size.sum(-1, keepdims=True))[..., None, :], 0.0)  # (..., A, S)
-        slope = np.where(counts, weight / denominator, 0.0)  # change of the lift per unit of the numerator
+        # Change of the lift if the numerator of an arm and stage increases by 1.
+        slope = np.where(counts, weight / denominator, 0.0)
         ratio = np.where(counts, numerator / denominator, 0.0)
         unbiased = np.sqrt(np.where(users > 1, users / (users - 1.0), 1.0))
         theta, means = slopes(sums, within, ratio, weight), covariate_means(sums)
@@ -135,9 +148,10 @@ def estimate(sums: Sums, largest: float | None = None, sizes: Floats | None = No
 
 
 def _learnt(users: Floats, covariates: int) -> Number:
-    """Return the factor by which the variance grows because K slopes were estimated from the same n users.
+    """Return the factor by which the variance grows because the slopes were estimated from the same users.
 
-    The variance of residuals is too small by the factor 1 - K / n. The error of the slopes adds the fraction K / n.
+    With K slopes and n users, the variance of the residuals is too small by the factor 1 - K / n. The error of the
+    slopes adds the fraction K / n.
     """
     return (users + covariates) / np.maximum(users - covariates, 1.0) if covariates else 1.0
 
@@ -145,12 +159,14 @@ def _learnt(users: Floats, covariates: int) -> Number:
 def _missing_variance(sums: Sums, within: Floats, weight: Floats, largest: float | None) -> Floats:
     """Return the variance to add if an arm has fewer than MIN_POSITIVE users with a positive outcome.
 
-    It is the variance that the missing users with a positive outcome would have. The size of their outcomes is taken
-    from both arms together, because one arm may have none. They are spread over stages like the arm's users.
+    This is the variance that the missing users with a positive outcome would cause. The size of their outcomes is
+    estimated from both arms together, because one arm may have none. They are spread over the stages like the arm's
+    users.
     """
     users, positive = sums.users, sums.positive.sum(-1)  # (..., A)
     denominator, squares = sums.totals[..., DENOMINATOR], within[..., NUMERATOR, NUMERATOR]
-    per_user = np.where(users > 0, users / denominator, 0.0)  # converts a numerator to a contribution to the mean
+    # Factor that converts a user's numerator to the user's contribution to the mean of the arm.
+    per_user = np.where(users > 0, users / denominator, 0.0)
     seen = positive.sum(-1)
     unit = np.nan if largest is None else largest * users.sum((-1, -2)) / denominator.sum((-1, -2))
     square = np.where(seen > 0, (squares * per_user**2).sum((-1, -2)) / seen, np.square(unit))
@@ -161,14 +177,15 @@ def _missing_variance(sums: Sums, within: Floats, weight: Floats, largest: float
 
 
 def _unseen_variance(sums: Sums, within: Floats, of_user: Floats, theta: Floats, scale: Floats) -> Floats:
-    """Return the variance to add so that users vary about both arms' common ratio, and equally in both arms.
+    """Return the variance to add so that one very busy user can't make an arm seem to have no variance.
 
     If a bot makes most of an arm's decisions in a stage, the arm's ratio is nearly the bot's ratio, from which the bot
-    hardly deviates. If users of a stage vary alike in both arms, each arm has its share of the squares. This gives a
-    lower bound for the variance of the difference. A bound for each arm would count one arm's heavy tail twice.
+    hardly deviates. So deviations are measured from the ratio of both arms together, and users are assumed to vary
+    equally in both arms. This gives a lower bound for the variance of the difference. A bound for each arm would count
+    the heavy tail of one arm twice.
 
     Args:
-        scale: Variance per unit of squares, (..., A, S).
+        scale: Variance of the lift per unit of squared residuals, (..., A, S).
     """
     users, both = sums.users.sum(-2, keepdims=True), sums.totals.sum(-3, keepdims=True)
     ratio = np.nan_to_num(both[..., NUMERATOR] / both[..., DENOMINATOR])
@@ -182,7 +199,7 @@ def _unseen_variance(sums: Sums, within: Floats, of_user: Floats, theta: Floats,
 
 
 def _squares(within: Floats, of_user: Floats) -> Floats:
-    """Return the sums over users of squared residuals in each arm and stage, (..., A, S)."""
+    """Return the sum of the users' squared residuals in each arm and stage, (..., A, S)."""
     squares: Floats = (of_user * (within @ of_user[..., None])[..., 0]).sum(-1)
     return squares
 
@@ -199,13 +216,20 @@ lift would then leave the interval more often than alpha allows.
 
 
 def rho_squared(alpha: float) -> float:
-    """Return rho^2, with which the sequence is tightest at `TIGHTEST_AT` users, by Lambert's function W_{-1}."""
+    """Return rho^2 of the mixture, chosen so that the sequence is tightest at `TIGHTEST_AT` users.
+
+    The solution uses Lambert's function W_{-1}.
+    """
     branch = float(lambertw(-(alpha**2) * np.exp(-1.0), k=-1).real)
     return (-branch - 1.0) / TIGHTEST_AT
 
 
 def sequence_times(users: Number, alpha: float) -> Floats:
-    """Return two times, (2, ...): `users`, and at least `STANDING_AT`. Of both intervals, the wider one is used."""
+    """Return rho^2 times the number of users for which the width of an interval is computed, (2, ...).
+
+    There are two numbers: `users`, and `users` but at least `STANDING_AT`. Callers use the wider one of the two
+    intervals.
+    """
     found: Floats = np.stack([users, np.maximum(users, STANDING_AT)]) * rho_squared(alpha)
     return found
 
@@ -216,14 +240,17 @@ def _always_valid_width(se: Number, k: Floats, log_term: Floats) -> Floats:
 
 
 def confidence_sequence(value: Number, se: Number, users: Number, *, alpha: float) -> tuple[Floats, Floats]:
-    """Return a two-sided interval that covers the true value at *all* looks together with probability 1 - alpha."""
+    """Return a two-sided interval that is valid at all looks together.
+
+    The probability that it covers the true value at *every* look is 1 - alpha.
+    """
     k = sequence_times(users, alpha)
     width = _always_valid_width(se, k, np.log(np.sqrt(k + 1.0) / alpha))
     return np.subtract(value, width), np.add(value, width)
 
 
 def one_sided_width(se: Number, users: Number, *, alpha: float) -> Floats:
-    """Return the distance from the estimate to its one-sided always-valid bound.
+    """Return the distance from an estimate to its one-sided always-valid bound.
 
     The mixture is half-normal instead of normal. Its martingale is at least 2/sqrt(n rho^2+1) * (exp(x^2/2) - 1), since
     Phi(x) >= 1 - exp(-x^2/2). The martingale stays below 1/alpha at all looks with probability 1 - alpha.
@@ -233,13 +260,22 @@ def one_sided_width(se: Number, users: Number, *, alpha: float) -> Floats:
 
 
 def fixed_interval(value: Number, se: Number, *, alpha: float) -> tuple[Floats, Floats]:
-    """Return a normal interval for one look at a size chosen beforehand; earlier looks would make it invalid."""
+    """Return a normal interval that is valid for one look, at a number of users chosen beforehand.
+
+    Earlier looks at the results would make it invalid.
+    """
     width = float(ndtri(1.0 - alpha / 2.0)) * np.asarray(se, dtype=np.float64)
     return np.subtract(value, width), np.add(value, width)
 
 
 def compare(sums: Sums, *, alpha: float, largest: float | None = None, sizes: Floats | None = None) -> Lift:
-    """Return the lift as a difference, with both intervals; arguments as for `estimate`, without leading axes."""
+    """Return the lift with two intervals: one that is always valid, and one for a single look.
+
+    The other arguments are those of `estimate`, without leading axes.
+
+    Args:
+        alpha: Probability that an interval misses the true lift.
+    """
     found = estimate(sums, largest, sizes)
     value, se, users, incumbent = (float(x) for x in (found.value, found.se, found.effective_users, found.incumbent))
     low, high = confidence_sequence(value, se, users, alpha=alpha)

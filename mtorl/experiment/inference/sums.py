@@ -26,21 +26,31 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-NUMERATOR, DENOMINATOR, ONE, COVARIATES = range(4)  # indices of the figures; covariates fill the rest
+# Positions of a user's figures. The covariates have all positions from COVARIATES on.
+NUMERATOR, DENOMINATOR, ONE, COVARIATES = range(4)
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums of the users' figures, and sums of the products of each pair of figures."""
+    """Sums over users, from which the lift of one metric and its variance are computed.
+
+    There is a sum for each figure of the users, such as the metric's numerator, and for the product of each pair of
+    figures.
+    """
 
     users: Floats  # number of users in each arm and stage, (..., A, S)
     positive: Floats  # number of users with a numerator above 0, (..., A, S)
-    totals: Floats  # (..., A, S, F)
-    products: Floats  # (..., A S F, A S F)
+    totals: Floats  # sum of each figure, (..., A, S, F)
+    products: Floats  # sum of the products of two figures, (..., A S F, A S F)
 
     @classmethod
     def of_users(cls, values: Floats, present: npt.NDArray[np.bool_]) -> Sums:
-        """Add up figures (..., U, A, S, F) of users who were `present` in an arm and stage (..., U, A, S)."""
+        """Add up the figures of all users.
+
+        Args:
+            values: Figures of each user in each arm and stage, (..., U, A, S, F).
+            present: True if the user was in this arm and stage, (..., U, A, S).
+        """
         flat = values.reshape(*values.shape[:-3], math.prod(values.shape[-3:]))
         return cls(
             users=present.sum(-3, dtype=np.float64),
@@ -50,14 +60,14 @@ class Sums:
         )
 
     def within(self) -> Floats:
-        """Return the sums of products of figures within each arm and stage, (..., A, S, F, F)."""
+        """Return the sums of the products of two figures in the same arm and stage, (..., A, S, F, F)."""
         *leading, arms, stages, figures = self.totals.shape
         cells = self.products.reshape(*leading, arms * stages, figures, arms * stages, figures)
         found: Floats = np.einsum("...cfcg->...cfg", cells)
         return found.reshape(*leading, arms, stages, figures, figures)
 
     def with_both_arms(self) -> Sums:
-        """Return the sums with zeros in stages in which an arm has no users or a zero denominator."""
+        """Return sums in which a stage counts as empty if one of its arms has no users or a zero denominator."""
         there = (self.users > 0) & (self.totals[..., DENOMINATOR] > 0)
         both: npt.NDArray[np.bool_] = np.all(there, axis=-2, keepdims=True)
         users, positive = np.where(both, self.users, 0.0), np.where(both, self.positive, 0.0)
@@ -65,11 +75,14 @@ class Sums:
 
 
 class UserSums:
-    """Sums of the users' columns, and of the products of each pair of columns, by stage and arm.
+    """Sums over users for all metrics at once, for more users than fit in memory.
+
+    There is a sum for each column, and for the product of each pair of columns, by stage and arm.
 
     Args:
-        numerators: Weighted sums of columns by name. Users with a positive sum are counted (`Sums.positive`).
-        same: Aliases of columns.
+        numerators: For each metric, its numerator as a weighted sum of columns. The users with a positive numerator are
+            counted (`Sums.positive`).
+        same: Columns that are aliases, with the column that each one stands for.
     """
 
     def __init__(
@@ -98,7 +111,13 @@ class UserSums:
         return self.columns.index(self._same.get(column, column))
 
     def add(self, user_R: npt.NDArray[np.uint64], cell_R: npt.NDArray[np.intp], figures_BR: Floats) -> None:
-        """Add the rows of some users, sorted by user; a user has at most one row per cell (stage x arms + arm)."""
+        """Add the rows of some users. All rows of a user must be in the same call.
+
+        Args:
+            user_R: User of each row; the rows are sorted by user.
+            cell_R: Cell of each row, which is stage * arms + arm. A user has at most one row per cell.
+            figures_BR: Values of the columns in each row.
+        """
         cells = len(self.users_C)
         users_C = np.bincount(cell_R, minlength=cells)
         self.users_C += users_C
@@ -110,7 +129,8 @@ class UserSums:
             self.products_CBCB[cell, :, cell] += of_cell @ of_cell.T
             for users, positive in zip(self.positive_C.values(), self._numerators_NB @ of_cell > 0, strict=True):
                 users[cell] += np.count_nonzero(positive)
-        # Pairs of rows of one user: adjacent rows, then rows two apart, and so on.
+        # The rows of a user are adjacent. Add the products of two rows of the same user: first of neighbouring rows,
+        # then of rows that are two apart, and so on.
         lag = 1
         while len(one := np.flatnonzero(user_R[lag:] == user_R[:-lag])):
             kind = cell_R[one] * cells + cell_R[one + lag]
@@ -123,11 +143,16 @@ class UserSums:
             lag += 1
 
     def cells(self, arm: int) -> npt.NDArray[np.intp]:
-        """Return the cells of an arm, (S,)."""
+        """Return the cell of an arm in each stage, (S,)."""
         return np.arange(arm, len(self.users_C), self._arms)
 
     def of(self, arms: tuple[int, int], stages: Sequence[int], maps: Floats, positive: str) -> Sums:
-        """Return a metric's sums for two arms. `maps`, (A, S, F, B), turns columns into figures."""
+        """Return the sums of one metric for two arms.
+
+        Args:
+            maps: Weights that turn columns into figures, (A, S, F, B).
+            positive: Name of the numerator (see `numerators`) for which users with a positive value are counted.
+        """
         place = np.array([[stage * self._arms + arm for stage in stages] for arm in arms], dtype=np.intp)  # (A, S)
         flat, count = place.reshape(-1), maps.shape[-2]
         by_cell = maps.reshape(len(flat), count, -1)

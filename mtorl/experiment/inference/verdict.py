@@ -29,21 +29,25 @@ from mtorl.runtime.message import Message
 Token = Literal["ship", "stop", "futile", "inconclusive", "srm", "guardrail"]
 _DECIDED: dict[str, Token] = {token: token for token in get_args(Token) if token != "inconclusive"}
 
-LATE_ALARM = 0.03  # if the arms' shares of late outcomes differ by more, late outcomes may explain the whole lift
-CROSSED_ALARM = 0.01  # if more than this share of users is in two arms of a stage, assignment is broken
+# If the arms' shares of late outcomes differ by more than this, late outcomes may explain the whole lift.
+LATE_ALARM = 0.03
+# If more than this share of the users was seen in two arms of a stage, the assignment is broken.
+CROSSED_ALARM = 0.01
 
-_PRIMARY = 9  # shares of alpha for the primary metric; each guardrail has 1
-FUTILITY_BETA = 0.1  # probability that a challenger with the wanted effect is ever called futile
+# Alpha is divided into equal shares. The primary metric gets this number of shares, and each guardrail gets one.
+_PRIMARY = 9
+# Accepted probability that a challenger with the wanted effect is called futile, over all looks.
+FUTILITY_BETA = 0.1
 
 _LEADING: tuple[Token, ...] = ("srm", "ship", "inconclusive", "futile", "guardrail", "stop")
 
 
 @dataclass(frozen=True)
 class GuardrailCheck:
-    """Harm to a guardrail metric, with a lower and an upper bound, compared with the allowed margin.
+    """Bounds of the harm to one guardrail metric, compared with the allowed margin.
 
-    "breached": the lower bound is above the margin. "held": the upper bound is at or below the margin. "open": neither
-    is the case; the experiment can't ship.
+    The state is "breached" if the lower bound is above the margin, and "held" if the upper bound is at most the margin.
+    Otherwise it is "open", and the experiment can't ship yet.
     """
 
     name: str
@@ -55,28 +59,34 @@ class GuardrailCheck:
 
 
 def breach(name: str, lower: float, margin: float) -> Message:
-    """Return the message of a breached guardrail, with the metric's name as on the pages: "cost per decision"."""
+    """Return the message for a breached guardrail, in which the metric reads like "cost per decision"."""
     return messages.GUARDRAIL(metric=name.replace("_", " "), lower=lower, margin=margin)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A token for programs and a message for people."""
+    """The verdict about one challenger: a token for programs, and a reason for people."""
 
     reason: Message
 
     @property
     def token(self) -> Token:
-        """The code of the reason if it is a decision; otherwise "inconclusive"."""
+        """Return the code of the reason if it is a decision, such as "ship", and "inconclusive" otherwise."""
         return _DECIDED.get(self.reason.code, "inconclusive")
 
 
 class ErrorShares(NamedTuple):
-    """Error rates of one challenger's comparisons; over all challengers, they add up to at most alpha."""
+    """The error rates of the comparisons of one challenger with the incumbent.
 
-    primary: float  # probability that the two-sided interval of the primary metric misses the lift
-    breached: float  # probability, for each guardrail, that it falsely seems breached
-    held: float  # probability that a guardrail falsely seems to hold
+    They are chosen so that the probability of any false verdict, over all challengers, is at most alpha.
+    """
+
+    # Probability that the two-sided interval of the primary metric misses the true lift.
+    primary: float
+    # Probability that one guardrail seems breached although it is not.
+    breached: float
+    # Probability that one guardrail seems to hold although it is breached.
+    held: float
 
     @classmethod
     def of(cls, alpha: float, challengers: int, guardrails: int) -> "ErrorShares":
@@ -88,16 +98,20 @@ class ErrorShares(NamedTuple):
 def check_guardrail(
     name: str, lift: Lift, *, direction: Literal["up", "down"], margin: float, shares: ErrorShares
 ) -> GuardrailCheck:
-    """Bound the harm of the challenger on one guardrail metric; each bound has its own error rate.
+    """Compute bounds of a challenger's harm to one guardrail metric, and compare them with the margin.
 
-    `direction` is the desired one. Harm up to the margin (in the metric's unit, not negative) is accepted.
+    Args:
+        direction: Desired direction of the metric: up if more is better, down if less is better.
+        margin: Accepted harm in the metric's unit, not negative.
+        shares: Error rates of the lower bound (`breached`) and of the upper bound (`held`).
     """
     value = lift.value if direction == "down" else -lift.value
     below, above = (
         float(one_sided_width(lift.se, lift.effective_users, alpha=share)) for share in (shares.breached, shares.held)
     )
     lower, upper = value - below, value + above
-    state: Literal["breached", "held", "open"] = "open"  # stays "open" if a width is NaN (too few users)
+    # The state stays "open" if a bound is NaN, because there are too few users.
+    state: Literal["breached", "held", "open"] = "open"
     if lower > margin:
         state = "breached"
     elif upper <= margin:
@@ -106,10 +120,13 @@ def check_guardrail(
 
 
 def rules_out(short_of_effect: Lift) -> bool:
-    """Return whether the wanted effect is ruled out: at most with probability FUTILITY_BETA if the challenger has it.
+    """Return whether the data rule out that a challenger has the wanted effect.
 
-    `short_of_effect` is the challenger minus an incumbent whose metric is raised by the wanted effect. The bound is
-    one-sided and always valid, so frequent looks do not raise the probability of giving up on such a challenger.
+    If the challenger has this effect, it is ruled out with at most the probability FUTILITY_BETA. This holds for any
+    number of looks, because the bound is one-sided and always valid.
+
+    Args:
+        short_of_effect: Lift of the challenger over an incumbent whose metric is raised by the wanted effect.
     """
     se, users = short_of_effect.se, short_of_effect.effective_users
     width = float(one_sided_width(se, users, alpha=FUTILITY_BETA))
@@ -131,24 +148,25 @@ def reach_verdict(
     ruled_out: float | None = None,
     challenger: str = "challenger",
 ) -> Verdict:
-    """Turn the figures into one verdict. The rules are in order: the first that applies decides.
+    """Return the verdict about one challenger. The rules are in order: the first that applies decides.
 
-    First, a sample ratio mismatch makes every number invalid. Second, before the planned run time, there is no verdict:
-    the intervals allow for early looks, but not for a weekend that the experiment has not yet covered. Third, a
-    breached guardrail is harm, at any gain. Last, the always-valid interval of the primary metric decides. A better
-    challenger ships only if every guardrail holds.
+    1. A sample ratio mismatch or another sign of a broken comparison makes every number invalid.
+    2. Before the planned run time, there is no verdict. The intervals allow early looks, but the experiment may not
+       have covered a weekend yet.
+    3. A breached guardrail is harm, at any gain.
+    4. The always-valid interval of the primary metric decides. A better challenger ships only if every guardrail holds.
 
     Args:
         srm_p: P-value of the sample ratio mismatch.
         crossed_share: Share of users who were seen in two arms of one stage.
         late_gap: Difference of the arms' shares of late outcomes, by value; 0 unless it is significant.
         unbalanced: Covariate by which the arms' users differ more than chance allows.
-        hours: Run time, hours, in which each stage counts according to its weight in the lift.
+        hours: Run time in hours; each stage counts according to its weight in the lift.
         min_hours: Planned minimum run time, hours.
-        with_changed: Lift including the days on which the stage changed or the kill switch was used, if `primary`
+        with_changed: Lift that includes the days on which the stage changed or the kill switch was used, if `primary`
             excludes them. Such days are often bad days, so excluding them may flatter the challenger. Including them
             may bias the lift, because the arms then have different budgets. Both lifts must lead to the same verdict.
-        with_late: Lift including outcomes that arrived too late to count, if there are any. If one arm's outcomes
+        with_late: Lift that includes outcomes that arrived too late to count, if there are any. If one arm's outcomes
             arrive later, `primary` is biased against it. Both lifts must lead to the same verdict.
         ruled_out: Wanted relative effect, if it is ruled out (`rules_out`).
         challenger: Name of the challenger, for messages about its users.
@@ -162,7 +180,8 @@ def reach_verdict(
         return Verdict(messages.UNBALANCED(covariate=unbalanced))
     if late_gap > LATE_ALARM:
         return Verdict(messages.LATE_GAP(gap=late_gap))
-    # In an experiment of a week, a few minutes less than a week pass between the first and the last decision.
+    # Allow for one hour less: in an experiment of a week, a few minutes less than a week pass from the first to the
+    # last decision.
     if hours <= min_hours - 1.0:
         return Verdict(messages.TOO_EARLY(hours=math.floor(hours), needed=min_hours))
     for check in guardrails:
@@ -191,12 +210,16 @@ def reach_verdict(
 
 
 def _agree(one: Lift, other: Lift) -> bool:
-    """Return whether two intervals agree on whether the lift is above zero, and on whether it is below zero."""
+    """Return whether two intervals lead to the same conclusion: above zero, below zero, or neither."""
     return all((a > 0.0) == (b > 0.0) for a, b in ((one.ci[0], other.ci[0]), (-one.ci[1], -other.ci[1])))
 
 
 def leading(verdicts: Mapping[str, Verdict], lifts: Mapping[str, Lift]) -> str:
-    """Return the challenger whose verdict the experiment reports: the first by `_LEADING`, then by the larger lift."""
+    """Return the challenger whose verdict is reported as the experiment's verdict.
+
+    It is the challenger whose token comes first in `_LEADING`. If several have that token, it is the one with the
+    largest lift.
+    """
 
     def rank(challenger: str) -> tuple[int, float]:
         lift = lifts[challenger].value
