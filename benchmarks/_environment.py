@@ -1,4 +1,7 @@
-"""Common options and output of the scripts, including hardware and versions. Each script imports this module first."""
+"""Command line options and output that all benchmark scripts share. Each script imports this module first.
+
+The output includes the hardware and the package versions with which the figures were measured.
+"""
 
 import argparse
 import json
@@ -8,8 +11,9 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 
-# A script is run by its path, so Python searches its folder first, where `features.py` would hide the package
-# `features`. The folder therefore moves to the end of the path, where subprocesses of a script still find this module.
+# Python puts the folder of a script at the front of its search path. There, `features.py` would hide the package
+# `features`. Therefore the folder is moved to the end of the search path, where subprocesses of a script still find
+# this module.
 _FOLDER = ROOT / "benchmarks"
 sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry) != _FOLDER), str(_FOLDER)]
 
@@ -19,7 +23,10 @@ __all__ = ["ROOT", "environment", "finish", "kept_markets", "parser"]
 
 
 def parser(manual: str | None, quick: str = "") -> argparse.ArgumentParser:
-    """A parser with the options of every script: --json and, if `quick` describes the smaller run, --quick."""
+    """Create a parser with the options that all scripts have.
+
+    These are --json and, if `quick` describes a smaller run, --quick.
+    """
     made = argparse.ArgumentParser(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--json", default="", metavar="FILE", help="also write the figures to this file")
     if quick:
@@ -28,7 +35,10 @@ def parser(manual: str | None, quick: str = "") -> argparse.ArgumentParser:
 
 
 def kept_markets(options: argparse.ArgumentParser, path: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """The markets in a file of figures, if it exists; exits if they were measured with other settings."""
+    """Return the markets that an earlier run has written to the file `path`; empty if there is no file.
+
+    If these markets were measured with other settings, the script exits with an error message.
+    """
     kept = json.loads(Path(path).read_text()) if Path(path).is_file() else {"settings": settings, "markets": {}}
     if kept["settings"] != settings:
         options.error(f"{path} was measured with other settings: {kept['settings']}")
@@ -37,7 +47,7 @@ def kept_markets(options: argparse.ArgumentParser, path: str, settings: dict[str
 
 
 def finish(figures: dict[str, Any], path: str) -> None:
-    """Print the environment; if `path` is not "", write the figures as JSON."""
+    """Print hardware and versions. If `path` is not "", also write all figures to this file as JSON."""
     print("  ".join(f"{name} {value}" for name, value in figures["environment"].items()))
     if path:
         Path(path).write_text(json.dumps(figures, indent=2) + "\n")

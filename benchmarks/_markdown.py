@@ -8,23 +8,30 @@ Show = Callable[[Any], str]
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """Format a Markdown table from its column heads and its cells."""
     lines = [f"| {' | '.join(cells)} |\n".replace("  ", " ") for cells in (heads, *rows)]
     return "".join([lines[0], f"|{'---|' * len(heads)}\n", *lines[1:]])
 
 
 def table_of(columns: Mapping[str, Show], rows: Sequence[Figures]) -> str:
-    """A Markdown table with a row for each result and a column for each figure."""
+    """Format a Markdown table with one row for each result and one column for each figure."""
     return table(list(columns), [[show(row) for show in columns.values()] for row in rows])
 
 
 def compared(rows: Mapping[str, Show], results: Sequence[Figures]) -> list[list[str]]:
-    """The cells (heads and rows) of a table with a row for each figure and a column for each result."""
+    """Return the cells of a table with one row for each figure and one column for each result.
+
+    The first cell of each row is the name of the figure.
+    """
     return [[name, *(show(result) for result in results)] for name, show in rows.items()]
 
 
 def targets(aims: Sequence[tuple[str, float, float, str]]) -> str:
-    """A table of targets, each with name, target, measured value and format; the rounded value must meet the target."""
+    """Format a table that compares measured values with their targets.
+
+    Each entry of `aims` is a name, the target, the measured value and the format of the value. The value is rounded
+    before it is compared. The target is a lower limit if the name contains "at least", otherwise an upper limit.
+    """
     rows = []
     for what, aim, value, form in aims:
         shown = f"{value:{form}}"
@@ -34,7 +41,7 @@ def targets(aims: Sequence[tuple[str, float, float, str]]) -> str:
 
 
 def measured_on(figures: Figures, script: str) -> str:
-    """The line under a table: hardware and versions."""
+    """Return the line under a table, with the script, the hardware and the versions of the measurement."""
     where = dict(figures["environment"])
     line = f"`benchmarks/{script}` on {where.pop('cpu')}, {where.pop('cores')} cores, Python {where.pop('python')}"
     where.pop("system")

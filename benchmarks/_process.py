@@ -1,12 +1,12 @@
-"""Runs a task in a subprocess and measures its time and peak memory.
+"""Runs a task in a subprocess, and measures its time and its peak memory.
 
     figures = run(task, rows=1000)  # {"seconds": 0.1, "cpu_seconds": 0.2, "peak_mib": 90.0, ...the task's result}
 
 A task is a top-level function that returns a dictionary, usually with the figures of `clock`. It imports the project in
-its body, so that the parent process stays small. If a task fails, `run` raises RuntimeError.
+its body, so that the parent process needs little memory. If a task fails, `run` raises RuntimeError.
 
-Peak memory is the sum of the high-water marks (VmHWM in /proc/PID/status) of all processes that the task started.
-`ru_maxrss` would be wrong, because a child inherits it from its parent.
+Peak memory is the sum over all processes that the task started of the largest memory that each process has used (VmHWM
+in /proc/PID/status). `ru_maxrss` would be too large, because a child process inherits the value of its parent.
 """
 
 import importlib
@@ -33,7 +33,10 @@ _POLL = 0.05  # seconds between two readings of the memory
 
 @contextmanager
 def clock() -> Iterator[dict[str, float]]:
-    """Measure wall and CPU seconds (of all threads of this process); fills the dictionary at the end of the block."""
+    """Measure the wall time and the CPU time of the block, and put them into the dictionary that is yielded.
+
+    CPU time includes all threads of this process. The dictionary is empty until the end of the block.
+    """
     figures: dict[str, float] = {}
     wall, cpu = time.perf_counter(), time.process_time()
     yield figures
@@ -41,12 +44,16 @@ def clock() -> Iterator[dict[str, float]]:
 
 
 def run(task: Callable[..., dict[str, Any]], **arguments: Any) -> dict[str, Any]:
-    """Run a task with JSON arguments in a subprocess, print a line, and return its figures with `peak_mib`."""
+    """Run a task in a subprocess, print a line about it, and return its figures, including `peak_mib`.
+
+    The arguments of the task must be JSON values; a path becomes text.
+    """
     name = f"{task.__module__}:{task.__qualname__}"
     with tempfile.TemporaryDirectory(prefix="mtorl-bench-child-") as folder:
         answer, console = Path(folder) / "answer.json", Path(folder) / "console.txt"
         command = [sys.executable, "-m", "benchmarks._process", name, json.dumps(arguments, default=str), str(answer)]
-        environment = {"ARROW_DEFAULT_MEMORY_POOL": "jemalloc", **os.environ}  # as set by the command `mtorl`
+        # The command `mtorl` sets the same variable.
+        environment = {"ARROW_DEFAULT_MEMORY_POOL": "jemalloc", **os.environ}
         with console.open("w") as output:
             process = psutil.Popen(
                 command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
@@ -60,7 +67,8 @@ def run(task: Callable[..., dict[str, Any]], **arguments: Any) -> dict[str, Any]
                 time.sleep(_POLL)
         finally:
             with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # the task, and processes that it left running
+                # Kills the task if it still runs, and all processes that it has left running.
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         if process.returncode:
             last = console.read_text(errors="replace").strip().splitlines()[-1:] or ["no output"]
@@ -74,7 +82,10 @@ def run(task: Callable[..., dict[str, Any]], **arguments: Any) -> dict[str, Any]
 
 @contextmanager
 def redis_server(folder: Path, port: int = 0, **settings: str) -> Iterator[int]:
-    """Start Redis and yield its port (0: a free one). Settings are Redis' options, with "_" instead of "-"."""
+    """Start a Redis server, yield its port, and stop the server at the end of the block.
+
+    If `port` is 0, a free port is used. The settings are options of Redis, with "_" instead of "-".
+    """
     from redis import Redis
     from redis.backoff import ConstantBackoff
     from redis.retry import Retry
@@ -97,7 +108,7 @@ def redis_server(folder: Path, port: int = 0, **settings: str) -> Iterator[int]:
 
 
 def _peak_mib(pid: int | str) -> float:
-    """Peak memory of a process (VmHWM), MiB; 0 after it has exited."""
+    """Return the largest memory that a process has used so far (VmHWM), in MiB; 0 if the process has exited."""
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmHWM"):
@@ -106,7 +117,7 @@ def _peak_mib(pid: int | str) -> float:
 
 
 def main() -> None:
-    """The entry point of the subprocess."""
+    """Run the task that is named on the command line; this is the entry point of the subprocess."""
     name, arguments, answer = sys.argv[1:]
     module, function = name.split(":")
     figures = getattr(importlib.import_module(module), function)(**json.loads(arguments))

@@ -1,12 +1,13 @@
-"""Compares the request path with that of an older checkout, in pairs of short loads, so that ratios are comparable.
+"""Compares the speed of the request path with that of an older version of the project.
 
     git worktree add OLD COMMIT
     cd OLD && mtorl run                                 # in the environment of that commit
     python benchmarks/against.py OLD                    # a quarter of an hour
     python benchmarks/against.py OLD --quick            # one pair of each load
 
-Both checkouts serve their own `runs/latest` at the same time, and get the same requests in turns. So the computer's
-other work and its changes of speed affect both alike. If the old commit needs other packages, add them to PYTHONPATH.
+OLD is a checkout of the older version. Both checkouts serve their own `runs/latest` at the same time, and alternately
+receive the same requests for a few seconds. Other work on the computer thus slows down both alike, so that the ratio of
+their figures is reliable. If the old commit needs other packages, add them to PYTHONPATH.
 """
 
 import json
@@ -56,7 +57,10 @@ def main() -> None:
 
 
 def compared(name: str, old: Path, bodies: list[str], pairs: int) -> dict[str, dict[str, list[float]]]:
-    """Ratios of each pair, present by old, by number of connections and figure."""
+    """Measure both checkouts in pairs, and return the ratio of the new to the old checkout for each pair.
+
+    The ratios are grouped by number of connections, and then by figure.
+    """
     found: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
         roots = {"new": ROOT, "old": old}
@@ -67,7 +71,8 @@ def compared(name: str, old: Path, bodies: list[str], pairs: int) -> dict[str, d
                 turns = (0, 1) if number % 2 else (1, 0)
                 measured = {side: measure(sides[side], bodies, int(connections), number) for side in turns}
                 for figure, each in found[connections].items():
-                    if number:  # the first pair warms both up
+                    # The first pair is not counted, because it warms up both checkouts.
+                    if number:
                         each.append(measured[0][figure] / measured[1][figure])
             middle = {figure: f"{statistics.median(each):.2f}" for figure, each in found[connections].items()}
             print(name, connections, middle, flush=True)
@@ -76,7 +81,10 @@ def compared(name: str, old: Path, bodies: list[str], pairs: int) -> dict[str, d
 
 @contextmanager
 def served(root: Path, scratch: Path, name: str) -> Iterator[list[Any]]:
-    """Serve the last run of a checkout; yields the router's URL and process, and all processes."""
+    """Serve the last run of a checkout until the end of the block.
+
+    Yields a list: the URL of the router, the id of its process, and the ids of all server processes.
+    """
     packages = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-c", _SERVE, scratch, name, "predictor" if name == "predictor" else "torchserve"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -92,7 +100,7 @@ def served(root: Path, scratch: Path, name: str) -> Iterator[list[Any]]:
 
 
 def measure(side: list[Any], bodies: list[str], connections: int, seed: int) -> dict[str, float]:
-    """Figures of one load, for each full decision."""
+    """Put one load on a checkout, and return CPU time per decision, latency and decisions per second."""
     url, router_pid, pids = side
     before, plan = cpu_seconds([router_pid]), Plan(url, bodies, connections, _SECONDS, seed=seed)
     result = load(plan, pids)
@@ -106,7 +114,7 @@ def measure(side: list[Any], bodies: list[str], connections: int, seed: int) -> 
 
 
 def against_table(figures: Figures) -> str:
-    """The table of docs/tables/against.md."""
+    """Format the table of docs/tables/against.md."""
 
     def cell(each: list[float]) -> str:
         low, high = statistics.quantiles(each, n=4)[::2] if len(each) > 1 else (each[0], each[0])

@@ -1,19 +1,19 @@
-"""Compares the planned gain of a budget with its realised gain, on the simulator.
+"""Compares the gain that was planned for a budget with the gain that the budget then really yields, on the simulator.
 
     python benchmarks/budget_plan.py --json FILE             # fifty markets; FILE is written after each
     python benchmarks/budget_plan.py --json FILE --resume    # keep the markets in FILE
     python benchmarks/budget_plan.py --quick                 # two small markets
 
-Every 25 markets share a trained network. In each market, new users are served for a week, with pacing and exploration.
-From the log of their decisions, plans are made for 50, 100 and 150 % of the week's budget. Then other new users are
+A network is trained for every 25 markets. In each market, new users are served for a week, with pacing and exploration.
+From the log of this week, the gain is planned for 50, 100 and 150 % of the week's budget. Then other new users are
 served for a week with each of these budgets.
 
-    counted       realised gain in the second week's log; the interval of the plan is for this figure
-    expected      expectation of that gain, known only on a simulator; the plan's error without the week's noise
-    not replayed  gain from the calibrated forecasts at the states of the log, instead of the replay
-    forecast      gain from the network's forecasts there, without calibration
+    counted       gain in the log of the second week, as it happened; the plan's interval is for this figure
+    expected      expected value of this gain, without the random noise of one week; only a simulator knows it
+    not replayed  gain that calibrated forecasts predict at the logged decisions, without replaying journeys
+    forecast      gain that the network predicts at the logged decisions, without calibration
 
-The results do not depend on the computer's speed.
+The results do not depend on the speed of the computer.
 """
 
 import json
@@ -27,11 +27,15 @@ from _environment import environment, finish, kept_markets, parser
 
 from benchmarks._markdown import Figures, measured_on, table, targets
 
-BUDGETS = (0.5, 1.0, 1.5)  # planned budgets, as shares of the logged week's budget
+# Budgets for which the gain is planned, relative to the budget of the logged week.
+BUDGETS = (0.5, 1.0, 1.5)
 MARKETS, USERS, EPOCHS, ROUNDS = 50, 600, 6, 7
-LEARNED_FROM = 2500  # users on whom the network is trained
-EVERY = 25  # markets that share a network
-BUDGET_SHARE = 0.25  # budget per decision, as a share of an exposure's mean cost
+# Number of users from whom the network learns.
+LEARNED_FROM = 2500
+# Number of markets for which one network is trained.
+EVERY = 25
+# Money per decision, relative to the mean cost of an exposure.
+BUDGET_SHARE = 0.25
 EXPLORE = 0.05
 
 
@@ -58,7 +62,10 @@ def main() -> None:
 
 
 def market(seed: int, network: Path, users: int, epochs: int, learned_from: int, **_: Any) -> list[dict[str, float]]:
-    """Compare planned and realised gain of each budget; if the network's folder does not exist, train it first."""
+    """Plan the gain of each budget in one market, serve users with it, and return planned and realised gain.
+
+    If the folder of the network does not exist, the network is trained first.
+    """
     from mtorl.artifact.artifact import load
     from mtorl.evaluation.budget_plan import Curves, Traffic, price_of
     from mtorl.evaluation.replay import Replay
@@ -74,7 +81,7 @@ def market(seed: int, network: Path, users: int, epochs: int, learned_from: int,
     first, second = simulator.user_ids[:users], simulator.user_ids[users:]
     seen = week(simulator, model, first, 1, budget, price).sort_values(["user_id", "timestamp"], ignore_index=True)
     replay = Replay.of(seen, model, Exploration(share=EXPLORE))
-    traffic = Traffic(float(len(seen)), 0.0)  # each user has one opportunity a day
+    traffic = Traffic(float(len(seen)), 0.0)  # each user has one opportunity per day
     curves = Curves.of(replay, [share * budget for share in (0.45, 0.8, 1.1, 1.6)], traffic)
     found = []
     for share in BUDGETS:
@@ -107,7 +114,13 @@ def _train(network: Path, seed: int, users: int, epochs: int) -> None:
 
 
 def week(simulator: Any, model: Any, users: list[str], seed: int, budget: float, price: float) -> pd.DataFrame:
-    """Serve new users for a week with a budget (EUR a decision); rows like `served_decisions`, with the truth."""
+    """Serve new users for a week, and return one row for each decision, with the true click probabilities.
+
+    Args:
+        budget: Money per decision, in EUR.
+        price: First price of the pacing, in gain per EUR.
+        seed: Seed of the random numbers of this week.
+    """
     from benchmarks.generation_runs.night import explored
     from mtorl.policy.decision import action_probabilities
     from mtorl.policy.pacing import Plan, Schedule
@@ -147,7 +160,7 @@ def week(simulator: Any, model: Any, users: list[str], seed: int, budget: float,
 
 
 def budget_plan_table(figures: Figures) -> str:
-    """Format a table of planned and realised gain by budget."""
+    """Format a table of planned and realised gain, with a row for each budget."""
     settings, markets = figures["settings"], figures["markets"].values()
     text = (
         f"Markets: {len(markets)}; {settings['users']:,} newcomers in the week that is logged and as many in the week "

@@ -5,17 +5,20 @@
     python benchmarks/experiments.py --json benchmarks/results/experiments.json   # the same, and write the figures
     python benchmarks/experiments.py --quick                                      # few runs
 
-Each experiment is judged at many looks, with the functions of the verdict (`mtorl.experiment`) at alpha = 0.05.
+Each experiment is judged many times (looks), with the functions of the verdict (`mtorl.experiment`) at alpha = 0.05.
+These kinds of experiments are simulated:
 
     A/A         identical arms: how often the always-valid interval excludes zero at any look
-    ramps       identical arms, 1 -> 5 -> 25 -> 50 %: users return and move to the challenger; also with covariates
-    returning   identical arms, one stage: users return, so their sums grow between hourly looks
+    ramps       identical arms, the challenger's share grows 1 -> 5 -> 25 -> 50 %: users return and may change the arm
+    returning   identical arms, one stage: users return, so their figures grow between hourly looks
     coverage    a better challenger: how often the interval excludes the true lift at any look
     power       a better challenger: how often a verdict is reached, compared with a test of one look at the end
-    guarded     guardrails share the error: false verdicts, and the number of users until a verdict
+    guarded     experiments with guardrails: how often the verdict is wrong, and how many users it needs
     uneven      identical arms; some users decide hundreds of times as often as others
-    late        identical arms, one with more late outcomes: false verdicts
-    paced       identical arms with a paced budget a day: what a small arm loses by its size
+    late        identical arms, but more outcomes of one arm arrive late: how often the verdict is wrong
+    paced       identical arms with a paced daily budget: how much gain an arm loses because it is small
+
+Ramps are also measured with covariates, which are figures of users from before the experiment.
 """
 
 import time
@@ -46,7 +49,8 @@ MARKETS: tuple[Clicks | Revenue, ...] = (
     Clicks("clicks, with bots that click", bots=0.1, bot_rate=1.0),
     Revenue(f"{HEAVY}, with bots", sigma=2.0, bots=0.6),
 )
-LATE_GAPS = (0.0, 0.02, 0.03, 0.04, 0.08, 0.2)  # how much higher the challenger's share of late clicks is
+# The challenger's share of late clicks is higher by each of these.
+LATE_GAPS = (0.0, 0.02, 0.03, 0.04, 0.08, 0.2)
 GUARDED = (
     *((0.05, 0.0, 0.5), (0.1, 0.0, 0.5), (0.1, 0.0, 0.05)),
     *((lift, harm, share) for lift, harm in ((0.0, MARGIN), (0.1, MARGIN), (0.0, 2 * MARGIN)) for share in (0.05, 0.5)),
@@ -72,7 +76,10 @@ def main() -> None:
 
 
 def measure(runs: int, seed: int) -> dict[str, Any]:
-    """All figures except `paced`, from `runs` experiments of each kind, or fewer of the slow kinds."""
+    """Measure everything except `paced`.
+
+    Each kind of experiment is simulated `runs` times, and the slow kinds less often.
+    """
     streams = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(1_000))
     start = time.monotonic()
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in ("uneven", "same", "ramps", "returning", "better")}
@@ -87,7 +94,8 @@ def measure(runs: int, seed: int) -> dict[str, Any]:
 
     for market, kind, share in product(MARKETS, KINDS, SHARES):
         add("same", market, one_stage(market, share, kind), looks=kind, share=share)
-    few = runs // 4  # fewer runs, because returning users take most of the time
+    # Simulations with returning users are slow, so they have fewer runs.
+    few = runs // 4
     for market in MARKETS[:2]:
         sums = returning.ramps(market, market.population, 8, few, next(streams))
         add("ramps", market, sums, adjusted=False)

@@ -1,13 +1,15 @@
-"""Measures the feature layer: sequence builder, point-in-time retrieval, online path.
+"""Measures the feature layer: the sequence builder, point-in-time retrieval, and the online store.
 
     python benchmarks/features.py                                          # all measures, up to 5e7 rows
     python benchmarks/features.py --quick                                  # smaller, same code, under a minute
     python benchmarks/features.py --json benchmarks/results/features.json  # then benchmarks/tables.py
     python benchmarks/features.py --only builder --only online             # some measures; --json keeps the others
 
-Each figure is measured in its own process, and measures that are compared alternate. If one fails, the script stops;
-the file of --json has the measures before it. The script needs redis-server on the PATH, and about 200 bytes for each
-row of the largest log in the temporary folder ($TMPDIR).
+Each figure is measured in a process of its own, and measurements that are compared run alternately. If a measurement
+fails, the script stops, and the file of --json contains the measurements before it.
+
+The script needs redis-server on the PATH. In the temporary folder ($TMPDIR) it needs about 200 bytes for each row of
+the largest log.
 """
 
 import json

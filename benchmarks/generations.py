@@ -1,26 +1,27 @@
-"""Measures repeated learning from our own decisions, night after night, on the simulator, whose truth is known.
+"""Measures how models change if each learns from the decisions of earlier ones, night after night, on the simulator.
 
     python benchmarks/generations.py --json FILE                 # ten markets, eight nights: some hours
     python benchmarks/generations.py --json FILE --markets 12    # two further markets
     python benchmarks/generations.py --quick                     # one small market, one night
 
-Markets that are in FILE are not run again. So an interrupted run can resume, and markets can be added.
+Markets that are already in FILE are not run again, so an interrupted run can be continued, and markets can be added.
 
-The first model learns from a log whose channels vary widely. Each night, new users are served, their decisions are
-uploaded, the next model learns from all decisions so far, and the gate decides whether this model serves from then on.
+The first model learns from a log in which all channels occur often. Each night, the serving model decides for new
+users, their decisions are logged, the next model learns from all decisions so far, and the gate decides whether this
+model serves from then on.
 
     worth        clicks per decision of the serving model with the same budget, on new users from whom no model learns
-    AUC          AUC of the newest model's reward head, on states of the first log
+    AUC          AUC of the newest model's reward predictions, at states of the first log
     estimate     estimated value of the newest model, relative to its true value at the same decisions
     covered      how often the 95 % interval of the estimate contains the true value
-    gate         how many models the gate promoted, by their true gain over the serving model at the states of the log
-    attack       after each night's model, the gate also judges the model of a faulty training: on shuffled outcomes, on
-                 a log without one channel, or only on the first log. The log of the test users is correct
-    experiment   a model that needs one serves half of the next night's users, and then the gate judges it again
-    drift        no simulator: each night's model is worse by the same share, and the errors of estimates are drawn
-                 according to their intervals (`generation_runs/drift.py`)
+    gate         how many models the gate promoted, by their true gain over the serving model
+    attack       after each night's model, the gate also judges a model from a faulty training: with shuffled outcomes,
+                 without one channel, or only on the first log. The log of the test users is correct
+    experiment   a model that needs an experiment serves half of the next night's users, and is then judged again
+    drift        without a simulator: each night's model is worse by the same share, and the gate's estimates have
+                 random errors (`generation_runs/drift.py`)
 
-The results do not depend on the computer's speed.
+The results do not depend on the speed of the computer.
 """
 
 import json
@@ -51,13 +52,15 @@ GAINS = {
     "worse by 10 % or more": (-math.inf, -0.1),
 }
 """Ranges of a model's true gain over the serving model, as a share of the serving model's value."""
-AVERAGED = ("covered", "difference_covered", "mean_weight", "impossible", "forecast", "spent_share")  # over nights
+# Figures that are averaged over markets and nights.
+AVERAGED = ("covered", "difference_covered", "mean_weight", "impossible", "forecast", "spent_share")
 RULES = {"proof required": 0.0, f"margin {MARGIN:.0%}": MARGIN}
 
 
 def one_market(seed: int, users: int, epochs: int, number: int) -> list[dict[str, Any]]:
-    """Figures of each night."""
-    from benchmarks.generation_runs.market import Market, nights  # imports torch, which --help does not need
+    """Simulate one market, and return the figures of the first model and of each night."""
+    # Imported here, because it imports torch, which --help does not need.
+    from benchmarks.generation_runs.market import Market, nights
 
     found = []
     with tempfile.TemporaryDirectory() as folder:
@@ -72,7 +75,10 @@ def one_market(seed: int, users: int, epochs: int, number: int) -> list[dict[str
 
 
 def summary(markets: list[list[dict[str, Any]]], users: int) -> dict[str, Any]:
-    """Means over markets and nights, and the worst fall; `users` is the number of new users in a night."""
+    """Average the figures over markets and nights, and find the largest fall in value.
+
+    `users` is the number of new users in a night.
+    """
     later = [row for market in markets for row in market[1:]]
     worth_MN = np.array([[row["worth"] for row in market] for market in markets])
     auc_MN = np.array([[row["auc"] for row in market] for market in markets])
@@ -98,12 +104,12 @@ def summary(markets: list[list[dict[str, Any]]], users: int) -> dict[str, Any]:
 
 
 def _gain(row: dict[str, Any]) -> float:
-    """True gain of a model over the serving model, as a share of the serving model's value."""
+    """Return by how much a model is truly better than the serving model, relative to the serving model's value."""
     return float(row["true_difference"] / (row["truth"] - row["true_difference"]))
 
 
 def _largest_fall(market: list[dict[str, Any]]) -> float:
-    """Largest fall of the serving model's value below the best earlier generation's."""
+    """Return how far the value of the serving model once fell below the best earlier value, as a negative share."""
     best, fall = market[0]["worth"], 0.0
     for row in market[1:]:
         best = max(best, row["worth"], row["candidate_worth"] if row["promoted"] else 0.0)
@@ -112,7 +118,10 @@ def _largest_fall(market: list[dict[str, Any]]) -> float:
 
 
 def drifts(half_width: float) -> list[dict[str, Any]]:
-    """Simulate drift by rule and loss per night; `half_width` is that of a night's interval, as a share of value."""
+    """Simulate drift for each rule of the gate, each nightly loss, and each number of nights.
+
+    `half_width` is half the width of the interval of a difference after one night, relative to the value.
+    """
     return [
         {"rule": name, "worse": worse, "nights": nights, **asdict(drift(margin, worse, half_width, nights))}
         for name, margin in RULES.items()
@@ -122,14 +131,15 @@ def drifts(half_width: float) -> list[dict[str, Any]]:
 
 
 def _half_width(row: dict[str, Any]) -> float:
-    """Distance from the difference to its lower bound, as a share of the serving policy's value."""
+    """Return the distance of the estimated difference from its lower bound, relative to the serving policy's value."""
     return float((row["difference"] - row["lower_bound"]) / (row["truth"] - row["true_difference"]))
 
 
 def _test_users_for(gain: float, markets: list[list[dict[str, Any]]], users: int) -> float:
-    """The number of test users with which 80 % of the models with a gain (a share of the value) pass the gate.
+    """Return how many test users are needed so that 80 % of the models with a true gain pass the gate.
 
-    A gain of 1.96 + 0.84 standard errors passes with a probability of 80 %; the half-width is 1.96 standard errors.
+    `gain` is relative to the value of the serving model. A model passes with a probability of 80 % if its gain is 1.96
+    + 0.84 standard errors. The measured half-width is 1.96 standard errors.
     """
     share = dict(SHARES)["test"]
     of_one = np.mean([_half_width(row) * (share * users * row["night"]) ** 0.5 for of in markets for row in of[1:]])
@@ -172,14 +182,17 @@ def _changes(each: list[float]) -> str:
 
 
 def _enough(one: Figures) -> str:
-    """Numbers of test users, to two digits; "no number" if no number of users suffices."""
+    """Format the numbers of test users to two digits.
+
+    The text is "no number" if the estimates are so unreliable that more users would not help.
+    """
     if one["impossible"] > MAX_IMPOSSIBLE or one["difference_covered"] < 0.9:
         return "no number"
     return ", ".join(f"{float(format(one['test_users_for'][gain], '.2g')):,.0f}" for gain in ("5%", "2%"))
 
 
 def generations_table(figures: Figures) -> str:
-    """A table of learning from our own decisions, and the tables of drift."""
+    """Format the table of learning from own decisions, and the tables of drift."""
     intro = (
         f"{figures['nights']} nights a market, {figures['users']:,} newcomers a night. Worth is clicks per decision at "
         f"equal money. The gate's margin is {MARGIN:.0%}. After each night's own model, the gate judges a model of a "
@@ -222,7 +235,7 @@ def _promoted_rows(kind: str, found: Figures) -> dict[str, str]:
 
 
 def _drift_tables(found: Figures) -> str:
-    """A table for each number of nights, with a row for each rule and a column for each loss."""
+    """Format one table for each number of nights, with a row for each rule and a column for each nightly loss."""
     text = (
         "\n**Many small losses.** Each night's model is worse than the one that serves, by the same share. A cell has "
         "the share of them that is promoted, the change of the value until the last night, and the share of markets "

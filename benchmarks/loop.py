@@ -1,4 +1,4 @@
-"""Measures the time of the whole loop by step, without installation.
+"""Measures how long each step of the whole loop takes. Installation is not included.
 
 Commands:
 
@@ -19,7 +19,8 @@ from benchmarks._markdown import Figures, Show, compared, measured_on, table
 from pipelines.loop.config import LoopConfig
 from pipelines.loop.run import run_loop
 
-_SHORT = 2.0  # seconds; shorter steps have no row in the table
+# Steps that take fewer seconds are left out of the table.
+_SHORT = 2.0
 
 
 def main() -> None:
@@ -51,7 +52,7 @@ def main() -> None:
 
 
 def loop_table(results: Sequence[Figures]) -> str:
-    """A table of the whole loop and its longer steps, with a column for each data set."""
+    """Format a table of the whole loop and of its longer steps, with a column for each data set."""
     results = sorted(results, key=lambda result: result["true_lift"] is None)
     rows: dict[str, Show] = {
         "touchpoints": lambda result: f"{result['rows']:,}",

@@ -1,12 +1,15 @@
-"""Measures the monitor: rate of false alarms, days until a true alarm, and the cost of a check.
+"""Measures the monitor: how often it raises a false alarm, how soon it raises a true one, and what a check costs.
 
     python benchmarks/monitoring.py --json benchmarks/results/monitoring.json     # a quarter of an hour, two processes
     python benchmarks/monitoring.py --quick
 
-Simulated days of markets with known truth (`monitoring_runs/days.py`) are judged one after the other, like `mtorl
-monitor check` does. In healthy markets, every alarm is false. In the others, something changes after two weeks
-(`monitoring_runs/shifts.py`), and the script counts the days until the first alarm, and until the first alarm of the
-right kind. The mean time between false alarms is longer than these simulations: see tests/mtorl/drift/test_evidence.py.
+The script simulates days of several markets (`monitoring_runs/days.py`), and judges them one after the other like
+`mtorl monitor check`. In some markets nothing harmful changes, so every alarm is false. In the others, something
+changes after two weeks (`monitoring_runs/shifts.py`). Then the script counts the days until the first alarm, and until
+the first alarm of the right kind.
+
+False alarms are so rare that the mean time between them is longer than these simulations.
+tests/mtorl/drift/test_evidence.py tests that time.
 """
 
 import os
@@ -30,18 +33,26 @@ from benchmarks.monitoring_runs.shifts import SCENARIOS
 from benchmarks.monitoring_runs.table import monitoring_tables
 
 COLUMNS = 40
-NAMED = 3  # columns of a market's context that the market uses; the others are noise
-LOOKED = 6  # days simulated after a shift
-HEALTHY = 14  # days before a shift
+# Number of context columns that affect the market; all other columns are noise.
+NAMED = 3
+# Number of days that are simulated after a change.
+LOOKED = 6
+# Number of days before a change.
+HEALTHY = 14
 
 
 class Size(NamedTuple):
-    """Size of the simulation."""
+    """Numbers of markets, days and users to simulate.
+
+    Attributes:
+        clean_days: Days of a market without changes. The monitor learns on the first 9, and judges the others.
+        markets: Each pair is the number of users per day, and the number of markets to simulate with it.
+    """
 
     clean_markets: int = 6
-    clean_days: int = 95  # the first 9 are for learning
+    clean_days: int = 95
     users_of_clean: int = 1_000
-    markets: tuple[tuple[int, int], ...] = ((500, 12), (2_000, 12), (10_000, 6))  # users a day, number of markets
+    markets: tuple[tuple[int, int], ...] = ((500, 12), (2_000, 12), (10_000, 6))
     season_markets: int = 8
     season_days: int = 35
     decisions: int = 1_000_000
@@ -52,13 +63,13 @@ QUICK = Size(1, 12, 300, ((300, 1),), 1, 12, 20_000, 10_000)
 
 
 def clean(seed: int, size: Size) -> dict[str, int]:
-    """False alarms in a healthy market with forty columns."""
+    """Count false alarms in a market that does not change, with forty context columns."""
     days = Days(size.users_of_clean, seed, moving_context=False, further=COLUMNS - NAMED)
     return _false_alarms(Monitored(days), size.clean_days)
 
 
 def season(seed: int, size: Size) -> dict[str, int]:
-    """False alarms in a healthy market whose weekends have 25 % fewer clicks and another mix of devices."""
+    """Count false alarms in a market whose weekends have 25 % fewer clicks and other devices than weekdays."""
     return _false_alarms(Monitored(Days(2_000, seed, weekend=0.25, further=5)), size.season_days)
 
 
@@ -73,7 +84,10 @@ def _false_alarms(market: Monitored, days: int) -> dict[str, int]:
 
 
 def power(seed: int, users: int) -> dict[str, dict[str, int | None]]:
-    """Days until an alarm in each scenario of one market; None if more than `LOOKED`."""
+    """Return the days until an alarm for each scenario in one market.
+
+    A value is None if there was no such alarm within `LOOKED` days.
+    """
     market = Monitored(Days(users, seed, moving_context=False, further=5))
     for _ in range(HEALTHY):
         market.day()
@@ -95,7 +109,7 @@ def power(seed: int, users: int) -> dict[str, dict[str, int | None]]:
 
 
 def cost(size: Size) -> dict[str, Any]:
-    """The cost of checking a large day, with and without Evidently's page."""
+    """Measure the time and memory of checking a day with many decisions, with and without Evidently's page."""
     with tempfile.TemporaryDirectory(prefix="monitor-") as scratch:
         run(write_log, folder=scratch, decisions=size.decisions, part=size.part, further=COLUMNS - NAMED)
         runs = {name: run(check_day, folder=scratch, page=page) for name, page in (("page", True), ("no_page", False))}
@@ -103,7 +117,10 @@ def cost(size: Size) -> dict[str, Any]:
 
 
 def in_processes(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> list[Any]:
-    """Run calls in two processes; results are in the order of the calls."""
+    """Call a function with each tuple of arguments, in two processes.
+
+    Returns the results in the order of the calls.
+    """
     started, results = time.monotonic(), []
     with ProcessPoolExecutor(2, mp_context=get_context("fork")) as processes:
         for future in [processes.submit(function, *call) for call in calls]:

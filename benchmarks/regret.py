@@ -1,20 +1,20 @@
-"""Measures the gain of policies with a budget, as a share of the best informed policy's, on the simulator.
+"""Measures how much gain policies get from a budget, relative to the best known policy, on the simulator.
 
     python benchmarks/regret.py --json FILE             # ten markets; FILE is written after each
     python benchmarks/regret.py --json FILE --resume    # keep the markets in FILE
     python benchmarks/regret.py --json FILE --larger 24000    # add three markets with a longer log
     python benchmarks/regret.py --quick                 # one small market, 5 rounds
 
-In each market, MTORL is trained on some users. Held-out users are served for 5, 15 and 40 rounds, with the same budget
-for each opportunity. All policies have the same pacing (`mtorl/policy/pacing.py`). Both kinds of forecasts are used in
-the same greedy rule, gain minus price times cost:
+In each market, MTORL is trained on some users. Other users are then served for 5, 15 and 40 rounds, with the same
+budget for each opportunity. All policies use the same pacing (`mtorl/policy/pacing.py`). They choose the channel with
+the highest gain minus price times cost, according to one of two kinds of forecasts:
 
     learned     MTORL's network, or LightGBM with the same inputs
     informed    Bayes' rule with the market's true parameters (`mtorl/simulator/informed.py`)
 
-The best informed policy looks three opportunities ahead. Its advantage over the served policy is split into when to
-expose, the value of the future, the choice of the channel, and the random draw with exploration. The results do not
-depend on the computer's speed.
+The best known policy is informed and looks three opportunities ahead. The difference between its gain and the gain of
+the served policy is split into four causes: when to expose, the value of the future, the choice of the channel, and
+randomness (the random draw with exploration). The results do not depend on the speed of the computer.
 """
 
 import json

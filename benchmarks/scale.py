@@ -1,4 +1,4 @@
-"""Measures how costs grow: for a lake of four weeks, the ledger, the start of a router, and traffic of two routers.
+"""Measures how costs grow with the size of logs, the number of campaigns and the number of routers.
 
     export TMPDIR=/large/disk                                    # 10 GB for 100M decisions
     python benchmarks/scale.py --quick                           # small sizes, same code
@@ -6,8 +6,8 @@
     python benchmarks/scale.py --decisions 1e6 1e7 1e8 --json FILE
     python benchmarks/scale.py --only lake traffic               # some parts; FILE keeps the others
 
-    lake        D decisions in 28 days, D/10 users, ten experiments, outcomes up to 7 days late. The last day is
-                measured: compaction, judged rows, the monitor's measures, and a look at one experiment
+    lake        a lake with D decisions in 28 days, D/10 users and ten experiments. Measured for the last day:
+                compaction, decisions to learn from (judged rows), the monitor's measures, a look at one experiment
     hour        3.6M decisions in one hour, a thousand a second: compaction, judged rows, a look
     evaluation  memory of an evaluation by the rows of its log
     ledger      memory of a reservation, and Redis' work for an exposure and for pacing, by campaigns and routers
@@ -16,7 +16,7 @@
                 experiments, and the kill switch
     traffic     two routers with a real Redis and an S3 server: no record lost or doubled, no budget overspent
 
-Each measure runs in its own process. The table marks limits that are not met; the script does not fail.
+Each figure is measured in a process of its own. The table marks limits that are not met, but the script does not fail.
 """
 
 import json
@@ -35,19 +35,27 @@ from benchmarks.scale_runs.table import scale_tables
 
 @dataclass(frozen=True)
 class Size:
-    """Sizes to measure."""
+    """The sizes to measure.
 
-    decisions: tuple[int, ...] = (1_000_000, 10_000_000)  # of a lake
+    Attributes:
+        decisions: Numbers of decisions in a lake.
+        hour: Decisions in a busy hour, which are a thousand per second.
+        paced_seconds: Simulated seconds of pacing.
+        segments: Numbers of 64 MiB segments in a spool.
+        traffic: Decisions that the two routers make, as many as in an hour with a thousand per second.
+    """
+
+    decisions: tuple[int, ...] = (1_000_000, 10_000_000)
     days: int = 28
-    hour: int = 3_600_000  # a thousand decisions a second
+    hour: int = 3_600_000
     rows: tuple[int, ...] = (1_000_000, 10_000_000, 100_000_000)
     shard_rows: int = 250_000
     campaigns: tuple[int, ...] = (1, 100, 5_000)
     exposures: int = 5_000
-    paced_seconds: int = 600  # simulated
-    segments: tuple[int, ...] = (2, 16, 160)  # of a spool, 64 MiB each
+    paced_seconds: int = 600
+    segments: tuple[int, ...] = (2, 16, 160)
     experiments: int = 10
-    traffic: int = 3_600_000  # an hour with a thousand decisions a second
+    traffic: int = 3_600_000
     users: int = 5_000
 
 
@@ -55,7 +63,7 @@ QUICK = Size((20_000,), 8, 20_000, (50_000,), 5_000, (1, 100), 300, 60, (2,), 3,
 
 
 def lake(size: Size) -> dict[str, Any]:
-    """The batch node's work for the last day of a lake, by the lake's decisions."""
+    """Measure the batch jobs for the last day of a lake, for several numbers of decisions in the lake."""
     from benchmarks.scale_runs import batch
 
     found = {}
@@ -78,7 +86,7 @@ def lake(size: Size) -> dict[str, Any]:
 
 
 def hour(size: Size) -> dict[str, Any]:
-    """The batch node's work for one busy hour."""
+    """Measure the batch jobs for one busy hour."""
     from benchmarks.scale_runs import batch
 
     with tempfile.TemporaryDirectory(prefix="scale-") as folder:
@@ -91,7 +99,7 @@ def hour(size: Size) -> dict[str, Any]:
 
 
 def evaluation(size: Size) -> dict[str, Any]:
-    """Peak memory of an evaluation, by the rows of its log."""
+    """Measure the peak memory of an evaluation, for several numbers of rows in its log."""
     from benchmarks.scale_runs import evaluation as tasks
 
     found = {}
@@ -106,7 +114,10 @@ def evaluation(size: Size) -> dict[str, Any]:
 
 
 def ledger(size: Size) -> dict[str, Any]:
-    """Memory of a reservation, and Redis' work for an exposure and for pacing, by campaigns and routers."""
+    """Measure the memory of a reservation in Redis, and the work of Redis for an exposure and for pacing.
+
+    The work is measured for several numbers of campaigns and routers.
+    """
     from benchmarks.scale_runs.ledger import FLAGS, decision, memory
     from benchmarks.scale_runs.pacing import pace
 
@@ -123,7 +134,7 @@ def ledger(size: Size) -> dict[str, Any]:
 
 
 def histories(size: Size) -> dict[str, Any]:
-    """Costs of histories in the online store."""
+    """Measure the memory and CPU time that user histories need in the online store."""
     from benchmarks.scale_runs.histories import measure
 
     with tempfile.TemporaryDirectory(prefix="scale-") as folder:
@@ -131,7 +142,7 @@ def histories(size: Size) -> dict[str, Any]:
 
 
 def start(size: Size) -> dict[str, Any]:
-    """Starts of a router: with spools of several sizes, and with many campaigns."""
+    """Measure the start of a router: with records that an outage has left on disk, and with many campaigns."""
     from benchmarks.scale_runs.start import kill_and_start, start_with_spool
 
     spools = {}
@@ -145,7 +156,7 @@ def start(size: Size) -> dict[str, Any]:
 
 
 def traffic(size: Size) -> dict[str, Any]:
-    """Traffic of two routers with Redis and an object store, and the bytes of a record."""
+    """Measure the traffic of two routers with Redis and an object store, and the size of a record."""
     from benchmarks.scale_runs.records import record_bytes
     from benchmarks.scale_runs.traffic import play
 

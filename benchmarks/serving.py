@@ -1,15 +1,15 @@
-"""Measures the request path and the time of its parts, in one run on one computer, so that ratios are comparable.
+"""Measures the request path and its parts, in one run on one computer, so that the figures can be compared.
 
     python benchmarks/serving.py --run runs/latest          # folder of a finished `mtorl run`
     python benchmarks/serving.py --run runs/latest --quick  # a few seconds for each figure
 
-    forward      a loop that reads a window and runs the challenger's network: the lower limit
+    forward      a loop that reads a window and runs the challenger's network: the least possible time
     handler      TorchServe with our handler, which gathers requests into batches of eight
     predictor    the same artifact on a plain kserve.Model
     router       the whole path: features, model, ledger, log; also with the predictor on a Unix socket
 
-CPU is the time of the servers only, as the operating system counts it. This is the reliable figure, because the load
-generator runs on the same computer. Latency is measured by the load generator.
+CPU time is the time of the servers only, as the operating system counts it. It is the most reliable figure, because the
+load generator, which measures the latency, runs on the same computer.
 """
 
 from __future__ import annotations
@@ -33,46 +33,57 @@ from benchmarks.request_path.profile import Profile
 from benchmarks.request_path.tables import decided, goodput, in_short
 
 CONNECTIONS = (1, 8, 32)
-CAPACITY_CONNECTIONS = 16  # about as many requests as the router serves concurrently
-PATHS = ("sqlite", "redis", "predictor")  # TorchServe with a ledger on SQLite or Redis; predictor with SQLite
-USERS = 500  # users in the requests
-OFFERED = (0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 2.0, 4.0)  # offered loads, relative to the best closed loop's decisions/s
-ROUNDS = 5  # rounds through all loads, so that other work on the computer affects each load alike
+# About the number of requests that the router serves at the same time.
+CAPACITY_CONNECTIONS = 16
+# TorchServe with a ledger on SQLite or on Redis, and the predictor with a ledger on SQLite.
+PATHS = ("sqlite", "redis", "predictor")
+# Number of users in the requests.
+USERS = 500
+# Loads of open loops, relative to the decisions per second of the best closed loop.
+OFFERED = (0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 2.0, 4.0)
+# Each load is run this many times, in turns, so that other work on the computer affects all loads alike.
+ROUNDS = 5
 
 
 def load(plan: Plan, pids: list[int]) -> dict[str, Any]:
-    """Run a plan in a subprocess; returns its figures, with the servers' CPU milliseconds for each decision."""
+    """Send the requests of a plan from a subprocess, and return the figures.
+
+    They include the CPU time of the servers, whose process ids are `pids`, in milliseconds per decision.
+    """
     before = cpu_seconds(pids)
     command = [sys.executable, "-m", "benchmarks.request_path.load"]
     done = subprocess.run(command, input=json.dumps(asdict(plan)), capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     measured: dict[str, Any] = json.loads(done.stdout)
-    # The CPU time includes the warm-up, so it is multiplied by the measured share of the whole time.
+    # The CPU time includes the warm-up. It is multiplied by the share of the measured time in the whole time.
     share = plan.seconds / (plan.seconds + plan.warm_seconds)
     measured["cpu_ms"] = 1000 * (cpu_seconds(pids) - before) * share / max(decided(measured), 1)
     return measured
 
 
 def family(pids: list[int]) -> list[Any]:
-    """Processes and all their descendants."""
+    """Return processes and all their descendants."""
     import psutil
 
     return [member for one in map(psutil.Process, pids) for member in (one, *one.children(recursive=True))]
 
 
 def cpu_seconds(pids: list[int]) -> float:
-    """User and system time of processes and their descendants, seconds."""
+    """Return the user and system time of processes and their descendants, in seconds."""
     return sum(times.user + times.system for times in (member.cpu_times() for member in family(pids)))
 
 
 def memory_mib(pids: list[int]) -> float:
-    """Resident memory of processes and their descendants, MiB."""
+    """Return the resident memory of processes and their descendants, in MiB."""
     return sum(member.memory_info().rss for member in family(pids)) / 2**20
 
 
 def forward(artifact_folder: Path, windows: list[Any], seconds: float) -> dict[str, dict[str, float]]:
-    """CPU milliseconds for a window by batch size: for reading and encoding it, and for the served graph."""
+    """Measure the CPU time per window, in milliseconds, without any server.
+
+    The result has the time for reading and encoding a window, and the time of the network, each by batch size.
+    """
     from mtorl.artifact.artifact import load as load_artifact
     from mtorl.window.window import WindowBatch
 
@@ -96,7 +107,7 @@ def forward(artifact_folder: Path, windows: list[Any], seconds: float) -> dict[s
 
 
 def users_windows(run: Path) -> tuple[list[Any], list[str], list[str]]:
-    """Windows of known users, built like the router builds them; request bodies for model servers and the router."""
+    """Return windows of known users, built as in the router, and request bodies for model servers and routers."""
     import pyarrow.parquet as pq
 
     from mtorl.log.dataset import DatasetSpec
@@ -175,7 +186,7 @@ def measure_models(
 
 
 def measure_router(path: Any, bodies: list[str], seconds: float) -> dict[str, Any]:
-    """Measure the whole path: first decision, closed loops, stages, a profile, and open loops."""
+    """Measure a router with its model servers: first decision, closed loops, stages, a profile, and open loops."""
     first = path.first_decision(bodies[0])
     loads, stages, router_cpu = {}, {}, {}
     for connections in (*CONNECTIONS, CAPACITY_CONNECTIONS):
@@ -198,7 +209,10 @@ def measure_router(path: Any, bodies: list[str], seconds: float) -> dict[str, An
 
 
 def at_offered_loads(path: Any, bodies: list[str], closed: float, seconds: float) -> dict[str, dict[str, Any]]:
-    """Figures of open loops by offered load; each round runs every load once."""
+    """Measure open loops at several loads, relative to the best closed loop.
+
+    Each round runs every load once. Returns the merged figures of each load.
+    """
     visits: dict[str, list[dict[str, Any]]] = {f"{share:g}": [] for share in OFFERED}
     for turn in range(ROUNDS if seconds > 5 else 1):
         for share in OFFERED:
@@ -208,7 +222,7 @@ def at_offered_loads(path: Any, bodies: list[str], closed: float, seconds: float
 
 
 def merged(visits: list[dict[str, Any]]) -> dict[str, Any]:
-    """Merge runs of the same load: counts are summed, medians averaged, and the largest p99 is kept."""
+    """Merge several runs of the same load: counts are added, medians are averaged, and the largest p99 is kept."""
 
     def added(name: str) -> dict[str, int]:
         return dict(sum((Counter(visit[name]) for visit in visits), Counter()))

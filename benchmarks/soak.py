@@ -1,10 +1,12 @@
-"""Runs decisions, outcomes and invalid requests concurrently, and kills model workers.
+"""Puts a router under mixed load for minutes, to check that nothing fails and that no resource leaks (a soak test).
 
     python benchmarks/soak.py --run runs/latest                       # five minutes
     python benchmarks/soak.py --run runs/latest --seconds 30          # a short run
 
-The script exits with 1 if a response is a 5xx, or if the router's use of resources grows. Growth is allowed by a few
-file descriptors for connections, and by the memory of the index of its log, which has the newest million records.
+Decisions, outcomes and invalid requests are sent at the same time, and every minute a model worker is killed. The
+script exits with 1 if a response is a 5xx, or if the resources of the router grow. Only two kinds of growth are
+allowed: a few file descriptors for connections, and memory for the index of the router's log, which contains the newest
+million records.
 """
 
 from __future__ import annotations
@@ -31,12 +33,14 @@ from benchmarks.scale_runs.market import outcome
 from benchmarks.serving import family, load, memory_mib, users_windows
 
 CONNECTIONS = 4
-SETTLED = 0.2  # share of the run's time after which resources must not grow
-MOST_BYTES_A_RECORD = 1000.0  # index entry of a decision and, if it has a request id, response for retries
+# Resources must not grow after this share of the run.
+SETTLED = 0.2
+# Allowed growth of the memory: the index entry of a decision, and its response, which is kept for retries.
+MOST_BYTES_A_RECORD = 1000.0
 
 
 class Callers:
-    """Two additional callers: one reports outcomes and repeats requests, the other sends invalid requests."""
+    """Two additional callers. One reports outcomes and repeats requests, and the other one sends invalid requests."""
 
     def __init__(self, url: str, bodies: list[str]) -> None:
         self._path = urlsplit(url).path
@@ -66,7 +70,8 @@ class Callers:
     def _decently(self, client: httpx.Client, chance: random.Random, number: int) -> None:
         body = chance.choice(self._bodies)
         body["instances"][0]["request_id"] = f"soak-{number}"
-        for _ in range(2):  # the second request is a retry, answered from the cache
+        # The second request has the same id, so the router answers it from its cache.
+        for _ in range(2):
             answer = self._post(client, self._path, json.dumps(body).encode(), "decisions")
         for decision in json.loads(answer).get("predictions", []):
             if decision["expose"]:
@@ -100,12 +105,12 @@ class Callers:
 
 
 def descriptors(pid: int) -> int:
-    """Number of open files and sockets of a process and its descendants."""
+    """Return the number of open files and sockets of a process and its descendants."""
     return sum(member.num_fds() for member in family([pid]))
 
 
 def kill_a_worker(pid: int) -> None:
-    """Kill one of TorchServe's Python workers, which TorchServe then replaces."""
+    """Kill one of TorchServe's Python workers. TorchServe then starts a new one."""
     if workers := [p for p in family([pid]) if any("model_service_worker" in word for word in p.cmdline())]:
         random.choice(workers).send_signal(signal.SIGKILL)
 
@@ -169,7 +174,7 @@ def main() -> None:
 
 
 def soak_table(result: Figures) -> str:
-    """The table of a run."""
+    """Format the table of a run."""
     answers: dict[str, str] = {}
     for name, count in result["statuses"].items():
         what, status = name.split(" ")

@@ -1,4 +1,4 @@
-"""Writes the tables of measurements, docs/tables/*.md, from benchmarks/results.
+"""Writes the pages docs/tables/*.md, which contain tables of measurements, from the files in benchmarks/results.
 
 These commands write the results; the last one writes the tables:
 
@@ -41,7 +41,7 @@ TABLES = ROOT / "docs" / "tables"
 
 
 class Page(NamedTuple):
-    """A page of tables."""
+    """A page in docs/tables/, and the function that formats its tables."""
 
     title: str
     explained_in: str
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def pages() -> dict[str, str]:
-    """The text of each page of tables, by name."""
+    """Return the text of each page, by the name of its file without .md."""
     return {name: _text(name, page) for name, page in PAGES.items()}
 
 

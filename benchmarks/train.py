@@ -1,4 +1,4 @@
-"""Measures the cost of training: data, an epoch by width and precision, the default model, the value of the future.
+"""Measures the cost of training: preparing the data, one epoch, the default model, and the value of the future.
 
 Commands:
 
@@ -18,19 +18,21 @@ from _environment import environment, finish, parser
 
 from benchmarks._markdown import Figures, Show, compared, measured_on, table
 
-WINDOWS, STEPS, BATCH = 3200, 20, 512  # the size of the authors' training set
-USERS = 6_000  # simulated users
+# Number of windows, steps and batch size in the training of the authors of the paper.
+WINDOWS, STEPS, BATCH = 3200, 20, 512
+# Number of simulated users.
+USERS = 6_000
 
 
 def cpu(work: Callable[[], Any]) -> float:
-    """CPU seconds of `work`; wall time is unreliable on a shared computer."""
+    """Return the CPU time of `work` in seconds. Wall time would be unreliable on a shared computer."""
     started = time.process_time()
     work()
     return time.process_time() - started
 
 
 def preparation(table: Any) -> float:
-    """CPU seconds of encoding all training windows of a log."""
+    """Measure the CPU time, in seconds, of encoding all training windows of a log."""
     from mtorl.window.encoder import Encoder
 
     def encode() -> None:
@@ -41,7 +43,10 @@ def preparation(table: Any) -> float:
 
 
 def epochs(table: Any, quick: bool) -> dict[str, float]:
-    """CPU seconds of one epoch by width and precision, with the same number of windows, on one thread."""
+    """Measure the CPU time, in seconds, of one epoch on one thread, for several widths and precisions.
+
+    The number of windows is always the same.
+    """
     import numpy as np
     import torch
 
@@ -63,9 +68,9 @@ def epochs(table: Any, quick: bool) -> dict[str, float]:
 
 
 def to_best(table: Any) -> dict[str, float]:
-    """Time of training the default model to its best validation loss and to its end, and the future's head.
+    """Measure how long the default model trains, until its best validation loss and until the end.
 
-    The head is measured on each log, whether or not a training on this log would keep it.
+    The time to fit the future value is measured as well, even if a training on this log would not keep it.
     """
     import torch
 
@@ -121,7 +126,7 @@ def main() -> None:
 
 
 def train_table(results: Sequence[Figures]) -> str:
-    """A table of the costs of training, with a column for each data set."""
+    """Format a table of the cost of training, with a column for each data set."""
     epoch = "epoch_cpu_seconds"
     rows: dict[str, Show] = {
         "touchpoints": lambda result: f"{result['rows']:,}",

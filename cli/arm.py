@@ -1,4 +1,4 @@
-"""`mtorl arm`: checks an endpoint of your own before it becomes an arm of an experiment."""
+"""The command `mtorl arm check`, which tests your own server before it becomes an arm of an experiment."""
 
 from typing import Annotated
 
@@ -18,12 +18,12 @@ def check(
         str, typer.Option(help="Name of the arm. If the endpoint has no path, the name becomes part of the URL.")
     ] = "challenger",
 ) -> None:
-    """Send an endpoint valid and malformed requests, as the router does, and print its faults.
+    """Test whether a server of your own can be an arm, by sending it valid and malformed requests as the router does.
 
         mtorl arm check http://my-policy:8080/decide --dataset my-log.yaml
 
-    Exit code 0: the endpoint can be an arm; notes list the fields that its decisions would lack in the log. 1: users
-    would get the default action, for the printed faults. Requests and answers of an arm: docs/arm-protocol.md.
+    Exit code 0: the endpoint can be an arm; notes list the fields that its decisions would lack in the log. 1: because
+    of the printed faults, users would get the default action. docs/arm-protocol.md describes requests and answers.
     """
     with exit_codes():
         from mtorl.log.dataset import DatasetSpec

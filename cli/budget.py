@@ -1,4 +1,4 @@
-"""`mtorl budget`: forecasts what a budget would earn."""
+"""The command `mtorl budget plan`, which forecasts what a budget would earn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ app = CommandGroup("Forecast what a budget would earn, and how to split it.")
 
 @app.callback()
 def group() -> None:
-    """Keep `plan` as a subcommand: without a callback, Typer drops the name of a group's only command."""
+    """Make `plan` a subcommand of `mtorl budget`.
+
+    Without this callback, Typer would call the only command of a group `mtorl budget`.
+    """
 
 
 @app.command()
@@ -40,13 +43,13 @@ def plan(
     page: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with the response curve.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Forecast what a budget would earn, its best split over campaigns and channels, and the gain from 20 % more.
+    """Forecast what a budget would earn, how to split it over campaigns and channels, and what 20 % more would add.
 
         mtorl budget plan first-day.yaml --model runs/latest/artifacts/challenger --budget 500 --days 7 --page plan.html
         mtorl budget plan first-day.yaml --model model --budget 500 --write next-week.yaml
 
-    The command replays users' journeys with the model at several prices (docs/budget-plan.md), which takes a minute or
-    two.
+    The command replays the logged journeys of users with the model, at several prices (docs/budget-plan.md). That takes
+    a minute or two.
     """
     with exit_codes():
         from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""`mtorl materialize` and `mtorl feed`: keep the online feature store up to date."""
+"""The commands `mtorl materialize` and `mtorl feed`, which keep the online feature store up to date."""
 
 from __future__ import annotations
 
@@ -43,14 +43,15 @@ def materialize(
         mtorl materialize --feature-repo runs/latest/features --log log.csv --dataset my-log.yaml \
             --own-decisions lake --bad-rows quarantine
 
-    Give this command the same log, lake and --bad-rows as the run. By default, a faulty row stops the command before
-    it writes anything.
+    Use the same log, lake and --bad-rows as for training. By default, a faulty row stops the command before it writes
+    anything.
 
-    Existing entries stay, and the next call completes an interrupted one. On Redis, a call writes only the users with
-    new rows since the last call, and exits within a second if there are none. You can therefore call it every minute:
-    the next call fills an emptied store. New rows are uploads to the lake, touchpoints and outcomes with later times
-    in the log, and all touchpoints of the last `outcome_hours`. After correcting older outcomes in the log, run the
-    command with --everything.
+    On Redis, the command writes only users who have new rows since the last call. If there are none, it exits within a
+    second. You can therefore run it every minute, and if the store was emptied, the next call fills it again. New rows
+    are uploads to the lake, touchpoints and outcomes with later times in the log, and all touchpoints of the last
+    `outcome_hours`. If you have corrected older outcomes in the log, run the command with --everything.
+
+    Entries of other users stay in the store. If a call was interrupted, the next call completes it.
     """
     import time
 
@@ -61,7 +62,8 @@ def materialize(
     from mtorl.log.dataset import DatasetSpec
     from mtorl.log.lake import Lake
 
-    # Fail if the registry or the log is missing, even before the first run: success would hide a lost volume.
+    # A missing registry or log is an error even before the first run. Otherwise, the job would succeed although its
+    # volume is lost.
     with exit_codes(StoreEmptied):
         try:
             spec, repository = DatasetSpec.load(dataset), Repository(feature_repo)
@@ -140,9 +142,9 @@ def feed(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 in a pod.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8090,
 ) -> None:
-    """Receive decision-log events from routers, and add the exposures to users' online histories.
+    """Receive the events of routers, and add each exposure to the user's history in the online store.
 
-    Routers send events if their settings contain `sink: http://HOST:PORT/`.
+    A router sends its events to this command if its settings contain `sink: http://HOST:PORT/`.
     """
     from features.online.feed import Feed
     from features.online.open_history import open_history

@@ -1,4 +1,4 @@
-"""Defines command groups that take help texts from docstrings, and the options that several commands share."""
+"""Defines a command group whose help texts come from docstrings, and the options that several commands share."""
 
 import inspect
 import json
@@ -10,7 +10,10 @@ import typer
 
 
 class CommandGroup(typer.Typer):
-    """A Typer group that shows each command's docstring as its help, and keeps the line breaks of indented examples."""
+    """A Typer group in which the docstring of each command is its help text.
+
+    Line breaks of indented examples are kept.
+    """
 
     def __init__(self, help: str = "", **settings: Any) -> None:
         super().__init__(help=examples(help), no_args_is_help=True, rich_markup_mode=None, **settings)
@@ -18,7 +21,7 @@ class CommandGroup(typer.Typer):
     def command(  # type: ignore[override]
         self, name: str | None = None, **settings: Any
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Add a command, as `typer.Typer.command` does."""
+        """Add a command to the group, as `typer.Typer.command` does."""
 
         def add(function: Callable[..., Any]) -> Callable[..., Any]:
             add_to_group = super(CommandGroup, self).command(name, help=examples(function.__doc__ or ""), **settings)
@@ -28,13 +31,16 @@ class CommandGroup(typer.Typer):
 
 
 def examples(text: str) -> str:
-    """Return a help text whose indented paragraphs, the examples, are marked so that Typer does not rewrap them."""
+    """Mark the examples in a help text, which are its indented paragraphs, so that Typer keeps their line breaks."""
     paragraphs = inspect.cleandoc(text).split("\n\n")
     return "\n\n".join(f"\b\n{part}" if part.startswith("    ") else part for part in paragraphs)
 
 
 def _built_in(start: str) -> list[str]:
-    """List the built-in data sets that begin with `start`. Does not import mtorl, so shell completion is fast."""
+    """List the built-in data sets whose names begin with `start`, for shell completion.
+
+    This does not import mtorl, because completion must be fast.
+    """
     folder = Path(__file__).parents[1] / "mtorl" / "log" / "datasets"
     return sorted(path.stem for path in folder.glob(f"{start}*.yaml"))
 

@@ -27,7 +27,7 @@ app = CommandGroup(__doc__ or "")
 
 
 class EngineName(StrEnum):
-    """Engine that computes features and compacts a lake."""
+    """The engine that computes features and compacts a lake."""
 
     duckdb = "duckdb"
     spark = "spark"
@@ -51,14 +51,14 @@ def simulate(
     users: Annotated[int, typer.Option(help="Users; each has 12 touchpoints on average.", min=1)] = 6000,
     seed: Annotated[int, typer.Option(help="Random seed of the simulation.", min=0)] = 7,
 ) -> None:
-    """Write an example log from the built-in simulator, to try the other commands on.
+    """Write an example log from the built-in simulator, to try the other commands with it.
 
         mtorl data simulate raw.csv.gz --users 2000
         mtorl data validate raw.csv.gz --dataset simulator
         mtorl run --data raw.csv.gz --dataset simulator
 
-    The last command treats the example as a real log: the outcomes of other actions are unknown, so the online part of
-    the run replays the logged behaviour of held-out users.
+    The last command treats the example like a real log, in which the outcomes of other actions are unknown. Therefore
+    its online part replays the logged behaviour of held-out users.
     """
     from mtorl.simulator.raw_log import write_raw_log
     from mtorl.simulator.simulator import SimulatorConfig
@@ -78,16 +78,16 @@ def init(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
-    """Draft a description of a log. CHECK marks questions that you must answer, NOTE marks remarks.
+    """Draft a description of a log. In the draft, CHECK marks a question that you must answer, and NOTE a remark.
 
         mtorl data init log.csv
         mtorl data init log.csv --column channel=slot --column campaign_id=line_item
         mtorl data validate log.csv --dataset log.yaml
 
-    The draft is inferred from column names and values: a column of times becomes the timestamp, for example. Read the
-    file before you use it. To answer a CHECK, correct the line below it if needed, and delete the comment. No command
-    accepts the file while a CHECK is left. If later outcomes are in a second file, describe that file yourself:
-    docs/data.md.
+    The draft is a guess from the names and values of the columns. For example, a column of times becomes the timestamp.
+    Read the file before you use it. To answer a CHECK, correct the line below it if needed, and delete the comment. No
+    command accepts the file while it contains a CHECK. If later outcomes are in a second file, describe that file
+    yourself: docs/data.md.
     """
     with exit_codes():
         from cli.progress_bars import ProgressBars
@@ -117,7 +117,7 @@ def validate(
         Path | None, typer.Option(help="Write each faulty row, with the reasons, to this CSV file.")
     ] = None,
 ) -> None:
-    """Check a log row by row. The only file written is the quarantine file.
+    """Check each row of a log, and print the faults. Only the file of --quarantine is written.
 
         mtorl data validate log.csv.gz --dataset kuairand-sequence
         mtorl data validate log.csv --dataset my-log.yaml --quarantine faulty.csv
@@ -151,7 +151,7 @@ def describe(
         mtorl data describe log.csv --dataset my-log.yaml --out page.html
         mtorl data describe runs/latest                the log of a run
 
-    The page leaves out faulty rows, and counts them by fault.
+    Faulty rows are left out. The page shows how many there are, by kind of fault.
     """
     with exit_codes():
         from cli.progress_bars import ProgressBars
@@ -161,7 +161,7 @@ def describe(
         from features.engine import open_engine
         from features.ingest.log_folder import RawLog
 
-        # A canonical log may be large, and /tmp small or in memory, so the temporary folder is next to the page.
+        # The log may be large, and /tmp small or in memory. Therefore the temporary folder is next to the page.
         out.parent.mkdir(parents=True, exist_ok=True)
         with (
             ProgressBars() as bars,
@@ -212,8 +212,8 @@ def build(
 
     Repeated rows, ties in time and bots are still handled.
 
-    With --own-decisions, the log includes the exposures among a lake's decisions. The lake may still be empty. The
-    training pipeline accepts such a folder as its source, and then builds no windows.
+    With --own-decisions, the exposures in a lake are added to the log. The lake may still be empty. The training
+    pipeline accepts such a folder as its source, and then uses its windows instead of building them again.
     """
     with exit_codes():
         from cli.progress_bars import ProgressBars
@@ -244,12 +244,13 @@ def compact(
         mtorl data compact runs/latest/lake --dataset simulator
         mtorl run --data log.csv --dataset my-log.yaml --own-decisions lake
 
-    Routers upload one file a minute, and each file that is not compacted makes reads slower. An hour is closed ten
-    minutes after its end. Outcomes that arrive later are added to that hour. You can repeat a killed run, start two
-    runs at once and read the lake meanwhile: no record is lost. On a Spark cluster, run it under spark-submit.
+    Routers upload one file a minute, and many small files make reading slow. The files of an hour are compacted ten
+    minutes after its end, and outcomes that arrive later are added to that hour. No record is lost if the command is
+    killed and repeated, runs twice at the same time, or runs while the lake is read. On a Spark cluster, run it under
+    spark-submit.
 
-    With --dataset, the command counts the decisions that a training could use. Decisions whose outcomes are pending or
-    whose probabilities are unknown can't be used. They are counted by reason.
+    With --dataset, the command also counts the decisions from which a training could learn. A decision can't be used
+    if its outcomes are pending or its probabilities are unknown. Such decisions are counted by reason.
 
     Exit code 0: done. 1: an unreadable file was moved to unreadable/, and all others were compacted. 2: the lake can't
     be read or written.
@@ -301,9 +302,9 @@ def forget(
         mtorl data forget "s3://ads/lake?region=eu-central-1" --user u1
         mtorl data forget /mnt/mtorl --user u1 --log log.csv --dataset my-log.yaml
 
-    The command finds all stores in FOLDER; docs/privacy.md lists them. Name the top folder: uploads and compactions
-    into it or its subfolders then leave out the users' past records. If the command was interrupted, run it again. Run
-    it once more to confirm that nothing is left.
+    The command searches all stores in FOLDER; docs/privacy.md lists them. Give it the top folder, because later uploads
+    and compactions into this folder or its subfolders then leave out the users' past records. If the command was
+    interrupted, run it again. Run it once more to confirm that nothing is left.
 
     Models do not change. The command lists the models that were trained on the users, and your own source files that
     still contain them. Remove the users from those files, or the next read restores them.

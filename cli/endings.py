@@ -1,12 +1,14 @@
-"""Turns errors into one line that gives the reason, and an exit code.
+"""Turns errors into a message of one line and an exit code.
 
-0    done
-1    a step failed
-2    the input is invalid
-3    `mtorl monitor`: drift without harm; 6: a check was impossible
-4    an experiment is held until a person acts; `mtorl model rm`: the version is needed
-5    an experiment did harm or is switched off; `mtorl monitor`: harm
-130  stopped by a signal
+    0    done
+    1    a step failed
+    2    the input is invalid
+    3    `mtorl monitor`: drift without harm; 6: a check was impossible
+    4    an experiment is held until a person acts; `mtorl model rm`: the version is needed
+    5    an experiment did harm or is switched off; `mtorl monitor`: harm
+    130  stopped by a signal
+
+Errors that a user can't fix are bugs, and are shown with their traceback.
 """
 
 import signal
@@ -25,28 +27,31 @@ _signalled = False
 
 
 def stop(message: str, code: int) -> NoReturn:
-    """Print the reason on standard error and exit with a code."""
+    """Print a message on standard error, and exit with this code."""
     typer.echo(f"mtorl: {message}", err=True)
     raise typer.Exit(code)
 
 
 @contextmanager
 def exit_codes(*failed: type[Exception], stopped: str = "stopped") -> Iterator[None]:
-    """Turn errors that users can fix into one line and an exit code.
+    """Turn errors in the block that a user can fix into a message of one line and an exit code.
 
-    The code is 1 for the exceptions in `failed`, which mean that a step failed, and 2 for any other InputError or
-    OSError. Ctrl-C and SIGTERM print `stopped` and exit with 130. Both signals raise an exception, so cleanup runs even
-    if the shell ignores SIGINT. Any other error prints its traceback.
+    The exit code is 1 for the exceptions in `failed`, which mean that a step failed, and 2 for any other InputError or
+    OSError. Other errors are bugs and print their traceback.
+
+    Ctrl-C and SIGTERM print `stopped` and exit with 130. Both signals raise an exception, so that the block can clean
+    up, even if the shell has told the process to ignore SIGINT.
     """
     _stop_on_signals()
     try:
         yield
-    except typer.Exit:  # a subclass of RuntimeError, but not a failure
+    except typer.Exit:  # typer.Exit is a RuntimeError, but it is no failure
         raise
     except KeyboardInterrupt as error:
         stop(_words(stopped, error), 130)
     except Exception as error:
-        if _signalled:  # DuckDB replaces KeyboardInterrupt by its own exception
+        # During a query, DuckDB raises its own exception instead of KeyboardInterrupt.
+        if _signalled:
             stop(_words(stopped, error), 130)
         if isinstance(error, (InputError, OSError, *failed)):
             from mtorl.experiment.experiment import ExperimentError

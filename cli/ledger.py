@@ -1,4 +1,4 @@
-"""`mtorl ledger`: accepts a new budget ledger after a loss, and waits for one at startup."""
+"""The commands `mtorl ledger agree` and `wait`, for the loss of a budget ledger and for the start of routers."""
 
 import time
 from pathlib import Path
@@ -16,14 +16,16 @@ Settings = Annotated[Path, typer.Argument(metavar="ROUTER.yaml", help="The route
 
 @app.command()
 def agree(settings: Settings) -> None:
-    """Accept a new ledger after the old one was lost, although it lacks the spend in the decision log.
+    """Accept a new ledger after the old one was lost, although the new one does not contain the money already spent.
 
         mtorl ledger agree /etc/mtorl/config/router.yaml
 
-    If a ledger was deleted, emptied or replaced, its routers spend nothing: a new ledger would grant the whole budget
-    again. If you have a copy of the old ledger, restore it. If not, lower the budgets by the amounts already spent, and
-    run this command. Routers may keep running, and spend within a second. The printed sum covers all routers that
-    share the lake.
+    If a ledger was deleted, emptied or replaced, its routers stop spending, because a new ledger would grant the whole
+    budget again. If you have a copy of the old ledger, restore it. Otherwise, lower the budgets by the amounts already
+    spent, and run this command.
+
+    You need not stop the routers. They spend again within a second. The printed sum covers all routers that share the
+    lake.
     """
     from mtorl.log.lake import Lake
     from mtorl.log.touchpoints import LogError
@@ -45,7 +47,8 @@ def wait(settings: Settings) -> None:
 
         mtorl ledger wait /etc/mtorl/config/router.yaml
 
-    A new router can't tell an empty ledger from a lost one, and would grant the whole budget again.
+    Without this command, a router that starts could not tell an empty new ledger from a lost one, and would grant the
+    whole budget again.
     """
     from serving.ledger import open_ledger
     from serving.ledger.contract import LedgerUnavailable

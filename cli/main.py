@@ -34,9 +34,10 @@ from cli.commands import CommandGroup
 from cli.experiment.app import app as experiment
 from mtorl import __version__
 
-# Each command imports what it needs: `mtorl --help` must not wait ten seconds for torch and Feast.
+# Each command imports what it needs, so that `mtorl --help` does not wait ten seconds for torch and Feast.
 os.environ.setdefault("DO_NOT_TRACK", "1")
-# Arrow's default allocator releases memory at once and allocates it again for each piece of a large table.
+# For each piece of a large table, the default allocator of Arrow returns memory to the system and requests it again,
+# which is slow.
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")
 
 app = CommandGroup(__doc__ or "", context_settings={"help_option_names": ["-h", "--help"]})
@@ -67,7 +68,7 @@ def options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Declare the options that precede a command."""
+    """Declare the options that come before a command."""
 
 
 def main() -> None:

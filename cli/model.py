@@ -1,4 +1,4 @@
-"""`mtorl train`, `evaluate` and `benchmark`: train and evaluate a model without a pipeline."""
+"""The commands `mtorl train`, `evaluate` and `benchmark paper`, which need no pipeline."""
 
 import json
 from functools import partial
@@ -34,7 +34,8 @@ def train(
         mtorl train runs/latest/windows model --checkpoint model.pt --log model-log
         mtorl train runs/latest/windows model --settings best/settings.yaml
 
-    With several GPUs or processes on one machine, each process trains on its share of every batch:
+    To use several GPUs or processes of one machine, start the command with torchrun. Each process then trains on its
+    share of every batch:
 
         torchrun --standalone --nproc-per-node=4 -m cli.main train runs/latest/windows model
     """
@@ -50,7 +51,8 @@ def train(
         config = with_settings(TrainConfig(epochs=epochs, seed=seed), chosen)
         with ProgressBars() as bars, bars.step("train MTORL"):
             artifact = fit_challenger(str(windows), str(out), config, budget_share, checkpoint, log)
-    if artifact is not None:  # of several processes, one saves the artifact
+    # If several processes train together, only one of them saves the artifact.
+    if artifact is not None:
         auc = artifact.metrics["reward_auc"]
         typer.echo(f"{out}: {artifact.model['version']}, reward AUC {auc:.4f} on validation users")
 
@@ -67,12 +69,13 @@ def evaluate(
     users: Users = 0,
     seed: Annotated[int, typer.Option(help="Random seed of the resampling and the simulator.")] = 11,
 ) -> None:
-    """Evaluate an artifact on any log: compare its heads with LightGBM, and estimate its policy value with intervals.
+    """Evaluate an artifact on a log: compare its predictions with LightGBM, and estimate the value of its policy.
 
         mtorl evaluate runs/latest/artifacts/challenger --seed 99 --only-new
         mtorl evaluate runs/latest/artifacts/challenger --data log.csv.gz --dataset kuairand-sequence --only-new
 
-    The artifact contains the LightGBM models, fitted on the same training users.
+    The estimated value has a confidence interval. The LightGBM models are part of the artifact, and were fitted on the
+    same training users.
     """
     from cli.tables import print_evaluation
     from pipelines.evaluation_on_log import evaluate_on_log
@@ -99,10 +102,10 @@ def paper(
 ) -> None:
     """Compare MTORL with its ablations and other methods, on the same windows, splits and metrics.
 
-    Both samples take less than an hour on two cores, or ten minutes with --repeats 1. After an interruption, the same
-    command continues.
-
         mtorl benchmark paper --kuairand kuairand_sequence.csv.gz --criteo criteo_sequence.csv.gz
+
+    Both samples take less than an hour on two cores, or ten minutes with --repeats 1. If the command was interrupted,
+    run it again, and it continues.
 
     Without a log, the command simulates one. For a quick try:
 

@@ -34,7 +34,7 @@ app = CommandGroup(__doc__ or "")
 
 DRIFT, NOT_JUDGED = 3, 6
 
-_SAID = {  # the worst first
+_SAID = {  # the worst kind first
     "harm": ("HARM", "bold red", "MtorlHarm"),
     "data_quality": ("BROKEN", "bold red", "MtorlDataBroken"),
     "drift": ("moved", "yellow", "MtorlDrift"),
@@ -61,11 +61,11 @@ def check(
     ] = 24,
     job: Annotated[bool, typer.Option("--job", help="Exit with 0 after any finding, for scheduled jobs.")] = False,
 ) -> None:
-    """Judge every completed period that was not judged before.
+    """Judge every completed period that was not judged before, by default each day.
 
     Exit code 0: nothing is wrong. 3: drift without harm (a ticket). 5: gain or money is lost, or a column has no
-    values. 6: something could not be judged, and the output gives the reason. The first days, in which the monitor
-    learns expected values, do not count as a failure. With --job, the code is 0 in all of these cases.
+    values. 6: something could not be judged, and the output gives the reason. On the first days, the monitor only
+    learns expected values; this is no failure. With --job, the code is 0 in all of these cases.
 
         mtorl monitor check --lake runs/latest/lake --artifact runs/latest/artifacts/challenger
     """
@@ -99,8 +99,8 @@ def status(
 ) -> None:
     """Print the findings of the last check: faults, their cost, next steps, and whether a training is due.
 
-    Exit codes are those of `check`, and 2 if the folder has no state. Failed pipeline runs are shown if their folder
-    `runs` is next to it.
+    The exit codes are those of `check`, and 2 if the folder has no state. Failed pipeline runs are shown as well if
+    there is a folder `runs` next to the state folder.
 
         mtorl monitor status --state volume/monitor
     """
@@ -130,15 +130,18 @@ def export(
     port: Annotated[int, typer.Option(help="Port of /metrics.", min=1, max=65535)] = 9102,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
 ) -> None:
-    """Serve the last result and its age to Prometheus. Each scrape reads the state file.
+    """Serve the result of the last check, and its age, as metrics for Prometheus.
 
-    mtorl monitor export --state volume/monitor --runs volume/runs --port 9102
+        mtorl monitor export --state volume/monitor --runs volume/runs --port 9102
+
+    The state file is read again for each request.
     """
     from monitoring.watch.exporter import MonitorCollector, RunsCollector, serve
     from monitoring.watch.state import STATE_FILE
 
     of_runs = [] if runs is None else [RunsCollector(runs)]
-    with exit_codes(), suppress(KeyboardInterrupt):  # the usual way to stop the server
+    # Ctrl-C is the usual way to stop the server.
+    with exit_codes(), suppress(KeyboardInterrupt):
         serve(host, port, MonitorCollector(state / STATE_FILE), *of_runs)
 
 
@@ -150,9 +153,10 @@ def accept(
 ) -> None:
     """Accept a measure's current value as healthy: its alarm stops, and the monitor learns a new expected value.
 
-    Columns can't be accepted: they are compared with the model's training sample, which changes with the model.
-
         mtorl monitor accept outcomes/cost_per_exposure --reason "new contract with the publisher since Monday"
+
+    Columns can't be accepted, because they are compared with the training sample of the model, which changes only with
+    the model.
     """
     from monitoring.watch.state import STATE_FILE, BusyError, State, alone
 
@@ -167,7 +171,7 @@ def accept(
 
 
 def exit_code(found: State) -> int:
-    """Exit code of a check's result."""
+    """Return the exit code that belongs to the result of a check."""
     return {"fine": 0, "moved": DRIFT, "harm": HARM, "not judged": NOT_JUDGED}[found.word]
 
 
@@ -184,7 +188,7 @@ def _progress(end: datetime, left: int) -> None:
 
 
 def _show(state: State, folder: Path) -> None:
-    """Print a monitor state; `folder` contains the state file and the pages of its periods."""
+    """Print the state of the monitor. `folder` contains the state file, and the pages about the judged periods."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     alarms = sorted(state.alarms().items(), key=lambda item: ([*_SAID].index(item[1].kind), item[0]))
     if not alarms:
@@ -196,7 +200,8 @@ def _show(state: State, folder: Path) -> None:
         console.print(Text.assemble((f"{word:6}", style), since))
     if sum(alarm.kind == "harm" for _, alarm in alarms) > 1:
         console.print("two measures may be two views of one loss: do not add them up")
-    if alarms:  # the worst alarm is first, and its runbook covers the others
+    # The worst alarm is the first one, and its runbook also covers the others.
+    if alarms:
         console.print(f"what to do: {_RUNBOOKS}/{_SAID[alarms[0][1].kind][2]}.md")
     if state.retrain is not None:
         console.print(f"a training is due since {state.retrain.since:%Y-%m-%d}: {state.retrain.reason}")

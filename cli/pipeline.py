@@ -33,7 +33,7 @@ def options(
         str, typer.Option(envvar="KFP_EXISTING_TOKEN", help="Bearer token; safer in the environment.")
     ] = "",
 ) -> None:
-    """Declare the options that precede a command."""
+    """Declare the options that come before a command."""
     context.obj = (endpoint, namespace, existing_token)
 
 
@@ -46,8 +46,8 @@ def compile_pipelines(
         MTORL_IMAGE=registry.example.org/mtorl/train:TAG mtorl pipeline compile --out pipelines
         MTORL_GPUS=0 mtorl pipeline compile --out pipelines     for a cluster without GPUs
 
-    The YAML contains the image ($MTORL_IMAGE) and the GPUs of a training: $MTORL_GPUS on each of $MTORL_NODES nodes.
-    Both numbers default to 1.
+    The YAML contains the image ($MTORL_IMAGE), and the GPUs that a training uses: $MTORL_GPUS on each of $MTORL_NODES
+    nodes. Both numbers default to 1.
     """
     from pipelines.cluster.compile import compile_all
 
@@ -59,14 +59,17 @@ def compile_pipelines(
 def upload(
     context: typer.Context, files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Compiled pipelines.")]
 ) -> None:
-    """Upload compiled pipelines. A version is named after its content, so a repeated upload creates no new version.
+    """Upload compiled pipelines to the server.
 
-    mtorl pipeline upload manifests/pipelines/compiled/*.yaml
+        mtorl pipeline upload manifests/pipelines/compiled/*.yaml
+
+    The name of a version is derived from its content, so uploading the same file again creates no new version.
     """
     from pipelines.cluster import kfp_server
 
     with exit_codes(kfp_server.ServerError):
-        for file in files:  # find invalid files before any request to a server
+        # Check all files before the first request to the server.
+        for file in files:
             kfp_server.pipeline_name(file)
         client = kfp_server.connect(*context.obj)
         for file in files:
@@ -79,12 +82,13 @@ def schedule(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="Recurring runs, as in manifests/pipelines/schedule.yaml.")],
 ) -> None:
-    """Apply a file of recurring runs to a server. The command is idempotent.
+    """Create, replace and remove recurring runs on a server, so that they match a file.
 
         mtorl pipeline schedule manifests/pipelines/schedule.yaml
 
-    A changed entry replaces its recurring run. An entry missing from the file is removed if this command created it.
-    Active runs continue. If the command was interrupted, call it again.
+    If an entry of the file has changed, its recurring run is replaced. A recurring run that is no longer in the file is
+    removed if this command created it. Active runs continue. You can repeat the command at any time, for example after
+    an interruption.
     """
     from pipelines.cluster.kfp_server import ServerError, connect
     from pipelines.cluster.schedule import Schedule, apply
@@ -108,8 +112,8 @@ def run(
         mtorl pipeline run bootstrap --volume volume -p dataset=simulator -p simulate=true -p users=800 -p epochs=2
         mtorl pipeline run train --volume volume -p source=log.csv -p dataset=my-log.yaml
 
-    Results of earlier runs with the same log and settings are reused. Exit code 1: the run failed. 2: a step got
-    invalid input.
+    Results of earlier runs with the same log and settings are reused. Exit code 1: the run failed. 2: the input of a
+    step is invalid.
     """
     from cli.progress_bars import ProgressBars
     from pipelines.local import PipelineError
@@ -117,7 +121,8 @@ def run(
     from serving.versions.publishing import needs_experiment
 
     values = _values(parameters or [])
-    os.umask(0o027)  # only the volume's group may read logs and models
+    # Logs and models must be readable only for the group of the volume.
+    os.umask(0o027)
     with exit_codes(PipelineError), ProgressBars() as bars:
         ended = run_on(volume, pipeline, values, bars.on_step)
     if ended.cached:

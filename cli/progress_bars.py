@@ -1,4 +1,4 @@
-"""Shows progress: a bar for each step on a terminal, and a line every ten seconds elsewhere."""
+"""Shows the progress of steps: as a bar for each step in a terminal, otherwise as a line every ten seconds."""
 
 from __future__ import annotations
 
@@ -25,11 +25,15 @@ from pipelines.steps import Step
 
 LINE_SECONDS = 10.0
 """Time between two progress lines of a step, if the console is not a terminal."""
-_COUNTS = 100  # from this total on, progress counts things, such as decisions; with a smaller total, it is a percentage
+# A total of 100 or more is a number of things, such as decisions; a smaller total is shown as a percentage.
+_COUNTS = 100
 
 
 class ProgressBars:
-    """Progress bars, or plain lines if the console is not a terminal. The default console is standard error."""
+    """Shows a progress bar for each step, or plain lines if the console is not a terminal.
+
+    By default, the console is standard error.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(file=sys.stderr)
@@ -57,12 +61,13 @@ class ProgressBars:
         self.progress.stop()
 
     def on_step(self, step: Step, done: float, total: float, note: str) -> None:
-        """Show that a step has started (total 0), advanced, or finished (done == total)."""
+        """Show that a step has started (`total` is 0), has advanced, or has finished (`done` equals `total`)."""
         if step.name not in self._running:
             self._running[step.name] = self.progress.add_task(step.title, total=None, note="", part=(0.0, 0.0))
         task = next(task for task in self.progress.tasks if task.id == self._running[step.name])
         part = task.fields["part"]
-        if total != (task.total or 0) or done < task.completed:  # a step may have several parts; each begins at 0
+        # A step may have several parts, and the progress of each part begins at 0.
+        if total != (task.total or 0) or done < task.completed:
             part = (self.progress.get_time(), done)
         note = note or task.fields["note"]
         self.progress.update(task.id, total=total or None, completed=done, note=note, part=part)
@@ -72,11 +77,11 @@ class ProgressBars:
 
     @contextmanager
     def step(self, title: str) -> Iterator[None]:
-        """Show the `progress.report` calls of the block as one step, which finishes with the block."""
+        """Show the `progress.report` calls of the block as one step, which is finished at the end of the block."""
         step = Step(title, title)
 
         def on_report(done: float, total: float, note: str) -> None:
-            # The last report of a function is not the end of the step: another function may follow.
+            # The last report of one function does not end the step, because another function may follow in the block.
             self.on_step(step, min(done, 0.99 * total), total, note)
 
         self.on_step(step, 0, 0, "")
@@ -86,10 +91,11 @@ class ProgressBars:
         except BaseException:
             del self._running[title]
             raise
-        self.on_step(step, 1, 1, " ")  # the last note described the work in progress
+        # The blank note replaces the last one, which describes unfinished work.
+        self.on_step(step, 1, 1, " ")
 
     def print_running(self) -> None:
-        """Print a line about each step that has not finished."""
+        """Print a line about each step that is still running."""
         running = set(self._running.values())
         for task in self.progress.tasks:
             if task.id in running:
@@ -112,7 +118,10 @@ class _PaceColumn(ProgressColumn):
 
 
 def _pace(task: Task) -> str:
-    """Format a step's progress, its speed, and the remaining time of its current part at this speed."""
+    """Format the progress of a step, its speed, and the time that it still needs at this speed.
+
+    If the step has several parts, the speed is that of the current part.
+    """
     if not task.total or task.finished:
         return ""
     since, before = task.fields["part"]

@@ -1,4 +1,4 @@
-"""`mtorl run` runs the whole loop. `mtorl serve` starts the servers of a finished run."""
+"""The commands `mtorl run`, which runs the whole loop, and `mtorl serve`, which starts the servers of a run."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def run(
             interrupted, config = to_resume(root, said)
         else:
             config = LoopConfig(**settings, root=root)
-    # RuntimeError covers PipelineError (a step failed) and StackError (a server failed).
+    # PipelineError (a step failed) and StackError (a server failed) are RuntimeErrors.
     with exit_codes(RuntimeError):
         with ProgressBars() as bars:
             folder = run_loop(config, bars.on_step, interrupted)
@@ -107,13 +107,14 @@ def serve(
         mtorl serve
         curl -s localhost:8080/v1/models/ads
 
-    docs/serving-by-hand.md shows requests for decisions. In an experiment file of your own, an arm with the endpoint
-    http://127.0.0.1:8085 uses the run's model with the arm's name. Other arms use their own endpoint, or need none:
+    docs/serving-by-hand.md shows how to request decisions. You can also serve an experiment file of your own. An arm in
+    it with the endpoint http://127.0.0.1:8085 uses the run's model with the name of the arm. Other arms have their own
+    endpoint, or need none:
 
         mtorl serve --experiment first-day.yaml
 
-    docs/first-day.md is a walkthrough. Experiments with different campaigns, or different parts of a layer, can share
-    the router, its ledger and its log:
+    docs/first-day.md is a walkthrough. Several experiments can share the router, its ledger and its log if they have
+    different campaigns or different parts of a layer:
 
         mtorl serve --experiment spring.yaml --experiment autumn.yaml
     """
@@ -137,18 +138,22 @@ def serve(
             of_run = experiment_of(run)
             states, models_port = {of_run.file: of_run.state}, port_of_models(of_run)
     first, *others = states.values()
-    files: dict[str, Path] = {}  # files that the router reads; promotions change them
+    # Files that the router reads. They change when a promotion is applied.
+    files: dict[str, Path] = {}
     folders = [ExperimentFolder.of(file, of_file) for file, of_file in states.items()]
     stack = LocalStack(run, Own(files, first), router_port=port, models_port=models_port, runtime=runtime)
     with exit_codes(RuntimeError):
-        stack.claim()  # the next lines change model files, which another running stack might serve
+        # No other running stack may serve these models, because the next lines change their files.
+        stack.claim()
         for standing in settle(folders, run, first, models_port):
             typer.echo(f"promotion: {standing}")
-    # Before promotions are applied, a file that names a promoted model as its incumbent's would be invalid.
+    # This comes after the promotions are applied. Before that, a file would be invalid if its incumbent is a model that
+    # was just promoted.
     files |= served_files(states, run / "artifacts" / "challenger" / "dataset.yaml")
     for other in others:
         share_log(first, other)
-    with exit_codes(RuntimeError):  # StackError, whose text contains the end of the log
+    # If a server fails, the StackError contains the end of the log of that server.
+    with exit_codes(RuntimeError):
         try:
             typer.echo(f"starting {RUNTIMES[runtime]} (incumbent, challenger) and the router of {run.name} ...")
             with stack:
@@ -161,12 +166,15 @@ def serve(
                     typer.echo(f"arm {arm}: {words}: see its endpoint in the experiment file, and router.log", err=True)
                 servers = LocalServers(run, stack.serving, models_port, stack.restart_models)
                 stack.wait(each_second=rollbacks(folders, servers))
-        except KeyboardInterrupt:  # the usual way to stop the servers
+        except KeyboardInterrupt:  # Ctrl-C is the usual way to stop the servers
             typer.echo("stopped")
 
 
 def rollbacks(folders: list[ExperimentFolder], servers: LocalServers) -> Callable[[], None]:
-    """Return a function that applies rollbacks to the running models, and prints each obstacle once."""
+    """Return a function that applies rollbacks of experiments to the running model servers.
+
+    If a rollback can't be applied yet, the function prints the reason once.
+    """
     from pipelines.experiments.local_servers import follow_rollbacks
 
     said: str | None = None
@@ -181,7 +189,10 @@ def rollbacks(folders: list[ExperimentFolder], servers: LocalServers) -> Callabl
 
 
 def silent_arms(router: str) -> dict[str, str]:
-    """Return the arms that do not answer, with the router's messages; empty if the router does not answer."""
+    """Return the arms that do not answer the router, with the router's error messages.
+
+    The result is empty if the router itself does not answer.
+    """
     try:
         problems = json.loads(send_request(f"{router}/health/ready", seconds=10).content)["problems"]
     except (OSError, ValueError):
@@ -190,7 +201,10 @@ def silent_arms(router: str) -> dict[str, str]:
 
 
 def served_files(states: Mapping[Path, Path], dataset: Path) -> dict[str, Path]:
-    """Return the files that the router reads, by name; `states` maps each experiment file to its state folder."""
+    """Return the experiment files that the router reads, by file name.
+
+    `states` contains the state folder of each experiment file.
+    """
     from mtorl.experiment.experiment import Experiment, ExperimentError
     from mtorl.experiment.layers import Experiments
 
@@ -204,9 +218,10 @@ def served_files(states: Mapping[Path, Path], dataset: Path) -> dict[str, Path]:
 
 
 def share_log(first: Path, other: Path) -> None:
-    """Link the decision log of the first experiment into the state folder of another, where its commands expect it.
+    """Link the decision log of the first experiment into the state folder of another experiment.
 
-    The folder of promoted models is linked as well: both experiments use the same model servers.
+    The commands for the other experiment look for the log there. The folder of promoted models is linked as well,
+    because both experiments use the same model servers.
     """
     other.mkdir(parents=True, exist_ok=True)
     (first / "models").mkdir(parents=True, exist_ok=True)
@@ -220,10 +235,10 @@ def share_log(first: Path, other: Path) -> None:
 
 
 def served_file(file: Path, state: Path | None, dataset: Path | str | None) -> Path:
-    """Return the file that the router reads.
+    """Return the path of the file that the router reads for an experiment.
 
-    If the experiment has a ramp or has begun, this is its applied copy in the state folder, else the experiment file.
-    An invalid file stops the command before any server starts.
+    If the experiment has a ramp or has begun, this is a copy in its state folder, which contains the applied version.
+    Otherwise it is the experiment file itself. If the file is invalid, the command stops before any server starts.
     """
     from mtorl.experiment.stage_machine import State
     from pipelines.experiments.controller import apply_experiment
@@ -233,7 +248,8 @@ def served_file(file: Path, state: Path | None, dataset: Path | str | None) -> P
     with exit_codes():
         folder = ExperimentFolder.of(file, state, dataset)
         experiment, stands = state_of(folder)
-        if experiment.ramp is None and stands == State(events=stands.events):  # the stage is set in the file
+        # Without a ramp, the user sets the stage in the file.
+        if experiment.ramp is None and stands == State(events=stands.events):
             return file
         apply_experiment(folder)
         return folder.in_force

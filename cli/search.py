@@ -1,4 +1,4 @@
-"""`mtorl search` searches settings locally, and `mtorl katib` on a cluster, whose pods run `mtorl trial`."""
+"""The commands `mtorl search` (search settings locally), `katib` (on a cluster) and `trial` (run in Katib's pods)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ app = CommandGroup()
 Epochs = Annotated[
     int, typer.Option(help="Maximum epochs of a trial. Use the number of the training that gets the settings.", min=1)
 ]
-_TABLE = 10  # trials in the printed table; the JSON has all of them
+# Largest number of trials in the printed table; the JSON file has all of them.
+_TABLE = 10
 
 
 @app.command()
@@ -38,8 +39,9 @@ def search(
         mtorl search runs/latest/windows best --trials 30
         mtorl train runs/latest/windows model --settings best/settings.yaml
 
-    The first trial uses the defaults. TPE (Optuna) proposes the other settings, and stops unpromising trials early. No
-    test user is read. The training pipeline accepts the same file:
+    The first trial uses the default settings. Optuna's algorithm TPE proposes the settings of the other trials, and
+    unpromising trials are stopped early. The search never reads test users. The training pipeline accepts the same file
+    of settings:
 
         kfp run create -e mtorl -f mtorl-train.yaml ... settings="$(cat best/settings.yaml)"
     """
@@ -68,18 +70,19 @@ def trial(
     epochs: Epochs = 15,
     seed: Seed = 7,
 ) -> None:
-    """Train one network with given settings, and print its validation loss. No file is written.
+    """Train one network with the given settings, and print its validation loss. No file is written.
 
         mtorl trial runs/latest/windows --set lr=0.01 --set hidden=128
 
-    Each epoch prints a line for Katib's collector: the time, and validation_loss=VALUE of the best weights so far.
+    After each epoch, the command prints a line for Katib, with the time and validation_loss=VALUE. The value belongs to
+    the best weights so far.
     """
     from mtorl.fitting.search import METRIC, Trials
     from mtorl.fitting.settings import parse_settings, with_settings
     from mtorl.network.training import TrainConfig, TrainingDiverged
 
     def on_epoch(epoch: int, loss: float) -> None:
-        # Katib reads the time at the start of a line. Without it, all lines get the same time.
+        # Katib reads the time at the start of each line. Without it, Katib would give all lines the same time.
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         print(f"{now} {METRIC}={loss:.6f} epoch={epoch}", flush=True)
 
@@ -97,12 +100,12 @@ def katib(
     epochs: Epochs = 15,
     seed: Seed = 7,
 ) -> None:
-    """Write the search as a Katib experiment, which runs trials in parallel on a cluster.
+    """Write the search as a Katib experiment, which runs the trials in parallel on a cluster.
 
         MTORL_IMAGE=registry.example.com/mtorl/train:TAG mtorl katib --out search.yaml
         kubectl -n mtorl create -f search.yaml
 
-    Requirements of the cluster: manifests/katib/README.md
+    manifests/katib/README.md lists what the cluster needs.
     """
     from pipelines.cluster.katib import write
 
@@ -119,7 +122,7 @@ def _print_search(report: SearchReport) -> None:
 
     figures = (Column(name, justify="right", no_wrap=True) for name in ("trial", "loss", "epochs"))
     table = titled(f"{len(report.trials)} trials, the best first", *figures, "settings")
-    # The row of the defaults is always shown for comparison.
+    # The trial with the default settings is always shown, for comparison.
     ranked = sorted(report.trials, key=lambda one: (one.ended != "complete", one.loss or 0.0))
     for one in [*ranked[:_TABLE], *(one for one in ranked[_TABLE:] if one.number == 0)]:
         name = "default" if one.number == 0 else str(one.number)

@@ -31,7 +31,7 @@ def print_summary(run: Path, root: Path) -> None:
 
 
 def print_evaluation(figures: dict[str, Any]) -> None:
-    """Print an artifact's figures on a log: heads and policy value."""
+    """Print the figures of an artifact on a log: the quality of its predictions, and the value of its policy."""
     console = Console()
     if (share := figures["data"]["share"]) < 1:
         console.print(f"judged on {share:.1%} of the users, chosen by a hash: the log has many touchpoints")
@@ -45,13 +45,13 @@ def print_evaluation(figures: dict[str, Any]) -> None:
 
 
 def print_faults(log: str, report: IngestReport, quarantine: Path | None) -> None:
-    """Print the faults found in a log, and the number of valid rows."""
+    """Print the faults that were found in a log, and the number of valid rows."""
     if report.faults:
         rows, row = (Column(name, justify="right") for name in ("rows", "row"))
         rule, column = (Column(name, no_wrap=True) for name in ("rule", "column"))
         table = Table(rule, column, rows, Column("example", overflow="fold"), row)
         for fault in report.faults:
-            # Text, because Rich would read square brackets in a log as markup.
+            # The example is a Text, because Rich would read square brackets in a string as markup.
             example = f"{fault.example}{fault.hint}".removeprefix("; ")
             cells = (fault.rule, fault.column, f"{fault.count:,}", example, f"{fault.row:,}")
             table.add_row(*map(Text, cells))
@@ -89,7 +89,7 @@ _COUNTS = {
 
 
 def print_build(manifest: Manifest, out: Path) -> None:
-    """Print the content of a folder of windows."""
+    """Print the content of a windows folder."""
     table = Table("what", Column("count", justify="right"))
     for name, words in _COUNTS.items():
         table.add_row(words, f"{getattr(manifest, name):,}")
@@ -99,7 +99,11 @@ def print_build(manifest: Manifest, out: Path) -> None:
 
 
 def print_forgotten(folder: str, report: Report, spools: Mapping[str, SpoolWithout]) -> None:
-    """Print the records removed from each store, failures, remaining records, and models trained on removed users."""
+    """Print what `mtorl data forget` has removed from each store, and what is left.
+
+    This includes stores that could not be changed, remaining records, and models that were trained on the removed
+    users.
+    """
     removed = {**report.removed, **{name: spool.removed for name, spool in spools.items() if not spool.left}}
     for name, count in sorted(removed.items()):
         if count:
@@ -257,7 +261,7 @@ def _target(target: dict[str, Any]) -> str:
 
 
 def titled(title: str, *columns: str | Column) -> Table:
-    """Create a table with a left-aligned title."""
+    """Create a table with a title at the left."""
     return Table(*columns, title=title, title_justify="left")
 
 

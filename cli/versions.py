@@ -1,4 +1,4 @@
-"""`mtorl model`: lists, shows and removes the versions of a model registry."""
+"""The commands `mtorl model ...`, which list, show and remove the versions of a model registry."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def list_versions(
         mtorl model list
         mtorl model list --registry /mnt/mtorl/registry -n mtorl --json
 
-    A version serves if it made its arm's newest decision, if mtorl serve is set to serve it, or, with -n, if an
-    InferenceService names it. Exit code 2: there is no registry.
+    A version counts as serving if it made the newest decision of its arm, or if mtorl serve is set to serve it. With
+    -n, it also counts if an InferenceService names it. Exit code 2: there is no registry.
     """
     from serving.versions.catalogue import versions
     from serving.versions.description import description_of
@@ -92,7 +92,9 @@ def show(
 ) -> None:
     """Show a version: data, code, settings, figures, gate report, uses that prevent its removal, and parents.
 
-    mtorl model show challenger/0a1b2c3d4e5f
+        mtorl model show challenger/0a1b2c3d4e5f
+
+    With --json, the same data are printed as JSON.
     """
     from serving.versions.catalogue import find, versions
     from serving.versions.description import description_of
@@ -118,9 +120,9 @@ def versions_of_cluster(
         mtorl model versions -n mtorl
         mtorl model versions -n mtorl --write overlays/production/models.yaml
 
-    This is normally the version that it serves. If an apply has undone a promotion or a rollback, it is the version
-    that the promotion or rollback set. manifests/examples/gitops commits the file. Exit code 2: the cluster does not
-    answer, or the file has no line for an arm.
+    Normally, this is the version that the InferenceService serves. But if `kubectl apply` has undone a promotion or a
+    rollback, it is the version that the promotion or rollback had set. manifests/examples/gitops commits the file. Exit
+    code 2: the cluster does not answer, or the file has no line for an arm.
     """
     from serving.inference_services import versions_to_write
     from serving.messages import NO_SERVED_VERSION
@@ -151,7 +153,7 @@ def remove(
         mtorl model rm challenger/0a1b2c3d4e5f
 
     A version is needed if it serves, has decisions in the log, is named by an experiment, is the target of a rollback,
-    or belongs to the first installation. Exit code 4: the version is needed, or no source tells which versions serve.
+    or belongs to the first installation. Exit code 4: the version is needed, or it is unknown which versions serve.
     """
     from serving.versions.catalogue import find, versions
     from serving.versions.pruning import locked, remove_version
@@ -191,7 +193,10 @@ def _uses(registry: Path | None, lake: str | None, state: Path | None, namespace
 
 
 def objects(kind: str, namespace: str) -> list[dict[str, Any]]:
-    """List a namespace's objects of a kind, from kubectl's cluster; exits if the cluster does not answer."""
+    """List the objects of one kind in a Kubernetes namespace, as kubectl is configured.
+
+    If the cluster does not answer, the command exits with a message.
+    """
     from serving.kubernetes_api import KubernetesApi
 
     with exit_codes():
@@ -273,7 +278,8 @@ def _figure(figure: Mapping[str, Any] | None, form: str = ".4f") -> str:
     text = format(figure["value"], form)
     if figure["low"] is None or figure["high"] is None:
         return text
-    return f"{text} \\[{figure['low']:{form}}, {figure['high']:{form}}]"  # escaped: Rich reads brackets as markup
+    # Escaped, because Rich reads brackets as markup.
+    return f"{text} \\[{figure['low']:{form}}, {figure['high']:{form}}]"
 
 
 def _age(published: str | None) -> str:

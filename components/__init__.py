@@ -1,4 +1,4 @@
-"""KFP components, one per folder, with thin bodies that call other rooms.
+"""The steps of the pipelines, as KFP components, one in each folder. Their bodies only call other packages.
 
 Reading order: `component.py` (the decorator), then the folders in the order of `README.md`.
 """

@@ -1,16 +1,17 @@
-"""The decorator of every component: image, install policy, and traits for pipelines and progress bars.
+"""The decorator of every component, which sets its image and its traits for pipelines and progress bars.
 
     @component("score both policies on test users")
     def evaluate(windows: Input[Dataset], seed: int, metrics: Output[Metrics]): ...
 
-The image contains the project. Nothing is installed when a step starts (``packages_to_install=[]``), and the body of a
-component only calls other rooms. On a cluster, the image's reference is part of the cache key, so deploy a digest
-rather than a tag that moves.
+The image contains the project, so nothing is installed when a step starts (``packages_to_install=[]``), and the body of
+a component only calls other packages. On a cluster, the name of the image is part of the cache key. Therefore deploy
+the image by its digest rather than by a tag that moves.
 
-A step runs the component's file from the image. By default, KFP would embed the function's text in the workflow, where
-Argo stores the text seven times. Argo compresses a workflow of more than 1 MiB, and Kubeflow Pipelines can't read a
-compressed workflow (https://github.com/kubeflow/pipelines/issues/6547). It would not show the rest of the run, not even
-a failure. For the same reason, descriptions are not in the workflow, but only here and in each component's README.
+A step runs the component's file from the image. By default, KFP would embed the text of the function in the workflow,
+where Argo stores it seven times. Argo compresses a workflow of more than 1 MiB, and Kubeflow Pipelines can't read a
+compressed workflow (https://github.com/kubeflow/pipelines/issues/6547): it would no longer show the progress of the
+run, not even a failure. For the same reason, the workflow contains no descriptions. They are only here, and in the
+README of each component.
 """
 
 import os
@@ -29,14 +30,14 @@ _RUN = (
 
 @dataclass(frozen=True)
 class StepTraits:
-    """Traits of a component.
+    """How a component is run and shown.
 
     Attributes:
         title: A few words for a progress bar.
-        cached: Whether a run may reuse the outputs of an earlier run with equal inputs; False if the step writes
-            anything but its outputs, or reads data that changes.
-        trains: Whether the step is worth an accelerator, and long enough for a time limit and for retries that resume
-            from a checkpoint.
+        cached: Whether a run may reuse the outputs of an earlier run with equal inputs. False if the step writes
+            anything besides its outputs, or reads data that change.
+        trains: Whether the step trains a model. Then it may get an accelerator and more time, and a retry continues
+            from its checkpoint.
         reads_log: Whether the step reads the whole log, and therefore needs more memory.
     """
 
@@ -52,10 +53,11 @@ _TRAITS: dict[str, StepTraits] = {}
 def component(
     title: str, *, cached: bool = True, trains: bool = False, reads_log: bool = False
 ) -> Callable[[Callable[..., Any]], Any]:
-    """Turn a function into a KFP component; the parameters are those of `StepTraits`."""
+    """Turn a function into a KFP component. `StepTraits` describes the parameters."""
 
     def decorate(function: Callable[..., Any]) -> Any:
-        if not hasattr(dsl, "component"):  # in a step's image, which contains only a part of KFP
+        # The image of a step contains only a part of KFP, which can't build components.
+        if not hasattr(dsl, "component"):
             return function
         kfp_component = dsl.component(function, base_image=IMAGE, packages_to_install=[], install_kfp_package=False)
         spec = kfp_component.component_spec
@@ -69,5 +71,8 @@ def component(
 
 
 def traits_of(name: str) -> StepTraits:
-    """Return the traits of a component by name, such as "build-features"; an unknown name is its own title."""
+    """Return the traits of a component by its name, such as "build-features".
+
+    An unknown name gets default traits, with the name as its title.
+    """
     return _TRAITS.get(name, StepTraits(name))

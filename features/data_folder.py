@@ -1,4 +1,4 @@
-"""Builds a data set folder, as `mtorl data build` does.
+"""Builds a data set folder from a log, for the command `mtorl data build`.
 
     FOLDER/dataset.yaml          the data set description
     FOLDER/touchpoints.parquet   the canonical log; absent if the log was trusted and no decisions were added
@@ -8,8 +8,8 @@
     FOLDER/sources/              Parquet sources of the feature views (features/feature_repo/sources.py)
     FOLDER/windows/              the windows that training reads (features/sequences/builder.py)
 
-`mtorl run` writes the first four to `data/`; `canonical_log` finds the log in either kind of folder. A folder with
-decisions can be the source of the training pipeline (features/ingest/log_folder.py).
+`mtorl run` writes the first four files to the folder `data/` of a run. `canonical_log` can read the log in either
+folder. The training pipeline can start from a built folder with decisions (features/ingest/log_folder.py).
 """
 
 import json
@@ -45,22 +45,38 @@ from mtorl.runtime.files import link, replacing
 
 SOURCES = "sources"
 _OURS = {LOG_FILE, DATASET_FILE, INGEST_FILE, OPPORTUNITIES_FILE, LEFT_OUT, SOURCES, WINDOWS}
-Step = Callable[[str], AbstractContextManager[None]]  # by title: "validate the log", ...
+# A step of the build: maps a title, such as "validate the log", to the context in which the step runs.
+Step = Callable[[str], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
 class CanonicalLog:
-    """A log from which features can be computed."""
+    """A log in the canonical layout, from which features can be computed.
+
+    Attributes:
+        path: The log, as a Parquet file or a folder of parts.
+        spec: The data set description of the canonical log.
+        report: The result of ingestion. None if the log was not ingested, because it is canonical already or trusted to
+            be.
+    """
 
     path: Path
     spec: DatasetSpec
-    report: IngestReport | None  # None if the log was canonical before, or is trusted to be
+    report: IngestReport | None
 
 
 def _locate(log: str, dataset: str) -> tuple[Path, str, bool]:
-    """Find the log under a path: a file, Parquet parts, or the log in a folder of `mtorl data build` or `mtorl run`.
+    """Find the log at a path: a file, Parquet parts, or the log in a folder of `mtorl data build` or `mtorl run`.
 
-    Returns its path, the name or path of its description (found next to the log), and whether the log is canonical.
+    Args:
+        log: The path of the log or of the folder.
+        dataset: Name or path of the data set description. If it is empty, a dataset.yaml next to the log is used.
+
+    Returns:
+        The path of the log, the name or path of its description, and True if the log is canonical.
+
+    Raises:
+        LogError: The path does not exist, or no description was found.
     """
     path, canonical = Path(log), False
     if not path.exists():
@@ -70,7 +86,8 @@ def _locate(log: str, dataset: str) -> tuple[Path, str, bool]:
     if inside is not None:
         path = inside
     if path.name in (LOG_FILE, STEPS):
-        # Check more than the name, because a raw export may have the same name.
+        # Check that the report or the manifest is there too, because a raw export may also be named touchpoints.parquet
+        # or steps.
         canonical = (path.parent / (INGEST_FILE if path.name == LOG_FILE else MANIFEST)).exists()
         description = path.parent / DATASET_FILE
         if description.exists():
@@ -81,7 +98,12 @@ def _locate(log: str, dataset: str) -> tuple[Path, str, bool]:
 
 
 def canonical_log(raw: RawLog, folder: Path, quarantine: Path, trusted: bool = False) -> CanonicalLog:
-    """Ingest a raw log into `folder`. If the log is canonical already, or `trusted` to be, return it where it is."""
+    """Ingest a raw log into `folder`. A log that is canonical already is not copied, but returned at its own path.
+
+    Args:
+        quarantine: CSV file for faulty rows.
+        trusted: Treat the log as canonical, without checking its rows.
+    """
     if is_remote(raw.path):
         if trusted or not raw.dataset:
             raise LogError(messages.TRUSTED_ADDRESS(log=raw.path))
@@ -104,14 +126,17 @@ def canonical_log(raw: RawLog, folder: Path, quarantine: Path, trusted: bool = F
 def build(
     engine: Engine, raw: RawLog, out: Path, trusted: bool = False, own: str = "", step: Step = lambda _: nullcontext()
 ) -> Manifest:
-    """Build a data set folder from a log; once complete, it replaces an earlier data set folder, but no other folder.
+    """Build a data set folder from a log.
+
+    Once the new folder is complete, it replaces an earlier data set folder. A folder with other files is not replaced.
 
     Args:
-        engine: Computes features and windows, and adds decisions; ingestion always uses DuckDB.
-        out: The folder. Faulty rows go to `OUT.quarantine.csv`, next to the folder.
-        trusted: Treat the log as canonical without checks. It is copied only if decisions are added.
-        own: Lake to compact, whose decisions are added. The folder then contains a log, even if there are no decisions.
-        step: Returns the context in which to run a step, given the step's title.
+        engine: Computes features and windows, and adds decisions. Ingestion always uses DuckDB.
+        out: The folder to write. Faulty rows go to the file `OUT.quarantine.csv`, next to the folder.
+        trusted: Treat the log as canonical, without checking its rows. It is copied only if decisions are added.
+        own: A lake whose decisions are added to the log, after it has been compacted. The folder then always contains a
+            copy of the log, even if the lake is empty.
+        step: Returns the context in which a step runs, given the title of the step.
     """
     out = out.absolute()
     if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= _OURS):
@@ -124,7 +149,8 @@ def build(
             quarantine = out.with_name(f"{out.name}.quarantine.csv")
             with with_remedy(quarantine, raw.bad_rows):
                 log = canonical_log(raw, folder, quarantine, trusted)
-            ingested = log.path.name == LOG_FILE and not trusted  # False: trusted, or steps of a windows folder
+            # False if the log was trusted, or is read from the steps of a windows folder.
+            ingested = log.path.name == LOG_FILE and not trusted
             if log.report is None:
                 log.spec.save(folder / DATASET_FILE)
                 if ingested:
@@ -162,7 +188,7 @@ def _copy_log(log: Path, folder: Path) -> None:
 
 
 def _with_decisions(engine: Engine, log: CanonicalLog, folder: Path, own: str) -> Path:
-    """Write the log together with the decisions of a lake, and the report; return the path of the log."""
+    """Add the decisions of a lake to the log, and update its report. Returns the path of the combined log."""
     if COLLECTED in pq.read_schema(parquet_files(log.path)[0]).names:
         raise LogError(messages.HAS_DECISIONS(log=log.path))
     lake, path = Lake.open(own), folder / LOG_FILE
@@ -170,7 +196,7 @@ def _with_decisions(engine: Engine, log: CanonicalLog, folder: Path, own: str) -
     decisions = lake.snapshot()
     if not path.exists() and not decisions:
         _copy_log(log.path, folder)
-    if not _fingerprint(path):  # the folder has no report of this log
+    if not _fingerprint(path):  # the folder has no up-to-date report on this log
         found = facts_of(path) if path.exists() else {"rows": 0, "users": 0, "fingerprint": ""}
         report = IngestReport(**found, quarantined=0, faults=())
         _note(folder, {**asdict(report), RAW: Origin.of(str(log.path), log.spec).to_dict()})
@@ -187,7 +213,10 @@ def _note(folder: Path, more: dict[str, Any]) -> None:
 
 
 def _fingerprint(log: Path) -> str:
-    """Return the fingerprint of an ingested log; empty if there is none, or if the log has changed since."""
+    """Return the fingerprint in the report on a log.
+
+    Returns an empty string if there is no report, or if the number of rows has changed since the report was written.
+    """
     try:
         report = json.loads(log.with_name(INGEST_FILE).read_text())
         return str(report["fingerprint"]) if report["rows"] == rows_of(log) else ""
@@ -196,7 +225,7 @@ def _fingerprint(log: Path) -> str:
 
 
 def _check(path: Path, spec: DatasetSpec) -> None:
-    """Raise a `LogError` if a log that should be canonical can't be read as canonical."""
+    """Raise a `LogError` if a log lacks columns of the canonical layout, has no rows, or is not valid Parquet."""
     try:
         names, rows = pq.read_schema(parquet_files(path)[0]).names, rows_of(path)
     except (OSError, pa.ArrowException) as error:

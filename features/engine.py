@@ -1,11 +1,12 @@
-"""Engines for Ibis expressions, with equal results: DuckDB in this process, or Spark on a cluster.
+"""Engines that run Ibis expressions, with equal results: DuckDB in this process, or Spark on a cluster.
 
     with open_engine() as engine:                      # $ENGINE: duckdb (default) or spark
         log = engine.read("touchpoints.parquet")       # an ibis.Table; nothing is read yet
         engine.write(log.filter(log.click == 1), "clicks.parquet")
 
-Both engines work in UTC and spill to disk. Spark takes its master, memory and executors from its own configuration;
-without one, it runs on the local host. On a cluster, files must be on a volume that the driver and all executors mount.
+Both engines use UTC, and write temporary data to disk if memory is short. Spark reads its master, memory and number of
+executors from its own configuration, and runs on the local host without one. On a cluster, all files must be on a
+volume that the driver and all executors mount.
 """
 
 import os
@@ -29,15 +30,18 @@ from mtorl.runtime.files import remove, replacing
 from mtorl.runtime.progress import reporting_queries
 
 ENGINES = ("duckdb", "spark")
-MEMORY_LIMIT = "2GB"  # of DuckDB's buffers, which spill to its temporary folder
-_FLUSH_ROWS = 16 * 1024  # rows that DuckDB buffers for each shard and thread
+# Memory for DuckDB's buffers. Above this limit, DuckDB writes temporary data to disk.
+MEMORY_LIMIT = "2GB"
+# Number of rows that each thread of DuckDB buffers per shard.
+_FLUSH_ROWS = 16 * 1024
 
-# Functions that Ibis lacks. Spark has the first two under these names; each engine below defines the missing ones.
+# The next three functions are missing in Ibis. Spark has `unix_micros` and `timestamp_micros`; DuckDBEngine defines all
+# three, and SparkEngine defines `user_bucket`.
 
 
 @ibis.udf.scalar.builtin(signature=((dt.timestamp,), dt.int64))
 def unix_micros(time):
-    """Convert a time to microseconds since 1970; exact, unlike Ibis' own seconds."""
+    """Convert a time to microseconds since 1970. The result is exact, whereas Ibis' own conversion returns seconds."""
 
 
 @ibis.udf.scalar.builtin(signature=((dt.int64,), dt.Timestamp(timezone="UTC", scale=6)))
@@ -47,7 +51,7 @@ def timestamp_micros(micros):
 
 @ibis.udf.scalar.builtin(signature=((dt.string,), dt.int64))
 def user_bucket(user_id):
-    """Hash a user's id to a number in [0, 65536), equal on every engine: the last two bytes of its MD5."""
+    """Hash a user id to a number from 0 to 65535: the last two bytes of its MD5. Both engines agree on it."""
 
 
 BUCKETS = 65_536
@@ -55,7 +59,7 @@ Build = Callable[[ibis.Table], ibis.Table]
 
 
 class DuckDBEngine:
-    """DuckDB in one process, on all cores; memory is bounded by `MEMORY_LIMIT`. `write` creates a single file."""
+    """Runs expressions on DuckDB in this process, on all cores. DuckDB's buffers are limited to `MEMORY_LIMIT`."""
 
     name = "duckdb"
     connection: Any  # an Ibis backend
@@ -78,21 +82,27 @@ class DuckDBEngine:
             self.connection.raw_sql(f"CREATE TEMP MACRO {macro}")
 
     def read(self, path: Path | str) -> ibis.Table:
-        """Read Parquet files as a table; nothing is read yet."""
+        """Return a table of a Parquet file or a folder of parts. Its rows are read only when a query needs them."""
         return self.connection.read_parquet([str(file) for file in parquet_files(path)])
 
     def write(self, table: ibis.Table, path: Path | str) -> None:
-        """Write a table as one Parquet file, in the table's order, atomically replacing an earlier file."""
+        """Write a table as one Parquet file, which replaces an earlier file atomically."""
         with replacing(Path(path)) as temporary:
             self.connection.to_parquet(table, str(temporary), compression="zstd")
 
     def write_shards(
         self, table: ibis.Table, build: Build, folder: Path, shards: int, written: Callable[[Path], None]
     ) -> None:
-        """Write `build(table)` as folder/part-00000.parquet ...: whole users, sorted by user_id and timestamp.
+        """Write `build(table)` as files folder/part-00000.parquet and so on, each sorted by user_id and timestamp.
 
-        `build` must treat each user separately. DuckDB calls it once per shard, so memory does not grow with the table;
-        Spark calls it once. A shard without users has no file. `written` is called with each completed file.
+        Each shard contains whole users, so `build` must compute the rows of a user from that user's rows alone. DuckDB
+        builds one shard at a time, so memory does not grow with the table. Spark builds all shards at once. A shard
+        without users has no file.
+
+        Args:
+            build: Computes the rows to write, given the whole table or the rows of a shard.
+            shards: Number of shards to which users are assigned by hash.
+            written: Called with the path of each completed file.
         """
         folder.mkdir(parents=True, exist_ok=True)
         if shards == 1:
@@ -122,7 +132,7 @@ class DuckDBEngine:
 
 
 class SparkEngine:
-    """Spark with its own configuration; `write` creates a folder of parts, and `read` reads one."""
+    """Runs expressions on Spark, with Spark's own configuration. A table is written as a folder of Parquet parts."""
 
     name = "spark"
     connection: Any
@@ -131,11 +141,12 @@ class SparkEngine:
         session, self._ours = _spark_session(temporary / "spark.log")
         context = session.sparkContext
         if context.master.startswith("local") and not context.getConf().contains("spark.sql.shuffle.partitions"):
-            session.conf.set("spark.sql.shuffle.partitions", str(context.defaultParallelism))  # not 200
+            session.conf.set("spark.sql.shuffle.partitions", str(context.defaultParallelism))  # Spark's default is 200
         session.conf.set("spark.sql.session.timeZone", "UTC")
         session.conf.set("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
         session.conf.set("spark.sql.parquet.compression.codec", "zstd")
-        session.conf.set("spark.sql.files.maxRecordsPerFile", "0")  # 0: no limit, so each shard is one file
+        # 0 means no limit. Otherwise, Spark would split a large shard into several files.
+        session.conf.set("spark.sql.files.maxRecordsPerFile", "0")
         session.sql(
             "CREATE OR REPLACE TEMPORARY FUNCTION user_bucket(user_id STRING) RETURNS BIGINT RETURN "
             "CAST(conv(concat(substr(md5(user_id), 31, 2), substr(md5(user_id), 29, 2)), 16, 10) AS BIGINT)"
@@ -144,21 +155,21 @@ class SparkEngine:
         self._session = session
 
     def read(self, path: Path | str) -> ibis.Table:
-        """Read Parquet files as a table."""
+        """Return a table of a Parquet file or a folder of parts. Its rows are read only when a query needs them."""
         return self.connection.read_parquet(str(Path(path).absolute()))
 
     def write(self, table: ibis.Table, path: Path | str) -> None:
-        """Write a table as Parquet, replacing an earlier one."""
+        """Write a table as a folder of Parquet parts, which replaces an earlier folder."""
         with replacing(Path(path).absolute()) as temporary:
             self._frame(table).write.parquet(str(temporary))
 
     def write_shards(
         self, table: ibis.Table, build: Build, folder: Path, shards: int, written: Callable[[Path], None]
     ) -> None:
-        """Write a table in shards of whole users."""
+        """Write `build(table)` in shards of whole users, as `DuckDBEngine.write_shards` does."""
         built = build(table)
         frame = self._frame(built.mutate(shard=_shard(built, shards)))
-        # Partition k of the job is shard k: Spark names the file of partition k part-k.
+        # Put shard k into partition k, because Spark writes partition k to a file whose name starts with part-k.
         frame = frame.repartitionById(shards, "shard").sortWithinPartitions("user_id", "timestamp").drop("shard")
         raw = folder.absolute() / ".raw"
         try:
@@ -178,7 +189,10 @@ class SparkEngine:
 
 
 def _spark_session(log: Path) -> tuple[Any, bool]:
-    """Return this process's session, and whether it is new. A new session has Spark's own settings (spark-defaults)."""
+    """Return the active Spark session of this process, or start one; also returns True if it was started.
+
+    A new session has the settings of Spark's own configuration files, such as spark-defaults.conf.
+    """
     try:
         from pyspark import SparkConf, SparkContext
         from pyspark.java_gateway import launch_gateway
@@ -187,27 +201,31 @@ def _spark_session(log: Path) -> tuple[Any, bool]:
         raise InputError("ENGINE=spark needs PySpark: pip install 'mtorl-kubeflow[spark]'") from error
     if session := SparkSession.getActiveSession():
         return session, False
-    submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # set by spark-submit, which has started the JVM
+    # spark-submit sets this variable, and has already started the Java process.
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ
     java = os.environ.get("JAVA_HOME") or shutil.which("java")
     if not submitted and not java:
         raise InputError("ENGINE=spark needs Java 17 or 21: install it (openjdk-17-jre-headless) or set JAVA_HOME")
     settings = {
         "spark.ui.showConsoleProgress": "false",
         "spark.log.level": "ERROR",
-        "spark.sql.warehouse.dir": str(log.with_name("warehouse")),  # by default, Spark writes to the current folder
+        # Without this setting, Spark writes to the current folder.
+        "spark.sql.warehouse.dir": str(log.with_name("warehouse")),
     }
     conf = SparkConf(loadDefaults=False).setAll(list(settings.items()))
     gateway = SparkContext._gateway
     if gateway is None:
         try:
-            with log.open("wb") as console:  # Java prints here until Spark sets up its logging
+            # Until Spark has set up its logging, Java prints errors to this file.
+            with log.open("wb") as console:
                 gateway = launch_gateway(conf, popen_kwargs={"stderr": console})
         except Exception as error:
             printed = log.read_text(errors="replace").strip().splitlines()[-3:]
             raise InputError(f"ENGINE=spark: Spark did not start: {' | '.join(printed) or error}") from error
     conf = SparkConf(_jvm=gateway.jvm).setAll(list(settings.items())).setIfMissing("spark.app.name", "mtorl-features")
     if conf.get("spark.master", "local").startswith("local"):
-        # By default Spark runs its workers with `python3`; they fail if its version is not this process's.
+        # Let Spark run its Python workers with this interpreter. The default is `python3`, and a worker of another
+        # Python version fails.
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     return SparkSession(SparkContext(gateway=gateway, conf=conf)), True
 
@@ -224,12 +242,16 @@ def _shard(table: ibis.Table, shards: int) -> ibis.Value:
 
 
 def is_unfinished(path: PurePath) -> bool:
-    """Return whether a path in a folder belongs to an unfinished write, such as _temporary/... or .part-0.parquet."""
+    """Return True if a path belongs to an unfinished write, such as _temporary/... or .part-0.parquet."""
     return any(part.startswith(("_", ".")) for part in path.parts)
 
 
 def parquet_files(path: Path | str) -> list[Path]:
-    """Return a Parquet file as a list, or the parts in a folder; raises `FileNotFoundError` if there are none."""
+    """Return the Parquet files at a path: the file itself, or the parts in a folder, sorted by name.
+
+    Raises:
+        FileNotFoundError: There is no Parquet file at the path.
+    """
     path = Path(path)
     parts = (part for part in path.rglob("*.parquet") if part.is_file())
     files = sorted(p for p in parts if not is_unfinished(p.relative_to(path))) if path.is_dir() else [path]
@@ -239,19 +261,19 @@ def parquet_files(path: Path | str) -> list[Path]:
 
 
 def batches(path: Path | str) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a Parquet file, or of the parts in a folder in the order of their names."""
+    """Yield the rows of a Parquet file in batches. The parts in a folder are read in the order of their names."""
     for file in parquet_files(path):
         with pq.ParquetFile(file) as parquet:
             yield from parquet.iter_batches()
 
 
 def rows_of(log: Path | str) -> int:
-    """Count the rows of a Parquet file, or of the parts in a folder."""
+    """Count the rows of a Parquet file or of all parts in a folder, without reading the rows."""
     return sum(pq.read_metadata(file).num_rows for file in parquet_files(log))
 
 
 def facts_of(log: Path) -> dict[str, Any]:
-    """Return a log's numbers of rows and users and its content fingerprint, with the keys of the ingest report."""
+    """Return the rows, users and fingerprint of a log, under the keys that the ingest report uses."""
     with open_engine("duckdb") as engine:
         users = engine.read(log).user_id.nunique().to_pyarrow().as_py()
     return {"rows": rows_of(log), "users": users, "fingerprint": fingerprint(batches(log))}
@@ -259,12 +281,18 @@ def facts_of(log: Path) -> dict[str, Any]:
 
 @contextmanager
 def open_engine(name: str = "") -> Iterator[Engine]:
-    """Open one of `ENGINES`; raises InputError if Spark can't run. If `name` is empty, $ENGINE decides, then DuckDB."""
+    """Open the engine with this name. If `name` is empty, $ENGINE decides, then DuckDB.
+
+    Raises:
+        InputError: Spark can't run, for example because Java is missing.
+        ValueError: The name is not one of `ENGINES`.
+    """
     name = name or os.environ.get("ENGINE", "") or "duckdb"
     if name not in ENGINES:
         raise ValueError(f"ENGINE: {name!r} is not one of {', '.join(ENGINES)}")
     with tempfile.TemporaryDirectory(prefix="mtorl-engine-") as temporary, warnings.catch_warnings():
-        # Ibis calls a deprecated method of DuckDB, and Python shows the warning once Feast has been imported.
+        # Hide a warning that users can't act on: Ibis calls a deprecated method of DuckDB. Python shows this warning
+        # only after Feast has been imported.
         warnings.filterwarnings("ignore", r"fetch_arrow_table\(\) is deprecated", DeprecationWarning)
         engine = (DuckDBEngine if name == "duckdb" else SparkEngine)(Path(temporary))
         try:

@@ -1,9 +1,10 @@
-"""Counts hard-to-read habits of prose in code and pages, and fails if a count is above its ceiling.
+"""Counts habits of writing that make prose hard to read, in code and pages, and fails if there are too many.
 
     python scripts/lint_prose.py                    prints the counts, and each hit of a habit above its ceiling
     python scripts/lint_prose.py cli docs/api.md    prints each hit in these folders and files
 
-Checks docstrings, comments and strings in Python, and Markdown, except tests, results, changelog and generated pages.
+It checks docstrings, comments and strings in Python, and Markdown pages, but not tests, results, the changelog and
+generated pages.
 """
 
 import ast
@@ -25,7 +26,14 @@ TEXT, MODULE, DOCSTRING, ENTRY = "text", "module docstrings", "other docstrings"
 
 
 class Habit(NamedTuple):
-    """A pattern to find in texts of one kind. `ceiling` is a number of hits or, for a `kind`, a percentage of texts."""
+    """A habit of writing, as a pattern to search for.
+
+    Attributes:
+        ceiling: Largest accepted number of hits or, if `kind` is set, the largest percentage of texts with a hit.
+        advice: How to write instead.
+        pattern: Regular expression of the habit.
+        kind: Kind of texts in which to search.
+    """
 
     ceiling: float
     advice: str
@@ -33,7 +41,7 @@ class Habit(NamedTuple):
     kind: str = TEXT
 
 
-# Never raise a ceiling. A commit that lowers a count also lowers its ceiling.
+# Never raise a ceiling. If a change lowers a count, lower its ceiling as well.
 HABITS = {
     "question": Habit(0.2, "open with a noun or a verb", r"\A(What|How|Whether|Which|Where|Who|When|Why)\b", MODULE),
     "riddle": Habit(0.1, "open with a noun or a verb", r"\A(What|How|Which|Where|Who|When|Why)\b", DOCSTRING),
@@ -47,14 +55,14 @@ MARKDOWN_WORDS = 60_000
 
 
 def files(places: list[str]) -> list[str]:
-    """List the files to check, relative to the root."""
+    """List the Python and Markdown files to check, relative to the root of the repository."""
     listed = subprocess.run(["git", "ls-files", "--", *places], cwd=ROOT, capture_output=True, text=True, check=True)
     paths = (path for path in listed.stdout.split() if path.endswith((".py", ".md")) and not LEFT_OUT.match(path))
     return [path for path in paths if (ROOT / path).exists()]
 
 
 def python_texts(source: str) -> Iterator[tuple[str, int, str]]:
-    """Yield kind, first line and text of each docstring, Args entry, string and block of comments."""
+    """Yield each docstring, Args entry, string and block of comments, with its kind and its first line."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield TEXT, node.lineno, node.value
@@ -76,7 +84,7 @@ def python_texts(source: str) -> Iterator[tuple[str, int, str]]:
 
 
 def hits(path: str, source: str) -> tuple[Counter[str], dict[str, list[str]]]:
-    """Count the texts of a file by kind, and list `file:line: ...` of each hit by habit."""
+    """Count the texts of a file by kind, and list a line of the form `file:line: ...` for each hit of a habit."""
     kinds: Counter[str] = Counter()
     found: dict[str, list[str]] = {name: [] for name in HABITS}
     for kind, first, text in python_texts(source) if path.endswith(".py") else [(TEXT, 1, source)]:
@@ -90,7 +98,10 @@ def hits(path: str, source: str) -> tuple[Counter[str], dict[str, list[str]]]:
 
 
 def main(places: list[str]) -> int:
-    """Print the hits in `places` or, without places, all counts; returns 1 if a count is above its ceiling."""
+    """Print each hit in `places` or, if `places` is empty, the counts of the whole repository.
+
+    Returns 1 if a count is above its ceiling, otherwise 0.
+    """
     kinds: Counter[str] = Counter()
     found: dict[str, list[str]] = {name: [] for name in HABITS}
     words = 0

@@ -1,8 +1,8 @@
-"""Writes docs/command-line.md from the commands' help texts.
+"""Writes docs/command-line.md, which lists all commands with the first paragraph of their help texts.
 
-    python scripts/write_command_line.py    run this after changing a command; a test compares the page
+    python scripts/write_command_line.py    run this after changing a command
 
-Each command's row contains the first paragraph of its help.
+A test fails if the page does not match the commands.
 """
 
 import sys
@@ -42,7 +42,7 @@ HEAD = """# The command line
 
 
 def page() -> str:
-    """Build the page, with a row for each command."""
+    """Build the text of the page, with one row for each command."""
     import typer
 
     from cli.main import app
@@ -52,7 +52,7 @@ def page() -> str:
 
 
 def _rows(command: Any, name: str) -> Iterator[tuple[str, str]]:
-    """Yield the name and the first paragraph of the help of each subcommand, recursively."""
+    """Yield the name of each command and the first paragraph of its help, including commands in groups."""
     if not hasattr(command, "commands"):
         yield name, " ".join(command.help.split("\n\n")[0].split())
     for part, below in getattr(command, "commands", {}).items():

@@ -1,9 +1,9 @@
-"""Generates the page of each component, components/NAME/README.md, from its code.
+"""Writes components/NAME/README.md, a page about each pipeline component, from the code of the component.
 
-    python scripts/write_component_pages.py    run this after changing a component; a test compares the pages
+    python scripts/write_component_pages.py    run this after changing a component
 
-Names, types and defaults come from the compiled component, descriptions from its docstring, and the list of pipelines
-that use the component from the pipelines.
+Names, types and defaults come from the compiled component, and descriptions from its docstring. The pages also list the
+pipelines that use the component. A test fails if a page does not match the code.
 """
 
 import importlib
@@ -52,12 +52,12 @@ SHARED = {
 
 
 def names() -> list[str]:
-    """List the folder names of all components."""
+    """List the names of the folders of all components."""
     return sorted(path.parent.name for path in FOLDER.glob("*/component.py"))
 
 
 def page(name: str) -> str:
-    """Build a component's page; `name` is the name of its folder and its function."""
+    """Build the page of a component. `name` is the name of its folder and of its function."""
     import docstring_parser
 
     from components.component import traits_of
@@ -119,7 +119,7 @@ def _steps_by_pipeline() -> dict[str, set[str]]:
 
 
 def main() -> None:
-    """Write every page."""
+    """Write the pages of all components."""
     for name in names():
         (FOLDER / name / "README.md").write_text(page(name), encoding="utf-8")
 

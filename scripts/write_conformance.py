@@ -1,11 +1,11 @@
-"""Writes docs/conformance.md, which shows the cluster features that were tested, with place, date and result.
+"""Writes docs/conformance.md, which shows which cluster features were tested, on what kind of cluster, and when.
 
     make cluster-test                                      runs the tests, then this script on their results
     python scripts/write_conformance.py RESULTS.xml        adds a test run (JUnit XML) on the cluster of $KUBECONFIG
     python scripts/write_conformance.py                    rewrites the page after a change of the list of features
 
-The list of features is tests/cluster/features.yaml. docs/conformance.json stores the newest result of each test,
-separately for API servers without real nodes and for nodes that run containers.
+The features are listed in tests/cluster/features.yaml. docs/conformance.json stores the newest result of each test.
+There is one result for API servers without real nodes, and one for clusters with nodes that run containers.
 """
 
 import json
@@ -46,7 +46,10 @@ Results = dict[str, dict[str, dict[str, str]]]
 
 
 def results(junit: Path) -> Iterator[tuple[str, str, bool]]:
-    """Yield file and name, parameters and success of each test; skipped tests are left out."""
+    """Yield each test of a test run: its file and name, its parameters, and whether it passed.
+
+    Skipped tests are left out.
+    """
     for case in ET.parse(junit).iter("testcase"):
         if case.find("skipped") is None:
             file = case.get("classname", "").rpartition(".")[2]
@@ -55,7 +58,11 @@ def results(junit: Path) -> Iterator[tuple[str, str, bool]]:
 
 
 def add(record: Results, found: Iterable[tuple[str, str, bool]], where: str, when: dict[str, str]) -> None:
-    """Replace the results of tests, and of kinds of objects. A kind passes if all its targets were admitted."""
+    """Replace the recorded results of the tests in a test run, and of the kinds of objects that it created.
+
+    A kind of object passes if the API server has admitted all manifests that contain it. Results of tests that no
+    longer exist are deleted.
+    """
     passed: dict[str, bool] = {}
     for test, parameters, good in found:
         targets = (f"manifests/{parameters}", "manifests/foundation/dev") if test == ADMITTED else ()
@@ -66,18 +73,18 @@ def add(record: Results, found: Iterable[tuple[str, str, bool]], where: str, whe
     sources = {path.name: path.read_text(encoding="utf-8") for path in FEATURES.parent.glob("test_*.py")}
     for file, _, test in (name.partition("::") for name in list(record)):
         if test and f"def {test}(" not in sources.get(file, ""):
-            del record[f"{file}::{test}"]  # the test was removed or renamed
+            del record[f"{file}::{test}"]  # The test no longer exists under this name, so its result is deleted.
 
 
 @cache
 def kinds_of(folder: str) -> set[str]:
-    """Return the kinds of the objects in a rendered target."""
+    """Return the kinds of the objects that kubectl renders from a folder of manifests."""
     rendered = subprocess.check_output(["kubectl", "kustomize", str(ROOT / folder)])
     return {made["kind"] for made in yaml.load_all(rendered, yaml.CSafeLoader)}
 
 
 def cluster() -> tuple[str, dict[str, str]]:
-    """Return the column for the cluster of $KUBECONFIG, and its version with today's date."""
+    """Return the column of the page to which the cluster of $KUBECONFIG belongs, and its version with today's date."""
     said = [("version",), ("get", "nodes")]
     version, nodes = (json.loads(subprocess.check_output(["kubectl", *words, "-o", "json"])) for words in said)
     real = [n for n in nodes["items"] if "kwok.x-k8s.io/node" not in n["metadata"].get("annotations", {})]
@@ -86,7 +93,10 @@ def cluster() -> tuple[str, dict[str, str]]:
 
 
 def page(record: Results | None = None) -> str:
-    """Build the page from the list of features, test files missing from the list, and the recorded results."""
+    """Build the text of the page from the list of features and the recorded results.
+
+    Test files that are missing in the list of features are added to it.
+    """
     kept = json.loads(RECORD.read_text(encoding="utf-8")) if record is None else record
     features = yaml.safe_load(FEATURES.read_text(encoding="utf-8"))
     named = {test.partition("::")[0] for feature in features for test in feature.get("tests", ())}

@@ -1,9 +1,9 @@
-"""Writes the Grafana dashboards: manifests/base/dashboards/*.json.
+"""Writes the Grafana dashboards, manifests/base/dashboards/*.json, from scripts/dashboards/.
 
     python scripts/write_dashboards.py         run this after changing scripts/dashboards/ or an alert
 
-A test compares the files. To add a dashboard, add a module, a line in BOARDS, and a line in the component's
-kustomization.yaml.
+A test fails if the files do not match the code. To add a dashboard, add a module, a line in BOARDS, and a line in the
+kustomization.yaml of the folder with the files.
 """
 
 import json
@@ -21,12 +21,12 @@ BOARDS = (decisions, experiment, budget, drift, serving, pipelines)
 
 
 def texts() -> dict[str, str]:
-    """Return the content of each file by name."""
+    """Return the content of each dashboard file, by the name of the file."""
     return {f"{module.BOARD.uid}.json": json.dumps(document(module.BOARD), indent=1) + "\n" for module in BOARDS}
 
 
 def main() -> None:
-    """Write every dashboard, and remove files of deleted dashboards."""
+    """Write all dashboards, and delete the files of dashboards that no longer exist."""
     written = texts()
     for path in FOLDER.glob("*.json"):
         if path.name not in written:

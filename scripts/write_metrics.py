@@ -1,8 +1,9 @@
-"""Writes docs/metrics.md from the metrics that router, monitor and operator define.
+"""Writes docs/metrics.md, which lists the Prometheus metrics of router, monitor and operator.
 
-    python scripts/write_metrics.py    run this after changing a metric; a test compares the page
+    python scripts/write_metrics.py    run this after changing a metric
 
-Names, labels and descriptions come from the code. Metrics of KServe and TorchServe are not listed.
+Names, labels and descriptions come from the code. Metrics of KServe and TorchServe are not listed. A test fails if the
+page does not match the code.
 """
 
 import sys
@@ -23,7 +24,7 @@ Table = Mapping[str, tuple[str, Sequence[str]]]
 
 
 def page() -> str:
-    """Build the page, with a table for each process."""
+    """Build the text of the page, with one table for each process."""
     from monitoring.experiments import gauges
     from monitoring.watch import exporter
 

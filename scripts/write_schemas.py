@@ -1,11 +1,12 @@
-"""Writes JSON schemas of configuration files, records and requests (docs/schemas/*.json), and the CRD of experiments.
+"""Writes the JSON schemas of configuration files, records and requests, and the CRD of experiments.
 
-The custom resource definition (manifests/crds/experiments.yaml) comes from the model of the experiment file.
+    python scripts/write_schemas.py            run this after changing a model
 
-    python scripts/write_schemas.py            run this after changing a model; a test compares the files
+The schemas are docs/schemas/*.json. The custom resource definition, manifests/crds/experiments.yaml, comes from the
+model of the experiment file. A test fails if the files do not match the models.
 
-With `# yaml-language-server: $schema=docs/schemas/experiment.json` at the top of a file, an editor completes and checks
-the file. To add a model, add a line to MODELS.
+If a YAML file begins with `# yaml-language-server: $schema=docs/schemas/experiment.json`, an editor completes and
+checks it. To add a model, add a line to MODELS.
 """
 
 import json
@@ -41,7 +42,7 @@ NAMES = (*MODELS, OPENAPI)
 
 
 def schema_text(name: str) -> str:
-    """Build the schema of a model, or the router's OpenAPI document."""
+    """Build the JSON schema of a model, or the OpenAPI document of the router."""
     if name == OPENAPI:
         from serving.router.http.openapi import generic_document
 
@@ -52,11 +53,11 @@ def schema_text(name: str) -> str:
 
 
 def crd_text() -> str:
-    """Build the definition of the custom resource."""
+    """Build the custom resource definition (CRD) of experiments as YAML."""
     from pipelines.experiments.crd import definition
 
     class Plain(yaml.SafeDumper):
-        """A YAML writer without anchors, to keep the file readable."""
+        """Writes YAML without anchors and aliases, so that the file stays readable."""
 
         def ignore_aliases(self, _: object) -> bool:
             return True
@@ -67,7 +68,7 @@ def crd_text() -> str:
 
 
 def main() -> None:
-    """Write every schema, and remove schemas of deleted models."""
+    """Write all schemas, and delete the schemas of models that no longer exist."""
     CRD.write_text(crd_text(), encoding="utf-8")
     FOLDER.mkdir(parents=True, exist_ok=True)
     for path in FOLDER.glob("*.json"):

@@ -1,6 +1,6 @@
-"""Simulated experiments, for `experiments.py`.
+"""Simulates the experiments that `experiments.py` measures.
 
-In reading order: `markets.py` (the users' behaviour), `judge.py` (applies the functions of the verdict), `arrivals.py`
-(users who come once, equally or unequally active), `returning.py` (users who return, over hours and over the stages of
-a ramp), `guarded.py` (guardrails), `paced.py` (identical arms with a paced budget), `table.py`.
+In reading order: `markets.py` (how users behave), `judge.py` (applies the statistics of the verdict), `arrivals.py`
+(users who come once), `returning.py` (users who come several times), `guarded.py` (experiments with guardrails),
+`late.py` (outcomes that arrive late), `paced.py` (identical arms with a paced budget), `table.py` (the tables).
 """

@@ -1,4 +1,7 @@
-"""Simulates experiments of one stage whose users come once, with several looks while users arrive."""
+"""Simulates experiments in which each user comes once, and which are judged several times while users arrive.
+
+Each experiment has only one stage: the shares of its arms do not change.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,12 +14,17 @@ from mtorl.experiment.inference.heavy_users import user_weights
 from mtorl.experiment.inference.sums import Sums
 
 HOURS = 28 * 24
-_AT_ONCE = 100  # runs simulated at a time
-USERS, SIGMA = 10_000, 1.5  # for `uneven`; SIGMA: standard deviation of log(decisions of a user)
+# Number of experiments that are simulated at a time.
+_AT_ONCE = 100
+# Settings of `uneven`; SIGMA is the standard deviation of log(decisions of a user).
+USERS, SIGMA = 10_000, 1.5
 
 
 def looks(kind: str, users: int) -> np.ndarray:
-    """The number of users at each look; "geometric": 20 looks; "hourly": a look each hour for four weeks."""
+    """Return how many users have arrived each time that an experiment is judged (a look).
+
+    "geometric" means 20 looks, each after the same factor of users. "hourly" means one look per hour for four weeks.
+    """
     sizes = {
         "geometric": lambda: np.geomspace(100, users, 20),
         "hourly": lambda: np.linspace(users / HOURS, users, HOURS),
@@ -27,7 +35,11 @@ def looks(kind: str, users: int) -> np.ndarray:
 def runs(
     market: Clicks | Revenue, share: float, users: np.ndarray, count: int, rng: np.random.Generator
 ) -> Iterator[Sums]:
-    """Sums with the axes (runs, looks), up to `_AT_ONCE` runs at a time."""
+    """Simulate `count` experiments, and yield the sums of their figures, for up to `_AT_ONCE` experiments at a time.
+
+    The first two axes of the sums are the experiments (runs) and the looks. `users` is the number of users at each
+    look, and `share` is the challenger's share of the users.
+    """
     new = np.diff(users, prepend=0)
     for first in range(0, count, _AT_ONCE):
         challengers = rng.binomial(new, share, (min(_AT_ONCE, count - first), len(new)))
@@ -43,9 +55,10 @@ def runs(
 
 
 def uneven(share: float, runs: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Error rates of A/A experiments with some users who decide far more often than others, and click less often.
+    """Measure the error rate of A/A experiments in which some users decide far more often than others.
 
-    At each look, users have the weights (`heavy_users.py`) that follow from the decisions until then.
+    The busiest users also click less often. At each look, users are weighted like in a verdict (`heavy_users.py`), by
+    the number of their decisions.
     """
     looked = looks("geometric", USERS)
     judged = judge((_uneven(share, looked, rng) for _ in range(runs)), 0.0)

@@ -1,7 +1,8 @@
-"""Simulates experiments with guardrails: how often a verdict is false, and after how many users it is reached.
+"""Simulates experiments with guardrails, to measure how often verdicts are wrong and how many users they need.
 
-The primary metric is clicks. A guardrail is a cost that half of the decisions have; the challenger's may exceed the
-incumbent's by the share `MARGIN`. Clicks and guardrails are drawn independently, the worst case: errors add up most.
+The primary metric is clicks. Each guardrail is a cost that occurs in half of the decisions. It is breached if the
+challenger's cost exceeds the incumbent's cost by more than `MARGIN`, which is relative. Clicks and costs are
+independent of each other, because then the errors of several tests add up most.
 """
 
 from collections.abc import Iterator
@@ -17,11 +18,21 @@ from mtorl.experiment.inference.verdict import ErrorShares
 
 USERS, LOOKS = 150_000, 300
 MARGIN, RATE = 0.05, 0.5
-_COUNTS = (0, 1, 3)  # numbers of guardrails
+_COUNTS = (0, 1, 3)  # numbers of guardrails to compare
 
 
 def guarded(lift: float, harm: float, share: float, runs: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
-    """Rows for 0 (only if `harm` is 0), 1 and 3 guardrails in the same experiments; `harm` is the same for each."""
+    """Simulate experiments, and yield the rates of their verdicts with 0, 1 and 3 guardrails.
+
+    The experiments are the same for each number of guardrails.
+
+    Args:
+        lift: True relative lift of the challenger's clicks.
+        harm: True relative increase of the cost of each guardrail. If it is not 0, the row without guardrails is left
+            out.
+        share: Share of the users who get the challenger.
+        runs: Number of experiments to simulate.
+    """
     looks = np.linspace(USERS / LOOKS, USERS, LOOKS).astype(np.int64)
 
     def found(market: Clicks) -> tuple[np.ndarray, ...]:

@@ -1,4 +1,4 @@
-"""Applies the verdict's functions to simulated experiments."""
+"""Applies the statistics of the verdict to simulated experiments."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,10 +13,14 @@ ALPHA = 0.05
 
 
 def judge(runs: Iterable[Sums], true_lift: float) -> dict[str, Any]:
-    """Rates over all runs, each judged at every look. The sums of `runs` have the axes (looks) or (runs, looks).
+    """Judge each simulated experiment at every look, and return how often the judgement was wrong or possible.
 
-    The rates are shares of runs. `missed`: the interval excluded the true lift at some look. `decided`: a verdict was
-    reached, after `users_share` of the users on average. `fixed`: a test with one look at the end was significant.
+    The sums in `runs` have the axes (looks), or (runs, looks) for several experiments. The result contains shares of
+    all experiments:
+
+    - `missed`: the interval excluded the true lift at some look.
+    - `decided`: a verdict was reached at some look, on average after `users_share` of all users.
+    - `fixed`: an ordinary test, which looks only once at the end, was significant.
     """
     parts = zip(*(_at_every_look(sums, true_lift) for sums in runs), strict=True)
     misses, decided, fixed, users_share = map(np.concatenate, parts)
@@ -30,13 +34,16 @@ def judge(runs: Iterable[Sums], true_lift: float) -> dict[str, Any]:
 
 
 def rate_of(misses: np.ndarray) -> dict[str, float]:
-    """The share of runs with a miss, and its upper bound (95 %)."""
+    """Return the share of experiments in which the interval missed the true lift, and its upper limit.
+
+    The limit is the upper end of a 95 % confidence interval.
+    """
     missed, count = int(misses.sum()), len(misses)
     return {"missed": missed / count, "missed_at_most": float(binomtest(missed, count).proportion_ci().high)}
 
 
 def _at_every_look(sums: Sums, true_lift: float) -> tuple[np.ndarray, ...]:
-    """`missed`, `decided` and `fixed` for each run, and `users_share` for the runs that decided."""
+    """Return `missed`, `decided` and `fixed` of each experiment, and `users_share` of those that reached a verdict."""
     found = estimate(sums)
     low, high = confidence_sequence(found.value, found.se, found.effective_users, alpha=ALPHA)
     excludes = np.atleast_2d((low > 0.0) | (high < 0.0))

@@ -1,7 +1,10 @@
-"""Simulates identical arms whose outcomes arrive late at different rates; late outcomes do not count.
+"""Simulates A/A experiments in which more outcomes of one arm arrive late, although the arms are identical.
 
-Users come once, evenly over four weeks, and are judged on each day from the seventh. A late outcome is known 1, 3 or 8
-days after the outcomes in time: the days on which the verdict reads late outcomes.
+Late outcomes do not count as gain, so the arm with more late outcomes seems worse. The simulation measures how often
+this leads to a false verdict.
+
+Each user comes once, at a random time in four weeks. The experiment is judged on each day from the seventh. Late
+outcomes become known 1, 3 or 8 days after the others, because the verdict reads late outcomes on these days.
 """
 
 from typing import Any
@@ -17,19 +20,26 @@ from mtorl.experiment.inference.verdict import reach_verdict
 from mtorl.experiment.metrics import COST, DECISIONS, WEIGHT, column, late_column
 from mtorl.log.gain import Gain
 
-LATE = 0.04  # share of the incumbent's clicks that arrive late
+# Share of the incumbent's clicks that arrive too late to count.
+LATE = 0.04
 _CLICK = Gain.of_spec("click")
 _DAYS, _FIRST_LOOK, _DELAYS = 28, 7, (1, 3, 8)
 
 
 def late(gap: float, runs: int, rng: np.random.Generator) -> dict[str, Any]:
-    """False verdicts if the challenger's share of late clicks is higher by `gap`, and from clicks in time alone."""
+    """Measure how often the verdict is false if the challenger's share of late clicks is higher by `gap`.
+
+    For comparison, `in_time_only` is the rate of false verdicts if late clicks were ignored completely.
+    """
     false_RV = np.array([_run(gap, rng) for _ in range(runs)])
     return {"gap": gap, "runs": runs, "in_time_only": float(false_RV[:, 1].mean()), **rate_of(false_RV[:, 0])}
 
 
 def _run(gap: float, rng: np.random.Generator) -> tuple[bool, bool]:
-    """Whether any look of a run leads to "ship" or "stop": by the whole verdict, and by clicks in time alone."""
+    """Simulate one experiment, and return whether any look leads to a false "ship" or "stop".
+
+    The first value is for the whole verdict. The second value is for a verdict that ignores late clicks.
+    """
     market, users = Clicks(), Clicks.users
     day, ours = np.sort(rng.integers(0, _DAYS, users)), rng.random(users) < 0.5
     decisions = 1.0 + rng.poisson(2.0, users)

@@ -1,4 +1,4 @@
-"""Simulates users of two markets: clicks over several decisions, or rare revenues with a heavy tail."""
+"""Simulates users of two kinds of markets: frequent clicks, or rare revenues of very different size."""
 
 from dataclasses import dataclass
 
@@ -14,30 +14,45 @@ _MOST_DECISIONS = 9
 
 @dataclass(frozen=True)
 class Market:
-    """A market whose users make decisions with a mean gain of `rate` each."""
+    """A simulated market, in which each decision has a mean gain of `rate`.
+
+    Attributes:
+        rate: Mean gain per decision of the incumbent.
+        users: Number of users in simulations in which each user comes once.
+        population: Number of users in simulations in which users return.
+        lift: By how much the challenger increases the gain per decision, relative to the incumbent.
+        typical: Median number of decisions of a user.
+        bots: Share of all decisions that bots make, if users come once.
+        bot_rate: Mean gain per decision of a bot.
+    """
 
     name: str
-    rate: float  # gain per decision of the incumbent
-    users: int  # number of users who come once
-    population: int  # number of users who return
-    lift: float = 0.0  # relative lift of the challenger's gain
-    typical: float = 1.0  # median decisions of a user
-    bots: float = 0.0  # share of the bots' decisions among those of users who come once
-    bot_rate: float = 0.0  # a bot's gain per decision
+    rate: float
+    users: int
+    population: int
+    lift: float = 0.0
+    typical: float = 1.0
+    bots: float = 0.0
+    bot_rate: float = 0.0
 
     @property
     def true_lift(self) -> float:
-        """The true (absolute) lift of the gain per decision."""
+        """Difference of the arms in gain per decision."""
         return self.rate * self.lift
 
     def people(self, rng: np.random.Generator, users: np.ndarray, challenger: bool) -> Sums:
-        """Sums of the users who are not bots."""
+        """Simulate users who are not bots, and return their sums at each look; see `arm` for the parameters."""
         raise NotImplementedError
 
     def arm(self, rng: np.random.Generator, users: np.ndarray, challenger: bool) -> Sums:
-        """Sums of an arm at each look, for users who come once; `users` (R, L) are the new users of each run and look.
+        """Simulate the users of one arm, who come once each, and return their sums at each look.
 
-        Bots decide thousands of times, and have the weight that the verdict gives them.
+        Some of the users are bots that decide thousands of times. They get the weight that the verdict gives to such
+        users.
+
+        Args:
+            users: Number of new users of the arm between two looks, for each experiment (R, L).
+            challenger: Whether the arm is the challenger, whose gain is higher by `lift`.
         """
         of_people = self.bots / (1.0 - self.bots) * self.typical / DECISIONS_OF_A_BOT
         bots = rng.binomial(users, of_people / (1.0 + of_people))
@@ -54,7 +69,10 @@ class Market:
 
 @dataclass(frozen=True)
 class Clicks(Market):
-    """Users decide 1 + Poisson(2) times and click at their own rate, drawn from Beta(1, 1 / rate - 1)."""
+    """A market of clicks. A user makes 1 + Poisson(2) decisions.
+
+    Each user has an own click rate, which is drawn from Beta(1, 1 / rate - 1).
+    """
 
     name: str = "clicks"
     rate: float = 0.1
@@ -63,7 +81,7 @@ class Clicks(Market):
     typical: float = 3.0
 
     def _table(self, rate: float) -> tuple[Floats, Floats]:
-        """Kinds of users: clicks and decisions (K, 2), and the probability of each kind (K,)."""
+        """Return all possible numbers of clicks and decisions of a user (K, 2), and their probabilities (K,)."""
         decisions, clicks = np.indices((_MOST_DECISIONS + 1, _MOST_DECISIONS + 1))
         likely = poisson.pmf(decisions - 1, 2.0) * betabinom.pmf(clicks, decisions, 1.0, 1.0 / rate - 1.0)
         possible = (decisions > 0) & (clicks <= decisions)
@@ -83,18 +101,21 @@ class Clicks(Market):
         )
 
     def rates(self, rng: np.random.Generator, users: int) -> Floats:
-        """The rate of each returning user, (U,)."""
+        """Draw the click rates of users who return, (U,)."""
         return rng.beta(1.0, 1.0 / self.rate - 1.0, users)
 
     def visit(self, rng: np.random.Generator, rates: Floats) -> Floats:
-        """Clicks and decisions of users at a visit, (U, 2)."""
+        """Draw clicks and decisions of users at one visit, (U, 2)."""
         decisions = 1 + rng.poisson(2.0, len(rates))
         return np.stack([rng.binomial(decisions, rates), decisions], -1).astype(np.float64)
 
 
 @dataclass(frozen=True)
 class Revenue(Market):
-    """Users decide once and buy with the probability `rate`; revenues are lognormal with mean 1."""
+    """A market of purchases. A user makes one decision and buys with the probability `rate`.
+
+    The revenue of a purchase has a lognormal distribution with mean 1.
+    """
 
     name: str = "revenue"
     rate: float = 0.02
@@ -120,7 +141,7 @@ class Revenue(Market):
         return Sums(n, buyers.cumsum(1).astype(np.float64), np.stack([revenue, n], -1), products)
 
     def rates(self, rng: np.random.Generator, users: int) -> Floats:
-        """See `Clicks.rates`; some users buy three times as often as the others."""
+        """Draw the purchase rates of returning users, (U,). Half of them buy three times as often as the others."""
         return self.rate * rng.choice([0.5, 1.5], users)
 
     def visit(self, rng: np.random.Generator, rates: Floats) -> Floats:

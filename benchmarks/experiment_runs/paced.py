@@ -1,13 +1,16 @@
-"""Simulates identical arms with a paced daily budget, to measure what a small arm loses by the size of its account.
+"""Simulates identical arms with a paced daily budget, to measure how much gain an arm loses because it is small.
 
-The pacing controller, and the accounts and limits of the experiment file, are the real ones; the ledger is in memory.
-Opportunities are a Poisson process with a daily pattern and random noise for each hour. Each opportunity is of a
-different user. It is taken if its gain is worth its cost at the arm's price and the ledger has money for the highest
-cost. The experiment file has no price, so the first price is the median forecast, about half of the right one. Prices
-are updated every six minutes.
+A small arm has a small budget account, so a single exposure is a large part of it. The pacing controller and the budget
+limits of the experiment file are the real ones, but the ledger is in memory.
 
-Much of a lift is noise in the users. The gain of the same opportunities at a constant price without a budget has the
-same noise and a true lift of 0. So the lift is adjusted by its regression on that gain (a control variate).
+Opportunities arrive at random times (a Poisson process), with a daily pattern and random noise in each hour. Each
+opportunity belongs to a different user. An exposure is made if its gain is worth its cost at the arm's current price,
+and if the ledger has enough money for the highest possible cost. The experiment file has no price, so pacing begins
+with the median forecast, which is about half of the right price. Prices are updated every six minutes.
+
+The measured lift varies mostly because users differ by chance. The same users' gain at a constant price, without a
+budget, varies in the same way, although its true lift is 0. Therefore its effect is removed from the lift by regression
+(a control variate).
 """
 
 from collections.abc import Mapping
@@ -26,19 +29,21 @@ from serving.ledger.pacer import Pacer, ledger_accounts
 from serving.ledger.pacing_store import Lease, Prices
 
 DAYS = 10
-DECISIONS = (2_000, 13_600)  # per day: at 5 %, the challenger has money for 25 and 170 exposures
+# Numbers of decisions per day; at the stage of 5 %, the challenger has money for 25 or 170 exposures per day.
+DECISIONS = (2_000, 13_600)
 STAGES = ("1%", "5%", "25%", "50%")
 _ARMS = ("challenger", INCUMBENT)
 _KEYS = [arm_key("a-a", arm) for arm in _ARMS]
 _CHANNEL, _CAMPAIGN = "search", "campaign"
 _COSTS, _COST_CAP = (0.1, 0.3), 0.4
-_MONEY = 0.25 * sum(_COSTS) / 2  # budget per decision: enough to expose about every fourth decision
+# Money per decision, which pays for about one exposure in four decisions.
+_MONEY = 0.25 * sum(_COSTS) / 2
 _TRAFFIC = (0.4,) * 6 + (0.8, 1.0, 1.2, 1.2, 1.2, 1.2, 1.2, 1.2, 1.2, 1.2, 1.2, 1.4, 1.6, 1.8, 1.8, 1.4, 1.0, 0.6)
 _DAY, _STEPS, _MIDNIGHT = 86_400.0, 240, 1_796_083_200.0
 
 
 def paced(runs: int, seed: int) -> list[dict[str, Any]]:
-    """A row for each stage and number of decisions."""
+    """Measure the lift of identical arms for each stage and each number of decisions per day."""
     found = []
     for decisions in DECISIONS:
         for stage in STAGES:
@@ -49,7 +54,10 @@ def paced(runs: int, seed: int) -> list[dict[str, Any]]:
 
 
 class _MemoryLedger:
-    """The accounts of one budget for a day, settling each reservation immediately; also the pacing store."""
+    """A budget ledger in memory for one day of one budget, which settles each reservation immediately.
+
+    It is also the store in which pacing keeps its prices.
+    """
 
     def __init__(self, experiments: Experiments) -> None:
         accounts = {one.arm: one.limit for one in ledger_accounts(experiments, {_CHANNEL: _COST_CAP})}
@@ -58,7 +66,11 @@ class _MemoryLedger:
         self.pacing = self
 
     def take(self, arm_N: np.ndarray, cost_N: np.ndarray, wanted_N: np.ndarray) -> np.ndarray:
-        """Mask of the taken opportunities. If one does not fit into an account, no later one fits: sums never fall."""
+        """Spend money on the wanted opportunities in their order, and return a mask of those that were paid.
+
+        If an opportunity no longer fits into an account, all later ones are refused as well. The reason is that the
+        check adds up the costs of all wanted opportunities before it.
+        """
         fits_N = wanted_N.copy()
         for arm in range(2):
             fits_N &= (arm_N != arm) | self._room(self.limits[arm], self.spent[arm], cost_N * (fits_N & (arm_N == arm)))
@@ -95,13 +107,13 @@ class _MemoryLedger:
 
 
 def _draw(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gain (probability of a click) and cost of `count` opportunities."""
+    """Draw gain (the probability of a click) and cost of `count` opportunities."""
     return np.minimum(0.9, rng.lognormal(-2.9, 0.92, count)), rng.uniform(*_COSTS, count)
 
 
 @cache
 def _prices_of_market() -> tuple[float, float]:
-    """The median gain per currency unit, and the constant price at which the market spends the budget."""
+    """Return the median gain per currency unit of all opportunities, and the constant price that spends the budget."""
     gain, cost = _draw(np.random.default_rng(0), 1_000_000)
     order = np.argsort(gain / cost)[::-1]
     last = int(np.searchsorted(np.cumsum(cost[order]), len(cost) * _MONEY))
@@ -109,7 +121,11 @@ def _prices_of_market() -> tuple[float, float]:
 
 
 def _run(stage: str, decisions: int, seed: int) -> np.ndarray:
-    """For each arm, (2, 4): decisions, gain, gain at the constant price, and mean spent share of its budget."""
+    """Simulate all days of one experiment, and return four figures for each arm, (2, 4).
+
+    The figures are: number of decisions, gain, gain at the constant price without a budget, and mean spent share of the
+    arm's budget.
+    """
     budget = {"campaign": "*", "channel": "*", "amount": decisions * _MONEY, "period": "day"}
     budgets = [{**budget, "pacing": {"traffic": _TRAFFIC}}]
     arms = [{"name": arm, "weight": 0.5, "endpoint": "http://arm"} for arm in _ARMS]
@@ -135,10 +151,13 @@ def _run(stage: str, decisions: int, seed: int) -> np.ndarray:
 
 
 def _over_seeds(stage: str, decisions: int, runs: list[np.ndarray]) -> dict[str, Any]:
-    """Lift in gain per decision, as a ratio of sums over the seeds, with an interval by the delta method."""
+    """Combine the experiments of all seeds to one lift in gain per decision, with a confidence interval.
+
+    The lift is a ratio of sums over the seeds. Its interval comes from the delta method.
+    """
     made = np.stack(runs)
     totals = made.sum(axis=0)
-    residual = made[:, :, 1:3] - made[:, :, :1] * (totals[:, 1:3] / totals[:, :1])  # by seed, arm and column
+    residual = made[:, :, 1:3] - made[:, :, :1] * (totals[:, 1:3] / totals[:, :1])  # axes: seed, arm, figure
     influence = residual / (totals[:, :1] / len(runs)) / (totals[1, 1:3] / totals[1, 0])
     lift, control = (influence[:, 0] - influence[:, 1]).T
     slope = np.cov(lift, control)[0, 1] / control.var(ddof=1)

@@ -1,6 +1,7 @@
-"""Simulates A/A experiments whose users return: in several stages of a ramp, or in several hours of one stage.
+"""Simulates A/A experiments whose users return, in several stages of a ramp or in several hours of one stage.
 
-In a ramp, users move from the incumbent to the challenger as its share grows, and keep their own rates.
+In a ramp, the challenger's share of the users grows from stage to stage. Users who move from the incumbent to the
+challenger keep their own click or purchase rates.
 """
 
 from collections.abc import Iterator
@@ -12,16 +13,24 @@ from mtorl.experiment.inference.adjustment import figures_with, standardised
 from mtorl.experiment.inference.sums import Floats, Sums
 
 RAMP = (0.01, 0.05, 0.25, 0.5)
-_COMES = 0.6  # probability that a user comes in a stage
-_HOURLY = 0.1  # share of all users who come in an hour
+# Probability that a user comes during a stage of the ramp.
+_COMES = 0.6
+# Share of all users who come in one hour.
+_HOURLY = 0.1
 _FIELDS = ("users", "positive", "totals", "products")
-VISITS_BEFORE = 20  # visits before the experiment, for covariates
-NEW = 0.2  # share of the users who have no visits before the experiment
-_NOISE = 0.3  # standard deviation of log(forecast / the user's own rate)
+# Number of visits before the experiment from which the covariates are computed.
+VISITS_BEFORE = 20
+# Share of new users, who have no visits before the experiment.
+NEW = 0.2
+# Standard deviation of log(forecast / true rate of the user).
+_NOISE = 0.3
 
 
 def covariates(market: Clicks | Revenue, rng: np.random.Generator, rates: Floats) -> Floats:
-    """Covariates of users, (U, K): gain and decisions before the experiment, and a forecast; NaN for new users."""
+    """Return what is known about users before the experiment, (U, K): their gain, their decisions, and a forecast.
+
+    The values are standardised. They are unknown for new users.
+    """
     if isinstance(market, Clicks):
         decisions = VISITS_BEFORE + rng.poisson(2 * VISITS_BEFORE, len(rates))
         gain = rng.binomial(decisions, rates).astype(np.float64)
@@ -36,9 +45,14 @@ def covariates(market: Clicks | Revenue, rng: np.random.Generator, rates: Floats
 def ramps(
     market: Clicks | Revenue, users: int, looks: int, count: int, rng: np.random.Generator, adjusted: bool = False
 ) -> Iterator[Sums]:
-    """Sums with the axis (looks), one run at a time. Most users come in several stages, each with `looks` looks."""
+    """Simulate `count` experiments with a ramp, and yield the sums of one experiment at a time, with the axis (looks).
+
+    Most users come in several stages. Each stage has `looks` looks.
+    """
     for _ in range(count):
-        point = rng.random(users)  # like the salted hash: the challenger keeps its users as its share grows
+        # Each user has a fixed random number, like the salted hash of a user id. Therefore the challenger keeps its
+        # users while its share grows.
+        point = rng.random(users)
         rates = market.rates(rng, users)
         known = covariates(market, rng, rates) if adjusted else np.zeros((users, 0))
         growing = _Growing(users, len(RAMP), known)
@@ -52,7 +66,10 @@ def ramps(
 def hours(
     market: Clicks | Revenue, share: float, users: int, looks: int, count: int, rng: np.random.Generator
 ) -> Iterator[Sums]:
-    """Sums with the axis (looks), one run at a time, with a look at the end of each hour."""
+    """Simulate `count` experiments of one stage, and yield the sums of one experiment at a time, with the axis (looks).
+
+    A tenth of the users comes in each hour, and there is one look at the end of each hour.
+    """
     for _ in range(count):
         arm = (rng.random(users) >= share).astype(np.intp)
         rates, growing = market.rates(rng, users), _Growing(users, 1, np.zeros((users, 0)))
@@ -63,7 +80,7 @@ def hours(
 
 
 class _Growing:
-    """The sums of an experiment, recorded at each look."""
+    """The sums of one experiment, which grow with each visit and are recorded at each look."""
 
     def __init__(self, users: int, stages: int, covariates: Floats) -> None:
         self._row = figures_with(np.zeros((users, 2)), covariates)
@@ -77,7 +94,7 @@ class _Growing:
         return [getattr(sums, field) for field in _FIELDS]
 
     def add(self, group: np.ndarray, arm: np.ndarray, stage: int, figures: Floats) -> None:
-        """Add a visit of each user in a group, then record a look."""
+        """Add one visit of each user in a group, and record the sums as a look."""
         before = self._of(group)
         self._values[group, arm, stage, :2] += figures
         self._values[group, arm, stage, 2:] = self._row[group, 2:]
@@ -86,5 +103,5 @@ class _Growing:
         self._looks.append(self._now)
 
     def sums(self) -> Sums:
-        """The sums at each look, (L, ...)."""
+        """Return the sums at each look, (L, ...)."""
         return Sums(*(np.stack(field) for field in zip(*self._looks, strict=True)))

@@ -1,5 +1,5 @@
-"""The measures of `features.py`, one in each module. Measured code runs in subprocesses.
+"""The measurements of `features.py`, one in each module. The measured code runs in subprocesses.
 
-In reading order: `log.py` (sizes, the synthetic log), the measures `builder.py`, `retrieval.py` and `online.py`, and
-`table.py`.
+In reading order: `log.py` (sizes of the measurements, and the synthetic log), the measurements `builder.py`,
+`retrieval.py` and `online.py`, and `table.py` (the tables).
 """

@@ -1,4 +1,4 @@
-"""Measures the sequence builder, in comparison with the engine's scan and sort of the same file."""
+"""Measures the sequence builder, and compares it with the time in which DuckDB only reads and sorts the same file."""
 
 import shutil
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from .log import Plan, generate
 
 
 def build(log: str, out: str) -> dict[str, Any]:
-    """Measure the project's builder, from the log to shards and manifest."""
+    """Measure how long the project's builder needs to convert a log to a windows folder."""
     from features.engine import open_engine
     from features.sequences.builder import build
     from mtorl.log.dataset import DatasetSpec
@@ -23,7 +23,10 @@ def build(log: str, out: str) -> dict[str, Any]:
 
 
 def scan_sort(log: str, out: str) -> dict[str, Any]:
-    """Measure the lower limit: the builder's engine, with equal settings, only reads, sorts and writes the file."""
+    """Measure the least time that any builder needs: DuckDB only reads, sorts and writes the same file.
+
+    DuckDB has the same settings as in the builder.
+    """
     from features.engine import open_engine
 
     with open_engine("duckdb") as engine, clock() as figures:
@@ -34,13 +37,16 @@ def scan_sort(log: str, out: str) -> dict[str, Any]:
 
 
 def median(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The run with the median time, and the highest peak memory of all runs."""
+    """Return the run with the median time, with the highest peak memory of all runs instead of its own."""
     chosen = sorted(runs, key=lambda figures: figures["seconds"])[(len(runs) - 1) // 2]
     return {**chosen, "peak_mib": max(figures["peak_mib"] for figures in runs)}
 
 
 def measure(plan: Plan, folder: Path) -> list[dict[str, Any]]:
-    """An entry for each size in the plan, and one for a raw log; the builder and the limit alternate."""
+    """Measure the builder on a log of each size in the plan, and on a raw log.
+
+    The builder and the comparison (`scan_sort`) run alternately, so that other work on the computer affects both.
+    """
     entries = []
     for rows, turns, raw in [*((*size, False) for size in plan.turns), (plan.raw_rows, 1, True)]:
         log = folder / "log.parquet"

@@ -1,14 +1,14 @@
-"""Generates a synthetic touchpoint log of any size in the canonical layout, sorted by time; and defines the sizes.
+"""Generates a synthetic touchpoint log of any size, sorted by time, and defines the sizes of the measurements.
 
-Journey lengths have a heavy tail and a mean of `MEAN`. The most active users, a fraction q, have about a fraction
-sqrt(q) of all touchpoints (Pareto, exponent 2). Rows of different users are interleaved, as a platform writes them, so
-a reader must sort the log by user.
+The number of touchpoints of a user has a mean of `MEAN` and a heavy tail: the most active users, a fraction q, have
+about a fraction sqrt(q) of all touchpoints (Pareto, exponent 2). As in the log of an advertising platform, rows of
+different users are mixed, so a reader must sort the log by user.
 
 A clean log is like the result of ingestion. In a raw log, 1 % of the rows are duplicated, 1 % arrive up to a day late,
-and times are whole seconds. With 1e7 rows, a raw log also has users above the bot limit.
+and times are whole seconds. With 1e7 rows, a raw log also has users above the limit for bots.
 
-Every value is a function of the row's number. So DuckDB streams any number of rows with little memory, and the log is
-the same each time.
+Every value is computed from the number of its row. Therefore the log is the same each time, and DuckDB can generate any
+number of rows with little memory.
 """
 
 from pathlib import Path
@@ -16,22 +16,26 @@ from typing import Any, NamedTuple
 
 from benchmarks._process import clock
 
-DATASET = "simulator-aggregates"  # the description that the layout follows
-MEAN = 12  # touchpoints a user
+# Built-in description of the columns of the log.
+DATASET = "simulator-aggregates"
+# Mean number of touchpoints per user.
+MEAN = 12
 DAYS = 90
-_MOST = 8_000  # expected touchpoints of the most active user in a clean log
+# Expected number of touchpoints of the most active user in a clean log.
+_MOST = 8_000
 
 
 def users_of(rows: int) -> int:
-    """The number of users for a log of `rows` rows; a few of them may get no row."""
+    """Return the number of users for a log of `rows` rows. A few of them may have no row."""
     return max(rows // MEAN, 10)
 
 
 def generate(rows: int, path: str, raw: bool = False) -> dict[str, Any]:
-    """Write a log of about `rows` touchpoints, as one zstd Parquet file.
+    """Write a log of about `rows` touchpoints as one Parquet file.
 
     Returns:
-        rows, users (with at least one touchpoint), longest (most touchpoints of a user), columns, file_mib.
+        Figures of the log: rows, users (with at least one touchpoint), longest (touchpoints of the most active user),
+        columns, file_mib, and the time that the generation took.
     """
     import duckdb
 
@@ -56,12 +60,14 @@ def generate(rows: int, path: str, raw: bool = False) -> dict[str, Any]:
 def _rows_sql(rows: int, channels: tuple[str, ...], raw: bool) -> str:
     users = users_of(rows)
     names = "[" + ", ".join(f"'{name}'" for name in channels) + "]"
-    apart = DAYS * 86_400_000_000 // rows  # microseconds between two rows
-    # User u has rows / (2 * sqrt(users * u)) touchpoints. Leaving out the first users limits them to `_MOST`.
+    # Mean time between two rows, microseconds.
+    apart = DAYS * 86_400_000_000 // rows
+    # User u is expected to have rows / (2 * sqrt(users * u)) touchpoints, which is most for the first users. In a clean
+    # log, the first ones are left out, so that no user is expected to have more than `_MOST`.
     least = 0.0 if raw else MEAN / (2 * _MOST)
 
     def luck(what: int, of: str = "i") -> str:
-        """A number in [0, 1) that depends only on the row (or user) and the purpose `what`."""
+        """SQL for a random number in [0, 1) that depends only on the row or user and on the number `what`."""
         return f"(hash({of} * 64 + {what}) / 18446744073709551616.0)"
 
     def pick(values: str, what: int, of: str = "i") -> str:
@@ -99,12 +105,17 @@ def _rows_sql(rows: int, channels: tuple[str, ...], raw: bool) -> str:
 
 
 class Plan(NamedTuple):
-    """Sizes of all measures; the defaults are those of a full run."""
+    """Sizes of all measurements. The defaults are those of a full run.
+
+    Attributes:
+        raw_rows: Number of rows of the raw log, which is described at the top of this module.
+        entity_rows: Number of rows for which features are retrieved.
+    """
 
     turns: tuple[tuple[int, int], ...] = ((100_000, 5), (1_000_000, 5), (10_000_000, 3), (50_000_000, 1))
     """Rows of a log, and the number of runs of the builder and of the limit."""
-    raw_rows: int = 10_000_000  # rows of the raw log (see above), for one run
-    entity_rows: int = 1_100_000  # for point-in-time retrieval
+    raw_rows: int = 10_000_000
+    entity_rows: int = 1_100_000
     online_users: int = 7_500
     reads: int = 5_000
     appends: int = 3_000

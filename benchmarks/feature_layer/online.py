@@ -1,7 +1,7 @@
-"""Measures the online path in one process: the router's read, appends, and the time until a read shows an append.
+"""Measures the online feature store: reads like the router's, writes, and the time until a read returns new data.
 
-An append on Redis is compared with a PING, the shortest possible round trip; the two alternate. Redis runs only for
-this measure, in memory, on its own port.
+Each write of a touchpoint ("append") on Redis is followed by a PING, the fastest possible request, for comparison.
+Redis is started only for this measurement, on a port of its own, and keeps its data in memory.
 """
 
 import time
@@ -14,11 +14,21 @@ from benchmarks._process import clock, redis_server, run
 
 from .log import DATASET, DAYS, MEAN, Plan, generate
 
-MANY = 64  # requests in a batch read
+# Number of requests in a read of several users.
+MANY = 64
 
 
 def serve(store: str, port: int, root: str, log: str, reads: int, appends: int) -> dict[str, Any]:
-    """Fill an online store from a log and measure it; latencies are in milliseconds."""
+    """Fill an online store from a log and measure its latencies, in milliseconds.
+
+    Args:
+        store: The online store, "redis" or "sqlite".
+        port: Port of the Redis server.
+        root: New folder for the feature repository.
+        log: Parquet file of the log.
+        reads: Number of reads to measure.
+        appends: Number of touchpoints to append.
+    """
     import random
 
     import duckdb
@@ -40,7 +50,7 @@ def serve(store: str, port: int, root: str, log: str, reads: int, appends: int) 
         materialize(repo, spec, log)
     with duckdb.connect() as connection:
         users = [user for (user,) in connection.sql(f"SELECT DISTINCT user_id FROM '{log}' ORDER BY ALL").fetchall()]
-    end = datetime(2025, 1, 1, tzinfo=UTC) + timedelta(days=DAYS)  # the end of the log
+    end = datetime(2025, 1, 1, tzinfo=UTC) + timedelta(days=DAYS)  # last time in the log
     context = {"hour": 9.0, "device": "phone", "placement": "feed"}
 
     def request(user: str, at: datetime) -> DecisionRequest:
@@ -48,7 +58,8 @@ def serve(store: str, port: int, root: str, log: str, reads: int, appends: int) 
 
     source = FeastSource(repo, AD_DECISION)
     ping = Redis(port=port).ping if store == "redis" else None
-    source.read([request(chance.choice(users), end) for _ in range(MANY)])  # the first read opens a connection
+    # The first read is not measured, because it opens a connection.
+    source.read([request(chance.choice(users), end) for _ in range(MANY)])
     readings: dict[str, list[int]] = {"read": [], "read_many": []}
     for turn in range(reads):
         readings["read"].append(_spent(source.read, [request(chance.choice(users), end)]))
@@ -77,7 +88,10 @@ def serve(store: str, port: int, root: str, log: str, reads: int, appends: int) 
 
 
 def configure(repo: Path, online_store: dict[str, Any] | None) -> None:
-    """Write the project's feature_store.yaml into a new folder, with `online_store` instead of its own if given."""
+    """Write the project's feature_store.yaml into a new folder.
+
+    If `online_store` is given, it replaces the online store in the file.
+    """
     import yaml
 
     from features.offline.store import CONFIG
@@ -99,7 +113,7 @@ def _percentiles(times: Sequence[int]) -> dict[str, float]:
 
 
 def measure(plan: Plan, folder: Path) -> dict[str, Any]:
-    """Measure both stores, filled from the same log."""
+    """Measure SQLite and Redis as online stores, both filled from the same log."""
     log, times = folder / "log.parquet", {"reads": plan.reads, "appends": plan.appends}
     figures: dict[str, Any] = {"log": run(generate, rows=plan.online_users * MEAN, path=log)}
     with redis_server(folder) as port:

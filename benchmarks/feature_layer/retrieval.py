@@ -1,7 +1,7 @@
-"""Measures point-in-time retrieval of the training features, for all views of the service.
+"""Measures how long Feast needs to retrieve the features of all touchpoints in a log, as they were at their time.
 
-Every touchpoint of a log is an entity row, sorted by user and time, as in the windows folder. The result is an Arrow
-table.
+All views of the feature service are retrieved. The rows are sorted by user and time, as in the windows folder. The
+result is an Arrow table.
 """
 
 from pathlib import Path
@@ -13,8 +13,8 @@ from .log import DATASET, Plan, generate
 
 
 def prepare(log: str, root: str) -> dict[str, Any]:
-    """Create the feature repository of a log."""
-    import features.feature_repo.views  # noqa: F401 - imports Feast, which is not part of the figure
+    """Create the feature repository of a log, and measure the time."""
+    import features.feature_repo.views  # noqa: F401 - so that importing Feast is not measured
     from features.offline.store import create
     from mtorl.log.dataset import DatasetSpec
 
@@ -24,14 +24,15 @@ def prepare(log: str, root: str) -> dict[str, Any]:
 
 
 def retrieve(log: str, root: str) -> dict[str, Any]:
-    """Measure `get_historical_features` for every touchpoint."""
+    """Measure the time of `get_historical_features` for every touchpoint of the log."""
     import duckdb
     from feast import FeatureStore
 
     from mtorl.window.window import HISTORY
 
     store = FeatureStore(repo_path=root)
-    views = [view for view in store.list_feature_views() if view.name != HISTORY]  # HISTORY is only stored online
+    # The view HISTORY exists only in the online store.
+    views = [view for view in store.list_feature_views() if view.name != HISTORY]
     features = [f"{view.name}:{field.name}" for view in views for field in view.features]
     columns = "user_id, campaign_id, timestamp AS event_timestamp"
     with duckdb.connect() as connection:
@@ -46,7 +47,7 @@ def retrieve(log: str, root: str) -> dict[str, Any]:
 
 
 def measure(plan: Plan, folder: Path) -> dict[str, Any]:
-    """Measure preparation and retrieval of all views."""
+    """Measure the creation of the feature repository, and the retrieval of all views from it."""
     log, root = folder / "log.parquet", folder / "repository"
     figures = {"log": run(generate, rows=plan.entity_rows, path=log), "prepare": run(prepare, log=log, root=root)}
     return figures | {"asof": run(retrieve, log=log, root=root)}

@@ -1,1 +1,5 @@
-"""Parts of `benchmarks/generations.py`: `night.py`, `market.py` (several nights), `drift.py` (many small losses)."""
+"""The parts of `benchmarks/generations.py`.
+
+In reading order: `night.py` (one night of traffic), `market.py` (several nights in one market), `drift.py` (many small
+losses in a row).
+"""

@@ -1,11 +1,13 @@
-"""Simulates many small losses: how much value is lost under a margin of the gate if every next model is worse.
+"""Simulates how much value is lost if every new model is slightly worse and the gate promotes some of them by mistake.
 
     drift(margin=0.02, worse=0.01, half_width=0.09, nights=8)
 
-Estimates are drawn at random instead of computed, so that thousands of markets take seconds. Each night adds its log to
-the earlier ones. So the error of a generation's estimated value is the mean of one error for each night, and the
-half-width of a difference's interval falls with the square root of the nights. This is the worst case: each night's
-model is worse than the serving model by the same share, and the gate has only estimates.
+This is the worst case: each night's model is worse than the serving model by the same share, and the gate sees only
+estimates with random errors. The errors are drawn at random instead of evaluating real models, so that thousands of
+markets take only seconds.
+
+Each night adds its log to the earlier ones. Therefore the error of an estimated value is the mean of one error for each
+night, and the confidence interval of a difference shrinks with the square root of the number of nights.
 
 Shapes: M markets, N nights, G generations.
 """
@@ -22,29 +24,39 @@ _Z = 1.96
 
 @dataclass(frozen=True)
 class Drift:
-    """The results of a margin over all markets."""
+    """The results of one margin of the gate, over all markets.
 
-    passed: float  # share of the models that the gate promoted
-    end: float  # mean value after the last night, relative to the first value
-    fell: float  # share of markets that at some time are over 2 % below their best generation
+    Attributes:
+        passed: Share of all models that the gate promoted.
+        end: Mean value of the serving model after the last night; the first model has the value 1.
+        fell: Share of the markets whose value was once more than 2 % below the best value so far.
+    """
+
+    passed: float
+    end: float
+    fell: float
 
 
 def drift(margin: float, worse: float, half_width: float, nights: int, seed: int = 0) -> Drift:
-    """Simulate nights whose models are worse than the serving model by the share `worse`.
+    """Simulate nights in which each new model is worse than the serving model by the share `worse`.
 
     Args:
-        margin: Margin of `mtorl.evaluation.gate`; 0 requires a proof of superiority.
-        half_width: Half-width of the difference's interval after one night, as a share of the value.
+        margin: Margin of `mtorl.evaluation.gate`; 0 promotes only models that are proven to be better.
+        worse: Relative loss of value by each new model.
+        half_width: Half the width of the interval of a difference after one night, relative to the value.
+        nights: Number of nights, each with one new model.
+        seed: Seed of the random numbers.
     """
     random = np.random.default_rng(seed)
-    # The error of a difference is the difference of two generations' errors, so one error is smaller by sqrt(2).
+    # A difference contains the errors of two models, so the error of one model is smaller by the factor sqrt(2).
     a_night = half_width / _Z / np.sqrt(2.0)
 
     def errors_NM() -> Floats:
         drawn_NM = random.normal(0.0, a_night, (nights, MARKETS))
         return np.asarray(drawn_NM.cumsum(axis=0) / np.arange(1, nights + 1)[:, None])
 
-    value_GM, error_GNM = [np.ones(MARKETS)], [errors_NM()]  # true values of the generations, and errors of estimates
+    # True value of each generation, and error of its estimate in each night.
+    value_GM, error_GNM = [np.ones(MARKETS)], [errors_NM()]
     serves_M = np.zeros(MARKETS, dtype=int)
     best_M, fell_M, passed, each_M = np.ones(MARKETS), np.zeros(MARKETS, dtype=np.bool_), 0.0, np.arange(MARKETS)
     for night in range(nights):

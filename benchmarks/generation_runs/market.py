@@ -1,4 +1,8 @@
-"""Simulates consecutive nights in one market: serve, collect, train, gate, promote; with the truth about each step."""
+"""Simulates several nights in one market, in which models learn from the decisions of earlier models.
+
+Each night: serve users, collect the decisions, train a new model, let the gate judge it, and promote it if it passes.
+The simulator also gives the true value of each model.
+"""
 
 import json
 import shutil
@@ -33,9 +37,12 @@ from mtorl.window.table import WindowTable
 from mtorl.window.window import WindowBatch
 from pipelines.loop.simulated_lift import play, policy_of
 
-BUDGET_SHARE = 0.6  # as in `make run`
-ROUNDS = 6  # opportunities of a user
-EXPLORE = 0.05  # share of the decisions that explore
+# Budget relative to the cost of always exposing, as in `make run`.
+BUDGET_SHARE = 0.6
+# Number of opportunities of each user.
+ROUNDS = 6
+# Share of the decisions that explore: a random channel, always exposed.
+EXPLORE = 0.05
 SHUFFLED = {"a fifth shuffled": 0.2, "half shuffled": 0.5, "all shuffled": 1.0}
 """Broken logs: the share of the touchpoints whose outcomes are exchanged with those of other touchpoints."""
 ATTACKS = ("half shuffled", "stale", "no channel", "a fifth shuffled", "all shuffled")
@@ -44,7 +51,10 @@ ATTACKS = ("half shuffled", "stale", "no channel", "a fifth shuffled", "all shuf
 
 @dataclass(frozen=True)
 class Market:
-    """A market, and the training of its models; `users` is the number of new users in the first log and each night."""
+    """Settings of a simulated market, and of the training of its models.
+
+    `users` is the number of new users in the first log and in each night.
+    """
 
     seed: int
     users: int
@@ -53,14 +63,16 @@ class Market:
 
 
 def nights(market: Market, root: Path) -> Iterator[dict[str, Any]]:
-    """Figures of the first model, and of each night.
+    """Simulate all nights of a market; yields the figures of the first model, and then of each night.
 
-    `worth` is the served policy's value at an equal budget, and `auc` the AUC of the new model's reward head on random
-    states. The figures of the gate include the new model's true value at the states of the log.
+    `worth` is the true value of the serving policy with the same budget. `auc` is the AUC of the new model's reward
+    predictions at states of the first log. The figures of the gate include the true value of the new model at the
+    decisions of the log.
     """
     seed, users, number = market.seed, market.users, market.nights
     simulator = Simulator(SimulatorConfig(users=users * (number + 2), seed=seed))
-    # Users of the first log and of each night. No model learns from the last group, whose users measure the worth.
+    # One group of users for the first log, one for each night, and one on which the value of policies is measured. No
+    # model learns from the last group.
     coming = [simulator.user_ids[users * k : users * (k + 1)] for k in range(number + 2)]
     first = root / "first"
     log = simulator.log()
@@ -70,7 +82,8 @@ def nights(market: Market, root: Path) -> Iterator[dict[str, Any]]:
     build_windows(first, root / "first-windows")
     config = TrainConfig(epochs=market.epochs, seed=seed)
     first_model = served = _fit(root / "first-windows", root / "model-00", config)
-    waiting: Artifact | None = None  # needs an experiment
+    # The model that the gate wants to test in an experiment, if there is one.
+    waiting: Artifact | None = None
 
     def worth(artifact: Artifact) -> float:
         policy = policy_of(artifact, None)
@@ -113,7 +126,7 @@ def nights(market: Market, root: Path) -> Iterator[dict[str, Any]]:
 
 
 def write_log_folder(log: pd.DataFrame, spec: DatasetSpec, folder: Path) -> None:
-    """Write a log's folder with the same files as ingestion."""
+    """Write a log into a new folder, with the same files that ingestion writes."""
     folder.mkdir()
     spec.save(folder / DATASET_FILE)
     write_log(log, folder / LOG_FILE, spec)
@@ -121,7 +134,10 @@ def write_log_folder(log: pd.DataFrame, spec: DatasetSpec, folder: Path) -> None
 
 
 def auc_on_random_states(artifact: Artifact, windows: Path, seed: int) -> float:
-    """AUC of the reward head on test users of the first log, in which all channels occur often."""
+    """Return the AUC of a model's reward predictions for test users of the first log.
+
+    All channels occur often in this log, so the AUC does not depend on the choices of earlier models.
+    """
     table = WindowTable.load(windows)
     rows, batch = table.rows[table.is_in("test")], table.windows("test")
     logits_BC, reward_BC, _ = artifact.predict(batch)
@@ -133,7 +149,7 @@ def auc_on_random_states(artifact: Artifact, windows: Path, seed: int) -> float:
 
 
 def _windows(night: int, root: Path) -> Path:
-    """The windows of a night's training: the first log, and all decisions until then."""
+    """Build the windows from which a night's model learns: those of the first log and of all decisions so far."""
     data, windows = root / f"data-{night:02d}", root / f"windows-{night:02d}"
     shutil.copytree(root / "first", data)
     add_decisions(root / "lake", data)
@@ -148,7 +164,7 @@ def _fit(windows: Path, model: Path, config: TrainConfig) -> Artifact:
 
 
 def _faulty(kind: str, night: int, root: Path, config: TrainConfig) -> Artifact:
-    """A model trained on a broken log; the log of the test users, on whom the gate judges, is correct."""
+    """Train a model on a broken log. The log of the test users is not broken, and the gate judges the model on it."""
     data, windows = root / f"faulty-data-{night:02d}", root / f"faulty-windows-{night:02d}"
     shutil.copytree(root / f"data-{night:02d}", data)
     table = pq.read_table(data / LOG_FILE)
@@ -168,11 +184,13 @@ def _faulty(kind: str, night: int, root: Path, config: TrainConfig) -> Artifact:
 
 @dataclass(frozen=True)
 class Judge:
-    """The gate of a night, and the truth at the states by which it judges.
+    """Applies the gate after a night, and compares its estimates with the truth.
 
     Attributes:
-        data: Folder of the log, with the opportunities until this night.
-        truth: P(click) of every channel at each decision so far, by decision_id.
+        windows: Windows folder of the night.
+        data: Folder of the log, with all decisions until this night.
+        seed: Seed of the evaluation.
+        truth: True click probability of every channel for each decision so far, by decision_id.
     """
 
     windows: Path
@@ -181,7 +199,7 @@ class Judge:
     truth: pd.DataFrame
 
     def figures(self, candidate: Artifact, served: Artifact) -> dict[str, Any]:
-        """The gate's decision on a candidate, with its estimates and their true values."""
+        """Let the gate decide on a candidate, and return its decision and estimates together with the true values."""
         made = evaluate_offline(
             str(self.windows), str(candidate.folder), str(served.folder), BUDGET_SHARE, self.seed, fit_outcomes
         )
@@ -208,7 +226,10 @@ class Judge:
 
 
 def _true_value(artifact: Artifact, price: float, decided: pd.DataFrame, truth: pd.DataFrame, budget: float) -> float:
-    """Expected clicks per decision of a policy at the states of the log, scaled down to a budget."""
+    """Return the true clicks per decision of a policy at the decisions of the log.
+
+    If the policy would spend more than the budget, its clicks are scaled down to the budget.
+    """
     batch = WindowBatch.from_instances([json.loads(text) for text in decided["features"]], artifact.spec)
     forecast = artifact.forecast(batch)
     probs_BC, expose_BC = action_probabilities(forecast, replace(artifact.policy, price=price))

@@ -1,7 +1,8 @@
-"""Simulates a night of traffic: a policy serves with pacing and exploration, and uploads its decisions into a lake.
+"""Simulates one night of traffic: a policy serves users with pacing and exploration, and its decisions are logged.
 
-Decisions follow the router: draw a channel, decide whether to expose, and pay while the budget has money. The records
-have the fields of `mtorl.log.records`, so that collection and training read them like a router's.
+A decision is made like in the router: a channel is drawn, then it is decided whether to expose, and an exposure is paid
+while the budget has money. The records have the same fields as the router's (`mtorl.log.records`), so that they can be
+collected and trained on like real ones.
 
 Shapes: U users, C channels, N users in a step of the pacing.
 """
@@ -25,17 +26,18 @@ from mtorl.simulator.market import CHANNELS
 from mtorl.simulator.simulator import Online
 from mtorl.window.window import WindowBatch, instance_from_history
 
-_STEPS = 50  # updates of the price in a round
+_STEPS = 50  # number of price updates in a round
 
 
 @dataclass(frozen=True)
 class Served:
-    """A policy and its settings for a night.
+    """The policy that serves in a night, and its settings.
 
     Attributes:
-        budget: Currency units for each decision.
-        price: The first price, in gain per currency unit.
-        explore: Share of the decisions whose channel is drawn uniformly and that are always exposed.
+        policy: Artifact of the model.
+        budget: Money per decision, in currency units.
+        price: First price of the pacing, in gain per currency unit.
+        explore: Share of the decisions that explore: the channel is drawn uniformly and always exposed.
     """
 
     policy: Artifact
@@ -46,12 +48,12 @@ class Served:
 
 @dataclass(frozen=True)
 class Night:
-    """The result of a night, and the truth from the simulator.
+    """The result of a night, with the true click probabilities.
 
     Attributes:
-        truth: P(click) of every channel at each decision, by decision_id.
-        spent_share: Spent share of the budget.
-        entropy: Mean entropy of the distributions from which channels are drawn, nats.
+        truth: True click probability of every channel for each decision, by decision_id.
+        spent_share: Share of the budget that was spent.
+        entropy: Mean entropy of the distributions from which channels were drawn, in nats.
     """
 
     truth: pd.DataFrame
@@ -60,7 +62,7 @@ class Night:
 
 
 def serve(online: Online, rounds: range, how: Served, number: int, lake: Path) -> Night:
-    """Serve all users of a simulator for some rounds, and add the records to a lake."""
+    """Serve all users of a simulator for some rounds, and add the records of the decisions to a lake."""
     users, spec = len(online.users), how.policy.spec
     random = np.random.default_rng([number, 17])
     total = how.budget * users * len(rounds)
@@ -103,7 +105,10 @@ def serve(online: Online, rounds: range, how: Served, number: int, lake: Path) -
 
 
 def explored(probs_NC: Floats, show_NC: Floats, share: float) -> tuple[Floats, Floats]:
-    """Probabilities of drawing a channel, and then of exposing it, if a share draws uniformly and always exposes."""
+    """Return the probability of drawing each channel, and of exposing it once drawn, with exploration.
+
+    A `share` of the decisions explores: the channel is drawn uniformly and always exposed.
+    """
     uniform = share / probs_NC.shape[1]
     draw_NC = (1 - share) * probs_NC + uniform
     return draw_NC, ((1 - share) * probs_NC * show_NC + uniform) / draw_NC
@@ -112,7 +117,10 @@ def explored(probs_NC: Floats, show_NC: Floats, share: float) -> tuple[Floats, F
 def _decisions(
     rows: list[dict[str, Any]], windows: list[Any], drawn: dict[str, Any], digest: str, number: int, turn: int
 ) -> pd.DataFrame:
-    """The decision records of a round, each with its window; ids are the same in each run of the script."""
+    """Return the decision records of a round, each with its window.
+
+    The decision ids are the same each time that the script runs.
+    """
     seconds = [row["at"] / 1e6 for row in rows]
     times = [decision_id(row["user_id"], f"{number:08x}", at)[:17] for row, at in zip(rows, seconds, strict=True)]
     shown, channel = drawn["wants"] & (drawn["cost"] > 0), np.array(CHANNELS)[drawn["channel"]]
@@ -137,7 +145,7 @@ def _decisions(
 
 
 def _outcomes(decided: pd.DataFrame, drawn: dict[str, Any]) -> list[pd.DataFrame]:
-    """The outcome records of a round: the costs of exposures, and all other outcomes that are not 0."""
+    """Return the outcome records of a round: the cost of each exposure, and all other outcomes that are not 0."""
     found = []
     for kind in ("cost", "click", "conversion", "revenue"):
         of = decided["expose"].to_numpy() & ((kind == "cost") | (drawn[kind] != 0))

@@ -1,5 +1,5 @@
 """The parts of `monitoring.py`.
 
-In reading order: `days` (simulated days with known truth), `shifts` (changes of these days), `monitored` (the monitor's
-judgement of each day), `one_check` (a large check in a subprocess), `table`.
+In reading order: `days` (simulated days), `shifts` (changes of a simulated market), `monitored` (applies the monitor to
+each day), `one_check` (measures a check of a day with many decisions), `table` (the tables).
 """

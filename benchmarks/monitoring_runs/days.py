@@ -1,12 +1,13 @@
-"""Simulates a decision log of many days with known truth: users, the model's expectations, and outcomes.
+"""Simulates decision logs of many days: users, the model's predictions, and outcomes.
 
     days = Days(users_a_day=2_000, seed=1)
     rows = days.rows(12)                # healthy
     rows = days.rows(12, shift)         # changed by a `Shift`
     add_to_lake(folder, days.records(12, rows))
 
-Days differ like real days: each day has a random factor on all its click rates and one on all its prices, and weekends
-differ. Some users return the next day. The model's expectations are calibrated for the average day.
+Days differ from each other as in reality. All click rates of a day are multiplied by a random factor, and all its
+prices by another one. Weekends differ from weekdays, and some users return the next day. The predictions of the model
+are right for an average day.
 """
 
 import json
@@ -25,7 +26,8 @@ from mtorl.log.decision_ids import BUCKET, HOUR, bucket_of
 from mtorl.log.lake import name_of
 from mtorl.log.records import Kind, sql_columns
 
-START = datetime(2025, 3, 3, tzinfo=UTC)  # a Monday in the past, since the monitor ignores records with a future date
+# A Monday in the past, because the monitor ignores records from the future.
+START = datetime(2025, 3, 3, tzinfo=UTC)
 CHANNELS = ("search", "social", "display", "video")
 COLUMNS = ("device", "placement", "hour")
 
@@ -36,25 +38,27 @@ Shift = Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame]
 _SAME = {"experiment": "spring", "stage": "off", "assignment_probability": 1.0, "propensity": 0.25}
 _SAME |= {"withdrawn": False, "override": False, "model_digest": "sha256:test", "latency_seconds": 0.01}
 _SAME |= {"features_found": True, "feature_hash": "0" * 16, "static": "{}"}
-_database = cache(duckdb.connect)  # one connection, since opening it takes longer than writing a small file
+# Opening a connection takes longer than writing a small file, so there is only one.
+_database = cache(duckdb.connect)
 
 
 def healthy(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """No shift."""
+    """Leave the rows of a day unchanged."""
     return rows
 
 
 @dataclass(frozen=True)
 class Days:
-    """Simulates days.
+    """Simulates the days of one market.
 
     Attributes:
-        users_a_day: Users who come on a day, with 1.5 decisions each on average.
-        spread: Standard deviation of a day's random factors (in logarithms), on click rates and on prices.
-        weekend: Relative reduction of click rates on Saturdays and Sundays.
-        moving_context: Whether the mix of devices differs on a Saturday or Sunday.
-        further: Number of numeric columns that are noise.
-        pool: Number of users from whom a day's users are drawn; 0: eight times `users_a_day`.
+        users_a_day: Number of users per day, with 1.5 decisions each on average.
+        seed: Seed of the random numbers.
+        spread: Standard deviation of the logarithm of a day's random factors, for click rates and for prices.
+        weekend: Relative decrease of click rates on Saturdays and Sundays.
+        moving_context: Whether users have other devices on Saturdays and Sundays.
+        further: Number of additional numeric columns, which are noise.
+        pool: Number of different users from whom the users of each day are drawn; 0 means eight times `users_a_day`.
     """
 
     users_a_day: int = 2_000
@@ -67,17 +71,17 @@ class Days:
 
     @property
     def users(self) -> int:
-        """Number of users from whom each day's users are drawn."""
+        """Number of different users from whom the users of each day are drawn."""
         return self.pool or self.users_a_day * 8
 
     def rows(self, number: int, shift: Shift = healthy) -> pd.DataFrame:
-        """The decisions of a day, one in each row, with outcomes and context."""
+        """Simulate a day, and return one row for each decision, with outcomes and context."""
         rng = np.random.default_rng([self.seed, number])
         rows = shift(self._rows(number, rng), rng)
         return rows.assign(clicked=rng.random(len(rows)) < rows["rate"])
 
     def records(self, number: int, rows: pd.DataFrame, with_context: bool = True) -> dict[Kind, pd.DataFrame]:
-        """Convert the rows of a day to records of decisions and outcomes."""
+        """Convert the rows of a day to records of decisions and outcomes, as a router writes them."""
         decided, rows = START + timedelta(days=number), rows.reset_index(drop=True)
         times = (pd.to_datetime(decided) + pd.to_timedelta(rows["hour"], unit="h")).dt.tz_convert("UTC")
         columns = self.columns if with_context else ()
@@ -117,11 +121,11 @@ class Days:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The context columns."""
+        """Names of the context columns."""
         return (*COLUMNS, *(f"number_{i}" for i in range(self.further)))
 
     def sample(self, days: int = 14) -> pd.DataFrame:
-        """A model's training data: user and context columns of two weeks that are not monitored."""
+        """Return a training sample: user and context columns of two weeks that are not monitored."""
         rows = pd.concat([self._rows(n, np.random.default_rng([self.seed, n])) for n in range(700, 700 + days)])
         return rows[["user_id", *self.columns]].sort_values("user_id", kind="stable").reset_index(drop=True)
 
@@ -155,7 +159,11 @@ class Days:
 
 
 def add_to_lake(folder: Path, records: Mapping[Kind, pd.DataFrame], name: str = "day") -> None:
-    """Add records like a router: a file for each kind, in the newest decision's hour; missing fields are null."""
+    """Add records to a lake in the same way as a router.
+
+    Each kind of record is written to one file, which belongs to the hour of the newest decision. Missing fields are
+    null.
+    """
     for kind, rows in records.items():
         there = {field: f'"{field}"' if field in rows else "NULL" for field in sql_columns(kind)}
         typed = ", ".join(f'CAST({there[field]} AS {type_}) AS "{field}"' for field, type_ in sql_columns(kind).items())

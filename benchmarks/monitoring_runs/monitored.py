@@ -1,7 +1,8 @@
 """Applies the monitor to each day of a simulated market.
 
-Days are judged by the same functions in the same order as in `monitoring.watch.check`, with one difference. A day's
-columns come from its rows instead of the records, because converting contexts to JSON and back takes most of the time.
+Each day is judged by the same functions as in `monitoring.watch.check`, in the same order. Only the context columns are
+not read from the records but directly from the simulated rows, because converting them to JSON and back would take most
+of the time.
 """
 
 from __future__ import annotations
@@ -32,23 +33,30 @@ SPEC = DatasetSpec.load("simulator")
 
 
 class DayResult(NamedTuple):
-    """The result of a day."""
+    """The monitor's findings after a day.
 
-    judged: bool  # whether the monitor had learned from enough days
-    kinds: frozenset[str]  # kinds of the open alarms
-    of_measures: bool  # whether a ticket is about a measure
-    of_columns: bool  # whether an alarm is about a column
+    Attributes:
+        judged: Whether the monitor has learned from enough days to judge this one.
+        kinds: Kinds of all alarms that are open after the day.
+        of_measures: Whether a ticket (an alarm of the kind "drift") is about a measure.
+        of_columns: Whether an alarm is about a context column.
+    """
+
+    judged: bool
+    kinds: frozenset[str]
+    of_measures: bool
+    of_columns: bool
 
 
 def columns_of(days: Days) -> tuple[Column, ...]:
-    """The context columns of simulated days, with their kinds."""
+    """Return the context columns of simulated days as columns of a data set's description."""
     kinds = {"device": "categorical", "placement": "categorical"}
     return tuple(Column(name=name, kind=kinds.get(name, "numeric")) for name in days.columns)
 
 
 @dataclass
 class Monitored:
-    """A market and the monitor's state."""
+    """A simulated market, and the state of the monitor that watches it."""
 
     days: Days
     state: State = field(default_factory=State)
@@ -61,13 +69,13 @@ class Monitored:
         self.grid = ThresholdGrid.measure(self.reference, kinds, imitations=IMITATIONS)
 
     def branch(self) -> Monitored:
-        """A copy that can continue with other days."""
+        """Return a copy that has the same past, but whose next days can differ."""
         other = copy.copy(self)
         other.state = self.state.model_copy(deep=True)
         return other
 
     def day(self, shift: Shift = healthy) -> DayResult:
-        """Simulate and judge the next day."""
+        """Simulate the next day, and let the monitor judge it."""
         rows = self.days.rows(self.next, shift)
         end = START + timedelta(days=self.next + 1)
         with tempfile.TemporaryDirectory() as name:
@@ -94,7 +102,11 @@ class Monitored:
         return check(self.reference, sample_users(rows), self.columns, self.grid, out_dir=folder, page="never")
 
     def hours_until_broken(self, shift: Shift) -> int | None:
-        """Hours of the next day until a check of the last 24 hours finds a column without values; None: not found."""
+        """Return how many hours after a change the monitor finds a column without values.
+
+        The change happens at midnight. The monitor checks the last 24 hours at the end of each hour. Returns None if it
+        finds no such column on that day.
+        """
         before, after = self.days.rows(self.next - 1), self.days.rows(self.next, shift)
         for hours in range(1, 25):
             last = pd.concat([before[before["hour"] >= hours], after[after["hour"] < hours]])

@@ -1,4 +1,7 @@
-"""Measures a check of a large day with two tasks for subprocesses: write the day; judge the day and its last hours."""
+"""Measures one check of the monitor on a day with many decisions.
+
+There are two tasks, which run in subprocesses: write the day, and check the day and its last hours.
+"""
 
 import json
 import time
@@ -17,7 +20,7 @@ from mtorl.log.lake import Lake
 
 
 def check_day(folder: str | Path, page: bool) -> dict[str, Any]:
-    """Judge the day in a folder that `write_log` filled, with or without Evidently's page."""
+    """Check the day that `write_log` has written to a folder, with or without Evidently's page."""
     folder = Path(folder)
     columns = tuple(Column(**each) for each in json.loads((folder / "columns.json").read_text()))
     spec = DatasetSpec.load("simulator").replace(context=columns, static=(), segment=None)
@@ -29,16 +32,23 @@ def check_day(folder: str | Path, page: bool) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     faults = {name: why for name, group in state.groups.items() if (why := group.not_judged) is not None}
     assert "context" not in faults and all(why.reason == "learning" for why in faults.values()), faults
-    return {"seconds": seconds, "cpu_seconds": time.process_time()}  # CPU of the whole process, including imports
+    return {"seconds": seconds, "cpu_seconds": time.process_time()}  # CPU time of the whole process, including imports
 
 
 def write_log(folder: str | Path, decisions: int, part: int, further: int) -> dict[str, Any]:
-    """Write a day of many decisions, in files of `part` decisions like uploads of routers, and its reference sample."""
+    """Write a day with many decisions to a folder, together with the training sample for comparison.
+
+    Args:
+        decisions: Number of decisions of the day.
+        part: Number of decisions in each file; routers also upload several files.
+        further: Number of additional context columns.
+    """
     from benchmarks.monitoring_runs.monitored import IMITATIONS, columns_of
     from mtorl.drift.reference import sample_users
 
     users = round(part / 1.5)
-    pool = max(decisions // 10, users)  # on a large day, each user decides ten times
+    # On a day with many decisions, each user decides ten times.
+    pool = max(decisions // 10, users)
     sample = Days(users_a_day=users, seed=decisions, further=further, pool=pool)
     columns = columns_of(sample)
     reference = sample_users(sample.sample(2))

@@ -1,4 +1,4 @@
-"""Defines shifts of a market's days: harmful ones, harmless ones, and data errors."""
+"""Defines changes of a simulated market: harmful ones, harmless ones, and errors in the data."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,12 +9,19 @@ import pandas as pd
 from benchmarks.monitoring_runs.days import Shift
 
 Kind = Literal["harm", "drift", "data_quality"]
-COLUMN = "number_0"  # the numeric column that changes
+COLUMN = "number_0"  # name of the numeric column that changes
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A shift, its title in the table, and the right kind of alarm; `by_hours`: a check of the last hours finds it."""
+    """A change of a market, and the kind of alarm that the monitor should raise.
+
+    Attributes:
+        title: Description of the change in the table.
+        kind: The right kind of alarm.
+        shift: Function that changes the rows of a day.
+        by_hours: Whether a check of the last hours finds the change, before the day has ended.
+    """
 
     title: str
     kind: Kind
@@ -28,12 +35,15 @@ def dearer(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def fewer_clicks(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Remove a fifth of the clicks, without a change of the model's expectations."""
+    """Reduce all click rates by a fifth, while the model still predicts the old rates."""
     return rows.assign(rate=rows["rate"] * 0.8)
 
 
 def new_segment(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Replace a tenth of the users by new ones: on another device, more often on stories, with equal click rates."""
+    """Replace a tenth of the users by new users with another device.
+
+    The new users see more ads in stories, but their click rates are the same.
+    """
     users = rows["user_id"].unique()
     new = rows["user_id"].isin(set(users[rng.random(len(users)) < 0.1])).to_numpy()
     story = new & (rng.random(len(rows)) < 0.3)
@@ -45,12 +55,12 @@ def new_segment(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def other_unit(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Multiply a column by 100, like cents instead of euros."""
+    """Multiply a column by 100, as if its unit had changed from euros to cents."""
     return rows.assign(**{COLUMN: rows[COLUMN] * 100.0})
 
 
 def null(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Empty a column."""
+    """Remove all values of a column."""
     return rows.assign(**{COLUMN: np.nan})
 
 

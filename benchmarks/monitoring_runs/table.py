@@ -13,7 +13,7 @@ MOST_CPU, MOST_MIB, MOST_PAGES, MOST_MEDIAN = 10, 1_024, 0.05, 2
 
 
 def monitoring_tables(figures: Figures) -> str:
-    """Tables of false alarms, delays and costs."""
+    """Format the tables of false alarms, of delays until a true alarm, and of costs."""
     return _false_alarms(figures) + _power(figures) + _cost(figures["cost"]) + measured_on(figures, "monitoring.py")
 
 

@@ -1,5 +1,5 @@
 """The parts of `benchmarks/regret.py`.
 
-In reading order: `market.py` (a training and the policies in one market), `policies.py` (greedy rules on forecasts),
-`informed_ahead.py` (the informed forecast with the value of later opportunities), `table.py`.
+In reading order: `market.py` (trains a model and plays all policies in one market), `policies.py` (policies that follow
+a forecast greedily), `informed_ahead.py` (a policy that knows the market and looks ahead), `table.py` (the tables).
 """

@@ -1,8 +1,9 @@
-"""The informed policy that looks several opportunities ahead, which is the best known policy.
+"""The best known policy: it knows the true parameters of the market, and looks several opportunities ahead.
 
-The context of each later opportunity is drawn once for all branches of a user. A decision has a branch for no ad, and
-two for an ad on each channel: with and without a click. A click changes the posterior of the user's interests, and an
-ad changes carry-over and fatigue (`mtorl/simulator/market.py`).
+For each user, the policy follows all possible results of the next decisions as branches of a tree. A decision has one
+branch for no ad, and two branches for an ad on each channel: with and without a click. A click changes what the policy
+believes about the user's interests. An ad changes carry-over and fatigue (`mtorl/simulator/market.py`). The context of
+each later opportunity is drawn once, and is the same in all branches of a user.
 
 Shapes: N users, B branches so far, C channels, K = 2 C + 1 branches of a decision, F favourite (no, yes), Q quadrature.
 """
@@ -17,7 +18,8 @@ from mtorl.simulator import market
 from mtorl.simulator.informed import Informed
 from mtorl.simulator.simulator import Online
 
-_USERS = 8  # users at a time, so that their branches at depth 3 fit into the processor's cache
+# Number of users at a time, so that their branches at depth 3 fit into the cache of the processor.
+_USERS = 8
 _TINY = np.float32(1e-30)
 _CHANNELS = len(market.CHANNELS)
 _TRAFFIC = 1.0 + 0.8 * np.cos((np.arange(24) - market.BUSY_HOUR) * (2 * np.pi / 24))
@@ -27,14 +29,25 @@ _CARRIED_KC = _SHOWN_KC @ market.CARRY_OVER
 
 
 class Later(NamedTuple):
-    """A random later opportunity: log-odds of a click from its context, and mean costs, both (N, 1, C)."""
+    """A later opportunity of each user, drawn at random.
+
+    Attributes:
+        odds: Effect of the context on the log-odds of a click, which can be broadcast to (N, 1, C).
+        cost: Mean cost of an exposure on each channel, which can be broadcast to (N, 1, C).
+    """
 
     odds: Floats
     cost: Floats
 
 
 class Users(NamedTuple):
-    """Users' states in each branch: likelihood of the interests (N, B, C, F, Q), carry-over and fatigue (N, B, C)."""
+    """The state of the users in each branch.
+
+    Attributes:
+        likelihood: Likelihood of the user's interests (N, B, C, F, Q).
+        carry: Carry-over of earlier exposures (N, B, C).
+        fatigue: Fatigue by earlier exposures (N, B, C).
+    """
 
     likelihood: Floats
     carry: Floats
@@ -42,14 +55,17 @@ class Users(NamedTuple):
 
 
 class InformedAhead:
-    """Scores an exposure by its own gain plus the value that it adds at the next `depth` opportunities."""
+    """Computes the value of an exposure: its own gain, plus what it adds at the next `depth` opportunities."""
 
     def __init__(self, informed: Informed, depth: int, seed: int) -> None:
         self._informed, self._depth = informed, depth
         self._draws = np.random.default_rng(seed)
 
     def __call__(self, online: Online, round_index: int, part: slice, price: float, forecast: Forecast) -> Floats:
-        """See `pipelines.loop.simulated_lift.GainAt`. `informed` must have computed its forecast for this round."""
+        """Return the value of an exposure on each channel; see `pipelines.loop.simulated_lift.GainAt`.
+
+        The forecast of `informed` for this round must have been computed before.
+        """
         depth = min(self._depth, online.rounds - 1 - round_index)
         rows = np.arange(len(online.users))[part]
         added = [self._added(online, rows[i : i + _USERS], depth, price) for i in range(0, len(rows), _USERS)]
@@ -76,15 +92,15 @@ class InformedAhead:
 
 
 class _Tree:
-    """The tree of the branches of some users, at a price."""
+    """The tree of all possible results of the next decisions for some users, at a given price."""
 
     def __init__(self, interest_FQ: Floats, favourite_N1C: Floats, price: float) -> None:
         self._interest_FQ, self._favourite_N1C, self._price = interest_FQ, favourite_N1C, price
 
     def added(self, users: Users, p: Floats, p_FQ: Floats, later: list[Later]) -> tuple[Floats, Floats]:
-        """The value that an exposure adds at later opportunities (N, B, C), and their value without an exposure (N, B).
+        """Return what an exposure adds at later opportunities (N, B, C), and their value without an exposure (N, B).
 
-        `p` and `p_FQ` are the click probabilities of the current opportunity, see `clicks`.
+        `p` and `p_FQ` are the click probabilities at the current opportunity, from `clicks`.
         """
         if not later:
             return np.zeros(p.shape), np.zeros(p.shape[:2])
@@ -101,14 +117,17 @@ class _Tree:
         return p * clicked + (1 - p) * missed - none, none[..., 0]
 
     def _value(self, users: Users, later: list[Later]) -> Floats:
-        """The total value of all later opportunities, (N, B)."""
+        """Return the total value of all later opportunities in each branch, (N, B)."""
         now, *then = later
         p, p_FQ = self.clicks(users, now.odds + users.carry - market.FATIGUE * users.fatigue)
         added, after = self.added(users, p, p_FQ, then)
         return np.maximum((p + added - self._price * now.cost).max(axis=-1), 0.0) + after
 
     def clicks(self, users: Users, rest: Floats) -> tuple[Floats, Floats]:
-        """P(click) by channel (N, B, C), and P(click) given the interest (N, B, C, F, Q); the same as in `Informed`."""
+        """Return click probabilities by channel (N, B, C), and given the user's interest (N, B, C, F, Q).
+
+        The formulas are the same as in `Informed`.
+        """
         p_FQ = -(rest[..., None, None].astype(np.float32) + self._interest_FQ)
         np.exp(p_FQ, out=p_FQ)
         p_FQ += 1

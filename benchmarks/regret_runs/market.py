@@ -1,4 +1,7 @@
-"""Simulates one market: trains on some of its users, and measures each policy's gain on the others at equal budgets."""
+"""Simulates one market: trains a model on some users, and measures the gain of each policy on the other users.
+
+All policies have the same budget.
+"""
 
 import tempfile
 from collections.abc import Collection
@@ -19,14 +22,19 @@ from mtorl.simulator.market import CHANNELS
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from pipelines.loop.simulated_lift import Policy, play, policy_of
 
-DECISIONS = 12_000  # most opportunities of a policy, so that with more rounds, fewer users are served
-DEPTHS = (1, 2, 3)  # later opportunities that the informed policy considers
+# Largest number of opportunities of a policy; with more rounds, fewer users are served.
+DECISIONS = 12_000
+# Numbers of later opportunities that the informed policy considers.
+DEPTHS = (1, 2, 3)
 
 
 def market(
     seed: int, users: int, epochs: int, rounds: tuple[int, ...], played: Collection[str] | None = None
 ) -> dict[str, Any]:
-    """Clicks per decision and spent share of the budget, by number of rounds and policy (`played`; None: all)."""
+    """Return clicks per decision and the spent share of the budget, for each number of rounds and each policy.
+
+    `played` contains the names of the policies to measure; None measures all.
+    """
     simulator = Simulator(SimulatorConfig(users=users, seed=seed))
     log = simulator.log()
     ids = log["user_id"].drop_duplicates()
@@ -55,7 +63,7 @@ def market(
 
 
 def policies(simulator: Simulator, trained: Artifact, seed: int) -> dict[str, Policy]:
-    """The policies except the incumbent, by name."""
+    """Return all policies except the incumbent, by name."""
     served, trees, informed = policy_of(trained, None), stored_in(trained), Informed(simulator)
     assert trees is not None
     learned, known = one_step(served.forecasts), of_informed(informed)

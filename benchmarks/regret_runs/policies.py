@@ -1,4 +1,6 @@
-"""Defines greedy policies on forecasts, and mixtures: one forecast chooses the channel, another decides when to expose.
+"""Defines greedy policies, which always take the best action according to a forecast.
+
+In a mixed policy, one forecast chooses the channel, and another one decides when to expose.
 
 Shapes: U users of a round, N some of them, C channels.
 """
@@ -13,11 +15,11 @@ from mtorl.simulator.informed import Informed
 from mtorl.simulator.simulator import Online
 from pipelines.loop.simulated_lift import Forecasts, Policy, windows_of
 
-GREEDY = PolicyParams(advantage_weight=1e6, exploration=0.0)  # chooses the channel with the highest utility
+GREEDY = PolicyParams(advantage_weight=1e6, exploration=0.0)  # always chooses the channel with the highest utility
 
 
 def once_a_round(forecasts: Forecasts) -> Forecasts:
-    """Cache forecasts, so that they are computed only at the first call of a round."""
+    """Cache forecasts, so that they are computed only once in each round."""
     held: list[tuple[Online, int, Forecast]] = []
 
     def of_round(online: Online, round_index: int) -> Forecast:
@@ -29,19 +31,19 @@ def once_a_round(forecasts: Forecasts) -> Forecasts:
 
 
 def one_step(forecasts: Forecasts) -> Forecasts:
-    """Remove the value of the future from forecasts."""
+    """Return the same forecasts without the value of the future."""
     return lambda online, round_index: forecasts(online, round_index)._replace(future_BC2=None)
 
 
 def of_predictor(predictor: Predictor, trained: Artifact) -> Forecasts:
-    """Forecasts of another predictor, with the inputs of an artifact."""
+    """Return the forecasts of another model, such as LightGBM, which gets the same inputs as the trained network."""
     return lambda online, round_index: forecast_of(
         predictor.predict(windows_of(online, round_index, trained.spec)), trained.encoder
     )
 
 
 def of_informed(informed: Informed) -> Forecasts:
-    """The best possible forecasts of gains, with the true mean costs."""
+    """Return the best possible forecasts of gains, together with the true mean costs."""
 
     def forecasts(online: Online, round_index: int) -> Forecast:
         gain_UC = informed.click_probability(online, round_index)
@@ -51,7 +53,7 @@ def of_informed(informed: Informed) -> Forecasts:
 
 
 def one_channel(forecasts: Forecasts, channel: int) -> Policy:
-    """A policy with only one channel, which exposes if the forecast gain is worth the price."""
+    """Return a policy that uses only one channel, and exposes if the forecast gain is worth the price."""
 
     def of_channel(online: Online, round_index: int) -> Forecast:
         forecast = forecasts(online, round_index)
@@ -61,7 +63,7 @@ def one_channel(forecasts: Forecasts, channel: int) -> Policy:
 
 
 def mixed(choosing: Forecasts, exposing: Forecasts) -> Policy:
-    """A policy that chooses the channel by the forecasts `choosing`, and whether to expose by `exposing`."""
+    """Return a policy that chooses the channel by the forecasts `choosing`, and decides to expose by `exposing`."""
     choosing = once_a_round(choosing)
 
     def gain_at(online: Online, round_index: int, part: slice, price: float, forecast: Forecast) -> Floats:
@@ -72,6 +74,9 @@ def mixed(choosing: Forecasts, exposing: Forecasts) -> Policy:
 
 
 def _only(channel_N: Floats, forecast: Forecast) -> Floats:
-    """The gain on one channel for each row, and 0 on the other channels, so these are never worth their price."""
+    """Return the forecast gain for one channel of each row, and 0 for all others.
+
+    The policy therefore never exposes on another channel, because a gain of 0 is not worth the price.
+    """
     gain_NC = np.asarray(forecast.gain_BC)
     return np.where(np.arange(gain_NC.shape[1]) == channel_N[:, None], gain_NC, 0.0)

@@ -1,7 +1,7 @@
-"""Formats the tables of `benchmarks/regret.py`: how close policies come to the best one, and where MTORL loses.
+"""Formats the tables of `benchmarks/regret.py`: how close policies come to the best one, and where MTORL loses gain.
 
-The best policy, `informed_3`, knows the market's click model and looks 3 steps ahead. A policy's gain is divided by the
-best policy's gain in the same market. All intervals are Student's t intervals over markets.
+The best policy, `informed_3`, knows how users click and looks 3 opportunities ahead. The gain of each policy is divided
+by the gain of the best policy in the same market. All intervals are Student's t intervals over markets.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,8 @@ from mtorl.arrays import Floats
 from mtorl.simulator.market import CHANNELS
 
 BEST = "informed_3"
-TARGETS = {"5": 0.95, "15": 0.90}  # by number of rounds: share of the best informed policy's gain to reach
+# Share of the best informed policy's gain that MTORL should get, by number of rounds.
+TARGETS = {"5": 0.95, "15": 0.90}
 SHOWN = {
     "incumbent": "incumbent: frequencies of the log",
     "constant": "best constant channel, exposed when MTORL says so",
@@ -32,7 +33,7 @@ SHOWN = {
 
 
 def regret_tables(figures: Figures) -> str:
-    """Tables of the gain of policies by number of rounds, and of the served policy's losses."""
+    """Format the tables of the gain of each policy, and of the causes for which the served policy loses gain."""
     seeds = ", ".join(figures["markets"])
     users = figures["settings"]["users"]
     text = (
@@ -54,7 +55,10 @@ def regret_tables(figures: Figures) -> str:
 
 
 def _values(markets: Figures, rounds: str) -> dict[str, Floats]:
-    """Clicks per decision in each market, by policy; "constant" is the best constant channel in hindsight."""
+    """Return the clicks per decision of each policy in each market.
+
+    "constant" is the channel that turned out best for a market, if it is always used.
+    """
     names = next(iter(markets.values()))[rounds]
     found = {name: np.array([one[rounds][name]["value"] for one in markets.values()]) for name in names}
     constant = [values for channel in CHANNELS if (values := found.get(f"only_{channel}")) is not None]
@@ -62,10 +66,10 @@ def _values(markets: Figures, rounds: str) -> dict[str, Floats]:
 
 
 def _losses(values: Mapping[str, dict[str, Floats]]) -> str:
-    """A table that splits the served policy's loss against the best informed policy into the causes of the loss.
+    """Format a table of the causes for which the served policy gains less than the best informed policy.
 
-    The loss due to the channel choice depends on whether exposure is decided by the informed policy or by MTORL, and
-    vice versa. So each of these two losses is measured both ways, and the table shows the mean.
+    The loss by a wrong channel depends on whether the informed policy or MTORL decides when to expose, and vice versa.
+    Therefore each of these two losses is measured both ways, and the table shows the mean.
     """
     parts: dict[str, Any] = {
         "value of the future": lambda of: of[BEST] - of["informed"],
@@ -81,7 +85,10 @@ def _losses(values: Mapping[str, dict[str, Floats]]) -> str:
 
 
 def _half(of: Mapping[str, Floats], kept: str, replaced: str) -> Floats:
-    """Mean of two losses from one part of MTORL: with the other part informed (`kept`), and with it from MTORL."""
+    """Return the loss of one part of MTORL, which is either the choice of the channel or when to expose.
+
+    It is the mean of two losses: one in which the other part is informed (`kept`), and one in which it is MTORL's.
+    """
     return ((of["informed"] - of[kept]) + (of[replaced] - of["greedy"])) / 2
 
 
@@ -98,7 +105,10 @@ def _future(values: Mapping[str, dict[str, Floats]]) -> str:
 
 
 def _longer_log(figures: Figures) -> str:
-    """A table of the share that the served policy reaches with longer logs, for seeds that were run with every log."""
+    """Format a table of the share of the best gain that the served policy gets if it learns from a longer log.
+
+    Only seeds that were run with every length are compared.
+    """
     sizes = {str(figures["settings"]["users"]): figures["markets"], **figures.get("larger", {})}
     common = [seed for seed in figures["markets"] if all(seed in markets for markets in sizes.values())]
     rows = []

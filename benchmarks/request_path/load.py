@@ -1,10 +1,13 @@
-"""A load generator for HTTP/1.1: sends prepared bodies on open connections and measures the responses.
+"""A load generator for HTTP/1.1: sends prepared requests on open connections, and measures the responses.
 
     python -m benchmarks.request_path.load < plan.json          # prints the figures as JSON
 
-Closed loop: each connection sends its next request when it has the response. Open loop (`rate`): requests are due at
-fixed times, whether or not a connection is free, and latency counts from the time when a request was due. A request
-takes tens of microseconds of CPU, so if the servers run on the same computer, judge them by their own CPU time.
+In a closed loop, each connection sends its next request as soon as it has a response. In an open loop (`rate` is set),
+requests are due at fixed times, even if no connection is free. Latency is then measured from the time at which a
+request was due.
+
+The load generator needs tens of microseconds of CPU time for each request. If it runs on the same computer as the
+servers, compare the CPU time of the servers, because their latency is affected.
 """
 
 import asyncio
@@ -21,24 +24,32 @@ from urllib.parse import urlsplit
 _QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0))
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _REASON = re.compile(rb'"fallback_reason":"([^"]*)"')
-_TICK_SECONDS = 0.001  # uvloop's clock counts milliseconds, so a shorter sleep would be a busy loop
+# The clock of uvloop counts in milliseconds, so a shorter sleep would not wait at all.
+_TICK_SECONDS = 0.001
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The requests of a run."""
+    """The requests to send, and for how long.
+
+    Attributes:
+        bodies: The body of each request is one of these, chosen at random.
+        seconds: Length of the measured time.
+        rate: Requests per second in an open loop; 0 means a closed loop.
+        warm_seconds: Length of the warm-up, which comes first and is not measured.
+    """
 
     url: str
-    bodies: list[str]  # each request has a random one
+    bodies: list[str]
     connections: int
-    seconds: float  # measured time
-    rate: float = 0.0  # requests a second; 0: closed loop
-    warm_seconds: float = 1.0  # warm-up before the measured time
+    seconds: float
+    rate: float = 0.0
+    warm_seconds: float = 1.0
     seed: int = 0
 
 
 class Load:
-    """A run of a plan."""
+    """Sends the requests of one plan and counts the responses."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -48,7 +59,8 @@ class Load:
         self._requests = [f"{head}content-length: {len(body.encode())}\r\n\r\n{body}".encode() for body in plan.bodies]
         self._random = random.Random(plan.seed)
         self._idle: deque[_Connection] = deque()
-        self._due: deque[float] = deque()  # due times of requests that wait for a free connection
+        # Times at which the requests that wait for a free connection were due.
+        self._due: deque[float] = deque()
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._from = time.perf_counter() + plan.warm_seconds
         self._until = self._from + plan.seconds
@@ -57,7 +69,7 @@ class Load:
         self.broken = 0
 
     async def run(self) -> dict[str, object]:
-        """Send requests for the time of the plan, and return the figures."""
+        """Send requests for the time in the plan, and return the figures."""
         loop, connections = asyncio.get_running_loop(), self._plan.connections
         connected = (loop.create_connection(lambda: _Connection(self), *self._address) for _ in range(connections))
         transports = [transport for transport, _ in await asyncio.gather(*connected)]
@@ -80,7 +92,7 @@ class Load:
         return {**found, "latency_ms": latency_ms, **faults, "never_answered": len(self._due)}
 
     def next(self, connection: "_Connection") -> None:
-        """Send the next request on a free connection; in an open loop, wait until one is due."""
+        """Send the next request on a free connection. In an open loop, the connection waits until a request is due."""
         if not self._plan.rate:
             connection.ask(self._random.choice(self._requests), time.perf_counter())
         elif self._due:
@@ -99,7 +111,7 @@ class Load:
                 self.next(self._idle.popleft())
 
     def count(self, due: float, status: int, body: bytes) -> None:
-        """Count a response if both the due time of its request and its arrival are in the measured time."""
+        """Count a response, if its request was due in the measured time and the response arrived in that time."""
         now = time.perf_counter()
         if self._from <= due and now <= self._until:
             self.times.setdefault(status, []).append(now - due)
@@ -107,13 +119,16 @@ class Load:
                 self.fallbacks[reason[1].decode()] += 1
 
     def fail(self, fault: Exception) -> None:
-        """End the run with an error."""
+        """Stop sending, and let `run` raise an error."""
         if not self._ended.done():
             self._ended.set_exception(fault)
 
 
 class _Connection(asyncio.Protocol):
-    """Sends one request after the other until the connection breaks; asyncio streams would need three times the CPU."""
+    """A connection that sends one request after the other until it breaks.
+
+    It uses the transport of asyncio directly, because asyncio streams would need three times as much CPU time.
+    """
 
     def __init__(self, load: Load) -> None:
         self._load = load

@@ -1,4 +1,7 @@
-"""Samples a process with py-spy: which functions hold Python's global lock, which bounds a router's decisions."""
+"""Profiles a router with py-spy: which functions hold Python's global lock, and for which share of the time.
+
+Only one thread at a time can hold this lock, so it limits the number of decisions per second.
+"""
 
 import subprocess
 import sys
@@ -8,13 +11,15 @@ from pathlib import Path
 
 from _environment import ROOT
 
-_RATE = 200  # samples a second
-_MOST = 25  # functions in the result
+# Number of stacks that py-spy records per second.
+_RATE = 200
+# Number of functions that are reported.
+_MOST = 25
 _ROOMS = ("serving/", "mtorl/", "features/")
 
 
 class Profile:
-    """A running profiler of a process."""
+    """A profiler that runs while a process is under load."""
 
     def __init__(self, pid: int, seconds: float) -> None:
         self._folder = tempfile.TemporaryDirectory()
@@ -33,7 +38,10 @@ class Profile:
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def shares(self) -> dict[str, float]:
-        """Shares of samples by the innermost function of this project, the largest first; other code is "libraries"."""
+        """Return the share of the samples for each function, with the largest share first.
+
+        A sample counts for the innermost function of this project, or for "libraries" if the stack has none.
+        """
         if self._process.wait():
             raise RuntimeError("py-spy failed: it needs root, or the permission to trace processes")
         found: Counter[str] = Counter()
@@ -48,7 +56,7 @@ class Profile:
 
 
 def _of_project(frame: str) -> str | None:
-    """Function and file of a frame in this project; None for any other. A frame is "function (path:line)"."""
+    """Return function and file of a stack frame, "function (path:line)", or None if it is not in this project."""
     function, _, place = frame.partition(" (")
     path = place.rpartition(":")[0].removeprefix(f"{ROOT}/")
     return f"{function} ({path})" if path.startswith(_ROOMS) else None

@@ -1,4 +1,4 @@
-"""Starts the servers that are measured, in the same way as in use."""
+"""Starts the servers to be measured, in the same way as `mtorl serve` does."""
 
 import time
 import urllib.request
@@ -17,7 +17,7 @@ from benchmarks._process import redis_server
 
 
 def samples(url: str) -> Iterator[Sample]:
-    """All samples in /metrics of the router at a URL."""
+    """Yield all samples on the /metrics page of a router."""
     text = urllib.request.urlopen(url.split("/v1/")[0] + "/metrics", timeout=5).read().decode()
     for family in text_string_to_metric_families(text):
         yield from family.samples
@@ -25,7 +25,7 @@ def samples(url: str) -> Iterator[Sample]:
 
 @dataclass
 class RouterPath:
-    """A running stack: a router and its model servers."""
+    """A running router with its model servers."""
 
     url: str
     router_pid: int
@@ -33,14 +33,14 @@ class RouterPath:
     deadline_ms: float
 
     def first_decision(self, body: str) -> float:
-        """Milliseconds of the router's first decision."""
+        """Return how long the router takes for its first decision, in milliseconds."""
         request = urllib.request.Request(self.url, body.encode(), {"content-type": "application/json"})
         started = time.perf_counter()
         urllib.request.urlopen(request, timeout=5).read()
         return 1000 * (time.perf_counter() - started)
 
     def stage_sums(self) -> Counter[tuple[str, str]]:
-        """Seconds ("sum") and number ("count") of the calls of each stage, from /metrics."""
+        """Return the total seconds ("sum") and the number ("count") of calls of each stage, from /metrics."""
         figures: Counter[tuple[str, str]] = Counter()
         for sample in samples(self.url):
             what = sample.name.removeprefix("mtorl_stage_latency_seconds_")
@@ -49,7 +49,7 @@ class RouterPath:
         return figures
 
     def stage_means(self, before: Counter[tuple[str, str]]) -> dict[str, float]:
-        """Mean milliseconds of each stage since the sums `before` were read."""
+        """Return the mean milliseconds of each stage since `before`, which is an earlier result of `stage_sums`."""
         now = self.stage_sums()
         since = {key: value - before[key] for key, value in now.items()}
         return {stage: 1000 * since[stage, "sum"] / max(since[stage, "count"], 1) for stage, _ in since}
@@ -59,7 +59,7 @@ class RouterPath:
 def router(
     run: Path, scratch: Path, on_redis: bool, runtime: Literal["torchserve", "predictor"] = "torchserve"
 ) -> Iterator[RouterPath]:
-    """Start the stack of a run on a copy, so that the run's ledger and log do not change."""
+    """Start the servers of a finished run, with a copy of its files, so that its ledger and log do not change."""
     from serving.local.stack import LocalStack
 
     copy = scratch / "run"
@@ -67,16 +67,19 @@ def router(
     for name in ("model-store", "artifacts", "features"):
         (copy / name).symlink_to(run / name)
     (copy / "serving").mkdir()
-    experiment = yaml.safe_load((run / "serving.yaml").read_text()) | {"stage": "50%"}  # it may be over in the run
+    # Set the stage, because the experiment of the run may have ended.
+    experiment = yaml.safe_load((run / "serving.yaml").read_text()) | {"stage": "50%"}
     for budget in experiment["budgets"]:
-        budget["amount"] = 1e6  # large, since decisions on an exhausted budget take less time
+        # So large that it is never exhausted, because decisions without money take less time.
+        budget["amount"] = 1e6
     (copy / "serving" / "experiment.yaml").write_text(yaml.safe_dump(experiment))
     with ExitStack() as running:
         ledger = None
-        if on_redis:  # Redis syncs each write, as the ledger requires
+        # The ledger requires that Redis syncs each write to disk.
+        if on_redis:
             server = redis_server(scratch, appendonly="yes", appendfsync="always")
             ledger = f"redis://127.0.0.1:{running.enter_context(server)}/0"
-        settings = {"deadline_ms": 50.0, "upload_seconds": 60.0}  # as on a cluster
+        settings = {"deadline_ms": 50.0, "upload_seconds": 60.0}  # the same settings as on a cluster
         stack = running.enter_context(LocalStack(copy, runtime=runtime, ledger=ledger, settings=settings))
         parts = stack.pids
         yield RouterPath(f"{stack.url}/v1/models/ads:predict", parts["router"], list(parts.values()), 50.0)

@@ -7,11 +7,12 @@ Aim = tuple[str, float, float, str]
 CONNECTIONS = {"1": "1 connection", "8": "8 connections", "32": "32 connections"}
 _NO_ANSWER = {"p50": float("nan"), "p99": float("nan")}
 PATHS = {"SQLite": "router_sqlite", "Redis": "router_redis", "predictor": "router_predictor"}
-_OF_LIMIT = (6, 10)  # targets for the CPU at 1 and at 8 connections, as multiples of the limit
+# CPU time at 1 and at 8 connections should be at most this multiple of the least possible.
+_OF_LIMIT = (6, 10)
 
 
 def serving_tables(figures: Figures) -> str:
-    """Tables of the request path: targets, closed loops, stages, overload."""
+    """Format the tables of the request path: targets, closed loops, stages and overload."""
     paths = {name: figures[key] for name, key in PATHS.items()}
     aims: list[Aim] = [("handler, CPU ms a decision, at most", 0.6, figures["handler"]["32"]["cpu_ms"], ".2f")]
     for name, path in paths.items():
@@ -58,7 +59,11 @@ def serving_tables(figures: Figures) -> str:
 
 
 def _path_aims(path: Figures) -> list[Aim]:
-    """Targets of the whole path, at a few connections and at two and four times the best closed loop."""
+    """List the targets for a router with its model servers, together with the measured values.
+
+    They apply to loads from a few connections, and to two and four times the load that the router can handle, which is
+    the throughput of the best closed loop.
+    """
     loads, one = path["loads"], path["loads"]["1"]["latency_ms"]["200"]
     grown = path["memory_mib"]["after"] / path["memory_mib"]["before"]
     aims: list[Aim] = [
@@ -85,7 +90,10 @@ def _path_aims(path: Figures) -> list[Aim]:
 
 
 def _limit_aims(path: Figures, figures: Figures) -> list[Aim]:
-    """Targets of the path's cost relative to the limit: only reading, encoding and the network."""
+    """List the targets for the CPU time of a router with its model servers, relative to the least possible CPU time.
+
+    The least possible time is for reading and encoding a window, and for running the network.
+    """
     forward, one, eight = figures["forward_cpu_ms"], path["loads"]["1"], path["loads"]["8"]
     limit = {size: forward["encoding"][size] + forward["graph"][size] for size in ("1", "8")}
     aim = "the limit of that batch, at most"
@@ -96,17 +104,24 @@ def _limit_aims(path: Figures, figures: Figures) -> list[Aim]:
 
 
 def decided(result: Figures) -> int:
-    """Number of full decisions, neither refused nor a default action; costs are divided by this number."""
+    """Return the number of full decisions, without refused requests and default actions.
+
+    CPU time is divided by this number.
+    """
     return int(result["statuses"].get("200", 0) - sum(result["fallbacks"].values()))
 
 
 def goodput(result: Figures) -> float:
-    """Full decisions a second."""
+    """Return the number of full decisions per second."""
     return float(result["per_second"]) * decided(result) / max(result["requests"], 1)
 
 
 def in_short(result: Figures) -> str:
-    """A cell of the table: goodput, latency and CPU of a load, and the shares of default and refused responses."""
+    """Format one load as a cell of a table.
+
+    The cell has decisions per second, latency and CPU time, and the shares of default actions and refused requests,
+    unless these are negligible.
+    """
     if (ok := result["latency_ms"].get("200")) is None:
         return "no answer"
     requests = result["requests"]
@@ -118,7 +133,7 @@ def in_short(result: Figures) -> str:
 
 
 def _failed(result: Figures) -> int:
-    """Number of 5xx responses."""
+    """Return the number of responses with a 5xx status."""
     return sum(count for status, count in result["statuses"].items() if status.startswith("5"))
 
 

@@ -1,1 +1,5 @@
-"""Parts of benchmarks/scale.py: a lake of four weeks (`made_lake.py`), work on its last day (`batch.py`), and more."""
+"""The parts of benchmarks/scale.py.
+
+Start with `made_lake.py`, which generates a lake of four weeks, and `batch.py`, which measures the jobs on its last
+day.
+"""

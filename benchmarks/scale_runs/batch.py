@@ -1,4 +1,7 @@
-"""The batch node's tasks after a day, each for a subprocess, on a lake of `made_lake.py`."""
+"""Measures the batch jobs that run on a lake after a day. Each function is a task for a subprocess.
+
+`made_lake.py` generates the lake.
+"""
 
 import shutil
 import tempfile
@@ -17,7 +20,7 @@ LOOKED_AT = "experiment-0"
 
 
 def make(folder: str, decisions: int, days: int) -> dict[str, Any]:
-    """Write the lake's closed hours."""
+    """Write the days of the lake before the last one, in their final form ("closed hours")."""
     made = MadeLake(Path(folder), decisions, days)
     with clock() as figures:
         made.write_history()
@@ -25,7 +28,7 @@ def make(folder: str, decisions: int, days: int) -> dict[str, Any]:
 
 
 def arrive(folder: str, decisions: int, days: int) -> dict[str, Any]:
-    """Write the uploads of the last day."""
+    """Write the files that routers upload on the last day."""
     made = MadeLake(Path(folder), decisions, days)
     with clock() as figures:
         new = made.write_arrivals()
@@ -35,7 +38,7 @@ def arrive(folder: str, decisions: int, days: int) -> dict[str, Any]:
 
 
 def compact_day(folder: str) -> dict[str, Any]:
-    """Compact after each hour of the last day."""
+    """Compact the lake after each hour of the last day."""
     from features.collect.compact import compact
 
     made = MadeLake(Path(folder), 0)
@@ -48,7 +51,7 @@ def compact_day(folder: str) -> dict[str, Any]:
 
 
 def make_hour(folder: str, decisions: int) -> dict[str, Any]:
-    """Write the uploads of one hour."""
+    """Write the files that routers upload in one hour."""
     made = MadeLake(Path(folder), decisions * 24 * 28)
     with clock() as figures:
         new = made.write_last_hour()
@@ -56,7 +59,10 @@ def make_hour(folder: str, decisions: int) -> dict[str, Any]:
 
 
 def compact_hour(folder: str) -> dict[str, Any]:
-    """Compact after the last hour; `scratch_mib` is the peak size of its temporary files."""
+    """Compact the lake after its last hour.
+
+    `scratch_mib` in the result is the largest size of the temporary files.
+    """
     from features.collect.compact import compact
 
     tempfile.tempdir = scratch = tempfile.mkdtemp(dir=Path(folder).parent)
@@ -65,7 +71,8 @@ def compact_hour(folder: str) -> dict[str, Any]:
     def watch() -> None:
         nonlocal peak
         while not ended.wait(0.2):
-            with suppress(FileNotFoundError):  # the compaction deletes files concurrently
+            # The compaction may delete files at the same time.
+            with suppress(FileNotFoundError):
                 peak = max(peak, sum(file.stat().st_size for file in Path(scratch).rglob("*")))
 
     watcher = threading.Thread(target=watch)
@@ -81,7 +88,10 @@ def compact_hour(folder: str) -> dict[str, Any]:
 
 
 def judge_rows(folder: str, days_before: int = 0) -> dict[str, Any]:
-    """Find the decisions that a training can learn from ("judged rows"), `days_before` days before the last night."""
+    """Find the decisions from which a training can learn ("judged rows").
+
+    `days_before` moves the time of the search back by this number of days.
+    """
     from features.collect.training_log import learnable
 
     with clock() as figures, _opened() as opened:
@@ -90,7 +100,7 @@ def judge_rows(folder: str, days_before: int = 0) -> dict[str, Any]:
 
 
 def measure_day(folder: str) -> dict[str, Any]:
-    """Compute the measures of a monitor's check for the last day."""
+    """Compute the measures that the monitor checks, for the last day."""
     from monitoring.decision_log import DecisionLog, Period
     from monitoring.watch.measures import measure
     from mtorl.log.gain import Gain
@@ -102,7 +112,7 @@ def measure_day(folder: str) -> dict[str, Any]:
 
 
 def look_once(folder: str) -> dict[str, Any]:
-    """Look at one of ten experiments once: verdict, evidence and channels."""
+    """Evaluate one of ten experiments once: verdict, evidence and channels."""
     from monitoring.decision_log import DecisionLog
     from monitoring.experiments.findings import findings_of
     from mtorl.experiment.experiment import Experiment
@@ -122,7 +132,10 @@ def look_once(folder: str) -> dict[str, Any]:
 
 
 def definition(name: str, **changes: Any) -> dict[str, Any]:
-    """An experiment whose arms are rules, so that it needs no model server."""
+    """Return the definition of an experiment whose arms are fixed rules, so that it needs no model server.
+
+    `changes` replace fields of the definition.
+    """
     rules = (("incumbent", CHANNELS[0]), ("challenger", CHANNELS[1]))
     made: dict[str, Any] = {"name": name, "enabled": True, "salt": "s", "unit": "user_id", "layer": "default"}
     made |= {"stage": "50%", "default_channel": CHANNELS[0], "alpha": 0.05, "min_runtime_hours": 0}
@@ -134,7 +147,10 @@ def definition(name: str, **changes: Any) -> dict[str, Any]:
 
 @contextmanager
 def _opened() -> Iterator[set[str]]:
-    """Yield a collection of the names of files that the block opens in the lake, including stored sums."""
+    """Yield a set that collects the names of all files that the block opens in the lake.
+
+    Files of stored sums are included.
+    """
     from monitoring.verdict.stored_sums import _Sums
     from mtorl.runtime.duckdb_files import LakeFiles
 

@@ -1,4 +1,7 @@
-"""Measures an evaluation's memory by the size of its log; the tasks write windows, fit small models, and evaluate."""
+"""Measures how much memory an evaluation needs, depending on the size of its log.
+
+The tasks write a windows folder, fit small models, and evaluate them.
+"""
 
 import hashlib
 import json
@@ -7,12 +10,14 @@ from typing import Any
 
 from benchmarks._process import clock
 
-SHARD_ROWS, LENGTH = 250_000, 25  # rows of a shard, rows of a user
-DISTINCT = 40  # shards that are written; the manifest lists more, but an evaluation does not read them
+# Number of rows of a shard, and of a user.
+SHARD_ROWS, LENGTH = 250_000, 25
+# Number of shards that are really written; the manifest lists more, which an evaluation does not read.
+DISTINCT = 40
 
 
 def write_steps(folder: str, rows: int, shard_rows: int = SHARD_ROWS) -> dict[str, Any]:
-    """Write the steps of a log in the builder's format."""
+    """Write a windows folder with `rows` touchpoints, in the format of the sequence builder."""
     from mtorl.log.dataset import DatasetSpec
     from mtorl.window.table import SCHEMA_VERSION
 
@@ -35,7 +40,7 @@ def write_steps(folder: str, rows: int, shard_rows: int = SHARD_ROWS) -> dict[st
 
 
 def fit(windows: str, models: str) -> dict[str, Any]:
-    """Fit both models, as small as possible."""
+    """Fit a challenger and an incumbent that are as small as possible."""
     from mtorl.fitting.fit import fit_challenger, fit_incumbent
     from mtorl.network.training import TrainConfig
 
@@ -46,7 +51,7 @@ def fit(windows: str, models: str) -> dict[str, Any]:
 
 
 def evaluate(windows: str, models: str) -> dict[str, Any]:
-    """Compare the challenger with the incumbent, including the second estimate by LightGBM."""
+    """Compare the challenger with the incumbent, including a second estimate with LightGBM."""
     from mtorl.baselines.lightgbm import fit_outcomes
     from mtorl.evaluation.offline import evaluate_offline
 

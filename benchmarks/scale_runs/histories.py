@@ -1,8 +1,8 @@
-"""Measures the online store: Redis' memory for each user, and the costs of the feed.
+"""Measures the online store: the memory that Redis needs for each user, and the cost of adding events (the feed).
 
-This uses a real redis-server with the settings of manifests/base/redis/redis.conf. Each user has `window` touchpoints
-of the simulator's data set. `materialized`: touchpoints from a log, without digests of decisions and outcomes. `fed`:
-touchpoints from the feed, with digests. The feed also stores a note of each exposure for some hours.
+The measurement uses a real redis-server with the settings of manifests/base/redis/redis.conf. Each user has `window`
+touchpoints of the simulator's data set. They come either from a log (`materialized`), or from the feed (`fed`). The
+feed also stores digests of decisions and outcomes for each touchpoint, and a note about each exposure for some hours.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from benchmarks.feature_layer.online import configure
 if TYPE_CHECKING:
     import pandas as pd
 
-BASE_MS = 1_767_268_800_000  # time in the ids of decisions
+BASE_MS = 1_767_268_800_000  # time in decision ids, milliseconds since 1970
 
 
 def redis_options() -> dict[str, str]:
-    """The options in the shipped redis.conf that affect how a user is stored."""
+    """Return the options in the project's redis.conf that affect how the data of a user are stored."""
     text = (ROOT / "manifests" / "base" / "redis" / "redis.conf").read_text()
     return {name.replace("-", "_"): value for name, value in re.findall(r"^(hash-\S+) (\S+)$", text, re.M)}
 
 
 def log_of(users: int) -> pd.DataFrame:
-    """A log of the simulator, cut so that each user has a full window."""
+    """Return a simulated log in which each user has as many touchpoints as a window."""
     import pandas as pd
 
     from mtorl.simulator.simulator import Simulator, SimulatorConfig
@@ -38,7 +38,7 @@ def log_of(users: int) -> pd.DataFrame:
     rows = pd.concat([rows] * (1 + users * window // len(rows)), ignore_index=True).head(users * window)
     number = rows.index // window
     rows["user_id"] = [f"u{user:06d}" for user in number]
-    first = number * (28 * 86_400_000_000 // users)  # users are spread over four weeks
+    first = number * (28 * 86_400_000_000 // users)  # The users are spread evenly over four weeks.
     step = pd.to_timedelta(first + (rows.index % window) * 7_200_000_417, unit="us")
     rows["timestamp"] = rows["timestamp"].min() + step
     for column in simulator.spec.static:
@@ -47,7 +47,7 @@ def log_of(users: int) -> pd.DataFrame:
 
 
 def events_of(number: int, row: dict[str, Any], spec: Any) -> list[tuple[str, dict[str, Any]]]:
-    """The events of a touchpoint's decision and outcomes, in the format that a router ships."""
+    """Return the events about one touchpoint, its decision and outcomes, in the format in which a router sends them."""
     hexes, when = f"{BASE_MS + number * 10:012x}", row["timestamp"].isoformat()
     decision = f"{hexes[:8]}-{hexes[8:]}-7{number % 64:02x}0-8000-{number:012x}"
     shown = {"user_id": row["user_id"], "channel": row["channel"], "expose": True, "withdrawn": False}
@@ -61,7 +61,7 @@ def events_of(number: int, row: dict[str, Any], spec: Any) -> list[tuple[str, di
 
 
 def measure(folder: str, users: int) -> dict[str, Any]:
-    """Bytes for a user from a log and from the feed, bytes for a note of the feed, and CPU for an event."""
+    """Measure the bytes per user and per note in Redis, and the CPU time of the feed per event."""
     from redis import Redis
 
     from features.offline import store

@@ -1,8 +1,10 @@
-"""Measures the budget ledger on Redis: memory for a reservation, and work for an exposure.
+"""Measures the budget ledger on Redis: the memory of a reservation, and the work for an exposure.
 
-This uses a real redis-server with an append-only file, without syncs, whose time depends only on the disk. CPU is the
-server's user time (`used_cpu_user`) for all its work. Each exposure has a request id. Each campaign has a total and a
-daily budget, for two arms and as a whole.
+The measurement uses a real redis-server with an append-only file. The file is not synced to disk, because the time of a
+sync depends only on the disk. CPU time is the user time of the server (`used_cpu_user`) for all its work.
+
+Each exposure has a request id. Each campaign has a total budget and a daily budget, and accounts for two arms and for
+both together.
 """
 
 import uuid
@@ -18,7 +20,7 @@ PERIODS: tuple[Period, ...] = ("total", "day")
 
 
 def memory(port: int, number: int) -> dict[str, float]:
-    """Bytes for an open, a settled and an expired reservation, each with its request."""
+    """Measure the bytes of an open, a settled and an expired reservation, each including its request id."""
     ledger, found = _ledger(port, 100), {}
     for end in ("settled", "expired"):
         before, made = _work(port), _exposures(number, 100)
@@ -36,7 +38,7 @@ def memory(port: int, number: int) -> dict[str, float]:
 
 
 def decision(port: int, campaigns: int, routers: int, number: int) -> dict[str, float]:
-    """Work for an exposure (a reservation and its settlement), with a number of campaigns and routers."""
+    """Measure the work of Redis for an exposure, which is reserved by one router and settled by another one."""
     ledgers = [_ledger(port, campaigns) for _ in range(routers)]
     for ledger in ledgers:
         ledger.expire(1e9)
@@ -51,7 +53,7 @@ def decision(port: int, campaigns: int, routers: int, number: int) -> dict[str, 
 
 
 def _ledger(port: int, campaigns: int) -> Ledger:
-    """A router's ledger with the accounts of campaigns: as a whole and by arm, total and daily."""
+    """Open a router's ledger, and define the accounts of all campaigns: by arm and together, total and daily."""
     ledger, arms = open_ledger(f"redis://127.0.0.1:{port}?name=ads", 30.0), ("*", "e0/incumbent", "e0/challenger")
     ledger.define(
         [Account(arm, f"c{c}", "*", 1e6, period) for c in range(campaigns) for arm in arms for period in PERIODS]
@@ -60,7 +62,7 @@ def _ledger(port: int, campaigns: int) -> Ledger:
 
 
 def _exposures(number: int, campaigns: int) -> list[Wanted]:
-    """Reservations for `number` decisions, with ids and requests like a router's."""
+    """Return reservations for `number` exposures, with ids of the same form as a router's."""
     names = [str(uuid.uuid4()) for _ in range(number)]
     return [
         Wanted(name, "e0/challenger", f"c{i % campaigns}", "video", 0.05, uuid.uuid4().hex)
@@ -69,7 +71,7 @@ def _exposures(number: int, campaigns: int) -> list[Wanted]:
 
 
 def _work(port: int) -> dict[str, float]:
-    """The server's total work so far."""
+    """Return the total work that the server has done so far."""
     with Redis(port=port) as client:
         stats, calls = client.info("stats"), client.info("commandstats")
         return {

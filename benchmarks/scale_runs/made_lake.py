@@ -1,12 +1,14 @@
-"""Generates a lake of four weeks: closed hours before the last day, and uploads of routers on the last day.
+"""Generates a lake of four weeks: complete days in their final form, and a last day as routers have uploaded it.
 
     made = MadeLake(folder, decisions=10_000_000)
     made.write_history()                 # 27 days of closed hours
     made.write_arrivals()                # the uploads of the last day, including outcomes of older decisions
 
-Each user has ten decisions on average and belongs to one of ten experiments. 60 % of the decisions expose. A cost
-follows within minutes, a click (5 %) within hours, a conversion (1 %) within seven days. Objects in the records are
-constant texts, so that a hundred million decisions fit on 10 GB. Therefore, the lake's size on disk is not realistic.
+Each user has ten decisions on average and belongs to one of ten experiments. 60 % of the decisions lead to an exposure.
+Its cost arrives within minutes, a click (5 %) within hours, and a conversion (1 %) within seven days.
+
+Fields that contain JSON have the same text in all records, so that a hundred million decisions need only 10 GB.
+Therefore the size of the lake on disk is not realistic.
 """
 
 import json
@@ -22,8 +24,10 @@ from mtorl.log.records import Kind, sql_columns
 
 EXPERIMENTS, ROUTERS = 10, 2
 END = datetime(2026, 3, 29, tzinfo=UTC)
-LATEST = timedelta(days=7)  # longest time from a decision to an outcome
-FILES_AN_HOUR = 60  # files that a router uploads in an hour
+# Longest time between a decision and its outcome.
+LATEST = timedelta(days=7)
+# Number of files that a router uploads per hour.
+FILES_AN_HOUR = 60
 CHANNELS = ("search", "social", "display", "video")
 SPEC = DatasetSpec(
     name="scale",
@@ -77,7 +81,7 @@ _VALUES = {
 
 
 class MadeLake:
-    """A generated lake with `decisions` in `days` days."""
+    """A generated lake, with a number of `decisions` in a number of `days`."""
 
     def __init__(self, folder: Path, decisions: int, days: int = 28) -> None:
         self.folder = folder
@@ -90,11 +94,11 @@ class MadeLake:
 
     @property
     def last_day(self) -> list[datetime]:
-        """The hours of the last day."""
+        """Start of each hour of the last day."""
         return list(self._hours(self.today, END))
 
     def write_history(self) -> None:
-        """Write the closed hours, with the outcomes received before the last day."""
+        """Write all days before the last one as closed hours, with the outcomes that had arrived by then."""
         with self._database() as db:
             for hour in self._hours(self.begin, self.today):
                 self._decide(db, hour)
@@ -103,7 +107,10 @@ class MadeLake:
                 self._write(db, "outcome", hour, name_of("outcome", hour, "made-0"), came)
 
     def write_arrivals(self) -> int:
-        """Write the uploads of the last day; returns the number of decisions."""
+        """Write the files that routers upload on the last day, and return the number of decisions.
+
+        They include outcomes of earlier decisions.
+        """
         decisions = 0
         with self._database() as db:
             for hour in self._hours(self.today - LATEST, END):
@@ -119,13 +126,16 @@ class MadeLake:
         return decisions
 
     def write_last_hour(self) -> int:
-        """Write the uploads of the last hour, with all outcomes of its decisions; returns the number of decisions."""
+        """Write the files that routers upload in the last hour, and return the number of decisions.
+
+        All outcomes of these decisions are included, even later ones.
+        """
         with self._database() as db:
             self._decide(db, END - HOUR)
             return self._upload(db, END - HOUR, "outcomes")
 
     def _upload(self, db: duckdb.DuckDBPyConnection, hour: datetime, outcomes: str) -> int:
-        """Write the decisions of an hour and some outcomes, with a file for each minute and router."""
+        """Write the decisions of an hour and some outcomes as uploads: one file for each minute and router."""
         files = ROUTERS * FILES_AN_HOUR
         parts: tuple[tuple[Kind, str], ...] = (("decision", "decided"), ("outcome", outcomes))
         for kind, records in parts:
@@ -147,7 +157,10 @@ class MadeLake:
         return db
 
     def _decide(self, db: duckdb.DuckDBPyConnection, hour: datetime) -> None:
-        """Create the tables `decided` and `outcomes` for the decisions of an hour; their content is deterministic."""
+        """Create the tables `decided` and `outcomes` with the decisions of an hour and their outcomes.
+
+        Their content is the same in each call with the same hour.
+        """
         start = round(hour.timestamp())
         columns = ", ".join(
             f"CAST({_VALUES.get(name, 'NULL')} AS {type_}) AS {name}" for name, type_ in sql_columns("decision").items()

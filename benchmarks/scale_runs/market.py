@@ -1,4 +1,7 @@
-"""Creates routers in this process without models: arms are rules, and each user has a window of random touchpoints."""
+"""Creates routers in this process that need no model server: each arm is a fixed rule.
+
+Each user has random touchpoints, as many as fit into a window.
+"""
 
 import random
 import zlib
@@ -14,16 +17,16 @@ from serving.router.flow.features import UserFeatures
 from serving.router.flow.requests import DecisionRequest
 from serving.router.router import Router
 
-CAP = 0.05  # highest cost of an exposure
+CAP = 0.05  # highest possible cost of an exposure
 CAMPAIGNS = 20
 WINDOW_SHARE = 0.05
 
 
 class MadeFeatures:
-    """A feature store that has random touchpoints for every user."""
+    """A replacement of the feature store that returns random touchpoints for every user."""
 
     def read(self, requests: Sequence[DecisionRequest]) -> list[UserFeatures]:
-        """Features with a full window of touchpoints for each request."""
+        """Return features with random touchpoints for each request."""
         return [UserFeatures(_history(request), {"age_group": "30-39"}, has_history=True) for request in requests]
 
 
@@ -35,7 +38,10 @@ def _history(request: DecisionRequest) -> dict[str, Any]:
 
 @cache
 def _touchpoints(number: int) -> dict[str, Any]:
-    """Touchpoints without times; cached, because generating them would take a fifth of a decision's time."""
+    """Return random touchpoints without times.
+
+    They are cached, because generating them takes a fifth of the time of a decision.
+    """
     chance, steps = random.Random(number), range(SPEC.window)
     made = {
         "channel": [chance.choice(CHANNELS) for _ in steps],
@@ -50,7 +56,10 @@ def _touchpoints(number: int) -> dict[str, Any]:
 
 
 def router(folder: Path, ledger: str, lake: str, budget: float, **settings: Any) -> Router:
-    """A router with its spool in a folder; `budget` is the amount of each campaign in the experiment `scale`."""
+    """Create a router whose settings and spool are in a folder.
+
+    `budget` is the budget of each campaign in its only experiment, `scale`.
+    """
     import yaml
 
     from serving.router.ops.settings import RouterSettings
@@ -67,13 +76,13 @@ def router(folder: Path, ledger: str, lake: str, budget: float, **settings: Any)
 
 
 def outcome(decision_id: str, kind: str, value: float) -> dict[str, Any]:
-    """An outcome of a decision, at the current time."""
+    """Return an outcome of a decision, at the current time, as it is reported to a router."""
     event = {"event_id": f"{kind}-{decision_id}", "decision_id": decision_id, "kind": kind, "value": value}
     return {**event, "event_time": datetime.now(UTC).isoformat()}
 
 
 def instances(numbers: Sequence[int], chance: random.Random, users: int) -> list[dict[str, Any]]:
-    """The instances of a request for decisions, each with its own request id."""
+    """Return the instances of a decision request, each with a request id of its own."""
     return [
         {
             "user_id": f"u{chance.randrange(users)}",

@@ -1,8 +1,10 @@
-"""Measures pacing by campaigns and routers: CPU for each second, of all routers together and of their Redis.
+"""Measures the CPU time of pacing, of all routers together and of their Redis, by number of campaigns and routers.
 
-Time is simulated: routers and ledger share a clock that advances by a second in each round, or by the round's work if
-that takes longer. So ten minutes are measured in less than one. They begin at noon, with half of each budget spent and
-traffic as planned. The first two minutes are not counted: a router that starts to pace writes all accounts once.
+Time is simulated, so that ten minutes are measured in less than one. Routers and ledger share a clock. In each round,
+the clock advances by one second, or by the real duration of the round if that is longer.
+
+The ten minutes begin at noon, when half of each budget is spent and the traffic is as planned. The first two minutes
+are not counted, because a router that starts to pace writes all accounts once.
 """
 
 import random
@@ -15,14 +17,14 @@ from benchmarks._process import redis_server
 from benchmarks.scale_runs.batch import definition
 from benchmarks.scale_runs.made_lake import CHANNELS, END
 
-EXPOSURES = 60  # exposures per second, over all campaigns
+EXPOSURES = 60  # exposures per second, of all campaigns together
 COST = 0.05
 WARM_SECONDS = 120
 ARMS = ("incumbent", "challenger")
 
 
 class _Clock:
-    """A clock, in seconds since 1970, that can be set forward."""
+    """A clock, in seconds since 1970, that can be moved forward."""
 
     def __init__(self) -> None:
         self._then, self._set = END.timestamp() + 43_200, time.perf_counter()
@@ -31,12 +33,12 @@ class _Clock:
         return self._then + time.perf_counter() - self._set
 
     def next_second(self, at: float) -> None:
-        """Set the clock to a second after `at`, unless it is later already."""
+        """Move the clock to one second after `at`. If it is already later, it is not changed."""
         self._then, self._set = max(at + 1, self()), time.perf_counter()
 
 
 def pace(campaigns: int, routers: int, seconds: int) -> dict[str, Any]:
-    """Let routers update prices for some simulated seconds, while exposures spend money."""
+    """Let routers update their prices for some simulated seconds while exposures spend money, and measure the work."""
     from redis import Redis
 
     from mtorl.experiment.experiment import Experiment
@@ -66,7 +68,8 @@ def pace(campaigns: int, routers: int, seconds: int) -> dict[str, Any]:
             used = client.info("cpu")
             return float(used["used_cpu_sys"] + used["used_cpu_user"])
 
-        for i in range(campaigns):  # the spend before noon
+        # Spends the money that would have been spent before noon.
+        for i in range(campaigns):
             ledgers[0].reserve_all([spend(f"morning-{i}-{arm}", arm, i, budget / 4) for arm in ARMS])
         began, open_before = time.perf_counter(), list[Wanted]()
         cpu = dict.fromkeys(("leader_ms", "readers_ms", "redis_ms"), 0.0)

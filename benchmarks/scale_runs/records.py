@@ -1,4 +1,7 @@
-"""Measures the bytes of a record in the spool and the lake, for decisions of a model, whose numbers compress least."""
+"""Measures the size of a record in the spool and in the lake.
+
+The records are decisions of a model, because their many different numbers compress worst.
+"""
 
 import asyncio
 import random
@@ -9,11 +12,12 @@ from benchmarks._process import clock
 from benchmarks.scale_runs.made_lake import CHANNELS
 from mtorl.log.records import KINDS
 
-RECORDS = 1_000  # records in a file, each with its own window
+# Number of records in a file; each decision has a window of its own.
+RECORDS = 1_000
 
 
 def record_bytes(folder: str) -> dict[str, Any]:
-    """Log `RECORDS` decisions with outcomes and windows, and upload them."""
+    """Log `RECORDS` decisions with outcomes and windows, upload them, and return the bytes per record."""
     with clock() as figures:
         found = asyncio.run(_logged(Path(folder)))
     return {**figures, **found}

@@ -1,4 +1,7 @@
-"""Measures the start of a router: with a spool that filled up in an outage, and with budgets of many campaigns."""
+"""Measures how long a router takes to start, with many records on disk or with budgets of many campaigns.
+
+Records pile up on disk (in the spool) while the router can't upload them.
+"""
 
 import asyncio
 import itertools
@@ -14,13 +17,15 @@ from benchmarks._process import clock, redis_server
 from benchmarks.scale_runs.batch import definition
 from benchmarks.scale_runs.made_lake import SPEC
 
-KINDS = (("decision", 0.7), ("outcome", 0.2), ("window", 0.1))  # shares of the bytes
+# Share of each kind in the bytes of the spool.
+KINDS = (("decision", 0.7), ("outcome", 0.2), ("window", 0.1))
 
 
 def start_with_spool(folder: str, segments: int) -> dict[str, Any]:
-    """Start a router whose spool has `segments` segments of 64 MiB with recent records.
+    """Start a router whose spool has `segments` files of 64 MiB with recent records.
 
-    The segments of a kind are hard links to one file. The ledger is on Redis, and its reservations are open.
+    All files of one kind of record are hard links to the same file. The ledger is on Redis and contains open
+    reservations.
     """
     place = Path(folder)
     place.mkdir(parents=True)
@@ -50,7 +55,7 @@ async def _start(place: Path, ledger: str, segments: int) -> dict[str, Any]:
 
 
 async def some_records(one: Any, count: int = 50) -> dict[str, list[dict[str, Any]]]:
-    """Records that a router writes for `count` decisions, by kind."""
+    """Let a router make `count` decisions, and return the records that it writes, by kind."""
     import json
     import random
 
@@ -68,7 +73,7 @@ async def some_records(one: Any, count: int = 50) -> dict[str, list[dict[str, An
 
 
 def _segment(spool: Path, kind: str, like: list[dict[str, Any]], size: int) -> Path:
-    """Write a full segment with copies of records, each with new ids."""
+    """Write one file of the spool, with copies of some records. Each copy has new ids."""
     import orjson
 
     identity = (spool / "identity").read_text().strip()
@@ -84,7 +89,7 @@ def _segment(spool: Path, kind: str, like: list[dict[str, Any]], size: int) -> P
 
 
 def with_own_ids(kind: str, record: dict[str, Any], number: int, identity: str) -> dict[str, Any]:
-    """A copy of a record with new ids and the current time."""
+    """Return a copy of a record with new ids and the current time."""
     from mtorl.log.decision_ids import decision_id
 
     name, now = decision_id(f"u{number % 5000}", identity), datetime.now(UTC).isoformat()
@@ -97,7 +102,10 @@ def with_own_ids(kind: str, record: dict[str, Any], number: int, identity: str) 
 
 
 def kill_and_start(folder: str, campaigns: int, experiments: int) -> dict[str, Any]:
-    """Read experiments, each with a table of budgets, and switch one off: by its `.off` key, and by its file."""
+    """Measure how long it takes to read experiments with many campaigns, and to switch one experiment off.
+
+    The experiment is switched off in two ways: with a `.off` file, and with a change of its own file.
+    """
     import yaml
 
     from serving.router.ops.health import Health

@@ -1,9 +1,10 @@
-"""Plays traffic on two routers that share a ledger on Redis and a lake in an object store, and checks every record.
+"""Sends traffic to two routers that share a ledger and a lake, and checks that no record is lost or doubled.
 
-Each router is a process that receives every second group of twenty decisions, as fast as it answers. 2 % of the
-decisions are requested again at the same router and 1 % at the other router, which may be the first to decide them.
-Costs and clicks are reported to either router, and 2 % of the reports twice. Some exposures are cancelled, and some are
-never reported. Budgets are enough for only some of the exposures, so that the cap is reached.
+The ledger is on Redis, and the lake is in an object store. Each router is a process that gets every second group of
+twenty decisions, as fast as it answers. 2 % of the decisions are requested again from the same router, and 1 % from the
+other router, which may get the request first. Costs and clicks are reported to one of the routers, and 2 % of the
+reports twice. Some exposures are cancelled, and some are never reported. The budgets suffice for only some of the
+exposures, so that the limits are reached.
 """
 
 import asyncio
@@ -28,16 +29,20 @@ from benchmarks.scale_runs.market import CAMPAIGNS, CAP, WINDOW_SHARE, instances
 from mtorl.log.records import Kind
 from serving.router.flow import idempotency_cache
 
-PART, WORKERS = 20, 4  # instances in a request; concurrent requests
-PAID_SHARE = 0.7  # share of the exposures for which the budgets are enough
+# A request has 20 decisions, and 4 requests are sent at the same time.
+PART, WORKERS = 20, 4
+# Share of the exposures for which the budgets suffice.
+PAID_SHARE = 0.7
 UPLOAD_SECONDS = 10.0
 KINDS: tuple[Kind, ...] = ("decision", "outcome", "window")
-COST = 0.03  # mean cost of an exposure
-SAMPLE_SECONDS = 0.5  # time between two readings of the memory
+# Mean cost of an exposure, currency units.
+COST = 0.03
+# Seconds between two readings of the memory.
+SAMPLE_SECONDS = 0.5
 
 
 def play(folder: str, decisions: int) -> dict[str, Any]:
-    """Play traffic, stop the routers, and compare the lake and the ledger with what the routers acknowledged."""
+    """Send traffic to both routers, stop them, and compare lake and ledger with what the routers have acknowledged."""
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -63,7 +68,7 @@ def play(folder: str, decisions: int) -> dict[str, Any]:
 
 
 def play_one(folder: str, number: int, decisions: int, ledger: str, lake: str) -> dict[str, Any]:
-    """Play the traffic of one router."""
+    """Send the traffic of one router; this is the task of a subprocess."""
     return asyncio.run(_Played(Path(folder), number, decisions).run(ledger, lake))
 
 
@@ -93,7 +98,10 @@ def object_store() -> Iterator[str]:
 
 
 class _Played:
-    """One of the two routers, and its callers. They send reports to the other router as lines on a socket."""
+    """One of the two routers, and the clients that call it.
+
+    Reports for the other router are sent through a socket, one report per line.
+    """
 
     def __init__(self, folder: Path, number: int, decisions: int) -> None:
         self.folder, self.number, self.decisions = folder, number, decisions
@@ -102,8 +110,10 @@ class _Played:
         self.seen: Counter[str] = Counter()
         self.others_end = asyncio.Event()
         self.answers = 0
-        self.memory: list[tuple[int, float]] = []  # answers so far, MiB
-        # Acknowledged ids are on disk, so that they do not count in this process' memory.
+        # Number of decisions so far, and memory in MiB.
+        self.memory: list[tuple[int, float]] = []
+        # The ids of all answered decisions and reports are on disk, so that they do not add to the memory of this
+        # process.
         self.decided = (folder / f"decided-{number}.txt").open("w")
         self.reported = (folder / f"reported-{number}.txt").open("w")
 
@@ -127,7 +137,7 @@ class _Played:
             while any(shipper.pending for shipper in self.router.shippers.values()):
                 await asyncio.sleep(0.1)
             times = {"seconds": seconds, "cpu_seconds": cpu, "uploaded_after_seconds": time.perf_counter() - late}
-            # The spool still has all records only if the run took less than ten minutes.
+            # The spool still contains all records only if the run took less than ten minutes.
             return {**times, "memory": self._memory(), "spool_bytes": self.router.spool.size, "seen": self.seen}
 
     def _socket(self, number: int) -> Path:
@@ -135,7 +145,7 @@ class _Played:
 
     async def _connect(self) -> asyncio.StreamWriter:
         while True:
-            with suppress(OSError):  # the other router does not listen yet
+            with suppress(OSError):  # the other router is not listening yet
                 return (await asyncio.open_unix_connection(self._socket(1 - self.number)))[1]
             await asyncio.sleep(0.05)
 
@@ -146,9 +156,10 @@ class _Played:
             await asyncio.sleep(SAMPLE_SECONDS)
 
     def _memory(self) -> dict[str, float]:
-        """Memory in MiB at the start, and in the first and last fifth of the readings with a full cache of responses.
+        """Return the memory of the process in MiB, at the start and after the cache of responses has filled up.
 
-        The cache counts as full when every response in it was replaced once, because the heap grows until then.
+        For the filled cache, there is one value for the first fifth of the readings and one for the last fifth. The
+        cache counts as filled when each response in it was replaced once, because the heap grows until then.
         """
         full = [size for answers, size in self.memory if answers >= 2 * idempotency_cache.MOST]
         fifth = len(full) // 5
@@ -156,7 +167,7 @@ class _Played:
         return {"begin": self.memory[0][1], **then}
 
     def _body(self, part: int) -> dict[str, Any]:
-        """The body of a request, which is the same at both routers."""
+        """Return the body of a request. It depends only on `part`, so that both routers can get the same request."""
         first = part * PART
         return {"instances": instances(range(first, first + PART), random.Random(part), self.decisions // 10)}
 
@@ -232,7 +243,8 @@ def _compared(place: Path, ledger: str, lake: str) -> dict[str, Any]:
             found[f"{kind}s_in_lake"] = rows
             found[f"{kind}s_doubled"] = rows - number(f"count(DISTINCT {key}) FROM lake_{kind}")
             found[f"{kind}s_lost"] = number(f"count(*) FROM ({acknowledged}) ANTI JOIN lake_{kind} ON id = {key}")
-        found["paid_twice"] = number(  # cancelled exposures are left out, because their requests may be decided again
+        # Cancelled exposures do not count, because their requests may be decided again.
+        found["paid_twice"] = number(
             """count(*) FROM (
                 SELECT request_id FROM lake_decision
                 WHERE expose AND decision_id NOT IN (SELECT decision_id FROM lake_outcome WHERE kind = 'cancel')

@@ -1,5 +1,5 @@
-"""`mtorl experiment`: checks an experiment's file, moves its stages and shows its results.
+"""The commands `mtorl experiment ...`, which check an experiment file, move its stages and show its results.
 
-In reading order: `app.py` (the group), `shared.py` (options), `files.py` (`init`, `check`), `log.py`
-(`plan`, `verdict`), `move.py`, `run.py` (`run`, `status`, `operator`); `table.py` prints.
+In reading order: `app.py` (the group of commands), `shared.py` (shared options), `files.py` (`init`, `check`), `log.py`
+(`plan`, `verdict`), `move.py` (`move`), `run.py` (`run`, `status`, `operator`) and `table.py` (output).
 """

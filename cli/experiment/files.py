@@ -1,4 +1,4 @@
-"""Writes a first experiment file, and checks an experiment file before it is served."""
+"""The commands `mtorl experiment init`, which writes a first experiment file, and `check`, which checks a file."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def init(
         mtorl experiment init first-day.yaml --dataset my-log.yaml
         mtorl experiment init first-day.yaml --dataset my-log.yaml --endpoint http://models.example.com/decide
 
-    You can use the file unchanged: the incumbent's action comes with each request, and the ramp begins in the shadow.
-    An existing file is never overwritten.
+    You can use the file without changes. The incumbent's action then comes with each request, and the challenger first
+    decides in the shadow, where its decisions are only logged. An existing file is never overwritten.
     """
     with exit_codes():
         from mtorl.experiment.first_file import first_file
@@ -69,7 +69,7 @@ def check(file: FileArgument, dataset: Dataset, state: StateOption = None, as_js
 
         mtorl experiment check first-day.yaml --dataset my-log.yaml
 
-    If the experiment has begun, or follows a promotion, the file is checked against its history.
+    If the experiment has already begun, or follows a promotion, the file must also fit its history.
     docs/experiment-file.md describes every field of the file.
     """
     with exit_codes():
@@ -103,7 +103,7 @@ def check(file: FileArgument, dataset: Dataset, state: StateOption = None, as_js
 
 
 def _echo_stages(experiment: Experiment) -> None:
-    """Print each arm's share of the users and part of each budget, with one line for each stage."""
+    """Print each arm's share of the users, and each arm's part of each budget, with one line for each stage."""
     from mtorl.experiment.arm import ALL_ARMS
     from serving.messages import PRICE_IGNORED
 

@@ -1,4 +1,4 @@
-"""Analyses an experiment's log: the plan before it begins, the shadow report and the verdict."""
+"""The commands `mtorl experiment plan` and `verdict`, which analyse an experiment's log before and after it begins."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _state_of(place: str) -> str:
-    """Replace the path of an experiment file by its state folder; other paths and URIs are unchanged."""
+    """Return the state folder of an experiment file. Any other path or URI is returned unchanged."""
     return str(Path(place).with_suffix("")) if Path(place).is_file() else place
 
 
@@ -63,12 +63,13 @@ def plan(
         mtorl experiment plan runs/latest/lake --effect 0.05 --experiment runs/latest/serving.yaml
         mtorl experiment plan first-day.yaml --model runs/latest/artifacts/challenger --decisions-a-day 50000
 
-    The command simulates the experiment some hundred times, with the incumbent's users in the log and the functions of
-    the verdict. It finds the number of users with which 80 of 100 simulated experiments detect the effect.
+    The command simulates the experiment some hundred times, with the users of the incumbent in the log and the same
+    statistics as the verdict. It finds the number of users with which 80 of 100 simulated experiments detect the
+    effect.
 
-    With --model, it plans exploration: without exploration, a log tells nothing about other policies. The plan shows
-    the cost of exploring several shares of the arm's decisions, and the number of decisions after which the log detects
-    the effect for this model.
+    With --model, the command plans exploration instead, because a log without exploration contains no information about
+    other policies. For several shares of explored decisions, it prints the cost, and the number of decisions after
+    which the log detects the effect for this model.
     """
     with exit_codes():
         from cli.experiment.table import print_exploration, print_plan
@@ -134,18 +135,19 @@ def verdict(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the current verdict. Frequent checks do not raise its error rate.
+    """Print the current verdict. You can do this at any time: frequent checks do not make a wrong verdict more likely.
 
         mtorl experiment verdict first-day.yaml
         mtorl experiment verdict first-day.yaml --by device
         mtorl experiment verdict first-day.yaml --shadow
         mtorl experiment verdict runs/latest/lake --experiment first-day.yaml --dataset my-log.yaml
 
-    docs/verdict.md explains the words and figures. Lifts by segment do not affect the verdict.
-    Exit code 4: users are not split as configured. 5: a guardrail is breached. 0 otherwise.
+    docs/verdict.md explains the output. Lifts by segment do not affect the verdict. Exit code 4: users are not split as
+    configured. 5: a guardrail is breached. 0 otherwise.
 
-    With --shadow, agreement with the incumbent is known from the first decision on. The challengers' gain is estimated
-    from the outcomes of the incumbent's decisions, so let the incumbent explore (docs/experiments.md).
+    With --shadow, the command reports how often the challengers agree with the incumbent, from the first decision on.
+    Their gain is estimated from the outcomes of the incumbent's decisions, so let the incumbent explore
+    (docs/experiments.md).
     """
     from monitoring.decision_log import Period, PeriodError
 
@@ -183,7 +185,7 @@ def verdict(
 
 @contextmanager
 def step(title: str) -> Iterator[None]:
-    """Show a progress bar while the block runs."""
+    """Show a progress bar with this title while the block runs."""
     from cli.progress_bars import ProgressBars
 
     with ProgressBars() as bars, bars.step(title):
@@ -191,7 +193,7 @@ def step(title: str) -> Iterator[None]:
 
 
 def _inputs(folder: str, experiment: Path | None, dataset: str | None) -> tuple[str, DatasetSpec, str]:
-    """Return the lake, the data set's description, and the experiment file."""
+    """Return the address of the lake, the data set's description, and the path of the experiment file."""
     from mtorl.log.dataset import DatasetSpec
     from pipelines.experiments.evidence import lake_of
 
@@ -200,7 +202,7 @@ def _inputs(folder: str, experiment: Path | None, dataset: str | None) -> tuple[
 
 
 def named(folder: str, name: str, given: Path | str | None) -> str:
-    """Return the given file or, by default, the file that the router of the state folder reads."""
+    """Return the given file. If none is given, return the file that the router with this state folder reads."""
     from mtorl.log.touchpoints import LogError
     from pipelines.experiments.folder import named_by_router, read_by_router
 
@@ -208,7 +210,8 @@ def named(folder: str, name: str, given: Path | str | None) -> str:
         return str(given)
     state = Path(folder)
     found: Path | str | None
-    if name == "experiment":  # if the router reads several files, take the one named like the state folder
+    # If the router reads several files, use the one with the same name as the state folder.
+    if name == "experiment":
         files = read_by_router(state)
         found = next((file for file in files if len(files) == 1 or file.stem == state.resolve().name), None)
     else:

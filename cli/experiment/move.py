@@ -1,7 +1,7 @@
-"""`mtorl experiment move`: moves an experiment to a stage, switches it off and on, or ends it.
+"""The command `mtorl experiment move`, which moves an experiment to a stage, switches it off or on, or ends it.
 
-People edit the experiment file, such as first-day.yaml. The applied version and the history are in its state folder
-first-day/, which `mtorl serve` uses as well.
+People edit the experiment file, such as first-day.yaml. The version that is applied, and the history, are in the state
+folder first-day/, which `mtorl serve` also uses.
 """
 
 from __future__ import annotations
@@ -46,10 +46,12 @@ def move(
         mtorl experiment move first-day.yaml stopped                                 the incumbent, permanently
         mtorl experiment move first-day.yaml "rolled back"                           the previous incumbent
 
-    off and "rolled back" work even if the file is invalid. After on, the time of the stage restarts, and earlier
-    decisions still count in the verdict. promoted, stopped and "rolled back" end the experiment. To repeat it, change
-    the salt. A promotion applies at once, and "rolled back" undoes it. A challenger without decisions in the log is
-    promoted only with --force. A challenger that has not won is promoted with a warning.
+    off and "rolled back" work even if the file is invalid. After on, the time of the stage begins again, and earlier
+    decisions still count in the verdict.
+
+    promoted, stopped and "rolled back" end the experiment. To run it again, change the salt in the file. A promotion
+    applies at once, and "rolled back" undoes it. A challenger that has not won is promoted with a warning, and one
+    without decisions in the log only with --force.
     """
     with exit_codes():
         from mtorl.experiment.messages import NO_RAMP
@@ -68,11 +70,13 @@ def move(
         reason = reason.strip() or "by hand"
         if force and to != "promoted":
             stop("--force works only with promoted", 2)
-        if to == "off" or to == "on":  # `to in (...)` would not narrow the type
+        # `to in (...)` would not do here, because mypy would not narrow the type of `to`.
+        if to == "off" or to == "on":
             serving = act(folder, "kill" if to == "off" else "resume", by="person", reason=reason, at=now)
             _tell(to, serving, as_json)
             return
-        before: State | None = None  # the state before a move to a stage
+        # State of the experiment before it moves to another stage.
+        before: State | None = None
         if to in STAGES:
             experiment, before = state_of(folder)
             if experiment.ramp is None and before.phase == "draft":
@@ -89,7 +93,7 @@ def move(
 
 
 def _tell(to: To, serving: Experiment, as_json: bool) -> None:
-    """Print the move, and each arm's share of the users from now on."""
+    """Print to which stage or end the experiment was moved, and each arm's share of the users from now on."""
     if as_json:
         print_json({"experiment": serving.name, "to": to, "shares": serving.shares(), "version": serving.version})
         return
@@ -122,7 +126,7 @@ def _tell_what_follows(folder: ExperimentFolder, to: To, serving: Experiment, be
 
 
 def _tell_doubts(folder: ExperimentFolder, findings: Findings, challenger: str) -> None:
-    """Warn if the verdict does not support the promotion."""
+    """Warn if a challenger was promoted although the verdict does not support it."""
     from monitoring.experiments.findings import unsupported
 
     missing, found = unsupported(findings, challenger), findings.evidence

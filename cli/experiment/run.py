@@ -1,4 +1,7 @@
-"""Runs the stages of experiments (files on a laptop, objects on a cluster) and shows their state."""
+"""The commands `mtorl experiment run`, `status` and `operator`, which run the stages and show the state.
+
+Experiments are files on a laptop, and Kubernetes objects on a cluster.
+"""
 
 from __future__ import annotations
 
@@ -42,10 +45,11 @@ def run(
         curl -s http://127.0.0.1:8088/metrics            Prometheus gauges
         curl -s http://127.0.0.1:8088/experiments.json   the data of the page
 
-    While this command is stopped, the applied stage stays active. After a restart, it continues from the history. An
-    edited file is applied within two seconds. An invalid file is reported and changes nothing. If the clock is set
-    forward, the new time counts after an hour. If the file has no ramp, you set the stage in it, and this command only
-    serves the page.
+    If you stop this command, the current stage stays active, and after a restart the command continues from the
+    history. If you edit an experiment file, the change is applied within two seconds. An invalid file is reported and
+    changes nothing. If the computer's clock is set forward, the new time counts only after an hour.
+
+    If a file has no ramp, you set the stage in the file, and this command only serves the page.
     """
     with exit_codes():
         from monitoring.experiments.web import Unavailable, serving, site
@@ -109,8 +113,8 @@ def status(
         mtorl experiment status first-day.yaml --json             the data of the tables and the page
         mtorl experiment status first-day.yaml --page first-day.html --by device
 
-    This command only reads, and needs no running server; `mtorl experiment run` moves the stages. The page loads
-    nothing, runs no script, and contains neither the salt nor users. With several files, --json prints a list.
+    This command changes nothing, and needs no running server. The page of --page is a single file without scripts. It
+    contains neither the salt nor user ids, so you can share it. With several files, --json prints a list.
 
     Exit code 4: held until a person acts (users are not split as configured, a challenger fails or is slow, something
     can't be read). 5: rolled back or switched off. 0 otherwise. With several files, the highest of their codes.
@@ -143,11 +147,11 @@ def operator(
         str, typer.Option(help="HTTP header in which a gateway names the page's user, such as kubeflow-userid.")
     ] = "",
 ) -> None:
-    """Run the stages of the Experiment objects in a Kubernetes namespace, as `run` does for files.
+    """Run the stages of all Experiment objects in a Kubernetes namespace, as `run` does for files.
 
         mtorl experiment operator --dataset dataset.yaml --lake /mnt/mtorl/lake
 
-    manifests/base/operator runs this command. Outside a cluster, it uses kubectl's configuration.
+    On a cluster, manifests/base/operator starts this command. Outside a cluster, it uses the configuration of kubectl.
     """
     from pipelines.experiments.cluster_api import ClusterApi
     from pipelines.experiments.operator.start import run as run_operator

@@ -1,4 +1,4 @@
-"""Defines the options that the commands of `mtorl experiment` share, and a check of the router's files."""
+"""Defines the options that the commands of `mtorl experiment` share, and a check of the file that a router reads."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ def folders(files: Sequence[Path], state: Path | None) -> list[ExperimentFolder]
 
 
 def check_router(folder: ExperimentFolder) -> None:
-    """Exit if the running router reads the experiment file instead of the applied version."""
+    """Exit with an error if the running router reads the experiment file itself, not the version that was applied.
+
+    Changes by this command line would then have no effect.
+    """
     if folder.router_reads_file():
         stop(
             f"{folder.state}: the router was started when {folder.file.name} had no ramp, and reads it directly. "

@@ -1,9 +1,11 @@
-"""Prints experiments in a terminal, from the documents of `monitoring.experiments` and the reports on a log.
+"""Prints the state, the verdict and the plan of experiments in a terminal.
 
-print_experiments([view])     # `mtorl experiment status`
-print_verdict(verdict)        # `mtorl experiment verdict`
-print_shadow(report)          # `mtorl experiment verdict --shadow`
-print_plan(plan)              # `mtorl experiment plan`; with --model: `print_exploration`
+    print_experiments([view])     # `mtorl experiment status`
+    print_verdict(verdict)        # `mtorl experiment verdict`
+    print_shadow(report)          # `mtorl experiment verdict --shadow`
+    print_plan(plan)              # `mtorl experiment plan`; with --model: `print_exploration`
+
+The data come from `monitoring.experiments`, and from the reports about a log.
 """
 
 from __future__ import annotations
@@ -34,13 +36,13 @@ _BAR = 20
 
 
 def print_experiments(views: Sequence[View]) -> None:
-    """Print one experiment in full, or the next action and stages of each of several experiments."""
+    """Print one experiment in full. Of several experiments, print only the next action and the stages of each."""
     parts = _whole(views[0]) if len(views) == 1 else (Group(_head(v), _steps(v["steps"]), _next(v)) for v in views)
     Console().print(_spaced(parts), highlight=False)
 
 
 def print_verdict(verdict: Mapping[str, Any]) -> None:
-    """Print a verdict with its arms, checks and notes."""
+    """Print a verdict with the figures of its arms, its checks and its notes."""
     headline = Text(f"{verdict['experiment']}: {verdict['verdict']}: {verdict['reason']}")
     Console().print(_spaced([headline, *_verdict(verdict)]), highlight=False)
 
@@ -116,7 +118,8 @@ def _next(view: View) -> Text:
     if (newest := view["newest"]) is not None:
         age = f"the newest decision in the log is {duration(newest['age_seconds'])} old"
         text.append(f"\n{newest['silence'] or age}", style="" if newest["silence"] is None else "red")
-    if view["in_force"] is False:  # None: unknown for objects of a cluster, because this command contacts no router
+    # None means unknown: on a cluster, this command does not ask the routers.
+    if view["in_force"] is False:
         text.append("\nThe file or the history has changed. The change has not reached the routers yet.", style="red")
     return text
 
@@ -233,7 +236,7 @@ def _time(iso: str) -> str:
 
 
 def print_shadow(report: ShadowReport) -> None:
-    """Print a challenger's shadow report, with its segments if there are any."""
+    """Print the report about a challenger in the shadow, including its segments if there are any."""
     from mtorl.evaluation.shadow import in_words
 
     console = Console()
@@ -254,7 +257,10 @@ def print_shadow(report: ShadowReport) -> None:
 
 
 def print_exploration(plan: ExplorationPlan, decisions_a_day: float) -> None:
-    """Print the cost and benefit of exploration, in days if `decisions_a_day` is not 0, else in decisions."""
+    """Print what exploration costs, and how long it takes until the log detects an effect.
+
+    The time is in days if `decisions_a_day` is given, and in decisions if it is 0.
+    """
     from mtorl.evaluation.exploration_plan import in_words
 
     typer.echo("\n".join(in_words(plan)))
@@ -278,7 +284,7 @@ def print_exploration(plan: ExplorationPlan, decisions_a_day: float) -> None:
 
 
 def print_plan(plan: dict[str, Any]) -> None:
-    """Print the users, decisions, money and days that an experiment needs."""
+    """Print how many users, decisions and days, and how much money, an experiment needs."""
     seen = plan["seen"]
     lines = [
         f"seen: {seen['users']:,} users of the incumbent in {_span(seen['days'])}, {seen['decisions']:,} "
@@ -298,7 +304,7 @@ def print_plan(plan: dict[str, Any]) -> None:
 
 
 def _span(days: float) -> str:
-    """Format a duration in days, hours or minutes, depending on its length."""
+    """Format a duration as days, hours or minutes, depending on its length."""
     if days >= 1:
         return f"{days:.2f} days"
     return f"{24 * days:.1f} hours" if 24 * days >= 1 else f"{1440 * days:.0f} minutes"

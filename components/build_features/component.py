@@ -1,4 +1,7 @@
-"""Converts a validated log to causal training windows, and writes the feature definitions."""
+"""Converts a validated log to training windows, which contain only what was known at each decision.
+
+It also writes the feature definitions for the feature store.
+"""
 
 from kfp.dsl import Artifact, Dataset, Input, Output
 
@@ -18,10 +21,10 @@ def build_features(
     """Build the window of every touchpoint, or copy windows that were already built; returns the number of windows.
 
     Args:
-        source: Source of the log, as for `ingest`; a folder of `mtorl data build` already contains windows.
-        snapshots: Folder of the snapshots to which artifacts point; empty: the artifact contains the windows.
-        lost: Second output of the step `fingerprint`; part of the cache key.
-        definitions: Feast repository without its sources, which are as large as the log and are rebuilt from the log.
+        source: Source of the log, as for `ingest`. A folder of `mtorl data build` already contains windows.
+        snapshots: Folder of the snapshots to which artifacts point; if empty, the artifact itself contains the windows.
+        lost: Second output of the step `fingerprint`, which is part of the cache key.
+        definitions: Feast repository without its sources, which are as large as the log and can be rebuilt from it.
     """
     from pathlib import Path
 

@@ -1,15 +1,19 @@
-"""Compacts the lake: moves arrived records into closed hours, and takes a snapshot for the training."""
+"""Compacts the lake: merges the files that routers have uploaded into a few files for each hour.
+
+Then it takes a snapshot of the lake for the training.
+"""
 
 from components.component import component
 
 
-# Not cached, because the cache key has the lake's path but not its content.
+# Not cached, because the cache key would contain the path of the lake but not its content.
 @component("compact the lake", cached=False)
 def compact(own_decisions: str, source: str) -> str:
-    """Compact a lake; returns the snapshot that a training reads, "" for none.
+    """Compact a lake; returns the snapshot that a training reads, or "" if there is no lake.
 
     Args:
-        source: Source of the log. If it is a folder of `mtorl data build` with decisions, returns their snapshot.
+        source: Source of the log. A folder of `mtorl data build` may already contain decisions; then their snapshot is
+            returned.
     """
     from datetime import UTC, datetime
 

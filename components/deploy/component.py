@@ -1,19 +1,22 @@
-"""Rolls a published challenger out to its server. No user gets its decisions before an experiment starts."""
+"""Rolls a published challenger out to its model server.
+
+Users get its decisions only after an experiment has started.
+"""
 
 from components.component import component
 
 
-# Not cached, because it changes the serving model.
+# Not cached, because the step changes the serving model.
 @component("roll out the challenger", cached=False)
 def deploy(published: str, experiment: str, seconds: int) -> str:
-    """Roll a published version out to the challenger's InferenceService; returns a readable summary.
+    """Roll a published version out to the challenger's InferenceService; returns a summary in words.
 
-    If the version is not ready in time or does not decide, it is rolled back. If users of an active experiment get the
-    challenger, nothing is changed.
+    If the version is not ready in time, or makes no decision, it is rolled back. If users of an active experiment
+    already get the challenger's decisions, nothing is changed.
 
     Args:
-        published: Folder of the version in the registry, as publish returns it.
-        experiment: Path of the active experiments, as the router reads them: a file, or a folder with several files.
+        published: Folder of the version in the registry, as the step publish returns it.
+        experiment: Path of the active experiments that the router reads: a file, or a folder with several files.
         seconds: Longest time for the version to become ready.
     """
     from pathlib import Path

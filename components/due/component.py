@@ -1,18 +1,19 @@
-"""Decides whether a training is due: the monitor requests it, or the newest training is too old or missing."""
+"""Decides whether a model should be trained now: the monitor requests it, or the newest training is too old."""
 
 from components.component import component
 
 
-# Not cached, because the monitor's state and the clock change while the parameters stay the same.
+# Not cached, because the monitor's state and the clock change although the parameters stay the same.
 @component("check whether a training is due", cached=False)
 def due(history: str, monitor: str, most_days: float) -> str:
-    """Return "yes" or "no". The words are fixed, because kfp.local inserts the text into a condition unchanged.
+    """Return "yes" if a training is due, otherwise "no"; the reason is in the step's log.
 
-    The reason is in the step's log.
+    A training is also due if there was none before. The result is one of two fixed words, because kfp.local inserts it
+    unchanged into a condition of the pipeline.
 
     Args:
-        monitor: Folder of the monitor's state; "" for none.
-        most_days: Age of the newest training, in days, at which the next training is due; 0 ignores the age.
+        monitor: Folder of the monitor's state; "" if there is no monitor.
+        most_days: Age of the newest training, in days, at which the next one is due; 0 ignores the age.
     """
     from datetime import UTC, datetime
     from pathlib import Path

@@ -1,4 +1,7 @@
-"""Evaluates both policies on test users: the quality of the heads, and the off-policy value at equal budget."""
+"""Evaluates challenger and incumbent on test users: how good their predictions are, and what their policies earn.
+
+The value of both policies is estimated from the log, for the same budget.
+"""
 
 from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
 
@@ -16,12 +19,13 @@ def evaluate(
     evaluation: Output[Artifact],
     metrics: Output[Metrics],
 ):
-    """Score both policies on test users.
+    """Evaluate both policies on test users, whom no model was trained on.
 
     Args:
         budget_share: Budget of both policies, as a share of the cost of always exposing. If the incumbent has no
-            artifact, the budget is the incumbent's actual spend.
-        metrics: Figures of the challenger for the pipeline's page, and the share of the test users.
+            artifact, the budget is the money that the incumbent has actually spent.
+        metrics: Figures of the challenger for the page of the pipeline run, and the share of the test users that was
+            read.
     """
     import json
     from pathlib import Path
@@ -39,4 +43,5 @@ def evaluate(
         figures["test_share"] = result["test_share"]
         for name, value in figures.items():
             metrics.log_metric(name, value)
-        Path(metrics.path).write_text(json.dumps(figures))  # kfp's cache skips a Metrics output without a file
+        # Write a file, because without one the cache of kfp would not keep this output.
+        Path(metrics.path).write_text(json.dumps(figures))

@@ -1,11 +1,11 @@
-"""Writes a log to an empty volume: a copy of a given log, or a simulated one."""
+"""Writes the first log to an empty volume: a copy of a given log, or a simulated log."""
 
 from kfp.dsl import Artifact, Output
 
 from components.component import component
 
 
-# Not cached, because it writes to the volume.
+# Not cached, because the step writes to the volume.
 @component("put the log on the volume", cached=False, reads_log=True)
 def first_log(
     volume: str,
@@ -18,12 +18,12 @@ def first_log(
     registry: str,
     quarantine: Output[Artifact],
 ) -> str:
-    """Write a log to the volume unless the volume has one; returns the log's path.
+    """Write a log to the volume, unless the volume already has a log; returns the path of the log.
 
     Args:
         volume: Folder at which the data volume is mounted.
-        log: Path of the raw log, or its address in an object store; "" for the log that is already on the volume.
-        simulate: Whether to simulate a log that ends yesterday if the volume has none.
+        log: Path of the raw log, or its address in an object store; "" uses the log that is already on the volume.
+        simulate: Whether to simulate a log if the volume has none. The simulated log ends yesterday.
     """
     from pathlib import Path
 

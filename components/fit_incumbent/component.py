@@ -1,4 +1,7 @@
-"""Provides the incumbent: the serving policy or, if none serves yet, the channel frequencies of each segment."""
+"""Provides the incumbent, with which the challenger is compared.
+
+This is the serving policy or, if no policy serves yet, a policy that chooses channels as often as the log.
+"""
 
 from kfp.dsl import Dataset, Input, Model, Output
 
@@ -7,12 +10,12 @@ from components.component import component
 
 @component("fit the incumbent")
 def fit_incumbent(windows: Input[Dataset], served: str, policy: str, code_version: str, model: Output[Model]):
-    """Copy the serving incumbent or, if none serves yet, fit the channel frequencies by segment.
+    """Copy the serving incumbent. If no policy serves yet, fit how often the log chooses each channel, by segment.
 
     Args:
         served: Artifact folder of the serving model, which never changes; empty if no model serves.
-        policy: Name of a serving policy without an artifact; empty if there is none.
-        model: Artifact folder of the incumbent; if the incumbent has no artifact, a folder with its name.
+        policy: Name of a serving policy that has no artifact; empty if there is none.
+        model: Artifact folder of the incumbent. If the incumbent has no artifact, the folder contains only its name.
     """
     from mtorl.evaluation.logged_incumbent import LoggedIncumbent
     from mtorl.fitting.fit import fit_incumbent as fit

@@ -1,4 +1,7 @@
-"""Decides whether a challenger may be published, from the confidence interval of its value minus the incumbent's."""
+"""Decides whether a challenger may be published.
+
+The decision depends on the confidence interval of the challenger's value minus the incumbent's value.
+"""
 
 from kfp.dsl import Artifact, Dataset, Input, Output
 
@@ -16,11 +19,11 @@ def gate(
 ) -> str:
     """Return "promote", "experiment" or "reject", and record the data and the result of this training.
 
-    The result is one of three fixed words, because kfp.local inserts the text into a condition unchanged. A quote in
-    the text would skip all branches without an error.
+    The result is one of three fixed words, because kfp.local inserts it unchanged into a condition of the pipeline. If
+    it contained a quote, all branches would be skipped without an error.
 
     Args:
-        report: JSON of the decision, for the lineage of the published version.
+        report: JSON of the decision, which becomes part of the lineage of the published version.
     """
     import json
     from datetime import UTC, datetime
@@ -34,7 +37,8 @@ def gate(
     with step():
         evaluated = json.loads(Path(evaluation.path).read_text())
         found = gate_report(evaluated, min_lift, margin)
-        print(f"{found.decision}: {found.reason}")  # for the step's log
+        # Print the reason, so that it appears in the log of the step.
+        print(f"{found.decision}: {found.reason}")
         Path(report.path).write_text(found.model_dump_json(indent=2))
         if history:
             training = Training(

@@ -1,4 +1,4 @@
-"""Converts a raw log, or a simulated one, to a validated touchpoint log, with faulty rows in a side file."""
+"""Converts a raw or simulated log to a validated touchpoint log, and writes faulty rows to a separate file."""
 
 from typing import NamedTuple
 
@@ -27,12 +27,15 @@ def ingest(
     """Convert a raw log, or a simulated one, to a validated touchpoint log.
 
     Args:
-        content: Digest from the step `fingerprint`: part of the cache key, and compared with the log after reading.
-        own_decisions: Lake of the step `compact`. Its decisions are added, unless the log was built with them.
-        most_touchpoints: Approximate limit of the touchpoints that a training reads, from log and decisions; 0 for no
-            limit. A hash chooses whole users. The share that is read is in the log's metadata.
-        snapshots: Folder of the snapshots to which artifacts point; empty: the artifact contains the log.
-        lost: Second output of the step `fingerprint`; part of the cache key.
+        content: Digest from the step `fingerprint`. It is part of the cache key, and is compared with the log after
+            reading.
+        own_decisions: Lake that the step `compact` has read. Its decisions are added, unless the log was built with
+            them.
+        most_touchpoints: Approximate limit of the touchpoints, from log and decisions, that a training reads; 0 for no
+            limit. Whole users are chosen by hash. The metadata of the output `log` contain the share of the users that
+            is read.
+        snapshots: Folder of the snapshots to which artifacts point; if empty, the artifact itself contains the log.
+        lost: Second output of the step `fingerprint`, which is part of the cache key.
     """
     import json
     from pathlib import Path
@@ -63,9 +66,11 @@ def ingest(
                 print(add_decisions(own_decisions, folder, decisions, most_touchpoints))
             elif not built:
                 print(bound_touchpoints(folder, most_touchpoints))
-        Path(quarantine.path).touch()  # an output without a file is a dead link, and a miss in kfp.local's cache
+        # Without a file, the output would be a dead link, and kfp.local would not cache the step.
+        Path(quarantine.path).touch()
         log.metadata["snapshot"] = str(located(log.path))
-        noted = json.loads((located(log.path) / INGEST_FILE).read_text())  # includes the added decisions
+        # The figures include the decisions that were added.
+        noted = json.loads((located(log.path) / INGEST_FILE).read_text())
         log.metadata["fingerprint"] = noted["fingerprint"]
         log.metadata["share"] = noted.get(READ, {"share": 1.0})["share"]
         log.metadata["built"] = built is not None

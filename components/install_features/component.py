@@ -5,10 +5,10 @@ from kfp.dsl import Artifact, Input
 from components.component import component
 
 
-# Not cached, because it writes to a folder that outlives the run and that other runs may change.
+# Not cached, because the step writes to a folder that outlives the run and that other runs may change.
 @component("install the feature definitions", cached=False)
 def install_features(definitions: Input[Artifact], feature_repo: str) -> bool:
-    """Replace the folder's feature registry if it differs; returns whether it was replaced.
+    """Replace the feature registry in the folder if it is different; returns whether it was replaced.
 
     Args:
         feature_repo: Folder of the feature repository.

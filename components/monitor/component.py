@@ -1,4 +1,4 @@
-"""Runs one check of the monitor on every completed day that is not judged yet."""
+"""Runs a check of the monitor, which judges every completed day that was not judged before."""
 
 from components.component import component
 
@@ -6,10 +6,10 @@ from components.component import component
 # Not cached, because the step reads the current lake and writes the monitor's state.
 @component("judge the completed days", cached=False)
 def monitor(lake: str, registry: str, dataset: str, state: str) -> str:
-    """Judge every completed day that is not judged yet; returns "fine", "moved", "harm" or "not judged".
+    """Judge every completed day that was not judged before; returns "fine", "moved", "harm" or "not judged".
 
-    The command `mtorl monitor check` does the same. A finding is a result and does not fail the step. If another check
-    is using the state, the step returns the result of the previous check.
+    The step does the same as the command `mtorl monitor check`. It does not fail if the monitor finds something. If
+    another check is running, the step returns the result of the previous check.
 
     Args:
         dataset: Name of a built-in data set, or path of a description; empty for the description of the newest

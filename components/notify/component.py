@@ -1,18 +1,18 @@
-"""Reports the end of a run, for the monitor's exporter and in the log of the step."""
+"""Reports how a pipeline run has ended, in the step's log and as metrics of the monitor's exporter."""
 
 from kfp.dsl import PipelineTaskFinalStatus
 
 from components.component import component
 
 
-# Not cached, because each run has its own end.
+# Not cached, because each run ends in its own way.
 @component("report the end of the run", cached=False)
 def notify(pipeline: str, runs: str, status: PipelineTaskFinalStatus) -> str:
     """Record the end of a run; returns its state and, after a failure, the failed step and the reason.
 
     Args:
-        runs: Folder with the newest run of each pipeline; "" for none.
-        status: KFP's state of the steps before this one.
+        runs: Folder with the newest run of each pipeline; "" records nothing.
+        status: State of the steps before this one, as KFP reports it.
     """
     from datetime import UTC, datetime
     from pathlib import Path

@@ -1,9 +1,9 @@
-"""Reads how the steps of a run ended, as a state of `monitoring.pipeline_runs`.
+"""Finds out how the other steps of a run have ended, as a state of `monitoring.pipeline_runs`.
 
-On a laptop, the status that KFP gives the last step is right. On Kubeflow Pipelines 2.17, this status is the state of
-the group of steps in ML Metadata, which changes only when a container of the group ends. The status is still RUNNING if
-the last branch was skipped, and can be FAILED after a successful retry. So the last step reads the group's phase from
-the workflow of Argo, which runs the steps.
+On a laptop, this is the status that KFP passes to the last step. On Kubeflow Pipelines 2.17 that status may be wrong.
+It is the state of the group of steps in ML Metadata, which changes only when a container of the group ends. If the last
+branch was skipped, the status is still RUNNING, and after a successful retry it may be FAILED. Therefore the last step
+reads the state of the group from the workflow of Argo, which runs the steps.
 """
 
 import os
@@ -16,14 +16,15 @@ from monitoring.pipeline_runs import RunEnd
 
 NODE = "MTORL_ARGO_NODE"
 """Environment variable with Argo's name for the node of the last step; not set on a laptop."""
-_ATTEMPT, _FAILED = re.compile(r"\(\d+\)$"), {"Failed", "Error"}  # Argo's number in a name, and its phases
+# The number of an attempt at the end of a name in Argo, and the phases of a failed node.
+_ATTEMPT, _FAILED = re.compile(r"\(\d+\)$"), {"Failed", "Error"}
 
 
 def run_end(state: str, message: str | None) -> tuple[RunEnd, str]:
-    """Return the joint state of all other steps, and the reason of a failure that no step has recorded.
+    """Return the joint state of all other steps and, if no step has recorded a reason of its failure, Argo's reason.
 
-    If the end of a run can't be read, the run counts as failed (END_UNKNOWN), because it must never look like a
-    success. The arguments are from the status that KFP gives the last step.
+    `state` and `message` are from the status that KFP passes to the last step. If the end of the run can't be read, the
+    run counts as failed (END_UNKNOWN), because an unknown end must not look like a success.
     """
     node = os.environ.get(NODE)
     if not node:
@@ -38,6 +39,7 @@ def state_of(nodes: Mapping[str, Mapping[str, Any]], node: str) -> tuple[RunEnd,
     """Return the state of the steps before an exit step, and Argo's messages about the pods that failed.
 
     Args:
+        nodes: All nodes of the workflow, from its status.
         node: Name of the exit step's own node: WORKFLOW(0).root(0).exit-handler-1.onExit(0).notify(0).executor(0)
     """
     group = node.partition(".onExit")[0]
@@ -47,7 +49,8 @@ def state_of(nodes: Mapping[str, Mapping[str, Any]], node: str) -> tuple[RunEnd,
     failed = {}
     for name, one in sorted(by_name.items()):
         retries = by_name.get(_ATTEMPT.sub("", name), one)
-        below = name.removeprefix(group)  # starts with a bracket if Argo retries groups, KFP's default
+        # `below` begins with a bracket if Argo retries groups, which is the default of KFP.
+        below = name.removeprefix(group)
         ours = one["type"] == "Pod" and below != name and re.match(r"[(.](?!onExit)", below)
         if ours and {one["phase"], retries["phase"]} <= _FAILED:
             failed[step_of(name)] = one.get("message") or one["phase"]
@@ -55,7 +58,10 @@ def state_of(nodes: Mapping[str, Mapping[str, Any]], node: str) -> tuple[RunEnd,
 
 
 def step_of(node: str) -> str:
-    """Return the step of a pod, from Argo's name for it: RUN(0).root(0).STEP(0).executor(0), or ...STEP-driver(0)."""
+    """Return the name of the step to which a pod belongs.
+
+    `node` is the name of the pod's node in Argo: RUN(0).root(0).STEP(0).executor(0), or ...STEP-driver(0).
+    """
     path = [part.split("(")[0] for part in node.split(".")]
     return path[-2] if path[-1] == "executor" else path[-1].removesuffix("-driver")
 
@@ -63,7 +69,7 @@ def step_of(node: str) -> str:
 def _workflow(name: str) -> Mapping[str, Any]:
     from serving.kubernetes_api import KubernetesApi
 
-    found = KubernetesApi(retries=5).get("workflows", name)  # half a minute
+    found = KubernetesApi(retries=5).get("workflows", name)  # retries for half a minute
     if found is None:
         raise LookupError(f"workflow {name} is gone")
     return found

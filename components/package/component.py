@@ -1,4 +1,4 @@
-"""Packs artifacts into the archives that TorchServe loads."""
+"""Packs model artifacts into the archives that TorchServe loads."""
 
 from kfp.dsl import Artifact, Input, Model, Output
 
@@ -7,7 +7,10 @@ from components.component import component
 
 @component("package for TorchServe")
 def package(challenger: Input[Model], incumbent: Input[Model], model_store: Output[Artifact]):
-    """Pack both artifacts, or only the challenger's if the incumbent has no artifact."""
+    """Pack the artifacts of challenger and incumbent.
+
+    If the incumbent has no artifact, only the challenger is packed.
+    """
     from pathlib import Path
 
     from mtorl.evaluation.logged_incumbent import LoggedIncumbent

@@ -1,4 +1,7 @@
-"""Publishes a challenger that the gate did not reject, as a version in the registry that never changes."""
+"""Publishes a challenger that the gate did not reject, as a version in the registry.
+
+A published version never changes.
+"""
 
 from kfp.dsl import Artifact, Input, Model
 
@@ -27,12 +30,15 @@ def publish(
     run_name: str,
     run_id: str,
 ) -> str:
-    """Copy the challenger and its archive, with their lineage, and prune old versions; returns the new folder.
+    """Copy the challenger, its archive and its lineage to the registry; returns the folder of the new version.
+
+    Old versions that are no longer needed are deleted.
 
     Args:
-        lake: Folder or URI of the lake; models with decisions in the lake are kept. Empty: no model has decided.
-        experiment: File, or folder of files, of the running experiments; models that these files name are kept.
-        keep: Number of newest versions to keep even if nothing needs them; 0 keeps all.
+        lake: Folder or URI of the lake. Models that have decisions in the lake are kept. Empty if no model has decided
+            yet.
+        experiment: File of the running experiment, or folder with several files. Models that they name are kept.
+        keep: Number of newest versions to keep even if nothing needs them; 0 keeps all versions.
     """
     from pathlib import Path
 

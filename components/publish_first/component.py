@@ -1,11 +1,11 @@
-"""Publishes a first model for each arm, under a fixed name for which servers wait."""
+"""Publishes a first model for each arm. The model servers wait for these models under a fixed name."""
 
 from kfp.dsl import Artifact, Input, Model
 
 from components.component import component
 
 
-# Not cached, because it writes to the registry.
+# Not cached, because the step writes to the registry.
 @component("publish the first models", cached=False)
 def publish_first(
     incumbent: Input[Model],
@@ -24,9 +24,9 @@ def publish_first(
     run_name: str,
     run_id: str,
 ) -> str:
-    """Publish a first model for each arm that has none; returns a readable summary.
+    """Publish a first model for each arm that has none; returns a summary in words.
 
-    If the gate rejects the challenger, both arms start with the incumbent's model: an A/A test.
+    If the gate has rejected the challenger, both arms start with the model of the incumbent, which is an A/A test.
 
     Args:
         decision: Decision of the gate: "promote", "experiment" or "reject".

@@ -1,16 +1,17 @@
-"""Finds the policy that a challenger has to beat: the policy of the incumbent's newest decision."""
+"""Finds the policy with which a challenger must be compared: the one that made the incumbent's newest decision."""
 
 from typing import NamedTuple
 
 from components.component import component
 
 
-# Not cached, because the serving policy changes while the parameters stay the same.
+# Not cached, because the serving policy changes although the parameters stay the same.
 @component("find the serving incumbent", cached=False)
 def served_incumbent(lake: str, registry: str) -> NamedTuple("Served", [("artifact", str), ("policy", str)]):  # type: ignore[valid-type]
-    """Return the artifact folder of the policy that took the incumbent's newest decision, or the policy's name.
+    """Return the artifact folder of the policy that made the incumbent's newest decision, or the policy's name.
 
-    Policies of a request, a rule file or another server have no artifact. Both are empty before the first decision.
+    A policy has only a name if its decisions come with the requests, from a rule file or from another server. Before
+    the first decision, both outputs are empty.
     """
     from pathlib import Path
 

@@ -1,14 +1,14 @@
-"""Loads each archive as a model server does, and requests a decision, before the archives are published."""
+"""Loads each model archive like a model server and requests a decision, before the archives are published."""
 
 from kfp.dsl import Artifact, Input
 
 from components.component import component
 
 
-# Cached, because equal archives give equal answers.
+# Cached, because the answers depend only on the archives.
 @component("request a decision from both models")
 def smoke_test(model_store: Input[Artifact]) -> str:
-    """Request a decision from each model; returns the answers as text."""
+    """Request one decision from each model; returns the answers as text. The step fails if a model can't decide."""
     from pathlib import Path
 
     from mtorl.runtime.step import step

@@ -1,4 +1,4 @@
-"""Trains the challenger, MTORL, on the windows of training users."""
+"""Trains the challenger, an MTORL model, on the windows of the training users."""
 
 from kfp.dsl import Dataset, Input, Metrics, Model, Output
 
@@ -18,17 +18,17 @@ def train_challenger(
     model: Output[Model],
     metrics: Output[Metrics],
 ) -> float:
-    """Train MTORL with early stopping on validation users; returns the best validation loss.
+    """Train MTORL until the loss on validation users stops falling; returns the smallest validation loss.
 
     Args:
-        settings: Text of a search's settings.yaml (`mtorl.fitting.settings`); "" for the defaults. A path would not do,
-            because the cache would not notice a changed file.
+        settings: Text of the settings.yaml of a search (`mtorl.fitting.settings`); "" for the defaults. It is the text
+            and not a path, because the cache would not notice that a file has changed.
         volume: Persistent folder for TensorBoard files and checkpoints; "" for none. A retry, or a later run with equal
-            data and settings, resumes from a checkpoint.
-        pods: Settings of the TrainJob whose pods train instead of this step (`components.trainer.train_job.Pods`); ""
-            to train in this step.
+            data and settings, continues from a checkpoint.
+        pods: Settings of a TrainJob whose pods train instead of this step (`components.trainer.train_job.Pods`); ""
+            trains in this step.
         model: Artifact folder of the challenger.
-        metrics: Seconds of training, best epoch, best validation loss.
+        metrics: Seconds of training, number of the best epoch, and best validation loss.
     """
     import json
     from pathlib import Path
@@ -51,10 +51,12 @@ def train_challenger(
         files = KeptFiles.of(volume, data, config, budget_share, code_version, size.total if size else 1)
         given = (data, model.path, config, budget_share, files.checkpoint, files.tensorboard)
         artifact = train_in_pods(FitTask(*given), size, each, files.shared) if each and size else fit_challenger(*given)
-        assert artifact is not None  # only secondary processes get None
+        # Only a secondary process of a training gets None.
+        assert artifact is not None
         model.metadata["digest"] = artifact.digest
         figures = {name: float(artifact.metrics[name]) for name in ("seconds", "best_epoch", "best_val_loss")}
         for name, value in figures.items():
             metrics.log_metric(name, value)
-        Path(metrics.path).write_text(json.dumps(figures))  # kfp's cache skips a Metrics output without a file
+        # Write a file, because without one the cache of kfp would not keep this output.
+        Path(metrics.path).write_text(json.dumps(figures))
         return figures["best_val_loss"]

@@ -1,9 +1,10 @@
-"""Trains in pods: Kubeflow Trainer runs a TrainJob; this process waits for it and copies the resulting artifact.
+"""Trains in pods of a TrainJob, which Kubeflow Trainer runs; this process waits for the job and copies its artifact.
 
     artifact = train_in_pods(task, size, pods, shared="/mnt/mtorl/shared/0a1b")
 
-The job is named after the training, so a retried step finds the job of the first attempt and waits for that job. The
-job is removed when it ends, at its deadline, if this process gets SIGTERM, or together with the step's pod.
+The name of the job is derived from the training. If the step is retried, it therefore finds the job of the first
+attempt and waits for it. The job is deleted when it ends, at its deadline, if this process gets SIGTERM, or when the
+pod of the step is deleted.
 """
 
 import logging
@@ -28,23 +29,32 @@ from mtorl.runtime.files import remove, replacing
 from serving.kubernetes_api import Conflict, KubernetesApi, Refused, Unanswered
 
 _POLL_SECONDS = 5.0
-_RETRIES = 11  # of a request: tolerates ten minutes without the API server, in which the job continues
-_LINES = 40  # last lines of a failed pod's log to show
+# Retries of each request; the API server may be away for ten minutes, while the job continues.
+_RETRIES = 11
+# Number of lines to show from the end of a failed pod's log.
+_LINES = 40
 _POD_LABEL = "jobset.sigs.k8s.io/jobset-name"
 _LOG = logging.getLogger(__name__)
 
 
 def train_in_pods(task: FitTask, size: train_job.Size, pods: train_job.Pods, shared: str) -> Artifact:
-    """Train as a TrainJob, and return its artifact once the job completes.
+    """Train as a TrainJob, and return the artifact after the job has completed.
 
-    `shared` is a folder for only this training, on the pods' common volume. The windows must be on the same volume, as
-    the pipeline's snapshots are. Raises TrainingFailed if the job can't be started, rejects its input, or fails.
+    Args:
+        task: The training, with its windows, settings and files.
+        size: Number of pods and processes.
+        shared: Folder for this training only, on the volume that all pods mount. The windows must be on the same
+            volume.
+
+    Raises:
+        TrainingFailed: The job can't be started, rejects its input, or fails.
     """
     folder = Path(shared)
     model = folder / "model"
     folder.mkdir(parents=True, exist_ok=True)
     replace(task, out=str(model)).save(folder / "task.json")
-    if not model.exists():  # a killed step may have left a model
+    # If a step was killed, it may have left a finished model. Then no job is needed.
+    if not model.exists():
         reports = folder / "progress.jsonl"
         pod, uid = os.environ.get(train_job.POD_NAME), os.environ.get(train_job.POD_UID)
         owner, name = (pod, uid) if pod and uid else None, f"{train_job.NAME}-{folder.name}"
@@ -67,7 +77,7 @@ def train_in_pods(task: FitTask, size: train_job.Size, pods: train_job.Pods, sha
 
 @contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM raise SystemExit(143) inside the block, so that the job is removed."""
+    """Let SIGTERM raise SystemExit(143) inside the block, so that the block can delete the job before it exits."""
 
     def stop(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
@@ -80,17 +90,23 @@ def _ended_by_sigterm() -> Iterator[None]:
 
 
 def _run(api: KubernetesApi, job: Mapping[str, Any], reports: Path) -> None:
-    """Create a TrainJob, or find an earlier attempt's; relay the job's reports until it completes, then remove it."""
+    """Create a TrainJob, pass on its progress reports until it completes, and delete it.
+
+    If a job with the same name exists, which an earlier attempt of the step has created, this function waits for it.
+    """
     name: str = job["metadata"]["name"]
     offset = earlier = reports.stat().st_size if reports.exists() else 0
-    unfinished = False  # whether this process has seen the job running
-    logged: dict[str, str] = {}  # newest logged problem of each pod
+    # Whether this process has created the job or seen it running.
+    unfinished = False
+    # For each pod, the problem that was logged last.
+    logged: dict[str, str] = {}
     try:
         while True:
             found = api.get(train_job.PLURAL, name)
             state = train_job.state_of(found or {})
             if found is None:
-                with suppress(Conflict):  # another request has created the job meanwhile
+                # Ignore a conflict, which means that another request has just created the job.
+                with suppress(Conflict):
                     api.create(train_job.PLURAL, job)
                     unfinished = True
                     _LOG.info("TrainJob %s starts, on %d nodes", name, job["spec"]["trainer"]["numNodes"])
@@ -98,7 +114,8 @@ def _run(api: KubernetesApi, job: Mapping[str, Any], reports: Path) -> None:
                 pass
             elif state.over and not unfinished:
                 with suppress(Conflict):
-                    # The job of an earlier attempt has ended. A new job resumes from its checkpoint.
+                    # This is the job of an earlier attempt, which has ended. A new job will continue from its
+                    # checkpoint.
                     api.delete(train_job.PLURAL, name)
             else:
                 unfinished = True
@@ -119,10 +136,16 @@ def _run(api: KubernetesApi, job: Mapping[str, Any], reports: Path) -> None:
 
 
 def _log_problems(api: KubernetesApi, name: str, logged: dict[str, str], with_logs: bool) -> dict[str, str]:
-    """Log why pods of a job wait or have failed, unless `logged` has the problem; returns the problems by pod."""
+    """Log why pods of a job wait or have failed, and return these problems by pod.
+
+    A problem that is already in `logged` is not logged again. `with_logs` also logs the last lines of each pod with a
+    problem.
+    """
     problems = dict[str, str]()
-    api = KubernetesApi(api.namespace)  # no retries, because the answers are only logged, and a lost node has no logs
-    with suppress(Refused, Unanswered):  # training does not need the right to read pods
+    # No retries, because this is only for information, and the logs of a lost node are gone.
+    api = KubernetesApi(api.namespace)
+    # Ignore errors, because a training also works without the permission to read pods.
+    with suppress(Refused, Unanswered):
         pods = api.list("pods", f"{_POD_LABEL}={name}")
         problems = {pod["metadata"]["name"]: problem for pod in pods if (problem := train_job.problem_of(pod))}
         for pod, problem in problems.items():
@@ -134,7 +157,10 @@ def _log_problems(api: KubernetesApi, name: str, logged: dict[str, str], with_lo
 
 
 def _relay(reports: Path, offset: int) -> int:
-    """Relay the reports that the job's processes wrote to a file after an offset; returns the next offset."""
+    """Pass on the progress reports that the job has written to a file after an offset; returns the next offset.
+
+    If a report is about invalid input, this raises TrainingFailed.
+    """
     events, offset = progress.read(reports, offset)
     for event in events:
         if "input_error" in event:

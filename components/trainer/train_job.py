@@ -1,15 +1,16 @@
-"""Builds the TrainJob of a training for Kubeflow Trainer (trainer.kubeflow.org/v1alpha1, Trainer 2.2 or later).
+"""Builds the Kubernetes object of a TrainJob for Kubeflow Trainer (v1alpha1, Trainer 2.2 or later).
 
     pods = Pods.of(text)                                  # settings of the profile
     size = size_for(windows, pods)
     job = train_job("mtorl-train-0a1b", size, pods, task, reports, owner)
     state_of(job)
 
-Each pod runs torchrun, which finds the other pods through variables that Trainer's runtime for torch sets. All other
-settings of a pod are patches of that runtime (`runtimePatches`).
+Each pod runs torchrun. It finds the other pods through environment variables that Trainer's runtime for torch sets. The
+settings of the pods change the template of that runtime (`runtimePatches`).
 
-If a process is killed, its pod's container stops, and then the other pods' containers, which wait for this process.
-Kubernetes restarts the containers or creates new pods, which resume from the checkpoint. So torchrun restarts nothing.
+If a process is killed, the container of its pod stops, and then the containers of the other pods, which wait for this
+process. Kubernetes restarts the containers or creates new pods, and the training continues from the checkpoint.
+Therefore torchrun itself restarts nothing.
 """
 
 from __future__ import annotations
@@ -34,14 +35,18 @@ POD_NAME, POD_UID = "MTORL_POD_NAME", "MTORL_POD_UID"
 """Environment variables with the pod of the step that starts a job; this pod owns the job."""
 TOUCHPOINTS_PER_PROCESS = 5_000_000
 """Touchpoints for each process. At 20 per window, this gives 250,000 windows, or 1,500 training steps of 128."""
-_COMMAND = ("python", "-m", "torch.distributed.run")  # torchrun, independent of the image's PATH
+# This is torchrun, which may be missing on the PATH of the image.
+_COMMAND = ("python", "-m", "torch.distributed.run")
 _ARGUMENTS = ("--max-restarts=0", "-m", "mtorl.fitting.worker")
-# Otherwise, restarted processes use the previous run's address: https://github.com/pytorch/pytorch/issues/135712
+# Without this setting, restarted processes would use the address of the previous run:
+# https://github.com/pytorch/pytorch/issues/135712
 RESTARTABLE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-_RUNTIME = "torch-distributed"  # a ClusterTrainingRuntime, with Trainer's policy for torch
+_RUNTIME = "torch-distributed"  # a ClusterTrainingRuntime that Trainer provides for torch
 _MANAGER = "mtorl-kubeflow/pipelines"
-_JOB, _CONTAINER = "node", "node"  # names in the runtime
-_SHARED_MEMORY = "2Gi"  # for communication between a node's GPUs and data loaders
+# Names of the job and of the container in the template of the runtime.
+_JOB, _CONTAINER = "node", "node"
+# Size of /dev/shm, through which data loaders and the GPUs of a node communicate.
+_SHARED_MEMORY = "2Gi"
 _LAST_SECONDS = 30
 CONTAINER_SECURITY = {
     "allowPrivilegeEscalation": False,
@@ -61,12 +66,16 @@ POD_SECURITY = {
 
 @dataclass(frozen=True)
 class Pods:
-    """Settings of each pod of a training.
+    """Settings of the pods of a training.
 
     Attributes:
-        nodes: Number of pods; if they have GPUs, each pod is on its own node.
-        gpus: Most accelerators of a pod; 0 trains on CPUs, with one process per pod.
-        folder: Mount path of the data volume, which the step and all pods share.
+        nodes: Number of pods. If they have GPUs, each pod is on a node of its own.
+        gpus: Largest number of accelerators of a pod; 0 trains on CPUs, with one process per pod.
+        image: Image of the pods.
+        folder: Path at which the step and all pods mount the data volume.
+        cpu: CPUs that a pod requests.
+        cpu_limit: Most CPUs that a pod may use.
+        memory: Memory that a pod requests and may use.
         seconds: Longest duration of a training.
     """
 
@@ -80,18 +89,18 @@ class Pods:
     seconds: int
 
     def text(self) -> str:
-        """Format the settings as text for a step's parameter."""
+        """Return the settings as text, which can be the parameter of a step."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def of(cls, text: str) -> Pods:
-        """Parse the settings from the text of a step's parameter."""
+        """Create settings from the text that is the parameter of a step."""
         return cls(**json.loads(text))
 
 
 @dataclass(frozen=True)
 class Size:
-    """Number of nodes of a training, and of processes on each node, one per GPU."""
+    """Number of nodes of a training, and number of processes on each node. With GPUs, each process has one GPU."""
 
     nodes: int = 1
     processes: int = 1
@@ -103,11 +112,13 @@ class Size:
 
 
 def size_for(windows: str, pods: Pods) -> Size:
-    """Choose the number of processes per pod by the size of the data, up to its GPUs. All pods are used.
+    """Choose the number of processes per pod by the number of touchpoints. All pods are used.
 
-    Each process takes `batch_size` windows of every batch. N processes thus make N times fewer optimizer steps per
-    epoch, each with N times as many windows. `TOUCHPOINTS_PER_PROCESS` ensures that an epoch has more than a thousand
-    steps. On less data, another process would save only minutes, but change what the model learns.
+    A pod has at most one process per GPU. Each process trains on `batch_size` windows of every batch. Therefore N
+    processes make N times fewer optimizer steps in an epoch, and each step uses N times as many windows.
+
+    `TOUCHPOINTS_PER_PROCESS` ensures that an epoch has more than a thousand steps. On less data, another process would
+    save only a few minutes, but change what the model learns.
     """
     touchpoints = int(json.loads(Path(windows, "manifest.json").read_text())["rows"])
     worth = touchpoints // (TOUCHPOINTS_PER_PROCESS * pods.nodes)
@@ -115,7 +126,7 @@ def size_for(windows: str, pods: Pods) -> Size:
 
 
 class State(NamedTuple):
-    """State of a TrainJob."""
+    """Whether a TrainJob has ended, and why it failed."""
 
     over: bool = False
     failed: str = ""
@@ -128,15 +139,15 @@ def train_job(
     """Return the Kubernetes object of a TrainJob.
 
     Args:
-        size: Number of pods, and of processes in each pod; with GPUs, one GPU per process.
-        task: File of the `mtorl.fitting.worker.FitTask`, on the shared volume.
-        reports: File on that volume to which processes report.
-        owner: Name and uid of the step's pod; Kubernetes removes the job together with this pod.
+        size: Number of pods, and of processes in each pod. With GPUs, each process has one GPU.
+        task: File with the `mtorl.fitting.worker.FitTask`, on the shared volume.
+        reports: File on the same volume, to which the processes write their progress.
+        owner: Name and uid of the step's pod. When this pod is deleted, Kubernetes also deletes the job.
     """
     limits = {"cpu": pods.cpu_limit, "memory": pods.memory}
     if pods.gpus:
         limits[GPU] = str(size.processes)
-    environment = {**RESTARTABLE, progress.ENV: reports, "HOME": "/tmp"}  # compiled kernels are written to HOME
+    environment = {**RESTARTABLE, progress.ENV: reports, "HOME": "/tmp"}  # torch writes compiled kernels to HOME
     spec: dict[str, Any] = {
         "runtimeRef": {"apiGroup": GROUP, "kind": "ClusterTrainingRuntime", "name": _RUNTIME},
         "trainer": {
@@ -158,12 +169,12 @@ def train_job(
 
 
 def labels_of(name: str, component: str) -> dict[str, str]:
-    """Return the recommended labels of an object."""
+    """Return the labels that Kubernetes recommends for an object."""
     return {NAME_LABEL: name, "app.kubernetes.io/component": component, "app.kubernetes.io/part-of": "mtorl-kubeflow"}
 
 
 def _patch(pods: Pods) -> dict[str, Any]:
-    """Return the patch of the runtime's template for this training."""
+    """Return the changes that a training makes to the template of Trainer's runtime."""
     container = {
         "name": _CONTAINER,
         "securityContext": CONTAINER_SECURITY,
@@ -185,7 +196,7 @@ def _patch(pods: Pods) -> dict[str, Any]:
     }
     if pods.gpus:
         pod["tolerations"] = [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]
-    # An Istio sidecar would keep running after the training has ended.
+    # Without this label, an Istio sidecar would keep running after the training has ended.
     labels = {**labels_of(NAME, "training"), "sidecar.istio.io/inject": "false"}
     template = {"metadata": {"labels": labels}, "spec": pod}
     jobs = [{"name": _JOB, "template": {"spec": {"template": template}}}]
@@ -193,7 +204,7 @@ def _patch(pods: Pods) -> dict[str, Any]:
 
 
 def state_of(job: Mapping[str, Any]) -> State:
-    """Return the state of a TrainJob, from its conditions."""
+    """Return the state of a TrainJob, which is derived from its conditions."""
     conditions = {one["type"]: one for one in (job.get("status") or {}).get("conditions") or []}
     true = {name: one for name, one in conditions.items() if one["status"] == "True"}
     if failed := true.get("Failed"):
@@ -202,12 +213,12 @@ def state_of(job: Mapping[str, Any]) -> State:
 
 
 def problem_of(pod: Mapping[str, Any]) -> str:
-    """Return why a pod waits or has failed; empty if neither."""
+    """Return why a pod waits or has failed. The text is empty if the pod has no problem."""
     name, status = pod["metadata"]["name"], pod.get("status") or {}
     for condition in status.get("conditions") or []:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return f"{name}: not scheduled: {condition.get('message', '')}"
-    if status.get("phase") == "Failed" and status.get("reason"):  # Evicted, NodeLost
+    if status.get("phase") == "Failed" and status.get("reason"):  # for example Evicted or NodeLost
         return f"{name}: {status['reason']}: {status.get('message', '')}".rstrip(": ")
     for container in status.get("containerStatuses") or []:
         waiting = container.get("state", {}).get("waiting") or {}

@@ -1,17 +1,18 @@
-"""Compares a log with the newest training's log, so that no model is trained on an export that was cut off."""
+"""Compares a log with the log of the newest training, so that no model is trained on an incomplete export."""
 
 from kfp.dsl import Dataset, Input
 
 from components.component import component
 
 
-# Not cached, because each training changes the log to compare with.
+# Not cached, because each training changes the log with which the next log is compared.
 @component("compare the log with the previous one", cached=False)
 def validate(log: Input[Dataset], history: str, shrunk: str) -> str:
-    """Raise a `LogError` if a log lacks touchpoints of an earlier log; returns a readable summary of what changed.
+    """Raise a `LogError` if the log lacks touchpoints of an earlier log; returns a summary of what has changed.
 
     Args:
-        shrunk: "fail" stops if the log has lost touchpoints since the newest training; "accept" trains on the log.
+        shrunk: What to do if the log has lost touchpoints since the newest training: "fail" stops the run, and "accept"
+            trains on the log.
     """
     import json
     from pathlib import Path

@@ -1,4 +1,4 @@
-"""Compares the arms of the experiments, from the decisions in the lake."""
+"""Compares the arms of the running experiments, based on the decisions in the lake."""
 
 from kfp.dsl import Artifact, Output
 
@@ -9,16 +9,17 @@ from components.component import component
 def verdict(
     lake: str, experiment: str, gain: str, weights: str, budget: float, since: str, until: str, result: Output[Artifact]
 ) -> str:
-    """Compare the arms on the decision log; returns the verdict in one word, or one word per experiment.
+    """Compare the arms of each experiment; returns the verdict in one word, or one word per experiment.
 
-    Each run judges the whole experiment rather than its last hours, so that one error rate holds over all runs.
+    Each run judges all decisions of an experiment and not only new ones. The rate of wrong verdicts therefore stays
+    below its limit, however often the step runs.
 
     Args:
-        experiment: Path of the experiment file, or of a folder with several, as the router reads them.
+        experiment: Path of the experiment file, or of a folder with several files, as the router reads them.
         gain: The reward, as in the description of the data set: click, or {click: 0.1, revenue: 1}.
-        weights: Parquet with decision_id and weight, for a replay of a real log; empty for live traffic.
+        weights: Parquet file with decision_id and weight, for a replay of a real log; empty for live traffic.
         budget: Budget of a replay, in currency units per decision; 0 for live traffic.
-        result: JSON of the verdict or, for a folder, of the verdicts by file name.
+        result: The verdict as JSON. For a folder, the verdicts by file name.
     """
     import json
     from pathlib import Path

@@ -1,7 +1,12 @@
-"""Turns the lake into the next training log: selects the decisions that a policy can learn from, with their outcomes.
+"""Turns collected decisions into the next training log: selects those from which a policy can learn, with outcomes.
 
-Reading order: `compact.py` (arrived files to closed hours), `rules.py` (which decisions can be learned from),
-`stored_rows.py` (judges each decision once), `training_log.py` (touchpoints, opportunities and a summary), `pruning.py`
-(which exposures to keep), `experiment_decisions.py` (decisions of one arm, and shadow decisions of challengers),
-`removal.py` (forgotten users, old hours), `database.py`, `spark.py` (the queries on DuckDB and Spark).
+Routers upload the decisions to the lake, a folder or bucket of Parquet files. Reading order:
+
+- `compact.py`: moves uploaded files into the folder of their hour
+- `rules.py`: decides which decisions a policy can learn from
+- `stored_rows.py`: applies these rules to each decision once, and stores the result
+- `training_log.py`, `pruning.py`: write the training tables, and limit their size
+- `experiment_decisions.py`: reads the decisions of one experiment
+- `removal.py`: removes forgotten users and old hours from the lake
+- `database.py`, `spark.py`: run the queries on DuckDB or Spark
 """

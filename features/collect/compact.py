@@ -1,18 +1,18 @@
-"""Compacts the lake: moves arrived records into the hours of their decisions, each hour in a few sorted files.
+"""Compacts the lake: moves uploaded records into the hours of their decisions, with a few sorted files per hour.
 
     print(compact(Lake.open("lake"), datetime.now(UTC)))
 
-An hour is closed a few minutes after its end. Records that arrive later are added to closed hours as separate files;
-most are outcomes, up to a week late. The files of an hour are merged by size, so each record is rewritten only a few
-times, however many files its hour gains.
+An hour is closed a few minutes after its end. Records that arrive later are added to the closed hour as separate files.
+Most of them are outcomes, which arrive up to a week after their decision. Small files of an hour are merged with files
+of similar size, so each record is rewritten only a few times.
 
-If a router uploads outcomes hours late, their files are named `late-...`, so that verdicts recompute their hour
-(`monitoring/verdict/stored_sums.py`). These files are merged once the hour is final, into a file that is also named
-`late-...`.
+If a router uploads outcomes hours late, the compaction writes them to files named `late-...`, so that verdicts
+recompute the totals of that hour (`monitoring/verdict/stored_sums.py`). Eight days after the hour, all its files are
+merged into one. If any of them was named `late-...`, so is the new file.
 
-A compaction that was killed or failed can be run again at any time, and two can run at once without losing records: new
-files are written before the old ones are hidden, and a merge drops copies. Unreadable files move to the lake's folder
-`unreadable/`.
+A compaction that was killed can be run again, and two compactions may run at the same time. No record is lost, because
+new files are written before the old files are hidden. Files that can't be read are moved to the folder `unreadable/` of
+the lake.
 """
 
 import contextlib
@@ -50,22 +50,35 @@ from mtorl.log.records import ID_FIELD, KINDS, Kind, sql_columns, this_version
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
 
-CLOSED_AFTER = timedelta(minutes=10)  # time from the end of an hour until it is closed; routers upload each minute
-LATE_AFTER = timedelta(hours=2, minutes=20)  # longest time from receipt to compaction if uploads work
-MOST_FILES = 8  # an hour's files of similar size are merged once there are this many
-FINAL_AFTER = timedelta(days=8)  # few outcomes arrive after this time, so the hour is merged into one file
-KEPT_SECONDS = 2 * 3600.0  # superseded files are kept this long for running queries
-_ALIKE = 4  # a file is merged once the smaller files together have a quarter of its size
+# An hour is closed this long after its end. Routers upload every minute, so most of its records have arrived by then.
+CLOSED_AFTER = timedelta(minutes=10)
+# If uploads work, an outcome is compacted within this time after the router has received it.
+LATE_AFTER = timedelta(hours=2, minutes=20)
+# The files of one hour that have similar sizes are merged once there are this many.
+MOST_FILES = 8
+# Few outcomes arrive this long after an hour, so all files of the hour are then merged into one.
+FINAL_AFTER = timedelta(days=8)
+# After a merge, the old files stay this long, because running queries may still read them.
+KEPT_SECONDS = 2 * 3600.0
+# A file is merged once the smaller files of its hour have, in total, a quarter of its size.
+_ALIKE = 4
 
 
 @dataclass
 class Compacted:
-    """Counts of a compaction; `str()` gives a readable summary."""
+    """The result of a compaction, as counts; `str()` gives a readable summary.
 
-    files: int = 0  # arrived files that were moved
-    hours: set[datetime] = field(default_factory=set)  # hours to which records were added
-    merged: int = 0  # merges of an hour's files, summed over the kinds of records
-    unreadable: list[str] = field(default_factory=list)  # unreadable files that were moved aside
+    Attributes:
+        files: Number of uploaded files whose records were moved into their hours.
+        hours: Hours to which records were added.
+        merged: Number of merges. Each merge combines the files of one hour and one kind of record.
+        unreadable: Names of files that could not be read and were moved to the folder `unreadable/`.
+    """
+
+    files: int = 0
+    hours: set[datetime] = field(default_factory=set)
+    merged: int = 0
+    unreadable: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         lines = [f"{self.files:,} files moved into {len(self.hours):,} hours, {self.merged:,} hours merged"]
@@ -74,18 +87,24 @@ class Compacted:
 
 
 def compact(lake: Lake, now: datetime, engine: str = "") -> Compacted:
-    """Move arrived records into closed hours; raises a `LogError` if a record has another schema version."""
+    """Move uploaded records of hours that have ended into these hours, and merge small files of the same hour.
+
+    Raises:
+        LogError: A record was written with another version of the record schema.
+    """
     done = Compacted()
     try:
         remove_again(lake, now)
-    except LogError:  # a file can't be read
+    except LogError:  # a file in the lake can't be read
         arrived = [(kind, file) for kind in KINDS for file in lake.arrived(kind)]
         done.unreadable += [_set_aside(lake, file) for kind, file in arrived if not _can_read(lake, kind, file)]
         remove_again(lake, now)
     with open_database(lake, engine) as db:
-        for kind in reversed(KINDS):  # outcomes first, so that a closed decision is never without its outcomes
-            # A clock that is ahead, or an invented id, may put a file's hour into the future. In this case, the upload
-            # time decides whether the file's hour has ended.
+        # Compact outcomes before decisions, so that a reader never finds a decision in a closed hour without its
+        # outcomes.
+        for kind in reversed(KINDS):
+            # If a router's clock is ahead, the hour of a file may be in the future. The time of the upload then decides
+            # whether the hour has ended.
             reached = ((file, min(file.hour, file.written or file.hour)) for file in lake.arrived(kind))
             ended = [file for file, hour in reached if hour + HOUR + CLOSED_AFTER <= now]
             taken = 0
@@ -111,10 +130,11 @@ def _rewrite(
     done: Compacted,
     uploaded_since: datetime | None = None,
 ) -> set[datetime]:
-    """Write the records of some files to their hours, hide the files and return the hours.
+    """Write the records of `files` into the hours of their decisions, then hide `files`. Returns these hours.
 
     Args:
-        uploaded_since: Outcomes received before this time count as uploaded late. None if closed files are merged.
+        uploaded_since: Outcomes that the router received before this time count as uploaded late. None, if the files
+            belong to closed hours and are being merged.
     """
     try:
         return _write(lake, db, kind, files, uploaded_since)
@@ -128,7 +148,8 @@ def _rewrite(
 
 
 def _write(lake: Lake, db: Database, kind: Kind, files: Sequence[LakeFile], since: datetime | None) -> set[datetime]:
-    name = secrets.token_hex(8)  # unique, so that of two concurrent runs, each deletes only its own files
+    # Use a random file name. If two compactions run at once, each then deletes only its own files.
+    name = secrets.token_hex(8)
     hours: set[datetime] = set()
     late = {file.hour for file in files if was_uploaded_late(file)}
     if kind == "outcome" and since is not None:
@@ -145,14 +166,16 @@ def _write(lake: Lake, db: Database, kind: Kind, files: Sequence[LakeFile], sinc
     if lake.forgotten() == forgotten:
         lake.supersede(files, KEPT_SECONDS)
         return hours
-    # The new files may contain a user who was forgotten meanwhile. Delete them; the next run repeats the work.
+    # A user was forgotten while the new files were being written, so these may contain the user. Delete the new files.
+    # The next compaction reads the old files again.
     for file in written:
-        lake.delete(file)  # it is missing if a removal has replaced it by a file without the user
+        # If the file is missing, a removal has already replaced it by a file without the forgotten user.
+        lake.delete(file)
     return set()
 
 
 def _to_merge(files: Sequence[LakeFile], now: datetime, full: int) -> dict[datetime, list[LakeFile]]:
-    """Return the files to merge, by hour: many files of similar size, or all files of an hour that is final."""
+    """Choose the files to merge in each hour: many files of similar size, or all files if the hour ended 8 days ago."""
     small = by_hour(file for file in files if file.size < full)
     found = {}
     for hour, there in small.items():
@@ -170,7 +193,11 @@ def _to_merge(files: Sequence[LakeFile], now: datetime, full: int) -> dict[datet
 
 
 def _can_read(lake: Lake, kind: Kind, file: LakeFile) -> bool:
-    """Return whether a file contains valid records; raises OSError only if the lake can't be read."""
+    """Return True if `file` contains valid records of this `kind`.
+
+    Raises:
+        OSError: The lake itself can't be read, so the file may still be valid.
+    """
     with TemporaryDirectory(prefix="mtorl-file-") as scratch:
         copy = Path(scratch, "file.parquet")
         with lake.files.open_input_stream(file.name) as source, copy.open("wb") as target:

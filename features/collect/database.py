@@ -1,10 +1,11 @@
-"""Runs the queries over a lake on DuckDB or Spark; both return equal rows.
+"""Runs SQL queries on the records of a lake, with DuckDB or Spark. Both engines return equal rows.
 
     with open_database(lake) as db:                        # $ENGINE: duckdb (default) or spark
         db.keep("recent", f"SELECT * FROM {lake.records(db, 'decision', since)}")
         db.execute("SELECT arm, count(*) FROM recent GROUP BY arm").fetchall()
 
-Queries are written in DuckDB's SQL, limited to what Spark supports or `spark.py` translates. Times are in UTC.
+Queries are written in DuckDB's SQL, but use only functions that Spark also has or that `spark.py` translates. Times are
+in UTC.
 """
 
 import os
@@ -31,19 +32,23 @@ if TYPE_CHECKING:
 
 Database: TypeAlias = "DuckDB | Spark"
 _MEMORY = "500MB"
-_AS_PARQUET = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1"  # higher levels are slower and save little space
+# Higher compression levels take longer and make the files only slightly smaller.
+_AS_PARQUET = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1"
 _PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
-_SLICE_ROWS, _GROUP_ROWS = 30_000, 122_880  # a row has about 2 kB
-_AT_ONCE = 500  # rows that a thread buffers while it splits them into files; 4,000 need more than 150 MB
+# Number of rows to sort at once, and number of rows in a Parquet row group. A row has about 2 kB.
+_SLICE_ROWS, _GROUP_ROWS = 30_000, 122_880
+# Number of rows that each thread buffers while it splits rows into files. With 4,000 rows, DuckDB would need more than
+# 150 MB.
+_AT_ONCE = 500
 
 
 class DuckDB:
-    """A database in this process, with bounded memory, of the records of a lake.
+    """A DuckDB database in this process that reads the records of a lake. Its memory is limited.
 
     Attributes:
-        connection: For queries in DuckDB's own SQL.
-        failures: Types of the errors that a query raises on an unreadable file.
-        part_bytes: Bytes of files that one call of `write_hours` should read at most.
+        connection: DuckDB connection, for queries that use functions of DuckDB only.
+        failures: Types of exceptions that a query raises if it reads a damaged file.
+        part_bytes: Total size of the files, in bytes, that one call of `write_hours` should read at most.
     """
 
     failures: tuple[type[Exception], ...] = (duckdb.Error,)
@@ -53,23 +58,29 @@ class DuckDB:
         self.connection, self._lake = connection, lake
 
     def execute(self, query: str, /) -> Any:
-        """Run a query and return an object with `fetchall`."""
+        """Run a query. The result has the method `fetchall`."""
         return self.connection.execute(query)
 
     def view(self, name: str, query: str) -> None:
-        """Create a view of a query."""
+        """Create a view with the name `name`, which runs `query` each time it is read."""
         self.execute(f"CREATE OR REPLACE VIEW {name} AS {query}")
 
     def keep(self, name: str, query: str) -> None:
-        """Create a table of a query's rows, in a file, because the rows may not fit in memory."""
+        """Run a query once and store its rows as the table `name`.
+
+        The table is in a temporary file, because its rows may not fit in memory.
+        """
         self.execute(f"CREATE OR REPLACE TABLE {name} AS {query}")
 
     def add(self, name: str, table: pa.Table) -> None:
-        """Create a view of a table in memory."""
+        """Make an Arrow table available to queries as the view `name`."""
         self.connection.register(name, table)
 
     def write(self, query: str, path: Path, order: Sequence[str] = ()) -> None:
-        """Write a query's rows atomically as one Parquet file."""
+        """Write the rows of a query to one Parquet file, sorted by the columns in `order`.
+
+        The file appears only once it is complete.
+        """
         ordered = f" ORDER BY {', '.join(order)}" if order else ""
         with replacing(path) as unfinished:
             self.execute(f"COPY (SELECT * FROM ({query}){ordered}) TO {sql_text(unfinished)} ({_AS_PARQUET})")
@@ -77,14 +88,19 @@ class DuckDB:
     def write_hours(
         self, query: str, order: Sequence[str], name: Callable[[datetime, int, int], str], once: Callable[[str], str]
     ) -> list[str]:
-        """Write each `hour` of a query to one sorted file of the lake; returns the names of the files.
+        """Write the rows of `query` to the lake, one sorted file for each value of the column `hour`.
 
-        Sorting wide rows takes more memory than DuckDB is given, so it sorts the user buckets in slices.
+        Sorting all rows at once would exceed the memory limit, so DuckDB sorts them in slices of users.
 
         Args:
-            order: SQL of the columns to sort by; the first one is the user bucket.
-            name: Returns the name of a file from its hour, its number and how many files the hour has.
-            once: Given SQL of all rows of some users, returns SQL of these rows without repeated records.
+            order: SQL expressions to sort by. The first expression is the user bucket, which is a number from a hash of
+                the user's id.
+            name: Returns the name of a file, given its hour, its number within the hour, and how many files the hour
+                has.
+            once: Receives SQL for all rows of some users, and returns SQL for the same rows without repeated records.
+
+        Returns:
+            The names of the written files.
         """
         self.keep("to_write", query)
         ((count,),) = self.execute("SELECT count(*) FROM to_write").fetchall()
@@ -118,7 +134,7 @@ class DuckDB:
 
 
 def _runs(column: pa.Array | pa.ChunkedArray) -> Iterator[tuple[Any, tuple[int, int]]]:
-    """Yield each value of a sorted column with the position of its first row and its number of rows."""
+    """Yield each distinct value of a sorted column, with the position of its first row and its number of rows."""
     begin = 0
     for run in column.value_counts().to_pylist():
         yield run["values"], (begin, run["counts"])
@@ -126,14 +142,17 @@ def _runs(column: pa.Array | pa.ChunkedArray) -> Iterator[tuple[Any, tuple[int, 
 
 
 def table(files: Sequence[Path]) -> str:
-    """Return SQL for a table of Parquet files, on a local disk or on a volume that all executors mount."""
+    """Return an SQL expression that reads some Parquet files as one table.
+
+    With Spark, the files must be on a volume that all executors mount.
+    """
     names = ", ".join(sql_text(file.absolute()) for file in files)
     return f"read_parquet([{names}], union_by_name = true, hive_partitioning = false)"
 
 
 @contextmanager
 def open_database(lake: Lake, engine: str = "") -> Iterator[Database]:
-    """Open the named engine, else the engine in $ENGINE, else DuckDB, for a lake of any size."""
+    """Open a database for queries on `lake`. `engine` names its engine; if it is "", $ENGINE decides, then DuckDB."""
     engine = engine or os.environ.get("ENGINE", "") or "duckdb"
     if engine == "duckdb":
         with open_duckdb(lake) as db:
@@ -148,6 +167,6 @@ def open_database(lake: Lake, engine: str = "") -> Iterator[Database]:
 
 @contextmanager
 def open_duckdb(lake: Lake) -> Iterator[DuckDB]:
-    """Open DuckDB for a lake; $ENGINE is ignored."""
+    """Open a DuckDB database that queries `lake`, even if $ENGINE names another engine."""
     with lake_database(lake, _MEMORY) as connection:
         yield DuckDB(connection, lake)

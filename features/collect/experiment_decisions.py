@@ -1,12 +1,13 @@
-"""Reads decisions of an experiment: those of one arm, and shadow decisions of challengers.
+"""Reads the decisions of one experiment from the lake, for forecasts, budget plans and shadow reports.
 
-    rows = served_decisions("lake", spec, experiment, "incumbent")      # used to plan its exploration
+    rows = served_decisions("lake", spec, experiment, "incumbent")      # to plan how much this arm explores
     rows[["channel_probs", "exposure_probs", "window"]]
-    by_hour = decisions_by_hour("lake", spec, experiment)               # of all arms, used to plan budgets
-    rows = shadows("lake", spec, experiment, by=["device"])             # with the incumbent's decisions and outcomes
+    by_hour = decisions_by_hour("lake", spec, experiment)               # of all arms, to plan budgets
+    rows = shadows("lake", spec, experiment, by=["device"])             # challengers' and incumbent's decisions
     report = shadow_report(rows, spec.channels)                         # mtorl.evaluation.shadow
 
-Decisions belong to an experiment if its name and salt match. Probabilities are those of `rules.py`.
+A decision belongs to an experiment if it has the experiment's name and salt. Its probabilities are corrected for failed
+exposures, as `rules.py` describes.
 """
 
 from collections.abc import Sequence
@@ -36,12 +37,14 @@ MOST_SHADOWS = 500_000
 def served_decisions(
     place: str | Path, spec: DatasetSpec, experiment: Experiment, arm: str, most: int = MOST_SERVED
 ) -> pd.DataFrame:
-    """Read at most `most` decisions of an arm whose probabilities are known, of users chosen by hash.
+    """Read decisions of one arm whose probabilities are known, at most `most` rows.
 
-    As in a verdict, decisions whose outcomes may still arrive are left out.
+    If there are more decisions, users are chosen by a hash of their id. Recent decisions are left out as long as their
+    outcomes may still arrive, as in a verdict.
 
-    Columns: timestamp, user_id, campaign_id, channel (the drawn one), channel_probs and exposure_probs (lists in the
-    order of the channels), exposed, outcomes, gain, window (JSON).
+    Returns:
+        A row per decision with the columns timestamp, user_id, campaign_id, channel (the drawn channel), channel_probs
+        and exposure_probs (lists in the order of the channels), exposed, the outcomes, gain, and window (JSON).
     """
     if arm not in (names := [one.name for one in experiment.arms]):
         raise LogError(messages.UNKNOWN_ARM(arm=arm, known=names))
@@ -51,7 +54,8 @@ def served_decisions(
         hours = max(spec.outcome_hours, experiment.metrics.outcome_hours or 0.0)
         (decided := Decided(db, lake, spec.replace(outcome_hours=hours))).judge()
         windows = decided.lake.records(db, "window")
-        # Windows are larger than decisions, so only those of the chosen decisions are read into memory.
+        # A window contains a user's last touchpoints and is much larger than a decision. So only the windows of the
+        # chosen decisions are read into memory.
         known = db.connection.execute(
             f"""SELECT j.timestamp, d.user_id, j.campaign_id, j.drawn_channel AS channel, j.channel_probs,
                        j.exposure_probs, j.exposed, {outcomes}, {_gain(spec)}, w."window"
@@ -66,7 +70,7 @@ def served_decisions(
 
 
 def decisions_by_hour(place: str | Path, spec: DatasetSpec, experiment: Experiment) -> pd.Series:
-    """Count the decisions of all arms of an experiment by the hour (UTC) of the opportunity."""
+    """Count the decisions of all arms of an experiment in each hour (UTC), by the time of the request."""
     lake = Lake.open(place)
     with open_duckdb(lake) as db:
         Decided(db, lake, spec.replace(outcome_hours=0.0)).judge()
@@ -81,13 +85,22 @@ def decisions_by_hour(place: str | Path, spec: DatasetSpec, experiment: Experime
 
 
 def shadows(place: str | Path, spec: DatasetSpec, experiment: Experiment, by: Sequence[str] = ()) -> pd.DataFrame:
-    """Read an experiment's shadow decisions; beyond about `MOST_SHADOWS`, users are left out by hash.
+    """Read the shadow decisions of an experiment.
 
-    Returns the rows that `mtorl.evaluation.shadow` reads; `by` names categorical columns of the context or user.
+    Challengers made these decisions for the same requests as the incumbent, but the ads were not shown.
+
+    If there are more than `MOST_SHADOWS`, only users chosen by hash are read.
+
+    Args:
+        by: Names of categorical columns of the context or the user, which are added to the rows for reports by segment.
+
+    Returns:
+        The rows that `mtorl.evaluation.shadow` reads.
     """
     segments = "".join(f"{segment_sql(spec, name, 'd')} AS {sql_name(name)}, " for name in by)
     lake = Lake.open(place)
-    # As in a verdict, decisions count once their outcomes are complete: decisions of the last hour have no gain yet.
+    # A decision counts only once its outcomes are complete, as in a verdict. The gain of a more recent decision would
+    # be too low.
     hours = max(spec.outcome_hours, experiment.metrics.outcome_hours or 0.0)
     with open_duckdb(lake) as db:
         (decided := Decided(db, lake, spec.replace(outcome_hours=hours))).judge()
@@ -122,14 +135,17 @@ def shadows(place: str | Path, spec: DatasetSpec, experiment: Experiment, by: Se
 
 
 def _own(record: str, channel: str, expose: str, prefix: str = "incumbent_") -> str:
-    """Return SQL for the channel that the policy preferred before exploration."""
+    """Return SQL for the policy's own choice before exploration: the channel, and whether to expose it."""
     explored = f"json_extract_string({record}.exploration, '$.channel')"
     exposed = f"CAST(json_extract_string({record}.exploration, '$.expose') AS BOOLEAN)"
     return f"coalesce({explored}, {channel}) AS {prefix}channel, coalesce({exposed}, {expose}) AS {prefix}expose"
 
 
 def _listed(field: str, spec: DatasetSpec) -> str:
-    """Return SQL for a challenger's figures as a list in the order of the channels; NaN if unknown."""
+    """Return SQL that converts a JSON object of a shadow decision, with a number per channel, to a list.
+
+    The list is in the order of the data set's channels. A missing number becomes NaN.
+    """
     values = f"json_transform(s.{field}, {fields(spec.channels, 'DOUBLE')})"
     named = ", ".join(f"coalesce({values}.{sql_name(channel)}, 'nan'::DOUBLE)" for channel in spec.channels)
     return f"[{named}] AS challenger_{field}"

@@ -1,15 +1,17 @@
-"""Chooses which exposures to keep if a training can't read all; narrow generations are dropped first.
+"""Chooses which exposures a training reads if there are too many, and leaves out the least informative ones first.
 
-A generation is the first log, or the exposures of one model in one arm. Its *width* is Kish's effective sample size, as
-a share of its rows, for evaluating a policy that draws all channels with equal probability. The width is 1 for random
-exposures, and close to 0 if the policy nearly always shows one channel.
+A generation is the first log, or the exposures of one model in one arm. Its *width* says how much its exposures tell
+about other channels. It is Kish's effective sample size for evaluating a policy that draws all channels with equal
+probability, divided by the number of exposures. The width is 1 if channels were drawn at random, and close to 0 if the
+policy nearly always showed one channel.
 
-Training on narrow exposures alone breaks the heads, so the rules are:
+A model that is trained on narrow exposures alone predicts badly, so the rules are:
 
-- The newest generation of each arm stays. Its exposures come from the serving model, and show the users as this model
-  affects them.
-- Of the other generations, the narrowest are dropped first; of two with equal width, the older one.
-- If a generation fits only in part, a hash chooses whole users.
+- The newest generation of each arm is always kept. Its exposures come from the serving model, and show how users react
+  to this model.
+- Of the other generations, those with the smallest width are left out first. Of two with equal width, the older one is
+  left out.
+- If a generation fits only in part, whole users are chosen by a hash of their id.
 """
 
 from collections import defaultdict
@@ -31,7 +33,7 @@ LOG = ""
 
 
 class Touchpoints(NamedTuple):
-    """The exposures of a generation."""
+    """The number of exposures in one generation, their width, and the time of the newest exposure."""
 
     arm: str
     generation: str
@@ -42,16 +44,28 @@ class Touchpoints(NamedTuple):
 
 @dataclass(frozen=True)
 class Bound:
-    """Conditions that limit the rows that a training reads from a log and from decisions."""
+    """Conditions that limit how many rows a training reads from the first log and from the collected decisions.
 
-    rows: int = 0  # number of touchpoints without the limit; 0 if there is no limit
-    of_log: str = "true"  # SQL condition of the log's rows
-    of_judged: str = "true"  # SQL condition of the touchpoints in the view `judged`
-    share_of: Callable[[datetime], float] = lambda _: 1.0  # share of users to read from a block, by its hour
+    Attributes:
+        rows: Number of touchpoints that the training would read without a limit; 0 if there is no limit.
+        of_log: SQL condition that selects rows of the first log.
+        of_judged: SQL condition that selects touchpoints of the view `judged`.
+        share_of: Returns the share of users to read from a block of stored decisions, given the block's first hour.
+    """
+
+    rows: int = 0
+    of_log: str = "true"
+    of_judged: str = "true"
+    share_of: Callable[[datetime], float] = lambda _: 1.0
 
 
 def bound(db: Database, decided: Decided, log: Sequence[Path], channels: int, most_rows: int) -> Bound:
-    """Choose which touchpoints of a log and of the judged decisions to read: about `most_rows` in total (0: all)."""
+    """Choose which touchpoints a training reads from the first log and from the judged decisions.
+
+    Args:
+        channels: Number of channels of the data set.
+        most_rows: About how many touchpoints to read in total; 0 means all.
+    """
     if not most_rows:
         return Bound()
     generations = _generations(db, decided.share, log, channels)
@@ -72,8 +86,13 @@ def bound(db: Database, decided: Decided, log: Sequence[Path], channels: int, mo
 
 
 def _generations(db: Database, share: float, log: Sequence[Path], channels: int) -> list[Touchpoints]:
-    """Return the generations; a log without propensities has width 1, an arm without known probabilities width 0."""
-    # The expected squared weight of a decision, or its estimate: the log has only the drawn channel's propensity.
+    """Compute the number of exposures and the width of each generation.
+
+    If the first log has no propensities, its width is 1. If a generation has no known probabilities, its width is 0.
+    """
+    # The width depends on the mean squared weight of the exposures. For a decision, all channel probabilities are
+    # known, so its expected squared weight is exact. The first log has only the propensity of the drawn channel, so its
+    # squared weight is an estimate.
     of_drawn = f"({1 / channels!r} / propensity) * ({1 / channels!r} / propensity)"
     of_drawn = of_drawn if "propensity" in pq.read_schema(log[0]).names else "CAST(NULL AS DOUBLE)"
     of_all = f"list_sum(list_transform(channel_probs, lambda p: 1 / greatest(p, 1e-6))) / {channels**2}"
@@ -87,7 +106,7 @@ def _generations(db: Database, share: float, log: Sequence[Path], channels: int)
             FROM judged WHERE touchpoint AND {SAMPLED}) AS pool
         GROUP BY arm, generation"""
     ).fetchall()
-    # Round the sums, because their last digits depend on the order of addition.
+    # The last digits of a sum depend on the order in which the engine adds. Rounding makes the result reproducible.
     return [
         Touchpoints(arm, name, rows if arm == LOG else round(rows / share), round(width, 9), newest)
         for arm, name, rows, width, newest in found
@@ -95,8 +114,9 @@ def _generations(db: Database, share: float, log: Sequence[Path], channels: int)
 
 
 def kept_shares(generations: Sequence[Touchpoints], most_rows: int) -> dict[tuple[str, str], float]:
-    """Return the share of users to keep, by arm and generation, for about `most_rows` rows in total."""
-    by_age = sorted(generations, key=lambda one: (one.newest, one.generation, one.arm))  # names break ties
+    """Return the share of users to keep from each arm and generation, so that about `most_rows` exposures remain."""
+    # if times are equal, names decide
+    by_age = sorted(generations, key=lambda one: (one.newest, one.generation, one.arm))
     newest = {one.arm: one for one in by_age if one.arm != LOG}
     first = list(newest.values())
     others = sorted((one for one in reversed(by_age) if one not in first), key=lambda one: one.width, reverse=True)
@@ -109,5 +129,5 @@ def kept_shares(generations: Sequence[Touchpoints], most_rows: int) -> dict[tupl
 
 
 def of_some_users(share: float) -> str:
-    """Return an SQL condition that chooses a share of a log's users, by hash."""
+    """Return an SQL condition that keeps this share of a log's users, chosen by a hash of the user id."""
     return f"md5(user_id) < {sql_text(f'{int(share * 16**12):012x}')}" if share < 1 else "true"

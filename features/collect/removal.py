@@ -1,14 +1,17 @@
-"""Removes users, and hours that are too old, from a lake.
+"""Removes forgotten users, and hours that are too old, from the lake.
 
     forget_in_bucket(Lake.open("gs://ads/lake"), {"u1"}, now)     # Counter({"outcomes": 20, "decisions": 14})
 
-Only the row groups of the user's bucket are read. A file that contains the user is first rewritten without the user
-under another name, then deleted. Deletion is immediate, also for superseded files: a query that is reading such a file
-fails and can be repeated. Records without a user are removed before the decisions that link them to a user, so that a
-second run can complete an interrupted one.
+Files are sorted by user bucket, so only the row groups of the user's bucket are read. A file that contains the user is
+first written again without the user, under another name, and then deleted. Files are deleted at once, so a query that
+is reading such a file fails and has to be repeated.
 
-A router or a compaction may write the user again at the same time. Each checks the list of forgotten users again after
-writing. If it was killed before that check, the next compaction removes the user from the files written since.
+Outcomes and shadows do not contain a user id; only their decision does. So they are removed before the decisions. If a
+removal is interrupted, the next run still finds the decisions and can complete it.
+
+A router or a compaction may write the user's records while a removal is running. Each of them therefore checks the list
+of forgotten users again after writing. If it was killed before that check, the next compaction removes the user from
+the files written since.
 """
 
 from __future__ import annotations
@@ -37,18 +40,28 @@ if TYPE_CHECKING:
     import duckdb
 
 ASIDE = "{}: can't be read, so it was not searched. Repair it and move it back to arrived/, or delete it"
-_NAMING: tuple[Kind, ...] = ("decision", "window")  # kinds of records that contain a user's id
-_AGAIN = timedelta(days=2)  # how long the hourly compaction keeps removing a forgotten user from new files
-_CLOCKS = timedelta(hours=1)  # largest expected difference between a router's clock and the store's
+# The records that contain a user id.
+_NAMING: tuple[Kind, ...] = ("decision", "window")
+# For this long, each hourly compaction removes a forgotten user again from files written since.
+_AGAIN = timedelta(days=2)
+# A router's clock may differ from the object store's clock by this much.
+_CLOCKS = timedelta(hours=1)
 
 
 def forget_in_bucket(lake: Lake, users: Collection[str], now: datetime, before: datetime | None = None) -> Counter[str]:
-    """Add users to the lake's list of forgotten users, and remove their records; returns the removed rows by kind.
+    """Add users to the lake's list of forgotten users, and remove their records from the lake.
 
-    Hours that ended earlier than `before` are removed too. If the lake can't be read or written, repeat the call.
+    If the lake can't be read or written, this fails; calling it again completes the removal.
+
+    Args:
+        before: Hours that ended before this time are removed for all users.
+
+    Returns:
+        The number of removed rows by kind of record.
     """
     removed = Counter(dict.fromkeys((f"{kind}s" for kind in KINDS), 0))
-    while lake.forget(users, now, before):  # a concurrent run may have replaced the list
+    # Repeat until the list stays the same, because another process may write the list at the same time.
+    while lake.forget(users, now, before):
         removed += remove_users(lake, Forgotten(dict.fromkeys(map(unit_hash, users), now)))
     if before is not None:
         removed += drop_hours(lake, before)
@@ -56,7 +69,11 @@ def forget_in_bucket(lake: Lake, users: Collection[str], now: datetime, before: 
 
 
 def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | None = None) -> Counter[str]:
-    """Remove users from a lake, or only from files written since a time; returns the removed rows by kind."""
+    """Remove the records of forgotten users from all files of a lake, or only from files written since `written_since`.
+
+    Returns:
+        The number of removed rows by kind of record.
+    """
     removed: Counter[str] = Counter()
     hours: set[datetime] = set()
     if not forgotten.users:
@@ -67,7 +84,9 @@ def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | Non
     with lake_database(lake) as db:
         db.execute("SET preserve_insertion_order = true")
         db.execute("CREATE TABLE gone (decision_id VARCHAR)")
-        for kind in _NAMING:  # an interrupted run may have left a decision's window without the decision
+        # Search windows as well as decisions. An interrupted removal may have left the window of a decision that is
+        # already gone.
+        for kind in _NAMING:
             if files := _files(lake, kind, written_since):
                 theirs = f"{buckets} AND {forgotten.sql(kind)}"
                 db.execute(f"INSERT INTO gone SELECT decision_id FROM {sql_of(files)} WHERE {theirs}")
@@ -75,16 +94,20 @@ def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | Non
         for kind in reversed(KINDS):
             found = _found(db, _files(lake, kind, written_since), which)
             hours.update(file.hour for file, _ in found)
-            _drop_sums(lake, hours)  # delete sums first: if interrupted, the next run still finds these hours
+            # Delete the cached totals before the records. If this run is interrupted, the next run can still find the
+            # hours of the records, and so the totals to delete.
+            _drop_sums(lake, hours)
             for file, rows in found:
                 _rewrite(lake, db, file, which)
                 removed[f"{kind}s"] += rows
-        # Repeat this at the end, because a verdict or a training may have stored rows of the users meanwhile.
+        # Delete the totals again, because a verdict may have stored new totals with these users while their records
+        # were being removed.
         _drop_sums(lake, hours)
         judged = _young(lake.derived("judged"), written_since)
         theirs = of_forgotten(forgotten.users)
-        # Removing a refusal changes the period in which its account has no money. Blocks with a refusal are therefore
-        # deleted, so that the next reader judges their decisions again.
+        # If the ledger refuses money to an arm, later decisions in the same period are left out, too. Removing the
+        # refused decision would change this period for other users. So the stored block is deleted, and the next reader
+        # applies the rules to its decisions again.
         for file, _ in _found(db, judged, f"{theirs} AND refuses"):
             judged.remove(file)
             _delete(lake, file)
@@ -94,13 +117,17 @@ def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | Non
 
 
 def remove_again(lake: Lake, now: datetime) -> None:
-    """Remove recently forgotten users from files that were written after the users were forgotten."""
+    """Remove users who were forgotten in the last two days from files that were written after they were forgotten."""
     if users := {name: until for name, until in lake.forgotten().users.items() if until > now - _AGAIN}:
         remove_users(lake, Forgotten(users), min(users.values()) - _CLOCKS)
 
 
 def drop_hours(lake: Lake, before: datetime) -> Counter[str]:
-    """Delete the files of hours that ended before a time; returns their rows by kind."""
+    """Delete the files of all hours that ended before a time.
+
+    Returns:
+        The number of deleted rows by kind of record.
+    """
     removed: Counter[str] = Counter()
     for kind in reversed(KINDS):
         for file in _ended(_files(lake, kind, None), before):
@@ -108,19 +135,27 @@ def drop_hours(lake: Lake, before: datetime) -> Counter[str]:
                 removed[f"{kind}s"] += pq.read_metadata(stream).num_rows
             _delete(lake, file)
     _drop_sums(lake, [file.hour for file in _ended(lake.derived("sums"), before)])
-    for file in _ended(lake.derived("judged"), before):  # the rest of the block has to be judged again
+    # A block may also contain newer hours. The next reader applies the rules to their decisions again.
+    for file in _ended(lake.derived("judged"), before):
         _delete(lake, file)
     return removed
 
 
 def unreadable(lake: Lake) -> list[str]:
-    """Return the names of files that a compaction moved aside as unreadable; their users are unknown."""
+    """Return the names of files that a compaction moved to `unreadable/`.
+
+    These files can't be searched, so they may still contain records of forgotten users.
+    """
     aside = pafs.FileSelector(UNREADABLE, recursive=True, allow_not_found=True)
     return sorted(info.path for info in lake.files.get_file_info(aside) if info.type == pafs.FileType.File)
 
 
 def _drop_sums(lake: Lake, hours: Collection[datetime]) -> None:
-    """Delete verdicts' sums of the days of these hours, or of all days, because sums contain hashes of users."""
+    """Delete the cached totals of verdicts for the days that contain `hours`, and the totals that cover the whole past.
+
+    The totals contain hashes of user ids, so a removed user would remain in them. If `hours` is empty, nothing is
+    deleted.
+    """
     days = {hour.date() for hour in hours}
     for file in lake.derived("sums") if days else ():
         if file.hour.date() in days or is_of_past(file):
@@ -128,7 +163,7 @@ def _drop_sums(lake: Lake, hours: Collection[datetime]) -> None:
 
 
 def _files(lake: Lake, kind: Kind, written_since: datetime | None) -> list[LakeFile]:
-    return _young([*lake.arrived(kind), *lake.closed(kind)], written_since)  # in this order: see `Lake.records`
+    return _young([*lake.arrived(kind), *lake.closed(kind)], written_since)  # arrived files first: see `Lake.records`
 
 
 def _young(files: list[LakeFile], since: datetime | None) -> list[LakeFile]:
@@ -140,14 +175,14 @@ def _ended(files: list[LakeFile], before: datetime) -> list[LakeFile]:
 
 
 def _found(db: duckdb.DuckDBPyConnection, files: list[LakeFile], which: str) -> list[tuple[LakeFile, int]]:
-    """Return the files that contain matching rows, each with the number of these rows."""
+    """Return the files that contain rows matching the SQL condition `which`, each with the number of matching rows."""
     by_name = {f"{SCHEME}{file.name}": file for file in files}
     query = f"SELECT filename, count(*) FROM {sql_of(files)} WHERE {which} GROUP BY filename"
     return [(by_name[name], rows) for name, rows in (db.execute(query).fetchall() if files else ())]
 
 
 def _rewrite(lake: Lake, db: duckdb.DuckDBPyConnection, file: LakeFile, which: str) -> None:
-    """Write a file again under another name without the matching rows, and delete the old file."""
+    """Replace a file by one with another name and without the rows that match the SQL condition `which`."""
     folder, _, old = file.name.rpartition("/")
     with TemporaryDirectory(prefix="mtorl-forget-") as scratch:
         kept = Path(scratch, "kept.parquet")
@@ -158,10 +193,10 @@ def _rewrite(lake: Lake, db: duckdb.DuckDBPyConnection, file: LakeFile, which: s
 
 
 def _delete(lake: Lake, file: LakeFile) -> None:
-    """Delete a file and, in a local lake, the folders of its hour and day if they are empty."""
+    """Delete a file. In a local lake, also delete the folders of its hour and day once they are empty."""
     lake.delete(file.name)
     if lake.folder is None:
         return
-    with contextlib.suppress(OSError):  # not empty
+    with contextlib.suppress(OSError):  # the folder is not empty
         for folder in list((lake.folder / file.name).parents)[:2]:
             folder.rmdir()

@@ -1,14 +1,15 @@
 """Decides, in SQL, which collected decisions a policy can learn from, and with which probabilities.
 
-`decided_query` computes what follows from a decision alone; its rows are stored in the lake (`stored_rows.py`).
-`observed_query` adds what changes later: outcomes, refusals in other hours, and age. `JUDGED` corrects for faults.
+`decided_query` computes what depends on a decision alone. The result is stored in the lake (`stored_rows.py`).
+`observed_query` adds what may change later: outcomes, refusals in other hours, and age. `JUDGED` then corrects for
+failed exposures.
 
-An *opportunity* is a decision for which a policy drew a channel and then exposed or not, both with known probabilities.
-A *touchpoint* is an exposure that took place. The value of a policy is estimated from opportunities: whether MTORL
-exposes depends on the drawn channel, so touchpoints alone are a biased sample of the draws.
+An *opportunity* is a decision for which a policy drew a channel and then exposed it or not, both with known
+probabilities. A *touchpoint* is an exposure that took place. The value of a policy is estimated from opportunities.
+Touchpoints alone would be a biased sample, because MTORL exposes some channels more often than others.
 
-An exposure took place if at least one of its outcomes arrived: its cost, if nothing else. Decisions are left out for
-these reasons, and counted by reason:
+An exposure took place if at least one of its outcomes arrived. This is its cost, if nothing else. Decisions are left
+out for these reasons, and counted by reason:
 
     override            the experiment file assigned the user's arm, for a trial
     repeated            another decision on the same request has the reservation
@@ -20,14 +21,14 @@ these reasons, and counted by reason:
     other_columns       the context lacks a column that the data set requires
     not_mature          the decision is so recent that outcomes may still arrive
 
-Exposures of users with an override stay touchpoints, because they are part of the users' histories.
+Exposures of users with an override are still touchpoints, because these users saw the ads.
 
-If an exposure fails because of a ledger fault, a log fault, a cancellation or a missing outcome, the policy did not
-choose this. The decision counts as not exposed. To correct for this, each probability of exposing is multiplied by the
-share of wanted exposures that took place in the same arm on the same day (UTC).
+An exposure may fail although the policy wanted it, because of an error of the ledger or the log, a cancellation, or a
+missing outcome. Such a decision counts as not exposed. To correct for this, each probability of exposing is multiplied
+by the share of wanted exposures that took place in the same arm on the same day (UTC).
 
-DuckDB and Spark return bit-identical rows. A sum of floats depends on the order of addition, so floats are sorted
-before they are added (`_total`) or added as integers (`_UNIT`).
+DuckDB and Spark return bit-identical rows. The sum of floats depends on the order of addition, so floats are sorted
+before they are added (`_total`) or converted to integers (`_UNIT`).
 """
 
 import json
@@ -48,7 +49,8 @@ _UNIT = f"{2**32}e0"
 _ACCOUNT = "experiment, experiment_version, arm, campaign_id"
 _IN_TIME = f"PARTITION BY {_ACCOUNT} ORDER BY event_time, decision_id"
 _OTHER_COLUMNS = "other_columns"
-# Joins overlapping periods without money. It sorts refusals, which are few, rather than all decisions of an account.
+# SQL that joins overlapping periods in which an account has no money. It sorts only refusals, because there are far
+# fewer of them than decisions.
 _STRETCHES = f"""following AS (
         SELECT *, max(gone_until) OVER ({_IN_TIME} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS gone_before
         FROM refusal),
@@ -81,17 +83,17 @@ at which the router received the timed outcomes, and static columns.
 
 
 def decided_query(spec: DatasetSpec) -> str:
-    """Return SQL for one row per decision of the view `collected_decision`, with what follows from the decision alone.
+    """Return SQL that computes, for each decision of the view `collected_decision`, what depends on the decision alone.
 
-    Columns that `JUDGED` does not have:
-        reason: Reason to leave the decision out, if its own fields suffice to tell; else null.
-        wanted: Probability that an exposure was wanted.
-        shown: Whether an exposure took place if one of its outcomes arrives.
-        by_policy: Whether the decision is not a fallback.
-        fits, lacks: Whether an exposure would be a valid touchpoint; whether it would lack a required column.
-        refuses: Whether the ledger refused the arm's money.
-        gone_until: End of the period without money, on the first row of several overlapping refusals; null on the
-            others.
+    These columns are not in `JUDGED`:
+        reason: Why the decision is left out, if its own fields show this; null otherwise.
+        wanted: Probability that the policy wanted an exposure.
+        shown: True if the ad was shown, provided that an outcome arrives.
+        by_policy: True if a policy made the decision, and not a fallback.
+        fits: True if an exposure would be a valid touchpoint.
+        lacks: True if an exposure would lack a required column.
+        refuses: True if the ledger refused money to the arm.
+        gone_until: Until when the arm has no money. If several refusals overlap, only the first one has this time.
     """
     own = [("of_context", column) for column in spec.context] + [("of_user", column) for column in spec.static]
     columns = "".join(f"{_value(struct, column)} AS {_own(column)}, " for struct, column in own)
@@ -140,7 +142,10 @@ def decided_query(spec: DatasetSpec) -> str:
 
 
 def refused_query() -> str:
-    """Return SQL for the periods without money of the view `every_decided`, one row per period and day."""
+    """Return SQL for the periods in which an account has no money, with one row per period and day.
+
+    The query reads the refusals of the view `every_decided`.
+    """
     return f"""WITH refusal AS (
         SELECT {_ACCOUNT}, event_time, decision_id, gone_until FROM every_decided WHERE gone_until IS NOT NULL),
     {_STRETCHES}
@@ -150,18 +155,20 @@ def refused_query() -> str:
 
 
 def observed_query(spec: DatasetSpec, mature_until: datetime, sampled: str) -> str:
-    """Return SQL for one row per decision of the view `decided`, with its outcomes from the view `collected_outcome`.
+    """Return SQL that adds outcomes to each decision of the view `decided`.
 
-    The table `refused_on` must contain the rows of `refused_query`. The columns are those of `JUDGED`, not yet
-    corrected for faults, plus private ones that `JUDGED` reads.
+    The outcomes are in the view `collected_outcome`. The table `refused_on` must contain the rows of `refused_query`.
+    The result has the columns of `JUDGED`, not yet corrected for failed exposures, and a few columns that only `JUDGED`
+    reads.
 
     Args:
-        mature_until: Decisions after this time are not mature: outcomes may still arrive.
-        sampled: SQL condition that is true for rows of users all of whose decisions are in `decided`.
+        mature_until: Decisions after this time are left out as not mature, because outcomes may still arrive.
+        sampled: SQL condition for users of whom the view `decided` contains all decisions.
     """
     times = spec.outcome_times
     outcomes = "".join(f"coalesce({_outcome(kind)}, 0) AS {sql_name(kind)}, " for kind in spec.outcome_kinds)
-    # If the router's clock is behind the clock that dated the request, an outcome would precede its opportunity.
+    # The router and the sender of the request may have different clocks. An outcome that seems to be earlier than its
+    # request gets the time of the request.
     outcomes += "".join(
         f"if({_outcome(time)} IS NULL, NULL, greatest({_outcome(time)}, timestamp)) AS {sql_name(time)}, "
         for time in times.values()
@@ -193,21 +200,32 @@ def observed_query(spec: DatasetSpec, mature_until: datetime, sampled: str) -> s
 
 
 def of_users(share: float) -> tuple[str, str]:
-    """Return SQL conditions for a share of the users: an exact one for judged rows, and a wider one for records."""
+    """Return two SQL conditions that select a share of the users, chosen by hash.
+
+    The first is exact and is for judged rows. The second is for records, which have only the coarser user bucket, so it
+    selects slightly more users.
+    """
     bucket = int(share * BUCKETS)
     within = f"{bucket:02d}{int((share * BUCKETS - bucket) * 16**14):014x}"
     return (f"{PLACE} < {sql_text(within)}", f"bucket <= {bucket}") if share < 1 else ("true", "true")
 
 
 def of_forgotten(users: Mapping[str, datetime]) -> str:
-    """Return an SQL condition for rows of forgotten users; `users` maps the hash of each to the time of forgetting."""
+    """Return an SQL condition for the rows of forgotten users from before they were forgotten.
+
+    Args:
+        users: When each user was forgotten, by the hash of the user id.
+    """
     places = {name: f"{bucket_of_hash(name):02d}{name[2:]}" for name in users}
     each = [f"({PLACE} = {sql_text(places[name])} AND event_time < {instant(until)})" for name, until in users.items()]
     return f"coalesce({' OR '.join(each)}, false)"
 
 
 def of_channel(values: str, channel: str, spec: DatasetSpec) -> str:
-    """Return SQL for a channel's value in a list with one value per channel; null if the channel is unknown."""
+    """Return SQL that reads the number of one channel from the list `values`, which has one number per channel.
+
+    The result is null if `channel` is not a channel of the data set.
+    """
     places = " ".join(f"WHEN {sql_text(name)} THEN {values}[{place}]" for place, name in enumerate(spec.channels, 1))
     return f"CASE {channel} {places} END"
 
@@ -219,18 +237,21 @@ def _total(kind: str) -> str:
 
 
 def _known(kind: str, time: str) -> str:
-    """Return SQL for the time when the router had received an event, or all parts of an amount."""
+    """Return SQL for the time at which an outcome became known to the router.
+
+    This is the first report of a click or conversion, but the last part of an amount.
+    """
     first_or_last, happened = ("min", "> 0") if kind in EVENTS else ("max", "<> 0")
     return f"{first_or_last}(received_time) FILTER (kind = '{kind}' AND value {happened}) AS {_outcome(time)}"
 
 
 def _outcome(kind: str) -> str:
-    """Return the column of an outcome, with a name that no field of a decision record has."""
+    """Return the name of an outcome's column. The prefix avoids conflicts with the fields of a decision record."""
     return f'"outcome:{kind}"'
 
 
 def _own(column: Column) -> str:
-    """Return a column of the data set, with a name that no field of a decision record has."""
+    """Return the name of a data set column. The prefix avoids conflicts with the fields of a decision record."""
     return sql_name(f"own:{column.name}")
 
 
@@ -241,7 +262,7 @@ def _value(struct: str, column: Column) -> str:
 
 
 def _unsaid_exposure(spec: DatasetSpec) -> str:
-    """Return an SQL condition that is true if some channel can be drawn but has no probability of exposing."""
+    """Return an SQL condition that is true if some channel may be drawn but has no probability of being exposed."""
     names = [sql_name(channel) for channel in spec.channels]
     return " OR ".join(f"(coalesce(drawing.{name}, 0.0) > 0 AND exposing.{name} IS NULL)" for name in names)
 
@@ -256,8 +277,8 @@ def _list(struct: str, spec: DatasetSpec) -> str:
 
 
 def fields(names: Iterable[str], type_: str) -> str:
-    """Return the structure, as json_transform expects it, of a JSON object with these fields.
+    """Return the structure of a JSON object with these fields, as DuckDB's function `json_transform` needs it.
 
-    Columns of the data set are read as texts, because the engines convert texts to numbers differently.
+    Columns of the data set use the type VARCHAR, because DuckDB and Spark convert JSON text to numbers differently.
     """
     return sql_text(json.dumps(dict.fromkeys(names, type_) or {"_": type_}))

@@ -1,8 +1,8 @@
-"""Runs the queries over a lake on Spark, and writes the same files as DuckDB.
+"""Runs SQL queries on the records of a lake with Spark. The written files have the same rows as those of DuckDB.
 
-sqlglot, which Ibis installs, translates most of DuckDB's SQL; `read_parquet`, `error`, `list_sum` and `json_transform`
-(`from_json`) are translated below. The executors read and write a lake at its own address (`s3a://` with Spark's
-settings, or a folder on a volume that all executors mount). The folder of the log must be on such a volume.
+sqlglot, which is installed with Ibis, translates most of DuckDB's SQL. The functions that sqlglot does not translate
+are translated in `_said_otherwise`. Executors read and write the lake at its own address: `s3a://...`, or a folder on a
+volume that all executors mount. The folder of the training log must be on such a volume too.
 """
 
 from __future__ import annotations
@@ -32,37 +32,40 @@ _SUM = sqlglot.parse_one("aggregate(:numbers, CAST(0 AS DOUBLE), (total, number)
 
 
 class Spark:
-    """A database with the methods of `DuckDB`, on all executors. Kept rows are on the executors' disks."""
+    """A database with the same methods as `DuckDB`, which runs its queries on Spark's executors.
+
+    Tables of `keep` are stored on the disks of the executors.
+    """
 
     failures: tuple[type[Exception], ...] = (PySparkException, Py4JError)
-    part_bytes = 1 << 60  # all files at once
+    part_bytes = 1 << 60  # effectively no limit
 
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
         self._session = SparkSession.active()
-        self._session.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")  # for nanoseconds
+        self._session.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")  # else Spark can't read nanoseconds
         self._kept: list[DataFrame] = []
 
     def execute(self, query: str, /) -> _Answer:
-        """Run a query and return an object with `fetchall`."""
+        """Run a query. The result has the method `fetchall`."""
         table = self._frame(query).toArrow()
         return _Answer(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
     def view(self, name: str, query: str) -> None:
-        """Create a view of a query."""
+        """Create a view with the name `name`, which runs `query` each time it is read."""
         self._named(self._frame(query), name)
 
     def keep(self, name: str, query: str) -> None:
-        """Compute the rows of a query once, on the disks of the executors, and name them."""
+        """Run a query once and store its rows on the disks of the executors, as the table `name`."""
         self._kept.append(self._frame(query).persist(StorageLevel.DISK_ONLY))
         self._named(self._kept[-1], name)
 
     def add(self, name: str, table: pa.Table) -> None:
-        """Create a view of a table in memory."""
+        """Make an Arrow table available to queries as the view `name`."""
         self._named(self._session.createDataFrame(table), name)
 
     def write(self, query: str, path: Path, order: Sequence[str] = ()) -> None:
-        """Write a query's rows as a folder of sorted Parquet files; all rows of a user are in one file."""
+        """Write the rows of a query to a folder of sorted Parquet files. All rows of a user are in the same file."""
         frame = self._frame(query).repartition("user_id")
         frame = frame.sortWithinPartitions(*order) if order else frame
         with replacing(path.absolute()) as unfinished:
@@ -71,9 +74,15 @@ class Spark:
     def write_hours(
         self, query: str, order: Sequence[str], name: Callable[[datetime, int, int], str], once: Callable[[str], str]
     ) -> list[str]:
-        """Write each hour of a query to files of the lake, all hours at once; returns the names of the files."""
+        """Write the rows of `query` to the lake, as sorted files for each value of the column `hour`.
+
+        All hours are written in one Spark job. The arguments are those of `DuckDB.write_hours`.
+
+        Returns:
+            The names of the written files.
+        """
         hours = f"SELECT *, strftime(hour, '{HOUR_OF}') AS hour_of FROM ({once(f'({query})')}) AS rows"
-        # Spark writes several small hours in one task, and splits a large hour over several tasks.
+        # With this hint, one Spark task writes several small hours, and several tasks share a large hour.
         frame = self._frame(hours).hint("rebalance", "hour_of").sortWithinPartitions("hour_of", *order)
         files, scratch, written = self._lake.files, f".compact.{secrets.token_hex(4)}", []
         try:
@@ -93,7 +102,7 @@ class Spark:
         return written
 
     def close(self) -> None:
-        """Delete the kept rows from the disks of the executors."""
+        """Delete the tables of `keep` from the disks of the executors."""
         for frame in self._kept:
             frame.unpersist()
 
@@ -124,7 +133,7 @@ class _Answer(list[Any]):
 
 
 def _said_otherwise(node: Any) -> Any:
-    """Translate the functions that sqlglot would leave unchanged."""
+    """Replace a DuckDB function that sqlglot would leave unchanged by the equivalent Spark function."""
     if isinstance(node, exp.Anonymous):
         match node.name.lower(), node.expressions:
             case "json_transform", [value, fields]:

@@ -1,13 +1,13 @@
-"""Reads all judged decisions of a lake, and stores those of closed hours, so that each is judged only once.
+"""Applies the rules of `rules.py` to all decisions of a lake, and stores the result for closed hours.
 
-    decided = Decided(db, lake, spec, until)     # the view `every_decided`
-    decided.judge()                              # the view `judged`: with outcomes
+    decided = Decided(db, lake, spec, until)     # creates the view `every_decided`
+    decided.judge()                              # creates the view `judged`, with outcomes
 
     judged/DATASET-SETTINGS/date=2026-11-25/hour=00/NAME.parquet      rows of `rules.decided_query`, by user
 
-A *block* consists of the closed hours of a day; if these are large, a day has several blocks. Hours that are still
-gaining decisions are judged at each read, and so are all hours if the lake can't be written. Outcomes are added at each
-read, because they arrive for days.
+A *block* is the unit of storage. It contains the closed hours of one day, or of a part of a day with many decisions.
+Stored rows are read again, so each decision is judged only once. Three things are computed at each read: hours that
+still receive decisions, all hours if the lake can't be written, and outcomes, which arrive for days.
 """
 
 import logging
@@ -38,23 +38,27 @@ class _Block(NamedTuple):
 
     @property
     def sources(self) -> list[str]:
-        """Names of the block's files without the suffix that forgetting a user adds, so that stored rows stay valid."""
+        """Names of the block's files, without the suffix that a file gets when a forgotten user is removed from it.
+
+        Stored rows are found by these names, so they stay valid after such a removal.
+        """
         return [file.name.partition(".")[0] for file in self.decisions]
 
 
 class Decided:
-    """The judged decisions of a lake, as tables of a database.
+    """The decisions of a lake after the rules of `rules.py` have been applied, as views of a database.
 
     Args:
-        spec: Decisions within `outcome_hours` of the newest decision, or of now if that is earlier, are not mature.
-        until: Read only decisions before this time, and outcomes received before it; None reads all.
+        spec: The data set. A decision is not mature if it was made within `outcome_hours` before the newest decision.
+            If a router's clock is ahead, the current time is used instead of the newest decision's time.
+        until: Read only decisions before this time, and outcomes that the router received before it. None reads all.
 
     Attributes:
-        lake: The lake; all queries read the files that existed at one moment.
-        share: Share of the users whose decisions count in reports and in the shares of exposures that took place.
+        lake: The lake, as it was when its files were listed, so that all queries read the same files.
+        share: Share of the users that are read for counts and opportunities; below 1 if there are too many decisions.
 
     Raises:
-        LogError: The lake has no decision, a record of another version, or the replay of a log.
+        LogError: The lake has no decision, a record of another schema version, or the replay of a log.
     """
 
     def __init__(self, db: Database, lake: Lake, spec: DatasetSpec, until: datetime | None = None) -> None:
@@ -67,21 +71,23 @@ class Decided:
         self._db, self._spec, self.until = db, spec, until
         self._query = decided_query(spec)
         while not self._read(lake.fixed()):
-            pass  # listed files were removed meanwhile, for a forgotten user or for their age
+            # List the files again if some were deleted in the meantime, for a forgotten user or because of their age.
+            pass
         every = self._rows(self._starts, 1.0)
         db.view("every_decided", f"SELECT * FROM ({every}) AS rows WHERE {self._before('event_time')}")
         query = "SELECT count(*) AS decisions, max(event_time) AS newest FROM every_decided"
         ((count, newest),) = db.execute(query).fetchall()
-        db.keep("refused_on", refused_query())  # a table rather than a view, so that DuckDB knows that it has few rows
-        self._newest = min(newest or datetime.now(UTC), datetime.now(UTC))  # a clock may be ahead
+        # A table, not a view: DuckDB knows how many rows a table has, and this one has few.
+        db.keep("refused_on", refused_query())
+        self._newest = min(newest or datetime.now(UTC), datetime.now(UTC))  # a router's clock may be ahead
         self.share = min(1.0, MOST_SAMPLED / max(count, 1))
 
     def judge(self, share_of: Callable[[datetime], float] = lambda _: 1.0, others: str = "true") -> None:
-        """Create the view `judged` (`rules.JUDGED`).
+        """Create the view `judged`: all decisions with their outcomes, as `rules.JUDGED` describes.
 
         Args:
             share_of: Returns the share of the users to read from a block, given the block's first hour.
-            others: SQL condition for decisions to read in addition to those of `share`.
+            others: SQL condition for decisions to read in addition to those of the users in `share`.
         """
         groups = [(share, list(starts)) for share, starts in groupby(self._starts, share_of)]
         ends = [starts[0] for _, starts in groups[1:]]
@@ -103,7 +109,11 @@ class Decided:
         return f"{time} < {instant(self.until)}" if self.until else "true"
 
     def _read(self, lake: Lake) -> bool:
-        """List the files and rows of all decisions, and store missing rows; returns False if it must be repeated."""
+        """List the files of all decisions, and apply the rules to decisions whose results are not stored yet.
+
+        Returns:
+            False if files were deleted in the meantime, so that the caller has to repeat the call.
+        """
         self.lake = lake
         fresh, blocks = self._blocks()
         derived = Derived(lake, "judged", self._spec.name, [self._query, rank_among_copies("decision")])
@@ -126,7 +136,7 @@ class Decided:
         return not lost
 
     def _blocks(self) -> tuple[set[datetime], list[_Block]]:
-        """Return the hours that are still gaining decisions, and the blocks of all other hours."""
+        """Return the hours that still receive decisions, and the blocks that contain all other hours."""
         fresh = hours_of(self._db, self.lake.arrived("decision"))
         blocks: list[_Block] = []
         for hour, files in groupby(self.lake.closed("decision"), lambda file: file.hour):
@@ -143,7 +153,11 @@ class Decided:
         return fresh, blocks
 
     def _store_all(self, derived: Derived, blocks: Sequence[_Block]) -> set[datetime]:
-        """Judge and store blocks; returns the hours of blocks that can't be stored."""
+        """Apply the rules to the decisions of several blocks, and store the results in the lake.
+
+        Returns:
+            The hours of blocks that could not be written.
+        """
         for number, block in enumerate(blocks):
             progress.report(number, len(blocks), f"judging decisions of {block.since:%Y-%m-%d}")
             try:
@@ -155,7 +169,7 @@ class Decided:
         return set()
 
     def _store(self, derived: Derived, block: _Block) -> list[str]:
-        """Judge the decisions of a block, and store them; returns the names of the files."""
+        """Apply the rules to the decisions of one block, and store the results. Returns the names of the files."""
         records = self.lake.of_files(block.decisions, (), arrived=False).records(self._db, "decision")
         self._db.view("collected_decision", f"SELECT * FROM {records} AS record")
         return self._db.write_hours(

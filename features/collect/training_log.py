@@ -6,14 +6,14 @@
     data/touchpoints.parquet       the log, and every exposure that took place
     data/opportunities.parquet     every decision that a policy's value can be estimated from (`rules.py`)
 
-MTORL exposes only where it expects a gain. If a model learns from the newest exposures alone, its heads break within
-one generation. So every training includes a first log, in which all channels occur often. Added exposures are marked
-`collected`: the heads of reward and cost learn from them; the action head does not, because it would confirm its own
-choices.
+MTORL exposes only where it expects a gain. A model that learns from the newest exposures alone no longer predicts well
+after one generation. So every training also reads a first log, in which all channels occur often. Added exposures are
+marked `collected`. The parts of the model that predict reward and cost learn from them. The part that predicts the
+action does not, because it would only confirm its own choices.
 
-The window of an opportunity is the window that the policy saw. It is stored for the validation and test parts only. If
-there are too many touchpoints or opportunities, the tables contain a sample of users, chosen by hash; `ingest.json` has
-the share.
+Each opportunity of the validation and test parts has the window that the policy saw. If there are too many touchpoints
+or opportunities, the tables contain a sample of users, chosen by hash. The file `ingest.json` then records which share
+of the rows was kept.
 """
 
 import json
@@ -53,15 +53,25 @@ _SQL = {
 
 @dataclass(frozen=True)
 class Learnable:
-    """Counts of what a policy can learn from collected decisions; `str()` gives a readable summary."""
+    """Counts of what a policy can learn from the collected decisions; `str()` gives a readable summary.
 
-    decisions: int  # decisions that were read
+    Attributes:
+        decisions: Number of decisions that were read.
+        opportunities: Decisions that a policy's value can be estimated from.
+        exposures: Exposures that took place, including those of decisions that are not opportunities.
+        left_out: Number of decisions that are not opportunities, by reason (`rules.py`).
+        pruned: Touchpoints that were left out because there were more than `most_touchpoints`.
+        incomplete: Exposures that can't be touchpoints because they lack a required column.
+        share: Share of the users, chosen by hash, whose decisions were read.
+    """
+
+    decisions: int
     opportunities: int
-    exposures: int  # exposures that took place, including those that are not opportunities
-    left_out: dict[str, int]  # decisions that are not opportunities, by reason (`rules.py`)
-    pruned: int = 0  # touchpoints left out of the training because there are too many
-    incomplete: int = 0  # exposures that are not touchpoints because they lack a required column
-    share: float = 1.0  # share of users (chosen by hash) whose decisions were read
+    exposures: int
+    left_out: dict[str, int]
+    pruned: int = 0
+    incomplete: int = 0
+    share: float = 1.0
 
     def __str__(self) -> str:
         unknown = "a column with `missing: error` has no value; if that is allowed, set `missing: unknown`"
@@ -77,7 +87,11 @@ class Learnable:
 
 
 def learnable(place: str | Path, spec: DatasetSpec, until: datetime | None = None, engine: str = "") -> Learnable:
-    """Count what a policy can learn from a lake's decisions before `until`; raises a `LogError` if there are none."""
+    """Count what a policy can learn from the decisions of a lake, or from those before `until`.
+
+    Raises:
+        LogError: The lake has no decisions.
+    """
     lake = Lake.open(place)
     with open_database(lake, engine) as db:
         decided = Decided(db, lake, spec, until)
@@ -93,12 +107,14 @@ def add_decisions(
     engine: str = "",
     log: str | Path | None = None,
 ) -> Learnable:
-    """Add the decisions of a lake to a log folder, which contains touchpoints.parquet, dataset.yaml and ingest.json.
+    """Add the decisions of a lake to a log folder, which has touchpoints.parquet, dataset.yaml and ingest.json.
 
     Args:
-        snapshot: Snapshot of the lake (`Lake.snapshot`); later records are left out. By default, all records count.
-        most_touchpoints: About how many touchpoints a training should read, the log's included (`pruning.py`); 0: all.
-        log: The log to add to, a file or a folder of parts; by default the folder's own.
+        snapshot: Identifier of the lake's records at one moment (`Lake.snapshot`). Later records are left out. By
+            default, all records are added.
+        most_touchpoints: About how many touchpoints the training should read, including those of the log
+            (`pruning.py`); 0 means all.
+        log: The log to which decisions are added, as a file or a folder of parts. By default it is the log in `folder`.
     """
     data = Path(folder)
     spec = DatasetSpec.load(data / DATASET_FILE)
@@ -109,7 +125,8 @@ def add_decisions(
         progress.report(0, 3, "adding outcomes")
         decided.judge(lambda _: decided.share)
         of = bound(db, decided, files, len(spec.channels), most_touchpoints)
-        if decided.share < 1:  # generations of high width may need more users than the share
+        # The limit may keep more users of some generations than `share`, so those generations are read again.
+        if decided.share < 1:
             decided.judge(of.share_of, of.of_judged)
         _write_opportunities(db, decided, spec, data / OPPORTUNITIES_FILE)
         progress.report(1, 3, "touchpoints")
@@ -124,7 +141,11 @@ def add_decisions(
 
 
 def _learnable(db: Database, share: float) -> Learnable:
-    """Count the decisions of the view `judged` (`rules.JUDGED`) for a share of the users."""
+    """Count the decisions of the view `judged` by the reason for which they are left out.
+
+    Args:
+        share: The share of users in the view, which is recorded in the result.
+    """
     counts = db.execute(
         f"""SELECT left_out, count(*) AS decisions, count_if(touchpoint) AS shown, count_if(incomplete) AS lacking
         FROM judged WHERE {SAMPLED} GROUP BY 1 ORDER BY 1"""
@@ -135,7 +156,14 @@ def _learnable(db: Database, share: float) -> Learnable:
 
 
 def bound_touchpoints(folder: Path, most: int) -> str:
-    """Sample whole users of a log without decisions, to about `most` touchpoints (0: all); returns a summary."""
+    """Shorten a log without decisions to about `most` touchpoints, by keeping whole users chosen by hash.
+
+    Args:
+        most: The limit; 0 means that all touchpoints are kept.
+
+    Returns:
+        A readable summary.
+    """
     log = folder / LOG_FILE
     rows = rows_of(log)
     if not 0 < most < rows:
@@ -151,7 +179,8 @@ def bound_touchpoints(folder: Path, most: int) -> str:
 def _write_opportunities(db: Database, decided: Decided, spec: DatasetSpec, path: Path) -> None:
     most = {"train": MOST_CONTEXTS, "val": MOST_WINDOWS, "test": MOST_WINDOWS}
     ((rows,),) = db.execute(f"SELECT count(*) AS decisions FROM judged WHERE {_OPPORTUNITY}").fetchall()
-    # The ids of all users may not fit in memory. Sample enough users for each part, with 20 % to spare.
+    # The ids of all users may not fit in memory, so only a sample of users is read. The sample has 20 % more users than
+    # any part of the split (train, validation, test) is expected to need.
     enough = 1.2 * max(most[part] / share for part, share in SHARES)
     here, of_records = of_users(decided.share * enough / max(rows, 1))
     known = decided.lake.records(db, "window", until=decided.until and decided.until + HOUR, where=of_records)
@@ -160,7 +189,7 @@ def _write_opportunities(db: Database, decided: Decided, spec: DatasetSpec, path
     db.add("part_of", _users_of_opportunities(db, most, here))
     gained = "".join(f"if(exposed, {sql_name(kind)}, 0) AS {sql_name(kind)}, " for kind in spec.outcome_kinds)
     own = gained + "".join(f"{sql_name(column.name)}, " for column in spec.context)
-    # Windows are larger than decisions, so only those of the chosen users are read.
+    # Windows are much larger than decisions, so only the windows of the chosen users are read.
     db.keep(
         "shown_window",
         """SELECT w.decision_id, w."window" AS features
@@ -177,9 +206,12 @@ def _write_opportunities(db: Database, decided: Decided, spec: DatasetSpec, path
 
 
 def _users_of_opportunities(db: Database, most: Mapping[str, int], here: str) -> pa.Table:
-    """Choose users by hash if they have too many opportunities; return the users and their parts of the split.
+    """Choose, by hash, the users whose opportunities are written, and assign each to train, validation or test.
 
-    For the validation and test parts, only users with logged windows count.
+    Args:
+        most: Largest number of opportunities in each part. In the validation and test parts, only opportunities with a
+            logged window count.
+        here: SQL condition for the users to choose from.
     """
     counted = db.execute(
         f"""SELECT user_id, count(*) AS decisions, count(w.decision_id) AS windows FROM judged LEFT JOIN (
@@ -198,7 +230,7 @@ def _users_of_opportunities(db: Database, most: Mapping[str, int], here: str) ->
 
 
 def _add_touchpoints(db: Database, spec: DatasetSpec, log: Sequence[Path], out: Path, of: Bound) -> None:
-    """Write a log and the exposures as one table; columns that only one of the two has are null in the other."""
+    """Write the rows of the log and the collected exposures to one table. A column that one of them lacks is null."""
     there = pq.read_schema(log[0]).names
     types = schema(spec, [*there, COLLECTED])
     own = {column.name for column in (*spec.context, *spec.static)}
@@ -220,7 +252,13 @@ def _add_touchpoints(db: Database, spec: DatasetSpec, log: Sequence[Path], out: 
 
 
 def _note(data: Path, rows: int, days: Mapping[str, int] | None, **more: Any) -> None:
-    """Add the log's rows before sampling to its report: `rows` in total and `days` per day (None: not sampled)."""
+    """Record in `ingest.json` how large the log was before users were sampled.
+
+    Args:
+        rows: Number of rows before sampling.
+        days: Number of rows of each day before sampling; None if the log was not sampled.
+        more: Other entries to add to `ingest.json`.
+    """
     report = json.loads((data / INGEST_FILE).read_text()) | facts_of(data / LOG_FILE) | more
     if days is not None:
         report[READ] = {"share": report["rows"] / rows, "days": days}

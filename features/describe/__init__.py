@@ -1,4 +1,5 @@
-"""The report on a log that `mtorl data describe` writes.
+"""Writes the report on a log for the command `mtorl data describe`.
 
-Reading order: `figures.py` (aggregates that the engine computes), `charts.py`, `page.py` with `page.html.j2`.
+Reading order: `figures.py` (computes the numbers), `charts.py` (draws the charts), `page.py` with `page.html.j2`
+(writes the HTML page).
 """

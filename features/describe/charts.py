@@ -1,4 +1,4 @@
-"""Draws the charts of the report of `mtorl data describe`; each has one message, which is its caption."""
+"""Draws the charts in the report of `mtorl data describe`. The caption of each chart states its main result."""
 
 from __future__ import annotations
 
@@ -17,19 +17,25 @@ if TYPE_CHECKING:
 
     from features.describe.figures import Description, Rate
 
-PLACES = 40  # positions of a journey to draw
-_FREQUENCY = {"hour": "h", "day": "D", "week": "W-MON", "month": "MS"}  # pandas offset aliases
+# Largest number of positions in a journey that a chart shows.
+PLACES = 40
+# Period of a chart -> name of the period in pandas.
+_FREQUENCY = {"hour": "h", "day": "D", "week": "W-MON", "month": "MS"}
 _PERCENT = ".2~%"
 
 
 def touchpoints(figures: Description) -> Chart:
-    """Chart the touchpoints of each channel by hour, day, week or month; small channels are added up."""
+    """Draw the touchpoints of each channel by hour, day, week or month, as stacked bars.
+
+    If there are more channels than colors, the smallest channels are shown together as "others".
+    """
     largest = sorted((channel for channel in figures.channels if channel.rows), key=lambda channel: -channel.rows)
     few = len(largest) <= len(plot.PALETTE)
     table = _by_period(figures, [channel.channel for channel in (largest if few else largest[: len(plot.PALETTE) - 1])])
     traces = []
     for i, (name, rows) in enumerate(table.items()):
-        whole = str(name or "others")  # "" for the others: a channel may be named "others", but not ""
+        # The key of "others" is "", because a channel may be named "others", but never "".
+        whole = str(name or "others")
         traces.append(
             plot.bar(
                 x=list(rows.index),
@@ -55,7 +61,7 @@ def touchpoints(figures: Description) -> Chart:
 
 
 def lengths(figures: Description) -> Chart:
-    """Chart the share of the journeys that reach each length, on two log axes."""
+    """Draw the share of journeys that have at least n touchpoints, for each n. Both axes are logarithmic."""
     half, most, longest = figures.length_quantile(0.5), figures.length_quantile(0.95), figures.lengths[-1][0]
     reach = [place.click.rows for place in figures.places]
     trace = plot.scatter(
@@ -83,7 +89,7 @@ def lengths(figures: Description) -> Chart:
 
 
 def rates_by_channel(div: str, rows: Sequence[tuple[str, Rate]], overall: float, what: str) -> Chart:
-    """Chart a rate and its interval for each channel, with the overall rate as a line."""
+    """Draw the rate of an event in each channel with its 95 % interval. A line marks the rate over all channels."""
     rows = sorted((row for row in rows if row[1].rows), key=lambda row: row[1].share)
     html = plot.draw(
         div,
@@ -100,9 +106,10 @@ def rates_by_channel(div: str, rows: Sequence[tuple[str, Rate]], overall: float,
 
 
 def rates_by_place(div: str, rows: Sequence[tuple[int, Rate]], overall: float, what: str) -> Chart:
-    """Chart a rate and its interval at each position of a journey, with the overall rate as a line."""
+    """Draw the rate of an event at each position of a journey with its 95 % interval. A line marks the overall rate."""
     rows = rows[:PLACES]
-    # Positions that few journeys reach have wide intervals. Cut them off, so that the others stay readable.
+    # Few journeys have many touchpoints, so the last positions have wide intervals. The axis cuts off these intervals,
+    # so that the others stay readable.
     sure = [rate.high for _, rate in rows if rate.high - rate.low < 0.2] or [1.0]
     html = plot.draw(
         div,
@@ -116,7 +123,7 @@ def rates_by_place(div: str, rows: Sequence[tuple[int, Rate]], overall: float, w
 
 
 def propensities(figures: Description) -> Chart:
-    """Chart each channel's touchpoints by propensity; darker cells have more touchpoints."""
+    """Draw the distribution of propensities in each channel. A darker cell has a larger share of the touchpoints."""
     table = pd.DataFrame(figures.propensities, columns=["channel", "bin", "rows"])
     table = table.pivot(index="channel", columns="bin", values="rows").fillna(0)
     names = [channel.channel for channel in figures.channels if channel.channel in table.index][::-1]
@@ -145,7 +152,10 @@ def propensities(figures: Description) -> Chart:
 
 
 def _by_period(figures: Description, channels: Sequence[str]) -> pd.DataFrame:
-    """Count touchpoints by period and channel, with other channels as "" and periods without touchpoints as zeros."""
+    """Count the touchpoints of each channel in each period, including periods without touchpoints.
+
+    Channels that are not in `channels` are added up in the column "".
+    """
     rows = pd.DataFrame(figures.periods, columns=["start", "channel", "rows"])
     rows["start"] = pd.to_datetime(rows["start"])
     rows["channel"] = rows["channel"].where(rows["channel"].isin(channels), "")
@@ -156,7 +166,14 @@ def _by_period(figures: Description, channels: Sequence[str]) -> pd.DataFrame:
 
 
 def _dots(names: str, values: str, rows: Sequence[tuple[Any, Rate]], size: int) -> Any:
-    """Return a trace of rates with intervals: names along the axis `names` ("x" or "y"), values along the other."""
+    """Draw rates as dots with their intervals.
+
+    Args:
+        names: The axis with the names of the rows, "x" or "y".
+        values: The other axis, with the rates.
+        rows: Pairs of a name and its rate.
+        size: Diameter of a dot in pixels.
+    """
     rates = [rate for _, rate in rows]
     errors = {
         **{"type": "data", "symmetric": False, "thickness": 2, "width": 0, "color": plot.BLUE},

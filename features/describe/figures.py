@@ -1,12 +1,12 @@
-"""Computes the figures of the report of `mtorl data describe`.
+"""Computes the numbers in the report of `mtorl data describe`.
 
     with open_engine() as engine:
         description = describe(engine, "touchpoints.parquet", spec)
     page.render(description, "page.html")
 
-Every figure is an aggregate that the engine computes, so only small tables reach Python. The 95 % intervals are
-Wilson's. They treat touchpoints as independent. The touchpoints of one user are not quite independent, so the intervals
-are slightly too narrow.
+The engine aggregates the log, so Python reads only small tables. Rates have 95 % Wilson intervals. The Wilson interval
+assumes independent touchpoints, but touchpoints of one user depend on each other, so the intervals are slightly too
+narrow.
 """
 
 from __future__ import annotations
@@ -35,15 +35,17 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-PROPENSITY_BINS = 20  # bins of equal width from 0 to 1
+# Number of bins of equal width between 0 and 1.
+PROPENSITY_BINS = 20
 NO_CHANNEL = "(none)"
 _DAY = 86_400.0  # s
-_PERIODS = ((2, "hour", "h"), (120, "day", "D"), (3 * 366, "week", "W"), (math.inf, "month", "M"))  # most days, name
+# Longest log in days, name of the period for a log of up to this length, and the unit that Ibis needs.
+_PERIODS = ((2, "hour", "h"), (120, "day", "D"), (3 * 366, "week", "W"), (math.inf, "month", "M"))
 
 
 @dataclass(frozen=True)
 class Rate:
-    """The share `hits / rows` with its 95 % confidence interval."""
+    """The rate of an event, which happened in `hits` of `rows` touchpoints. `low` and `high` are its 95 % interval."""
 
     hits: int
     rows: int
@@ -53,7 +55,7 @@ class Rate:
 
     @classmethod
     def of(cls, hits: int, rows: int) -> Rate:
-        """Return a share with Wilson's interval; without rows, the interval is [0, 1]."""
+        """Return the rate of `hits` in `rows` with its Wilson interval. Without rows, the interval is [0, 1]."""
         if not rows:
             return cls(0, 0, math.nan, 0.0, 1.0)
         interval = binomtest(hits, rows).proportion_ci(method="wilson")
@@ -62,13 +64,21 @@ class Rate:
 
 @dataclass(frozen=True)
 class ColumnFigures:
-    """One column of the log; numeric columns have bounds and a mean, name columns a count of different values."""
+    """Statistics of one column of the log.
+
+    Attributes:
+        role: key, action, outcome, propensity, context or static.
+        kind: text, time, numeric or categorical.
+        missing: Number of rows without a value.
+        low, mean, high: Smallest value, mean and largest value of a numeric column.
+        different: Number of distinct values of a column of names.
+    """
 
     name: str
-    role: str  # key, action, outcome, propensity, context, static
-    kind: str  # text, time, numeric, categorical
+    role: str
+    kind: str
     unit: str
-    missing: int  # rows without a value
+    missing: int
     low: float | None = None
     mean: float | None = None
     high: float | None = None
@@ -77,51 +87,76 @@ class ColumnFigures:
 
 @dataclass(frozen=True)
 class ChannelFigures:
-    """The figures of one channel's touchpoints."""
+    """Statistics of the touchpoints of one channel.
+
+    Attributes:
+        rows: Number of touchpoints.
+        share: Share of the channel in all touchpoints.
+        revenue: Mean revenue of a touchpoint.
+        cost: Mean cost of a touchpoint.
+        free: Share of the touchpoints whose cost is 0.
+    """
 
     channel: str
     rows: int
     share: float
     click: Rate
     conversion: Rate
-    revenue: float = math.nan  # mean
-    cost: float = math.nan  # mean
-    free: float = math.nan  # share of touchpoints that cost nothing
+    revenue: float = math.nan
+    cost: float = math.nan
+    free: float = math.nan
 
 
 @dataclass(frozen=True)
 class PlaceFigures:
-    """The touchpoints at one position of their journeys, such as all second touchpoints."""
+    """Statistics of the touchpoints at one position of a journey, for example of all second touchpoints."""
 
-    place: int  # 1 = first
+    # 1 is the first touchpoint of a journey.
+    place: int
     click: Rate
     conversion: Rate
 
 
 @dataclass(frozen=True)
 class Description:
-    """Everything that the report shows; `dataclasses.asdict` converts it for JSON."""
+    """All numbers that the report shows. `dataclasses.asdict` converts them to JSON types.
 
-    spec: Row  # the data set description
+    Attributes:
+        spec: The data set description, as plain values.
+        capped_users: Number of users with more than `spec.max_touchpoints` touchpoints.
+        most_touchpoints: The largest number of touchpoints that one user has.
+        late_rows: Rows that arrived later than their own time; None if the log has no arrival times.
+        first, last: ISO times of the first and the last touchpoint.
+        period: The period of `periods`: hour, day, week or month.
+        periods: For each period and channel: start, channel and number of touchpoints.
+        propensity_rows: Number of rows with a propensity.
+        propensity_low: The smallest propensity.
+        propensity_rare: Number of rows with a propensity below `mtorl.log.propensity.FLOOR`.
+        propensities: For each channel and bin of propensities: channel, bin and number of touchpoints.
+        quarantined: Number of faulty rows that ingestion left out.
+        faults: The faults of these rows, in words.
+    """
+
+    spec: Row
     rows: int
     users: int
     one_touchpoint_users: int
-    capped_users: int  # users with more than spec.max_touchpoints
-    most_touchpoints: int  # the largest number of touchpoints of one user
-    late_rows: int | None  # rows that arrived after their time; None if the log has no arrival times
-    first: str  # ISO time
+    capped_users: int
+    most_touchpoints: int
+    late_rows: int | None
+    first: str
     last: str
     columns: tuple[ColumnFigures, ...]
     channels: tuple[ChannelFigures, ...]
     places: tuple[PlaceFigures, ...]
-    period: str  # hour, day, week or month
-    periods: tuple[tuple[str, str, int], ...]  # start, channel, touchpoints
-    propensity_rows: int  # rows with a propensity
-    propensity_low: float | None  # the smallest propensity
-    propensity_rare: int  # rows below mtorl.log.propensity.FLOOR
-    propensities: tuple[tuple[str, int, int], ...]  # channel, bin, touchpoints
-    quarantined: int = 0  # faulty rows that ingestion left out
-    faults: tuple[str, ...] = ()  # faults of the quarantined rows
+    period: str
+    periods: tuple[tuple[str, str, int], ...]
+    propensity_rows: int
+    propensity_low: float | None
+    propensity_rare: int
+    propensities: tuple[tuple[str, int, int], ...]
+    quarantined: int = 0
+    faults: tuple[str, ...] = ()
 
     @property
     def journeys(self) -> int:
@@ -130,18 +165,18 @@ class Description:
 
     @property
     def lengths(self) -> list[tuple[int, int]]:
-        """Return each length with the number of journeys whose last touchpoint is at that position."""
+        """Return the lengths of journeys, each with the number of journeys that have exactly this many touchpoints."""
         reach = [place.click.rows for place in self.places]
         ends = (now - after for now, after in zip(reach, [*reach[1:], 0], strict=True))
         return [(place.place, count) for place, count in zip(self.places, ends, strict=True) if count]
 
     def length_quantile(self, share: float) -> int:
-        """Return the smallest length that at least this share of the journeys does not exceed."""
+        """Return the smallest number n so that at least `share` of the journeys have at most n touchpoints."""
         lengths, counts = zip(*self.lengths, strict=True)
         return next(lengths[i] for i, seen in enumerate(accumulate(counts)) if seen >= share * self.journeys)
 
     def rate(self, event: str) -> Rate:
-        """Return the share of all touchpoints that have the event: "click" or "conversion"."""
+        """Return the rate of an event, "click" or "conversion", over all touchpoints."""
         return Rate.of(sum(getattr(channel, event).hits for channel in self.channels), self.rows)
 
     def column(self, name: str) -> ColumnFigures:
@@ -150,14 +185,18 @@ class Description:
 
 
 def describe(engine: Engine, log_path: Path | str, spec: DatasetSpec) -> Description:
-    """Compute the figures of a canonical log, or of other Parquet with its columns, such as steps of a windows folder.
+    """Compute the statistics of a canonical log.
 
-    Raises a LogError if the log has no rows or lacks a column.
+    The log may also be another Parquet table with the same columns, such as the steps of a windows folder.
+
+    Raises:
+        LogError: The log has no rows, or lacks a column of the data set.
     """
     log = engine.read(log_path)
     if missing := [name for name in spec.log_columns if name not in log.columns]:
         raise LogError(messages.MISSING_COLUMNS(file=log_path, dataset=spec.name, missing=missing, hints=()))
-    log = canonical(log, spec)  # a column of nulls may have any type
+    # Convert the columns to their declared types, because a column that contains only nulls may have any type.
+    log = canonical(log, spec)
     total, users = _rows(_totals(log, spec), 0, "columns")[0], _rows(_users(log, spec.max_touchpoints), 1, "users")[0]
     if not total["rows"]:
         raise LogError(messages.NO_ROWS(file=log_path))
@@ -202,7 +241,10 @@ def _rows(table: ibis.Table, turn: int, note: str) -> list[Row]:
 
 
 def _totals(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Return one row: number of missing values, minimum and maximum of each column."""
+    """Return a table with one row: for each column, the number of missing values, and its minimum, maximum and mean.
+
+    Columns of names have the number of distinct values instead of minimum, maximum and mean.
+    """
     figures: dict[str, Any] = {"rows": log.count()}
     own = (*spec.context, *spec.static, *spec.outcomes)
     names = {"campaign_id", "channel", *(column.name for column in own if column.kind == "categorical")}
@@ -210,7 +252,8 @@ def _totals(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
         column = log[name]
         figures[f"{name}_missing"] = column.isnull().sum()
         if name in names:
-            figures[f"{name}_different"] = column.nunique()  # exact, because approximate counts may miss a name
+            # Count exactly. An approximate count could miss one of a few names.
+            figures[f"{name}_different"] = column.nunique()
         elif name != "user_id":
             figures |= {f"{name}_low": column.min(), f"{name}_high": column.max()}
             if name != "timestamp":

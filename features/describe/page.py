@@ -1,4 +1,4 @@
-"""Turns figures into charts and text for the report's template."""
+"""Converts the statistics of a log into the charts and sentences of the report, and writes the HTML page."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _ESTIMATES = {
 
 
 def render(description: Description, path: Path | str) -> Path:
-    """Write the report atomically, as one file that loads nothing from elsewhere."""
+    """Write the report as one HTML file, which needs no other files and no network."""
     template = Path(__file__).parent / "page.html.j2"
     return write_page(Path(path), template, content(description), {"rate": _rate})
 
 
 def content(figures: Description) -> dict[str, Any]:
-    """Return everything that the template reads."""
+    """Return all values that the template `page.html.j2` reads."""
     labels = {name: figures.spec["outcome_labels"].get(name, name) for name in OUTCOMES}
     cost = figures.column("cost")
     return {
@@ -68,7 +68,7 @@ def _rates(figures: Description, name: str, label: str) -> dict[str, Any]:
 
 
 def _notes(figures: Description, labels: dict[str, str]) -> Iterable[tuple[str, str]]:
-    """Yield (tone, sentence) for properties of this log that matter for the next steps."""
+    """Yield remarks about the log that the user should know before training, as pairs of tone and sentence."""
     spec, most = figures.spec, count(figures.spec["max_touchpoints"])
     if figures.quarantined:
         rows = counted(figures.quarantined, "faulty row is", "faulty rows are")

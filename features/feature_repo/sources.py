@@ -1,4 +1,4 @@
-"""Computes the sources of the feature views from touchpoints, with Ibis on DuckDB or Spark.
+"""Computes the Parquet files from which Feast reads features. The input is a table of touchpoints.
 
     with open_engine() as engine:
         build_sources(engine, clean_touchpoints(engine.read("touchpoints.parquet"), spec), spec, "features/data")
@@ -7,9 +7,9 @@
     user_channel.parquet     touchpoints and clicks of a user's last 7 days by channel, hour by hour
     campaign_stats.parquet   touchpoints, rates and mean cost of a campaign's last 24 hours, hour by hour
 
-Each touchpoint, and each `timed` click or conversion, counts in the hour in which it became known. An aggregate's time
-is the end of that hour. So aggregates change once an hour, offline and online alike, and never contain the touchpoint
-of the decision that reads them.
+A touchpoint is counted in the hour in which it became known. A click or conversion that the data set lists as `timed`
+is counted in the hour in which the router received it. The time of an aggregate is the end of this hour. So a decision
+never reads an aggregate that includes the decision's own touchpoint.
 """
 
 import math
@@ -31,14 +31,18 @@ from mtorl.runtime import progress
 from mtorl.runtime.files import replacing
 from mtorl.window.window import STATIC, history_types
 
-USER_CHANNEL, CAMPAIGN_STATS = "user_channel", "campaign_stats"  # feature views
-USER_DAYS = 7  # period of user_channel
-CAMPAIGN_DAYS = 1  # period of campaign_stats
+# Names of the feature views.
+USER_CHANNEL, CAMPAIGN_STATS = "user_channel", "campaign_stats"
+# Days that `user_channel` counts.
+USER_DAYS = 7
+# Days that `campaign_stats` counts.
+CAMPAIGN_DAYS = 1
 
 _TIMES = ("timestamp", "created_timestamp")
 _LARGEST = sys.float_info.max
 _UTC = dt.Timestamp(timezone="UTC", scale=6)
-_CLICK = 2**32  # larger than any user's number of touchpoints
+# Larger than the number of touchpoints of any user.
+_CLICK = 2**32
 _BILLION = 10**9
 
 
@@ -50,20 +54,26 @@ def build_sources(
     some: ibis.Table | None = None,
     only: Collection[str] | None = None,
 ) -> None:
-    """Write the Parquet sources of the feature views, replacing earlier ones one by one.
+    """Write the Parquet files of the feature views. Each file replaces an earlier file of the same name.
 
     Args:
-        touchpoints: Clean touchpoints of a log (`clean_touchpoints`), optionally with `created_timestamp` (arrival).
-        out_dir: Folder for the files named above; each is a folder of parts if the log is large.
-        some: Touchpoints of the users for whom to compute user views; by default all.
-        only: Names of the views to write; by default all.
+        touchpoints: Touchpoints that `clean_touchpoints` has returned. They may have the arrival time in
+            `created_timestamp`.
+        out_dir: Folder for the files that the module's docstring lists. If the log is large, each file is a folder of
+            parts.
+        some: Touchpoints of the users whose views are computed, if not of all users.
+        only: Names of the views to write, if not all.
+
+    Raises:
+        LogError: The log has no rows.
     """
     out = Path(out_dir)
     some = touchpoints if some is None else some
     rows = some.count().to_pyarrow().as_py()
     if not rows and some is touchpoints:
         raise LogError("the log has no rows")
-    # Use as many shards as the steps have, so that the rows that are joined to a shard of steps are adjacent.
+    # Training reads these files shard by shard, together with the steps of the windows. With the same number of shards,
+    # the rows that belong to a shard of steps are adjacent.
     shards = max(1, math.ceil(rows / ROWS_PER_SHARD))
 
     def by_user(build: Callable[[ibis.Table, DatasetSpec], ibis.Table], path: Path) -> None:
@@ -91,7 +101,10 @@ def build_sources(
 
 
 def newest_touchpoints(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Return each user's last n touchpoints in order, one per row: user_id and the columns of `history_types`."""
+    """Return each user's last n touchpoints, oldest first. The columns are user_id and those of `history_types`.
+
+    n is `spec.window`, the length of the window that the model reads.
+    """
     window = ibis.window(group_by="user_id", order_by=ibis.desc("timestamp"))
     rows = touchpoints.mutate(place=ibis.row_number().over(window))
     rows = rows.filter(rows.place < spec.window)
@@ -99,17 +112,17 @@ def newest_touchpoints(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table
     for name, kind in history_types(spec).items():
         value = rows[name.removeprefix("hist_")]
         value = unix_micros(value) if name in times else value
-        # Windows read NaN in a numeric column, and "" in a text column, as null.
+        # Windows represent a missing number as NaN and a missing text as "".
         columns[name] = value.cast(kind).fill_null("" if kind == "string" else float("nan"))
     return rows.select("user_id", **columns).order_by("user_id", "hist_timestamp")
 
 
 def changed_users(touchpoints: ibis.Table, spec: DatasetSpec, since_us: int, end_us: int) -> ibis.Table:
-    """Return the users (`user_id`) whose features at `end` differ from those at `since`, and some others.
+    """Return the users whose features may differ between the times `since_us` and `end_us`.
 
-    Such a user has a touchpoint or outcome that became known since then, or in the hour before, whose rows were not
-    counted yet; a touchpoint whose outcomes may still arrive (`spec.outcome_hours`); or a touchpoint that left the days
-    of `user_channel`.
+    A user is included if a touchpoint or an outcome became known in this time or in the hour before it, if outcomes of
+    a touchpoint may still arrive (`spec.outcome_hours`), or if a touchpoint became too old for `user_channel`. A few
+    unchanged users may be included too.
     """
     counted, hour_before = USER_DAYS * DAY_US, since_us - HOUR_US
     changed = touchpoints.known > timestamp_micros(since_us - round(spec.outcome_hours * HOUR_US))
@@ -121,10 +134,10 @@ def changed_users(touchpoints: ibis.Table, spec: DatasetSpec, since_us: int, end
 
 
 def user_static(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Return one row per user: user_id, timestamp, created_timestamp and the static columns.
+    """Return one row per user, with the first value of each static column, user_id, timestamp and created_timestamp.
 
-    The first value counts, because a later value would leak information from the future. The row's time is a day before
-    the user's first touchpoint, so that the join, which looks strictly at the past, finds it.
+    Later values are not used, because they would leak information from the future. The join reads only features from
+    before a touchpoint, so each row gets a time one day before the user's first touchpoint.
     """
     first = touchpoints.mutate(place=ibis.row_number().over(ibis.window(group_by="user_id", order_by="timestamp")))
     first = first.filter(first.place == 0)
@@ -133,9 +146,10 @@ def user_static(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
 
 def own_view(rows: ibis.Table, view: FeatureViewSpec) -> ibis.Table:
-    """Return the rows of a team's own file: key, timestamp, created_timestamp and the fields of the view.
+    """Return the rows of a feature view that a team provides as its own file: key, times and the fields of the view.
 
-    Raises a SpecError if the file lacks a column, or has one of another type.
+    Raises:
+        SpecError: The file lacks a column, or a column has the wrong type.
     """
     assert view.key is not None
     created = view.created_timestamp or view.timestamp
@@ -144,7 +158,7 @@ def own_view(rows: ibis.Table, view: FeatureViewSpec) -> ibis.Table:
         raise SpecError(messages.VIEW_LACKS(view=view.view, file=view.source, columns=[*dict.fromkeys(missing)]))
     for name in dict.fromkeys((view.timestamp, created)):
         kind = rows[name].type()
-        if not (kind.is_timestamp() or kind.is_date() or kind.is_unknown()):  # Ibis does not know DuckDB's nanoseconds
+        if not (kind.is_timestamp() or kind.is_date() or kind.is_unknown()):  # Ibis reports "unknown" for nanoseconds
             raise SpecError(messages.VIEW_TYPE(view=view.view, file=view.source, column=name, wanted="times"))
     values: dict[str, ibis.Value] = {}
     for field in view.fields:
@@ -154,8 +168,9 @@ def own_view(rows: ibis.Table, view: FeatureViewSpec) -> ibis.Table:
         if field.kind == "numeric" and not fits:
             wanted = "lists of numbers" if field.by_channel else "numbers"
             raise SpecError(messages.VIEW_TYPE(view=view.view, file=view.source, column=field.name, wanted=wanted))
-        # JSON can't carry infinity to a model, so it counts as missing (Ibis' isinf() is always false on Spark). In a
-        # list, Feast's online stores turn null into 0.0, so lists store NaN instead, which readers take for null.
+        # Infinity counts as missing, because JSON can't express it. Ibis' isinf() is always false on Spark, so values
+        # are compared with the largest float. In a list, a missing value is NaN, because Feast's online stores would
+        # turn null into 0.0. Readers treat NaN as missing.
         value = value.cast(cast)
         if field.by_channel:
             value = value.map(lambda number: (number.abs() <= _LARGEST).ifelse(number, math.nan))
@@ -173,8 +188,12 @@ def own_view(rows: ibis.Table, view: FeatureViewSpec) -> ibis.Table:
 
 
 def user_channel(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Return user_id, timestamp, created_timestamp, and one value per channel in uc_touchpoints and uc_clicks."""
-    # One number encodes both counts of a channel, which halves the number of SQL windows.
+    """Count each user's touchpoints and clicks of the last 7 days by channel, at the end of each hour with a change.
+
+    Columns: user_id, timestamp, created_timestamp, and the lists uc_touchpoints and uc_clicks with one value per
+    channel.
+    """
+    # One integer holds both counts of a channel: touchpoints + 2**32 * clicks. So one SQL window computes both sums.
     news = _as_it_becomes_known(touchpoints, spec)
     both = news.touchpoint + news.click * _CLICK
     counts = {f"both_{i}": (news.channel == name).ifelse(both, 0) for i, name in enumerate(spec.channels)}
@@ -189,16 +208,18 @@ def user_channel(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
 
 def campaign_stats(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Return campaign_id, timestamp, created_timestamp, campaign_touchpoints, _click_rate, _conversion_rate and _cost.
+    """Compute the touchpoints, rates and mean cost of each campaign over the last 24 hours, at the end of each hour.
 
-    The cost is a mean. Rates and cost are null for hours without a touchpoint.
+    Columns: campaign_id, timestamp, created_timestamp, campaign_touchpoints, campaign_click_rate,
+    campaign_conversion_rate and campaign_cost. If there was no touchpoint in the 24 hours, rates and cost are null.
     """
     news = _as_it_becomes_known(touchpoints.filter(touchpoints.campaign_id.notnull()), spec)
     counts = {
         "touchpoints": news.touchpoint,
         "clicks": news.click,
         "conversions": news.conversion,
-        # Integers, because the sum of floats depends on the order in which an engine adds them.
+        # Sum costs as integers: whole units and billionths. The sum of floats would depend on the order in which an
+        # engine adds them.
         "cost": news.cost.floor().cast("int64"),
         "billionths": ((news.cost - news.cost.floor()) * _BILLION).round().cast("int64"),
     }
@@ -214,9 +235,10 @@ def campaign_stats(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
 
 def _as_it_becomes_known(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Return the rows to count: touchpoints, and separate rows for clicks and conversions that become known later.
+    """Return one row per touchpoint, and one more row for each click or conversion that became known later.
 
-    Columns: the keys, `known`, `touchpoint` (1, or 0 in the row of an outcome), click, conversion, cost.
+    Columns: the keys, `known` (time), `touchpoint` (1, or 0 in the row of a later click or conversion), click,
+    conversion and cost.
     """
     later = [name for name in EVENTS if name in spec.timed]
     zero = ibis.literal(0, "int64")
@@ -231,16 +253,17 @@ def _as_it_becomes_known(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Tab
 
 
 def _rolling(touchpoints: ibis.Table, key: str, values: dict[str, ibis.Value], period: int) -> ibis.Table:
-    """Sum values over the last `period` microseconds, at the end of each full hour at which a sum changes.
+    """Sum `values` of each key over the last `period` microseconds, at the end of each hour in which a sum changes.
 
-    If one hour leaves the period as another enters it, there are two equal rows.
+    Two equal rows are returned if one hour leaves the period at the time when another enters it.
     """
     known = unix_micros(touchpoints.known)
-    into = (known % HOUR_US + HOUR_US) % HOUR_US  # microseconds into the hour, positive even before 1970
+    # time since the start of the hour in microseconds; not negative, even before 1970
+    into = (known % HOUR_US + HOUR_US) % HOUR_US
     hourly = touchpoints.select(key, end=known - into + HOUR_US, **values)
     kinds = {name: hourly[name].type() for name in values}
     hourly = hourly.group_by(key, "end").aggregate(**{name: hourly[name].sum().cast(kinds[name]) for name in values})
-    # Each hour's values are added once, and subtracted once older than `period`; the cumulative sum is the result.
+    # The sum is cumulative: each hour's values are added at the end of the hour, and subtracted again after `period`.
     left = hourly.select(key, end=hourly.end + period, **{name: -hourly[name] for name in values})
     changes = hourly.union(left)
     so_far = ibis.range_window(group_by=key, order_by="end", preceding=None, following=0)

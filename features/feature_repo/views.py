@@ -1,7 +1,7 @@
-"""Defines Feast's entities, sources, feature views and feature service from a data set description.
+"""Creates Feast's entities, sources, feature views and feature service from a data set description.
 
-Every stored field has a JSON tag `default`: the value to use if the store does not have the key, or if its value is
-older than the view's TTL. So a reader needs only the registry and nothing of this package.
+Every stored field has a tag `default`, in JSON. A reader uses this value if the store lacks the key, or if the stored
+value is older than the view's time to live (TTL). So a reader needs Feast's registry, but not this package.
 """
 
 import json
@@ -34,33 +34,39 @@ class Definitions:
 
     @property
     def objects(self) -> list[Any]:
-        """All objects of the registry."""
+        """All objects that are registered in Feast's registry."""
         return [*self.entities, *self.views, self.service, *(view.batch_source for view in self.views)]
 
 
 def build(spec: DatasetSpec, data: Path) -> Definitions:
-    """Define the features of a data set; raises a SpecError for a reserved column name, or an unknown view or field.
+    """Define the features of a data set for Feast.
 
     Args:
-        data: Folder of the Parquet files that `features.feature_repo.sources.build_sources` writes. A relative path is
-            relative to the repository, wherever the repository is mounted.
+        data: Folder of the Parquet files that `features.feature_repo.sources.build_sources` writes. A relative path
+            starts at the repository, so the repository can be mounted anywhere.
+
+    Raises:
+        SpecError: A column has the reserved name of a built-in feature, or the description names an unknown view or
+            field.
     """
     user = _entity("user", "user_id", "Person who sees the ads; the unit of every experiment")
     campaign = _entity("campaign", "campaign_id", "What an advertiser books; has its own budget")
-    # This view has no source file, because training windows and online histories are built from the log itself.
+    # Feast never reads the source file of this view, because training windows and online histories are computed from
+    # the log itself.
     history = FeatureView(
         name=HISTORY,
         description=f"Last {spec.window} touchpoints, packed by mtorl.window.packed; online only",
         entities=[user],
         schema=[Field(name=PACKED, dtype=Bytes, tags={"default": "null", "columns": json.dumps(history_types(spec))})],
         source=_source(HISTORY, data),
-        ttl=timedelta(days=spec.journey_gap_days),  # a longer pause ends the journey
+        # After a longer pause, a new journey begins.
+        ttl=timedelta(days=spec.journey_gap_days),
         **_OWNED,
     )
     static: list[FeatureView] = []
     if spec.static:
         kinds: dict[str, Feature] = {c.name: (Float64 if c.kind == "numeric" else String, None) for c in spec.static}
-        # A TTL of 0 means no expiry: static values do not change.
+        # Static values do not change, so they never expire. In Feast, this is a TTL of 0.
         static = [_view(STATIC, user, "Columns of a user that do not change", kinds, data, timedelta(0))]
     none_yet = [0.0] * len(spec.channels)
     chosen = _chosen_defaults(spec)
@@ -72,7 +78,7 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
         data,
         timedelta(days=USER_DAYS),
     )
-    # Without touchpoints, rates are null rather than 0.
+    # If a campaign has no touchpoints, its rates are unknown, so their default is null and not 0.
     stats = {"touchpoints": 0.0, "click_rate": None, "conversion_rate": None, "cost": None}
     campaign_stats = _view(
         CAMPAIGN_STATS,
@@ -90,7 +96,7 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
     of_the_data_set |= {field.name for view in own for field in view.features}
     if taken := of_the_data_set & {field.name for view in built_in for field in view.features}:
         raise SpecError(TAKEN_NAME(column=sorted(taken)[0]))
-    # A decision reads only what the model reads. The history comes first.
+    # The feature service contains only the features that the model reads. The first one is the user's history.
     views = {view.name: view for view in (*built_in, *own)}
     read = [views[some.view][[field.name for field in some.fields]] for some in spec.features]
     service = FeatureService(
@@ -134,7 +140,7 @@ def _view(
 
 
 def _own(view: FeatureViewSpec, entity: Entity, data: Path, chosen: Mapping[str, Any]) -> FeatureView:
-    """Return a team's own view, which reads the copy of its file made by `features.feature_repo.sources.own_view`."""
+    """Return the feature view of a team's own file. The view reads the copy that `sources.own_view` computes."""
     fields: dict[str, Feature] = {
         field.name: (
             Array(Float64) if field.by_channel else Float64 if field.kind == "numeric" else String,
@@ -146,7 +152,10 @@ def _own(view: FeatureViewSpec, entity: Entity, data: Path, chosen: Mapping[str,
 
 
 def _chosen_defaults(spec: DatasetSpec) -> dict[str, Any]:
-    """Return the default of each field that the model reads."""
+    """Return the default of each field that the data set's model reads, by name of the field.
+
+    The default is None if a missing value is declared "unknown", and otherwise 0.0, or a list of zeros by channel.
+    """
     return {
         field.name: None if field.missing == "unknown" else [0.0] * len(spec.channels) if field.by_channel else 0.0
         for view in spec.features
@@ -155,7 +164,11 @@ def _chosen_defaults(spec: DatasetSpec) -> dict[str, Any]:
 
 
 def _check_features(spec: DatasetSpec, built_in: Sequence[FeatureView]) -> None:
-    """Check that the views and fields that the model reads exist; raises a `SpecError` if not."""
+    """Check that the built-in views have the fields that the model reads, and that own views have other names.
+
+    Raises:
+        SpecError: A view or field is unknown, has the wrong type, or has the name of a built-in view.
+    """
     views = {view.name: view for view in built_in}
     for chosen in spec.features:
         where = f"features: view {chosen.view!r}"

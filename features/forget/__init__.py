@@ -1,7 +1,9 @@
-"""Removes users from everything that a folder stores about them.
+"""Removes users from all files in a folder, for example from a run or from the data volume of a cluster.
 
-Reading order: `tables.py` (rows of Parquet tables, and quarantined rows), `raw_files.py` (reports users in the owner's
-raw files, which stay), `folder.py` (finds the stores in a folder). `features/collect/removal.py` removes users from the
-lake, `features/online/` from the online store and the feed's notes, and `serving/decision_log/` from the spool.
-`mtorl.log.forgotten` keeps removed users from being added again.
+Reading order: `tables.py` (removes rows from Parquet tables and from quarantine files), `raw_files.py` (finds users in
+the owner's raw files, which are not changed), `folder.py` (finds all files and calls the others).
+
+Users are also removed from the lake (`features/collect/removal.py`), from the online store (`features/online/`) and
+from records that a router has not uploaded yet (`serving/decision_log/`). `mtorl.log.forgotten` lists the removed
+users, so that they are not added again.
 """

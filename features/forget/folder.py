@@ -1,19 +1,19 @@
-"""Finds everything that a folder stores about users, and removes it.
+"""Removes users from everything that is stored about them in a folder.
 
     report = forget("runs/latest", {"u1"}, datetime.now(UTC))
     report.removed                       # rows by store: {"data/touchpoints.parquet": 14, ...}
 
-The folder is that of a run, the data volume of a cluster, or a part of either. It may contain
+The folder is that of a run, the data volume of a cluster, or a part of either. These stores are searched:
 
     lakes (`features/collect/removal.py`)
     Parquet tables with the column user_id or decision_id: logs, sources of features, files of a pipeline step
     windows folders, whose manifest is updated
     CSVs of quarantined rows, and of conversions that match no touchpoint
-    Feast repositories: their online store, wherever it is
-    artifacts, which stay but are reported
+    Feast repositories: their online store, even if it is outside the folder
+    artifacts of models, which are not changed but reported
 
-Each file is rewritten atomically, and a second run changes nothing. If a run is interrupted, the next one completes it:
-outcomes and shadows, which name no user, are removed before the decisions that link them to a user.
+Each file is rewritten atomically. An interrupted run is completed by the next one: outcomes and shadow decisions, which
+have no user id, are removed before the decisions that link them to a user.
 """
 
 from __future__ import annotations
@@ -51,18 +51,26 @@ from mtorl.runtime import progress
 _SETTINGS = "feature_store.yaml"
 _QUARANTINE = re.compile(rf"quarantine|(.+\.)?quarantine\.csv|{re.escape(LEFT_OUT)}")
 _CAN_GO_WRONG = (LogError, OSError, ValueError, sqlite3.Error, pa.ArrowException, manifest.ManifestError, ArtifactError)
-# Temporary files of `replacing`, and temporary folders of commands and sinks.
+# Names of temporary files that `replacing` creates, and of temporary folders that commands and log writers create.
+# Older than a day, they are left over from a process that was killed.
 _UNFINISHED, _UNFINISHED_SECONDS = re.compile(r"\..+\.[0-9a-f]{8}(\.old)?|\.(describe|scratch)-.+"), 86_400.0
 
 
 @dataclass(frozen=True)
 class Report:
-    """The result of `forget`: counts of removed rows, and lines that describe what remains."""
+    """The result of `forget`.
 
-    removed: Counter[str] = field(default_factory=Counter)  # removed rows or keys, by path of the store
+    Attributes:
+        removed: Number of removed rows or keys, by path of the store.
+        failed: Stores that could not be searched or changed, each with the reason.
+        raw: Raw files that still contain rows of the users, each with the number of rows.
+        models: Models that were trained on the users or contain their ids.
+    """
+
+    removed: Counter[str] = field(default_factory=Counter)
     failed: list[str] = field(default_factory=list)
-    raw: list[str] = field(default_factory=list)  # raw files that still contain the users
-    models: list[TrainedOn] = field(default_factory=list)  # models that were trained on the users, or name them
+    raw: list[str] = field(default_factory=list)
+    models: list[TrainedOn] = field(default_factory=list)
 
 
 def forget(
@@ -73,13 +81,16 @@ def forget(
     feature_repo: str | Path | None = None,
     origin: Origin | None = None,
 ) -> Report:
-    """Remove users, or old records, from all stores of a folder, and keep later writers from adding the users again.
+    """Remove users from all stores in a folder, and list them so that their old records are not written again.
 
     Args:
-        now: End of the period to forget: later actions of the users stay.
+        now: Only what users did before this time is removed. A user who returns later counts as a new user.
         before: Decisions, outcomes and touchpoints from before this time are removed for all users.
-        feature_repo: Feast repository outside the folder, whose online store belongs to the folder.
-        origin: Raw files to search, in addition to those from which the folder's logs were read.
+        feature_repo: A Feast repository outside the folder, from whose online store the users are removed too.
+        origin: Raw files to search for the users, in addition to those from which the logs in the folder were read.
+
+    Raises:
+        LogError: `feature_repo` is not a Feast repository.
     """
     root = Path(folder).resolve()
     if feature_repo and not (Path(feature_repo) / _SETTINGS).exists():
@@ -103,7 +114,8 @@ def forget(
                 work.each(windows, lambda path: manifest.remove_users(path, users))
             for table in found.quarantined:
                 work.each(table, lambda path: remove_quarantined(path, users))
-            # The online store comes last, so that a concurrent refresh can't read a forgotten user from the log.
+            # Remove users from the online store last. Otherwise a refresh that runs at the same time could still read
+            # them from the log and write them again.
             for repo in [*found.repositories, *([Path(feature_repo).resolve()] if feature_repo else [])]:
                 work.each(repo, lambda path: forget_online(path, users), " (online store)")
             with work.reporting(root):
@@ -117,17 +129,18 @@ def forget(
 @dataclass
 class _Found:
     tables: list[Path] = field(default_factory=list)
-    logs: list[Path] = field(default_factory=list)  # folders with a log and its report
+    # Folders that contain a log and its report.
+    logs: list[Path] = field(default_factory=list)
     lakes: list[Path] = field(default_factory=list)
     windows: list[Path] = field(default_factory=list)
     quarantined: list[Path] = field(default_factory=list)
     repositories: list[Path] = field(default_factory=list)
     artifacts: list[Path] = field(default_factory=list)
-    unfinished: list[Path] = field(default_factory=list)  # temporary files of killed processes
+    unfinished: list[Path] = field(default_factory=list)  # files left by processes that were killed
 
     @classmethod
     def below(cls, root: Path) -> _Found:
-        """Find the stores in a folder and its subfolders, without following links."""
+        """Find all stores in a folder and its subfolders. Links are not followed."""
         found = cls()
 
         def unreadable(error: OSError) -> None:
@@ -163,14 +176,14 @@ class _Found:
 
 
 class _Work:
-    """Removes users from stores, and reports the result."""
+    """Removes users from one store after the other, and collects the results in a `Report`."""
 
     def __init__(self, root: Path, users: frozenset[str], before: datetime | None) -> None:
         self.report = Report()
         self._root, self._users, self._before = root, users, before
 
     def lake(self, folder: Path, now: datetime) -> None:
-        """Remove records of users, and hours that are too old, from a lake."""
+        """Remove the users from a lake, and delete hours that ended before the time `before`."""
         with self.reporting(folder):
             lake = Lake.open(folder)
             removed = remove_users(lake, Forgotten().extended(self._users, now))
@@ -182,7 +195,7 @@ class _Work:
                 self.report.removed[name if store == "." else f"{store}/{name}"] += removed[name]
 
     def tables(self, paths: list[Path]) -> None:
-        """Remove rows of users, and of their decisions, from tables."""
+        """Remove the users' rows from Parquet tables, and the rows of their decisions from tables without user ids."""
         rows, ids = Rows(self._users, before=self._before), set[str]()
         of_users, of_decisions = [], []
         for path in paths:
@@ -200,7 +213,12 @@ class _Work:
             progress.report(done, len(todo), f"{done} of {len(todo)} tables")
 
     def each(self, path: Path, remove: Callable[[Path], int | None], what: str = "") -> None:
-        """Run `remove` on a store, and count what it removed."""
+        """Call `remove` with the path of a store, and add the number of removed rows to the report.
+
+        Args:
+            remove: Returns the number of removed rows, or None if the store has nothing to search.
+            what: Added to the store's name in the report.
+        """
         with self.reporting(path):
             removed = remove(path)
             if removed is not None:
@@ -208,7 +226,7 @@ class _Work:
 
     @contextmanager
     def reporting(self, path: Path) -> Iterator[None]:
-        """Report an error of a store that can't be read or written, so that other stores are still searched."""
+        """Catch errors in the block: if a store can't be read or written, report this and go on with other stores."""
         try:
             yield
         except _CAN_GO_WRONG as error:
@@ -217,7 +235,10 @@ class _Work:
                 self.report.failed.append(f"{self._store_of(path)}: {words}")
 
     def _store_of(self, path: Path) -> str:
-        """Return the path of a store relative to the folder; the parts of a table count as one store."""
+        """Return the name of a store in the report: its path relative to the folder.
+
+        All parts of a table count as one store.
+        """
         if not path.is_relative_to(self._root):
             return str(path)
         parts = path.relative_to(self._root).parts
@@ -231,16 +252,16 @@ def _is_lake(folder: Path) -> bool:
 
 
 def _is_unfinished(path: Path) -> bool:
-    """Return whether a path is temporary and its process no longer works on it."""
+    """Return True if a path has a temporary name and is over a day old, so that its process was probably killed."""
     try:
         age = time.time() - path.lstat().st_mtime if _UNFINISHED.fullmatch(path.name) else 0.0
-    except FileNotFoundError:  # the process that wrote it has finished
+    except FileNotFoundError:  # the process finished and has renamed or deleted the file
         return False
     return age > _UNFINISHED_SECONDS
 
 
 def _bring_up_to_date(folder: Path) -> None:
-    """Update the numbers of rows and users and the fingerprint in the report of a log."""
+    """Update the report of a log from which rows were removed: its numbers of rows and users, and its fingerprint."""
     report = json.loads((folder / INGEST_FILE).read_text(encoding="utf-8"))
     if report.get("rows") != rows_of(folder / LOG_FILE):
         text = json.dumps(report | facts_of(folder / LOG_FILE), indent=2)

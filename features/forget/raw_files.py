@@ -1,10 +1,10 @@
-"""Reports the users that remain in a log's raw files, which are not changed.
+"""Finds users who remain in the raw files of a log. Raw files belong to the log's owner and are not changed.
 
     for origin in origins_of([Path("runs/latest/data")]):
         print(*remaining_rows(origin, frozenset({"u1"})))                        # log.csv: 12 rows of u1 (column 'uid')
 
-Ingesting a raw file again would add its users again. So a log folder records its raw files and their description
-(`features.ingest.log_folder`).
+If a raw file still contains a user, the next ingestion would add the user again. So each log folder records the paths
+of its raw files and the description with which they were read (`features.ingest.log_folder`).
 """
 
 import json
@@ -28,7 +28,10 @@ from mtorl.log.touchpoints import INGEST_FILE, LogError
 
 
 def origins_of(logs: Iterable[Path]) -> list[Origin]:
-    """Return the origins of logs without duplicates; a log of the simulator has no origin."""
+    """Return the origin of each log: the paths of its raw files and their description.
+
+    Duplicates are removed. A simulated log has no origin.
+    """
     found: dict[str, Origin] = {}
     for folder in logs:
         if origin := json.loads((folder / INGEST_FILE).read_text(encoding="utf-8")).get(RAW):
@@ -37,7 +40,7 @@ def origins_of(logs: Iterable[Path]) -> list[Origin]:
 
 
 def remaining_rows(origin: Origin, users: frozenset[str]) -> Iterator[str]:
-    """Yield a line for each file of an origin that contains rows of the users, or that could not be searched."""
+    """Yield a sentence for each raw file that still contains rows of the users or that could not be searched."""
     with open_engine("duckdb") as engine, tempfile.TemporaryDirectory(prefix="mtorl-forget-") as scratch:
         finder = _RowFinder(engine, Path(scratch), origin.spec, sorted(users))
         named = [(origin.log, finder.log)]
@@ -63,13 +66,20 @@ def remaining_rows(origin: Origin, users: frozenset[str]) -> Iterator[str]:
 
 @dataclass
 class _RowFinder:
-    """Finds the rows of users in the files of an origin; each method returns the rows and the column with the users."""
+    """Finds rows of users in raw files.
+
+    Each method reads one kind of file, and returns the rows of the users and the name of the column with the user ids.
+
+    Attributes:
+        ids: Ids of the users' touchpoints. They are needed if a conversions file refers to touchpoints instead of
+            users.
+    """
 
     engine: Engine
     scratch: Path
     spec: DatasetSpec
     users: list[str]
-    ids: ibis.Table | None = None  # of the users' touchpoints, if conversions refer to touchpoints
+    ids: ibis.Table | None = None
 
     def log(self, path: Path) -> tuple[ibis.Table, str]:
         adapter, spec, raw = read_log(self.engine, path, self.spec, self.scratch)

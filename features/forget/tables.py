@@ -1,9 +1,10 @@
-"""Removes rows from Parquet tables: rows of users, rows of their decisions, and old rows.
+"""Removes rows from Parquet tables: rows of users, rows of their decisions, and rows from before a time.
 
     rows = Rows(frozenset({"u1"}))
     rows.remove(path)                                # number of removed rows; the file is rewritten atomically
 
-The column `user_id` names a user, `decision_id` a decision. Other rows keep their values, order and types.
+Users are found by the column `user_id`, decisions by the column `decision_id`. All other rows keep their values, order
+and types.
 """
 
 import csv
@@ -27,9 +28,12 @@ _TIMES = ("event_time", "timestamp")
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows to remove: those of `users`, or in a table without users, those of `decisions`.
+    """Describes the rows to remove, and removes them from Parquet tables.
 
-    Decisions, outcomes and touchpoints of a log from `before` a time are removed as well.
+    Attributes:
+        users: Rows with one of these user ids are removed.
+        decisions: In a table without user ids, rows with one of these decision ids are removed.
+        before: Decisions, outcomes and touchpoints of a log from before this time are removed for all users.
     """
 
     users: frozenset[str]
@@ -37,14 +41,20 @@ class Rows:
     before: datetime | None = None
 
     def decisions_in(self, path: Path) -> set[str]:
-        """Return the ids of the decisions to remove, given a table that names their users."""
+        """Return the ids of those decisions whose rows `remove` would remove from a table.
+
+        Returns an empty set if the table lacks the column user_id or decision_id.
+        """
         rows, gone = ds.dataset(path, format="parquet"), self._gone(path)
         if gone is None or not {USER, DECISION} <= set(rows.schema.names):
             return set()
         return set(rows.to_table([DECISION], gone)[DECISION].cast(pa.string()).to_pylist())
 
     def remove(self, path: Path) -> int | None:
-        """Remove the rows, if any, from a table; returns their number, or None if the table has neither column."""
+        """Remove the rows from a Parquet file, and return how many there were.
+
+        Returns None if the table has neither a column user_id nor a column decision_id.
+        """
         gone = self._gone(path)
         if gone is None:
             return None
@@ -56,11 +66,14 @@ class Rows:
                     for group in range(file.num_row_groups):
                         writer.write_table(file.read_row_group(group).filter(~gone))
                 shutil.copymode(path, unfinished)
-            path.with_name(f".{path.name}.crc").unlink(missing_ok=True)  # Spark's checksum of the previous content
+            path.with_name(f".{path.name}.crc").unlink(missing_ok=True)  # Spark's checksum of the old file
         return int(removed)
 
     def _gone(self, path: Path) -> pc.Expression | None:
-        """Return an expression, never null, for the rows to remove; None if the table has neither column."""
+        """Return a condition for the rows to remove, which is true or false for each row and never null.
+
+        Returns None if the table has neither a column user_id nor a column decision_id.
+        """
         schema = pq.read_schema(path)
         key, names = (USER, self.users) if USER in schema.names else (DECISION, self.decisions)
         if key not in schema.names:
@@ -75,7 +88,10 @@ class Rows:
 
 
 def remove_quarantined(path: Path, users: frozenset[str]) -> int:
-    """Remove rows that contain a user in any column from a CSV of faulty rows; returns the number of removed rows."""
+    """Remove each row of a CSV that contains one of the user ids in any column. Returns the number of removed rows.
+
+    In a faulty row, a user id may be in the wrong column.
+    """
     csv.field_size_limit(1 << 30)
     kept, removed = io.StringIO(newline=""), 0
     writer = csv.writer(kept, lineterminator="\n")

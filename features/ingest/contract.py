@@ -1,11 +1,11 @@
-"""The data contract: rules for touchpoints, which the engine checks in one pass.
+"""The rules that each touchpoint of a log must satisfy, and functions that find the rows that break them.
 
     cells, *others = stages(spec, optional=())
     table = judge(read(adapter.adapt(raw, spec), spec), cells)  # typed columns; unreadable values are null
     bad = broken(table, cells)                                  # rows that break a rule, and which rule, by column
     table = without(table, bad)                                 # the next stage checks the other rows
 
-One query evaluates the conditions of all rules. A cell is reported once, for the first rule that it breaks.
+All rules of a stage are checked in one query. A value that breaks several rules is reported for the first of them.
 """
 
 import datetime
@@ -26,9 +26,12 @@ from mtorl.log.dataset import EVENTS, Column, DatasetSpec, outcome_time
 from mtorl.log.sources import TOUCHPOINT_ID, Conversions, Source
 from mtorl.log.touchpoints import CREATED
 
-_MOST_COST = 1e15  # of one exposure; sums of whole units must fit in 64 bits
-_PRESENT = "present:"  # + a column's name: whether the file has a value
-_CODE = "broken:"  # + a column's name: number of the broken rule, 0 for none
+# Largest plausible cost of one exposure, in currency units. With this limit, the sum of all costs fits in 64 bits.
+_MOST_COST = 1e15
+# Prefix of a column that tells whether the file has a value.
+_PRESENT = "present:"
+# Prefix of a column with the number of the rule that a value breaks, or 0.
+_CODE = "broken:"
 
 MEANING = {
     "missing_value": "without a value",
@@ -49,15 +52,25 @@ MEANING = {
 
 @dataclass(frozen=True)
 class Fault:
-    """One kind of fault in one column."""
+    """One kind of fault in one column, with the number of faulty rows and an example.
+
+    Attributes:
+        rule: The broken rule, as a key of `MEANING`.
+        column: The column's name in the file.
+        count: Number of faulty rows.
+        example: A faulty value, as it is written in the file.
+        row: Number of the row with the example; 1 is the first row of data.
+        hint: Advice for the user, which is added to the message.
+        file: Name of the second file, if the fault is in that file.
+    """
 
     rule: str
-    column: str  # name in the file
+    column: str
     count: int  # rows
-    example: str  # a value as written in the file
-    row: int  # row of the example; 1 = the first row of data
+    example: str
+    row: int
     hint: str = ""
-    file: str = ""  # name of the second file, if the fault is there
+    file: str = ""
 
     def __str__(self) -> str:
         rows = "1 row" if self.count == 1 else f"{self.count:,} rows"
@@ -71,9 +84,15 @@ Suspects = Callable[[ibis.Table], ibis.Table]
 
 
 class Rule(NamedTuple):
-    """A condition on a column; `holds` is true or false for each row, never null."""
+    """A condition that the values of one column must satisfy.
 
-    fault: str  # a key of MEANING
+    Attributes:
+        fault: Name of the fault if a value breaks the rule, as a key of `MEANING`.
+        holds: Returns the condition for a table. It is true or false for each row, and never null.
+        hint: Advice for the user, which is added to the message.
+    """
+
+    fault: str
     column: str
     holds: Callable[[ibis.Table], ibis.Value]
     hint: str = ""
@@ -81,27 +100,44 @@ class Rule(NamedTuple):
 
 @dataclass(frozen=True)
 class Stage:
-    """Rules that are checked together, on rows that broke no rule of an earlier stage."""
+    """Rules that are checked together. A row that breaks a rule of one stage is not checked in later stages.
 
-    checked: tuple[Rule, ...]  # rules of one column are adjacent
-    suspects: Suspects | None = None  # None: every row may break a rule
+    Attributes:
+        checked: The rules. Those of the same column are next to each other.
+        suspects: Returns the keys of the few rows that can break the rules, so that expensive rules check only these.
+            None means that all rows are checked.
+    """
+
+    checked: tuple[Rule, ...]
+    suspects: Suspects | None = None
 
     def rules(self) -> list[tuple[str, list[Rule]]]:
-        """Return each column with its rules, in the order of checking."""
+        """Return each column with its rules, in the order in which they are checked."""
         return [(name, list(rules)) for name, rules in groupby(self.checked, lambda rule: rule.column)]
 
 
 @dataclass(frozen=True)
 class Cells:
-    """The cells of a file: `raw`, `adapted` by an adapter, and the names in the file (`called`) of adapted columns."""
+    """The values of a file, used to describe faults in the user's own words.
+
+    Attributes:
+        raw: The file as it is.
+        adapted: The file after an adapter has renamed and combined its columns.
+        called: The name in the file of each adapted column.
+        file: The name of the file, if it is the second file of a data set.
+    """
 
     raw: ibis.Table
     adapted: ibis.Table
     called: Mapping[str, str]
-    file: str = ""  # name of the file, if it is the second file
+    file: str = ""
 
     def faults(self, stage: Stage, rows: ibis.Table) -> Iterator[Fault]:
-        """Yield a fault, with row count and first example, for each column's rule that `rows` (from `broken`) break."""
+        """Yield a fault for each broken rule, with the number of rows that break it and the first such row.
+
+        Args:
+            rows: The result of `broken` for this stage.
+        """
         kinds = [(name, place, rule) for name, rules in stage.rules() for place, rule in enumerate(rules, 1)]
         figures = {}
         for i, (name, place, _) in enumerate(kinds):
@@ -115,7 +151,7 @@ class Cells:
                 yield Fault(rule.fault, self.called.get(name, name), count, example, row, rule.hint, self.file)
 
     def in_words(self, stage: Stage, rows: ibis.Table) -> ibis.Table:
-        """Return `ROW` and a text with the faults of each of these rows."""
+        """Return a table with `ROW` and a text that names all faults of the row, for the quarantine file."""
         words = []
         for name, rules in stage.rules():
             own = self.called.get(name, name)
@@ -125,7 +161,10 @@ class Cells:
         return rows.select(ROW, **{"#mark": text.left(text.length() - 2)})
 
     def _value(self, name: str, row: int) -> str:
-        """Return a value as written in the file; if an adapter combines several columns, the adapter's value."""
+        """Return a value as it is written in the file.
+
+        If the adapter computes the column from several columns of the file, the computed value is returned.
+        """
         own = self.called.get(name, name)
         table, column = (self.raw, own) if own in self.raw.columns else (self.adapted, name)
         value = table.filter(table[ROW] == row).select(column).to_pyarrow().to_pylist()[0][column]
@@ -135,11 +174,18 @@ class Cells:
 
 
 def read(adapted: ibis.Table, spec: DatasetSpec, names: Collection[str] = ()) -> ibis.Table:
-    """Parse an adapter's columns: `ROW`, columns for the rules, and the named columns (by default all of the log's)."""
+    """Parse the columns of an adapter. Returns `ROW` and the columns of the log, each with a column "present:NAME".
+
+    A value that can't be parsed is null. The column "present:NAME" tells whether the file has a value at all.
+
+    Args:
+        names: The columns to parse; by default all columns of the log.
+    """
     columns: dict[str, ibis.Value] = {}
     numbers = spec.numbers
     zero = {c.name for c in _declared(spec) if c.missing == "zero"}
-    happened = {*EVENTS, *(c.name for c in spec.outcomes)}  # flags; a further outcome may also be an amount
+    # These columns are parsed as flags, so that "yes" becomes 1. An additional outcome may also be an amount.
+    happened = {*EVENTS, *(c.name for c in spec.outcomes)}
     times = ("timestamp", *_times(spec))
     own = (*spec.log_columns, *(name for name in spec.optional_columns if name in adapted.columns))
     for name in names or own:
@@ -158,10 +204,11 @@ def read(adapted: ibis.Table, spec: DatasetSpec, names: Collection[str] = ()) ->
 
 
 def canonical(table: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Return the columns of the canonical log, given rows that broke no rule."""
+    """Return the columns of the canonical log. The rows of `table` must have broken no rule."""
     whole = {name: table[name].cast("int64") for name in ("click", "conversion")}
     times = [name for name in _times(spec) if name in table.columns]
-    # A touchpoint that was moved by a microsecond may now be later than an outcome that was known immediately.
+    # If a touchpoint was moved by a microsecond, its outcome may seem to be earlier than the touchpoint. Such an
+    # outcome gets the time of the touchpoint.
     not_before = {
         name: ibis.ifelse(table[name] < table["timestamp"], table["timestamp"], table[name])
         for name in times
@@ -171,7 +218,11 @@ def canonical(table: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
 
 def stages(spec: DatasetSpec, optional: Collection[str]) -> tuple[Stage, ...]:
-    """Return the rules of a data set, for cells and then for users; `optional` are the log's optional columns."""
+    """Return all rules of a data set in stages: first rules for single values, then rules that compare rows of a user.
+
+    Args:
+        optional: The optional columns that the log has.
+    """
     static = [c.name for c in spec.static]
     once = Rule("duplicate_touchpoint", "timestamp", _is_first)
     out = [Stage(tuple(_cells(spec, optional))), Stage((once,), same_times)]
@@ -187,7 +238,7 @@ def stages(spec: DatasetSpec, optional: Collection[str]) -> tuple[Stage, ...]:
 
 
 def of_conversions(told: Conversions) -> Stage:
-    """Return the contract of the second file, by the column names in `told`."""
+    """Return the rules for the second file of a data set, which contains outcomes."""
     rules, mark = [_time("timestamp", told.columns)], told.file.decimal
     for name in told.outcomes:
         rules += _flag(name, mark) if name in EVENTS else [_present(name), _number(name, mark)]
@@ -195,7 +246,11 @@ def of_conversions(told: Conversions) -> Stage:
 
 
 def judge(table: ibis.Table, stage: Stage) -> ibis.Table:
-    """Add, for each column with rules, the number of the first broken rule, from 1; 0 if none is broken."""
+    """Check the rules of a stage. Adds a column "broken:NAME" for each column that has rules.
+
+    The new column contains the number of the first rule that the value breaks, counted from 1, or 0 if the value is
+    valid.
+    """
     codes = {}
     for name, rules in stage.rules():
         passed = [rule.holds(table) for rule in rules]
@@ -205,12 +260,12 @@ def judge(table: ibis.Table, stage: Stage) -> ibis.Table:
 
 
 def is_broken(judged: ibis.Table, stage: Stage) -> ibis.Value:
-    """Return whether a row breaks a rule of the stage with which it was judged."""
+    """Return a condition that is true if a row of `judge` breaks any rule of the stage."""
     return ibis.or_(*(judged[_CODE + name] > 0 for name, _ in stage.rules()))
 
 
 def broken(judged: ibis.Table, stage: Stage) -> ibis.Table:
-    """Return the rows that break a rule of the stage: `ROW`, and the number of the rule by column."""
+    """Return the rows that break a rule of the stage: `ROW`, and for each column the number of the broken rule."""
     bad = judged.filter(is_broken(judged, stage))
     return bad.select(ROW, **{name: bad[_CODE + name] for name, _ in stage.rules()})
 
@@ -221,15 +276,19 @@ def without(table: ibis.Table, rows: ibis.Table) -> ibis.Table:
 
 
 def suspected(table: ibis.Table, keys: ibis.Table) -> ibis.Table:
-    """Return the rows with the keys that `Stage.suspects` returned."""
+    """Return the rows of `table` whose key is in `keys`, the result of `Stage.suspects`."""
     return table.semi_join(keys, keys.columns).select(*table.columns)
 
 
 def moved_ties(table: ibis.Table, keys: ibis.Table) -> ibis.Table:
-    """Move touchpoints of a user at the same time 1 us apart, in the order of the file.
+    """Move touchpoints of a user that have the same time one microsecond apart, in the order of the file.
 
-    Takes rows that broke no rule, and the keys that `same_times` returns. Returns `ROW` and the new time, `moved`, of
-    the rows whose time changes.
+    Args:
+        table: Rows that broke no rule.
+        keys: Users and times with several rows, from `same_times`.
+
+    Returns:
+        `ROW` and the new time `moved`, for each row whose time changes.
     """
     rows = suspected(table, keys.select("user_id").distinct())
     rows = rows.select("user_id", ROW, at=unix_micros(rows["timestamp"]))
@@ -240,7 +299,7 @@ def moved_ties(table: ibis.Table, keys: ibis.Table) -> ibis.Table:
     return rows.filter(rows["moved"] != rows["at"]).select(ROW, moved=timestamp_micros(rows["moved"]))
 
 
-# ---- rules about cells: an allowed null breaks no rule
+# ---- rules for single values; a null that is allowed breaks no rule
 
 
 def _present(column: str) -> Rule:
@@ -324,7 +383,7 @@ def _cells(spec: DatasetSpec, optional: Collection[str]) -> list[Rule]:
     return rules
 
 
-# ---- rules about a user's rows, and the rows that can break them
+# ---- rules that compare the rows of a user, and functions that find the rows that may break them
 
 _USER_TIME = ("user_id", "timestamp")
 
@@ -337,7 +396,8 @@ def _is_first(table: ibis.Table) -> ibis.Value:
 def _unchanging(column: str) -> Rule:
     def holds(table: ibis.Table) -> ibis.Value:
         value = table[column]
-        order = [value.isnull(), table[ROW]]  # nulls last, because a null is not a value
+        # Sort nulls last, because the first value of a user is the first that is not null.
+        order = [value.isnull(), table[ROW]]
         return (value == value.first().over(group_by=table["user_id"], order_by=order)).fill_null(True)
 
     return Rule("changing_static", column, holds)
@@ -349,15 +409,15 @@ def _enough(least: int) -> Rule:
 
 
 def same_times(table: ibis.Table) -> ibis.Table:
-    """Return each pair of user and time that has several rows."""
+    """Return each pair of a user and a time that occurs in several rows."""
     times = table.group_by(_USER_TIME).agg(n=table.count())
     return times.filter(times["n"] > 1).select(*_USER_TIME)
 
 
 def _uneven_users(table: ibis.Table, static: list[str], least: int) -> ibis.Table:
-    """Return users with several values in a static column, or with too few rows.
+    """Return the users who may break a rule: they have several values in a static column, or too few rows.
 
-    A user with several values may end up with too few rows, once the rows with other values are removed.
+    Both kinds of users are returned together, because removing rows with a wrong static value may leave too few rows.
     """
     ends = {f"{end}:{name}": getattr(table[name], end)() for name in static for end in ("min", "max")}
     users = table.group_by("user_id").agg(n=table.count(), **ends)
@@ -370,5 +430,5 @@ def _declared(spec: DatasetSpec) -> tuple[Column, ...]:
 
 
 def _times(spec: DatasetSpec) -> list[str]:
-    """Return the columns with times, except the touchpoint's own time, in order."""
+    """Return the names of the optional columns that contain times."""
     return [name for name in spec.optional_columns if name != TOUCHPOINT_ID]

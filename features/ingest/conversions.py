@@ -1,12 +1,12 @@
-"""Attributes the rows of a second file to touchpoints: last touch, each row counted once.
+"""Adds the outcomes in a second file, such as a file of conversions, to the touchpoints of a log.
 
     later = Later(engine, spec, scratch)         # reads the file, and finds faulty and repeated rows
     log = later.attribute(touchpoints)           # touchpoints with their outcomes, and the times these became known
     later.report, later.write_left_out(path)     # left-out rows: counts by reason, and the rows in full
 
-A row is attributed to the newest touchpoint that has its key (the touchpoint's id, or the user), is not later than the
-row, and is within the attribution window. If several rows belong to one touchpoint, amounts add up, while a click or a
-conversion counts once. An amount becomes known with its last row.
+Each row belongs to one touchpoint (last touch): the newest touchpoint of the same user, or with the same touchpoint id,
+that is not later than the row and within the attribution window. If several rows belong to one touchpoint, amounts are
+added up, and a click or a conversion counts once. An amount becomes known with its last row.
 """
 
 from __future__ import annotations
@@ -42,21 +42,27 @@ _UNATTRIBUTED = {
 
 @dataclass(frozen=True)
 class ConversionsReport:
-    """Counts of the second file's rows; each row is in exactly one count."""
+    """Counts of the rows in the second file. Each row is counted exactly once.
+
+    Attributes:
+        unattributed: Number of rows that match no touchpoint, by reason.
+        key: The column by which rows are matched: touchpoint_id or user_id.
+        days: Attribution window: the largest number of days from a touchpoint to a row. None if there is no limit.
+    """
 
     source: str
     rows: int
     attributed: int
-    unattributed: dict[str, int]  # by reason
+    unattributed: dict[str, int]
     repeated: int
     faulty: int
     faults: tuple[Fault, ...]
-    key: str  # column that a row shares with its touchpoint: touchpoint_id or user_id
-    days: float | None  # most days from the touchpoint to the row
+    key: str
+    days: float | None
 
     @property
     def left_out(self) -> int:
-        """Number of rows that match no touchpoint."""
+        """Number of rows that were not attributed to a touchpoint."""
         return self.rows - self.attributed
 
     def lines(self) -> list[str]:
@@ -72,7 +78,7 @@ class ConversionsReport:
 
 
 class Later:
-    """The second file of a data set, in DuckDB; valid until its engine is closed."""
+    """The second file of a data set as tables in DuckDB. They can be used until the engine is closed."""
 
     def __init__(self, engine: Engine, spec: DatasetSpec, scratch: Path) -> None:
         assert spec.conversions is not None
@@ -89,7 +95,8 @@ class Later:
                 name: value_of(raw, source, self._told.file.decimal if name in numbers else ".")
                 for name, source in sources.items()
             }
-            if "event_id" in told:  # a row without an id never counts as repeated
+            # Rows with the same event id are copies. A row without an id is never a copy.
+            if "event_id" in told:
                 event = values.text(told["event_id"])
                 same = {"event": event, "row": ibis.ifelse(event.isnull(), raw[ROW], 0)}
             else:
@@ -109,9 +116,13 @@ class Later:
         self.report: ConversionsReport | None = None  # set by `attribute`
 
     def attribute(self, touchpoints: ibis.Table) -> ibis.Table:
-        """Give each touchpoint its outcomes and their times; raises a LogError if no row matches a touchpoint.
+        """Return the touchpoints with the outcomes of the second file and the times at which these became known.
 
-        The touchpoints are rows that broke no rule, at their final times, with `ROW`.
+        Args:
+            touchpoints: Rows that broke no rule, with `ROW` and with their final times.
+
+        Raises:
+            LogError: No row of the second file matches a touchpoint, although no row is faulty.
         """
         key = self._told.key
         shown = touchpoints.select(key=touchpoints[key], shown=touchpoints["timestamp"], touch=touchpoints[ROW])
@@ -139,7 +150,10 @@ class Later:
         return log.mutate(**{name: log[name].fill_null(0.0) for name in self._told.outcomes})
 
     def write_left_out(self, path: Path) -> None:
-        """Write the rows that match no touchpoint, with the reason last; if there are none, write no file."""
+        """Write the rows that match no touchpoint to a CSV, with the reason in the last column.
+
+        If there are no such rows, an existing file is deleted.
+        """
         assert self._judged is not None
         out = self._judged.filter(self._judged["reason"] != "").select(ROW, **{"#mark": self._judged["reason"]})
         if int(out.count().execute()):
@@ -163,13 +177,14 @@ class Later:
         )
 
     def _sums(self, rows: ibis.Table) -> ibis.Table:
-        """Return the outcomes of each touchpoint, by its `ROW`, and the times when they became known."""
+        """Sum the outcomes of each touchpoint, and find when they became known. The key is the touchpoint's `ROW`."""
         columns: dict[str, ibis.Value] = {}
         for name in self._told.outcomes:
             happened = rows[name] != 0
             if name in EVENTS:
                 columns[name], known = rows[name].max(), rows["at"].min(where=happened)
-            else:  # in the order of the file, so that the last digits are reproducible
+            # Add amounts in the order of the file, so that the last digits of the sum are always the same.
+            else:
                 columns[name], known = rows[name].collect(order_by=rows[ROW]).sums(), rows["at"].max(where=happened)
             columns[outcome_time(name)] = known
         return rows.group_by(**{ROW: rows["touch"]}).agg(**columns)

@@ -1,9 +1,10 @@
-"""Drafts a description of a log, by guessing the roles of its columns from their names and values.
+"""Drafts the data set description of an unknown log. It guesses what each column means from its name and its values.
 
     Path("log.yaml").write_text(draft_description("log.csv", named={"channel": "slot"}))
 
-A column's name counts only if its values fit. In the draft, NOTE marks a remark and CHECK an uncertain guess: commands
-reject the description until each CHECK is answered. A column that determines an outcome is not used as context.
+A column is used for a purpose only if its values fit, even if its name does. In the draft, NOTE marks a remark, and
+CHECK marks an uncertain guess. Other commands reject the description until the user has answered each CHECK. A column
+that reveals an outcome is never used as context.
 """
 
 import re
@@ -30,14 +31,19 @@ from mtorl.log.dataset import OUTCOMES, DatasetSpec, free_name
 from mtorl.log.touchpoints import CREATED, LogError
 from mtorl.runtime.files import naming_full_disk
 
-MOST_ROWS = 1_000_000  # rows to read
+MOST_ROWS = 1_000_000  # largest number of rows to read
 MOST_CHANNELS = 200
-_RARE_ROWS, _RARE_SHARE = 10, 0.01  # a value with fewer rows and a smaller share is not a channel
-_ROWS_OF_USER, _FEW_USERS = 100, 500  # a column with fewer values and more rows of each names groups
-_FEWEST_ROWS = 100  # with fewer rows, distinct whole numbers do not prove an id
-_MOST_CATEGORIES = 1000  # a text column with more values is of little use to a model
+# A value of the channel column that has fewer rows than this, and a smaller share of the rows, is probably a typo.
+_RARE_ROWS, _RARE_SHARE = 10, 0.01
+# A column with more rows per value and fewer values than this identifies groups rather than users.
+_ROWS_OF_USER, _FEW_USERS = 100, 500
+# A column with a different whole number in each row is an id, provided that the file has at least this many rows.
+_FEWEST_ROWS = 100
+# A text column with more distinct values than this is of little use to a model.
+_MOST_CATEGORIES = 1000
 
-# Words in the names of columns, for each column of the log; earlier words are better evidence.
+# The words by which a column of the log is recognized in the names of the file's columns. Earlier words are stronger
+# hints.
 WORDS: Mapping[str, tuple[str, ...]] = {
     "user_id": ("user", "uid", "userid", "visitor", "customer", "member", "cookie", "client", "device_id"),
     "timestamp": ("timestamp", "time", "ts", "shown", "served", "datetime", "impression", "date", "at"),
@@ -55,7 +61,7 @@ _AFTERWARDS = {
     *("like", "viewed", "watched", "dwell", "duration", "seconds", "paid", "won", "refund", "returned", "outcome"),
 }
 _MUST = ("user_id", "timestamp", "channel")
-# For each column of the log: a check of the values, and the requirement in words.
+# For each column of the log: a function that checks the values of a file's column, and the requirement in words.
 _FITS: Mapping[str, tuple[Callable[[Facts, int], bool], str]] = {
     "user_id": (lambda fact, rows: fact.present == rows and not (fact.numeric and fact.whole < rows), "in every row"),
     "timestamp": (
@@ -93,10 +99,15 @@ _PER = {"micros": 1_000_000, "micro": 1_000_000, "cpm": 1000, "ecpm": 1000, "cen
 
 
 def draft_description(path: str | Path, named: Mapping[str, str] | None = None) -> str:
-    """Draft the YAML description of a log, given its file, folder or address, as `mtorl data validate` reads it.
+    """Return a draft of the YAML description of a log.
 
-    `named` maps columns of the log to known columns of the file. Raises a LogError for a log of a built-in data set, or
-    if the user, time or channel can't be found.
+    Args:
+        path: The log as `mtorl data validate` accepts it: a file, a folder or an address in an object store.
+        named: Columns that the user knows, as the log's column -> the file's column.
+
+    Raises:
+        LogError: The log is one of a built-in data set, or no column seems to contain the user, the time or the
+            channel.
     """
     with (
         open_engine("duckdb") as engine,
@@ -116,25 +127,40 @@ def draft_description(path: str | Path, named: Mapping[str, str] | None = None) 
 
 
 def file_stem(path: str | Path) -> str:
-    """Return the name, without endings, of a file or folder at a path or an address."""
+    """Return the name of a file or folder without its extensions, given a path or an address."""
     return PurePosixPath(str(path)).name.split(".")[0]
 
 
 @dataclass
 class _Drafting:
-    """A description in progress; `description` may be called again after adding to `outcomes`."""
+    """Collects the parts of a description. The method `description` may be called again after `outcomes` has changed.
+
+    Attributes:
+        roles: The log's column -> the file's column.
+        outcomes: Columns of the file whose values are known only after the decision.
+        comments: YAML comments, by the field or column above which they are written.
+        left_out: Columns of the file that are not used, each with the reason.
+        channels: The channels of the log.
+        fixed: Columns of the file that have one value for each user.
+    """
 
     name: str
     profile: Profile
-    roles: dict[str, str]  # column of the log -> column of the file
-    outcomes: set[str] = field(default_factory=set)  # columns of the file that are known only afterwards
-    comments: dict[str, str] = field(default_factory=dict)  # by the field or column below the comment
-    left_out: dict[str, str] = field(default_factory=dict)  # column of the file -> reason
+    roles: dict[str, str]
+    outcomes: set[str] = field(default_factory=set)
+    comments: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
     channels: list[str] = field(default_factory=list)
-    fixed: set[str] = field(default_factory=set)  # columns of the file with one value for each user
+    fixed: set[str] = field(default_factory=set)
 
     def find_roles(self, path: Path) -> None:
-        """Assign roles to columns of the file that no option names, and ask if the values are unlikely."""
+        """Find the file's column for each column of the log that the user has not named.
+
+        If a guess is uncertain, a CHECK comment asks the user to confirm it.
+
+        Raises:
+            LogError: A column that the user named does not exist, or the user, time or channel was not found.
+        """
         facts, rows, roles = self.profile.facts, self.profile.rows, self.roles
         for role, column in roles.items():
             if role not in WORDS:
@@ -147,7 +173,8 @@ class _Drafting:
             if role in asked:
                 self._find(role)
         times = [name for name in facts if facts[name].time and name not in roles.values()]
-        if "timestamp" not in roles and len(times) == 1:  # under any name, as the only column of times
+        # If only one column contains times, it is the timestamp, even if its name does not fit.
+        if "timestamp" not in roles and len(times) == 1:
             roles["timestamp"] = times[0]
         if missing := [role for role in _MUST if role not in roles]:
             options = "".join(f"\n--column {role}=NAME, with values {_FITS[role][1]}" for role in missing)
@@ -200,7 +227,8 @@ class _Drafting:
             "propensity": "logged" if "propensity" in self.roles else "channel-frequency",
             "columns": self._columns() | {name: raw for raw, name in names.items() if raw != name},
             "context": listed([fact for fact in inputs if fact not in static]),
-            # Static columns come from the store, which does not have those of new users.
+            # At serving, static columns are read from the feature store, which does not know new users. So they may be
+            # missing.
             "static": listed(static, missing=True),
             "outcomes": listed(outcomes, "numeric"),
             "segment": next(segments, None),
@@ -210,12 +238,16 @@ class _Drafting:
         return {name: value for name, value in fields.items() if value}
 
     def _find(self, role: str) -> None:
-        """Assign a role to the best-named column whose values fit; if only a name fits, ask."""
+        """Find the file's column for one column of the log: the best name among the columns whose values fit.
+
+        If no values fit but a name does, a CHECK comment asks the user.
+        """
         facts, rows = self.profile.facts, self.profile.rows
         called = _called(role, [name for name in facts if name not in self.roles.values()])
         fits, wanted = _FITS[role]
         fitting = [name for name in called if fits(facts[name], rows)]
-        if fitting:  # prefer columns without nulls, such as an exposure's own time
+        # Prefer a column without nulls: the time of the exposure has none, while the time of a click may be missing.
+        if fitting:
             unlikely = {n for n in fitting if role == "user_id" and _unlikely_user(facts[n], rows)}
             self.roles[role] = min(fitting, key=lambda name: (name in unlikely, facts[name].present < rows))
         elif called and role not in _MUST and _meant(role, facts[called[0]]):
@@ -226,7 +258,7 @@ class _Drafting:
             )
 
     def _channels(self) -> list[str]:
-        """Return the channels, without rare values, which are likely typos and too rare to learn from."""
+        """Return the values of the channel column, without values that are so rare that they are probably typos."""
         column = self.roles["channel"]
         found = self.profile.table.select(value=values.text(self.profile.table[column]).strip())["value"].value_counts()
         found = found.filter(found["value"].notnull()).order_by("value").limit(MOST_CHANNELS + 1)
@@ -234,7 +266,8 @@ class _Drafting:
         if len(counts) > MOST_CHANNELS:
             raise LogError(f"{column!r} has more than {MOST_CHANNELS} values. Try another: --column channel=NAME")
         rare = [name for name, n in counts.items() if n < _RARE_ROWS and n < _RARE_SHARE * self.profile.rows]
-        if not 0 < len(rare) < len(counts) - 1:  # all are rare, or only one is not
+        # Keep all values if all of them, or all but one, are rare.
+        if not 0 < len(rare) < len(counts) - 1:
             return [*counts]
         some = ", ".join(f"{name!r} ({counts[name]})" for name in rare[:5])
         self._note(
@@ -245,7 +278,10 @@ class _Drafting:
         return [name for name in counts if name not in rare]
 
     def _columns(self) -> dict[str, Any]:
-        """Return the sources of the log's own columns, unless a column of the file has the same name."""
+        """Return the field `columns` of the description: where each column of the log is found in the file.
+
+        A column that has the same name in the file, and needs no comment, is left out.
+        """
         columns: dict[str, Any] = {}
         for role in WORDS:
             source: Any = self.roles.get(role)
@@ -268,12 +304,12 @@ class _Drafting:
         return columns
 
     def _gain(self, further: Sequence[str]) -> str:
-        """Return the first outcome that happened at least once."""
+        """Return the outcome that a policy should maximize: the first outcome that happened at least once."""
         seen = [role for role in OUTCOMES[:3] if role in self.roles and self.profile.facts[self.roles[role]].high > 0]
         return next(iter([*seen, *further]), "click")
 
     def _unused(self, fact: Facts) -> str:
-        """Return why a column is left out; empty if it is used."""
+        """Return the reason why a column of the file is not used, or "" if it is used."""
         if fact.name in self.outcomes:
             return "" if fact.outcome else "seems to be known only after the decision, and is not numeric"
         if fact.distinct < 2:
@@ -289,7 +325,7 @@ class _Drafting:
         return ""
 
     def _same_for_each_user(self, names: Sequence[str]) -> set[str]:
-        """Return the columns that have one value per user, judged by users with several rows."""
+        """Return those of the columns that have only one value for each user, judged by users with several rows."""
         table = self.profile.table
         figures = {f"n{i}": values.text(table[name]).nunique() for i, name in enumerate(names)}
         users = table.group_by(self.roles["user_id"]).agg(rows=table.count(), **figures).filter(ibis._["rows"] > 1)
@@ -305,12 +341,12 @@ class _Drafting:
 
 
 def _words(name: str) -> str:
-    """Return the words of a column's name: `cost_micros` for "Cost (micros)"."""
+    """Convert a column's name to words in lower case: "Cost (micros)" becomes "cost_micros"."""
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
 def _called(role: str, names: Sequence[str]) -> list[str]:
-    """Return the columns whose names contain a word of a role, the best first."""
+    """Return the columns whose names contain a word for `role`, the best match first."""
     found = []
     for i, name in enumerate(names):
         own = _words(name)
@@ -321,7 +357,10 @@ def _called(role: str, names: Sequence[str]) -> list[str]:
 
 
 def _meant(role: str, fact: Facts) -> bool:
-    """Return whether a column may be meant for a role although its values do not fit; `click_id` is no click."""
+    """Return True if a column with a fitting name, but unfitting values, was probably meant for this role.
+
+    For example, `click_id` was not meant as the click, because it has too many values.
+    """
     exact = _words(fact.name) in (role, *WORDS[role])
     few = fact.distinct <= FEW
     like = few if role in ("click", "conversion") else role in ("cost", "revenue", "propensity") and not few
@@ -329,14 +368,17 @@ def _meant(role: str, fact: Facts) -> bool:
 
 
 def _unlikely_user(fact: Facts, rows: int) -> str:
-    """Return why a column is unlikely to be the user; empty if it may be."""
+    """Return the reason why a column probably does not contain user ids, or "" if it may."""
     if fact.distinct < _FEW_USERS and rows / max(fact.distinct, 1) > _ROWS_OF_USER:
         return f"has only {fact.distinct:,} values in {rows:,} rows, like a group of users"
     return f"has a different value in each of {rows:,} rows, like a row's id" if fact.distinct == rows > 1 else ""
 
 
 def _free_names(columns: Sequence[str]) -> dict[str, str]:
-    """Name further columns in the log as in the file, with changes if a store can't use the name."""
+    """Choose the names of additional columns in the log.
+
+    A column keeps its name in the file. Only characters that a feature store can't use are replaced.
+    """
     names: dict[str, str] = {}
     for column in columns:
         plain = unicodedata.normalize("NFKD", column).encode("ascii", "ignore").decode()
@@ -350,7 +392,7 @@ def _free_names(columns: Sequence[str]) -> dict[str, str]:
 
 
 def _yaml(description: Mapping[str, Any], comments: Mapping[str, str], left_out: Mapping[str, str]) -> str:
-    """Format a description as YAML, with each comment above its field or column."""
+    """Format a description as YAML. Each comment is written above the field or the column to which it belongs."""
     lines: list[str] = []
     free = dict(comments)
 

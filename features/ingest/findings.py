@@ -1,6 +1,7 @@
-"""Finds faults of whole columns whose rows are valid: no policy can learn from a log with such columns.
+"""Finds columns from which no policy can learn although each single value is valid, such as a cost that is always 0.
 
-One query counts. Another fetches a bounded sample with about equally many rows with and without an outcome.
+The first query counts rows. The second query reads a sample of limited size, with about as many rows in which an
+outcome happened as rows in which it did not.
 """
 
 from collections.abc import Iterator
@@ -16,16 +17,24 @@ from mtorl.log.dataset import OWN, Column, DatasetSpec
 from mtorl.log.messages import NO_COST
 from mtorl.log.touchpoints import LogError
 
-LEAST = 20  # rows with, and rows without an outcome that are needed to judge what determines it
-_MOST = 20_000  # rows with an outcome to sample, and as many without
+# To judge a column, the sample needs at least this many rows with the outcome, and as many without it.
+LEAST = 20
+# Number of rows with the outcome to sample, and number of rows without it.
+_MOST = 20_000
 _SURE = 0.99
-_BINS = 100  # bins of a numeric column, with equal numbers of rows
-_DECIMAL = r"^\s*[+-]?\d*\.\d*[1-9]\d*([eE][+-]?\d+)?\s*$"  # whole numbers, such as 1.0, are codes
+# Number of bins with equally many rows, for a numeric column.
+_BINS = 100
+# A number with decimals. Whole numbers, even 1.0, do not match, because they may be codes.
+_DECIMAL = r"^\s*[+-]?\d*\.\d*[1-9]\d*([eE][+-]?\d+)?\s*$"
 
 
 @dataclass(frozen=True)
 class Leak:
-    """A column that determines an outcome, and so must be known only after it."""
+    """A column that reveals an outcome, so its values must be recorded after the outcome and can't be used by a policy.
+
+    Attributes:
+        how: How the column reveals the outcome, in words.
+    """
 
     column: str
     outcome: str
@@ -36,7 +45,11 @@ class Leak:
 
 
 def check(good: ibis.Table, spec: DatasetSpec) -> tuple[str, ...]:
-    """Check the columns of rows that broke no rule, with `ROW`; returns warnings, and raises a LogError for faults."""
+    """Check the columns of a log whose rows broke no rule. Returns warnings in words.
+
+    Raises:
+        LogError: All costs are 0, or a column reveals an outcome.
+    """
     texts = [column.name for column in (*spec.context, *spec.static) if column.kind == "categorical"]
     decimals = {f"decimal{i}": good[name].re_search(_DECIMAL).sum() for i, name in enumerate(texts)}
     present = {f"present{i}": good[name].notnull().sum() for i, name in enumerate(texts)}
@@ -50,15 +63,16 @@ def check(good: ibis.Table, spec: DatasetSpec) -> tuple[str, ...]:
         for i, name in enumerate(texts)
         if (totals[f"decimal{i}"] or 0) > 0.5 * (totals[f"present{i}"] or 0)
     ]
-    if not decimal or spec.adapter != OWN:  # an adapter's layout is fixed
+    if not decimal or spec.adapter != OWN:  # only users with their own layout can change it
         return ()
     return (messages.DECIMAL_CATEGORIES(columns=decimal),)
 
 
 def leaks(good: ibis.Table, spec: DatasetSpec) -> list[Leak]:
-    """Return the context and static columns that determine an outcome, exactly or nearly."""
+    """Return the context and static columns that reveal an outcome, exactly or nearly."""
     inputs = (*spec.context, *spec.static)
-    outcomes = [name for name in spec.outcome_kinds if name != "cost"]  # the cost may be known before the decision
+    # The cost may be known before the decision, so a column may reveal it.
+    outcomes = [name for name in spec.outcome_kinds if name != "cost"]
     if not inputs:
         return []
     counts = good.agg(
@@ -88,7 +102,11 @@ def leaks(good: ibis.Table, spec: DatasetSpec) -> list[Leak]:
 
 
 def _determines(rows: pd.DataFrame, column: Column, outcome: str, every: tuple[int, int]) -> Iterator[str]:
-    """Yield how a column determines an outcome; `every` gives the sampling steps with and without outcome."""
+    """Yield, in words, each way in which a column reveals an outcome in the sampled `rows`.
+
+    Args:
+        every: Sampling steps (n, m): every n-th row with the outcome was sampled, and every m-th row without it.
+    """
     value, amount = rows[column.name], rows[outcome].to_numpy(dtype=float)
     y = amount > 0
     if column.kind == "numeric" and len(np.unique(amount)) > 2:
@@ -102,25 +120,32 @@ def _determines(rows: pd.DataFrame, column: Column, outcome: str, every: tuple[i
         score = value.fillna(value.min() - 1)
         auc = _auc(score.to_numpy(dtype=float), y)
         aucs = [auc, 1 - auc]
-        values = (score.rank() * _BINS // (len(y) + 1)).to_numpy()  # the relation may not be monotonic
+        # Compare bins, too, because the outcome may depend on the column without rising or falling with it.
+        values = (score.rank() * _BINS // (len(y) + 1)).to_numpy()
         marks = np.where(value.fillna(0).to_numpy(dtype=float) != 0, "not 0", "0")
     else:
         aucs = []
         values = marks = value.fillna("").to_numpy(dtype=str)
     if (auc := max(*aucs, _auc(_rates(values, y), y), 0)) > _SURE:
         yield f"the AUC of its value is {auc:.3f}"
-    if y.sum() * every[0] < (~y).sum() * every[1]:  # for a frequent outcome, this may happen by chance
+    # Check this only for rare outcomes. If an outcome is frequent, all rows with a value may have it by chance.
+    if y.sum() * every[0] < (~y).sum() * every[1]:
         names, codes = np.unique(marks, return_inverse=True)
         some = np.bincount(codes, weights=y)
-        # Report a value if nearly all its rows have the outcome, even if the sample missed a row without the outcome.
+        # Report a value if nearly all rows with this value have the outcome. The sample may have missed rows without
+        # the outcome, so the largest number that it can have missed is added.
         with_it, without = some * every[0], np.bincount(codes, weights=~y) * every[1] + every[1] - 1
         for mark in names[(some >= LEAST) & (with_it > _SURE * (with_it + without))]:
             yield f"the column is {mark} only if the outcome happened"
 
 
 def _rates(values: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the outcome's rate at each row's value, estimated from the half of the rows without that row."""
-    half = np.random.default_rng(0).random(len(y)) < 0.5  # random, because alternate rows may have a pattern
+    """Estimate, for each row, how often the outcome happened in rows with the same value.
+
+    The rows are split into two halves, and each half is estimated from the other one, so that no row predicts itself.
+    """
+    # Split at random, because every second row may have something in common.
+    half = np.random.default_rng(0).random(len(y)) < 0.5
     _, codes = np.unique(values, return_inverse=True)
     score = np.empty(len(y))
     for own in (half, ~half):
@@ -131,13 +156,16 @@ def _rates(values: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _auc(score: np.ndarray, y: np.ndarray) -> float:
-    """Return the chance that a row with the outcome has a higher score than a row without it; ties count half."""
+    """Return the AUC: the probability that a row with the outcome has a higher score than a row without it.
+
+    Ties count half.
+    """
     ranks = pd.Series(score).rank().to_numpy()
     some = int(y.sum())
     return float((ranks[y].sum() - some * (some + 1) / 2) / (some * (len(y) - some)))
 
 
 def _called(name: str, spec: DatasetSpec) -> str:
-    """Return the name in the file for a column of the log."""
+    """Return the name that a column of the log has in the file."""
     source = spec.columns.get(name)
     return source.column if source and source.column else name

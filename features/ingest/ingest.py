@@ -1,11 +1,11 @@
-"""Reads a raw log, validates it, and writes the canonical touchpoint log.
+"""Reads a raw log, checks each row, and writes the valid rows as the canonical touchpoint log.
 
     report = ingest_log("log.csv.gz", DatasetSpec.load("my-log.yaml"), "touchpoints.parquet", "quarantine.csv", "fail")
     print(validate_log("log.csv.gz", spec))             # the same report, and no log is written
 
-A fault names the file, the column, the number of rows and an example with its row number (1 = the first row of data).
-Bad rows go unchanged to the quarantine file, with their faults; none is dropped silently. Files are written atomically.
-DuckDB does the work, so memory is bounded.
+Each fault in the report names the file, the column, the number of faulty rows, and an example with its row number (1 is
+the first row of data). Faulty rows are written to the quarantine file unchanged, with their faults, so no row is lost
+silently. Files are written atomically. DuckDB processes the rows, so memory is limited.
 """
 
 import tempfile
@@ -36,7 +36,8 @@ from mtorl.runtime.message import rephrased
 
 __all__ = ["BadRowsError", "Fault", "IngestReport", "LogError", "ingest_log", "remedy", "validate_log", "with_remedy"]
 
-_STEPS = 7  # steps of progress: read, at most four stages of the contract, write, fingerprint
+# Number of steps that the progress display shows: read, up to four stages of rules, write, fingerprint.
+_STEPS = 7
 
 
 CANONICAL = Adapter()
@@ -51,21 +52,31 @@ ADAPTERS: Mapping[str, Adapter] = {
 
 
 class BadRowsError(LogError):
-    """Raised for a log with faulty rows, which are in the quarantine file; `with_remedy` adds the user's next step."""
+    """Raised if a log has faulty rows. `with_remedy` adds to the message what the user can do about them."""
 
 
 @dataclass(frozen=True)
 class IngestReport:
-    """The result of validation; `str()` gives a readable summary."""
+    """The result of validating a log; `str()` gives a readable summary.
 
-    rows: int  # usable rows
+    Attributes:
+        rows: Number of valid rows.
+        quarantined: Number of faulty rows.
+        fingerprint: Content digest of the log (`mtorl.log.touchpoints.fingerprint`); "" if no log was written.
+        moved_ties: Number of rows that were moved by microseconds, because another row of the same user had the same
+            time.
+        conversions: Counts of the second file with outcomes; None if the data set has no second file.
+        warnings: Sentences about values that may have been read in a wrong way.
+    """
+
+    rows: int
     users: int
-    quarantined: int  # faulty rows
+    quarantined: int
     faults: tuple[Fault, ...]
-    fingerprint: str  # see `mtorl.log.touchpoints.fingerprint`; "" if no log was written
-    moved_ties: int = 0  # rows moved by microseconds, because another row of the user had their time
-    conversions: ConversionsReport | None = None  # None if the data set has no second file
-    warnings: tuple[str, ...] = ()  # sentences about values that may have been misread
+    fingerprint: str
+    moved_ties: int = 0
+    conversions: ConversionsReport | None = None
+    warnings: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"{self.rows:,} of {self.rows + self.quarantined:,} rows can be used, of {self.users:,} users"]
@@ -80,11 +91,20 @@ class IngestReport:
 def ingest_log(
     path: str | Path, spec: DatasetSpec, out_parquet: str | Path, quarantine_csv: str | Path, bad_rows: str = "fail"
 ) -> IngestReport:
-    """Validate a log (a file, a folder or an address), and write its canonical form.
+    """Validate a log and write its valid rows in the canonical layout.
 
-    Bad rows are written to `quarantine_csv`, which is removed if there are none. If `bad_rows` is "fail", they raise a
-    BadRowsError with all faults in its message. If it is "quarantine", ingestion continues without them. Rows of a
-    second file that match no touchpoint go to `conversions.FILE`, next to the log.
+    If the data set has a second file with outcomes, its rows that match no touchpoint are written to
+    `conversions.FILE`, next to the log.
+
+    Args:
+        path: The raw log: a file, a folder or an address in an object store.
+        out_parquet: The canonical log to write.
+        quarantine_csv: File for the faulty rows. If there are none, an existing file is deleted.
+        bad_rows: "fail" raises an error if there are faulty rows. "quarantine" continues without them.
+
+    Raises:
+        BadRowsError: There are faulty rows and `bad_rows` is "fail", or all rows are faulty.
+        LogError: The log or its second file can't be used for another reason.
     """
     with _validated(path, spec) as log:
         log.quarantine(Path(quarantine_csv))
@@ -110,7 +130,11 @@ def ingest_log(
 
 
 def remedy(quarantine_csv: str | Path | None, bad_rows: str) -> str:
-    """Return the user's next step after bad rows; without `quarantine_csv`, they were not written."""
+    """Return a sentence that tells the user what to do about faulty rows.
+
+    Args:
+        quarantine_csv: File with the faulty rows; None if they were not written.
+    """
     place = "To write the bad rows with their reasons to a file: mtorl data validate --quarantine FILE"
     if quarantine_csv is not None:
         place = f"The bad rows are in {quarantine_csv}, with their reasons."
@@ -119,7 +143,7 @@ def remedy(quarantine_csv: str | Path | None, bad_rows: str) -> str:
 
 @contextmanager
 def with_remedy(quarantine_csv: Path | None, bad_rows: str) -> Iterator[None]:
-    """Add `remedy` to the error if the block raises a BadRowsError."""
+    """If the block raises a BadRowsError, add to its message what the user can do about the faulty rows."""
     try:
         yield
     except BadRowsError as error:
@@ -127,9 +151,11 @@ def with_remedy(quarantine_csv: Path | None, bad_rows: str) -> Iterator[None]:
 
 
 def validate_log(path: str | Path, spec: DatasetSpec, quarantine_csv: str | Path | None = None) -> IngestReport:
-    """Validate a log as `ingest_log` does, but write only its bad rows, if `quarantine_csv` is given.
+    """Validate a log as `ingest_log` does, but do not write the canonical log.
 
-    Rows of a second file that match no touchpoint go to `conversions.FILE`, next to the quarantine file.
+    Args:
+        quarantine_csv: File for the faulty rows; by default they are not written. Rows of a second file that match no
+            touchpoint are written to `conversions.FILE` in the same folder.
     """
     with _validated(path, spec) as log:
         if quarantine_csv is not None:
@@ -143,7 +169,7 @@ def validate_log(path: str | Path, spec: DatasetSpec, quarantine_csv: str | Path
 
 
 class _RawTable:
-    """A raw log as a table, and its faults; valid until its engine is closed."""
+    """A raw log as a table in DuckDB, with the faults found in it. It can be used until the engine is closed."""
 
     def __init__(
         self, engine: Engine, adapter: Adapter, raw: ibis.Table, spec: DatasetSpec, later: Later | None
@@ -161,12 +187,17 @@ class _RawTable:
         self._keys: dict[contract.Suspects, ibis.Table | None] = {}
 
     def validate(self, scratch: Path) -> None:
-        """Separate good rows from bad rows; the folder `scratch` must exist until the engine is closed."""
+        """Check the rules of all stages, and separate valid rows from faulty rows.
+
+        Args:
+            scratch: Folder for temporary files, which must exist until the engine is closed.
+        """
         raw, adapted = self._cells.raw, self._cells.adapted
         stages = contract.stages(self._spec, adapted.columns)
         judged = contract.judge(contract.read(adapted, self._spec), stages[0])
         if all(raw[name].type().is_string() for name in raw.columns if name != ROW):
-            # Parsing text takes longer than storing the values. Typed files are faster to read again.
+            # If all values are text, store them after parsing. Each stage then reads the parsed file, which is faster
+            # than parsing again.
             self.engine.connection.to_parquet(judged, str(scratch / "judged.parquet"), compression="snappy")
             good = self.engine.read(scratch / "judged.parquet")
         else:
@@ -179,7 +210,7 @@ class _RawTable:
         self._good = good
 
     def canonical(self) -> tuple[ibis.Table, int]:
-        """Return the canonical log, in no order, and the number of rows whose time was moved."""
+        """Return the valid rows in the canonical layout, in any order, and the number of rows whose time was moved."""
         good, keys, ties = self._good, self._keys[contract.same_times], 0
         assert good is not None
         if keys is not None:
@@ -192,13 +223,22 @@ class _RawTable:
         return contract.canonical(good, self._spec), ties
 
     def report(self, users: int, content: str, ties: int) -> IngestReport:
-        """Return the report on a written log with this number of users, fingerprint and number of moved rows."""
+        """Return the report on this log.
+
+        Args:
+            users: Number of users in the canonical log.
+            content: Fingerprint of the canonical log.
+            ties: Number of rows whose time was moved.
+        """
         conversions = self.later.report if self.later else None
         usable = self.total - self.bad
         return IngestReport(usable, users, self.bad, self.faults, content, ties, conversions, self._warnings)
 
     def quarantine(self, path: Path) -> None:
-        """Write the bad rows as they are in the file, with their row number first and their faults last."""
+        """Write the faulty rows to a CSV, as they are in the raw file. Delete an existing file if there are none.
+
+        The first column is the row number, and the last one contains the faults.
+        """
         if not self.bad:
             path.unlink(missing_ok=True)
             return
@@ -206,7 +246,7 @@ class _RawTable:
         write_marked(self.engine, self._cells.raw, faults, "fault", path)
 
     def _judge_stage(self, good: ibis.Table, stage: contract.Stage) -> ibis.Table | None:
-        """Return the rows that break a rule of a stage; None if there are none."""
+        """Return the rows that break a rule of the stage, or None if there are no such rows."""
         if stage.suspects:
             if stage.suspects not in self._keys:
                 keys, count = self._materialised(stage.suspects(good))
@@ -229,10 +269,16 @@ class _RawTable:
 
 
 def read_log(engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> tuple[Adapter, DatasetSpec, ibis.Table]:
-    """Read a file with the adapter of its data set; if the layout is another one, the error names a matching data set.
+    """Read a log file with the adapter of its data set.
 
-    A Parquet file in the canonical layout is read as such, even with the description of a raw log: `mtorl-bootstrap`
-    writes a public log to the volume in this form. Returns the description of the file that was read.
+    A Parquet file that is in the canonical layout already is read without the adapter. This happens if a public log was
+    written to a cluster's volume by `mtorl-bootstrap`.
+
+    Returns:
+        The adapter, the description of the file that was read, and its rows.
+
+    Raises:
+        LogError: The file lacks columns. If they fit a built-in data set, the message names this data set.
     """
     adapter = adapter_of(spec)
     try:
@@ -246,7 +292,7 @@ def read_log(engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> tu
 
 
 def matching_dataset(names: Collection[str]) -> str:
-    """Return the built-in data set whose required columns are all among these names; empty if there is none."""
+    """Return the name of the built-in data set whose required columns are all in `names`, or "" if there is none."""
     specs = map(DatasetSpec.load, built_in())
     return next((spec.name for spec in specs if {*adapter_of(spec).required(spec)} <= {*names}), "")
 
@@ -259,13 +305,17 @@ def _is_canonical(path: Path, spec: DatasetSpec, adapter: Adapter) -> bool:
     if not (file.name.endswith(".parquet") and file.is_file()):
         return False
     there = {*columns_of(path, [file])}
-    # If a file also has the column names of the description, it is a raw log.
+    # A file that also has the raw column names of the description is a raw log.
     raw = (spec.columns or spec.conversions) and {*adapter.required(spec)} <= there
     return not raw and {*CANONICAL.required(spec.of_canonical_log())} <= there
 
 
 def adapter_of(spec: DatasetSpec) -> Adapter:
-    """Return the adapter that a data set names; raises a SpecError if the description does not fit the adapter."""
+    """Return the adapter that a data set description names.
+
+    Raises:
+        SpecError: The adapter is unknown, or can't be used with this description.
+    """
     if spec.adapter not in ADAPTERS:
         raise SpecError(messages.UNKNOWN_ADAPTER(adapter=spec.adapter, known=list(ADAPTERS)))
     adapter = ADAPTERS[spec.adapter]
@@ -281,7 +331,7 @@ def adapter_of(spec: DatasetSpec) -> Adapter:
 
 
 def _repeated_hours(raw: ibis.Table, spec: DatasetSpec) -> Iterator[str]:
-    """Yield warnings about times in the hour that repeats when daylight saving time ends."""
+    """Yield warnings about local times in the hour that occurs twice when daylight saving time ends."""
     sources = [source for source in spec.columns.values() if source.timezone]
     if not sources:
         return

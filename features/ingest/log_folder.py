@@ -1,4 +1,4 @@
-"""Turns a raw log, or the simulator's, into a folder with a validated log: the first step of every run.
+"""Turns a raw log, or a simulated log, into a folder with a validated log. This is the first step of every run.
 
 before = content_of(raw)                   # for a cache that knows only the path of a log
 ingest(raw, Path("log"), quarantine)       # touchpoints.parquet, dataset.yaml, ingest.json
@@ -49,14 +49,14 @@ RAW = "raw"
 
 @dataclass(frozen=True)
 class Origin:
-    """Path or address of a raw log, and the description with which it was read."""
+    """The source of a log: the path or address of the raw log, and the description with which it was read."""
 
     log: str
     spec: DatasetSpec
 
     @classmethod
     def of(cls, path: str, spec: DatasetSpec) -> Origin:
-        """Return an origin, with the path made absolute unless it is an address."""
+        """Return the origin of a log. A local path is made absolute, so that it is valid in any working folder."""
         return cls(path if is_remote(path) else str(Path(path).absolute()), spec)
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,17 +71,32 @@ class Origin:
 
 @dataclass(frozen=True)
 class RawLog:
-    """The location of a raw log, and settings for reading it."""
+    """A raw log that is to be ingested, and how to read it.
 
-    path: str = ""  # a file, a folder or an address in an object store; empty runs the simulator
-    dataset: str = SIMULATOR  # name of a built-in data set, or path of a description
-    bad_rows: str = "fail"  # "fail" stops at faulty rows; "quarantine" continues without them
-    users: int = 0  # users to simulate (0 for 6,000), or most users to keep of a real log (0 for all)
+    Attributes:
+        path: A file, a folder or an address in an object store; "" means that a log is simulated.
+        dataset: Name of a built-in data set, or path of a description.
+        bad_rows: "fail" stops if there are faulty rows; "quarantine" continues without them.
+        users: Number of users to simulate (0 for 6,000), or largest number of users to keep of a real log (0 for all).
+        seed: Seed of the simulator, or of the choice of users.
+    """
+
+    path: str = ""
+    dataset: str = SIMULATOR
+    bad_rows: str = "fail"
+    users: int = 0
     seed: int = 7
 
     @classmethod
     def named(cls, source: str, dataset: str, bad_rows: str = "fail", users: int = 0, seed: int = 7) -> RawLog:
-        """Create a log from a pipeline's arguments: `source` is a path, or "simulator" to simulate a log."""
+        """Create a `RawLog` from the arguments of a pipeline.
+
+        Args:
+            source: The path or address of a log, or "simulator" to simulate one.
+
+        Raises:
+            LogError: `source` or `dataset` is empty, or `bad_rows` is unknown.
+        """
         if not source:
             raise LogError(f"source: give the path of the touchpoint log, or {SIMULATOR!r} to simulate one")
         if not dataset:
@@ -94,7 +109,10 @@ class RawLog:
 
 
 def ingest(raw: RawLog, folder: Path, quarantine: Path) -> IngestReport:
-    """Write the folder of a log; if the log can't be used, no folder is left."""
+    """Validate a raw log, or simulate one, and write it to `folder` with its description and a report.
+
+    If the log can't be used, the folder is deleted.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         spec = DatasetSpec.load(raw.dataset)
@@ -122,7 +140,7 @@ def _from_file(raw: RawLog, spec: DatasetSpec, path: Path, quarantine: Path) -> 
     report = ingest_log(raw.path, spec, path, quarantine, raw.bad_rows)
     if not raw.users or raw.users >= report.users:
         return report
-    # Sample whole users, so that journeys stay complete.
+    # Keep all rows of the chosen users, so that their journeys are complete.
     with open_engine("duckdb") as engine:
         log = engine.read(path)
         everyone = log.select("user_id").distinct().to_pyarrow()["user_id"].to_pylist()
@@ -134,7 +152,7 @@ def _from_file(raw: RawLog, spec: DatasetSpec, path: Path, quarantine: Path) -> 
 
 
 def first_log(volume: Path, raw: RawLog, simulate: bool, quarantine: Path) -> Path:
-    """Return the log of a volume; if it is missing, ingest `raw`, or simulate a log that ends yesterday."""
+    """Return the path of the log on a volume. If there is none, ingest `raw` or simulate a log that ends yesterday."""
     path = volume / LOG_FILE
     spec = DatasetSpec.load(raw.dataset)
     if simulate and not spec.simulated:
@@ -161,10 +179,11 @@ def first_log(volume: Path, raw: RawLog, simulate: bool, quarantine: Path) -> Pa
 
 
 def content_of(raw: RawLog) -> str:
-    """Return the SHA-256 (hex) of a log's files, its description, its second file and its feature views.
+    """Return a SHA-256 digest (hex) that changes if a log, its description or one of its additional files changes.
 
-    A simulated log is identified by its settings, files in an object store by their sizes and times, and a folder of
-    `mtorl data build` by the digests that it contains.
+    The additional files are the second file with outcomes and the sources of own feature views. To save time, files in
+    an object store are identified by size and time, a folder of `mtorl data build` by the digests in it, and a
+    simulated log by its settings.
     """
     spec = DatasetSpec.load(raw.dataset)
     digest = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode())
@@ -185,13 +204,16 @@ def content_of(raw: RawLog) -> str:
 
 
 def check_unchanged(raw: RawLog, content: str) -> None:
-    """Raise a `LogError` if a log no longer has this content: the rows that were read may mix two states."""
+    """Raise a `LogError` if a log has changed since `content_of` returned `content`.
+
+    If it changed while it was being read, some rows may be older than others.
+    """
     if content_of(raw) != content:
         raise LogError(messages.CHANGED(log=raw.path or raw.dataset))
 
 
 def _files(path: Path) -> list[tuple[str, Path]]:
-    """Return a file, or all finished files of a folder in the order of their names."""
+    """Return the file at a path, or all finished files in the folder, sorted by name, each with its relative name."""
     if not path.exists():
         raise LogError(messages.NO_FILE(file=path))
     if path.is_file():
@@ -207,17 +229,24 @@ DECISIONS = "decisions"
 
 @dataclass(frozen=True)
 class Built:
-    """A folder of `mtorl data build`.
+    """A folder that `mtorl data build` has written, used as the source of a run.
 
-    A new build replaces the folder atomically, perhaps during a run. So each part is compared with the parts taken
-    before, and a run that meets two builds stops with an error.
+    A new build may replace the folder while a run is reading it. So each part is compared with the parts read earlier.
+    If they come from two builds, the run stops with an error.
     """
 
     folder: Path
 
     @classmethod
     def at(cls, source: str | Path, known: bool = False) -> Built | None:
-        """Return the built folder that a source names, else None; raises a LogError if it was (`known`) one before."""
+        """Return the built folder at a path, or None if the path is something else.
+
+        Args:
+            known: True if the path was a built folder earlier in this run.
+
+        Raises:
+            LogError: `known` is true, but the path is no longer a built folder.
+        """
         folder = Path(source)
         if known and not (folder / WINDOWS / MANIFEST).is_file():
             raise cls(folder)._replaced()
@@ -230,12 +259,12 @@ class Built:
         return tuple(self.folder / name for name in files if (self.folder / name).exists())
 
     def decisions(self) -> str | None:
-        """Return the snapshot of the decisions in the log; None if the log was built without own decisions."""
+        """Return the snapshot of the lake whose decisions are in the log. None if the log was built without a lake."""
         report = self._report() if (self.folder / INGEST_FILE).exists() else {}
         return str(report[DECISIONS]) if DECISIONS in report else None
 
     def summary(self) -> Message:
-        """Return a readable summary of the log."""
+        """Return a sentence with the number of touchpoints, exposures and decisions in the log."""
         report = self._report()
         own = report.get("collected") or {"exposures": 0, "decisions": 0}
         return messages.BUILT(
@@ -243,9 +272,18 @@ class Built:
         )
 
     def take_log(self, raw: RawLog, decisions: str, most_touchpoints: int, out: Path) -> Message:
-        """Copy or link the log, as `ingest` and `add_decisions` would write it; returns a readable summary.
+        """Copy or link the log into `out`, so that `out` is as `ingest` and `add_decisions` would have written it.
 
-        `decisions` is the snapshot that the log should have ("": none), `most_touchpoints` the training's limit or 0.
+        Args:
+            raw: The arguments of the run. The built log must have been read with the same description.
+            decisions: Snapshot of the lake whose decisions the log should contain; "" for none.
+            most_touchpoints: Largest number of touchpoints that the training may read; 0 means no limit.
+
+        Returns:
+            A readable summary.
+
+        Raises:
+            LogError: The folder does not fit the arguments, or was replaced by another build.
         """
         if not all((self.folder / name).exists() for name in (LOG_FILE, INGEST_FILE)):
             raise LogError(messages.WITHOUT_LOG(folder=self.folder))
@@ -254,14 +292,15 @@ class Built:
             self._check(raw, report, decisions, most_touchpoints)
             out.mkdir(parents=True, exist_ok=True)
             for name in (DATASET_FILE, INGEST_FILE):
-                shutil.copyfile(self.folder / name, out / name)  # copies, because these files are edited in place
+                # Copy these files, because a run edits them in place. Larger files are linked.
+                shutil.copyfile(self.folder / name, out / name)
             for name in (LOG_FILE, OPPORTUNITIES_FILE):
                 if (self.folder / name).exists():
                     link(self.folder / name, out / name)
         return self.summary()
 
     def take_windows(self, log: Path, out: Path) -> int:
-        """Link the windows of a log that `take_log` has written; returns their number."""
+        """Link the windows that belong to the log of `take_log` into `out`. Returns their number."""
         with self._unchanged():
             manifest = Manifest.read(self.folder / WINDOWS)
             same = DatasetSpec.load(log / DATASET_FILE) == DatasetSpec.load(self.folder / WINDOWS / DATASET_FILE)
@@ -278,7 +317,7 @@ class Built:
         return manifest.rows
 
     def _check(self, raw: RawLog, report: dict[str, Any], decisions: str, most_touchpoints: int) -> None:
-        """Raise a LogError if the folder does not fit the arguments of `take_log`."""
+        """Raise a LogError if the folder was built with other settings than the arguments of `take_log`."""
         wanted, there = (DatasetSpec.load(one).of_canonical_log() for one in (raw.dataset, self.folder / DATASET_FILE))
         if wanted != there:
             one, other = wanted.to_dict(), there.to_dict()
@@ -286,7 +325,7 @@ class Built:
             raise LogError(messages.OTHER_DESCRIPTION(folder=self.folder, dataset=raw.dataset, fields=fields))
         if 0 < raw.users < report["users"]:
             raise LogError(messages.TAKEN_WHOLE(folder=self.folder, setting="users"))
-        if 0 < 1.05 * most_touchpoints < report["rows"]:  # the limit is approximate
+        if 0 < 1.05 * most_touchpoints < report["rows"]:  # a log may exceed its limit by 5 %
             raise LogError(messages.TAKEN_WHOLE(folder=self.folder, setting="most_touchpoints"))
         if decisions and DECISIONS not in report:
             raise LogError(messages.WITHOUT_DECISIONS(folder=self.folder))
@@ -301,7 +340,7 @@ class Built:
 
     @contextmanager
     def _unchanged(self) -> Iterator[None]:
-        """Check that all files read in the block belong to one build."""
+        """Raise a LogError after the block if another build has replaced the folder in the meantime."""
         files = self.key_files
         try:
             before = [file.read_bytes() for file in files]
@@ -309,7 +348,7 @@ class Built:
             after = [file.read_bytes() for file in files]
         except FileNotFoundError:
             raise self._replaced() from None
-        except shutil.Error:  # while copying the parts of a folder
+        except shutil.Error:  # copying a folder of parts has failed
             there = [file.read_bytes() if file.exists() else b"" for file in files]
             if there != before:
                 raise self._replaced() from None

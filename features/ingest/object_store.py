@@ -1,4 +1,4 @@
-"""Copies a log from an object store (`mtorl.runtime.object_stores`), and lists its files to detect changes."""
+"""Copies a log from an object store to this machine, and lists its files to detect changes."""
 
 import shutil
 from collections.abc import Iterator
@@ -16,13 +16,16 @@ _SCHEMES = ("s3://", "gs://", "abfss://")
 
 
 def marks(address: str) -> list[tuple[str, str]]:
-    """Return a text for each file under an address, which changes if the file changes; files are not read."""
+    """Return the name, size and modification time of each file at an address.
+
+    A changed file can thus be detected without reading it.
+    """
     _, root, files = _listing(address)
     return [(_name(file, root), f"{file.size}:{file.mtime_ns}") for file in files]
 
 
 def copy(address: str, folder: Path) -> Path:
-    """Copy the file or folder at an address into a new `folder`; returns its new path."""
+    """Copy the file or folder at an address into the new folder `folder`. Returns the path of the copy."""
     store, root, files = _listing(address)
     total, done = sum(file.size for file in files), 0
     for file in files:
@@ -37,7 +40,7 @@ def copy(address: str, folder: Path) -> Path:
 
 
 def _listing(address: str) -> tuple[Any, str, list[Any]]:
-    """Return the store, the path in it, and the finished files at or below that path."""
+    """Return the object store of an address, the path within the store, and all finished files at this path."""
     from pyarrow.fs import FileSelector, FileType
 
     if not address.startswith(_SCHEMES):
@@ -61,7 +64,8 @@ def _readable(address: str) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.filename is not None:
-            raise  # a local error, such as a full disk
+            # The error comes from this machine, for example because the disk is full.
+            raise
         reason, shown = str(error).splitlines()[0], without_credentials(address)
         raise LogError(messages.UNREADABLE_ADDRESS(address=shown, reason=reason)) from None
 

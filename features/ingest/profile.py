@@ -1,10 +1,10 @@
-"""Profiles a file without a description: its format, and the values of its columns.
+"""Examines a file without a description: its separator and decimal mark, and which values its columns have.
 
     profile = Profile.of(engine, Path("log.csv"), scratch, most_rows=1_000_000)
     profile.file                             # {"separator": ";", "decimal": ","}, as in a description
     profile.facts["cost"].numeric
 
-Values are parsed as in ingestion, so a column of numbers here is numeric there.
+Values are parsed by the same functions as in ingestion. So a column that is numeric here is also numeric there.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from mtorl.log.sources import TimeUnit
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime.sql import sql_text
 
-FEW = 20  # most distinct values of a column of codes
+# A column of whole numbers with at most this many distinct values contains codes, not amounts.
+FEW = 20
 
-_SAMPLE = 10_000  # rows to compare with time formats
+# Number of rows from which time formats are guessed.
+_SAMPLE = 10_000
 _COMMA = r"^[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?$"
 
 _DAYS = (
@@ -36,24 +38,36 @@ _DAYS = (
     *("%d %B %Y", "%B %d, %Y", "%B %d %Y"),
 )
 _CLOCKS = ("%H:%M:%S", "%H:%M", "%H:%M:%S.%f", "%H%M%S", "%I:%M %p", "%I:%M:%S %p", "%H:%M:%S %z")
-_NO_MARK = re.compile(r"[\w\s%]+")  # removing these from a time leaves the punctuation of its format
+# Everything but punctuation. If it is removed from a time and from a format, the two can be compared quickly.
+_NO_MARK = re.compile(r"[\w\s%]+")
 _FORMATS = (*_DAYS, *map("".join, product(_DAYS, (" ", ", ", "T", ":"), _CLOCKS)))
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Counts of the values of one column."""
+    """Counts that describe the values of one column.
+
+    Attributes:
+        present: Number of rows with a value.
+        numbers: Number of values that are numbers.
+        times: Number of values that are times.
+        flags: Number of values such as 0 and 1, true and false, or yes and no.
+        whole: Number of values that are whole numbers.
+        distinct: Number of distinct values.
+        low, high: Smallest and largest number.
+        formats: Time formats that fit the values, the likeliest first; empty if they are in ISO 8601.
+    """
 
     name: str
-    present: int  # rows with a value
-    numbers: int  # values that are numbers
-    times: int  # values that are times
-    flags: int  # values such as 0 and 1, true and false, yes and no
-    whole: int  # numbers without decimals
+    present: int
+    numbers: int
+    times: int
+    flags: int
+    whole: int
     distinct: int
     low: float
     high: float
-    formats: tuple[str, ...] = ()  # formats that fit its times if not ISO 8601, likeliest first
+    formats: tuple[str, ...] = ()
 
     @property
     def numeric(self) -> bool:
@@ -62,27 +76,27 @@ class Facts:
 
     @property
     def flag(self) -> bool:
-        """Whether every value is a yes or a no."""
+        """Whether every value means yes or no."""
         return self.present > 0 and self.flags == self.present
 
     @property
     def outcome(self) -> bool:
-        """Whether the column can be an outcome in a gain."""
+        """Whether the column can be an outcome: it contains numbers or flags, but no times."""
         return (self.numeric or self.flag) and self.unit is None
 
     @property
     def kind(self) -> str:
-        """Kind of the column in a description; a few distinct whole numbers are categories."""
+        """The kind of the column in a description. Whole numbers with few distinct values are categories."""
         return "categorical" if not self.numeric or (self.whole == self.present and self.distinct <= FEW) else "numeric"
 
     @property
     def time(self) -> bool:
-        """Whether every value is a time, or a number that can be a time."""
+        """Whether every value is a time, or a number that can be read as a time."""
         return self.present > 0 and (self.times == self.present or self.unit is not None)
 
     @property
     def unit(self) -> TimeUnit | None:
-        """Unit in which all values are times between 1990 and 2100; None if there is none."""
+        """The unit, "s", "ms" or "us", in which all numbers are times between 1990 and 2100. None if no unit fits."""
         scales: tuple[tuple[TimeUnit, float], ...] = (("s", 1.0), ("ms", 1e3), ("us", 1e6))
         inside = (unit for unit, scale in scales if 6.3e8 * scale <= self.low and self.high <= 4.1e9 * scale)
         return next(inside, None) if self.numeric else None
@@ -90,16 +104,25 @@ class Facts:
 
 @dataclass(frozen=True)
 class Profile:
-    """The format of a file and the facts of its columns."""
+    """The format of a file and the facts about its columns.
+
+    Attributes:
+        file: The fields `separator` and `decimal` of a description, if they differ from the defaults.
+        facts: The facts about each column, by the column's name.
+    """
 
     table: ibis.Table
     rows: int
-    file: Mapping[str, str]  # field of a description: `separator` and `decimal`, if not the defaults
-    facts: Mapping[str, Facts]  # by column
+    file: Mapping[str, str]
+    facts: Mapping[str, Facts]
 
     @classmethod
     def of(cls, engine: Engine, path: Path, scratch: Path, most_rows: int) -> Profile:
-        """Read a file or a folder, at most `most_rows` rows, and profile it."""
+        """Read at most `most_rows` rows of a file or a folder, and examine them.
+
+        Raises:
+            LogError: The file can't be read or has no rows.
+        """
         with files.readable(path):
             separator = _separator(engine, files.parts(path)[0])
             table = files.read(engine, path, scratch, separator).limit(most_rows)
@@ -116,7 +139,7 @@ class Profile:
 
 
 def _separator(engine: Engine, path: Path) -> str | None:
-    """Return the separator of a text file's columns, if it differs from that of the file's extension."""
+    """Return the separator of a text file as DuckDB guesses it, or None if it is usual for the file's extension."""
     if not (usual := files.separator_of(path)):
         return None
     sniffed = engine.connection.raw_sql(f"SELECT Delimiter FROM sniff_csv({sql_text(path)})").fetchall()[0][0]
@@ -124,7 +147,7 @@ def _separator(engine: Engine, path: Path) -> str | None:
 
 
 def _has_decimal_commas(table: ibis.Table, texts: list[str]) -> bool:
-    """Return whether some column contains only numbers, and some of them with a decimal comma."""
+    """Return True if some column contains only numbers and at least one of them has a decimal comma."""
     figures: dict[str, ibis.Value] = {}
     for i, name in enumerate(texts):
         figures[f"commas{i}"] = table[name].contains(",").sum()
@@ -135,7 +158,11 @@ def _has_decimal_commas(table: ibis.Table, texts: list[str]) -> bool:
 
 
 def _formats(table: ibis.Table, name: str, some: Sequence[str]) -> tuple[str, ...]:
-    """Return the formats of a column's times, guessed from `some` values; none for ISO 8601 or if it has no times."""
+    """Return the time formats that fit most values of a column, if they are not in ISO 8601.
+
+    Args:
+        some: Values of the column, from which the formats to try are chosen.
+    """
     likely = [form for form in _FORMATS if any(_fits(value, form) for value in {*some[:1], *some[-1:]})]
     if not likely:
         return ()
@@ -147,14 +174,15 @@ def _formats(table: ibis.Table, name: str, some: Sequence[str]) -> tuple[str, ..
 
 def _fits(value: str, form: str) -> bool:
     try:
-        alike = _NO_MARK.sub("", value).startswith(_NO_MARK.sub("", form))  # `strptime` compiles each format again
+        # `strptime` is slow, so compare punctuation first
+        alike = _NO_MARK.sub("", value).startswith(_NO_MARK.sub("", form))
         return alike and 1990 <= datetime.strptime(value, form).year <= 2100
     except ValueError:
         return False
 
 
 def _facts(table: ibis.Table, decimal: str, formats: Mapping[str, tuple[str, ...]]) -> tuple[dict[str, Facts], int]:
-    """Return the facts of each column of a table, and its number of rows."""
+    """Compute the facts about each column of a table. Also returns the number of rows."""
     names = [name for name in table.columns if name != files.ROW]
     figures: dict[str, ibis.Value] = {"rows": table.count()}
     for i, name in enumerate(names):
@@ -163,7 +191,8 @@ def _facts(table: ibis.Table, decimal: str, formats: Mapping[str, tuple[str, ...
         time = values.parsed(value, forms[0]) if forms else values.time(value)
         if is_text and decimal == ",":
             value = values.with_point(value)
-        # For a type without numbers or times, these would be constants; ifelse turns them into columns.
+        # For a column of another type, such as a list, `values.number` returns a constant instead of a column. `ifelse`
+        # turns it into a column.
         number = ibis.ifelse(present, values.number(value), ibis.null("float64"))
         flag = ibis.ifelse(present, values.flag(value), ibis.null("float64"))
         figures |= {
@@ -183,7 +212,8 @@ def _facts(table: ibis.Table, decimal: str, formats: Mapping[str, tuple[str, ...
     for i, name in enumerate(names):
         own = {what: int(found[f"{what}{i}"] or 0) for what in counts}
         if (known := int(found[f"known{i}"] or 0)) == max(own["numbers"], own["flags"]) > 0:
-            own["present"] = known  # NA and the like are values of text columns, but missing in numeric ones
+            # In a numeric column, texts such as "NA" are missing values. In a text column, they are values.
+            own["present"] = known
         low, high = (float("nan") if found[end] is None else float(found[end]) for end in (f"low{i}", f"high{i}"))
         facts[name] = Facts(name, **own, low=low, high=high, formats=formats.get(name, ()))
     return facts, int(found["rows"])

@@ -1,4 +1,5 @@
-"""A run's feature repository: creates it, joins features to training rows, and keeps the online store fresh.
+"""Creates a run's Feast repository, joins its features to training rows, and writes its newest features online.
 
-Reading order: `store.py`, `asof_store.py` (Feast's point-in-time join, strictly past), `backfill.py`, `exposures.py`.
+Reading order: `store.py`, `asof_store.py` (the join), `backfill.py` (writes to the online store), `exposures.py` (reads
+the lake).
 """

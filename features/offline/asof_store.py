@@ -1,15 +1,16 @@
-"""Feast's DuckDB offline store with a fast point-in-time join: bounded memory, strictly past.
+"""A Feast offline store on DuckDB that finds, for each training row, the newest feature row from before it.
 
     offline_store:
       type: features.offline.asof_store.AsofDuckDBOfflineStore
 
-Feast joins every entity row with all earlier rows of its key and then takes the newest, so time and memory grow with
-the square of the number of rows per key. This store uses DuckDB's ASOF join on keys and times alone to find *which*
-source row belongs to an entity row. It then reads the wide columns one row group at a time.
+Feast's own store joins each entity row with all earlier feature rows of its key, and then keeps the newest. Its time
+and memory grow with the square of the number of rows per key. This store first finds the number of the right feature
+row, with DuckDB's ASOF join on keys and times only. Then it reads the wide columns, one row group at a time.
 
-The answers equal Feast's answers for entity rows that are a microsecond earlier
-(tests/features/offline/test_asof_store.py compares all values). Feast's own condition, "before or at", would show a
-touchpoint its own outcome. Rows are returned in the order of the entity rows.
+Feast accepts feature rows from before the entity row or at the same time. A training row could thus see its own
+outcome. This store accepts only feature rows from before. Its results equal Feast's results for entity rows that are
+one microsecond earlier (tests/features/offline/test_asof_store.py compares all values). They are in the order of the
+entity rows.
 """
 
 from __future__ import annotations
@@ -42,19 +43,21 @@ from features.engine import parquet_files
 from mtorl.runtime.progress import without_progress_bar
 from mtorl.runtime.sql import sql_name, sql_text
 
-MEMORY_LIMIT = "1GB"  # of DuckDB for joining keys and times; more spills to disk
+# Memory for the join of keys and times. Above this limit, DuckDB writes temporary data to disk.
+MEMORY_LIMIT = "1GB"
 _UTC = pa.timestamp("us", tz="UTC")
-_SHIFT = timedelta(microseconds=1)  # an entity row gets the features of this much earlier, never of its own time
+# Entity rows are joined as if they were this much earlier, so that no row sees features of its own time.
+_SHIFT = timedelta(microseconds=1)
 
 
 class AsofDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):
-    """Settings of this store: the section `offline_store` of feature_store.yaml."""
+    """Settings of this offline store, from the section `offline_store` of feature_store.yaml."""
 
     type: StrictStr = "features.offline.asof_store.AsofDuckDBOfflineStore"
 
 
 class AsofDuckDBOfflineStore(DuckDBOfflineStore):
-    """Feast offline store whose sources are Parquet files, or folders of Parquet files, on a local disk."""
+    """A Feast offline store that reads local Parquet files, or folders of Parquet files."""
 
     @staticmethod
     def get_historical_features(
@@ -67,12 +70,12 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):
         full_feature_names: bool = False,
         filter_by_created_timestamp: bool = False,
     ) -> RetrievalJob:
-        """Join to each entity row the newest feature rows from before its time.
+        """Add to each entity row the values of the newest feature rows from before its time.
 
         Args:
-            feature_refs: Names of features, as "view:feature", including on-demand features.
-            entity_df: Rows with the join keys and a time; a time without a zone is UTC.
-            filter_by_created_timestamp: Leave out feature rows that were created at or after the entity row's time.
+            feature_refs: Names of the features as "view:feature". On-demand features are allowed.
+            entity_df: Rows with the keys and a time. A time without a time zone is in UTC.
+            filter_by_created_timestamp: Ignore feature rows that were created at or after the entity row's time.
         """
         entities, time = _entity_table(entity_df)
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
@@ -100,9 +103,10 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):
         start_date: datetime,
         end_date: datetime,
     ) -> RetrievalJob:
-        """Return the newest row of each key in a period (both ends included) that was known at its end, to materialize.
+        """Return, for each key, the newest feature row in a period that was known at the end of the period.
 
-        Feast's own method also returns rows that were created after the end.
+        The period includes both its start and its end. Feast's own method also returns rows that were created after the
+        end.
         """
         stamps = [timestamp_field, *([created_timestamp_column] if created_timestamp_column else [])]
         columns = [*join_key_columns, *feature_name_columns, *stamps]
@@ -123,11 +127,19 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):
 
 @dataclass(frozen=True)
 class _View:
-    """The columns and rows of a feature view that the join needs."""
+    """The rows and columns of a feature view that the join needs.
+
+    Attributes:
+        rows: The feature rows.
+        names: Names of the features in the result.
+        keys: Key column of the feature rows -> key column of the entity rows.
+        time, created: Columns with the time of a feature row, and with the time at which it was created.
+        ttl: Older feature rows are ignored; None means no limit.
+    """
 
     rows: ParquetRows
-    names: list[str]  # columns of the features in the answer
-    keys: dict[str, str]  # column of the source -> column of the entity rows
+    names: list[str]
+    keys: dict[str, str]
     time: str
     created: str | None
     ttl: timedelta | None
@@ -153,9 +165,13 @@ class _View:
         )
 
     def match(self, con: duckdb.DuckDBPyConnection, count: int, by_created: bool) -> pa.Int64Array:
-        """Return the number of the source row that belongs to each entity row; null if there is none.
+        """Return the number of the feature row for each of the `count` entity rows, or null if there is none.
 
-        `__moment` is `_SHIFT` before the entity row's time, and the age is measured at the entity row's time.
+        The SQL column `__moment` is one microsecond (`_SHIFT`) before the entity row's time. The age of a feature row
+        is measured at the entity row's time itself.
+
+        Args:
+            by_created: Whether a feature row can be used only after the time at which it was created.
         """
         same = " AND ".join(f"s.{sql_name(key)} = e.{sql_name(column)}" for key, column in self.keys.items())
         age = f"e.__moment + {_interval(_SHIFT)} - s.time"
@@ -172,21 +188,25 @@ class _View:
         return pa.array(rows, mask=rows < 0)
 
     def _visible(self, con: duckdb.DuckDBPyConnection, same: str, by_created: bool) -> str:
-        """Return SQL for source rows of the entity keys, one per time `known` at which a key's newest row changes."""
+        """Return SQL for the feature rows that an entity row may get.
+
+        Each row has a time `known`. From this time on, the row is the newest one of its key.
+        """
         keys = ", ".join(map(sql_name, self.keys))
         time, created = f"{sql_name(self.time)}::TIMESTAMPTZ", f"{sql_name(self.created or self.time)}::TIMESTAMPTZ"
         relation = f"{self.rows.relation} AS s WHERE EXISTS (FROM entities AS e WHERE {same})"
         if by_created:
             relation += f" AND {created} IS NOT NULL"
         if not by_created or not con.sql(f"SELECT bool_or({created} > {time}) FROM {relation}").fetchall()[0][0]:
-            # Creation and row number are combined in one number; ordering by a struct takes twice as long.
+            # Combine creation time and row number in one integer, because ordering by a struct takes twice as long.
             order = f"coalesce(epoch_us({created}), -1)::HUGEINT * {2**40} + {self.rows.number}"
             newest = f"arg_max({self.rows.number}, {order})"
             return (
                 f"SELECT {keys}, {time} AS known, {newest} AS row, known AS time FROM {relation} GROUP BY {keys}, known"
             )
-        # A row is known from the later of its two times. If a younger row was known before, no entity row ever sees the
-        # older row, so it is left out. Of the rest, the youngest row is the last to become known, so ASOF finds it.
+        # A row becomes known at the later of its time and its creation. A row is left out if a younger row was known
+        # before it, because no entity row would ever get it. Each remaining row is younger than all rows known before,
+        # so the ASOF join finds the right row by `known` alone.
         best = _best(self.time, self.created, self.rows)
         return f"""
             SELECT {keys}, known, best.row, best.time
@@ -196,13 +216,13 @@ class _View:
 
 
 def _best(time: str, created: str | None, rows: ParquetRows) -> str:
-    """Return SQL that orders source rows by time, then by creation, then by row number."""
+    """Return SQL by which feature rows are compared: by time, then by creation time, then by row number."""
     created = f"coalesce({sql_name(created)}::TIMESTAMPTZ, '-infinity')" if created else "'-infinity'::TIMESTAMPTZ"
     return f"{{'time': {sql_name(time)}::TIMESTAMPTZ, 'created': {created}, 'row': {rows.number}}}"
 
 
 def _entity_table(entity_df: pd.DataFrame | pa.Table | str | None) -> tuple[pa.Table, str]:
-    """Return entity rows as Arrow, with their time in microseconds UTC, and the name of the time column."""
+    """Return the entity rows as an Arrow table with times in UTC, and the name of the time column."""
     if isinstance(entity_df, pd.DataFrame):
         table = pa.Table.from_pandas(entity_df, preserve_index=False)
     elif isinstance(entity_df, pa.Table):
@@ -231,7 +251,7 @@ def _keys(views: Sequence[_View]) -> list[str]:
 
 @contextmanager
 def _duckdb() -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open DuckDB for one query: UTC, bounded memory and a temporary folder to spill to."""
+    """Open DuckDB for one query, with times in UTC, limited memory and a temporary folder."""
     with (
         tempfile.TemporaryDirectory(prefix="mtorl-asof-") as folder,
         duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": folder}) as con,
@@ -250,11 +270,12 @@ def _interval(span: timedelta) -> str:
 
 
 class AsofRetrievalJob(RetrievalJob):
-    """The answer of `get_historical_features` or of a pull; it begins with the columns of `entities`.
+    """A result that is computed when Feast asks for it. Its first columns are those of `entities`.
 
     Args:
-        parts: For each view: its rows, the names of its columns in the answer, and the row number for each answer row.
-        on_demand: On-demand views, which Feast computes last.
+        parts: For each view: the feature rows, the names of its columns in the result, and for each row of the result
+            the number of a feature row.
+        on_demand: On-demand views, which Feast computes from the result.
     """
 
     def __init__(
@@ -271,17 +292,17 @@ class AsofRetrievalJob(RetrievalJob):
 
     @property
     def full_feature_names(self) -> bool:
-        """Whether features are named "view__feature"."""
+        """Whether the result names features "view__feature"."""
         return self._full
 
     @property
     def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
-        """Views to compute from the answer."""
+        """On-demand views, which Feast computes from the result."""
         return self._on_demand
 
     @property
     def metadata(self) -> RetrievalMetadata | None:
-        """Features and entity columns of the call."""
+        """The requested features and the columns of the entity rows."""
         return self._metadata
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
@@ -297,16 +318,18 @@ class AsofRetrievalJob(RetrievalJob):
 
 
 def source_path(source: DataSource, config: RepoConfig) -> Path:
-    """Return the local path of a file source; a relative path is relative to the repository."""
+    """Return the local path of a Feast file source. A relative path starts at the folder of the repository."""
     if not isinstance(source, FileSource):
         raise ValueError(f"source {source.name}: this offline store reads Parquet files, not {type(source).__name__}")
     return Path(str(config.repo_path or ".")) / str(source.path).removeprefix("file://")
 
 
 class ParquetRows:
-    """Selected columns of one Parquet file, or of a folder of parts with the same schema.
+    """Selected columns of a Parquet file, or of a folder of Parquet files. Rows are read by their number.
 
-    `relation` is the SQL of the files as a table, and `number` an SQL expression over it for the number of a row.
+    Attributes:
+        relation: SQL for a table of all rows.
+        number: SQL expression for the number of a row in this table.
     """
 
     def __init__(self, path: Path | str, columns: Sequence[str]) -> None:
@@ -318,20 +341,21 @@ class ParquetRows:
         before = np.cumsum([0, *(file.metadata.num_rows for file in parquets[:-1])]).tolist()
         self.relation = f"read_parquet([{', '.join(map(sql_text, files))}])"
         self.number = f"({before}[CAST(file_index + 1 AS BIGINT)] + CAST(file_row_number AS BIGINT))"
-        # Ignore "not null": DuckDB writes it into the schema of a part without nulls, but other parts may have nulls.
+        # Allow nulls in all columns. DuckDB declares a column "not null" if a file has no nulls, but other files of the
+        # folder may have some.
         first = parquets[0].schema_arrow
         self._schema = pa.schema([pa.field(name, first.field(name).type) for name in columns])
 
     def take(self, numbers: pa.Array) -> pa.Table:
-        """Return rows by number, in the given order; a null number gives a row of nulls.
+        """Return the rows with these numbers, in the given order. A null number gives a row of nulls.
 
-        Apart from the answer, only one row group is in memory. Ascending numbers need no sorting.
+        Only one row group is in memory at a time, in addition to the result.
         """
         present = numbers.is_valid().to_numpy(zero_copy_only=False)
         if not present.any():
             return self._schema.empty_table().take(pa.nulls(len(numbers), pa.int64()))
         wanted = numbers.fill_null(0).to_numpy()
-        # A null is assigned to the row group of the row before it, so rows in ascending order need no sorting.
+        # Assign a null to the row group of the row before it. If the other numbers ascend, no sorting is then needed.
         last_present = np.maximum.accumulate(np.where(present, np.arange(len(numbers)), 0))
         group_of = np.searchsorted(self._starts, wanted[last_present], side="right") - 1
         order = np.argsort(group_of, kind="stable")

@@ -1,8 +1,8 @@
-"""Writes the newest feature rows of the offline store into the online store, but never over newer rows.
+"""Writes the newest feature rows of the offline store to the online store, but does not replace newer rows there.
 
-A log may have ended some time ago, so another job may already have written newer rows. Feast compares stored times
-before it writes on Redis, but not on SQLite. Here, comparing and writing are atomic: a script on Redis, a transaction
-on SQLite. Histories are merged instead (`features.online.history`).
+Another job may already have written newer rows, for example if the log is some hours old. Feast's Redis store compares
+times before it writes, but its SQLite store does not. Here, comparing and writing are one atomic step: a script on
+Redis, a transaction on SQLite. Histories of users are merged instead (`features.online.history`).
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     _Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]  # key, features, event time and creation
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_BUSY_TIMEOUT_MS = 30_000  # how long to wait for writers in other processes
+# How long to wait until another process has finished writing, in milliseconds.
+_BUSY_TIMEOUT_MS = 30_000
 
 
 def newest_rows(store: FeatureStore, view: FeatureView, end: datetime) -> pa.Table:
-    """Return each key's newest row that had happened and was known at `end`."""
+    """Return the newest feature row of each key, among the rows whose time and creation time are not after `end`."""
     provider: Any = store._get_provider()
     source = view.batch_source
     assert source is not None
@@ -45,7 +46,12 @@ def newest_rows(store: FeatureStore, view: FeatureView, end: datetime) -> pa.Tab
 
 
 def write(store: FeatureStore, view: FeatureView, rows: pa.Table, missing: bool = False) -> int:
-    """Write rows, one per key, or with `missing` only rows of new keys; returns how many rows of the store changed."""
+    """Write feature rows to the online store, unless it has newer ones. Returns the number of rows that changed.
+
+    Args:
+        rows: At most one row per key.
+        missing: Write only rows of keys that the store does not have.
+    """
     from feast.utils import _convert_arrow_to_proto
 
     provider: Any = store._get_provider()
@@ -53,7 +59,7 @@ def write(store: FeatureStore, view: FeatureView, rows: pa.Table, missing: bool 
     keys = {column.name: column.dtype.to_value_type() for column in view.entity_columns}
     size, written = config.materialization_config.online_write_batch_size or 500, 0
     for start in range(0, rows.num_rows, size):
-        # Chunks are combined, because Feast reads only the first chunk of a column.
+        # Combine the chunks of each column, because Feast reads only the first chunk.
         batch = _convert_arrow_to_proto(rows.slice(start, size).combine_chunks(), view, keys)
         if config.online_store.type == "redis":
             written += _write_to_redis(online._get_client(config.online_store), config, view, batch, missing)
@@ -65,11 +71,12 @@ def write(store: FeatureStore, view: FeatureView, rows: pa.Table, missing: bool 
 def _write_to_sqlite(online: Any, config: RepoConfig, view: FeatureView, rows: Sequence[_Row], missing: bool) -> int:
     connection = online._get_conn(config)
     connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
-    connection.execute("BEGIN IMMEDIATE")  # no other process writes between the comparison and the write
+    # Lock the file, so that no other process writes between the comparison and the write.
+    connection.execute("BEGIN IMMEDIATE")
     try:
         stored = online.online_read(config, view, [key for key, *_ in rows])
         news = [row for row, (at, old) in zip(rows, stored, strict=True) if _is_news(row, at, old, missing)]
-        online.online_write_batch(config, view, news, None)  # commits
+        online.online_write_batch(config, view, news, None)  # commits the transaction
     finally:
         connection.rollback()
     return len(news)
@@ -80,7 +87,7 @@ def _is_news(row: _Row, at: datetime | None, stored: Mapping[str, Value] | None,
 
     if at is None or stored is None:
         return True
-    event = make_tzaware(row[2]).replace(microsecond=0)  # Feast stores times in SQLite without microseconds
+    event = make_tzaware(row[2]).replace(microsecond=0)  # Feast's SQLite store drops microseconds
     return not missing and at <= event and (at, _serialized(stored)) != (event, _serialized(row[1]))
 
 

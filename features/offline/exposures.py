@@ -1,13 +1,14 @@
-"""Writes the exposures of a lake that `materialize` needs: all, or those of users with news.
+"""Writes the exposures that `materialize` has to count: all exposures of a lake, or those of users with changes.
 
     exposures = write_exposures(Lake.open("lake"), spec, folder, until, since)
     store.materialize(root, spec, "touchpoints.parquet", since=before, exposures=exposures)
 
-`until` and `since` are the times of the newest upload at this run and at the previous run. A user has news if a file
-uploaded after `since` contains an exposure or outcome of the user, or if an exposure has left the period of
-`user_channel`. An exposure is counted at the end of its hour, so files from the hour before `since` are read again. For
-users with news, the exposures of the counted period are written. Once an hour, the exposures of all users in the period
-of `campaign_stats` are added.
+`until` is the time of the newest upload to the lake, and `since` is the same time at the previous run. A user has
+changes if a file uploaded after `since` contains an exposure or an outcome of the user, or if an exposure has become
+too old for the feature view `user_channel`. Files from the hour before `since` are read again, because an exposure
+counts only from the end of its hour.
+
+Once an hour, the recent exposures of all users are written too, because the view `campaign_stats` counts all users.
 """
 
 from dataclasses import dataclass
@@ -23,23 +24,34 @@ from mtorl.log.records import Kind
 from mtorl.runtime.sql import sql_name, sql_text
 
 _KINDS: tuple[Kind, ...] = ("decision", "outcome")
-_DELAY = timedelta(minutes=10)  # between a decision and its upload
-_COUNTED_AGAIN = HOUR + _DELAY  # includes the hour that had not ended
+# Longest usual time from a decision to its upload.
+_DELAY = timedelta(minutes=10)
+# Files since this much before the previous run are read again, because their hour had not ended then.
+_COUNTED_AGAIN = HOUR + _DELAY
 
 
 @dataclass(frozen=True)
 class Exposures:
-    """Two Parquet files: `touchpoints`, with the columns of a log, and the `users` with news (user_id)."""
+    """Two Parquet files that `write_exposures` has written.
+
+    Attributes:
+        touchpoints: Exposures with the columns of a log.
+        users: The ids of users with changes (column user_id).
+        campaigns: Whether `touchpoints` has all exposures that `campaign_stats` counts.
+    """
 
     touchpoints: Path
     users: Path
-    campaigns: bool  # whether `touchpoints` has all exposures that `campaign_stats` counts
+    campaigns: bool
 
 
 def write_exposures(
     lake: Lake, spec: DatasetSpec, folder: Path, until: datetime, since: datetime | None = None
 ) -> Exposures:
-    """Write the exposures of users with news since an earlier run, or all exposures of a lake if there was none."""
+    """Write the exposures of users with changes since the previous run to `folder`, as Parquet files.
+
+    If `since` is None, there was no previous run, so all exposures of the lake are written.
+    """
     campaigns = since is None or _hour(since - _DELAY) < _hour(until - _DELAY)
     made, lake = Exposures(folder / "exposures.parquet", folder / "users.parquet", campaigns), lake.fixed()
     with open_duckdb(lake) as db:
@@ -51,7 +63,7 @@ def write_exposures(
             db.view(f"collected_{kind}", f"SELECT * FROM {lake.records(db, kind, first, where=chosen)} AS record")
         columns = ", ".join(map(sql_name, (*spec.log_columns, *spec.outcome_times.values())))
         db.view("decided", decided_query(spec))
-        db.view("every_decided", "SELECT * FROM decided WHERE false")  # refusals do not affect touchpoints
+        db.view("every_decided", "SELECT * FROM decided WHERE false")  # a refusal does not change a touchpoint
         db.keep("refused_on", refused_query())
         observed = observed_query(spec, until, "true")
         db.write(f"SELECT {columns} FROM ({observed}) AS observed WHERE touchpoint", made.touchpoints)
@@ -62,14 +74,22 @@ def write_exposures(
 def _choose(
     db: DuckDB, lake: Lake, spec: DatasetSpec, times: tuple[datetime, datetime, datetime], campaigns: bool
 ) -> str:
-    """Create the table `changed` of users with news; returns an SQL condition for the decisions to read."""
+    """Create a table `changed` with the users for whom something has changed since the previous run.
+
+    Args:
+        times: First hour to read, time of the previous run, time of this run.
+        campaigns: Whether all exposures that `campaign_stats` counts are needed.
+
+    Returns:
+        An SQL condition for the decisions to read.
+    """
     first, since, until = times
     decisions = f"(SELECT * FROM {lake.records(db, 'decision', first)} AS record WHERE expose)"
     timed = [sql_text(kind) for kind in spec.timed if kind in EVENTS]
     outcomes = lake.records(db, "outcome", first, where=f"kind IN ({', '.join(timed)})") if timed else ""
 
     def counted(begin: datetime, end: datetime) -> str:
-        """Return an SQL condition for exposures that count in a period, or whose events are received in it."""
+        """Return an SQL condition for exposures in a period, and for those whose click or conversion came in it."""
         period = f"BETWEEN {instant(begin)} AND {instant(end)}"
         received = f"SELECT decision_id FROM {outcomes} AS record WHERE received_time {period}"
         return f"(hour {period}" + (f" OR decision_id IN ({received})" if outcomes else "") + ")"

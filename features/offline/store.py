@@ -1,4 +1,4 @@
-"""A run's own Feast repository: creates it, joins features of the strict past to training rows, writes features online.
+"""A run's own Feast repository: creates it, adds its features to training rows, and writes its newest features online.
 
     store.create(root, spec, "touchpoints.parquet")                    # sources, definitions, empty online store
     store.training_windows(root, "windows", spec)                      # adds Feast's features to the windows
@@ -6,9 +6,8 @@
     store.without_sources(root)                                        # keeps only what `install` needs
     store.install(root, "/mnt/mtorl/features")                          # copies it to where servers and jobs read it
 
-The folder is self-contained. To read `get_feature_service("ad_decision_v1")` online, a process needs the registry and
-the online store. If its feature_store.yaml names no offline store (the one here does), the process does not need this
-package.
+To read the feature service "ad_decision_v1" online, a process needs only the registry and the online store. It also
+needs this package if its feature_store.yaml names an offline store, as the one written here does.
 """
 
 from __future__ import annotations
@@ -54,9 +53,9 @@ CONFIG = Path(__file__).parents[1] / "feature_repo" / "feature_store.yaml"
 
 
 def create(root: Path | str, spec: DatasetSpec, log_parquet: Path | str) -> None:
-    """Create a feature repository: data/*.parquet, feature_store.yaml, registry.db and online.db.
+    """Create a Feast repository: data/*.parquet, feature_store.yaml, registry.db and online.db.
 
-    An existing repository is updated in place. Its feature_store.yaml stays, because a cluster configures its stores
+    An existing repository is updated. Its feature_store.yaml is not changed, because a cluster configures its stores
     there. Views that the data set no longer defines are removed.
     """
     with _quiet(), open_engine() as engine:
@@ -66,19 +65,20 @@ def create(root: Path | str, spec: DatasetSpec, log_parquet: Path | str) -> None
 
 
 def define(root: Path | str, spec: DatasetSpec) -> None:
-    """Create or update the definitions of a feature repository, without writing the sources of its views."""
+    """Create or update the feature definitions of a repository, without computing the Parquet files of its views."""
     from features.feature_repo.views import build
 
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
-    definitions = build(spec, Path("data"))  # relative, as mount points of the repository differ
+    # Use a relative path, because the repository is mounted at different paths.
+    definitions = build(spec, Path("data"))
     if not (root / CONFIG.name).exists():
         shutil.copyfile(CONFIG, root / CONFIG.name)
     store = _open(root)
     online = store.config.online_store
     if online.type == "sqlite":
         with contextlib.closing(sqlite3.connect(root / online.path)) as connection:
-            # Readers in other processes are not blocked while a refresh writes. The mode is stored in the file.
+            # In this mode, a process can read while another one writes. The mode is stored in the file.
             connection.execute("PRAGMA journal_mode = WAL")
     names = {view.name for view in definitions.views}
     removed: list[Any] = [view for view in store.list_feature_views() if view.name not in names]
@@ -90,9 +90,10 @@ def define(root: Path | str, spec: DatasetSpec) -> None:
 
 
 def build_training_data(log: Path, root: Path, windows: Path, built: Built | None = None) -> int:
-    """Build a feature repository and a windows folder from a log folder; returns the number of windows.
+    """Create a Feast repository and a windows folder from a log folder. Returns the number of windows.
 
-    If the log was taken from a built folder, its windows are taken as well, and the repository gets no sources.
+    If the log comes from a folder of `mtorl data build`, its windows are linked instead of computed. The repository
+    then has no Parquet files.
     """
     from features.sequences.builder import build_windows
 
@@ -107,11 +108,10 @@ def build_training_data(log: Path, root: Path, windows: Path, built: Built | Non
 
 
 def training_windows(root: Path | str, windows: Path | str, spec: DatasetSpec) -> int:
-    """Add to every touchpoint of a windows folder the features that Feast knew just before; returns the number of rows.
+    """Add features to each touchpoint of a windows folder, as Feast knew them just before. Returns the number of rows.
 
-    These are all features of `ad_decision_v1` except the history, which the rows already contain. Static columns are
-    replaced, and other features are added. If Feast has no value, a feature gets its declared default, as in the
-    router.
+    All features of the service `ad_decision_v1` are added, except the history, which the rows already contain. Static
+    columns are replaced. If Feast has no value, the feature gets its default, as in the router.
     """
     from features.sequences.manifest import rewrite_shards
 
@@ -127,14 +127,15 @@ def training_windows(root: Path | str, windows: Path | str, spec: DatasetSpec) -
     def join(steps: pa.Table) -> pa.Table:
         if not wanted:
             return steps
-        # The join looks strictly before the time.
+        # The join uses only features from before the touchpoint's time.
         entities = steps.select(["user_id", "campaign_id", "timestamp"])
         entities = entities.rename_columns(["user_id", "campaign_id", "event_timestamp"])
         with _quiet():
             joined = store.get_historical_features(
                 entity_df=entities,
                 features=[reference for reference, _ in wanted.values()],
-                filter_by_created_timestamp=True,  # a late touchpoint is unknown until it arrives
+                # A touchpoint that arrived late counts only from its arrival.
+                filter_by_created_timestamp=True,
             ).to_arrow()
         for name, (_, feature) in wanted.items():
             steps = _with(steps, name, _filled(joined[name].combine_chunks(), feature.tags.get("default", "null")))
@@ -152,7 +153,10 @@ def _with(steps: pa.Table, name: str, column: pa.Array) -> pa.Table:
 
 
 def _with_inputs(steps: pa.Table, field: FeatureField, spec: DatasetSpec) -> pa.Table:
-    """Add the model's inputs from a field, with the values that `mtorl.window.window.stored_features` gives online."""
+    """Add the model's inputs from one stored field.
+
+    The values equal those that `mtorl.window.window.stored_features` returns online.
+    """
     default = "0.0" if field.missing == "zero" else "null"
     names, column = spec.columns_of(field), steps[field.name].combine_chunks()
     if not field.by_channel:
@@ -167,7 +171,7 @@ def _with_inputs(steps: pa.Table, field: FeatureField, spec: DatasetSpec) -> pa.
 
 
 def _filled(values: pa.Array, default: str) -> pa.Array:
-    """Return a column with its default (JSON) in place of null and NaN."""
+    """Replace null and NaN in a column by its default, which is given as JSON."""
     if pa.types.is_floating(values.type):
         values = pc.if_else(pc.is_nan(values), None, values)
     rest = pa.array([json.loads(default)], values.type)
@@ -180,13 +184,21 @@ def _filled(values: pa.Array, default: str) -> pa.Array:
 
 @dataclass(frozen=True)
 class Materialized:
-    """Counts of a run of `materialize`; times in microseconds since 1970."""
+    """The result of a run of `materialize`. Times are in microseconds since 1970.
 
-    users: int  # users whose features were computed
-    written: int  # changed rows of the online store
-    newest: int  # when the newest counted touchpoint became known
-    until: int  # the same, for the log without the exposures of a lake
-    rows: int  # touchpoints of the log that were known at `until`
+    Attributes:
+        users: Number of users whose features were computed.
+        written: Number of rows of the online store that changed.
+        newest: When the newest counted touchpoint became known.
+        until: When the newest touchpoint of the log became known, without the exposures of a lake.
+        rows: Number of touchpoints of the log that were known at `until`.
+    """
+
+    users: int
+    written: int
+    newest: int
+    until: int
+    rows: int
 
 
 def materialize(
@@ -199,22 +211,23 @@ def materialize(
     since: Materialized | None = None,
     exposures: Exposures | None = None,
 ) -> Materialized:
-    """Write the newest features of every key of a log to the online store, unless they are already stored.
+    """Write the newest features of all keys in a log to the online store. Rows that are already stored are not written.
 
-    Other processes may read and append at the same time. They see each view of a key either as it was before or as it
-    is afterwards, and appended touchpoints stay. Feast's own `materialize` would overwrite newer rows. It would also
-    rewrite the registry in place, so a reader could find half of the file.
+    Other processes may read and write the store at the same time. They see all features of a key and view either from
+    before the run or from after it, and touchpoints that they add are not lost. Feast's own `materialize` would
+    overwrite newer rows. It would also rewrite the registry in place, so a reader could find half of the file.
 
     Args:
-        end: Leave out what happened, or became known, later. By default the whole log counts.
-        users: Users to write, by default all. Campaigns are written in any case.
-        since: An earlier run on the same store, data set and log: only users that may have changed since then are
-            written. If rows of an earlier time were added to or removed from the log, all users are written.
-        exposures: Exposures of a lake, with news since then; their users are written as well.
+        end: Ignore touchpoints that happened or became known after this time. By default, the whole log counts.
+        users: The users to write, by default all. Campaigns are always written.
+        since: The previous run on the same store, data set and log. Only users that may have changed since then are
+            written. If rows from before then were added to the log or removed from it, all users are written.
+        exposures: Exposures of a lake, to add to the log. Their users are written as well.
     """
     store, data, written = _open(root), Path(root) / "data", 0
     with open_history(root, spec) as history, _quiet(), open_engine() as engine:
-        logged = clean_touchpoints(engine.read(log), spec, clean=True)  # used for counts and for choosing users
+        # This table is used only to count rows and to choose users, so it is not cleaned.
+        logged = clean_touchpoints(engine.read(log), spec, clean=True)
         touchpoints = clean_touchpoints(_with_exposures(engine, logged, exposures), spec)
         newest, until = (
             microseconds(end) if end else _scalar(unix_micros(rows.known.max())) for rows in (touchpoints, logged)
@@ -234,7 +247,8 @@ def materialize(
                 changed = changed.union(engine.read(exposures.users))
         some = touchpoints
         if changed is not None:
-            engine.write(some.semi_join(changed, "user_id"), data / "some.parquet")  # read several times
+            # stored, because it is read several times
+            engine.write(some.semi_join(changed, "user_id"), data / "some.parquet")
             some = engine.read(data / "some.parquet")
         done = Materialized(int(_scalar(some.user_id.nunique())), 0, newest, until, known(until))
         names = {view.name for view in store.list_feature_views()} if views is None else set(views)
@@ -250,10 +264,12 @@ def materialize(
                 written += history.merge(batches(path))
                 continue
             source: Any = view.batch_source
-            # Absolute, because not all of Feast's offline stores resolve relative paths from the repository.
+            # Make the path absolute, because some of Feast's offline stores do not start a relative path at the
+            # repository.
             source.file_options.uri = str((Path(root) / source.file_options.uri).resolve())
             latest = backfill.newest_rows(store, view, _EPOCH + timedelta(microseconds=newest))
-            # A user's first static value counts. A later run may not read it, so it writes only those of new users.
+            # Only the first static value of a user counts. A later run may not have read it, so it writes static values
+            # of new users only.
             written += backfill.write(store, view, latest, missing=since is not None and view.name == STATIC)
     return replace(done, written=written)
 
@@ -279,7 +295,7 @@ def _open(root: Path | str) -> FeatureStore:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide Feast's progress report, and the warnings of libraries about each other."""
+    """Hide Feast's progress display, and warnings that users can't act on."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.filterwarnings("ignore", "On demand feature view is an experimental feature", RuntimeWarning)
         warnings.filterwarnings("ignore", r"fetch_arrow_table\(\) is deprecated", DeprecationWarning)
@@ -290,17 +306,23 @@ REGISTRY, ONLINE = "registry.db", "online.db"
 
 
 def without_sources(repository: Path) -> None:
-    """Remove the sources from a repository whose registry and online store are files in its folder."""
+    """Remove the Parquet files from a repository, to keep only its definitions and its online store.
+
+    Both must be files in the repository's folder.
+    """
     remove(repository / "data")
     with contextlib.closing(sqlite3.connect(repository / ONLINE)) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # merges the write-ahead log into the file
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # moves pending changes into the file
 
 
 def install(made: Path, root: Path) -> bool:
-    """Copy definitions into a folder that servers and jobs mount; existing settings and an online store there stay.
+    """Copy a repository's definitions to the folder that servers and jobs mount.
 
-    The registry is replaced atomically, so readers find either the previous or the new one. Returns whether it was
-    replaced, which is not done if its definitions are the same.
+    An existing feature_store.yaml and online store are kept. The registry is replaced atomically, so a reader finds
+    either the previous or the new one.
+
+    Returns:
+        True if the registry was replaced, or False if its definitions are the same.
     """
     for name in (CONFIG.name, ONLINE):
         if not (root / name).exists():
@@ -317,7 +339,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _definitions(registry: Path) -> list[bytes]:
-    """Return the definitions in a registry, without the times at which they were created."""
+    """Return the definitions in a Feast registry in a form that can be compared, without their times of creation."""
     from feast.protos.feast.core.Registry_pb2 import Registry
 
     made = Registry.FromString(registry.read_bytes())

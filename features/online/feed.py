@@ -1,25 +1,27 @@
-"""Writes exposures to users' online histories as events of the decision log arrive.
+"""Adds exposures and outcomes to users' online histories, as the routers send them.
 
     feed = Feed(open_history(repo, spec), repo)
     feed.take([("mtorl.decision.v1", record), ("mtorl.outcome.v1", record)])
 
-An exposure becomes a touchpoint with its first outcome, at the latest with its cost; until then it may be cancelled.
-The time of a touchpoint is the `request_time` of its decision. A log for `mtorl materialize` must use the same time;
-otherwise the history contains the touchpoint twice. An outcome is known from the time when the router received it.
+An exposure counts as a touchpoint once its first outcome arrives, which is at the latest its cost. Until then it may be
+cancelled. The touchpoint's time is the `request_time` of the decision. A log for `mtorl materialize` must use the same
+time; otherwise the history contains the touchpoint twice. An outcome becomes known at the time when the router receives
+it.
 
-A feed has no state, so several may run at once. Events arrive at least once: in order from each router, in any order
-across routers. Each history records its decisions and outcomes, so a repeated event changes nothing. An outcome does
-not name its user, so the feed writes two kinds of notes to the online store, for a day (`NOTED_SECONDS`):
+A feed keeps nothing in memory, so several feeds may run at once. Each event arrives at least once. Events of one router
+arrive in order, but events of different routers in any order. Each history lists its decisions and outcomes, so a
+repeated event changes nothing. An outcome has no user id, so the feed stores two kinds of notes in the online store for
+a day (`NOTED_SECONDS`):
 
     time and bucket of the decision's id -> decision -> user, "" if it was withdrawn     about 30 bytes each
     waiting:<decision> -> event -> outcome                     outcomes whose decision has no touchpoint yet
 
-If a decision and its outcome arrive at two feeds at once, at least one feed finds both records. The feed of the
-decision writes the history before it reads waiting outcomes. If the feed of the outcome finds no touchpoint, it writes
-the outcome as waiting before it looks for the touchpoint again.
+Two feeds may receive a decision and its outcome at the same time. The feed with the decision writes the history before
+it reads waiting outcomes. The feed with the outcome writes the outcome as waiting before it looks for the touchpoint a
+second time. So at least one of them finds both.
 
-Events are acknowledged after the history is written. Outcomes that arrive too late for the notes, and events that no
-feed wrote, reach the history from the lake, with the next `mtorl materialize`.
+The feed acknowledges an event after the history has been written. An outcome that arrives after its note has expired,
+or an event that no feed has written, is added from the lake by the next `mtorl materialize`.
 """
 
 import base64
@@ -39,14 +41,15 @@ from features.online.open_history import forget_online
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.records import CANCEL, VERSION, Kind
 
-_WITHDRAWN = ""  # noted in place of the user
+# Text of the note of a withdrawn decision, instead of a user id.
+_WITHDRAWN = ""
 
 Event = tuple[str, Any]
 """A CloudEvent's type, and its data, which is a record of the decision log."""
 
 
 class EventError(ValueError):
-    """Raised for an invalid event; sending it again would not help."""
+    """Raised if an event is invalid. The sender should not send it again, because it would be rejected again."""
 
 
 def _with_zone(text: str) -> str:
@@ -76,7 +79,8 @@ class _Outcome(TypedDict):
     event_id: str
     decision_id: str
     kind: str
-    value: Annotated[float, Field(ge=-1e9, le=1e9)]  # currency units; the router rejects larger amounts
+    # Amount in currency units; the router rejects larger ones.
+    value: Annotated[float, Field(ge=-1e9, le=1e9)]
     event_time: _Time
     received_time: _Time
 
@@ -88,19 +92,26 @@ _TYPES: dict[str, tuple[Kind, TypeAdapter[Any]]] = {
 
 
 class Feed:
-    """Turns events into touchpoints, except for users forgotten in the folder `place` or above it."""
+    """Writes events to the online histories of users.
+
+    Args:
+        place: A folder. Users that are listed as forgotten in it or in its parents are left out.
+    """
 
     def __init__(self, history: History, repo: Path, place: Path | None = None) -> None:
         self._history, self._notes, self.memory = history, history.store, history.store.memory
         self._repo, self._place = repo, place
 
     def take(self, events: Sequence[Event]) -> int:
-        """Store events of known types, which may then be acknowledged; returns how many histories changed.
+        """Write events to the histories of their users. Returns how many histories have changed.
+
+        Events of other systems are ignored. Once this method has returned, the sender no longer needs to keep the
+        events.
 
         Raises:
-            EventError: An event is not a record of the decision log. No event was stored.
-            HistoryError: A touchpoint does not fit the data set.
-            Exception: A store does not respond. The caller has to send the events again.
+            EventError: An event is not a valid record of a decision or an outcome. No event was written.
+            HistoryError: An event does not fit the data set, for example because its channel is unknown.
+            Exception: The store does not respond. The sender has to send the events again.
         """
         records: dict[Kind, list[Record]] = {"decision": [], "outcome": []}
         for kind, record in events:
@@ -110,19 +121,21 @@ class Feed:
                     records[of].append(type_.validate_python(record))
                 except ValidationError as error:
                     raise EventError(f"{kind}: {error}") from None
-            elif kind.startswith("mtorl.") and not kind.startswith("mtorl.shadow."):  # shadow decisions are never shown
+            # ads of shadow decisions are never shown
+            elif kind.startswith("mtorl.") and not kind.startswith("mtorl.shadow."):
                 raise EventError(f"type: {kind} is not one of {', '.join(_TYPES)}")
         decisions = [record for record in records["decision"] if record["expose"] or record["withdrawn"]]
         gone = self._forgotten(decisions)
         decisions = [record for record in decisions if record not in gone]
         written = self._write(decisions, sorted(records["outcome"], key=_after_cancel))
-        if gone := self._forgotten(decisions):  # users forgotten after their records were accepted
+        if gone := self._forgotten(decisions):  # a user was forgotten in the meantime
             forget_online(self._repo, {record["user_id"] for record in gone})
         return len(written)
 
     def _write(self, decisions: Sequence[Record], outcomes: Sequence[Record]) -> set[str]:
         missed = set[str]()
-        each = [self._history.outcome(record, missed) for record in outcomes]  # raises before anything is written
+        # may raise, so before anything is written
+        each = [self._history.outcome(record, missed) for record in outcomes]
         changes = self._decided(decisions)
         users = self._notes.noted([_place(record) for record in outcomes])
         for user, change in zip(users, each, strict=True):
@@ -130,7 +143,8 @@ class Feed:
                 changes[user].append(change)
         written = self._history.change(changes)
 
-        # A concurrent feed may be writing an outcome's decision: before its note, or between its note and its history.
+        # Another feed may be writing the decision of one of these outcomes, so that its note or its touchpoint is
+        # missing. Store such an outcome as waiting, and then look for the touchpoint again.
         changes = defaultdict(list)
         waiting = self._notes.notes_of([_waiting(record) for record in decisions])
         for record, texts in zip(decisions, waiting, strict=True):
@@ -149,14 +163,15 @@ class Feed:
         return written | self._history.change(changes)
 
     def _decided(self, decisions: Sequence[Record]) -> dict[str, list[Change]]:
-        """Note the users of decisions, and return the changes of their histories."""
+        """Store a note with the user of each decision. Returns the changes to make in the users' histories."""
         exposures = [self._history.exposure(record) for record in decisions]
         changes: dict[str, list[Change]] = defaultdict(list)
         places = [_place(record) for record in decisions]
         users = [_WITHDRAWN if record["withdrawn"] else record["user_id"] for record in decisions]
         self._notes.note([(*place, user, user == _WITHDRAWN) for place, user in zip(places, users, strict=True)])
         for record, exposure, user in zip(decisions, exposures, self._notes.noted(places), strict=True):
-            # A withdrawn decision has two records, which may arrive in any order. The withdrawal counts.
+            # A withdrawn decision has two records: the decision and its withdrawal. They may arrive in any order, and
+            # the withdrawal counts.
             gone = self._history.cancellation(record["decision_id"])
             changes[record["user_id"]].append(gone if user == _WITHDRAWN else exposure)
         return changes
@@ -167,7 +182,10 @@ class Feed:
 
 
 def _place(record: Record) -> tuple[str, str]:
-    """Return key and field of the note on a decision's user; keys by minute and bucket of its id keep hashes small."""
+    """Return the key and the field of the note that stores a decision's user.
+
+    The key consists of the minute and the bucket in the decision's id, so each Redis hash has only a few fields.
+    """
     decision = record["decision_id"]
     digest = hashlib.blake2b(decision.encode(), digest_size=8).digest()
     return decision[:8] + decision[15:17], base64.b85encode(digest).decode()
@@ -178,5 +196,5 @@ def _waiting(record: Record) -> str:
 
 
 def _after_cancel(outcome: Record) -> bool:
-    """Return a sort key that puts the cancellations of a batch first."""
+    """Sort key for outcomes that puts cancellations before all other outcomes."""
     return bool(outcome["kind"] != CANCEL)

@@ -1,17 +1,18 @@
-"""Histories of users in the online store: the feed adds exposures and outcomes, a batch job adds a log.
+"""Histories of users in the online store. The feed adds single events to them, and a batch job adds a whole log.
 
     history = open_history("runs/latest/features", spec)
     history.change({"u1": [history.exposure(decision_record), history.outcome(outcome_record)]})
 
-A user's history is one packed value (`mtorl.window.packed`) of Feast's view `user_history`. An operation reads the
-value, changes it in memory and stores it with compare-and-set. If another writer was faster, the operation is retried.
-So operations are atomic. They are also
+A user's history is one packed value (`mtorl.window.packed`) in Feast's view `user_history`. A change reads this value,
+changes it in memory, and stores it only if no other writer has changed it in the meantime. Otherwise the change is
+repeated with the new value. So changes are atomic. They are also
 
-- idempotent: a decision, and each of its outcomes, counts once; touchpoints are identified by user and time
-- independent of order: a late touchpoint is inserted at its position, unless the history is full and all others are
-  younger
-- bounded: the newest `spec.window` touchpoints stay, and as many of the newest decisions without an outcome
-- merged with a log: touchpoints and outcomes that only the log, or only the history, contains stay
+- idempotent: each decision and each outcome counts once; a touchpoint is identified by its user and time
+- independent of order: a late touchpoint is inserted at its place in time, unless the history is full and all others
+  are younger
+- limited in size: a history keeps the newest `spec.window` touchpoints, and as many of the newest decisions without an
+  outcome
+- merged with a log: touchpoints and outcomes that only the log or only the history contains are kept
 """
 
 from __future__ import annotations
@@ -40,8 +41,10 @@ if TYPE_CHECKING:
 
 NOTED_SECONDS = 86_400
 """How long the feed's notes stay, so that an outcome finds its user even if it arrives late, or before its decision."""
-_BATCH = 500  # histories to change at a time
-_DIGEST = 8  # characters in the digest of an id
+# Number of histories to change at a time.
+_BATCH = 500
+# Number of characters in the digest of an id.
+_DIGEST = 8
 
 Record = Mapping[str, Any]
 """A record of the decision log (`mtorl.log.records`)."""
@@ -50,29 +53,31 @@ Change = Callable[[UserHistory], bool]
 
 
 class HistoryError(InputError, ValueError):
-    """Raised if a history can't be opened or written."""
+    """Raised if a history can't be opened or written, or if an event does not fit the data set."""
 
 
 class History:
-    """The histories of all users in a `Store` of `sqlite_store.py` or `redis_store.py`.
+    """The histories of all users, in a `Store` of `sqlite_store.py` or `redis_store.py`.
 
-    Methods raise a `HistoryError` if a value does not fit the data set.
+    Methods raise a `HistoryError` if a value does not fit the data set, for example an unknown channel.
     """
 
     def __init__(self, spec: DatasetSpec, store: Any) -> None:
         self._spec, self.store = spec, store
         self._unknown = outcome_columns(spec)
-        self._columns: dict[str, float | str] = {  # default value of each column of a touchpoint
+        self._columns: dict[str, float | str] = {  # default value of each column
             name: self._unknown.get(name, math.nan) if kind == "float64" else ""
             for name, kind in history_types(spec).items()
         } | {DECISION: "", EVENTS: ""}
 
     def merge(self, batches: Iterable[pa.RecordBatch]) -> int:
-        """Merge rows of a log into the histories, by user and time; returns the number of changed users.
+        """Add the touchpoints of a log to the histories. Returns the number of changed users.
 
-        The rows have user_id and the columns of `history_types`. If a touchpoint is in the log and in the history, the
-        log's values replace the history's. Outcomes that are 0 or null in the log are an exception: the log may not
-        have them yet.
+        If a touchpoint is in both, identified by user and time, the values of the log replace those of the history.
+        Only outcomes that are 0 or null in the log are kept from the history, because the log may not have them yet.
+
+        Args:
+            batches: Rows of the log, sorted by user, with user_id and the columns of `history_types`.
         """
         names = ["user_id", *history_types(self._spec)]
         rows = (row for batch in batches for row in zip(*(batch[name].to_pylist() for name in names), strict=True))
@@ -86,7 +91,7 @@ class History:
         return changed
 
     def change(self, changes: Mapping[str, Sequence[Change]]) -> set[str]:
-        """Make all changes of each user atomically; returns the users whose history has changed."""
+        """Apply all changes to each user's history, atomically per user. Returns the users whose history changed."""
         left, changed = dict(changes), set[str]()
         while left:
             rows = []
@@ -101,7 +106,7 @@ class History:
         return changed
 
     def exposure(self, decision: Record) -> Change:
-        """Return a change that inserts a decision's touchpoint; the touchpoint counts once an outcome is added."""
+        """Return a change that inserts the touchpoint of a decision. It counts only once it has an outcome."""
         values, n = self._values(decision), self._spec.window
 
         def change(history: UserHistory) -> bool:
@@ -114,7 +119,8 @@ class History:
                     column.insert(place, values[name])
                 _trim(history, n)
                 return True
-            # The touchpoint at this time is the decision's own, added by a log, or another one, which stays.
+            # The history already has a touchpoint at this time. If it came from a log and has the same channel, it is
+            # the touchpoint of this decision. Otherwise it is another touchpoint, which is kept.
             ours = not history[DECISION][place] and history["hist_channel"][place] == values["hist_channel"]
             if ours:
                 history[DECISION][place], history[EVENTS][place] = values[DECISION], LOGGED
@@ -123,10 +129,13 @@ class History:
         return change
 
     def outcome(self, outcome: Record, missed: set[str] | None = None) -> Change:
-        """Return a change that adds an outcome, once, to the touchpoint of its decision; amounts of a kind add up.
+        """Return a change that adds an outcome to the touchpoint of its decision. Amounts of one kind are added up.
 
-        If a log has already given a value of this kind, the log's value stays. A cancellation removes a touchpoint that
-        has no outcome. If the decision has no touchpoint, the event is added to `missed`.
+        An outcome that was added before is ignored, and so is an outcome of a kind whose value a log has provided. A
+        cancellation removes a touchpoint without outcomes.
+
+        Args:
+            missed: If the history has no touchpoint of the decision, the id of the event is added to this set.
         """
         if outcome["kind"] == CANCEL:
             return self.cancellation(outcome["decision_id"], outcome["event_id"], missed)
@@ -148,7 +157,8 @@ class History:
                 history[name][place] = float(any(both)) if kind in YES_OR_NO else sum(both)
                 if time and value:
                     column, first_or_last = history[f"hist_{time}"], min if kind in YES_OR_NO else max
-                    # An event is known with its first report. An amount is a sum, which is known with the last part.
+                    # A click or conversion is known from its first report on. An amount is a sum, which is known once
+                    # its last part has arrived.
                     column[place] = known if math.isnan(column[place]) else first_or_last(known, column[place])
             _trim(history, self._spec.window)
             return True
@@ -156,7 +166,7 @@ class History:
         return _of_decision(outcome["decision_id"], change, outcome["event_id"], missed)
 
     def cancellation(self, decision: str, event: str = "", missed: set[str] | None = None) -> Change:
-        """Return a change that removes the touchpoint of a decision, if the touchpoint has no outcome."""
+        """Return a change that removes the touchpoint of a decision, unless the touchpoint has an outcome."""
 
         def change(history: UserHistory, place: int) -> bool:
             if history[EVENTS][place]:
@@ -175,10 +185,11 @@ class History:
 
     def _unpacked(self, value: bytes | None) -> UserHistory:
         stored: UserHistory = {}
-        with contextlib.suppress(WindowError):  # written by another release, for example: replace it
+        # A value that can't be read, for example from another version of this package, is replaced.
+        with contextlib.suppress(WindowError):
             stored = unpack(value) if value else {}
         length = len(stored.get("hist_timestamp", ()))
-        # A new column of the data set has its default in stored touchpoints.
+        # Old touchpoints lack a column that was added to the data set later. They get the column's default.
         return {name: stored.get(name) or [null] * length for name, null in self._columns.items()}
 
     def _merging(self, logged: Sequence[Mapping[str, Any]]) -> Change:
@@ -186,7 +197,9 @@ class History:
             by_time = {t: {n: history[n][i] for n in history} for i, t in enumerate(history["hist_timestamp"])}
             for row in logged:
                 new, old = {**self._columns, **row}, by_time.get(row["hist_timestamp"], {})
-                if old.get("hist_channel") == new["hist_channel"]:  # otherwise another touchpoint has the same time
+                # Only a touchpoint with the same channel is the same touchpoint. Otherwise the log's touchpoint
+                # replaces the other one.
+                if old.get("hist_channel") == new["hist_channel"]:
                     outcomes = {name: new[name] for name in self._unknown if new[name] and new[name] == new[name]}
                     new |= {name: old[name] for name in self._unknown if name not in outcomes}
                     new |= {DECISION: old[DECISION], EVENTS: old[EVENTS]}
@@ -212,7 +225,10 @@ class History:
 def _of_decision(
     decision: str, change: Callable[[UserHistory, int], bool], event: str, missed: set[str] | None
 ) -> Change:
-    """Return a change of the touchpoint of a decision; if there is none, the event is added to `missed`."""
+    """Return a change that applies `change` to the touchpoint of a decision, given its position in the history.
+
+    If the history has no such touchpoint, `event` is added to `missed`.
+    """
     digest = _digest(decision)
 
     def of_history(history: UserHistory) -> bool:
@@ -226,7 +242,7 @@ def _of_decision(
 
 
 def _trim(history: UserHistory, n: int) -> None:
-    """Keep the newest n touchpoints, and the newest n decisions without an outcome."""
+    """Delete all but the newest n touchpoints, and all but the newest n decisions without an outcome."""
     length = len(history["hist_timestamp"])
     waiting = [bool(decision) and not heard for decision, heard in zip(history[DECISION], history[EVENTS], strict=True)]
     kept = {kind: [i for i in range(length) if waiting[i] is kind][-n:] for kind in (False, True)}
@@ -237,7 +253,10 @@ def _trim(history: UserHistory, n: int) -> None:
 
 
 def _digest(text: str) -> str:
-    """Return a short digest that distinguishes one user's decisions, and one touchpoint's outcomes."""
+    """Return a short digest of an id.
+
+    It has to be unique only among the decisions of one user, or among the outcomes of one touchpoint.
+    """
     return hashlib.blake2b(text.encode(), digest_size=_DIGEST // 2).hexdigest()
 
 
@@ -247,7 +266,13 @@ def _stored_time(text: str) -> float:
 
 
 def _context(column: Column, value: Any) -> float | str:
-    """Return a value in the form that histories store: null is NaN in numeric columns, and "" in categorical ones."""
+    """Convert a context value to the form in which histories store it.
+
+    A missing number becomes NaN or 0, as the data set declares, and a missing category becomes "".
+
+    Raises:
+        HistoryError: A required value is missing, or a value is not a number.
+    """
     missing = value is None or value != value
     if missing and column.missing == "error":
         raise HistoryError(f"context: {column.name} is missing")

@@ -1,4 +1,4 @@
-"""Opens the histories of a repository in SQLite or Redis, as feature_store.yaml says, and removes users."""
+"""Opens the user histories in a repository's online store, SQLite or Redis, and removes forgotten users from them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 
 def open_history(repo: Path | str, spec: DatasetSpec) -> History:
-    """Open the online store of a Feast repository to write histories; several processes may do so at once.
+    """Open the online store of a Feast repository to write histories. Several processes may write at the same time.
 
-    Raises a HistoryError if the repository is for another data set, or its store is neither sqlite nor redis.
+    Raises:
+        HistoryError: The repository was created for other columns, or its online store is neither SQLite nor Redis.
     """
     from feast import FeatureStore
     from feast.errors import FeatureViewNotFoundException
@@ -40,9 +41,10 @@ def open_history(repo: Path | str, spec: DatasetSpec) -> History:
 
 
 def forget_online(repo: Path, users: Collection[str]) -> int:
-    """Remove users from all views of a repository's online store, and from the feed's notes; returns how many it had.
+    """Remove users from a repository's online store, including the feed's notes. Returns how many users were found.
 
-    Raises a HistoryError if the store is neither sqlite nor redis, or does not respond.
+    Raises:
+        HistoryError: The online store is neither SQLite nor Redis, or it does not respond.
     """
     from feast.repo_config import FeastConfigError, load_repo_config
 
@@ -55,8 +57,8 @@ def forget_online(repo: Path, users: Collection[str]) -> int:
 
 
 def _module(repo: Path | str, config: RepoConfig) -> ModuleType:
-    """Return the module for the repository's type of online store."""
+    """Return the module for the type of online store that feature_store.yaml names."""
     kind = config.online_store.type
     if kind not in ("sqlite", "redis"):
         raise HistoryError(f"{repo}: can't write to an online store of type {kind!r}. Use sqlite or redis")
-    return import_module(f"features.online.{kind}_store")  # imports Feast, which takes seconds
+    return import_module(f"features.online.{kind}_store")  # importing Feast takes seconds

@@ -1,7 +1,7 @@
-"""Receives the feed's events over HTTP, as CloudEvents from the routers or from a broker.
+"""Receives events over HTTP, as CloudEvents from the routers or from a broker, and passes them to the feed.
 
-A request contains one event (binary or structured mode) or a JSON batch. The status is 204 once the events are stored
-durably, 400 if an event is invalid, and 503 if the sender has to retry.
+A request contains one event (in binary or structured mode) or a batch in JSON. The response is 204 once the events are
+stored durably, 400 if an event is invalid, and 503 if the sender has to send the events again.
 """
 
 import asyncio
@@ -20,16 +20,20 @@ log = logging.getLogger(__name__)
 
 
 def application(feed: Feed) -> web.Application:
-    """Return the web application: POST / stores events, GET /health is for liveness, GET /metrics for memory."""
-    thread = ThreadPoolExecutor(1, thread_name_prefix="feed")  # one request at a time, off the event loop
+    """Return the web application.
+
+    POST / stores events, GET /health is the liveness probe, and GET /metrics reports the memory of the online store.
+    """
+    # Handle one request at a time, in a thread, so that the event loop is not blocked.
+    thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
 
     async def take(request: web.Request) -> web.Response:
         try:
             events = _events(request, await request.read())
             await asyncio.get_running_loop().run_in_executor(thread, feed.take, events)
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
-            # EventError, HistoryError, and other errors that bad data can cause. If the sender retried such an event
-            # forever, it would block all later events of the router.
+            # These errors come from invalid data. With status 400, the sender does not retry. If it retried forever,
+            # the invalid event would block all later events of that router.
             log.warning("refused: %s: %s", type(error).__name__, error)
             return web.json_response({"error": str(error)}, status=400)
         except web.HTTPException:
@@ -55,7 +59,7 @@ def application(feed: Feed) -> web.Application:
 
 
 def serve(feed: Feed, host: str, port: int) -> None:
-    """Serve until SIGTERM or SIGINT; then finish the requests in progress."""
+    """Serve requests until SIGTERM or SIGINT, then finish the requests in progress and return."""
     listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     print(f"feed ready http://{host}:{listening.getsockname()[1]}", flush=True)
     web.run_app(application(feed), sock=listening, print=None, access_log=None)

@@ -1,7 +1,8 @@
-"""Packed histories in Feast's Redis hashes, on one server or on a Redis Cluster.
+"""Stores packed histories of users in Feast's online store on Redis, a single server or a Redis Cluster.
 
-Feast stores a key in one hash: one field per feature (murmur hash of view and name) with a serialized `Value`, and one
-field per view with its event time. A script compares and writes (`swap`); it touches one key, as a cluster requires.
+Feast stores all features of a key in one Redis hash. The hash has one field per feature, named by a hash of view and
+feature, and one field per view with its time. `swap` compares and writes these fields in a script. The script uses only
+one key, so that it also runs on a cluster.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -19,11 +20,15 @@ from redis.exceptions import RedisError
 from features.online.history import NOTED_SECONDS, HistoryError
 from mtorl.window.window import PACKED
 
-NOTES = "mtorl:feed:"  # prefix of the keys of the feed's notes
-_AT_ONCE = 500  # keys in one command
+# Prefix of keys with notes of the feed.
+NOTES = "mtorl:feed:"
+# Number of keys in one command.
+_AT_ONCE = 500
 
-# ARGV: number of fields to compare; each of these fields with the text that was read; seconds until the hash expires,
-# or 0; fields and texts to write. On a cluster, redis-py can pipeline EVAL, but not scripts. Redis compiles EVAL once.
+# Script that writes a hash unless one of its fields has changed. Its arguments are: the number of fields to compare;
+# these fields, each with its expected text; the seconds after which the hash expires, or 0; and the fields and texts to
+# write. It is sent with EVAL, because redis-py can't send a stored script in a pipeline to a cluster. Redis compiles
+# the script only once.
 _SWAP = """
 local at = 2 * ARGV[1] + 2
 for i = 2, at - 1, 2 do
@@ -39,7 +44,15 @@ Swap = tuple[bytes, Mapping[Any, bytes | None], Mapping[Any, bytes]]
 
 
 def swap(client: Any, rows: Sequence[Swap], seconds: int) -> list[bool]:
-    """Write hashes in one round trip, each unless a compared field has changed; returns which hashes were written."""
+    """Write hashes in one round trip. A hash is not written if a field has changed since it was read.
+
+    Args:
+        rows: For each hash: its key, the fields as they were read, and the fields to write.
+        seconds: The hash expires after this time; 0 means never.
+
+    Returns:
+        For each hash, whether it was written.
+    """
     with client.pipeline(transaction=False) as pipe:
         for key, read, new in rows:
             compared = [part for field, text in read.items() for part in (field, text or b"")]
@@ -49,7 +62,7 @@ def swap(client: Any, rows: Sequence[Swap], seconds: int) -> list[bool]:
 
 
 class Store:
-    """Packed histories and notes in Redis; threads may share it."""
+    """User histories and notes of the feed in Redis. Several threads may use one instance."""
 
     def __init__(self, config: RepoConfig, view: FeatureView) -> None:
         self._config = config
@@ -58,7 +71,7 @@ class Store:
         self._is_cluster = config.online_store.redis_type == "redis_cluster"
 
     def read(self, users: Sequence[str]) -> list[bytes | None]:
-        """Return the stored value of each user."""
+        """Return the packed history of each user, or None for a user without a history."""
         with self._client.pipeline(transaction=False) as pipe:
             for user in users:
                 pipe.hget(_key(self._config, user), self._field)
@@ -66,7 +79,15 @@ class Store:
         return [Value.FromString(value).bytes_val if value else None for value in values]
 
     def swap(self, rows: Sequence[tuple[str, bytes | None, bytes, float]]) -> list[bool]:
-        """Store values, each unless it has changed since it was read; returns which values were stored."""
+        """Store the new histories of users. A history is not stored if it has changed since it was read.
+
+        Args:
+            rows: For each user: the id, the history that was read, the new history, and the time of its newest
+                touchpoint in microseconds since 1970.
+
+        Returns:
+            For each user, whether the new history was stored.
+        """
         swaps: list[Swap] = []
         for user, old, new, newest in rows:
             read = None if old is None else Value(bytes_val=old).SerializeToString()
@@ -76,7 +97,11 @@ class Store:
         return swap(self._client, swaps, self._config.online_store.key_ttl_seconds or 0)
 
     def note(self, rows: Sequence[tuple[str, str, str, bool]]) -> None:
-        """Store notes (name, field, text, whether to replace an earlier text) for a day."""
+        """Store notes of the feed for a day, such as the user of a decision.
+
+        Args:
+            rows: For each note: its name, its field, its text, and whether it replaces an earlier text.
+        """
         with self._client.pipeline(transaction=False) as pipe:
             for name, field, text, replace in rows:
                 (pipe.hset if replace else pipe.hsetnx)(NOTES + name, field, text)
@@ -84,21 +109,24 @@ class Store:
             pipe.execute()
 
     def noted(self, places: Sequence[tuple[str, str]]) -> list[str | None]:
-        """Return the text for each name and field."""
+        """Return the text of the note for each pair of name and field, or None if there is no such note."""
         with self._client.pipeline(transaction=False) as pipe:
             for name, field in places:
                 pipe.hget(NOTES + name, field)
             return [text and text.decode() for text in pipe.execute()]
 
     def notes_of(self, names: Sequence[str]) -> list[dict[str, str]]:
-        """Return the fields and texts of each name."""
+        """Return all notes under each name, as field -> text."""
         with self._client.pipeline(transaction=False) as pipe:
             for name in names:
                 pipe.hgetall(NOTES + name)
             return [{f.decode(): text.decode() for f, text in found.items()} for found in pipe.execute()]
 
     def memory(self) -> tuple[int, int] | None:
-        """Return used bytes and the limit, for the fullest node of a cluster; None if there is no limit."""
+        """Return the used memory and the memory limit in bytes, or None if there is no limit.
+
+        In a cluster, the values are those of the fullest node.
+        """
         info = self._client.info("memory", **({"target_nodes": "primaries"} if self._is_cluster else {}))
         nodes = info.values() if self._is_cluster else [info]
         found = [(int(node["used_memory"]), int(node["maxmemory"])) for node in nodes]
@@ -110,11 +138,12 @@ class Store:
 
 
 def forget(config: RepoConfig, users: Collection[str]) -> int:
-    """Remove all views of users, and the feed's notes of their decisions; returns how many users had any."""
+    """Delete all features of users, and the feed's notes about their decisions. Returns how many users had features."""
     keys, named = [_key(config, user) for user in sorted(users)], {user.encode() for user in users}
     try:
         with closing(RedisOnlineStore()._get_client(config.online_store)) as client:
-            for name in client.scan_iter(f"{NOTES}*", count=_AT_ONCE) if users else ():  # on all nodes
+            # searches all nodes of a cluster
+            for name in client.scan_iter(f"{NOTES}*", count=_AT_ONCE) if users else ():
                 if theirs := [field for field, user in client.hgetall(name).items() if user in named]:
                     client.hdel(name, *theirs)
             batches = (keys[start : start + _AT_ONCE] for start in range(0, len(keys), _AT_ONCE))

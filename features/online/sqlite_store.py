@@ -1,4 +1,8 @@
-"""Packed histories in Feast's SQLite store: Feast's own read and write, in one write transaction."""
+"""Stores packed histories of users in Feast's online store on SQLite.
+
+Feast's own functions read and write the store, inside one write transaction, so that no other process can write in
+between.
+"""
 
 import itertools
 import sqlite3
@@ -19,16 +23,17 @@ from features.online.history import NOTED_SECONDS, HistoryError
 from mtorl.runtime.sqlite_times import read_times_by
 from mtorl.window.window import PACKED
 
-_NOTES = "mtorl_feed"  # table of the feed's notes
+_NOTES = "mtorl_feed"  # table with the notes of the feed
 _SCHEMA = (
     f"CREATE TABLE IF NOT EXISTS {_NOTES} (name TEXT, field TEXT, text TEXT, ends REAL, PRIMARY KEY (name, field))"
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_BUSY_TIMEOUT_MS = 10_000  # how long to wait for writers in other processes
+# How long to wait until another process has finished writing, in milliseconds.
+_BUSY_TIMEOUT_MS = 10_000
 
 
 class Store:
-    """Packed histories and notes in a SQLite file; threads may share it."""
+    """User histories and notes of the feed in a SQLite file. Several threads may use one instance."""
 
     def __init__(self, config: RepoConfig, view: FeatureView) -> None:
         self._config, self._view = config, view
@@ -36,18 +41,29 @@ class Store:
         self._store = SqliteOnlineStore()
         self._connection = self._store._get_conn(config)
         self._connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
-        self._connection.execute("PRAGMA journal_mode = WAL")  # readers are not blocked by a writer
-        # Commits survive a crash of the process. A crash of the host may lose the last commits, but never the file.
+        # In this mode, a process can read while another one writes.
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        # A commit survives a crash of the process. If the machine crashes, the last commits may be lost, but the file
+        # stays valid.
         self._connection.execute("PRAGMA synchronous = NORMAL")
-        self._lock = threading.Lock()  # threads share the connection and its transactions
+        # All threads share one connection, so only one of them may have a transaction open.
+        self._lock = threading.Lock()
 
     def read(self, users: Sequence[str]) -> list[bytes | None]:
-        """Return the stored value of each user."""
+        """Return the packed history of each user, or None for a user without a history."""
         with self._lock:
             return self._stored(users)
 
     def swap(self, rows: Sequence[tuple[str, bytes | None, bytes, float]]) -> list[bool]:
-        """Store values, each unless it has changed since it was read; returns which values were stored."""
+        """Store the new histories of users. A history is not stored if it has changed since it was read.
+
+        Args:
+            rows: For each user: the id, the history that was read, the new history, and the time of its newest
+                touchpoint in microseconds since 1970.
+
+        Returns:
+            For each user, whether the new history was stored.
+        """
         if not rows:
             return []
         with self._transaction():
@@ -58,11 +74,15 @@ class Store:
                 (_key(user), {PACKED: Value(bytes_val=new)}, _EPOCH + timedelta(microseconds=newest), now)
                 for user, _, new, newest in itertools.compress(rows, same)
             ]
-            self._store.online_write_batch(self._config, self._view, written, None)  # commits
+            self._store.online_write_batch(self._config, self._view, written, None)  # commits the transaction
             return same
 
     def note(self, rows: Sequence[tuple[str, str, str, bool]]) -> None:
-        """Store notes (name, field, text, whether to replace an earlier text) for a day."""
+        """Store notes of the feed for a day, such as the user of a decision.
+
+        Args:
+            rows: For each note: its name, its field, its text, and whether it replaces an earlier text.
+        """
         if not rows:
             return
         with self._transaction() as db:
@@ -74,12 +94,12 @@ class Store:
             db.commit()
 
     def noted(self, places: Sequence[tuple[str, str]]) -> list[str | None]:
-        """Return the text for each name and field."""
+        """Return the text of the note for each pair of name and field, or None if there is no such note."""
         found = self.notes_of([name for name, _ in places])
         return [notes.get(field) for notes, (_, field) in zip(found, places, strict=True)]
 
     def notes_of(self, names: Sequence[str]) -> list[dict[str, str]]:
-        """Return the fields and texts of each name."""
+        """Return all notes under each name, as field -> text."""
         with self._lock:
             self._connection.execute(_SCHEMA)
             query = f"SELECT field, text FROM {_NOTES} WHERE name = ?"
@@ -103,11 +123,11 @@ class Store:
             try:
                 yield self._connection
             finally:
-                self._connection.rollback()  # no effect after a commit
+                self._connection.rollback()  # does nothing after a commit
 
 
 def forget(config: RepoConfig, users: Collection[str]) -> int:
-    """Remove all views of users, and the feed's notes of their decisions; returns how many users had any."""
+    """Delete all features of users, and the feed's notes about their decisions. Returns how many users had features."""
     path = Path(config.repo_path or ".") / config.online_store.path
     if not path.exists():
         return 0
@@ -115,7 +135,7 @@ def forget(config: RepoConfig, users: Collection[str]) -> int:
     keys = [(serialize_entity_key(_key(user), entity_key_serialization_version=version),) for user in users]
     try:
         with closing(sqlite3.connect(path, timeout=_BUSY_TIMEOUT_MS / 1000, isolation_level=None)) as db:
-            db.execute("PRAGMA secure_delete = ON")  # overwrites deleted data
+            db.execute("PRAGMA secure_delete = ON")  # overwrites deleted rows with zeros
             db.execute("BEGIN IMMEDIATE")
             db.execute(_SCHEMA)
             db.executemany(f"DELETE FROM {_NOTES} WHERE text = ?", [(user,) for user in users])
@@ -126,7 +146,8 @@ def forget(config: RepoConfig, users: Collection[str]) -> int:
                 deleted = f'DELETE FROM "{table}" WHERE entity_key = ?'
                 found |= {key for key in keys if db.execute(deleted, key).rowcount}
             db.execute("COMMIT")
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the write-ahead log still contains the old pages
+            # Empty the write-ahead log, because it still contains the deleted rows.
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     except sqlite3.Error as error:
         raise HistoryError(f"{path}: {error}") from None
     return len(found)

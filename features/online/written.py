@@ -1,7 +1,7 @@
-"""Records the source of the online store's content in a key of the store, so emptying the store removes the record.
+"""Records from which log the online store was last written, in a key of the store itself.
 
-A job can thus check every minute whether the log is newer or the store was emptied. The check avoids importing Feast or
-an engine, which takes seconds.
+A job can then check every minute whether the log is newer. If the store is emptied, the record is lost with it, so the
+job writes the store again. This module does not import Feast or an engine, because that takes seconds.
 """
 
 import hashlib
@@ -20,23 +20,35 @@ from mtorl.log.touchpoints import LogError
 
 
 class StoreEmptied(Exception):
-    """Raised if the store lost rows while it was being written."""
+    """Raised if the online store lost its content while it was being written."""
 
 
 @dataclass
 class Written:
-    """The source of the store's content, and the state from which the next run continues."""
+    """A record of the last write of the online store.
+
+    Attributes:
+        source: Digest of the log and the definitions from which the store was written (`Repository.source`).
+        definitions: Digest of the definitions alone (`Repository.definitions`).
+        at: When writing began, in seconds since 1970.
+        uploaded: When the newest counted file was uploaded to the lake; "" if there was none.
+        until, rows: The values of the same names in `features.offline.store.Materialized`.
+    """
 
     source: str
     definitions: str
-    at: float  # start of writing, seconds since 1970
-    uploaded: str = ""  # time of the newest upload to the lake; empty if there is none
-    until: int = 0  # this and `rows` are those of `features.offline.store.Materialized`
+    at: float
+    uploaded: str = ""
+    until: int = 0
     rows: int = -1
 
 
 class Repository:
-    """Settings of feature_store.yaml, read without Feast; `registry` is its file, or None if not a local file."""
+    """The settings of a repository's feature_store.yaml, read without importing Feast.
+
+    Attributes:
+        registry: Path of the registry, or None if it is not a local file.
+    """
 
     def __init__(self, repo: Path) -> None:
         settings = yaml.safe_load(os.path.expandvars((repo / "feature_store.yaml").read_text()))
@@ -47,9 +59,13 @@ class Repository:
         self.registry = None if "://" in path or not path else repo / path
 
     def source(self, log: Path, spec: DatasetSpec, decisions: str = "") -> str:
-        """Return a digest of the log, the registry, the data set and `decisions`, which identifies the added decisions.
+        """Return a digest of all inputs of the online store. If the digest changes, the store is out of date.
 
-        Raises a `LogError` if there is no log or no registry.
+        Args:
+            decisions: Identifies the decisions that are added to the log.
+
+        Raises:
+            LogError: The log or the registry does not exist yet.
         """
         if self.registry is not None and not self.registry.exists():
             raise LogError(f"no feature registry yet at {self.registry}: run mtorl-bootstrap (docs/cluster.md)")
@@ -59,18 +75,22 @@ class Repository:
         return _digest(_states(files), self.definitions(spec), decisions)
 
     def definitions(self, spec: DatasetSpec) -> str:
-        """Return a digest of the registry and the data set."""
+        """Return a digest of the registry and the data set description."""
         return _digest(_states([self.registry] if self.registry else []), spec.model_dump(mode="json"))
 
     def written(self) -> Written | None:
-        """Return the source of the store's content; None if the store is empty or is not Redis."""
+        """Return the record of the last write. None if the store is empty, or is not on Redis."""
         client = self._client()
         text = client.get(self._key) if client else None
         return Written(**json.loads(text)) if text else None
 
     @contextmanager
     def writing(self, written: Written, before: Written | None = None) -> Iterator[None]:
-        """Record `written` after the block, or `before` if it fails; raises `StoreEmptied` if the store lost rows."""
+        """Record `written` in the online store after the block. If the block fails, `before` remains recorded.
+
+        Raises:
+            StoreEmptied: The record of `before` disappeared during the block, so other content was lost too.
+        """
         client = self._client()
         if client:
             client.set(self._key, json.dumps(asdict(replace(before or Written("", "", 0.0), source=""))))
@@ -81,7 +101,7 @@ class Repository:
             )
 
     def _client(self) -> Any:
-        """Return a client for a Redis server or cluster; None if the store is not Redis."""
+        """Return a client for the Redis server or cluster of the online store. None if the store is not on Redis."""
         kind = self._online.get("redis_type", "redis")
         if self._online.get("type") != "redis" or kind not in ("redis", "redis_cluster"):
             return None
@@ -93,7 +113,7 @@ class Repository:
         nodes = [(host, int(port or 6379)) for host, _, port in places]
         values: dict[str, Any] = dict(part.split("=", 1) for part in parts if "=" in part)
         for name in values.keys() - {"username", "password"}:
-            values[name] = yaml.safe_load(values[name])  # parsed as Feast does
+            values[name] = yaml.safe_load(values[name])  # parsed as in Feast
         values["decode_responses"] = True
         if kind == "redis_cluster":
             return RedisCluster(startup_nodes=[ClusterNode(*node) for node in nodes], **values)

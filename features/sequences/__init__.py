@@ -1,5 +1,5 @@
-"""Causal sequences: clean touchpoints, sorted and sharded, from which training windows are cut.
+"""Sorts the touchpoints of each user by time and writes them in shards, from which training cuts its windows.
 
-Reading order: `builder.py` (removes duplicate touchpoints, orders them strictly and writes them as steps),
-`manifest.py` (counts and checksums of the written steps).
+Reading order: `builder.py` (removes duplicates, sorts the touchpoints and writes them), `manifest.py` (counts and
+checksums of the written files).
 """

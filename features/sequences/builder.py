@@ -1,22 +1,23 @@
-"""Builds sorted, sharded steps from a touchpoint log; any causal window can be cut from them.
+"""Writes the touchpoints of a log as steps: sorted by user and time, in shards. Training cuts its windows from them.
 
     with open_engine() as engine:                                     # ENGINE=duckdb | spark: equal rows
         manifest = build(engine, "touchpoints.parquet", spec, "windows")
 
-Windows overlap, so they are not stored one by one. Instead, all rows of a user are adjacent and sorted by time: the
-window of a touchpoint is the n rows above it, cut where the journey began. `step` numbers the touchpoints of a journey
-from 0. A pause longer than `spec.journey_gap_days` ends a journey (`mtorl.window.history` applies the same rule).
+Windows overlap, so storing each one would repeat most rows. Instead, the rows of a user are stored once, sorted by
+time. The window of a touchpoint is the n rows above it, cut where its journey began. `step` numbers the touchpoints of
+a journey from 0. A journey ends with a pause longer than `spec.journey_gap_days` (`mtorl.window.history` applies the
+same rule).
 
-A log ingested by this package is clean; the build checks this on its output. A log from elsewhere is cleaned:
+A log that this package has ingested is clean. The build relies on this, and checks its output. Other logs are cleaned:
 
-1. If a touchpoint is repeated (see `SAME_TOUCHPOINT`), the row that arrived first stays.
-2. Touchpoints of a user at the same time are moved one microsecond apart, so that "before" is defined. They are ordered
-  by campaign, channel, arrival and then the other columns, so the result is deterministic.
-3. A user with more than `spec.max_touchpoints` is a bot, and only the first touchpoints stay. Which ones are first does
-  not depend on later rows, so the future can't leak in. Late rows are the exception: they count at the time when they
-  happened, and may move a touchpoint of the same time by a microsecond.
+1. If a touchpoint is repeated (see `SAME_TOUCHPOINT`), only the row that arrived first is kept.
+2. Touchpoints of a user at the same time are moved one microsecond apart, so that their order is defined. They are
+  ordered by campaign, channel, arrival and then the other columns, so that the result is always the same.
+3. A user with more than `spec.max_touchpoints` is probably a bot, and only the first touchpoints are kept. These do not
+  depend on later rows, so no information from the future is used. Rows that arrived late are an exception: they count
+  at the time when they happened.
 
-No value in a row depends on a later row. `step` also counts earlier touchpoints that arrived late, and is not a
+No value in a row depends on a later row. `step` also counts earlier touchpoints that arrived late, so it is not a
 feature.
 """
 
@@ -48,10 +49,13 @@ _UTC = dt.Timestamp(timezone="UTC", scale=6)
 
 
 def clean_touchpoints(log: ibis.Table, spec: DatasetSpec, clean: bool | None = None) -> ibis.Table:
-    """Clean the touchpoints of a canonical log; `clean` skips this, and None checks first whether the log is clean.
+    """Return the touchpoints of a log without duplicates and without ties in time.
 
-    Adds `known` to the columns of `canonical`: the time from which a row may be used, which is the later one of its own
-    time and its arrival, if recorded.
+    The result has the columns of `canonical`, and `known`: the time from which a row may be used. This is the later of
+    its own time and its arrival.
+
+    Args:
+        clean: True skips cleaning, because the log is known to be clean. None checks whether the log is clean.
     """
     rows = canonical(log, spec)
     if is_clean(rows, spec) if clean is None else clean:
@@ -60,7 +64,7 @@ def clean_touchpoints(log: ibis.Table, spec: DatasetSpec, clean: bool | None = N
 
 
 def kept(marked: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Return the rows to keep, given the output of `marked`."""
+    """Return the rows that remain after cleaning, given the output of `marked`."""
     rows = marked.filter(~marked._repeated, marked._place <= spec.max_touchpoints)
     return _known(rows.mutate(timestamp=rows._time).drop("_repeated", "_place", "_time"))
 
@@ -71,7 +75,10 @@ def _known(rows: ibis.Table) -> ibis.Table:
 
 
 def is_clean(log: ibis.Table, spec: DatasetSpec) -> bool:
-    """Return whether no touchpoint has to be dropped or moved."""
+    """Return True if a log needs no cleaning.
+
+    It then has no two rows with the same user and time, and no user with too many rows.
+    """
     moments = log.group_by("user_id", "timestamp").aggregate(rows=log.count())
     users = moments.group_by("user_id").aggregate(rows=moments.rows.sum(), ties=moments.rows.max())
     most = users.aggregate(rows=users.rows.max(), ties=users.ties.max()).to_pyarrow().to_pylist()[0]
@@ -79,7 +86,7 @@ def is_clean(log: ibis.Table, spec: DatasetSpec) -> bool:
 
 
 def cleaned(marked: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Count the rows that `kept` drops and moves."""
+    """Count how many rows `kept` drops and moves, by reason."""
     first = ~marked._repeated
     beyond = marked._place > spec.max_touchpoints
     counts = {
@@ -92,7 +99,7 @@ def cleaned(marked: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
 
 def canonical(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Return the columns of a log in canonical order and types, without other columns."""
+    """Return the canonical columns of a log, in the canonical order and with the canonical types."""
     times = tuple(spec.outcome_times.values())
     if missing := [name for name in (*spec.log_columns, *times) if name not in log.columns]:
         raise LogError(f"the log lacks {', '.join(missing)}. Run `mtorl data validate`")
@@ -104,22 +111,26 @@ def canonical(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
 
 def strictly_increasing(micros: ibis.Value, place: ibis.Value, so_far: Any) -> ibis.Value:
-    """Return the earliest strictly increasing times that are not before the given times.
+    """Return the earliest times that increase strictly and are not before the given times.
 
-    The formula is max over j <= i of t_j + (i - j), so touchpoints of a user at the same time end up 1 us apart.
-    `place` numbers the rows of a user, and `so_far` is the SQL window from the user's first row to the current one.
+    Touchpoints of a user at the same time are thus moved 1 us apart. The formula is max over j <= i of t_j + (i - j).
+
+    Args:
+        micros: The given times in microseconds.
+        place: Number of a row among the user's rows.
+        so_far: SQL window from the user's first row to the current row.
     """
     return place + (micros - place).max().over(so_far)
 
 
 def marked(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Mark the rows of a canonical log.
+    """Add three columns that tell what cleaning does with each row.
 
-    `_repeated`: whether a row repeats an earlier one. `_place`: the row's number among the user's rows that are not
-    repeated, from 1. `_time`: the row's time without ties.
+    `_repeated`: true if the row repeats an earlier row. `_place`: the row's number, from 1, among the user's rows that
+    are not repeated. `_time`: the row's time, moved if another row of the user has the same time.
     """
     first = list(SAME_TOUCHPOINT[1:])
-    # A row without an arrival time was known at its own time.
+    # A row without an arrival time counts as known from its own time on.
     arrival = [ibis.coalesce(log[CREATED], log.timestamp)] if CREATED in log.columns else []
     order = [*first, *arrival, *(name for name in log.columns if name not in ("user_id", *first))]
     in_order = ibis.window(group_by="user_id", order_by=order)
@@ -127,7 +138,8 @@ def marked(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     same = log.timestamp == log.timestamp.lag().over(in_order)
     for name in SAME_TOUCHPOINT[2:]:
         same &= log[name].identical_to(log[name].lag().over(in_order))
-    # The row number orders rows that are equal in all columns, so all windows below agree, and speeds up sorting.
+    # Number the rows of each user, so that even rows that are equal in all columns have an order. All windows below use
+    # this order. Sorting by a number is also faster.
     rows = log.mutate(_repeated=same.fill_null(False), _turn=ibis.row_number().over(in_order))
     so_far = ibis.cumulative_window(group_by="user_id", order_by="_turn")
     rows = rows.mutate(_place=(~rows._repeated).cast("int64").sum().over(so_far))
@@ -136,23 +148,24 @@ def marked(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     return rows.mutate(_time=(moved > micros).ifelse(timestamp_micros(moved), rows.timestamp)).drop("_turn")
 
 
-ROWS_PER_SHARD = 250_000  # limits the memory for a shard to about 1 GB
+# With this many rows, a shard needs about 1 GB of memory.
+ROWS_PER_SHARD = 250_000
 
 
 def steps(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Number every clean touchpoint within its journey.
+    """Number the touchpoints of each journey from 0, in the column `step`.
 
-    Columns: user_id, timestamp, [created_timestamp], [collected], step (int32, from 0), the remaining columns of the
-    log, and the times of `spec.timed` outcomes. The rows are in no order.
+    Columns: user_id, timestamp, [created_timestamp], [collected], step (int32), the other columns of the log, and the
+    times of `spec.timed` outcomes. The rows are in no particular order.
     """
     window = ibis.window(group_by="user_id", order_by="timestamp")
     so_far = ibis.cumulative_window(group_by="user_id", order_by="timestamp")
 
-    # Times are numbers here, because calendar arithmetic is slow.
+    # Compute with numbers instead of times, because calendar arithmetic is slow.
     now = unix_micros(touchpoints.timestamp)
     goes_on = now - now.lag().over(window) <= journey_gap_us(spec)
     rows = touchpoints.mutate(_row=ibis.row_number().over(window), _goes_on=goes_on.fill_null(False))
-    # Each user's first value counts, null included, as in the feature view of static columns.
+    # The first value of each user counts, even if it is null, as in the feature view of static columns.
     static = {c.name: (rows._row == 0).ifelse(rows[c.name], None).max().over(so_far) for c in spec.static}
     begin = rows._goes_on.ifelse(ibis.null("int64"), rows._row).max().over(so_far)
     rows = rows.mutate(step=(rows._row - begin).cast("int32"), **static)
@@ -161,7 +174,10 @@ def steps(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
 
 def late_rows(touchpoints: ibis.Table) -> ibis.Table:
-    """Count the touchpoints that became known after a younger one of the same user; returns one row, `late_rows`."""
+    """Count the touchpoints that became known later than a younger touchpoint of the same user.
+
+    The result is a table with one row and the column `late_rows`.
+    """
     to_come = ibis.window(group_by="user_id", order_by="timestamp", following=(1, None))
     late = touchpoints.known > touchpoints.known.min().over(to_come)
     return touchpoints.select(late=late.fill_null(False).cast("int64")).aggregate(
@@ -172,9 +188,15 @@ def late_rows(touchpoints: ibis.Table) -> ibis.Table:
 def build(
     engine: Engine, log_path: Path | str, spec: DatasetSpec, out_dir: Path | str, log_fingerprint: str = ""
 ) -> Manifest:
-    """Write a folder of causal steps: steps/*.parquet, dataset.yaml and manifest.json; the folder appears atomically.
+    """Write the steps of a log to a folder: steps/*.parquet, dataset.yaml and manifest.json.
 
-    Cleans a log from elsewhere. Raises a `LogError` if the log has no rows, or lacks a column, a user or a time.
+    The folder appears only once it is complete. A log that is not clean is cleaned first.
+
+    Args:
+        log_fingerprint: Fingerprint of the log, to record in the manifest.
+
+    Raises:
+        LogError: The log has no rows, lacks a column, or has a row without a user or a time.
     """
     log = canonical(engine.read(log_path), spec)
     without_key = (log.user_id.isnull() | log.timestamp.isnull()).cast("int64")
@@ -187,7 +209,8 @@ def build(
     shards = math.ceil(size["rows"] / ROWS_PER_SHARD)
     with replacing(Path(out_dir)) as folder:
         try:
-            # Nearly all logs are clean. Checking the output avoids the extra pass of checking the log first.
+            # Nearly all logs are clean. So write the steps without cleaning and check the result, because checking the
+            # log first would take longer.
             progress.report(0, shards, f"{size['rows']:,} rows")
             surveys, counts = _write(engine, log, spec, folder, shards, clean=True)
         except _UncleanError:
@@ -203,7 +226,7 @@ def build(
 
 
 def build_windows(log: Path, windows: Path) -> None:
-    """Build the windows of a log folder with the engine in $ENGINE."""
+    """Write the steps of a log folder to `windows`, with the engine in $ENGINE, and link the opportunities there."""
     spec = DatasetSpec.load(log / DATASET_FILE)
     fingerprint = json.loads((log / INGEST_FILE).read_text())["fingerprint"]
     with open_engine() as engine:
@@ -212,19 +235,23 @@ def build_windows(log: Path, windows: Path) -> None:
 
 
 def take_opportunities(log: Path, windows: Path) -> None:
-    """Link the opportunities of a log folder into its windows folder, where training reads both."""
+    """Link the opportunities of a log folder into its windows folder, because training reads both from there."""
     if (log / OPPORTUNITIES_FILE).exists():
         link(log / OPPORTUNITIES_FILE, windows / OPPORTUNITIES_FILE)
 
 
 class _UncleanError(Exception):
-    """Raised if a log that was assumed to be clean is not."""
+    """Raised if the written steps show that the log was not clean."""
 
 
 def _write(
     engine: Engine, log: ibis.Table, spec: DatasetSpec, folder: Path, shards: int, clean: bool
 ) -> tuple[list[Survey], Counter[str]]:
-    """Write the shards; returns a survey of each shard, and the counts of cleaned rows."""
+    """Write the shards. Returns counts and digests of each shard, and the number of rows dropped or moved by cleaning.
+
+    Args:
+        clean: Whether to skip cleaning. If the log is not clean, an `_UncleanError` is raised.
+    """
     counts, scratch = Counter(dict.fromkeys(NOT_IN_ROWS, 0)), folder / ".marked"
 
     def prepare(part: ibis.Table) -> ibis.Table:
@@ -248,7 +275,8 @@ def _write(
                 _check(done.result(), spec)
         progress.report(len(surveys), shards, f"shard {len(surveys)} of {shards}")
 
-    with ThreadPoolExecutor(1) as pool:  # a shard is surveyed while the engine writes the next one
+    # Check a shard in a thread while the engine writes the next shard.
+    with ThreadPoolExecutor(1) as pool:
         engine.write_shards(log, prepare, folder / STEPS, shards, written)
         finished = [future.result() for future in surveys]
     remove(scratch)

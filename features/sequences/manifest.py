@@ -1,13 +1,13 @@
-"""Counts and checksums of a windows folder.
+"""Counts and checksums of a windows folder, stored in its manifest.json.
 
     manifest = Manifest.read("windows")
 
-The folder contains manifest.json, dataset.yaml and steps/part-00000.parquet, .... A shard contains all rows of its
-users, who are assigned by a hash of their id, and is sorted by user and time.
+The folder contains manifest.json, dataset.yaml and the shards steps/part-00000.parquet, and so on. A hash of the user
+id decides to which shard a user belongs. A shard has all rows of its users, sorted by user and time.
 
-`sha256` is the digest of a shard's file, which `mtorl.window.table` verifies. `content_sha256` is the digest of the
-rows: DuckDB and Spark write different bytes for equal rows, but equal content digests prove bit-identical rows in the
-same order.
+Each shard has the digest of its file in `sha256`, which `mtorl.window.table` verifies. `content_sha256` is a digest of
+all rows. DuckDB and Spark write different bytes for the same rows, so only this digest shows that both wrote
+bit-identical rows in the same order.
 """
 
 from __future__ import annotations
@@ -33,45 +33,58 @@ from mtorl.window.table import SCHEMA_VERSION
 
 FILE = "manifest.json"
 STEPS = "steps"
-NOT_IN_ROWS = ("late_rows", "dropped_duplicates", "moved_ties", "capped_users", "dropped_by_cap")  # counts
+# counts that cleaning provides
+NOT_IN_ROWS = ("late_rows", "dropped_duplicates", "moved_ties", "capped_users", "dropped_by_cap")
 _KEYS = ["user_id", "timestamp"]
 _BATCH = 128 * 1024  # rows
 
 
 class ManifestError(LogError):
-    """Raised if a folder has no readable manifest."""
+    """Raised if the manifest of a folder is missing or can't be read."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of steps."""
+    """One Parquet file of steps, with its counts and its digest."""
 
     file: str  # path inside the folder
     rows: int
     users: int
-    sha256: str  # of the file
+    sha256: str  # digest of the file
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Counts and checksums of a folder of causal steps."""
+    """Counts and checksums of the steps in a windows folder.
+
+    Attributes:
+        columns: Name -> Arrow type, in the order of the columns.
+        session_breaks: Number of pauses that ended a journey, which is `journeys - users`.
+        late_rows: Touchpoints that became known after a younger touchpoint of the same user.
+        dropped_duplicates: Touchpoints that repeat another one and were dropped.
+        moved_ties: Touchpoints that were moved in time, because another touchpoint of the user had the same time.
+        capped_users: Users with more than `max_touchpoints` touchpoints.
+        dropped_by_cap: Touchpoints of these users that were dropped.
+        content_sha256: Digest of all rows.
+        log_fingerprint: `mtorl.log.touchpoints.fingerprint` of the log; if this is unknown, `content_sha256`.
+    """
 
     dataset: str
     engine: str
-    columns: dict[str, str]  # name -> Arrow type, in order
+    columns: dict[str, str]
     rows: int
     users: int
     journeys: int
-    session_breaks: int  # pauses that ended a journey, equal to journeys - users
+    session_breaks: int
     one_touchpoint_users: int
-    late_rows: int  # touchpoints that became known after a younger touchpoint of the same user
+    late_rows: int
     dropped_duplicates: int
-    moved_ties: int  # touchpoints moved in time, because another touchpoint of the user had the same time
-    capped_users: int  # users with more than max_touchpoints
-    dropped_by_cap: int  # touchpoints of capped users
+    moved_ties: int
+    capped_users: int
+    dropped_by_cap: int
     shards: tuple[Shard, ...]
     content_sha256: str
-    log_fingerprint: str  # `mtorl.log.touchpoints.fingerprint` of the log, or `content_sha256` if unknown
+    log_fingerprint: str
     schema_version: int = SCHEMA_VERSION
 
     def write(self, folder: Path | str) -> None:
@@ -81,7 +94,11 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path | str) -> Manifest:
-        """Read manifest.json; raises a `ManifestError` if it is missing, invalid or of another version."""
+        """Read the manifest of a folder.
+
+        Raises:
+            ManifestError: The manifest is missing, invalid or of another version.
+        """
         path = Path(folder) / FILE
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
@@ -95,19 +112,29 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Survey:
-    """Counts and digests of one shard, found by reading it once."""
+    """Counts and digests of one shard, computed by reading the shard once.
+
+    Attributes:
+        longest_user: The largest number of touchpoints of one user.
+        in_order: Whether the rows are strictly sorted by user and time.
+        content: Digest of the rows.
+    """
 
     shard: Shard
     columns: dict[str, str]
     journeys: int
     one_touchpoint_users: int
-    longest_user: int  # most touchpoints of one user
-    in_order: bool  # whether the rows are strictly sorted by user and time
-    content: str  # digest of the rows
+    longest_user: int
+    in_order: bool
+    content: str
 
 
 def survey(path: Path, file: str) -> Survey:
-    """Read a shard of steps for its counts, digests and order; `file` is the shard's name in the manifest."""
+    """Read a shard, and compute its counts and digests and whether its rows are in order.
+
+    Args:
+        file: Path of the shard inside the windows folder, for the manifest.
+    """
     with pq.ParquetFile(path) as parquet, ThreadPoolExecutor() as pool:
         rows = parquet.read()
         digests = pool.map(_digest, rows.columns)
@@ -118,7 +145,7 @@ def survey(path: Path, file: str) -> Survey:
     same = pc.equal(user[1:], user[:-1])
     order = pc.if_else(same, pc.greater(time[1:], time[:-1]), pc.greater(user[1:], user[:-1]))
     begins = np.flatnonzero(~same.fill_null(False).to_numpy(False)) + 1
-    lengths = np.diff([0, *begins, len(rows)]) if len(rows) else np.zeros(0, int)  # touchpoints of each user
+    lengths = np.diff([0, *begins, len(rows)]) if len(rows) else np.zeros(0, int)  # number of touchpoints of each user
     return Survey(
         Shard(file, len(rows), len(lengths), sha256),
         {field.name: str(field.type) for field in rows.schema},
@@ -138,7 +165,11 @@ def _digest(column: pa.ChunkedArray) -> str:
 
 
 def manifest_of(surveys: Sequence[Survey], dataset: str, engine: str, log_fingerprint: str, **cleaned: int) -> Manifest:
-    """Combine the surveys of one or more shards; `cleaned` are the counts named in `NOT_IN_ROWS`."""
+    """Combine the surveys of all shards to a manifest.
+
+    Args:
+        cleaned: The counts named in `NOT_IN_ROWS`, which can't be computed from the written rows.
+    """
     content = hashlib.sha256("\n".join(each.content for each in surveys).encode()).hexdigest()
     users, journeys = sum(each.shard.users for each in surveys), sum(each.journeys for each in surveys)
     return Manifest(
@@ -158,9 +189,10 @@ def manifest_of(surveys: Sequence[Survey], dataset: str, engine: str, log_finger
 
 
 def rewrite_shards(folder: Path | str, change: Callable[[pa.Table], pa.Table]) -> int:
-    """Replace every shard by the result of `change`, atomically for the whole folder; returns the number of rows.
+    """Replace each shard by the result of `change`. All shards are replaced at once. Returns the number of rows.
 
-    `change` gets the rows of a shard and must return the same rows in the same order; other columns may change.
+    Args:
+        change: Receives the rows of a shard. It may change columns, but must return the same rows in the same order.
     """
 
     def same_rows(before: pa.Table) -> pa.Table:
@@ -174,7 +206,7 @@ def rewrite_shards(folder: Path | str, change: Callable[[pa.Table], pa.Table]) -
 
 
 def remove_users(folder: Path | str, users: Collection[str]) -> int:
-    """Remove users from every shard, atomically for the folder; returns the number of removed rows."""
+    """Remove users from all shards. All shards are replaced at once. Returns the number of removed rows."""
     folder, wanted = Path(folder), pa.array(sorted(users), pa.string())
     manifest = Manifest.read(folder)
     shards = (pq.read_table(folder / shard.file, columns=["user_id"]) for shard in manifest.shards)
@@ -184,7 +216,7 @@ def remove_users(folder: Path | str, users: Collection[str]) -> int:
     def without(rows: pa.Table) -> pa.Table:
         return rows.filter(pc.invert(pc.is_in(rows["user_id"], wanted)))
 
-    # No log is known to have exactly the remaining rows, so there is no log fingerprint.
+    # The fingerprint of the log is no longer valid, because the log has rows that were removed here.
     return manifest.rows - _replace_shards(folder, manifest, without, log_fingerprint="").rows
 
 

@@ -1,5 +1,5 @@
-"""Defines the Grafana dashboards as code; `python scripts/write_dashboards.py` writes their JSON.
+"""Defines the Grafana dashboards as Python code. `python scripts/write_dashboards.py` converts them to JSON.
 
-Reading order: limits.py (thresholds of the alerts), panels.py (one panel), board.py (a whole dashboard), then the
+Reading order: limits.py (thresholds of the alerts), panels.py (one panel), board.py (a whole dashboard), and then the
 dashboards: serving.py, decisions.py, experiment.py, budget.py, drift.py, pipelines.py.
 """

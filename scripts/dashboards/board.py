@@ -1,4 +1,4 @@
-"""Builds a dashboard with its variables, links, alerts, and panels in sections."""
+"""Builds a whole dashboard: its variables, links, alerts, and its panels, which are grouped into sections."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,19 +9,29 @@ from scripts.dashboards.panels import SOURCE, Column, Panel, link, override, pro
 REPOSITORY = "https://github.com/mtorl-kubeflow/mtorl-kubeflow/blob/main"
 TAG = "mtorl-kubeflow"
 _USUAL = {"includeAll": False, "auto": False, "auto_min": "10s", "auto_count": 30}
-# The operator exports the stage, routers export `enabled`. Without an operator, only routers know an experiment.
+# Metrics by which the dashboard finds the names of experiments: the operator exports `stage`, and routers export
+# `enabled`. Without an operator, only the routers know an experiment.
 _EXPERIMENTS = '{__name__=~"mtorl_experiment_(stage|enabled)", namespace="$namespace"}'
 
 
 class Board(NamedTuple):
-    """A dashboard."""
+    """The content of a dashboard.
 
-    name: str  # never changes, because URLs contain `mtorl-NAME`
-    description: str  # the question that the dashboard answers
-    period: str  # initial time range, such as 6h
-    alerts: Sequence[str]  # labels of the dashboard's alerts, listed in a table after the first section's numbers
-    sections: Mapping[str, Sequence[Panel]]  # panels by section title; the first section, an overview, has no title
-    experiment: bool = False  # whether the dashboard has a variable that selects one experiment
+    Attributes:
+        name: Name in URLs (`mtorl-NAME`), which must never change.
+        description: The question that the dashboard answers.
+        period: Time range that is shown at first, such as 6h.
+        alerts: Labels to show in the table of alerts, which follows the numbers of the first section.
+        sections: Panels by title of their section; the first section is an overview and has no title.
+        experiment: Whether the reader can select one experiment.
+    """
+
+    name: str
+    description: str
+    period: str
+    alerts: Sequence[str]
+    sections: Mapping[str, Sequence[Panel]]
+    experiment: bool = False
 
     @property
     def uid(self) -> str:
@@ -30,12 +40,15 @@ class Board(NamedTuple):
 
 
 def or_nothing(expr: str) -> str:
-    """Return a query whose result is 0 instead of empty, if there is nothing to count but a router exports metrics."""
+    """Return a query that yields 0, and not an empty result, if there is nothing to count.
+
+    The result is still empty if no router exports metrics, because then the number is unknown.
+    """
     return f"{expr} or 0 * max(mtorl_ready{{NS}})"
 
 
 def document(board: Board) -> dict[str, Any]:
-    """Build the dashboard's JSON for Grafana."""
+    """Build the JSON document of a dashboard for Grafana."""
     source = {"type": "datasource", "name": "datasource", "label": "Prometheus", "skipUrlSync": False}
     variables = [
         {**source, "query": "prometheus", "multi": False, "allowCustomValue": True, **_USUAL},
@@ -68,9 +81,10 @@ def document(board: Board) -> dict[str, Any]:
 
 
 def _placed(board: Board) -> list[Panel]:
-    """Lay out the panels of all sections from left to right, and number them."""
+    """Arrange the panels of all sections from left to right and from top to bottom, and number them."""
     placed: list[Panel] = []
-    x = y = below = 0  # position of the next panel, and y of the next line of panels
+    # `x` and `y` are the position of the next panel, and `below` is the y of the next line.
+    x = y = below = 0
     for title, panels in board.sections.items():
         if title:
             panels = [{"type": "row", "collapsed": False, "id": 0, "panels": [], "title": title}, *panels]
@@ -79,7 +93,7 @@ def _placed(board: Board) -> list[Panel]:
         numbers = sum(panel["type"] == "stat" for panel in panels)
         for panel in panels:
             size = {"h": 1, "w": 24} if panel["type"] == "row" else panel["gridPos"]
-            if panel["type"] == "stat":  # a section's numbers together fill one line
+            if panel["type"] == "stat":  # the numbers of a section share one line
                 size = {**size, "w": 24 // numbers}
             if x + size["w"] > 24:
                 x, y = 0, below
@@ -90,7 +104,7 @@ def _placed(board: Board) -> list[Panel]:
 
 
 def _with_alerts(board: Board, panels: Sequence[Panel]) -> list[Panel]:
-    """Add the number of firing alerts after a section's numbers, and then a table of the alerts."""
+    """Add the number of firing alerts to the numbers of a section, and after them a table of the alerts."""
     numbers = [panel for panel in panels if panel["type"] == "stat"]
     names, by = _names(board), ["alertname", "severity", "alertstate", *board.alerts]
     count = stat(

@@ -1,4 +1,4 @@
-"""Budget dashboard: is spend below the cap and on plan, and what does an exposure cost?"""
+"""The budget dashboard: is spend below the limit and on plan, and what does an exposure cost?"""
 
 from functools import partial
 
@@ -14,12 +14,18 @@ _money = partial(lines, axis="currency units")
 
 
 def _of_accounts(what: str, labels: str = "experiment, arm, period", which: str = "NS") -> str:
-    """Query a figure of the accounts. `max`, because all routers that share a ledger export the same values."""
+    """Query a figure of each budget account.
+
+    All routers that share a ledger export the same values, so the query takes their maximum.
+    """
     return f"max by ({labels}) ({what.replace('NS', which)})"
 
 
 def _spend(which: str, labels: str = "experiment, arm") -> str:
-    """Query the spend of the last hour in currency units. `increase` handles the reset to 0 at a new period."""
+    """Query the spend of the last hour in currency units.
+
+    `increase` is right even if a new period resets the spend to 0.
+    """
     return f"max by ({labels}) (increase(mtorl_budget_spent{{NS{which}}}[1h]))"
 
 

@@ -1,4 +1,4 @@
-"""Decisions dashboard: do requests arrive, which decisions are made, and which outcomes follow?"""
+"""The decisions dashboard: do requests arrive, which decisions are made, and which outcomes follow?"""
 
 from scripts.dashboards.board import Board
 from scripts.dashboards.panels import lines, rates, share, shares, stat
@@ -9,7 +9,7 @@ _FOUND = """sum(rate(mtorl_features_total{NS, found="yes"}[5m])) / sum(rate(mtor
 
 
 def _shares(window: str) -> str:
-    """Query the share of each channel among an arm's random draws between several channels."""
+    """Query the share of each channel in the decisions in which an arm drew between several channels."""
     drawn = f"(increase(mtorl_drawn_channels_total{{NS}}[{window}]))"
     return f"""sum by (experiment, arm, channel) {drawn}
         / on (experiment, arm) group_left () sum by (experiment, arm) {drawn}"""

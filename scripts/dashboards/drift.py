@@ -1,4 +1,4 @@
-"""Drift dashboard: the monitor's findings of the last days, their cost, and the health of the monitor."""
+"""The drift dashboard: the monitor's findings of the last days, their cost, and whether the monitor works."""
 
 from scripts.dashboards.board import Board, or_nothing
 from scripts.dashboards.limits import color_of
@@ -10,7 +10,10 @@ _STANDS = f"and on (namespace, {_BY}) mtorl_monitor_alarm{{NS}} == 1"
 
 
 def _of_alarms(what: str) -> str:
-    """Query a figure of each measure with an alarm. Missing figures become NaN, which keeps the column in the table."""
+    """Query a figure of each measure that has an alarm.
+
+    A missing figure becomes NaN, so that its column stays in the table.
+    """
     return f"max by ({_BY}) ({what}{{NS}} {_STANDS}) or max by ({_BY}) (mtorl_monitor_alarm{{NS}} == 1) * NaN"
 
 
@@ -20,7 +23,7 @@ def _count(title: str, kind: str, alert: str, description: str) -> Panel:
 
 
 def _measures(title: str, description: str, which: str, legend: str, width: int = 12) -> Panel:
-    """Build a panel with the values of measures, and the values expected from earlier days."""
+    """Build a panel that shows the values of measures, and the values that the monitor expects from earlier days."""
     return lines(
         title,
         f"{description} Expected: the value predicted from earlier days.",

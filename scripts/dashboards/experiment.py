@@ -1,4 +1,4 @@
-"""Experiment dashboard: what are the stage and the verdict, is there harm, must a person act?"""
+"""The experiment dashboard: what are the stage and the verdict, is there harm, must a person act?"""
 
 from scripts.dashboards.board import Board
 from scripts.dashboards.panels import Column, duration, lines, rows, shares, stat, states

@@ -1,9 +1,9 @@
-"""Reads the alerts' limits, runbooks and dashboards from the alert rules.
+"""Reads thresholds, runbooks and dashboards of alerts from the file with the alert rules.
 
     limit("MtorlFallbackRatioHigh")     # Limit(value=0.05, above=True, color="orange")
     alerts_of("mtorl-budget")           # the alerts whose annotation dashboard_url links to this dashboard
 
-A dashboard therefore always shows the threshold of its alert rule.
+A dashboard can therefore not show another threshold than its alert has.
 """
 
 import functools
@@ -16,11 +16,12 @@ import yaml
 
 RULES = Path(__file__).parents[2] / "manifests" / "base" / "monitoring" / "rules.yaml"
 COLORS = {"critical": "red", "warning": "orange", "info": "blue"}
-_COMPARED = r"([<>])=? (\d[\d.]*(?: \* \d[\d.]*)*)(?![\d.])"  # operator, then a number or a product
+# A comparison operator, followed by a number or a product of numbers.
+_COMPARED = r"([<>])=? (\d[\d.]*(?: \* \d[\d.]*)*)(?![\d.])"
 
 
 class Limit(NamedTuple):
-    """The limit of an alert, which fires above or below it."""
+    """The threshold of an alert. The alert fires above the threshold or below it."""
 
     value: float
     above: bool
@@ -29,7 +30,10 @@ class Limit(NamedTuple):
 
 @functools.cache
 def rules() -> dict[str, dict[str, Any]]:
-    """Return the alert rules by name. If an alert has several severities, the first rule has the highest one."""
+    """Return the alert rules by name.
+
+    If an alert has rules of several severities, only the first one is returned, which has the highest severity.
+    """
     groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["spec"]["groups"]
     found: dict[str, dict[str, Any]] = {}
     for rule in (rule for group in groups for rule in group["rules"]):
@@ -38,7 +42,7 @@ def rules() -> dict[str, dict[str, Any]]:
 
 
 def limit(alert: str) -> Limit:
-    """Return the limit of an alert: the last non-zero number in its rule that follows a comparison operator."""
+    """Return the threshold of an alert: the last number in its rule that follows < or > and is not 0."""
     compared = re.findall(_COMPARED, rules()[alert]["expr"])
     found = [(sign, math.prod(map(float, number.split(" * ")))) for sign, number in compared]
     sign, value = [one for one in found if one[1] != 0][-1]
@@ -46,7 +50,7 @@ def limit(alert: str) -> Limit:
 
 
 def color_of(alert: str) -> str:
-    """Return the color of an alert's severity."""
+    """Return the color that belongs to the severity of an alert."""
     return COLORS[rules()[alert]["labels"]["severity"]]
 
 

@@ -2,13 +2,13 @@
 
     stat("Decisions", "Requests a second.", "sum(rate(mtorl_decisions_total{NS}[5m]))", unit="reqps")
 
-In a query, `{NS` stands for the selected namespace, and `EXP` for the selected experiment. All panels have a title and
-a description. Widths are in 24ths of the page. Several panels share these parameters:
+In a query, `{NS` stands for the selected namespace, and `EXP` for the selected experiment. Each panel has a title and a
+description. Widths are in 24ths of the page. Several functions have these parameters:
 
-    legend  name of a query's series
-    limit   name of an alert, whose limit colors the number or is drawn as a line
-    texts   value -> the text shown instead of the value, and its color
-    empty   text shown if there is no data
+    legend  name of each line or number of a query
+    limit   name of an alert; its threshold colors the number, or is drawn as a line
+    texts   for some values, the text to show instead of the value, and its color
+    empty   text to show if there are no data
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ _COLORED = {"id": "custom.cellOptions", "value": {"type": "color-text"}}
 
 
 class Column(NamedTuple):
-    """A table column with the values of a query."""
+    """A column of a table, with the values of one query."""
 
     title: str
     expr: str
@@ -39,7 +39,7 @@ class Column(NamedTuple):
 
 
 def promql(expr: str) -> str:
-    """Insert the dashboard's variables into a query."""
+    """Replace the abbreviations NS and EXP in a query by the variables of the dashboard."""
     written = expr.replace("{NS", '{namespace="$namespace"').replace("EXP", 'experiment="$experiment"')
     return " ".join(written.split())
 
@@ -63,17 +63,18 @@ def stat(
     named: bool = False,
     empty: str = "no data",
 ) -> Panel:
-    """Build a panel with the current number of a query, or one number for each series.
+    """Build a panel with the current result of a query: one number, or one number for each series.
 
     Args:
-        bad: Colors by the values at which they begin, instead of a limit.
+        bad: Colors of the number, by the values at which they begin; used instead of `limit`.
         named: Show the names of the series instead of their values.
     """
     options = {"graphMode": "none", "colorMode": "value", "justifyMode": "auto"}
     options |= {"textMode": "name" if named else "auto", "wideLayout": True, "showPercentChange": False}
     options |= {"reduceOptions": {"calcs": ["lastNotNull"], "values": False}}
     options |= {"percentChangeColorMode": "standard", "orientation": "auto"}
-    no_number = _no_number(empty)  # for a division by zero, for example
+    # Text to show if the result is no number, for example after a division by zero.
+    no_number = _no_number(empty)
     mappings = {"mappings": [no_number] if texts is None else [_words(texts), no_number]}
     targets = [_target(query, "A", legend, instant=True)]
     fields = {**mappings, **_colors(empty, limit, bad or {})}
@@ -97,9 +98,11 @@ def lines(
     """Build a panel with lines over time.
 
     Args:
-        line_at: Value of a horizontal line, instead of a limit.
-        least: The y axis starts here, or at a smaller value of the data; None: at the smallest value.
-        axis: Label of the y axis, if the unit is not enough.
+        queries: Queries by the legend of their lines.
+        line_at: Value at which a horizontal line is drawn; used instead of `limit`.
+        least: Value at which the y axis starts, unless the data have smaller values; None starts at the smallest value.
+        axis: Label of the y axis, if the unit does not explain it.
+        stacked: Whether lines are stacked on each other.
     """
     custom: dict[str, Any] = {"thresholdsStyle": {"mode": "dashed"}} if limit or line_at is not None else {}
     custom |= {"lineWidth": 1, "fillOpacity": 30 if stacked else 0, "showPoints": "never"}
@@ -118,7 +121,7 @@ shares, durations, rates = (partial(lines, unit=unit) for unit in ("percentunit"
 
 
 def states(title: str, description: str, query: str, texts: Texts, *, legend: str, empty: str) -> Panel:
-    """Build a panel with the state of each series over time."""
+    """Build a panel that shows the state of each series over time, as colored bars."""
     options: dict[str, Any] = {"showValue": "never", "rowHeight": 0.9, "legend": _NO_LEGEND}
     options |= {"tooltip": {"mode": "single", "sort": "asc"}, "mergeValues": True, "alignValue": "left", "perPage": 20}
     fields = {"unit": "short", "mappings": [_words(texts)], **_colors(empty)}
@@ -128,11 +131,11 @@ def states(title: str, description: str, query: str, texts: Texts, *, legend: st
 def rows(
     title: str, description: str, by: Sequence[str], columns: Sequence[Column], *, empty: str = "none", width: int = 12
 ) -> Panel:
-    """Build a table with a row for each set of labels, and a column for each query.
+    """Build a table with one row for each combination of labels, and one column for each query.
 
     Args:
-        by: Names of the labels, which are the first columns.
-        columns: Columns whose queries return exactly these labels.
+        by: Names of the labels, which are in the first columns.
+        columns: The other columns. Each query must return exactly the labels in `by`.
     """
     names = [f"Value #{ascii_uppercase[n]}" for n in range(len(columns))] if len(columns) > 1 else ["Value"]
     targets = [_target(one.expr, ascii_uppercase[n], instant=True, format="table") for n, one in enumerate(columns)]
@@ -150,12 +153,12 @@ def rows(
 
 
 def override(column: str, *properties: dict[str, Any]) -> dict[str, Any]:
-    """Set properties of a table column by its title."""
+    """Return settings for the table column with this title."""
     return {"matcher": {"id": "byName", "options": column}, "properties": list(properties)}
 
 
 def worded(texts: Texts) -> list[dict[str, Any]]:
-    """Return the properties of a column that shows texts instead of values."""
+    """Return the settings of a table column that shows texts instead of values."""
     return [{"id": "mappings", "value": [_words(texts)]}, _COLORED]
 
 
@@ -194,7 +197,10 @@ def _panel(
 
 
 def _colors(empty: str, alert: str = "", bad: Mapping[float, str] | None = None) -> dict[str, Any]:
-    """Return field settings: colors by value (from `bad` or the alert's limit), and `empty` to show for no data."""
+    """Return settings of a panel: the colors of values, and the text `empty`, which is shown if there are no data.
+
+    The colors are those in `bad` or, if `alert` is given, those of the alert's threshold.
+    """
     steps = {None: "green" if alert or bad else "text", **(bad or {})}
     if alert:
         limit = limit_of(alert)

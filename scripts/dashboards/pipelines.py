@@ -1,4 +1,4 @@
-"""Pipelines dashboard: do data flow from the routers to the jobs, and back into decisions?"""
+"""The pipelines dashboard: do data flow from the routers to the jobs, and back into decisions?"""
 
 from scripts.dashboards.board import Board, or_nothing
 from scripts.dashboards.limits import color_of

@@ -1,4 +1,4 @@
-"""Serving dashboard: does every request get a decision in time, and which part fails or is slow?"""
+"""The serving dashboard: does every request get a decision in time, and which part fails or is slow?"""
 
 from scripts.dashboards.board import Board
 from scripts.dashboards.panels import Column, duration, durations, lines, rates, rows, share, shares
@@ -20,7 +20,10 @@ def _quantile(share: float, by: str, rate: str) -> str:
 
 
 def _each(sum_of: str) -> str:
-    """Query the mean time per request in seconds, from a sum in microseconds."""
+    """Query the mean time per request in seconds.
+
+    `sum_of` is a metric of TorchServe with the total time in microseconds.
+    """
     return f"""sum by (model_name) (rate({sum_of}{{NS}}[5m]))
         / (sum by (model_name) (rate(ts_inference_requests_total{{NS}}[5m])) > 0) / 1e6"""
 

@@ -1,7 +1,7 @@
-"""The interface of an adapter, and functions shared by all adapters.
+"""The interface of an adapter, and functions that all adapters share.
 
-An adapter knows one file layout. It renames and combines columns, but does not check values. A value that its column's
-type can't represent becomes null, and the data contract decides later whether that is a fault.
+An adapter knows one file layout. It renames and combines columns, but does not check values. If it can't parse a value,
+the value becomes null. The rules in `features/ingest/contract.py` decide later whether this is a fault.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,17 +24,25 @@ OUTCOME, CHANNEL = "an outcome, known only after the exposure", "the channel its
 
 
 class Adapter:
-    """The adapter of the canonical layout, with the description's names and units; a subclass has its own layout."""
+    """The adapter for the canonical layout, with names and units from the description. Other layouts have a subclass.
 
-    source: ClassVar[Mapping[str, str]] = {}  # result of `called`, in a subclass
-    never_context: ClassVar[Mapping[str, str]] = {}  # columns of the file that can't be context, and why
+    Attributes:
+        source: In a subclass, the result of `called`.
+        never_context: Columns of the file that must not be used as context, each with the reason.
+    """
+
+    source: ClassVar[Mapping[str, str]] = {}
+    never_context: ClassVar[Mapping[str, str]] = {}
 
     def called(self, spec: DatasetSpec) -> Mapping[str, str]:
-        """Return the file's names for canonical columns that have another name in the file."""
+        """Return how the file names the canonical columns, for columns that have another name in the file."""
         return self.source or {name: own.column for name, own in spec.columns.items() if own.column is not None}
 
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
-        """Return the columns that the log file must have, by the file's names; the propensity only if it is logged."""
+        """Return the names of the columns that a log file must have.
+
+        The propensity is required only if the data set logs it.
+        """
         elsewhere = {name for name, source in spec.columns.items() if source.value is not None}
         elsewhere |= {*_later(spec), *map(outcome_time, _later(spec))}
         by_id = [TOUCHPOINT_ID] * (TOUCHPOINT_ID in spec.optional_columns)
@@ -44,9 +52,10 @@ class Adapter:
         return tuple(dict.fromkeys(self.called(spec).get(name, name) for name in needed))
 
     def read(self, engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> ibis.Table:
-        """Read a log file without changes: the file's column names, text for CSV and JSON, and `files.ROW`.
+        """Read a log file as a table with the file's own column names, and number its rows in the column `files.ROW`.
 
-        The table is valid until the engine is closed or the folder `scratch` is deleted.
+        Values of CSV and JSON files are text. The table can be used until the engine is closed or the folder `scratch`
+        is deleted.
         """
         parts = files.parts(path)
         names = files.columns_of(path, parts, spec.file.separator)
@@ -54,10 +63,10 @@ class Adapter:
         return files.table(engine, parts, names, scratch, spec.file.separator)
 
     def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-        """Map the file's columns to `files.ROW` and the columns of `spec.log_columns`, in any type, without checks.
+        """Return a table with `files.ROW` and the columns of `spec.log_columns`, computed from the file's own columns.
 
-        A faulty value stays as it is in the file, and an absent propensity is null. The result also has `SAME`, and the
-        columns of `spec.optional_columns` that the file has.
+        Values are not checked. A faulty value stays as it is in the file, and a missing propensity is null. The table
+        also has the columns of `spec.optional_columns` that the file has, and `SAME` if the adapter defines it.
         """
         times = {*map(outcome_time, _later(spec))}
         there = [name for name in (*spec.log_columns, *spec.optional_columns) if name in raw.columns]
@@ -66,14 +75,19 @@ class Adapter:
             name: value_of(raw, source, spec.file.decimal if name in spec.numbers else ".")
             for name, source in sources.items()
         }
-        if columns["channel"].type().is_string():  # the description's channels have no leading or trailing spaces
+        # Channel names in the description have no spaces at either end.
+        if columns["channel"].type().is_string():
             columns["channel"] = columns["channel"].strip()
-        columns |= dict.fromkeys(_later(spec), ibis.literal(0.0))  # replaced when the second file is read
+        # Outcomes of a second file are 0 until that file has been read.
+        columns |= dict.fromkeys(_later(spec), ibis.literal(0.0))
         return lay_out(raw, spec, columns)
 
 
 def lay_out(raw: ibis.Table, spec: DatasetSpec, columns: Mapping[str, ibis.Value]) -> ibis.Table:
-    """Return the canonical columns, from `columns` or else from the file; an absent propensity becomes null."""
+    """Return a table of the canonical columns. Each column comes from `columns`, or else from the file.
+
+    If the file has no propensity, it is null.
+    """
     if "propensity" not in raw.columns:
         columns = {"propensity": ibis.null("float64"), **columns}
     named = {name: columns[name] if name in columns else raw[name] for name in spec.log_columns}
@@ -82,18 +96,25 @@ def lay_out(raw: ibis.Table, spec: DatasetSpec, columns: Mapping[str, ibis.Value
 
 
 def attributes(spec: DatasetSpec, *derived: str) -> tuple[str, ...]:
-    """Return the names of context, static and further outcome columns, except those that the adapter derives."""
+    """Return the names of the context, static and additional outcome columns that are read from the file unchanged.
+
+    Args:
+        derived: Names of columns that the adapter computes; they are left out.
+    """
     columns = (*spec.context, *spec.static, *spec.outcomes)
     return tuple(c.name for c in columns if c.name not in derived)
 
 
 def _later(spec: DatasetSpec) -> tuple[str, ...]:
-    """Return the outcomes that are in a second file."""
+    """Return the names of the outcomes that are in a second file, or an empty tuple if there is no second file."""
     return spec.conversions.outcomes if spec.conversions else ()
 
 
 def one_hot(raw: ibis.Table, names: Sequence[str]) -> tuple[ibis.Value, ibis.Value]:
-    """Return the name of the column that is 1 (null unless exactly one is), and the number of columns that are 1."""
+    """Decode one-hot columns: return the name of the column that is 1, and the number of columns that are 1.
+
+    The name is null unless exactly one column is 1.
+    """
     flags = [(number(raw[name]) == 1).fill_null(False) for name in names]
     count = sum((flag.cast("int64") for flag in flags), start=ibis.literal(0))
     chosen = ibis.cases(*zip(flags, names, strict=True), else_=ibis.null("string"))
@@ -101,6 +122,9 @@ def one_hot(raw: ibis.Table, names: Sequence[str]) -> tuple[ibis.Value, ibis.Val
 
 
 def one_hot_text(raw: ibis.Table, names: Sequence[str]) -> ibis.Value:
-    """Return the name of the column that is 1; unless exactly one is, a text that describes the fault."""
+    """Decode one-hot columns: return the name of the column that is 1.
+
+    If not exactly one column is 1, return a text that describes the fault, such as "2 of 3 one-hot columns set".
+    """
     chosen, count = one_hot(raw, names)
     return ibis.coalesce(chosen, count.cast("string") + f" of {len(names)} one-hot columns set")

@@ -1,4 +1,4 @@
-"""The Criteo Attribution Modeling data set as published: a tab-separated file with a line per displayed banner."""
+"""Reads the Criteo Attribution Modeling data set as published: a tab-separated file with a line per banner shown."""
 
 from collections.abc import Mapping
 from functools import reduce
@@ -16,11 +16,11 @@ _MISSING = ("conversion_timestamp", "conversion_id", "click_pos", "click_nb", "t
 
 
 class CriteoAttribution(Adapter):
-    """Columns: timestamp, uid, campaign, conversion ... cat1..cat9; -1 means missing.
+    """Adapter for columns timestamp, uid, campaign, conversion, ..., cat1 to cat9. The value -1 means missing.
 
-    The timestamp, in seconds since the first banner, is mapped to an arbitrary date. The channel is named "Type_"
-    followed by cat8, as in the authors' sample. There is no revenue. Banners of a user in the same second are
-    distinguished by cost and cat1-9.
+    The file counts seconds from the first banner, so times get an arbitrary date. The channel is "Type_" followed by
+    cat8, as in the sample of the MTORL authors. The revenue is 0, because the file has none. Two banners of a user in
+    the same second count as different if their cost or any of cat1 to cat9 differs.
     """
 
     CATEGORIES = tuple(f"cat{i}" for i in range(1, 10))
@@ -28,12 +28,12 @@ class CriteoAttribution(Adapter):
     never_context: ClassVar[Mapping[str, str]] = {**dict.fromkeys((*_OUTCOMES, "cpo"), OUTCOME), "cat8": CHANNEL}
 
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
-        """Return the published columns that are always needed, and those that the description names."""
+        """Return the columns of the published file that are always needed, and those that the description names."""
         base = ("timestamp", "uid", "campaign", "conversion", "attribution", "click", "cost", *self.CATEGORIES)
         return tuple(dict.fromkeys((*base, *attributes(spec))))
 
     def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-        """Name the channel, map the seconds to a calendar, and turn -1 into null."""
+        """Compute the channel from cat8 and the time from the seconds, and replace -1 by null."""
         columns = {
             "user_id": text(raw["uid"]),
             "timestamp": time_of_micros(number(raw["timestamp"]) * 1e6 + START),

@@ -1,8 +1,8 @@
-"""Reads log files as tables: CSV and JSON lines (all values as text) and Parquet (typed), with the number of each row.
+"""Reads log files as tables, and numbers their rows. In CSV and JSON lines, all values are text; Parquet has types.
 
-CSV and JSON are first copied to Parquet in a scratch folder, in the order of the file. A malformed line thus stops
-ingestion before any row is checked, and later queries read only the columns that they need. Fields of an object inside
-a JSON object become columns named by their path, such as `ad.slot`.
+CSV and JSON files are first copied to one Parquet file in a scratch folder. So a malformed line stops ingestion before
+any row is checked, and later queries read only the columns that they need. If a JSON object contains another object,
+the inner fields become columns such as `ad.slot`.
 """
 
 import csv
@@ -30,9 +30,12 @@ from mtorl.runtime.files import is_disk_full, replacing
 from mtorl.runtime.message import Message, rephrased
 from mtorl.runtime.sql import sql_name, sql_text
 
-ROW = "#row"  # 1 = the first row of data
-_FILE = "#file"  # file of a row
-INDEX = "Unnamed: 0"  # the first column if it has no name
+# Column with the row number; 1 is the first row of data.
+ROW = "#row"
+# Column with the file of a row.
+_FILE = "#file"
+# Name of the first column if it has none, as in pandas.
+INDEX = "Unnamed: 0"
 
 _TEXT = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t"}
 _JSON = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
@@ -44,7 +47,10 @@ _UNREADABLE = (OSError, EOFError, UnicodeError, csv.Error, zlib.error, pa.ArrowE
 
 @contextmanager
 def at_hand(path: str | Path, folder: Path) -> Iterator[Path]:
-    """Yield a local path of a log: the path itself, or a copy of the address in a new `folder`."""
+    """Yield a local path of a log. A log in an object store is first copied to `folder`.
+
+    If the block raises a `LogError` about the copy, the message names the address instead.
+    """
     if not is_remote(path):
         yield Path(path)
         return
@@ -60,7 +66,11 @@ def at_hand(path: str | Path, folder: Path) -> Iterator[Path]:
 
 
 def parts(path: Path) -> list[Path]:
-    """Return the file itself, or all files in a folder and its subfolders, in the order of their names."""
+    """Return the file at `path`, or all log files in the folder and its subfolders, sorted by path.
+
+    Raises:
+        LogError: A file is missing or empty, or the files are of an unknown type or of several types.
+    """
     files = [path]
     if path.is_dir():
         found = [file for file in path.rglob("*") if file.is_file() and file.name.endswith(_KINDS)]
@@ -81,9 +91,13 @@ def parts(path: Path) -> list[Path]:
 
 
 def columns_of(path: Path, files: Sequence[Path], separator: str | None = None) -> list[str]:
-    """Return the names of the columns of a log's files, in order; a column without a name is "Unnamed: <position>".
+    """Return the column names of a log. A column without a name is called "Unnamed: <position>".
 
-    All CSV files must have the same columns in the same order. Without a separator, the file's extension decides.
+    Args:
+        separator: Separator of a CSV file. By default, the file's extension decides.
+
+    Raises:
+        LogError: The CSV files of a folder have different columns, or their columns in a different order.
     """
     first = files[0]
     with readable(first):
@@ -106,7 +120,7 @@ def _header(path: Path, separator: str | None) -> list[str]:
 
 
 class MissingColumns(LogError):
-    """Raised if a file lacks columns that its data set needs; `names` are the columns of the file."""
+    """Raised if a file lacks columns that its data set needs. `names` are the columns that the file has."""
 
     def __init__(self, message: str, names: Sequence[str]) -> None:
         super().__init__(message)
@@ -116,7 +130,16 @@ class MissingColumns(LogError):
 def check_columns(
     path: Path, names: Sequence[str], required: Sequence[str], spec: DatasetSpec, where: str = "the description"
 ) -> None:
-    """Check that each required column exists exactly once; `MissingColumns` suggests similar names."""
+    """Check that a file has each required column exactly once.
+
+    Args:
+        names: The columns that the file has.
+        where: The place at which the user can correct the names, for the error message.
+
+    Raises:
+        MissingColumns: A column is missing. The message suggests columns with similar names.
+        LogError: Several columns have the same name, apart from case.
+    """
     for name in required:
         same = [other for other in names if other.lower() == name.lower()]
         if name in same and len(same) > 1:
@@ -139,7 +162,7 @@ def check_columns(
 
 
 def read(engine: Engine, path: Path, scratch: Path, separator: str | None = None) -> ibis.Table:
-    """Read the file, or the files of a folder, as one table (see `table`)."""
+    """Read a file, or all files of a folder, as one table with numbered rows (see `table`)."""
     files = parts(path)
     return table(engine, files, columns_of(path, files, separator), scratch, separator)
 
@@ -147,9 +170,11 @@ def read(engine: Engine, path: Path, scratch: Path, separator: str | None = None
 def table(
     engine: Engine, paths: Sequence[Path], names: Sequence[str], scratch: Path, separator: str | None = None
 ) -> ibis.Table:
-    """Read files with the same columns as one table, in the order of `paths`, with `ROW` numbering all rows.
+    """Read files with the same columns as one table, in the order of `paths`. The column `ROW` numbers all rows from 1.
 
-    `names` are those of `columns_of`; a repeated one gets a suffix. CSV and JSON are converted to Parquet in `scratch`.
+    Args:
+        names: The column names that `columns_of` returned. If a name occurs twice, the second one gets a suffix.
+        scratch: Folder to which CSV and JSON files are copied as Parquet.
     """
     if not paths[0].name.endswith(".parquet"):
         paths = [_as_parquet(engine, paths, names, scratch, separator)]
@@ -164,15 +189,19 @@ def table(
                 starts.append((stored[_FILE] == str(path), start))
                 start += pq.read_metadata(path).num_rows
             row += ibis.cases(*starts)
-    # Ibis does not support DuckDB's times in nanoseconds with a zone, which pandas writes.
+    # pandas writes times in nanoseconds with a time zone. Ibis does not support this type of DuckDB, so the times are
+    # converted to microseconds.
     times = {c: stored[c].cast("timestamp('UTC')") for c, t in stored.schema().items() if "TIMESTAMPTZ_NS" in str(t)}
     return stored.mutate({ROW: row, **times}).drop("file_row_number", *([_FILE] if len(paths) > 1 else []))
 
 
 def write_marked(engine: Engine, raw: ibis.Table, marks: ibis.Table, name: str, path: Path) -> None:
-    """Write the rows of a raw table that are in `marks` to a CSV, with their number first and their `#mark` last."""
+    """Write the rows of `raw` that are listed in `marks` to a CSV, to show faulty rows with their faults.
+
+    The first column is the row number. The last column, called `name`, has the text from the column `#mark` of `marks`.
+    """
     rows = raw.join(marks, ROW).order_by(ROW)
-    # A file may have columns of these names.
+    # The file may already have columns with these two names, so its own columns are renamed.
     own = {f"{c}.1" if c.lower() in ("row", name) else c: rows[c] for c in raw.columns if c != ROW}
     with replacing(path) as temporary:
         table = rows.select(row=rows[ROW], **own, **{name: rows["#mark"]})
@@ -181,12 +210,12 @@ def write_marked(engine: Engine, raw: ibis.Table, marks: ibis.Table, name: str, 
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn errors of reading into a `LogError` that names the file."""
+    """Convert errors of reading a file to a `LogError` that names the file."""
     try:
         yield
     except _UNREADABLE as error:
         if isinstance(error, duckdb.OutOfMemoryException) or is_disk_full(error):
-            raise  # the error does not come from the file
+            raise  # memory or disk is full, so the file is not at fault
         kind = "Parquet" if path.name.endswith(".parquet") else "JSON" if path.name.endswith(_JSON) else "CSV"
         kind = "TSV" if separator_of(path) == "\t" else kind
         raise LogError(messages.UNREADABLE(file=path, kind=kind, reason=_first_words(error))) from error
@@ -200,7 +229,8 @@ def _as_parquet(
     path = paths[0]
     with readable(path):
         if path.name.endswith(_JSON):
-            # Null if an object lacks the field. The schema is explicit, because Ibis can't get it from this DuckDB.
+            # A field that an object lacks becomes null. The schema is given explicitly, because Ibis can't read it from
+            # this version of DuckDB.
             places = _json_paths(paths)
             fields = ", ".join(f"json->>{sql_text(path)} AS {sql_name(name)}" for name, path in places.items())
             query = f"SELECT {fields} FROM read_ndjson_objects([{', '.join(map(sql_text, paths))}])"
@@ -224,7 +254,7 @@ def _as_parquet(
 
 
 def _json_paths(paths: Sequence[Path]) -> dict[str, str]:
-    """Return the columns of files of JSON objects: names, such as `ad.slot`, with their JSON paths."""
+    """Return the columns of JSON lines files: the name of each column, such as `ad.slot`, and its JSON path."""
     with duckdb.connect() as connection:
         query = "SELECT json_group_structure(json) FROM read_ndjson_objects($files)"
         found = connection.execute(query, {"files": [str(path) for path in paths]}).fetchone()
@@ -245,7 +275,10 @@ def _leaves(structure: dict[str, Any], above: tuple[str, ...]) -> Iterator[tuple
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Add a number to each repeated name; names that differ only in case count as repeated, as in DuckDB."""
+    """Make column names unique by adding a number to repeated names.
+
+    Names that differ only in case count as equal, as in DuckDB.
+    """
     taken: set[str] = set()
     out = []
     for name in names:
@@ -259,12 +292,12 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def separator_of(path: Path) -> str:
-    """Return the column separator for a text file's extension; empty for other files."""
+    """Return the column separator of a text file, by its extension. For other files, the result is ""."""
     return next((mark for ending, mark in _TEXT.items() if path.name.endswith(ending)), "")
 
 
 def _first_words(error: BaseException) -> str:
-    """Return the fault and its position, without the part of DuckDB's message about settings."""
+    """Return the cause and the position of a read error, without DuckDB's advice about settings."""
     if isinstance(error, UnicodeDecodeError) or "not utf-8 encoded" in str(error):
         return "the encoding is not UTF-8. Convert the file (iconv -f latin1 -t utf-8), or name it .gz if compressed"
     lines = [line.strip() for line in str(error).split("Possible")[0].splitlines()]

@@ -1,4 +1,4 @@
-"""KuaiRand as published: a folder with log_*.csv (a line per displayed video) and user_features_*.csv."""
+"""Reads the KuaiRand data set as it was published: log_*.csv, with a line per video shown, and user_features_*.csv."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,14 +21,15 @@ _OUTCOMES = (
 
 
 class KuaiRand(Adapter):
-    """Short videos; the channel is the class of the video's length, from duration_ms.
+    """Adapter for a log of short videos. The channel is the class of a video's length: short, mid or long.
 
-    The path is the folder with all logs, or one log file. Only log_random_*.csv has channels drawn at random. There is
-    no campaign and no cost, so each exposure costs 1. The revenue is the play time, and `hour` is the hour of hourmin.
-    Videos of a user at the same time are distinguished by video_id.
+    A log is a folder with several log files, or one log file. Only log_random_*.csv has videos that were chosen at
+    random. The log has no campaigns and no costs, so all rows have one campaign and a cost of 1. The revenue is the
+    play time, and `hour` is the hour in hourmin. Videos shown to a user at the same time are distinguished by video_id.
     """
 
-    # Upper edges of the classes in ms. The authors give none; in their sample, complete views accumulate here.
+    # Upper limits of the classes in ms. The authors do not state them. They are chosen at the lengths at which the play
+    # times of fully watched videos accumulate in the authors' sample.
     CLASSES: ClassVar[Mapping[str, int]] = {"short": 50_000, "mid": 117_000}
     LONGEST = "long"
     source: ClassVar[Mapping[str, str]] = {
@@ -46,13 +47,13 @@ class KuaiRand(Adapter):
     }
 
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
-        """Return the columns of the log; static columns are in the file of user features."""
+        """Return the columns that the log must have. Static columns are in another file, user_features_*.csv."""
         base = ("user_id", "video_id", "time_ms", "is_click", "long_view", "play_time_ms", "duration_ms")
         plain = (self.source.get(c.name, c.name) for c in (*spec.context, *spec.outcomes))
         return tuple(dict.fromkeys((*base, *plain)))
 
     def read(self, engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> ibis.Table:
-        """Read one log, or all logs of a folder, and join the static columns of the user features."""
+        """Read one log file, or all log files of a folder, and add the static columns from user_features_*.csv."""
         folder = path if path.is_dir() else path.parent
         logs = sorted(path.glob("log_*.csv*")) if path.is_dir() else [path]
         if not logs:
@@ -75,7 +76,7 @@ class KuaiRand(Adapter):
         return raw.left_join(user, id_text(raw["user_id"]) == user["#user"]).drop("#user")
 
     def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-        """Name the channel by the length of the video, and set the cost to 1."""
+        """Compute the channel from the length of the video, and set the cost to 1."""
         duration = number(raw["duration_ms"])
         classes = [(duration < edge, name) for name, edge in self.CLASSES.items()]
         length = ibis.cases(*classes, (duration.notnull(), self.LONGEST), else_=ibis.null("string"))

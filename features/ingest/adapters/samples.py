@@ -1,4 +1,4 @@
-"""The two processed samples that the MTORL authors published with their notebooks."""
+"""Reads the two processed samples that the authors of MTORL published with their notebooks."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -10,14 +10,15 @@ from features.ingest.adapters.files import INDEX
 from features.ingest.adapters.values import id_text, number, time_of_micros
 from mtorl.log.dataset import DatasetSpec
 
-START = 1_704_067_200_000_000  # 2024-01-01 UTC, us since 1970; arbitrary, as samples have no dates
+# Start of the log in microseconds since 1970 (2024-01-01 UTC). It is arbitrary, because the samples have no dates.
+START = 1_704_067_200_000_000
 
 
 class KuaiRandSequence(Adapter):
-    """Short videos; the channel is the class of the video's length.
+    """Adapter for the sample of short videos. The channel is the class of a video's length: short, mid or long.
 
-    The file's time is min-max normalized. It is scaled to an arbitrary 30 days. Rows of a user at the same time are
-    distinguished by the row index. The log has no cost, so each exposure costs 1.
+    Times in the file are scaled to the range from 0 to 1. The adapter scales this range to 30 days. Two rows of a user
+    with the same time are distinguished by the row index. The sample has no costs, so each exposure costs 1.
     """
 
     ACTIVITY = (
@@ -39,13 +40,13 @@ class KuaiRandSequence(Adapter):
     }
 
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
-        """Return the sample's columns; channels and activity are one-hot."""
+        """Return the columns that the sample must have. Channel and activity are stored as one-hot columns."""
         outcomes = ("is_click", "long_view", "play_time_ms")
         plain = attributes(spec, "activity")
         return (INDEX, "user_id", "time_ms", *outcomes, *spec.channels, *self.ACTIVITY, *plain)
 
     def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-        """Scale the normalized time, and name channel and activity by their one-hot columns."""
+        """Scale the times to 30 days, and decode the one-hot columns of channel and activity."""
         share = number(raw["time_ms"])
         share = ibis.ifelse(share.between(0, 1), share, ibis.null("float64"))
         columns = {
@@ -60,9 +61,10 @@ class KuaiRandSequence(Adapter):
 
 
 class CriteoSequence(Adapter):
-    """Display ads; the channels are the eleven values of cat8.
+    """Adapter for the sample of display ads. The channels are the eleven values of cat8.
 
-    The file has no time, so the row index, which increases through the file, serves as seconds. There is no revenue.
+    The sample has no times. The row index, which increases through the file, is read as a number of seconds. The
+    revenue is 0, because the sample has none.
     """
 
     source: ClassVar[Mapping[str, str]] = {
@@ -74,12 +76,13 @@ class CriteoSequence(Adapter):
     }
 
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
-        """Return the sample's columns; channels are one-hot."""
+        """Return the columns that the sample must have. The channel is stored as one-hot columns."""
         return (INDEX, "uid", "campaign", "conversion", "click", "cost", *spec.channels, *attributes(spec))
 
     def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-        """Use the row number as seconds, and name campaign and channel."""
-        # The file has campaigns as normalized numbers, so they are named by rank.
+        """Read the row index as seconds, name the campaigns, and decode the one-hot columns of the channel."""
+        # The sample has normalized numbers in place of campaign ids. Each distinct number is named by its rank, such as
+        # "c3".
         raw = raw.mutate({"#campaign": number(raw["campaign"])})
         campaigns = raw.filter(raw["#campaign"].notnull()).select("#campaign").distinct()
         ranks = campaigns.mutate({"#rank": ibis.row_number().over(order_by="#campaign")})
@@ -97,11 +100,17 @@ class CriteoSequence(Adapter):
 
 
 def of_videos(raw: ibis.Table) -> dict[str, ibis.Value]:
-    """Return the columns of a KuaiRand log: it has no campaign and no cost, so each exposure costs 1."""
+    """Return the columns that both KuaiRand layouts compute in the same way.
+
+    KuaiRand has no campaigns and no costs, so all rows belong to one campaign, and each exposure costs 1.
+    """
     same = {"campaign_id": ibis.literal("kuairand"), "cost": ibis.literal(1.0)}
     return same | {"click": raw["is_click"], "conversion": raw["long_view"], "revenue": raw["play_time_ms"]}
 
 
 def _nearest(value: ibis.Value) -> ibis.Value:
-    """Round to the nearest integer and halves to even, as NumPy and pandas do; DuckDB would round halves up."""
+    """Round to the nearest integer. A value halfway between two integers is rounded to the even one, as in NumPy.
+
+    DuckDB would round it up.
+    """
     return ibis.ifelse(value - value.floor() == 0.5, (value / 2).round() * 2, value.round())

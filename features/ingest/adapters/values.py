@@ -1,4 +1,4 @@
-"""Parses a file's values, text or typed, as text, numbers and times; what can't be parsed becomes null."""
+"""Parses the values of a column as text, numbers or times. A value that can't be parsed becomes null."""
 
 import ibis
 import ibis.expr.datatypes as dt
@@ -10,17 +10,25 @@ NA = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
 """Texts that mean a missing number. In text columns, only blank text is missing, because "NA" may be a name."""
 
 _TIME = "timestamp('UTC')"
-_PLAUSIBLE = (-2_208_988_800_000_000, 7_258_118_400_000_000)  # 1900 .. 2200, us since 1970
-_HAS_ZONE = r"(?i):\d\d(\.\d+)?\s*([a-z][a-z_/+-]*|[+-]\d\d(:?\d\d)?)$"  # at the end of a text: Z, EST, +02
+# Plausible times are from 1900 until before 2200, here in microseconds since 1970.
+_PLAUSIBLE = (-2_208_988_800_000_000, 7_258_118_400_000_000)
+# A time zone at the end of a text, such as Z, EST or +02.
+_HAS_ZONE = r"(?i):\d\d(\.\d+)?\s*([a-z][a-z_/+-]*|[+-]\d\d(:?\d\d)?)$"
 _MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0}
 
 
 def has_value(value: ibis.Value, numeric: bool = False) -> ibis.Value:
-    """Return whether the file has a value; never null."""
+    """Return true for each row in which the file has a value, and false for each other row, never null.
+
+    Args:
+        numeric: Texts such as "NA" count as missing, too.
+    """
     if value.type().is_string():
-        if numeric:  # comparing with NA is slow, so only texts that are not numbers are compared
+        # Comparing texts with `NA` is slow, so this is done only for texts that are not numbers.
+        if numeric:
             return ibis.ifelse(number(value).notnull(), True, value.strip().notin(NA).fill_null(False))
-        # Text from "!" on in sort order starts with a visible character. Only other text has to be stripped.
+        # A text that sorts at or after "!" starts with a visible character, so it is not blank. Only other texts have
+        # to be stripped.
         return ibis.ifelse(value >= "!", True, (value.strip() != "").fill_null(False))
     if value.type().is_floating():
         return value.notnull() & ~value.isnan()
@@ -28,8 +36,12 @@ def has_value(value: ibis.Value, numeric: bool = False) -> ibis.Value:
 
 
 def text(value: ibis.Value) -> ibis.Value:
-    """Return a value as a name: whole numbers without a decimal point (1.0 becomes "1"), and blank text as null."""
-    if value.type().is_floating():  # writers store whole numbers as floats if some are missing
+    """Return a value as text, such as a name or an id. A blank text becomes null.
+
+    A whole number has no decimal point: 1.0 becomes "1".
+    """
+    # Many programs store whole numbers as floats if the column has missing values.
+    if value.type().is_floating():
         whole = value.try_cast("int64")
         plain = ibis.ifelse(whole == value, whole.cast("string"), value.cast("string"))
         return ibis.ifelse(has_value(value), plain, ibis.null("string"))
@@ -38,12 +50,12 @@ def text(value: ibis.Value) -> ibis.Value:
 
 
 def id_text(value: ibis.Value) -> ibis.Value:
-    """Return the text of an id that a writer may have turned into a float: "2.0" becomes "2"."""
+    """Return an id as text. If a program has converted it to a float, the ".0" is removed: "2.0" becomes "2"."""
     return text(value).re_replace(r"\.0$", "")
 
 
 def number(value: ibis.Value) -> ibis.Value:
-    """Return a value as a finite number; "true" and "false" are 1 and 0."""
+    """Return a value as a finite number. The texts "true" and "false" become 1 and 0."""
     if value.type().is_string():
         word = value.strip().lower()
         words = ibis.cases((word == "true", 1.0), (word == "false", 0.0))
@@ -53,13 +65,14 @@ def number(value: ibis.Value) -> ibis.Value:
     return _finite(value.cast("float64")) if value.type().is_numeric() else ibis.null("float64")
 
 
-_FLAGS = {"yes": 1.0, "no": 0.0, "t": 1.0, "f": 0.0, "y": 1.0, "n": 0.0}  # in addition to those of `number`
+# texts that `flag` parses and `number` does not
+_FLAGS = {"yes": 1.0, "no": 0.0, "t": 1.0, "f": 0.0, "y": 1.0, "n": 0.0}
 
 
 def flag(value: ibis.Value) -> ibis.Value:
-    """Return whether something happened, as 1 or 0: as `number`, and also from "yes", "t", "y", "no", "f" and "n".
+    """Return 1 if an event happened and 0 if not. Parses numbers, "true", "yes", "t", "y", "false", "no", "f" and "n".
 
-    Amounts are not parsed in this way, so that "n" is a fault in an amount.
+    Amounts are parsed by `number`, so that "n" in a column of amounts is reported as a fault.
     """
     if not value.type().is_string():
         return number(value)
@@ -72,14 +85,14 @@ def _finite(value: ibis.Value) -> ibis.Value:
 
 
 def null_where(value: ibis.Value, mark: int) -> ibis.Value:
-    """Return a value, or null where the file has the number that means missing."""
+    """Replace the number `mark` by null. The file writes this number in place of missing values."""
     return value.nullif(str(mark)) if value.type().is_string() else value.nullif(mark)
 
 
 def time(value: ibis.Value) -> ibis.Value:
-    """Return a value as a time in UTC with microseconds: ISO 8601 text or a typed time; without a zone it is UTC.
+    """Convert ISO 8601 text, a date or a timestamp to a time in UTC. Without a time zone, the value is in UTC already.
 
-    A number is not a time, because its unit is unknown. Times before 1900 or after 2200 are null.
+    A number becomes null, because its unit is unknown. Times before 1900 and from 2200 on also become null.
     """
     if value.type().is_string():
         value = value.strip().try_cast(_TIME)
@@ -92,7 +105,7 @@ def time(value: ibis.Value) -> ibis.Value:
 
 
 def time_of_micros(micros: ibis.Value) -> ibis.Value:
-    """Return a number of microseconds since 1970, which may be null, as a time."""
+    """Convert microseconds since 1970 to a time. Null and implausible values become null."""
     plausible = (micros >= _PLAUSIBLE[0]) & (micros < _PLAUSIBLE[1])
     return timestamp_micros(ibis.ifelse(plausible, micros, ibis.null(micros.type())).round().cast("int64"))
 
@@ -101,7 +114,11 @@ def time_of_micros(micros: ibis.Value) -> ibis.Value:
 
 
 def value_of(raw: ibis.Table, source: Source, decimal: str = ".") -> ibis.Value:
-    """Return a column of the log, from the description of its source; `decimal` is the decimal mark of its numbers."""
+    """Return a column of the log, computed from the file as the description's `source` says.
+
+    Args:
+        decimal: The decimal mark of the file's numbers, "." or ",".
+    """
     if source.column is None:
         return ibis.literal(source.value)
     value = raw[source.column]
@@ -114,11 +131,12 @@ def value_of(raw: ibis.Table, source: Source, decimal: str = ".") -> ibis.Value:
     if source.per == 1.0:
         return value
     scaled = number(value) / source.per
-    return ibis.coalesce(scaled.cast("string"), value) if value.type().is_string() else scaled  # a fault stays visible
+    # an unparsable text stays visible
+    return ibis.coalesce(scaled.cast("string"), value) if value.type().is_string() else scaled
 
 
 def repeated_hour(raw: ibis.Table, source: Source) -> ibis.Value:
-    """Return whether a time is in the hour that repeats in its zone when daylight saving time ends."""
+    """Return true if a time is in the hour that occurs twice when daylight saving time ends in its time zone."""
     assert source.column is not None and source.timezone is not None
     clock = _clock(raw[source.column], source)
     instant = _instant(source.timezone, clock)
@@ -129,32 +147,38 @@ def repeated_hour(raw: ibis.Table, source: Source) -> ibis.Value:
 
 @ibis.udf.scalar.builtin(name="timezone", signature=((dt.string, dt.timestamp), dt.Timestamp(timezone="UTC", scale=6)))
 def _instant(zone, time):
-    """Convert a local time in a time zone to UTC."""
+    """Convert a local time in a time zone to a time in UTC."""
 
 
 @ibis.udf.scalar.builtin(name="timezone", signature=((dt.string, dt.Timestamp(timezone="UTC", scale=6)), dt.timestamp))
 def _shown(zone, instant):
-    """Convert an instant to the local time of a zone."""
+    """Convert a time in UTC to the local time in a time zone."""
 
 
 @ibis.udf.scalar.builtin(name="try_strptime", signature=((dt.string, dt.string), dt.timestamp))
 def _parsed(text, form):
-    """Parse a text as a time; null if it has another format."""
+    """Parse a text as a time without a zone. If the text is not in the format `form`, the result is null."""
 
 
 @ibis.udf.scalar.builtin(name="try_strptime", signature=((dt.string, dt.string), dt.Timestamp(timezone="UTC", scale=6)))
 def _parsed_instant(text, form):
-    """Parse a text with a zone as an instant; null if it has another format."""
+    """Parse a text with a time zone as a time in UTC. If the text is not in the format `form`, the result is null."""
 
 
 def parsed(value: ibis.Value, form: str) -> ibis.Value:
-    """Parse a text as a time, in UTC if the format has no zone; null if the text has another format."""
+    """Parse a text as a time in UTC. If the text is not in the format `form`, the result is null.
+
+    A format without a time zone means UTC.
+    """
     text = value.cast("string").strip()
     return time(_parsed_instant(text, form) if _says_zone(form) else _instant("UTC", _parsed(text, form)))
 
 
 def _clock(value: ibis.Value, source: Source) -> ibis.Value:
-    """Return the local time in the source's zone; null if a value has its own zone, or is not a time."""
+    """Return the local time in the time zone of `source`.
+
+    The result is null if the value has its own time zone, or is not a time.
+    """
     kind = value.type()
     if source.format:
         text = value.cast("string").strip()
@@ -167,7 +191,10 @@ def _clock(value: ibis.Value, source: Source) -> ibis.Value:
 
 
 def _time(value: ibis.Value, source: Source) -> ibis.Value:
-    """Return times in the source's format and zone; a value with its own zone keeps that zone."""
+    """Convert values to times in UTC, with the format and the time zone of `source`.
+
+    If a value has its own time zone, that zone is used.
+    """
     if source.format and _says_zone(source.format):
         return parsed(value, source.format)
     instant = _instant(source.timezone or "UTC", _clock(value, source))
@@ -179,9 +206,13 @@ def _says_zone(form: str) -> bool:
 
 
 def with_point(value: ibis.Value) -> ibis.Value:
-    """Replace decimal commas by points; other texts still fail to parse as numbers."""
+    """Replace decimal commas by points, so that "1.234,5" becomes "1234.5".
+
+    A text such as "1.5" gets a remark that makes it unparsable, because a point can't be a decimal mark here.
+    """
     text = value.strip()
     grouped = text.re_search(r"^[+-]?\d{1,3}(\.\d{3})+(,\d*)?$")
     point = ibis.ifelse(grouped, text.replace(".", ""), text).replace(",", ".")
-    other = text.contains(".") & ~grouped  # 1.5 is not a number if commas are decimal marks
+    # If commas are decimal marks, "1.5" is not a number.
+    other = text.contains(".") & ~grouped
     return ibis.cases((other, text + " (decimal mark is a comma)"), else_=point)
