@@ -1,4 +1,4 @@
-"""Draws the charts of the run report: few colours, one message each."""
+"""Draws the charts of the report of a run. Each chart uses few colours and shows one result."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,11 +21,12 @@ from mtorl.pages.charts import (
 )
 
 Row = Mapping[str, Any]
-_Interval = tuple[str, float, Sequence[float], str]  # label, value, its interval, colour
+# An interval to draw: its label, the estimated value, both ends of the interval, and its colour.
+_Interval = tuple[str, float, Sequence[float], str]
 
 
 def journey_lengths(journeys: Sequence[Row], longest: int) -> Chart:
-    """Number of users by number of touchpoints; the last bar includes all longer journeys."""
+    """Draw how many users have 1, 2, 3 ... touchpoints. The last bar also counts users with more than `longest`."""
     lengths = [row["length"] for row in journeys]
     ticks = [tick for tick in (1, 5, 10, 15, 20, 25) if tick <= max(lengths)]
     labels = [str(tick) for tick in ticks]
@@ -50,13 +51,13 @@ def journey_lengths(journeys: Sequence[Row], longest: int) -> Chart:
 
 
 def training(history: Sequence[Row], best_epoch: int) -> Chart:
-    """Loss by epoch on training and validation users."""
+    """Draw the loss of each epoch on the training users and on the validation users."""
     epochs = [row["epoch"] for row in history]
     traces = [
         line("training users", epochs, [row["train_loss"] for row in history], GREY),
         line("validation users", epochs, [row["val_loss"] for row in history], BLUE),
     ]
-    # The note is inside the plot, since the legend is above it.
+    # Place the note "kept" inside the plot, because the legend occupies the space above the plot.
     notes = [{**note, "yanchor": "top", "xshift": 4} for note in marks([(best_epoch, "kept", "left")])]
     html = draw(
         "training",
@@ -72,13 +73,17 @@ def training(history: Sequence[Row], best_epoch: int) -> Chart:
 
 
 def policy_values(rows: Sequence[_Interval], unit: str) -> Chart:
-    """Policy values with their intervals, the first one on top."""
+    """Draw the estimated value of each policy with its confidence interval; the first policy is at the top."""
     html = _intervals("gate", rows, unit)
     return Chart(html, "Off-policy value: " + ", ".join(f"{row[0]} {row[1]:.4g}" for row in rows) + ".")
 
 
 def lift(experiment: Row, metric: str) -> Chart:
-    """The lift with its two intervals against zero and, if it is known, the true lift."""
+    """Draw the lift of the challenger over the incumbent, with both of its confidence intervals.
+
+    One interval is valid at every look, the other for a single look. If the true lift is known, because the traffic is
+    simulated, a dashed line marks it.
+    """
     value, true = experiment["lift"], experiment["true_lift"]
     intervals = (("always valid", "lift_ci", BLUE), ("one look", "lift_ci_fixed", GREY))
     rows = [(label, value, experiment[key], colour) for label, key, colour in intervals if None not in experiment[key]]
@@ -92,7 +97,13 @@ def lift(experiment: Row, metric: str) -> Chart:
 
 
 def _intervals(name: str, rows: Sequence[_Interval], title: str, seen: Sequence[float] = (), **layout: Any) -> str:
-    """One interval per line, the first one on top, on an axis that also includes the values `seen`."""
+    """Draw one interval per row, the first one at the top.
+
+    Args:
+        name: HTML id of the chart.
+        title: Title of the horizontal axis.
+        seen: Further values that the horizontal axis must include.
+    """
     ends = [*seen, *(end for _, value, interval, _ in rows for end in (value, *interval))]
     pad = 0.05 * (max(ends) - min(ends)) or 1.0
     traces = []
@@ -121,7 +132,7 @@ def _intervals(name: str, rows: Sequence[_Interval], title: str, seen: Sequence[
 
 
 def budgets(budget: Mapping[str, Row]) -> Chart:
-    """Spent, reserved and remaining part of each arm's limit."""
+    """Draw the budget of each arm as a bar with three parts: money spent, money reserved, and money left."""
     arms = list(reversed(list(budget)))
     part = {name: [float(budget[arm][name]) for arm in arms] for name in ("limit", "spent", "reserved")}
     used = zip(part["limit"], part["spent"], part["reserved"], strict=True)

@@ -1,9 +1,10 @@
-"""Reads the decision log of a period from the lake, for verdict and monitor.
+"""Reads the decision log from the lake, the folder or bucket to which the routers upload their log files.
 
     log = DecisionLog.of("runs/latest/lake", Period.of(since="2026-11-01T00:00:00Z"))
     sample, size = log.sample("context", most_rows=20_000)      # the policy's inputs, for the drift check
 
-`mtorl.log.records` defines the fields of the records, and `mtorl.log.lake` their files.
+The verdict and the monitor read decisions through this class. `mtorl.log.records` defines the fields of a record, and
+`mtorl.log.lake` the files.
 """
 
 from __future__ import annotations
@@ -30,23 +31,25 @@ if TYPE_CHECKING:
     import duckdb
 
 _MEMORY_LIMIT = "400MB"
-_MARGIN = HOUR  # largest difference between the time in a decision's id, which sets its file, and its record's
+# A record is stored in the file of the hour in its decision's id. Its `event_time` may differ from that hour by at most
+# this much.
+_MARGIN = HOUR
 
 
 class PeriodError(InputError):
-    """A period can't be judged; the message tells what to correct."""
+    """Raised if no verdict can be computed for a period. The message tells the user what to correct."""
 
 
 @dataclass(frozen=True)
 class Period:
-    """An interval of time; None means unbounded."""
+    """A time interval. A bound of None means that the interval has no limit on that side."""
 
     since: datetime | None = None  # inclusive
     until: datetime | None = None  # exclusive
 
     @classmethod
     def of(cls, since: str = "", until: str = "") -> Self:
-        """A period between two ISO times, in UTC if they have no zone; empty means unbounded. Raises PeriodError."""
+        """Parse two ISO times. A time without a zone is in UTC; "" means no limit. Raises PeriodError otherwise."""
         bounds: dict[str, datetime | None] = {}
         for name, text in {"since": since, "until": until}.items():
             try:
@@ -57,18 +60,18 @@ class Period:
         return cls(**bounds)
 
     def condition(self) -> str:
-        """SQL condition on a record's event time."""
+        """Return an SQL condition that is true for records whose event time lies in the period."""
         bounds = ((">=", self.since), ("<", self.until))
         return " AND ".join(f"event_time {than} {instant(at)}" for than, at in bounds if at) or "true"
 
     def hours(self) -> tuple[datetime | None, datetime | None]:
-        """Bounds of the hours whose files may contain decisions of the period, for `Lake.records`."""
+        """Return the first and last hour whose files can contain decisions of the period, for `Lake.records`."""
         since = self.since and self.since.replace(minute=0, second=0, microsecond=0) - _MARGIN
         return since, self.until and self.until + _MARGIN
 
 
 def _object(text: str) -> dict[str, Any]:
-    """Parse a JSON object in a record."""
+    """Parse a column of a record that contains a JSON object. Raises LogError if the text is anything else."""
     try:
         found = json.loads(text)
     except ValueError:
@@ -80,28 +83,38 @@ def _object(text: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class DecisionLog:
-    """Decisions and outcomes of a period."""
+    """The decisions and outcomes of a period, as the routers have logged them.
+
+    Attributes:
+        weights: For a replay of a real log only: a table with `decision_id` and `weight`. A decision that is not in the
+            table has weight 0.
+        budget_per_decision: For a replay only: the budget of each arm in currency units per decision. None for live
+            traffic, where the ledger limits the spend.
+    """
 
     lake: Lake
     period: Period = Period()
-    weights: pd.DataFrame | None = None  # in a replay of a real log: decision_id, weight; no row: weight 0
-    budget_per_decision: float | None = None  # currency units, each arm's in a replay; None: a ledger limits it
+    weights: pd.DataFrame | None = None
+    budget_per_decision: float | None = None
 
     @classmethod
     def of(cls, lake: Lake | str | Path, period: Period = Period()) -> Self:
-        """The log in a lake (folder or URI), with the files that exist at its first query. Raises LogError.
+        """Open the log in a lake (a folder or URI). Raises LogError if there is no lake.
 
-        Later queries read the same files, so that the figures of one look are consistent.
+        The list of files is fixed at the first query. All later queries read the same files, so that all figures of one
+        verdict describe the same decisions, even if routers upload new files meanwhile.
         """
         lake = lake if isinstance(lake, Lake) else Lake.open(lake)
         return cls(lake.fixed(), period)
 
     @contextmanager
     def opened(self, *kinds: Kind, near: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A database with the view `decision_log`, and `outcome_log` or `shadow_log` for these kinds. Copies no rows.
+        """Open a database with the view `decision_log`, and a view such as `outcome_log` for each kind in `kinds`.
+
+        The views read the log files directly, so no rows are copied.
 
         Args:
-            near: Whether to skip files that are clearly outside the period.
+            near: Whether to skip the files of hours that are outside the period.
         """
         hours = self.period.hours() if near else (None, None)
         with lake_database(self.lake, _MEMORY_LIMIT) as db:
@@ -110,35 +123,46 @@ class DecisionLog:
             yield db
 
     def holds_any(self) -> bool:
-        """Whether any decision falls into the period."""
+        """Return whether the log has any decision in the period."""
         return self._first("1") is not None
 
     def records(self) -> int:
-        """Number of decisions in the period."""
+        """Count the decisions in the period."""
         return int(self._first("count(*)"))
 
     def first_time(self) -> datetime | None:
-        """Time of the first decision in the period, or None if there is none."""
+        """Return the time of the first decision in the period; None if the period has no decision."""
         first = self._first("min(event_time)")
         return first and first.astimezone(UTC)
 
     def _first(self, value: str) -> Any:
-        """The first row's value (SQL) of the period's records."""
+        """Evaluate an SQL expression on the decisions of the period, and return the value in the first row."""
         with self.opened(near=True) as db:
             row = db.execute(f"SELECT {value} FROM decision_log WHERE {self.period.condition()} LIMIT 1").fetchone()
         return row and row[0]
 
     def sample(self, columns: Literal["context", "static"], most_rows: int) -> tuple[pd.DataFrame, Size]:
-        """Context columns, or static columns from the feature store, of a sample of the decisions.
+        """Read a sample of the period's decisions, with the columns that the policy used as inputs.
 
-        A hash selects complete users, the same in every period, with about `most_rows` rows in total. Only a part of a
-        user with very many decisions is read (a bot, one id for all anonymous visitors). If the data set has changed,
-        only decisions with the newest columns are returned, and the size is that of the sample, not of the period.
+        A hash selects users, so the sample contains all decisions of a selected user, and the same users in every
+        period. Only some decisions are read of a user who has very many, such as a bot, or one id for all anonymous
+        visitors.
+
+        If the data set's columns were changed during the period, only decisions with the newest columns are returned.
+
+        Args:
+            columns: "context" for the columns of the request, "static" for the columns from the feature store.
+            most_rows: Approximate maximum number of rows in the sample.
+
+        Returns:
+            The sample with a column `user_id`, and the number of users and rows of the whole period. If the columns
+            were changed, these are the numbers of the sample.
         """
         found = "features_found" if columns == "static" else "true"
         where = f"{self.period.condition()} AND {found} AND {columns} IS NOT NULL"
         with self.opened(near=True) as db:
-            # The texts of the columns are large, so they are read only for the sample.
+            # The JSON texts of the columns are large. So the rows are counted first, and the texts are read only for
+            # the sample.
             query = f"SELECT count(*), count(DISTINCT user_id) FROM decision_log WHERE {where}"
             ((rows, users),) = db.execute(query).fetchall()
             chosen = f"hash(user_id) / 18446744073709551616.0 < {most_rows / max(rows, most_rows)!r}"
@@ -157,12 +181,13 @@ class DecisionLog:
         return read, Size(read["user_id"].nunique(), len(read))
 
     def models(self) -> list[str]:
-        """Digests of the models of all arms, the newest first: challenger, other arms, shadow.
+        """List the digests of all models in the log: of the challenger, then of other arms, then of the shadow.
 
-        Models in the shadow count as well: if the incumbent is a rule of the platform, a challenger in the shadow may
-        be the only model.
+        Within each of these groups, the most recently used model comes first. Models that answer only in the shadow are
+        included, because a challenger in the shadow may be the only model if the incumbent is a rule of the platform.
         """
-        # A record that is dated in the future, by a clock that was ahead, does not make its model the newest.
+        # A record from a router whose clock is ahead has a time in the future. Ignore it, or its model would seem the
+        # newest.
         then = f"model_digest IS NOT NULL AND {self.period.condition()} AND event_time <= now()"
         with self.opened("shadow", near=True) as db:
             found = db.execute(
@@ -175,7 +200,10 @@ class DecisionLog:
         return [str(digest) for (digest,) in found]
 
     def newest_policy(self, arm: str) -> tuple[str | None, str] | None:
-        """Digest (None if its answers have none) and name of the policy that took an arm's newest decision."""
+        """Return digest and name of the policy that took the arm's newest decision; None if there is no decision.
+
+        The digest is None if the policy is no model, such as a rule of the platform.
+        """
         with self.opened(near=True) as db:
             found: tuple[str | None, str] | None = db.execute(
                 f"""SELECT model_digest, coalesce({MODEL_NAME}, '{UNNAMED}') FROM decision_log

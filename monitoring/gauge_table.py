@@ -1,16 +1,23 @@
-"""Builds Prometheus gauges from a table of their names and from samples in any order."""
+"""Builds Prometheus gauges from two inputs: a table that describes every gauge, and the current samples."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client.core import GaugeMetricFamily
 
-Sample = tuple[str, Sequence[str], float | None]  # gauge, values of its labels, value; None: no series
+# One sample: name of the gauge, values of its labels, and the value. A sample whose value is None is not exported.
+Sample = tuple[str, Sequence[str], float | None]
 
 
 def gauges(
     prefix: str, table: Mapping[str, tuple[str, Sequence[str]]], samples: Iterable[Sample]
 ) -> Iterator[GaugeMetricFamily]:
-    """Yields every gauge of the table, also without samples; `table` maps a name to help text and labels."""
+    """Build all gauges of a table, including gauges without samples.
+
+    Args:
+        prefix: Text in front of each gauge's name.
+        table: Help text and names of the labels, by name of the gauge.
+        samples: Samples of the gauges in the table, in any order.
+    """
     made = {name: GaugeMetricFamily(prefix + name, help_, labels=labels) for name, (help_, labels) in table.items()}
     for name, labels, value in samples:
         if value is not None:

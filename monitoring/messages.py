@@ -1,4 +1,4 @@
-"""Messages of the monitor for owners, and the reasons why a period can't be judged."""
+"""Defines the messages that the monitor and the verdict show to the owner of an experiment."""
 
 from mtorl.runtime.message import Words
 

@@ -1,4 +1,4 @@
-"""Lists the models that took the decisions of a log, since judging these decisions needs their artifacts.
+"""Lists the models whose decisions are in a log, so that their artifacts are kept for verdicts on these decisions.
 
 for digest, reason, serves in models_in_log("lake"): ...
 """
@@ -7,16 +7,20 @@ from datetime import UTC, datetime, timedelta
 
 from monitoring.decision_log import DecisionLog
 
-_SILENT = timedelta(days=1)  # an arm without decisions for this long, while other arms have decisions, no longer serves
+# If an arm has made no decision for this long while other arms have, the arm's model no longer counts as serving.
+_SILENT = timedelta(days=1)
 
 
 def models_in_log(lake: str) -> list[tuple[str, str, bool]]:
-    """Models of all decisions in the lake, including shadow decisions, newest first: digest, reason, whether it serves.
+    """List the models that have taken decisions in a lake, including shadow decisions, the most recently used first.
 
-    A model serves if no other policy has decided for its arm after the model. Without a lake, the list is empty.
+    Returns:
+        For each model and arm: the digest, a description such as "decides as challenger of spring", and whether the
+        model still serves. A model still serves if the arm's newest decision is its own, and is at most a day older
+        than the newest decision of all arms. The list is empty if `lake` is "".
 
     Raises:
-        LogError: A file was deleted while it was read.
+        LogError: A log file was deleted while it was read.
     """
     last = _last_decisions(lake) if lake else {}
     newest: dict[tuple[str, str], datetime] = {}
@@ -33,11 +37,11 @@ def models_in_log(lake: str) -> list[tuple[str, str, bool]]:
 
 
 def _last_decisions(lake: str) -> dict[tuple[str, str, str | None], datetime]:
-    """Time of each model's last decision, by experiment, arm and digest (None: a policy without one)."""
+    """Return the time of each model's last decision, by experiment, arm and digest. A rule has the digest None."""
     columns = "experiment, arm, model_digest, event_time AS decided"
     with DecisionLog.of(lake).opened("shadow") as db:
         rows = db.execute(
-            # A fallback has no digest, and is no evidence that another policy decides for the arm.
+            # A fallback without a digest is left out: it does not show that another policy now decides for the arm.
             f"""SELECT experiment, arm, model_digest, max(decided) FROM (
                 SELECT {columns} FROM decision_log WHERE model_digest IS NOT NULL OR fallback_reason IS NULL
                 UNION ALL SELECT {columns} FROM shadow_log WHERE model_digest IS NOT NULL)

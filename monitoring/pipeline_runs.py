@@ -1,4 +1,4 @@
-"""Stores the newest run of each pipeline in a small file: its result, the reason, and the time of the last success.
+"""Stores the result of each pipeline's newest run in a small file, so that the monitor can report failed pipelines.
 
     PipelineRun.ended("mtorl-train", RunEnd.FAILED, {"ingest": "no such file"}, "", now).write(runs)
     for run in newest_runs(runs): ...
@@ -21,14 +21,16 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from mtorl.runtime.files import replacing
 from mtorl.runtime.step import run_id
 
-_GAPS = 10  # number of newest gaps between successes that estimate the usual interval
-_BLOCK = 4096  # least number of bytes that a small file occupies on a disk
+# The usual interval between two successes is estimated from this many gaps, the newest ones.
+_GAPS = 10
+# A file system allocates disk space in blocks, so even a smaller file occupies this many bytes.
+_BLOCK = 4096
 _APART = timedelta(hours=12)
 """Least time between successes that count: several manual runs on one afternoon count once."""
 
 
 class RunEnd(StrEnum):
-    """Result of a run; a cancelled run is neither a success nor a failure of the pipeline."""
+    """The result of a run. A cancelled run counts neither as a success nor as a failure of the pipeline."""
 
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
@@ -36,23 +38,39 @@ class RunEnd(StrEnum):
 
 
 class PipelineRun(BaseModel):
-    """The newest run of a pipeline that has ended."""
+    """The newest finished run of a pipeline, and what is known about the runs before it.
 
-    model_config = ConfigDict(extra="ignore")  # ignore fields that a newer release has added
+    Attributes:
+        pipeline: Name of the pipeline.
+        run: Id of the run.
+        at: Time at which the run ended.
+        succeeded: Time at which a run last succeeded.
+        failed_in_a_row: Number of failed runs since the last success.
+        successes: Times of the last successes, the newest last. Of several successes within twelve hours, only the
+            first is in the list.
+    """
 
-    pipeline: str  # its name
-    run: str = ""  # id of the run
+    # A newer release may have written fields that this release does not know; ignore them.
+    model_config = ConfigDict(extra="ignore")
+
+    pipeline: str
+    run: str = ""
     state: RunEnd
-    at: AwareDatetime  # when it ended
+    at: AwareDatetime
     why: dict[str, str] = {}
     """Messages of the steps, by step, of a failed run. A cancelled run keeps the messages of the run before it."""
-    succeeded: AwareDatetime | None = None  # when a run last succeeded
-    failed_in_a_row: int = 0  # number of runs that have failed since then
-    successes: list[AwareDatetime] = []  # times of successes at least twelve hours apart, the newest last
+    succeeded: AwareDatetime | None = None
+    failed_in_a_row: int = 0
+    successes: list[AwareDatetime] = []
 
     @classmethod
     def ended(cls, pipeline: str, state: RunEnd, why: Mapping[str, str], otherwise: str, at: datetime) -> PipelineRun:
-        """A run that has just ended; `otherwise` is the reason if no step has noted a reason, as when out of memory."""
+        """Create the record of a run that has just ended.
+
+        Args:
+            why: Error messages of the run, by the name of the step.
+            otherwise: Reason to record if no step has left a message, for example because a step ran out of memory.
+        """
         reasons = dict(why) or {"run": otherwise or "no step said why: its pod was killed, or never started"}
         run = run_id()
         return cls(pipeline=pipeline, run=run, state=state, at=at, why=reasons if state == RunEnd.FAILED else {})
@@ -64,10 +82,10 @@ class PipelineRun(BaseModel):
 
     @property
     def usual_interval(self) -> timedelta | None:
-        """The longest usual time between two successes; None: there were too few successes.
+        """Return the longest usual time between two successes; None if there were too few successes to tell.
 
-        This is the second largest of the last gaps. It thus ignores a single outage, but includes weekends without
-        runs, which occur at least twice among the gaps.
+        The result is the second largest of the last ten gaps. The largest gap is ignored, because it may be a single
+        outage. Weekends without runs are included, because they occur at least twice among ten daily gaps.
         """
         if len(self.successes) <= _GAPS:
             return None
@@ -75,7 +93,7 @@ class PipelineRun(BaseModel):
         return sorted(gaps)[-2]
 
     def write(self, runs: Path) -> None:
-        """Store the run as the newest of its pipeline; a second write by a retried step counts once."""
+        """Write this run to the file of its pipeline. A run that a retried step writes again is counted once."""
         path = runs / f"{self.pipeline}.json"
         before = _read(path)
         known, retried = before or self, before is not None and bool(self.run) and before.run == self.run
@@ -99,9 +117,10 @@ class PipelineRun(BaseModel):
             now._overwrite(path)
 
     def _overwrite(self, path: Path) -> None:
-        """Overwrite the file within its present blocks, since a full disk has no room for another file.
+        """Overwrite the existing file in place, because a full disk has no space for a second file.
 
-        This is not atomic: a reader ignores a partly written file.
+        If the new content needs more disk blocks than the old one, its messages are shortened. The write is not atomic,
+        so a reader may find a partly written file, and ignores it.
         """
         room = max(path.stat().st_size, _BLOCK)
         shorter = self
@@ -120,7 +139,7 @@ class PipelineRun(BaseModel):
 
 
 def newest_runs(runs: Path) -> list[PipelineRun]:
-    """Returns the newest run of each pipeline, without files that can't be read."""
+    """Read the newest run of each pipeline. Files that can't be read are skipped."""
     return [run for path in sorted(runs.glob("[!.]*.json")) if (run := _read(path)) is not None]
 
 

@@ -1,4 +1,4 @@
-"""Words for verdicts, metrics and problems on pages and in reasons."""
+"""Translates verdicts, metrics and problems into the words that pages and messages show."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -50,19 +50,25 @@ LEFT_OUT = {
 
 
 def confidence(verdict: Mapping[str, Any]) -> str:
-    """Confidence of the always-valid intervals of a verdict, in words."""
+    """Format the confidence level of a verdict's always-valid intervals, such as "95 %"."""
     return f"{100 * verdict['confidence']:.4g} %"
 
 
 def account(arm: str, arms: Collection[str]) -> str:
-    """The owner of an account in words; `arms` are the arms of all accounts, with or without users outside."""
+    """Name the arm that owns a budget account, such as "all arms".
+
+    Args:
+        arm: The arm, "*" for all arms together.
+        arms: The arms of all accounts. "all arms" becomes "all arms and users outside" if users outside have an
+            account.
+    """
     if arm == ALL_ARMS:
         return "all arms and users outside" if OUTSIDE in arms else "all arms"
     return "users outside" if arm == OUTSIDE else arm
 
 
 def moved(users: int) -> str:
-    """States that users are in several arms; empty if there are none."""
+    """Build the remark that some users changed from one arm to another; "" if `users` is 0."""
     if not users:
         return ""
     who, are = ("user", "is") if users == 1 else ("users", "are")
@@ -73,33 +79,33 @@ def moved(users: int) -> str:
 
 
 def heavy(arm: str, share: float) -> str:
-    """States that one user has this share of an arm's decisions, without naming the user."""
+    """Build the remark that a single user made the given share of an arm's decisions. The user is not named."""
     return f"one user makes {share:.0%} of the decisions of {arm} and counts as {HEAVIEST:g} typical users"
 
 
 def left_out(reason: str) -> str:
-    """The reason why decisions do not count, in words."""
+    """Explain why some decisions do not count in a verdict; `reason` is a key of `LEFT_OUT`."""
     return LEFT_OUT.get(reason, reason.replace("_", " "))
 
 
 def metric(name: str) -> str:
-    """The name of a model's metric, in words."""
+    """Return the display name of a model's metric, such as "Action AUC"."""
     return METRICS.get(name, name.replace("_", " ").capitalize())
 
 
 def named_in(metric_name: str, units: Mapping[str, str]) -> str:
-    """`named`, with the unit looked up."""
+    """Format a metric with its unit, as `named` does; the unit is read from `units`."""
     return named(metric_name, units[metric_name]) if metric_name in units else metric_name.replace("_", " ")
 
 
 def of_arms(verdict: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The metrics that a verdict reports for each arm, with their names and units."""
+    """List the metrics that a verdict reports for each arm, as pairs of name and display name with unit."""
     arms = list(verdict["arms"].values())
     return [(name, named(name, verdict["units"][name])) for name in (arms[0]["metrics"] if arms else ())]
 
 
 def named(metric_name: str, unit: str) -> str:
-    """A metric and its unit: `clicks per decision`; `cost per decision, EUR`; `gain per cost, EUR per EUR`."""
+    """Format a metric with its unit, such as `clicks per decision` or `cost per decision, EUR`."""
     what, _, per = metric_name.partition("_per_")
     above, _, below = unit.partition(" per ")
     if above.startswith(what):

@@ -1,6 +1,8 @@
-"""Writes report.html of a run next to its summary.json: self-contained, without external resources.
+"""Writes report.html, the report of a run of `mtorl run`, next to the run's summary.json.
 
 render(Path("runs/latest"))
+
+The file is self-contained: it loads no script, image or style from elsewhere.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from mtorl.pages.page import write_page
 from mtorl.runtime.progress import without_progress_bar
 
 Json = dict[str, Any]
-_LONGEST = 30  # journeys of this length and longer share one bar
+# Users with this many touchpoints or more share one bar of the chart of journey lengths.
+_LONGEST = 30
 
 
 def render(run: Path) -> Path:
@@ -54,7 +57,7 @@ def _page(run: Path) -> Json:
 
 
 def _data(log: Path) -> Json:
-    """Figures and charts of a canonical touchpoint log (Parquet)."""
+    """Compute the figures and charts that describe a canonical touchpoint log (a Parquet file)."""
     import duckdb
 
     with duckdb.connect() as db:
@@ -88,7 +91,7 @@ def _data(log: Path) -> Json:
 
 
 def _offline(arms: dict[str, Json]) -> Json:
-    """Rows of the metrics with an interval, for each arm."""
+    """Build the table of offline metrics: a row for each metric with a confidence interval, a column for each arm."""
     names = [name for name in arms["challenger"] if f"{name}_ci" in arms["challenger"]]
     rows = [
         {"name": name, "arms": [{"value": arm.get(name), "ci": arm.get(f"{name}_ci")} for arm in arms.values()]}
@@ -98,7 +101,7 @@ def _offline(arms: dict[str, Json]) -> Json:
 
 
 def _gate(gate: Json) -> Json:
-    """The gate's decision, its values for the chart, and measures of their reliability."""
+    """Describe the gate's decision, with a chart of both policies' values and measures of their reliability."""
     short, words, tone = plain_words.GATES[gate["decision"]]
     colours = {"challenger": BLUE, "incumbent": GREY}
     values = [(arm, gate[arm], gate[f"{arm}_ci"], colour) for arm, colour in colours.items()]
@@ -124,7 +127,7 @@ def _experiment(experiment: Json, primary: str) -> Json:
     page["of_arms"] = plain_words.of_arms(experiment)
     page["moved"] = plain_words.moved(experiment["moved_users"])
     page["confidence"] = plain_words.confidence(experiment)
-    has_interval = any(None not in experiment[name] for name in ("lift_ci", "lift_ci_fixed"))  # if not, draw no chart
+    has_interval = any(None not in experiment[name] for name in ("lift_ci", "lift_ci_fixed"))  # else no chart
     page["chart"] = charts.lift(experiment, primary) if has_interval else None
     return page
 
@@ -141,14 +144,17 @@ def _budget(arms: Json) -> Json:
 
 
 def _period(name: str, found: Json) -> Json:
-    """The monitor's findings on one kind of traffic, with the columns' scores and Evidently's pages."""
+    """Describe what the monitor found on one kind of traffic, with a row for each checked column."""
     kinds = {labels_of(alarm["stream"]).measure: alarm["kind"] for alarm in found["alarms"]}
     columns = [_column(row, kinds.get(row["column"])) for row in found["columns"]]
     return {**found, "traffic": plain_words.TRAFFIC[name], "columns": columns}
 
 
 def _column(row: Json, alarm: str | None) -> Json:
-    """A row with its bar: the score as a share of twice the threshold, so the middle of the bar is the threshold."""
+    """Add a bar to the row of a column, to compare its score with its threshold.
+
+    A full bar is twice the threshold, so the middle of the bar marks the threshold.
+    """
     score, threshold = row["score"], row["threshold"]
     bar = min(max(score / threshold / 2, 0.0), 1.0) if score is not None and threshold else None
     return {**row, "bar": bar, "alarm": plain_words.ALARMS[alarm] if alarm else ""}

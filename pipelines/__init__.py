@@ -1,7 +1,11 @@
-"""Defines the KFP pipelines, runs them on a laptop, compiles them for a cluster, and implements `mtorl` commands.
+"""Defines the pipelines, runs them on a laptop or a cluster, and implements several `mtorl` commands.
 
-Reading order: `training.py`, `bootstrap.py`, `monitoring.py`, `profile.py` (laptop or cluster),
-`steps.py` (progress and timing), `local.py` (runs a pipeline locally), `on_volume.py` (runs a pipeline on a persistent
-folder), `cluster/` (YAML, uploads, recurring runs), `experiments/` (controllers), `loop/` (`mtorl run`),
-`evaluation_on_log.py` (`mtorl evaluate`) and `paper.py` (`mtorl benchmark paper`).
+In reading order:
+
+- `training.py`, `bootstrap.py` and `monitoring.py` define the pipelines for Kubeflow Pipelines (KFP);
+- `profile.py` has the settings of a laptop and of a cluster, and `steps.py` tracks progress;
+- `local.py` runs a pipeline on a laptop, and `on_volume.py` runs it on a persistent folder;
+- `cluster/` compiles and uploads pipelines, and sets up recurring runs;
+- `experiments/` moves experiments through their stages;
+- `loop/` implements `mtorl run`, `evaluation_on_log.py` `mtorl evaluate`, and `paper.py` `mtorl benchmark paper`.
 """

@@ -3,14 +3,14 @@
     mtorl pipeline run bootstrap --volume /mnt/mtorl -p dataset=my-log.yaml     # locally, or in a job on a cluster
     kfp run create -e mtorl -f mtorl-bootstrap.yaml dataset=...     # on Kubeflow Pipelines: docs/pipelines.md
 
-The pipeline creates a first log, trains on it, and publishes the models. Its results on the volume are
+The pipeline imports or simulates a first log, trains on it, and publishes the models. It writes these files:
 
     touchpoints.parquet                        the log from which features are updated
     features/                                  the feature repository
     registry/{incumbent,challenger}/first/     a model for each arm, under the fixed name `first`
 
-A second run publishes nothing. If the gate rejects the challenger, both arms start with the incumbent's model (an A/A
-test) until a training passes the gate.
+If the models already exist, a second run publishes nothing. If the gate rejects the challenger, both arms start with
+the incumbent's model (an A/A test) until a later training passes the gate.
 """
 
 from types import SimpleNamespace
@@ -27,7 +27,7 @@ from pipelines.training import add_training
 
 
 def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
-    """Build the pipeline for a profile."""
+    """Build the bootstrap pipeline with the settings of a laptop or a cluster."""
     name = "mtorl-bootstrap"
 
     @profile.pipeline(name, "Creates a log, features and a first model of each arm on an empty volume.")
@@ -52,7 +52,8 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         with profile.exit_handler(name):
             given.source = profile.add(first_log, given, volume=profile.folder).outputs["Output"]
             given.lake, given.shrunk = "", "fail"
-            given.own_decisions = profile.on_volume("lake")  # as in each nightly training
+            # Use the router's own decisions too, as each nightly training does.
+            given.own_decisions = profile.on_volume("lake")
             trained = add_training(profile, given)
             models = {"incumbent": trained.incumbent, "challenger": trained.challenger}
             profile.add(publish_first, given, decision=trained.decision, **models, **trained.lineage)

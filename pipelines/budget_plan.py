@@ -1,4 +1,4 @@
-"""Plans a budget from an experiment's decisions, and writes it into an experiment file: `mtorl budget plan`."""
+"""Plans the budget of an experiment from its past decisions, and writes the plan into its file: `mtorl budget plan`."""
 
 from __future__ import annotations
 
@@ -17,26 +17,45 @@ from mtorl.runtime.files import replacing
 if TYPE_CHECKING:
     from mtorl.evaluation.budget_plan import BudgetPlan
 
-MOST_TURNS = 200  # limit of replayed decisions per user, because each of them runs the network at every price
-_READ = 5  # decisions to read for each replayed decision, because a model of this log was trained on four of five users
+# At most this many decisions of a user are replayed, because the network must score each of them at every price.
+MOST_TURNS = 200
+# Read five times as many decisions as are replayed: four of five users may have been in the model's training set, and
+# are left out.
+_READ = 5
 _BLOCK = re.compile(r"^(?:budgets|budget_table):.*\n(?:(?:[ \t-]|# ?-).*\n)*", re.MULTILINE)
 """Matches the budgets of an experiment file, including lines that are commented out."""
 
 
 class Planned(NamedTuple):
-    """A budget plan with the data behind it."""
+    """A budget plan, and the data from which it was computed.
+
+    Attributes:
+        days: Length of the planned period, in days.
+        by_hour: Number of decisions in the log for each hour (UTC).
+        rows: Number of decisions that were replayed.
+        users: Number of users whose decisions were replayed.
+        gain: Name of the unit in which the gain is counted.
+    """
 
     plan: BudgetPlan
     days: float
-    by_hour: pd.Series  # decisions of the log, by hour (UTC)
-    rows: int  # decisions that were replayed
+    by_hour: pd.Series
+    rows: int
     users: int
     currency: str
     gain: str
 
 
 def plan_budget(lake: str, file: str, model: str | Path, arm: str, budget: float, days: float) -> Planned:
-    """Plan a budget from an arm's decisions, limited to users outside the model's training set."""
+    """Plan a budget from the logged decisions of one arm, without users of the model's training set.
+
+    Args:
+        lake: Folder or URI of the decision log.
+        file: Path of the experiment file, which has the arm's exploration.
+        model: Artifact folder of the model that predicts the outcomes.
+        budget: Budget to plan, in currency units.
+        days: Length of the planned period, in days.
+    """
     from features.collect.experiment_decisions import MOST_SERVED, decisions_by_hour, served_decisions
     from mtorl.artifact.artifact import load
     from mtorl.evaluation.budget_plan import Traffic, budget_plan
@@ -59,21 +78,25 @@ def plan_budget(lake: str, file: str, model: str | Path, arm: str, budget: float
 
 
 def whole_users(rows: pd.DataFrame, most: int) -> pd.DataFrame:
-    """Keep the first whole users with at most `most` rows in total; the rows are sorted by user."""
+    """Keep all rows of the first users, as long as there are at most `most` rows. The rows must be sorted by user."""
     return rows if len(rows) <= most else rows.iloc[: int((rows["user_id"] == rows["user_id"].iloc[most]).argmax())]
 
 
 def _by_day(by_hour: pd.Series) -> list[float]:
-    """Return the decisions of each whole day: the first and last day, if there are others, may be incomplete."""
+    """Return the number of decisions on each whole day.
+
+    The first and the last day may be incomplete, so they are left out if there are more than two days.
+    """
     found = by_hour.resample("D").sum()
     whole: list[float] = (found.iloc[1:-1] if len(found) > 2 else found).tolist()
     return whole
 
 
 def budgets_of(planned: Planned, experiment: Experiment, start: datetime | None = None) -> list[dict[str, object]]:
-    """Return a budget for each campaign in the format of an experiment file, paced by the log's traffic per hour.
+    """Convert a plan to the budgets of an experiment file, one for each campaign.
 
-    Channels have no budgets of their own, because the campaign's single price moves money to the best channels.
+    Each budget is paced like the log's average traffic over the hours of a day. Channels get no budgets of their own,
+    because the price of the campaign already moves its money to the best channels.
 
     Args:
         start: Start of the period. By default, the midnight (UTC) after the log's last decision.
@@ -98,7 +121,7 @@ def budgets_of(planned: Planned, experiment: Experiment, start: datetime | None 
 
 
 def write_budgets(planned: Planned, file: str | Path, out: Path, start: datetime | None = None) -> None:
-    """Write a copy of an experiment file with the plan's budgets. Everything else is kept, including comments."""
+    """Write a copy of an experiment file in which the plan's budgets replace the old ones. All else is kept."""
     path = Path(file)
     text, experiment = path.read_text(encoding="utf-8").rstrip() + "\n", Experiment.load(path)
     found = _BLOCK.search(text)

@@ -1,4 +1,4 @@
-"""Evaluates an artifact on a raw log: `mtorl evaluate`."""
+"""Evaluates a trained model on a raw log, for the command `mtorl evaluate`."""
 
 import tempfile
 from pathlib import Path
@@ -6,9 +6,15 @@ from typing import Any
 
 
 def evaluate_on_log(artifact: Path, log: str, dataset: str, seed: int, only_new: bool, users: int) -> dict[str, Any]:
-    """Ingest a log, or simulate one if `log` is empty, build its windows, and evaluate an artifact on them.
+    """Evaluate a model's artifact on the touchpoints of a log.
 
-    `only_new` skips users of the training set. Otherwise, such users raise KnownUsersError. `users`: as in `RawLog`.
+    Args:
+        log: Path of the raw log; "" to simulate a log.
+        only_new: Whether to skip users of the model's training set. Otherwise, such users raise KnownUsersError.
+        users: Number of users to simulate, or to keep from the log; see `RawLog`.
+
+    Returns:
+        The figures of `evaluate_artifact`, with the number of quarantined rows.
     """
     from features.ingest.log_folder import RawLog, ingest
     from features.sequences.builder import build_windows

@@ -1,7 +1,7 @@
-"""Runs a pipeline locally through kfp.local, with progress, a log and results.
+"""Runs a pipeline on this machine through kfp.local, and adds progress reports, a log file and results.
 
-kfp.local prints everything, leaks temporary folders, chooses the run's folder, and raises exceptions that hide the
-cause. This wrapper gives each run its own root, writes the output to ``<root>/pipeline.log``, and reads the results
+kfp.local itself prints everything, leaves temporary folders behind, and raises exceptions that hide the cause of an
+error. This wrapper gives each run its own folder, writes the output to ``<root>/pipeline.log``, and reads the results
 from each step's ``executor_output.json``.
 """
 
@@ -44,18 +44,25 @@ _CACHED = re.compile(r"Task '?([\w-]+)'? cache hit")
 CACHED = "cached"
 """Progress note of a step whose outputs are reused from an earlier run."""
 _FINISHED = re.compile(r"Task '?([\w-]+)'? finished with status (\w+)")
-_RESULT = "executor_output.json"  # file that each step writes when it ends
+# Each step writes this file when it ends.
+_RESULT = "executor_output.json"
 _EVENTS = "progress.jsonl"
 _CODE = ("mtorl", "features", "serving", "monitoring", "components")
 
 
 class PipelineError(RuntimeError):
-    """A step failed; the message contains its last error line and the path of the log."""
+    """Raised if a step has failed. The message contains the last error line and the path of the log."""
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """Outputs of a step: parameters by name ("Output" is a single return value), `metrics`, and artifact paths."""
+    """The outputs of one step.
+
+    Attributes:
+        values: Output parameters by name; a single return value has the name "Output".
+        metrics: Metrics that the step has logged.
+        paths: Paths of the output artifacts, by name.
+    """
 
     values: dict[str, Any]
     metrics: dict[str, Any]
@@ -70,12 +77,19 @@ def run(
     cache: Path | None = None,
     notes: Path | None = None,
 ) -> dict[str, StepResult]:
-    """Run a pipeline and wait for it; returns results by step name, for all steps with outputs in `root`.
+    """Run a pipeline and wait until it ends.
 
     Args:
-        root: Folder for the run's outputs and log. If it has outputs of an earlier run, cached steps return these.
-        cache: Folder of kfp's cache, which finds outputs of earlier runs; None disables caching.
-        notes: Folder for the notes of `mtorl.runtime.step`; None for no notes.
+        root: Folder for the run's outputs and log. If it already has outputs of an earlier run, these are reused.
+        cache: Folder of kfp's cache, which finds outputs of earlier runs; None for no caching.
+        notes: Folder in which steps note the result of the run (`mtorl.runtime.step`); None for no notes.
+
+    Returns:
+        The results of all steps with outputs in `root`, by the name of the step.
+
+    Raises:
+        InputError: A step has rejected its input.
+        PipelineError: A step has failed for another reason.
     """
     root = root.resolve()
     workspace, temporary = root / "workspace", root / TEMPORARY
@@ -84,7 +98,7 @@ def run(
     events = root / _EVENTS
     events.unlink(missing_ok=True)
     log = root / "pipeline.log"
-    # kfp deletes its workspace after each run, so the workspace must be a new folder without the user's files.
+    # kfp deletes its workspace after each run, so use a new folder that contains no files of the user.
     local.init(
         runner=local.SubprocessRunner(use_venv=False),
         pipeline_root=str(root),
@@ -103,9 +117,11 @@ def run(
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output), watcher:
             try:
                 pipeline(**arguments)
-            except Exception as raised:  # RuntimeError if a step failed; faults of kfp have many other types
+            # kfp raises RuntimeError if a step fails, but many other types if kfp itself fails.
+            except Exception as raised:
                 error = raised
-            except BaseException:  # Ctrl-C or SIGTERM: SIGTERM does not reach the step, and kfp does not stop the step
+            # Ctrl-C or SIGTERM. Neither kfp nor SIGTERM stops the running step, so stop it here.
+            except BaseException:
                 _end(psutil.Process().children(recursive=True))
                 raise
     if watcher.input_error:
@@ -132,7 +148,7 @@ def _environment(**values: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _restored() -> Iterator[None]:
-    """Restore ``print`` and the root logger, which kfp.local changes in this process."""
+    """Restore ``print`` and the root logger after the block, because kfp.local replaces them."""
     root = logging.getLogger()
     before = builtins.print, root.handlers[:], root.level
     with warnings.catch_warnings():
@@ -145,7 +161,7 @@ def _restored() -> Iterator[None]:
 
 
 def code_version(rooms: Sequence[str] = _CODE) -> str:
-    """Return a digest of the project's code, for cache keys, so that outputs of other code are not reused."""
+    """Return a digest of the project's code. As part of a cache key, it prevents the reuse of outputs of other code."""
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for room in rooms:
@@ -156,23 +172,27 @@ def code_version(rooms: Sequence[str] = _CODE) -> str:
 
 
 def text_of(log: Path) -> str:
-    """Return a log's text, with invalid bytes replaced, because a full disk or power failure may cut a character."""
+    """Read a log file. Invalid bytes are replaced, because a full disk may have cut off a character."""
     return log.read_text(encoding="utf-8", errors="replace")
 
 
 def remove_unfinished(root: Path) -> None:
-    """Remove the outputs of a run's unfinished steps, which are never reused and may have filled the disk."""
+    """Remove the outputs of a run's unfinished steps. They are never reused, and may have filled the disk."""
     for step in root.glob("*/*/"):
         if step.parent.name != TEMPORARY and not (step / _RESULT).exists():
             remove(step)
 
 
 def end_steps_of(root: Path) -> None:
-    """Stop the steps that a killed run has left running, so that they do not write alongside the next run's steps."""
+    """Stop the steps that were left running when their run was killed.
+
+    Otherwise, they would write to the same files as the steps of the next run.
+    """
     events = str(root.resolve() / _EVENTS)
     left = []
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):  # a process of another user
+        # The process may belong to another user.
+        with contextlib.suppress(psutil.Error):
             if process.pid != os.getpid() and process.environ().get(progress.ENV) == events:
                 left.append(process)
     _end(left)
@@ -205,7 +225,7 @@ def _results(root: Path) -> dict[str, StepResult]:
 
 
 def step_at_work(log: str) -> str:
-    """Return the step that was running at the end of a plain log; "" if there is none."""
+    """Return the step that was still running when the log of a run ended; "" if there is none."""
     started = list(_STARTED.finditer(log))
     if not started or any(ended[1] == started[-1][1] for ended in _FINISHED.finditer(log, started[-1].end())):
         return ""
@@ -213,14 +233,14 @@ def step_at_work(log: str) -> str:
 
 
 class PlainLog(io.TextIOBase):
-    """A text stream that removes colours, writes to a file, and passes each complete line to a callback.
+    """A text stream that removes colour codes, writes to a file, and passes each complete line to a callback.
 
-    If the disk is full, the stream stores the error in `fault` instead of raising it, so that the step's failure can
-    still be reported.
+    If the disk is full, the error is stored in `fault` and not raised, so that the failed step can still be reported.
     """
 
     def __init__(self, path: Path, on_line: Callable[[str], None]) -> None:
-        self._file = path.open("wb", buffering=0)  # unbuffered, so that closing the file does not repeat a failed write
+        # Without a buffer, a write that has failed is not repeated when the file is closed.
+        self._file = path.open("wb", buffering=0)
         self._path, self._on_line, self._rest = path, on_line, ""
         self.fault: OSError | None = None
 
@@ -230,7 +250,7 @@ class PlainLog(io.TextIOBase):
         super().close()
 
     def write(self, text: str) -> int:
-        """Write text, which may end within a line."""
+        """Write a text, which need not end at the end of a line."""
         plain = _ANSI.sub("", text)
         content = plain.encode(errors="backslashreplace")
         try:
@@ -245,17 +265,21 @@ class PlainLog(io.TextIOBase):
 
 
 class CacheHits(logging.StreamHandler[PlainLog]):
-    """A log handler that keeps only kfp.local's messages about cache hits, which reach only the root logger."""
+    """A log handler that keeps only the messages that a step's outputs were found in the cache.
+
+    kfp.local sends these messages only to the root logger.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether a message reports a cache hit."""
+        """Return whether a log message reports that a step's outputs were found in the cache."""
         return _CACHED.search(record.getMessage()) is not None
 
 
 class StepWatcher(threading.Thread):
-    """A thread that turns the runner's output and the steps' progress file into calls of ``on_step``.
+    """A thread that watches a run, and calls ``on_step`` when a step starts, makes progress or ends.
 
-    `input_error` is the first message about invalid input, because later errors may be consequences of the first.
+    It reads the output of kfp and the file in which steps report their progress. `input_error` is the first message
+    about invalid input, because later messages may only be consequences of the first.
     """
 
     def __init__(self, events: Path, on_step: OnStep) -> None:
@@ -275,7 +299,7 @@ class StepWatcher(threading.Thread):
         self.join()
 
     def on_line(self, text: str) -> None:
-        """Parse a line of the runner's output."""
+        """Parse one line of kfp's output."""
         if started := _STARTED.search(text):
             self._poll()
             with self._lock:
@@ -291,7 +315,7 @@ class StepWatcher(threading.Thread):
             self._report(finished[1], 1, 1, "" if finished[2] == "SUCCESS" else finished[2].lower())
 
     def run(self) -> None:
-        """Poll the progress file until the watcher's `with` block ends."""
+        """Read the progress file five times a second, until the `with` block ends."""
         while not self._stop_asked.wait(0.2):
             self._poll()
         self._poll()
@@ -305,7 +329,8 @@ class StepWatcher(threading.Thread):
                 error = Message(str(text), str(event.get("code", "")), event.get("values"))  # type: ignore[arg-type]
                 self.input_error = self.input_error or error
             else:
-                # A step that reports 100 % must still write its outputs, so only kfp's own line completes the bar.
+                # A step that reports 100 % must still write its outputs. So show at most 99 % until kfp reports that
+                # the step has ended.
                 done, total = float(event["done"]), float(event["total"])  # type: ignore[arg-type]
                 self._report(running, min(done, 0.99 * total), total, str(event["note"]))
 

@@ -1,8 +1,8 @@
-"""Messages of the controllers of experiments, and of pipeline runs."""
+"""Defines the messages about experiments, model servers and pipeline runs that users see."""
 
 from mtorl.runtime.message import Words
 
-# Conditions of an Experiment object. Their `reason` is the code in CamelCase.
+# Conditions of a Kubernetes object `Experiment`. The condition's `reason` is the message's code in CamelCase.
 USABLE = Words("usable", "the spec can be used")
 UNUSABLE = Words("unusable", "{fault}\n{goes_on}")
 NOT_ITS_TURN = Words("not-its-turn", "{fault}\n{goes_on}")
@@ -18,7 +18,7 @@ EVERY_ROUTER = Words("every-router", "the active version is on {routers}")
 EDITED_BY_HAND = Words("edited-by-hand", "the ConfigMap was edited manually and {has}: a valid spec overwrites it")
 OFF_BY_HAND = Words("off-by-hand", "switched off in the ConfigMap. Switch the experiment on with a reason: {command}")
 
-# The incumbent's model server after a promotion or a rollback.
+# State of the incumbent's model server after a promotion, or after the rollback of a promotion.
 NOT_KNOWN = Words("not-known", "a model server can't be read or changed: {fault}")
 ROLLING_OUT = Words("rolling-out", "{name} rolls out {after} in place of {before}{problem}")
 HANDED_OVER = Words("handed-over", "{name} serves {after} in place of {before}; the challenger's server is free")

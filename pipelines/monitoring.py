@@ -1,4 +1,4 @@
-"""Defines the monitoring pipeline, which judges the running experiments and checks for drift and harm."""
+"""Defines the monitoring pipeline, which computes verdicts on experiments and checks the traffic for harm and drift."""
 
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ from pipelines.profile import EXPERIMENT_MOUNT, LAPTOP, Profile
 
 
 def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
-    """Build the pipeline for a profile."""
+    """Build the monitoring pipeline with the settings of a laptop or a cluster."""
     name = "mtorl-monitor"
 
     @profile.pipeline(name, "Judges the running experiments, and checks decisions and outcomes for drift and harm.")
@@ -29,7 +29,8 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         given = SimpleNamespace(**locals())
         with profile.exit_handler(name):
             profile.with_experiment(profile.add(verdict, given))
-            if profile.folder:  # the monitor keeps its state there
+            # The monitor needs a persistent folder for its state.
+            if profile.folder:
                 profile.add(monitor, given)
 
     return mtorl_monitor

@@ -7,11 +7,12 @@
     volume/runs/local/...               outputs and logs of the newest runs, and of runs whose outputs are reused
     volume/runs/cache/                  kfp's cache, which finds the outputs of a step by its inputs
 
-A step's outputs are reused if the log's content, all settings and the project's code are unchanged. kfp's cache key
-includes neither content nor code, so steps have digests of both as parameters. Only one run at a time can use a folder.
+A step's outputs are reused if the content of the log, all settings and the project's code are unchanged. kfp itself
+compares neither content nor code, so each step has their digests as parameters. Only one run at a time can use a
+folder.
 
-The last step records the result of a run (components/notify). If this step fails, `run_on` records the result. If a run
-is killed, the next run records it as failed. Otherwise, readers would see only the success of an earlier run.
+The last step records whether the run has succeeded (components/notify). If this step fails, `run_on` records the result
+instead. If the whole run is killed, the next run records it as failed.
 """
 
 import contextlib
@@ -49,13 +50,19 @@ _TYPES: Mapping[str, tuple[type, str]] = {
     "NUMBER_DOUBLE": (float, "a number"),
     "BOOLEAN": (bool, "true or false"),
 }
-_KEPT = 3  # newest runs
+# Number of runs whose outputs are kept, the newest ones.
+_KEPT = 3
 _LOG = "pipeline.log"
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A finished run: its folder, the steps reused from earlier runs, and the results of the other steps."""
+    """A finished run.
+
+    Attributes:
+        cached: Names of the steps whose outputs were reused from earlier runs.
+        steps: Results of the steps, by name.
+    """
 
     folder: Path
     cached: tuple[str, ...]
@@ -63,14 +70,14 @@ class Ended:
 
 
 def run_on(volume: Path, name: str, parameters: Mapping[str, str], on_step: OnStep) -> Ended:
-    """Run a pipeline on a folder and wait for it.
+    """Run a pipeline on a persistent folder, and wait until it ends.
 
     Args:
         name: A key of `PIPELINES`, with or without the prefix "mtorl-".
-        parameters: Values as text. Defaults are those of a cluster, with paths below the folder.
+        parameters: Values as text. The defaults are those of a cluster, with all paths below the folder.
 
     Raises:
-        InputError: The pipeline is unknown, a parameter is wrong, another run is active, or a step refused its input.
+        InputError: The pipeline is unknown, a parameter is wrong, another run is active, or a step rejected its input.
         PipelineError: A step failed.
     """
     from google.protobuf.json_format import MessageToDict
@@ -98,7 +105,8 @@ def run_on(volume: Path, name: str, parameters: Mapping[str, str], on_step: OnSt
         try:
             steps = local.run(pipeline, arguments, folder, watch, cache=runs / "cache", notes=runs)
         except BaseException as error:
-            with contextlib.suppress(OSError):  # before the result is recorded, because this may free space on the disk
+            # Remove old runs before the result is recorded, because a full disk may then have space again.
+            with contextlib.suppress(OSError):
                 _prune(runs, folder)
                 if is_disk_full(error):
                     local.remove_unfinished(folder)
@@ -111,7 +119,7 @@ def run_on(volume: Path, name: str, parameters: Mapping[str, str], on_step: OnSt
 
 
 def typed(parameters: Mapping[str, str], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert parameters to the pipeline's types. InputError if one is unknown, missing, or has the wrong type."""
+    """Convert parameters from text to the pipeline's types. InputError if one is unknown, missing or invalid."""
     if unknown := sorted(set(parameters) - set(known)):
         raise InputError(f"no parameter {unknown[0]!r}; the pipeline has {', '.join(sorted(known))}")
     if missing := [name for name, d in known.items() if not d.get("isOptional") and name not in parameters]:
@@ -128,21 +136,28 @@ def _typed(name: str, text: str, kind: str) -> Any:
 
 
 def _whole_defaults(known: Mapping[str, Any]) -> dict[str, int]:
-    """Return integer defaults as integers, because kfp.local turns 7 into 7.0, which has a different cache key."""
+    """Return the defaults of all integer parameters as integers.
+
+    kfp.local would turn 7 into 7.0, and so never find the outputs of a run with 7 in its cache.
+    """
     whole = {name: one for name, one in known.items() if one["parameterType"] == "NUMBER_INTEGER"}
     return {name: int(one["defaultValue"]) for name, one in whole.items() if "defaultValue" in one}
 
 
 @contextmanager
 def _alone(runs: Path, pipeline: str, folder: Path) -> Iterator[None]:
-    """Lock a folder during the block. The lock file names the run, even after the run is killed."""
+    """Lock the folder of runs during the block, and write the run's name into the lock file.
+
+    If the run is killed, the name stays in the file. The next run then records the killed run as failed.
+    """
     runs.mkdir(parents=True, exist_ok=True)
     file = runs / ".lock"
     with locked(file, InputError(messages.RUN_AT_WORK(folder=runs))) as lock:
         if before := file.read_text():
             _finish_killed(runs, before)
         os.truncate(lock, 0)
-        with contextlib.suppress(OSError):  # if the disk is full, a step of the run reports this
+        # If the disk is full, the first step of the run will report it.
+        with contextlib.suppress(OSError):
             os.write(lock, json.dumps({"pipeline": pipeline, "run": folder.name}).encode())
         try:
             yield
@@ -151,11 +166,12 @@ def _alone(runs: Path, pipeline: str, folder: Path) -> Iterator[None]:
 
 
 def _finish_killed(runs: Path, held: str) -> None:
-    """Record a killed run as failed, and stop the step that it may have left running."""
+    """Record a killed run as failed, and stop its step if the step is still running."""
     try:
         killed = json.loads(held)
         pipeline, run = str(killed["pipeline"]), str(killed["run"])
-    except (ValueError, KeyError, TypeError):  # the run was killed while it wrote the lock file, before its first step
+    # The run was killed while it wrote the lock file, so it has not started a step.
+    except (ValueError, KeyError, TypeError):
         return
     local.end_steps_of(runs / "local" / run)
     log = runs / "local" / run / _LOG
@@ -167,15 +183,16 @@ def _finish_killed(runs: Path, held: str) -> None:
 
 
 def _record(runs: Path, ended: PipelineRun) -> None:
-    """Record the result of a run, unless its last step has done so."""
+    """Record the result of a run, unless the last step of the run has already recorded it."""
     if any(known.run == ended.run for known in newest_runs(runs)):
         return
-    with contextlib.suppress(OSError):  # a full disk must not hide the error that ended the run
+    # If the disk is full, the error that ended the run is more important than the failed record.
+    with contextlib.suppress(OSError):
         ended.write(runs)
 
 
 def _check_writable(volume: Path) -> None:
-    """Check that the volume is writable. If not, the error names the owner, which a step's error would not."""
+    """Raise InputError if the volume can't be written. The message names the owner of the folder."""
     if not volume.parent.is_dir():
         raise InputError(f"{volume} does not exist: mount the data volume, or name another folder with --volume")
     for path in (volume, volume / "runs", volume / "registry", volume / "features"):
@@ -192,10 +209,10 @@ def _check_writable(volume: Path) -> None:
 
 
 def _prune(runs: Path, newest: Path) -> None:
-    """Remove old runs and their cache keys, except outputs that the newest run has read or the next run may reuse.
+    """Remove old runs with their cache entries.
 
-    A run that fails at its first steps has no outputs. Three such runs must not remove an earlier training that is not
-    evaluated yet.
+    The newest runs are kept, and so are outputs that the newest run has read or that the next run may reuse. A run that
+    fails at once has no outputs. So three failed runs in a row do not remove the outputs of an earlier training.
     """
     folders = sorted((runs / "local").glob("*"), key=lambda folder: folder.name.split("-", 2)[-1])
     log = newest / _LOG

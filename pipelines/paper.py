@@ -1,7 +1,7 @@
-"""Compares MTORL, its ablations and all baselines on the same windows, splits and metrics: `mtorl benchmark paper`.
+"""Compares MTORL, its ablations and all baselines on the same data and metrics: `mtorl benchmark paper`.
 
-Each finished job leaves a file in the working folder, so a second call resumes after the finished jobs. Two processes,
-with one thread each, share the jobs.
+The comparison consists of jobs, which two single-threaded processes share. Each finished job leaves a file in the
+working folder, so a second call continues with the jobs that are not finished yet.
 """
 
 from __future__ import annotations
@@ -30,9 +30,12 @@ class PaperConfig:
     """Settings of a comparison.
 
     Attributes:
-        logs: Paths of raw logs by data set name. An empty path simulates a log.
-        methods: Methods to compare; empty for all.
-        users: Users to simulate, or to keep from each log; 0 for all.
+        logs: Path of each raw log, by the name of its data set. A log is simulated if its path is "".
+        root: The working folder.
+        repeats: Number of repetitions of each job, with other random seeds.
+        workers: Number of processes.
+        methods: Methods to compare; empty for all methods.
+        users: Number of users to simulate, or to keep from each log; 0 for all users.
     """
 
     logs: Mapping[str, str]
@@ -44,20 +47,21 @@ class PaperConfig:
 
 
 def run_paper(config: PaperConfig, on_job: OnJob) -> dict[str, Any]:
-    """Run all unfinished jobs; returns the figures of `mtorl.comparison.jobs.collect`."""
+    """Run all jobs that are not finished yet, and return the figures of `mtorl.comparison.jobs.collect`."""
     settings, settings_file = _settings(config), config.root / "settings.json"
     earlier = json.loads(settings_file.read_text()) if settings_file.exists() else settings
     if differing := ", ".join(name for name in settings if earlier.get(name) != settings[name]):
         raise InputError(f"{config.root} is from a comparison with other {differing}; delete it, or change --root")
     for dataset, log in config.logs.items():
         prepare(dataset, log, config)
-    # Write the settings after the logs were read, so that a call with other settings can follow an invalid log.
+    # The settings are written only now, because an invalid log has raised an error before. The user can then call again
+    # with other settings.
     settings_file.parent.mkdir(parents=True, exist_ok=True)
     settings_file.write_text(json.dumps(settings, indent=1) + "\n")
     todo = jobs.jobs(list(config.logs), config.repeats, config.methods)
     done = 0
     on_job(done, len(todo), "")
-    # Set before a process starts, because libraries read these variables when they are loaded.
+    # Set these variables before a process starts, because the numerical libraries read them when they are loaded.
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     with worker_processes(config.workers) as pool:
         for stage in ([job for job in todo if job.method != "score"], [job for job in todo if job.method == "score"]):
@@ -70,7 +74,7 @@ def run_paper(config: PaperConfig, on_job: OnJob) -> dict[str, Any]:
 
 
 def _settings(config: PaperConfig) -> dict[str, Any]:
-    """Return the settings that all results in one table must share."""
+    """Return the settings that must be equal for all results in one table."""
     return {
         "logs": {name: str(Path(log).resolve()) if log else "" for name, log in config.logs.items()},
         "users": config.users,
@@ -79,7 +83,7 @@ def _settings(config: PaperConfig) -> dict[str, Any]:
 
 
 def prepare(dataset: str, log: str, config: PaperConfig) -> None:
-    """Build the windows of a log in the working folder, unless they exist."""
+    """Build the windows of a log in the working folder, unless they already exist."""
     from features.ingest.log_folder import RawLog, ingest
     from features.offline.store import build_training_data
     from features.sequences.builder import build_windows

@@ -1,4 +1,4 @@
-"""Defines profiles: the settings of a laptop or a cluster for each step of a pipeline."""
+"""Defines profiles: settings that depend on whether a pipeline runs on a laptop or on a cluster."""
 
 import os
 from collections.abc import Callable
@@ -34,11 +34,11 @@ MODEL_REGISTRY_VARIABLES = ("MTORL_MODEL_REGISTRY", "MTORL_MODEL_REGISTRY_TOKEN"
 
 
 class ProfileError(SystemExit):
-    """The environment variables of a profile are invalid."""
+    """Raised if an environment variable that configures the profile is invalid."""
 
 
 def number_in(variable: str, least: int) -> int:
-    """Read a whole number from an environment variable, 1 if the variable is not set."""
+    """Read a whole number from an environment variable. Returns 1 if the variable is not set."""
     text = os.environ.get(variable, "1")
     if not text.isdecimal() or int(text) < least:
         raise ProfileError(f"mtorl: {variable} must be a whole number of at least {least}, got {text!r}")
@@ -46,10 +46,10 @@ def number_in(variable: str, least: int) -> int:
 
 
 class Resources(NamedTuple):
-    """Requests and limits of a step's container, in Kubernetes' units.
+    """CPU and memory that a step's container requests, and its limits, in Kubernetes' units.
 
-    The memory limit equals the request. A node that runs out of memory first evicts pods that use more than their
-    request, and KFP retries an evicted step only if the platform is configured to (docs/pipelines.md).
+    The memory limit equals the request. A node that runs out of memory first evicts pods that use more than they have
+    requested. KFP retries an evicted step only if the platform is configured to (docs/pipelines.md).
     """
 
     memory: str
@@ -68,10 +68,10 @@ class Profile:
     Attributes:
         folder: Folder for files that outlive a run; "" for none.
         cluster: Whether the pipeline runs on a cluster, where the data volume is mounted at `folder`.
-        gpus: Maximum number of accelerators per node for a training; 0 trains on the CPU.
-        nodes: Number of nodes for a training. On one node with at most one GPU, the step itself trains. Otherwise,
-            Kubeflow Trainer trains in a pod per node (`components.trainer`). The size of the data decides how many
-            GPUs of a node are used.
+        gpus: Maximum number of GPUs per node for a training; 0 to train on CPUs.
+        nodes: Maximum number of nodes for a training. On one node with at most one GPU, the pipeline step itself
+            trains. Otherwise, the step starts one training pod per node through Kubeflow Trainer
+            (`components.trainer`).
     """
 
     folder: str = ""
@@ -81,21 +81,21 @@ class Profile:
 
     @property
     def runs(self) -> str:
-        """Folder with the result of each pipeline's newest run; "" for none."""
+        """Return the folder in which each pipeline stores the result of its newest run; "" for none."""
         return self.on_volume("runs")
 
     def on_volume(self, name: str) -> str:
-        """Return a path in the persistent folder; "" if there is no folder."""
+        """Return a path in the persistent folder; "" if there is no persistent folder."""
         return f"{self.folder}/{name}" if self.folder else ""
 
     @property
     def training(self) -> Resources:
-        """Resources of a step or pod that trains."""
+        """Return the resources of a step or pod that trains."""
         return Resources("16Gi", cpu="4", cpu_limit="8") if self.gpus else Resources("4Gi", cpu="1", cpu_limit="4")
 
     @property
     def training_pods(self) -> str:
-        """Settings of separate training pods, as a parameter of the training step; "" if the step itself trains."""
+        """Return the settings of the training pods as text; "" if the training step itself trains."""
         if not self._trains_in_pods:
             return ""
         pods = Pods(
@@ -104,7 +104,9 @@ class Profile:
             image=IMAGE,
             folder=self.folder,
             **self.training._asdict(),
-            seconds=TRAINING_SECONDS - _MARGIN_SECONDS,  # below the step's limit, because only Trainer reports a reason
+            # The pods must time out before the step does, because only Kubeflow Trainer reports why a training has
+            # ended.
+            seconds=TRAINING_SECONDS - _MARGIN_SECONDS,
         )
         return pods.text()
 
@@ -113,12 +115,12 @@ class Profile:
         return self.cluster and (self.gpus > 1 or self.nodes > 1)
 
     def pipeline(self, name: str, description: str) -> Callable[[Callable[..., Any]], dsl.base_component.BaseComponent]:
-        """Return the decorator that defines a pipeline."""
+        """Return the decorator that turns a function into a pipeline."""
         config = dsl.PipelineConfig(active_deadline_seconds=PIPELINE_SECONDS if self.cluster else None)
         return dsl.pipeline(name=name, description=description, pipeline_config=config)
 
     def step(self, task: PipelineTask) -> PipelineTask:
-        """Apply the profile, and the traits of the component, to a step; returns the step."""
+        """Configure a step's caching and, on a cluster, its resources, volume, retries and user. Returns the step."""
         traits = traits_of(task.component_spec.name)
         if not traits.cached:
             task.set_caching_options(False)
@@ -131,7 +133,7 @@ class Profile:
         task.set_memory_request(resources.memory).set_memory_limit(resources.memory)
         kubernetes.mount_pvc(task, pvc_name=VOLUME, mount_path=self.folder)
         kubernetes.use_secret_as_env(task, "mtorl-lake", LAKE, optional=True)
-        # The platform sets which failures are retried (docs/pipelines.md). Invalid input is never retried.
+        # The platform decides which failures are retried (docs/pipelines.md). Invalid input is never retried.
         retries = _TRAINING_RETRIES if traits.trains else _RETRIES
         task.set_retry(retries, backoff_duration="10s", backoff_factor=2, backoff_max_duration="300s")
         task.set_env_variable(RUNS, self.runs)
@@ -140,27 +142,31 @@ class Profile:
         return task
 
     def add(self, component: Any, given: SimpleNamespace, **more: Any) -> PipelineTask:
-        """Add a step. Inputs that are not in `more` are taken from the pipeline's parameters of the same name."""
+        """Add a step to the pipeline.
+
+        Inputs of the step that are not in `more` get the values of the pipeline's parameters with the same names.
+        """
         inputs = component.component_spec.inputs or {}
         named = {name: value for name, value in vars(given).items() if name in inputs}
         return self.step(component(**{**named, **more}))
 
     def exit_handler(self, pipeline: str) -> dsl.ExitHandler:
-        """Return a group of steps after which the step `notify` records the run's result, even after a failure."""
+        """Return a group for steps, after which the step `notify` records the run's result, even if a step fails."""
         task = notify(pipeline=pipeline, runs=self.runs)
         if self.cluster:
             kubernetes.use_field_path_as_env(task, NODE, "metadata.annotations['workflows.argoproj.io/node-name']")
         return dsl.ExitHandler(self.step(task))
 
     def with_experiment(self, task: PipelineTask) -> PipelineTask:
-        """Mount the active experiments in a step; returns the step."""
+        """Mount the ConfigMap of active experiments in a step, and return the step."""
         if self.cluster:
-            # Optional, so that without the ConfigMap, the step starts and fails with a message.
+            # The ConfigMap is optional. Without it, Kubernetes would not start the step, which could then not report
+            # why.
             kubernetes.use_config_map_as_volume(task, EXPERIMENT, EXPERIMENT_MOUNT, optional=True)
         return task
 
     def with_model_registry(self, task: PipelineTask) -> PipelineTask:
-        """Give a step the environment variables for registering a published version."""
+        """Set the environment variables with which a step registers a published version, and return the step."""
         if self.cluster:
             task.set_env_variable("MTORL_CLAIM", VOLUME)
             keys = {name: name for name in MODEL_REGISTRY_VARIABLES}
@@ -183,7 +189,7 @@ class Profile:
 
 
 def on_cluster(gpus: int, nodes: int = 1) -> Profile:
-    """Return the profile of a cluster; trainings use up to `gpus` GPUs (0: CPUs) on each of up to `nodes` nodes."""
+    """Return the profile of a cluster on which a training uses up to `gpus` GPUs on each of up to `nodes` nodes."""
     return Profile(MOUNT, cluster=True, gpus=gpus, nodes=nodes)
 
 

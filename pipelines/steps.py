@@ -1,4 +1,4 @@
-"""Tracks the progress and duration of a run's steps."""
+"""Tracks the progress and the duration of each step of a run."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a run, with an identifier ("train-challenger") and a title ("train MTORL")."""
+    """A step of a run, with its identifier ("train-challenger") and its title ("train MTORL")."""
 
     name: str
     title: str
@@ -20,7 +20,7 @@ OnStep = Callable[[Step, float, float, str], None]
 
 @dataclass
 class StepTimes:
-    """A progress callback that forwards each call to `on_step`, and records the duration of each finished step."""
+    """A progress callback that records how long each step took, and forwards each call to `on_step`."""
 
     on_step: OnStep
     seconds: dict[str, float] = field(default_factory=dict)
@@ -31,11 +31,11 @@ class StepTimes:
 
     @property
     def total(self) -> float:
-        """Seconds of the run so far, without interruptions."""
+        """Return how many seconds the run has taken so far, without the time during which it was interrupted."""
         return self.before + time.monotonic() - self._began
 
     def __call__(self, step: Step, done: float, total: float, note: str) -> None:
-        """Record and forward a progress call; this object is an `OnStep`."""
+        """Record the progress of a step, and forward the call to `on_step`."""
         started = self._started.setdefault(step.name, time.monotonic())
         if total and done >= total:
             self.seconds[step.name] = time.monotonic() - started
@@ -43,7 +43,7 @@ class StepTimes:
 
     @contextmanager
     def step(self, name: str, title: str) -> Iterator[None]:
-        """Report the block as a step: its start, and its end unless the block raises."""
+        """Report the start of a step and, unless the block raises an error, also its end."""
         self(Step(name, title), 0, 0, "")
         yield
         self(Step(name, title), 1, 1, "")

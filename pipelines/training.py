@@ -1,7 +1,7 @@
 """Defines the training pipelines: log and decisions -> features -> two policies -> evaluation -> gate -> registry.
 
 `mtorl-train` trains in every run. `mtorl-retrain` trains only if the newest training is too old or the monitor has
-requested one. The same definition is used on a laptop and on a cluster:
+requested a training. Both are the same on a laptop and on a cluster:
 
     mtorl run                      # runs mtorl-train locally through kfp.local
     make compile                   # writes manifests/pipelines/compiled/*.yaml
@@ -37,7 +37,7 @@ from pipelines.profile import EXPERIMENT_MOUNT, LAPTOP, Profile
 
 
 class Trained(NamedTuple):
-    """Outputs of the training steps, as KFP placeholders."""
+    """The outputs of the training steps, as placeholders that KFP fills in during the run."""
 
     incumbent: Any
     challenger: Any
@@ -49,7 +49,11 @@ class Trained(NamedTuple):
 
 
 def add_training(profile: Profile, given: SimpleNamespace) -> Trained:
-    """Add the steps of a training, from the log to the gate; `given` has the pipeline's parameters."""
+    """Add the steps of a training, from reading the log to the gate, to a pipeline.
+
+    Args:
+        given: The pipeline's parameters. Inputs of steps that are not passed explicitly are read from it by name.
+    """
     step, history = profile.add, profile.on_volume("trainings")
     given.snapshots = profile.on_volume("snapshots")
     seen, decisions = step(fingerprint, given).outputs, step(compact, given).output
@@ -87,26 +91,28 @@ def _train_and_publish(profile: Profile, given: SimpleNamespace, pipeline: str) 
             publish, given, keep=given.keep_versions, pipeline=pipeline, **models, **trained.lineage
         )
         profile.with_model_registry(profile.with_experiment(published))
-        if profile.cluster:  # a laptop has no permanent server
-            # Roll out only a promoted model. If the gate decides "experiment", a person rolls the model out.
+        # A laptop has no permanent model server to which a model could be rolled out.
+        if profile.cluster:
+            # Only a promoted model is rolled out here. If the gate decides "experiment", a person decides about the
+            # rollout.
             with dsl.If(trained.decision == "promote", name="promote"), dsl.If(given.deploy_seconds > 0, name="deploy"):
                 rolled_out = profile.add(deploy, given, published=published.output, seconds=given.deploy_seconds)
                 profile.with_experiment(rolled_out)
 
 
 def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
-    """Build the pipeline that trains in every run, for a profile."""
+    """Build the pipeline `mtorl-train`, which trains in every run."""
     return _build(profile, "mtorl-train", "Trains an MTORL policy on touchpoint logs, and gates it.", when_due=False)
 
 
 def build_retrain(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
-    """Build the pipeline that trains if a training is due, for a profile."""
+    """Build the pipeline `mtorl-retrain`, which trains only if a training is due."""
     what = "Trains if the monitor has requested it, or if the newest training is too old."
     return _build(profile, "mtorl-retrain", what, when_due=True)
 
 
 def _build(profile: Profile, name: str, description: str, when_due: bool) -> dsl.base_component.BaseComponent:
-    # The source has no default, so that a forgotten parameter can't publish a policy from simulated data.
+    # `source` has no default value. Otherwise, if a user forgot it, a model of simulated data might be published.
     def pipeline(
         source: str,
         dataset: str,
@@ -139,7 +145,8 @@ def _build(profile: Profile, name: str, description: str, when_due: bool) -> dsl
             with dsl.If(asked.output == "yes", name="due"):
                 _train_and_publish(profile, given, name)
 
-    if not when_due:  # KFP reads parameters from the signature, so drop the last two, which only `due` needs
+    # KFP reads the parameters from the signature. The last two are needed only by the step `due`, so drop them.
+    if not when_due:
         signature = inspect.signature(pipeline)
         pipeline.__signature__ = signature.replace(parameters=list(signature.parameters.values())[:-2])  # type: ignore[attr-defined]
     return profile.pipeline(name, description)(pipeline)

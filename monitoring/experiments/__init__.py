@@ -1,9 +1,17 @@
-"""Views of experiments: one document, and the page, the gauges and the server made from it.
+"""Describes an experiment as one JSON document, and builds the page and the gauges of experiments from documents.
 
     view = experiment_view(experiment, events, known, now)       # JSON-ready; the same on a laptop and a cluster
     Path("report.html").write_text(page([view]))
 
-In reading order: `document.py` (its fields), `traffic.py` (channels, money and the newest decision of the log),
-`money.py` (whether budgets last), `advice.py`, `view.py` (builds the document), `findings.py` (reads the log),
-`charts.py`, `page.py` with `page.html.j2`, `gauges.py` (Prometheus), `web.py` (serves page and gauges).
+In reading order:
+
+- `document.py` defines the fields of the document;
+- `traffic.py` reads decisions by channel, and the money spent, from the log;
+- `money.py` forecasts whether the budget lasts;
+- `advice.py` recommends the owner's next action;
+- `view.py` builds the document from these parts;
+- `findings.py` reads the log once for all of them;
+- `charts.py`, `page.py` and `page.html.j2` render the HTML page;
+- `gauges.py` exports Prometheus gauges;
+- `web.py` serves the page and the gauges.
 """

@@ -1,7 +1,7 @@
-"""Advice to the owner of an experiment: one headline, the reason, and a command to copy.
+"""Recommends the next action to the owner of an experiment: a headline, the reason, and a command to copy.
 
-The order follows the stage machine: a finished experiment, then actions of a person, then findings that invalidate the
-figures, then the next move of the ramp.
+Several recommendations may apply, and only the most urgent one is shown. A finished experiment comes first. Then follow
+actions that only a person can take, then problems that make the figures wrong, then the next stage of the ramp.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,20 +22,31 @@ _HEADLINES = {"fallback_ratio": "falls back too often", "latency_seconds": "is t
 
 @dataclass(frozen=True)
 class Standing:
-    """The facts that determine the advice."""
+    """The facts from which the advice is derived.
+
+    Attributes:
+        step: The stage machine's next move, or its reasons to wait.
+        findings: Results of reading the log. Here, `by_hand` is true while the stage in the file applies, because the
+            experiment has made no move yet.
+        requirements: Conditions that must be met before the experiment leaves its present stage.
+        last: The last move of the experiment; None if there was none.
+        ahead: Stages of the ramp that are still to come.
+        last_kill: Reason for the last use of the kill switch.
+        short: Message that a budget will not last (`monitoring.experiments.money`); None if all budgets last.
+    """
 
     experiment: Experiment
     state: State
     step: Move | Hold
-    findings: Findings  # `by_hand`: the file's stage applies, since there was no move yet
-    requirements: Sequence[Requirement]  # conditions for leaving the present stage
-    last: Event | None  # the last move
-    ahead: Sequence[RampStage]  # the remaining stages
-    last_kill: str | None  # reason of the last use of the kill switch
-    short: str | None  # why a budget will not last (`monitoring.experiments.money`)
+    findings: Findings
+    requirements: Sequence[Requirement]
+    last: Event | None
+    ahead: Sequence[RampStage]
+    last_kill: str | None
+    short: str | None
 
     def advice(self) -> Advice:
-        """Returns the most urgent advice that applies."""
+        """Return the most urgent advice that applies."""
         return next(self._in_order())
 
     def _say(
@@ -53,7 +64,7 @@ class Standing:
         )
 
     def _in_order(self) -> Iterator[Advice]:
-        """Yields each piece of advice that applies, the most urgent first."""
+        """Yield every piece of advice that applies, the most urgent first."""
         phase, problem, settled = self.state.phase, self.findings.problem, self.findings.settled
         if problem is not None:
             yield self._say("mend", "Correct the error: until then, no change applies", problem, "alarm", "held")
@@ -98,7 +109,10 @@ class Standing:
         return self._say("start", headline, messages.WAITS_FOR_START(), "open", command="start")
 
     def _by_hand(self) -> Advice:
-        """Advice without a ramp: a person sets the stage, so the advice follows from the verdict."""
+        """Advise the owner of an experiment without a ramp.
+
+        Without a ramp, a person chooses the stages, so the advice depends only on the verdict.
+        """
         evidence = self.findings.evidence
         if evidence is None:
             return self._say("wait", "Wait: there are no figures yet", messages.NOTHING_LOGGED(), "open")

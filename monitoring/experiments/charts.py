@@ -1,6 +1,6 @@
-"""Computes the positions of a drawing's marks, in percent of its width and height; the template draws them.
+"""Computes where the parts of a chart are drawn, in percent of its width; the HTML template draws them.
 
-Labels are HTML next to the drawing, so they have the same size on any screen and need no escaping here.
+Labels are HTML text next to the chart. So they have the same size on any screen, and the template escapes them.
 """
 
 import math
@@ -9,17 +9,25 @@ from typing import NamedTuple
 
 
 class Track(NamedTuple):
-    """An interval on a line, in percent from the left."""
+    """The drawn position of a confidence interval on a horizontal line. All positions are in percent from the left.
+
+    Attributes:
+        low: Left end of the interval.
+        width: Width of the interval.
+        value: Position of the estimated value.
+        zero: Position of the value 0; None if 0 is outside of the drawn range.
+        margin: Position of the largest harm that a guardrail accepts; None if there is no guardrail.
+    """
 
     low: float
     width: float
     value: float
-    zero: float | None  # None: zero lies outside the drawn range
-    margin: float | None = None  # position of the largest accepted harm of a guardrail
+    zero: float | None
+    margin: float | None = None
 
 
 def domain(intervals: Sequence[Sequence[float | None] | None], *others: float) -> tuple[float, float]:
-    """Both ends of a line that shows all of these values, with some space."""
+    """Return the smallest and largest value of an axis that shows all these values, with 6 % of space at both ends."""
     ends = [end for interval in intervals if interval for end in interval if end is not None]
     ends += [other for other in others if math.isfinite(other)]
     low, high = min(ends, default=-1.0), max(ends, default=1.0)
@@ -30,7 +38,7 @@ def domain(intervals: Sequence[Sequence[float | None] | None], *others: float) -
 def track(
     interval: Sequence[float | None] | None, value: float | None, span: tuple[float, float], margin: float | None = None
 ) -> Track | None:
-    """Place an interval on a line; None if the interval is unknown."""
+    """Compute the position of an interval on an axis from `span[0]` to `span[1]`; None if the interval is unknown."""
     if not interval or value is None or interval[0] is None or interval[1] is None:
         return None
 

@@ -1,8 +1,10 @@
-"""The document of an experiment, JSON-ready: the fields of `view.experiment_view`.
+"""Defines the document of an experiment: a JSON-ready description of its plan, state, figures and advice.
 
-The page, `mtorl experiment status`, the gauges and the operator read only this document. Times are ISO times in UTC,
-shares are between 0 and 1, money is in currency units, and null means unknown. The document never contains the salt,
-from which every user's arm could be computed.
+`view.experiment_view` builds the document. The page, `mtorl experiment status`, the gauges and the operator read
+nothing else. Times are ISO times in UTC, shares are between 0 and 1, money is in currency units, and null means
+unknown.
+
+The document never contains the experiment's salt, because the arm of every user could be computed from the salt.
 """
 
 from typing import Any, Literal, TypedDict
@@ -20,56 +22,71 @@ Action = Literal[
 
 
 class Advice(TypedDict):
-    """The recommended action of the owner."""
+    """The action that is recommended to the owner of the experiment."""
 
     action: Action
     condition: Condition
     headline: str
     reason: str
-    code: str  # the reason's code (mtorl/experiment/messages.py); empty if a person wrote the reason
-    values: dict[str, Any]  # values in the reason's message
+    # Code of the reason (mtorl/experiment/messages.py). It is empty if a person wrote the reason.
+    code: str
+    # Values that were inserted into the text of the reason.
+    values: dict[str, Any]
     tone: Tone
-    command: str | None  # command to copy; null: no command applies
+    # Shell command for the owner to copy; null if no command carries out the action.
+    command: str | None
 
 
 class Step(TypedDict):
-    """A past, present or future phase of the experiment; steps are in order."""
+    """A phase of the experiment, such as "draft", "5%" or "promoted". Phases are listed in the order of time."""
 
     phase: str
     place: Literal["past", "skipped", "here", "ahead"]
     """skipped: a person has moved the experiment past this stage of the ramp."""
-    since: str | None  # when the phase was last entered
-    challengers: float | None  # share of the users who get a challenger; null: the phase is no stage
-    hours: float | None  # minimum duration by the ramp; null: the ramp has no such stage
-    users: int | None  # minimum number of users by the ramp; null: likewise
+    # Time at which the experiment last entered this phase.
+    since: str | None
+    # Share of the users who get a challenger in this phase; null for a phase that is no stage, such as "draft".
+    challengers: float | None
+    # Minimum duration of this stage in hours, as the ramp sets it; null if the stage is not in the ramp.
+    hours: float | None
+    # Minimum number of users at this stage, as the ramp sets it; null if the stage is not in the ramp.
+    users: int | None
 
 
 class Need(TypedDict):
-    """A condition for leaving a stage."""
+    """A condition that must be met before the experiment can leave its stage, such as a minimum number of users."""
 
-    kind: str  # hours, users, fallback_ratio, latency_seconds, or counted_hours (of the verdict's decisions)
+    # One of hours, users, fallback_ratio, latency_seconds, and counted_hours (hours that count in the verdict).
+    kind: str
     arm: str | None
     found: float
     needed: float
     met: bool
-    limit: bool  # whether `needed` is a maximum, and not a minimum
-    share: float  # found / needed, at most 1
+    # True if `needed` is a maximum, such as a latency limit. False if `needed` is a minimum.
+    limit: bool
+    # The fraction found / needed, at most 1.
+    share: float
     words: str
 
 
 class Next(TypedDict):
-    """The next phase, and its expected time."""
+    """The next phase of the experiment, when it is expected, and what the experiment waits for."""
 
-    to: str | None  # the next phase of the ramp; null: findings or a person decide
-    waits: list[str]  # conditions that the stage machine waits for, in words
-    codes: list[str]  # codes of `waits`, in the same order
+    # The next phase of the ramp. Null if there is none, for example because a person must decide.
+    to: str | None
+    # The conditions that the stage machine waits for, as sentences.
+    waits: list[str]
+    # The message codes of `waits`, in the same order.
+    codes: list[str]
     needs: list[Need]
-    not_before: str | None  # null: this time is past or unknown
-    expected: str | None  # forecast from the rate so far, if later than `not_before`; else null
+    # Earliest time of the next move; null if this time is past or unknown.
+    not_before: str | None
+    # Forecast of the time of the next move, from the rate of users so far. Null if it is not later than `not_before`.
+    expected: str | None
 
 
 class Spend(TypedDict):
-    """Spend of an arm from one account in the account's present period; arm "*" is all arms together."""
+    """Money that an arm has spent from a budget account in the account's current period. Arm "*" is all arms."""
 
     arm: str
     campaign: str
@@ -81,23 +98,24 @@ class Spend(TypedDict):
 
 
 class ChannelMix(TypedDict):
-    """An arm's decisions in one channel."""
+    """Number of an arm's decisions for one channel, and how many of them showed an ad."""
 
     decisions: int
     exposures: int
 
 
 class ArmTraffic(TypedDict):
-    """All decisions of an arm, including those that do not count."""
+    """All decisions of an arm, including decisions that do not count in the verdict."""
 
     decisions: int
     exposures: int
     fallbacks: int
-    channels: dict[str, ChannelMix]  # by the chosen channel
+    # The decisions by the channel that was chosen.
+    channels: dict[str, ChannelMix]
 
 
 class Traffic(TypedDict):
-    """Decisions of the arms in the decision log."""
+    """The decisions of each arm in the decision log."""
 
     shadow: bool
     """Whether challengers have answered only in the shadow; their exposures are then hypothetical."""
@@ -105,37 +123,45 @@ class Traffic(TypedDict):
 
 
 class Newest(TypedDict):
-    """The newest decision of the experiment in its log, of any stage and arm."""
+    """The newest decision of the experiment in the log, at any stage and of any arm."""
 
     at: str
-    age_seconds: float  # at the time when the log was read
-    silence: str | None  # message about an unusually long gap since then; null: the gap is not unusual
+    # Age of the decision at the time when the log was read, in seconds.
+    age_seconds: float
+    # Message that no decision has arrived for an unusually long time; null if the time is not unusual.
+    silence: str | None
 
 
 class Settled(TypedDict):
-    """State of the incumbent's model server after a promotion, or its rollback."""
+    """Whether the incumbent's model server already serves the right model after a promotion or its rollback."""
 
     done: bool
-    reason: str  # one word, as in an object's condition `Settled`
+    # The reason as one word, as in the condition `Settled` of the Kubernetes object.
+    reason: str
     words: str
 
 
 class View(TypedDict):
-    """The whole document."""
+    """The whole document of an experiment."""
 
     document_version: Literal[1]
-    looked: str  # when the log was read
+    # Time at which the log was read.
+    looked: str
     name: str
     hypothesis: str | None
     version: str
-    problem: str | None  # why the file or the log can't be read; null: both can be read
+    # Reason why the experiment file or the log can't be read; null if both can be read.
+    problem: str | None
     advice: Advice
     phase: str
-    since: str | None  # start of the time that counts for this phase
-    enabled: bool  # false: the kill switch is on, by a command or in the file
+    # Time from which the duration of this phase counts.
+    since: str | None
+    # False while the kill switch is on. A command or `enabled: false` in the file turns it on.
+    enabled: bool
     in_force: bool | None
     """Whether all routers apply the state that follows from file and history; null: no router has polled lately."""
-    settled: Settled | None  # state of a promotion; null: no promotion, or no operator manages the servers
+    # State of the model server after a promotion; null without a promotion, or if no operator manages the servers.
+    settled: Settled | None
     steps: list[Step]
     next: Next
     plan: dict[str, Any]
@@ -143,11 +169,15 @@ class View(TypedDict):
     has its name, weight, present `share` of the users, and the source of its `answers` in words."""
     verdict: dict[str, Any] | None
     """As `monitoring.verdict.verdict` returns it, possibly with `segments`; null: there is no decision yet."""
-    unit: str  # of the primary metric
-    units: dict[str, str]  # of each metric of the file
-    currency: str  # of spend and budgets
+    # Unit of the primary metric.
+    unit: str
+    # Unit of each metric in the file, by the metric's name.
+    units: dict[str, str]
+    # Currency of `spend` and of the budgets.
+    currency: str
     spend: list[Spend]
     traffic: Traffic | None
-    newest: Newest | None  # null: the log has no decision of the experiment
+    # Null if the log has no decision of this experiment.
+    newest: Newest | None
     events: list[dict[str, Any]]
     """The history: number, at, what, by, reason, challenger, version and evidence of each event."""

@@ -1,4 +1,4 @@
-"""Reads the decision log for an experiment: verdict, evidence for the next stage, channels and money.
+"""Reads the decision log of an experiment, and computes all that its document and its ramp need from the log.
 
 findings = findings_of(DecisionLog.of(lake), experiment, gain, since, now)      # on a laptop and on a cluster
 """
@@ -22,37 +22,44 @@ from mtorl.runtime.message import Message
 
 @dataclass(frozen=True)
 class Findings:
-    """Results of reading the log of an experiment.
+    """Results of reading an experiment's log, and facts about its router and its model server.
 
     Attributes:
-        verdict: From `monitoring.verdict.verdict.verdict_of`; None: there is no decision yet.
-        by_hand: Whether the experiment is a file. Without a ramp, a person sets the file's stage, which applies until
-            the first move. An object begins as a draft, with or without a ramp.
+        verdict: Result of `monitoring.verdict.verdict.verdict_of`; None if there is no decision yet.
+        evidence: Evidence for leaving the present stage.
+        in_force: Whether all routers use the newest state of the experiment; None if this is unknown.
+        settled: After a promotion: whether the incumbent's model server serves the promoted model.
+        problem: Reason why the log or the experiment file can't be read.
+        commands: Shell command of each action that the owner may take, such as `start`, `run` or `promote`.
+        by_hand: Whether the experiment is a file and not a Kubernetes object. For a file without a ramp, the stage in
+            the file applies until the first move. A Kubernetes object always begins as a draft.
+        looked: Time at which the log was read, in seconds since 1970; None for just now.
+        router_runs: Whether the local router runs; None if this is unknown.
     """
 
     verdict: dict[str, Any] | None = None
-    evidence: Evidence | None = None  # for the present stage
+    evidence: Evidence | None = None
     traffic: Traffic | None = None
     newest: Newest | None = None
     spend: Sequence[Spend] = ()
-    in_force: bool | None = True  # whether routers apply the state that follows from file and history; None: unknown
-    settled: Settled | None = None  # after a promotion: state of the incumbent's model server
-    problem: str | None = None  # why the log or the file can't be read
-    commands: Mapping[str, str] = field(default_factory=dict)  # the command for an action: `start`, `run`, `promote`
+    in_force: bool | None = True
+    settled: Settled | None = None
+    problem: str | None = None
+    commands: Mapping[str, str] = field(default_factory=dict)
     by_hand: bool = True
-    looked: float | None = None  # when the log was read, seconds since 1970; None: just now
-    router_runs: bool | None = None  # None: unknown
+    looked: float | None = None
+    router_runs: bool | None = None
     gain: Gain = field(default_factory=lambda: Gain.of_spec("gain"))
 
 
 def findings_of(
     log: DecisionLog, experiment: Experiment, gain: Gain, since: float, now: float, spend: Sequence[Spend] | None = None
 ) -> Findings:
-    """Read the log.
+    """Read the log and compute the verdict, the evidence for the next stage, the traffic and the spend.
 
     Args:
-        since: Start of the present stage, seconds since 1970.
-        spend: Balances of a ledger; None: add up the costs in the log.
+        since: Time at which the present stage began, in seconds since 1970.
+        spend: Balances from a ledger. If None, the spend is computed from the costs in the log.
     """
     if not log.holds_any():
         return Findings(spend=spend or (), gain=gain, looked=now)
@@ -67,7 +74,7 @@ def findings_of(
 
 
 def unsupported(findings: Findings, challenger: str) -> Message | None:
-    """Reason why the log has no evidence about a challenger; None if it has decisions of the challenger."""
+    """Return why the log does not support promoting a challenger; None if the log has decisions of this challenger."""
     if findings.problem is not None:
         return messages.LOG_UNKNOWN(fault=findings.problem)
     arms = {} if findings.traffic is None else findings.traffic["arms"]

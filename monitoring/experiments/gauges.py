@@ -1,10 +1,10 @@
-"""Exports experiments as Prometheus gauges, from the same documents as the page.
+"""Exports the state of experiments as Prometheus gauges, computed from the same documents as the page.
 
     REGISTRY.register(ExperimentCollector(lambda: views))        # with other metrics
     text = exposition(views)                                     # alone, as `/metrics` of the page
 
-Labels are names from experiment files, never a user or a campaign. An unknown value has no series, so that no alert
-fires on a zero.
+Labels have names from experiment files, never user ids or campaigns. If a value is unknown, its series is missing:
+exporting 0 instead could trigger an alert.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,11 @@ from monitoring.gauge_table import Sample, gauges
 
 
 def exposition(views: Sequence[View], leads: bool | None = None) -> bytes:
-    """All gauges in Prometheus' text format; `leads`: whether the exporting operator is the leader."""
+    """Return all gauges in Prometheus' text format.
+
+    Args:
+        leads: Whether the operator that exports the gauges is the leader; None if no operator exports them.
+    """
     registry = CollectorRegistry()
     registry.register(ExperimentCollector(lambda: views))
     if leads is not None:
@@ -28,21 +32,22 @@ def exposition(views: Sequence[View], leads: bool | None = None) -> bytes:
 
 
 class ExperimentCollector(Collector):
-    """Collects the gauges at each scrape; `views` must read no log, since Prometheus waits for it."""
+    """A Prometheus collector that computes the gauges at each scrape. `views` must be fast, so it reads no log."""
 
     def __init__(self, views: Callable[[], Sequence[View]]) -> None:
         self._views = views
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yields each gauge with a sample of every experiment that has a value."""
-        # If two files have the same name, only the first counts: Prometheus refuses a page with a duplicate series.
+        """Yield each gauge, with one sample for each experiment that has a value."""
+        # If two files define the same experiment name, export only the first one, because Prometheus rejects a scrape
+        # with duplicate series.
         views = {view["name"]: view for view in reversed(self._views())}
         samples = ((g, (name, *labels), value) for name, view in views.items() for g, labels, value in _samples(view))
         yield from gauges("mtorl_experiment_", _GAUGES, samples)
 
 
 def _samples(view: View) -> Iterator[Sample]:
-    """Samples without the label `experiment`."""
+    """Yield the samples of one experiment, without the label `experiment`."""
     verdict, settled = view["verdict"], view["settled"]
     yield "stage", (view["phase"],), 1.0
     yield "looked_timestamp_seconds", (), datetime.fromisoformat(view["looked"]).timestamp()
@@ -66,7 +71,8 @@ def _samples(view: View) -> Iterator[Sample]:
         for check in found["guardrails"]:
             yield "guardrail_breached", (name, check["name"]), float(check["state"] == "breached")
     for spend in view["spend"]:
-        if (spend["campaign"], spend["channel"]) == ("*", "*"):  # the widest account, since a campaign is no label
+        # Export only the account of all campaigns and channels, because campaigns must not become labels.
+        if (spend["campaign"], spend["channel"]) == ("*", "*"):
             account = (spend["arm"], spend["period"], view["currency"])
             yield "spent", account, spend["spent"]
             yield "budget", account, spend["limit"]

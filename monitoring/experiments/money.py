@@ -1,4 +1,4 @@
-"""Forecasts whether the money of an experiment lasts for its next stages; without money, no ad is shown.
+"""Forecasts whether the budget of an experiment lasts until its ramp ends. Without money, no arm can show ads.
 
 short_of_money(spend, started, experiment.ramp, state, now)      # a message, or None if the money lasts
 """
@@ -12,21 +12,24 @@ from mtorl.experiment.stage_machine import STAGES, State, stages_to_come
 from mtorl.experiment.stages import Ramp
 from mtorl.runtime.message import Message
 
-_LITTLE = 0.1  # remaining share of a total at which the total is nearly spent
-_HALF = 0.5  # share of a total that must be spent before a rate is reliable
-_TOLD_AFTER = 24.0  # hours until a rate is reliable, since traffic varies over the day
+# Warn at once if less than this share of a total budget is left.
+_LITTLE = 0.1
+# Forecast the spend only after this share of a total budget is spent, because an earlier estimate is unreliable.
+_HALF = 0.5
+# Forecast the spend only after this many hours, because traffic varies over the day.
+_TOLD_AFTER = 24.0
 
 
 def short_of_money(
     spend: Sequence[Spend], started: float | None, ramp: Ramp | None, state: State, now: float
 ) -> Message | None:
-    """Name a total that is nearly spent or, at the rate so far, will be spent before the ramp ends.
+    """Return a warning if a total budget is nearly spent, or will not last until the ramp ends; None if it lasts.
 
-    Budgets with a period are ignored: pacing makes them last, and they are granted anew.
+    Budgets per day or hour are ignored. Pacing spreads them over their period, and each period gets new money.
 
     Args:
-        started: When the experiment left its draft, seconds since 1970.
-        ramp: None if a person sets the stages.
+        started: Time at which the experiment left its draft, in seconds since 1970.
+        ramp: The stages of the experiment; None if a person chooses the stages.
     """
     if state.phase not in STAGES or started is None:
         return None
@@ -47,7 +50,7 @@ def short_of_money(
 
 
 def _hours_to_come(ramp: Ramp | None, state: State, now: float) -> float:
-    """Minimum number of hours until the present stage and all later ones are over."""
+    """Return how many hours the present stage and all later stages will take at least."""
     hours = sum(step.hours for step in stages_to_come(ramp, state))
     here = next((step.hours for step in ramp.stages if step.stage == state.phase), 0.0) if ramp is not None else 0.0
     return hours + max(0.0, here - (now - (state.since or now)) / 3600)

@@ -1,10 +1,11 @@
-"""Renders experiments as one HTML file without external resources; all content is treated as untrusted.
+"""Renders experiments as one self-contained HTML file, which loads nothing from other sites.
 
     page([view])                          # to save or to send: no script
     page(views, refresh=10)               # as served: reloads its content every ten seconds
 
-The page reads only documents of `view.experiment_view`. Names, hypotheses and reasons are typed by people, so the
-template escapes them, and the page's policy forbids every other source, script or request.
+The page reads only documents built by `view.experiment_view`. Names, hypotheses and reasons are typed by people, so
+they may contain HTML. The template escapes them, and the Content-Security-Policy blocks all scripts except the page's
+own.
 """
 
 import base64
@@ -25,15 +26,16 @@ Json = dict[str, Any]
 
 _TEMPLATE = Path(__file__).parent / "page.html.j2"
 _REFRESH = Path(__file__).parent / "refresh.js"
-_COLOURS = 8  # number of channels with a separate colour in the style sheet
+# The style sheet defines this many colours for channels; further channels use the colours again.
+_COLOURS = 8
 
 
 def page(views: Sequence[View], *, refresh: float | None = None, stops: bool = False) -> str:
-    """The page of some experiments.
+    """Render the page of the given experiments.
 
     Args:
-        refresh: Seconds between reloads of a served page; None: no reloads.
-        stops: Whether a served page has kill switches, which send `POST stop/NAME`.
+        refresh: Seconds after which an open page loads new figures. None for a saved page, which has no script.
+        stops: Whether the page has a kill switch for each experiment, a button that sends `POST stop/NAME`.
     """
     script = "" if refresh is None else _REFRESH.read_text(encoding="utf-8").replace("SECONDS", f"{refresh:g}")
     content = {
@@ -53,7 +55,7 @@ def page(views: Sequence[View], *, refresh: float | None = None, stops: bool = F
 
 
 def content_policy(script: str) -> str:
-    """The page's Content-Security-Policy, which allows only its own styles and script."""
+    """Build the Content-Security-Policy of the page, which allows only the page's own styles and script."""
     allowed = ["default-src 'none'", "style-src 'unsafe-inline'", "img-src data:", "base-uri 'none'"]
     if script:
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -62,17 +64,17 @@ def content_policy(script: str) -> str:
 
 
 def moment(time: Any) -> str:
-    """Formats an ISO time for people."""
+    """Format an ISO time for people, such as "2026-11-30 16:15 UTC"."""
     return words.ABSENT if not time else f"{datetime.fromisoformat(str(time)):%Y-%m-%d %H:%M} UTC"
 
 
 def phase(name: str) -> str:
-    """Formats a phase for use in a sentence."""
+    """Format a phase for use in a sentence, such as "at shadow" or "promoted"."""
     return f"at {name}" if name == "shadow" or name.endswith("%") else name
 
 
 def _experiment(view: View, anchor: str) -> Json:
-    """The template's content for one experiment."""
+    """Collect everything that the template shows of one experiment."""
     return {
         **view,
         "anchor": anchor,
@@ -158,7 +160,7 @@ def _guardrails_tile(verdict: Mapping[str, Any]) -> list[Json]:
 
 
 def _srm(verdict: Mapping[str, Any]) -> Json:
-    """Tells whether users are split as configured: a word, and the p-value."""
+    """Describe in words whether the users are split between the arms as configured, with the p-value of the test."""
     p = verdict["srm_p"]
     if not verdict["users"]:
         return {"words": "Not known yet", "said": "no user counts yet", "tone": "open"}
@@ -178,7 +180,7 @@ def _effects(challengers: Mapping[str, Json]) -> list[Json]:
 
 
 def _looks(events: Sequence[Mapping[str, Any]], verdict: Mapping[str, Any]) -> list[Json]:
-    """The effect at the time of each move, from the history, and the present effect."""
+    """List the lift at each past move, from the history, and the present lift, with its interval as drawn."""
     looks = []
     for event in events:
         evidence = event["evidence"] or {}
@@ -209,7 +211,7 @@ def _secondary(challenger: str, name: str, lift: Json) -> Json:
 
 
 def _accounts(view: View) -> list[Json]:
-    """Accounts of the budgets, each with its bar."""
+    """List the budget accounts, each with the widths of its bars for spent and reserved money in percent."""
     rows, arms = [], {account["arm"] for account in view["spend"]}
     for account in view["spend"]:
         whole = max(account["limit"], account["spent"] + account["reserved"], 1e-9)
@@ -225,7 +227,8 @@ def _accounts(view: View) -> list[Json]:
                 "scope": ", ".join(part for part in scope if part),
                 "spent_bar": round(100 * account["spent"] / whole, 1),
                 "reserved_bar": round(100 * account["reserved"] / whole, 1),
-                # An arm may spend a little above its part (`spare` in mtorl/experiment/paced_account.py).
+                # A single arm may spend slightly more than its part of the limit (`spare` in
+                # mtorl/experiment/paced_account.py), so only the account of all arms can be overspent.
                 "over": account["arm"] == ALL_ARMS and account["spent"] > account["limit"] * (1 + 1e-9),
                 "share": account["spent"] / account["limit"] if account["limit"] > 0 else None,
             }
@@ -234,7 +237,11 @@ def _accounts(view: View) -> list[Json]:
 
 
 def _mix(view: View) -> Json | None:
-    """Exposures of each arm by channel, as shares; the channel with most exposures of all arms comes first."""
+    """Compute how each arm's exposures are split between the channels.
+
+    Channels are sorted by their exposures in all arms, the most frequent one first. Returns None if there are no
+    decisions.
+    """
     traffic = view["traffic"]
     if traffic is None:
         return None

@@ -1,10 +1,11 @@
-"""Reads channels and money of an experiment's arms from the decision log: all decisions, whether they count or not.
+"""Reads from the decision log which channels each arm has chosen, and how much money it has spent.
 
-Overridden users belong to no arm, since they have a separate account.
+All decisions are included, whether or not they count in the verdict. The exception are overridden users, whose arm is
+set in the experiment file: they belong to no arm, and have their own budget account.
 
-traffic_of(read.db, log, experiment)        # channels chosen by each arm
-newest_of(read.db, now)                     # the newest decision, with a message after an unusual gap
-spend_of(read.db, experiment, now)          # cost charged to each account, if no ledger answers
+    traffic_of(read.db, log, experiment)        # channels chosen by each arm
+    newest_of(read.db, now)                     # the newest decision, with a message after an unusual gap
+    spend_of(read.db, experiment, now)          # cost charged to each account, if no ledger answers
 """
 
 from collections import Counter
@@ -21,16 +22,23 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.pages.words import duration
 from mtorl.policy.periods import period_at
 
-_FACTOR = 2.0  # a gap is unusual beyond this multiple of the longest earlier gap
-_LEAST = 900.0  # least unusual gap, seconds: routers upload each minute, and may have to wait for the lake
-_COMPARED_DAYS = 7  # a week, because it includes a shop's weekly closing day
+# A time without decisions is unusual if it is longer than this multiple of the longest earlier gap.
+_FACTOR = 2.0
+# A shorter time without decisions, in seconds, is never unusual: routers upload every minute, and an upload may be
+# delayed.
+_LEAST = 900.0
+# Gaps of the last seven days are compared, because a week includes a shop's weekly closing day.
+_COMPARED_DAYS = 7
 
 
 def traffic_of(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment) -> Traffic | None:
-    """Count the decisions of each arm by channel; None if there are none.
+    """Count the decisions, exposures and fallbacks of each arm by channel; None if there are no decisions.
 
-    The counts cover randomised users. Before there are any, they cover the shadow: decisions of the incumbent, and
-    hypothetical ones of challengers. `db` has the experiment's sums (`monitoring/verdict/experiment_users.py`).
+    The counts are about users who were randomly assigned to an arm. Before the first such user, they are about the
+    shadow: the real decisions of the incumbent, and the logged but unused decisions of the challengers.
+
+    Args:
+        db: Database with the experiment's sums, from `experiment_users` (`monitoring/verdict/experiment_users.py`).
     """
     ((served, there),) = db.execute("SELECT count_if(randomised), count(*) FROM activity WHERE counts").fetchall()
     if not there:
@@ -68,10 +76,11 @@ def _shadows(log: DecisionLog, experiment: Experiment) -> list[tuple[str, str | 
 
 
 def newest_of(db: duckdb.DuckDBPyConnection, now: float) -> Newest | None:
-    """Find the newest decision of an experiment, of any stage and arm, and whether the gap since then is unusual.
+    """Find the newest decision of an experiment, and whether the time since then is unusually long.
 
-    Request rates differ by a factor of a thousand between shops, and between noon and night. So the decision's age is
-    compared with the longest gap of the week before it. Decisions from a clock that is ahead are ignored.
+    Some shops get a thousand times as many requests as others, and noon has more than midnight. So a fixed limit would
+    not work: the time since the newest decision is compared with the longest gap of the week before it. Decisions of a
+    router whose clock is ahead are ignored.
     """
     ((newest, longest),) = db.execute(
         f"""WITH busy AS (
@@ -94,7 +103,10 @@ def newest_of(db: duckdb.DuckDBPyConnection, now: float) -> Newest | None:
 
 
 def spend_of(db: duckdb.DuckDBPyConnection, experiment: Experiment, now: float) -> list[Spend]:
-    """Cost in the log for each account's present period, without reservations. For `db`, see `traffic_of`."""
+    """Add up the logged cost of each budget account in its current period. For `db`, see `traffic_of`.
+
+    The log does not contain reservations, so `reserved` is 0.
+    """
     starts = {
         (period, timezone): period_at(period, timezone, now)[0]
         for period, timezone in {(account.period, account.timezone) for account in experiment.accounts()}
@@ -115,7 +127,10 @@ def spend_of(db: duckdb.DuckDBPyConnection, experiment: Experiment, now: float) 
 
 
 def _spent_since(db: duckdb.DuckDBPyConnection, start: float) -> Counter[tuple[str, str, str]]:
-    """Cost by arm, campaign and channel; "*" is any. One query serves all accounts, which may be 100,000."""
+    """Add up the cost since `start` by arm, campaign and channel, where "*" stands for all of them.
+
+    A single query serves all accounts, because an experiment may have 100,000 accounts.
+    """
     rows = db.execute(
         "SELECT arm, campaign_id, channel, fsum(cost) FROM spent WHERE since >= $start GROUP BY ALL ORDER BY ALL",
         {"start": datetime.fromtimestamp(start, UTC)},

@@ -1,8 +1,9 @@
-"""Builds an experiment's document (status, figures, advice) as a pure function that reads no clock and no file.
+"""Builds the document of an experiment: its status, figures and advice.
 
     view = experiment_view(experiment, events, Findings(verdict, evidence, traffic, spend), now)
 
-The command line, the operator and tests call it. `document.py` describes the fields.
+`experiment_view` is a pure function that reads no clock and no file. The command line, the operator and the tests call
+it. `document.py` describes the fields.
 """
 
 import math
@@ -40,11 +41,12 @@ _PLANNED = {
     *("minimum_effect", "covariates", "metrics", "ramp"),
 }
 """Fields of the file in the document; never the salt, from which each user's arm could be computed."""
-_TOO_SOON = 0.01  # hours at a stage before its rate of users can be estimated
+# After fewer hours at a stage than this, the rate of new users can't be estimated.
+_TOO_SOON = 0.01
 
 
 def experiment_view(experiment: Experiment, events: Sequence[Event], findings: Findings, now: float) -> View:
-    """Build the document; events with another name or salt are ignored."""
+    """Build the document of an experiment. Events that belong to another experiment or salt are ignored."""
     state = state_of(events, experiment)
     own = [event for event in events if (event.experiment, event.salt) == (experiment.name, experiment.salt)]
     step = consider(experiment, state, findings.evidence, now)
@@ -54,7 +56,8 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], findings: F
     by_hand = findings.by_hand and experiment.ramp is None and state.phase == "draft"
     phase = experiment.stage if by_hand else state.phase
     newest, ahead = findings.newest, stages_to_come(experiment.ramp, state)
-    if newest is not None and phase not in STAGES:  # before the start and after the end, gaps are normal
+    # Before the start and after the end of an experiment, gaps between decisions are normal.
+    if newest is not None and phase not in STAGES:
         newest = Newest(**{**newest, "silence": None})
     standing = Standing(
         experiment,
@@ -96,18 +99,23 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], findings: F
 
 
 def _is_on(experiment: Experiment, state: State, problem: str | None) -> bool:
-    """Whether no kill switch is on; kill switches of finished experiments and of unusable drafts are ignored."""
+    """Return whether the experiment is switched on.
+
+    A finished experiment counts as switched on, and so does a draft whose file is invalid, because a kill switch has no
+    effect on them.
+    """
     if state.phase in OVER or (state.phase == "draft" and problem is not None):
         return True
     return experiment.enabled and not state.killed
 
 
 def _steps(experiment: Experiment, phase: str, moves: Sequence[Event]) -> list[Step]:
-    """Draft, the stages of the ramp, other stages that were entered, and the end."""
+    """List the phases of the experiment: the draft, the stages of the ramp, other entered stages, and the end."""
     entered = {str(event.to): event.at for event in moves}
     of_ramp: dict[str, RampStage] = {step.stage: step for step in experiment.ramp.stages} if experiment.ramp else {}
     shares = {str(stage): share for stage, share in CHALLENGER_SHARE.items()}
-    over = phase in OVER  # then stages after the last one are omitted; skipped ones stay
+    # If the experiment is over, stages that it never reached are left out. Stages that it skipped are shown.
+    over = phase in OVER
     last = max((place for place, stage in enumerate(STAGES) if stage in entered), default=-1)
     ramp = of_ramp if not over else [stage for stage in STAGES[:last] if stage in of_ramp]
     stages = [stage for stage in STAGES if stage in entered or stage in ramp or stage == phase]
@@ -177,7 +185,10 @@ def _next(
 
 
 def _expected(needed: Sequence[Requirement], since: float, now: float) -> float | None:
-    """Forecast, from the rate so far, of the time at which hours and users suffice; None if another need is unmet."""
+    """Forecast when enough hours and users are reached, if users keep arriving at the rate so far.
+
+    Returns None if this can't be forecast, for example because a limit on fallbacks is exceeded.
+    """
     passed = (now - since) / 3600
     latest = now
     for one in needed:
@@ -212,7 +223,7 @@ def _plan(experiment: Experiment, serving: Experiment) -> dict[str, Any]:
 
 
 def _answers(arm: Arm) -> str:
-    """Source of an arm's decisions in words; a URL without its credentials."""
+    """Describe the source of an arm's decisions: rows of the file, a model, or a URL without its credentials."""
     parts = []
     if arm.policy is not None:
         parts.append("the caller's choice" if arm.policy == "baseline" else f"{len(arm.policy)} rows of the file")

@@ -1,14 +1,15 @@
-"""Serves the page of experiments, on a laptop and in the operator; requests change nothing and read no log.
+"""Serves the web page of experiments, on a laptop and in the operator.
 
     with serving(site(lambda: views, "127.0.0.1"), "127.0.0.1", 8088) as url: ...
 
-| path | what |
+| path | response |
 |---|---|
 | / | the page |
 | /experiments.json | the documents |
 | /metrics | Prometheus gauges |
 
-Each client that reaches the port can read all experiments: listen on localhost, or behind an authenticating proxy.
+These requests change nothing and read no log. There is no login: each client that reaches the port can read all
+experiments, so listen on localhost or behind an authenticating proxy.
 """
 
 import asyncio
@@ -26,7 +27,8 @@ from monitoring.experiments.document import View
 from monitoring.experiments.gauges import exposition
 from monitoring.experiments.page import page
 
-_REFRESH = 5.0  # seconds between reloads of an open page
+# An open page reloads its figures after this many seconds.
+_REFRESH = 5.0
 _HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -38,21 +40,23 @@ _log = logging.getLogger(__name__)
 
 
 class Unavailable(Exception):
-    """The page can't be shown now; the message gives the reason."""
+    """Raised if the page can't be shown now. The message gives the reason."""
 
 
 def site(
     views: Callable[[], Sequence[View]], host: str, leads: Callable[[], bool] | None = None, stops: bool = False
 ) -> web.Application:
-    """The application, to which callers may add routes.
+    """Build the web application. Callers may add routes to it.
 
     Args:
-        views: Returns the documents without reading a log; raises `Unavailable`.
+        views: Returns the documents without reading a log; raises `Unavailable` if it can't.
         host: Address to listen at. At a loopback address, requests under another host name are refused.
-        leads: Whether the serving operator is the leader; otherwise two operators would export each experiment.
-        stops: Whether the page has a kill switch for each experiment; the caller must add its route.
+        leads: Returns whether this operator is the leader. Only the leader exports the gauges of experiments, because
+            otherwise two operators would export the same series. None outside of an operator.
+        stops: Whether the page has a kill switch for each experiment; the caller must then add the route `stop/NAME`.
     """
-    pages = ThreadPoolExecutor(1, "pages")  # so that other requests do not wait for pages
+    # Pages are rendered in their own thread, so that other requests do not wait.
+    pages = ThreadPoolExecutor(1, "pages")
 
     def gauges() -> bytes:
         leading = None if leads is None else leads()
@@ -64,7 +68,7 @@ def site(
             body = await asyncio.get_running_loop().run_in_executor(pages, make)
         except Unavailable as error:
             raise web.HTTPServiceUnavailable(text=f"{error}\n") from None
-        except Exception as error:  # a bug
+        except Exception as error:  # a bug in this program
             _log.exception("a page can't be rendered")
             words = f"This page can't be rendered: {type(error).__name__}. The server's log has the details.\n"
             raise web.HTTPInternalServerError(text=words) from None
@@ -90,7 +94,7 @@ async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
 async def _own_name_alone(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Refuse requests of a foreign page whose host name points here (DNS rebinding)."""
+    """Refuse requests under a foreign host name that points to this machine, an attack called DNS rebinding."""
     if not _is_local(_host_of(request.headers.get("Host", ""))):
         raise web.HTTPForbidden(text="not under this name\n")
     return await handler(request)
@@ -98,7 +102,10 @@ async def _own_name_alone(
 
 @contextmanager
 def serving(app: web.Application, host: str, port: int) -> Iterator[str]:
-    """Serve an application in a thread and yield its URL. Port 0 selects a free port; a used port raises OSError."""
+    """Serve an application in a thread, and yield its URL. Port 0 selects a free port.
+
+    Raises OSError if the port is in use.
+    """
     loop = asyncio.new_event_loop()
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
 

@@ -1,7 +1,9 @@
-"""Compares one challenger with the incumbent: the lift of each metric, from sums over users.
+"""Compares one challenger with the incumbent: computes the lift of each metric from sums over users.
 
-comparison = Comparison(users, "challenger", gain, None, alpha)
-comparison.lift("click_per_decision")
+    comparison = Comparison(users, "challenger", gain, None, alpha)
+    comparison.lift("click_per_decision")
+
+The sums of both arms are compared within each stage.
 """
 
 import math
@@ -30,20 +32,28 @@ from mtorl.experiment.metrics import (
 )
 from mtorl.log.gain import Gain
 
-_SHORTEST = 1 / 60  # hours that count for a stage with a single decision
+# A stage whose first and last decision are the same lasts 0 hours; count at least this many hours instead.
+_SHORTEST = 1 / 60
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Comparison of one challenger with the incumbent."""
+    """The comparison of one challenger with the incumbent, on the same users and stages.
+
+    Attributes:
+        budget_per_decision: Budget of each arm in currency units per decision, for a replay only.
+        alpha: Error rate of the confidence intervals.
+        covariates: Names of the covariates that adjust every lift; empty for no adjustment.
+        with_late: Whether outcomes that arrived later than `outcome_hours` count too.
+    """
 
     users: Users
     challenger: str
     gain: Gain
     budget_per_decision: float | None
     alpha: float
-    covariates: tuple[str, ...] = ()  # names of the covariates that adjust all lifts
-    with_late: bool = False  # whether outcomes that arrived after `outcome_hours` count
+    covariates: tuple[str, ...] = ()
+    with_late: bool = False
 
     @cached_property
     def _arms(self) -> tuple[int, int]:
@@ -55,17 +65,17 @@ class Comparison:
         return [int(stage) for stage in np.flatnonzero(present)] or [0]
 
     def _totals(self, column: str) -> Floats:
-        """Sums of a column by arm and stage, (A, S)."""
+        """Return the sums of a column for both arms (A = 2) and each stage, in the shape (A, S)."""
         totals = self.users.sums.totals_CB[:, self._indices(column)].sum(1).reshape(len(self.users.stages), -1)
         return totals[self._stages][:, list(self._arms)].T
 
     def _indices(self, column: str) -> list[int]:
-        """Indices of a column and, if late outcomes count, of the outcome's late part."""
+        """Return the index of a column and, if late outcomes count, of the column with the late outcomes."""
         index_of, kind = self.users.sums.index_of, outcome_of(column)
         return [index_of(column), *([index_of(late_column(kind))] if self.with_late and kind else [])]
 
     def adjustment(self, primary: str) -> dict[str, Any] | None:
-        """Effect of the covariates on the lift, JSON-ready; None without covariates."""
+        """Compare the lift with and without the covariates, as a JSON-ready dict; None if there are no covariates."""
         if not self.covariates:
             return None
         adjusted, without = self.lift(primary), replace(self, covariates=()).lift(primary)
@@ -78,7 +88,11 @@ class Comparison:
         }
 
     def unbalanced(self, alpha: float) -> str | None:
-        """Name of a covariate that differs between the arms' users by more than chance, at any look; else None."""
+        """Return a covariate whose mean differs between the arms by more than chance; None if there is no such one.
+
+        The users were split at random, so such a difference shows that something is wrong. The test is valid at every
+        look.
+        """
         ratios = [(HAS_PAST, ONE), *((PREFIX + name, HAS_PAST) for name in self.covariates)] if self.covariates else []
         for numerator, denominator in ratios:
             sums = self._sums(numerator, ((numerator, 1.0),), ((denominator, 1.0),))
@@ -88,10 +102,11 @@ class Comparison:
         return None
 
     def hours(self, of_stages: Mapping[str, float]) -> float:
-        """Effective run time in hours: the hours of a stage count in proportion to its weight in the lift.
+        """Return the effective run time in hours, in which a stage counts in proportion to its weight in the lift.
 
         If stages have the weights w in the lift and the hours h, the result is (sum w)^2 / sum(w^2 / h), like Kish's
-        effective sample size. If a day at a large stage outweighs the weeks before it, the result is about a day.
+        effective sample size. For example, if one day at a large stage has nearly all of the weight, the result is
+        about a day, even if weeks at small stages preceded it.
         """
         ours, theirs = self._totals(WEIGHT)
         hours = np.array([of_stages.get(self.users.stages[stage], 0.0) for stage in self._stages]).clip(_SHORTEST)
@@ -100,24 +115,24 @@ class Comparison:
         return float(weight.sum() ** 2 / (weight**2 / hours[both]).sum()) if len(weight) else 0.0
 
     def lift(self, name: str, above: float = 0.0) -> Lift:
-        """The lift of a metric, over the incumbent's value times (1 + `above`)."""
+        """Compute the lift of a metric, the challenger's value minus (1 + `above`) times the incumbent's value."""
         found = metric(name, self.gain)
         sums = self._sums(name, found.numerator, self._denominators(name), self._explained, above)
         sizes = None if is_per_decision(name) else self._totals(WEIGHT)
         return compare(sums, alpha=self.alpha, largest=found.largest, sizes=sizes)
 
     def lift_per_cost(self, primary: str) -> Lift:
-        """The lift of the primary metric's outcome per currency unit."""
+        """Compute the lift of the gain per currency unit that was spent, for the outcome of the primary metric."""
         cost = metric(COST, self.gain).numerator
         sums = self._sums(primary, metric(primary, self.gain).numerator, cost, self._explained)
         return compare(sums, alpha=self.alpha, sizes=self._totals(WEIGHT))
 
     def late_gap(self, kinds: set[str]) -> float:
-        """The difference between the arms' shares of late outcomes, the largest over all kinds; 0 if insignificant.
+        """Return the largest difference between the arms' shares of late outcomes; 0 if no difference is significant.
 
-        A share is the value of late outcomes divided by the value of all outcomes. Shares are compared within stages,
-        since a day without reports makes outcomes of both arms late. Stages with more refunds than other
-        values are left out.
+        The share of late outcomes is their value divided by the value of all outcomes. The shares are compared within
+        each stage, because a day without reports makes the outcomes of both arms late. A stage is left out if its
+        refunds exceed its other values, because its total is then negative.
         """
         gaps = [0.0]
         for kind in kinds:
@@ -139,10 +154,10 @@ class Comparison:
         return float(max(gaps))
 
     def _denominators(self, name: str) -> Terms | dict[tuple[int, int], Terms]:
-        """A metric's denominator, or one denominator for each arm and stage.
+        """Return the denominator of a metric or, with a budget per decision, one denominator for each arm and stage.
 
-        If the budget is b and an arm's cost is W per decision, the gain G counts as min(1, b / W) * G: the gain of as
-        many decisions as the budget pays for.
+        An arm that spends W per decision, more than the budget b, could not have afforded all of its decisions. So only
+        the share b / W of its gain counts, which is the gain of as many decisions as the budget pays for.
         """
         usual, budget = metric(name, self.gain).denominator, self.budget_per_decision
         if budget is None or not (is_gain(name) and is_per_decision(name)):
@@ -155,7 +170,10 @@ class Comparison:
 
     @cached_property
     def _explained(self) -> tuple[Terms, ...]:
-        """Regressors of the covariates: 1, each covariate and, if any user has no past, an indicator of such users."""
+        """Return the regressors that the lift is adjusted for: the constant 1 and each covariate.
+
+        If some users have no past, an additional regressor marks them.
+        """
         if not self.covariates:
             return ()
         all_have_past = self._totals(HAS_PAST).sum() == self._totals(ONE).sum()
@@ -170,7 +188,13 @@ class Comparison:
         others: tuple[Terms, ...] = (),
         above: float = 0.0,
     ) -> Sums:
-        """Sums of a metric's figures; `positive` names the numerator by which positive users were counted."""
+        """Compute the sums that `compare` needs for one metric.
+
+        Args:
+            positive: Name of the numerator for which users with a positive value were counted.
+            others: Regressors of the covariates, from `_explained`.
+            above: The incumbent's numerator is multiplied by 1 + `above`.
+        """
         sums = self.users.sums
         maps = np.zeros((2, len(self._stages), 2 + len(others), len(sums.columns)))
         for arm, stage in np.ndindex(maps.shape[:2]):
@@ -183,7 +207,7 @@ class Comparison:
 
 
 def ratio_of(users: Users, arm: str, name: str, gain: Gain, budget: float | None) -> float:
-    """A metric of an arm over all stages; NaN without any decision."""
+    """Return the value of a metric for one arm over all stages; NaN if the arm has no decision."""
     found = metric(name, gain)
     numerator, denominator = (users.of(arm, terms, weighted=True) for terms in (found.numerator, found.denominator))
     if budget is not None and is_gain(name) and is_per_decision(name):

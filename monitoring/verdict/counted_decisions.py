@@ -1,12 +1,13 @@
-"""Selects the decisions of an experiment that count, and counts the others by reason (docs/verdict.md).
+"""Selects the decisions of an experiment that count in the verdict, and counts the others by reason (docs/verdict.md).
 
     counted = count_decisions(db, log, experiment)      # from the tables of `hourly_sums.py`
 
-Decisions count for the arm that the user was *assigned* to, fallbacks included: otherwise, an arm that often fails
-would be judged only on the users for whom it does not fail. The newest models are judged, so only hours after the last
-decision of any other model of any arm count. A decision without a model (a fallback) counts by its time. A decision
-from a clock that was ahead is never the newest. A model is identified by its digest or, without one, by name and
-version, together with share and scope of its exploration.
+A decision counts for the arm to which the user was *assigned*, even if the arm failed and a fallback decided.
+Otherwise, an arm that often fails would be judged only on the users for whom it does not fail.
+
+Only the newest model of each arm is judged. So decisions count only after the last decision that any older model has
+taken for any arm. A model is identified by its digest or, without a digest, by its name and version, and by the share
+and scope of its exploration. A decision of a router whose clock is ahead is never the newest.
 """
 
 from __future__ import annotations
@@ -29,27 +30,34 @@ if TYPE_CHECKING:
     import duckdb
 
 
-CHANGED = ("changed_period", "switched_off")  # reasons that a person causes, so the omitted days may have been bad ones
+# Reasons for leaving out decisions that a person causes, by a kill switch or a change of the stage. The left-out days
+# may have been bad ones, so the verdict is also computed with them.
+CHANGED = ("changed_period", "switched_off")
 
 
 def shares_of_stages(experiment: Experiment) -> dict[str, dict[str, float]]:
-    """Each arm's share of the users at every stage that randomises them, in the order of the ramp.
+    """Return each arm's share of the users at every stage that assigns users at random, in the order of the ramp.
 
-    A kill switch that is on now is ignored: it does not change how the users in the log were split.
+    A kill switch that is on now is ignored, because it does not change how the users in the log were split.
     """
     stages = [stage for stage in get_args(Stage) if stage != "shadow"]
     return {stage: experiment.replace(enabled=True, stage=stage).shares() for stage in stages}
 
 
 class JudgedModels(NamedTuple):
-    """The newest models of an experiment, and the time since when only they decide."""
+    """The newest model of each arm, and the time after which only these models have decided.
 
-    digests: dict[str, str]  # by arm; name and version if a model has no digest
-    since: datetime | None  # last decision of any other model or exploration; None: there is none
+    Attributes:
+        digests: Digest of the newest model by arm; name and version of a model without a digest.
+        since: Time of the last decision of an older model; None if there is no older model.
+    """
+
+    digests: dict[str, str]
+    since: datetime | None
 
     @property
     def said(self) -> str:
-        """An addition to a verdict's reason; empty if no model has changed."""
+        """Return a remark for the verdict's reason about the last change of a model; "" if no model has changed."""
         if self.since is None:
             return ""
         at = f"{self.since:%Y-%m-%d %H:%M:%S} UTC"
@@ -57,19 +65,28 @@ class JudgedModels(NamedTuple):
 
 
 class CountedDecisions(NamedTuple):
-    """A summary of the table `counted`."""
+    """A summary of the decisions that count in a verdict, and of those that do not.
 
-    left_out: dict[str, int]  # decisions that do not count, by reason
+    Attributes:
+        left_out: Number of decisions that do not count, by reason.
+        overridden: Number of users whose decisions do not count because the experiment file sets, or has set, their
+            arm.
+        hours: Hours between the first and last decision that count, by stage. A UTC day with such decisions adds at
+            most 24 hours.
+    """
+
+    left_out: dict[str, int]
     models: JudgedModels
-    overridden: int  # users whose decisions are omitted because the file names, or named, their arm
-    hours: dict[str, float]  # by stage, from the first to the last decision that counts: at most 24 for each
-    # UTC day with decisions that count
+    overridden: int
+    hours: dict[str, float]
 
 
 def count_decisions(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment) -> CountedDecisions:
-    """Make the table `counted`: `stage`, `arm` and `hour` of each cell that counts, or is `changed`.
+    """Create the table `counted` with the decisions that count, and return a summary.
 
-    Decisions of an overridden user count only until the hour in which the user was `named`.
+    A row stands for a cell, a group of decisions of one hour that count or do not count together. The column `changed`
+    is true for a cell that only the reasons in `CHANGED` leave out. Decisions of an overridden user count only until
+    the hour in which the experiment file first set the user's arm.
     """
     models = _judged_models(db, experiment)
     rows = [(stage, arm, share) for stage, arms in shares_of_stages(experiment).items() for arm, share in arms.items()]
@@ -154,7 +171,7 @@ def _hours(db: duckdb.DuckDBPyConnection) -> dict[str, float]:
 
 
 def _judged_models(db: duckdb.DuckDBPyConnection, experiment: Experiment) -> JudgedModels:
-    """Find the newest model of each arm from the cells' `digest` and `exploration`."""
+    """Find the newest model of each arm, and when an older model decided last."""
     rows = db.execute(
         """WITH answered AS (
             SELECT arm, digest, exploration, newest_decision AS place FROM cell
@@ -172,7 +189,10 @@ def _judged_models(db: duckdb.DuckDBPyConnection, experiment: Experiment) -> Jud
 
 
 def _other_splits(db: duckdb.DuckDBPyConnection, experiment: Experiment) -> list[tuple[str, str]]:
-    """Stages and logged shares that differ from the experiment file's; older decisions have no shares."""
+    """List the stages and arm shares in the log that differ from the experiment file, as pairs of stage and JSON text.
+
+    Decisions of older releases have no logged shares, and are not in the list.
+    """
     wanted = shares_of_stages(experiment)
     told = db.execute("SELECT DISTINCT stage, shares FROM cell WHERE shares IS NOT NULL").fetchall()
     return [(stage, text) for stage, text in told if stage in wanted and _differ(json.loads(text), wanted[stage])]
@@ -183,10 +203,11 @@ def _differ(shares: Mapping[str, float], others: Mapping[str, float]) -> bool:
 
 
 def _changed(experiment: Experiment) -> str:
-    """SQL condition: whether a change within a budget period made the arms' money differ.
+    """Build an SQL condition that is true for budget periods in which a change made the arms' money differ.
 
-    Without pacing, an arm that spends its budget sooner looks better until the other arm has spent as much. So any
-    change of the file within a period counts. A total budget without an end has no periods.
+    A change of the stage, the salt, the layer or the shares counts as such a change. Without pacing, so does any change
+    of the file, because an arm that spends its budget early looks better until the other arm has spent as much. A total
+    budget has no periods.
     """
     paced = all(budget.pacing is not None for budget in experiment.all_budgets if budget.period != "total")
     names = ("stage", "salt", "layer", *(() if paced else ("experiment_version",)))

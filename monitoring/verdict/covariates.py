@@ -1,11 +1,12 @@
-"""Computes covariates of an experiment's lift: what its users did before the experiment split them.
+"""Computes covariates: what each user did before the experiment, to make the estimate of the lift more precise.
 
     make_covariates(db, lake, begins, kinds)      # table `covariates`: unit, and a column for each of `covariate_names`
 
 A user's past consists of all decisions in the log, of any experiment, before this experiment's first decision at a
-stage with challengers. In the shadow all users get the incumbent, and other experiments split users independently.
-Only outcomes that were known before this decision count, since a later outcome may depend on the arm. So the past never
-changes, and is read once (`stored_sums.py`).
+stage with challengers. The decisions of the shadow belong to the past, because there all users get the incumbent.
+
+Only outcomes that were known at the end of the past are used, because a later outcome may depend on the arm. So the
+past never changes, and is read only once (`stored_sums.py`).
 """
 
 from __future__ import annotations
@@ -22,16 +23,22 @@ from mtorl.runtime.sql import sql_name, sql_text
 if TYPE_CHECKING:
     import duckdb
 
-PREFIX = "covariate:"  # prefix of the names of covariates' columns
+# Names of the columns with covariates begin with this prefix.
+PREFIX = "covariate:"
 
 
 def covariate_names(kinds: Sequence[str]) -> tuple[str, ...]:
-    """Names of the covariates for these kinds of outcomes."""
+    """Return the names of the covariates: the number of past decisions, and the past sum of each kind of outcome."""
     return ("past decisions", *(f"past {kind}" for kind in kinds))
 
 
 def past_ends(db: duckdb.DuckDBPyConnection, experiment: Experiment, rows: str, time: str) -> datetime:
-    """The `time` (SQL) of the first decision at a stage with challengers; `rows` (SQL) include the experiment's."""
+    """Return the time of the first decision at a stage with challengers, which ends the past.
+
+    Args:
+        rows: SQL of a table with the experiment's decisions, which may include others.
+        time: SQL of the decision's time.
+    """
     ((found,),) = db.execute(
         f"""SELECT coalesce(min({time}), 'epoch') FROM {rows}
         WHERE (salt <> $salt OR layer <> $layer) IS NOT TRUE AND assignment_probability < 1""",
@@ -42,11 +49,14 @@ def past_ends(db: duckdb.DuckDBPyConnection, experiment: Experiment, rows: str, 
 
 
 def make_covariates(db: duckdb.DuckDBPyConnection, lake: Lake, begins: datetime, kinds: Sequence[str]) -> None:
-    """Make the table `covariates`, scaled to mean 0 and standard deviation 1, so that sums of squares lose no digits.
+    """Create the table `covariates`, with one row per user who has a past.
+
+    Each covariate is scaled to mean 0 and standard deviation 1, because sums of squares of large numbers would lose
+    digits.
 
     Args:
-        begins: Time of the experiment's first decision with challengers, which ends the past.
-        kinds: Outcomes whose past sums are covariates.
+        begins: Time of the experiment's first decision at a stage with challengers, which ends the past.
+        kinds: Kinds of outcomes; the past sum of each kind is a covariate.
     """
     columns = [sql_name(PREFIX + name) for name in covariate_names(kinds)]
     added = "".join(

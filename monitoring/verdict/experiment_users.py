@@ -1,10 +1,10 @@
-"""Reads the users of an experiment from the decision log: their sums for every metric, by stage and arm.
+"""Adds up the decisions and outcomes of each user of an experiment, for every metric, stage and arm.
 
     with experiment_users(log, experiment, gain) as found:
         users = found.users()                   # from the decisions that count (`counted_decisions.py`)
         others = found.users(changed=True)      # also from days with a change of stage, or a kill switch
 
-Users are summed in parts, selected by a hash, so memory does not grow with the number of decisions or users.
+A hash splits the users into parts that are processed one after the other, so that memory does not grow with the log.
 """
 
 from __future__ import annotations
@@ -38,26 +38,31 @@ if TYPE_CHECKING:
     import duckdb
 
 
-REPORTED_SHARE = 0.05  # share of an arm's decisions from which a user is reported: a probe, a bot, a shared id
-ONE = "one"  # a column that is 1 in each row
-HAS_PAST = "has_past"  # a column that is 1 in each row of a user with known covariates, else 0
+# A user with at least this share of an arm's decisions is reported: perhaps a health check, a bot, or an id that many
+# visitors share.
+REPORTED_SHARE = 0.05
+# Name of a column whose value is 1 for every user.
+ONE = "one"
+# Name of a column whose value is 1 for users with known covariates, and 0 for others.
+HAS_PAST = "has_past"
 _ROWS_AT_ONCE = 500_000
 
 
 @dataclass
 class Users:
-    """The users of a comparison, without users in several arms of a stage.
+    """Sums over the users of an experiment. Users who got several arms at the same stage are left out.
 
     Attributes:
-        sums: Sums for the comparison; all columns except covariates have the user's weight (`heavy_users.py`).
-        totals_CB: Sums of the same columns without weights.
-        typical: Decisions of a typical user of each stage.
-        of_arms: Number of users by their set of arms, as bits; a user who got the incumbent at one stage and the
-            challenger at a later one is in both.
+        sums: Sums for the comparison. Each user's figures, except covariates, are multiplied by the user's weight,
+            which is below 1 for users with very many decisions (`heavy_users.py`).
+        totals_CB: The same sums without weights, by cell (stage and arm) and column.
+        typical: Median number of decisions per user, for each stage.
+        of_arms: Number of users by the set of arms that they got, where bit i stands for arm i. A user who got the
+            incumbent at one stage and the challenger at a later stage has two bits.
         capped: Number of users with a weight below 1, by arm.
-        busiest: Arm and decisions of each user who may have `REPORTED_SHARE` of the arm's decisions.
-        crossed: Number of users in several arms of a stage.
-        all_users: Number of all users, including `crossed`.
+        busiest: Arm and number of decisions of each user who may have `REPORTED_SHARE` of the arm's decisions.
+        crossed: Number of users who got several arms at the same stage.
+        all_users: Number of all users, including the `crossed` ones.
         late: Number of outcomes that arrived too late to count.
     """
 
@@ -74,37 +79,44 @@ class Users:
     late: int = 0
 
     def count(self, *arms: str) -> int:
-        """Number of users of any of these arms, each counted once."""
+        """Count the users of the given arms. A user of several of these arms is counted once."""
         wanted = sum(1 << self.arms.index(arm) for arm in arms)
         return sum(users for bits, users in self.of_arms.items() if bits & wanted)
 
     @property
     def moved(self) -> int:
-        """Number of users in more than one arm, at different stages."""
+        """Count the users who got different arms at different stages."""
         return sum(users for bits, users in self.of_arms.items() if bits.bit_count() > 1)
 
     @property
     def heavy(self) -> list[tuple[str, float]]:
-        """Arm, and share of the arm's decisions, of each user with at least `REPORTED_SHARE`, the heaviest first."""
+        """List the users who made at least `REPORTED_SHARE` of an arm's decisions, the busiest first.
+
+        Each entry has the arm, and the user's share of the arm's decisions.
+        """
         shares = [(arm, own / self.of(arm, ((DECISIONS, 1.0),))) for arm, own in self.busiest]
         return sorted([each for each in shares if each[1] >= REPORTED_SHARE], key=itemgetter(1), reverse=True)
 
     def of(self, arm: str, terms: Terms, weighted: bool = False) -> float:
-        """The sum of an arm's columns with the factors of `terms`, over all stages."""
+        """Return a weighted sum of columns for one arm over all stages; `terms` has the columns and their weights."""
         cells = self.sums.cells(self.arms.index(arm))
         totals = (self.sums.totals_CB if weighted else self.totals_CB)[cells].sum(0)
         return float(sum(weight * totals[self.sums.index_of(name)] for name, weight in terms))
 
     def by_stage(self, arm: str) -> npt.NDArray[np.int64]:
-        """Number of an arm's users at each stage, (S,)."""
+        """Return the number of an arm's users at each stage, in the shape (S,)."""
         return self.sums.users_C[self.sums.cells(self.arms.index(arm))].astype(np.int64)
 
     def add(self, values: Mapping[str, Any]) -> None:
-        """Add rows in any order, one for each user, stage and arm; a call must have all rows of its users."""
+        """Add the figures of some users, with one row for each user, stage and arm, in any order.
+
+        All rows of a user must be in the same call, so that users with several arms can be found.
+        """
         self.late += int(values["late"].sum())
         order = np.lexsort((values["stage"], values["unit"]))
         unit, stage = (values[name][order] for name in ("unit", "stage"))
-        begins = np.append(_first(unit, stage), True)  # True at the first row of each user and stage
+        # True at the first row of each pair of user and stage, and at the end.
+        begins = np.append(_first(unit, stage), True)
         alone = begins[:-1] & begins[1:]
         self.all_users += int(_first(unit).sum())
         self.crossed += int(_first(unit[~alone]).sum())
@@ -136,19 +148,30 @@ class Users:
 
 @dataclass(frozen=True)
 class ExperimentUsers:
-    """The decisions of a verdict; usable while their tables exist."""
+    """The decisions of an experiment that count, as tables in a database. Valid until `experiment_users` ends.
+
+    Attributes:
+        covariates: Names of the covariates; empty if lifts are not adjusted.
+        db: Database with the tables of `hourly_sums.py`.
+    """
 
     counted: CountedDecisions
-    covariates: tuple[str, ...]  # names
-    db: duckdb.DuckDBPyConnection  # with the tables of `hourly_sums.py`
+    covariates: tuple[str, ...]
+    db: duckdb.DuckDBPyConnection
     _stages: list[str]
     _arms: list[str]
     _columns: tuple[str, ...]
-    _same: Mapping[str, str]  # aliases of columns
+    # Columns that would be equal to another column, with the name of that column.
+    _same: Mapping[str, str]
     _numerators: Mapping[str, Terms]
 
     def users(self, changed: bool = False, segment: str = "true") -> Users:
-        """Sum the decisions of a segment (SQL) that count; with `changed`, also those that `CHANGED` leaves out."""
+        """Add up the decisions that count, for each user.
+
+        Args:
+            changed: Whether decisions that only the reasons in `CHANGED` leave out are included.
+            segment: SQL condition for the decisions of one segment.
+        """
         rows = self._select(changed, segment)
         covariates = [PREFIX + name for name in self.covariates]
         names = (*self._columns, ONE, *((*covariates, HAS_PAST) if covariates else ()))
@@ -167,9 +190,10 @@ class ExperimentUsers:
         return found
 
     def segments(self) -> list[tuple[str | None, int]]:
-        """The segments of the decisions that count, with their numbers of decisions, the largest first.
+        """List the segments of the decisions that count, with their numbers of decisions, the largest first.
 
-        From then on, `users` omits users in several arms of a stage, even if these are in different segments.
+        Call this method before `users`. It removes the users who got several arms at the same stage. Within one
+        segment, `users` could not recognise them, because their arms may be in different segments.
         """
         rows = self._select()
         self.db.execute(
@@ -183,13 +207,16 @@ class ExperimentUsers:
         return self.db.execute(f"{query} ORDER BY 2 DESC, 1").fetchall()
 
     def _parts(self) -> list[str]:
-        """SQL conditions that split the users into parts; they are ranges, since the rows of the past are sorted."""
+        """Return SQL conditions that split the users into parts of about `_ROWS_AT_ONCE` rows.
+
+        Each part is a range of user hashes, because the stored rows are sorted by this hash.
+        """
         ((rows,),) = self.db.execute("SELECT count(*) FROM user_sum").fetchall()
         bounds = [(part << 64) // (rows // _ROWS_AT_ONCE + 1) for part in range(rows // _ROWS_AT_ONCE + 2)]
         return [f"unit BETWEEN {begin}::UBIGINT AND {end - 1}::UBIGINT" for begin, end in pairwise(bounds)]
 
     def _select(self, changed: bool = False, condition: str = "true") -> str:
-        """SQL of the users' rows that count, with stage and arm."""
+        """Return the SQL of a table with the users' rows that count, including their stage and arm."""
         stages, arms = (f"[{', '.join(map(sql_text, names))}]" for names in (self._stages, self._arms))
         self.db.execute(
             f"""CREATE OR REPLACE TABLE selected AS
@@ -201,7 +228,7 @@ class ExperimentUsers:
                     WHERE user_sum.hour <= coalesce(since, user_sum.hour) AND {condition})"""
 
     def _typical_decisions(self, rows: str, parts: Iterable[str]) -> Floats:
-        """Median number of decisions per user of each stage, over users in only one arm of the stage."""
+        """Return each stage's median number of decisions per user, over users who got only one arm at the stage."""
         users: dict[int, Counter[float]] = {stage: Counter() for stage in range(len(self._stages))}
         for part in parts:
             for stage, decisions, number in self.db.execute(
@@ -212,22 +239,23 @@ class ExperimentUsers:
             ).fetchall():
                 users[stage][decisions] += number
         every = _median(sum(users.values(), Counter()))
+        # In a stage with few users, most of them may be health checks with very many decisions.
         return np.array(
             [
-                _median(of_stage) if of_stage.total() >= MIN_USERS else min(_median(of_stage), every)  # perhaps probes
+                _median(of_stage) if of_stage.total() >= MIN_USERS else min(_median(of_stage), every)
                 for of_stage in users.values()
             ]
         )
 
 
 def _first(*keys: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Whether a row differs from the previous one in any key."""
+    """Return a mask that is true where a row differs from the previous row in any of the keys."""
     differs = np.any([key[1:] != key[:-1] for key in keys], axis=0)
     return np.concatenate([np.ones(min(len(keys[0]), 1), dtype=bool), differs])
 
 
 def _median(users: Counter[float]) -> float:
-    """Median of numbers, given with their counts; infinite without any number."""
+    """Return the median of a multiset, given as a count for each number; infinity if it is empty."""
     if not users:
         return math.inf
     numbers = np.array(sorted(users))
@@ -240,10 +268,10 @@ def _median(users: Counter[float]) -> float:
 def experiment_users(
     log: DecisionLog, experiment: Experiment, gain: Gain, segment: str = ""
 ) -> Iterator[ExperimentUsers]:
-    """Read the decisions that count, with the outcomes of every metric of the experiment, and their cost.
+    """Read the decisions of an experiment that count, with their cost and the outcomes of every metric.
 
     Args:
-        segment: SQL of the segment of a `record`, so that `users` can be restricted to a segment; empty: none.
+        segment: SQL of a record's segment, so that `users` can be called for one segment; "" for no segments.
     """
     names = tuple(dict.fromkeys((COST, *experiment.metrics.names)))
     kinds = tuple(dict.fromkeys(kind for name in names for kind in outcomes_of(name, gain)))

@@ -35,7 +35,7 @@ from mtorl.runtime.sql import sql_name, sql_text
 if TYPE_CHECKING:
     import duckdb
 
-# SQL of the exploration in a policy's answer; an empty text: none.
+# SQL of the share and the scope of a policy's random decisions, as one text. The text is empty if there are none.
 _EXPLORATION = "CASE WHEN fallback_reason IS NULL THEN concat_ws(' ', exploration->>'share', exploration->>'scope') END"
 _SETTING = {
     **{name: name for name in ("salt", "layer", "experiment_version", "stage", "arm", "assignment_probability")},
@@ -50,14 +50,14 @@ _RANDOMISED = f"assignment_probability < 1 AND arm <> '{OUTSIDE}'"
 def reduce_hours(
     db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, kinds: Iterable[str], segment: str = ""
 ) -> None:
-    """Make the tables from the views `decision_log` and `outcome_log`.
+    """Create all tables of this module from the views `decision_log` and `outcome_log`.
 
-    The tables are made one after the other, with only the columns that the next one needs, so that not all sorts and
-    joins are in memory at the same time.
+    The tables are created one after the other, and each step keeps only the columns that the next one needs. So only
+    one large sort or join is in memory at a time.
 
     Args:
-        kinds: Kinds of outcomes whose values are summed.
-        segment: SQL of the segment of a `record`, to get separate rows for each segment; empty: none.
+        kinds: Kinds of outcomes whose values are added up.
+        segment: SQL of a record's segment, to add up each segment separately; "" for no segments.
     """
     _copy_records(db, log, experiment, segment or "NULL")
     _find_repeats(db)
@@ -95,10 +95,10 @@ def reduce_hours(
 
 
 def _copy_records(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, segment: str) -> None:
-    """Make the table `record`, with the columns of each decision that the next steps need, and the table `setting`.
+    """Create the table `record` with the needed columns of each decision, and the table `setting`.
 
-    A `unit` is the hash of a user, and a `decision` the hash of its id. Hashes of 8 bytes make joins faster. Among ten
-    million of them, a collision occurs once in 400,000 logs.
+    The column `unit` is a hash of the user id, and `decision` is a hash of the decision id, because joins on 8-byte
+    hashes are faster. Among ten million decisions, two have the same hash in only one of 400,000 logs.
     """
     name = {"name": experiment.name}
     own = "coalesce(experiment, $name) = $name"
@@ -151,9 +151,9 @@ def _copy_records(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: E
 
 
 def _find_repeats(db: duckdb.DuckDBPyConnection) -> None:
-    """Make the table `repeat`: each decision that repeats a request and does not count, with the decision that counts.
+    """Create the table `repeat`, with each decision that repeats a request and so does not count.
 
-    Few requests are repeated, so only repeated requests are sorted.
+    Each row also has the decision that counts instead. Few requests are repeated, so only these requests are sorted.
     """
     db.execute(
         """CREATE TABLE repeat AS SELECT decision, opportunity, taken FROM (
@@ -169,7 +169,7 @@ _DECISION_COLUMNS = {**DECISION_COLUMNS, "evaluable": "(weight > 0)::INT", "squa
 
 
 def _outcome_columns(kind: str) -> dict[str, tuple[str, str]]:
-    """Columns to which an outcome adds, each with the added value and its condition, as SQL."""
+    """Return the columns to which an outcome is added, each with SQL of the added value and of its condition."""
     return {
         column(kind): ("weight * value", "in_time"),
         f"plain:{kind}": ("value", "in_time"),
@@ -178,7 +178,10 @@ def _outcome_columns(kind: str) -> dict[str, tuple[str, str]]:
 
 
 def user_columns(kinds: Iterable[str], weighted: bool) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Columns of `user_sum` for metrics, and aliases of these: without weights, some columns would be equal."""
+    """Return the columns of `user_sum` that metrics need, and aliases for columns that would be equal to another one.
+
+    Without weights, for example, the sum of the weights is equal to the number of decisions.
+    """
     names = [*_DECISION_COLUMNS, *(name for kind in kinds for name in _outcome_columns(kind))]
     same = {} if weighted else dict.fromkeys((WEIGHT, "evaluable", "squared_weight"), DECISIONS)
     same |= {} if weighted else {f"plain:{kind}": column(kind) for kind in kinds}
@@ -188,7 +191,7 @@ def user_columns(kinds: Iterable[str], weighted: bool) -> tuple[tuple[str, ...],
 def _add_up_users(
     db: duckdb.DuckDBPyConnection, experiment: Experiment, kinds: tuple[str, ...], names: Collection[str]
 ) -> None:
-    """Make the table `user_sum`, with separate rows for decisions and outcomes, which a reader sums."""
+    """Create the table `user_sum`. Decisions and outcomes are in separate rows, which its readers add up."""
     each = {name: sql for name, sql in _DECISION_COLUMNS.items() if name in names}
     of_decisions = ", ".join(f"sum({sql})::DOUBLE AS {name}" for name, sql in each.items())
     of_outcomes = "".join(
@@ -215,9 +218,9 @@ def _add_up_users(
 
 
 def budget_periods(experiment: Experiment) -> dict[str, tuple[str, str]]:
-    """Period and time zone of each campaign, by its budgets; "*" is all other campaigns.
+    """Return the budget period and time zone of each campaign; "*" stands for all other campaigns.
 
-    If a campaign's decisions draw on several budgets, the longest period applies.
+    If several budgets with different periods limit a campaign, its longest period applies.
     """
     timed: dict[str, list[Budget]] = {}
     for budget in experiment.all_budgets:
@@ -225,14 +228,14 @@ def budget_periods(experiment: Experiment) -> dict[str, tuple[str, str]]:
             timed.setdefault(budget.campaign, []).append(budget)
     found = {}
     for campaign, own in timed.items():
-        # If the budgets have two time zones, the campaign's own applies.
+        # Of two budgets with the same period, the campaign's own budget takes precedence, and so does its time zone.
         longest = min([*own, *timed.get("*", ())], key=lambda each: (each.period != "day", each.campaign == "*"))
         found[campaign] = longest.period, longest.timezone
     return found
 
 
 def _period_bound(periods: Mapping[str, tuple[str, str]], later: bool) -> str:
-    """SQL of the start or, if `later`, the end of a decision's budget period; null without a period."""
+    """Return SQL of the start of a decision's budget period or, if `later`, of its end; null if there is no period."""
     cases = []
     for period, zone in sorted(set(periods.values())):
         local = f"date_trunc('{period}', decided AT TIME ZONE '{zone}')"
@@ -243,6 +246,6 @@ def _period_bound(periods: Mapping[str, tuple[str, str]], later: bool) -> str:
 
 
 def matures(experiment: Experiment, time: str) -> str:
-    """SQL of the time until which outcomes of a decision count, given the SQL of the decision's `time`."""
+    """Return SQL of the time until which outcomes of a decision count. `time` is SQL of the decision's time."""
     hours = experiment.metrics.outcome_hours
     return "'infinity'::TIMESTAMPTZ" if hours is None else f"({time} + to_microseconds({round(hours * 3.6e9)}))"

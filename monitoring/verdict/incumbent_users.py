@@ -1,10 +1,10 @@
-"""Summarises the incumbent's users so far, for the plan of an experiment with similar users.
+"""Summarises how the incumbent's users have behaved so far, to plan the size of an experiment with similar users.
 
     seen = incumbent_users(log, experiment, gain)
     requirements(seen, experiment, effect=0.05)                # users, days, money (mtorl.experiment.inference.plan)
 
-All decisions of the incumbent with known outcomes count: in the shadow, at any stage, and outside the experiment. Of an
-overridden user, only decisions before the first override count.
+All decisions of the incumbent whose outcomes are known are used: at all stages, in the shadow, and for users outside of
+the experiment. If an override sets a user's arm, only the user's earlier decisions are used.
 """
 
 from datetime import timedelta
@@ -27,7 +27,7 @@ from mtorl.runtime.sql import sql_name, sql_text
 
 
 def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> IncumbentUsers:
-    """Sum the outcomes of the incumbent's decisions by user."""
+    """Add up the outcomes of the incumbent's decisions for each user, and summarise the users."""
     primary, hours = experiment.metrics.primary, experiment.metrics.outcome_hours
     kinds = sorted({kind for name in (primary, COST) for kind in outcomes_of(name, gain)})
     with log.opened("outcome") as db:
@@ -68,6 +68,9 @@ def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> Inc
 
 
 def _sum(of_users: pd.DataFrame, terms: Terms) -> Floats:
-    """The sum of each user's columns with the factors of `terms`, (U,); a decision's weight is 1."""
+    """Return a weighted sum of columns for each user, in the shape (U,); `terms` has the columns and their weights.
+
+    Each decision has the weight 1, so the sum of the weights is the number of decisions.
+    """
     columns = [(DECISIONS if name == WEIGHT else name, weight) for name, weight in terms]
     return sum((weight * of_users[name].to_numpy(np.float64) for name, weight in columns), np.zeros(len(of_users)))

@@ -27,20 +27,21 @@ def verdict_of_period(
     budget: float,
     by: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Compare the arms on the decisions of a period.
+    """Compute the verdict from the decisions of a period.
 
     Args:
-        gain: The gain or, without units, its description in YAML: "click", or "{click: 0.1, revenue: 1}".
-        weights: Parquet with decision_id and weight of a replay; empty for live traffic.
-        budget: Currency units per decision in such a replay; 0 for live traffic.
-        by: Columns whose segments are also compared, with the SQL of each; see `segment_lifts`.
+        gain: The gain, or a YAML text without units such as "click" or "{click: 0.1, revenue: 1}".
+        weights: Path of a Parquet file with `decision_id` and `weight`, for a replay; "" for live traffic.
+        budget: Budget of the replay in currency units per decision; 0 for live traffic.
+        by: Columns by which segments are compared, with SQL of each column's value; see `segment_lifts`.
 
     Returns:
-        See `monitoring.verdict.verdict.verdict_from_log`; with `by`, the dict also has `segments`.
+        The dict of `monitoring.verdict.verdict.verdict_from_log`; with `by`, it also has the key `segments`.
 
     Raises:
-        PeriodError: The period has no decision, or the gain can't be read.
-        ExperimentError, LogError: The experiment can't be used, or a file of the lake was deleted meanwhile.
+        PeriodError: The period has no decision, or the gain can't be parsed.
+        ExperimentError: The experiment file is invalid.
+        LogError: A file of the lake was deleted while it was read.
     """
     try:
         counts = Gain.of_text(gain) if isinstance(gain, str) else gain
@@ -60,10 +61,14 @@ def verdict_of_period(
 
 
 def deciding_incumbent(lake: str, find: Callable[[str], Path | None]) -> tuple[str, str]:
-    """Artifact folder and name of the policy that took the incumbent's newest decision; one of the two is empty.
+    """Find the policy that took the incumbent's newest decision.
 
-    The name is only returned if the policy has no artifact. Both are empty without a decision, or without a lake ("").
-    `find` returns the folder of the artifact with a digest.
+    Args:
+        find: Returns the artifact folder of the model with a digest; None if it is not known.
+
+    Returns:
+        The artifact folder, and "". If the policy has no artifact: "", and the policy's name. Both are "" if there is
+        no decision, or `lake` is "".
     """
     digest, policy = (DecisionLog.of(lake).newest_policy(INCUMBENT) if lake else None) or (None, "")
     folder = None if digest is None else find(digest)

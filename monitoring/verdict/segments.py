@@ -1,10 +1,10 @@
-"""Computes lifts by segment: where a challenger gains and where it loses. They are not part of the verdict.
+"""Computes the lift within segments of the traffic, such as devices. These lifts are not part of the verdict.
 
     segment_lifts(log, experiment, gain, {"device": "json_extract_string(record.context, '$.device')"})
 
-The same decisions count as in the verdict. The experiment's error rate is shared evenly (Bonferroni) among all segments
-that could be shown (`MOST` of a column, and the unknown one) for each challenger, so all intervals of a call hold
-simultaneously. A segment must be known before the decision. Lifts are not adjusted: few users have covariates.
+The same decisions count as in the verdict. All intervals of one call hold simultaneously, because the experiment's
+error rate is divided equally (Bonferroni) between challengers, columns and segments. A segment must be known before the
+decision. The lifts are not adjusted by covariates, because few users of a segment have a past.
 """
 
 import math
@@ -20,30 +20,50 @@ from mtorl.experiment.metrics import DECISIONS
 from mtorl.log.gain import Gain
 from mtorl.runtime.sql import sql_text
 
-MOST = 12  # reported segments of a column, the largest ones
+# At most this many segments of a column are reported, those with the most decisions.
+MOST = 12
 
 
 class SegmentLift(TypedDict):
-    """Difference of a challenger and the incumbent in one segment; plain values, JSON-ready."""
+    """The difference between a challenger and the incumbent in one segment, as JSON-ready values.
+
+    Attributes:
+        segment: Value of the column; None if it is unknown.
+        users: Number of users of both arms.
+        decisions: Number of decisions of both arms.
+        lift: Lift of the primary metric; None if an arm has no decision in this segment.
+        lift_ci: Always-valid interval that holds simultaneously with all other intervals of the call; None if there are
+            too few users.
+    """
 
     challenger: str
-    segment: str | None  # None: unknown
-    users: int  # of both arms
+    segment: str | None
+    users: int
     decisions: int
-    lift: float | None  # lift of the primary metric; None: an arm has no decision in this segment
-    lift_ci: list[float] | None  # always-valid interval, simultaneous with all others of the call; None: too few users
+    lift: float | None
+    lift_ci: list[float] | None
 
 
 class Segments(TypedDict):
-    """Lifts of all segments."""
+    """The lifts of all segments of a call.
 
-    confidence: float  # error rate of each interval; together, all hold at the experiment's 1 - alpha
-    lifts: dict[str, list[SegmentLift]]  # by column
-    smaller: dict[str, int]  # decisions in unreported segments, by column
+    Attributes:
+        confidence: Confidence level of each interval, so high that all intervals together hold with 1 - alpha.
+        lifts: Lifts of the reported segments, by column.
+        smaller: Number of decisions in segments that are not reported, by column.
+    """
+
+    confidence: float
+    lifts: dict[str, list[SegmentLift]]
+    smaller: dict[str, int]
 
 
 def segment_lifts(log: DecisionLog, experiment: Experiment, gain: Gain, by: Mapping[str, str]) -> Segments:
-    """Compare the arms within segments; `by` maps a column to the SQL of its value in a `record` of the log."""
+    """Compute the lift in each segment of the given columns.
+
+    Args:
+        by: Columns, each with SQL of its value in a `record` of the log.
+    """
     challengers = [arm.name for arm in experiment.arms if arm.name != INCUMBENT]
     alpha = experiment.alpha / (len(challengers) * len(by) * (MOST + 1))
     found = Segments(confidence=1.0 - alpha, lifts={}, smaller={})

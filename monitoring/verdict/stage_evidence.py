@@ -1,16 +1,16 @@
-"""Reads evidence about an experiment's present stage from the decision log, for the stage machine.
+"""Collects the evidence that decides whether an experiment may leave its present stage.
 
     with experiment_users(log, experiment, gain) as read:                   # the experiment as the routers apply it
         evidence = stage_evidence(read.db, log, experiment, state.since, verdict_of(read, log, experiment, gain))
     consider(definition, state, evidence, now)                              # mtorl.experiment.stage_machine
 
-The verdict covers all stages of the ramp. All other evidence is about the present stage only:
+The verdict is about all stages of the ramp. The rest of the evidence is only about the present stage:
 
-- users: the verdict's number of users of this stage;
-- fallbacks: the stage's decisions, without those of overridden users;
-- latencies: the same decisions, of the last nine days (`stored_sums.py`).
+- the number of users, from the verdict;
+- the share of fallbacks among the stage's decisions, without overridden users;
+- the latency of the same decisions within the last nine days (`stored_sums.py`).
 
-At the stage `shadow`, all evidence is counted from the log's records.
+At the stage `shadow`, all of this is counted from the records of the log instead.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ from mtorl.runtime.message import Message, prefixed
 if TYPE_CHECKING:
     import duckdb
 
-_FOLLOWED_SECONDS = 5.0  # time until the ledger has a new stage's accounts; earlier refusals are no fault of an arm
+# The ledger opens the accounts of a new stage within this time. Until then, its refusals are not the fault of an arm.
+_FOLLOWED_SECONDS = 5.0
 
 
 def stage_evidence(
     db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, since: float, verdict: Mapping[str, Any]
 ) -> Evidence:
-    """Present evidence, from the log's sums and their verdict; the stage began at `since`, seconds since 1970."""
+    """Collect the evidence about the present stage, which began at `since`, in seconds since 1970."""
     if experiment.stage == "shadow":
         arms = arms_in_shadow(log, experiment, since)
     else:
@@ -48,7 +49,8 @@ def stage_evidence(
     breached = tuple(
         prefixed(arm.name, breach(check["name"], check["lower"], check["margin"]))
         for arm in experiment.arms
-        if arm.name in verdict["challengers"] and arm.weight > 0  # an arm without weight can do no harm
+        # An arm without weight gets no users, so it can do no harm.
+        if arm.name in verdict["challengers"] and arm.weight > 0
         for check in verdict["challengers"][arm.name]["guardrails"]
         if check["state"] == "breached"
     )
@@ -58,7 +60,7 @@ def stage_evidence(
 
 
 def faults_at_stage(db: duckdb.DuckDBPyConnection, stage: str, since: float) -> dict[str, tuple[float, float]]:
-    """Share of fallbacks and 99th percentile of latency (seconds) of each arm with decisions since the stage began."""
+    """Return each arm's share of fallbacks, and 99th percentile of latency in seconds, since the stage began."""
     rows = db.execute(
         """WITH arm_activity AS (FROM activity WHERE counts AND stage = $stage AND last >= $start),
         latency AS (
@@ -81,7 +83,7 @@ def faults_at_stage(db: duckdb.DuckDBPyConnection, stage: str, since: float) -> 
 
 
 def arms_in_shadow(log: DecisionLog, experiment: Experiment, since: float) -> dict[str, ArmEvidence]:
-    """Users and share of faults of each arm in the shadow since it began, and the incumbent's latency."""
+    """Count users and faults of each arm since the shadow began, and measure the incumbent's latency."""
     start = datetime.fromtimestamp(since, UTC)
     with replace(log, period=Period(start, log.period.until)).opened("shadow", near=True) as db:
         rows = db.execute(

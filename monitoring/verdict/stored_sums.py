@@ -55,24 +55,32 @@ if TYPE_CHECKING:
 VERSION = 3
 """Version of the stored rows: raise it if this room, or `mtorl.log`, computes other rows from the same records."""
 _DAY = timedelta(days=1)
-_CLOCKS = timedelta(minutes=10)  # largest difference between the time in a decision's id and its record's time
-_COMPACTED = timedelta(hours=2, minutes=30)  # longest time until an hour, with the outcomes that it received, is closed
-_LATE = (_DAY, 3 * _DAY, 8 * _DAY)  # when late outcomes are read again, counted from the time when a day may count
-_RECENT = 8 * _DAY  # part of the past for which activity is stored by the minute
-_PART_BYTES = 256 << 20  # size of the files of decisions that are reduced together
-_TRANSFERS = 16  # concurrent downloads
+# Largest difference between the time in a decision's id and the time of its record.
+_CLOCKS = timedelta(minutes=10)
+# An hour is closed, that is, compacted together with the outcomes that have arrived, within this time.
+_COMPACTED = timedelta(hours=2, minutes=30)
+# Late outcomes of a day are read again this long after the day's decisions began to count.
+_LATE = (_DAY, 3 * _DAY, 8 * _DAY)
+# For the last days of the past, activity is stored by the minute; for earlier days, by the hour.
+_RECENT = 8 * _DAY
+# Hours are reduced together until their decision files have this size in bytes.
+_PART_BYTES = 256 << 20
+# Number of files that are downloaded at the same time.
+_TRANSFERS = 16
 _TABLES = ("cell", "user_sum", "named", "activity", "spent", "other")
-_Key = tuple[datetime, tuple[str, ...]]  # key of a stored file: its hour, and its source files
+# Identifies a stored file by its hour and by the names of the files from which it was computed.
+_Key = tuple[datetime, tuple[str, ...]]
 _log = logging.getLogger(__name__)
 
 
 class _Hour(NamedTuple):
-    """A closed hour, and the files of its records."""
+    """A closed hour, to which no records are added, with the log files of its decisions and outcomes."""
 
     since: datetime
     decisions: tuple[LakeFile, ...]
     outcomes: tuple[LakeFile, ...]
-    age: int = 0  # see `_hours`
+    # Shows how often the outcomes of this hour were read; `_hours` defines its values.
+    age: int = 0
 
     @property
     def key(self) -> _Key:
@@ -88,12 +96,12 @@ class _Hour(NamedTuple):
 def counted_users(
     db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, kinds: Sequence[str], segment: str = ""
 ) -> Iterator[CountedDecisions]:
-    """Make the tables of `reduce_hours` and `count_decisions`, usable until the block ends.
+    """Create the tables of `reduce_hours` and `count_decisions` from stored sums; they exist until the block ends.
 
-    If the experiment has covariates, also make the table of `make_covariates`, except for segments.
+    If the experiment has covariates, the table of `make_covariates` is created as well, except for segments.
 
-    The table `named` has each user once. A row of `user_sum` may combine several cells that count alike: its `cell` is
-    one of them, and its `hour` the first.
+    The table `named` has one row per user. Cells that count alike may share a row of `user_sum`: its `cell` is then one
+    of these cells, and its `hour` is the earliest hour.
     """
     with TemporaryDirectory(prefix="mtorl-sums-") as scratch:
         if segment or log.weights is not None or log.period != Period():
@@ -114,21 +122,25 @@ def counted_users(
 
 @dataclass
 class _Sums:
-    """The sums of an experiment: stored in the lake and, during a look, in a local folder."""
+    """The sums of one experiment, which are stored in the lake and, while a verdict is computed, in a local folder."""
 
     db: duckdb.DuckDBPyConnection
     log: DecisionLog
     experiment: Experiment
     kinds: Sequence[str]
     scratch: Path
-    _columns: dict[str, dict[str, str]] = field(default_factory=dict)  # types by table and column
-    _local: dict[_Key, Path] = field(default_factory=dict)  # local files
-    _alike: str = ""  # digest of the table of `_find_alike`
+    # SQL types of the columns, by table and column.
+    _columns: dict[str, dict[str, str]] = field(default_factory=dict)
+    # Local copies of stored files.
+    _local: dict[_Key, Path] = field(default_factory=dict)
+    # Digest of the table that `_find_alike` creates.
+    _alike: str = ""
     _can_store: bool = True
-    _stored: dict[_Key, str] = field(default_factory=dict)  # names of new files
+    # Names of the files that were stored for this verdict.
+    _stored: dict[_Key, str] = field(default_factory=dict)
 
     def load(self) -> CountedDecisions:
-        """Make the tables, and store sums that the lake does not have yet."""
+        """Create all tables for a verdict, and store sums that are not in the lake yet."""
         db = self.db
         recent, hours, begins = self._hours()
         for part in in_parts([hour for hour in hours if not self._stored_before(hour.key)], _PART_BYTES):
@@ -156,14 +168,17 @@ class _Sums:
         return counted
 
     def delete_lost(self) -> None:
-        """Delete the sums stored by this look if records were deleted meanwhile; the next look stores new ones."""
+        """Delete the sums that were just stored if records were deleted from the lake meanwhile.
+
+        These sums may contain deleted records. The next verdict stores new sums.
+        """
         if self._stored and self.log.lake.lost():
             for name in self._stored.values():
                 self.log.lake.delete(name)
 
     @cached_property
     def _derived(self) -> Derived:
-        """The stored files for the settings on which the tables depend."""
+        """The stored files that were computed with the present settings. If a setting changes, new files are needed."""
         import duckdb
 
         settings = [
@@ -174,7 +189,7 @@ class _Sums:
             budget_periods(self.experiment),
             VERSION,
             DECISION_COLUMNS,
-            duckdb.__version__,  # `hash` may differ between versions
+            duckdb.__version__,  # another version of DuckDB may compute other hashes
         ]
         return Derived(self.log.lake, "sums", self.experiment.name, [json.dumps(settings)])
 
@@ -182,19 +197,30 @@ class _Sums:
         return self._derived.files(*key)
 
     def _hours(self) -> tuple[_Hour, list[_Hour], datetime]:
-        """The open hours as one, the closed hours (oldest first), and the end of the past."""
+        """Find the hours to read.
+
+        Returns:
+            All open hours as one entry, the closed hours from the oldest to the newest, and the time at which the past
+            ends.
+        """
         lake, hours = self.log.lake, self.experiment.metrics.outcome_hours
         arrived = lake.arrived("decision")
         decisions, outcomes = by_hour(lake.closed("decision")), by_hour(lake.closed("outcome"))
         newest = max([file.hour for file in arrived] + list(decisions), default=datetime.fromtimestamp(0, UTC))
-        now = min(newest + 2 * HOUR, datetime.now(UTC))  # not later than the newest time in `count_decisions`
+        # Not later than the newest time in `count_decisions`.
+        now = min(newest + 2 * HOUR, datetime.now(UTC))
         matures = timedelta(hours=hours or 0)
-        # All records before this time are in closed hours; if compactions stop, the time does not advance.
+        # All records before this time are in closed hours. If no hours are compacted any more, this time stays the
+        # same.
         compacted = min([now - _COMPACTED, *(file.hour for file in arrived)])
         begins = (compacted - HOUR - matures).replace(hour=0, minute=0, second=0, microsecond=0)
 
         def age(hour: datetime) -> int:
-            """-1: the hour does not count yet; 0: each new outcome counts; n: late outcomes were read n - 1 times."""
+            """Return how often the outcomes of an hour must have been read.
+
+            -1: the hour's decisions do not count yet. 0: they may count, and so does each new outcome. n > 0: new
+            outcomes are too late to count, and were read again n - 1 times in order to count the late ones.
+            """
             if hours is not None and hour + matures > now + _CLOCKS:
                 return -1
             if hours is None or hour + HOUR + matures > compacted:
@@ -210,11 +236,12 @@ class _Sums:
             if hour not in open_hours
         ]
         taken, known = (tuple(file for hour in open_hours for file in of.get(hour, ())) for of in (decisions, outcomes))
-        # The past ends before the open hours: a user who is named in one must not have a combined row in the past.
+        # The past ends before the first open hour. If an override begins in an open hour, the user's rows must still be
+        # separate, because some of the user's decisions do not count.
         return _Hour(datetime.max, taken, known), closed, min([begins, *open_hours])
 
     def _reduce(self, hours: Sequence[_Hour], keep: bool) -> None:
-        """Write the tables of each hour to a local file and, if `keep`, into the lake."""
+        """Reduce some hours, and write the tables of each hour to a local file and, if `keep`, also to the lake."""
         decisions = [file for hour in hours for file in hour.decisions]
         outcomes = [file for hour in hours for file in hour.outcomes]
         part = self.log.lake.of_files(decisions, outcomes, arrived=not keep)
@@ -227,12 +254,13 @@ class _Sums:
                 tables = {table: f"FROM {table} {where}" for table in _TABLES}
                 tables["named"] = f"SELECT unit, since FROM (SELECT *, since AS hour FROM named) {where}"
                 tables["user_sum"] = _added_up(f"(FROM user_sum {where})")
-                # If a decision is dated in the future, by a clock that is ahead, the hour's sums are not stored.
+                # A router whose clock was ahead may have dated a decision in the future. Then do not store the sums of
+                # this hour.
                 ((ahead,),) = db.execute(f"SELECT max(last) > now() FROM cell {where}").fetchall()
                 self._write(db, hour.key, _in_one(tables), 0 if keep and not ahead else None)
 
     def _of_past(self, name: str, hours: Sequence[_Key], rows: Callable[[Sequence[_Key]], str]) -> _Key:
-        """Key of the file that combines all past hours; writes the file if it does not exist."""
+        """Return the key of the file that combines all hours of the past. The file is written if it does not exist."""
         key = hours[-1][0], (name, *map(str, hours), self._alike)
         if not self._stored_before(key):
             are_stored = all(hour in self._stored or self._stored_before(hour) for hour in hours)
@@ -240,10 +268,11 @@ class _Sums:
         return key
 
     def _tables_of(self, hours: Sequence[_Key]) -> str:
-        """SQL of the combined tables of these hours; `user_sum` has only rows of users who were named."""
+        """Return SQL that combines the tables of several hours. Of `user_sum`, it selects only overridden users."""
         tables = {table: f"FROM {self._rows(table, hours)}" for table in _TABLES}
         tables["named"] = _each_once(self._rows("named", hours))
-        # Gaps between decisions, the start of a stage and latencies are only needed for the last days.
+        # Exact minutes and latencies are needed only to find gaps between decisions, and for the evidence about a
+        # stage. Both look back a few days, so earlier activity is combined by hour.
         is_recent = f"hour >= {instant(hours[-1][0] - _RECENT)}"
         tables["activity"] = f"""
             SELECT hour, if({is_recent}, minute, hour) AS minute, stage, arm, channel, randomised, counts,
@@ -251,7 +280,8 @@ class _Sums:
                    sum(unpaid) AS unpaid,
                    min(first) AS first, max(last) AS last, any_value(latencies) FILTER ({is_recent}) AS latencies
             FROM {self._rows("activity", hours)} GROUP BY ALL"""
-        # With short `outcome_hours`, a local day west of UTC begins in the past, so the past keeps two days of times.
+        # A budget's day may begin in the past if its time zone is west of UTC and `outcome_hours` is short. So keep the
+        # exact times of the past's last two days.
         since = f"CASE WHEN hour >= {instant(hours[-1][0] - 2 * _DAY)} THEN since END"
         tables["spent"] = f"""
             SELECT min(hour) AS hour, min(since) AS since, arm, campaign_id, channel, sum(cost) AS cost
@@ -260,10 +290,10 @@ class _Sums:
         return _in_one(tables)
 
     def _make_covariates(self, until: datetime) -> _Key:
-        """Make the table `covariates`, and store it once all hours that it reads are closed.
+        """Create the table `covariates`, and store it once all hours that it is computed from are closed.
 
-        In the shadow there is no past yet. An empty table is not stored: its date would be 1970, so that a retention
-        would delete every past.
+        In the shadow there is no past yet, and the table is empty. An empty table is not stored. Its date would be
+        1970, so a deletion of old data would remove the stored past.
         """
         lake, ends = self.log.lake, past_ends(self.db, self.experiment, "cell", "first")
         files = [*lake.closed("decision", until=ends + HOUR), *lake.closed("outcome", until=ends + HOUR)]
@@ -278,7 +308,10 @@ class _Sums:
         return key
 
     def _find_alike(self, until: datetime) -> bool:
-        """Make the table `alike`: each past cell that counts, with the first cell that counts alike. False if empty."""
+        """Create the table `alike`, which groups the cells of the past by stage, arm and whether they count.
+
+        Each cell that counts is mapped to the first cell of its group. Returns False if no cell of the past counts.
+        """
         self.db.execute(
             f"""CREATE TABLE alike AS
             SELECT cell, min(cell) OVER (PARTITION BY stage, arm, changed) AS one FROM counted
@@ -289,14 +322,14 @@ class _Sums:
         return bool(self._alike)
 
     def _users_of(self, hours: Sequence[_Key]) -> str:
-        """SQL of the sums of users of these hours, without users who were named in them."""
+        """Return SQL of the combined sums of all users of these hours, except users whose arm an override has set."""
         alike = f"{self._rows('user_sum', hours)} JOIN alike USING (cell)"
         unnamed = f"{alike} ANTI JOIN {self._rows('named', hours)} USING (unit)"
         rows = _added_up(f"(SELECT * EXCLUDE (one) REPLACE (one AS cell) FROM {unnamed})")
         return f"SELECT 'user_sum' AS of_table, * FROM ({rows}) ORDER BY unit"
 
     def _rows(self, table: str, keys: Sequence[_Key]) -> str:
-        """SQL of a table's rows in the files of these keys."""
+        """Return SQL that reads the rows of a table from the stored files with these keys."""
         missing = [key for key in keys if key not in self._local]
         with ThreadPoolExecutor(_TRANSFERS) as pool:
             fetched = pool.map(lambda key: self._fetch(self._stored_before(key)[0]), missing)
@@ -306,7 +339,7 @@ class _Sums:
         return f"(SELECT {read} FROM read_parquet([{names}], hive_partitioning = false) WHERE of_table = '{table}')"
 
     def _write(self, db: duckdb.DuckDBPyConnection, key: _Key, rows: str, number: int | str | None) -> None:
-        """Write the query's rows to a local file and, unless `number` is None, store it in the lake."""
+        """Write the rows of a query to a local file and, unless `number` is None, also store the file in the lake."""
         self._local[key] = path = self.scratch / f"{secrets.token_hex(8)}.parquet"
         db.execute(f"COPY ({rows}) TO '{path}' (FORMAT parquet, COMPRESSION zstd)")
         if number is None or not self._can_store:
@@ -332,16 +365,16 @@ class _Sums:
 
 
 def _in_one(tables: Mapping[str, str]) -> str:
-    """SQL of the rows of several tables as one table."""
+    """Return SQL that combines several tables into one, with the column `of_table` for the table's name."""
     return " UNION ALL BY NAME ".join(f"SELECT '{name}' AS of_table, * FROM ({rows})" for name, rows in tables.items())
 
 
 def _each_once(rows: str) -> str:
-    """SQL of rows of `named` with each user once."""
+    """Return SQL that selects one row per user, with the user's earliest override, from rows of the table `named`."""
     return f"SELECT unit, min(since) AS since FROM {rows} GROUP BY unit"
 
 
 def _added_up(rows: str) -> str:
-    """SQL of rows of `user_sum`, summed to one row for each user, cell and segment."""
+    """Return SQL that adds up rows of `user_sum` to one row for each user, cell and segment."""
     return f"""SELECT unit, cell, segment, min(hour) AS hour, sum(COLUMNS(* EXCLUDE (unit, cell, segment, hour)))
         FROM {rows} GROUP BY unit, cell, segment"""

@@ -1,13 +1,15 @@
-"""Computes the verdict on an experiment from the decision log: users' sums in DuckDB, then `mtorl.experiment`.
+"""Computes the verdict on an experiment: adds up its users in DuckDB, then tests the sums with `mtorl.experiment`.
 
     verdict_from_log(DecisionLog.of("lake"), Experiment.load("experiment.yaml"), Gain.of_spec("click"))
     with experiment_users(log, experiment, gain) as read:       # if more than the verdict is needed
         verdict_of(read, log, experiment, gain)
 
-docs/verdict.md has the rules. In a replay of a real log most outcomes are unknown, so each decision has a weight: 1 / p
-of the logged channel if the policy exposed that channel, 1 if it did not expose, and 0 if its outcome cannot be known.
-In a replay, the ledger receives only the cost of exposures that match the log. So an arm that would spend more than
-`DecisionLog.budget_per_decision` is thinned until it fits, as in `mtorl.evaluation.gate`.
+The rules are in docs/verdict.md. In a replay of a real log, the outcome is known only if the policy made the logged
+choice. So each decision has a weight: 1 / p if the policy exposed the logged channel, which had the probability p; 1 if
+the policy exposed nothing; and 0 if the outcome is unknown.
+
+A replay charges the ledger only for exposures that match the log. So the verdict applies the budget: of an arm that
+spends more than `DecisionLog.budget_per_decision`, only as many decisions count as the budget pays for.
 """
 
 import math
@@ -44,25 +46,23 @@ CLICK = Gain.of_spec("click")
 
 
 def verdict_from_log(log: DecisionLog, experiment: Experiment, gain: Gain = CLICK) -> dict[str, Any]:
-    """Compare the arms of an experiment over all of its stages; see `verdict_of`."""
+    """Compute the verdict on an experiment over all of its stages; see `verdict_of`."""
     with experiment_users(log, experiment, gain) as read:
         return verdict_of(read, log, experiment, gain)
 
 
 def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, gain: Gain) -> dict[str, Any]:
-    """Compare the arms of an experiment, given its users.
+    """Compute the verdict on an experiment from the sums of its users.
 
     Args:
         gain: Definition of "gain_per_decision", from the description of the data set.
 
     Returns:
-        A JSON-ready dict. `challengers` has the comparison of each challenger: lift, lift_ci (always valid),
-        lift_ci_fixed, adjustment (by covariates, with the unadjusted lift), money (the lift per currency unit, and its
-        value at the challenger's spend), futile (whether the wanted effect is ruled out; None: no effect is given),
-        guardrails, secondary, verdict, code, values, reason. The comparison of the deciding challenger is repeated at
-        the top level. The other fields cover all arms: users who count, units of all metrics, models, left_out
-        (decisions by reason), overridden_users, and heavy_users (an arm's capped_users is the number of users who count
-        as `HEAVIEST` typical users).
+        A JSON-ready dict. `challengers` has the comparison of each challenger with the incumbent: `lift` with an
+        always-valid interval `lift_ci` and a single-look interval `lift_ci_fixed`; `adjustment` by covariates; `money`,
+        the lift per currency unit; `futile`, whether the wanted effect is ruled out; `guardrails`; `secondary` metrics;
+        and `verdict` with its `code`, `values` and `reason`. The comparison of the deciding challenger is repeated at
+        the top level. All other fields are about the whole experiment.
     """
     primary, guardrails, wanted = experiment.metrics.primary, experiment.metrics.guardrails, experiment.minimum_effect
     challengers = [arm.name for arm in experiment.arms if arm.name != INCUMBENT]
@@ -79,7 +79,7 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
     with_changed = {} if left_out.keys().isdisjoint(CHANGED) else compared(read.users(changed=True))
     found = read.users()
     comparisons = compared(found)
-    by_stage = np.stack([found.by_stage(arm) for arm in found.arms], -1)  # stages, arms
+    by_stage = np.stack([found.by_stage(arm) for arm in found.arms], -1)  # shape (stages, arms)
     users_of_stages = {
         stage: {arm: int(count) for arm, count in zip(found.arms, counts, strict=True) if arm in every_stage[stage]}
         for stage, counts in zip(found.stages, by_stage, strict=True)
@@ -130,7 +130,7 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
             "values": reason.values,
             "reason": reason + remarks,
         }
-    # An arm with weight 0 gets no more users, so the verdict does not wait for it.
+    # An arm with weight 0 gets no more users, so the verdict does not wait for this arm.
     serving = {arm.name: verdicts[arm.name] for arm in experiment.arms if arm.name in verdicts and arm.weight > 0}
     challenger = leading(serving or verdicts, {name: one.lift(primary) for name, one in comparisons.items()})
     result = {
@@ -158,13 +158,13 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
         "challengers": results,
         **results[challenger],
     }
-    # In plain JSON, a number that is not finite is null.
+    # JSON has no NaN or infinity, so such numbers become null.
     plain: dict[str, Any] = orjson.loads(orjson.dumps(result, option=orjson.OPT_SERIALIZE_NUMPY))
     return plain
 
 
 def units_in(primary: str, names: Iterable[str], gain: Gain) -> dict[str, Any]:
-    """Fields of a verdict with the units of its numbers; `names` are all metrics of the file."""
+    """Return the fields with the units of a verdict's numbers; `names` are all metrics of the experiment file."""
     every = dict.fromkeys((*names, *of_primary(primary), COST))
     return {
         "units": {name: unit_of(name, gain) for name in every},
@@ -174,7 +174,7 @@ def units_in(primary: str, names: Iterable[str], gain: Gain) -> dict[str, Any]:
 
 
 def _checks(experiment: Experiment, comparisons: Sequence[Comparison], shares: ErrorShares) -> list[GuardrailCheck]:
-    """Check the guardrails; a guardrail that holds, or is breached, in only one of the comparisons stays open."""
+    """Check the guardrails in each comparison. If the comparisons disagree about a guardrail, its state is "open"."""
     found = []
     for guardrail in experiment.metrics.guardrails:
         name, direction, margin = guardrail.name, guardrail.direction, guardrail.margin
@@ -187,7 +187,7 @@ def _checks(experiment: Experiment, comparisons: Sequence[Comparison], shares: E
 
 
 def _arm(found: Users, arm: str, primary: str, gain: Gain, budget: float | None) -> dict[str, Any]:
-    """Figures of an arm over all stages; totals are unweighted, ratios have the users' (and a replay's) weights."""
+    """Collect an arm's figures over all stages. Totals are plain sums; ratios use the users' weights."""
     per_decision, cost_per_decision = (ratio_of(found, arm, name, gain, budget) for name in (primary, COST))
     if not is_per_decision(primary):
         per_decision *= cost_per_decision
@@ -211,7 +211,7 @@ def _spent(found: Users, arm: str) -> float:
 
 
 def _nothing_counts(left_out: Mapping[str, int]) -> Message:
-    """The reason why no decision counts, and what to do."""
+    """Explain why no decision counts, from the most frequent reason, and what the user can do."""
     own = Counter({reason: count for reason, count in left_out.items() if reason != "other_experiment"})
     if not own:
         return messages.NOTHING_LOGGED()
@@ -223,7 +223,7 @@ def _nothing_counts(left_out: Mapping[str, int]) -> Message:
 
 
 def _remarks(found: Users, overridden: int, experiment: Experiment, arms: Collection[str]) -> str:
-    """Additions to a verdict's reason: late outcomes, overridden users, and heavy users."""
+    """Build the remarks after a verdict's reason, about late outcomes, overridden users and heavy users."""
     remarks = []
     if found.late:
         hours = f"{experiment.metrics.outcome_hours:g}"
@@ -237,7 +237,7 @@ def _remarks(found: Users, overridden: int, experiment: Experiment, arms: Collec
 
 
 def _money(comparison: Comparison, primary: str) -> dict[str, Any]:
-    """The lift of the primary metric's outcome per currency unit, and its value at the challenger's spend."""
+    """Compute the lift of the gain per currency unit, and what it is worth at the challenger's spend."""
     lift = comparison.lift_per_cost(primary)
     spent = _spent(comparison.users, comparison.challenger)
     return {
@@ -252,7 +252,7 @@ def _money(comparison: Comparison, primary: str) -> dict[str, Any]:
 
 
 def _secondary(comparisons: Mapping[str, Comparison], experiment: Experiment) -> dict[str, dict[str, Any]]:
-    """The secondary metrics of each challenger; all of them share one false discovery rate."""
+    """Compute the secondary metrics of each challenger. One false discovery rate applies to all of them together."""
     names = experiment.metrics.secondary
     lifts = {(who, name): comparison.lift(name) for who, comparison in comparisons.items() for name in names}
     evidence = [log_e_value(one.value, one.se, one.effective_users, alpha=experiment.alpha) for one in lifts.values()]

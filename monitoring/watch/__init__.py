@@ -1,13 +1,16 @@
-"""The monitor: detects harm and its cost, and other changes of decisions and outcomes.
+"""The monitor: compares each day's decisions and outcomes with earlier days, and raises alarms.
 
     mtorl monitor check --lake ... --registry ...      # hourly; judges each day once
     mtorl monitor status
 
-In reading order: `stream_names.py`, `measures.py` (measures of a period), `measure_alarms.py` (compares them with
-earlier periods), `columns.py` (compares columns of a period with the `training_sample.py`; `evidently_page.py` draws
-the page), `column_alarms.py` (columns over periods), `retrain.py` (requests for a training), `state.py`, `check.py`
-(one complete check), `exporter.py` (for Prometheus).
+In reading order:
 
-**Harm is more than change.** If the fall or rise of a measure costs gain or money, it is harm. All other changes only
-explain harm, or are worth knowing. Harm, other measures and columns each have a separate error rate.
+- `stream_names.py` names the time series that are watched;
+- `measures.py` measures a day, and `measure_alarms.py` compares its measures with earlier days;
+- `columns.py` compares a day's columns with `training_sample.py`, with a page by `evidently_page.py`;
+- `column_alarms.py` raises alarms on columns, and `retrain.py` requests trainings;
+- `check.py` runs one check, `state.py` stores its result, and `exporter.py` exports it to Prometheus.
+
+**Harm and other changes have separate alarms.** A change is harm if it costs gain or money, such as a fall of the gain
+per decision. Other changes may only explain harm. Harm, other measures and columns each have their own error rate.
 """

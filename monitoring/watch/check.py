@@ -1,10 +1,12 @@
-"""Runs one check: judges every completed period, and looks for columns that have just lost their values.
+"""Runs one check of the monitor: judges every finished period, and finds columns that have just lost their values.
 
     state = run(Watched(lake, spec, sample_of), folder, now)
 
-Each period is judged once, in the order of time, even after a day without a check, so that evidence can be accumulated.
-A period is judged after its decisions and outcomes have been uploaded. If it can't be judged, the reason is stored, and
-the evidence stays unchanged. If none of its decisions could be read, each check retries it until a later one is judged.
+Periods are judged once each and in the order of time, because the evidence of several periods is accumulated. Periods
+that were missed while no check ran are judged later. A period is judged only after its records were uploaded.
+
+If a period can't be judged, the reason is stored, and the evidence stays unchanged. If its decisions could not be read,
+each check tries again until a later period has been judged.
 """
 
 import errno
@@ -36,15 +38,24 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.log.lake import Lake
 from mtorl.log.touchpoints import LogError
 
-UPLOADED_AFTER = timedelta(hours=1)  # time from a period's end until its records are in the lake
-MOST_PERIODS = 60  # most periods that a first check judges
+# Time after a period's end until which its records are expected to be in the lake.
+UPLOADED_AFTER = timedelta(hours=1)
+# A first check, which finds a long log, judges at most this many periods.
+MOST_PERIODS = 60
 _KEPT_PAGES = 14
-_HEARD = 0.8  # least share of exposures with a known outcome, relative to the usual share
-_AWAITED = timedelta(days=2)  # time from a period's end until missing outcomes count as lost
-_SURE = 2.0  # multiple of the threshold, since checks are hourly, and a few users without a value may be chance
+# Outcomes count as incomplete if the share of exposures with a known outcome is below this fraction of the usual share.
+_HEARD = 0.8
+# Time after a period's end from which outcomes that have not arrived count as lost.
+_AWAITED = timedelta(days=2)
+# A column is broken only if its score is this many times the threshold: checks run every hour, so a few users without a
+# value may be chance.
+_SURE = 2.0
 _WEEK = timedelta(days=7)
-_OCCASIONS = 2  # earlier periods without decisions at this time of the week that are needed: one may have been a fault
-_LOOKED_BACK = 4  # number of earlier weeks in which these periods are searched
+# Having no decisions is usual if this many earlier weeks had none at this time either. A single one may have been a
+# fault.
+_OCCASIONS = 2
+# Number of earlier weeks in which `_OCCASIONS` comparable weeks are searched.
+_LOOKED_BACK = 4
 _MOST_AHEAD = 0.1
 """Most records from the future, relative to the decisions of a period. If there are more, a clock is wrong, and so is
 the assignment of records to periods."""
@@ -56,14 +67,17 @@ class Watched:
 
     Attributes:
         sample_of: Returns the training sample of the model with a digest; for None, that of the newest model.
+        hours: Length of a period. Periods begin at midnight UTC, so `hours` divides 24 or is a multiple of 24.
+        page: Condition under which Evidently draws a page of a period.
+        newest_model: Returns the value for `State.newest_model`.
     """
 
     lake: Lake
     spec: DatasetSpec
     sample_of: Callable[[str | None], TrainingSample | None]
-    hours: int = 24  # length of a period; periods begin at midnight UTC, so it divides 24, or is a multiple of it
-    page: Page = "moved"  # when Evidently draws a page of a period
-    newest_model: Callable[[], datetime | None] = lambda: None  # see `State.newest_model`
+    hours: int = 24
+    page: Page = "moved"
+    newest_model: Callable[[], datetime | None] = lambda: None
 
 
 class _NotJudgedError(Exception):
@@ -78,14 +92,16 @@ def run(
     now: datetime | None = None,
     on_period: Callable[[datetime, int], None] | None = None,
 ) -> State:
-    """Judge each completed period that was not judged yet, check the columns of the last hours, and write the state.
+    """Judge each period that is over and was not judged yet, check the columns of the last hours, and write the state.
 
     Args:
-        folder: Folder of the state, and of a page for each period.
+        folder: Folder for the state file, and for the figures and pages of each period.
         on_period: Called before each period is judged, with the period's end and the number of remaining periods.
 
     Raises:
-        StateError, BusyError, OSError: The state can't be read; another check is running; the disk is full.
+        StateError: The state can't be read.
+        BusyError: Another check is running.
+        OSError: The disk is full.
     """
     now = now or datetime.now(UTC)
     path = folder / STATE_FILE
@@ -101,7 +117,8 @@ def run(
             if _judge(watched, state, end, folder, ahead, outcomes_may_come=now - end < _AWAITED):
                 update_request(state, end)
                 state.judged_until = end
-                state.write(path)  # saved now, so that the result is kept if the check is killed later
+                # Save the state after each period, so that its result is kept if the check is killed later.
+                state.write(path)
         _look_at_last_hours(watched, state, now, folder)
         state.newest_model = watched.newest_model()
         state.checked = now
@@ -112,7 +129,7 @@ def run(
 
 
 def folder_of(folder: Path, end: datetime) -> Path:
-    """Folder of a period's figures and Evidently's pages, inside the folder of the state."""
+    """Return the folder for a period's figures and Evidently pages, inside the folder of the state."""
     return folder / "periods" / end.strftime("%Y-%m-%dT%H")
 
 
@@ -141,16 +158,17 @@ def _first_decision(watched: Watched) -> datetime | None:
 
 
 def _records_ahead(watched: Watched, now: datetime) -> int:
-    """Number of decision records that are dated in the future, as in a simulation's log."""
+    """Count the decisions that are dated in the future, which happens if the clock of a router is ahead."""
     ahead = Period(since=max(now, datetime.now(UTC)) + UPLOADED_AFTER)
-    with suppress(_NotJudgedError), _reading():  # the check gives every period the same reason
+    # An unreadable log is reported later, as the reason why each period is not judged.
+    with suppress(_NotJudgedError), _reading():
         return DecisionLog.of(watched.lake, ahead).records()
     return 0
 
 
 @contextmanager
 def _reading() -> Iterator[None]:
-    """Turns errors of reading the log into reasons not to judge; a full disk makes the whole check fail."""
+    """Turn errors of reading the log into a reason not to judge. A full disk still makes the whole check fail."""
     import duckdb
 
     try:
@@ -162,7 +180,12 @@ def _reading() -> Iterator[None]:
 
 
 def _judge(watched: Watched, state: State, end: datetime, folder: Path, ahead: int, outcomes_may_come: bool) -> bool:
-    """Judge a period, and return whether its decisions could be read; `ahead` records are from the future."""
+    """Judge a period, and return whether its decisions could be read.
+
+    Args:
+        ahead: Number of decisions in the log that are dated in the future.
+        outcomes_may_come: Whether outcomes of this period may still arrive.
+    """
     period = _period(end, watched.hours)
     try:
         with _reading():
@@ -207,10 +230,10 @@ def _no_decisions(watched: Watched, log: DecisionLog, end: datetime) -> _NotJudg
 
 
 def closed_as_usual(lake: Lake, end: datetime, length: timedelta) -> bool:
-    """Whether earlier healthy periods at this time of the week also had no decisions.
+    """Return whether earlier weeks had no decisions at this time of the week either, for example on a closed day.
 
-    A period is healthy if the week before it had decisions, since an outage of a week is no evidence. The judged period
-    must be healthy as well. A period of a week or longer has no time of the week.
+    A week is compared only if there were decisions in the seven days before that time. Otherwise, a long outage would
+    make the absence of decisions look usual. Periods of a week or longer never count as closed.
     """
     if length >= _WEEK:
         return False
@@ -227,7 +250,10 @@ def closed_as_usual(lake: Lake, end: datetime, length: timedelta) -> bool:
 
 
 def _check_periods(state: State, watched: Watched, now: datetime, path: Path) -> None:
-    """Refuse a state with periods of another length, or one from the future, with which no period would be judged."""
+    """Reject a state whose periods have another length, or whose last period is in the future.
+
+    A state from the future was written with a wrong clock. With such a state, no period would be judged any more.
+    """
     if state.judged_until is None:
         return
     if state.hours != watched.hours:
@@ -237,7 +263,10 @@ def _check_periods(state: State, watched: Watched, now: datetime, path: Path) ->
 
 
 def _check_outcomes(state: State, counted: Counted, may_come: bool) -> None:
-    """Refuse to judge while outcomes are still arriving, since missing outcomes would look like lost gain."""
+    """Refuse to judge a period whose outcomes are still arriving.
+
+    Otherwise, the missing outcomes would look like a loss of gain.
+    """
     if not counted.exposures or counted.outcomes_missing:
         return
     share = counted.heard / counted.exposures
@@ -286,9 +315,10 @@ def _not_measured(state: State, counted: Counted, group: str) -> NotJudged:
 def _columns(
     watched: Watched, log: DecisionLog, out: Path, period: str, until: datetime | None = None
 ) -> tuple[DriftResult, str]:
-    """Compare context and static columns of a period with the training sample of a model (`_sample`).
+    """Compare the context columns and static columns of a period with a model's training sample.
 
-    Without `until`, the end of the period, no page is drawn.
+    Args:
+        until: End of the period; None to draw no page.
     """
     sample = _sample(watched, log)
     with _reading():
@@ -307,9 +337,10 @@ def _columns(
 
 
 def _sample(watched: Watched, log: DecisionLog) -> TrainingSample:
-    """The sample of a model that answers in the period or, without one, of the newest model in the registry.
+    """Return the training sample of a model that answered in the period or, if there is none, of the newest model.
 
-    The newest model may not serve yet, and a platform's own incumbent may have a digest that is in no registry.
+    The newest model in the registry is only the second choice, because it may not serve yet. But it is needed if the
+    models in the log are not in the registry, as for an incumbent that the platform provides.
     """
     with _reading():
         digests = log.models()
@@ -339,14 +370,15 @@ def _sample(watched: Watched, log: DecisionLog) -> TrainingSample:
 
 
 def _look_at_last_hours(watched: Watched, state: State, now: datetime, folder: Path) -> None:
-    """Find columns that have lost their values within the last hours, without evidence over periods."""
+    """Find columns that have lost their values within the last hours. No evidence from earlier periods is needed."""
     end = now.replace(second=0, microsecond=0)
     log = DecisionLog.of(watched.lake, _period(end, watched.hours))
     state.groups.pop(LAST_HOURS, None)
     try:
         result, _ = _columns(watched, log, folder / "last-hours", f"the last {watched.hours} hours")
     except _NotJudgedError as error:
-        if error.why.reason == "unreadable_log":  # the periods report all other reasons
+        # All other reasons are already reported for the periods.
+        if error.why.reason == "unreadable_log":
             state.groups[LAST_HOURS] = Group(end=end, not_judged=error.why)
         return
     state.groups[LAST_HOURS] = Group(end=end, decisions=result.rows, users=result.users)
@@ -362,7 +394,8 @@ def _look_at_last_hours(watched: Watched, state: State, now: datetime, folder: P
 def _is_broken(column: ColumnDrift) -> bool:
     if column.problem is None or words_of(column.problem).kind != "data_quality":
         return False
-    if column.score is None or column.threshold is None:  # the column is missing, or has no value
+    # Without a score, the column is missing or has no value.
+    if column.score is None or column.threshold is None:
         return True
     return column.score >= _SURE * column.threshold
 

@@ -1,13 +1,13 @@
-"""Finds columns that have moved away from the training sample, with a known rate of false alarms.
+"""Finds columns whose distribution has moved away from the training sample, with a known rate of false alarms.
 
-In a healthy period, the probability that any column is above its threshold is at most `ALPHA`, if thresholds were
-measured exactly; evidence assumes twice that. Two such periods in a row are sufficient evidence. e-BH on the evidence
-of the last two periods, at a false discovery rate of 10 %, selects the columns that have moved.
+In a healthy period, the probability that any column exceeds its threshold is at most `ALPHA`. The evidence assumes
+twice that, because thresholds are estimates. If a column exceeds its threshold in two periods in a row, an alarm is
+raised. The procedure e-BH then selects the columns that have moved, at a false discovery rate of 10 %.
 
-**Seasons.** The training sample consists of whole weeks. If every Sunday differs from it, a column above its threshold
-is evidence only if it is also well above its values in the healthy periods of the last weeks, and above those at this
-time of the week. In the first week, it must be far above its threshold. The price is that a column that differs
-slightly from the training sample on each day, from the first week on, counts as a season.
+**Seasons.** The training sample covers whole weeks, so every Sunday may differ from it. So a score above the threshold
+is evidence only if it is also well above the column's healthy scores of the last weeks, and above earlier scores at
+this time of the week. In the first week, it must be far above the threshold instead. The price: a column that differs
+slightly from the training sample on every day, from the first week on, raises no alarm.
 """
 
 import math
@@ -20,12 +20,17 @@ from mtorl.drift.drift_tests import words_of
 from mtorl.drift.evidence import add, alarming, e_of_event
 from mtorl.drift.thresholds import ALPHA
 
-LOOKED = 2  # periods whose evidence selects the columns that have moved
+# Columns that have moved are selected by the evidence of this many periods, the newest ones.
+LOOKED = 2
 FALSE_DISCOVERIES = 0.1
-SEASON = 1.25  # multiple of the largest score of healthy periods that a season explains
-FAR = 3.0  # multiple of the threshold that a column must exceed in the first week
-UNDECIDED = 3  # newest periods that may still lead to an alarm: those with evidence do not count as healthy
-KEPT = 28  # periods
+# A score up to this multiple of the largest score in healthy periods counts as seasonal.
+SEASON = 1.25
+# In the first week, a score must exceed this multiple of its threshold to be evidence.
+FAR = 3.0
+# The newest periods may still lead to an alarm. Of these, a period with evidence does not count as healthy.
+UNDECIDED = 3
+# Number of healthy periods whose scores are kept, and of others.
+KEPT = 28
 _ANY = "any column"
 _WEEK = timedelta(days=7)
 
@@ -33,7 +38,10 @@ _WEEK = timedelta(days=7)
 def judge(
     state: State, result: DriftResult, end: datetime, model_version: str, length: timedelta = timedelta(days=1)
 ) -> None:
-    """Add a checked period to the evidence; the training sample of another model resets the evidence."""
+    """Add the scores of a period to the evidence, and raise or end alarms on columns.
+
+    If the scores compare with the training sample of another model than before, the evidence starts anew.
+    """
     if model_version != state.model_version:
         forget(state)
         state.model_version = model_version
@@ -58,7 +66,7 @@ def judge(
 
 
 def forget(state: State) -> None:
-    """Reset the evidence, which is about another training sample."""
+    """Delete all evidence about columns, because it compares with the training sample of a previous model."""
     state.columns_evidence = 0.0
     for name in [name for name in state.streams if labels_of(name).group == COLUMNS]:
         del state.streams[name]
@@ -72,10 +80,10 @@ def _exceeded(state: State, column: ColumnDrift, end: datetime) -> bool:
 
 
 def _season(past: list[PastPeriod], end: datetime, threshold: float) -> float:
-    """The least score that a season does not explain.
+    """Return the smallest score that is evidence of drift, because a season can't explain it.
 
-    Neither a single festival nor a slow shift may hide a lasting shift. So scores at other times of the week count as
-    at most `FAR` times the threshold.
+    Scores at other times of the week raise this limit to at most `SEASON * FAR` times the threshold. Otherwise, a
+    single festival, or a shift that grows slowly, would hide a lasting shift.
     """
     if not past or end - past[0].end < _WEEK:
         return FAR * threshold
@@ -85,16 +93,20 @@ def _season(past: list[PastPeriod], end: datetime, threshold: float) -> float:
 
 
 def _at_this_time(past: list[PastPeriod], end: datetime, threshold: float) -> float:
-    """The column's earlier score at this time of the week, if the last week was mostly healthy; otherwise 0."""
+    """Return the second largest earlier score at this time of the week; 0 if there are fewer than two.
+
+    Also returns 0 if most of the last week was above the threshold, because then the column may have drifted.
+    """
     week = [period.value < threshold for period in past if end - period.end < _WEEK]
     if sum(week) < len(week) / 2:
         return 0.0
     same = sorted(period.value for period in past if (end - period.end) % _WEEK == timedelta(0))
-    return same[-2] if len(same) >= 2 else 0.0  # the second largest, since a single high score may be a festival
+    # The second largest score is used, because a single high score may come from a festival.
+    return same[-2] if len(same) >= 2 else 0.0
 
 
 def _of_two(stream: Stream, exceeded: bool) -> float:
-    """Evidence (an e-value) that a column has drifted, from the two newest periods."""
+    """Return the evidence (an e-value) that a column has drifted, from the newest period and the one before it."""
     before = [period.evident for period in stream.past[-(LOOKED - 1) :]]
     return math.prod(e_of_event(above, 2 * ALPHA) for above in (*before, exceeded))
 

@@ -1,11 +1,16 @@
-"""Compares the columns of a period with the training sample, and writes the figures and Evidently's page.
+"""Compares the columns of a period with the training sample, and writes the scores and a page drawn by Evidently.
 
     result = check(reference, current, columns, grid, out_dir=state / "periods" / "2026-11-01T00")
 
-The steps are: schema (columns and values exist, enough users) -> the artifact's thresholds for a period of this size ->
-the scores of each column's tests (`mtorl.drift`) -> Evidently's page with the same scores -> drift.html, drift.json.
-Broken data becomes a finding, and never crashes the check. Evidently's scores ignore missing values, so the missing
-share has a separate test.
+The check has these steps:
+
+- Check the schema: the columns exist and have values, and there are enough users.
+- Look up the thresholds for a period of this size, which were measured when the model was trained.
+- Compute the score of each test of each column (`mtorl.drift`).
+- Write the scores to drift.json, and to the page drift.html.
+
+Broken data is reported as a finding on its column, and never crashes the check. Evidently's scores ignore missing
+values, so a separate test compares the share of missing values.
 """
 
 import json
@@ -33,9 +38,11 @@ Page = Literal["always", "moved", "never"]
 
 @dataclass(frozen=True)
 class ColumnDrift:
-    """Finding on one column; `problem` is None if the column is healthy, else as in `drift_tests`.
+    """The result of checking one column.
 
-    Method, score and threshold are those of the test that found the problem or, without a problem, of the last test.
+    Attributes:
+        method: Test that found the problem or, without a problem, the last test. `score` and `threshold` belong to it.
+        problem: None if the column is healthy; otherwise a problem of `mtorl.drift.drift_tests`.
     """
 
     column: str
@@ -51,7 +58,11 @@ class ColumnDrift:
 
 @dataclass(frozen=True)
 class DriftResult:
-    """One period against the reference, as in drift.json; `not_checked` is the reason if nothing could be compared."""
+    """The result of checking all columns of a period, as stored in drift.json.
+
+    Attributes:
+        not_checked: Reason why nothing could be compared; None if the columns were compared.
+    """
 
     rows: int
     users: int
@@ -70,15 +81,16 @@ def check(
     title: str = "",
     page: Page = "always",
 ) -> DriftResult:
-    """Compare the rows of a period with the reference sample; both have a column user_id.
+    """Compare the rows of a period with the training sample. Both tables have a column `user_id`.
 
     Args:
-        reference: Training rows of complete users, each user's in the order of time.
+        reference: Training sample: all rows of some users, in the order of time for each user.
         current: Rows of the period, or of a sample of its users.
-        grid: Thresholds measured for this reference; tests without one are skipped. None: it had too few users.
+        grid: Thresholds that were measured for this training sample. Tests without a threshold are skipped. None if the
+            training sample had too few users for thresholds.
         out_dir: Folder for drift.html and drift.json.
-        whole: Size of the period from which `current` was sampled.
-        page: When Evidently draws drift.html, which takes longer than all other steps together.
+        whole: Size of the period, if `current` is a sample of it.
+        page: Condition for drawing drift.html, which takes longer than all other steps together.
     """
     whole = whole or Size(_users(current), len(current))
     not_checked = _too_little(reference, current) or (None if grid else "the model has no thresholds of its columns")
@@ -87,7 +99,7 @@ def check(
         draw = partial(save_page, html=out_dir / "drift.html", title=title)
         judged = _compare(sample_users(reference), sample_users(current), columns, grid, draw, page)
         result = replace(result, columns=judged)
-    # Replace the file atomically, since it may be read at any moment.
+    # Replace the file atomically, because other processes may read it at any moment.
     with replacing(out_dir / "drift.json") as unfinished:
         unfinished.write_text(json.dumps(asdict(result), indent=2, allow_nan=False) + "\n")
     return result
@@ -101,7 +113,7 @@ def _compare(
     draw: Callable[[pd.DataFrame, pd.DataFrame, Mapping[str, str], Thresholds], None],
     page: Page,
 ) -> tuple[ColumnDrift, ...]:
-    """Check the schema of every column, run the tests of comparable columns, and draw a page of them if requested."""
+    """Check the schema of every column, test the columns that can be compared, and draw the page if requested."""
     rows = {column.name: _shares(reference, current, column) for column in columns}
     kinds = {column.name: column.kind for column in columns if rows[column.name].problem is None}
     if not kinds:
@@ -118,9 +130,9 @@ def _compare(
 
 
 def _judge(row: ColumnDrift, values: pd.Series, in_reference: Floats, thresholds: Thresholds) -> ColumnDrift:
-    """Compare the scores of a column's tests with their thresholds; the first finding is the column's problem.
+    """Run the tests of one column. The first score that reaches its threshold determines the column's problem.
 
-    Scores of Evidently's methods are equal to those of its page.
+    Scores of Evidently's methods are equal to the scores on its page.
     """
     for test in asked_of(row.kind):
         if (row.column, test.method) not in thresholds:
@@ -137,7 +149,7 @@ def _judge(row: ColumnDrift, values: pd.Series, in_reference: Floats, thresholds
 
 
 def _shares(reference: pd.DataFrame, current: pd.DataFrame, column: Column) -> ColumnDrift:
-    """Check the schema of one column, before any score."""
+    """Check that both tables have the column with values. If not, the result names the problem."""
     method = asked_of(column.kind)[-1].method
     row = ColumnDrift(column.name, column.kind, method, None, None, 0.0, 0.0, None, "")
     for frame, name in ((reference, "reference"), (current, "current period")):

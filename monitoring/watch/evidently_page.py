@@ -1,6 +1,7 @@
-"""Writes Evidently's page that explains the scores; no other file imports Evidently.
+"""Draws a page with Evidently that shows the distribution of each column, with its score and threshold.
 
-Method and threshold are always passed: Evidently's own choice depends on the row count, and may be a p-value.
+The page gets the test and the threshold of each column from the caller. Evidently's own choice would depend on the
+number of rows, and could be a p-value. No other module imports Evidently.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ def save_page(
     html: Path,
     title: str,
 ) -> None:
-    """Write the page about columns (floats and strings) that have passed the schema checks."""
-    os.environ["DO_NOT_TRACK"] = "1"  # switches off telemetry; Evidently reads it at import
-    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of the libraries that it imports
+    """Write the page about the given columns, which have passed the schema checks and contain floats or strings."""
+    # Turns off Evidently's telemetry. Evidently reads this variable when it is imported.
+    os.environ["DO_NOT_TRACK"] = "1"
+    # Evidently's dependencies emit these warnings.
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
         from evidently import DataDefinition, Dataset, Report
         from evidently.core.metric_types import Metric
         from evidently.metrics import MissingValueCount, RowCount, ValueDrift

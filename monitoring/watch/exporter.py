@@ -1,12 +1,12 @@
-"""Exports the monitor's last result and the newest run of each pipeline to Prometheus; reads both at every scrape.
+"""Exports the monitor's last result and the newest run of each pipeline to Prometheus.
 
     serve("0.0.0.0", 9102, MonitorCollector(Path("monitor/state.json")), RunsCollector(Path("runs")))
 
-While the state can't be read, the last figures stay, and their age grows. A process that has never read a state only
-exports `state_readable`.
+Both are read from their files at every scrape. While the monitor's state can't be read, the last figures are exported
+again, so their timestamp shows their age. Until a state was read for the first time, only `state_readable` is exported.
 
-Labels are names of groups, experiments, arms, measures and pipelines, never users or campaigns. If there are more than
-MOST_STREAMS streams, columns without an alarm are omitted first.
+Labels have names of groups, experiments, arms, measures and pipelines, never of users or campaigns. If there are more
+than MOST_STREAMS streams, columns without an alarm are left out first.
 """
 
 import threading
@@ -30,14 +30,14 @@ _LABELS = Labels._fields
 
 
 class MonitorCollector(Collector):
-    """Collects the gauges of the state at each scrape."""
+    """A Prometheus collector that exports the monitor's state, read anew at each scrape."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._known = State()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yields the gauges of the state or, if it can't be read, of the last readable state."""
+        """Yield the gauges of the state or, if the state can't be read, of the last state that could be read."""
         try:
             read = State.read(self._path)
         except StateError:
@@ -76,7 +76,8 @@ def _of_state(state: State) -> Iterator[Sample]:
     alarms = state.alarms()
     shown = {**{name: Stream() for name in alarms}, **state.streams}
 
-    def rank(name: str) -> tuple[bool, bool, float, str]:  # measures first: they are few, while columns may be many
+    # Streams with an alarm come first, then measures, because there are few measures but perhaps many columns.
+    def rank(name: str) -> tuple[bool, bool, float, str]:
         return name not in alarms, labels_of(name).group == COLUMNS, -shown[name].evidence / shown[name].needed, name
 
     for name in sorted(sorted(shown, key=rank)[:MOST_STREAMS]):
@@ -117,9 +118,10 @@ _OF_STATE: dict[str, tuple[str, Sequence[str]]] = {
 
 
 class RunsCollector(Collector):
-    """Collects the gauges of the runs at each scrape; the folder `runs` may not exist.
+    """A Prometheus collector that exports the newest run of each pipeline.
 
-    While a pipeline's file can't be read, its last samples stay. If the file is removed, they end.
+    While the file of a pipeline can't be read, its last samples are exported again. Once the file is removed, its
+    samples disappear. The folder `runs` need not exist.
     """
 
     def __init__(self, runs: Path) -> None:
@@ -127,7 +129,7 @@ class RunsCollector(Collector):
         self._known: dict[str, PipelineRun] = {}
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yields the gauges of the pipelines that ran last."""
+        """Yield the gauges of at most `MOST_PIPELINES` pipelines, those that ran last."""
         there = {path.stem for path in self._runs.glob("[!.]*.json")}
         known = {name: run for name, run in self._known.items() if name in there}
         self._known = known | {run.pipeline: run for run in newest_runs(self._runs)}

@@ -1,10 +1,10 @@
-"""Compares measures of a period with earlier periods, accumulates evidence of harm and drift, and raises alarms.
+"""Compares the measures of a period with earlier periods, and raises alarms about harm and other changes.
 
     judge(state.streams, counted.measured, end)
 
-Two families of streams have separate error rates: streams that mean harm (`HARM`), in the harmful direction, and all
-others, in both directions. In each family, a false alarm occurs after `MEAN_RUN` periods on average, or later
-(`mtorl.drift.evidence`).
+A stream is the time series of one measure. Streams in which a change may be harm (`HARM`) raise alarms only in the
+harmful direction, all others in both directions. These two families have separate error rates: in each of them, a false
+alarm occurs once in `MEAN_RUN` periods on average, or less often (`mtorl.drift.evidence`).
 """
 
 import math
@@ -22,15 +22,18 @@ from mtorl.drift.evidence import add, alarming, e_of_p, needed
 from mtorl.drift.past_periods import FEWEST, MOST, Forecast
 from mtorl.experiment.arm import INCUMBENT
 
-WAIT = 2  # newest periods that forecasts ignore, since a change that takes two periods to detect must not be in them
+# Forecasts ignore this many periods, the newest ones: they may contain a change that takes two periods to detect.
+WAIT = 2
 GONE = 7
 """Periods without a value after which a stream is removed, with its alarm: its experiment is over, or the new policy
 does not log the value."""
 DAY = timedelta(days=1)
-SMALLEST_SHARE = 0.005  # least standard deviation of a period, for a measure between 0 and 1
+# Assumed minimum of the standard deviation between periods, for measures between 0 and 1.
+SMALLEST_SHARE = 0.005
 
 
-UNUSUAL = 0.05  # a period with a smaller p-value is evidence; if an alarm follows, it does not count as healthy
+# A period with a smaller p-value counts as unusual. If an alarm follows, the period does not count as healthy.
+UNUSUAL = 0.05
 ENDS = 0.25
 """An alarm ends below this share of the evidence that a single stream needs; with a larger share it would recur."""
 SMALLEST_P = 2e-4
@@ -49,13 +52,16 @@ def judge(
     loss_units: Mapping[str, str] = NO_UNITS,
     by_arm: Sequence[Measured] = (),
 ) -> int:
-    """Add a period to the streams; returns how many measures had enough past periods to be judged.
+    """Compare the measures of a period with forecasts, update the evidence, and raise or end alarms.
 
     Args:
-        streams: Streams of measures, by name; new ones are added.
-        length: Length of the period; with a day, forecasts know weekdays.
+        streams: Streams of measures, by name. A new measure adds a stream.
+        length: Length of the period. If it is a day, forecasts take the weekday into account.
         loss_units: Unit of the loss by stream, from `monitoring.watch.stream_names.loss_units`.
-        by_arm: The same measures of outcomes, separately for the incumbent and each challenger.
+        by_arm: Measures of outcomes, separately for the incumbent and each challenger.
+
+    Returns:
+        The number of measures with enough past periods for a forecast.
     """
     p_values: dict[str, float] = {}
     causes: dict[str, list[str]] = {}
@@ -89,7 +95,8 @@ def _forecast(stream: Stream, new: Measured, end: datetime, length: timedelta) -
     if len(healthy) < FEWEST + WAIT:
         return None
     past = healthy[:-WAIT]
-    ends = (*(period.end for period in past), end)  # weekday in UTC, since periods are days in UTC
+    # Weekdays are those of UTC, because periods are days in UTC.
+    ends = (*(period.end for period in past), end)
     weekdays = [(each.astimezone(UTC) - DAY).weekday() for each in ends] if length == DAY else None
     smallest = SMALLEST_SHARE if new.measure.endswith("_ratio") or new.measure.endswith("auc") else 0.0
     return Forecast.of([(period.value, period.se) for period in past], new.se, smallest, weekdays)
@@ -106,13 +113,17 @@ def _p(new: Measured, forecast: Forecast) -> float:
 
 
 def _causes(whole: Measured, by_arm: Sequence[Measured], stream: Stream, end: datetime, length: timedelta) -> list[str]:
-    """If the incumbent's own outcomes are as usual, the challengers that are worse than the incumbent; else none."""
+    """Return the challengers that are worse than the incumbent, if they explain the harm.
+
+    They explain it only if the incumbent's own outcomes are as forecast. Otherwise the list is empty.
+    """
     arms = {each.arm: each for each in by_arm if each.measure == whole.measure}
     incumbent = arms.pop(INCUMBENT, None)
     if incumbent is None:
         return []
     alone = incumbent._replace(arm=whole.arm)
-    forecast = _forecast(stream, alone, end, length)  # one arm has fewer users than all arms, so its interval is wider
+    # A single arm has fewer users than all arms together, so its forecast has a wider interval.
+    forecast = _forecast(stream, alone, end, length)
     if forecast is None or _p(alone, forecast) < UNUSUAL:
         return []
     sign = 1.0 if HARM[whole.stream] == "falls" else -1.0
@@ -131,10 +142,11 @@ def _find(
     length: timedelta,
     causes: Mapping[str, list[str]],
 ) -> None:
-    """Add evidence, and raise or end the alarms of a family.
+    """Add evidence to the streams of one family, and raise or end their alarms.
 
-    The family includes all streams that were ever judged. Otherwise, evidence that is too weak among many streams would
-    raise an alarm on a day on which most streams have no value.
+    With more streams, a single stream needs more evidence for an alarm. All streams that were ever judged are counted,
+    not only those with a value today. Otherwise, old evidence could raise an alarm on a day on which most values are
+    missing.
     """
     p_values = {name: p for name, p in p_values.items() if (name in HARM) == (kind == "harm")}
     had = {
@@ -158,7 +170,7 @@ def _find(
 
 
 def forget(streams: dict[str, Stream], group: str, arm: str) -> None:
-    """Remove the streams of an arm of all experiments, since another policy decides for it."""
+    """Remove the streams of an arm over all experiments, because another policy now decides for this arm."""
     for name in [name for name in streams if labels_of(name)[:3] == (group, "", arm)]:
         del streams[name]
 
@@ -176,7 +188,7 @@ def _forget_gone(streams: dict[str, Stream], measured: set[str]) -> None:
 
 
 def describe(name: str, stream: Stream) -> str:
-    """Describes a measure: value, expected value, and loss by the difference."""
+    """Describe a measure in words: its value, the expected value, and how much was lost."""
     assert stream.value is not None and stream.expected is not None
     text = f"{name.rpartition('/')[2]} is {stream.value:.4g}, expected {stream.expected:.4g}"
     if stream.low is not None and stream.high is not None:

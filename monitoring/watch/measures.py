@@ -1,4 +1,4 @@
-"""Measures a period's decisions; standard errors are computed by user, since a user's decisions are correlated.
+"""Measures the decisions of one period, such as the gain per decision, each with a standard error.
 
     for measured in measure(log, gain, outcomes, channels).measured: ...
 
@@ -8,8 +8,8 @@
     performance   each arm's exposures: outcomes against the model's expectation, and how well the model ranks; each
                   arm's decisions: distance of users from those in training. All experiments share the incumbent
 
-A measure is a ratio of two sums over decisions, with users as the random unit: R = sum(N_u) / sum(D_u), with the
-variance sum((N_u - R D_u)^2) / sum(D_u)^2.
+A measure is a ratio of two sums over users, R = sum(N_u) / sum(D_u). Its variance is sum((N_u - R D_u)^2) / sum(D_u)^2.
+Users are the random unit, because the decisions of one user are correlated.
 """
 
 from __future__ import annotations
@@ -31,46 +31,64 @@ from mtorl.runtime.sql import sql_text
 if TYPE_CHECKING:
     import duckdb
 
-MIN_USERS = 100  # least number of users with a decision that counts in a measure
-MOST_OTHER_GAINS = 0.01  # largest share of exposures whose gain is not 0 or 1, such as two clicks
-MOST_ARMS = 30  # number of arms, those with most decisions, whose predictions are measured
+# A measure needs decisions of at least this many users.
+MIN_USERS = 100
+# AUC is not computed if more than this share of the exposures has a gain other than 0 or 1, such as two clicks.
+MOST_OTHER_GAINS = 0.01
+# The predictions of at most this many arms are measured, those with most decisions.
+MOST_ARMS = 30
 _ARM = f"""CASE WHEN arm IN ('{INCUMBENT}', '{OUTSIDE}') OR experiment IS NULL THEN arm
                     ELSE experiment || '/' || arm END"""
-MOST_VALUES = 10_000_000  # values of decisions in memory, 8 bytes each, with two copies for a moment
-MOST_RANKED = 200_000  # most exposures of an arm from which its AUC is computed
+# At most this many values of decisions are in memory at a time; they have 8 bytes each, and are briefly copied twice.
+MOST_VALUES = 10_000_000
+# The AUC of an arm is computed from at most this many exposures.
+MOST_RANKED = 200_000
 
 
 class Measured(NamedTuple):
-    """One measure of one period."""
+    """One measure of one period, such as the gain per decision.
+
+    Attributes:
+        arm: Arm such as "spring/challenger"; "" for all arms.
+        se: Standard error of the value.
+        size: Denominator of the ratio, such as the number of decisions or the spend; 0 if the measure is no ratio.
+    """
 
     group: str
-    arm: str  # empty: all arms; spring/challenger: an arm of an experiment
+    arm: str
     measure: str
     value: float
     se: float
-    size: float = 0.0  # denominator: decisions, exposures, spend; 0: not a ratio
+    size: float = 0.0
 
     @property
     def stream(self) -> str:
-        """Name of the measure's stream in all periods."""
+        """Return the name of the stream to which this measure belongs in every period."""
         return stream_of(self.group, self.arm, self.measure)
 
 
 class Counted(NamedTuple):
-    """A period's decisions."""
+    """The decisions of a period, with all measures.
+
+    Attributes:
+        heard: Number of exposures with any outcome.
+        incumbent: Policy that took the incumbent's newest decision; "" if it is not known.
+        by_arm: Measures of outcomes for each challenger, and as the incumbent's for all other decisions.
+        seen: Largest number of users in any measure, by group.
+    """
 
     decisions: int
     users: int
     exposures: int
-    heard: int  # number of exposures with any outcome
+    heard: int
     measured: tuple[Measured, ...]
-    incumbent: str = ""  # the policy that took the incumbent's newest decision; empty: unknown
-    by_arm: tuple[Measured, ...] = ()  # outcomes of each challenger, and of all other decisions as the incumbent's
-    seen: Mapping[str, int] = {}  # by group, the largest number of users that a measure counts
+    incumbent: str = ""
+    by_arm: tuple[Measured, ...] = ()
+    seen: Mapping[str, int] = {}
 
     @property
     def outcomes_missing(self) -> bool:
-        """Whether no exposure has a known outcome."""
+        """Return whether outcomes are missing altogether: there are exposures, but none has an outcome."""
         return self.exposures > 0 and self.heard == 0
 
 
@@ -78,13 +96,14 @@ class _Ratio(NamedTuple):
     group: str
     arm: str
     measure: str
-    numerator: str  # SQL of a decision's value; null: the decision does not count
+    # SQL of a decision's value. The decision is left out if this is null.
+    numerator: str
     denominator: str = "1"
     where: str = "true"
 
 
 def measure(log: DecisionLog, gain: Gain, outcomes: Sequence[str], channels: Sequence[str]) -> Counted:
-    """Measure the decisions of a bounded period; `outcomes` are the numeric ones of the data set."""
+    """Measure the decisions of a period with a start and an end; `outcomes` are the data set's numeric outcomes."""
     with log.opened("outcome", near=True) as db:
         kinds = tuple(dict.fromkeys((*outcomes, *gain.names, "cost")))
         _copy(db, log, kinds, gain)
@@ -108,7 +127,7 @@ def measure(log: DecisionLog, gain: Gain, outcomes: Sequence[str], channels: Seq
 
 
 def _copy(db: duckdb.DuckDBPyConnection, log: DecisionLog, kinds: Sequence[str], gain: Gain) -> None:
-    """Make the table `decided`: the period's decisions with their outcomes until its end."""
+    """Create the table `decided` with the period's decisions, and their outcomes until the period's end."""
     db.execute(
         f"""CREATE TABLE taken AS
         SELECT user_id, decision_id, {_ARM} AS arm, drawn_channel, expose, propensity, expected_reward, state_distance,
@@ -159,11 +178,11 @@ def _decisions(channels: Sequence[str]) -> Iterator[_Ratio]:
 
 
 def _gain_in_budget(db: duckdb.DuckDBPyConnection, arm: str = "", where: str = "true") -> Iterator[_Ratio]:
-    """Gain per decision, as if exposures refused for an exhausted budget had the mean gain g of the other exposures.
+    """Measure the gain per decision as if an exhausted budget had prevented no exposure.
 
-    Without this correction, a spent budget would look like harm by the policy. With E refused exposures, the result is
-    (sum(gain) + E g) / decisions. The term with `came_gain - g` sums to 0, and only corrects the standard error, since
-    g is estimated from the same users (delta method).
+    Without this correction, an exhausted budget would look like harm by the policy. If E exposures were refused, and
+    the other exposures have the mean gain g, the result is (sum(gain) + E g) / decisions. The term with `came_gain - g`
+    sums to 0. It only corrects the standard error, because g is estimated from the same users (delta method).
     """
     sums = "coalesce(sum(came_gain) FILTER (shown), 0), count_if(shown), coalesce(count_if(budget_exhausted), 0)"
     ((gain, shown, refused),) = db.execute(f"SELECT {sums} FROM decided WHERE {where}").fetchall()
@@ -180,7 +199,7 @@ def _of_spend(arm: str = "", where: str = "true") -> Iterator[_Ratio]:
 
 
 def _by_arm(db: duckdb.DuckDBPyConnection) -> Iterator[_Ratio]:
-    """Measures that may mean harm, for each challenger and for all other decisions; none without a challenger."""
+    """Measure outcomes separately for each challenger and for all other decisions, if there is a challenger."""
     challengers = [arm for arm in _arms(db) if arm != INCUMBENT]
     others = f"arm IN ('{INCUMBENT}', '{OUTSIDE}')"
     arms = {INCUMBENT: others, **{arm: f"arm = {sql_text(arm)}" for arm in challengers}} if challengers else {}
@@ -190,9 +209,9 @@ def _by_arm(db: duckdb.DuckDBPyConnection) -> Iterator[_Ratio]:
 
 
 def _performance(db: duckdb.DuckDBPyConnection, outcomes_missing: bool) -> Iterator[_Ratio]:
-    """Distances to the user states in training, and outcomes of exposures relative to the model's expectation.
+    """Measure how far users are from the users in training, and how well the model predicts the outcomes of exposures.
 
-    The unit of the distance differs between models, so a new model may change the distance.
+    The unit of the distance depends on the model, so the distance may change when a new model serves.
     """
     for arm in _arms(db):
         its = f"arm = {sql_text(arm)}"
@@ -212,8 +231,10 @@ def _arms(db: duckdb.DuckDBPyConnection) -> list[str]:
 def _measured(
     db: duckdb.DuckDBPyConnection, ratios: Sequence[_Ratio], decisions: int, seen: Counter[str]
 ) -> Iterator[Measured]:
-    """Compute ratios from users' sums; many decisions are processed in parts, so that memory does not grow."""
-    columns: dict[str, str] = {}  # name by the SQL of a decision's value, since most denominators and counts are equal
+    """Compute the ratios from sums over users, which are processed in parts so that memory does not grow."""
+    # SQL of a decision's value -> name of its column. Many ratios share a denominator, so equal SQL is computed only
+    # once.
+    columns: dict[str, str] = {}
 
     def column(value: str, where: str) -> str:
         sql = f"coalesce(CASE WHEN {where} THEN ({value})::DOUBLE END, 0)"
@@ -247,7 +268,11 @@ def _measured(
 
 
 def _ranking(db: duckdb.DuckDBPyConnection, gain: Gain, outcomes_missing: bool) -> Iterator[Measured]:
-    """AUC of the model's expectation on exposures, if the gain is a single outcome that is nearly always 0 or 1."""
+    """Compute the AUC of each model's predicted gain: how well it ranks exposures by their actual gain.
+
+    AUC can be computed only if the gain consists of a single outcome that is nearly always 0 or 1. Otherwise, nothing
+    is yielded.
+    """
     from mtorl.evaluation.head_metrics import auc_error, expected_auc, realised_auc
 
     if len(gain.terms) != 1:

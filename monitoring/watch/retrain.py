@@ -1,9 +1,9 @@
-"""Requests a training if the model's inputs have changed, or its predictions no longer fit.
+"""Requests a training when the model's inputs have changed, or its predictions no longer fit.
 
     update_request(state, end)
 
-The new model must pass the same gate as every nightly model. The request ends once columns are compared with another
-model's training sample.
+The newly trained model must pass the same gate as after a nightly training. The request ends once the monitor compares
+columns with the training sample of another model.
 """
 
 from datetime import datetime, timedelta
@@ -11,12 +11,18 @@ from datetime import datetime, timedelta
 from monitoring.watch.state import RetrainRequest, State
 from monitoring.watch.stream_names import COLUMNS, labels_of
 
-COOL_DOWN = timedelta(days=7)  # from one request to the next
-_REASONS = (COLUMNS, "performance")  # groups: the model's inputs, and outcomes against predictions
+# Minimum time between two requests.
+COOL_DOWN = timedelta(days=7)
+# Groups of streams that request a training: the model's inputs, and outcomes compared with predictions.
+_REASONS = (COLUMNS, "performance")
 
 
 def update_request(state: State, end: datetime) -> None:
-    """Request a training if there is a reason, or withdraw a settled request; `end` is that of the newest period."""
+    """Request a training if there is a reason, or withdraw a request that was fulfilled.
+
+    Args:
+        end: End of the newest judged period.
+    """
     if state.retrain is not None and state.retrain.model_version != state.model_version:
         state.retrain = None
     changed = [alarm.text for name, alarm in state.alarms().items() if alarm.kind == "drift" and _asks(name)]
@@ -31,10 +37,14 @@ def _asks(stream: str) -> bool:
 
 
 def due_because(state: State, trained: datetime | None, most_days: float, now: datetime) -> str:
-    """The reason why a training is due after the newest one, which began at `trained`; "" if none is due.
+    """Return the reason why a training is due; "" if none is due.
 
-    A training after a request settles the request even if the gate rejects the model, since another training on the
-    same log would give the same model. With a `most_days` of 0, age is no reason.
+    If a training has run since the monitor's request, none is due, even if the gate rejected the model. Another
+    training on the same log would give the same model.
+
+    Args:
+        trained: Time at which the newest training began; None if there was none.
+        most_days: Maximum age of the newest training in days; 0 for no maximum.
     """
     if trained is None:
         return "there was none yet"

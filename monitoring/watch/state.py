@@ -1,6 +1,6 @@
-"""The monitor's state between checks: one JSON file, replaced atomically.
+"""Stores the monitor's state between checks, in one JSON file that is replaced atomically.
 
-The exporter, `mtorl monitor status` and the next check read it.
+The next check, the exporter and `mtorl monitor status` read the file.
 """
 
 from __future__ import annotations
@@ -27,17 +27,26 @@ _LOCK = ".lock"
 
 Kind = Literal["harm", "data_quality", "drift"]
 Reason = Literal[
-    "no_decisions",  # in the period
-    "closed",  # the period has no decisions, as usual at this time of the week
-    "no_outcomes",  # no exposure has an outcome: perhaps none was reported
-    "late_outcomes",  # far fewer exposures than usual have an outcome: the period is judged later
-    "future_times",  # many decisions are dated after the check
+    # The period has no decision.
+    "no_decisions",
+    # The period has no decision, which is usual at this time of the week.
+    "closed",
+    # No exposure has an outcome, so perhaps outcomes were not reported.
+    "no_outcomes",
+    # Far fewer exposures than usual have an outcome, so the period is judged later.
+    "late_outcomes",
+    # Many decisions are dated later than the check.
+    "future_times",
     "too_few_users",
-    "no_model",  # no model took a decision, or its artifact was not found
+    # No model took a decision, or the model's artifact was not found.
+    "no_model",
     "unreadable_log",
-    "other_columns",  # the columns of the artifact and the data set's description differ
-    "learning",  # too few past periods yet: no fault
-    "nothing_there",  # the deciding policies do not log such values: no fault
+    # The artifact's columns differ from the data set's description.
+    "other_columns",
+    # There are too few past periods yet. This is no fault.
+    "learning",
+    # The policies that decide do not log such values. This is no fault.
+    "nothing_there",
 ]
 Word = Literal["fine", "moved", "harm", "not judged"]
 """Result of a check. Harm: gain or money is lost, or a column has lost its values."""
@@ -45,16 +54,16 @@ NO_FAULT: tuple[Reason, ...] = ("learning", "nothing_there", "closed")
 
 
 class StateError(InputError):
-    """The file can't be used; the message tells what to correct."""
+    """Raised if the state file can't be used. The message tells the user what to correct."""
 
 
 class BusyError(Exception):
-    """Another process has locked the state."""
+    """Raised if another process has locked the state."""
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Lock the state in a folder against other writers. Raises BusyError if another process has the lock."""
+    """Lock the state in a folder during the block. Raises BusyError if another process has locked it."""
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / _LOCK, BusyError(messages.CHECK_AT_WORK(folder=folder))):
         yield
@@ -65,50 +74,71 @@ class _Part(BaseModel):
 
 
 class NotJudged(_Part):
-    """The reason why the newest period of a group was not judged."""
+    """Reason why the newest period of a group could not be judged."""
 
     reason: Reason
     text: str
 
 
 class Alarm(_Part):
-    """An alarm, which stays active until its evidence is gone."""
+    """An alarm, which stays active until the evidence for it has vanished.
+
+    Attributes:
+        since: Start of the first unusual period. For a column without values: time of the check that found it.
+        arms: Challengers that cause the harm, such as "spring/challenger".
+    """
 
     kind: Kind
-    since: AwareDatetime  # start of the first unusual period; for a broken column, the check that found it first
+    since: AwareDatetime
     text: str
-    arms: list[str] = Field(default_factory=list)  # the challengers that cause harm, such as spring/challenger
+    arms: list[str] = Field(default_factory=list)
 
 
 class PastPeriod(_Part):
-    """A measure of a past period."""
+    """The value of a measure or column in a past period.
+
+    Attributes:
+        se: Standard error of the value.
+        evident: Whether the value was unusual. For a column: above its threshold, and not explained by a season.
+        alarmed: Whether the period belongs to a change that raised an alarm, so that it does not count as healthy.
+    """
 
     end: AwareDatetime
     value: float
     se: float = 0.0
-    evident: bool = False  # the value was unusual; a column: above its threshold, unexplained by a season
-    alarmed: bool = False  # because of an alarm, it is not a healthy period
+    evident: bool = False
+    alarmed: bool = False
 
 
 class Stream(_Part):
-    """One measure or column over periods."""
+    """The time series of one measure or column.
 
-    value: float | None = None  # in the newest period; for a column, its distance to the training sample
-    expected: float | None = None  # from earlier periods; for a column, its threshold. None: too few periods yet.
-    low: float | None = None  # 95 of 100 healthy periods are between low and high
+    Attributes:
+        value: Value in the newest period. For a column: its distance to the training sample.
+        expected: Forecast from earlier periods; None if there are too few. For a column: its threshold.
+        low: Of 100 healthy periods, 95 are between `low` and `high`.
+        evidence: Evidence of a change (`mtorl.drift.evidence`). For a column: from the last two periods.
+        needed: Evidence with which this stream alone raises an alarm.
+        loss: Gain or money that the change has cost in the newest period, in the unit `loss_unit`.
+        past: Past periods, the newest last.
+    """
+
+    value: float | None = None
+    expected: float | None = None
+    low: float | None = None
     high: float | None = None
-    evidence: float = 0.0  # see `mtorl.drift.evidence`; for a column, of the last two periods
-    needed: float = Field(default=1.0, gt=0)  # evidence at which this stream raises an alarm on its own
-    loss: float | None = None  # loss of gain or money per period by the difference, in `loss_unit`
+    evidence: float = 0.0
+    needed: float = Field(default=1.0, gt=0)
+    loss: float | None = None
     loss_unit: str = ""
     alarm: Alarm | None = None
-    past: list[PastPeriod] = Field(default_factory=list)  # the newest last
+    past: list[PastPeriod] = Field(default_factory=list)
 
     def add(self, period: PastPeriod, keep: int) -> None:
-        """Add a period, and keep at most `keep` healthy and `keep` other ones.
+        """Add a period, and keep at most `keep` healthy and `keep` other periods.
 
-        While an alarm is active, the new period and the unusual periods before it are not healthy. Otherwise, a change
-        that takes some periods to detect would become the expected value.
+        While an alarm is active, the new period and the unusual periods just before it do not count as healthy.
+        Otherwise a change that takes several periods to detect would already have changed the expected value.
         """
         self.past.append(period)
         if self.alarm is not None:
@@ -119,7 +149,7 @@ class Stream(_Part):
         self.past = sorted(kept, key=lambda each: each.end)
 
     def unusual_since(self, end: datetime, length: timedelta) -> datetime:
-        """Start of the uninterrupted unusual periods that a new period with this end continues."""
+        """Return when the present series of unusual periods began; `end` is the end of a new unusual period."""
         return min([end, *(before.end for before in self._leading_up(self.past))]) - length
 
     @staticmethod
@@ -128,7 +158,7 @@ class Stream(_Part):
 
 
 class Group(_Part):
-    """The newest judged period of a group of measures."""
+    """The newest period of a group of measures, and whether it could be judged."""
 
     end: AwareDatetime | None = None
     decisions: int = 0
@@ -137,7 +167,7 @@ class Group(_Part):
 
 
 class RetrainRequest(_Part):
-    """A request for a training, whose model must pass the usual gate."""
+    """A request to train a new model. Before the model serves, it must pass the usual gate."""
 
     since: AwareDatetime
     reason: str
@@ -145,7 +175,7 @@ class RetrainRequest(_Part):
 
 
 class Acceptance(_Part):
-    """A note that a person has accepted the present values of a measure as healthy."""
+    """A record that a person has accepted the present value of a measure as healthy."""
 
     stream: str
     at: AwareDatetime
@@ -153,32 +183,41 @@ class Acceptance(_Part):
 
 
 class State(_Part):
-    """The whole state.
+    """The whole state of the monitor.
 
     Attributes:
+        checked: Time of the last check.
+        hours: Length of a period.
+        judged_until: End of the newest period that was judged.
+        model_version: Version of the model whose training sample is compared with the columns.
+        columns_evidence: Evidence that any column has moved.
         broken: Alarms on columns without usable values in the last hours, by column.
-        heard: Shares of exposures with any known outcome, for the newest periods.
+        incumbent: Policy that took the incumbent's newest decision.
+        heard: Share of exposures with a known outcome, in each of the newest periods.
+        newest_model: Training time of the newest model that may serve without an experiment.
+        requested: End of the period for which a training was last requested.
+        accepted: Values that people have accepted as healthy, the newest last.
     """
 
     version: Literal[1] = 1
     checked: AwareDatetime | None = None
-    hours: int = 24  # length of a period
-    judged_until: AwareDatetime | None = None  # end of the newest period that was judged
-    model_version: str = ""  # version of the model that gave the training sample
+    hours: int = 24
+    judged_until: AwareDatetime | None = None
+    model_version: str = ""
     groups: dict[str, Group] = Field(default_factory=dict)
     streams: dict[str, Stream] = Field(default_factory=dict)
-    columns_evidence: float = 0.0  # evidence that any column has moved
+    columns_evidence: float = 0.0
     broken: dict[str, Alarm] = Field(default_factory=dict)
-    incumbent: str = ""  # the policy that took the incumbent's newest decision
+    incumbent: str = ""
     heard: list[float] = Field(default_factory=list)
-    newest_model: AwareDatetime | None = None  # when the newest model that needs no experiment was trained
+    newest_model: AwareDatetime | None = None
     retrain: RetrainRequest | None = None
-    requested: AwareDatetime | None = None  # end of the period for which the last request was made
-    accepted: list[Acceptance] = Field(default_factory=list)  # the newest last
+    requested: AwareDatetime | None = None
+    accepted: list[Acceptance] = Field(default_factory=list)
 
     @classmethod
     def read(cls, path: Path) -> State:
-        """The stored state, or a new one if there is no file. Raises StateError if the file can't be read."""
+        """Read the state, or create a new one if there is no file. Raises StateError if the file can't be read."""
         try:
             text = path.read_bytes()
         except FileNotFoundError:
@@ -194,19 +233,19 @@ class State(_Part):
             raise StateError(f"{path}: {why}. Move the file away: the monitor rebuilds it from the log") from None
 
     def write(self, path: Path) -> None:
-        """Replace the file atomically."""
+        """Write the state to the file, which is replaced atomically."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path, durable=True) as unfinished:
             unfinished.write_text(self.model_dump_json(indent=1) + "\n")
 
     def alarms(self) -> dict[str, Alarm]:
-        """The active alarms, by stream."""
+        """Return the active alarms, by the name of the stream."""
         raised = {name: stream.alarm for name, stream in self.streams.items() if stream.alarm is not None}
         return {**raised, **{column_stream(name): alarm for name, alarm in self.broken.items()}}
 
     @property
     def word(self) -> Word:
-        """The worst finding as one word."""
+        """Return the worst finding as one word."""
         kinds = {alarm.kind for alarm in self.alarms().values()}
         if kinds - {"drift"}:
             return "harm"
@@ -216,15 +255,15 @@ class State(_Part):
         return "moved" if kinds else "fine"
 
     def __str__(self) -> str:
-        """The word, each active alarm, and each group that could not be judged, on separate lines."""
+        """Format the state as text: the worst finding, each active alarm, and each group that could not be judged."""
         lines = [self.word, *(f"{alarm.kind}: {name}: {alarm.text}" for name, alarm in sorted(self.alarms().items()))]
         faults = [(name, group.not_judged) for name, group in self.groups.items() if group.not_judged is not None]
         return "\n".join([*lines, *(f"{name} could not be judged, {why.reason}: {why.text}" for name, why in faults)])
 
     def accept(self, stream: str, reason: str, at: datetime) -> None:
-        """Accept the present value of a measure as healthy, so that its expected value is learnt again.
+        """Accept the present value of a measure as healthy. The expected value is then learned again from new periods.
 
-        Raises StateError for a column, whose reference belongs to a model.
+        Raises StateError for a column, because a column is compared with the training sample of a model.
         """
         measures = sorted(name for name in self.streams if labels_of(name).group != COLUMNS)
         if stream not in measures:

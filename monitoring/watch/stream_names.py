@@ -1,7 +1,9 @@
-"""Names of streams (measures and columns watched over periods), and the streams that mean harm.
+"""Names the streams, which are the time series of measures and columns, and lists the streams that may show harm.
 
-stream_of("outcomes", "", "gain_per_decision")      # outcomes/gain_per_decision
-labels_of("performance/spring/challenger/auc")      # ("performance", "spring", "challenger", "auc")
+    stream_of("outcomes", "", "gain_per_decision")      # outcomes/gain_per_decision
+    labels_of("performance/spring/challenger/auc")      # ("performance", "spring", "challenger", "auc")
+
+A name has a group, an arm if the measure is about a single arm, and the measure itself.
 """
 
 from typing import Literal, NamedTuple
@@ -9,33 +11,42 @@ from typing import Literal, NamedTuple
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.log.dataset import DatasetSpec, counted_gain
 
-COLUMNS = "context"  # the group of context columns and static columns
+# Name of the group with all context columns and static columns.
+COLUMNS = "context"
 GROUPS = (COLUMNS, "journeys", "decisions", "outcomes", "performance")
-OF_OUTCOMES = ("outcomes", "performance")  # groups about outcomes of decisions
-LAST_HOURS = "last_hours"  # the check for columns without recent values, which is no group of streams
+# Groups whose measures need the outcomes of decisions.
+OF_OUTCOMES = ("outcomes", "performance")
+# Name of the check for columns that have lost their values lately. It is no group of streams.
+LAST_HOURS = "last_hours"
 
 
 class Labels(NamedTuple):
-    """The parts of a stream's name."""
+    """The parts of a stream's name.
+
+    Attributes:
+        experiment: Name of the experiment; "" for all arms, and for the incumbent, which all experiments share.
+        arm: Name of the arm in its experiment; "" for all arms.
+        measure: Name of the measure or column.
+    """
 
     group: str
-    experiment: str  # empty for the incumbent, which belongs to all experiments, and if `arm` is empty
-    arm: str  # its name in the experiment; empty: all arms
-    measure: str  # or a column
+    experiment: str
+    arm: str
+    measure: str
 
 
 def stream_of(group: str, arm: str, measure: str) -> str:
-    """The name of a stream; `arm` is empty for all arms, or for example spring/challenger."""
+    """Build the name of a stream; `arm` is for example "spring/challenger", or "" for all arms."""
     return "/".join(part for part in (group, arm, measure) if part)
 
 
 def column_stream(column: str) -> str:
-    """The name of a column's stream."""
+    """Build the name of a column's stream."""
     return stream_of(COLUMNS, "", column)
 
 
 def labels_of(stream: str) -> Labels:
-    """The parts of a stream's name; names of columns, channels and experiments may contain a slash."""
+    """Split the name of a stream into its parts. Names of columns, channels and experiments may contain a slash."""
     group, _, rest = stream.partition("/")
     if group == "decisions":
         arm, _, measure = rest.partition("/")
@@ -58,6 +69,6 @@ raise tickets, in both directions."""
 
 
 def loss_units(spec: DatasetSpec) -> dict[str, str]:
-    """The unit of the loss of each stream that means harm: gain for streams that fall, money for costs that rise."""
+    """Return the unit in which the loss of each harmful stream is measured: a unit of gain, or a currency."""
     gain = counted_gain(spec)
     return {stream: gain.unit if way == "falls" else gain.units.money for stream, way in HARM.items()}

@@ -1,4 +1,4 @@
-"""Loads the sample of a model's training data from its artifact, as the reference for columns."""
+"""Loads a sample of the data on which a model was trained, from the model's artifact."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,12 @@ from mtorl.log.dataset import Column
 
 @dataclass(frozen=True)
 class TrainingSample:
-    """A model's sample: user, context and static columns; `thresholds` is None if it has too few users."""
+    """A sample of a model's training data, with which the monitor compares the columns of a period.
+
+    Attributes:
+        rows: The sample with a user id, context columns and static columns.
+        thresholds: Thresholds for the comparison; None if the sample has too few users for thresholds.
+    """
 
     model_version: str
     rows: pd.DataFrame
@@ -23,7 +28,9 @@ class TrainingSample:
 
 
 def sample_of_artifact(find: Callable[[str | None], Path | None]) -> Callable[[str | None], TrainingSample | None]:
-    """A function from a model's digest to its sample, or None if there is no such model; may raise ArtifactError.
+    """Build a function that loads the training sample of the model with a digest.
+
+    The function returns None if there is no such model, and raises ArtifactError if the artifact can't be read.
 
     Args:
         find: Returns the folder of the artifact with a digest; for None, that of the newest model.

@@ -1,4 +1,5 @@
-"""Runs pipelines on a cluster: compiled pipelines, recurring runs, Katib's search.
+"""Compiles pipelines for a cluster, uploads them, and sets up recurring runs and hyper-parameter searches.
 
-Reading order: `compile.py` (YAML), `kfp_server.py` (connect, upload), `schedule.py` (recurring runs), `katib.py`.
+In reading order: `compile.py` writes YAML, `kfp_server.py` uploads the YAML to Kubeflow Pipelines, `schedule.py` sets
+up recurring runs, and `katib.py` writes a search for Katib.
 """

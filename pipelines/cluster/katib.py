@@ -1,4 +1,4 @@
-"""Writes the hyper-parameter search of `mtorl search` as a Katib experiment, with one Job per trial.
+"""Writes the hyper-parameter search of `mtorl search` as a Katib experiment, with one Kubernetes Job per trial.
 
 Katib (kubeflow.org/v1beta1, 0.19) proposes settings by TPE, starts a Job for each and reads `validation_loss=...` from
 the output of `mtorl trial`. Three choices follow from the way Katib works:
@@ -7,8 +7,8 @@ the output of `mtorl trial`. Three choices follow from the way Katib works:
   command, Katib would query the image's registry for the entry point. The webhook joins arguments without quotes, so no
   value may need quotes.
 - The metric of a trial is the latest value in the output, which belongs to the weights that training keeps.
-- Early stopping is off: Katib runs it as a second container without a security context, and a namespace with the Pod
-  Security Standard "restricted" refuses such a container.
+- Early stopping is off. Katib would run it as a second container without a security context, which Kubernetes refuses
+  in a namespace with the Pod Security Standard "restricted".
 """
 
 from pathlib import Path
@@ -34,7 +34,12 @@ _HEAD = f"""# A search for training hyper-parameters on a cluster: README.md. Wr
 
 
 def write(path: Path, windows: str, trials: int, parallel: int, epochs: int, seed: int) -> None:
-    """Write the experiment's manifest; `windows` is the folder's path in pods. InputError if Katib can't run it."""
+    """Write the manifest of the search. Raises InputError if Katib can't run it.
+
+    Args:
+        windows: Path of the windows folder inside a pod.
+        parallel: Number of trials that run at the same time.
+    """
     if parallel > trials:
         raise InputError(f"parallel must be at most trials, got {parallel} and {trials}")
     if not windows.startswith(f"{MOUNT}/"):
@@ -96,7 +101,7 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 
 def _job(command: list[str]) -> dict[str, Any]:
-    """Build the Job of a trial: the data volume is read-only, there is no token, and only /tmp is writable."""
+    """Build the Job of a trial. Its data volume is read-only, it has no token, and it can only write to /tmp."""
     settings = [f"--set={p.name}=${{trialParameters.{p.name}}}" for p in SPACE]
     resources = on_cluster(gpus=0).training
     container = {
@@ -106,7 +111,7 @@ def _job(command: list[str]) -> dict[str, Any]:
         "args": [*command, *settings],
         "resources": {
             "requests": {"cpu": resources.cpu, "memory": resources.memory},
-            # A trial trains with one thread, so it would not use the larger limit of a training step.
+            # A trial trains with a single thread, so the larger CPU limit of a training step would be unused.
             "limits": {"cpu": "2", "memory": resources.memory},
         },
         "securityContext": CONTAINER_SECURITY,

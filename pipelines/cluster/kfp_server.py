@@ -1,9 +1,9 @@
-"""Connects to a Kubeflow Pipelines server through the KFP SDK, uploads pipelines, and reports errors in one line.
+"""Uploads pipelines to a Kubeflow Pipelines server through the KFP SDK, and reports errors in one line.
 
     client = connect("https://kubeflow.example.com/pipeline", "mtorl", token)
     print(upload(client, Path("manifests/pipelines/compiled/mtorl-train.yaml")).version)
 
-Use the `kfp` command or the user interface for runs, their logs and their state: docs/pipelines.md.
+To start runs, or to see their logs and results, use the `kfp` command or the user interface (docs/pipelines.md).
 """
 
 import contextlib
@@ -24,28 +24,37 @@ from mtorl.runtime.errors import InputError
 
 
 class ServerError(RuntimeError):
-    """The server can't be reached, or refuses a call; the message contains the remedy."""
+    """Raised if the server can't be reached or refuses a call. The message tells the user what to do."""
 
 
 @dataclass(frozen=True)
 class Uploaded:
-    """A pipeline version, named after a hash of the file's content; `new` is False if the server had it already."""
+    """An uploaded version of a pipeline.
+
+    Attributes:
+        version: Name of the version, which contains a hash of the file's content.
+        new: False if the server already had this version.
+    """
 
     version: str
     new: bool
 
 
 def connect(endpoint: str, namespace: str, token: str) -> Any:
-    """Return a connected `kfp.Client`. The SDK's environment variables, files and kubeconfig replace empty settings.
+    """Connect to a Kubeflow Pipelines server, and return the `kfp.Client`.
 
-    Raises ServerError if the server does not answer, is no Kubeflow Pipelines server, or needs a namespace.
+    If an argument is empty, the SDK uses its own environment variables, files and kubeconfig.
+
+    Raises:
+        ServerError: The server does not answer, is no Kubeflow Pipelines server, or needs a namespace.
     """
     with kfp_calls(endpoint):
         from kfp import Client
 
         client = Client(host=endpoint or None, namespace=namespace or "kubeflow", existing_token=token or None)
         multi_user = client.get_kfp_healthz(sleep_duration=1).multi_user
-    if multi_user is None:  # a proxy's login page, which the SDK parses as an empty answer
+    # This is the login page of a proxy, which the SDK parses as an empty answer.
+    if multi_user is None:
         raise ServerError(
             f"{endpoint or 'the endpoint that the KFP SDK has found'}: the answer is not from Kubeflow Pipelines. "
             f"Check --endpoint; or {_NEW_TOKEN}"
@@ -56,7 +65,7 @@ def connect(endpoint: str, namespace: str, token: str) -> Any:
 
 
 def upload(client: Any, path: Path) -> Uploaded:
-    """Upload a compiled pipeline, unless the server has a version with the same content."""
+    """Upload a compiled pipeline, unless the server already has a version with the same content."""
     name = pipeline_name(path)
     version = f"{name}-{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
     with kfp_calls():
@@ -68,7 +77,7 @@ def upload(client: Any, path: Path) -> Uploaded:
 
 
 def pipeline_name(path: Path) -> str:
-    """Return the name of a compiled pipeline. Raises InputError if the file is not a compiled pipeline."""
+    """Read the name of a compiled pipeline. Raises InputError if the file is not a compiled pipeline."""
     try:
         spec = next(yaml.load_all(path.read_text(), yaml.CSafeLoader))
         return str(spec["pipelineInfo"]["name"])
@@ -77,20 +86,23 @@ def pipeline_name(path: Path) -> str:
 
 
 def find_pipeline(client: Any, name: str) -> str:
-    """Return the id of a pipeline; "" if there is none. The SDK's `get_pipeline_id` ignores the namespace."""
+    """Return the id of the pipeline with a name; "" if there is none.
+
+    The SDK's own function `get_pipeline_id` ignores the namespace.
+    """
     found = client.list_pipelines(filter=_named(name), namespace=client.get_user_namespace() or None).pipelines
     return str(found[0].pipeline_id) if found else ""
 
 
 def find_version(client: Any, pipeline_id: str, version: str) -> str:
-    """Return the id of a pipeline version; "" if there is none."""
+    """Return the id of the pipeline version with a name; "" if there is none."""
     found = client.list_pipeline_versions(pipeline_id, filter=_named(version)).pipeline_versions
     return str(found[0].pipeline_version_id) if found else ""
 
 
 @contextmanager
 def kfp_calls(endpoint: str = "") -> Iterator[None]:
-    """Silence the SDK's output in the block, and turn its errors into a ServerError of one line."""
+    """Hide the SDK's output during the block, and convert its errors into a ServerError with a one-line message."""
     from kfp_server_api import ApiException
     from urllib3.exceptions import HTTPError
 
@@ -102,7 +114,8 @@ def kfp_calls(endpoint: str = "") -> Iterator[None]:
             yield
     except ApiException as error:
         raise ServerError(_explained(error)) from None
-    except (HTTPError, TimeoutError) as error:  # TimeoutError: five health checks of the SDK have failed
+    # The SDK raises TimeoutError after five failed health checks.
+    except (HTTPError, TimeoutError) as error:
         where = endpoint or "the endpoint that the KFP SDK has found"
         raise ServerError(
             f"{where}: Kubeflow Pipelines does not answer ({type(error).__name__}). "
@@ -117,7 +130,8 @@ _NEW_TOKEN = (
     "kubectl -n NAMESPACE create token default-editor --audience pipelines.kubeflow.org"
 )
 _HINTS = {401: f"{_NEW_TOKEN}. ", 403: f"check --namespace; or {_NEW_TOKEN}. "}
-_SHOWN = 300  # characters of the server's message that are shown
+# At most this many characters of the server's message are shown.
+_SHOWN = 300
 
 
 def _explained(error: Any) -> str:
@@ -135,7 +149,10 @@ def _named(name: str) -> str:
 
 
 def _create_pipeline(client: Any, name: str) -> str:
-    """Create a pipeline without a version. The SDK's `upload_pipeline` would add a version named like the pipeline."""
+    """Create a pipeline that has no version yet, and return its id.
+
+    The SDK's function `upload_pipeline` would also create a version with the same name as the pipeline.
+    """
     from kfp_server_api import V2beta1Pipeline
 
     pipeline = V2beta1Pipeline(display_name=name, namespace=client.get_user_namespace() or None)

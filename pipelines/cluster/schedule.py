@@ -1,11 +1,12 @@
-"""Applies recurring runs, declared in a small YAML file, to a Kubeflow Pipelines server.
+"""Sets up the recurring runs of a YAML file on a Kubeflow Pipelines server.
 
     for name, change in apply(client, Schedule.load(Path("manifests/pipelines/schedule.yaml"))).items():
         print(name, change)
 
-Applying is idempotent. KFP can enable or disable a recurring run, but not change it. To change a recurring run, `apply`
-creates a disabled replacement, deletes the old run and enables the replacement. The next call completes an interrupted
-call. KFP has no labels, so the description has a mark with the schedule's name and a digest of the content.
+A second call with the same file changes nothing. KFP can enable or disable a recurring run, but not change it. So
+`apply` creates a disabled replacement, deletes the old run, and then enables the replacement. If a call is interrupted,
+the next call completes it. KFP has no labels, so the description of a recurring run contains the schedule's name and a
+digest of the content.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ _MARK = re.compile(r"Made by `mtorl pipeline schedule` of (\S+); content (\w+)\.
 
 def _cron(text: str) -> str:
     fields = text.split()
-    if len(fields) != 5:  # with six fields, KFP reads the first one as seconds
+    # KFP accepts a sixth field, and would read the first one as seconds.
+    if len(fields) != 5:
         raise ValueError(f"expected minute hour day month weekday, such as '0 3 * * *' for 03:00, got {text!r}")
     return " ".join(fields)
 
@@ -70,16 +72,19 @@ class Schedule(StrictModel):
 
     @classmethod
     def load(cls, path: Path) -> Schedule:
-        """Read a file. Raises InputError if it can't be read, or a field is wrong."""
+        """Read a schedule from a file. Raises InputError if the file can't be read, or a field is wrong."""
         return load_yaml(cls, path, "a schedule of pipelines", InputError)
 
 
 def apply(client: Any, schedule: Schedule) -> dict[str, str]:
-    """Apply a schedule to a server; returns the change of each recurring run by name.
+    """Change the server's recurring runs so that they match a schedule.
+
+    Returns:
+        The change of each recurring run, such as "created" or "unchanged", by name.
 
     Raises:
-        InputError: The server lacks a pipeline or version, or another creator's recurring run has the same name.
-        ServerError: The server refuses a change, possibly after others were made. The next call completes the changes.
+        InputError: The server lacks a pipeline or version, or a recurring run of another creator has the same name.
+        ServerError: The server refused a change. Earlier changes are kept, and the next call makes the remaining ones.
     """
     with kfp_calls():
         there = _recurring_runs(client)
@@ -109,8 +114,8 @@ def apply(client: Any, schedule: Schedule) -> dict[str, str]:
 def _apply(client: Any, wanted: Any, there: Sequence[Any]) -> str:
     enabled = wanted.mode == "ENABLE"
     same = [one for one in there if _mark(one)[1] == _mark(wanted)[1]]
-    # An interrupted call may leave a disabled recurring run next to an older one. The disabled one is created again,
-    # because enabling it would repeat runs that the older one has already started.
+    # After an interrupted call, there may be a disabled recurring run next to an older one. Create the disabled one
+    # again: if it were enabled, it would repeat runs that the older one has already started.
     keep = next((one for one in same if _is_on(one) == enabled or len(there) == 1), None)
     what = "unchanged"
     if keep is None:
@@ -129,7 +134,10 @@ def _apply(client: Any, wanted: Any, there: Sequence[Any]) -> str:
 
 
 def _wanted(client: Any, schedule: Schedule, run: RecurringRun) -> Any:
-    """Build the recurring run to create, because the SDK's `create_recurring_run` would pin a pipeline version."""
+    """Build the recurring run that the server should have.
+
+    The SDK's own function `create_recurring_run` would tie it to a fixed version of the pipeline.
+    """
     import kfp_server_api as api
 
     pipeline_id = find_pipeline(client, run.pipeline)
@@ -149,7 +157,8 @@ def _wanted(client: Any, schedule: Schedule, run: RecurringRun) -> Any:
             pipeline_id=pipeline_id, pipeline_version_id=version_id
         ),
         runtime_config=api.V2beta1RuntimeConfig(parameters=parameters),
-        trigger=api.V2beta1Trigger(cron_schedule=api.V2beta1CronSchedule(cron=f"0 {run.cron}")),  # seconds first
+        # The first field of KFP's format is the second.
+        trigger=api.V2beta1Trigger(cron_schedule=api.V2beta1CronSchedule(cron=f"0 {run.cron}")),
         mode="ENABLE" if run.enabled else "DISABLE",
         max_concurrency="1",
         no_catchup=True,
@@ -157,7 +166,7 @@ def _wanted(client: Any, schedule: Schedule, run: RecurringRun) -> Any:
 
 
 def _recurring_runs(client: Any) -> list[Any]:
-    """List the recurring runs of the namespace, oldest first."""
+    """List all recurring runs of the namespace, the oldest first."""
     found: list[Any] = []
     token = ""
     while True:
@@ -170,7 +179,7 @@ def _recurring_runs(client: Any) -> list[Any]:
 
 
 def _mark(one: Any) -> tuple[str, str]:
-    """Return the schedule that created a recurring run, and the digest of its content; empty for other creators."""
+    """Return the schedule that created a recurring run, and the digest of its content; "" for other creators."""
     found = _MARK.search(one.description or "")
     return (found[1], found[2]) if found else ("", "")
 
@@ -180,6 +189,6 @@ def _is_on(one: Any) -> bool:
 
 
 def _delete(client: Any, one: Any) -> None:
-    # By default, Kubernetes would stop active runs together with the recurring run that started them.
+    # By default, Kubernetes would also stop active runs that the recurring run has started.
     service = client.recurring_runs
     service.recurring_run_service_delete_recurring_run(one.recurring_run_id, propagation_policy="ORPHAN")

@@ -1,11 +1,13 @@
-"""Applies the stage machine of `mtorl.experiment` to experiment files and to Kubernetes objects.
+"""Moves experiments through their stages, on a laptop (experiment files) and on a cluster (Kubernetes objects).
 
-The *active* experiment is the version that routers read. It is computed from the definition, which people write, and
-the history.
+People write the definition of an experiment. The *active* experiment, which the routers read, is computed from the
+definition and the history of events by the stage machine of `mtorl.experiment`.
 
-Reading order: `controller.py` (stores, and moves by people and by the ramp). On a laptop: `folder.py` (file,
-history, active file), `evidence.py` (the router's log and ledger), `runner.py` (the ramp) and `local_servers.py` (the
-models of `mtorl serve`). On a cluster: `cluster_api.py` (objects, and the ConfigMap of active experiments),
-`resource.py` (an object and its history), `crd.py` and `operator/`. On both: `moves.py` (moves and kill switch),
-`handover.py` (moves a promoted model to the incumbent's server) and `versions_in_use.py` (registry).
+In reading order:
+
+- `controller.py` applies moves by people and by the ramp, and `moves.py` the moves and kill switches of people;
+- on a laptop, `folder.py` stores an experiment, `evidence.py` reads the log, and `runner.py` runs the ramp;
+- on a cluster, `cluster_api.py` and `resource.py` store it, `crd.py` defines the object, and `operator/` runs the ramp;
+- `handover.py` moves a promoted model to the incumbent's server, on a laptop with `local_servers.py`;
+- `versions_in_use.py` finds the model versions that are in use.
 """

@@ -1,13 +1,13 @@
-"""Reads and writes experiments, events and the ConfigMap of routers through the Kubernetes API server.
+"""Reads and writes experiments through the Kubernetes API server: their objects, and the ConfigMap for the routers.
 
     config_map = api.in_force()
     api.entries(config_map)["spring"].experiment     # read from the key spring.yaml
     api.write(config_map, {"spring": experiment})    # only if the ConfigMap has not changed since it was read
     api.switch_off(config_map, "spring")             # adds the key spring.off; spring.yaml may be invalid
 
-The ConfigMap has a key for each active experiment, and digests of the keys that the operator wrote. The kill switch is
-a separate key, so it works even if the experiment's key can't be read. Only the operator writes the ConfigMap, except
-that a person may add the key of a kill switch while no operator runs.
+The ConfigMap has one key for each active experiment. The kill switch is a separate key, so that it works even if the
+experiment's own key is invalid. Only the operator writes the ConfigMap, but a person may add a kill switch while no
+operator runs. An annotation has digests of the keys that the operator wrote, so that manual changes can be detected.
 """
 
 import contextlib
@@ -37,13 +37,14 @@ SUFFIX = ".yaml"
 OFF = ".off"
 """Suffix of the keys that switch an experiment off."""
 _SWITCHED_OFF = "switched off; the operator wrote this"
-_WRITTEN = f"{GROUP}/written"  # annotation: digest of each key that the operator wrote
+# Annotation with the digest of each key that the operator wrote.
+_WRITTEN = f"{GROUP}/written"
 _SECONDS = (2.0, 3.0)
 log = logging.getLogger(__name__)
 
 
 class Entry(NamedTuple):
-    """An experiment's keys in the ConfigMap."""
+    """The keys of one experiment in the ConfigMap."""
 
     text: str
     experiment: Experiment | None
@@ -55,12 +56,12 @@ class Entry(NamedTuple):
 
     @property
     def switched_off(self) -> bool:
-        """Whether the kill switch is on, as a separate key or in the experiment."""
+        """Return whether the kill switch is on, either by the separate key or by `enabled: false` in the experiment."""
         return self.off is not None or (self.experiment is not None and not self.experiment.enabled)
 
 
 class ClusterApi(KubernetesApi):
-    """API client for one namespace, whose ConfigMap `CONFIG_MAP` contains the active experiments."""
+    """A client of the Kubernetes API server for one namespace and its ConfigMap of active experiments."""
 
     tables: Path | None = Path("/etc/mtorl/budgets")
     """Folder of the budget tables to which experiments refer."""
@@ -69,24 +70,24 @@ class ClusterApi(KubernetesApi):
         super().__init__(namespace, _SECONDS)
 
     def experiments(self) -> list[Object]:
-        """List all experiments, oldest first."""
+        """List all experiments, the oldest first."""
         found = self.list(PLURAL)
         return sorted(found, key=lambda one: (one["metadata"]["creationTimestamp"], one["metadata"]["name"]))
 
     def experiment(self, name: str) -> Object | None:
-        """Read an experiment; None if there is none with this name."""
+        """Read the experiment object with a name; None if there is none."""
         return self.get(PLURAL, name)
 
     def replace_status(self, found: Mapping[str, Any]) -> Object:
-        """Write an experiment's status; returns the new object. Conflict if its `resourceVersion` has changed."""
+        """Write an experiment's status, and return the new object. Raises Conflict if it was changed meanwhile."""
         return self.replace(PLURAL, found["metadata"]["name"], found, "status")
 
     def in_force(self) -> Object | None:
-        """Read the ConfigMap of active experiments; None if there is none yet."""
+        """Read the ConfigMap of active experiments; None if it does not exist yet."""
         return self.get("configmaps", CONFIG_MAP)
 
     def apply_config_map(self, config_map: Mapping[str, Any]) -> Object:
-        """Write the ConfigMap; returns the new one. Raises Conflict if it was changed or created concurrently."""
+        """Write the ConfigMap, and return the new one. Raises Conflict if it was changed or created meanwhile."""
         metadata = {**config_map["metadata"], "name": CONFIG_MAP}
         body = {**config_map, "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
         if "resourceVersion" in metadata:
@@ -94,7 +95,10 @@ class ClusterApi(KubernetesApi):
         return self.create("configmaps", body)
 
     def entries(self, config_map: Object | None) -> dict[str, Entry]:
-        """Return the ConfigMap's experiments by object name. A key that was removed counts as unreadable."""
+        """Parse the experiments in the ConfigMap, by the name of their object.
+
+        If a key that the operator wrote was removed, its experiment is None, as if the text were invalid.
+        """
         if config_map is None:
             return {}
         written, data = _written(config_map), config_map.get("data") or {}
@@ -111,11 +115,14 @@ class ClusterApi(KubernetesApi):
         return found
 
     def write(self, before: Object | None, changes: Mapping[str, Experiment | None]) -> Object:
-        """Write changed experiments; returns the ConfigMap. Conflict if the ConfigMap has changed since the read.
+        """Write changed experiments into the ConfigMap, and return the new ConfigMap.
 
         Args:
             before: The ConfigMap as it was read; None if there was none.
-            changes: Experiments by object name; None removes the key.
+            changes: Experiments by object name; None removes the experiment's key.
+
+        Raises:
+            Conflict: The ConfigMap has changed since it was read.
         """
         found = before or {"metadata": {}}
         data, written = dict(found.get("data") or {}), _written(found)
@@ -125,7 +132,8 @@ class ClusterApi(KubernetesApi):
                 data.pop(key, None)
             else:
                 data[key] = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-            if experiment is None or experiment.enabled:  # a disabled experiment may keep its kill switch key
+            # A disabled experiment may keep its kill switch key, because both have the same effect.
+            if experiment is None or experiment.enabled:
                 data.pop(owner + OFF, None)
             for one in (key, owner + OFF):
                 written.pop(one, None)
@@ -134,7 +142,7 @@ class ClusterApi(KubernetesApi):
         return self._put(found, data, written)
 
     def switch_off(self, before: Object | None, owner: str) -> Object | None:
-        """Switch an experiment off; returns the ConfigMap. Conflict if the ConfigMap has changed since the read."""
+        """Switch an experiment off, and return the new ConfigMap. Raises Conflict if it was changed meanwhile."""
         data = dict((before or {}).get("data") or {})
         if before is None or owner + SUFFIX not in data or owner + OFF in data:
             return before
@@ -149,9 +157,10 @@ class ClusterApi(KubernetesApi):
         return self.apply_config_map({"metadata": {**metadata, "annotations": annotations}, "data": data})
 
     def end_orphans(self) -> list[str]:
-        """Switch off active experiments without an object, so that all users get the incumbent; returns their names.
+        """Switch off the active experiments whose object was deleted, and return their names.
 
-        A promoted challenger remains the incumbent. An experiment under a key of another name, a copy, is removed.
+        All users then get the incumbent, which after a promotion is the promoted challenger. If a person has copied an
+        experiment to a key of another name, the copy is removed.
         """
         config_map = self.in_force()
         changes: dict[str, Experiment | None] = {}
@@ -164,7 +173,7 @@ class ClusterApi(KubernetesApi):
         return list(changes)
 
     def write_event(self, found: Mapping[str, Any], reason: str, message: str, warning: bool = False) -> None:
-        """Write an event for `kubectl describe`. A failure is only logged, because the history has the same event."""
+        """Write an event for `kubectl describe`. An error is only logged, because the history has the same event."""
         metadata = found["metadata"]
         body = {
             "apiVersion": "events.k8s.io/v1",
@@ -198,14 +207,14 @@ def micro_time() -> str:
 
 @lru_cache(maxsize=512)
 def _read(text: str, tables: Path | None, off: bool) -> Experiment:
-    """Parse an experiment. Cached, because texts are read each second and rarely change."""
+    """Parse an experiment. Results are cached, because the same texts are parsed every second and rarely change."""
     if off:
         return _read(text, tables, False).replace(enabled=False)
     return Experiment.from_yaml(text, tables)
 
 
 def _written(config_map: Object) -> dict[str, Any]:
-    """Return the digests in the annotation; empty if a manual edit has broken or removed it."""
+    """Return the digests in the ConfigMap's annotation; empty if a manual edit has removed or damaged it."""
     try:
         found = json.loads((config_map["metadata"].get("annotations") or {}).get(_WRITTEN, "{}"))
     except ValueError:

@@ -1,10 +1,10 @@
-"""Applies moves by people and by the ramp to an experiment. A crash at any point is safe.
+"""Applies moves to an experiment, both those that people request and those of the ramp.
 
     act(store, "kill", by="person", reason="clicks are gone", at=time.time())
     step = next_step(store, read_evidence, time.time())         # polled by `mtorl experiment run` and the operator
 
-Each move reads the definition and the history, appends an event to the history, then applies the resulting active
-experiment. If the process crashes before the last step, the next call applies the event.
+A move reads the definition and the history, appends an event to the history, and then writes the resulting active
+experiment. A crash at any point is safe: if it happens before the last step, the next call makes the last step.
 """
 
 import math
@@ -29,46 +29,55 @@ ReadEvidence = Callable[[Experiment, float], Evidence | None]
 
 
 class ExperimentStore(Protocol):
-    """Storage of an experiment: a folder on a laptop, an object on a cluster."""
+    """Storage of one experiment: a folder on a laptop, or a Kubernetes object on a cluster."""
 
     @property
     def name(self) -> str:
-        """Name of the file or object with the definition, for messages."""
+        """Name of the file or object that contains the definition, for messages."""
 
     def definition(self) -> Experiment:
         """Read the definition that people wrote. Raises ExperimentError if it is invalid."""
 
     def switched_off(self) -> bool:
-        """Return whether the definition has `enabled: false`, even if it is invalid otherwise."""
+        """Return whether the definition has `enabled: false`. This works even if its other fields are invalid."""
 
     def events(self) -> list[history.Event]:
-        """Read the history, oldest event first. Raises HistoryError if it can't be read."""
+        """Read the history, the oldest event first. Raises HistoryError if it can't be read."""
 
     def append(self, event: history.Event) -> None:
-        """Append an event durably; the caller holds the lock."""
+        """Append an event to the history durably. The caller holds the lock."""
 
     def last_in_force(self) -> Experiment | None:
-        """Return the active experiment; None if there is none, or it can't be read."""
+        """Read the active experiment; None if there is none, or it can't be read."""
 
     def apply_experiment(self, experiment: Experiment) -> None:
-        """Make an experiment the active one, unless it is already; the caller holds the lock."""
+        """Make this the active experiment, unless it is already the active one. The caller holds the lock."""
 
     def locked(self) -> AbstractContextManager[None]:
-        """Hold exclusive access during the block."""
+        """Lock the storage against other writers during the block."""
 
 
 def state(store: ExperimentStore) -> tuple[Experiment, State]:
-    """Return the definition and the state that follows from the history.
+    """Read the definition and compute the state of the experiment from its history.
 
-    Raises ExperimentError if the definition is invalid or changes a field that is fixed after the start, and
-    HistoryError if the history can't be read.
+    Raises:
+        ExperimentError: The definition is invalid, or changes a field that may not change after the start.
+        HistoryError: The history can't be read.
     """
     experiment = store.definition()
     return experiment, follows(store.name, experiment, store.events())
 
 
 def follows(name: str, experiment: Experiment, events: Sequence[history.Event]) -> State:
-    """Return an experiment's state by its history; `name` is its file or object. Raises the errors of `state`."""
+    """Compute the state of an experiment from its history.
+
+    Args:
+        name: Name of the file or object, for messages.
+
+    Raises:
+        ExperimentError: The definition changes a field that may not change after the start, or would revert a
+            promotion.
+    """
     found = history.state_of(events, experiment)
     if found.fixed is not None and (changed := fixed_changes(found.fixed, experiment)):
         raise ExperimentError(prefixed(name, messages.FIXED_FIELDS(fields=", ".join(changed))))
@@ -78,7 +87,10 @@ def follows(name: str, experiment: Experiment, events: Sequence[history.Event]) 
 
 
 def would_revert(promotion: history.Promoted, experiment: Experiment) -> Message:
-    """Build the message for a definition that would silently revert a promotion, with a correct line for its arm."""
+    """Build the error message for a definition that would silently revert a promotion.
+
+    The message contains the line that the definition should have for the incumbent's arm.
+    """
     given = experiment.arm(INCUMBENT)
     kept = given.model_dump(mode="json", include={"name", "weight", "explore"})
     arm = {name: value for name, value in {**kept, **promotion.incumbent}.items() if value is not None}
@@ -89,9 +101,9 @@ def would_revert(promotion: history.Promoted, experiment: Experiment) -> Message
 
 
 def apply_experiment(store: ExperimentStore) -> Experiment:
-    """Compute the active experiment from definition and history, apply it, and return it.
+    """Compute the active experiment from the definition and the history, write it, and return it.
 
-    Raises the errors of `state`. Before an error, `enabled: false` in the definition is still applied.
+    Raises the errors of `state`. Even then, `enabled: false` in the definition is applied before the error is raised.
     """
     with store.locked():
         try:
@@ -117,12 +129,15 @@ def act(
     served: Mapping[str, str] | None = None,
     evidence: Evidence | None = None,
 ) -> Experiment:
-    """Add an event at a time in seconds since 1970, and return the active experiment after it.
+    """Add an event to the history, write the resulting active experiment, and return it.
+
+    Args:
+        at: Time of the event, in seconds since 1970.
 
     Raises:
         IllegalEvent: The event is not allowed in the current state.
-        ExperimentError: The definition is invalid. Kill switch, rollback and hand-over do not raise this error, because
-            they use the active experiment instead.
+        ExperimentError: The definition is invalid. A kill, rollback or hand-over does not raise this error, but is
+            applied to the active experiment.
         HistoryError: The history can't be read. A kill is applied, but not recorded.
     """
     with store.locked():
@@ -140,7 +155,8 @@ def act(
             store.apply_experiment(in_use.replace(enabled=False))
             raise history.HistoryError(messages.KILL_NOT_WRITTEN(fault=str(error))) from None
         if kind == "kill" and (found := history.state_of(store.events(), experiment)).killed:
-            serving = in_force(experiment, found)  # a kill is idempotent
+            # A second kill changes nothing.
+            serving = in_force(experiment, found)
             store.apply_experiment(serving)
             return serving
         event = {"by": by, "reason": reason, "at": at, "to": to, "challenger": challenger, "served": served}
@@ -150,11 +166,15 @@ def act(
 def next_step(
     store: ExperimentStore, read_evidence: ReadEvidence, now: float, reached: float | None = None
 ) -> Move | Hold:
-    """Make the ramp's next move, or return the reasons to wait.
+    """Make the next move of the ramp, or return the reasons to wait.
 
-    Reading a large log takes minutes. The store is not locked during the read, so the kill switch does not wait. If the
-    experiment's state changes during the read, no move is made. If the clock may have jumped forward, `reached` is a
-    time that has certainly passed, and the durations of the stage and the experiment end at `reached`.
+    Reading a large log takes minutes, so the store is not locked meanwhile, and the kill switch need not wait. If the
+    experiment's state changes during the read, no move is made.
+
+    Args:
+        now: Present time, in seconds since 1970.
+        reached: A time that has certainly passed, if the clock may have jumped forward. Durations are measured until
+            then.
     """
     serving = apply_experiment(store)
     experiment, before = state(store)
@@ -176,7 +196,8 @@ def _do(store: ExperimentStore, experiment: Experiment, kind: history.Kind, **ev
     events = store.events()
     try:
         made = history.next_event(events, experiment, kind, **event)
-    except history.IllegalEvent:  # an earlier process may have recorded the event and crashed before applying it
+    # An earlier process may have recorded this event, and crashed before it wrote the active experiment.
+    except history.IllegalEvent:
         store.apply_experiment(in_force(experiment, history.state_of(events, experiment)))
         raise
     store.append(made)
@@ -186,7 +207,7 @@ def _do(store: ExperimentStore, experiment: Experiment, kind: history.Kind, **ev
 
 
 def plain(evidence: Evidence) -> dict[str, Any]:
-    """Convert evidence to the history's JSON form, with null for unknown values."""
+    """Convert evidence to the JSON form of the history, in which unknown values are null."""
     found = asdict(evidence)
     found["arms"] = {
         name: {

@@ -1,10 +1,10 @@
-"""Generates the Kubernetes definition of the custom resource `Experiment` from the model of the experiment file.
+"""Generates the definition of the Kubernetes object `Experiment` from the model of the experiment file.
 
     definition()        # manifests/crds/experiments.yaml, written by scripts/write_schemas.py
 
-`spec` is an experiment file plus `move`, without the name, because the object has a name. Kubernetes requires a
-*structural* schema: no references, no alternatives, and `nullable` for null. If a field allows several types, the
-schema accepts any value, and the operator reports invalid values. The model sets defaults, not the API server.
+`spec` has the fields of an experiment file and `move`, but no name, because the object has a name. Kubernetes requires
+a *structural* schema, without references and alternatives. If a field allows several types, the schema accepts any
+value, and the operator reports invalid ones. Default values are set by the model, not by the API server.
 """
 
 from collections.abc import Mapping
@@ -86,7 +86,8 @@ def _schema() -> dict[str, Any]:
     del spec["properties"]["name"]
     spec["properties"]["move"] = structural(MoveRequest.model_json_schema())
     spec["required"] = [name for name in spec["required"] if name != "name"]
-    spec["properties"]["enabled"]["default"] = True  # so manifests in git can omit the kill switch and never reset it
+    # With this default, manifests in git can omit the kill switch. Applying such a manifest then never resets it.
+    spec["properties"]["enabled"]["default"] = True
     _name_metrics(spec["properties"]["metrics"]["properties"])
     spec["x-kubernetes-validations"] = [
         {"rule": "has(self.ramp) || has(self.stage)", "message": "give a ramp, or else a stage"},
@@ -115,7 +116,10 @@ def _schema() -> dict[str, Any]:
 
 
 def _name_metrics(fields: dict[str, Any]) -> None:
-    """Refuse metric names that are invalid for every data set; the operator also checks the data set's outcomes."""
+    """Add rules to the schema that reject metric names which are invalid for every data set.
+
+    Whether the data set has the outcome in the metric's name is checked by the operator.
+    """
     forbidden = ", ".join(f"'{name}'" for name in NO_GAINS)
     fields["primary"]["x-kubernetes-validations"] = [
         {
@@ -208,7 +212,7 @@ def _status() -> dict[str, Any]:
 
 
 def structural(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert a pydantic model's JSON schema to a structural schema of Kubernetes."""
+    """Convert the JSON schema of a pydantic model to a structural schema for Kubernetes."""
     return _structural(schema, schema.get("$defs", {}))
 
 
@@ -220,7 +224,8 @@ def _structural(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> dict[str,
     kinds = [kind for kind in schema.get("anyOf", ()) if kind.get("type") != "null"]
     if len(kinds) == 1:
         made = {**_structural(kinds[0], defs), **described, "nullable": True}
-        if made.pop("enum", None):  # an enum in the API server's schema can't include null
+        # In a schema of the API server, the values of an enum can't include null.
+        if made.pop("enum", None):
             made["maxLength"] = 1_000
         return made
     if kinds or "oneOf" in schema or not schema.get("type"):

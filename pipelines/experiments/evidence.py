@@ -1,7 +1,9 @@
-"""Reads the evidence on a laptop's experiment from its file, history, lake and ledger. Read-only.
+"""Reads the evidence on an experiment on a laptop: from its file, its history, the router's log and the ledger.
 
-findings = findings_or_error(folder, served, since, now)   # for the ramp
-view = view_of(folder, time.time(), by=["device"])   # for tables and pages: `monitoring.experiments`
+    findings = findings_or_error(folder, served, since, now)   # for the ramp
+    view = view_of(folder, time.time(), by=["device"])   # for tables and pages: `monitoring.experiments`
+
+This module changes nothing, except that `keep_replay` marks a log as a replay.
 """
 
 from __future__ import annotations
@@ -36,11 +38,12 @@ from serving.ledger import open_ledger
 from serving.ledger.contract import LedgerUnavailable
 from serving.local.stack import runs
 
-_PATIENCE = 1.0  # timeout of the ledger, seconds
+# Seconds to wait for an answer of the ledger.
+_PATIENCE = 1.0
 
 
 def findings_or_problem(folder: ExperimentFolder, now: float) -> Findings:
-    """Return the findings on the active experiment. If the log can't be read, `Findings.problem` has the reason."""
+    """Read the findings on the active experiment. If the log can't be read, `Findings.problem` has the reason."""
     experiment, stands = state_in(folder)
     try:
         return findings_or_error(folder, in_force(experiment, stands), stands.since or 0.0, now)
@@ -51,9 +54,14 @@ def findings_or_problem(folder: ExperimentFolder, now: float) -> Findings:
 def findings_or_error(
     folder: ExperimentFolder, served: Experiment, since: float, now: float, by: Sequence[str] = ()
 ) -> Findings:
-    """Compute the findings from the router's log; `by` adds effects by segment for these columns.
+    """Read the findings on an experiment from the router's log.
 
-    LogError, ExperimentError: the log, the budget table or a column can't be used.
+    Args:
+        by: Columns; the lift is also computed for the segments of each column.
+
+    Raises:
+        LogError: The log or a column can't be used.
+        ExperimentError: The budget table can't be used.
     """
     with _opened(folder) as (log, spec):
         values = {name: segment_sql(spec, name, "record") for name in by}
@@ -65,7 +73,12 @@ def findings_or_error(
 
 
 def keep_replay(folder: ExperimentFolder, weights: pd.DataFrame, budget_per_decision: float) -> None:
-    """Mark the traffic as a replay: verdicts use these `weights` (`decision_id`, `weight`) and this budget."""
+    """Mark the router's log as a replay, so that verdicts use the given weights and budget.
+
+    Args:
+        weights: Table with `decision_id` and `weight`.
+        budget_per_decision: Budget of each arm, in currency units per decision.
+    """
     with replacing(Path(lake_of(folder.state)) / REPLAY) as unfinished:
         weights.assign(budget=budget_per_decision).to_parquet(unfinished)
 
@@ -76,14 +89,14 @@ def view_of(
     by: Sequence[str] = (),
     findings: Mapping[tuple[str, float], Findings] | None = None,
 ) -> View:
-    """Build an experiment's document. If the file or log can't be read, `View.problem` has the reason.
+    """Build the document of an experiment. If its file or log can't be read, `View.problem` has the reason.
 
     Args:
-        by: Columns for effects by segment.
-        findings: Recent findings by version and start of the stage, used instead of reading the log again.
+        by: Columns; the lift is also computed for the segments of each column.
+        findings: Recent findings, by version and start of the stage. They are used instead of reading the log again.
 
     Raises:
-        ExperimentError: The file is invalid, and there is no active experiment to show instead.
+        ExperimentError: The file is invalid, and there is no active experiment to describe instead.
         LogError: A column can't define segments.
     """
     events = folder.events()
@@ -134,7 +147,7 @@ def _commands(folder: ExperimentFolder, experiment: Experiment) -> dict[str, str
 
 
 def _spend(folder: ExperimentFolder, served: Experiment) -> list[Spend] | None:
-    """Read the balances of the router's ledger; None if the ledger is not available."""
+    """Read the balances of the router's ledger; None if the ledger does not answer."""
     where = named_by_router(folder.state, "ledger")
     if where is None or ("://" not in where and not Path(where).exists()):
         return None
@@ -178,9 +191,13 @@ def _opened(folder: ExperimentFolder) -> Iterator[tuple[DecisionLog, DatasetSpec
 
 
 def lake_of(place: str | Path) -> str:
-    """Return the lake (folder or URI) of the router with this state folder. Any other `place` must be a lake.
+    """Return the folder or URI of a lake.
 
-    Raises LogError if the place is neither a state folder of a router nor a lake with decisions.
+    Args:
+        place: State folder of a router, whose lake is returned, or a lake.
+
+    Raises:
+        LogError: `place` is neither a router's state folder nor a lake with decisions.
     """
     named = named_by_router(Path(place), "lake")
     if named is None and not Lake.open(place):

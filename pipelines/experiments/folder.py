@@ -5,8 +5,9 @@
         folder.append(event)                                 # first-day/history.jsonl, durable
         folder.apply_experiment(experiment)                  # first-day/experiment.yaml, which the router reads
 
-People write the experiment file; this module never changes the file. A writer locks the folder, appends to the history,
-and then writes the active experiment that follows from file and history. After a crash, the next writer writes it.
+People write the experiment file, and this module never changes it. To make a move, a process locks the folder, appends
+an event to the history, and writes the active experiment that results from the file and the history. If the process
+crashes before the last step, the next process makes this step.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from pipelines import messages
 
 
 def named_by_router(state: Path, name: str) -> str | None:
-    """Return a path from the router's settings in a state folder; None if no router was started there."""
+    """Return a path from the router's settings in a state folder; None if no router has run with this folder."""
     settings = state / "router.yaml"
     if not settings.exists():
         return None
@@ -40,7 +41,7 @@ def named_by_router(state: Path, name: str) -> str | None:
 
 
 def read_by_router(state: Path) -> list[Path]:
-    """Return the experiment files that the router of a state folder reads; empty if no router was started there."""
+    """List the experiment files that the router of a state folder reads; empty if no router has run there."""
     named = named_by_router(state, "experiment")
     if not named:
         return []
@@ -53,12 +54,12 @@ _HEAD = "# The active experiment. Written by mtorl; edit {file} instead\n"
 
 @dataclass(frozen=True)
 class ExperimentFolder:
-    """Paths of an experiment.
+    """The files of one experiment on a laptop.
 
     Attributes:
-        file: The experiment file, written by people.
-        state: Folder for all other files, created on demand.
-        dataset: The data set's description, which the file must fit; None: the router's, if a router was started.
+        file: The experiment file, which people write.
+        state: Folder for all other files. It is created when the first one is written.
+        dataset: Description of the data set that the experiment must fit. None for that of the router, if there is one.
     """
 
     file: Path
@@ -67,29 +68,30 @@ class ExperimentFolder:
 
     @classmethod
     def of(cls, file: Path, state: Path | None = None, dataset: Path | str | None = None) -> ExperimentFolder:
-        """Return the paths for an experiment file; the default state folder is the file's path without its suffix."""
+        """Find the files of an experiment. By default, the state folder is the file's path without its suffix."""
         return cls(file, state or file.with_suffix(""), dataset)
 
     @property
     def name(self) -> str:
-        """The file's path, for messages."""
+        """Path of the experiment file, for messages."""
         return str(self.file)
 
     @property
     def history(self) -> Path:
-        """The file of events, one JSON object per line."""
+        """Path of the history, which has one JSON object per line for each event."""
         return self.state / "history.jsonl"
 
     @property
     def in_force(self) -> Path:
-        """The file of the active experiment, which the router reads."""
+        """Path of the active experiment, which the router reads."""
         return self.state / "experiment.yaml"
 
     def definition(self) -> Experiment:
-        """Load the experiment file. Raises ExperimentError if it is invalid, or does not fit the router's data set."""
+        """Read the experiment file. Raises ExperimentError if it is invalid, or does not fit the router's data set."""
         experiment = Experiment.load(self.file)
         dataset = self.dataset or named_by_router(self.state, "dataset")
-        if dataset is not None and Path(dataset).exists():  # a kill must work even if the run's folder is gone
+        # If the data set's folder was removed, skip this check, because a kill must still work.
+        if dataset is not None and Path(dataset).exists():
             try:
                 experiment.check(DatasetSpec.load(dataset))
             except (ExperimentError, SpecError) as error:
@@ -97,25 +99,26 @@ class ExperimentFolder:
         return experiment
 
     def switched_off(self) -> bool:
-        """Return whether the file has `enabled: false`, even if it is invalid otherwise."""
+        """Return whether the file has `enabled: false`. This works even if the rest of the file is invalid."""
         try:
             return is_switched_off(self.file.read_bytes())
         except OSError:
             return False
 
     def router_reads_file(self) -> bool:
-        """Return whether the router reads the experiment file directly, instead of the active file."""
+        """Return whether the router reads the experiment file itself, and not the file of the active experiment."""
         return any(file.resolve() == self.file.resolve() for file in read_by_router(self.state))
 
     def last_in_force(self) -> Experiment | None:
-        """Return the active experiment; None if there is none, or it can't be read."""
+        """Read the active experiment; None if there is none, or it can't be read."""
         try:
             return Experiment.load(self.in_force) if self.in_force.exists() else None
-        except ExperimentError:  # a manual edit, or a file of another version; the next change replaces it
+        # A person has edited the file, or another release has written it. The next move replaces it.
+        except ExperimentError:
             return None
 
     def events(self) -> list[Event]:
-        """Read the history, oldest event first. Raises HistoryError if it can't be read."""
+        """Read the history, the oldest event first. Raises HistoryError if it can't be read."""
         try:
             return read_events(self.history.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -125,7 +128,10 @@ class ExperimentFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold exclusive access during the block. OSError if another process, perhaps suspended, keeps the lock."""
+        """Lock the folder against other writers during the block.
+
+        Raises TimeoutError if another process, which perhaps was suspended, does not release the lock.
+        """
         self.state.mkdir(parents=True, exist_ok=True)
         path = self.state / "history.lock"
         busy = TimeoutError(messages.LOCK_HELD(path=path, seconds=_LOCK_SECONDS))
@@ -133,18 +139,19 @@ class ExperimentFolder:
             yield
 
     def append(self, event: Event) -> None:
-        """Append an event durably; the caller holds the lock."""
+        """Append an event to the history durably. The caller holds the lock."""
         with open(self.history, "ab+") as file:
             file.seek(0)
             content = file.read()
-            file.truncate(content.rfind(b"\n") + 1)  # drop an incomplete line of a crashed writer
+            # Remove an incomplete last line, which a process has left that crashed while it wrote.
+            file.truncate(content.rfind(b"\n") + 1)
             file.write(event.line().encode())
             file.flush()
             os.fsync(file.fileno())
         sync(self.state)
 
     def apply_experiment(self, experiment: Experiment) -> None:
-        """Write the active experiment, unless it is unchanged; the caller holds the lock."""
+        """Write the active experiment, unless the file already has this content. The caller holds the lock."""
         content = _HEAD.format(file=self.file.name) + text_with_table(experiment, self.state)
         if self.in_force.exists() and self.in_force.read_bytes() == content.encode():
             return

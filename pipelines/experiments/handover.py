@@ -1,14 +1,13 @@
-"""Moves a promoted model to the incumbent's server, and restores the previous model after a rollback.
+"""Moves a promoted model to the incumbent's model server, and restores the previous model after a rollback.
 
     standing = hand_over(store, servers, others, time.time())
 
-A promotion applies at once: the incumbent's arm then answers at the challenger's endpoint. Until the hand-over, the
-challenger's server must not get the next challenger's model, which would answer as the incumbent. Therefore, the
-incumbent's server is changed to the promoted version, and then the incumbent's arm answers there again. An incumbent
-without a server (a baseline, or rows) can use the server that `for_incumbent` returns.
+A promotion applies at once, because the router then asks the challenger's server for the incumbent's decisions. But as
+long as it does, the challenger's server can't be used for the next challenger. So the hand-over changes the incumbent's
+server to the promoted version, and then the router asks the incumbent's server again.
 
-A mark on the server stores the previous and the new version for a restart or a rollback. Each change is made only once,
-and a person's later change is never overwritten.
+The previous and the new version are stored in a mark on the server, for a restart or a rollback. Each change is made
+only once, so a later change by a person is never overwritten.
 """
 
 from collections.abc import Iterable
@@ -25,7 +24,7 @@ from serving.model_servers import Mark, ModelServers, Served
 
 
 class Neighbour(NamedTuple):
-    """Another active experiment."""
+    """Another active experiment, which may need the same model server."""
 
     experiment: Experiment
     """The version that routers read."""
@@ -36,7 +35,7 @@ class Neighbour(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """State of a hand-over."""
+    """The progress of a hand-over."""
 
     done: bool
     """Whether the hand-over is complete."""
@@ -46,14 +45,15 @@ class Standing(NamedTuple):
 def hand_over(
     store: ExperimentStore, servers: ModelServers, others: Iterable[Neighbour], now: float, *, late: bool = False
 ) -> Standing | None:
-    """Take the next step of the hand-over, and return its state.
+    """Make the next step of a hand-over, and return how far it has come.
 
     Args:
         others: Active experiments that may need the same server.
-        late: Whether to hand over a promotion after the salt has changed, if the new incumbent is the promoted arm.
+        late: Whether a promotion is handed over even after the salt was changed, if its challenger is still the
+            incumbent.
 
     Returns:
-        None: nothing was promoted, or a new experiment has begun whose incumbent is not the promoted arm.
+        None if nothing was promoted, or if a new experiment has begun whose incumbent is not the promoted arm.
 
     Raises:
         ExperimentError: The definition is invalid, and there is no active experiment.
@@ -88,7 +88,8 @@ def hand_over(
         mark = Mark(**made, before=target.version, after=source.version)
     if (target.mark, target.version) == (mark, mark.after):
         return _note(store, name, mark, target.problem, now, given)
-    if target.mark == mark and servers.applied:  # an apply from git has undone the change, so don't repeat it
+    # Applying a manifest from git has undone the change. Making it again would be undone again.
+    if target.mark == mark and servers.applied:
         return Standing(False, messages.NOT_IN_GIT(name=name, served=target.version, after=mark.after))
     if (words := _in_the_way(promotion, servers, name, target, mark, others)) is not None:
         return Standing(False, words)
@@ -97,7 +98,7 @@ def hand_over(
 
 
 def _present(store: ExperimentStore) -> Experiment:
-    """Return the definition or, if it is invalid, the active experiment."""
+    """Read the definition or, if it is invalid, the active experiment."""
     try:
         return state(store)[0]
     except ExperimentError:
@@ -117,10 +118,11 @@ def _note(store: ExperimentStore, name: str, mark: Mark, problem: str, now: floa
         return Standing(False, messages.ROLLING_OUT(**versions, problem=f"; not ready yet: {problem}"))
     done = messages.HANDED_OVER(**versions)
     try:
-        # Record the versions, because a recreated server has lost its mark.
+        # Record the versions in the history, because the mark is lost if the server is created anew.
         served = mark.model_dump() if given is None else {**mark.model_dump(), "endpoint": given}
         act(store, "handed over", by="ramp", reason=done, at=now, served=served)
-    except IllegalEvent as error:  # the promotion was rolled back concurrently
+    # Another process has rolled the promotion back meanwhile.
+    except IllegalEvent as error:
         return Standing(False, prefixed("", error))
     return Standing(True, done)
 
@@ -170,7 +172,7 @@ def _at_its_endpoint(promotion: Promoted) -> Standing:
 def _in_the_way(
     promotion: Promoted, servers: ModelServers, name: str, target: Served, mark: Mark, others: Iterable[Neighbour]
 ) -> Message | None:
-    """Return the reason why another experiment needs the server's current version; None if no experiment needs it."""
+    """Return why another experiment needs the server's present version; None if no experiment needs it."""
     for other, over, before in others:
         if other.name == promotion.event.experiment:
             continue
@@ -190,7 +192,7 @@ def _in_the_way(
 
 
 def _ours(promotion: Promoted, target: Served) -> Mark | None:
-    """Return the promotion's mark on a server; None if there is none, or another promotion has replaced it."""
+    """Return the mark that this promotion has left on a server; None if there is none, or a later one replaced it."""
     if target.mark is not None:
         same = (target.mark.experiment, target.mark.promotion) == (promotion.event.experiment, _id(promotion))
         return target.mark if same else None

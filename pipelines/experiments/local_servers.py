@@ -1,14 +1,14 @@
-"""Applies promotions and rollbacks to the local model servers of `mtorl serve`.
+"""Changes the models of `mtorl serve` after a promotion or a rollback.
 
     STATE/models/incumbent.mar                 symlink to the version that is served instead of the run's version
     STATE/models/incumbent.json                the mark of the newest promotion
     STATE/models/versions/0a1b2c3d4e5f.mar     versions of a promotion, kept even if their run is removed
 
-The mark is written before the version changes. If the process crashes in between, the next call completes the change.
-
     for words in settle(folders, run, state, port):  # before the models start
         print(words)
     follow_rollbacks(folders, servers)                       # each second while they run
+
+The mark is written before the version is changed. If the process crashes in between, the next call changes the version.
 """
 
 import re
@@ -40,9 +40,12 @@ _PATH = re.compile(r"/v1/models/([^/:]+):predict")
 
 @dataclass(frozen=True)
 class LocalServers:
-    """The model servers of one `mtorl serve`, given its run folder and its state folder.
+    """The model servers of one `mtorl serve`.
 
-    `restart` restarts running servers, which then serve the new versions; None if the servers have not started yet.
+    Attributes:
+        run: Folder of the run whose models are served.
+        state: State folder, with versions that are served instead of those of the run.
+        restart: Restarts the servers, which then serve the changed versions; None if they have not started yet.
     """
 
     applied: ClassVar[bool] = False
@@ -52,26 +55,30 @@ class LocalServers:
     restart: Callable[[], None] | None = None
 
     def name_at(self, url: str | None) -> str | None:
-        """Return the name of the model that answers at a URL; None if no server of this object answers there."""
+        """Return the name of the model that answers at a URL; None if the URL belongs to another server."""
         parts = urlsplit(url or "")
         model = _PATH.fullmatch(parts.path)
         here = parts.hostname in ("127.0.0.1", "localhost") and parts.port == self.port
         return model[1] if here and model is not None and f"{model[1]}.mar" in self._archives() else None
 
     def for_incumbent(self, url: str | None) -> str | None:
-        """Return the URL of the incumbent's model, if `url` is a model of the same run; None if there is none."""
+        """Return the URL at which the incumbent's model of the same run answers; None if there is no such model.
+
+        Args:
+            url: URL of the promoted challenger's model.
+        """
         if url is None or self.name_at(url) is None:
             return None
         own = urlsplit(url)._replace(path=f"/v1/models/{INCUMBENT}:predict").geturl()
         return own if self.name_at(own) is not None else None
 
     def served(self, name: str) -> Served | None:
-        """Return the version served under a name, None if there is none. ArchiveError if a file can't be read."""
+        """Return the version served under a name; None if there is none. ArchiveError if a file is unreadable."""
         archive = self._archives().get(f"{name}.mar")
         return None if archive is None else Served(version_of(archive), "", self._mark(name))
 
     def serve(self, name: str, version: str, mark: Mark | None = None, instead_of: str | None = None) -> None:
-        """Serve a version under a name, restarting servers that are running. OSError if the version can't be copied."""
+        """Serve a version under a name, and restart servers that run. Raises OSError if the version can't be copied."""
         assert mark is not None and instead_of is None, "locally, only a promotion changes the served version"
         versions = self.state / "models" / "versions"
         versions.mkdir(parents=True, exist_ok=True)
@@ -97,14 +104,17 @@ class LocalServers:
         try:
             return Mark.model_validate_json(path.read_text()) if path.exists() else None
         except ValueError:
-            return None  # edited manually
+            # A person has edited the file, so ignore it.
+            return None
 
 
 def settle(folders: Sequence[ExperimentFolder], run: Path, state: Path, port: int) -> list[Message]:
-    """Apply promotions and rollbacks to the incumbent's model before the servers start; returns the states in words.
+    """Apply promotions and rollbacks before the models start, and return their states in words.
 
-    A promoted model belongs to the run that was served before, which may differ from the run to serve now.
-    Raises ExperimentError if the earlier run is gone.
+    The promoted model belongs to the run that was served last, which may differ from the run to serve now.
+
+    Raises:
+        ExperimentError: The promoted model is no longer available, because the earlier run was removed.
     """
     before = _served_before(run, state)
     servers, states = LocalServers(before, state, port), []
@@ -123,14 +133,14 @@ def settle(folders: Sequence[ExperimentFolder], run: Path, state: Path, port: in
 
 
 def _served_before(run: Path, state: Path) -> Path:
-    """Return the run that was served last, which is `run` if it was moved together with the state folder."""
+    """Return the run that was served last. If a run was moved together with its state folder, this is `run`."""
     described = named_by_router(state, "dataset")
     moved = run.resolve() in state.resolve().parents
     return run if described is None or moved else Path(described).parents[2]
 
 
 def _answers_otherwise(folder: ExperimentFolder, before: LocalServers, after: LocalServers) -> bool:
-    """Return whether the new run's model would replace a promoted one."""
+    """Return whether serving another run would replace a promoted model."""
     serving, promotion = folder.last_in_force(), newest_promotion(folder.events())
     if serving is None or promotion is None or promotion.rolled_back or promotion.handed_over:
         return False
@@ -139,29 +149,33 @@ def _answers_otherwise(folder: ExperimentFolder, before: LocalServers, after: Lo
 
 
 def follow_rollbacks(folders: Sequence[ExperimentFolder], servers: LocalServers) -> Message | None:
-    """Apply rollbacks to the incumbent's model while the servers run; returns the error, if there is one."""
+    """Apply rollbacks while the servers run. Returns the last error; None if there was none."""
     fault = None
     for folder in folders:
         try:
             promotion = newest_promotion(folder.events())
             if promotion is not None and promotion.rolled_back:
                 _settle(folder, folders, servers)
-        except (InputError, OSError) as error:  # a history, experiment or archive can't be read
+        # The history, the experiment or an archive can't be read.
+        except (InputError, OSError) as error:
             fault = prefixed("", error)
     return fault
 
 
 def _settle(folder: ExperimentFolder, folders: Sequence[ExperimentFolder], servers: LocalServers) -> Standing | None:
-    for _ in range(2):  # the first call changes the server, the second records the change
-        others = (neighbour(other) for other in folders if other is not folder)  # lazy, as rollbacks don't read it
+    # The first call changes the server, and the second call records the change.
+    for _ in range(2):
+        # Read other experiments only when needed, because a rollback does not need them.
+        others = (neighbour(other) for other in folders if other is not folder)
         standing = hand_over(folder, servers, others, time.time(), late=True)
     return standing
 
 
 def neighbour(folder: ExperimentFolder) -> Neighbour:
-    """Describe a local experiment that may need the same server."""
+    """Describe an experiment for another one that needs the same server."""
     experiment, found = state_of(folder)
-    by_hand = experiment.ramp is None and not folder.events()  # the router reads the experiment file directly
+    # Without a ramp, and until the first move, the router reads the experiment file itself.
+    by_hand = experiment.ramp is None and not folder.events()
     serving = experiment if by_hand else folder.last_in_force() or experiment
     goes_on = experiment.enabled if by_hand else found.phase in STAGES
     return Neighbour(serving, over=not goes_on, before=replaced_by(folder.events()))

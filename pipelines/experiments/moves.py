@@ -1,4 +1,4 @@
-"""Makes moves and applies the kill switch at people's request: a command on a laptop, an object on a cluster.
+"""Makes the moves that people request, and applies the kill switch: by a command, or on a cluster by an object.
 
     make_move(store, MoveRequest(to="promoted", reason="it won"), time.time(), lambda: findings)
     follow(resource, time.time(), findings)       # applies an object's kill switch, then its move
@@ -7,8 +7,8 @@
     ... -p '{"metadata": {"annotations": {"mtorl-kubeflow/reason": "..."}}, "spec": {"enabled": false}}'      # and why
     kubectl patch exp NAME --type merge -p '{"spec": {"move": {"to": "stopped", "reason": "..."}}}'
 
-A kill switch in the ConfigMap also works. It stays on until a person acknowledges it in the object, by `enabled: false`
-or by a new reason.
+A kill switch in the ConfigMap works too. It stays on until a person confirms the kill in the object, by setting
+`enabled: false` or by giving a new reason.
 """
 
 from __future__ import annotations
@@ -48,29 +48,32 @@ class MoveRequest(StrictModel):
     @model_validator(mode="after")
     def _force_is_of_this_move(self) -> MoveRequest:
         if self.force and self.to in STAGES:
-            # A merge patch keeps omitted fields, so an old `force` would also apply to a later promotion.
+            # A merge patch keeps fields that it does not mention. So without this check, `force` would still be set at
+            # a later promotion.
             raise ValueError(messages.FORCE())
         return self
 
 
 class LogNotRead(Exception):
-    """A promotion waits until the log has been read."""
+    """Raised if a promotion must wait, because the log has not been read yet."""
 
 
 def make_move(
     store: ExperimentStore, move: MoveRequest, now: float, read_log: Callable[[], Findings | None]
 ) -> tuple[Experiment, Findings | None]:
-    """Make a move; returns the active experiment after it and, for a promotion, the findings.
+    """Make a move. Returns the new active experiment and, for a promotion, the findings.
 
-    `read_log` is called only for a promotion, and returns None while the log has not been read.
+    Args:
+        read_log: Returns the findings, or None while the log has not been read. It is called only for a promotion.
 
     Raises:
         LogNotRead: The log has not been read yet.
-        IllegalEvent: The move is not allowed now, or a promotion has no evidence and `force` is not set.
+        IllegalEvent: The move is not allowed now, or the log does not support the promotion and `force` is not set.
     """
     challenger, findings = challenger_of(store, move), None
     if move.to == "promoted":
-        experiment, _ = state(store)  # check that a promotion is allowed before reading the log
+        # Check that a promotion is allowed before the log is read, because reading takes long.
+        experiment, _ = state(store)
         asked = {"to": "promoted", "challenger": challenger, "by": "person", "reason": move.reason, "at": now}
         next_event(store.events(), experiment, "move", **asked)  # type: ignore[arg-type]
         findings = read_log()
@@ -87,7 +90,10 @@ def make_move(
 
 
 def challenger_of(store: ExperimentStore, move: MoveRequest) -> str | None:
-    """Return the challenger to promote; None if the move is not a promotion, or names none of several challengers."""
+    """Return the challenger to promote.
+
+    Returns None if the move is no promotion, or does not say which of several challengers to promote.
+    """
     if move.to != "promoted" or move.challenger is not None:
         return move.challenger if move.to == "promoted" else None
     names = [arm.name for arm in store.definition().arms if arm.name != INCUMBENT]
@@ -95,21 +101,26 @@ def challenger_of(store: ExperimentStore, move: MoveRequest) -> str | None:
 
 
 def follow(resource: ExperimentResource, now: float, findings: Findings | None) -> Message | None:
-    """Apply the kill switch of the spec or of the ConfigMap, then a move that was not handled yet.
+    """Apply the kill switch of an object, then the move in its spec unless this move was already handled.
 
-    Raises the errors of `state`, after the kill switch has been applied, and Conflict if the object has changed.
+    The kill switch may be in the spec or in the ConfigMap.
 
     Args:
-        findings: The newest findings in the experiment's log; None if the log has not been read yet.
+        findings: The newest findings from the experiment's log; None if the log has not been read yet.
 
     Returns:
-        Why the newest move was not made (HELD or REFUSED); None if it was made, or there is none.
+        The reason why the move was not made (HELD or REFUSED); None if it was made, or there is no move.
+
+    Raises:
+        ExperimentError, HistoryError: As in `state`. The kill switch has been applied before.
+        Conflict: The object was changed meanwhile.
     """
     by_hand = resource.switched_off_by_hand()
     resource.keep_switch(by_hand)
     off = by_hand or resource.spec.get("enabled") is False
     serving = resource.last_in_force()
-    if off:  # before the history is written, because that write can fail if the history is full
+    # Switch off before the history is written, because this write fails if the history is full.
+    if off:
         resource.switch_off()
     try:
         _, found = state(resource)
@@ -127,7 +138,7 @@ def follow(resource: ExperimentResource, now: float, findings: Findings | None) 
 
 
 def _harm_ends(resource: ExperimentResource, serving: Experiment, off: bool, now: float) -> None:
-    """Apply the kill switch and a rollback to the active experiment although the spec is invalid."""
+    """Apply the kill switch and a rollback to the active experiment, although the new spec is invalid."""
     found = state_of(resource.events(), serving)
     if off and not found.killed and found.phase not in OVER:
         act(resource, "kill", by="person", reason=resource.switch_reason(), at=now)
@@ -161,7 +172,7 @@ def _move(resource: ExperimentResource, now: float, findings: Findings | None) -
 
 
 def _was_made(resource: ExperimentResource, to: Phase, challenger: str | None, reason: str) -> bool:
-    """Return whether the same move was made before, because a manifest with an old move may be applied again."""
+    """Return whether the same move was made before. If so, an old manifest was probably applied again."""
     return any(
         (event.by, event.to, event.challenger, event.reason) == ("person", to, challenger, reason.strip())
         for event in resource.events()

@@ -1,13 +1,15 @@
-"""Stores an experiment on a cluster: an object with the history in its status, and a ConfigMap of active experiments.
+"""Stores an experiment on a cluster: its definition and history in an object, the active version in a ConfigMap.
 
     resource = ExperimentResource.read(api, "spring")
     follow(resource, now, findings)              # kill switch and moves (pipelines.experiments.moves)
     next_step(resource, read_evidence, now)      # the ramp (pipelines.experiments.controller)
 
-Writes use optimistic locking. If two operators write an event, the API server refuses the second write. The second
-operator then reads the object again and finds the event. The active experiment follows from spec and history, so after
-a crash the next operator writes the same ConfigMap. The ConfigMap is read *before* the object, and written only if the
-ConfigMap has not changed since. Therefore, an operator with an old object can't undo newer changes, such as a kill.
+Several operators may run. If two of them write an event, the API server refuses the second write, because the object
+has changed. The second operator then reads the object again and finds the event. After a crash, the next operator
+writes the same ConfigMap, because the ConfigMap follows from the spec and the history.
+
+The ConfigMap is read *before* the object, and is written only if it has not changed since. So an operator that has read
+an old object can't undo a newer change, such as a kill.
 """
 
 from __future__ import annotations
@@ -33,24 +35,25 @@ from serving.kubernetes_api import Object
 
 BY_HAND = "offByHand"
 """Status field while the experiment is switched off in the ConfigMap: the object's reason annotation at that time."""
-_LONGEST_REASON = 1_000  # characters; the limit of a move's reason
+# Maximum length in characters, equal to the limit for the reason of a move.
+_LONGEST_REASON = 1_000
 _BY = {"ramp": "the ramp", "person": "a person"}
 
 
 class NotItsTurn(ExperimentError):
-    """Another experiment on the same users and campaigns is active."""
+    """Raised if another active experiment has the same users and campaigns."""
 
 
 class ExperimentResource:
-    """An Experiment object as it was read from the API server; implements `ExperimentStore`.
+    """An `Experiment` object as it was read from the API server. Implements `ExperimentStore`.
 
     Args:
         config_map: ConfigMap of active experiments, read before the object; None if there was no ConfigMap.
-        dataset: The data set's description, which the spec must fit; None if the spec is not checked against it.
+        dataset: Description of the data set that the spec must fit; None to skip this check.
 
     Attributes:
-        found: The object after the last write.
-        moved: Digest of the move that is being handled. It is written together with the resulting event.
+        found: The object as it is after the last write.
+        moved: Digest of the move that is being made. It is written together with the event of the move.
     """
 
     def __init__(
@@ -67,14 +70,14 @@ class ExperimentResource:
 
     @classmethod
     def read(cls, api: ClusterApi, name: str, dataset: DatasetSpec | None = None) -> ExperimentResource | None:
-        """Read an object; None if there is none with this name."""
+        """Read the object with a name; None if there is none."""
         config_map = api.in_force()
         found = api.experiment(name)
         return None if found is None else cls(api, config_map, found, dataset)
 
     @property
     def status(self) -> Mapping[str, Any]:
-        """The object's status, written by the operator."""
+        """Return the object's status, which only the operator writes."""
         return self.found.get("status") or {}
 
     @cached_property
@@ -90,16 +93,20 @@ class ExperimentResource:
         return experiment
 
     def written(self) -> Experiment:
-        """Parse the spec without checking for conflicts with other experiments. ExperimentError if it is invalid."""
+        """Parse the spec, without checking for conflicts with other experiments. ExperimentError if it is invalid."""
         fields = {name: value for name, value in self.spec.items() if name != "move"}
         return Experiment.from_dict({"name": self.name, **fields}, self._api.tables)
 
     def switched_off(self) -> bool:
-        """Return whether the spec has `enabled: false`, even if it is invalid otherwise."""
+        """Return whether the spec has `enabled: false`. This works even if the rest of the spec is invalid."""
         return self.spec.get("enabled") is False
 
     def _check_turn(self, experiment: Experiment) -> None:
-        """Refuse an experiment that shares users and campaigns with another one, or reverts another one's promotion."""
+        """Raise ExperimentError if another experiment prevents this one from being active.
+
+        This is so if the other one is active for the same users and campaigns, or if this one would revert its
+        promotion.
+        """
         for other, reason in self._in_the_way(experiment):
             if other.status.get("phase") not in OVER:
                 raise NotItsTurn(messages.NOT_OVER(conflict=reason, other=other.name))
@@ -107,9 +114,10 @@ class ExperimentResource:
                 raise ExperimentError(would_revert(promotion, experiment))
 
     def _in_the_way(self, experiment: Experiment) -> Iterator[tuple[ExperimentResource, Message]]:
-        """Yield the experiments that conflict with this one over the same requests, each with a message."""
+        """Yield the experiments that want to decide the same requests as this one, each with a message."""
         others = [name for name in self._entries if name != self.name]
-        if self.status.get("phase") not in STAGES:  # the ConfigMap may be missing, so read the objects as well
+        # The ConfigMap may have been deleted, so read the objects as well.
+        if self.status.get("phase") not in STAGES:
             begun = (one for one in self._api.experiments() if (one.get("status") or {}).get("phase") in STAGES)
             others += [name for one in begun if (name := str(one["metadata"]["name"])) not in (self.name, *others)]
         for name in others:
@@ -118,16 +126,17 @@ class ExperimentResource:
                 yield ExperimentResource(self._api, None, found), reason
 
     def _conflict(self, name: str, experiment: Experiment) -> Message | None:
-        """Return the reason why another experiment can't be active at the same time; None if it can."""
+        """Return why another experiment can't be active at the same time as this one; None if it can."""
         entry = self._entries.get(name)
         their = entry.experiment if entry is not None else None
-        if their is None and (found := self._api.experiment(name)) is not None:  # unreadable or absent in the ConfigMap
+        # The experiment is not in the ConfigMap, or can't be read there.
+        if their is None and (found := self._api.experiment(name)) is not None:
             with contextlib.suppress(ExperimentError):
                 their = ExperimentResource(self._api, None, found).written()
         return messages.IN_ITS_WAY(name=name) if their is None else conflict(their, experiment)
 
     def events(self) -> list[Event]:
-        """Read the history from the status. Raises HistoryError if it can't be read."""
+        """Read the history from the object's status. Raises HistoryError if it can't be read."""
         return events_of(self.status.get("history") or (), "status.history: entry")
 
     def append(self, event: Event) -> None:
@@ -137,20 +146,20 @@ class ExperimentResource:
         self.write({"history": history, **fields})
 
     def write(self, status: Mapping[str, Any]) -> None:
-        """Write fields of the status. Raises Conflict if the object has changed since it was read."""
+        """Write some fields of the status. Raises Conflict if the object has changed since it was read."""
         if all(self.status.get(name) == value for name, value in status.items()):
             return
-        # Replace the status, because a patch would drop null values, including those inside the history's events.
+        # Replace the whole status. A patch would remove fields that are null, even inside the events of the history.
         merged = {name: value for name, value in {**self.status, **status}.items() if value is not None}
         self.found = self._api.replace_status({**self.found, "status": merged})
 
     def last_in_force(self) -> Experiment | None:
-        """Return this object's active experiment; None if there is none, or it can't be read."""
+        """Return the active experiment of this object; None if there is none, or it can't be read."""
         entry = self._entries.get(self.name)
         return None if entry is None else entry.experiment
 
     def others_in_force(self) -> Iterator[Neighbour]:
-        """Yield the active experiments of other objects."""
+        """Yield the active experiments of all other objects."""
         for name, entry in self._entries.items():
             if name != self.name and (serving := entry.experiment) is not None:
                 found = self._api.experiment(name) or {"metadata": {"name": name}}
@@ -158,15 +167,17 @@ class ExperimentResource:
                 goes_on = serving.enabled or other.status.get("phase") in STAGES
                 try:
                     before = replaced_by(other.events())
-                except HistoryError:  # the unreadable history may contain a promotion
+                # The history can't be read, but may contain a promotion. So assume that its incumbent's server is still
+                # needed.
+                except HistoryError:
                     before = serving.arm(INCUMBENT).url
                 yield Neighbour(serving, over=not goes_on, before=before)
 
     def apply_experiment(self, experiment: Experiment) -> None:
-        """Make an experiment the active one, unless a person has just switched it off in the ConfigMap.
+        """Make this the active experiment, unless a person has just used the kill switch in the ConfigMap.
 
-        Conflicting experiments are removed from the ConfigMap, but an ended experiment does not replace a live one.
-        Raises Conflict if the ConfigMap has changed since it was read.
+        Experiments that conflict with it are removed from the ConfigMap. But an experiment that is over does not
+        replace one that still runs. Raises Conflict if the ConfigMap has changed since it was read.
         """
         if experiment.enabled and self.switched_off_by_hand():
             return
@@ -179,7 +190,7 @@ class ExperimentResource:
         self._entries = self._api.entries(self._config_map)
 
     def switch_off(self) -> None:
-        """Switch off the active experiment, even if its text can't be read.
+        """Switch off the active experiment, even if its text in the ConfigMap is invalid.
 
         Raises Conflict if the ConfigMap has changed since it was read.
         """
@@ -187,38 +198,41 @@ class ExperimentResource:
         self._entries = self._api.entries(self._config_map)
 
     def is_followed(self) -> bool:
-        """Return whether the operator has handled this spec and, after a kill in the ConfigMap, the current reason."""
+        """Return whether the operator has handled the present spec, and the reason that a person gave after a kill."""
         accepted = (one for one in self.status.get("conditions") or () if one["type"] == "Accepted")
         followed = any(one.get("observedGeneration") == self.generation for one in accepted)
         return followed and self.status.get(BY_HAND) in (None, self._reason())
 
     def is_edited(self) -> bool:
-        """Return whether the experiment was edited manually in the ConfigMap."""
+        """Return whether a person has edited this experiment in the ConfigMap."""
         entry = self._entries.get(self.name)
         return entry is not None and entry.edited
 
     def switched_off_by_hand(self) -> bool:
-        """Return whether a person used the kill switch in the ConfigMap, without an acknowledgement in the object.
+        """Return whether a person has used the kill switch in the ConfigMap, and has not confirmed this in the object.
 
-        Only `enabled: false` or a new reason in the object acknowledges the kill.
+        Only `enabled: false` or a new reason in the object confirms the kill.
         """
         kept = self.status.get(BY_HAND)
         if kept is not None and self.spec.get("enabled") and kept == self._reason():
             return True
         entry = self._entries.get(self.name)
         if entry is None or "observedGeneration" not in self.status or self.status.get("phase") not in STAGES:
-            return False  # new or not running, so there was nothing to switch off
+            # The experiment is new or does not run, so there was nothing to switch off.
+            return False
         return entry.switched_off and entry.edited
 
     def keep_switch(self, by_hand: bool) -> None:
-        """Record in the status that the kill switch in the ConfigMap was used, or remove this record."""
+        """Record in the status that the kill switch in the ConfigMap is on, or remove the record."""
         if by_hand != (BY_HAND in self.status):
             self.write({BY_HAND: self._reason() if by_hand else None})
 
     def switch_reason(self) -> str:
-        """Return the reason for using the kill switch: the annotation `REASON` if it is new, else the action.
+        """Return the reason for using the kill switch.
 
-        A merge patch keeps omitted annotations, so an old reason does not count again.
+        This is the text of the annotation `REASON`, if it is new. A merge patch keeps the old annotation, so a text
+        that was already used is ignored. Instead, the returned text describes the change, such as "spec.enabled is
+        false".
         """
         if BY_HAND in self.status:
             return "switched off in the ConfigMap by a person"
@@ -232,7 +246,7 @@ class ExperimentResource:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Do nothing, because the API server refuses a write if the object has changed since it was read."""
+        """Do nothing. No lock is needed, because the API server refuses a write if the object was changed meanwhile."""
         yield
 
 

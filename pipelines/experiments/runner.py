@@ -1,10 +1,10 @@
-"""Runs the ramps of experiment files, for `mtorl experiment run`, and keeps their documents.
+"""Moves the experiments of some files through their ramps, for the command `mtorl experiment run`.
 
     with Runner(folders, tell) as runner:
         while not runner.advance():
             time.sleep(60)
 
-An edited file is applied within two seconds, even while reading a large log takes minutes.
+A second thread applies edits of the files within two seconds, even while reading a large log takes minutes.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from pipelines.experiments.folder import ExperimentFolder
 
 Tell = Callable[[str, Move | Hold | None, str], None]
 """Reports a change, given the experiment's file, the controller's step (None: a fault), and a description."""
-_MENDABLE = (InputError, OSError)  # faults that a person can repair while the runner works, such as a full disk
+# Errors that a person can fix while the runner continues, such as a full disk.
+_MENDABLE = (InputError, OSError)
 _EDITS_SECONDS = 1.0
 
 
 class Runner:
-    """Controller of experiment files; it calls `tell` with each move, and with each new reason to wait."""
+    """A controller of experiment files. It calls `tell` after each move, and for each new reason to wait."""
 
     def __init__(self, folders: Sequence[ExperimentFolder], tell: Tell) -> None:
         self._folders = folders
@@ -47,7 +48,10 @@ class Runner:
         self._edits = threading.Thread(target=self._follow_edits, daemon=True, name="edits")
 
     def __enter__(self) -> Runner:
-        """Apply all files. An invalid file raises an error here; an invalid edit is only reported later."""
+        """Apply all files, and start to watch for edits.
+
+        An invalid file raises an error here. If an edit makes a file invalid later, the error is only reported.
+        """
         for folder in self._ramps:
             apply_experiment(folder)
         self._edits.start()
@@ -59,11 +63,15 @@ class Runner:
 
     @property
     def views(self) -> Sequence[View]:
-        """Documents of the experiments after the newest step."""
+        """Return the documents of the experiments, as they were after the last step."""
         return list(self._views.values())
 
     def advance(self, strict: bool = False) -> bool:
-        """Take each experiment's next step; returns whether all are over. `strict` raises faults, not only reports."""
+        """Make the next step of each experiment, and return whether all experiments are over.
+
+        Args:
+            strict: Whether an error is raised instead of only being reported.
+        """
         return all([self._advance(folder, strict) for folder in self._folders])
 
     def _advance(self, folder: ExperimentFolder, strict: bool) -> bool:
@@ -89,10 +97,12 @@ class Runner:
             if strict:
                 raise
             words = f"{'switched off; nothing else' if folder.switched_off() else 'nothing'} changes: {error}"
-        with suppress(*_MENDABLE):  # there may be nothing to show, or the disk may be full
+        # There may be no document to build, or the disk may be full.
+        with suppress(*_MENDABLE):
             self._views[folder.name] = view_of(folder, now, findings=findings)
         kind = re.sub(r"[\d.,+-]+", "", words)
-        if kind != self._kinds.get(folder.name) or isinstance(step, Move):  # a changed figure is not reported
+        # A message that differs only in its numbers is not reported again.
+        if kind != self._kinds.get(folder.name) or isinstance(step, Move):
             self._tell(folder.name, step, words)
             self._kinds[folder.name] = kind
         return over
@@ -100,5 +110,6 @@ class Runner:
     def _follow_edits(self) -> None:
         while not self._closed.wait(_EDITS_SECONDS):
             for folder in self._ramps:
-                with suppress(*_MENDABLE):  # `advance` reports the fault
+                # Ignore the error here, because `advance` reports it.
+                with suppress(*_MENDABLE):
                     apply_experiment(folder)

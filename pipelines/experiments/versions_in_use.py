@@ -1,8 +1,10 @@
-"""Finds the registry versions in use, from the lake, the local servers, a cluster and experiments.
+"""Finds the model versions that are in use, so that they are not deleted from the registry.
 
-in_use = VersionsInUse(Path("runs/latest/registry"))
-needs = in_use.needs()          # uses by version
-in_use.sources                  # sources that show which versions serve; empty if the serving versions are unknown
+    in_use = VersionsInUse(Path("runs/latest/registry"))
+    needs = in_use.needs()          # uses by version
+    in_use.sources                  # sources that show which versions serve; empty if the serving versions are unknown
+
+Uses are found in the decision log, in the local servers, in a cluster and in experiments.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,18 +28,18 @@ RUN_REGISTRY, VOLUME_REGISTRY = Path("runs/latest/registry"), Path("/mnt/mtorl/r
 
 
 def default_registry() -> Path:
-    """Return the registry of the newest local run or, if there is none, of the data volume."""
+    """Return the registry of the newest local run or, if there is no such run, of the data volume."""
     return next((path for path in (RUN_REGISTRY, VOLUME_REGISTRY) if path.is_dir()), RUN_REGISTRY)
 
 
 class VersionsInUse:
-    """A registry and the sources that show which of its versions are in use.
+    """A registry, and the sources that show which of its versions are in use.
 
-    By default, lake and state folder are next to the registry, in a run's folder or on the data volume. OSError if this
-    process runs in a pod, and the API server does not list the InferenceServices.
+    By default, the lake and the router's state folder are expected next to the registry. Raises OSError if this process
+    runs in a pod, and the API server does not list the InferenceServices.
 
     Args:
-        services: InferenceServices of a cluster; None: those of the pod's namespace, if this process runs in a pod.
+        services: InferenceServices of a cluster. None for those of this pod's namespace, if this process runs in a pod.
         experiments: Active experiments of that cluster.
     """
 
@@ -60,13 +62,13 @@ class VersionsInUse:
 
     @property
     def sources(self) -> list[str]:
-        """Descriptions of the sources that show which versions serve; empty if there are none."""
+        """Describe the sources that show which versions serve; empty if there are none."""
         found = [f"the decisions in the lake {self._lake}"] if self._in_log else []
         found += [f"the servers of {self._state}"] if self._state is not None and self._run is not None else []
         return found + (["the cluster"] if self._services is not None else [])
 
     def needs(self) -> Needs:
-        """Collect all known uses of versions. InputError or OSError: a source can't be read."""
+        """Collect all known uses of model versions. Raises InputError or OSError if a source can't be read."""
         needs = Needs(self._in_log, self._experiments)
         for use in versions_of(self._services or ()):
             needs.add(*use)
@@ -97,10 +99,11 @@ def _add_local(needs: Needs, state: Path, run: Path) -> None:
 
 
 def experiments_of(state: Path) -> list[ExperimentFolder]:
-    """Return the experiments that the router of `mtorl serve` reads; `state` is the router's state folder."""
+    """List the experiments that the router of `mtorl serve` reads; `state` is the router's state folder."""
     found = []
     for target in (file.resolve() for file in read_by_router(state) if file.exists()):
         in_force = target.name == "experiment.yaml" and (target.parent / "router.yaml").exists()
-        own = target.parent if in_force else target.with_suffix("")  # the default state folder of `mtorl serve`
+        # This is the default state folder of `mtorl serve`.
+        own = target.parent if in_force else target.with_suffix("")
         found.append(ExperimentFolder.of(own.with_suffix(".yaml") if in_force else target, own))
     return found

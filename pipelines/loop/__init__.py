@@ -1,7 +1,11 @@
-"""Runs the whole loop on a laptop: training, gate, serving, experiment, verdict and monitoring.
+"""Implements `mtorl run`, which runs everything once on a laptop: training, gate, serving, experiment and monitoring.
 
-Reading order: `config.py` (settings), `run.py` (stages of a run), `run_folder.py` (outputs of the stages; resuming),
-`online.py` (the served experiment), `ramp.py` (the experiment's stages), `traffic_sources.py` (users), `traffic.py`
-(the load driver), `simulated_lift.py` (the true effect), `monitored_days.py` (the monitor's checks), `summary.py`
-(summary.json).
+In reading order:
+
+- `config.py` has the settings, and `run.py` the stages of a run;
+- `run_folder.py` stores the outputs of finished stages, so that an interrupted run can resume;
+- `online.py` serves the experiment, and `ramp.py` moves it through its stages;
+- `traffic_sources.py` defines the users, and `traffic.py` sends their requests;
+- `simulated_lift.py` computes the true lift, and `monitored_days.py` runs the monitor;
+- `summary.py` writes summary.json.
 """

@@ -1,4 +1,4 @@
-"""Settings of one run of the loop."""
+"""Defines the settings of one run of `mtorl run`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,19 +16,19 @@ DAYS_EACH = 2
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """Settings of one run of the loop; the command checks their ranges.
+    """Settings of one run. The command line checks that they are in their ranges.
 
     Attributes:
-        data: Raw log; empty: the simulator.
+        data: Path or URI of a raw log; "" to simulate a log.
         dataset: Name of a built-in data set description, or the path of a YAML file.
-        own_decisions: Lake whose decisions are added to the log; empty if there are none.
+        own_decisions: Lake with earlier decisions of the router, which are added to the log; "" for none.
         bad_rows: "fail" stops if a row is faulty; "quarantine" moves faulty rows to a side file and continues.
-        users: Users to simulate (0: 6,000), or the maximum number to keep from a log (0: all).
-        epochs: Maximum epochs; early stopping may need fewer.
-        budget_share: Budget of each arm as a share of the cost of exposing always; sets the price of the budget.
+        users: Number of users to simulate (0 for 6,000), or to keep from a log (0 for all).
+        epochs: Maximum number of epochs; early stopping may end a training sooner.
+        budget_share: Budget of each arm, as a share of the cost of showing an ad at every opportunity.
         min_lift: Lift per opportunity that the gate's lower bound must exceed.
-        rounds: Opportunities per user at the experiment's last stage; in a replay, the average.
-        explore: Share of both arms' decisions made at random. A replay ignores it, because a replay yields no new data.
+        rounds: Opportunities per user at the experiment's last stage; in a replay, their average number.
+        explore: Share of both arms' decisions that are made at random. Ignored in a replay, which yields no new data.
     """
 
     data: str = ""
@@ -47,12 +47,15 @@ class LoopConfig:
 
     @property
     def source(self) -> str:
-        """The log as an absolute path, URI or data set name, because steps run in other working folders."""
+        """Return the log as an absolute path, a URI or a data set name.
+
+        A relative path would not work, because the steps of a pipeline run in other folders.
+        """
         if not self.data:
             return SIMULATOR
         return self.data if is_remote(self.data) else str(Path(self.data).resolve())
 
     @property
     def turns(self) -> int:
-        """Opportunities per user: `rounds` at the last stage, and one at each earlier stage."""
+        """Return the number of opportunities per user: `rounds` at the last stage, and one at each earlier stage."""
         return STAGES_BEFORE + self.rounds

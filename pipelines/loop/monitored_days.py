@@ -1,11 +1,11 @@
-"""Runs the monitor on a run: first on two days of live traffic, then on two days with a shifted context.
+"""Runs the monitor on the traffic of a run: first on two normal days, then on two days with a shifted context.
 
     found = check_days(trained, served)
     found["clean"].word, found["shifted"].retrain        # "fine", and the request for a training after the shift
 
-The monitor judges past days, but a run takes minutes. Therefore, the run's decisions are copied with other dates. Each
-of the first two days gets half of the users of the live traffic. Then follow two days with one shifted opportunity of
-each user. The state is kept for `mtorl monitor status`.
+The monitor judges whole days, but a run takes minutes. So the decisions are copied with other dates. Half of the users
+of the normal traffic are moved to each of the first two days. On each of the next two days, every user of the shifted
+traffic has one opportunity. The monitor's state is kept for `mtorl monitor status`.
 """
 
 import tempfile
@@ -34,9 +34,10 @@ _DAY = timedelta(days=1)
 
 
 def check_days(trained: Trained, served: Served) -> dict[str, State]:
-    """Check the live traffic, then the shifted traffic; returns the monitor's state after "clean" and "shifted"."""
+    """Run the monitor on the normal traffic, then on the shifted traffic. Returns its state after both checks."""
     folder, artifact = trained.folder / STATE_FOLDER, trained.folder / "artifacts" / "challenger"
-    remove(folder)  # left over if the run was interrupted here
+    # An interrupted run may have left this folder.
+    remove(folder)
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     first_day = midnight - 2 * DAYS_EACH * _DAY
     with tempfile.TemporaryDirectory(dir=trained.folder) as log:
@@ -50,11 +51,12 @@ def check_days(trained: Trained, served: Served) -> dict[str, State]:
 
 
 def date_records(lake: Lake, clean: Traffic, shifted: Traffic, first_day: datetime, dated: Lake) -> None:
-    """Copy the decisions and outcomes of both traffics from one lake to another, with new dates.
+    """Copy the decisions and outcomes of both kinds of traffic to another lake, with new dates.
 
-    The dates are consecutive days from `first_day`, a midnight in UTC.
+    The new dates are consecutive days from `first_day`, which is a midnight in UTC.
     """
-    noon = timedelta(hours=12)  # far from midnight, because the monitor reads until an hour after a day's end
+    # Noon is far from midnight. This matters, because the monitor also reads the hour after a day's end.
+    noon = timedelta(hours=12)
     kinds: tuple[Kind, ...] = ("decision", "outcome")
     with DecisionLog.of(lake).opened("outcome") as db, tempfile.TemporaryDirectory() as scratch:
         db.execute("CREATE TABLE moved (decision_id VARCHAR, moved_by INTERVAL)")
@@ -84,10 +86,12 @@ def date_records(lake: Lake, clean: Traffic, shifted: Traffic, first_day: dateti
 
 
 def figures_of(run: Path, state: State) -> dict[str, Any]:
-    """Convert a monitor state to figures for summary.json, with Evidently's pages of its newest days."""
-    why = NotJudged(reason="no_decisions", text="no decision was taken")  # used if the log has no complete day
+    """Convert the monitor's state to figures for summary.json, with links to Evidently's pages of the newest days."""
+    # This reason is used if the log has no complete day.
+    why = NotJudged(reason="no_decisions", text="no decision was taken")
     group = state.groups.get(COLUMNS, Group(end=state.checked, not_judged=why))
-    assert group.end is not None  # set even for a day that could not be judged
+    # The end is set even for a day that could not be judged.
+    assert group.end is not None
     ends = [group.end - before * _DAY for before in reversed(range(DAYS_EACH))]
     pages = [page for end in ends for page in sorted(folder_of(run / STATE_FOLDER, end).rglob("drift.html"))]
     return {

@@ -1,6 +1,6 @@
-"""Runs the online part of the loop: an experiment with both arms, on users outside both training sets.
+"""Serves an experiment in a run: starts the servers, and sends the requests of users who are in no training set.
 
-The experiment begins as a draft and moves through its stages while traffic arrives (`ramp.py`).
+The experiment begins as a draft, and moves through its stages while the requests arrive (`ramp.py`).
 """
 
 from __future__ import annotations
@@ -43,54 +43,65 @@ from serving.local.ports import port_to_keep
 if TYPE_CHECKING:
     from serving.local.stack import LocalStack
 
-_AFTER_PROMOTION = 100  # number of users who send one more request after a promotion
-_SHIFTED = 500  # number of users in the traffic with a shifted context
+# After a promotion, this many users send one more request.
+_AFTER_PROMOTION = 100
+# This many users send requests with a shifted context.
+_SHIFTED = 500
 _TRAFFIC: TypeAdapter[Any] = TypeAdapter(Traffic | None)
 _PARTS = ("clean", "shifted", "promoted")
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Outputs of the training pipeline in a run's folder."""
+    """Outputs of the training pipeline, in the folder of a run."""
 
     config: LoopConfig
     folder: Path
 
     @cached_property
     def spec(self) -> DatasetSpec:
-        """Description of the run's data set."""
+        """Read the description of the run's data set."""
         return DatasetSpec.load(str(self.folder / "data" / DATASET_FILE))
 
     @cached_property
     def log(self) -> pd.DataFrame:
-        """The validated touchpoint log."""
+        """Read the validated touchpoint log."""
         return pd.read_parquet(self.folder / "data" / LOG_FILE)
 
     @cached_property
     def arms(self) -> dict[str, Artifact]:
-        """Artifacts by arm."""
+        """Load the model artifact of each arm."""
         return {name: load_artifact(self.folder / "artifacts" / name) for name in ("incumbent", "challenger")}
 
     @property
     def replays(self) -> bool:
-        """Whether the traffic is a replay, as for any real log, which lacks the outcomes of actions not taken."""
+        """Return whether the traffic is a replay.
+
+        Every real log is replayed, because it has outcomes only for the decisions that were logged.
+        """
         return bool(self.config.data)
 
     @property
     def explored(self) -> float:
-        """Share of both arms' decisions made at random."""
+        """Return the share of both arms' decisions that are made at random."""
         return 0.0 if self.replays else self.config.explore
 
     @cached_property
     def held_out_users(self) -> list[str]:
-        """Users outside the training and validation sets."""
+        """Return the users who are neither in the training set nor in the validation set."""
         users = self.log["user_id"].drop_duplicates()
         return sorted(users[split_of(users) == "test"])
 
 
 @dataclass(frozen=True)
 class Audience:
-    """Users of the online part, the earlier touchpoint log, and the simulated market (None for a replay)."""
+    """The users who send requests, and what is known about them.
+
+    Attributes:
+        source: Opportunities and outcomes of the users.
+        log_before: Touchpoints of the users before their first request.
+        simulator: The simulated market; None for a replay.
+    """
 
     source: TrafficSource
     log_before: pd.DataFrame
@@ -98,7 +109,7 @@ class Audience:
 
     @classmethod
     def of(cls, trained: Trained) -> Audience:
-        """Create the audience from a run's held-out users. InputError if the replay drew no touchpoints of them."""
+        """Create the audience from a run's held-out users. Raises InputError if a replay would have no touchpoint."""
         return cls._replayed(trained) if trained.replays else cls._simulated(trained)
 
     @classmethod
@@ -110,7 +121,7 @@ class Audience:
 
     @property
     def opportunities(self) -> int:
-        """Total number of opportunities."""
+        """Return the number of opportunities of all users."""
         return sum(self.source.opportunities.values())
 
     @classmethod
@@ -119,7 +130,7 @@ class Audience:
         windows = WindowTable.load(trained.folder / "windows").rows
         has_window = pd.MultiIndex.from_frame(windows[["user_id", "timestamp"]])
         propensity = pd.Series(logged_propensity(windows, spec), index=has_window)
-        # Drop touchpoints without a window, such as most touchpoints of users classified as bots.
+        # Drop touchpoints for which no window was built, such as most touchpoints of users that look like bots.
         log = log[pd.MultiIndex.from_frame(log[["user_id", "timestamp"]]).isin(has_window)]
         propensity = propensity.loc[pd.MultiIndex.from_frame(log[["user_id", "timestamp"]])]
         users = trained.held_out_users
@@ -141,13 +152,13 @@ _HEAD = """\
 
 @dataclass(frozen=True)
 class Experiment:
-    """Settings of a run's experiment, which splits one budget between both arms in proportion to their users.
+    """Settings of a run's experiment. Both arms share one budget in proportion to their users.
 
     Attributes:
-        budget: Currency units per decision, the same for both arms.
-        limit: Total budget of both arms in currency units, which the ledger never exceeds.
-        mean_cost: Mean cost of a logged exposure, currency units.
-        price: Gain per currency unit in the log, the initial price of the pacing.
+        budget: Budget per decision in currency units, equal for both arms.
+        limit: Total budget of both arms in currency units. The ledger never exceeds it.
+        mean_cost: Mean cost of a logged exposure in currency units.
+        price: Gain per currency unit in the log, which is the initial price of the pacing.
     """
 
     budget: float
@@ -157,21 +168,21 @@ class Experiment:
 
     @classmethod
     def of(cls, trained: Trained, audience: Audience) -> Experiment:
-        """Set the budget to a share of the cost of exposing always."""
+        """Compute the settings from the log. The budget is a share of the cost of an ad at every opportunity."""
         config, log = trained.config, trained.log
         mean_cost, mean_gain = float(log["cost"].mean()), float(trained.spec.reward.gain.of(log).mean())
         budget = config.budget_share * mean_cost
-        # A replay knows only the costs of exposures that match the log, so an arm that agrees more often with the log
-        # would exhaust its budget sooner. Therefore, the ledger's limit never binds in a replay. Instead, the verdict
-        # thins (randomly drops) the decisions of an arm that would exceed the budget.
+        # A replay knows only the costs of exposures that match the log. An arm that agrees more often with the log
+        # would therefore exhaust its budget sooner. So the ledger's limit is set too high to matter in a replay.
+        # Instead, the verdict counts only as many decisions of an arm as its budget pays for.
         never_binding = 2 * max(trained.arms["challenger"].model["cost_cap"].values())
         per_decision = never_binding if trained.replays else budget
         price = mean_gain / mean_cost if mean_gain > 0 and mean_cost > 0 else 1.0
         return cls(budget, audience.opportunities * per_decision, mean_cost, price)
 
     def write(self, trained: Trained, audience: Audience) -> None:
-        """Write the experiment file, ``serving.yaml`` in the run's folder, and apply its draft."""
-        # A run takes minutes, so pacing counts opportunities instead of hours.
+        """Write the experiment file, ``serving.yaml`` in the run's folder, and apply it as a draft."""
+        # A run takes minutes, so the budget is paced by the number of opportunities and not by the hour.
         pacing = None if trained.replays else {"price": self.price, "opportunities": audience.opportunities}
         margin = round(0.25 * self.mean_cost, 6)
         users = len(audience.source.opportunities)
@@ -194,7 +205,9 @@ class Experiment:
                 "primary": "gain_per_decision",
                 "secondary": ["exposure_ratio"],
                 "guardrails": [{"name": "cost_per_decision", "direction": "down", "margin": margin}],
-                "outcome_hours": None,  # the verdict comes after the traffic, when all outcomes are known
+                # The verdict is computed after the traffic, when all outcomes are known, so outcomes need no time
+                # limit.
+                "outcome_hours": None,
             },
             "alpha": 0.05,
             "min_runtime_hours": 0,
@@ -205,7 +218,13 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Served:
-    """Traffic of a run: the experiment's, traffic with a shifted context, and traffic after a promotion, if any."""
+    """The traffic that a run has sent.
+
+    Attributes:
+        clean: Traffic of the experiment.
+        shifted: Traffic with a shifted context, for the monitor.
+        promoted: Traffic after a promotion; None if there was no promotion.
+    """
 
     clean: Traffic
     shifted: Traffic
@@ -213,34 +232,35 @@ class Served:
     ramp: RunRamp
 
     def to_json(self) -> dict[str, Any]:
-        """Convert to JSON for `from_json`."""
+        """Convert to JSON that `from_json` can read."""
         traffic = {name: _TRAFFIC.dump_python(getattr(self, name), mode="json") for name in _PARTS}
         return {**traffic, "waits": self.ramp.waits}
 
     @classmethod
     def from_json(cls, content: dict[str, Any], run: Path) -> Served:
-        """Restore the traffic of a resumed run from JSON."""
+        """Restore the traffic of a run that is resumed."""
         ramp = RunRamp(experiment_of(run))
         ramp.waits = tuple(content["waits"])
         return cls(**{name: _TRAFFIC.validate_python(content[name]) for name in _PARTS}, ramp=ramp)
 
 
 def fill_store(trained: Trained, audience: Audience) -> None:
-    """Fill a run's online store with the users' histories up to the online part, as the nightly job would."""
+    """Write the users' histories before their first request into the online store, as the nightly job would do."""
     from features.offline.store import define, materialize
     from mtorl.window.window import STATIC
 
     features, data, users = trained.folder / "features", trained.folder / "data", set(audience.source.opportunities)
-    define(features, trained.spec)  # `prepare` has moved the store of an interrupted rehearsal away
+    # The store of an interrupted rehearsal no longer exists, because `prepare` has moved it away.
+    define(features, trained.spec)
     if newcomers := users - set(audience.log_before["user_id"]):
-        # New users have no touchpoints yet, but their static columns are known.
+        # New users have no touchpoints yet, but their static columns are known and must be in the store.
         materialize(features, trained.spec, data / LOG_FILE, users=newcomers, views=[STATIC])
     audience.log_before.to_parquet(data / "online.parquet", index=False)
     materialize(features, trained.spec, data / "online.parquet", users=users)
 
 
 def prepare(trained: Trained, audience: Audience, experiment: Experiment, times: StepTimes) -> None:
-    """Fill a run's online store and write its experiment. With the models, this is all that the servers need."""
+    """Fill the online store, and write the experiment file. Afterwards, `mtorl serve` can serve the run."""
     with times.step("materialise", "materialise online features"):
         if (trained.folder / "serving").exists():
             set_aside(trained.folder)
@@ -249,7 +269,7 @@ def prepare(trained: Trained, audience: Audience, experiment: Experiment, times:
 
 
 def serve(trained: Trained, audience: Audience, experiment: Experiment, times: StepTimes) -> Served:
-    """Start a run's servers, send all traffic while the experiment moves through its stages, and stop the servers."""
+    """Start the servers of a run, send all traffic while the experiment moves through its stages, and stop them."""
     from features.online.open_history import open_history
     from serving.local.stack import RUNTIMES, LocalStack, Own
 
@@ -289,10 +309,13 @@ def _through_stages(
     budget: float | None,
     times: StepTimes,
 ) -> Traffic:
-    """Send the traffic in parts, with a step of the ramp after each. `budget`: per decision, for a replay only.
+    """Send the traffic in parts. After each part, the ramp may make its next move.
 
-    At the last stage, all remaining traffic is sent before the next step. An earlier step would be valid, but might end
-    the experiment, so that the estimate would rest on fewer users. A run would gain nothing from ending early.
+    At the last stage, all remaining traffic is sent at once. An earlier move could end the experiment, and the lift
+    would then be estimated from fewer users.
+
+    Args:
+        budget: Budget in currency units per decision, for a replay only.
     """
     traffic, step, total = Traffic(), Step("traffic-live", "A/B traffic"), sum(map(len, parts))
     times(step, 0, total, "")
@@ -307,10 +330,12 @@ def _through_stages(
         ramp.step()
         if not ramp.waits:
             stack.wait_for_experiment()
-    if not ramp.over and not ramp.waits:  # the ramp moved after the last part, so it needs another step
+    # The ramp has moved after the last part, so it may be able to move once more.
+    if not ramp.over and not ramp.waits:
         ramp.step()
     times(step, total, total, f"stage {ramp.phase}, {traffic.note()}")
-    traffic.check(traffic.done)  # not `total`: harm may have stopped the traffic early
+    # Compare with the sent opportunities, not with `total`, because harm may have ended the experiment early.
+    traffic.check(traffic.done)
     return traffic
 
 

@@ -1,11 +1,11 @@
-"""Moves a run's experiment through its stages, with the same steps as `mtorl experiment run`.
+"""Moves the experiment of a run through its stages, in the same way as `mtorl experiment run`.
 
     ramp = RunRamp(experiment_of(run))
     ramp.start()                          # draft -> shadow
     ramp.step()                           # after some traffic: the next stage, or the reasons to wait
 
-The experiment file is `serving.yaml` in the run's folder, and the state folder is `serving/`. The commands of
-`mtorl experiment` work with both.
+The experiment file is `serving.yaml` in the run's folder, and the state folder is `serving/`. The commands of `mtorl
+experiment` work with both.
 """
 
 import time
@@ -26,18 +26,22 @@ from pipelines.experiments.folder import ExperimentFolder
 
 FILE = "serving.yaml"
 _SMALL: tuple[Stage, ...] = ("5%", "25%")
-_FEWEST = 5  # minimum expected users of the challenger at a small stage
+# A small stage is left out of the ramp if the challenger would get fewer users than this.
+_FEWEST = 5
 _LATENCY_SECONDS = 0.5
 """Latency limit, equal to the router's deadline: load driver, router and models share cores, so latencies are noisy."""
 
 
 def experiment_of(run: Path) -> ExperimentFolder:
-    """Return the paths of a run's experiment."""
+    """Return the files of a run's experiment."""
     return ExperimentFolder.of(run / FILE, dataset=run / "artifacts" / "challenger" / "dataset.yaml")
 
 
 def port_of_models(folder: ExperimentFolder) -> int:
-    """Return the port of a run's models. ExperimentError if the edited file's endpoints have no port, or several."""
+    """Return the port at which the run's models answer, from the experiment file.
+
+    Raises ExperimentError if the file was edited, and its endpoints have no port or several ports.
+    """
     ports = {urlsplit(arm.endpoint).port for arm in folder.definition().arms if arm.endpoint is not None}
     port = next(iter(ports), None)
     if port is None or len(ports) > 1:
@@ -50,13 +54,18 @@ def port_of_models(folder: ExperimentFolder) -> int:
 
 
 def ramp_for(users: int, users_at_once: int) -> dict[str, Any]:
-    """Build a ramp that takes minutes, for a run with `users` in total and `users_at_once` at each early stage."""
+    """Build a ramp that takes minutes instead of days.
+
+    Args:
+        users: Number of users in the whole run.
+        users_at_once: Number of users who send requests at each stage before the last one.
+    """
     expected: dict[Stage, float] = {"shadow": users_at_once}
     if small := next((stage for stage in _SMALL if CHALLENGER_SHARE[stage] * users_at_once >= _FEWEST), None):
         expected[small] = CHALLENGER_SHARE[small] * users_at_once
     expected["50%"] = 0.5 * users
     return {
-        # Require half of the expected users, because the assignment is random.
+        # Users are assigned at random, so require only half of the expected number of users.
         "stages": [
             {"stage": stage, "hours": 0, "users": max(1, round(number / 2))} for stage, number in expected.items()
         ],
@@ -67,42 +76,46 @@ def ramp_for(users: int, users_at_once: int) -> dict[str, Any]:
 
 @dataclass
 class RunRamp:
-    """Controller of a run's experiment; `waits` has the reasons if the last step made no move."""
+    """The controller of a run's experiment.
+
+    Attributes:
+        waits: Reasons why the last step made no move; empty if it made one.
+    """
 
     folder: ExperimentFolder
     waits: tuple[str, ...] = field(default=(), init=False)
 
     @property
     def phase(self) -> Phase:
-        """Current phase of the experiment."""
+        """Return the present phase of the experiment."""
         return state(self.folder)[1].phase
 
     @property
     def at_last_stage(self) -> bool:
-        """Whether the experiment is at its last stage, which ends with a verdict."""
+        """Return whether the experiment is at its last stage, at which the verdict decides."""
         ramp = self.folder.definition().ramp
         return ramp is not None and self.phase == ramp.stages[-1].stage
 
     @property
     def last_stage(self) -> Stage:
-        """The highest stage that the experiment has reached."""
+        """Return the highest stage that the experiment has entered."""
         reached = {event.to for event in self.folder.events()}
         return [stage for stage in STAGES if stage in reached][-1]
 
     @property
     def over(self) -> bool:
-        """Whether the experiment has ended, so that all users get the same policy."""
+        """Return whether the experiment has ended, so that all users get the same policy."""
         return self.phase in OVER
 
     def start(self) -> None:
-        """Move from the draft to the first stage."""
+        """Move the experiment from the draft to its first stage."""
         ramp = self.folder.definition().ramp
         assert ramp is not None, "a run's file has a ramp"
         first = ramp.stages[0].stage
         act(self.folder, "move", by="person", reason="the traffic of the run begins", at=time.time(), to=first)
 
     def step(self) -> None:
-        """Read the log, and make the ramp's next move, if there is one."""
+        """Read the log, and make the next move of the ramp if its conditions are met."""
         now = time.time()
 
         def read_evidence(served: Experiment, since: float) -> Evidence | None:
@@ -112,7 +125,7 @@ class RunRamp:
         self.waits = step.reasons if isinstance(step, Hold) else ()
 
     def summary(self) -> dict[str, Any]:
-        """Return the phase and the moves, for summary.json."""
+        """Return the phase and all moves, for summary.json."""
         experiment, events = self.folder.definition(), self.folder.events()
         return {
             "phase": state_of(events, experiment).phase,
@@ -131,7 +144,7 @@ class RunRamp:
 
 
 def write_file(run: Path, content: str) -> ExperimentFolder:
-    """Write the experiment file of a run, and apply its draft."""
+    """Write the experiment file of a run, and apply it as a draft."""
     with replacing(run / FILE) as unfinished:
         unfinished.write_text(content, encoding="utf-8")
     folder = experiment_of(run)

@@ -1,6 +1,6 @@
-"""Runs the loop: training, gate, serving, experiment, verdict, monitoring and report.
+"""Runs all stages of `mtorl run`: training, gate, serving, experiment, verdict, monitoring and report.
 
-All parts are those of a cluster: KFP pipelines (through kfp.local), Feast, TorchServe, the router on KServe's
+The parts are the same as on a cluster: KFP pipelines (through kfp.local), Feast, TorchServe, the router on KServe's
 ModelServer, the ledger and the decision log. Only the traffic is artificial: it comes from the simulator, or replays
 held-out users of a real log.
 """
@@ -28,14 +28,15 @@ from pipelines.steps import OnStep, StepTimes
 
 
 def run_loop(config: LoopConfig, on_step: OnStep, interrupted: Path | None = None) -> Path:
-    """Run the loop; returns the run's folder, to which ``<root>/latest`` points.
+    """Run all stages, and return the run's folder, to which ``<root>/latest`` points.
 
     Args:
-        interrupted: A run from `to_resume`, which resumes after its last finished stage; None starts a new run.
+        interrupted: Folder of an interrupted run from `to_resume`, which continues after its last finished stage. None
+            to start a new run.
 
     Raises:
-        InputError: The input is invalid; only the quarantine file is kept.
-        local.PipelineError: A step failed; the run's folder with its logs is kept.
+        InputError: The input is invalid. Of the run's folder, only the file with faulty rows is kept.
+        local.PipelineError: A step failed. The run's folder is kept, with its logs.
     """
     run = interrupted or run_folder.new_run(config.root)
     with run_folder.at_work(run):
@@ -74,7 +75,8 @@ def _go_on(config: LoopConfig, run: Path, times: StepTimes) -> None:
         online.prepare(trained, audience, experiment, times)
         results = {name: (result.values, result.metrics) for name, result in steps.items()}
         finished_with("train", {"steps": results})
-        run_folder.point_latest(config.root, run)  # now, because the run can be served even if it is killed later
+        # Point to this run already now, because it can be served even if it is killed later.
+        run_folder.point_latest(config.root, run)
         served = online.serve(trained, audience, experiment, times)
         finished_with("rehearse", {"served": served.to_json()})
     write_summary(_judge(trained, audience, experiment, served, steps, times))
@@ -85,7 +87,10 @@ def _go_on(config: LoopConfig, run: Path, times: StepTimes) -> None:
 
 @contextmanager
 def _keeping_only_quarantine(run: Path, config: LoopConfig) -> Iterator[None]:
-    """If the block raises InputError, remove the run except its quarantine file, and name this file in the error."""
+    """Remove the folder of a run with invalid input, except its file of faulty rows.
+
+    If the block raises InputError and there is such a file, the error's message names the file.
+    """
     from features.ingest.ingest import remedy
 
     try:
@@ -104,16 +109,18 @@ def _judge(
     steps: dict[str, local.StepResult],
     times: StepTimes,
 ) -> Finished:
-    """Compute the verdict, the monitor's checks, the true lift, and the data that the next training would use."""
+    """Compute the verdict, the monitor's checks, the true lift, and how much the next training could learn."""
     from features.collect.training_log import learnable
 
     learned = simulated = None
     with times.step("next-night", "what the next night would learn"):
-        # A replay has outcomes only for exposures that are in the log, so it adds no data.
+        # A replay knows outcomes only for exposures that are already in the log, so the next training would learn
+        # nothing new.
         if not trained.replays:
             spec = trained.spec.replace(outcome_hours=0.0)
             learned = learnable(trained.folder / run_folder.LAKE, spec, served.clean.until)
-    with ThreadPoolExecutor(1) as pool:  # in parallel with the verdict, which runs in a subprocess
+    # The true lift is computed while the verdict is computed in a subprocess.
+    with ThreadPoolExecutor(1) as pool:
         truth = pool.submit(_true_lift, trained, audience, experiment) if audience.simulator else None
         judged = _verdict(trained, experiment, served.clean, times)
         with times.step("monitor", "monitor: days of live traffic, days of shifted traffic"):
@@ -126,18 +133,21 @@ def _judge(
 
 
 def _train(config: LoopConfig, run: Path, on_step: OnStep) -> dict[str, local.StepResult]:
-    """Run the training pipeline and copy its outputs to fixed paths in the run's folder."""
+    """Run the training pipeline, and copy its outputs to fixed paths in the run's folder."""
     root, own = run / "pipeline", config.own_decisions
-    local.end_steps_of(root)  # left over if the run was killed
+    # If the run was killed, one of its steps may still be running.
+    local.end_steps_of(root)
     names = ("source", "dataset", "bad_rows", "users", "seed", "epochs", "budget_share", "min_lift")
     arguments = {name: getattr(config, name) for name in names} | {
         "feature_repo": str(run / "features"),
-        "lake": "",  # a new run has no lake of its own
+        # A new run has no decision log yet.
+        "lake": "",
         "own_decisions": own if "://" in own or not own else str(Path(own).resolve()),
         "registry": str(run / "registry"),
         "code_version": local.code_version(),
     }
-    pipeline = training.build(replace(LAPTOP, folder=str(root)))  # a training keeps its checkpoint there
+    # The training keeps its checkpoint in this folder.
+    pipeline = training.build(replace(LAPTOP, folder=str(root)))
     steps = local.run(pipeline, arguments, root, on_step, cache=root / "cache")
     for source, target in (
         (steps["ingest"].paths["log"], run / "data"),

@@ -1,12 +1,13 @@
-"""Manages a run's folder, named after the start time, and records finished stages, so that a run can resume.
+"""Manages the folder of a run, and records which stages are finished, so that an interrupted run can resume.
 
     RUN/stages/begin.json       settings, and digests of the data
     RUN/stages/train.json       training, gate and online store are finished: `mtorl serve` can serve the run
     RUN/stages/rehearse.json    results of the traffic
     RUN/stages/report.json      the run is finished
 
-Files are written atomically. If the training stage is resumed, finished steps come from KFP's cache, and an unfinished
-training resumes from its checkpoint. An interrupted rehearsal starts again, because journeys can't resume halfway.
+The folder is named after the time of the start. If the training stage is resumed, finished steps come from KFP's cache,
+and an unfinished training continues from its checkpoint. If the rehearsal (the traffic) was interrupted, it is repeated
+from the start, because users can't continue in the middle of their journeys.
 """
 
 import datetime as dt
@@ -36,7 +37,7 @@ _OF_REHEARSAL = {"rounds", "runtime"}
 
 
 def new_run(root: Path) -> Path:
-    """Create a folder named after the current second. If it exists, wait for the next second."""
+    """Create a folder that is named after the current second. If the folder exists, wait for the next second."""
     root.mkdir(parents=True, exist_ok=True)
     while True:
         run = root.resolve() / dt.datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -48,7 +49,10 @@ def new_run(root: Path) -> Path:
 
 
 def keep_only_quarantine(run: Path) -> Path | None:
-    """Remove a run with invalid input, except its file of faulty rows; returns this file, or None if there is none."""
+    """Remove the folder of a run with invalid input, but keep its file of faulty rows.
+
+    Returns the path of this file; None if there is no such file.
+    """
     made = next((path for path in run.glob("pipeline/*/ingest/quarantine") if path.stat().st_size), None)
     kept = run / QUARANTINE
     if made is not None:
@@ -66,7 +70,7 @@ def keep_only_quarantine(run: Path) -> Path | None:
 def set_aside(run: Path) -> None:
     """Move the state of an interrupted rehearsal to a folder such as ``interrupted-20261130-161500``.
 
-    The state is not deleted, because its log and ledger may contain decisions of real users from `mtorl serve`.
+    The state is not deleted, because `mtorl serve` may have added decisions about real users to its log and ledger.
     """
     kept = run / f"interrupted-{dt.datetime.now():%Y%m%d-%H%M%S}"
     for path in (run / "serving", run / LAKE, run / "serving.yaml", *(run / "features").glob("online.db*")):
@@ -83,32 +87,36 @@ def point_latest(root: Path, run: Path) -> None:
 
 
 def begin(run: Path, config: LoopConfig) -> None:
-    """Record the settings of a run and the digests of its data. Raises InputError if the log does not exist."""
+    """Record the settings of a run, and digests of its data. Raises InputError if the log does not exist."""
     finish(run, "begin", {"settings": _settings(config), "data": _digests(config)})
 
 
 def finish(run: Path, stage: Stage, left: Mapping[str, Any]) -> None:
-    """Record a stage as finished, with the outputs `left` for the next stages."""
+    """Record that a stage is finished, with the outputs `left` that later stages need."""
     with replacing(_file(run, stage), durable=True) as unfinished:
         unfinished.write_text(json.dumps(left))
 
 
 def outputs_of(run: Path, stage: Stage) -> dict[str, Any] | None:
-    """Return the outputs of a stage; None if the stage is not finished."""
+    """Read the recorded outputs of a stage; None if the stage is not finished."""
     path = _file(run, stage)
     return json.loads(path.read_text()) if path.exists() else None
 
 
 def can_be_served(run: Path) -> bool:
-    """Return whether a run's training, online store and experiment are complete."""
+    """Return whether a run's models, online store and experiment are complete, so that `mtorl serve` can serve it."""
     return _file(run, "train").exists()
 
 
 def to_resume(root: Path, asked: Mapping[str, Any]) -> tuple[Path, LoopConfig]:
-    """Find the newest run, and the settings for resuming it.
+    """Find the newest run, and the settings with which it can resume.
 
-    Settings in `asked` must equal those of the run, except settings of stages that are not finished. Raises InputError
-    if there is no run to resume, or settings or data of a finished stage have changed.
+    Args:
+        asked: Settings that the user gave. They may differ from those of the run only if the stage that uses them is
+            not finished.
+
+    Raises:
+        InputError: There is no run to resume, or settings or data of a finished stage have changed.
     """
     runs = sorted(folder for folder in root.glob("*") if not folder.is_symlink() and _file(folder, "begin").exists())
     if not runs:
@@ -135,7 +143,11 @@ def to_resume(root: Path, asked: Mapping[str, Any]) -> tuple[Path, LoopConfig]:
 
 @contextmanager
 def at_work(run: Path, shared: bool = False) -> Iterator[None]:
-    """Lock a run's folder, with `shared` only against writers; raises InputError if another process has locked it."""
+    """Lock the folder of a run during the block. Raises InputError if another process has locked it.
+
+    Args:
+        shared: Whether other processes with a shared lock may use the folder at the same time.
+    """
     path = run / "stages" / ".lock"
     path.parent.mkdir(exist_ok=True)
     busy = InputError(f"{run}: a run or a server is at work there; wait for it, or stop it")
@@ -152,7 +164,7 @@ def _settings(config: LoopConfig) -> dict[str, Any]:
 
 
 def _digests(config: LoopConfig) -> dict[str, str]:
-    """Return digests of a training's inputs, by a description of each input."""
+    """Return a digest of each input of the training, by a description of the input."""
     from features.ingest.log_folder import RawLog, content_of
     from mtorl.log.lake import Lake
 

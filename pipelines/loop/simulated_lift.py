@@ -1,4 +1,4 @@
-"""Computes the true lift: the simulator's expected value of both policies, paced under the same budget."""
+"""Computes the true lift: the difference of both policies in the simulator, with the same budget and pacing."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,8 @@ from serving.router.flow.features import FeatureSource
 from serving.router.flow.requests import DecisionRequest
 
 CLICK = Gain.of_spec("click")
-_UPDATES = 200  # number of price updates, as many as the router makes
+# Number of times that the price is updated, equal to that of the router.
+_UPDATES = 200
 
 Forecasts = Callable[[Online, int], Forecast]
 """Returns a policy's forecast for a round, with one opportunity per user."""
@@ -30,7 +31,7 @@ GainAt = Callable[[Online, int, slice, float, Forecast], Floats]
 
 @dataclass(frozen=True)
 class Policy:
-    """A policy to simulate; `explore` is the share of its decisions made at random."""
+    """A policy to simulate; `explore` is the share of its decisions that are made at random."""
 
     forecasts: Forecasts
     params: PolicyParams
@@ -40,11 +41,17 @@ class Policy:
 
 @dataclass(frozen=True)
 class Played:
-    """Expected gain per decision of a policy, with its standard error over users."""
+    """The result of simulating a policy.
+
+    Attributes:
+        value: Expected gain per decision.
+        error: Standard error of the value, over users.
+        spent_share: Spend as a share of the budget.
+    """
 
     value: float
     error: float
-    spent_share: float  # spend as a share of the budget
+    spent_share: float
 
 
 def play(
@@ -59,13 +66,15 @@ def play(
     gain: Gain = CLICK,
     newcomers: bool = False,
 ) -> Played:
-    """Simulate a policy under a budget as the router applies it, with a price that follows the spend, and a hard cap.
+    """Simulate a policy under a budget, in the same way as the router applies it.
+
+    The price of the budget follows the spend, and the spend can't exceed the budget.
 
     Args:
         rounds: Number of opportunities per user.
-        budget: The arm's budget, in currency units per decision.
+        budget: Budget of the arm, in currency units per decision.
         price: Initial price of the budget, in units of gain per currency unit.
-        repetitions: Number of independent futures to average over; `seed` is the seed of the first one.
+        repetitions: Number of independent simulations to average; `seed` is the seed of the first one.
         newcomers: Whether the users have no history.
     """
     decisions = rounds * len(users)
@@ -88,7 +97,9 @@ def play(
                     expected = expected._replace(gain_BC=gain_NC)
                 made = decide(expected, policy.params, u_U[part], price_BC=now)
                 wanted_N = np.where(made.expose_B, made.channel_B, -1)
-                if policy.explore:  # a uniform channel, always exposed: scope "both" of `mtorl.policy.exploration`
+                # Choose any channel with equal probability, and always expose: scope "both" of
+                # `mtorl.policy.exploration`.
+                if policy.explore:
                     by_chance_N = (v_U[part] / policy.explore * len(CHANNELS)).astype(int)
                     wanted_N = np.where(v_U[part] < policy.explore, by_chance_N, wanted_N)
                 found = online.advance(round_index, wanted_N, plan.budget - spent[repetition], part)
@@ -113,10 +124,10 @@ def true_lift(
     seed: int,
     gain: Gain = CLICK,
 ) -> dict[str, float]:
-    """Compute both arms' values on the same users from expected outcomes; the parameters are those of `play`.
+    """Simulate both arms on the same users, and return their values and the lift in gain per decision.
 
-    The lift is in gain per decision. Its error is an upper bound, because the sum of the variances ignores that both
-    arms have the same random numbers.
+    The parameters are those of `play`. The standard error of the lift is an upper bound: it ignores that the values are
+    correlated, because both arms use the same random numbers.
     """
     everybody = list(users)
     played = {name: play(simulator, arm, everybody, rounds, seed, budget, price, 3, gain) for name, arm in arms.items()}
@@ -130,9 +141,10 @@ def true_lift(
 
 
 def policy_of(artifact: Artifact, store: FeatureSource | None, explore: float = 0.0) -> Policy:
-    """Return an artifact's policy, which decides like the servers, but for many users at once and without servers.
+    """Return the policy of an artifact, which decides like the servers, but without servers and for many users at once.
 
-    `store` is the router's source of stored features, if the data set has any. Histories come from the simulator.
+    Args:
+        store: Source of stored features, if the data set has any. Users' histories come from the simulator.
     """
 
     def forecasts(online: Online, round_index: int) -> Forecast:
@@ -142,7 +154,7 @@ def policy_of(artifact: Artifact, store: FeatureSource | None, explore: float = 
 
 
 def windows_of(online: Online, round_index: int, spec: DatasetSpec, store: FeatureSource | None = None) -> WindowBatch:
-    """Build the windows of all users in a round; `store` as in `policy_of`."""
+    """Build the windows of all users for one round; `store` is the source of stored features, as in `policy_of`."""
     rows = online.rows(round_index)
     stored: list[Any] = [{}] * len(rows)
     if spec.features:

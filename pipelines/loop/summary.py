@@ -1,4 +1,4 @@
-"""Writes summary.json, the figures of a run; docs/summary.md documents it."""
+"""Writes summary.json, which contains the figures of a run. Its fields are documented in docs/summary.md."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -23,12 +23,15 @@ from pipelines.loop.traffic import Traffic
 
 @dataclass(frozen=True)
 class Finished:
-    """Results of a run, with its durations in seconds.
+    """The results of a finished run.
 
     Attributes:
-        monitored: The monitor's state after the "clean" traffic, and after the "shifted" traffic.
-        true_lift: The simulator's values of both arms; None for a real log.
-        learned: Amount of data that the run's decisions add to the next training; None for a replay.
+        steps: Results of the pipeline steps, by name.
+        monitored: State of the monitor after the "clean" traffic, and after the "shifted" traffic.
+        true_lift: Values of both arms in the simulator; None for a real log.
+        learned: How much data the run's decisions would add to the next training; None for a replay.
+        seconds_of_step: Duration of each step in seconds.
+        seconds: Duration of the run in seconds.
     """
 
     trained: Trained
@@ -55,7 +58,7 @@ def summarise(run: Finished) -> dict[str, Any]:
     challenger = json.loads((folder / "artifacts" / "challenger" / "metrics.json").read_text())
     ingested = json.loads((folder / "data" / "ingest.json").read_text())
     verdict = json.loads(run.steps["verdict"].paths["result"].read_text())
-    # The step `verdict` gets the gain as text, without units, so add the units here.
+    # The step `verdict` gets the gain as a text without units, so add the units here.
     verdict |= units_in(verdict["metric"], verdict["units"], counted_gain(run.trained.spec))
     return {
         "schema_version": 1,
@@ -77,7 +80,7 @@ def summarise(run: Finished) -> dict[str, Any]:
         },
         "serving": _serving(folder, run.served),
         "budget": _budget(folder, run.trained.replays),
-        # Add the stage from the ramp, because the file that the verdict reads has no stage.
+        # The verdict has no stage, because the experiment file has none. Add the highest stage of the ramp.
         "experiment": {**verdict, "stage": run.served.ramp.last_stage, **(run.true_lift or {"true_lift": None})},
         "stages": {**run.served.ramp.summary(), "after_promotion": _after_promotion(folder, run.served)},
         "next_night": asdict(run.learned) if run.learned else None,
@@ -108,7 +111,7 @@ def _steps(run: Finished) -> dict[str, dict[str, Any]]:
 
 
 def _serving(run: Path, served: Served) -> dict[str, Any]:
-    """Return decisions, fallbacks and latency of the experiment's traffic, and errors and refusals of all traffic."""
+    """Count the decisions, errors and refusals of a run, and measure the latency of the experiment's traffic."""
     period = served.clean
     everything = [traffic for traffic in (served.clean, served.shifted, served.promoted) if traffic]
     (fallbacks,) = _decisions(run, period, "count(*) filter (fallback_reason is not null)")
@@ -125,7 +128,7 @@ def _serving(run: Path, served: Served) -> dict[str, Any]:
 
 
 def _after_promotion(run: Path, served: Served) -> dict[str, Any] | None:
-    """Count decisions by arm and model after the promotion; None if there was no promotion."""
+    """Count the decisions after the promotion by arm and model; None if there was no promotion."""
     if served.promoted is None:
         return None
     moves = served.ramp.folder.events()
@@ -150,7 +153,7 @@ def _decisions(run: Path, period: Traffic, what: str, *values: str) -> tuple[int
 
 
 def _budget(run: Path, replays: bool) -> dict[str, dict[str, float | None]]:
-    """Return each arm's balances. `spent_share` is None for a replay, whose limit never binds."""
+    """Return the budget balances of each arm. In a replay, `spent_share` is None, because the limit has no effect."""
     from mtorl.experiment.arm import ALL_ARMS
     from serving.ledger.sqlite_ledger import SqliteLedger
 
@@ -158,7 +161,7 @@ def _budget(run: Path, replays: bool) -> dict[str, dict[str, float | None]]:
     for balance in SqliteLedger(run / "serving" / "ledger.sqlite").balances():
         if balance.arm == ALL_ARMS:
             continue
-        name = balance.arm.rpartition("/")[2]  # the run has one experiment
+        name = balance.arm.rpartition("/")[2]  # the name of the arm; the run has only one experiment
         arm = arms.setdefault(name, dict.fromkeys(("limit", "spent", "reserved", "excess", "overspent"), 0.0))
         arm["limit"] += balance.limit
         arm["spent"] += balance.spent

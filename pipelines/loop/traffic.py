@@ -1,6 +1,6 @@
-"""Sends a traffic source's opportunities to the router over HTTP, and reports the outcomes.
+"""Sends the requests of simulated or replayed users to the router over HTTP, and reports their outcomes.
 
-As in production, an exposure is added to the user's online history together with its reported outcomes.
+As in production, each exposure and its outcomes are also added to the user's online history.
 """
 
 from __future__ import annotations
@@ -21,30 +21,32 @@ import pandas as pd
 from features.online.history import History
 from pipelines.loop.traffic_sources import Response, TrafficSource
 
-_TRIES = 5  # attempts at a request that a busy router refuses with 429; the wait doubles each time
-_CONCURRENCY = 16  # requests in flight
+# Number of attempts at a request, if a busy router refuses it with status 429. The wait doubles after each attempt.
+_TRIES = 5
+# Number of requests that are sent at the same time.
+_CONCURRENCY = 16
 MOST_ERRORS = 0.01
 """Share of opportunities that may fail. They are missing from the verdict, so a larger share would bias the verdict."""
 
 
 class TrafficFailed(RuntimeError):
-    """Too many requests failed; the message names the causes."""
+    """Raised if too many requests have failed. The message gives the causes."""
 
 
 class _Refused(RuntimeError):
-    """The router refused a request with 429 after all retries."""
+    """Raised if the router has refused all attempts at a request with status 429."""
 
 
 @dataclass
 class Traffic:
-    """Results of the requests of a traffic source.
+    """The results of sending requests.
 
     Attributes:
-        latencies: Seconds between a decision request's last attempt and its answer, one value per decision.
-        weights: Weight in the verdict by decision id.
+        latencies: Seconds between the last attempt at each decision request and its answer.
+        weights: Weight of each decision in the verdict, by decision id.
         errors: Messages of requests without a 200 answer, and of touchpoints that the online history refused.
-        refused: Opportunities refused with 429 after retries. These are not errors: the router refuses before it
-            assigns an arm, so the comparison is not biased.
+        refused: Number of opportunities that the router refused with status 429 after all attempts. These are not
+            errors: the router refuses before it assigns an arm, so the comparison is not biased.
         since: Time just before the first request, UTC.
         until: Time just after the last answer, UTC.
     """
@@ -58,7 +60,7 @@ class Traffic:
 
     @property
     def done(self) -> int:
-        """Number of finished opportunities, with any result."""
+        """Return the number of opportunities that are finished, whether they succeeded, failed or were refused."""
         return len(self.latencies) + len(self.errors) + self.refused
 
     def note(self) -> str:
@@ -66,7 +68,7 @@ class Traffic:
         return f"{len(self.errors)} errors" + (f", {self.refused:,} refused with 429" if self.refused else "")
 
     def check(self, opportunities: int) -> None:
-        """Raise TrafficFailed if more than `MOST_ERRORS` of the opportunities failed, or all were refused."""
+        """Raise TrafficFailed if more than `MOST_ERRORS` of the opportunities failed, or if all were refused."""
         if self.refused >= opportunities > 0:
             raise TrafficFailed(f"the router refused all of {opportunities:,} opportunities with 429, after retries")
         if len(self.errors) > MOST_ERRORS * opportunities:
@@ -74,11 +76,14 @@ class Traffic:
             raise TrafficFailed(f"{len(self.errors):,} of {opportunities:,} opportunities failed:\n{causes}")
 
     def weight_table(self) -> pd.DataFrame:
-        """Return the weights as a table for the verdict, with columns `decision_id` and `weight`."""
+        """Return the weights as a table for the verdict, with the columns `decision_id` and `weight`."""
         return pd.DataFrame({"decision_id": list(self.weights), "weight": list(self.weights.values())})
 
     def causes(self) -> Counter[str]:
-        """Count the errors by text, without the user and with # in place of numbers other than HTTP statuses."""
+        """Count the errors by cause: the message without the user's id, and with # instead of numbers.
+
+        Only the numbers of HTTP statuses are kept.
+        """
         return Counter(re.sub(r"(?<!HTTP )\b\d+(\.\d+)?", "#", error.split(": ", 1)[1]) for error in self.errors)
 
 
@@ -87,17 +92,17 @@ Turn = tuple[int, str]
 
 
 def in_order(source: TrafficSource) -> list[Turn]:
-    """List all opportunities in the order of sending: the first one of each user, then the second one, and so on."""
+    """List all opportunities in the order of sending: the first of each user, then the second of each, and so on."""
     most = max(source.opportunities.values(), default=0)
     return [(turn, user) for turn in range(most) for user, number in source.opportunities.items() if turn < number]
 
 
 def in_parts(source: TrafficSource, before: int) -> list[list[Turn]]:
-    """Split a source's opportunities into non-empty parts. The experiment takes a step after each part.
+    """Split the opportunities into parts, after each of which the experiment may move to its next stage.
 
-    The first `before` parts are for the stages before the last one. Each has one opportunity of every user with more
-    than `before` opportunities. All opportunities of other users are kept for the last stage, which decides the
-    verdict. The remaining parts follow the order of `in_order`.
+    The first `before` parts are for the stages before the last one. In each of them, every user who has more than
+    `before` opportunities sends one request. All other requests belong to the last stage, because that stage decides
+    the verdict. They are in the order of `in_order`.
     """
     long = {user for user, number in source.opportunities.items() if number > before}
     early = [[(turn, user) for user in source.opportunities if user in long] for turn in range(before)]
@@ -108,7 +113,7 @@ def in_parts(source: TrafficSource, before: int) -> list[list[Turn]]:
 
 @dataclass(frozen=True)
 class LoadDriver:
-    """A client that sends traffic to a router; `history` is the online store of the router's features."""
+    """A client that sends requests to a router; `history` is the online store from which the router reads features."""
 
     url: str
     history: History
@@ -121,11 +126,11 @@ class LoadDriver:
         part: Sequence[Turn] | None = None,
         before: Traffic | None = None,
     ) -> Traffic:
-        """Send a source's opportunities in rounds. A round waits for all answers to the previous one.
+        """Send the opportunities in rounds. A round begins when all requests of the previous round were answered.
 
         Args:
-            label: Prefix of the request ids, which make the router's random draws reproducible.
-            on_done: Called after each decision with the traffic so far.
+            label: Prefix of the request ids. The router's random draws depend on these ids, so they are reproducible.
+            on_done: Called after each request with the traffic so far.
             part: Opportunities to send, in the order of `in_order`; None for all.
             before: Traffic of earlier parts, to which this part is added.
         """
@@ -165,7 +170,7 @@ class LoadDriver:
         request = {
             "user_id": user_id,
             "campaign_id": opportunity["campaign_id"],
-            # Send a missing number as null: JSON has no NaN, and the router refuses invalid JSON.
+            # JSON has no NaN, and the router refuses invalid JSON. So send a missing number as null.
             "context": {name: None if value != value else value for name, value in opportunity["context"].items()},
             "request_id": f"{label}-{number}-{user_id}",
             "timestamp": opportunity["timestamp"].isoformat(),
@@ -185,16 +190,17 @@ class LoadDriver:
 
 
 class _Reports:
-    """A batcher of outcomes: all outcomes that arrive during one report are sent together in the next report."""
+    """Sends outcomes in batches: outcomes that arrive while one report is sent are sent together in the next report."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self.session = session
         self._waiting: list[dict[str, Any]] = []
-        self._next: asyncio.Task[None] | None = None  # the task that will report the waiting outcomes
+        # The task that will send the waiting outcomes.
+        self._next: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
 
     async def send(self, outcomes: list[dict[str, Any]]) -> None:
-        """Report outcomes, and return when the router has stored them. A failed report raises in all its callers."""
+        """Report outcomes, and wait until the router has stored them. A failed report raises in all its callers."""
         self._waiting += outcomes
         if self._next is None:
             self._next = asyncio.create_task(self._report())
@@ -205,7 +211,8 @@ class _Reports:
             together, self._waiting, self._next = self._waiting, [], None
             try:
                 await _post(self.session, "/v1/outcomes", {"outcomes": together})
-            except _Refused:  # counts as an error, not as a refusal, because the decision's outcome is lost
+            # This counts as an error and not as a refusal, because the outcome of a decision is lost.
+            except _Refused:
                 raise RuntimeError("HTTP 429 from /v1/outcomes, after retries") from None
 
 
@@ -216,7 +223,7 @@ def _outcome_records(decision_id: str, response: Response) -> list[dict[str, Any
 
 
 async def _post(session: aiohttp.ClientSession, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], float]:
-    """Send a request, and retry after 429; returns the answer and the seconds of the last attempt."""
+    """Send a request, and try again after status 429. Returns the answer, and the seconds of the last attempt."""
     for attempt in range(_TRIES):
         started = time.perf_counter()
         async with session.post(path, json=body) as response:

@@ -1,10 +1,10 @@
-"""Defines traffic sources, which generate opportunities from a simulator or a real log.
+"""Defines traffic sources: simulated or replayed users, who send requests and respond to decisions with outcomes.
 
-A traffic source gives each user a sequence of opportunities, and answers the router's decisions with outcomes.
-`SimulatedTraffic` can draw the outcome of every channel. `ReplayedTraffic` has only logged outcomes, so a decision
-counts only if the policy chose the logged channel. Its weight is 1 / propensity of this channel, so that the sample
-represents all opportunities (rejection-sampling replay, Li et al. 2011, arXiv:1003.5956, in the weighted form for
-non-uniform logging policies). `RepeatedTraffic` repeats another source; `ShiftedTraffic` also shifts the context.
+`SimulatedTraffic` can draw an outcome for any channel. `ReplayedTraffic` replays a real log, which has outcomes only
+for the logged channels. So a decision counts only if the policy chose the logged channel. Its weight is 1 / propensity
+of this channel, so that the counted decisions represent all opportunities. This is rejection-sampling replay (Li et al.
+2011, arXiv:1003.5956), in the weighted form for non-uniform logging policies. `RepeatedTraffic` repeats requests of
+another source, and `ShiftedTraffic` also shifts their context.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ from mtorl.simulator.simulator import Online
 
 @dataclass(frozen=True)
 class Touchpoint:
-    """An exposure of a user with its outcomes; `known` has the time at which each late outcome became known."""
+    """An ad that was shown to a user, with its outcomes.
+
+    Attributes:
+        known: For outcomes that became known late: the time at which they became known.
+    """
 
     timestamp: datetime
     channel: str
@@ -35,7 +39,7 @@ class Touchpoint:
     known: Mapping[str, datetime] = field(default_factory=dict)
 
     def records(self, decision: str) -> list[dict[str, Any]]:
-        """Convert the exposure and its outcomes to decision-log records for the online history."""
+        """Convert the exposure and its outcomes to decision-log records, which the online history can read."""
         at, own = self.timestamp, {"decision_id": decision}
         exposure = {"request_time": at.isoformat(), "channel": self.channel, "context": self.context, **own}
         known = {kind: self.known.get(kind, at).isoformat() for kind in self.outcomes}
@@ -48,12 +52,12 @@ class Touchpoint:
 
 @dataclass(frozen=True)
 class Response:
-    """Result of one decision.
+    """The response of a user to one decision.
 
     Attributes:
-        outcomes: (kind, value) pairs to report to the router.
+        outcomes: Outcomes to report to the router, as pairs of kind and value.
         weight: Weight of the decision in the verdict; 0 if its outcome is unknown.
-        touchpoint: The user's new touchpoint with its outcomes; None if nothing was shown.
+        touchpoint: The user's new touchpoint with its outcomes; None if no ad was shown.
     """
 
     outcomes: Sequence[tuple[str, float]]
@@ -62,32 +66,32 @@ class Response:
 
 
 class TrafficSource(Protocol):
-    """A source of users with opportunities, and of the results of decisions."""
+    """The users of a run: their opportunities, and their responses to decisions."""
 
     @property
     def opportunities(self) -> Mapping[str, int]:
-        """Number of opportunities by user."""
+        """Return the number of opportunities of each user."""
 
     def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
-        """Return campaign_id, context and timestamp (in the source's time) of a user's next opportunity."""
+        """Return a user's next opportunity: `campaign_id`, `context`, and `timestamp` in the time of the source."""
 
     def respond(self, user_id: str, round_index: int, decision: dict[str, Any]) -> Response:
-        """Return the result of a decision by the router."""
+        """Return how the user responds to a decision of the router."""
 
 
 @dataclass(frozen=True)
 class SimulatedTraffic:
-    """Opportunities of the simulator's users after the end of the log."""
+    """Traffic of simulated users, who continue after the end of the log."""
 
     online: Online
     opportunities: Mapping[str, int]
 
     def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
-        """Return the opportunity that the simulator has drawn."""
+        """Return the opportunity that the simulator has drawn for this user and round."""
         return self.online.opportunity(user_id, round_index)
 
     def respond(self, user_id: str, round_index: int, decision: dict[str, Any]) -> Response:
-        """Draw the outcome. Without an exposure, there are no outcomes and no touchpoint."""
+        """Draw the outcomes of a decision. If no ad was shown, there are no outcomes and no touchpoint."""
         channel = decision["channel"] if decision["expose"] else None
         outcome = self.online.step(user_id, round_index, channel)
         if channel is None:
@@ -100,7 +104,7 @@ class SimulatedTraffic:
 
 @dataclass(frozen=True)
 class ReplayedTraffic:
-    """Replay of a random stretch, possibly empty, of each held-out user's journey; see `stretch_of_each`."""
+    """Traffic that replays a random part of each held-out user's journey, which may be empty; see `stretch_of_each`."""
 
     spec: DatasetSpec
     rows: dict[tuple[str, int], dict[str, Any]]
@@ -110,14 +114,15 @@ class ReplayedTraffic:
     def from_log(
         cls, log: pd.DataFrame, propensity: pd.Series, users: Sequence[str], rounds: int, spec: DatasetSpec, seed: int
     ) -> tuple[ReplayedTraffic, pd.DataFrame]:
-        """Draw the touchpoints to replay, with the same probability for each touchpoint of the users.
+        """Draw the touchpoints to replay. Each touchpoint of the users has the same probability.
 
         Args:
             log: Canonical log, sorted by user and time.
             propensity: Probability of each row's logged channel under the logging policy.
-            rounds: Average number of touchpoints to replay per user; all touchpoints, if there are fewer.
+            rounds: Average number of touchpoints to replay per user. If the log has fewer, all are replayed.
 
-        Returns the traffic, and the log with only the touchpoints before each user's stretch.
+        Returns:
+            The traffic, and the log without the replayed touchpoints of each user and all later ones.
         """
         journeys = log.assign(_propensity=propensity.to_numpy())[log["user_id"].isin(set(users))]
         by_user = journeys.groupby("user_id", sort=False)
@@ -134,7 +139,7 @@ class ReplayedTraffic:
         return cls(spec, rows, Counter(user for user, _ in rows)), log.drop(index=journeys.index[begun])
 
     def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
-        """Return the logged touchpoint without its channel and outcomes."""
+        """Return the logged touchpoint, without its channel and its outcomes."""
         row = self.rows[user_id, round_index]
         return {
             "campaign_id": row["campaign_id"],
@@ -143,9 +148,9 @@ class ReplayedTraffic:
         }
 
     def respond(self, user_id: str, round_index: int, decision: dict[str, Any]) -> Response:
-        """Return the logged outcomes if the decision exposes the logged channel.
+        """Return the logged outcomes if the decision exposes the logged channel; otherwise no outcomes.
 
-        In either case, the touchpoint is added to the journey, because the user has really seen the ad.
+        In both cases, the touchpoint is added to the user's journey, because the user has really seen the ad.
         """
         row = self.rows[user_id, round_index]
         outcomes = {kind: float(row[kind]) for kind in self.spec.window_outcomes}
@@ -161,7 +166,7 @@ class ReplayedTraffic:
 
 @dataclass(frozen=True)
 class RepeatedTraffic:
-    """Traffic that repeats users' first opportunity, to test which model answers, and cancels every exposure."""
+    """Traffic that repeats the first request of users, to find out which model answers. All exposures are cancelled."""
 
     source: TrafficSource
     most_users: int
@@ -169,31 +174,31 @@ class RepeatedTraffic:
 
     @property
     def opportunities(self) -> Mapping[str, int]:
-        """`times` opportunities for each of the first `most_users` users."""
+        """Return `times` opportunities for each of the first `most_users` users."""
         return dict.fromkeys(list(self.source.opportunities)[: self.most_users], self.times)
 
     def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
-        """Return the user's first opportunity."""
+        """Return the user's first opportunity, in every round."""
         return self.source.opportunity(user_id, 0)
 
     def respond(self, user_id: str, round_index: int, decision: dict[str, Any]) -> Response:
-        """Cancel an exposure, because no user sees it."""
+        """Cancel the exposure, because no user sees the ad."""
         return Response([("cancel", 0.0)] if decision["expose"] else (), weight=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShiftedTraffic(RepeatedTraffic):
-    """Traffic of another source with a shifted context.
+    """Traffic that repeats the first request of users with a shifted context.
 
-    Numeric context columns move by two standard deviations of the reference. For 70 % of the users, each categorical
-    column gets its rarest category.
+    Each numeric column is increased by two standard deviations of the reference. For 70 % of the users, each
+    categorical column is set to its rarest category.
     """
 
     spec: DatasetSpec
     reference: pd.DataFrame
 
     def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
-        """Return the user's first opportunity with a shifted context."""
+        """Return the user's first opportunity, with a shifted context."""
         opportunity = self.source.opportunity(user_id, 0)
         context = dict(opportunity["context"])
         takes_rarest = np.random.default_rng(sum(user_id.encode())).random() < 0.7
@@ -210,9 +215,10 @@ def stretch_of_each(step_N: ArrayLike, length_N: ArrayLike, share: float, place_
     """Select consecutive touchpoints of each journey, each with probability exactly `share`. Returns a mask (N,).
 
     The steps of a journey (`step_N` of `length_N`) are spread evenly over [0, 1 - share). The selected steps lie in an
-    interval of length `share` that ends at the user's `place_N`, which is uniform in [0, 1). A simpler rule would be
-    biased: stretches of equal length would rarely cover the ends of a journey, and equally many touchpoints per user
-    would overweight short journeys.
+    interval of length `share` that ends at the user's `place_N`, which is uniform in [0, 1).
+
+    Simpler rules would be biased. Parts of equal length would rarely cover the ends of a journey, and an equal number
+    of touchpoints per user would give too much weight to short journeys.
     """
     at_N = (1.0 - share) * np.asarray(step_N) / np.asarray(length_N)
     return np.asarray((at_N <= place_N) & (place_N < at_N + share))

@@ -1,10 +1,11 @@
-"""Authorises users of the operator's page by their Kubernetes rights in the namespace.
+"""Checks that users of the operator's page have the needed Kubernetes rights in the namespace.
 
     require_rights(app, api, "kubeflow-userid")
 
-The platform's gateway authenticates users and names them in a header. The API server authorises them: `get` on
-experiments allows reading the page, `patch` on an experiment allows stopping it. A caller that bypasses the gateway
-could name any user, so the mesh must admit only the gateway (manifests/components/istio).
+The platform's gateway checks who the user is, and passes the name in an HTTP header. The API server then decides: a
+user with the right `get` on experiments may read the page, and a user with `patch` may stop an experiment. A caller
+that bypasses the gateway could pretend to be any user, so the mesh must admit only the gateway
+(manifests/components/istio).
 """
 
 import asyncio
@@ -16,12 +17,18 @@ from aiohttp import web
 from pipelines.experiments.cluster_api import GROUP, PLURAL, REASON, ClusterApi
 from serving.kubernetes_api import Refused
 
-_OPEN = ("/metrics", "/v1/in-force", "/health/live", "/health/ready")  # Prometheus, routers and the kubelet
-_BUTTON = "mtorl-page"  # header against cross-site requests, because a form on another site can't send it
+# Paths that need no user, because Prometheus, routers and the kubelet call them.
+_OPEN = ("/metrics", "/v1/in-force", "/health/live", "/health/ready")
+# HTTP header that the page's button sends. A form on another site can't send it, which prevents cross-site requests.
+_BUTTON = "mtorl-page"
 
 
 def require_rights(app: web.Application, api: ClusterApi, header: str) -> None:
-    """Refuse users without rights, and add the route `POST /stop/NAME`. The HTTP header `header` names the user."""
+    """Refuse users without the needed rights, and add the route `POST /stop/NAME`.
+
+    Args:
+        header: HTTP header in which the gateway passes the user's name.
+    """
     pool = ThreadPoolExecutor(2, "rights")
 
     def may(user: str, verb: str, name: str) -> bool:

@@ -1,12 +1,12 @@
-"""Elects one of several operators as the leader through a Kubernetes Lease.
+"""Elects one of several operators as the leader, with a Kubernetes Lease.
 
     lease = Lease(KubernetesApi(namespace, ANSWER_SECONDS))
     lease.wait()                 # returns as the leader; a thread then renews the lease
                                  # if the lease is lost, the process exits, so that it can't act as leader
 
-Only the leader reads the log, moves ramps and changes model servers. Every operator applies kill switches and moves by
-people. Correctness does not depend on the lease, because the API server refuses a write to an object that has changed
-since it was read (`pipelines.experiments.resource`, `serving.inference_services`).
+Only the leader reads the log, moves ramps and changes model servers. Every operator applies kill switches and the moves
+of people. Even two leaders could do no harm, because the API server refuses a write to an object that has changed since
+it was read (`pipelines.experiments.resource`, `serving.inference_services`).
 """
 
 import logging
@@ -23,13 +23,20 @@ log = logging.getLogger(__name__)
 ANSWER_SECONDS = (2.0, 2.0)
 """Timeouts for requests about the lease, in seconds. The holder must notice a failure before the lease expires."""
 _NAME = "mtorl-operator"
-_HELD_SECONDS = 15  # the lease expires this long after the last renewal
+# A lease that is not renewed expires after this many seconds.
+_HELD_SECONDS = 15
 _RENEW_SECONDS = 3.0
-_GIVE_UP_SECONDS = 10.0  # the holder exits if renewals fail for this time, before the lease expires
+# The leader exits if renewals have failed for this many seconds, which is before the lease expires.
+_GIVE_UP_SECONDS = 10.0
 
 
 class Lease:
-    """A Lease of coordination.k8s.io. `leads`: whether this process leads; `leader`: the last known leader, or ""."""
+    """A Lease of coordination.k8s.io, for which this process competes with other operators.
+
+    Attributes:
+        leads: Whether this process is the leader.
+        leader: Name of the last known leader; "" if there is none.
+    """
 
     def __init__(self, api: KubernetesApi) -> None:
         self._api = api
@@ -41,7 +48,7 @@ class Lease:
         self.leader = ""
 
     def wait(self) -> None:
-        """Wait until this process holds the lease, then renew it in the background."""
+        """Wait until this process holds the lease. A background thread then renews it."""
         said = False
         while not self._try():
             if not said:
@@ -52,12 +59,16 @@ class Lease:
         threading.Thread(target=self._renew, name="lease", daemon=True).start()
 
     def release(self) -> None:
-        """Release the lease, so that the next operator need not wait. If the release fails, the lease expires later."""
+        """Release the lease, so that the next operator becomes the leader at once.
+
+        If the release fails, the next operator must wait until the lease expires.
+        """
         try:
             found = self._api.get("leases", _NAME)
             if found is not None and found["spec"].get("holderIdentity") == self._holder:
                 self._api.replace("leases", _NAME, {**found, "spec": {**found["spec"], "holderIdentity": None}})
-        except Exception as error:  # the process is about to exit
+        # The process is about to exit, so an error is not important any more.
+        except Exception as error:
             log.info("the lease could not be released: %s", error)
 
     def _renew(self) -> None:
@@ -71,10 +82,11 @@ class Lease:
                 os._exit(1)
 
     def _try(self) -> bool:
-        """Try to take or renew the lease; returns whether this process holds it."""
+        """Try to acquire or renew the lease. Returns whether this process now holds it."""
         try:
             return self._take()
-        except Exception as error:  # from the network or the API server
+        # An error of the network or of the API server.
+        except Exception as error:
             words = str(error).splitlines()[0]
             if words != self._said and not isinstance(error, Conflict):
                 log.warning("the lease %s: %s", _NAME, words)
@@ -100,7 +112,10 @@ class Lease:
         return True
 
     def _is_stale(self, holder: str, renewed: str | None) -> bool:
-        """Return whether the lease has expired, measured by our clock, because the clocks of nodes differ."""
+        """Return whether the lease has expired.
+
+        The time since its last renewal is measured by the clock of this process, because the clocks of nodes differ.
+        """
         now = time.monotonic()
         if self._seen[0] != (holder, renewed):
             self._seen = (holder, renewed), now

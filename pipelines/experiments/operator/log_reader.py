@@ -1,6 +1,7 @@
 """Reads the decision log of an experiment in a subprocess.
 
-A verdict on millions of decisions takes a minute of computing, and the kill switch must not wait for it.
+The computation of a verdict on millions of decisions takes a minute. In the operator's own process, it would delay a
+kill switch.
 """
 
 import os
@@ -18,7 +19,12 @@ from pipelines import messages
 
 
 class LogReader:
-    """Reads the log of all routers in their lake (folder or URI); `gain` is "gain_per_decision"."""
+    """A reader of the decision log, in which all routers store their decisions.
+
+    Args:
+        lake: Folder or URI of the lake with the log.
+        gain: Definition of the metric "gain_per_decision".
+    """
 
     def __init__(self, lake: str, gain: Gain) -> None:
         self._lake = lake
@@ -26,9 +32,13 @@ class LogReader:
         self._pool: ProcessPoolExecutor | None = None
 
     def read(self, experiment: Experiment, since: float, now: float) -> Findings:
-        """Read the findings of a stage that began at `since`, seconds since 1970.
+        """Read the findings about the present stage of an experiment.
 
-        Raises LogError if the log, or a table that the verdict needs, can't be read.
+        Args:
+            since: Time at which the stage began, in seconds since 1970.
+
+        Raises:
+            LogError: The log, or a table that the verdict needs, can't be read.
         """
         if self._pool is None:
             self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_end_with_parent)
@@ -46,7 +56,7 @@ class LogReader:
 
 
 def _end_with_parent() -> None:
-    """Stop this subprocess if the operator is killed."""
+    """Make this subprocess exit as soon as the operator exits, even if the operator is killed."""
     parent = parent_process()
     assert parent is not None
 

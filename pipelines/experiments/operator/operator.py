@@ -1,4 +1,4 @@
-"""Applies the moves of people and of the ramp to Experiment objects, and reports their status.
+"""Applies the moves of people and of the ramp to Experiment objects, and writes their status.
 
     operator = Operator(api, reader, dataset, servers)
     operator.watch()                  # once a second: kill switch and moves of changed objects
@@ -6,8 +6,8 @@
     operator.advance()                # once a minute: reads the log and moves the ramp
     operator.views()                  # documents for the page and the gauges
 
-A fault is written into the object's status and changes nothing else. The operator has no state of its own: if it is
-killed between any two requests, the next operator continues from the objects.
+An error with one object is written into the status of this object, and affects no other object. The operator stores
+nothing itself. If it is killed at any moment, the next operator continues from what the objects contain.
 """
 
 import contextlib
@@ -64,11 +64,16 @@ _TOLD = (
     "Changed",
     "VersionUnknown",
 )  # reasons of conditions that are also written as Kubernetes events
-_TRIES = 8  # attempts at a change that conflicts with concurrent changes
+# Number of attempts at a write, if other processes change the same object meanwhile.
+_TRIES = 8
 
 
 class Operator:
-    """Operator of the experiments in a namespace. If `dataset` is given, each spec must fit this description."""
+    """The operator of the experiments in one namespace.
+
+    Args:
+        dataset: Description of the data set that each spec must fit; None to skip this check.
+    """
 
     def __init__(self, api: ClusterApi, reader: LogReader, dataset: DatasetSpec | None, servers: ModelServers) -> None:
         self._api = api
@@ -78,44 +83,51 @@ class Operator:
         self._clock: Callable[[], float] = time.time
         self._jumps = ClockJumps(time.monotonic)
         self._lock = threading.Lock()
-        self._faults: dict[str, str] = {}  # last logged fault of each object
-        self._promoted: set[str] = set()  # objects with promotions to hand over; after a restart, all of them
-        self._found: dict[str, tuple[str, Findings]] = {}  # name -> salt and findings: a new salt is a new experiment
+        # The last logged error of each object.
+        self._faults: dict[str, str] = {}
+        # Objects whose promotion may need a hand-over. After a restart, these are all objects with a promotion.
+        self._promoted: set[str] = set()
+        # Salt and findings of each object. If the salt has changed, the findings belong to a previous experiment.
+        self._found: dict[str, tuple[str, Findings]] = {}
         self.routers = Routers()
         self.leads = False
 
     def changed(self, name: str) -> None:
-        """Apply the kill switch and moves of an object that was changed or deleted."""
+        """Apply the kill switch and the moves of an object that was changed or deleted."""
         if self._again(name):
             self._promoted.add(name)
 
     def settle(self) -> None:
-        """Apply the promotions and rollbacks of recently handled objects to the model servers.
+        """Move promoted models to the incumbent's servers, and undo this after a rollback.
 
-        KServe may take ten seconds to check a change, or never answer. This call must not delay a kill switch.
+        This is separate from `watch`, because KServe may take ten seconds to check a change, or never answer. A kill
+        switch must not wait for that.
         """
         while self._promoted:
             self._settle(self._promoted.pop())
 
     def advance(self) -> None:
-        """Read the decision log of each experiment, and move its ramp."""
+        """Read the decision log of each experiment, and make the next move of its ramp."""
         names = [str(found["metadata"]["name"]) for found in self._api.experiments()]
-        for act in (self.changed, self._advance):  # `changed` for all objects first, before any log is read
+        # Handle changes of all objects before the first log is read, because reading takes long.
+        for act in (self.changed, self._advance):
             for name in names:
                 _guarded(act, name)
 
     def watch(self) -> None:
-        """Handle changes since the last call: specs, acknowledgements of a kill in the ConfigMap, and the ConfigMap.
+        """Handle all changes since the last call: of specs, of the ConfigMap, and of reasons for a kill.
 
-        The leader also writes the status of each active experiment on the routers.
+        The leader also writes into each object's status whether the routers have its active experiment.
         """
         objects = {str(one["metadata"]["name"]): one for one in self._api.experiments()}
-        config_map = self._api.in_force()  # read after the objects, so at least as new as the objects
+        # The ConfigMap is read after the objects, so it is at least as new as they are.
+        config_map = self._api.in_force()
         in_force = self._api.entries(config_map)
         for name in {**objects, **in_force}:
             entry = in_force.get(name)
             serving = entry and entry.experiment
-            if name not in objects:  # the object was deleted, or the key is a manual copy
+            # The object was deleted, or a person has copied the key.
+            if name not in objects:
                 if serving is None or serving.enabled or serving.name != name:
                     _guarded(self.changed, name)
                 continue
@@ -126,11 +138,12 @@ class Operator:
                 said = self.routers.condition(serving.name, serving.version)
                 if said.reason != "Behind":
                     said = status.edited(resource, self._api.namespace) or said
-                with contextlib.suppress(Conflict):  # the next call, in a second, retries
+                # The next call, a second later, tries again.
+                with contextlib.suppress(Conflict):
                     self._say(resource, {"version": serving.version}, said)
 
     def views(self) -> list[View]:
-        """Build the documents for the page and the gauges, without reading a log."""
+        """Build the documents of all experiments for the page and the gauges. No log is read for this."""
         objects = self._api.experiments()
         names = {one["metadata"]["name"] for one in objects}
         for gone in set(self._found) - names:
@@ -138,11 +151,11 @@ class Operator:
         return status.views_of(self._api, objects, self._findings, self._clock())
 
     def in_force(self) -> dict[str, Entry]:
-        """Return the active experiments by object name."""
+        """Return the active experiments, by the name of their object."""
         return self._api.entries(self._api.in_force())
 
     def _again(self, name: str) -> bool:
-        """Handle an object, and retry after a conflict. A lock prevents conflicts between this operator's threads."""
+        """Handle an object, and try again after a conflict. A lock prevents conflicts between threads."""
         for _ in range(_TRIES):
             with self._lock:
                 try:
@@ -151,7 +164,9 @@ class Operator:
                     return promoted
                 except Conflict:
                     pass
-                except OSError as error:  # a fault of the network or of this object; retried in a second
+                # The network has failed, or the API server refuses this object. The next call, a second later, tries
+                # again.
+                except OSError as error:
                     if self._faults.get(name) != str(error):
                         log.warning("%s: the API server does not answer, or refuses: %s", name, error)
                     self._faults[name] = str(error)
@@ -160,7 +175,7 @@ class Operator:
         return False
 
     def _follow(self, name: str) -> bool:
-        """Apply the spec of an object; returns whether its history contains a promotion."""
+        """Apply the spec of an object. Returns whether the object's history contains a promotion."""
         resource = ExperimentResource.read(self._api, name, self._dataset)
         known = len(_history(resource))
         if resource is None:
@@ -187,14 +202,15 @@ class Operator:
         return any(event.get("to") == "promoted" for event in _history(resource))
 
     def _until_looked(self, resource: ExperimentResource) -> status.Condition | None:
-        """Return the condition to show after an event until the log is read again; None if the next step is unknown."""
+        """Return the condition to show until the log is read again; None if the state can't be computed."""
         try:
             experiment, stands = state(resource)
         except (ExperimentError, HistoryError):
             return None
         now = self._clock()
         step = consider(experiment, stands, None, now)
-        if isinstance(step, Move):  # only `advance` makes the move
+        # Only `advance` makes the moves of the ramp.
+        if isinstance(step, Move):
             step = Hold((messages.LOG_IN_A_MINUTE(),))
         return _progress(stands, step, Findings(), requirements(experiment, stands, None, now))
 
@@ -202,7 +218,8 @@ class Operator:
         for _ in range(_TRIES):
             try:
                 return self._settle_once(name)
-            except Conflict:  # perhaps the ConfigMap's, after the history was written, so handle the object again
+            # Perhaps the ConfigMap has changed after the history was written. So handle the object again.
+            except Conflict:
                 self._again(name)
             except OSError as error:
                 return log.warning("the API server does not answer, or refuses: %s", error)
@@ -215,8 +232,10 @@ class Operator:
             with self._events(resource):
                 standing = hand_over(resource, self._servers, resource.others_in_force(), self._clock())
         except (ExperimentError, HistoryError):
-            return  # the condition `Accepted` has the reason
-        except OSError as error:  # `advance` retries
+            # The condition `Accepted` already has the reason.
+            return
+        # The next call of `advance` leads to another attempt.
+        except OSError as error:
             said = status.Condition("Settled", "Unknown", messages.NOT_KNOWN(fault=error))
         else:
             if standing is None:
@@ -231,7 +250,8 @@ class Operator:
         for _ in range(_TRIES):
             try:
                 return self._step(name, looked)
-            except Conflict:  # retry; the findings are reused if version and stage are the same
+            # Try again. If version and stage are unchanged, the log need not be read again.
+            except Conflict:
                 log.info("%s has changed while its log was read", name)
 
     def _step(self, name: str, looked: dict[tuple[str, float], Findings]) -> None:
@@ -255,12 +275,13 @@ class Operator:
             findings = self._findings(name, experiment.salt)
             if stands.phase == "draft":
                 self._found.pop(name, None)
-            elif (
-                findings is None or findings.verdict is None
-            ):  # no evidence was read: the experiment was over or switched off before this operator started
+            # Without findings, the experiment was over or switched off before this operator started. The page needs the
+            # figures, so read the log once.
+            elif findings is None or findings.verdict is None:
                 read_evidence(in_force(experiment, stands), stands.since or 0.0)
         except (ExperimentError, HistoryError):
-            return  # `_follow` reports the error
+            # The method `_follow` reports the error.
+            return
         except (LogError, OSError) as error:
             salt = str(resource.spec.get("salt"))
             self._found[name] = salt, replace(self._findings(name, salt) or Findings(), problem=str(error))
@@ -277,12 +298,14 @@ class Operator:
         with contextlib.suppress(ExperimentError, HistoryError):
             experiment, found = state(resource)
             standing = {"phase": found.phase, "since": None if found.since is None else status.iso(found.since)}
-            # A draft, or an experiment whose log was not read yet, must not show the figures of an earlier experiment.
+            # A draft, or an experiment whose log has not been read yet, must not show the figures of a previous
+            # experiment.
             others = resource.name in self._found and self._findings(resource.name, experiment.salt) is None
             standing |= dict.fromkeys(status.FIGURES) if found.phase == "draft" or others else {}
         enabled, serving = bool(resource.spec.get("enabled")), resource.last_in_force()
         if serving is not None and standing["phase"] in STAGES:
-            enabled = serving.enabled  # the routers' version, even after a manual edit
+            # Show what the routers use, even if a person has edited the ConfigMap.
+            enabled = serving.enabled
         return {**standing, "enabled": enabled}
 
     def _findings(self, name: str, salt: str) -> Findings | None:
@@ -291,7 +314,7 @@ class Operator:
 
     @contextlib.contextmanager
     def _events(self, resource: ExperimentResource) -> Iterator[None]:
-        """Write a Kubernetes event for each addition to the history during the block, even if the block raises."""
+        """Write a Kubernetes event for each event that the block adds to the history, even if it raises an error."""
         known = len(_history(resource))
         try:
             yield
@@ -316,7 +339,7 @@ class Operator:
 
 
 def _guarded(act: Callable[[str], None], name: str) -> None:
-    """Act on an experiment, and log errors, so that the other experiments are still handled."""
+    """Call `act` for one experiment. Errors are only logged, so that the other experiments are still handled."""
     try:
         act(name)
     except Exception:
@@ -324,9 +347,10 @@ def _guarded(act: Callable[[str], None], name: str) -> None:
 
 
 def _left_out(resource: ExperimentResource, event: Event) -> str:
-    """Describe the stages that a move from the draft has skipped; empty if there are none."""
+    """Describe the stages that a move from the draft has skipped; "" if there are none."""
     serving = resource.last_in_force()
-    if event.fixed is None or serving is None or serving.ramp is None:  # not the first move
+    # This is not the first move of the experiment.
+    if event.fixed is None or serving is None or serving.ramp is None:
         return ""
     passed = stages_before(serving.ramp, event.to)
     return f" (skips {', '.join(passed)}: no challenger was watched there)" if passed else ""
@@ -346,7 +370,7 @@ def _progress(stands: State, step: Move | Hold, findings: Findings, needed: Sequ
     by_itself = split and not any(one.kind in FAULTS for one in needed if not one.met)
     known = ""
     if newest is not None:
-        # The message has no age, which would change each minute.
+        # The message does not contain the age of the newest decision, which would change the status every minute.
         late = ", and none has arrived for a long time" if newest["silence"] else ""
         known = f" (the newest decision in the log is from {newest['at'][:16].replace('T', ' ')} UTC{late})"
     words = messages.WAITING(reasons="; ".join(step.reasons), newest=known)
@@ -354,7 +378,7 @@ def _progress(stands: State, step: Move | Hold, findings: Findings, needed: Sequ
 
 
 def _still_refused(resource: ExperimentResource) -> Message | None:
-    """Return the refusal of a move while the spec still requests the same move; None if there is none."""
+    """Return the refusal of a move, as long as the spec requests the same move; None if there is no refusal."""
     for one in resource.status.get("conditions") or ():
         refused = (one["type"], one["reason"]) == ("Accepted", "Refused")
         if refused and one.get("observedGeneration") == resource.generation:

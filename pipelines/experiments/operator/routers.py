@@ -1,12 +1,12 @@
-"""Answers polls of routers with the active experiments. Each poll contains the versions that the router has.
+"""Answers the polls of routers, which ask every second whether an active experiment has changed.
 
     POST /v1/in-force {"router": "mtorl-router-0", "has": {"spring": "29f66512ab34cd56"}}
     200 {"spring.yaml": "<the experiment>"}
     204 nothing has changed
     503 unknown: the router keeps its versions
 
-A router polls every second. A kill switch therefore reaches each replica within seconds, and the object's status shows
-which replicas have applied it.
+So a kill switch is applied by each router within seconds. Each poll contains the versions that the router has, so that
+the status of an object can show which routers have applied a change.
 """
 
 import threading
@@ -33,19 +33,19 @@ class Asked(StrictModel):
 
 
 class Routers:
-    """The routers that have polled recently, with their versions."""
+    """The routers that have polled recently, and the version of each experiment on each router."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._heard: dict[str, tuple[float, Mapping[str, str]]] = {}
 
     def record_poll(self, router: str, versions: Mapping[str, str]) -> None:
-        """Record the version of each experiment on a router."""
+        """Record which version of each experiment a router has."""
         with self._lock:
             self._heard[router] = time.monotonic(), versions
 
     def condition(self, experiment: str, version: str) -> Condition:
-        """Return the condition InForce: whether every recent router has this version of the experiment."""
+        """Build the condition InForce, which is true if every router that polls has this version of the experiment."""
         with self._lock:
             now = time.monotonic()
             self._heard = {name: seen for name, seen in self._heard.items() if now - seen[0] < SILENT_SECONDS}

@@ -1,4 +1,4 @@
-"""Runs the operator: threads poll the API server, read the log and change model servers; routers poll over HTTP.
+"""Starts the operator: threads that watch the objects, read the log and change model servers, and an HTTP server.
 
     mtorl experiment operator --namespace mtorl --lake /mnt/mtorl/lake --dataset dataset.yaml
 
@@ -11,8 +11,8 @@
 | /health/live | 200 while the process answers |
 | /health/ready | 200 once this operator handles changes of objects |
 
-Several operators may run. Each applies kill switches and moves, and answers routers. Only the leader reads the log, and
-serves the page and gauges.
+Several operators may run. Each of them applies kill switches and moves, and answers routers. Only the leader reads the
+log, and serves the page and the gauges.
 """
 
 import asyncio
@@ -43,16 +43,22 @@ from serving.kubernetes_api import KubernetesApi
 
 log = logging.getLogger(__name__)
 _ALL_ADDRESSES = "0.0.0.0"
-_CACHE_SECONDS = 0.5  # minimum time between two reads of the ConfigMap, for any number of routers
+# The ConfigMap is read at most once in this time, in seconds, however many routers poll.
+_CACHE_SECONDS = 0.5
 
 
 def run(api: ClusterApi, dataset: Path, lake: str, port: int, every: float, user_header: str = "") -> None:
-    """Run until the process is stopped. Raises SpecError if the description is invalid; OSError: the port is taken.
+    """Run the operator until the process is stopped.
 
     Args:
-        lake: Folder or URI of the routers' lake.
+        lake: Folder or URI of the lake to which the routers upload their logs.
         every: Seconds between two reads of the log.
-        user_header: Header in which the platform's gateway names the page's user; empty: no login, read-only page.
+        user_header: HTTP header in which the platform's gateway passes the user's name. If it is "", the page needs no
+            login, and has no kill switches.
+
+    Raises:
+        SpecError: The description of the data set is invalid.
+        OSError: The port is in use.
     """
     spec = DatasetSpec.load(dataset)
     reader = LogReader(lake, counted_gain(spec))
@@ -86,13 +92,14 @@ def _lead(operator: Operator, lease: Lease, every: float) -> None:
 
 
 def _repeat(act: Callable[[], None], seconds: float) -> None:
-    """Call `act` in an endless loop. An error is logged when it first occurs, and `act` is retried."""
+    """Call `act` in an endless loop. After an error, `act` is called again; only a new error is logged."""
     said = ""
     while True:
         try:
             act()
             said = ""
-        except Exception as error:  # usually the API server does not answer; the active experiments stay as they are
+        # Usually the API server does not answer. The active experiments then stay as they are.
+        except Exception as error:
             fault = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             if fault != said:
                 log.warning("%s: %s", threading.current_thread().name, fault, exc_info=not isinstance(error, OSError))
@@ -101,7 +108,11 @@ def _repeat(act: Callable[[], None], seconds: float) -> None:
 
 
 class _Site:
-    """Handlers of HTTP requests; `follows` is set once the operator handles changes of objects."""
+    """The handlers of HTTP requests.
+
+    Attributes:
+        follows: Set once the operator handles changes of objects.
+    """
 
     def __init__(self, operator: Operator, lease: Lease) -> None:
         self._operator = operator
@@ -111,7 +122,11 @@ class _Site:
         self._answers = ThreadPoolExecutor(1, "answers")
 
     def app(self, stops: bool = False) -> web.Application:
-        """Build the web application: the page (with kill switches if `stops`), polls of routers, and probes."""
+        """Build the web application with the page, the polls of routers and the health probes.
+
+        Args:
+            stops: Whether the page has kill switches.
+        """
         app = site(self._views, _ALL_ADDRESSES, lambda: self._lease.leads, stops)
         app.router.add_post("/v1/in-force", self._in_force)
         app.router.add_get("/health/{probe:live|ready}", self._health)
@@ -123,7 +138,8 @@ class _Site:
         return web.json_response({"error": "the operator has not read the API server yet"}, status=503)
 
     def _views(self) -> Sequence[View]:
-        if not self._lease.leads:  # only the leader reads the log
+        # Only the leader reads the log, so only the leader has figures to show.
+        if not self._lease.leads:
             raise Unavailable(_stands_by(self._lease))
         try:
             return self._operator.views()
@@ -133,7 +149,8 @@ class _Site:
     async def _in_force(self, request: web.Request) -> web.Response:
         try:
             found = await asyncio.get_running_loop().run_in_executor(self._answers, self._entries)
-        except Exception as error:  # the API server does not answer, so routers keep their versions
+        # The API server does not answer. With this response, routers keep their versions.
+        except Exception as error:
             return web.json_response({"error": f"the API server: {type(error).__name__}"}, status=503)
         if not found:
             return web.json_response({"error": "there is no object of kind Experiment yet: apply one"}, status=503)
@@ -150,13 +167,16 @@ class _Site:
         return web.json_response(texts, headers=self._says_who_leads())
 
     def _says_who_leads(self) -> dict[str, str]:
-        """Return the header with which a router finds the leader, which must receive every router's versions."""
+        """Build the header that tells a router whether this operator is the leader.
+
+        Routers look for the leader, because the leader must know the versions of every router.
+        """
         return {"mtorl-leads": str(self._lease.leads).lower()}
 
     def _entries(self) -> dict[str, Entry]:
         now = time.monotonic()
         if now - self._cached[0] > _CACHE_SECONDS:
-            # Store the time before the read. Otherwise, another operator might answer later from an older read.
+            # Store the time before the read, not after it. Otherwise, an old answer would count as newer than it is.
             self._cached = now, self._operator.in_force()
         return self._cached[1]
 

@@ -1,4 +1,4 @@
-"""Builds an object's status: conditions, the figures of `kubectl get exp`, and the documents for page and gauges.
+"""Builds the status of an object: its conditions, the figures of `kubectl get exp`, and its document for the page.
 
     Accepted     the spec is valid and was applied
     Progressing  the experiment continues without a person; False: a person must act, or the experiment is over
@@ -6,7 +6,7 @@
     Settled      only after a promotion: the incumbent's model server serves the promoted model or, after a rollback,
                  the previous one; removed when a person has started another experiment
 
-`lastTransitionTime` changes only together with a condition's status.
+A condition's `lastTransitionTime` changes only if its status changes, not if only its message changes.
 """
 
 import json
@@ -27,13 +27,15 @@ from pipelines.experiments.cluster_api import REASON, ClusterApi
 from pipelines.experiments.resource import BY_HAND, ExperimentResource
 from serving.kubernetes_api import Object
 
-_LONGEST = 30_000  # characters of a message; Kubernetes' conventions allow 32,768
-_IN_FORCE = {"True": True, "False": False}  # any other status is unknown
+# Maximum number of characters of a message. Kubernetes' conventions allow 32,768.
+_LONGEST = 30_000
+# Any other status means that it is not known whether routers have the experiment.
+_IN_FORCE = {"True": True, "False": False}
 FIGURES = ("users", "lift", "interval", "spend", "verdict", "reason", "code")
 
 
 class Condition(NamedTuple):
-    """A condition of an Experiment object."""
+    """One condition of an Experiment object."""
 
     type: Literal["Accepted", "Progressing", "InForce", "Settled"]
     status: Literal["True", "False", "Unknown"]
@@ -41,14 +43,14 @@ class Condition(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """One-word reason of the condition."""
+        """Return the reason of the condition as one word."""
         return self.message.camel_code
 
 
 def with_condition(
     before: Sequence[Mapping[str, Any]], said: Condition, generation: int, now: float
 ) -> list[dict[str, Any]]:
-    """Return the conditions of a status with one condition replaced; `generation` is that of the spec."""
+    """Replace one condition in the conditions of a status; `generation` is the version number of the spec."""
     old = next((one for one in before if one["type"] == said.type), None)
     same = old is not None and old["status"] == said.status
     since = old["lastTransitionTime"] if old is not None and same else iso(now)
@@ -63,7 +65,7 @@ def iso(at: float) -> str:
 
 
 def edited(resource: ExperimentResource, namespace: str) -> Condition | None:
-    """Return the condition InForce while routers read a manually edited ConfigMap; None if it was not edited."""
+    """Build the condition InForce for a ConfigMap that a person has edited; None if the ConfigMap was not edited."""
     serving = resource.last_in_force()
     if BY_HAND in resource.status:
         words = messages.OFF_BY_HAND(command=switch_on(namespace, resource.name))
@@ -78,7 +80,7 @@ def edited(resource: ExperimentResource, namespace: str) -> Condition | None:
 
 
 def awaiting_routers(resource: ExperimentResource, namespace: str) -> Condition | None:
-    """Return the condition InForce until routers have polled; None keeps the previous condition."""
+    """Build the condition InForce for a new version that no router has yet; None to keep the previous condition."""
     serving = resource.last_in_force()
     if serving is not None and serving.version != resource.status.get("version"):
         return Condition("InForce", "False", messages.BEHIND(routers="any router"))
@@ -86,22 +88,29 @@ def awaiting_routers(resource: ExperimentResource, namespace: str) -> Condition 
 
 
 def switch_on(namespace: str, name: str) -> str:
-    """Return the command that switches an experiment on again, after a kill in the object or the ConfigMap."""
+    """Build the command that switches an experiment on again, after a kill in the object or in the ConfigMap."""
     body = {"metadata": {"annotations": {REASON: "WHY"}}, "spec": {"enabled": True}}
     return f"kubectl -n {namespace} patch exp {name} --type merge -p '{json.dumps(body)}'"
 
 
 def figures_of(verdict: Mapping[str, Any], spend: Sequence[Spend]) -> dict[str, Any]:
-    """Build `FIGURES` of a verdict (`monitoring.verdict.verdict`) and accounts (`monitoring.experiments.traffic`)."""
+    """Build the fields in `FIGURES`, which `kubectl get exp` shows.
+
+    Args:
+        verdict: The experiment's verdict, as `monitoring.verdict.verdict` returns it.
+        spend: Spend of each budget account, as `monitoring.experiments.traffic` returns it.
+    """
     lift, relative, (low, high) = verdict["lift"], verdict["relative_lift"], verdict["lift_ci"]
     arms = verdict["arms"].values()
     of_incumbent = "" if relative is None else f" ({relative:+.1%})"
     totals = [one for one in spend if (one["arm"], one["channel"], one["period"]) == (ALL_ARMS, "*", "total")]
     of_all = [one for one in totals if one["campaign"] == "*"] or totals
-    spent = [one["spent"] for one in of_all] or [arm["totals"]["cost"] for arm in arms]  # else the verdict's costs
+    # Without a total budget, show the costs in the verdict.
+    spent = [one["spent"] for one in of_all] or [arm["totals"]["cost"] for arm in arms]
     return {
         "users": verdict["users"],
-        "lift": None if lift is None else f"{lift:+.3g}{of_incumbent}",  # same unit as the interval
+        # The lift has the same unit as the interval.
+        "lift": None if lift is None else f"{lift:+.3g}{of_incumbent}",
         "interval": None if low is None or high is None else f"[{low:+.3g}, {high:+.3g}]",
         "spend": f"{sum(spent):.2f}",
         "verdict": verdict["verdict"],
@@ -113,7 +122,11 @@ def figures_of(verdict: Mapping[str, Any], spend: Sequence[Spend]) -> dict[str, 
 def views_of(
     api: ClusterApi, objects: Sequence[Object], found: Callable[[str, str], Findings | None], now: float
 ) -> list[View]:
-    """Build the documents of experiments that are valid or active; `found` returns findings by name and salt."""
+    """Build the documents of all experiments that are valid or active.
+
+    Args:
+        found: Returns the newest findings on an experiment, given its name and salt.
+    """
     config_map = api.in_force()
     made = []
     for one in objects:
@@ -140,7 +153,7 @@ def views_of(
 
 
 def _settled(conditions: Mapping[str, Mapping[str, Any]]) -> Settled | None:
-    """Return the state of a promotion's hand-over; None if there is none."""
+    """Read how far the hand-over of a promotion has come, from the object's conditions; None if there is none."""
     said = conditions.get("Settled")
     if said is None:
         return None
@@ -148,7 +161,7 @@ def _settled(conditions: Mapping[str, Mapping[str, Any]]) -> Settled | None:
 
 
 def _problem(conditions: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Return the reason why the spec or the log can't be used; None if both can."""
+    """Return why the spec or the log can't be used, from the object's conditions; None if both can be used."""
     accepted, progressing = (conditions.get(kind, {}) for kind in ("Accepted", "Progressing"))
     if accepted.get("status") == "False":
         return str(accepted["message"])
