@@ -1,1 +1,1 @@
-"""The request path: TorchServe handlers, KServe predictor, A/B router, budget ledger, decision log (README.md)."""
+"""Serves decisions: TorchServe handlers, KServe predictor, A/B router, budget ledger, decision log (see README.md)."""

@@ -1,4 +1,4 @@
-"""Packs an artifact and the handler into the .mar file that TorchServe loads."""
+"""Packs a model's artifact folder and the request handler into the .mar file that TorchServe loads."""
 
 import json
 import os
@@ -22,23 +22,24 @@ class Handler(PolicyHandler):
 '''
 MODEL_CONFIG = Path(__file__).parent / "local" / "torchserve_files" / "model-config.yaml"
 _ALONE = "batchSize: 1\n"
-_GATHERED = "batchSize: 8\nmaxBatchDelay: 1\n"  # milliseconds; TorchServe takes 0 as unset and waits 100
+_GATHERED = "batchSize: 8\nmaxBatchDelay: 1\n"  # a delay of 1 ms; TorchServe would replace 0 by its default, 100 ms
 _MANIFEST = "MAR-INF/MANIFEST.json"
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can store
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # January 1, 1980: the earliest date that a zip file can store
 
 
 class ArchiveError(InputError):
-    """The artifact or archive can't be read, or torch-model-archiver refuses it."""
+    """Raised if the artifact or archive can't be read, or if torch-model-archiver fails."""
 
 
 def package(artifact_folder: str | Path, name: str, out_dir: str | Path, *, gather: bool = False) -> Path:
-    """Write `<out_dir>/<name>.mar` with the handler, its configuration and an exact copy of the artifact.
+    """Write `<out_dir>/<name>.mar` with the handler, TorchServe's settings for the model, and a copy of the artifact.
 
-    The file is written atomically, and equal artifacts give equal bytes.
+    The file is written atomically. Equal artifacts give byte-identical files.
 
     Args:
-        gather: Whether TorchServe waits a millisecond to put up to eight requests into one forward pass. This helps
-            if many clients call the model directly. The router needs no such wait: it batches decisions in a request.
+        gather: Whether TorchServe waits up to a millisecond to combine up to eight requests in one forward pass. Set it
+            if many clients call the model directly. The router does not need it, because it sends many decisions in one
+            request.
     """
     source = Path(artifact_folder)
     try:
@@ -48,8 +49,8 @@ def package(artifact_folder: str | Path, name: str, out_dir: str | Path, *, gath
         raise ArchiveError(f"{source}: not a model artifact ({error!r})") from error
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    # The archiver first empties its working folder, $TMPDIR/<model name>, so TMPDIR is a new folder. It also removes
-    # the top level of the extra files' folder, so the artifact lies one level deeper.
+    # torch-model-archiver first deletes the folder $TMPDIR/<model name>, so it gets a new, empty TMPDIR. It packs the
+    # content of the folder `extra` without the folder itself, so the artifact must be a subfolder of `extra`.
     with tempfile.TemporaryDirectory(prefix="mtorl-mar-") as scratch:
         extra, store, config = Path(scratch, "extra"), Path(scratch, "store"), Path(scratch, MODEL_CONFIG.name)
         store.mkdir()
@@ -70,7 +71,7 @@ def package(artifact_folder: str | Path, name: str, out_dir: str | Path, *, gath
 
 
 def version_of(archive: Path) -> str:
-    """The version of the model in a .mar file; raises ArchiveError if it can't be read."""
+    """Read the model's version from a .mar file; raises ArchiveError if the file can't be read."""
     try:
         with zipfile.ZipFile(archive) as content:
             return str(json.loads(content.read(_MANIFEST))["model"]["modelVersion"])
@@ -79,7 +80,10 @@ def version_of(archive: Path) -> str:
 
 
 def _write_reproducibly(archive: Path, target: Path, created: str) -> None:
-    """Copy a zip file with sorted members and fixed dates and modes; the manifest gets the artifact's date."""
+    """Copy a .mar file so that archives with equal content have equal bytes.
+
+    The members are sorted, and get fixed dates and modes. The manifest's creation date becomes that of the artifact.
+    """
     with zipfile.ZipFile(archive) as old, zipfile.ZipFile(target, "w") as new:
         for name in sorted(old.namelist()):
             content = old.read(name)

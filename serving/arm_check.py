@@ -1,9 +1,10 @@
-"""Checks that an endpoint can serve as an arm, by sending ordinary and unusual items as the router does.
+"""Checks that an HTTP endpoint can serve as an arm of an experiment, by sending it requests as the router does.
 
     for finding in check_arm("http://my-policy:8080/decide", spec):
         print(finding)
 
-A fault means that users would get the default action. A note means that the decision log would lack a field.
+Some of the requests are unusual, for instance with unknown categories. A fault means that the router would ignore the
+endpoint's answer and give users the default action. A note means that the decision log would lack an optional field.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,9 +20,9 @@ from serving.router.flow.arm_client import ArmError
 from serving.router.flow.arms import ArmAnswer, Arms, identity, neutral_item
 from serving.router.ops.health import Health
 
-SECONDS = 5.0  # timeout of a request
+SECONDS = 5.0  # timeout of each request to the endpoint
 
-_SHOWN = 300  # bytes that are shown of an unreadable answer
+_SHOWN = 300  # a note shows at most this many bytes of an invalid answer
 _ADAPTER = (
     "a service with its own format of requests and answers needs an adapter of ten lines that names the fields channel "
     "and expose: docs/incumbent.md#if-it-has-its-own-protocol"
@@ -30,7 +31,7 @@ _ADAPTER = (
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault of an arm, or a note on an optional field that the arm leaves out."""
+    """One result of the check: a fault, or a note on something optional that the endpoint's answers lack."""
 
     fault: bool
     text: str
@@ -40,9 +41,10 @@ class Finding:
 
 
 def check_arm(endpoint: str, spec: DatasetSpec, name: str = "challenger") -> list[Finding]:
-    """Send about twenty requests to an endpoint; returns the faults or, if there are none, the notes.
+    """Send about twenty requests to an endpoint; returns its faults or, if it has none, the notes.
 
-    If the endpoint has no path, the path of the model `name` is added. Raises InputError if it is not an http(s) URL.
+    If the URL has no path, the path of the model `name` is added. Raises InputError if `endpoint` is not an http(s)
+    URL.
     """
     url = validated(Arm, {"name": name, "weight": 1.0, "endpoint": endpoint}, InputError).url
     assert url is not None, "an arm with an endpoint has one"
@@ -71,7 +73,7 @@ def _findings(arms: Arms, url: str, spec: DatasetSpec) -> list[Finding]:
 
 
 def _predict(arms: Arms, url: str, items: Sequence[dict[str, Any]]) -> list[ArmAnswer | str]:
-    """The answer to each item, or the reason why the request failed."""
+    """Request a decision on each item; returns for each the answer, or the reason why there is no valid answer."""
     try:
         answers = arms.predict_at(url, items, SECONDS)
         return [str(answer) if isinstance(answer, ArmError) else answer for answer in answers]
@@ -82,7 +84,7 @@ def _predict(arms: Arms, url: str, items: Sequence[dict[str, Any]]) -> list[ArmA
 
 
 def _raw(arms: Arms, url: str, item: dict[str, Any]) -> list[Finding]:
-    """Notes that show the answer of an endpoint that does not follow the arm protocol."""
+    """Return notes with the endpoint's answer, which does not follow the arm protocol, and the advice to adapt it."""
     try:
         _, _, said = arms.post(url, [item], SECONDS)
     except (TimeoutError, ArmError):

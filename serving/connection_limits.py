@@ -27,40 +27,42 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from mtorl.runtime.message import Message
 from serving import messages
 
-_LINGER_SECONDS = 1.0  # a refused client must stop sending before the connection closes, or it loses the answer
-_MOST_PIPELINED = 16  # requests of one connection that wait while an earlier one is answered
+# seconds between a refusal and the end of the connection, so that the client can read the refusal
+_LINGER_SECONDS = 1.0
+_MOST_PIPELINED = 16  # most requests that may wait on one connection while an earlier request is answered
 SATURATED = messages.SATURATED()
 _TOO_MANY = messages.TOO_MANY_CONNECTIONS()
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits on each connection, and on the number of connections.
+    """Limits on the connections of one server.
 
-    `seconds` limits three waits: until a request has arrived with its body, until a new connection has sent its first
-    request, and until a client has read an answer. `connections` exceeds the number of requests that `admission.py`
-    admits and queues. It is below 1,024, the usual limit of open files per process.
+    `seconds` is the timeout of three waits: for the first request on a new connection, for the rest of a request after
+    its first byte, and for a client that reads an answer slowly. `connections` is the highest number of open
+    connections. It exceeds the number of requests that `admission.py` admits and queues. It is below 1,024, the usual
+    limit of open files per process.
     """
 
-    head_bytes: int = 32 * 1024  # size of a request without its body
-    headers: int = 100  # lines of a head, and lines of the trailer of a chunked body
+    head_bytes: int = 32 * 1024  # most bytes of a request, not counting its body
+    headers: int = 100  # most header lines of a request, including trailers after a chunked body
     seconds: float = 10.0
     connections: int = 800
 
 
 @dataclass(frozen=True)
 class Shedding:
-    """A rule that decides, by method and target, which requests are refused as soon as their head has arrived."""
+    """A rule that refuses requests by method and URL as soon as their headers have arrived, before any other work."""
 
     refuses: Callable[[bytes, bytes], bool] = lambda method, target: False
-    seconds: float = 0.0  # delay of the refusal, so that immediate retries do not keep the server busy
+    seconds: float = 0.0  # seconds before a refusal is sent, so that immediate retries do not keep the server busy
 
 
 NO_SHEDDING = Shedding()
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """A connection with limits."""
+    """An HTTP connection of uvicorn that enforces the limits of this module."""
 
     def __init__(
         self,
@@ -73,44 +75,46 @@ class LimitedProtocol(HttpToolsProtocol):
         super().__init__(**options)
         self._limits = limits
         self._shedding = shedding
-        self._waiting = waiting  # the server's connections without a request in progress, longest idle first
-        self._refused = refused  # called with the status of each refusal
-        self._arriving: asyncio.TimerHandle | None = None  # runs while a request arrives
-        self._leaving: asyncio.TimerHandle | None = None  # runs while an answer waits for its client
-        self._began = False  # whether any byte of the arriving request was received
-        self._not_body = 0  # received bytes of the arriving request that are outside its body
-        self._parsed = 0  # bytes of the target and headers that the parser has reported so far
+        self._waiting = waiting  # the server's idle connections, the one that has been idle longest first
+        self._refused = refused  # called with the HTTP status of each refusal
+        self._arriving: asyncio.TimerHandle | None = None  # timeout for the rest of the arriving request
+        self._leaving: asyncio.TimerHandle | None = None  # timeout for a client that reads its answer slowly
+        self._began = False  # whether the first byte of the arriving request was received
+        self._not_body = 0  # bytes of the arriving request that were received so far, without its body
+        self._parsed = 0  # bytes of the arriving request's URL and headers that were parsed so far
         self._fault: tuple[int, Message] | None = None
-        self._at_work: RequestResponseCycle | None = None  # the request in progress; later ones wait in `pipeline`
-        self._sheds = False  # whether the arriving request is refused
-        self._telling: asyncio.TimerHandle | None = None  # runs until the refusal is sent
+        # the request that is being answered; later requests wait in `pipeline`
+        self._at_work: RequestResponseCycle | None = None
+        self._sheds = False  # whether the rule `shedding` refuses the arriving request
+        self._telling: asyncio.TimerHandle | None = None  # timer that sends a delayed refusal
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Register the connection. At the limit, it replaces the connection that has been idle longest."""
+        """Register a new connection. If there are too many, abort the connection that has been idle longest."""
         super().connection_made(transport)
         self._waiting[self] = None
         self._arriving = self.loop.call_later(self._limits.seconds, self._too_slow)
         if len(self.connections) > self._limits.connections:
             longest, _ = self._waiting.popitem(last=False)
-            if longest is self:  # every other connection has a request in progress
+            if longest is self:  # no other connection is idle, so the new one is refused
                 self._answer(503, _TOO_MANY)
                 self.transport.close()
             else:
                 longest.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the timers of the connection, and mark its request as disconnected."""
+        """Cancel the connection's timers, and mark the request in progress as disconnected from its client."""
         self._arrived()
         self._left()
         if self._telling is not None:
             self._telling.cancel()
         self._waiting.pop(self, None)
-        if self._at_work is not None:  # uvicorn marks only the newest request, which may still wait in `pipeline`
+        # uvicorn itself marks only the newest request, which may still wait in `pipeline`
+        if self._at_work is not None:
             self._at_work.disconnected = True
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse received bytes."""
+        """Parse received bytes, and refuse the request if the part outside its body is too large."""
         if self._fault:
             return
         if self._arriving is None:
@@ -122,7 +126,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(431, self._too_large())
 
     def _feed(self, data: bytes) -> None:
-        """Replace uvicorn's parsing, which loses the body of a request that offers an upgrade (`_other_protocol`)."""
+        """Parse bytes. If a request offers a protocol upgrade, parse it again without the offer.
+
+        uvicorn's own parsing would lose the body of such a request (`_other_protocol`).
+        """
         self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
@@ -135,37 +142,38 @@ class LimitedProtocol(HttpToolsProtocol):
             self.send_400_response("Invalid HTTP request received.")
 
     def _other_protocol(self) -> bool:
-        """Whether the request offers an upgrade, as Java's client and `curl --http2` offer HTTP/2.
+        """Whether the request offers to switch to another protocol, as Java's client and `curl --http2` do for HTTP/2.
 
-        The offer is ignored, as RFC 9110, 7.8 allows. Because the parser does not read the body of such a request,
-        `_feed` passes it the request again without the offer.
+        The server may ignore the offer (RFC 9110, section 7.8). Because httptools does not parse the body after an
+        offer, `_feed` parses the request again without it.
         """
         return bool(self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT")
 
     def on_message_begin(self) -> None:
-        """A request begins."""
+        """Reset the count of parsed bytes when a request begins."""
         super().on_message_begin()
         self._parsed = 0
 
     def on_url(self, url: bytes) -> None:
-        """A part of the request's target."""
+        """Count the bytes of a part of the URL."""
         self._count(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header, or a trailer."""
+        """Count the bytes of a header or trailer."""
         self._count(len(name) + len(value))
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Refuse the request, pass it on, or queue it behind earlier requests of the connection."""
+        """Refuse the request, pass it to the application, or queue it behind earlier requests of the connection."""
         if self._other_protocol():
             return
         if len(self.pipeline) >= _MOST_PIPELINED:
             self._stop(429, SATURATED)
         self._waiting.pop(self, None)
-        self._tell()  # send a delayed refusal of the previous request first: answers keep the order of requests
-        # A request is not shed while an earlier answer is due, or if the client waits for "100 Continue".
+        self._tell()  # first send the delayed refusal of the previous request: answers keep the requests' order
+        # The rule `shedding` does not apply if an earlier request is still unanswered, or if the client waits for "100
+        # Continue".
         idle = (self.cycle is None or self.cycle.response_complete) and not self.expect_100_continue
         self._sheds = idle and self._shedding.refuses(self.parser.get_method(), self.url)
         if not self._sheds:
@@ -174,13 +182,13 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._at_work = self.cycle
 
     def on_body(self, body: bytes) -> None:
-        """A part of the body."""
+        """Pass on a part of the body, unless the request is refused."""
         self._not_body -= len(body)
         if not self._sheds:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request has arrived."""
+        """Stop the timeout of a request that has arrived completely."""
         if self._other_protocol():
             return
         self._arrived()
@@ -190,7 +198,7 @@ class LimitedProtocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """The answer is sent."""
+        """Go on with the next waiting request, or register the connection as idle."""
         if self.pipeline:
             self._at_work, _ = self.pipeline[-1]
         super().on_response_complete()
@@ -198,26 +206,26 @@ class LimitedProtocol(HttpToolsProtocol):
             self._waiting[self] = None
 
     def pause_writing(self) -> None:
-        """The client reads the answer more slowly than it is written."""
+        """Start a timeout when the client reads the answer more slowly than the server writes it."""
         super().pause_writing()
         self._leaving = self.loop.call_later(self._limits.seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The client has caught up."""
+        """Cancel the timeout when the client has read enough of the answer."""
         self._left()
         super().resume_writing()
 
     def shutdown(self) -> None:
-        """The server stops."""
+        """Send a delayed refusal at once when the server stops."""
         self._tell()
         super().shutdown()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Abort an idle connection. `close` would wait for a client that has not read its last answer."""
+        """Abort an idle connection. `close` would wait forever for a client that does not read its last answer."""
         self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse a request whose parsing stopped, either because of `_stop` or because the bytes are not HTTP."""
+        """Refuse a request that exceeds a limit (`_stop`) or that is not valid HTTP."""
         self._refuse(*(self._fault or (400, messages.INVALID(fault=msg))))
 
     def _tell(self) -> None:
@@ -243,7 +251,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self._leaving = None
 
     def _count(self, size: int) -> None:
-        """Limit a head that arrives in one piece; `data_received` limits a head that arrives in several."""
+        """Refuse a request during parsing if its headers are too many or too large.
+
+        `data_received` alone does not suffice: it sees only requests that have not arrived completely.
+        """
         self._parsed += size
         if self._parsed > self._limits.head_bytes or len(self.headers) >= self._limits.headers:
             self._stop(431, self._too_large())
@@ -268,7 +279,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self.cycle is not None and not self.cycle.response_complete:
-            self.transport.abort()  # the client would take a refusal for the answer to the request in progress
+            self.transport.abort()  # the client would read a refusal as the answer to the request in progress
             return
         self._answer(status, error)
         if self.transport.can_write_eof():
@@ -291,5 +302,5 @@ def _refusal(status: int, error: Message, ends: bool) -> bytes:
 def limited(
     limits: Limits, refused: Callable[[int], None], shedding: Shedding = NO_SHEDDING
 ) -> Callable[..., LimitedProtocol]:
-    """The protocol class of one server, for uvicorn's setting `http`."""
+    """Return the function with which uvicorn (setting `http`) creates the protocol object of each connection."""
     return partial(LimitedProtocol, limits, shedding, OrderedDict(), refused)

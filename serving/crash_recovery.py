@@ -1,11 +1,11 @@
-"""Makes the ledger agree with the decision log: after a crash, after the loss of a ledger, and for reported costs.
+"""Brings the budget ledger into agreement with the decision log, after a crash or after the loss of a ledger.
 
-After a crash, `reconcile` settles the costs in the decision log. It also releases the reservations of decisions that
-never reached the log, and so never reached a caller.
+After a crash, `reconcile` settles the costs in the decision log. It also releases the money reserved for decisions that
+were never logged: no caller got such a decision, so no ad was shown.
 
-The loss of a ledger must not give a new budget. So the log's folder contains the identity of the ledger that paid for
-its decisions, in the file `ledger`. A router that starts with another ledger refuses it until the right one is
-restored, or until a person accepts the other one (`mtorl ledger agree`).
+An empty new ledger in place of a lost one must not grant the whole budget again. So the log's folder has a file
+`ledger` with the identity of the ledger that paid for the logged decisions. A router that finds another ledger does not
+spend until the right one is restored, or until a person accepts the new one (`mtorl ledger agree`).
 """
 
 import math
@@ -21,17 +21,20 @@ from serving import messages
 from serving.decision_log import Spool, segments
 from serving.ledger.contract import Cost, Ledger, LedgerUnavailable, UnknownReservation
 
-TOGETHER = 100  # reservations that are finished in one call, which takes the ledger a few milliseconds
-_NEWEST = 50_000  # newest decisions, and newest outcomes, to read; a crash leaves fewer of them unfinished
+TOGETHER = 100  # reservations per call of the ledger, which then takes a few milliseconds
+_NEWEST = 50_000  # number of newest decisions, and of newest outcomes, to read; a crash leaves fewer of them unfinished
 _NEVER, _MINUTE = datetime.max.replace(tzinfo=UTC), timedelta(minutes=1)
-_PAID_BY = "ledger"  # file in the log's folder
+_PAID_BY = "ledger"  # file in the log's folder with the ledger's identity
 
 Costs = Mapping[str, float]
 """Event id -> cost in currency units. Empty if the ad was not shown."""
 
 
 def finish(ledger: Ledger, waiting: Mapping[str, Costs]) -> dict[str, Exception]:
-    """Settle reservations with costs, and cancel those without; returns the errors, except for unknown reservations."""
+    """Settle the reservations that have costs, and cancel the others; returns the error of each that failed.
+
+    Reservations that the ledger does not know are ignored.
+    """
     told = [Cost(name, actual, event) for name, costs in waiting.items() for event, actual in costs.items()]
     unused = [name for name, costs in waiting.items() if not costs]
     answers = [
@@ -43,38 +46,40 @@ def finish(ledger: Ledger, waiting: Mapping[str, Costs]) -> dict[str, Exception]
 
 
 def costs_of(outcome: Mapping[str, Any]) -> Costs | None:
-    """The costs that an outcome reports for its reservation; None if its kind is neither "cost" nor "cancel"."""
+    """Return an outcome's cost by event id: empty for the kind "cancel", None for kinds that finish no reservation."""
     return {"cost": {outcome["event_id"]: outcome["value"]}, "cancel": {}}.get(outcome["kind"])
 
 
 def reconcile(ledger: Ledger, spool: Spool) -> int:
-    """Finish the reservations that a crash left open; returns how many.
+    """Settle or release the reservations that a crash left open; returns how many.
 
     Only the newest decisions of the log are read. If a reservation is older than these, or its decision was logged
     without a cost, it stays open until a cost arrives or it expires. If a newer reservation has no decision in the log,
-    the crash interrupted that decision, and the reservation is released. The router must not reserve meanwhile, since a
-    decision on its way to the log would look the same. In a shared ledger, only reservations whose id contains the
-    log's identity belong to this router (`PendingDecision.start`).
+    the crash interrupted that decision, and the reservation is released. The router must not reserve money meanwhile,
+    because a decision that is not yet logged would look interrupted. In a shared ledger, only reservations whose id
+    ends with the log's identity belong to this router (`PendingDecision.start`).
 
-    The costs among the newest outcomes are settled again, because a cost may be missing in the ledger although its
-    reservation is not open: a second cost, or a cost after expiry. No cost counts twice: a ledger forgets the events of
-    a reservation only together with the reservation, and charges nothing for an unknown reservation.
+    The costs among the newest outcomes are settled again, because the ledger may lack a cost although the reservation
+    is no longer open: a second cost, or a cost after expiry. No cost counts twice: a ledger forgets the events of a
+    reservation only together with the reservation, and charges nothing for an unknown reservation.
     """
     unfinished = set(ledger.open_reservations())
     exposed: set[str] = set()
-    finished: set[str] = set()  # withdrawn decisions; later also those that the log lacks
+    finished: set[str] = set()  # ids of withdrawn decisions; below, also those of decisions that the log lacks
     read, oldest = 0, None
     for record in spool.newest("decision", _NEWEST) if unfinished else ():
         name = record["decision_id"]
         read, oldest = read + 1, oldest or time_of(name)
         if name in unfinished:
             (exposed if record["expose"] and not record["withdrawn"] else finished).add(name)
-    # Records are nearly sorted by id: no unread record has an id more than a minute later than the first one read.
+    # An id begins with a time, and records are nearly sorted by id. So the ids of older, unread records are at most one
+    # minute later than the id of the first record that was read.
     ours = {name for name in unfinished - exposed if name.endswith(spool.identity)}
     if read == _NEWEST or not spool.never_pruned("decision"):
         since = oldest + _MINUTE if oldest else _NEVER
         ours = {name for name in ours if time_of(name) >= since}
-        # However, if the clock was set back or a withdrawal was written late, an older segment may contain later ids.
+        # There are exceptions: if the clock was set back, or a withdrawal was written late, an older segment may
+        # contain later ids.
         if ours:
             ours -= {record["decision_id"] for record in spool.written_since("decision", since.timestamp())}
     finished |= ours
@@ -91,7 +96,7 @@ def reconcile(ledger: Ledger, spool: Spool) -> int:
 
 
 def check_ledger(ledger: Ledger, folder: Path) -> None:
-    """Raise LedgerUnavailable if another ledger has paid for the log in this folder."""
+    """Raise LedgerUnavailable if another ledger has paid for the decision log in this folder."""
     found, known = ledger.identity(), _paid_by(folder)
     if found is not None and known in (None, found):
         return
@@ -101,7 +106,7 @@ def check_ledger(ledger: Ledger, folder: Path) -> None:
 
 
 def remember_ledger(ledger: Ledger, folder: Path) -> None:
-    """Store the identity of the ledger that pays for a log from now on; raises LedgerUnavailable."""
+    """Store the identity of the ledger that pays for a log from now on; raises LedgerUnavailable if that fails."""
     identity = ledger.identity()
     if identity is None or identity == _paid_by(folder):
         return
@@ -113,7 +118,10 @@ def remember_ledger(ledger: Ledger, folder: Path) -> None:
 
 
 def agree(ledger: Ledger, folder: Path, lake: Lake) -> float:
-    """Accept a ledger for a log; returns the sum of the costs in log and lake. Raises LedgerUnavailable, LogError."""
+    """Accept a ledger for an existing log; returns the total of all costs in the log and the lake, currency units.
+
+    Raises LedgerUnavailable or LogError.
+    """
     if ledger.identity() is None:
         ledger.define([])
     remember_ledger(ledger, folder)

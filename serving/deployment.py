@@ -1,11 +1,11 @@
-"""Deploys a new version to an arm's server: rolls it out, waits, requests a decision, and rolls back on failure.
+"""Deploys a new model version to an arm's server: rolls it out, tests a decision, and rolls back on failure.
 
     said = deploy(InferenceServices(KubernetesApi()), "challenger", "challenger/0a1b2c3d4e5f", load(artifact),
                   experiments, seconds=600)
 
-In two cases, the server is not changed and the version stays in the registry. If an experiment serves users with the
-server, a new model would be another treatment. If the server answers as the incumbent (after a promotion, until the
-incumbent's own server has the model), all users would get an untested model.
+In two cases, the server is not changed and the version stays in the registry. If the server takes part in a running
+experiment, a new model would change the tested treatment. If the server acts as the incumbent (after a promotion, until
+the incumbent's own server has the promoted model), all users would get an untested model.
 """
 
 import time
@@ -28,7 +28,7 @@ _TELL_SECONDS = 60.0
 
 
 class DeployError(InputError, RuntimeError):
-    """A version could not be deployed; the message has the reason, and the version that serves instead."""
+    """Raised if a version could not be deployed. The message gives the reason."""
 
 
 def deploy(
@@ -39,11 +39,11 @@ def deploy(
     experiments: Iterable[Experiment],
     seconds: float,
 ) -> str:
-    """Roll a version out to an arm's server, `mtorl-ARM`; returns the result in words.
+    """Roll a version out to the server of an arm, `mtorl-ARM`; returns the result as a message.
 
     Args:
         version: Folder of the version in the registry, ARM/VERSION.
-        artifact: The version's model. The server's decisions must have its digest.
+        artifact: The version's model. A test decision of the server must come from this model, by its digest.
         seconds: Timeout of the rollout. After it, the previous version is restored and DeployError raised.
     """
     name = f"mtorl-{arm}"
@@ -62,7 +62,8 @@ def deploy(
         return messages.NO_SERVER(version=version, server=name)
     new, before = served.version != version, served.instead_of
     if new:
-        # If a deployment was killed before it checked its version, the served version may never have worked.
+        # If the previous deployment was killed before its test, the served version may never have worked. If so, a
+        # rollback returns to the version before it.
         killed = before is not None and (served.problem or _refuses(servers, name, artifact, served.version))
         before = before if killed else served.version
         _serve(servers, name, Served(version, "", instead_of=before), {served.version})
@@ -80,17 +81,19 @@ def _at(servers: InferenceServices, experiment: Experiment, name: str) -> list[A
 
 
 def _used_for(arm: Arm, experiment: Experiment, server: str, version: str) -> Message | None:
-    """Reason why an experiment's use of a server forbids another model; None if it does not."""
+    """Return why an experiment that uses a server forbids another model on it; None if it allows one."""
     about = {"version": version, "experiment": experiment.name}
-    if experiment.stage != "shadow":  # also while the kill switch is on: the experiment may continue
+    if experiment.stage != "shadow":  # also while the experiment is switched off, because it may be switched on again
         return messages.UNDER_TEST(stage=experiment.stage, arm=arm.name, **about)
-    if arm.name == INCUMBENT:  # all users get a promoted challenger from its server until the incumbent's server has it
+    # After a promotion, the challenger's server serves all users until the incumbent's own server has the promoted
+    # model.
+    if arm.name == INCUMBENT:
         return messages.SERVES_INCUMBENT(server=server, **about)
     return None
 
 
 def _waits(servers: InferenceServices, name: str, version: str, seconds: float) -> str:
-    """Wait until a version is ready; returns an empty text or, at a timeout, why the version is not ready."""
+    """Wait until a server serves a version; returns an empty text or, at a timeout, why it does not serve it."""
     until = time.monotonic() + seconds
     while why := _problem(servers, name, version):
         if time.monotonic() >= until:
@@ -110,7 +113,10 @@ def _problem(servers: InferenceServices, name: str, version: str) -> str:
 
 
 def _serve(servers: InferenceServices, name: str, wanted: Served, instead: set[str]) -> None:
-    """Set the version of a server, with retries for a minute, unless a person has just rolled out another version."""
+    """Set the version that a server serves. Failed requests are retried for a minute.
+
+    Raises DeployError if the server has a version outside `instead`, because a person has just rolled out another one.
+    """
     until = time.monotonic() + _TELL_SECONDS
     while True:
         try:
@@ -127,13 +133,16 @@ def _serve(servers: InferenceServices, name: str, wanted: Served, instead: set[s
 
 
 def _refuses(servers: InferenceServices, name: str, artifact: Artifact, model: str) -> str:
-    """Request a decision; returns its fault or "". `model` is a digest or version; `first` stands for any digest."""
+    """Request a test decision; returns why it is not valid, or an empty text.
+
+    `model` is the digest or version that the decision must come from. A version named `first` may have any digest.
+    """
     digest = model.rpartition("/")[2].removeprefix(FIRST)
     try:
         found = servers.predict(name, {"window": empty_window(artifact.spec), "u": 0.5})
         answered = str(found["model"]["digest"])
         probabilities = [float(one) for one in found["channel_probs"].values()]
-    except Exception as error:  # of any kind: the answer may be invalid or incomplete
+    except Exception as error:  # an invalid or incomplete answer may cause any exception
         return messages.NO_DECISION(error=f"{type(error).__name__}: {error}")
     if not answered.startswith(digest):
         return messages.NO_DECISION(error=f"it comes from model {answered[:12]}, not from {digest[:12]}")

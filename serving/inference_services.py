@@ -1,8 +1,8 @@
-"""The model servers of a cluster: InferenceServices, each of which serves one version of the registry.
+"""Model servers on a cluster: InferenceServices of KServe, each of which serves one version of the model registry.
 
-The version is an annotation of the predictor, so a change is a rollout: pods of the previous version serve until pods
-of the new version are ready. An InferenceService is Ready while any pod serves; its Deployment shows the progress of a
-rollout. Only `InferenceServices.serve` and people who apply models.yaml change the annotation.
+The version is an annotation of the predictor, so changing it starts a rollout: pods of the previous version serve until
+pods of the new version are ready. An InferenceService counts as Ready while any pod serves. So the progress of a
+rollout is read from its Deployment. Only `InferenceServices.serve` and people who apply models.yaml change the version.
 """
 
 import json
@@ -24,7 +24,7 @@ INSTEAD_OF = "mtorl-kubeflow/instead-of"
 with the version and never removed. KServe copies annotations to the pods, so removing it would start a rollout."""
 KIND = "inferenceservices"
 _PREDICTOR = "-predictor"
-_PATCH_SECONDS = (2.0, 12.0)  # to connect; to answer: KServe's admission webhook may take ten seconds
+_PATCH_SECONDS = (2.0, 12.0)  # timeouts to connect and to answer: KServe's admission webhook may take ten seconds
 
 
 class InferenceServices:
@@ -37,18 +37,18 @@ class InferenceServices:
         self._seen: dict[str, str] = {}  # name -> resourceVersion at the last read
 
     def name_at(self, url: str | None) -> str | None:
-        """The name of the InferenceService that answers at a URL; None if it is not one of this namespace."""
+        """Return the name of the InferenceService that answers at a URL; None if the URL is not in this namespace."""
         host = (urlsplit(url).hostname if url else None) or ""
         service, _, rest = host.partition(".")
         elsewhere = rest and rest.partition(".")[0] != self._api.namespace
         return None if elsewhere or not service.endswith(_PREDICTOR) else service.removesuffix(_PREDICTOR)
 
     def for_incumbent(self, url: str | None) -> str | None:
-        """None: only overlays create InferenceServices, so there is no server to offer."""
+        """Return None, because there is no server to offer: only overlays create InferenceServices."""
         return None
 
     def served(self, name: str) -> Served | None:
-        """The version an InferenceService serves; None if it does not exist or serves no version of a registry."""
+        """Read the version that an InferenceService serves; None if it does not exist or has no version."""
         found = self._api.get(KIND, name)
         version = None if found is None else (found["spec"]["predictor"].get("annotations") or {}).get(VERSION)
         if found is None or not version:
@@ -59,7 +59,7 @@ class InferenceServices:
         return Served(version, problem, _mark(notes.get(MARK)), notes.get(INSTEAD_OF))
 
     def serve(self, name: str, version: str, mark: Mark | None = None, instead_of: str | None = None) -> None:
-        """Roll a version out; Conflict if the InferenceService has changed since `served` read it."""
+        """Start the rollout of a version; raises Conflict if the InferenceService has changed since `served`."""
         notes = {INSTEAD_OF: instead_of} | ({} if mark is None else {MARK: mark.model_dump_json()})
         patch = {
             "metadata": {"resourceVersion": self._seen[name], "annotations": notes},
@@ -68,13 +68,13 @@ class InferenceServices:
         self._api.merge_patch(KIND, name, patch, seconds=_PATCH_SECONDS)
 
     def predict(self, name: str, item: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Request a decision on an item from the InferenceService."""
+        """Request a decision on an item from an InferenceService."""
         url = f"http://{name}{_PREDICTOR}.{self._api.namespace}.svc/v1/models/{name.removeprefix('mtorl-')}:predict"
         return json.loads(send_request(url, {"instances": [item]}, seconds=10).content)["predictions"][0]
 
 
 def problem_of(deployment: Mapping[str, Any] | None, version: str) -> str:
-    """Reason why a Deployment's rollout of a version is incomplete; empty if every pod serves that version."""
+    """Return why a Deployment's rollout of a version is incomplete; empty if every pod serves that version."""
     if deployment is None:
         return messages.NOT_BEGUN()
     status, spec = deployment.get("status") or {}, deployment["spec"]
@@ -90,7 +90,10 @@ def problem_of(deployment: Mapping[str, Any] | None, version: str) -> str:
 
 
 def services_of_pod() -> list[Object] | None:
-    """The InferenceServices of this pod's namespace; None outside a pod. After an OSError, remove no version."""
+    """Return the InferenceServices in this pod's namespace; None outside a pod.
+
+    Raises OSError if they can't be read. Callers must then remove no version, because any version may be served.
+    """
     if not in_pod():
         return None
     try:
@@ -102,7 +105,7 @@ def services_of_pod() -> list[Object] | None:
 
 
 def versions_of(services: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
-    """The versions that InferenceServices serve, and those that a rollback would return to, as arguments of `Needs`."""
+    """Return the versions that InferenceServices serve or would roll back to, as arguments of `Needs`."""
     uses: list[tuple[str, str, bool]] = []
     for service in services:
         name = service["metadata"]["name"]
@@ -119,7 +122,10 @@ def versions_of(services: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, b
 
 
 def versions_to_write(services: Iterable[Mapping[str, Any]], phases: Mapping[str, str]) -> dict[str, str]:
-    """The version to write into models.yaml for each arm: the served one, unless an apply has undone a promotion.
+    """Return the version of each arm to write into models.yaml, which is usually the served version.
+
+    If `kubectl apply` of an old models.yaml has undone a promotion or a rollback, it is the version from before the
+    apply.
 
     Args:
         phases: Experiment name -> its phase, such as "promoted" or "rolled back".

@@ -1,7 +1,8 @@
 """The parts of the KServe SDK that the router and the predictor use.
 
-On import, kserve parses the command line of the process, abbreviations included: our `--model x` would set kserve's
-`--model_name`. This module imports kserve with an empty command line. No other module may import kserve.
+When kserve is imported, it parses the command line of the process and accepts abbreviated options. An option `--model
+x` of ours would set kserve's `--model_name`. So this module imports kserve with an empty command line, and no other
+module may import kserve.
 """
 
 import logging
@@ -39,19 +40,22 @@ finally:
 log = logging.getLogger(__name__)
 
 _STATUSES = {InvalidInput: 400, ModelNotFound: 404, NotImplementedError: 501, ModelNotReady: 503, InferenceError: 500}
-# KServe raises these while it decodes a malformed request.
+# KServe raises these errors when it decodes a malformed request.
 DECODING = (KeyError, TypeError, ValueError, AttributeError, IndexError, struct.error)
 
 
 def application(models: Iterable[Model]) -> FastAPI:
-    """KServe's routes for models: protocols v1 and v2, and metrics. Error bodies are those of `Message.body`."""
+    """Build the ASGI application with KServe's routes: protocols v1 and v2 of the models, and metrics.
+
+    The bodies of errors have the format of `Message.body`.
+    """
     repository = ModelRepository()
     for model in models:
         repository.update(model)
     made = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    # With KServe's own routes, any caller could unload the model, and nothing could load it again.
+    # Replace KServe's own routes, by which any caller could unload the model, and nothing could load it again.
     made.add_api_route("/v2/repository/{path:path}", _no_repository, methods=["GET", "POST"])
-    # The middleware is left out: it times every request for a log that `quiet` turns off.
+    # KServe's timing middleware is not used: it times every request for a log that `quiet` turns off.
     rest = RESTServer("", DataPlane(repository), ModelRepositoryExtension(repository), 0)
     rest._register_endpoints(made)
     rest._add_exception_handlers(made)
@@ -95,16 +99,16 @@ async def _of_kserve(status: int, request: Request, error: Exception) -> JSONRes
 
 
 class CannotListen(OSError):
-    """Another process has the port, or the address does not belong to this host."""
+    """Raised if another process uses the port, or if the address does not belong to this host."""
 
 
 class Server(uvicorn.Server):
-    """Serves an ASGI application until SIGINT or SIGTERM, with limits on the cost of a connection.
+    """A server that runs an ASGI application until SIGINT or SIGTERM, and limits what a connection can cost.
 
     Args:
         host: Address to listen on. If it contains a slash, it is the path of a Unix socket.
         port: TCP port; 0 selects a free port.
-        refused: Called with the status of each request that is refused before it reaches the application.
+        refused: Called with the HTTP status of each request that is refused before it reaches the application.
     """
 
     def __init__(
@@ -126,24 +130,25 @@ class Server(uvicorn.Server):
                 ws="none",
                 lifespan="off",
                 log_config=None,
-                proxy_headers=False,  # no caller's address is used
-                timeout_keep_alive=65,  # longer than the timeout of the proxies in front
+                proxy_headers=False,  # no code here uses the caller's address
+                # seconds; longer than the timeout of the proxies in front, so that they close idle connections first
+                timeout_keep_alive=65,
                 timeout_graceful_shutdown=grace_seconds,
             )
         )
 
     def serve_until_stopped(self) -> None:
-        """Serve until a signal stops the server; raises CannotListen."""
+        """Serve until a signal stops the server; raises CannotListen if the address can't be used."""
         host, port = self._address
         self.run(None if self.config.uds else [_socket_on(host, port)])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Accept no more requests, and stop when those in flight are answered."""
-        self.should_exit = True  # uvicorn's own handler would raise the signal again after the shutdown
+        """Begin the shutdown: accept no new requests, and stop after all requests in flight are answered."""
+        self.should_exit = True  # uvicorn's own handler would raise the signal once more after the shutdown
 
 
 def _socket_on(host: str, port: int) -> socket.socket:
-    """A socket bound to a port (0: a free one), on an IPv4 address of the host if there is one."""
+    """Bind a socket to a port, where 0 selects a free one. If the host has an IPv4 address, that address is used."""
     found = None
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -159,14 +164,14 @@ def _socket_on(host: str, port: int) -> socket.socket:
 
 
 def quiet() -> None:
-    """Log as `logs.py` does. KServe and uvicorn then log only faults, instead of five lines a request."""
+    """Set up the log as in `logs.py`. KServe and uvicorn then log only faults, instead of five lines per request."""
     logs.set_up()
     for name in ("kserve", "kserve.trace", "uvicorn", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
         logger.setLevel(logging.WARNING)
-    # KServe logs a caller's mistake as an error with a traceback.
+    # Do not log callers' mistakes, which KServe logs as errors with a traceback.
     mistakes = InvalidInput, ModelNotFound, NotImplementedError
     logging.getLogger("kserve").addFilter(lambda record: not isinstance((record.exc_info or (None,) * 2)[1], mistakes))
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are callers' mistakes as well

@@ -1,10 +1,10 @@
-"""Reads and changes objects of a Kubernetes namespace as plain values, over the official client's connection.
+"""Reads and changes Kubernetes objects of one namespace as plain dictionaries.
 
     api = KubernetesApi("ads")                          # a pod's credentials, or those of kubectl's context
     api.get("configmaps", "mtorl-experiment")           # None if it does not exist
     api.merge_patch("inferenceservices", "mtorl-incumbent", {"spec": {"predictor": {"annotations": {...}}}})
 
-All requests of this repository to an API server go through this module.
+All requests of this repository to a Kubernetes API server go through this module, which uses the official client.
 """
 
 import json
@@ -34,11 +34,11 @@ _AGAIN = (429, 500, 502, 503, 504)
 
 
 class Unanswered(ConnectionError):
-    """The API server does not answer, is overloaded or has an internal error. A retry may succeed."""
+    """Raised if the API server does not answer, is overloaded or has an internal error. A retry may succeed."""
 
 
 class Refused(OSError):
-    """The API server refuses a request with an HTTP status."""
+    """Raised if the API server refuses a request, for instance because of a missing permission."""
 
     def __init__(self, status: int, message: str) -> None:
         words = messages.FORBIDDEN if status == 403 else messages.KUBERNETES_REFUSES
@@ -47,7 +47,10 @@ class Refused(OSError):
 
 
 class Conflict(Exception):
-    """The object has changed since it was read, was deleted, or exists already. Read it again."""
+    """Raised if an object was changed after it was read, was deleted, or already exists.
+
+    Read it again before a retry.
+    """
 
 
 def in_pod() -> bool:
@@ -56,16 +59,18 @@ def in_pod() -> bool:
 
 
 def namespace_of_pod() -> str:
-    """The namespace of this pod; "default" outside a cluster."""
+    """Return the namespace of this pod; "default" outside a cluster."""
     return os.environ.get("MTORL_NAMESPACE") or (_NAMESPACE.read_text().strip() if _NAMESPACE.exists() else "default")
 
 
 class KubernetesApi:
-    """A client for one namespace, by default this pod's. Each method may raise Unanswered and Refused.
+    """A client for the objects of one namespace, by default that of this pod.
+
+    Each method may raise Unanswered and Refused.
 
     Args:
-        seconds: Timeout of a connection, and of an answer.
-        retries: Retries of an unanswered request, after pauses of 0, 2, 4, 8 ... 120 seconds.
+        seconds: Two timeouts: to connect, and to wait for an answer.
+        retries: Number of retries if there is no answer, after pauses of 0, 2, 4, 8 ... 120 seconds.
     """
 
     def __init__(self, namespace: str = "", seconds: tuple[float, float] = (3.0, 15.0), retries: int = 0) -> None:
@@ -88,7 +93,7 @@ class KubernetesApi:
         self._seconds = seconds
 
     def get(self, kind: str, name: str) -> Object | None:
-        """An object; None if it does not exist."""
+        """Return an object; None if it does not exist."""
         try:
             return self._request("GET", kind, name)
         except Refused as error:
@@ -97,16 +102,19 @@ class KubernetesApi:
             raise
 
     def list(self, kind: str, selector: str = "") -> list[Object]:
-        """All objects of a kind, or only those that match a label selector."""
+        """Return all objects of a kind, or only those that match a label selector."""
         query = [("labelSelector", selector)] if selector else []
         return self._request("GET", kind, query=query)["items"]
 
     def create(self, kind: str, body: Mapping[str, Any]) -> Object:
-        """Create an object; raises Conflict if the name exists."""
+        """Create an object; raises Conflict if an object with this name exists."""
         return self._request("POST", kind, body=body)
 
     def replace(self, kind: str, name: str, body: Mapping[str, Any], part: str = "") -> Object:
-        """Replace an object or its subresource `part`; raises Conflict if it has changed or was deleted."""
+        """Replace an object or its subresource `part`.
+
+        Raises Conflict if it was changed after it was read, or deleted.
+        """
         try:
             return self._request("PUT", kind, name, part, body=body)
         except Refused as error:
@@ -117,11 +125,14 @@ class KubernetesApi:
     def merge_patch(
         self, kind: str, name: str, patch: Mapping[str, Any], part: str = "", seconds: tuple[float, float] | None = None
     ) -> Object:
-        """Change fields of an object or its subresource `part`; None removes one. Conflict: its version has changed."""
+        """Change the given fields of an object or of its subresource `part`. The value None removes a field.
+
+        Raises Conflict if the patch contains a `resourceVersion` that is not the present one.
+        """
         return self._request("PATCH", kind, name, part, body=patch, seconds=seconds)
 
     def delete(self, kind: str, name: str) -> None:
-        """Delete an object after the objects that it owns. A missing object is not an error."""
+        """Delete an object and, before it, the objects that it owns. If the object does not exist, do nothing."""
         try:
             self._request("DELETE", kind, name, query=[("propagationPolicy", "Foreground")])
         except Refused as error:
@@ -129,7 +140,7 @@ class KubernetesApi:
                 raise
 
     def log(self, pod: str, lines: int) -> str:
-        """The last lines of a pod's log."""
+        """Return the last lines of a pod's log."""
         query = [("tailLines", lines)]
         return self._request("GET", "pods", pod, "log", query=query, raw=True).data.decode(errors="replace")
 

@@ -5,9 +5,9 @@
      "experiment": "ads", "arm": "challenger", "decision_id": "16c7...", "request_id": "r-1", "left_out": 532,
      "logger": "serving.router.flow.decider"}
 
-While a store is down, every request logs the same message. The first is written at once, then one a minute, and
-`left_out` counts the messages in between. The ids are those of the event that was written. User ids are never logged.
-KServe and uvicorn log through the same handler.
+If a database is down, every request logs the same message. The first message is written at once, and later ones once a
+minute: `left_out` is the number of messages omitted in between, and the ids are those of the message that was written.
+User ids are never logged. KServe and uvicorn log through the same handler.
 """
 
 import json
@@ -17,22 +17,23 @@ import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
-_SECONDS = 60.0  # seconds between two lines of one cause
-_MOST_CAUSES = 1000  # limit of the causes in memory; the one seen longest ago is forgotten
+_SECONDS = 60.0  # seconds between two lines with the same cause
+_MOST_CAUSES = 1000  # most causes in memory; beyond this number, the cause seen longest ago is forgotten
 _IDS = ("cause", "experiment", "arm", "decision_id", "request_id", "left_out")
 """Optional fields of a line. The first five come from the argument `extra` of the logging call."""
 
 
 class OncePerCause(logging.Filter):
-    """A filter that passes the first record of a cause, then one a minute with the number `left_out`.
+    """A filter that passes one record per cause and minute, and adds the number of omitted records as `left_out`.
 
-    Records have the same cause if they share the logger, the unformatted message, the arm, and `cause` (by default the
-    message's first argument). Records below the level warning always pass.
+    Records have the same cause if they have the same logger, unformatted message, arm, and `cause` (by default the
+    message's first argument). Records below the level warning are never omitted.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._causes: dict[tuple[str, ...], tuple[float, int]] = {}  # time of the last line, and records left out since
+        # cause -> time of its last line, and number of records omitted since then
+        self._causes: dict[tuple[str, ...], tuple[float, int]] = {}
         self._lock = threading.Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -55,7 +56,7 @@ class OncePerCause(logging.Filter):
 
 
 class JsonLine(logging.Formatter):
-    """A formatter that writes a record and its traceback as one line of JSON."""
+    """A formatter that writes a log record, including its traceback, as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return a record as one line of JSON."""
@@ -73,7 +74,7 @@ class JsonLine(logging.Formatter):
 
 
 def set_up() -> None:
-    """Log to standard error as JSON. If the root logger has a handler, as in tests, keep that handler."""
+    """Write the log to standard error as lines of JSON, unless the root logger already has a handler, as in tests."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLine())
     handler.addFilter(OncePerCause())
@@ -83,7 +84,7 @@ def set_up() -> None:
 
 
 def messages(lines: Iterable[str]) -> Iterator[str]:
-    """The messages in a log of JSON lines; other lines are skipped."""
+    """Yield the messages in a log of JSON lines. Lines that are not JSON are skipped."""
     for line in lines:
         try:
             yield json.loads(line)["message"]

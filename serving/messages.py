@@ -1,4 +1,4 @@
-"""Messages of serving/, except those of the router, which has its own catalogue."""
+"""Texts of errors and problems in serving/, except those of the router (`serving/router/messages.py`)."""
 
 from mtorl.runtime.message import Words
 

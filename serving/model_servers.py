@@ -1,7 +1,8 @@
-"""The interface to the servers of registry versions: InferenceServices on a cluster, `mtorl serve` on a laptop.
+"""The interface to model servers, each of which serves one version of the model registry.
 
-Only two modules change the version of a server: `serving.deployment` (a new challenger) and
-`pipelines.experiments.handover` (a promotion or its rollback).
+On a cluster, model servers are InferenceServices; on a laptop, `mtorl serve` runs them. Only two modules change the
+version of a server: `serving.deployment` (a new challenger) and `pipelines.experiments.handover` (a promotion or its
+rollback).
 """
 
 from typing import ClassVar, NamedTuple, Protocol
@@ -10,7 +11,7 @@ from mtorl.runtime.validation import StrictModel, Text
 
 
 class Mark(StrictModel):
-    """The mark of a promotion on a server, with the versions before and after it."""
+    """A note, stored with a model server, that a promotion has changed the server's version."""
 
     experiment: Text
     promotion: Text
@@ -22,7 +23,7 @@ class Mark(StrictModel):
 
 
 class Served(NamedTuple):
-    """The version that a model server is set to serve, and the state of its rollout."""
+    """The version that a model server is configured to serve, and the state of its rollout."""
 
     version: str
     """The version in the server's definition."""
@@ -35,23 +36,29 @@ class Served(NamedTuple):
 
 
 class ModelServers(Protocol):
-    """The model servers of a cluster's namespace, or of a laptop."""
+    """The model servers in a cluster's namespace, or those of `mtorl serve` on a laptop."""
 
     applied: ClassVar[bool]
     """Whether others (`kubectl apply`) may set an older version. If so, a hand-over that was undone is not repeated."""
 
     def name_at(self, url: str | None) -> str | None:
-        """The name of the server that answers at a URL; None if it is not one of these servers."""
+        """Return the name of the server that answers at a URL; None if it is not one of these servers."""
 
     def for_incumbent(self, url: str | None) -> str | None:
-        """A server's URL for an incumbent that had none, given the URL of its promoted model; None if there is none."""
+        """Return the URL of a server that can serve as the incumbent's, if the incumbent had no server so far.
+
+        `url` is that of the promoted model. Returns None if there is no such server.
+        """
 
     def served(self, name: str) -> Served | None:
-        """The version of a server; None if it does not exist or names no version. OSError: it can't be read now."""
+        """Read a server's version; None if the server does not exist, or has no version.
+
+        Raises OSError if the version can't be read now.
+        """
 
     def serve(self, name: str, version: str, mark: Mark | None = None, instead_of: str | None = None) -> None:
-        """Set the version of a server atomically. `served` must have been called before.
+        """Set the version that a server serves, atomically. `served` must have been called for the server before.
 
-        Without `mark`, the present mark stays. Raises Conflict if the server has changed since `served` read it, and
+        Without `mark`, the stored mark stays. Raises Conflict if the server was changed after `served` had read it, and
         OSError if the server can't be reached.
         """

@@ -1,12 +1,12 @@
-"""The model registry: a folder for each published version, from which model servers serve it.
+"""The model registry: a folder tree with all published versions of models, from which model servers load them.
 
     REGISTRY/ARM/VERSION/artifact/               the artifact
     REGISTRY/ARM/VERSION/model-store/ARM.mar     the archive that TorchServe loads
     REGISTRY/ARM/VERSION/lineage.json            its data, code and evaluation (`mtorl.artifact.lineage`)
 
 A version is published atomically, and its files are read-only. Model servers mount the registry, and the definition of
-each server names a version. So a rollout, a promotion and a rollback only change that name. `serving.versions` lists
-and prunes the versions.
+each server contains the name of the version that it serves. So a rollout, a promotion and a rollback only change this
+name. `serving.versions` lists and prunes the versions.
 """
 
 import contextlib
@@ -31,14 +31,14 @@ ARMS = ("incumbent", "challenger")  # with a first version
 
 
 class RegistryError(InputError, RuntimeError):
-    """A registry can't be read or changed; the message has the reason and what to do."""
+    """Raised if a registry can't be read or changed. The message gives the reason, and how to correct it."""
 
 
 def publish(artifact: Path, archive: Path, registry: Path, arm: str, lineage: Lineage, version: str = "") -> Path:
-    """Copy an artifact and its archive, a .mar file, into the registry; returns the version's folder.
+    """Copy an artifact and its archive, a .mar file, into the registry; returns the folder of the version.
 
-    Publishing is idempotent: an existing version and its lineage do not change. An incomplete version is replaced. By
-    default the version's name is that of the artifact, which is derived from its content.
+    If the version is already published, nothing changes. An incomplete version is replaced. The default of `version` is
+    the artifact's own version, which is derived from its content.
 
     Raises:
         RegistryError: The version exists with another model, the registry is for models of other data, or the lineage
@@ -65,19 +65,22 @@ def publish(artifact: Path, archive: Path, registry: Path, arm: str, lineage: Li
 
 
 def published_digest(folder: Path) -> str | None:
-    """The digest of the model in `REGISTRY/ARM/VERSION`; None if the version is missing or incomplete."""
+    """Return the digest of the model in `REGISTRY/ARM/VERSION`; None if the version is missing or incomplete."""
     try:
         model = json.loads((folder / "artifact" / "model.json").read_text())
         files = [folder / "artifact" / name for name in model["files"]]
         files.append(folder / "model-store" / f"{folder.parent.name}.mar")
-        # Only sizes are checked. Checksums take long, and are compared when the version is loaded.
+        # Check only that no file is empty. Checksums take long, and are compared when the version is loaded.
         return str(model["digest"]) if all(file.stat().st_size for file in files) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def check_kind(registry: Path, simulated: bool) -> None:
-    """Raise RegistryError if real and simulated data would mix: no user may be served by a model of a simulation."""
+    """Raise RegistryError if the registry would contain models of both real and simulated data.
+
+    Otherwise, a real user might be served by a model of a simulation.
+    """
     for _, model in published_models(registry):
         if bool(model.get("simulated", False)) != simulated:
             ours, theirs = ("simulated data", "a real log") if simulated else ("a real log", "simulated data")
@@ -85,7 +88,7 @@ def check_kind(registry: Path, simulated: bool) -> None:
 
 
 def check_first(registry: Path, spec: DatasetSpec) -> None:
-    """Raise RegistryError if the first models belong to another data set, because they do not know the channels."""
+    """Raise RegistryError if the registry's first models belong to another data set, which has other channels."""
     check_kind(registry, spec.simulated)
     for description in sorted(registry.glob(f"*/{FIRST}/artifact/{DATASET_FILE}")):
         if (name := DatasetSpec.load(description).name) != spec.name:
@@ -94,14 +97,20 @@ def check_first(registry: Path, spec: DatasetSpec) -> None:
 
 
 def folder_of(registry: Path, digest: str | None) -> Path | None:
-    """Artifact folder of the published model with a digest (None: of the newest model); None if not found."""
+    """Return the artifact folder of the published model with a digest, or of the newest model if `digest` is None.
+
+    Returns None if there is no such model.
+    """
     if digest is None:
         return max(_by_time(registry), default=(None, None))[1]
     return next((folder for folder, model in published_models(registry) if model.get("digest") == digest), None)
 
 
 def newest(registry: Path) -> datetime | None:
-    """Training time of the newest model, except models for which the gate asked for an experiment; None: no model."""
+    """Return the training time of the newest model; None if there is no model.
+
+    Models that the gate has not approved, because they need an experiment first, do not count.
+    """
     return max((created for created, folder in _by_time(registry) if not _needs_experiment(folder)), default=None)
 
 
@@ -114,30 +123,31 @@ def _needs_experiment(artifact: Path) -> bool:
 
 
 def description_of_newest(registry: Path) -> Path:
-    """Data set description of the newest published model; RegistryError if none is published."""
+    """Return the data set description of the newest published model. Raises RegistryError if there is no model."""
     if (folder := folder_of(registry, None)) is None:
         raise RegistryError(f"{registry} has no model with a data set description: name one (dataset)")
     return folder / DATASET_FILE
 
 
 def _by_time(registry: Path) -> Iterator[tuple[datetime, Path]]:
-    """Training time of each published model, and its artifact's folder."""
+    """Yield the training time and the artifact folder of each published model."""
     for folder, model in published_models(registry):
-        with contextlib.suppress(KeyError, TypeError, ValueError):  # written by another release, or by a person
+        # a model.json from another release or a person may be invalid
+        with contextlib.suppress(KeyError, TypeError, ValueError):
             yield datetime.fromisoformat(model["created"]).astimezone(UTC), folder
 
 
 def published_models(registry: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Folder and model.json of each published artifact, without unfinished copies, whose names begin with a dot."""
+    """Yield the folder and the model.json of each published artifact. Unfinished copies (.*) are skipped."""
     for path in sorted(registry.glob("[!.]*/[!.]*/artifact/model.json")):
         with contextlib.suppress(OSError, ValueError):
             yield path.parent, json.loads(path.read_text())
 
 
 def _make_read_only(folder: Path) -> None:
-    """Make files read-only and unreadable for others, and sync them. Folders can still be deleted.
+    """Make all files read-only, and unreadable for other users, and sync them. Folders can still be deleted.
 
-    The sync is needed because a power failure must not leave a version that only looks complete.
+    Without the sync, a power failure could leave a version that only looks complete.
     """
     for path in folder.rglob("*"):
         path.chmod(0o750 if path.is_dir() else 0o440)

@@ -15,11 +15,14 @@ _U = (0.0, 0.25, 0.5, 0.75, 0.999)  # the uniform numbers that draw a channel
 
 
 class SmokeError(InputError, RuntimeError):
-    """The archive can't be opened, its model can't be loaded, or an answer is not a decision."""
+    """Raised if the archive can't be opened, its model can't be loaded, or one of its answers is not a decision."""
 
 
 def check_archive(archive: Path) -> str:
-    """Request decisions for a user without history, over all channels and for each single one; returns a summary."""
+    """Request test decisions from the model in an archive; returns a summary of the first decision.
+
+    The user has no history. Some items offer all channels, and others a single channel.
+    """
     handler = PolicyHandler()
     try:
         with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(archive) as content:
@@ -30,7 +33,7 @@ def check_archive(archive: Path) -> str:
             items = [{"window": window, "u": u} for u in _U]
             items += [{"window": window, "u": 0.5, "candidates": [channel]} for channel in channels]
             answers = handler.predictions(items)
-    except Exception as error:  # of any kind: the archive may be damaged
+    except Exception as error:  # a damaged archive may cause any exception
         raise SmokeError(f"{archive.name}: its model can't be loaded: {type(error).__name__}: {error}") from error
     for answer in answers:
         if "error" in answer:

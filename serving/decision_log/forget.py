@@ -1,11 +1,12 @@
-"""Removes users from a spool that no router uses.
+"""Removes the records of users from a spool that no running router uses.
 
     forget_users("spool", ["u1"], datetime.now(UTC))
 
-The spool of a running router needs no removal: uploads omit forgotten users (`mtorl.log.forgotten`), and a record is
-deleted within 75 minutes of its upload. If the reservation of a decision may still be open, the decision stays for a
-day. Without the decision, a restarted router would release the money. If a cost was logged, the reservation counts as
-settled.
+In the spool of a running router, nothing has to be removed: uploads omit forgotten users (`mtorl.log.forgotten`), and a
+record is deleted within 75 minutes of its upload.
+
+A decision stays for a day if its reservation may still be open. Otherwise, a restarted router would not find the
+decision, and would release money for an ad that was shown. A reservation with a logged cost is not open.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -21,28 +22,29 @@ from mtorl.runtime.files import replacing
 from mtorl.runtime.locks import locked
 from serving.decision_log import segments
 
-_OPEN = timedelta(hours=24)  # time until a reservation without a cost expires, by the router's default settings
+_OPEN = timedelta(hours=24)  # by the router's default settings, a reservation without a cost expires after this time
 
 
 class SpoolWithout(NamedTuple):
-    """Numbers of records of forgotten users in a spool."""
+    """The numbers of records that were removed from a spool, or had to stay, when users were forgotten."""
 
     removed: int
-    left: int  # decisions that stay because their reservation may be open
-    held: bool  # whether a router uses the spool, so that nothing was removed
+    left: int  # decisions that were kept because their reservation may be open
+    held: bool  # whether a running router uses the spool, so that nothing was removed
 
 
 def forget_in_spools(folder: Path, users: Collection[str], now: datetime) -> dict[str, SpoolWithout]:
-    """`forget_users` for all spools below a folder; returns the results by their relative paths."""
+    """Call `forget_users` for every spool below a folder; returns the results by the spools' relative paths."""
     root = folder.resolve()
     spools = [path.parent for path in sorted(root.rglob(segments.IDENTITY)) if (path.parent / ".lock").exists()]
     return {str(spool.relative_to(root)): forget_users(spool, users, now) for spool in spools}
 
 
 def forget_users(folder: str | Path, users: Collection[str], now: datetime) -> SpoolWithout:
-    """Remove the records of users from a spool, unless a router uses it.
+    """Remove the records of users from a spool, unless a running router uses it.
 
-    If any record is removed, the stored positions are deleted, so the next router ships the other records again.
+    The removal changes the offsets of other records. So it deletes the stored shipping positions, and the next router
+    ships all remaining records again.
     """
     spool, wanted = Path(folder), frozenset(users)
     decisions = {r["decision_id"]: r for r in segments.read(spool, "decision") if r["user_id"] in wanted}
@@ -73,16 +75,21 @@ def _goes(users: Collection[str], gone: Collection[str], kept: Collection[str], 
 
 
 def _files(spool: Path) -> Iterator[Path]:
-    """Files of outcomes, then of decisions: if the removal is interrupted, decisions still name the outcomes' users."""
+    """Yield the spool's files, those of decisions last.
+
+    Outcomes have no user id, only a decision id. If the removal is interrupted, a repetition can still find the users'
+    outcomes by their decisions.
+    """
     for kind in reversed(KINDS):
         yield from segments.segments(spool, kind)
         yield from spool.glob(f"poison-{kind}.jsonl")
 
 
 def _remove(path: Path, goes: Callable[[bytes], bool]) -> int:
-    """Remove lines from a file; returns their number. A file without such lines is not changed."""
+    """Delete the lines for which `goes` is true; returns their number. A file without such lines is not changed."""
     lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith(b"\n") and not goes(line)]  # a crash may have cut the last line
+    # a line without a newline was cut off by a crash
+    kept = [line for line in lines if line.endswith(b"\n") and not goes(line)]
     if len(kept) < len(lines):
         for noted in path.parent.glob("*.json"):  # positions
             noted.unlink()

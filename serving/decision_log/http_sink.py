@@ -1,4 +1,4 @@
-"""Ships records as CloudEvents 1.0 over HTTP in structured mode, one event per request or a JSON batch."""
+"""Sends records as CloudEvents 1.0 over HTTP (structured mode): one event per request, or a batch as a JSON array."""
 
 import asyncio
 from typing import Any
@@ -11,23 +11,23 @@ from mtorl.log.records import ID_FIELD, Kind
 from serving.decision_log.segments import Batch
 from serving.decision_log.shipper import Refused, Sink, SinkUnavailable
 
-BATCH = 64  # records; encoding them blocks the event loop, which decisions share, for less than a millisecond
+BATCH = 64  # records per request; encoding them blocks the event loop, which also serves decisions, for less than 1 ms
 _ANSWER_SECONDS = 10.0
 _LONGEST_RETRY_AFTER = 300.0
-# Status codes that refuse a record. Any other 4xx (wrong path, no permission) is a fault of the URL or the settings. If
-# it were treated as a refusal, a wrong URL would move the whole log to the refused records.
+# With these status codes, the sink refuses the record itself, so the record is set aside. Any other 4xx (wrong path, no
+# permission) is a fault of the URL or the settings. Shipping then waits; otherwise, the whole log would be set aside.
 _REFUSALS = {400, 409, 413, 422}
-_NO_BATCHES = 415  # unsupported media type: the sink may still accept single events
+_NO_BATCHES = 415  # unsupported media type: the sink may accept single events instead of a batch
 
 
 class HttpSink(Sink):
-    """A sink that posts events to a URL, where a 2xx answer acknowledges them."""
+    """A sink that posts records to a URL as CloudEvents. An answer with a 2xx status acknowledges them."""
 
     linger = 0.0
     kinds: tuple[Kind, ...] = ("decision", "outcome", "shadow")
 
     def __init__(self, url: str, source: str, largest: int = BATCH) -> None:
-        self.largest = largest  # 1 for Knative's brokers, which do not accept JSON batches
+        self.largest = largest  # must be 1 for Knative's brokers, which do not accept batches
         self.url = url
         self.source = source
         self._session: aiohttp.ClientSession | None = None
@@ -50,7 +50,8 @@ class HttpSink(Sink):
         answer = f"{response.status} {text}"
         if response.status in _REFUSALS or (response.status == _NO_BATCHES and len(batch) > 1):
             raise Refused(answer)
-        asked = response.headers.get("Retry-After", "")  # seconds; after a date, which is rare, the usual pause applies
+        # Only a number of seconds is read. If the header has a date, which is rare, the usual pause applies.
+        asked = response.headers.get("Retry-After", "")
         wait = min(float(asked), _LONGEST_RETRY_AFTER) if asked.isdecimal() else 0.0
         usual = "server_error" if response.status >= 500 else "not_accepted"
         raise SinkUnavailable({429: "throttled", 408: "timeout"}.get(response.status, usual), answer, wait)
@@ -62,7 +63,7 @@ class HttpSink(Sink):
 
 
 def encode(batch: Batch, source: str) -> tuple[dict[str, str], bytes]:
-    """Headers and body of a request with the stored lines as data; raises Refused for a line that is not a record."""
+    """Build the headers and body of a request that contains a batch; raises Refused if a line is not a record."""
     events = [
         orjson.dumps(_context(batch.kind, line, source))[:-1] + b',"data":' + line.rstrip(b"\n") + b"}"
         for line in batch.lines
@@ -73,10 +74,11 @@ def encode(batch: Batch, source: str) -> tuple[dict[str, str], bytes]:
 
 
 def _context(kind: Kind, line: bytes, source: str) -> dict[str, str]:
-    """The context attributes of a record.
+    """Build the CloudEvents attributes of a record, such as its id and type.
 
-    A withdrawal has the id `<decision_id>.withdrawn`, so that consumers do not drop it as a duplicate of its decision.
-    `partitionkey` keeps a decision and its outcomes together.
+    A withdrawn decision has the id `<decision_id>.withdrawn`. With the decision's own id, consumers would drop the
+    event as a duplicate. The `partitionkey` is the decision id, so that a decision and its outcomes go to the same
+    partition.
     """
     try:
         record: Any = orjson.loads(line)

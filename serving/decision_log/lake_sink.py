@@ -1,7 +1,8 @@
-"""Uploads a spool into the lake, as files of `mtorl/log/lake.py`.
+"""Uploads the records of a spool into the lake, as Parquet files (`mtorl/log/lake.py`).
 
-A file's name contains the spool, the segment and the range of bytes. So a batch that is delivered twice replaces its
-own file. A longer batch from the same start writes another file with copies of the same records, which readers drop.
+A file's name contains the spool, the segment and the byte range of its records. So if a batch is uploaded twice, the
+second upload replaces the first. If the second batch is longer, it becomes another file, which contains the same
+records once more. Readers drop such duplicates.
 """
 
 import asyncio
@@ -22,7 +23,10 @@ from serving.decision_log.shipper import Refused, Sink, SinkUnavailable
 
 
 class LakeSink(Sink):
-    """A sink that writes Parquet files into a lake. Records gather for up to `linger` seconds into one file."""
+    """A sink that writes Parquet files into a lake.
+
+    It collects records for up to `linger` seconds, so that there are fewer and larger files.
+    """
 
     largest = 10_000
     kinds = KINDS
@@ -48,7 +52,8 @@ class LakeSink(Sink):
         try:
             with tempfile.TemporaryDirectory(prefix="mtorl-upload-") as scratch:
                 (lines := Path(scratch, "lines.jsonl")).write_bytes(b"".join(batch.lines))
-                # Repeat if another user was forgotten meanwhile: the file may contain that user's records.
+                # If another user was forgotten during the upload, upload again, because the file may contain that
+                # user's records.
                 while forgotten != (forgotten := self._lake.forgotten()):
                     self._write(batch, lines, name, forgotten)
         except (duckdb.InvalidInputException, duckdb.ConversionException) as error:

@@ -1,13 +1,14 @@
 """Append-only files of JSON lines that survive a crash and a full disk.
 
-When segment `<kind>-00000001.jsonl` is large enough, 00000002 follows. A record is durable when its line, newline
-included, has been synced. If a crash leaves an incomplete line at the end, readers skip it, and the next append cuts it
-off. Readers also skip complete lines that are not records, and each sink sets these aside (`shipper.py`).
+The records of each kind are in numbered files, called segments. When `<kind>-00000001.jsonl` is large enough, 00000002
+begins. A record is durable once its line, newline included, has been synced to disk. If a crash leaves an incomplete
+line at the end, readers skip it, and the next append cuts it off. Readers also skip lines that are not records, and
+shippers set them aside (`shipper.py`).
 
-The folder also contains `identity` (the unique name of the spool), `poison-<kind>.jsonl` (records that a sink refused,
-`shipper.py`) and a file of positions for each sink, which is replaced atomically. A position is valid only at the end
-of a line. If it is not valid, shipping begins with the oldest record: sinks must accept duplicates, but a skipped
-record would be lost.
+The folder also contains `identity` (the unique name of the spool), `poison-<kind>.jsonl` (records that a sink refused)
+and, for each sink, a file with the positions up to which records were shipped. A position must be at the end of a line.
+If it is not, shipping begins again with the oldest record: sinks must accept duplicates, but a skipped record would be
+lost.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ from mtorl.log.records import KINDS, Kind
 from mtorl.runtime.files import replacing, sync
 
 SEGMENT_BYTES = 64 * 1024 * 1024
-_CLOCK_SECONDS = 1.0  # tolerance, because file modification times come from a coarser clock
-_SEGMENT_SECONDS = 3600.0  # after an hour, a small segment is closed as well, because only then can it be deleted
+_CLOCK_SECONDS = 1.0  # seconds of tolerance, because a file's modification time comes from a less precise clock
+_SEGMENT_SECONDS = 3600.0  # a small segment is closed after an hour, because only a closed segment can be deleted
 IDENTITY = "identity"
-UPLOADED = "uploaded.json"  # positions of the shipper to the lake
+UPLOADED = "uploaded.json"  # file with the positions up to which the lake has the records
 
 
 class Position(NamedTuple):
-    """A position between two records of a kind."""
+    """A position between two records of a kind: a segment, and an offset in its file."""
 
     segment: int  # number, from 1
     offset: int  # bytes
@@ -62,19 +63,19 @@ def number(path: Path) -> int:
 
 
 def read(folder: Path, kind: Kind) -> Iterator[dict[str, Any]]:
-    """All records of a kind, in the order of writing."""
+    """Yield all records of a kind, in the order in which they were written."""
     for path in segments(folder, kind):
         yield from read_file(path)
 
 
 def read_file(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a segment; none if it has been deleted."""
+    """Yield the records of a segment; none if the file has been deleted."""
     with contextlib.suppress(FileNotFoundError), path.open("rb") as lines:
         yield from filter(None, map(record, lines))
 
 
 def newest(folder: Path, kind: Kind, count: int) -> Iterator[dict[str, Any]]:
-    """The last `count` records of a kind, oldest first. Older segments are not read, and records are streamed."""
+    """Yield the last `count` records of a kind, oldest first, without reading older segments."""
     paths: list[Path] = []
     surplus = -count  # records in `paths` beyond the newest `count`
     for path in reversed(segments(folder, kind)):
@@ -87,7 +88,7 @@ def newest(folder: Path, kind: Kind, count: int) -> Iterator[dict[str, Any]]:
 
 
 def record(line: bytes) -> dict[str, Any] | None:
-    """Parse a line; None if it is incomplete or not a record."""
+    """Parse a line; returns None if it is incomplete, or is not a JSON object."""
     with contextlib.suppress(orjson.JSONDecodeError):
         if line.endswith(b"\n") and isinstance(found := orjson.loads(line), dict):
             return found
@@ -103,7 +104,10 @@ def _whole_bytes(path: Path) -> int:
 
 
 class SegmentWriter:
-    """A writer to the newest segment of a kind. Only one thread, and one process per folder, may use it."""
+    """Appends records of one kind to the newest segment.
+
+    Only one process may write to a folder, and only one thread at a time may use a writer.
+    """
 
     def __init__(self, folder: Path, kind: Kind, segment_bytes: int) -> None:
         self._folder = folder
@@ -112,10 +116,13 @@ class SegmentWriter:
         self._path = str(folder)  # of the newest segment
         self._file = -1
         self._opened = 0.0
-        self.end = OLDEST  # after the last durable record; other threads may read it
+        self.end = OLDEST  # position after the last durable record; other threads may read it
 
     def find_end(self) -> None:
-        """Set `end` after the last complete line, and delete segments without one, which a crash may leave."""
+        """Set `end` after the last complete line.
+
+        Segments without a complete line, which a crash may leave, are deleted.
+        """
         for path in reversed(segments(self._folder, self._kind)):
             if size := _whole_bytes(path):
                 self._path, self.end = str(path), Position(number(path), size)
@@ -123,7 +130,7 @@ class SegmentWriter:
             path.unlink()
 
     def append(self, lines: bytes) -> None:
-        """Write complete lines and return when they are durable. After an OSError, none of them will be read."""
+        """Write complete lines, and return once they are durable. After an OSError, readers will see none of them."""
         segment, size = self.end
         old = self._file >= 0 and time.monotonic() - self._opened > _SEGMENT_SECONDS
         if segment == 0 or size >= self._limit or old or self._is_ahead():
@@ -137,7 +144,7 @@ class SegmentWriter:
                 rest = rest[os.write(self._file, rest) :]
             os.fdatasync(self._file)
         except OSError:
-            # Cut off what follows the durable records, now if possible, or else at the next append.
+            # Remove the partly written lines now or, if that fails, too, at the next append.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, size)
             self.close()
@@ -145,9 +152,10 @@ class SegmentWriter:
         self.end = Position(segment, size + len(lines))
 
     def _is_ahead(self) -> bool:
-        """Whether a new segment must begin, because the clock was set back or the present segment was deleted.
+        """Whether a new segment must begin, because the clock was set back or the newest segment was deleted.
 
-        After the clock was set back, new records would give a segment an earlier time than its last records have.
+        After the clock was set back, another append would give the segment an earlier modification time than that of
+        records which it already contains.
         """
         try:
             return os.stat(self._path).st_mtime > time.time() + _CLOCK_SECONDS
@@ -176,7 +184,7 @@ class SegmentWriter:
 
 
 def positions(folder: Path, file: str) -> dict[Kind, Position]:
-    """Read the position of each kind from a file; `OLDEST` for a position that is not valid."""
+    """Read the shipped position of each kind from a file; `OLDEST` replaces a position that is not valid."""
     stored: Any = {}
     with contextlib.suppress(OSError, orjson.JSONDecodeError):
         stored = orjson.loads((folder / file).read_bytes())
@@ -200,7 +208,7 @@ def _checked(folder: Path, kind: Kind, stored: Any) -> Position:
 
 @dataclass(frozen=True)
 class Batch:
-    """Consecutive records of a kind in one segment, as lines with their newlines."""
+    """Consecutive records of one kind from one segment, as lines that end with a newline."""
 
     kind: Kind
     start: Position
@@ -223,7 +231,7 @@ class Batch:
 
 
 def read_batch(folder: Path, kind: Kind, start: Position, end: Position, most: int) -> Batch | None:
-    """At most `most` records of one segment from `start` on; None if there are none before `end`."""
+    """Read up to `most` records of one segment from `start` on; None if there is no record before `end`."""
     for path in segments(folder, kind) if start < end else ():
         at = max(start, Position(number(path), 0))
         if not number(path) == at.segment <= end.segment:
@@ -233,7 +241,7 @@ def read_batch(folder: Path, kind: Kind, start: Position, end: Position, most: i
             file.seek(offset)
             for line in file:
                 offset += len(line)
-                # A closed segment may end with the remains of a failed write.
+                # A closed segment may end with an incomplete line, which a failed write has left.
                 if not line.endswith(b"\n") or (at.segment, offset) > end or len(lines) == most:
                     break
                 lines.append(line)
@@ -250,6 +258,6 @@ def distance(folder: Path, kind: Kind, start: Position, end: Position) -> int:
 
 
 def is_uploaded(folder: Path) -> bool:
-    """Whether all complete records of a spool are in the lake. A router may use the spool meanwhile."""
+    """Whether the lake has all complete records of a spool. A running router may use the spool at the same time."""
     at, end = positions(folder, UPLOADED), Position(sys.maxsize, 0)
     return all(read_batch(folder, kind, start, end, 1) is None for kind, start in at.items())

@@ -33,20 +33,23 @@ from serving.decision_log.spool import Spool
 
 log = logging.getLogger(__name__)
 
-_PLENTY = 16 << 20  # waiting bytes that are shipped at once, before `linger` seconds are over
-_FEWEST_READ = 256  # least number of records read at once, even if the sink accepts only single records
-_POLL_SECONDS = 0.25  # seconds between two polls for new records
-_NOTE_SECONDS = 1.0  # seconds between two writes of positions: each write syncs the disk that decisions use
-_FIRST_PAUSE = 0.5  # seconds after the sink's first failure; doubled after each further one ...
-_LONGEST_PAUSE = 30.0  # ... up to this
+_PLENTY = 16 << 20  # if this many bytes wait, they are shipped before `linger` seconds have passed
+_FEWEST_READ = 256  # fewest records to read from disk at once, even if the sink accepts only single records
+_POLL_SECONDS = 0.25  # seconds between two checks for new records
+_NOTE_SECONDS = 1.0  # seconds between two writes of positions, which sync the same disk that decisions use
+_FIRST_PAUSE = 0.5  # pause in seconds after the first failure of the sink; each further failure doubles it ...
+_LONGEST_PAUSE = 30.0  # ... up to this number of seconds
 
 
 class Refused(Exception):
-    """The sink will never accept these records, but may accept others."""
+    """Raised by a sink that will never accept these records, but may accept others."""
 
 
 class SinkUnavailable(Exception):
-    """The sink accepts no records now. `reason` is a metric's label, `retry_after` the pause it requests, seconds."""
+    """Raised by a sink that accepts no records at present.
+
+    `reason` is a label of a metric, and `retry_after` the pause in seconds that the sink asks for.
+    """
 
     def __init__(self, reason: str, detail: str, retry_after: float = 0.0) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -55,29 +58,33 @@ class SinkUnavailable(Exception):
 
 
 class Sink(Protocol):
-    """A receiver of batches in order. After a failure or crash, it gets a batch again, which may then be longer."""
+    """A destination that receives batches of records in order.
 
-    largest: int  # most records in a batch
-    linger: float  # seconds for which records may gather
-    kinds: tuple[Kind, ...]  # kinds of records that it accepts
+    After a failure or crash, it receives a batch again, perhaps with more records.
+    """
+
+    largest: int  # most records in one call of `deliver`
+    linger: float  # seconds for which records are collected before a delivery
+    kinds: tuple[Kind, ...]  # kinds of records that the sink accepts
 
     async def deliver(self, batch: Batch) -> None:
-        """Return once the sink has stored the batch; raises Refused for an invalid record, or SinkUnavailable."""
+        """Store a batch, and return once it is stored. Raises Refused for an invalid record, or SinkUnavailable."""
 
     async def close(self) -> None:
         """Close connections."""
 
 
 class Shipper:
-    """A task that ships a spool to a sink.
+    """A background task that ships the records of a spool to one sink.
 
     Args:
-        file: File in the spool's folder that stores the shipped positions.
-        lake: The shipper that uploads the same spool into the lake. None: every record must reach this sink.
+        file: Name of the file in the spool's folder that stores the shipped positions.
+        lake: The shipper that uploads the same spool into the lake. If the sink's backlog is too large, records that
+            the lake has are dropped for the sink. None: every record must reach the sink.
 
     Attributes:
-        noted: The stored position by kind: after the last record that was acknowledged or dropped.
-        tally: Counts since the last `take_tally`: ("shipped", kind), ("poison", kind), ("dropped", kind) and
+        noted: By kind, the stored position up to which the sink has acknowledged records, or they were dropped.
+        tally: Counts since the last `take_tally`, by ("shipped", kind), ("poison", kind), ("dropped", kind) and
             ("failed", reason).
     """
 
@@ -86,7 +93,7 @@ class Shipper:
         self._sink = sink
         self._file = file
         self._lake = lake
-        self._warned = False  # whether dropped records were logged since the backlog was last empty
+        self._warned = False  # whether a warning about dropped records was logged since no record was pending
         self.kinds = sink.kinds
         loaded = segments.positions(spool.folder, file)
         self._at = self.noted = {kind: loaded[kind] for kind in self.kinds}
@@ -94,7 +101,8 @@ class Shipper:
         for kind, at in self._at.items():
             first = segments.read_batch(spool.folder, kind, at, spool.end(kind), 1)
             self._oldest[kind] = _event_time(first) if first else 0.0
-        self._gathers = dict.fromkeys(self.kinds, -math.inf)  # when records began to gather, by the steady clock
+        # time by the steady clock at which collecting a batch began
+        self._gathers = dict.fromkeys(self.kinds, -math.inf)
         self._note_at = 0.0
         self._draining = False
         self.tally: Counter[tuple[str, str]] = Counter()
@@ -103,15 +111,15 @@ class Shipper:
 
     @property
     def pending(self) -> int:
-        """Bytes of durable records that the sink has not acknowledged."""
+        """Number of bytes in durable records that the sink has not acknowledged."""
         return sum(self._pending(kind) for kind in self.kinds)
 
     @property
     def oldest_pending_seconds(self) -> float:
-        """Age of the oldest record that was not shipped yet; 0 if all were shipped.
+        """Age of the oldest record that was not shipped yet, in seconds; 0 if all were shipped.
 
-        An outcome may be reported long after its event time. So no record counts as older than an earlier record, or
-        than the last moment at which nothing was pending.
+        The age counts from the record's event time. But an outcome may be reported long after its event, so the age
+        counts at most from an earlier record, or from the last moment at which no record was pending.
         """
         since = [self._oldest[kind] for kind in self.kinds if self._pending(kind) > 0]
         return max(0.0, time.time() - min(since)) if since else 0.0
@@ -122,11 +130,11 @@ class Shipper:
         return taken
 
     def start(self) -> None:
-        """Ship from now on, in a task of the running event loop."""
+        """Start to ship records, in a task of the running event loop."""
         self._task = asyncio.create_task(self._run())
 
     async def close(self, seconds: float) -> None:
-        """Ship pending records for at most `seconds`, then stop. The rest is shipped after the next start."""
+        """Ship pending records for at most `seconds`, then stop. The next start ships the rest."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -144,7 +152,7 @@ class Shipper:
         """Read and deliver one batch of each kind; returns the number of records that were shipped or set aside."""
         if self._lake is not None:
             await self._drop(self._lake)
-        await self._note()  # the positions may not have been stored after the last batch
+        await self._note()  # store the positions, if they were not stored after the last batch
         finished = 0
         for kind in self.kinds:
             if not self._is_due(kind):
@@ -171,7 +179,8 @@ class Shipper:
                 shipped = await self.ship_once()
                 failures, pause = 0, 0.0 if shipped else _POLL_SECONDS
             except Exception as error:
-                # Any other error is a full disk (no position can be stored) or a bug. Shipping is retried in any case.
+                # An error other than SinkUnavailable is a full disk, where no position can be stored, or a bug. In any
+                # case, shipping is retried.
                 reason = "disk" if isinstance(error, OSError) else "internal"
                 fault = error if isinstance(error, SinkUnavailable) else SinkUnavailable(reason, repr(error))
                 self.tally["failed", fault.reason] += 1
@@ -197,7 +206,10 @@ class Shipper:
         return self._draining or pending >= _PLENTY or now - self._gathers[kind] >= self._sink.linger
 
     async def _deliver(self, batch: Batch, size: int) -> None:
-        """Deliver a batch in pieces. A refused piece is halved until only the invalid records are set aside."""
+        """Deliver a batch in pieces of `size` records.
+
+        If the sink refuses a piece, the piece is halved until only the invalid records are set aside.
+        """
         for piece in batch.cut(size):
             what = "shipped"
             try:
@@ -212,7 +224,7 @@ class Shipper:
             self._at = {**self._at, piece.kind: piece.end}
 
     async def _drop(self, lake: Shipper) -> None:
-        """Drop the oldest segments that are in the lake until the backlog is no larger than the rest of the spool."""
+        """Drop the oldest segments that the lake has, until the sink's backlog fits into the spool's free space."""
         self._warned = self._warned and self.pending > 0
         while (dropped := await self._in_thread(self._surplus, lake.noted)) is not None:
             if not self._warned:
@@ -223,7 +235,10 @@ class Shipper:
             self.tally["dropped", dropped.kind] += len(dropped)
 
     def _surplus(self, uploaded: Mapping[Kind, Position]) -> Batch | None:
-        """Pending part of the oldest segment that the lake has; None if there is none, or the backlog is small."""
+        """Return the records to drop: the pending part of the oldest segment that is in the lake.
+
+        Returns None if there is no such segment, or if the backlog is not larger than the spool's free space.
+        """
         folder = self._spool.folder
         if self.pending <= self._spool.room():
             return None
@@ -253,15 +268,15 @@ class Shipper:
 
 
 def pause_after(failures: int, asked: float) -> float:
-    """Seconds until the next retry. They double with each earlier failure in a row, and are at least `asked`.
+    """Return the seconds until the next retry, at least `asked`. They double with each earlier failure in a row.
 
-    The pause is drawn at random between half of its length and all of it, so that routers do not retry simultaneously.
+    The pause is random, between half of this time and all of it, so that routers do not retry at the same moment.
     """
     longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(failures, 16))
     return max(asked, longest * random.uniform(0.5, 1.0))
 
 
 def _event_time(batch: Batch) -> float:
-    with contextlib.suppress(Exception):  # for a line that is not a record, which `_deliver` sets aside
+    with contextlib.suppress(Exception):  # the line may be no record; `_deliver` then sets it aside
         return datetime.fromisoformat(orjson.loads(batch.lines[0])["event_time"]).timestamp()
     return 0.0

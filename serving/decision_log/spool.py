@@ -1,10 +1,12 @@
-"""The durable spool: many requests append records, one thread at a time writes, and one sync makes a batch durable.
+"""The durable spool: many requests append records, and one sync to disk makes a whole batch of them durable.
 
-The records that arrive while the disk writes a batch form the next one, so the number of syncs depends on the speed of
-the disk, not on the traffic. A thread that may block writes its own records and all that wait (`write`). Other callers
-leave the writing to the spool's thread (`submit`, `submit_later`). Records that would exceed the quota are refused. If
-a decision can't be logged in time, its user gets the default action, and a record that withdraws the decision is
-*owed*: it waits in memory until the disk works again, because verdicts must count the default action.
+The records that arrive while the disk writes one batch form the next batch. So the number of syncs depends on the speed
+of the disk, not on the traffic. A thread that may block writes its own records and all others that wait (`write`).
+Other callers leave the writing to the spool's thread (`submit`, `submit_later`). Records that would exceed the quota
+are refused.
+
+If a decision can't be logged in time, its user gets the default action, and a record that withdraws the decision is
+*owed*: it stays in memory until the disk works again. Without this record, verdicts would count the wrong action.
 """
 
 import errno
@@ -29,22 +31,25 @@ from serving import messages
 from serving.decision_log import segments
 from serving.decision_log.segments import Position
 
-_LARGEST_BATCH = 512  # appends
-_LARGEST_QUEUE = 20_000  # most appends that wait while the disk hangs; further appends are refused
-_MOST_OWED = 20_000  # most records that wait in memory, about 25 MB
-_MOST_LATER = 2_000  # appends that wait, each of up to 64 windows of 1.8 kB; further ones are dropped
-_LATER_SECONDS = 1.0  # interval of writes for which no caller waits, and of retries after a fault of the disk
-_LITTLE_ROOM = 0.2  # share of the quota that counts as nearly full, as in the alert MtorlSpoolNearlyFull
-KEPT_FREE = 128 * 1024  # bytes of the disk that are kept for positions, without which nothing could be deleted
+_LARGEST_BATCH = 512  # most appends that share one sync
+_LARGEST_QUEUE = 20_000  # most appends that may wait while the disk hangs; further appends are refused
+_MOST_OWED = 20_000  # most owed records in memory, about 25 MB
+# most calls of `submit_later` that may wait, each with up to 64 windows of 1.8 kB; further calls are dropped
+_MOST_LATER = 2_000
+_LATER_SECONDS = 1.0  # seconds between two writes for `submit_later`, and between two retries after a failed write
+# the log counts as nearly full if less than this share of its quota is free, as in the alert MtorlSpoolNearlyFull
+_LITTLE_ROOM = 0.2
+# bytes that stay free on the disk to store shipped positions, without which no segment could be deleted
+KEPT_FREE = 128 * 1024
 MAX_BYTES = 10 * 1024**3
 
 
 class SpoolError(RuntimeError):
-    """The folder can't be used."""
+    """Raised if the spool's folder can't be used."""
 
 
 class SpoolUnavailable(RuntimeError):
-    """The record was not made durable. Send it again, or do without it."""
+    """Raised if a record was not made durable. The caller may send it again, or go on without it."""
 
 
 @dataclass(eq=False)
@@ -56,13 +61,13 @@ class _Entry:
 
 
 class Spool:
-    """A folder of records, created if it does not exist, and locked for one process.
+    """A folder with the records of the decision log, which is created if necessary and locked for one process.
 
-    Raises SpoolError if the folder can't be written to, or another process has locked it.
+    Raises SpoolError if the folder can't be written to, or if another process has locked it.
 
     Args:
         segment_bytes: Size in bytes after which a new segment begins.
-        max_bytes: Quota of the folder in bytes.
+        max_bytes: Highest total size of the folder in bytes.
 
     Attributes:
         identity: Unique name of the spool, which is stored in the folder.
@@ -73,15 +78,16 @@ class Spool:
     ) -> None:
         self.folder = Path(folder)
         self.max_bytes = max_bytes
-        self.fault: Exception | None = None  # the error of the last write; None if it succeeded
-        self.lost = 0  # owed records that did not fit in memory
-        self._owed: deque[_Entry] = deque()  # oldest first; only the thread that writes uses it
+        self.fault: Exception | None = None  # error of the last write; None if it succeeded
+        self.lost = 0  # number of owed records that were dropped, because too many waited
+        self._owed: deque[_Entry] = deque()  # oldest first; used only by the thread that holds `_writing`
         self._waiting: deque[_Entry] = deque()
         self._later: deque[_Entry] = deque()
         self._writing = threading.Lock()
         self._wake = threading.Event()
         self._writers = {kind: segments.SegmentWriter(self.folder, kind, segment_bytes) for kind in KINDS}
-        self._closed = self._ended = False  # no more records are accepted; the last batch is being written
+        # closed: no record is accepted any more; ended: the last batch is being written
+        self._closed = self._ended = False
         self._lock = -1
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -93,14 +99,15 @@ class Spool:
             if self._lock >= 0:
                 os.close(self._lock)
             raise SpoolError(f"{self.folder}: {error}") from error
-        # Bytes in the folder: at the start, written since then (under `_writing`), and deleted (by one thread).
+        # The size of the folder in bytes: at the start, plus those written since then (under `_writing`), minus those
+        # deleted.
         self._at_start = sum(entry.stat().st_size for entry in os.scandir(self.folder))
         self._written = self._deleted = 0
         self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
         self._thread.start()
 
     def _recover(self) -> None:
-        for unfinished in self.folder.glob(".*.????????"):  # from a crash during the replacement of a file
+        for unfinished in self.folder.glob(".*.????????"):  # temporary files that a crash has left
             unfinished.unlink()
         if not (path := self.folder / segments.IDENTITY).exists():
             with replacing(path, durable=True) as new:
@@ -114,27 +121,32 @@ class Spool:
                     raise SpoolError(f"{found}; this release reads {VERSION}: move the folder away")
 
     def submit(self, kind: Kind, *records: Mapping[str, Any], owed: bool = False) -> Future[None]:
-        """Write records atomically. The future is done once they are durable, or has the error SpoolUnavailable.
+        """Append records, which become durable together; returns a future.
 
-        Cancelling the future withdraws the records unless they are being written at that moment. If a write of `owed`
-        records fails, it is retried until the disk works again.
+        The future is done once the records are durable. If they can't be written, it has the error SpoolUnavailable.
+        Cancelling it withdraws the records, unless they are being written at that moment. With `owed`, a failed write
+        is retried until the disk works again.
         """
         done = self._enqueue(_Entry(kind, _lines(records), owed))
         self._wake.set()
         return done
 
     def submit_later(self, kind: Kind, *records: Mapping[str, Any]) -> None:
-        """Write records within about a second, many with one sync. They are lost if the process or a write fails."""
+        """Append records within about a second. They are lost if the process is killed or the write fails.
+
+        Many calls share one sync, so this is cheap for records that no caller waits for.
+        """
         if not self._closed and len(self._later) < _MOST_LATER:
             self._later.append(_Entry(kind, _lines(records)))
 
     def write(self, kind: Kind, records: Sequence[Mapping[str, Any]], seconds: float) -> None:
-        """`submit` for a thread that may block: waits up to `seconds` for another thread's write, then writes itself.
+        """Append records and wait until they are durable, in a thread that may block.
 
-        After a TimeoutError, the records are withdrawn unless they were being written at that moment.
+        It waits up to `seconds` while another thread writes, and then writes itself. If it raises TimeoutError, the
+        records are withdrawn, unless they were being written at that moment.
         """
         done = self._enqueue(_Entry(kind, _lines(records)))
-        if done.done():  # the records were refused, or another thread has written them
+        if done.done():  # the records were refused, or another thread has already written them
             return done.result()
         if not self._writing.acquire(timeout=max(seconds, 0)):
             done.cancel()
@@ -154,7 +166,7 @@ class Spool:
             self._waiting.append(entry)
             if not (self._ended and entry.done.cancel()):
                 return entry.done
-            refused = "closed"  # the last batch was already taken
+            refused = "closed"  # the last batch is already being written
         self.lost += entry.owed
         failed: Future[None] = Future()
         failed.set_exception(SpoolUnavailable(f"{self.folder}: {refused}"))
@@ -170,18 +182,18 @@ class Spool:
         return segments.read(self.folder, kind)
 
     def newest(self, kind: Kind, count: int) -> Iterator[dict[str, Any]]:
-        """The last durable records of a kind, oldest first."""
+        """Yield the last `count` durable records of a kind, oldest first."""
         return segments.newest(self.folder, kind, count)
 
     def never_pruned(self, kind: Kind) -> bool:
-        """Whether the folder has every record ever written; False if a segment was deleted, even by a person."""
+        """Whether the folder still has every record of a kind. If not, the router or a person has deleted a segment."""
         here = [segments.number(path) for path in segments.segments(self.folder, kind)]
         uploaded = (self.folder / segments.UPLOADED).exists()
         whole = not uploaded or segments.positions(self.folder, segments.UPLOADED)[kind] != segments.OLDEST
         return whole and here == list(range(1, len(here) + 1))
 
     def written_since(self, kind: Kind, at: float) -> Iterator[dict[str, Any]]:
-        """All records of segments whose last write was at or after a time, seconds since 1970."""
+        """Yield the records of all segments that were last written at or after a time, in seconds since 1970."""
         for path in segments.segments(self.folder, kind):
             if path.stat().st_mtime >= at:
                 yield from segments.read_file(path)
@@ -192,22 +204,22 @@ class Spool:
         return self._at_start + self._written - self._deleted
 
     def room(self) -> int:
-        """Bytes by which the log may still grow, within the quota and the free space of the disk."""
+        """Return the number of bytes by which the log may grow, given its quota and the free space of the disk."""
         disk = os.statvfs(self.folder)
         return max(0, min(self.max_bytes - self.size, disk.f_bavail * disk.f_frsize - KEPT_FREE))
 
     def problems(self, room: int) -> list[Message]:
-        """Problems of the log, given the bytes that `room()` returns."""
+        """Return the problems of the log, such as too little space. `room` is the result of `room()`."""
         if self.fault is not None:
             return [messages.LOG_NOT_WRITTEN(error=str(self.fault))]
         return [messages.LOG_NEARLY_FULL(megabytes=room / 1e6)] if room < _LITTLE_ROOM * self.max_bytes else []
 
     def end(self, kind: Kind) -> Position:
-        """The position after the last durable record of a kind."""
+        """Return the position after the last durable record of a kind."""
         return self._writers[kind].end
 
     def set_aside(self, kind: Kind, line: bytes) -> None:
-        """Append a line to `poison-<kind>.jsonl`, the records that a sink has refused."""
+        """Append a line to `poison-<kind>.jsonl`, which holds the records that a sink has refused."""
         with (self.folder / f"poison-{kind}.jsonl").open("ab") as file:
             file.write(line)
             file.flush()
@@ -216,15 +228,17 @@ class Spool:
             self._written += len(line)
 
     def prune(self, shipped: Sequence[Mapping[Kind, Position]], before: float) -> None:
-        """Delete segments that all sinks have and that were last written before a time, seconds since 1970.
+        """Delete segments that were shipped to all sinks, and were last written before a time, in seconds since 1970.
 
         Args:
-            shipped: For each sink, the position of the next record by kind; kinds that it does not accept are missing.
+            shipped: For each sink, the position of the next record to ship, by kind. Kinds that the sink does not
+                accept are missing.
         """
         for kind in KINDS:
             at = min((each[kind] for each in shipped if kind in each), default=segments.OLDEST)
             for path in segments.segments(self.folder, kind):
-                # Keep the segment that contains the position, so that no segment number is used twice.
+                # Keep the segment that contains the position, so that the numbers of segments only grow and none is
+                # used twice.
                 if segments.number(path) < at.segment and (status := path.stat()).st_mtime < before:
                     path.unlink()
                     self._deleted += status.st_size
@@ -250,7 +264,7 @@ class Spool:
             if time.monotonic() - late >= _LATER_SECONDS:
                 late = time.monotonic()
                 for _ in range(len(self._later) // _LARGEST_BATCH + 1):
-                    with self._writing:  # released after each batch, so that decisions are written in between
+                    with self._writing:  # unlocked after each batch, so that decisions can be written in between
                         self._write_some(self._later)
             if self._waiting or (self._owed and self.fault is None):
                 self._wake.set()
@@ -268,12 +282,13 @@ class Spool:
 
     def _write_some(self, queue: deque[_Entry]) -> None:
         entries = [queue.popleft() for _ in range(min(len(queue), _LARGEST_BATCH))]
-        # Skip cancelled futures. The others are marked as running, and can't be cancelled any more.
+        # Skip records whose future was cancelled. The other futures are marked as running, so they can't be cancelled
+        # any more.
         self._write([entry for entry in entries if entry.done.set_running_or_notify_cancel()])
 
     def _write(self, batch: list[_Entry]) -> None:
         error: BaseException | None = None
-        for kind in KINDS:  # decisions come first: no outcome must be durable before its decision
+        for kind in KINDS:  # write decisions first, because no outcome may be durable before its decision
             if entries := [entry for entry in batch if entry.kind == kind]:
                 error = error or self._write_kind(kind, entries)
                 if error is not None:
@@ -284,7 +299,7 @@ class Spool:
             self.fault = error
 
     def _write_kind(self, kind: Kind, entries: list[_Entry]) -> BaseException | None:
-        """Write records of one kind atomically; returns the error if they could not be written."""
+        """Write the records of one kind atomically; returns the error if they could not be written."""
         lines = [line for entry in entries for line in entry.lines]
         wanted = sum(map(len, lines))
         try:

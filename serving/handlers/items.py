@@ -1,11 +1,12 @@
-"""Validates an item of a request: the candidates, prices, costs and random number u next to its window.
+"""Validates the parts of a request's item next to its window: the candidates, prices, costs and random number u.
 
     {"window": {...}, "u": 0.42, "candidates": ["search", "video"], "price": 0.3}
     {"window": {...}, "u": 0.42, "price": {"search": 0.3, "video": 0.5}, "costs": {"video": 0.02}}
 
-A price is one number for all channels, or one per channel, as a pacing controller sets them. Without a price, the
-artifact's own price applies. Costs are upper bounds: a forecast above its bound is lowered to it. The router's items
-also contain the user, the campaign, the time, the context and the caller's own choice, which other arms may need.
+A price is one number for all channels, or one number per channel, as budget pacing sets it. Without a price, the
+artifact's own price applies. Costs are upper bounds: a forecast above its bound is lowered to the bound. The router
+also sends the user, the campaign, the time, the context and the caller's own choice. This handler ignores them, but
+other arms may need them.
 """
 
 import math
@@ -20,22 +21,26 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.runtime.validation import first_fault
 from mtorl.window.window import Instance
 
-_FOR_OTHERS = ("user_id", "campaign_id", "timestamp", "context", "baseline")  # for arms with another policy
-MAX_PRICE = 1e9  # highest valid price, gain per currency unit; keeps price * cost finite
+# ignored here, but other arms may need them
+_FOR_OTHERS = ("user_id", "campaign_id", "timestamp", "context", "baseline")
+MAX_PRICE = 1e9  # highest valid price, in gain per currency unit, so that price * cost stays finite
 
 
 @dataclass(frozen=True)
 class Asked:
-    """The content of an item. Each list has a value per channel of the data set."""
+    """The validated fields of an item. Each list has one value per channel of the data set."""
 
     candidates: list[bool]
     prices: list[float]
-    most: list[float]  # highest possible cost, currency units; infinite if unknown
-    u: float  # uniform number in [0, 1) that draws the channel
+    most: list[float]  # highest possible cost in currency units; infinite if unknown
+    u: float  # uniform random number in [0, 1) that selects the channel
 
 
 def read_choice(item: Any, spec: DatasetSpec, usual_price: float) -> Asked:
-    """Read a request's item. ValueError names the invalid field. `usual_price` applies if the item has no price."""
+    """Validate an item of a request; raises ValueError, which names the invalid field.
+
+    `usual_price` applies to channels for which the item has no price.
+    """
     price = item.get("price") if isinstance(item, dict) else None
     if price is not None and not isinstance(price, dict):
         item = {**item, "price": dict.fromkeys(spec.channels, price)}
@@ -54,7 +59,7 @@ def read_choice(item: Any, spec: DatasetSpec, usual_price: float) -> Asked:
 
 @cache
 def _type_of_items(channels: tuple[str, ...]) -> TypeAdapter[dict[str, Any]]:
-    """The strict type of an item: if a misspelt "price" were ignored, the decision would use another price."""
+    """Build the type that an item must have. Unknown fields are errors, because a misspelt "price" would be ignored."""
     channel: Any = Literal[channels]
     price = Annotated[float, Field(ge=0, le=MAX_PRICE)]
     fields = {
@@ -71,7 +76,7 @@ def _type_of_items(channels: tuple[str, ...]) -> TypeAdapter[dict[str, Any]]:
 
 
 def empty_window(spec: DatasetSpec) -> Instance:
-    """The window of a user without history or context."""
+    """Build the window of a user without history, context and features."""
     return {
         "timestamp": 0,
         "prev_channel": [None],

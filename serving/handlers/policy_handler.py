@@ -42,13 +42,13 @@ log = logging.getLogger(__name__)
 
 
 class PolicyHandler:
-    """A handler that answers with one artifact."""
+    """A request handler that answers with the model of one artifact."""
 
     artifact: Artifact
     model: dict[str, str]
 
     def load(self, folder: Path) -> None:
-        """Load the artifact and run it a few times, so that the first request is as fast as later ones."""
+        """Load the artifact, and run the model a few times so that the first request is as fast as later ones."""
         self.artifact = load(folder)
         model = self.artifact.model
         self.model = {"name": model["name"], "version": model["version"], "digest": self.artifact.digest}
@@ -61,7 +61,7 @@ class PolicyHandler:
             self.artifact.network(x_8TD, np.full(8, length))
 
     def predictions(self, items: Sequence[Any]) -> list[dict[str, Any]]:
-        """A decision or an error for each item; all valid items share one forward pass."""
+        """Return a decision or an error for each item. All valid items share one forward pass of the model."""
         answers: list[dict[str, Any]] = [{}] * len(items)
         asked: dict[int, Asked] = {}
         for i, item in enumerate(items):
@@ -127,7 +127,7 @@ class PolicyHandler:
         ]
 
     def explanations(self, items: Sequence[Any]) -> list[dict[str, Any]]:
-        """Explanations of `predictions`: the terms of the channel's utility, and the effect of each past touchpoint."""
+        """Explain each decision by the terms of the channel's utility, and by the effect of each past touchpoint."""
         answers = self.predictions(items)
         rows = [i for i, answer in enumerate(answers) if "error" not in answer]
         if not rows:
@@ -152,13 +152,13 @@ class PolicyHandler:
     # ---- methods that TorchServe calls
 
     def initialize(self, context: Any) -> None:
-        """Load the artifact in the .mar."""
-        # By default, a worker prints three lines of metrics per request. Java parses them but measures them itself.
+        """Load the artifact inside the .mar file."""
+        # By default, a worker logs three lines of metrics per request, which TorchServe's Java process measures itself.
         logging.getLogger().setLevel(logging.WARNING)
         self.load(Path(context.system_properties["model_dir"]) / "artifact")
 
     def handle(self, data: Sequence[dict[str, Any]], context: Any) -> list[bytes]:
-        """Answer a batch of requests; returns a body for each, in order."""
+        """Answer a batch of requests from TorchServe; returns a response body for each, in order."""
         try:
             return self._handle(data, context)
         except Exception as error:
@@ -169,12 +169,13 @@ class PolicyHandler:
 
     def _handle(self, data: Sequence[dict[str, Any]], context: Any) -> list[bytes]:
         bodies: list[dict[str, Any]] = []
-        asked: list[tuple[int, dict[str, Any], Verb, slice]] = []  # request's index, body, verb and slice of the items
+        # each request's index, body and verb, and the slice of its items in `items[verb]`
+        asked: list[tuple[int, dict[str, Any], Verb, slice]] = []
         items: dict[Verb, list[Any]] = {PREDICT: [], EXPLAIN: []}
         for i, row in enumerate(data):
             context.set_response_content_type(i, JSON_TYPE)
             bodies.append({"ready": True, "model": self.model})
-            # TorchServe sets this header for /explanations/<model>, :explain and /explain.
+            # TorchServe sets this header for requests for explanations: /explanations/<model>, :explain and /explain.
             verb = EXPLAIN if context.get_request_header(i, "explain") == "True" else PREDICT
             try:
                 if (body := read_body(row)) is not None:
@@ -206,7 +207,7 @@ def _all_failed(answers: list[dict[str, Any]], rows: Sequence[int], error: Excep
 
 
 def _utility(answer: dict[str, Any]) -> dict[str, Any]:
-    """The utility of a decision and its terms: gain - price x cost + added (`mtorl.policy.decision`)."""
+    """Return a decision's utility and its terms: gain - price x cost + added (`mtorl.policy.decision`)."""
     gain, paid = answer["expected_reward"], answer["price"] * answer["expected_cost"]
     terms = {"gain": gain, "price_times_cost": paid, "added": answer["utility"] - (gain - paid)}
     return {"utility": answer["utility"], "utility_terms": terms}
@@ -232,9 +233,10 @@ def _explanation(window: Instance, why: Explanation) -> dict[str, Any]:
 
 
 def _windows(windows: dict[int, Any], spec: DatasetSpec) -> tuple[WindowBatch, dict[int, str]]:
-    """A batch of the valid windows, and the faults of the others.
+    """Convert windows to a batch; returns the batch of the valid windows, and the errors of the others.
 
-    All windows are built together, which nearly always succeeds. After an error, each is built alone to find the fault.
+    All windows are converted together, which nearly always succeeds. If it fails, each window is converted alone to
+    find the invalid ones.
     """
     faults: dict[int, str] = {}
     try:

@@ -5,8 +5,8 @@
     v2   {"inputs": [{"name": "instances", "datatype": "BYTES", "shape": [n], "data": ["<an item as JSON>", ...]}]}
          -> {"outputs": [{"name": "decisions", "datatype": "BYTES", "shape": [n], "data": ["<an answer>", ...]}]}
 
-Answers to explanation requests have the key "explanations" instead of "predictions" and "decisions". An unreadable body
-is a ValueError, which the server answers with status 400. A fault of one item is reported in the answer to that item.
+In answers to explanation requests, "explanations" replaces the names "predictions" and "decisions". An unreadable body
+raises ValueError, and the server answers with status 400. An invalid item gets an error only in its own answer.
 """
 
 import json
@@ -16,14 +16,15 @@ from typing import Any
 
 from serving import messages
 
-MAX_INSTANCES = 256  # per request; a batch of eight such requests stays well within the response timeout
-MAX_EXPLAINED = 4  # each item takes a window per touchpoint, and decisions may wait for the same worker
+MAX_INSTANCES = 256  # items per request; a batch of eight such requests takes much less than the response timeout
+# items per request; each needs a model run per touchpoint, and decisions may wait for the same worker
+MAX_EXPLAINED = 4
 JSON_TYPE = "application/json"
 
 
 @dataclass(frozen=True)
 class Verb:
-    """A kind of request, and the names of its results in an answer."""
+    """A kind of request (predict or explain), and the names of its results in answers of v1 and v2."""
 
     most: int  # largest number of items in a request
     v1: str
@@ -35,16 +36,17 @@ EXPLAIN = Verb(MAX_EXPLAINED, "explanations", "explanations")
 
 
 def read_body(row: dict[str, Any]) -> dict[str, Any] | None:
-    """The JSON object in a TorchServe request; None for an empty body; raises ValueError for anything else."""
+    """Return the JSON object in a TorchServe request; None if the body is empty. Raises ValueError for other bodies."""
     body = row.get("body", row.get("data"))
-    if body is None:  # with curl -d and no content type, TorchServe takes the JSON for the name of a form field
+    if body is None:  # if curl -d is used without a content type, TorchServe reads the JSON as the name of a form field
         raise ValueError(messages.NO_BODY(type=JSON_TYPE))
     if isinstance(body, str | bytes | bytearray):
         if not body:
             return None
         try:
             body = json.loads(body, parse_constant=_no_constant)
-        except (ValueError, RecursionError) as error:  # includes invalid UTF-8, and too many digits or brackets
+        # the JSON parser also raises these for invalid UTF-8, and for too many digits or nested brackets
+        except (ValueError, RecursionError) as error:
             raise ValueError(messages.NOT_JSON(fault=error)) from None
     if not isinstance(body, dict):
         raise ValueError(messages.NO_REQUEST())
@@ -52,9 +54,9 @@ def read_body(row: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def read_items(body: dict[str, Any], verb: Verb) -> list[Any]:
-    """The items of a v1 or v2 request; raises ValueError if there is no list or it is too long.
+    """Return the items of a v1 or v2 request; raises ValueError if there is no list, or if it is empty or too long.
 
-    A v2 text that is not JSON is returned as text, so the fault is reported for its item only.
+    In v2, each item is a JSON text. A text that is not JSON is returned as it is, so that only its own item fails.
     """
     if "inputs" in body:
         tensor = body["inputs"][0] if isinstance(body["inputs"], list) and len(body["inputs"]) == 1 else None
@@ -78,7 +80,7 @@ def tensor_of(answers: Sequence[dict[str, Any]], verb: Verb) -> dict[str, Any]:
 
 
 def dump(answer: Any) -> bytes:
-    """Encode as compact JSON; raises ValueError for NaN, which JSON can't represent."""
+    """Encode an answer as compact JSON; raises ValueError if it contains NaN, which JSON can't represent."""
     return json.dumps(answer, separators=(",", ":"), allow_nan=False).encode()
 
 

@@ -1,4 +1,4 @@
-"""The budget ledger: reserves money before an exposure and settles or cancels it afterwards, never above the cap.
+"""The budget ledger: reserves money before an ad is shown, and charges or releases it afterwards, within the budgets.
 
     ledger = open_ledger("ledger.sqlite", patience=1.0)        # or redis://host:6379/0?name=ads
     ledger.define([Account("*", "*", "*", 1000.0), *(Account(arm, "*", "*", 500.0) for arm in arms)])    # one budget
@@ -24,16 +24,18 @@ from serving.ledger.sqlite_ledger import SqliteLedger
 
 
 def open_ledger(where: str | Path, patience: float) -> Ledger:
-    """Open a ledger, which connects at the first call; raises ValueError if `where` is not valid.
+    """Open a ledger; raises ValueError if `where` is not valid. The first call to the ledger connects to it.
 
     Args:
-        where: A path, or `redis[s][+cluster]://[user@]host[:port][/database][?name=NAME]` with any node of a cluster.
-            The password comes from MTORL_LEDGER_PASSWORD. TLS trusts the system's certificates, or SSL_CERT_FILE.
-        patience: Seconds until a call without an answer raises LedgerUnavailable.
+        where: Path of a file, or `redis[s][+cluster]://[user@]host[:port][/database][?name=NAME]`. The host may be any
+            node of a cluster. The password comes from MTORL_LEDGER_PASSWORD. TLS trusts the system's certificates, or
+            those in SSL_CERT_FILE.
+        patience: Seconds to wait for an answer before a call raises LedgerUnavailable.
     """
     location = locate(where)
     if isinstance(location, Path):
         return SqliteLedger(location, patience)
-    from serving.ledger.redis_ledger import RedisLedger  # only here: a ledger in a file needs no Redis client
+    # imported only here, because a ledger in a file needs no Redis client
+    from serving.ledger.redis_ledger import RedisLedger
 
     return RedisLedger(location, os.environ.get(PASSWORD), patience)

@@ -37,19 +37,22 @@ RETENTION_SECONDS = 86_400.0
 
 
 class LedgerUnavailable(RuntimeError):
-    """The ledger did not answer, but may have made a reservation. Only `cancel_all` ensures that none is left."""
+    """Raised if the ledger did not answer. It may have made the reservation: `cancel_all` ensures that none is left."""
 
 
 class LedgerInUse(RuntimeError):
-    """Another router uses this ledger, which can't be shared."""
+    """Raised if another router uses this ledger, which can't be shared."""
 
 
 class AlreadyReserved(RuntimeError):
-    """Another reservation already pays for this request, so the caller must not expose."""
+    """Raised if another reservation already pays for this request. The caller must then show no ad for it."""
 
 
 class UnknownReservation(LookupError):
-    """A cost names a reservation that the ledger does not know, so no account can be charged. The text is the id."""
+    """Raised for a cost of a reservation that the ledger does not know. Nothing is charged.
+
+    The text is the reservation's id.
+    """
 
 
 Budget = tuple[str, str, Period]
@@ -58,9 +61,9 @@ Budget = tuple[str, str, Period]
 
 @dataclass(frozen=True)
 class Account:
-    """Money of an arm for a campaign and a channel; "*" matches any. A reservation draws on all matching accounts.
+    """An amount of money that an arm may spend on a campaign and a channel in each period. "*" stands for any.
 
-    Accounts that differ only in their arm are the parts of one budget.
+    A reservation reduces every account that it matches. Accounts that differ only in their arm are parts of one budget.
     """
 
     arm: str
@@ -72,13 +75,16 @@ class Account:
 
     @property
     def budget(self) -> Budget:
-        """The budget that the account is a part of."""
+        """The budget of which the account is a part."""
         return self.campaign, self.channel, self.period
 
 
 @dataclass(frozen=True)
 class Balance:
-    """Amounts of an account in the current period, currency units. `excess` is cost beyond what was reserved."""
+    """The amounts of an account in the current period, in currency units.
+
+    `excess` is the cost that exceeds the reserved amounts, and so is not part of `spent`.
+    """
 
     arm: str
     campaign: str
@@ -88,12 +94,12 @@ class Balance:
     reserved: float
     excess: float
     period: Period = "total"
-    start: int = 0  # beginning of the period, seconds since 1970; 0 for "total"
+    start: int = 0  # start of the current period, seconds since 1970; 0 for "total"
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A reservation to make: an arm's money (currency units) for a campaign, a channel and, if known, a request."""
+    """A reservation to make: an amount in currency units for an arm, a campaign, a channel and, if known, a request."""
 
     reservation_id: str
     arm: str
@@ -104,7 +110,7 @@ class Wanted:
 
 
 class Cost(NamedTuple):
-    """A cost of a reservation in currency units, reported by an event."""
+    """A cost of a reservation in currency units. `event` is the id of the event that reported it."""
 
     reservation_id: str
     actual: float
@@ -113,7 +119,7 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Settlement:
-    """Costs of a reservation so far, currency units: up to the reserved amount they are charged, beyond it excess."""
+    """The sum of a reservation's costs so far, in currency units: the charged part, and the rest, `excess`."""
 
     charged: float
     excess: float
@@ -121,76 +127,86 @@ class Settlement:
 
 @dataclass(frozen=True)
 class Room:
-    """Free bytes of a ledger's store, and its size in bytes. Once the store is full, nothing can be reserved."""
+    """The free space and the total size of a ledger's storage, in bytes. If it is full, nothing can be reserved."""
 
     store: Literal["file", "redis"]
     free: int
     limit: int
-    device: int | None = None  # number of the disk that a file lies on
+    device: int | None = None  # device number of the disk that has the ledger's file
 
 
 class Ledger(Protocol):
-    """A ledger. Calls block, and any of them may raise LedgerUnavailable."""
+    """The interface of all ledgers. Calls block, and each may raise LedgerUnavailable."""
 
     shared: bool  # whether several routers may share the ledger
     pacing: PacingStore
 
     def identity(self) -> str | None:
-        """A unique name of this ledger; None before the first `define`."""
+        """Return the unique name of this ledger; None before the first `define`."""
 
     def claim(self) -> None:
-        """Lock a ledger that is not shared until `close`; raises LedgerInUse if another router has locked it."""
+        """Lock a ledger that can't be shared, until `close`; raises LedgerInUse if another router has locked it."""
         return
 
     def define(self, accounts: Iterable[Account]) -> None:
-        """Replace the active accounts. Spent and reserved amounts stay, even of accounts that become inactive.
+        """Replace the set of active accounts.
 
-        If the parts of a budget change, the limits of the current period change, too (promise 5).
+        Spent and reserved amounts are kept, even for accounts that become inactive.
+
+        If the division of a budget among arms changes, so do the arms' limits in the current period (promise 5).
         """
 
     def reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
         """Reserve money in all matching accounts atomically, for one item after the other, in one round trip or sync.
 
-        Returns for each item True, False or its error. False means that an account has too little left, no account of
-        the arm matches, or the id was cancelled, has expired, or was used with another scope or amount. At most one
-        reservation for a `request` is open or has caused a cost. While there is one, another id gets AlreadyReserved.
+        Returns for each item True, False or an error. False means that an account has too little left, that no account
+        of the arm matches, or that the id was cancelled, has expired, or was used with other arguments. While a
+        reservation for the same `request` is open or has caused a cost, an item with another id gets AlreadyReserved.
 
-        Errors that concern all items are raised, and so is ValueError for an amount that is not valid. Then nothing is
-        reserved.
+        Errors that concern all items are raised, and so is ValueError for an invalid amount. Nothing is reserved then.
         """
 
     def settle_all(self, costs: Sequence[Cost]) -> list[Settlement | Exception]:
-        """Charge costs to reservations; errors as in `reserve_all`, and UnknownReservation for an unknown id.
+        """Charge costs to reservations. Errors are as in `reserve_all`; an unknown id gets UnknownReservation.
 
-        The first cost of a reservation releases the rest of the reserved amount. Costs of further events add up: each
-        is charged as far as the accounts have room, but never beyond the reserved amount in sum. The rest is excess. A
-        cost after expiry is charged like one of a further event. A cost after a cancellation is entirely excess.
+        The first cost of a reservation releases the rest of the reserved amount. Each later cost is charged as far as
+        the accounts still have money, but only up to the reserved amount in total. The remainder of a cost counts as
+        excess. A cost after expiry is charged like a later cost. A cost after a cancellation is entirely excess.
         """
 
     def cancel_all(self, reservation_ids: Sequence[str]) -> list[Exception | None]:
-        """Release money; errors as in `reserve_all`. An id cancelled before it is reserved can't be reserved later."""
+        """Release reserved money. Errors are as in `reserve_all`.
+
+        If an id is cancelled before it is reserved, it can't be reserved later.
+        """
 
     def expire(self, ttl: float) -> int:
-        """Release some reservations that have been open for at least `ttl` seconds; returns how many (0: none left).
+        """Release some reservations that were open for at least `ttl` seconds; returns how many, 0 if none is left.
 
-        Setting the clock forward makes no reservation older (`ClockJumps`). Each call also forgets some reservations
-        that were finished long ago (promise 3). Their costs stay in the accounts.
+        Setting the clock forward does not make reservations older (`ClockJumps`). Each call also deletes some finished
+        reservations that are old enough (promise 3). Their costs stay in the accounts.
         """
 
     def balances(self) -> list[Balance]:
-        """All active accounts in the current period. A call reads only what has changed since the last call."""
+        """Return the balance of each active account.
+
+        A call reads only the balances that have changed since the last call.
+        """
 
     def now(self) -> float:
-        """Seconds since 1970 by the clock that begins the periods, which is the same for all routers of the ledger."""
+        """Return the ledger's time in seconds since 1970.
+
+        Periods begin by this clock, which all routers of the ledger share.
+        """
 
     def open_reservations(self) -> list[str]:
-        """Ids of reservations that are not settled, cancelled or expired."""
+        """Return the ids of all reservations that are not settled, cancelled or expired."""
 
     def room(self) -> Room | None:
-        """The space left in the store; None if it has no known limit."""
+        """Return the free space of the ledger's storage; None if its size is not limited."""
 
     def close(self) -> None:
-        """Close the connection, which the next call opens again."""
+        """Close the connection. The next call opens it again."""
 
 
 Changes = tuple[int, dict[str, list[Balance]]]
@@ -198,7 +214,7 @@ Changes = tuple[int, dict[str, list[Balance]]]
 
 
 class KnownBalances:
-    """A thread-safe cache of the balances of all campaigns, which reads only what has changed since the last read."""
+    """A thread-safe cache of all balances, which is updated with only the balances that have changed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -206,13 +222,13 @@ class KnownBalances:
         self._campaigns: dict[str, list[Balance]] = {}
 
     def read(self, changes: Callable[[int], Changes]) -> list[Balance]:
-        """Read the changes since the last read; returns all balances, sorted by campaign.
+        """Update the cache; returns all balances, sorted by campaign.
 
-        `changes` takes the number of the last change in the cache, and returns the later changes.
+        `changes` is a function that takes the number of the last change in the cache, and returns all later changes.
         """
         with self._lock:
             number, changed = changes(self._number)
-            if number < self._number:  # an older copy of the ledger was restored: `changed` has all balances
+            if number < self._number:  # the ledger was restored from an older copy, so `changed` contains all balances
                 self._campaigns = {}
             self._number = number
             self._campaigns |= changed
@@ -220,18 +236,18 @@ class KnownBalances:
 
 
 def limit_after_a_change(part: int, spent: int, reserved: int, whole: int, whole_spent: int) -> int:
-    """Limit of an arm for the rest of the current period, after the parts of its budget have changed.
+    """Return an arm's limit for the rest of the current period, after a budget was divided differently among its arms.
 
     `part` is the arm's limit in a full period, and `whole` is the limit of all arms. All amounts have the same unit.
-    The result is never below what the arm has spent and reserved. So the limits of all arms may add up to more than
-    `whole` for a while; the account of all arms bounds their sum.
+    The result is at least what the arm has spent and reserved. So the limits of all arms may add up to more than
+    `whole` for a while, but the account of all arms still limits their sum.
     """
     left = max(0, whole - whole_spent)
     return max(spent + reserved, spent + (math.floor(part / whole * left) if whole else 0))
 
 
 def parts(limits: Mapping[Account, int]) -> dict[Budget, str]:
-    """A digest of each budget's arms and their limits, to detect that the parts have changed."""
+    """Return a hash of each budget's arms and their limits. It changes if the budget is divided differently."""
     found: defaultdict[Budget, list[tuple[str, int]]] = defaultdict(list)
     for account, limit in limits.items():
         found[account.budget].append((account.arm, limit))
@@ -239,5 +255,5 @@ def parts(limits: Mapping[Account, int]) -> dict[Budget, str]:
 
 
 def digest(text: str) -> str:
-    """A hash of a text, 24 hexadecimal digits."""
+    """Return a hash of a text as 24 hexadecimal digits."""
     return blake2b(text.encode(), digest_size=12).hexdigest()

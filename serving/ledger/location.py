@@ -1,4 +1,4 @@
-"""Parses the location of a ledger: the path of a file, or the URL of a Redis."""
+"""Parses the location of a ledger, which is the path of a file or the URL of a Redis server."""
 
 import re
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ PASSWORD = "MTORL_LEDGER_PASSWORD"
 
 @dataclass(frozen=True)
 class RedisLocation:
-    """The address of a Redis, and the name of a ledger in it, without a password."""
+    """The address of a Redis server and the name of a ledger on it. It contains no password."""
 
     host: str
     port: int
@@ -26,7 +26,10 @@ class RedisLocation:
 
     @classmethod
     def parse(cls, url: str) -> Self:
-        """Parse `redis[s][+cluster]://[user@]host[:port][/database][?name=NAME]`; the ValueError contains no secret."""
+        """Parse `redis[s][+cluster]://[user@]host[:port][/database][?name=NAME]`.
+
+        Its ValueError contains no password.
+        """
         try:
             parts = urlsplit(url)
             port = parts.port or 6379
@@ -35,14 +38,15 @@ class RedisLocation:
             scheme, _, kind = parts.scheme.partition("+")
             if scheme not in ("redis", "rediss") or kind not in ("", "cluster") or not parts.hostname or parts.fragment:
                 raise ValueError
-        except ValueError:  # its message may contain a password
+        except ValueError:  # the original message may contain a password
             raise ValueError("not a path or a URL of the form redis://host:port/database?name=NAME") from None
         if parts.password is not None:
             raise ValueError(f"the URL must not have a password: set the environment variable {PASSWORD}")
         if set(query) - {"name"}:
             raise ValueError(f"unknown in the URL: {', '.join(sorted(set(query) - {'name'}))}; known: name")
         name = query.get("name", ["default"])[-1]
-        if not re.fullmatch(r"[A-Za-z0-9._-]+", name):  # a brace would end the hash tag in the ledger's keys
+        # a brace in the name would end the hash tag in the ledger's keys
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
             raise ValueError(f"name: expected letters, digits, '.', '_' and '-', got {name!r}")
         username = unquote(parts.username) if parts.username else None
         if kind and database:
@@ -51,5 +55,5 @@ class RedisLocation:
 
 
 def locate(where: str | Path) -> Path | RedisLocation:
-    """Parse a path, or the URL of a Redis; raises ValueError if `where` is neither."""
+    """Parse the path of a file or the URL of a Redis server; raises ValueError if `where` is neither."""
     return Path(where) if isinstance(where, Path) or "://" not in where else RedisLocation.parse(where)

@@ -1,4 +1,4 @@
-"""Finds in balances the accounts that exceed their limits, and the budgets that pay for few exposures."""
+"""Finds accounts that exceed their limits, and budgets that are too small for more than a few exposures."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,26 +9,27 @@ from mtorl.runtime.message import Message
 from serving import messages
 from serving.ledger.contract import Balance
 
-_CLOCKS_DIFFER = 60.0  # largest difference between this host's clock and the ledger's, seconds
-_FEW = 20  # warn if an arm can pay for fewer exposures than this on its most expensive channel
+_CLOCKS_DIFFER = 60.0  # tolerance for the difference between this host's clock and the ledger's, seconds
+_FEW = 20  # warn if an arm's limit pays for fewer exposures than this on its most expensive channel
 _SPELLED = {"total": "in all", "day": "a day", "hour": "an hour"}
 
 
 class LimitWatch:
     """A check of the ledger's first promise, `spent + reserved <= limit`, for each account separately.
 
-    A stage, a kill switch or a smaller budget may lower a limit below what is spent and reserved. This is not an
-    overrun: while the limit stays lower, the amount at that moment is allowed. The amount can fall, and later rise to
-    the allowed amount again, because a cost may arrive in parts, or after its reservation has expired.
+    If a limit is lowered (a new stage, a kill switch, a smaller budget), the amounts of an account may already be
+    higher. This is not an overrun: the sum at that moment stays allowed while the limit is lower. The sum may also fall
+    and rise to this amount again, because a cost may arrive in parts, or after its reservation has expired.
     """
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[str | int, ...], tuple[float, float]] = {}  # account -> its limit and the allowed amount
+        # account -> its limit, and the amount that is allowed
+        self._seen: dict[tuple[str | int, ...], tuple[float, float]] = {}
 
     def overruns(self, balances: Iterable[Balance]) -> dict[tuple[str, str], float]:
-        """The largest overrun of an account now, currency units, by arm and period.
+        """Return by arm and period by how many currency units the worst account exceeds its limit; 0 if none does.
 
-        Excess counts only in accounts of all arms, because a single arm's limit does not depend on its excess.
+        Excess costs count only in the accounts of all arms. The limit of a single arm does not depend on them.
         """
         seen: dict[tuple[str | int, ...], tuple[float, float]] = {}
         found: defaultdict[tuple[str, str], float] = defaultdict(float)
@@ -37,7 +38,8 @@ class LimitWatch:
             taken, first = balance.spent + balance.reserved, 0.0
             if balance.arm == ALL_ARMS:
                 taken += balance.excess
-                first = taken  # allowed at the first check, since the limit may have been lowered before
+                # at the first check, the present amount is allowed: the limit may have been lowered before
+                first = taken
             limit, allowed = self._seen.get(account, (balance.limit, first))
             if balance.limit < limit:
                 allowed = min(allowed, taken)
@@ -49,7 +51,7 @@ class LimitWatch:
 
 
 def budget_warnings(balances: Sequence[Balance], now: float, cost_cap: Mapping[str, float]) -> list[Message]:
-    """Messages on budgets that are overspent at `now`, that began a period too early, or that pay for few exposures."""
+    """Return messages on budgets that are overspent, whose period began too early, or that pay for few exposures."""
     found = []
     wholes = [b for b in balances if b.arm == ALL_ARMS]
     overspent = {(b.campaign, b.channel, b.period) for b in wholes if b.spent + b.reserved > b.limit}
@@ -64,7 +66,7 @@ def budget_warnings(balances: Sequence[Balance], now: float, cost_cap: Mapping[s
                 found.append(messages.CLOCK_AHEAD(budget=name))
             continue
         caps = [(cap, channel) for channel, cap in cost_cap.items() if b.channel in ("*", channel)]
-        if budget in overspent or not caps or b.limit <= b.spent + b.reserved:  # an exhausted arm may be switched off
+        if budget in overspent or not caps or b.limit <= b.spent + b.reserved:  # the arm may have been switched off
             continue
         cap, dearest = max(caps)
         if b.limit < _FEW * cap:

@@ -57,46 +57,47 @@ log = logging.getLogger(__name__)
 SILENT_SECONDS = 4.0
 """Seconds without a renewal until another router may take the lease."""
 MOST_UPDATES = 5_000
-_FORGET_SECONDS = 62 * 86_400.0  # seconds from its last write until the state of an inactive account is removed
-_REPORT_SHARE = 0.005  # a router reports at once when it has counted this share of a budget's opportunities
-_REST = 20.0  # pause after a round, in durations of the round, so that pacing takes at most 5 % of a core
-_JUMP_SECONDS = 5.0  # change of the difference between the clocks after which all accounts are updated
+# the state of an inactive account is deleted when it was not written for this many seconds
+_FORGET_SECONDS = 62 * 86_400.0
+_REPORT_SHARE = 0.005  # a router reports at once after it has counted this share of a budget's opportunities
+_REST = 20.0  # pause after a round, as a multiple of its duration: pacing uses at most 5 % of a core
+_JUMP_SECONDS = 5.0  # if the two clocks move apart by more seconds than this, all accounts are updated
 
 
 class _InForce(NamedTuple):
-    places: Mapping[Scope, Sequence[int]]  # scope -> indices of its accounts in `values`
-    values: Sequence[float]  # prices; NaN: no price yet
+    places: Mapping[Scope, Sequence[int]]  # scope -> indices in `values` of the prices of its accounts
+    values: Sequence[float]  # prices of all accounts; NaN: no price yet
 
     def of(self, scope: Scope) -> list[float]:
-        """Prices of a scope's accounts, one for each period."""
+        """Return the prices of the accounts with a scope, which differ only in their period."""
         return [price for place in self.places.get(scope, ()) if (price := self.values[place]) == price]
 
 
 @dataclass
 class _Lead:
-    """State of the router that paces."""
+    """The state of pacing, which only the router that paces has."""
 
-    written: dict[str, Kept]  # states in the ledger, by account
-    kept: dict[str, Kept]  # present states
-    due: dict[str, float]  # when each account must be updated, by `clock`
+    written: dict[str, Kept]  # account -> its state in the ledger
+    kept: dict[str, Kept]  # account -> its newest state
+    due: dict[str, float]  # account -> time of its next update, by `clock`
     clocks_apart: float = 0.0
     rests_until: float = -inf
-    tidy: bool = True  # whether states of inactive accounts may have to be removed
+    tidy: bool = True  # whether the next round looks for inactive accounts to delete
     faults: dict[str, str] = field(default_factory=dict)
     paces: dict[str, Pace] = field(default_factory=dict)
     # Read in the last round:
     balances: list[Balance] = field(default_factory=list)
-    now: float = 0.0  # seconds since 1970 by the ledger's clock
-    counts: Mapping[str, int] = field(default_factory=dict)  # opportunities by account
-    gains: Mapping[str, float] = field(default_factory=dict)  # gain of a currency unit, by campaign without a price
-    had: Counter[tuple[str, str]] = field(default_factory=Counter)  # all opportunities so far, by campaign and channel
+    now: float = 0.0  # time by the ledger's clock, seconds since 1970
+    counts: Mapping[str, int] = field(default_factory=dict)  # account -> its opportunities
+    gains: Mapping[str, float] = field(default_factory=dict)  # campaign without a price -> its gain per currency unit
+    had: Counter[tuple[str, str]] = field(default_factory=Counter)  # opportunities by campaign and channel
 
 
 class Pacer:
-    """The current prices of all paced accounts.
+    """Keeps the current prices of all paced accounts.
 
-    `refresh` runs in a thread of its own, worker threads call `prices`, and the event loop calls all other methods.
-    `clock` is a steady clock in seconds, of any origin.
+    `refresh` must run in a single thread, worker threads call `prices`, and the event loop calls all other methods.
+    `clock` is a steady clock in seconds; its origin does not matter.
     """
 
     def __init__(
@@ -107,38 +108,43 @@ class Pacer:
         self._clock = clock
         self._owner = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self._lease: Lease | None = None
-        self._renewed = 0.0  # when this router last saw the lease change, by `clock`
-        self._version = -1  # version of the prices that were read last
-        self._lead: _Lead | None = None  # None: another router paces
-        # The current prices, which worker threads read at any time.
-        self._names = ""  # accounts, one a line
-        self._place_of: dict[str, int] = {}  # account -> its index among the values
+        self._renewed = 0.0  # time by `clock` at which this router last saw the lease change
+        self._version = -1  # version of the prices that this router has read last
+        self._lead: _Lead | None = None  # None if another router paces
+        # The current prices, which worker threads may read at any time:
+        self._names = ""  # names of all accounts, one per line
+        self._place_of: dict[str, int] = {}  # account -> index of its price
         self._prices = _InForce({}, ())
         # Derived from the experiments:
         self._experiments: Experiments | None = None
         self._targets: Mapping[str, Target] = {}
-        self._largest: Mapping[Budget, tuple[float, str]] = {}  # part and name of the largest account with an endpoint
+        # budget -> part and name of its largest account with an endpoint
+        self._largest: Mapping[Budget, tuple[float, str]] = {}
         # Counted by this router:
         self._counting = threading.Lock()
-        self._counted: Mapping[tuple[str, str], Sequence[tuple[str, float]]] = {}  # by arm and campaign; "*" is any
-        self._opportunities: Counter[str] = Counter()  # since the last report
-        self._forecasts: dict[str, Forecasts] = {}  # by campaign without a price; "*" is any
-        self._without_price: dict[str, str] = {}  # campaign -> why its forecasts give no price
+        # arm and campaign ("*": any) -> its accounts
+        self._counted: Mapping[tuple[str, str], Sequence[tuple[str, float]]] = {}
+        self._opportunities: Counter[str] = Counter()  # account -> opportunities since the last report
+        self._forecasts: dict[str, Forecasts] = {}  # campaign ("*": any) without a price -> its forecasts
+        self._without_price: dict[str, str] = {}  # campaign -> reason why its forecasts give no price
 
     @property
     def leads(self) -> bool:
-        """Whether this router paces for all routers of the ledger."""
+        """Whether this router computes the prices for all routers that share the ledger."""
         return self._lead is not None
 
     @property
     def faults(self) -> list[Message]:
-        """Accounts that can't be paced, and why. Their prices do not change. Empty unless this router paces."""
+        """Messages on the accounts that can't be paced, whose prices stay constant. Empty if another router paces."""
         faults = self._lead.faults if self._lead else {}
         scopes = ((scope_of(name), why) for name, why in faults.items())
         return [messages.NOT_PACED(arm=arm, campaign=c, channel=h, why=why) for (arm, c, h), why in scopes]
 
     def count(self, arm: str, campaign: str, reward: float | None, cost: float | None) -> None:
-        """Count an opportunity of an arm in a campaign, with the arm's forecasts of reward and cost, if it has any."""
+        """Count an opportunity of an arm in a campaign.
+
+        `reward` and `cost` are the arm's forecasts, None if it has none.
+        """
         with self._counting:
             for of in dict.fromkeys((campaign, "*")):
                 for name, _ in self._counted.get((arm, of), ()):
@@ -147,11 +153,11 @@ class Pacer:
                     self._forecasts[of].add(reward, cost)
 
     def due(self) -> bool:
-        """Whether enough opportunities were counted to begin a round at once."""
+        """Whether so many opportunities were counted that a round should begin at once."""
         return any(self._opportunities[name] >= most for accounts in self._counted.values() for name, most in accounts)
 
     def refresh(self, experiments: Experiments) -> list[Balance] | None:
-        """Update the prices if this router holds the lease, or else read them from the ledger.
+        """Compute new prices if this router holds the lease. Otherwise, read the prices from the ledger.
 
         Returns all balances of the last round, or None if another router paces. If it raises LedgerUnavailable, the
         prices have not changed.
@@ -175,13 +181,13 @@ class Pacer:
         return None
 
     def release(self) -> None:
-        """Release the lease, so that another router can take it at once. Raises LedgerUnavailable."""
+        """Release the lease, so that another router can acquire it without delay. Raises LedgerUnavailable."""
         if self._lead is not None and self._lease is not None:
             self._lead = None
             self._ledger.pacing.lease("", self._lease)
 
     def _takes_lease(self) -> bool:
-        """Take or renew the lease; returns whether this router holds it."""
+        """Acquire or renew the lease; returns whether this router holds it."""
         store, seen = self._ledger.pacing, self._lease
         silent = seen if seen is not None and self._clock() - self._renewed > SILENT_SECONDS else None
         lease = store.lease(self._owner, silent)
@@ -203,7 +209,7 @@ class Pacer:
         return _Lead(written, dict(written), dict.fromkeys(self._targets, -inf))
 
     def _set(self, experiments: Experiments) -> None:
-        """Apply changed experiments. All accounts are due for an update."""
+        """Apply a new set of experiments, and mark all accounts as due for an update."""
         targets = dict[str, Target]()
         counted = defaultdict[tuple[str, str], list[tuple[str, float]]](list)
         largest = dict[Budget, tuple[float, str]]()
@@ -231,7 +237,7 @@ class Pacer:
         self._experiments = experiments
 
     def _awaited(self) -> set[str]:
-        """Campaigns with an account whose first price is not known yet."""
+        """Return the campaigns with an account whose first price must still be found from forecasts."""
         return {
             target.limit.campaign
             for name, target in self._targets.items()
@@ -239,7 +245,7 @@ class Pacer:
         }
 
     def _report(self) -> None:
-        """Write counted opportunities, and the usual gain of a currency unit in campaigns without a price."""
+        """Write the counted opportunities to the ledger, and the gain per currency unit of unpriced campaigns."""
         gains = dict[str, float]()
         self._without_price = {}
         with self._counting:
@@ -256,14 +262,17 @@ class Pacer:
                 self._opportunities -= counted
 
     def _read(self) -> None:
-        """Read the prices that another router has written, if they have changed."""
+        """Read the prices from the ledger if another router has changed them."""
         assert self._lease is not None
         if self._lease.version != self._version:
             self._version, prices = self._ledger.pacing.prices()
             self._use(prices)
 
     def _prices_of(self, written: Mapping[str, Kept]) -> Prices:
-        """Prices of all active accounts, and of inactive ones with a state, in an order that seldom changes."""
+        """Return the prices of all active accounts, and of inactive accounts that have a state.
+
+        The order rarely changes, so that other routers need not read the names of the accounts again.
+        """
         return Prices.of({**dict.fromkeys(self._targets, nan), **{name: kept.price for name, kept in written.items()}})
 
     def _use(self, prices: Prices) -> None:
@@ -290,11 +299,12 @@ class Pacer:
         return place is not None and self._prices.values[place] == self._prices.values[place]
 
     def _pace(self, lead: _Lead) -> bool:
-        """Update the accounts that are due, and write what has changed; False if another router has taken the lease."""
+        """Update the accounts that are due, and write the changes; False if another router has acquired the lease."""
         assert self._lease is not None
         lead.balances = self._ledger.balances()
         ticks, lead.now = self._clock(), self._ledger.now()
-        if abs(lead.now - ticks - lead.clocks_apart) > _JUMP_SECONDS:  # one of the clocks was set: all are due
+        # one of the clocks was set, so all accounts are due
+        if abs(lead.now - ticks - lead.clocks_apart) > _JUMP_SECONDS:
             lead.clocks_apart, lead.due = lead.now - ticks, dict.fromkeys(self._targets, -inf)
         due = [name for name, at in lead.due.items() if at <= ticks]
         if len(due) > MOST_UPDATES:
@@ -329,7 +339,7 @@ class Pacer:
         return True
 
     def _update(self, lead: _Lead, name: str, balance: Balance) -> Kept | None:
-        """The updated state of an account; None if the account has no price yet, or can't be paced."""
+        """Compute the new state of an account; returns None if it has no price yet, or if it can't be paced."""
         target, kept = self._targets[name], lead.kept.get(name)
         limit, pacing = target.limit, target.limit.pacing
         assert pacing is not None
@@ -368,7 +378,7 @@ class Pacer:
         return found
 
     def prices(self, arm: str, campaign: str) -> dict[str, float] | None:
-        """Price of each paced channel for an exposure of an arm in a campaign; None if no channel is paced."""
+        """Return the price of each paced channel for an arm's exposure in a campaign; None if no channel is paced."""
         known, prices = self._prices, dict[str, float]()
         if not known.places:
             return None
@@ -379,11 +389,11 @@ class Pacer:
         return prices or None
 
     def pace(self) -> list[Pace]:
-        """Spend and plan of the accounts that may spend now and have money left. Empty unless this router paces."""
+        """Return the spend and the planned spend of all accounts with money left. Empty if another router paces."""
         return list(self._lead.paces.values()) if self._lead else []
 
     def by_arm(self) -> dict[str, float]:
-        """The largest price of each arm."""
+        """Return the highest price of each arm."""
         known, largest = self._prices, dict[str, float]()
         for scope in known.places:
             if paced := known.of(scope):
@@ -392,7 +402,7 @@ class Pacer:
 
 
 def ledger_accounts(experiments: Experiments, cost_cap: Mapping[str, float]) -> list[Account]:
-    """The accounts of experiments, with the limits that the ledger enforces."""
+    """Return the accounts of all experiments, with the limits that the ledger must enforce."""
     return [
         Account(
             x.arm,

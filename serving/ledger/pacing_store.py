@@ -22,49 +22,56 @@ from typing import NamedTuple, Protocol, Self
 
 @dataclass(frozen=True)
 class Lease:
-    """The state of the lease in the ledger. An empty holder means that it was released."""
+    """The state of the lease in the ledger. If the holder is an empty text, the lease was released."""
 
     holder: str
-    number: int  # grows by one with each new holder
-    renewed: int  # number of renewals
-    version: int = field(default=0, compare=False)  # version of the prices
+    number: int  # increases by one with each new holder
+    renewed: int  # counts the renewals
+    version: int = field(default=0, compare=False)  # increases with each change of the prices
 
 
 class Prices(NamedTuple):
-    """The prices of all accounts, packed so that reading them costs no work per account."""
+    """The prices of all accounts in a packed form, which can be read without work for each account."""
 
-    names: str  # accounts, one a line
-    values: array[float]  # prices in the order of the names; NaN: no price yet
+    names: str  # names of the accounts, one per line
+    values: array[float]  # prices in the order of `names`; NaN: no price yet
 
     @classmethod
     def of(cls, prices: Mapping[str, float]) -> Self:
-        """Pack prices, given by account."""
+        """Pack a mapping from account to price."""
         return cls("\n".join(prices), array("d", prices.values()))
 
 
 class PacingStore(Protocol):
-    """Storage for pacing. Calls block and may raise LedgerUnavailable. Account names are texts of one line."""
+    """The interface of the storage for pacing. Calls block and may raise LedgerUnavailable.
+
+    The name of an account must not contain a line break.
+    """
 
     def lease(self, owner: str, silent: Lease | None = None) -> Lease:
-        """Take the lease if it is free or equals `silent`, or renew the owner's lease; returns the lease as it is now.
+        """Acquire a lease that is free or equals `silent`, or renew the owner's lease; returns the lease as it is now.
 
-        An empty owner releases it: `lease("", mine)`.
+        To release a lease, call `lease("", mine)` with an empty owner.
         """
 
     def publish(self, lease: Lease, states: Mapping[str, str], prices: Prices) -> bool:
-        """Replace all prices and some states (an empty text removes one); False if a newer lease exists."""
+        """Replace all prices, and set the given states; returns False if another router has acquired the lease since.
+
+        An empty text removes a state.
+        """
 
     def prices(self) -> tuple[int, Prices]:
-        """The version of the prices, and all prices. Raises LedgerInUse if the ledger is not shared."""
+        """Return all prices and their version. Raises LedgerInUse if the ledger can't be shared."""
 
     def states(self) -> dict[str, str]:
-        """The state of each account."""
+        """Return the state of each account."""
 
     def report(self, opportunities: Mapping[str, int], gains: Mapping[str, float]) -> None:
-        """Add to the opportunities of accounts, and set the gain of a currency unit in campaigns without a first price.
+        """Add to the accounts' opportunities, and set the gain per currency unit of campaigns without a first price.
 
-        If the answer is lost and the call is repeated, opportunities count twice. Gains are forgotten after a minute.
+        If a call is repeated because its answer was lost, its opportunities count twice. Gains are deleted after a
+        minute.
         """
 
     def reports(self) -> tuple[dict[str, int], dict[str, float]]:
-        """Opportunities by account, summed over all routers since the beginning, and gains by campaign."""
+        """Return each account's opportunities since the beginning, from all routers, and each campaign's gain."""

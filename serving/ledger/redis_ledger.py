@@ -39,23 +39,23 @@ from serving.ledger.redis_pacing import RedisPacing
 from serving.ledger.redis_server import TOGETHER, Call, RedisServer
 from serving.ledger.redis_slices import ANY, PERIOD_OVER, TOO_LITTLE, Slices, added_up
 
-LARGEST = 9e6  # currency units: Lua compares doubles, which are exact up to 2^53 = 9.007e15 nano-units
+LARGEST = 9e6  # in currency units; Lua's numbers are doubles, which are exact up to 2^53 = 9.007e15 nano-units
 
-_BATCH = 100  # reservations, or campaigns, that one script handles; decisions run between two scripts
-_PAID = -1  # result of the script `reserve`: another reservation pays for the request
-_FORM = "1-"  # version of the keys and scripts; the text of a generation begins with it
+_BATCH = 100  # most reservations or campaigns per script call; decisions can run between two calls
+_PAID = -1  # result of the script `reserve` if another reservation pays for the request
+_FORM = "1-"  # version of the keys and scripts, with which the text of a generation begins
 
-_Campaign = tuple[str, str]  # prefix of the campaign's group, and the campaign's name as a JSON text
+_Campaign = tuple[str, str]  # key prefix of the campaign's group, and the campaign's name as JSON text
 
 
 class RedisLedger(contract.Ledger):
-    """A ledger in Redis; its methods are documented in `Ledger`.
+    """A ledger in Redis. The methods are documented in `Ledger`.
 
-    No limit and no reservation may be above 9 million currency units.
+    No limit and no reservation may exceed 9 million currency units.
 
     Args:
-        patience: Seconds to wait for a connection, and for an answer, until LedgerUnavailable is raised.
-        clock: Seconds since 1970; by default the server's clock, so that all routers agree.
+        patience: Seconds to wait for a connection, and for an answer, before a call raises LedgerUnavailable.
+        clock: Returns seconds since 1970. By default it is the server's clock, so that all routers have the same time.
     """
 
     shared = True
@@ -67,11 +67,11 @@ class RedisLedger(contract.Ledger):
         self._jumps = ClockJumps(clock or time.monotonic)
         self._generation: str | None = None
         self.server = server = RedisServer(location, password, patience)
-        self._general = _keys(server.prefix)[0]  # key that contains the generation
+        self._general = _keys(server.prefix)[0]  # key of the hash that contains the generation
         self._slices = Slices(self._run, self._begin_periods, server) if location.cluster else None
         self.pacing = RedisPacing(server)
         self._known = {prefix: contract.KnownBalances() for prefix in {server.prefix, *server.groups}}
-        self._until: dict[_Campaign, float] = {}  # earliest end of the current periods of its accounts
+        self._until: dict[_Campaign, float] = {}  # campaign -> earliest end of the current periods of its accounts
 
     @override
     def identity(self) -> str | None:
@@ -96,8 +96,9 @@ class RedisLedger(contract.Ledger):
         self._jumps.observe(now)
         known = self.server.hashes(f"{prefix}digests" for prefix in self._known)
         present, calls = _calendar(now), []
-        # The campaign "*" comes last: a campaign that now gets its own accounts draws on both until then. It is defined
-        # each time, so that a ledger that has lost its accounts is detected.
+        # Define the campaign "*" last: until then, a campaign that now gets its own accounts draws on these and on
+        # those of "*", so that no limit is missing. "*" is defined on every call, which fails if the ledger has lost
+        # its accounts.
         for campaign in sorted({*of_campaigns, ANY}.union(*known), key=lambda name: name == ANY):
             arguments: list[Any] = []
             for a in of_campaigns[campaign]:
@@ -113,11 +114,11 @@ class RedisLedger(contract.Ledger):
             self._slices.recall()  # new limits depend on the spent amounts
         self.server.run_each("define", calls)
         if self._slices:
-            self._slices.recall()  # slices may have grown under the previous limits meanwhile
+            self._slices.recall()  # a slice may have grown under the previous limits between the two calls
             self.server.run_each("define", [self._call(*of) for of in self._slices.defined(calls[-1][1])])
 
     def _make(self) -> None:
-        """Give a new ledger, and each of its groups, a generation. A group without one later has lost its data."""
+        """Create the generation of a new ledger and of its groups. If a group has none later, it has lost its data."""
         client = self.server.client
         with self.server.errors():
             client.hsetnx(self._general, "generation", _FORM + uuid.uuid4().hex)
@@ -199,7 +200,7 @@ class RedisLedger(contract.Ledger):
             return answer[0] if answer[0] == TOO_LITTLE else answer
 
         answer = slices.enlarge((call[1][2], arm, channel), int(missing), again)
-        if answer == TOO_LITTLE:  # charge as far as the slice has room
+        if answer == TOO_LITTLE:  # charge only as much as the slice still has
             answer = self.server.run("settle", (call[0], [*call[1][:-1], "last"]))
         return answer
 
@@ -212,8 +213,8 @@ class RedisLedger(contract.Ledger):
 
     @override
     def expire(self, ttl: float) -> int:
-        # Finished reservations have an expiry time in Redis, which removes them.
-        self.server.checked = False  # check again: the server may have been restarted with other settings
+        # Finished reservations need no deletion here, because their Redis keys have an expiry time.
+        self.server.checked = False  # check the settings again: the server may have been restarted with others
         arguments = self._jumps.before(self.now(), ttl), _BATCH, int(contract.RETENTION_SECONDS)
         calls = [self._call(prefix, [], *arguments) for prefix in self.server.groups]
         answers = self.server.run_by_node("expire", calls)
@@ -254,7 +255,7 @@ class RedisLedger(contract.Ledger):
 
     @override
     def room(self) -> contract.Room | None:
-        """Free memory of the fullest server. Redis does not report the free space of its disk."""
+        """Return the free memory of the fullest Redis node. Redis does not report the free space of its disk."""
         found = [(int(of["maxmemory"]), int(of["used_memory"])) for of in self.server.info("memory")]
         rooms = [contract.Room("redis", max(0, limit - used), limit) for limit, used in found if limit]
         return min(rooms, key=lambda room: room.free / room.limit, default=None)
@@ -264,9 +265,9 @@ class RedisLedger(contract.Ledger):
         self.server.close()
 
     def _begin_periods(self, campaigns: Iterable[_Campaign]) -> None:
-        """Set the current periods of campaigns by the server's clock; scripts can't compute a calendar."""
+        """Begin the current periods of campaigns, by the server's clock. The Lua scripts can't compute a calendar."""
         now, names = self.now(), list(campaigns)
-        random.shuffle(names)  # all routers do this at midnight; in random orders they share the work
+        random.shuffle(names)  # all routers do this at midnight; with random orders, they share the work
         present = _calendar(now)
         for i in range(0, len(names), TOGETHER):
             some, calls = names[i : i + TOGETHER], []
@@ -287,7 +288,10 @@ class RedisLedger(contract.Ledger):
         return [*_keys(prefix), *keys], [self._seen_generation(), now, prefix, *arguments]
 
     def _seen_generation(self) -> str:
-        """The first generation that this process read, even if the server's generation is another one now."""
+        """Return the first generation that this process has read, even if the server has another one now.
+
+        Scripts then fail on a server that has lost its data, instead of granting a new budget.
+        """
         self.server.check()
         if self._generation is None:
             found = self.identity()
@@ -301,7 +305,7 @@ class RedisLedger(contract.Ledger):
 
 
 def _balances(campaign: str, fields: Sequence[str]) -> tuple[list[contract.Balance], float]:
-    """The active accounts in a campaign's Redis hash, and the time at which the first of their budget periods ends."""
+    """Parse a campaign's Redis hash; returns the balances of active accounts, and when their first period ends."""
     hashed = dict(zip(fields[::2], fields[1::2], strict=True))
     found, ends = [], [math.inf]
     for name in sorted(field for field in hashed if field.startswith('"')):
@@ -318,7 +322,7 @@ def _balances(campaign: str, fields: Sequence[str]) -> tuple[list[contract.Balan
 
 
 def _keys(prefix: str) -> list[str]:
-    """The first keys of every script in a group."""
+    """Return the keys that every script gets first, for one group."""
     return [prefix + key for key in (f"accounts:{ANY}", "changed", "open")]
 
 

@@ -1,4 +1,4 @@
-"""Stores pacing's data in Redis; the methods are documented in `PacingStore`."""
+"""Stores the data of budget pacing in Redis. The methods are documented in `PacingStore`."""
 
 from array import array
 from base64 import b64decode, b64encode
@@ -14,7 +14,7 @@ _GAIN_SECONDS = 60
 
 
 class RedisPacing(PacingStore):
-    """The data of pacing in five keys, which lie in the same group as the ledger's generation."""
+    """The pacing data of a ledger, in five Redis keys of the ledger's first group."""
 
     def __init__(self, server: RedisServer) -> None:
         self._server = server
@@ -22,7 +22,8 @@ class RedisPacing(PacingStore):
         self._lease, self._states, self._prices, self._opportunities, self._gains = (
             f"{server.prefix}pacing:{name}" for name in names
         )
-        self._names, self._digest = "", ""  # the accounts of the last prices read or written, and their digest
+        # names of the accounts whose prices were last read or written, and the hash of the names
+        self._names, self._digest = "", ""
 
     @override
     def lease(self, owner: str, silent: Lease | None = None) -> Lease:

@@ -1,6 +1,6 @@
-"""The server of a shared ledger, a Redis or a Redis Cluster: its client, its scripts, and the check of its settings.
+"""Connects to the Redis server or Redis Cluster of a shared ledger, runs Lua scripts on it, and checks its settings.
 
-All keys of a group have the same hash tag. So they lie on one node, and a script may use all of them.
+All keys of a group have the same hash tag, so they are on one node, and one script may use all of them.
 """
 
 from collections import defaultdict
@@ -26,22 +26,25 @@ from serving.ledger.location import RedisLocation
 Call = tuple[list[str], list[Any]]
 """Keys and arguments of a script."""
 
-TOGETHER = 20  # calls that are sent in one pipeline
+TOGETHER = 20  # most calls that are sent in one pipeline
 _LUA = Path(__file__).parent / "redis_scripts"
-_BEGINS_WITH = {  # script -> file that precedes it, after `common`
+_BEGINS_WITH = {  # script -> file with functions that the script needs, in addition to `common`
     **dict.fromkeys(("settle", "cancel", "expire"), "finish"),
     **dict.fromkeys(("define", "begin"), "periods"),
 }
 
 
 class RedisServer:
-    """A server, to which the first call connects. Any call may raise LedgerUnavailable."""
+    """A client of a Redis server or cluster, which connects at the first call.
+
+    Any call may raise LedgerUnavailable.
+    """
 
     def __init__(self, location: RedisLocation, password: str | None, patience: float) -> None:
         self.name = str(location)
         self.cluster = location.cluster
         name = f"mtorl-ledger:{location.name}"
-        self.prefix = f"{{{name}}}:"  # prefix of the first group's keys; without a cluster, the only group
+        self.prefix = f"{{{name}}}:"  # key prefix of the first group, which is the only group without a cluster
         self.groups = _spread_evenly(name) if self.cluster else [self.prefix]
         self.checked = False
         self._arguments: dict[str, Any] = {
@@ -53,23 +56,25 @@ class RedisServer:
             "socket_timeout": patience,
             "socket_connect_timeout": patience,
             "decode_responses": True,
-            # Retry once: the server may have closed an idle connection, and every script is idempotent.
+            # Retry once, because the server may have closed an idle connection. Every script is idempotent.
             "retry": Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
             **({} if location.cluster else {"db": location.database}),
         }
 
     @cached_property
     def client(self) -> Any:
-        """The client, typed Any because its own types allow for asyncio. A cluster's client connects when created."""
+        """The Redis client. It is typed as Any, because the client's own types also allow for asyncio results."""
         return (RedisCluster if self.cluster else Redis)(**self._arguments)
 
     def run_all(self, name: str, calls: Sequence[Call]) -> list[Any]:
         """Run a script for each call, in one round trip per node; returns a result or LedgerUnavailable for each."""
         (text, digest), answers = _script(name), list[Any]()
-        for script in (("EVALSHA", digest), ("EVAL", text)):  # a restarted node needs the text; scripts are idempotent
+        # a restarted node does not know the hash, so send the text; scripts are idempotent
+        for script in (("EVALSHA", digest), ("EVAL", text)):
             with self.pipeline() as pipeline:
                 for keys, arguments in calls:
-                    # Without `target_nodes`, the client of a cluster would ask a node for the keys of each call.
+                    # Name the node of each call. Otherwise, the cluster's client would first ask a node for the call's
+                    # keys.
                     node = {"target_nodes": self.client.get_node_from_key(keys[0])} if self.cluster else {}
                     pipeline.execute_command(*script, len(keys), *keys, *arguments, **node)
                 answers = pipeline.execute(raise_on_error=False)
@@ -78,7 +83,7 @@ class RedisServer:
         return [LedgerUnavailable(f"{self.name}: {a}") if isinstance(a, RedisError) else a for a in answers]
 
     def run_by_node(self, name: str, calls: Sequence[Call]) -> list[Any]:
-        """`run_all` for the calls of each node in turn, so that a node that is down fails only its own calls."""
+        """Call `run_all` for one node after the other, so that a node that is down fails only its own calls."""
         of_nodes: defaultdict[str, list[int]] = defaultdict(list)
         with self.errors():
             for i, (keys, _) in enumerate(calls):
@@ -93,7 +98,7 @@ class RedisServer:
         return [answers[i] for i in range(len(calls))]
 
     def run_each(self, name: str, calls: Sequence[Call]) -> list[Any]:
-        """`run_all` in small batches, so that decisions run in between; raises the first error."""
+        """Call `run_all` with small batches, so that decisions can run in between; raises the first error."""
         answers: list[Any] = []
         for i in range(0, len(calls), TOGETHER):
             answers += self.run_all(name, calls[i : i + TOGETHER])
@@ -103,11 +108,11 @@ class RedisServer:
         return answers
 
     def run(self, name: str, call: Call) -> Any:
-        """Run a script once; returns its result or raises its error."""
+        """Run a script once; returns its result, or raises its error."""
         return self.run_each(name, [call])[0]
 
     def hashes(self, keys: Iterable[str]) -> list[dict[str, str]]:
-        """Read hashes."""
+        """Read several Redis hashes."""
         with self.pipeline() as pipeline:
             for key in keys:
                 pipeline.hgetall(key)
@@ -115,18 +120,18 @@ class RedisServer:
 
     @contextmanager
     def pipeline(self) -> Iterator[Any]:
-        """Send commands together, without a transaction."""
+        """Send several commands in one round trip, without a transaction."""
         with self.errors(), self.client.pipeline(transaction=False) as pipeline:
             yield pipeline
 
     def now(self) -> float:
-        """The server's time, seconds since 1970."""
+        """Return the server's time in seconds since 1970."""
         with self.errors():
             seconds, micros = self.client.time()
         return float(seconds + micros / 1e6)
 
     def check(self) -> None:
-        """Raise LedgerUnavailable unless every node persists and never evicts its data."""
+        """Raise LedgerUnavailable unless every node is set to write its data to disk, and never to evict them."""
         if self.checked:
             return
         if not all(of["aof_enabled"] for of in self.info("persistence")):
@@ -139,32 +144,36 @@ class RedisServer:
         self.checked = True
 
     def info(self, section: str) -> list[dict[str, Any]]:
-        """Return a section of the INFO command's answer from each primary node that is up."""
+        """Return a section of the Redis command INFO for each primary node that is up."""
         with self.errors():
             if not self.cluster:
                 return [self.client.info(section)]
             found = []
             for node in self.client.get_primaries():
-                with suppress(ConnectionError, TimeoutError):  # campaigns on the other nodes must still be served
+                # skip a node that is down, because campaigns on the other nodes must still be served
+                with suppress(ConnectionError, TimeoutError):
                     found.append(self.client.get_redis_connection(node).info(section))
             return found
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Turn the client's errors into LedgerUnavailable."""
+        """Convert errors of the Redis client to LedgerUnavailable."""
         try:
             yield
         except (RedisError, OSError) as error:
             raise LedgerUnavailable(f"{self.name}: {error}") from error
 
     def close(self) -> None:
-        """Close the connections, which the next call opens again."""
+        """Close the connections. The next call opens them again."""
         if (client := self.__dict__.pop("client", None)) is not None:
             client.close()
 
 
 def _spread_evenly(name: str) -> list[str]:
-    """Key prefixes, one in each sixteenth of the hash slots, that spread groups of campaigns evenly over the nodes."""
+    """Return key prefixes for the groups of campaigns, one in each sixteenth of the hash slots.
+
+    This spreads the groups evenly over the nodes of a cluster.
+    """
     found: dict[int, str] = {}
     for number in count():
         tag = f"{name}:{number}"
@@ -176,7 +185,7 @@ def _spread_evenly(name: str) -> list[str]:
 
 @cache
 def _script(name: str) -> tuple[str, str]:
-    """Text of a script, and its SHA-1."""
+    """Return the text of a script, and its SHA-1 hash."""
     before = () if name.startswith("pacing_") else ("common", _BEGINS_WITH.get(name))
     text = "".join((_LUA / f"{part}.lua").read_text() for part in (*before, name) if part)
     return text, sha1(text.encode()).hexdigest()

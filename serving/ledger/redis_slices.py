@@ -22,16 +22,17 @@ from typing import Any
 from serving.ledger.contract import Balance
 from serving.ledger.redis_server import RedisServer
 
-# Results of scripts. PERIOD_OVER: a period has ended. TOO_LITTLE: an account of the campaign "*" has too little left.
+# Results of scripts. PERIOD_OVER: a period has ended. TOO_LITTLE: an account of campaign "*" has too little money left.
 PERIOD_OVER, TOO_LITTLE = -2, -3
 ANY = '"*"'
-_PART = 16  # a slice grows by at least a sixteenth of the bank's free amount
+_PART = 16  # a slice grows by at least one sixteenth of the bank's free amount
 
 
 class Slices:
-    """The slices of all groups, which grow on demand and are recalled.
+    """The slices of the bank's budgets in all groups. They grow on demand, and can be recalled to the bank.
 
-    `run` runs a script in a group (prefix, script, keys, arguments). `begin` begins the periods of campaigns.
+    `run` is a function that runs a script in a group (prefix, script, keys, arguments). `begin` is a function that
+    begins the periods of campaigns.
     """
 
     recall_seconds = 1.0  # seconds between two recalls
@@ -43,10 +44,15 @@ class Slices:
         self._begin = begin
         self._bank, self._groups = server.prefix, server.groups
         self._recalled = float("-inf")
-        self._empty: dict[tuple[str, ...], float] = {}  # when the bank last had too little
+        # group, arm and channel -> time at which the bank last had too little left
+        self._empty: dict[tuple[str, ...], float] = {}
 
     def enlarge(self, of: tuple[str, str, str], amount: int, again: Callable[[], Any]) -> Any:
-        """Enlarge slices `of` a group, arm and channel until `amount` fits, and run a script again for its result."""
+        """Enlarge the slices of a group, arm and channel until `amount` fits, then run a script again.
+
+        Returns the result of `again`, which runs the script. It is TOO_LITTLE if the bank has too little left, even
+        after a recall of all slices.
+        """
         answer: Any = TOO_LITTLE
         if time.monotonic() < self._empty.get(of, float("-inf")) + self.recall_seconds:
             return answer
@@ -64,12 +70,16 @@ class Slices:
     def recall(self) -> None:
         """Return the unused amounts of all slices to the bank."""
         self._recalled = time.monotonic()
-        # A group that is down ends a recall early. The order is random, so that later recalls reach all other groups.
+        # If a group is down, the recall stops there with an error. So use a random order: later recalls then reach all
+        # others.
         for group in random.sample(self._groups, len(self._groups)):
             self._lease(group, [(*of, 0) for *of, _ in self._look(group, "back")])
 
     def defined(self, arguments: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
-        """Build `define` calls that create an empty slice for each group and each account named in the bank's call."""
+        """Yield the arguments of `define` calls that create an empty slice in each group, for each account of the bank.
+
+        `arguments` are those of the bank's own `define` call.
+        """
         campaign, digest, *terms = arguments[3:]
         for i in range(0, len(terms), 7):
             terms[i + 2], terms[i + 6] = 0, "slice"
@@ -81,12 +91,18 @@ class Slices:
         self._lease(group, [(*of, max(0, amount - int(room))) for *of, room in found])
 
     def _look(self, group: str, *arguments: str) -> list[tuple[str, ...]]:
-        """Read each slice: account, start of the account's period, epoch, cap, spent amount and free amount."""
+        """Read the slices of a group.
+
+        For each: account, start of its period, epoch, cap, spent amount and free amount.
+        """
         found = self._run(group, "slices", [], *arguments)
         return list(zip(*(found[i::6] for i in range(6)), strict=True))
 
     def _lease(self, group: str, slices: Sequence[tuple[Any, ...]]) -> None:
-        """Report slices to the bank, and let each slice grow by at least the last value of its tuple (0: no growth)."""
+        """Report slices to the bank, and let each slice grow by at least the last value of its tuple.
+
+        If this value is 0, the slice does not grow.
+        """
         leased: Any = []
         for _ in range(2):
             if slices:
@@ -100,7 +116,10 @@ class Slices:
 
 
 def added_up(bank: Iterable[Balance], groups: Iterable[Balance]) -> list[Balance]:
-    """Return one balance per account. The amounts of a bank's account are the sums over its slices in all groups."""
+    """Return one balance per account, given the balances of the bank and those of all other groups.
+
+    The amounts of the bank's accounts are replaced by the sums over their slices.
+    """
     own: list[Balance] = []
     sums: defaultdict[tuple[str, str, str, int], list[float]] = defaultdict(lambda: [0.0] * 3)
     for b in groups:

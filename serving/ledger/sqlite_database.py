@@ -1,7 +1,8 @@
-"""The database of the embedded ledger: its file, its tables, and transactions shared by several calls.
+"""The SQLite database of a ledger in a file: its tables, and transactions that several threads share.
 
-All calls that wait for the database share the next transaction and one sync (group commit). The thread that gets the
-lock runs the functions of all waiting threads, and these find their results when they get the lock.
+All calls that wait for the database share the next transaction, and so one sync to disk (group commit). The thread that
+acquires the lock runs the functions of all waiting threads. These threads then find their results when they acquire the
+lock.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from serving.ledger.contract import LedgerInUse, LedgerUnavailable
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
-_VERSION = 1  # version of the tables; the file stores it as `user_version`
+_VERSION = 1  # schema version of the tables, stored in the file as `user_version`
 
 _CHANGES = "".join(
     f"""
@@ -118,11 +119,11 @@ class _Call:
 
 
 class Database:
-    """A SQLite file, in which functions run in transactions that take the write lock first (BEGIN IMMEDIATE)."""
+    """A SQLite file. Functions run in transactions that acquire the write lock at their start (BEGIN IMMEDIATE)."""
 
     def __init__(self, path: Path, patience: float) -> None:
         self._path = path
-        self._patience = patience  # seconds to wait for other threads, and for other processes
+        self._patience = patience  # seconds to wait for other threads, and then for other processes
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
         self._claim: int | None = None
@@ -130,7 +131,7 @@ class Database:
         self._lock = threading.Lock()  # guards the connection
 
     def claim(self) -> None:
-        """Lock the file until `close`; raises LedgerInUse if another router has locked it, or LedgerUnavailable."""
+        """Lock the file until `close`. Raises LedgerInUse if another router has locked it, or LedgerUnavailable."""
         if self._claim is not None:
             return
         try:
@@ -141,7 +142,7 @@ class Database:
             raise LedgerUnavailable(f"{self._path}: {error}") from error
 
     def create_if_new(self) -> None:
-        """Create the file atomically if it does not exist: several processes may start at once."""
+        """Create the file if it does not exist. This is atomic, because several processes may start at once."""
         if self._connection is not None or self._path.exists():
             return
         unfinished = self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex}")
@@ -157,7 +158,7 @@ class Database:
             unfinished.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Close the connection, which the next call opens again, and unlock the file."""
+        """Close the connection, and unlock the file. The next call opens the connection again."""
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
@@ -167,9 +168,10 @@ class Database:
                 self._claim = None
 
     def run(self, work: Work[T]) -> T:
-        """Run a function in a transaction; returns its result once it is durable.
+        """Run a function in a transaction; returns its result once its changes are durable.
 
-        If the function raises, its changes are rolled back. After LedgerUnavailable, they may have been committed.
+        If the function raises, its changes are rolled back. If `run` raises LedgerUnavailable, they may still be
+        committed.
         """
         (answer,) = self.run_each([work])
         if isinstance(answer, Exception):
@@ -177,11 +179,11 @@ class Database:
         return answer
 
     def run_each(self, works: Sequence[Work[T]]) -> list[T | Exception]:
-        """Run several functions in one transaction; returns for each its result or its error."""
+        """Run several functions in one transaction; returns the result or the error of each."""
         call = _Call(works)
         self._waiting.append(call)
         if not self._lock.acquire(timeout=self._patience):
-            with contextlib.suppress(ValueError):  # another thread has just begun to run it
+            with contextlib.suppress(ValueError):  # another thread may have just begun to run it
                 self._waiting.remove(call)
             raise LedgerUnavailable(f"{self._path}: busy for {self._patience:g} s")
         try:
@@ -217,9 +219,12 @@ class Database:
                 call.answers = found
 
     def _open(self) -> sqlite3.Connection:
-        """The connection; LedgerUnavailable if the file is missing, replaced, or not a ledger of this version."""
+        """Return the connection to the file, which is opened if necessary.
+
+        Raises LedgerUnavailable if the file is missing, was replaced, or is not a ledger of this schema version.
+        """
         if self._connection is not None:
-            # SQLite itself would continue to write to a deleted or replaced file.
+            # If the file was deleted or replaced, SQLite would continue to write to the old file without an error.
             if self._path.stat().st_ino != self._inode:
                 raise LedgerUnavailable(f"{self._path}: replaced by another file while in use")
             return self._connection
@@ -241,13 +246,13 @@ class Database:
 
 
 def _answer(db: sqlite3.Connection, work: Work[T]) -> T | Exception:
-    """The result of a function, or its error after its changes were rolled back."""
+    """Run a function; returns its result or, after its changes were rolled back, its error."""
     db.execute("SAVEPOINT job")
     answer: T | Exception
     try:
         answer = work(db)
     except sqlite3.OperationalError:
-        raise  # a fault of the disk or the file fails the whole transaction
+        raise  # the disk or the file has a fault, so the whole transaction fails
     except Exception as error:
         db.execute("ROLLBACK TO job")
         answer = error

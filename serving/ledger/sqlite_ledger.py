@@ -1,7 +1,8 @@
-"""The embedded ledger: one SQLite file for the threads of one router, which locks it (`claim`).
+"""A ledger in one SQLite file, for the threads of a single router, which locks the file (`claim`).
 
-Other processes may read the file. Each call takes SQLite's write lock before it reads, so nothing is spent between the
-check and the reservation. With WAL and synchronous=FULL, a change is on disk before the call returns.
+Other processes may read the file. Each call acquires SQLite's write lock before it reads, so that no other call can
+spend money between the check of a limit and the reservation. With WAL and synchronous=FULL, a change is on disk before
+the call returns.
 """
 
 import json
@@ -22,24 +23,25 @@ from serving.ledger import contract, money
 from serving.ledger.pacing_store import Lease, PacingStore, Prices
 from serving.ledger.sqlite_database import Database, Work
 
-_BOOK = "LEFT JOIN book b ON b.account = a.id AND b.start = a.start"  # joins the amounts of the present period
+_BOOK = "LEFT JOIN book b ON b.account = a.id AND b.start = a.start"  # joins the amounts of the current period
 _ACCOUNT = "arm, campaign, channel, period, cap, timezone, parts, start, until, active"
 _SET_ACCOUNT = f"""
 INSERT INTO account ({_ACCOUNT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET cap = excluded.cap, timezone = excluded.timezone, parts = excluded.parts,
     start = excluded.start, until = excluded.until, active = 1
 """
-_NEW = (0, "", "", 0, 0, 0)  # state of an account that does not exist yet
-_BATCH = 500  # reservations that `expire` handles in a transaction; decisions run between two transactions
-_FORGOTTEN = 4  # batches that a call forgets; with one call a second, more than a router can reserve
+_NEW = (0, "", "", 0, 0, 0)  # values for an account that does not exist yet
+_BATCH = 500  # most reservations that `expire` changes in one transaction; decisions run between two transactions
+_FORGOTTEN = 4  # most batches that one call of `expire` deletes; at one call per second, more than a router can reserve
 
 
 class SqliteLedger(contract.Ledger):
-    """A ledger in a file; its methods are documented in `Ledger`.
+    """A ledger in a file. The methods are documented in `Ledger`.
 
     Args:
-        path: The file. Only `define` creates it, so a file that vanishes stops all spend and gives no new budget.
-        patience: Seconds to wait for other threads and processes until LedgerUnavailable is raised.
+        path: The file, which only `define` creates. So if the file is deleted, spending stops, and no new budget is
+            granted.
+        patience: Seconds to wait for other threads and processes before a call raises LedgerUnavailable.
     """
 
     shared = False
@@ -74,7 +76,7 @@ class SqliteLedger(contract.Ledger):
             known = {row[:4]: row[4:] for row in db.execute(f"SELECT {_ACCOUNT} FROM account")}
             after = _calendar(self._clock())
             present = {of: after(of[3], terms[1], *known.get(of, _NEW)[3:5]) for of, terms in wanted.items()}
-            # All parts of a budget take the period of its account of all arms.
+            # The accounts of a budget all take the period of its account of all arms.
             states = {of: (*wanted[of], *present.get((ALL_ARMS, *of[1:]), own), 1) for of, own in present.items()}
             db.executemany(_SET_ACCOUNT, [(*of, *state) for of, state in states.items() if known.get(of) != state])
             gone = [of for of, state in known.items() if state[-1] and of not in wanted]
@@ -148,7 +150,7 @@ class SqliteLedger(contract.Ledger):
             books, events = map(json.loads, texts)
             if event not in events:
                 if state == "cancelled":
-                    amount = 0  # no money is reserved any more
+                    amount = 0  # a cancelled reservation has no money
                 more, freed = min(cost, amount - charged), amount
                 if state != "open":
                     left = "SELECT cap - spent - reserved FROM book WHERE id = ?"
@@ -208,7 +210,7 @@ class SqliteLedger(contract.Ledger):
         def work(db: sqlite3.Connection) -> contract.Changes:
             _begin_periods(db, self._clock())
             (last,) = db.execute("SELECT ifnull(max(number), 0) FROM change").fetchone()
-            since = seen if seen <= last else 0  # an older copy of the file was restored: read all
+            since = seen if seen <= last else 0  # the file was restored from an older copy, so read all balances
             found: dict[str, list[contract.Balance]] = {}
             rows = db.execute(
                 "SELECT c.campaign, a.arm, a.channel, a.period, a.start, ifnull(b.cap, a.cap), ifnull(b.spent, 0), "
@@ -237,7 +239,7 @@ class SqliteLedger(contract.Ledger):
 
     @override
     def room(self) -> contract.Room:
-        """Free space of the disk. This does not wait for the file, which may be busy."""
+        """Return the free space of the disk, without waiting for the database, which may be busy."""
         try:
             disk, device = os.statvfs(self.path.parent), self.path.parent.stat().st_dev
         except OSError as error:
@@ -254,7 +256,10 @@ class SqliteLedger(contract.Ledger):
 
 
 class _Pacing(PacingStore):
-    """Stores pacing data in one table. Only the router that locks the file paces, so it stores no prices and gains."""
+    """Stores the states and opportunities of pacing in one table.
+
+    Only one router uses the file, and it paces. So prices need not be stored, and gains stay in memory.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -297,7 +302,7 @@ class _Pacing(PacingStore):
 
 
 def _begin_periods(db: sqlite3.Connection, now: float) -> None:
-    """Begin the periods that are due. All parts of a budget take the period of its account of all arms."""
+    """Begin the periods that are due. The accounts of a budget all take the period of its account of all arms."""
     due = db.execute(
         "SELECT arm, campaign, channel, period, id, timezone, start, until FROM account WHERE active AND until <= ?",
         (now,),
@@ -309,7 +314,7 @@ def _begin_periods(db: sqlite3.Connection, now: float) -> None:
 
 
 def _limit_anew(db: sqlite3.Connection, budgets: Set[tuple[str, ...]]) -> None:
-    """Set the limits of the current period of budgets whose parts have changed."""
+    """Set new limits in the current period for the budgets that are divided differently among their arms."""
     if not budgets:
         return
     rows = db.execute(
@@ -342,7 +347,7 @@ def _cancel(db: sqlite3.Connection, name: str, now: float) -> None:
 
 
 def _give_back(db: sqlite3.Connection, name: str, state: str, now: float) -> bool:
-    """Release an open reservation; False if it is not open."""
+    """Release the money of an open reservation; returns False if the reservation is not open."""
     row = db.execute("SELECT amount, books FROM reservation WHERE id = ? AND state = 'open'", (name,)).fetchone()
     if row is None:
         return False

@@ -1,9 +1,9 @@
 """Runs a command that stops, with all its descendants, when its parent process ends or is killed.
 
-`ChildProcess(command, ...)` starts a supervisor (this file as a script, which needs only the standard library). The
-supervisor leads a new process group and starts the command in it. It stops the group (SIGTERM, a grace period, SIGKILL)
-on SIGTERM, when the command exits, or when its parent has ended, even by `kill -9`. The group is a separate session, so
-Ctrl-C at the terminal does not reach the command, and the parent can stop its commands in the right order.
+`ChildProcess(command, ...)` starts a supervisor process: this file as a script, with only the standard library. The
+supervisor starts the command in a new process group. It stops the whole group (SIGTERM, a grace period, SIGKILL) when
+it receives SIGTERM, when the command exits, or when its parent has ended, even by `kill -9`. The group is a session of
+its own, so Ctrl-C at the terminal does not reach the command, and the parent can stop its commands in the right order.
 """
 
 import atexit
@@ -17,17 +17,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-_POLL_SECONDS = 0.25  # interval of the check whether the parent still runs
+_POLL_SECONDS = 0.25  # seconds between two checks whether the parent still runs
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class ChildProcess:
-    """A running command and its supervisor.
+    """A running command, together with its supervisor.
 
     Args:
-        log: File to which the output is appended. Its folder is the command's working directory.
-        scratch: Folder that the supervisor deletes at the end.
-        lock: Locked file that the supervisor inherits, so that it stays locked if this process is killed.
+        log: File to which the command's output is appended. Its folder is the command's working directory.
+        scratch: Folder that the supervisor deletes when the command has stopped.
+        lock: Locked file that the supervisor inherits. If this process is killed, the file stays locked until the
+            supervisor has exited.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class ChildProcess:
 
     @property
     def pid(self) -> int:
-        """Pid of the supervisor, which is also the id of the process group."""
+        """Process id of the supervisor, which is also the id of the process group."""
         return self._process.pid
 
     def alive(self) -> bool:
@@ -74,7 +75,7 @@ class ChildProcess:
             return log.read().decode(errors="replace")
 
     def tail(self, lines: int = 25) -> str:
-        """The last lines of the output, for an error message."""
+        """Return the last lines of the command's output, for an error message."""
         return "\n".join([f"the end of {self._log}:", *self.output().splitlines()[-lines:]])
 
     def stop(self) -> None:
@@ -83,17 +84,17 @@ class ChildProcess:
             return
         self._stopped = True
         atexit.unregister(self.stop)
-        self._process.terminate()  # has no effect if the supervisor has exited
+        self._process.terminate()  # this does nothing if the supervisor has already exited
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(self._grace + 5)
-        # If the supervisor was killed before it could kill the process group, kill the group here.
+        # Kill the process group here too, in case the supervisor was killed before it could do so.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
 
 
 def _before_exec() -> None:
-    """Prepare a child before exec: unblock signals, and let the kernel kill it when the supervisor dies."""
+    """Prepare the child process: unblock signals, and let the Linux kernel kill it if the supervisor dies."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -101,7 +102,7 @@ def _before_exec() -> None:
 
 def _supervise(parent: int, grace: float, scratch: str, command: list[str]) -> None:
     stop_signals = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-    # Blocked signals wait until the loop below reads them, so a SIGTERM to the group does not stop the supervisor.
+    # Block the signals, so that a SIGTERM to the group does not stop the supervisor itself. The loop below reads them.
     signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals | {signal.SIGCHLD})
     try:
         child = subprocess.Popen(command, preexec_fn=_before_exec)
@@ -120,7 +121,7 @@ def _supervise(parent: int, grace: float, scratch: str, command: list[str]) -> N
         print(f"supervisor: {command[0]} exited with status {child.returncode}", flush=True)
     if scratch:
         shutil.rmtree(scratch, ignore_errors=True)
-    os.killpg(0, signal.SIGKILL)  # remaining descendants of the command, and the supervisor itself
+    os.killpg(0, signal.SIGKILL)  # kills the remaining descendants of the command, and the supervisor itself
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The common part of the two runtimes for models: a child process that serves the models in a folder."""
+"""The base class of the local model servers: a child process that serves the models in a folder."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ from serving.local.child_process import ChildProcess
 
 
 class StackError(RuntimeError):
-    """A server did not start or has stopped; the message has the server, the reason and the tail of its log."""
+    """Raised if a server did not start or has stopped.
+
+    The message names the server, the reason and the end of its log.
+    """
 
 
 def wait_until(ready: Callable[[], bool], check: Callable[[], None], seconds: float, late: Callable[[], str]) -> None:
-    """Wait until `ready()` is true; raises errors of `check()`, and StackError with the text `late()` at a timeout."""
+    """Wait until `ready()` is true, and call `check()` meanwhile, which may raise an error.
+
+    After `seconds`, StackError is raised with the text `late()`.
+    """
     deadline = time.monotonic() + seconds
     while not ready():
         check()
@@ -27,9 +33,10 @@ def wait_until(ready: Callable[[], bool], check: Callable[[], None], seconds: fl
 
 
 class ModelServer(ABC):
-    """A server of all .mar files in a folder, each named after its file; `workdir` is for logs and temporary files.
+    """A server of all .mar files in a folder, each of which is a model with the name of its file.
 
-    The models answer at `inference_url`: on `port` of 127.0.0.1, or on a Unix socket if `port` is 0.
+    The models answer at `inference_url`: on `port` of 127.0.0.1, or on a Unix socket if `port` is 0. `workdir` is the
+    folder for logs and temporary files.
     """
 
     title: ClassVar[str]
@@ -50,16 +57,19 @@ class ModelServer(ABC):
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Names of the models that are now in the folder."""
+        """Names of the models that are in the folder at present."""
         return tuple(sorted(mar.stem for mar in self.model_store.glob("*.mar")))
 
     @property
     def pid(self) -> int | None:
-        """Id of the server's process group; None while it is not running."""
+        """Id of the server's process group; None if the server is not running."""
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        """Start the server and wait until all models answer; raises StackError if there is none, or one fails."""
+        """Start the server, and wait until all models answer.
+
+        Raises StackError if there is no model, or if one fails.
+        """
         if self._process:
             return
         if not self.models:
@@ -85,7 +95,7 @@ class ModelServer(ABC):
             self._process = None
 
     def check(self) -> None:
-        """Raise StackError with the tail of the log if the server is not running."""
+        """Raise StackError with the end of the log if the server is not running."""
         if self._process is None:
             raise StackError(f"{self.title} is not started")
         if not self._process.alive():

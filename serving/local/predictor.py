@@ -3,7 +3,7 @@
     with LocalPredictor("run/model-store", "run/serving/predictor") as server:
         server.endpoint("challenger")      # on a Unix socket, or on a port if one is given
 
-`LocalStack` can use it instead of `TorchServe`. The answers of both are equal.
+`LocalStack` can use it instead of `TorchServe`, because both give the same answers.
 """
 
 import os
@@ -34,7 +34,7 @@ class LocalPredictor(ModelServer):
         try:
             command = self._command(scratch)
         except StackError:
-            shutil.rmtree(scratch)  # once started, the process itself deletes the folder
+            shutil.rmtree(scratch)  # after the start, the process's supervisor deletes this folder
             raise
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         log = self.workdir / "predictor.log"
@@ -60,7 +60,7 @@ class LocalPredictor(ModelServer):
 
 
 def _unpacked(archive: Path, scratch: Path) -> Path:
-    """Unpack the artifact of a .mar file; returns its folder."""
+    """Extract the artifact from a .mar file; returns the artifact's folder."""
     folder = scratch / archive.stem
     try:
         with zipfile.ZipFile(archive) as packed:

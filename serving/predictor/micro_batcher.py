@@ -1,6 +1,7 @@
-"""Combines calls into batches: the calls that arrive while a batch runs form the next batch.
+"""Combines calls of a function into batches: the calls that arrive while one batch runs form the next batch.
 
-A single request does not wait for others. Under load, the number of batches depends on their speed, not on the traffic.
+A single call does not wait for others. Under load, the number of batches depends on how long a batch takes, not on the
+traffic.
 """
 
 import asyncio
@@ -11,18 +12,24 @@ from typing import Any
 
 
 class MicroBatcher:
-    """A function of a list of items, whose calls are combined. It runs in one event loop, and blocks this loop."""
+    """Combines several calls of a function of a list into one call.
+
+    The function blocks the event loop while it runs.
+    """
 
     def __init__(self, work: Callable[[list[Any]], Sequence[Any]], largest: int) -> None:
         self._work = work
-        self._largest = largest  # most items in a batch of several calls
+        self._largest = largest  # most items in a batch, unless a single call has more
         self._waiting: deque[tuple[list[Any], asyncio.Future[list[Any]]]] = deque()
 
     def submit(self, items: list[Any]) -> asyncio.Future[list[Any]]:
-        """Return a future of the items' results. If it is cancelled before its batch begins, the batch omits it."""
+        """Queue items; returns a future of their results.
+
+        If it is cancelled before its batch begins, the batch omits them.
+        """
         loop = asyncio.get_running_loop()
         if not self._waiting:
-            loop.call_soon(self._run)  # runs after the calls that have already arrived have queued their items
+            loop.call_soon(self._run)  # runs after all calls that have already arrived have queued their items
         done: asyncio.Future[list[Any]] = loop.create_future()
         self._waiting.append((items, done))
         return done

@@ -6,9 +6,9 @@ import sys
 
 
 def main() -> int:
-    """Run the router; returns exit code 2 if its settings or files are not valid, 1 after an internal error.
+    """Run the router. Returns exit code 2 if its settings or files are not valid, and 1 after an internal error.
 
-    If a store hangs at shutdown and work is left, the process exits with 4 (`http/server.py`).
+    If work is left at shutdown because a database or disk hangs, the process exits with code 4 (`http/server.py`).
     """
     parser = argparse.ArgumentParser(prog="python -m serving.router", description="The A/B router.")
     parser.add_argument("--run-config", metavar="FILE", required=True, help="docs/schemas/router-settings.json")
@@ -23,7 +23,7 @@ def main() -> int:
     quiet()
     log = logging.getLogger("serving.router")
     try:
-        from serving.router.http.server import serve  # inside `try`, so that an ImportError is logged as well
+        from serving.router.http.server import serve  # imported inside `try`, so that an ImportError is logged as well
 
         serve(RouterSettings.load(arguments.run_config))
     except (SettingsError, SpecError, SpoolError, LedgerInUse, CannotListen) as error:

@@ -1,4 +1,4 @@
-"""Messages of the router: refusals of requests, reasons to wait, and problems of its parts."""
+"""Texts of the router's messages: refusals of requests, reasons to wait, and problems of stores and arms."""
 
 from mtorl.runtime.message import Words
 

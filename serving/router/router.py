@@ -1,4 +1,4 @@
-"""Assembles the router, and starts and stops its parts in order."""
+"""Creates the parts of the router, and starts and stops them in the right order."""
 
 import asyncio
 import contextlib
@@ -40,22 +40,22 @@ from serving.router.ops.settings import RouterSettings, SettingsError
 
 log = logging.getLogger(__name__)
 
-_OUTCOME_SECONDS = 1.0  # deadline of a report of outcomes
-_TICK_SECONDS = 1.0  # seconds between two rounds of each kind of housekeeping
-_POLLS = 10  # checks within _TICK_SECONDS whether a round is needed sooner
+_OUTCOME_SECONDS = 1.0  # deadline of a request that reports outcomes
+_TICK_SECONDS = 1.0  # seconds between two rounds of a kind of housekeeping
+_POLLS = 10  # checks per _TICK_SECONDS whether a round must start sooner
 _WARM_SECONDS = 5.0
-_OUTCOMES_EACH = 4  # approximate outcomes of a decision: a cost, a click, a conversion and its revenue
-_REST = 20.0  # pause after publishing the accounts, as a multiple of its duration
-_SHIP_SECONDS = 3.0  # seconds at shutdown to ship the rest of the log
-_KEPT_SECONDS = idempotency_cache.SECONDS  # age at deletion; a restarted router answers retries from these records
-_SENT = "sent.json"  # file in the log's folder with the positions of the sink
+_OUTCOMES_EACH = 4  # approximate number of outcomes per decision: a cost, a click, a conversion and its revenue
+_REST = 20.0  # pause after the accounts were published, as a multiple of the time it took
+_SHIP_SECONDS = 3.0  # seconds at shutdown to ship records that wait
+_KEPT_SECONDS = idempotency_cache.SECONDS  # younger records stay, because a restarted router answers retries from them
+_SENT = "sent.json"  # file in the log's folder that stores the shipping positions of the sink
 
 
 class Router:
-    """The router without HTTP. `async with` starts and stops it; while a start takes long, `health` has the reason.
+    """The router without HTTP. `async with` starts and stops it; if the start takes long, `health` has the reason.
 
-    `features` replaces the Feast repository of the settings. The constructor raises SettingsError or SpecError.
-    Entering raises SettingsError if the feature repository does not fit the settings, SpoolError or LedgerInUse.
+    `features` replaces the Feast repository in the settings. The constructor raises SettingsError or SpecError.
+    Entering raises SpoolError, LedgerInUse, or SettingsError if the feature repository does not fit the settings.
     """
 
     def __init__(self, settings: RouterSettings, features: FeatureSource | None = None) -> None:
@@ -67,13 +67,14 @@ class Router:
         self.outcome_parser = OutcomeParser(self.spec)
         seconds = settings.deadline_ms / 1000
         self.decision_admission = Admission(settings.max_in_flight, seconds)
-        # Outcomes wait for the disk and decisions for models, so each kind of request has its own limit.
+        # Outcomes wait for the disk, and decisions wait for models. So each kind of request has its own limit.
         self.outcome_admission = Admission(settings.max_in_flight, _OUTCOME_SECONDS)
         self.drills = Drills() if settings.drills else None
         self.health = Health()
         self.ledger = open_ledger(settings.ledger, patience=seconds)
-        # Routers that share a ledger must agree on the experiment and its limits. The experiments saved by this router
-        # may be older than those of the other routers, so the router waits instead of starting with them.
+        # Routers that share a ledger must agree on the experiment and its limits. The experiments that this router has
+        # saved may be older than those of other routers, so it waits for valid files instead of starting with the saved
+        # ones.
         last_good, alone = settings.spool.with_name("last-good-experiments"), not self.ledger.shared
         files = ExperimentFiles(settings.experiment, settings.budget_tables)
         source: Source = files
@@ -93,9 +94,9 @@ class Router:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        # Slow steps run in threads, so that probes are answered meanwhile.
+        # Slow steps of the start run in threads, so that the event loop can answer probes.
         self._tasks = [asyncio.create_task(self._every_second(self._show_life))]
-        with contextlib.suppress(LedgerUnavailable):  # if its folder is missing now, `set_accounts` locks it later
+        with contextlib.suppress(LedgerUnavailable):  # if the ledger's folder is missing, `set_accounts` locks it later
             await asyncio.to_thread(self.ledger.claim)
         while self.live.missing:
             self._wait_for(messages.NO_EXPERIMENT(faults=self.live.missing))
@@ -108,8 +109,8 @@ class Router:
         newest = self.spool.newest("decision", idempotency_cache.MOST)
         reported = self.spool.newest("outcome", _OUTCOMES_EACH * idempotency_cache.MOST)
         await asyncio.to_thread(self.decider.cache.load, newest, reported)
-        await self._follow_experiment()  # a kill switch may have been set meanwhile
-        await self._attempt(self._keep_accounts)  # get prices before the first decision, which needs them
+        await self._follow_experiment()  # a kill switch may have been set during the start
+        await self._attempt(self._keep_accounts)  # the first decision needs prices
         await asyncio.gather(self._arm_watch.probe(), self._warm_up_features())
         for shipper in self.shippers.values():
             shipper.start()
@@ -125,7 +126,7 @@ class Router:
         return self
 
     async def _feature_source(self) -> FeatureSource:
-        """Open the feature repository, as soon as it has a registry."""
+        """Open the feature repository. If it has no registry yet, wait until it has one."""
         settings = self._settings
         self.health.waiting_for = messages.OPENING(folder=str(settings.feature_repo))
         while True:
@@ -168,13 +169,16 @@ class Router:
             log.warning("left for the next start: %s", "; ".join(left))
 
     async def _close_log(self) -> None:
-        # Close shippers first, because another process may open the folder once the spool is closed.
+        # Close the shippers first. Once the spool is closed, another process may open its folder.
         await asyncio.gather(*(shipper.close(_SHIP_SECONDS) for shipper in self.shippers.values()))
         metrics.show_log(self.spool, self.shippers)
         await asyncio.to_thread(self.spool.close)
 
     def undone(self) -> list[str]:
-        """Descriptions of unfinished work. If a store hangs, it may never be finished by this process."""
+        """Describe the work that is unfinished at shutdown.
+
+        If a database or disk hangs, this process may never finish it.
+        """
         found = []
         if decisions := self.decider.at_work:
             found.append(f"decisions in progress: {decisions}")
@@ -185,15 +189,15 @@ class Router:
         return found
 
     async def _show_life(self) -> None:
-        """Feed the liveness probe, independently of other housekeeping, which may wait for a store."""
+        """Report to the liveness probe, in a task of its own, because other housekeeping may wait for a store."""
         self.health.tick()
 
     async def _every_second(
         self, work: Callable[[], Awaitable[None]], sooner: Callable[[], bool] = lambda: False
     ) -> None:
-        """Run one kind of housekeeping. Each kind has its own task, so a slow ledger does not delay the kill switch.
+        """Run a kind of housekeeping once a second, in a task of its own: a slow ledger must not delay the kill switch.
 
-        If `sooner()` is true, a round starts at once, unless the last one failed.
+        If `sooner()` is true, a round starts at once, unless the last round failed.
         """
         done = True
         while True:
@@ -218,7 +222,7 @@ class Router:
         await asyncio.to_thread(self.live.refresh)
 
     def _accounts_due(self) -> bool:
-        """Whether a round is due at once, for instance because a changed file still has the previous budgets."""
+        """Whether a round must start at once, for instance because a changed experiment still has its old budgets."""
         return self.budgets.pacer.due() or self._accounts_kept_for is not self.live.experiments
 
     async def _keep_accounts(self) -> None:
@@ -226,7 +230,7 @@ class Router:
         if not self.budgets.set_up_for(experiments):
             try:
                 await asyncio.to_thread(self.budgets.set_accounts, experiments, self.spool)
-            except (LedgerUnavailable, LedgerInUse, ValueError) as error:  # ValueError: the limit is too high for it
+            except (LedgerUnavailable, LedgerInUse, ValueError) as error:  # ValueError: a limit is too high
                 self.health.report("ledger", error)
                 log.error("the accounts can't be set: %s", error)
         balances = await asyncio.to_thread(self.budgets.pacer.refresh, experiments)
@@ -240,7 +244,7 @@ class Router:
             self.health.experiments = {one.name: one.version for one in experiments}
 
     def _show_accounts(self, experiments: Experiments, balances: Sequence[Balance] | None) -> None:
-        """Publish all balances. None: another router paces and publishes them."""
+        """Publish all balances. If `balances` is None, another router paces, and publishes them."""
         pacer = self.budgets.pacer
         if balances is None:
             self._limits = LimitWatch()
@@ -265,13 +269,13 @@ class Router:
         metrics.show_log(self.spool, self.shippers)
 
     async def _prune_log(self) -> None:
-        """Delete records that all shippers have delivered or dropped."""
-        # If the clock was ahead for a minute, a restart must still find the records that answer retries.
+        """Delete segments whose records all shippers have delivered or dropped."""
+        # Even if the clock was ahead for a minute, keep the records from which a restarted router answers retries.
         before = self._jumps.before(time.time(), _KEPT_SECONDS)
         await asyncio.to_thread(self.spool.prune, [shipper.noted for shipper in self.shippers.values()], before)
 
     async def _watch_disk(self) -> None:
-        """Publish the free space for the log, in a task that may wait for a disk that hangs."""
+        """Publish the free space for the log. This task may wait, because the disk may hang."""
         try:
             room = await asyncio.to_thread(self.spool.room)
         except OSError as error:
@@ -281,7 +285,7 @@ class Router:
         self.health.note("decision_log", *self.spool.problems(room))
 
     async def _watch_ledger(self) -> None:
-        """Publish the free space for the ledger. `_keep_accounts` reports a ledger that does not answer."""
+        """Publish the free space for the ledger. If the ledger does not answer, `_keep_accounts` reports it."""
         room, beside = None, False
         with contextlib.suppress(LedgerUnavailable, OSError):
             room = await asyncio.to_thread(self.ledger.room)
@@ -299,7 +303,7 @@ class Router:
 
 
 def open_sink(settings: RouterSettings) -> HttpSink | None:
-    """The sink of CloudEvents: K_SINK, which Knative's SinkBinding sets, or else the setting; None without both."""
+    """Return the sink for CloudEvents: at the URL K_SINK, which Knative sets, or else at the setting `sink`, if any."""
     source = f"/mtorl/router/{settings.model_name}"
     if url := os.environ.get("K_SINK"):
         return HttpSink(url, source, largest=1)  # Knative's brokers accept only single events

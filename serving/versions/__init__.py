@@ -1,4 +1,4 @@
-"""Versions of the model registry.
+"""Lists, publishes and removes versions of the model registry.
 
 In reading order: `catalogue` (the versions with their lineage), `need` (why a version is needed), `description`
 (versions as plain values), `pruning` (removal), `origin` (the lineage of a challenger), `publishing` (the pipeline's

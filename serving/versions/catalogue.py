@@ -18,12 +18,12 @@ from serving.registry import FIRST, RegistryError, published_digest, published_m
 
 @dataclass(frozen=True)
 class Version:
-    """A published version."""
+    """A published version of an arm's model."""
 
     folder: Path
-    model: dict[str, Any]  # model.json of the artifact
-    lineage: Lineage | None = None  # None if it can't be read
-    problem: str = ""  # why the lineage can't be read
+    model: dict[str, Any]  # content of the artifact's model.json
+    lineage: Lineage | None = None  # None if lineage.json can't be read
+    problem: str = ""  # the reason if lineage.json can't be read
 
     @property
     def arm(self) -> str:
@@ -47,12 +47,15 @@ class Version:
 
     @property
     def version(self) -> str:
-        """The artifact's own version, which is derived from its content even if it is published as `first`."""
+        """The artifact's own version, which is derived from its content.
+
+        It is also known if the version is named `first`.
+        """
         return str(self.model.get("version") or self.digest[:12])
 
     @property
     def published(self) -> datetime | None:
-        """Time of publication; None if the lineage can't be read."""
+        """The time of publication; None if the lineage can't be read."""
         return None if self.lineage is None else self.lineage.published
 
     @property
@@ -62,7 +65,7 @@ class Version:
 
 
 def versions(registry: Path) -> list[Version]:
-    """All complete versions, sorted by arm, and the newest first."""
+    """Return all complete versions, sorted by arm. Within an arm, the newest version comes first."""
     earliest = datetime.min.replace(tzinfo=UTC)
     found = sorted(_complete(registry), key=lambda version: version.name)
     found.sort(key=lambda version: version.published or earliest, reverse=True)
@@ -70,7 +73,7 @@ def versions(registry: Path) -> list[Version]:
 
 
 def find(registry: Path, name: str) -> Version:
-    """Find the version that a person names; raises RegistryError if none or several models match.
+    """Find a version by the name that a person has given. Raises RegistryError if no model or several models match.
 
     Args:
         name: ARM/NAME, NAME alone, or the beginning of a digest.

@@ -1,4 +1,4 @@
-"""Converts versions to plain values for tables and JSON."""
+"""Converts versions of the registry to plain values, for tables and JSON."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from serving.versions.need import Needs
 
 
 def description_of(version: Version, known: Sequence[Version], needs: Needs) -> dict[str, Any]:
-    """All data of a version. Its parents, recursively, are looked up among the versions `known`."""
+    """Return all data of a version as plain values. Its parents, and theirs, are looked up in the list `known`."""
     keys = ("kind", "created", "git_revision", "data_fingerprint", "simulated")
     model = {key: version.model.get(key) for key in keys}
     return {

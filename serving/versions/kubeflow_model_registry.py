@@ -9,7 +9,7 @@
 | MTORL_MODEL_REGISTRY_CA | file with the CA certificates for https |
 | MTORL_CLAIM | PersistentVolumeClaim of our own registry, for the model's URI; if not set, the URI is a local folder |
 
-Model servers read only our own registry. So a version is published even if the registration fails.
+Model servers load models only from our own registry. So a version is served even if this registration has failed.
 """
 
 import asyncio
@@ -20,17 +20,17 @@ from typing import Any
 
 from mtorl.artifact.lineage import Lineage
 
-_SECONDS = 30.0  # timeout of a request, including the client's own retries
+_SECONDS = 30.0  # timeout of a request, which includes the client's own retries
 
 
 def announce(version: Path) -> str:
-    """Register a version if a registry is configured; returns the result in words. The call is idempotent."""
+    """Register a version, if a Kubeflow Model Registry is configured; returns the result as a sentence. Idempotent."""
     url = os.environ.get("MTORL_MODEL_REGISTRY", "")
     if not url:
         return "no Kubeflow Model Registry is configured (MTORL_MODEL_REGISTRY)"
     try:
         return f"Kubeflow Model Registry: {_register(version, url)}"
-    except Exception as error:  # of any kind: a failure must not fail the pipeline step that published the version
+    except Exception as error:  # no error may fail the pipeline step, which has already published the version
         words = (str(error).strip().splitlines() or [""])[0][:300]
         return f"published, but not registered at {url}: {type(error).__name__}: {words}. Run this step again to retry"
 
@@ -40,7 +40,7 @@ def _register(version: Path, url: str) -> str:
 
     lineage = Lineage.read(version)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the client warns if it has no token
+        warnings.simplefilter("ignore")  # suppress the client's warning that it has no token
         client = ModelRegistry(
             url,
             author="mtorl",
@@ -63,7 +63,7 @@ def _register(version: Path, url: str) -> str:
 
 
 def _properties(lineage: Lineage) -> dict[str, Any]:
-    """Custom properties: single figures, and the whole lineage as JSON."""
+    """Return the custom properties of a registered version: single figures, and the whole lineage as JSON."""
     found: dict[str, Any] = {f"metric_{name}": figure.value for name, figure in lineage.metrics.items()}
     if lineage.gate is not None:
         found |= {"gate": lineage.gate.decision}

@@ -1,11 +1,11 @@
-"""Collects why versions are still needed, so that pruning does not remove them.
+"""Collects the reasons why versions of the registry are still needed, so that pruning does not remove them.
 
     needs = Needs()
     needs.add("challenger/0a1b2c3d4e5f", "mtorl-challenger serves it", serves=True)
     needs.add("0a1b2c", "the experiment spring names it")         # the beginning of a digest
     needs.reasons(version)          # empty: the version is not needed
 
-The parent of a serving model (the model it was compared with) is needed for a rollback.
+The parent of a serving model, which is the model that it was compared with, is needed for a rollback.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class Needs:
     """The reasons why versions are needed.
 
     Args:
-        uses: Arguments of `add`: name of a version, reason, and whether the version serves.
-        experiments: The models that they name are needed, even while a kill switch is on.
+        uses: Arguments of `add`: the name of a version, the reason, and whether a server serves the version.
+        experiments: All models that these experiments name are needed, even if an experiment is switched off.
     """
 
     def __init__(self, uses: Iterable[tuple[str, str, bool]] = (), experiments: Iterable[Experiment] = ()) -> None:
-        self._reasons: dict[str, dict[str, bool]] = {}  # version -> reason -> whether the version serves
+        self._reasons: dict[str, dict[str, bool]] = {}  # version -> reason -> whether a server serves the version
         for name, reason, serves in uses:
             self.add(name, reason, serves)
         for experiment in experiments:
@@ -35,22 +35,22 @@ class Needs:
                 self.add(arm.model_digest or "", f"the experiment {experiment.name} names it ({arm.name})")
 
     def add(self, name: str, reason: str, serves: bool = False) -> None:
-        """Add a reason for a version ARM/NAME, or for all versions whose digest begins with `name`."""
+        """Add a reason for the version ARM/NAME, or for all versions whose digest begins with `name`."""
         if name:
             known = self._reasons.setdefault(name, {})
             known[reason] = serves or known.get(reason, False)
 
     def serves(self, version: Version) -> bool:
-        """Whether a version is known to serve."""
+        """Whether a server is known to serve a version."""
         return any(self._of(version).values())
 
     def reasons(self, version: Version) -> list[str]:
-        """Reasons why a version is needed; empty if it is not."""
+        """Return the reasons why a version is needed; empty if it is not needed."""
         first = ["it belongs to the installation: mtorl-bootstrap would publish it again"] if version.is_first else []
         return [*self._of(version), *first]
 
     def with_rollbacks(self, known: Sequence[Version]) -> Needs:
-        """A copy that also has the versions to which the serving versions among `known` could be rolled back."""
+        """Return a copy that also needs the parents of all serving versions among `known`, for rollbacks."""
         needs = Needs((name, reason, on) for name, reasons in self._reasons.items() for reason, on in reasons.items())
         for version in known:
             if version.lineage is not None and self.serves(version):
@@ -67,6 +67,6 @@ class Needs:
 
 
 def experiments_in(place: Path) -> list[Experiment]:
-    """Load the experiments of a file, or of all files in a folder; raises ExperimentError if a file is not valid."""
+    """Load the experiment in a file, or those in all files of a folder. Raises ExperimentError if a file is invalid."""
     files = sorted(place.glob("[!.]*.yaml")) if place.is_dir() else [place] if place.is_file() else []
     return [Experiment.load(file, UNREAD) for file in files]

@@ -20,21 +20,24 @@ _METRICS = ("reward_auc", "reward_logloss", "reward_ece", "action_auc")
 
 @dataclass(frozen=True)
 class Origin:
-    """The inputs and results of the run that trained a challenger. An empty text means unknown."""
+    """The inputs and results of the pipeline run that trained a challenger.
 
-    challenger: str | Path  # its artifact
-    incumbent: str | Path  # artifact that the challenger was compared with, or a `LoggedIncumbent`
-    evaluation: str | Path  # result of `evaluate_offline`
-    gate: str | Path  # the gate's report
-    source: str = ""  # digest of the raw log
-    collected: str = ""  # snapshot of the decisions that were added to the log
+    An empty text means that a value is unknown.
+    """
+
+    challenger: str | Path  # the challenger's artifact
+    incumbent: str | Path  # artifact of the model that the challenger was compared with, or a `LoggedIncumbent`
+    evaluation: str | Path  # file with the result of `evaluate_offline`
+    gate: str | Path  # file with the gate's report
+    source: str = ""  # digest of the raw log from which the data set was built
+    collected: str = ""  # snapshot of the collected decisions that were added to the log
     settings: Mapping[str, Any] = field(default_factory=dict)
     pipeline: str = ""
     run_name: str = ""
     run_id: str = ""
 
     def lineage(self, arm: str = "challenger") -> Lineage:
-        """Lineage of the challenger or, at an installation, of the incumbent, which has passed no gate.
+        """Build the lineage of the challenger, or of the incumbent, whose lineage has no report of a gate.
 
         Raises ArtifactError if the artifact is missing or damaged.
         """
@@ -73,7 +76,7 @@ class Origin:
 
 
 def figures_of(evaluation: Mapping[str, Any], arm: str) -> dict[str, Figure]:
-    """An arm's value and the main metrics of its heads, from the result of `evaluate_offline`."""
+    """Return an arm's value and the main metrics of its model, from the result of `evaluate_offline`."""
     found = {name: _figure(evaluation[arm], name) for name in _METRICS if isinstance(evaluation[arm].get(name), float)}
     return {"value": _figure(evaluation["value"], arm), **found}
 

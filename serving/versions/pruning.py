@@ -1,10 +1,11 @@
-"""Removes old versions, each atomically, even if the process is killed.
+"""Removes old versions from the registry.
 
     with locked(registry):
         gone = prune(registry, needs, keep=30)
 
-The newest `keep` versions of each arm stay, and all versions that are needed (`need.py`). A version is first renamed to
-a hidden name and then deleted. If the process is killed in between, the next call of `prune` completes the deletion.
+The newest `keep` versions of each arm stay, and so do all versions that are needed (`need.py`). A version is removed
+atomically: it is first renamed to a hidden name and then deleted. If the process is killed in between, the next call of
+`prune` completes the deletion.
 """
 
 import os
@@ -27,7 +28,10 @@ _ABANDONED_SECONDS = 24 * 3600.0
 
 
 def prune(registry: Path, needs: Needs, keep: int = KEEP) -> list[Version]:
-    """Remove unneeded versions beyond the newest `keep` of each arm; returns them. The caller holds the lock."""
+    """Remove the versions that are not needed, except the newest `keep` of each arm; returns the removed versions.
+
+    The caller must hold the registry's lock.
+    """
     if keep < 1:
         raise ValueError(f"keep must be at least 1, got {keep}")
     _tidy(registry)
@@ -36,7 +40,7 @@ def prune(registry: Path, needs: Needs, keep: int = KEEP) -> list[Version]:
     gone, seen = [], dict.fromkeys((version.arm for version in known), 0)
     for version in known:
         seen[version.arm] += 1
-        # A version with an unreadable lineage stays: its age and its parents are unknown.
+        # Keep a version whose lineage can't be read, because its age and its parents are unknown.
         if seen[version.arm] > keep and version.lineage is not None and not needs.reasons(version):
             remove_version(version)
             gone.append(version)
@@ -44,14 +48,14 @@ def prune(registry: Path, needs: Needs, keep: int = KEEP) -> list[Version]:
 
 
 def _tidy(registry: Path) -> None:
-    """Delete what killed processes left: unfinished removals, and copies that are too old to be in progress."""
+    """Delete what killed processes have left behind: removals that were not completed, and copies older than a day."""
     for leftover in registry.glob("*/.*"):
         if leftover.name.endswith(_REMOVED) or time.time() - leftover.stat().st_mtime > _ABANDONED_SECONDS:
             remove(leftover)
 
 
 def remove_version(version: Version) -> None:
-    """Remove a version without checking whether it is needed. The caller holds the lock."""
+    """Remove a version, even if it is needed. The caller must hold the registry's lock."""
     folder = version.folder
     hidden = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{_REMOVED}")
     os.rename(folder, hidden)
@@ -60,7 +64,7 @@ def remove_version(version: Version) -> None:
 
 @contextmanager
 def locked(registry: Path, wait_seconds: float = _LOCK_SECONDS) -> Iterator[None]:
-    """Lock the registry; raises RegistryError if another process has kept it locked for `wait_seconds`."""
+    """Lock the registry. Raises RegistryError if another process holds the lock for longer than `wait_seconds`."""
     registry.mkdir(parents=True, exist_ok=True)
     path = registry / ".lock"
     busy = RegistryError(f"{path}: locked by another process for {wait_seconds:g} s; find it with fuser {path}")

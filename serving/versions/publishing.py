@@ -1,9 +1,9 @@
-"""Publishes a challenger that the gate did not reject, and prunes the registry.
+"""Publishes a challenger that the gate did not reject, and then prunes the registry.
 
     version = publish_approved(origin, model_store, registry)
     print(prune_others(version, lambda: uses_now("decision_log"), Path("/etc/mtorl/experiment"), keep=30))
 
-If it is unknown which versions serve, none is removed.
+If the serving versions can't be determined, no version is removed.
 """
 
 import json
@@ -25,14 +25,14 @@ ARM = "challenger"
 
 
 def publish_approved(origin: Origin, model_store: str | Path, registry: str | Path) -> Path:
-    """Publish a challenger with its .mar from the model store and its lineage; returns the version's folder."""
+    """Publish a challenger with its lineage and its .mar from the model store; returns the folder of the version."""
     with locked(Path(registry)):
         archive = Path(model_store) / f"{ARM}.mar"
         return publish(Path(origin.challenger), archive, Path(registry), ARM, origin.lineage())
 
 
 def needs_experiment(version: Path) -> str:
-    """The commands that start an experiment with a published version; empty if the gate did not ask for one."""
+    """Return the commands that start an experiment with a published version; empty if the gate did not ask for one."""
     report = Lineage.read(version).gate
     if report is None or report.decision != "experiment":
         return ""
@@ -45,7 +45,7 @@ def needs_experiment(version: Path) -> str:
 
 
 def publish_first_models(origin: Origin, decision: str, registry: str | Path) -> str:
-    """Publish the version `first` of each arm unless it exists; returns the result in words.
+    """Publish the version `first` of each arm, unless it exists; returns the result as text.
 
     If the gate's `decision` is not "promote", both arms start with the incumbent's model.
     """
@@ -69,11 +69,12 @@ def publish_first_models(origin: Origin, decision: str, registry: str | Path) ->
 def prune_others(
     published: Path, uses: Callable[[], Iterable[tuple[str, str, bool]]], experiments: Path, keep: int
 ) -> str:
-    """Prune the registry of a version that has just been published, except that version; returns the result in words.
+    """Prune the registry after a version was published, which itself is kept; returns the result as a sentence.
 
     Args:
-        uses: Returns the versions in use, as `Needs` takes them; raises OSError or LogError if they are unknown.
-        keep: Number of newest versions of each arm that always stay; 0: nothing is removed.
+        uses: Function that returns the versions in use, as arguments of `Needs`. It raises OSError or LogError if they
+            are unknown.
+        keep: Number of newest versions of each arm that always stay. 0: nothing is removed.
     """
     if not keep:
         return "all versions stay"

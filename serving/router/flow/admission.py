@@ -24,42 +24,43 @@ from time import perf_counter
 
 from serving.router.ops.metrics import Stage
 
-_INITIAL = 8  # the limit at the start
-_STEP = 0.6  # number of requests by which an answer with latency 0 would raise the limit
-_CUT = 0.4  # share by which a congestion event lowers the limit
-_TARGET = 0.5  # target latency at the start, in deadlines
+_INITIAL = 8  # first value of the limit
+_STEP = 0.6  # increase of the limit after an answer with latency 0; slower answers raise it less
+_CUT = 0.4  # a congestion event lowers the limit by this share
+_TARGET = 0.5  # first value of the target latency, as a share of the deadline
 _LOWEST_TARGET, _HIGHEST_TARGET = 0.25, 0.6
-_TARGET_CUT = 0.1  # share by which a congestion event lowers the target
-_TARGET_RISE = 0.001  # share by which `limit` answers in time raise the target
-PATIENCE = 0.15  # longest wait for room, in deadlines
-_REFUSAL = 0.5  # delay of a refusal, in deadlines
-_MEMORY = 0.05  # weight of an answer in the mean latency
-_STALE = 100.0  # deadlines without a request after which a low limit and the mean latency are reset
+_TARGET_CUT = 0.1  # a congestion event lowers the target latency by this share
+_TARGET_RISE = 0.001  # together, `limit` answers in time raise the target latency by this share
+PATIENCE = 0.15  # longest wait in the queue, as a share of the deadline
+_REFUSAL = 0.5  # a refusal is sent after this share of the deadline
+_MEMORY = 0.05  # weight of the newest answer in the mean latency
+_STALE = 100.0  # after this many deadlines without a request, a low limit and the mean latency are reset
 _MOST_WAITING = 512
-# Time limit of each stage, as a share of the deadline. The rest is for a busy event loop, and for sending the answer.
+# A stage must end before this share of the deadline is over. The rest is for a busy event loop and for sending the
+# answer.
 _ENDS: dict[Stage, float] = {"features": 0.65, "model": 0.8, "ledger": 0.85, "log": 0.9}
-_LOG_NEEDS = 0.05  # share of the deadline that the log always gets, since a decision without a record has little value
+_LOG_NEEDS = 0.05  # the log always gets this share of the deadline, because a decision must have a record
 
 
 class Saturated(RuntimeError):
-    """The router has no room for another request. Retry later."""
+    """Raised if the router can't accept another request now. The caller should retry later."""
 
 
 class Deadline:
-    """The deadline of a request that arrives now, `seconds` for waiting and all stages together."""
+    """The deadline of a request that has just arrived. `seconds` is for waiting and all stages together."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self.arrived = perf_counter()
-        self.late = False  # whether the answer has a fallback for lack of time ...
-        self.failed = False  # ... or because a part is broken
+        self.late = False  # the answer is the default action, because a stage took too long ...
+        self.failed = False  # ... or because a store or an arm is broken
 
     def elapsed(self) -> float:
         """Seconds since the request arrived."""
         return perf_counter() - self.arrived
 
     def left(self, stage: Stage) -> float:
-        """Seconds that a stage may take from now on. At 0 or less, it must not start."""
+        """Return the seconds that a stage may take from now on. If they are 0 or less, the stage must not start."""
         left = _ENDS[stage] * self._seconds - self.elapsed()
         return max(left, _LOG_NEEDS * self._seconds) if stage == "log" else left
 
@@ -69,25 +70,25 @@ CURRENT: ContextVar[Deadline | None] = ContextVar("CURRENT", default=None)
 
 
 class Admission:
-    """Admission of requests for one event loop: at most `most` in flight, each with a deadline of `seconds`."""
+    """Limits the requests in flight in one event loop, at most `most`. Each has a deadline of `seconds`."""
 
     def __init__(self, most: int, seconds: float) -> None:
-        self.limit = float(min(most, _INITIAL))  # highest number of requests in flight at present
-        self.inside = 0  # requests in flight
-        self.coming = 0  # requests whose head has arrived, but that the application has not received yet
-        self.target = _TARGET * seconds  # target latency
+        self.limit = float(min(most, _INITIAL))  # present limit of requests in flight
+        self.inside = 0  # number of requests in flight
+        self.coming = 0  # number of requests whose headers have arrived, but that the application has not received yet
+        self.target = _TARGET * seconds  # target latency, seconds
         self._most = most
         self._seconds = seconds
         self._mean = 0.0  # mean latency of recent answers, seconds
-        self._event_ends = 0.0  # late answers before this time belong to the last congestion event
-        self._left = 0.0  # when the last answer was sent
-        self.refusal_seconds = _REFUSAL * seconds  # delay of a refusal, since callers may retry at once
+        self._event_ends = 0.0  # until this time, late answers belong to the previous congestion event
+        self._left = 0.0  # time at which the last answer was sent
+        self.refusal_seconds = _REFUSAL * seconds  # delay of a refusal, because callers may retry at once
         self._patience = PATIENCE * seconds
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
     def full(self) -> bool:
-        """Whether another request would be refused."""
+        """Whether a request that arrives now would be refused."""
         ahead = len(self._waiting) + self.coming - max(int(self.limit) - self.inside, 0)
         if ahead < 0:
             return False
@@ -95,7 +96,7 @@ class Admission:
 
     @asynccontextmanager
     async def admit(self) -> AsyncIterator[None]:
-        """Admit a request that has just arrived, until the context exits; raises Saturated."""
+        """Wait until a new request is admitted, and count it until the context exits; raises Saturated."""
         request = Deadline(self._seconds)
         if not self.inside and request.arrived - self._left > _STALE * self._seconds:
             self.limit, self._mean = max(self.limit, min(self._most, _INITIAL)), 0.0
@@ -125,7 +126,7 @@ class Admission:
         except (TimeoutError, asyncio.CancelledError) as error:
             with suppress(ValueError):  # `_admit_next` may have removed `turn`
                 self._waiting.remove(turn)
-            if not turn.cancelled():  # the wait timed out just when the request was admitted
+            if not turn.cancelled():  # the wait timed out at the moment when the request was admitted
                 self.inside -= 1
                 self._admit_next()
             if isinstance(error, TimeoutError):
@@ -141,7 +142,7 @@ class Admission:
 
     def _learn(self, request: Deadline, seconds: float) -> None:
         self._mean += _MEMORY * (seconds - self._mean)
-        crowded = request.late and self.inside > 1  # if no other request was inside, load is not the cause
+        crowded = request.late and self.inside > 1  # if no other request was in flight, load is not the cause
         if request.failed or (self.inside < self.limit / 2 and not crowded):
             return
         if not request.late:

@@ -1,4 +1,4 @@
-"""HTTP client for the arms: keep-alive connections, one deadline for a whole answer, and a size limit."""
+"""HTTP client for the arms, with keep-alive connections, a deadline for the whole answer, and a limit of its size."""
 
 import contextlib
 import select
@@ -16,8 +16,8 @@ import httptools
 from mtorl.log.records import FallbackReason
 from mtorl.runtime.http import UNIX
 
-_MOST_BYTES = 8 * 1024**2  # largest answer, head included
-_IDLE_SECONDS = 30.0  # idle seconds after which a connection is not reused, since the host's address may have changed
+_MOST_BYTES = 8 * 1024**2  # largest answer, including its headers
+_IDLE_SECONDS = 30.0  # a connection that was idle for longer is closed, because the host's address may have changed
 _PIECE = 65_536
 
 
@@ -25,7 +25,7 @@ Answer = tuple[int, Mapping[str, str], bytes]
 
 
 class ArmError(RuntimeError):
-    """The arm did not answer, or its answer is not a decision. `cause` is a label of metrics, such as a field."""
+    """Raised if an arm gives no valid decision. `cause` is a label of metrics, such as the name of an invalid field."""
 
     def __init__(self, text: str, cause: str, reason: FallbackReason = "model_error") -> None:
         super().__init__(text)
@@ -37,17 +37,17 @@ class ArmClient:
     """A thread-safe client that posts to arms."""
 
     def __init__(self) -> None:
-        self._free: defaultdict[str, deque[_Connection]] = defaultdict(deque)  # by server, the last used at the end
+        self._free: defaultdict[str, deque[_Connection]] = defaultdict(deque)  # server -> free connections, newest last
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> Answer:
-        """Post a body; returns status, headers (lower-case names) and body. Raises ArmError or TimeoutError."""
+        """Post a body; returns the status, headers (names in lower case) and body. Raises ArmError or TimeoutError."""
         until, place = monotonic() + seconds, urlsplit(url)
         free = self._free[f"{place.scheme}://{place.netloc}"]
         lines = [_head(url), *(f"{name}: {value}" for name, value in headers.items()), f"content-length: {len(body)}"]
         request = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
         try:
             if (kept := _usable(free)) is not None:
-                # If the server closes a kept connection just now, the request is sent again on a new one.
+                # If the server closes the kept connection at this moment, send the request again on a new one.
                 with contextlib.suppress(ConnectionError):
                     return _post(kept, request, until, free)
             return _post(_Connection(place, until), request, until, free)
@@ -64,13 +64,13 @@ class ArmClient:
 
 
 def shown(url: str) -> str:
-    """A URL without user name and password."""
+    """Return a URL without user name and password, so that it can be logged."""
     place = urlsplit(url)
     return place._replace(netloc=_host(place)).geturl()
 
 
 class _Parsed:
-    """An answer as far as it was received. httptools calls the methods that begin with `on`."""
+    """The part of an answer that was received so far. httptools calls the methods whose names begin with `on`."""
 
     def __init__(self) -> None:
         self.status = 0
@@ -102,7 +102,7 @@ class _Parsed:
 
 
 class _Connection:
-    """A connection with one deadline for a whole answer."""
+    """A connection to an arm. It has a deadline for the whole answer, not for each read."""
 
     def __init__(self, place: SplitResult, until: float) -> None:
         if place.scheme == UNIX:
@@ -123,7 +123,7 @@ class _Connection:
 
     @property
     def usable(self) -> bool:
-        """Whether the connection was used recently, and has received nothing since then, not even its closing."""
+        """Whether the connection was used recently, and is still open with no unread data."""
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         return monotonic() - self._used < _IDLE_SECONDS and not poll.poll(0)
@@ -147,14 +147,14 @@ class _Connection:
             if size > _MOST_BYTES:
                 raise ArmError(f"the answer is larger than {_MOST_BYTES} bytes", "form")
             parsed.feed(piece)
-        if parsed.status < 200:  # the final answer still follows, and would be taken for the next request's
+        if parsed.status < 200:  # a final answer would follow this one, and be read as the answer to the next request
             raise ArmError(f"HTTP {parsed.status} is not a final answer", "status")
         self._used = monotonic()
         return parsed
 
 
 def _usable(free: deque[_Connection]) -> _Connection | None:
-    """Take a reusable connection, and close those that are not reusable."""
+    """Return a connection that can be used again, or None. Connections that can't be used again are closed."""
     with contextlib.suppress(IndexError):
         while not (connection := free.pop()).usable:
             connection.close()
@@ -163,7 +163,7 @@ def _usable(free: deque[_Connection]) -> _Connection | None:
 
 
 def _post(connection: _Connection, request: bytes, until: float, free: deque[_Connection]) -> Answer:
-    """Post on a connection, then add it to `free` or close it."""
+    """Post a request on a connection, then add the connection to `free`, or close it."""
     try:
         parsed = connection.post(request, until)
     except BaseException:

@@ -58,13 +58,13 @@ from serving.router.ops import metrics, tracing
 from serving.router.ops.health import Health
 from serving.router.ops.live_experiments import LiveExperiments
 
-FAULT_SECONDS = 60.0  # seconds without a fault until health forgets the last fault
-PROBE_SECONDS = 15.0  # seconds without an answer, good or bad, until an arm is probed
-_PATIENCE_SECONDS = 5.0  # timeout of a probe
-_PROBES = 8  # probes at the same time
-_LONGEST = 300  # longest text of an arm's error that /health/ready shows, characters
-_ROUNDING = 1e-6  # tolerance of a probability above 1, and between a propensity and its channel_probs
-_SUM_ROUNDING = 1e-3  # tolerance of sums, because probabilities may come from 32-bit floats
+FAULT_SECONDS = 60.0  # after this many seconds without a fault, health no longer shows an arm's last fault
+PROBE_SECONDS = 15.0  # an arm is tested after this many seconds without an answer, valid or not
+_PATIENCE_SECONDS = 5.0  # timeout of a test request, seconds
+_PROBES = 8  # most test requests at the same time
+_LONGEST = 300  # /health/ready shows at most this many characters of an arm's error
+_ROUNDING = 1e-6  # tolerance for a probability above 1, and for a propensity that differs from channel_probs
+_SUM_ROUNDING = 1e-3  # tolerance for a sum of probabilities, which may come from 32-bit floats
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 NotNegative = Annotated[Number, Field(ge=0)]
@@ -81,13 +81,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ArmAnswer:
-    """The decision of a policy. Fields that the policy left out are None or empty. Mappings are by channel."""
+    """The decision of a policy. Fields that the policy left out are None or empty; mappings are by channel."""
 
     channel: str
     expose: Annotated[bool, Field(strict=True)]
     propensity: Annotated[NearProbability, Field(gt=0)] | None = None
-    channel_probs: Mapping[str, NearProbability] = field(default_factory=dict)  # all channels, or only `channel`
-    exposure_probs: Mapping[str, Probability] = field(default_factory=dict)  # if the channel is drawn
+    channel_probs: Mapping[str, NearProbability] = field(default_factory=dict)  # has all channels, or only `channel`
+    exposure_probs: Mapping[str, Probability] = field(default_factory=dict)  # probability of an exposure on the channel
     expected_reward: Number | None = None
     expected_cost: NotNegative | None = None
     expected_rewards: Mapping[str, Number] = field(default_factory=dict)
@@ -103,12 +103,12 @@ _BY_CHANNEL = ("channel_probs", "exposure_probs", "expected_rewards", "expected_
 
 
 def identity(model: Identity) -> str | None:
-    """The digest of a model or, without a digest, its name and version; None if all are unknown."""
+    """Return a model's digest or, if it has none, its name and version; None if all are unknown."""
     return model["digest"] or " ".join(filter(None, (model["name"], model["version"]))) or None
 
 
 def fault_of(error: Exception) -> tuple[FallbackReason, str]:
-    """The fallback reason for an error of an arm, and a code for the log."""
+    """Return the fallback reason for an error of an arm, and a code for the log."""
     if isinstance(error, ArmError):
         return error.reason, error.cause
     reason: FallbackReason = "model_timeout" if isinstance(error, TimeoutError) else "model_error"
@@ -116,14 +116,14 @@ def fault_of(error: Exception) -> tuple[FallbackReason, str]:
 
 
 class Arms:
-    """A client of all arms, whose calls block."""
+    """A client for the policies of all arms. Calls block."""
 
     def __init__(self, channels: Sequence[str], health: Health) -> None:
         self._channels = channels
         self._health = health
-        self._last_fault: dict[str, float] = {}  # arm -> time of its last fault
-        self._newest: dict[str, tuple[str, str]] = {}  # arm -> salt of its experiment, and its newest model
-        self._lock = threading.Lock()  # guards `_newest`, so that several threads report a change of a model only once
+        self._last_fault: dict[str, float] = {}  # arm -> time of its last invalid answer
+        self._newest: dict[str, tuple[str, str]] = {}  # arm -> salt of its experiment, and identity of its newest model
+        self._lock = threading.Lock()  # guards `_newest`: only one thread reports a change of a model
         self._client = ArmClient()
 
     def close(self) -> None:
@@ -156,7 +156,7 @@ class Arms:
     def predict_at(
         self, url: str, items: Items, seconds: float, spans: Iterable[Span] = (), named: Identity = NOBODY
     ) -> list[ArmAnswer | ArmError]:
-        """Like `predict`, for any URL. `named` is the model if neither answer nor headers name one."""
+        """Like `predict`, but for any URL. `named` is the model if neither the answers nor their headers name one."""
         status, said, body = self.post(url, items, seconds, spans)
         if status != 200:
             raise ArmError(f"{shown(url)}: HTTP {status}: {body[:200]!r}", "status")
@@ -164,7 +164,7 @@ class Arms:
         return [self._read(answer, item, model) for answer, item in zip(_answers(body, len(items)), items, strict=True)]
 
     def post(self, url: str, items: Items, seconds: float, spans: Iterable[Span] = ()) -> Answer:
-        """Post items; returns status, headers and body of the answer. Raises ArmError or TimeoutError."""
+        """Post items; returns the status, headers and body of the answer. Raises ArmError or TimeoutError."""
         headers = {"content-type": "application/json", **tracing.outgoing(spans)}
         return self._client.post(url, _question(url, items), headers, seconds)
 
@@ -185,7 +185,7 @@ class Arms:
         with self._lock:
             salt, before = self._newest.get(key, (None, model))
             self._newest[key] = experiment.salt, model
-        if salt != experiment.salt:  # a new salt is a new experiment, whose models are those that answer first
+        if salt != experiment.salt:  # another salt means a new experiment, whose first model is no change
             if salt is not None:
                 self._health.note(key)
         elif model != before:
@@ -197,7 +197,7 @@ class Arms:
             log.warning("%s: %s; a new model is a new experiment: give it a new salt", key, text, extra=about)
 
     def _count(self, arm: str, faults: Sequence[ArmError]) -> None:
-        """Count the faults of a call, and report the last one in health. `arm` is an `Experiment.key`."""
+        """Count the invalid answers of a call, and show the last fault in health. `arm` is an `Experiment.key`."""
         if not faults:
             if monotonic() - self._last_fault.get(arm, math.inf) >= FAULT_SECONDS:
                 self.forget_faults(arm)
@@ -208,13 +208,13 @@ class Arms:
             metrics.of_arm(metrics.ARM_ANSWER_FAULTS, arm, cause=fault.cause).inc()
 
     def forget_faults(self, arm: str) -> None:
-        """Forget an arm's faults, because its answers are good again, or the arm has changed."""
+        """Remove an arm's faults from health, because its answers are valid again, or the arm has changed."""
         if self._last_fault.pop(arm, None) is not None:
             self._health.forget(f"{arm}'s answers")
 
 
 class WrongModel(ArmError):
-    """The answer comes from another model than the experiment names for the arm."""
+    """Raised if an answer comes from another model than the experiment specifies for the arm."""
 
 
 def _question(url: str, items: Items) -> bytes:
@@ -225,7 +225,7 @@ def _question(url: str, items: Items) -> bytes:
 
 
 def _answers(body: bytes, asked: int) -> list[Any]:
-    """Parse the answers in a body; raises ArmError unless there is one for each item."""
+    """Parse the answers in a body; raises ArmError if their number differs from the number of items, `asked`."""
     try:
         content = orjson.loads(body)
         if isinstance(content, dict) and "outputs" in content:
@@ -241,7 +241,7 @@ def _answers(body: bytes, asked: int) -> list[Any]:
 
 
 def read_answer(answer: Any, channels: Sequence[str], candidates: Sequence[str], model: Identity) -> ArmAnswer:
-    """Validate an arm's answer to one item; raises ArmError. `model` applies if the answer names no model."""
+    """Validate an arm's answer to one item; raises ArmError. If the answer names no model, `model` is its model."""
     if not isinstance(answer, dict):
         example = f'{{"channel": "{candidates[0]}", "expose": true}}'
         raise ArmError(f"expected an object such as {example}, got {short(answer)}", "form")
@@ -267,7 +267,7 @@ def read_answer(answer: Any, channels: Sequence[str], candidates: Sequence[str],
 
 
 def _probabilities(said: ArmAnswer, candidates: Sequence[str]) -> tuple[float | None, Mapping[str, float]]:
-    """The propensity, and the probability of every candidate or, if unknown, of only the chosen channel."""
+    """Return the propensity, and the probabilities of all candidates or, if unknown, of the chosen channel only."""
     propensity = None if said.propensity is None else min(said.propensity, 1.0)
     if not said.channel_probs:
         return propensity, {} if propensity is None else {said.channel: propensity}
@@ -286,14 +286,14 @@ def _wrong(field: str, text: str) -> ArmError:
 
 
 def answer_here(arm: Arm, item: Mapping[str, Any]) -> ArmAnswer | ArmError:
-    """Compute the decision of an arm whose policy is in the experiment file, on a `PendingDecision.item`."""
+    """Compute the decision of an arm whose policy is in the experiment file. `item` is a `PendingDecision.item`."""
     candidates, rule = item["candidates"], arm.policy
     assert rule is not None, "an arm with an endpoint is asked there"
     if rule == "baseline":
         if "baseline" not in item:
             words = f"{arm.name} is the request's baseline, and this request has no baseline: send it with each request"
             return ArmError(words, "no_baseline", "no_baseline")
-        # The model has a name. So a change from a baseline to an endpoint, or back, counts as a change of the model.
+        # Name the model, so that a change from a baseline to an endpoint, or back, counts as a change of the model.
         return replace(answer_of(item["baseline"], candidates), model={**NOBODY, "name": "baseline"})
     values = dict(item["context"])
     if item["window"] is not None:
@@ -308,7 +308,7 @@ def answer_here(arm: Arm, item: Mapping[str, Any]) -> ArmAnswer | ArmError:
 
 
 def answer_of(baseline: Baseline, candidates: Sequence[str]) -> ArmAnswer:
-    """The decision of the caller's own logic, which is deterministic if its propensity is 1."""
+    """Return the decision of the caller's own logic. If its propensity is 1, the decision is deterministic."""
     channel, expose, propensity = baseline["channel"], baseline["expose"], baseline["propensity"]
     if propensity == 1.0:
         return _certain(channel, expose, candidates, NOBODY)
@@ -316,29 +316,29 @@ def answer_of(baseline: Baseline, candidates: Sequence[str]) -> ArmAnswer:
 
 
 def _certain(channel: str, expose: bool, candidates: Sequence[str], model: Identity) -> ArmAnswer:
-    """Build a deterministic decision, whose exposure does not depend on the channel."""
+    """Build a deterministic decision. Every candidate would have the same `expose`."""
     probs = {name: float(name == channel) for name in candidates}
     return ArmAnswer(channel, expose, 1.0, probs, dict.fromkeys(candidates, float(expose)), model=model)
 
 
 class ArmWatch:
-    """Probes of arms without traffic, such as a challenger at the stage `shadow`; for one event loop.
+    """Sends test requests to arms that get no traffic, such as a challenger at the stage `shadow`; for one event loop.
 
-    An arm that is new or has another URL is probed at once. If it does not answer, the experiment stays active, and the
-    arm's users get the default action. Health, a metric by arm and the log report how long it has not answered.
+    An arm that is new or has another URL is tested at once. If an arm does not answer, its experiment stays active, and
+    the arm's users get the default action. Health, a metric per arm and the log report how long it has not answered.
     """
 
     def __init__(self, live: LiveExperiments, arms: Arms, spec: DatasetSpec, health: Health) -> None:
         self._live = live
         self._arms = arms
         self._health = health
-        self._urls: dict[str, str | None] = {}  # arm -> URL; None for an arm without a server
+        self._urls: dict[str, str | None] = {}  # arm -> its URL; None if it has no server
         self._item = neutral_item(spec)
-        # Separate threads, so that arms that hang do not delay the kill switch and other housekeeping.
+        # Use separate threads, so that arms that hang do not delay housekeeping such as the kill switch.
         self._threads = ThreadPoolExecutor(_PROBES, thread_name_prefix="probe")
 
     async def probe(self) -> None:
-        """Probe the arms that have not answered recently. The first call also opens connections for decisions."""
+        """Test the arms that have not answered recently. The first call also opens connections for later decisions."""
         arms = {one.key(arm.name): (one, arm) for one in self._live.experiments for arm in one.arms}
         urls = {name: arm.url for name, (_, arm) in arms.items()}
         for name in self._urls:
@@ -371,7 +371,7 @@ class ArmWatch:
 
 
 def neutral_item(spec: DatasetSpec) -> dict[str, Any]:
-    """An item for probes, of an invented user without history."""
+    """Build an item for test requests, with an invented user who has no history."""
     context = {column.name: 0.0 if column.kind == "numeric" else "warm-up" for column in spec.context}
     return {
         "window": instance_from_history({}, context, {}, spec, at=0),

@@ -1,7 +1,7 @@
-"""Reserves money before an exposure, settles it by the reported cost, and releases it if nothing was shown.
+"""Reserves money before an ad is shown, charges the reported cost, and releases the money if no ad was shown.
 
-If the ledger can't settle now, the settlement is retried until it succeeds. Reservations that a crash left open are
-finished at the next start (`serving/crash_recovery.py`).
+If the ledger does not answer, the charge is retried until it succeeds. Reservations that a crash has left open are
+settled or released at the next start (`serving/crash_recovery.py`).
 """
 
 import asyncio
@@ -24,9 +24,9 @@ from serving.router.flow.requests import OutcomeParser
 from serving.router.ops import metrics, tracing
 
 RETRY_SECONDS = 1.0
-MOST_PENDING = 100_000  # reservations, about 20 MB
-_LATE_SECONDS = 7 * 86_400.0  # age of the decision from which an outcome counts as late
-_PIECE = 50  # outcomes that are handled at once, in a few milliseconds
+MOST_PENDING = 100_000  # most reservations that wait to be settled, about 20 MB
+_LATE_SECONDS = 7 * 86_400.0  # an outcome counts as late if its decision is older than this
+_PIECE = 50  # most outcomes that are handled at once, which takes a few milliseconds
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +36,14 @@ class BudgetsClosed(RuntimeError):
 
 
 class NoAccount(RuntimeError):
-    """The experiment has no budget for this campaign and channel. The ledger was not called."""
+    """Raised if the experiment has no budget for a campaign and channel. The ledger is then not called."""
 
 
 class Budgets:
-    """The router's use of a ledger whose calls block; for one event loop and the threads of lanes.
+    """Manages what the router may spend from a ledger. Used by one event loop and by the threads of lanes.
 
-    For an exposure, the cost cap of its channel (currency units) is reserved, or the request's own cost if it is lower.
+    For an exposure, it reserves the `cost_cap` of the channel in currency units, or the request's own cost if that is
+    lower.
     """
 
     def __init__(self, ledger: Ledger, cost_cap: Mapping[str, float]) -> None:
@@ -51,11 +52,11 @@ class Budgets:
         self.settler = Settler(ledger)
         self._accounts_of: Experiments | None = None
         self._accounts: frozenset[tuple[str, str, str]] = frozenset()  # arm, campaign and channel of each account
-        self.ready = False  # whether the ledger agrees with the log; before that, nothing may be reserved
+        self.ready = False  # whether the ledger agrees with the log, so that money may be reserved
         self.pacer = Pacer(ledger, cost_cap)
 
     def wanted(self, decision: PendingDecision) -> tuple[Wanted, Experiment]:
-        """The reservation for a decision to expose, and its experiment; raises BudgetsClosed or NoAccount."""
+        """Return the reservation that a decision needs, and its experiment; raises BudgetsClosed or NoAccount."""
         self._check_open()
         campaign, channel = decision.request.campaign_id, decision.action.channel
         if not any((decision.account, c, x) in self._accounts for c in (campaign, "*") for x in (channel, "*")):
@@ -65,11 +66,12 @@ class Budgets:
         return wanted, decision.experiment
 
     def reserve(self, wanted: Sequence[tuple[Wanted, Experiment]]) -> list[float | Exception | None]:
-        """Reserve in one call of the ledger, which blocks.
+        """Make reservations with one call of the ledger, which blocks.
 
-        Returns for each item the amount in currency units, None if an account has too little left, or an error:
-        BudgetsClosed if the ledger still has the accounts of a previous experiment file, AlreadyReserved if another
-        decision on the request has the money. After LedgerUnavailable, cancel the reservations: some may exist.
+        Returns for each item the reserved currency units, None if an account has too little left, or an error.
+        BudgetsClosed: the ledger still has the accounts of a previous experiment file. AlreadyReserved: another
+        decision on the request has the money. After LedgerUnavailable, the caller must cancel the reservations, because
+        some may exist.
         """
         in_force = self._accounts_of
         answers: list[float | Exception | None] = []
@@ -84,11 +86,11 @@ class Budgets:
         return answers
 
     def wanted_again(self, decision: PendingDecision) -> Wanted:
-        """The reservation of a decision's previous answer; raises BudgetsClosed."""
+        """Return the reservation that a decision's previous answer has made; raises BudgetsClosed."""
         self._check_open()
         previous, campaign = decision.previous, decision.request.campaign_id
         assert previous is not None, "there is an answer"
-        answer, amount = previous.answer, previous.reserved  # the cost cap may have changed since then
+        answer, amount = previous.answer, previous.reserved  # the cost cap may have changed since the previous answer
         return Wanted(answer["decision_id"], previous.account, campaign, answer["channel"], amount, decision.key)
 
     def _check_open(self) -> None:
@@ -98,10 +100,10 @@ class Budgets:
             raise BudgetsClosed("too many reservations wait to be settled")
 
     def set_accounts(self, experiments: Experiments, spool: Spool) -> None:
-        """Define the accounts. The first call also finishes open reservations, and then permits spending. Blocks.
+        """Set the ledger's accounts. The first call also finishes open reservations, then permits spending. Blocks.
 
-        Raises LedgerInUse (another router uses a ledger that can't be shared), LedgerUnavailable (retry), or ValueError
-        (a limit is too high for this kind of ledger).
+        Raises LedgerInUse if another router uses a ledger that can't be shared, LedgerUnavailable if a retry may
+        succeed, or ValueError if a limit is too high for this kind of ledger.
         """
         self._accounts_of = None
         if not self.ready:
@@ -118,26 +120,26 @@ class Budgets:
             self.ready = True
 
     def set_up_for(self, experiments: Experiments) -> bool:
-        """Whether the ledger has the accounts of these experiments, and money may be spent."""
+        """Whether the ledger has the accounts of these experiments, so that they may spend money."""
         return self._accounts_of is experiments and self.ready
 
     def expire(self, ttl: float) -> int:
         """Release some reservations older than `ttl` seconds (`Ledger.expire`); returns how many. Blocks."""
-        return self.ledger.expire(ttl) if self.ready else 0  # before, costs in the log must be settled first
+        return self.ledger.expire(ttl) if self.ready else 0  # before that, the costs in the log must be settled
 
 
 class Settler:
-    """A queue of reservations to settle or cancel, many per call of the ledger; for one event loop."""
+    """A queue of reservations to settle or cancel, for one event loop. One call of the ledger handles many of them."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        # Separate threads, so that calls that hang do not delay the kill switch and other housekeeping.
+        # Use separate threads, so that calls that hang do not delay housekeeping such as the kill switch.
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="settle")
         self._pending: dict[str, dict[str, float]] = {}
         self._wake = asyncio.Event()
 
     async def finish(self, waiting: Sequence[tuple[str, Costs]], seconds: float) -> None:
-        """Settle costs, or cancel reservations without costs, within `seconds`. Failed ones are retried later."""
+        """Settle reservations with costs and cancel the others, within `seconds`. Those that fail are retried later."""
         for reservation_id, costs in waiting:
             self._add(reservation_id, costs)
         try:
@@ -145,12 +147,12 @@ class Settler:
                 await self._attempt([reservation_id for reservation_id, _ in waiting])
         except TimeoutError:
             log.warning("the ledger is slow: %d reservations are finished later", len(waiting))
-        finally:  # even if a report is cancelled at the shutdown
+        finally:  # also if the request of a report is cancelled at shutdown
             if self._pending:
                 self._wake.set()
 
     def finish_later(self, reservation_id: str, costs: Costs) -> None:
-        """Settle costs, or cancel if there are none, in the background."""
+        """Settle a reservation in the background, or cancel it if `costs` is empty."""
         self._add(reservation_id, costs)
         self._wake.set()
 
@@ -164,7 +166,7 @@ class Settler:
 
     @property
     def full(self) -> bool:
-        """Whether so many reservations wait that no new one may be made."""
+        """Whether so many reservations wait to be settled that no new one may be made."""
         return self.pending >= MOST_PENDING
 
     async def run(self) -> None:
@@ -177,7 +179,7 @@ class Settler:
                 self._wake.set()
 
     async def flush(self) -> bool:
-        """Try to finish all reservations that wait; returns whether none is left."""
+        """Try to settle or cancel all waiting reservations; returns whether none is left."""
         waiting = list(self._pending)
         for first in range(0, len(waiting), TOGETHER):
             if not await self._attempt(waiting[first : first + TOGETHER]):  # the ledger does not answer
@@ -185,7 +187,7 @@ class Settler:
         return not self._pending
 
     async def _attempt(self, names: Sequence[str]) -> bool:
-        """Try to finish some reservations; returns False if all have failed."""
+        """Try to settle or cancel some reservations; returns False if all of them have failed."""
         some = {name: costs for name in names if (costs := self._pending.get(name)) is not None}
         try:
             failed = await asyncio.get_running_loop().run_in_executor(self._threads, finish, self._ledger, some)
@@ -205,11 +207,11 @@ class Settler:
 
 
 class OutcomeIntake:
-    """The intake of outcome reports, for one event loop: logs them, then settles costs and releases reservations.
+    """Logs reported outcomes, then settles their costs and releases cancelled reservations; for one event loop.
 
-    A report may have a thousand outcomes. So that decisions do not wait for them, outcomes are handled in small pieces,
-    one at a time over all reports. Costs that the ledger does not settle within `seconds` are settled later. `forget`
-    is called with the ids of cancelled decisions.
+    A report may have a thousand outcomes. So that decisions need not wait, the outcomes are handled in small pieces,
+    and only one piece at a time. Costs that the ledger does not settle within `seconds` are settled later. `forget` is
+    called with the ids of cancelled decisions.
     """
 
     def __init__(
@@ -220,12 +222,13 @@ class OutcomeIntake:
         self._budgets = budgets
         self._seconds = seconds
         self._forget = forget
-        self._turn = asyncio.Lock()  # the lock is fair, so reports alternate after each piece
+        self._turn = asyncio.Lock()  # a fair lock, so that reports take turns after each piece
 
     async def accept(self, body: bytes) -> dict[str, int]:
-        """Log and settle a report; returns the number of its outcomes.
+        """Log a report's outcomes and settle their costs; returns the number of outcomes.
 
-        If it raises BadRequest, none was accepted. If it raises SpoolUnavailable, send all again: none counts twice.
+        After BadRequest, nothing was stored. After SpoolUnavailable, send the whole report again: no outcome counts
+        twice.
         """
         async with self._turn:
             outcomes = self._parser.parse(body)

@@ -42,13 +42,13 @@ from serving.router.messages import REQUEST_ID_REUSED
 from serving.router.ops import metrics, tracing
 from serving.router.ops.live_experiments import LiveExperiments
 
-WITHDRAWAL_SECONDS = 1.0  # seconds for which a log that hangs can delay the release of money
-MOST_SHADOWS = 256  # decisions that wait for a challenger at the stage `shadow`; further ones are dropped
-_NOT_BROKEN = ("no_account", "no_baseline")  # faults of files or requests, not of parts
-_AT_ONCE = 2  # batches in a lane at the same time ...
-_SECOND_SECONDS = 0.01  # ... but the second only if the first takes longer, because large batches are cheaper
-_THREADS = 10  # threads of a lane; more than can hang at the same time (`stages.py`)
-_LARGEST = 64  # decisions in a batch, approximately; a model takes a few milliseconds for them
+WITHDRAWAL_SECONDS = 1.0  # if the log hangs, money is released after this many seconds
+MOST_SHADOWS = 256  # most decisions that wait for a challenger at the stage `shadow`; others are dropped
+_NOT_BROKEN = ("no_account", "no_baseline")  # fallback reasons that come from a file or a request, not from a fault
+_AT_ONCE = 2  # most batches in a lane at the same time ...
+_SECOND_SECONDS = 0.01  # ... but the second begins only if the first takes longer: large batches are cheaper
+_THREADS = 10  # threads of a lane, more than can hang at the same time (`stages.py`)
+_LARGEST = 64  # approximate size of a batch, for which a model takes a few milliseconds
 
 _Work = Callable[[Decisions], None]
 _Waiting = tuple[Decisions, asyncio.Future[Exception | None]]
@@ -58,7 +58,7 @@ log = logging.getLogger(__name__)
 
 
 class Decider:
-    """Takes all decisions, in one event loop. An internal fault leads to the default action, never to an exception.
+    """Takes all decisions, in one event loop. An internal fault leads to the default action, not to an exception.
 
     `seconds` is the deadline of a request.
     """
@@ -85,11 +85,11 @@ class Decider:
 
     @property
     def at_work(self) -> int:
-        """Number of requests and withdrawals that are not finished."""
+        """Number of requests and withdrawals that are still in progress."""
         return len(self._running)
 
     async def drain(self) -> None:
-        """Wait for decisions whose callers have disconnected, and for withdrawals."""
+        """Wait for withdrawals, and for decisions whose callers have disconnected."""
         while self._running:
             await asyncio.wait(self._running)
         for lane in self._lanes.values():
@@ -106,14 +106,14 @@ class Decider:
             raise RequestConflict(REQUEST_ID_REUSED(where=f"instances[{len(answers)}]")) from None
         if begun := [answer for answer in answers if isinstance(answer, PendingDecision)]:
             await self._decide_in_lanes(begun)
-        # If another request already works on the answer, its own deadline, which began earlier, limits the wait.
+        # If another request is already computing the answer, the wait is limited by that request's earlier deadline.
         return [
             answer.prediction() if isinstance(answer, PendingDecision) else await asyncio.shield(answer)
             for answer in answers
         ]
 
     def _start(self, request: DecisionRequest, deadline: Deadline) -> asyncio.Future[dict[str, Any]] | PendingDecision:
-        """Return a future of an answer that is known or in progress, or else a decision, perhaps with `previous`."""
+        """Return a future of an answer that is known or in progress, or a new decision, perhaps with `previous`."""
         experiment = self._live.experiments.deciding(request.user_id, request.campaign_id)
         decision = PendingDecision.start(request, experiment, self._spool.identity, deadline)
         if decision.key is not None:
@@ -143,11 +143,12 @@ class Decider:
             self._call_shadows(new)
 
     async def _decide_in_lane(self, name: str, decisions: Decisions) -> None:
-        """Let a thread of a lane decide, and take over the decisions that are not logged in time."""
+        """Let a thread of a lane decide. The event loop takes over the decisions that are not logged in time."""
         deadline, lane = decisions[0].deadline, self._lane(name, self._stages.decide)
         ended = lane.put(decisions)
         await asyncio.wait([ended], timeout=deadline.left("ledger") + GRACE_SECONDS)
-        if not ended.done() and any(decision.asking == ("log", None) for decision in decisions):  # its limit is later
+        # the log may end later
+        if not ended.done() and any(decision.asking == ("log", None) for decision in decisions):
             await asyncio.wait([ended], timeout=deadline.left("log") + GRACE_SECONDS)
         bug = ended.result() if ended.done() else None
         late = [decision for decision in decisions if decision.take_over()]
@@ -155,8 +156,8 @@ class Decider:
             log.error("a thread of %s has failed", name, exc_info=bug, extra=decisions[0].ids(type(bug).__name__))
         elif asking := next((one.asking for one in late if one.asking and one.failed is None), None):
             self._stages.parts.report(*asking, TimeoutError("it did not answer in time"))
-        lane.begin()  # another thread may replace one that hangs
-        # If the ledger does not answer in time, a previous answer is repeated, and needs no record.
+        lane.begin()  # a new thread may replace one that hangs
+        # If the ledger does not answer in time, a previous answer is repeated, which needs no new record.
         written = [self._finish_late(decision, bug) for decision in late if decision.previous is None]
         for decision in decisions:
             if decision.may_be_reserved and not decision.taken_over:
@@ -165,12 +166,12 @@ class Decider:
             await _durable(owed, deadline.left("log"))
 
     def _finish_late(self, decision: PendingDecision, bug: Exception | None) -> Future[None] | None:
-        """Log a decision that was taken over, as default action unless complete; returns the pending write."""
+        """Log a decision that was taken over; returns the pending write. Unless complete, it is the default action."""
         stage = decision.asking and decision.asking[0]
         release = decision.expose or decision.may_be_reserved or stage == "ledger"
         fault = decision.failed if bug is None else ("internal", bug)
-        # The thread may still store its own record of this decision, for instance of an exposure. The record written
-        # here replaces it, because the user was shown nothing.
+        # The thread may still write its own record of this decision, for instance of an exposure. This record replaces
+        # that one, because no ad was shown to the user.
         decision.withdrawn = fault is not None or stage == "log"
         if fault is None and stage is not None:
             late = TimeoutError(f"the stage {stage} did not end in time")
@@ -191,7 +192,7 @@ class Decider:
     async def _release(self, decision_id: str, written: Future[None] | None) -> None:
         """Release the money once the withdrawal is in the log, or the log has hung for WITHDRAWAL_SECONDS.
 
-        If the money were released first and the process killed, the log would have an exposure that nothing pays for.
+        If the money were released first and the process were killed, the log would have an exposure without payment.
         """
         if written is not None:
             await _durable([written], WITHDRAWAL_SECONDS)
@@ -213,7 +214,7 @@ class Decider:
             metrics.of_arm(metrics.FALLBACKS, account, reason=decision.fault).inc()
 
     def _call_shadows(self, decisions: Decisions) -> None:
-        """Queue calls of the challengers at the stage `shadow`, for which no caller waits."""
+        """Queue calls of the challengers at the stage `shadow`. No caller waits for them."""
         by_arm: dict[str, list[PendingDecision]] = {}
         for decision in decisions:
             for shadow in decision.shadows():
@@ -242,13 +243,13 @@ class Decider:
 
 
 async def _durable(records: Sequence[Future[None]], seconds: float) -> None:
-    """Wait at most `seconds` until the log has written records or failed."""
+    """Wait at most `seconds` until the log has written all records, or has failed to write them."""
     all_of_them = asyncio.gather(*map(asyncio.wrap_future, records), return_exceptions=True)
     await asyncio.wait([all_of_them], timeout=seconds)
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Run coroutines concurrently; a single one, the usual case, without a new task."""
+    """Run coroutines concurrently. A single one, which is the usual case, runs without a new task."""
     parts = list(work)
     if len(parts) == 1:
         await parts[0]
@@ -257,31 +258,31 @@ async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
 
 
 class Lane:
-    """A queue of an arm's decisions and its threads, for an event loop; `work` takes a batch through its stages.
+    """The queue and threads for an arm's decisions, in one event loop. `work` decides a whole batch.
 
     A thread takes all decisions that wait in its lane as one batch. So one read of features, one POST, one transaction
     and one sync serve many requests, and a request costs one switch to a thread and one back. Because each arm has its
-    own lane, an arm that hangs delays only its own users. If all decisions of a thread were taken over, the thread
-    counts as hanging, and another one may replace it.
+    own lane, an arm that hangs delays only its own users. If the event loop has taken over all decisions of a thread,
+    the thread counts as hanging, and another thread may replace it.
     """
 
     def __init__(self, name: str, work: _Work) -> None:
         self._work = work
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix=name)
         self._waiting: deque[_Waiting] = deque()
-        self._batches: list[list[_Waiting]] = []  # batches in threads
-        self._since = 0.0  # when the newest batch began
+        self._batches: list[list[_Waiting]] = []  # batches that threads work on
+        self._since = 0.0  # start of the newest batch
         self._second: asyncio.TimerHandle | None = None
 
     def put(self, decisions: Decisions) -> asyncio.Future[Exception | None]:
-        """Queue the decisions of a request; the result is the exception with which their thread failed, or None."""
+        """Queue the decisions of a request; returns a future of the error with which their thread failed, or None."""
         done: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((decisions, done))
         self.begin()
         return done
 
     def begin(self) -> None:
-        """Start batches of the waiting decisions, as far as threads are free."""
+        """Start batches with the waiting decisions while threads are free."""
         loop = asyncio.get_running_loop()
         while self._waiting:
             hanging = sum(
@@ -311,7 +312,7 @@ class Lane:
 
     @property
     def waiting(self) -> int:
-        """Number of decisions that no thread has taken yet."""
+        """Number of decisions that wait for a thread."""
         return sum(len(decisions) for decisions, _ in self._waiting)
 
     @property
@@ -320,7 +321,7 @@ class Lane:
         return bool(self._waiting or self._batches)
 
     def close(self) -> None:
-        """Let the threads exit, without waiting for those that hang."""
+        """Let the threads exit, but do not wait for threads that hang."""
         self._pool.shutdown(wait=False)
 
     def _begin_second(self) -> None:
@@ -337,7 +338,7 @@ class Lane:
             loop.call_soon_threadsafe(self._end, batch, bug)
 
     def _end(self, batch: list[_Waiting], bug: Exception | None) -> None:
-        if batch in self._batches:  # a batch for which no thread could be started may still be run by the pool
+        if batch in self._batches:  # if no thread could be started for a batch, the pool may still run it later
             self._batches.remove(batch)
             for _, done in batch:
                 done.set_result(bug)

@@ -39,53 +39,53 @@ from serving.router.ops.settings import SettingsError
 if TYPE_CHECKING:
     from feast import FeatureView
 
-_KEYS = {"user_id", "campaign_id"}  # join keys that a request contains
-_WRITING_SECONDS = 10.0  # age below which an invalid registry may be incomplete, because Feast writes in place
+_KEYS = {"user_id", "campaign_id"}  # the join keys that requests have
+_WRITING_SECONDS = 10.0  # an invalid registry file younger than this may be incomplete, because Feast writes in place
 
 Requests = Sequence[DecisionRequest]
 
 
 class RegistryAwaited(RuntimeError):
-    """The feature registry is not complete yet. The argument is a `Message`."""
+    """Raised while the feature registry is not complete yet. The argument is a `Message`."""
 
 
 @dataclass(frozen=True)
 class UserFeatures:
-    """The stored features of one opportunity, with the declared defaults."""
+    """The stored features for one opportunity, with declared defaults in place of missing values."""
 
-    history: dict[str, Any]  # hist_* lists, oldest first, perhaps with touchpoints after the decision
+    history: dict[str, Any]  # hist_* lists, oldest first; may have touchpoints after the decision
     static: dict[str, Any]
     has_history: bool
     aggregates: dict[str, Any] = field(default_factory=dict)  # all other features of the service
 
 
 class FeatureSource(Protocol):
-    """A store of features, whose calls block."""
+    """A store of features. Calls block."""
 
     def read(self, requests: Requests) -> list[UserFeatures]:
-        """Features for each request, in order."""
+        """Return the features for each request, in order."""
 
 
 class ModelInput(NamedTuple):
-    """The features of one opportunity in the form that models read."""
+    """The features for one opportunity, in the form that models read."""
 
     window: Instance
     has_history: bool
-    aggregates: dict[str, Any]  # the service's other features; the window has those that the data set names
+    aggregates: dict[str, Any]  # other features of the service; `window` has those that the data set uses
 
 
 class FeatureReader:
-    """A reader that builds model inputs from the features of a source; its calls block."""
+    """Builds model inputs from the features of a source. Calls block."""
 
     def __init__(self, source: FeatureSource, spec: DatasetSpec) -> None:
         self._source = source
         self._spec = spec
 
     def read(self, requests: Requests) -> list[ModelInput | Exception]:
-        """A model input for each request, in order, or an exception that concerns only this request."""
+        """Return a model input for each request, in order, or the exception that concerns only this request."""
         try:
             users = self._source.read(requests)
-        except (ValueError, TypeError) as error:  # a fault of one request; other errors of a store concern all
+        except (ValueError, TypeError) as error:  # one request is at fault; other errors concern all requests
             if len(requests) == 1:
                 return [error]
             return [answer for request in requests for answer in self.read([request])]
@@ -95,16 +95,16 @@ class FeatureReader:
         try:
             given = request.context, user.static, self._spec, request.at
             window = instance_from_history(user.history, *given, user.aggregates)
-        except Exception as error:  # such as a history with lists of different lengths
+        except Exception as error:  # for instance a history whose lists have different lengths
             return error
         return ModelInput(window, user.has_history, user.aggregates)
 
 
 class FeastSource:
-    """A Feast repository, whose service must have the features of the data set.
+    """A Feast repository with a feature service that has all features of the data set.
 
-    Raises RegistryAwaited, or SettingsError if the repository or the service does not exist, or a view has a key that a
-    request does not have.
+    Raises RegistryAwaited. Raises SettingsError if the repository or the service does not exist, or if a view has a key
+    that requests do not have.
     """
 
     def __init__(self, repo: Path, service: str, spec: DatasetSpec | None = None) -> None:
@@ -150,7 +150,7 @@ class FeastSource:
 
 
 def registry_file(repo: Path) -> Path | None:
-    """The registry file that a folder's feature_store.yaml names; None if the registry is not a file."""
+    """Return the registry file that a repository's feature_store.yaml names; None if the registry is not a file."""
     from feast.repo_config import load_repo_config
 
     registry = load_repo_config(repo, repo / "feature_store.yaml").registry
@@ -165,7 +165,7 @@ by feature, where null and NaN are None."""
 
 
 class _View:
-    """A view of the service, and the features to read from it."""
+    """A view of the feature service, and the names of the features to read from it."""
 
     def __init__(self, view: FeatureView, names: Sequence[str]) -> None:
         keys = set(view.join_keys)
@@ -181,12 +181,12 @@ class _View:
         self._defaults = {name: json.loads(tags[name]["default"]) for name in names}
 
     def row(self, stored: Stored, at: int) -> tuple[dict[str, Any], bool]:
-        """Features at a time (microseconds since 1970), and whether they are stored values instead of defaults."""
+        """Return the features at a time (microseconds since 1970), and whether they are stored values, not defaults."""
         as_of: float | None
         (as_of, values), defaults = stored, self._defaults
         if self.name == HISTORY:
             values, defaults = served(unpack(values[PACKED])) if values[PACKED] else {}, {}
-            # A history may contain touchpoints after the decision. Its age is that of the last touchpoint before.
+            # A history may contain touchpoints after the decision. Its age is that of the last touchpoint before it.
             times = values.get("hist_timestamp") or ()
             as_of = times[before - 1] if (before := bisect_left(times, at)) else None
         served_now = as_of is not None and as_of < at and not (self._ttl and at - as_of > self._ttl)
@@ -197,7 +197,7 @@ class _View:
 
 @contextmanager
 def _without_torch() -> Iterator[None]:
-    """Hide torch during an import. Feast would load it (200 MB, several seconds) for a method that is not used here."""
+    """Hide torch while Feast is imported, which would load it (200 MB, several seconds) without a need for it here."""
     absent = "torch" not in sys.modules
     if absent:
         sys.modules["torch"] = None  # type: ignore[assignment]
@@ -215,18 +215,18 @@ def _online_store(config: Any) -> Any:
 
 
 class _EachView:
-    """Any online store of Feast, read once for each view.
+    """Reads any online store of Feast, with one call for each view.
 
-    No two threads use a store object at the same time. A store has one connection, and if two threads read SQLite
-    through it, they get rows of each other's queries.
+    Each thread uses its own store object at any moment. A store object has one connection, and if two threads read
+    SQLite through it, each may get rows of the other's query.
     """
 
     def __init__(self, config: Any, views: Sequence[_View]) -> None:
         self._config, self._views = config, views
-        self._free: deque[Any] = deque()  # unused store objects, the last used at the end
+        self._free: deque[Any] = deque()  # free store objects, the last used at the end
 
     def read(self, ids: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Stored]]:
-        """Read rows for distinct ids by join key; returns view -> id -> row."""
+        """Read the rows of ids, which are given by join key and have no duplicates; returns view -> id -> row."""
         try:
             online = self._free.pop()
         except IndexError:
@@ -238,24 +238,24 @@ class _EachView:
                 value: (at and microseconds(at), {name: _plain((stored or {}).get(name)) for name in view.names})
                 for value, (at, stored) in zip(ids[view.key], answer, strict=True)
             }
-        self._free.append(online)  # not after an error, which may be a fault of the connection
+        self._free.append(online)  # after an error, the store object is dropped: its connection may be broken
         return rows
 
 
 class _RedisHashes:
-    """Feast's Redis store, which has one hash per key with the fields of all views."""
+    """Reads Feast's Redis store, which has one hash for each key with the fields of all views."""
 
     def __init__(self, config: Any, views: Sequence[_View]) -> None:
         self._config, self._online = config, _online_store(config)
-        self._fields: dict[str, list[bytes]] = defaultdict(list)  # join key -> fields of its hashes
-        self._places: dict[str, list[tuple[_View, int]]] = defaultdict(list)  # join key -> views and their first field
+        self._fields: dict[str, list[bytes]] = defaultdict(list)  # join key -> names of the fields to read
+        self._places: dict[str, list[tuple[_View, int]]] = defaultdict(list)  # join key -> views, index of first field
         for view in views:
             self._places[view.key].append((view, len(self._fields[view.key])))
             _, fields = self._online._generate_hset_keys_for_features(view.feast, view.names[:])
             self._fields[view.key] += fields  # the last field is the event time
 
     def read(self, ids: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Stored]]:
-        """Read rows for distinct ids by join key; returns view -> id -> row."""
+        """Read the rows of ids, which are given by join key and have no duplicates; returns view -> id -> row."""
         from feast.protos.feast.types.Value_pb2 import Value
         from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -267,7 +267,7 @@ class _RedisHashes:
         for (key, value), fields in zip(wanted, self._online._read_hash_fields(self._config, commands), strict=True):
             for view, first in self._places[key]:
                 *found, written = fields[first : first + len(view.names) + 1]
-                # A field is None if there is no row, or if its feature was added after the row was written.
+                # A field is None if there is no row, or if its feature was added after the row had been written.
                 values = [_plain(Value.FromString(field)) if field else None for field in found]
                 at = Timestamp.FromString(written).ToMicroseconds() if written else None
                 rows[view.name][value] = at, dict(zip(view.names, values, strict=True))

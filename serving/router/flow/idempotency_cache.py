@@ -1,9 +1,9 @@
-"""Repeats the answer to a retried request, and refuses a different request with the same id.
+"""Gives a retried request its previous answer, and refuses a different request with the same id.
 
 If a connection breaks, the caller retries with the same request id. The router that took the decision repeats its
-answer from memory or, after a crash, from its log. It repeats an exposure only while the money is reserved or spent,
-because a cancellation may have reached another router. Another router takes a new decision on the request, with a new
-decision id, and the ledger refuses to pay for the request a second time.
+answer from memory or, after a crash, from its log. It repeats an exposure only if the money is still reserved or spent,
+because another router may have received a cancellation. Any other router takes a new decision with a new decision id,
+and the ledger refuses to pay for the request a second time.
 """
 
 import asyncio
@@ -21,16 +21,16 @@ from mtorl.log.records import V1Answer
 
 Prediction = dict[str, Any]
 
-MOST = 50_000  # answers in memory, 1 kB each: a minute of a busy router
-SECONDS = 600.0  # age limit of answers; reservations live far longer, so a repeated exposure is still paid for
+MOST = 50_000  # most answers in memory, 1 kB each: those of a minute on a busy router
+SECONDS = 600.0  # age limit of answers; reservations live longer, so a repeated exposure is paid for
 
 
 class RequestConflict(RuntimeError):
-    """A request id was used before for another context, time, offer or baseline: the caller's mistake, HTTP 409."""
+    """Raised if a request id was used before with another context, time, offer or baseline (HTTP 409)."""
 
 
 def request_key(user_id: str, campaign_id: str, request_id: str | None) -> str | None:
-    """A key that is equal for requests with the same id, user and campaign; None without an id."""
+    """Return a key that is equal for requests with the same id, user and campaign; None if there is no id."""
     if request_id is None:
         return None
     return hashlib.blake2b(orjson.dumps([user_id, campaign_id, request_id]), digest_size=16).hexdigest()
@@ -43,8 +43,8 @@ class Answered(NamedTuple):
     at: float  # time.monotonic
     content: str | None  # hash of the request's content
     answer: Prediction
-    reserved: float  # amount reserved for the exposure, currency units
-    account: str  # account of the reservation
+    reserved: float  # reserved amount, currency units
+    account: str  # account that the amount is reserved in
 
 
 class _InProgress(NamedTuple):
@@ -53,7 +53,7 @@ class _InProgress(NamedTuple):
 
 
 class IdempotencyCache:
-    """Recent answers, and requests in progress; for one event loop."""
+    """A cache of recent answers and of requests in progress, for one event loop."""
 
     def __init__(self) -> None:
         self._answers: OrderedDict[str, Answered] = OrderedDict()
@@ -61,10 +61,10 @@ class IdempotencyCache:
         self._pending: dict[str, _InProgress] = {}
 
     def load(self, records: Iterable[Mapping[str, Any]], outcomes: Iterable[Mapping[str, Any]]) -> None:
-        """Load answers from the log's decisions, oldest first, without those that outcomes have cancelled."""
+        """Load the answers of logged decisions, oldest first, except those that an outcome has cancelled."""
         withdrawn = set()
         for record in records:
-            if record["decision_id"] in withdrawn:  # after a hang of the disk, a withdrawn record may come last
+            if record["decision_id"] in withdrawn:  # the disk may have hung, so the withdrawal was written first
                 continue
             if record["withdrawn"]:
                 withdrawn.add(record["decision_id"])
@@ -79,11 +79,11 @@ class IdempotencyCache:
                 self.forget(outcome["decision_id"])
 
     def claim(self, key: str, content: str | None) -> asyncio.Future[Prediction] | Answered | None:
-        """Look up a request; returns a future of its answer, an exposure that may be repeated, or None if it is new.
+        """Look up a request; returns a future of its answer, an earlier exposure, or None if the request is new.
 
-        An `Answered` may be repeated if its money is still reserved or spent. After an `Answered` or None, retries wait
-        until the caller calls `complete`, `repeat` or `release`. Raises RequestConflict if the earlier request with
-        this key has another content hash.
+        An earlier exposure (`Answered`) may be repeated if its money is still reserved or spent. After `Answered` or
+        None, the caller must call `complete`, `repeat` or `release`; until then, retries wait. Raises RequestConflict
+        if the earlier request with this key had another content hash.
         """
         found = self._pending.get(key) or self._answers.get(key)
         if isinstance(found, Answered) and time.monotonic() - found.at > SECONDS:
@@ -100,23 +100,23 @@ class IdempotencyCache:
         return found
 
     def complete(self, key: str, answer: Prediction, reserved: float = 0.0, account: str = "") -> None:
-        """Set the answer of a new request, for which `reserved` currency units are reserved in `account`."""
+        """Store the answer of a new request. `reserved` currency units are reserved for it in `account`."""
         pending = self._pending.pop(key)
         self._remember(Answered(key, time.monotonic(), pending.content, answer, reserved, account))
         pending.answer.set_result(answer)
 
     def repeat(self, previous: Answered) -> None:
-        """Repeat the previous answer, which does not extend its age limit."""
+        """Give waiting retries the previous answer. Its age limit does not change."""
         self._pending.pop(previous.key).answer.set_result(previous.answer)
 
     def release(self, keys: Iterable[str | None]) -> None:
-        """Undo `claim`."""
+        """Undo `claim`, because no decision will be taken."""
         for key in keys:
             if key is not None:
                 self._pending.pop(key)
 
     def forget(self, decision_id: str) -> None:
-        """Forget a cancelled exposure, so that a retry gets a new decision."""
+        """Remove the answer of a cancelled exposure, so that a retry gets a new decision."""
         if (key := self._keys.pop(decision_id, None)) is not None:
             self._answers.pop(key, None)
 

@@ -1,4 +1,4 @@
-"""The state of a decision on its way through the stages, and its record and answer."""
+"""A decision in progress: its state between the stages, its record for the log, and its answer."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class PendingDecision:
-    """A decision that is completed stage by stage. Once `fault` is set, its action is the default action.
+    """A decision that is completed stage by stage. If `fault` is set, it takes the default action.
 
-    A thread may change it only under its lock and while it is not `closed`.
+    A thread may change the decision only while the thread holds `lock` and the decision is not `closed`.
     """
 
     request: DecisionRequest
@@ -50,30 +50,30 @@ class PendingDecision:
     decision_id: str
     deadline: Deadline
     features: ModelInput | None = None
-    prices: Mapping[str, float] | None = None  # prices by paced channel; other channels have the model's own
+    prices: Mapping[str, float] | None = None  # prices of the paced channels; other channels have the model's own price
     answer: ArmAnswer | None = None
     exploration: records.Explored | None = None
-    reserved: float | None = None  # currency units; the reservation has the decision's id
+    reserved: float | None = None  # reserved currency units, under the decision's id
     budget_exhausted: bool = False
     fault: records.FallbackReason | None = None
-    withdrawn: bool = False  # this record replaces an earlier one, which may be in the log
-    may_be_reserved: bool = False  # the ledger's answer is unknown, so money may be reserved
-    previous: Answered | None = None  # a previous exposure, which is the answer if its money is still reserved or spent
-    asking: tuple[Stage, str | None] | None = None  # stage and part whose answer is awaited
-    done: bool = False  # the decision is logged, or `previous` is repeated
-    failed: tuple[records.FallbackReason, Exception] | None = None  # why the decision can't be logged
-    taken_over: bool = False  # the event loop has taken over, so later results of a thread are ignored
-    span: Span = field(default_factory=tracing.here)  # the request's span
+    withdrawn: bool = False  # whether this record replaces an earlier one, which may be in the log
+    may_be_reserved: bool = False  # whether money may be reserved, because the ledger's answer is unknown
+    previous: Answered | None = None  # an earlier exposure; repeated if its money is still reserved or spent
+    asking: tuple[Stage, str | None] | None = None  # the stage and part whose answer the decision waits for
+    done: bool = False  # whether the decision is logged, or `previous` is repeated
+    failed: tuple[records.FallbackReason, Exception] | None = None  # the reason why the decision can't be logged
+    taken_over: bool = False  # whether the event loop has taken over: later results of a thread are ignored
+    span: Span = field(default_factory=tracing.here)  # span of the request
     lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     @classmethod
     def start(
         cls, request: DecisionRequest, experiment: Experiment, log_id: str, deadline: Deadline
     ) -> PendingDecision:
-        """Begin a decision by assigning the user to an arm.
+        """Begin a decision: assign the user to an arm.
 
-        The id of the decision and its reservation ends with the log's identity, so that after a crash a router finds
-        its own reservations in a shared ledger.
+        The decision and its reservation have the same id, which ends with the log's identity. So after a crash, a
+        router finds its own reservations in a shared ledger.
         """
         user, campaign = request.user_id, request.campaign_id
         made, key = decision_id(user, log_id, campaign=campaign), request_key(user, campaign, request.request_id)
@@ -81,16 +81,16 @@ class PendingDecision:
 
     @cached_property
     def override(self) -> bool:
-        """Whether the experiment file sets the user's arm (`overrides`)."""
+        """Whether the experiment file sets this user's arm (`overrides`)."""
         return self.experiment.overrides_arm_of(self.request.user_id, self.request.campaign_id)
 
     @cached_property
     def account(self) -> str:
-        """Key of the arm whose account pays, unique among all experiments."""
+        """Key of the arm whose account pays. It is unique among all experiments."""
         return self.experiment.key(OVERRIDE if self.override else self.arm)
 
     def accept(self, answer: ArmAnswer) -> None:
-        """Set the policy's answer, changed by exploration if the arm explores."""
+        """Store the policy's answer. If the arm explores, exploration may change the answer first."""
         self.answer, how = answer, self.policy.explore
         if how is None or not self.experiment.enabled:
             return
@@ -115,11 +115,14 @@ class PendingDecision:
             )
 
     def pay(self, amount: float | None) -> None:
-        """Set the amount that the ledger has reserved, currency units; None: an account has too little left."""
+        """Store the amount that the ledger has reserved, in currency units; None if an account has too little left."""
         self.reserved, self.budget_exhausted = amount, amount is None
 
     def fall_back(self, reason: records.FallbackReason, why: Exception, cause: str | None = None) -> None:
-        """Take the default action; the policy's answer is logged, too. `cause` (default: `reason`) is for the log."""
+        """Take the default action. The policy's answer is still logged.
+
+        `cause` (default: `reason`) is for the log line.
+        """
         self.fault = reason
         self.reserved = None
         self.budget_exhausted = False
@@ -128,33 +131,33 @@ class PendingDecision:
 
     @property
     def closed(self) -> bool:
-        """Whether threads must no longer change the decision."""
+        """Whether threads may no longer change the decision."""
         return self.taken_over or self.failed is not None
 
     @property
     def complete(self) -> bool:
-        """Whether only the record is missing. An exposure is never complete: taking it over releases its money."""
+        """Whether only the record is missing. Never true for an exposure, because taking it over releases its money."""
         return not self.expose and (self.fault is not None or (self.answer is not None and not self.answer.expose))
 
     def take_over(self) -> bool:
-        """Take the decision from its thread unless it is done; returns whether it was taken."""
+        """Take the decision away from its thread, unless it is done; returns whether it was taken."""
         with self.lock:
             self.taken_over = not self.done
         return self.taken_over
 
     @property
     def policy(self) -> Arm:
-        """The arm that answers: the user's own or, for a user outside the experiment, the incumbent."""
+        """The arm whose policy answers: the user's arm or, for a user outside the experiment, the incumbent."""
         return self.experiment.arm(self.arm)
 
     @property
     def policy_answer(self) -> ArmAnswer | None:
-        """The policy's answer, unless the default action is taken."""
+        """The policy's answer; None if the decision takes the default action."""
         return None if self.fault else self.answer
 
     @property
     def chosen_channel(self) -> str | None:
-        """The policy's own draw before exploration; None if it had no choice, or its probabilities are unknown."""
+        """The channel that the policy drew, before exploration; None if it had no choice or gave no probabilities."""
         if (answer := self.policy_answer) is None:
             return None
         channel, probs = answer.channel, answer.channel_probs
@@ -164,7 +167,10 @@ class PendingDecision:
 
     @property
     def action(self) -> ArmAnswer:
-        """The policy's answer. After a fault, the request's baseline or, without a baseline, no exposure."""
+        """The policy's answer.
+
+        After a fault, the request's baseline or, if it has none, a decision without exposure.
+        """
         if (answer := self.policy_answer) is not None:
             return answer
         if self.request.baseline is not None:
@@ -175,7 +181,7 @@ class PendingDecision:
 
     @property
     def expose(self) -> bool:
-        """Whether to show the ad, which needs reserved money."""
+        """Whether the ad is shown, for which money must be reserved."""
         return self.reserved is not None
 
     def ids(self, cause: str) -> dict[str, Any]:
@@ -189,13 +195,16 @@ class PendingDecision:
         }
 
     def traits(self) -> dict[str, AttributeValue]:
-        """Attributes of a span of this decision. For privacy: no user, no data of the request, no money."""
+        """Attributes of this decision for a span.
+
+        For privacy, they contain no user, no data of the request and no money.
+        """
         asked = {"decision_id": self.decision_id, "experiment": self.experiment.name, "arm": self.arm}
         fault = {} if self.fault is None else {"fallback_reason": self.fault}
         return {**asked, "channels": len(self.request.candidates), **fault}
 
     def item(self) -> dict[str, Any]:
-        """The item to send to the arm. The draw u is computed from fields of the record, so it can be reproduced."""
+        """Build the item to send to the arm. The draw u is computed from logged fields, so it can be reproduced."""
         asked = self.request
         return {
             "window": self.features.window if self.features else None,
@@ -211,7 +220,7 @@ class PendingDecision:
         }
 
     def shadows(self) -> list[PendingDecision]:
-        """Copies of this decision for the challengers at the stage `shadow`, with equal features, prices and draws."""
+        """Return copies of this decision for challengers at the stage `shadow`: same features, prices and draws."""
         of = self.experiment
         if of.stage != "shadow" or not of.enabled or self.arm != INCUMBENT or self.override:
             return []
@@ -219,7 +228,7 @@ class PendingDecision:
         return [replace(self, arm=arm.name, **blank) for arm in of.arms if arm.name != INCUMBENT]
 
     def record(self) -> records.DecisionRecord:
-        """The record for the decision log."""
+        """Build the record for the decision log."""
         answer = self.answer
         fields = self._v1_answer()
         return {
@@ -264,7 +273,7 @@ class PendingDecision:
         }
 
     def shadow_record(self) -> records.ShadowRecord:
-        """The record of a challenger's decision at the stage `shadow` (`shadows`)."""
+        """Build the record of a challenger's decision at the stage `shadow` (`shadows`)."""
         answer = self.answer
         return {
             "schema_version": records.VERSION,
@@ -292,7 +301,7 @@ class PendingDecision:
         }
 
     def window_record(self) -> records.WindowRecord | None:
-        """The record of the window; None if features could not be read."""
+        """Build the record of the window; None if the features could not be read."""
         if self.features is None:
             return None
         return {
@@ -304,7 +313,7 @@ class PendingDecision:
         }
 
     def prediction(self) -> dict[str, Any]:
-        """The answer to the caller."""
+        """Build the answer to the caller."""
         if self.previous is not None:
             return self.previous.answer
         model = self.policy_answer.model if self.policy_answer else None
@@ -332,7 +341,7 @@ class PendingDecision:
         return draw(by.name, by.salt, asked.user_id, asked.campaign_id, asked.request_id or self.decision_id, what)
 
     def _prices(self, answer: ArmAnswer) -> dict[str, float]:
-        """Prices by channel: those of the policy, or else those that are known from pacing and the answer."""
+        """Return the prices by channel: the policy's or, if it gave none, those of pacing and of the chosen channel."""
         known = {} if answer.price is None else {answer.channel: answer.price}
         return dict(answer.prices) or {**(self.prices or {}), **known}
 
@@ -349,7 +358,7 @@ class PendingDecision:
         }
 
     def _refused_until(self) -> str | None:
-        """Time until which the exhausted budget refuses; None if it is not exhausted, or refuses forever."""
+        """Return when the exhausted budget has money again; None if it is not exhausted, or stays exhausted forever."""
         if not self.budget_exhausted:
             return None
         until = self.experiment.refused_until(self.request.campaign_id, self.action.channel, time.time())

@@ -1,7 +1,9 @@
-"""Parses requests. An invalid request gets a 400 that names the invalid field and what was expected.
+"""Parses requests.
 
-Requests are typed dictionaries that pydantic validates. docs/schemas/decision-request.json and outcome-report.json are
-generated from them.
+An invalid request gets status 400 and a message that names the invalid field and the expected value.
+
+Requests are typed dictionaries, which pydantic validates. From these types, docs/schemas/decision-request.json and
+outcome-report.json are generated.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import (
     Annotated,
     Any,
     Literal,
-    NotRequired,  # from `typing_extensions`: pydantic reads that of `typing` only from Python 3.12 on
+    NotRequired,
     TypeVar,
     cast,
 )
@@ -22,7 +24,7 @@ from typing import (
 import orjson
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema, with_config
 from pydantic_core import PydanticCustomError
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict  # pydantic reads `TypedDict` of `typing` only from Python 3.12 on
 
 from mtorl.log.dataset import Column, DatasetSpec
 from mtorl.log.decision_ids import FORM, is_decision_id
@@ -33,14 +35,14 @@ from mtorl.runtime.validation import first_fault, short
 from serving.kserve_sdk import InvalidInput
 from serving.messages import INVALID
 
-CLOCK_SKEW = timedelta(minutes=1)  # a caller's clock may be ahead of the router's by this time
+CLOCK_SKEW = timedelta(minutes=1)  # a caller's clock may be ahead of the router's by up to this time
 
 _MOST_INSTANCES = 64
 _MOST_OUTCOMES = 1000
 _NEVER_NEGATIVE = ("cost", "click", "conversion", CANCEL)
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-_BODY = ConfigDict(strict=True, extra="ignore")  # clients of KServe's v1 protocol send further fields
+_BODY = ConfigDict(strict=True, extra="ignore")  # clients of KServe's v1 protocol send unknown fields
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 Category = Annotated[str, Field(max_length=256)]  # "" means unknown, as in a log
@@ -49,7 +51,7 @@ Body = TypeVar("Body")
 
 
 class BadRequest(InvalidInput):
-    """The request is not valid; HTTP 400."""
+    """Raised if a request is not valid (HTTP 400)."""
 
     def __init__(self, fault: str) -> None:
         super().__init__(fault if isinstance(fault, Message) else INVALID(fault=fault))
@@ -134,17 +136,17 @@ class DecisionRequest:
     campaign_id: str
     context: dict[str, Any]
     at: int  # time of the opportunity, microseconds since 1970
-    candidates: Sequence[str] = ()  # channels to choose from, in the data set's order
-    costs: Mapping[str, float] = field(default_factory=dict)  # highest cost by channel, if the caller gives it
+    candidates: Sequence[str] = ()  # channels to choose from, in the order of the data set
+    costs: Mapping[str, float] = field(default_factory=dict)  # highest cost by channel, if the caller sent one
     baseline: Baseline | None = None
     request_id: str | None = None
     content: str | None = None  # hash of the request's content; None without a request id
 
 
 class DecisionParser:
-    """A parser of requests for decisions; `body` is `DecisionBody` with the names of the data set.
+    """Parses requests for decisions. `body` is the type `DecisionBody` with the names of the data set.
 
-    `cost_cap` is the highest possible cost of an exposure by channel, currency units, which a request may lower.
+    `cost_cap` is the highest cost of an exposure by channel, in currency units. A request may lower it.
     """
 
     def __init__(self, spec: DatasetSpec, cost_cap: Mapping[str, float]) -> None:
@@ -172,7 +174,7 @@ class DecisionParser:
         self._adapter: TypeAdapter[DecisionBody] = TypeAdapter(self.body)
 
     def parse(self, body: Any) -> list[DecisionRequest]:
-        """Parse the instances of a v1 request, given as bytes or parsed JSON; raises BadRequest."""
+        """Parse the instances of a v1 request, whose body is bytes or parsed JSON; raises BadRequest."""
         checked = _checked(self._adapter, parse_json(body))
         now = datetime.now(UTC)
         return [self._request(i, instance, now) for i, instance in enumerate(checked["instances"])]
@@ -206,7 +208,7 @@ class DecisionParser:
 
 
 class OutcomeParser:
-    """A parser of outcome reports; `body` is `OutcomeBody` with the kinds of the data set."""
+    """Parses outcome reports. `body` is the type `OutcomeBody` with the outcome kinds of the data set."""
 
     def __init__(self, spec: DatasetSpec) -> None:
         kind = cast(Any, Literal)[(*spec.outcome_kinds, CANCEL)]
@@ -216,7 +218,7 @@ class OutcomeParser:
         self._adapter: TypeAdapter[OutcomeBody] = TypeAdapter(self.body)
 
     def parse(self, body: bytes) -> list[OutcomeRecord]:
-        """Parse a report into records of the decision log; raises BadRequest."""
+        """Parse a report into outcome records for the decision log; raises BadRequest."""
         outcomes = _checked(self._adapter, parse_json(body))["outcomes"]
         received = datetime.now(UTC).isoformat(timespec="microseconds")
         return [self._record(f"outcomes[{i}]", outcome, received) for i, outcome in enumerate(outcomes)]
@@ -237,7 +239,7 @@ class OutcomeParser:
 
 
 def parse_json(body: Any) -> Any:
-    """Parse a body as JSON without regard to its content type; raises BadRequest."""
+    """Parse a body as JSON, whatever its content type is; raises BadRequest."""
     if not isinstance(body, bytes | bytearray):
         return body
     try:
@@ -247,14 +249,14 @@ def parse_json(body: Any) -> Any:
 
 
 def _content(context: Mapping[str, Any], at: int | None, said: Mapping[str, Any]) -> str:
-    """A hash that is equal for requests with the same meaning."""
+    """Return a hash that is equal for requests with the same meaning."""
     said = {name: value for name, value in said.items() if value}
     text = orjson.dumps([context, at, said], option=orjson.OPT_SORT_KEYS)
     return hashlib.blake2b(text, digest_size=8).hexdigest()
 
 
 def _typed_dict(name: str, fields: Mapping[str, Any], config: ConfigDict = _STRICT) -> Any:
-    """A typed dictionary whose fields come from a file, so mypy does not know them."""
+    """Build a typed dictionary from fields that are known only at runtime, so mypy can't check it."""
     made = cast(Any, TypedDict)(name, fields)
     made.__pydantic_config__ = config
     return made

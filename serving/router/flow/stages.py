@@ -1,10 +1,10 @@
-"""The stages of a decision, run in the threads of lanes: features, arm, ledger and log, and afterwards the shadow.
+"""The stages of a decision, in the threads of lanes: features, arm, ledger and log, and afterwards the shadow.
 
 A stage is one call of a part (feature store, arm, ledger, log) for all decisions of a batch. Each call has a time
 limit, spans, metrics, drills and a circuit breaker. If a part keeps failing, or several of its calls hang, the circuit
-breaker opens: decisions take the default action at once, and single calls test from time to time whether the part
-answers again. Without a circuit breaker, each decision of an arm that hangs would wait for the whole time limit, even
-an idle router would refuse requests (`admission.py`), and all threads would be blocked.
+breaker opens: decisions then take the default action at once, and a single call tests from time to time whether the
+part answers again. Without it, every decision of an arm that hangs would wait for the whole time limit, all threads
+would be blocked, and even an idle router would refuse requests (`admission.py`).
 """
 
 import logging
@@ -30,13 +30,13 @@ from serving.router.ops.drills import Drills
 from serving.router.ops.health import Health
 from serving.router.ops.metrics import Stage
 
-FAILURES = 20  # failed requests in a row until the circuit breaker opens ...
-SILENT_SECONDS = 0.25  # ... if they fail for at least this time, because many requests can fail in one moment
-GRACE_SECONDS = 0.002  # tolerance after a stage's time limit
-_PAUSE_SECONDS = 0.25  # seconds between two test calls through an open circuit breaker
-_MOST_HANGING = 3  # calls of a part beyond their time limit; until one of them returns, the part is not called
+FAILURES = 20  # number of failed requests in a row that open the circuit breaker ...
+SILENT_SECONDS = 0.25  # ... if the first failed at least this long ago: many may fail in one moment
+GRACE_SECONDS = 0.002  # tolerance after a stage's time limit, seconds
+_PAUSE_SECONDS = 0.25  # seconds between two test calls while the circuit breaker is open
+_MOST_HANGING = 3  # if so many calls of a part exceed their time limit, no other call begins
 _FOUND = {found: metrics.FEATURES.labels("yes" if found else "no") for found in (True, False)}
-_SHADOW_SECONDS = 1.0  # time limit of an arm at the stage `shadow`, and of its log
+_SHADOW_SECONDS = 1.0  # time limit of an arm at the stage `shadow`, and then of its log record, seconds
 
 Decisions = Sequence[PendingDecision]
 Call = Callable[[Sequence[Any], float, Sequence[Span]], Sequence[Any]]
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 
 class Stages:
-    """The four stages and the shadow. Windows are logged for `window_share` of the users."""
+    """Runs the four stages and the shadow. Windows are logged for the share `window_share` of the users."""
 
     def __init__(
         self, reader: FeatureReader, arms: Arms, budgets: Budgets, spool: Spool, parts: "Parts", window_share: float
@@ -59,7 +59,10 @@ class Stages:
         self.parts = parts
 
     def decide(self, decisions: Decisions) -> None:
-        """Take decisions through the four stages, except repeated ones whose money is still reserved or spent."""
+        """Run the four stages for new decisions.
+
+        A repeated decision only needs money that is still reserved or spent.
+        """
         self._check_repeats([decision for decision in decisions if decision.previous is not None])
         new = [decision for decision in decisions if decision.previous is None]
         self._read_features(new)
@@ -69,10 +72,11 @@ class Stages:
         self._log(new)
 
     def _check_repeats(self, decisions: Decisions) -> None:
-        """Drop each `PendingDecision.previous` whose money is no longer reserved or spent.
+        """Set `PendingDecision.previous` to None if its money is no longer reserved or spent.
 
-        Reserving again is idempotent. It fails if the reservation was released or another one pays for the request. If
-        the ledger does not answer, the previous answer is repeated, since its money was reserved.
+        The money is reserved again, which is idempotent. This fails if the reservation was released, or if another one
+        pays for the request. If the ledger does not answer, the previous answer is repeated, because its money was
+        reserved.
         """
 
         def take(decision: PendingDecision, paid: bool | Exception) -> None:
@@ -92,7 +96,8 @@ class Stages:
             if not isinstance(found, Exception):
                 decision.features = found
                 _FOUND[found.has_history].inc()
-            elif decision.policy.policy is None:  # `answer_here` reports missing features of policies without a server
+            # for a policy without a server, `answer_here` reports missing features
+            elif decision.policy.policy is None:
                 decision.fall_back("features", found)
 
         read = _plain(self._reader.read)
@@ -123,7 +128,7 @@ class Stages:
             elif isinstance(reserved, NoAccount):
                 decision.fall_back("no_account", reserved)
             elif isinstance(reserved, AlreadyReserved):
-                decision.fall_back("repeated", reserved)  # the money belongs to another decision and is not released
+                decision.fall_back("repeated", reserved)  # the money of the other decision stays reserved
             else:
                 decision.fall_back("ledger", reserved)
                 decision.may_be_reserved = not isinstance(reserved, BudgetsClosed | CircuitOpen)
@@ -171,7 +176,7 @@ class Stages:
 
     def _call_in_shadow(self, shadows: Decisions) -> None:
         experiment, arm = shadows[0].experiment, shadows[0].policy
-        for shadow in shadows:  # `answer_here` reports missing features of policies without a server
+        for shadow in shadows:  # for policies without a server, `answer_here` reports missing features
             shadow.fault = "features" if shadow.features is None and arm.policy is None else None
         if not (asked := [shadow for shadow in shadows if shadow.fault is None]):
             return
@@ -193,10 +198,10 @@ class Stages:
 
 
 class Parts:
-    """The parts that stages call, each with a circuit breaker; used by the threads of lanes.
+    """The parts that stages call, each with a circuit breaker. The threads of lanes use it.
 
-    `part` is the name in `/health/ready`. It is None for the ledger and the log, whose health is reported elsewhere.
-    Their exceptions count as answers, so only timeouts open their circuit breakers.
+    `part` is the part's name in `/health/ready`. It is None for the ledger and the log, whose health is reported
+    elsewhere. Exceptions of these two count as answers, so only timeouts open their circuit breakers.
     """
 
     def __init__(self, health: Health, drills: Drills) -> None:
@@ -213,7 +218,7 @@ class Parts:
         call: Call,
         take: Callable[[PendingDecision, Any], None],
     ) -> None:
-        """Call a part once for all decisions; `take` gets each answer, which may be an exception.
+        """Call a part once for all decisions. `take` gets the answer of each, which may be an exception.
 
         If `take` raises (a bug), only its decision fails. The decision stays `asking`, so its reservation is released.
         """
@@ -242,7 +247,7 @@ class Parts:
     def _call(
         self, stage: Stage, part: str | None, decisions: Decisions, call: Call, questions: Sequence[Any]
     ) -> Sequence[Any]:
-        """The answer to each question, or an exception."""
+        """Return the answer to each question, or an exception in its place."""
         seconds = max(decision.deadline.left(stage) for decision in decisions)
         start, fault, breaker = perf_counter(), None, self._breakers[part or stage]
         answers: Sequence[Any] = ()
@@ -261,14 +266,14 @@ class Parts:
             breaker.ends.remove(end)
             if took > seconds + GRACE_SECONDS:  # a late answer is not used
                 fault = TimeoutError(f"the stage {stage} did not end in time")
-            # The event loop itself has counted the decisions that it took over.
+            # The event loop has already counted the decisions that it took over.
             self.report(stage, part, fault, len({id(one.deadline) for one in decisions if not one.taken_over}))
         for decision in decisions:
             metrics.of_arm(metrics.STAGE_LATENCY, decision.account, stage=stage).observe(took)
         return answers if fault is None else [fault] * len(decisions)
 
     def report(self, stage: Stage, part: str | None, fault: Exception | None, requests: int = 1) -> None:
-        """Count requests for the health and the circuit breaker of a part; `fault` is None if it has answered."""
+        """Count requests in a part's health and circuit breaker. `fault` is None if the part has answered."""
         if part is not None:
             self.health.report(part, fault)
         answered = fault is None or (part is None and not isinstance(fault, TimeoutError))
@@ -276,17 +281,17 @@ class Parts:
 
 
 class CircuitOpen(RuntimeError):
-    """The part was not called, because it has failed too often."""
+    """Raised if a part is not called, because it has failed too often."""
 
 
 class CircuitBreaker:
-    """The circuit breaker of a part."""
+    """The circuit breaker of a part, which stops calls to it while it fails."""
 
     def __init__(self) -> None:
         self._failures = 0
-        self._since = 0.0  # time of the first failure
-        self._ask_again = 0.0  # time of the next test call
-        self.ends: list[float] = []  # time limits of the calls in progress
+        self._since = 0.0  # time of the first failure in the row
+        self._ask_again = 0.0  # earliest time of the next test call
+        self.ends: list[float] = []  # when the time limits of the calls in progress end
 
     def allows_call(self) -> bool:
         """Whether the part may be called now."""
@@ -301,7 +306,7 @@ class CircuitBreaker:
         return True
 
     def report(self, answered: bool, requests: int) -> None:
-        """Count requests that the part answered or failed."""
+        """Count requests that the part has answered, or failed to answer."""
         if answered:
             self._failures = 0
             return
@@ -319,7 +324,7 @@ def _apply(take: Callable[[PendingDecision, Any], None], decision: PendingDecisi
 
 
 def _by_policy(decisions: Decisions) -> Iterable[Decisions]:
-    """Decisions grouped by arm and experiment. The experiment's file may change within a batch."""
+    """Group decisions by arm and experiment version, because the experiment's file may change within a batch."""
     found: dict[tuple[int, str], list[PendingDecision]] = {}
     for decision in decisions:
         found.setdefault((id(decision.experiment), decision.arm), []).append(decision)
@@ -327,7 +332,7 @@ def _by_policy(decisions: Decisions) -> Iterable[Decisions]:
 
 
 def _plain(call: Callable[[Any], Sequence[Any]]) -> Call:
-    """Adapt a call that has its own time limit and sends no trace."""
+    """Wrap a call that needs neither a time limit nor spans, so that it has the type `Call`."""
     return lambda questions, seconds, spans: call(questions)
 
 
@@ -338,7 +343,7 @@ def _spans(decisions: Decisions) -> Iterable[tuple[tracing.Traits, Span]]:
 
 
 def _traits(decisions: Decisions) -> dict[str, AttributeValue]:
-    """Attributes of a single decision, or the common ones of a request's decisions with their ids."""
+    """Return the attributes of a single decision, or those that a request's decisions share, and all their ids."""
     of, ids = decisions[0], [decision.decision_id for decision in decisions]
     if len(ids) == 1:
         return of.traits()

@@ -21,7 +21,7 @@ _SHORTEST_TOKEN = 16  # characters
 
 
 class Authentication:
-    """A check that admits requests with one of the tokens in `auth.file`, or all requests with `kind: none`.
+    """Admits requests that have one of the tokens in `auth.file`, or all requests if `kind` is `none`.
 
     Raises SettingsError if the file has no usable token.
     """
@@ -41,7 +41,7 @@ class Authentication:
         return self._file is not None
 
     def admits(self, headers: Headers) -> bool:
-        """Whether a request's token is valid. It is compared with every token, each in constant time."""
+        """Whether a request has a valid token. Comparisons take constant time, so that timing reveals nothing."""
         if self._file is None:
             return True
         self._read(self._file)
@@ -50,7 +50,7 @@ class Authentication:
         return any([hmac.compare_digest(token.strip(), one) for one in self._tokens]) and kind.lower() == b"bearer"
 
     def _read(self, file: Path) -> None:
-        """Read the file if it has changed. A missing or empty file is ignored: a rotation may be in progress."""
+        """Read the tokens if the file has changed. If it is missing or empty, as during a rotation, the tokens stay."""
         try:
             status = file.stat()  # takes a microsecond
             version = status.st_mtime_ns, status.st_ino

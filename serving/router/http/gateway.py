@@ -1,10 +1,10 @@
 """The router's ASGI application: checks every request, answers the router's own routes, and passes others to KServe.
 
-Requests for decisions use no framework, whose routing and middleware would take as much CPU time in the event loop as
-the decision.
+Requests for decisions use no web framework. Its routing and middleware would take as much CPU time in the event loop as
+the decision itself.
 
 GET requests for probes, `/metrics` and the model's description need no authentication. All requests that can change
-something need it. Bodies have a limit of size and time, so a slow or endless body blocks only its own connection.
+something need it. A body has a limit of size and time, so a slow or endless body blocks only its own connection.
 """
 
 import asyncio
@@ -33,9 +33,9 @@ from serving.router.ops.drills import Drill
 from serving.router.ops.settings import RouterSettings
 from serving.router.router import Router
 
-BODY_SECONDS = 5.0  # time limit for a body to arrive
-_MOST_READERS = 256  # bodies that arrive at the same time; with the limit of their size, this bounds memory
-_PUBLIC = ("/metrics", "/health/", "/v2/health/", "/v1/models", "/v2/models")  # GET needs no authentication
+BODY_SECONDS = 5.0  # seconds within which a body must arrive
+_MOST_READERS = 256  # most bodies that arrive at the same time; together with their size limit, this bounds memory
+_PUBLIC = ("/metrics", "/health/", "/v2/health/", "/v1/models", "/v2/models")  # GET needs no token for these paths
 _HEADERS = {401: (b"www-authenticate", b"Bearer"), 429: (b"retry-after", b"1"), 503: (b"retry-after", b"2")}
 
 Answer = tuple[int, Any]
@@ -50,7 +50,7 @@ class _Refused(Exception):
 
 
 class Gateway:
-    """The application of a router; `readers` counts the bodies that are arriving."""
+    """The ASGI application of a router. `readers` is the number of request bodies that are arriving."""
 
     def __init__(self, router: Router, settings: RouterSettings) -> None:
         model = Model(settings.model_name)
@@ -61,12 +61,12 @@ class Gateway:
         self._max_body_bytes = settings.max_body_bytes
         self._health = router.health
         self._kserve = application([model])
-        # KServe itself always answers these probes with yes.
+        # KServe would always answer these readiness probes with yes, so they are answered here while the router waits.
         self._probes = ("/v2/health/ready", f"/v1/models/{model.name}", f"/v2/models/{model.name}/ready")
         self._routes = _routes(router, model.name, self._authentication.needed)
 
     def sheds(self, method: bytes, target: bytes) -> bool:
-        """Whether to refuse a request because the router is full, before it is parsed and authenticated."""
+        """Whether to refuse a request before it is parsed and authenticated, because the router is full."""
         if method != b"POST" or target.startswith(b"/v1/outcomes"):
             return False
         refused = self.decisions.full
@@ -142,7 +142,7 @@ def _refusal(status: int, error: Message) -> Answer:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Repeat the body that was read, then pass on later messages (a disconnect)."""
+    """Return a `receive` function that repeats a body that was already read, then passes on later events."""
     events: list[Event] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Event:
@@ -152,7 +152,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def _routes(router: Router, model: str, token: bool) -> dict[str, dict[str, Work]]:
-    """Handlers by path and method; `token`: whether callers need a token."""
+    """Return the handlers by path and method. `token` tells whether callers need a token."""
 
     async def decide(body: bytes, _: Headers) -> Any:
         return {"predictions": await router.decider.decide(router.parser.parse(body))}
@@ -206,7 +206,7 @@ def _routes(router: Router, model: str, token: bool) -> dict[str, dict[str, Work
 async def _admitted(
     span: str, admission: Admission, work: Callable[[bytes, Headers], Awaitable[Any]], body: bytes, headers: Headers
 ) -> Answer:
-    """Wait for room, then do the work; returns its answer. Raises Saturated."""
+    """Wait until the request is admitted, then do the work; returns the answer. Raises Saturated."""
     with tracing.request(span, headers) as traced:
         async with admission.admit():
             answer: Answer
@@ -217,7 +217,7 @@ async def _admitted(
             except RequestConflict as error:
                 answer = 409, error.args[0].body
             except SpoolUnavailable as error:
-                # The only internal fault that is a 5xx: an outcome that is not on disk must not be acknowledged.
+                # The only internal fault with a 5xx status: outcomes must not be acknowledged before they are on disk.
                 answer = 503, messages.NOT_STORED(error=str(error)).body
         tracing.answered(traced, answer[0])
     return answer

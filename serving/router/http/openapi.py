@@ -152,7 +152,7 @@ _DRILL = {"stage": "model", "fault": "slow", "seconds": 0.2, "share": 0.5, "for_
 
 
 def document(model: str, instance: Mapping[str, Any], decisions: Any, outcomes: Any, token: bool) -> Json:
-    """The document of a router, given an example `instance`, its types of bodies, and whether callers need a token."""
+    """Build a router's document from an example `instance` and the types of its bodies. `token`: callers need one."""
     made = FastAPI(
         title="MTORL router",
         version=__version__,
@@ -165,10 +165,10 @@ def document(model: str, instance: Mapping[str, Any], decisions: Any, outcomes: 
     described = made.openapi()
     for item in described["paths"].values():
         for operation in item.values():
-            operation["responses"].pop("422", None)  # FastAPI's status for an invalid body; the router's is 400
+            operation["responses"].pop("422", None)  # FastAPI's status for an invalid body; ours is 400
     schemas = described["components"]["schemas"]
     del schemas["HTTPValidationError"], schemas["ValidationError"]
-    for body in (DecisionBody, OutcomeBody):  # types with the names of a data set have no descriptions of their own
+    for body in (DecisionBody, OutcomeBody):  # the types of a data set lack descriptions: copy them
         for name, general in TypeAdapter(body).json_schema()["$defs"].items():
             schemas[name].setdefault("description", general["description"])
             for field, schema in general["properties"].items():
@@ -178,7 +178,7 @@ def document(model: str, instance: Mapping[str, Any], decisions: Any, outcomes: 
 
 
 def generic_document() -> Json:
-    """The document for any data set, as in docs/schemas/."""
+    """Build the document that is valid for any data set, as in docs/schemas/."""
     context = {"hour": 20, "device": "mobile", "placement": "feed"}
     instance = {"user_id": "u000003", "campaign_id": "spring-sale", "context": context}
     return document("ads", instance, DecisionBody, OutcomeBody, token=True)
@@ -203,10 +203,10 @@ def _probes() -> APIRouter:
 
 
 def _guarded(model: str, instance: Mapping[str, Any], decisions: Any, outcomes: Any, token: bool) -> APIRouter:
-    """Routes that need a token, if the router requires one."""
+    """Build the routes that need a token if the router requires one."""
     needs: Json = {"dependencies": [Depends(HTTPBearer(scheme_name="caller"))], "responses": _refusals(401)}
     routes = APIRouter(**(needs if token else {}))
-    sent = (413, 429, 503)  # possible statuses of every request with a body
+    sent = (413, 429, 503)  # statuses that every request with a body may get
     texts = {key: value if isinstance(value, str) else orjson.dumps(value).decode() for key, value in instance.items()}
     tensors = [{"name": key, "datatype": "BYTES", "shape": [1], "data": [text]} for key, text in texts.items()]
     v1_body = Annotated[decisions, _example({"instances": [dict(instance)]})]

@@ -1,7 +1,7 @@
 """Runs the router's process: an HTTP server that listens at once, opens the router, and shuts both down.
 
-The router may wait for minutes (a slow volume) or forever (a missing feature registry) before it can decide. Because
-the server already answers probes, a waiting router can be distinguished from a process that hangs.
+Before the router can decide, it may wait for minutes (a slow volume) or forever (a missing feature registry). Because
+the server already answers probes meanwhile, a waiting router can be distinguished from a process that hangs.
 """
 
 import asyncio
@@ -24,15 +24,15 @@ from serving.router.router import Router
 
 log = logging.getLogger(__name__)
 
-_GRACE_SECONDS = 10  # for requests in flight and the router's own shutdown ...
-_LAST_SECONDS = 4.0  # ... of which the router always has at least this much
-_LEFT_UNDONE = 4  # exit code if work is left
+_GRACE_SECONDS = 10  # seconds for requests in flight and the router's own shutdown ...
+_LAST_SECONDS = 4.0  # ... of which the router's own shutdown always has at least this many
+_LEFT_UNDONE = 4  # exit code if work is left for the next start
 
 
 def serve(settings: RouterSettings) -> None:
-    """Serve until SIGTERM or SIGINT, then finish requests in flight, flush the log and return.
+    """Serve until SIGTERM or SIGINT, then finish the requests in flight, flush the log and return.
 
-    If a store hangs and work is left at the end of the grace time, the process exits with code 4.
+    If work is left after the grace time because a database or disk hangs, the process exits with code 4.
     """
     router = Router(settings)
     _RouterServer(settings, router, Gateway(router, settings)).serve_until_stopped()
@@ -49,7 +49,7 @@ class _RouterServer(Server):
             Shedding(gateway.sheds, gateway.decisions.refusal_seconds),
         )
         self._router = router
-        self._until = math.inf  # end of the grace time by the monotonic clock
+        self._until = math.inf  # monotonic time at which the grace time ends
         self._stack = contextlib.AsyncExitStack()
 
     async def _serve(self, sockets: list[socket.socket] | None = None) -> None:
@@ -57,8 +57,8 @@ class _RouterServer(Server):
             await super()._serve(sockets)
             if not self._router.health.started:
                 if self._opening.done():
-                    self._opening.result()  # raises the error of the start
-                # Nothing was decided. A normal exit would wait for the thread that reads the log.
+                    self._opening.result()  # raises the error with which the start failed
+                # No decision was made, so exit at once. A normal exit would wait for the thread that reads the log.
                 os._exit(0)
             _end_in_time(self._router, max(_LAST_SECONDS, self._until - time.monotonic()))
 
@@ -76,7 +76,8 @@ class _RouterServer(Server):
         except BaseException:
             self.should_exit = True
             raise
-        # Exclude imported objects from garbage collection: a full collection takes 100 ms, longer than a deadline.
+        # Exclude imported objects from garbage collection, because a full collection takes 100 ms, longer than a
+        # deadline.
         gc.collect()
         gc.freeze()
         log.info("router ready %s", url)
@@ -89,7 +90,7 @@ class _RouterServer(Server):
 
 
 def _end_in_time(router: Router, seconds: float) -> None:
-    """Exit after some seconds even if a thread hangs in a store; Python itself would wait for the thread forever."""
+    """Exit after some seconds even if a thread hangs. Python itself would wait for the thread forever."""
 
     def end() -> None:
         code = _LEFT_UNDONE

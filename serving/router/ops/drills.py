@@ -4,7 +4,8 @@
     GET    /v1/drills   lists the active faults
     DELETE /v1/drills   ends all faults
 
-This needs `drills: true` in the settings. Faults count toward a stage's time limit, and end after `for_seconds`.
+This needs `drills: true` in the settings. The delay counts toward the stage's time limit. A fault ends by itself after
+`for_seconds`.
 """
 
 import random
@@ -18,7 +19,7 @@ from serving.router.ops.metrics import Stage
 
 
 class DrillFault(RuntimeError):
-    """The error that a drill injects."""
+    """The error that a drill raises in a stage."""
 
 
 class Drill(StrictModel):
@@ -35,10 +36,10 @@ class Drill(StrictModel):
 
 
 class Drills:
-    """The active faults."""
+    """The active injected faults."""
 
     def __init__(self) -> None:
-        self._ends: dict[Drill, float] = {}  # fault -> its end; never changed in place, because threads read it
+        self._ends: dict[Drill, float] = {}  # fault -> time of its end; replaced, not changed, because threads read it
 
     def start(self, drill: Drill) -> None:
         """Start a fault."""
@@ -49,12 +50,12 @@ class Drills:
         self._ends = {}
 
     def in_force(self) -> list[dict[str, Any]]:
-        """The active faults and the seconds until their end."""
+        """Return the active faults, and the seconds until each ends."""
         now = monotonic()
         return [{**drill.model_dump(), "seconds_left": round(end - now, 1)} for drill, end in self._active().items()]
 
     def inject(self, stage: Stage, seconds: float) -> None:
-        """Apply the active faults to a stage with a time limit of `seconds`; may raise DrillFault or TimeoutError."""
+        """Apply the active faults to a stage whose time limit is `seconds`; may raise DrillFault or TimeoutError."""
         for drill in self._active():
             if drill.stage != stage or random.random() >= drill.share:
                 continue

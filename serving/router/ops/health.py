@@ -1,4 +1,4 @@
-"""Answers of the probes.
+"""Answers the health probes.
 
     GET /health/live      200 while the event loop responds; otherwise the pod should be restarted
     GET /health/ready     200 while requests can be answered: started, not shutting down, the log's thread alive
@@ -6,8 +6,8 @@
 Until decisions can be made, `ready` answers 503 with the reason, such as a missing feature registry or a long decision
 log. A restart would not help, so `live` answers 200.
 
-If a store or an arm does not answer, the router stays ready and answers with the default action, because taking all
-replicas out of service would not help. The body names the part:
+If a store or an arm does not answer, the router stays ready and takes the default action. Otherwise, all replicas would
+be taken out of service at once. The body names the part that does not answer:
 
     {"ready": true, "parts": {"ledger": "ok", "challenger": "no answer for 12 s: TimeoutError"},
      "problems": {"challenger": [{"code": "no-answer", ...}]}, "experiments": {"spring": "5f1c3a9e"}}
@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 from mtorl.runtime.message import Message
 from serving.router import messages
 
-_STALE_SECONDS = 30.0  # after this time without a tick, the event loop counts as hanging
+_STALE_SECONDS = 30.0  # if there is no tick for so long, the event loop counts as hanging
 
 
 class Fault(NamedTuple):
-    """The reason why a part does not answer, and since when (`time.monotonic`)."""
+    """The error because of which a part does not answer, and the time of the first failure (`time.monotonic`)."""
 
     since: float
     error: Exception
@@ -37,12 +37,12 @@ class Fault(NamedTuple):
 
 
 class Health:
-    """The health of all parts, as the parts report it."""
+    """The health of all stores, arms and other parts, which the callers of the parts report."""
 
     def __init__(self) -> None:
-        self.waiting_for: Message | None = messages.STARTING()  # why no decisions can be made yet; None once they can
-        self.draining = False  # whether the router is shutting down
-        self.experiments: Mapping[str, str] = {}  # experiment -> version that the router applies, budgets included
+        self.waiting_for: Message | None = messages.STARTING()  # reason why no decision can be made yet, or None
+        self.draining = False  # whether the router shuts down
+        self.experiments: Mapping[str, str] = {}  # experiment -> version that the router applies, including its budgets
         self._tick = monotonic()
         self._faults: dict[str, Fault | None] = {}
         self._heard: dict[str, float] = {}
@@ -55,7 +55,7 @@ class Health:
 
     @property
     def problems(self) -> dict[str, tuple[Message, ...]]:
-        """Part -> its problems; empty if it is ok."""
+        """The problems of each part, by its name; empty if the part is ok."""
         answers = {
             part: (messages.NO_ANSWER(seconds=fault.seconds, cause=type(fault.error).__name__),) if fault else ()
             for part, fault in dict(self._faults).items()  # copied, because threads may add items meanwhile
@@ -64,43 +64,43 @@ class Health:
 
     @property
     def parts(self) -> dict[str, str]:
-        """Part -> "ok" or its problems."""
+        """The problems of each part as one text, by its name; "ok" if it has none."""
         return {part: "; ".join(problems) or "ok" for part, problems in self.problems.items()}
 
     def tick(self) -> None:
-        """Note that the event loop responds."""
+        """Record that the event loop responds."""
         self._tick = monotonic()
 
     def report(self, part: str, error: Exception | None = None) -> None:
-        """Record that a part has answered, or the reason why it has not."""
+        """Record that a part has answered, or the error because of which it has not."""
         now = self._heard[part] = monotonic()
         before = self._faults.get(part)
         self._faults[part] = Fault(before.since if before else now, error) if error else None
 
     def note(self, part: str, *problems: Message) -> None:
-        """Set the problems of a part that answers; without problems, clear them."""
+        """Replace the problems of a part that answers. Without `problems`, the part is ok."""
         self._notes[part] = problems
 
     def fault(self, part: str) -> Fault | None:
-        """Reason why a part does not answer; None if it does."""
+        """Return the reason why a part does not answer; None if it answers."""
         return self._faults.get(part)
 
     def quiet(self, part: str) -> float:
-        """Seconds since the last report on a part, good or bad."""
+        """Return the seconds since the last report on a part, whether it had answered or not."""
         return monotonic() - self._heard.get(part, -inf)
 
     def forget(self, part: str) -> None:
-        """Delete the reports on a part that was removed or replaced."""
+        """Delete all reports on a part that was removed or replaced."""
         for known in (self._faults, self._heard, self._notes):
             known.pop(part, None)
 
     def live(self) -> tuple[bool, dict[str, Any]]:
-        """Whether the event loop responds, and the probe's body."""
+        """Return whether the event loop responds, and the body of the liveness probe."""
         quiet = monotonic() - self._tick
         return quiet < _STALE_SECONDS, {"seconds_since_housekeeping": round(quiet, 1)}
 
     def ready(self, log_alive: Callable[[], bool]) -> tuple[bool, dict[str, Any]]:
-        """Whether requests can be answered, and the probe's body. `log_alive` is called only after the start."""
+        """Return whether requests can be answered, and the probe's body. `log_alive` is called only after the start."""
         if (waits := self.waiting_for) is not None:
             return False, {"ready": False, "waiting_for": waits, "problems": {"router": [waits.body]}}
         if not (alive := log_alive()):

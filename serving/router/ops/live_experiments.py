@@ -1,11 +1,11 @@
-"""Keeps the active experiments: reloads changed files and budget tables, and keeps the last valid versions.
+"""Keeps the active experiments: reloads changed files and budget tables, and keeps the last valid version of each.
 
-The router also saves the active experiments in a folder. If a file is invalid at a restart, the router starts with the
-saved ones. It waits only if none of these is valid either. Until the files are corrected, `/health/ready`, the metric
-`mtorl_experiment_refused` and the log report the refusal.
+The router also saves the active experiments in a folder. If a file is invalid when the router restarts, it starts with
+the saved experiments; it waits only if no saved experiment is valid. Until the file is corrected, `/health/ready`, the
+metric `mtorl_experiment_refused` and the log show why it is refused.
 
-An invalid or conflicting file does not affect the other experiments. Its own kill switch still works, as a file
-NAME.off next to NAME.yaml or as `enabled: false`, even if the rest of the file is invalid.
+An invalid or conflicting file does not affect other experiments. Its own kill switch still works, even if the rest of
+the file is invalid: either a file NAME.off next to NAME.yaml, or the line `enabled: false`.
 """
 
 import contextlib
@@ -29,23 +29,23 @@ OFF = ".off"
 
 
 class Source(Protocol):
-    """A source of experiments."""
+    """A source of experiment files."""
 
     def texts(self, versions: Mapping[str, str], refused: bool) -> Mapping[str, bytes]:
-        """File name -> YAML of each experiment, with NAME.off for experiments that are switched off by such a file.
+        """Return the YAML of each experiment by file name, and NAME.off for each that such a file switches off.
 
-        `versions` are the active versions. `refused` tells that some of the last texts were refused. Raises
-        ExperimentError if there is no experiment, or a file can't be read.
+        `versions` are the versions of the active experiments. `refused` tells that some of the last texts were refused.
+        Raises ExperimentError if there is no experiment, or if a file can't be read.
         """
 
     def folder(self, name: str) -> Path:
-        """Folder of the budget table of an experiment, given the experiment's file name."""
+        """Return the folder of an experiment's budget table, given the name of the experiment's file."""
 
 
 class ExperimentFiles:
-    """An experiment's file, or a folder with several files *.yaml, such as a mounted ConfigMap.
+    """An experiment file, or a folder with several files *.yaml, such as a mounted ConfigMap.
 
-    `tables` is the folder of the budget tables; None: the folder of each file.
+    `tables` is the folder of the budget tables. None: each table is in the folder of its experiment file.
     """
 
     def __init__(self, path: Path, tables: Path | None = None) -> None:
@@ -57,7 +57,7 @@ class ExperimentFiles:
 
     @property
     def written(self) -> float:
-        """Time of the last write, seconds since 1970; 0 if there is no file."""
+        """Time of the last change of a file, seconds since 1970; 0 if there is no file."""
         try:
             return max((file.stat().st_mtime for file in self._files()), default=0.0)
         except OSError:
@@ -82,10 +82,10 @@ class ExperimentFiles:
 
 
 class LiveExperiments:
-    """The active experiments. A decision reads its experiment once, so that all of its stages use the same version.
+    """The active experiments. A decision reads its experiment only once, so all its stages use the same version.
 
-    `last_good` is the folder to which active experiments are saved, for people and, if `start_with_it`, for a restart
-    with an invalid file.
+    The active experiments are saved to the folder `last_good`, for people and, if `start_with_it`, for a restart with
+    an invalid file.
     """
 
     def __init__(
@@ -95,27 +95,27 @@ class LiveExperiments:
         self._spec = spec
         self._health = health
         self._last_good = last_good
-        self._seen: object = None  # the source's last result
-        self._in_force = self._kept() if start_with_it else {}  # file name -> active experiment
+        self._seen: object = None  # the last result of the source
+        self._in_force = self._kept() if start_with_it else {}  # experiment file's name -> active experiment
         self._experiments: Experiments | None = None
-        self.missing = ""  # why no experiment is active: one was invalid at the start
-        self.refused = False  # whether the source has a version that was refused
+        self.missing = ""  # why no experiment is active: a file was invalid at the start
+        self.refused = False  # whether a file or text of the source is refused
         self.refresh()
 
     @property
     def experiments(self) -> Experiments:
-        """The active experiments; raises ExperimentError if there are none."""
+        """The active experiments. Raises ExperimentError if no experiment is active."""
         if self._experiments is None:
             raise ExperimentError(self.missing)
         return self._experiments
 
     @property
     def versions(self) -> dict[str, str]:
-        """Version of each active experiment."""
+        """The version of each active experiment."""
         return {} if self._experiments is None else {one.name: one.version for one in self._experiments}
 
     def refresh(self) -> bool:
-        """Poll the source; returns whether the active experiments have changed."""
+        """Read the source again; returns whether the active experiments have changed."""
         texts: Mapping[str, bytes] = {}
         fault = ""
         try:
@@ -145,7 +145,10 @@ class LiveExperiments:
         return changed
 
     def _accept(self, texts: Mapping[str, bytes]) -> tuple[dict[str, Experiment], list[str]]:
-        """Valid experiments by file name, and the faults of the others. Objects of unchanged experiments are kept."""
+        """Return the experiments to activate by file name, and the faults.
+
+        Unchanged experiments stay the same objects.
+        """
         off = {Path(name).stem for name in texts if name.endswith(OFF)}
         texts = {name: text for name, text in texts.items() if not name.endswith(OFF)}
         read, faults = dict[str, Experiment](), []
@@ -160,7 +163,7 @@ class LiveExperiments:
             else:
                 before = self._in_force.get(name)
                 read[name] = before if before == experiment else experiment
-        # If there are faults, a missing experiment stays: it may be in an invalid file with another name.
+        # If there are faults, keep an experiment whose file is missing: the invalid file may be the same one, renamed.
         standing = {name: one for name, one in self._in_force.items() if name in texts or faults}
         accepted, conflicts = _put_together(standing, read)
         for name, text in texts.items():
@@ -177,7 +180,7 @@ class LiveExperiments:
         try:
             self._keep()
         except OSError as fault:
-            for file in self._last_good.glob("[!.]*"):  # a saved older version might lack the kill switch
+            for file in self._last_good.glob("[!.]*"):  # an older version might lack the kill switch
                 with contextlib.suppress(OSError):
                     remove(file)
             self._health.note("experiment", problem := messages.NOT_KEPT(error=str(fault)))
@@ -201,7 +204,7 @@ class LiveExperiments:
             try:
                 experiment = Experiment.load(file)
                 experiment.check(self._spec)
-            except ExperimentError as error:  # written by another release, or for another data set
+            except ExperimentError as error:  # saved by another release, or for another data set
                 log.error("a saved experiment can't be used: %s", error)
             else:
                 found[file.name] = experiment
@@ -211,7 +214,10 @@ class LiveExperiments:
 def _put_together(
     standing: Mapping[str, Experiment], read: Mapping[str, Experiment]
 ) -> tuple[dict[str, Experiment], list[str]]:
-    """Combine active experiments with new ones, without those that conflict; returns all, and the faults."""
+    """Combine new experiments with the active ones.
+
+    A new one that conflicts is left out; returns all, and the faults.
+    """
     with contextlib.suppress(ExperimentError):
         Experiments({**standing, **read}.values())
         return {**standing, **read}, []
@@ -226,7 +232,7 @@ def _put_together(
 
 
 def _budget_tables(folders: Iterable[Path]) -> object:
-    """A value that changes whenever a budget table in the folders changes."""
+    """Return a value that changes if a budget table in one of the folders changes."""
     try:
         files = sorted(file for folder in folders for file in folder.iterdir() if file.suffix in (".csv", ".parquet"))
         found = [(file.name, file.stat()) for file in files]

@@ -1,4 +1,4 @@
-"""The router's Prometheus metrics. GET /metrics also has those of KServe. No label contains a user or campaign."""
+"""The router's Prometheus metrics. GET /metrics also returns those of KServe. No label contains a user or campaign."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -56,7 +56,7 @@ SPOOL_LIMIT = Gauge("mtorl_spool_limit_bytes", "Size beyond which nothing more i
 SPOOL_FREE = Gauge("mtorl_spool_free_bytes", "Bytes by which the decision log may grow, within limit and disk")
 SPOOL_WRITABLE = Gauge("mtorl_spool_writable", "1 while records can be written to the decision log")
 SPOOL_LOST = Gauge("mtorl_spool_lost_records", "Withdrawals of decisions that were lost since the start")
-_STORE = ["store"]  # "redis"; for a file "file" or, on the same disk as the decision log, "file_beside_log"
+_STORE = ["store"]  # "redis", "file", or "file_beside_log" if the file is on the log's disk
 LEDGER_FREE = Gauge("mtorl_ledger_free_bytes", "Bytes by which the ledger may grow, on its disk or in Redis", _STORE)
 LEDGER_LIMIT = Gauge("mtorl_ledger_limit_bytes", "Size of the ledger's disk, or maxmemory of its Redis", _STORE)
 SPOOL_PENDING = Gauge("mtorl_spool_pending_bytes", "Durable records that lake or sink have not acknowledged", ["to"])
@@ -68,7 +68,7 @@ DROPPED = Counter("mtorl_dropped_records", "Records dropped because the sink's b
 EXPERIMENT_ENABLED = Gauge("mtorl_experiment_enabled", "1 unless the kill switch is on", ["experiment"])
 EXPERIMENT_REFUSED = Gauge("mtorl_experiment_refused", "1 while a new version of an experiment is refused")
 
-# Start these series at 0, because Prometheus sees no increase in a series that is new.
+# Create these series with the value 0. Otherwise, Prometheus does not see the first increase.
 for _kind in ("decision", "outcome", "shadow", "window"):
     for _to in ("lake", "sink"):
         SHIPPED.labels(_to, _kind)
@@ -79,7 +79,7 @@ for _found in ("yes", "no"):
 
 
 def arm_labels(arm: str) -> tuple[str, str]:
-    """The labels `experiment` (may be empty) and `arm` of an `Experiment.key`."""
+    """Split an `Experiment.key` into the labels `experiment`, which may be empty, and `arm`."""
     experiment, _, name = arm.rpartition("/")
     return experiment, name
 
@@ -89,7 +89,7 @@ M = TypeVar("M", Counter, Gauge, Histogram)
 
 @cache  # resolving labels takes longer than counting
 def of_arm(metric: M, arm: str, **labels: str) -> M:
-    """The series of an `Experiment.key`."""
+    """Return the series of a metric for an `Experiment.key`."""
     experiment, name = arm_labels(arm)
     return metric.labels(experiment=experiment, arm=name, **labels)
 
@@ -98,7 +98,7 @@ _labels_shown: dict[Gauge, set[tuple[str, ...]]] = {}
 
 
 def show(gauge: Gauge, values: Mapping[tuple[str, ...], float]) -> None:
-    """Set a gauge by its labels, and remove labels without a value now, such as a renamed arm."""
+    """Set a gauge for each combination of labels, and remove combinations without a value, such as a renamed arm."""
     for labels in _labels_shown.get(gauge, set()).difference(values):
         gauge.remove(*labels)
     _labels_shown[gauge] = set(values)
@@ -119,8 +119,8 @@ def show_overruns(by_arm: Mapping[tuple[str, str], float]) -> None:
 def show_budget(balances: Sequence[Balance]) -> None:
     """Publish limits, spend and reservations.
 
-    A reservation draws on several accounts of an arm, but must count once. So for each period, only accounts without
-    common reservations are added up, the widest first. Other accounts appear only in `mtorl_budget_spend_ratio`.
+    A reservation draws on several accounts of an arm, but must count only once. So for each period, the sums include
+    only accounts that share no reservation, widest scope first. The others appear only in `mtorl_budget_spend_ratio`.
     """
     fullest: dict[tuple[str, ...], float] = {}
     for balance in balances:
@@ -136,9 +136,9 @@ def show_budget(balances: Sequence[Balance]) -> None:
 
 
 def show_pace(paces: Sequence[Pace]) -> None:
-    """Publish spend and plan of paced accounts, summed as in :func:`show_budget`.
+    """Publish spend and planned spend of paced accounts, summed as in :func:`show_budget`.
 
-    One account may be far ahead of its plan while another is behind, so the gaps are those of the most extreme account.
+    One account may be far ahead of its plan while another is behind. So each gap is that of the most extreme account.
     """
     shown = _apart(paces)
     show(BUDGET_PLANNED, {labels: sum(p.planned for p in apart) for labels, apart in shown.items()})
@@ -152,13 +152,13 @@ A = TypeVar("A", bound=Balance | Pace)
 
 
 def _apart(accounts: Iterable[A]) -> dict[tuple[str, ...], list[A]]:
-    """Accounts without common reservations, by arm and period, the widest first."""
+    """Select accounts that share no reservation, widest scope first, so that they can be added up by arm and period."""
     found: dict[tuple[str, ...], list[A]] = {}
     taken: set[tuple[str, ...]] = set()
     for account in sorted(accounts, key=lambda a: (a.channel != "*", a.campaign != "*")):
         labels = (*arm_labels(account.arm), account.period)
         wider: list[tuple[str, ...]] = [("*", "*"), (account.campaign, "*"), ("*", account.channel)]
-        if account.campaign == "*":  # overlaps with accounts of all channels in any campaign
+        if account.campaign == "*":  # may share reservations with the accounts of all channels in any campaign
             wider.append(("any", "*", ""))
         if not taken.intersection((*labels, *scope) for scope in wider):
             found.setdefault(labels, []).append(account)
@@ -167,21 +167,21 @@ def _apart(accounts: Iterable[A]) -> dict[tuple[str, ...], list[A]]:
 
 
 def show_ledger_room(room: Room | None, beside: bool) -> None:
-    """Publish the ledger's free space if it has a limit; `beside`: the ledger shares the decision log's disk."""
+    """Publish the ledger's free space, if limited. `beside` tells that the ledger and the log share a disk."""
     labels = () if room is None else ("file_beside_log" if beside else room.store,)
     show(LEDGER_FREE, {} if room is None else {labels: room.free})
     show(LEDGER_LIMIT, {} if room is None else {labels: room.limit})
 
 
 def show_room(spool: Spool, room: int) -> None:
-    """Publish whether the decision log can be written, and its free space in bytes."""
+    """Publish whether the decision log can be written, and by how many bytes it may grow."""
     SPOOL_FREE.set(room)
     SPOOL_WRITABLE.set(spool.fault is None)
     SPOOL_LOST.set(spool.lost)
 
 
 def show_log(spool: Spool, shippers: Mapping[str, Shipper]) -> None:
-    """Publish the size of the decision log, and the progress of its shippers to lake and sink."""
+    """Publish the size of the decision log, and how many of its records the lake and the sink have received."""
     SPOOL_BYTES.set(spool.size)
     SPOOL_LIMIT.set(spool.max_bytes)
     counters = {"shipped": SHIPPED, "failed": SHIP_FAILURES, "poison": POISON, "dropped": DROPPED}

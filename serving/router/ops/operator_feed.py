@@ -3,11 +3,12 @@
     feed = OperatorFeed("http://mtorl-operator:8080", ExperimentFiles(mounted, tables), last_good, "mtorl-router-0")
     LiveExperiments(feed, ...).refresh()            # every second
 
-A kubelet may take minutes to bring a changed ConfigMap to a pod, which is too long for a kill switch. So the router
-polls the addresses of the operators' service in turn until the leader answers. If there is no leader, the last answer
-counts. A dead operator delays the poll by two seconds at most. The request reports this router's experiment versions.
+The kubelet may need minutes until a pod has a changed ConfigMap, which is too long for a kill switch. So the router
+polls the addresses of the operators' service in turn until the leader answers. Without a leader, it uses the last
+answer. An operator that does not answer delays the poll by at most two seconds. Each poll also tells the operator which
+versions of experiments the router applies.
 
-While no operator answers, the router keeps its experiments, or applies the mounted ConfigMap if a person changes it.
+While no operator answers, the router keeps its experiments. If a person changes the mounted ConfigMap, it applies that.
 """
 
 import logging
@@ -28,12 +29,12 @@ from serving.router.ops.live_experiments import ExperimentFiles
 
 log = logging.getLogger(__name__)
 _ANSWER_SECONDS = 2.0
-_SILENT_SECONDS = 10.0  # seconds without an answer until the mounted file applies
-_TEXTS = TypeAdapter(dict[Annotated[str, Field(pattern=r"^[^/]+\.(yaml|off)$")], str])  # by file name
+_SILENT_SECONDS = 10.0  # the mounted file applies after this many seconds without an answer
+_TEXTS = TypeAdapter(dict[Annotated[str, Field(pattern=r"^[^/]+\.(yaml|off)$")], str])  # file name -> its text
 
 
 class OperatorFeed:
-    """A source that polls the operators. `mounted` is the ConfigMap, `last_good` the experiments before this start."""
+    """A source that polls operators. `mounted` is the ConfigMap; `last_good` has the experiments before the start."""
 
     def __init__(self, operator: str, mounted: ExperimentFiles, last_good: Path, router: str) -> None:
         self._url = urlsplit(f"{operator.rstrip('/')}/v1/in-force")
@@ -41,12 +42,12 @@ class OperatorFeed:
         self._last_good = ExperimentFiles(last_good)
         self._router = router
         self._answered = time.monotonic()
-        self._silence = ""  # why no operator answered the last poll
+        self._silence = ""  # reason why no operator answered the last poll
         self._texts: Mapping[str, bytes] | None = None
-        self._known = 0.0  # when `_texts` was requested or written, by the router's clock
+        self._known = 0.0  # time of `_texts` (of the poll, or of the file's change), by the router's clock
 
     def texts(self, versions: Mapping[str, str], refused: bool) -> Mapping[str, bytes]:
-        """As in `Source`. After a refusal, all experiments are requested, to notice when the refusal ends."""
+        """As in `Source`. After a refusal, the router asks for all experiments, to notice when the refusal ends."""
         if not self._poll(versions, refused):
             if starting := self._texts is None:
                 self._take_later(self._last_good)
@@ -76,7 +77,7 @@ class OperatorFeed:
         return True
 
     def _answer(self, question: object) -> Mapping[str, bytes] | None:
-        """The answer of the leader or, without a leader, of the last operator that answers; raises OSError."""
+        """Return the answer of the leader or, without a leader, the last answer of any operator; raises OSError."""
         answers: list[Mapping[str, bytes] | None] = []
         fault = "the operator's name has no address"
         for address in _addresses(self._url):
@@ -109,7 +110,7 @@ def _addresses(url: SplitResult) -> list[str]:
 
 
 def _words(error: Exception) -> str:
-    """The reason for a missing answer: the operator's message if it sent one."""
+    """Return the reason for a missing answer: the operator's own message, if it sent one."""
     if isinstance(error, StatusError):
         try:
             return str(orjson.loads(error.content)["error"])
@@ -119,5 +120,5 @@ def _words(error: Exception) -> str:
 
 
 def _texts(answer: bytes) -> dict[str, bytes]:
-    """Parse an answer: file name -> YAML of each experiment; raises ValueError."""
+    """Parse an operator's answer; returns the YAML of each experiment by file name. Raises ValueError."""
     return {name: text.encode() for name, text in _TEXTS.validate_json(answer).items()}

@@ -24,11 +24,11 @@ from serving.ledger.location import locate
 
 
 class SettingsError(InputError, ValueError):
-    """A setting is not valid; the message names it."""
+    """Raised if a setting is not valid. The message names the setting."""
 
 
 def _path(value: Any, info: ValidationInfo) -> Path:
-    """An absolute path, from a path relative to the folder of the settings file."""
+    """Convert a path to an absolute one. Relative paths start at the folder of the settings file."""
     if not isinstance(value, str) or not value.strip():
         raise PydanticCustomError("path", "expected a path, got {value}", {"value": short(value)})
     return (Path((info.context or {}).get("folder", ".")) / value).absolute()
@@ -37,7 +37,7 @@ def _path(value: Any, info: ValidationInfo) -> Path:
 def _ledger(value: Any, info: ValidationInfo) -> Path | str:
     if not isinstance(value, str) or "://" not in value:
         return _path(value, info)
-    locate(value)  # raises ValueError for a URL that names no ledger
+    locate(value)  # raises ValueError for a URL that is not that of a ledger
     return value
 
 
@@ -54,7 +54,7 @@ def _lake(value: str, info: ValidationInfo) -> str:
 def _collector(url: str) -> str:
     if "@" in url:
         raise ValueError("expected a URL without a password; what is secret belongs in OTEL_EXPORTER_OTLP_HEADERS")
-    parts = urlsplit(url)  # raises ValueError for an invalid port or bracket, as `port` does
+    parts = urlsplit(url)  # both `urlsplit` and `port` raise ValueError, for invalid brackets or ports
     named = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     if not named or parts.query or parts.fragment or parts.path.rstrip("/").endswith("/v1/traces"):
         raise ValueError(f"expected the URL of a collector, such as http://otel-collector:4318, got {short(url)}")

@@ -34,11 +34,11 @@ Traits = Callable[[], Mapping[str, AttributeValue]]
 
 _CARRIED = (b"traceparent", b"tracestate")
 _W3C = TraceContextTextMapPropagator()
-_SECONDS = 2.0  # timeout of the collector
-_LAST_SECONDS = 3.0  # at shutdown, to send the waiting spans
+_SECONDS = 2.0  # timeout of a request to the collector, seconds
+_LAST_SECONDS = 3.0  # seconds at shutdown to send the spans that wait
 
 _OFF = nullcontext(INVALID_SPAN)
-_provider: TracerProvider | None = None  # not the global provider, which KServe's libraries would use, too
+_provider: TracerProvider | None = None  # not OpenTelemetry's global provider, which KServe's libraries would use
 _tracer: Tracer | None = None
 
 here = get_current_span
@@ -46,7 +46,7 @@ here = get_current_span
 
 
 def request(name: str, headers: Iterable[tuple[bytes, bytes]]) -> AbstractContextManager[Span]:
-    """The span of a request, in the caller's trace if the headers (names in lower case) have a valid `traceparent`."""
+    """Start the span of a request, in the caller's trace if the lower-case `headers` have a valid `traceparent`."""
     if _tracer is None:
         return _OFF
     carrier = {key.decode(): value.decode("latin-1") for key, value in headers if key in _CARRIED}
@@ -54,7 +54,7 @@ def request(name: str, headers: Iterable[tuple[bytes, bytes]]) -> AbstractContex
 
 
 def span(name: str, traits: Traits | None = None, of: Span | None = None) -> AbstractContextManager[Span]:
-    """A span for a part of a request, or the parent `of` if the request is not traced. The parent may have ended."""
+    """Start a span below the span `of` (default: the current one), or return `of` if the request is not traced."""
     if _tracer is None:
         return _OFF
     parent = of or get_current_span()
@@ -65,7 +65,7 @@ def span(name: str, traits: Traits | None = None, of: Span | None = None) -> Abs
 
 @contextmanager
 def spans(name: str, parts: Iterable[tuple[Traits, Span]]) -> Iterator[list[Span]]:
-    """One span per request for work that several requests share, each with its attributes and its parent."""
+    """Start a span per request, for work that several requests share. Each has its own attributes and parent."""
     with ExitStack() as stack:
         yield [] if _tracer is None else [stack.enter_context(span(name, traits, of)) for traits, of in parts]
 
@@ -87,7 +87,7 @@ def _current(
 
 
 def answered(of: Span, status: int) -> None:
-    """Set the status of a request's answer in its span."""
+    """Record the HTTP status of a request's answer in its span."""
     of.set_attribute("http.response.status_code", status)
     if status >= 500:
         _fail(of, str(status))
@@ -100,7 +100,10 @@ def note(traits: Traits) -> None:
 
 
 def outgoing(spans: Iterable[Span]) -> dict[str, str]:
-    """Headers of a call that several spans share. The call belongs to the first recorded span; others link to it."""
+    """Return the headers of a call that several spans share.
+
+    The first span is its parent, and the others link to it.
+    """
     if _tracer is None or not (known := sorted(spans, key=_sampled, reverse=True)):
         return {}
     headers: dict[str, str] = {}
@@ -112,7 +115,7 @@ def outgoing(spans: Iterable[Span]) -> dict[str, str]:
 
 
 def _sampled(of: Span) -> bool:
-    """Whether a span is recorded, or was recorded before it ended."""
+    """Whether a span is recorded, or was recorded before its end."""
     return of.get_span_context().trace_flags.sampled
 
 
@@ -144,11 +147,11 @@ def _exporter(endpoint: str) -> SpanExporter:
 
 
 async def stop() -> None:
-    """Stop tracing, and send the waiting spans within a few seconds."""
+    """Stop tracing, after spans that wait were sent, or after a few seconds."""
     global _provider, _tracer
     stopped, _provider, _tracer = _provider, None, None
     if stopped is not None:
-        # The SDK itself waits for 30 seconds, or forever if a server sends its answer byte by byte.
+        # Wait in a thread with a limit: the SDK itself waits for 30 s, or forever if a server answers byte by byte.
         closing = threading.Thread(target=stopped.shutdown, name="tracing-close", daemon=True)
         closing.start()
         await asyncio.to_thread(closing.join, _LAST_SECONDS)
