@@ -1,4 +1,4 @@
-"""Check the summary of a finished run, for any data: `python -m tests.check_summary runs/latest/summary.json`."""
+"""Check the summary of a finished run of any data set: `python -m tests.check_summary runs/latest/summary.json`."""
 
 import json
 import sys
@@ -87,9 +87,10 @@ def _stages(stages: dict[str, Any], verdict: str) -> list[tuple[bool, str]]:
 
 
 def _surprise(lake: Path, spec: DatasetSpec) -> float:
-    """Return the deviation of the exposures' importance weights from their expectation, in standard errors.
+    """Return how far the importance weights of a run deviate from their expected value, in standard errors.
 
-    The weights are for a policy that draws all channels with equal probability and always exposes.
+    The importance weights are those of a policy that draws each channel with equal probability and always exposes the
+    ad.
     """
     channels = len(spec.channels)
     here = f"list_position({list(spec.channels)}, drawn_channel)"

@@ -1,4 +1,4 @@
-"""An example experiment definition in the format of its file, shared by the tests of all rooms."""
+"""An example experiment in the format of the experiment file, for tests in all folders."""
 
 from typing import Any
 

@@ -18,23 +18,24 @@ _numbers = itertools.count(1)
 
 
 def id_of(name: str, at: datetime = datetime(2026, 1, 1, 12, tzinfo=UTC), user: str = "u1") -> str:
-    """Return the id of an example decision, which depends only on name, time and user."""
+    """Return a decision id for tests. The same name, time and user always give the same id."""
     ms, noise = f"{round(at.timestamp() * 1000):012x}", hashlib.md5(name.encode()).hexdigest()
     return f"{ms[:8]}-{ms[8:]}-7{bucket_of(user):02x}{noise[0]}-8{noise[1:4]}-{noise[4:16]}"
 
 
 def ids_in(lake: Lake | Path) -> dict[str, str]:
-    """Return the ids of the decisions uploaded to a lake, by name."""
+    """Return the ids of the decisions in a lake, by the short names that the tests use."""
     return _ids.setdefault(Path(lake.place if isinstance(lake, Lake) else lake).absolute(), {})
 
 
 def upload(lake: Lake | Path, records: Mapping[Kind, pd.DataFrame], router: str = "") -> Lake:
-    """Add records as a router does; columns that are left out are null.
+    """Upload records to a lake as a router does. Columns that the records lack are null.
 
-    Decisions may have names instead of ids; `ids_in` returns the id of each name.
+    A decision may have a short name instead of an id. `ids_in` returns the id for each name.
     """
     lake = lake if isinstance(lake, Lake) else Lake.open(lake)
-    from benchmarks.monitoring_runs.days import add_to_lake  # tests/cluster runs this file in images, without it
+    # Import it here: tests/cluster runs this file in images that do not contain `benchmarks`.
+    from benchmarks.monitoring_runs.days import add_to_lake
 
     assert lake.folder is not None, "the lake must be a folder"
     for kind, rows in sorted(records.items()):  # decisions first: they have the times
@@ -47,7 +48,7 @@ def upload(lake: Lake | Path, records: Mapping[Kind, pd.DataFrame], router: str 
 
 
 def copy_back(lake: Lake, days: int) -> None:
-    """Add a copy of the last day's records, moved back by the given number of days, as a router does."""
+    """Copy the records of the last 20 hours, move their times back by `days`, and upload the copy as a router does."""
     ms = f"lpad(lower(to_hex(epoch_ms({TIME}) - {days * 86_400_000})), 12, '0')"
     ids = {"decision_id": f"left({ms}, 8) || '-' || right({ms}, 4) || substr(decision_id, 14)"}
     ids |= {name: f"{name} || '-{days}'" for name in ("event_id", "shadow_id")}

@@ -1,4 +1,4 @@
-"""Path of the repository, for tests that read its files or start its programs."""
+"""The path of the repository, for tests that read its files or start its programs."""
 
 from pathlib import Path
 

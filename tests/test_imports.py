@@ -1,4 +1,4 @@
-"""Imports between rooms follow docs/architecture.md: none upward, and no cycles."""
+"""Tests that imports between packages follow the order in docs/architecture.md, and have no cycles."""
 
 import ast
 import re
@@ -48,7 +48,7 @@ def _name(path: Path) -> str:
 
 @cache
 def _imports(path: Path) -> frozenset[str]:
-    """Return full names of all modules imported anywhere in a file; for `from a import b`, both a and a.b."""
+    """Return the full names of all modules that a file imports. For `from a import b`, these are both a and a.b."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -69,7 +69,7 @@ def test_no_module_imports_upward(path: Path) -> None:
 
 @pytest.mark.parametrize("room", ORDER)
 def test_no_part_of_a_room_imports_a_later_part(room: str) -> None:
-    """Every folder and file of a room has a position in the order given by docs/architecture.md."""
+    """docs/architecture.md gives an order of the folders and files in each package. Imports must not go against it."""
     package = room.replace(".", "/")
     order = ORDER[room]
     present = {p.stem for p in (ROOT / package).iterdir() if (p.suffix == ".py" or (p / "__init__.py").exists())}
@@ -84,7 +84,10 @@ def test_no_part_of_a_room_imports_a_later_part(room: str) -> None:
 
 
 def test_the_table_of_mtorl_is_current() -> None:
-    """mtorl/README.md has a row per room in import order, whose last column names each file."""
+    """mtorl/README.md has one row per folder, in import order.
+
+    The last column of a row names the files of the folder.
+    """
     lines = (ROOT / "mtorl" / "README.md").read_text().splitlines()
     rows = [line.split("|")[1:-1] for line in lines if line.startswith("| `")]
     table = {re.findall(r"`(\w+)", row[0])[0]: set(re.findall(r"`(\w+)", row[-1])) for row in rows}
@@ -97,11 +100,12 @@ def test_the_table_of_mtorl_is_current() -> None:
 
 
 def test_no_import_cycle() -> None:
-    """Files must not import each other in a cycle, not even inside functions."""
+    """Files must not import each other in a cycle, even within functions."""
     modules = {_name(path): path for path in _modules()}
     graph: dict[str, set[str]] = {}
     for name, path in modules.items():
-        # `from package import module` imports the module; the package counts only if it defines the imported name.
+        # `from package import module` imports the module. The package itself counts only if it defines the imported
+        # name.
         names = _imports(path)
         graph[name] = {other for other in names & set(modules) if other != name and not _face(other, names, modules)}
     try:
@@ -111,7 +115,7 @@ def test_no_import_cycle() -> None:
 
 
 def _face(name: str, names: frozenset[str], modules: dict[str, Path]) -> bool:
-    """Return whether a package is named only because one of its modules is imported from it."""
+    """Return whether a package counts as imported only because one of its modules is imported."""
     return modules[name].name == "__init__.py" and any(other.startswith(f"{name}.") for other in names & set(modules))
 
 
@@ -137,7 +141,8 @@ LIGHT = {
     "monitoring.watch.check": HEAVY,
     "monitoring.report": HEAVY,
     "cli.main": HEAVY,
-    # Used where pipelines are compiled and started; torch takes gigabytes and is only in the steps' image.
+    # These modules run where pipelines are compiled and started. Torch takes gigabytes and is only in the image of the
+    # steps.
     "pipelines.cluster.compile": ("torch",),
     "pipelines.loop.run": ("torch",),
 }
@@ -151,7 +156,7 @@ def test_light_modules_load_no_heavy_library(module: str) -> None:
 
 
 def test_every_module_can_be_imported() -> None:
-    """Also runs on the newest Python of the machine (`.ci/run`), without the modules that need torch."""
+    """`.ci/run` also runs this test on the newest Python of the machine, without the modules that need torch."""
     names = [_name(path) for path in _modules() if path.name != "__main__.py"]
     done = subprocess.run([sys.executable, "-c", IMPORT_ALL, *names], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,4 +1,4 @@
-"""Message catalogues: every entry has a unique code and a caller, and every caller passes the entry's values."""
+"""Tests of the message catalogues: each message has a unique code and is used, and each use passes its values."""
 
 import ast
 import json
@@ -18,7 +18,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @cache
 def sources() -> list[tuple[str, str, list[ast.AST]]]:
-    """Path, text and syntax nodes of each file. A fixture, because each test process imports this module."""
+    """Return the path, text and syntax nodes of each file.
+
+    This is a fixture, because every test process imports this module.
+    """
     listed = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True).stdout.split()
     texts = ((path, (ROOT / path).read_text()) for path in listed if not path.startswith(("tests/", "benchmarks/")))
     return [(path, text, [*ast.walk(ast.parse(text))]) for path, text in texts]
@@ -62,7 +65,7 @@ def test_codes_are_kebab_case_and_unique_in_the_project():
 
 
 def references(nodes: list[ast.AST], module: str) -> Iterator[tuple[str, ast.expr, ast.Call | None]]:
-    """Yield name, node and call (if it is called) of each use of a catalogue's entries in a file."""
+    """Yield each use of an entry of a catalogue in a file: its name, its node, and the call if the entry is called."""
     package, _, own = module.rpartition(".")
     modules, names = set(), {}
     for node in nodes:

@@ -1,4 +1,4 @@
-"""Telemetry of onnxruntime is switched off before it is imported, in every process that we start."""
+"""Tests that the telemetry of onnxruntime is switched off before it is imported, in every process of the project."""
 
 import os
 import subprocess

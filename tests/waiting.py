@@ -1,4 +1,4 @@
-"""Waits of tests for other threads, tasks and processes."""
+"""Functions with which tests wait for other threads, tasks and processes."""
 
 import asyncio
 import inspect
@@ -12,12 +12,13 @@ T = TypeVar("T")
 def eventually(condition: Callable[[], T | None], seconds: float = 60, state: Callable[[], object] = str) -> T:
     """Poll until a condition is true, and return its value.
 
-    An `OSError` counts as not yet true: a server does not listen, or a file is missing. Other errors end the wait.
+    An `OSError` counts as "not yet true", because a server may not listen yet or a file may be missing. Any other error
+    ends the wait.
 
     Args:
         condition: Function to poll.
         seconds: Time limit. At least 20, because a busy machine may stop a process for seconds.
-        state: Returns what explains a failure, such as a log.
+        state: Function that returns an explanation of a failure, such as a log.
 
     Raises:
         AssertionError: The condition was not true in time.
@@ -31,7 +32,7 @@ def eventually(condition: Callable[[], T | None], seconds: float = 60, state: Ca
 
 
 async def until(condition: Callable[[], object], seconds: float = 60) -> None:
-    """Wait like `eventually`, while the event loop's other tasks continue."""
+    """Wait like `eventually`, but let the other tasks of the event loop run meanwhile."""
     for pause in _poll(condition, seconds, str):
         await asyncio.sleep(pause)
 
@@ -39,7 +40,7 @@ async def until(condition: Callable[[], object], seconds: float = 60) -> None:
 def _poll(
     condition: Callable[[], object], seconds: float, state: Callable[[], object]
 ) -> Generator[float, None, object]:
-    """Yield the pause before each next poll, up to 2 % of the time waited so far; returns the value."""
+    """Yield the pause before each poll, at most 2 % of the time waited so far; return the value of the condition."""
     start = monotonic()
     while True:
         last: object

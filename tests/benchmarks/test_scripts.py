@@ -1,4 +1,4 @@
-"""Scripts of benchmarks/: each runs, figures of different machines are not mixed, and pages match the results."""
+"""Tests that each script in benchmarks/ runs, never mixes figures of different machines, and agrees with the pages."""
 
 import importlib
 import json
@@ -35,7 +35,9 @@ def run(name: str, folder: Path, *options: str) -> str:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_each_script_starts_by_its_path(name: str, tmp_path: Path) -> None:
-    """Files next to a script share names with packages that it needs."""
+    """Guards against a script importing the wrong module: some files next to the script have the name of a package it
+    needs.
+    """
     assert "--json" in run(name, tmp_path, "--help")
 
 

@@ -1,4 +1,4 @@
-"""A small log and its description, shared by the tests of several commands."""
+"""Fixtures for the tests of several commands: a small log and the data set description that fits it."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def log() -> pd.DataFrame:
 
 @pytest.fixture
 def spec(tmp_path: Path) -> Path:
-    """A description of the simulator's columns for a log in the canonical layout."""
+    """Write the description of a log in the canonical layout that has the simulator's columns."""
     content = DatasetSpec.load("simulator").to_dict() | {"name": "mine", "adapter": "touchpoints"}
     path = tmp_path / "my-log.yaml"
     DatasetSpec.from_dict(content).save(path)

@@ -1,4 +1,4 @@
-"""`mtorl arm check`: exit codes that a script can use."""
+"""Tests of the exit codes of `mtorl arm check`."""
 
 import pytest
 from typer.testing import CliRunner

@@ -1,4 +1,4 @@
-"""`mtorl data`: exit codes, output, and the files that remain."""
+"""Tests of `mtorl data`: exit codes, output, and the files that the commands leave behind."""
 
 import json
 import os
@@ -112,7 +112,6 @@ def test_describe_writes_one_page(faulty: Path, spec: Path, log: pd.DataFrame, t
 
 
 def test_describe_does_not_validate_an_ingested_log(log: pd.DataFrame, spec: Path, tmp_path: Path) -> None:
-    """A run's folder, its log, and a trusted file are not validated again."""
     mine = DatasetSpec.load(spec)
     run, alone = tmp_path / "run" / "data", tmp_path / "elsewhere.parquet"
     odd = log.assign(cost=-1.0)  # validation would refuse this
@@ -134,7 +133,9 @@ def test_describe_does_not_validate_an_ingested_log(log: pd.DataFrame, spec: Pat
 
 def test_describe_and_build_accept_a_build(clean: Path, spec: Path, log: pd.DataFrame, tmp_path: Path) -> None:
     def build(*arguments: object) -> tuple[dict[str, Any], str]:
-        """Return the manifest and the fingerprint by which training identifies the data."""
+        """Run `mtorl data build`; returns the build's manifest and its fingerprint, by which training identifies the
+        data.
+        """
         answer = data("build", *arguments)
         assert answer.exit_code == 0, answer.output
         windows = Path(str(arguments[-1])) / "windows"
@@ -149,10 +150,11 @@ def test_describe_and_build_accept_a_build(clean: Path, spec: Path, log: pd.Data
     for path in (out, out / "windows"):
         answer = data("describe", path, "--out", tmp_path / "page.html")
         assert answer.exit_code == 0 and f"{len(log):,} touchpoints" in answer.output, answer.output
-    # In place: the input log lies in the output folder.
+    # Builds in place: the input log is in the output folder.
     again, _ = build(out, "--out", out)
     assert again["content_sha256"] == manifest["content_sha256"] and "touchpoints.parquet" in files(out)
-    # A trusted log stays in place and is identified by its derived files: nothing compared it with ingest.json.
+    # With --trusted, the log is not copied into the build. The fingerprint is computed from the derived files, because
+    # no step compared the log with ingest.json.
     alone = tmp_path / "again"
     trusted, known_by = build(out / "touchpoints.parquet", "--trusted", "--dataset", spec, "--out", alone)
     assert trusted["content_sha256"] == known_by == manifest["content_sha256"]
@@ -163,7 +165,6 @@ def test_describe_and_build_accept_a_build(clean: Path, spec: Path, log: pd.Data
 
 
 def test_build_refuses_folders_with_other_files(clean: Path, spec: Path, tmp_path: Path) -> None:
-    """Even a folder with windows is refused if it has other files: a run, or a build that contains the raw log."""
     theirs, made = tmp_path / "theirs", tmp_path / "made"
     (theirs / "windows").mkdir(parents=True)
     (theirs / "ledger.db").write_text("money")

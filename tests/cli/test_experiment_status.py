@@ -1,4 +1,4 @@
-"""`mtorl experiment init` and `status`: the first file, and the displayed state of an experiment."""
+"""Tests of `mtorl experiment init`, which writes an experiment file, and of `mtorl experiment status`."""
 
 import json
 import os
@@ -22,13 +22,14 @@ from tests.mtorl.experiment.experiments import FILE
 
 @pytest.fixture
 def served(tmp_path: Path) -> Path:
-    """Return an experiment at 50 % with a log from its router."""
+    """Return the file of an experiment at the 50 % stage, with a decision log of its router."""
     file, state = tmp_path / "first-day.yaml", tmp_path / "first-day"
     metrics = {"primary": "click_per_decision", "outcome_hours": None}
     stages = [{"stage": "50%", "hours": 0, "users": 100}]
     file.write_text(yaml.safe_dump({**FILE, "metrics": metrics, "ramp": {"stages": stages}}))
     assert mtorl("move", file, "50%").exit_code == 0
-    history = state / "history.jsonl"  # it began at the first decision in the log
+    # Let the stage start at the first decision in the log.
+    history = state / "history.jsonl"
     history.write_text(json.dumps({**json.loads(history.read_text()), "at": START.timestamp()}) + "\n")
     SPEC.save(state / "dataset.yaml")
     names = {"dataset": str(state / "dataset.yaml"), "experiment": "x", "ledger": str(state / "none.sqlite")}
@@ -81,7 +82,7 @@ def test_a_first_file_fits_each_built_in_data_set(dataset: str, tmp_path: Path) 
 
 @pytest.fixture
 def table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], str]:
-    """Return a function that prints a document as `status` does on 80 columns."""
+    """Return a function that prints an experiment's view as `mtorl experiment status` does on an 80-column terminal."""
     monkeypatch.setenv("COLUMNS", "80")
 
     def printed(view: Any) -> str:
@@ -114,7 +115,8 @@ def test_verdict_and_status_show_the_same_verdict_and_table(served: Path) -> Non
     status, verdict = (mtorl(command, served, *more).stdout for command, more in (
         ("status", ()), ("verdict", ("--experiment", served)),
     ))  # fmt: skip
-    _, _, rows = verdict.partition("\n\n")  # skips name, verdict and reason
+    # Skip the first lines, which have the name, the verdict and its reason.
+    _, _, rows = verdict.partition("\n\n")
     assert rows.strip() in status
 
 

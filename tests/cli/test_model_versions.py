@@ -1,4 +1,4 @@
-"""`mtorl model`: output and exit codes of its commands."""
+"""Tests of `mtorl model`: the output and the exit codes of its commands."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ NEW, NEWER = digest(1)[:12], digest(2)[:12]
 
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A volume with a first installation and two later versions, the first of which is the incumbent."""
+    """Return a registry with a first model version and two later versions; version 1 is the serving incumbent."""
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setenv("COLUMNS", "160")
     root = tmp_path / "registry"

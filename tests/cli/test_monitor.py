@@ -1,4 +1,4 @@
-"""`mtorl monitor`: exit codes for scripts, and one-line errors."""
+"""Tests of `mtorl monitor`: exit codes that a script can use, and errors of one line."""
 
 import errno
 from datetime import UTC, datetime, timedelta

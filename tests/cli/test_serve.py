@@ -1,4 +1,6 @@
-"""`mtorl serve` with several experiments: files the router reads, the shared log, and warnings about silent arms."""
+"""Tests of `mtorl serve` with several experiments: the files that the router reads, the shared decision log, and
+warnings about arms that do not answer.
+"""
 
 import json
 from pathlib import Path
@@ -72,7 +74,7 @@ def test_its_own_log_is_kept_when_served_with_others(tmp_path: Path, capsys: pyt
 
 
 def test_a_runs_own_file_with_custom_endpoints_is_refused(tmp_path: Path) -> None:
-    """With such a file, the addresses of the run's own models are unknown."""
+    """When the experiment file of a run sets its own endpoints, the ports of the run's models are unknown."""
     finish(tmp_path, "train", {})
     (tmp_path / "artifacts" / "challenger").mkdir(parents=True)
     SPEC.save(tmp_path / "artifacts" / "challenger" / "dataset.yaml")
@@ -84,7 +86,10 @@ def test_a_runs_own_file_with_custom_endpoints_is_refused(tmp_path: Path) -> Non
 
 
 def test_serve_hands_over_a_promotion_before_checking_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model promoted over a baseline, then retrained with a new salt: the refusal has the line to write."""
+    """The experiment promoted a model over a baseline, and the model was then retrained under a new salt.
+
+    The error message contains the line that the user must write into the experiment file.
+    """
     laptop = without_server(tmp_path, "baseline")
     laptop.do("promoted")
     tonight = run_with(tmp_path / "runs" / "two", incumbent="another", challenger=LATER)

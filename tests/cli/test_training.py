@@ -1,4 +1,4 @@
-"""`mtorl train`, `evaluate`, `search` and `benchmark paper`: output files, figures and one-line errors."""
+"""Tests of `mtorl train`, `evaluate`, `search` and `benchmark paper`: output files, figures and errors of one line."""
 
 import json
 import os
@@ -28,7 +28,10 @@ def mtorl(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def refused(*arguments: str) -> str:
-    """Return the error of a command that exits with 2; runs in this process to save imports."""
+    """Run a command that must exit with code 2, and return its error message.
+
+    The command runs in this process, because a new process would import everything again.
+    """
     answer = CliRunner().invoke(app, list(arguments))
     assert answer.exit_code == 2 and isinstance(answer.exception, SystemExit), (answer.output, answer.exception)
     return answer.stderr
@@ -49,7 +52,7 @@ def windows(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(windows, tmp_path_factory) -> Path:
-    """A folder with a model trained by `mtorl train`, and its log."""
+    """Return a folder that contains a model trained by `mtorl train`, and the training log."""
     folder = tmp_path_factory.mktemp("trained")
     checkpoint = folder / "checkpoint.pt"
     arguments = ["--epochs", "2", "--checkpoint", str(checkpoint), "--log", str(folder / "log")]
@@ -106,7 +109,8 @@ def test_unusable_input_gives_one_line(windows, tmp_path):
 
 def test_a_stopped_comparison_resumes(tmp_path):
     root, out = tmp_path / "paper", tmp_path / "out"
-    # The network of the authors' protocol takes by far the longest and has its own test, so its score is given.
+    # The paper's own network trains by far the longest and has its own test. Write its score in advance, so that the
+    # comparison skips its training.
     authors = root / "scores" / "simulator" / "authors-0.json"
     authors.parent.mkdir(parents=True)
     authors.write_text("{}")

@@ -1,10 +1,10 @@
-"""Requests decisions for some seconds; the router's image runs this program in a pod of the gateway's namespace.
+"""Request decisions for some seconds. The tests run this program in a pod of the gateway's namespace.
 
     python caller.py ADDRESS TOKEN SECONDS PREFIX [COST]
 
-prints one JSON line per request: its id, user and campaign, the HTTP status (0 without an answer), and the decision or
-the error. With COST, the cost and click of each exposure are reported until a router accepts them; `reported` has the
-ids of these events.
+Prints one line of JSON per request: the request id, the user, the campaign, the HTTP status (0 if there was no answer),
+and the decision or the error. With COST, the program also reports the cost and the clicks of each exposure, and retries
+until a router accepts them. `reported` has the ids of the accepted outcome events.
 """
 
 import json
@@ -24,7 +24,7 @@ def post(url, body):
 
 
 def report(decision):
-    """Report an exposure's cost and whether it was clicked; returns the ids of the events."""
+    """Report the cost of an exposure and whether the user clicked; returns the ids of the outcome events."""
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     kinds = {"cost": float(cost[0]), "click": float(random.random() < 0.2)}
     events = [

@@ -1,6 +1,6 @@
-"""Fixtures for the tests on a cluster: each test gets its own namespace with the project installed.
+"""Fixtures for the tests on a cluster. Each test installs the project in a namespace of its own.
 
-The tests run only on the cluster that $KUBECONFIG names; no other configuration is read.
+The tests use only the cluster that $KUBECONFIG names, never the default kubeconfig of the user.
 """
 
 import os
@@ -28,7 +28,7 @@ QUOTA = {"requests.cpu": "200", "requests.memory": "400Gi", "limits.cpu": "400",
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave this folder out unless selected: `make test` must not change the cluster of the user's shell."""
+    """Skip the tests in this folder unless they are selected: `make test` must not change the user's cluster."""
     named = [Path(word.split("::")[0]).resolve() for word in config.args]
     asked = "cluster" in config.option.markexpr or any(HERE in (path, *path.parents) for path in named)
     return None if asked else True
@@ -44,7 +44,8 @@ def cluster() -> None:
     kubectl("get", "--raw", "/readyz")
     if not serves("serving.kserve.io/v1beta1"):
         pytest.skip("the cluster of KUBECONFIG has no KServe (0.20, Standard mode)")
-    # Two workers may create it at once; one of them then gets AlreadyExists.
+    # Two test processes may create the CRD at the same time. The second process then fails with AlreadyExists and
+    # repeats.
     for allowed in ((0, 1), (0,)):
         kubectl("apply", "-k", str(MANIFESTS / "crds"), allowed=allowed)
     kubectl("wait", "--for=condition=Established", "crd/experiments.mtorl-kubeflow.github.io")
@@ -57,7 +58,7 @@ def simulated() -> bool:
 
 @pytest.fixture(scope="session", autouse=True)
 def volumes(cluster: None) -> Iterator[None]:
-    """Create volumes for all tests on simulated nodes, where nothing provides them; each is used once."""
+    """Create volumes for the tests if all nodes are simulated, because simulated nodes have no storage provisioner."""
     if not simulated():
         yield
         return
@@ -80,9 +81,12 @@ spec:
 
 
 class Installation:
-    """A namespace with what a platform provides: foundation, Secrets and a quota. Tests apply targets to it."""
+    """A namespace with the objects that a platform team provides: the foundation target, the Secrets and a quota.
 
-    further: ClassVar[Object] = {}  # additional fields of an overlay's kustomization: images, patches
+    The tests apply further kustomize targets to this namespace.
+    """
+
+    further: ClassVar[Object] = {}  # additional fields for kustomization.yaml, such as images and patches
     manifests = MANIFESTS
 
     def __init__(self, folder: Path, foundation: str = "foundation/dev", namespace: str = "") -> None:
@@ -97,7 +101,10 @@ class Installation:
         kubectl("-n", self.namespace, "apply", "-f", "-", stdin=yaml.safe_dump_all(given))
 
     def target(self, name: str) -> str:
-        """Move a target, such as "overlays/dev", to this namespace; returns the folder for `kubectl apply -k`."""
+        """Write a copy of a kustomize target, such as "overlays/dev", for this namespace.
+
+        Returns the folder to pass to `kubectl apply -k`.
+        """
         moved = self.folder / name.replace("/", "-")
         moved.mkdir(exist_ok=True)
         made = {
@@ -118,7 +125,10 @@ class Installation:
         return kubectl("diff", "-k", self.target(name), allowed=(0, 1))
 
     def wait_for_pods(self) -> None:
-        """Wait until each workload has its pods: the API server has admitted them, whether or not they run."""
+        """Wait until every workload has its pods.
+
+        The pods need not run: it is enough that the API server has admitted them.
+        """
         eventually(lambda: not self._without_pods(), state=self.refusals)
 
     def _without_pods(self) -> list[str]:
@@ -131,13 +141,16 @@ class Installation:
         ]
 
     def refusals(self) -> str:
-        """Return the workloads without pods, and the reasons given in events."""
+        """Return which workloads lack pods, and the messages of the events that report why."""
         failed = [event for event in listed(self.namespace, "event") if event["reason"].startswith("Failed")]
         said = "\n".join(f"{event['involvedObject']['name']}: {event['message']}" for event in failed)
         return f"missing those of {self._without_pods()}\n{said}"
 
     def uids(self, kind: str) -> dict[str, str]:
-        """Return names and UIDs of all objects of a kind; a recreated object has a new UID."""
+        """Return the UID of each object of a kind by name.
+
+        An object that is deleted and created again has another UID.
+        """
         return {o["metadata"]["name"]: o["metadata"]["uid"] for o in listed(self.namespace, kind)}
 
 
@@ -171,13 +184,13 @@ def client() -> Any:
 
 @pytest.fixture(scope="session")
 def pipelines(client: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The pipelines compiled for $MTORL_IMAGE and CPUs, by name."""
+    """Return the files of the pipelines by name, compiled for the image $MTORL_IMAGE and without GPUs."""
     return {path.stem: path for path in compile_all(tmp_path_factory.mktemp("compiled"), on_cluster(gpus=0))}
 
 
 @pytest.fixture
 def installation(tmp_path: Path, ended: list[str]) -> Installation:
-    """A namespace without pods of ours, deleted at the end."""
+    """Return a new namespace without workloads, which is deleted at the end."""
     made = Installation(tmp_path)
     ended.append(made.namespace)
     return made

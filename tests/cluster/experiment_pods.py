@@ -1,4 +1,4 @@
-"""An installation with operator, two routers and models as pods, before its experiment object is created."""
+"""Helper that installs the operator, two routers and the models as pods, still without an Experiment object."""
 
 import json
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,7 +23,9 @@ for one in open_ledger("redis://mtorl-ledger:6379/0?name=ads", 30.0).balances():
 
 
 class Pods(Running):
-    """A complete installation, a pod in a monitoring namespace, callers and their answers (`said`)."""
+    """A complete installation, with a pod in a monitoring namespace, and with callers whose answers are collected in
+    `said`.
+    """
 
     def __init__(self, folder: Path, images: list[Object], namespace: str = "") -> None:
         super().__init__(folder, images, namespace)
@@ -32,7 +34,7 @@ class Pods(Running):
         self.said: Answers = []
 
     def calls(self, pool: ThreadPoolExecutor, seconds: float) -> Future[None]:
-        """Start callers that report a cost for each exposure; their answers are added to `said` at the end."""
+        """Start callers that report a cost for each exposure. When they end, their answers are appended to `said`."""
         return pool.submit(lambda: self.said.extend(answers(self.calling(seconds, uuid4().hex, "", str(COST)))))
 
     def decided(self) -> set[str]:
@@ -42,7 +44,7 @@ class Pods(Running):
         return {event for one in self.said for event in one.get("reported", ())}
 
     def spent(self) -> float:
-        """Return the experiment's expenses in the ledger, after a check that no account exceeds its limit."""
+        """Return how much the experiment has spent according to the ledger; fails if an account is above its limit."""
         balances = [json.loads(line) for line in self.in_router(BALANCES).splitlines()]
         for one in balances:
             assert one["spent"] + one["reserved"] <= one["limit"] + 1e-9 and not one["excess"], one
@@ -56,7 +58,7 @@ class Pods(Running):
         return {one["arm"] for one in self.asked(router) if one["status"] == 200}
 
     def models(self) -> dict[str, str]:
-        """Return the model that answered last for each arm."""
+        """Return, for each arm, the digest of the model that answered last."""
         said = [one for router in ROUTERS for one in self.asked(router) if one["status"] == 200 and one["model"]]
         return {one["arm"]: one["model"]["digest"] for one in said}
 
@@ -87,7 +89,7 @@ class Pods(Running):
         return kubectl("-n", self.namespace, "get", "exp,pods") + log + conditions
 
     def is_in_force(self) -> bool:
-        """Return whether the object reports that both routers have its active state."""
+        """Return whether the Experiment object reports that both routers use its current state."""
         found = get(self.namespace, "exp", NAME)
         said = [one for one in found.get("status", {}).get("conditions", ()) if one["type"] == "InForce"]
         return any(one["status"] == "True" and one["message"].endswith(f"on {', '.join(ROUTERS)}") for one in said)

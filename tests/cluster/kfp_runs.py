@@ -1,4 +1,4 @@
-"""Runs on a real Kubeflow Pipelines server, and programs on the volume that their steps mount."""
+"""Helpers that run pipelines on a Kubeflow Pipelines server, and programs on the volume that pipeline steps mount."""
 
 import json
 import os
@@ -16,14 +16,14 @@ from tests.waiting import eventually
 
 CLAIM = "mtorl-data"
 NEEDED = ("KUBECONFIG", "KFP_ENDPOINT", "KFP_NAMESPACE", "KFP_EXISTING_TOKEN", "MTORL_IMAGE")
-MINUTES = 600  # seconds; enough for a step of a run on a small machine
+MINUTES = 600  # in seconds; long enough for any step on a small machine
 OURS = {"runAsNonRoot": True, "runAsUser": 10001, "runAsGroup": 10001, "seccompProfile": {"type": "RuntimeDefault"}}
 LIST = """
 import sys
 from pathlib import Path
 print(*sorted(path.name for path in Path("/mnt/mtorl").glob(sys.argv[1])))
 """
-# A shop's own log, not the simulator's, although the users come from the simulator.
+# Writes a log like that of a customer: the users are simulated, but the data set is not the built-in "simulator".
 WRITE_LOG = """
 import sys
 import pandas as pd
@@ -41,7 +41,7 @@ def in_namespace(*arguments: str, stdin: str | None = None) -> str:
 
 
 def platform(namespace: str) -> str:
-    """Return the manifests that a namespace needs to run pipelines, with `mtorl` replaced as the page describes."""
+    """Return the manifests that a namespace needs to run pipelines, with `namespace` in place of `mtorl`."""
     rendered = kubectl("kustomize", str(MANIFESTS / "pipelines" / "platform"))
     return rendered.replace("namespace: mtorl\n", f"namespace: {namespace}\n")
 
@@ -52,7 +52,7 @@ def made(kind: str, name: str, **content: Any) -> str:
 
 @contextmanager
 def empty_volume() -> Iterator[None]:
-    """Create the claim that every step mounts, and delete it at the end."""
+    """Create the volume claim that every pipeline step mounts, and delete it at the end."""
     claim = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
     in_namespace("create", "-f", "-", stdin=made("PersistentVolumeClaim", CLAIM, spec=claim))
     try:
@@ -71,7 +71,10 @@ def delete_mounting() -> None:
 
 
 def volume_pod(name: str, image: str, command: list[str], container: Object, **spec: Any) -> Object:
-    """Return a pod that mounts the volume and exits, with additional fields of its container and spec."""
+    """Return the manifest of a pod that mounts the volume and runs one command.
+
+    `container` and `spec` are additional fields of the container and of the pod.
+    """
     main = {
         "name": "main",
         "image": image,
@@ -80,7 +83,7 @@ def volume_pod(name: str, image: str, command: list[str], container: Object, **s
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "volumeMounts": [{"name": "data", "mountPath": "/mnt/mtorl"}],
     }
-    # KFP can't set fsGroup on steps: the first pod that mounts the volume gives it to the group that steps run as.
+    # KFP can't set fsGroup for the pods of steps. This pod sets it, so the volume belongs to the group of the steps.
     whole = {
         "restartPolicy": "Never",
         "securityContext": {**OURS, "fsGroup": 10001, "fsGroupChangePolicy": "OnRootMismatch"},
@@ -104,7 +107,7 @@ def on_volume(code: str, *arguments: str) -> str:
 
 
 def phase_of(pod: str) -> str:
-    """Return the phase of a pod that has ended; the empty string before."""
+    """Return "Succeeded" or "Failed" if the pod has ended, otherwise the empty string."""
     phase = in_namespace("get", "pod", pod, "-o", "jsonpath={.status.phase}")
     return phase if phase in ("Succeeded", "Failed") else ""
 
@@ -115,7 +118,9 @@ class Run:
 
     id: str
     state: str
-    steps: dict[str, str]  # state of each started step, by name; CACHED: its result is an earlier run's
+    # State of each started step by name. CACHED means that the step was skipped and the result of an earlier run
+    # reused.
+    steps: dict[str, str]
 
     @property
     def ended(self) -> bool:
@@ -123,7 +128,10 @@ class Run:
 
 
 def look(client: Any, run_id: str) -> Run:
-    """Return a run and its steps. The API lists a step, its driver and its container ("executor") as tasks."""
+    """Return the state of a run and of its steps.
+
+    The API lists three tasks per step: the step, its driver, and its container, which is called "executor".
+    """
     run = client.get_run(run_id)
     tasks = list((run.run_details.task_details if run.run_details else None) or [])
     names = {task.display_name for task in tasks}
@@ -154,7 +162,7 @@ def end_of(client: Any, run_id: str) -> Run:
 
 
 def pod_of(run_id: str, step: str) -> str:
-    """Return the newest running pod of a step, or the empty string."""
+    """Return the name of the newest started pod of a step, or the empty string if there is none."""
     pods = listed(os.environ["KFP_NAMESPACE"], "pod", f"pipeline/runid={run_id}")
     names = [
         pod["metadata"]["name"]

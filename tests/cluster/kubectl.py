@@ -26,7 +26,9 @@ def listed(namespace: str, kind: str, selector: str = "") -> list[Object]:
 
 
 def refusal(namespace: str, pod: Object) -> str:
-    """Return the API server's reason for refusing a pod with this spec; the empty string if it would admit it."""
+    """Return the error with which the API server rejects a pod with this spec, or the empty string if it admits the
+    pod.
+    """
     made = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "tried"}, "spec": pod}
     command = ["kubectl", "-n", namespace, "create", "--dry-run=server", "-f", "-"]
     done = subprocess.run(command, input=json.dumps(made), capture_output=True, text=True, timeout=60)

@@ -1,4 +1,4 @@
-"""An S3 server in a pod: moto with the locally installed packages, in its own namespace."""
+"""Helper that runs moto's S3 server in a pod of its own namespace, with the packages installed on this machine."""
 
 import importlib.util
 import subprocess
@@ -18,7 +18,7 @@ from tests.waiting import eventually
 PORT = 9000
 LAKES = ROOT / "tests" / "lakes.py"
 KEY, SECRET = "AKIATESTSECONDDAY", "secret-of-the-second-day"
-# Packages that moto.server imports for S3, for the Python version of the router's image.
+# Packages that moto.server imports for S3. They must fit the Python version of the router's image.
 # fmt: off
 PACKAGES = [
     "moto", "boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six", "urllib3", "requests", "certifi",
@@ -39,7 +39,7 @@ boto3.client("s3", endpoint_url="http://127.0.0.1:{PORT}", region_name="us-east-
 
 
 class ObjectStore:
-    """An S3 server with an empty bucket `ads`, whose content is lost with its pod.
+    """An S3 server in a pod, with an empty bucket `ads`. The content of the bucket is lost when the pod ends.
 
     Attributes:
         lake: URL, for pods, of a lake in the bucket.
@@ -93,7 +93,7 @@ class ObjectStore:
 
     @contextmanager
     def away(self) -> Iterator[None]:
-        """Make open connections hang and refuse new ones until the end of the block."""
+        """Simulate an outage until the end of the block: open connections hang, and new connections are refused."""
         self._signal("STOP", "nothing")
         try:
             yield
@@ -106,7 +106,9 @@ class ObjectStore:
         kubectl("-n", self.namespace, "exec", "s3", "--", "sh", "-c", f"kill -{signal} $(cat /tmp/server)")
 
     def run(self, code: str, *arguments: str) -> str:
-        """Run a program next to the server with tests/lakes.py, `lake` and its `db`; returns the output."""
+        """Run Python code in the server's pod and return its output; `lake` and the lake's database `db` are
+        predefined.
+        """
         opened = f"lake = Lake.open({self._address(f'127.0.0.1:{PORT}')!r})\nwith lake_database(lake) as db:\n"
         program = f"{LAKES.read_text()}\nimport sys\n{opened}{textwrap.indent(code.strip(), '    ')}\n"
         return kubectl("-n", self.namespace, "exec", "-i", "s3", "--", "python", "-", *arguments, stdin=program)

@@ -17,7 +17,10 @@ from tests.waiting import eventually
 
 
 class OperatorProcess:
-    """`mtorl experiment operator`, which a test can kill and restart; its lake is the folder's `lake`."""
+    """A local process of `mtorl experiment operator` that a test can kill and restart.
+
+    It reads the lake `folder`/lake.
+    """
 
     def __init__(self, namespace: str, folder: Path, config: Path | None = None) -> None:
         self.url = f"http://127.0.0.1:{free_ports(1)[0]}"
@@ -42,7 +45,7 @@ class OperatorProcess:
         return self._health().get("leads") is True
 
     def follows(self) -> bool:
-        """Return whether the process follows changes of objects, as leader or standby."""
+        """Return whether the process watches the Experiment objects, either as leader or as standby."""
         return "leads" in self._health()
 
     def _health(self) -> Object:

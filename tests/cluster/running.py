@@ -1,4 +1,4 @@
-"""An installation whose pods run on a real node, and callers of its router."""
+"""Helper that installs the project on a real node, and runs callers that request decisions from its router."""
 
 import json
 import subprocess
@@ -28,7 +28,8 @@ with DecisionLog.of(os.environ["MTORL_LAKE"]).opened() as db:
         print(*row)
 """
 USERS = 400
-# Settings for a market that trains within a minute, and resource requests that fit a node of two CPUs.
+# Simulate few users and train one epoch, so that the bootstrap takes less than a minute. Request few enough resources
+# for a node of two CPUs.
 BOOTSTRAP = f"""
 - {{op: add, path: /spec/jobTemplate/spec/template/spec/containers/0/args/-, value: --parameter=users={USERS}}}
 - {{op: add, path: /spec/jobTemplate/spec/template/spec/containers/0/args/-, value: --parameter=epochs=1}}
@@ -55,14 +56,14 @@ Answers = list[dict[str, Any]]
 
 
 class Calls(NamedTuple):
-    """A running caller, and the file of its answers."""
+    """A running caller process, and the file to which it writes the answers of the router."""
 
     process: subprocess.Popen[str]
     said: Path
 
 
 class Running(Installation):
-    """An installation of given images, and a gateway's namespace for its callers."""
+    """An installation of the given images, and a second namespace, the gateway's, in which callers run."""
 
     def __init__(self, folder: Path, images: list[Object], namespace: str = "") -> None:
         super().__init__(folder, namespace=namespace)
@@ -75,14 +76,14 @@ class Running(Installation):
         self.image = image_of(images, "router")
 
     def install(self, overlay: str) -> None:
-        """Apply an overlay, and start a caller's pod in the gateway's namespace."""
+        """Apply an overlay, and start an idle pod in the gateway's namespace, in which callers can run."""
         kubectl("create", "namespace", self.gateway)
         kubectl("label", "namespace", self.gateway, "mtorl-kubeflow/gateway=true")
         self.apply(overlay)
         self.idle_pod(self.gateway, "caller")
 
     def bootstrap(self) -> None:
-        """Fill the volume with simulated users and first models, and wait until the models answer."""
+        """Run the bootstrap job, which trains first models on simulated users, and wait until the models are ready."""
         ns, log = self.namespace, ("logs", "-l", "job-name=mtorl-bootstrap", "--tail=20")
         kubectl("-n", ns, "create", "job", "mtorl-bootstrap", "--from=cronjob/mtorl-bootstrap")
         eventually(
@@ -100,11 +101,16 @@ class Running(Installation):
         kubectl("-n", namespace, "wait", "--for=condition=Ready", f"pod/{name}", "--timeout=120s")
 
     def calling(self, seconds: float, prefix: str, host: str = "", *cost: str) -> Calls:
-        """Start a caller in the gateway's namespace; it calls the router's Service or `host`, and may report a cost."""
+        """Start a caller in the gateway's namespace.
+
+        The caller sends its requests to the router's Service, or to `host` if it is given, and reports `cost` if it is
+        given.
+        """
         address = f"http://{host or f'mtorl-router.{self.namespace}'}/v1/models/ads:predict"
         words = ["kubectl", "-n", self.gateway, "exec", "-i", "caller", "--", "python", "-", address]
         words += [self.token, str(seconds), prefix, *cost]
-        path = self.folder / f"answers-{uuid4().hex}"  # a pipe that nothing reads yet would stop the caller
+        # Write to a file instead of a pipe: the caller would block as soon as an unread pipe is full.
+        path = self.folder / f"answers-{uuid4().hex}"
         with path.open("w") as said:
             process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=said, text=True)
         assert process.stdin
@@ -119,7 +125,7 @@ class Running(Installation):
         return f"{get(self.namespace, 'pod', router)['status'].get('podIP', '')}:8080"
 
     def in_router(self, code: str, *arguments: str, pod: str = "mtorl-router-0") -> str:
-        """Run a Python program in a router's container; returns its output."""
+        """Run Python code in the container of a router; returns its output."""
         container = ("exec", pod, "-c", "router", "--")
         return kubectl("-n", self.namespace, *container, "python", "-c", code, *arguments)
 
@@ -127,11 +133,11 @@ class Running(Installation):
         return set(self.in_router(DECISIONS, pod=pod).split())
 
     def uploaded(self) -> set[str]:
-        """Return the ids of the decisions in the lake."""
+        """Return the ids of all decisions that the routers have uploaded to the lake."""
         return set(self.in_router(UPLOADED).split())
 
     def restarts(self) -> dict[str, int]:
-        """Return restart counts of containers in existing pods, without those that never restarted."""
+        """Return the number of restarts of each container that was restarted at least once."""
         return {
             f"{pod['metadata']['name']}/{one['name']}": one["restartCount"]
             for pod in listed(self.namespace, "pod")
@@ -148,17 +154,17 @@ class Running(Installation):
 
 
 def image_of(images: list[Object], name: str) -> str:
-    """One of our images, as an overlay with these `images` names it."""
+    """Return the full name of one of the project's images, as kustomize writes it for these `images`."""
     (found,) = [one for one in images if one["name"].endswith(f"/{name}")]
     return found.get("newName", found["name"]) + (f"@{found['digest']}" if "digest" in found else f":{found['newTag']}")
 
 
 def answers(calls: Calls) -> Answers:
-    """Wait until a caller has ended; returns what it was answered."""
+    """Wait until a caller has ended; returns the answers that it got from the router."""
     assert calls.process.wait(timeout=600) == 0
     return [json.loads(line) for line in calls.said.read_text().splitlines()]
 
 
 def decided(said: Answers) -> Answers:
-    """Return the answers that are decisions of a model."""
+    """Return the answers in which a model decided; the others are errors or default actions."""
     return [one for one in said if one["status"] == 200 and one["fallback_reason"] is None]

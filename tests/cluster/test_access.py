@@ -1,4 +1,4 @@
-"""Sign-in of the experiments page: its users' rights are those that the API server grants."""
+"""Test of the sign-in to the experiments page: a user may do there what the API server allows the user to do."""
 
 import time
 

@@ -1,4 +1,6 @@
-"""Every target on a real API server: admitted under Pod Security "restricted" and a quota, reapplied, upgraded."""
+"""Tests that a real API server admits every target under Pod Security "restricted" and a quota, also when a target is
+applied again or upgraded.
+"""
 
 import re
 from pathlib import Path
@@ -16,7 +18,7 @@ pytestmark = pytest.mark.cluster
 
 
 def objects_of(target: str) -> Objects:
-    """Return the objects of a target; skips if the cluster lacks an operator's API for it."""
+    """Return the objects of a target. Skips the test if the cluster lacks a CRD that the target needs."""
     objects = rendered(target)
     apis = {o["apiVersion"] for o in objects if re.search(r"\.\w+/", o["apiVersion"])}
     if missing := sorted(api for api in apis if ".k8s.io/" not in api and not serves(api)):
@@ -42,7 +44,10 @@ def test_a_target_is_admitted_whole(target: str, installation: Installation) -> 
 
 
 def test_a_profile_keeps_its_namespace_and_takes_production(tmp_path: Path, ended: list[str]) -> None:
-    """docs/kubeflow.md, in a namespace as Kubeflow's profile controller makes it, which is not here."""
+    """Follows docs/kubeflow.md.
+
+    The test creates a namespace like that of Kubeflow's profile controller, which is not installed.
+    """
     name, label = f"mtorl-test-profile-{uuid4().hex[:8]}", "app.kubernetes.io/part-of"
     ended.append(name)
     kubectl("create", "namespace", name)
@@ -61,7 +66,7 @@ def test_a_profile_keeps_its_namespace_and_takes_production(tmp_path: Path, ende
 
 @pytest.mark.parametrize("plugin", [True, False])
 def test_sidecars_of_istio_are_admitted_with_its_cni_plugin_alone(plugin: bool, installation: Installation) -> None:
-    """Adds the containers of Istio 1.30's injection template directly, because Istio does not run here."""
+    """Istio is not installed, so the test adds the containers of Istio 1.30's injection template to the pods itself."""
     user = {"runAsUser": 1337, "runAsNonRoot": True, "allowPrivilegeEscalation": False}
     common = {"image": "proxyv2", "resources": {"limits": {"cpu": "2", "memory": "1Gi"}}, "restartPolicy": "Always"}
     rights = {"istio-init": [] if plugin else ["NET_ADMIN", "NET_RAW"], "istio-proxy": []}
@@ -112,7 +117,7 @@ def test_the_data_outlive_the_application(installation: Installation) -> None:
     assert {"mtorl-data", "state-mtorl-router-0", "data-mtorl-redis-0", "data-mtorl-ledger-0"} <= claims.keys()
     kubectl("delete", "-k", installation.target(target), "--timeout=120s")
     assert not installation.uids("statefulset")
-    # The autoscaler may have added a router with its volume in the meantime.
+    # The second set of claims may be larger, because the autoscaler may have added a router.
     assert claims.items() <= installation.uids("pvc").items()
     assert set(SECRETS) <= installation.uids("secret").keys()
     installation.apply(target)

@@ -1,4 +1,4 @@
-"""Experiment objects on a real API server, with the operator and two routers as local processes."""
+"""Tests of Experiment objects on a real API server, with the operator and two routers as local processes."""
 
 import json
 import os
@@ -116,7 +116,9 @@ def test_the_kill_switch_works_on_each_router(cluster_of: Cluster, operator: Ope
         cluster_of.patch("first", enabled=False)
         eventually(lambda: all(arms_of(router) == {"incumbent"} for router in (one, other)))
 
-        operator.kill()  # active experiments stay, and can still be edited
+        # While the operator is down, the routers keep the last active experiments, and users can still edit the
+        # objects.
+        operator.kill()
         cluster_of.patch("first", enabled=True)
         time.sleep(3)
         assert all(arms_of(router) == {"incumbent"} for router in (one, other))
@@ -148,7 +150,9 @@ def test_what_may_not_change_is_refused_by_the_api_server(cluster_of: Cluster, o
 
 
 def test_what_is_null_stays_null_in_the_history(cluster_of: Cluster, operator: OperatorProcess) -> None:
-    """The history fixes how arms answer and what may not change, so an absent field must differ from a null one."""
+    """The stored history must keep the difference between an absent and a null field, because it records how arms
+    answer.
+    """
     arms = [{"name": "incumbent", "weight": 0.5, "policy": "baseline"}, spec()["arms"][1]]
     cluster_of.apply("first", spec(arms=arms, metrics={"primary": "click_per_decision", "outcome_hours": "none"}))
     for to in ("shadow", "50%", "promoted"):
@@ -183,7 +187,9 @@ def test_a_kill_switch_by_config_map_shows_and_a_patch_ends_it(cluster_of: Clust
 
 
 def test_what_is_uninstalled_is_not_made_anew(namespace: str, tmp_path: Path) -> None:
-    """Deletes in the order of `kubectl delete -k` while the operator still runs."""
+    """When the objects are deleted in the order of `kubectl delete -k`, the running operator does not recreate any of
+    them.
+    """
     objects = operators(namespace, ("ConfigMap", "mtorl-experiment"))
     first = {"apiVersion": "mtorl-kubeflow.github.io/v1alpha1", "kind": "Experiment"}
     objects.append({**first, "metadata": {"name": "first", "namespace": namespace}, "spec": {**spec(), **GO}})
@@ -205,7 +211,10 @@ def test_what_is_uninstalled_is_not_made_anew(namespace: str, tmp_path: Path) ->
 
 
 def test_with_the_rights_of_the_manifests_and_of_two_one_leads(cluster_of: Cluster, tmp_path: Path) -> None:
-    """The leader dies when the kill switch is used: the standby applies the kill, and leads some seconds later."""
+    """The leader dies just after a user sets the kill switch.
+
+    The standby applies the kill switch, and later becomes leader.
+    """
     namespace = cluster_of.namespace
     kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(operators(namespace)))
     config = as_operator(namespace, tmp_path)
@@ -227,7 +236,7 @@ def test_with_the_rights_of_the_manifests_and_of_two_one_leads(cluster_of: Clust
 
 
 def test_a_kill_switch_waits_for_no_lease(cluster_of: Cluster, tmp_path: Path) -> None:
-    """Another operator holds the lease throughout, as far as this operator can see."""
+    """During the whole test, another operator renews the lease, so the operator under test never becomes leader."""
     held = {"holderIdentity": "somebody", "leaseDurationSeconds": 15}
     lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "mtorl-operator"}}
     ends = threading.Event()
@@ -258,13 +267,13 @@ def test_a_kill_switch_waits_for_no_lease(cluster_of: Cluster, tmp_path: Path) -
         operator.kill()
 
 
-# Pods stay unready until the node exists, so no rollout completes before git is applied again.
+# No node has this label at first, so no rollout completes before the files are applied again.
 NOWHERE = "- {op: add, path: /spec/predictor/nodeSelector, value: {kubernetes.io/hostname: mtorl-nowhere}}"
 
 
 @contextmanager
 def applied_all_the_time(files: Callable[[], str]) -> Iterator[Callable[[], None]]:
-    """Apply files repeatedly like a self-healing GitOps controller; yields a function that awaits three applies."""
+    """Apply files again and again, as a GitOps controller does. Yields a function that waits for three more applies."""
     applied, ends = [0], threading.Event()
 
     def reapply() -> None:
@@ -288,7 +297,10 @@ def applied_all_the_time(files: Callable[[], str]) -> Iterator[Callable[[], None
 def test_a_promotion_is_a_commit_and_a_kill_switch_none_where_git_is_applied_all_the_time(
     tmp_path: Path, ended: list[str]
 ) -> None:
-    """Uses KServe for the rollout and the manifests' rights. Pods of a fake node are ready at once."""
+    """KServe does the rollout, and the operator has the rights from the manifests.
+
+    The nodes are fake, so pods are ready at once.
+    """
     made = Installation(tmp_path)
     ended.append(made.namespace)
     literals = [f"{arm}={arm}/first" for arm in ("incumbent", "challenger")]
@@ -298,7 +310,8 @@ def test_a_promotion_is_a_commit_and_a_kill_switch_none_where_git_is_applied_all
         "components": [os.path.relpath(MANIFESTS / "components" / "models", (tmp_path / "any").resolve())],
         "configMapGenerator": [{**models, "options": {"disableNameSuffixHash": True}}],
         "patches": [
-            {"patch": yaml.safe_dump({**operator, "$patch": "delete"})},  # a pod on a fake node does nothing
+            # On a fake node the operator's pod would not run; the test starts a local process instead.
+            {"patch": yaml.safe_dump({**operator, "$patch": "delete"})},
             {"target": {"kind": "InferenceService", "name": "mtorl-incumbent"}, "patch": NOWHERE},
         ],
     }
@@ -367,7 +380,7 @@ def test_a_promotion_is_a_commit_and_a_kill_switch_none_where_git_is_applied_all
 
 
 def as_operator(namespace: str, folder: Path) -> Path:
-    """Return a kubeconfig with the rights of the operator's account."""
+    """Write a kubeconfig with the token of the operator's service account, and return its path."""
     config = folder / "kubeconfig"
     content = yaml.safe_load(kubectl("config", "view", "--raw", "--minify"))
     token = kubectl("-n", namespace, "create", "token", "mtorl-operator").strip()
@@ -377,7 +390,7 @@ def as_operator(namespace: str, folder: Path) -> Path:
 
 
 def operators(namespace: str, *also: tuple[str, str]) -> list[Object]:
-    """Return the operator's account, rights and lease, and other objects of the overlay, moved to a namespace."""
+    """Return the operator's service account, role, role binding and lease, and the objects in `also`."""
     wanted = {(kind, "mtorl-operator") for kind in ("ServiceAccount", "Role", "RoleBinding", "Lease")} | set(also)
     made = [o for o in rendered("overlays/dev") if (o["kind"], o["metadata"]["name"]) in wanted]
     for subject in (subject for o in made for subject in o.get("subjects", ())):

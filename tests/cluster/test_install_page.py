@@ -1,4 +1,4 @@
-"""The commands of docs/cluster.md take an empty cluster to a running experiment and a received alert.
+"""Test that the commands of docs/cluster.md lead from an empty cluster to a running experiment and an alert.
 
 The page's `scripts/images.sh load` builds missing images and passes them to the command LOAD.
 """
@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.node]
 
 NAMESPACE = "mtorl-dev"
 OVERLAY = "components: [images]\n"
-# An addition to the overlay: a small market, so that the test takes less time.
+# Simulate few users instead of the many in the page, so that the test takes less time.
 SMALLER = f"""{OVERLAY}patches:
 - target: {{kind: CronJob, name: mtorl-bootstrap}}
   patch: |
@@ -48,7 +48,8 @@ def empty_cluster() -> Iterator[None]:
     found = kubectl("get", "namespace", NAMESPACE, "--ignore-not-found", "-o", "name")
     assert not found, f"{NAMESPACE} exists: the page starts without it, and this test deletes it"
     monitoring = kubectl("get", "namespace", "monitoring", "--ignore-not-found", "-o", "name")
-    if not monitoring:  # the page assumes that it exists, with a Prometheus Operator
+    # The page assumes that the namespace `monitoring` exists, because the Prometheus Operator runs there.
+    if not monitoring:
         kubectl("create", "namespace", "monitoring")
     yield
     made = [NAMESPACE] if monitoring else [NAMESPACE, "monitoring"]
@@ -67,7 +68,8 @@ def test_the_page_leads_to_a_running_experiment(empty_cluster: None, tmp_path: P
     start, _, alert = script.replace(OVERLAY, SMALLER).partition("# 21 ")
     printed = terminal.run(start, 3600)
     (line,) = [line for line in printed.splitlines() if line.startswith('{"predictions"')]
-    answer, _ = json.JSONDecoder().raw_decode(line)  # the next output may follow on the same line
+    # The output of the next command may follow on the same line, so the end of the JSON is not the end of the line.
+    answer, _ = json.JSONDecoder().raw_decode(line)
     assert answer["predictions"][0]["model"]["name"] == "incumbent", printed
     assert "registry/challenger/first: published" in printed or "rejected" in printed, printed
     assert "mtorl-redis-0" in printed
@@ -92,7 +94,9 @@ def test_the_page_leads_to_a_running_experiment(empty_cluster: None, tmp_path: P
 
 @contextmanager
 def prometheus_of_the_cluster(folder: Path) -> Iterator[None]:
-    """Start a local Prometheus and Alertmanager with the rules, receivers and routers of the cluster."""
+    """Start a local Prometheus and Alertmanager with the alert rules and receivers of the cluster, which scrape its
+    router.
+    """
     rules = get(NAMESPACE, "prometheusrule", "mtorl")["spec"]["groups"]
     secrets = get(NAMESPACE, "secret", "mtorl-alerting")["data"]
     with ExitStack() as until:

@@ -1,8 +1,8 @@
-"""Nights on a cluster: from an empty volume to the first decision, then recurring training on a growing log and on the
-router's decisions of the day.
+"""Test of three nights on a cluster: from an empty volume to the first decision, then recurring training on a growing
+log and on the decisions that the router logged during the day.
 
-The tests need what `test_running.py` and `test_kfp.py` need: a node that runs pods, the images in $IMAGES, and a KFP
-namespace without an installation of this project. About half an hour on two CPUs.
+The test needs what `test_running.py` and `test_kfp.py` need: a node that runs pods, the images in $IMAGES, and a
+namespace for KFP in which the project is not installed. It takes half an hour on two CPUs.
 """
 
 import os
@@ -26,15 +26,18 @@ from tests.waiting import eventually
 pytestmark = [pytest.mark.cluster, pytest.mark.node, pytest.mark.kfp]
 
 NIGHTS = 3
-LOG_USERS, NEW_USERS, USERS = 200, 40, 400  # first night's log; added each night; known to the feature store
+# Users in the log of the first night, users added each night, and users in the feature store.
+LOG_USERS, NEW_USERS, USERS = 200, 40, 400
 SCHEDULE, NIGHTLY = "test-nights", "mtorl-test-nightly"
 BOOTSTRAP = {"dataset": "simulator", "simulate": True, "users": USERS, "epochs": 1}
 NIGHT: dict[str, str | int | float] = {
     "source": "/mnt/mtorl/export.parquet",
     "dataset": "simulator",
-    "shrunk": "accept",  # the first night's log is smaller than the bootstrap's
+    # Accept it that the log of the first night is smaller than the log of the bootstrap.
+    "shrunk": "accept",
     "epochs": 1,
-    "min_lift": -1,  # the gate promotes every model that it can value
+    # The gate promotes every model whose value it can estimate.
+    "min_lift": -1,
 }
 EXPORT = """
 import sys
@@ -45,7 +48,8 @@ target = Path("/mnt/mtorl/export.parquet")
 log[log["user_id"] < f"u{int(sys.argv[1]):06d}"].to_parquet(target.with_suffix(".new"), index=False)
 target.with_suffix(".new").rename(target)
 """
-# Arms explore channel and exposure; otherwise the gate refuses models because the log can't value them.
+# Let both arms explore the channel and the exposure. Otherwise the log cannot show the value of other policies, and the
+# gate rejects every model.
 EXPERIMENT = yaml.safe_load((MANIFESTS / "examples" / "experiment.yaml").read_text())
 for arm in EXPERIMENT["spec"]["arms"]:
     arm["explore"] = {"share": 0.5, "scope": "both"}
@@ -62,17 +66,20 @@ for model in trained_on(Path("/mnt/mtorl/registry").glob("*/*/artifact"), users)
 
 @pytest.fixture
 def running(client: Any, pipelines: dict[str, Path], images: list[Object], tmp_path: Path) -> Iterator[Running]:
-    """An installation after its bootstrap in the namespace where KFP runs pipelines, and a gateway's namespace."""
+    """Install the project in the namespace where KFP runs pipelines, run the bootstrap, and create a gateway's
+    namespace.
+    """
     made = Running(tmp_path, images, os.environ["KFP_NAMESPACE"])
     others = names_of(made, "pvc")
     kubectl("apply", "-f", "-", stdin=platform(made.namespace))
     try:
         made.install("overlays/dev")
         in_namespace("apply", "-f", "-", stdin=yaml.safe_dump(EXPERIMENT))
-        on_volume("")  # sets the volume's group to that of the steps
+        # The pod that this call starts makes the group of the pipeline steps the owner of the volume.
+        on_volume("")
         run = ended(client, pipelines["mtorl-bootstrap"], BOOTSTRAP)
         assert run.state == "SUCCEEDED", failures(run)
-        # Exposures of users who are missing from the feature store can't be used for training.
+        # Add the users to the feature store now: training cannot use exposures of users without features.
         in_namespace("create", "job", "mtorl-materialize-now", "--from=cronjob/mtorl-materialize")
         in_namespace("wait", "--for=condition=Complete", "job/mtorl-materialize-now", "--timeout=180s")
         in_namespace("wait", "--for=condition=Ready", "pod/mtorl-router-0", "--timeout=180s")
@@ -84,7 +91,8 @@ def running(client: Any, pipelines: dict[str, Path], images: list[Object], tmp_p
         in_namespace("delete", "-k", made.target("overlays/dev"), "--ignore-not-found")
         in_namespace("delete", "job", "mtorl-materialize-now", "--ignore-not-found")
         delete_mounting()
-        # Claims of StatefulSets outlive them: with this spool, another run would learn from these days.
+        # Delete the claims, too, because StatefulSets do not. Otherwise a later test would train on the decisions of
+        # this one.
         in_namespace("delete", "pvc", "--ignore-not-found", *(names_of(made, "pvc") - others))
 
 
@@ -93,7 +101,7 @@ def names_of(made: Running, kind: str) -> set[str]:
 
 
 def a_day(running: Running) -> set[str]:
-    """Simulate a day of users; returns the ids of the models' decisions, once they are in the lake."""
+    """Simulate a day of requests; returns the ids of the decisions by models, once all of them are in the lake."""
     said = answers(running.calling(180, uuid4().hex, "", "0.01"))
     taken = {one["decision_id"] for one in decided(said)}
     assert len(taken) > USERS
@@ -102,7 +110,7 @@ def a_day(running: Running) -> set[str]:
 
 
 def trained(on: range) -> dict[str, int]:
-    """Return, by model version, how many of these users the model was trained on."""
+    """Return, for each model version, how many of the users with these numbers are in its training data."""
     lines = on_volume(TRAINED_ON, str(on.start), str(on.stop)).splitlines()
     return {line.split()[1]: int(line.split()[2]) for line in lines}
 
@@ -114,7 +122,7 @@ def failures(run: Run) -> str:
 
 
 def night_after(client: Any, begin: datetime) -> Run:
-    """Return the first recurring run that started after `begin`, once it has ended."""
+    """Wait for the first recurring run created after `begin` to end, and return it."""
 
     def at_end() -> Run | None:
         listed = client.list_runs(page_size=100, sort_by="created_at asc")

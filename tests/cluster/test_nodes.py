@@ -1,4 +1,4 @@
-"""Several nodes simulated by kwok: pods spread over them, drains, and the loss of a node with its disk."""
+"""Tests on several nodes simulated by kwok: how pods spread, drained nodes, and a node that is lost with its disk."""
 
 import json
 from collections import Counter
@@ -14,7 +14,8 @@ from tests.cluster.kubectl import Object, get, kubectl, listed
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.cluster
-OWN = "mtorl-test-nodes"  # a label and a taint that keep other tests' pods away
+# Name of a label and a taint that keep the pods of other tests away from these nodes.
+OWN = "mtorl-test-nodes"
 NODES = {name: f"{OWN}-{name}" for name in ("a", "b", "c", "gpu")}
 PLACE = {"nodeSelector": {OWN: "yes"}, "tolerations": [{"key": OWN, "operator": "Exists"}]}
 TWICE = ("mtorl-router", "mtorl-operator", "mtorl-incumbent", "mtorl-challenger", "mtorl-feed")
@@ -27,13 +28,13 @@ def patch(kind: str, path: str) -> Object:
 
 
 class OnNodes(Installation):
-    """A production installation on the nodes of this test."""
+    """A production installation whose pods run only on the nodes that this test creates."""
 
     predictors = patch("InferenceService", "/spec/predictor")
     further: ClassVar[Object] = {"patches": [patch("StatefulSet|Deployment", "/spec/template/spec"), predictors]}
 
     def ready(self) -> list[tuple[str, str]]:
-        """Return workload and node of each ready pod on these nodes."""
+        """Return the workload and the node of each ready pod."""
         found = []
         for pod in listed(self.namespace, "pod"):
             labels, conditions = pod["metadata"]["labels"], pod["status"].get("conditions", [])
@@ -44,7 +45,10 @@ class OnNodes(Installation):
         return found
 
     def wait_ready(self, routers: int, seconds: float = 120) -> tuple[Counter[str], Counter[str]]:
-        """Wait for all pods, including `routers` routers; returns the numbers of routers and operators by node."""
+        """Wait until all pods are ready, `routers` of them routers.
+
+        Returns the number of routers and of operators on each node.
+        """
         wanted = PODS | Counter({"mtorl-router": routers}) if routers > 1 else PODS - Counter(["mtorl-router"])
 
         def all_of_them() -> list[tuple[str, str]]:
@@ -58,7 +62,7 @@ class OnNodes(Installation):
 
 @pytest.fixture
 def production(tmp_path: Path, ended: list[str]) -> Iterator[OnNodes]:
-    """A namespace, three nodes in three zones, and a node with a taint that our pods do not tolerate."""
+    """Create three nodes in three zones, a node with a taint that no pod tolerates, and an installation."""
     if not simulated():
         pytest.skip("the cluster of KUBECONFIG has real nodes: these are simulated")
     size, made = {"cpu": "32", "memory": "128Gi", "pods": "200"}, []
@@ -89,7 +93,8 @@ def test_pods_spread_over_the_nodes_that_take_them_and_a_drain_leaves_one_of_eac
     claims = production.uids("pvc")
     drain("a")
     assert production.wait_ready(routers=6)[0] == {"b": 3, "c": 3}, "routers must avoid the drained node"
-    drain("b", "c")  # no node accepts pods now, so disruption budgets keep these
+    # Now no node accepts new pods, so the disruption budgets must keep the last pod of each workload.
+    drain("b", "c")
     assert Counter(name for name, _ in production.ready()) == Counter(TWICE[:4])
     kubectl("uncordon", *NODES.values())
     production.wait_ready(routers=6)

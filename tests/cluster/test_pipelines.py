@@ -1,4 +1,4 @@
-"""Pods of the compiled pipelines' steps: admitted under Pod Security "restricted" and a quota, with limited rights."""
+"""Tests that the pods of all pipeline steps are admitted under Pod Security "restricted" and a quota."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +12,7 @@ from tests.waiting import eventually
 
 pytestmark = pytest.mark.cluster
 
-# Security settings that KFP 2.17 adds to every step; the step itself must set the rest of "restricted".
+# Security settings that KFP 2.17 adds to every step. The step itself must set the other fields of "restricted".
 KFP = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
@@ -26,7 +26,7 @@ RESOURCES = {
 
 
 def steps() -> Iterator[Any]:
-    """Yield every step with the pipeline's settings for its container and pod."""
+    """Yield each step of each compiled pipeline: its container, and its settings for Kubernetes."""
     for path in sorted(MANIFESTS.glob("pipelines/*/mtorl-*.yaml")):
         spec, platform = [*documents(path.read_text()), {}][:2]
         pods = platform.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
@@ -37,7 +37,7 @@ def steps() -> Iterator[Any]:
 
 
 def pod(container: Object, said: Object) -> Object:
-    """Return a step's pod as KFP's driver builds it."""
+    """Return the manifest of a step's pod as KFP's driver would build it."""
     security = said.get("securityContext", {})
     numbers = {key: value if isinstance(value, bool) else int(value) for key, value in security.items()}
     resources = container.get("resources", {})

@@ -1,8 +1,8 @@
-"""Recorded ends of pipeline runs on a real Kubeflow Pipelines server, and the alerts that follow.
+"""Tests of how the ends of pipeline runs are recorded on a real Kubeflow Pipelines server, and which alerts follow.
 
-KFP's own status of a run's steps is wrong for some ends (components/notify/run_end.py), so these tests use real runs,
-the files that their last steps write, and the shipped rules. They need promtool and what test_kfp.py needs. About ten
-minutes on two CPUs.
+KFP's own status of the steps is wrong for some ends (see components/notify/run_end.py). The tests therefore use real
+runs, the files that the last steps of these runs write, and the shipped alert rules. They need promtool and what
+test_kfp.py needs, and take ten minutes on two CPUs.
 """
 
 import inspect
@@ -29,8 +29,8 @@ from tests.monitoring.judged_experiment import CONTENT
 pytestmark = [pytest.mark.cluster, pytest.mark.kfp]
 
 LOG = {"source": "/mnt/mtorl/touchpoints.parquet", "dataset": "/mnt/mtorl/dataset.yaml"}
-TRAINING = LOG | {"epochs": 1, "min_lift": -1, "deploy_seconds": 0}  # the gate promotes every model
-# Earlier nights, from which today's success derives the usual interval.
+TRAINING = LOG | {"epochs": 1, "min_lift": -1, "deploy_seconds": 0}  # The gate promotes every model.
+# Records of ten earlier nights. From them, today's run derives the usual interval between successful runs.
 TEN_NIGHTS = """
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -67,7 +67,10 @@ def volume(client: Any) -> Iterator[None]:
 
 def test_good_nights_pass_bad_ones_ring(client: Any, pipelines: dict[str, Path], volume: None, tmp_path: Path) -> None:
     def run(**parameters: dict[str, Any]) -> dict[str, Any]:
-        """Run pipelines at the same time; returns each one's end and stored state, by name."""
+        """Run pipelines at the same time.
+
+        Returns, by pipeline, the states of the steps and the recorded end of the run.
+        """
         names = {name: f"mtorl-{name}" for name in parameters}
         ids = {name: started(client, pipelines[names[name]], given) for name, given in parameters.items()}
         ends = {name: end_of(client, run_id) for name, run_id in ids.items()}
@@ -110,7 +113,7 @@ EXPERIMENT = {"experiment.yaml": yaml.safe_dump(CONTENT)}
 
 
 def assert_fires(runs: Path, expected: set[tuple[str, str]], hours: int = 1) -> None:
-    """Assert which alerts fire `hours` from now for stored runs, by the exporter, the shipped rules and promtool."""
+    """Assert with promtool which alerts the shipped rules fire `hours` from now, given the recorded runs in `runs`."""
     registry = CollectorRegistry()
     registry.register(RunsCollector(runs))
     now, series = datetime.now().timestamp(), []

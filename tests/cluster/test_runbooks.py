@@ -1,4 +1,4 @@
-"""Commands of all runbooks, executed unchanged on a cluster."""
+"""Tests that run the commands of all runbooks unchanged on a cluster."""
 
 import json
 import os
@@ -20,8 +20,9 @@ pytestmark = pytest.mark.cluster
 OPERATE = ROOT / "docs" / "cluster.md"
 PAGES = [*sorted((ROOT / "docs" / "runbooks").glob("*.md")), OPERATE, OPERATE.with_name("cluster-experiments.md")]
 
-# kubectl uses the test's namespace and records its failures, because bash ignores them within a pipeline. Commands that
-# need running containers, expandable volumes, a person or another program are left out, and nothing waits.
+# A function `kubectl` that uses the test's namespace. It records each failure, because bash ignores the failure of a
+# command within a pipeline. It skips commands that need running containers, an expandable volume, a person or another
+# program, and it skips waiting.
 PREAMBLE = r"""
 kubectl() {
   local words=() word
@@ -44,7 +45,9 @@ NS=mtorl EXP=spring PIPELINE=mtorl-train  # a page sets them in its first block,
 
 
 def scripts(page: Path) -> list[str]:
-    """Return a page's bash blocks, and the kubectl commands in its sentences that name no specific pod."""
+    """Return the bash blocks of a page, and the kubectl commands within its sentences unless they contain the
+    placeholder POD.
+    """
     text = page.read_text()
     if page == OPERATE:
         text = text[text.index("\n## Operate\n") : text.index("\n## Upgrade\n")]  # the fixture did the installation
@@ -55,7 +58,7 @@ def scripts(page: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """The dev overlay with an experiment; its router was changed once, so that there is a change to roll back."""
+    """Install the dev overlay with an experiment. The router was changed once, so that its rollout can be undone."""
     made = Installation(tmp_path_factory.mktemp("runbooks"))
     made.apply("overlays/dev")
     made.wait_for_pods()

@@ -1,8 +1,7 @@
-"""A node that runs the images: from the first install to the first decision, and data lost when parts are killed.
+"""Tests on a node that runs the images: from the installation to the first decision, and that killed pods lose no data.
 
-The experiment stays a draft: all users get the incumbent.
-
-IMAGES names the file with the output of `scripts/images.sh load` (or `push`). Each test continues where the last ended.
+The experiment stays a draft, so all users get the incumbent. The variable IMAGES names a file with the output of
+`scripts/images.sh load` (or `push`). Each test continues from the state that the previous test left.
 """
 
 import json
@@ -25,7 +24,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.node]
 
 @pytest.fixture(scope="module")
 def running(images: list[Object], tmp_path_factory: pytest.TempPathFactory, ended: list[str]) -> Running:
-    """The state after `kubectl apply` on an empty cluster: everything waits for the bootstrap."""
+    """Return an installation just after `kubectl apply`: everything still waits for the bootstrap."""
     made = Running(tmp_path_factory.mktemp("running"), images)
     ended += [made.namespace, made.gateway]
     made.install("overlays/dev")
@@ -35,7 +34,7 @@ def running(images: list[Object], tmp_path_factory: pytest.TempPathFactory, ende
 
 def test_before_the_bootstrap_everything_waits_and_says_for_what(running: Running) -> None:
     def refused() -> Answers:
-        # Call the pod directly: the Service only leads to ready routers.
+        # Send the request to the pod itself, because the Service forwards requests only to ready routers.
         said = running.call(2, uuid4().hex, running.address("mtorl-router-0"))
         return [one for one in said if one["status"] == 503 and "mtorl-bootstrap" in one["said"]]
 
@@ -77,7 +76,7 @@ def test_only_the_wanted_flows_are_open(running: Running) -> None:
 
 
 def answers_while_killed(running: Running, pod: str) -> Answers:
-    """Return the answers to a caller during a minute in which a pod is killed."""
+    """Send requests for a minute, kill a pod after ten seconds, and return all answers."""
     caller = running.calling(60, pod)
     time.sleep(10)
     kubectl("-n", running.namespace, "delete", "pod", pod, "--force", "--grace-period=0")
@@ -114,7 +113,7 @@ def test_the_callers_token_is_replaced_by_the_commands_of_the_page(running: Runn
 
 
 def test_the_autoscaler_adds_and_removes_a_router_without_loss(running: Running) -> None:
-    """Its bounds stand for metrics of load, which need a metrics-server."""
+    """The test changes the autoscaler's bounds instead of the load, because the cluster may have no metrics-server."""
     ns, third = running.namespace, "mtorl-router-2"
 
     def bounds(replicas: int) -> None:
@@ -154,7 +153,8 @@ def test_a_redis_that_was_emptied_is_filled_again(running: Running) -> None:
     assert keys() >= USERS
     in_redis("redis-cli --scan | xargs -n 500 redis-cli unlink")  # FLUSHALL is disabled
     assert keys() < USERS
-    # The feed's notes are lost; users of the last minutes return when their hour is compacted.
+    # The feed cannot restore the users of the last minutes. They return when the compaction reads their hour of the
+    # log.
     eventually(lambda: keys() >= USERS, 240, keys)
 
 

@@ -1,9 +1,12 @@
-"""Second day of an installation with its lake in a bucket: no decision lost or duplicated, no budget overspent.
+"""Tests of the second day of an installation whose lake is in a bucket: no decision is lost or duplicated, and no
+budget is exceeded.
 
-The first day is the routers' first log moved back by a day; a copy moved back by six days is for retention to delete.
-While callers continue, there follow an upgrade, an outage of the object store, the deletion of a router in the outage,
-late outcomes, a kill switch and a forgotten user. The bucket is set up as manifests/components/object-store/README.md
-says. IMAGES as for test_running.py. A quarter of an hour on two CPUs. Each test continues where the last ended.
+The routers' first log, with its times moved back by a day, is the first day. A second copy, moved back by six days,
+must be deleted by retention. While callers send requests, the tests upgrade the installation, stop the object store,
+delete a router during that outage, report late outcomes, use the kill switch and forget a user.
+
+The bucket is set up as in manifests/components/object-store/README.md. The tests need the variable IMAGES, as
+test_running.py does, and take 15 minutes on two CPUs. Each test continues from the state that the previous test left.
 """
 
 import json
@@ -32,7 +35,7 @@ FORGOTTEN = "u000007"
 LAKE = "$(MTORL_LAKE)"
 REQUESTS = "{op: replace, path: /spec/template/spec/containers/0/resources/requests, value: {cpu: 50m, memory: 384Mi}}"
 JOB = "/spec/jobTemplate/spec/template/spec/containers/0"
-# Production on a node of two CPUs, and access to the object store's port.
+# Small resource requests, so that production fits on a node of two CPUs, and egress to the port of the object store.
 PATCHES = {
     "kind: InferenceService": """
 - {op: replace, path: /spec/predictor/minReplicas, value: 1}
@@ -66,7 +69,7 @@ COPIES = """
 copy_back(lake, 1)
 copy_back(lake, 6)
 """
-# Requests decided twice, the cost of exposures, and users.
+# Prints how many requests were decided twice, the total cost of the exposures, and the number of users.
 COUNTS = """
 decisions, outcomes = lake.records(db, "decision"), lake.records(db, "outcome")
 today = f"{TIME} > now() - INTERVAL 20 HOUR"
@@ -81,7 +84,7 @@ for query in (
 
 
 class Day(Pods):
-    """A production installation with its lake in a bucket, its callers, and their answers."""
+    """A production installation whose lake is in a bucket, with its callers and their answers."""
 
     def __init__(self, folder: Path, images: list[Object], namespace: str = "") -> None:
         super().__init__(folder, images, namespace)
@@ -94,7 +97,10 @@ class Day(Pods):
         kubectl("-n", self.namespace, "create", "secret", "generic", "mtorl-lake", *keys)
 
     def job(self, cronjob: str, *arguments: str, ends: str = "succeeded") -> str:
-        """Run a CronJob's job, optionally with other arguments; returns its log."""
+        """Start a job from a CronJob, wait until it has succeeded (or `ends`), and return its log.
+
+        `arguments` replace the arguments of the CronJob.
+        """
         name = f"{cronjob}-{uuid4().hex[:6]}"
         made = ("create", "job", name, f"--from=cronjob/{cronjob}", "--dry-run=client", "-o", "json")
         job = json.loads(kubectl("-n", self.namespace, *made))
@@ -107,7 +113,7 @@ class Day(Pods):
         return kubectl(*log)
 
     def ids(self, kind: Kind, days: int = 0) -> list[str]:
-        """Return ids of the lake's records whose decision was the given number of days ago."""
+        """Return the ids of the lake's records of a kind whose decisions are `days` days old."""
         return self.store.run(IDS, kind, ID_FIELD[kind], str(days)).split()
 
     def uploaded_all(self) -> bool:
@@ -120,7 +126,7 @@ def _yaml(text: str) -> Object:
 
 @pytest.fixture(scope="module")
 def day(images: list[Object], tmp_path_factory: pytest.TempPathFactory, ended: list[str]) -> Day:
-    """Production after its bootstrap, with an experiment at 50 %."""
+    """Install the production overlay, run the bootstrap, and move an experiment to 50 %."""
     made = Day(tmp_path_factory.mktemp("day"), images)
     ended += [made.namespace, made.gateway, made.store.namespace]
     made.install("overlays/production")

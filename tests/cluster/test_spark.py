@@ -1,7 +1,7 @@
-"""Features and windows built by the Spark Operator, with the commands of components/spark-features/README.md.
+"""Test that the Spark Operator builds features and windows with the commands of components/spark-features/README.md.
 
-Needs a node that runs the images in $IMAGES, spark included, and a Spark Operator that watches $SPARK_NAMESPACE, which
-the test creates and deletes. Five minutes on two CPUs.
+The test needs a node that runs the images in $IMAGES, including that of Spark, and a Spark Operator that watches
+$SPARK_NAMESPACE, a namespace that the test creates and deletes. It takes five minutes on two CPUs.
 """
 
 import os

@@ -1,8 +1,7 @@
-"""Training of a small log on two nodes (MTORL_NODES=2) with Kubeflow Trainer: from a step's pod to its artifact, with
-one pod killed, and compared with a training in one process.
+"""Test of a training on two nodes (MTORL_NODES=2) with Kubeflow Trainer, from the pod of a pipeline step to the model.
 
-Needs a node that runs pods, the images in $IMAGES, and Kubeflow Trainer 2.2 or later with its runtimes. About five
-minutes on two CPUs.
+One of the two pods is killed. The result is compared with a training in one process. The test needs a node that runs
+pods, the images in $IMAGES, and Kubeflow Trainer 2.2 or later with its runtimes. It takes five minutes on two CPUs.
 """
 
 import json
@@ -22,7 +21,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.node]
 
 RUNTIME, ACCOUNT = "torch-distributed", "pipeline-runner"
 TOUCHPOINTS = 20_000
-SPREAD = 0.008  # of the validation loss: pairs of trainings here differed by .001 to .003
+# Largest accepted difference between validation losses. Pairs of trainings differed by 0.001 to 0.003.
+SPREAD = 0.008
 STEP = f"""
 import json
 import logging
@@ -52,7 +52,9 @@ print("trained", json.dumps({{"rows": rows, "nodes": size.nodes, "losses": losse
 
 
 def step_pod(image: str) -> Object:
-    """Return a pod like that of a pipeline step: the account of runs, the volume, and its own name."""
+    """Return the manifest of a pod like that of a pipeline step: it has the same account and volume, and knows its own
+    name.
+    """
     names = {POD_NAME: "metadata.name", POD_UID: "metadata.uid"}
     env = [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in names.items()]
     compiled = {"MTORL_NODES": "2", "MTORL_GPUS": "0", "MTORL_IMAGE": image}  # as at `mtorl pipeline compile`
@@ -88,7 +90,8 @@ def test_two_nodes_train_and_a_killed_one_is_started_again(installation: Install
     assert job()["spec"]["trainer"]["numNodes"] == 2 and len(first) == 2
     kubectl("-n", ns, "delete", "pod", first[1], "--grace-period=0", "--force")
 
-    def going_on() -> bool:  # the other pod, which leads, restarts its container, too
+    # The other pod is the leader; its container restarts, too, and logs that it resumes.
+    def going_on() -> bool:
         said = [kubectl("-n", ns, "logs", name, allowed=(0, 1)) for name in nodes()]
         return any("resuming from a checkpoint" in one for one in said)
 

@@ -1,7 +1,9 @@
-"""An upgrade from an earlier release under traffic, and back: decisions, budget, models and experiment are kept.
+"""Tests of an upgrade from an earlier release under traffic, and of the way back: decisions, budgets, models and the
+experiment are kept.
 
-BEFORE names a checkout of the earlier release with `images.yaml`, the output of its `scripts/images.sh load`. IMAGES as
-for test_running.py. A quarter of an hour on two CPUs. Each test continues where the last ended.
+The variable BEFORE names a checkout of the earlier release, with the output of its `scripts/images.sh load` in
+`images.yaml`. The tests also need the variable IMAGES, as test_running.py does, and take 15 minutes on two CPUs. Each
+test continues from the state that the previous test left.
 """
 
 import os
@@ -23,14 +25,15 @@ from tests.waiting import eventually
 pytestmark = [pytest.mark.cluster, pytest.mark.node]
 
 TARGETS = ("foundation/dev", "overlays/dev")
-CALLS = 240  # seconds of traffic around each change of release
+# How long requests are sent around each change of the release, in seconds.
+CALLS = 240
 
 
 class Releases(Pods):
-    """An installation of an earlier release that is upgraded to this one.
+    """An installation of an earlier release that the tests upgrade to the current release.
 
     Attributes:
-        places: Manifests and images of both releases.
+        places: For each of the two releases, the folder of its manifests and its images.
     """
 
     def __init__(self, folder: Path, before: Path, images: list[Object]) -> None:
@@ -40,7 +43,7 @@ class Releases(Pods):
         super().__init__(folder, old)
 
     def change_to(self, release: str) -> None:
-        """Apply a release as docs/upgrade.md says, and wait until each pod runs its images."""
+        """Apply a release in the order of docs/upgrade.md, and wait until every pod runs the images of that release."""
         self.manifests, images = self.places[release]
         self.further["images"] = images
         for target in TARGETS if release == "this" else TARGETS[1:]:
@@ -54,7 +57,7 @@ class Releases(Pods):
         eventually(lambda: not self.pods_not_of(wanted), 300, self.state)
 
     def pods_not_of(self, images: set[str]) -> list[str]:
-        """Return the pods, without those of jobs, that run another image."""
+        """Return the pods that run an image other than `images`, except for the pods of jobs."""
         return [
             pod["metadata"]["name"]
             for pod in listed(self.namespace, "pod")
@@ -64,7 +67,10 @@ class Releases(Pods):
 
     @contextmanager
     def under_traffic(self) -> Iterator[None]:
-        """Call the routers meanwhile; each call is answered or refused, and reports its cost."""
+        """Send requests, with reports of costs, until the end of the block.
+
+        Each request must be answered or rejected, or fail to connect.
+        """
         with ThreadPoolExecutor(1) as pool:
             calls = self.calls(pool, CALLS)
             yield
@@ -81,7 +87,7 @@ class Releases(Pods):
 
 @pytest.fixture(scope="module")
 def releases(images: list[Object], tmp_path_factory: pytest.TempPathFactory, ended: list[str]) -> Releases:
-    """The earlier release with an experiment at 50 %."""
+    """Install the earlier release, and move an experiment to 50 %."""
     if not os.environ.get("BEFORE"):
         pytest.skip("set BEFORE to a checkout of an earlier release with its images.yaml (tests/README.md)")
     before = Path(os.environ["BEFORE"])

@@ -1,4 +1,4 @@
-"""Outputs of pipeline steps, created once by calling the components on a small simulated log."""
+"""Fixtures with the outputs of pipeline steps. Each component is called once, on a small simulated log."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def log(output: Output) -> Artifact:
 
 @pytest.fixture(scope="session")
 def definitions(output: Output) -> Artifact:
-    """Feature definitions, written by the step that builds the windows."""
+    """Return the feature definitions, which the step that builds the windows writes."""
     return output(Artifact, "definitions")
 
 
@@ -93,7 +93,7 @@ def model_store(challenger: Artifact, incumbent: Artifact, output: Output) -> Ar
 
 @pytest.fixture(scope="session")
 def first_night(challenger: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `lake`: decisions of one night in which the first model serves all users."""
+    """Return a folder with a lake, in which the first model has decided for all users during one night."""
     folder = tmp_path_factory.mktemp("night")
     simulator = Simulator(SimulatorConfig(users=USERS, seed=7))
     online = simulator.online(simulator.user_ids, ROUNDS, seed=1)

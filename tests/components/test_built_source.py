@@ -1,4 +1,4 @@
-"""Training from a folder of `mtorl data build` reads exactly the data that training from the raw log does."""
+"""Tests that training from a folder of `mtorl data build` reads the same data as training from the raw log."""
 
 import json
 from datetime import UTC, datetime
@@ -28,7 +28,10 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture(scope="module")
 def night(first_night: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A raw log and its decisions, and a build of both; for some users the store had no features at decision time."""
+    """Return a folder with a raw log, decisions on it, and a build of both.
+
+    For some of the decisions, the feature store had no features of the user.
+    """
     folder = tmp_path_factory.mktemp("built")
     Simulator(SimulatorConfig(users=USERS, seed=7)).log().to_csv(folder / "raw.csv.gz", index=False)
     content = DatasetSpec.load("simulator").to_dict() | {"name": "mine", "adapter": "touchpoints"}
@@ -57,7 +60,7 @@ def _unknown(static: str) -> str:
 
 
 class Windows:
-    """Outputs of the training steps from a source's log to its windows."""
+    """The outputs of the training steps from the log of a source to its windows."""
 
     def __init__(self, source: Path, night: Path, output: Output) -> None:
         name, dataset, lake = str(source), str(night / "mine.yaml"), str(night / "lake")
@@ -101,7 +104,7 @@ def test_log_and_windows_are_identical(made: dict[str, Windows], night: Path) ->
 
 
 def test_decisions_are_those_of_the_build(night: Path, made: dict[str, Windows]) -> None:
-    """The build also contains the decisions if the lake is not given."""
+    """The result is the same if the compaction gets no lake, because the build has its own copy of the decisions."""
     built, lake = str(night / "built"), str(night / "lake")
     assert compact.python_func("", built) == compact.python_func(lake, built) == made["built"].decisions
     with open_engine("duckdb") as engine:

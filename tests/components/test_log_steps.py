@@ -1,4 +1,6 @@
-"""Steps on the log: first log of a volume, validation, comparison with the previous log, and when to train."""
+"""Tests of the pipeline steps that prepare a log: they create or validate it, compare it with the previous log, and
+decide whether to train.
+"""
 
 import json
 import shutil

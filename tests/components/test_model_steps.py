@@ -1,4 +1,4 @@
-"""Steps from the validated log to models: windows, policies, evaluation, archives, gate, first models, rollout."""
+"""Tests of the pipeline steps between the validated log and the served model."""
 
 import hashlib
 import json
@@ -90,7 +90,10 @@ def pods_on(volume: str) -> str:
 
 
 def test_it_uses_the_settings_of_a_search(windows: Artifact, output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The settings are the text that `mtorl search` writes. Training is stopped once its configuration is known."""
+    """The settings have the format that `mtorl search` writes.
+
+    The test stops the training once it has seen its configuration.
+    """
     seen: list[TrainConfig] = []
 
     def stop(windows: str, out: str, config: TrainConfig, *rest: object) -> None:
@@ -131,7 +134,7 @@ def test_both_policies_are_valued_and_the_metrics_are_the_challengers(evaluation
 def test_exposures_without_a_propensity_are_no_fault(
     windows: Artifact, challenger: Artifact, incumbent: Artifact, output: Output, tmp_path: Path
 ) -> None:
-    """An arm that logs no probabilities leaves such exposures; policies are not valued on them."""
+    """An arm that logs no probabilities leaves exposures without a propensity. The evaluation skips these exposures."""
     folder = tmp_path / "windows"
     shutil.copytree(windows.path, folder)
     manifest = json.loads((folder / "manifest.json").read_text())

@@ -1,4 +1,4 @@
-"""Monitor step: its result, and findings that must not fail the step."""
+"""Tests of the monitor step of the pipelines: its result, and that a finding does not make the step fail."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def registry(challenger: Artifact, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def lake(challenger: Artifact, tmp_path: Path) -> Path:
-    """A day of decisions with the contexts of the training sample."""
+    """Return a lake with one day of decisions, whose contexts are those of the training sample."""
     model = load(Path(challenger.path))
     names = [column.name for column in model.spec.context]
     contexts = model.reference()[names].head(1_000).to_dict("records")
@@ -55,7 +55,7 @@ def judge(lake: Path, registry: Path, state: Path, dataset: str = "") -> str:
 
 
 def known(state: Path, kind: str) -> None:
-    """Write a state with an alarm, in which every day was judged."""
+    """Write a monitor state in which one alarm is active and every day is already judged."""
     alarm = Alarm(kind=kind, since=MIDNIGHT, text=f"a sentence about {kind}")  # type: ignore[arg-type]
     found = State(checked=MIDNIGHT, judged_until=MIDNIGHT, streams={"outcomes/gain_per_cost": Stream(alarm=alarm)})
     found.write(state / STATE_FILE)

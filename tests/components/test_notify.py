@@ -1,4 +1,4 @@
-"""The recorded end of a run, as users and the monitor's exporter see it."""
+"""Tests of the notify step, which records how a pipeline run ended, for users and for the monitor's exporter."""
 
 import json
 import re
@@ -18,13 +18,14 @@ from mtorl.runtime.step import RUN_ID, RUNS, step
 from serving.kubernetes_api import KubernetesApi, Refused
 from serving.messages import FORBIDDEN
 
-# Recorded on Kubeflow Pipelines 2.17 with Argo 4.0.5: the status given to the last step, and the workflow then.
+# Real ends of runs on Kubeflow Pipelines 2.17 with Argo 4.0.5: the status that KFP passed to the last step, and the
+# workflow at that time.
 ENDS: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("kfp_ends.json").read_text())
 ERROR = "main: Error (exit code 1)"
 
 
 def status(state: str) -> PipelineTaskFinalStatus:
-    """Return the status in the form of the local runner."""
+    """Return the final status of a run as KFP's local runner would pass it to the notify step."""
     return PipelineTaskFinalStatus(state, "run", "exit-handler-1", 1 if state == "FAILED" else None, "it failed")
 
 
@@ -38,7 +39,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def argo(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The API server's workflows by name; an exception as a value is raised."""
+    """Replace the API server's workflows.
+
+    Returns a dict from the name of a workflow to its nodes or to the error to raise.
+    """
     workflows: dict[str, Any] = {}
 
     def get(self: Any, kind: str, name: str) -> Any:
@@ -54,7 +58,10 @@ def argo(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def ended_on_kfp(run: str, argo: dict[str, Any], monkeypatch: pytest.MonkeyPatch, end: str, found: Any) -> PipelineRun:
-    """Return the stored state of a run that ended on KFP; the API server answers with nodes or an error."""
+    """Run the notify step as on KFP; returns the recorded end of the run.
+
+    The API server answers with `found`, nodes or an error.
+    """
     recorded = ENDS[end]
     argo[recorded["node"].partition("(")[0]] = found
     monkeypatch.setenv(run_end.NODE, recorded["node"])
@@ -65,7 +72,8 @@ def ended_on_kfp(run: str, argo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     return kept
 
 
-# KFP's code gives FAILED if a step's first attempt ran out of memory; that case was not recorded.
+# According to KFP's code, the status is FAILED if the first attempt of a step ran out of memory. No real run of this
+# kind was recorded, so the test sets that status.
 @pytest.mark.parametrize("state", ["", "FAILED"], ids=["as recorded", "of an attempt before"])
 @pytest.mark.parametrize("end", ["succeeded", "ends in a skipped branch", "a pod was deleted, and retried"])
 def test_a_run_that_succeeded_on_kfp_is_a_success(

@@ -1,4 +1,4 @@
-"""Publishing a challenger to the registry with its lineage, and deletion of old versions."""
+"""Tests of the publish step, which adds a challenger to the registry with its lineage and deletes old versions."""
 
 import json
 import re
@@ -34,7 +34,10 @@ def run(
     evaluation: Artifact,
     judged: Artifact,
 ) -> Callable[..., Path]:
-    """Calls the component with the outputs of other steps; keywords change its arguments."""
+    """Return a function that calls the publish step with the outputs of the other steps.
+
+    Its keywords change arguments.
+    """
     named: dict[str, Any] = {"challenger": challenger, "incumbent": incumbent}
     named |= {"model_store": model_store, "evaluation": evaluation, "registry": str(registry), "gate": judged}
     named |= {"content": "raw", "decisions": "", "users": 0, "epochs": 1, "seed": 7, "budget_share": 0.6}

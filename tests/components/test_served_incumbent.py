@@ -1,4 +1,4 @@
-"""The policy that the next challenger has to beat."""
+"""Tests that find the served policy, which the next challenger must outperform."""
 
 import json
 from pathlib import Path

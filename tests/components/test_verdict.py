@@ -1,4 +1,4 @@
-"""Verdict step: from a period's decision log to the experiment's verdict."""
+"""Test of the verdict step, which reads the decision log of a period and judges the experiment."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.monitoring.written_log import write_decision_log
 
 
 def judge(log: Path, experiment: Path, output: Output, since: str = "", until: str = "") -> tuple[str, str]:
-    """Return the verdict's word and the text of the result."""
+    """Run the verdict step; returns the verdict as one word, and the text of the result."""
     result = output(Artifact, "result")
     word = verdict.python_func(str(log), str(experiment), "click", "", 0.0, since, until, result)
     return word, Path(result.path).read_text()
@@ -22,7 +22,7 @@ def judge(log: Path, experiment: Path, output: Output, since: str = "", until: s
 
 @pytest.fixture
 def experiments(tmp_path: Path) -> Path:
-    """A folder of two experiments, laid out as a mounted ConfigMap."""
+    """Return a folder with the files of two experiments, in the layout of a mounted ConfigMap."""
     folder = tmp_path / "experiments"
     (folder / "..data").mkdir(parents=True)
     (folder / "one.yaml").write_text(yaml.safe_dump(CONTENT))

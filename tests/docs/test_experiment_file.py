@@ -1,4 +1,4 @@
-"""The manual of the experiment file has every field of the models, no other field, and the right defaults."""
+"""Tests that docs/ lists exactly the fields of the experiment file, with the right defaults."""
 
 import re
 from typing import Any

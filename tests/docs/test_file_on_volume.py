@@ -1,4 +1,4 @@
-"""The command in docs/pipelines.md that copies a file to the data volume, with a local process as the pod."""
+"""Test of the command in docs/pipelines.md that copies a file to the data volume. A local process replaces the pod."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Files and modules of the repository that a documentation page names exist."""
+"""Tests that the files, modules and anchors mentioned in documentation pages exist."""
 
 import re
 from functools import cache
@@ -37,7 +37,7 @@ NOT_MODULES = EVENT_TYPES | {"serving.kserve.io", "pipelines.kubeflow.org"}  # a
 
 @pytest.mark.parametrize("page", PAGES)
 def test_named_files_exist(page: str) -> None:
-    """A page may leave out leading folders: `decision.py` stands for any such file, NAME for any name."""
+    """A page may write only the end of a path, such as `decision.py`, and `NAME` as a placeholder."""
     text = (ROOT / page).read_text()
     broken = [target for target in LINK.findall(text) if not ((ROOT / page).parent / target).exists()]
     for name in QUOTED.findall(text):
@@ -63,13 +63,13 @@ def anchors_of(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_named_modules_exist(page: str) -> None:
-    """A page names folders, a file and a name in the file, such as `mtorl.policy.decision.decide`."""
+    """A page may write the dotted name of a module or of a definition, such as `mtorl.policy.decision.decide`."""
     named = set(MODULE.findall((ROOT / page).read_text())) - NOT_MODULES
     assert not {name for name in named if not name.endswith((".py", ".md")) and not is_there(name)}
 
 
 def is_there(name: str) -> bool:
-    """Return whether the part after the folders is a module there or a name in the package's `__init__.py`."""
+    """Return whether a dotted name is a folder, a module, or a name that occurs in the module."""
     folder = ROOT
     parts = name.split(".")
     while parts and (folder / parts[0]).is_dir():

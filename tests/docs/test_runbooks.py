@@ -1,4 +1,4 @@
-"""Commands of runbooks use the alert's namespace, set once at the top of a page, and silence alerts by their labels."""
+"""Tests of the runbooks: commands use a namespace that is set once per page, and silences use the alert's labels."""
 
 import re
 import shlex
@@ -15,7 +15,7 @@ from tests.repository import ROOT
 PAGES = sorted((ROOT / "docs" / "runbooks").glob("*.md"))
 FIRST = re.compile(r"```bash\nNS=mtorl +# the alert's label `namespace`\n")
 HARD_CODED = re.compile(r"(?:-n|--namespace|namespace)[ =]mtorl\b")
-# Commands without a namespace, with several, or not meant to be run.
+# Commands that have no namespace, use several namespaces, or are only quoted.
 OF_NO_NAMESPACE = ("apply -k", "replace -f -", "get volumeattachment", "get isvc", "describe")
 
 
@@ -53,7 +53,7 @@ LABELS = {one["alert"]: {*re.findall(r"by \(([\w, ]+)\)", one["expr"])[0].split(
 
 
 def silences_fit(text: str) -> bool:
-    """Whether each silence has only labels of its alert (the first `by` of its rule), and all that tell whose it is."""
+    """Return whether each silence names labels that its alert has, including namespace, experiment and arm."""
     found = [(LABELS[name], set(re.findall(r"(\w+)=", labels))) for name, labels in SILENCE.findall(text)]
     return all(has & {"namespace", "experiment", "arm"} <= used <= has for has, used in found)
 

@@ -1,7 +1,8 @@
-"""Small example logs in layouts of other systems, in the shape that their makers publish.
+"""Writes small example logs in the formats of other systems.
 
-`bandit` has the columns of the Open Bandit Dataset (Saito et al., 2021), as the package `obp` ships it, with random
-values. `ads_export` resembles an ads platform's export in a German locale, `nested_events` an ad server's events.
+`bandit` has the columns of the Open Bandit Dataset (Saito et al., 2021) in the package `obp`, with random values.
+`ads_export` resembles an export of an ads platform in a German locale. `nested_events` resembles the events of an ad
+server.
 """
 
 import json
@@ -14,7 +15,7 @@ ROWS = 2000
 
 
 def bandit(path: Path) -> None:
-    """Write rows of a uniform policy over 80 items, without user and cost; the propensity is the item's."""
+    """Write a log of a policy that chooses among 80 items with equal probability. The log has no user and no cost."""
     random = np.random.default_rng(1)
     item = random.integers(0, 80, ROWS)
     log = {
@@ -30,7 +31,10 @@ def bandit(path: Path) -> None:
 
 
 def ads_export(path: Path) -> None:
-    """Write one row per impression with semicolons, decimal commas, costs in micros, and day-first dates."""
+    """Write a log with one row per impression, separated by semicolons.
+
+    The log has decimal commas, costs in millionths of a currency unit, and dates that start with the day.
+    """
     random = np.random.default_rng(2)
     click = random.random(ROWS) < 0.2
     value = np.where(click & (random.random(ROWS) < 0.4), random.gamma(2, 9, ROWS).round(2), 0)
@@ -53,7 +57,7 @@ def ads_export(path: Path) -> None:
 
 
 def nested_events(path: Path) -> None:
-    """Write one JSON object per line, with nested objects."""
+    """Write a log with one event per line, as a nested JSON object."""
     random = np.random.default_rng(3)
     with path.open("w", encoding="utf-8") as file:
         for i in range(ROWS):

@@ -1,4 +1,4 @@
-"""Example clients: the adapter turns a service with its own answer format into an arm, and the platform retries."""
+"""Tests of the example clients: the adapter that makes a service an arm, and the platform, which retries."""
 
 import importlib
 import json
@@ -21,7 +21,10 @@ EXAMPLE = ROOT / "examples" / "first-day"
 
 
 class Answers(BaseHTTPRequestHandler):
-    """A server that answers with these statuses in turn (0 closes the connection)."""
+    """An HTTP server that answers with the given statuses one after the other, and then repeats the last one.
+
+    For status 0, it closes the connection without an answer.
+    """
 
     statuses: ClassVar[list[int]] = [200]
 
@@ -89,7 +92,7 @@ def test_the_platform_retries_if_its_router_is_busy_or_disconnects(
     example: Any, monkeypatch: pytest.MonkeyPatch, statuses: tuple[int, ...]
 ) -> None:
     traffic = example("traffic")
-    # A fake clock for this module only: threads of other tests keep sleeping by the real one.
+    # Replace `sleep` only in this module, because threads of other tests still need the real one.
     monkeypatch.setattr(traffic, "time", SimpleNamespace(time=time.time, sleep=lambda _: None))
     with at_work(type("Busy", (Answers,), {"statuses": list(statuses)})) as url:
         router = traffic.Router(url)

@@ -1,4 +1,4 @@
-"""The first-day example: its pages work with a small log, and each kind of incumbent decides as the rule does."""
+"""Tests of the first-day example: the commands of its pages work, and each kind of incumbent decides like the rule."""
 
 import importlib.util
 import json
@@ -17,7 +17,7 @@ from tests.repository import ROOT
 pytestmark = pytest.mark.long
 
 EXAMPLE = ROOT / "examples" / "first-day"
-# A smaller log, and free ports (see `_with`).
+# Options that make the log small and use free ports (see `_with`).
 SMALLER = {
     "python make_log.py": " --users 500",
     "python traffic.py": " --users 500 --router http://127.0.0.1:8080",
@@ -26,7 +26,7 @@ SMALLER = {
     "mtorl serve": " --port 8080 --models-port 8085",
 }
 PORTS = ("8080", "8085", "8070")
-# Commands whose output differs from the pages because the log is small.
+# Commands that print something else than the pages show, because the log is small.
 OTHERWISE = ("head", "python traffic.py", "mtorl run", "mtorl experiment verdict", "mtorl data compact")
 
 
@@ -73,12 +73,12 @@ def first_day(tmp_path_factory: pytest.TempPathFactory) -> Walked:
 
 @pytest.fixture(scope="module")
 def incumbents(first_day: Walked) -> Walked:
-    """The page incumbent.md, run in the same folder afterwards."""
+    """Run the commands of the page incumbent.md in the folder in which the first page was run."""
     return walk(first_day.terminal, first_day.ports, "incumbent.md")
 
 
 def check_shown(walked: Walked) -> None:
-    """Compare the output with the pages: the same lines, except for numbers."""
+    """Assert that the commands printed every line that the pages show. Numbers may differ."""
     for command, output in walked.printed:
         if command.text.startswith(OTHERWISE):
             continue
@@ -112,7 +112,7 @@ def test_the_page_works_from_a_log_to_a_model_trained_on_its_own_decisions(first
         assert re.search(r"^day \d: 500 decisions, \d+ ads shown; ", days)
     assert re.search(r"^first-day: (ship|inconclusive|stop|guardrail): ", verdict)
     shadow_days = re.search(r"left out: ([\d,]+) at stage shadow", verdict)
-    # Plus part of day 3, because the router takes up to a second to apply a new stage.
+    # Some decisions of day 3 count, too, because the router takes up to a second to apply a new stage.
     assert shadow_days and 1500 <= int(shadow_days[1].replace(",", "")) < 2000
     (compacted,) = first_day.of("mtorl data compact")
     assert "3,500 decisions" in compacted and "opportunities" in compacted

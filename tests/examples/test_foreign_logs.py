@@ -1,4 +1,4 @@
-"""Logs of other systems, from a file to a served decision, with a person's answers only to the questions asked."""
+"""Test that takes logs of other systems from a file to a served decision. A person only answers the questions asked."""
 
 import asyncio
 import json

@@ -1,4 +1,7 @@
-"""The notebook uses exactly the functions listed in docs/python.md; `test_first_day.py` runs it."""
+"""Tests that the notebook uses exactly the functions listed in docs/python.md.
+
+`test_first_day.py` runs the notebook.
+"""
 
 import ast
 import importlib

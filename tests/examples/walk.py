@@ -26,7 +26,7 @@ class Command:
 
 
 def commands_of(page: str) -> list[Command]:
-    """Returns the commands in a page's console blocks, in order."""
+    """Returns the commands in the console blocks of a page, in order."""
     found = []
     for block in re.findall(r"^```console\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
@@ -36,7 +36,7 @@ def commands_of(page: str) -> list[Command]:
 
 
 def script_of(section: str) -> str:
-    """Returns what a reader of a section types: its bash blocks and the commands of its console blocks, in order."""
+    """Returns all commands that a reader of a section would type: those in its bash and console blocks."""
     blocks = re.findall(r"^```(bash|console)\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     commands = [
         text if kind == "bash" else "".join(re.findall(r"^\$ (.*\n)", text, re.MULTILINE)) for kind, text in blocks
@@ -45,11 +45,11 @@ def script_of(section: str) -> str:
 
 
 class Terminal:
-    """A folder in which commands run, with the `mtorl` and `python` of this environment.
+    """Runs commands in a folder, as a reader of a page would. `mtorl` and `python` are those of this environment.
 
     Args:
         folder: Working directory of the commands.
-        bin: Folder for the command `mtorl`.
+        bin: Folder in which the command `mtorl` is created.
     """
 
     def __init__(self, folder: Path, bin: Path) -> None:
@@ -97,8 +97,8 @@ class Terminal:
     def walk(self, commands: Sequence[Command]) -> list[str]:
         """Run commands in order; returns the output of each.
 
-        A running server is stopped before the next of its kind starts, since the port is needed, and before its lake is
-        compacted.
+        Before a server starts, a running server of the same kind is stopped, because both need the same port. Before a
+        lake is compacted, the router that writes it is stopped.
         """
         printed: list[str] = []
         with ExitStack() as terminals:

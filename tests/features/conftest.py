@@ -1,4 +1,4 @@
-"""A small data set with every irregularity, and a slow, simple history for comparison."""
+"""A small data set with every irregularity, and a simple, slow computation of a user's history to compare with."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,17 +29,19 @@ START = pd.Timestamp("2024-05-01 06:00", tz="UTC")
 
 @dataclass(frozen=True)
 class Toy:
-    """The toy data set: its description, random logs, and the expected history of a user."""
+    """The toy data set: its description, random logs, and the history that a user should have."""
 
     spec: DatasetSpec
 
     def log(self, seed: int = 0, users: int = 12, late: float = 0.0) -> pd.DataFrame:
-        """Returns journeys of 1 to 9 touchpoints, some 1 us apart, some at the same time as another user's.
+        """Returns random journeys of 1 to 9 touchpoints.
+
+        Some touchpoints follow each other within 1 us, and some have the same time as a touchpoint of another user.
 
         Args:
-            seed: Seed of all draws.
+            seed: Seed of the random numbers.
             users: Number of users.
-            late: Share of touchpoints that arrive up to 3 hours late; 0 leaves `created_timestamp` out.
+            late: Share of touchpoints that arrive up to 3 hours late. If 0, there is no column `created_timestamp`.
         """
         rng = np.random.default_rng(seed)
         rows = []
@@ -74,15 +76,15 @@ class Toy:
         }
 
     def write(self, log: pd.DataFrame, path: Path) -> Path:
-        """Writes a log as Parquet with the types of the canonical layout."""
+        """Writes a log as Parquet, with the column types of the canonical layout."""
         times = {c: "datetime64[us, UTC]" for c in log if c.endswith(("timestamp", "_time"))}
         log.astype({**times, "hour": float, "tenure": float, "seconds": float}).to_parquet(path, index=False)
         return path
 
     def past(self, log: pd.DataFrame, user: str, before: pd.Timestamp, n: int | None = None) -> dict[str, list[Any]]:
-        """Returns a user's last n touchpoints that happened and were known strictly before a time.
+        """Returns the last n touchpoints of a user that happened and had arrived strictly before a time.
 
-        The numbers are floats, as in the feature store.
+        All numbers are floats, because the feature store returns floats.
         """
         arrived = log["created_timestamp"] if "created_timestamp" in log else log["timestamp"]
         known = log[(log["user_id"] == user) & (log["timestamp"] < before) & (arrived < before)]

@@ -1,4 +1,4 @@
-"""Users' histories in SQLite and Redis, and the plain list that both must equal."""
+"""Helpers that write users' histories to SQLite or Redis, and a plain list with the same history to compare with."""
 
 import math
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ Lists = dict[str, list[Any]]
 
 @dataclass
 class OnlineStore:
-    """An online store, SQLite or Redis, with a repository for the toy data set."""
+    """An online store in SQLite or Redis, and the feature repository of the toy data set."""
 
     kind: str
     repo: Path
@@ -62,7 +62,7 @@ class OnlineStore:
         return value
 
     def event_time(self, user: str) -> datetime | None:
-        """Returns the view's event time. SQLite stores whole seconds."""
+        """Returns the event time of the user's history in Feast. SQLite stores it in whole seconds."""
         online = get_online_store_from_config(self.store.config.online_store)
         key = EntityKey(join_keys=["user_id"], entity_values=[Value(string_val=user)])
         ((found, _),) = online.online_read(self.store.config, self.store.get_feature_view(HISTORY), [key])
@@ -76,7 +76,7 @@ class OnlineStore:
 
 @dataclass(frozen=True)
 class Touchpoint:
-    """An exposure with its outcomes. Outcomes became known at the times in `known`, or else at once."""
+    """An exposure with its outcomes. An outcome without a time in `known` became known at once."""
 
     timestamp: datetime
     channel: str
@@ -90,7 +90,7 @@ class Touchpoint:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """The outcomes as records. The cost is always reported."""
+        """The outcomes as records of the router. The cost is always among them, because it is always reported."""
         return [self.event(kind, value, self.known.get(kind)) for kind, value in {"cost": 0.0, **self.outcomes}.items()]
 
     def event(self, kind: str, value: float, known: datetime | None = None, event: str = "") -> dict[str, Any]:
@@ -100,7 +100,7 @@ class Touchpoint:
         }
 
     def changes(self, history: History) -> list[Change]:
-        """Returns the changes that the feed writes for this touchpoint."""
+        """Returns the changes that the feed would write to a history for this touchpoint and its outcomes."""
         shown = {"decision_id": self.decision, "request_time": self.timestamp.isoformat()}
         exposure = history.exposure({**shown, "channel": self.channel, "context": self.context})
         return [exposure, *map(history.outcome, self.events)]
@@ -111,7 +111,7 @@ def append(history: History, user: str, seen: Touchpoint) -> bool:
 
 
 def hear(history: History, user: str, event: Mapping[str, Any]) -> bool:
-    """Writes a further outcome; returns whether the history changed."""
+    """Adds an outcome to a history; returns whether the history changed."""
     return bool(history.change({user: [history.outcome(event)]}))
 
 
@@ -130,13 +130,13 @@ def seconds_after_start(lists: Lists | None) -> list[float]:
 
 @dataclass
 class Entry:
-    """A touchpoint of a plain history, with its outcomes and the times at which they became known."""
+    """An entry of a plain history: a touchpoint, its outcomes so far, and when each of them became known."""
 
     seen: Touchpoint
     outcomes: dict[str, Any]
     known: dict[str, datetime]
-    decision: str = ""  # empty if a log added the touchpoint
-    logged: bool = False  # whether a log has also provided outcomes
+    decision: str = ""  # empty if the touchpoint was added from a log
+    logged: bool = False  # whether a log has also added outcomes
     events: list[str] = field(default_factory=list)
 
 
@@ -206,7 +206,7 @@ class PlainHistory:
         self.entries = {entry.seen.timestamp: entry for entry in self._sorted[-self.n :]}
 
     def rows(self, *users: str) -> list[pa.RecordBatch]:
-        """Returns the rows as a batch job does: three at a time, for each user."""
+        """Returns the history of each user as a batch job would write it, in batches of three rows."""
         lists = self.lists()
         assert lists is not None
         table = pa.concat_tables(

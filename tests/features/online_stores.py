@@ -1,4 +1,4 @@
-"""Feast repositories for tests, on each supported online store."""
+"""Creates Feast repositories for tests, with SQLite or Redis as online store."""
 
 from pathlib import Path
 
@@ -26,6 +26,6 @@ def write_settings(repo: Path, kind: str, port: int = 0, **online: object) -> No
 
 
 def apply_history(repo: Path, spec: DatasetSpec) -> FeatureStore:
-    """Defines the views in a repository that has its settings."""
+    """Defines the feature views in a repository whose settings were already written."""
     define(repo, spec)
     return FeatureStore(repo_path=str(repo))

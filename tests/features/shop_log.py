@@ -1,4 +1,4 @@
-"""A small log of a shop: a description with columns of all kinds, and valid rows."""
+"""A small log of a shop: valid rows, and a description that has columns of all kinds."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ SPEC = DatasetSpec.from_dict(yaml.safe_load(DESCRIPTION))
 
 
 def rows() -> pd.DataFrame:
-    """Returns three touchpoints for each of two users, all values as text, as in a CSV file."""
+    """Returns three touchpoints for each of two users. All values are text, as if read from a CSV file."""
     return pd.DataFrame(
         {
             "user_id": ["007", "007", "007", "b", "b", "b"],

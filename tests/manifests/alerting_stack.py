@@ -1,7 +1,7 @@
-"""A local alerting stack: metrics, Prometheus with our rules, Alertmanager with our configuration, and receivers.
+"""A local alerting stack: Prometheus with the project's rules, Alertmanager with its configuration, and fake receivers.
 
-Prometheus and Alertmanager are the real programs; pager, Slack and mail server are replaced. Only intervals, addresses
-and secrets differ from the shipped configuration.
+Prometheus and Alertmanager are the real programs. The metrics, the pager, Slack and the mail server are replaced. Only
+intervals, addresses and secrets differ from the shipped configuration.
 """
 
 import base64
@@ -37,12 +37,12 @@ RULES = ROOT / "manifests" / "base" / "monitoring" / "rules.yaml"
 NAMESPACE = "shop"
 SECRETS = "/etc/alertmanager/secrets/mtorl-alerting/"
 PASSWORD = "not a real one"
-_QUICK = "500ms"  # every interval
-_WAIT = "2s"  # before a ticket: longer than the time between two rules on a busy machine
+_QUICK = "500ms"  # used for every interval
+_WAIT = "2s"  # wait before a ticket is sent; longer than the time between two rules on a busy machine
 
 
 def program(*names: str) -> str:
-    """Return the path of a program. Without it the test fails rather than skips, since untested rules are a risk."""
+    """Return the path of a program. If it is not installed, the test fails; a skipped test could hide a broken rule."""
     for name in names:
         if found := shutil.which(name):
             return found
@@ -80,7 +80,7 @@ class Stack:
     alertmanager: str = ""
 
     def evaluations(self, times: int) -> None:
-        """Wait until all rules have been evaluated the given number of times on the current metrics."""
+        """Wait until Prometheus has evaluated all rules `times` more times."""
         for _ in range(times):
             begun = time.time()
             eventually(lambda begun=begun: all(at > begun for at in self._evaluated()))  # type: ignore[misc]
@@ -92,12 +92,12 @@ class Stack:
         return [datetime.fromisoformat(group["lastEvaluation"]).timestamp() for group in groups]
 
     def alerts(self) -> list[dict[str, str]]:
-        """Return the labels of pending and firing alerts in Prometheus."""
+        """Return the labels and the state of all pending and firing alerts in Prometheus."""
         found = get(f"{self.prometheus}/api/v1/alerts")["data"]["alerts"]
         return [{**alert["labels"], "state": alert["state"]} for alert in found]
 
     def suppressed(self) -> set[str]:
-        """Return the names of alerts that Alertmanager suppresses because of another alert."""
+        """Return the names of the alerts that Alertmanager does not send because another alert inhibits them."""
         found = get(f"{self.alertmanager}/api/v2/alerts?active=true&inhibited=true")
         return {alert["labels"]["alertname"] for alert in found if alert["status"]["inhibitedBy"]}
 
@@ -108,7 +108,7 @@ def get(url: str) -> Any:
 
 
 def hurried(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a copy of our rule groups with short durations."""
+    """Return a copy of the rule groups in which all durations are short, so that tests need not wait."""
     groups = copy.deepcopy(groups)
     for group in groups:
         group.pop("interval", None)
@@ -119,7 +119,7 @@ def hurried(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def configuration(folder: Path, secrets: Mapping[str, str]) -> dict[str, Any]:
-    """Return our plain configuration, which reads its secrets from files in a folder."""
+    """Return the shipped Alertmanager configuration, with its secrets written to files in `folder`."""
     for name, secret in secrets.items():
         (folder / name).write_text(secret)
     shutil.copy(PLAIN.with_name("messages.tmpl"), folder)
@@ -128,7 +128,7 @@ def configuration(folder: Path, secrets: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _hurried_configuration(folder: Path, http: str, smtp: str) -> dict[str, Any]:
-    """Return our plain configuration with short waits and local addresses."""
+    """Return the shipped Alertmanager configuration with short waits and the addresses of the fake receivers."""
     secrets = {"webhook-url": f"{http}/pager", "slack-url": f"{http}/slack", "smtp-password": PASSWORD}
     text = json.dumps(configuration(folder, secrets))
     config: dict[str, Any] = json.loads(re.sub(r'("group_(?:wait|interval)": )"\w+"', rf'\1"{_QUICK}"', text))
@@ -148,7 +148,7 @@ def people() -> Iterator[tuple[People, str]]:
 
 @contextmanager
 def running(folder: Path, groups: list[dict[str, Any]], healthy: Mapping[str, str]) -> Iterator[Stack]:
-    """Start the stack with rule groups and healthy metrics; its files go to the folder."""
+    """Start the stack with these rule groups, and with metrics under which no alert fires."""
     told, metrics = People(), dict(healthy)
     with ExitStack() as until:
         http = until.enter_context(serving(_http(told, metrics), "127.0.0.1", 0)).removeprefix("http://").rstrip("/")
@@ -230,7 +230,7 @@ def _serving(server: socketserver.TCPServer) -> Iterator[str]:
 
 
 def _http(people: People, metrics: dict[str, str]) -> web.Application:
-    """Serve the metrics, and receive for the pager and Slack."""
+    """Return a web server that serves the metrics, and that records what the pager and Slack receive."""
 
     async def scraped(request: web.Request) -> web.Response:
         text = metrics[request.path.strip("/")]
@@ -255,7 +255,7 @@ class _MailServer(socketserver.ThreadingTCPServer):
 
 
 def _mail(people: People) -> type[socketserver.StreamRequestHandler]:
-    """Return a handler for the part of SMTP that Alertmanager uses."""
+    """Return a handler for the SMTP commands that Alertmanager sends. It records the received mails."""
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:

@@ -1,4 +1,4 @@
-"""Rendered manifests, rendered once per overlay and combination of components."""
+"""Fixtures with the rendered manifests. Each overlay and combination of components is rendered once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Objects(list[dict[str, Any]]):
         return found
 
     def pods(self) -> list[tuple[str, dict[str, Any]]]:
-        """Returns the pods of all workloads: KServe's with runtime and predictor merged, and Spark's."""
+        """Returns the pods of all workloads, including those that KServe and Spark would create."""
         pods = []
         runtimes = {o["metadata"]["name"]: o["spec"] for o in self.of_kind("ServingRuntime")}
         for o in self:
@@ -85,7 +85,7 @@ def rendered(folder: str) -> Objects:
 
 @pytest.fixture(params=FOLDERS)
 def objects(request: pytest.FixtureRequest) -> Objects:
-    """The objects of each overlay and combination of components, in turn."""
+    """Return the objects of one overlay or combination of components; a test runs once for each."""
     return rendered(request.param)
 
 
@@ -99,7 +99,7 @@ def title(o: dict[str, Any]) -> str:
 
 
 def _model_pod(runtime: dict[str, Any], predictor: dict[str, Any]) -> dict[str, Any]:
-    """Merges a runtime and a predictor roughly as KServe does; tests/cluster tests the real result."""
+    """Return about the pod that KServe creates from a runtime and a predictor. tests/cluster tests the real pod."""
     (container,) = runtime["containers"]
     claim, _, path = predictor["model"]["storageUri"].removeprefix("pvc://").partition("/")
     (source,) = [v for v in predictor["volumes"] if v["name"] == "kserve-pvc-source"]  # KServe reuses this name
@@ -110,7 +110,7 @@ def _model_pod(runtime: dict[str, Any], predictor: dict[str, Any]) -> dict[str, 
 
 
 def _spark_pod(app: dict[str, Any], role: str) -> dict[str, Any]:
-    """Returns the main parts of the pod of a Spark driver or executor."""
+    """Returns the main parts of the pod that Spark would create for its driver or an executor."""
     said, pod = app[role], copy.deepcopy(app[role]["template"]["spec"])
     (container,) = pod["containers"]
     container["image"] = app["image"]
@@ -150,7 +150,7 @@ def selects(policy: dict[str, Any], labels: dict[str, str]) -> bool:
 
 
 def allowed(policies: Objects, source: dict[str, str], target: dict[str, str], port: int | str) -> bool:
-    """Returns whether policies on both ends allow a connection between two pods of the namespace."""
+    """Returns whether the network policies allow a connection between two pods, both at its source and its target."""
 
     def end(direction: str, own: dict[str, str], other: dict[str, str]) -> bool:
         peers = "to" if direction == "Egress" else "from"
@@ -170,7 +170,7 @@ def allowed(policies: Objects, source: dict[str, str], target: dict[str, str], p
 
 
 def command_of(args: list[str]) -> tuple[Any, list[str]]:
-    """Returns the CLI command that an argument list names, and its remaining arguments."""
+    """Returns the command of `mtorl` that these arguments would run, and the remaining arguments."""
     command: Any = typer.main.get_command(app)
     while hasattr(command, "commands"):
         command, args = command.commands[args[0]], args[1:]
@@ -185,7 +185,7 @@ def parsed(args: list[str]) -> dict[str, Any]:
 
 
 def experiment_of(file: Path) -> Experiment:
-    """Returns the experiment in a manifest of kind Experiment as routers receive it at the first stage."""
+    """Returns the experiment in a manifest of kind Experiment, as a router receives it at the first stage."""
     made = yaml.safe_load(file.read_text())
     spec = {key: value for key, value in made["spec"].items() if key != "ramp"}
     return Experiment.from_dict({"name": made["metadata"]["name"], "stage": "shadow", **spec})

@@ -1,9 +1,10 @@
-"""Example metrics of a busy namespace, as Prometheus would have scraped them, for the tests of dashboards.
+"""Writes example metrics of a busy namespace for the tests of the dashboards, as if Prometheus had scraped them.
 
     python -P -m tests.manifests.dashboard_data FILE [HOURS]
 
-Router, experiments and monitor use the project's own registries. Metrics of TorchServe, kube-state-metrics and the
-kubelet are invented under their real names. The output is OpenMetrics text of the last hours and an hour a day earlier.
+The metrics of the router, the experiments and the monitor come from the project's own registries. Those of TorchServe,
+kube-state-metrics and the kubelet have their real names and invented values. The output is OpenMetrics text for the
+last HOURS, and for one hour on the day before.
 """
 
 import sys
@@ -58,7 +59,7 @@ def _collected(collector: Collector) -> Said:
 
 
 def _router(step: int) -> None:
-    """Add a minute to the router's registry: each metric with every combination of labels."""
+    """Advance every metric of the router by one minute, for every combination of its labels."""
     for metric in vars(metrics).values():
         if not isinstance(metric, MetricWrapperBase):
             continue
@@ -73,7 +74,7 @@ def _router(step: int) -> None:
 
 
 def _state(late: bool) -> State:
-    """Return the monitor's state before or, if `late`, after the shift."""
+    """Return a state of the monitor with alarms if `late`, otherwise without."""
 
     def stream(name: str) -> Stream:
         kind = MOVED.get(name, "") if late else ""
@@ -183,7 +184,7 @@ def _alerts(share: float) -> Said:
 
 
 def text(hours: float) -> str:
-    """Return the metrics of the last `hours` until NOW and of one hour a day earlier."""
+    """Return the metrics of the last `hours` until NOW, and of one hour on the day before."""
     near = [NOW - HOUR * hours + STEP * n for n in range(int(hours * HOUR / STEP) + 1)]
     times = [NOW - 24 * HOUR - HOUR + STEP * n for n in range(int(HOUR / STEP) + 1)] + near
     lines: list[str] = []

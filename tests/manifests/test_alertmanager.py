@@ -1,6 +1,7 @@
-"""Alertmanager's two shipped configurations: they are equal, and route, suppress and word alerts as documented.
+"""Tests of the two shipped Alertmanager configurations, a plain file and a Kubernetes object, which must be equal.
 
-`test_alerts_reach_people.py` runs Alertmanager with the plain one.
+They also check the receivers, inhibitions and messages of each alert. `test_alerts_reach_people.py` runs Alertmanager
+with the plain file.
 """
 
 import re
@@ -23,7 +24,7 @@ TEMPLATES = dict(
         re.S,
     )
 )
-# Labels that a rule takes from its metric and an inhibition requires.
+# Labels that come from the metric of a rule, and that an inhibition refers to.
 MEASURED = {
     "MtorlNotJudged": {"reason": "no_decisions"},
     "MtorlPipelineFailed": {"pipeline": "mtorl-train"},
@@ -54,7 +55,7 @@ def amtool(*arguments: str) -> str:
 
 
 def test_the_two_configurations_are_equal(plain: dict[str, Any]) -> None:
-    """The top-level route differs, because the operator writes it in the object."""
+    """The top-level route is not compared, because the Prometheus Operator creates it."""
     spec = yaml.safe_load(OBJECT.read_text())["spec"]
     (route,) = plain["route"]["routes"]
     assert spec.keys() == {"route", "receivers", "inhibitRules"}
@@ -68,13 +69,14 @@ _FILES = {"urlSecret": "url_file", "apiURL": "api_url_file", "authPassword": "au
 
 
 def _as_plain(node: Any) -> Any:
-    """Translate an object as the Prometheus Operator does into a plain configuration."""
+    """Translate an AlertmanagerConfig object into a plain configuration, as the Prometheus Operator does."""
     if isinstance(node, list):
         return [_as_plain(each) for each in node]
     if not isinstance(node, dict):
         return node
     if node.keys() == {"name", "matchType", "value"}:
-        assert node["matchType"] == "=~"  # for a single word the same as "="
+        # With a single word, "=~" means the same as "=".
+        assert node["matchType"] == "=~"
         operator = "=" if re.fullmatch(r"\w+", node["value"]) else "=~"
         return f'{node["name"]}{operator}"{node["value"]}"'
     found = {}
@@ -91,7 +93,7 @@ def _as_plain(node: Any) -> Any:
 
 
 def _with_words(node: Any) -> Any:
-    """Replace each use of a template by the template's text."""
+    """Replace each reference to a template by the text of the template."""
     if isinstance(node, list):
         return [_with_words(each) for each in node]
     if isinstance(node, dict):
@@ -153,7 +155,7 @@ def _pairs(plain: dict[str, Any], alerts: dict[str, dict[str, str]]) -> set[tupl
 
 
 def test_alerts_with_own_causes_are_not_suppressed(plain: dict[str, Any], alerts: dict[str, dict[str, str]]) -> None:
-    """A rule that is renamed elsewhere would no longer be suppressed, or suppress."""
+    """If an alert is renamed, inhibitions that use the old name would no longer work. All names in them must exist."""
     named = re.findall(r'alertname=~?"(.*?)"', yaml.safe_dump(plain["inhibit_rules"]))
     assert named and {name for matcher in named for name in matcher.split("|")} <= alerts.keys()
     pairs = _pairs(plain, alerts)
@@ -164,7 +166,8 @@ def test_alerts_with_own_causes_are_not_suppressed(plain: dict[str, Any], alerts
         assert (target, source) not in pairs, f"{source} and {target} suppress each other: neither would be sent"
     for rule in plain["inhibit_rules"]:
         assert "namespace" in rule["equal"], "an alert must not suppress another installation's"
-        for name in ("experiment", "arm"):  # a source without the label matches none, or all
+        # Otherwise an alert without the label would inhibit no alert, or all alerts.
+        for name in ("experiment", "arm"):
             if name in rule["equal"]:
                 assert "arm" in rule["equal"] and "experiment" in rule["equal"]
 

@@ -1,4 +1,4 @@
-"""Alerts: each one is actionable, and fires when it should, as promtool evaluates it."""
+"""Tests of the alerting rules: each alert has a runbook, and fires in the right cases according to promtool."""
 
 import copy
 import re
@@ -46,7 +46,7 @@ def test_alerts_are_actionable_and_listed_in_the_pages(alerts: list[dict[str, An
         text = (ROOT / "docs" / "runbooks" / f"{name}.md").read_text()
         assert text.startswith(f"# {name}\n") and "## First look" in text and "## Action" in text, name
         assert "## Kill switch" in text or "## Roll back" in text, name
-        # Metrics of one namespace must not hide what is missing in another.
+        # Rules must be per namespace: otherwise metrics of one namespace would hide that they are missing in another.
         assert "absent" not in alert["expr"], name
         sums = re.findall(r"\b(?:sum|count|min|max|avg|topk)\b(?: by \((\w+))?", alert["expr"])
         assert set(sums) <= {"namespace"}, name
@@ -57,7 +57,7 @@ def test_alerts_are_actionable_and_listed_in_the_pages(alerts: list[dict[str, An
 
 
 def test_router_and_operator_export_the_metrics(alerts: list[dict[str, Any]]) -> None:
-    """An alert on a metric that is not exported would never fire."""
+    """An alert whose metric no process exports would never fire."""
     pytest.importorskip("serving.router.ops.metrics")
     exported = (
         {
@@ -93,7 +93,7 @@ def test_each_alert_has_a_case_in_which_it_fires(alerts: list[dict[str, Any]]) -
 @pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_alerts_fire_when_they_should(name: str, groups: list[dict[str, Any]], tmp_path: Path) -> None:
-    """Runs the cases in Prometheus's own rule engine; every alert that fires must have a namespace."""
+    """Runs the test cases with promtool. Each firing alert must have the label `namespace`."""
     promtool = program("promtool")
     cases = copy.deepcopy(CASES[name])
     for test in cases["tests"]:
@@ -109,7 +109,10 @@ def test_alerts_fire_when_they_should(name: str, groups: list[dict[str, Any]], t
 
 
 def _add_dashboard(case: dict[str, Any], groups: list[dict[str, Any]]) -> None:
-    """Add the dashboard's URL, which follows from the labels, so that cases need not repeat it."""
+    """Add the dashboard's URL to an expected alert.
+
+    It is computed from the labels, so the test cases need not contain it.
+    """
     rule = next(rule for group in groups for rule in group["rules"] if rule["alert"] == case["alertname"])
     url = rule["annotations"]["dashboard_url"].replace("{{ $externalLabels.grafana }}", "")
     for expected in case.get("exp_alerts", []):
@@ -118,7 +121,7 @@ def _add_dashboard(case: dict[str, Any], groups: list[dict[str, Any]]) -> None:
 
 
 def test_routers_scale_with_load_within_the_documented_numbers(production: Objects, tmp_path: Path) -> None:
-    """Two routers with 4 of 8 and 9 of 12 requests equal one and a quarter full routers."""
+    """Two routers, with 4 of 8 and with 9 of 12 possible requests, have the load of 1.25 full routers."""
     scaled = rendered("tests/everything").named("ScaledObject", "mtorl-router")["spec"]
     plain = production.named("HorizontalPodAutoscaler", "mtorl-router")["spec"]
     (row,) = re.findall(r"^\| router processes.*? \| (.*) \|$", (ROOT / "docs" / "capacity.md").read_text(), re.M)

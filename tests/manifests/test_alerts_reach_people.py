@@ -1,7 +1,7 @@
-"""Alerts end to end: metrics -> Prometheus with our rules -> Alertmanager with our configuration -> receivers.
+"""Tests that alerts reach people: from metrics, through Prometheus and Alertmanager, to the receivers.
 
-The tests share one stack, and each leaves it healthy. test_alerts.py tests which alerts fire, test_alertmanager.py
-each route and inhibition.
+All tests use one stack, and each test leaves it without alerts. test_alerts.py tests which alerts fire, and
+test_alertmanager.py tests how they are routed and inhibited.
 """
 
 from collections.abc import Iterable, Iterator
@@ -38,13 +38,16 @@ GAIN = stream_of("outcomes", "", "gain_per_decision")
 
 
 def groups() -> list[dict[str, Any]]:
-    """Our rules without the group on the cluster's other jobs, which do not run here."""
+    """Return the shipped rules without the group `mtorl-jobs`, whose jobs do not run in these tests."""
     found: list[dict[str, Any]] = yaml.safe_load(RULES.read_text())["spec"]["groups"]
     return [group for group in found if group["name"] != "mtorl-jobs"]
 
 
 def monitor(moved: Iterable[str] = (), broken: Iterable[str] = (), harm: bool = False) -> str:
-    """Return the monitor's metrics with alarms for these columns and, if `harm`, for a challenger's loss of gain."""
+    """Return the monitor's metrics with drift alarms for `moved` columns and data alarms for `broken` columns.
+
+    If `harm`, there is also an alarm because a challenger loses clicks.
+    """
     now = datetime.now(UTC)
     state = State(checked=now, judged_until=now, model_version="3f2a9c", groups={"context": Group(end=now, users=500)})
     for column in COLUMNS:
@@ -122,7 +125,7 @@ def test_broken_data_page_once_and_suppress_the_drift(stack: Stack) -> None:
 
 
 def test_harm_pages_despite_other_alerts(stack: Stack) -> None:
-    """Broken data and a stopped router may cause the harm, or may not."""
+    """Broken data or a stopped router may not be the cause of the harm, so all three alerts are sent."""
     stack.metrics["router"] = ROUTER.format(ready=0, silent=0)
     stack.metrics["monitor"] = monitor(COLUMNS, broken=COLUMNS[:1], harm=True)
     wanted = {"MtorlRouterDown", "MtorlDataBroken", "MtorlHarm"}
@@ -142,5 +145,6 @@ def test_consequences_of_a_stopped_router_are_no_tickets(stack: Stack) -> None:
     eventually(lambda: stack.suppressed() == {"MtorlArmSilent"})
     stack.evaluations(8)
     assert stack.people.titles() == [f"[FIRING:1] critical MtorlRouterDown in {NAMESPACE}"]
-    stack.metrics["router"] = ROUTER.format(ready=1, silent=300)  # the router is back, but the arm stays silent
+    # The router is ready again, but an arm stays silent.
+    stack.metrics["router"] = ROUTER.format(ready=1, silent=300)
     eventually(lambda: f"[FIRING:2] warning MtorlArmSilent in {NAMESPACE}" in stack.people.titles())

@@ -1,4 +1,4 @@
-"""Grafana dashboards: current with their script, found by Grafana, and with data for every query."""
+"""Tests of the Grafana dashboards: they equal the output of their script, and every query returns data."""
 
 import json
 import math
@@ -35,7 +35,7 @@ def panels(uid: str) -> list[dict[str, Any]]:
 
 
 def test_the_dashboards_are_current_and_grafana_finds_them(production: Objects) -> None:
-    """Grafana's sidecar finds ConfigMaps by label. kubectl stores each one in an annotation of at most 256 KiB."""
+    """Grafana finds each ConfigMap by its label. kubectl copies a ConfigMap into an annotation of at most 256 KiB."""
     there = {path.name: path.read_text() for path in FOLDER.glob("*.json")}
     assert there == WRITTEN, "stale: run python scripts/write_dashboards.py"
     maps = [o for o in production.of_kind("ConfigMap") if o["metadata"]["labels"].get("grafana_dashboard") == "1"]
@@ -48,7 +48,7 @@ def test_the_dashboards_are_current_and_grafana_finds_them(production: Objects) 
 
 
 def test_every_alert_links_to_a_dashboard() -> None:
-    """The link selects the namespace. Without `externalLabels.grafana` it is only a path."""
+    """The link selects the namespace of the alert. It is only a path if `externalLabels.grafana` is not set."""
     for name, rule in rules().items():
         found = re.fullmatch(
             r"\{\{ \$externalLabels\.grafana \}\}/d/([\w-]+)\?var-namespace=\{\{ \$labels\.namespace \}\}"
@@ -65,8 +65,10 @@ def test_every_alert_links_to_a_dashboard() -> None:
     ("alert", "value", "above"),
     [
         ("MtorlFallbackRatioHigh", 0.05, True),
-        ("MtorlBudgetNearlySpent", 0.9, True),  # the rule also compares with 0
-        ("MtorlPolicyCollapsed", 0.85, True),  # the rule also compares with 1000
+        # The rule also has a comparison with 0.
+        ("MtorlBudgetNearlySpent", 0.9, True),
+        # The rule also has a comparison with 1000.
+        ("MtorlPolicyCollapsed", 0.85, True),
         ("MtorlSpoolNearlyFull", 0.2, False),
         ("MtorlMonitorStale", 10_800, True),  # 3 * 3600
         ("MtorlOperatorDown", 900, True),
@@ -87,7 +89,7 @@ def test_a_panels_limit_is_the_rules_limit(alert: str, value: float, above: bool
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a Prometheus with two hours of metrics from routers, experiments, monitor and cluster."""
+    """Run a Prometheus with two hours of example metrics; yields its URL."""
     folder = tmp_path_factory.mktemp("store")
     metrics, blocks, port = folder / "metrics", folder / "blocks", free_ports(1)[0]
     made = [sys.executable, "-P", "-m", "tests.manifests.dashboard_data", str(metrics), str(HOURS)]
@@ -109,7 +111,7 @@ def _ask(prometheus: str, path: str, **parameters: str) -> dict[str, Any]:
 
 
 def _asked(prometheus: str, target: dict[str, Any], namespace: str, experiment: str = "") -> list[dict[str, Any]]:
-    """Run a panel's query as Grafana does, with variables filled in, and return the series."""
+    """Run the query of a panel with its variables filled in, as Grafana does; returns the series."""
     expr = target["expr"].replace("$namespace", namespace).replace("$experiment", experiment)
     assert "$" not in expr, expr
     if target.get("instant"):
@@ -117,7 +119,7 @@ def _asked(prometheus: str, target: dict[str, Any], namespace: str, experiment: 
     else:
         start = str(NOW - HOURS * 3600)
         found = _ask(prometheus, "query_range", query=expr, start=start, end=str(NOW), step="60")
-    # Ignore two warnings: TorchServe's counters lack the suffix _total, and spend is a gauge.
+    # Ignore two known warnings: TorchServe's counters lack the suffix `_total`, and `mtorl_budget_spent` is a gauge.
     known = r'might not be a counter.*"(Requests\dXX|ts_\w+|mtorl_budget_spent)"'
     remarks = [one for one in (*found.get("warnings", []), *found.get("infos", [])) if not re.search(known, one)]
     assert not remarks, f"{expr}: {remarks}"
@@ -149,9 +151,9 @@ def test_the_variables_have_values(prometheus: str) -> None:
 
 @pytest.mark.parametrize("uid", UIDS)
 def test_every_query_has_data_of_one_namespace(prometheus: str, uid: str) -> None:
-    """At least one experiment must give data: none is both promoted and at a stage.
+    """Every query must return data for at least one experiment, because no experiment is both promoted and at a stage.
 
-    In an empty namespace a query returns nothing, because a zero would look healthy.
+    For an empty namespace, a query must return no series, because a zero would look healthy.
     """
     experiments = _experiments(prometheus)
     for target in [*BOARDS[uid]["annotations"]["list"], *(one for panel in panels(uid) for one in panel["targets"])]:

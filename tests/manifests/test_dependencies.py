@@ -1,4 +1,6 @@
-"""docs/dependencies.md: a reason for each installed package from PyPI and apt, and no other package."""
+"""Tests that docs/dependencies.md has a reason for each installed package from PyPI and apt, and names no other
+package.
+"""
 
 import re
 import tomllib
@@ -12,7 +14,7 @@ Places = dict[str, set[str]]
 
 
 def _said(section: str) -> Places:
-    """Return where each package of a table in the page is used."""
+    """Return the places where each package in a table of the page is used."""
     places: Places = {}
     for packages, where, reason in re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", section, re.M):
         assert reason.strip()

@@ -1,4 +1,4 @@
-"""Pods that run to completion: pipelines, materialisation and the monitor, and their shared feature repository."""
+"""Tests of pods that run to completion, such as pipeline steps and CronJobs, and of their feature repository."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ SIMULATED = DatasetSpec.load("simulator")
 
 @pytest.fixture
 def pipelines_repository(tmp_path: Path) -> Path:
-    """A feature repository as the pipeline leaves it on the volume, built from an older log."""
+    """Return a feature repository as a pipeline leaves it on the volume. It was built from an older log."""
     from features.offline import store
 
     store.create(tmp_path / "pipeline", SIMULATED, _log(tmp_path / "then.parquet", 0.5))
@@ -37,7 +37,7 @@ def _log(path: Path, part: float) -> Path:
 
 
 def _repository(objects: Objects, prefix: str, pipelines: Path, folder: Path) -> Path:
-    """Return a pod's feature repository with local paths, and SQLite in place of Redis."""
+    """Return the feature repository of a pod, with local paths, and with SQLite in place of Redis."""
     config = yaml.safe_load(objects.config_map(prefix)["data"]["feature_store.yaml"])
     config["registry"]["path"] = str(pipelines / "registry.db")
     config["online_store"] = {"type": "sqlite", "path": str(pipelines / "online.db")}
@@ -50,7 +50,7 @@ def _repository(objects: Objects, prefix: str, pipelines: Path, folder: Path) ->
 def test_the_routers_image_can_open_the_pipelines_repository(
     production: Objects, router: dict[str, Any], pipelines_repository: Path, tmp_path: Path
 ) -> None:
-    """The router's image lacks the offline store's libraries; neither its configuration nor the registry needs them."""
+    """The router's image lacks the libraries of the offline store, so opening the repository must not need them."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert not re.search(r"ibis|pyspark|torch|duckdb|mtorl", " ".join(extras["router"]))
     repository = _repository(production, "mtorl-feature-store-", pipelines_repository, tmp_path / "router")
@@ -67,7 +67,7 @@ FeastSource(Path({str(repository)!r}), {router["feature_service"]!r})
 
 @pytest.mark.integration
 def test_the_job_materializes_the_log_as_is(production: Objects, pipelines_repository: Path, tmp_path: Path) -> None:
-    """The job has its own sources, although it uses the pipeline's registry, which it can't write."""
+    """The job uses the registry of the pipelines, which it cannot write, but its own feature sources."""
     import pandas as pd
     from feast import FeatureStore
 

@@ -1,4 +1,4 @@
-"""Component spark-features: the command that it runs, and its permissions."""
+"""Tests of the component spark-features: the command that it runs, and its permissions."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""An example run directory with the files that the loop leaves, for the tests of the report."""
+"""Writes an example run folder with the files that `mtorl run` leaves, for the tests of the report."""
 
 import json
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def write(run: Path) -> Path:
 
 
 def summary() -> dict[str, Any]:
-    """Return the summary.json of a run in which everything was measured."""
+    """Return the summary.json of a run in which every figure was measured."""
     return {
         "dataset": "simulator",
         "source": "built-in simulator",

@@ -1,4 +1,4 @@
-"""Decisions of a period: bounds, duplicates, withdrawals, samples of users, and the models that decided."""
+"""Tests of reading the decisions of a period: its bounds, duplicates, withdrawals, samples of users, and models."""
 
 import itertools
 import json
@@ -23,7 +23,7 @@ TIMES = [f"2025-03-01T00:0{minute}:00+00:00" for minute in range(4)]
 
 
 def write(folder: Path, contexts: Iterable[dict[str, Any]], users: Iterable[str] = (), **columns: Any) -> DecisionLog:
-    """Write one decision per context, by default each of a new user, at the times `TIMES`."""
+    """Write one decision per context, at the times `TIMES`. Without `users`, each decision has a new user."""
     named = list(users)
     rows = [
         {"decision_id": f"d{i}", "user_id": named[i] if named else f"u{i}", "context": json.dumps(context)}
@@ -36,7 +36,7 @@ def write(folder: Path, contexts: Iterable[dict[str, Any]], users: Iterable[str]
 
 @pytest.fixture
 def log(tmp_path: Path) -> DecisionLog:
-    """Four decisions, a duplicate of the second, and a withdrawal of the fourth."""
+    """Return a log with four decisions. The second is duplicated, and the fourth was withdrawn."""
     contexts = [{"hour": hour, "device": None if hour == 2 else "tv"} for hour in range(4)]
     write(tmp_path, contexts)
     again = pd.DataFrame({"decision_id": ["d1", "d3"], "user_id": ["u1", "u3"], "withdrawn": [False, True]})
@@ -126,7 +126,7 @@ def test_one_user_id_shared_by_many_visitors_does_not_fill_the_sample(tmp_path: 
 
 
 def test_decisions_from_before_a_column_was_added_do_not_count(tmp_path: Path) -> None:
-    """Otherwise the column would appear to have lost values for a whole period."""
+    """A decision that was logged before the column existed does not count as one with a missing value."""
     log = write(tmp_path, [{"hour": 1}, {"hour": 2, "tv": None}, {"tv": "on", "hour": 3}])
     read, size = log.sample("context", 100)
     assert size == (2, 2) and read["user_id"].tolist() == ["u1", "u2"] and read["hour"].tolist() == [2, 3]
@@ -141,13 +141,13 @@ def test_a_withdrawal_after_the_end_of_a_period_counts_in_it(tmp_path: Path) -> 
 
 
 def test_a_full_disk_is_one_error_that_names_the_folder_for_temporary_files(log: DecisionLog) -> None:
-    """DuckDB's error carries no errno, and its temporary folder is deleted before anyone can look at it."""
+    """DuckDB's error has no errno. The error message names the folder, which is deleted by then."""
     with pytest.raises(OSError, match=f"No space .*{tempfile.gettempdir()}"), log.opened():
         raise duckdb.IOException('IO Error: Could not write file "/tmp/x/tables": No space left on device')
 
 
 def test_an_upload_does_not_change_a_log_being_read(log: DecisionLog, tmp_path: Path) -> None:
-    """A report reads the log several times; the verdict and its lifts by segment need the same decisions."""
+    """A report reads the log several times, and all of its parts must see the same decisions."""
     assert log.records() == 4
     write(tmp_path, [{}] * 5)
     assert log.records() == 4 and DecisionLog.of(tmp_path).records() == 5

@@ -1,4 +1,4 @@
-"""Models that have decided, and those still serving, according to the decision log."""
+"""Tests of which models have decided, and which still serve, according to the decision log."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ NEW, OLD, OTHER = "b" * 64, "a" * 64, "c" * 64
 
 @pytest.fixture
 def log(tmp_path: Path) -> Log:
-    """An incumbent whose model was replaced, and a challenger: one decision a minute from 00:00."""
+    """Return a log with a decision a minute, in which the incumbent's model is replaced by the challenger's."""
     written = Log()
     written.decide("u1", "incumbent", model_digest=OLD)
     written.decide("u2", "challenger", model_digest=NEW)

@@ -1,4 +1,4 @@
-"""Stored results of pipeline runs, and the metrics that Prometheus scrapes from them."""
+"""Tests of the stored ends of pipeline runs, and of the metrics that Prometheus scrapes from them."""
 
 import errno
 from datetime import UTC, datetime, timedelta
@@ -16,7 +16,7 @@ HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
 
 def end(runs: Path, at: datetime, state: str = "SUCCEEDED", pipeline: str = "mtorl-train") -> PipelineRun:
-    """Record the end of a run; returns the stored state of its pipeline."""
+    """Record the end of a run; returns the stored state of the pipeline."""
     why = {"ingest": "no such file"} if state == "FAILED" else {}
     PipelineRun.ended(pipeline, state, why, "", at).write(runs)
     (known,) = [run for run in newest_runs(runs) if run.pipeline == pipeline]

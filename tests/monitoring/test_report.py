@@ -1,4 +1,4 @@
-"""Run report: complete, self-contained, and safe for every name."""
+"""Tests of the HTML report of a run: it is complete, loads nothing, and escapes every name."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""A decision log that a test writes record by record."""
+"""A decision log to which a test adds one record after another."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ BEGIN = pd.Timestamp("2025-03-01", tz="UTC")
 
 
 class Log:
-    """Records of one decision a minute from `BEGIN`, and of outcomes at the time of the newest decision."""
+    """The records of a log. Decisions are a minute apart, and an outcome has the time of the newest decision."""
 
     def __init__(self) -> None:
         self.decisions: list[dict[str, Any]] = []
@@ -57,11 +57,13 @@ class Log:
 
 
 def write_decision_log(folder: Path, contexts: list[dict[str, object]], times: Sequence[str] = (), **same: Any) -> Path:
-    """Write one exposure per context, alternating between two arms; every fourth user of the challenger clicks.
+    """Write one exposure per context to a log, alternating between two arms.
+
+    Of the users of the challenger, every fourth clicks.
 
     Args:
-        times: Times of the decisions; by default one a minute.
-        same: Fields set in all decisions.
+        times: Times of the decisions. By default, there is one decision a minute.
+        same: Fields that have the same value in all decisions.
     """
     log = Log()
     for number, context in enumerate(contexts):

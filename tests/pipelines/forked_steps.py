@@ -1,10 +1,10 @@
-"""Fast local pipelines: steps are forked from a process that has already imported everything.
+"""Runs local pipelines faster: each step is forked from a process that has already imported everything.
 
     with forked_steps():
         run_on(volume, "train", parameters, silent)
 
-Each step still has its own process. kfp.local would start a new Python for each one, and imports are most of a small
-step's time. Processes that a test forks inside the block share the preloaded process.
+Each step still has a process of its own. kfp.local would start a new Python for each step, and imports would take most
+of the time of a small step.
 """
 
 import multiprocessing
@@ -44,7 +44,7 @@ def forked_steps(prepare: Callable[[str], None] | None = None) -> Iterator[None]
     """Run the steps of local pipelines in forked processes until the end of the block.
 
     Args:
-        prepare: Module-level function, called with the step's name in the step's process before the step begins.
+        prepare: Module-level function that is called with the name of the step, in its process, before the step begins.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
@@ -63,7 +63,7 @@ def forked_steps(prepare: Callable[[str], None] | None = None) -> Iterator[None]
 
     with (
         mock.patch("kfp.local.subprocess_task_handler.run_local_subprocess", run),
-        # Checking the fork server's exit status is possible only in the process that started it.
+        # Only the process that started the fork server may check its exit status, so this check is switched off.
         mock.patch.object(forkserver._forkserver, "ensure_running"),  # type: ignore[attr-defined]
     ):
         yield

@@ -1,4 +1,4 @@
-"""A budget plan is computed from a lake, and written into an experiment file that loads."""
+"""Tests that a budget plan is computed from a lake and written into an experiment file, which stays valid."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from tests.features.collect.test_shadows import ours
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a lake of three days, a model and a commented experiment file; the decisions ignore history."""
+    """Return a folder with a lake of three days, a small model and an experiment file with comments."""
     folder = tmp_path_factory.mktemp("plan")
     names = [f"d{i}" for i in range(120)]
     decisions = [ours(name, 36 * i, user_id=f"u{i % 40}", campaign_id="spring") for i, name in enumerate(names)]

@@ -1,7 +1,8 @@
-"""Eight rounds of the default loop: serve and explore by day; learn from own decisions, gate and promote by night.
+"""Test of eight days and nights with the default settings, on a small market with a small network.
 
-Servers, stores and steps are the laptop's; market and network are small. A night that fails raises an error. After the
-first model, no assertion depends on the quality of a model.
+By day, the newest promoted model serves and explores. By night, a new model is trained on its decisions, and the gate
+may promote it. Servers, stores and steps are those of a laptop. After the first model, no assertion depends on the
+quality of a model.
 """
 
 import json
@@ -42,7 +43,7 @@ DECISIONS = NIGHTS * EACH * ROUNDS
 
 
 class Nights(Volume):
-    """A volume whose newest promoted model serves newcomers by day, with one budget for all days."""
+    """A volume whose newest promoted model serves new users each day. There is one budget for all days."""
 
     def __init__(self, folder: Path) -> None:
         self.market = Simulator(SimulatorConfig(users=LOGGED + NIGHTS * EACH, days=8, seed=5))
@@ -52,7 +53,8 @@ class Nights(Volume):
         self.logged, self.budget = len(log), float(0.6 * log["cost"].mean() * DECISIONS)
         self.price = float(log["click"].sum() / log["cost"].sum())
         self.lake, self.features = Lake.open(folder / "lake"), folder / "features"
-        self.newcomers = folder / "newcomers.parquet"  # static columns are known before the users arrive
+        # Write the static columns now, because they are known before these users make their first request.
+        self.newcomers = folder / "newcomers.parquet"
         every[~every["user_id"].isin(self.ids[:LOGGED])].to_parquet(self.newcomers)
 
     def train(self) -> tuple[Ended, trainings.Training]:
@@ -85,12 +87,12 @@ class Nights(Volume):
             return db.execute(f"FROM {self.lake.records(db, kind)}").df()
 
     def kept_bytes(self) -> int:
-        """Size of the files that nights add, without logs, feature stores and the servers' files."""
+        """Return the size of the files that each night adds: models, records of runs and records of trainings."""
         folders = (self.folder / name for name in ("registry", "runs", "trainings"))
         return sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
 
     def spent(self) -> float:
-        """Money spent, after checking that it is within the limit."""
+        """Return how much money was spent; fails if it is above the limit."""
         ledger = SqliteLedger(self.folder / "serving" / "ledger.sqlite")
         (whole,) = (balance for balance in ledger.balances() if balance.arm == "*")
         ledger.close()

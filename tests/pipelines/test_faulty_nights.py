@@ -1,6 +1,6 @@
-"""Faults at night: each gives a clear error and an alert, publishes nothing partial, and a rerun completes the night.
+"""Tests of faults at night: each is reported with an alert, publishes nothing partial, and the next run completes.
 
-The steps are a cluster's, each in a separate process; market and network are small.
+As on a cluster, each step has a process of its own. The market and the network are small.
 """
 
 import errno
@@ -50,20 +50,20 @@ class Volume:
         return run_on(self.folder, "train", {"source": str(self.log), **SETTINGS, **more}, on_step)
 
     def versions(self) -> list[str]:
-        """Digests of the published versions; loading a version verifies every file's checksum."""
+        """Return the digests of all published versions. Loading a version verifies the checksum of each file."""
         found = sorted((self.folder / "registry" / "challenger").glob("[!.]*"))
         assert all((version / "model-store" / "challenger.mar").stat().st_size for version in found)
         return [load(version / "artifact").digest for version in found]
 
     def newest_run(self) -> PipelineRun | None:
-        """The state of the newest run, as alerts read it."""
+        """Return the state of the newest run, which the alerts are based on."""
         return next(iter(newest_runs(self.folder / "runs")), None)
 
     def trainings(self) -> int:
         return len(trainings.read(self.folder / "trainings"))
 
     def unfinished(self) -> list[str]:
-        """Temporary files and folders, except those of runs in progress."""
+        """Return temporary files and folders that do not belong to a running run."""
         hidden = (path for path in self.folder.rglob(".*") if path.name != ".lock")
         return [str(path) for path in hidden if "local" not in path.parts]
 
@@ -73,12 +73,13 @@ FAULT = "MTORL_TEST_FAULT"
 
 
 def break_step(name: str) -> None:
-    """Make a step fail as the environment variable specifies."""
+    """Make a step fail in the way that the environment variable FAULT describes."""
     kind, _, at = os.environ.get(FAULT, "").partition(" ")
     if kind == "disk" and name in (at, "notify"):
         files._swap = full_disk  # type: ignore[assignment]
     if kind == "kill" and name == at:
-        steps_end.note = lambda why: kill()  # `note` is the last call of a step
+        # `note` is the last call of a step, so the step is killed at its end.
+        steps_end.note = lambda why: kill()
 
 
 def full_disk(new: Path, path: Path) -> None:
@@ -97,7 +98,7 @@ def log() -> pd.DataFrame:
 
 
 def killed(body: Callable[[], Any]) -> bool:
-    """Call `body` in a forked process; returns whether the process was killed."""
+    """Call `body` in a forked process; returns whether that process was killed."""
     process = multiprocessing.get_context("fork").Process(target=body)
     process.start()
     process.join()
@@ -170,15 +171,15 @@ def test_each_fault_is_reported(tmp_path: Path, log: pd.DataFrame, monkeypatch: 
 
 
 def answered(volume: Volume) -> set[str]:
-    """Return the steps of the newest run whose results came from the cache."""
+    """Return the steps of the newest run that reused the result of an earlier run."""
     newest = max((volume.folder / "runs" / "local").iterdir())
     return {step for step in MAKES if f"Task {step} cache hit" in (newest / "pipeline.log").read_text()}
 
 
 def test_two_concurrent_runs_train_identical_models_from_one_log(tmp_path: Path, log: pd.DataFrame) -> None:
-    """A cluster does not stop two pipelines from using one volume, so this runs without the folder's lock.
+    """On a cluster, two pipelines may use one volume at the same time, so the test disables the folder's lock.
 
-    Clean-up is off: it relies on the lock, because it removes the temporary files of all other runs.
+    The removal of old files is disabled, too, because without the lock it would delete the files of the other run.
     """
     volume, context = Volume(tmp_path / "volume", log), multiprocessing.get_context("fork")
 

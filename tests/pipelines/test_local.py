@@ -1,4 +1,4 @@
-"""The local runner returns results, reports progress, names failures, and leaves no side effects in its process."""
+"""Tests that the local runner returns results, reports progress, and names the step that failed."""
 
 import builtins
 import logging

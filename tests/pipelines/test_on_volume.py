@@ -1,4 +1,4 @@
-"""A run on a volume reuses cached steps, removes old runs, and excludes other runs."""
+"""Tests that a run on a volume reuses cached steps, deletes old runs, and cannot start while another one runs."""
 # No `from __future__ import annotations`: kfp needs the annotations of the components below as objects.
 
 import contextlib
@@ -30,7 +30,7 @@ from tests.waiting import eventually
 
 
 def component_here(title: str, **traits: bool) -> Callable[[Callable[..., Any]], Any]:
-    """Define a component whose source is embedded in its step; the project's own are files in `components/`."""
+    """Define a component in this file. Its source is embedded in the step, because it is no file in `components/`."""
 
     def decorate(function: Callable[..., Any]) -> Any:
         made = component(title, **traits)(function)
@@ -43,7 +43,7 @@ def component_here(title: str, **traits: bool) -> Callable[[Callable[..., Any]],
 
 @component_here("look", cached=False)
 def look(path: str) -> str:
-    """Return a file's text; while the text is "wait", poll until it changes."""
+    """Return the text of a file. As long as the text is "wait", wait for a change."""
     import time
     from pathlib import Path
 
@@ -108,7 +108,8 @@ def test_an_unchanged_file_is_a_cache_hit_and_a_changed_one_is_a_miss(
     assert changed.cached == () and changed.steps["use"].values["Output"] == "made of two"
     log.write_text("one")
     assert run(tmp_path / "volume", log).cached == ("make",)
-    for count, cached in (("1", ("make",)), ("2", ())):  # an explicit default has the same cache key
+    # A parameter that is set to its default has the same cache key as one that is left out.
+    for count, cached in (("1", ("make",)), ("2", ())):
         assert run_on(tmp_path / "volume", "small", {"path": str(log), "count": count}, silent).cached == cached
     monkeypatch.setattr(local, "code_version", lambda: "another")
     assert run(tmp_path / "volume", log).cached == ()
@@ -151,7 +152,7 @@ def test_a_second_concurrent_run_is_refused(tmp_path: Path, log: Path) -> None:
 
 
 def at_work(volume: Path, log: Path) -> BaseProcess:
-    """Start a run whose first step waits until the log changes."""
+    """Start a run in another process. Its first step waits until the log file changes."""
     log.write_text("wait")
     log.with_name("log.seen").unlink(missing_ok=True)
     process = multiprocessing.get_context("fork").Process(target=run, args=(volume, log))
@@ -204,7 +205,7 @@ def test_an_interrupted_run_is_cancelled_not_failed(tmp_path: Path, log: Path) -
 
 
 def test_an_unwritable_log_does_not_stop_a_run(tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a full disk, a run continues to its last step, which sends the notification."""
+    """If the disk is full, a run goes on to its last step, which sends the notification."""
     opened = Path.open
 
     def full(path: Path, mode: str = "r", *given: Any, **more: Any) -> Any:

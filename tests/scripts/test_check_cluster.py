@@ -1,4 +1,4 @@
-"""scripts/check-cluster.sh with a fake kubectl that answers for a cluster."""
+"""Tests of scripts/check-cluster.sh, with a fake kubectl in place of a cluster."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ VERSION = """{
 KSERVE = "inferenceservices.serving.kserve.io"
 EXPERIMENT = "experiments.mtorl-kubeflow.github.io"
 PROMETHEUS = ("prometheusrules.monitoring.coreos.com", "alertmanagerconfigs.monitoring.coreos.com")
-# Answers from the files crds, version and secrets in $CLUSTER; every other object exists.
+# A fake kubectl that reads its answers from the files crds, version and secrets in $CLUSTER. Other objects exist.
 KUBECTL = """#!/bin/bash
 case "$*" in
   "version -o json") cat "$CLUSTER/version"; [ -s "$CLUSTER/version" ] ;;
@@ -37,7 +37,7 @@ def check(
     secrets: tuple[str, ...] = ("mtorl-redis", "mtorl-router", "mtorl-alerting"),
     minor: str = "34",
 ) -> tuple[int, dict[str, tuple[str, str]]]:
-    """Return the exit status and, for each checked item, its result word and text."""
+    """Run the script; returns its exit status, and the word and the text that it prints for each item."""
     (folder / "kubectl").write_text(KUBECTL)
     (folder / "kubectl").chmod(0o755)
     for name, lines in (("crds", crds), ("secrets", secrets), ("version", (VERSION % minor,) if minor else ())):

@@ -1,4 +1,4 @@
-"""The Python version that `make` chooses for the environment."""
+"""Tests of how `make` chooses the Python version for the environment."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from tests.repository import ROOT
 
 
 def test_a_broken_python_is_skipped(tmp_path: Path) -> None:
-    """The broken Python exits with an error, like a pyenv shim of an unselected version."""
+    """The first Python in the path exits with an error, as a shim of pyenv does for a version that is not selected."""
     name = f"python{sys.version_info.major}.{sys.version_info.minor}"
     broken, working, tools = (tmp_path / folder for folder in ("broken", "working", "tools"))
     for folder in (broken, working, tools):

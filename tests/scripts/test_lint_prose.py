@@ -1,4 +1,4 @@
-"""Prose lint: each habit is reported with its line, and a count above its ceiling fails."""
+"""Tests of the prose linter: it reports each habit with its line, and fails if a count is above its ceiling."""
 
 import runpy
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""JSON schemas in docs/: they equal those of the models, and accept the shipped files."""
+"""Tests of the JSON schemas in docs/: they equal those of the models, and accept the shipped files."""
 
 import json
 import runpy

@@ -1,4 +1,4 @@
-"""Generated pages: commands, metrics, and the table of cluster features with their test results."""
+"""Tests that generated pages are up to date: commands, metrics, and the table of features with their test results."""
 
 import runpy
 from pathlib import Path

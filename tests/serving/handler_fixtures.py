@@ -1,4 +1,4 @@
-"""Handlers with a tiny network, the requests that TorchServe passes to them, and an artifact with a real network."""
+"""Helpers for tests of the handlers: a tiny network, requests as TorchServe passes them, and a real artifact."""
 
 import json
 import urllib.error
@@ -36,7 +36,7 @@ NAN_HOUR = 99.0  # at this hour the network fails
 
 
 class Network:
-    """A network whose logits depend on the last hour of a window, and which counts its calls."""
+    """A network that counts its calls. Its logits depend only on the last hour in a window."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -71,7 +71,7 @@ class Context:
 
 
 def forecast(logits: Any, reward: Any, cost: Any, future: Any = None) -> Forecast:
-    """Forecast of a network whose rewards are scaled from 0 to 2."""
+    """Returns a forecast whose rewards are scaled to the range from 0 to 2."""
     return Forecast(logits, 2 * reward, cost, future)
 
 
@@ -122,7 +122,7 @@ def v2(*texts: str, request_id: str | None = None, **changes: Any) -> dict[str, 
 
 
 def ask(handler: PolicyHandler, *requests: dict[str, Any], explain: Sequence[int] = ()) -> tuple[list[Any], Context]:
-    """Handles one batch. `explain` lists the indices of requests that ask for explanations."""
+    """Handles one batch of requests. `explain` has the positions of the requests that ask for explanations."""
     context = Context(explain=explain)
     bodies = handler.handle(list(requests), context)
     assert len(bodies) == len(requests)
@@ -130,7 +130,7 @@ def ask(handler: PolicyHandler, *requests: dict[str, Any], explain: Sequence[int
 
 
 def save_policy(folder: Path, network: Any, encoder: Encoder, spec: DatasetSpec, **fields: Any) -> Any:
-    """Saves a network as an artifact with the name of its folder."""
+    """Saves a network as an artifact. The artifact has the name of its folder."""
     import pandas as pd
 
     from mtorl.artifact.saving import TrainedPolicy, save

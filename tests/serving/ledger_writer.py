@@ -1,7 +1,7 @@
 """A process that spends from many threads: python ledger_writer.py LEDGER WORKER THREADS ROUNDS.
 
-The process waits for a line on stdin, so that all workers start together. At the end it prints the charged cost of each
-settled reservation as one line of JSON.
+All such processes start spending when they get a line on standard input. At the end, each one prints the charged cost
+of each of its settled reservations as one line of JSON.
 """
 
 import json
@@ -24,7 +24,7 @@ def main() -> None:
     def spend(thread: int) -> dict[str, float]:
         charged = {}
         for i in range(rounds):
-            # Every fourth id is shared by all workers and threads.
+            # Every fourth reservation id is used by all workers and all threads.
             name = f"all-{i}" if i % 4 == 0 else f"{worker}-{thread}-{i}"
             if ledger.reserve_all([Wanted(name, "a", f"c{i % 2}", "x", 0.05)]) != [True]:
                 continue
@@ -33,7 +33,8 @@ def main() -> None:
                 assert isinstance(settled, Settlement)
                 charged[name] = settled.charged
                 ledger.settle_all([Cost(name, 0.02)])
-            elif i % 4:  # a shared id may have been exposed by another thread
+            # Do not cancel a shared reservation, because another thread may have exposed its ad.
+            elif i % 4:
                 ledger.cancel_all([name])
             if i % 7 == 0:
                 ledger.expire(3600)

@@ -1,4 +1,4 @@
-"""Ledgers of all kinds, a clock that tests set, and direct reads of what a ledger has stored."""
+"""Helpers for tests of ledgers: all kinds of ledger, a clock that tests set, and direct reads of the stored data."""
 
 import json
 import sqlite3
@@ -39,7 +39,10 @@ class Clock:
 
 
 class ClusterLedger(RedisLedger):
-    """A cluster ledger for ids without their campaign's slot. `groups` stores the group of each id instead."""
+    """A cluster ledger for short ids.
+
+    A real id contains the slot of its campaign; here, `groups` has the group of each id.
+    """
 
     def __init__(self, groups: dict[str, str], *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -105,7 +108,7 @@ class Place:
         return self.client()
 
     def accounts(self) -> Iterator[tuple[bool, tuple[str, ...], list[int]]]:
-        """Yields for each account in Redis: in the bank or not, key as in `books`, [cap, spent, reserved, excess]."""
+        """Yields all accounts in Redis: whether it is in the bank, its key, and [cap, spent, reserved, excess]."""
         for key in self._looker.scan_iter(f"{{mtorl-ledger:{self.name}*", 1000):
             tag, _, rest = key.partition("}:")
             kind, _, rest = rest.partition(":")
@@ -127,7 +130,10 @@ class Place:
                     yield bank, (arm, campaign, channel, period, words[3] if now else start), amounts
 
     def books(self) -> dict[tuple[str, ...], list[int]]:
-        """(arm, campaign, channel, period, start) -> spent, reserved and excess in nano-units, for nonzero accounts."""
+        """The stored amounts of all accounts that are not zero: spent, reserved and excess, in nano-units.
+
+        A key is (arm, campaign, channel, period, start).
+        """
         found: defaultdict[tuple[str, ...], list[int]] = defaultdict(lambda: [0, 0, 0])
         if self.kind == "sqlite":
             with closing(sqlite3.connect(self.path)) as db:
@@ -177,13 +183,16 @@ def accounts_of(**changes: Any) -> list[Account]:
 
 
 def arms(**weights: float) -> list[dict[str, Any]]:
-    """Arms of an experiment with these weights of challengers. The incumbent has the rest."""
+    """Returns the arms of an experiment. `weights` are those of the challengers, and the incumbent has the rest."""
     rest = 1.0 - sum(weights.values())
     return [{"name": n, "weight": w, "endpoint": "http://x"} for n, w in {"incumbent": rest, **weights}.items()]
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """A state machine with a new ledger for each sequence of calls. `cases` sets the kind and the port."""
+    """A state machine that creates a new ledger for each sequence of calls.
+
+    `cases` sets `kind`, the kind of the ledger, and `port`, the port of its Redis server.
+    """
 
     kind: ClassVar[str]
     port: ClassVar[int]

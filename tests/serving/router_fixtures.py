@@ -1,4 +1,4 @@
-"""A router with fakes around it: arms that fail on demand, and a feature store made of a dictionary."""
+"""Runs a router with fakes around it: arms that fail on demand, and a feature store in a dictionary."""
 
 import asyncio
 import errno
@@ -49,7 +49,8 @@ SPEC = DatasetSpec(
     window=3,
 )
 CONTEXT = {"hour": 14, "device": "phone", "slot": "top"}
-SHORT_DEADLINE = 2000  # ms: for tests that wait until it is over
+# In ms, for tests that wait until the deadline is over.
+SHORT_DEADLINE = 2000
 COST_CAP = {"search": 0.6, "video": 0.05}
 
 
@@ -81,10 +82,10 @@ def decision(**changes: Any) -> dict[str, Any]:
 
 
 class FakeArm:
-    """A server for both arms on one port.
+    """A server for both arms, on one port.
 
-    `mode` is "ok", "hold" (answer once `release` is set), "hang", "hang-up", "hang-up once", a status, the bytes of a
-    body, or a function from an item to its prediction.
+    `mode` determines its answers: "ok", "hold" (answer after `release` is set), "hang", "hang-up", "hang-up once", an
+    HTTP status, the bytes of a body, or a function from an item to its prediction.
     """
 
     url: str
@@ -135,7 +136,7 @@ class FakeArm:
 
 @dataclass
 class FakeFeatures:
-    """A feature store of users by id. All other users are unknown."""
+    """A feature store in a dictionary of users. A user who is not in it is unknown."""
 
     users: dict[str, UserFeatures] = field(default_factory=dict)
     fault: Exception | None = None
@@ -150,7 +151,7 @@ class FakeFeatures:
 
 
 def known_user() -> UserFeatures:
-    """A user who clicked on a video an hour ago."""
+    """Returns the features of a user who clicked on a video an hour ago."""
     lists = {"channel": ["video"], "click": [1], "conversion": [0], "revenue": [0.0], "cost": [0.03]}
     lists |= {"timestamp": [float(int(time.time() - 3600) * 1_000_000)]}
     context = {"hour": [9.0], "device": ["tv"], "slot": ["top"]}
@@ -174,7 +175,8 @@ def write_settings(folder: Path, endpoint: str, changes: dict[str, Any], **setti
         "lake": "lake",
         "cost_cap": COST_CAP,
         "auth": {"kind": "none"},
-        "deadline_ms": 20_000,  # enough on a busy host; tests of slow parts set SHORT_DEADLINE
+        # Long enough on a busy host. Tests of slow parts set SHORT_DEADLINE.
+        "deadline_ms": 20_000,
         **settings,
     }
     (folder / "router.yaml").write_text(yaml.safe_dump(content))
@@ -219,7 +221,7 @@ class Harness:
         self.client = httpx.AsyncClient(transport=transport, base_url="http://router")
 
     async def restart(self, meanwhile: Callable[[], object] = lambda: None) -> None:
-        """Stop the router, and start another one in its folder."""
+        """Stop the router, and start another one in the same folder."""
         await self.router.__aexit__(None, None, None)
         meanwhile()
         self.router = await Router(self.settings, self.features).__aenter__()
@@ -234,13 +236,13 @@ class Harness:
         return self.router.ledger
 
     def put(self, **changes: Any) -> None:
-        """Replace the experiment file atomically, as a ConfigMap does."""
+        """Replace the experiment file atomically, as the update of a ConfigMap does."""
         draft = self.folder / "experiment.draft"
         draft.write_text(yaml.safe_dump(experiment(self.arm.url, **changes)))
         draft.replace(self.folder / "experiment.yaml")
 
     async def change(self, **changes: Any) -> None:
-        """Replace the experiment file, and wait until the router applies it and has set its accounts."""
+        """Replace the experiment file, and wait until the router uses it and has set its accounts in the ledger."""
         before = self.router.live.experiments
         self.put(**changes)
         await until(lambda: self.router.live.experiments is not before)
@@ -265,7 +267,7 @@ class Harness:
         return list(self.spool.read("decision"))
 
     def records_of(self, answers: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the records in the order of the answers, because the threads of the arms write in any order."""
+        """Return the records in the order of the answers. In the log, their order is random."""
         by_id = {record["decision_id"]: record for record in self.records()}
         return [by_id[answer["decision_id"]] for answer in answers]
 
@@ -273,7 +275,7 @@ class Harness:
         return next(b for b in self.ledger.balances() if b.arm.rpartition("/")[2] == arm)
 
     def holds_nothing(self) -> bool:
-        """Whether the ledger answers and no money is reserved."""
+        """Return whether the ledger answers and has no reserved money."""
         try:
             return self.ledger.open_reservations() == [] and all(one.reserved == 0 for one in self.ledger.balances())
         except LedgerUnavailable:
@@ -285,7 +287,7 @@ _quiet_once = cache(quiet)
 
 @asynccontextmanager
 async def running(folder: Path, changes: dict[str, Any] | None = None, **settings: Any) -> AsyncIterator[Harness]:
-    """Start a router; `changes` go into the experiment file, `settings` into the router's file."""
+    """Start a router. `changes` are fields of the experiment file, and `settings` are fields of the router's file."""
     arm, features = FakeArm(), FakeFeatures({"u1": known_user()})
     config = write_settings(folder, await arm.start(), changes or {}, **settings)
     _quiet_once()
@@ -301,9 +303,9 @@ async def running(folder: Path, changes: dict[str, Any] | None = None, **setting
 
 
 def with_router(**options: Any) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., Awaitable[None]]]:
-    """Turn a scenario, whose first parameter is a new router, into a test; `options` are those of `running`.
+    """Turn a function, whose first parameter is a new router, into a test. `options` are those of `running`.
 
-    Parameters `changes`, `ledger` and `deadline_ms` of the test are options as well.
+    The parameters `changes`, `ledger` and `deadline_ms` of the test are also passed to `running`.
     """
 
     def decorate(scenario: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
@@ -329,7 +331,10 @@ def full_disk(file: int, data: Any) -> int:
 
 
 def sample(name: str, **labels: str) -> float:
-    """Current value of a metric. For an arm without experiment, it tries the experiment `test`, then the empty one."""
+    """Return the current value of a metric.
+
+    If the labels have an arm but no experiment, the value is that of the experiment `test` or of no experiment.
+    """
     if "arm" not in labels or "experiment" in labels:
         return REGISTRY.get_sample_value(name, labels) or 0.0
     return sample(name, experiment="test", **labels) or sample(name, experiment="", **labels)

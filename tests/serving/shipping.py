@@ -1,4 +1,4 @@
-"""Records to ship, and sinks that fail on demand."""
+"""Helpers for tests of shipping: records, and sinks that fail on demand."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ def put(spool: Spool, kind: Kind, /, *names: str, **changes: Any) -> None:
 
 
 def put_in_turn(spool: Spool, kind: Kind, *names: str) -> None:
-    """Logs records with these ids, each in its own batch."""
+    """Logs records with these ids, each in a batch of its own."""
     for name in names:
         put(spool, kind, name)
 
@@ -40,7 +40,10 @@ def names(prefix: str, number: int) -> list[str]:
 
 
 class MemorySink:
-    """A sink that keeps the ids of what it received. `fault` may raise instead of accepting a batch."""
+    """A sink that keeps the ids of the records that it accepted.
+
+    `fault` may raise an error instead of accepting a batch.
+    """
 
     def __init__(self, largest: int = 7, linger: float = 0.0) -> None:
         self.largest = largest
@@ -68,7 +71,7 @@ def ids(batch: Batch) -> list[str]:
 
 
 class WebSink:
-    """An HTTP server that receives events and answers as `mode` says.
+    """An HTTP server that receives events, and answers as set by `mode`.
 
     Attributes:
         mode: A status, "hang", "garbage", "ok", or a function from the events of a request to one of these.
@@ -153,7 +156,7 @@ async def shipping(spool: Spool, sink: Sink, drain: float = 60.0) -> AsyncIterat
 
 
 def ship_all(spool: Spool, sink: Any, prune_before: float | None = None) -> None:
-    """Ships all pending records, then deletes segments that were last written before a Unix time."""
+    """Ships all pending records, and then deletes segments that were last written before `prune_before`."""
 
     async def scenario() -> None:
         async with shipping(spool, sink) as running:

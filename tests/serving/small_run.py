@@ -1,4 +1,4 @@
-"""A small run that can be served, created in seconds."""
+"""Creates a small run that can be served, within seconds."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Published versions with minimal contents, for tests of what a registry keeps and removes."""
+"""Creates small model versions, for tests of what a registry keeps and removes."""
 
 import hashlib
 import json

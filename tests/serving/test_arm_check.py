@@ -1,4 +1,4 @@
-"""The check of an endpoint reports faults that would cause the default action, and notes missing fields."""
+"""Tests of the check of an endpoint: it reports faults that would lead to the default action, and missing fields."""
 
 import asyncio
 from collections.abc import Callable

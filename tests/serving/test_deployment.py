@@ -1,4 +1,4 @@
-"""A new version stays only if it decides, and a server under experiment is not changed."""
+"""Tests of a rollout: a new version stays only if it decides, and a server in an experiment is not changed."""
 
 from collections.abc import Mapping
 from types import SimpleNamespace
@@ -29,7 +29,7 @@ def told(version: str, instead_of: str | None = None) -> Served:
 
 
 class Servers(InferenceServices):
-    """Fake servers whose version is ready after `looks` status reads."""
+    """Fake model servers. A new version is ready after its status was read `looks` times."""
 
     def __init__(
         self, version: str | None = OLD, looks: int = 3, answer: Any = None, instead_of: str | None = None
@@ -37,7 +37,8 @@ class Servers(InferenceServices):
         super().__init__(FakeCluster())
         self.all = [None if version is None else told(version, instead_of)]
         self._left = looks
-        self.away = 0  # calls to fail, as if the API server did not answer
+        # Number of calls that fail, as if the API server did not answer.
+        self.away = 0
         self._answer = answer if answer is not None else {"model": {"digest": DIGEST}, "channel_probs": {"a": 1.0}}
 
     def served(self, name: str) -> Served | None:
@@ -79,7 +80,7 @@ def run(servers: InferenceServices, *experiments: Experiment, version: str = NEW
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets two seconds pass between two polls of the server."""
+    """Let two seconds pass between two polls of a server."""
     passed = iter(range(0, 100_000, 2))
     clock = SimpleNamespace(sleep=lambda _: None, monotonic=lambda: next(passed))
     monkeypatch.setattr("serving.deployment.time", clock)
@@ -99,14 +100,15 @@ def test_a_version_that_decides_serves(experiments: tuple[Experiment, ...]) -> N
 @pytest.mark.parametrize("stage", ["1%", "5%", "25%", "50%"])
 def test_under_an_experiment_that_serves_users_nothing_changes(stage: str) -> None:
     servers = Servers()
-    for found in (at(stage), at(stage).replace(enabled=False)):  # the kill switch may be turned off later
+    # Even with the kill switch on, nothing changes, because it may be switched off later.
+    for found in (at(stage), at(stage).replace(enabled=False)):
         assert_says(run(servers, found), messages.UNDER_TEST, experiment="mtorl-vs-rules", stage=stage)
     assert servers.all == [told(OLD)]
 
 
 @pytest.mark.parametrize("phase", ["promoted", "stopped", "rolled back"])
 def test_the_server_of_a_promoted_model_is_not_changed(phase: Phase) -> None:
-    """Until the incumbent's own server has the model, this one answers as the incumbent. Otherwise, it is free."""
+    """After a promotion, this server answers as the incumbent until the incumbent's own server has the model."""
     experiment = at("50%")
     moves = {"promoted": ["promoted"], "stopped": ["stopped"], "rolled back": ["promoted", "rolled back"]}[phase]
     servers, standing = Servers(), in_force(experiment, state_of(after("50%", *moves, file=experiment), experiment))
@@ -144,7 +146,7 @@ def test_a_version_that_does_not_decide_is_rolled_back(answer: Any, detail: str)
 
 @pytest.mark.parametrize("rolled_out", [NEW, "challenger/killed-too"])
 def test_the_next_run_repairs_what_a_killed_run_left(rolled_out: str) -> None:
-    """The killed run had rolled out a version that was never seen to decide."""
+    """The killed run had rolled out a version, but did not see it decide."""
     good = Servers(rolled_out, instead_of=OLD)
     bad = Servers(rolled_out, looks=1_000, instead_of=OLD)
     assert run(good).startswith(f"challenger serves {NEW}") and good.all[-1] == told(NEW, OLD)
@@ -208,7 +210,7 @@ def test_a_version_that_a_person_rolled_out_meanwhile_stays() -> None:
 
 
 def test_a_write_conflict_with_kserve_is_retried() -> None:
-    """KServe keeps writing its status into the object, so each retry reads the object again."""
+    """KServe writes its status into the object all the time, so each retry must read the object again."""
 
     class Busy(FakeCluster):
         def get(self, kind: str, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""InferenceServices report the versions that they serve or may roll back to, and why a pod can't list them."""
+"""Tests that InferenceServices report the versions that they serve or may roll back to."""
 
 from typing import Any
 

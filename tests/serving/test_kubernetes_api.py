@@ -1,4 +1,4 @@
-"""The client of the Kubernetes API server sends the right requests, and understands each answer."""
+"""Tests that the client of the Kubernetes API server sends the right requests, and understands each answer."""
 
 import http.server
 import json
@@ -18,7 +18,7 @@ BODY = {"metadata": {"name": "one"}}
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """A server that answers with a status and a body, and keeps the requests."""
+    """A server that answers with a given status and body, and keeps the requests that it received."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Requests)

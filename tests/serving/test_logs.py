@@ -1,4 +1,4 @@
-"""Servers log an event per line, and each cause at most once a minute, with the number of lines left out."""
+"""Tests of the logs of servers: an event is one line, and each cause is logged at most once a minute."""
 
 import io
 import json

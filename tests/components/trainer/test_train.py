@@ -1,4 +1,4 @@
-"""A pipeline step that runs a TrainJob, on an API server that plays Trainer's part with local processes as pods."""
+"""Tests of a pipeline step that runs a TrainJob. The API server is replaced, and local processes replace the pods."""
 
 import logging
 import os
@@ -164,7 +164,7 @@ def test_it_logs_waits(cluster: TrainerCluster, task: FitTask, shared: Path, cap
 
 
 def test_a_retried_step_continues_its_first_attempt(cluster: TrainerCluster, task: FitTask, shared: Path) -> None:
-    """A running job is awaited, a finished job is recreated, and an existing model is used."""
+    """A retried step waits for a running job, replaces a finished job, and does not train if the model exists."""
     running: Object = {"metadata": {"name": NAME}, "spec": {}}
     cluster.begin(running)
 

@@ -1,4 +1,4 @@
-"""The TrainJob object, checked against Trainer's CRD and webhook rules, and the reading of its status."""
+"""Tests of the TrainJob object against Trainer's CRD and webhook rules, and of the code that reads its status."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ JOB = train_job("mtorl-train-0a1b2c3d4e5f6071", Size(2, 8), PODS, "/task.json", 
 
 
 def validated(job: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    """Check a job against the schema and CEL rules of the CRD."""
+    """Check a job against the OpenAPI schema and the CEL rules of Trainer's CRD."""
     if not (VALIDATOR.exists() and CRDS.exists()):
         pytest.skip(f"no validator: {VALIDATOR} and its CRDs are not there (set VALIDATOR and CRDS)")
     command = [sys.executable, str(VALIDATOR), "--crds", str(CRDS)]
@@ -97,12 +97,12 @@ def test_state_of_a_job(conditions: list[tuple[str, ...]], state: State) -> None
     ("times", "gpus", "nodes", "size"),
     [
         (0, 8, 1, Size(1, 1)),
-        (100, 0, 1, Size(1, 1)),  # on CPUs
-        (1.9, 8, 1, Size(1, 1)),  # a second process would have too little data
+        (100, 0, 1, Size(1, 1)),  # without GPUs
+        (1.9, 8, 1, Size(1, 1)),  # too little data for a second process
         (2, 8, 1, Size(1, 2)),
         (100, 8, 1, Size(1, 8)),
-        (0, 0, 2, Size(2, 1)),  # all nodes, for any amount of data
-        (100, 0, 2, Size(2, 1)),  # without GPUs, one process per node
+        (0, 0, 2, Size(2, 1)),  # every node is used, even for little data
+        (100, 0, 2, Size(2, 1)),  # without GPUs, each node has one process
         (9, 8, 4, Size(4, 2)),
         (100, 8, 4, Size(4, 8)),
     ],

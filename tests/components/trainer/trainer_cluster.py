@@ -1,11 +1,11 @@
-"""In-memory TrainJobs, and pods for them as local processes, in place of Kubeflow Trainer.
+"""A replacement for Kubeflow Trainer: TrainJobs in memory, with local processes as pods.
 
     with TrainerCluster() as cluster:
         cluster.use(monkeypatch)         # in place of the API server
         cluster.play = cluster.run_pods  # or any function that acts on a new job
 
-Pods run the job's own command with the variables that Trainer's policy for torch sets. Failed pods restart like the
-containers of a Job.
+The processes run the command of the job, with the environment variables that Trainer sets for torch. A process that
+fails is started again, like a container of a Job.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ _RESTARTS = 6  # a Job's backoffLimit
 
 
 class TrainerCluster(KubernetesApi):
-    """API server for the requests of a training; `refused` maps a kind of request to its error status."""
+    """An API server that answers the requests of a training step.
+
+    `refused` maps a kind of request, such as "get", to the HTTP error with which it is answered.
+    """
 
     def __init__(self) -> None:
         self.namespace = "mine"

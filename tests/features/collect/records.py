@@ -1,4 +1,4 @@
-"""Decisions and outcomes of several hours: late, repeated, withdrawn and dangling records."""
+"""Example records of several hours, some of them late, duplicated, withdrawn, or without their decision."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A saved model of the data set of `decision_logs.py`. Its network is untrained, so it is ready at once."""
+"""Saves a model for the data set of `decision_logs.py`. The model is not trained, because that would take long."""
 
 from pathlib import Path
 

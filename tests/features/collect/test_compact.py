@@ -32,12 +32,12 @@ KINDS: tuple[Kind, ...] = ("decision", "outcome")
 
 
 def content(place: Path) -> list[list[dict[str, str]]]:
-    """Returns the records that readers see, as text, so that NaN equals NaN."""
+    """Returns all records that readers see. Values are converted to text, so that NaN equals NaN."""
     return [[{name: str(value) for name, value in row.items()} for row in stored(place, kind)] for kind in KINDS]
 
 
 def small(lake: Path) -> Path:
-    """Creates a lake with uploads of two routers. The second upload has outcomes of decisions in the first one."""
+    """Creates a lake with two uploads. The second upload has outcomes of decisions in the first upload."""
     write(lake, DECISIONS[:5], OUTCOMES[:3])
     return add(lake, DECISIONS[5:], OUTCOMES[3:])
 
@@ -63,7 +63,10 @@ def test_records_lie_in_the_hour_of_their_decision(tmp_path: Path) -> None:
 
 
 def test_an_event_id_shared_by_decisions_counts_once_for_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Duplicates are removed per decision, even if their records share a file, a sorted slice or an hour."""
+    """Several decisions may have outcomes with the same event id.
+
+    Only a repetition for the same decision is a duplicate.
+    """
     monkeypatch.setattr(database, "_SLICE_ROWS", 1)
     users = {name: f"u{number}" for number, name in enumerate("abcdef")}
     decisions = [decision(name, user_id=user) for name, user in users.items()]
@@ -87,12 +90,16 @@ def test_an_hour_is_closed_ten_minutes_after_its_end(tmp_path: Path) -> None:
     again=st.lists(st.integers(0, 12), max_size=6),
 )
 def test_records_do_not_depend_on_files_runs_or_order(places: list[tuple[int, int]], again: list[int]) -> None:
-    """Records arrive in any file of any run, and some arrive twice. An outcome may arrive before its decision."""
+    """Records are uploaded in a random file and run, some of them twice.
+
+    An outcome may be uploaded before its decision.
+    """
     records: list[dict[str, Any]] = [*DECISIONS, *OUTCOMES]
     sent = [*zip(places, records, strict=True), *((places[-i], records[i]) for i in again)]
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
         write(Path(one), DECISIONS, OUTCOMES)
-        ids_in(Path(other)).update(ids_in(Path(one)))  # decisions define the ids, but may arrive later here
+        # The ids are derived from the decisions, which may be uploaded after their outcomes here.
+        ids_in(Path(other)).update(ids_in(Path(one)))
         for run in range(4):
             for file in range(3):
                 here = [record for place, record in sent if place == (run, file)]
@@ -102,15 +109,15 @@ def test_records_do_not_depend_on_files_runs_or_order(places: list[tuple[int, in
         assert content(Path(other)) == content(Path(one))
 
 
-# ---- killed runs, concurrent runs and forgotten records
-
-
 class Killed(BaseException):
     pass
 
 
 def at_each_change(monkeypatch: pytest.MonkeyPatch, then: Callable[[Path], object], folder: Path) -> list[Path]:
-    """Compacts one lake per change. Calls `then` before or after the first, second, ... change; returns the lakes."""
+    """Compacts one new lake for each change that a compaction makes, and returns the lakes.
+
+    In the n-th lake, `then` is called at the n-th moment before or after such a change.
+    """
     originals = {name: getattr(Lake, name) for name in ("put", "write", "supersede")}
     lakes = []
     for stop in range(1, 100):
@@ -158,7 +165,7 @@ def test_a_killed_compaction_loses_and_repeats_nothing(tmp_path: Path, monkeypat
 
 
 def test_two_compactors_at_once_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second compactor does all its work between two steps of the first compactor."""
+    """The second compactor does all its work between two steps of the first compactor, for every pair of steps."""
     expected = content(small(tmp_path / "expected"))
     for place in at_each_change(monkeypatch, lambda lake: compact(Lake.open(lake), LATER), tmp_path):
         assert content(place) == expected, place
@@ -175,7 +182,7 @@ def test_a_file_that_a_listing_misses_is_taken_by_the_next_run(tmp_path: Path, m
 
 
 def test_records_that_are_all_too_old_are_taken(tmp_path: Path) -> None:
-    """A router that was offline uploads records after their hours were removed."""
+    """The records were uploaded late, by a router that was offline, and their hours have already been removed."""
     lake = Lake.open(write(tmp_path, DECISIONS, OUTCOMES))
     Forgotten.add(tmp_path, [], LATER, before=LATER)
     assert compact(lake, LATER).files == 2
@@ -223,7 +230,7 @@ def test_a_file_that_cant_be_read_does_not_keep_a_forgotten_user_in_the_lake(tmp
 
 
 def test_a_file_of_an_hour_in_the_future_is_taken_an_hour_after_its_upload(tmp_path: Path) -> None:
-    """Such a file comes from a router whose clock is ahead, or from an outcome whose id no router created."""
+    """A file is in the future if its router's clock is ahead, or if an outcome has an id that no router created."""
     now = datetime.now(UTC)
     ahead = decision("ahead", (now + timedelta(days=400) - START) / timedelta(minutes=1))
     lake = Lake.open(write(tmp_path, [*DECISIONS, ahead]))
@@ -244,7 +251,7 @@ def test_a_record_of_another_schema_version_stops_the_compaction(tmp_path: Path)
 @settings(max_examples=30)
 @given(sizes=st.lists(st.integers(1, 1000), min_size=168, max_size=168), first=st.integers(1, 10**6))
 def test_a_late_outcome_is_rewritten_only_a_few_times(sizes: list[int], first: int) -> None:
-    """Merges a week of hourly files. The size of a file stands for its number of outcomes."""
+    """Simulates a week in which a file is added each hour. The size of a file is its number of outcomes."""
     files, rewritten, most = [LakeFile(START, "0", first)], 0, 0
     for number, size in enumerate([*sizes, 0], 1):
         files += [LakeFile(START, str(number), size)] if size else []

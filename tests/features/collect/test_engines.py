@@ -1,4 +1,4 @@
-"""Tests that DuckDB and Spark write identical closed hours of a lake, and read identical training data from them."""
+"""Tests that DuckDB and Spark write identical files when they compact a lake, and read the same training data."""
 
 import json
 from collections.abc import Iterator
@@ -38,7 +38,9 @@ Records = list[dict[str, Any]]
 
 
 def everything() -> tuple[Records, Records]:
-    """Returns decisions of every rule, with exhausted budgets, faults and models, and outcomes of all kinds."""
+    """Returns decisions and outcomes that cover every rule for training data, exhausted budgets, faults and several
+    models.
+    """
     decisions = [*records.DECISIONS]
     outcomes = [*records.OUTCOMES]
     for i, (changes, told, _) in enumerate(RULES):
@@ -70,7 +72,10 @@ def everything() -> tuple[Records, Records]:
 
 @pytest.fixture(scope="module")
 def lakes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One lake per engine, compacted in three runs: two routers, late outcomes, copies, and a truncated file."""
+    """Returns one lake per engine, compacted in three runs.
+
+    The lake has uploads of several routers, late outcomes, duplicates and a truncated file.
+    """
     folder = tmp_path_factory.mktemp("lakes")
     decisions, outcomes = everything()
     some = (decisions[0:4000:2], decisions[1::2], decisions[5:50:14])
@@ -93,7 +98,10 @@ def sorted_rows(file: Path, *keys: str) -> pa.Table:
 
 
 def same(one: pa.Table, other: pa.Table) -> bool:
-    """Whether names, types and values are bit-identical. Nullability is ignored: not every writer declares it."""
+    """Returns whether two tables have the same columns, types and values.
+
+    A column may be declared nullable in only one of them.
+    """
     columns = [[(field.name, str(field.type).replace(" not null", "")) for field in t.schema] for t in (one, other)]
     return columns[0] == columns[1] and repr(one.to_pydict()) == repr(other.to_pydict())
 

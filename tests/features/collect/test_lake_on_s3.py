@@ -1,4 +1,4 @@
-"""A lake in a bucket on moto's S3 server: upload, compaction, and the training data read from it."""
+"""Test of a lake in a bucket of moto's S3 server: upload, compaction, and reading training data."""
 
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.features.collect.test_compact import LATER
 
 @pytest.fixture
 def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Creates a bucket and returns the address of an empty lake in it."""
+    """Creates a bucket, and returns the URL of an empty lake in it."""
     import boto3
 
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -30,7 +30,8 @@ def test_a_bucket_is_a_lake_like_a_folder(bucket: str, tmp_path: Path, monkeypat
     assert not lake and lake.snapshot() == ""
     for file in (*folder.arrived("decision"), *folder.arrived("outcome")):
         lake.put(tmp_path / file.name, file.name)
-        lake.put(tmp_path / file.name, file.name)  # a router retries if it got no answer
+        # A router repeats an upload if it got no answer.
+        lake.put(tmp_path / file.name, file.name)
     (tmp_path / "rubbish").write_bytes(b"PAR1")
     rubbish = "arrived/outcomes/date=2026-01-01/hour=12/rubbish.parquet"
     lake.put(tmp_path / "rubbish", rubbish)

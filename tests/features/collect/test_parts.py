@@ -1,4 +1,4 @@
-"""Tests that training reads the same rows from folders of parts, which Spark writes, as from single files."""
+"""Tests that training reads the same rows from a folder of parts, as Spark writes it, as from a single file."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,8 @@
-"""Tests which exposures are kept if a training has too many: each arm's newest generation, then the widest others."""
+"""Tests which exposures are dropped if a training would have too many.
+
+The newest generation of each arm is kept. The others are dropped in order: first those that say least about other
+channels than the one they show.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tests that users are removed from a lake, even during other writes, and that all rows of other users stay."""
+"""Tests that the records of a user are removed from a lake, even while others write, and that other records stay."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -30,13 +30,16 @@ USERS = ["gone", *(f"stays{i}" for i in range(9))]
 
 
 def bucket_at(folder: Path) -> Lake:
-    """A lake on a generic file system, as in an object store: it has no local folder."""
+    """Returns a lake on a generic file system. Like a lake in an object store, it has no local folder."""
     files = pafs.PyFileSystem(pafs.FSSpecHandler(LocalFileSystem(auto_mkdir=True)))
     return Lake(pafs.SubTreeFileSystem(str(folder), files), "s3://ads/lake")
 
 
 def fill(folder: Path, first: int = 0, number: int = 60, router: str = "r") -> None:
-    """Uploads decisions of ten users in turn, one every five minutes, each with a cost, a shadow and a window."""
+    """Uploads decisions of ten users in turn, one every five minutes.
+
+    Each decision has a cost, a shadow decision and a window.
+    """
     records: dict[Kind, list[dict[str, Any]]] = {kind: [] for kind in get_args(Kind)}
     for i in range(first, first + number):
         user, at = USERS[i % 10], START + timedelta(minutes=5 * i)
@@ -63,7 +66,7 @@ def files_with(folder: Path, user: str) -> list[str]:
 
 
 def test_a_window_is_removed_although_its_decision_is_gone(tmp_path: Path) -> None:
-    """An upload or a compaction dropped the decision between the note and the removal."""
+    """The decision is missing because an upload or a compaction dropped it after the user was marked as forgotten."""
     fill(tmp_path)
     for path in (tmp_path / "arrived" / "decisions").rglob("*.parquet"):
         path.unlink()
@@ -76,7 +79,8 @@ def test_a_user_leaves_closed_hours_uploads_and_superseded_files(make: Callable[
     lake = make(tmp_path)
     fill(tmp_path, number=40)
     compact(Lake.open(tmp_path), NOW)
-    fill(tmp_path, first=30, number=30)  # some records are repeated, as after a crash
+    # Upload some records again, as a router does after a crash.
+    fill(tmp_path, first=30, number=30)
     assert len(files_with(tmp_path, "gone")) > 2
     removed = forget_in_bucket(lake, {"gone"}, NOW)
     assert set(removed.values()) == {7}
@@ -125,7 +129,7 @@ def test_an_interrupted_removal_is_completed_by_the_next(tmp_path: Path, monkeyp
 def test_a_concurrent_compaction_does_not_bring_a_user_back(
     is_killed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A user is forgotten at each moment at which a compaction touches the lake (in a quick run, every second one)."""
+    """Forgets a user at each moment at which a compaction uses the lake. A quick run tests every second moment."""
     names = ("put", "forgotten", "supersede")
     real = {name: getattr(Lake, name) for name in names}
     for after in count(int(is_killed), examples(2, 1)):
@@ -164,7 +168,8 @@ def test_a_concurrent_compaction_does_not_bring_a_user_back(
 def test_a_compaction_removes_rows_that_a_killed_writer_left(tmp_path: Path) -> None:
     lake = Lake.open(tmp_path)
     forget_in_bucket(bucket_at(tmp_path), {"gone"}, NOW)
-    fill(tmp_path)  # a writer that read the forgotten users before
+    # Upload records of the user, as a writer does that has not yet read the list of forgotten users.
+    fill(tmp_path)
     remove_again(lake, NOW + timedelta(hours=30))
     assert rows(lake, "decision") == kept() and rows(lake, "outcome") == kept()
     fill(tmp_path)
@@ -189,7 +194,8 @@ def test_concurrent_removals_keep_both_notes(tmp_path: Path, monkeypatch: pytest
 def test_old_hours_are_dropped_with_all_files(tmp_path: Path) -> None:
     fill(tmp_path, number=40)
     compact(Lake.open(tmp_path), START + timedelta(hours=10))
-    fill(tmp_path, first=12, number=3)  # late records of an hour that is dropped
+    # Upload late records of an hour that will be dropped.
+    fill(tmp_path, first=12, number=3)
     lake = Lake.open(tmp_path)
     removed = drop_hours(lake, START + timedelta(hours=2, minutes=30))
     assert removed == Counter(decisions=27, outcomes=27, shadows=27, windows=27)

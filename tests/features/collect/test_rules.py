@@ -1,4 +1,4 @@
-"""Tests the rules that choose decisions to learn from, and that these rows give the right value of a policy."""
+"""Tests of the rules that choose which decisions to learn from, and that the chosen rows value a policy correctly."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ BASELINE: dict[str, Any] = {"drawn_channel": None, "channel_probs": {}, "exposur
 
 
 def data_folder(folder: Path, rows: int = 0, spec: DatasetSpec = SPEC, **columns: Any) -> Path:
-    """Creates a log's folder with `rows` touchpoints from nine days before `START`."""
+    """Creates a log folder with `rows` touchpoints, which are nine days older than `START`."""
     folder.mkdir(parents=True)
     spec.save(folder / DATASET_FILE)
     old = {
@@ -54,7 +54,7 @@ def collected(folder: Path, decisions: list[dict[str, Any]], outcomes: list[dict
 
 
 def tables(folder: Path, store: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Adds a lake's decisions to a log; returns its opportunities and touchpoints."""
+    """Adds the decisions of a lake to a log; returns the log's opportunities and touchpoints."""
     add_decisions(store, data_folder(folder / "data"))
     opportunities = pd.read_parquet(folder / "data" / OPPORTUNITIES_FILE)
     opportunities["decision_id"] = named(store, opportunities["decision_id"])
@@ -100,8 +100,8 @@ def test_each_kind_of_decision_follows_its_rule(
 
 def test_written_rows_contain_the_outcomes(tmp_path: Path) -> None:
     outcomes = [
-        *(outcome("c1", "d", value=0.02), outcome("c2", "d", value=0.01)),  # costs add up
-        *(outcome("k1", "d", "click", 1.0), outcome("k2", "d", "click", 1.0)),  # two clicks count as one
+        *(outcome("c1", "d", value=0.02), outcome("c2", "d", value=0.01)),  # The two costs are added.
+        *(outcome("k1", "d", "click", 1.0), outcome("k2", "d", "click", 1.0)),  # The two clicks count as one.
         *(outcome("r1", "d", "revenue", 2.0), outcome("r2", "d", "revenue", 3.0)),
     ]
     store = collected(tmp_path, [decision("d"), decision("e", 1, user_id="u2", **NOTHING)], outcomes)
@@ -127,7 +127,7 @@ def test_an_exposure_by_override_is_a_touchpoint_but_no_opportunity(tmp_path: Pa
 
 
 def test_a_default_action_is_a_touchpoint_but_no_exposure_of_the_policy(tmp_path: Path) -> None:
-    """After a fault, the caller may expose the default action, which is the choice of the caller's own logic."""
+    """When a decision has a fault, the caller may show the default action. The policy did not choose that exposure."""
     instead = decision("d", fallback_reason="model_timeout", channel="search", propensity=None)
     later = decision("e", 1, user_id="u2", fallback_reason="ledger", channel="search", propensity=None)
     outcomes = [*COST, outcome("e-cost", "e"), *(outcome(f"{of}-click", of, "click", 1.0) for of in "de")]
@@ -167,7 +167,7 @@ def test_windows_are_kept_for_the_splits_that_read_them(tmp_path: Path, monkeypa
 
 
 def test_outcomes_of_the_description_and_times_of_the_log_are_kept(tmp_path: Path) -> None:
-    """One of the outcomes has the name of a record field."""
+    """One of the outcomes has the same name as a field of the records."""
     further = tuple(Column(name=name, kind="numeric", missing="zero") for name in ("profit", "reserved"))
     spec = SPEC.replace(outcomes=further, reward=SPEC.reward.replace(gain={"click": 1, "profit": 2}))
     told = [("profit", -3.0), ("profit", 1.5), ("reserved", 7)]
@@ -184,7 +184,7 @@ def test_outcomes_of_the_description_and_times_of_the_log_are_kept(tmp_path: Pat
 
 
 def test_exposures_that_lack_a_column_are_counted(tmp_path: Path) -> None:
-    """The feature store does not know the new user, so a static column is missing."""
+    """A user is unknown to the feature store, so a static column of the exposure is missing."""
     strict = SPEC.replace(static=(Column(name="age_group", kind="categorical"),))
     known, unknown = {"age_group": "18-24"}, {"age_group": None}
     told = [outcome("d-1", "d"), outcome("e-1", "e")]
@@ -236,7 +236,8 @@ def decisions_until_money_is_gone() -> list[dict[str, Any]]:
     return [
         decision("before", 0),
         decision("refused", 10, refused_until=until, **gone),
-        decision("cheap", 20),  # affordable, but a dearer channel would not have been
+        # The account still has enough money for this decision, but not for one on a more expensive channel.
+        decision("cheap", 20),
         decision("other-campaign", 20, campaign_id="summer"),
         decision("other-arm", 20, arm="incumbent"),
         decision("tried-out", 1, campaign_id="summer", override=True, refused_until=until, **gone),
@@ -253,7 +254,10 @@ def test_decisions_after_a_refusal_are_left_out_until_the_period_ends(tmp_path: 
 
 
 def test_left_out_decisions_are_those_during_an_earlier_refusal(tmp_path: Path) -> None:
-    """Refusals overlap, start at the same time, end before they start, or lack an end or an account's name."""
+    """Random refusals overlap, start at the same time, or end before they start.
+
+    Some have no end or no experiment version.
+    """
     random = np.random.default_rng(3)
     decisions, refusals = [], []
     for i in random.permutation(600):
@@ -300,7 +304,7 @@ KINDS = 2  # kinds of users
 GAIN = np.array([[0.30, 0.10, 0.35, 0.05], [0.05, 0.25, 0.10, 0.30]])
 PRICES = np.array([0.10, 0.20, 0.15, 0.10])
 DRAW = np.array([[0.4, 0.2, 0.3, 0.1], [0.1, 0.3, 0.2, 0.4]])
-EXPLORED = 0.1  # probability of an exposure that the policy would not choose
+EXPLORED = 0.1  # probability with which an ad is shown although the policy would not show it
 SHOW = np.where([[True, True, False, False], [False, True, True, True]], 1.0, EXPLORED)
 TARGET = np.array([[0.1, 0.2, 0.6, 0.1], [0.2, 0.4, 0.2, 0.2]])
 TARGET_SHOW = np.array([[True, False, True, True], [True, True, False, True]])
@@ -308,13 +312,13 @@ TRUTH = float((TARGET * TARGET_SHOW * GAIN).sum(axis=1).mean())
 
 
 def market(seed: int, faults: float = 0.0, lost: float = 0.0, budget: bool = False) -> tuple[list[Any], list[Any]]:
-    """Returns decisions and outcomes of a policy that draws by DRAW and exposes by SHOW.
+    """Returns decisions of a policy that draws channels by DRAW and exposes by SHOW, and their outcomes.
 
     Args:
-        seed: Seed of all draws.
-        faults: Share of the wanted exposures for which the ledger fails.
-        lost: Share of the exposures that are cancelled.
-        budget: Whether each hour's budget runs out halfway. Dear channels are refused earlier than cheap ones.
+        seed: Seed of the random numbers.
+        faults: Share of exposures that fail because the ledger has a fault.
+        lost: Share of exposures that are cancelled afterwards.
+        budget: Whether the budget of each hour runs out halfway, for expensive channels earlier than for cheap ones.
     """
     random = np.random.default_rng(seed)
     decisions, outcomes = [], []
@@ -347,7 +351,7 @@ def market(seed: int, faults: float = 0.0, lost: float = 0.0, budget: bool = Fal
 
 
 def value_of_target(opportunities: pd.DataFrame) -> tuple[float, list[float], float]:
-    """Estimates the value of TARGET; returns it with its interval and the mean importance weight."""
+    """Returns the estimated value of the policy TARGET, its confidence interval and the mean importance weight."""
     kind_B = opportunities["hour"].to_numpy(int)
     channel_B = opportunities["channel"].map(CHANNELS.index).to_numpy()
     probs_BC, show_BC = (np.stack(opportunities[name].to_numpy()) for name in ("channel_probs", "exposure_probs"))

@@ -1,4 +1,4 @@
-"""Decisions of an experiment: shadow decisions next to the incumbent's, and the decisions of one arm for a plan."""
+"""Tests of reading an experiment's decisions: shadow decisions joined to the incumbent's, and one arm's decisions."""
 
 import json
 from math import nan
@@ -126,8 +126,6 @@ def test_above_the_bound_a_sample_of_whole_users_is_read(tmp_path: Path, monkeyp
         whole = everything[everything["user_id"].isin(some["user_id"])].drop(columns="users_share")
         pd.testing.assert_frame_equal(some.drop(columns="users_share"), whole.reset_index(drop=True))
 
-
-# ---- decisions of an arm, to plan its exploration
 
 SERVED = Experiment.from_dict(experiment("http://arms", name="first", salt="s"))
 

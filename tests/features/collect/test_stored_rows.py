@@ -1,4 +1,7 @@
-"""Tests that a run judges only new decisions, and reads the same rows as from a lake without stored rows."""
+"""Tests of stored rows, which save a later run from judging the same decisions again.
+
+A run must judge only new decisions, and read the same rows as from a lake without stored rows.
+"""
 
 import os
 import random
@@ -29,7 +32,7 @@ Tables = tuple[pd.DataFrame, pd.DataFrame, Learnable]
 
 
 def of_day(day: int, chance: random.Random) -> tuple[Records, Records]:
-    """Returns decisions of a day and their late outcomes. Refusals last for hours, for days or without an end."""
+    """Returns the decisions of a day with late outcomes. Budget refusals last for hours, for days or without an end."""
     decisions, outcomes = [], []
     for i in range(120):
         minutes, name = day * 1440 + chance.uniform(-700, 700), f"{day}-{i}"
@@ -55,7 +58,7 @@ def of_day(day: int, chance: random.Random) -> tuple[Records, Records]:
 
 
 def read(place: Path, folder: Path, outcome_hours: float = 0.0, **which: Any) -> Tables:
-    """Returns the tables that a training reads from a lake."""
+    """Returns the tables that a training reads from a lake, and the report about them."""
     shutil.rmtree(folder, ignore_errors=True)
     data = data_folder(folder, 20, SPEC.replace(outcome_hours=outcome_hours))
     found = add_decisions(place, data, **which)
@@ -65,7 +68,7 @@ def read(place: Path, folder: Path, outcome_hours: float = 0.0, **which: Any) ->
 
 
 def anew(place: Path, folder: Path, **which: Any) -> Tables:
-    """Reads a copy of the lake from which all stored rows were removed."""
+    """Reads a copy of the lake without the stored rows, so that every decision is judged again."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(place, folder / "lake", ignore=shutil.ignore_patterns("judged"))
     return read(folder / "lake", folder / "data", **which)
@@ -78,7 +81,7 @@ def same(one: Tables, other: Tables) -> None:
 
 
 def judged(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Returns a list that grows by the number of decisions in each block that is judged from now on."""
+    """Returns a list to which the number of decisions is appended whenever a block of decisions is judged."""
     counts: list[int] = []
     usual = Decided._store
 
@@ -92,7 +95,10 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_each_night_reads_the_same_rows_as_without_stored_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outcomes and a decision are late, refusals last for days, users are forgotten, and old hours are dropped."""
+    """Each night has late outcomes, refusals that last for days, forgotten users and dropped hours.
+
+    One decision is late.
+    """
     chance, place, late = random.Random(5), tmp_path / "lake", []
     counts, nights = judged(monkeypatch), list[int]()
     for day in range(5):
@@ -165,7 +171,7 @@ def test_a_read_only_lake_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_user_forgotten_while_rows_are_stored_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A note from an earlier run exists already, and another process drops the old hour in between."""
+    """Two other processes interfere while the rows are stored: one removes the user, and one drops the old hour."""
     place = add(tmp_path / "lake", *of_day(0, random.Random(4)))
     lake = Lake.open(place)
     compact(lake, START + 2 * DAY)
@@ -196,7 +202,7 @@ def with_user(place: Path, user: str) -> list[str]:
 
 @pytest.mark.parametrize(("user", "left"), [("u1", 14), ("u3", 13), ("u4", 4)])
 def test_forgetting_keeps_others_rows(user: str, left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows of others are judged again only if a refusal of the forgotten user bounds a time without budget."""
+    """If a forgotten user's refusal began a period without budget, the rows in that period are judged again."""
     gone = {3: START + timedelta(minutes=8), 4: START + DAY}
     decisions = [
         decision(
@@ -229,7 +235,8 @@ def test_a_forgotten_user_leaves_rows_stored_by_a_killed_writer(tmp_path: Path) 
     forget_in_bucket(lake, {"u3"}, now)
     assert not with_user(place, "u3")
     (place / name).parent.mkdir(parents=True, exist_ok=True)
-    (place / name).write_bytes(table)  # from a training killed before it checked for forgotten users again
+    # Restore a file, as if a training was killed after it wrote the file and before it checked for forgotten users.
+    (place / name).write_bytes(table)
     remove_again(lake, now)
     assert not with_user(place, "u3")
 

@@ -1,4 +1,4 @@
-"""A log's description has the same figures as pandas computes, and any log can be drawn as a page."""
+"""Tests that `mtorl data describe` computes the same figures as pandas, and that any log can be shown as a page."""
 
 import dataclasses
 import json
@@ -35,7 +35,9 @@ def spec() -> DatasetSpec:
 
 @pytest.fixture(scope="module")
 def log() -> pd.DataFrame:
-    """A log with sessions, single-touchpoint users, a bot, free touchpoints, rare propensities, nulls and late rows."""
+    """Returns a log with sessions, users with one touchpoint, a bot, free touchpoints, rare propensities, nulls and
+    late rows.
+    """
     random = np.random.default_rng(5)
     lengths = [1, 1, 1, 30, *random.integers(2, 20, 60)]
     user = np.repeat([f"u{i:03}" for i in range(len(lengths))], lengths)

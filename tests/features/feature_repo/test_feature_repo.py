@@ -1,4 +1,4 @@
-"""Every built-in data set has feature definitions, and every field declares its value for unknown users."""
+"""Tests that every built-in data set has feature definitions, and that each field has a value for unknown users."""
 
 import json
 import re
@@ -17,7 +17,7 @@ FOLDER = store.CONFIG.parent
 
 @pytest.fixture(scope="module")
 def opened(toy, tmp_path_factory) -> FeatureStore:
-    """The feature repository that `features.offline.store` creates for the toy data set."""
+    """Opens the feature repository that `features.offline.store` creates for the toy data set."""
     run = FeatureRun(toy, tmp_path_factory.mktemp("opened"), toy.log(seed=6), toy.spec).create()
     return FeatureStore(repo_path=str(run.root))
 

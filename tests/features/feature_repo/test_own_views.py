@@ -1,4 +1,4 @@
-"""A team's own features are read from a file that the data set names; a file that is not usable is refused."""
+"""Tests of a team's own features, which are read from a file that the data set names; an unusable file is an error."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -21,13 +21,13 @@ START = pd.Timestamp("2024-05-01 06:00", tz="UTC")
 
 
 def described(toy, source: Path, *fields: dict[str, Any], **view: Any) -> DatasetSpec:
-    """Returns the toy data set's description with a view of a file."""
+    """Returns the description of the toy data set, extended by a feature view that reads a file."""
     chosen = {"view": "weather", "source": str(source), "key": "campaign_id", "timestamp": "at", **view}
     return toy.spec.replace(features=[{**chosen, "fields": list(fields)}])
 
 
 def copied(toy, rows: pd.DataFrame, folder: Path, *fields: dict[str, Any], **view: Any) -> pd.DataFrame:
-    """Writes the file and returns the feature repository's copy of it."""
+    """Writes a team's file, and returns the copy of it in the feature repository."""
     rows.to_parquet(folder / "own.parquet", index=False)
     spec = described(toy, folder / "own.parquet", *fields, **view)
     with open_engine("duckdb") as engine:
@@ -40,7 +40,8 @@ def copied(toy, rows: pd.DataFrame, folder: Path, *fields: dict[str, Any], **vie
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", None])
 def test_times_of_any_kind_become_utc_and_keys_text(toy, tmp_path, unit, zone):
     at = pd.Series([START, START + timedelta(hours=1), START])
-    own = at.dt.tz_convert(zone) if zone else at.dt.tz_localize(None)  # a time without a zone is in UTC
+    # A time without a zone is read as UTC.
+    own = at.dt.tz_convert(zone) if zone else at.dt.tz_localize(None)
     rows = pd.DataFrame({"campaign_id": [7, 7, None], "at": own.dt.as_unit(unit), "degrees": [1, 2, 3]})
     rows["campaign_id"] = rows["campaign_id"].astype("Int64")
     copy = copied(toy, rows, tmp_path, {"name": "degrees", "kind": "numeric"})

@@ -87,7 +87,7 @@ def test_no_static_columns_no_static_file(toy, tmp_path):
 
 
 def slow_sums(log: pd.DataFrame, end: pd.Timestamp, span: pd.Timedelta) -> pd.DataFrame:
-    """Returns the rows known in the full hours of a span that ends at a full hour."""
+    """Returns the rows that became known within `span` before `end`, which is a full hour."""
     at = known(log)
     return log[(at >= end - span) & (at < end)]
 
@@ -96,7 +96,8 @@ def slow_sums(log: pd.DataFrame, end: pd.Timestamp, span: pd.Timedelta) -> pd.Da
 @given(seed=st.integers(0, 10_000), late=st.sampled_from([0.0, 0.3]), stretch=st.sampled_from([1, 30]))
 def test_aggregates_count_what_was_known_in_full_hours_of_their_span(toy, tmp_path, seed, late, stretch):
     log = toy.log(seed, users=5, late=late)
-    for name in ("timestamp", "created_timestamp"):  # stretched to days, so that rows leave the span
+    # Stretch the log to several days, so that some rows become older than the span.
+    for name in ("timestamp", "created_timestamp"):
         if name in log:
             log[name] = log[name].min() + (log[name] - log[name].min()) * stretch
     made = sources(toy, log, tmp_path)
@@ -152,7 +153,7 @@ def test_a_timed_outcome_counts_in_the_hour_in_which_it_became_known(toy, tmp_pa
 
 
 def test_times_in_nanoseconds_give_the_same_sources(toy, tmp_path):
-    """pandas writes nanoseconds after it has extended a log."""
+    """pandas writes times in nanoseconds after rows were added to a log."""
     log = toy.log()
     for name in ("us", "ns"):
         (tmp_path / name).mkdir()

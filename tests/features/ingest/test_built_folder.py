@@ -1,4 +1,7 @@
-"""A built folder is a valid source, unless a request does not fit or the folder is replaced during the read."""
+"""Tests that a folder built by `mtorl data build` can be used as a source.
+
+It is refused if it does not fit the request, or if it is replaced while it is read.
+"""
 
 import json
 import os
@@ -30,12 +33,12 @@ from tests.messages import assert_says, raises
 
 @pytest.fixture
 def decisions(tmp_path: Path) -> str:
-    """Returns the path of a lake with two decisions, one of them exposed."""
+    """Creates a lake with two decisions, one of which was exposed, and returns its path."""
     return str(write(tmp_path / "lake", [decision("d"), decision("e", 1, expose=False)], [outcome("d-cost", "d")]))
 
 
 def made(out: Path, own: str, rows: int = 300, trusted: bool = False) -> Path:
-    """Builds a folder from an old log, which is a folder of parts if it is trusted."""
+    """Builds a folder from an old log. With `trusted`, the log is a folder of parts."""
     log = data_folder(out.with_name(f"log-{rows}-{len(os.listdir(out.parent))}"), rows)
     SPEC.save(out.with_name("toy.yaml"))
     if trusted:

@@ -1,4 +1,4 @@
-"""The data contract finds the same faults as a slow and simple reference, on random faulty logs."""
+"""Test that the data contract finds the same faults as a simple, slow reference, on random faulty logs."""
 
 import math
 import tempfile
@@ -85,7 +85,7 @@ def instant(text: str) -> int | None:
 
 
 def first_broken(name: str, text: str) -> str | None:
-    """Returns the first rule that a cell breaks on its own."""
+    """Returns the first rule that a cell breaks, without regard to other cells."""
     missing = text in BLANK if name in NUMBERS else not text.strip()
     lenient = {c.name for c in (*SPEC.context, *SPEC.static, *SPEC.outcomes) if c.missing != "error"}
     if name == "timestamp":
@@ -105,7 +105,11 @@ def first_broken(name: str, text: str) -> str | None:
 
 
 def reference(rows: list[dict[str, str]]) -> tuple[dict[int, set[str]], list[tuple[str, int, int]], int]:
-    """Returns faults by row number, good rows as sorted (user, time in us, row number), and the count of moved rows."""
+    """Returns what the validation should find: faults, good rows and the number of moved rows.
+
+    The faults are by row number. The good rows are sorted tuples of the user, the time in microseconds and the row
+    number.
+    """
     faults: dict[int, set[str]] = {}
     for number, row in enumerate(rows, 1):
         for name in SPEC.log_columns:

@@ -1,4 +1,4 @@
-"""Each outcome of a second file counts for one touchpoint at its time, or is left out with a reason."""
+"""Tests of a second file with outcomes: each outcome is counted once, for its touchpoint, or left out with a reason."""
 
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ conversions: {source: orders.csv, attribution_days: 2, columns: {
 
 
 def log(*shown: tuple[str, int]) -> pd.DataFrame:
-    """Returns a log with one touchpoint for each user and time (in seconds after START)."""
+    """Returns a log with one touchpoint per argument: a user, and a time in seconds after START."""
     rows = [(f"i{row}", user, START + at, "search", 0.5, 0) for row, (user, at) in enumerate(shown)]
     return pd.DataFrame(rows, columns=["imp", "uid", "at", "slot", "cost", "click"])
 
@@ -55,7 +55,7 @@ def sold(*told: tuple[Any, ...]) -> pd.DataFrame:
 
 
 class Shop:
-    """Two log files and their description in a folder."""
+    """A folder with two files, the touchpoints and the orders, and their description."""
 
     def __init__(self, folder: Path, shown: pd.DataFrame, later: pd.DataFrame, description: dict[str, Any]) -> None:
         self.folder, self.log = folder, folder / "log.csv"
@@ -77,11 +77,14 @@ def test_outcomes_find_their_touchpoint_by_its_id_with_their_times(tmp_path: Pat
     told = orders(
         ("o1", "i0", "2024-01-05 13:00:00", 1250),  # after the user's next touchpoint
         ("o2", "i0", "2024-01-02 13:00:00", -250),
-        ("o3", "i2", "2024-01-01 01:00:00", 100),  # at the touchpoint's time: midnight UTC
-        ("o4", "i3", "2024-01-01 01:00:30", 100),  # before its touchpoint
+        # This is the time of the touchpoint, which is midnight in UTC.
+        ("o3", "i2", "2024-01-01 01:00:00", 100),
+        # This is before the touchpoint.
+        ("o4", "i3", "2024-01-01 01:00:30", 100),
         ("o5", "i9", "2024-01-09 01:00:00", 100),
         ("o6", "", "2024-01-09 01:00:00", 100),
-        ("o1", "i1", "2024-01-09 01:00:00", 77),  # only the first row of an order counts
+        # This row is left out: only the first row of an order counts.
+        ("o1", "i1", "2024-01-09 01:00:00", 77),
     )
     shop = Shop(tmp_path, shown, told, DESCRIPTION)
     found, report = shop.ingest()
@@ -147,7 +150,8 @@ def test_every_outcome_counts_once_or_is_left_out_with_a_reason(
 def test_faulty_rows_of_the_second_file_are_reported_or_left_out(tmp_path: Path) -> None:
     told = orders(
         ("o1", "i0", "soon", 100),
-        ("o1", "i0", "2024-01-02 13:00:00", 300),  # counts, because the first row of this order is faulty
+        # This row counts, because the first row of the same order is faulty.
+        ("o1", "i0", "2024-01-02 13:00:00", 300),
         ("o3", "i0", "2024-01-02 13:00:00", "many"),
         ("o4", "i0", "2024-01-02 13:00:00", None),
     )
@@ -199,7 +203,7 @@ def test_the_logs_folder_is_independent_of_the_second_file(tmp_path: Path) -> No
     assert plain == shop.spec.of_canonical_log() and "conversions" not in plain.to_dict()
     assert (tmp_path / "a" / FILE).exists()
     assert canonical_log(RawLog(str(tmp_path / "a"), ""), tmp_path / "x", tmp_path / "f.csv").spec == plain
-    # On a volume, the canonical log is read with the raw files' description.
+    # On a volume, a canonical log may be read with the description of the raw files.
     again = RawLog(str(tmp_path / "a" / "touchpoints.parquet"), str(tmp_path / "shop.yaml"))
     assert ingest(again, tmp_path / "b", tmp_path / "f.csv").fingerprint == report.fingerprint
     with raises(LogError, messages.TRUSTED_CONVERSIONS):

@@ -1,4 +1,4 @@
-"""Unusual log files are read, and each invalid file is refused with one message."""
+"""Tests that unusual log files are read, and that each invalid file is refused with one message."""
 
 import csv
 import errno

@@ -1,4 +1,4 @@
-"""A log is refused if a whole column is faulty although its rows are valid, because no policy can learn from it."""
+"""Tests that a log is refused if all its rows are valid but a whole column is not usable for learning."""
 
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,11 @@ def test_a_log_without_costs_is_refused_by_the_columns_name(tmp_path: Path) -> N
     assert not (tmp_path / "log.parquet").exists()
 
 
-# ---- a context column that reveals the outcome
-
 ROWS = 2000
 
 
 def exposures(**columns: Any) -> pd.DataFrame:
-    """Returns exposures of which a tenth was clicked. A quarter of the clicks led to a purchase."""
+    """Returns a log in which a tenth of the exposures was clicked, and a quarter of the clicks led to a purchase."""
     random = np.random.default_rng(11)
     click = (np.arange(ROWS) % 10 == 0).astype(int)
     amount = np.where(np.arange(ROWS) % 40 == 0, random.random(ROWS).round(2) + 0.01, 0.0)
@@ -51,7 +49,7 @@ def exposures(**columns: Any) -> pd.DataFrame:
 
 
 def described(**kinds: str) -> DatasetSpec:
-    """Returns a description with context columns of these kinds, which have other names in the file."""
+    """Returns a description with context columns of the given kinds. These columns have other names in the file."""
     further = [{"name": name, "kind": kind, "missing": "unknown"} for name, kind in kinds.items()]
     shop = {"name": "mine", "channels": ["search", "social"], "propensity": "channel-frequency"}
     columns = {"columns": {name: f"{name}, raw" for name in kinds}}

@@ -74,7 +74,6 @@ FAULTS = {
 
 
 def test_each_bad_row_is_named_and_quarantined(ingest):
-    """Each user has three rows, one of them faulty."""
     cells = [(rule, *cell) for rule, of_rule in FAULTS.items() for cell in of_rule]
     users = [rows()[:3].assign(user_id=f"u{i:02d}") for i in range(len(cells))]
     frame = pd.concat(users, ignore_index=True).assign(created_timestamp="2024-06-01T00:00:00Z", propensity="0.5")

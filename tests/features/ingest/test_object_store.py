@@ -1,4 +1,4 @@
-"""A log in an object store is read from a server that speaks S3."""
+"""Tests of reading a log from an object store, with a local server for the S3 protocol."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def store(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> S3FileSystem:
-    """The store that the environment describes, with an empty bucket `logs`."""
+    """Returns the object store to which the environment variables point, with an empty bucket `logs`."""
     for name, value in (("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b"), ("AWS_ENDPOINT_URL", endpoint)):
         monkeypatch.setenv(name, value)
     store = S3FileSystem(region="us-east-1", endpoint_override=endpoint, allow_bucket_creation=True)

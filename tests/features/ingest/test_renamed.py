@@ -1,4 +1,4 @@
-"""A log whose columns have other names and units is read as its description defines."""
+"""Tests that a log whose columns have other names and units is read as its description says."""
 
 from pathlib import Path
 from typing import Any

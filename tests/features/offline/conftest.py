@@ -1,4 +1,4 @@
-"""Runs of the toy log for the tests of the offline store."""
+"""Fixtures for the tests of the offline store: feature repositories and windows of the toy log."""
 
 import itertools
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _folders = itertools.count()
 
 @pytest.fixture
 def make(toy, tmp_path, redis_port):
-    """Creates runs, each in its own folder with an empty online store. A property test creates one per example."""
+    """Returns a function that creates a run in a new folder, with an empty online store."""
 
     def run(log: pd.DataFrame, kind: str = "sqlite", **changes: Any) -> FeatureRun:
         port = redis_port if kind == "redis" else 0
@@ -27,7 +27,7 @@ def make(toy, tmp_path, redis_port):
 
 @pytest.fixture(scope="module")
 def finished_run(toy, tmp_path_factory) -> FeatureRun:
-    """A run with windows and online features. Tests only read it."""
+    """Creates a run with windows and online features. Tests must not change it."""
     run = FeatureRun(toy, tmp_path_factory.mktemp("finished_run"), toy.log(seed=3), toy.spec).create()
     run.build()
     store.materialize(run.root, run.spec, run.path)

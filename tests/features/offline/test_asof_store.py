@@ -1,4 +1,4 @@
-"""The point-in-time join of our offline store equals Feast's own join, value by value."""
+"""Tests that the point-in-time join of our offline store returns the same values as Feast's own join."""
 
 import shutil
 from datetime import timedelta
@@ -27,7 +27,7 @@ ON_DEMAND = ["python_sum:both", "pandas_twice:twice"]
 
 
 def sources(rng: np.random.Generator, rows: int) -> dict[str, pd.DataFrame]:
-    """Returns few keys and times, so that rows often coincide: at one time, just before it, or at the end of a TTL."""
+    """Returns source tables with few keys and times, so that rows often have equal times or the exact age of a TTL."""
 
     def times(size: int) -> pd.DataFrame:
         at = rng.integers(0, 12, size) * 1_000_000 + rng.integers(0, 2, size)
@@ -52,7 +52,7 @@ def sources(rng: np.random.Generator, rows: int) -> dict[str, pd.DataFrame]:
     )
     pair = times(rows).assign(user_id=keys("u", rows), place=keys("p", rows), score=rng.random(rows))
     place = times(rows).assign(place=keys("p", rows), name=[text() for _ in range(rows)])
-    # Among rows with equal keys and times, Feast's choice is random.
+    # Remove rows with equal keys and times, because Feast would choose one of them at random.
     return {
         "user_past": user.drop_duplicates(["user_id", "at", "made"]),
         "pair_past": pair.drop_duplicates(["user_id", "place", "at", "made"]),
@@ -87,7 +87,11 @@ def write(data: dict[str, pd.DataFrame], folder: Path) -> None:
 
 
 class Stores:
-    """Our offline store, and "earlier": Feast's own, queried 1 us earlier with TTLs that are 1 us shorter."""
+    """Our offline store, and a second store named "earlier" with Feast's own join.
+
+    Our store excludes rows at the time of the request. The same is reached in Feast's store with a request time that is
+    1 us earlier, and a TTL that is 1 us shorter.
+    """
 
     def __init__(self, root: Path) -> None:
         self.data = root / "data"
@@ -155,7 +159,10 @@ class Stores:
         return self.job("strict", entities.copy(), features, **kw).to_df()
 
     def feast(self, entities: pd.DataFrame, features=REFS, **kw) -> pd.DataFrame:
-        """Returns Feast's own answer 1 us earlier, labelled with the time of the entity rows."""
+        """Returns the answer of Feast's own store for a time 1 us earlier.
+
+        The answer has the original times of the entity rows.
+        """
         earlier = entities.assign(event_timestamp=entities["event_timestamp"] - pd.Timedelta(1, "us"))
         answer = self.job("earlier", earlier, features, **kw).to_df()
         return answer.assign(event_timestamp=answer["event_timestamp"] + pd.Timedelta(1, "us"))
@@ -167,7 +174,7 @@ def stores(tmp_path_factory) -> Stores:
 
 
 def by_row(answer: pd.DataFrame) -> list[list[object]]:
-    """Returns rows as plain values, sorted by the number of the entity row."""
+    """Returns rows as plain Python values, sorted by the number of the entity row."""
     names = sorted(answer.columns)
     ordered = answer.sort_values("mine")[names]
     return [[plain(value) for value in row] for row in ordered.itertuples(index=False)]

@@ -1,4 +1,4 @@
-"""After exposures are added from the lake, an incremental run leaves the same online store as a full run."""
+"""Test that an incremental run leaves the same online store as a full run after exposures were added from the lake."""
 
 import os
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ Records = list[tuple[pd.Timestamp, dict[str, Any]]]
 
 
 def records_of(rows: pd.DataFrame, spec: DatasetSpec, rng: np.random.Generator) -> tuple[Records, Records]:
-    """Returns decisions and outcomes for the rows of a log. Outcomes come up to a day later, some uploads late."""
+    """Returns a decision and its outcomes for each row of a log. Outcomes and uploads may be late."""
     decisions, outcomes = [], []
     for name, row in zip(rows.index.astype(str), rows.to_dict("records"), strict=True):
         at = row["timestamp"]
@@ -47,7 +47,7 @@ def records_of(rows: pd.DataFrame, spec: DatasetSpec, rng: np.random.Generator) 
 
 
 def dated(files: Iterable[Path], at: pd.Timestamp, known: set[Path]) -> None:
-    """Sets the modification time of files that are new in a folder."""
+    """Sets the modification time of all files that are not yet in `known`, and adds them to `known`."""
     for file in set(files) - known:
         os.utime(file, (at.timestamp(), at.timestamp()))
         known.add(file)

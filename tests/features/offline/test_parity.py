@@ -1,4 +1,4 @@
-"""Training and serving read bit-identical features: from the log, from Feast offline, and from the router."""
+"""Tests that training and serving read identical features: from the log, from Feast offline, and in the router."""
 
 import json
 from collections.abc import Sequence
@@ -34,11 +34,11 @@ START = pd.Timestamp("2024-05-01 06:00:00.250001", tz="UTC")
 Known = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]  # history, static and stored features
 
 
-# ---- features that a data set description may choose
-
-
 def own_file(log: pd.DataFrame, seed: int, path: Path) -> Path:
-    """Writes a team's own campaign features. Some rows have the exact time of a touchpoint, some arrive later."""
+    """Writes a file with a team's own campaign features.
+
+    Some rows have exactly the time of a touchpoint, and some rows arrive later than their time.
+    """
     rng = np.random.default_rng(seed)
     moments = log.sample(12, replace=True, random_state=seed)["timestamp"].reset_index(drop=True)
     rows = pd.DataFrame(
@@ -57,7 +57,10 @@ def own_file(log: pd.DataFrame, seed: int, path: Path) -> Path:
 
 
 def chosen_features(own: Path) -> list[dict[str, Any]]:
-    """Returns fields of two built-in views and of a file, with every rule for missing values."""
+    """Returns fields of two built-in feature views and of a team's file.
+
+    Together they use every rule for missing values.
+    """
     return [
         {"view": "user_channel", "fields": [{"name": "uc_clicks", "kind": "numeric", "by_channel": True}]},
         {
@@ -73,7 +76,9 @@ def chosen_features(own: Path) -> list[dict[str, Any]]:
             "key": "campaign_id",
             "timestamp": "at",
             "created_timestamp": "written",
-            "ttl_hours": 24.5,  # not a full day: SQLite stores whole seconds, so rows of a day ago would be ambiguous
+            # Use no full number of days: the online store in SQLite has whole seconds, so rows exactly a day old would
+            # be ambiguous.
+            "ttl_hours": 24.5,
             "fields": [
                 {"name": "sky", "kind": "categorical"},
                 {"name": "degrees", "kind": "numeric", "missing": "zero"},
@@ -83,15 +88,15 @@ def chosen_features(own: Path) -> list[dict[str, Any]]:
     ]
 
 
-# ---- three ways to read the features of some rows
-
-
 def from_the_log(run: FeatureRun, rows: Sequence[int]) -> WindowBatch:
     return WindowBatch.from_steps(run.table().steps, np.array(rows), run.spec)
 
 
 def from_feast(run: FeatureRun, rows: Sequence[int]) -> list[Known]:
-    """Reads Feast's point-in-time join at the time of each row. Histories exist only online: they are computed here."""
+    """Reads the features at the time of each row with Feast's point-in-time join.
+
+    The histories are computed from the log, because Feast has them only in the online store.
+    """
     entities = run.steps().loc[list(rows), ["user_id", "campaign_id", "timestamp"]]
     features = [f"{STATIC}:{column.name}" for column in run.spec.static]
     features += [f"{view.view}:{field.name}" for view in run.spec.features for field in view.fields]
@@ -105,7 +110,7 @@ def from_feast(run: FeatureRun, rows: Sequence[int]) -> list[Known]:
 
 
 def past(run: FeatureRun, user: str, at: pd.Timestamp) -> dict[str, Any]:
-    """Returns a user's last touchpoints that were known before a time, in the form of a history."""
+    """Returns the last touchpoints of a user that were known before a time, in the format of an online history."""
     known = run.log[(run.log["user_id"] == user) & (known_since(run.log) < at)]
     last = known.sort_values("timestamp").tail(run.spec.window)
     names = [name.removeprefix("hist_") for name in history_types(run.spec)]
@@ -119,7 +124,9 @@ def past(run: FeatureRun, user: str, at: pd.Timestamp) -> dict[str, Any]:
 
 
 def from_the_router(run: FeatureRun, rows: Sequence[int]) -> list[UserFeatures]:
-    """Reads as the router does at the time of each row, from a store with all rows that were known just before."""
+    """Reads the features as the router does, from an online store that is filled up to just before the time of each
+    row.
+    """
     found = []
     for user, at, campaign in run.steps().loc[rows, ["user_id", "timestamp", "campaign_id"]].itertuples(index=False):
         store.materialize(run.root, run.spec, run.path, (at - US).to_pydatetime())
@@ -144,7 +151,7 @@ def served(run: FeatureRun, rows: Sequence[int], known: Sequence[Known]) -> Wind
 
 
 def differences(one: WindowBatch, other: WindowBatch) -> list[str]:
-    """Returns the differences of two batches. Categories are compared as text, all other values bit for bit."""
+    """Returns how two batches of windows differ. Categories are compared as text, all other values bit by bit."""
 
     def plain(values: Values) -> bytes | list[str | None]:
         if isinstance(values, Codes):
@@ -180,7 +187,8 @@ def test_training_and_serving_see_the_same(toy, make, tmp_path, kind, seed, late
     assert differences(from_the_log(run, every), served(run, every, from_feast(run, every))) == []
 
     places = sorted(np.random.default_rng(seed).choice(len(every), 5, replace=False))
-    some = [every[place] for place in places]  # in time order, because the online store is filled step by step
+    # The rows must be in order of time, because each row adds data to the online store.
+    some = [every[place] for place in places]
     online = from_the_router(run, some)
     windows = served(run, some, [read_features(found) for found in online])
     assert differences(from_the_log(run, some), windows) == []

@@ -1,4 +1,4 @@
-"""A run's feature repository serves the features of its log online, and a refresh keeps newer values."""
+"""Tests that a feature repository serves the features of a log online, and that a refresh keeps newer values."""
 
 import itertools
 import json
@@ -154,7 +154,8 @@ def test_a_refresh_keeps_touchpoints_appended_online(toy, make, pause):
         store.materialize(run.root, run.spec, replace(run, log=log).path)
         (kept,) = run.read(["u1"], at).values()
         assert kept.history == appended.history
-    # A log with a newer touchpoint of the user, but without the appended one, does not remove it either.
+    # A refresh from a log that has a newer touchpoint of the user, but not the appended one, must not remove the
+    # latter.
     newer = with_one_more_touchpoint(toy, run.log, ["u1"], after=30 * HOUR)
     store.materialize(run.root, run.spec, replace(run, log=newer).path)
     (both,) = run.read(["u1"], newer["timestamp"].max() + US).values()
@@ -167,17 +168,23 @@ def test_a_refresh_keeps_touchpoints_appended_online(toy, make, pause):
 
 @pytest.mark.parametrize(("kind", "seed", "timed"), [("sqlite", 1, ()), ("redis", 2, ("conversion", "revenue"))])
 def test_a_resumed_run_leaves_the_state_of_a_full_run_and_writes_changes(toy, tmp_path, redis_port, kind, seed, timed):
-    """The log covers weeks, so some touchpoints become too old to be counted. One run is killed halfway."""
+    """The log covers several weeks, so that some touchpoints become too old for the aggregates.
+
+    One of the runs is killed.
+    """
     spec = toy.spec.replace(timed=timed)
     log = with_times(random_journeys(toy, seed), timed, seed)
     going_on = FeatureRun(toy, tmp_path / "going-on", log, spec, redis_port if kind == "redis" else 0)
-    spec = going_on.create().spec  # with the fields that the model reads
-    whole = FeatureRun(toy, tmp_path / "whole", log, spec)  # always SQLite
+    # The new spec also has the fields that the model reads.
+    spec = going_on.create().spec
+    # The run to compare with always uses SQLite.
+    whole = FeatureRun(toy, tmp_path / "whole", log, spec)
     since, looked_at = None, []
     for number, end in enumerate(pd.date_range(known_since(log).quantile(0.2), known_since(log).max(), periods=6)):
         then = log[known_since(log) <= end]
         path = replace(going_on, log=then).path
-        if number == 3:  # killed halfway: the next run starts where this one did
+        # Simulate a run that is killed after one of its views: the next run starts from the same point.
+        if number == 3:
             store.materialize(going_on.root, spec, path, views=[HISTORY], since=since)
         since = store.materialize(going_on.root, spec, path, since=since)
         looked_at.append(since.users)
@@ -254,7 +261,8 @@ assert not [name for name in sys.modules if name.split(".")[0] == "mtorl"]
 @pytest.mark.integration
 def test_another_process_reads_the_store_with_plain_feast(finished_run, tmp_path):
     settings = yaml.safe_load((finished_run.root / "feature_store.yaml").read_text())
-    del settings["offline_store"]  # this package's own store, which a reader does not need
+    # The offline store is a class of this project, which a reader of the online store need not have.
+    del settings["offline_store"]
     settings["registry"]["path"], settings["online_store"]["path"] = (
         str(finished_run.root / name) for name in ("registry.db", "online.db")
     )
@@ -308,7 +316,7 @@ def test_reads_and_appends_continue_during_a_refresh(toy, make, tmp_path):
     appended: list[int] = []
 
     def write() -> None:
-        """Appends touchpoints of one user, all newer than the log's."""
+        """Appends touchpoints of one user that are newer than all touchpoints in the log."""
         with open_history(run.root, run.spec) as history:
             for second in itertools.count():
                 if stop.exists():
@@ -357,7 +365,7 @@ def test_a_registry_is_replaced_only_by_other_definitions(toy, toy_log, tmp_path
     place = tmp_path / "features"
     assert install(made(tmp_path / "first", toy.spec, toy_log), place)
     before = (place / REGISTRY).read_bytes()
-    # A rebuilt registry contains other times and ids.
+    # A registry that is built again has other times and ids, so its bytes differ.
     again = made(tmp_path / "again", toy.spec, toy_log)
     assert (again / REGISTRY).read_bytes() != before
     assert not install(again, place)

@@ -1,4 +1,4 @@
-"""Fixtures that open both online stores for users' histories."""
+"""Fixtures that open the two online stores, SQLite and Redis, for the histories of users."""
 
 import itertools
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A Redis Cluster of three nodes works as online store, with Feast's own client and our additions."""
+"""Test that a Redis Cluster of three nodes works as online store, with Feast's client and with our own additions."""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""The feed adds each exposure to a history exactly once, for events in any order, repeated, and despite faults."""
+"""Tests that the feed adds each exposure to the user's history exactly once.
+
+Events may arrive in any order or repeatedly, and the store may fail.
+"""
 
 import json
 import os
@@ -118,8 +121,10 @@ EVENTS = [
     outcome("d1", "revenue", 3.0, "another sale"),
     decision("d2", user_id="u1"),
     outcome("d2", "cost", 0.01),
-    outcome("d2", "cancel", 0.0),  # the ad was not shown
-    decision("d3", user_id="u1"),  # no outcome arrives
+    # The ad was not shown.
+    outcome("d2", "cancel", 0.0),
+    # No outcome arrives.
+    decision("d3", user_id="u1"),
     decision("d4", user_id="u1"),
     decision("d4", user_id="u1", expose=False, withdrawn=True),  # withdrawn
     outcome("d4", "cost", 0.02),
@@ -167,7 +172,8 @@ def test_an_outcome_is_known_once_the_router_has_received_it(tmp_path: Path) -> 
         heard("conversion", 1.0, "3", "14:00"),
         heard("conversion", 1.0, "4", "13:00"),  # another router received it earlier
         heard("revenue", 2.0, "5", "14:00"),
-        heard("revenue", 3.0, "6", "15:00"),  # a sum is known once its last part is
+        # A sum becomes known when its last part becomes known.
+        heard("revenue", 3.0, "6", "15:00"),
     ):
         made.take([event])
     (seen,) = store.of("u1")
@@ -192,7 +198,7 @@ def test_order_repetition_faults_and_further_feeds_change_nothing(
                 break
             except OSError:  # not acknowledged, so the sender retries
                 continue
-    # Once an exposure has arrived, a later withdrawal or cancellation does not change that the ad was shown.
+    # An exposure that arrives before its withdrawal or cancellation may stay in the history.
     first, *others = store.of("u1")
     assert first == {**KNOWN, "cost": pytest.approx(0.53), "timestamp": microseconds(SHOWN)}
     assert [other["cost"] for other in others] in ([], [0.01], [0.02], [0.01, 0.02])
@@ -201,7 +207,9 @@ def test_order_repetition_faults_and_further_feeds_change_nothing(
 
 @pytest.mark.parametrize("step", ["note", "swap", "notes_of"])
 def test_an_outcome_during_its_decision_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    """One feed writes the decision. Just before one of its steps, another feed takes the outcome."""
+    """While one feed writes a decision, another feed receives an outcome of that decision, just before one of the
+    steps.
+    """
     made, store = feed(tmp_path)
     other, take_step, begun = Feed(History(SPEC, store), tmp_path), getattr(store, step), []
 
@@ -217,7 +225,7 @@ def test_an_outcome_during_its_decision_is_kept(tmp_path: Path, monkeypatch: pyt
 
 
 def test_touchpoints_from_a_log_are_not_added_again(tmp_path: Path) -> None:
-    """The lake has already added the touchpoints in the backlog of a feed that was down for hours."""
+    """A feed that was down for hours reads events whose touchpoints were already added from the lake."""
     made, store = feed(tmp_path)
     history = History(SPEC, store)
     values = {"hist_timestamp": float(microseconds(SHOWN)), "hist_channel": "video", "hist_click": 0.0}
@@ -226,7 +234,7 @@ def test_touchpoints_from_a_log_are_not_added_again(tmp_path: Path) -> None:
     history.merge([logged])
     made.take(EVENTS[:6])
     assert store.of("u1") == [{**KNOWN, "cost": 0.53, "timestamp": microseconds(SHOWN)}]
-    # The reverse order: the log has some of the feed's outcomes.
+    # Now the feed comes first: the log has some of the outcomes that the feed has already added.
     again, store = feed(tmp_path)
     again.take(EVENTS[:4])
     History(SPEC, store).merge([logged])
@@ -287,7 +295,8 @@ async def test_all_forms_of_an_event_and_their_responses(tmp_path: Path) -> None
         assert await post({}, "application/cloudevents-batch+json") == 400
         assert await post([7], "application/cloudevents-batch+json") == 400
         assert await post(b"[" * 100_000) == 400
-        nobody = {**one[1], "decision_id": "d9", "user_id": "\ud800"}  # not valid UTF-8, so no store can write it
+        # The user id is not valid UTF-8, so no store can write it.
+        nobody = {**one[1], "decision_id": "d9", "user_id": "\ud800"}
         assert await post(nobody, **{"ce-type": DECISION}) == 400
         assert await post(decision("d3", user_id="u3")[1], **{"ce-type": DECISION}) == 204
         history.faults = 1
@@ -303,7 +312,10 @@ async def test_all_forms_of_an_event_and_their_responses(tmp_path: Path) -> None
 
 @pytest.mark.integration
 async def test_from_the_decision_log_into_the_history_that_feast_serves(tmp_path: Path) -> None:
-    """Runs the real command with a crash, and the router's own shipper. Feast serves each touchpoint once."""
+    """Runs the real feed command, which crashes once, and the shipper of the router.
+
+    Feast then serves each touchpoint once.
+    """
     repo, port = tmp_path / "repo", 0
     write_settings(repo, "sqlite")
     apply_history(repo, SPEC)

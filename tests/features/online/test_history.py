@@ -1,4 +1,4 @@
-"""Any writes of histories in any order leave equal histories in SQLite and Redis."""
+"""Tests that SQLite and Redis hold the same history after any writes in any order."""
 
 import math
 import re
@@ -124,7 +124,7 @@ def test_a_packed_history_is_unpacked_bit_for_bit(timed: tuple[str, ...]) -> Non
 
 
 def test_a_default_window_takes_less_than_a_kilobyte() -> None:
-    """With all views, a user may take 1 kB in Redis; benchmarks/history_bytes.py measures the total."""
+    """With all its views, a user may need 1 kB in Redis. benchmarks/history_bytes.py measures the total."""
     simulator = Simulator(SimulatorConfig(users=30, seed=1))
     log, types = simulator.log(), history_types(simulator.spec)
     sizes = []
@@ -180,7 +180,7 @@ def test_an_invalid_touchpoint_is_refused(store: OnlineStore, user: str, wrong: 
 
 
 def test_an_invalid_value_is_replaced(store: OnlineStore, user: str) -> None:
-    """Another release may have written the value. The next touchpoint or log replaces it."""
+    """A value that cannot be read, for example one of another release, is replaced by the next touchpoint or log."""
     store.store_value(user, b"rubbish")
     assert append(store.history, user, touchpoint(6)) and seconds_after_start(store.read(user)) == [6]
     store.store_value(other := f"{user}, too", b"rubbish")
@@ -223,7 +223,7 @@ def test_a_hash_expires_only_if_configured_in_feast(stores: dict[str, OnlineStor
 
 
 def test_a_batch_job_loses_no_touchpoint_appended_meanwhile(store: OnlineStore, user_ids: Iterator[str]) -> None:
-    """Each user has a touchpoint. The job adds a younger one, and the youngest one is appended during the job."""
+    """While a batch job adds a touchpoint to the history of each user, a later touchpoint of the user is appended."""
     users = [next(user_ids) for _ in range(450)]  # several batches, the last one not full
     for user in users:
         append(store.history, user, touchpoint(1))

@@ -1,4 +1,4 @@
-"""The record of a complete write is valid only while the store contains the state from the start of the run."""
+"""Tests that the record of a complete write counts only while the store has the data that the write began with."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The sequence builder equals a slow loop over users, on logs with every irregularity."""
+"""Tests that the sequence builder returns the same rows as a slow loop over users, on irregular logs."""
 
 import json
 import math
@@ -52,7 +52,7 @@ def messy(toy, seed: int, late: float, users: int = 8) -> pd.DataFrame:
 
 
 def by_hand(log: pd.DataFrame, spec: DatasetSpec) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Computes the rows of all users and the counts with a plain loop that follows the builder's docstrings."""
+    """Computes the rows and the counts that the builder should return, with a plain loop over users."""
     counts = dict.fromkeys((*NOT_IN_ROWS, "journeys", "one_touchpoint_users"), 0)
     arrival = log["created_timestamp"].fillna(log["timestamp"]) if "created_timestamp" in log else log["timestamp"]
     log = log.assign(arrival=arrival)
@@ -196,7 +196,7 @@ def test_a_large_log_has_several_shards(toy, tmp_path, monkeypatch):
 
 
 def read_back(folder: Path) -> Manifest:
-    """Reads the manifest of a folder after verifying each shard's checksum."""
+    """Checks the checksums of all shards in a folder, and returns the folder's manifest."""
     WindowTable.load(folder)
     return Manifest.read(folder)
 

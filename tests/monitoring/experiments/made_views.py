@@ -1,4 +1,4 @@
-"""Example experiments in every state a user can meet, for the tests of pages and gauges."""
+"""Example experiments in every state, for the tests of the experiments page and of the Prometheus gauges."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -70,7 +70,10 @@ def made(**changes: Any) -> Experiment:
 
 
 def history(experiment: Experiment, *steps: tuple[float, str, dict[str, Any]]) -> list[Event]:
-    """Build events from (hours since the start, phase or `kill` or `resume`, other fields)."""
+    """Return the events of an experiment.
+
+    Each step has the hours since the start, a stage or "kill" or "resume", and other fields of the event.
+    """
     events: list[Event] = []
     for hours, what, more in steps:
         kind: Any = what if what in ("kill", "resume") else "move"
@@ -83,7 +86,7 @@ def history(experiment: Experiment, *steps: tuple[float, str, dict[str, Any]]) -
 def verdict(
     token: str, reason: str, arms: dict[str, int], lift: float, stage: str = "50%", **changes: Any
 ) -> dict[str, Any]:
-    """Return a document as `verdict_from_log` does; the first challenger decides."""
+    """Return a verdict in the form of `verdict_from_log`. `token` and `reason` are those of the first challenger."""
     total = sum(arms.values())
     challengers = [name for name in arms if name != INCUMBENT]
     moved = MOVED if min(arms.values()) > 2 * MOVED else 0
@@ -192,7 +195,7 @@ def view(
     users: dict[str, int] | None = None,
     **known: Any,
 ) -> View:
-    """Return the document as of `hours` after the start."""
+    """Return the experiment's view, a JSON document, as of `hours` after the start."""
     serving = in_force(experiment, state_of(events, experiment))
     if found is not None and "evidence" not in known:
         reason = Message(found["reason"], found["code"], found["values"])
@@ -219,7 +222,9 @@ _WAY: tuple[tuple[float, str, dict[str, Any]], ...] = (
 
 
 def on_the_way(experiment: Experiment, stages: int, *more: tuple[float, str, dict[str, Any]]) -> list[Event]:
-    """Return the history of an experiment that has reached the given number of stages, plus later events."""
+    """Return the history of an experiment that has gone through the first `stages` stages, followed by the events in
+    `more`.
+    """
     return history(experiment, *_WAY[:stages], *more)
 
 
@@ -299,7 +304,7 @@ def late() -> View:
 
 
 def skipped() -> View:
-    """A person moved the experiment from 1 % to 50 %."""
+    """Return the view of an experiment that a person moved from 1 % directly to 50 %."""
     experiment, users = made(name="in-a-hurry"), users_of(893, challenger=901)
     jump = (30, "50%", {"by": "person", "reason": "the campaign ends on Friday"})
     found = verdict("inconclusive", TOO_FEW, users, 0.01)

@@ -1,4 +1,4 @@
-"""Experiments page: complete, self-contained, and safe against any user input."""
+"""Tests of the HTML of the experiments page: it is complete, loads nothing, and escapes what users typed."""
 
 import re
 from html.parser import HTMLParser
@@ -12,7 +12,7 @@ from tests.monitoring.experiments import made_views as made
 
 
 class Tags(HTMLParser):
-    """Collects tags and attributes of a page and asserts that tags close in order."""
+    """Collects the tags of an HTML page with their attributes, and asserts that tags are closed in the right order."""
 
     VOID = frozenset({"meta", "link", "br", "line", "path"})
 
@@ -52,7 +52,7 @@ def test_every_state_gives_a_self_contained_page(state: str) -> None:
 
 @pytest.mark.parametrize(("part", "outside"), [([0.0, 0.25], True), ([0.0, 1.0], False)])
 def test_money_of_users_outside_the_experiment_is_labelled(part: list[float], outside: bool) -> None:
-    """With only a part of the layer, the arms get only that part of the amount, and the page must say so."""
+    """If an experiment has a part of its layer, its arms get only that part of the budget, and the page says so."""
     users = {INCUMBENT: 500, "challenger": 500}
     experiment = made.made(layer_part=part)
     events = made.history(experiment, (0, "50%", {"by": "person"}))

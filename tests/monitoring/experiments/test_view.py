@@ -1,4 +1,4 @@
-"""Document of an experiment: advice, current state and next step, as plain JSON."""
+"""Tests of an experiment's view, a JSON document with advice, the current state and the next step."""
 
 import json
 from typing import Any, get_type_hints
@@ -47,7 +47,8 @@ def test_the_advice_of_each_state(state: str, action: str, condition: str, code:
     ("spent", "hours", "code", "values"),
     [
         (969.22, 0.5, messages.MONEY_LOW.code, {"left": pytest.approx(30.78), "limit": 1_000.0}),
-        (600.0, 0.5, None, {}),  # the spend of a day is not known yet
+        # After half an hour, the spend per day is not known yet.
+        (600.0, 0.5, None, {}),
         (600.0, 24.0, messages.MONEY_SHORT.code, {"left": 400.0, "lasts": 16.0}),
         (40.0, 24.0, None, {}),
     ],
@@ -55,7 +56,10 @@ def test_the_advice_of_each_state(state: str, action: str, condition: str, code:
 def test_a_budget_that_will_not_last_is_reported_before_the_next_stage(
     spent: float, hours: float, code: str | None, values: dict[str, Any]
 ) -> None:
-    """A shadow spends as much as the incumbent: one used nearly the whole budget, yet the page said "ready for 1 %"."""
+    """During the shadow stage only the incumbent spends.
+
+    With nearly no budget left, the advice must not be to go on.
+    """
     experiment = made.made()
     events = made.history(experiment, (0, "shadow", {"by": "person", "reason": "go"}))
     arms = {INCUMBENT: ArmEvidence(2000), "challenger": ArmEvidence(2000)}
@@ -83,7 +87,7 @@ PAST = "draft:past shadow:past 1%:past"
 MOVES: dict[str, tuple[dict[str, Any], list[tuple[float, str]], str]] = {
     "draft": ({}, [], "draft:here shadow:ahead 1%:ahead 5%:ahead 50%:ahead promoted:ahead"),
     "ramp": ({}, [(0, "shadow"), (24, "1%"), (72, "5%")], f"{PAST} 5%:here 50%:ahead promoted:ahead"),
-    # A finished experiment does not list the stages that it never reached.
+    # The steps of an ended experiment leave out the stages that it did not reach.
     "rolled-back": ({}, [(0, "shadow"), (24, "1%"), (72, "rolled back")], f"{PAST} rolled back:here"),
     "stopped-early": ({}, [(0, "1%"), (1, "stopped")], "draft:past shadow:skipped 1%:past stopped:here"),
     "undone": (
@@ -97,7 +101,8 @@ MOVES: dict[str, tuple[dict[str, Any], list[tuple[float, str]], str]] = {
         [(0, "25%")],
         "draft:past shadow:skipped 1%:skipped 5%:skipped 25%:here 50%:ahead promoted:ahead",
     ),
-    # A person moved it from 1 % to 50 % and back to 5 %: the stage counts as reached, and 50 % lies ahead again.
+    # A person moved the experiment from 1 % to 50 %, and later back to 5 %. The stage 5 % is then current, and 50 % is
+    # ahead.
     "skipped": ({}, [(0, "shadow"), (24, "1%"), (30, "50%")], f"{PAST} 5%:skipped 50%:here promoted:ahead"),
     "back": ({}, [(0, "shadow"), (24, "1%"), (30, "50%"), (40, "5%")], f"{PAST} 5%:here 50%:ahead promoted:ahead"),
     "ended": (
@@ -136,7 +141,7 @@ def test_the_next_step_has_an_expected_time() -> None:
     needs = {(one["kind"], one["arm"]): (one["found"], one["needed"], one["met"]) for one in view["next"]["needs"]}
     assert needs["hours", None] == (24.0, 72.0, False)
     assert needs["users", "challenger"] == (101, 500, False)
-    # 101 users came in 24 hours, so 500 users take 119 hours.
+    # 101 users came in 24 hours, so 500 users are expected after 119 hours.
     assert view["next"]["expected"] == "2026-11-26T09:55:22+00:00"
     assert made.mismatch()["next"]["to"] is None and made.killed()["next"]["needs"] == []
     counted = made.win()["next"]["needs"][-1]

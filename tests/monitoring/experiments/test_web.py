@@ -1,4 +1,4 @@
-"""Web server of the experiments page, and its Prometheus gauges."""
+"""Tests of the web server of the experiments page, and of its Prometheus gauges."""
 
 import http.client
 import json
@@ -19,7 +19,10 @@ LABELS = {"experiment", "arm", "stage", "verdict", "condition", "metric", "perio
 
 
 def samples(views: Sequence[View]) -> dict[tuple[str, ...], float]:
-    """Return gauge values by gauge name, experiment and the other labels' values in order of their names."""
+    """Return the value of each gauge.
+
+    A key consists of the name of the gauge, the experiment, and the other label values in the order of the label names.
+    """
     return {
         (
             sample.name.removeprefix("mtorl_experiment_"),

@@ -1,4 +1,4 @@
-"""Sums behind a verdict, compared with a brute-force pass over every record without SQL or stored parts."""
+"""Tests that compare the sums behind a verdict with a slow loop over all records, without SQL and stored sums."""
 
 import tempfile
 from collections import Counter, defaultdict
@@ -44,14 +44,16 @@ KOLKATA = timedelta(hours=5, minutes=30)
 
 
 class Visit(NamedTuple):
-    """One generated user action: at most one request, possibly repeated."""
+    """A random action of a user that leads to at most one request. The request may be repeated."""
 
     minute: int
     user: int
     stage: str
     campaign: str
-    kind: str  # of decision
-    outcomes: tuple[tuple[str, int, int], ...]  # kind, value, hours after the decision
+    # Kind of the decision, such as "withdrawn".
+    kind: str
+    # Kind, value, and hours after the decision.
+    outcomes: tuple[tuple[str, int, int], ...]
 
 
 KINDS = ["plain"] * 6 + ["withdrawn", "copied", "repeated", "override", "crossed", "off", "other", "salt", "weights"]
@@ -84,7 +86,8 @@ def _log(visits: list[Visit], changed_at: int, experiment: Experiment = EXPERIME
             "layer": experiment.layer,
             "unit_hash": unit_hash(f"u{visit.user}"),
             "campaign_id": visit.campaign,
-            "request_id": f"r{visit.minute % 60}",  # the same id in another hour is a new request
+            # The same request id in another hour is a new request.
+            "request_id": f"r{visit.minute % 60}",
             "model_digest": "first" if visit.minute < changed_at and arm == "challenger" else arm,
             "expose": number % 3 > 0,
             "event_time": at.isoformat(),
@@ -116,7 +119,7 @@ def _log(visits: list[Visit], changed_at: int, experiment: Experiment = EXPERIME
 
 
 def _counted(log: Log) -> list[dict[str, Any]]:
-    """Returns one record per decision with its first time, its hour and the start of its budget period."""
+    """Returns one record per decision, with its earliest time, its hour, and the start of its budget period."""
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in log.decisions:
         found[row["decision_id"]].append({**row, "decided": datetime.fromisoformat(row["event_time"])})
@@ -133,7 +136,7 @@ def _counted(log: Log) -> list[dict[str, Any]]:
 
 
 def _left_out(log: Log, since: datetime | None) -> dict[str, str | None]:
-    """Returns, by decision id, the reason why the decision is left out, or None if it counts."""
+    """Returns, for each decision id, the reason why a verdict leaves the decision out, or None if it counts."""
     named: dict[str, datetime] = {}
     named_in: dict[tuple[str, datetime], datetime] = {}  # by user and hour
     for row in log.decisions:
@@ -169,7 +172,7 @@ def _left_out(log: Log, since: datetime | None) -> dict[str, str | None]:
             "switched_off": any(other["stage"] == "off" for other in same_day),
             "changed_period": any(len({other[name] for other in same_day}) > 1 for name in ("stage", "salt")),
         }
-        # After the hour of a user's first override, decisions left out for another reason keep that reason.
+        # If a decision after a user's first override has another reason to be left out, the other reason counts.
         not_yet_here = row["taken"] < named_in.get((row["user_id"], row["hour"]), row["taken"] + DAY)
         if reasons["override"] and row["hour"] > named[row["user_id"]] and not_yet_here:
             reasons["override"] = row["assignment_probability"] < 1 and not reasons["repeated"]
@@ -178,7 +181,10 @@ def _left_out(log: Log, since: datetime | None) -> dict[str, str | None]:
 
 
 def _rows(log: Log, left_out: dict[str, str | None], changed: bool) -> dict[tuple[str, str, str], np.ndarray]:
-    """Returns per user, stage and arm: decisions, exposures, timely clicks and costs, late clicks and costs."""
+    """Returns six sums for each user, stage and arm.
+
+    The sums are: decisions, exposures, clicks and costs in time, and clicks and costs that were late.
+    """
     counts = {None, "switched_off", "changed_period"} if changed else {None}
     rows = {row["decision_id"]: row for row in _counted(log)}
     sums: dict[tuple[str, str, str], np.ndarray] = defaultdict(lambda: np.zeros(6))
@@ -197,7 +203,7 @@ def _rows(log: Log, left_out: dict[str, str | None], changed: bool) -> dict[tupl
 
 
 class Kept(Log):
-    """A log whose records reach the lake over time and are compacted each hour."""
+    """A log whose records are uploaded to a lake over time. The lake is compacted each hour."""
 
     def __init__(self, log: Log, folder: Path) -> None:
         super().__init__()
@@ -206,7 +212,7 @@ class Kept(Log):
         self._coming += [(datetime.fromisoformat(row["received_time"]), "outcome", row) for row in log.outcomes]
 
     def go_on(self, until: datetime) -> DecisionLog:
-        """Adds the records that arrive until a time; records of closed hours are compacted before the rest arrives."""
+        """Uploads the records until a time. The records of closed hours come first and are compacted."""
         come = [(kind, row) for at, kind, row in self._coming if at <= until]
         self._coming = [each for each in self._coming if each[0] > until]
         self.decisions += [row for kind, row in come if kind == "decision"]
@@ -227,7 +233,7 @@ READ_AT_ONCE = patch("features.collect.compact.LATE_AFTER", -HOUR)
 
 
 def _arrives(row: dict[str, Any]) -> datetime:
-    """Returns the arrival time; withdrawals of some users arrive after their hour was closed."""
+    """Returns when a record is uploaded. Some withdrawals are uploaded after their hour was closed."""
     at = datetime.fromisoformat(row["event_time"])
     return at + 3 * HOUR if row["withdrawn"] and row["user_id"] < "u3" else at
 
@@ -268,7 +274,7 @@ def _same(found: Users, rows: dict[tuple[str, str, str], np.ndarray]) -> None:
 def test_sums_of_a_verdict_equal_the_brute_force_sums(
     visits: list[Visit], changed_at: int, since: datetime | None, rows_at_once: int
 ) -> None:
-    """Covers withdrawals, duplicates, repeats, overrides, other salts and weights, days, late outcomes and chunks."""
+    """Covers withdrawals, duplicates, repeated requests, overrides, other salts and weights, and late outcomes."""
     log = _log(visits, changed_at)
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -289,7 +295,7 @@ def test_sums_of_a_verdict_equal_the_brute_force_sums(
     st.sets(st.integers(1, 100), min_size=1, max_size=2),
 )
 def test_stored_hourly_sums_equal_sums_over_all_records(visits: list[Visit], looks: set[int]) -> None:
-    """Earlier reads store sums of hours; later come withdrawals, outcomes and other settings."""
+    """Earlier reads have stored sums of hours. Withdrawals, outcomes and changed settings follow later."""
     late = EXPERIMENT.replace(metrics=EXPERIMENT.metrics.model_copy(update={"outcome_hours": 5.0}))
     with tempfile.TemporaryDirectory() as folder, READ_AT_ONCE:
         log = Kept(_log(visits, 0), Path(folder))
@@ -323,7 +329,7 @@ THREE_ARMS = EXPERIMENT.from_dict(
 
 @settings(max_examples=examples(2, 4))
 @given(
-    # User 0 has so many decisions that each counts with a weight below 1.
+    # User 0 makes so many decisions that the verdict gives each of them a weight below 1.
     st.lists(VISITS, max_size=20, unique_by=lambda visit: visit.minute),
     st.sets(st.integers(0, 70 * 60), min_size=11, max_size=15),
     st.sets(st.integers(30, 109), min_size=1, max_size=1),
@@ -332,7 +338,7 @@ THREE_ARMS = EXPERIMENT.from_dict(
 def test_one_stored_row_per_user_of_the_past_gives_the_same_sums(
     visits: list[Visit], heavy: set[int], looks: set[int], forgotten: str | None
 ) -> None:
-    """Covers several arms, covariates, heavy users, and a user forgotten before the last read."""
+    """Covers several arms, covariates, users with many decisions, and a user who is forgotten before the last read."""
     visits += [Visit(minute, 0, "50%", "total", "plain", (("click", 1, 1),)) for minute in heavy]
     with tempfile.TemporaryDirectory() as folder, READ_AT_ONCE:
         log = Kept(_log(visits, 0, THREE_ARMS), Path(folder))

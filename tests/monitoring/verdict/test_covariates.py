@@ -1,4 +1,4 @@
-"""Covariates of an experiment's users: their behaviour before the experiment assigned challengers."""
+"""Tests of covariates: how users behaved before the experiment assigned challengers."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ WITH_PAST = Experiment.from_dict({**CONTENT, "covariates": "past"})
 
 
 def known(log: DecisionLog) -> pd.DataFrame:
-    """Returns one row of covariates per user; users differ in their number of decisions, which is the index."""
+    """Returns the covariates of each user. The index is the user's number of decisions, which identifies the user."""
     with experiment_users(log, WITH_PAST, CLICK) as found:
         names = ", ".join(f'any_value("{PREFIX}{name}") AS "{name}"' for name in found.covariates)
         of_users = "user_sum LEFT JOIN covariates USING (unit) GROUP BY unit"
@@ -29,7 +29,7 @@ def known(log: DecisionLog) -> pd.DataFrame:
 
 
 def visits(tmp_path: Path) -> DecisionLog:
-    """Users with one to four decisions in the experiment, the second of whom has no past."""
+    """Return a log with four users, who make one to four decisions in the experiment. The second user has no past."""
     log = Log()
     log.decide("third", "incumbent", **SHADOW)
     for _ in range(2):
@@ -70,7 +70,10 @@ def test_the_past_of_a_bot_is_capped_at_ten_typical_users(tmp_path: Path) -> Non
 
 
 def trafficked(tmp_path: Path, unequal: float = 0.0) -> DecisionLog:
-    """600 users with a past and widely varying click rates; `unequal` lowers the rates of the challenger's users."""
+    """Return a log of 600 users with a past and very different click rates.
+
+    If `unequal` is above 0, the users of the challenger clicked less even before the experiment.
+    """
     rng, log = np.random.default_rng(3), Log()
     rates = rng.beta(0.5, 1.5, 600) * (1.0 - unequal * (np.arange(600) % 2))
     for stage, lift in ((SHADOW, 0.0), ({}, 0.1)):

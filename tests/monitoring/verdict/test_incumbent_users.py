@@ -1,4 +1,4 @@
-"""Behaviour of the incumbent's users, as an experiment plan reads it from the log."""
+"""Tests of how the incumbent's users behave, which an experiment plan reads from the log."""
 
 from pathlib import Path
 from typing import Any

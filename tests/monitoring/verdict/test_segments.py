@@ -1,4 +1,4 @@
-"""Lifts by segment: the verdict's figures for parts of its decisions."""
+"""Tests of lifts by segment, which are the figures of a verdict for some of its decisions."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,10 @@ DEVICE = {"device": "json_extract_string(record.context, '$.device')"}
 
 
 def traffic(devices: dict[str | None, tuple[float, float]], users: int = 800, seed: int = 0) -> Log:
-    """Generate users with two decisions each on one device; `devices` has incumbent and challenger click rates."""
+    """Return a log of users with two decisions each, on one device.
+
+    `devices` has the click rates of the incumbent and the challenger for each device.
+    """
     rng, log, names = np.random.default_rng(seed), Log(), list(devices)
     for user in range(users):
         device = names[user // 2 % len(names)]

@@ -1,4 +1,4 @@
-"""Evidence from the log about an experiment at its current stage."""
+"""Tests of the evidence that the log gives about an experiment at its current stage."""
 
 import math
 from pathlib import Path
@@ -80,7 +80,7 @@ def test_the_ledgers_delay_after_a_change_of_stage_is_no_fault_of_an_arm(tmp_pat
 
 @pytest.mark.parametrize(("reason", "ratio"), [("model_error", 1.0), (None, 0.0), ("ledger", 0.0)])
 def test_a_stage_that_began_seconds_ago_has_evidence(reason: str | None, ratio: float, tmp_path: Path) -> None:
-    """A laptop's ramp has stages of seconds, and a fault must end a stage within its first minute."""
+    """A fault must end a stage within its first minute, because a ramp on a laptop may have stages of some seconds."""
     decisions = [decided(n, "challenger", (50 + n) / 60, fallback_reason=reason) for n in range(3)]
     log = DecisionLog.of(write(tmp_path / "log", decisions))
     found = evidence(log, at("5%"), 50 / 60).arms["challenger"]
@@ -102,7 +102,7 @@ def test_overridden_users_are_no_evidence(tmp_path: Path) -> None:
 
 
 def served(hours: int, shares: dict[str, float], stage: str = "5%") -> list[dict[str, Any]]:
-    """Generate decisions over a number of hours from noon, 20 users an hour."""
+    """Return the decisions of some hours from noon on, with 20 users an hour."""
     own: dict[str, Any] = {"stage": stage, "shares": shares}
     arms = ["challenger" if shares["challenger"] and n % 20 == 0 else "incumbent" for n in range(20 * hours)]
     return [decided(n, arm, 3.0 * n, **own, assignment_probability=shares[arm]) for n, arm in enumerate(arms)]
@@ -116,7 +116,8 @@ def test_users_of_the_evidence_are_those_of_the_verdict(tmp_path: Path) -> None:
     waiting = at("5%", metrics={**METRICS, "outcome_hours": 24})
     found = evidence(log, waiting, 0)
     assert found.arms["challenger"].users == 6
-    # Neither the day of the stage's start nor the unfinished day counts, so no guardrail can be breached yet.
+    # With a budget per day, the day on which the stage began and the last day do not count, so no guardrail is
+    # breached.
     daily = at("5%", budgets=[{"campaign": "*", "channel": "*", "amount": 10, "period": "day"}])
     found = evidence(log, daily, 0)
     assert found.arms["challenger"].users == 12
@@ -155,7 +156,8 @@ def test_a_breached_guardrail_of_any_challenger_is_reported(tmp_path: Path) -> N
         "challengers": {"a": {"guardrails": [check]}, "b": {"guardrails": [{**check, "state": "open"}]}},
     }
     with DecisionLog.of(tmp_path).opened() as db:
-        for weight in (0.25, 0.0):  # with weight 0, arm a has left the experiment
+        # An arm with weight 0 is no longer part of the experiment.
+        for weight in (0.25, 0.0):
             weights = {"incumbent": 0.5, "a": weight, "b": 0.5 - weight}
             arms = [{"name": arm, "weight": share, "endpoint": "http://x"} for arm, share in weights.items()]
             found = stage_evidence(db, DecisionLog.of(tmp_path), at("shadow", arms=arms), 0.0, verdict)

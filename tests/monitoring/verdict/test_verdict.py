@@ -1,4 +1,4 @@
-"""Verdict from a decision log: which users count, for which arm, and with which weight."""
+"""Tests of the verdict from a decision log: which users count, for which arm, and with which weight."""
 
 import json
 from collections import Counter
@@ -68,7 +68,7 @@ def test_a_clear_win_ships_and_the_dict_is_json(tmp_path: Path) -> None:
 
 
 def test_a_changed_share_of_exploration_is_another_policy(tmp_path: Path) -> None:
-    """An arm that logs no model is identified by its share of exploration, which fallback decisions do not log."""
+    """An arm that logs no model is identified by its share of exploration. Fallback decisions do not log that share."""
     log = traffic(400, 0.3)
     for place, row in enumerate(log.decisions):
         share = 0.5 if place < 300 else 0.1 if place < 600 else None
@@ -90,7 +90,7 @@ def test_a_changed_share_of_exploration_is_another_policy(tmp_path: Path) -> Non
     ids=["digest", "name-and-version"],
 )
 def test_only_decisions_after_the_last_model_change_count(tmp_path: Path, challenger: Any, newest: str) -> None:
-    """Models without a name can't be told apart; here that is the incumbent's."""
+    """The incumbent logs no name of its model, so only the challenger's models can be told apart."""
     log = traffic(400, 0.3)
     for place, row in enumerate(log.decisions):
         row |= {"model_digest": None, "model_name": None, "model_version": None}
@@ -106,7 +106,10 @@ def test_only_decisions_after_the_last_model_change_count(tmp_path: Path, challe
 
 @pytest.mark.parametrize("seed", range(5))
 def test_overriding_the_incumbents_best_users_does_not_ship_a_copy_of_it(tmp_path: Path, seed: int) -> None:
-    """An A/A test of 2,000 users, few of whom click often: without the past of 60 of them the challenger would win."""
+    """Both arms have the same policy. 60 users of the incumbent who click most are then overridden to the challenger.
+
+    Without the earlier decisions of these users, the challenger would seem better.
+    """
     rng, log, clicks = np.random.default_rng(seed), Log(), Counter[str]()
     rates = rng.beta(0.3, 1.2, 2_000)
     for _ in range(4):
@@ -117,7 +120,8 @@ def test_overriding_the_incumbents_best_users_does_not_ship_a_copy_of_it(tmp_pat
                 clicks[f"u{user}"] += 1
     for user in sorted((f"u{user}" for user in range(0, 2_000, 2)), key=lambda user: -clicks[user])[:60]:
         log.decide(user, "challenger", override=True, assignment_probability=1.0)
-    metrics = EXPERIMENT.metrics.replace(guardrails=())  # with no guardrail, a lift is enough to ship
+    # Without a guardrail, a lift is sufficient for the verdict "ship".
+    metrics = EXPERIMENT.metrics.replace(guardrails=())
     found = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(metrics=metrics))
     assert (found["verdict"], found["srm_p"]) == ("inconclusive", 1.0)
     assert (found["left_out"], found["overridden_users"]) == ({"override": 60}, 60)
@@ -125,7 +129,7 @@ def test_overriding_the_incumbents_best_users_does_not_ship_a_copy_of_it(tmp_pat
 
 
 def test_a_decision_before_an_override_still_counts_if_requested_again(tmp_path: Path) -> None:
-    """A repeated request or a withdrawal does not change that the first decision was randomised."""
+    """The first decision stays random even if the request is repeated under an override, or if it is withdrawn."""
     log = traffic(200, 0.3)
     for place, row in enumerate(log.decisions):
         row |= {"request_id": f"r{place}", "campaign_id": "c"}
@@ -152,7 +156,7 @@ def test_users_overridden_before_the_period_do_not_count_but_overrides_elsewhere
 
 
 def test_all_arms_are_compared_over_the_time_of_the_present_weights(tmp_path: Path) -> None:
-    """An A/A test: the market grows when the weights of two challengers change and the incumbent's does not."""
+    """All arms have the same policy. Clicks increase at the time when the weights of the two challengers change."""
     before, after = ({"incumbent": 0.5, "a": a, "b": 0.5 - a} for a in (0.25, 0.125))
     arms = [{"name": name, "weight": weight, "endpoint": "http://x"} for name, weight in after.items()]
     experiment = Experiment.from_dict({**CONTENT, "arms": arms})
@@ -168,12 +172,16 @@ def test_all_arms_are_compared_over_the_time_of_the_present_weights(tmp_path: Pa
     found = verdict_from_log(log.write(tmp_path), experiment)
     assert found["left_out"] == {"other_weights": 2_400} and found["verdict"] == "inconclusive"
     daily = experiment.replace(budgets=(experiment.budgets[0].replace(period="day", pacing=None),))
-    left_out = verdict_from_log(log.write(tmp_path), daily)["left_out"]  # edited on the second of four days at 16:00
+    # The experiment was edited on the second of four days, at 16:00.
+    left_out = verdict_from_log(log.write(tmp_path), daily)["left_out"]
     assert left_out == {"changed_period": 480, "other_weights": 2_400, "unfinished_period": 480}
 
 
 def ramp(users: int, rate: dict[str, float], market: dict[str, float], seed: int = 0) -> Log:
-    """Generate users in two stages, 5 and 25 %, whose click rate is their arm's plus the stage's market."""
+    """Return a log with two stages, 5 % and 25 %.
+
+    The click rate of a user is that of the arm plus that of the stage.
+    """
     rng = np.random.default_rng(seed)
     log = Log()
     for stage, share in (("5%", 0.05), ("25%", 0.25)):
@@ -187,7 +195,11 @@ def ramp(users: int, rate: dict[str, float], market: dict[str, float], seed: int
 
 
 def test_a_ramp_is_judged_within_its_stages_as_one_experiment(tmp_path: Path) -> None:
-    """The market grows between the stages: pooled over both, an equal challenger would look better by a third."""
+    """Both arms have the same policy, and clicks increase between the stages. Stages must not be pooled.
+
+    If they were pooled, the challenger would seem to be a third better, because most of its users come in the second
+    stage.
+    """
     rate = {"incumbent": 0.1, "challenger": 0.1}
     log = ramp(4_000, rate, {"5%": 0.0, "25%": 0.5})
     found = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(stage="25%"))
@@ -231,7 +243,10 @@ def test_an_arm_with_weight_zero_has_no_verdict(tmp_path: Path) -> None:
 
 
 def paced_against_unpaced(hours: int) -> Log:
-    """Generate one policy with equal daily budgets: the challenger spends evenly, the incumbent in the morning."""
+    """Return a log of two equal policies with equal daily budgets.
+
+    The challenger spends its budget evenly over the day, and the incumbent spends it in the morning.
+    """
     log = Log()
     for hour in range(hours):
         for user in range(20):
@@ -253,7 +268,7 @@ def test_an_unfinished_day_does_not_count_with_a_daily_budget(tmp_path: Path) ->
     assert noon["verdict"] == "inconclusive" and noon["lift"] == pytest.approx(0.0)
     assert noon["left_out"] == {"unfinished_period": 12 * 20} and noon["hours"] < 48
     assert verdict_from_log(log.write(tmp_path), total)["lift"] < -0.05
-    # A day is complete at the end of the requested period, or once the next day has a decision.
+    # A day counts as complete if the requested period has ended, or if there is a decision of the next day.
     whole = Log()
     whole.decisions, whole.outcomes = log.decisions[: 48 * 20], log.outcomes
     assert verdict_from_log(whole.write(tmp_path), daily)["left_out"] == {"unfinished_period": 24 * 20}
@@ -307,7 +322,11 @@ def test_days_of_a_campaign_follow_its_own_budget(tmp_path: Path) -> None:
 
 
 def stopped_when_it_goes_badly(bad: float, rng: np.random.Generator, stage: str = "off") -> Log:
-    """Generate a challenger that wins 21 of 28 days; each fourth day has the click rate `bad` and stops at noon."""
+    """Return a log of a challenger that is better on 21 of 28 days. On each fourth day its click rate is `bad` until
+    noon.
+
+    At noon of these days, all users move to the incumbent.
+    """
     log = Log()
     for hour in range(28 * 24 + 1):
         day, off = hour // 24, hour // 24 % 4 == 3 and hour % 24 >= 12
@@ -325,7 +344,10 @@ def stopped_when_it_goes_badly(bad: float, rng: np.random.Generator, stage: str 
 @pytest.mark.parametrize(("bad", "verdict"), [(0.24, "ship"), (0.02, "inconclusive")])
 @pytest.mark.parametrize(("stage", "reason"), [("off", "switched_off"), ("shadow", "changed_period")])
 def test_days_cut_short_by_harm_count(tmp_path: Path, bad: float, verdict: str, stage: str, reason: str) -> None:
-    """The kill switch or a step back ends the bad days early; over all served decisions the second one is no better."""
+    """The kill switch or a lower stage ends each bad day early.
+
+    The rest of such a day must not make the challenger look good.
+    """
     log = stopped_when_it_goes_badly(bad, np.random.default_rng(0), stage)
     daily = DAILY.replace(metrics=DAILY.metrics.replace(guardrails=()))
     found = verdict_from_log(log.write(tmp_path), daily)
@@ -345,7 +367,10 @@ def test_a_guardrail_breached_only_on_cut_days_does_not_hold(tmp_path: Path) -> 
 
 
 def daily(stages: Iterable[tuple[str, float, int]], clicks: Callable[[str, int], bool], same: bool = False) -> Log:
-    """Generate days of (stage, challenger's share, users); with `same`, every day has the same users."""
+    """Return a log of days, each with a stage, the challenger's share, and a number of users.
+
+    If `same`, all days have the same users.
+    """
     log = Log()
     for day, (stage, share, users) in enumerate(stages):
         for user in range(users):
@@ -359,7 +384,7 @@ def daily(stages: Iterable[tuple[str, float, int]], clicks: Callable[[str, int],
 
 
 def test_run_time_counts_days_by_their_weight_in_the_lift(tmp_path: Path) -> None:
-    """Twelve days at 5 %, then one at 50 % that carries nearly all of the lift's weight."""
+    """Twelve days at 5 % are followed by one day at 50 %, which has nearly all of the weight in the lift."""
     rng = np.random.default_rng(0)
     stages = [("5%", 0.05, 60)] * 12 + [("50%", 0.5, 4_000)]
     log = daily(stages, lambda arm, day: rng.random() < (0.5 if arm == "challenger" else 0.2))
@@ -375,7 +400,7 @@ def test_run_time_counts_days_by_their_weight_in_the_lift(tmp_path: Path) -> Non
 
 
 def test_run_time_counts_a_day_once_if_the_same_users_return_daily(tmp_path: Path) -> None:
-    """One day at 25 %, then 13 at 50 % of the same users: weighted by users, the first day was 43 % of the lift."""
+    """One day at 25 % is followed by 13 days at 50 % with the same users. Each day must count about the same."""
     stages = [("25%", 0.25, 400)] + [("50%", 0.5, 400)] * 13
     log = daily(stages, lambda arm, day: day == 0 and arm == "challenger", same=True)
     found = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(min_runtime_hours=168))
@@ -384,7 +409,10 @@ def test_run_time_counts_a_day_once_if_the_same_users_return_daily(tmp_path: Pat
 
 
 def test_an_outcome_reported_late_never_counts(tmp_path: Path) -> None:
-    """An A/A test: the challenger's clicks are reported two days late, and another router receives all even later."""
+    """Both arms have the same policy, but the challenger's clicks are reported two days late, and so do not count.
+
+    Another router later receives all of the clicks once more.
+    """
     log, last = traffic(600, 0.2, rounds=12), pd.Timestamp("2025-03-06", tz="UTC")
     taken = {row["decision_id"]: (row["arm"], pd.Timestamp(row["event_time"])) for row in log.decisions}
     clicks = [row for row in log.outcomes if row["kind"] == "click"]
@@ -409,7 +437,7 @@ def test_an_outcome_reported_late_never_counts(tmp_path: Path) -> None:
 
 
 def test_unequal_late_corrections_of_costs_ship_nothing(tmp_path: Path) -> None:
-    """Each cost is estimated at once and corrected two days later, by a different amount in each arm."""
+    """Each cost is first estimated, and corrected two days later. The correction differs between the arms."""
 
     def judged(correction: float) -> dict[str, Any]:
         log = traffic(600, 0.5, rounds=12)
@@ -426,7 +454,10 @@ def test_unequal_late_corrections_of_costs_ship_nothing(tmp_path: Path) -> None:
 
 
 def test_a_few_late_outcomes_of_one_arm_stop_nothing(tmp_path: Path) -> None:
-    """An A/A test: 2 % of the challenger's clicks come a day later, which is too small a gap for an alarm."""
+    """Both arms have the same policy, but 2 % of the challenger's clicks come a day late.
+
+    The verdict must not be "stop".
+    """
     log, rng = Log(), np.random.default_rng(0)
     for number in range(7_200):
         arm = "challenger" if number % 2 else "incumbent"
@@ -444,7 +475,7 @@ def test_a_few_late_outcomes_of_one_arm_stop_nothing(tmp_path: Path) -> None:
 
 
 def test_a_stage_with_only_late_outcomes_causes_no_difference_between_arms(tmp_path: Path) -> None:
-    """Outcomes of the first stage are late; the challenger, unlike the incumbent, decides mostly after that stage."""
+    """Only the first stage has late outcomes. Most decisions of the challenger come after that stage."""
     log = ramp(4_000, {"incumbent": 0.3, "challenger": 0.5}, {"5%": 0.0, "25%": 0.0})
     stages = {row["decision_id"]: row["stage"] for row in log.decisions}
     taken = {row["decision_id"]: pd.Timestamp(row["event_time"]) for row in log.decisions}
@@ -474,7 +505,7 @@ def budget(**changes: Any) -> Experiment:
 def test_days_with_unequal_budgets_do_not_count(
     tmp_path: Path, changed: dict[str, str], experiment: Experiment, left_out: dict[str, int]
 ) -> None:
-    """The layer, or the file, differs until noon of the second of three days."""
+    """Until noon of the second of three days, the experiment has another layer or another file."""
     log = paced_against_unpaced(73)
     for place, row in enumerate(log.decisions):
         row |= {"salt": DAILY.salt, "layer": DAILY.layer, "experiment_version": "after"}
@@ -495,7 +526,10 @@ def test_days_on_which_the_experiment_was_off_are_no_run_time(tmp_path: Path) ->
 
 
 def test_a_large_log_is_judged_in_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A small memory limit gives the same figures on a ramp with changes within days, which are judged twice."""
+    """A verdict with a small memory limit has the same figures as one without.
+
+    The log has changes of stage within a day.
+    """
     shares = {stage: DAILY.replace(stage=stage).shares()["challenger"] for stage in ("5%", "25%", "50%")}
     lake = Lake.open(tmp_path)
     with duckdb.connect() as db:
@@ -536,7 +570,10 @@ def test_a_large_log_is_judged_in_little_memory(tmp_path: Path, monkeypatch: pyt
 
 
 def polled(users: int, harm: float, share: float, seed: int = 0) -> Log:
-    """Generate costs, higher by `harm` for the challenger; a poller makes `share` of its decisions at no cost."""
+    """Return a log with costs. The challenger's costs are higher by `harm`.
+
+    One user makes `share` of the challenger's decisions, and none of them has a cost.
+    """
     rng = np.random.default_rng(seed)
     log = Log()
     for user in range(users):
@@ -606,7 +643,10 @@ def test_replay_weights(tmp_path: Path) -> None:
 
 
 def test_a_replay_compares_the_arms_at_one_budget(tmp_path: Path) -> None:
-    """Gain 0.3 at cost 2 against gain 0.2 at cost 0.5: with 1 to spend, half of the first policy gains 0.15."""
+    """One arm gains 0.3 at a cost of 2, and the other gains 0.2 at a cost of 0.5. The budget is 1 per decision.
+
+    At this budget, only half of the first arm's decisions can be paid, which gain 0.15.
+    """
     log = Log()
     weights = []
     for user in range(200):
@@ -656,7 +696,7 @@ def test_an_unreadable_gain_is_reported(tmp_path: Path) -> None:
 
 
 def test_the_gain_is_the_weighted_sum_of_outcomes_of_any_name(tmp_path: Path) -> None:
-    """An outcome may have the name of a record's field, and the experiment may measure each outcome separately."""
+    """An outcome may have the name of a record field, and the experiment may measure each outcome on its own."""
     log = Log()
     for user in range(400):
         decision = log.decide(f"u{user}", "challenger" if user % 2 else "incumbent")
@@ -677,7 +717,7 @@ def test_the_gain_is_the_weighted_sum_of_outcomes_of_any_name(tmp_path: Path) ->
 
 
 def test_money_is_reported_per_currency_unit_and_at_equal_spend(tmp_path: Path) -> None:
-    """Both arms have equal clicks, and the challenger's clicks cost half as much."""
+    """Both arms have the same number of clicks, but a click of the challenger costs half as much."""
     log, rng = Log(), np.random.default_rng(5)
     for user in range(1_000):
         arm = "challenger" if user % 2 else "incumbent"
@@ -708,7 +748,10 @@ def test_money_is_reported_per_currency_unit_and_at_equal_spend(tmp_path: Path) 
 
 
 def test_each_number_has_one_name_and_its_unit(tmp_path: Path) -> None:
-    """The data set's gain is revenue and the primary metric is clicks; both were once called gain per cost."""
+    """The gain of the data set is revenue, and the primary metric is clicks.
+
+    The two must have different names and units.
+    """
     log, spec = traffic(400, 0.5), DatasetSpec.load("simulator").replace(reward={"gain": "revenue"})
     for row in log.decisions:
         log.learn(row["decision_id"], "revenue", 3.0)
@@ -729,7 +772,7 @@ def test_each_number_has_one_name_and_its_unit(tmp_path: Path) -> None:
 
 
 def test_stages_of_a_ratio_are_weighted_by_decisions(tmp_path: Path) -> None:
-    """A stage in which the challenger clicks more must not get a larger weight."""
+    """A stage must not get a larger weight because the challenger has more clicks in it."""
     log = Log()
     for stage, share, users in (("5%", 0.05, 400), ("50%", 0.5, 400)):
         for user in range(users):
@@ -744,7 +787,7 @@ def test_stages_of_a_ratio_are_weighted_by_decisions(tmp_path: Path) -> None:
                 log.learn(decision, "click", 1.0)
     metrics = {"primary": "click_per_cost", "secondary": ["cost_per_click"], "outcome_hours": None}
     found = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(metrics=metrics))
-    # 1 - .5 in one stage and .25 - .5 in the other, with equal weights
+    # The differences are 1 - 0.5 in one stage and 0.25 - 0.5 in the other. Both stages have the same weight.
     assert found["lift"] == found["money"]["lift"] == pytest.approx((0.5 - 0.25) / 2.0)
     assert found["secondary"]["cost_per_click"]["lift"] == pytest.approx((-1.0 + 2.0) / 2.0)
 

@@ -1,4 +1,4 @@
-"""Simulated market whose decision log the monitor watches, with a model's training sample and no pages."""
+"""A simulated market: its decision log, the training sample of a model, and a monitor without HTML pages."""
 
 from datetime import datetime, timedelta
 from functools import cache
@@ -31,11 +31,11 @@ def sample(version: str = "1", days: Days = DAYS) -> TrainingSample:
 
 
 class Market:
-    """Consecutive days of a log, and a monitor that watches them.
+    """A market that writes the log of one day after another, and a monitor that checks the log.
 
     Args:
-        folder: Folder for the log and the monitor's state.
-        days: Generator of the days.
+        folder: Folder for the log and for the state of the monitor.
+        days: Generates the rows of each day.
     """
 
     def __init__(self, folder: Path, days: Days = DAYS) -> None:
@@ -51,7 +51,7 @@ class Market:
 
     @property
     def night(self) -> datetime:
-        """Return the time two hours after the last written day."""
+        """Return the time at which the monitor runs, two hours after the end of the last written day."""
         return START + timedelta(days=self.next, hours=2)
 
     @property
@@ -62,7 +62,7 @@ class Market:
         return run(self.watched, self.folder, now or self.night, **options)
 
     def nights(self, days: int, shift: Shift = healthy) -> list[State]:
-        """Write days and check after each; returns the states."""
+        """Write one day after another, and check after each day; returns the states of the monitor."""
         states = []
         for _ in range(days):
             self.live(1, shift)
@@ -75,7 +75,7 @@ def fewer_clicks(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def worse_challenger(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Give half of the users a challenger that gets no clicks."""
+    """Assign half of the users to a challenger that gets no clicks."""
     challenged = rows["user_id"].str[-1].isin(list("13579")).to_numpy()
     arm = np.where(challenged, "challenger", "incumbent")
     return rows.assign(arm=arm, rate=rows["rate"] * ~challenged)

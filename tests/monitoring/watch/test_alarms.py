@@ -1,4 +1,4 @@
-"""Alarms of measures and columns for given values, without a log or a market."""
+"""Tests of the alarms for given values of measures and columns, without a log."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -51,7 +51,7 @@ def test_only_the_harmful_direction_is_harm() -> None:
 
 
 def test_since_is_the_beginning_of_the_first_unusual_period() -> None:
-    """This holds for any length of periods and any number of unusual ones."""
+    """The start of an alarm is the start of its first unusual period, for any length of the periods."""
     for length in (timedelta(hours=6), timedelta(days=1), timedelta(days=7)):
         streams: dict[str, Stream] = {}
         for number in range(1, 20):
@@ -77,7 +77,10 @@ def test_a_loss_is_reported_with_its_unit() -> None:
 
 
 def test_missing_measures_do_not_raise_alarms_of_others() -> None:
-    """Evidence too weak among eight measures stays too weak if the other seven are not measured."""
+    """An alarm needs more evidence if there are more measures.
+
+    This stays so if seven of eight measures are missing one day.
+    """
     streams: dict[str, Stream] = {}
     names = [("journeys", "", f"m{i}") for i in range(8)]
     for day in range(12):
@@ -168,7 +171,7 @@ def test_a_weekly_pattern_is_no_alarm() -> None:
     state = State()
     for day in range(28):
         assert not columns_alarm(state, day, column("a", 0.2 if day % 7 in (5, 6) else 0.02)), day
-    # A usual Sunday must not hide a larger shift.
+    # Sundays are usually shifted by 0.2. A shift by 0.5 is still an alarm.
     assert not columns_alarm(state, 33, column("a", 0.5))
     assert columns_alarm(state, 34, column("a", 0.5)) == {"context/a"}
 
@@ -183,9 +186,11 @@ def test_a_large_weekly_shift_alarms_until_it_is_known() -> None:
 @pytest.mark.parametrize(
     ("score", "alarms"),
     [
-        (lambda day: None, [False] * 14),  # lost values are found by the check of the last hours
+        # Missing values are found by another check, which reads the last hours.
+        (lambda day: None, [False] * 14),
         (lambda day: 0.3 if day % 9 == 8 else 0.02, [False] * 60),
-        (lambda day: 0.12, [False] * 28),  # weekdays differ a little from a sample of whole weeks
+        # The small score of each day is normal: a single weekday differs a little from a sample of whole weeks.
+        (lambda day: 0.12, [False] * 28),
         (lambda day: 0.4, [False] * 2 + [True] * 58),
         (lambda day: 0.3 if day >= 8 else 0.02, [False] * 9 + [True] * 59),
         (lambda day: 0.3 if day >= 28 else 0.02, [False] * 29 + [True] * 59),
@@ -202,7 +207,7 @@ def test_a_large_weekly_shift_alarms_until_it_is_known() -> None:
     ],
 )
 def test_only_a_lasting_shift_is_an_alarm(score: Callable[[int], float | None], alarms: list[bool]) -> None:
-    """The alarm does not flap, and a shift seen on two Mondays does not pass as a weekly pattern."""
+    """The alarm must not switch on and off, and a shift on two Mondays must not count as a weekly pattern."""
     state = State()
     days = (column("a", score(day), "no_values") for day in range(len(alarms)))
     assert [bool(columns_alarm(state, day, of_day)) for day, of_day in enumerate(days)] == alarms
@@ -218,7 +223,7 @@ def test_another_model_resets_the_columns() -> None:
 
 
 def test_a_retraining_request_needs_drift_and_waits_after_one() -> None:
-    """Harm or lost values alone do not request a training."""
+    """Only drift leads to a request to train a new model; harm or missing values do not."""
     state = State(model_version="1")
     state.broken = {"hour": Alarm(kind="data_quality", since=at(1), text="no values")}
     state.streams["outcomes/gain_per_cost"] = Stream(alarm=Alarm(kind="harm", since=at(1), text="x"))

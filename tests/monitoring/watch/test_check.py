@@ -1,4 +1,4 @@
-"""Checks of a market: each period is judged once, whether a check is late, interrupted or repeated."""
+"""Tests that a check judges each period once, even if checks are late, interrupted or repeated."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def at(days: float, hours: float = 2.0) -> datetime:
 
 
 def same(one: State, other: State, but: tuple[str, ...] = ()) -> bool:
-    """Compare states with rounded floats, because sums may be added in another order."""
+    """Return whether two states are equal apart from rounding, because sums may be added in a different order."""
 
     def rounded(part: Any) -> Any:
         if isinstance(part, float):

@@ -1,4 +1,4 @@
-"""Days without decisions: a usual closing day, as opposed to a day on which decisions are missing."""
+"""Tests of days without decisions: either a usual closing day, or a day on which decisions are missing."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -18,7 +18,7 @@ MIDNIGHT = START.replace(hour=0)  # start of the first day
 
 
 def log(folder: Path, days: int, closed: Collection[int]) -> datetime:
-    """One decision at noon on each day that is not closed; returns the end of the last day."""
+    """Write one decision at noon of each day that is not in `closed`; returns the end of the last day."""
     folder.mkdir()
     write(folder, [decision(f"d{day}", 1_440.0 * day) for day in range(days) if day not in closed], [])
     return MIDNIGHT + days * DAY
@@ -47,7 +47,7 @@ def test_closed_as_usual(days: int, closed: tuple[int, ...], usual: bool, tmp_pa
 
 
 def test_periods_other_than_days(tmp_path: Path) -> None:
-    """A quarter of a day that is empty every day is closed as usual; a whole week never is."""
+    """A quarter of a day that is empty every day counts as closed. A week without decisions never does."""
     assert not closed_as_usual(Lake.open(tmp_path), MIDNIGHT, DAY), "an empty log has no usual days"
     end = log(tmp_path / "log", 28, ())
     assert closed_as_usual(Lake.open(tmp_path / "log"), end, timedelta(hours=6))
@@ -56,7 +56,10 @@ def test_periods_other_than_days(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_a_check_on_mondays(tmp_path: Path) -> None:
-    """By the third Sunday an empty Sunday is no fault, but an empty Monday is one."""
+    """From the third Sunday on, a Sunday without decisions counts as closed.
+
+    A Monday without decisions is still a fault.
+    """
     market = Market(tmp_path, replace(DAYS, users_a_day=20))
 
     def why() -> set[str]:

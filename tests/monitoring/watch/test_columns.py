@@ -1,4 +1,4 @@
-"""Columns of a period: thresholds, scores equal to Evidently's, and broken data that must not raise an error."""
+"""Tests of column drift in a period: thresholds, scores that equal Evidently's, and broken data as a finding."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Prometheus metrics of the monitor, compared with the state that they report."""
+"""Tests that the Prometheus metrics of the monitor agree with the state from which they are computed."""
 
 import re
 import signal
@@ -46,7 +46,7 @@ def state() -> State:
 
 
 def scrape(of: Path | MonitorCollector) -> dict[tuple[str, ...], float]:
-    """Return sample values by metric name and label values."""
+    """Return the value of each metric by its name and label values."""
     registry = CollectorRegistry()
     registry.register(MonitorCollector(of) if isinstance(of, Path) else of)
     return parsed(generate_latest(registry).decode())
@@ -103,7 +103,10 @@ def test_metrics_equal_the_state(tmp_path: Path) -> None:
     "text", [None, "", "{", '{"version": 9}', "{}"], ids=["none", "empty", "half", "newer", "unchecked"]
 )
 def test_alarms_last_while_the_state_is_unreadable(text: str | None, tmp_path: Path) -> None:
-    """An unreadable state does not end an alarm; its metrics age, as the time of the last check shows."""
+    """While the state is unreadable, the last alarms stay active.
+
+    The time of the last check shows that they are old.
+    """
     path = tmp_path / STATE_FILE
     state().write(path)
     collector = MonitorCollector(path)
@@ -127,7 +130,7 @@ def test_the_number_of_series_is_bounded(tmp_path: Path) -> None:
     quiet = scrape(tmp_path / STATE_FILE)
     assert sum(key[0] == "value" for key in quiet) <= MOST_STREAMS
     assert sum(key[0] == "alarm" for key in quiet) == 3 * MOST_STREAMS
-    # Streams with an alarm come first, and alarms that page come before all others.
+    # If there are too many streams, those with an alarm are exported first, and of these, first the alarms that page.
     for i in range(0, 1_000, 2):
         many.streams[f"context/c{i:04}"].alarm = drift
     many.write(tmp_path / STATE_FILE)

@@ -1,4 +1,4 @@
-"""Faults of a log or a state: each is reported by name, never as a traceback or as "no drift"."""
+"""Tests that each fault of a log or of a state is reported by name, and never as a traceback or as "no drift"."""
 
 import errno
 import json
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def market(tmp_path: Path) -> Market:
-    """Two days, the first of which was already judged."""
+    """Return a market with two days of decisions. The first day was already judged."""
     made = Market(tmp_path)
     made.live(1)
     state = made.check()
@@ -46,7 +46,7 @@ def edit(file: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
 
 
 def in_context(**values: Any) -> Callable[[pd.DataFrame], pd.DataFrame]:
-    """Set values in each decision's context; `...` removes the column."""
+    """Return a function that sets these values in the context of each decision; `...` removes a column."""
 
     def change(text: str) -> str:
         context = json.loads(text) | values
@@ -79,7 +79,7 @@ def edited(change: Callable[[pd.DataFrame], pd.DataFrame], kind: str = "decision
 UNREADABLE = {
     "empty": rewritten(lambda content: b""),
     "cut-off": rewritten(lambda content: content[: len(content) // 2]),
-    # The file's footer, which locates the data, is intact; the data is not.
+    # The end of the file, which lists where the data are, is intact, but the data are overwritten.
     "damaged": rewritten(lambda content: content[:100] + bytes(len(content) - 6_100) + content[-6_000:]),
     "no-user": edited(lambda rows: rows.drop(columns="user_id")),
     "no-time": lambda market: edit(newest(market), lambda rows: rows.assign(event_time="noon")),
@@ -125,7 +125,7 @@ def test_no_decisions(market: Market) -> None:
         assert why(state, group).reason == "no_decisions" and "2025-03-04" in why(state, group).text
     day.with_suffix(".away").rename(day)
     assert why(market.check(), "outcomes").reason == "learning", "late data is judged now"
-    # A day without decisions is skipped once a later day has been judged.
+    # After a later day was judged, a day without decisions is skipped.
     market.next += 1
     assert why(market.check(), "outcomes").reason == "no_decisions"
     market.live(1)
@@ -137,7 +137,7 @@ def test_no_decisions(market: Market) -> None:
     ("few", "groups"),
     [
         (lambda rows: rows.head(15), GROUPS),
-        # An incumbent with a small share of the users still logs the fields that its decisions are measured by.
+        # If only some users have the incumbent, the other decisions can be judged, but not those of the incumbent.
         (lambda rows: rows.assign(arm=rows["arm"].where(rows["user_id"].str[-1] == "7", "outside")), ("decisions",)),
     ],
     ids=["all", "incumbent"],
@@ -152,7 +152,7 @@ def test_too_few_users(few: Callable[[pd.DataFrame], pd.DataFrame], groups: Sequ
 
 
 def test_outcomes_missing(market: Market) -> None:
-    """A day with unknown outcomes is not a day without clicks."""
+    """A day whose outcomes are missing must not be judged as a day without clicks."""
     before = State.read(market.folder / STATE_FILE)
     for file in (market.log / "arrived" / "outcomes").rglob("*.parquet"):
         file.unlink()
@@ -165,7 +165,10 @@ def test_outcomes_missing(market: Market) -> None:
 
 
 def test_late_outcomes_delay_a_judgement_by_two_days(tmp_path: Path) -> None:
-    """With half of the outcomes, half of the gain seems lost: a delayed export would page for harm."""
+    """If half of the outcomes are uploaded late, half of the gain seems lost.
+
+    The judgement waits, because the alarm would be false.
+    """
     market = Market(tmp_path)
     market.live(8)
     market.check()
@@ -200,7 +203,7 @@ def test_another_incumbent_model_restarts_learning(tmp_path: Path) -> None:
 
 
 def test_future_times(market: Market) -> None:
-    """With a clock a century ahead, its decisions are missing from the period where they belong."""
+    """If a router's clock is a century ahead, its decisions are missing from the period in which they were made."""
     century = pd.Timedelta(36_525, "D")
     moved = newest(market)
     before, rows = moved.read_bytes(), pd.read_parquet(moved).drop(columns=["hour", "bucket"])
@@ -213,7 +216,7 @@ def test_future_times(market: Market) -> None:
     moved.write_bytes(before)
     newest(market).unlink()
     assert why(market.check(), "outcomes").reason == "learning"
-    # A few future times do not stop the judgement of the rest.
+    # A few decisions with future times must not stop the judgement of the others.
     upload(market.log, {"decision": ahead.head(6)})
     market.live(1)
     state = market.check()
@@ -242,7 +245,7 @@ def test_a_column_without_values_is_found_at_once(
 
 
 def test_a_column_that_lost_its_values_within_the_day(market: Market) -> None:
-    """Six hours of data are enough; the fault does not wait for the end of the day."""
+    """The loss is found from the values of the last six hours, before the end of the day."""
     market.live(1)
 
     def since_18(rows: pd.DataFrame) -> pd.DataFrame:
@@ -254,7 +257,7 @@ def test_a_column_that_lost_its_values_within_the_day(market: Market) -> None:
 
 
 def test_a_new_column(market: Market) -> None:
-    """A column that the model does not know is no fault until the data set's description names it."""
+    """A column that is new in the log is a fault only if the data set has it and the model does not."""
     edit(newest(market), in_context(weather="rain"))
     assert market.check().groups[COLUMNS].not_judged is None
     spec = market.watched.spec
@@ -329,7 +332,7 @@ def test_columns_of_a_challenger_are_judged_while_a_rule_decides(tmp_path: Path,
 
 @pytest.mark.parametrize("where", ["pathlib.Path.write_text", "monitoring.watch.check.measure"])
 def test_a_full_disk_is_a_failed_check(where: str, market: Market) -> None:
-    """A full disk, for the state or temporary files, is not reported as a fault of the log."""
+    """A full disk must not be reported as a fault of the log."""
     before = (market.folder / STATE_FILE).read_bytes()
     full = OSError(errno.ENOSPC, "No space left on device")
     with patch(where, side_effect=full), pytest.raises(OSError, match="No space left") as error:

@@ -1,4 +1,4 @@
-"""Measures of decisions and outcomes, compared with independent calculations; records that must not count."""
+"""Tests that the monitor's measures equal independent calculations, and leave out records that must not count."""
 
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,10 @@ def few_users(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Written(list[dict[str, Any]]):
-    """Decisions that count, with their outcomes; the written log contains many other records."""
+    """A log for the tests.
+
+    `decisions` and `outcomes` have only the records that count; the written log has many others.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -45,7 +48,8 @@ class Written(list[dict[str, Any]]):
             came = {kind: 0.0 for kind in (*SPEC.outcome_kinds, "cost")}
             counts = True
             what = rng.choice(["cancelled", "withdrawn", "overridden", "yesterday", "tomorrow", *["usual"] * 12])
-            if what == "withdrawn":  # a second record of the decision, before or after it
+            # The decision has a second record, which may be written before or after the first.
+            if what == "withdrawn":
                 taken_back = {**row, "withdrawn": True, "expose": False, "fallback_reason": "log"}
                 decisions += [row, taken_back][:: rng.choice([1, -1])]
                 row = taken_back
@@ -189,7 +193,7 @@ def test_ranking_of_exposures(tmp_path: Path) -> None:
     found = by_name(count(tmp_path))
     assert found["performance/mtorl-vs-frequency/challenger/auc"].value == pytest.approx(realised_auc(p, clicked))
     assert found["performance/mtorl-vs-frequency/challenger/expected_auc"].value == pytest.approx(expected_auc(p))
-    # Two clicks on one exposure are one success. Gains that are not binary, such as revenue, have no ranking here.
+    # Two clicks after one exposure count as one success. A gain that is not binary, such as revenue, has no ranking.
     one = int(np.flatnonzero(clicked)[0])
     write(tmp_path, decisions, [*clicks, outcome("again", f"d{one}", "click", 1.0)])
     assert by_name(count(tmp_path))["performance/mtorl-vs-frequency/challenger/auc"].value == pytest.approx(
@@ -201,7 +205,7 @@ def test_ranking_of_exposures(tmp_path: Path) -> None:
 
 
 def test_decisions_without_an_exposure_have_no_gain(tmp_path: Path) -> None:
-    """With an exhausted budget all day, the gain of refused decisions is unknown."""
+    """The budget is exhausted all day, so the gain of the refused decisions is unknown."""
     written = [
         decision(f"d{i}", i / 10, user_id=f"u{i}", expose=False, budget_exhausted=True, drawn_channel="search")
         for i in range(20)
@@ -224,7 +228,7 @@ def test_the_arms_with_most_decisions_are_measured(tmp_path: Path, monkeypatch: 
 
 
 def test_a_policy_without_expectations_or_features(tmp_path: Path) -> None:
-    """A platform's own rule logs its decision and nothing else."""
+    """The incumbent is a rule that logs its decisions, but neither expected rewards nor features."""
     nothing = {"expected_reward": None, "feature_hash": None, "model_digest": None, "propensity": None}
     nothing["state_distance"] = None
     write(tmp_path, [decision(f"d{i}", i / 10, user_id=f"u{i}", arm="incumbent", **nothing) for i in range(9)])

@@ -1,4 +1,4 @@
-"""A month of a market: no alarm while nothing is wrong, an alarm during a fault, and its end."""
+"""Tests of a month of a market: no alarm while it is healthy, and an alarm during a fault."""
 
 import shutil
 from dataclasses import replace
@@ -15,7 +15,7 @@ HEALTHY = 16  # days before each shift
 
 
 def test_a_healthy_month_has_no_alarms(tmp_path: Path) -> None:
-    """Click rates and devices differ at weekends, and each day has its own random factor."""
+    """The healthy market has other click rates and devices at weekends, and random differences between days."""
     market = Market(tmp_path)
     market.live(HEALTHY)
     for state in (market.check(), *market.nights(30 - HEALTHY)):
@@ -29,7 +29,7 @@ def gone_at_noon(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def test_an_exhausted_budget_is_a_ticket(tmp_path: Path) -> None:
-    """An exhausted budget that halves the clicks opens a ticket; any other harm at the same time still pages."""
+    """An exhausted budget halves the clicks, which opens a ticket. Other harm at the same time must still page."""
     market = Market(tmp_path, replace(DAYS, users_a_day=2_000))
     market.live(HEALTHY)
     market.check()

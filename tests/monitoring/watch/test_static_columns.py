@@ -1,4 +1,4 @@
-"""Drift of static user columns, which decisions log from the feature store, against the training sample."""
+"""Tests of drift in static user columns. Decisions log these columns from the feature store."""
 
 import json
 import zlib
@@ -44,19 +44,19 @@ def sample() -> TrainingSample:
 
 
 class Users(Market):
-    """A market whose decisions carry the static columns of their users from the feature store."""
+    """A market whose decisions log the static columns of their users."""
 
     @property
     def watched(self) -> Watched:
         return Watched(Lake.open(self.log), WITH_STATIC, lambda _: sample(), page="never")
 
     def day(self, change: Callable[[Static], Static] = dict, known: float = 1.0, of_unknown: Any = None) -> State:
-        """Write a day and check it.
+        """Write a day of decisions and check it.
 
         Args:
-            change: Maps a user's true columns to the columns in the store.
-            known: Share of users that the store contains.
-            of_unknown: Columns logged for the other users.
+            change: Maps the true columns of a user to the columns in the feature store.
+            known: Share of users that the feature store contains.
+            of_unknown: Columns that are logged for the other users.
         """
         self.live(1)
         file = max((self.log / "arrived" / "decisions").rglob("*.parquet"))
@@ -99,7 +99,9 @@ def test_a_column_missing_from_the_store_is_found_at_once(market: Users) -> None
 
 @pytest.mark.parametrize(("known", "judged"), [(0.5, 3), (0.0, 2)], ids=["newcomers", "nobody"])
 def test_users_missing_from_the_store_are_no_drift(known: float, judged: int, market: Users) -> None:
-    """Users missing from the store are neither a fault of the static columns nor of the request's columns."""
+    """If the feature store lacks users, their missing columns are not a fault, and the columns of the request are
+    judged.
+    """
     state = market.day(known=known, of_unknown={"age_group": None, "tenure_days": None} if known else {})
     assert state.groups["context"].not_judged is None and not state.alarms()
     assert len(state.streams["context/device"].past) == 3

@@ -1,4 +1,4 @@
-"""Months of monitoring: alarms end, lasting harm does not become normal, and noise and weekends rarely alarm."""
+"""Tests over months: an alarm lasts as long as its cause, and noise and weekends rarely cause one."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ OTHERS = (("outcomes", "", "gain_per_cost"), ("outcomes", "", "cost_per_exposure
 
 
 def live(values: Iterable[float], streams: dict[str, Stream], first: int = 0) -> list[bool]:
-    """Judge consecutive days of one measure; returns for each day whether an alarm was on."""
+    """Judge one measure on consecutive days; returns for each day whether its alarm was on."""
     stood = []
     for day, value in enumerate(values, first):
         judge(streams, [Measured(*OF_GAIN, value, 0.002, 1_000.0)], at(day))
@@ -54,7 +54,7 @@ def test_one_bad_day_does_not_page() -> None:
 
 @pytest.mark.parametrize("alike", [0.0, 0.5])
 def test_correlated_days_rarely_alarm(alike: float) -> None:
-    """Without a wider forecast, a day-to-day correlation of .5 caused an alarm every four months."""
+    """Even if the values of successive days are correlated, there is at most one false alarm a year."""
     rng, rung, years = np.random.default_rng(2), 0, 12
     for _ in range(years):
         noise, value = rng.normal(0.0, 0.05, 365), 0.0
@@ -67,17 +67,17 @@ def test_correlated_days_rarely_alarm(alike: float) -> None:
     assert rung <= years * (0.4 if not alike else 1.0)
 
 
-# ---- weekends that differ: no alarm, and no cover for a lasting loss
-
-
 def week(rng: np.random.Generator, day: int, se: float) -> tuple[float, float]:
-    """Return a day's gain per decision, a quarter lower at weekends, and its standard error."""
+    """Return the gain per decision of a day, and its standard error. At weekends, the gain is a quarter lower."""
     usual = 0.08 * (0.75 if day % 7 >= 5 else 1.0) * np.exp(rng.normal(0.0, 0.02))
     return usual + 0.08 * se * rng.normal(), 0.08 * se
 
 
 def days_until_harm(rng: np.random.Generator, healthy: int, se: float, hours: int = 24) -> int | None:
-    """Return the days until a loss of a fifth alarms, with two of three measures affected; None after six days."""
+    """Return after how many days an alarm fires if the gain drops by 20 %, or None if none fires within six days.
+
+    The drop affects two of three measures.
+    """
     streams: dict[str, Stream] = {}
     for day in range(healthy + 6):
         value, error = week(rng, day, se)
@@ -97,7 +97,10 @@ def days_until_harm(rng: np.random.Generator, healthy: int, se: float, hours: in
 
 @pytest.mark.parametrize(("healthy", "se", "share"), [(14, 0.026, 0.9), (14, 0.06, 0.3), (35, 0.06, 0.7)])
 def test_a_lasting_loss_of_a_fifth_is_found_despite_weekends(healthy: int, se: float, share: float) -> None:
-    """Uses the standard errors of 10,000 and 2,000 users a day; without weekdays in the forecast it was never found."""
+    """The standard errors are those of 10,000 and of 2,000 users a day.
+
+    The forecast must know the weekdays to find the loss.
+    """
     rng = np.random.default_rng(healthy)
     found = [days_until_harm(rng, healthy, se) is not None for _ in range(30)]
     assert np.mean(found) >= share
@@ -126,7 +129,7 @@ def test_weekends_rarely_alarm(missing: float) -> None:
 
 
 def test_the_weekday_of_a_day_is_that_of_its_start() -> None:
-    """A Sunday ends on Monday at midnight, in any time zone."""
+    """The period of a Sunday ends on Monday at midnight, but must count as a Sunday, in any time zone."""
     streams, rng = dict[str, Stream](), np.random.default_rng(4)
     east = datetime.fromisoformat("2026-01-05T09:00:00+09:00")
     for day in range(28):

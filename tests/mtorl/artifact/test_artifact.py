@@ -1,4 +1,6 @@
-"""A model artifact is complete, protected by checksums, loads without torch, and equals the trained network."""
+"""Tests that a model artifact is complete, has right checksums, loads without torch, and predicts like the trained
+network.
+"""
 
 import json
 import os
@@ -137,7 +139,7 @@ def test_a_loaded_artifact_equals_the_saved_policy(saved):
 
 
 def test_saving_logs_nothing(tmp_path, caplog):
-    """A pipeline step on a cluster would show the log messages of libraries."""
+    """Saving must not log the messages of libraries, because the log of a pipeline step would show them."""
     with caplog.at_level("INFO"):
         save(tmp_path / "artifact", trained_policy())
     assert caplog.records == []

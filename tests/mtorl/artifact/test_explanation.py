@@ -1,4 +1,4 @@
-"""Attributions are exact for a network with a known formula, also for empty histories and windows that begin midway."""
+"""Tests that attributions are exact for a network with a known formula, also for empty histories."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +23,10 @@ MINUTE = 60_000_000
 
 
 def journey(clicks: list[float], spec: DatasetSpec = SPEC, present: float = 99.0) -> Instance:
-    """Returns the window after touchpoints with these clicks, on alternating channels, at minutes 0, 1, 2 ..."""
+    """Returns the window of a user after touchpoints with these clicks.
+
+    The touchpoints are a minute apart, on alternating channels.
+    """
     k = len(clicks)
     history: dict[str, Any] = {
         "hist_channel": [spec.channels[i % 2] for i in range(k)],
@@ -36,7 +39,9 @@ def journey(clicks: list[float], spec: DatasetSpec = SPEC, present: float = 99.0
 
 
 class Additive:
-    """A network with reward 0.1 + 0.05 per click on every channel. Its first logit is the number of touchpoints."""
+    """A network with a simple formula: the reward is 0.1 plus 0.05 per click, and the first logit counts the
+    touchpoints.
+    """
 
     def __init__(self) -> None:
         self.calls: list[int] = []

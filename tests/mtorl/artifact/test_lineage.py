@@ -1,4 +1,4 @@
-"""A model's lineage survives a round trip through its file, and an error names an invalid file."""
+"""Tests that a model's lineage can be written and read back, and that an invalid file is named in the error."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Runs each test on one thread, because with more threads, models this small take twice as long."""
+"""Runs each test on one thread. With several threads, such small models take twice as long."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Each baseline learns the pattern of a small log, predicts for every channel, and stops by validation."""
+"""Tests that each baseline learns the pattern of a small log, predicts for every channel, and stops early."""
 
 from dataclasses import replace
 from types import ModuleType
@@ -35,7 +35,8 @@ def test_markov_counts_transitions():
     train = windows([*journey("a", "sss"), *journey("b", "oso")])
     encoder = Encoder.fit(train, SPEC)
     fitted = markov.fit(train, train, encoder, seed=0)
-    # Counts: after search, 2 search and 1 social; after social, 1 search; at the start, 1 of each. Each is raised by 1.
+    # Transitions in the log: search-search 2, search-social 1, social-search 1, start-search 1, start-social 1.
+    # 1 is added to each count.
     expected = np.array([[3, 2], [2, 1], [2, 2]], dtype=float)
     np.testing.assert_allclose(np.exp(fitted.logits_SC), expected / expected.sum(axis=1, keepdims=True))
     logits_BC, reward_BC, cost_BC = fitted.predict(train)
@@ -59,7 +60,7 @@ def test_every_baseline_learns_the_sticky_channel_and_answers_for_all_channels(b
     targets = LoggedTargets(logged.channel_B, logged.reward_B, np.arange(len(test)))
     metrics = evaluate(logits_BC, reward_BC, targets, 0, resamples=2)
     assert metrics["action_auc"] > 0.8
-    # A Decision Transformer imitates the best journeys of a log, not the whole log.
+    # A Decision Transformer imitates only the best journeys of a log, so its loss on all journeys is larger.
     assert metrics["action_logloss"] < 0.36 or baseline is decision_transformer
     if baseline in WITHOUT_REWARD:
         np.testing.assert_allclose(reward_BC, labels(train, encoder).reward_B.mean())
@@ -113,7 +114,8 @@ def test_repeat_last_counts_repetitions():
     train = windows([*journey("a", "ssS"), *journey("b", "oSs"), *journey("c", "o")])
     encoder = Encoder.fit(train, SPEC)
     logits_BC, reward_BC, cost_BC = repeat_last.fit(train, train, encoder, seed=0).predict(train)
-    stay = (3 + 1) / (4 + 2)  # search after search three times, search after social once
+    # Search follows search three times, and it follows social once.
+    stay = (3 + 1) / (4 + 2)
     start_C = np.array([5 + 1, 2 + 1]) / (7 + 2)
     expected = [start_C, [stay, 1 - stay], [stay, 1 - stay], start_C, [1 - stay, stay], [stay, 1 - stay], start_C]
     np.testing.assert_allclose(np.exp(logits_BC), expected)
@@ -147,7 +149,7 @@ def test_linear_models_choose_their_regularisation(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_reward_may_be_a_fraction():
-    """The reward is revenue relative to its maximum: .25 on search, .75 on social."""
+    """The reward is the revenue divided by its maximum: 0.25 for search and 0.75 for social."""
     spec = SPEC.replace(reward=SPEC.reward.replace(gain="revenue"))
     earned = {"search": 1.0, "social": 3.0}
     rows = [{**row, "revenue": earned[row["channel"]]} for row in sticky_log(users=100)]

@@ -1,4 +1,4 @@
-"""The channel-frequency incumbent learns smoothed tables by segment, and has the challenger's outputs."""
+"""Tests that the channel-frequency incumbent learns smoothed tables by segment, with all outputs."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The loss of each learned baseline has the terms of its paper, which cause the expected behaviour."""
+"""Tests that the loss of each learned baseline has the terms of its paper, and leads to the expected behaviour."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from mtorl.baselines.learning import Step, Transitions
 from mtorl.window.encoder import Encoder
 from tests.mtorl.baselines.tiny_log import SPEC, journey, sticky_log, windows
 
-# Two states, three channels: Q(0, .) = (1, 5, 2), Q(1, .) = (4, 3, 0). State 0 leads to state 1, which is terminal.
+# There are two states and three channels. State 0 is followed by state 1, which is the last.
 STATE = torch.eye(2)
 STEP = Step(STATE, torch.tensor([0, 1]), torch.tensor([0.5, 1.0]), STATE.flip(0), torch.tensor([1.0, 0.0]))
 
@@ -24,11 +24,12 @@ def table(rows: list[list[float]]) -> torch.nn.Module:
 
 
 Q = [[1.0, 5.0, 2.0], [4.0, 3.0, 0.0]]
-SLOW = [[9.0, 9.0, 9.0], [0.25, 7.0, 8.0]]  # the slow copy of Q, with other values
+# The slow copy of Q, which has other values.
+SLOW = [[9.0, 9.0, 9.0], [0.25, 7.0, 8.0]]
 
 
 def test_cql_is_double_q_learning_and_a_conservative_term(monkeypatch: pytest.MonkeyPatch):
-    # State 0 leads to state 1. There Q prefers channel 0, to which the slow copy gives .25. State 1 is terminal.
+    # In state 1, Q prefers channel 0, and the slow copy has the value 0.25 there. After state 1 the journey ends.
     gaps = np.array([1 - (0.5 + cql.GAMMA * 0.25), 3 - 1.0])
     term = np.mean([np.log(np.exp(Q[0]).sum()) - 1, np.log(np.exp(Q[1]).sum()) - 3])
     monkeypatch.setattr(cql, "ALPHA", 0.7)
@@ -42,7 +43,7 @@ def test_an_expectile_is_above_the_mean():
     best = {
         tau: at[torch.stack([iql.expectile_loss(value_B - v, tau) for v in at]).argmin()].item() for tau in (0.5, 0.9)
     }
-    # tau (1 - v) = 3 (1 - tau) v
+    # The minimum v fulfils tau (1 - v) = 3 (1 - tau) v.
     assert best == pytest.approx({0.5: 0.25, 0.9: 0.9 / 1.2}, abs=2e-3)
 
 
@@ -52,7 +53,8 @@ def test_iql_uses_only_logged_actions():
     critics.v = table([[2.0], [3.0]])
     target = iql.TwinQ(2, 3)
     target.networks = torch.nn.ModuleList([table(SLOW), table([[0.5, 0.0, 0.0], [0.0, 9.0, 0.0]])])
-    slow = np.array([0.5, 7.0])  # the smaller of two values at the logged action
+    # For each state, the smaller of the two values of the logged action.
+    slow = np.array([0.5, 7.0])
     y = np.array([0.5 + iql.GAMMA * 3, 1.0])
     gap = slow - np.array([2.0, 3.0])
     expectile = np.mean([(1 - iql.EXPECTILE) * gap[0] ** 2, iql.EXPECTILE * gap[1] ** 2])
@@ -60,7 +62,7 @@ def test_iql_uses_only_logged_actions():
     loss = iql.critics_loss(critics, target, STEP)
     assert loss.item() == pytest.approx(expectile + squares, rel=1e-5)
     torch.autograd.backward(loss)
-    # The gradient is only that of the expectile: Q's loss must not reach V.
+    # V must get its gradient only from the expectile loss, and none from the loss of Q.
     assert critics.v.weight.grad[0].tolist() == pytest.approx(
         [-(1 - iql.EXPECTILE) * gap[0], -iql.EXPECTILE * gap[1]], rel=1e-5
     )
@@ -76,7 +78,8 @@ def test_advantages_weigh_the_policy_up_to_a_bound(monkeypatch: pytest.MonkeyPat
 
 
 def test_bcq_looks_ahead_only_to_allowed_channels():
-    # In state 1, the imitation rules out channel 0. Of the others, Q prefers channel 1, to which the slow copy gives 7.
+    # In state 1, the imitation excludes channel 0. Among the others, Q prefers channel 1, where the slow copy has the
+    # value 7.
     imitation = table([[0.0, 0.0, 0.0], [-3.0, 1.0, 1.0]])
     loss = bcq.constrained_loss(table(Q), imitation, table(SLOW), STEP)
     gaps = np.array([1 - (0.5 + bcq.GAMMA * 7), 3 - 1.0])
@@ -86,7 +89,7 @@ def test_bcq_looks_ahead_only_to_allowed_channels():
 
 
 def test_bcq_never_picks_a_channel_below_the_threshold(monkeypatch: pytest.MonkeyPatch):
-    """Social is used a tenth of the time and earns clicks. Search is used most and earns none."""
+    """Social is used in a tenth of the rows and gets clicks. Search is used in the other rows and gets none."""
     random = np.random.default_rng(0)
     rows = [
         {"user_id": f"u{i}", "channel": channel, "click": int(channel == "social")}

@@ -1,4 +1,4 @@
-"""A small data set of two channels for the tests of the baselines, written as rows or as strings of letters."""
+"""A small data set with two channels for the tests of the baselines. Tests write a log as rows or as a string."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ SPEC = DatasetSpec.from_dict(yaml.safe_load(DESCRIPTION))
 
 
 def steps(rows: list[dict[str, Any]]) -> pa.Table:
-    """Returns a table of rows that are in time order. Columns that a row does not name have a default."""
+    """Returns a table with these rows, which are in order of time. Columns that a row lacks get a default value."""
     base = {"click": 0, "conversion": 0, "revenue": 0.0, "cost": 1.0, "hour": 8.0, "device": "tv", "age": None}
     filled = [{**base, **row, "timestamp": 1_700_000_000_000_000 + i * 60_000_000} for i, row in enumerate(rows)]
     filled.sort(key=lambda row: row["user_id"])
@@ -32,7 +32,7 @@ def windows(rows: list[dict[str, Any]], spec: DatasetSpec = SPEC) -> WindowBatch
 
 
 def journey(user: str, letters: str, **more: Any) -> list[dict[str, Any]]:
-    """Returns a touchpoint per letter: s for search, o for social. A capital letter means a click."""
+    """Returns one touchpoint per letter: "s" for search, "o" for social. A capital letter means a click."""
     names = {"s": "search", "o": "social"}
     return [
         {"user_id": user, "channel": names[letter.lower()], "click": int(letter.isupper()), "cost": i + 1.0, **more}
@@ -41,7 +41,10 @@ def journey(user: str, letters: str, **more: Any) -> list[dict[str, Any]]:
 
 
 def sticky_log(users: int = 300, seed: int = 0) -> list[dict[str, Any]]:
-    """Users mostly stay on a channel. Search right after search is often clicked. Social costs 5, search 1."""
+    """Returns a log whose users mostly stay on a channel.
+
+    A touchpoint on search that follows another one on search is often clicked. Social costs 5, and search costs 1.
+    """
     random = np.random.default_rng(seed)
     rows = []
     for user in range(users):

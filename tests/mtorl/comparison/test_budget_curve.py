@@ -1,4 +1,4 @@
-"""The share of all gain that a share of the cost buys: better rules gain more, and intervals cover the true share."""
+"""Tests of the budget curve, the share of all gain that can be bought with a share of all cost."""
 
 import numpy as np
 import pytest
@@ -34,11 +34,12 @@ def test_better_rules_gain_more():
 
 
 def test_three_eighths_of_the_cost_by_hand():
-    # Eight exposures of cost 1, and a budget for three of them. The rules differ because predicted costs differ.
+    # Eight exposures cost 1 each, and the budget is enough for three. The rules order them by different predictions.
     gain_pred, cost_pred = [8, 7, 6, 5, 4, 3, 2, 1], [9, 1, 1, 5, 0.5, 5, 5, 5]
     gain = [1, 1, 0, 1, 0, 1, 0, 0]
     (row,) = curve(gain_pred, cost_pred, gain, np.ones(8), shares=[0.375])
-    assert row["mtorl"] == 0.25  # chooses the fifth, second and third, with 8, 7 and 6 of gain per cost
+    # The rule chooses the fifth, second and third exposure, whose predicted gains per cost are 8, 7 and 6.
+    assert row["mtorl"] == 0.25
     assert row["predicted_gain"] == 0.5
     assert row["cheapest"] == 0.25
     assert row["oracle"] == 0.75
@@ -62,7 +63,7 @@ def test_free_exposures_are_taken_first():
 
 
 def test_with_negative_gains_a_good_rule_gains_more_than_all_exposures():
-    """Four exposures of equal cost gain 4, 3, -1 and -2. A free one gains -3. All of them together gain 1."""
+    """Four exposures with equal costs gain 4, 3, -1 and -2, and a free one gains -3. Together they gain only 1."""
     (row,) = curve([4, 3, -1, -2, -3], [1.0, 1, 1, 1, 0], [4, 3, -1, -2, -3], [1.0, 1, 1, 1, 0], shares=[0.5])
     assert row["mtorl"] == row["oracle"] == 7.0
     (loss,) = curve([4, 3], [1.0, 1], [-4, 3], [1.0, 1], shares=[0.5])

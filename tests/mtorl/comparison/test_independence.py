@@ -1,4 +1,4 @@
-"""The independence test rarely raises a false alarm, finds planted dependences, and computes exact moments."""
+"""Tests that the independence test rarely gives a false alarm, finds dependences, and computes exact moments."""
 
 import json
 
@@ -16,7 +16,7 @@ TEXT = {"device": ["mobile", "desktop"], "placement": ["feed", "story"], "age_gr
 
 
 def log(users: int = 300, steps: int = 12, seed: int = 0) -> pd.DataFrame:
-    """Returns a log whose channels are drawn independently of all other columns."""
+    """Returns a log whose channels do not depend on any other column."""
     random = np.random.default_rng(seed)
     rows = users * steps
     hours = np.cumsum(random.exponential(5.0, size=(users, steps)), axis=1)
@@ -61,12 +61,13 @@ def test_an_urn_is_independent():
     }  # fmt: skip
     assert train["user"]["levels"] == 100 and train["user"]["df"] == 198
     assert train["user"]["chi2_per_df"] == pytest.approx(1.0, abs=0.3)
-    assert train["previous channel"]["levels"] == 4  # three channels, and the start of a journey
+    # The levels are the three channels and the start of a journey.
+    assert train["previous channel"]["levels"] == 4
     json.dumps(result, allow_nan=False)
 
 
 def test_false_alarms_are_as_rare_as_promised():
-    """Few touchpoints per user and a rare channel: the sparsest tables."""
+    """The log has few touchpoints per user and a rare channel, so its tables are as sparse as possible."""
     alarms = [not judge(log(users=90, steps=6, seed=seed))["independent"] for seed in range(100)]
     assert np.mean(alarms) <= 0.1
 
@@ -75,7 +76,7 @@ def before(frame: pd.DataFrame, column: str) -> pd.Series:
     return frame.groupby("user_id")[column].shift()
 
 
-PLANTED = {  # conditions; half of the rows that meet one get channel c
+PLANTED = {  # Conditions. Half of the rows that fulfil a condition get the channel c.
     "previous channel": lambda frame: before(frame, "channel") == "c",
     "previous click": lambda frame: before(frame, "click") == 1,
     "previous cost": lambda frame: before(frame, "cost") > frame["cost"].quantile(0.85),
@@ -101,7 +102,7 @@ def test_a_planted_dependence_is_found_and_named(against):
 
 
 def test_outcomes_of_the_same_touchpoint_do_not_count_as_dependence():
-    """A click depends on the channel that received it. This is no evidence about the choice of the channel."""
+    """A click depends on the channel of its own touchpoint, which says nothing about how the channel was chosen."""
     frame = log(users=600)
     frame["click"] = ((frame["channel"] == "c") | (frame["click"] == 1)).astype(int)
     assert judge(frame)["independent"]

@@ -1,4 +1,4 @@
-"""Touchpoints for drift tests. The rows of a user resemble each other, as in real logs."""
+"""Touchpoints for drift tests. As in real logs, the rows of one user are similar to each other."""
 
 import numpy as np
 import pandas as pd

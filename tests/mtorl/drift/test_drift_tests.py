@@ -1,4 +1,4 @@
-"""Drift scores equal Evidently's, and are computed in one pass."""
+"""Tests that drift scores equal those of Evidently, and that one pass computes the scores of many periods."""
 
 import numpy as np
 import pandas as pd

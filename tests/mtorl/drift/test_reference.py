@@ -1,4 +1,6 @@
-"""Samples of a log contain each touchpoint with equal probability and whole users, and repeated draws are equal."""
+"""Tests of samples from a log: each touchpoint is equally likely, users are complete, and the same draw gives the same
+rows.
+"""
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,7 @@ LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 
 
 def users_of(lengths: list[int], prefix: str = "u") -> pd.Series:
-    """Returns a user id per touchpoint, for users with journeys of these lengths in sequence."""
+    """Returns the user id of each touchpoint, for users with journeys of these lengths."""
     return pd.Series(np.repeat([f"{prefix}{i}" for i in range(len(lengths))], lengths))
 
 
@@ -49,7 +51,7 @@ def test_a_sample_has_whole_users_up_to_a_number_of_rows(lengths: list[int], row
     assert len(kept) == frame["user_id"].isin(kept["user_id"].unique()).sum()
     shuffled = frame.sample(frac=1, random_state=1)
     assert sample_users(shuffled, rows).index.sort_values().equals(kept.index)
-    # Sampling shard by shard gives the same rows as sampling all shards together.
+    # Sampling each shard first and then all samples together must give the same rows as sampling the whole log.
     first = frame["user_id"].isin([f"u{i}" for i in range(cut)])
     parts = pd.concat([sample_users(frame[first], rows), frame[~first]])
     assert sample_users(parts, rows).index.sort_values().equals(kept.index)

@@ -1,4 +1,4 @@
-"""A small bandit with known true values, and its log of touchpoints or of opportunities."""
+"""A small bandit whose true values are known, and logs of it with touchpoints or opportunities."""
 
 import numpy as np
 
@@ -8,7 +8,8 @@ from mtorl.evaluation.value_difference import value_difference
 
 C = 3
 COST = np.array([1.0, 0.5, 2.0])
-GAIN = np.array([[0.30, 0.10, 0.35], [0.05, 0.20, 0.10]])  # gain probability by kind of user and channel
+# Probability of a gain, by kind of user and channel.
+GAIN = np.array([[0.30, 0.10, 0.35], [0.05, 0.20, 0.10]])
 LOGGING = np.array([[0.5, 0.3, 0.2], [0.3, 0.3, 0.4]])
 CHALLENGER = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]])
 INCUMBENT = np.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]])
@@ -32,7 +33,10 @@ def on_log(policy: np.ndarray, kind: np.ndarray, expose: np.ndarray | None = Non
 
 
 def true_value(policy: np.ndarray, expose: np.ndarray, budget_share: float) -> float:
-    """Computes the true value as a plain mean, because both kinds of users are equally common, with equal journeys."""
+    """Returns the true value of a policy with a budget.
+
+    It is a plain mean, because both kinds of users are equally frequent and have equally long journeys.
+    """
     gain, cost = (policy * expose * GAIN).sum(1).mean(), (policy * expose * COST).sum(1).mean()
     budget = budget_share * (LOGGING * COST).sum(1).mean()
     return gain * min(1.0, budget / cost)
@@ -49,7 +53,7 @@ SHOW = np.array([[1.0, 0.2, 0.0], [0.5, 1.0, 0.2]])
 
 
 def opportunities(users: int, seed: int, show: np.ndarray = SHOW) -> tuple[np.ndarray, LoggedRows]:
-    """Returns the same bandit with a log in which only some draws are exposed."""
+    """Returns the same bandit, with a log in which only some of the drawn channels are exposed."""
     kind, log = bandit(users, seed)
     probability = show[kind, log.channel_B]
     exposed = np.random.default_rng(seed + 1).random(len(kind)) < probability
@@ -59,6 +63,6 @@ def opportunities(users: int, seed: int, show: np.ndarray = SHOW) -> tuple[np.nd
 
 
 def models(kind: np.ndarray, *errors: float) -> list[ExpectedOutcomes]:
-    """Returns one model per error. It forecasts each gain as its true mean plus the error."""
+    """Returns one model for each error. A model predicts the true mean gain plus its error."""
     costs = np.broadcast_to(COST, GAIN[kind].shape)
     return [ExpectedOutcomes(GAIN[kind] + error, costs) for error in errors]

@@ -1,4 +1,4 @@
-"""Users in many segments whose observed means differ only by chance, so that the best-looking segments disappoint."""
+"""Users in many segments that differ only by chance, so that the segments that look best are not really better."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RATE, EXPLORED, MOVED = 0.1, 0.05, 0.2
 
 @dataclass(frozen=True)
 class Decisions:
-    """Decisions of a policy that nearly always draws the first channel."""
+    """Decisions of a policy that draws the first channel in nearly all rows."""
 
     user: np.ndarray
     segment: np.ndarray
@@ -34,12 +34,12 @@ class Decisions:
         return Decisions(*(column[rows] for column in vars(self).values()))
 
     def expected(self, table: np.ndarray) -> ExpectedOutcomes:
-        """Returns the forecasts of a table of means by segment and channel."""
+        """Returns predictions for each decision, taken from a table of mean gains per segment and channel."""
         return ExpectedOutcomes(table[self.segment], np.ones((len(self.user), CHANNELS)))
 
 
 def doubted_log(users: int, seed: int, lift: float) -> Decisions:
-    """Returns decisions of users. In every segment, the second channel gains `lift` more than the first."""
+    """Returns decisions in which, in every segment, the second channel gains `lift` more than the first channel."""
     random = np.random.default_rng(seed)
     user = np.repeat(np.array([f"{seed}-{i}" for i in range(users)], dtype=object), DECISIONS)
     segment = random.integers(SEGMENTS, size=len(user))
@@ -50,7 +50,10 @@ def doubted_log(users: int, seed: int, lift: float) -> Decisions:
 
 
 def means(of: Decisions, prior: float) -> np.ndarray:
-    """Returns the mean gain by segment and channel, shrunk to the channel's mean with the weight of `prior` rows."""
+    """Returns the mean gain per segment and channel.
+
+    Each mean is shrunk towards the mean of its channel, as if `prior` more rows had that mean.
+    """
     count, gain = np.zeros((SEGMENTS, CHANNELS)), np.zeros((SEGMENTS, CHANNELS))
     np.add.at(count, (of.segment, of.channel), 1.0)
     np.add.at(gain, (of.segment, of.channel), of.gain)
@@ -58,7 +61,7 @@ def means(of: Decisions, prior: float) -> np.ndarray:
 
 
 def best_looking(table: np.ndarray) -> np.ndarray:
-    """Returns the channel of each segment: the second one in the segments where it looks best."""
+    """Returns the channel for each segment: the second channel where it looks best, otherwise the first."""
     most = np.argsort(table[:, 0] - table[:, 1])[: int(MOVED * SEGMENTS)]
     return np.isin(np.arange(SEGMENTS), most).astype(int)
 

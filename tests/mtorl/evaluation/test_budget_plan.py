@@ -1,4 +1,4 @@
-"""A budget plan replays the windows of serving, and its parts add up."""
+"""Tests that a budget plan replays the windows as they were served, and that the parts of a plan add up."""
 
 import json
 from types import SimpleNamespace
@@ -26,7 +26,10 @@ HOUR_US = 3_600_000_000
 
 
 def model(tired: float = 0.5) -> Any:
-    """Returns a model whose gain depends on hour and channel, and falls by `tired` with each earlier exposure."""
+    """Returns a model whose predicted gain depends on the hour and the channel.
+
+    With each earlier exposure, the gain is multiplied by `tired`.
+    """
 
     def forecast(batch: WindowBatch) -> Forecast:
         last = np.cumsum(batch.length_B) - 1
@@ -41,7 +44,7 @@ def model(tired: float = 0.5) -> Any:
 
 
 def decisions(users: int = 60, turns: int = 5, seed: int = 0) -> pd.DataFrame:
-    """Returns an arm's decisions for users without a past. A third of the decisions is exposed."""
+    """Returns decisions of an arm for users without a past. A third of the decisions are exposed."""
     random, rows = np.random.default_rng(seed), []
     for user, turn in np.ndindex(users, turns):
         at, campaign = (user * 7 + turn * 31) * HOUR_US, f"c{user % 2}"

@@ -1,4 +1,4 @@
-"""The expected AUC of unknown outcomes equals the mean AUC of realised outcomes."""
+"""Tests that the expected AUC, computed before the outcomes are known, is the mean AUC of simulated outcomes."""
 
 import math
 
@@ -23,7 +23,8 @@ def test_ties_and_nothing_to_rank() -> None:
     assert expected_auc(np.full(100, 0.2)) == pytest.approx(0.5)
     assert realised_auc(np.full(4, 0.2), [0, 1, 0, 1]) == pytest.approx(0.5)
     assert expected_auc([0.0, 1.0]) == 1.0
-    assert expected_auc([0.1, 0.1, 0.9, 0.9]) == pytest.approx(0.9)  # 81 % of the pairs are in order, 18 % are ties
+    # 81 % of the pairs are in the right order, and 18 % are ties.
+    assert expected_auc([0.1, 0.1, 0.9, 0.9]) == pytest.approx(0.9)
     for nothing in ([], [0.0, 0.0], [1.0, 1.0]):
         assert math.isnan(expected_auc(nothing))
     assert math.isnan(realised_auc([], [])) and math.isnan(realised_auc([0.1, 0.2], [0, 0]))

@@ -1,4 +1,4 @@
-"""The bounds of forecast errors hold for each arm and for the difference of two arms."""
+"""Tests of the bounds on forecast errors, for each arm and for the difference of two arms."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The gate makes the right decision for each estimate, and names the reason."""
+"""Tests that the gate makes the right decision for each estimate, and gives the right reason."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from tests.mtorl.evaluation.bandit import CHALLENGER, EXPOSE, INCUMBENT, SHOW, e
 
 
 def test_the_gate_refuses_a_policy_that_the_log_can_not_value() -> None:
-    """Importance weights can have a mean of one although the log never shows some of the policy's actions."""
+    """Importance weights can have a mean of 1 even if the log never shows some of the policy's actions."""
     kind, log = opportunities(3000, 5)
     everything = np.ones_like(EXPOSE)
     value = value_difference(on_log(CHALLENGER, kind, everything), on_log(INCUMBENT, kind, SHOW > 0), log, 0.5, 0)
@@ -47,7 +47,8 @@ def found(difference: float, low: float, high: float, value: float = 1.0) -> dic
         ((0.03, 0.01, 0.05), "promote", "promote"),
         ((0.03, -0.0199, 0.08), "reject", "promote"),
         ((0.03, -0.0201, 0.08), "reject", "experiment"),
-        ((0.03, -0.0199, 0.08, 0.5), "reject", "experiment"),  # the margin is a share of the value
+        # The margin is a share of the value, and this value is smaller.
+        ((0.03, -0.0199, 0.08, 0.5), "reject", "experiment"),
         ((0.0, -0.001, 0.001), "reject", "reject"),
         ((-0.001, -0.01, 0.2), "reject", "reject"),
         ((math.nan, math.nan, math.nan), "reject", "reject"),
@@ -72,7 +73,7 @@ def test_external_incumbents_must_be_beaten_and_own_models_matched(
 
 @pytest.mark.parametrize("margin", [2.0, -0.02, math.nan])
 def test_a_margin_is_a_share(margin: float) -> None:
-    """A margin of 2, meant as 2 %, would promote nearly any challenger."""
+    """If a user writes 2 and means 2 %, the gate would promote nearly any challenger. Such a margin is an error."""
     evaluation = {"value": found(0.03, -0.5, 0.6), "incumbent_is": "own_model", "valued_on": "opportunities"}
     with pytest.raises(InputError, match="margin"):
         gate_report(evaluation, margin=margin)
@@ -104,8 +105,10 @@ def test_certain_losses_never_pass_and_certain_gains_always_do(
         ({"rows": 2_000, "ess": {"challenger": 101.0, "incumbent": 500.0}}, "promote"),
         ({"rows": 2_000, "ess": {"challenger": 99.0, "incumbent": 500.0}}, "reject"),  # below 100
         ({"rows": 2_000, "ess": {"challenger": 5_000.0, "incumbent": 50.0}}, "reject"),
-        ({"rows": 1_000_000, "ess": {"challenger": 9_000.0, "incumbent": 9_000.0}}, "reject"),  # under 1 %
-        ({"users": 19}, "reject"),  # for any number of rows
+        # less than 1 % of the rows
+        ({"rows": 1_000_000, "ess": {"challenger": 9_000.0, "incumbent": 9_000.0}}, "reject"),
+        # too few users, however many rows there are
+        ({"users": 19}, "reject"),
     ],
 )
 def test_the_gate_requires_enough_users_and_effective_rows(changed, decision):

@@ -59,7 +59,8 @@ def test_training_users_are_refused_or_left_out(made):
     with raises(KnownUsersError, messages.KNOWN_USERS, users=400):
         evaluate_artifact(artifact, both, stored_in(artifact), seed=0, only_new=False)
     found = evaluate_artifact(artifact, both, stored_in(artifact), seed=0, only_new=True)
-    tested = log[split == "test"]  # validation users are left out, because training used them, too
+    # Validation users are left out, too, because training used them to decide when to stop.
+    tested = log[split == "test"]
     assert found["data"]["rows"] == len(tested)
     assert found["data"]["left_out_users"] == log.loc[split != "test", "user_id"].nunique()
     alone = evaluate_artifact(artifact, table(tested), stored_in(artifact), seed=0, only_new=False)
@@ -78,7 +79,7 @@ def test_figures_are_json_and_compared_with_the_yardstick(made):
     assert value["not_evaluable"] is None  # the log contains propensities
     low, high = value["importance_weights"]["mean_weight_ci"]
     assert low < 1 < high
-    # The rule exposes less, so it gains less than always exposing.
+    # The decision rule does not always expose, so it gains less than a policy that always exposes.
     assert found["value"]["model: decision rule"]["estimates"]["snips"]["value"] < value["estimates"]["snips"]["value"]
     assert found["spend"]["lightgbm"] == pytest.approx(found["spend"]["model"], rel=0.02), "each has its own price"
     worth = {name.partition(", always")[0]: one["estimates"]["dr"]["value"] for name, one in found["value"].items()}

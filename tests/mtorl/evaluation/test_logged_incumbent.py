@@ -1,4 +1,4 @@
-"""The value of an incumbent without an artifact, from its own decisions, is close to the truth of a small market."""
+"""Tests of the value of an incumbent without an artifact. It is estimated from the incumbent's own decisions."""
 
 import json
 from dataclasses import replace
@@ -26,13 +26,15 @@ from tests.mtorl.window.windows_folder import LOG, SPEC, STEPS, write_windows_fo
 C = len(SPEC.channels)
 AGES = sorted(LOG["age_group"].dropna().unique())[:2]
 COST = np.linspace(0.1, 0.4, C)
-CLICK = np.stack([np.linspace(0.3, 0.1, C), np.linspace(0.1, 0.35, C)])  # click probability by age group and channel
-EXPOSE = np.stack([np.linspace(1.0, 0.4, C), np.linspace(0.5, 0.9, C)])  # exposure probability of the drawn channel
+# Probability of a click, by age group and channel.
+CLICK = np.stack([np.linspace(0.3, 0.1, C), np.linspace(0.1, 0.35, C)])
+# Probability that the drawn channel is exposed.
+EXPOSE = np.stack([np.linspace(1.0, 0.4, C), np.linspace(0.5, 0.9, C)])
 RULES = "our-rules 2"
 
 
 def rule(best: int) -> np.ndarray:
-    """Returns probabilities that favour one channel per age group."""
+    """Returns the channel probabilities of a rule that prefers one channel in each of two age groups."""
     probs = np.full((2, C), 0.3 / C)
     probs[[0, 1], [best, C - 1 - best]] += 0.7
     return probs
@@ -51,7 +53,7 @@ def window(age: int) -> dict[str, Any]:
 def decisions(
     users: int, seed: int, arm: str = INCUMBENT, policy: str = RULES, draw: np.ndarray = DRAW
 ) -> pd.DataFrame:
-    """Returns a rule's decisions for users of both age groups, with their outcomes."""
+    """Returns the decisions of a rule, and their outcomes, for users of both age groups."""
     random = np.random.default_rng(seed)
     age = np.repeat(random.integers(2, size=users), rounds := random.integers(1, 9, size=users))
     taste = np.repeat(random.uniform(0.4, 1.6, size=users), rounds)
@@ -96,7 +98,10 @@ def evaluated(made: tuple[Path, Path], folder: Path, *logs: pd.DataFrame) -> dic
 
 
 def true_values(challenger: Path, price: float) -> dict[str, float]:
-    """Returns the clicks per decision of both policies, the challenger's thinned to the rule's spend."""
+    """Returns the clicks per decision of the rule and of the challenger.
+
+    The challenger shows fewer ads than it could, so that both spend the same.
+    """
     model = artifact.load(challenger)
     logits, reward, cost = model.predict(WindowBatch.from_instances([window(0), window(1)], SPEC))
     forecast = Forecast(logits, model.encoder.unreward(reward, cost), cost)

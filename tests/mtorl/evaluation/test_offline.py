@@ -1,4 +1,4 @@
-"""The offline evaluation reads a bounded part of a log, and equals a full evaluation if the log is small."""
+"""Tests that the offline evaluation reads only a part of a large log, and all of a small log."""
 
 import json
 from typing import Any

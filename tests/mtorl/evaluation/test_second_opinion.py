@@ -1,4 +1,4 @@
-"""A second opinion learns from users who neither shaped the challenger nor receive the opinion's forecasts."""
+"""Tests of the second opinion, a model that was trained on other users than the challenger and than it predicts for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from tests.mtorl.window.windows_folder import STEPS, write_windows_folder
 
 
 def decided(seed: int, lift: float, second: str, tested: int = 1500) -> bool:
-    """Whether the gate promotes a policy that moves the best-looking segments. Moving any segment gains `lift`."""
+    """Returns whether the gate promotes a policy that uses the second channel in the segments where it looks best.
+
+    The second channel gains `lift` more than the first in every segment.
+    """
     training, test = doubted_log(6000, seed, lift), doubted_log(tested, seed + 10_000, lift)
     own, other = means(training, 10.0), means(training, 30.0)
     policies = moved(best_looking(own), test), moved(np.zeros(len(own), dtype=int), test)
@@ -38,7 +41,10 @@ def decided(seed: int, lift: float, second: str, tested: int = 1500) -> bool:
 
 
 def test_a_policy_that_looks_best_by_chance_is_not_promoted() -> None:
-    """All channels are alike. Two tables from the same users share their noise, so they agree on wrong values."""
+    """All channels are equal.
+
+    Two tables learned from the same users have the same noise, so they agree on wrong values.
+    """
     seeds = range(60)
     assert np.mean([decided(seed, 0.0, "same users") for seed in seeds[:20]]) >= 0.5, "such an opinion promotes chance"
     assert np.mean([decided(seed, 0.0, "other users") for seed in seeds]) <= 0.05
@@ -81,7 +87,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, artifact.Artifa
 def test_a_second_opinion_learns_only_from_test_users(
     made: tuple[str, artifact.Artifact], monkeypatch: pytest.MonkeyPatch, most: float | None
 ) -> None:
-    """From a large log, the opinion learns from a sample of whole users, and forecasts for all of them."""
+    """With a large log, the second opinion is trained on a sample of whole users, and predicts for all users."""
     windows, model = made
     table = WindowTable.load(windows)
     monkeypatch.setattr("mtorl.evaluation.expected_outcomes.FEWEST_USERS", 2)

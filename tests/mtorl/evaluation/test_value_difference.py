@@ -1,4 +1,4 @@
-"""Off-policy estimates of the difference of two policies at equal budgets are right in a small known bandit."""
+"""Tests that off-policy estimates of the difference of two policies are right in a small bandit with known values."""
 
 import json
 
@@ -61,7 +61,7 @@ def test_the_logging_policy_has_the_logged_value():
 
 
 def test_higher_spend_alone_adds_no_value():
-    """Under a binding budget, a policy with twice the exposures, at the same gain per cost, has the same value."""
+    """With a limited budget, a policy that exposes twice as often, with the same gain per cost, has the same value."""
     kind, log = bandit(300, 0)
     half = np.random.default_rng(1).random(len(kind)) < 0.5
     thrifty = PolicyOnLog(LOGGING[kind], np.repeat(half[:, None], C, axis=1))
@@ -99,7 +99,8 @@ def test_values_are_right_if_exposures_depend_on_the_draw(error: float | None) -
     drawn = (LOGGING * COST).sum(axis=1).mean() if error is not None else (exposed * COST).sum() / exposed.sum()
     exposing = CHALLENGER * allowed
     gain, cost = (exposing * GAIN).sum(axis=1).mean(), (exposing * COST).sum(axis=1).mean()
-    true = gain * min(1.0, 0.5 * drawn / cost)  # without a model, only costs of possible exposures are known
+    # Without a model, costs are known only for exposures that the log can contain.
+    true = gain * min(1.0, 0.5 * drawn / cost)
     runs = []
     for seed in range(60):
         kind, log = opportunities(300, seed)
@@ -128,7 +129,10 @@ RARELY = np.array([[1.0, 1.0, 0.004], [0.004, 1.0, 1.0]])
 
 @pytest.mark.parametrize("errors", [(0.0, 0.0), (0.15, -0.15), (0.15, -0.05), (-0.05, 0.15), (0.1, 0.0)])
 def test_rare_exposures_are_left_to_forecasts(errors: tuple[float, float]) -> None:
-    """Forecasts reduce the variance, and the interval covers the truth if it lies between both models' forecasts."""
+    """Forecasts replace rare exposures, which reduces the variance.
+
+    The interval covers a truth between both forecasts.
+    """
     everything = np.ones_like(EXPOSE)
     true = true_value(CHALLENGER, everything, 100.0) - true_value(INCUMBENT, RARELY > 0.5, 100.0)
     runs, plain = [], []
@@ -140,7 +144,8 @@ def test_rare_exposures_are_left_to_forecasts(errors: tuple[float, float]) -> No
     left = CHALLENGER[0, 2] + CHALLENGER[1, 0]  # both kinds of users are equally likely
     covered = [run["difference_ci"][0] <= true <= run["difference_ci"][1] for run in runs]
     assert np.mean(covered) >= 0.9
-    if errors == (0.0, 0.0):  # identical models, so there is no second opinion
+    # The two models are identical, so there is no second opinion.
+    if errors == (0.0, 0.0):
         return
     assert {run["largest_weight"] for run in runs} <= {3.0, 5.0, 10.0, 20.0, 50.0}
     assert {run["largest_weight"] for run in plain} == {None}
@@ -155,7 +160,10 @@ def test_rare_exposures_are_left_to_forecasts(errors: tuple[float, float]) -> No
 
 
 def test_at_most_a_quarter_is_left_to_forecasts() -> None:
-    """Here, more than a quarter would be left, so weights are not bounded, although some weights are noisy."""
+    """More than a quarter of the value would come from forecasts.
+
+    In this case all rows are weighted, even noisy ones.
+    """
     kind, log = opportunities(300, 0, RARELY)
     rare = np.where(RARELY < 0.5, 0.8, 0.1)
     policies = on_log(rare, kind), on_log(INCUMBENT, kind, RARELY > 0.5)
@@ -166,7 +174,7 @@ def test_at_most_a_quarter_is_left_to_forecasts() -> None:
 @settings(max_examples=30)
 @given(st.floats(0.0, 4.0), st.floats(-1.0, 1.0), st.integers(0, 1000))
 def test_an_interval_is_valid_for_any_error_up_to_the_doubt(doubt: float, share: float, seed: int) -> None:
-    """Estimates are drawn from a normal distribution with the bias `share * doubt`."""
+    """The estimates are normally distributed with the bias `share * doubt`."""
     draws = np.append(0.0, np.random.default_rng(seed).normal(size=4000))
     estimates = np.random.default_rng(seed + 1).normal(doubt * share, 1.0, size=4000)
     for noise in (0.0, 1.0):
@@ -177,7 +185,10 @@ def test_an_interval_is_valid_for_any_error_up_to_the_doubt(doubt: float, share:
 
 
 def explored(random: np.random.Generator, rows: int, rate: float, real: float = 0.05) -> LoggedRows:
-    """Returns decisions with logged probability .025 and true probability `real / 2` of the second channel."""
+    """Returns decisions that logged the probability 0.025 for the second channel.
+
+    The true probability is `real / 2`.
+    """
     probs = np.tile([0.975, 0.025], (rows, 1))
     channel = (random.random(rows) < real / 2).astype(int)
     gain = (random.random(rows) < rate).astype(float)
@@ -187,7 +198,7 @@ def explored(random: np.random.Generator, rows: int, rate: float, real: float = 
 
 @pytest.mark.parametrize("rate", [0.1, 0.02, 0.005])
 def test_few_gains_do_not_prove_a_difference(rate: float) -> None:
-    """The policies have equal values. The gate must rarely promote, since the logged gains prove no difference."""
+    """Both policies have the same value, and there are few gains. The gate must rarely promote."""
     promoted = 0
     for seed in range(100):
         random, rows = np.random.default_rng(seed), 2000
@@ -240,7 +251,7 @@ def test_inconsistent_exposures_are_refused(exposed: list, probability: list, me
 
 
 def test_a_policy_far_from_the_log_is_rejected():
-    """All probability of the policy is on a channel that the log never shows for these rows."""
+    """The policy only uses a channel that the log never shows in these rows."""
     rows = 500
     probs = np.tile([0.0, 1.0], (rows, 1))
     far = PolicyOnLog(probs, np.ones((rows, 2), bool))

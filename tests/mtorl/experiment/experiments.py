@@ -1,4 +1,4 @@
-"""An experiment with a ramp, for tests of its events."""
+"""An experiment with a ramp, and events of its history, for tests."""
 
 from typing import Any, get_args
 
@@ -35,7 +35,10 @@ def made(**changes: Any) -> Experiment:
 
 
 def after(*happened: Any, file: Experiment | None = None) -> list[Event]:
-    """Returns a person's events, 10 s apart. Each word is a phase to move to, or else the kind of an event."""
+    """Returns events caused by a person, 10 s apart.
+
+    Each argument is a phase to which the experiment moves, or the kind of another event.
+    """
     events: list[Event] = []
     for what in happened:
         kind, to = ("move", what) if what in get_args(Phase) else (what, None)

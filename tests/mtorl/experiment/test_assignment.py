@@ -1,4 +1,4 @@
-"""Golden assignments are frozen, shares are exact, and an edit moves as few users as possible."""
+"""Tests that assignments never change between releases, that shares are exact, and that an edit moves few users."""
 
 import math
 from itertools import permutations
@@ -92,7 +92,7 @@ def test_invalid_shares_are_refused(shares: dict[str, float]) -> None:
 
 @pytest.fixture(scope="module")
 def clocks() -> NDArray[np.float64]:
-    """Returns the ring time of each arm's clock for each unit, at a rate of one."""
+    """Returns a random time for each user and arm, at which a clock of the arm rings. The first clock decides."""
     points = [[uniform(*KEY, arm, f"u{i}") for i in range(UNITS)] for arm in ARMS]
     return -np.log1p(-np.array(points)).T
 
@@ -103,7 +103,7 @@ def winners(clocks: NDArray[np.float64], shares: tuple[float, ...]) -> NDArray[n
 
 
 def expected_to_stay(a: tuple[float, ...], b: tuple[float, ...]) -> float:
-    """Returns the probability Jaccard index of two sets of shares (Moulton and Jiang 2018)."""
+    """Returns the share of users that keep their arm, the probability Jaccard index (Moulton and Jiang, 2018)."""
     both = [i for i in range(len(a)) if a[i] > 0 and b[i] > 0]
     return sum(1 / sum(max(a[j] / a[i], b[j] / b[i]) for j in range(len(a))) for i in both)
 
@@ -124,10 +124,12 @@ def test_shares_are_exact(clocks: NDArray[np.float64], shares: tuple[float, ...]
 @pytest.mark.parametrize(
     ("before", "after", "minimal"),
     [
-        ((0.5, 0.25, 0.25), (0.4, 0.3, 0.3), True),  # adjacent ranges of [0, 1) would move 21 % instead of 10 %
+        # With adjacent ranges of [0, 1), 21 % of the users would move instead of 10 %.
+        ((0.5, 0.25, 0.25), (0.4, 0.3, 0.3), True),
         ((0.95, 0.025, 0.025), (0.5, 0.25, 0.25), True),  # a larger stage
         ((0.95, 0.03, 0.02), (0.95, 0.03, 0.02), True),
-        ((0.5, 0.25, 0.25), (0.4, 0.25, 0.35), False),  # three different factors: some units also move via b
+        # The shares change by three different factors, so some users also move to arm b.
+        ((0.5, 0.25, 0.25), (0.4, 0.25, 0.35), False),
         ((0.5, 0.5, 0.0), (0.5, 0.25, 0.25), False),
     ],
 )

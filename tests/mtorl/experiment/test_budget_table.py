@@ -1,4 +1,4 @@
-"""A table of budgets equals budgets in the experiment file, each wrong cell is named, and the table is read once."""
+"""Tests of a table of budgets: it equals budgets in the experiment file, and an error names each wrong cell."""
 
 from io import BytesIO
 from pathlib import Path
@@ -124,7 +124,7 @@ def test_budgets_are_in_the_file_or_in_a_table(tmp_path: Path) -> None:
 
 
 def test_a_copy_keeps_the_experiment_and_its_budgets(tmp_path: Path) -> None:
-    """An edit of the user's table must not change the budgets of an active experiment."""
+    """When the user edits the table, the budgets of an active experiment must not change."""
     (tmp_path / "budgets.csv").write_text(CSV)
     (state := tmp_path / "state").mkdir()
     found = Experiment.load(file_of(tmp_path))
@@ -147,7 +147,7 @@ def test_a_reader_of_the_arms_needs_no_table(tmp_path: Path) -> None:
 
 
 def test_a_kill_switch_reads_no_table_again(tmp_path: Path, monkeypatch: Any) -> None:
-    """Counts calls, not time: neither rows nor their models are read again."""
+    """A kill switch must neither read the table again nor validate its rows again. The test counts the calls."""
     rows = "".join(f"c{number},*,200,day\n" for number in range(1000))
     (tmp_path / "budgets.csv").write_text(f"{HEAD},period\n{rows}")
     checked = []

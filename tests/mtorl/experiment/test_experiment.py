@@ -1,4 +1,4 @@
-"""Each wrong field of an experiment file is named; stages, kill switch and budgets have the documented effects."""
+"""Tests of the experiment file: an error names each wrong field, and stages, kill switch and budgets work."""
 
 import copy
 from collections import Counter
@@ -44,7 +44,10 @@ def make(**changes: Any) -> Experiment:
 
 
 def test_faults_name_fields_and_not_internals_of_the_library() -> None:
-    """Without an amount, the default factory of the budget's pacing fails as well. The user must not see that fault."""
+    """Without `amount`, the default of `pacing` cannot be computed either.
+
+    The user must see only the missing amount.
+    """
     with pytest.raises(ExperimentError) as refused:
         make(budgets=[{"campaign": "*", "channel": "*"}], alpha=7)
     assert "missing field 'amount'" in str(refused.value) and "default factory" not in str(refused.value)
@@ -136,7 +139,7 @@ def arms_and_places(experiment: Experiment) -> list[str]:
 
 
 def independent(one: list[str], other: list[str]) -> bool:
-    """Whether a chi-square test at 0.1 % finds no dependence."""
+    """Returns whether a chi-square test at the 0.1 % level finds no dependence."""
     table = pd.crosstab(pd.Series(one), pd.Series(other))
     return bool(chi2_contingency(table).pvalue > 0.001)
 
@@ -154,7 +157,7 @@ def test_two_layers_are_independent_even_with_one_salt(part: list[float]) -> Non
 
 
 def test_successive_experiments_are_independent_even_with_one_salt() -> None:
-    """The second experiment must not inherit the groups, and thus the history, of the first experiment."""
+    """The second experiment must not get the same groups of users, whom the first treated differently."""
     assert independent(arms_and_places(make(name="one")), arms_and_places(make(name="other")))
 
 
@@ -215,7 +218,10 @@ def test_a_budgets_day_follows_its_time_zone() -> None:
 
 
 def test_the_word_none_means_null() -> None:
-    """`kubectl apply` drops a null, so the default would replace it. The word `none` is kept."""
+    """`kubectl apply` removes a null, and then the default would be used.
+
+    The word `none` has the meaning of null instead.
+    """
     budget = {"campaign": "*", "channel": "*", "amount": 1, "period": "day"}
     for word in (None, "none"):
         fields = {"metrics": {"primary": "click_per_decision", "outcome_hours": word}}

@@ -1,4 +1,4 @@
-"""An experiment file may name only metrics that its data set defines."""
+"""Tests that an experiment file may use only metrics that the data set defines."""
 
 from mtorl.experiment import messages
 from mtorl.experiment.metrics import (

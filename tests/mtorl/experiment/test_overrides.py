@@ -1,4 +1,4 @@
-"""Users whom the file names get their arm at every stage, and other users are not affected."""
+"""Tests of overrides: a user in `overrides` gets that arm at every stage, and other users are not affected."""
 
 from typing import Any
 

@@ -1,4 +1,6 @@
-"""A small part of a budget is spent completely on average, and first has the price of the largest account."""
+"""Tests of small budget accounts: they are spent completely on average, and start with the price of the largest
+account.
+"""
 
 import random
 from dataclasses import replace
@@ -53,7 +55,10 @@ def test_only_paced_parts_have_a_spare_amount():
 
 @pytest.mark.parametrize("share", [0.01, 0.05])
 def test_a_small_arm_spends_its_part_on_average(share: float) -> None:
-    """The parts pay for 5 and 25 exposures a day. With a hard limit at the part, 30 % and 7 % stay unspent."""
+    """The arm's part of the budget is enough for 5 or 25 exposures a day.
+
+    A hard limit would leave up to 30 % unspent.
+    """
     of, chance, days, total = target(share), random.Random(1), 60, 0.0
     limit, kept = of.limit.limit + spare(of.limit, True, CAP), None
     for day in range(days):

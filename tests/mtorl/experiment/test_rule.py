@@ -1,4 +1,4 @@
-"""In a policy of rows, the first matching row decides."""
+"""Tests of a policy that is a list of rows: the first matching row decides."""
 
 from typing import Any
 

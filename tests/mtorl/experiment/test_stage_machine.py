@@ -1,4 +1,4 @@
-"""The stage machine advances, holds or stops under the right conditions, with the right active configuration."""
+"""Tests that an experiment advances, holds or stops under the right conditions."""
 
 import dataclasses
 import math
@@ -87,7 +87,8 @@ def test_a_challenger_that_fails_or_is_slow_does_not_grow() -> None:
     failing = consider(made(), SMALL, challenger(fallback_ratio=0.02), 1e9)
     held(failing, messages.FALLBACK_RATIO, arm="challenger", found=0.02, allowed=0.01)
     alike = {name: ArmEvidence(500, fallback_ratio=0.3) for name in WELL.arms}
-    moved(consider(made(), SMALL, evidence(arms=alike), 1e9))  # a fault of all arms is not the challenger's
+    # All arms have the same fault, so it is not a fault of the challenger.
+    moved(consider(made(), SMALL, evidence(arms=alike), 1e9))
     arms = {"incumbent": ArmEvidence(500, 0.0, 0.010), "challenger": ArmEvidence(500, 0.0, 0.031)}
     slow = consider(made(), SMALL, evidence(arms=arms), 1e9)
     held(slow, messages.LATENCY, arm="challenger", found=pytest.approx(21), allowed=20)
@@ -148,7 +149,8 @@ def test_an_experiment_without_a_verdict_stops_at_its_planned_end() -> None:
 
 
 def test_a_stage_outside_the_ramp_waits_for_a_person() -> None:
-    state = State(phase="25%", since=0.0)  # a person may have moved back, so the ramp must not advance
+    # A person may have moved the experiment to this stage, so the ramp must not advance it.
+    state = State(phase="25%", since=0.0)
     held(consider(made(), state, WELL, 1e9), messages.STAGE_NOT_IN_RAMP, stage="25%")
     assert moved(consider(made(), state, evidence(breached=HARM), 0.0)).to == "rolled back"
     smaller = made(ramp={"stages": RAMP["stages"][:2], "promote": True})

@@ -1,4 +1,4 @@
-"""The future value is learned by a network that predicts how the last channel changes the next gain."""
+"""Tests of the future value, which is learned from a network's predictions of the gain after the next touchpoint."""
 
 from types import SimpleNamespace
 
@@ -16,11 +16,12 @@ from mtorl.window.table import WindowTable
 from tests.mtorl.artifact.test_artifact import network_config
 from tests.mtorl.window.windows_folder import SPEC, STEPS
 
-GOOD, LATER, PRICE = 1, 0.5, 0.2  # after channel GOOD, the next exposure gains LATER, otherwise 0; each costs 1
+# After the channel GOOD, the next exposure gains LATER, and after other channels 0. Each exposure costs 1.
+GOOD, LATER, PRICE = 1, 0.5, 0.2
 
 
 class Foreseeing(Ensemble):
-    """A network whose gain depends only on the last channel. Its other outputs are those of an untrained network."""
+    """A network whose predicted gain depends only on the last channel. Its other outputs do not matter."""
 
     def decoder_inputs(self, x_BTD, length_B):
         self.last_BC = x_BTD[torch.arange(len(x_BTD)), length_B - 1, : len(SPEC.channels)]
@@ -36,7 +37,7 @@ class Foreseeing(Ensemble):
 
 
 def world(click: np.ndarray | None = None, propensity: str = "logged", window: int = SPEC.window):
-    """Returns a log and the network. By default, clicks follow the rule of `Foreseeing`."""
+    """Returns a log and a network. By default, the clicks in the log follow the predictions of the network."""
     chance = np.random.default_rng(0).random(len(STEPS))
     drawn = (chance < LATER) & (STEPS["channel"].shift() == SPEC.channels[GOOD]).to_numpy()
     rows = STEPS.assign(split="val", collected=False, click=drawn.astype(float) if click is None else click)

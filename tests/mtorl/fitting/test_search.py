@@ -1,4 +1,4 @@
-"""A search reads no test user, improves on the default settings, and continues after a stop with equal results."""
+"""Tests that a search reads no test user, finds better settings than the default, and can be stopped and continued."""
 
 import math
 from dataclasses import replace
@@ -32,7 +32,7 @@ def written(folder: Path, rows: pd.DataFrame) -> str:
 
 
 def poisoned(split: str) -> pd.DataFrame:
-    """Returns the log with wrong channels, costs and outcomes for the users of a split. The users stay the same."""
+    """Returns the log with wrong channels, costs and outcomes for the users of one split."""
     rows = STEPS.copy()
     theirs = split_of(rows["user_id"]) == split
     assert theirs.any()
@@ -57,7 +57,8 @@ def test_no_test_user_is_read(windows: str, tmp_path: Path) -> None:
     assert without_times(same) == without_times(clean)
     one, other = ((tmp_path / name / search_module.SETTINGS_FILE).read_text() for name in ("same", "clean"))
     assert one == other
-    for split in ("val", "train"):  # a change of these splits has an effect
+    # Check that the test can fail: wrong values in these splits change the result.
+    for split in ("val", "train"):
         other = search(written(tmp_path / split, poisoned(split)), str(tmp_path / f"other-{split}"), SHORT)
         assert [one.loss for one in other.trials] != [one.loss for one in clean.trials]
 
@@ -78,12 +79,14 @@ def test_windows_are_encoded_as_in_training(windows: str) -> None:
     assert Trials(windows).data.train.encoder.to_dict() == trained.to_dict()  # type: ignore[attr-defined]
 
 
-# The remaining tests only test the search: a formula replaces each training.
+# The tests below replace each training by a formula, because they only test the search.
 
 
 @pytest.fixture
 def formula(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
-    """Replaces trials by a formula with its minimum at lr 0.01 and dropout 0.1; returns the list of tried settings."""
+    """Replaces each training by a formula with its minimum at lr 0.01 and dropout 0.1; returns the list of tried
+    settings.
+    """
     tried: list[TrainConfig] = []
 
     def run(self: Trials, config: TrainConfig, on_epoch: OnEpoch) -> float:
@@ -115,7 +118,7 @@ def test_a_stopped_search_continues_with_equal_results(
 ) -> None:
     config = SearchConfig(trials=14, epochs=3, seed=5)
     whole = search(windows, str(tmp_path / "whole"), config)
-    # Killed halfway through the first trial, halfway through a later trial, and between two trials.
+    # Kill the search in the first trial, and later between two trials.
     run, kill_at = Trials.run, {0, 10}
 
     def killed(self: Trials, settings: TrainConfig, on_epoch: OnEpoch) -> float:

@@ -1,4 +1,4 @@
-"""Settings of a training are read from files and command lines, and trainings share no file on a volume."""
+"""Tests that training settings are read from files and command lines, and that different trainings share no file."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A list of forgotten users applies to its folder and all folders below, and leaves out the right records."""
+"""Tests that a list of forgotten users applies to its folder and all folders below, and leaves out their records."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

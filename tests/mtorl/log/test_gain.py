@@ -1,4 +1,4 @@
-"""The gain of an exposure is the weighted sum of its outcomes, and survives a round trip through text."""
+"""Tests that the gain of an exposure is the weighted sum of its outcomes, and can be written as text and read back."""
 
 import json
 from typing import Any

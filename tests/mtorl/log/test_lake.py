@@ -1,4 +1,4 @@
-"""Readers of a lake get each record once, from a folder or an object store, also while files are replaced."""
+"""Tests that a reader of a lake gets each record once, in a folder or an object store, while files are replaced."""
 
 import logging
 import re
@@ -25,7 +25,7 @@ BEGIN = datetime(2026, 3, 1, 22, tzinfo=UTC)
 
 
 def decisions(number: int, first: int = 0, **columns: Any) -> pd.DataFrame:
-    """Returns decisions ten minutes apart, each of a different user."""
+    """Returns decisions that are ten minutes apart. Each decision has a different user."""
     times = [BEGIN + timedelta(minutes=10 * i) for i in range(first, first + number)]
     ids = [id_of(f"d{i}", time) for i, time in enumerate(times, first)]
     users = [f"u{i:02}" for i in range(first, first + number)]
@@ -60,7 +60,8 @@ def test_records_in_several_files_count_once(tmp_path: Path) -> None:
     every = decisions(6)
     lake = upload(tmp_path, {"decision": every})
     compact(lake, BEGIN + 3 * HOUR)
-    upload(lake, {"decision": every})  # as after a compaction killed before it hid its input files
+    # Upload the records again, as if a compaction was killed before it hid the files that it had read.
+    upload(lake, {"decision": every})
     assert found(lake) == list(every["user_id"])
     withdrawn = every[:1].assign(withdrawn=True)
     upload(lake, {"decision": withdrawn})
@@ -108,7 +109,7 @@ def test_hidden_and_foreign_files_are_ignored(tmp_path: Path) -> None:
 
 
 def test_threads_share_a_file(tmp_path: Path) -> None:
-    """DuckDB's threads seek and read in one file. Each thread needs its own position."""
+    """Several threads of DuckDB seek and read in one file at the same time, so each thread needs its own position."""
     content = bytes(range(256)) * 2000
     (tmp_path / "file").write_bytes(content)
     file = LakeFiles(pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())).open("lake://file")
@@ -161,9 +162,6 @@ def test_a_bucket_is_a_lake_like_a_folder(tmp_path: Path, bucket: str, monkeypat
     assert Lake.open("s3://ads/the/lake").arrived("decision") == [file]
     lake.supersede([file], kept_seconds=0)
     assert not lake and not lake.superseded()
-
-
-# ---- a lake that is written and compacted during a read
 
 
 def test_a_compaction_between_two_listings_loses_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +217,7 @@ def test_a_damaged_note_of_superseded_files_is_ignored_and_removed(tmp_path: Pat
 
 
 def test_a_bucket_is_opened_without_asking_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A router must start while the object store is down."""
+    """Opening a bucket sends no request, because a router must start even if the object store is down."""
     for name in ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(LogError, match=r"append \?region="):

@@ -1,4 +1,4 @@
-"""Opportunities are read from next to a log, without the decisions that do not fit the data set."""
+"""Tests of reading the opportunities of a log. Decisions that do not fit the data set are left out."""
 
 import json
 from pathlib import Path

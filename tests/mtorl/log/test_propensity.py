@@ -1,4 +1,4 @@
-"""Propensities are logged, or estimated from training users by the model that the data set names."""
+"""Tests of propensities: they are logged, or estimated from training users as the data set describes."""
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ SPEC = DatasetSpec.load("simulator")  # search, social, display, video
 
 
 def log(users: int = 600, steps: int = 10, stay: float = 0.0, seed: int = 0) -> pd.DataFrame:
-    """Returns a log whose channels repeat the previous one with probability `stay`, and are drawn otherwise."""
+    """Returns a log in which each channel repeats the previous one with probability `stay`, and is random otherwise."""
     random = np.random.default_rng(seed)
     channel = random.choice(4, size=(users, steps), p=[0.5, 0.3, 0.15, 0.05])
     for t in range(1, steps):

@@ -1,4 +1,4 @@
-"""Record fields are frozen, golden examples are valid, and one record counts for each decision."""
+"""Tests that the fields of records do not change, that examples are valid, and that each decision counts once."""
 
 import json
 from itertools import permutations

@@ -1,4 +1,6 @@
-"""Records of trainings: each training compares its log with that of the last one."""
+"""Tests of the records of trainings, with which a training finds out if the log has lost rows since the previous
+training.
+"""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,7 +28,8 @@ def test_growth_and_removal_of_the_oldest_days_are_no_loss(rows: list[int], more
 
 @given(counts, st.integers(1, 27), st.floats(0.0, 1.0))
 def test_missing_rows_of_a_later_day_are_lost(rows: list[int], at: int, share: float) -> None:
-    rows[0] = max(rows[0], 1)  # keeps the first day, because older days may be removed
+    # The first day must have rows, because missing rows at the start count as removed on purpose.
+    rows[0] = max(rows[0], 1)
     at = min(at, len(rows) - 1)
     left = [int(n * share) if i == at else n for i, n in enumerate(rows)]
     lost, had = rows[at] - left[at], sum(rows[1:])

@@ -1,4 +1,4 @@
-"""Trains the small networks of these tests on one thread."""
+"""Limits torch to one thread, because the networks in these tests are small."""
 
 import pytest
 

@@ -2,7 +2,7 @@
 
     result = fit(config, windows=600)
 
-Shapes: B windows, T steps of a window, D encoded token, C channels.
+Shapes: B windows, T steps of a window, D values of an encoded token, C channels.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +21,8 @@ from mtorl.network.training import TrainConfig, TrainResult, train
 from mtorl.window.loader import Batch, TrainingWindows
 
 T, C = 6, 3
-OUTCOMES = 0  # no outcome of the previous touchpoint except its reward
-D = C + 2 + 2  # one-hot of the previous channel and "start", previous reward, two context columns
+OUTCOMES = 0  # A token has no outcome of the previous touchpoint except its reward.
+D = C + 2 + 2  # A token has the previous channel or "start", the previous reward, and two context columns.
 COST = np.array([0.2, 0.5, 1.0])  # mean cost of each channel
 LOGGED = [0.2, 0.3, 0.5]  # probability of each channel in the log
 TINY = TrainConfig(epochs=2, batch_size=64, hidden=8, heads=2, device="cpu")
@@ -56,7 +56,7 @@ class EncodedArrays(Dataset[Batch]):
 
 
 def journeys(windows: int, seed: int):
-    """Returns journeys whose gain depends on channel and context: channel c gains most in context c."""
+    """Returns journeys in which the gain depends on the channel and the context: channel c gains most in context c."""
     random = np.random.default_rng(seed)
     length = random.integers(1, T + 1, size=windows)
     real = np.arange(T) < length[:, None]
@@ -84,7 +84,7 @@ def part(windows: int, seed: int) -> EncodedArrays:
 
 
 def whole_part(windows: int, seed: int) -> EncodedArrays:
-    """Returns windows of exactly T steps, so that a batch's mean is the mean of its halves."""
+    """Returns windows with exactly T steps, so that the mean loss of a batch is the mean over its two halves."""
     x, targets, length, _ = journeys(3 * T * windows, seed)
     whole = np.flatnonzero(length == T)[:windows]
     return EncodedArrays(x[whole], {name: values[whole] for name, values in targets.items()})
@@ -105,5 +105,5 @@ def fit(
 
 
 def every_step(network: MTORL, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns action logits, reward logits and expected costs for every channel at every step."""
+    """Returns the action logits, reward logits and expected costs of every channel at every step."""
     return network._decode(network.trunk(x_BTD), network.memory(x_BTD))

@@ -1,4 +1,4 @@
-"""The network is causal, ignores padding, and is deterministic in inference."""
+"""Tests that the network sees no later step, ignores padding, and is deterministic when it predicts."""
 
 from functools import partial
 
@@ -21,7 +21,7 @@ def network() -> MTORL:
 def windows(seed: int = 1) -> torch.Tensor:
     random = torch.Generator().manual_seed(seed)
     x_BTD = torch.randn(B, T, D, generator=random)
-    # As encoded: each step has one channel, or the start.
+    # In encoded windows, each step has exactly one channel, or "start".
     x_BTD[..., : C + 1] = torch.eye(C + 1)[torch.randint(C + 1, (B, T), generator=random)]
     return x_BTD
 
@@ -134,8 +134,9 @@ def test_order_of_the_past_matters(network):
 def test_the_memory_contains_fading_sums_per_channel():
     memory = ChannelMemory(channels=2, window=4, outcomes=1, rates=1)
     with torch.no_grad():
-        memory.logit_K.zero_()  # each step keeps half of the memory
-    # columns: search, social, start, reward, outcome. Steps: the start, then search, search and social.
+        # Each step keeps half of the memory.
+        memory.logit_K.zero_()
+    # The columns are search, social, start, reward and outcome. The steps are the start, search, search and social.
     x = torch.tensor([[[0, 0, 1, 0, 0], [1, 0, 0, 1, 2], [1, 0, 0, 0, 4], [0, 1, 0, 1, 8]]], dtype=torch.float32)
     with torch.inference_mode():
         remembered = memory(x)

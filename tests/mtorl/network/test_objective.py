@@ -57,7 +57,7 @@ def test_a_step_without_a_target_is_visible_but_not_learned(model):
 
 
 def test_the_action_head_learns_nothing_from_own_decisions(model):
-    """If own decisions were cloned, their tilt would be applied twice."""
+    """The policy's own decisions are already tilted to better channels. Imitating them would apply the tilt twice."""
     x, targets, _, _ = journeys(50, 3)
     real = targets["channel_BT"] >= 0
     own = real & (np.arange(50)[:, None] % 2 == 0)

@@ -1,4 +1,4 @@
-"""Tests that training which was resumed after a kill, or which uses two processes, trains the same network."""
+"""Tests that a training trains the same network if it is resumed after a kill, or if it uses two processes."""
 
 import errno
 import json
@@ -96,7 +96,8 @@ def _alone(config: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("kills", [[1], [2, 3], [6]])
 def test_a_killed_training_gives_the_same_network(tmp_path, kills):
     checkpoint = str(tmp_path / "checkpoint")
-    for kill in kills:  # kills within and between epochs, before and after the end of the first part of the data
+    # The training is killed within an epoch or between epochs, and before or after the end of the first shard.
+    for kill in kills:
         assert _run(tmp_path, CONFIG, checkpoint, victim=0, limit=kill, processes=1).returncode == -9
         assert (tmp_path / "checkpoint").exists()
     assert _run(tmp_path, CONFIG, checkpoint, processes=1).returncode == 0

@@ -1,4 +1,4 @@
-"""HTML pages are written atomically, are self-contained, and may lack optional content."""
+"""Tests that an HTML page is written atomically, loads nothing, and leaves out missing content."""
 
 from pathlib import Path
 

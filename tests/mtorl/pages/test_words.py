@@ -1,4 +1,4 @@
-"""A missing number is no error, and a small number is never shown as zero."""
+"""Tests of numbers in text: a missing number is no error, and a small number is never shown as zero."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The decision rule has the probabilities of its formula, exposes by price, and refuses invalid input."""
+"""Tests that the decision rule has the probabilities of its formula, exposes by price, and refuses invalid input."""
 
 import numpy as np
 import pytest

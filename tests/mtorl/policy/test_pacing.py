@@ -1,4 +1,4 @@
-"""Spend follows its schedule through shocks of the market, and never exceeds the budget."""
+"""Tests that spend follows its schedule even if the market changes suddenly, and never exceeds the budget."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,23 +15,26 @@ from mtorl.policy.pacing import HORIZON, Plan, Schedule, State
 from mtorl.policy.price import policy_price
 
 SEEDS = (1, 2, 3)
-DAYS, USERS = 3, 4000  # without a shock, half of the users come each day
-COST_C, CAP = np.array([0.05, 0.1, 0.2, 0.4]), 3.0  # expected cost of an exposure, and the largest multiple of it
-EVERY = 0.1  # hours between updates: 720 updates
-BURN_IN = 6.0  # hours
-TOLERANCE = 0.02  # of the budget: |spend - schedule| at every update after the burn-in, and at the end
+# Half of the users come each day unless a shock changes the traffic.
+DAYS, USERS = 3, 4000
+# Expected cost of an exposure on each channel, and the largest cost as a multiple of it.
+COST_C, CAP = np.array([0.05, 0.1, 0.2, 0.4]), 3.0
+EVERY = 0.1  # Hours between updates; the campaign has 720 updates.
+BURN_IN = 6.0  # Hours at the start in which gaps are not limited.
+# Largest gap between spend and schedule after the burn-in, as a share of the budget.
+TOLERANCE = 0.02
 
 Shock = Callable[[np.ndarray], np.ndarray]
 
 
 class Traffic(NamedTuple):
-    """Opportunities of three days in time order, and the plan that fits the log before them."""
+    """The opportunities of three days in order of time, and a plan computed from the log before them."""
 
     plan: Plan
     price: float  # the initial price
     policy: PolicyParams
     hour_B: np.ndarray
-    rank_B: np.ndarray  # of the user, 0 to 1; users below half the traffic come
+    rank_B: np.ndarray  # A random number of the user from 0 to 1. The user comes if it is below half of the traffic.
     click_BC: np.ndarray  # click probabilities
     cost_BC: np.ndarray  # realised costs
     u_B: np.ndarray
@@ -79,7 +82,7 @@ SHOCKS: dict[str, tuple[Shock, Shock]] = {  # of traffic and of cost
 
 
 def gaps(market: Traffic, shock: str, wrong: float = 1.0, heard: float = 1.0) -> tuple[np.ndarray, float]:
-    """Runs a campaign; returns (spend - schedule) / budget at each update, and the final spend / budget."""
+    """Runs a campaign; returns the gap at each update, (spend - schedule) / budget, and the final share of spend."""
     plan = market.plan
     traffic, dearer = SHOCKS[shock]
     comes_B = market.rank_B < 0.5 * traffic(market.hour_B)
@@ -100,7 +103,7 @@ def gaps(market: Traffic, shock: str, wrong: float = 1.0, heard: float = 1.0) ->
                 price_BC=plan.price(state),
             )
             cost_B = cost_BC[rows][np.arange(stop - start), made.channel_B] * made.expose_B
-            # The ledger refuses all exposures once the dearest one does not fit.
+            # When the most expensive exposure no longer fits into the budget, the ledger refuses all later exposures.
             before_B = spent + np.cumsum(cost_B) - cost_B
             fits_B = np.logical_and.accumulate(before_B + CAP * COST_C.max() * factor_B[rows] <= plan.budget)
             spent += float(cost_B[fits_B].sum())
@@ -116,8 +119,10 @@ def gaps(market: Traffic, shock: str, wrong: float = 1.0, heard: float = 1.0) ->
     ("shock", "options"),
     [
         *((shock, {}) for shock in SHOCKS),
-        *((shock, {"heard": 0.5}) for shock in ("none", "traffic x2", "cost x1.5")),  # half of the updates are lost
-        *(("cost x1.5", {"wrong": wrong}) for wrong in (1 / 3, 3)),  # the first price
+        # Half of the updates are lost.
+        *((shock, {"heard": 0.5}) for shock in ("none", "traffic x2", "cost x1.5")),
+        # The first price is wrong by this factor.
+        *(("cost x1.5", {"wrong": wrong}) for wrong in (1 / 3, 3)),
     ],
 )
 def test_spend_follows_the_schedule(seed, shock, options):
@@ -126,7 +131,7 @@ def test_spend_follows_the_schedule(seed, shock, options):
     assert spent >= 1 - TOLERANCE or options
 
 
-# A market without randomness: a higher price lowers the spend at once.
+# A market without randomness, in which a higher price reduces the spend at once.
 SCHEDULE = Schedule(times=(0.0, 60.0, 100.0), shares=(0.0, 0.75, 1.0))
 HOURS = Plan(100.0, SCHEDULE)
 START = HOURS.start(price_unit=2.0)

@@ -1,4 +1,4 @@
-"""Days and hours of a budget follow each other without gaps in any time zone."""
+"""Tests that the days or hours of a budget follow each other without gaps, in any time zone."""
 
 from datetime import datetime
 
@@ -31,8 +31,8 @@ def test_periods_follow_each_other(now: float, period: Period, timezone: str) ->
         ("2026-10-25", "Europe/Berlin", 25),
         ("2026-03-08", "America/New_York", 23),
         ("2026-11-01", "America/New_York", 25),
-        ("2026-04-24", "Africa/Cairo", 23),  # begins at 1:00
-        ("2026-10-29", "Africa/Cairo", 25),  # ends with a second 23:00
+        ("2026-04-24", "Africa/Cairo", 23),  # The day begins at 1:00.
+        ("2026-10-29", "Africa/Cairo", 25),  # The hour from 23:00 occurs twice.
     ],
 )
 def test_a_day_has_the_hours_of_its_time_zone(day: str, timezone: str, hours: int) -> None:
@@ -50,7 +50,10 @@ def test_a_day_has_the_hours_of_its_time_zone(day: str, timezone: str, hours: in
 def test_at_most_one_period_begins_per_period_in_any_zone(
     period: Period, now: float, steps: list[tuple[float, bool, str]]
 ) -> None:
-    """A step waits or changes the time zone. A change starts no new period unless the current one is over."""
+    """Each step waits, or changes the time zone.
+
+    A change must not begin a new period while the current one still runs.
+    """
     timezone, (start, until) = "UTC", period_at(period, "UTC", now)
     for seconds, edited, another in steps:
         now += seconds

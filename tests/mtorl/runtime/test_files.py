@@ -1,4 +1,4 @@
-"""A failed write of a file or folder leaves the old content, and a successful write replaces it."""
+"""Tests of atomic writes: a failed write leaves the old file or folder, and a successful write replaces it."""
 
 import errno
 import os
@@ -61,7 +61,8 @@ def test_old_leftovers_of_a_process_are_removed(tmp_path: Path, there: bool, mon
     for file in (left / "part", kept, other, *[path] * there):
         file.write_text("some")
     for old in (left, kept, other):
-        os.utime(old, (0, 0))  # like a copy of an old file, which keeps its time
+        # Make the files look old, like copies that keep the time of their original.
+        os.utime(old, (0, 0))
     with replacing(path) as unfinished:
         unfinished.write_text("new")
         assert left.exists(), "another process may still be writing"

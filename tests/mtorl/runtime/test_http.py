@@ -1,4 +1,4 @@
-"""Every incomplete or unsuccessful HTTP response is an OSError, and every wait has a timeout."""
+"""Tests of the HTTP client: every incomplete or unsuccessful response is an OSError, and every wait has a timeout."""
 
 import re
 import socket
@@ -16,7 +16,7 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-leads: true\r\n\r\nok"
 
 
 class Server:
-    """A server that answers each connection with fixed bytes, and records the last request."""
+    """A server that answers every connection with the same bytes and keeps the last request."""
 
     def __init__(self, listener: socket.socket) -> None:
         self.listener, self.answer, self.asked = listener, OK, b""
@@ -57,7 +57,8 @@ def test_requests_and_responses(server: Server, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_unix_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # the path of a socket has a length limit
+    # Use a short relative path, because the path of a Unix socket has a length limit.
+    monkeypatch.chdir(tmp_path)
     with socket.create_server("Models", family=socket.AF_UNIX) as listener:
         server = Server(listener)
         assert send_request(f"{http.UNIX}://{quote('./Models', safe='')}/v2", seconds=10).content == b"ok"

@@ -1,4 +1,4 @@
-"""Progress reports reach a listener in this process, or a file that another process reads."""
+"""Tests that progress reports arrive at a listener in this process, or in a file that another process reads."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def test_progress_within_a_report_only_increases() -> None:
 
 
 class Notebook:
-    """A connection in a notebook without ipywidgets, where the progress bar is off and can't be changed."""
+    """A DuckDB connection in a notebook without ipywidgets, where the progress bar is off and cannot be switched on."""
 
     def execute(self, query: str) -> duckdb.DuckDBPyConnection:
         if query.startswith("SET"):

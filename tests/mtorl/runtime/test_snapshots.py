@@ -1,4 +1,4 @@
-"""Artifacts point to snapshots, each content has its own snapshot, and snapshots in use are kept."""
+"""Tests of snapshots: an artifact points to one, equal contents share one, and those in use are not deleted."""
 
 import json
 import os

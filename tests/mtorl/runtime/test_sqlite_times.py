@@ -4,7 +4,10 @@ from pathlib import Path
 
 
 def test_a_library_reads_its_own_times(tmp_path: Path) -> None:
-    """Runs in a subprocess, where a package with the same converter as IPython is imported later."""
+    """Runs in a subprocess, which imports a fake IPython afterwards.
+
+    IPython also registers a converter for SQLite times.
+    """
     package = tmp_path / "IPython" / "core"
     package.mkdir(parents=True)
     for folder in (package.parent, package):

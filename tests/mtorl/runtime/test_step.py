@@ -1,4 +1,4 @@
-"""A pipeline step ends with one message for invalid input, and with files that other users can't write."""
+"""Tests that a pipeline step reports invalid input in one message, and that other users cannot write its files."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""An invalid file gives one clear error with the place, the expectation and the value."""
+"""Tests that an invalid file gives one clear error with the place, the expected value and the actual value."""
 
 from typing import Annotated, Any, Literal
 

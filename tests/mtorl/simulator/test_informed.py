@@ -1,4 +1,4 @@
-"""The informed forecast is calibrated, gets more precise with each touchpoint, and is never certain of hidden facts."""
+"""Tests of the informed forecast: it is calibrated, and gets more precise with each touchpoint."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,10 @@ USERS, ROUNDS = 3000, 4
 
 @pytest.fixture(scope="module")
 def rounds() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Forecasts and true probabilities of all channels in each round. Users see random ads between rounds."""
+    """Returns, for each round, the forecasts and the true probabilities of all channels.
+
+    Users see random ads between the rounds.
+    """
     simulator = Simulator(SimulatorConfig(users=USERS, seed=3))
     online = simulator.online(simulator.user_ids, ROUNDS, 5)
     informed, found = Informed(simulator), []
@@ -22,12 +25,13 @@ def rounds() -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def test_the_forecast_is_calibrated(rounds: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    """By Bayes' rule with the right prior, equal forecasts have a true mean that equals the forecast."""
+    """If the forecast has the right prior, the true mean of all cases with equal forecasts is that forecast."""
     for forecast, true in rounds:
         order = np.argsort(forecast, axis=None)
         for tenth in np.array_split(order, 10):
             expected, found = forecast.flat[tenth].mean(), true.flat[tenth].mean()
-            error = true.flat[tenth].std() / np.sqrt(len(tenth) / 4)  # four channels of a user are not independent
+            # Divide by four, because the four channels of a user are not independent.
+            error = true.flat[tenth].std() / np.sqrt(len(tenth) / 4)
             assert abs(expected - found) < 4.5 * error
 
 

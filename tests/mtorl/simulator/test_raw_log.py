@@ -1,4 +1,4 @@
-"""A simulated log has the same content in each raw format, and identical bytes for equal settings."""
+"""Tests that a simulated log has the same content in each raw format, and the same bytes for the same settings."""
 
 import gzip
 from pathlib import Path

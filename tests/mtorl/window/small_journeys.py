@@ -1,4 +1,4 @@
-"""Small journeys, and two ways to build their windows: from a sorted log (offline) or a stored history (online).
+"""Small journeys, and two ways to build their windows: offline from a sorted log, and online from a stored history.
 
 Both ways must give equal windows:
 
@@ -46,10 +46,10 @@ content = {
 touchpoint = st.fixed_dictionaries(
     {
         **content,
-        # Times since the previous touchpoint and until the record. Both are within 1 us of the gap in some cases.
+        # The time since the previous touchpoint, and the delay of the record. Some are within 1 us of the journey gap.
         "pause": st.sampled_from([1, HOUR, 2 * HOUR, GAP - 1, GAP, GAP + 1, 3 * GAP]),
         "late": st.sampled_from([None, None, 0, 1, HOUR, 2 * HOUR, 3 * HOUR, GAP, GAP + HOUR, 9 * GAP]),
-        # Time until an outcome is known. None means that the log does not contain it.
+        # The time until an outcome is known. If it is None, the log does not have that time.
         "conversion_after": st.sampled_from([None, 0, 1, HOUR - 1, HOUR, HOUR + 1, GAP, 9 * GAP]),
         "revenue_after": st.sampled_from([None, 0, 2 * HOUR, 9 * GAP]),
     }
@@ -59,7 +59,10 @@ journey = st.tuples(static, st.lists(touchpoint, min_size=1, max_size=9))
 
 
 def log_of(journeys: list[tuple[Row, list[Row]]]) -> list[Row]:
-    """Returns a sorted log with one user per journey. Times are in microseconds; `known` is the time of the record."""
+    """Returns a sorted log with one user per journey. All times are in microseconds.
+
+    The column `known` is the time at which the touchpoint was recorded.
+    """
     rows = []
     for user, (features, seen) in enumerate(journeys):
         at = 1_700_000_000_000_000
@@ -89,7 +92,9 @@ def offline(rows: list[Row], targets: bool = False, spec: DatasetSpec = SPEC) ->
 
 
 def stored(rows: list[Row], now: Row, spec: DatasetSpec = SPEC) -> dict[str, list[Any]]:
-    """Returns a user's history as a feature store does at a touchpoint's time, with the store's kinds of null."""
+    """Returns the history that a feature store has for a user at the time of a touchpoint, with the store's kinds of
+    null.
+    """
     known = [row for row in rows if row["user_id"] == now["user_id"] and row["known"] < now["timestamp"]]
     null = {"hour": float("nan"), "device": "", **dict.fromkeys(spec.outcome_times.values(), float("nan"))}
     names = ("timestamp", *(name.removeprefix("hist_") for name in history_columns(spec)))
@@ -97,7 +102,7 @@ def stored(rows: list[Row], now: Row, spec: DatasetSpec = SPEC) -> dict[str, lis
 
 
 def online(rows: list[Row], whole: list[Row] | None = None, spec: DatasetSpec = SPEC) -> WindowBatch:
-    """Builds windows of log rows as a server does: from a stored history and features, through JSON."""
+    """Builds the windows of log rows as a server does, from a stored history and features in JSON."""
     histories = [stored(whole or rows, row, spec) for row in rows]
     instances = [
         instance_from_history(history, row, row, spec, row["timestamp"], row.get("stored"))

@@ -1,4 +1,4 @@
-"""Each token of a window's branch equals that of a log in which the journey took this branch."""
+"""Test that a window with a hypothetical next touchpoint equals the window of a log that contains this touchpoint."""
 
 from dataclasses import replace
 

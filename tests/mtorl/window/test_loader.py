@@ -1,4 +1,4 @@
-"""Training windows are read from disk shard by shard, each once, and encoded batch by batch."""
+"""Tests that training reads windows from disk one shard at a time, each window once, and encodes them in batches."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Windows on demand equal windows that are built all at once, and a bound selects whole users."""
+"""Tests that windows built on demand equal windows built all at once, and that a bound selects whole users."""
 
 import json
 from dataclasses import fields
@@ -19,7 +19,10 @@ from tests.mtorl.window.windows_folder import LOG, SPEC, STEPS, recorded_late, w
 
 
 def plain(value: Any) -> Any:
-    """Returns a column as values, because codes depend on the rows that were read together."""
+    """Returns a column as plain values.
+
+    Its codes cannot be compared, because they depend on which rows are read together.
+    """
     if isinstance(value, Codes):
         return [None if code < 0 else value.values[code] for code in value.codes]
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""A window's tokens equal hand-computed values, and invalid inputs are refused."""
+"""Tests that the tokens of a window equal values computed by hand, and that invalid inputs are refused."""
 
 from typing import Any
 
@@ -54,16 +54,16 @@ def test_tokens_pair_the_previous_touchpoint_with_the_current_context():
     x, length = encoder.encode(window)
     assert length.tolist() == [3]
     hour = (np.array([8.0, 9.0, 10.0]) - 9.0) / np.std([8.0, 9.0, 10.0])
-    # The two previous touchpoints have clicks 1 and 0 and costs 1 and 2. The tenth percentile of the costs is 1.1.
+    # The two previous touchpoints have clicks 1 and 0 and costs 1 and 2, whose tenth percentile is 1.1.
     cost = np.arcsinh(np.array([1.0, 2.0]) / 1.1)
     cost = (cost - cost.mean()) / cost.std()
     angle = [row["timestamp"] % (24 * HOUR) / HOUR * (2 * np.pi / 24) for row in rows]
     clock = np.stack([np.sin(angle), np.cos(angle)], axis=1).tolist()
-    # search social start, reward, click, cost, clock, pause, hour, desktop mobile unknown, 18-24 unknown, tenure
+    # Columns: search, social, start, reward, click, cost, clock (2), pause, hour, three devices, two ages, tenure.
     expected = [
         [0, 0, 1, 0.0, 0, 0, *clock[0], 0, hour[0], 0, 1, 0, 1, 0, 0],
-        [1, 0, 0, 0.75, 1, cost[0], *clock[1], 0, hour[1], 1, 0, 0, 1, 0, 0],  # (1 - .5 * 1 + 1) / 2
-        [0, 1, 0, 0.0, -1, cost[1], *clock[2], 0, hour[2], 0, 1, 0, 1, 0, 0],  # (0 - .5 * 2 + 1) / 2
+        [1, 0, 0, 0.75, 1, cost[0], *clock[1], 0, hour[1], 1, 0, 0, 1, 0, 0],  # The reward is (1 - 0.5 * 1 + 1) / 2.
+        [0, 1, 0, 0.0, -1, cost[1], *clock[2], 0, hour[2], 0, 1, 0, 1, 0, 0],  # The reward is (0 - 0.5 * 2 + 1) / 2.
     ]
     assert x[0].tolist() == np.array(expected, dtype=np.float32).tolist()
     assert encoder.segment_slice() == (13, 15)
@@ -73,7 +73,7 @@ def test_the_pause_of_a_token_precedes_its_own_touchpoint():
     rows = log_of([(JOURNEY[0], [*touchpoints(2), *touchpoints(3, pause=2 * HOUR)])])
     batch = offline(rows)
     assert [batch.time["recency_hours"][batch.row_N == i].tolist()[1:] for i in range(3)] == [[], [1.0], [1.0, 2.0]]
-    # The oldest context is dropped with its pause. The previous touchpoint's time is still used.
+    # The window has dropped the oldest context, but its first pause is still computed from the touchpoint before.
     assert batch.time["recency_hours"][batch.row_N == 4].tolist() == [2.0, 2.0, 2.0]
     assert np.isnan(batch.time["recency_hours"][batch.prev_channel_N == len(SPEC.channels)]).all()
     hours = [row["timestamp"] % (24 * HOUR) / HOUR for row in rows]
@@ -269,11 +269,13 @@ def test_stored_features_are_equal_offline_and_online_at_the_last_token():
     encoder = Encoder.fit(offline(ROWS, True, STORING), STORING)
     x_BTD, length_B = encoder.encode(offline(ROWS, spec=STORING))
     np.testing.assert_array_equal(x_BTD, encoder.encode(online(ROWS, spec=STORING))[0])
-    assert encoder.stored == 2 + 3 + 1  # two channels, two skies and the unknown one, degrees
+    # Two channels, two values of sky and the unknown one, and degrees.
+    assert encoder.stored == 2 + 3 + 1
     numbers_BT = x_BTD[..., -1]
     assert numbers_BT[0, 0] != 0 and numbers_BT[3, 2] != 0, "the decision's own token has `degrees`"
     assert length_B.tolist() == [1, 2, 3, 3] and not numbers_BT[3, :2].any(), "earlier tokens have no stored features"
-    batch = offline(ROWS, True, STORING).take(np.array([3]))  # in training, each token has its own features
+    # In training, each token has the features of its own touchpoint.
+    batch = offline(ROWS, True, STORING).take(np.array([3]))
     assert batch.features["clicks_search"].tolist() == [0.0, 2.0, 4.0]
     sky = batch.features["sky"]
     assert [sky.values[code] if code >= 0 else None for code in sky.codes] == [None, "clear", "rain"]

@@ -1,4 +1,4 @@
-"""Windows folders of a simulated log with pauses, as the sequence builder writes them."""
+"""Writes windows folders of a simulated log with pauses, in the format of the sequence builder."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ STEPS = with_steps()
 
 
 def write_windows_folder(folder: Path, rows: pd.DataFrame, shards: int = 3) -> dict[str, Any]:
-    """Writes a windows folder and distributes the users over its shards in turn."""
+    """Writes a windows folder. The users are distributed over the shards in turn."""
     (folder / "steps").mkdir(parents=True)
     number = pd.factorize(rows["user_id"])[0] % shards
     listed = []
@@ -50,6 +50,6 @@ def write_windows_folder(folder: Path, rows: pd.DataFrame, shards: int = 3) -> d
 
 
 def recorded_late(rows: pd.DataFrame, delays: list[float]) -> pd.DataFrame:
-    """Returns the rows with recording times some days later. The delays are used in turn."""
+    """Returns the rows with recording times that are `delays` days late. The delays are used in turn."""
     days = np.resize(delays, len(rows))
     return rows.assign(created_timestamp=rows["timestamp"] + pd.to_timedelta(days, unit="D").as_unit("us"))

@@ -1,4 +1,4 @@
-"""Compiled pipelines are reproducible, small, and identical to the files in manifests/pipelines/compiled."""
+"""Tests that compiled pipelines are reproducible, small, and equal to the files in manifests/pipelines/compiled."""
 
 import json
 import os
@@ -177,7 +177,8 @@ def test_every_step_declares_resources_and_runs_its_component_on_the_volume(comp
             of = path.name, name
             resources = container["resources"]
             assert wanted <= set(resources), of
-            # On a full node, Kubernetes first evicts pods that use more memory than they request.
+            # Memory requests equal limits. Otherwise Kubernetes could evict the pod on a full node, because it uses
+            # more than it requests.
             assert resources["resourceMemoryRequest"] == resources["resourceMemoryLimit"], of
             assert kubernetes[name]["securityContext"]["runAsNonRoot"] is True, of
             assert kubernetes[name]["pvcMount"][0]["mountPath"] == "/mnt/mtorl", of
@@ -200,7 +201,8 @@ def test_only_steps_that_depend_on_their_inputs_alone_are_cached(compiled: dict[
     assert set(cached) == {
         *("ingest", "build-features", "fit-incumbent", "train-challenger", "evaluate", "package", "smoke-test")
     }
-    for name, task in cached.items():  # the run's id as an input would defeat the cache
+    # No input may contain a placeholder such as the run id: it would differ in each run, so that no result is reused.
+    for name, task in cached.items():
         assert "{{$" not in str(task.get("inputs", {}).get("parameters", {})), name
     content = cached["ingest"]["inputs"]["parameters"]["content"]
     assert content["taskOutputParameter"]["producerTask"] == "fingerprint"
@@ -215,7 +217,7 @@ def test_the_verdict_sees_the_running_experiment_and_the_monitor_keeps_its_state
     defaults = spec_of(compiled[MONITOR])["root"]["inputDefinitions"]["parameters"]
     assert defaults["experiment"]["defaultValue"] == mounted["mountPath"]
     assert defaults["state"]["defaultValue"] == "/mnt/mtorl/monitor", "the monitor's state must be the hourly job's"
-    # The laptop profile has no volume that outlives a run, so each check there would be the first.
+    # On a laptop, the volume is deleted with the run, so the monitor could not compare with earlier checks.
     assert "monitor" not in monitoring.build(LAPTOP).pipeline_spec.root.dag.tasks
 
 
@@ -239,7 +241,7 @@ def test_the_exit_step_runs_whatever_happened_before_it(compiled: dict[str, Path
 
 
 def test_every_path_of_a_step_is_on_a_mounted_volume(compiled: dict[str, Path]) -> None:
-    """Checks defaults and constants: files that a step writes outside its mounts are lost with its pod."""
+    """All default and constant paths must be on a mounted volume, because other files are lost when the pod ends."""
     for path in compiled.values():
         parameters = spec_of(path)["root"]["inputDefinitions"]["parameters"]
         defaults = {name: parameter.get("defaultValue") for name, parameter in parameters.items()}
@@ -253,7 +255,7 @@ def test_every_path_of_a_step_is_on_a_mounted_volume(compiled: dict[str, Path]) 
 
 
 def test_the_optional_argo_retries_do_not_repeat_a_failed_step() -> None:
-    """Exit code 1 means invalid input, so a retry can't help. No schema checks this YAML inside YAML."""
+    """Exit code 1 means invalid input, for which a retry cannot help. Only killed steps may be retried."""
     patch = yaml.safe_load((ROOT / "manifests" / "pipelines" / "platform" / "retries.yaml").read_text())
     strategy = yaml.safe_load(patch["data"]["workflowDefaults"])["spec"]["templateDefaults"]["retryStrategy"]
     assert strategy["retryPolicy"] == "Always"
@@ -262,7 +264,10 @@ def test_the_optional_argo_retries_do_not_repeat_a_failed_step() -> None:
 
 
 def test_a_placeholder_is_a_whole_value(compiled: dict[str, Path]) -> None:
-    """A cluster does not replace a placeholder inside a longer string; kfp.local does, so local tests miss the bug."""
+    """A placeholder must be a whole value: on a cluster, a placeholder within a longer text is not replaced.
+
+    Local runs do not show this fault, because kfp.local replaces it.
+    """
     for path in compiled.values():
         for placeholder in re.findall(r"constant: (.*\{\{\$.*)", path.read_text()):
             assert re.fullmatch(r"'?\{\{\$[\w.]+\}\}'?", placeholder), placeholder

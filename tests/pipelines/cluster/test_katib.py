@@ -1,4 +1,4 @@
-"""The Katib experiment has the laptop's search space, runs our command, and has the fields that Katib requires."""
+"""Tests that the Katib experiment has the same search space as a local search, and is valid for Katib."""
 
 import json
 import re
@@ -25,12 +25,12 @@ from tests.repository import ROOT
 KEPT = ROOT / "manifests" / "katib" / "experiment.yaml"
 WRITTEN = yaml.safe_load(KEPT.read_text())
 
-# Katib's default metrics filter. Each line must begin with a time (pkg/metricscollector of Katib 0.19).
+# Katib's default filter for metrics. Each line must also begin with a time (pkg/metricscollector of Katib 0.19).
 FILTER = re.compile(r"([\w|-]+)\s*=\s*([+-]?\d*(\.\d+)?([Ee][+-]?\d+)?)")
 
 
 def trial_of(values: dict[str, Any]) -> dict[str, Any]:
-    """Render the Job of a trial as Katib does: replace the placeholders in the template's text with values."""
+    """Return the Job of a trial as Katib creates it, with the values in place of the placeholders."""
     template = WRITTEN["spec"]["trialTemplate"]
     text = json.dumps(template["trialSpec"])
     for parameter in template["trialParameters"]:
@@ -99,7 +99,7 @@ def test_the_network_policy_lets_katib_reach_its_pods() -> None:
 
 
 def test_a_shell_splits_the_command_into_the_same_words() -> None:
-    """Katib joins the words with spaces and passes them to `sh -c` to capture the output."""
+    """Katib joins the words of the command with spaces and passes them to `sh -c`, so no word may need quotes."""
     container = container_of(trial_of(defaults() | {"lr": "7.1e-05"}))
     assert container["command"] == ["mtorl"], "without a command, Katib would query the image registry"
     for word in (*container["command"], *container["args"]):
@@ -117,7 +117,8 @@ def test_a_trial_prints_what_the_collector_reads(tmp_path: Path) -> None:
     assert answer.exit_code == 0, answer.output
     found = []
     for line in answer.stdout.splitlines():
-        datetime.fromisoformat(line.split(" ")[0])  # without a time of its own, every line would get the same one
+        # Each line must begin with a time, because Katib would otherwise give the same time to all lines.
+        datetime.fromisoformat(line.split(" ")[0])
         assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z ", line)
         found += [float(value) for name, value, *_ in FILTER.findall(line) if name == METRIC]
     config = TrainConfig(epochs=2, seed=7, lr=1e-3, hidden=32, batch_size=64)

@@ -1,4 +1,4 @@
-"""`mtorl pipeline schedule` applies a file, also after repeated, concurrent and interrupted calls."""
+"""Tests that `mtorl pipeline schedule` applies a file even if calls are repeated, concurrent or interrupted."""
 
 import json
 from collections.abc import Iterator
@@ -89,7 +89,8 @@ def test_the_next_call_finishes_an_interrupted_one(call: Any, kfp: FakeKfp, cut_
     kfp.refuse_after = len(kfp.changes) + cut_off
     code, said = call(CHANGED)
     assert code == 1 and "status 503" in said[0]
-    # Two enabled recurring runs would run a night twice, so the old one is deleted only once the new one exists.
+    # Two enabled recurring runs would train twice in one night. The new run is therefore created disabled, and enabled
+    # only after the old one is deleted.
     assert len(kfp.on()) <= 1 and len(kfp.recurring) == (2 if cut_off == 1 else 1)
     kfp.refuse_after = None
     assert call(CHANGED)[0] == 0

@@ -1,4 +1,7 @@
-"""In-memory Kubernetes API of one namespace, with versions, conflicts, and a crash before or after any request."""
+"""A Kubernetes API in memory, for one namespace.
+
+It has versions and conflicts, and can simulate a crash at any request.
+"""
 
 import json
 from collections import defaultdict
@@ -11,18 +14,21 @@ from serving.kubernetes_api import Conflict, Object, Unanswered
 
 
 class Killed(BaseException):
-    """Simulates the death of the operator's process. As a BaseException it passes every error handler."""
+    """Simulates that the operator's process dies.
+
+    No error handler catches this exception, because it is a BaseException.
+    """
 
 
 class FakeCluster(ClusterApi):
-    """An API server that answers requests for single objects; every other call is built from these.
+    """An API server that answers requests for single objects.
 
     Attributes:
         kept: Objects by kind and name. `objects` are the experiments, `services` the InferenceServices, `deployments`
             the Deployments of the InferenceServices, which `roll_out` brings up to date.
         told: Each version that an InferenceService was set to serve, in order.
         server_fault: Error raised by a change of an InferenceService, or None.
-        away: Whether every request fails as unanswered.
+        away: Whether no request gets an answer.
         said: Events, as reason and message.
         requests: Number of requests so far.
         dies_before: Number of the request before which the process dies, or None.
@@ -48,7 +54,7 @@ class FakeCluster(ClusterApi):
         return self.kept["configmaps"][CONFIG_MAP]
 
     def apply(self, name: str, spec: Mapping[str, Any]) -> None:
-        """Creates or changes the experiment with this spec, as a user's apply does."""
+        """Creates or changes an experiment with this spec, as `kubectl apply` does."""
         made = {"name": name, "uid": name, "generation": 0, "creationTimestamp": f"2026-01-01T00:00:{self._next():05}Z"}
         found = self.objects.setdefault(name, {"metadata": made})
         if found.get("spec") != spec:
@@ -73,11 +79,11 @@ class FakeCluster(ClusterApi):
         self.roll_out(name)
 
     def apply_version(self, name: str, version: str) -> None:
-        """Sets another version on an InferenceService, as a user's apply does."""
+        """Sets the version of an InferenceService, as a user does with `kubectl apply`."""
         self.services[name]["spec"]["predictor"]["annotations"] = {VERSION: version}
 
     def roll_out(self, name: str) -> None:
-        """Brings the pods to the InferenceService's version, as KServe and the kubelet do."""
+        """Simulates that KServe and the kubelet have brought the pods to the version of the InferenceService."""
         template = {"metadata": {"annotations": {VERSION: self.version_of(name)}}}
         self.deployments[f"{name}-predictor"] = {
             "metadata": {"generation": 1},
@@ -142,7 +148,7 @@ class FakeCluster(ClusterApi):
 
 
 def _merged(value: Any, patch: Any) -> Any:
-    """Applies a JSON merge patch, in which null removes a field."""
+    """Returns `value` after a JSON merge patch. A null in the patch removes the field."""
     if not isinstance(patch, dict):
         return patch
     kept = {**value, **{key: _merged((value or {}).get(key) or {}, one) for key, one in patch.items()}}

@@ -1,4 +1,4 @@
-"""An experiment on a laptop follows commands and the ramp, and recovers from a crash at any write."""
+"""Tests that an experiment on a laptop follows commands and the ramp, and recovers from a crash at any write."""
 
 import contextlib
 from collections.abc import Callable
@@ -195,7 +195,7 @@ def test_the_kill_switch_in_the_file_works_whatever_else_is_invalid(fault: str, 
 
 
 class Killed(BaseException):
-    """Simulates a crash of the process between two writes."""
+    """Raised between two writes to simulate a crash of the process."""
 
 
 steps = st.lists(
@@ -218,7 +218,7 @@ def test_a_crash_between_any_two_writes_loses_and_repeats_nothing(steps: Any, tm
                 _try(folder, name, now)
         events = folder.events()
         assert events[: len(before)] == before and len(events) <= len(before) + 1
-        # The next command finishes what the killed one had begun.
+        # The next command must complete what the killed command began.
         apply_experiment(folder)
         experiment = folder.definition()
         assert serving(folder) == in_force(experiment, state_of(events, experiment))
@@ -236,7 +236,7 @@ def _try(folder: ExperimentFolder, name: str, now: float) -> None:
 
 
 def _kill_at(patch: pytest.MonkeyPatch, number: int) -> None:
-    """Die at the given write: before it, or after it with half of the next history line written."""
+    """Simulate a crash at the given write, either before it, or after it within the next line of the history."""
     left = [number]
 
     def dying(write: Callable[..., None]) -> Callable[..., None]:
@@ -267,7 +267,8 @@ def test_concurrent_commands_take_turns(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(4) as controllers:
         list(controllers.map(use_the_switch, range(4)))
-    kinds = [event.kind for event in folder.events()[1:]]  # reading fails if the numbers have a gap
+    # Reading the events would fail if their numbers had a gap.
+    kinds = [event.kind for event in folder.events()[1:]]
     assert len(kinds) > 1 and all(one != other for one, other in pairwise(kinds)), "used twice in the same direction"
     assert serving(folder).enabled == (kinds[-1] == "resume")
 

@@ -1,4 +1,4 @@
-"""After a promotion, the incumbent's InferenceService gets the winning version until a rollback."""
+"""Tests of the hand-over: after a promotion, the incumbent's InferenceService serves the winning version."""
 
 import random
 import threading
@@ -21,7 +21,7 @@ FIRST, WON = "incumbent/first", "challenger/won"
 
 
 def begun(**changes: Any) -> Scene:
-    """Return an experiment at its last stage, with one model server per arm."""
+    """Return an experiment at its last stage, with a model server for each arm."""
     made = Scene(**{"arms": ARMS, **changes})
     made.cluster.add_service("mtorl-incumbent", FIRST)
     made.cluster.add_service("mtorl-challenger", WON)
@@ -41,7 +41,10 @@ def move(scene: Scene, to: str, name: str = NAME) -> None:
 
 
 def in_two_parts(scene: Scene, *arms: list[dict[str, Any]]) -> None:
-    """Replace the experiment by two in parts of one layer, which share their servers unless `arms` are given."""
+    """Replace the experiment by two experiments, each in half of one layer.
+
+    They have the same model servers unless `arms` are given.
+    """
     scene.cluster.delete(NAME)
     scene.operator.changed(NAME)
     for (name, part), given in zip(((NAME, [0, 0.5]), ("other", [0.5, 1])), arms or (ARMS, ARMS), strict=True):
@@ -68,7 +71,7 @@ def rolled_out(scene: Scene) -> None:
 
 
 def applied(server: str, version: str) -> Step:
-    """Apply another version to a server as a person would; the operator sees the change at its next poll."""
+    """Return an action: a person applies another version to a server, and the operator sees it at its next poll."""
 
     def apply(scene: Scene) -> None:
         scene.cluster.apply_version(f"mtorl-{server}", version)
@@ -78,7 +81,7 @@ def applied(server: str, version: str) -> Step:
 
 
 def recreated(version: str) -> Step:
-    """Delete and recreate the incumbent's server, so that the operator's annotation is lost."""
+    """Return an action: the incumbent's server is deleted and created again, so the operator's annotation is lost."""
 
     def make(scene: Scene) -> None:
         scene.cluster.add_service("mtorl-incumbent", version)
@@ -193,7 +196,8 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (
             advance,
             {"Settled": "WaitsForDigest", "says": "0ld"},
-        ),  # a new version would fail its digest check: default action
+            # The digest does not fit the new version, so users would get the default action. The version is not set.
+        ),
         (patched("other", arms=UNPINNED), {"version": WON}),
     ],
     "an unreadable history of another experiment delays the hand-over": [
@@ -272,7 +276,7 @@ def test_a_promotion_over_an_external_incumbent_stays_at_the_challengers_server(
 
 @pytest.mark.parametrize("seed", range(60))
 def test_a_crash_at_any_request_neither_repeats_nor_loses_a_hand_over(seed: int) -> None:
-    """Covers promotion, an optional rollback and random crashes: each server ends at the version in the history."""
+    """After a promotion, an optional rollback and random crashes, each server has the version of the history."""
     rng = random.Random(seed)
     scene = Scene(arms=ARMS)
     scene.cluster.add_service("mtorl-incumbent", FIRST)
@@ -294,7 +298,8 @@ def test_a_crash_at_any_request_neither_repeats_nor_loses_a_hand_over(seed: int)
             except Killed:
                 scene.restart()
             scene.cluster.dies_before = scene.cluster.dies_after = None
-        if scene.status["phase"] != to:  # every operator died before it saw the request
+        # The operator crashed each time before it read the request.
+        if scene.status["phase"] != to:
             scene.operator.changed(NAME)
     for _ in range(3):
         scene.operator.changed(NAME)
@@ -306,7 +311,8 @@ def test_a_crash_at_any_request_neither_repeats_nor_loses_a_hand_over(seed: int)
     assert scene.cluster.version_of("mtorl-incumbent") == (FIRST if rolled_back else WON)
     changes = [version for number, version in enumerate(told) if told[number - 1 : number] != [version]]
     assert changes == ([] if not told else [WON, FIRST] if rolled_back else [WON])
-    if told:  # unless the rollback came before any version was set
+    # If the rollback came first, no version was ever set.
+    if told:
         assert settled(scene) == (("True", "RolledBack") if rolled_back else ("True", "HandedOver"))
     assert sum(event.kind == "handed over" for event in events) <= 1
     assert answers_at(scene) == ARMS[0]["endpoint"]

@@ -1,4 +1,4 @@
-"""A lease is acquired if free, respected if another operator holds it, and lost if its renewal fails."""
+"""Tests of the lease: a free one is acquired, a held one is respected, and a failed renewal loses it."""
 
 import sys
 import time
@@ -32,7 +32,8 @@ def test_another_operator_leads_when_the_leader_stops(monkeypatch: pytest.Monkey
     assert second._try() and kept(cluster)["holderIdentity"] == "b_1"
     now = time.monotonic()
     assert not first._try()
-    monkeypatch.setattr(time, "monotonic", lambda: now + 60)  # the second operator has died, so its lease expires
+    # The second operator is dead by now, so its lease has expired.
+    monkeypatch.setattr(time, "monotonic", lambda: now + 60)
     assert first._try() and kept(cluster)["holderIdentity"] == "a_1"
 
 

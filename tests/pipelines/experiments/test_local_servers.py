@@ -1,4 +1,4 @@
-"""On a laptop, the incumbent's model follows promotions and rollbacks, even if the run moves."""
+"""Tests that the incumbent's local model server follows promotions and rollbacks."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def run_with(folder: Path, **versions: str) -> Path:
 
 
 class Laptop:
-    """An experiment, served by `mtorl serve`, with its run."""
+    """A laptop with a run and an experiment, which `mtorl serve` serves."""
 
     def __init__(self, folder: Path, name: str = "first-day", **changes: Any) -> None:
         self.run = run_with(folder / "runs" / "one", incumbent=OLD, challenger=WON)
@@ -137,7 +137,7 @@ NEEDS_NO_SERVER: list[Any] = ["baseline", [{"channel": "search"}]]
 
 
 def without_server(folder: Path, policy: Any, **changes: Any) -> Laptop:
-    """Return a laptop whose incumbent is a built-in policy without a server, as in a first experiment file."""
+    """Return a laptop whose incumbent is a built-in policy, which needs no model server."""
     arms = [{"name": "incumbent", "weight": 0.5, "policy": policy}, {"name": "challenger", "weight": 0.5}]
     return Laptop(folder, arms=arms, **changes)
 
@@ -163,7 +163,10 @@ def test_a_promotion_over_a_policy_gets_an_incumbent_server(tmp_path: Path, poli
 @pytest.mark.parametrize("policy", NEEDS_NO_SERVER, ids=["baseline", "rows"])
 @pytest.mark.parametrize("edited", ["before the next start", "as it is said before it", "after it"])
 def test_the_next_challenger_follows_on_one_promoted_over_a_policy(tmp_path: Path, policy: Any, edited: str) -> None:
-    """Whenever the salt is edited, the refusal quotes the line to write; with that line, `mtorl serve` starts."""
+    """When the user edits the salt, the error message contains the line to write.
+
+    With that line, `mtorl serve` starts.
+    """
     laptop = without_server(tmp_path, policy)
     laptop.do("promoted")
     tonight = laptop.tonight()
@@ -232,7 +235,7 @@ def test_urls_of_other_hosts_ports_and_models_have_no_local_server(laptop: Lapto
 
 
 def test_another_runs_model_never_answers_in_place_of_a_promoted_one(tmp_path: Path) -> None:
-    """Another experiment still compares with the previous incumbent, so that incumbent's model must keep its server."""
+    """Another experiment still needs the model of the previous incumbent, so that model must keep its server."""
     one = Laptop(tmp_path, "one", layer_part=[0, 0.5])
     others = [Laptop(tmp_path, "two", layer_part=[0.5, 1]).folder]
     one.do("promoted")

@@ -24,7 +24,8 @@ if __name__ == "__main__":
 def test_the_log_reader_exits_when_the_operator_is_killed(tmp_path: Path) -> None:
     script, output = tmp_path / "killed.py", tmp_path / "output"
     script.write_text(OPERATOR)
-    with output.open("w") as out:  # a surviving subprocess would keep a pipe open
+    # Use a file: if the reader survived, a pipe would stay open, and the test would never end.
+    with output.open("w") as out:
         command = [sys.executable, str(script), str(tmp_path)]
         subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, stdout=out)
     stat = Path(f"/proc/{int(output.read_text())}/stat")

@@ -1,4 +1,4 @@
-"""The operator makes the moves of specs and of the ramp, and recovers from a crash at any request."""
+"""Tests that the operator moves experiments by their specs and by the ramp, and recovers from any crash."""
 
 import contextlib
 import random
@@ -43,7 +43,7 @@ VERDICT = verdict(
 
 
 class Prompt(Operator):
-    """An operator that settles the model servers at once, where the real one uses a separate thread."""
+    """An operator that updates the model servers at once. The real operator does so in a thread of its own."""
 
     def changed(self, name: str) -> None:
         super().changed(name)
@@ -112,7 +112,7 @@ def begin(scene: Scene) -> None:
 
 
 def edit(scene: Scene, old: str, new: str) -> None:
-    """Edit the experiment's entry in the ConfigMap directly, as a person might."""
+    """Edit the experiment in the ConfigMap directly, as a person might."""
     data = scene.cluster.config_map["data"]
     assert old in data[f"{NAME}.yaml"]
     data[f"{NAME}.yaml"] = data[f"{NAME}.yaml"].replace(old, new)
@@ -137,7 +137,7 @@ def move(to: str, reason: str = "go", **more: Any) -> Step:
 
 
 def log(found: Findings | Exception) -> Step:
-    """Let each later read of the log return these findings or raise this error."""
+    """Return an action: from now on, reading the log returns these findings, or raises this error."""
 
     def look() -> Findings:
         if isinstance(found, Exception):
@@ -164,7 +164,7 @@ def by_hand(old: str, new: str) -> Step:
 
 
 def heard(version: str = "") -> Step:
-    """Let a router poll and report this version; the empty string stands for the active version."""
+    """Return an action: a router polls and reports this version of the experiment, by default the active version."""
 
     def ask(scene: Scene) -> None:
         scene.operator.routers.record_poll("one", {NAME: version or scene.serving().version})
@@ -186,7 +186,7 @@ def apply(name: str, **fields: Any) -> Step:
 
 
 def replaced_from_a_file(scene: Scene) -> None:
-    """Edit the ConfigMap as `kubectl replace` does, which drops the operator's annotations."""
+    """Edit the ConfigMap as `kubectl replace` does, so that the operator's annotations are lost."""
     del scene.cluster.config_map["metadata"]["annotations"]
     edit(scene, "enabled: true", "enabled: false")
 
@@ -204,11 +204,12 @@ def broken_key(scene: Scene) -> None:
 
 
 def check(scene: Scene, expected: dict[str, Any]) -> None:
-    """Compare the scene with the expected reasons of conditions, by condition type.
+    """Assert that the experiment has the expected state. A key such as "Settled" is a condition with its expected
+    reason.
 
-    `says` is part of a condition's message; `events` are kinds or targets. `on` tells which experiments routers read as
-    switched on. Another object's name maps to the reason why its spec is not active. After a promotion, `at` is the arm
-    whose server answers as the incumbent.
+    Other keys: `says` is a part of the condition's message, and `events` are the kinds or targets of all events. `on`
+    has the experiments that routers read, and whether each is switched on. The name of another object has the reason
+    why its spec is not active. `at` is the arm whose server answers as the incumbent after a promotion.
     """
     status = scene.cluster.objects.get(NAME, {}).get("status", {})
     conditions = {one["type"]: one for one in status.get("conditions", ())}
@@ -366,7 +367,8 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (reply("clicks are back"), {"enabled": True, "last": "resume"}),
         (heard(), {"InForce": "EveryRouter"}),
         (by_hand("enabled: true", "enabled: false"), {"enabled": False}),
-        (reply("clicks are back"), {"enabled": False}),  # a reply to the earlier message does not switch on
+        # The reply refers to an earlier message, so it does not switch on the experiment.
+        (reply("clicks are back"), {"enabled": False}),
         (patch(enabled=False), {"enabled": False}),
         (patch(enabled=True), {"enabled": True}),
         (by_hand("alpha: 0.05", "alpha: 0.01"), {"alpha": 0.05}),
@@ -518,11 +520,13 @@ def test_a_kill_records_the_reason_given_in_the_same_patch(scene: Scene) -> None
     for enabled, reason, expected in (
         (False, None, off),
         (True, " mended\n", "mended"),
-        (False, None, off),  # the reason of the resume is not the reason of this kill
+        # The reason for the resume must not be used for this kill.
+        (False, None, off),
         (True, None, on),
         (False, "clicks are gone", "clicks are gone"),
         (True, None, on),
-        (False, None, off),  # the old reason is still in the object and must not be reused
+        # The old reason is still in the object, but must not be used again.
+        (False, None, off),
         (True, "x" * 5_000, "x" * 1_000),
         (False, "  ", off),
         (True, None, on),
@@ -533,7 +537,7 @@ def test_a_kill_records_the_reason_given_in_the_same_patch(scene: Scene) -> None
 
 
 def test_spend_counts_all_decisions(scene: Scene) -> None:
-    """The page reports the spend of all decisions, not only of those that count in the verdict."""
+    """The page shows the spend of all decisions, including those that a verdict leaves out."""
     account = {"arm": "*", "channel": "*", "period": "total", "limit": 900.0, "reserved": 0.0}
     for campaigns, spend in ((["*"], "70.00"), (["hats", "shoes"], "140.00"), ([], "1135.53")):
         accounts: list[Any] = [{**account, "campaign": name, "spent": 70.0} for name in campaigns]
@@ -552,14 +556,17 @@ def test_a_resumed_stage_restarts_and_skipped_stages_are_named(scene: Scene) -> 
 
 
 def replied(scene: Scene, **annotations: str) -> None:
-    """Patch the object's annotations as the condition's message instructs; the spec does not change."""
+    """Return to the active state in the way that the condition's message describes, with annotations on the object."""
     scene.cluster.objects[NAME]["metadata"]["annotations"] = annotations
     scene.cluster.patch(NAME, enabled=True)
     scene.operator.watch()
 
 
 def test_a_manual_kill_is_not_lost_between_two_writes(scene: Scene) -> None:
-    """The operator crashes after each of its next requests in turn, and a step of the ramp may come first."""
+    """The operator crashes after its first, second, ... request since the manual kill.
+
+    The ramp may make a move before.
+    """
     begin(scene)
     edit(scene, "enabled: true", "enabled: false")
     scene.operator._step(NAME, {})
@@ -576,7 +583,7 @@ def test_a_manual_kill_is_not_lost_between_two_writes(scene: Scene) -> None:
 
 
 def test_a_stale_state_does_not_replace_a_newer_one(scene: Scene) -> None:
-    """A slow thread, or an operator that was taken for dead, writes after the kill switch was used."""
+    """A slow thread, or an operator that counted as dead, writes an old state after the kill switch was used."""
     begin(scene)
     old = ExperimentResource.read(scene.cluster, NAME)
     assert old is not None
@@ -590,7 +597,7 @@ def test_a_stale_state_does_not_replace_a_newer_one(scene: Scene) -> None:
 
 
 def refuse_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Let the next write of the ConfigMap fail with a conflict; returns the refused ConfigMaps."""
+    """Let the next write of the ConfigMap fail with a conflict; returns a list of the rejected ConfigMaps."""
     put, refused = scene.cluster.apply_config_map, []
 
     def put_later(config_map: Any) -> Any:
@@ -604,7 +611,7 @@ def refuse_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_an_event_is_reported_even_if_it_takes_effect_later(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ConfigMap's write conflicts after the history's; the second try finds the event already in the history."""
+    """The first write of the ConfigMap fails with a conflict. The second try finds the event in the history already."""
     refused = refuse_once(scene, monkeypatch)
     begin(scene)
     assert refused and scene.serving().stage == "shadow"
@@ -618,7 +625,10 @@ def test_an_event_is_reported_even_if_it_takes_effect_later(scene: Scene, monkey
 
 @pytest.mark.parametrize("enabled", ["true", "false"])
 def test_a_key_without_an_object_is_removed(scene: Scene, enabled: str) -> None:
-    """Only keys of existing objects count: a copied key neither serves traffic nor switches anything off."""
+    """A key in the ConfigMap counts only if its object exists.
+
+    A copied key neither serves nor switches off anything.
+    """
     begin(scene)
     data = scene.cluster.config_map["data"]
     data["a-copy.yaml"] = data[f"{NAME}.yaml"].replace("enabled: true", f"enabled: {enabled}")
@@ -660,7 +670,7 @@ def test_routers_report_their_versions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_hundred_crashes_cause_no_repeated_or_illegal_move(seed: int) -> None:
-    """People and the ramp act while the process crashes before or after random requests and restarts."""
+    """People edit the experiment and the ramp moves it, while the process crashes at random requests and restarts."""
     rng = random.Random(seed)
     scene = Scene()
     kills = 0
@@ -697,7 +707,7 @@ def test_a_hundred_crashes_cause_no_repeated_or_illegal_move(seed: int) -> None:
 
 
 def test_a_restored_salt_has_its_own_figures(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Undoing a promotion restores the first salt. Figures of the second salt, of few users, must not be shown."""
+    """After a promotion is undone, the first salt is active again. The figures of the second salt must not be shown."""
 
     def read(experiment: Experiment, since: float, now: float) -> Findings:
         users = {"a": 500, "b": 3}[experiment.salt]
@@ -722,7 +732,10 @@ def test_a_restored_salt_has_its_own_figures(scene: Scene, monkeypatch: pytest.M
 
 
 def test_the_kill_switch_needs_no_history(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An object holds at most 1.5 MB, so after thousands of events the history can't grow."""
+    """An object can hold at most 1.5 MB.
+
+    After thousands of events, its history cannot be extended, but a kill must work.
+    """
     begin(scene)
     written = scene.cluster.replace_status
 
@@ -741,7 +754,9 @@ def test_the_kill_switch_needs_no_history(scene: Scene, monkeypatch: pytest.Monk
 
 
 def test_the_kill_switch_needs_no_readable_spec(scene: Scene) -> None:
-    """A separate ConfigMap key switches off, even if the budget table is missing and the spec is invalid."""
+    """Another key of the ConfigMap switches the experiment off, even if the spec is invalid and the budget table
+    missing.
+    """
     begin(scene)
     edit(scene, "enabled: true", "enabled: true\nbudget_table: gone.csv")
     scene.patch(enabled=False, alpha=7)
@@ -780,7 +795,7 @@ def test_a_corrupted_config_map_is_repaired(scene: Scene, content: str | None) -
 
 
 def test_a_breach_counts_though_the_object_changes_while_the_log_is_read(scene: Scene) -> None:
-    """Reading a log takes minutes, while polls of routers change a condition in the same object."""
+    """Reading a log takes minutes. Meanwhile, the polls of the routers change a condition in the same object."""
     begin(scene)
     looks = 0
 

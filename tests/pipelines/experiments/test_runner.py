@@ -1,4 +1,4 @@
-"""`mtorl experiment run` applies edits while it reads a log, and continues after a file could not be read."""
+"""Tests that `mtorl experiment run` applies edits while it reads a log, and goes on after a file was unreadable."""
 
 import threading
 import time
@@ -26,7 +26,7 @@ from tests.waiting import eventually
 
 @pytest.fixture
 def folder(tmp_path: Path) -> ExperimentFolder:
-    """Return an experiment at 50 % whose router has decided nothing yet."""
+    """Return the folder of an experiment at 50 %, without any decision."""
     stages = [{"stage": "50%", "hours": 0, "users": 10}]
     metrics = {"primary": "gain_per_decision", "outcome_hours": None}
     file = tmp_path / "first-day.yaml"
@@ -106,7 +106,7 @@ def test_a_brief_clock_jump_ends_nothing(folder: ExperimentFolder) -> None:
 
 @pytest.mark.parametrize("fault", ["the file", "the history", "the log", "no router", "a full disk"])
 def test_it_continues_after_a_fault(fault: str, folder: ExperimentFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a fault lasts, nothing moves, even if the planned end has passed without a win."""
+    """As long as the fault lasts, the experiment does not move, although its planned end has passed."""
     edit(folder, planned_end="2026-01-01T00:00:00Z")
     whole, router = folder.file.read_text(), (folder.state / "router.yaml").read_text()
     history = folder.history.read_bytes()

@@ -1,4 +1,4 @@
-"""The operator answers routers while pages are slow, while it stands by, and during faults."""
+"""Tests that the operator answers routers while its pages are slow, while it is standby, and during faults."""
 
 import threading
 import time
@@ -23,7 +23,8 @@ from tests.pipelines.experiments.fake_cluster import FakeCluster
 
 SPRING = Experiment.from_dict(experiment("http://127.0.0.1:9", name="spring"))
 get = partial(httpx.get, timeout=120)
-READERS = 40  # more than the default number of threads of a process
+# More readers than a process has threads by default.
+READERS = 40
 
 
 def standing_by() -> Lease:
@@ -33,7 +34,7 @@ def standing_by() -> Lease:
 
 
 class SlowPages:
-    """An operator whose pages block until `done` is set."""
+    """An operator whose pages do not answer before `done` is set."""
 
     def __init__(self) -> None:
         self.routers = Routers()

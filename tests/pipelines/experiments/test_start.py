@@ -1,4 +1,4 @@
-"""The operator's process follows experiment objects, and releases its lease when it is stopped."""
+"""Test that the operator follows the Experiment objects, and releases its lease when it is stopped."""
 
 import json
 import subprocess

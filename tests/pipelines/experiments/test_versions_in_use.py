@@ -1,4 +1,4 @@
-"""Model versions that local servers and experiments need are not deleted."""
+"""Tests that model versions needed by local servers and experiments are not deleted."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def laptop(tmp_path: Path) -> Laptop:
 
 
 def reads(laptop: Laptop) -> None:
-    """Write the router's settings as `mtorl serve` does when it starts."""
+    """Write the router settings that `mtorl serve` writes when it starts."""
     state = laptop.folder.state
     (state / "experiments").mkdir()
     (state / "experiments" / laptop.folder.file.name).symlink_to(laptop.folder.in_force)
@@ -54,7 +54,8 @@ def test_versions_named_by_a_local_experiment_are_needed(laptop: Laptop) -> None
     (reason,) = VersionsInUse(registry, state=laptop.folder.state).needs().reasons(find(registry, NEW))
     assert reason == f"the experiment {laptop.folder.file} names it (incumbent)"
     laptop.folder.file.write_text("name: []")
-    with pytest.raises(ValueError, match="name"):  # the versions that the invalid file needs are unknown
+    # It is unknown which versions the invalid file needs.
+    with pytest.raises(ValueError, match="name"):
         VersionsInUse(registry, state=laptop.folder.state).needs()
 
 

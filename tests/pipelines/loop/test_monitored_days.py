@@ -1,4 +1,4 @@
-"""A run's traffic is split into days, of which the monitor judges the complete ones."""
+"""Tests that the traffic of a run is split into days, of which the monitor judges the complete ones."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

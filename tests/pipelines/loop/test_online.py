@@ -1,4 +1,4 @@
-"""At the start of a replay, the online store has the values that training saw at the same touchpoints."""
+"""Test that at the start of a replay, the online store has the values that training read for the same touchpoints."""
 
 from pathlib import Path
 

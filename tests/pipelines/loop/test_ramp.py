@@ -61,7 +61,7 @@ def said(token: str, reason: str = "as it is", **arm: Any) -> Evidence:
 
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Evidence]]:
-    """Evidence that the next reads of the log return, in order."""
+    """Yield a list. Each read of the log returns and removes the first evidence in it."""
     found: list[Evidence] = []
     monkeypatch.setattr(ramp, "findings_or_error", lambda *_: Findings(evidence=found.pop(0)))
     yield found
@@ -69,7 +69,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Evidence]]:
 
 
 class Sent:
-    """A load driver and a stack in one, which record their calls."""
+    """Replaces the load driver and the servers, and records how they are called."""
 
     def __init__(self, folder: Any) -> None:
         self.folder, self.stages, self.waits = folder, list[tuple[str, int]](), 0

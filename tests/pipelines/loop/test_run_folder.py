@@ -1,4 +1,4 @@
-"""A run folder keeps the results of finished stages, and a run resumes only with equal settings and data."""
+"""Tests that a run folder keeps the results of finished stages, and resumes only with equal settings and data."""
 
 from dataclasses import asdict
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The load driver sends rounds in order, and adds a touchpoint to the history once its outcomes are reported."""
+"""Tests that the load driver sends rounds in order, and extends the history after outcomes are reported."""
 
 import asyncio
 from collections import Counter
@@ -22,13 +22,14 @@ START = datetime(2020, 1, 1, tzinfo=UTC)
 
 @dataclass
 class Router:
-    """A router that exposes at every decision and records requests and history changes in the order of arrival."""
+    """A fake router that always exposes. It records requests and history changes in the order in which they arrive."""
 
     events: list[tuple[str, Any]] = field(default_factory=list)
     url: str = ""
     reports: int = 0
-    shown_before_the_first: int = 0  # exposures to wait for; the first two reports then fail
-    busy: int = 0  # number of decisions to refuse first
+    # Number of exposures to wait for before the first report. The first two reports then fail.
+    shown_before_the_first: int = 0
+    busy: int = 0  # number of decisions that are refused at first
     retry_after: int = 0
     busy_with_outcomes: bool = False
 
@@ -67,7 +68,7 @@ def router() -> Iterator[Router]:
 
 
 class RecordingHistory(History):
-    """A history that records each change and accepts it only if `takes` is true."""
+    """A history that records all changes. It accepts them only if `takes` is true."""
 
     def __init__(self, router: Router, takes: bool = True) -> None:
         self.router, self.takes = router, takes
@@ -85,7 +86,7 @@ class RecordingHistory(History):
 
 @dataclass
 class Clickers:
-    """Users who click if the decision costs 0.5. If `shows` is false, they see no ad."""
+    """Users who click on every ad and cost 0.5. If `shows` is false, they see no ad."""
 
     opportunities: dict[str, int]
     shows: bool = True

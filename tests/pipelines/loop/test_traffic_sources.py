@@ -1,4 +1,4 @@
-"""A replay counts and weights the decisions that match the log, and has the right history at each touchpoint."""
+"""Tests that a replay counts and weights the decisions that match the log, with the right history at each one."""
 
 from dataclasses import asdict
 
@@ -42,14 +42,14 @@ def log() -> pd.DataFrame:
 
 @pytest.fixture
 def traffic(log: pd.DataFrame) -> ReplayedTraffic:
-    """The complete journeys of two users, which are shorter than the nine rounds requested."""
+    """Return the replayed journeys of two users. They are complete, because nine rounds were requested."""
     traffic, before = ReplayedTraffic.from_log(log, log["propensity"], ["u1", "u3"], 9, SPEC, seed=0)
     assert traffic.opportunities == {"u1": 4, "u3": 4} and before["user_id"].unique().tolist() == ["u2"]
     return traffic
 
 
 def journeys_of(lengths: list[int]) -> pd.DataFrame:
-    """Build a log in which `hour` numbers a user's touchpoints."""
+    """Return a log with journeys of these lengths. `hour` is the number of the touchpoint in its journey."""
     rows = [
         {
             "user_id": f"u{user:02}",
@@ -109,8 +109,10 @@ def test_every_touchpoint_of_a_journey_is_equally_likely(length: int, share: flo
 @pytest.mark.parametrize(
     ("expose", "channel", "weight", "outcomes"),
     [
-        (True, "b", 4.0, {"cost": 0.5, "click": 1.0}),  # a match is weighted by one over its propensity
-        (True, "a", 0.0, {"cancel": 0.0}),  # a mismatch does not count and releases its reservation
+        # A match is weighted by 1 / propensity.
+        (True, "b", 4.0, {"cost": 0.5, "click": 1.0}),
+        # A mismatch does not count, and its reservation is released.
+        (True, "a", 0.0, {"cancel": 0.0}),
         (False, "a", 1.0, {}),
     ],
 )

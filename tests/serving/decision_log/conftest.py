@@ -1,4 +1,4 @@
-"""A spool with small segments, and shippers with short pauses."""
+"""Fixtures with a spool that has small segments, and with shippers that make only short pauses."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The CloudEvents SDK reads from each event the values of the record."""
+"""Tests that the CloudEvents SDK reads the same values from an event as the record has."""
 
 import json
 from typing import Any

@@ -1,4 +1,8 @@
-"""Removal of users: an unused spool loses their records. A router keeps its spool, and its uploads omit the users."""
+"""Tests of removing a user from the decision log of a router.
+
+An unused spool is rewritten without the user's records. A spool that a router uses stays, but its uploads leave the
+user out.
+"""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -28,7 +32,7 @@ LATER = START + timedelta(days=2)
 
 
 def fill(spool: Spool, first: int = 0, number: int = 30) -> None:
-    """Writes decisions of two users in turn, with cost, shadow and window, into several segments."""
+    """Write decisions of two users in turn, each with a cost, a shadow decision and a window."""
     for i in range(first, first + number):
         user, at = ("gone", "stays")[i % 2], (START + timedelta(minutes=i)).isoformat()
         name = made_id(i)
@@ -128,7 +132,10 @@ def test_a_router_keeps_its_spool_and_its_uploads_omit_the_user(spool: Spool, tm
 def test_a_user_forgotten_during_an_upload_is_not_in_the_lake(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A removal writes its note first and then searches for files, perhaps before the upload has written them."""
+    """A removal first writes its note and then searches for files.
+
+    The upload may not have written its files by then.
+    """
     fill(spool)
     known = Lake.forgotten
     for readings in count():

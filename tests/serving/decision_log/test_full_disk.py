@@ -1,4 +1,4 @@
-"""On a full disk, a failed append leaves nothing, the fault is reported, and pending records are logged later."""
+"""Tests with a full disk: a failed append leaves nothing, and pending records are written later."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Each uploaded record is in the lake once, in the hour of its decision, even if it is delivered several times."""
+"""Tests that each uploaded record is in the lake once, in the hour of its decision, even if it is delivered twice."""
 
 import asyncio
 import json
@@ -103,7 +103,8 @@ def test_a_batch_that_is_delivered_again_replaces_its_file(spool: Spool, lake: L
     (spool.folder / SHIPPED).unlink()
     upload(spool, lake)
     assert lake.arrived("decision") == files
-    fill(spool, 3, first=10)  # as if the process ended before it noted the position
+    # Restore the old position, as if the process had died before it noted the new one.
+    fill(spool, 3, first=10)
     (spool.folder / SHIPPED).write_bytes(noted)
     upload(spool, lake)
     assert found(lake) == ids(13)

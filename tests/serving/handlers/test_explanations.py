@@ -1,4 +1,4 @@
-"""Explanations in the batch of decisions neither delay nor change any decision."""
+"""Tests that explanations in a batch neither delay nor change any decision."""
 
 import json
 from typing import Any
@@ -13,7 +13,10 @@ from tests.serving.handler_fixtures import Network, ask, item, made, v1, v2
 
 
 class Clicks(Network):
-    """A network with reward 0.05, plus 0.1 for each past click. An exposure later adds 0.05 of gain and 0.1 of cost."""
+    """A network with the reward 0.05 plus 0.1 for each past click.
+
+    An exposure later adds 0.05 to the gain and 0.1 to the cost.
+    """
 
     def predict(self, batch: WindowBatch) -> Any:
         logits, reward, cost = super().predict(batch)

@@ -52,7 +52,7 @@ def test_a_decision_equals_that_of_the_decision_rule() -> None:
 
 
 def test_an_answer_contains_the_distance_of_the_user_from_the_training_users() -> None:
-    """If the distance is not finite, the handler still decides."""
+    """If the distance is infinite or NaN, the handler must still decide."""
     handler, network = made(), Network()
     hours = [10.0, NAN_HOUR, 3.0, 5.0]
     found = np.array([1.5, 1.0, 0.75, np.inf], dtype=np.float32)
@@ -95,7 +95,7 @@ def test_fields_that_only_the_router_needs_are_ignored() -> None:
 
 
 def test_all_requests_share_one_forward_pass() -> None:
-    """This includes a request whose body TorchServe has already decoded."""
+    """One of the requests has a body that TorchServe has already decoded."""
     network = Network()
     texts = [json.dumps(item(hour)) for hour in (2.0, 3.0)]
     (first, second, ready, third), _ = ask(

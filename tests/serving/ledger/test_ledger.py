@@ -1,4 +1,4 @@
-"""In every ledger, spent + reserved never exceeds the limit, and a repeated call changes nothing."""
+"""Tests of every kind of ledger: spent + reserved never exceeds the limit, and a repeated call changes nothing."""
 
 import math
 from collections.abc import Callable
@@ -68,7 +68,8 @@ def test_a_request_is_paid_once_and_a_cancelled_attempt_makes_room(ledger: Ledge
         reserve(ledger, "r7", "a", "c1", "video", 0.1, "q")
     assert balance(ledger).spent == 0.05 and balance(ledger).reserved == pytest.approx(0.2)
     cancel(other, "r4")
-    settle(ledger, "r4", 0.05)  # a late cost, since the ad was shown
+    # The cost arrives after the cancellation, but the ad was shown.
+    settle(ledger, "r4", 0.05)
     with pytest.raises(AlreadyReserved):
         reserve(other, "r8", "a", "c1", "video", 0.1, "another")
 
@@ -129,7 +130,7 @@ def test_reservations_expire_in_batches(ledger: Ledger, monkeypatch: pytest.Monk
 
 
 def test_a_day_is_that_of_the_budgets_time_zone(ledger: Ledger, place: Place) -> None:
-    """In Berlin, 2026-03-29 has 23 hours and 2026-10-25 has 25."""
+    """In Berlin, 2026-03-29 has 23 hours and 2026-10-25 has 25 hours."""
     ledger.define([Account("a", "*", "*", 1.0, "day", "Europe/Berlin")])
     for midnight, hours in ((1_774_738_800, 23), (1_792_879_200, 25)):
         for moment, granted in ((0, True), (hours * HOUR - 1, False), (hours * HOUR, True)):
@@ -148,8 +149,9 @@ def test_a_budget_that_returns_in_another_time_zone_continues(ledger: Ledger, pl
     assert not reserve(ledger, "r2", "a", "c", "x", 0.1)
 
 
-# Zone, hours after noon UTC, and whether a limit that was spent at noon is granted again. Midnight in Tokyo is at 15:00
-# UTC, too soon after the one that began the day. Kathmandu's hours begin at a quarter past.
+# Each row has a time zone, the hours since noon UTC, and whether a limit that was spent at noon is available again.
+# Midnight in Tokyo is at 15:00 UTC, which is too soon after the midnight at which the day began. In Kathmandu, hours
+# begin at a quarter past the hour in UTC.
 CHANGES: dict[Period, list[tuple[str, float, bool]]] = {
     "day": [
         *(("Asia/Tokyo", hours, hours == 27) for hours in (0, 3, 27 - 1e-3, 27)),
@@ -168,7 +170,7 @@ def test_a_change_of_time_zone_grants_nothing_twice(ledger: Ledger, place: Place
 
 
 def test_an_arm_that_returns_to_an_earlier_period_finds_what_it_spent_there(ledger: Ledger, place: Place) -> None:
-    """A time zone made the first day of the whole budget longer, so it still runs when the arm's day is over."""
+    """After a change of the time zone, the first day of the whole budget is longer than that of the arm."""
     both = [Account("*", "*", "*", 1.0, "day"), Account("a", "*", "*", 1.0, "day")]
     ledger.define(both)
     assert reserve(ledger, "r1", "a", "c", "x", 1.0)
@@ -184,7 +186,7 @@ def test_an_arm_that_returns_to_an_earlier_period_finds_what_it_spent_there(ledg
 
 
 def test_another_time_zone_leaves_each_arm_its_limit(ledger: Ledger) -> None:
-    """Regression: a change of zone divided the rest again, and an arm that had spent its part got more."""
+    """Guards against a former fault: after a change of the time zone, an arm that had spent its limit got new money."""
     for zone in ("UTC", "Asia/Tokyo"):
         limits = {"*": 2.0, "a": 1.0, "b": 1.0}
         ledger.define([Account(arm, "*", "*", limit, "day", zone) for arm, limit in limits.items()])
@@ -195,7 +197,9 @@ def test_another_time_zone_leaves_each_arm_its_limit(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("jump", [25 * HOUR, 365 * DAY])
 def test_a_clock_that_jumps_forward_expires_no_recent_reservation(place: Place, jump: float) -> None:
-    """A clock that was ahead for seconds once expired the reservations of the last day, and 17.95 of 12 were spent."""
+    """Guards against a former fault: a clock that was ahead for seconds expired reservations, which were then
+    overspent.
+    """
     steady, ledger = Clock(), place.open()
     ledger._jumps = ClockJumps(steady)  # type: ignore[attr-defined]
     ledger.define([Account("*", "*", "*", 1.0), Account("a", "*", "*", 1.0)])
@@ -212,7 +216,8 @@ def test_a_clock_that_jumps_forward_expires_no_recent_reservation(place: Place, 
         assert ledger.expire(DAY) == 0 and not reserve(ledger, f"{seconds}", "a", "c", "x", 0.75)
     pass_time(22 * HOUR)
     assert ledger.expire(DAY) == 0
-    pass_time(2 * HOUR)  # now the jumps are a day ago as well
+    # Now the jumps of the clock are also more than a day ago.
+    pass_time(2 * HOUR)
     assert ledger.expire(DAY) == 1
     assert balance(ledger, "a").reserved == 0.0
     assert settle(ledger, "r1", 0.75) == Settlement(0.75, 0.0)
@@ -220,7 +225,7 @@ def test_a_clock_that_jumps_forward_expires_no_recent_reservation(place: Place, 
 
 @pytest.mark.parametrize("kind", ["redis", "cluster"])
 def test_redis_forgets_what_was_finished_long_ago(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
-    """Costs stay in the accounts. SQLite forgets in `expire`, which test_ledger_model.py tests."""
+    """Old reservations are forgotten, but their costs stay in the accounts. For SQLite, see test_ledger_model.py."""
     place = Place(kind, tmp_path, request.getfixturevalue(f"lasting_{kind}"))
     ledger: Any = place.open()
     ledger.define([Account("a", "*", "*", 10.0)])
@@ -237,7 +242,8 @@ def test_redis_forgets_what_was_finished_long_ago(tmp_path: Path, kind: str, req
             cancel(ledger, name)
         settle(ledger, "late", 0.2)
         assert reserve(ledger, "next", "a", "c", "x", 0.1, "taken") and remembered("taken")[1] == -1
-        settle(ledger, "taken", 0.1)  # a late cost, which must not end the request of the next attempt
+        # This late cost must not end the second attempt of the same request.
+        settle(ledger, "taken", 0.1)
         assert remembered("taken")[1] == -1
         settle(ledger, "settled", 0.1, "later")
         ages = {"settled": SETTLED_SECONDS, "late": SETTLED_SECONDS, "cancelled": RETENTION_SECONDS}

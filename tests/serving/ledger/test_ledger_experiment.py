@@ -1,4 +1,4 @@
-"""No sequence of edits of an experiment makes it exceed a budget, in any kind of ledger."""
+"""Tests that no sequence of edits of an experiment makes it exceed a budget, in any kind of ledger."""
 
 import contextlib
 from collections import Counter
@@ -31,7 +31,7 @@ def accounts(timezone: str = "UTC", **changes: Any) -> list[Account]:
 
 
 class Machine(LedgerMachine):
-    """A machine that edits stage, weights, names, number of arms, kill switch and time zone between any calls."""
+    """A state machine that edits an experiment between calls: stage, weights, arms, kill switch and time zone."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,8 @@ class Machine(LedgerMachine):
         self.changes |= changes
         self.ledger.define(accounts(**self.changes))
         before = self.ledger.balances()
-        for router in (self.ledger, self.place.open()):  # the same accounts again, also from another router
+        # Set the same accounts again, also as another router would.
+        for router in (self.ledger, self.place.open()):
             router.define(accounts(**self.changes))
         assert self.ledger.balances() == before
 
@@ -121,7 +122,7 @@ def ledger(place: Place) -> Ledger:
 
 
 def spend(ledger: Ledger, arm: str, amount: float) -> float:
-    """Spends up to an amount in steps of 0.1, and returns the granted amount."""
+    """Spends up to `amount` in steps of 0.1; returns how much the ledger granted."""
     spent = 0
     for i in range(round(10 * amount)):
         name = f"{arm}-{len(ledger.open_reservations())}-{balance(ledger, '*').spent}-{i}"
@@ -135,9 +136,11 @@ def total(amount: float) -> dict[str, Any]:
     return {"budgets": [{"campaign": "*", "channel": "*", "amount": amount}]}
 
 
-# Edits in order. After each of them, by arm: its limit, the amount that it tries to spend, and the amount it can spend.
+# Sequences of edits. After each edit, every arm has three numbers: its limit, how much it tries to spend, and how much
+# of that the ledger grants.
 EDITS: dict[str, list[tuple[dict[str, Any], dict[str, tuple[int, int, int]]]]] = {
-    # Regression: 15 of 10 were spent, as the incumbent's limit became the whole amount despite the challenger's spend.
+    # Guards against a former fault: the incumbent's limit became the whole amount, although the challenger had spent
+    # some.
     "a switch": [
         ({}, {"incumbent": (5, 2, 2), "challenger": (5, 99, 5)}),
         ({"enabled": False}, {"incumbent": (5, 99, 3), "challenger": (5, 1, 0)}),
@@ -174,7 +177,8 @@ def test_the_next_day_begins_with_the_new_shares(place: Place, ledger: Ledger) -
     assert reserve(ledger, "r1", "incumbent", "c", "x", 7.0)
     ledger.define(accounts(**daily))
     limits = {b.arm: b.limit for b in ledger.balances()}
-    assert limits == {"*": 10, "incumbent": 7, "challenger": 5}  # reserved is not spent yet: the whole budget binds
+    # Reserved money does not count as spent, so the limits add up to more than the budget; the budget still holds.
+    assert limits == {"*": 10, "incumbent": 7, "challenger": 5}
     assert reserve(ledger, "r2", "challenger", "c", "x", 3.0) and not reserve(ledger, "r3", "challenger", "c", "x", 1)
     place.clock.now += 86_400
     assert {b.arm: b.limit for b in ledger.balances()} == {"*": 10, "incumbent": 5, "challenger": 5}

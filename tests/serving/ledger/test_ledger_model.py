@@ -1,4 +1,4 @@
-"""Every kind of ledger equals a model of dictionaries after any sequence of calls, each made twice."""
+"""Tests that every kind of ledger behaves like a model in dictionaries, even if each call is made twice."""
 
 import math
 from collections.abc import Callable
@@ -17,16 +17,18 @@ CENT = 10**7  # nano-units
 SECONDS = {"total": math.inf, "day": 86_400.0, "hour": 3_600.0}
 SCOPES = (("*", "total"), ("*", "day"), ("c1", "hour"))
 
-NAMES = st.sampled_from("abcdefghij")  # few, so that calls meet the same reservations
+# Use few names, so that different calls often use the same reservation.
+NAMES = st.sampled_from("abcdefghij")
 
 Scope = tuple[str, str]
-Page = tuple[Scope, int]  # an account and the start of a period
+Page = tuple[Scope, int]  # An account and the start of one of its periods.
 
 
 @dataclass
 class Book:
     cap: int
-    ceiling: int  # most money that may be committed; above `cap` if more was committed before the cap was lowered
+    # The most money that may be committed. It is above `cap` if more was committed before the cap was lowered.
+    ceiling: int
     spent: int = 0
     reserved: int = 0
     excess: int = 0
@@ -46,7 +48,7 @@ class Reservation:
 
 
 class Machine(LedgerMachine):
-    """A ledger and its model. Amounts are in cents."""
+    """A state machine with a ledger and a model of it, which must agree. Amounts are in cents."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Threads and processes that race on one ledger, or are killed halfway, never exceed a limit."""
+"""Tests that threads and processes on one ledger never exceed a limit, even if they race or are killed."""
 
 import json
 import os
@@ -18,7 +18,7 @@ CAPS = {(a.arm, a.campaign, a.channel, a.period): money.limit(a.limit) for a in 
 
 
 def _writers(where: str, count: int, threads: int, rounds: int) -> list[subprocess.Popen[str]]:
-    """Starts processes that write at the same time, because each waits until all are ready."""
+    """Starts processes that write to the ledger. They begin at the same time, after all of them are ready."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "tests" / "serving" / "ledger_writer.py"), where]
     writers = [
@@ -48,7 +48,8 @@ def _caps_hold(place: Place) -> None:
 @pytest.mark.integration
 def test_processes_and_threads_that_race_for_the_last_cent(place: Place) -> None:
     open_ledger(place.where, 5.0).define(ACCOUNTS)
-    writers = _writers(place.where, 2, 32, 12)  # 768 attempts, of which the limits allow about 120
+    # These are 768 attempts, of which the limits allow about 120.
+    writers = _writers(place.where, 2, 32, 12)
     while any(writer.poll() is None for writer in writers):
         _caps_hold(place)
         time.sleep(0.01)
@@ -73,6 +74,7 @@ def test_a_writer_killed_halfway_leaves_a_consistent_ledger(place: Place) -> Non
         _caps_hold(place)
     ledger = open_ledger(place.where, 5.0)
     own = [name for name in ledger.open_reservations() if not name.startswith("all-")]
-    assert len(own) <= 5  # at most one in flight at each kill
+    # Each killed writer leaves at most one open reservation.
+    assert len(own) <= 5
     ledger.expire(0)
     assert all(b.reserved == 0 for b in ledger.balances())

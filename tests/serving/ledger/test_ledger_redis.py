@@ -1,4 +1,4 @@
-"""A Redis that is down, emptied, full, slow or of another version never causes an overspend."""
+"""Tests that a Redis that is down, emptied, full, slow or of another version never causes an overspend."""
 
 import os
 import signal
@@ -134,7 +134,8 @@ def test_a_store_restarted_without_its_files_grants_no_new_budget(tmp_path: Path
     with redis_server(tmp_path / "after", port, appendonly="yes"), place.client() as client:
         _every_call_is_refused(ledger, "LOST")
         assert client.dbsize() == 0
-        place.open().define(ACCOUNTS)  # another process starts a new ledger; this one must not use it
+        # Another process creates a new ledger. The old connection must not use it.
+        place.open().define(ACCOUNTS)
         _every_call_is_refused(ledger, "LOST")
     with redis_server(tmp_path / "before", port, appendonly="yes"):  # restored
         assert balance(ledger).reserved == 9.0

@@ -1,4 +1,4 @@
-"""All routers have the same prices from the balances of the ledger, and spend stays on schedule."""
+"""Tests that all routers compute the same prices from the balances in the ledger, and that spend stays on schedule."""
 
 import cProfile
 import pstats
@@ -44,7 +44,7 @@ def define(ledger: Ledger, found: Experiments) -> None:
 
 
 def paced(place: Place, found: Experiments) -> tuple[Ledger, Pacer]:
-    """Returns a ledger with the accounts, and a pacer after its first update."""
+    """Returns a ledger with the accounts of these experiments, and a pacer that has computed its first prices."""
     ledger = place.open()
     define(ledger, found)
     pacer = Pacer(ledger, CHANNELS, place.clock)
@@ -53,7 +53,7 @@ def paced(place: Place, found: Experiments) -> tuple[Ledger, Pacer]:
 
 
 def after_a_rush(place: Place, found: Experiments, arm: str) -> tuple[Ledger, Pacer]:
-    """Returns a ledger and its pacer, a minute after an arm has reserved most of its daily money at once."""
+    """Returns a ledger and its pacer. A minute ago, an arm reserved most of its money for the day at once."""
     ledger, pacer = paced(place, found)
     assert reserve(ledger, "a rush", arm, "c", "video", 90.0)
     place.clock.now += 60.0
@@ -67,7 +67,7 @@ def day(amount: float = 200.0, campaign: str = "*", channel: str = "*", **pacing
 
 
 def steady(place: Place) -> Callable[[], float]:
-    """A clock that advances with that of the place, and never goes back."""
+    """Returns a clock that advances when the clock of `place` does, but never goes back."""
     seen = [place.clock.now, 0.0]
 
     def read() -> float:
@@ -95,7 +95,7 @@ def test_an_exposure_pays_for_every_budget_that_it_draws_on(place: Place) -> Non
 
 
 def test_a_plan_counts_what_the_ledger_leaves_an_arm(place: Place) -> None:
-    """After the kill switch, the incumbent's budget is the whole budget minus the challenger's spend."""
+    """After the kill switch, the budget of the incumbent is the whole budget without what the challenger has spent."""
     ledger = place.open()
     define(ledger, of(day(200.0)))
     for arm, amount in (("test/challenger", 80.0), ("test/incumbent", 10.0)):
@@ -111,7 +111,7 @@ def test_a_plan_counts_what_the_ledger_leaves_an_arm(place: Place) -> None:
 
 
 def test_the_gap_between_an_arm_and_its_plan(place: Place) -> None:
-    """At 2:24, a tenth of the day's 100 is scheduled. Gaps are in units of 5, the largest that pacing tolerates."""
+    """At 2:24, a tenth of the day's 100 should be spent. The largest tolerated gap is 5, which is the unit of a gap."""
     ledger, pacer = paced(place, of(day(200.0)))
     reserve(ledger, "spent", "test/challenger", "c", "video", 20.0)
     settle(ledger, "spent", 20.0)
@@ -134,7 +134,7 @@ PLAN = Plan(100.0, next(iter(PACED)).budgets[0].pacing.schedule("day", "UTC", MI
 
 
 def live(place: Place, ledger: Ledger, pacer: Pacer, from_hour: int = 0) -> Iterator[float]:
-    """Simulates a day from an hour on: random opportunities, of which the afternoon has more than expected.
+    """Simulates the rest of a day with random opportunities. The afternoon has more of them than expected.
 
     Yields:
         Spend of the challenger after each minute.
@@ -190,7 +190,7 @@ def counted(opportunities: int, amount: float = 100.0, **changes: Any) -> Experi
 
 
 def test_the_initial_price_is_the_gain_per_cost_that_arms_forecast(place: Place) -> None:
-    """It is the median forecast of all arms, so an arm with few decisions gets the same price at the same time."""
+    """The first price is the median forecast of all arms, so an arm with few decisions gets the same price."""
     found = of({"campaign": "*", "channel": "*", "amount": 200.0, "period": "day"})  # paced by default
     _, pacer = paced(place, found)
     for number in range(20):
@@ -207,7 +207,7 @@ def test_the_initial_price_is_the_gain_per_cost_that_arms_forecast(place: Place)
 
 
 def test_a_small_arm_starts_with_the_price_of_the_largest_arm(place: Place) -> None:
-    """A small arm's limit is a little above its part. The limits of the whole and of the largest arm hardly change."""
+    """The limit of a small arm is a little above its part of the budget. The limits of the others hardly change."""
     found = Experiments([Experiment.from_dict(experiment("http://x", budgets=[day()], stage="5%"))])
     ledger, pacer = paced(place, found)
     assert reserve(ledger, "early", "test/incumbent", "c", "video", 3.0)
@@ -221,7 +221,10 @@ def test_a_small_arm_starts_with_the_price_of_the_largest_arm(place: Place) -> N
 
 @pytest.mark.parametrize("policy", ["baseline", [{"channel": "video"}]])
 def test_an_arm_that_ignores_prices_is_reported(place: Place, policy: Any) -> None:
-    """No price slows such an arm, so its money may be used up by noon. An hourly budget spreads it."""
+    """A higher price does not slow such an arm, so its money may be used up by noon.
+
+    An hourly budget would spread it.
+    """
     incumbent, challenger = arms()
     both = [{**incumbent, "policy": policy}, {**challenger, "endpoint": "http://x"}]
     found = Experiments([Experiment.from_dict(experiment("http://x", arms=both, budgets=[day()]))])
@@ -231,7 +234,7 @@ def test_an_arm_that_ignores_prices_is_reported(place: Place, policy: Any) -> No
 
 
 def test_a_price_that_is_far_too_low_is_reported_and_can_be_corrected(place: Place) -> None:
-    """Regression: no multiplier reached the market's price, no message reported this, and a new price had no effect."""
+    """If the first price is far below that of the market, a message says so, and a new price takes effect."""
     low, mended = of(day(price=0.0005)), of(day(price=0.5))
     _, pacer = after_a_rush(place, low, "test/challenger")
     (fault,) = pacer.faults
@@ -246,7 +249,7 @@ def test_a_price_that_is_far_too_low_is_reported_and_can_be_corrected(place: Pla
 
 
 def test_each_campaign_starts_with_a_price_from_its_own_forecasts(place: Place) -> None:
-    """A median of all campaigns would be wrong by a factor of 1,000 for some, beyond the reach of any multiplier."""
+    """One median for all campaigns would be wrong by a factor of 1,000 for some of them."""
     found = of(*({"campaign": c, "channel": "*", "amount": 200.0, "period": "day"} for c in ("few", "many", "none")))
     _, pacer = paced(place, found)
     for _ in range(20):
@@ -286,7 +289,7 @@ def test_an_unreadable_state_is_replaced(place: Place, text: str) -> None:
 
 
 class Market:
-    """A simulated market: one opportunity a minute, for a random arm at a random router."""
+    """A simulated market with one opportunity a minute, which comes from a random arm at a random router."""
 
     def __init__(self, place: Place, found: Experiments, routers: int = 1) -> None:
         self.place, self.ledger, self.number = place, place.open(), 0
@@ -301,7 +304,7 @@ class Market:
             pacer.refresh(found)
 
     def run(self, opportunities: int) -> dict[str, float]:
-        """Returns the share of opportunities with an exposure, by arm."""
+        """Simulates opportunities; returns the share of them with an exposure, for each arm."""
         chance, had, shown = random.Random(self.number), Counter[str](), Counter[str]()
         for number in range(self.number, self.number + opportunities):
             self.place.clock.now += 60.0
@@ -366,7 +369,7 @@ def test_pacing_that_is_switched_on_halfway_spreads_the_rest(place: Place, paced
 
 
 def test_an_account_that_another_router_does_not_know_keeps_its_state(place: Place) -> None:
-    """A router whose file lacks the new budget paces for a while."""
+    """Meanwhile, a router leads whose experiment file does not have the new budget yet."""
     both, before = of(*next(iter(counted(4000))).model_dump()["budgets"], day(campaign="x")), of(day(campaign="x"))
     market = Market(place, both)
     market.run(1000)
@@ -397,7 +400,7 @@ def test_one_account_that_can_not_be_paced_stops_no_other(place: Place, monkeypa
 
 
 def test_an_arm_without_free_money_at_a_change_is_stopped_only_until_costs_arrive(place: Place) -> None:
-    """Costs arrive hours later. Until then, the highest possible costs are reserved."""
+    """Costs are reported hours later. Until then, the largest possible costs are reserved."""
     market = Market(place, week(10.0))
     for number in range(33):
         assert reserve(market.ledger, f"r{number}", "test/challenger", "c", "video", 0.15)
@@ -434,7 +437,7 @@ def test_nothing_is_exposed_outside_the_period_of_a_total_budget(place: Place) -
 
 
 def test_calls_of_a_refresh_grow_linearly_with_the_campaigns(place: Place) -> None:
-    """With four times the campaigns, a comparison of all pairs would take sixteen times as many calls."""
+    """With four times as many campaigns, a comparison of all pairs would need sixteen times as many calls."""
 
     def calls(campaigns: int) -> int:
         rows = "".join(f"c{number},*,200,day,0.5\n" for number in range(campaigns))

@@ -1,4 +1,4 @@
-"""One router writes prices, the others read them, and a router that dies is replaced."""
+"""Tests that one router writes the prices and the others read them, and that a dead router is replaced."""
 
 from array import array
 from pathlib import Path
@@ -28,7 +28,7 @@ def shared(lasting_redis: int, tmp_path: Path) -> Place:
 
 
 def routers(place: Place, number: int, found: Experiments) -> list[Pacer]:
-    """Sets the accounts of a ledger and returns pacers for it, of which the first one leads."""
+    """Sets the accounts of a ledger, and returns pacers of several routers. The first one leads."""
     define(place.open(), found)
     made = [Pacer(place.open(), CHANNELS, steady(place)) for _ in range(number)]
     for pacer in made:
@@ -81,7 +81,10 @@ def test_a_router_that_stops_releases_the_lease(shared: Place) -> None:
 
 
 def test_a_router_that_was_suspended_in_its_round_writes_nothing(shared: Place, monkeypatch: Any) -> None:
-    """The router reads the balances, is suspended while another takes the lease, and wakes up with outdated prices."""
+    """The router has read the balances when it is suspended.
+
+    Another router becomes leader before the first one wakes up.
+    """
     found, ledger = of(day()), shared.open()
     slow, other = routers(shared, 2, found)
     balances = slow._ledger.balances
@@ -107,7 +110,7 @@ def test_a_router_that_was_suspended_in_its_round_writes_nothing(shared: Place, 
 
 
 def test_the_wall_clock_decides_nothing_about_the_lease(shared: Place) -> None:
-    """A clock that jumps by an hour takes no lease from a live holder, and delays no replacement of a dead one."""
+    """If a clock jumps by an hour, a living leader keeps the lease, and a dead leader is replaced as soon as usual."""
     found = of(day())
     define(shared.open(), found)
     ticks = [0.0]
@@ -182,7 +185,7 @@ def test_a_reader_reads_names_only_when_accounts_change(shared: Place, monkeypat
 
 
 def test_many_readers_cost_the_same_commands_whatever_the_campaigns(shared: Place) -> None:
-    """A reader sends one command per refresh while no price changes, and one more after a change."""
+    """A reader sends one command per refresh, and a second one only if prices have changed."""
     found = of(*(day(campaign=f"c{number}") for number in range(50)))
     ledger = shared.open()
     leader, reader = routers(shared, 2, found)

@@ -1,4 +1,4 @@
-"""In a Redis Cluster, routers that race or die between two steps never exceed the budget."""
+"""Tests that routers that race or die on a Redis Cluster never exceed the budget."""
 
 import contextlib
 import threading
@@ -28,16 +28,19 @@ _STEPS = st.lists(
         st.sampled_from(
             ["reserve", "reserve", "reserve", "settle", "cancel", "expire", "recall", "define", "late grant"]
         ),
-        st.integers(0, 1),  # the router
-        st.integers(0, 11),  # the reservation, and so its campaign
-        st.sampled_from([0, 0, 0, 1, 2, 3, 4]),  # 0: lives; 1: dies before its next script; n: after n - 1 scripts
+        # Number of the router.
+        st.integers(0, 1),
+        # Number of the reservation, which also determines its campaign.
+        st.integers(0, 11),
+        # With 0 the router lives. With n, it dies before its n-th script.
+        st.sampled_from([0, 0, 0, 1, 2, 3, 4]),
     ),
     max_size=40,
 )
 
 
 class Dies:
-    """A router that dies before or after one of its next scripts on slices."""
+    """Simulates a router that dies before or after one of its next scripts."""
 
     def __init__(self, ledger: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left = 0
@@ -61,7 +64,7 @@ class Dies:
 
 
 def _accounts(place: Place) -> tuple[dict[str, tuple[int, int]], dict[str, list[int]]]:
-    """Returns by arm: limit and committed money in the bank, and sums of caps and committed money in the slices."""
+    """Returns the limit and committed money of each arm in the bank, and the sums of both over the slices."""
     bank: dict[str, tuple[int, int]] = {}
     slots: dict[str, list[int]] = {}
     for of_bank, (arm, campaign, *_), (cap, spent, reserved, _) in place.accounts():
@@ -232,7 +235,7 @@ def test_nodes_have_equal_parts_of_a_ledger() -> None:
 
 @pytest.mark.integration
 def test_a_reservation_is_one_command_of_its_node(tmp_path: Path, lasting_cluster: int) -> None:
-    """Regression: the client also asked a node for the keys of each script."""
+    """Guards against a former fault: the client sent an additional command for each script."""
     place = Place("cluster", tmp_path, lasting_cluster)
     ledger = place.open()
     ledger.define([Account("a", f"c{i}", "*", 9.0) for i in range(20)])
@@ -282,7 +285,8 @@ def test_threads_share_the_last_cent_of_all_campaigns(tmp_path: Path, lasting_cl
         thread.start()
     for thread in threads:
         thread.join()
-    for i in range(60):  # recalls money that the race has left in slices
+    # This also collects the money that the race has left in the slices.
+    for i in range(60):
         granted.extend([f"r{i}"] if reserve(routers[0], f"r{i}", "a", "c1", "x", 0.1) else [])
     shown = {b.arm: b.reserved for b in routers[1].balances()}
     assert len(granted) == 50 and shown == {"*": 5.0, "a": 5.0}

@@ -1,4 +1,4 @@
-"""A run's models on KServe's own server answer the router on a Unix socket, or all clients on a port."""
+"""Tests of a run's models on KServe's own server, which answers on a Unix socket or on a port."""
 
 import json
 import os

@@ -20,7 +20,7 @@ from tests.messages import raises
 
 pytestmark = pytest.mark.integration
 
-# Like the real router, it locks the spool against other writers, and on SIGTERM it drains before it exits.
+# A fake router. Like the real one, it locks the spool against other writers, and finishes its work on SIGTERM.
 ROUTER = """
 import fcntl, http.server, json, signal, sys, threading, time, yaml
 def log(message):
@@ -65,7 +65,7 @@ class FakeTorchServe(ModelServer):
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run with the files that a stack reads, and with fakes of the two servers."""
+    """Returns a run with the files that the local stack reads. The model server and the router are fake."""
     run = tmp_path / "run"
     for folder in ("model-store", "artifacts/challenger", "features", "serving"):
         (run / folder).mkdir(parents=True)
@@ -144,7 +144,8 @@ def test_a_run_can_be_served_again_but_not_twice_at_once(run: Path) -> None:
     for _ in range(2):
         with stack, pytest.raises(StackError, match=f"already, by process {os.getpid()}"):
             LocalStack(run).start()
-    stack.claim()  # before it starts, so that no other process changes its models
+    # Claim the run before it is served, so that no other process changes its models.
+    stack.claim()
     with pytest.raises(StackError, match=f"already, by process {os.getpid()}"):
         LocalStack(run).claim()
     with stack:
@@ -202,7 +203,7 @@ def test_a_missing_or_invalid_file_of_a_run_is_named(run: Path, spoil, message: 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_outlives_the_process_that_holds_the_stack(run: Path, tmp_path: Path, all_gone, end) -> None:
-    """The router still drains, and the run can be served again at once."""
+    """The router still writes its pending records, and the run can then be served again at once."""
     program = f"""
 import sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})

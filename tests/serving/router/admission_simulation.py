@@ -1,8 +1,8 @@
-"""A server under load in virtual time: the real `Admission` in front of a simulated machine.
+"""Simulates a server under load, with the real `Admission` in front of a simulated machine. Time is virtual.
 
-The machine works on one batch of up to eight waiting requests at a time. A batch takes 1 ms, and 0.7 ms for each
-request, times a log-normal factor, divided by the speed of the machine. The machine may stall, as if other processes
-used the host. A refusal costs 0.04 ms. A request that is not done by 0.85 of its deadline gets the default action.
+The machine works on one batch of up to eight waiting requests at a time. A batch takes 1 ms and 0.7 ms for each
+request, times a random factor, divided by the speed of the machine. The machine may stall, as if other processes used
+the host. A refusal takes 0.04 ms. A request that is not done after 85 % of its deadline gets the default action.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from serving.router.flow import admission
 from serving.router.flow.admission import CURRENT, Admission, Saturated
 
 DEADLINE = 0.05
-_END = 0.85 * DEADLINE  # time limit of the work on a request
-_PER_BATCH, _PER_REQUEST, _PER_REFUSAL = 0.001, 0.0007, 0.00004  # seconds
+_END = 0.85 * DEADLINE  # Time limit for the work on a request, in seconds.
+_PER_BATCH, _PER_REQUEST, _PER_REFUSAL = 0.001, 0.0007, 0.00004  # Durations in seconds.
 _LARGEST = 8
 _SPREAD = 0.25
-_THINK_SECONDS = 0.0003  # pause of a client in a closed loop
+_THINK_SECONDS = 0.0003  # Pause of a client between an answer and its next request, in seconds.
 
 
 class _Selector(selectors.DefaultSelector):
-    """A selector that never waits, and advances the clock by the timeout instead."""
+    """A selector that does not wait. Instead, it moves the clock forward by the timeout."""
 
     loop: VirtualLoop
 
@@ -38,7 +38,7 @@ class _Selector(selectors.DefaultSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock advances only while no task can run."""
+    """An event loop with a virtual clock, which moves forward only if no task can run."""
 
     def __init__(self) -> None:
         selector = _Selector()
@@ -64,22 +64,23 @@ class Answers:
 
     @property
     def default_share(self) -> float:
-        """Share of default actions among the answers that are not refusals."""
+        """The share of default actions among all answers that are not refusals."""
         return self.default / max(self.full + self.default, 1)
 
     @property
     def p99(self) -> float:
-        """99th percentile of the latencies of full answers, seconds."""
+        """The 99th percentile of the latency of full answers, in seconds."""
         return sorted(self.times)[int(0.99 * len(self.times))]
 
 
 @dataclass
 class Machine:
-    """A simulated machine behind admission. `speed` and `hangs` depend on the time in seconds."""
+    """A simulated machine. `speed` and `hangs` are functions of the time in seconds."""
 
     speed: Callable[[float], float] = lambda now: 1.0
-    hangs: Callable[[float, random.Random], bool] = lambda now, chance: False  # the request is never answered
-    stalls: float = 0.0  # number per second
+    # Whether a request is never answered.
+    hangs: Callable[[float, random.Random], bool] = lambda now, chance: False
+    stalls: float = 0.0  # Stalls per second.
     stall_seconds: float = 0.06
 
 
@@ -88,8 +89,9 @@ class _Run:
         self.loop = asyncio.get_running_loop()
         self.admission = Admission(64, DEADLINE)
         self.chance = random.Random(seed)
-        self._stalls = random.Random(seed)  # stalls come at the same times for any limit
-        self._stall = self._stalls.expovariate(machine.stalls or 1e-9)  # when the next one begins
+        # Use a generator of its own, so that stalls come at the same times for any limit.
+        self._stalls = random.Random(seed)
+        self._stall = self._stalls.expovariate(machine.stalls or 1e-9)  # Time at which the next stall begins.
         self._machine, self._from, self.answers = machine, warm, Answers(seconds)
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._arrives = asyncio.Event()
@@ -153,11 +155,11 @@ def simulate(
     seed: int = 0,
     fixed: int = 0,
 ) -> Answers:
-    """Load a machine for `warm` seconds, then for `seconds`; returns the answers of the second period only.
+    """Load a machine for `warm` seconds and then for `seconds`; returns the answers of the second period.
 
     Args:
-        clients: Clients that send a request as soon as they have an answer (closed loop). 0 means an open loop.
-        rate: Requests a second as a function of the time in seconds (open loop).
+        clients: Number of clients that send a request after each answer (closed loop). 0 means an open loop.
+        rate: Requests per second as a function of the time in seconds (open loop).
         fixed: A limit that never changes. 0 means that admission adapts its limit.
     """
 

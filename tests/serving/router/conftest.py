@@ -10,7 +10,10 @@ from tests.serving.router_fixtures import made_feast_repo, running
 
 @pytest.fixture(scope="module")
 def ask(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Posts bodies to one router. At the end, the router must still decide and have kept nothing of the bodies."""
+    """Yields a function that posts bodies to one router.
+
+    At the end, the router must still decide and hold no resources.
+    """
     runner = asyncio.Runner()
     context = running(tmp_path_factory.mktemp("router"))
     h = runner.run(context.__aenter__())
@@ -36,5 +39,5 @@ def folder(feast_repo: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ledger(place: Place) -> str:
-    """Location of the ledger that `with_router` gives to the router of a test."""
+    """The location of the ledger that `with_router` gives to the router of a test."""
     return place.where

@@ -1,4 +1,4 @@
-"""Admission adapts its limit on concurrent requests, and lets some requests wait for room."""
+"""Tests of admission, which adapts its limit on concurrent requests and lets some requests wait until others end."""
 
 import asyncio
 import time
@@ -56,7 +56,8 @@ def test_concurrency_and_the_limit_stay_within_bounds(
 
 
 async def test_a_request_without_room_waits_in_order_for_a_limited_time() -> None:
-    admission = Admission(1, 10.0)  # requests wait up to 1.5 s for room
+    # Requests may wait up to 1.5 s for admission.
+    admission = Admission(1, 10.0)
     order: list[str] = []
     end = asyncio.Event()
 
@@ -86,7 +87,8 @@ async def test_a_wait_that_times_out_and_is_cancelled_takes_no_room() -> None:
         late = asyncio.create_task(admission.admit().__aenter__())
         await asyncio.sleep(0)
         asyncio.get_running_loop().call_later(0.03, late.cancel)
-        time.sleep(0.1)  # both timers are due when the loop continues
+        # Both timers are due when the loop continues.
+        time.sleep(0.1)
         with pytest.raises((asyncio.CancelledError, Saturated)):
             await late
         assert admission.inside == 1
@@ -100,13 +102,14 @@ async def test_a_request_that_is_cancelled_at_its_turn_passes_its_room_on() -> N
     gone, following = (asyncio.create_task(other.__aenter__()) for other in others)
     await asyncio.sleep(0)
     await first.__aexit__(None, None, None)
-    gone.cancel()  # it has just got the room, and its task has not run since
+    # The request was just admitted, but its task has not run since.
+    gone.cancel()
     await following
     assert gone.cancelled() and admission.inside == 1
 
 
 class Rounds:
-    """Groups of requests that arrive and leave together, on a fake clock."""
+    """Sends groups of requests that begin and end together, on a fake clock."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int = 64) -> None:
         self.now = 0.0
@@ -129,7 +132,8 @@ class Rounds:
 async def test_faults_and_delays_without_load_do_not_change_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     rounds = Rounds(monkeypatch)
     limit, target = rounds.admission.limit, rounds.admission.target
-    await rounds.all_there_is(100, 0.001, failed=True)  # a broken part answers fast, whatever the load
+    # A broken part answers fast under any load.
+    await rounds.all_there_is(100, 0.001, failed=True)
     for _ in range(100):
         await rounds.of(1, 0.2, late=True)  # a delay on an idle host
     assert (rounds.admission.limit, rounds.admission.target) == (limit, target)
@@ -163,7 +167,8 @@ async def test_a_low_limit_is_forgotten_in_a_quiet_minute(monkeypatch: pytest.Mo
 
 async def test_a_request_that_would_wait_too_long_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     rounds = Rounds(monkeypatch, most=8)
-    await rounds.all_there_is(200, 0.012)  # 8 requests leave in 12 ms, so 5 within the longest wait of 7.5 ms
+    # 8 requests end within 12 ms, so about 5 end within the longest wait of 7.5 ms.
+    await rounds.all_there_is(200, 0.012)
     admission, end = rounds.admission, asyncio.Event()
     guests = [asyncio.create_task(stay(admission, end)) for _ in range(20)]
     await asyncio.sleep(0)

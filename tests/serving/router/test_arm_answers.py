@@ -1,4 +1,4 @@
-"""An arm needs to answer only channel and expose, in one of several forms, and each fault names its cause."""
+"""Tests of an arm's answer: only channel and expose are required, several forms are accepted, and faults are named."""
 
 import dataclasses
 import json
@@ -136,7 +136,8 @@ def test_probabilities_are_those_of_all_candidates_or_of_the_chosen_channel() ->
     assert read(propensity=0.4).channel_probs == {"video": 0.4}
     both = read(channel_probs={"video": 0.25, "search": 0.75, "tv": 0}, candidates=("search", "video"))
     assert (both.propensity, list(both.channel_probs.items())) == (0.25, [("search", 0.75), ("video", 0.25)])
-    with pytest.raises(ArmError):  # the rest is for a channel outside the candidates
+    # The rest of the probability is for a channel that is not a candidate.
+    with pytest.raises(ArmError):
         read(channel_probs={"video": 0.75, "tv": 0.25}, candidates=("search", "video"))
 
 
@@ -156,7 +157,8 @@ def test_any_answer_is_a_decision_or_a_fault_with_a_message(answer: dict[str, An
     try:
         found = read_answer({**LEAST, **answer}, CHANNELS, CHANNELS, NOBODY)
     except ArmError as error:
-        assert str(error) and error.cause in ALLOWED_CAUSES  # the cause is a label of a metric, so its values are few
+        # The cause is a label of a metric, so it must have few possible values.
+        assert str(error) and error.cause in ALLOWED_CAUSES
         return
     assert found.channel in CHANNELS and isinstance(found.expose, bool)
     assert found.propensity is None or 0 < found.propensity <= 1

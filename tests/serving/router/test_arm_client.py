@@ -1,4 +1,4 @@
-"""The arms' HTTP client reuses connections, limits time and size, and raises ArmError for a broken answer."""
+"""Tests of the HTTP client for arms: it reuses connections, limits time and size, and raises ArmError."""
 
 import socket
 import threading
@@ -21,7 +21,10 @@ OK = b"HTTP/1.1 200 OK\r\nx-model-name: m\r\ncontent-length: 2\r\n\r\nok"
 
 @contextmanager
 def arm(*talks: Talk, path: Path | None = None) -> Iterator[tuple[str, list[bytes]]]:
-    """Starts a server whose n-th connection runs the n-th function. Yields its URL, and the data that it receives."""
+    """Starts a server; yields its URL and a list of the data that it receives.
+
+    The n-th connection runs the n-th function.
+    """
     if path is None:
         listening = socket.create_server(("127.0.0.1", 0))
         place = f"http://127.0.0.1:{listening.getsockname()[1]}"
@@ -96,7 +99,8 @@ def test_a_connection_is_reused() -> None:
         (b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok", 30.0),
         (b"HTTP/1.0 200 OK\r\n\r\nok", 30.0),
         (b"HTTP/1.1 200 OK\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", 30.0),
-        (OK, 0.0),  # each connection has been idle for too long
+        # Each connection counts as idle for too long.
+        (OK, 0.0),
     ],
 )
 def test_a_new_connection_for_each_request_is_no_fault(

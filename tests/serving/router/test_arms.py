@@ -1,4 +1,4 @@
-"""A silent arm is reported even without traffic, and a change of an arm's model is detected."""
+"""Tests that a silent arm is reported even without traffic, and that a change of an arm's model is detected."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -84,7 +84,8 @@ def naming(**digests: str) -> list[dict[str, Any]]:
 
 @with_router()
 async def test_swapped_endpoints_log_nothing_under_the_wrong_arm(h: Harness, caplog: pytest.LogCaptureFixture) -> None:
-    h.arm.mode = lambda _: model("aaaa1111")  # the answer for either arm, after a swap
+    # Either arm answers with this model, as if the endpoints were swapped.
+    h.arm.mode = lambda _: model("aaaa1111")
     h.put(salt="another", arms=naming(incumbent="aaaa", challenger="bbbb"))
     await until(lambda: only(h.router.live).arm("challenger").model_digest)
     answers = await h.predict(*(instance(f"u{i}") for i in range(50)))

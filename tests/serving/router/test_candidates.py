@@ -1,4 +1,4 @@
-"""A request may limit the channels on offer and their highest costs."""
+"""Tests of requests that limit the channels on offer and their highest costs."""
 
 from pathlib import Path
 
@@ -46,11 +46,13 @@ async def test_the_cost_in_a_request_is_reserved_and_recorded(h: Harness) -> Non
     (cheap,) = await h.predict(instance("u1", costs={"video": 0.02}))
     assert h.balance(cheap["arm"]).reserved == 0.02
     assert h.arm.asked[-1][1]["costs"] == {"video": 0.02}
-    (other,) = await h.predict(instance("u1", costs={"search": 0.1}))  # a cost of a channel that is not chosen
+    # This is the cost of a channel that is not chosen.
+    (other,) = await h.predict(instance("u1", costs={"search": 0.1}))
     assert other["arm"] == cheap["arm"] and h.balance(cheap["arm"]).reserved == pytest.approx(0.07)
     first, second = h.records()
     assert (first["costs"], first["reserved"], second["reserved"]) == ({"video": 0.02}, 0.02, 0.05)
-    await h.outcome(cheap["decision_id"], "cost", 0.05)  # the cost in the request was too low
+    # The real cost is above the cost in the request.
+    await h.outcome(cheap["decision_id"], "cost", 0.05)
     balance = h.balance(cheap["arm"])
     assert balance.spent + balance.reserved <= balance.limit and balance.spent == 0.02
     assert balance.excess == pytest.approx(0.03)

@@ -1,4 +1,4 @@
-"""The answer, the log record and the reservation of a decision agree."""
+"""Tests that the answer, the log record and the reservation of a decision agree."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -70,7 +70,8 @@ async def test_the_arm_gets_the_window_and_a_reproducible_draw(h: Harness) -> No
 @with_router()
 async def test_a_decision_sees_only_what_precedes_its_time(h: Harness) -> None:
     shown = datetime.fromtimestamp(h.features.users["u1"].history["hist_timestamp"][0] / 1e6, UTC)
-    soon = datetime.now(UTC) + timedelta(seconds=50)  # a caller's clock may be a little ahead
+    # The clock of a caller may be slightly ahead.
+    soon = datetime.now(UTC) + timedelta(seconds=50)
     for when in (shown, shown + timedelta(microseconds=1), soon):
         await h.predict(instance(timestamp=when.isoformat()))
     await h.predict(instance())
@@ -109,7 +110,7 @@ async def test_a_paced_budget_has_a_price_for_each_channel(h: Harness) -> None:
 
 @with_router(changes={"budgets": [{**BUDGET, "pacing": {"opportunities": 1000}}]})
 async def test_opportunities_and_forecasts_reach_the_pacing(h: Harness) -> None:
-    """The file sets no initial price, and the budget is paced by the number of decisions."""
+    """The experiment file sets no first price, and the budget is paced by the number of decisions."""
     for number in range(60):
         (answer,) = await h.predict(instance(f"u{number}"))
     pacer = h.router.budgets.pacer
@@ -156,7 +157,8 @@ async def test_a_campaign_without_a_budget_is_reported_as_no_account(h: Harness)
 
 @with_router(changes={"budgets": [{"campaign": "*", "channel": "*", "amount": 0.24}]})
 async def test_an_exhausted_budget_is_no_fault_and_no_exposure(h: Harness) -> None:
-    answers = [(await h.predict())[0] for _ in range(4)]  # each arm has 0.12, and each decision takes 0.05
+    # Each arm has a budget of 0.12, and each decision costs 0.05.
+    answers = [(await h.predict())[0] for _ in range(4)]
     assert [a["expose"] for a in answers] == [True, True, False, False]
     assert [a["budget_exhausted"] for a in answers] == [False, False, True, True]
     assert {a["fallback_reason"] for a in answers} == {None} and {a["channel"] for a in answers} == {"video"}

@@ -1,4 +1,4 @@
-"""While parts of the real stack are killed, every request is answered, and ledger and log agree."""
+"""Test with a real stack whose parts are killed: every request is answered, and the ledger and the log agree."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _CAP = 500.0  # budget of each arm
 
 
 class Traffic:
-    """Callers that request decisions, report costs of exposures, and retry with the same request id after a fault."""
+    """Callers that request decisions and report costs. After a fault, they retry with the same request id."""
 
     def __init__(self, url: str, run: Path) -> None:
         log = pd.read_parquet(run / "data" / "touchpoints.parquet")
@@ -94,7 +94,7 @@ class Traffic:
 
 
 def check_books(where: str | None, run: Path, traffic: Traffic) -> None:
-    """Checks that the ledger, the log and the answers to callers agree."""
+    """Checks that the ledger, the log and the answers that callers got agree."""
     ledger = open_ledger(where or str(run / "serving" / "ledger.sqlite"), 5.0)
     with ExitStack() as stack:
         spool = Spool(run / "serving" / "spool")
@@ -118,7 +118,10 @@ def check_books(where: str | None, run: Path, traffic: Traffic) -> None:
 
 @pytest.fixture(params=["sqlite", "redis"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
-    """Yields the ledger's URL and a function that kills and restarts it, or two times None for the run's own file."""
+    """Yields the URL of the ledger, and a function that kills and restarts it.
+
+    Both are None for the file of the run.
+    """
     if request.param == "sqlite":
         yield None, None
         return
@@ -151,7 +154,10 @@ def mostly_decided(traffic: Traffic) -> bool:
 
 
 def test_killed_parts_cost_no_answer_and_no_money(tmp_path: Path, store: Any) -> None:
-    """First model workers and the ledger's Redis are killed, then the router, which repeats its answers afterwards."""
+    """First the model workers and the ledger's Redis are killed.
+
+    Then the router is killed, which must repeat its answers.
+    """
     where, restart_redis = store
     run = small_run(tmp_path)
     (port,) = free_ports(1)
@@ -164,8 +170,8 @@ def test_killed_parts_cost_no_answer_and_no_money(tmp_path: Path, store: Any) ->
             time.sleep(3)
             restart_redis()
         eventually(lambda: mostly_decided(traffic) and traffic.reasons[None] > 50, 240, lambda: traffic.reasons)
-        # If the disk or the store can't take an outcome, the caller must retry it. If a busy host has no room for a
-        # decision, the caller gets a 429. Most requests are answered, because a failing part is no sign of load.
+        # A caller gets a 503 if an outcome cannot be stored, and retries it. It gets a 429 if a busy host cannot admit
+        # a decision. Most requests must be answered, because the failure of a part must not count as load.
         statuses = Counter(traffic.statuses)
         assert traffic.broken == 0 and set(statuses) <= {200, 429, 503} and statuses[429] < statuses[200], statuses
         os.killpg(stack.pids["router"], signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The gateway refuses requests without a valid token, with a large body, or above the admission limit."""
+"""Tests that the gateway refuses requests without a valid token, with a large body, or beyond the admission limit."""
 
 import asyncio
 from pathlib import Path
@@ -88,7 +88,8 @@ async def test_requests_beyond_the_limit_get_429_and_a_retry_time(
         h.gateway.decisions._mean = 20.0  # mean time of an answer, seconds
         assert h.gateway.sheds(b"POST", PREDICT.encode())
         assert not h.gateway.sheds(b"GET", b"/metrics") and not h.gateway.sheds(b"POST", b"/v1/outcomes?x=y")
-        h.gateway.decisions.inside = 1  # of several heads at once, only as many pass as there is room for
+        # Of several requests that arrive at once, only as many are admitted as are below the limit.
+        h.gateway.decisions.inside = 1
         assert [h.gateway.sheds(b"POST", PREDICT.encode()) for _ in range(4)] == [False, False, True, True]
         h.gateway.decisions.inside, h.gateway.decisions.coming = 3, 0
         refused = await h.post(PREDICT, BODY)

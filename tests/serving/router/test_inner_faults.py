@@ -1,4 +1,4 @@
-"""An internal fault gives the default action, never a 5xx, and leaves no money reserved."""
+"""Tests that an internal fault gives the default action, never a 5xx, and leaves no money reserved."""
 
 import asyncio
 import os
@@ -86,7 +86,7 @@ async def test_an_internal_fault_gives_the_default_action(tmp_path: Path, fault:
         assert sample("mtorl_fallbacks_total", arm=arm, reason=reason) == before + 2
         record, of_own = h.records_of([answer, own])
         assert (record["fallback_reason"], record["expose"], record["reserved"]) == (reason, False, 0.0)
-        # The request's baseline, if there is one, is the default action. Without a ledger, nothing is exposed.
+        # The default action is the baseline of the request, if there is one. Without a ledger, nothing is exposed.
         assert (own["channel"], own["propensity"], of_own["baseline"]) == ("search", 0.4, OWN_LOGIC)
         assert own["expose"] == (reason != "ledger") == (own["reservation_id"] is not None)
         assert of_own["reserved"] == 0.6 * own["expose"]
@@ -98,7 +98,7 @@ async def test_an_internal_fault_gives_the_default_action(tmp_path: Path, fault:
 
 
 def open_breaker_after(failures: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes circuit breakers open after this number of failures, however fast these come, and for an hour."""
+    """Makes a circuit breaker open after this number of failures, at any rate of failures, for an hour."""
     for name, value in (("FAILURES", failures), ("SILENT_SECONDS", 0.0), ("_PAUSE_SECONDS", 3600.0)):
         monkeypatch.setattr(f"serving.router.flow.stages.{name}", value)
 
@@ -108,7 +108,8 @@ def open_breaker_after(failures: int, monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_the_circuit_breaker_of_a_part_opens_and_closes_again(
     h: Harness, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    clock = [1000.0]  # stands still while the circuit breaker is open
+    # The clock stands still while the circuit breaker is open.
+    clock = [1000.0]
     monkeypatch.setattr("serving.router.flow.stages.monotonic", lambda: clock[0])
     open_breaker_after(6, monkeypatch)
     reads = 0
@@ -124,11 +125,12 @@ async def test_the_circuit_breaker_of_a_part_opens_and_closes_again(
     h.features.fault = OSError("away") if part == "features" else None
     one = instance("u1", request_id=None)
     arm = (await h.predict(one))[0]["arm"]
-    for _ in range(6):  # so many at once that some of them wait in the lane
+    # So many requests at once that some of them wait for a thread.
+    for _ in range(6):
         await asyncio.gather(*(h.predict(one) for _ in range(6)))
     asked, read_before = len(h.arm.asked), reads
     answers = await asyncio.gather(*(h.predict(one) for _ in range(5)))
-    # Not "model_timeout", because no request waits for the part.
+    # The reason is not "model_timeout", because no request waits for the broken part any more.
     assert {answer["fallback_reason"] for (answer,) in answers} == {"model_error" if part == "model" else "features"}
     assert len(h.arm.asked) == asked and (part == "model" or reads == read_before)
     h.arm.mode, h.features.fault = "ok", None
@@ -142,7 +144,10 @@ async def test_the_circuit_breaker_of_a_part_opens_and_closes_again(
 async def test_a_feature_redis_that_hangs_times_out_and_is_used_again_later(
     h: Harness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A stopped Redis accepts connections but never answers. The cluster's settings make the stage itself time out."""
+    """A suspended Redis accepts connections but never answers.
+
+    With the settings of the cluster, the read must time out.
+    """
     settings = yaml.safe_load((ROOT / "manifests/base/router/config/feature_store.yaml").read_text())["online_store"]
     options = [one for one in settings["connection_string"].split(",")[1:] if not one.startswith("password=")]
     with redis_server(tmp_path) as port:
@@ -177,7 +182,7 @@ async def test_log_faults_expose_and_reserve_nothing(h: Harness, monkeypatch: py
         assert sample("mtorl_fallbacks_total", arm=arm, reason="log") == before + 1
         await until(lambda: said() == LOG_NOT_WRITTEN(error="[Errno 28] No space left on device"))
         assert sample("mtorl_spool_writable") == 0
-    # Once the disk has room again, the decision above is logged, so that verdicts count its default action.
+    # When the disk has space again, the decision above must be logged, so that verdicts count its default action.
     await until(lambda: len(h.records()) == 1)
     (record,) = h.records()
     assert record["decision_id"] == answer["decision_id"] and record["withdrawn"]
@@ -194,7 +199,9 @@ async def test_log_faults_expose_and_reserve_nothing(h: Harness, monkeypatch: py
 async def test_money_is_released_after_its_withdrawal_is_logged_or_the_log_has_hung_for_long(
     h: Harness, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
-    """If the money were released first, a kill could leave an exposure in the log whose reservation is cancelled."""
+    """If the money were released before the withdrawal is logged, a crash would leave an exposure without a
+    reservation.
+    """
     monkeypatch.setattr(decider, "WITHDRAWAL_SECONDS", seconds)
     released: list[list[bool]] = []
     gate, sync, cancel = threading.Event(), os.fdatasync, h.ledger.cancel_all
@@ -287,7 +294,7 @@ async def test_a_hung_ledger_is_not_called_but_a_refusing_one_is(h: Harness, mon
 
 @with_router(deadline_ms=SHORT_DEADLINE)
 async def test_a_part_that_always_answers_too_late_is_not_called(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer after the time limit does not count as an answer."""
+    """An answer after the time limit counts as a failure."""
     open_breaker_after(4, monkeypatch)
     calls = back = 0
     read = h.features.read

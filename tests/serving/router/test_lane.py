@@ -1,4 +1,4 @@
-"""A thread takes all waiting decisions as a batch, late decisions are taken over, and each decision ends once."""
+"""Tests of the lane: a thread works on all waiting decisions as a batch, and each decision is completed once."""
 
 import asyncio
 import random
@@ -43,7 +43,7 @@ async def test_waiting_decisions_share_a_batch() -> None:
 
 
 async def test_hanging_threads_with_answered_decisions_delay_no_others() -> None:
-    """In the lane of repeated requests, some decisions of a batch may be answered and the others taken over."""
+    """In each hanging batch, one decision is already answered and the other was taken over by another thread."""
     go, began = threading.Event(), threading.Semaphore(0)
 
     def work(decisions: Sequence[Any]) -> None:
@@ -66,7 +66,7 @@ async def test_hanging_threads_with_answered_decisions_delay_no_others() -> None
 
 @with_router(deadline_ms=SHORT_DEADLINE)
 async def test_an_arm_whose_calls_never_return_holds_few_threads(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once some calls hang, further decisions get the default action at once, with a paid exposure."""
+    """After some calls to an arm hang, later decisions get the default action at once. Its exposure is paid for."""
     go, predict, calls = threading.Event(), Arms.predict, 0
 
     def hang(arms: Arms, experiment: Any, arm: Any, *asked: Any) -> Any:
@@ -95,7 +95,7 @@ async def test_an_arm_whose_calls_never_return_holds_few_threads(h: Harness, mon
 
 @with_router(deadline_ms=SHORT_DEADLINE)
 async def test_decisions_that_skip_a_stage_do_not_wait_for_it(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ledger hangs for a decision with an exposure. One without exposure in the same batch does not wait."""
+    """The ledger hangs for a decision with an exposure. A decision without exposure in the same batch must not wait."""
     go, reserve_all = threading.Event(), h.ledger.reserve_all
     monkeypatch.setattr(h.ledger, "reserve_all", lambda wanted: (go.wait(LONG), reserve_all(wanted))[1])
     shown, kept = [user for user in map(str, range(99)) if only(h.router.live).arm_of(user)[0] == "incumbent"][:2]
@@ -109,7 +109,7 @@ async def test_decisions_that_skip_a_stage_do_not_wait_for_it(h: Harness, monkey
 
 @with_router(deadline_ms=SHORT_DEADLINE)
 async def test_a_decision_is_completed_or_taken_over_not_both(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answer, record and reservation agree, even if the ledger or the log returns close to its time limit."""
+    """The ledger and the log return close to their time limit. Answer, record and reservation must still agree."""
     chance, ends = random.Random(0), SHORT_DEADLINE / 1000
     began = time.monotonic()
     reserve_all, write = h.ledger.reserve_all, h.spool.write

@@ -1,4 +1,4 @@
-"""The router reloads the experiment file, reports the state of its parts, and starts before its ledger."""
+"""Tests of the router in operation: it reloads the experiment file, reports its parts, and starts before its ledger."""
 
 import re
 import threading
@@ -49,7 +49,8 @@ async def test_the_experiment_is_reloaded_and_an_invalid_file_changes_nothing(h:
     assert kept.read_text() == good
     assert only(h.router.live).enabled and h.router.live.experiments is before
 
-    h.put(enabled=False)  # the router notices the kill switch by polling
+    # The router finds the kill switch when it polls the file.
+    h.put(enabled=False)
     await until(lambda: h.router.live.experiments is not before)
     assert {p["arm"] for p in await h.predict(*(instance(f"u{i}") for i in range(20)))} == {"incumbent"}
     assert sample("mtorl_experiment_enabled", experiment="test") == 0 and sample("mtorl_experiment_refused") == 0
@@ -62,7 +63,7 @@ async def test_the_experiment_is_reloaded_and_an_invalid_file_changes_nothing(h:
 @pytest.mark.parametrize("call", ["expire", "define", "balances"])
 @with_router()
 async def test_the_kill_switch_needs_no_ledger(h: Harness, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    """The ledger hangs here. Regression: a backlog of 300,000 expiring reservations delayed the switch by 6 s."""
+    """The ledger hangs during the test. A slow call to the ledger once delayed the kill switch by 6 s."""
     may_answer = threading.Event()
     answer = getattr(h.ledger, call)
     hanging = threading.Event()
@@ -84,7 +85,9 @@ async def test_the_kill_switch_needs_no_ledger(h: Harness, monkeypatch: pytest.M
 
 @with_router(changes={"budgets": [{**BUDGET, "amount": 6.0}]})
 async def test_the_kill_switch_under_traffic_keeps_spend_within_the_budget(h: Harness) -> None:
-    """Regression: the incumbent's limit became the budget despite the challenger's spend: 17.6 of 12 were spent."""
+    """Guards against a former fault: the incumbent's limit became the whole budget, although the challenger had spent
+    some.
+    """
 
     async def spend(rounds: int) -> set[str]:
         arms = set()
@@ -138,7 +141,7 @@ async def test_metrics_are_shown(h: Harness) -> None:
 async def test_draws_of_policies_with_a_choice_are_counted(
     h: Harness, changes: Any, probs: dict[str, float] | None, counted: bool
 ) -> None:
-    """The policy's own draws count, even if exploration replaces them. Default actions do not count."""
+    """The draws of the policy count even if exploration replaces them. Default actions do not count."""
     name = "mtorl_drawn_channels_total"
     before = {channel: sample(name, arm="challenger", channel=channel) for channel in ("search", "video")}
     said = {"propensity": probs["video"], "channel_probs": probs} if probs else {"channel_probs": None}
@@ -173,7 +176,9 @@ async def test_a_reservation_without_an_outcome_expires(h: Harness) -> None:
 
 
 def test_gauges_count_a_reservation_once_and_drop_a_renamed_arm() -> None:
-    """0.449 reserved in three accounts once showed as 1.348, and the gauges of a renamed arm stayed."""
+    """Guards against former faults: a reservation in three accounts was shown three times, and a renamed arm stayed
+    visible.
+    """
 
     def of(arm: str, campaign: str, channel: str, period: Period = "total") -> Balance:
         return Balance(arm, campaign, channel, 9.0, spent=0.25, reserved=0.449, excess=0.0, period=period)
@@ -201,7 +206,7 @@ def test_gauges_count_a_reservation_once_and_drop_a_renamed_arm() -> None:
 
 
 def test_pacing_gaps_are_those_of_the_furthest_accounts() -> None:
-    """One campaign is far ahead and another far behind, which their sums would hide."""
+    """One campaign is far ahead of its plan and another one far behind. A sum over both would hide this."""
     metrics.show_pace(
         [
             Pace("spring/a", "c1", "*", "day", planned=50.0, committed=80.0, largest_gap=10.0),
@@ -219,7 +224,9 @@ def test_pacing_gaps_are_those_of_the_furthest_accounts() -> None:
 
 
 def test_the_ledgers_free_space_is_labelled_by_its_store() -> None:
-    """A file on the decision log's disk has its own label, so that a full disk raises one alert, not two."""
+    """If the ledger is a file on the disk of the decision log, it has another label, so that a full disk gives one
+    alert.
+    """
 
     def shown() -> dict[str, float]:
         lines = re.findall(r'^mtorl_ledger_(\w+)_bytes\{store="(\w+)"\} (.+)$', generate_latest().decode(), re.M)

@@ -1,4 +1,4 @@
-"""An outcome is logged, settled exactly once, and reconciled with the ledger after a crash."""
+"""Tests that an outcome is logged, settled exactly once, and settled after a crash if it was not before."""
 
 import asyncio
 import os
@@ -29,7 +29,8 @@ from tests.waiting import until
 async def test_a_cost_settles_a_cancel_releases_and_nothing_counts_twice(h: Harness) -> None:
     first, second = [(await h.predict())[0] for _ in range(2)]
     arm, ids = first["arm"], (first["decision_id"], second["decision_id"])
-    costs = [(ids[0], "cost", 0.02, event) for event in ("c1", "c2", "c2")]  # two costs add up, an event counts once
+    # Two costs are added, but a repeated event counts once.
+    costs = [(ids[0], "cost", 0.02, event) for event in ("c1", "c2", "c2")]
     for told in (*costs, (ids[0], "click", 1.0, "k")):
         assert await h.outcome(*told) == {"accepted": 1}
     assert await h.outcome(ids[1], "cancel", 0.0, "x") == {"accepted": 1}
@@ -182,7 +183,7 @@ def test_deleted_segments_release_no_money(tmp_path: Path, removed: str) -> None
 
 
 def test_a_clock_that_was_set_back_releases_no_money(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The log begins with an id from the future. A start must find it, although it reads only the newest records."""
+    """The log begins with an id from the future. The router must find it, although it reads only the newest records."""
     place = Place("sqlite", tmp_path, 0)
     ledger, spool = place.open(), Spool(tmp_path / "spool")
     ledger.define([Account("a", "*", "*", 1.0)])
@@ -201,7 +202,7 @@ def test_a_clock_that_was_set_back_releases_no_money(tmp_path: Path, monkeypatch
 
 
 def test_a_start_settles_costs_in_batches(lasting_redis: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With one call per cost, a start took ten seconds for fifty thousand costs."""
+    """A start with fifty thousand costs took ten seconds when each cost was settled by a call of its own."""
     place = Place("redis", tmp_path, lasting_redis)
     ledger, spool = place.open(), Spool(tmp_path / "spool")
     ledger.define([Account("a", "*", "*", 100.0)])
@@ -211,7 +212,8 @@ def test_a_start_settles_costs_in_batches(lasting_redis: int, tmp_path: Path, mo
     records = [{**RECORDS["outcome"], "event_id": f"of-{name}", "decision_id": name, "value": 0.04} for name in made]
     kinds = ["cancel" if i in (600, 601) else "cost" for i in range(1_200)]
     spool.submit("outcome", *({**one, "kind": kind} for one, kind in zip(records, kinds, strict=True))).result()
-    told(spool, made[600])  # a cost after the cancellation means that the ad was shown
+    # A cost after a cancellation means that the ad was shown.
+    told(spool, made[600])
     calls: list[int] = []
     settle = ledger.settle_all
     monkeypatch.setattr(ledger, "settle_all", lambda costs: calls.append(len(costs)) or settle(costs))
@@ -236,14 +238,15 @@ _STEPS = st.lists(
 def test_each_cost_is_charged_once_over_any_number_of_restarts(
     kind: str, tmp_path_factory: pytest.TempPathFactory, lasting_redis: int, steps: list[tuple[str, int]]
 ) -> None:
-    """A cost that the ledger missed may be lost if its reservation is forgotten, but no cost is charged twice."""
+    """If the ledger has forgotten a reservation, its late cost may be lost. But no cost may be charged twice."""
     folder = tmp_path_factory.mktemp("starts")
     place = Place(kind, folder, lasting_redis)
     ledger, spool = place.open(), Spool(folder / "spool")
     ledger.define([Account("a", "*", "*", 100.0)])
     exposed: set[str] = set()
     forgotten: set[str] = set()
-    waiting: dict[str, int] = {}  # costs that did not reach the ledger, by decision
+    # For each decision, the number of costs that did not reach the ledger.
+    waiting: dict[str, int] = {}
     charged = events = 0
     for step, i in [*steps, ("start", 0), ("start", 0)]:
         name = id_of(f"d{i}")

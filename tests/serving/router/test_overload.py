@@ -1,4 +1,4 @@
-"""Under overload, on fast, slow and changing hosts, goodput stays high and few answers are late."""
+"""Tests under overload: on fast, slow and changing hosts, most requests get a full answer and few answers are late."""
 
 import pytest
 
@@ -10,12 +10,12 @@ GOODPUT = 0.9  # of the peak
 
 
 def peak(machine: Machine) -> float:
-    """Highest goodput (full answers a second) of clients that send a new request after each answer."""
+    """Returns the highest goodput, in full answers per second, of clients that send a request after each answer."""
     return max(simulate(machine, 3, clients, warm=1.0).goodput for clients in (2, 4, 8, 16, 32))
 
 
 def overloaded(machine: Machine, seconds: float, seed: int = 0) -> tuple[Answers, float]:
-    """Answers at twice the capacity, and their goodput as a share of the highest goodput at lower loads."""
+    """Returns the answers at twice the capacity, and their goodput divided by the highest goodput at a lower load."""
 
     def offered(rate: float) -> Answers:
         return simulate(machine, seconds, rate=lambda now: rate, seed=seed)
@@ -30,14 +30,14 @@ def overloaded(machine: Machine, seconds: float, seed: int = 0) -> tuple[Answers
 @pytest.mark.parametrize("speed", [2.0, 1.0, 0.5, 0.2, 0.1])
 @pytest.mark.parametrize("seed", range(examples(1, 2)))
 def test_at_twice_the_capacity_answers_are_in_full_and_few_are_lost(speed: float, seed: int) -> None:
-    """On the slowest machine, two or three requests take as long as the deadline."""
+    """On the slowest machine, even two or three requests take as long as the deadline."""
     answers, share = overloaded(Machine(lambda now: speed), 12 / min(speed, 1.0), seed)
     assert answers.default_share <= MOST_DEFAULT and share >= GOODPUT and answers.p99 <= DEADLINE
 
 
 @pytest.mark.parametrize("load", [0.3, 0.6])
 def test_a_slow_machine_learns_below_its_capacity_what_fits(load: float) -> None:
-    """Three simultaneous requests are too many for this machine, although the initial limit allows eight."""
+    """Three requests at once are too many for this machine, but the first limit is eight."""
     answers = simulate(Machine(lambda now: 0.1), 120, rate=lambda now: load * 40, warm=240.0)
     assert answers.default_share <= MOST_DEFAULT
 
@@ -56,14 +56,14 @@ def test_a_change_of_speed_costs_few_answers_and_is_followed_at_once() -> None:
 
 @pytest.mark.parametrize(("share", "rate"), [(0.1, 800.0), (0.25, 200.0), (0.25, 800.0)])
 def test_a_part_that_hangs_for_some_requests_does_not_block_the_others(share: float, rate: float) -> None:
-    """Too few calls in a row hang to open a circuit breaker."""
+    """Too few successive calls hang for the circuit breaker to open."""
     healthy = simulate(Machine(), 10, rate=lambda now: rate)
     answers = simulate(Machine(hangs=lambda now, chance: chance.random() < share), 10, rate=lambda now: rate)
     assert answers.full >= (1 - share) * 0.9 * healthy.full
 
 
 def test_goodput_recovers_within_half_a_second_after_a_part_has_hung() -> None:
-    """The part hangs for a quarter of a second, after which its circuit breaker would open."""
+    """The part hangs for 0.25 s. If it hung longer, its circuit breaker would open."""
     healthy = simulate(Machine(), 10, rate=lambda now: 800.0)
     after = simulate(Machine(hangs=lambda now, _: 3 < now < 3.25), 1, rate=lambda now: 800.0, warm=3.75)
     assert after.default_share <= MOST_DEFAULT and after.goodput >= 0.9 * healthy.goodput
@@ -71,7 +71,10 @@ def test_goodput_recovers_within_half_a_second_after_a_part_has_hung() -> None:
 
 @pytest.mark.parametrize(("stalls", "seconds"), [(0.5, 0.06), (2.0, 0.06), (2.0, 0.025)])
 def test_stalls_cost_little_more_than_what_is_in_flight(stalls: float, seconds: float) -> None:
-    """The load is 4 times the capacity. The best fixed limit is two batches in flight, which a stall makes late."""
+    """The load is four times the capacity.
+
+    The best fixed limit allows two batches, both of which a stall makes late.
+    """
     machine = Machine(stalls=stalls, stall_seconds=seconds)
     learned, best = (simulate(machine, 8, rate=lambda now: 4000.0, fixed=limit) for limit in (0, 16))
     assert learned.goodput >= GOODPUT * best.goodput and learned.default_share <= best.default_share

@@ -1,4 +1,4 @@
-"""Listed users get their arm at every stage, paid from a separate account."""
+"""Tests of overridden users, who get their arm at every stage. Their ads are paid from an account of their own."""
 
 from pathlib import Path
 
@@ -99,7 +99,8 @@ async def test_the_kill_switch_gives_overridden_users_the_incumbent(h: Harness) 
 async def test_accounts_follow_a_changed_file_before_the_next_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(router, "_TICK_SECONDS", 600.0)  # between rounds of housekeeping: longer than `until` waits
+    # The pause between two rounds of housekeeping is longer than `until` waits.
+    monkeypatch.setattr(router, "_TICK_SECONDS", 600.0)
     monkeypatch.setattr(router, "_POLLS", 6000)
     async with running(tmp_path) as h:
         before = h.router.live.experiments

@@ -1,4 +1,4 @@
-"""The router's process reads Feast, waits for a missing registry, drains on SIGTERM, and starts again."""
+"""Tests of the router as a process: it reads Feast, waits for a missing registry, and stops cleanly on SIGTERM."""
 
 import json
 import shutil
@@ -26,7 +26,8 @@ from tests.waiting import eventually
 @pytest.mark.integration
 def test_the_process_reads_feast_drains_on_sigterm_and_starts_again(folder: Path) -> None:
     with Process(folder) as process:
-        at = "2026-01-01T12:00:00Z"  # a caller may set another time than now
+        # A caller may set a time other than the current time.
+        at = "2026-01-01T12:00:00Z"
         known, unknown = process.predict(instance("u1", request_id="r1", timestamp=at), instance("stranger"))
         assert known["expose"] and unknown["expose"]
         u = draw("test", "s", "u1", "spring", "r1")
@@ -59,7 +60,8 @@ def test_the_process_reads_feast_drains_on_sigterm_and_starts_again(folder: Path
     spool = Spool(folder / "spool")
     assert answered == {record["decision_id"] for record in spool.read("decision")}
     spool.close()
-    with DecisionLog.of(str(folder / "lake")).opened() as db:  # after a scale-down, the lake has all records
+    # After the router has stopped for good, the lake must have all records.
+    with DecisionLog.of(str(folder / "lake")).opened() as db:
         assert answered == {one for (one,) in db.sql("SELECT decision_id FROM decision_log").fetchall()}
     with Process(folder) as process:
         assert process.predict(instance("u1"))[0]["expose"]

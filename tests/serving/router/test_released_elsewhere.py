@@ -1,4 +1,4 @@
-"""A retried exposure is repeated while its money is reserved or spent, and decided again after a release."""
+"""Tests that a retry repeats an exposure while its money is reserved or spent, and otherwise decides again."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The record of a decision is enough to compute the decision again."""
+"""Tests that a decision can be computed again from its record alone."""
 
 import json
 import re
@@ -22,7 +22,7 @@ BUDGETS = [
 
 
 def drawn(probs: dict[str, float], u: float) -> str:
-    """Returns the channel whose part of the cumulative probabilities contains u, in the order of the candidates."""
+    """Returns the channel that u selects. Each candidate has a part of [0, 1) that is as long as its probability."""
     cumulative = np.cumsum(list(probs.values()))
     return list(probs)[int(np.searchsorted(cumulative / cumulative[-1], u, side="right"))]
 
@@ -47,13 +47,13 @@ def policy(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def said(figure: str, record: dict[str, Any], **names: Any) -> Any:
-    """Computes a figure of a record with its formula in the table of docs/replay.md."""
+    """Computes a value of a record with the formula in docs/replay.md."""
     (formula,) = re.findall(rf"^\| {figure} \| `(.+)` \|$", (ROOT / "docs" / "replay.md").read_text(), re.MULTILINE)
     return eval(formula, {"assign": assign, "draw": draw, **names}, record)
 
 
 async def window_of(h: Harness, record: dict[str, Any]) -> dict[str, Any]:
-    """Waits for the window of a decision, which is logged after its record."""
+    """Waits until the window of a decision is logged, which is after its record, and returns the window."""
 
     def known() -> dict[str, dict[str, Any]]:
         return {one["decision_id"]: one["window"] for one in h.spool.read("window")}

@@ -1,4 +1,4 @@
-"""From SQLite and Redis, the router reads Feast's own values, and never an expired or a future value."""
+"""Tests that the router reads the same values as Feast from SQLite and Redis, and no expired or future values."""
 
 import itertools
 import os
@@ -50,7 +50,7 @@ _ids = itertools.count()
 
 @dataclass
 class Stage:
-    """A feature repository, with a user and a campaign that are unique to each test."""
+    """A feature repository. Each test has a user and a campaign of its own in it."""
 
     repo: Path
     store: FeatureStore
@@ -67,7 +67,7 @@ class Stage:
         self.store.write_to_online_store(view, pd.DataFrame([row]))
 
     def write_all(self) -> None:
-        """Writes two touchpoints, one and three hours before NOON, and all other features."""
+        """Writes two touchpoints of the user, one hour and three hours before NOON, and all other features."""
         times = [float(microseconds(NOON - age)) for age in (3 * HOUR, HOUR)]
         packed = pack({f"hist_{k}": v for k, v in {"timestamp": times, **LISTS}.items()})
         self.write(HISTORY, NOON - HOUR, **{PACKED: packed})
@@ -189,7 +189,7 @@ def test_concurrent_reads_do_not_mix_up_rows(stage: Stage) -> None:
     expected = [[float(n), 1.0] for n in range(12)]
 
     def reads(thread: int) -> list[int]:
-        """Returns the numbers of the reads with a wrong answer."""
+        """Reads many times; returns the numbers of the reads that had a wrong answer."""
         wrong = []
         for read in range(400):
             n = (read + 3 * thread) % 12
@@ -212,7 +212,8 @@ def test_an_unsuitable_repository_is_refused_with_a_reason(stages: dict[str, Sta
     services = [FeatureService(name=view.name, features=[view]) for view in (bare, by_channel)]
     store = FeatureStore(repo_path=str(tmp_path))
     store.apply([*made.objects, channel, bare, by_channel, *services])
-    with raises(RegistryAwaited, REGISTRY_UNFINISHED):  # Feast writes in place, so a write may be incomplete
+    # Feast overwrites the registry in place, so a new file may be incomplete.
+    with raises(RegistryAwaited, REGISTRY_UNFINISHED):
         FeastSource(tmp_path, "absent")
     os.utime(tmp_path / "registry.db", (0, 0))
     for service in ("bare", "per_channel", "absent"):

@@ -1,4 +1,4 @@
-"""The router applies a policy of rows in the experiment file, and reloads the rows with the file."""
+"""Tests of a policy whose rows are in the experiment file. The router reloads the rows together with the file."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""An invalid or missing setting is named before the router starts."""
+"""Tests that an error names an invalid or missing setting before the router starts."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""At its shutdown, the router finishes pending work, but waits for a hanging store only for the grace period."""
+"""Tests of the shutdown: the router finishes pending work, but waits for a hanging store only for the grace period."""
 
 import contextlib
 import json
@@ -24,7 +24,8 @@ from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
-_LONG = 3_600_000  # ms: the deadline, and so the time for which a call waits for the ledger's lock
+# Deadline in ms. A call also waits so long for the lock of the ledger.
+_LONG = 3_600_000
 _COST = 0.01
 
 
@@ -36,7 +37,7 @@ def locked(ledger: Path) -> Iterator[sqlite3.Connection]:
 
 
 class Report(threading.Thread):
-    """A thread that reports the cost of a decision. The answer may never arrive."""
+    """A thread that reports the cost of a decision. It may never get an answer."""
 
     def __init__(self, process: Process, decision_id: str) -> None:
         super().__init__()
@@ -121,9 +122,10 @@ def test_a_hanging_disk_does_not_block_shutdown_and_answered_decisions_are_logge
     with Process(folder, deadline_ms=1000) as process:
         (answer,) = process.predict(instance("u1"))
         segment = path_of(folder / "spool", "outcome", 1)
-        os.mkfifo(segment)  # a writer blocks until a reader opens it, as on a disk that hangs
+        # Opening a pipe for writing blocks until a reader opens it, like writing to a disk that hangs.
+        os.mkfifo(segment)
         report = Report(process, answer["decision_id"])
-        # The report may not have reached the disk yet.
+        # Wait, because the report may not have reached the disk yet.
         eventually(lambda: process.predict(instance("u2"))[0]["fallback_reason"] == "log", 300)
         process.router.send_signal(signal.SIGTERM)
         assert ended(process) == 4

@@ -1,4 +1,4 @@
-"""A starting router answers probes, and begins with the last valid experiment and kill switch."""
+"""Tests of the start: the router answers probes, and begins with the last valid experiment and kill switch."""
 
 import asyncio
 import threading
@@ -98,7 +98,9 @@ def test_only_a_registry_in_a_file_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_an_invalid_experiment_file_at_a_restart_keeps_the_last_good_one(tmp_path: Path) -> None:
-    """A restarted router keeps the active experiment and kill switch, even if the invalid file names another one."""
+    """After a restart, the router keeps the active experiment and kill switch, even if the invalid file has another
+    name.
+    """
     settings = write_settings(tmp_path, "http://127.0.0.1:9", {"name": "first", "enabled": False})
     good = only(Router(settings, FakeFeatures()).live)
     settings = write_settings(tmp_path, "http://127.0.0.1:9", {"name": "second", "stage": "9%"})
@@ -124,7 +126,7 @@ def test_without_a_last_good_experiment_an_invalid_file_leaves_none(tmp_path: Pa
     kept.write_text(yaml.safe_dump(experiment("http://127.0.0.1:9", default_channel="tv")))  # for another data set
     with pytest.raises(ExperimentError, match="stage"):
         _ = only(Router(settings, FakeFeatures()).live)
-    # Routers that share a ledger may have a newer experiment, whose limits an old copy must not overwrite.
+    # Other routers on the same ledger may have a newer experiment. An old copy must not overwrite its limits.
     kept.write_text(yaml.safe_dump(experiment("http://127.0.0.1:9")))
     shared = write_settings(tmp_path, "http://127.0.0.1:9", wrong, ledger="redis://127.0.0.1:9")
     with pytest.raises(ExperimentError, match="stage"):
@@ -136,7 +138,7 @@ def test_without_a_last_good_experiment_an_invalid_file_leaves_none(tmp_path: Pa
 
 
 def test_an_experiment_that_is_not_kept_leaves_no_older_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a restart with an invalid file, the older copy would undo the kill switch."""
+    """If the older copy stayed, a restart with an invalid file would undo the kill switch."""
     Router(write_settings(tmp_path, "http://127.0.0.1:9", {"enabled": True}), FakeFeatures())
 
     def full(*_: object, **__: object) -> None:

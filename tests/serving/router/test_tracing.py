@@ -1,4 +1,6 @@
-"""A trace has the stages of a decision, begins only for allowed callers, and contains no user data."""
+"""Tests of tracing: a trace has the stages of a decision, contains no user data, and only allowed callers can start
+one.
+"""
 
 import contextlib
 import signal
@@ -29,7 +31,7 @@ PREDICT = "/v1/models/ads:predict"
 
 @pytest.fixture
 def collected(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
-    """An exporter in memory instead of a collector. The spans are complete once the router has stopped."""
+    """Replaces the collector by an exporter in memory. All spans are there after the router has stopped."""
     memory = InMemorySpanExporter()
     monkeypatch.setattr(tracing, "_exporter", lambda endpoint: memory)
     return memory
@@ -96,7 +98,7 @@ async def test_no_span_contains_user_data_or_amounts(tmp_path: Path, collected: 
     assert len(names(collected)) > 15 and "model_error" in text
     for word in ("the-", "0.0421", "Bearer"):
         assert word not in text
-    # The span of the stage that failed names the kind of fault.
+    # The span of the failed stage must name the kind of fault.
     _, model, _ = (span for span in collected.get_finished_spans() if span.name == "model")
     assert model.status.status_code is StatusCode.ERROR and model.status.description is None and not model.events
     assert said(model)["error.type"] == "ArmError"
@@ -124,7 +126,8 @@ async def test_the_caller_or_else_the_share_decides_whether_a_request_is_traced(
     async with running(tmp_path, tracing={**ALL, "share": share}) as h:
         await traced(h, traceparent, *(instance(f"user-{i}") for i in range(8)))
         assert {int(sent[-2:], 16) & 1 for sent in h.arm.traceparents} == {sampled}
-    stages = ["decide", *["features", "model", "ledger", "log"] * 2]  # two arms, each for some of the users
+    # There are two arms, and each decides for some of the users.
+    stages = ["decide", *["features", "model", "ledger", "log"] * 2]
     assert names(collected) == sorted(stages if sampled else [])
     logged = [said(span)["mtorl.decision_ids"] for span in collected.get_finished_spans() if span.name == "log"]
     assert sum(map(len, logged)) == 8 * sampled, "the decision id in a log line leads to its trace"
@@ -176,7 +179,7 @@ async def test_without_the_setting_nothing_is_sent(tmp_path: Path) -> None:
 
 
 class Collector(BaseHTTPRequestHandler):
-    """Receives OTLP but never finishes its answer. Each byte arrives in time, so no read timeout is exceeded."""
+    """A collector that never finishes its answer. It sends a byte often enough that no read times out."""
 
     received: list[tuple[str, str | None, list[str]]]
 

@@ -1,4 +1,4 @@
-"""A published version is registered in Kubeflow once, with its lineage; a fault stops no publication."""
+"""Tests that a published version is registered in Kubeflow's registry once. A fault there stops no publication."""
 
 import socket
 from pathlib import Path
@@ -18,7 +18,7 @@ NAME, VERSION = "mtorl-small-challenger", digest(1)[:12]
 
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A mock of the registry's client, with the same methods and arguments."""
+    """Replaces the client of the registry by a mock that has the same methods and arguments."""
     client = create_autospec(model_registry.ModelRegistry)
     client.return_value.get_model_version.return_value = None
     monkeypatch.setattr(model_registry, "ModelRegistry", client)

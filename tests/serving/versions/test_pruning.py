@@ -1,4 +1,4 @@
-"""Pruning never removes a version in use, and if it is killed, leaves each version whole or gone."""
+"""Tests that pruning removes no version in use, and that a killed removal leaves each version whole or gone."""
 
 import os
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_a_rule_that_would_empty_the_registry_is_refused(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("at", range(11))
 def test_a_killed_removal_leaves_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    """The process is killed before the nth system call that changes a file."""
+    """The process is killed before the n-th system call that changes a file."""
     old, new = version(tmp_path, 0, known=lineage(0)), version(tmp_path, 1)
     calls = iter(range(100))
 

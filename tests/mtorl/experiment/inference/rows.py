@@ -1,4 +1,4 @@
-"""Sums of tables with one row per user, arm and stage."""
+"""Computes the sums that a verdict needs, from tables with one row per user, arm and stage."""
 
 import numpy as np
 
@@ -13,11 +13,14 @@ def sums_of_rows(user: np.ndarray, arm: np.ndarray, stage: np.ndarray, figures: 
 
 
 def sums_of_arms(arm: np.ndarray, figures: Floats) -> Sums:
-    """Returns the sums of one stage, from a table with one row per user."""
+    """Returns the sums of an experiment with one stage, from a table with one row per user."""
     return sums_of_rows(np.arange(len(arm)), arm, np.zeros(len(arm), dtype=np.intp), figures)
 
 
 def sums_at(looks: np.ndarray, arm: np.ndarray, figures: Floats) -> Sums:
-    """Returns the sums at each of L looks, over the users so far; fields have the axes (L, ...)."""
+    """Returns the sums at each of L looks, over the users that have come by then.
+
+    The first axis of each field is the look.
+    """
     found = [sums_of_arms(arm[:look], figures[:look]) for look in looks]
     return Sums(*(np.stack([getattr(one, name) for one in found]) for name in Sums.__dataclass_fields__))

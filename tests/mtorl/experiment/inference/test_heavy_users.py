@@ -1,4 +1,4 @@
-"""Users who decide far more often than others get less weight, so a bot neither decides a verdict nor hides a harm."""
+"""Tests that users with very many decisions, such as bots, neither decide a verdict nor hide a harm."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,10 @@ def test_a_user_counts_as_ten_typical_users_at_most() -> None:
 
 
 def looks(rng: np.random.Generator, share: float, more: float, bot: float, part: float) -> list[Sums]:
-    """Simulates looks at an experiment. A bot makes a part of the challenger's decisions, each with gain `bot`."""
+    """Simulates looks at an experiment.
+
+    A bot makes the share `part` of the challenger's decisions, with a gain of `bot` each.
+    """
     users = 4_000
     decisions = 1.0 + rng.poisson(2.0, users)
     ours = rng.random(users) < share
@@ -37,7 +40,7 @@ def looks(rng: np.random.Generator, share: float, more: float, bot: float, part:
 
 
 def bounds(sums: Sums) -> tuple[Floats, Floats, Floats]:
-    """Returns the two-sided bounds of the lift, and its one-sided lower bound."""
+    """Returns the two-sided bounds of the lift, and the one-sided lower bound."""
     found = estimate(sums)
     low, high = confidence_sequence(found.value, found.se, found.effective_users, alpha=ALPHA)
     width = one_sided_width(found.se, found.effective_users, alpha=ALPHA / 2)

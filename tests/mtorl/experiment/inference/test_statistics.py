@@ -1,4 +1,4 @@
-"""Experiment statistics are computed correctly, and keep the error rates that a verdict promises."""
+"""Tests of the statistics of experiments: their values, and the error rates that a verdict promises."""
 
 import math
 
@@ -29,13 +29,16 @@ ALPHA = 0.05
 
 
 def clicks(rng: np.random.Generator, n: int, rate: float) -> Floats:
-    """Returns clicks and decisions of n users. Their click rates differ, so decisions are not independent."""
+    """Returns the clicks and decisions of n users.
+
+    The click rate differs between users, so decisions are not independent.
+    """
     decisions = 1 + rng.poisson(4, n)
     return np.stack([rng.binomial(decisions, rng.beta(2 * rate, 2 * (1 - rate), n)), decisions], -1).astype(float)
 
 
 def sums_of(challenger: Floats, incumbent: Floats) -> Sums:
-    """Returns the sums of one stage, from numerator and denominator of each arm's users."""
+    """Returns the sums of one stage, from the numerator and the denominator of each user of the two arms."""
     figures = np.concatenate([challenger, incumbent])
     arm = np.repeat([0, 1], [len(challenger), len(incumbent)])
     return sums_of_arms(arm, figures)
@@ -46,7 +49,7 @@ def lift_of(challenger: Floats, incumbent: Floats, largest: float | None = None)
 
 
 def looks(rng: np.random.Generator, n: int, lift: float, share: float = 0.5, count: int = 20) -> Estimate:
-    """Simulates `count` looks at an experiment while its users arrive; fields have the axis (looks)."""
+    """Simulates `count` looks at an experiment while users arrive. Each field of the result has one entry per look."""
     challenger = rng.random(n) < share
     figures = np.zeros((n, 2))
     figures[challenger] = clicks(rng, int(challenger.sum()), 0.2 + lift)
@@ -60,13 +63,13 @@ def looks_at(figures: Floats, challenger: npt.NDArray[np.bool_], count: int) -> 
 
 
 def missed(found: Estimate, true: float) -> bool:
-    """Whether the always-valid interval excludes the true lift at any look."""
+    """Returns whether the always-valid interval excludes the true lift at any look."""
     low, high = confidence_sequence(found.value, found.se, found.effective_users, alpha=ALPHA)
     return bool(((low > true) | (high < true)).any())
 
 
 def missed_by_the_fixed_one(found: Estimate, true: float) -> list[bool]:
-    """Whether the interval for a single look excludes the true lift, for each look."""
+    """Returns for each look whether the interval for a single look excludes the true lift."""
     low, high = fixed_interval(found.value, found.se, alpha=ALPHA)
     return ((low > true) | (high < true)).tolist()
 
@@ -83,14 +86,18 @@ def test_peeking_keeps_the_error_rate_of_sequences_but_not_of_fixed_intervals(li
 
 @pytest.mark.parametrize("share", [0.01, 0.05])
 def test_a_small_arm_keeps_the_type_one_error(share: float) -> None:
-    """Regression: an arm of 15 users without a click had no variance, and 33 to 65 % of such experiments stopped."""
+    """Guards against a former fault: an arm of 15 users without a click had a variance of 0, and was stopped by
+    mistake.
+    """
     rng = np.random.default_rng(14)
     assert np.mean([missed(looks(rng, 10_000, 0.0, share), 0.0) for _ in range(100)]) <= 0.02
 
 
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.5])
 def test_bots_keep_the_type_one_error(share: float) -> None:
-    """Regression: a small arm without the other arm's bots looked better, and 70 % of such experiments shipped."""
+    """Guards against a former fault: a small arm without a bot looked better than the other arm, and was shipped by
+    mistake.
+    """
     rng = np.random.default_rng(15)
     wrong = 0
     for _ in range(60):
@@ -110,7 +117,10 @@ def test_one_sided_bound_is_always_valid_and_tighter_than_two_sided() -> None:
 
 
 def test_returning_users_keep_the_error_rate() -> None:
-    """Users come in hour 1 and return for four weeks. Regression: 5.5 % of such experiments had a false verdict."""
+    """All users come in the first hour and return for four weeks.
+
+    An interval at any hour must keep the error rate.
+    """
     rng, hours = np.random.default_rng(18), np.arange(1.0, 28 * 24 + 1)
     z = rng.normal(size=(4_000, len(hours))).cumsum(1) / np.sqrt(hours)
     assert np.mean((np.abs(z) > confidence_sequence(0.0, 1.0, TIGHTEST_AT, alpha=ALPHA)[1]).any(1)) <= ALPHA
@@ -118,7 +128,7 @@ def test_returning_users_keep_the_error_rate() -> None:
 
 @pytest.mark.parametrize("share", [0.05, 0.5])
 def test_a_ratio_of_two_outcomes_keeps_the_type_one_error(share: float) -> None:
-    """The ratio is the cost per click. Users without a click have a denominator of zero."""
+    """The ratio is the cost per click. Users without a click have 0 in the denominator."""
     rng = np.random.default_rng(16)
     users = [clicks(rng, 4_000, 0.1).T for _ in range(150)]
     runs = [np.stack([decisions * rng.gamma(2.0, 0.25, 4_000), own], -1) for own, decisions in users]
@@ -135,7 +145,10 @@ def test_the_variance_agrees_with_a_bootstrap_of_users() -> None:
 
 
 def ramp(rng: np.random.Generator, users: int, moving: float = 0.0) -> Sums:
-    """Simulates users in stages with shares of 10 and 50 %. Rates differ by user, and between stages by `moving`."""
+    """Simulates users in two stages, in which 10 % and 50 % of them have the challenger.
+
+    The click rate differs between users, and is higher by `moving` in the second stage.
+    """
     point, rate = rng.random(users), rng.beta(1.0, 4.0, users)
     user, arm, stage, figures = [], [], [], []
     for number, share in enumerate((0.1, 0.5)):
@@ -155,7 +168,10 @@ def test_the_variance_over_stages_counts_a_user_once() -> None:
 
 
 def test_a_change_of_the_market_between_stages_is_no_lift() -> None:
-    """Most users of the challenger came in a stage with more clicks. Pooled over stages, it would look better."""
+    """Most users of the challenger come in the stage with more clicks.
+
+    If the stages were pooled, it would look better.
+    """
     rng = np.random.default_rng(3)
     sums = ramp(rng, 20_000, moving=0.3)
     pooled = sums.totals.sum(1)
@@ -220,7 +236,10 @@ def test_the_variance_is_at_least_that_of_equal_arms() -> None:
 
 
 def test_a_bot_in_a_small_stage_is_no_lift() -> None:
-    """One day at 5 % and a fortnight at 50 %. The arms are alike but for a bot with a third of the day's decisions."""
+    """A stage of one day at 5 % is followed by a fortnight at 50 %.
+
+    The arms are equal, except for a bot in the first stage.
+    """
     users = np.array([[1_000, 130_000], [19_000, 130_000]], dtype=float)
     clicks, bot = 0.1 * users, 10_000.0
     products = np.zeros((8, 8))
@@ -241,13 +260,16 @@ def test_users_are_counted_by_their_decisions() -> None:
     assert math.isfinite(lift_of(some, many).se)
     ours, theirs = lift_of(some, many).arm_users
     assert 400 < ours < 500 and 4_000 < theirs < 5_000, "slightly below the number of users, as activity differs"
-    some[0, 1] = some[:, 1].sum()  # one user with as many decisions as all others together
+    # One user makes as many decisions as all other users together.
+    some[0, 1] = some[:, 1].sum()
     assert math.isnan(lift_of(some, many).se) and math.isnan(lift_of(many, some).se)
     assert lift_of(some, many).arm_users[0] < 10
 
 
 def test_a_heavy_tail_keeps_the_type_one_error() -> None:
-    """A small arm without very large revenues so far looks worse, and its own variance is too small."""
+    """A small arm in which no very large revenue has occurred yet looks worse than it is, and its variance is too
+    small.
+    """
     rng = np.random.default_rng(7)
     runs = [np.stack([rng.lognormal(0.0, 2.0, 20_000), np.ones(20_000)], -1) for _ in range(80)]
     assert np.mean([missed(looks_at(run, rng.random(20_000) < 0.02, 20), 0.0) for run in runs]) <= ALPHA
@@ -261,7 +283,7 @@ def test_a_metric_without_positive_outcomes_needs_a_bound() -> None:
 
 
 def test_a_constant_price_is_no_difference() -> None:
-    """Regression: rounding created a difference of 1e-17, which led to a certain verdict."""
+    """Guards against a former fault: rounding caused a difference of 1e-17, which was significant."""
     decisions = 1.0 + np.random.default_rng(19).poisson(3, (20, 2, 2_000))
     for arms in np.stack([0.1 * decisions, decisions], -1):
         assert lift_of(*arms).ci == (0.0, 0.0)

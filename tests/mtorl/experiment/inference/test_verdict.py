@@ -1,4 +1,4 @@
-"""A verdict follows from figures by rules in a fixed order, and waits until its conditions are met."""
+"""Tests of the rules that lead from figures to a verdict: their order, and that a verdict waits for its conditions."""
 
 from typing import Literal
 
@@ -111,7 +111,8 @@ def test_every_verdict_waits_for_the_minimum_run_time() -> None:
     for lift, guardrails, token in ((WIN, [], "ship"), (LOSS, [], "stop"), (WIN, harm, "guardrail")):
         early = reach_verdict(lift, srm_p=1.0, guardrails=guardrails, hours=5, min_hours=168)
         assert_says(early.reason, messages.TOO_EARLY, hours=5, needed=168)
-        for hours in (167.9, 168):  # a full week, measured from the first to the last decision
+        # A full week may be 167.9 hours, because it is measured from the first to the last decision.
+        for hours in (167.9, 168):
             assert reach_verdict(lift, srm_p=1.0, guardrails=guardrails, hours=hours, min_hours=168).token == token
     assert reach_verdict(WIN, srm_p=0.0, hours=5, min_hours=168).token == "srm"
 
