@@ -1,4 +1,4 @@
-"""Translates between the router and a service with an answer of its own: docs/incumbent.md."""
+"""Adapter between the router and a service whose answers have another format (docs/incumbent.md)."""
 
 import json
 import urllib.request
@@ -9,7 +9,7 @@ OURS = "http://127.0.0.1:8060/ads"  # the service
 
 
 def answer(item):
-    """The service's decision, in the router's words."""
+    """Return the service's decision for one item, in the format that the router expects."""
     asked = {"uid": item["user_id"], "device": item["context"]["device"], "slots": item["candidates"]}
     request = urllib.request.Request(OURS, json.dumps(asked).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=0.1) as said:

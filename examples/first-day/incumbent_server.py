@@ -1,8 +1,8 @@
-"""The rule of `incumbent.py` as an HTTP endpoint, with nothing but Python's own library.
+"""Serves the rule of `incumbent.py` over HTTP, with only Python's standard library.
 
     python incumbent_server.py --port 8070
 
-A router posts `{"instances": [item, ...]}`, and takes a list of decisions, one for each item, in the same order.
+The router posts `{"instances": [item, ...]}`. The answer is a list with one decision per item, in the same order.
 """
 
 import argparse
@@ -15,26 +15,27 @@ import incumbent
 
 
 def answer(item: dict[str, Any]) -> dict[str, Any]:
-    """The rule's decision: `channel` and `expose` are all that an answer needs.
+    """Return the rule's decision for one item.
 
-    The rest says with what probabilities it decides so. With them, other policies can be valued on what it has decided.
+    An answer needs only `channel` and `expose`. The probabilities are added because other policies can then be
+    evaluated on the log of these decisions.
     """
     rule, offered = incumbent.decide(item["context"]), item["candidates"]
-    if rule["channel"] not in offered:  # never answer what is not on offer
+    if rule["channel"] not in offered:  # the router refuses an answer with another channel than the candidates
         rule = {"channel": offered[0], "expose": False}
     certain = {channel: float(channel == rule["channel"]) for channel in offered}
     return {**rule, "channel_probs": certain, "exposure_probs": dict.fromkeys(offered, float(rule["expose"]))}
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers each item by the rule, or by another function from an item to a decision."""
+    """HTTP handler that answers each item with `answer`: the rule, or another function that `main` was given."""
 
     answer = staticmethod(answer)
-    protocol_version = "HTTP/1.1"  # connections stay open: a router asks often
-    disable_nagle_algorithm = True  # an answer goes out at once, though it is written in two parts
+    protocol_version = "HTTP/1.1"  # keeps connections open, since the router sends many requests
+    disable_nagle_algorithm = True  # otherwise TCP would delay the body, which is written after the headers
 
     def do_POST(self) -> None:
-        """A decision for each item."""
+        """Answer a request with one decision per item."""
         items = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["instances"]
         body = json.dumps([self.answer(item) for item in items]).encode()
         self.send_response(200)
@@ -46,11 +47,15 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing of each request."""
+        """Write no log line for a request."""
 
 
 def main(answer: Callable[[dict[str, Any]], dict[str, Any]] = answer) -> None:
-    """Serve decisions on items, by default the rule's, until Ctrl-C."""
+    """Serve decisions over HTTP until Ctrl-C.
+
+    Args:
+        answer: Function from an item to a decision, by default the rule of `incumbent.py`.
+    """
     parser = argparse.ArgumentParser(description="Serve the rule of incumbent.py.")
     parser.add_argument("--port", type=int, default=8070)
     args = parser.parse_args()

@@ -1,12 +1,13 @@
-"""Write a log as an ad platform has it, with columns of its own, from a market whose truth is known.
+"""Write the log of an example ad platform, from simulated users.
 
     python make_log.py
 
-ads.csv      one row an ad that was shown: imp, uid, shown_at (seconds since 1970), line_item, slot, price_paid,
+ads.csv      one row per ad that was shown: imp, uid, shown_at (seconds since 1970), line_item, slot, price_paid,
              clicked, profit, device, placement, age_group
-orders.csv   what users ordered hours and days later: order_id, uid, ordered_at, cents
+orders.csv   what users ordered hours or days later: order_id, uid, ordered_at, cents
 
-The market is that of `mtorl.simulator`, which the platform does not know; `traffic.py` plays what comes after the log.
+The column names are the platform's own, not those of this project. The users come from `mtorl.simulator`. `traffic.py`
+simulates the days after the log.
 """
 
 import argparse
@@ -22,12 +23,12 @@ SLOTS = {"search": "SRP", "social": "FEED", "display": "BANNER", "video": "PRERO
 
 
 def market(users: int, seed: int) -> Simulator:
-    """The users of the platform, and how they respond."""
+    """Return a simulator of the platform's users and of their responses to ads."""
     return Simulator(SimulatorConfig(users=users, seed=seed))
 
 
 def log_and_orders(simulator: Simulator) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Both files."""
+    """Return the rows of ads.csv and of orders.csv."""
     log = simulator.log().sort_values("timestamp", kind="stable", ignore_index=True)
     seconds = log["timestamp"].astype("int64") // 1_000_000
     ads = pd.DataFrame(

@@ -1,9 +1,9 @@
-"""Play the platform: ask the router for each opportunity, show what it says, report what came of it.
+"""Simulate the example platform: request a decision for each user, show the ad, and report the outcomes.
 
     python traffic.py --days 0 1          the first two days after the log
 
-With each request goes what the platform's own rule would do, `baseline`. Which users click is drawn by the market that
-`make_log.py` has made the log of, so a day can be played again, and what is drawn depends on what was shown.
+Each request contains the choice of the platform's own rule as `baseline`. The users are those of `make_log.py`. Their
+clicks depend on the ads that were shown.
 """
 
 import argparse
@@ -28,19 +28,19 @@ TRIES = 5
 
 
 class Router:
-    """The two requests that a platform sends."""
+    """Client that sends a platform's two kinds of requests to the router: for decisions, and reports of outcomes."""
 
     def __init__(self, url: str) -> None:
         self._address = urlsplit(url).netloc
         self._own = threading.local()  # a connection for each thread
 
     def decide(self, opportunity: dict[str, Any]) -> dict[str, Any]:
-        """Ask what to do at one opportunity."""
+        """Return the router's decision on one opportunity to show an ad."""
         decision: dict[str, Any] = self._post("/v1/models/ads:predict", {"instances": [opportunity]})["predictions"][0]
         return decision
 
     def report(self, decision: dict[str, Any], outcomes: dict[str, float]) -> None:
-        """Say what came of an exposure; its cost settles the money that was set aside."""
+        """Report the outcomes of an exposure. The reported cost replaces the money that the router has reserved."""
         now = dt.datetime.now(dt.UTC).isoformat()
         known = [
             {"event_id": f"{decision['decision_id']}-{kind}", "kind": kind, "value": value, "event_time": now}
@@ -50,7 +50,10 @@ class Router:
         self._post("/v1/outcomes", outcome)
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Post, again if the router is busy (429, 503) or the connection is lost: ids make that one request."""
+        """Post a body, and retry if the router is busy (429, 503) or the connection is lost.
+
+        Retries are safe, because the ids in the body let the router recognise a repeated request.
+        """
         for attempt in range(TRIES):
             connection = getattr(self._own, "connection", None) or HTTPConnection(self._address, timeout=30)
             self._own.connection = connection
@@ -73,7 +76,7 @@ class Router:
 
 
 def one_opportunity(router: Router, online: Online, user: str, day: int) -> dict[str, Any]:
-    """One user's opportunity of a day, from the request to what came of it."""
+    """Request a decision for a user on a day, simulate the user's response, and report it. Returns the decision."""
     moment = online.opportunity(user, day)
     context = {name: moment["context"][name] for name in ("device", "placement")}
     decision = router.decide(
@@ -81,7 +84,7 @@ def one_opportunity(router: Router, online: Online, user: str, day: int) -> dict
             "user_id": user,
             "campaign_id": moment["campaign_id"],
             "context": context,
-            "timestamp": moment["timestamp"].isoformat(),  # real traffic leaves it out: it is now
+            "timestamp": moment["timestamp"].isoformat(),  # real requests omit it, which means now
             "request_id": f"{user}-{day}",
             "baseline": {**incumbent.decide(context), "propensity": 1.0},
         }
@@ -94,7 +97,7 @@ def one_opportunity(router: Router, online: Online, user: str, day: int) -> dict
 
 
 def main() -> None:
-    """Play some days."""
+    """Simulate the days that the command line names."""
     parser = argparse.ArgumentParser(description="Play the platform.")
     parser.add_argument("--router", default="http://127.0.0.1:8080")
     parser.add_argument("--days", type=int, nargs="+", default=[0], help="days after the log, in order")
