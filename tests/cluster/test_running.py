@@ -151,8 +151,9 @@ def test_a_redis_that_was_emptied_is_filled_again(running: Running) -> None:
         return int(in_redis("redis-cli dbsize"))
 
     assert keys() >= USERS
-    in_redis("redis-cli --scan | xargs -n 500 redis-cli unlink")  # FLUSHALL is disabled
-    assert keys() < USERS
+    # FLUSHALL is disabled. The feed may write users again while the keys are being removed.
+    removed = in_redis("redis-cli --scan | xargs -n 500 redis-cli unlink").split()
+    assert sum(map(int, removed)) >= USERS
     # The feed cannot restore the users of the last minutes. They return when the compaction reads their hour of the
     # log.
     eventually(lambda: keys() >= USERS, 240, keys)

@@ -152,7 +152,8 @@ def test_the_night_reads_it(day: Day) -> None:
     before = {kind: sorted(day.ids(kind, 1)) for kind in get_args(Kind)}
     said = day.job("mtorl-compact", "data", "compact", LAKE, "--dataset=simulator")
     assert {kind: sorted(day.ids(kind, 1)) for kind in get_args(Kind)} == before, said
-    assert day.store.run('print(len(lake.closed("decision")))') == "2\n", "an hour of each day must be closed"
+    days = 'print(len({file.hour.date() for file in lake.closed("decision")}))'
+    assert int(day.store.run(days)) >= 2, "an hour of each day must be closed"
     assert "decisions" in said, "the job must report the training rows"
     assert "Traceback" not in day.job("mtorl-monitor") + day.job("mtorl-materialize")
     eventually(lambda: day.people.status(NAME).get("users", 0), 180, day.state)
