@@ -24,7 +24,7 @@ def main() -> None:
         sys.exit(f"{store}: there must be exactly one .mar, found {[mar.name for mar in archives]}")
     workdir = Path(os.environ.get("TMPDIR", "/tmp"), "torchserve")
     tmp = workdir / "tmp"
-    # An earlier container of this pod leaves its unpacked model and, if killed, a PID file that blocks the start.
+    # A previous container of this pod may have left its unpacked model here, and a PID file that prevents the start.
     shutil.rmtree(workdir, ignore_errors=True)
     tmp.mkdir(parents=True)
     os.chdir(workdir)

@@ -1,6 +1,7 @@
--- Begins the periods of a campaign that are due.
--- KEYS  4 its terms
--- ARGV  4 the campaign; 5, 6, 7, ... in turn: account; start and end of the period that holds at present
+-- Begins the next period of each account of a campaign whose period has ended.
+-- KEYS  4  The campaign's key terms:CAMPAIGN
+-- ARGV  4  The campaign
+--       5, 6, 7, ...  For each account: the account, the start and the end of its current period by the calendar
 
 local general = redis.call('HMGET', KEYS[1], 'generation', 'changes')
 check(general[1])

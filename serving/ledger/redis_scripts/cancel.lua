@@ -1,5 +1,7 @@
--- Releases the money; what is not reserved yet can't be from now on.
--- ARGV  4 the reservation's id; 5 seconds for which it is remembered
+-- Cancels a reservation and releases its amount. If the reservation does not exist yet, a later `reserve` with its id
+-- is refused.
+-- ARGV  4  Id of the reservation
+--       5  Seconds until the cancelled reservation expires
 
 check(redis.call('HGET', KEYS[1], 'generation'))
 local r = find(ARGV[4])

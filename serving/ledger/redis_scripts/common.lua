@@ -1,28 +1,39 @@
--- What all scripts of the ledger begin with.
--- KEYS  1 hash: accounts of the campaign "*", and for all campaigns "generation", a text that `define` wrote once, and
---       "changes", the number of the last change; 2 sorted set: campaigns by the number of their last change; 3 sorted
---       set: open reservations by time of creation; 4, ... the script's own
--- ARGV  1 the generation that the caller has seen; 2 the time, or '' for this server's; 3 what all keys begin with;
---       4, ... the script's own
+-- Functions that every script of the ledger needs. `redis_server.py` puts this file in front of each script's own text.
 --
--- On a cluster this is one group of keys (`redis_ledger.py`). accounts:"*" of the bank has "made", too: all groups have their
--- generation. That of another group has slices, and "epoch:ACCOUNT": how often a slice was taken back.
+-- Every script gets these keys and arguments first, and its own ones from position 4:
+-- KEYS  1  Hash with the accounts of the campaign "*". For all campaigns together, it also has the fields "generation"
+--          (a text that is written once, when the ledger is created) and "changes" (the number of the last change)
+--       2  Sorted set: campaigns, sorted by the number of their last change
+--       3  Sorted set: open reservations, sorted by time of creation
+-- ARGV  1  The generation that the caller read first
+--       2  The time in seconds since 1970; '' to use the clock of this server
+--       3  The prefix of all keys
 --
--- Keys, after what all begin with. Names, requests and events are JSON texts; an ACCOUNT is "ARM,CHANNEL,PERIOD".
---   accounts:CAMPAIGN  hash: "ARM,CHANNEL" -> "PERIOD IN_FORCE DRAWN START UNTIL CAP SPENT RESERVED;" for each account, in
---                      its present period. IN_FORCE, and DRAWN (on, by a reservation): 1 or 0. "excess:ACCOUNT"
---   terms:CAMPAIGN     hash: account in force -> "CAP ZONE PARTS": cap of a period that begins, and how its budget is divided
---   past:DAY:CAMPAIGN  hash: "START:ACCOUNT" -> "CAP SPENT RESERVED" of a period that is over, and began on that day since
---                      1970; "excess:START:ACCOUNT". Kept for a while
---   r:ID               reservation: lines of state (open, settled, late, cancelled, expired: their first letters), amount,
---                      charged, excess, books, arm, campaign, channel, request, and the event of each cost
---   q:REQUEST          id of the last reservation for a request
---   slices:GROUP       of the bank (`lease.lua`)
+-- A Redis Cluster has several groups of keys (`redis_ledger.py`), and a script uses only one of them. One group, the
+-- bank, has the whole budgets of the campaign "*". The bank's accounts:"*" also has the field "made": it is set once
+-- all groups have a generation. In each other group, accounts:"*" has that group's slices of these budgets, and a field
+-- "epoch:ACCOUNT" that counts the recalls of a slice to the bank.
 --
--- The books of a reservation are the periods of accounts that it draws on: a letter for each (`letter_of`), and START,
--- unless it is 0. START of an account never falls. Scripts know no calendar: if a period is over, they answer so, and the
--- caller begins the next one (`begin`). Amounts are whole nano-units, of which a double holds 2^53: no limit and no
--- reservation is above 9e15; excess is added in 64 bits.
+-- Keys, without the prefix. Names, requests and events are JSON texts. An ACCOUNT is written as "ARM,CHANNEL,PERIOD".
+--   accounts:CAMPAIGN  Hash: "ARM,CHANNEL" -> "PERIOD IN_FORCE DRAWN START UNTIL CAP SPENT RESERVED;" for each account,
+--                      in its current period. IN_FORCE is 1 if the experiment has this account. DRAWN is 1 if a
+--                      reservation has used it in this period. A field "excess:ACCOUNT" has the costs that the account
+--                      could not pay
+--   terms:CAMPAIGN     Hash: account in force -> "CAP ZONE PARTS". CAP is the limit of the next period, ZONE the time
+--                      zone, and PARTS says how the budget is divided into accounts
+--   past:DAY:CAMPAIGN  Hash: "START:ACCOUNT" -> "CAP SPENT RESERVED" of an ended period that began on this day (counted
+--                      from 1970), and "excess:START:ACCOUNT". It expires after some days
+--   r:ID               Reservation, one line for each of: state (first letter of open, settled, late, cancelled or
+--                      expired), amount, charged, excess, books, arm, campaign, channel, request, and the event of each
+--                      reported cost
+--   q:REQUEST          Id of the last reservation for a request
+--   slices:GROUP       Only in the bank: the slices of another group (`lease.lua`)
+--
+-- The books of a reservation list the account periods that it reduces: one letter for each account (`letter_of`),
+-- followed by START, if START is not 0. An account's START never decreases. Scripts can't compute calendars. If a
+-- period has ended, the script answers so, and the caller runs `begin` for the next period. Amounts are integers in
+-- nano-units. Lua's doubles are exact up to 2^53, so no limit and no reservation may exceed 9e15. Excess may be larger,
+-- so Redis adds it as a 64-bit integer.
 
 local ANY, PERIODS = '"*"', { total = 1, day = 2, hour = 3 }
 local prefix, now = ARGV[3], tonumber(ARGV[2])
@@ -41,7 +52,9 @@ local function present()
   return now
 end
 
-local function fields_of(arm, channel) -- that match, in each of two campaigns
+-- Returns the fields "ARM,CHANNEL" that a reservation matches. They are the same in its own campaign and in the
+--         campaign "*".
+local function fields_of(arm, channel)
   local found = { arm .. ',' .. channel }
   if channel ~= ANY then found[2] = arm .. ',' .. ANY end
   if arm ~= ANY then
@@ -51,11 +64,13 @@ local function fields_of(arm, channel) -- that match, in each of two campaigns
   return found
 end
 
-local function letter_of(campaign, i, period) -- of an account in field i of those that match; A to L, or a to l
+-- Returns the code of the letter for an account in the i-th matching field: A to L for the campaign "*", a to l for
+--         others.
+local function letter_of(campaign, i, period)
   return (campaign == ANY and 61 or 93) + 3 * i + PERIODS[period]
 end
 
-local function read(campaign, name, text) -- the accounts of a field
+local function read(campaign, name, text) -- parses a field into a list of its accounts
   local field = { campaign = campaign, name = name }
   for period, in_force, drawn, start, until_, cap, spent, reserved in
     string.gmatch(text or '', '(%S+) (%d) (%d) (%S+) (%S+) (%S+) (%S+) (%S+);')
@@ -66,7 +81,8 @@ local function read(campaign, name, text) -- the accounts of a field
   return field
 end
 
-local function save(fields, changes) -- after the change with that number
+-- Writes fields, and numbers the change of each campaign, counting on from `changes`, the number of the last change.
+local function save(fields, changes)
   local general, changed = { 'changes', 0 }, {}
   local sets = { [ANY] = general }
   for _, field in ipairs(fields) do

@@ -1,8 +1,12 @@
--- Sets the accounts of a campaign that are in force, and the limits of the present period where the parts of a budget have
--- changed.
--- KEYS  4 its terms; 5 hash: campaign -> a digest of the accounts in force
--- ARGV  4 the campaign; 5 the digest; 6, 7, ... in turn: account; the account of all arms, which comes before those of its
---       arms; cap; start and end of the present period; zone; parts, or 'slice': leases raise its cap
+-- Sets which accounts of a campaign are in force. If the parts of a budget have changed, also sets new limits for the
+-- current period.
+-- KEYS  4  The campaign's key terms:CAMPAIGN
+--       5  Hash: campaign -> digest of its accounts in force
+-- ARGV  4  The campaign
+--       5  The digest
+--       6, 7, ...  For each account, seven values: the account; the account of all arms together; limit; start and end
+--                  of the current period by the calendar; time zone; parts of the budget, or 'slice' if the account is
+--                  a slice, whose limit only `grant` raises. The account of all arms comes before those of single arms
 
 local general = redis.call('HMGET', KEYS[1], 'generation', 'changes')
 check(general[1])
@@ -28,9 +32,10 @@ for i = 6, #ARGV, 7 do
   local name, period = string.match(account, '^(.*),(%a+)$')
   local a, all = accounts[account], account ~= all_arms and accounts[all_arms]
   local began, ends = a and a.start or '0', a and a.until_ or '0'
-  if tonumber(ends) > present() and tonumber(start) >= tonumber(ends) then until_ = ends end -- the caller's clock is ahead
+  -- If the caller's clock is ahead, it has computed a later period. The current period then keeps its end.
+  if tonumber(ends) > present() and tonumber(start) >= tonumber(ends) then until_ = ends end
   start = start_after(began, ends, start, period)
-  if all and all.in_force == '1' then -- the parts of a budget keep one calendar
+  if all and all.in_force == '1' then -- all parts of a budget have the same periods
     start, until_ = all.start, all.until_
   else
     all = nil
@@ -44,7 +49,7 @@ for i = 6, #ARGV, 7 do
   a.in_force = '1'
   if parts ~= 'slice' and (not terms[account] or string.match(terms[account], '^%S+ %S+ (.*)$') ~= parts) then
     a.cap = tonumber(cap)
-    if all then -- limit_after_a_change, in contract.py
+    if all then -- the same rule as `limit_after_a_change` in contract.py
       local more = all.cap > 0 and math.floor(a.cap / all.cap * math.max(0, all.cap - all.spent)) or 0
       a.cap = math.max(a.spent + a.reserved, a.spent + more)
     end

@@ -1,6 +1,8 @@
--- Releases what has been open for too long.
--- ARGV     4 latest time of creation; 5 how many at most; 6 seconds for which they are remembered
--- Returns  how many had been open
+-- Releases the amounts of old reservations for which no cost was reported.
+-- ARGV     4  Reservations that were created at this time or earlier are old
+--          5  Largest number of reservations to release in this call
+--          6  Seconds until the released reservations are deleted
+-- Returns  The number of released reservations
 
 check(redis.call('HGET', KEYS[1], 'generation'))
 local overdue, expired = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', ARGV[4], 'LIMIT', 0, ARGV[5]), 0

@@ -1,6 +1,6 @@
--- What scripts that finish reservations have in common.
+-- Functions for the scripts that finish reservations: `settle`, `cancel` and `expire`.
 
-local function past(campaign, account, start) -- a period that is over; nil if it is forgotten
+local function past(campaign, account, start) -- returns an account's ended period; nil if it has expired
   local key = string.format('%spast:%d:%s', prefix, math.floor(start / 86400), campaign)
   local name = start .. ':' .. account
   local text = redis.call('HGET', key, name)
@@ -10,7 +10,9 @@ local function past(campaign, account, start) -- a period that is over; nil if i
     reserved = tonumber(reserved) }
 end
 
-local function accounts_of(r) -- that a reservation draws on; their fields, and the number of the last change
+-- Returns the account periods that a reservation reduces, the fields that contain current ones, and the number of the
+--         last change.
+local function accounts_of(r)
   local names, starts, asked, found, fields = fields_of(r.arm, r.channel), {}, { [ANY] = {} }, {}, {}
   for letter, start in string.gmatch(r.books, '(%a)(-?%d*)') do starts[string.byte(letter)] = start == '' and '0' or start end
   local function take(campaign, texts, before)
@@ -44,14 +46,15 @@ local function accounts_of(r) -- that a reservation draws on; their fields, and 
   return found, fields, tonumber(general[2])
 end
 
-local function keep(accounts, fields, changes) -- what was changed
+local function keep(accounts, fields, changes) -- writes the changed accounts, of ended and of current periods
   for _, a in ipairs(accounts) do
     if a.name then redis.call('HSET', a.key, a.name, string.format('%d %d %d', a.cap, a.spent, a.reserved)) end
   end
   save(fields, changes)
 end
 
-local function finish(id, r, state, seconds) -- a finished reservation, and its request, are forgotten after a while
+-- Sets the state of a finished reservation. The reservation and its request expire after `seconds`.
+local function finish(id, r, state, seconds)
   local before = r.state
   r.state = state
   redis.call('SET', prefix .. 'r:' .. id, text_of(r), 'EX', seconds)
@@ -60,7 +63,7 @@ local function finish(id, r, state, seconds) -- a finished reservation, and its 
   if request and (before == 'o' or redis.call('GET', request) == id) then redis.call('EXPIRE', request, seconds) end
 end
 
-local function release(id, r, state, seconds) -- ends an open reservation without a cost
+local function release(id, r, state, seconds) -- finishes an open reservation without charging anything
   local accounts, fields, changes = accounts_of(r)
   for _, a in ipairs(accounts) do a.reserved = a.reserved - r.amount end
   keep(accounts, fields, changes)

@@ -1,5 +1,6 @@
--- Raises slices of a group to what the bank has leased, unless they were taken back since, or their periods are over.
--- ARGV  4, 5, 6, 7, ... in turn: account, start of its period, epoch of its slice, its cap
+-- Raises the limits of a group's slices to the amounts that the bank has leased to them. A slice stays unchanged if it
+-- was recalled after the lease (its epoch differs), or if its period has ended.
+-- ARGV  4, 5, 6, 7, ...  For each slice: account, start of its period, epoch, and new limit
 
 local general = redis.call('HMGET', KEYS[1], 'generation', 'changes')
 check(general[1])

@@ -1,9 +1,12 @@
--- As the bank: learns what the slices of a group hold, and lets them grow.
--- KEYS     4 hash of the group: account -> "START EPOCH CAP SPENT", the most that its slice may have, and what is known to be
---          spent. What a slice may have and is not known to be spent counts as reserved
--- ARGV     4 what is free of an account, divided by this, is leased at once; 5, 6, ... in turn: account, start of its period,
---          epoch, cap and spent amount of its slice, and the least by which it must grow, or 0
--- Returns  in turn account, start, epoch and cap of each slice that grew; or -2 if a period is over
+-- Runs in the bank's group: updates the bank's accounts from the slices of another group, and enlarges these slices if
+-- requested.
+-- KEYS     4  Hash slices:GROUP: account -> "START EPOCH CAP SPENT". CAP is the limit of the slice, and SPENT its last
+--             reported spend. The bank counts CAP - SPENT as reserved
+-- ARGV     4  A slice grows by at least the account's free amount divided by this number
+--          5, 6, ...  For each slice, six values: account, start of its period, epoch, limit and spent amount of the
+--                     slice, and the amount by which it must grow at least, or 0 if it should not grow
+-- Returns  For each slice that has grown: account, start, epoch and new limit. -2 instead, if the period of an account
+--          has ended
 
 local general = redis.call('HMGET', KEYS[1], 'generation', 'changes')
 check(general[1])

@@ -1,7 +1,11 @@
--- Takes, renews or gives back the lease of the router that paces.
--- KEYS     1 the lease: "NUMBER RENEWED HOLDER"; 2 hash of the prices
--- ARGV     1 the owner, '' to give it back; 2 the lease as the caller has seen it silent, or ''
--- Returns  the lease as it is now; the version of the prices
+-- Acquires, renews or releases the lease that allows one router to compute the prices of all accounts.
+-- KEYS     1  The lease: "NUMBER RENEWED HOLDER". NUMBER counts the changes of the holder, RENEWED the renewals by this
+--             holder
+--          2  Hash of the prices
+-- ARGV     1  Name of the router; '' to release the lease
+--          2  The lease as the caller last read it, to release it, or to take it over from a holder that no longer
+--             renews it; else ''
+-- Returns  The lease after this call, and the version of the prices
 
 local version = redis.call('HGET', KEYS[2], 'version') or '0'
 local held = redis.call('GET', KEYS[1]) or '0 0 '

@@ -1,8 +1,13 @@
--- Writes what the router with the lease has found; a lease that has passed to another router writes nothing.
--- KEYS     1 the lease; 2 hash: account -> state; 3 hash of the prices: "version"; "names" of the accounts, a line each, and
---          their "digest"; "values", a double for each, in base 64
--- ARGV     1 the number of the lease; 2 digest; 3 names; 4 values; 5, 6, ... in turn: account, state or ''
--- Returns  1; nothing if the lease has another number
+-- Writes the prices and states that the holder of the lease has computed. If another router now has the lease, writes
+-- nothing.
+-- KEYS     1  The lease
+--          2  Hash: account -> state of its pacing
+--          3  Hash of the prices: "version"; "names" of the accounts, one per line; "digest" of the names; "values",
+--             one double per account, in base 64
+-- ARGV     1  Number of the lease
+--          2, 3, 4  Digest, names and values
+--          5, 6, ...  For each changed account: the account, and its state, or '' to delete the state
+-- Returns  1, or nothing if the lease has another number
 
 if string.match(redis.call('GET', KEYS[1]) or '', '^%d+') ~= ARGV[1] then return false end
 for i = 5, #ARGV, 2 do

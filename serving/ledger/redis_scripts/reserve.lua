@@ -1,8 +1,14 @@
--- Sets money aside in all matching accounts, or in none.
--- KEYS     4 the reservation; 5 the request, if it has a name
--- ARGV     4 the reservation's id; 5 arm; 6 campaign; 7 channel; 8 the amount; 9 the request's name or ''
--- Returns  1 if the money is set aside, or was before; -1 if another reservation pays for the request; -2 if a period is
---          over; -3 if an account of the campaign "*" has too little left; else 0
+-- Reserves an amount in all accounts that match an arm, a campaign and a channel, or in none of them.
+-- KEYS     4  The reservation's key r:ID
+--          5  The request's key q:REQUEST, if the request has an id
+-- ARGV     4  Id of the reservation
+--          5, 6, 7, 8  Arm, campaign, channel and amount
+--          9  Id of the request, or ''
+-- Returns  1   The amount is reserved, by this call or by an earlier call with the same reservation id
+--          0   An account has too little money left, or no account is for this arm
+--          -1  Another reservation pays for the request
+--          -2  The period of an account has ended
+--          -3  An account of the campaign "*" has too little money left
 
 local id, arm, campaign, channel, amount, request = unpack(ARGV, 4, 9)
 local names = fields_of(arm, channel)
@@ -19,7 +25,9 @@ local other = known[2] and find(known[2])
 if other and string.find('osl', other.state) then return -1 end
 
 local wanted, fields, books, own = tonumber(amount), {}, '', false
-local function draw(of, texts, before) -- why it is refused
+-- Reserves the amount in the matching accounts of one campaign, in memory. Returns the code of a refusal; nil if all
+-- accounts can pay.
+local function draw(of, texts, before)
   local refused
   for i, name in ipairs(names) do
     local field = texts[before + i] and read(of, name, texts[before + i]) or {}

@@ -1,8 +1,13 @@
--- Turns a reservation into spend.
--- ARGV     4 the reservation's id; 5 the cost; 6 the event that told the cost; 7 seconds for which it is remembered; 8 'last', or
---          '': what accounts have too little left for is not excess yet
--- Returns  what is charged, and what is excess, in all; nothing for a reservation that never was; or -3, arm, channel, and the
---          amount for which an account has too little left
+-- Charges a reported cost of a reservation to its accounts. A cost above the reserved amount is excess.
+-- ARGV     4  Id of the reservation
+--          5  The cost
+--          6  The event that reported the cost. If the event is known, nothing changes
+--          7  Seconds until the settled reservation expires
+--          8  'last' to count what the accounts can't pay as excess; '' to answer -3 then, so that the caller can
+--             enlarge a slice first
+-- Returns  The charged amount and the excess of the reservation, over all its costs
+--          Nothing, if the reservation is unknown
+--          -3, arm, channel, and the amount that should be charged, if an account has too little money left
 
 local id, event, seconds, cost = ARGV[4], ARGV[6], ARGV[7], tonumber(ARGV[5])
 local r = find(id)
@@ -16,9 +21,9 @@ for _, known in ipairs(r.events) do
   if known == event then return told() end
 end
 
-if r.state == 'c' then r.amount = 0 end -- nothing is set aside for it any more
+if r.state == 'c' then r.amount = 0 end -- a cancelled reservation has no amount, so its whole cost is excess
 local more = math.min(cost, r.amount - r.charged)
-if r.state ~= 'o' then -- what the accounts have left pays for it
+if r.state ~= 'o' then -- the reserved amount was released, so only money that the accounts still have can pay
   local wanted = more
   for _, a in ipairs(accounts) do more = math.max(0, math.min(more, a.cap - a.spent - a.reserved)) end
   if more < wanted and ARGV[8] ~= 'last' then return { -3, r.arm, r.channel, string.format('%d', wanted) } end
@@ -27,7 +32,7 @@ for _, a in ipairs(accounts) do
   a.spent = a.spent + more
   if r.state == 'o' then a.reserved = a.reserved - r.amount end
   if cost > more then
-    local sum = redis.pcall('HINCRBY', a.key, a.excess, ARGV[5]) -- beyond 64 bits it is the most that can be told
+    local sum = redis.pcall('HINCRBY', a.key, a.excess, ARGV[5]) -- fails above 2^63 - 1
     if type(sum) == 'table' and sum.err then redis.call('HSET', a.key, a.excess, '9223372036854775807') end
     if more > 0 then redis.call('HINCRBY', a.key, a.excess, string.format('%d', -more)) end
   end

@@ -1,6 +1,9 @@
--- Looks at the slices of a group, or takes back what they have left.
--- ARGV     4 'back' or ''; 5 arm, 6 channel: only those that a reservation would draw on
--- Returns  in turn account, start of its period, epoch, cap and spent amount of its slice, and what is left
+-- Returns slices of a group. With 'back', it first reduces the limit of each slice to its spent and reserved amounts,
+-- so that the rest can return to the bank.
+-- ARGV     4  'back' to reduce and return all slices; '' to return the slices for arm and channel unchanged
+--          5, 6  Without 'back': arm and channel. Only slices that match them are returned
+-- Returns  For each slice: account, start of its period, epoch, limit, spent amount, and free amount. After
+--          'back', the free amount is what returns to the bank
 
 local general = redis.call('HMGET', KEYS[1], 'generation', 'changes')
 check(general[1])
