@@ -2,14 +2,15 @@
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-# Which Python (the newest supported one found) and which build of torch (TORCH=cpu is the small one): scripts/make-environment.sh.
+# PYTHON selects the Python (default: the newest supported one), and TORCH the build of torch (cpu is a small one). See
+# scripts/make-environment.sh.
 export PYTHON TORCH
 
 .PHONY: help run test test-all unit cluster-test lint compile validate clean
 help:            ## this list
 	@sed -nE 's/^([a-z-]+):.*## */\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-# Installed again only when pyproject.toml changes.
+# The environment is installed again only when pyproject.toml changes.
 $(READY): pyproject.toml
 	@scripts/make-environment.sh $(VENV)
 	@touch $@
@@ -21,8 +22,8 @@ RUN_ARGS := $(if $(DATA),--data '$(DATA)') $(if $(DATASET),--dataset '$(DATASET)
 run: $(READY)    ## the whole loop; DATA=file DATASET=name for a real log, USERS= EPOCHS= SEED= BAD_ROWS= EXPLORE=0 to change it
 	@$(BIN)/mtorl run $(RUN_ARGS)
 
-# One process more than there are cores, since many tests wait for servers; each with whole files of tests, so that what a file's tests
-# share is made once.
+# Run one process more than there are cores, because many tests wait for servers. All tests of a file run in the same process, so that
+# their shared fixtures are created only once.
 PYTEST = $(BIN)/pytest -n $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --maxprocesses 5 --dist loadfile --no-loadscope-reorder
 
 test: $(READY)   ## the tests of every change, without what takes minutes or an engine
@@ -34,9 +35,9 @@ test-all: $(READY) ## all tests that need no cluster, and every example of a pro
 unit: $(READY)   ## the fast tests only
 	$(PYTEST) -m "not integration"
 
-# What it needs that is not there is skipped and said: KUBECONFIG names the cluster, with KServe 0.20 and the CRDs of the other
-# operators; `node` and `kfp` in TESTS need what tests/README.md says.
-# Each test has namespaces of its own: AT_ONCE=3 runs three files of them at the same time, where no node has to run what they start.
+# KUBECONFIG selects the cluster, which needs KServe 0.20 and the CRDs of the other operators. Tests whose requirements are missing are
+# skipped, with a message. tests/README.md lists the requirements of the tests marked `node` and `kfp`.
+# Each test has its own namespaces, so AT_ONCE=3 can run three test files at the same time, if the tests start no pods on a node.
 TESTS := cluster and not node and not kfp
 AT_ONCE := 0
 cluster-test: $(READY) ## tests on the cluster of KUBECONFIG, in namespaces of their own; TESTS=cluster for all of them

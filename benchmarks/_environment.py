@@ -11,9 +11,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 
-# Python puts the folder of a script at the front of its search path. There, `features.py` would hide the package
-# `features`. Therefore the folder is moved to the end of the search path, where subprocesses of a script still find
-# this module.
+# Python puts the folder of a script at the front of its search path, so `features.py` in this folder would hide the
+# package `features`. Move the folder to the end, so that subprocesses still find this module in it.
 _FOLDER = ROOT / "benchmarks"
 sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry) != _FOLDER), str(_FOLDER)]
 

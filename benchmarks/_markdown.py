@@ -19,9 +19,9 @@ def table_of(columns: Mapping[str, Show], rows: Sequence[Figures]) -> str:
 
 
 def compared(rows: Mapping[str, Show], results: Sequence[Figures]) -> list[list[str]]:
-    """Return the cells of a table with one row for each figure and one column for each result.
+    """Return the cells of a table that compares several results, with one row for each figure.
 
-    The first cell of each row is the name of the figure.
+    The first cell of a row is the name of the figure. Each of the other cells is the figure of one result.
     """
     return [[name, *(show(result) for result in results)] for name, show in rows.items()]
 

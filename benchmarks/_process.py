@@ -44,7 +44,7 @@ def clock() -> Iterator[dict[str, float]]:
 
 
 def run(task: Callable[..., dict[str, Any]], **arguments: Any) -> dict[str, Any]:
-    """Run a task in a subprocess, print a line about it, and return its figures, including `peak_mib`.
+    """Run a task in a subprocess, print its figures, and return them together with its peak memory, `peak_mib`.
 
     The arguments of the task must be JSON values; a path becomes text.
     """

@@ -6,8 +6,8 @@
     python benchmarks/against.py OLD --quick            # one pair of each load
 
 OLD is a checkout of the older version. Both checkouts serve their own `runs/latest` at the same time, and alternately
-receive the same requests for a few seconds. Other work on the computer thus slows down both alike, so that the ratio of
-their figures is reliable. If the old commit needs other packages, add them to PYTHONPATH.
+receive the same requests for a few seconds. If other programs slow down the computer, they slow down both versions
+alike. Therefore the ratio of their figures is reliable. If the old commit needs other packages, add them to PYTHONPATH.
 """
 
 import json
@@ -29,7 +29,7 @@ from benchmarks.request_path.tables import CONNECTIONS, PATHS, decided, goodput
 from benchmarks.serving import cpu_seconds, load, users_windows
 
 AIMS = {"1": 0.6, "8": 0.55}
-"""Largest ratio of the router's CPU for a decision, by number of connections."""
+"""Largest accepted CPU time of the router for a decision, relative to the older version, by number of connections."""
 _PAIRS, _SECONDS = 8, 3.0
 _HEADS = {"router_cpu_ms": "router's CPU", "cpu_ms": "servers' CPU", "p99_ms": "p99", "per_second": "decisions/s"}
 _SERVE = """
@@ -57,9 +57,9 @@ def main() -> None:
 
 
 def compared(name: str, old: Path, bodies: list[str], pairs: int) -> dict[str, dict[str, list[float]]]:
-    """Measure both checkouts in pairs, and return the ratio of the new to the old checkout for each pair.
+    """Measure both checkouts one after the other, `pairs` times, and return the ratios of new to old figures.
 
-    The ratios are grouped by number of connections, and then by figure.
+    The result has one list of ratios for each number of connections and each figure.
     """
     found: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
@@ -71,7 +71,7 @@ def compared(name: str, old: Path, bodies: list[str], pairs: int) -> dict[str, d
                 turns = (0, 1) if number % 2 else (1, 0)
                 measured = {side: measure(sides[side], bodies, int(connections), number) for side in turns}
                 for figure, each in found[connections].items():
-                    # The first pair is not counted, because it warms up both checkouts.
+                    # Pair 0 only warms up both checkouts, so it is not counted.
                     if number:
                         each.append(measured[0][figure] / measured[1][figure])
             middle = {figure: f"{statistics.median(each):.2f}" for figure, each in found[connections].items()}

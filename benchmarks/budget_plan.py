@@ -27,14 +27,14 @@ from _environment import environment, finish, kept_markets, parser
 
 from benchmarks._markdown import Figures, measured_on, table, targets
 
-# Budgets for which the gain is planned, relative to the budget of the logged week.
+# Budgets for which the gain is planned, as multiples of the budget in the first week, whose log is the plan's input.
 BUDGETS = (0.5, 1.0, 1.5)
 MARKETS, USERS, EPOCHS, ROUNDS = 50, 600, 6, 7
 # Number of users from whom the network learns.
 LEARNED_FROM = 2500
-# Number of markets for which one network is trained.
+# One network is trained for every 25 markets, to save time.
 EVERY = 25
-# Money per decision, relative to the mean cost of an exposure.
+# Budget per decision, as a multiple of the mean cost of an exposure.
 BUDGET_SHARE = 0.25
 EXPLORE = 0.05
 
@@ -62,9 +62,9 @@ def main() -> None:
 
 
 def market(seed: int, network: Path, users: int, epochs: int, learned_from: int, **_: Any) -> list[dict[str, float]]:
-    """Plan the gain of each budget in one market, serve users with it, and return planned and realised gain.
+    """Simulate one market, and return the planned and the realised gain for each budget in `BUDGETS`.
 
-    If the folder of the network does not exist, the network is trained first.
+    If the folder `network` does not contain a trained network yet, it is trained first.
     """
     from mtorl.artifact.artifact import load
     from mtorl.evaluation.budget_plan import Curves, Traffic, price_of
@@ -114,11 +114,11 @@ def _train(network: Path, seed: int, users: int, epochs: int) -> None:
 
 
 def week(simulator: Any, model: Any, users: list[str], seed: int, budget: float, price: float) -> pd.DataFrame:
-    """Serve new users for a week, and return one row for each decision, with the true click probabilities.
+    """Simulate a week in which a model serves new users. Returns one row per decision, with its true click probability.
 
     Args:
         budget: Money per decision, in EUR.
-        price: First price of the pacing, in gain per EUR.
+        price: Price with which pacing starts: an ad is shown only if its gain per EUR is at least this high.
         seed: Seed of the random numbers of this week.
     """
     from benchmarks.generation_runs.night import explored

@@ -49,13 +49,14 @@ MARKETS: tuple[Clicks | Revenue, ...] = (
     Clicks("clicks, with bots that click", bots=0.1, bot_rate=1.0),
     Revenue(f"{HEAVY}, with bots", sigma=2.0, bots=0.6),
 )
-# The challenger's share of late clicks is higher by each of these.
+# Values of the challenger's share of late clicks minus the incumbent's.
 LATE_GAPS = (0.0, 0.02, 0.03, 0.04, 0.08, 0.2)
 GUARDED = (
     *((0.05, 0.0, 0.5), (0.1, 0.0, 0.5), (0.1, 0.0, 0.05)),
     *((lift, harm, share) for lift, harm in ((0.0, MARGIN), (0.1, MARGIN), (0.0, 2 * MARGIN)) for share in (0.05, 0.5)),
 )
-"""Lift of the primary metric, harm of each guardrail, share of the challenger."""
+"""Simulated experiments with guardrails. Each has the lift of the primary metric, the harm to each guardrail metric,
+and the challenger's share of the users."""
 BETTER: tuple[Clicks | Revenue, ...] = (
     Clicks(lift=0.05),
     Clicks(lift=0.1),
@@ -76,9 +77,9 @@ def main() -> None:
 
 
 def measure(runs: int, seed: int) -> dict[str, Any]:
-    """Measure everything except `paced`.
+    """Simulate all kinds of experiments except `paced`, and return the rates of wrong verdicts and other figures.
 
-    Each kind of experiment is simulated `runs` times, and the slow kinds less often.
+    Fast kinds are simulated `runs` times, and slow kinds less often.
     """
     streams = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(1_000))
     start = time.monotonic()

@@ -41,7 +41,7 @@ from mtorl.log.splits import SHARES
 
 USERS, EPOCHS, NIGHTS = 2000, 6, 8
 FALL = 0.02
-"""The largest acceptable fall of the value below the best generation's, as a share."""
+"""Largest accepted decrease of a model's value below that of the best generation, as a fraction of the best value."""
 DRIFT_NIGHTS = (8, 40)
 GAINS = {
     "better by 5 % or more": (0.05, math.inf),
@@ -51,15 +51,15 @@ GAINS = {
     "worse by 2 to 10 %": (-0.1, -0.02),
     "worse by 10 % or more": (-math.inf, -0.1),
 }
-"""Ranges of a model's true gain over the serving model, as a share of the serving model's value."""
-# Figures that are averaged over markets and nights.
+"""Ranges for the value of a model compared with the serving model. The bounds are relative differences."""
+# Names of the figures of a night that `summary` averages over markets and nights.
 AVERAGED = ("covered", "difference_covered", "mean_weight", "impossible", "forecast", "spent_share")
 RULES = {"proof required": 0.0, f"margin {MARGIN:.0%}": MARGIN}
 
 
 def one_market(seed: int, users: int, epochs: int, number: int) -> list[dict[str, Any]]:
     """Simulate one market, and return the figures of the first model and of each night."""
-    # Imported here, because it imports torch, which --help does not need.
+    # Import this only now, because it imports torch, and --help should be fast.
     from benchmarks.generation_runs.market import Market, nights
 
     found = []
@@ -75,7 +75,7 @@ def one_market(seed: int, users: int, epochs: int, number: int) -> list[dict[str
 
 
 def summary(markets: list[list[dict[str, Any]]], users: int) -> dict[str, Any]:
-    """Average the figures over markets and nights, and find the largest fall in value.
+    """Summarise the figures of all nights and markets as averages, counts and the largest fall in value.
 
     `users` is the number of new users in a night.
     """
@@ -104,12 +104,12 @@ def summary(markets: list[list[dict[str, Any]]], users: int) -> dict[str, Any]:
 
 
 def _gain(row: dict[str, Any]) -> float:
-    """Return by how much a model is truly better than the serving model, relative to the serving model's value."""
+    """Return the true relative gain of a new model over the serving model; 0.1 means that its value is 10 % higher."""
     return float(row["true_difference"] / (row["truth"] - row["true_difference"]))
 
 
 def _largest_fall(market: list[dict[str, Any]]) -> float:
-    """Return how far the value of the serving model once fell below the best earlier value, as a negative share."""
+    """Return the largest relative fall of the serving model's value below its best earlier value; -0.1 means 10 %."""
     best, fall = market[0]["worth"], 0.0
     for row in market[1:]:
         best = max(best, row["worth"], row["candidate_worth"] if row["promoted"] else 0.0)
@@ -118,9 +118,10 @@ def _largest_fall(market: list[dict[str, Any]]) -> float:
 
 
 def drifts(half_width: float) -> list[dict[str, Any]]:
-    """Simulate drift for each rule of the gate, each nightly loss, and each number of nights.
+    """Run `drift` for each rule of the gate, each loss per night, and each number of nights.
 
-    `half_width` is half the width of the interval of a difference after one night, relative to the value.
+    `half_width` is half the width of the confidence interval for the difference of two models after one night, as a
+    share of the value.
     """
     return [
         {"rule": name, "worse": worse, "nights": nights, **asdict(drift(margin, worse, half_width, nights))}
@@ -131,15 +132,15 @@ def drifts(half_width: float) -> list[dict[str, Any]]:
 
 
 def _half_width(row: dict[str, Any]) -> float:
-    """Return the distance of the estimated difference from its lower bound, relative to the serving policy's value."""
+    """Return half the width of a difference's confidence interval, as a share of the serving policy's value."""
     return float((row["difference"] - row["lower_bound"]) / (row["truth"] - row["true_difference"]))
 
 
 def _test_users_for(gain: float, markets: list[list[dict[str, Any]]], users: int) -> float:
-    """Return how many test users are needed so that 80 % of the models with a true gain pass the gate.
+    """Return how many test users the gate needs to promote 80 % of the models that are better by `gain`.
 
-    `gain` is relative to the value of the serving model. A model passes with a probability of 80 % if its gain is 1.96
-    + 0.84 standard errors. The measured half-width is 1.96 standard errors.
+    `gain` is a share of the serving model's value. A model is promoted with a probability of 80 % if its gain is 1.96 +
+    0.84 standard errors. The standard error follows from `_half_width`, which is 1.96 standard errors.
     """
     share = dict(SHARES)["test"]
     of_one = np.mean([_half_width(row) * (share * users * row["night"]) ** 0.5 for of in markets for row in of[1:]])
@@ -182,9 +183,9 @@ def _changes(each: list[float]) -> str:
 
 
 def _enough(one: Figures) -> str:
-    """Format the numbers of test users to two digits.
+    """Format the numbers of test users that the gate needs, rounded to two digits.
 
-    The text is "no number" if the estimates are so unreliable that more users would not help.
+    The text is "no number" if the gate's estimates are so unreliable that more test users would not help.
     """
     if one["impossible"] > MAX_IMPOSSIBLE or one["difference_covered"] < 0.9:
         return "no number"
@@ -192,7 +193,7 @@ def _enough(one: Figures) -> str:
 
 
 def generations_table(figures: Figures) -> str:
-    """Format the table of learning from own decisions, and the tables of drift."""
+    """Format the table of the simulated markets, and the tables of `drift`."""
     intro = (
         f"{figures['nights']} nights a market, {figures['users']:,} newcomers a night. Worth is clicks per decision at "
         f"equal money. The gate's margin is {MARGIN:.0%}. After each night's own model, the gate judges a model of a "
@@ -235,7 +236,7 @@ def _promoted_rows(kind: str, found: Figures) -> dict[str, str]:
 
 
 def _drift_tables(found: Figures) -> str:
-    """Format one table for each number of nights, with a row for each rule and a column for each nightly loss."""
+    """Format one table of `drift` for each number of nights, with a row per rule and a column per loss in a night."""
     text = (
         "\n**Many small losses.** Each night's model is worse than the one that serves, by the same share. A cell has "
         "the share of them that is promoted, the change of the value until the last night, and the share of markets "

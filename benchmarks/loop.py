@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def loop_table(results: Sequence[Figures]) -> str:
-    """Format a table of the whole loop and of its longer steps, with a column for each data set."""
+    """Format a table of the durations of the whole loop and of its longer steps, with a column for each data set."""
     results = sorted(results, key=lambda result: result["true_lift"] is None)
     rows: dict[str, Show] = {
         "touchpoints": lambda result: f"{result['rows']:,}",

@@ -4,9 +4,9 @@
     python benchmarks/monitoring.py --quick
 
 The script simulates days of several markets (`monitoring_runs/days.py`), and judges them one after the other like
-`mtorl monitor check`. In some markets nothing harmful changes, so every alarm is false. In the others, something
-changes after two weeks (`monitoring_runs/shifts.py`). Then the script counts the days until the first alarm, and until
-the first alarm of the right kind.
+`mtorl monitor check`. In some markets nothing changes except at weekends, so every alarm is false. In the other
+markets, something changes after two weeks (`monitoring_runs/shifts.py`). Then the script counts the days until the
+first alarm, and until the first alarm of the right kind.
 
 False alarms are so rare that the mean time between them is longer than these simulations.
 tests/mtorl/drift/test_evidence.py tests that time.
@@ -35,9 +35,9 @@ from benchmarks.monitoring_runs.table import monitoring_tables
 COLUMNS = 40
 # Number of context columns that affect the market; all other columns are noise.
 NAMED = 3
-# Number of days that are simulated after a change.
+# Number of days that are simulated after a change in a market.
 LOOKED = 6
-# Number of days before a change.
+# Number of days that are simulated before the change.
 HEALTHY = 14
 
 
@@ -46,7 +46,7 @@ class Size(NamedTuple):
 
     Attributes:
         clean_days: Days of a market without changes. The monitor learns on the first 9, and judges the others.
-        markets: Each pair is the number of users per day, and the number of markets to simulate with it.
+        markets: Pairs of a number of users per day, and a number of markets to simulate with so many users.
     """
 
     clean_markets: int = 6
@@ -63,13 +63,16 @@ QUICK = Size(1, 12, 300, ((300, 1),), 1, 12, 20_000, 10_000)
 
 
 def clean(seed: int, size: Size) -> dict[str, int]:
-    """Count false alarms in a market that does not change, with forty context columns."""
+    """Count the alarms in a market that does not change, so that all of them are false. It has 40 context columns."""
     days = Days(size.users_of_clean, seed, moving_context=False, further=COLUMNS - NAMED)
     return _false_alarms(Monitored(days), size.clean_days)
 
 
 def season(seed: int, size: Size) -> dict[str, int]:
-    """Count false alarms in a market whose weekends have 25 % fewer clicks and other devices than weekdays."""
+    """Count the alarms in a market that differs only between weekdays and weekends, so that all of them are false.
+
+    Weekends have a click rate that is 25 % lower, and other devices.
+    """
     return _false_alarms(Monitored(Days(2_000, seed, weekend=0.25, further=5)), size.season_days)
 
 
@@ -84,7 +87,7 @@ def _false_alarms(market: Monitored, days: int) -> dict[str, int]:
 
 
 def power(seed: int, users: int) -> dict[str, dict[str, int | None]]:
-    """Return the days until an alarm for each scenario in one market.
+    """Apply each scenario to a copy of the same market, and return after how many days the monitor raised an alarm.
 
     A value is None if there was no such alarm within `LOOKED` days.
     """
@@ -109,7 +112,7 @@ def power(seed: int, users: int) -> dict[str, dict[str, int | None]]:
 
 
 def cost(size: Size) -> dict[str, Any]:
-    """Measure the time and memory of checking a day with many decisions, with and without Evidently's page."""
+    """Measure time and memory of checking a day with many decisions, with and without the HTML page by Evidently."""
     with tempfile.TemporaryDirectory(prefix="monitor-") as scratch:
         run(write_log, folder=scratch, decisions=size.decisions, part=size.part, further=COLUMNS - NAMED)
         runs = {name: run(check_day, folder=scratch, page=page) for name, page in (("page", True), ("no_page", False))}

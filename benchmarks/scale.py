@@ -35,14 +35,14 @@ from benchmarks.scale_runs.table import scale_tables
 
 @dataclass(frozen=True)
 class Size:
-    """The sizes to measure.
+    """The sizes for which costs are measured.
 
     Attributes:
         decisions: Numbers of decisions in a lake.
-        hour: Decisions in a busy hour, which are a thousand per second.
+        hour: Number of decisions in a busy hour; 3,600,000 are a thousand per second.
         paced_seconds: Simulated seconds of pacing.
         segments: Numbers of 64 MiB segments in a spool.
-        traffic: Decisions that the two routers make, as many as in an hour with a thousand per second.
+        traffic: Number of decisions that the two routers make together.
     """
 
     decisions: tuple[int, ...] = (1_000_000, 10_000_000)
@@ -63,7 +63,7 @@ QUICK = Size((20_000,), 8, 20_000, (50_000,), 5_000, (1, 100), 300, 60, (2,), 3,
 
 
 def lake(size: Size) -> dict[str, Any]:
-    """Measure the batch jobs for the last day of a lake, for several numbers of decisions in the lake."""
+    """Measure the batch jobs that process the last day of a lake, for lakes of several sizes."""
     from benchmarks.scale_runs import batch
 
     found = {}
@@ -99,7 +99,7 @@ def hour(size: Size) -> dict[str, Any]:
 
 
 def evaluation(size: Size) -> dict[str, Any]:
-    """Measure the peak memory of an evaluation, for several numbers of rows in its log."""
+    """Measure the peak memory of evaluating a model, for logs of several sizes."""
     from benchmarks.scale_runs import evaluation as tasks
 
     found = {}
@@ -116,7 +116,7 @@ def evaluation(size: Size) -> dict[str, Any]:
 def ledger(size: Size) -> dict[str, Any]:
     """Measure the memory of a reservation in Redis, and the work of Redis for an exposure and for pacing.
 
-    The work is measured for several numbers of campaigns and routers.
+    The work, such as CPU time, is measured for several numbers of campaigns and routers.
     """
     from benchmarks.scale_runs.ledger import FLAGS, decision, memory
     from benchmarks.scale_runs.pacing import pace
@@ -134,7 +134,7 @@ def ledger(size: Size) -> dict[str, Any]:
 
 
 def histories(size: Size) -> dict[str, Any]:
-    """Measure the memory and CPU time that user histories need in the online store."""
+    """Measure how much memory and CPU time the users' histories need in the online store."""
     from benchmarks.scale_runs.histories import measure
 
     with tempfile.TemporaryDirectory(prefix="scale-") as folder:
@@ -142,7 +142,7 @@ def histories(size: Size) -> dict[str, Any]:
 
 
 def start(size: Size) -> dict[str, Any]:
-    """Measure the start of a router: with records that an outage has left on disk, and with many campaigns."""
+    """Measure how long a router takes to start, with many records that it could not upload, and with many campaigns."""
     from benchmarks.scale_runs.start import kill_and_start, start_with_spool
 
     spools = {}
@@ -156,7 +156,7 @@ def start(size: Size) -> dict[str, Any]:
 
 
 def traffic(size: Size) -> dict[str, Any]:
-    """Measure the traffic of two routers with Redis and an object store, and the size of a record."""
+    """Send traffic to two routers and check that no record is lost; also measure the size of a record."""
     from benchmarks.scale_runs.records import record_bytes
     from benchmarks.scale_runs.traffic import play
 

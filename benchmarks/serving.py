@@ -8,8 +8,8 @@
     predictor    the same artifact on a plain kserve.Model
     router       the whole path: features, model, ledger, log; also with the predictor on a Unix socket
 
-CPU time is the time of the servers only, as the operating system counts it. It is the most reliable figure, because the
-load generator, which measures the latency, runs on the same computer.
+CPU time is that of the servers only. It is the most reliable figure: latency is less reliable, because the load
+generator runs on the same computer and slows down the servers.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from benchmarks.request_path.profile import Profile
 from benchmarks.request_path.tables import decided, goodput, in_short
 
 CONNECTIONS = (1, 8, 32)
-# About the number of requests that the router serves at the same time.
+# Number of connections at which throughput is also measured, because a router serves about so many requests at a time.
 CAPACITY_CONNECTIONS = 16
-# TorchServe with a ledger on SQLite or on Redis, and the predictor with a ledger on SQLite.
+# Routers to measure: with TorchServe and a ledger on SQLite or on Redis, or with the predictor and a ledger on SQLite.
 PATHS = ("sqlite", "redis", "predictor")
 # Number of users in the requests.
 USERS = 500
-# Loads of open loops, relative to the decisions per second of the best closed loop.
+# Loads in open loops, as multiples of the best throughput in a closed loop.
 OFFERED = (0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 2.0, 4.0)
-# Each load is run this many times, in turns, so that other work on the computer affects all loads alike.
+# Each load is measured this many times, alternating with the others, so that other programs slow down all loads alike.
 ROUNDS = 5
 
 
 def load(plan: Plan, pids: list[int]) -> dict[str, Any]:
     """Send the requests of a plan from a subprocess, and return the figures.
 
-    They include the CPU time of the servers, whose process ids are `pids`, in milliseconds per decision.
+    The figures include the CPU time per decision, in milliseconds, of the servers with the process ids `pids`.
     """
     before = cpu_seconds(pids)
     command = [sys.executable, "-m", "benchmarks.request_path.load"]
@@ -56,7 +56,7 @@ def load(plan: Plan, pids: list[int]) -> dict[str, Any]:
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     measured: dict[str, Any] = json.loads(done.stdout)
-    # The CPU time includes the warm-up. It is multiplied by the share of the measured time in the whole time.
+    # The CPU time was counted from the start of the warm-up. Subtract the warm-up's share of it, by duration.
     share = plan.seconds / (plan.seconds + plan.warm_seconds)
     measured["cpu_ms"] = 1000 * (cpu_seconds(pids) - before) * share / max(decided(measured), 1)
     return measured
@@ -80,9 +80,9 @@ def memory_mib(pids: list[int]) -> float:
 
 
 def forward(artifact_folder: Path, windows: list[Any], seconds: float) -> dict[str, dict[str, float]]:
-    """Measure the CPU time per window, in milliseconds, without any server.
+    """Measure the CPU time that a window needs without any server, in milliseconds.
 
-    The result has the time for reading and encoding a window, and the time of the network, each by batch size.
+    The result has one time for reading and encoding a window, and one for the network, each by batch size.
     """
     from mtorl.artifact.artifact import load as load_artifact
     from mtorl.window.window import WindowBatch
@@ -107,7 +107,7 @@ def forward(artifact_folder: Path, windows: list[Any], seconds: float) -> dict[s
 
 
 def users_windows(run: Path) -> tuple[list[Any], list[str], list[str]]:
-    """Return windows of known users, built as in the router, and request bodies for model servers and routers."""
+    """Return windows of users in the log, and bodies of requests for them: to model servers, and to routers."""
     import pyarrow.parquet as pq
 
     from mtorl.log.dataset import DatasetSpec
@@ -186,7 +186,7 @@ def measure_models(
 
 
 def measure_router(path: Any, bodies: list[str], seconds: float) -> dict[str, Any]:
-    """Measure a router with its model servers: first decision, closed loops, stages, a profile, and open loops."""
+    """Measure a router with its model servers in closed and open loops, and profile it."""
     first = path.first_decision(bodies[0])
     loads, stages, router_cpu = {}, {}, {}
     for connections in (*CONNECTIONS, CAPACITY_CONNECTIONS):
@@ -209,9 +209,9 @@ def measure_router(path: Any, bodies: list[str], seconds: float) -> dict[str, An
 
 
 def at_offered_loads(path: Any, bodies: list[str], closed: float, seconds: float) -> dict[str, dict[str, Any]]:
-    """Measure open loops at several loads, relative to the best closed loop.
+    """Measure open loops at several loads, and return the figures of each load.
 
-    Each round runs every load once. Returns the merged figures of each load.
+    `closed` is the best throughput in a closed loop; loads are multiples of it. Every round runs each load once.
     """
     visits: dict[str, list[dict[str, Any]]] = {f"{share:g}": [] for share in OFFERED}
     for turn in range(ROUNDS if seconds > 5 else 1):
@@ -222,7 +222,7 @@ def at_offered_loads(path: Any, bodies: list[str], closed: float, seconds: float
 
 
 def merged(visits: list[dict[str, Any]]) -> dict[str, Any]:
-    """Merge several runs of the same load: counts are added, medians are averaged, and the largest p99 is kept."""
+    """Merge several runs of the same load: add the counts, average the medians, and take the largest p99."""
 
     def added(name: str) -> dict[str, int]:
         return dict(sum((Counter(visit[name]) for visit in visits), Counter()))

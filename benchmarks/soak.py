@@ -5,8 +5,7 @@
 
 Decisions, outcomes and invalid requests are sent at the same time, and every minute a model worker is killed. The
 script exits with 1 if a response is a 5xx, or if the resources of the router grow. Only two kinds of growth are
-allowed: a few file descriptors for connections, and memory for the index of the router's log, which contains the newest
-million records.
+allowed: a few file descriptors for connections, and memory for the router's index of its newest million records.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ from benchmarks.scale_runs.market import outcome
 from benchmarks.serving import family, load, memory_mib, users_windows
 
 CONNECTIONS = 4
-# Resources must not grow after this share of the run.
+# Growth is measured from this share of the run on, because caches fill up before.
 SETTLED = 0.2
-# Allowed growth of the memory: the index entry of a decision, and its response, which is kept for retries.
+# Allowed growth of the memory per record, in bytes: the index entry of a decision, and its response, which is cached.
 MOST_BYTES_A_RECORD = 1000.0
 
 
 class Callers:
-    """Two additional callers. One reports outcomes and repeats requests, and the other one sends invalid requests."""
+    """Two threads that call the router: one with valid requests and outcomes, and one with invalid requests."""
 
     def __init__(self, url: str, bodies: list[str]) -> None:
         self._path = urlsplit(url).path
@@ -70,7 +69,7 @@ class Callers:
     def _decently(self, client: httpx.Client, chance: random.Random, number: int) -> None:
         body = chance.choice(self._bodies)
         body["instances"][0]["request_id"] = f"soak-{number}"
-        # The second request has the same id, so the router answers it from its cache.
+        # Send the request twice. The router answers the second one, which has the same id, from its cache.
         for _ in range(2):
             answer = self._post(client, self._path, json.dumps(body).encode(), "decisions")
         for decision in json.loads(answer).get("predictions", []):

@@ -45,9 +45,10 @@ class Page(NamedTuple):
 
     title: str
     explained_in: str
-    """Page of docs/ that explains what is measured, and how."""
+    """Page of docs/ that explains the measurement."""
     tables: Callable[[Any], str]
-    """Formats the figures of results/NAME.json as Markdown, or a list of those in results/NAME/, one per data set."""
+    """Function that formats figures as Markdown. It gets the content of results/NAME.json, or a list with the content
+    of each file in results/NAME/, one for each data set."""
 
 
 PAGES = {

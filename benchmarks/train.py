@@ -1,4 +1,4 @@
-"""Measures the cost of training: preparing the data, one epoch, the default model, and the value of the future.
+"""Measures how long training takes: preparing the data, one epoch, the default model, and fitting the future value.
 
 Commands:
 
@@ -18,7 +18,7 @@ from _environment import environment, finish, parser
 
 from benchmarks._markdown import Figures, Show, compared, measured_on, table
 
-# Number of windows, steps and batch size in the training of the authors of the paper.
+# The sizes with which the authors of the paper trained: number of windows, steps per window, and batch size.
 WINDOWS, STEPS, BATCH = 3200, 20, 512
 # Number of simulated users.
 USERS = 6_000
@@ -45,7 +45,7 @@ def preparation(table: Any) -> float:
 def epochs(table: Any, quick: bool) -> dict[str, float]:
     """Measure the CPU time, in seconds, of one epoch on one thread, for several widths and precisions.
 
-    The number of windows is always the same.
+    All epochs have the same number of windows.
     """
     import numpy as np
     import torch
@@ -70,7 +70,7 @@ def epochs(table: Any, quick: bool) -> dict[str, float]:
 def to_best(table: Any) -> dict[str, float]:
     """Measure how long the default model trains, until its best validation loss and until the end.
 
-    The time to fit the future value is measured as well, even if a training on this log would not keep it.
+    It also measures how long fitting the future value takes, although a training drops the future value on some logs.
     """
     import torch
 

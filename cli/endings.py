@@ -3,9 +3,10 @@
     0    done
     1    a step failed
     2    the input is invalid
-    3    `mtorl monitor`: drift without harm; 6: a check was impossible
-    4    an experiment is held until a person acts; `mtorl model rm`: the version is needed
-    5    an experiment did harm or is switched off; `mtorl monitor`: harm
+    3    `mtorl monitor`: there is drift, but it does no harm
+    4    an experiment is held until a person acts; `mtorl model rm`: the version is still needed
+    5    an experiment did harm or is switched off; `mtorl monitor`: drift does harm
+    6    `mtorl monitor`: a check was impossible
     130  stopped by a signal
 
 Errors that a user can't fix are bugs, and are shown with their traceback.
@@ -21,7 +22,8 @@ import typer
 from mtorl.runtime.errors import InputError
 
 HELD, HARM = 4, 5
-"""Exit codes of `mtorl experiment status` and `verdict`."""
+"""Exit codes of `mtorl experiment status` and `mtorl experiment verdict`: 4 if the experiment is held, 5 if it does
+harm."""
 
 _signalled = False
 
@@ -34,13 +36,13 @@ def stop(message: str, code: int) -> NoReturn:
 
 @contextmanager
 def exit_codes(*failed: type[Exception], stopped: str = "stopped") -> Iterator[None]:
-    """Turn errors in the block that a user can fix into a message of one line and an exit code.
+    """Print a message of one line and exit with a code if the block raises an error that a user can fix.
 
     The exit code is 1 for the exceptions in `failed`, which mean that a step failed, and 2 for any other InputError or
     OSError. Other errors are bugs and print their traceback.
 
-    Ctrl-C and SIGTERM print `stopped` and exit with 130. Both signals raise an exception, so that the block can clean
-    up, even if the shell has told the process to ignore SIGINT.
+    Ctrl-C and SIGTERM raise KeyboardInterrupt in the block, so that it can clean up. Then `stopped` is printed and the
+    exit code is 130. This works even if the shell started the process with SIGINT ignored.
     """
     _stop_on_signals()
     try:
@@ -50,7 +52,7 @@ def exit_codes(*failed: type[Exception], stopped: str = "stopped") -> Iterator[N
     except KeyboardInterrupt as error:
         stop(_words(stopped, error), 130)
     except Exception as error:
-        # During a query, DuckDB raises its own exception instead of KeyboardInterrupt.
+        # A signal during a DuckDB query raises an exception of DuckDB instead of KeyboardInterrupt.
         if _signalled:
             stop(_words(stopped, error), 130)
         if isinstance(error, (InputError, OSError, *failed)):

@@ -29,15 +29,16 @@ from typing import Annotated
 
 import typer
 
+# These modules import torch and Feast inside functions. Otherwise --help would take ten seconds.
 from cli import arm, budget, cluster, data, ledger, model, monitor, pipeline, run, search, versions
 from cli.commands import CommandGroup
 from cli.experiment.app import app as experiment
 from mtorl import __version__
 
-# Each command imports what it needs, so that `mtorl --help` does not wait ten seconds for torch and Feast.
+# Ask the libraries, such as Evidently, not to send usage statistics.
 os.environ.setdefault("DO_NOT_TRACK", "1")
-# For each piece of a large table, the default allocator of Arrow returns memory to the system and requests it again,
-# which is slow.
+# Arrow's default allocator is slow for large tables, because it returns memory to the system after each part of a table
+# and then requests it again.
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")
 
 app = CommandGroup(__doc__ or "", context_settings={"help_option_names": ["-h", "--help"]})

@@ -51,7 +51,7 @@ def train(
         config = with_settings(TrainConfig(epochs=epochs, seed=seed), chosen)
         with ProgressBars() as bars, bars.step("train MTORL"):
             artifact = fit_challenger(str(windows), str(out), config, budget_share, checkpoint, log)
-    # If several processes train together, only one of them saves the artifact.
+    # If several processes train together, only the leading one has an artifact.
     if artifact is not None:
         auc = artifact.metrics["reward_auc"]
         typer.echo(f"{out}: {artifact.model['version']}, reward AUC {auc:.4f} on validation users")

@@ -200,7 +200,7 @@ def _show(state: State, folder: Path) -> None:
         console.print(Text.assemble((f"{word:6}", style), since))
     if sum(alarm.kind == "harm" for _, alarm in alarms) > 1:
         console.print("two measures may be two views of one loss: do not add them up")
-    # The worst alarm is the first one, and its runbook also covers the others.
+    # Print only the runbook of the first alarm, which is the worst one. It also covers the others.
     if alarms:
         console.print(f"what to do: {_RUNBOOKS}/{_SAID[alarms[0][1].kind][2]}.md")
     if state.retrain is not None:

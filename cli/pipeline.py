@@ -68,7 +68,7 @@ def upload(
     from pipelines.cluster import kfp_server
 
     with exit_codes(kfp_server.ServerError):
-        # Check all files before the first request to the server.
+        # Check all files before uploading the first one, so that an invalid file does not leave the upload half done.
         for file in files:
             kfp_server.pipeline_name(file)
         client = kfp_server.connect(*context.obj)
@@ -121,7 +121,7 @@ def run(
     from serving.versions.publishing import needs_experiment
 
     values = _values(parameters or [])
-    # Logs and models must be readable only for the group of the volume.
+    # Files on the volume, such as logs and models, must not be readable for users outside its group.
     os.umask(0o027)
     with exit_codes(PipelineError), ProgressBars() as bars:
         ended = run_on(volume, pipeline, values, bars.on_step)

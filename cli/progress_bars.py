@@ -24,8 +24,8 @@ from mtorl.runtime import progress
 from pipelines.steps import Step
 
 LINE_SECONDS = 10.0
-"""Time between two progress lines of a step, if the console is not a terminal."""
-# A total of 100 or more is a number of things, such as decisions; a smaller total is shown as a percentage.
+"""Seconds between two progress lines of a step, if the console is not a terminal."""
+# From this total on, progress is shown as numbers, such as "5,000 of 20,000". For a smaller total, it is a percentage.
 _COUNTS = 100
 
 
@@ -66,7 +66,8 @@ class ProgressBars:
             self._running[step.name] = self.progress.add_task(step.title, total=None, note="", part=(0.0, 0.0))
         task = next(task for task in self.progress.tasks if task.id == self._running[step.name])
         part = task.fields["part"]
-        # A step may have several parts, and the progress of each part begins at 0.
+        # A new part of the step begins if the total changes or if the progress falls. Remember when, to compute the
+        # speed.
         if total != (task.total or 0) or done < task.completed:
             part = (self.progress.get_time(), done)
         note = note or task.fields["note"]
@@ -81,7 +82,7 @@ class ProgressBars:
         step = Step(title, title)
 
         def on_report(done: float, total: float, note: str) -> None:
-            # The last report of one function does not end the step, because another function may follow in the block.
+            # Never show 100 % here. A function in the block may be finished, but another one may follow.
             self.on_step(step, min(done, 0.99 * total), total, note)
 
         self.on_step(step, 0, 0, "")
@@ -91,7 +92,7 @@ class ProgressBars:
         except BaseException:
             del self._running[title]
             raise
-        # The blank note replaces the last one, which describes unfinished work.
+        # The note " " removes the last note, which describes work that was in progress.
         self.on_step(step, 1, 1, " ")
 
     def print_running(self) -> None:
@@ -118,9 +119,9 @@ class _PaceColumn(ProgressColumn):
 
 
 def _pace(task: Task) -> str:
-    """Format the progress of a step, its speed, and the time that it still needs at this speed.
+    """Format the progress of a step, its speed, and the remaining time.
 
-    If the step has several parts, the speed is that of the current part.
+    If a step consists of several parts, the speed is measured only in the current part.
     """
     if not task.total or task.finished:
         return ""

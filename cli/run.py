@@ -138,17 +138,16 @@ def serve(
             of_run = experiment_of(run)
             states, models_port = {of_run.file: of_run.state}, port_of_models(of_run)
     first, *others = states.values()
-    # Files that the router reads. They change when a promotion is applied.
+    # The experiment files that the router reads. They are added below, after promotions have changed them.
     files: dict[str, Path] = {}
     folders = [ExperimentFolder.of(file, of_file) for file, of_file in states.items()]
     stack = LocalStack(run, Own(files, first), router_port=port, models_port=models_port, runtime=runtime)
     with exit_codes(RuntimeError):
-        # No other running stack may serve these models, because the next lines change their files.
+        # Make sure that no other command serves these models, because the next lines change their files.
         stack.claim()
         for standing in settle(folders, run, first, models_port):
             typer.echo(f"promotion: {standing}")
-    # This comes after the promotions are applied. Before that, a file would be invalid if its incumbent is a model that
-    # was just promoted.
+    # Read the files only now: a file whose incumbent is a promoted model is invalid until the promotion is applied.
     files |= served_files(states, run / "artifacts" / "challenger" / "dataset.yaml")
     for other in others:
         share_log(first, other)
@@ -171,9 +170,9 @@ def serve(
 
 
 def rollbacks(folders: list[ExperimentFolder], servers: LocalServers) -> Callable[[], None]:
-    """Return a function that applies rollbacks of experiments to the running model servers.
+    """Return a function that restores the previous model on the running model servers after a rollback.
 
-    If a rollback can't be applied yet, the function prints the reason once.
+    It must be called regularly. If a rollback can't be applied yet, it prints the reason once.
     """
     from pipelines.experiments.local_servers import follow_rollbacks
 
@@ -189,7 +188,7 @@ def rollbacks(folders: list[ExperimentFolder], servers: LocalServers) -> Callabl
 
 
 def silent_arms(router: str) -> dict[str, str]:
-    """Return the arms that do not answer the router, with the router's error messages.
+    """Ask the router which arms do not answer it; returns the router's error message for each of these arms.
 
     The result is empty if the router itself does not answer.
     """
@@ -218,10 +217,10 @@ def served_files(states: Mapping[Path, Path], dataset: Path) -> dict[str, Path]:
 
 
 def share_log(first: Path, other: Path) -> None:
-    """Link the decision log of the first experiment into the state folder of another experiment.
+    """Link the decision log and the models of the first experiment into the state folder of another experiment.
 
-    The commands for the other experiment look for the log there. The folder of promoted models is linked as well,
-    because both experiments use the same model servers.
+    Both experiments share a router and its model servers, and commands look for log and models in the state folder of
+    their experiment.
     """
     other.mkdir(parents=True, exist_ok=True)
     (first / "models").mkdir(parents=True, exist_ok=True)
@@ -237,8 +236,8 @@ def share_log(first: Path, other: Path) -> None:
 def served_file(file: Path, state: Path | None, dataset: Path | str | None) -> Path:
     """Return the path of the file that the router reads for an experiment.
 
-    If the experiment has a ramp or has begun, this is a copy in its state folder, which contains the applied version.
-    Otherwise it is the experiment file itself. If the file is invalid, the command stops before any server starts.
+    If the experiment has a ramp or has begun, this is a copy in its state folder, in which commands change the stage.
+    Otherwise it is the experiment file itself. If the file is invalid, the command exits with an error.
     """
     from mtorl.experiment.stage_machine import State
     from pipelines.experiments.controller import apply_experiment
@@ -248,7 +247,7 @@ def served_file(file: Path, state: Path | None, dataset: Path | str | None) -> P
     with exit_codes():
         folder = ExperimentFolder.of(file, state, dataset)
         experiment, stands = state_of(folder)
-        # Without a ramp, the user sets the stage in the file.
+        # Without a ramp, the user sets the stage in the file, so the router reads the file itself.
         if experiment.ramp is None and stands == State(events=stands.events):
             return file
         apply_experiment(folder)

@@ -82,7 +82,8 @@ def trial(
     from mtorl.network.training import TrainConfig, TrainingDiverged
 
     def on_epoch(epoch: int, loss: float) -> None:
-        # Katib reads the time at the start of each line. Without it, Katib would give all lines the same time.
+        # Katib reads the time of a value at the start of the line. Without times, all values would seem to be from one
+        # moment.
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         print(f"{now} {METRIC}={loss:.6f} epoch={epoch}", flush=True)
 

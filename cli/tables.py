@@ -99,10 +99,9 @@ def print_build(manifest: Manifest, out: Path) -> None:
 
 
 def print_forgotten(folder: str, report: Report, spools: Mapping[str, SpoolWithout]) -> None:
-    """Print what `mtorl data forget` has removed from each store, and what is left.
+    """Print what `mtorl data forget` has removed from each store, and what remains.
 
-    This includes stores that could not be changed, remaining records, and models that were trained on the removed
-    users.
+    Records of the users may remain in stores that could not be changed, and models may have been trained on the users.
     """
     removed = {**report.removed, **{name: spool.removed for name, spool in spools.items() if not spool.left}}
     for name, count in sorted(removed.items()):

@@ -30,7 +30,7 @@ _RUN = (
 
 @dataclass(frozen=True)
 class StepTraits:
-    """How a component is run and shown.
+    """The properties of a component that determine how pipelines run it and how progress bars show it.
 
     Attributes:
         title: A few words for a progress bar.

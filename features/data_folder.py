@@ -45,7 +45,7 @@ from mtorl.runtime.files import link, replacing
 
 SOURCES = "sources"
 _OURS = {LOG_FILE, DATASET_FILE, INGEST_FILE, OPPORTUNITIES_FILE, LEFT_OUT, SOURCES, WINDOWS}
-# A step of the build: maps a title, such as "validate the log", to the context in which the step runs.
+# Called with the title of a build step, such as "validate the log". Returns a context manager in which the step runs.
 Step = Callable[[str], AbstractContextManager[None]]
 
 
@@ -56,8 +56,7 @@ class CanonicalLog:
     Attributes:
         path: The log, as a Parquet file or a folder of parts.
         spec: The data set description of the canonical log.
-        report: The result of ingestion. None if the log was not ingested, because it is canonical already or trusted to
-            be.
+        report: Report of the ingestion. None if the log was used as it is, because it was canonical or trusted.
     """
 
     path: Path
@@ -66,10 +65,11 @@ class CanonicalLog:
 
 
 def _locate(log: str, dataset: str) -> tuple[Path, str, bool]:
-    """Find the log at a path: a file, Parquet parts, or the log in a folder of `mtorl data build` or `mtorl run`.
+    """Find the log at a path, which may also be a folder that `mtorl data build` or `mtorl run` has written.
 
     Args:
-        log: The path of the log or of the folder.
+        log: The path of a log file, of a folder of Parquet parts, or of a folder that one of these commands has
+            written.
         dataset: Name or path of the data set description. If it is empty, a dataset.yaml next to the log is used.
 
     Returns:
@@ -86,8 +86,8 @@ def _locate(log: str, dataset: str) -> tuple[Path, str, bool]:
     if inside is not None:
         path = inside
     if path.name in (LOG_FILE, STEPS):
-        # Check that the report or the manifest is there too, because a raw export may also be named touchpoints.parquet
-        # or steps.
+        # These names alone are no proof, because a user's own file may be called touchpoints.parquet too. So check that
+        # the file lies next to a report or manifest of this package.
         canonical = (path.parent / (INGEST_FILE if path.name == LOG_FILE else MANIFEST)).exists()
         description = path.parent / DATASET_FILE
         if description.exists():
@@ -136,7 +136,8 @@ def build(
         trusted: Treat the log as canonical, without checking its rows. It is copied only if decisions are added.
         own: A lake whose decisions are added to the log, after it has been compacted. The folder then always contains a
             copy of the log, even if the lake is empty.
-        step: Returns the context in which a step runs, given the title of the step.
+        step: Called with the title of each step, such as "validate the log". Returns a context manager in which the
+            step runs, for example to show progress.
     """
     out = out.absolute()
     if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= _OURS):
@@ -149,7 +150,8 @@ def build(
             quarantine = out.with_name(f"{out.name}.quarantine.csv")
             with with_remedy(quarantine, raw.bad_rows):
                 log = canonical_log(raw, folder, quarantine, trusted)
-            # False if the log was trusted, or is read from the steps of a windows folder.
+            # The log has a report, unless its rows were not checked (trusted) or it consists of the steps of a windows
+            # folder.
             ingested = log.path.name == LOG_FILE and not trusted
             if log.report is None:
                 log.spec.save(folder / DATASET_FILE)
@@ -196,7 +198,7 @@ def _with_decisions(engine: Engine, log: CanonicalLog, folder: Path, own: str) -
     decisions = lake.snapshot()
     if not path.exists() and not decisions:
         _copy_log(log.path, folder)
-    if not _fingerprint(path):  # the folder has no up-to-date report on this log
+    if not _fingerprint(path):  # no report, or an old one
         found = facts_of(path) if path.exists() else {"rows": 0, "users": 0, "fingerprint": ""}
         report = IngestReport(**found, quarantined=0, faults=())
         _note(folder, {**asdict(report), RAW: Origin.of(str(log.path), log.spec).to_dict()})

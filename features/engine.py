@@ -35,13 +35,13 @@ MEMORY_LIMIT = "2GB"
 # Number of rows that each thread of DuckDB buffers per shard.
 _FLUSH_ROWS = 16 * 1024
 
-# The next three functions are missing in Ibis. Spark has `unix_micros` and `timestamp_micros`; DuckDBEngine defines all
-# three, and SparkEngine defines `user_bucket`.
+# Ibis lacks the next three functions, so each engine must provide them in SQL: DuckDBEngine defines all three. Spark
+# already has the first two, and SparkEngine defines `user_bucket`.
 
 
 @ibis.udf.scalar.builtin(signature=((dt.timestamp,), dt.int64))
 def unix_micros(time):
-    """Convert a time to microseconds since 1970. The result is exact, whereas Ibis' own conversion returns seconds."""
+    """Convert a time to microseconds since 1970. Ibis itself can convert a time only to seconds."""
 
 
 @ibis.udf.scalar.builtin(signature=((dt.int64,), dt.Timestamp(timezone="UTC", scale=6)))
@@ -95,9 +95,8 @@ class DuckDBEngine:
     ) -> None:
         """Write `build(table)` as files folder/part-00000.parquet and so on, each sorted by user_id and timestamp.
 
-        Each shard contains whole users, so `build` must compute the rows of a user from that user's rows alone. DuckDB
-        builds one shard at a time, so memory does not grow with the table. Spark builds all shards at once. A shard
-        without users has no file.
+        A shard contains all rows of its users, so `build` must compute a user's rows from that user's rows alone.
+        DuckDB builds one shard at a time, so that large tables fit in memory. A shard without users has no file.
 
         Args:
             build: Computes the rows to write, given the whole table or the rows of a shard.
@@ -189,10 +188,7 @@ class SparkEngine:
 
 
 def _spark_session(log: Path) -> tuple[Any, bool]:
-    """Return the active Spark session of this process, or start one; also returns True if it was started.
-
-    A new session has the settings of Spark's own configuration files, such as spark-defaults.conf.
-    """
+    """Return Spark's session in this process, and whether this function had to start it."""
     try:
         from pyspark import SparkConf, SparkContext
         from pyspark.java_gateway import launch_gateway
@@ -273,7 +269,7 @@ def rows_of(log: Path | str) -> int:
 
 
 def facts_of(log: Path) -> dict[str, Any]:
-    """Return the rows, users and fingerprint of a log, under the keys that the ingest report uses."""
+    """Return the numbers of rows and users and the fingerprint of a log, with the keys of the ingest report."""
     with open_engine("duckdb") as engine:
         users = engine.read(log).user_id.nunique().to_pyarrow().as_py()
     return {"rows": rows_of(log), "users": users, "fingerprint": fingerprint(batches(log))}

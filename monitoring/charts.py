@@ -79,10 +79,10 @@ def policy_values(rows: Sequence[_Interval], unit: str) -> Chart:
 
 
 def lift(experiment: Row, metric: str) -> Chart:
-    """Draw the lift of the challenger over the incumbent, with both of its confidence intervals.
+    """Draw the lift of the challenger over the incumbent, with two confidence intervals.
 
-    One interval is valid at every look, the other for a single look. If the true lift is known, because the traffic is
-    simulated, a dashed line marks it.
+    The always-valid interval holds however often it is read. The other one holds only if it is read once. If the
+    traffic is simulated, a dashed line marks the true lift.
     """
     value, true = experiment["lift"], experiment["true_lift"]
     intervals = (("always valid", "lift_ci", BLUE), ("one look", "lift_ci_fixed", GREY))
@@ -102,7 +102,7 @@ def _intervals(name: str, rows: Sequence[_Interval], title: str, seen: Sequence[
     Args:
         name: HTML id of the chart.
         title: Title of the horizontal axis.
-        seen: Further values that the horizontal axis must include.
+        seen: Values outside of the intervals that must also be visible on the horizontal axis.
     """
     ends = [*seen, *(end for _, value, interval, _ in rows for end in (value, *interval))]
     pad = 0.05 * (max(ends) - min(ends)) or 1.0

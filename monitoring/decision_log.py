@@ -3,8 +3,8 @@
     log = DecisionLog.of("runs/latest/lake", Period.of(since="2026-11-01T00:00:00Z"))
     sample, size = log.sample("context", most_rows=20_000)      # the policy's inputs, for the drift check
 
-The verdict and the monitor read decisions through this class. `mtorl.log.records` defines the fields of a record, and
-`mtorl.log.lake` the files.
+The verdict and the monitor read decisions through this class. The fields of a record are defined in
+`mtorl.log.records`, and the names of the log files in `mtorl.log.lake`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     import duckdb
 
 _MEMORY_LIMIT = "400MB"
-# A record is stored in the file of the hour in its decision's id. Its `event_time` may differ from that hour by at most
-# this much.
+# A decision is stored in the log file of the hour that its id contains. Its `event_time` may be earlier or later than
+# this hour by at most this much.
 _MARGIN = HOUR
 
 
@@ -49,7 +49,10 @@ class Period:
 
     @classmethod
     def of(cls, since: str = "", until: str = "") -> Self:
-        """Parse two ISO times. A time without a zone is in UTC; "" means no limit. Raises PeriodError otherwise."""
+        """Create a period from two ISO times. An empty text means that the period has no limit on that side.
+
+        A time without a time zone is in UTC. Raises PeriodError if a text is not an ISO time.
+        """
         bounds: dict[str, datetime | None] = {}
         for name, text in {"since": since, "until": until}.items():
             try:
@@ -65,13 +68,13 @@ class Period:
         return " AND ".join(f"event_time {than} {instant(at)}" for than, at in bounds if at) or "true"
 
     def hours(self) -> tuple[datetime | None, datetime | None]:
-        """Return the first and last hour whose files can contain decisions of the period, for `Lake.records`."""
+        """Return the first and last hour whose log files may contain decisions of the period; None for no limit."""
         since = self.since and self.since.replace(minute=0, second=0, microsecond=0) - _MARGIN
         return since, self.until and self.until + _MARGIN
 
 
 def _object(text: str) -> dict[str, Any]:
-    """Parse a column of a record that contains a JSON object. Raises LogError if the text is anything else."""
+    """Parse the JSON object in a column of a record. Raises LogError if the text is not a JSON object."""
     try:
         found = json.loads(text)
     except ValueError:
@@ -86,8 +89,8 @@ class DecisionLog:
     """The decisions and outcomes of a period, as the routers have logged them.
 
     Attributes:
-        weights: For a replay of a real log only: a table with `decision_id` and `weight`. A decision that is not in the
-            table has weight 0.
+        weights: For a replay of a real log only: a table with `decision_id` and `weight`, the weight of the decision in
+            the verdict. A decision that is not in the table has weight 0.
         budget_per_decision: For a replay only: the budget of each arm in currency units per decision. None for live
             traffic, where the ledger limits the spend.
     """
@@ -136,7 +139,7 @@ class DecisionLog:
         return first and first.astimezone(UTC)
 
     def _first(self, value: str) -> Any:
-        """Evaluate an SQL expression on the decisions of the period, and return the value in the first row."""
+        """Evaluate an SQL expression, such as `count(*)`, on the decisions of the period. Returns the first row."""
         with self.opened(near=True) as db:
             row = db.execute(f"SELECT {value} FROM decision_log WHERE {self.period.condition()} LIMIT 1").fetchone()
         return row and row[0]
@@ -144,9 +147,8 @@ class DecisionLog:
     def sample(self, columns: Literal["context", "static"], most_rows: int) -> tuple[pd.DataFrame, Size]:
         """Read a sample of the period's decisions, with the columns that the policy used as inputs.
 
-        A hash selects users, so the sample contains all decisions of a selected user, and the same users in every
-        period. Only some decisions are read of a user who has very many, such as a bot, or one id for all anonymous
-        visitors.
+        Users are selected by a hash of their id, so the sample contains the same users in every period. It contains all
+        decisions of these users, up to a maximum per user, because a bot may have very many.
 
         If the data set's columns were changed during the period, only decisions with the newest columns are returned.
 
@@ -161,8 +163,8 @@ class DecisionLog:
         found = "features_found" if columns == "static" else "true"
         where = f"{self.period.condition()} AND {found} AND {columns} IS NOT NULL"
         with self.opened(near=True) as db:
-            # The JSON texts of the columns are large. So the rows are counted first, and the texts are read only for
-            # the sample.
+            # The JSON texts of the columns are large. So count the rows first, without the texts, and then read only
+            # the texts of the sample.
             query = f"SELECT count(*), count(DISTINCT user_id) FROM decision_log WHERE {where}"
             ((rows, users),) = db.execute(query).fetchall()
             chosen = f"hash(user_id) / 18446744073709551616.0 < {most_rows / max(rows, most_rows)!r}"
@@ -181,13 +183,13 @@ class DecisionLog:
         return read, Size(read["user_id"].nunique(), len(read))
 
     def models(self) -> list[str]:
-        """List the digests of all models in the log: of the challenger, then of other arms, then of the shadow.
+        """List the digests of all models in the log: the challenger's, then those of other arms, then the shadow's.
 
         Within each of these groups, the most recently used model comes first. Models that answer only in the shadow are
         included, because a challenger in the shadow may be the only model if the incumbent is a rule of the platform.
         """
-        # A record from a router whose clock is ahead has a time in the future. Ignore it, or its model would seem the
-        # newest.
+        # A router whose clock is ahead writes decisions with a time in the future. Ignore them, because otherwise their
+        # model would seem to be the newest.
         then = f"model_digest IS NOT NULL AND {self.period.condition()} AND event_time <= now()"
         with self.opened("shadow", near=True) as db:
             found = db.execute(

@@ -7,17 +7,17 @@ from datetime import UTC, datetime, timedelta
 
 from monitoring.decision_log import DecisionLog
 
-# If an arm has made no decision for this long while other arms have, the arm's model no longer counts as serving.
+# A model no longer counts as serving if its arm has made no decision for this long, while other arms have.
 _SILENT = timedelta(days=1)
 
 
 def models_in_log(lake: str) -> list[tuple[str, str, bool]]:
-    """List the models that have taken decisions in a lake, including shadow decisions, the most recently used first.
+    """List the models whose decisions, or shadow decisions, are in a lake. The most recently used one is first.
 
     Returns:
         For each model and arm: the digest, a description such as "decides as challenger of spring", and whether the
-        model still serves. A model still serves if the arm's newest decision is its own, and is at most a day older
-        than the newest decision of all arms. The list is empty if `lake` is "".
+        model still serves. A model still serves if it took the arm's newest decision, at most a day before the newest
+        decision of all arms. The list is empty if `lake` is "".
 
     Raises:
         LogError: A log file was deleted while it was read.
@@ -37,11 +37,12 @@ def models_in_log(lake: str) -> list[tuple[str, str, bool]]:
 
 
 def _last_decisions(lake: str) -> dict[tuple[str, str, str | None], datetime]:
-    """Return the time of each model's last decision, by experiment, arm and digest. A rule has the digest None."""
+    """Return the time of the last decision by experiment, arm and model digest. The digest of a rule is None."""
     columns = "experiment, arm, model_digest, event_time AS decided"
     with DecisionLog.of(lake).opened("shadow") as db:
         rows = db.execute(
-            # A fallback without a digest is left out: it does not show that another policy now decides for the arm.
+            # Leave out fallbacks without a digest: they show that the arm's policy has failed, not that the arm has
+            # another policy.
             f"""SELECT experiment, arm, model_digest, max(decided) FROM (
                 SELECT {columns} FROM decision_log WHERE model_digest IS NOT NULL OR fallback_reason IS NULL
                 UNION ALL SELECT {columns} FROM shadow_log WHERE model_digest IS NOT NULL)

@@ -21,12 +21,13 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from mtorl.runtime.files import replacing
 from mtorl.runtime.step import run_id
 
-# The usual interval between two successes is estimated from this many gaps, the newest ones.
+# Number of newest intervals between two successes from which the usual interval is estimated.
 _GAPS = 10
 # A file system allocates disk space in blocks, so even a smaller file occupies this many bytes.
 _BLOCK = 4096
 _APART = timedelta(hours=12)
-"""Least time between successes that count: several manual runs on one afternoon count once."""
+"""Smallest time between two successful runs that count separately, so that several manual runs on one afternoon count
+once."""
 
 
 class RunEnd(StrEnum):
@@ -58,7 +59,8 @@ class PipelineRun(BaseModel):
     state: RunEnd
     at: AwareDatetime
     why: dict[str, str] = {}
-    """Messages of the steps, by step, of a failed run. A cancelled run keeps the messages of the run before it."""
+    """Messages of the steps of a failed run, by step. If the newest run was cancelled, these are the messages of the
+    run before it."""
     succeeded: AwareDatetime | None = None
     failed_in_a_row: int = 0
     successes: list[AwareDatetime] = []
@@ -69,7 +71,8 @@ class PipelineRun(BaseModel):
 
         Args:
             why: Error messages of the run, by the name of the step.
-            otherwise: Reason to record if no step has left a message, for example because a step ran out of memory.
+            otherwise: Reason to record if `why` is empty, for example because a step ran out of memory and left no
+                message.
         """
         reasons = dict(why) or {"run": otherwise or "no step said why: its pod was killed, or never started"}
         run = run_id()
@@ -84,8 +87,9 @@ class PipelineRun(BaseModel):
     def usual_interval(self) -> timedelta | None:
         """Return the longest usual time between two successes; None if there were too few successes to tell.
 
-        The result is the second largest of the last ten gaps. The largest gap is ignored, because it may be a single
-        outage. Weekends without runs are included, because they occur at least twice among ten daily gaps.
+        The result is the second longest of the last ten times between two successes. The longest one is ignored,
+        because it may be a single outage. If there are no runs on weekends, ten daily runs contain at least two
+        weekends, so a weekend counts as usual.
         """
         if len(self.successes) <= _GAPS:
             return None
@@ -93,7 +97,7 @@ class PipelineRun(BaseModel):
         return sorted(gaps)[-2]
 
     def write(self, runs: Path) -> None:
-        """Write this run to the file of its pipeline. A run that a retried step writes again is counted once."""
+        """Write this run to the file of its pipeline. A run that a retried step writes once more is counted once."""
         path = runs / f"{self.pipeline}.json"
         before = _read(path)
         known, retried = before or self, before is not None and bool(self.run) and before.run == self.run
@@ -119,8 +123,8 @@ class PipelineRun(BaseModel):
     def _overwrite(self, path: Path) -> None:
         """Overwrite the existing file in place, because a full disk has no space for a second file.
 
-        If the new content needs more disk blocks than the old one, its messages are shortened. The write is not atomic,
-        so a reader may find a partly written file, and ignores it.
+        The file can't grow on a full disk, so messages that are too long are shortened. The write is not atomic, but a
+        reader ignores a partly written file.
         """
         room = max(path.stat().st_size, _BLOCK)
         shorter = self

@@ -20,7 +20,7 @@ GATES = {
     "reject": ("Refused", "The gate refused the challenger", "alarm"),
 }
 GUARDRAILS = {"breached": ("Breached", "alarm"), "open": ("Not known yet", "open"), "held": ("Held", "good")}
-"""States of a guardrail, the worst first."""
+"""States of a guardrail, the worst state first, with their text and their style on the page."""
 METRICS = {
     "action_accuracy": "Action accuracy",
     "action_auc": "Action AUC",
@@ -46,7 +46,7 @@ LEFT_OUT = {
     "changed_period": "of a budget's day or hour in which stage or shares were changed",
     "switched_off": "of a budget's day or hour in which the kill switch was used",
 }
-"""Why decisions do not count in a verdict."""
+"""Reasons why decisions do not count in a verdict, in words."""
 
 
 def confidence(verdict: Mapping[str, Any]) -> str:
@@ -59,8 +59,8 @@ def account(arm: str, arms: Collection[str]) -> str:
 
     Args:
         arm: The arm, "*" for all arms together.
-        arms: The arms of all accounts. "all arms" becomes "all arms and users outside" if users outside have an
-            account.
+        arms: The arms of all accounts. If one account is for users outside of the experiment, the result for "*" is
+            "all arms and users outside".
     """
     if arm == ALL_ARMS:
         return "all arms and users outside" if OUTSIDE in arms else "all arms"
@@ -68,7 +68,7 @@ def account(arm: str, arms: Collection[str]) -> str:
 
 
 def moved(users: int) -> str:
-    """Build the remark that some users changed from one arm to another; "" if `users` is 0."""
+    """Write the sentence that some users changed from one arm to another; "" if `users` is 0."""
     if not users:
         return ""
     who, are = ("user", "is") if users == 1 else ("users", "are")
@@ -79,7 +79,7 @@ def moved(users: int) -> str:
 
 
 def heavy(arm: str, share: float) -> str:
-    """Build the remark that a single user made the given share of an arm's decisions. The user is not named."""
+    """Write the sentence that a single user made the given share of an arm's decisions. The user is not named."""
     return f"one user makes {share:.0%} of the decisions of {arm} and counts as {HEAVIEST:g} typical users"
 
 
@@ -94,12 +94,12 @@ def metric(name: str) -> str:
 
 
 def named_in(metric_name: str, units: Mapping[str, str]) -> str:
-    """Format a metric with its unit, as `named` does; the unit is read from `units`."""
+    """Format the name of a metric together with its unit in `units`, such as `cost per decision, EUR`."""
     return named(metric_name, units[metric_name]) if metric_name in units else metric_name.replace("_", " ")
 
 
 def of_arms(verdict: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """List the metrics that a verdict reports for each arm, as pairs of name and display name with unit."""
+    """List the metrics that a verdict reports for each arm: the name of each metric, and its name with the unit."""
     arms = list(verdict["arms"].values())
     return [(name, named(name, verdict["units"][name])) for name in (arms[0]["metrics"] if arms else ())]
 

@@ -19,7 +19,7 @@ from mtorl.pages.page import write_page
 from mtorl.runtime.progress import without_progress_bar
 
 Json = dict[str, Any]
-# Users with this many touchpoints or more share one bar of the chart of journey lengths.
+# The last bar in the chart of journey lengths counts all users with at least this many touchpoints.
 _LONGEST = 30
 
 
@@ -57,7 +57,7 @@ def _page(run: Path) -> Json:
 
 
 def _data(log: Path) -> Json:
-    """Compute the figures and charts that describe a canonical touchpoint log (a Parquet file)."""
+    """Compute the figures and charts about the touchpoints of a run; `log` is a Parquet file."""
     import duckdb
 
     with duckdb.connect() as db:
@@ -91,7 +91,10 @@ def _data(log: Path) -> Json:
 
 
 def _offline(arms: dict[str, Json]) -> Json:
-    """Build the table of offline metrics: a row for each metric with a confidence interval, a column for each arm."""
+    """Build the table of offline metrics, with a row for each metric and a column for each arm.
+
+    Only metrics with a confidence interval are shown.
+    """
     names = [name for name in arms["challenger"] if f"{name}_ci" in arms["challenger"]]
     rows = [
         {"name": name, "arms": [{"value": arm.get(name), "ci": arm.get(f"{name}_ci")} for arm in arms.values()]}
@@ -101,7 +104,10 @@ def _offline(arms: dict[str, Json]) -> Json:
 
 
 def _gate(gate: Json) -> Json:
-    """Describe the gate's decision, with a chart of both policies' values and measures of their reliability."""
+    """Describe the decision of the gate, which compares the challenger with the incumbent before the experiment.
+
+    The result also has a chart of both policies' estimated values, and measures of how reliable they are.
+    """
     short, words, tone = plain_words.GATES[gate["decision"]]
     colours = {"challenger": BLUE, "incumbent": GREY}
     values = [(arm, gate[arm], gate[f"{arm}_ci"], colour) for arm, colour in colours.items()]
@@ -144,7 +150,7 @@ def _budget(arms: Json) -> Json:
 
 
 def _period(name: str, found: Json) -> Json:
-    """Describe what the monitor found on one kind of traffic, with a row for each checked column."""
+    """Describe the monitor's result on live or on shifted traffic, with a row for each checked column."""
     kinds = {labels_of(alarm["stream"]).measure: alarm["kind"] for alarm in found["alarms"]}
     columns = [_column(row, kinds.get(row["column"])) for row in found["columns"]]
     return {**found, "traffic": plain_words.TRAFFIC[name], "columns": columns}

@@ -7,5 +7,5 @@ In reading order:
 - `local.py` runs a pipeline on a laptop, and `on_volume.py` runs it on a persistent folder;
 - `cluster/` compiles and uploads pipelines, and sets up recurring runs;
 - `experiments/` moves experiments through their stages;
-- `loop/` implements `mtorl run`, `evaluation_on_log.py` `mtorl evaluate`, and `paper.py` `mtorl benchmark paper`.
+- `loop/`, `evaluation_on_log.py` and `paper.py` implement `mtorl run`, `mtorl evaluate` and `mtorl benchmark paper`.
 """

@@ -52,7 +52,7 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
         with profile.exit_handler(name):
             given.source = profile.add(first_log, given, volume=profile.folder).outputs["Output"]
             given.lake, given.shrunk = "", "fail"
-            # Use the router's own decisions too, as each nightly training does.
+            # Train on the router's own decisions too, as the nightly training does.
             given.own_decisions = profile.on_volume("lake")
             trained = add_training(profile, given)
             models = {"incumbent": trained.incumbent, "challenger": trained.challenger}

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 # At most this many decisions of a user are replayed, because the network must score each of them at every price.
 MOST_TURNS = 200
-# Read five times as many decisions as are replayed: four of five users may have been in the model's training set, and
-# are left out.
+# Read five times as many decisions as are replayed, because up to four of five are left out: those of users who were in
+# the training set of the model.
 _READ = 5
 _BLOCK = re.compile(r"^(?:budgets|budget_table):.*\n(?:(?:[ \t-]|# ?-).*\n)*", re.MULTILINE)
-"""Matches the budgets of an experiment file, including lines that are commented out."""
+"""Matches the budgets in the text of an experiment file, including budgets that are commented out."""
 
 
 class Planned(NamedTuple):
@@ -51,7 +51,7 @@ def plan_budget(lake: str, file: str, model: str | Path, arm: str, budget: float
 
     Args:
         lake: Folder or URI of the decision log.
-        file: Path of the experiment file, which has the arm's exploration.
+        file: Path of the experiment file, which sets the arm's share of random decisions.
         model: Artifact folder of the model that predicts the outcomes.
         budget: Budget to plan, in currency units.
         days: Length of the planned period, in days.
@@ -95,8 +95,8 @@ def _by_day(by_hour: pd.Series) -> list[float]:
 def budgets_of(planned: Planned, experiment: Experiment, start: datetime | None = None) -> list[dict[str, object]]:
     """Convert a plan to the budgets of an experiment file, one for each campaign.
 
-    Each budget is paced like the log's average traffic over the hours of a day. Channels get no budgets of their own,
-    because the price of the campaign already moves its money to the best channels.
+    The pacing of each budget follows the log's average traffic in each hour of the day. Channels get no budgets of
+    their own, because the price of a campaign already directs its money to the best channels.
 
     Args:
         start: Start of the period. By default, the midnight (UTC) after the log's last decision.

@@ -10,7 +10,7 @@ def evaluate_on_log(artifact: Path, log: str, dataset: str, seed: int, only_new:
 
     Args:
         log: Path of the raw log; "" to simulate a log.
-        only_new: Whether to skip users of the model's training set. Otherwise, such users raise KnownUsersError.
+        only_new: Whether to skip users of the model's training set. If false, such users lead to a KnownUsersError.
         users: Number of users to simulate, or to keep from the log; see `RawLog`.
 
     Returns:

@@ -35,14 +35,14 @@ from mtorl.runtime.step import RUN_ID, RUNS, note_silent_end
 from pipelines.steps import OnStep, Step
 
 TEMPORARY = "tmp"
-"""Subfolder of a run for its steps' temporary files."""
+"""Name of the folder, in a run's folder, for the temporary files of its steps."""
 
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _STARTED = re.compile(r"Executing task '?([\w-]+)'?")
 _CACHED = re.compile(r"Task '?([\w-]+)'? cache hit")
 CACHED = "cached"
-"""Progress note of a step whose outputs are reused from an earlier run."""
+"""Note that the progress display shows for a step whose outputs are reused from an earlier run."""
 _FINISHED = re.compile(r"Task '?([\w-]+)'? finished with status (\w+)")
 # Each step writes this file when it ends.
 _RESULT = "executor_output.json"
@@ -82,7 +82,7 @@ def run(
     Args:
         root: Folder for the run's outputs and log. If it already has outputs of an earlier run, these are reused.
         cache: Folder of kfp's cache, which finds outputs of earlier runs; None for no caching.
-        notes: Folder in which steps note the result of the run (`mtorl.runtime.step`); None for no notes.
+        notes: Folder in which steps store the result of the run (`mtorl.runtime.step`); None to store no result.
 
     Returns:
         The results of all steps with outputs in `root`, by the name of the step.
@@ -98,7 +98,7 @@ def run(
     events = root / _EVENTS
     events.unlink(missing_ok=True)
     log = root / "pipeline.log"
-    # kfp deletes its workspace after each run, so use a new folder that contains no files of the user.
+    # kfp deletes its workspace after each run, so give it a new folder without files of the user.
     local.init(
         runner=local.SubprocessRunner(use_venv=False),
         pipeline_root=str(root),
@@ -117,7 +117,7 @@ def run(
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output), watcher:
             try:
                 pipeline(**arguments)
-            # kfp raises RuntimeError if a step fails, but many other types if kfp itself fails.
+            # kfp raises RuntimeError if a step fails, but exceptions of many other types if kfp itself fails.
             except Exception as raised:
                 error = raised
             # Ctrl-C or SIGTERM. Neither kfp nor SIGTERM stops the running step, so stop it here.
@@ -225,7 +225,7 @@ def _results(root: Path) -> dict[str, StepResult]:
 
 
 def step_at_work(log: str) -> str:
-    """Return the step that was still running when the log of a run ended; "" if there is none."""
+    """Find the step that was running when the log of a run ended; "" if no step was running."""
     started = list(_STARTED.finditer(log))
     if not started or any(ended[1] == started[-1][1] for ended in _FINISHED.finditer(log, started[-1].end())):
         return ""
@@ -239,7 +239,7 @@ class PlainLog(io.TextIOBase):
     """
 
     def __init__(self, path: Path, on_line: Callable[[str], None]) -> None:
-        # Without a buffer, a write that has failed is not repeated when the file is closed.
+        # Do not buffer. Otherwise, Python would repeat a failed write when the file is closed.
         self._file = path.open("wb", buffering=0)
         self._path, self._on_line, self._rest = path, on_line, ""
         self.fault: OSError | None = None
@@ -265,7 +265,7 @@ class PlainLog(io.TextIOBase):
 
 
 class CacheHits(logging.StreamHandler[PlainLog]):
-    """A log handler that keeps only the messages that a step's outputs were found in the cache.
+    """A log handler that passes on only the messages that a step's outputs were found in the cache.
 
     kfp.local sends these messages only to the root logger.
     """

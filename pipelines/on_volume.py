@@ -44,7 +44,7 @@ PIPELINES: Mapping[str, Callable[[Profile], Any]] = {
     "retrain": training.build_retrain,
     "monitor": monitoring.build,
 }
-"""Functions that build the pipelines, by their command-line names."""
+"""Functions that build the pipelines, by the pipelines' names on the command line."""
 _TYPES: Mapping[str, tuple[type, str]] = {
     "NUMBER_INTEGER": (int, "a whole number"),
     "NUMBER_DOUBLE": (float, "a number"),
@@ -138,7 +138,7 @@ def _typed(name: str, text: str, kind: str) -> Any:
 def _whole_defaults(known: Mapping[str, Any]) -> dict[str, int]:
     """Return the defaults of all integer parameters as integers.
 
-    kfp.local would turn 7 into 7.0, and so never find the outputs of a run with 7 in its cache.
+    kfp.local would read the default 7 as 7.0, and so not find the outputs of a run with 7 in its cache.
     """
     whole = {name: one for name, one in known.items() if one["parameterType"] == "NUMBER_INTEGER"}
     return {name: int(one["defaultValue"]) for name, one in whole.items() if "defaultValue" in one}
@@ -156,7 +156,7 @@ def _alone(runs: Path, pipeline: str, folder: Path) -> Iterator[None]:
         if before := file.read_text():
             _finish_killed(runs, before)
         os.truncate(lock, 0)
-        # If the disk is full, the first step of the run will report it.
+        # Ignore a full disk, because the first step of the run reports it.
         with contextlib.suppress(OSError):
             os.write(lock, json.dumps({"pipeline": pipeline, "run": folder.name}).encode())
         try:
@@ -166,11 +166,11 @@ def _alone(runs: Path, pipeline: str, folder: Path) -> Iterator[None]:
 
 
 def _finish_killed(runs: Path, held: str) -> None:
-    """Record a killed run as failed, and stop its step if the step is still running."""
+    """Record a killed run as failed, and stop its last step if this step is still running."""
     try:
         killed = json.loads(held)
         pipeline, run = str(killed["pipeline"]), str(killed["run"])
-    # The run was killed while it wrote the lock file, so it has not started a step.
+    # The lock file is incomplete, so the run was killed before its first step.
     except (ValueError, KeyError, TypeError):
         return
     local.end_steps_of(runs / "local" / run)
@@ -186,7 +186,7 @@ def _record(runs: Path, ended: PipelineRun) -> None:
     """Record the result of a run, unless the last step of the run has already recorded it."""
     if any(known.run == ended.run for known in newest_runs(runs)):
         return
-    # If the disk is full, the error that ended the run is more important than the failed record.
+    # Ignore a full disk, because the error that has ended the run is more important.
     with contextlib.suppress(OSError):
         ended.write(runs)
 
@@ -211,8 +211,8 @@ def _check_writable(volume: Path) -> None:
 def _prune(runs: Path, newest: Path) -> None:
     """Remove old runs with their cache entries.
 
-    The newest runs are kept, and so are outputs that the newest run has read or that the next run may reuse. A run that
-    fails at once has no outputs. So three failed runs in a row do not remove the outputs of an earlier training.
+    The newest runs are kept, and so are outputs that the newest run has read or that the next run may reuse. So a few
+    failed runs, which have no outputs, do not remove the outputs of an earlier training.
     """
     folders = sorted((runs / "local").glob("*"), key=lambda folder: folder.name.split("-", 2)[-1])
     log = newest / _LOG

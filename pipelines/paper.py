@@ -22,7 +22,8 @@ from mtorl.runtime.errors import InputError
 from pipelines.local import code_version
 
 OnJob = Callable[[float, float, str], None]
-"""Called with the number of finished jobs, the number of all jobs, and the label of the last finished job."""
+"""Type of a function that is called when a job ends, with the number of finished jobs, the number of all jobs, and the
+label of the job that ended."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ def run_paper(config: PaperConfig, on_job: OnJob) -> dict[str, Any]:
         raise InputError(f"{config.root} is from a comparison with other {differing}; delete it, or change --root")
     for dataset, log in config.logs.items():
         prepare(dataset, log, config)
-    # The settings are written only now, because an invalid log has raised an error before. The user can then call again
-    # with other settings.
+    # Write the settings only after the log was read. If the log was invalid, the user can call again with other
+    # settings.
     settings_file.parent.mkdir(parents=True, exist_ok=True)
     settings_file.write_text(json.dumps(settings, indent=1) + "\n")
     todo = jobs.jobs(list(config.logs), config.repeats, config.methods)
@@ -74,7 +75,7 @@ def run_paper(config: PaperConfig, on_job: OnJob) -> dict[str, Any]:
 
 
 def _settings(config: PaperConfig) -> dict[str, Any]:
-    """Return the settings that must be equal for all results in one table."""
+    """Return the settings that all results in one table must have in common."""
     return {
         "logs": {name: str(Path(log).resolve()) if log else "" for name, log in config.logs.items()},
         "users": config.users,

@@ -16,11 +16,14 @@ from components.trainer.train_job import GPU, POD_NAME, POD_UID, USER, VOLUME, P
 from mtorl.runtime.step import RUN_ID, RUNS
 
 EXPERIMENT, MODEL_REGISTRY = "mtorl-experiment", "mtorl-model-registry"
-"""Names of the ConfigMap with the active experiments, and of the optional Secret for a Kubeflow Model Registry."""
+"""Name of the ConfigMap with the active experiments, and name of the optional Secret with the credentials for a
+Kubeflow Model Registry."""
 LAKE = {name: name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
-"""Environment variables from the Secret `mtorl-lake`, for a lake in a bucket (manifests/components/object-store)."""
+"""Environment variables that steps get from the Secret `mtorl-lake`, if the lake is in a bucket
+(manifests/components/object-store)."""
 TRAINING_SECONDS, PIPELINE_SECONDS = 6 * 3600, 12 * 3600
-"""Time limits of a training step and of a whole pipeline, which also stops a run whose pods find no node."""
+"""Time limits in seconds for a training step and for a whole pipeline. The second limit also stops a run whose pods
+can't be scheduled on any node."""
 _RETRIES, _TRAINING_RETRIES = 2, 3
 _MARGIN_SECONDS = 300
 MOUNT = "/mnt/mtorl"
@@ -30,7 +33,7 @@ EXPERIMENT_MOUNT = "/etc/mtorl/experiment"
 """Mount path of the active experiments in a step on a cluster, one file per experiment."""
 
 MODEL_REGISTRY_VARIABLES = ("MTORL_MODEL_REGISTRY", "MTORL_MODEL_REGISTRY_TOKEN")
-"""Environment variables of the step `publish`, and the Secret's keys of the same names."""
+"""Environment variables of the step `publish`. The keys of the Secret have the same names."""
 
 
 class ProfileError(SystemExit):
@@ -48,8 +51,8 @@ def number_in(variable: str, least: int) -> int:
 class Resources(NamedTuple):
     """CPU and memory that a step's container requests, and its limits, in Kubernetes' units.
 
-    The memory limit equals the request. A node that runs out of memory first evicts pods that use more than they have
-    requested. KFP retries an evicted step only if the platform is configured to (docs/pipelines.md).
+    The memory limit equals the request, because a node that runs out of memory first evicts pods that use more than
+    they have requested. KFP retries an evicted step only if the platform is configured for it (docs/pipelines.md).
     """
 
     memory: str
@@ -58,7 +61,8 @@ class Resources(NamedTuple):
 
 
 SMALL, LARGE = Resources("2Gi", cpu="250m"), Resources("4Gi")
-"""Resources of a step that neither trains nor reads the whole log, and of a step that reads the whole log."""
+"""Resources of a small and of a large step. A large step reads the whole log; a small step neither reads it nor trains.
+"""
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,7 @@ class Profile:
         return self.step(component(**{**named, **more}))
 
     def exit_handler(self, pipeline: str) -> dsl.ExitHandler:
-        """Return a group for steps, after which the step `notify` records the run's result, even if a step fails."""
+        """Return a group for steps. After it, the step `notify` records the result of the run, even if a step fails."""
         task = notify(pipeline=pipeline, runs=self.runs)
         if self.cluster:
             kubernetes.use_field_path_as_env(task, NODE, "metadata.annotations['workflows.argoproj.io/node-name']")

@@ -15,7 +15,8 @@ class Step:
 
 
 OnStep = Callable[[Step, float, float, str], None]
-"""Called with (step, done, total, note). A total of 0 means that the step reports no progress."""
+"""Type of a function that is called with a step's progress: step, done, total, and a note. A total of 0 means that the
+step reports no progress."""
 
 
 @dataclass
@@ -25,7 +26,7 @@ class StepTimes:
     on_step: OnStep
     seconds: dict[str, float] = field(default_factory=dict)
     before: float = 0.0
-    """Seconds that the run took before it was interrupted."""
+    """Seconds for which the run was active before it was interrupted."""
     _began: float = field(default_factory=time.monotonic)
     _started: dict[str, float] = field(default_factory=dict)
 

@@ -45,7 +45,7 @@ class Trained(NamedTuple):
     decision: Any
     """The gate's decision: promote, experiment or reject."""
     lineage: Mapping[str, Any]
-    """Origin of the challenger, as parameters of the steps that publish."""
+    """Parameters about the challenger's origin, for the steps that publish the model."""
 
 
 def add_training(profile: Profile, given: SimpleNamespace) -> Trained:
@@ -93,7 +93,7 @@ def _train_and_publish(profile: Profile, given: SimpleNamespace, pipeline: str) 
         profile.with_model_registry(profile.with_experiment(published))
         # A laptop has no permanent model server to which a model could be rolled out.
         if profile.cluster:
-            # Only a promoted model is rolled out here. If the gate decides "experiment", a person decides about the
+            # Roll out only a model that the gate promotes. If the gate decides "experiment", a person decides about the
             # rollout.
             with dsl.If(trained.decision == "promote", name="promote"), dsl.If(given.deploy_seconds > 0, name="deploy"):
                 rolled_out = profile.add(deploy, given, published=published.output, seconds=given.deploy_seconds)
@@ -145,7 +145,7 @@ def _build(profile: Profile, name: str, description: str, when_due: bool) -> dsl
             with dsl.If(asked.output == "yes", name="due"):
                 _train_and_publish(profile, given, name)
 
-    # KFP reads the parameters from the signature. The last two are needed only by the step `due`, so drop them.
+    # KFP reads the parameters from the signature. Drop the last two, because only the step `due` needs them.
     if not when_due:
         signature = inspect.signature(pipeline)
         pipeline.__signature__ = signature.replace(parameters=list(signature.parameters.values())[:-2])  # type: ignore[attr-defined]

@@ -55,13 +55,13 @@ has_torch() { grep -q '^ARG TORCH_FROM' "$images/$1/Dockerfile"; }
 tag() {
   local version python= hash
   version=$(sed -nE 's/^version = "(.*)"$/\1/p' pyproject.toml)
-  case $1 in train | spark) python=-python3.11 ;; esac      # kfp warns of names without "python"
+  case $1 in train | spark) python=-python3.11 ;; esac      # kfp prints a warning if an image's name does not contain "python"
   hash=$({ copied "$1"; echo "$images/$1/Dockerfile"; } | xargs -d '\n' sha256sum)
   ! has_torch "$1" || hash+=${TORCH_FROM-default}
   echo "$version$python-$(sha256sum <<<"$hash" | cut -c1-12)"
 }
 
-size() { "$CONTAINER_ENGINE" images --format '{{.Size}}' "$1" 2>/dev/null | head -n 1 || true; }      # nothing if it is not there
+size() { "$CONTAINER_ENGINE" images --format '{{.Size}}' "$1" 2>/dev/null | head -n 1 || true; }      # prints nothing if there is no such image
 
 build() {
   local image=$ours/$1:$2 options=()
@@ -83,7 +83,7 @@ push() { # NAME TAG REGISTRY: prints the digest, if the registry returns one
   esac
 }
 
-lock() { # the marker python_version < "3" excludes torch, which the Dockerfile installs with its dependencies from TORCH_FROM
+lock() { # leaves out torch, by a marker that is never true, because the Dockerfile installs torch from TORCH_FROM
   local extras=()
   case $1 in
     router) extras=(--extra router --extra operator) ;;

@@ -4,8 +4,8 @@
     python scripts/write_conformance.py RESULTS.xml        adds a test run (JUnit XML) on the cluster of $KUBECONFIG
     python scripts/write_conformance.py                    rewrites the page after a change of the list of features
 
-The features are listed in tests/cluster/features.yaml. docs/conformance.json stores the newest result of each test.
-There is one result for API servers without real nodes, and one for clusters with nodes that run containers.
+The features are listed in tests/cluster/features.yaml. docs/conformance.json stores the newest result of each test: one
+on a cluster that is only an API server, and one on a cluster with nodes that run containers.
 """
 
 import json
@@ -58,10 +58,10 @@ def results(junit: Path) -> Iterator[tuple[str, str, bool]]:
 
 
 def add(record: Results, found: Iterable[tuple[str, str, bool]], where: str, when: dict[str, str]) -> None:
-    """Replace the recorded results of the tests in a test run, and of the kinds of objects that it created.
+    """Update the recorded results with those of a test run.
 
-    A kind of object passes if the API server has admitted all manifests that contain it. Results of tests that no
-    longer exist are deleted.
+    Each kind of Kubernetes object also has a result, which is good if the API server has accepted all manifests with
+    such objects. Results of tests that no longer exist are deleted.
     """
     passed: dict[str, bool] = {}
     for test, parameters, good in found:
@@ -73,7 +73,7 @@ def add(record: Results, found: Iterable[tuple[str, str, bool]], where: str, whe
     sources = {path.name: path.read_text(encoding="utf-8") for path in FEATURES.parent.glob("test_*.py")}
     for file, _, test in (name.partition("::") for name in list(record)):
         if test and f"def {test}(" not in sources.get(file, ""):
-            del record[f"{file}::{test}"]  # The test no longer exists under this name, so its result is deleted.
+            del record[f"{file}::{test}"]  # the test was removed or renamed
 
 
 @cache
@@ -84,7 +84,7 @@ def kinds_of(folder: str) -> set[str]:
 
 
 def cluster() -> tuple[str, dict[str, str]]:
-    """Return the column of the page to which the cluster of $KUBECONFIG belongs, and its version with today's date."""
+    """Return the column in which results on the current cluster ($KUBECONFIG) are shown, its version, and the date."""
     said = [("version",), ("get", "nodes")]
     version, nodes = (json.loads(subprocess.check_output(["kubectl", *words, "-o", "json"])) for words in said)
     real = [n for n in nodes["items"] if "kwok.x-k8s.io/node" not in n["metadata"].get("annotations", {})]

@@ -22,7 +22,8 @@ class Handler(PolicyHandler):
 '''
 MODEL_CONFIG = Path(__file__).parent / "local" / "torchserve_files" / "model-config.yaml"
 _ALONE = "batchSize: 1\n"
-_GATHERED = "batchSize: 8\nmaxBatchDelay: 1\n"  # a delay of 1 ms; TorchServe would replace 0 by its default, 100 ms
+# wait 1 ms for more requests; with 0, TorchServe would wait for its default, 100 ms
+_GATHERED = "batchSize: 8\nmaxBatchDelay: 1\n"
 _MANIFEST = "MAR-INF/MANIFEST.json"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # January 1, 1980: the earliest date that a zip file can store
 
@@ -37,9 +38,9 @@ def package(artifact_folder: str | Path, name: str, out_dir: str | Path, *, gath
     The file is written atomically. Equal artifacts give byte-identical files.
 
     Args:
-        gather: Whether TorchServe waits up to a millisecond to combine up to eight requests in one forward pass. Set it
-            if many clients call the model directly. The router does not need it, because it sends many decisions in one
-            request.
+        gather: Whether TorchServe waits for up to a millisecond to combine up to eight requests in one forward pass.
+            This helps if many clients call the model directly. The router does not need it, because it sends many
+            decisions in one request.
     """
     source = Path(artifact_folder)
     try:
@@ -49,8 +50,9 @@ def package(artifact_folder: str | Path, name: str, out_dir: str | Path, *, gath
         raise ArchiveError(f"{source}: not a model artifact ({error!r})") from error
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    # torch-model-archiver first deletes the folder $TMPDIR/<model name>, so it gets a new, empty TMPDIR. It packs the
-    # content of the folder `extra` without the folder itself, so the artifact must be a subfolder of `extra`.
+    # torch-model-archiver deletes $TMPDIR/<model name> before it starts, so it gets a new, empty TMPDIR. It packs what
+    # is inside `extra`, but not `extra` itself. To keep the folder name `artifact`, the artifact is copied to
+    # `extra/artifact`.
     with tempfile.TemporaryDirectory(prefix="mtorl-mar-") as scratch:
         extra, store, config = Path(scratch, "extra"), Path(scratch, "store"), Path(scratch, MODEL_CONFIG.name)
         store.mkdir()

@@ -43,8 +43,8 @@ class Finding:
 def check_arm(endpoint: str, spec: DatasetSpec, name: str = "challenger") -> list[Finding]:
     """Send about twenty requests to an endpoint; returns its faults or, if it has none, the notes.
 
-    If the URL has no path, the path of the model `name` is added. Raises InputError if `endpoint` is not an http(s)
-    URL.
+    If the URL has no path, the path of KServe's protocol v1 for a model called `name` is used. Raises InputError if
+    `endpoint` is not an http(s) URL.
     """
     url = validated(Arm, {"name": name, "weight": 1.0, "endpoint": endpoint}, InputError).url
     assert url is not None, "an arm with an endpoint has one"
@@ -84,7 +84,7 @@ def _predict(arms: Arms, url: str, items: Sequence[dict[str, Any]]) -> list[ArmA
 
 
 def _raw(arms: Arms, url: str, item: dict[str, Any]) -> list[Finding]:
-    """Return notes with the endpoint's answer, which does not follow the arm protocol, and the advice to adapt it."""
+    """Return two notes: the answer of an endpoint that breaks the arm protocol, and advice to write an adapter."""
     try:
         _, _, said = arms.post(url, [item], SECONDS)
     except (TimeoutError, ArmError):

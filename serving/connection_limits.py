@@ -38,13 +38,14 @@ _TOO_MANY = messages.TOO_MANY_CONNECTIONS()
 class Limits:
     """Limits on the connections of one server.
 
-    `seconds` is the timeout of three waits: for the first request on a new connection, for the rest of a request after
-    its first byte, and for a client that reads an answer slowly. `connections` is the highest number of open
-    connections. It exceeds the number of requests that `admission.py` admits and queues. It is below 1,024, the usual
-    limit of open files per process.
+    Attributes:
+        seconds: Timeout of three waits: for the first request on a new connection, for the rest of a request after its
+            first byte, and for a client that reads an answer slowly.
+        connections: Highest number of open connections. It must be higher than the number of requests that
+            `admission.py` admits and queues, and lower than 1,024, the usual limit of open files per process.
     """
 
-    head_bytes: int = 32 * 1024  # most bytes of a request, not counting its body
+    head_bytes: int = 32 * 1024  # largest size of a request without its body
     headers: int = 100  # most header lines of a request, including trailers after a chunked body
     seconds: float = 10.0
     connections: int = 800
@@ -76,7 +77,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._limits = limits
         self._shedding = shedding
         self._waiting = waiting  # the server's idle connections, the one that has been idle longest first
-        self._refused = refused  # called with the HTTP status of each refusal
+        self._refused = refused  # function to call with the HTTP status of each refused request
         self._arriving: asyncio.TimerHandle | None = None  # timeout for the rest of the arriving request
         self._leaving: asyncio.TimerHandle | None = None  # timeout for a client that reads its answer slowly
         self._began = False  # whether the first byte of the arriving request was received
@@ -108,13 +109,16 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._telling is not None:
             self._telling.cancel()
         self._waiting.pop(self, None)
-        # uvicorn itself marks only the newest request, which may still wait in `pipeline`
+        # uvicorn marks only the newest request as disconnected, but that one may still wait in `pipeline`
         if self._at_work is not None:
             self._at_work.disconnected = True
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse received bytes, and refuse the request if the part outside its body is too large."""
+        """Parse received bytes.
+
+        Refuse the request if its URL, headers and other bytes outside its body are too large.
+        """
         if self._fault:
             return
         if self._arriving is None:
@@ -126,9 +130,9 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(431, self._too_large())
 
     def _feed(self, data: bytes) -> None:
-        """Parse bytes. If a request offers a protocol upgrade, parse it again without the offer.
+        """Parse bytes. If a request offers to switch to another protocol, remove the offer and parse the request again.
 
-        uvicorn's own parsing would lose the body of such a request (`_other_protocol`).
+        Otherwise, uvicorn would lose the body of such a request (`_other_protocol`).
         """
         self._unset_keepalive_if_required()
         try:
@@ -144,8 +148,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def _other_protocol(self) -> bool:
         """Whether the request offers to switch to another protocol, as Java's client and `curl --http2` do for HTTP/2.
 
-        The server may ignore the offer (RFC 9110, section 7.8). Because httptools does not parse the body after an
-        offer, `_feed` parses the request again without it.
+        A server may ignore the offer (RFC 9110, section 7.8). httptools does not parse the body of such a request, so
+        `_feed` parses the request again without the offer.
         """
         return bool(self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT")
 
@@ -171,9 +175,10 @@ class LimitedProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= _MOST_PIPELINED:
             self._stop(429, SATURATED)
         self._waiting.pop(self, None)
-        self._tell()  # first send the delayed refusal of the previous request: answers keep the requests' order
-        # The rule `shedding` does not apply if an earlier request is still unanswered, or if the client waits for "100
-        # Continue".
+        # the previous request may still wait for its delayed refusal: send it now, because answers must keep the order
+        # of requests
+        self._tell()
+        # Do not shed the request if an earlier request is still unanswered, or if the client waits for "100 Continue".
         idle = (self.cycle is None or self.cycle.response_complete) and not self.expect_100_continue
         self._sheds = idle and self._shedding.refuses(self.parser.get_method(), self.url)
         if not self._sheds:
@@ -198,7 +203,10 @@ class LimitedProtocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Go on with the next waiting request, or register the connection as idle."""
+        """Begin with the next request that waits on this connection.
+
+        If there is none, register the connection as idle.
+        """
         if self.pipeline:
             self._at_work, _ = self.pipeline[-1]
         super().on_response_complete()
@@ -251,9 +259,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self._leaving = None
 
     def _count(self, size: int) -> None:
-        """Refuse a request during parsing if its headers are too many or too large.
+        """Count parsed bytes and headers, and refuse the request if they exceed a limit.
 
-        `data_received` alone does not suffice: it sees only requests that have not arrived completely.
+        `data_received` checks the size only after it has parsed its bytes, when a request that arrives all at once is
+        complete.
         """
         self._parsed += size
         if self._parsed > self._limits.head_bytes or len(self.headers) >= self._limits.headers:
@@ -279,7 +288,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self.cycle is not None and not self.cycle.response_complete:
-            self.transport.abort()  # the client would read a refusal as the answer to the request in progress
+            self.transport.abort()  # a refusal would look like the answer to the request that is still in progress
             return
         self._answer(status, error)
         if self.transport.can_write_eof():

@@ -3,9 +3,10 @@
 After a crash, `reconcile` settles the costs in the decision log. It also releases the money reserved for decisions that
 were never logged: no caller got such a decision, so no ad was shown.
 
-An empty new ledger in place of a lost one must not grant the whole budget again. So the log's folder has a file
-`ledger` with the identity of the ledger that paid for the logged decisions. A router that finds another ledger does not
-spend until the right one is restored, or until a person accepts the new one (`mtorl ledger agree`).
+If a ledger is lost and replaced by an empty one, the whole budget must not be spent again. So the file `ledger` in the
+log's folder stores the identity of the ledger that reserved the money for the logged decisions. A router that finds
+another ledger does not spend until the right one is restored, or until a person accepts the new one (`mtorl ledger
+agree`).
 """
 
 import math
@@ -21,19 +22,25 @@ from serving import messages
 from serving.decision_log import Spool, segments
 from serving.ledger.contract import Cost, Ledger, LedgerUnavailable, UnknownReservation
 
-TOGETHER = 100  # reservations per call of the ledger, which then takes a few milliseconds
-_NEWEST = 50_000  # number of newest decisions, and of newest outcomes, to read; a crash leaves fewer of them unfinished
+TOGETHER = 100  # number of reservations in one call of the ledger, so that a call takes only a few milliseconds
+_NEWEST = 50_000  # newest decisions, and newest outcomes, to read; a crash can leave only some of these unfinished
 _NEVER, _MINUTE = datetime.max.replace(tzinfo=UTC), timedelta(minutes=1)
-_PAID_BY = "ledger"  # file in the log's folder with the ledger's identity
+_PAID_BY = "ledger"  # file in the log's folder that stores the identity of the ledger
 
 Costs = Mapping[str, float]
-"""Event id -> cost in currency units. Empty if the ad was not shown."""
+"""Reported costs of a decision in currency units, by event id; empty if the ad was not shown."""
 
 
 def finish(ledger: Ledger, waiting: Mapping[str, Costs]) -> dict[str, Exception]:
-    """Settle the reservations that have costs, and cancel the others; returns the error of each that failed.
+    """Settle each reservation that has costs, and cancel the others.
 
     Reservations that the ledger does not know are ignored.
+
+    Args:
+        waiting: Reservation id -> its costs.
+
+    Returns:
+        The error of each reservation that could not be settled or cancelled.
     """
     told = [Cost(name, actual, event) for name, costs in waiting.items() for event, actual in costs.items()]
     unused = [name for name, costs in waiting.items() if not costs]
@@ -46,7 +53,10 @@ def finish(ledger: Ledger, waiting: Mapping[str, Costs]) -> dict[str, Exception]
 
 
 def costs_of(outcome: Mapping[str, Any]) -> Costs | None:
-    """Return an outcome's cost by event id: empty for the kind "cancel", None for kinds that finish no reservation."""
+    """Return the costs that an outcome reports, by event id: none for the kind "cancel".
+
+    Returns None for other kinds, such as clicks, which neither settle nor cancel a reservation.
+    """
     return {"cost": {outcome["event_id"]: outcome["value"]}, "cancel": {}}.get(outcome["kind"])
 
 
@@ -65,21 +75,21 @@ def reconcile(ledger: Ledger, spool: Spool) -> int:
     """
     unfinished = set(ledger.open_reservations())
     exposed: set[str] = set()
-    finished: set[str] = set()  # ids of withdrawn decisions; below, also those of decisions that the log lacks
+    # decisions to settle or cancel: withdrawn ones and, added below, those that the log lacks
+    finished: set[str] = set()
     read, oldest = 0, None
     for record in spool.newest("decision", _NEWEST) if unfinished else ():
         name = record["decision_id"]
         read, oldest = read + 1, oldest or time_of(name)
         if name in unfinished:
             (exposed if record["expose"] and not record["withdrawn"] else finished).add(name)
-    # An id begins with a time, and records are nearly sorted by id. So the ids of older, unread records are at most one
-    # minute later than the id of the first record that was read.
+    # If not all decisions were read, an old one may look missing. Unread decisions have ids that begin at most one
+    # minute after the time in the first id that was read. So only reservations with later ids are cancelled.
     ours = {name for name in unfinished - exposed if name.endswith(spool.identity)}
     if read == _NEWEST or not spool.never_pruned("decision"):
         since = oldest + _MINUTE if oldest else _NEVER
         ours = {name for name in ours if time_of(name) >= since}
-        # There are exceptions: if the clock was set back, or a withdrawal was written late, an older segment may
-        # contain later ids.
+        # There are exceptions: after the clock was set back, or for a late withdrawal, an older segment has later ids.
         if ours:
             ours -= {record["decision_id"] for record in spool.written_since("decision", since.timestamp())}
     finished |= ours
@@ -96,7 +106,7 @@ def reconcile(ledger: Ledger, spool: Spool) -> int:
 
 
 def check_ledger(ledger: Ledger, folder: Path) -> None:
-    """Raise LedgerUnavailable if another ledger has paid for the decision log in this folder."""
+    """Raise LedgerUnavailable if the money for the decisions in this log was reserved in another ledger."""
     found, known = ledger.identity(), _paid_by(folder)
     if found is not None and known in (None, found):
         return
@@ -106,7 +116,7 @@ def check_ledger(ledger: Ledger, folder: Path) -> None:
 
 
 def remember_ledger(ledger: Ledger, folder: Path) -> None:
-    """Store the identity of the ledger that pays for a log from now on; raises LedgerUnavailable if that fails."""
+    """Store the ledger's identity in the folder of the decision log; raises LedgerUnavailable if that fails."""
     identity = ledger.identity()
     if identity is None or identity == _paid_by(folder):
         return
@@ -118,9 +128,12 @@ def remember_ledger(ledger: Ledger, folder: Path) -> None:
 
 
 def agree(ledger: Ledger, folder: Path, lake: Lake) -> float:
-    """Accept a ledger for an existing log; returns the total of all costs in the log and the lake, currency units.
+    """Use a ledger for an existing decision log from now on, even if the log's earlier money came from another ledger.
 
     Raises LedgerUnavailable or LogError.
+
+    Returns:
+        The total of all costs in the log and the lake, in currency units.
     """
     if ledger.identity() is None:
         ledger.define([])

@@ -3,9 +3,10 @@
     said = deploy(InferenceServices(KubernetesApi()), "challenger", "challenger/0a1b2c3d4e5f", load(artifact),
                   experiments, seconds=600)
 
-In two cases, the server is not changed and the version stays in the registry. If the server takes part in a running
-experiment, a new model would change the tested treatment. If the server acts as the incumbent (after a promotion, until
-the incumbent's own server has the promoted model), all users would get an untested model.
+In two cases, the version is not deployed, but stays in the registry. First, if the server takes part in a running
+experiment, a new model would change what the experiment tests. Second, after a promotion, the challenger's server
+serves all users until the incumbent's own server has the promoted model. A new model would then reach all users
+untested.
 """
 
 import time
@@ -43,8 +44,8 @@ def deploy(
 
     Args:
         version: Folder of the version in the registry, ARM/VERSION.
-        artifact: The version's model. A test decision of the server must come from this model, by its digest.
-        seconds: Timeout of the rollout. After it, the previous version is restored and DeployError raised.
+        artifact: The version's model. A test decision of the server must have this model's digest.
+        seconds: Timeout of the rollout. If it is exceeded, the previous version is restored and DeployError raised.
     """
     name = f"mtorl-{arm}"
     for experiment in experiments:
@@ -62,8 +63,8 @@ def deploy(
         return messages.NO_SERVER(version=version, server=name)
     new, before = served.version != version, served.instead_of
     if new:
-        # If the previous deployment was killed before its test, the served version may never have worked. If so, a
-        # rollback returns to the version before it.
+        # If the previous deployment was killed before its test, the version that is served now may not work. In that
+        # case, a rollback must return to the version before it.
         killed = before is not None and (served.problem or _refuses(servers, name, artifact, served.version))
         before = before if killed else served.version
         _serve(servers, name, Served(version, "", instead_of=before), {served.version})
@@ -81,19 +82,23 @@ def _at(servers: InferenceServices, experiment: Experiment, name: str) -> list[A
 
 
 def _used_for(arm: Arm, experiment: Experiment, server: str, version: str) -> Message | None:
-    """Return why an experiment that uses a server forbids another model on it; None if it allows one."""
+    """Return why another model must not be deployed to the server of an arm; None if the arm's experiment allows it."""
     about = {"version": version, "experiment": experiment.name}
-    if experiment.stage != "shadow":  # also while the experiment is switched off, because it may be switched on again
+    # even a switched-off experiment blocks the deployment, because it may be switched on again
+    if experiment.stage != "shadow":
         return messages.UNDER_TEST(stage=experiment.stage, arm=arm.name, **about)
-    # After a promotion, the challenger's server serves all users until the incumbent's own server has the promoted
-    # model.
+    # The challenger's server acts as the incumbent's, until the incumbent's own server has the promoted model.
     if arm.name == INCUMBENT:
         return messages.SERVES_INCUMBENT(server=server, **about)
     return None
 
 
 def _waits(servers: InferenceServices, name: str, version: str, seconds: float) -> str:
-    """Wait until a server serves a version; returns an empty text or, at a timeout, why it does not serve it."""
+    """Wait until a server serves a version.
+
+    Returns:
+        An empty text or, after a timeout, the reason why the server does not serve the version.
+    """
     until = time.monotonic() + seconds
     while why := _problem(servers, name, version):
         if time.monotonic() >= until:
@@ -115,7 +120,7 @@ def _problem(servers: InferenceServices, name: str, version: str) -> str:
 def _serve(servers: InferenceServices, name: str, wanted: Served, instead: set[str]) -> None:
     """Set the version that a server serves. Failed requests are retried for a minute.
 
-    Raises DeployError if the server has a version outside `instead`, because a person has just rolled out another one.
+    Raises DeployError if the server now has a version that is not in `instead`, because another person has changed it.
     """
     until = time.monotonic() + _TELL_SECONDS
     while True:
@@ -133,9 +138,11 @@ def _serve(servers: InferenceServices, name: str, wanted: Served, instead: set[s
 
 
 def _refuses(servers: InferenceServices, name: str, artifact: Artifact, model: str) -> str:
-    """Request a test decision; returns why it is not valid, or an empty text.
+    """Request a test decision from a server; returns why the answer is not valid, or an empty text.
 
-    `model` is the digest or version that the decision must come from. A version named `first` may have any digest.
+    Args:
+        model: Digest or version of the model that must have made the decision. For a version named `first`, any model
+            is accepted.
     """
     digest = model.rpartition("/")[2].removeprefix(FIRST)
     try:

@@ -1,8 +1,8 @@
 """Model servers on a cluster: InferenceServices of KServe, each of which serves one version of the model registry.
 
-The version is an annotation of the predictor, so changing it starts a rollout: pods of the previous version serve until
-pods of the new version are ready. An InferenceService counts as Ready while any pod serves. So the progress of a
-rollout is read from its Deployment. Only `InferenceServices.serve` and people who apply models.yaml change the version.
+The version is an annotation of the predictor. If it changes, KServe starts new pods, and keeps the previous pods until
+the new ones are ready. Meanwhile, the InferenceService counts as Ready. So the progress of a rollout is read from its
+Deployment. Only `InferenceServices.serve` and people who apply models.yaml change the version.
 """
 
 import json
@@ -16,15 +16,17 @@ from serving.kubernetes_api import KubernetesApi, Object, Refused, in_pod
 from serving.model_servers import Mark, Served
 
 VERSION = "mtorl-kubeflow/model"
-"""Annotation of a predictor and its pods: the version's folder in the registry, ARM/VERSION."""
+"""Annotation of an InferenceService's predictor and its pods. The value is the folder of the model version in the
+registry, ARM/VERSION."""
 MARK = "mtorl-kubeflow/promotion"
-"""Annotation of an InferenceService whose version was changed by a promotion: a `Mark` as JSON."""
+"""Annotation of an InferenceService whose model version was changed by a promotion. The value is a `Mark` as JSON."""
 INSTEAD_OF = "mtorl-kubeflow/instead-of"
-"""Annotation of an InferenceService: the version that decided before the newest deployment. It is written together
-with the version and never removed. KServe copies annotations to the pods, so removing it would start a rollout."""
+"""Annotation of an InferenceService with the model version that it served before the newest deployment. The annotation
+is written together with the new version. It is never removed, because KServe copies annotations to the pods, so a
+removal would start a rollout."""
 KIND = "inferenceservices"
 _PREDICTOR = "-predictor"
-_PATCH_SECONDS = (2.0, 12.0)  # timeouts to connect and to answer: KServe's admission webhook may take ten seconds
+_PATCH_SECONDS = (2.0, 12.0)  # seconds to connect, and to wait for an answer: KServe's admission webhook may take ten
 
 
 class InferenceServices:
@@ -44,7 +46,7 @@ class InferenceServices:
         return None if elsewhere or not service.endswith(_PREDICTOR) else service.removesuffix(_PREDICTOR)
 
     def for_incumbent(self, url: str | None) -> str | None:
-        """Return None, because there is no server to offer: only overlays create InferenceServices."""
+        """Return None: no server can be offered, because on a cluster, only overlays create InferenceServices."""
         return None
 
     def served(self, name: str) -> Served | None:
@@ -59,7 +61,10 @@ class InferenceServices:
         return Served(version, problem, _mark(notes.get(MARK)), notes.get(INSTEAD_OF))
 
     def serve(self, name: str, version: str, mark: Mark | None = None, instead_of: str | None = None) -> None:
-        """Start the rollout of a version; raises Conflict if the InferenceService has changed since `served`."""
+        """Set the version of an InferenceService, which starts its rollout.
+
+        Raises Conflict if the InferenceService was changed after the last call of `served`.
+        """
         notes = {INSTEAD_OF: instead_of} | ({} if mark is None else {MARK: mark.model_dump_json()})
         patch = {
             "metadata": {"resourceVersion": self._seen[name], "annotations": notes},
@@ -92,7 +97,7 @@ def problem_of(deployment: Mapping[str, Any] | None, version: str) -> str:
 def services_of_pod() -> list[Object] | None:
     """Return the InferenceServices in this pod's namespace; None outside a pod.
 
-    Raises OSError if they can't be read. Callers must then remove no version, because any version may be served.
+    Raises OSError if they can't be read. A caller that prunes the registry must then keep all versions.
     """
     if not in_pod():
         return None
@@ -105,7 +110,10 @@ def services_of_pod() -> list[Object] | None:
 
 
 def versions_of(services: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
-    """Return the versions that InferenceServices serve or would roll back to, as arguments of `Needs`."""
+    """Return the versions that must stay in the registry: those that are served now, and those for a rollback.
+
+    Each is a tuple of arguments for `Needs.add`.
+    """
     uses: list[tuple[str, str, bool]] = []
     for service in services:
         name = service["metadata"]["name"]
@@ -122,10 +130,10 @@ def versions_of(services: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, b
 
 
 def versions_to_write(services: Iterable[Mapping[str, Any]], phases: Mapping[str, str]) -> dict[str, str]:
-    """Return the version of each arm to write into models.yaml, which is usually the served version.
+    """Return the version of each arm to write into models.yaml, which is usually the version that is served.
 
-    If `kubectl apply` of an old models.yaml has undone a promotion or a rollback, it is the version from before the
-    apply.
+    But a person may have applied an old models.yaml with `kubectl`, and so undone a promotion or a rollback. In that
+    case, the result is the version that this promotion or rollback had set.
 
     Args:
         phases: Experiment name -> its phase, such as "promoted" or "rolled back".

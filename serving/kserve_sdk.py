@@ -1,8 +1,8 @@
 """The parts of the KServe SDK that the router and the predictor use.
 
-When kserve is imported, it parses the command line of the process and accepts abbreviated options. An option `--model
-x` of ours would set kserve's `--model_name`. So this module imports kserve with an empty command line, and no other
-module may import kserve.
+When Python imports kserve, kserve parses the command line of the process. It also accepts abbreviated options, so it
+would read our option `--model x` as its own option `--model_name x`. This module therefore imports kserve with an empty
+command line, and no other module may import kserve.
 """
 
 import logging
@@ -40,7 +40,7 @@ finally:
 log = logging.getLogger(__name__)
 
 _STATUSES = {InvalidInput: 400, ModelNotFound: 404, NotImplementedError: 501, ModelNotReady: 503, InferenceError: 500}
-# KServe raises these errors when it decodes a malformed request.
+# KServe raises these errors if it can't decode a malformed request.
 DECODING = (KeyError, TypeError, ValueError, AttributeError, IndexError, struct.error)
 
 
@@ -53,7 +53,7 @@ def application(models: Iterable[Model]) -> FastAPI:
     for model in models:
         repository.update(model)
     made = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    # Replace KServe's own routes, by which any caller could unload the model, and nothing could load it again.
+    # Replace these routes of KServe, by which any caller could unload the model. It could not be loaded again.
     made.add_api_route("/v2/repository/{path:path}", _no_repository, methods=["GET", "POST"])
     # KServe's timing middleware is not used: it times every request for a log that `quiet` turns off.
     rest = RESTServer("", DataPlane(repository), ModelRepositoryExtension(repository), 0)
@@ -103,7 +103,7 @@ class CannotListen(OSError):
 
 
 class Server(uvicorn.Server):
-    """A server that runs an ASGI application until SIGINT or SIGTERM, and limits what a connection can cost.
+    """A server that runs an ASGI application until SIGINT or SIGTERM, with limits on each connection (`Limits`).
 
     Args:
         host: Address to listen on. If it contains a slash, it is the path of a Unix socket.
@@ -130,8 +130,9 @@ class Server(uvicorn.Server):
                 ws="none",
                 lifespan="off",
                 log_config=None,
-                proxy_headers=False,  # no code here uses the caller's address
-                # seconds; longer than the timeout of the proxies in front, so that they close idle connections first
+                proxy_headers=False,  # do not parse proxy headers: no code here uses the caller's address
+                # seconds; longer than the timeout of proxies in front of this server, so that they close idle
+                # connections first
                 timeout_keep_alive=65,
                 timeout_graceful_shutdown=grace_seconds,
             )
@@ -144,11 +145,15 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin the shutdown: accept no new requests, and stop after all requests in flight are answered."""
-        self.should_exit = True  # uvicorn's own handler would raise the signal once more after the shutdown
+        # do not call uvicorn's own handler, which would raise the signal again after the shutdown
+        self.should_exit = True
 
 
 def _socket_on(host: str, port: int) -> socket.socket:
-    """Bind a socket to a port, where 0 selects a free one. If the host has an IPv4 address, that address is used."""
+    """Bind a socket to a host and port; port 0 selects a free one.
+
+    If the host has an IPv4 address, that one is used.
+    """
     found = None
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -171,8 +176,8 @@ def quiet() -> None:
         logger.handlers.clear()
         logger.propagate = True
         logger.setLevel(logging.WARNING)
-    # Do not log callers' mistakes, which KServe logs as errors with a traceback.
+    # Do not log invalid requests, which KServe logs as errors with a traceback.
     mistakes = InvalidInput, ModelNotFound, NotImplementedError
     logging.getLogger("kserve").addFilter(lambda record: not isinstance((record.exc_info or (None,) * 2)[1], mistakes))
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are callers' mistakes as well
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are about invalid requests as well
     warnings.filterwarnings("ignore", message=".*ORJSONResponse is deprecated.*")

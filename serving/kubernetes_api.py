@@ -69,7 +69,7 @@ class KubernetesApi:
     Each method may raise Unanswered and Refused.
 
     Args:
-        seconds: Two timeouts: to connect, and to wait for an answer.
+        seconds: Timeout to connect, and timeout to wait for an answer.
         retries: Number of retries if there is no answer, after pauses of 0, 2, 4, 8 ... 120 seconds.
     """
 
@@ -111,9 +111,9 @@ class KubernetesApi:
         return self._request("POST", kind, body=body)
 
     def replace(self, kind: str, name: str, body: Mapping[str, Any], part: str = "") -> Object:
-        """Replace an object or its subresource `part`.
+        """Replace an object or, if `part` is given, only this subresource of the object.
 
-        Raises Conflict if it was changed after it was read, or deleted.
+        Raises Conflict if the object was changed after it was read, or was deleted.
         """
         try:
             return self._request("PUT", kind, name, part, body=body)
@@ -125,9 +125,9 @@ class KubernetesApi:
     def merge_patch(
         self, kind: str, name: str, patch: Mapping[str, Any], part: str = "", seconds: tuple[float, float] | None = None
     ) -> Object:
-        """Change the given fields of an object or of its subresource `part`. The value None removes a field.
+        """Change some fields of an object or, if `part` is given, of this subresource. The value None removes a field.
 
-        Raises Conflict if the patch contains a `resourceVersion` that is not the present one.
+        If the patch contains a `resourceVersion`, and the object has another one, Conflict is raised.
         """
         return self._request("PATCH", kind, name, part, body=patch, seconds=seconds)
 

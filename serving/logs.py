@@ -18,21 +18,21 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
 _SECONDS = 60.0  # seconds between two lines with the same cause
-_MOST_CAUSES = 1000  # most causes in memory; beyond this number, the cause seen longest ago is forgotten
+_MOST_CAUSES = 1000  # most causes in memory; if there are more, the one that was logged longest ago is forgotten
 _IDS = ("cause", "experiment", "arm", "decision_id", "request_id", "left_out")
-"""Optional fields of a line. The first five come from the argument `extra` of the logging call."""
+"""Optional fields of a log line. The first five come from the argument `extra` of the logging call."""
 
 
 class OncePerCause(logging.Filter):
-    """A filter that passes one record per cause and minute, and adds the number of omitted records as `left_out`.
+    """A filter that lets one record per cause and minute pass. Records below the level warning always pass.
 
-    Records have the same cause if they have the same logger, unformatted message, arm, and `cause` (by default the
-    message's first argument). Records below the level warning are never omitted.
+    A passed record gets the number of omitted ones as `left_out`. Two records have the same cause if they have the same
+    logger, unformatted message, arm, and `cause`. Without a `cause`, the first argument of the message is used instead.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        # cause -> time of its last line, and number of records omitted since then
+        # cause -> when it was last written, and how many records were omitted since then
         self._causes: dict[tuple[str, ...], tuple[float, int]] = {}
         self._lock = threading.Lock()
 
@@ -74,7 +74,7 @@ class JsonLine(logging.Formatter):
 
 
 def set_up() -> None:
-    """Write the log to standard error as lines of JSON, unless the root logger already has a handler, as in tests."""
+    """Write the log to standard error as lines of JSON. Does nothing if the root logger has a handler, as in tests."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLine())
     handler.addFilter(OncePerCause())

@@ -15,7 +15,7 @@ class Mark(StrictModel):
 
     experiment: Text
     promotion: Text
-    """Id of the promotion in the experiment's history."""
+    """Id of the promotion, as in the experiment's history."""
     before: Text
     """The version that the server served before the promotion."""
     after: Text
@@ -26,28 +26,34 @@ class Served(NamedTuple):
     """The version that a model server is configured to serve, and the state of its rollout."""
 
     version: str
-    """The version in the server's definition."""
+    """The model version in the server's definition, which the server should serve."""
     problem: str
-    """Why the rollout of `version` is incomplete; empty if the server answers with that version only."""
+    """Reason why the rollout of `version` is incomplete; empty if every answer of the server comes from this version.
+    """
     mark: Mark | None = None
-    """The mark of the newest promotion; None if there was none."""
+    """The mark of the newest promotion; None if no promotion has changed this server."""
     instead_of: str | None = None
-    """The version to return to if the newest deployment fails; None if a promotion has changed the server since."""
+    """The version that is restored if the newest deployment fails; None if a promotion has changed the server since the
+    deployment."""
 
 
 class ModelServers(Protocol):
     """The model servers in a cluster's namespace, or those of `mtorl serve` on a laptop."""
 
     applied: ClassVar[bool]
-    """Whether others (`kubectl apply`) may set an older version. If so, a hand-over that was undone is not repeated."""
+    """Whether other programs, such as `kubectl apply`, may set an older version again. If they do after a hand-over,
+    the hand-over is not repeated."""
 
     def name_at(self, url: str | None) -> str | None:
         """Return the name of the server that answers at a URL; None if it is not one of these servers."""
 
     def for_incumbent(self, url: str | None) -> str | None:
-        """Return the URL of a server that can serve as the incumbent's, if the incumbent had no server so far.
+        """Return the URL of a free server for a promoted model, which the incumbent needs if it had no server so far.
 
-        `url` is that of the promoted model. Returns None if there is no such server.
+        Returns None if there is no such server.
+
+        Args:
+            url: URL at which the promoted model answers now.
         """
 
     def served(self, name: str) -> Served | None:
@@ -57,8 +63,8 @@ class ModelServers(Protocol):
         """
 
     def serve(self, name: str, version: str, mark: Mark | None = None, instead_of: str | None = None) -> None:
-        """Set the version that a server serves, atomically. `served` must have been called for the server before.
+        """Set the version that a server serves, atomically. Call `served` for the server before.
 
-        Without `mark`, the stored mark stays. Raises Conflict if the server was changed after `served` had read it, and
+        Without `mark`, the stored mark stays. Raises Conflict if the server was changed after the call of `served`, and
         OSError if the server can't be reached.
         """

@@ -4,9 +4,9 @@
     REGISTRY/ARM/VERSION/model-store/ARM.mar     the archive that TorchServe loads
     REGISTRY/ARM/VERSION/lineage.json            its data, code and evaluation (`mtorl.artifact.lineage`)
 
-A version is published atomically, and its files are read-only. Model servers mount the registry, and the definition of
-each server contains the name of the version that it serves. So a rollout, a promotion and a rollback only change this
-name. `serving.versions` lists and prunes the versions.
+A version is published atomically, and its files are read-only. Model servers mount the registry, and each server's
+definition says which version it serves. So to roll out, promote or roll back a version, only the definition is changed.
+`serving.versions` lists and prunes the versions.
 """
 
 import contextlib
@@ -26,7 +26,8 @@ from mtorl.runtime.files import replacing, sync
 from serving import messages
 
 FIRST = "first"
-"""Name of the version that an installation publishes for each arm, so that servers can name it before it exists."""
+"""Name of the version that a first installation publishes for each arm. The name is fixed, so that the servers'
+manifests can refer to it before it exists."""
 ARMS = ("incumbent", "challenger")  # with a first version
 
 
@@ -35,14 +36,14 @@ class RegistryError(InputError, RuntimeError):
 
 
 def publish(artifact: Path, archive: Path, registry: Path, arm: str, lineage: Lineage, version: str = "") -> Path:
-    """Copy an artifact and its archive, a .mar file, into the registry; returns the folder of the version.
+    """Copy an artifact and its archive, a .mar file, into the registry; returns the new folder `registry/arm/version`.
 
     If the version is already published, nothing changes. An incomplete version is replaced. The default of `version` is
     the artifact's own version, which is derived from its content.
 
     Raises:
-        RegistryError: The version exists with another model, the registry is for models of other data, or the lineage
-            belongs to another model.
+        RegistryError: The version exists with another model, `lineage` belongs to another model, or one of registry
+            and artifact is for simulated data and the other one for real data.
         ArtifactError: The artifact is missing or damaged.
     """
     model = load(artifact).model
@@ -70,16 +71,17 @@ def published_digest(folder: Path) -> str | None:
         model = json.loads((folder / "artifact" / "model.json").read_text())
         files = [folder / "artifact" / name for name in model["files"]]
         files.append(folder / "model-store" / f"{folder.parent.name}.mar")
-        # Check only that no file is empty. Checksums take long, and are compared when the version is loaded.
+        # Only check that no file is empty. Computing checksums takes long, and is done when a model server loads the
+        # version.
         return str(model["digest"]) if all(file.stat().st_size for file in files) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def check_kind(registry: Path, simulated: bool) -> None:
-    """Raise RegistryError if the registry would contain models of both real and simulated data.
+    """Raise RegistryError if the registry has models of simulated data and the new model is not, or the reverse.
 
-    Otherwise, a real user might be served by a model of a simulation.
+    Without this check, real users might be served by a model of a simulation.
     """
     for _, model in published_models(registry):
         if bool(model.get("simulated", False)) != simulated:
@@ -88,7 +90,7 @@ def check_kind(registry: Path, simulated: bool) -> None:
 
 
 def check_first(registry: Path, spec: DatasetSpec) -> None:
-    """Raise RegistryError if the registry's first models belong to another data set, which has other channels."""
+    """Raise RegistryError if the registry's versions named `first` are for a data set other than this one."""
     check_kind(registry, spec.simulated)
     for description in sorted(registry.glob(f"*/{FIRST}/artifact/{DATASET_FILE}")):
         if (name := DatasetSpec.load(description).name) != spec.name:
@@ -107,9 +109,9 @@ def folder_of(registry: Path, digest: str | None) -> Path | None:
 
 
 def newest(registry: Path) -> datetime | None:
-    """Return the training time of the newest model; None if there is no model.
+    """Return when the newest model was trained; None if there is no model.
 
-    Models that the gate has not approved, because they need an experiment first, do not count.
+    Models that need an experiment before they are approved do not count.
     """
     return max((created for created, folder in _by_time(registry) if not _needs_experiment(folder)), default=None)
 
@@ -132,7 +134,7 @@ def description_of_newest(registry: Path) -> Path:
 def _by_time(registry: Path) -> Iterator[tuple[datetime, Path]]:
     """Yield the training time and the artifact folder of each published model."""
     for folder, model in published_models(registry):
-        # a model.json from another release or a person may be invalid
+        # model.json may be invalid, if another release or a person has written it
         with contextlib.suppress(KeyError, TypeError, ValueError):
             yield datetime.fromisoformat(model["created"]).astimezone(UTC), folder
 
@@ -145,9 +147,9 @@ def published_models(registry: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def _make_read_only(folder: Path) -> None:
-    """Make all files read-only, and unreadable for other users, and sync them. Folders can still be deleted.
+    """Make all files read-only, hide them from other users, and sync them to disk. Folders can still be deleted.
 
-    Without the sync, a power failure could leave a version that only looks complete.
+    Without the sync, a power failure could leave a version that looks complete but is not.
     """
     for path in folder.rglob("*"):
         path.chmod(0o750 if path.is_dir() else 0o440)

@@ -68,7 +68,7 @@ def check(path: Path) -> list[str]:
 
 
 def _stages(stages: dict[str, Any], verdict: str) -> list[tuple[bool, str]]:
-    """Check that the experiment went through its stages in order and ended according to the verdict."""
+    """Check that the experiment went through its stages in order, and that it ended as its verdict says."""
     phase, reached = stages["phase"], [move["to"] for move in stages["moves"]]
     in_order = [stage for stage in ("shadow", "1%", "5%", "25%", "50%") if stage in reached]
     a_way = reached[:1] == ["shadow"] and reached[: len(in_order)] == in_order and len(reached) <= len(in_order) + 1
@@ -87,10 +87,9 @@ def _stages(stages: dict[str, Any], verdict: str) -> list[tuple[bool, str]]:
 
 
 def _surprise(lake: Path, spec: DatasetSpec) -> float:
-    """Return how far the importance weights of a run deviate from their expected value, in standard errors.
+    """Return by how many standard errors the importance weights of a run differ from their expected value.
 
-    The importance weights are those of a policy that draws each channel with equal probability and always exposes the
-    ad.
+    The weights are those of a policy that draws each channel with equal probability and always shows the ad.
     """
     channels = len(spec.channels)
     here = f"list_position({list(spec.channels)}, drawn_channel)"

@@ -68,9 +68,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Set the number of examples in a property test: 100 with `--all`, otherwise 10.
+    """Set how many examples a property test tries: 100 with `--all`, otherwise 10.
 
-    An example may take any time. CI always uses the same examples, and other runs draw new ones.
+    There is no time limit per example. CI always tries the same examples, and other runs draw new ones.
     """
     examples = 100 if config.getoption("--all") else 10
     settings.register_profile(

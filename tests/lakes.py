@@ -24,7 +24,7 @@ def id_of(name: str, at: datetime = datetime(2026, 1, 1, 12, tzinfo=UTC), user: 
 
 
 def ids_in(lake: Lake | Path) -> dict[str, str]:
-    """Return the ids of the decisions in a lake, by the short names that the tests use."""
+    """Return the decision ids of a lake, by the short names that tests use for them."""
     return _ids.setdefault(Path(lake.place if isinstance(lake, Lake) else lake).absolute(), {})
 
 

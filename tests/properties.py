@@ -4,8 +4,8 @@ from hypothesis import settings
 
 
 def examples(every_change: int, with_all: int) -> int:
-    """Return the number of examples of a property test.
+    """Return how many examples a property test should try.
 
-    It is `every_change` in `make test` and `with_all` in `make test-all`. tests/conftest.py sets the profile.
+    These are `every_change` examples in `make test`, and `with_all` examples in `make test-all`.
     """
     return with_all if settings.default is not None and settings.default.max_examples >= 100 else every_change

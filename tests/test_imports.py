@@ -69,7 +69,7 @@ def test_no_module_imports_upward(path: Path) -> None:
 
 @pytest.mark.parametrize("room", ORDER)
 def test_no_part_of_a_room_imports_a_later_part(room: str) -> None:
-    """docs/architecture.md gives an order of the folders and files in each package. Imports must not go against it."""
+    """Within a package, files and folders may import only those that are earlier in docs/architecture.md."""
     package = room.replace(".", "/")
     order = ORDER[room]
     present = {p.stem for p in (ROOT / package).iterdir() if (p.suffix == ".py" or (p / "__init__.py").exists())}
@@ -115,7 +115,7 @@ def test_no_import_cycle() -> None:
 
 
 def _face(name: str, names: frozenset[str], modules: dict[str, Path]) -> bool:
-    """Return whether a package counts as imported only because one of its modules is imported."""
+    """Return whether a package is among `names` only because one of its modules is imported."""
     return modules[name].name == "__init__.py" and any(other.startswith(f"{name}.") for other in names & set(modules))
 
 

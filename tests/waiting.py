@@ -40,7 +40,7 @@ async def until(condition: Callable[[], object], seconds: float = 60) -> None:
 def _poll(
     condition: Callable[[], object], seconds: float, state: Callable[[], object]
 ) -> Generator[float, None, object]:
-    """Yield the pause before each poll, at most 2 % of the time waited so far; return the value of the condition."""
+    """Yield the pause before each poll, at most 2 % of the time waited so far; return the condition's value."""
     start = monotonic()
     while True:
         last: object

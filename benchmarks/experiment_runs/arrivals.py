@@ -1,6 +1,6 @@
-"""Simulates experiments in which each user comes once, and which are judged several times while users arrive.
+"""Simulates experiments in which each user comes once, and for which a verdict is computed several times.
 
-Each experiment has only one stage: the shares of its arms do not change.
+Each experiment has only one stage, in which the arms' shares of the users do not change.
 """
 
 from collections.abc import Iterator
@@ -16,14 +16,15 @@ from mtorl.experiment.inference.sums import Sums
 HOURS = 28 * 24
 # Number of experiments that are simulated at a time.
 _AT_ONCE = 100
-# Settings of `uneven`; SIGMA is the standard deviation of log(decisions of a user).
+# Settings of `uneven`: the number of users, and the standard deviation of the logarithm of a user's decisions.
 USERS, SIGMA = 10_000, 1.5
 
 
 def looks(kind: str, users: int) -> np.ndarray:
-    """Return how many users have arrived each time that an experiment is judged (a look).
+    """Return the number of users who have arrived at each look; a look is one evaluation of the experiment.
 
-    "geometric" means 20 looks, each after the same factor of users. "hourly" means one look per hour for four weeks.
+    "geometric" is 20 looks, from 100 users on, with the same ratio between successive numbers of users. "hourly" is one
+    look per hour for four weeks.
     """
     sizes = {
         "geometric": lambda: np.geomspace(100, users, 20),
@@ -35,10 +36,10 @@ def looks(kind: str, users: int) -> np.ndarray:
 def runs(
     market: Clicks | Revenue, share: float, users: np.ndarray, count: int, rng: np.random.Generator
 ) -> Iterator[Sums]:
-    """Simulate `count` experiments, and yield the sums of their figures, for up to `_AT_ONCE` experiments at a time.
+    """Simulate `count` experiments, and yield the statistics from which verdicts are computed.
 
-    The first two axes of the sums are the experiments (runs) and the looks. `users` is the number of users at each
-    look, and `share` is the challenger's share of the users.
+    Each item has the sums over users for up to `_AT_ONCE` experiments; their first two axes are experiment and look.
+    `users` is the number of users at each look, and `share` is the challenger's share of them.
     """
     new = np.diff(users, prepend=0)
     for first in range(0, count, _AT_ONCE):
@@ -55,10 +56,9 @@ def runs(
 
 
 def uneven(share: float, runs: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Measure the error rate of A/A experiments in which some users decide far more often than others.
+    """Measure how often an A/A experiment shows a false difference if some users have far more decisions than others.
 
-    The busiest users also click less often. At each look, users are weighted like in a verdict (`heavy_users.py`), by
-    the number of their decisions.
+    Users with many decisions click less often. As in a real verdict, their weight is reduced (`heavy_users.py`).
     """
     looked = looks("geometric", USERS)
     judged = judge((_uneven(share, looked, rng) for _ in range(runs)), 0.0)

@@ -1,8 +1,8 @@
 """Simulates experiments with guardrails, to measure how often verdicts are wrong and how many users they need.
 
 The primary metric is clicks. Each guardrail is a cost that occurs in half of the decisions. It is breached if the
-challenger's cost exceeds the incumbent's cost by more than `MARGIN`, which is relative. Clicks and costs are
-independent of each other, because then the errors of several tests add up most.
+challenger's cost exceeds the incumbent's cost by more than 5 % (`MARGIN`). Clicks and costs are independent of each
+other. This is the worst case, because the errors of several tests then add up most.
 """
 
 from collections.abc import Iterator
@@ -22,14 +22,13 @@ _COUNTS = (0, 1, 3)  # numbers of guardrails to compare
 
 
 def guarded(lift: float, harm: float, share: float, runs: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
-    """Simulate experiments, and yield the rates of their verdicts with 0, 1 and 3 guardrails.
+    """Simulate experiments, and yield how often each verdict is reached with 0, 1 and 3 guardrails.
 
-    The experiments are the same for each number of guardrails.
+    The simulated users are the same for each number of guardrails.
 
     Args:
         lift: True relative lift of the challenger's clicks.
-        harm: True relative increase of the cost of each guardrail. If it is not 0, the row without guardrails is left
-            out.
+        harm: True relative increase of the cost of each guardrail. If it is not 0, nothing is yielded for 0 guardrails.
         share: Share of the users who get the challenger.
         runs: Number of experiments to simulate.
     """

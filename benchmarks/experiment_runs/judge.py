@@ -1,4 +1,4 @@
-"""Applies the statistics of the verdict to simulated experiments."""
+"""Computes verdicts of simulated experiments, with the same statistics as for real experiments."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,14 +13,14 @@ ALPHA = 0.05
 
 
 def judge(runs: Iterable[Sums], true_lift: float) -> dict[str, Any]:
-    """Judge each simulated experiment at every look, and return how often the judgement was wrong or possible.
+    """Compute the verdict at every look of each simulated experiment; return how often it was reached, or wrong.
 
-    The sums in `runs` have the axes (looks), or (runs, looks) for several experiments. The result contains shares of
-    all experiments:
+    The first axes of the sums in `runs` are (looks), or (experiments, looks). The result contains shares of all
+    experiments:
 
-    - `missed`: the interval excluded the true lift at some look.
+    - `missed`: at some look, the confidence interval did not contain the true lift.
     - `decided`: a verdict was reached at some look, on average after `users_share` of all users.
-    - `fixed`: an ordinary test, which looks only once at the end, was significant.
+    - `fixed`: an ordinary significance test, only once at the end, was significant.
     """
     parts = zip(*(_at_every_look(sums, true_lift) for sums in runs), strict=True)
     misses, decided, fixed, users_share = map(np.concatenate, parts)
@@ -34,16 +34,16 @@ def judge(runs: Iterable[Sums], true_lift: float) -> dict[str, Any]:
 
 
 def rate_of(misses: np.ndarray) -> dict[str, float]:
-    """Return the share of experiments in which the interval missed the true lift, and its upper limit.
+    """Return the share of experiments whose interval missed the true lift (`missed`), and an upper bound of this share.
 
-    The limit is the upper end of a 95 % confidence interval.
+    The bound is the upper end of a 95 % confidence interval.
     """
     missed, count = int(misses.sum()), len(misses)
     return {"missed": missed / count, "missed_at_most": float(binomtest(missed, count).proportion_ci().high)}
 
 
 def _at_every_look(sums: Sums, true_lift: float) -> tuple[np.ndarray, ...]:
-    """Return `missed`, `decided` and `fixed` of each experiment, and `users_share` of those that reached a verdict."""
+    """Return for each experiment what `judge` averages: `missed`, `decided`, `fixed`, and `users_share`."""
     found = estimate(sums)
     low, high = confidence_sequence(found.value, found.se, found.effective_users, alpha=ALPHA)
     excludes = np.atleast_2d((low > 0.0) | (high < 0.0))

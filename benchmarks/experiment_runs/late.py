@@ -27,18 +27,19 @@ _DAYS, _FIRST_LOOK, _DELAYS = 28, 7, (1, 3, 8)
 
 
 def late(gap: float, runs: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Measure how often the verdict is false if the challenger's share of late clicks is higher by `gap`.
+    """Measure how often identical arms get a false verdict because more of the challenger's clicks arrive late.
 
-    For comparison, `in_time_only` is the rate of false verdicts if late clicks were ignored completely.
+    `gap` is the challenger's share of late clicks minus the incumbent's. For comparison, `in_time_only` is the rate of
+    false verdicts if late clicks were ignored completely.
     """
     false_RV = np.array([_run(gap, rng) for _ in range(runs)])
     return {"gap": gap, "runs": runs, "in_time_only": float(false_RV[:, 1].mean()), **rate_of(false_RV[:, 0])}
 
 
 def _run(gap: float, rng: np.random.Generator) -> tuple[bool, bool]:
-    """Simulate one experiment, and return whether any look leads to a false "ship" or "stop".
+    """Simulate one experiment with identical arms, and return whether its verdict is ever "ship" or "stop".
 
-    The first value is for the whole verdict. The second value is for a verdict that ignores late clicks.
+    Both would be false. The first value is for the real verdict, and the second for one that ignores late clicks.
     """
     market, users = Clicks(), Clicks.users
     day, ours = np.sort(rng.integers(0, _DAYS, users)), rng.random(users) < 0.5

@@ -17,12 +17,12 @@ class Market:
     """A simulated market, in which each decision has a mean gain of `rate`.
 
     Attributes:
-        rate: Mean gain per decision of the incumbent.
+        rate: Mean gain per decision with the incumbent.
         users: Number of users in simulations in which each user comes once.
         population: Number of users in simulations in which users return.
-        lift: By how much the challenger increases the gain per decision, relative to the incumbent.
+        lift: Relative increase of the gain per decision by the challenger; 0.1 means 10 % more.
         typical: Median number of decisions of a user.
-        bots: Share of all decisions that bots make, if users come once.
+        bots: Share of the decisions that bots make, in simulations in which each user comes once.
         bot_rate: Mean gain per decision of a bot.
     """
 
@@ -41,14 +41,13 @@ class Market:
         return self.rate * self.lift
 
     def people(self, rng: np.random.Generator, users: np.ndarray, challenger: bool) -> Sums:
-        """Simulate users who are not bots, and return their sums at each look; see `arm` for the parameters."""
+        """Simulate the users of one arm who are not bots, as `arm` does for all users."""
         raise NotImplementedError
 
     def arm(self, rng: np.random.Generator, users: np.ndarray, challenger: bool) -> Sums:
-        """Simulate the users of one arm, who come once each, and return their sums at each look.
+        """Simulate the users of one arm, who come once each, and return the sums of their figures at each look.
 
-        Some of the users are bots that decide thousands of times. They get the weight that the verdict gives to such
-        users.
+        Some users are bots with 3,000 decisions each. As in a real verdict, the weight of such users is reduced.
 
         Args:
             users: Number of new users of the arm between two looks, for each experiment (R, L).
@@ -71,7 +70,7 @@ class Market:
 class Clicks(Market):
     """A market of clicks. A user makes 1 + Poisson(2) decisions.
 
-    Each user has an own click rate, which is drawn from Beta(1, 1 / rate - 1).
+    Each user has a click rate, which is drawn from Beta(1, 1 / rate - 1).
     """
 
     name: str = "clicks"
@@ -81,7 +80,7 @@ class Clicks(Market):
     typical: float = 3.0
 
     def _table(self, rate: float) -> tuple[Floats, Floats]:
-        """Return all possible numbers of clicks and decisions of a user (K, 2), and their probabilities (K,)."""
+        """Return all combinations of clicks and decisions that a user can have (K, 2), and their probabilities (K,)."""
         decisions, clicks = np.indices((_MOST_DECISIONS + 1, _MOST_DECISIONS + 1))
         likely = poisson.pmf(decisions - 1, 2.0) * betabinom.pmf(clicks, decisions, 1.0, 1.0 / rate - 1.0)
         possible = (decisions > 0) & (clicks <= decisions)
@@ -101,11 +100,11 @@ class Clicks(Market):
         )
 
     def rates(self, rng: np.random.Generator, users: int) -> Floats:
-        """Draw the click rates of users who return, (U,)."""
+        """Draw a click rate for each of `users` returning users, (U,)."""
         return rng.beta(1.0, 1.0 / self.rate - 1.0, users)
 
     def visit(self, rng: np.random.Generator, rates: Floats) -> Floats:
-        """Draw clicks and decisions of users at one visit, (U, 2)."""
+        """Simulate one visit of each user, given their click rates. Returns clicks and decisions, (U, 2)."""
         decisions = 1 + rng.poisson(2.0, len(rates))
         return np.stack([rng.binomial(decisions, rates), decisions], -1).astype(np.float64)
 
@@ -141,7 +140,7 @@ class Revenue(Market):
         return Sums(n, buyers.cumsum(1).astype(np.float64), np.stack([revenue, n], -1), products)
 
     def rates(self, rng: np.random.Generator, users: int) -> Floats:
-        """Draw the purchase rates of returning users, (U,). Half of them buy three times as often as the others."""
+        """Draw a purchase rate for each returning user, (U,). Half of them buy three times as often as the others."""
         return self.rate * rng.choice([0.5, 1.5], users)
 
     def visit(self, rng: np.random.Generator, rates: Floats) -> Floats:

@@ -29,21 +29,21 @@ from serving.ledger.pacer import Pacer, ledger_accounts
 from serving.ledger.pacing_store import Lease, Prices
 
 DAYS = 10
-# Numbers of decisions per day; at the stage of 5 %, the challenger has money for 25 or 170 exposures per day.
+# Numbers of decisions per day to simulate. With 5 % of the users, the challenger can pay 25 or 170 exposures per day.
 DECISIONS = (2_000, 13_600)
 STAGES = ("1%", "5%", "25%", "50%")
 _ARMS = ("challenger", INCUMBENT)
 _KEYS = [arm_key("a-a", arm) for arm in _ARMS]
 _CHANNEL, _CAMPAIGN = "search", "campaign"
 _COSTS, _COST_CAP = (0.1, 0.3), 0.4
-# Money per decision, which pays for about one exposure in four decisions.
+# Budget per decision. Since an exposure costs four times as much on average, a quarter of the decisions can show an ad.
 _MONEY = 0.25 * sum(_COSTS) / 2
 _TRAFFIC = (0.4,) * 6 + (0.8, 1.0, 1.2, 1.2, 1.2, 1.2, 1.2, 1.2, 1.2, 1.2, 1.2, 1.4, 1.6, 1.8, 1.8, 1.4, 1.0, 0.6)
 _DAY, _STEPS, _MIDNIGHT = 86_400.0, 240, 1_796_083_200.0
 
 
 def paced(runs: int, seed: int) -> list[dict[str, Any]]:
-    """Measure the lift of identical arms for each stage and each number of decisions per day."""
+    """Measure the lift between identical arms, for each stage of a ramp and each number of decisions per day."""
     found = []
     for decisions in DECISIONS:
         for stage in STAGES:
@@ -54,10 +54,7 @@ def paced(runs: int, seed: int) -> list[dict[str, Any]]:
 
 
 class _MemoryLedger:
-    """A budget ledger in memory for one day of one budget, which settles each reservation immediately.
-
-    It is also the store in which pacing keeps its prices.
-    """
+    """A replacement of the budget ledger, in memory, for one budget. Money is spent at once, without a reservation."""
 
     def __init__(self, experiments: Experiments) -> None:
         accounts = {one.arm: one.limit for one in ledger_accounts(experiments, {_CHANNEL: _COST_CAP})}
@@ -66,10 +63,10 @@ class _MemoryLedger:
         self.pacing = self
 
     def take(self, arm_N: np.ndarray, cost_N: np.ndarray, wanted_N: np.ndarray) -> np.ndarray:
-        """Spend money on the wanted opportunities in their order, and return a mask of those that were paid.
+        """Pay for the exposures in `wanted_N` in their order, and return a mask of those that were paid.
 
-        If an opportunity no longer fits into an account, all later ones are refused as well. The reason is that the
-        check adds up the costs of all wanted opportunities before it.
+        The check of an exposure adds up the costs of all wanted exposures before it, paid or not. Therefore, after the
+        first unpaid exposure of an account, all later ones are not paid either.
         """
         fits_N = wanted_N.copy()
         for arm in range(2):
@@ -113,7 +110,7 @@ def _draw(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]
 
 @cache
 def _prices_of_market() -> tuple[float, float]:
-    """Return the median gain per currency unit of all opportunities, and the constant price that spends the budget."""
+    """Return two prices in gain per currency unit: the median of the opportunities, and one that spends the budget."""
     gain, cost = _draw(np.random.default_rng(0), 1_000_000)
     order = np.argsort(gain / cost)[::-1]
     last = int(np.searchsorted(np.cumsum(cost[order]), len(cost) * _MONEY))
@@ -123,8 +120,8 @@ def _prices_of_market() -> tuple[float, float]:
 def _run(stage: str, decisions: int, seed: int) -> np.ndarray:
     """Simulate all days of one experiment, and return four figures for each arm, (2, 4).
 
-    The figures are: number of decisions, gain, gain at the constant price without a budget, and mean spent share of the
-    arm's budget.
+    These are the number of decisions, the gain, the gain that a constant price would yield without a budget, and the
+    share of the arm's budget that was spent.
     """
     budget = {"campaign": "*", "channel": "*", "amount": decisions * _MONEY, "period": "day"}
     budgets = [{**budget, "pacing": {"traffic": _TRAFFIC}}]
@@ -151,9 +148,9 @@ def _run(stage: str, decisions: int, seed: int) -> np.ndarray:
 
 
 def _over_seeds(stage: str, decisions: int, runs: list[np.ndarray]) -> dict[str, Any]:
-    """Combine the experiments of all seeds to one lift in gain per decision, with a confidence interval.
+    """Combine the experiments of all seeds, and return the challenger's lift in gain per decision.
 
-    The lift is a ratio of sums over the seeds. Its interval comes from the delta method.
+    The lift is a ratio of sums over all seeds. Its confidence interval is computed with the delta method.
     """
     made = np.stack(runs)
     totals = made.sum(axis=0)

@@ -1,4 +1,4 @@
-"""Simulates A/A experiments whose users return, in several stages of a ramp or in several hours of one stage.
+"""Simulates A/A experiments in which users return: in several stages of a ramp, or in several hours of one stage.
 
 In a ramp, the challenger's share of the users grows from stage to stage. Users who move from the incumbent to the
 challenger keep their own click or purchase rates.
@@ -13,12 +13,12 @@ from mtorl.experiment.inference.adjustment import figures_with, standardised
 from mtorl.experiment.inference.sums import Floats, Sums
 
 RAMP = (0.01, 0.05, 0.25, 0.5)
-# Probability that a user comes during a stage of the ramp.
+# Probability that a user visits at least once during a stage of the ramp.
 _COMES = 0.6
 # Share of all users who come in one hour.
 _HOURLY = 0.1
 _FIELDS = ("users", "positive", "totals", "products")
-# Number of visits before the experiment from which the covariates are computed.
+# Number of visits before the experiment; the covariates are computed from them.
 VISITS_BEFORE = 20
 # Share of new users, who have no visits before the experiment.
 NEW = 0.2
@@ -27,9 +27,9 @@ _NOISE = 0.3
 
 
 def covariates(market: Clicks | Revenue, rng: np.random.Generator, rates: Floats) -> Floats:
-    """Return what is known about users before the experiment, (U, K): their gain, their decisions, and a forecast.
+    """Return covariates of each user from before the experiment, (U, K): gain, number of decisions, and a forecast.
 
-    The values are standardised. They are unknown for new users.
+    The values are standardised. New users have no values.
     """
     if isinstance(market, Clicks):
         decisions = VISITS_BEFORE + rng.poisson(2 * VISITS_BEFORE, len(rates))
@@ -45,13 +45,13 @@ def covariates(market: Clicks | Revenue, rng: np.random.Generator, rates: Floats
 def ramps(
     market: Clicks | Revenue, users: int, looks: int, count: int, rng: np.random.Generator, adjusted: bool = False
 ) -> Iterator[Sums]:
-    """Simulate `count` experiments with a ramp, and yield the sums of one experiment at a time, with the axis (looks).
+    """Simulate `count` experiments with a ramp, and yield for each one the sums over users at every look.
 
-    Most users come in several stages. Each stage has `looks` looks.
+    Most users return in several stages. Each stage has `looks` looks. With `adjusted`, the sums contain covariates.
     """
     for _ in range(count):
-        # Each user has a fixed random number, like the salted hash of a user id. Therefore the challenger keeps its
-        # users while its share grows.
+        # Each user has a fixed random number, like the salted hash of a user id. It is compared with the challenger's
+        # share, so the challenger keeps its users when the share grows.
         point = rng.random(users)
         rates = market.rates(rng, users)
         known = covariates(market, rng, rates) if adjusted else np.zeros((users, 0))
@@ -66,9 +66,10 @@ def ramps(
 def hours(
     market: Clicks | Revenue, share: float, users: int, looks: int, count: int, rng: np.random.Generator
 ) -> Iterator[Sums]:
-    """Simulate `count` experiments of one stage, and yield the sums of one experiment at a time, with the axis (looks).
+    """Simulate `count` experiments of one stage, and yield for each one the sums over users at every look.
 
-    A tenth of the users comes in each hour, and there is one look at the end of each hour.
+    Each hour, a random tenth of the users visits. There is one look at the end of each hour, so `looks` is also the
+    number of hours.
     """
     for _ in range(count):
         arm = (rng.random(users) >= share).astype(np.intp)
@@ -80,7 +81,7 @@ def hours(
 
 
 class _Growing:
-    """The sums of one experiment, which grow with each visit and are recorded at each look."""
+    """The sums over the users of one experiment. They grow with each visit, and are recorded at each look."""
 
     def __init__(self, users: int, stages: int, covariates: Floats) -> None:
         self._row = figures_with(np.zeros((users, 2)), covariates)
@@ -94,7 +95,7 @@ class _Growing:
         return [getattr(sums, field) for field in _FIELDS]
 
     def add(self, group: np.ndarray, arm: np.ndarray, stage: int, figures: Floats) -> None:
-        """Add one visit of each user in a group, and record the sums as a look."""
+        """Add one visit of each user in a group, and record the sums over all users as one look."""
         before = self._of(group)
         self._values[group, arm, stage, :2] += figures
         self._values[group, arm, stage, 2:] = self._row[group, 2:]

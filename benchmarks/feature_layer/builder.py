@@ -1,4 +1,4 @@
-"""Measures the sequence builder, and compares it with the time in which DuckDB only reads and sorts the same file."""
+"""Measures the sequence builder, and for comparison how long DuckDB needs just to sort the same file."""
 
 import shutil
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ def build(log: str, out: str) -> dict[str, Any]:
 
 
 def scan_sort(log: str, out: str) -> dict[str, Any]:
-    """Measure the least time that any builder needs: DuckDB only reads, sorts and writes the same file.
+    """Measure how long DuckDB needs only to read, sort and write a log, which every builder must do.
 
     DuckDB has the same settings as in the builder.
     """
@@ -37,7 +37,7 @@ def scan_sort(log: str, out: str) -> dict[str, Any]:
 
 
 def median(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the run with the median time, with the highest peak memory of all runs instead of its own."""
+    """Return the figures of the run with the median time, but with the highest peak memory of all runs."""
     chosen = sorted(runs, key=lambda figures: figures["seconds"])[(len(runs) - 1) // 2]
     return {**chosen, "peak_mib": max(figures["peak_mib"] for figures in runs)}
 
@@ -45,7 +45,7 @@ def median(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def measure(plan: Plan, folder: Path) -> list[dict[str, Any]]:
     """Measure the builder on a log of each size in the plan, and on a raw log.
 
-    The builder and the comparison (`scan_sort`) run alternately, so that other work on the computer affects both.
+    `build` and `scan_sort` run alternately, so that other programs on the computer slow down both.
     """
     entries = []
     for rows, turns, raw in [*((*size, False) for size in plan.turns), (plan.raw_rows, 1, True)]:

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 
 from benchmarks._process import clock
 
-# Built-in description of the columns of the log.
+# Name of the built-in data set whose columns the log has.
 DATASET = "simulator-aggregates"
 # Mean number of touchpoints per user.
 MEAN = 12
 DAYS = 90
-# Expected number of touchpoints of the most active user in a clean log.
+# In a clean log, no user is expected to have more touchpoints than this.
 _MOST = 8_000
 
 
@@ -62,12 +62,12 @@ def _rows_sql(rows: int, channels: tuple[str, ...], raw: bool) -> str:
     names = "[" + ", ".join(f"'{name}'" for name in channels) + "]"
     # Mean time between two rows, microseconds.
     apart = DAYS * 86_400_000_000 // rows
-    # User u is expected to have rows / (2 * sqrt(users * u)) touchpoints, which is most for the first users. In a clean
-    # log, the first ones are left out, so that no user is expected to have more than `_MOST`.
+    # User u is expected to have rows / (2 * sqrt(users * u)) touchpoints, so the first users have most. A clean log
+    # leaves out the first users, because they would have more than `_MOST`.
     least = 0.0 if raw else MEAN / (2 * _MOST)
 
     def luck(what: int, of: str = "i") -> str:
-        """SQL for a random number in [0, 1) that depends only on the row or user and on the number `what`."""
+        """Return SQL for a random number in [0, 1), which depends only on the column `of` and the number `what`."""
         return f"(hash({of} * 64 + {what}) / 18446744073709551616.0)"
 
     def pick(values: str, what: int, of: str = "i") -> str:
@@ -105,15 +105,16 @@ def _rows_sql(rows: int, channels: tuple[str, ...], raw: bool) -> str:
 
 
 class Plan(NamedTuple):
-    """Sizes of all measurements. The defaults are those of a full run.
+    """The sizes of all measurements. The defaults are the sizes of a full run, without --quick.
 
     Attributes:
-        raw_rows: Number of rows of the raw log, which is described at the top of this module.
+        raw_rows: Number of rows of the raw log. The docstring of this module describes raw logs.
         entity_rows: Number of rows for which features are retrieved.
     """
 
     turns: tuple[tuple[int, int], ...] = ((100_000, 5), (1_000_000, 5), (10_000_000, 3), (50_000_000, 1))
-    """Rows of a log, and the number of runs of the builder and of the limit."""
+    """Sizes to measure. Each has the number of rows of the log, and how often the builder and the lower bound for its
+    time are run."""
     raw_rows: int = 10_000_000
     entity_rows: int = 1_100_000
     online_users: int = 7_500

@@ -1,4 +1,4 @@
-"""Measures the online feature store: reads like the router's, writes, and the time until a read returns new data.
+"""Measures the online feature store: the latency of reads and writes, and the time until a read returns new data.
 
 Each write of a touchpoint ("append") on Redis is followed by a PING, the fastest possible request, for comparison.
 Redis is started only for this measurement, on a port of its own, and keeps its data in memory.
@@ -14,7 +14,7 @@ from benchmarks._process import clock, redis_server, run
 
 from .log import DATASET, DAYS, MEAN, Plan, generate
 
-# Number of requests in a read of several users.
+# Number of users whose features one call reads, in the measurement of large reads.
 MANY = 64
 
 

@@ -1,4 +1,4 @@
-"""Measures how long Feast needs to retrieve the features of all touchpoints in a log, as they were at their time.
+"""Measures how long Feast needs to find, for all touchpoints in a log, the features that were known at that time.
 
 All views of the feature service are retrieved. The rows are sorted by user and time, as in the windows folder. The
 result is an Arrow table.
@@ -31,7 +31,7 @@ def retrieve(log: str, root: str) -> dict[str, Any]:
     from mtorl.window.window import HISTORY
 
     store = FeatureStore(repo_path=root)
-    # The view HISTORY exists only in the online store.
+    # Leave out the view HISTORY, which exists only in the online store.
     views = [view for view in store.list_feature_views() if view.name != HISTORY]
     features = [f"{view.name}:{field.name}" for view in views for field in view.features]
     columns = "user_id, campaign_id, timestamp AS event_timestamp"

@@ -37,16 +37,17 @@ from mtorl.window.table import WindowTable
 from mtorl.window.window import WindowBatch
 from pipelines.loop.simulated_lift import play, policy_of
 
-# Budget relative to the cost of always exposing, as in `make run`.
+# Budget, as a share of what it would cost to show an ad at every opportunity. `make run` has the same.
 BUDGET_SHARE = 0.6
 # Number of opportunities of each user.
 ROUNDS = 6
-# Share of the decisions that explore: a random channel, always exposed.
+# Share of the decisions that explore: a random channel is chosen, and the ad is always shown.
 EXPLORE = 0.05
 SHUFFLED = {"a fifth shuffled": 0.2, "half shuffled": 0.5, "all shuffled": 1.0}
-"""Broken logs: the share of the touchpoints whose outcomes are exchanged with those of other touchpoints."""
+"""Faulty logs, each with the share of touchpoints whose outcomes are exchanged with those of other touchpoints."""
 ATTACKS = ("half shuffled", "stale", "no channel", "a fifth shuffled", "all shuffled")
-"""Faulty trainings, one each night in turn. stale: the first model again. no channel: the log lacks a channel."""
+"""Faulty trainings; each night has one of them, in turn. stale: the first model is submitted again. no channel: one
+channel is missing from the log."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,14 @@ class Market:
 def nights(market: Market, root: Path) -> Iterator[dict[str, Any]]:
     """Simulate all nights of a market; yields the figures of the first model, and then of each night.
 
-    `worth` is the true value of the serving policy with the same budget. `auc` is the AUC of the new model's reward
-    predictions at states of the first log. The figures of the gate include the true value of the new model at the
-    decisions of the log.
+    `worth` is the true value of the policy that serves after the night, measured with the same budget each time. `auc`
+    is the AUC of the new model's reward predictions on the first log. The other figures are the gate's estimates for
+    the new model, together with the true values.
     """
     seed, users, number = market.seed, market.users, market.nights
     simulator = Simulator(SimulatorConfig(users=users * (number + 2), seed=seed))
-    # One group of users for the first log, one for each night, and one on which the value of policies is measured. No
-    # model learns from the last group.
+    # The groups of users: one for the first log, one for each night, and one on which policies are measured. No model
+    # learns from the last group.
     coming = [simulator.user_ids[users * k : users * (k + 1)] for k in range(number + 2)]
     first = root / "first"
     log = simulator.log()
@@ -82,7 +83,8 @@ def nights(market: Market, root: Path) -> Iterator[dict[str, Any]]:
     build_windows(first, root / "first-windows")
     config = TrainConfig(epochs=market.epochs, seed=seed)
     first_model = served = _fit(root / "first-windows", root / "model-00", config)
-    # The model that the gate wants to test in an experiment, if there is one.
+    # The model that takes part in the next night's experiment, because the gate could not decide; None if there is
+    # none.
     waiting: Artifact | None = None
 
     def worth(artifact: Artifact) -> float:
@@ -134,9 +136,10 @@ def write_log_folder(log: pd.DataFrame, spec: DatasetSpec, folder: Path) -> None
 
 
 def auc_on_random_states(artifact: Artifact, windows: Path, seed: int) -> float:
-    """Return the AUC of a model's reward predictions for test users of the first log.
+    """Return the AUC of a model's reward predictions for the test users of the first log.
 
-    All channels occur often in this log, so the AUC does not depend on the choices of earlier models.
+    No model has chosen the channels in this log. Therefore the AUC is comparable between the models of different
+    nights.
     """
     table = WindowTable.load(windows)
     rows, batch = table.rows[table.is_in("test")], table.windows("test")
@@ -149,7 +152,7 @@ def auc_on_random_states(artifact: Artifact, windows: Path, seed: int) -> float:
 
 
 def _windows(night: int, root: Path) -> Path:
-    """Build the windows from which a night's model learns: those of the first log and of all decisions so far."""
+    """Build the windows from which a night's model learns, from the first log and all later decisions."""
     data, windows = root / f"data-{night:02d}", root / f"windows-{night:02d}"
     shutil.copytree(root / "first", data)
     add_decisions(root / "lake", data)
@@ -164,7 +167,7 @@ def _fit(windows: Path, model: Path, config: TrainConfig) -> Artifact:
 
 
 def _faulty(kind: str, night: int, root: Path, config: TrainConfig) -> Artifact:
-    """Train a model on a broken log. The log of the test users is not broken, and the gate judges the model on it."""
+    """Train a model on a log with a fault. Only training users have the fault; the gate evaluates with test users."""
     data, windows = root / f"faulty-data-{night:02d}", root / f"faulty-windows-{night:02d}"
     shutil.copytree(root / f"data-{night:02d}", data)
     table = pq.read_table(data / LOG_FILE)
@@ -184,12 +187,12 @@ def _faulty(kind: str, night: int, root: Path, config: TrainConfig) -> Artifact:
 
 @dataclass(frozen=True)
 class Judge:
-    """Applies the gate after a night, and compares its estimates with the truth.
+    """Applies the gate after a night, and compares the gate's estimates with the true values.
 
     Attributes:
         windows: Windows folder of the night.
         data: Folder of the log, with all decisions until this night.
-        seed: Seed of the evaluation.
+        seed: Seed of the random numbers in the evaluation.
         truth: True click probability of every channel for each decision so far, by decision_id.
     """
 
@@ -199,7 +202,10 @@ class Judge:
     truth: pd.DataFrame
 
     def figures(self, candidate: Artifact, served: Artifact) -> dict[str, Any]:
-        """Let the gate decide on a candidate, and return its decision and estimates together with the true values."""
+        """Let the gate decide whether a candidate replaces the serving model.
+
+        Returns the gate's decision and estimates, together with the true values.
+        """
         made = evaluate_offline(
             str(self.windows), str(candidate.folder), str(served.folder), BUDGET_SHARE, self.seed, fit_outcomes
         )
@@ -226,9 +232,9 @@ class Judge:
 
 
 def _true_value(artifact: Artifact, price: float, decided: pd.DataFrame, truth: pd.DataFrame, budget: float) -> float:
-    """Return the true clicks per decision of a policy at the decisions of the log.
+    """Return how many clicks per decision a policy would really get if it made the decisions of the log.
 
-    If the policy would spend more than the budget, its clicks are scaled down to the budget.
+    If it would spend more than the budget, the clicks are reduced in proportion.
     """
     batch = WindowBatch.from_instances([json.loads(text) for text in decided["features"]], artifact.spec)
     forecast = artifact.forecast(batch)

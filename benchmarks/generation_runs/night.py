@@ -1,10 +1,10 @@
 """Simulates one night of traffic: a policy serves users with pacing and exploration, and its decisions are logged.
 
-A decision is made like in the router: a channel is drawn, then it is decided whether to expose, and an exposure is paid
-while the budget has money. The records have the same fields as the router's (`mtorl.log.records`), so that they can be
-collected and trained on like real ones.
+A decision is made like in the router: a channel is drawn, then it is decided whether to show the ad, and the ad is
+shown only if the budget still has money. The records have the same fields as the router's (`mtorl.log.records`), so
+that models can be trained on them.
 
-Shapes: U users, C channels, N users in a step of the pacing.
+Shapes: U users, C channels, N users between two updates of the price.
 """
 
 import json
@@ -31,13 +31,13 @@ _STEPS = 50  # number of price updates in a round
 
 @dataclass(frozen=True)
 class Served:
-    """The policy that serves in a night, and its settings.
+    """A policy that serves in a night, with its settings.
 
     Attributes:
         policy: Artifact of the model.
         budget: Money per decision, in currency units.
-        price: First price of the pacing, in gain per currency unit.
-        explore: Share of the decisions that explore: the channel is drawn uniformly and always exposed.
+        price: Price with which pacing starts, in gain per currency unit.
+        explore: Share of the decisions that explore: a random channel is chosen, and the ad is always shown.
     """
 
     policy: Artifact
@@ -62,7 +62,7 @@ class Night:
 
 
 def serve(online: Online, rounds: range, how: Served, number: int, lake: Path) -> Night:
-    """Serve all users of a simulator for some rounds, and add the records of the decisions to a lake."""
+    """Let a policy decide for all users of a simulator, once in each round, and add the records to a lake."""
     users, spec = len(online.users), how.policy.spec
     random = np.random.default_rng([number, 17])
     total = how.budget * users * len(rounds)
@@ -105,9 +105,9 @@ def serve(online: Online, rounds: range, how: Served, number: int, lake: Path) -
 
 
 def explored(probs_NC: Floats, show_NC: Floats, share: float) -> tuple[Floats, Floats]:
-    """Return the probability of drawing each channel, and of exposing it once drawn, with exploration.
+    """Add exploration to a policy. Returns the probability of each channel, and of showing an ad on the chosen channel.
 
-    A `share` of the decisions explores: the channel is drawn uniformly and always exposed.
+    With the probability `share`, a decision explores: a random channel is chosen, and the ad is always shown.
     """
     uniform = share / probs_NC.shape[1]
     draw_NC = (1 - share) * probs_NC + uniform
@@ -117,9 +117,9 @@ def explored(probs_NC: Floats, show_NC: Floats, share: float) -> tuple[Floats, F
 def _decisions(
     rows: list[dict[str, Any]], windows: list[Any], drawn: dict[str, Any], digest: str, number: int, turn: int
 ) -> pd.DataFrame:
-    """Return the decision records of a round, each with its window.
+    """Return the decision records of a round, each with the model's input (window).
 
-    The decision ids are the same each time that the script runs.
+    Decision ids contain no random numbers, so they are the same in each run of the script.
     """
     seconds = [row["at"] / 1e6 for row in rows]
     times = [decision_id(row["user_id"], f"{number:08x}", at)[:17] for row, at in zip(rows, seconds, strict=True)]

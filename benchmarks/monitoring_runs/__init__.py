@@ -1,5 +1,5 @@
 """The parts of `monitoring.py`.
 
-In reading order: `days` (simulated days), `shifts` (changes of a simulated market), `monitored` (applies the monitor to
-each day), `one_check` (measures a check of a day with many decisions), `table` (the tables).
+In reading order: `days` (simulates days), `shifts` (changes of a simulated market), `monitored` (lets the monitor judge
+each day), `one_check` (measures the duration of a check), `table` (formats the tables).
 """

@@ -5,8 +5,8 @@
     rows = days.rows(12, shift)         # changed by a `Shift`
     add_to_lake(folder, days.records(12, rows))
 
-Days differ from each other as in reality. All click rates of a day are multiplied by a random factor, and all its
-prices by another one. Weekends differ from weekdays, and some users return the next day. The predictions of the model
+Days differ from each other as in reality. All click rates of a day are multiplied by a random factor, and all costs of
+a day by another one. Weekends differ from weekdays, and some users return the next day. The predictions of the model
 are right for an average day.
 """
 
@@ -26,19 +26,19 @@ from mtorl.log.decision_ids import BUCKET, HOUR, bucket_of
 from mtorl.log.lake import name_of
 from mtorl.log.records import Kind, sql_columns
 
-# A Monday in the past, because the monitor ignores records from the future.
+# First simulated day. It is a Monday in the past, because the monitor ignores records from the future.
 START = datetime(2025, 3, 3, tzinfo=UTC)
 CHANNELS = ("search", "social", "display", "video")
 COLUMNS = ("device", "placement", "hour")
 
 Shift = Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame]
-"""Changes the rows of a day, before clicks are drawn and costs are paid."""
+"""Type of a function that changes the rows of a day, before clicks are drawn and costs are paid."""
 
 
 _SAME = {"experiment": "spring", "stage": "off", "assignment_probability": 1.0, "propensity": 0.25}
 _SAME |= {"withdrawn": False, "override": False, "model_digest": "sha256:test", "latency_seconds": 0.01}
 _SAME |= {"features_found": True, "feature_hash": "0" * 16, "static": "{}"}
-# Opening a connection takes longer than writing a small file, so there is only one.
+# Open only one connection for all files, because opening one takes longer than writing a small file.
 _database = cache(duckdb.connect)
 
 
@@ -54,7 +54,7 @@ class Days:
     Attributes:
         users_a_day: Number of users per day, with 1.5 decisions each on average.
         seed: Seed of the random numbers.
-        spread: Standard deviation of the logarithm of a day's random factors, for click rates and for prices.
+        spread: Standard deviation of the logarithm of the random factors of a day.
         weekend: Relative decrease of click rates on Saturdays and Sundays.
         moving_context: Whether users have other devices on Saturdays and Sundays.
         further: Number of additional numeric columns, which are noise.
@@ -75,7 +75,7 @@ class Days:
         return self.pool or self.users_a_day * 8
 
     def rows(self, number: int, shift: Shift = healthy) -> pd.DataFrame:
-        """Simulate a day, and return one row for each decision, with outcomes and context."""
+        """Simulate the day `number`, and return one row for each decision, with outcomes and context."""
         rng = np.random.default_rng([self.seed, number])
         rows = shift(self._rows(number, rng), rng)
         return rows.assign(clicked=rng.random(len(rows)) < rows["rate"])
@@ -125,7 +125,7 @@ class Days:
         return (*COLUMNS, *(f"number_{i}" for i in range(self.further)))
 
     def sample(self, days: int = 14) -> pd.DataFrame:
-        """Return a training sample: user and context columns of two weeks that are not monitored."""
+        """Simulate days that are not monitored, and return their users and context as a training sample."""
         rows = pd.concat([self._rows(n, np.random.default_rng([self.seed, n])) for n in range(700, 700 + days)])
         return rows[["user_id", *self.columns]].sort_values("user_id", kind="stable").reset_index(drop=True)
 
@@ -161,7 +161,7 @@ class Days:
 def add_to_lake(folder: Path, records: Mapping[Kind, pd.DataFrame], name: str = "day") -> None:
     """Add records to a lake in the same way as a router.
 
-    Each kind of record is written to one file, which belongs to the hour of the newest decision. Missing fields are
+    Each kind of record is written to one file, in the folder for the hour of the newest decision. Missing fields become
     null.
     """
     for kind, rows in records.items():

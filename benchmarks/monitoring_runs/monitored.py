@@ -1,8 +1,8 @@
 """Applies the monitor to each day of a simulated market.
 
-Each day is judged by the same functions as in `monitoring.watch.check`, in the same order. Only the context columns are
-not read from the records but directly from the simulated rows, because converting them to JSON and back would take most
-of the time.
+Each day is judged by the same functions as in `monitoring.watch.check`, in the same order. The only difference is that
+context columns are not read from the records, but directly from the simulated rows: converting them to JSON and back
+would take most of the time.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class DayResult(NamedTuple):
     Attributes:
         judged: Whether the monitor has learned from enough days to judge this one.
         kinds: Kinds of all alarms that are open after the day.
-        of_measures: Whether a ticket (an alarm of the kind "drift") is about a measure.
-        of_columns: Whether an alarm is about a context column.
+        of_measures: Whether an alarm of the kind "drift" is about a measure, such as the cost per exposure.
+        of_columns: Whether any alarm is about a context column.
     """
 
     judged: bool
@@ -49,7 +49,7 @@ class DayResult(NamedTuple):
 
 
 def columns_of(days: Days) -> tuple[Column, ...]:
-    """Return the context columns of simulated days as columns of a data set's description."""
+    """Return descriptions of the simulated context columns, as in the description of a data set."""
     kinds = {"device": "categorical", "placement": "categorical"}
     return tuple(Column(name=name, kind=kinds.get(name, "numeric")) for name in days.columns)
 
@@ -69,7 +69,7 @@ class Monitored:
         self.grid = ThresholdGrid.measure(self.reference, kinds, imitations=IMITATIONS)
 
     def branch(self) -> Monitored:
-        """Return a copy that has the same past, but whose next days can differ."""
+        """Return a copy of the market and its monitor, so that several changes can be tried after the same days."""
         other = copy.copy(self)
         other.state = self.state.model_copy(deep=True)
         return other
@@ -102,10 +102,9 @@ class Monitored:
         return check(self.reference, sample_users(rows), self.columns, self.grid, out_dir=folder, page="never")
 
     def hours_until_broken(self, shift: Shift) -> int | None:
-        """Return how many hours after a change the monitor finds a column without values.
+        """Remove a column's values from midnight on, and return after how many hours the monitor reports it.
 
-        The change happens at midnight. The monitor checks the last 24 hours at the end of each hour. Returns None if it
-        finds no such column on that day.
+        The monitor checks the last 24 hours at the end of each hour. Returns None if it reports nothing on that day.
         """
         before, after = self.days.rows(self.next - 1), self.days.rows(self.next, shift)
         for hours in range(1, 25):

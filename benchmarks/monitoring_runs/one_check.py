@@ -1,6 +1,6 @@
 """Measures one check of the monitor on a day with many decisions.
 
-There are two tasks, which run in subprocesses: write the day, and check the day and its last hours.
+`write_log` writes the log of the day, and `check_day` checks it. Each runs in a subprocess of its own.
 """
 
 import json
@@ -32,7 +32,7 @@ def check_day(folder: str | Path, page: bool) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     faults = {name: why for name, group in state.groups.items() if (why := group.not_judged) is not None}
     assert "context" not in faults and all(why.reason == "learning" for why in faults.values()), faults
-    return {"seconds": seconds, "cpu_seconds": time.process_time()}  # CPU time of the whole process, including imports
+    return {"seconds": seconds, "cpu_seconds": time.process_time()}  # the CPU time also covers imports
 
 
 def write_log(folder: str | Path, decisions: int, part: int, further: int) -> dict[str, Any]:
@@ -40,14 +40,14 @@ def write_log(folder: str | Path, decisions: int, part: int, further: int) -> di
 
     Args:
         decisions: Number of decisions of the day.
-        part: Number of decisions in each file; routers also upload several files.
+        part: Number of decisions in each file. There are several files, as routers upload them.
         further: Number of additional context columns.
     """
     from benchmarks.monitoring_runs.monitored import IMITATIONS, columns_of
     from mtorl.drift.reference import sample_users
 
     users = round(part / 1.5)
-    # On a day with many decisions, each user decides ten times.
+    # Draw the users from a small pool, so that each user has about ten decisions on this day.
     pool = max(decisions // 10, users)
     sample = Days(users_a_day=users, seed=decisions, further=further, pool=pool)
     columns = columns_of(sample)

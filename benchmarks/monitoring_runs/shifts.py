@@ -14,13 +14,13 @@ COLUMN = "number_0"  # name of the numeric column that changes
 
 @dataclass(frozen=True)
 class Scenario:
-    """A change of a market, and the kind of alarm that the monitor should raise.
+    """A change of a simulated market, and the kind of alarm that the monitor should raise.
 
     Attributes:
         title: Description of the change in the table.
         kind: The right kind of alarm.
         shift: Function that changes the rows of a day.
-        by_hours: Whether a check of the last hours finds the change, before the day has ended.
+        by_hours: Whether the monitor should find the change within hours, without waiting for the end of the day.
     """
 
     title: str
@@ -35,14 +35,14 @@ def dearer(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def fewer_clicks(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Reduce all click rates by a fifth, while the model still predicts the old rates."""
+    """Reduce all click rates by 20 %. The model does not know this, and still predicts the old rates."""
     return rows.assign(rate=rows["rate"] * 0.8)
 
 
 def new_segment(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     """Replace a tenth of the users by new users with another device.
 
-    The new users see more ads in stories, but their click rates are the same.
+    More of the new users' opportunities are in stories, but their click rates are the same.
     """
     users = rows["user_id"].unique()
     new = rows["user_id"].isin(set(users[rng.random(len(users)) < 0.1])).to_numpy()

@@ -1,5 +1,6 @@
 """The parts of `benchmarks/regret.py`.
 
-In reading order: `market.py` (trains a model and plays all policies in one market), `policies.py` (policies that follow
-a forecast greedily), `informed_ahead.py` (a policy that knows the market and looks ahead), `table.py` (the tables).
+In reading order: `market.py` (measures all policies in one market), `policies.py` (policies that always take the best
+action according to a forecast), `informed_ahead.py` (a policy that knows the market and looks ahead), `table.py` (the
+tables).
 """

@@ -2,8 +2,9 @@
 
 For each user, the policy follows all possible results of the next decisions as branches of a tree. A decision has one
 branch for no ad, and two branches for an ad on each channel: with and without a click. A click changes what the policy
-believes about the user's interests. An ad changes carry-over and fatigue (`mtorl/simulator/market.py`). The context of
-each later opportunity is drawn once, and is the same in all branches of a user.
+believes about the user's interests. An ad changes how likely the user is to click later (carry-over and fatigue in
+`mtorl/simulator/market.py`). For each user, the context of a later opportunity is drawn at random once, and is the same
+in all branches.
 
 Shapes: N users, B branches so far, C channels, K = 2 C + 1 branches of a decision, F favourite (no, yes), Q quadrature.
 """
@@ -18,7 +19,7 @@ from mtorl.simulator import market
 from mtorl.simulator.informed import Informed
 from mtorl.simulator.simulator import Online
 
-# Number of users at a time, so that their branches at depth 3 fit into the cache of the processor.
+# Number of users that are computed at a time. With 8, the branches at depth 3 fit into the cache of the processor.
 _USERS = 8
 _TINY = np.float32(1e-30)
 _CHANNELS = len(market.CHANNELS)
@@ -29,7 +30,7 @@ _CARRIED_KC = _SHOWN_KC @ market.CARRY_OVER
 
 
 class Later(NamedTuple):
-    """A later opportunity of each user, drawn at random.
+    """One later opportunity of each user, with a random context.
 
     Attributes:
         odds: Effect of the context on the log-odds of a click, which can be broadcast to (N, 1, C).
@@ -41,12 +42,12 @@ class Later(NamedTuple):
 
 
 class Users(NamedTuple):
-    """The state of the users in each branch.
+    """The state of each user in each branch of the tree.
 
     Attributes:
-        likelihood: Likelihood of the user's interests (N, B, C, F, Q).
-        carry: Carry-over of earlier exposures (N, B, C).
-        fatigue: Fatigue by earlier exposures (N, B, C).
+        likelihood: Likelihood of the user's clicks so far, for each possible interest in each channel (N, B, C, F, Q).
+        carry: How much earlier ads increase the log-odds of a click (N, B, C).
+        fatigue: Decaying number of earlier ads, which reduces the log-odds of a click (N, B, C).
     """
 
     likelihood: Floats
@@ -55,16 +56,17 @@ class Users(NamedTuple):
 
 
 class InformedAhead:
-    """Computes the value of an exposure: its own gain, plus what it adds at the next `depth` opportunities."""
+    """Computes the value of an exposure: its own gain, plus the gain that it adds at the next `depth` opportunities."""
 
     def __init__(self, informed: Informed, depth: int, seed: int) -> None:
         self._informed, self._depth = informed, depth
         self._draws = np.random.default_rng(seed)
 
     def __call__(self, online: Online, round_index: int, part: slice, price: float, forecast: Forecast) -> Floats:
-        """Return the value of an exposure on each channel; see `pipelines.loop.simulated_lift.GainAt`.
+        """Return the value of an exposure on each channel for some users, including the value that it adds later.
 
-        The forecast of `informed` for this round must have been computed before.
+        The object `informed` must have forecast this round before. The parameters are those of `GainAt` in
+        `pipelines.loop.simulated_lift`.
         """
         depth = min(self._depth, online.rounds - 1 - round_index)
         rows = np.arange(len(online.users))[part]
@@ -92,15 +94,18 @@ class InformedAhead:
 
 
 class _Tree:
-    """The tree of all possible results of the next decisions for some users, at a given price."""
+    """Computes the value of later opportunities of some users, from all possible results of their next decisions.
+
+    `price` is the gain that a currency unit must yield for an ad to be shown.
+    """
 
     def __init__(self, interest_FQ: Floats, favourite_N1C: Floats, price: float) -> None:
         self._interest_FQ, self._favourite_N1C, self._price = interest_FQ, favourite_N1C, price
 
     def added(self, users: Users, p: Floats, p_FQ: Floats, later: list[Later]) -> tuple[Floats, Floats]:
-        """Return what an exposure adds at later opportunities (N, B, C), and their value without an exposure (N, B).
+        """Return what an exposure adds at the opportunities `later` (N, B, C), and their value without it (N, B).
 
-        `p` and `p_FQ` are the click probabilities at the current opportunity, from `clicks`.
+        `p` and `p_FQ` are the click probabilities at the current opportunity, as `clicks` returns them.
         """
         if not later:
             return np.zeros(p.shape), np.zeros(p.shape[:2])
@@ -117,16 +122,16 @@ class _Tree:
         return p * clicked + (1 - p) * missed - none, none[..., 0]
 
     def _value(self, users: Users, later: list[Later]) -> Floats:
-        """Return the total value of all later opportunities in each branch, (N, B)."""
+        """Return the total value of the opportunities `later` in each branch, (N, B), if the best actions are taken."""
         now, *then = later
         p, p_FQ = self.clicks(users, now.odds + users.carry - market.FATIGUE * users.fatigue)
         added, after = self.added(users, p, p_FQ, then)
         return np.maximum((p + added - self._price * now.cost).max(axis=-1), 0.0) + after
 
     def clicks(self, users: Users, rest: Floats) -> tuple[Floats, Floats]:
-        """Return click probabilities by channel (N, B, C), and given the user's interest (N, B, C, F, Q).
+        """Return the probability of a click on each channel (N, B, C), and the same for each possible interest.
 
-        The formulas are the same as in `Informed`.
+        The second result has the axes (N, B, C, F, Q). `Informed` has the same formulas.
         """
         p_FQ = -(rest[..., None, None].astype(np.float32) + self._interest_FQ)
         np.exp(p_FQ, out=p_FQ)

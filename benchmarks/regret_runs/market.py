@@ -1,6 +1,6 @@
 """Simulates one market: trains a model on some users, and measures the gain of each policy on the other users.
 
-All policies have the same budget.
+All policies have the same budget, so that their gains can be compared.
 """
 
 import tempfile
@@ -22,18 +22,19 @@ from mtorl.simulator.market import CHANNELS
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from pipelines.loop.simulated_lift import Policy, play, policy_of
 
-# Largest number of opportunities of a policy; with more rounds, fewer users are served.
+# Largest number of decisions that are simulated for each policy. With more rounds per user, fewer users are simulated.
 DECISIONS = 12_000
-# Numbers of later opportunities that the informed policy considers.
+# The informed policy is measured three times: it looks 1, 2 or 3 opportunities ahead.
 DEPTHS = (1, 2, 3)
 
 
 def market(
     seed: int, users: int, epochs: int, rounds: tuple[int, ...], played: Collection[str] | None = None
 ) -> dict[str, Any]:
-    """Return clicks per decision and the spent share of the budget, for each number of rounds and each policy.
+    """Simulate one market, and return the clicks per decision and the spent share of the budget of each policy.
 
-    `played` contains the names of the policies to measure; None measures all.
+    `rounds` are the numbers of opportunities per user to simulate. `played` are the names of the policies to measure;
+    None measures all.
     """
     simulator = Simulator(SimulatorConfig(users=users, seed=seed))
     log = simulator.log()

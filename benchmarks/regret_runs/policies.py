@@ -2,7 +2,7 @@
 
 In a mixed policy, one forecast chooses the channel, and another one decides when to expose.
 
-Shapes: U users of a round, N some of them, C channels.
+Shapes: U all users of a round, N some of these users, C channels.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ GREEDY = PolicyParams(advantage_weight=1e6, exploration=0.0)  # always chooses t
 
 
 def once_a_round(forecasts: Forecasts) -> Forecasts:
-    """Cache forecasts, so that they are computed only once in each round."""
+    """Return forecasts that are cached, so that several calls in a round compute them only once."""
     held: list[tuple[Online, int, Forecast]] = []
 
     def of_round(online: Online, round_index: int) -> Forecast:
@@ -31,19 +31,19 @@ def once_a_round(forecasts: Forecasts) -> Forecasts:
 
 
 def one_step(forecasts: Forecasts) -> Forecasts:
-    """Return the same forecasts without the value of the future."""
+    """Return the same forecasts without the future value of an exposure, so that policies look only one step ahead."""
     return lambda online, round_index: forecasts(online, round_index)._replace(future_BC2=None)
 
 
 def of_predictor(predictor: Predictor, trained: Artifact) -> Forecasts:
-    """Return the forecasts of another model, such as LightGBM, which gets the same inputs as the trained network."""
+    """Return forecasts by another model, such as LightGBM, given the same inputs as the network in `trained`."""
     return lambda online, round_index: forecast_of(
         predictor.predict(windows_of(online, round_index, trained.spec)), trained.encoder
     )
 
 
 def of_informed(informed: Informed) -> Forecasts:
-    """Return the best possible forecasts of gains, together with the true mean costs."""
+    """Return the best possible forecasts: gains by a policy that knows how users click, and the true mean costs."""
 
     def forecasts(online: Online, round_index: int) -> Forecast:
         gain_UC = informed.click_probability(online, round_index)
@@ -53,7 +53,7 @@ def of_informed(informed: Informed) -> Forecasts:
 
 
 def one_channel(forecasts: Forecasts, channel: int) -> Policy:
-    """Return a policy that uses only one channel, and exposes if the forecast gain is worth the price."""
+    """Return a policy that shows ads only on one channel, whenever the forecast gain is worth the cost."""
 
     def of_channel(online: Online, round_index: int) -> Forecast:
         forecast = forecasts(online, round_index)
@@ -63,7 +63,7 @@ def one_channel(forecasts: Forecasts, channel: int) -> Policy:
 
 
 def mixed(choosing: Forecasts, exposing: Forecasts) -> Policy:
-    """Return a policy that chooses the channel by the forecasts `choosing`, and decides to expose by `exposing`."""
+    """Return a policy that chooses the channel with one forecast, and decides whether to expose with another."""
     choosing = once_a_round(choosing)
 
     def gain_at(online: Online, round_index: int, part: slice, price: float, forecast: Forecast) -> Floats:
@@ -74,9 +74,9 @@ def mixed(choosing: Forecasts, exposing: Forecasts) -> Policy:
 
 
 def _only(channel_N: Floats, forecast: Forecast) -> Floats:
-    """Return the forecast gain for one channel of each row, and 0 for all others.
+    """Return the forecast gain of one channel in each row, and 0 for all other channels.
 
-    The policy therefore never exposes on another channel, because a gain of 0 is not worth the price.
+    With these gains, a policy never shows an ad on another channel, because a gain of 0 is not worth the cost.
     """
     gain_NC = np.asarray(forecast.gain_BC)
     return np.where(np.arange(gain_NC.shape[1]) == channel_N[:, None], gain_NC, 0.0)

@@ -1,7 +1,8 @@
 """Formats the tables of `benchmarks/regret.py`: how close policies come to the best one, and where MTORL loses gain.
 
 The best policy, `informed_3`, knows how users click and looks 3 opportunities ahead. The gain of each policy is divided
-by the gain of the best policy in the same market. All intervals are Student's t intervals over markets.
+by the gain of the best policy in the same market. Confidence intervals are Student's t intervals; each market counts as
+one observation.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from mtorl.arrays import Floats
 from mtorl.simulator.market import CHANNELS
 
 BEST = "informed_3"
-# Share of the best informed policy's gain that MTORL should get, by number of rounds.
+# The share of the best policy's gain that MTORL should reach, for 5 and 15 opportunities per user.
 TARGETS = {"5": 0.95, "15": 0.90}
 SHOWN = {
     "incumbent": "incumbent: frequencies of the log",
@@ -33,7 +34,7 @@ SHOWN = {
 
 
 def regret_tables(figures: Figures) -> str:
-    """Format the tables of the gain of each policy, and of the causes for which the served policy loses gain."""
+    """Format a table of each policy's gain, and tables of why the served policy gains less than the best one."""
     seeds = ", ".join(figures["markets"])
     users = figures["settings"]["users"]
     text = (
@@ -57,7 +58,7 @@ def regret_tables(figures: Figures) -> str:
 def _values(markets: Figures, rounds: str) -> dict[str, Floats]:
     """Return the clicks per decision of each policy in each market.
 
-    "constant" is the channel that turned out best for a market, if it is always used.
+    The policy "constant" always uses the same channel, which is the one that turned out best for the market.
     """
     names = next(iter(markets.values()))[rounds]
     found = {name: np.array([one[rounds][name]["value"] for one in markets.values()]) for name in names}
@@ -66,10 +67,10 @@ def _values(markets: Figures, rounds: str) -> dict[str, Floats]:
 
 
 def _losses(values: Mapping[str, dict[str, Floats]]) -> str:
-    """Format a table of the causes for which the served policy gains less than the best informed policy.
+    """Format a table of the reasons why the served policy gains less than the best policy, and of the loss by each.
 
-    The loss by a wrong channel depends on whether the informed policy or MTORL decides when to expose, and vice versa.
-    Therefore each of these two losses is measured both ways, and the table shows the mean.
+    Two of the reasons are a wrong channel, and an ad at the wrong time. The loss by each of them depends on whether
+    MTORL or the informed policy decides about the other one. The table shows the mean of these two cases.
     """
     parts: dict[str, Any] = {
         "value of the future": lambda of: of[BEST] - of["informed"],
@@ -85,9 +86,10 @@ def _losses(values: Mapping[str, dict[str, Floats]]) -> str:
 
 
 def _half(of: Mapping[str, Floats], kept: str, replaced: str) -> Floats:
-    """Return the loss of one part of MTORL, which is either the choice of the channel or when to expose.
+    """Return how much gain is lost because MTORL, not the informed policy, makes one of two choices.
 
-    It is the mean of two losses: one in which the other part is informed (`kept`), and one in which it is MTORL's.
+    The choices are the channel, and when to show an ad. The result is the mean of two losses: the informed policy makes
+    the other choice (`kept`), or MTORL makes it.
     """
     return ((of["informed"] - of[kept]) + (of[replaced] - of["greedy"])) / 2
 
@@ -105,9 +107,9 @@ def _future(values: Mapping[str, dict[str, Floats]]) -> str:
 
 
 def _longer_log(figures: Figures) -> str:
-    """Format a table of the share of the best gain that the served policy gets if it learns from a longer log.
+    """Format a table that shows how much closer the served policy comes to the best one if its log has more users.
 
-    Only seeds that were run with every length are compared.
+    Only markets that were simulated with every number of users are compared.
     """
     sizes = {str(figures["settings"]["users"]): figures["markets"], **figures.get("larger", {})}
     common = [seed for seed in figures["markets"] if all(seed in markets for markets in sizes.values())]

@@ -3,8 +3,8 @@
     python -m benchmarks.request_path.load < plan.json          # prints the figures as JSON
 
 In a closed loop, each connection sends its next request as soon as it has a response. In an open loop (`rate` is set),
-requests are due at fixed times, even if no connection is free. Latency is then measured from the time at which a
-request was due.
+requests are due at fixed times, even if no connection is free. Latency is then measured from this time, so that it
+includes the wait for a connection.
 
 The load generator needs tens of microseconds of CPU time for each request. If it runs on the same computer as the
 servers, compare the CPU time of the servers, because their latency is affected.
@@ -24,16 +24,16 @@ from urllib.parse import urlsplit
 _QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0))
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _REASON = re.compile(rb'"fallback_reason":"([^"]*)"')
-# The clock of uvloop counts in milliseconds, so a shorter sleep would not wait at all.
+# Shortest sleep. The clock of uvloop counts whole milliseconds, so a shorter sleep would end at once.
 _TICK_SECONDS = 0.001
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The requests to send, and for how long.
+    """Describes the requests that the load generator sends, and how long it sends them.
 
     Attributes:
-        bodies: The body of each request is one of these, chosen at random.
+        bodies: Bodies of requests. Each request has one of them, chosen at random.
         seconds: Length of the measured time.
         rate: Requests per second in an open loop; 0 means a closed loop.
         warm_seconds: Length of the warm-up, which comes first and is not measured.
@@ -59,7 +59,7 @@ class Load:
         self._requests = [f"{head}content-length: {len(body.encode())}\r\n\r\n{body}".encode() for body in plan.bodies]
         self._random = random.Random(plan.seed)
         self._idle: deque[_Connection] = deque()
-        # Times at which the requests that wait for a free connection were due.
+        # For each request that waits for a free connection: the time at which it should have been sent.
         self._due: deque[float] = deque()
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._from = time.perf_counter() + plan.warm_seconds
@@ -111,7 +111,7 @@ class Load:
                 self.next(self._idle.popleft())
 
     def count(self, due: float, status: int, body: bytes) -> None:
-        """Count a response, if its request was due in the measured time and the response arrived in that time."""
+        """Count a response. Responses are ignored if they, or their requests, are outside the measured time."""
         now = time.perf_counter()
         if self._from <= due and now <= self._until:
             self.times.setdefault(status, []).append(now - due)
@@ -125,9 +125,9 @@ class Load:
 
 
 class _Connection(asyncio.Protocol):
-    """A connection that sends one request after the other until it breaks.
+    """A connection that sends one request after the other until the server closes it.
 
-    It uses the transport of asyncio directly, because asyncio streams would need three times as much CPU time.
+    This is a protocol of asyncio, because asyncio streams would need three times as much CPU time.
     """
 
     def __init__(self, load: Load) -> None:

@@ -38,9 +38,9 @@ class Profile:
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def shares(self) -> dict[str, float]:
-        """Return the share of the samples for each function, with the largest share first.
+        """Return in which share of the samples each function was running, with the largest share first.
 
-        A sample counts for the innermost function of this project, or for "libraries" if the stack has none.
+        A sample counts for the innermost function of this project on the stack, or for "libraries" if there is none.
         """
         if self._process.wait():
             raise RuntimeError("py-spy failed: it needs root, or the permission to trace processes")
@@ -56,7 +56,7 @@ class Profile:
 
 
 def _of_project(frame: str) -> str | None:
-    """Return function and file of a stack frame, "function (path:line)", or None if it is not in this project."""
+    """Return "function (path)" for a stack frame of this project, without the line, or None for any other frame."""
     function, _, place = frame.partition(" (")
     path = place.rpartition(":")[0].removeprefix(f"{ROOT}/")
     return f"{function} ({path})" if path.startswith(_ROOMS) else None

@@ -1,4 +1,4 @@
-"""Starts the servers to be measured, in the same way as `mtorl serve` does."""
+"""Starts the router and model servers that are measured, in the same way as `mtorl serve` does."""
 
 import time
 import urllib.request
@@ -17,7 +17,7 @@ from benchmarks._process import redis_server
 
 
 def samples(url: str) -> Iterator[Sample]:
-    """Yield all samples on the /metrics page of a router."""
+    """Yield all Prometheus samples that a router exports at /metrics."""
     text = urllib.request.urlopen(url.split("/v1/")[0] + "/metrics", timeout=5).read().decode()
     for family in text_string_to_metric_families(text):
         yield from family.samples
@@ -49,7 +49,7 @@ class RouterPath:
         return figures
 
     def stage_means(self, before: Counter[tuple[str, str]]) -> dict[str, float]:
-        """Return the mean milliseconds of each stage since `before`, which is an earlier result of `stage_sums`."""
+        """Return the mean duration of each stage in milliseconds, since `stage_sums` returned `before`."""
         now = self.stage_sums()
         since = {key: value - before[key] for key, value in now.items()}
         return {stage: 1000 * since[stage, "sum"] / max(since[stage, "count"], 1) for stage, _ in since}
@@ -59,7 +59,7 @@ class RouterPath:
 def router(
     run: Path, scratch: Path, on_redis: bool, runtime: Literal["torchserve", "predictor"] = "torchserve"
 ) -> Iterator[RouterPath]:
-    """Start the servers of a finished run, with a copy of its files, so that its ledger and log do not change."""
+    """Start the servers of a finished run in a copy of its folder, so that its ledger and log do not change."""
     from serving.local.stack import LocalStack
 
     copy = scratch / "run"
@@ -67,15 +67,15 @@ def router(
     for name in ("model-store", "artifacts", "features"):
         (copy / name).symlink_to(run / name)
     (copy / "serving").mkdir()
-    # Set the stage, because the experiment of the run may have ended.
+    # Set a stage in which both arms decide, because the experiment of the run may have ended.
     experiment = yaml.safe_load((run / "serving.yaml").read_text()) | {"stage": "50%"}
     for budget in experiment["budgets"]:
-        # So large that it is never exhausted, because decisions without money take less time.
+        # The budget is too large to be exhausted. Without money, decisions would take less time.
         budget["amount"] = 1e6
     (copy / "serving" / "experiment.yaml").write_text(yaml.safe_dump(experiment))
     with ExitStack() as running:
         ledger = None
-        # The ledger requires that Redis syncs each write to disk.
+        # A ledger on Redis must sync each write to disk, which takes time, so the measurement does the same.
         if on_redis:
             server = redis_server(scratch, appendonly="yes", appendfsync="always")
             ledger = f"redis://127.0.0.1:{running.enter_context(server)}/0"

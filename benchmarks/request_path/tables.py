@@ -3,11 +3,11 @@
 from benchmarks._markdown import Figures, Show, measured_on, table, table_of, targets
 
 Aim = tuple[str, float, float, str]
-"""Name, target, measured value, and its format."""
+"""A target of a measurement: its name, the target value, the measured value, and the format of the value."""
 CONNECTIONS = {"1": "1 connection", "8": "8 connections", "32": "32 connections"}
 _NO_ANSWER = {"p50": float("nan"), "p99": float("nan")}
 PATHS = {"SQLite": "router_sqlite", "Redis": "router_redis", "predictor": "router_predictor"}
-# CPU time at 1 and at 8 connections should be at most this multiple of the least possible.
+# Targets: the CPU time at 1 and at 8 connections is at most this multiple of the least possible CPU time.
 _OF_LIMIT = (6, 10)
 
 
@@ -61,8 +61,7 @@ def serving_tables(figures: Figures) -> str:
 def _path_aims(path: Figures) -> list[Aim]:
     """List the targets for a router with its model servers, together with the measured values.
 
-    They apply to loads from a few connections, and to two and four times the load that the router can handle, which is
-    the throughput of the best closed loop.
+    The targets are for loads from a few connections, and for two and four times the load that the router can handle.
     """
     loads, one = path["loads"], path["loads"]["1"]["latency_ms"]["200"]
     grown = path["memory_mib"]["after"] / path["memory_mib"]["before"]
@@ -90,9 +89,9 @@ def _path_aims(path: Figures) -> list[Aim]:
 
 
 def _limit_aims(path: Figures, figures: Figures) -> list[Aim]:
-    """List the targets for the CPU time of a router with its model servers, relative to the least possible CPU time.
+    """List the targets for the CPU time of a router with its model servers, as multiples of the least possible time.
 
-    The least possible time is for reading and encoding a window, and for running the network.
+    No server can need less than the time to read and encode a window, and to run the network.
     """
     forward, one, eight = figures["forward_cpu_ms"], path["loads"]["1"], path["loads"]["8"]
     limit = {size: forward["encoding"][size] + forward["graph"][size] for size in ("1", "8")}
@@ -104,10 +103,7 @@ def _limit_aims(path: Figures, figures: Figures) -> list[Aim]:
 
 
 def decided(result: Figures) -> int:
-    """Return the number of full decisions, without refused requests and default actions.
-
-    CPU time is divided by this number.
-    """
+    """Return the number of decisions by a model or policy. Refused requests and default actions do not count."""
     return int(result["statuses"].get("200", 0) - sum(result["fallbacks"].values()))
 
 
@@ -117,10 +113,10 @@ def goodput(result: Figures) -> float:
 
 
 def in_short(result: Figures) -> str:
-    """Format one load as a cell of a table.
+    """Format the result of one load as a cell of a table.
 
-    The cell has decisions per second, latency and CPU time, and the shares of default actions and refused requests,
-    unless these are negligible.
+    The cell has decisions per second, latency and CPU time. Default actions and refused requests follow if there are
+    many.
     """
     if (ok := result["latency_ms"].get("200")) is None:
         return "no answer"

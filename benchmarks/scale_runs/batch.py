@@ -1,4 +1,4 @@
-"""Measures the batch jobs that run on a lake after a day. Each function is a task for a subprocess.
+"""Measures the batch jobs that process the last day of a lake. Each function is a task for a subprocess.
 
 `made_lake.py` generates the lake.
 """
@@ -20,7 +20,7 @@ LOOKED_AT = "experiment-0"
 
 
 def make(folder: str, decisions: int, days: int) -> dict[str, Any]:
-    """Write the days of the lake before the last one, in their final form ("closed hours")."""
+    """Write all days of a lake except the last one, as they are after compaction ("closed hours")."""
     made = MadeLake(Path(folder), decisions, days)
     with clock() as figures:
         made.write_history()
@@ -28,7 +28,7 @@ def make(folder: str, decisions: int, days: int) -> dict[str, Any]:
 
 
 def arrive(folder: str, decisions: int, days: int) -> dict[str, Any]:
-    """Write the files that routers upload on the last day."""
+    """Write the files that routers upload on the last day of the lake, and measure their size."""
     made = MadeLake(Path(folder), decisions, days)
     with clock() as figures:
         new = made.write_arrivals()
@@ -51,7 +51,7 @@ def compact_day(folder: str) -> dict[str, Any]:
 
 
 def make_hour(folder: str, decisions: int) -> dict[str, Any]:
-    """Write the files that routers upload in one hour."""
+    """Write the files that routers upload in one busy hour, the last hour of the lake."""
     made = MadeLake(Path(folder), decisions * 24 * 28)
     with clock() as figures:
         new = made.write_last_hour()
@@ -59,9 +59,9 @@ def make_hour(folder: str, decisions: int) -> dict[str, Any]:
 
 
 def compact_hour(folder: str) -> dict[str, Any]:
-    """Compact the lake after its last hour.
+    """Compact the lake after its last hour, and measure time and memory.
 
-    `scratch_mib` in the result is the largest size of the temporary files.
+    `scratch_mib` in the result is the disk space that the temporary files needed at most.
     """
     from features.collect.compact import compact
 
@@ -71,7 +71,7 @@ def compact_hour(folder: str) -> dict[str, Any]:
     def watch() -> None:
         nonlocal peak
         while not ended.wait(0.2):
-            # The compaction may delete files at the same time.
+            # Ignore a file that the compaction deletes during this call.
             with suppress(FileNotFoundError):
                 peak = max(peak, sum(file.stat().st_size for file in Path(scratch).rglob("*")))
 
@@ -88,9 +88,9 @@ def compact_hour(folder: str) -> dict[str, Any]:
 
 
 def judge_rows(folder: str, days_before: int = 0) -> dict[str, Any]:
-    """Find the decisions from which a training can learn ("judged rows").
+    """Measure how long it takes to find the decisions from which a training can learn ("judged rows").
 
-    `days_before` moves the time of the search back by this number of days.
+    The search is made as of `days_before` days before the end of the lake.
     """
     from features.collect.training_log import learnable
 
@@ -100,7 +100,7 @@ def judge_rows(folder: str, days_before: int = 0) -> dict[str, Any]:
 
 
 def measure_day(folder: str) -> dict[str, Any]:
-    """Compute the measures that the monitor checks, for the last day."""
+    """Compute what the monitor checks for the last day (its measures), and measure the time."""
     from monitoring.decision_log import DecisionLog, Period
     from monitoring.watch.measures import measure
     from mtorl.log.gain import Gain
@@ -112,7 +112,7 @@ def measure_day(folder: str) -> dict[str, Any]:
 
 
 def look_once(folder: str) -> dict[str, Any]:
-    """Evaluate one of ten experiments once: verdict, evidence and channels."""
+    """Compute the findings about one of the ten experiments, such as its verdict, and measure the time."""
     from monitoring.decision_log import DecisionLog
     from monitoring.experiments.findings import findings_of
     from mtorl.experiment.experiment import Experiment
@@ -132,9 +132,9 @@ def look_once(folder: str) -> dict[str, Any]:
 
 
 def definition(name: str, **changes: Any) -> dict[str, Any]:
-    """Return the definition of an experiment whose arms are fixed rules, so that it needs no model server.
+    """Return the definition of an experiment whose arms are fixed rules, so that no model server is needed.
 
-    `changes` replace fields of the definition.
+    `changes` are fields that replace those of the definition.
     """
     rules = (("incumbent", CHANNELS[0]), ("challenger", CHANNELS[1]))
     made: dict[str, Any] = {"name": name, "enabled": True, "salt": "s", "unit": "user_id", "layer": "default"}
@@ -147,9 +147,9 @@ def definition(name: str, **changes: Any) -> dict[str, Any]:
 
 @contextmanager
 def _opened() -> Iterator[set[str]]:
-    """Yield a set that collects the names of all files that the block opens in the lake.
+    """Yield a set, to which the name of each file of the lake is added when the block opens the file.
 
-    Files of stored sums are included.
+    This includes the files with cached sums.
     """
     from monitoring.verdict.stored_sums import _Sums
     from mtorl.runtime.duckdb_files import LakeFiles

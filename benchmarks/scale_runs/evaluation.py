@@ -1,6 +1,6 @@
 """Measures how much memory an evaluation needs, depending on the size of its log.
 
-The tasks write a windows folder, fit small models, and evaluate them.
+Three tasks, for subprocesses: write a windows folder, fit small models, and evaluate them.
 """
 
 import hashlib
@@ -10,9 +10,9 @@ from typing import Any
 
 from benchmarks._process import clock
 
-# Number of rows of a shard, and of a user.
+# Number of touchpoints in a shard, and of a user.
 SHARD_ROWS, LENGTH = 250_000, 25
-# Number of shards that are really written; the manifest lists more, which an evaluation does not read.
+# At most this many shards are written. The manifest may list more, but an evaluation reads only a sample.
 DISTINCT = 40
 
 
@@ -40,7 +40,7 @@ def write_steps(folder: str, rows: int, shard_rows: int = SHARD_ROWS) -> dict[st
 
 
 def fit(windows: str, models: str) -> dict[str, Any]:
-    """Fit a challenger and an incumbent that are as small as possible."""
+    """Fit a small challenger and an incumbent, because their quality does not matter here."""
     from mtorl.fitting.fit import fit_challenger, fit_incumbent
     from mtorl.network.training import TrainConfig
 
@@ -51,7 +51,7 @@ def fit(windows: str, models: str) -> dict[str, Any]:
 
 
 def evaluate(windows: str, models: str) -> dict[str, Any]:
-    """Compare the challenger with the incumbent, including a second estimate with LightGBM."""
+    """Evaluate the challenger against the incumbent, as a pipeline does, and measure time and memory."""
     from mtorl.baselines.lightgbm import fit_outcomes
     from mtorl.evaluation.offline import evaluate_offline
 

@@ -2,7 +2,8 @@
 
 The measurement uses a real redis-server with the settings of manifests/base/redis/redis.conf. Each user has `window`
 touchpoints of the simulator's data set. They come either from a log (`materialized`), or from the feed (`fed`). The
-feed also stores digests of decisions and outcomes for each touchpoint, and a note about each exposure for some hours.
+feed stores more: for each touchpoint, digests of decisions and outcomes, and for some hours a separate record of each
+exposure, called a note.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def log_of(users: int) -> pd.DataFrame:
     rows = pd.concat([rows] * (1 + users * window // len(rows)), ignore_index=True).head(users * window)
     number = rows.index // window
     rows["user_id"] = [f"u{user:06d}" for user in number]
-    first = number * (28 * 86_400_000_000 // users)  # The users are spread evenly over four weeks.
+    first = number * (28 * 86_400_000_000 // users)  # The users' first touchpoints are spread evenly over four weeks.
     step = pd.to_timedelta(first + (rows.index % window) * 7_200_000_417, unit="us")
     rows["timestamp"] = rows["timestamp"].min() + step
     for column in simulator.spec.static:
@@ -47,7 +48,7 @@ def log_of(users: int) -> pd.DataFrame:
 
 
 def events_of(number: int, row: dict[str, Any], spec: Any) -> list[tuple[str, dict[str, Any]]]:
-    """Return the events about one touchpoint, its decision and outcomes, in the format in which a router sends them."""
+    """Return the events that a router would send for one touchpoint: its decision, and its outcomes."""
     hexes, when = f"{BASE_MS + number * 10:012x}", row["timestamp"].isoformat()
     decision = f"{hexes[:8]}-{hexes[8:]}-7{number % 64:02x}0-8000-{number:012x}"
     shown = {"user_id": row["user_id"], "channel": row["channel"], "expose": True, "withdrawn": False}
@@ -61,7 +62,7 @@ def events_of(number: int, row: dict[str, Any], spec: Any) -> list[tuple[str, di
 
 
 def measure(folder: str, users: int) -> dict[str, Any]:
-    """Measure the bytes per user and per note in Redis, and the CPU time of the feed per event."""
+    """Measure how many bytes a user and a note need in Redis, and how much CPU time the feed needs for an event."""
     from redis import Redis
 
     from features.offline import store

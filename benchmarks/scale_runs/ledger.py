@@ -1,10 +1,10 @@
 """Measures the budget ledger on Redis: the memory of a reservation, and the work for an exposure.
 
-The measurement uses a real redis-server with an append-only file. The file is not synced to disk, because the time of a
-sync depends only on the disk. CPU time is the user time of the server (`used_cpu_user`) for all its work.
+The measurement uses a real redis-server with an append-only file. The file is not synced to disk, because the duration
+of a sync depends only on the disk. CPU time is the time of the server in user mode (`used_cpu_user`).
 
-Each exposure has a request id. Each campaign has a total budget and a daily budget, and accounts for two arms and for
-both together.
+Each exposure has a request id. Each campaign has a total and a daily budget, each with three accounts: one for each of
+two arms, and one for both together.
 """
 
 import uuid
@@ -20,7 +20,7 @@ PERIODS: tuple[Period, ...] = ("total", "day")
 
 
 def memory(port: int, number: int) -> dict[str, float]:
-    """Measure the bytes of an open, a settled and an expired reservation, each including its request id."""
+    """Measure how many bytes an open, a settled and an expired reservation need, including the request id."""
     ledger, found = _ledger(port, 100), {}
     for end in ("settled", "expired"):
         before, made = _work(port), _exposures(number, 100)
@@ -38,7 +38,7 @@ def memory(port: int, number: int) -> dict[str, float]:
 
 
 def decision(port: int, campaigns: int, routers: int, number: int) -> dict[str, float]:
-    """Measure the work of Redis for an exposure, which is reserved by one router and settled by another one."""
+    """Measure the work of Redis for an exposure: one router reserves the money, and another router reports the cost."""
     ledgers = [_ledger(port, campaigns) for _ in range(routers)]
     for ledger in ledgers:
         ledger.expire(1e9)
@@ -53,7 +53,7 @@ def decision(port: int, campaigns: int, routers: int, number: int) -> dict[str, 
 
 
 def _ledger(port: int, campaigns: int) -> Ledger:
-    """Open a router's ledger, and define the accounts of all campaigns: by arm and together, total and daily."""
+    """Open a ledger like a router, and define the accounts of all campaigns."""
     ledger, arms = open_ledger(f"redis://127.0.0.1:{port}?name=ads", 30.0), ("*", "e0/incumbent", "e0/challenger")
     ledger.define(
         [Account(arm, f"c{c}", "*", 1e6, period) for c in range(campaigns) for arm in arms for period in PERIODS]
@@ -62,7 +62,7 @@ def _ledger(port: int, campaigns: int) -> Ledger:
 
 
 def _exposures(number: int, campaigns: int) -> list[Wanted]:
-    """Return reservations for `number` exposures, with ids of the same form as a router's."""
+    """Return reservations for `number` exposures, spread over the campaigns. Ids are as long as a router's."""
     names = [str(uuid.uuid4()) for _ in range(number)]
     return [
         Wanted(name, "e0/challenger", f"c{i % campaigns}", "video", 0.05, uuid.uuid4().hex)
@@ -71,7 +71,7 @@ def _exposures(number: int, campaigns: int) -> list[Wanted]:
 
 
 def _work(port: int) -> dict[str, float]:
-    """Return the total work that the server has done so far."""
+    """Return the work of the Redis server so far: commands, CPU time, network traffic and memory."""
     with Redis(port=port) as client:
         stats, calls = client.info("stats"), client.info("commandstats")
         return {

@@ -1,4 +1,4 @@
-"""Generates a lake of four weeks: complete days in their final form, and a last day as routers have uploaded it.
+"""Generates a lake of four weeks: compacted days, and a last day with the files that routers have uploaded.
 
     made = MadeLake(folder, decisions=10_000_000)
     made.write_history()                 # 27 days of closed hours
@@ -24,7 +24,7 @@ from mtorl.log.records import Kind, sql_columns
 
 EXPERIMENTS, ROUTERS = 10, 2
 END = datetime(2026, 3, 29, tzinfo=UTC)
-# Longest time between a decision and its outcome.
+# All outcomes arrive within this time after their decision.
 LATEST = timedelta(days=7)
 # Number of files that a router uploads per hour.
 FILES_AN_HOUR = 60
@@ -98,7 +98,7 @@ class MadeLake:
         return list(self._hours(self.today, END))
 
     def write_history(self) -> None:
-        """Write all days before the last one as closed hours, with the outcomes that had arrived by then."""
+        """Write all days except the last one as compacted ("closed") hours, with the outcomes that arrived by then."""
         with self._database() as db:
             for hour in self._hours(self.begin, self.today):
                 self._decide(db, hour)
@@ -107,9 +107,9 @@ class MadeLake:
                 self._write(db, "outcome", hour, name_of("outcome", hour, "made-0"), came)
 
     def write_arrivals(self) -> int:
-        """Write the files that routers upload on the last day, and return the number of decisions.
+        """Write the files that routers upload on the last day, and return the number of decisions in them.
 
-        They include outcomes of earlier decisions.
+        The files also contain the outcomes of earlier decisions that arrive on this day.
         """
         decisions = 0
         with self._database() as db:
@@ -126,16 +126,20 @@ class MadeLake:
         return decisions
 
     def write_last_hour(self) -> int:
-        """Write the files that routers upload in the last hour, and return the number of decisions.
+        """Write the files that routers upload in the last hour, and return the number of decisions in them.
 
-        All outcomes of these decisions are included, even later ones.
+        For simplicity, the files also contain outcomes that arrive later.
         """
         with self._database() as db:
             self._decide(db, END - HOUR)
             return self._upload(db, END - HOUR, "outcomes")
 
     def _upload(self, db: duckdb.DuckDBPyConnection, hour: datetime, outcomes: str) -> int:
-        """Write the decisions of an hour and some outcomes as uploads: one file for each minute and router."""
+        """Write the decisions of an hour, and all outcomes in a table, as routers upload them.
+
+        There is one file for each minute and each router. `outcomes` is the name of the table. Returns the number of
+        decisions.
+        """
         files = ROUTERS * FILES_AN_HOUR
         parts: tuple[tuple[Kind, str], ...] = (("decision", "decided"), ("outcome", outcomes))
         for kind, records in parts:
@@ -157,9 +161,9 @@ class MadeLake:
         return db
 
     def _decide(self, db: duckdb.DuckDBPyConnection, hour: datetime) -> None:
-        """Create the tables `decided` and `outcomes` with the decisions of an hour and their outcomes.
+        """Create the tables `decided` and `outcomes`, with the decisions of an hour and all their outcomes.
 
-        Their content is the same in each call with the same hour.
+        Each call with the same hour creates the same content.
         """
         start = round(hour.timestamp())
         columns = ", ".join(

@@ -1,6 +1,6 @@
-"""Creates routers in this process that need no model server: each arm is a fixed rule.
+"""Creates routers in this process, whose arms are fixed rules, so that no model server is needed.
 
-Each user has random touchpoints, as many as fit into a window.
+Features are not read from a store. Each user has random touchpoints, as many as fit into a window.
 """
 
 import random
@@ -23,7 +23,7 @@ WINDOW_SHARE = 0.05
 
 
 class MadeFeatures:
-    """A replacement of the feature store that returns random touchpoints for every user."""
+    """Replaces the feature store: every user has random touchpoints, which need not be stored."""
 
     def read(self, requests: Sequence[DecisionRequest]) -> list[UserFeatures]:
         """Return features with random touchpoints for each request."""
@@ -38,9 +38,9 @@ def _history(request: DecisionRequest) -> dict[str, Any]:
 
 @cache
 def _touchpoints(number: int) -> dict[str, Any]:
-    """Return random touchpoints without times.
+    """Return random touchpoints, for which the caller must set times.
 
-    They are cached, because generating them takes a fifth of the time of a decision.
+    The result is cached, because otherwise a fifth of the time of a decision would be spent here.
     """
     chance, steps = random.Random(number), range(SPEC.window)
     made = {
@@ -56,9 +56,9 @@ def _touchpoints(number: int) -> dict[str, Any]:
 
 
 def router(folder: Path, ledger: str, lake: str, budget: float, **settings: Any) -> Router:
-    """Create a router whose settings and spool are in a folder.
+    """Create a router whose settings and spool are in a folder. Its only experiment is called `scale`.
 
-    `budget` is the budget of each campaign in its only experiment, `scale`.
+    `budget` is the budget of each campaign in the experiment.
     """
     import yaml
 
@@ -76,13 +76,13 @@ def router(folder: Path, ledger: str, lake: str, budget: float, **settings: Any)
 
 
 def outcome(decision_id: str, kind: str, value: float) -> dict[str, Any]:
-    """Return an outcome of a decision, at the current time, as it is reported to a router."""
+    """Return an outcome that happens now, as a client reports it to a router."""
     event = {"event_id": f"{kind}-{decision_id}", "decision_id": decision_id, "kind": kind, "value": value}
     return {**event, "event_time": datetime.now(UTC).isoformat()}
 
 
 def instances(numbers: Sequence[int], chance: random.Random, users: int) -> list[dict[str, Any]]:
-    """Return the instances of a decision request, each with a request id of its own."""
+    """Return the instances in the body of a decision request, one for each number, with different request ids."""
     return [
         {
             "user_id": f"u{chance.randrange(users)}",

@@ -1,6 +1,6 @@
-"""Measures the size of a record in the spool and in the lake.
+"""Measures how many bytes a record needs on a router's disk (in the spool), and in the lake.
 
-The records are decisions of a model, because their many different numbers compress worst.
+The records look like decisions by a model. Their predictions are random numbers, because these compress worst.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ RECORDS = 1_000
 
 
 def record_bytes(folder: str) -> dict[str, Any]:
-    """Log `RECORDS` decisions with outcomes and windows, upload them, and return the bytes per record."""
+    """Let a router log `RECORDS` decisions with outcomes and windows, upload them, and return the bytes per record."""
     with clock() as figures:
         found = asyncio.run(_logged(Path(folder)))
     return {**figures, **found}

@@ -1,6 +1,6 @@
-"""Measures how long a router takes to start, with many records on disk or with budgets of many campaigns.
+"""Measures how long a router takes to start with many records on disk, or with budgets of many campaigns.
 
-Records pile up on disk (in the spool) while the router can't upload them.
+While a router can't upload records, they pile up on its disk, in the spool.
 """
 
 import asyncio
@@ -17,15 +17,15 @@ from benchmarks._process import clock, redis_server
 from benchmarks.scale_runs.batch import definition
 from benchmarks.scale_runs.made_lake import SPEC
 
-# Share of each kind in the bytes of the spool.
+# Kinds of records, and the share of the spool's bytes that each of them has.
 KINDS = (("decision", 0.7), ("outcome", 0.2), ("window", 0.1))
 
 
 def start_with_spool(folder: str, segments: int) -> dict[str, Any]:
-    """Start a router whose spool has `segments` files of 64 MiB with recent records.
+    """Measure the start of a router that has `segments` files of 64 MiB in its spool, with recent records.
 
-    All files of one kind of record are hard links to the same file. The ledger is on Redis and contains open
-    reservations.
+    To save disk space, all files with the same kind of record are hard links to one file. The ledger is on Redis and
+    contains open reservations.
     """
     place = Path(folder)
     place.mkdir(parents=True)
@@ -55,7 +55,7 @@ async def _start(place: Path, ledger: str, segments: int) -> dict[str, Any]:
 
 
 async def some_records(one: Any, count: int = 50) -> dict[str, list[dict[str, Any]]]:
-    """Let a router make `count` decisions, and return the records that it writes, by kind."""
+    """Let a router make `count` decisions with outcomes, and return the records that it writes, by kind."""
     import json
     import random
 
@@ -73,7 +73,7 @@ async def some_records(one: Any, count: int = 50) -> dict[str, list[dict[str, An
 
 
 def _segment(spool: Path, kind: str, like: list[dict[str, Any]], size: int) -> Path:
-    """Write one file of the spool, with copies of some records. Each copy has new ids."""
+    """Write a file of the spool that consists of copies of the records in `like`. Each copy has new ids."""
     import orjson
 
     identity = (spool / "identity").read_text().strip()
@@ -102,9 +102,9 @@ def with_own_ids(kind: str, record: dict[str, Any], number: int, identity: str) 
 
 
 def kill_and_start(folder: str, campaigns: int, experiments: int) -> dict[str, Any]:
-    """Measure how long it takes to read experiments with many campaigns, and to switch one experiment off.
+    """Measure how long a router needs to read experiments with many campaigns, and to notice that one is switched off.
 
-    The experiment is switched off in two ways: with a `.off` file, and with a change of its own file.
+    The experiment is switched off in two ways: by creating its `.off` file, and by changing the experiment file.
     """
     import yaml
 

@@ -1,9 +1,9 @@
 """Sends traffic to two routers that share a ledger and a lake, and checks that no record is lost or doubled.
 
-The ledger is on Redis, and the lake is in an object store. Each router is a process that gets every second group of
-twenty decisions, as fast as it answers. 2 % of the decisions are requested again from the same router, and 1 % from the
-other router, which may get the request first. Costs and clicks are reported to one of the routers, and 2 % of the
-reports twice. Some exposures are cancelled, and some are never reported. The budgets suffice for only some of the
+The ledger is on Redis, and the lake is in an object store. Each router is a process. Requests have 20 decisions, and
+alternately go to one and the other router. 2 % of the decisions are requested again from the same router, and 1 % from
+the other router, which may get the request first. Costs and clicks are reported to one of the routers, 2 % of them
+twice. Some exposures are cancelled, and for some nothing is reported. The budgets suffice for only 70 % of the
 exposures, so that the limits are reached.
 """
 
@@ -31,7 +31,7 @@ from serving.router.flow import idempotency_cache
 
 # A request has 20 decisions, and 4 requests are sent at the same time.
 PART, WORKERS = 20, 4
-# Share of the exposures for which the budgets suffice.
+# The budgets suffice for this share of the exposures.
 PAID_SHARE = 0.7
 UPLOAD_SECONDS = 10.0
 KINDS: tuple[Kind, ...] = ("decision", "outcome", "window")
@@ -42,7 +42,7 @@ SAMPLE_SECONDS = 0.5
 
 
 def play(folder: str, decisions: int) -> dict[str, Any]:
-    """Send traffic to both routers, stop them, and compare lake and ledger with what the routers have acknowledged."""
+    """Send traffic to both routers, and then check that the lake and the ledger contain all that was acknowledged."""
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -74,7 +74,7 @@ def play_one(folder: str, number: int, decisions: int, ledger: str, lake: str) -
 
 @contextmanager
 def object_store() -> Iterator[str]:
-    """Start a server with the S3 API in a subprocess, and yield the URI of a lake in its only bucket."""
+    """Start a local server with the S3 API in a subprocess, create a bucket, and yield the URI of a lake in it."""
     import pyarrow.fs as pafs
 
     from serving.local.ports import free_ports
@@ -98,9 +98,9 @@ def object_store() -> Iterator[str]:
 
 
 class _Played:
-    """One of the two routers, and the clients that call it.
+    """One of the two routers, together with the clients that call it.
 
-    Reports for the other router are sent through a socket, one report per line.
+    These clients also send reports to the other router, through a socket with one report per line.
     """
 
     def __init__(self, folder: Path, number: int, decisions: int) -> None:
@@ -110,9 +110,9 @@ class _Played:
         self.seen: Counter[str] = Counter()
         self.others_end = asyncio.Event()
         self.answers = 0
-        # Number of decisions so far, and memory in MiB.
+        # Readings: the number of decisions so far, and the memory of this process in MiB.
         self.memory: list[tuple[int, float]] = []
-        # The ids of all answered decisions and reports are on disk, so that they do not add to the memory of this
+        # Write the ids of answered decisions and reports to files, so that they do not count in the memory of this
         # process.
         self.decided = (folder / f"decided-{number}.txt").open("w")
         self.reported = (folder / f"reported-{number}.txt").open("w")
@@ -137,7 +137,7 @@ class _Played:
             while any(shipper.pending for shipper in self.router.shippers.values()):
                 await asyncio.sleep(0.1)
             times = {"seconds": seconds, "cpu_seconds": cpu, "uploaded_after_seconds": time.perf_counter() - late}
-            # The spool still contains all records only if the run took less than ten minutes.
+            # `spool_bytes` is complete only for runs of less than ten minutes, because the router then deletes records.
             return {**times, "memory": self._memory(), "spool_bytes": self.router.spool.size, "seen": self.seen}
 
     def _socket(self, number: int) -> Path:
@@ -156,10 +156,10 @@ class _Played:
             await asyncio.sleep(SAMPLE_SECONDS)
 
     def _memory(self) -> dict[str, float]:
-        """Return the memory of the process in MiB, at the start and after the cache of responses has filled up.
+        """Return the memory of the process in MiB: at the start, after the cache of responses is full, and at the end.
 
-        For the filled cache, there is one value for the first fifth of the readings and one for the last fifth. The
-        cache counts as filled when each response in it was replaced once, because the heap grows until then.
+        The cache counts as full when each response in it was replaced once, because the heap grows until then. Of the
+        readings from then on, "full" is the median of the first fifth, and "end" of the last fifth.
         """
         full = [size for answers, size in self.memory if answers >= 2 * idempotency_cache.MOST]
         fifth = len(full) // 5
@@ -243,7 +243,7 @@ def _compared(place: Path, ledger: str, lake: str) -> dict[str, Any]:
             found[f"{kind}s_in_lake"] = rows
             found[f"{kind}s_doubled"] = rows - number(f"count(DISTINCT {key}) FROM lake_{kind}")
             found[f"{kind}s_lost"] = number(f"count(*) FROM ({acknowledged}) ANTI JOIN lake_{kind} ON id = {key}")
-        # Cancelled exposures do not count, because their requests may be decided again.
+        # Count requests with two paid exposures. A cancelled exposure is not paid, so its request may be decided again.
         found["paid_twice"] = number(
             """count(*) FROM (
                 SELECT request_id FROM lake_decision

@@ -103,7 +103,7 @@ def check(file: FileArgument, dataset: Dataset, state: StateOption = None, as_js
 
 
 def _echo_stages(experiment: Experiment) -> None:
-    """Print each arm's share of the users, and each arm's part of each budget, with one line for each stage."""
+    """Print the arms' shares of the users, and then the arms' parts of each budget, with one line for each stage."""
     from mtorl.experiment.arm import ALL_ARMS
     from serving.messages import PRICE_IGNORED
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _state_of(place: str) -> str:
-    """Return the state folder of an experiment file. Any other path or URI is returned unchanged."""
+    """Return the state folder if `place` is an experiment file. A folder or URI is returned unchanged."""
     return str(Path(place).with_suffix("")) if Path(place).is_file() else place
 
 
@@ -202,7 +202,10 @@ def _inputs(folder: str, experiment: Path | None, dataset: str | None) -> tuple[
 
 
 def named(folder: str, name: str, given: Path | str | None) -> str:
-    """Return the given file. If none is given, return the file that the router with this state folder reads."""
+    """Return the file or data set that the user has given, or else the one that the router of this state folder uses.
+
+    `name` is "experiment" or the name of a router setting, such as "dataset".
+    """
     from mtorl.log.touchpoints import LogError
     from pipelines.experiments.folder import named_by_router, read_by_router
 
@@ -210,7 +213,7 @@ def named(folder: str, name: str, given: Path | str | None) -> str:
         return str(given)
     state = Path(folder)
     found: Path | str | None
-    # If the router reads several files, use the one with the same name as the state folder.
+    # A router may read several experiment files. Use the one that has the same name as the state folder.
     if name == "experiment":
         files = read_by_router(state)
         found = next((file for file in files if len(files) == 1 or file.stem == state.resolve().name), None)

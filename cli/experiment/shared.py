@@ -33,9 +33,9 @@ def folders(files: Sequence[Path], state: Path | None) -> list[ExperimentFolder]
 
 
 def check_router(folder: ExperimentFolder) -> None:
-    """Exit with an error if the running router reads the experiment file itself, not the version that was applied.
+    """Exit with an error if commands can't change the experiment, because the router reads the file itself.
 
-    Changes by this command line would then have no effect.
+    Normally, the router reads a copy in the state folder, which the commands change.
     """
     if folder.router_reads_file():
         stop(

@@ -36,7 +36,7 @@ _BAR = 20
 
 
 def print_experiments(views: Sequence[View]) -> None:
-    """Print one experiment in full. Of several experiments, print only the next action and the stages of each."""
+    """Print experiments. A single one is printed in full; of several, only the next action and the stages of each."""
     parts = _whole(views[0]) if len(views) == 1 else (Group(_head(v), _steps(v["steps"]), _next(v)) for v in views)
     Console().print(_spaced(parts), highlight=False)
 
@@ -118,7 +118,7 @@ def _next(view: View) -> Text:
     if (newest := view["newest"]) is not None:
         age = f"the newest decision in the log is {duration(newest['age_seconds'])} old"
         text.append(f"\n{newest['silence'] or age}", style="" if newest["silence"] is None else "red")
-    # None means unknown: on a cluster, this command does not ask the routers.
+    # The value is None if it is unknown, because this command does not ask the routers of a cluster.
     if view["in_force"] is False:
         text.append("\nThe file or the history has changed. The change has not reached the routers yet.", style="red")
     return text
@@ -257,9 +257,9 @@ def print_shadow(report: ShadowReport) -> None:
 
 
 def print_exploration(plan: ExplorationPlan, decisions_a_day: float) -> None:
-    """Print what exploration costs, and how long it takes until the log detects an effect.
+    """Print the cost of exploration, and how much exploration is needed until the log detects an effect.
 
-    The time is in days if `decisions_a_day` is given, and in decisions if it is 0.
+    The duration is in days, or in decisions if `decisions_a_day` is 0.
     """
     from mtorl.evaluation.exploration_plan import in_words
 

@@ -1,9 +1,8 @@
-"""Finds out how the other steps of a run have ended, as a state of `monitoring.pipeline_runs`.
+"""Finds out in the last step of a run whether the other steps have succeeded.
 
-On a laptop, this is the status that KFP passes to the last step. On Kubeflow Pipelines 2.17 that status may be wrong.
-It is the state of the group of steps in ML Metadata, which changes only when a container of the group ends. If the last
-branch was skipped, the status is still RUNNING, and after a successful retry it may be FAILED. Therefore the last step
-reads the state of the group from the workflow of Argo, which runs the steps.
+On a laptop, KFP passes the right status to the last step. On Kubeflow Pipelines 2.17, the status may be wrong, because
+it is updated only when a container ends: it is still RUNNING if the last branch was skipped, and it may be FAILED after
+a successful retry. Therefore the last step reads the state from the workflow of Argo, which runs the steps.
 """
 
 import os
@@ -15,16 +14,16 @@ from components.messages import END_UNKNOWN
 from monitoring.pipeline_runs import RunEnd
 
 NODE = "MTORL_ARGO_NODE"
-"""Environment variable with Argo's name for the node of the last step; not set on a laptop."""
-# The number of an attempt at the end of a name in Argo, and the phases of a failed node.
+"""Environment variable with Argo's name for the workflow node of the last step. It is not set on a laptop."""
+# Argo appends the number of an attempt to a name, such as "(1)". The phases are those of a failed node.
 _ATTEMPT, _FAILED = re.compile(r"\(\d+\)$"), {"Failed", "Error"}
 
 
 def run_end(state: str, message: str | None) -> tuple[RunEnd, str]:
-    """Return the joint state of all other steps and, if no step has recorded a reason of its failure, Argo's reason.
+    """Return whether the other steps of the run have succeeded and, after a failure, the error messages of their pods.
 
-    `state` and `message` are from the status that KFP passes to the last step. If the end of the run can't be read, the
-    run counts as failed (END_UNKNOWN), because an unknown end must not look like a success.
+    `state` and `message` are from the status that KFP passes to the last step. If the workflow can't be read, the run
+    counts as failed (END_UNKNOWN), because a failure must not look like a success.
     """
     node = os.environ.get(NODE)
     if not node:
@@ -36,11 +35,11 @@ def run_end(state: str, message: str | None) -> tuple[RunEnd, str]:
 
 
 def state_of(nodes: Mapping[str, Mapping[str, Any]], node: str) -> tuple[RunEnd, str]:
-    """Return the state of the steps before an exit step, and Argo's messages about the pods that failed.
+    """Return whether the steps before the last step have succeeded, and Argo's messages about the pods that failed.
 
     Args:
         nodes: All nodes of the workflow, from its status.
-        node: Name of the exit step's own node: WORKFLOW(0).root(0).exit-handler-1.onExit(0).notify(0).executor(0)
+        node: Name of the last step's own node: WORKFLOW(0).root(0).exit-handler-1.onExit(0).notify(0).executor(0)
     """
     group = node.partition(".onExit")[0]
     by_name = {one["name"]: one for one in nodes.values()}
@@ -49,7 +48,8 @@ def state_of(nodes: Mapping[str, Mapping[str, Any]], node: str) -> tuple[RunEnd,
     failed = {}
     for name, one in sorted(by_name.items()):
         retries = by_name.get(_ATTEMPT.sub("", name), one)
-        # `below` begins with a bracket if Argo retries groups, which is the default of KFP.
+        # By default, Argo retries groups. The rest of the name then begins with the number of an attempt, such as
+        # "(0)".
         below = name.removeprefix(group)
         ours = one["type"] == "Pod" and below != name and re.match(r"[(.](?!onExit)", below)
         if ours and {one["phase"], retries["phase"]} <= _FAILED:
@@ -60,7 +60,7 @@ def state_of(nodes: Mapping[str, Mapping[str, Any]], node: str) -> tuple[RunEnd,
 def step_of(node: str) -> str:
     """Return the name of the step to which a pod belongs.
 
-    `node` is the name of the pod's node in Argo: RUN(0).root(0).STEP(0).executor(0), or ...STEP-driver(0).
+    `node` is Argo's name for the pod, such as RUN(0).root(0).train(0).executor(0) or RUN(0).root(0).train-driver(0).
     """
     path = [part.split("(")[0] for part in node.split(".")]
     return path[-2] if path[-1] == "executor" else path[-1].removesuffix("-driver")

@@ -2,9 +2,9 @@
 
     artifact = train_in_pods(task, size, pods, shared="/mnt/mtorl/shared/0a1b")
 
-The name of the job is derived from the training. If the step is retried, it therefore finds the job of the first
-attempt and waits for it. The job is deleted when it ends, at its deadline, if this process gets SIGTERM, or when the
-pod of the step is deleted.
+Each training has a fixed name for its job. If the step is retried, it therefore finds the job of the first attempt and
+waits for it. The job is deleted when it ends, at its deadline, if this process gets SIGTERM, or when the pod of the
+step is deleted.
 """
 
 import logging
@@ -29,7 +29,7 @@ from mtorl.runtime.files import remove, replacing
 from serving.kubernetes_api import Conflict, KubernetesApi, Refused, Unanswered
 
 _POLL_SECONDS = 5.0
-# Retries of each request; the API server may be away for ten minutes, while the job continues.
+# Number of retries of a request. They take ten minutes, in which the job continues without the API server.
 _RETRIES = 11
 # Number of lines to show from the end of a failed pod's log.
 _LINES = 40
@@ -53,7 +53,7 @@ def train_in_pods(task: FitTask, size: train_job.Size, pods: train_job.Pods, sha
     model = folder / "model"
     folder.mkdir(parents=True, exist_ok=True)
     replace(task, out=str(model)).save(folder / "task.json")
-    # If a step was killed, it may have left a finished model. Then no job is needed.
+    # If an earlier attempt of the step was killed, its job may have finished the model. Then no job is needed.
     if not model.exists():
         reports = folder / "progress.jsonl"
         pod, uid = os.environ.get(train_job.POD_NAME), os.environ.get(train_job.POD_UID)
@@ -96,7 +96,7 @@ def _run(api: KubernetesApi, job: Mapping[str, Any], reports: Path) -> None:
     """
     name: str = job["metadata"]["name"]
     offset = earlier = reports.stat().st_size if reports.exists() else 0
-    # Whether this process has created the job or seen it running.
+    # True after this process has created the job or has seen that it runs.
     unfinished = False
     # For each pod, the problem that was logged last.
     logged: dict[str, str] = {}
@@ -114,8 +114,8 @@ def _run(api: KubernetesApi, job: Mapping[str, Any], reports: Path) -> None:
                 pass
             elif state.over and not unfinished:
                 with suppress(Conflict):
-                    # This is the job of an earlier attempt, which has ended. A new job will continue from its
-                    # checkpoint.
+                    # An earlier attempt of the step left this job, which has ended. Replace it; the new job continues
+                    # from its checkpoint.
                     api.delete(train_job.PLURAL, name)
             else:
                 unfinished = True
@@ -136,13 +136,12 @@ def _run(api: KubernetesApi, job: Mapping[str, Any], reports: Path) -> None:
 
 
 def _log_problems(api: KubernetesApi, name: str, logged: dict[str, str], with_logs: bool) -> dict[str, str]:
-    """Log why pods of a job wait or have failed, and return these problems by pod.
+    """Log why pods of a job wait or have failed, and return the problem of each of these pods.
 
-    A problem that is already in `logged` is not logged again. `with_logs` also logs the last lines of each pod with a
-    problem.
+    Problems in `logged` are not logged again. With `with_logs`, the last lines of the pods' logs are logged as well.
     """
     problems = dict[str, str]()
-    # No retries, because this is only for information, and the logs of a lost node are gone.
+    # Do not retry requests here. They are only for information, and would fail again if a node is lost.
     api = KubernetesApi(api.namespace)
     # Ignore errors, because a training also works without the permission to read pods.
     with suppress(Refused, Unanswered):
@@ -157,9 +156,9 @@ def _log_problems(api: KubernetesApi, name: str, logged: dict[str, str], with_lo
 
 
 def _relay(reports: Path, offset: int) -> int:
-    """Pass on the progress reports that the job has written to a file after an offset; returns the next offset.
+    """Read the progress reports that the job has written since the last call, and report them for this step.
 
-    If a report is about invalid input, this raises TrainingFailed.
+    `offset` is the result of the last call. If a report is about invalid input, this raises TrainingFailed.
     """
     events, offset = progress.read(reports, offset)
     for event in events:

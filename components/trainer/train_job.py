@@ -8,9 +8,9 @@
 Each pod runs torchrun. It finds the other pods through environment variables that Trainer's runtime for torch sets. The
 settings of the pods change the template of that runtime (`runtimePatches`).
 
-If a process is killed, the container of its pod stops, and then the containers of the other pods, which wait for this
-process. Kubernetes restarts the containers or creates new pods, and the training continues from the checkpoint.
-Therefore torchrun itself restarts nothing.
+If a process is killed, the containers of all pods stop, because the other processes wait for this process. Kubernetes
+restarts the containers or creates new pods, and the training continues from the checkpoint. Therefore torchrun need not
+restart processes.
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ from mtorl.runtime import progress
 GPU = "nvidia.com/gpu"
 """Kubernetes resource name of one accelerator."""
 VOLUME = "mtorl-data"
-"""Claim of the data volume."""
+"""Name of the PersistentVolumeClaim with the data."""
 USER = 10001
-"""Numeric user and group of all pods."""
+"""Id of the user and of the group as which all pods run."""
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 NAME_LABEL, NAME = "app.kubernetes.io/name", "mtorl-train"
 POD_NAME, POD_UID = "MTORL_POD_NAME", "MTORL_POD_UID"
-"""Environment variables with the pod of the step that starts a job; this pod owns the job."""
+"""Environment variables with the name and the UID of the pod that starts a training job. This pod owns the job, so the
+job is deleted together with it."""
 TOUCHPOINTS_PER_PROCESS = 5_000_000
-"""Touchpoints for each process. At 20 per window, this gives 250,000 windows, or 1,500 training steps of 128."""
-# This is torchrun, which may be missing on the PATH of the image.
+"""Number of touchpoints for which one more training process is used. At 20 touchpoints per window, this is 250,000
+windows, or more than a thousand training steps of 128 windows."""
+# The command torchrun may be missing on the PATH of the image, so its module is run instead.
 _COMMAND = ("python", "-m", "torch.distributed.run")
 _ARGUMENTS = ("--max-restarts=0", "-m", "mtorl.fitting.worker")
-# Without this setting, restarted processes would use the address of the previous run:
+# Without this setting, restarted processes would try to connect to the address of the previous attempt:
 # https://github.com/pytorch/pytorch/issues/135712
 RESTARTABLE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 _RUNTIME = "torch-distributed"  # a ClusterTrainingRuntime that Trainer provides for torch
@@ -53,7 +55,8 @@ CONTAINER_SECURITY = {
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
 }
-"""Settings that the Pod Security Standard "restricted" requires of a container; `POD_SECURITY` has those of a pod."""
+"""Security settings that the Pod Security Standard "restricted" requires of a container. `POD_SECURITY` has the
+settings that it requires of a pod."""
 POD_SECURITY = {
     "runAsNonRoot": True,
     "runAsUser": USER,
@@ -114,11 +117,11 @@ class Size:
 def size_for(windows: str, pods: Pods) -> Size:
     """Choose the number of processes per pod by the number of touchpoints. All pods are used.
 
-    A pod has at most one process per GPU. Each process trains on `batch_size` windows of every batch. Therefore N
-    processes make N times fewer optimizer steps in an epoch, and each step uses N times as many windows.
+    A pod has at most one process per GPU. With N processes, an epoch has N times fewer optimizer steps, because each
+    step uses `batch_size` windows of every process.
 
-    `TOUCHPOINTS_PER_PROCESS` ensures that an epoch has more than a thousand steps. On less data, another process would
-    save only a few minutes, but change what the model learns.
+    `TOUCHPOINTS_PER_PROCESS` ensures that an epoch still has more than a thousand steps. With less data, more processes
+    would save only a few minutes, but change what the model learns.
     """
     touchpoints = int(json.loads(Path(windows, "manifest.json").read_text())["rows"])
     worth = touchpoints // (TOUCHPOINTS_PER_PROCESS * pods.nodes)
@@ -130,7 +133,7 @@ class State(NamedTuple):
 
     over: bool = False
     failed: str = ""
-    """Reason of a failure; empty if the job did not fail."""
+    """Reason why the job failed; empty if it did not fail."""
 
 
 def train_job(
@@ -174,7 +177,7 @@ def labels_of(name: str, component: str) -> dict[str, str]:
 
 
 def _patch(pods: Pods) -> dict[str, Any]:
-    """Return the changes that a training makes to the template of Trainer's runtime."""
+    """Return the settings that replace those in the template of Trainer's runtime."""
     container = {
         "name": _CONTAINER,
         "securityContext": CONTAINER_SECURITY,

@@ -8,7 +8,9 @@ from components.component import component
 # Not cached, because each training changes the log with which the next log is compared.
 @component("compare the log with the previous one", cached=False)
 def validate(log: Input[Dataset], history: str, shrunk: str) -> str:
-    """Raise a `LogError` if the log lacks touchpoints of an earlier log; returns a summary of what has changed.
+    """Compare a log with the log of the newest training, and return a summary of the difference.
+
+    Raises a `LogError` if touchpoints are missing and `shrunk` is "fail".
 
     Args:
         shrunk: What to do if the log has lost touchpoints since the newest training: "fail" stops the run, and "accept"

@@ -21,18 +21,18 @@ def answer(item: dict[str, Any]) -> dict[str, Any]:
     evaluated on the log of these decisions.
     """
     rule, offered = incumbent.decide(item["context"]), item["candidates"]
-    if rule["channel"] not in offered:  # the router refuses an answer with another channel than the candidates
+    if rule["channel"] not in offered:  # the router rejects channels that are not candidates
         rule = {"channel": offered[0], "expose": False}
     certain = {channel: float(channel == rule["channel"]) for channel in offered}
     return {**rule, "channel_probs": certain, "exposure_probs": dict.fromkeys(offered, float(rule["expose"]))}
 
 
 class Handler(BaseHTTPRequestHandler):
-    """HTTP handler that answers each item with `answer`: the rule, or another function that `main` was given."""
+    """HTTP handler that calls `answer` for each item of a request. `main` may replace `answer`."""
 
     answer = staticmethod(answer)
-    protocol_version = "HTTP/1.1"  # keeps connections open, since the router sends many requests
-    disable_nagle_algorithm = True  # otherwise TCP would delay the body, which is written after the headers
+    protocol_version = "HTTP/1.1"  # keeps connections open, so that the router need not open one for each request
+    disable_nagle_algorithm = True  # otherwise TCP would delay the body of an answer, which is sent after its headers
 
     def do_POST(self) -> None:
         """Answer a request with one decision per item."""
@@ -54,7 +54,7 @@ def main(answer: Callable[[dict[str, Any]], dict[str, Any]] = answer) -> None:
     """Serve decisions over HTTP until Ctrl-C.
 
     Args:
-        answer: Function from an item to a decision, by default the rule of `incumbent.py`.
+        answer: Function that returns the decision for an item. The default is the rule of `incumbent.py`.
     """
     parser = argparse.ArgumentParser(description="Serve the rule of incumbent.py.")
     parser.add_argument("--port", type=int, default=8070)

@@ -28,7 +28,7 @@ TRIES = 5
 
 
 class Router:
-    """Client that sends a platform's two kinds of requests to the router: for decisions, and reports of outcomes."""
+    """Client of the router, which requests decisions and reports outcomes."""
 
     def __init__(self, url: str) -> None:
         self._address = urlsplit(url).netloc

@@ -52,7 +52,7 @@ from mtorl.runtime import progress
 
 # An hour is closed this long after its end. Routers upload every minute, so most of its records have arrived by then.
 CLOSED_AFTER = timedelta(minutes=10)
-# If uploads work, an outcome is compacted within this time after the router has received it.
+# An outcome counts as uploaded late if it is compacted more than this time after the router received it.
 LATE_AFTER = timedelta(hours=2, minutes=20)
 # The files of one hour that have similar sizes are merged once there are this many.
 MOST_FILES = 8
@@ -60,7 +60,7 @@ MOST_FILES = 8
 FINAL_AFTER = timedelta(days=8)
 # After a merge, the old files stay this long, because running queries may still read them.
 KEPT_SECONDS = 2 * 3600.0
-# A file is merged once the smaller files of its hour have, in total, a quarter of its size.
+# A file is merged if it is at most this many times as large as all smaller files of its hour together.
 _ALIKE = 4
 
 
@@ -100,11 +100,11 @@ def compact(lake: Lake, now: datetime, engine: str = "") -> Compacted:
         done.unreadable += [_set_aside(lake, file) for kind, file in arrived if not _can_read(lake, kind, file)]
         remove_again(lake, now)
     with open_database(lake, engine) as db:
-        # Compact outcomes before decisions, so that a reader never finds a decision in a closed hour without its
-        # outcomes.
+        # Move outcomes before decisions. A query that reads the lake in between would otherwise find a decision without
+        # its outcomes, as if nobody had clicked.
         for kind in reversed(KINDS):
-            # If a router's clock is ahead, the hour of a file may be in the future. The time of the upload then decides
-            # whether the hour has ended.
+            # If a router's clock is ahead, its files may belong to an hour in the future. Then the upload time decides
+            # whether the hour has ended, so that the files do not wait for that hour.
             reached = ((file, min(file.hour, file.written or file.hour)) for file in lake.arrived(kind))
             ended = [file for file, hour in reached if hour + HOUR + CLOSED_AFTER <= now]
             taken = 0
@@ -130,11 +130,13 @@ def _rewrite(
     done: Compacted,
     uploaded_since: datetime | None = None,
 ) -> set[datetime]:
-    """Write the records of `files` into the hours of their decisions, then hide `files`. Returns these hours.
+    """Write records to the lake's folders by hour, then hide the original `files`. Returns the hours written.
+
+    A record is written to the hour of its decision, even if the record itself is newer.
 
     Args:
-        uploaded_since: Outcomes that the router received before this time count as uploaded late. None, if the files
-            belong to closed hours and are being merged.
+        uploaded_since: Outcomes that the router received before this time are marked as uploaded late. None if the
+            files are only being merged, so no outcome is new.
     """
     try:
         return _write(lake, db, kind, files, uploaded_since)
@@ -166,8 +168,8 @@ def _write(lake: Lake, db: Database, kind: Kind, files: Sequence[LakeFile], sinc
     if lake.forgotten() == forgotten:
         lake.supersede(files, KEPT_SECONDS)
         return hours
-    # A user was forgotten while the new files were being written, so these may contain the user. Delete the new files.
-    # The next compaction reads the old files again.
+    # A user was forgotten while this function was writing, so the new files may contain this user. Delete the new
+    # files. The next compaction writes them again, from the original files.
     for file in written:
         # If the file is missing, a removal has already replaced it by a file without the forgotten user.
         lake.delete(file)

@@ -88,16 +88,16 @@ class DuckDB:
     def write_hours(
         self, query: str, order: Sequence[str], name: Callable[[datetime, int, int], str], once: Callable[[str], str]
     ) -> list[str]:
-        """Write the rows of `query` to the lake, one sorted file for each value of the column `hour`.
+        """Write the rows of `query` to the lake: one sorted file for each hour, as given by the column `hour`.
 
-        Sorting all rows at once would exceed the memory limit, so DuckDB sorts them in slices of users.
+        DuckDB sorts the rows of some users at a time, because sorting all rows at once would exceed its memory limit.
 
         Args:
-            order: SQL expressions to sort by. The first expression is the user bucket, which is a number from a hash of
-                the user's id.
+            order: SQL expressions to sort by. The first one must be the user bucket, a number computed from a hash of
+                the user id.
             name: Returns the name of a file, given its hour, its number within the hour, and how many files the hour
                 has.
-            once: Receives SQL for all rows of some users, and returns SQL for the same rows without repeated records.
+            once: Returns SQL that removes repeated records from a table, given SQL for the table.
 
         Returns:
             The names of the written files.
@@ -152,7 +152,10 @@ def table(files: Sequence[Path]) -> str:
 
 @contextmanager
 def open_database(lake: Lake, engine: str = "") -> Iterator[Database]:
-    """Open a database for queries on `lake`. `engine` names its engine; if it is "", $ENGINE decides, then DuckDB."""
+    """Open a database for queries on `lake`.
+
+    If `engine` is empty, the environment variable ENGINE names the engine. The default is DuckDB.
+    """
     engine = engine or os.environ.get("ENGINE", "") or "duckdb"
     if engine == "duckdb":
         with open_duckdb(lake) as db:

@@ -6,8 +6,8 @@
     rows = shadows("lake", spec, experiment, by=["device"])             # challengers' and incumbent's decisions
     report = shadow_report(rows, spec.channels)                         # mtorl.evaluation.shadow
 
-A decision belongs to an experiment if it has the experiment's name and salt. Its probabilities are corrected for failed
-exposures, as `rules.py` describes.
+A decision belongs to an experiment if it has the experiment's name and salt. Some ads that the policy wanted to show
+were not shown, so the probabilities are corrected as described in `rules.py`.
 """
 
 from collections.abc import Sequence
@@ -29,18 +29,20 @@ from mtorl.log.touchpoints import LogError
 from mtorl.runtime.sql import sql_name
 
 MOST_SERVED = 20_000
-"""Most decisions to read for a plan. A forecast is so uncertain that more would not make its figures more precise."""
+"""Largest number of decisions that a budget plan reads. More would not make the plan more precise, because the
+forecasts themselves are less certain."""
 MOST_SHADOWS = 500_000
-"""Most shadow decisions to read into memory. More would not narrow an interval enough to change an action."""
+"""Largest number of shadow decisions that are read into memory. More would not make an interval so much narrower that
+it changes the recommended action."""
 
 
 def served_decisions(
     place: str | Path, spec: DatasetSpec, experiment: Experiment, arm: str, most: int = MOST_SERVED
 ) -> pd.DataFrame:
-    """Read decisions of one arm whose probabilities are known, at most `most` rows.
+    """Read decisions of one arm from which a policy can be evaluated, at most `most` rows.
 
-    If there are more decisions, users are chosen by a hash of their id. Recent decisions are left out as long as their
-    outcomes may still arrive, as in a verdict.
+    If there are more decisions, users are sampled by a hash of their id. The newest decisions are left out, because
+    clicks and conversions may still arrive for them.
 
     Returns:
         A row per decision with the columns timestamp, user_id, campaign_id, channel (the drawn channel), channel_probs
@@ -85,22 +87,20 @@ def decisions_by_hour(place: str | Path, spec: DatasetSpec, experiment: Experime
 
 
 def shadows(place: str | Path, spec: DatasetSpec, experiment: Experiment, by: Sequence[str] = ()) -> pd.DataFrame:
-    """Read the shadow decisions of an experiment.
+    """Read the shadow decisions of an experiment, each together with the incumbent's decision on the same request.
 
-    Challengers made these decisions for the same requests as the incumbent, but the ads were not shown.
-
-    If there are more than `MOST_SHADOWS`, only users chosen by hash are read.
+    A shadow decision is what a challenger would have decided; the user never sees its ad. If there are more than
+    `MOST_SHADOWS`, users are sampled by a hash of their id.
 
     Args:
-        by: Names of categorical columns of the context or the user, which are added to the rows for reports by segment.
+        by: Categorical columns, such as the device, by which the report is split. They are added to the rows.
 
     Returns:
         The rows that `mtorl.evaluation.shadow` reads.
     """
     segments = "".join(f"{segment_sql(spec, name, 'd')} AS {sql_name(name)}, " for name in by)
     lake = Lake.open(place)
-    # A decision counts only once its outcomes are complete, as in a verdict. The gain of a more recent decision would
-    # be too low.
+    # Leave out decisions whose outcomes may still arrive, because their gain would be too low.
     hours = max(spec.outcome_hours, experiment.metrics.outcome_hours or 0.0)
     with open_duckdb(lake) as db:
         (decided := Decided(db, lake, spec.replace(outcome_hours=hours))).judge()
@@ -135,16 +135,19 @@ def shadows(place: str | Path, spec: DatasetSpec, experiment: Experiment, by: Se
 
 
 def _own(record: str, channel: str, expose: str, prefix: str = "incumbent_") -> str:
-    """Return SQL for the policy's own choice before exploration: the channel, and whether to expose it."""
+    """Return SQL for the channel that a policy preferred, and whether it wanted to show the ad.
+
+    If the decision was changed at random to explore, the record's field `exploration` contains the original choice.
+    """
     explored = f"json_extract_string({record}.exploration, '$.channel')"
     exposed = f"CAST(json_extract_string({record}.exploration, '$.expose') AS BOOLEAN)"
     return f"coalesce({explored}, {channel}) AS {prefix}channel, coalesce({exposed}, {expose}) AS {prefix}expose"
 
 
 def _listed(field: str, spec: DatasetSpec) -> str:
-    """Return SQL that converts a JSON object of a shadow decision, with a number per channel, to a list.
+    """Return SQL that converts a field of a shadow decision from a JSON object (channel -> number) to a list.
 
-    The list is in the order of the data set's channels. A missing number becomes NaN.
+    The list has the order of the data set's channels. A missing number becomes NaN.
     """
     values = f"json_transform(s.{field}, {fields(spec.channels, 'DOUBLE')})"
     named = ", ".join(f"coalesce({values}.{sql_name(channel)}, 'nan'::DOUBLE)" for channel in spec.channels)

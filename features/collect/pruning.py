@@ -29,11 +29,19 @@ from features.collect.stored_rows import Decided
 from mtorl.runtime.sql import sql_text
 
 LOG = ""
-"""Arm of the first log, which no arm has collected."""
+"""Name that stands for the arm of the first log, because no arm of an experiment has collected it."""
 
 
 class Touchpoints(NamedTuple):
-    """The number of exposures in one generation, their width, and the time of the newest exposure."""
+    """The exposures that one model has collected in one arm of an experiment, or the exposures of the first log.
+
+    Attributes:
+        arm: Name of the arm, or `LOG`.
+        generation: Identifies the model; "" for the first log.
+        rows: Number of exposures.
+        width: How evenly the channels were drawn, from 0 (always the same channel) to 1 (at random).
+        newest: Time of the newest exposure.
+    """
 
     arm: str
     generation: str
@@ -44,13 +52,13 @@ class Touchpoints(NamedTuple):
 
 @dataclass(frozen=True)
 class Bound:
-    """Conditions that limit how many rows a training reads from the first log and from the collected decisions.
+    """Selects the rows that a training reads, if there are more than it may read.
 
     Attributes:
         rows: Number of touchpoints that the training would read without a limit; 0 if there is no limit.
         of_log: SQL condition that selects rows of the first log.
-        of_judged: SQL condition that selects touchpoints of the view `judged`.
-        share_of: Returns the share of users to read from a block of stored decisions, given the block's first hour.
+        of_judged: SQL condition for the exposures of the view `judged`, which contains the collected decisions.
+        share_of: Returns the share of users to read from a block (a group of stored hours), given its first hour.
     """
 
     rows: int = 0
@@ -60,7 +68,7 @@ class Bound:
 
 
 def bound(db: Database, decided: Decided, log: Sequence[Path], channels: int, most_rows: int) -> Bound:
-    """Choose which touchpoints a training reads from the first log and from the judged decisions.
+    """Choose which exposures a training reads from the first log and from the collected decisions.
 
     Args:
         channels: Number of channels of the data set.
@@ -86,13 +94,14 @@ def bound(db: Database, decided: Decided, log: Sequence[Path], channels: int, mo
 
 
 def _generations(db: Database, share: float, log: Sequence[Path], channels: int) -> list[Touchpoints]:
-    """Compute the number of exposures and the width of each generation.
+    """Count the exposures of each model in each arm, and measure how evenly it drew the channels (`width`).
 
-    If the first log has no propensities, its width is 1. If a generation has no known probabilities, its width is 0.
+    The width of the first log is 1 if the log has no propensities. The width of a model is 0 if none of its
+    probabilities is known.
     """
-    # The width depends on the mean squared weight of the exposures. For a decision, all channel probabilities are
-    # known, so its expected squared weight is exact. The first log has only the propensity of the drawn channel, so its
-    # squared weight is an estimate.
+    # A weight is (1 / number of channels) / propensity, and the width is 1 / (mean squared weight). Decisions record
+    # the probability of each channel, so the expected squared weight is exact. The first log has only the propensity of
+    # the drawn channel, so its mean is an estimate.
     of_drawn = f"({1 / channels!r} / propensity) * ({1 / channels!r} / propensity)"
     of_drawn = of_drawn if "propensity" in pq.read_schema(log[0]).names else "CAST(NULL AS DOUBLE)"
     of_all = f"list_sum(list_transform(channel_probs, lambda p: 1 / greatest(p, 1e-6))) / {channels**2}"
@@ -114,7 +123,10 @@ def _generations(db: Database, share: float, log: Sequence[Path], channels: int)
 
 
 def kept_shares(generations: Sequence[Touchpoints], most_rows: int) -> dict[tuple[str, str], float]:
-    """Return the share of users to keep from each arm and generation, so that about `most_rows` exposures remain."""
+    """Return the share of users to keep for each model of each arm, so that about `most_rows` exposures remain.
+
+    The keys are pairs of an arm and a generation, as in `Touchpoints`.
+    """
     # if times are equal, names decide
     by_age = sorted(generations, key=lambda one: (one.newest, one.generation, one.arm))
     newest = {one.arm: one for one in by_age if one.arm != LOG}

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 ASIDE = "{}: can't be read, so it was not searched. Repair it and move it back to arrived/, or delete it"
 # The records that contain a user id.
 _NAMING: tuple[Kind, ...] = ("decision", "window")
-# For this long, each hourly compaction removes a forgotten user again from files written since.
+# A forgotten user may still be in files that another process was writing. So each hourly compaction removes the user
+# again, for this long.
 _AGAIN = timedelta(days=2)
 # A router's clock may differ from the object store's clock by this much.
 _CLOCKS = timedelta(hours=1)
@@ -84,8 +85,8 @@ def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | Non
     with lake_database(lake) as db:
         db.execute("SET preserve_insertion_order = true")
         db.execute("CREATE TABLE gone (decision_id VARCHAR)")
-        # Search windows as well as decisions. An interrupted removal may have left the window of a decision that is
-        # already gone.
+        # Find the user's decisions in the window records too. If an earlier removal was interrupted, it may have
+        # deleted a decision but not its window.
         for kind in _NAMING:
             if files := _files(lake, kind, written_since):
                 theirs = f"{buckets} AND {forgotten.sql(kind)}"
@@ -94,20 +95,19 @@ def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | Non
         for kind in reversed(KINDS):
             found = _found(db, _files(lake, kind, written_since), which)
             hours.update(file.hour for file, _ in found)
-            # Delete the cached totals before the records. If this run is interrupted, the next run can still find the
-            # hours of the records, and so the totals to delete.
+            # Delete an hour's cached totals before its records. In the other order, if the process were killed in
+            # between, totals would remain that no later run finds.
             _drop_sums(lake, hours)
             for file, rows in found:
                 _rewrite(lake, db, file, which)
                 removed[f"{kind}s"] += rows
-        # Delete the totals again, because a verdict may have stored new totals with these users while their records
-        # were being removed.
+        # Delete the cached totals again, because a verdict may have written them from the old records in the meantime.
         _drop_sums(lake, hours)
         judged = _young(lake.derived("judged"), written_since)
         theirs = of_forgotten(forgotten.users)
-        # If the ledger refuses money to an arm, later decisions in the same period are left out, too. Removing the
-        # refused decision would change this period for other users. So the stored block is deleted, and the next reader
-        # applies the rules to its decisions again.
+        # A decision for which the ledger refused money affects other rows of its file: it starts a period in which
+        # decisions of other users are left out. So do not just remove its row, but delete the file, which is then
+        # computed again.
         for file, _ in _found(db, judged, f"{theirs} AND refuses"):
             judged.remove(file)
             _delete(lake, file)
@@ -135,7 +135,7 @@ def drop_hours(lake: Lake, before: datetime) -> Counter[str]:
                 removed[f"{kind}s"] += pq.read_metadata(stream).num_rows
             _delete(lake, file)
     _drop_sums(lake, [file.hour for file in _ended(lake.derived("sums"), before)])
-    # A block may also contain newer hours. The next reader applies the rules to their decisions again.
+    # These files may also contain hours that are kept, which are computed again when they are next needed.
     for file in _ended(lake.derived("judged"), before):
         _delete(lake, file)
     return removed
@@ -151,10 +151,10 @@ def unreadable(lake: Lake) -> list[str]:
 
 
 def _drop_sums(lake: Lake, hours: Collection[datetime]) -> None:
-    """Delete the cached totals of verdicts for the days that contain `hours`, and the totals that cover the whole past.
+    """Delete the totals that verdicts have cached for the days that contain `hours`, and for the whole past.
 
-    The totals contain hashes of user ids, so a removed user would remain in them. If `hours` is empty, nothing is
-    deleted.
+    The cached totals contain hashes of user ids, so a removed user would remain in them. If `hours` is empty, nothing
+    is deleted.
     """
     days = {hour.date() for hour in hours}
     for file in lake.derived("sums") if days else ():

@@ -42,15 +42,17 @@ from mtorl.log.records import MODEL_NAME, UNNAMED
 from mtorl.runtime.sql import sql_name, sql_text
 
 PLACE = "_place"
-"""Column: a user's bucket followed by the user's hash. A share of the users is all users below a value (`of_users`)."""
+"""Name of a column with a user's bucket, followed by the user's hash. To select a share of the users, select all users
+whose value is below a bound (`of_users`)."""
 SAMPLED = "_sampled"
 _NEVER = "TIMESTAMPTZ '9999-12-31 00:00:00+00:00'"
 _UNIT = f"{2**32}e0"
 _ACCOUNT = "experiment, experiment_version, arm, campaign_id"
 _IN_TIME = f"PARTITION BY {_ACCOUNT} ORDER BY event_time, decision_id"
 _OTHER_COLUMNS = "other_columns"
-# SQL that joins overlapping periods in which an account has no money. It sorts only refusals, because there are far
-# fewer of them than decisions.
+# SQL that merges overlapping periods in which an arm has no money left for a campaign. It reads only the decisions for
+# which the ledger refused money, because sorting all decisions would take much longer. `refused_id` is the first
+# decision of such a period.
 _STRETCHES = f"""following AS (
         SELECT *, max(gone_until) OVER ({_IN_TIME} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS gone_before
         FROM refusal),
@@ -67,33 +69,37 @@ _STRETCHES = f"""following AS (
 _WANTED = f"CAST(sum(CAST(floor(_wanted * {_UNIT} + 0.5) AS BIGINT)) AS BIGINT)"
 REALISED = f"""SELECT arm, _day, count_if(exposed) * {_UNIT} / nullif({_WANTED}, 0) AS _share
     FROM observed WHERE left_out IS NULL AND {SAMPLED} GROUP BY arm, _day"""
-"""SQL: by arm and day, the share of wanted exposures that took place. Reads `observed`, made by `observed_query`."""
+"""SQL for the share of wanted exposures that took place, by arm and day. It reads the table `observed` of
+`observed_query`."""
 JUDGED = """SELECT * EXCLUDE (_exposure_probs, _wanted, _share),
            list_transform(_exposure_probs, lambda p: p * coalesce(_share, 1.0)) AS exposure_probs
     FROM observed LEFT JOIN realised USING (arm, _day)"""
-"""SQL: one row per decision, from the tables `observed` and `realised`.
+"""SQL that returns one row per decision. It reads the tables `observed` and `realised`.
 
-Columns of the decision: decision_id, user_id, `PLACE`, timestamp (of the opportunity), campaign_id, arm, generation
-(the drawing policy's digest, or its name and version), drawn_channel, channel_probs and exposure_probs (lists in the
-order of the channels), exposed (whether the drawn channel was shown), left_out (the reason, null for an opportunity),
-`SAMPLED`, and the context columns. Columns of the exposure: touchpoint (an exposure took place, perhaps of the default
-action), incomplete (an exposure that lacks a required column), channel, propensity (null if unknown), outcomes, times
-at which the router received the timed outcomes, and static columns.
+These columns describe the decision: decision_id, user_id, `PLACE`, timestamp (of the opportunity), campaign_id, arm,
+generation (the digest of the policy that drew the channel, or its name and version), drawn_channel, channel_probs and
+exposure_probs (lists in the order of the channels), exposed (true if the drawn channel was shown), left_out (the
+reason; null for an opportunity), `SAMPLED`, and the context columns.
+
+These columns describe the exposure: touchpoint (true if an exposure took place, perhaps of the default action),
+incomplete (true if the exposure lacks a required column), channel, propensity (null if unknown), the outcomes, the
+times at which the router received the timed outcomes, and the static columns.
 """
 
 
 def decided_query(spec: DatasetSpec) -> str:
-    """Return SQL that computes, for each decision of the view `collected_decision`, what depends on the decision alone.
+    """Return SQL that computes the columns that depend only on the decision itself, not on its outcomes.
 
-    These columns are not in `JUDGED`:
-        reason: Why the decision is left out, if its own fields show this; null otherwise.
-        wanted: Probability that the policy wanted an exposure.
-        shown: True if the ad was shown, provided that an outcome arrives.
-        by_policy: True if a policy made the decision, and not a fallback.
-        fits: True if an exposure would be a valid touchpoint.
-        lacks: True if an exposure would lack a required column.
+    The SQL reads the view `collected_decision`. Besides columns of `JUDGED`, it returns these columns:
+
+        reason: Why a policy can't learn from the decision; null if the decision's own fields show no reason.
+        wanted: Probability that the policy wanted to show the ad.
+        shown: True if the ad was to be shown, and was not cancelled. It counts as shown only once an outcome arrives.
+        by_policy: True if a policy decided, false if the decision is a fallback.
+        fits: True if the decision has all values that a touchpoint needs.
+        lacks: True if a required column has no value.
         refuses: True if the ledger refused money to the arm.
-        gone_until: Until when the arm has no money. If several refusals overlap, only the first one has this time.
+        gone_until: End of the period without money that starts at this decision; null if none starts here.
     """
     own = [("of_context", column) for column in spec.context] + [("of_user", column) for column in spec.static]
     columns = "".join(f"{_value(struct, column)} AS {_own(column)}, " for struct, column in own)
@@ -103,6 +109,9 @@ def decided_query(spec: DatasetSpec) -> str:
     context, static = (fields([column.name for column in of], "VARCHAR") for of in (spec.context, spec.static))
     without_context = _lacks("of_context", spec.context)
     lacks = f"({without_context} OR {_lacks('of_user', spec.static)})"
+    # `refusal` leaves out users in `overrides`: they have an account of their own, so a refusal to them says nothing
+    # about the arm's money. A digest of this SQL, comments included, is in the name of the stored tables
+    # (`stored_rows.py`), so that any edit of the text makes them be computed again.
     return f"""
     WITH record AS (
         SELECT * EXCLUDE (exposure_probs, channel_probs, "static"),
@@ -142,9 +151,9 @@ def decided_query(spec: DatasetSpec) -> str:
 
 
 def refused_query() -> str:
-    """Return SQL for the periods in which an account has no money, with one row per period and day.
+    """Return SQL for the periods in which an arm has no money left for a campaign.
 
-    The query reads the refusals of the view `every_decided`.
+    The SQL reads the view `every_decided`. A period of several days has one row per day.
     """
     return f"""WITH refusal AS (
         SELECT {_ACCOUNT}, event_time, decision_id, gone_until FROM every_decided WHERE gone_until IS NOT NULL),
@@ -155,15 +164,14 @@ def refused_query() -> str:
 
 
 def observed_query(spec: DatasetSpec, mature_until: datetime, sampled: str) -> str:
-    """Return SQL that adds outcomes to each decision of the view `decided`.
+    """Return SQL that joins each decision of the view `decided` with its clicks, conversions and other outcomes.
 
-    The outcomes are in the view `collected_outcome`. The table `refused_on` must contain the rows of `refused_query`.
-    The result has the columns of `JUDGED`, not yet corrected for failed exposures, and a few columns that only `JUDGED`
-    reads.
+    It reads the outcomes from the view `collected_outcome`, and the periods without money from the table `refused_on`
+    (see `refused_query`). `JUDGED` then reads the result, and corrects its probabilities for failed exposures.
 
     Args:
-        mature_until: Decisions after this time are left out as not mature, because outcomes may still arrive.
-        sampled: SQL condition for users of whom the view `decided` contains all decisions.
+        mature_until: Decisions after this time get the reason `not_mature`, because outcomes may still arrive.
+        sampled: SQL condition for the sampled users. Other users may be in the view with only some of their decisions.
     """
     times = spec.outcome_times
     outcomes = "".join(f"coalesce({_outcome(kind)}, 0) AS {sql_name(kind)}, " for kind in spec.outcome_kinds)
@@ -200,10 +208,10 @@ def observed_query(spec: DatasetSpec, mature_until: datetime, sampled: str) -> s
 
 
 def of_users(share: float) -> tuple[str, str]:
-    """Return two SQL conditions that select a share of the users, chosen by hash.
+    """Return two SQL conditions that select a share of the users by a hash of their id.
 
-    The first is exact and is for judged rows. The second is for records, which have only the coarser user bucket, so it
-    selects slightly more users.
+    The first condition selects exactly this share; it needs the column `PLACE` of judged rows. The second needs only
+    the column `bucket` of raw records. It selects slightly more users, because it selects whole buckets.
     """
     bucket = int(share * BUCKETS)
     within = f"{bucket:02d}{int((share * BUCKETS - bucket) * 16**14):014x}"
@@ -211,10 +219,10 @@ def of_users(share: float) -> tuple[str, str]:
 
 
 def of_forgotten(users: Mapping[str, datetime]) -> str:
-    """Return an SQL condition for the rows of forgotten users from before they were forgotten.
+    """Return an SQL condition for the rows of forgotten users, except rows that are newer than the request to forget.
 
     Args:
-        users: When each user was forgotten, by the hash of the user id.
+        users: Hash of the user id -> time at which the user was forgotten.
     """
     places = {name: f"{bucket_of_hash(name):02d}{name[2:]}" for name in users}
     each = [f"({PLACE} = {sql_text(places[name])} AND event_time < {instant(until)})" for name, until in users.items()]
@@ -222,10 +230,7 @@ def of_forgotten(users: Mapping[str, datetime]) -> str:
 
 
 def of_channel(values: str, channel: str, spec: DatasetSpec) -> str:
-    """Return SQL that reads the number of one channel from the list `values`, which has one number per channel.
-
-    The result is null if `channel` is not a channel of the data set.
-    """
+    """Return SQL for the element of the list `values` that belongs to one channel."""
     places = " ".join(f"WHEN {sql_text(name)} THEN {values}[{place}]" for place, name in enumerate(spec.channels, 1))
     return f"CASE {channel} {places} END"
 
@@ -237,9 +242,10 @@ def _total(kind: str) -> str:
 
 
 def _known(kind: str, time: str) -> str:
-    """Return SQL for the time at which an outcome became known to the router.
+    """Return SQL for the time from which the router knew an outcome.
 
-    This is the first report of a click or conversion, but the last part of an amount.
+    For a click or a conversion, this is the time of the first report. An amount such as revenue may arrive in several
+    parts, so it is known with the last part.
     """
     first_or_last, happened = ("min", "> 0") if kind in EVENTS else ("max", "<> 0")
     return f"{first_or_last}(received_time) FILTER (kind = '{kind}' AND value {happened}) AS {_outcome(time)}"
@@ -262,7 +268,10 @@ def _value(struct: str, column: Column) -> str:
 
 
 def _unsaid_exposure(spec: DatasetSpec) -> str:
-    """Return an SQL condition that is true if some channel may be drawn but has no probability of being exposed."""
+    """Return an SQL condition that is true if a decision does not say how likely it would show the ad on some channel.
+
+    Channels that the policy never draws are ignored.
+    """
     names = [sql_name(channel) for channel in spec.channels]
     return " OR ".join(f"(coalesce(drawing.{name}, 0.0) > 0 AND exposing.{name} IS NULL)" for name in names)
 

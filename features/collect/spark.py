@@ -1,8 +1,8 @@
 """Runs SQL queries on the records of a lake with Spark. The written files have the same rows as those of DuckDB.
 
-sqlglot, which is installed with Ibis, translates most of DuckDB's SQL. The functions that sqlglot does not translate
-are translated in `_said_otherwise`. Executors read and write the lake at its own address: `s3a://...`, or a folder on a
-volume that all executors mount. The folder of the training log must be on such a volume too.
+Queries are written in DuckDB's SQL and translated by sqlglot, which is installed with Ibis. `_said_otherwise`
+translates functions that sqlglot leaves unchanged. Executors read and write the lake at its own address: `s3a://...`,
+or a folder on a volume that all executors mount. The folder of the training log must be on such a volume too.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ class Spark:
             The names of the written files.
         """
         hours = f"SELECT *, strftime(hour, '{HOUR_OF}') AS hour_of FROM ({once(f'({query})')}) AS rows"
-        # With this hint, one Spark task writes several small hours, and several tasks share a large hour.
+        # This hint makes Spark balance its tasks: one task writes several small hours, and a large hour is split among
+        # several tasks.
         frame = self._frame(hours).hint("rebalance", "hour_of").sortWithinPartitions("hour_of", *order)
         files, scratch, written = self._lake.files, f".compact.{secrets.token_hex(4)}", []
         try:

@@ -1,13 +1,15 @@
-"""Applies the rules of `rules.py` to all decisions of a lake, and stores the result for closed hours.
+"""Finds out from which decisions of a lake a policy can learn (`rules.py`), and stores the results in the lake.
 
     decided = Decided(db, lake, spec, until)     # creates the view `every_decided`
     decided.judge()                              # creates the view `judged`, with outcomes
 
     judged/DATASET-SETTINGS/date=2026-11-25/hour=00/NAME.parquet      rows of `rules.decided_query`, by user
 
-A *block* is the unit of storage. It contains the closed hours of one day, or of a part of a day with many decisions.
-Stored rows are read again, so each decision is judged only once. Three things are computed at each read: hours that
-still receive decisions, all hours if the lake can't be written, and outcomes, which arrive for days.
+The results of a *block* are stored together. A block consists of the closed hours of one day, or of a part of a day if
+the day has many decisions. Later calls read the stored results, so the rules are applied to each decision only once.
+
+Hours that still receive decisions are not stored, and neither are outcomes, because they arrive for days. If the lake
+is read-only, nothing is stored, and each call computes all results again.
 """
 
 import logging
@@ -27,7 +29,8 @@ from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
 
 MOST_SAMPLED = 20_000_000
-"""About how many decisions, of whole users, to read for a report and for the shares of exposures that took place."""
+"""Approximate limit for the decisions that are read for a report, and for the shares of wanted exposures that took
+place. All decisions of a user are read or left out together."""
 _NEVER = datetime.fromtimestamp(0, UTC)
 _log = logging.getLogger(__name__)
 
@@ -38,24 +41,27 @@ class _Block(NamedTuple):
 
     @property
     def sources(self) -> list[str]:
-        """Names of the block's files, without the suffix that a file gets when a forgotten user is removed from it.
+        """Names of the files with the block's decisions. The results of the block are stored under these names.
 
-        Stored rows are found by these names, so they stay valid after such a removal.
+        If a forgotten user is removed from a file, the file gets another suffix. Suffixes are left out here, so that
+        the stored results are still found.
         """
         return [file.name.partition(".")[0] for file in self.decisions]
 
 
 class Decided:
-    """The decisions of a lake after the rules of `rules.py` have been applied, as views of a database.
+    """Applies the rules of `rules.py` to the decisions of a lake, and creates views of the results in a database.
 
     Args:
-        spec: The data set. A decision is not mature if it was made within `outcome_hours` before the newest decision.
-            If a router's clock is ahead, the current time is used instead of the newest decision's time.
-        until: Read only decisions before this time, and outcomes that the router received before it. None reads all.
+        spec: The data set. Decisions from the last `outcome_hours` before the newest decision are left out, because
+            outcomes may still arrive. If the newest decision is in the future because a router's clock is ahead, the
+            current time replaces its time.
+        until: Ignore decisions that were made, and outcomes that were received, at or after this time. By default, all
+            count.
 
     Attributes:
         lake: The lake, as it was when its files were listed, so that all queries read the same files.
-        share: Share of the users that are read for counts and opportunities; below 1 if there are too many decisions.
+        share: Share of the users that is read to count decisions; below 1 if there are too many decisions.
 
     Raises:
         LogError: The lake has no decision, a record of another schema version, or the replay of a log.
@@ -71,23 +77,24 @@ class Decided:
         self._db, self._spec, self.until = db, spec, until
         self._query = decided_query(spec)
         while not self._read(lake.fixed()):
-            # List the files again if some were deleted in the meantime, for a forgotten user or because of their age.
+            # Files were deleted while they were being read, because a user was forgotten or the hours were too old. Try
+            # again.
             pass
         every = self._rows(self._starts, 1.0)
         db.view("every_decided", f"SELECT * FROM ({every}) AS rows WHERE {self._before('event_time')}")
         query = "SELECT count(*) AS decisions, max(event_time) AS newest FROM every_decided"
         ((count, newest),) = db.execute(query).fetchall()
-        # A table, not a view: DuckDB knows how many rows a table has, and this one has few.
+        # Store the periods as a table. DuckDB then knows that they are few, and joins them efficiently.
         db.keep("refused_on", refused_query())
         self._newest = min(newest or datetime.now(UTC), datetime.now(UTC))  # a router's clock may be ahead
         self.share = min(1.0, MOST_SAMPLED / max(count, 1))
 
     def judge(self, share_of: Callable[[datetime], float] = lambda _: 1.0, others: str = "true") -> None:
-        """Create the view `judged`: all decisions with their outcomes, as `rules.JUDGED` describes.
+        """Create the view `judged`: the decisions of a sample of users with their outcomes (see `rules.JUDGED`).
 
         Args:
-            share_of: Returns the share of the users to read from a block, given the block's first hour.
-            others: SQL condition for decisions to read in addition to those of the users in `share`.
+            share_of: Returns the share of the users to read from a block of stored results, given its first hour.
+            others: SQL condition for more decisions to read, besides those of the users in `share`.
         """
         groups = [(share, list(starts)) for share, starts in groupby(self._starts, share_of)]
         ends = [starts[0] for _, starts in groups[1:]]
@@ -109,10 +116,10 @@ class Decided:
         return f"{time} < {instant(self.until)}" if self.until else "true"
 
     def _read(self, lake: Lake) -> bool:
-        """List the files of all decisions, and apply the rules to decisions whose results are not stored yet.
+        """List the files of all decisions, and compute the results that are not stored yet.
 
         Returns:
-            False if files were deleted in the meantime, so that the caller has to repeat the call.
+            False if another process has deleted files in the meantime, so that this method must be called again.
         """
         self.lake = lake
         fresh, blocks = self._blocks()
@@ -136,7 +143,7 @@ class Decided:
         return not lost
 
     def _blocks(self) -> tuple[set[datetime], list[_Block]]:
-        """Return the hours that still receive decisions, and the blocks that contain all other hours."""
+        """Return the hours that still receive decisions, and group all other hours into blocks."""
         fresh = hours_of(self._db, self.lake.arrived("decision"))
         blocks: list[_Block] = []
         for hour, files in groupby(self.lake.closed("decision"), lambda file: file.hour):
@@ -153,7 +160,7 @@ class Decided:
         return fresh, blocks
 
     def _store_all(self, derived: Derived, blocks: Sequence[_Block]) -> set[datetime]:
-        """Apply the rules to the decisions of several blocks, and store the results in the lake.
+        """Compute the results of several blocks, and store them in the lake.
 
         Returns:
             The hours of blocks that could not be written.
@@ -169,7 +176,7 @@ class Decided:
         return set()
 
     def _store(self, derived: Derived, block: _Block) -> list[str]:
-        """Apply the rules to the decisions of one block, and store the results. Returns the names of the files."""
+        """Compute the results of one block, and store them in the lake. Returns the names of the written files."""
         records = self.lake.of_files(block.decisions, (), arrived=False).records(self._db, "decision")
         self._db.view("collected_decision", f"SELECT * FROM {records} AS record")
         return self._db.write_hours(

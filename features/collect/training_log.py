@@ -53,15 +53,15 @@ _SQL = {
 
 @dataclass(frozen=True)
 class Learnable:
-    """Counts of what a policy can learn from the collected decisions; `str()` gives a readable summary.
+    """Counts of the collected decisions, by their use for training; `str()` gives a readable summary.
 
     Attributes:
         decisions: Number of decisions that were read.
-        opportunities: Decisions that a policy's value can be estimated from.
-        exposures: Exposures that took place, including those of decisions that are not opportunities.
+        opportunities: Number of decisions from which the value of a policy can be estimated.
+        exposures: Number of ads that users saw, including those of decisions that are not opportunities.
         left_out: Number of decisions that are not opportunities, by reason (`rules.py`).
-        pruned: Touchpoints that were left out because there were more than `most_touchpoints`.
-        incomplete: Exposures that can't be touchpoints because they lack a required column.
+        pruned: Number of touchpoints that were left out because the log may have at most `most_touchpoints`.
+        incomplete: Number of exposures that can't be used because a required column has no value.
         share: Share of the users, chosen by hash, whose decisions were read.
     """
 
@@ -110,8 +110,8 @@ def add_decisions(
     """Add the decisions of a lake to a log folder, which has touchpoints.parquet, dataset.yaml and ingest.json.
 
     Args:
-        snapshot: Identifier of the lake's records at one moment (`Lake.snapshot`). Later records are left out. By
-            default, all records are added.
+        snapshot: Result of `Lake.snapshot`; records that were uploaded later are ignored. By default, all records are
+            used.
         most_touchpoints: About how many touchpoints the training should read, including those of the log
             (`pruning.py`); 0 means all.
         log: The log to which decisions are added, as a file or a folder of parts. By default it is the log in `folder`.
@@ -125,7 +125,8 @@ def add_decisions(
         progress.report(0, 3, "adding outcomes")
         decided.judge(lambda _: decided.share)
         of = bound(db, decided, files, len(spec.channels), most_touchpoints)
-        # The limit may keep more users of some generations than `share`, so those generations are read again.
+        # The decisions of only a `share` of the users were read above. The limit may keep more users than that of some
+        # models, so read the decisions again.
         if decided.share < 1:
             decided.judge(of.share_of, of.of_judged)
         _write_opportunities(db, decided, spec, data / OPPORTUNITIES_FILE)
@@ -141,10 +142,10 @@ def add_decisions(
 
 
 def _learnable(db: Database, share: float) -> Learnable:
-    """Count the decisions of the view `judged` by the reason for which they are left out.
+    """Count the decisions of the view `judged` that a policy can learn from, and the others by the reason why it can't.
 
     Args:
-        share: The share of users in the view, which is recorded in the result.
+        share: The share of users that were sampled, for the report.
     """
     counts = db.execute(
         f"""SELECT left_out, count(*) AS decisions, count_if(touchpoint) AS shown, count_if(incomplete) AS lacking
@@ -156,7 +157,9 @@ def _learnable(db: Database, share: float) -> Learnable:
 
 
 def bound_touchpoints(folder: Path, most: int) -> str:
-    """Shorten a log without decisions to about `most` touchpoints, by keeping whole users chosen by hash.
+    """Reduce a log to about `most` touchpoints, by sampling users by a hash of their id.
+
+    All touchpoints of a sampled user are kept. The log must not contain collected decisions.
 
     Args:
         most: The limit; 0 means that all touchpoints are kept.
@@ -179,8 +182,8 @@ def bound_touchpoints(folder: Path, most: int) -> str:
 def _write_opportunities(db: Database, decided: Decided, spec: DatasetSpec, path: Path) -> None:
     most = {"train": MOST_CONTEXTS, "val": MOST_WINDOWS, "test": MOST_WINDOWS}
     ((rows,),) = db.execute(f"SELECT count(*) AS decisions FROM judged WHERE {_OPPORTUNITY}").fetchall()
-    # The ids of all users may not fit in memory, so only a sample of users is read. The sample has 20 % more users than
-    # any part of the split (train, validation, test) is expected to need.
+    # Read only a sample of the users, because the ids of all users may not fit in memory. The sample is 20 % larger
+    # than needed for the largest number of opportunities in each part (train, validation, test).
     enough = 1.2 * max(most[part] / share for part, share in SHARES)
     here, of_records = of_users(decided.share * enough / max(rows, 1))
     known = decided.lake.records(db, "window", until=decided.until and decided.until + HOUR, where=of_records)
@@ -206,12 +209,14 @@ def _write_opportunities(db: Database, decided: Decided, spec: DatasetSpec, path
 
 
 def _users_of_opportunities(db: Database, most: Mapping[str, int], here: str) -> pa.Table:
-    """Choose, by hash, the users whose opportunities are written, and assign each to train, validation or test.
+    """Sample the users whose opportunities are written, and assign each user to train, validation or test.
+
+    Users are sampled by a hash of their id, so the result is reproducible.
 
     Args:
-        most: Largest number of opportunities in each part. In the validation and test parts, only opportunities with a
-            logged window count.
-        here: SQL condition for the users to choose from.
+        most: Largest number of opportunities per part: train, val and test. In val and test, only opportunities whose
+            window was logged are counted.
+        here: SQL condition for the users from which to sample.
     """
     counted = db.execute(
         f"""SELECT user_id, count(*) AS decisions, count(w.decision_id) AS windows FROM judged LEFT JOIN (
@@ -230,7 +235,10 @@ def _users_of_opportunities(db: Database, most: Mapping[str, int], here: str) ->
 
 
 def _add_touchpoints(db: Database, spec: DatasetSpec, log: Sequence[Path], out: Path, of: Bound) -> None:
-    """Write the rows of the log and the collected exposures to one table. A column that one of them lacks is null."""
+    """Write the rows of the log and the collected exposures to one table, sorted by user and time.
+
+    If the log or the exposures lack a column of the table, the column is null in their rows.
+    """
     there = pq.read_schema(log[0]).names
     types = schema(spec, [*there, COLLECTED])
     own = {column.name for column in (*spec.context, *spec.static)}
@@ -252,11 +260,11 @@ def _add_touchpoints(db: Database, spec: DatasetSpec, log: Sequence[Path], out: 
 
 
 def _note(data: Path, rows: int, days: Mapping[str, int] | None, **more: Any) -> None:
-    """Record in `ingest.json` how large the log was before users were sampled.
+    """Update the report `ingest.json` after rows were added to the log or users were sampled.
 
     Args:
-        rows: Number of rows before sampling.
-        days: Number of rows of each day before sampling; None if the log was not sampled.
+        rows: Number of rows before users were sampled.
+        days: Number of rows of each day before users were sampled; None if all users were kept.
         more: Other entries to add to `ingest.json`.
     """
     report = json.loads((data / INGEST_FILE).read_text()) | facts_of(data / LOG_FILE) | more

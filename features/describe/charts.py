@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Largest number of positions in a journey that a chart shows.
 PLACES = 40
-# Period of a chart -> name of the period in pandas.
+# Width of a bar in a chart by time -> pandas' name for this frequency.
 _FREQUENCY = {"hour": "h", "day": "D", "week": "W-MON", "month": "MS"}
 _PERCENT = ".2~%"
 
@@ -34,7 +34,7 @@ def touchpoints(figures: Description) -> Chart:
     table = _by_period(figures, [channel.channel for channel in (largest if few else largest[: len(plot.PALETTE) - 1])])
     traces = []
     for i, (name, rows) in enumerate(table.items()):
-        # The key of "others" is "", because a channel may be named "others", but never "".
+        # The sum of the small channels has the name "" in the table, because a real channel may be called "others".
         whole = str(name or "others")
         traces.append(
             plot.bar(
@@ -108,8 +108,8 @@ def rates_by_channel(div: str, rows: Sequence[tuple[str, Rate]], overall: float,
 def rates_by_place(div: str, rows: Sequence[tuple[int, Rate]], overall: float, what: str) -> Chart:
     """Draw the rate of an event at each position of a journey with its 95 % interval. A line marks the overall rate."""
     rows = rows[:PLACES]
-    # Few journeys have many touchpoints, so the last positions have wide intervals. The axis cuts off these intervals,
-    # so that the others stay readable.
+    # Few journeys are long, so the intervals of the last positions are wide. Choose the axis for the narrower
+    # intervals, so that these stay readable; wide intervals are cut off.
     sure = [rate.high for _, rate in rows if rate.high - rate.low < 0.2] or [1.0]
     html = plot.draw(
         div,
@@ -166,11 +166,11 @@ def _by_period(figures: Description, channels: Sequence[str]) -> pd.DataFrame:
 
 
 def _dots(names: str, values: str, rows: Sequence[tuple[Any, Rate]], size: int) -> Any:
-    """Draw rates as dots with their intervals.
+    """Return a Plotly trace that shows each rate as a dot, with its 95 % interval as a line.
 
     Args:
-        names: The axis with the names of the rows, "x" or "y".
-        values: The other axis, with the rates.
+        names: Axis of the names, "x" or "y".
+        values: Axis of the rates, "y" or "x".
         rows: Pairs of a name and its rate.
         size: Diameter of a dot in pixels.
     """

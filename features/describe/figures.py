@@ -39,7 +39,7 @@ Row = dict[str, Any]
 PROPENSITY_BINS = 20
 NO_CHANNEL = "(none)"
 _DAY = 86_400.0  # s
-# Longest log in days, name of the period for a log of up to this length, and the unit that Ibis needs.
+# A log of at most this many days -> the width of a bar in its chart by time, and Ibis' unit for that width.
 _PERIODS = ((2, "hour", "h"), (120, "day", "D"), (3 * 366, "week", "W"), (math.inf, "month", "M"))
 
 
@@ -252,7 +252,7 @@ def _totals(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
         column = log[name]
         figures[f"{name}_missing"] = column.isnull().sum()
         if name in names:
-            # Count exactly. An approximate count could miss one of a few names.
+            # Use an exact count. There may be few distinct names, so even an error of one would be visible.
             figures[f"{name}_different"] = column.nunique()
         elif name != "user_id":
             figures |= {f"{name}_low": column.min(), f"{name}_high": column.max()}

@@ -7,9 +7,9 @@
     user_channel.parquet     touchpoints and clicks of a user's last 7 days by channel, hour by hour
     campaign_stats.parquet   touchpoints, rates and mean cost of a campaign's last 24 hours, hour by hour
 
-A touchpoint is counted in the hour in which it became known. A click or conversion that the data set lists as `timed`
-is counted in the hour in which the router received it. The time of an aggregate is the end of this hour. So a decision
-never reads an aggregate that includes the decision's own touchpoint.
+A count is computed at the end of each hour, and includes only touchpoints that were known by then. So the features of a
+decision never include the touchpoint to which the decision leads. If the data set lists an outcome as `timed`, its
+clicks or conversions are counted from the time at which the router received them.
 """
 
 import math
@@ -41,7 +41,8 @@ CAMPAIGN_DAYS = 1
 _TIMES = ("timestamp", "created_timestamp")
 _LARGEST = sys.float_info.max
 _UTC = dt.Timestamp(timezone="UTC", scale=6)
-# Larger than the number of touchpoints of any user.
+# Clicks are multiplied by this factor, so that one integer holds a number of touchpoints and a number of clicks. No
+# user has so many touchpoints.
 _CLICK = 2**32
 _BILLION = 10**9
 
@@ -57,12 +58,11 @@ def build_sources(
     """Write the Parquet files of the feature views. Each file replaces an earlier file of the same name.
 
     Args:
-        touchpoints: Touchpoints that `clean_touchpoints` has returned. They may have the arrival time in
-            `created_timestamp`.
-        out_dir: Folder for the files that the module's docstring lists. If the log is large, each file is a folder of
-            parts.
-        some: Touchpoints of the users whose views are computed, if not of all users.
-        only: Names of the views to write, if not all.
+        touchpoints: The result of `clean_touchpoints`. The column `created_timestamp`, with the time of arrival, is
+            optional.
+        out_dir: Folder to write. For a large log, each Parquet file becomes a folder of parts.
+        some: Touchpoints of the users to compute; by default those of all users.
+        only: Names of the views to write; by default all.
 
     Raises:
         LogError: The log has no rows.
@@ -72,8 +72,8 @@ def build_sources(
     rows = some.count().to_pyarrow().as_py()
     if not rows and some is touchpoints:
         raise LogError("the log has no rows")
-    # Training reads these files shard by shard, together with the steps of the windows. With the same number of shards,
-    # the rows that belong to a shard of steps are adjacent.
+    # Use the same number of shards as `features.sequences.builder` does for the windows. Training joins these files
+    # with one shard of windows at a time, so the rows that it then needs are adjacent.
     shards = max(1, math.ceil(rows / ROWS_PER_SHARD))
 
     def by_user(build: Callable[[ibis.Table, DatasetSpec], ibis.Table], path: Path) -> None:
@@ -118,11 +118,10 @@ def newest_touchpoints(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table
 
 
 def changed_users(touchpoints: ibis.Table, spec: DatasetSpec, since_us: int, end_us: int) -> ibis.Table:
-    """Return the users whose features may differ between the times `since_us` and `end_us`.
+    """Return the users whose features may have changed between the times `since_us` and `end_us`.
 
-    A user is included if a touchpoint or an outcome became known in this time or in the hour before it, if outcomes of
-    a touchpoint may still arrive (`spec.outcome_hours`), or if a touchpoint became too old for `user_channel`. A few
-    unchanged users may be included too.
+    The features of a user change if a touchpoint or outcome was added, if outcomes may still arrive for a touchpoint
+    (`spec.outcome_hours`), or if a touchpoint became too old for `user_channel`. Some returned users have not changed.
     """
     counted, hour_before = USER_DAYS * DAY_US, since_us - HOUR_US
     changed = touchpoints.known > timestamp_micros(since_us - round(spec.outcome_hours * HOUR_US))
@@ -136,8 +135,8 @@ def changed_users(touchpoints: ibis.Table, spec: DatasetSpec, since_us: int, end
 def user_static(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     """Return one row per user, with the first value of each static column, user_id, timestamp and created_timestamp.
 
-    Later values are not used, because they would leak information from the future. The join reads only features from
-    before a touchpoint, so each row gets a time one day before the user's first touchpoint.
+    A later value must not be used, because it was not yet known at earlier touchpoints. The row's time is one day
+    before the user's first touchpoint, so that already the first touchpoint gets these features.
     """
     first = touchpoints.mutate(place=ibis.row_number().over(ibis.window(group_by="user_id", order_by="timestamp")))
     first = first.filter(first.place == 0)
@@ -168,9 +167,9 @@ def own_view(rows: ibis.Table, view: FeatureViewSpec) -> ibis.Table:
         if field.kind == "numeric" and not fits:
             wanted = "lists of numbers" if field.by_channel else "numbers"
             raise SpecError(messages.VIEW_TYPE(view=view.view, file=view.source, column=field.name, wanted=wanted))
-        # Infinity counts as missing, because JSON can't express it. Ibis' isinf() is always false on Spark, so values
-        # are compared with the largest float. In a list, a missing value is NaN, because Feast's online stores would
-        # turn null into 0.0. Readers treat NaN as missing.
+        # Treat infinity as missing, because JSON can't express it. Compare with the largest float, because Ibis'
+        # isinf() is always false on Spark. In a list, write NaN for a missing value, because Feast's online stores
+        # would turn null into 0.0.
         value = value.cast(cast)
         if field.by_channel:
             value = value.map(lambda number: (number.abs() <= _LARGEST).ifelse(number, math.nan))
@@ -188,12 +187,12 @@ def own_view(rows: ibis.Table, view: FeatureViewSpec) -> ibis.Table:
 
 
 def user_channel(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Count each user's touchpoints and clicks of the last 7 days by channel, at the end of each hour with a change.
+    """Count each user's touchpoints and clicks of the last 7 days in each channel, whenever a count has changed.
 
-    Columns: user_id, timestamp, created_timestamp, and the lists uc_touchpoints and uc_clicks with one value per
-    channel.
+    The result has the columns user_id, timestamp (a full hour) and created_timestamp, and the lists uc_touchpoints and
+    uc_clicks. Each list has one number per channel.
     """
-    # One integer holds both counts of a channel: touchpoints + 2**32 * clicks. So one SQL window computes both sums.
+    # Put both counts of a channel into one integer, touchpoints + 2**32 * clicks, so that they are summed in one step.
     news = _as_it_becomes_known(touchpoints, spec)
     both = news.touchpoint + news.click * _CLICK
     counts = {f"both_{i}": (news.channel == name).ifelse(both, 0) for i, name in enumerate(spec.channels)}
@@ -235,10 +234,10 @@ def campaign_stats(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
 
 def _as_it_becomes_known(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Return one row per touchpoint, and one more row for each click or conversion that became known later.
+    """Return one row per touchpoint, and another row for each click or conversion that became known later.
 
-    Columns: the keys, `known` (time), `touchpoint` (1, or 0 in the row of a later click or conversion), click,
-    conversion and cost.
+    The column `known` has the time from which a row counts. In the additional rows, `touchpoint` is 0, so that summing
+    the column counts each touchpoint once. The other columns are the keys, click, conversion and cost.
     """
     later = [name for name in EVENTS if name in spec.timed]
     zero = ibis.literal(0, "int64")
@@ -255,7 +254,7 @@ def _as_it_becomes_known(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Tab
 def _rolling(touchpoints: ibis.Table, key: str, values: dict[str, ibis.Value], period: int) -> ibis.Table:
     """Sum `values` of each key over the last `period` microseconds, at the end of each hour in which a sum changes.
 
-    Two equal rows are returned if one hour leaves the period at the time when another enters it.
+    If one hour gets too old at the moment when another is added, two equal rows are returned.
     """
     known = unix_micros(touchpoints.known)
     # time since the start of the hour in microseconds; not negative, even before 1970
@@ -263,7 +262,8 @@ def _rolling(touchpoints: ibis.Table, key: str, values: dict[str, ibis.Value], p
     hourly = touchpoints.select(key, end=known - into + HOUR_US, **values)
     kinds = {name: hourly[name].type() for name in values}
     hourly = hourly.group_by(key, "end").aggregate(**{name: hourly[name].sum().cast(kinds[name]) for name in values})
-    # The sum is cumulative: each hour's values are added at the end of the hour, and subtracted again after `period`.
+    # Compute a sum over a moving period as a running total: add each hour's values at its end, and subtract them again
+    # one `period` later.
     left = hourly.select(key, end=hourly.end + period, **{name: -hourly[name] for name in values})
     changes = hourly.union(left)
     so_far = ibis.range_window(group_by=key, order_by="end", preceding=None, following=0)

@@ -1,7 +1,8 @@
 """Creates Feast's entities, sources, feature views and feature service from a data set description.
 
-Every stored field has a tag `default`, in JSON. A reader uses this value if the store lacks the key, or if the stored
-value is older than the view's time to live (TTL). So a reader needs Feast's registry, but not this package.
+Each stored field has a tag `default` with a value in JSON. A reader uses the default if the store has no value, or if
+the value is older than the view's time to live (TTL). The tag is in Feast's registry, so a reader does not need this
+package.
 """
 
 import json
@@ -20,7 +21,7 @@ from mtorl.log.dataset import DatasetSpec, FeatureViewSpec, SpecError
 from mtorl.window.window import AD_DECISION, HISTORY, PACKED, STATIC, history_types
 
 Feature = tuple[FeastType, Any]
-"""The type of a feature, and its default."""
+"""A feature's type in Feast, and its default value."""
 _OWNED: dict[str, Any] = {"owner": "ads-platform", "tags": {"owner": "ads-platform"}}
 
 
@@ -51,15 +52,14 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
     """
     user = _entity("user", "user_id", "Person who sees the ads; the unit of every experiment")
     campaign = _entity("campaign", "campaign_id", "What an advertiser books; has its own budget")
-    # Feast never reads the source file of this view, because training windows and online histories are computed from
-    # the log itself.
+    # Feast requires a source file, but it never reads this one, because histories are computed from the log itself.
     history = FeatureView(
         name=HISTORY,
         description=f"Last {spec.window} touchpoints, packed by mtorl.window.packed; online only",
         entities=[user],
         schema=[Field(name=PACKED, dtype=Bytes, tags={"default": "null", "columns": json.dumps(history_types(spec))})],
         source=_source(HISTORY, data),
-        # After a longer pause, a new journey begins.
+        # After so many days without a touchpoint, a new journey begins, so the stored history is no longer used.
         ttl=timedelta(days=spec.journey_gap_days),
         **_OWNED,
     )
@@ -96,7 +96,7 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
     of_the_data_set |= {field.name for view in own for field in view.features}
     if taken := of_the_data_set & {field.name for view in built_in for field in view.features}:
         raise SpecError(TAKEN_NAME(column=sorted(taken)[0]))
-    # The feature service contains only the features that the model reads. The first one is the user's history.
+    # The feature service lists only the features that the model reads, with the user's history first.
     views = {view.name: view for view in (*built_in, *own)}
     read = [views[some.view][[field.name for field in some.fields]] for some in spec.features]
     service = FeatureService(
@@ -140,7 +140,7 @@ def _view(
 
 
 def _own(view: FeatureViewSpec, entity: Entity, data: Path, chosen: Mapping[str, Any]) -> FeatureView:
-    """Return the feature view of a team's own file. The view reads the copy that `sources.own_view` computes."""
+    """Return the feature view of a file that a team provides. It reads a converted copy (`sources.own_view`)."""
     fields: dict[str, Feature] = {
         field.name: (
             Array(Float64) if field.by_channel else Float64 if field.kind == "numeric" else String,
@@ -152,9 +152,10 @@ def _own(view: FeatureViewSpec, entity: Entity, data: Path, chosen: Mapping[str,
 
 
 def _chosen_defaults(spec: DatasetSpec) -> dict[str, Any]:
-    """Return the default of each field that the data set's model reads, by name of the field.
+    """Return the default of each field that the model reads, by the name of the field.
 
-    The default is None if a missing value is declared "unknown", and otherwise 0.0, or a list of zeros by channel.
+    The default is None if the data set declares `missing: unknown` for the field. Otherwise it is 0.0, or a list with a
+    0.0 for each channel.
     """
     return {
         field.name: None if field.missing == "unknown" else [0.0] * len(spec.channels) if field.by_channel else 0.0
@@ -164,7 +165,9 @@ def _chosen_defaults(spec: DatasetSpec) -> dict[str, Any]:
 
 
 def _check_features(spec: DatasetSpec, built_in: Sequence[FeatureView]) -> None:
-    """Check that the built-in views have the fields that the model reads, and that own views have other names.
+    """Check the feature views that a data set description lists.
+
+    Built-in views must have the listed fields. A view that a team provides must not have the name of a built-in view.
 
     Raises:
         SpecError: A view or field is unknown, has the wrong type, or has the name of a built-in view.

@@ -12,8 +12,8 @@ The folder is that of a run, the data volume of a cluster, or a part of either. 
     Feast repositories: their online store, even if it is outside the folder
     artifacts of models, which are not changed but reported
 
-Each file is rewritten atomically. An interrupted run is completed by the next one: outcomes and shadow decisions, which
-have no user id, are removed before the decisions that link them to a user.
+Files are rewritten atomically. If a run is interrupted, calling `forget` again completes it. Outcomes and shadow
+decisions have no user id, so they are removed first, while their decisions still show to whom they belong.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ from mtorl.runtime import progress
 _SETTINGS = "feature_store.yaml"
 _QUARANTINE = re.compile(rf"quarantine|(.+\.)?quarantine\.csv|{re.escape(LEFT_OUT)}")
 _CAN_GO_WRONG = (LogError, OSError, ValueError, sqlite3.Error, pa.ArrowException, manifest.ManifestError, ArtifactError)
-# Names of temporary files that `replacing` creates, and of temporary folders that commands and log writers create.
-# Older than a day, they are left over from a process that was killed.
+# Names of temporary files and folders that this package creates. If one is over a day old, its process was probably
+# killed before it could delete it.
 _UNFINISHED, _UNFINISHED_SECONDS = re.compile(r"\..+\.[0-9a-f]{8}(\.old)?|\.(describe|scratch)-.+"), 86_400.0
 
 
@@ -61,7 +61,7 @@ class Report:
     """The result of `forget`.
 
     Attributes:
-        removed: Number of removed rows or keys, by path of the store.
+        removed: Path of each store -> number of rows or keys that were removed from it.
         failed: Stores that could not be searched or changed, each with the reason.
         raw: Raw files that still contain rows of the users, each with the number of rows.
         models: Models that were trained on the users or contain their ids.
@@ -81,13 +81,13 @@ def forget(
     feature_repo: str | Path | None = None,
     origin: Origin | None = None,
 ) -> Report:
-    """Remove users from all stores in a folder, and list them so that their old records are not written again.
+    """Remove users from all stores in a folder, and list them as forgotten, so that they are not added again.
 
     Args:
-        now: Only what users did before this time is removed. A user who returns later counts as a new user.
-        before: Decisions, outcomes and touchpoints from before this time are removed for all users.
-        feature_repo: A Feast repository outside the folder, from whose online store the users are removed too.
-        origin: Raw files to search for the users, in addition to those from which the logs in the folder were read.
+        now: Time of the request. A user who comes back after this time counts as a new user.
+        before: Also remove all decisions, outcomes and touchpoints that are older than this time, of all users.
+        feature_repo: A Feast repository outside the folder. The users are removed from its online store too.
+        origin: More raw files to search for the users. Raw files of the logs in the folder are always searched.
 
     Raises:
         LogError: `feature_repo` is not a Feast repository.
@@ -176,7 +176,7 @@ class _Found:
 
 
 class _Work:
-    """Removes users from one store after the other, and collects the results in a `Report`."""
+    """Removes users from the stores of one folder, and collects the results in a `Report`."""
 
     def __init__(self, root: Path, users: frozenset[str], before: datetime | None) -> None:
         self.report = Report()
@@ -195,7 +195,10 @@ class _Work:
                 self.report.removed[name if store == "." else f"{store}/{name}"] += removed[name]
 
     def tables(self, paths: list[Path]) -> None:
-        """Remove the users' rows from Parquet tables, and the rows of their decisions from tables without user ids."""
+        """Remove the users' rows from Parquet tables.
+
+        A table without user ids may have decision ids. Then the rows of the users' decisions are removed.
+        """
         rows, ids = Rows(self._users, before=self._before), set[str]()
         of_users, of_decisions = [], []
         for path in paths:
@@ -213,11 +216,11 @@ class _Work:
             progress.report(done, len(todo), f"{done} of {len(todo)} tables")
 
     def each(self, path: Path, remove: Callable[[Path], int | None], what: str = "") -> None:
-        """Call `remove` with the path of a store, and add the number of removed rows to the report.
+        """Remove the users from one store by calling `remove`, and add the number of removed rows to the report.
 
         Args:
             remove: Returns the number of removed rows, or None if the store has nothing to search.
-            what: Added to the store's name in the report.
+            what: Text that is appended to the store's name in the report.
         """
         with self.reporting(path):
             removed = remove(path)
@@ -252,16 +255,16 @@ def _is_lake(folder: Path) -> bool:
 
 
 def _is_unfinished(path: Path) -> bool:
-    """Return True if a path has a temporary name and is over a day old, so that its process was probably killed."""
+    """Return True if a file was probably left by a killed process: it has a temporary name and is over a day old."""
     try:
         age = time.time() - path.lstat().st_mtime if _UNFINISHED.fullmatch(path.name) else 0.0
-    except FileNotFoundError:  # the process finished and has renamed or deleted the file
+    except FileNotFoundError:  # its process has just renamed or deleted it
         return False
     return age > _UNFINISHED_SECONDS
 
 
 def _bring_up_to_date(folder: Path) -> None:
-    """Update the report of a log from which rows were removed: its numbers of rows and users, and its fingerprint."""
+    """Update a log's report after rows were removed: the number of rows, the number of users and the fingerprint."""
     report = json.loads((folder / INGEST_FILE).read_text(encoding="utf-8"))
     if report.get("rows") != rows_of(folder / LOG_FILE):
         text = json.dumps(report | facts_of(folder / LOG_FILE), indent=2)

@@ -68,11 +68,11 @@ def remaining_rows(origin: Origin, users: frozenset[str]) -> Iterator[str]:
 class _RowFinder:
     """Finds rows of users in raw files.
 
-    Each method reads one kind of file, and returns the rows of the users and the name of the column with the user ids.
+    There is one method per kind of file. It returns the rows of the users, and the name of the column with the user
+    ids.
 
     Attributes:
-        ids: Ids of the users' touchpoints. They are needed if a conversions file refers to touchpoints instead of
-            users.
+        ids: Ids of the users' touchpoints, for a conversions file that names touchpoints instead of users.
     """
 
     engine: Engine

@@ -33,7 +33,7 @@ class Rows:
     Attributes:
         users: Rows with one of these user ids are removed.
         decisions: In a table without user ids, rows with one of these decision ids are removed.
-        before: Decisions, outcomes and touchpoints of a log from before this time are removed for all users.
+        before: Decisions, outcomes and touchpoints that are older than this time are removed, of all users.
     """
 
     users: frozenset[str]
@@ -41,9 +41,10 @@ class Rows:
     before: datetime | None = None
 
     def decisions_in(self, path: Path) -> set[str]:
-        """Return the ids of those decisions whose rows `remove` would remove from a table.
+        """Return the ids of the decisions that `remove` would remove from a table.
 
-        Returns an empty set if the table lacks the column user_id or decision_id.
+        The other tables of the folder can then be searched for these ids. If the table has no user ids or no decision
+        ids, the result is empty.
         """
         rows, gone = ds.dataset(path, format="parquet"), self._gone(path)
         if gone is None or not {USER, DECISION} <= set(rows.schema.names):
@@ -70,10 +71,7 @@ class Rows:
         return int(removed)
 
     def _gone(self, path: Path) -> pc.Expression | None:
-        """Return a condition for the rows to remove, which is true or false for each row and never null.
-
-        Returns None if the table has neither a column user_id nor a column decision_id.
-        """
+        """Return a condition that is true for the rows to remove, and false (never null) for the others."""
         schema = pq.read_schema(path)
         key, names = (USER, self.users) if USER in schema.names else (DECISION, self.decisions)
         if key not in schema.names:

@@ -5,7 +5,8 @@
     bad = broken(table, cells)                                  # rows that break a rule, and which rule, by column
     table = without(table, bad)                                 # the next stage checks the other rows
 
-All rules of a stage are checked in one query. A value that breaks several rules is reported for the first of them.
+The rules are grouped into stages, and one query checks all rules of a stage. If a value breaks several rules, only the
+first of them is reported.
 """
 
 import datetime
@@ -80,7 +81,8 @@ class Fault:
 
 
 Suspects = Callable[[ibis.Table], ibis.Table]
-"""A cheap aggregate of all rows that returns the keys of the only rows that can break an expensive rule."""
+"""Type of a function that finds suspect rows for an expensive rule: by a cheap aggregation of all rows, it returns the
+keys of the rows that may break the rule. Only these rows are then checked."""
 
 
 class Rule(NamedTuple):
@@ -103,9 +105,9 @@ class Stage:
     """Rules that are checked together. A row that breaks a rule of one stage is not checked in later stages.
 
     Attributes:
-        checked: The rules. Those of the same column are next to each other.
-        suspects: Returns the keys of the few rows that can break the rules, so that expensive rules check only these.
-            None means that all rows are checked.
+        checked: The rules. Rules of the same column must be next to each other.
+        suspects: Returns the keys of all rows that may break a rule, so that slow rules check only these rows. None
+            means that all rows are checked.
     """
 
     checked: tuple[Rule, ...]
@@ -118,12 +120,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Cells:
-    """The values of a file, used to describe faults in the user's own words.
+    """The values of a file, with which messages show a fault as the user knows it: the file's column names and values.
 
     Attributes:
         raw: The file as it is.
         adapted: The file after an adapter has renamed and combined its columns.
-        called: The name in the file of each adapted column.
+        called: Column of `adapted` -> its name in the file.
         file: The name of the file, if it is the second file of a data set.
     """
 
@@ -174,9 +176,10 @@ class Cells:
 
 
 def read(adapted: ibis.Table, spec: DatasetSpec, names: Collection[str] = ()) -> ibis.Table:
-    """Parse the columns of an adapter. Returns `ROW` and the columns of the log, each with a column "present:NAME".
+    """Parse the columns that an adapter has returned: texts, numbers, times and flags.
 
-    A value that can't be parsed is null. The column "present:NAME" tells whether the file has a value at all.
+    A value that can't be parsed becomes null. To tell it from a missing value, each column gets a second column
+    "present:NAME", which is true if the file has a value.
 
     Args:
         names: The columns to parse; by default all columns of the log.
@@ -184,7 +187,8 @@ def read(adapted: ibis.Table, spec: DatasetSpec, names: Collection[str] = ()) ->
     columns: dict[str, ibis.Value] = {}
     numbers = spec.numbers
     zero = {c.name for c in _declared(spec) if c.missing == "zero"}
-    # These columns are parsed as flags, so that "yes" becomes 1. An additional outcome may also be an amount.
+    # Parse these columns as flags, so that "yes" becomes 1. `flag` also parses numbers, because an additional outcome
+    # may be an amount.
     happened = {*EVENTS, *(c.name for c in spec.outcomes)}
     times = ("timestamp", *_times(spec))
     own = (*spec.log_columns, *(name for name in spec.optional_columns if name in adapted.columns))
@@ -207,8 +211,8 @@ def canonical(table: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     """Return the columns of the canonical log. The rows of `table` must have broken no rule."""
     whole = {name: table[name].cast("int64") for name in ("click", "conversion")}
     times = [name for name in _times(spec) if name in table.columns]
-    # If a touchpoint was moved by a microsecond, its outcome may seem to be earlier than the touchpoint. Such an
-    # outcome gets the time of the touchpoint.
+    # If the touchpoint was moved by some microseconds, its outcome may now be earlier than the touchpoint itself. Then
+    # give the outcome the time of the touchpoint.
     not_before = {
         name: ibis.ifelse(table[name] < table["timestamp"], table["timestamp"], table[name])
         for name in times
@@ -238,7 +242,7 @@ def stages(spec: DatasetSpec, optional: Collection[str]) -> tuple[Stage, ...]:
 
 
 def of_conversions(told: Conversions) -> Stage:
-    """Return the rules for the second file of a data set, which contains outcomes."""
+    """Return the rules for the rows of a second file with outcomes, such as a file of conversions."""
     rules, mark = [_time("timestamp", told.columns)], told.file.decimal
     for name in told.outcomes:
         rules += _flag(name, mark) if name in EVENTS else [_present(name), _number(name, mark)]
@@ -265,7 +269,11 @@ def is_broken(judged: ibis.Table, stage: Stage) -> ibis.Value:
 
 
 def broken(judged: ibis.Table, stage: Stage) -> ibis.Table:
-    """Return the rows that break a rule of the stage: `ROW`, and for each column the number of the broken rule."""
+    """Return the rows that break a rule of the stage.
+
+    The result has the column `ROW`, and one column for each checked column with the number of the rule that it breaks,
+    or 0.
+    """
     bad = judged.filter(is_broken(judged, stage))
     return bad.select(ROW, **{name: bad[_CODE + name] for name, _ in stage.rules()})
 
@@ -276,16 +284,18 @@ def without(table: ibis.Table, rows: ibis.Table) -> ibis.Table:
 
 
 def suspected(table: ibis.Table, keys: ibis.Table) -> ibis.Table:
-    """Return the rows of `table` whose key is in `keys`, the result of `Stage.suspects`."""
+    """Return the rows of `table` that may break a rule, given their keys (the result of `Stage.suspects`)."""
     return table.semi_join(keys, keys.columns).select(*table.columns)
 
 
 def moved_ties(table: ibis.Table, keys: ibis.Table) -> ibis.Table:
-    """Move touchpoints of a user that have the same time one microsecond apart, in the order of the file.
+    """Move touchpoints of one user that have the same time, so that they are one microsecond apart.
+
+    They keep the order of the file.
 
     Args:
         table: Rows that broke no rule.
-        keys: Users and times with several rows, from `same_times`.
+        keys: The result of `same_times`: users and times that occur in several rows.
 
     Returns:
         `ROW` and the new time `moved`, for each row whose time changes.
@@ -299,7 +309,7 @@ def moved_ties(table: ibis.Table, keys: ibis.Table) -> ibis.Table:
     return rows.filter(rows["moved"] != rows["at"]).select(ROW, moved=timestamp_micros(rows["moved"]))
 
 
-# ---- rules for single values; a null that is allowed breaks no rule
+# ---- rules for single values; a null is not a fault, unless the column must have a value
 
 
 def _present(column: str) -> Rule:
@@ -396,7 +406,7 @@ def _is_first(table: ibis.Table) -> ibis.Value:
 def _unchanging(column: str) -> Rule:
     def holds(table: ibis.Table) -> ibis.Value:
         value = table[column]
-        # Sort nulls last, because the first value of a user is the first that is not null.
+        # Sort nulls last. A user's value is the first one that is not null, and null rows do not differ from it.
         order = [value.isnull(), table[ROW]]
         return (value == value.first().over(group_by=table["user_id"], order_by=order)).fill_null(True)
 
@@ -415,9 +425,9 @@ def same_times(table: ibis.Table) -> ibis.Table:
 
 
 def _uneven_users(table: ibis.Table, static: list[str], least: int) -> ibis.Table:
-    """Return the users who may break a rule: they have several values in a static column, or too few rows.
+    """Return the users with several values in a static column, or with fewer than `least` rows.
 
-    Both kinds of users are returned together, because removing rows with a wrong static value may leave too few rows.
+    Both rules use this result: removing a user's rows with another static value may leave too few rows of this user.
     """
     ends = {f"{end}:{name}": getattr(table[name], end)() for name in static for end in ("min", "max")}
     users = table.group_by("user_id").agg(n=table.count(), **ends)

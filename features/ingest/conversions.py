@@ -4,9 +4,11 @@
     log = later.attribute(touchpoints)           # touchpoints with their outcomes, and the times these became known
     later.report, later.write_left_out(path)     # left-out rows: counts by reason, and the rows in full
 
-Each row belongs to one touchpoint (last touch): the newest touchpoint of the same user, or with the same touchpoint id,
-that is not later than the row and within the attribution window. If several rows belong to one touchpoint, amounts are
-added up, and a click or a conversion counts once. An amount becomes known with its last row.
+Each row of the second file is assigned to the last touchpoint before it (last touch) that has the same user, or the
+same touchpoint id. A touchpoint that is older than the attribution window does not count.
+
+If several rows belong to one touchpoint, amounts are added up, and a click or a conversion counts once. An amount
+becomes known with its last row.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from mtorl.log.touchpoints import LogError
 from mtorl.runtime.message import Message
 
 FILE = "conversions-left-out.csv"
-"""File next to the canonical log: rows of the second file that match no touchpoint, each with its reason."""
+"""Name of a file next to the canonical log. It lists the rows of the second file that match no touchpoint, each with
+the reason."""
 
 _REPEATED = "repeated"
 _UNATTRIBUTED = {
@@ -46,8 +49,8 @@ class ConversionsReport:
 
     Attributes:
         unattributed: Number of rows that match no touchpoint, by reason.
-        key: The column by which rows are matched: touchpoint_id or user_id.
-        days: Attribution window: the largest number of days from a touchpoint to a row. None if there is no limit.
+        key: The column that links a row to its touchpoint: touchpoint_id or user_id.
+        days: Attribution window: largest number of days from the touchpoint to the row. None if there is no limit.
     """
 
     source: str
@@ -78,7 +81,7 @@ class ConversionsReport:
 
 
 class Later:
-    """The second file of a data set as tables in DuckDB. They can be used until the engine is closed."""
+    """Reads the second file of a data set, and adds its outcomes to touchpoints. Usable until the engine is closed."""
 
     def __init__(self, engine: Engine, spec: DatasetSpec, scratch: Path) -> None:
         assert spec.conversions is not None
@@ -95,7 +98,8 @@ class Later:
                 name: value_of(raw, source, self._told.file.decimal if name in numbers else ".")
                 for name, source in sources.items()
             }
-            # Rows with the same event id are copies. A row without an id is never a copy.
+            # Rows with the same event id are copies of one event. Use the row number if there is no id, so that the row
+            # counts as unique.
             if "event_id" in told:
                 event = values.text(told["event_id"])
                 same = {"event": event, "row": ibis.ifelse(event.isnull(), raw[ROW], 0)}
@@ -177,7 +181,10 @@ class Later:
         )
 
     def _sums(self, rows: ibis.Table) -> ibis.Table:
-        """Sum the outcomes of each touchpoint, and find when they became known. The key is the touchpoint's `ROW`."""
+        """Sum the outcomes of each touchpoint, and find the times at which they became known.
+
+        The result has one row per touchpoint, with the touchpoint's row number in `ROW`.
+        """
         columns: dict[str, ibis.Value] = {}
         for name in self._told.outcomes:
             happened = rows[name] != 0

@@ -2,9 +2,9 @@
 
     Path("log.yaml").write_text(draft_description("log.csv", named={"channel": "slot"}))
 
-A column is used for a purpose only if its values fit, even if its name does. In the draft, NOTE marks a remark, and
-CHECK marks an uncertain guess. Other commands reject the description until the user has answered each CHECK. A column
-that reveals an outcome is never used as context.
+A column such as `cost` is recognized only if both its name and its values fit. In the draft, a comment with NOTE
+explains a choice, and a comment with CHECK asks about an uncertain guess. Other commands reject the description until
+the user has answered each CHECK. A column that reveals an outcome is never used as context.
 """
 
 import re
@@ -33,17 +33,18 @@ from mtorl.runtime.files import naming_full_disk
 
 MOST_ROWS = 1_000_000  # largest number of rows to read
 MOST_CHANNELS = 200
-# A value of the channel column that has fewer rows than this, and a smaller share of the rows, is probably a typo.
+# A value of the channel column is probably a typo if it has fewer rows than the first number, and a smaller share of
+# all rows than the second.
 _RARE_ROWS, _RARE_SHARE = 10, 0.01
-# A column with more rows per value and fewer values than this identifies groups rather than users.
+# A column with more rows per value than the first number, and fewer distinct values than the second, is not a user id.
+# It probably identifies groups of users.
 _ROWS_OF_USER, _FEW_USERS = 100, 500
 # A column with a different whole number in each row is an id, provided that the file has at least this many rows.
 _FEWEST_ROWS = 100
 # A text column with more distinct values than this is of little use to a model.
 _MOST_CATEGORIES = 1000
 
-# The words by which a column of the log is recognized in the names of the file's columns. Earlier words are stronger
-# hints.
+# Column of the log -> words that suggest it in the name of a file's column. An earlier word is a stronger hint.
 WORDS: Mapping[str, tuple[str, ...]] = {
     "user_id": ("user", "uid", "userid", "visitor", "customer", "member", "cookie", "client", "device_id"),
     "timestamp": ("timestamp", "time", "ts", "shown", "served", "datetime", "impression", "date", "at"),
@@ -61,7 +62,8 @@ _AFTERWARDS = {
     *("like", "viewed", "watched", "dwell", "duration", "seconds", "paid", "won", "refund", "returned", "outcome"),
 }
 _MUST = ("user_id", "timestamp", "channel")
-# For each column of the log: a function that checks the values of a file's column, and the requirement in words.
+# Column of the log -> function that returns True if a column of the file has suitable values, and the same condition in
+# words.
 _FITS: Mapping[str, tuple[Callable[[Facts, int], bool], str]] = {
     "user_id": (lambda fact, rows: fact.present == rows and not (fact.numeric and fact.whole < rows), "in every row"),
     "timestamp": (
@@ -103,7 +105,7 @@ def draft_description(path: str | Path, named: Mapping[str, str] | None = None) 
 
     Args:
         path: The log as `mtorl data validate` accepts it: a file, a folder or an address in an object store.
-        named: Columns that the user knows, as the log's column -> the file's column.
+        named: Columns that the user has named: the log's column -> the file's column.
 
     Raises:
         LogError: The log is one of a built-in data set, or no column seems to contain the user, the time or the
@@ -133,10 +135,13 @@ def file_stem(path: str | Path) -> str:
 
 @dataclass
 class _Drafting:
-    """Collects the parts of a description. The method `description` may be called again after `outcomes` has changed.
+    """Collects the parts of a description. `description` then puts them together.
+
+    `description` is called twice: first to read the log and find columns that reveal an outcome, and then again after
+    these columns were added to `outcomes`.
 
     Attributes:
-        roles: The log's column -> the file's column.
+        roles: Column of the log, such as `cost` -> name of this column in the file.
         outcomes: Columns of the file whose values are known only after the decision.
         comments: YAML comments, by the field or column above which they are written.
         left_out: Columns of the file that are not used, each with the reason.
@@ -238,15 +243,16 @@ class _Drafting:
         return {name: value for name, value in fields.items() if value}
 
     def _find(self, role: str) -> None:
-        """Find the file's column for one column of the log: the best name among the columns whose values fit.
+        """Find the file's column for one column of the log, such as `cost`, by its name and its values.
 
-        If no values fit but a name does, a CHECK comment asks the user.
+        If only the name fits, a CHECK comment asks the user.
         """
         facts, rows = self.profile.facts, self.profile.rows
         called = _called(role, [name for name in facts if name not in self.roles.values()])
         fits, wanted = _FITS[role]
         fitting = [name for name in called if fits(facts[name], rows)]
-        # Prefer a column without nulls: the time of the exposure has none, while the time of a click may be missing.
+        # Prefer columns without nulls. For example, the time of an exposure is in every row, but the time of a click is
+        # not.
         if fitting:
             unlikely = {n for n in fitting if role == "user_id" and _unlikely_user(facts[n], rows)}
             self.roles[role] = min(fitting, key=lambda name: (name in unlikely, facts[name].present < rows))
@@ -266,7 +272,7 @@ class _Drafting:
         if len(counts) > MOST_CHANNELS:
             raise LogError(f"{column!r} has more than {MOST_CHANNELS} values. Try another: --column channel=NAME")
         rare = [name for name, n in counts.items() if n < _RARE_ROWS and n < _RARE_SHARE * self.profile.rows]
-        # Keep all values if all of them, or all but one, are rare.
+        # If all values are rare, or all but one, rare values are probably no typos. Then keep all of them.
         if not 0 < len(rare) < len(counts) - 1:
             return [*counts]
         some = ", ".join(f"{name!r} ({counts[name]})" for name in rare[:5])
@@ -278,9 +284,9 @@ class _Drafting:
         return [name for name in counts if name not in rare]
 
     def _columns(self) -> dict[str, Any]:
-        """Return the field `columns` of the description: where each column of the log is found in the file.
+        """Return the field `columns` of the description: column of the log -> name in the file, or how to compute it.
 
-        A column that has the same name in the file, and needs no comment, is left out.
+        Columns with the same name in the log and in the file are left out, unless a comment is written above them.
         """
         columns: dict[str, Any] = {}
         for role in WORDS:
@@ -325,7 +331,7 @@ class _Drafting:
         return ""
 
     def _same_for_each_user(self, names: Sequence[str]) -> set[str]:
-        """Return those of the columns that have only one value for each user, judged by users with several rows."""
+        """Return the columns that have one value per user, such as a country. Users with only one row are ignored."""
         table = self.profile.table
         figures = {f"n{i}": values.text(table[name]).nunique() for i, name in enumerate(names)}
         users = table.group_by(self.roles["user_id"]).agg(rows=table.count(), **figures).filter(ibis._["rows"] > 1)
@@ -357,9 +363,9 @@ def _called(role: str, names: Sequence[str]) -> list[str]:
 
 
 def _meant(role: str, fact: Facts) -> bool:
-    """Return True if a column with a fitting name, but unfitting values, was probably meant for this role.
+    """Return True if a column whose name fits, but whose values do not, was probably meant for this role.
 
-    For example, `click_id` was not meant as the click, because it has too many values.
+    For example, the name `click_id` contains "click", but the column was not meant as the click if it has many values.
     """
     exact = _words(fact.name) in (role, *WORDS[role])
     few = fact.distinct <= FEW

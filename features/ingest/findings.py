@@ -1,7 +1,7 @@
-"""Finds columns from which no policy can learn although each single value is valid, such as a cost that is always 0.
+"""Finds columns that are valid row by row, but unusable for training, such as a cost that is always 0.
 
-The first query counts rows. The second query reads a sample of limited size, with about as many rows in which an
-outcome happened as rows in which it did not.
+To find columns that reveal an outcome, the log is sampled: about as many rows in which the outcome happened as rows in
+which it did not.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from mtorl.log.dataset import OWN, Column, DatasetSpec
 from mtorl.log.messages import NO_COST
 from mtorl.log.touchpoints import LogError
 
-# To judge a column, the sample needs at least this many rows with the outcome, and as many without it.
+# A column is judged only if the sample has at least this many rows with the outcome, and as many without it.
 LEAST = 20
 # Number of rows with the outcome to sample, and number of rows without it.
 _MOST = 20_000
@@ -30,7 +30,7 @@ _DECIMAL = r"^\s*[+-]?\d*\.\d*[1-9]\d*([eE][+-]?\d+)?\s*$"
 
 @dataclass(frozen=True)
 class Leak:
-    """A column that reveals an outcome, so its values must be recorded after the outcome and can't be used by a policy.
+    """A column that reveals an outcome, for example because it is recorded after the outcome. A policy can't use it.
 
     Attributes:
         how: How the column reveals the outcome, in words.
@@ -45,7 +45,7 @@ class Leak:
 
 
 def check(good: ibis.Table, spec: DatasetSpec) -> tuple[str, ...]:
-    """Check the columns of a log whose rows broke no rule. Returns warnings in words.
+    """Check the columns of a log, given its valid rows. Returns warnings for the user.
 
     Raises:
         LogError: All costs are 0, or a column reveals an outcome.
@@ -63,7 +63,7 @@ def check(good: ibis.Table, spec: DatasetSpec) -> tuple[str, ...]:
         for i, name in enumerate(texts)
         if (totals[f"decimal{i}"] or 0) > 0.5 * (totals[f"present{i}"] or 0)
     ]
-    if not decimal or spec.adapter != OWN:  # only users with their own layout can change it
+    if not decimal or spec.adapter != OWN:  # the layout of a built-in data set is fixed
         return ()
     return (messages.DECIMAL_CATEGORIES(columns=decimal),)
 
@@ -71,7 +71,7 @@ def check(good: ibis.Table, spec: DatasetSpec) -> tuple[str, ...]:
 def leaks(good: ibis.Table, spec: DatasetSpec) -> list[Leak]:
     """Return the context and static columns that reveal an outcome, exactly or nearly."""
     inputs = (*spec.context, *spec.static)
-    # The cost may be known before the decision, so a column may reveal it.
+    # Ignore columns that reveal the cost, because the cost may be known before the decision.
     outcomes = [name for name in spec.outcome_kinds if name != "cost"]
     if not inputs:
         return []
@@ -102,10 +102,10 @@ def leaks(good: ibis.Table, spec: DatasetSpec) -> list[Leak]:
 
 
 def _determines(rows: pd.DataFrame, column: Column, outcome: str, every: tuple[int, int]) -> Iterator[str]:
-    """Yield, in words, each way in which a column reveals an outcome in the sampled `rows`.
+    """Yield a description of each way in which a column reveals an outcome, for example a high AUC.
 
     Args:
-        every: Sampling steps (n, m): every n-th row with the outcome was sampled, and every m-th row without it.
+        every: Steps (n, m) of the sample: every n-th row with the outcome, and every m-th row without it.
     """
     value, amount = rows[column.name], rows[outcome].to_numpy(dtype=float)
     y = amount > 0
@@ -120,7 +120,8 @@ def _determines(rows: pd.DataFrame, column: Column, outcome: str, every: tuple[i
         score = value.fillna(value.min() - 1)
         auc = _auc(score.to_numpy(dtype=float), y)
         aucs = [auc, 1 - auc]
-        # Compare bins, too, because the outcome may depend on the column without rising or falling with it.
+        # Also compute an AUC from the rate of the outcome in each bin. It is high if, for example, only middle values
+        # have the outcome, which the AUC above does not show.
         values = (score.rank() * _BINS // (len(y) + 1)).to_numpy()
         marks = np.where(value.fillna(0).to_numpy(dtype=float) != 0, "not 0", "0")
     else:
@@ -128,12 +129,13 @@ def _determines(rows: pd.DataFrame, column: Column, outcome: str, every: tuple[i
         values = marks = value.fillna("").to_numpy(dtype=str)
     if (auc := max(*aucs, _auc(_rates(values, y), y), 0)) > _SURE:
         yield f"the AUC of its value is {auc:.3f}"
-    # Check this only for rare outcomes. If an outcome is frequent, all rows with a value may have it by chance.
+    # Skip this check if more than half of the rows have the outcome. Then all rows with some value may have it by
+    # chance.
     if y.sum() * every[0] < (~y).sum() * every[1]:
         names, codes = np.unique(marks, return_inverse=True)
         some = np.bincount(codes, weights=y)
-        # Report a value if nearly all rows with this value have the outcome. The sample may have missed rows without
-        # the outcome, so the largest number that it can have missed is added.
+        # Report a value if more than 99 % of its rows have the outcome. Only every m-th row without it was sampled, so
+        # assume that the sample missed as many of them as possible.
         with_it, without = some * every[0], np.bincount(codes, weights=~y) * every[1] + every[1] - 1
         for mark in names[(some >= LEAST) & (with_it > _SURE * (with_it + without))]:
             yield f"the column is {mark} only if the outcome happened"
@@ -144,7 +146,7 @@ def _rates(values: np.ndarray, y: np.ndarray) -> np.ndarray:
 
     The rows are split into two halves, and each half is estimated from the other one, so that no row predicts itself.
     """
-    # Split at random, because every second row may have something in common.
+    # Split at random. Taking every second row would be wrong if rows alternate, for example between two channels.
     half = np.random.default_rng(0).random(len(y)) < 0.5
     _, codes = np.unique(values, return_inverse=True)
     score = np.empty(len(y))

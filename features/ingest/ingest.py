@@ -36,7 +36,8 @@ from mtorl.runtime.message import rephrased
 
 __all__ = ["BadRowsError", "Fault", "IngestReport", "LogError", "ingest_log", "remedy", "validate_log", "with_remedy"]
 
-# Number of steps that the progress display shows: read, up to four stages of rules, write, fingerprint.
+# Number of steps in the progress display: one to read, up to four to check rules, one to write, one for the
+# fingerprint.
 _STEPS = 7
 
 
@@ -169,7 +170,7 @@ def validate_log(path: str | Path, spec: DatasetSpec, quarantine_csv: str | Path
 
 
 class _RawTable:
-    """A raw log as a table in DuckDB, with the faults found in it. It can be used until the engine is closed."""
+    """Validates a raw log, which is a table in DuckDB, and collects its faults. Usable until the engine is closed."""
 
     def __init__(
         self, engine: Engine, adapter: Adapter, raw: ibis.Table, spec: DatasetSpec, later: Later | None
@@ -190,7 +191,8 @@ class _RawTable:
         """Check the rules of all stages, and separate valid rows from faulty rows.
 
         Args:
-            scratch: Folder for temporary files, which must exist until the engine is closed.
+            scratch: Folder for temporary files. It must exist until the engine is closed, because the tables read from
+                it.
         """
         raw, adapted = self._cells.raw, self._cells.adapted
         stages = contract.stages(self._spec, adapted.columns)
@@ -210,7 +212,7 @@ class _RawTable:
         self._good = good
 
     def canonical(self) -> tuple[ibis.Table, int]:
-        """Return the valid rows in the canonical layout, in any order, and the number of rows whose time was moved."""
+        """Return the valid rows in the canonical layout, unsorted, and the number of rows whose time was moved."""
         good, keys, ties = self._good, self._keys[contract.same_times], 0
         assert good is not None
         if keys is not None:
@@ -271,8 +273,8 @@ class _RawTable:
 def read_log(engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> tuple[Adapter, DatasetSpec, ibis.Table]:
     """Read a log file with the adapter of its data set.
 
-    A Parquet file that is in the canonical layout already is read without the adapter. This happens if a public log was
-    written to a cluster's volume by `mtorl-bootstrap`.
+    A Parquet file that already has the canonical layout is read as it is, for example a public log that
+    `mtorl-bootstrap` has written to the volume of a cluster.
 
     Returns:
         The adapter, the description of the file that was read, and its rows.
@@ -305,7 +307,7 @@ def _is_canonical(path: Path, spec: DatasetSpec, adapter: Adapter) -> bool:
     if not (file.name.endswith(".parquet") and file.is_file()):
         return False
     there = {*columns_of(path, [file])}
-    # A file that also has the raw column names of the description is a raw log.
+    # If the file also has the column names that the description gives to a raw log, treat it as a raw log.
     raw = (spec.columns or spec.conversions) and {*adapter.required(spec)} <= there
     return not raw and {*CANONICAL.required(spec.of_canonical_log())} <= there
 
@@ -331,7 +333,10 @@ def adapter_of(spec: DatasetSpec) -> Adapter:
 
 
 def _repeated_hours(raw: ibis.Table, spec: DatasetSpec) -> Iterator[str]:
-    """Yield warnings about local times in the hour that occurs twice when daylight saving time ends."""
+    """Yield a warning for each column with ambiguous local times.
+
+    When daylight saving time ends, one hour occurs twice, so a local time in this hour may mean either one.
+    """
     sources = [source for source in spec.columns.values() if source.timezone]
     if not sources:
         return

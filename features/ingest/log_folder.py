@@ -1,13 +1,15 @@
-"""Turns a raw log, or a simulated log, into a folder with a validated log. This is the first step of every run.
+"""Validates a raw log, or simulates a log, and writes it to a folder. This is the first step of every run.
 
-before = content_of(raw)                   # for a cache that knows only the path of a log
-ingest(raw, Path("log"), quarantine)       # touchpoints.parquet, dataset.yaml, ingest.json
-check_unchanged(raw, before)
-first_log(Path("/mnt/mtorl"), raw, simulate=False, quarantine=quarantine)     # the log on an empty volume
+    before = content_of(raw)                   # a digest, because a pipeline's cache knows only the path of a log
+    ingest(raw, Path("log"), quarantine)       # writes touchpoints.parquet, dataset.yaml, ingest.json
+    check_unchanged(raw, before)
+    first_log(Path("/mnt/mtorl"), raw, simulate=False, quarantine=quarantine)     # the log of an empty volume
 
-built = Built.at("data/built")             # a folder of `mtorl data build` as the source; None if it is not one
-built.take_log(raw, decisions, 0, Path("log"))
-built.take_windows(Path("log"), Path("windows"))
+A run can also start from a folder that `mtorl data build` has written:
+
+    built = Built.at("data/built")             # None if the path is not such a folder
+    built.take_log(raw, decisions, 0, Path("log"))
+    built.take_windows(Path("log"), Path("windows"))
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ from mtorl.simulator.raw_log import write_raw_log
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 
 RAW = "raw"
-"""Key in `INGEST_FILE` of the log's `Origin`; null for the simulator's log."""
+"""Key in `INGEST_FILE` with the `Origin` of the log; the value is null if the simulator wrote the log."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,8 @@ class RawLog:
         path: A file, a folder or an address in an object store; "" means that a log is simulated.
         dataset: Name of a built-in data set, or path of a description.
         bad_rows: "fail" stops if there are faulty rows; "quarantine" continues without them.
-        users: Number of users to simulate (0 for 6,000), or largest number of users to keep of a real log (0 for all).
-        seed: Seed of the simulator, or of the choice of users.
+        users: Number of users to simulate (0: 6,000). For a real log, largest number of users to keep (0: all).
+        seed: Random seed, with which users are simulated or chosen.
     """
 
     path: str = ""
@@ -152,7 +154,10 @@ def _from_file(raw: RawLog, spec: DatasetSpec, path: Path, quarantine: Path) -> 
 
 
 def first_log(volume: Path, raw: RawLog, simulate: bool, quarantine: Path) -> Path:
-    """Return the path of the log on a volume. If there is none, ingest `raw` or simulate a log that ends yesterday."""
+    """Return the path of the log on a volume, and create the log if there is none.
+
+    A new log is ingested from `raw`, or simulated so that it ends yesterday.
+    """
     path = volume / LOG_FILE
     spec = DatasetSpec.load(raw.dataset)
     if simulate and not spec.simulated:
@@ -181,9 +186,9 @@ def first_log(volume: Path, raw: RawLog, simulate: bool, quarantine: Path) -> Pa
 def content_of(raw: RawLog) -> str:
     """Return a SHA-256 digest (hex) that changes if a log, its description or one of its additional files changes.
 
-    The additional files are the second file with outcomes and the sources of own feature views. To save time, files in
-    an object store are identified by size and time, a folder of `mtorl data build` by the digests in it, and a
-    simulated log by its settings.
+    Additional files are a second file with outcomes and files of the team's own feature views. Not all of them are
+    read: files in an object store are identified by size and time, and a folder of `mtorl data build` by the digests
+    that it contains.
     """
     spec = DatasetSpec.load(raw.dataset)
     digest = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode())
@@ -206,14 +211,14 @@ def content_of(raw: RawLog) -> str:
 def check_unchanged(raw: RawLog, content: str) -> None:
     """Raise a `LogError` if a log has changed since `content_of` returned `content`.
 
-    If it changed while it was being read, some rows may be older than others.
+    A run reads a log in several steps. If the log changes in between, the run would mix old rows with new ones.
     """
     if content_of(raw) != content:
         raise LogError(messages.CHANGED(log=raw.path or raw.dataset))
 
 
 def _files(path: Path) -> list[tuple[str, Path]]:
-    """Return the file at a path, or all finished files in the folder, sorted by name, each with its relative name."""
+    """Return the finished files at a path, which may be a file or a folder, as pairs of relative name and path."""
     if not path.exists():
         raise LogError(messages.NO_FILE(file=path))
     if path.is_file():
@@ -224,15 +229,16 @@ def _files(path: Path) -> list[tuple[str, Path]]:
 
 WINDOWS = "windows"
 DECISIONS = "decisions"
-"""Key in `INGEST_FILE` of a log built with own decisions: their snapshot, empty if there were none yet."""
+"""Key in `INGEST_FILE` that exists if our own decisions were added to the log. The value is their snapshot, or empty if
+there were no decisions yet."""
 
 
 @dataclass(frozen=True)
 class Built:
     """A folder that `mtorl data build` has written, used as the source of a run.
 
-    A new build may replace the folder while a run is reading it. So each part is compared with the parts read earlier.
-    If they come from two builds, the run stops with an error.
+    If the folder is built again while a run is reading it, the run could mix the log of one build with the windows of
+    another. This is checked at each read, and stops the run with an error.
     """
 
     folder: Path
@@ -242,7 +248,7 @@ class Built:
         """Return the built folder at a path, or None if the path is something else.
 
         Args:
-            known: True if the path was a built folder earlier in this run.
+            known: True if this run has already read the path as a built folder, so that it must still be one.
 
         Raises:
             LogError: `known` is true, but the path is no longer a built folder.
@@ -254,12 +260,12 @@ class Built:
 
     @property
     def key_files(self) -> tuple[Path, ...]:
-        """Small files that change whenever the folder changes, because they contain digests of the large files."""
+        """Small files that change with every build, because they contain digests of the large files."""
         files = (INGEST_FILE, DATASET_FILE, Path(WINDOWS, MANIFEST))
         return tuple(self.folder / name for name in files if (self.folder / name).exists())
 
     def decisions(self) -> str | None:
-        """Return the snapshot of the lake whose decisions are in the log. None if the log was built without a lake."""
+        """Return the snapshot of the decisions in the log (`Lake.snapshot`). None if it was built without a lake."""
         report = self._report() if (self.folder / INGEST_FILE).exists() else {}
         return str(report[DECISIONS]) if DECISIONS in report else None
 
@@ -272,7 +278,9 @@ class Built:
         )
 
     def take_log(self, raw: RawLog, decisions: str, most_touchpoints: int, out: Path) -> Message:
-        """Copy or link the log into `out`, so that `out` is as `ingest` and `add_decisions` would have written it.
+        """Copy or link the built log into the folder `out`.
+
+        The result is the same as if `ingest` and `add_decisions` had written it.
 
         Args:
             raw: The arguments of the run. The built log must have been read with the same description.
@@ -292,7 +300,8 @@ class Built:
             self._check(raw, report, decisions, most_touchpoints)
             out.mkdir(parents=True, exist_ok=True)
             for name in (DATASET_FILE, INGEST_FILE):
-                # Copy these files, because a run edits them in place. Larger files are linked.
+                # Copy these two files, because the run changes them. The larger files do not change, so they are
+                # linked.
                 shutil.copyfile(self.folder / name, out / name)
             for name in (LOG_FILE, OPPORTUNITIES_FILE):
                 if (self.folder / name).exists():
@@ -317,7 +326,7 @@ class Built:
         return manifest.rows
 
     def _check(self, raw: RawLog, report: dict[str, Any], decisions: str, most_touchpoints: int) -> None:
-        """Raise a LogError if the folder was built with other settings than the arguments of `take_log`."""
+        """Raise a LogError if the folder was built with other arguments than those of this run (see `take_log`)."""
         wanted, there = (DatasetSpec.load(one).of_canonical_log() for one in (raw.dataset, self.folder / DATASET_FILE))
         if wanted != there:
             one, other = wanted.to_dict(), there.to_dict()
@@ -325,7 +334,7 @@ class Built:
             raise LogError(messages.OTHER_DESCRIPTION(folder=self.folder, dataset=raw.dataset, fields=fields))
         if 0 < raw.users < report["users"]:
             raise LogError(messages.TAKEN_WHOLE(folder=self.folder, setting="users"))
-        if 0 < 1.05 * most_touchpoints < report["rows"]:  # a log may exceed its limit by 5 %
+        if 0 < 1.05 * most_touchpoints < report["rows"]:  # users are sampled, so 5 % more rows are allowed
             raise LogError(messages.TAKEN_WHOLE(folder=self.folder, setting="most_touchpoints"))
         if decisions and DECISIONS not in report:
             raise LogError(messages.WITHOUT_DECISIONS(folder=self.folder))
@@ -340,7 +349,7 @@ class Built:
 
     @contextmanager
     def _unchanged(self) -> Iterator[None]:
-        """Raise a LogError after the block if another build has replaced the folder in the meantime."""
+        """Raise a LogError if the folder was replaced by another build while the `with` block was reading it."""
         files = self.key_files
         try:
             before = [file.read_bytes() for file in files]

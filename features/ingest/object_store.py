@@ -64,7 +64,8 @@ def _readable(address: str) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.filename is not None:
-            # The error comes from this machine, for example because the disk is full.
+            # An error with a file name comes from this machine, for example because the disk is full. Do not blame the
+            # object store.
             raise
         reason, shown = str(error).splitlines()[0], without_credentials(address)
         raise LogError(messages.UNREADABLE_ADDRESS(address=shown, reason=reason)) from None

@@ -38,7 +38,8 @@ _DAYS = (
     *("%d %B %Y", "%B %d, %Y", "%B %d %Y"),
 )
 _CLOCKS = ("%H:%M:%S", "%H:%M", "%H:%M:%S.%f", "%H%M%S", "%I:%M %p", "%I:%M:%S %p", "%H:%M:%S %z")
-# Everything but punctuation. If it is removed from a time and from a format, the two can be compared quickly.
+# Letters, digits, spaces and "%". What remains of a format without them, such as "--::", is compared with a text first,
+# because that is faster than parsing the text.
 _NO_MARK = re.compile(r"[\w\s%]+")
 _FORMATS = (*_DAYS, *map("".join, product(_DAYS, (" ", ", ", "T", ":"), _CLOCKS)))
 
@@ -96,7 +97,7 @@ class Facts:
 
     @property
     def unit(self) -> TimeUnit | None:
-        """The unit, "s", "ms" or "us", in which all numbers are times between 1990 and 2100. None if no unit fits."""
+        """The unit, "s", "ms" or "us", in which the numbers are times from 1990 to 2100. None if no unit fits."""
         scales: tuple[tuple[TimeUnit, float], ...] = (("s", 1.0), ("ms", 1e3), ("us", 1e6))
         inside = (unit for unit, scale in scales if 6.3e8 * scale <= self.low and self.high <= 4.1e9 * scale)
         return next(inside, None) if self.numeric else None
@@ -158,10 +159,12 @@ def _has_decimal_commas(table: ibis.Table, texts: list[str]) -> bool:
 
 
 def _formats(table: ibis.Table, name: str, some: Sequence[str]) -> tuple[str, ...]:
-    """Return the time formats that fit most values of a column, if they are not in ISO 8601.
+    """Return the time formats that fit the most values of a column.
+
+    The result is empty if at least as many values are in ISO 8601.
 
     Args:
-        some: Values of the column, from which the formats to try are chosen.
+        some: Some values of the column. Only formats that fit its first or last value are tried.
     """
     likely = [form for form in _FORMATS if any(_fits(value, form) for value in {*some[:1], *some[-1:]})]
     if not likely:
@@ -191,8 +194,7 @@ def _facts(table: ibis.Table, decimal: str, formats: Mapping[str, tuple[str, ...
         time = values.parsed(value, forms[0]) if forms else values.time(value)
         if is_text and decimal == ",":
             value = values.with_point(value)
-        # For a column of another type, such as a list, `values.number` returns a constant instead of a column. `ifelse`
-        # turns it into a column.
+        # `values.number` returns a constant for a column of another type, such as a list. `ifelse` makes it a column.
         number = ibis.ifelse(present, values.number(value), ibis.null("float64"))
         flag = ibis.ifelse(present, values.flag(value), ibis.null("float64"))
         figures |= {
@@ -212,7 +214,8 @@ def _facts(table: ibis.Table, decimal: str, formats: Mapping[str, tuple[str, ...
     for i, name in enumerate(names):
         own = {what: int(found[f"{what}{i}"] or 0) for what in counts}
         if (known := int(found[f"known{i}"] or 0)) == max(own["numbers"], own["flags"]) > 0:
-            # In a numeric column, texts such as "NA" are missing values. In a text column, they are values.
+            # If the column is numeric apart from texts such as "NA", these texts are missing values, so do not count
+            # them as present.
             own["present"] = known
         low, high = (float("nan") if found[end] is None else float(found[end]) for end in (f"low{i}", f"high{i}"))
         facts[name] = Facts(name, **own, low=low, high=high, formats=formats.get(name, ()))

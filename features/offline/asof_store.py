@@ -46,7 +46,8 @@ from mtorl.runtime.sql import sql_name, sql_text
 # Memory for the join of keys and times. Above this limit, DuckDB writes temporary data to disk.
 MEMORY_LIMIT = "1GB"
 _UTC = pa.timestamp("us", tz="UTC")
-# Entity rows are joined as if they were this much earlier, so that no row sees features of its own time.
+# Feast also joins features that have the same time as the entity row. Entity rows are moved back by this much, so that
+# only older features are joined.
 _SHIFT = timedelta(microseconds=1)
 
 
@@ -70,12 +71,12 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):
         full_feature_names: bool = False,
         filter_by_created_timestamp: bool = False,
     ) -> RetrievalJob:
-        """Add to each entity row the values of the newest feature rows from before its time.
+        """Add to each entity row the values of the newest feature row that is older than the entity row.
 
         Args:
             feature_refs: Names of the features as "view:feature". On-demand features are allowed.
             entity_df: Rows with the keys and a time. A time without a time zone is in UTC.
-            filter_by_created_timestamp: Ignore feature rows that were created at or after the entity row's time.
+            filter_by_created_timestamp: Also ignore feature rows that were not yet created at the entity row's time.
         """
         entities, time = _entity_table(entity_df)
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
@@ -103,10 +104,9 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):
         start_date: datetime,
         end_date: datetime,
     ) -> RetrievalJob:
-        """Return, for each key, the newest feature row in a period that was known at the end of the period.
+        """Return the newest feature row of each key in a period, without rows that were created after the period.
 
-        The period includes both its start and its end. Feast's own method also returns rows that were created after the
-        end.
+        Both ends belong to the period. Unlike this method, Feast's own one also returns rows that were created later.
         """
         stamps = [timestamp_field, *([created_timestamp_column] if created_timestamp_column else [])]
         columns = [*join_key_columns, *feature_name_columns, *stamps]
@@ -134,7 +134,7 @@ class _View:
         names: Names of the features in the result.
         keys: Key column of the feature rows -> key column of the entity rows.
         time, created: Columns with the time of a feature row, and with the time at which it was created.
-        ttl: Older feature rows are ignored; None means no limit.
+        ttl: A feature row is ignored if it is older than this. None means no limit.
     """
 
     rows: ParquetRows
@@ -165,13 +165,13 @@ class _View:
         )
 
     def match(self, con: duckdb.DuckDBPyConnection, count: int, by_created: bool) -> pa.Int64Array:
-        """Return the number of the feature row for each of the `count` entity rows, or null if there is none.
+        """Return, for each of the `count` entity rows, the number of its feature row, or null if it has none.
 
-        The SQL column `__moment` is one microsecond (`_SHIFT`) before the entity row's time. The age of a feature row
-        is measured at the entity row's time itself.
+        The SQL column `__moment` is the entity row's time minus `_SHIFT`. The age of a feature row is measured without
+        this shift.
 
         Args:
-            by_created: Whether a feature row can be used only after the time at which it was created.
+            by_created: True if a feature row must not be used before it was created.
         """
         same = " AND ".join(f"s.{sql_name(key)} = e.{sql_name(column)}" for key, column in self.keys.items())
         age = f"e.__moment + {_interval(_SHIFT)} - s.time"
@@ -188,9 +188,9 @@ class _View:
         return pa.array(rows, mask=rows < 0)
 
     def _visible(self, con: duckdb.DuckDBPyConnection, same: str, by_created: bool) -> str:
-        """Return SQL for the feature rows that an entity row may get.
+        """Return SQL for the feature rows that can be joined to an entity row.
 
-        Each row has a time `known`. From this time on, the row is the newest one of its key.
+        The column `known` has the time from which a row is the newest one of its key.
         """
         keys = ", ".join(map(sql_name, self.keys))
         time, created = f"{sql_name(self.time)}::TIMESTAMPTZ", f"{sql_name(self.created or self.time)}::TIMESTAMPTZ"
@@ -198,15 +198,16 @@ class _View:
         if by_created:
             relation += f" AND {created} IS NOT NULL"
         if not by_created or not con.sql(f"SELECT bool_or({created} > {time}) FROM {relation}").fetchall()[0][0]:
-            # Combine creation time and row number in one integer, because ordering by a struct takes twice as long.
+            # To choose the newest row, combine creation time and row number in one integer. Comparing structs would
+            # take twice as long.
             order = f"coalesce(epoch_us({created}), -1)::HUGEINT * {2**40} + {self.rows.number}"
             newest = f"arg_max({self.rows.number}, {order})"
             return (
                 f"SELECT {keys}, {time} AS known, {newest} AS row, known AS time FROM {relation} GROUP BY {keys}, known"
             )
-        # A row becomes known at the later of its time and its creation. A row is left out if a younger row was known
-        # before it, because no entity row would ever get it. Each remaining row is younger than all rows known before,
-        # so the ASOF join finds the right row by `known` alone.
+        # A row can be used once its time has come and it was created. Drop a row if a younger row could be used
+        # earlier, because the older one would never be chosen. Of the remaining rows, the one that became usable last
+        # is always the youngest, so the ASOF join needs to compare only `known`.
         best = _best(self.time, self.created, self.rows)
         return f"""
             SELECT {keys}, known, best.row, best.time
@@ -216,7 +217,7 @@ class _View:
 
 
 def _best(time: str, created: str | None, rows: ParquetRows) -> str:
-    """Return SQL by which feature rows are compared: by time, then by creation time, then by row number."""
+    """Return SQL for a value that is largest for the newest row, by time, then creation time, then row number."""
     created = f"coalesce({sql_name(created)}::TIMESTAMPTZ, '-infinity')" if created else "'-infinity'::TIMESTAMPTZ"
     return f"{{'time': {sql_name(time)}::TIMESTAMPTZ, 'created': {created}, 'row': {rows.number}}}"
 
@@ -270,11 +271,11 @@ def _interval(span: timedelta) -> str:
 
 
 class AsofRetrievalJob(RetrievalJob):
-    """A result that is computed when Feast asks for it. Its first columns are those of `entities`.
+    """The result of a query. Values are read from the Parquet files only when Feast asks for the result.
 
     Args:
-        parts: For each view: the feature rows, the names of its columns in the result, and for each row of the result
-            the number of a feature row.
+        parts: For each view: its feature rows, the names of its columns in the result, and the number of the feature
+            row for each row of the result (null if there is none).
         on_demand: On-demand views, which Feast computes from the result.
     """
 
@@ -325,7 +326,7 @@ def source_path(source: DataSource, config: RepoConfig) -> Path:
 
 
 class ParquetRows:
-    """Selected columns of a Parquet file, or of a folder of Parquet files. Rows are read by their number.
+    """Reads rows by their number from selected columns of a Parquet file, or of a folder of Parquet files.
 
     Attributes:
         relation: SQL for a table of all rows.
@@ -349,13 +350,14 @@ class ParquetRows:
     def take(self, numbers: pa.Array) -> pa.Table:
         """Return the rows with these numbers, in the given order. A null number gives a row of nulls.
 
-        Only one row group is in memory at a time, in addition to the result.
+        One row group is read at a time, to save memory.
         """
         present = numbers.is_valid().to_numpy(zero_copy_only=False)
         if not present.any():
             return self._schema.empty_table().take(pa.nulls(len(numbers), pa.int64()))
         wanted = numbers.fill_null(0).to_numpy()
-        # Assign a null to the row group of the row before it. If the other numbers ascend, no sorting is then needed.
+        # Treat a null as if it were in the same row group as the row before it. If all other numbers ascend, the result
+        # then needs no sorting.
         last_present = np.maximum.accumulate(np.where(present, np.arange(len(numbers)), 0))
         group_of = np.searchsorted(self._starts, wanted[last_present], side="right") - 1
         order = np.argsort(group_of, kind="stable")

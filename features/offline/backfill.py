@@ -1,8 +1,8 @@
 """Writes the newest feature rows of the offline store to the online store, but does not replace newer rows there.
 
-Another job may already have written newer rows, for example if the log is some hours old. Feast's Redis store compares
-times before it writes, but its SQLite store does not. Here, comparing and writing are one atomic step: a script on
-Redis, a transaction on SQLite. Histories of users are merged instead (`features.online.history`).
+Newer rows exist if another job has written them, for example because the log of this job is some hours old. Feast's
+SQLite store would overwrite them. Here, rows are compared and written in one atomic step: a script on Redis, a
+transaction on SQLite. Histories of users are not written here but merged (`features.online.history`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BUSY_TIMEOUT_MS = 30_000
 
 
 def newest_rows(store: FeatureStore, view: FeatureView, end: datetime) -> pa.Table:
-    """Return the newest feature row of each key, among the rows whose time and creation time are not after `end`."""
+    """Return the newest feature row of each key, without rows that happened or were created after `end`."""
     provider: Any = store._get_provider()
     source = view.batch_source
     assert source is not None
@@ -50,7 +50,7 @@ def write(store: FeatureStore, view: FeatureView, rows: pa.Table, missing: bool 
 
     Args:
         rows: At most one row per key.
-        missing: Write only rows of keys that the store does not have.
+        missing: Write a row only if the store has no row for its key.
     """
     from feast.utils import _convert_arrow_to_proto
 
@@ -59,7 +59,7 @@ def write(store: FeatureStore, view: FeatureView, rows: pa.Table, missing: bool 
     keys = {column.name: column.dtype.to_value_type() for column in view.entity_columns}
     size, written = config.materialization_config.online_write_batch_size or 500, 0
     for start in range(0, rows.num_rows, size):
-        # Combine the chunks of each column, because Feast reads only the first chunk.
+        # Store each column in one piece, because Feast reads only the first chunk of a column.
         batch = _convert_arrow_to_proto(rows.slice(start, size).combine_chunks(), view, keys)
         if config.online_store.type == "redis":
             written += _write_to_redis(online._get_client(config.online_store), config, view, batch, missing)

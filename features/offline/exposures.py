@@ -1,14 +1,14 @@
-"""Writes the exposures that `materialize` has to count: all exposures of a lake, or those of users with changes.
+"""Reads the lake's exposures that `materialize` needs to update the online features, and writes them to a file.
 
     exposures = write_exposures(Lake.open("lake"), spec, folder, until, since)
     store.materialize(root, spec, "touchpoints.parquet", since=before, exposures=exposures)
 
-`until` is the time of the newest upload to the lake, and `since` is the same time at the previous run. A user has
-changes if a file uploaded after `since` contains an exposure or an outcome of the user, or if an exposure has become
-too old for the feature view `user_channel`. Files from the hour before `since` are read again, because an exposure
-counts only from the end of its hour.
+`until` is the time of the newest upload to the lake, and `since` is the same time at the previous run. Without `since`,
+all exposures are written. With it, only exposures of users whose features have changed: new exposures or outcomes were
+uploaded, or an exposure became too old for the feature view `user_channel`.
 
-Once an hour, the recent exposures of all users are written too, because the view `campaign_stats` counts all users.
+An exposure counts only from the end of its hour. So files that were uploaded in the hour before `since` are read again.
+Once an hour, the recent exposures of all users are written, because the view `campaign_stats` counts all users.
 """
 
 from dataclasses import dataclass
@@ -24,20 +24,21 @@ from mtorl.log.records import Kind
 from mtorl.runtime.sql import sql_name, sql_text
 
 _KINDS: tuple[Kind, ...] = ("decision", "outcome")
-# Longest usual time from a decision to its upload.
+# A decision is usually uploaded within this time.
 _DELAY = timedelta(minutes=10)
-# Files since this much before the previous run are read again, because their hour had not ended then.
+# Read files again that were uploaded less than this long before the previous run. The hour of their exposures had not
+# ended then, so the previous run did not count them.
 _COUNTED_AGAIN = HOUR + _DELAY
 
 
 @dataclass(frozen=True)
 class Exposures:
-    """Two Parquet files that `write_exposures` has written.
+    """The Parquet files that `write_exposures` has written.
 
     Attributes:
         touchpoints: Exposures with the columns of a log.
-        users: The ids of users with changes (column user_id).
-        campaigns: Whether `touchpoints` has all exposures that `campaign_stats` counts.
+        users: The ids of users whose features have changed (column user_id).
+        campaigns: True if `touchpoints` contains all exposures that `campaign_stats` counts.
     """
 
     touchpoints: Path
@@ -48,7 +49,7 @@ class Exposures:
 def write_exposures(
     lake: Lake, spec: DatasetSpec, folder: Path, until: datetime, since: datetime | None = None
 ) -> Exposures:
-    """Write the exposures of users with changes since the previous run to `folder`, as Parquet files.
+    """Write the exposures of users whose features have changed since the previous run to Parquet files in `folder`.
 
     If `since` is None, there was no previous run, so all exposures of the lake are written.
     """
@@ -74,11 +75,11 @@ def write_exposures(
 def _choose(
     db: DuckDB, lake: Lake, spec: DatasetSpec, times: tuple[datetime, datetime, datetime], campaigns: bool
 ) -> str:
-    """Create a table `changed` with the users for whom something has changed since the previous run.
+    """Find the users whose features have changed since the previous run, and create the table `changed` with their ids.
 
     Args:
-        times: First hour to read, time of the previous run, time of this run.
-        campaigns: Whether all exposures that `campaign_stats` counts are needed.
+        times: The first hour to read, the time of the previous run, and the time of this run.
+        campaigns: True if the exposures that `campaign_stats` counts are needed too.
 
     Returns:
         An SQL condition for the decisions to read.
@@ -89,7 +90,7 @@ def _choose(
     outcomes = lake.records(db, "outcome", first, where=f"kind IN ({', '.join(timed)})") if timed else ""
 
     def counted(begin: datetime, end: datetime) -> str:
-        """Return an SQL condition for exposures in a period, and for those whose click or conversion came in it."""
+        """Return an SQL condition for exposures that happened, or got a click or conversion, in a period."""
         period = f"BETWEEN {instant(begin)} AND {instant(end)}"
         received = f"SELECT decision_id FROM {outcomes} AS record WHERE received_time {period}"
         return f"(hour {period}" + (f" OR decision_id IN ({received})" if outcomes else "") + ")"

@@ -1,4 +1,4 @@
-"""A run's own Feast repository: creates it, adds its features to training rows, and writes its newest features online.
+"""Manages the Feast repository of a run: creates it, adds its features to training rows, and fills the online store.
 
     store.create(root, spec, "touchpoints.parquet")                    # sources, definitions, empty online store
     store.training_windows(root, "windows", spec)                      # adds Feast's features to the windows
@@ -6,8 +6,8 @@
     store.without_sources(root)                                        # keeps only what `install` needs
     store.install(root, "/mnt/mtorl/features")                          # copies it to where servers and jobs read it
 
-To read the feature service "ad_decision_v1" online, a process needs only the registry and the online store. It also
-needs this package if its feature_store.yaml names an offline store, as the one written here does.
+A process that reads the feature service "ad_decision_v1" online needs only the registry and the online store. It also
+needs this package if feature_store.yaml contains an `offline_store`, as the file that is written here does.
 """
 
 from __future__ import annotations
@@ -92,8 +92,9 @@ def define(root: Path | str, spec: DatasetSpec) -> None:
 def build_training_data(log: Path, root: Path, windows: Path, built: Built | None = None) -> int:
     """Create a Feast repository and a windows folder from a log folder. Returns the number of windows.
 
-    If the log comes from a folder of `mtorl data build`, its windows are linked instead of computed. The repository
-    then has no Parquet files.
+    Args:
+        built: The folder of `mtorl data build` from which the log was copied, if any. Then its windows are linked
+            instead of computed, and the repository has no Parquet files.
     """
     from features.sequences.builder import build_windows
 
@@ -108,10 +109,10 @@ def build_training_data(log: Path, root: Path, windows: Path, built: Built | Non
 
 
 def training_windows(root: Path | str, windows: Path | str, spec: DatasetSpec) -> int:
-    """Add features to each touchpoint of a windows folder, as Feast knew them just before. Returns the number of rows.
+    """Add features to each touchpoint of a windows folder, with the values just before it. Returns the number of rows.
 
-    All features of the service `ad_decision_v1` are added, except the history, which the rows already contain. Static
-    columns are replaced. If Feast has no value, the feature gets its default, as in the router.
+    All features of the service `ad_decision_v1` are added, except the history, which the rows already contain. If Feast
+    has no value, the feature gets its default, as in the router. Static columns are replaced by Feast's values.
     """
     from features.sequences.manifest import rewrite_shards
 
@@ -153,9 +154,9 @@ def _with(steps: pa.Table, name: str, column: pa.Array) -> pa.Table:
 
 
 def _with_inputs(steps: pa.Table, field: FeatureField, spec: DatasetSpec) -> pa.Table:
-    """Add the model's inputs from one stored field.
+    """Add the columns that the model reads from one stored field. A list by channel becomes one column per channel.
 
-    The values equal those that `mtorl.window.window.stored_features` returns online.
+    The router computes the same values with `mtorl.window.window.stored_features`.
     """
     default = "0.0" if field.missing == "zero" else "null"
     names, column = spec.columns_of(field), steps[field.name].combine_chunks()
@@ -171,7 +172,7 @@ def _with_inputs(steps: pa.Table, field: FeatureField, spec: DatasetSpec) -> pa.
 
 
 def _filled(values: pa.Array, default: str) -> pa.Array:
-    """Replace null and NaN in a column by its default, which is given as JSON."""
+    """Replace null and NaN in a column by `default`, a value in JSON."""
     if pa.types.is_floating(values.type):
         values = pc.if_else(pc.is_nan(values), None, values)
     rest = pa.array([json.loads(default)], values.type)
@@ -189,8 +190,8 @@ class Materialized:
     Attributes:
         users: Number of users whose features were computed.
         written: Number of rows of the online store that changed.
-        newest: When the newest counted touchpoint became known.
-        until: When the newest touchpoint of the log became known, without the exposures of a lake.
+        newest: Latest time at which a touchpoint of the log or the lake became known.
+        until: Latest time at which a touchpoint of the log became known.
         rows: Number of touchpoints of the log that were known at `until`.
     """
 
@@ -226,7 +227,7 @@ def materialize(
     """
     store, data, written = _open(root), Path(root) / "data", 0
     with open_history(root, spec) as history, _quiet(), open_engine() as engine:
-        # This table is used only to count rows and to choose users, so it is not cleaned.
+        # Do not clean this table, because it is used only to count rows and to choose users.
         logged = clean_touchpoints(engine.read(log), spec, clean=True)
         touchpoints = clean_touchpoints(_with_exposures(engine, logged, exposures), spec)
         newest, until = (
@@ -264,12 +265,12 @@ def materialize(
                 written += history.merge(batches(path))
                 continue
             source: Any = view.batch_source
-            # Make the path absolute, because some of Feast's offline stores do not start a relative path at the
-            # repository.
+            # Make the path absolute. Some of Feast's offline stores do not resolve a relative path from the
+            # repository's folder.
             source.file_options.uri = str((Path(root) / source.file_options.uri).resolve())
             latest = backfill.newest_rows(store, view, _EPOCH + timedelta(microseconds=newest))
-            # Only the first static value of a user counts. A later run may not have read it, so it writes static values
-            # of new users only.
+            # A user's first static value is the valid one. A run with `since` may not have read it, so it writes static
+            # values only of users that are not yet in the store.
             written += backfill.write(store, view, latest, missing=since is not None and view.name == STATIC)
     return replace(done, written=written)
 
@@ -308,7 +309,7 @@ REGISTRY, ONLINE = "registry.db", "online.db"
 def without_sources(repository: Path) -> None:
     """Remove the Parquet files from a repository, to keep only its definitions and its online store.
 
-    Both must be files in the repository's folder.
+    The definitions and the online store must be files in the repository's folder.
     """
     remove(repository / "data")
     with contextlib.closing(sqlite3.connect(repository / ONLINE)) as connection:
@@ -318,8 +319,8 @@ def without_sources(repository: Path) -> None:
 def install(made: Path, root: Path) -> bool:
     """Copy a repository's definitions to the folder that servers and jobs mount.
 
-    An existing feature_store.yaml and online store are kept. The registry is replaced atomically, so a reader finds
-    either the previous or the new one.
+    A feature_store.yaml and an online store that are already there are kept. The registry is replaced atomically, so a
+    reader never finds an incomplete one.
 
     Returns:
         True if the registry was replaced, or False if its definitions are the same.

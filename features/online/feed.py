@@ -41,11 +41,11 @@ from features.online.open_history import forget_online
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.records import CANCEL, VERSION, Kind
 
-# Text of the note of a withdrawn decision, instead of a user id.
+# Noted for a decision that was withdrawn, in place of its user.
 _WITHDRAWN = ""
 
 Event = tuple[str, Any]
-"""A CloudEvent's type, and its data, which is a record of the decision log."""
+"""A CloudEvent: its type, and its data, which is a record of the decision log."""
 
 
 class EventError(ValueError):
@@ -95,7 +95,8 @@ class Feed:
     """Writes events to the online histories of users.
 
     Args:
-        place: A folder. Users that are listed as forgotten in it or in its parents are left out.
+        place: A folder with a list of forgotten users. Events of these users are ignored, and so are events of users
+            who are listed in a parent folder.
     """
 
     def __init__(self, history: History, repo: Path, place: Path | None = None) -> None:
@@ -105,13 +106,13 @@ class Feed:
     def take(self, events: Sequence[Event]) -> int:
         """Write events to the histories of their users. Returns how many histories have changed.
 
-        Events of other systems are ignored. Once this method has returned, the sender no longer needs to keep the
-        events.
+        Events of other systems are ignored. Once this method has returned, the events are stored, so the sender can
+        delete them.
 
         Raises:
-            EventError: An event is not a valid record of a decision or an outcome. No event was written.
+            EventError: An event is not a valid record of a decision or an outcome. In this case, no event was written.
             HistoryError: An event does not fit the data set, for example because its channel is unknown.
-            Exception: The store does not respond. The sender has to send the events again.
+            Exception: The store does not respond, so the sender has to send the events again.
         """
         records: dict[Kind, list[Record]] = {"decision": [], "outcome": []}
         for kind, record in events:
@@ -143,8 +144,8 @@ class Feed:
                 changes[user].append(change)
         written = self._history.change(changes)
 
-        # Another feed may be writing the decision of one of these outcomes, so that its note or its touchpoint is
-        # missing. Store such an outcome as waiting, and then look for the touchpoint again.
+        # Another feed may be writing the decision of an outcome at this moment, so that its user or its touchpoint was
+        # not found above. So store the outcome as waiting, and then look for the touchpoint again.
         changes = defaultdict(list)
         waiting = self._notes.notes_of([_waiting(record) for record in decisions])
         for record, texts in zip(decisions, waiting, strict=True):
@@ -163,15 +164,19 @@ class Feed:
         return written | self._history.change(changes)
 
     def _decided(self, decisions: Sequence[Record]) -> dict[str, list[Change]]:
-        """Store a note with the user of each decision. Returns the changes to make in the users' histories."""
+        """Note the user of each decision in the online store, so that its outcomes can be assigned to this user.
+
+        Returns:
+            The changes to make, by user.
+        """
         exposures = [self._history.exposure(record) for record in decisions]
         changes: dict[str, list[Change]] = defaultdict(list)
         places = [_place(record) for record in decisions]
         users = [_WITHDRAWN if record["withdrawn"] else record["user_id"] for record in decisions]
         self._notes.note([(*place, user, user == _WITHDRAWN) for place, user in zip(places, users, strict=True)])
         for record, exposure, user in zip(decisions, exposures, self._notes.noted(places), strict=True):
-            # A withdrawn decision has two records: the decision and its withdrawal. They may arrive in any order, and
-            # the withdrawal counts.
+            # A withdrawn decision has two records, the decision and its withdrawal, which may arrive in any order. In
+            # both cases, the touchpoint is removed.
             gone = self._history.cancellation(record["decision_id"])
             changes[record["user_id"]].append(gone if user == _WITHDRAWN else exposure)
         return changes
@@ -182,9 +187,10 @@ class Feed:
 
 
 def _place(record: Record) -> tuple[str, str]:
-    """Return the key and the field of the note that stores a decision's user.
+    """Return where the user of a decision is noted in the online store: a key, and a field of the hash at this key.
 
-    The key consists of the minute and the bucket in the decision's id, so each Redis hash has only a few fields.
+    The key is taken from the minute and the user bucket in the decision's id, so that many small hashes are stored
+    instead of a large one.
     """
     decision = record["decision_id"]
     digest = hashlib.blake2b(decision.encode(), digest_size=8).digest()
@@ -196,5 +202,8 @@ def _waiting(record: Record) -> str:
 
 
 def _after_cancel(outcome: Record) -> bool:
-    """Sort key for outcomes that puts cancellations before all other outcomes."""
+    """Sort key with which cancellations are written before other outcomes.
+
+    After an outcome, a cancellation would have no effect.
+    """
     return bool(outcome["kind"] != CANCEL)

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 NOTED_SECONDS = 86_400
-"""How long the feed's notes stay, so that an outcome finds its user even if it arrives late, or before its decision."""
+"""Seconds after which the feed's notes expire. With the notes, the feed finds the user of an outcome that arrives late,
+or before its decision."""
 # Number of histories to change at a time.
 _BATCH = 500
 # Number of characters in the digest of an id.
@@ -49,7 +50,8 @@ _DIGEST = 8
 Record = Mapping[str, Any]
 """A record of the decision log (`mtorl.log.records`)."""
 Change = Callable[[UserHistory], bool]
-"""Changes a history in place and returns whether it did; called again if another writer was faster."""
+"""Type of a function that changes a history in place, and returns true if it has changed it. The function is called
+again, with the new history, if another writer has stored a change in the meantime."""
 
 
 class HistoryError(InputError, ValueError):
@@ -73,8 +75,8 @@ class History:
     def merge(self, batches: Iterable[pa.RecordBatch]) -> int:
         """Add the touchpoints of a log to the histories. Returns the number of changed users.
 
-        If a touchpoint is in both, identified by user and time, the values of the log replace those of the history.
-        Only outcomes that are 0 or null in the log are kept from the history, because the log may not have them yet.
+        If both have a touchpoint of a user at the same time, the values of the log are kept. An outcome that is 0 or
+        null in the log is taken from the history, because the log may not contain it yet.
 
         Args:
             batches: Rows of the log, sorted by user, with user_id and the columns of `history_types`.
@@ -106,7 +108,7 @@ class History:
         return changed
 
     def exposure(self, decision: Record) -> Change:
-        """Return a change that inserts the touchpoint of a decision. It counts only once it has an outcome."""
+        """Return a change that inserts the touchpoint of a decision. It is ignored until its first outcome arrives."""
         values, n = self._values(decision), self._spec.window
 
         def change(history: UserHistory) -> bool:
@@ -119,8 +121,8 @@ class History:
                     column.insert(place, values[name])
                 _trim(history, n)
                 return True
-            # The history already has a touchpoint at this time. If it came from a log and has the same channel, it is
-            # the touchpoint of this decision. Otherwise it is another touchpoint, which is kept.
+            # The history already has a touchpoint at this time. If it came from a log and has the same channel, it
+            # belongs to this decision, so record the decision in it. Otherwise ignore the decision.
             ours = not history[DECISION][place] and history["hist_channel"][place] == values["hist_channel"]
             if ours:
                 history[DECISION][place], history[EVENTS][place] = values[DECISION], LOGGED
@@ -129,13 +131,13 @@ class History:
         return change
 
     def outcome(self, outcome: Record, missed: set[str] | None = None) -> Change:
-        """Return a change that adds an outcome to the touchpoint of its decision. Amounts of one kind are added up.
+        """Return a change that adds an outcome to the touchpoint of its decision.
 
-        An outcome that was added before is ignored, and so is an outcome of a kind whose value a log has provided. A
-        cancellation removes a touchpoint without outcomes.
+        Amounts of the same kind are added up. Nothing changes if the outcome was added before, or if a log has already
+        provided a value of this kind. A cancellation removes the touchpoint, unless it has an outcome.
 
         Args:
-            missed: If the history has no touchpoint of the decision, the id of the event is added to this set.
+            missed: The outcome's event id is added to this set if the history has no touchpoint of its decision.
         """
         if outcome["kind"] == CANCEL:
             return self.cancellation(outcome["decision_id"], outcome["event_id"], missed)
@@ -157,8 +159,8 @@ class History:
                 history[name][place] = float(any(both)) if kind in YES_OR_NO else sum(both)
                 if time and value:
                     column, first_or_last = history[f"hist_{time}"], min if kind in YES_OR_NO else max
-                    # A click or conversion is known from its first report on. An amount is a sum, which is known once
-                    # its last part has arrived.
+                    # A click or conversion becomes known with its first report. An amount is a sum, so it becomes known
+                    # with its last part.
                     column[place] = known if math.isnan(column[place]) else first_or_last(known, column[place])
             _trim(history, self._spec.window)
             return True
@@ -185,11 +187,12 @@ class History:
 
     def _unpacked(self, value: bytes | None) -> UserHistory:
         stored: UserHistory = {}
-        # A value that can't be read, for example from another version of this package, is replaced.
+        # If the value can't be read, for example because another version of this package wrote it, start an empty
+        # history.
         with contextlib.suppress(WindowError):
             stored = unpack(value) if value else {}
         length = len(stored.get("hist_timestamp", ()))
-        # Old touchpoints lack a column that was added to the data set later. They get the column's default.
+        # If a column was added to the data set later, old touchpoints lack it. They get the column's default.
         return {name: stored.get(name) or [null] * length for name, null in self._columns.items()}
 
     def _merging(self, logged: Sequence[Mapping[str, Any]]) -> Change:
@@ -197,8 +200,8 @@ class History:
             by_time = {t: {n: history[n][i] for n in history} for i, t in enumerate(history["hist_timestamp"])}
             for row in logged:
                 new, old = {**self._columns, **row}, by_time.get(row["hist_timestamp"], {})
-                # Only a touchpoint with the same channel is the same touchpoint. Otherwise the log's touchpoint
-                # replaces the other one.
+                # At the same time and in the same channel, both are one touchpoint, so keep outcomes that the log
+                # lacks. If the channels differ, the log's touchpoint replaces that of the history.
                 if old.get("hist_channel") == new["hist_channel"]:
                     outcomes = {name: new[name] for name in self._unknown if new[name] and new[name] == new[name]}
                     new |= {name: old[name] for name in self._unknown if name not in outcomes}
@@ -227,7 +230,7 @@ def _of_decision(
 ) -> Change:
     """Return a change that applies `change` to the touchpoint of a decision, given its position in the history.
 
-    If the history has no such touchpoint, `event` is added to `missed`.
+    If the history has no touchpoint of this decision, the event's id `event` is added to `missed`.
     """
     digest = _digest(decision)
 
@@ -242,7 +245,7 @@ def _of_decision(
 
 
 def _trim(history: UserHistory, n: int) -> None:
-    """Delete all but the newest n touchpoints, and all but the newest n decisions without an outcome."""
+    """Limit the size of a history to the newest n touchpoints, and the newest n decisions that have no outcome yet."""
     length = len(history["hist_timestamp"])
     waiting = [bool(decision) and not heard for decision, heard in zip(history[DECISION], history[EVENTS], strict=True)]
     kept = {kind: [i for i in range(length) if waiting[i] is kind][-n:] for kind in (False, True)}
@@ -253,9 +256,9 @@ def _trim(history: UserHistory, n: int) -> None:
 
 
 def _digest(text: str) -> str:
-    """Return a short digest of an id.
+    """Return a short digest of an id, which is stored in its place to save memory.
 
-    It has to be unique only among the decisions of one user, or among the outcomes of one touchpoint.
+    Equal digests would do harm only among the decisions of one user, or among the outcomes of one touchpoint.
     """
     return hashlib.blake2b(text.encode(), digest_size=_DIGEST // 2).hexdigest()
 

@@ -41,7 +41,9 @@ def open_history(repo: Path | str, spec: DatasetSpec) -> History:
 
 
 def forget_online(repo: Path, users: Collection[str]) -> int:
-    """Remove users from a repository's online store, including the feed's notes. Returns how many users were found.
+    """Remove users from a repository's online store. Returns how many users were found.
+
+    The feed also notes there which user belongs to a decision. These notes are removed too.
 
     Raises:
         HistoryError: The online store is neither SQLite nor Redis, or it does not respond.

@@ -20,15 +20,15 @@ from redis.exceptions import RedisError
 from features.online.history import NOTED_SECONDS, HistoryError
 from mtorl.window.window import PACKED
 
-# Prefix of keys with notes of the feed.
+# Prefix of the keys under which the feed's notes are stored.
 NOTES = "mtorl:feed:"
 # Number of keys in one command.
 _AT_ONCE = 500
 
-# Script that writes a hash unless one of its fields has changed. Its arguments are: the number of fields to compare;
-# these fields, each with its expected text; the seconds after which the hash expires, or 0; and the fields and texts to
-# write. It is sent with EVAL, because redis-py can't send a stored script in a pipeline to a cluster. Redis compiles
-# the script only once.
+# Script that writes a hash, unless one of its fields has changed since it was read. Arguments: number of fields to
+# compare; each of these fields with the text that was read; seconds after which the hash expires, or 0 for never;
+# fields and texts to write. It is sent with EVAL, because redis-py can't use stored scripts in a pipeline to a cluster.
+# Redis compiles the script only once.
 _SWAP = """
 local at = 2 * ARGV[1] + 2
 for i = 2, at - 1, 2 do
@@ -40,15 +40,16 @@ return 1
 """
 
 Swap = tuple[bytes, Mapping[Any, bytes | None], Mapping[Any, bytes]]
-"""A key, the fields as they were read, and the fields to write."""
+"""A conditional write: the key of a Redis hash, the fields as they were read, and the fields to write if they are still
+the same."""
 
 
 def swap(client: Any, rows: Sequence[Swap], seconds: int) -> list[bool]:
-    """Write hashes in one round trip. A hash is not written if a field has changed since it was read.
+    """Write Redis hashes in one round trip, except those of which a field has changed since it was read.
 
     Args:
         rows: For each hash: its key, the fields as they were read, and the fields to write.
-        seconds: The hash expires after this time; 0 means never.
+        seconds: Time after which the hashes expire; 0 means never.
 
     Returns:
         For each hash, whether it was written.
@@ -62,7 +63,10 @@ def swap(client: Any, rows: Sequence[Swap], seconds: int) -> list[bool]:
 
 
 class Store:
-    """User histories and notes of the feed in Redis. Several threads may use one instance."""
+    """Stores histories of users in Redis, and notes of the feed, which are small texts that expire after a day.
+
+    Several threads may use one instance.
+    """
 
     def __init__(self, config: RepoConfig, view: FeatureView) -> None:
         self._config = config
@@ -97,10 +101,11 @@ class Store:
         return swap(self._client, swaps, self._config.online_store.key_ttl_seconds or 0)
 
     def note(self, rows: Sequence[tuple[str, str, str, bool]]) -> None:
-        """Store notes of the feed for a day, such as the user of a decision.
+        """Store small texts of the feed, called notes, such as the user of a decision. They expire after a day.
 
         Args:
-            rows: For each note: its name, its field, its text, and whether it replaces an earlier text.
+            rows: For each note: its name, its field, its text, and True if it may replace an earlier text. A name may
+                have several fields.
         """
         with self._client.pipeline(transaction=False) as pipe:
             for name, field, text, replace in rows:
@@ -109,23 +114,23 @@ class Store:
             pipe.execute()
 
     def noted(self, places: Sequence[tuple[str, str]]) -> list[str | None]:
-        """Return the text of the note for each pair of name and field, or None if there is no such note."""
+        """Return the stored note for each pair of a name and a field, or None if there is none."""
         with self._client.pipeline(transaction=False) as pipe:
             for name, field in places:
                 pipe.hget(NOTES + name, field)
             return [text and text.decode() for text in pipe.execute()]
 
     def notes_of(self, names: Sequence[str]) -> list[dict[str, str]]:
-        """Return all notes under each name, as field -> text."""
+        """Return all notes with each name, as a mapping from field to text."""
         with self._client.pipeline(transaction=False) as pipe:
             for name in names:
                 pipe.hgetall(NOTES + name)
             return [{f.decode(): text.decode() for f, text in found.items()} for found in pipe.execute()]
 
     def memory(self) -> tuple[int, int] | None:
-        """Return the used memory and the memory limit in bytes, or None if there is no limit.
+        """Return the used memory and the memory limit in bytes, or None if no limit is set.
 
-        In a cluster, the values are those of the fullest node.
+        For a cluster, these are the values of the fullest node.
         """
         info = self._client.info("memory", **({"target_nodes": "primaries"} if self._is_cluster else {}))
         nodes = info.values() if self._is_cluster else [info]
@@ -138,7 +143,10 @@ class Store:
 
 
 def forget(config: RepoConfig, users: Collection[str]) -> int:
-    """Delete all features of users, and the feed's notes about their decisions. Returns how many users had features."""
+    """Delete all features of users, and the feed's notes about them. Returns how many users had features.
+
+    A note records which user belongs to a decision.
+    """
     keys, named = [_key(config, user) for user in sorted(users)], {user.encode() for user in users}
     try:
         with closing(RedisOnlineStore()._get_client(config.online_store)) as client:

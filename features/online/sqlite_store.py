@@ -33,7 +33,10 @@ _BUSY_TIMEOUT_MS = 10_000
 
 
 class Store:
-    """User histories and notes of the feed in a SQLite file. Several threads may use one instance."""
+    """Stores histories of users in SQLite, and notes of the feed, which are small texts that expire after a day.
+
+    Several threads may use one instance.
+    """
 
     def __init__(self, config: RepoConfig, view: FeatureView) -> None:
         self._config, self._view = config, view
@@ -78,10 +81,11 @@ class Store:
             return same
 
     def note(self, rows: Sequence[tuple[str, str, str, bool]]) -> None:
-        """Store notes of the feed for a day, such as the user of a decision.
+        """Store small texts of the feed, called notes, such as the user of a decision. They expire after a day.
 
         Args:
-            rows: For each note: its name, its field, its text, and whether it replaces an earlier text.
+            rows: For each note: its name, its field, its text, and True if it may replace an earlier text. A name may
+                have several fields.
         """
         if not rows:
             return
@@ -94,12 +98,12 @@ class Store:
             db.commit()
 
     def noted(self, places: Sequence[tuple[str, str]]) -> list[str | None]:
-        """Return the text of the note for each pair of name and field, or None if there is no such note."""
+        """Return the stored note for each pair of a name and a field, or None if there is none."""
         found = self.notes_of([name for name, _ in places])
         return [notes.get(field) for notes, (_, field) in zip(found, places, strict=True)]
 
     def notes_of(self, names: Sequence[str]) -> list[dict[str, str]]:
-        """Return all notes under each name, as field -> text."""
+        """Return all notes with each name, as a mapping from field to text."""
         with self._lock:
             self._connection.execute(_SCHEMA)
             query = f"SELECT field, text FROM {_NOTES} WHERE name = ?"
@@ -127,7 +131,10 @@ class Store:
 
 
 def forget(config: RepoConfig, users: Collection[str]) -> int:
-    """Delete all features of users, and the feed's notes about their decisions. Returns how many users had features."""
+    """Delete all features of users, and the feed's notes about them. Returns how many users had features.
+
+    A note records which user belongs to a decision.
+    """
     path = Path(config.repo_path or ".") / config.online_store.path
     if not path.exists():
         return 0

@@ -1,7 +1,8 @@
-"""Records from which log the online store was last written, in a key of the store itself.
+"""Records from which log the online store was last written. The record is a key in the store itself.
 
-A job can then check every minute whether the log is newer. If the store is emptied, the record is lost with it, so the
-job writes the store again. This module does not import Feast or an engine, because that takes seconds.
+A job compares the record with the log every minute, and writes the store if the log is newer. If the store loses its
+content, it loses the record too, so the job writes it again. This module does not import Feast or an engine, because
+importing them takes seconds.
 """
 
 import hashlib
@@ -30,9 +31,9 @@ class Written:
     Attributes:
         source: Digest of the log and the definitions from which the store was written (`Repository.source`).
         definitions: Digest of the definitions alone (`Repository.definitions`).
-        at: When writing began, in seconds since 1970.
-        uploaded: When the newest counted file was uploaded to the lake; "" if there was none.
-        until, rows: The values of the same names in `features.offline.store.Materialized`.
+        at: Time at which writing began, in seconds since 1970.
+        uploaded: Time at which the newest file that was read from the lake had been uploaded; "" if no lake was read.
+        until, rows: Copied from `features.offline.store.Materialized`.
     """
 
     source: str
@@ -59,10 +60,12 @@ class Repository:
         self.registry = None if "://" in path or not path else repo / path
 
     def source(self, log: Path, spec: DatasetSpec, decisions: str = "") -> str:
-        """Return a digest of all inputs of the online store. If the digest changes, the store is out of date.
+        """Return a digest of everything that the online store is computed from.
+
+        If the digest has changed since the last write, the store is out of date.
 
         Args:
-            decisions: Identifies the decisions that are added to the log.
+            decisions: Snapshot of the decisions that are added to the log.
 
         Raises:
             LogError: The log or the registry does not exist yet.
@@ -86,10 +89,13 @@ class Repository:
 
     @contextmanager
     def writing(self, written: Written, before: Written | None = None) -> Iterator[None]:
-        """Record `written` in the online store after the block. If the block fails, `before` remains recorded.
+        """Record in the online store that it was written, once the `with` block has succeeded.
+
+        While the block runs, or if it fails, the record is `before` without a source, so that the store counts as out
+        of date.
 
         Raises:
-            StoreEmptied: The record of `before` disappeared during the block, so other content was lost too.
+            StoreEmptied: The record disappeared during the block, so the store has lost other content too.
         """
         client = self._client()
         if client:

@@ -43,19 +43,20 @@ from mtorl.runtime.files import link, remove, replacing
 from mtorl.window.history import journey_gap_us
 
 SAME_TOUCHPOINT = ("user_id", "timestamp", "campaign_id", "channel")
-"""Rows that are equal in these columns are one touchpoint, logged more than once."""
+"""Columns that identify a touchpoint. Rows with equal values in all of these columns are one touchpoint that was logged
+several times."""
 
 _UTC = dt.Timestamp(timezone="UTC", scale=6)
 
 
 def clean_touchpoints(log: ibis.Table, spec: DatasetSpec, clean: bool | None = None) -> ibis.Table:
-    """Return the touchpoints of a log without duplicates and without ties in time.
+    """Return the touchpoints of a log without duplicates. No two touchpoints of a user have the same time.
 
-    The result has the columns of `canonical`, and `known`: the time from which a row may be used. This is the later of
-    its own time and its arrival.
+    The result has the columns of `canonical`, and the column `known`: the touchpoint's time or its arrival, whichever
+    is later. Features must not use a touchpoint before this time.
 
     Args:
-        clean: True skips cleaning, because the log is known to be clean. None checks whether the log is clean.
+        clean: True if the log is known to need no cleaning. None checks this first.
     """
     rows = canonical(log, spec)
     if is_clean(rows, spec) if clean is None else clean:
@@ -64,7 +65,7 @@ def clean_touchpoints(log: ibis.Table, spec: DatasetSpec, clean: bool | None = N
 
 
 def kept(marked: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Return the rows that remain after cleaning, given the output of `marked`."""
+    """Return the rows that cleaning keeps, given the result of `marked`."""
     rows = marked.filter(~marked._repeated, marked._place <= spec.max_touchpoints)
     return _known(rows.mutate(timestamp=rows._time).drop("_repeated", "_place", "_time"))
 
@@ -77,7 +78,7 @@ def _known(rows: ibis.Table) -> ibis.Table:
 def is_clean(log: ibis.Table, spec: DatasetSpec) -> bool:
     """Return True if a log needs no cleaning.
 
-    It then has no two rows with the same user and time, and no user with too many rows.
+    Then all rows of a user have different times, and no user has too many rows.
     """
     moments = log.group_by("user_id", "timestamp").aggregate(rows=log.count())
     users = moments.group_by("user_id").aggregate(rows=moments.rows.sum(), ties=moments.rows.max())
@@ -86,7 +87,7 @@ def is_clean(log: ibis.Table, spec: DatasetSpec) -> bool:
 
 
 def cleaned(marked: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Count how many rows `kept` drops and moves, by reason."""
+    """Count the rows that cleaning drops or moves, by reason, given the result of `marked`."""
     first = ~marked._repeated
     beyond = marked._place > spec.max_touchpoints
     counts = {
@@ -111,26 +112,28 @@ def canonical(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
 
 def strictly_increasing(micros: ibis.Value, place: ibis.Value, so_far: Any) -> ibis.Value:
-    """Return the earliest times that increase strictly and are not before the given times.
+    """Make times increase strictly, by moving each one forward as little as possible.
 
-    Touchpoints of a user at the same time are thus moved 1 us apart. The formula is max over j <= i of t_j + (i - j).
+    Touchpoints of a user at the same time are thus moved 1 us apart. The new time of row i is the maximum over j <= i
+    of t_j + (i - j).
 
     Args:
-        micros: The given times in microseconds.
-        place: Number of a row among the user's rows.
+        micros: Times of the rows in microseconds, in ascending order.
+        place: Position of the row among the user's rows.
         so_far: SQL window from the user's first row to the current row.
     """
     return place + (micros - place).max().over(so_far)
 
 
 def marked(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Add three columns that tell what cleaning does with each row.
+    """Add three columns from which `kept` and `cleaned` see how to clean each row.
 
-    `_repeated`: true if the row repeats an earlier row. `_place`: the row's number, from 1, among the user's rows that
-    are not repeated. `_time`: the row's time, moved if another row of the user has the same time.
+    - `_repeated`: true if the row repeats an earlier row.
+    - `_place`: number of the row, from 1, among the user's rows that are not repeated.
+    - `_time`: time of the row, moved if another row of the user has the same time.
     """
     first = list(SAME_TOUCHPOINT[1:])
-    # A row without an arrival time counts as known from its own time on.
+    # If a row has no arrival time, assume that it arrived at its own time.
     arrival = [ibis.coalesce(log[CREATED], log.timestamp)] if CREATED in log.columns else []
     order = [*first, *arrival, *(name for name in log.columns if name not in ("user_id", *first))]
     in_order = ibis.window(group_by="user_id", order_by=order)
@@ -138,8 +141,8 @@ def marked(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     same = log.timestamp == log.timestamp.lag().over(in_order)
     for name in SAME_TOUCHPOINT[2:]:
         same &= log[name].identical_to(log[name].lag().over(in_order))
-    # Number the rows of each user, so that even rows that are equal in all columns have an order. All windows below use
-    # this order. Sorting by a number is also faster.
+    # Number the rows of each user, and sort by this number below. Rows that are equal in all columns then have a fixed
+    # order, and sorting is faster.
     rows = log.mutate(_repeated=same.fill_null(False), _turn=ibis.row_number().over(in_order))
     so_far = ibis.cumulative_window(group_by="user_id", order_by="_turn")
     rows = rows.mutate(_place=(~rows._repeated).cast("int64").sum().over(so_far))
@@ -153,19 +156,20 @@ ROWS_PER_SHARD = 250_000
 
 
 def steps(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Number the touchpoints of each journey from 0, in the column `step`.
+    """Number the touchpoints of each journey from 0, in the column `step`. The result is not sorted.
 
-    Columns: user_id, timestamp, [created_timestamp], [collected], step (int32), the other columns of the log, and the
-    times of `spec.timed` outcomes. The rows are in no particular order.
+    It has the columns user_id, timestamp, created_timestamp and collected (if the log has them), step (int32), the
+    other columns of the log, and the times of the outcomes in `spec.timed`.
     """
     window = ibis.window(group_by="user_id", order_by="timestamp")
     so_far = ibis.cumulative_window(group_by="user_id", order_by="timestamp")
 
-    # Compute with numbers instead of times, because calendar arithmetic is slow.
+    # Convert times to microseconds, because arithmetic on timestamps is slow.
     now = unix_micros(touchpoints.timestamp)
     goes_on = now - now.lag().over(window) <= journey_gap_us(spec)
     rows = touchpoints.mutate(_row=ibis.row_number().over(window), _goes_on=goes_on.fill_null(False))
-    # The first value of each user counts, even if it is null, as in the feature view of static columns.
+    # In each static column, give all rows of a user the value of the first row, even if it is null. The online store
+    # has the same value.
     static = {c.name: (rows._row == 0).ifelse(rows[c.name], None).max().over(so_far) for c in spec.static}
     begin = rows._goes_on.ifelse(ibis.null("int64"), rows._row).max().over(so_far)
     rows = rows.mutate(step=(rows._row - begin).cast("int32"), **static)
@@ -174,7 +178,7 @@ def steps(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
 
 def late_rows(touchpoints: ibis.Table) -> ibis.Table:
-    """Count the touchpoints that became known later than a younger touchpoint of the same user.
+    """Count the touchpoints that arrived so late that a younger touchpoint of the user was already known.
 
     The result is a table with one row and the column `late_rows`.
     """
@@ -209,8 +213,8 @@ def build(
     shards = math.ceil(size["rows"] / ROWS_PER_SHARD)
     with replacing(Path(out_dir)) as folder:
         try:
-            # Nearly all logs are clean. So write the steps without cleaning and check the result, because checking the
-            # log first would take longer.
+            # Nearly all logs are clean. Checking a log first would take longer than writing it without cleaning and
+            # checking the result.
             progress.report(0, shards, f"{size['rows']:,} rows")
             surveys, counts = _write(engine, log, spec, folder, shards, clean=True)
         except _UncleanError:
@@ -235,7 +239,7 @@ def build_windows(log: Path, windows: Path) -> None:
 
 
 def take_opportunities(log: Path, windows: Path) -> None:
-    """Link the opportunities of a log folder into its windows folder, because training reads both from there."""
+    """Link the file of opportunities from a log folder to its windows folder, where training reads it."""
     if (log / OPPORTUNITIES_FILE).exists():
         link(log / OPPORTUNITIES_FILE, windows / OPPORTUNITIES_FILE)
 
@@ -247,10 +251,10 @@ class _UncleanError(Exception):
 def _write(
     engine: Engine, log: ibis.Table, spec: DatasetSpec, folder: Path, shards: int, clean: bool
 ) -> tuple[list[Survey], Counter[str]]:
-    """Write the shards. Returns counts and digests of each shard, and the number of rows dropped or moved by cleaning.
+    """Write the shards. Returns a survey of each shard, and the number of rows that cleaning dropped or moved.
 
     Args:
-        clean: Whether to skip cleaning. If the log is not clean, an `_UncleanError` is raised.
+        clean: True skips cleaning, and raises an `_UncleanError` if the log turns out to need it.
     """
     counts, scratch = Counter(dict.fromkeys(NOT_IN_ROWS, 0)), folder / ".marked"
 

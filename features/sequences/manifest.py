@@ -5,9 +5,9 @@
 The folder contains manifest.json, dataset.yaml and the shards steps/part-00000.parquet, and so on. A hash of the user
 id decides to which shard a user belongs. A shard has all rows of its users, sorted by user and time.
 
-Each shard has the digest of its file in `sha256`, which `mtorl.window.table` verifies. `content_sha256` is a digest of
-all rows. DuckDB and Spark write different bytes for the same rows, so only this digest shows that both wrote
-bit-identical rows in the same order.
+`sha256` is the digest of a shard's file, which `mtorl.window.table` verifies. `content_sha256` is the digest of all
+rows. DuckDB and Spark write different files for the same rows, so only `content_sha256` shows that both have written
+the same rows in the same order.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ class Manifest:
     Attributes:
         columns: Name -> Arrow type, in the order of the columns.
         session_breaks: Number of pauses that ended a journey, which is `journeys - users`.
-        late_rows: Touchpoints that became known after a younger touchpoint of the same user.
+        late_rows: Number of touchpoints that arrived after a younger touchpoint of the same user was known.
         dropped_duplicates: Touchpoints that repeat another one and were dropped.
         moved_ties: Touchpoints that were moved in time, because another touchpoint of the user had the same time.
         capped_users: Users with more than `max_touchpoints` touchpoints.
-        dropped_by_cap: Touchpoints of these users that were dropped.
+        dropped_by_cap: Number of touchpoints of these users that were dropped, because they exceed the limit.
         content_sha256: Digest of all rows.
         log_fingerprint: `mtorl.log.touchpoints.fingerprint` of the log; if this is unknown, `content_sha256`.
     """
@@ -165,10 +165,10 @@ def _digest(column: pa.ChunkedArray) -> str:
 
 
 def manifest_of(surveys: Sequence[Survey], dataset: str, engine: str, log_fingerprint: str, **cleaned: int) -> Manifest:
-    """Combine the surveys of all shards to a manifest.
+    """Create the manifest from the surveys of all shards.
 
     Args:
-        cleaned: The counts named in `NOT_IN_ROWS`, which can't be computed from the written rows.
+        cleaned: Counts from cleaning, which the written rows do not show (`NOT_IN_ROWS`).
     """
     content = hashlib.sha256("\n".join(each.content for each in surveys).encode()).hexdigest()
     users, journeys = sum(each.shard.users for each in surveys), sum(each.journeys for each in surveys)
@@ -189,10 +189,12 @@ def manifest_of(surveys: Sequence[Survey], dataset: str, engine: str, log_finger
 
 
 def rewrite_shards(folder: Path | str, change: Callable[[pa.Table], pa.Table]) -> int:
-    """Replace each shard by the result of `change`. All shards are replaced at once. Returns the number of rows.
+    """Apply `change` to each shard of a windows folder. Returns the number of rows.
+
+    All shards are replaced at once, so an error leaves the folder unchanged.
 
     Args:
-        change: Receives the rows of a shard. It may change columns, but must return the same rows in the same order.
+        change: Returns the new rows of a shard. It may change columns, but must keep the rows and their order.
     """
 
     def same_rows(before: pa.Table) -> pa.Table:
@@ -206,7 +208,10 @@ def rewrite_shards(folder: Path | str, change: Callable[[pa.Table], pa.Table]) -
 
 
 def remove_users(folder: Path | str, users: Collection[str]) -> int:
-    """Remove users from all shards. All shards are replaced at once. Returns the number of removed rows."""
+    """Remove users from all shards of a windows folder. Returns the number of removed rows.
+
+    All shards are replaced at once, so an error leaves the folder unchanged.
+    """
     folder, wanted = Path(folder), pa.array(sorted(users), pa.string())
     manifest = Manifest.read(folder)
     shards = (pq.read_table(folder / shard.file, columns=["user_id"]) for shard in manifest.shards)
@@ -216,7 +221,7 @@ def remove_users(folder: Path | str, users: Collection[str]) -> int:
     def without(rows: pa.Table) -> pa.Table:
         return rows.filter(pc.invert(pc.is_in(rows["user_id"], wanted)))
 
-    # The fingerprint of the log is no longer valid, because the log has rows that were removed here.
+    # Drop the log's fingerprint. It shows from which log the windows were made, and that log contains the removed rows.
     return manifest.rows - _replace_shards(folder, manifest, without, log_fingerprint="").rows
 
 

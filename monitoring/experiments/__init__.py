@@ -10,7 +10,7 @@ In reading order:
 - `money.py` forecasts whether the budget lasts;
 - `advice.py` recommends the owner's next action;
 - `view.py` builds the document from these parts;
-- `findings.py` reads the log once for all of them;
+- `findings.py` reads the log once, for the document and for the ramp;
 - `charts.py`, `page.py` and `page.html.j2` render the HTML page;
 - `gauges.py` exports Prometheus gauges;
 - `web.py` serves the page and the gauges.

@@ -1,7 +1,7 @@
 """Recommends the next action to the owner of an experiment: a headline, the reason, and a command to copy.
 
-Several recommendations may apply, and only the most urgent one is shown. A finished experiment comes first. Then follow
-actions that only a person can take, then problems that make the figures wrong, then the next stage of the ramp.
+If several recommendations apply, only the most urgent one is shown. For example, it is more urgent to correct an
+invalid experiment file than to start the next stage.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,9 +25,9 @@ class Standing:
     """The facts from which the advice is derived.
 
     Attributes:
-        step: The stage machine's next move, or its reasons to wait.
-        findings: Results of reading the log. Here, `by_hand` is true while the stage in the file applies, because the
-            experiment has made no move yet.
+        step: The next move that the stage machine proposes, or its reasons to wait.
+        findings: Results of reading the log. Here, `by_hand` is true only for an experiment without a ramp before its
+            first move, while the stage in its file applies.
         requirements: Conditions that must be met before the experiment leaves its present stage.
         last: The last move of the experiment; None if there was none.
         ahead: Stages of the ramp that are still to come.

@@ -1,4 +1,4 @@
-"""Computes where the parts of a chart are drawn, in percent of its width; the HTML template draws them.
+"""Computes the positions of the parts of a chart in percent of its width. The HTML template draws them.
 
 Labels are HTML text next to the chart. So they have the same size on any screen, and the template escapes them.
 """
@@ -27,7 +27,7 @@ class Track(NamedTuple):
 
 
 def domain(intervals: Sequence[Sequence[float | None] | None], *others: float) -> tuple[float, float]:
-    """Return the smallest and largest value of an axis that shows all these values, with 6 % of space at both ends."""
+    """Return the ends of an axis that shows all given intervals and numbers, with 6 % of space at both ends."""
     ends = [end for interval in intervals if interval for end in interval if end is not None]
     ends += [other for other in others if math.isfinite(other)]
     low, high = min(ends, default=-1.0), max(ends, default=1.0)

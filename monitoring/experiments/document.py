@@ -13,12 +13,12 @@ DOCUMENT_VERSION: Literal[1] = 1
 
 Tone = Literal["good", "alarm", "open"]
 Condition = Literal["fine", "held", "harm"]
-"""fine: the experiment continues, or is over. held: it waits until a person acts. harm: the ramp has rolled it back, or
-the kill switch is on."""
+"""Condition of an experiment. fine: it continues or has ended. held: it waits until a person acts. harm: it was rolled
+back automatically, or the kill switch is on."""
 Action = Literal[
     "start", "wait", "run", "promote", "find out", "look", "move on", "mend", "resume or stop", "nothing", "try again"
 ]
-"""The recommended action of a person."""
+"""The action that is recommended to a person."""
 
 
 class Advice(TypedDict):
@@ -42,14 +42,16 @@ class Step(TypedDict):
 
     phase: str
     place: Literal["past", "skipped", "here", "ahead"]
-    """skipped: a person has moved the experiment past this stage of the ramp."""
+    """Position relative to the current phase. skipped: a person has moved the experiment past this stage."""
     # Time at which the experiment last entered this phase.
     since: str | None
     # Share of the users who get a challenger in this phase; null for a phase that is no stage, such as "draft".
     challengers: float | None
-    # Minimum duration of this stage in hours, as the ramp sets it; null if the stage is not in the ramp.
+    # Minimum duration of this stage in hours, from the ramp in the experiment file; null if the ramp does not have this
+    # stage.
     hours: float | None
-    # Minimum number of users at this stage, as the ramp sets it; null if the stage is not in the ramp.
+    # Minimum number of users at this stage, from the ramp in the experiment file; null if the ramp does not have this
+    # stage.
     users: int | None
 
 
@@ -72,7 +74,7 @@ class Need(TypedDict):
 class Next(TypedDict):
     """The next phase of the experiment, when it is expected, and what the experiment waits for."""
 
-    # The next phase of the ramp. Null if there is none, for example because a person must decide.
+    # Name of the next phase. Null if there is none, for example because a person must decide first.
     to: str | None
     # The conditions that the stage machine waits for, as sentences.
     waits: list[str]
@@ -81,12 +83,13 @@ class Next(TypedDict):
     needs: list[Need]
     # Earliest time of the next move; null if this time is past or unknown.
     not_before: str | None
-    # Forecast of the time of the next move, from the rate of users so far. Null if it is not later than `not_before`.
+    # Forecast of the time of the next move, if users keep arriving at the rate so far. Null if the move is already
+    # expected at `not_before`.
     expected: str | None
 
 
 class Spend(TypedDict):
-    """Money that an arm has spent from a budget account in the account's current period. Arm "*" is all arms."""
+    """Money that an arm has spent in the current period of one budget account. The arm "*" stands for all arms."""
 
     arm: str
     campaign: str
@@ -110,7 +113,7 @@ class ArmTraffic(TypedDict):
     decisions: int
     exposures: int
     fallbacks: int
-    # The decisions by the channel that was chosen.
+    # Decisions and exposures for each chosen channel.
     channels: dict[str, ChannelMix]
 
 
@@ -118,7 +121,7 @@ class Traffic(TypedDict):
     """The decisions of each arm in the decision log."""
 
     shadow: bool
-    """Whether challengers have answered only in the shadow; their exposures are then hypothetical."""
+    """Whether the challengers have answered only at the stage `shadow`. Their exposures are then hypothetical."""
     arms: dict[str, ArmTraffic]
 
 
@@ -133,10 +136,10 @@ class Newest(TypedDict):
 
 
 class Settled(TypedDict):
-    """Whether the incumbent's model server already serves the right model after a promotion or its rollback."""
+    """Whether the incumbent's server already serves the promoted model or, after a rollback, the previous one."""
 
     done: bool
-    # The reason as one word, as in the condition `Settled` of the Kubernetes object.
+    # The reason as one word, such as "RollingOut".
     reason: str
     words: str
 
@@ -154,24 +157,28 @@ class View(TypedDict):
     problem: str | None
     advice: Advice
     phase: str
-    # Time from which the duration of this phase counts.
+    # Time from which the ramp counts the hours of this phase.
     since: str | None
-    # False while the kill switch is on. A command or `enabled: false` in the file turns it on.
+    # False while the kill switch is on. A person turns it on by a command, or by `enabled: false` in the experiment
+    # file.
     enabled: bool
     in_force: bool | None
-    """Whether all routers apply the state that follows from file and history; null: no router has polled lately."""
-    # State of the model server after a promotion; null without a promotion, or if no operator manages the servers.
+    """Whether all routers apply the current file and state of the experiment; null: no router has asked the operator
+    recently."""
+    # Whether the incumbent's server serves the promoted model; null without a promotion, or if no operator manages the
+    # servers.
     settled: Settled | None
     steps: list[Step]
     next: Next
     plan: dict[str, Any]
-    """Fields of the file (docs/experiment-file.md), with the first `budgets` and the number of `more_budgets`. An arm
-    has its name, weight, present `share` of the users, and the source of its `answers` in words."""
+    """Fields of the experiment file (docs/experiment-file.md), but only the first `budgets`, and the number of the
+    others as `more_budgets`. For each arm: its name, its weight, its current `share` of the users, and in words where
+    its `answers` come from."""
     verdict: dict[str, Any] | None
-    """As `monitoring.verdict.verdict` returns it, possibly with `segments`; null: there is no decision yet."""
+    """The result of `monitoring.verdict.verdict`, possibly with `segments`; null: there is no decision yet."""
     # Unit of the primary metric.
     unit: str
-    # Unit of each metric in the file, by the metric's name.
+    # Unit of each metric that the experiment file uses, by the name of the metric.
     units: dict[str, str]
     # Currency of `spend` and of the budgets.
     currency: str
@@ -180,4 +187,5 @@ class View(TypedDict):
     # Null if the log has no decision of this experiment.
     newest: Newest | None
     events: list[dict[str, Any]]
-    """The history: number, at, what, by, reason, challenger, version and evidence of each event."""
+    """The events of the experiment's history. Each has number, at, what, by, reason, challenger, version and evidence.
+    """

@@ -1,4 +1,4 @@
-"""Reads the decision log of an experiment, and computes all that its document and its ramp need from the log.
+"""Reads the decision log of an experiment, and computes its verdict, traffic, spend and the evidence for its ramp.
 
 findings = findings_of(DecisionLog.of(lake), experiment, gain, since, now)      # on a laptop and on a cluster
 """
@@ -74,7 +74,7 @@ def findings_of(
 
 
 def unsupported(findings: Findings, challenger: str) -> Message | None:
-    """Return why the log does not support promoting a challenger; None if the log has decisions of this challenger."""
+    """Return why a challenger can't be promoted: the log can't be read, or has no decision of it. None if it can."""
     if findings.problem is not None:
         return messages.LOG_UNKNOWN(fault=findings.problem)
     arms = {} if findings.traffic is None else findings.traffic["arms"]

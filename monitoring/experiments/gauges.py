@@ -3,8 +3,8 @@
     REGISTRY.register(ExperimentCollector(lambda: views))        # with other metrics
     text = exposition(views)                                     # alone, as `/metrics` of the page
 
-Labels have names from experiment files, never user ids or campaigns. If a value is unknown, its series is missing:
-exporting 0 instead could trigger an alert.
+Labels contain names from experiment files, such as arms and metrics, but never user ids or campaigns. An unknown value
+is not exported, because exporting 0 instead could trigger an alert.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +32,10 @@ def exposition(views: Sequence[View], leads: bool | None = None) -> bytes:
 
 
 class ExperimentCollector(Collector):
-    """A Prometheus collector that computes the gauges at each scrape. `views` must be fast, so it reads no log."""
+    """A Prometheus collector that computes the gauges from the documents of experiments.
+
+    It calls `views` at each scrape, so `views` must be fast and must not read the log.
+    """
 
     def __init__(self, views: Callable[[], Sequence[View]]) -> None:
         self._views = views

@@ -23,7 +23,7 @@ _TOLD_AFTER = 24.0
 def short_of_money(
     spend: Sequence[Spend], started: float | None, ramp: Ramp | None, state: State, now: float
 ) -> Message | None:
-    """Return a warning if a total budget is nearly spent, or will not last until the ramp ends; None if it lasts.
+    """Return a warning if a total budget is nearly spent, or will run out before the ramp ends; otherwise None.
 
     Budgets per day or hour are ignored. Pacing spreads them over their period, and each period gets new money.
 
@@ -50,7 +50,7 @@ def short_of_money(
 
 
 def _hours_to_come(ramp: Ramp | None, state: State, now: float) -> float:
-    """Return how many hours the present stage and all later stages will take at least."""
+    """Return the minimum number of hours until the ramp ends: the rest of the present stage, and all later stages."""
     hours = sum(step.hours for step in stages_to_come(ramp, state))
     here = next((step.hours for step in ramp.stages if step.stage == state.phase), 0.0) if ramp is not None else 0.0
     return hours + max(0.0, here - (now - (state.since or now)) / 3600)

@@ -1,7 +1,7 @@
 """Renders experiments as one self-contained HTML file, which loads nothing from other sites.
 
-    page([view])                          # to save or to send: no script
-    page(views, refresh=10)               # as served: reloads its content every ten seconds
+    page([view])                          # a page to save or send, without a script
+    page(views, refresh=10)               # a page on a server, which loads new figures every ten seconds
 
 The page reads only documents built by `view.experiment_view`. Names, hypotheses and reasons are typed by people, so
 they may contain HTML. The template escapes them, and the Content-Security-Policy blocks all scripts except the page's
@@ -26,7 +26,7 @@ Json = dict[str, Any]
 
 _TEMPLATE = Path(__file__).parent / "page.html.j2"
 _REFRESH = Path(__file__).parent / "refresh.js"
-# The style sheet defines this many colours for channels; further channels use the colours again.
+# Number of channel colours in the style sheet. If there are more channels, the colours repeat.
 _COLOURS = 8
 
 
@@ -64,7 +64,7 @@ def content_policy(script: str) -> str:
 
 
 def moment(time: Any) -> str:
-    """Format an ISO time for people, such as "2026-11-30 16:15 UTC"."""
+    """Format an ISO time as text for the page, such as "2026-11-30 16:15 UTC"."""
     return words.ABSENT if not time else f"{datetime.fromisoformat(str(time)):%Y-%m-%d %H:%M} UTC"
 
 
@@ -160,7 +160,7 @@ def _guardrails_tile(verdict: Mapping[str, Any]) -> list[Json]:
 
 
 def _srm(verdict: Mapping[str, Any]) -> Json:
-    """Describe in words whether the users are split between the arms as configured, with the p-value of the test."""
+    """Describe the result of the test that users are split between the arms as configured, with its p-value."""
     p = verdict["srm_p"]
     if not verdict["users"]:
         return {"words": "Not known yet", "said": "no user counts yet", "tone": "open"}
@@ -180,7 +180,10 @@ def _effects(challengers: Mapping[str, Json]) -> list[Json]:
 
 
 def _looks(events: Sequence[Mapping[str, Any]], verdict: Mapping[str, Any]) -> list[Json]:
-    """List the lift at each past move, from the history, and the present lift, with its interval as drawn."""
+    """List the lift and its confidence interval at each past event of the experiment, and at present.
+
+    Each entry also contains the positions at which the chart draws these numbers.
+    """
     looks = []
     for event in events:
         evidence = event["evidence"] or {}
@@ -211,7 +214,7 @@ def _secondary(challenger: str, name: str, lift: Json) -> Json:
 
 
 def _accounts(view: View) -> list[Json]:
-    """List the budget accounts, each with the widths of its bars for spent and reserved money in percent."""
+    """List the budget accounts, each with the lengths of two bars in percent: money spent, and money reserved."""
     rows, arms = [], {account["arm"] for account in view["spend"]}
     for account in view["spend"]:
         whole = max(account["limit"], account["spent"] + account["reserved"], 1e-9)
@@ -227,7 +230,7 @@ def _accounts(view: View) -> list[Json]:
                 "scope": ", ".join(part for part in scope if part),
                 "spent_bar": round(100 * account["spent"] / whole, 1),
                 "reserved_bar": round(100 * account["reserved"] / whole, 1),
-                # A single arm may spend slightly more than its part of the limit (`spare` in
+                # A single arm may spend slightly more than its share of the budget (`spare` in
                 # mtorl/experiment/paced_account.py), so only the account of all arms can be overspent.
                 "over": account["arm"] == ALL_ARMS and account["spent"] > account["limit"] * (1 + 1e-9),
                 "share": account["spent"] / account["limit"] if account["limit"] > 0 else None,
@@ -237,10 +240,9 @@ def _accounts(view: View) -> list[Json]:
 
 
 def _mix(view: View) -> Json | None:
-    """Compute how each arm's exposures are split between the channels.
+    """Compute the share of each channel in the ads that each arm has shown.
 
-    Channels are sorted by their exposures in all arms, the most frequent one first. Returns None if there are no
-    decisions.
+    The channel with the most ads comes first. Returns None if there are no decisions.
     """
     traffic = view["traffic"]
     if traffic is None:

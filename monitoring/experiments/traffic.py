@@ -1,7 +1,7 @@
 """Reads from the decision log which channels each arm has chosen, and how much money it has spent.
 
-All decisions are included, whether or not they count in the verdict. The exception are overridden users, whose arm is
-set in the experiment file: they belong to no arm, and have their own budget account.
+All decisions are included, whether or not they count in the verdict. Only overridden users, whose arm is set in the
+experiment file, are not counted in any arm. Their costs are charged to a separate budget account.
 
     traffic_of(read.db, log, experiment)        # channels chosen by each arm
     newest_of(read.db, now)                     # the newest decision, with a message after an unusual gap
@@ -24,8 +24,8 @@ from mtorl.policy.periods import period_at
 
 # A time without decisions is unusual if it is longer than this multiple of the longest earlier gap.
 _FACTOR = 2.0
-# A shorter time without decisions, in seconds, is never unusual: routers upload every minute, and an upload may be
-# delayed.
+# A time without decisions is never unusual if it is shorter than this, in seconds. Routers upload every minute, and an
+# upload may be delayed.
 _LEAST = 900.0
 # Gaps of the last seven days are compared, because a week includes a shop's weekly closing day.
 _COMPARED_DAYS = 7
@@ -34,8 +34,8 @@ _COMPARED_DAYS = 7
 def traffic_of(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment) -> Traffic | None:
     """Count the decisions, exposures and fallbacks of each arm by channel; None if there are no decisions.
 
-    The counts are about users who were randomly assigned to an arm. Before the first such user, they are about the
-    shadow: the real decisions of the incumbent, and the logged but unused decisions of the challengers.
+    Only users who were randomly assigned to an arm are counted. If there are none yet, decisions at the stage `shadow`
+    are counted: those of the incumbent, and those that challengers have only logged.
 
     Args:
         db: Database with the experiment's sums, from `experiment_users` (`monitoring/verdict/experiment_users.py`).
@@ -78,9 +78,9 @@ def _shadows(log: DecisionLog, experiment: Experiment) -> list[tuple[str, str | 
 def newest_of(db: duckdb.DuckDBPyConnection, now: float) -> Newest | None:
     """Find the newest decision of an experiment, and whether the time since then is unusually long.
 
-    Some shops get a thousand times as many requests as others, and noon has more than midnight. So a fixed limit would
-    not work: the time since the newest decision is compared with the longest gap of the week before it. Decisions of a
-    router whose clock is ahead are ignored.
+    Traffic differs between shops and between hours of the day, so there is no fixed limit. Instead, the time since the
+    newest decision is compared with the longest gap of the seven days before it. Decisions dated in the future are
+    ignored, because the clock of their router is wrong.
     """
     ((newest, longest),) = db.execute(
         f"""WITH busy AS (
@@ -103,9 +103,9 @@ def newest_of(db: duckdb.DuckDBPyConnection, now: float) -> Newest | None:
 
 
 def spend_of(db: duckdb.DuckDBPyConnection, experiment: Experiment, now: float) -> list[Spend]:
-    """Add up the logged cost of each budget account in its current period. For `db`, see `traffic_of`.
+    """Compute the spend of each budget account in its current period, from the costs in the log.
 
-    The log does not contain reservations, so `reserved` is 0.
+    For `db`, see `traffic_of`. `reserved` is always 0, because only the ledger knows how much money is reserved.
     """
     starts = {
         (period, timezone): period_at(period, timezone, now)[0]

@@ -2,8 +2,8 @@
 
     view = experiment_view(experiment, events, Findings(verdict, evidence, traffic, spend), now)
 
-`experiment_view` is a pure function that reads no clock and no file. The command line, the operator and the tests call
-it. `document.py` describes the fields.
+`experiment_view` is a pure function: it reads no clock and no file. The fields of the document are described in
+`document.py`.
 """
 
 import math
@@ -40,13 +40,18 @@ _PLANNED = {
     *("owner", "start", "planned_end", "alpha", "min_runtime_hours", "unit", "layer", "layer_part"),
     *("minimum_effect", "covariates", "metrics", "ramp"),
 }
-"""Fields of the file in the document; never the salt, from which each user's arm could be computed."""
-# After fewer hours at a stage than this, the rate of new users can't be estimated.
+"""Fields of the experiment file that the document contains. The salt must not be one of them, because each user's arm
+can be computed from it."""
+# The rate of new users is estimated only after this many hours at a stage, because it would be too inexact before.
 _TOO_SOON = 0.01
 
 
 def experiment_view(experiment: Experiment, events: Sequence[Event], findings: Findings, now: float) -> View:
-    """Build the document of an experiment. Events that belong to another experiment or salt are ignored."""
+    """Build the document of an experiment.
+
+    Events of other experiments are ignored. So are events with another salt, because a new salt starts a new
+    experiment.
+    """
     state = state_of(events, experiment)
     own = [event for event in events if (event.experiment, event.salt) == (experiment.name, experiment.salt)]
     step = consider(experiment, state, findings.evidence, now)
@@ -56,7 +61,7 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], findings: F
     by_hand = findings.by_hand and experiment.ramp is None and state.phase == "draft"
     phase = experiment.stage if by_hand else state.phase
     newest, ahead = findings.newest, stages_to_come(experiment.ramp, state)
-    # Before the start and after the end of an experiment, gaps between decisions are normal.
+    # Before the start and after the end of an experiment, decisions are rare, so do not warn about gaps between them.
     if newest is not None and phase not in STAGES:
         newest = Newest(**{**newest, "silence": None})
     standing = Standing(
@@ -101,8 +106,8 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], findings: F
 def _is_on(experiment: Experiment, state: State, problem: str | None) -> bool:
     """Return whether the experiment is switched on.
 
-    A finished experiment counts as switched on, and so does a draft whose file is invalid, because a kill switch has no
-    effect on them.
+    A finished experiment, or a draft whose file is invalid, counts as switched on, because the kill switch has no
+    effect on it.
     """
     if state.phase in OVER or (state.phase == "draft" and problem is not None):
         return True
@@ -110,11 +115,15 @@ def _is_on(experiment: Experiment, state: State, problem: str | None) -> bool:
 
 
 def _steps(experiment: Experiment, phase: str, moves: Sequence[Event]) -> list[Step]:
-    """List the phases of the experiment: the draft, the stages of the ramp, other entered stages, and the end."""
+    """List the phases of the experiment in the order of time: the draft, the stages, and the end.
+
+    The stages are those of the ramp, and other stages that the experiment has entered.
+    """
     entered = {str(event.to): event.at for event in moves}
     of_ramp: dict[str, RampStage] = {step.stage: step for step in experiment.ramp.stages} if experiment.ramp else {}
     shares = {str(stage): share for stage, share in CHALLENGER_SHARE.items()}
-    # If the experiment is over, stages that it never reached are left out. Stages that it skipped are shown.
+    # After the end of an experiment, list only the stages up to the last one that it entered, including those that it
+    # skipped.
     over = phase in OVER
     last = max((place for place, stage in enumerate(STAGES) if stage in entered), default=-1)
     ramp = of_ramp if not over else [stage for stage in STAGES[:last] if stage in of_ramp]
@@ -185,9 +194,9 @@ def _next(
 
 
 def _expected(needed: Sequence[Requirement], since: float, now: float) -> float | None:
-    """Forecast when enough hours and users are reached, if users keep arriving at the rate so far.
+    """Forecast when the stage will have enough hours and users, if users keep arriving at the rate so far.
 
-    Returns None if this can't be forecast, for example because a limit on fallbacks is exceeded.
+    Returns None if no forecast is possible, for example because the share of fallbacks is above its limit.
     """
     passed = (now - since) / 3600
     latest = now
@@ -223,7 +232,7 @@ def _plan(experiment: Experiment, serving: Experiment) -> dict[str, Any]:
 
 
 def _answers(arm: Arm) -> str:
-    """Describe the source of an arm's decisions: rows of the file, a model, or a URL without its credentials."""
+    """Describe the source of an arm's decisions: rows of the experiment file, a model, or a URL without credentials."""
     parts = []
     if arm.policy is not None:
         parts.append("the caller's choice" if arm.policy == "baseline" else f"{len(arm.policy)} rows of the file")

@@ -49,13 +49,14 @@ def site(
     """Build the web application. Callers may add routes to it.
 
     Args:
-        views: Returns the documents without reading a log; raises `Unavailable` if it can't.
-        host: Address to listen at. At a loopback address, requests under another host name are refused.
-        leads: Returns whether this operator is the leader. Only the leader exports the gauges of experiments, because
-            otherwise two operators would export the same series. None outside of an operator.
+        views: Function that returns the documents. It must not read a log, and raises `Unavailable` if there are no
+            documents.
+        host: Address to listen at. If this is a loopback address, requests that name another host are refused.
+        leads: Function that returns whether this operator is the leader; None outside of an operator. Only the leader
+            exports the gauges of experiments, because otherwise two operators would export the same series.
         stops: Whether the page has a kill switch for each experiment; the caller must then add the route `stop/NAME`.
     """
-    # Pages are rendered in their own thread, so that other requests do not wait.
+    # Render pages in a separate thread, so that the server can answer other requests meanwhile.
     pages = ThreadPoolExecutor(1, "pages")
 
     def gauges() -> bytes:
@@ -94,7 +95,10 @@ async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
 async def _own_name_alone(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Refuse requests under a foreign host name that points to this machine, an attack called DNS rebinding."""
+    """Refuse requests whose `Host` header names another host, to prevent an attack called DNS rebinding.
+
+    In this attack, a foreign web site lets its host name point to this machine, so that its scripts can read the page.
+    """
     if not _is_local(_host_of(request.headers.get("Host", ""))):
         raise web.HTTPForbidden(text="not under this name\n")
     return await handler(request)

@@ -8,6 +8,6 @@ In reading order:
 - `experiment_users.py` adds up the sums of each user, and `covariates.py` describes the user's past;
 - `comparison.py` compares one challenger with the incumbent;
 - `verdict.py` combines the comparisons into a verdict, and `segments.py` repeats them for segments of users;
-- `stage_evidence.py` decides nothing, but gives the stage machine its evidence;
+- `stage_evidence.py` collects the evidence with which the stage machine decides about the next stage;
 - `incumbent_users.py` summarises the incumbent's users for the plan of an experiment.
 """

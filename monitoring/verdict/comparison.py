@@ -3,7 +3,7 @@
     comparison = Comparison(users, "challenger", gain, None, alpha)
     comparison.lift("click_per_decision")
 
-The sums of both arms are compared within each stage.
+The arms are compared within each stage, because their shares of the users change from stage to stage.
 """
 
 import math
@@ -43,7 +43,7 @@ class Comparison:
     Attributes:
         budget_per_decision: Budget of each arm in currency units per decision, for a replay only.
         alpha: Error rate of the confidence intervals.
-        covariates: Names of the covariates that adjust every lift; empty for no adjustment.
+        covariates: Names of the covariates by which each lift is adjusted (`covariates.py`); empty for no adjustment.
         with_late: Whether outcomes that arrived later than `outcome_hours` count too.
     """
 
@@ -65,17 +65,20 @@ class Comparison:
         return [int(stage) for stage in np.flatnonzero(present)] or [0]
 
     def _totals(self, column: str) -> Floats:
-        """Return the sums of a column for both arms (A = 2) and each stage, in the shape (A, S)."""
+        """Return the sums of a column for both arms and each stage, in the shape (A = 2, S)."""
         totals = self.users.sums.totals_CB[:, self._indices(column)].sum(1).reshape(len(self.users.stages), -1)
         return totals[self._stages][:, list(self._arms)].T
 
     def _indices(self, column: str) -> list[int]:
-        """Return the index of a column and, if late outcomes count, of the column with the late outcomes."""
+        """Return the indices of a column and, if late outcomes count, of the column with its late outcomes."""
         index_of, kind = self.users.sums.index_of, outcome_of(column)
         return [index_of(column), *([index_of(late_column(kind))] if self.with_late and kind else [])]
 
     def adjustment(self, primary: str) -> dict[str, Any] | None:
-        """Compare the lift with and without the covariates, as a JSON-ready dict; None if there are no covariates."""
+        """Return the lift without covariates, and how much covariates reduce its variance, as a JSON-ready dict.
+
+        Returns None if there are no covariates.
+        """
         if not self.covariates:
             return None
         adjusted, without = self.lift(primary), replace(self, covariates=()).lift(primary)
@@ -88,10 +91,10 @@ class Comparison:
         }
 
     def unbalanced(self, alpha: float) -> str | None:
-        """Return a covariate whose mean differs between the arms by more than chance; None if there is no such one.
+        """Return the name of a covariate whose mean differs significantly between the arms; None if there is none.
 
-        The users were split at random, so such a difference shows that something is wrong. The test is valid at every
-        look.
+        Users are assigned at random, so a significant difference shows that something is wrong. The test is valid
+        however often it is repeated.
         """
         ratios = [(HAS_PAST, ONE), *((PREFIX + name, HAS_PAST) for name in self.covariates)] if self.covariates else []
         for numerator, denominator in ratios:
@@ -104,9 +107,9 @@ class Comparison:
     def hours(self, of_stages: Mapping[str, float]) -> float:
         """Return the effective run time in hours, in which a stage counts in proportion to its weight in the lift.
 
-        If stages have the weights w in the lift and the hours h, the result is (sum w)^2 / sum(w^2 / h), like Kish's
-        effective sample size. For example, if one day at a large stage has nearly all of the weight, the result is
-        about a day, even if weeks at small stages preceded it.
+        If the stages have the weights w in the lift, and last h hours, the result is (sum w)^2 / sum(w^2 / h), like
+        Kish's effective sample size. For example, if a stage of one day has nearly all of the weight, the result is
+        about one day, even after weeks at smaller stages.
         """
         ours, theirs = self._totals(WEIGHT)
         hours = np.array([of_stages.get(self.users.stages[stage], 0.0) for stage in self._stages]).clip(_SHORTEST)
@@ -115,24 +118,24 @@ class Comparison:
         return float(weight.sum() ** 2 / (weight**2 / hours[both]).sum()) if len(weight) else 0.0
 
     def lift(self, name: str, above: float = 0.0) -> Lift:
-        """Compute the lift of a metric, the challenger's value minus (1 + `above`) times the incumbent's value."""
+        """Compute the lift of a metric: the challenger's value minus (1 + `above`) times the incumbent's value."""
         found = metric(name, self.gain)
         sums = self._sums(name, found.numerator, self._denominators(name), self._explained, above)
         sizes = None if is_per_decision(name) else self._totals(WEIGHT)
         return compare(sums, alpha=self.alpha, largest=found.largest, sizes=sizes)
 
     def lift_per_cost(self, primary: str) -> Lift:
-        """Compute the lift of the gain per currency unit that was spent, for the outcome of the primary metric."""
+        """Compute the lift of the gain per currency unit spent. The gain is the outcome of the primary metric."""
         cost = metric(COST, self.gain).numerator
         sums = self._sums(primary, metric(primary, self.gain).numerator, cost, self._explained)
         return compare(sums, alpha=self.alpha, sizes=self._totals(WEIGHT))
 
     def late_gap(self, kinds: set[str]) -> float:
-        """Return the largest difference between the arms' shares of late outcomes; 0 if no difference is significant.
+        """Return the largest difference between the arms in the share of late outcomes; 0 if none is significant.
 
-        The share of late outcomes is their value divided by the value of all outcomes. The shares are compared within
-        each stage, because a day without reports makes the outcomes of both arms late. A stage is left out if its
-        refunds exceed its other values, because its total is then negative.
+        The share is the value of the late outcomes divided by the value of all outcomes of a kind. It is compared
+        within each stage, because a day without reports makes the outcomes of both arms late. A stage is left out if
+        its total value is not positive, because refunds exceed the other outcomes.
         """
         gaps = [0.0]
         for kind in kinds:
@@ -154,10 +157,11 @@ class Comparison:
         return float(max(gaps))
 
     def _denominators(self, name: str) -> Terms | dict[tuple[int, int], Terms]:
-        """Return the denominator of a metric or, with a budget per decision, one denominator for each arm and stage.
+        """Return the denominator of a metric, usually the number of decisions.
 
-        An arm that spends W per decision, more than the budget b, could not have afforded all of its decisions. So only
-        the share b / W of its gain counts, which is the gain of as many decisions as the budget pays for.
+        In a replay, an arm that spends W per decision, more than its budget b per decision, could not have afforded all
+        of its decisions. So its gain is divided by cost / b, and only the share b / W of its gain counts. In this case,
+        the result has one denominator for each arm and stage.
         """
         usual, budget = metric(name, self.gain).denominator, self.budget_per_decision
         if budget is None or not (is_gain(name) and is_per_decision(name)):
@@ -170,9 +174,9 @@ class Comparison:
 
     @cached_property
     def _explained(self) -> tuple[Terms, ...]:
-        """Return the regressors that the lift is adjusted for: the constant 1 and each covariate.
+        """Return the regressors by which the lift is adjusted: the constant 1 and each covariate.
 
-        If some users have no past, an additional regressor marks them.
+        If some users have no past, one more regressor is 1 for these users and 0 for all others.
         """
         if not self.covariates:
             return ()
@@ -191,9 +195,10 @@ class Comparison:
         """Compute the sums that `compare` needs for one metric.
 
         Args:
-            positive: Name of the numerator for which users with a positive value were counted.
+            positive: Name of the metric's numerator, for which `users.sums` contains the number of users with a
+                positive value.
             others: Regressors of the covariates, from `_explained`.
-            above: The incumbent's numerator is multiplied by 1 + `above`.
+            above: Relative lift to subtract: the incumbent's numerator is multiplied by 1 + `above`.
         """
         sums = self.users.sums
         maps = np.zeros((2, len(self._stages), 2 + len(others), len(sums.columns)))
@@ -207,7 +212,7 @@ class Comparison:
 
 
 def ratio_of(users: Users, arm: str, name: str, gain: Gain, budget: float | None) -> float:
-    """Return the value of a metric for one arm over all stages; NaN if the arm has no decision."""
+    """Return the value of a metric for one arm, such as clicks per decision; NaN if the arm has no decision."""
     found = metric(name, gain)
     numerator, denominator = (users.of(arm, terms, weighted=True) for terms in (found.numerator, found.denominator))
     if budget is not None and is_gain(name) and is_per_decision(name):

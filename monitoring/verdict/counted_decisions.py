@@ -5,9 +5,10 @@
 A decision counts for the arm to which the user was *assigned*, even if the arm failed and a fallback decided.
 Otherwise, an arm that often fails would be judged only on the users for whom it does not fail.
 
-Only the newest model of each arm is judged. So decisions count only after the last decision that any older model has
-taken for any arm. A model is identified by its digest or, without a digest, by its name and version, and by the share
-and scope of its exploration. A decision of a router whose clock is ahead is never the newest.
+Only the newest model of each arm is judged. So decisions count only after the last decision of an older model in any
+arm. A model counts as new if its digest has changed (without a digest, its name or version), or the share or scope of
+its random decisions. Decisions dated in the future do not determine the newest model, because the clock of their router
+is wrong.
 """
 
 from __future__ import annotations
@@ -30,22 +31,22 @@ if TYPE_CHECKING:
     import duckdb
 
 
-# Reasons for leaving out decisions that a person causes, by a kill switch or a change of the stage. The left-out days
-# may have been bad ones, so the verdict is also computed with them.
+# A person causes these reasons for leaving out decisions, by a kill switch or a change of the stage. People may do so
+# on bad days, so the verdict is also computed with these decisions.
 CHANGED = ("changed_period", "switched_off")
 
 
 def shares_of_stages(experiment: Experiment) -> dict[str, dict[str, float]]:
     """Return each arm's share of the users at every stage that assigns users at random, in the order of the ramp.
 
-    A kill switch that is on now is ignored, because it does not change how the users in the log were split.
+    The kill switch is ignored, because it does not change how the users who are already in the log were split.
     """
     stages = [stage for stage in get_args(Stage) if stage != "shadow"]
     return {stage: experiment.replace(enabled=True, stage=stage).shares() for stage in stages}
 
 
 class JudgedModels(NamedTuple):
-    """The newest model of each arm, and the time after which only these models have decided.
+    """The newest model of each arm, and the time of the last decision by an older model.
 
     Attributes:
         digests: Digest of the newest model by arm; name and version of a model without a digest.
@@ -57,7 +58,7 @@ class JudgedModels(NamedTuple):
 
     @property
     def said(self) -> str:
-        """Return a remark for the verdict's reason about the last change of a model; "" if no model has changed."""
+        """Return a remark about the last change of a model, for the verdict's reason; "" if no model has changed."""
         if self.since is None:
             return ""
         at = f"{self.since:%Y-%m-%d %H:%M:%S} UTC"
@@ -69,10 +70,10 @@ class CountedDecisions(NamedTuple):
 
     Attributes:
         left_out: Number of decisions that do not count, by reason.
-        overridden: Number of users whose decisions do not count because the experiment file sets, or has set, their
-            arm.
-        hours: Hours between the first and last decision that count, by stage. A UTC day with such decisions adds at
-            most 24 hours.
+        overridden: Number of users of whom some decisions do not count because the experiment file sets, or has set,
+            their arm.
+        hours: Hours between the first and last decision that count, by stage, but at most 24 hours for each UTC day
+            with such decisions.
     """
 
     left_out: dict[str, int]
@@ -84,9 +85,9 @@ class CountedDecisions(NamedTuple):
 def count_decisions(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment) -> CountedDecisions:
     """Create the table `counted` with the decisions that count, and return a summary.
 
-    A row stands for a cell, a group of decisions of one hour that count or do not count together. The column `changed`
-    is true for a cell that only the reasons in `CHANGED` leave out. Decisions of an overridden user count only until
-    the hour in which the experiment file first set the user's arm.
+    Each row is a cell: a group of decisions of one hour of which either all count or none. `changed` is true for a cell
+    that would count without the reasons in `CHANGED`. If the experiment file sets a user's arm, the user's decisions
+    count only until the hour in which the arm was first set.
     """
     models = _judged_models(db, experiment)
     rows = [(stage, arm, share) for stage, arms in shares_of_stages(experiment).items() for arm, share in arms.items()]
@@ -104,7 +105,7 @@ def count_decisions(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment:
     db.execute(
         f"""CREATE TABLE judged AS
         WITH look AS (
-            -- The period may have no end, or end in the future, and a clock that was ahead may have decided.
+            -- The newest time is at most now, even if the period ends in the future, or a router's clock was ahead.
             SELECT least(greatest(max(last), CAST($until AS TIMESTAMPTZ)), now()) AS newest,
                    CAST($since AS TIMESTAMPTZ) AS since FROM (FROM cell UNION ALL BY NAME FROM other)),
         each AS (
@@ -171,7 +172,7 @@ def _hours(db: duckdb.DuckDBPyConnection) -> dict[str, float]:
 
 
 def _judged_models(db: duckdb.DuckDBPyConnection, experiment: Experiment) -> JudgedModels:
-    """Find the newest model of each arm, and when an older model decided last."""
+    """Find the newest model of each arm, and the time of the last decision of an older model."""
     rows = db.execute(
         """WITH answered AS (
             SELECT arm, digest, exploration, newest_decision AS place FROM cell
@@ -189,9 +190,10 @@ def _judged_models(db: duckdb.DuckDBPyConnection, experiment: Experiment) -> Jud
 
 
 def _other_splits(db: duckdb.DuckDBPyConnection, experiment: Experiment) -> list[tuple[str, str]]:
-    """List the stages and arm shares in the log that differ from the experiment file, as pairs of stage and JSON text.
+    """List the stages in the log at which the arms had other shares of the users than in the experiment file.
 
-    Decisions of older releases have no logged shares, and are not in the list.
+    Returns pairs of a stage and its logged shares as JSON text. Older releases did not log the shares, so their
+    decisions are not compared.
     """
     wanted = shares_of_stages(experiment)
     told = db.execute("SELECT DISTINCT stage, shares FROM cell WHERE shares IS NOT NULL").fetchall()
@@ -203,11 +205,11 @@ def _differ(shares: Mapping[str, float], others: Mapping[str, float]) -> bool:
 
 
 def _changed(experiment: Experiment) -> str:
-    """Build an SQL condition that is true for budget periods in which a change made the arms' money differ.
+    """Build an SQL condition for budget periods in which a change makes the arms incomparable.
 
-    A change of the stage, the salt, the layer or the shares counts as such a change. Without pacing, so does any change
-    of the file, because an arm that spends its budget early looks better until the other arm has spent as much. A total
-    budget has no periods.
+    A change of the stage, the salt, the layer or the shares changes how much money each arm gets. Without pacing, every
+    change of the file is included, because an arm that spends its budget early looks better until the other arm has
+    spent as much. A total budget has no periods.
     """
     paced = all(budget.pacing is not None for budget in experiment.all_budgets if budget.period != "total")
     names = ("stage", "salt", "layer", *(() if paced else ("experiment_version",)))

@@ -3,7 +3,7 @@
     make_covariates(db, lake, begins, kinds)      # table `covariates`: unit, and a column for each of `covariate_names`
 
 A user's past consists of all decisions in the log, of any experiment, before this experiment's first decision at a
-stage with challengers. The decisions of the shadow belong to the past, because there all users get the incumbent.
+stage with challengers. Decisions at the stage `shadow` belong to the past, because all users get the incumbent there.
 
 Only outcomes that were known at the end of the past are used, because a later outcome may depend on the arm. So the
 past never changes, and is read only once (`stored_sums.py`).
@@ -33,7 +33,7 @@ def covariate_names(kinds: Sequence[str]) -> tuple[str, ...]:
 
 
 def past_ends(db: duckdb.DuckDBPyConnection, experiment: Experiment, rows: str, time: str) -> datetime:
-    """Return the time of the first decision at a stage with challengers, which ends the past.
+    """Return the time of the first decision at a stage with challengers, at which the users' past ends.
 
     Args:
         rows: SQL of a table with the experiment's decisions, which may include others.
@@ -51,8 +51,8 @@ def past_ends(db: duckdb.DuckDBPyConnection, experiment: Experiment, rows: str, 
 def make_covariates(db: duckdb.DuckDBPyConnection, lake: Lake, begins: datetime, kinds: Sequence[str]) -> None:
     """Create the table `covariates`, with one row per user who has a past.
 
-    Each covariate is scaled to mean 0 and standard deviation 1, because sums of squares of large numbers would lose
-    digits.
+    Each covariate is scaled to mean 0 and standard deviation 1, because sums of squares of large numbers have larger
+    rounding errors.
 
     Args:
         begins: Time of the experiment's first decision at a stage with challengers, which ends the past.
@@ -73,7 +73,8 @@ def make_covariates(db: duckdb.DuckDBPyConnection, lake: Lake, begins: datetime,
             SELECT unit{added} FROM {lake.records(db, "outcome", until=begins + HOUR)} JOIN before USING (decision_id)
             WHERE greatest(event_time, received_time) < {instant(begins)} GROUP BY unit),
         counted AS (SELECT unit, count(*) AS decisions FROM before GROUP BY unit),
-        weighted AS (  -- as `mtorl.experiment.inference.heavy_users` weighs users in the experiment
+        -- Give very busy users a lower weight, by the same rule as `mtorl.experiment.inference.heavy_users`.
+        weighted AS (
             SELECT *, least(1.0, {HEAVIEST} * (SELECT median(decisions) FROM counted) / decisions) AS weight
             FROM counted)
         SELECT unit, weight * decisions AS {columns[0]}{known} FROM weighted LEFT JOIN outcome USING (unit)"""

@@ -2,9 +2,10 @@
 
     with experiment_users(log, experiment, gain) as found:
         users = found.users()                   # from the decisions that count (`counted_decisions.py`)
-        others = found.users(changed=True)      # also from days with a change of stage, or a kill switch
+        others = found.users(changed=True)      # including days with a kill switch or a change of the stage
 
-A hash splits the users into parts that are processed one after the other, so that memory does not grow with the log.
+The users are split by a hash into parts, which are processed one after the other, so that memory does not grow with the
+log.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ if TYPE_CHECKING:
 # A user with at least this share of an arm's decisions is reported: perhaps a health check, a bot, or an id that many
 # visitors share.
 REPORTED_SHARE = 0.05
-# Name of a column whose value is 1 for every user.
+# Name of the column that is 1 for every user, so that its sum is the number of users.
 ONE = "one"
-# Name of a column whose value is 1 for users with known covariates, and 0 for others.
+# Name of the column that is 1 for users with a past, and 0 for all others.
 HAS_PAST = "has_past"
 _ROWS_AT_ONCE = 500_000
 
@@ -98,7 +99,7 @@ class Users:
         return sorted([each for each in shares if each[1] >= REPORTED_SHARE], key=itemgetter(1), reverse=True)
 
     def of(self, arm: str, terms: Terms, weighted: bool = False) -> float:
-        """Return a weighted sum of columns for one arm over all stages; `terms` has the columns and their weights."""
+        """Return an arm's total over all stages. `terms` has the columns to add up, each with a factor."""
         cells = self.sums.cells(self.arms.index(arm))
         totals = (self.sums.totals_CB if weighted else self.totals_CB)[cells].sum(0)
         return float(sum(weight * totals[self.sums.index_of(name)] for name, weight in terms))
@@ -115,7 +116,7 @@ class Users:
         self.late += int(values["late"].sum())
         order = np.lexsort((values["stage"], values["unit"]))
         unit, stage = (values[name][order] for name in ("unit", "stage"))
-        # True at the first row of each pair of user and stage, and at the end.
+        # True at the first row of each pair of user and stage. A final True follows after the last row.
         begins = np.append(_first(unit, stage), True)
         alone = begins[:-1] & begins[1:]
         self.all_users += int(_first(unit).sum())
@@ -148,7 +149,9 @@ class Users:
 
 @dataclass(frozen=True)
 class ExperimentUsers:
-    """The decisions of an experiment that count, as tables in a database. Valid until `experiment_users` ends.
+    """The decisions of an experiment that count, as tables in a database.
+
+    An instance can be used only in the block of `experiment_users`.
 
     Attributes:
         covariates: Names of the covariates; empty if lifts are not adjusted.
@@ -161,7 +164,7 @@ class ExperimentUsers:
     _stages: list[str]
     _arms: list[str]
     _columns: tuple[str, ...]
-    # Columns that would be equal to another column, with the name of that column.
+    # Maps each column that would equal another column to this other column, so that it is not computed.
     _same: Mapping[str, str]
     _numerators: Mapping[str, Terms]
 
@@ -169,7 +172,8 @@ class ExperimentUsers:
         """Add up the decisions that count, for each user.
 
         Args:
-            changed: Whether decisions that only the reasons in `CHANGED` leave out are included.
+            changed: Whether to include decisions that do not count only because of a kill switch or a change of the
+                stage (`CHANGED`).
             segment: SQL condition for the decisions of one segment.
         """
         rows = self._select(changed, segment)
@@ -192,8 +196,8 @@ class ExperimentUsers:
     def segments(self) -> list[tuple[str | None, int]]:
         """List the segments of the decisions that count, with their numbers of decisions, the largest first.
 
-        Call this method before `users`. It removes the users who got several arms at the same stage. Within one
-        segment, `users` could not recognise them, because their arms may be in different segments.
+        Call this method before `users`, because it removes users who got several arms at the same stage. `users` looks
+        at one segment at a time, and may see only one of these arms.
         """
         rows = self._select()
         self.db.execute(
@@ -207,7 +211,7 @@ class ExperimentUsers:
         return self.db.execute(f"{query} ORDER BY 2 DESC, 1").fetchall()
 
     def _parts(self) -> list[str]:
-        """Return SQL conditions that split the users into parts of about `_ROWS_AT_ONCE` rows.
+        """Return SQL conditions, each of which selects a part of the users with about `_ROWS_AT_ONCE` rows.
 
         Each part is a range of user hashes, because the stored rows are sorted by this hash.
         """
@@ -216,7 +220,7 @@ class ExperimentUsers:
         return [f"unit BETWEEN {begin}::UBIGINT AND {end - 1}::UBIGINT" for begin, end in pairwise(bounds)]
 
     def _select(self, changed: bool = False, condition: str = "true") -> str:
-        """Return the SQL of a table with the users' rows that count, including their stage and arm."""
+        """Return SQL of a table with the users' sums of the decisions that count, with their stage and arm."""
         stages, arms = (f"[{', '.join(map(sql_text, names))}]" for names in (self._stages, self._arms))
         self.db.execute(
             f"""CREATE OR REPLACE TABLE selected AS
@@ -228,7 +232,7 @@ class ExperimentUsers:
                     WHERE user_sum.hour <= coalesce(since, user_sum.hour) AND {condition})"""
 
     def _typical_decisions(self, rows: str, parts: Iterable[str]) -> Floats:
-        """Return each stage's median number of decisions per user, over users who got only one arm at the stage."""
+        """Return each stage's median number of decisions per user. Users with several arms at a stage are left out."""
         users: dict[int, Counter[float]] = {stage: Counter() for stage in range(len(self._stages))}
         for part in parts:
             for stage, decisions, number in self.db.execute(
@@ -239,7 +243,8 @@ class ExperimentUsers:
             ).fetchall():
                 users[stage][decisions] += number
         every = _median(sum(users.values(), Counter()))
-        # In a stage with few users, most of them may be health checks with very many decisions.
+        # In a stage with few users, most of them may be health checks with very many decisions. So use the median of
+        # all stages if it is smaller.
         return np.array(
             [
                 _median(of_stage) if of_stage.total() >= MIN_USERS else min(_median(of_stage), every)
@@ -249,13 +254,13 @@ class ExperimentUsers:
 
 
 def _first(*keys: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Return a mask that is true where a row differs from the previous row in any of the keys."""
+    """Return a mask (N,) of the rows that differ from the previous row in at least one of the keys."""
     differs = np.any([key[1:] != key[:-1] for key in keys], axis=0)
     return np.concatenate([np.ones(min(len(keys[0]), 1), dtype=bool), differs])
 
 
 def _median(users: Counter[float]) -> float:
-    """Return the median of a multiset, given as a count for each number; infinity if it is empty."""
+    """Return the median of numbers, given how often each number occurs; infinity if there are no numbers."""
     if not users:
         return math.inf
     numbers = np.array(sorted(users))
@@ -271,7 +276,7 @@ def experiment_users(
     """Read the decisions of an experiment that count, with their cost and the outcomes of every metric.
 
     Args:
-        segment: SQL of a record's segment, so that `users` can be called for one segment; "" for no segments.
+        segment: SQL expression for the segment of a record, so that `users` can select one segment; "" for no segments.
     """
     names = tuple(dict.fromkeys((COST, *experiment.metrics.names)))
     kinds = tuple(dict.fromkeys(kind for name in names for kind in outcomes_of(name, gain)))

@@ -35,7 +35,7 @@ from mtorl.runtime.sql import sql_name, sql_text
 if TYPE_CHECKING:
     import duckdb
 
-# SQL of the share and the scope of a policy's random decisions, as one text. The text is empty if there are none.
+# SQL of a text with the share and scope of a policy's random decisions; empty if it decides nothing at random.
 _EXPLORATION = "CASE WHEN fallback_reason IS NULL THEN concat_ws(' ', exploration->>'share', exploration->>'scope') END"
 _SETTING = {
     **{name: name for name in ("salt", "layer", "experiment_version", "stage", "arm", "assignment_probability")},
@@ -43,14 +43,15 @@ _SETTING = {
     "digest": MODEL_NAME,
     "exploration": _EXPLORATION,
 }
-"""SQL of a decision's properties that do not depend on its user, so that there are few combinations."""
+"""SQL for the properties of a decision that do not depend on its user. A log has only few combinations of these
+properties."""
 _RANDOMISED = f"assignment_probability < 1 AND arm <> '{OUTSIDE}'"
 
 
 def reduce_hours(
     db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, kinds: Iterable[str], segment: str = ""
 ) -> None:
-    """Create all tables of this module from the views `decision_log` and `outcome_log`.
+    """Create the tables that are listed at the top of this module from the views `decision_log` and `outcome_log`.
 
     The tables are created one after the other, and each step keeps only the columns that the next one needs. So only
     one large sort or join is in memory at a time.
@@ -97,8 +98,8 @@ def reduce_hours(
 def _copy_records(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, segment: str) -> None:
     """Create the table `record` with the needed columns of each decision, and the table `setting`.
 
-    The column `unit` is a hash of the user id, and `decision` is a hash of the decision id, because joins on 8-byte
-    hashes are faster. Among ten million decisions, two have the same hash in only one of 400,000 logs.
+    The column `unit` is a hash of the user id, and `decision` is a hash of the decision id, because joins on numbers of
+    8 bytes are faster. The probability that two of ten million decisions have the same hash is only about 1 in 400,000.
     """
     name = {"name": experiment.name}
     own = "coalesce(experiment, $name) = $name"
@@ -138,7 +139,8 @@ def _copy_records(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: E
                    withdrawn, override, expose, fallback_reason, latency_seconds, {weight} AS weight, decided,
                    {TIME} AS taken, date_trunc('hour', taken) AS hour, {began} AS began, {ends} AS ends,
                    {_RANDOMISED} AS randomised, coalesce(taken >= since, false) AS overridden,
-                   if(request_id IS NULL OR taken >= since, NULL,  -- an overridden user repeats no earlier request
+                   -- Requests of users with an override are not compared with earlier requests.
+                   if(request_id IS NULL OR taken >= since, NULL,
                       hash(salt, user_id, campaign_id, request_id, date_trunc('hour', taken))) AS request,
                    ({segment})::VARCHAR AS segment
             FROM {each} AS record {join}
@@ -151,9 +153,9 @@ def _copy_records(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: E
 
 
 def _find_repeats(db: duckdb.DuckDBPyConnection) -> None:
-    """Create the table `repeat`, with each decision that repeats a request and so does not count.
+    """Create the table `repeat` with the decisions that do not count, because another decision has the same request.
 
-    Each row also has the decision that counts instead. Few requests are repeated, so only these requests are sorted.
+    Each row also has the decision that counts instead. Only repeated requests are sorted, because they are few.
     """
     db.execute(
         """CREATE TABLE repeat AS SELECT decision, opportunity, taken FROM (
@@ -169,7 +171,10 @@ _DECISION_COLUMNS = {**DECISION_COLUMNS, "evaluable": "(weight > 0)::INT", "squa
 
 
 def _outcome_columns(kind: str) -> dict[str, tuple[str, str]]:
-    """Return the columns to which an outcome is added, each with SQL of the added value and of its condition."""
+    """Return the columns in which outcomes of a kind are added up.
+
+    Each column has the SQL of the value to add, and of the condition under which it is added.
+    """
     return {
         column(kind): ("weight * value", "in_time"),
         f"plain:{kind}": ("value", "in_time"),
@@ -178,9 +183,9 @@ def _outcome_columns(kind: str) -> dict[str, tuple[str, str]]:
 
 
 def user_columns(kinds: Iterable[str], weighted: bool) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return the columns of `user_sum` that metrics need, and aliases for columns that would be equal to another one.
+    """Return the columns of `user_sum` that metrics need, and the columns that would be equal to one of them.
 
-    Without weights, for example, the sum of the weights is equal to the number of decisions.
+    For example, without weights, the sum of the weights equals the number of decisions, so it is not stored.
     """
     names = [*_DECISION_COLUMNS, *(name for kind in kinds for name in _outcome_columns(kind))]
     same = {} if weighted else dict.fromkeys((WEIGHT, "evaluable", "squared_weight"), DECISIONS)
@@ -191,7 +196,7 @@ def user_columns(kinds: Iterable[str], weighted: bool) -> tuple[tuple[str, ...],
 def _add_up_users(
     db: duckdb.DuckDBPyConnection, experiment: Experiment, kinds: tuple[str, ...], names: Collection[str]
 ) -> None:
-    """Create the table `user_sum`. Decisions and outcomes are in separate rows, which its readers add up."""
+    """Create the table `user_sum`. Queries must add up its rows, because decisions and outcomes have separate rows."""
     each = {name: sql for name, sql in _DECISION_COLUMNS.items() if name in names}
     of_decisions = ", ".join(f"sum({sql})::DOUBLE AS {name}" for name, sql in each.items())
     of_outcomes = "".join(
@@ -228,14 +233,15 @@ def budget_periods(experiment: Experiment) -> dict[str, tuple[str, str]]:
             timed.setdefault(budget.campaign, []).append(budget)
     found = {}
     for campaign, own in timed.items():
-        # Of two budgets with the same period, the campaign's own budget takes precedence, and so does its time zone.
+        # If two budgets have the same period, use the time zone of the campaign's own budget, not that of the budget
+        # for all campaigns.
         longest = min([*own, *timed.get("*", ())], key=lambda each: (each.period != "day", each.campaign == "*"))
         found[campaign] = longest.period, longest.timezone
     return found
 
 
 def _period_bound(periods: Mapping[str, tuple[str, str]], later: bool) -> str:
-    """Return SQL of the start of a decision's budget period or, if `later`, of its end; null if there is no period."""
+    """Return SQL of the start or, if `later`, the end of a decision's budget period; null if there is no period."""
     cases = []
     for period, zone in sorted(set(periods.values())):
         local = f"date_trunc('{period}', decided AT TIME ZONE '{zone}')"
@@ -246,6 +252,6 @@ def _period_bound(periods: Mapping[str, tuple[str, str]], later: bool) -> str:
 
 
 def matures(experiment: Experiment, time: str) -> str:
-    """Return SQL of the time until which outcomes of a decision count. `time` is SQL of the decision's time."""
+    """Return SQL of the time after which an outcome of a decision is late. `time` is SQL of the decision's time."""
     hours = experiment.metrics.outcome_hours
     return "'infinity'::TIMESTAMPTZ" if hours is None else f"({time} + to_microseconds({round(hours * 3.6e9)}))"

@@ -3,8 +3,8 @@
     seen = incumbent_users(log, experiment, gain)
     requirements(seen, experiment, effect=0.05)                # users, days, money (mtorl.experiment.inference.plan)
 
-All decisions of the incumbent whose outcomes are known are used: at all stages, in the shadow, and for users outside of
-the experiment. If an override sets a user's arm, only the user's earlier decisions are used.
+It uses all decisions of the incumbent whose outcomes are known, also those at the stage `shadow` and those for users
+outside of the experiment. If the experiment file sets a user's arm, only the user's earlier decisions are used.
 """
 
 from datetime import timedelta
@@ -50,7 +50,7 @@ def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> Inc
                 SELECT user_id, decided FROM planned UNION ALL BY NAME
                 SELECT user_id, kind, value FROM planned JOIN outcome_log USING (decision_id)
                 WHERE greatest(event_time, received_time) <= {matures(experiment, "decided")})
-            GROUP BY user_id ORDER BY user_id""",  # a plan draws users by position, so the order makes it reproducible
+            GROUP BY user_id ORDER BY user_id""",  # a plan samples users by row, so their order must be fixed
             {"ripens": timedelta(hours=hours or 0.0)},
         ).df()
     judged = metric(primary, gain)
@@ -68,9 +68,9 @@ def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> Inc
 
 
 def _sum(of_users: pd.DataFrame, terms: Terms) -> Floats:
-    """Return a weighted sum of columns for each user, in the shape (U,); `terms` has the columns and their weights.
+    """Return the sum of some columns for each user, in the shape (U,). `terms` has the columns, each with a factor.
 
-    Each decision has the weight 1, so the sum of the weights is the number of decisions.
+    Each decision has the weight 1, so the number of decisions replaces the sum of the weights.
     """
     columns = [(DECISIONS if name == WEIGHT else name, weight) for name, weight in terms]
     return sum((weight * of_users[name].to_numpy(np.float64) for name, weight in columns), np.zeros(len(of_users)))

@@ -30,13 +30,14 @@ def verdict_of_period(
     """Compute the verdict from the decisions of a period.
 
     Args:
-        gain: The gain, or a YAML text without units such as "click" or "{click: 0.1, revenue: 1}".
+        gain: The gain, or its definition as a YAML text without units, such as "click" or "{click: 0.1, revenue: 1}".
         weights: Path of a Parquet file with `decision_id` and `weight`, for a replay; "" for live traffic.
         budget: Budget of the replay in currency units per decision; 0 for live traffic.
         by: Columns by which segments are compared, with SQL of each column's value; see `segment_lifts`.
 
     Returns:
-        The dict of `monitoring.verdict.verdict.verdict_from_log`; with `by`, it also has the key `segments`.
+        The verdict, as `monitoring.verdict.verdict.verdict_from_log` returns it. If `by` is given, it also has the key
+        `segments`.
 
     Raises:
         PeriodError: The period has no decision, or the gain can't be parsed.
@@ -67,8 +68,8 @@ def deciding_incumbent(lake: str, find: Callable[[str], Path | None]) -> tuple[s
         find: Returns the artifact folder of the model with a digest; None if it is not known.
 
     Returns:
-        The artifact folder, and "". If the policy has no artifact: "", and the policy's name. Both are "" if there is
-        no decision, or `lake` is "".
+        A pair of texts: the policy's artifact folder and "" or, if the policy has no artifact, "" and the policy's
+        name. Both are "" if there is no decision, or `lake` is "".
     """
     digest, policy = (DecisionLog.of(lake).newest_policy(INCUMBENT) if lake else None) or (None, "")
     folder = None if digest is None else find(digest)

@@ -4,7 +4,8 @@
 
 The same decisions count as in the verdict. All intervals of one call hold simultaneously, because the experiment's
 error rate is divided equally (Bonferroni) between challengers, columns and segments. A segment must be known before the
-decision. The lifts are not adjusted by covariates, because few users of a segment have a past.
+decision, because a decision could otherwise influence its segment. The lifts are not adjusted by covariates, because
+few users of a segment have a past.
 """
 
 import math
@@ -32,8 +33,8 @@ class SegmentLift(TypedDict):
         users: Number of users of both arms.
         decisions: Number of decisions of both arms.
         lift: Lift of the primary metric; None if an arm has no decision in this segment.
-        lift_ci: Always-valid interval that holds simultaneously with all other intervals of the call; None if there are
-            too few users.
+        lift_ci: Always-valid confidence interval; None if there are too few users. The confidence level is for all
+            intervals of the call together.
     """
 
     challenger: str
@@ -48,7 +49,8 @@ class Segments(TypedDict):
     """The lifts of all segments of a call.
 
     Attributes:
-        confidence: Confidence level of each interval, so high that all intervals together hold with 1 - alpha.
+        confidence: Confidence level of each single interval. It is so high that all intervals together have the level 1
+            - alpha.
         lifts: Lifts of the reported segments, by column.
         smaller: Number of decisions in segments that are not reported, by column.
     """
@@ -62,7 +64,7 @@ def segment_lifts(log: DecisionLog, experiment: Experiment, gain: Gain, by: Mapp
     """Compute the lift in each segment of the given columns.
 
     Args:
-        by: Columns, each with SQL of its value in a `record` of the log.
+        by: Names of columns. The value of each is SQL for the column's content in a `record` of the log.
     """
     challengers = [arm.name for arm in experiment.arms if arm.name != INCUMBENT]
     alpha = experiment.alpha / (len(challengers) * len(by) * (MOST + 1))

@@ -10,7 +10,7 @@ The verdict is about all stages of the ramp. The rest of the evidence is only ab
 - the share of fallbacks among the stage's decisions, without overridden users;
 - the latency of the same decisions within the last nine days (`stored_sums.py`).
 
-At the stage `shadow`, all of this is counted from the records of the log instead.
+At the stage `shadow`, the users, fallbacks and latencies are counted directly in the log.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from mtorl.runtime.message import Message, prefixed
 if TYPE_CHECKING:
     import duckdb
 
-# The ledger opens the accounts of a new stage within this time. Until then, its refusals are not the fault of an arm.
+# After a stage begins, the ledger needs up to this time to open the accounts of the stage. Until then, fallbacks that a
+# refusal of the ledger causes do not count against the arm.
 _FOLLOWED_SECONDS = 5.0
 
 
@@ -49,7 +50,7 @@ def stage_evidence(
     breached = tuple(
         prefixed(arm.name, breach(check["name"], check["lower"], check["margin"]))
         for arm in experiment.arms
-        # An arm without weight gets no users, so it can do no harm.
+        # An arm with weight 0 gets no users, so its guardrails are ignored.
         if arm.name in verdict["challengers"] and arm.weight > 0
         for check in verdict["challengers"][arm.name]["guardrails"]
         if check["state"] == "breached"
@@ -60,7 +61,7 @@ def stage_evidence(
 
 
 def faults_at_stage(db: duckdb.DuckDBPyConnection, stage: str, since: float) -> dict[str, tuple[float, float]]:
-    """Return each arm's share of fallbacks, and 99th percentile of latency in seconds, since the stage began."""
+    """Return each arm's share of fallbacks and its 99th percentile of latency in seconds, since the stage began."""
     rows = db.execute(
         """WITH arm_activity AS (FROM activity WHERE counts AND stage = $stage AND last >= $start),
         latency AS (
@@ -83,7 +84,10 @@ def faults_at_stage(db: duckdb.DuckDBPyConnection, stage: str, since: float) -> 
 
 
 def arms_in_shadow(log: DecisionLog, experiment: Experiment, since: float) -> dict[str, ArmEvidence]:
-    """Count users and faults of each arm since the shadow began, and measure the incumbent's latency."""
+    """Return the number of users and the share of failures of each arm since the stage `shadow` began.
+
+    The latency is known only for the incumbent.
+    """
     start = datetime.fromtimestamp(since, UTC)
     with replace(log, period=Period(start, log.period.until)).opened("shadow", near=True) as db:
         rows = db.execute(

@@ -10,15 +10,18 @@
 `SETTINGS` is a digest of the settings of the reduction, and `SOURCES` of the names of the files that it has read, which
 never change. So a stored file never becomes invalid: an hour that gains records is reduced again under another name.
 
-- Outcomes of an hour are read when the hour is closed, and again once its decisions may count (`outcome_hours`). Later
-  outcomes count as late, and are read one, three and eight days later, since each compaction adds some. The next look
-  reads outcomes that a router uploads late: the names of their files show the delay (`features/collect/compact.py`).
-- The past consists of the days all of whose decisions may count. There, a user has one row for all cells of one stage
-  and arm, so a look reads one row per user, plus the rows of the last days. On a new day, or if other decisions of the
-  past count (new weights or models), both files of the past are rebuilt from those of the hours.
+- The outcomes of an hour are read when the hour is closed, and again once its decisions may count (`outcome_hours`).
+  Outcomes that arrive after that count as late. They are read one, three and eight days later, because each compaction
+  adds some. If a router uploads outcomes late, the next look reads them at once: the names of their files show the
+  delay (`features/collect/compact.py`).
+- The *past* consists of all days on which every decision may count. In the past's tables, a user has only one row for
+  each stage and arm. So a look reads one row per user, plus the rows of the last days. On a new day, or if other
+  decisions of the past count because weights or models have changed, both files of the past are computed again from
+  the files of the hours.
 - Covariates (`covariates.py`) have a separate file.
-- Hours that still gain decisions, and hours that have just begun to count, are reduced at each look. The same is true
-  of all hours if the lake can't be written, for segments, replays with weights, and bounded periods.
+- Nothing is stored for hours that still gain decisions, or whose decisions have just begun to count: each look reduces
+  these hours again. The same holds for all hours if the lake can't be written, and for segments, replays with weights,
+  and bounded periods.
 """
 
 from __future__ import annotations
@@ -53,33 +56,34 @@ if TYPE_CHECKING:
     import duckdb
 
 VERSION = 3
-"""Version of the stored rows: raise it if this room, or `mtorl.log`, computes other rows from the same records."""
+"""Version of the stored rows. Increase it if this package, or `mtorl.log`, begins to compute other rows from the same
+records."""
 _DAY = timedelta(days=1)
-# Largest difference between the time in a decision's id and the time of its record.
+# Largest expected difference between the time in a decision's id and the `event_time` of its record.
 _CLOCKS = timedelta(minutes=10)
-# An hour is closed, that is, compacted together with the outcomes that have arrived, within this time.
+# An hour is closed within this time: then its log files are compacted, together with the outcomes that have arrived.
 _COMPACTED = timedelta(hours=2, minutes=30)
-# Late outcomes of a day are read again this long after the day's decisions began to count.
+# Late outcomes of a day are read again at these times after the day's decisions began to count.
 _LATE = (_DAY, 3 * _DAY, 8 * _DAY)
-# For the last days of the past, activity is stored by the minute; for earlier days, by the hour.
+# The table `activity` has a row per minute only for the last days of the past, and a row per hour for earlier days.
 _RECENT = 8 * _DAY
-# Hours are reduced together until their decision files have this size in bytes.
+# Several hours are reduced in one query, until the log files of their decisions have this size in bytes.
 _PART_BYTES = 256 << 20
 # Number of files that are downloaded at the same time.
 _TRANSFERS = 16
 _TABLES = ("cell", "user_sum", "named", "activity", "spent", "other")
-# Identifies a stored file by its hour and by the names of the files from which it was computed.
+# Key of a stored file: its hour, and the names of the files from which it was computed.
 _Key = tuple[datetime, tuple[str, ...]]
 _log = logging.getLogger(__name__)
 
 
 class _Hour(NamedTuple):
-    """A closed hour, to which no records are added, with the log files of its decisions and outcomes."""
+    """An hour to which no records are added any more, with the log files of its decisions and outcomes."""
 
     since: datetime
     decisions: tuple[LakeFile, ...]
     outcomes: tuple[LakeFile, ...]
-    # Shows how often the outcomes of this hour were read; `_hours` defines its values.
+    # Number from the function `age` in `_hours`, which shows how often the outcomes of this hour were read.
     age: int = 0
 
     @property
@@ -96,12 +100,13 @@ class _Hour(NamedTuple):
 def counted_users(
     db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, kinds: Sequence[str], segment: str = ""
 ) -> Iterator[CountedDecisions]:
-    """Create the tables of `reduce_hours` and `count_decisions` from stored sums; they exist until the block ends.
+    """Create the tables of `reduce_hours` and `count_decisions`, from stored sums if possible.
 
-    If the experiment has covariates, the table of `make_covariates` is created as well, except for segments.
+    The tables exist until the block ends. If the experiment has covariates, and there are no segments, the table
+    `covariates` is created too.
 
-    The table `named` has one row per user. Cells that count alike may share a row of `user_sum`: its `cell` is then one
-    of these cells, and its `hour` is the earliest hour.
+    The table `named` has one row per user. In `user_sum`, cells that count in the same way may be combined into one
+    row, with the `cell` of one of them and the earliest `hour`.
     """
     with TemporaryDirectory(prefix="mtorl-sums-") as scratch:
         if segment or log.weights is not None or log.period != Period():
@@ -122,7 +127,7 @@ def counted_users(
 
 @dataclass
 class _Sums:
-    """The sums of one experiment, which are stored in the lake and, while a verdict is computed, in a local folder."""
+    """The sums of one experiment, in the lake and, while a verdict is computed, also in a local folder."""
 
     db: duckdb.DuckDBPyConnection
     log: DecisionLog
@@ -136,11 +141,11 @@ class _Sums:
     # Digest of the table that `_find_alike` creates.
     _alike: str = ""
     _can_store: bool = True
-    # Names of the files that were stored for this verdict.
+    # Names of the files that this object has stored in the lake.
     _stored: dict[_Key, str] = field(default_factory=dict)
 
     def load(self) -> CountedDecisions:
-        """Create all tables for a verdict, and store sums that are not in the lake yet."""
+        """Create all tables for a verdict, and store in the lake those sums that it does not contain yet."""
         db = self.db
         recent, hours, begins = self._hours()
         for part in in_parts([hour for hour in hours if not self._stored_before(hour.key)], _PART_BYTES):
@@ -168,9 +173,9 @@ class _Sums:
         return counted
 
     def delete_lost(self) -> None:
-        """Delete the sums that were just stored if records were deleted from the lake meanwhile.
+        """Delete the sums that this object has stored, if records were deleted from the lake meanwhile.
 
-        These sums may contain deleted records. The next verdict stores new sums.
+        The sums may still contain the deleted records. The next verdict computes new sums.
         """
         if self._stored and self.log.lake.lost():
             for name in self._stored.values():
@@ -178,7 +183,7 @@ class _Sums:
 
     @cached_property
     def _derived(self) -> Derived:
-        """The stored files that were computed with the present settings. If a setting changes, new files are needed."""
+        """The files in the lake with sums for the present settings. A change of a setting leads to other files."""
         import duckdb
 
         settings = [
@@ -189,7 +194,7 @@ class _Sums:
             budget_periods(self.experiment),
             VERSION,
             DECISION_COLUMNS,
-            duckdb.__version__,  # another version of DuckDB may compute other hashes
+            duckdb.__version__,  # its hashes may differ between versions
         ]
         return Derived(self.log.lake, "sums", self.experiment.name, [json.dumps(settings)])
 
@@ -197,29 +202,30 @@ class _Sums:
         return self._derived.files(*key)
 
     def _hours(self) -> tuple[_Hour, list[_Hour], datetime]:
-        """Find the hours to read.
+        """Find the hours of the log, and which of them are closed.
 
         Returns:
-            All open hours as one entry, the closed hours from the oldest to the newest, and the time at which the past
-            ends.
+            All open hours combined into one `_Hour`, the closed hours from the oldest to the newest, and the time at
+            which the past ends.
         """
         lake, hours = self.log.lake, self.experiment.metrics.outcome_hours
         arrived = lake.arrived("decision")
         decisions, outcomes = by_hour(lake.closed("decision")), by_hour(lake.closed("outcome"))
         newest = max([file.hour for file in arrived] + list(decisions), default=datetime.fromtimestamp(0, UTC))
-        # Not later than the newest time in `count_decisions`.
+        # The present time, or the end of the newest log files if they are old. It is not earlier than `newest` in
+        # `count_decisions`.
         now = min(newest + 2 * HOUR, datetime.now(UTC))
         matures = timedelta(hours=hours or 0)
-        # All records before this time are in closed hours. If no hours are compacted any more, this time stays the
-        # same.
+        # All records before this time are in closed hours. If hours are no longer compacted, this time no longer
+        # changes.
         compacted = min([now - _COMPACTED, *(file.hour for file in arrived)])
         begins = (compacted - HOUR - matures).replace(hour=0, minute=0, second=0, microsecond=0)
 
         def age(hour: datetime) -> int:
-            """Return how often the outcomes of an hour must have been read.
+            """Return a number that changes when the outcomes of an hour must be read again.
 
-            -1: the hour's decisions do not count yet. 0: they may count, and so does each new outcome. n > 0: new
-            outcomes are too late to count, and were read again n - 1 times in order to count the late ones.
+            -1: the hour's decisions do not count yet. 0: they may count, and each new outcome is read. n > 0: new
+            outcomes arrive too late to count, and have been read n - 1 more times to count the late ones.
             """
             if hours is not None and hour + matures > now + _CLOCKS:
                 return -1
@@ -236,12 +242,12 @@ class _Sums:
             if hour not in open_hours
         ]
         taken, known = (tuple(file for hour in open_hours for file in of.get(hour, ())) for of in (decisions, outcomes))
-        # The past ends before the first open hour. If an override begins in an open hour, the user's rows must still be
-        # separate, because some of the user's decisions do not count.
+        # The sums of the past are combined per user, so the past ends before the first open hour: an override may begin
+        # in this hour, and then only the user's earlier decisions count.
         return _Hour(datetime.max, taken, known), closed, min([begins, *open_hours])
 
     def _reduce(self, hours: Sequence[_Hour], keep: bool) -> None:
-        """Reduce some hours, and write the tables of each hour to a local file and, if `keep`, also to the lake."""
+        """Compute the tables of some hours, and write each hour to a local file and, if `keep`, also to the lake."""
         decisions = [file for hour in hours for file in hour.decisions]
         outcomes = [file for hour in hours for file in hour.outcomes]
         part = self.log.lake.of_files(decisions, outcomes, arrived=not keep)
@@ -254,13 +260,13 @@ class _Sums:
                 tables = {table: f"FROM {table} {where}" for table in _TABLES}
                 tables["named"] = f"SELECT unit, since FROM (SELECT *, since AS hour FROM named) {where}"
                 tables["user_sum"] = _added_up(f"(FROM user_sum {where})")
-                # A router whose clock was ahead may have dated a decision in the future. Then do not store the sums of
-                # this hour.
+                # A decision dated in the future shows that the clock of a router was ahead. Do not store the sums of
+                # its hour.
                 ((ahead,),) = db.execute(f"SELECT max(last) > now() FROM cell {where}").fetchall()
                 self._write(db, hour.key, _in_one(tables), 0 if keep and not ahead else None)
 
     def _of_past(self, name: str, hours: Sequence[_Key], rows: Callable[[Sequence[_Key]], str]) -> _Key:
-        """Return the key of the file that combines all hours of the past. The file is written if it does not exist."""
+        """Return the key of the file that combines all hours of the past. If necessary, the file is written first."""
         key = hours[-1][0], (name, *map(str, hours), self._alike)
         if not self._stored_before(key):
             are_stored = all(hour in self._stored or self._stored_before(hour) for hour in hours)
@@ -268,11 +274,14 @@ class _Sums:
         return key
 
     def _tables_of(self, hours: Sequence[_Key]) -> str:
-        """Return SQL that combines the tables of several hours. Of `user_sum`, it selects only overridden users."""
+        """Return SQL that combines the tables of several hours. The table `user_sum` has only overridden users.
+
+        The sums of all other users are combined by `_users_of`.
+        """
         tables = {table: f"FROM {self._rows(table, hours)}" for table in _TABLES}
         tables["named"] = _each_once(self._rows("named", hours))
         # Exact minutes and latencies are needed only to find gaps between decisions, and for the evidence about a
-        # stage. Both look back a few days, so earlier activity is combined by hour.
+        # stage. Both use only the last days, so combine earlier activity by hour.
         is_recent = f"hour >= {instant(hours[-1][0] - _RECENT)}"
         tables["activity"] = f"""
             SELECT hour, if({is_recent}, minute, hour) AS minute, stage, arm, channel, randomised, counts,
@@ -280,8 +289,8 @@ class _Sums:
                    sum(unpaid) AS unpaid,
                    min(first) AS first, max(last) AS last, any_value(latencies) FILTER ({is_recent}) AS latencies
             FROM {self._rows("activity", hours)} GROUP BY ALL"""
-        # A budget's day may begin in the past if its time zone is west of UTC and `outcome_hours` is short. So keep the
-        # exact times of the past's last two days.
+        # Sums of old days are combined. But the present day of a budget may have begun on an old day, if its time zone
+        # is west of UTC and `outcome_hours` is short. So keep the exact times of the newest two old days.
         since = f"CASE WHEN hour >= {instant(hours[-1][0] - 2 * _DAY)} THEN since END"
         tables["spent"] = f"""
             SELECT min(hour) AS hour, min(since) AS since, arm, campaign_id, channel, sum(cost) AS cost
@@ -290,10 +299,10 @@ class _Sums:
         return _in_one(tables)
 
     def _make_covariates(self, until: datetime) -> _Key:
-        """Create the table `covariates`, and store it once all hours that it is computed from are closed.
+        """Create the table `covariates`. It is stored in the lake once all hours of the users' past are closed.
 
-        In the shadow there is no past yet, and the table is empty. An empty table is not stored. Its date would be
-        1970, so a deletion of old data would remove the stored past.
+        Before the first stage with challengers, there is no past, so the table is empty. An empty table is not stored,
+        because its file would be dated 1970 and look like old data that is due for deletion.
         """
         lake, ends = self.log.lake, past_ends(self.db, self.experiment, "cell", "first")
         files = [*lake.closed("decision", until=ends + HOUR), *lake.closed("outcome", until=ends + HOUR)]
@@ -308,9 +317,10 @@ class _Sums:
         return key
 
     def _find_alike(self, until: datetime) -> bool:
-        """Create the table `alike`, which groups the cells of the past by stage, arm and whether they count.
+        """Create the table `alike`, which groups the cells of the past that can be combined into one.
 
-        Each cell that counts is mapped to the first cell of its group. Returns False if no cell of the past counts.
+        Cells of a group have the same stage and arm, and count in the same way. Each is mapped to the first cell of its
+        group. Returns False if no cell of the past counts.
         """
         self.db.execute(
             f"""CREATE TABLE alike AS
@@ -322,7 +332,7 @@ class _Sums:
         return bool(self._alike)
 
     def _users_of(self, hours: Sequence[_Key]) -> str:
-        """Return SQL of the combined sums of all users of these hours, except users whose arm an override has set."""
+        """Return SQL of each user's sums over several hours. Users whose arm an override has set are left out."""
         alike = f"{self._rows('user_sum', hours)} JOIN alike USING (cell)"
         unnamed = f"{alike} ANTI JOIN {self._rows('named', hours)} USING (unit)"
         rows = _added_up(f"(SELECT * EXCLUDE (one) REPLACE (one AS cell) FROM {unnamed})")
@@ -339,7 +349,7 @@ class _Sums:
         return f"(SELECT {read} FROM read_parquet([{names}], hive_partitioning = false) WHERE of_table = '{table}')"
 
     def _write(self, db: duckdb.DuckDBPyConnection, key: _Key, rows: str, number: int | str | None) -> None:
-        """Write the rows of a query to a local file and, unless `number` is None, also store the file in the lake."""
+        """Write the result of a query to a local file and, unless `number` is None, copy this file to the lake."""
         self._local[key] = path = self.scratch / f"{secrets.token_hex(8)}.parquet"
         db.execute(f"COPY ({rows}) TO '{path}' (FORMAT parquet, COMPRESSION zstd)")
         if number is None or not self._can_store:
@@ -365,16 +375,16 @@ class _Sums:
 
 
 def _in_one(tables: Mapping[str, str]) -> str:
-    """Return SQL that combines several tables into one, with the column `of_table` for the table's name."""
+    """Return SQL that appends several tables to each other; the column `of_table` names the table of each row."""
     return " UNION ALL BY NAME ".join(f"SELECT '{name}' AS of_table, * FROM ({rows})" for name, rows in tables.items())
 
 
 def _each_once(rows: str) -> str:
-    """Return SQL that selects one row per user, with the user's earliest override, from rows of the table `named`."""
+    """Return SQL that reduces rows of the table `named` to one row per user, with the user's earliest override."""
     return f"SELECT unit, min(since) AS since FROM {rows} GROUP BY unit"
 
 
 def _added_up(rows: str) -> str:
-    """Return SQL that adds up rows of `user_sum` to one row for each user, cell and segment."""
+    """Return SQL that adds up rows of `user_sum`, so that each user, cell and segment has one row."""
     return f"""SELECT unit, cell, segment, min(hour) AS hour, sum(COLUMNS(* EXCLUDE (unit, cell, segment, hour)))
         FROM {rows} GROUP BY unit, cell, segment"""

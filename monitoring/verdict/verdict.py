@@ -4,12 +4,13 @@
     with experiment_users(log, experiment, gain) as read:       # if more than the verdict is needed
         verdict_of(read, log, experiment, gain)
 
-The rules are in docs/verdict.md. In a replay of a real log, the outcome is known only if the policy made the logged
-choice. So each decision has a weight: 1 / p if the policy exposed the logged channel, which had the probability p; 1 if
-the policy exposed nothing; and 0 if the outcome is unknown.
+The rules are in docs/verdict.md. Two things are different in a replay of a real log:
 
-A replay charges the ledger only for exposures that match the log. So the verdict applies the budget: of an arm that
-spends more than `DecisionLog.budget_per_decision`, only as many decisions count as the budget pays for.
+- The outcome of a decision is known only if the policy made the logged choice. So each decision has a weight: 1 / p if
+  the policy exposed the logged channel, which had the probability p; 1 if the policy exposed nothing; and 0 if the
+  outcome is unknown.
+- The ledger can't limit the spend, because costs are known only for exposures that match the log. Instead, if an arm
+  spends more than `DecisionLog.budget_per_decision`, only as many decisions count as the budget pays for.
 """
 
 import math
@@ -61,8 +62,8 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
         A JSON-ready dict. `challengers` has the comparison of each challenger with the incumbent: `lift` with an
         always-valid interval `lift_ci` and a single-look interval `lift_ci_fixed`; `adjustment` by covariates; `money`,
         the lift per currency unit; `futile`, whether the wanted effect is ruled out; `guardrails`; `secondary` metrics;
-        and `verdict` with its `code`, `values` and `reason`. The comparison of the deciding challenger is repeated at
-        the top level. All other fields are about the whole experiment.
+        and `verdict` with its `code`, `values` and `reason`. The fields of the leading challenger are repeated at the
+        top level. All other fields are about the whole experiment.
     """
     primary, guardrails, wanted = experiment.metrics.primary, experiment.metrics.guardrails, experiment.minimum_effect
     challengers = [arm.name for arm in experiment.arms if arm.name != INCUMBENT]
@@ -164,7 +165,7 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
 
 
 def units_in(primary: str, names: Iterable[str], gain: Gain) -> dict[str, Any]:
-    """Return the fields with the units of a verdict's numbers; `names` are all metrics of the experiment file."""
+    """Return the fields of a verdict that contain the units of its numbers; `names` are all metrics of the file."""
     every = dict.fromkeys((*names, *of_primary(primary), COST))
     return {
         "units": {name: unit_of(name, gain) for name in every},
@@ -174,7 +175,11 @@ def units_in(primary: str, names: Iterable[str], gain: Gain) -> dict[str, Any]:
 
 
 def _checks(experiment: Experiment, comparisons: Sequence[Comparison], shares: ErrorShares) -> list[GuardrailCheck]:
-    """Check the guardrails in each comparison. If the comparisons disagree about a guardrail, its state is "open"."""
+    """Check the guardrails in each comparison with one challenger.
+
+    The comparisons differ in which decisions and outcomes count. If they disagree about a guardrail, its state is
+    "open".
+    """
     found = []
     for guardrail in experiment.metrics.guardrails:
         name, direction, margin = guardrail.name, guardrail.direction, guardrail.margin
@@ -187,7 +192,10 @@ def _checks(experiment: Experiment, comparisons: Sequence[Comparison], shares: E
 
 
 def _arm(found: Users, arm: str, primary: str, gain: Gain, budget: float | None) -> dict[str, Any]:
-    """Collect an arm's figures over all stages. Totals are plain sums; ratios use the users' weights."""
+    """Collect the figures of an arm over all stages. Totals are plain sums; ratios use the users' weights.
+
+    The weight of a user with very many decisions is below 1.
+    """
     per_decision, cost_per_decision = (ratio_of(found, arm, name, gain, budget) for name in (primary, COST))
     if not is_per_decision(primary):
         per_decision *= cost_per_decision
@@ -223,7 +231,7 @@ def _nothing_counts(left_out: Mapping[str, int]) -> Message:
 
 
 def _remarks(found: Users, overridden: int, experiment: Experiment, arms: Collection[str]) -> str:
-    """Build the remarks after a verdict's reason, about late outcomes, overridden users and heavy users."""
+    """Write the remarks that follow a verdict's reason: about late outcomes, overridden users and heavy users."""
     remarks = []
     if found.late:
         hours = f"{experiment.metrics.outcome_hours:g}"
@@ -237,7 +245,7 @@ def _remarks(found: Users, overridden: int, experiment: Experiment, arms: Collec
 
 
 def _money(comparison: Comparison, primary: str) -> dict[str, Any]:
-    """Compute the lift of the gain per currency unit, and what it is worth at the challenger's spend."""
+    """Compute the lift of the gain per currency unit, and the additional gain for the challenger's whole spend."""
     lift = comparison.lift_per_cost(primary)
     spent = _spent(comparison.users, comparison.challenger)
     return {
@@ -252,7 +260,10 @@ def _money(comparison: Comparison, primary: str) -> dict[str, Any]:
 
 
 def _secondary(comparisons: Mapping[str, Comparison], experiment: Experiment) -> dict[str, dict[str, Any]]:
-    """Compute the secondary metrics of each challenger. One false discovery rate applies to all of them together."""
+    """Compute the lifts of the secondary metrics of each challenger, and which of them are significant.
+
+    The false discovery rate is controlled for all challengers and metrics together.
+    """
     names = experiment.metrics.secondary
     lifts = {(who, name): comparison.lift(name) for who, comparison in comparisons.items() for name in names}
     evidence = [log_e_value(one.value, one.se, one.effective_users, alpha=experiment.alpha) for one in lifts.values()]

@@ -12,5 +12,6 @@ In reading order:
 - `check.py` runs one check, `state.py` stores its result, and `exporter.py` exports it to Prometheus.
 
 **Harm and other changes have separate alarms.** A change is harm if it costs gain or money, such as a fall of the gain
-per decision. Other changes may only explain harm. Harm, other measures and columns each have their own error rate.
+per decision. Other changes only help to explain harm. Alarms about harm, about other measures and about columns have
+separate rates of false alarms.
 """

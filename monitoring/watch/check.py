@@ -2,11 +2,12 @@
 
     state = run(Watched(lake, spec, sample_of), folder, now)
 
-Periods are judged once each and in the order of time, because the evidence of several periods is accumulated. Periods
-that were missed while no check ran are judged later. A period is judged only after its records were uploaded.
+Each period is judged once, in the order of time, because evidence accumulates from period to period. If no check ran
+for a while, the next check judges the missed periods. A period is judged an hour after its end, when its records have
+been uploaded.
 
-If a period can't be judged, the reason is stored, and the evidence stays unchanged. If its decisions could not be read,
-each check tries again until a later period has been judged.
+If a period can't be judged, the reason is stored, and the evidence stays unchanged. If the decisions of the period
+could not be read, later checks try again, until a later period has been judged.
 """
 
 import errno
@@ -40,25 +41,25 @@ from mtorl.log.touchpoints import LogError
 
 # Time after a period's end until which its records are expected to be in the lake.
 UPLOADED_AFTER = timedelta(hours=1)
-# A first check, which finds a long log, judges at most this many periods.
+# If the log is long, the first check judges only the newest periods, at most this many.
 MOST_PERIODS = 60
 _KEPT_PAGES = 14
-# Outcomes count as incomplete if the share of exposures with a known outcome is below this fraction of the usual share.
+# Outcomes count as incomplete if the share of exposures with a known outcome is below this fraction of its usual value.
 _HEARD = 0.8
 # Time after a period's end from which outcomes that have not arrived count as lost.
 _AWAITED = timedelta(days=2)
-# A column is broken only if its score is this many times the threshold: checks run every hour, so a few users without a
-# value may be chance.
+# A column counts as broken only if its score is at least this many times its threshold. Checks run every hour, so a
+# lower score may come from a few users who have no value by chance.
 _SURE = 2.0
 _WEEK = timedelta(days=7)
-# Having no decisions is usual if this many earlier weeks had none at this time either. A single one may have been a
-# fault.
+# A period without decisions is usual if this many earlier weeks had no decisions at this time either. A single such
+# week may have been an outage.
 _OCCASIONS = 2
-# Number of earlier weeks in which `_OCCASIONS` comparable weeks are searched.
+# Only this many earlier weeks are searched for such weeks.
 _LOOKED_BACK = 4
 _MOST_AHEAD = 0.1
-"""Most records from the future, relative to the decisions of a period. If there are more, a clock is wrong, and so is
-the assignment of records to periods."""
+"""Largest accepted number of records from the future, as a fraction of a period's decisions. If there are more, a clock
+is wrong, so records may be in the wrong period."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,11 @@ class Watched:
     """Settings of a check.
 
     Attributes:
-        sample_of: Returns the training sample of the model with a digest; for None, that of the newest model.
+        sample_of: Function that returns the training sample of the model with a digest or, for None, of the newest
+            model.
         hours: Length of a period. Periods begin at midnight UTC, so `hours` divides 24 or is a multiple of 24.
         page: Condition under which Evidently draws a page of a period.
-        newest_model: Returns the value for `State.newest_model`.
+        newest_model: Function that returns the value for `State.newest_model`.
     """
 
     lake: Lake
@@ -158,9 +160,9 @@ def _first_decision(watched: Watched) -> datetime | None:
 
 
 def _records_ahead(watched: Watched, now: datetime) -> int:
-    """Count the decisions that are dated in the future, which happens if the clock of a router is ahead."""
+    """Count the decisions that are dated in the future, because the clock of a router is ahead."""
     ahead = Period(since=max(now, datetime.now(UTC)) + UPLOADED_AFTER)
-    # An unreadable log is reported later, as the reason why each period is not judged.
+    # Here, ignore a log that can't be read, because this is reported later for each period.
     with suppress(_NotJudgedError), _reading():
         return DecisionLog.of(watched.lake, ahead).records()
     return 0
@@ -168,7 +170,7 @@ def _records_ahead(watched: Watched, now: datetime) -> int:
 
 @contextmanager
 def _reading() -> Iterator[None]:
-    """Turn errors of reading the log into a reason not to judge. A full disk still makes the whole check fail."""
+    """Convert errors of reading the log into a `_NotJudgedError`, except if the disk is full."""
     import duckdb
 
     try:
@@ -180,7 +182,7 @@ def _reading() -> Iterator[None]:
 
 
 def _judge(watched: Watched, state: State, end: datetime, folder: Path, ahead: int, outcomes_may_come: bool) -> bool:
-    """Judge a period, and return whether its decisions could be read.
+    """Judge the measures and columns of a period, and return whether its decisions could be used.
 
     Args:
         ahead: Number of decisions in the log that are dated in the future.
@@ -232,8 +234,8 @@ def _no_decisions(watched: Watched, log: DecisionLog, end: datetime) -> _NotJudg
 def closed_as_usual(lake: Lake, end: datetime, length: timedelta) -> bool:
     """Return whether earlier weeks had no decisions at this time of the week either, for example on a closed day.
 
-    A week is compared only if there were decisions in the seven days before that time. Otherwise, a long outage would
-    make the absence of decisions look usual. Periods of a week or longer never count as closed.
+    An earlier week is compared only if it had decisions at other times. Otherwise, a long outage would make the absence
+    of decisions look usual. Periods of a week or longer never count as closed.
     """
     if length >= _WEEK:
         return False
@@ -263,7 +265,7 @@ def _check_periods(state: State, watched: Watched, now: datetime, path: Path) ->
 
 
 def _check_outcomes(state: State, counted: Counted, may_come: bool) -> None:
-    """Refuse to judge a period whose outcomes are still arriving.
+    """Raise an error for a period whose outcomes are still arriving, so that it is judged later.
 
     Otherwise, the missing outcomes would look like a loss of gain.
     """
@@ -339,8 +341,8 @@ def _columns(
 def _sample(watched: Watched, log: DecisionLog) -> TrainingSample:
     """Return the training sample of a model that answered in the period or, if there is none, of the newest model.
 
-    The newest model in the registry is only the second choice, because it may not serve yet. But it is needed if the
-    models in the log are not in the registry, as for an incumbent that the platform provides.
+    The newest model in the registry is only the second choice, because it may not serve yet. It is used if the registry
+    has none of the models in the log, for example because the platform provides the incumbent.
     """
     with _reading():
         digests = log.models()
@@ -370,14 +372,17 @@ def _sample(watched: Watched, log: DecisionLog) -> TrainingSample:
 
 
 def _look_at_last_hours(watched: Watched, state: State, now: datetime, folder: Path) -> None:
-    """Find columns that have lost their values within the last hours. No evidence from earlier periods is needed."""
+    """Find columns that have lost their values within the last hours.
+
+    This check needs no evidence from earlier periods, so it can raise an alarm at once.
+    """
     end = now.replace(second=0, microsecond=0)
     log = DecisionLog.of(watched.lake, _period(end, watched.hours))
     state.groups.pop(LAST_HOURS, None)
     try:
         result, _ = _columns(watched, log, folder / "last-hours", f"the last {watched.hours} hours")
     except _NotJudgedError as error:
-        # All other reasons are already reported for the periods.
+        # Report only an unreadable log here, because the other reasons are already reported for the periods.
         if error.why.reason == "unreadable_log":
             state.groups[LAST_HOURS] = Group(end=end, not_judged=error.why)
         return

@@ -20,16 +20,17 @@ from mtorl.drift.drift_tests import words_of
 from mtorl.drift.evidence import add, alarming, e_of_event
 from mtorl.drift.thresholds import ALPHA
 
-# Columns that have moved are selected by the evidence of this many periods, the newest ones.
+# If there is an alarm, the columns that have moved are found by the evidence of this many newest periods.
 LOOKED = 2
 FALSE_DISCOVERIES = 0.1
-# A score up to this multiple of the largest score in healthy periods counts as seasonal.
+# A score counts as seasonal up to this multiple of the largest score of a healthy period.
 SEASON = 1.25
 # In the first week, a score must exceed this multiple of its threshold to be evidence.
 FAR = 3.0
-# The newest periods may still lead to an alarm. Of these, a period with evidence does not count as healthy.
+# Number of newest periods that may still lead to an alarm. Those of them with evidence of drift do not count as
+# healthy.
 UNDECIDED = 3
-# Number of healthy periods whose scores are kept, and of others.
+# Number of healthy periods, and of other periods, whose scores are kept.
 KEPT = 28
 _ANY = "any column"
 _WEEK = timedelta(days=7)
@@ -40,7 +41,7 @@ def judge(
 ) -> None:
     """Add the scores of a period to the evidence, and raise or end alarms on columns.
 
-    If the scores compare with the training sample of another model than before, the evidence starts anew.
+    If the model whose training sample is compared has changed, all earlier evidence is deleted first.
     """
     if model_version != state.model_version:
         forget(state)
@@ -66,7 +67,7 @@ def judge(
 
 
 def forget(state: State) -> None:
-    """Delete all evidence about columns, because it compares with the training sample of a previous model."""
+    """Delete all evidence about columns, because it refers to the training sample of a previous model."""
     state.columns_evidence = 0.0
     for name in [name for name in state.streams if labels_of(name).group == COLUMNS]:
         del state.streams[name]
@@ -80,10 +81,10 @@ def _exceeded(state: State, column: ColumnDrift, end: datetime) -> bool:
 
 
 def _season(past: list[PastPeriod], end: datetime, threshold: float) -> float:
-    """Return the smallest score that is evidence of drift, because a season can't explain it.
+    """Return the smallest score that is evidence of drift. Smaller scores may be explained by a season.
 
-    Scores at other times of the week raise this limit to at most `SEASON * FAR` times the threshold. Otherwise, a
-    single festival, or a shift that grows slowly, would hide a lasting shift.
+    Earlier scores at other times of the week can raise this limit to at most `SEASON * FAR` times the threshold.
+    Otherwise, a single festival, or a shift that grows slowly, would hide a lasting shift.
     """
     if not past or end - past[0].end < _WEEK:
         return FAR * threshold
@@ -95,18 +96,19 @@ def _season(past: list[PastPeriod], end: datetime, threshold: float) -> float:
 def _at_this_time(past: list[PastPeriod], end: datetime, threshold: float) -> float:
     """Return the second largest earlier score at this time of the week; 0 if there are fewer than two.
 
-    Also returns 0 if most of the last week was above the threshold, because then the column may have drifted.
+    Also returns 0 if the column was above its threshold for most of the last week. It has probably drifted, so its high
+    scores must not count as seasonal.
     """
     week = [period.value < threshold for period in past if end - period.end < _WEEK]
     if sum(week) < len(week) / 2:
         return 0.0
     same = sorted(period.value for period in past if (end - period.end) % _WEEK == timedelta(0))
-    # The second largest score is used, because a single high score may come from a festival.
+    # Use the second largest score, because the largest may come from a single festival.
     return same[-2] if len(same) >= 2 else 0.0
 
 
 def _of_two(stream: Stream, exceeded: bool) -> float:
-    """Return the evidence (an e-value) that a column has drifted, from the newest period and the one before it."""
+    """Return the evidence that a column has drifted, as an e-value, from the two newest periods."""
     before = [period.evident for period in stream.past[-(LOOKED - 1) :]]
     return math.prod(e_of_event(above, 2 * ALPHA) for above in (*before, exceeded))
 

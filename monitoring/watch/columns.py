@@ -9,8 +9,8 @@ The check has these steps:
 - Compute the score of each test of each column (`mtorl.drift`).
 - Write the scores to drift.json, and to the page drift.html.
 
-Broken data is reported as a finding on its column, and never crashes the check. Evidently's scores ignore missing
-values, so a separate test compares the share of missing values.
+If a column has invalid values, the check reports this as a problem of the column, and goes on. Evidently's scores
+ignore missing values, so a separate test compares the share of missing values.
 """
 
 import json
@@ -33,7 +33,8 @@ from mtorl.log.dataset import Column
 from mtorl.runtime.files import replacing
 
 Page = Literal["always", "moved", "never"]
-"""When Evidently draws a page; moved: if a column has moved, or lost its values."""
+"""When the monitor lets Evidently draw a page about the columns. moved: only if a column has moved, or has lost its
+values."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,9 @@ class ColumnDrift:
     """The result of checking one column.
 
     Attributes:
-        method: Test that found the problem or, without a problem, the last test. `score` and `threshold` belong to it.
-        problem: None if the column is healthy; otherwise a problem of `mtorl.drift.drift_tests`.
+        method: The test that found the problem or, if there is no problem, the last test. `score` and `threshold` are
+            those of this test.
+        problem: None if the column is healthy; otherwise the name of a problem in `mtorl.drift.drift_tests`.
     """
 
     column: str
@@ -113,7 +115,7 @@ def _compare(
     draw: Callable[[pd.DataFrame, pd.DataFrame, Mapping[str, str], Thresholds], None],
     page: Page,
 ) -> tuple[ColumnDrift, ...]:
-    """Check the schema of every column, test the columns that can be compared, and draw the page if requested."""
+    """Test the columns that exist and have values in both tables, and draw the page if requested."""
     rows = {column.name: _shares(reference, current, column) for column in columns}
     kinds = {column.name: column.kind for column in columns if rows[column.name].problem is None}
     if not kinds:
@@ -132,7 +134,7 @@ def _compare(
 def _judge(row: ColumnDrift, values: pd.Series, in_reference: Floats, thresholds: Thresholds) -> ColumnDrift:
     """Run the tests of one column. The first score that reaches its threshold determines the column's problem.
 
-    Scores of Evidently's methods are equal to the scores on its page.
+    If a test uses a method of Evidently, its score is equal to the score on Evidently's page.
     """
     for test in asked_of(row.kind):
         if (row.column, test.method) not in thresholds:
@@ -149,7 +151,7 @@ def _judge(row: ColumnDrift, values: pd.Series, in_reference: Floats, thresholds
 
 
 def _shares(reference: pd.DataFrame, current: pd.DataFrame, column: Column) -> ColumnDrift:
-    """Check that both tables have the column with values. If not, the result names the problem."""
+    """Compute the share of missing values in a column. If a table lacks the column or its values, report a problem."""
     method = asked_of(column.kind)[-1].method
     row = ColumnDrift(column.name, column.kind, method, None, None, 0.0, 0.0, None, "")
     for frame, name in ((reference, "reference"), (current, "current period")):

@@ -1,7 +1,7 @@
 """Draws a page with Evidently that shows the distribution of each column, with its score and threshold.
 
-The page gets the test and the threshold of each column from the caller. Evidently's own choice would depend on the
-number of rows, and could be a p-value. No other module imports Evidently.
+The caller passes the test and the threshold of each column, because Evidently itself would choose a test by the number
+of rows. Only this module imports Evidently.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def save_page(
     html: Path,
     title: str,
 ) -> None:
-    """Write the page about the given columns, which have passed the schema checks and contain floats or strings."""
+    """Write the page about columns that exist in both tables and contain floats or strings."""
     # Turns off Evidently's telemetry. Evidently reads this variable when it is imported.
     os.environ["DO_NOT_TRACK"] = "1"
     # Evidently's dependencies emit these warnings.

@@ -2,11 +2,12 @@
 
     serve("0.0.0.0", 9102, MonitorCollector(Path("monitor/state.json")), RunsCollector(Path("runs")))
 
-Both are read from their files at every scrape. While the monitor's state can't be read, the last figures are exported
-again, so their timestamp shows their age. Until a state was read for the first time, only `state_readable` is exported.
+At every scrape, the state and the runs are read from their files. While the state can't be read, its last figures are
+exported again, with a timestamp that shows their age. Until a state was read for the first time, only `state_readable`
+is exported.
 
-Labels have names of groups, experiments, arms, measures and pipelines, never of users or campaigns. If there are more
-than MOST_STREAMS streams, columns without an alarm are left out first.
+Labels contain names of groups, experiments, arms, measures and pipelines, never of users or campaigns. If there are
+more than MOST_STREAMS streams, columns without an alarm are left out first.
 """
 
 import threading
@@ -30,14 +31,14 @@ _LABELS = Labels._fields
 
 
 class MonitorCollector(Collector):
-    """A Prometheus collector that exports the monitor's state, read anew at each scrape."""
+    """A Prometheus collector that reads the monitor's state at each scrape and exports it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._known = State()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield the gauges of the state or, if the state can't be read, of the last state that could be read."""
+        """Yield the gauges of the monitor's state. If it can't be read, the last readable state is used."""
         try:
             read = State.read(self._path)
         except StateError:
@@ -120,8 +121,8 @@ _OF_STATE: dict[str, tuple[str, Sequence[str]]] = {
 class RunsCollector(Collector):
     """A Prometheus collector that exports the newest run of each pipeline.
 
-    While the file of a pipeline can't be read, its last samples are exported again. Once the file is removed, its
-    samples disappear. The folder `runs` need not exist.
+    While the file of a pipeline can't be read, the pipeline's last samples are exported again. If the file is removed,
+    the samples disappear. The folder `runs` may be missing.
     """
 
     def __init__(self, runs: Path) -> None:
@@ -129,7 +130,7 @@ class RunsCollector(Collector):
         self._known: dict[str, PipelineRun] = {}
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield the gauges of at most `MOST_PIPELINES` pipelines, those that ran last."""
+        """Yield the gauges of the pipelines that ran last, at most `MOST_PIPELINES`."""
         there = {path.stem for path in self._runs.glob("[!.]*.json")}
         known = {name: run for name, run in self._known.items() if name in there}
         self._known = known | {run.pipeline: run for run in newest_runs(self._runs)}

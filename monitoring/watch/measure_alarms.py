@@ -2,9 +2,9 @@
 
     judge(state.streams, counted.measured, end)
 
-A stream is the time series of one measure. Streams in which a change may be harm (`HARM`) raise alarms only in the
-harmful direction, all others in both directions. These two families have separate error rates: in each of them, a false
-alarm occurs once in `MEAN_RUN` periods on average, or less often (`mtorl.drift.evidence`).
+A stream is the time series of one measure. A stream that may show harm (`HARM`), such as the gain per decision, raises
+an alarm only if it changes in the harmful direction. All other streams raise alarms in both directions. Each of these
+two families raises at most one false alarm in `MEAN_RUN` periods on average (`mtorl.drift.evidence`).
 """
 
 import math
@@ -22,23 +22,24 @@ from mtorl.drift.evidence import add, alarming, e_of_p, needed
 from mtorl.drift.past_periods import FEWEST, MOST, Forecast
 from mtorl.experiment.arm import INCUMBENT
 
-# Forecasts ignore this many periods, the newest ones: they may contain a change that takes two periods to detect.
+# Number of newest periods that forecasts ignore, because a change takes two periods to detect.
 WAIT = 2
 GONE = 7
-"""Periods without a value after which a stream is removed, with its alarm: its experiment is over, or the new policy
-does not log the value."""
+"""Number of periods without a value after which a stream and its alarm are removed. Its experiment has then ended, or
+the new policy does not log the value."""
 DAY = timedelta(days=1)
-# Assumed minimum of the standard deviation between periods, for measures between 0 and 1.
+# For measures between 0 and 1, the standard deviation between periods is assumed to be at least this.
 SMALLEST_SHARE = 0.005
 
 
-# A period with a smaller p-value counts as unusual. If an alarm follows, the period does not count as healthy.
+# A value with a smaller p-value counts as unusual. If an alarm follows, its period does not count as healthy.
 UNUSUAL = 0.05
 ENDS = 0.25
-"""An alarm ends below this share of the evidence that a single stream needs; with a larger share it would recur."""
+"""An alarm ends when the evidence falls below this share of the evidence that a single stream needs to raise an alarm.
+With a larger share, the alarm would soon start again."""
 SMALLEST_P = 2e-4
-"""Smaller p-values count as this one, since four weeks do not show what happens once in a thousand days. So a single
-day never raises an alarm."""
+"""Smaller p-values are raised to this value, because four weeks of data do not show what happens on one day in a
+thousand. With this limit, a single day never raises an alarm."""
 
 
 NO_UNITS: Mapping[str, str] = MappingProxyType({})
@@ -95,7 +96,7 @@ def _forecast(stream: Stream, new: Measured, end: datetime, length: timedelta) -
     if len(healthy) < FEWEST + WAIT:
         return None
     past = healthy[:-WAIT]
-    # Weekdays are those of UTC, because periods are days in UTC.
+    # Use the weekdays in UTC, because periods begin at midnight UTC.
     ends = (*(period.end for period in past), end)
     weekdays = [(each.astimezone(UTC) - DAY).weekday() for each in ends] if length == DAY else None
     smallest = SMALLEST_SHARE if new.measure.endswith("_ratio") or new.measure.endswith("auc") else 0.0
@@ -113,16 +114,16 @@ def _p(new: Measured, forecast: Forecast) -> float:
 
 
 def _causes(whole: Measured, by_arm: Sequence[Measured], stream: Stream, end: datetime, length: timedelta) -> list[str]:
-    """Return the challengers that are worse than the incumbent, if they explain the harm.
+    """Return the challengers that have caused the harm, because they are worse than the incumbent.
 
-    They explain it only if the incumbent's own outcomes are as forecast. Otherwise the list is empty.
+    If the incumbent's own outcomes are worse than forecast too, the harm has another cause, and the list is empty.
     """
     arms = {each.arm: each for each in by_arm if each.measure == whole.measure}
     incumbent = arms.pop(INCUMBENT, None)
     if incumbent is None:
         return []
     alone = incumbent._replace(arm=whole.arm)
-    # A single arm has fewer users than all arms together, so its forecast has a wider interval.
+    # The incumbent alone has fewer users than all arms together, so its forecast needs a wider interval.
     forecast = _forecast(stream, alone, end, length)
     if forecast is None or _p(alone, forecast) < UNUSUAL:
         return []
@@ -144,9 +145,8 @@ def _find(
 ) -> None:
     """Add evidence to the streams of one family, and raise or end their alarms.
 
-    With more streams, a single stream needs more evidence for an alarm. All streams that were ever judged are counted,
-    not only those with a value today. Otherwise, old evidence could raise an alarm on a day on which most values are
-    missing.
+    The more streams there are, the more evidence a single stream needs for an alarm. Streams without a value today are
+    counted too. Otherwise, old evidence could raise an alarm on a day on which most values are missing.
     """
     p_values = {name: p for name, p in p_values.items() if (name in HARM) == (kind == "harm")}
     had = {
@@ -170,7 +170,10 @@ def _find(
 
 
 def forget(streams: dict[str, Stream], group: str, arm: str) -> None:
-    """Remove the streams of an arm over all experiments, because another policy now decides for this arm."""
+    """Remove the streams of an arm in one group, because another policy now decides for this arm.
+
+    Streams that belong to a single experiment are kept.
+    """
     for name in [name for name in streams if labels_of(name)[:3] == (group, "", arm)]:
         del streams[name]
 
@@ -188,7 +191,7 @@ def _forget_gone(streams: dict[str, Stream], measured: set[str]) -> None:
 
 
 def describe(name: str, stream: Stream) -> str:
-    """Describe a measure in words: its value, the expected value, and how much was lost."""
+    """Describe a measure in words: its value, the expected value, and how much gain or money was lost."""
     assert stream.value is not None and stream.expected is not None
     text = f"{name.rpartition('/')[2]} is {stream.value:.4g}, expected {stream.expected:.4g}"
     if stream.low is not None and stream.high is not None:

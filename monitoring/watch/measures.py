@@ -2,14 +2,14 @@
 
     for measured in measure(log, gain, outcomes, channels).measured: ...
 
-    journeys      all decisions: the user's past, as the model reads it
-    decisions     the incumbent's decisions, since a ramp changes the users of a challenger
-    outcomes      all decisions: outcomes until the period's end, which is equally early in each period
-    performance   each arm's exposures: outcomes against the model's expectation, and how well the model ranks; each
-                  arm's decisions: distance of users from those in training. All experiments share the incumbent
+    journeys      the user's past, as the model reads it, over all decisions
+    decisions     choices of the incumbent; not of challengers, because a ramp changes their users
+    outcomes      outcomes of all decisions until the end of the period
+    performance   for each arm: how well the model predicts and ranks the outcomes of exposures, and how far users are
+                  from those in training
 
 A measure is a ratio of two sums over users, R = sum(N_u) / sum(D_u). Its variance is sum((N_u - R D_u)^2) / sum(D_u)^2.
-Users are the random unit, because the decisions of one user are correlated.
+The variance is computed over users and not over decisions, because the decisions of one user are correlated.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 MIN_USERS = 100
 # AUC is not computed if more than this share of the exposures has a gain other than 0 or 1, such as two clicks.
 MOST_OTHER_GAINS = 0.01
-# The predictions of at most this many arms are measured, those with most decisions.
+# Predictions are measured for at most this many arms, those with the most decisions.
 MOST_ARMS = 30
 _ARM = f"""CASE WHEN arm IN ('{INCUMBENT}', '{OUTSIDE}') OR experiment IS NULL THEN arm
                     ELSE experiment || '/' || arm END"""
-# At most this many values of decisions are in memory at a time; they have 8 bytes each, and are briefly copied twice.
+# At most this many values of decisions are in memory at a time. Each has 8 bytes, and exists three times for a moment.
 MOST_VALUES = 10_000_000
 # The AUC of an arm is computed from at most this many exposures.
 MOST_RANKED = 200_000
@@ -51,7 +51,7 @@ class Measured(NamedTuple):
     Attributes:
         arm: Arm such as "spring/challenger"; "" for all arms.
         se: Standard error of the value.
-        size: Denominator of the ratio, such as the number of decisions or the spend; 0 if the measure is no ratio.
+        size: Denominator of the ratio, such as the number of decisions or the spend; 0 if the measure is not a ratio.
     """
 
     group: str
@@ -71,10 +71,11 @@ class Counted(NamedTuple):
     """The decisions of a period, with all measures.
 
     Attributes:
-        heard: Number of exposures with any outcome.
+        heard: Number of exposures with at least one outcome.
         incumbent: Policy that took the incumbent's newest decision; "" if it is not known.
-        by_arm: Measures of outcomes for each challenger, and as the incumbent's for all other decisions.
-        seen: Largest number of users in any measure, by group.
+        by_arm: Measures of outcomes, separately for each challenger. All other decisions are in the incumbent's
+            measures.
+        seen: For each group, the largest number of users in one of its measures.
     """
 
     decisions: int
@@ -96,14 +97,17 @@ class _Ratio(NamedTuple):
     group: str
     arm: str
     measure: str
-    # SQL of a decision's value. The decision is left out if this is null.
+    # SQL of a decision's value. A value of null counts as 0.
     numerator: str
     denominator: str = "1"
     where: str = "true"
 
 
 def measure(log: DecisionLog, gain: Gain, outcomes: Sequence[str], channels: Sequence[str]) -> Counted:
-    """Measure the decisions of a period with a start and an end; `outcomes` are the data set's numeric outcomes."""
+    """Compute all measures of a period. The period of the log must have a start and an end.
+
+    `outcomes` are the numeric outcomes of the data set.
+    """
     with log.opened("outcome", near=True) as db:
         kinds = tuple(dict.fromkeys((*outcomes, *gain.names, "cost")))
         _copy(db, log, kinds, gain)
@@ -127,7 +131,7 @@ def measure(log: DecisionLog, gain: Gain, outcomes: Sequence[str], channels: Seq
 
 
 def _copy(db: duckdb.DuckDBPyConnection, log: DecisionLog, kinds: Sequence[str], gain: Gain) -> None:
-    """Create the table `decided` with the period's decisions, and their outcomes until the period's end."""
+    """Create the table `decided` with the decisions of the period, and their outcomes until its end."""
     db.execute(
         f"""CREATE TABLE taken AS
         SELECT user_id, decision_id, {_ARM} AS arm, drawn_channel, expose, propensity, expected_reward, state_distance,
@@ -178,11 +182,13 @@ def _decisions(channels: Sequence[str]) -> Iterator[_Ratio]:
 
 
 def _gain_in_budget(db: duckdb.DuckDBPyConnection, arm: str = "", where: str = "true") -> Iterator[_Ratio]:
-    """Measure the gain per decision as if an exhausted budget had prevented no exposure.
+    """Measure the gain per decision, corrected for exposures that the ledger refused because a budget was exhausted.
 
-    Without this correction, an exhausted budget would look like harm by the policy. If E exposures were refused, and
-    the other exposures have the mean gain g, the result is (sum(gain) + E g) / decisions. The term with `came_gain - g`
-    sums to 0. It only corrects the standard error, because g is estimated from the same users (delta method).
+    Without the correction, an exhausted budget would look like harm by the policy. Each of the E refused exposures is
+    assumed to have the mean gain g of the other exposures, so the result is (sum(gain) + E g) / decisions.
+
+    In the SQL, the term with `came_gain - g` sums to 0. It adds the uncertainty of g to the standard error (delta
+    method).
     """
     sums = "coalesce(sum(came_gain) FILTER (shown), 0), count_if(shown), coalesce(count_if(budget_exhausted), 0)"
     ((gain, shown, refused),) = db.execute(f"SELECT {sums} FROM decided WHERE {where}").fetchall()
@@ -199,7 +205,10 @@ def _of_spend(arm: str = "", where: str = "true") -> Iterator[_Ratio]:
 
 
 def _by_arm(db: duckdb.DuckDBPyConnection) -> Iterator[_Ratio]:
-    """Measure outcomes separately for each challenger and for all other decisions, if there is a challenger."""
+    """Measure outcomes separately for each challenger, and for all other decisions together.
+
+    If there is no challenger, nothing is yielded.
+    """
     challengers = [arm for arm in _arms(db) if arm != INCUMBENT]
     others = f"arm IN ('{INCUMBENT}', '{OUTSIDE}')"
     arms = {INCUMBENT: others, **{arm: f"arm = {sql_text(arm)}" for arm in challengers}} if challengers else {}
@@ -209,7 +218,7 @@ def _by_arm(db: duckdb.DuckDBPyConnection) -> Iterator[_Ratio]:
 
 
 def _performance(db: duckdb.DuckDBPyConnection, outcomes_missing: bool) -> Iterator[_Ratio]:
-    """Measure how far users are from the users in training, and how well the model predicts the outcomes of exposures.
+    """Measure how far users are from those in training, and how well each model predicts the outcomes of exposures.
 
     The unit of the distance depends on the model, so the distance may change when a new model serves.
     """
@@ -231,9 +240,8 @@ def _arms(db: duckdb.DuckDBPyConnection) -> list[str]:
 def _measured(
     db: duckdb.DuckDBPyConnection, ratios: Sequence[_Ratio], decisions: int, seen: Counter[str]
 ) -> Iterator[Measured]:
-    """Compute the ratios from sums over users, which are processed in parts so that memory does not grow."""
-    # SQL of a decision's value -> name of its column. Many ratios share a denominator, so equal SQL is computed only
-    # once.
+    """Compute the ratios from sums over users. The users are processed in parts, to limit the memory."""
+    # Maps the SQL of a value to the name of its column. Many ratios share a denominator, which is computed only once.
     columns: dict[str, str] = {}
 
     def column(value: str, where: str) -> str:
@@ -268,10 +276,9 @@ def _measured(
 
 
 def _ranking(db: duckdb.DuckDBPyConnection, gain: Gain, outcomes_missing: bool) -> Iterator[Measured]:
-    """Compute the AUC of each model's predicted gain: how well it ranks exposures by their actual gain.
+    """Compute how well each model ranks exposures by their gain, as the AUC of the predicted gain.
 
-    AUC can be computed only if the gain consists of a single outcome that is nearly always 0 or 1. Otherwise, nothing
-    is yielded.
+    The AUC needs a gain that consists of a single outcome and is nearly always 0 or 1. Otherwise, nothing is yielded.
     """
     from mtorl.evaluation.head_metrics import auc_error, expected_auc, realised_auc
 

@@ -13,7 +13,7 @@ from monitoring.watch.stream_names import COLUMNS, labels_of
 
 # Minimum time between two requests.
 COOL_DOWN = timedelta(days=7)
-# Groups of streams that request a training: the model's inputs, and outcomes compared with predictions.
+# A change in these groups of streams requests a training: in the model's inputs, or in how well its predictions fit.
 _REASONS = (COLUMNS, "performance")
 
 
@@ -39,8 +39,8 @@ def _asks(stream: str) -> bool:
 def due_because(state: State, trained: datetime | None, most_days: float, now: datetime) -> str:
     """Return the reason why a training is due; "" if none is due.
 
-    If a training has run since the monitor's request, none is due, even if the gate rejected the model. Another
-    training on the same log would give the same model.
+    The monitor's request is ignored if a training has begun after it, even if the gate rejected the new model, because
+    another training on the same log would give the same model.
 
     Args:
         trained: Time at which the newest training began; None if there was none.

@@ -43,13 +43,14 @@ Reason = Literal[
     "unreadable_log",
     # The artifact's columns differ from the data set's description.
     "other_columns",
-    # There are too few past periods yet. This is no fault.
+    # There are too few past periods for a forecast yet. This is no fault.
     "learning",
-    # The policies that decide do not log such values. This is no fault.
+    # The policies that decide do not log the values that these measures need. This is no fault.
     "nothing_there",
 ]
 Word = Literal["fine", "moved", "harm", "not judged"]
-"""Result of a check. Harm: gain or money is lost, or a column has lost its values."""
+"""Result of a check. fine: nothing has changed. moved: something has changed. harm: gain or money is lost, or a column
+has lost its values. not judged: the check could not be made."""
 NO_FAULT: tuple[Reason, ...] = ("learning", "nothing_there", "closed")
 
 
@@ -63,7 +64,7 @@ class BusyError(Exception):
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Lock the state in a folder during the block. Raises BusyError if another process has locked it."""
+    """Lock the monitor's folder during the block. Raises BusyError if another process has locked it."""
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / _LOCK, BusyError(messages.CHECK_AT_WORK(folder=folder))):
         yield
@@ -137,8 +138,8 @@ class Stream(_Part):
     def add(self, period: PastPeriod, keep: int) -> None:
         """Add a period, and keep at most `keep` healthy and `keep` other periods.
 
-        While an alarm is active, the new period and the unusual periods just before it do not count as healthy.
-        Otherwise a change that takes several periods to detect would already have changed the expected value.
+        While an alarm is active, the new period does not count as healthy, and neither do the unusual periods just
+        before it. Otherwise, the change would become a part of the expected value.
         """
         self.past.append(period)
         if self.alarm is not None:
@@ -149,7 +150,7 @@ class Stream(_Part):
         self.past = sorted(kept, key=lambda each: each.end)
 
     def unusual_since(self, end: datetime, length: timedelta) -> datetime:
-        """Return when the present series of unusual periods began; `end` is the end of a new unusual period."""
+        """Return the start of the present series of unusual periods; `end` is the end of its newest period."""
         return min([end, *(before.end for before in self._leading_up(self.past))]) - length
 
     @staticmethod
@@ -255,7 +256,7 @@ class State(_Part):
         return "moved" if kinds else "fine"
 
     def __str__(self) -> str:
-        """Format the state as text: the worst finding, each active alarm, and each group that could not be judged."""
+        """Format the state as text: the worst finding, each active alarm, and each group that was not judged."""
         lines = [self.word, *(f"{alarm.kind}: {name}: {alarm.text}" for name, alarm in sorted(self.alarms().items()))]
         faults = [(name, group.not_judged) for name, group in self.groups.items() if group.not_judged is not None]
         return "\n".join([*lines, *(f"{name} could not be judged, {why.reason}: {why.text}" for name, why in faults)])

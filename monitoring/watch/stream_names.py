@@ -3,7 +3,7 @@
     stream_of("outcomes", "", "gain_per_decision")      # outcomes/gain_per_decision
     labels_of("performance/spring/challenger/auc")      # ("performance", "spring", "challenger", "auc")
 
-A name has a group, an arm if the measure is about a single arm, and the measure itself.
+A name consists of a group, an arm if the measure is about a single arm, and the name of the measure.
 """
 
 from typing import Literal, NamedTuple
@@ -16,7 +16,7 @@ COLUMNS = "context"
 GROUPS = (COLUMNS, "journeys", "decisions", "outcomes", "performance")
 # Groups whose measures need the outcomes of decisions.
 OF_OUTCOMES = ("outcomes", "performance")
-# Name of the check for columns that have lost their values lately. It is no group of streams.
+# Name of the check for columns that have lost their values in the last hours. It is not a group of streams.
 LAST_HOURS = "last_hours"
 
 
@@ -24,8 +24,9 @@ class Labels(NamedTuple):
     """The parts of a stream's name.
 
     Attributes:
-        experiment: Name of the experiment; "" for all arms, and for the incumbent, which all experiments share.
-        arm: Name of the arm in its experiment; "" for all arms.
+        experiment: Name of the experiment; "" for all arms together, and for the incumbent, because all experiments
+            share it.
+        arm: Name of the arm in its experiment; "" for all arms together.
         measure: Name of the measure or column.
     """
 
@@ -64,8 +65,8 @@ HARM: dict[str, Literal["falls", "rises"]] = {
     stream_of("outcomes", "", "cost_per_exposure"): "rises",
     stream_of("decisions", INCUMBENT, "expected_gain"): "falls",
 }
-"""Streams whose fall, or rise, costs gain or money; a change in the other direction raises no alarm. All other streams
-raise tickets, in both directions."""
+"""Streams for which a fall, or a rise, means that gain or money is lost. A change in the other direction raises no
+alarm. For all other streams, a change in either direction raises a ticket."""
 
 
 def loss_units(spec: DatasetSpec) -> dict[str, str]:

@@ -33,7 +33,7 @@ def sample_of_artifact(find: Callable[[str | None], Path | None]) -> Callable[[s
     The function returns None if there is no such model, and raises ArtifactError if the artifact can't be read.
 
     Args:
-        find: Returns the folder of the artifact with a digest; for None, that of the newest model.
+        find: Function that returns the artifact folder of the model with a digest or, for None, of the newest model.
     """
 
     def sample(digest: str | None) -> TrainingSample | None:

@@ -136,11 +136,11 @@ class Artifact:
         return heads_of(self.outputs(batch))
 
     def forecast(self, batch: Windows) -> Forecast:
-        """Compute the forecast at the last step of each window, as the decision rule needs it."""
+        """Compute the forecast at the last step of each window, in the form that the decision rule expects."""
         return forecast_of(self.outputs(batch), self.encoder)
 
     def forecast_with_state(self, batch: Windows) -> tuple[Forecast, NDArray[np.floating[Any]] | None]:
-        """Compute the forecast, and how far the state of each user is from the states in training.
+        """Compute the forecast, and the distance (B,) of each user's state from the states in training.
 
         The distance (`mtorl.network.user_state`) is None if the model does not compute it.
         """
@@ -233,11 +233,11 @@ _MODEL, _USERS = "model.json", "training_users.npy"
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """A model that was trained on at least one of the users that `trained_on` searches for."""
+    """A model whose training data contains at least one of the users that `trained_on` searches for."""
 
     name: str  # name of the artifact
     version: str
-    users: tuple[str, ...]  # ids of the users, among those searched for, that the model was trained on
+    users: tuple[str, ...]  # ids of the searched users that are in the training data
     places: tuple[Path, ...]  # folders that contain a copy of the artifact
 
 

@@ -31,8 +31,8 @@ METHOD = "leave-one-touchpoint-out"
 class Explanation:
     """The effect of each touchpoint in a window on the forecast for one channel.
 
-    Rewards are expected gains, as in `mtorl.policy.decision.Decision`. A log-probability comes from the action head,
-    which predicts the choices of the logging policy. It does not depend on prices, candidates or exploration.
+    Rewards are expected gains, as in `mtorl.policy.decision.Decision`. Log-probabilities come from the action head,
+    which predicts how the logging policy chooses channels. Prices, candidates and exploration do not change them.
     """
 
     reward: float
@@ -89,9 +89,9 @@ def without(instance: Instance, place: int, spec: DatasetSpec) -> Instance:
     """Return a copy of the window without one touchpoint: the one at position `place` of the prev_* lists."""
     if len(instance["prev_channel"]) == 1:
         return without_past(instance, spec)
-    # The context in which a touchpoint was decided is stored one position before the touchpoint. If older touchpoints
-    # are cut off, the oldest touchpoint in the window has no context. If it is removed, the next touchpoint becomes the
-    # oldest, and its context is removed.
+    # The context of a touchpoint is stored one position before the touchpoint itself. The oldest touchpoint may have no
+    # context, because older positions were cut off. If this touchpoint is removed, the next one becomes the oldest, so
+    # its context is removed.
     own = max(place - 1, 0)
     previous = ("prev_channel", "prev_timestamp", *(f"prev_{outcome}" for outcome in spec.window_outcomes))
     return {

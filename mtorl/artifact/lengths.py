@@ -3,10 +3,10 @@
     lengths = exact_lengths(graph, window=50, width=33)      # (4, 8, 16, 32, 50): stored in model.json
     network = shortened(graph, lengths)                      # computes 8 steps if the longest window has 5
 
-Windows are padded on the right, and no step depends on a later step. So leaving out padding does not change a result,
-apart from rounding. A decision must not depend on the lengths of other windows in the batch, not even by rounding. So
-an artifact lists only lengths for which all results are bit-identical to those of the whole window (`exact_lengths`).
-These are usually multiples of four, because the kernels of onnxruntime add four numbers at a time.
+Windows are padded on the right, and no step depends on a later step. So without the padding, results differ only by
+rounding errors. But even these could change a decision, depending on the other windows in its batch. So an artifact
+lists only lengths for which all results are bit-identical to those with full padding (`exact_lengths`). These are
+usually multiples of four, because the kernels of onnxruntime add four numbers at a time.
 
 Shapes: B windows, T steps of a window, D encoded token.
 """
@@ -30,7 +30,7 @@ def lengths_up_to(window: int) -> tuple[int, ...]:
 
 
 def exact_lengths(graph: Network, window: int, width: int) -> tuple[int, ...]:
-    """Return the lengths for which a graph computes the same bits as for the whole window, tested on random inputs.
+    """Return the lengths for which a graph gives bit-identical results to the whole window, tested on random inputs.
 
     Args:
         window: Number of steps of a whole window.
@@ -52,10 +52,10 @@ def exact_lengths(graph: Network, window: int, width: int) -> tuple[int, ...]:
 
 
 def shortened(graph: Network, lengths: Sequence[int]) -> Network:
-    """Return a function like `graph` that cuts off steps which no window of a batch needs.
+    """Return a function like `graph` that computes only as many steps as the longest window of a batch needs.
 
     Args:
-        lengths: Allowed lengths in steps, ascending. The smallest one that fits the longest window is used.
+        lengths: Allowed numbers of steps, ascending. The smallest number that is enough for all windows is used.
     """
 
     def outputs(x_BTD: NDArray[np.float32], length_B: NDArray[np.int64]) -> tuple[NDArray[np.floating[Any]], ...]:

@@ -3,8 +3,8 @@
     lineage = Lineage.read(Path("registry/challenger/0a1b2c3d4e5f"))
     lineage.write(unfinished)                                           # next to the artifact, before it is published
 
-The record is the file `lineage.json`. It is not part of the artifact: the version of an artifact is a hash of its
-content, and must not change if the model is compared with another model. A null value means that the value is unknown.
+The record is the file `lineage.json`. It is not part of the artifact, because the version of an artifact is a hash of
+its content: a comparison with another model must not change the version. A null value means that the value is unknown.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SCHEMA_VERSION = 1
 Time = Annotated[
     AwareDatetime, BeforeValidator(lambda value: datetime.fromisoformat(value) if isinstance(value, str) else value)
 ]
-"""A time with a zone; ISO text in the file."""
+"""A time with a time zone. In the file, it is ISO 8601 text."""
 
 
 class LineageError(ValueError):
@@ -42,41 +42,44 @@ class Figure(StrictModel):
 
 
 class Data(StrictModel):
-    """The data of the training."""
+    """The data from which the model was trained and evaluated."""
 
     name: Text
     """Name of the data set in its description."""
     log: Text
-    """Fingerprint of the touchpoint log that the training read, including decisions that were added to it."""
+    """Fingerprint of the touchpoint log that the training read, including our own decisions that were added to the log.
+    """
     source: Text | None = None
-    """Digest of the raw log and its description, from the pipeline's first step."""
+    """Digest of the raw log and its description, computed by the pipeline's first step."""
     collected: Text | None = None
-    """Snapshot of the decisions that were added; null: no decisions were added, or unknown."""
+    """Snapshot of our own decisions that were added to the log; null: none were added, or it is unknown."""
     rows: Annotated[int, Field(ge=0)] | None = None
-    """Number of the test users' rows from which the figures were computed."""
+    """Number of rows of test users from which the metrics were computed."""
     users: Annotated[int, Field(ge=0)] | None = None
     """Number of test users."""
 
 
 class Code(StrictModel):
-    """The version of the code of the training."""
+    """The version of the code that trained the model."""
 
     package: Text | None = None
-    """Version of this package."""
+    """Version of the package mtorl-kubeflow."""
     git_revision: Text | None = None
     """Git commit, if known."""
 
 
 GateDecision = Literal["promote", "experiment", "reject"]
-"""promote: it may replace the incumbent. experiment: only after an experiment with users. reject: it may not."""
+"""promote: the challenger may replace the incumbent. experiment: it may do so only after an experiment with users.
+reject: it may not replace the incumbent."""
 
 
 class GateReport(StrictModel):
-    """The decision of the gate, and the rule that it applied."""
+    """The decision of the gate, and the rule that it applied. The gate compares a new model with the incumbent."""
 
     decision: GateDecision
-    """promote; or experiment: published, and a person starts an experiment with it. A rejected challenger is not
-    published; a first installation then serves the incumbent's model instead."""
+    """promote: the model was published, and may replace the incumbent. experiment: it was published, and a person must
+    start an experiment with it. A rejected model is not published; a first installation then serves the incumbent's
+    model instead."""
     reason: Text
     """The reason, as text."""
     code: str = ""
@@ -84,26 +87,27 @@ class GateReport(StrictModel):
     values: dict[str, Any] = Field(default_factory=dict)
     """The values in the reason."""
     min_lift: float
-    """Gain per opportunity that the lower end of the lift had to exceed."""
+    """For promotion, the lower end of the lift had to be above this gain per opportunity."""
     margin: float | None
-    """Alternative rule: a positive lift was enough if its lower end was above minus this share of the value of our own
-    last model; null: the incumbent was external, and had to be beaten."""
+    """Alternative rule for promotion, if the incumbent is our own last model: a positive lift was enough if its lower
+    end was above minus this share of that model's value. null: the incumbent was external, so the rule did not apply.
+    """
     lift: Figure | None
-    """Challenger minus incumbent: gain per opportunity at an equal budget, off-policy, on test users; null: the log
-    does not allow an estimate for one of them."""
+    """Gain per opportunity of the challenger minus that of the incumbent, at an equal budget, estimated off-policy on
+    test users. null: the log does not allow an estimate for one of the two."""
     valued_on: Text
-    """Rows from which the lift was estimated: opportunities, incumbent_decisions or touchpoints."""
+    """The kind of rows from which the lift was estimated: opportunities, incumbent_decisions or touchpoints."""
 
 
 class Parent(StrictModel):
     """A model that this model was compared with."""
 
     relation: Literal["compared with"] = "compared with"
-    """compared with: the gate compared the two models."""
+    """compared with: the gate compared the new model with this model."""
     digest: Text | None = None
-    """Digest of its artifact; null: it has no artifact."""
+    """Digest of the model's artifact; null: the model has no artifact."""
     policy: Text | None = None
-    """If it has no artifact: the policy's name in the decision log."""
+    """Name of the policy in the decision log, if the model has no artifact."""
 
 
 class PipelineRun(StrictModel):
@@ -118,7 +122,7 @@ class PipelineRun(StrictModel):
 
 
 class Lineage(StrictModel):
-    """The origin of a published version."""
+    """The origin of a published model version, stored as lineage.json next to the model."""
 
     schema_version: Literal[1] = 1
     """Schema version of this file."""
@@ -129,17 +133,18 @@ class Lineage(StrictModel):
     published: Time
     """Time of publication."""
     data: Data
-    """Data of the training."""
+    """Data from which the model was trained."""
     code: Code = Code()
-    """Version of the code of the training."""
+    """Version of the code that trained the model."""
     settings: dict[str, str | int | float | bool] = Field(default_factory=dict)
-    """Settings of the training."""
+    """Settings of the training, by name."""
     metrics: dict[str, Figure] = Field(default_factory=dict)
-    """Figures on test users: `value`, the gain per opportunity at the gate's budget, and main metrics of the heads."""
+    """Metrics on test users: `value` is the gain per opportunity at the gate's budget; the others measure the
+    predictions of channel, reward and cost."""
     gate: GateReport | None = None
     """Report of the gate; null: no gate has judged the model."""
     parents: Annotated[tuple[Parent, ...], FromList] = ()
-    """Models that this model was compared with."""
+    """The models with which the gate compared this model."""
     run: PipelineRun = PipelineRun()
     """Pipeline run that created the model."""
 

@@ -62,7 +62,7 @@ class TrainedPolicy:
     spec: DatasetSpec
     params: PolicyParams  # parameters of the decision rule
     cost_cap: Mapping[str, float]  # highest cost of an exposure on each channel; a server reserves this much budget
-    default_channel: str  # channel that a server returns if it has not enough time or data for a decision
+    default_channel: str  # channel that a server returns if it lacks the time or the data for a decision
     metrics: Mapping[str, Any]  # numbers, or null for a number that could not be computed
     reference: pd.DataFrame  # sample of training touchpoints for drift tests: user_id, context and static columns
     training_users: Fingerprints  # fingerprints of all training and validation users
@@ -142,8 +142,8 @@ def _export(policy: TrainedPolicy, folder: Path) -> tuple[int, ...]:
         lengths = torch.randint(1, steps + 1, (rows,), generator=generator)
         return torch.rand(rows, steps, width, generator=generator), lengths
 
-    # The bounds of the batch size make torch's export faster. The exported graph does not contain these bounds, so it
-    # also works for a single window, which is tested below.
+    # Give the batch size a lower and an upper bound, because this makes torch's export faster. The exported graph does
+    # not contain these bounds, so it also works for a single window, which is tested below.
     any_batch = {0: torch.export.Dim("batch", min=2, max=CHUNK)}
     least, *longer = lengths_up_to(steps)
     any_length = {1: torch.export.Dim("steps", min=least, max=steps)} if longer else {}
@@ -154,7 +154,7 @@ def _export(policy: TrainedPolicy, folder: Path) -> tuple[int, ...]:
             program, input_names=GRAPH_INPUTS, output_names=names, dynamo=True, verbose=False, optimize=False
         )
         assert graph is not None, "torch returns a graph that is exported to memory"
-        # Do not let the optimizer infer the shape of each node: this takes long and does not improve the graph.
+        # Skip the inference of the shape of each node: it takes long and does not improve the graph.
         optimize_ir(graph.model, onnx_shape_inference=False)
     graph.save(folder / NETWORK)
     write_tensors(folder / "weights.pt", network.state_dict())

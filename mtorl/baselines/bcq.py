@@ -35,9 +35,10 @@ _NEVER = -1e9  # value of a channel that is not allowed; lower than any value th
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Learned:
-    """Train the imitation network G, and then the value network Q.
+    """Train the network G, which imitates the log, and then the network Q, which estimates values.
 
-    Validation users decide when the training of G stops. The temperature and the reward function are fitted on them.
+    The training of G stops early by its loss on validation users. The temperature and the conversion of values to
+    rewards are also fitted on validation users.
     """
     data = Data.of(train, val, encoder)
     with seeded(seed):
@@ -45,7 +46,7 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Le
         learn_values(q, q, data.train, partial(constrained_loss, q, imitation), Schedule(EPOCHS, LR))
     val_BC, channel_B = answer(q, data.val.state_BS), data.logged.channel_B
     masked_BC = masked(val_BC, answer(imitation, data.val.state_BS))
-    # Leave out rows whose logged channel is not allowed: its probability is zero at any temperature.
+    # Leave out rows whose logged channel is not allowed, because its probability is zero at any temperature.
     allowed_B = masked_BC[np.arange(len(val_BC)), channel_B] > _NEVER
     t, reward = temperature(masked_BC[allowed_B], channel_B[allowed_B]), data.reward_of(val_BC)
 
@@ -63,7 +64,7 @@ def allowed(logits_BC: Tensor) -> Tensor:
 
 
 def masked(q_BC: Floats, logits_BC: Floats) -> Floats:
-    """Return the value of each allowed channel, and `_NEVER` for each channel that is not allowed."""
+    """Return the values (B, C), in which the value of each channel that is not allowed is replaced by `_NEVER`."""
     return np.where(allowed(torch.from_numpy(logits_BC)).numpy(), q_BC, _NEVER)
 
 
@@ -71,8 +72,8 @@ def constrained_loss(q: nn.Module, imitation: nn.Module, target: nn.Module, step
     """Return the loss of Q for a batch of transitions, by the formula in the docstring of the module.
 
     Args:
-        imitation: The network G, which decides what channels are allowed.
-        target: The slow copy Q' of Q.
+        imitation: The network G, which determines the allowed channels.
+        target: The network Q', a copy of Q that follows Q slowly.
     """
     logged_B = q(step.state_BS).gather(1, step.channel_B[:, None]).squeeze(1)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Implements the incumbent: a policy that chooses each channel as often as the log did in the user's segment.
+"""Implements the incumbent: a policy that draws channels with the frequencies that they have in the user's segment.
 
     network = fit([batch], encoder)
     decide(Forecast(*network outputs), POLICY, u)
@@ -46,7 +46,8 @@ class ChannelFrequency(nn.Module):
 
     def forward(self, x_BTD: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the log frequency, the mean reward and the mean cost of each channel in the segment of each window."""
-        # Every token contains the segment, because it is a static column. The first token is never padding.
+        # Read the segment from the first token, because it is never padding. All tokens of a window contain the
+        # segment.
         if self.segment is None:
             segment_BS = torch.ones_like(x_BTD[:, 0, :1])
         else:
@@ -55,15 +56,16 @@ class ChannelFrequency(nn.Module):
 
 
 def fit(parts: Iterable[WindowBatch], encoder: Encoder) -> ChannelFrequency:
-    """Count the uses, rewards and costs of each channel in each segment.
+    """Count the uses of each channel in each segment, and compute the mean rewards and costs.
 
     Args:
-        parts: Training windows in which each touchpoint is a target once, in parts that fit in memory.
+        parts: Training windows, in parts that fit in memory. Each touchpoint is a target in exactly one window, so that
+            it is counted once.
         encoder: Encoder that was fitted on the training users.
     """
     segment = encoder.segment_slice()
     channels = len(encoder.channels)
-    # number of uses, sum of rewards and sum of costs
+    # three sums for each segment and channel: uses, rewards and costs
     sums_3SC = np.zeros((3, 1 if segment is None else segment[1] - segment[0], channels))
     for batch in parts:
         targets = batch.targets
@@ -77,9 +79,10 @@ def fit(parts: Iterable[WindowBatch], encoder: Encoder) -> ChannelFrequency:
     uses_SC = sums_3SC[0]
 
     def mean(sums_SC: Floats) -> Floats:
-        """Return the mean for each channel in each segment, moved towards the channel's mean if there are few uses.
+        """Return the mean per use of each channel in each segment.
 
-        The mean of a channel is in turn moved towards the mean of all channels.
+        If a segment has few uses of a channel, the channel's mean over all segments is mixed in. If a channel has few
+        uses in total, the mean over all channels is mixed in.
         """
         overall = sums_SC.sum() / max(uses_SC.sum(), 1.0)
         channel_C = (sums_SC.sum(0) + _PRIOR * overall) / (uses_SC.sum(0) + _PRIOR)
@@ -87,8 +90,8 @@ def fit(parts: Iterable[WindowBatch], encoder: Encoder) -> ChannelFrequency:
         return mean_SC
 
     frequency_C = (uses_SC.sum(0) + _USES) / (uses_SC.sum() + channels * _USES)
-    # The added uses are distributed like the uses of all segments together. So a segment without training data gets the
-    # overall frequencies.
+    # Add uses that are distributed like the uses of all segments together, so that a segment without training data gets
+    # the overall frequencies.
     smooth_SC = uses_SC + channels * _USES * frequency_C
     logits_SC = np.log(smooth_SC / smooth_SC.sum(axis=1, keepdims=True))
     return ChannelFrequency(logits_SC, mean(sums_3SC[1]), mean(sums_3SC[2]), segment)

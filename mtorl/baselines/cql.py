@@ -46,7 +46,7 @@ def conservative_loss(q: nn.Module, target: nn.Module, step: Step) -> Tensor:
     """Return the loss of Q for a batch of transitions, by the formula in the docstring of the module.
 
     Args:
-        target: The slow copy Q' of Q.
+        target: The network Q', a copy of Q that follows Q slowly.
     """
     q_BC = q(step.state_BS)
     logged_B = q_BC.gather(1, step.channel_B[:, None]).squeeze(1)

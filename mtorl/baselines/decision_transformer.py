@@ -42,7 +42,7 @@ _BLOCK = 512  # number of windows per forward pass in predictions
 
 @dataclass(frozen=True)
 class Tiles:
-    """Consecutive windows of each journey that do not overlap, so that each touchpoint is in exactly one window."""
+    """Windows that do not overlap, so that each touchpoint of a journey is in exactly one window."""
 
     x_BTD: Tensor
     return_BT: Tensor
@@ -70,7 +70,7 @@ class Tiles:
 
     @property
     def return_N(self) -> Floats:
-        """The return of each step that has a target."""
+        """The returns (N,) of all steps that have a target."""
         return_N: Floats = self.return_BT[self.channel_BT >= 0].double().numpy()
         return return_N
 
@@ -79,7 +79,7 @@ class Tiles:
 
 
 def returns(reward_B: Floats, ends_B: Bools) -> Floats:
-    """Return the return of each touchpoint: the sum of rewards from this touchpoint to the end of its journey."""
+    """Return the return of each touchpoint: the sum of rewards from the touchpoint to the end of its journey."""
     total_B = np.cumsum(reward_B)
     end_B = np.flatnonzero(ends_B)[np.cumsum(ends_B) - ends_B]
     return_B: Floats = total_B[end_B] - total_B + reward_B
@@ -87,14 +87,15 @@ def returns(reward_B: Floats, ends_B: Bools) -> Floats:
 
 
 def returns_to_go(batch: WindowBatch, encoder: Encoder, target: float) -> NDArray[np.float32]:
-    """Return the return that the network gets as input at each step of a window when it decides.
+    """Return the return that the network gets as input at each step of a window, in order to decide at the last step.
 
-    The return of the last step is `target`. The return of an earlier step is `target` plus the rewards from that step
-    up to the last step, which are already known.
+    At the last step, it is `target`. At an earlier step, it is `target` plus the rewards from that step up to the last
+    step, because these rewards are already known.
     """
     earned_BT = np.zeros((len(batch), encoder.window))
     earned_BT[batch.row_N, batch.step_N] = encoder.previous_reward(batch)
-    # Each token contains the reward of the previous step. So the rewards from step t on are in the tokens after t.
+    # The token of a step contains the reward of the step before. So the rewards from step t on are in the tokens after
+    # t.
     since_BT = earned_BT[:, ::-1].cumsum(axis=1)[:, ::-1] - earned_BT
     return (target + since_BT).astype(np.float32)
 

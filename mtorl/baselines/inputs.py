@@ -1,6 +1,6 @@
 """Computes the inputs of the baselines: a fixed number of features for each window.
 
-    summary = Summary.of(batch, encoder)                    # with missing values and codes, for trees
+    summary = Summary.of(batch, encoder)                    # may contain NaN and category codes, for trees
     state_BS = States.fit(train, encoder).of(batch)         # only numbers, for linear models and networks
 
 The features use the same data as MTORL: the channels and known outcomes of the touchpoints in the history, and the
@@ -89,7 +89,7 @@ class Summary:
 def _history(batch: WindowBatch, window: int, start: int) -> Ints:
     """Return the token index of each touchpoint in the history of each window, newest first.
 
-    Returns -1 at the end of a row if the history has fewer than `window` touchpoints.
+    If a history has fewer than `window` touchpoints, the remaining indices are -1.
     """
     back_BP = (np.cumsum(batch.length_B) - 1)[:, None] - np.arange(window)
     inside_BP = np.arange(window) < batch.length_B[:, None]
@@ -113,8 +113,9 @@ def _ratio(total_B: Floats, count_B: Floats | Ints) -> Floats:
 class States:
     """Encodes the features of a window as numbers without missing values, with statistics from the training windows.
 
-    Amounts become z-scores, codes become one-hot vectors, and missing values become 0. If an amount is missing in some
-    training rows, a flag column is added, which is 1 if the amount is missing. Equal flag columns are kept only once.
+    Numeric features (amounts) become z-scores, categorical features (codes) become one-hot vectors, and missing values
+    become 0. If an amount is missing in some training rows, a flag column is added, which is 1 where the amount is
+    missing. Of several equal flag columns, only one is kept.
     """
 
     encoder: Encoder
@@ -148,7 +149,10 @@ class States:
         return cls(encoder, amounts, mean_F, std_F, tuple(seen.values()), tuple(codes))
 
     def of(self, batch: WindowBatch) -> Floats:
-        """Return the encoded features (B, S) of each window, the state in which its last touchpoint was decided."""
+        """Return the encoded features (B, S) of each window.
+
+        They describe the state in which the channel of the window's last touchpoint was chosen.
+        """
         values_BF = Summary.of(batch, self.encoder).values_BF
         score_BF = (values_BF[:, self.amounts] - self.mean_F) / self.std_F
         parts = [np.nan_to_num(np.clip(score_BF, -_CLIP, _CLIP), nan=0.0)]

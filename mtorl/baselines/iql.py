@@ -31,7 +31,10 @@ LR = 1e-3  # learning rate
 
 
 class TwinQ(nn.Module):
-    """Two networks that are trained on the same values. The smaller output is used, because each overestimates."""
+    """Two networks that estimate the same values.
+
+    Their minimum is used, because one network alone tends to overestimate.
+    """
 
     def __init__(self, inputs: int, channels: int) -> None:
         super().__init__()
@@ -55,7 +58,8 @@ class Critics(nn.Module):
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Learned:
     """Train Q and V, and then the policy.
 
-    Validation users decide when the training of the policy stops. The reward function is fitted on them.
+    The training of the policy stops early by its loss on validation users. The conversion of values to rewards is also
+    fitted on validation users.
     """
     data = Data.of(train, val, encoder)
     trained, held_out = data.train, data.val
@@ -81,9 +85,13 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Le
 
 
 def expectile_loss(gap_B: Tensor, expectile: float) -> Tensor:
-    """Return the asymmetric squared loss of V, given the differences Q' - V at logged actions.
+    """Return the loss of V: the squared differences, with different weights for positive and negative differences.
 
-    Its minimum is an expectile of Q' over the logged actions. If `expectile` is above 0.5, it is above the mean.
+    The V with the smallest loss is an expectile of Q' over the logged actions. If `expectile` is above 0.5, V is larger
+    than the mean of Q'.
+
+    Args:
+        gap_B: The difference Q' - V at each logged action.
     """
     return ((expectile - (gap_B < 0).float()).abs() * gap_B.square()).mean()
 
@@ -95,7 +103,7 @@ def critics_loss(critics: Critics, target: nn.Module, step: Step) -> Tensor:
 
     Args:
         critics: The networks Q and V.
-        target: The slow copy Q' of Q.
+        target: The network Q', a copy of Q that follows Q slowly.
     """
     logged_B1 = step.channel_B[:, None]
     with torch.no_grad():

@@ -45,14 +45,14 @@ class Step(NamedTuple):
     channel_B: Tensor
     reward_B: Tensor  # reward label, scaled to [0, 1] by the encoder
     next_BS: Tensor
-    goes_on_B: Tensor  # 1 if there is a next touchpoint; 0 if the journey ends, so that next_BS must not be used
+    goes_on_B: Tensor  # 1 if the journey has a next touchpoint; if it is 0, next_BS is meaningless
 
 
 @dataclass(frozen=True)
 class Transitions:
     """All transitions of a log, one per touchpoint, in the order of the log.
 
-    The next state of a row is the state of the following row, so states are stored only once.
+    The next state of a touchpoint is the state of the following row, so each state is stored only once.
     """
 
     state_BS: Tensor
@@ -98,7 +98,8 @@ def ends(batch: WindowBatch, encoder: Encoder) -> Bools:
         raise WindowError("this batch was built without targets")
     last_B = np.cumsum(batch.length_B) - 1
     touchpoint_B = batch.targets.touchpoint_N[last_B]
-    # The rows of a user are consecutive and in time order. The following row continues the journey if it has a history.
+    # The rows of a user are consecutive and in time order. A row continues the journey of the row above if it is the
+    # next touchpoint of the log and has a history.
     below_B = touchpoint_B[1:] == touchpoint_B[:-1] + 1
     has_history_B = batch.prev_channel_N[last_B[1:]] < len(encoder.channels)
     return np.append(~(below_B & has_history_B), True)
@@ -134,13 +135,17 @@ class Data:
         return self.train.state_BS.shape[1], len(self.cost_C)
 
     def reward_of(self, q_BC: Floats) -> Callable[[Floats], Floats]:
-        """Fit the function from values to rewards (`reward_of_value`), given the values for the validation windows."""
+        """Fit a function that converts values to rewards (`reward_of_value`) on the validation users.
+
+        Args:
+            q_BC: Value of each channel for each validation window.
+        """
         return reward_of_value(q_BC[np.arange(len(q_BC)), self.logged.channel_B], self.logged.reward_B)
 
 
 @dataclass(frozen=True)
 class Learned:
-    """A trained network baseline. It predicts the cost of an exposure as the mean cost of the channel."""
+    """A trained network baseline. It predicts that an exposure costs the mean cost of its channel in training."""
 
     states: States
     answers: Callable[[Floats], tuple[Floats, Floats]]  # computes action logits and rewards, (B, C) each, from states
@@ -260,10 +265,11 @@ def temperature(value_BC: Floats, channel_B: Ints) -> float:
 
 
 def reward_of_value(value_B: Floats, reward_B: Floats) -> Callable[[Floats], Floats]:
-    """Fit a function that predicts the reward of a touchpoint from a value: sigmoid(slope * value + offset).
+    """Fit a function that converts a value to the expected reward of a touchpoint: sigmoid(slope * value + offset).
 
-    A value estimates the sum of all future rewards, not the reward of the next touchpoint alone, so it must be
-    converted. The slope is not negative, so that channels keep their order (Platt scaling, 1999).
+    The conversion is necessary because a value estimates the sum of all later rewards of a journey, not the reward of
+    one touchpoint. The slope is not negative, so that channels have the same order by value and by reward (Platt
+    scaling, 1999).
 
     Args:
         value_B: Value of the logged channel at each validation window.

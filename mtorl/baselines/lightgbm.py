@@ -5,8 +5,9 @@
 
 Such trees are more accurate than most networks on logs like these. Three models are trained, each with early stopping
 on validation users: for the channel (multi-class), for the reward (cross-entropy) and for the cost (Poisson, like
-MTORL's cost loss). The channel is an input of the models for reward and cost, which predict each channel in turn. Like
-MTORL's ensemble, the predictor is the calibrated mean of two sets of models that are trained with different seeds.
+MTORL's cost loss). The channel is an input of the models for reward and cost, which predict each channel in turn. All
+three models are trained twice, with different seeds. As in MTORL's ensemble, the two predictions are averaged, and the
+mean is calibrated.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ PARAMETERS = {
     "num_threads": 1,  # by default, LightGBM starts a thread for each core of the node, even in a pod with one core
     "force_row_wise": True,  # otherwise LightGBM chooses the data layout by its speed, which is not deterministic
 }
-_SEED_STEP = 7919  # difference between the seeds of the two sets; large, so that runs with seeds 0 and 1 share no model
+# Each run trains several models with different seeds. The seeds of a run differ by this number, which is large, so that
+# the runs with seeds 0 and 1 do not train the same model.
+_SEED_STEP = 7919
 _TINY = 1e-12
 
 
@@ -72,9 +75,13 @@ class BoostedOutcomes:
 
 @dataclass(frozen=True)
 class Boosted:
-    """The trained predictor: the mean over the sets of models, calibrated if `calibration` is given."""
+    """The trained predictor, which averages the predictions of several sets of models, and then calibrates the mean.
 
-    # One tuple for each set of models: the lightgbm.Booster of the channel, and the models of reward and cost.
+    If `calibration` is None, the mean is not calibrated.
+    """
+
+    # One tuple for each set of models: the lightgbm.Booster that predicts the channel, and the models of reward and
+    # cost.
     members: tuple[tuple[Any, BoostedOutcomes], ...]
     calibration: Calibration | None = None
 
@@ -89,7 +96,7 @@ class Boosted:
         return logits_BC, reward_BC, cost_BC
 
     def calibrated(self, held_out: Windows, users_B: ArrayLike, mean_C: Floats | None = None) -> Boosted:
-        """Return the predictor with a calibration of the same kind as MTORL's.
+        """Return the predictor with a calibration that is fitted in the same way as MTORL's.
 
         Args:
             held_out: Windows, with their targets, of users that the models were not trained on.
@@ -129,27 +136,27 @@ class Boosted:
 
 
 def fit(train: Windows, val: Windows, encoder: Encoder, seed: int) -> Boosted:
-    """Train the three models once for each of `SEEDS` seeds, without a calibration.
+    """Train the three models once for each of `SEEDS` seeds. The result is not calibrated.
 
-    The seed selects the rows and features that each tree uses.
+    The seed determines the rows and features that each tree uses.
     """
     parts = _labelled(train, val, encoder)
-    # Train the model of the channel without our own decisions. Like MTORL's action head, it imitates the policy that
-    # wrote the original log.
+    # Leave out the decisions of our own policies when training the model of the channel. Like MTORL's action head, this
+    # model imitates the policy that wrote the original log.
     clones = [~logged.collected_B if not logged.collected_B.all() else slice(None) for _, logged in parts]
     plain = [
         (summary.values_BF[clone], logged.channel_B[clone].astype(np.float64))
         for clone, (summary, logged) in zip(clones, parts, strict=True)
     ]
-    # Treat codes of categories as numbers, because LightGBM's splits by category overfit if there are many categories.
-    # The models of reward and cost treat only the channel as a category, because they must learn its effect.
+    # Category codes are used like numbers, because LightGBM overfits if it treats a feature with many values as
+    # categorical. Only the channel is treated as categorical, so that the models of reward and cost learn its effect.
     several = {"objective": "multiclass", "num_class": len(encoder.channels)}
     seeds = [seed + _SEED_STEP * member for member in range(SEEDS)]
     return Boosted(tuple((_grow(plain, [], own, **several), _outcomes(parts, encoder, own)) for own in seeds))
 
 
 def fit_outcomes(train: Windows, val: Windows, encoder: Encoder, seed: int) -> BoostedOutcomes:
-    """Train only the models for reward and cost, for forecasts that need no channel probabilities."""
+    """Train only the models for reward and cost, if the probabilities of the channels are not needed."""
     return _outcomes(_labelled(train, val, encoder), encoder, seed)
 
 

@@ -1,4 +1,4 @@
-"""Implements linear models on the features that LightGBM also gets, but without interactions of features.
+"""Implements linear models with the same features as LightGBM, but without interactions between features.
 
 A multinomial logistic regression predicts the channel, a logistic regression predicts the reward, and a Poisson
 regression predicts the cost (like MTORL's cost loss). The channel is a one-hot input of the models for reward and cost,
@@ -19,7 +19,7 @@ from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder, labels
 from mtorl.window.window import WindowBatch
 
-STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4)  # weights of the regularisation (half the squared coefficients) to choose from
+STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4)  # strengths of the L2 regularisation to try; the validation loss selects one
 ITERATIONS = 200  # largest number of iterations of a solver
 _TINY = 1e-12
 

@@ -16,7 +16,7 @@ from mtorl.window.encoder import Encoder, labels
 from mtorl.window.window import WindowBatch
 
 _USES = 1.0  # added to each count of a channel after a previous channel (Laplace smoothing)
-_PRIOR = 2.0  # the mean in training counts as this many touchpoints in the mean of a user
+_PRIOR = 2.0  # weight of the mean in training, in touchpoints, when it is mixed into the mean of a user
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Markov:
     def _running(self, batch: WindowBatch, value_N: Floats, mean: float) -> Floats:
         """Return the mean value (B,) of the touchpoints in each window's history.
 
-        The mean in training counts as `_PRIOR` more touchpoints, so that short histories give a stable mean.
+        The mean in training is mixed in with the weight of `_PRIOR` touchpoints, so that a short history also has a
+        stable mean.
         """
         there_N = batch.prev_channel_N < len(self.encoder.channels)
         total_B = np.bincount(batch.row_N, value_N * there_N, len(batch))

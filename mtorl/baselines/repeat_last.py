@@ -18,7 +18,7 @@ from mtorl.window.encoder import Encoder, labels
 from mtorl.window.window import WindowBatch
 
 _USES = 1.0  # added to each count: of a channel, of staying on a channel, of leaving it (Laplace smoothing)
-_PRIOR = 20.0  # the mean of all rewards counts as this many touchpoints in each of the three mean rewards
+_PRIOR = 20.0  # weight of the mean of all rewards, in touchpoints, when it is mixed into each of the three mean rewards
 _MISS, _HIT, _START = 0, 1, 2
 
 

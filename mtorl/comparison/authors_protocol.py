@@ -66,9 +66,9 @@ def authors_protocol(table: WindowTable, seed: int, config: TrainConfig | None =
 def policy_ctr(selected_B: Bools, choice_B: Ints, channel_B: Ints, click_B: Floats) -> float:
     """Return the click-through rate of a policy as the authors compute it ("policy CTR").
 
-    They count the clicks on rows whose predicted channel is the logged channel, and divide by all selected rows. So a
-    policy that only guesses the logged channel more often gets a higher rate. `mtorl.evaluation.policy_value` estimates
-    the rate without this bias.
+    The authors count the clicks on rows whose predicted channel is the logged channel, and divide them by the number of
+    all selected rows. So the rate of a policy rises if it only guesses the logged channel more often.
+    `mtorl.evaluation.policy_value` estimates the rate without this bias.
     """
     return float(((choice_B == channel_B) * click_B)[selected_B].mean())
 
@@ -88,7 +88,10 @@ def _look_up(channel_P: Ints, click_P: Floats, trained_P: Bools, test_B: Ints, c
 def _learn(
     table: WindowTable, train_WT: Ints, val_WT: Ints, test_B: Ints, config: TrainConfig
 ) -> tuple[Floats, Floats]:
-    """Train MTORL on the training windows, and predict each test touchpoint from a window of up to `LENGTH` tokens."""
+    """Train MTORL on the training windows, and predict each test touchpoint.
+
+    The prediction for a touchpoint uses the window that ends with it, of at most `LENGTH` tokens.
+    """
     from mtorl.network.ensemble import train_ensemble
     from mtorl.window.loader import EncodedWindows, TrainingWindows
 

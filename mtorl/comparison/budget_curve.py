@@ -71,7 +71,7 @@ def budget_curve(
         def bought(weight_B: Floats) -> Floats:
             weight = weight_B[best_first]
             spent, gained = np.cumsum(weight * cost[best_first]), np.cumsum(weight * gain[best_first])
-            # The factor prevents that an exposure is left out only because of a rounding error in `spent`.
+            # Rounding errors in `spent` must not exclude an exposure that the budget just pays for.
             taken = np.searchsorted(spent, np.array(shares) * spent[-1] * (1 + 1e-9), side="right")
             all_gain = gained[-1] if gained[-1] > 0 else np.nan  # undefined if a resample has no gain
             share_of_gain: Floats = np.r_[0.0, gained][taken] / all_gain

@@ -49,9 +49,9 @@ class Link(TypedDict):
 
 
 class IndependenceTest(Link):
-    """Result of one test: is the channel independent of a column whose value was known before, among users of a split?
+    """Result of one test: does the channel depend on the column `against`, among the users of the split `split`?
 
-    `split` names the split, and `against` names the column.
+    The value of this column was known before the channel was drawn.
     """
 
     split: str
@@ -111,8 +111,8 @@ def link(level_B: Ints, channel_B: Ints) -> Link | None:
     chi2 = float(((count - expected) ** 2 / expected).sum())
     mean, variance = chi2_moments(count.sum(axis=1), count.sum(axis=0))
     df = (levels - 1) * (channels - 1)
-    # chi2 is approximately distributed as `scale` times a chi-squared variable with 2 mean^2 / variance degrees of
-    # freedom, which has the same mean and variance.
+    # Approximate the distribution of chi2 by a chi-squared distribution times `scale`, which has the same mean and
+    # variance. It has 2 mean^2 / variance degrees of freedom.
     scale = variance / (2 * mean)
     p = float(gammaincc(mean / scale / 2, chi2 / scale / 2)) if scale > 0 else 1.0
     # Even if the channel is independent of the level, chi2 / rows is about df / rows by chance. Subtract this bias
@@ -124,14 +124,14 @@ def link(level_B: Ints, channel_B: Ints) -> Link | None:
 
 
 def _known_before(table: WindowTable, channel_B: Ints) -> Iterator[tuple[str, Values]]:
-    """Yield the name and the values of each column that was known before the channel of a touchpoint was drawn."""
+    """Yield the name and the values of each column whose value was known when the channel of a touchpoint was drawn."""
     spec, rows = table.spec, table.rows
     start_B = rows["step"].to_numpy() == 0
     before_B = np.where(start_B, -1, np.arange(len(rows)) - 1)
     yield "previous channel", Codes(np.where(start_B, -1, channel_B[before_B]), spec.channels)
     for outcome in spec.immediate:
         values_B = rows[outcome].to_numpy(np.float64)
-        # Leave out a constant outcome. It would only show where journeys start, and "previous channel" shows that, too.
+        # Leave out an outcome that never varies. It would only show where journeys start, as "previous channel" does.
         if np.ptp(values_B):
             yield f"previous {outcome}", np.where(start_B, np.nan, values_B[before_B])
     yield "touchpoints before", rows["step"].to_numpy(np.float64)
@@ -145,9 +145,9 @@ def _known_before(table: WindowTable, channel_B: Ints) -> Iterator[tuple[str, Va
 
 
 def _levels(values: Values) -> Ints:
-    """Return the level of each row as a code from 0.
+    """Return the level of each row as an integer from 0.
 
-    Rows without a value form one level: the value is null, or the row starts a journey.
+    A level is a category, or a bin of a numeric column. Rows without a value have a level of their own.
     """
     if isinstance(values, Codes):
         return values.codes + 1

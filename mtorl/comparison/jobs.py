@@ -1,4 +1,4 @@
-"""Divides a comparison into jobs that each write a file, so that an interrupted comparison can continue.
+"""Divides a comparison of methods into jobs that write files, so that an interrupted comparison can continue.
 
     todo = jobs(names)
     for job in todo: run(job, root)             # in any process; returns at once if the job's file exists
@@ -33,12 +33,13 @@ from mtorl.window.table import WindowTable
 
 REPEATS = 5  # number of folds of users in the "user" protocol
 SEEDS = 3  # number of seeds for the "time" protocol, which has only one split, and for the authors' protocol
-FIRST_FOLD = 5  # folds 0 to 4 are not used, because decisions about the model were made with their test users
+# number of the first fold; folds 0 to 4 are not used, because their test users influenced decisions about the model
+FIRST_FOLD = 5
 _EVERY = (
     *(OURS, YARDSTICK, *(name for name in BASELINES if name != YARDSTICK)),
     *(f"{OURS} {ablation}" for ablation in ABLATIONS),
 )
-# Methods that also run with the "time" protocol. For all others, the "user" protocol is enough.
+# Methods that run with both protocols. All other methods run only with the "user" protocol.
 _BY_TIME = (OURS, YARDSTICK, "channel_frequency", "repeat_last", "markov", "logistic")
 ABOUT, AUTHORS = "about", "authors"
 
@@ -67,8 +68,8 @@ def jobs(datasets: Sequence[str], repeats: int = REPEATS, methods: Sequence[str]
 
     Args:
         datasets: Names of the data sets.
-        repeats: Number of folds of users. The number of seeds is the same, but at most `SEEDS`.
-        methods: Names of the methods to compare with MTORL and the yardstick; all methods if empty.
+        repeats: Number of folds in the "user" protocol, and of seeds (at most `SEEDS`) in the other protocols.
+        methods: Names of the methods to compare; all methods if empty. MTORL and LightGBM are always included.
     """
     todo: list[Job] = []
     for protocol, wanted in (("user", _EVERY), ("time", _BY_TIME)):

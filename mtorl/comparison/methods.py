@@ -30,15 +30,16 @@ BASELINES = (
     "decision_transformer",
 )
 NO_REWARD = frozenset({"behaviour_cloning", "decision_transformer", f"{OURS} without reward task"})
-"""Methods that only choose a channel: they predict no reward and no cost."""
+"""Methods that only choose a channel. They predict neither a reward nor a cost."""
 
 ABLATIONS: Mapping[str, Mapping[str, Any]] = {
-    "without convolutions": {"convolutions": False},  # the order of touchpoints is then only in the memory's decay
+    "without convolutions": {"convolutions": False},  # only the decay of the memory still depends on the order
     "without attention": {"attention": False},
     "without reward task": {"mu": 0.0, "nu": 0.0},
     "without preference": {"lam": 0.0},
 }
-"""MTORL with one part of the paper disabled at a time: the changed fields of `TrainConfig`."""
+"""Ablations: MTORL without one part of the paper's method. Each name has the fields of `TrainConfig` that differ from
+the default."""
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
     text = report(results, machine)      # results: `jobs.collect`
 
-Each table shows means over the folds or the seeds of a protocol (`tasks`). Folds test on different users (`disjoint`),
-so the mean over folds has a smaller standard error than one fold: the squares of the folds' standard errors are added.
-All seeds of the time protocol test on the same rows, so the width of the interval is the mean width over the seeds.
-Differences between MTORL and LightGBM are computed on the same rows (paired).
+Each table shows means over the folds or the seeds of a protocol (`task.py`). Folds have different test users
+(`disjoint`), so their errors are independent, and the mean over folds has a smaller standard error than one fold. All
+seeds of the time protocol have the same test rows, so the interval of their mean is as wide as one seed's interval on
+average. Differences between MTORL and LightGBM are computed on the same rows (paired).
 """
 
 import math
@@ -177,9 +177,9 @@ def policy_value_table(tasks: Tasks) -> str:
 
 
 def target_text(tasks: Tasks) -> str:
-    """Return a paragraph on the target that MTORL's greedy policy is not worse than the best constant channel.
+    """Return a paragraph on a target for MTORL: its greedy policy must not be worse than the best constant channel.
 
-    It contains the measured difference, the allowed margin, and whether the target is met.
+    The paragraph contains the measured difference, the allowed margin, and whether the target is met.
     """
     targets = [task["target"] for task in tasks]
     title = "**Target: never below the best constant channel.**"
@@ -240,8 +240,8 @@ def combined(differences: Sequence[Mapping[str, Any]], metric: str, disjoint: bo
     """Return the mean of a metric over folds or seeds, with the 95 % interval of the mean.
 
     Args:
-        differences: The values of one fold or seed each; the interval of `metric` has the key ``{metric}_ci``.
-        metric: Key of the metric in each of these dicts.
+        differences: One dict per fold or seed. It contains the metric, and its interval under the key ``{metric}_ci``.
+        metric: Key of the metric in these dicts.
         disjoint: Whether the folds test on different users, so that their errors are independent.
     """
     rows = [row for row in differences if row.get(metric) is not None and row.get(f"{metric}_ci")]

@@ -95,7 +95,7 @@ def _against_constant(
 
     Returns:
         ``channel`` (the best constant channel), ``constant`` (its value), and the ``difference`` of the two values with
-        its interval. Only ``channel`` with the value None, if the log can't show which channel is best.
+        its interval. If the log can't show which channel is best, the result is only ``{"channel": None}``.
     """
     if mean_C is None:
         return {"channel": None}
@@ -118,15 +118,15 @@ def _policies(logits_BC: Floats, gain_BC: Floats, cost_BC: Floats, mean_C: Float
 
 
 def calibration_noise(heads: Heads, channel_B: Ints, target_B: Floats, seed: int) -> dict[str, Any]:
-    """Return how large the calibration error of a predictor would be if the predictor were perfectly calibrated.
+    """Return how large MTORL's calibration errors would be by chance if MTORL were perfectly calibrated.
 
-    For this, labels are drawn at random from the predicted probabilities. The draws treat rows of one user as
-    independent, so the true noise is higher.
+    To simulate perfect calibration, labels are drawn at random from the predicted probabilities. The draws treat rows
+    of one user as independent, so the true noise is higher.
 
     Returns:
         ``action_ece`` and ``reward_ece``, each with ``noise`` and ``noise_high``: the mean and the 97.5 % quantile of
-        this error. ``reward_ece`` also has ``less_shift``: the error that is left after the predictions are shifted so
-        that their mean equals the mean of the test rows. Before the test, this mean is unknown.
+        the simulated errors. ``reward_ece`` also has ``less_shift``: the actual error after the predictions are
+        shifted so that their mean equals the mean label of the test rows.
     """
     confidence_B, _ = top_label(heads[0], channel_B)
     reward_B = np.clip(np.asarray(heads[1], dtype=np.float64)[np.arange(len(channel_B)), channel_B], _TINY, 1 - _TINY)

@@ -45,8 +45,9 @@ class Task:
 
     spec: DatasetSpec
     encoder: Encoder
-    tiles: WindowBatch  # windows in which each training row is a target exactly once, to train sequence models
-    val_tiles: WindowBatch  # windows in which each validation row is a target exactly once
+    tiles: WindowBatch  # windows to train sequence models; each training row is a target in exactly one of them
+    # windows to validate sequence models; each validation row is a target in exactly one of them
+    val_tiles: WindowBatch
     train: Rows
     val: Rows
     test: Rows
@@ -89,7 +90,10 @@ def by_time(table: WindowTable) -> Task:
 
 
 def last_only(windows: WindowBatch) -> WindowBatch:
-    """Return the windows with only their last token as a target, so that each row is a target exactly once."""
+    """Return the windows with only the last token of each window as a target.
+
+    The windows of one user overlap, so a row could otherwise be a target in several windows.
+    """
     assert windows.targets is not None
     valid_N: Bools = np.zeros(len(windows.row_N), dtype=np.bool_)
     valid_N[np.cumsum(windows.length_B) - 1] = True

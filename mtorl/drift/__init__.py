@@ -1,6 +1,6 @@
 """Detects drift: changes of the data in production, compared with the training data or with earlier periods.
 
-`monitoring` checks each period with these files, in reading order:
+`monitoring` uses these files to check each period, for example each day. The files in reading order:
 
     drift_tests.py    the tests of a column; a new test is one new entry in this file
     reference.py      samples of users and of their touchpoints

@@ -1,8 +1,9 @@
 """Defines the drift tests, which compare each column of a period with a reference sample of the training data.
 
-To add a test, add one entry to TESTS. The thresholds, the findings, the messages and the report then include it. A
-period is passed as one weight per row. So a resampled period needs no copy of the data, and a test can score many
-periods in one call.
+To add a test, add one entry to TESTS. The thresholds, the findings, the messages and the report then include it.
+
+The rows of the reference and of all periods are in one table. A period is an array with a weight for each row of the
+table, such as 0 or 1. So a resampled period needs no copy of the data, and a test can score many periods in one call.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,8 +18,8 @@ from scipy.special import rel_entr
 from mtorl.arrays import Floats, Ints
 
 Score = Callable[[Floats, Floats], Floats]
-"""Scores a period against the reference. Each is given by a weight per row, (rows,), or several are given at once by a
-column of weights each, (rows, periods)."""
+"""Type of a function that returns how much periods differ from the reference. A period is given by one weight per row
+of values. The weights of one period have the shape (rows,), those of several periods (rows, periods)."""
 
 
 class Words(NamedTuple):
@@ -30,7 +31,7 @@ class Words(NamedTuple):
 
 @dataclass(frozen=True)
 class DriftTest:
-    """One drift test: how a column is scored, and from which score on the column is reported."""
+    """One drift test: how it computes the score of a column, and how high a score must be to be reported."""
 
     problem: str  # name of the problem in drift.json
     words: Words
@@ -39,8 +40,9 @@ class DriftTest:
     scorer: Callable[[pd.Series], Score]  # creates the scoring function for a column
     floor: float  # smaller scores are never reported, because the change is too small to matter
     message: str  # text with the placeholders `found` (the finding in drift.json) and `change` (see `change`)
-    evidently: bool = False  # whether the library Evidently computes this score; its value and its page are then used
-    joint: bool = True  # True: the false-alarm rate is that of all columns together; False: that of each column
+    # whether the library Evidently computes the same score; if so, its score and its report page are used
+    evidently: bool = False
+    joint: bool = True  # whether the false-alarm rate applies to all columns together (True) or to each column (False)
 
 
 class NumericDistance:
@@ -54,19 +56,20 @@ class NumericDistance:
         present = np.flatnonzero(~np.isnan(x))
         distinct, code = np.unique(x[present], return_inverse=True)
         self._gaps = np.diff(distinct)
-        # Subtract the median before computing the variance. The mean would not do: one huge value moves the mean so far
-        # that the differences between all other values are lost in rounding.
+        # Subtract the median, not the mean, before computing the variance: one huge value moves the mean so far that
+        # rounding removes the differences between all other values.
         self._from_median = distinct - np.median(x[present]) if len(present) else distinct
         self._totals = _totals_by(code, present, (len(distinct), len(x)))
 
     def __call__(self, reference: Floats, period: Floats) -> Floats:
-        """Return the score of one or more periods, given the weight of each row in the reference and in the periods."""
+        """Return the score of each period, given the weight of each row in the reference and in the periods."""
         r, p = self._totals @ reference, self._totals @ period
         known = (r.sum(0) > 0.0) & (p.sum(0) > 0.0)
         in_r, in_p = np.where(known, r.sum(0), 1.0), np.where(known, p.sum(0), 1.0)
         variance = _dot(self._from_median**2, r) / in_r - (_dot(self._from_median, r) / in_r) ** 2
         std = np.sqrt(np.maximum(variance, 0.0))
-        # Divide after the cumulative sum, not before, so that both distribution functions end at exactly 1.
+        # Divide the cumulative sums by their last value. So both distribution functions end at exactly 1, without
+        # rounding errors.
         cdf_gap = np.abs(np.cumsum(p, axis=0)[:-1] / in_p - np.cumsum(r, axis=0)[:-1] / in_r)
         return np.where(known, _dot(self._gaps, cdf_gap) / np.maximum(std, 0.001), 0.0)
 
@@ -83,7 +86,7 @@ class CategoricalDistance:
         self._totals = _totals_by(codes[present], present, (len(labels), len(codes)))
 
     def __call__(self, reference: Floats, period: Floats) -> Floats:
-        """Return the score of one or more periods, given the weight of each row in the reference and in the periods."""
+        """Return the score of each period, given the weight of each row in the reference and in the periods."""
         p, q = self._totals @ reference, self._totals @ period
         known = (p.sum(0) > 0.0) & (q.sum(0) > 0.0)
         p, q = p / np.where(known, p.sum(0), 1.0), q / np.where(known, q.sum(0), 1.0)
@@ -99,7 +102,7 @@ class MissingShareRise:
         self._absent = np.flatnonzero(values.isna())
 
     def __call__(self, reference: Floats, period: Floats) -> Floats:
-        """Return the score of one or more periods, given the weight of each row in the reference and in the periods."""
+        """Return the score of each period, given the weight of each row in the reference and in the periods."""
         rows = self._absent
         return np.asarray(
             period[rows].sum(0) / np.maximum(period.sum(0), 1.0) - reference[rows].sum(0) / reference.sum(0)
@@ -107,7 +110,7 @@ class MissingShareRise:
 
 
 def _totals_by(code: Ints, row: Ints, shape: tuple[int, int]) -> sparse.csr_array:
-    """Return a sparse matrix that, multiplied by weights of rows, gives the total weight of the rows of each code."""
+    """Return a sparse matrix whose product with the weights of rows is the total weight of each code."""
     return sparse.csr_array((np.ones(len(row)), (code, row)), shape=shape)
 
 
@@ -134,7 +137,7 @@ def _distance(kind: str, method: str, scorer: Callable[[pd.Series], Score], floo
     return DriftTest("drift", words, (kind,), method, scorer, floor, message, evidently=True)
 
 
-# The tests of a column run in this order. The first test that finds a problem is reported; if no test finds one, the
+# The tests run in this order, and only the first problem that they find in a column is reported. If they find none, the
 # score of the last test is reported.
 TESTS = (
     DriftTest(
@@ -165,5 +168,5 @@ def words_of(problem: str) -> Words:
 
 
 def asked_of(kind: str) -> tuple[DriftTest, ...]:
-    """Return the tests that apply to a kind of column: "numeric" or "categorical"."""
+    """Return the tests that apply to a column of the kind "numeric" or "categorical"."""
     return tuple(test for test in TESTS if kind in test.kinds)

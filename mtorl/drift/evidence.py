@@ -22,15 +22,17 @@ Evidence is limited by `MOST`, so that an alarm ends a few periods after its cau
 import math
 from collections.abc import Mapping
 
-MEAN_RUN = 1_000  # a false alarm occurs at most once in this many periods on average; 1,000 days are nearly three years
-MOST = 1.25  # upper bound of a stream's evidence, as a multiple of the evidence at which a single stream alarms
+MEAN_RUN = 1_000  # on average, a false alarm comes after at least this many periods; 1,000 days are nearly three years
+# the evidence of a stream is limited to this multiple of the evidence that raises an alarm for a single stream
+MOST = 1.25
 _SMALLEST_P = 1e-12
 
 
 def e_of_p(p: float) -> float:
-    """Convert a p-value to an e-value: large if the p-value is small, with a mean of at most 1 if nothing changed.
+    """Convert a p-value to an e-value, which is large if the p-value is small.
 
-    The e-value is the mean of the calibrators k p^(k - 1) for k in [0, 1] (Vovk and Wang 2021).
+    As long as nothing has changed, the mean of the e-value is at most 1. The e-value is the average of the calibrators
+    k p^(k - 1) over k in [0, 1] (Vovk and Wang 2021).
     """
     p = max(p, _SMALLEST_P)
     if p > 1 - 1e-6:
@@ -42,8 +44,8 @@ def e_of_p(p: float) -> float:
 def e_of_event(happened: bool, probability: float) -> float:
     """Return the e-value of a period in which an event did or did not happen.
 
-    It is the return of a bet: half of the stake is kept, and the other half is multiplied by 1 / probability if the
-    event happens.
+    The e-value is the payout of a bet with a stake of 1. Half of the stake is kept. The other half is lost if the event
+    does not happen, and otherwise multiplied by 1 / probability.
 
     Args:
         happened: Whether the event happened in the period.
@@ -53,11 +55,11 @@ def e_of_event(happened: bool, probability: float) -> float:
 
 
 def needed(streams: int, mean_run: float = MEAN_RUN) -> float:
-    """Return the evidence at which a stream raises an alarm if no other stream does.
+    """Return the evidence that raises an alarm for a stream if no other stream raises one.
 
     Args:
         streams: Number of streams that are watched together.
-        mean_run: Least mean number of periods until a false alarm of any stream.
+        mean_run: On average, a false alarm of any stream comes after at least this many periods.
     """
     return streams * mean_run
 
@@ -69,9 +71,9 @@ def add(
 
     Args:
         evidence: Evidence of each stream before the period.
-        e_values: E-values of the period. A stream without an e-value keeps its evidence.
+        e_values: The e-value of each stream in the period. A stream without an e-value keeps its evidence.
         streams: Number of streams that are watched together.
-        mean_run: Least mean number of periods until a false alarm of any stream.
+        mean_run: On average, a false alarm of any stream comes after at least this many periods.
     """
     most = MOST * needed(streams, mean_run)
     grown = {name: min((evidence.get(name, 0.0) + 1.0) * e, most) for name, e in e_values.items()}
@@ -79,7 +81,7 @@ def add(
 
 
 def alarming(evidence: Mapping[str, float], streams: int, mean_run: float = MEAN_RUN) -> tuple[str, ...]:
-    """Return the streams that raise an alarm because they have changed, those with the most evidence first."""
+    """Return the streams whose evidence is high enough to raise an alarm, in descending order of evidence."""
     ranked = sorted(evidence, key=lambda name: -evidence[name])
     for k in range(len(ranked), 0, -1):
         if evidence[ranked[k - 1]] >= needed(streams, mean_run) / k:

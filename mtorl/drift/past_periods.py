@@ -78,7 +78,8 @@ class Forecast:
         value_P, se_P = np.array(past[-MOST:], dtype=np.float64).T
         typical = max(float(np.abs(value_P).mean()), 1e-12)
         variance_P = np.maximum(se_P**2, (1e-6 * typical) ** 2)
-        # The columns are the mean, the weekend, and one for each weekday. The last row stands for the next period.
+        # The model has one column for the mean, one for the weekend, and one for each weekday. The last row is the next
+        # period.
         columns_QK, prior_K = _columns(None if weekdays is None else weekdays[-MOST - 1 :], len(value_P), typical)
         between, of_weekday = _variances(value_P, variance_P, columns_QK[:-1], prior_K)
         if of_weekday > 0.0:
@@ -104,12 +105,12 @@ class Forecast:
         return float(stdtr(self.degrees, (self.mean - value) / self.sd)) if self.sd > 0.0 else float(value <= self.mean)
 
     def p_apart(self, value: float) -> float:
-        """Return the probability that the next value is as far from the mean as `value`, or further, on either side."""
+        """Return the probability that the next value is at least as far from the mean as `value`, on either side."""
         return min(1.0, 2.0 * min(self.p_below(value), self.p_above(value)))
 
 
 def _columns(weekdays: Sequence[int] | None, periods: int, typical: float) -> tuple[Floats, Floats]:
-    """Return the design matrix of the model and the prior precision of each of its columns.
+    """Return the design matrix of the model, and for each column the precision (1 / variance) of its prior.
 
     The matrix has one row for each past period, and a last row for the next period.
     """
@@ -122,13 +123,16 @@ def _columns(weekdays: Sequence[int] | None, periods: int, typical: float) -> tu
 
 
 def _variances(value_P: Floats, variance_P: Floats, columns_PK: Floats, prior_K: Floats) -> tuple[float, float]:
-    """Estimate two variances: of a period's own deviation, and between weekdays after the weekend effect is removed."""
+    """Estimate the variance of a period's own deviation, and the variance between weekdays.
+
+    The variance between weekdays excludes the weekend effect. It is 0 if there is too little data to estimate it.
+    """
     out_PP = _leaving_out(1.0 / variance_P, columns_PK[:, :2], prior_K[:2])
     between = max(0.0, _excess(out_PP, value_P, variance_P) / float(np.trace(out_PP)))
     each_P7 = columns_PK[:, 2:]
     seen_PS = each_P7[:, each_P7.any(axis=0)]
     if len(value_P) < 2 * WEEK or seen_PS.shape[1] <= np.linalg.matrix_rank(columns_PK[:, :2]):
-        return between, 0.0  # too few periods, or too few different weekdays to separate them from the weekend effect
+        return between, 0.0  # too little data to separate weekdays from the weekend effect
     within_PP = _leaving_out(1.0 / variance_P, seen_PS, np.zeros(seen_PS.shape[1]))
     within = max(0.0, _excess(within_PP, value_P, variance_P) / float(np.trace(within_PP)))
     out_PP = _leaving_out(1.0 / (variance_P + within), columns_PK[:, :2], prior_K[:2])
@@ -137,9 +141,9 @@ def _variances(value_P: Floats, variance_P: Floats, columns_PK: Floats, prior_K:
 
 
 def _leaving_out(weight_P: Floats, columns_PK: Floats, prior_K: Floats) -> Floats:
-    """Return the matrix M with which y'M y is the weighted sum of squared residuals of y.
+    """Return the matrix M for which y'M y is the weighted sum of squared residuals of a regression of y.
 
-    The residuals are the differences between y and a weighted least-squares fit of the columns.
+    The regression fits y by the columns, with weighted least squares.
     """
     weighted_PK = columns_PK * weight_P[:, None]
     inverse_KK = np.linalg.inv(columns_PK.T @ weighted_PK + np.diag(prior_K))
@@ -147,15 +151,15 @@ def _leaving_out(weight_P: Floats, columns_PK: Floats, prior_K: Floats) -> Float
 
 
 def _excess(out_PP: Floats, value_P: Floats, variance_P: Floats) -> float:
-    """Return by how much the weighted sum of squared residuals exceeds its expected value under these variances."""
+    """Return how much larger the weighted sum of squared residuals is than the given variances imply."""
     return float(value_P @ out_PP @ value_P - np.diag(out_PP) @ variance_P)
 
 
 def _of_neighbours(deviation_P: Floats, hat_PP: Floats) -> float:
-    """Return the factor by which the variance between periods grows because neighbouring periods are correlated.
+    """Return the factor by which to increase the variance between periods because neighbouring periods are correlated.
 
-    The correlation of neighbouring residuals is biased downward, because the residuals come from a fitted model. So the
-    bias that independent periods would have is added to it.
+    The correlation is estimated from the residuals of a fitted model. This makes the estimate too low, so the expected
+    error for independent periods is added.
     """
     squares = float(deviation_P @ deviation_P)
     r = float(deviation_P[1:] @ deviation_P[:-1]) / squares if squares > 0.0 else 0.0

@@ -16,10 +16,9 @@ MAX_ROWS = 20_000  # size of a sample; more rows would hardly change the scores,
 def stretches(user_ids: pd.Series, share: float) -> Bools:
     """Select consecutive touchpoints of each user, which make up a fraction `share` of the user's touchpoints.
 
-    A hash of the user id chooses the first touchpoint, and the selection continues at the user's start if it passes the
-    end. So every touchpoint is equally likely. If the last touchpoints were always selected, some hours of the day
-    would be too frequent. If single touchpoints were selected, neighbouring touchpoints would look less alike than they
-    are.
+    A hash of the user id chooses the first touchpoint. After the user's last touchpoint, the selection continues with
+    the user's first one, so that every touchpoint is equally likely. If the last touchpoints were always selected, some
+    hours of the day would be too frequent. Single touchpoints would not show how similar neighbouring touchpoints are.
 
     Args:
         user_ids: User of each row. All rows of a user must be present, in time order.
@@ -38,10 +37,11 @@ def stretches(user_ids: pd.Series, share: float) -> Bools:
 
 
 def sample_users(frame: pd.DataFrame, rows: int = MAX_ROWS) -> pd.DataFrame:
-    """Return the rows of a sample of users: all rows of each selected user, about `rows` rows in total.
+    """Return all rows of a sample of users, about `rows` rows in total.
 
-    A hash of the user id decides, so the same users are selected in every period. A large log can be sampled in parts:
-    adding more users to a sample and sampling again gives the same result as sampling all users at once.
+    A hash of the user id selects the users, so the same users are selected in every period. A large log can be sampled
+    in parts: add the users of the next part to the sample, and sample again. The result is the same as for the whole
+    log.
     """
     if len(frame) <= rows:
         return frame

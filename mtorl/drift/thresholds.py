@@ -45,7 +45,7 @@ IMITATIONS = 400
 _BATCH = 50  # number of imitated periods that are scored in one call, which needs a few tens of MB
 ALPHA = 0.01  # probability that a period without drift raises an alarm in any column
 Thresholds = dict[tuple[str, str], float]
-"""By column, and method of the test."""
+"""Threshold of the score by column and name of the test."""
 
 
 class Size(NamedTuple):
@@ -58,7 +58,7 @@ class Size(NamedTuple):
 def measure(
     reference: pd.DataFrame, kinds: Mapping[str, str], size: Size, *, alpha: float, seed: int, imitations: int
 ) -> Thresholds:
-    """Measure the scores that a period without drift exceeds only with the probability `alpha`.
+    """Measure the score of each column and test that a period without drift rarely exceeds.
 
     Args:
         reference: The reference sample with its column user_id. It contains all rows of each user, in time order.
@@ -67,16 +67,16 @@ def measure(
         seed: Seed of the imitated periods.
 
     Returns:
-        The limit for each column and test, before the floor of the test is applied.
+        The limit of the score for each column and test. The floor of the test is not yet applied.
     """
     rng = np.random.default_rng(seed)
     asked: list[tuple[str, DriftTest]] = [(name, test) for name, kind in kinds.items() for test in asked_of(kind)]
     scorers = [test.scorer(reference[name]) for name, test in asked]
     journeys = _Journeys(reference["user_id"])
     scores = np.zeros((imitations, len(asked)))
-    # An imitated period can contain at most half of the users, and the rest is the reference. Both are smaller than the
-    # real period and the real reference, so the scores are noisier. Without drift, a score is proportional to the root
-    # of the noise, so the scores are scaled to the real sizes.
+    # An imitated period has at most half of the users, and is compared with the rest. Both have fewer users than the
+    # real period and the real reference, so their scores are noisier. Without drift, scores are proportional to the
+    # root of the noise, so scale them to the real sizes.
     held_out = min(size.users, journeys.users // 2)
     noise = 1 / held_out + 1 / (journeys.users - held_out)
     to_real_size = np.sqrt((1 / size.users + 1 / journeys.users) / noise)
@@ -120,9 +120,9 @@ class _Journeys:
         return (~in_period).astype(np.float64), kept.astype(np.float64)
 
     def _stretch(self, rng: np.random.Generator, share: float) -> Bools:
-        """Return a mask that selects consecutive touchpoints of each user: a fraction `share` of them.
+        """Return a mask of consecutive touchpoints of each user, a fraction `share` of the user's touchpoints.
 
-        A short period likewise contains only a part of a user's touchpoints.
+        They imitate a short period, which contains only a part of each user's touchpoints.
         """
         keep = np.floor(self._length * share + rng.random(self.users))
         start = rng.integers(0, self._length)
@@ -138,7 +138,10 @@ _AT_ONCE = 2
 
 @dataclass(frozen=True)
 class ThresholdGrid:
-    """The measured limits of each column and test for periods of several sizes (a grid of U x M sizes)."""
+    """The limits of the scores of each column and test, measured for periods of several sizes.
+
+    The sizes form a grid of U numbers of users and M numbers of rows per user.
+    """
 
     users_U: Floats  # numbers of users in a period, ascending
     rows_M: Floats  # mean numbers of rows per user, ascending
@@ -164,7 +167,7 @@ class ThresholdGrid:
     def at(self, size: Size, kinds: Mapping[str, str]) -> Thresholds:
         """Return the thresholds for a period of any size, interpolated between the sizes of the grid.
 
-        The false-alarm rate is alpha if all columns of the grid are tested, and lower if only some are tested.
+        If only some columns of the grid are tested, the false-alarm rate is lower than alpha.
 
         Args:
             kinds: Name of each column to test -> "numeric" or "categorical". Columns without a measured limit are left
@@ -198,17 +201,17 @@ class ThresholdGrid:
 
 
 def _interpolated(limits_UM: Floats, of_users: _Weights, of_rows: _Weights) -> float:
-    # The limit of a column that never varies is 0, and its logarithm is minus infinity. The limit of a missing share
-    # can be negative, and is set to 0.
+    # A limit of 0, of a column that never varies, has the logarithm minus infinity. The limit of a rise of missing
+    # values can be negative, and is set to 0.
     with np.errstate(divide="ignore"):
         logs_UM = np.log(np.maximum(limits_UM, 0.0))
     return float(np.exp(_mean(_mean(logs_UM.T, of_users), of_rows)))
 
 
 def _weights(grid: Floats, value: float) -> _Weights:
-    """Return the two grid points next to `value`, with their weights for an interpolation in the logarithm of `value`.
+    """Return the two grid points next to `value`, with their weights for an interpolation on a logarithmic scale.
 
-    If `value` is beyond the grid, the result is the last grid point with the weight 1.
+    If `value` is outside the grid, the result is the nearest grid point with the weight 1.
     """
     place = float(np.interp(np.log(value), np.log(grid), np.arange(len(grid))))
     low = int(place)
@@ -218,6 +221,6 @@ def _weights(grid: Floats, value: float) -> _Weights:
 def _mean(values: Floats, weights: _Weights) -> Floats:
     """Return the weighted mean over the last axis.
 
-    Only points with a weight are summed, because 0 times an infinite value would be NaN.
+    Only values with a weight are summed, because the product of 0 and an infinite value would be NaN.
     """
     return np.asarray(sum(weight * values[..., at] for at, weight in weights))

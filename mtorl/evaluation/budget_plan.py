@@ -34,11 +34,13 @@ from mtorl.runtime import progress
 from mtorl.runtime.errors import InputError
 
 SHARES = (0.5, 0.75, 1.0, 1.5, 2.0)
-"""Fractions of the budget for which the curve is computed, with today's spend and MORE; it is interpolated between."""
+"""Fractions of the budget for which the curve of gain by spend is computed. The curve also has the current spend and
+the budget MORE, and is interpolated between these points."""
 MORE = 1.2
 NOTHING_BOUGHT = 2.0**40  # a price at which only exploration spends
 _RESAMPLES = 400
-# Quantiles of the standard normal distribution. Random draws from it would not have a mean of exactly 0.
+# Evenly spaced quantiles of the standard normal distribution replace random draws. Unlike the mean of random draws,
+# their mean is exactly 0, so they do not shift a forecast.
 _NORMAL_R = ndtri((np.arange(_RESAMPLES) + 0.5) / _RESAMPLES)
 _NEAR = 0.05  # the curve's slope at a spend is measured between 95 % and 105 % of this spend
 _LEAST = 1e-12  # smallest divisor, because the total spend or gain can be 0
@@ -54,7 +56,9 @@ class Traffic:
 
     @classmethod
     def of(cls, by_day: Sequence[float], days: float) -> Traffic:
-        """Forecast the number of decisions in the next `days` days, as if the days were independent of each other.
+        """Forecast the number of decisions in the next `days` days from the numbers of earlier days.
+
+        The forecast treats the days as independent, so it ignores trends and weekdays.
 
         Args:
             by_day: Number of decisions on each whole day of a log.
@@ -77,7 +81,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Part:
-    """Planned spend and gain of one channel of a campaign, and today's spend scaled to the length of the period."""
+    """The planned spend and gain of one channel in one campaign, with its logged spend for comparison.
+
+    The logged spend (`today_spend`) is scaled to the length of the planned period.
+    """
 
     campaign: str
     channel: str
@@ -88,15 +95,19 @@ class Part:
 
 @dataclass(frozen=True)
 class BudgetPlan:
-    """The plan for spending a budget in a period, with today's spend and a larger budget for comparison."""
+    """The plan for a budget: its expected gain, and its split over campaigns and channels.
+
+    For comparison, the plan also contains the logged spend and a budget that is 20 % larger.
+    """
 
     traffic: Traffic
     today: Point  # logged spend and gain, scaled to the length of the period
-    today_planned: float  # gain that the curve forecasts for today's spend; should be close to today's logged gain
-    chosen: Point  # spend and gain under the budget
-    more: Point  # spend and gain under MORE times the budget
-    added: float  # gain of `more` minus gain of `chosen`
-    added_ci: list[float]  # 95 % interval of `added`; each resample has the same users for both budgets
+    # gain that the curve forecasts for the logged spend; the forecasts are good if it is close to the logged gain
+    today_planned: float
+    chosen: Point  # spend and expected gain if the whole budget is available
+    more: Point  # spend and expected gain if the budget is MORE (1.2) times as large
+    added: float  # expected extra gain of the larger budget
+    added_ci: list[float]  # 95 % interval of `added`
     curve: list[Point]
     split: list[Part]
     left_over: float  # part of the budget (currency units) that stays unspent, because more exposures gain nothing
@@ -104,7 +115,10 @@ class BudgetPlan:
 
 @dataclass(frozen=True)
 class Curve:
-    """The expected gain as a function of the spend, both per decision, interpolated between K replayed prices."""
+    """The expected gain per decision, as a function of the spend per decision.
+
+    Decisions are replayed at K prices. Between the K resulting points, the curve is interpolated.
+    """
 
     spend_K: Floats  # ascending
     gain_K: Floats
@@ -114,7 +128,7 @@ class Curve:
     def through(cls, spend_K: Floats, gain_K: Floats, price_K: Floats) -> Curve:
         """Create a curve through the given points on which a higher spend never has a lower gain.
 
-        Noise in the replays can make the gain fall although the spend rises. The curve is flat there.
+        Noise in the replays can make the gain fall although the spend rises. In this case, the curve is flat instead.
         """
         order = np.argsort(spend_K, kind="stable")
         spend_K, first = np.unique(spend_K[order], return_index=True)
@@ -154,7 +168,7 @@ def budget_plan(replay: Replay, rows: pd.DataFrame, budget: float, traffic: Traf
     if (replay.gain_B < 0).any() or not replay.gain_B.any():
         raise InputError("the log's exposures earned nothing, or some lost: there is no calibrated gain to plan with")
     today_spend = float(rows["cost"].sum()) / len(rows) * traffic.decisions
-    # A budget above the spend at price 0 can't be spent, so the curve ends at that spend.
+    # The policy spends most at price 0. A larger budget can't be spent, so the curve ends at that spend.
     reached = min(budget, spend_of(replay, 0.0) * traffic.decisions)
     budgets = sorted({*(share * reached for share in SHARES), budget, MORE * budget, today_spend})
     explored = spend_of(replay, NOTHING_BOUGHT) * traffic.decisions
@@ -182,19 +196,25 @@ def budget_plan(replay: Replay, rows: pd.DataFrame, budget: float, traffic: Traf
 
 @dataclass(frozen=True)
 class Curves:
-    """The curve of gain by spend for all users, and one such curve for each resample of the users."""
+    """The curve of expected gain by spend, for all users and for each bootstrap resample of the users."""
 
     played: list[Played]
     prices: list[float]
     whole: Curve
     resampled: list[Curve]
     decisions_R: Floats
-    chance_R: Floats  # observed minus expected gain in each resample, divided by the root of the expected gain
+    chance_R: Floats  # (observed gain - expected gain) / sqrt(expected gain), drawn at random for each resample
     traffic: Traffic
 
     @classmethod
     def of(cls, replay: Replay, spends: Sequence[float], traffic: Traffic) -> Curves:
-        """Replay the users' journeys once for each spend, at the price that leads to this spend per decision."""
+        """Replay the users' journeys once for each spend, and create the curves from the results.
+
+        Each replay uses the price at which the policy is expected to spend the given amount.
+
+        Args:
+            spends: Currency units per decision.
+        """
         prices = sorted({price_of(replay, spend) for spend in spends}, reverse=True)
         played = []
         for turn, price in enumerate(prices):
@@ -202,7 +222,8 @@ class Curves:
             played.append(replay.at(price))
         users = UserResamples(replay.user_B, _RESAMPLES, replay.seed)
         gain_U = np.bincount(users.code_B, replay.gain_B, users.users)
-        dispersion = float(gain_U.var() * users.users / gain_U.sum())  # variance of the total gain / total gain
+        # variance of the total gain, divided by the total gain
+        dispersion = float(gain_U.var() * users.users / gain_U.sum())
         random = np.random.default_rng([replay.seed, 1])
 
         def curve(weight_B: Floats) -> Curve:
@@ -239,15 +260,19 @@ class Curves:
 
 
 def spend_of(replay: Replay, price: float) -> float:
-    """Return how much the policy spends per decision at a price, if users have the history in the log."""
+    """Return how much the policy is expected to spend per decision at a price.
+
+    The decisions are not replayed: users keep the history in the log, although other prices would change it.
+    """
     made = replay.as_logged(price)
     return float((made.exposing_BC * made.cost_BC).sum(axis=1).mean())
 
 
 def price_of(replay: Replay, spend: float) -> float:
-    """Return the price at which the policy spends `spend` per decision, if users have the history in the log.
+    """Return the price at which the policy is expected to spend `spend` per decision.
 
-    Returns 0 if the policy spends no more than `spend` even at price 0.
+    Returns 0 if the policy spends no more than `spend` even at price 0. The decisions are not replayed: users keep the
+    history in the log.
     """
     low, high = 0.0, 1.0
     if spend_of(replay, low) <= spend:
@@ -277,8 +302,8 @@ def _split(replay: Replay, rows: pd.DataFrame, curves: Curves, chosen: Point) ->
     low, share = int(at), at - int(at)
     high = min(low + 1, len(order) - 1)
     spend_GC, gain_GC = ((1 - share) * of[order[low]] + share * of[order[high]] for of in (spends, gains))
-    # The curve is interpolated by a smooth function and the split by straight lines, so their totals differ slightly.
-    # Scale the parts so that they add up to the spend and gain of the curve.
+    # The curve is interpolated smoothly, but the values of each campaign and channel linearly, so their totals differ
+    # slightly. Scale these values so that they add up to the spend and gain of the curve.
     spend_GC *= chosen.spend / max(spend_GC.sum(), _LEAST)
     gain_GC *= chosen.gain / max(gain_GC.sum(), _LEAST)
     shown_BC = np.eye(len(channels))[replay.channel_B] * rows["cost"].to_numpy(dtype=np.float64)[:, None]

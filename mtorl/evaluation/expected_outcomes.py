@@ -62,16 +62,17 @@ class ExpectedOutcomes:
 
 
 Fit = Callable[[Windows, Windows, Encoder, int], Any]
-"""`mtorl.baselines.lightgbm.fit_outcomes`: takes training windows, early-stopping windows, the encoder and a seed."""
+"""Type of `mtorl.baselines.lightgbm.fit_outcomes`, which fits a model of outcomes from training windows, windows for
+early stopping, the encoder and a seed."""
 
 
 def second_opinion(
     windows: str, moments: Windows, users_B: Users, encoder: Encoder, fit: Fit, seed: int
 ) -> ExpectedOutcomes | None:
-    """Forecast the outcomes of exposures at decisions of test users, with models that were trained on other test users.
+    """Forecast the gain and cost of exposures on test users, with models that were trained on other test users.
 
     Args:
-        windows: Folder of windows. The models are trained on test users, and stopped early on validation users.
+        windows: Folder of windows. The models are trained on its test users, and stopped early on its validation users.
         moments: Windows of the B decisions to forecast.
 
     Returns:
@@ -124,7 +125,7 @@ def mean_and_doubt(
 
 
 def thinned(cost_X2: Floats, budget_X1: Floats) -> Floats:
-    """Return the fraction of its exposures that each arm can afford with the budget (1 if the arm costs less)."""
+    """Return the fraction of each arm's exposures that the budget pays for; 1 if the budget pays for all exposures."""
     return np.where(cost_X2 > budget_X1, budget_X1 / cost_X2, 1.0)
 
 
@@ -136,14 +137,14 @@ def doubts(
     share_2: Floats,
     budget_1: Floats,
 ) -> tuple[Floats, float]:
-    """Bound the errors that wrong forecasts cause in the value of each arm, and in the difference of the two values.
+    """Return how much wrong forecasts can change the value of each arm, and the difference of the two values.
 
     Args:
-        left_2BC: Probability of each exposure that is valued by forecasts only; 0 for all other exposures.
+        left_2BC: Each arm's probability of the exposures that are valued by forecasts; 0 for all other exposures.
         half: Half of the difference between the forecasts of the two models, with its sign.
         gain_2: Gain per opportunity of each arm before the budget limits its exposures.
         cost_2: Cost per opportunity of each arm before the budget limits its exposures.
-        share_2: Fraction of its exposures that each arm can afford with the budget.
+        share_2: Fraction of each arm's exposures that the budget pays for.
     """
     by_gain_2, by_cost_2 = (
         np.array([_by_channel(left_BC * half_BC) for left_BC in left_2BC]) for half_BC in (half.gain_BC, half.cost_BC)
@@ -151,8 +152,8 @@ def doubts(
     with np.errstate(divide="ignore", invalid="ignore"):
         most_2, least_2 = (thinned(cost_2 + sign * by_cost_2, budget_1) for sign in (-1, 1))
         by_share_2 = np.abs(gain_2) * np.maximum(most_2 - share_2, share_2 - least_2)
-    # The error of the difference is a convex function of the fractions of exposures that the two arms can afford. So
-    # it is largest if each fraction has its smallest or its largest value.
+    # The error of the difference is a convex function of `of_challenger` and `of_incumbent`. So it is largest where
+    # each of them has its smallest or its largest value.
     challenger_BC, incumbent_BC = left_2BC
     apart = max(
         _by_channel((of_challenger * challenger_BC - of_incumbent * incumbent_BC) * half.gain_BC)
@@ -162,21 +163,26 @@ def doubts(
 
 
 def _by_channel(half_BC: Floats) -> float:
-    """Return a bound of the error per row, if the rows' errors on one channel can cancel, but those of channels can't.
+    """Return the absolute mean error of each channel, summed over the channels.
 
-    It is the sum of the absolute total error of each channel, divided by the number of rows.
+    Errors of different rows can cancel if they are on the same channel. Errors of different channels are assumed to add
+    up.
+
+    Args:
+        half_BC: Error of each exposure.
     """
     return float(np.abs(half_BC.sum(axis=0)).sum()) / len(half_BC)
 
 
 def unsure_of(left_2BC: Sequence[Floats], forecasts: Sequence[ExpectedOutcomes], error_C: Floats) -> Floats:
-    """Return how uncertain the second model's forecasts are, because it was trained on a limited number of users.
+    """Return how much the values vary because the second model was trained on a limited number of users.
 
-    The uncertainty is estimated by a jackknife: each of the FOLDS models was trained without one fold of the users, and
-    their forecasts differ (delete-one-group jackknife, FOLDS - 1 degrees of freedom).
+    The second model exists in FOLDS versions, each trained without one fold of the users. The variation is estimated
+    from the differences between the forecasts of these versions (jackknife with FOLDS - 1 degrees of freedom).
 
     Args:
-        left_2BC: Probability of each exposure that is valued by forecasts only, after the budget has limited exposures.
+        left_2BC: Each arm's probability of the exposures that are valued by forecasts, after the budget has limited the
+            exposures.
         forecasts: The forecasts of the first and the second model. Without a second model, the result is 0.
         error_C: Standard error of the mean gain of each channel in the log.
 

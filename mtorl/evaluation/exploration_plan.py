@@ -57,13 +57,13 @@ class Option:
     cost: float  # gain per decision that is lost by exploring, according to the model
     cost_share: float  # `cost` as a fraction of the gain without exploration
     impossible: float  # fraction of the next model's exposures that this option never makes
-    forecast: float  # fraction of the next model's exposures that only forecasts can value, including `impossible`
+    forecast: float  # fraction of the next model's exposures that are too rare in the log and are valued by forecasts
     # Number of decisions after which the log shows a difference of `lift`, counting all users. None if it never does.
     told_after: float | None
 
     @property
     def judged(self) -> bool:
-        """Whether the gate would use a log with this exploration to decide on the next model."""
+        """Whether the gate would accept a log with this exploration as a basis for its decision on the next model."""
         return self.told_after is not None and self.impossible <= MAX_IMPOSSIBLE
 
 
@@ -72,8 +72,9 @@ class ExplorationPlan:
     """All options for exploration, and a comparison of the serving policy with the next policy."""
 
     decisions: int
-    # How alike the actions of both policies are without exploration: 1 minus the total variation distance. An action is
-    # an exposure of one channel, or no exposure.
+    # Similarity of the serving policy and the next policy, both without exploration; 1 if they act alike. It is 1 minus
+    # the total variation distance between their action probabilities. An action is an exposure of one channel, or no
+    # exposure.
     overlap: float
     gain: float  # gain per decision of the serving policy without exploration, according to the model
     lift: float  # difference in gain that the log must be able to show, as a fraction of `gain`
@@ -81,9 +82,10 @@ class ExplorationPlan:
 
     @property
     def best(self) -> Option | None:
-        """The cheapest option that lets the log show the difference `lift`, or None if no option does.
+        """The cheapest option whose log shows the difference `lift`, or None if no option does.
 
-        The cost is summed until the log shows the difference. It includes the lift that is lost while waiting.
+        The cost is the gain that is lost until the log shows the difference. Gain is lost by random decisions, and by
+        serving the old policy for longer if the next one is better by `lift`.
         """
 
         def cost(option: Option) -> float:
@@ -101,15 +103,16 @@ def exploration_plan(
     lift: float = 0.05,
     shares: Sequence[float] = SHARES,
 ) -> ExplorationPlan:
-    """Compare ways to explore: how much gain each loses, and how soon the log can then evaluate the target policy.
+    """Compare ways to explore: the gain that each loses, and how soon its log is enough to evaluate a target policy.
 
     Args:
-        served: The policy that makes the decisions, without exploration.
-        target: The policy to evaluate from the log of these decisions.
+        served: The serving policy, without exploration.
+        target: The next policy, which will be evaluated from the log of the serving policy.
         forecast: Expected gain and cost of each exposure, according to a model.
-        held_out: Fraction of the decisions that belong to users held out for evaluation.
+        held_out: Fraction of the decisions that can be used for the evaluation, because their users are held out from
+            the training.
         dispersion: Variance of a gain divided by its mean; 1 for rare events such as clicks.
-        lift: Difference between the policies that the log must be able to show, as a fraction of the serving policy's
+        lift: Smallest difference between the two policies that the log must show, as a fraction of the serving policy's
             gain.
         shares: Fractions of the decisions that are random. A share of 0 is listed once, not for each scope.
     """
@@ -154,7 +157,7 @@ def plan_for(rows: pd.DataFrame, model: str | Path, lift: float = 0.05) -> Explo
     Args:
         rows: Logged decisions of the arm, as read by `served_decisions`.
         model: Artifact folder of the policy to evaluate. Its price is set so that it spends as much as the arm.
-        lift: Difference that the log must be able to show, as a fraction of the gain of the arm.
+        lift: Smallest difference that the log must show, as a fraction of the gain of the arm.
 
     Raises:
         WindowError: The model needs columns that the decisions lack.
@@ -208,10 +211,12 @@ def _choices(shares: Sequence[float]) -> list[tuple[float, ExplorationScope]]:
 
 
 def with_exploration(served: PolicyOnLog, scope: ExplorationScope, share: float) -> Floats:
-    """Return the probability (B, C) that the policy draws and exposes each channel if it explores.
+    """Return the probability (B, C) of an exposure on each channel if a policy explores.
 
     Args:
-        scope: The random part of an explored decision: its channel, its exposure, or both (`policy.exploration`).
+        served: The policy without exploration.
+        scope: What exploration does in a random decision: draw a random channel, always expose, or both
+            (`policy.exploration`).
         share: Fraction of the decisions that are explored.
     """
     probs_BC, shows_BC = served.probs_BC, served.expose_BC

@@ -32,17 +32,20 @@ from mtorl.evaluation.value_difference import ARMS
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.message import Message
 
-# Reject the estimate if the logging policy could never have made more than this share of an arm's exposures.
+# Exposures that the logging policy could never have made have no outcomes in the log. If they are more than this share
+# of an arm's exposures, the estimate is rejected.
 MAX_IMPOSSIBLE = 0.05
 
 # With fewer users, the gate rejects: it can't measure how much users differ, even if they made many decisions.
 MIN_USERS = 20
 
 MIN_ESS, MIN_ESS_ROWS = 0.01, 100
-"""Smallest effective sample size of either arm: as a fraction of rows, and as a number of rows."""
+"""Smallest effective sample size with which the gate accepts an estimate, for each of the two models: as a fraction of
+the rows, and as a number of rows."""
 
 MARGIN = 0.02
-"""How far the lower bound may be below our own last model's value, as a fraction of that value."""
+"""Accepted loss, if the incumbent is our own last model: the lower bound of the lift may be below 0 by this fraction of
+the incumbent's value."""
 
 
 def gate_report(evaluation: Mapping[str, Any], min_lift: float = 0.0, margin: float = MARGIN) -> GateReport:
@@ -51,7 +54,8 @@ def gate_report(evaluation: Mapping[str, Any], min_lift: float = 0.0, margin: fl
     Args:
         evaluation: The result of `evaluate_offline`, or the same read from JSON.
         min_lift: Least improvement over the incumbent, in gain per opportunity.
-        margin: How much worse than our own last model the challenger may be, as a fraction of that model's value.
+        margin: If the incumbent is our own last model, how much worse the challenger may be, as a fraction of the
+            incumbent's value.
 
     Raises:
         InputError: The margin is not a fraction. A margin of 2, meant as 2 %, would promote nearly any challenger.
@@ -73,7 +77,9 @@ def gate_report(evaluation: Mapping[str, Any], min_lift: float = 0.0, margin: fl
 def gate(
     estimate: Mapping[str, Any], min_lift: float = 0.0, margin: float | None = None
 ) -> tuple[GateDecision, Message]:
-    """Decide whether the challenger is promoted, by the table in the module's docstring; return the reason, too.
+    """Return whether the challenger is promoted, rejected or tested in an experiment, and the reason.
+
+    The table in the docstring of the module lists the rules.
 
     Args:
         estimate: Result of `value_difference`, or the same read from JSON.

@@ -34,7 +34,8 @@ from scipy.special import log_softmax
 from mtorl.arrays import Bools, Floats, Ints
 from mtorl.evaluation.resamples import UserResamples, interval
 
-# Computes a metric from one weight per row. Returns NaN if the metric is not defined for these rows.
+# A function that computes a metric, given a weight for each row. It returns NaN if the metric is undefined for these
+# rows.
 Metric = Callable[[Floats], float]
 
 METRICS = (
@@ -53,7 +54,7 @@ _TINY = 1e-12  # avoids log(0) and division by zero
 
 
 class Comparison(TypedDict):
-    """Metrics of several predictors on the same rows, and their differences from one predictor, the yardstick.
+    """Metrics of several predictors on the same rows, and their differences from a reference predictor, the yardstick.
 
     All values can be written as JSON.
     """
@@ -73,15 +74,17 @@ class LoggedTargets:
     # Mask of the rows that count as positive in `reward_auc`. By default, these are the rows with a reward label of at
     # least 0.5, which is correct if the gain is binary. For any other gain, pass a condition such as `revenue > 0`.
     positive_B: ArrayLike | None = None
-    # Mask of the rows on which the action head is evaluated; by default, all rows. Exclude decisions that our own
-    # policies made, because the action head is not trained to predict them.
+    # Mask of the rows on which the action head is evaluated; by default, all rows. Leave out decisions that our own
+    # policies made: the action head is not trained to predict them.
     clone_B: ArrayLike | None = None
 
 
 def evaluate(
     logits_BC: ArrayLike, reward_BC: ArrayLike | None, targets: LoggedTargets, seed: int, resamples: int = 200
 ) -> dict[str, Any]:
-    """Return the METRICS of one predictor's action head and reward head, each with a 95 % interval under `NAME_ci`.
+    """Return all METRICS of one predictor, each with its 95 % interval.
+
+    The interval of the metric NAME is stored under the key NAME_ci.
 
     Args:
         logits_BC: Output of the action head.
@@ -151,9 +154,14 @@ def top_label(logits_BC: ArrayLike, channel_B: ArrayLike) -> tuple[Floats, Bools
 
 
 def calibration_error(predicted_B: ArrayLike, actual_B: ArrayLike) -> float:
-    """Return the calibration error of predictions in [0, 1], given the outcomes that were predicted.
+    """Return the calibration error of predictions in [0, 1].
 
-    The docstring of the module defines the calibration error.
+    The rows are divided into ten bins by their prediction. The error is the absolute difference between the mean
+    prediction and the mean outcome of a bin, averaged over the bins.
+
+    Args:
+        predicted_B: Prediction for each row.
+        actual_B: Outcome of each row.
     """
     predicted, actual = np.asarray(predicted_B, dtype=np.float64), np.asarray(actual_B, dtype=np.float64)
     return _calibration_error(predicted, actual)(np.ones(len(predicted)))
@@ -189,11 +197,10 @@ def realised_auc(probability_N: ArrayLike, success_N: ArrayLike) -> float:
 
 
 def expected_auc(probability_N: ArrayLike) -> float:
-    """Estimate the area under the ROC curve before the outcomes are known; NaN if there are no decisions.
+    """Estimate the area under the ROC curve of predictions whose outcomes are still unknown; NaN without predictions.
 
-    A decision with the predicted probability p counts as a success with weight p and as a failure with weight 1 - p
-    ("confidence-based performance estimation", NannyML). The estimate is only as good as the probabilities are
-    calibrated.
+    Each prediction p counts as a success with the weight p, and as a failure with the weight 1 - p ("confidence-based
+    performance estimation", NannyML). The estimate is wrong if the predictions are not calibrated.
     """
     p_N = np.clip(np.asarray(probability_N, dtype=np.float64), 0.0, 1.0)
     if not len(p_N):

@@ -2,9 +2,9 @@
 
     result = evaluate_artifact(artifact, table, yardstick, seed=0, only_new=False)
 
-If the log does not contain the probability with which each channel was chosen (its propensity), these probabilities are
-estimated by the method that the description of the data set names. The propensities of one half of the users are
-estimated from the other half, so that no row contributes to its own propensity.
+The evaluation needs the propensity of each row: the probability with which the logged channel was chosen. If the log
+does not contain propensities, they are estimated by the method in the description of the data set. The propensities of
+one half of the users are estimated from the other half, so that no row contributes to its own propensity.
 
 Shapes: B rows, C channels.
 """
@@ -71,7 +71,8 @@ def evaluate_artifact(
         known, example = int(training_U.sum()), users[training_U][0]
         raise KnownUsersError(messages.KNOWN_USERS(known=known, users=len(users), example=example))
     new_B = ~table.rows["user_id"].isin(users[training_U]).to_numpy()
-    # Build the windows by the data set description in the artifact, which names the columns that the model reads.
+    # Build the windows with the artifact's own description of the data set, because it lists the columns that the model
+    # reads.
     judged = replace(table, spec=artifact.spec, rows=table.rows.assign(split=np.where(new_B, "test", "left out")))
     windows, rows = judged.on_demand("test", targets=True), judged.rows[new_B]
     logged_labels = labels(windows, artifact.encoder)
@@ -134,18 +135,19 @@ def evaluate_artifact(
 
 
 def _at_spend(spend: float, forecast: Forecast, params: PolicyParams) -> PolicyParams:
-    """Return `params` with the price at which a policy with other forecasts is expected to spend `spend` per row.
+    """Return `params` with the price at which a policy with these forecasts is expected to spend `spend` per row.
 
-    The scale of utility is also computed again from these forecasts.
+    The scale of utility is also computed from these forecasts.
     """
     scaled = replace(params, utility_scale=utility_scale(forecast))
     return replace(scaled, price=policy_price(forecast, scaled, max(spend, np.finfo(np.float64).tiny)))
 
 
 def _best_constant(table: WindowTable, wanted_B: Bools) -> Ints | None:
-    """Return for each row the channel with the highest mean gain among the users of the other half.
+    """Return for each row the channel with the highest mean gain, estimated from other users.
 
-    The mean gains are SNIPS estimates. Returns None if the log can't be used to estimate them.
+    The users are divided into two halves, and the rows of one half get the best channel of the other half. Returns None
+    if the log can't be used to estimate the mean gains.
     """
     spec, half_B = table.spec, folds_of(table.rows["user_id"], 2)
     best_B = np.zeros(len(half_B), dtype=np.int64)

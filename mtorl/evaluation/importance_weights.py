@@ -23,7 +23,8 @@ from mtorl.evaluation.resamples import interval
 from mtorl.runtime.message import Message
 
 MAX_WEIGHT_ERROR = 0.05
-"""Allowed distance of the mean weight from 1. The weights are rejected if the whole interval is further away."""
+"""Allowed distance of the mean importance weight from 1. If the whole confidence interval of the mean is further away,
+the weights are rejected."""
 
 
 class WeightSummary(TypedDict):
@@ -43,8 +44,8 @@ def weight_summary(weight_B: Floats, count_B: Floats, mean_weight_R: Floats) -> 
 
     Args:
         weight_B: Importance weight of each row.
-        count_B: 1 for each row that counts, 0 for each row that is left out. The reason for leaving out a row must not
-            depend on the channel of the row.
+        count_B: 1 for each row to use, 0 for each row to leave out. Rows must not be left out because of their channel,
+            because this would bias the mean weight.
         mean_weight_R: Mean weight in each resample of the users, for the 95 % interval.
     """
     rows, ess = effective_size(count_B), effective_size(count_B * weight_B)

@@ -4,9 +4,9 @@
     incumbent = LoggedIncumbent.named_in("incumbent")              # None if the folder contains an artifact
     decisions = incumbent.decisions("windows", spec)
 
-We can't compute how this incumbent would decide in any given state; the log only has its probabilities at the decisions
-that it made. So both policies are compared at these decisions: the value of the incumbent is estimated on-policy, and
-the value of the challenger off-policy. An earlier version of the incumbent counts as a different policy.
+We can't compute how this incumbent would decide in any given state. The log contains its probabilities, but only for
+the decisions that it made. So both policies are compared at these decisions: the value of the incumbent is estimated
+on-policy, and the value of the challenger off-policy. An earlier version of the incumbent is a different policy.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _ARMS = ("incumbent", "outside")  # the incumbent also decides for users outside
 class LoggedIncumbent:
     """An incumbent that serves users and has no artifact, identified by its name in the decision records."""
 
-    policy: str  # the incumbent's digest in the records or, if it has none, its name and version
+    # identifies the incumbent in decision records: the digest of its model, or its name and version if it has no digest
+    policy: str
 
     @classmethod
     def named_in(cls, folder: str | Path) -> LoggedIncumbent | None:
@@ -38,21 +39,21 @@ class LoggedIncumbent:
         return cls(**json.loads(path.read_text())) if path.exists() else None
 
     def write(self, windows: str, folder: str) -> None:
-        """Write a folder that names this incumbent, where the pipeline expects the folder of an artifact.
+        """Write a folder with the name of this incumbent, which the pipeline accepts in place of an artifact.
 
         Raises:
-            WindowError: `windows` contains too few decisions of the incumbent. The check is made here, before the
-                challenger is trained, because the training would be wasted.
+            WindowError: `windows` contains too few decisions of the incumbent. This is checked before the challenger is
+                trained, because the challenger could not be evaluated.
         """
         self.decisions(windows, DatasetSpec.load(Path(windows) / DATASET_FILE))
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / _FILE).write_text(json.dumps(asdict(self)))
 
     def decisions(self, windows: str, spec: DatasetSpec) -> Opportunities:
-        """Return the incumbent's decisions for test users, if they have all data that the evaluation needs.
+        """Return the incumbent's logged decisions for test users.
 
         Raises:
-            WindowError: There are too few such decisions, or none of them led to an exposure.
+            WindowError: There are too few decisions, or none of them led to an exposure.
         """
         found, own = Opportunities.load(windows, spec, "test"), None
         if found is not None:

@@ -21,14 +21,16 @@ from numpy.typing import ArrayLike, NDArray
 from mtorl.arrays import Bools, Floats, Ints
 
 MAX_EXCESS, MAX_EXCESS_ERRORS = 0.2, 4.0
-"""Excess of a channel's rows that is no contradiction: as a fraction, and as a number of standard errors."""
+"""Tolerance for a channel that has more rows than the logged probabilities predict, as a fraction and as a number of
+standard errors. A larger excess means that the probabilities are wrong."""
 
 
 @dataclass(frozen=True)
 class PolicyOnLog:
-    """The choices that a policy would make at each row of a log. `decision.action_probabilities` computes both fields.
+    """The probabilities with which a policy would draw and expose each channel, at each row of a log.
 
     The policy first draws a channel, and then decides whether to expose the drawn channel.
+    `decision.action_probabilities` computes the probabilities of both steps.
     """
 
     probs_BC: Floats  # probability of drawing each channel
@@ -47,9 +49,10 @@ class PolicyOnLog:
 
     @classmethod
     def recorded(cls, probs_BC: Floats, expose_BC: Floats) -> PolicyOnLog:
-        """Create a policy from the probabilities in decision records, and rescale them so that they sum to 1.
+        """Create a policy from the probabilities in decision records.
 
-        A probability of NaN means that the channel was never drawn, and counts as 0.
+        A probability of NaN means that the channel could not be drawn, so it counts as 0. The probabilities of drawing
+        the channels are then rescaled so that they sum to 1 in each row.
         """
         known_BC = np.nan_to_num(probs_BC)
         return cls(known_BC / known_BC.sum(axis=1, keepdims=True), np.clip(np.nan_to_num(expose_BC), 0.0, 1.0))
@@ -119,7 +122,8 @@ class LoggedRows:
     def errors_of_means(self, channels: int) -> Floats:
         """Return the standard error (C,) of the mean gain of each channel.
 
-        The standard deviation of the gain is taken from all channels together, because a channel may have few rows.
+        Some channels have too few rows for a standard deviation of their own, so all channels use that of all
+        exposures.
         """
         shown_B = slice(None) if self.exposure is None else self.exposure.exposed_B
         counts_C = np.bincount(self.channel_B[shown_B], minlength=channels)
@@ -129,9 +133,10 @@ class LoggedRows:
     def overexposed_channel(self) -> tuple[int, int, float] | None:
         """Find a channel that has clearly more rows in a touchpoint log than its propensities imply.
 
-        If a channel is chosen with the propensity p, the mean of 1 / p over the rows of the channel, and of 0 over all
-        other rows, is 1. If the mean is larger, the propensities are wrong, or exposures of other channels are missing
-        from the log. A mean below 1 is not an error, because the channel may have been impossible in some rows.
+        For each channel, a row counts 1 / propensity if it has the channel, and 0 if it has another channel. The mean
+        over all rows is 1 if the propensities are correct. If the mean is larger, the propensities are wrong, or
+        exposures of other channels are missing from the log. A mean below 1 is not an error, because the channel may
+        have been impossible in some rows.
 
         Returns:
             Index of the channel, its number of rows, and the number that its propensities imply. None if the log has no
@@ -146,8 +151,8 @@ class LoggedRows:
         for channel in range(channels):
             implied_B = np.where(self.channel_B == channel, 1.0 / self.propensity_B, 0.0)
             excess_C[channel] = implied_B.sum() / rows - 1.0
-            # If the propensities ignore what a user prefers, the errors in the rows of one user are alike. So compute
-            # the variance for independent rows and for independent users, and use the larger one.
+            # If the propensities ignore what a user prefers, they have similar errors in all rows of the user. So
+            # compute the variance for independent rows and for independent users, and use the larger one.
             squares = (implied_B**2).sum(), ((np.bincount(user_B, implied_B) - rows_U) ** 2).sum()
             error_C[channel] = np.sqrt(max(squares)) / rows
         worst = int((excess_C - MAX_EXCESS_ERRORS * error_C).argmax())
@@ -157,18 +162,20 @@ class LoggedRows:
         return worst, count, count / (1.0 + float(excess_C[worst]))
 
     def weight(self, policy: PolicyOnLog) -> Floats:
-        """Return the importance weight (B,) of each row for a policy, without regard to exposures.
+        """Return the importance weight (B,) of the channel that was drawn in each row.
 
-        It is the policy's probability of drawing the logged channel, divided by the log's probability (the propensity).
+        The weight is the policy's probability of drawing the channel, divided by the log's probability (the
+        propensity). It does not depend on whether the channel was then exposed.
         """
         weight_B: Floats = policy.probs_BC[self.at_channel] / self.propensity_B
         return weight_B
 
     def exposure_weight(self, policy: PolicyOnLog | None = None) -> Floats:
-        """Return the importance weight (B,) of each row's exposure for a policy, or 0 if the row has no exposure.
+        """Return the importance weight (B,) of the exposure in each row; 0 if the row has no exposure.
 
         The weight is the policy's probability of drawing and exposing the logged channel, divided by the log's
-        probability of the same. If `policy` is None, the policy draws channels as the log does, and always exposes.
+        probability of doing the same. If `policy` is None, the weights are those of a policy that draws channels as the
+        log does, and always exposes.
         """
         weight_B = np.ones(len(self))
         if policy is not None:
@@ -179,7 +186,7 @@ class LoggedRows:
         return np.divide(weight_B, probability_B, out=np.zeros(len(self)), where=exposed_B)
 
     def impossible(self, policy: PolicyOnLog) -> Floats:
-        """Return for each row (B,) the probability that the policy makes an exposure that the log could never make."""
+        """Return, for each row (B,), the policy's probability of exposures that the logging policy never makes."""
         if self.exposure is None:
             return np.zeros(len(self))
         possible_BC = self.exposure.probs_BC > 0
@@ -187,30 +194,31 @@ class LoggedRows:
         return probability_B
 
     def weighable(self, policy: PolicyOnLog, most: float) -> Bools:
-        """Return a mask (B, C) of the exposures whose importance weight for the policy is at most `most`.
+        """Return a mask (B, C) of the exposures for which the importance weight of a policy is at most `most`.
 
-        If rows are touchpoints, the mask is True everywhere.
+        A log of touchpoints lacks the probabilities of exposures that were not made, so the mask is then True
+        everywhere.
         """
         if self.exposure is None:
             return np.ones(policy.probs_BC.shape, dtype=np.bool_)
         weight_BC = np.full(policy.probs_BC.shape, np.inf)
         exposing_BC = policy.probs_BC * policy.expose_BC
-        with np.errstate(over="ignore"):  # a weight that overflows to infinity correctly exceeds `most`
+        with np.errstate(over="ignore"):  # an overflow gives infinity, which is larger than `most`, as it should be
             np.divide(exposing_BC, self.exposure.probs_BC, out=weight_BC, where=self.exposure.probs_BC > 0)
         weighable_BC: Bools = (weight_BC <= most) & (self.exposure.probs_BC > 0)
         return weighable_BC
 
     def expected_squares(self, exposing_BC: Floats, of_BC: Floats | float = 1.0) -> float:
-        """Return the expected sum of w^2 x over the exposures of a log, where w is an importance weight.
+        """Return the expected sum, over the exposures of a log, of the squared importance weight times `of_BC`.
 
-        The expectation includes rare exposures that happened not to occur; a sum over the observed exposures would miss
-        them. If rows are touchpoints, the sum over the observed exposures is returned, because the probabilities of
-        other exposures are unknown.
+        The expectation is computed from the logging policy's probabilities, so it includes exposures that were possible
+        but did not occur. If rows are touchpoints, these probabilities are unknown, and the sum over the observed
+        exposures is returned.
 
         Args:
             exposing_BC: A policy's probability of drawing and exposing each channel, or the difference between two
-                policies. The weight w is this number divided by the log's probability.
-            of_BC: The factor x for each exposure (B, C), or one number for all exposures.
+                policies. The importance weight is this number divided by the log's probability.
+            of_BC: A factor for each exposure (B, C), or one factor for all exposures.
         """
         of_BC = np.broadcast_to(of_BC, exposing_BC.shape)
         if self.exposure is None:

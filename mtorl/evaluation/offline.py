@@ -1,8 +1,8 @@
 """Evaluates the challenger and the incumbent on the logged data of test users. The gate decides from the result.
 
-If the incumbent has an artifact, both policies are evaluated at every decision of the log. Otherwise, only the
-decisions that the incumbent made are known (`logged_incumbent.py`). Both policies are then evaluated at these
-decisions, and the challenger may spend as much as the incumbent did.
+If the incumbent has an artifact, both policies are evaluated at every decision of the log. Otherwise, we don't know how
+the incumbent would decide in other states. Both policies are then evaluated only at decisions that the incumbent made
+(`logged_incumbent.py`), and the challenger may spend as much as the incumbent did.
 """
 
 from dataclasses import replace
@@ -142,10 +142,13 @@ def _outcomes(forecast: Forecast) -> ExpectedOutcomes:
 
 
 def paced_to(forecast: Forecast, params: PolicyParams, budget: float) -> PolicyParams:
-    """Return the policy's parameters with the price at which it spends `budget` (currency units per row) on these rows.
+    """Return the policy's parameters with the price at which the policy spends `budget` on these rows.
 
     In production, pacing adjusts the price in the same way. The price in the artifact was computed from older data, and
-    with an outdated price the policy would look worse than it is.
+    would make the policy look worse than it is.
+
+    Args:
+        budget: Currency units per row.
     """
     if not np.asarray(forecast.cost_BC).any() or budget <= 0:
         return params
@@ -163,8 +166,8 @@ def _propensity(windows: str, rows: pd.DataFrame, spec: DatasetSpec) -> Floats:
 def _propensity_is_known(rows: pd.DataFrame, spec: DatasetSpec) -> Bools:
     """Return a mask of the rows whose propensity is known.
 
-    In a log with propensities, a row has none if the arm that decided did not send its probabilities. If the
-    propensities are estimated instead, all rows have one.
+    In a log with propensities, a row lacks one if its policy did not report its probabilities. If propensities are
+    estimated, every row has one.
 
     Raises:
         WindowError: The propensity of every row is unknown.

@@ -35,15 +35,18 @@ from mtorl.evaluation.resamples import UserResamples, interval
 from mtorl.log.propensity import MIN_ESS_SHARE
 
 ESTIMATORS = ("ips", "snips", "dr")
-SELECTED = 150 / 400  # the budget in the paper pays for 150 of 400 exposures
+SELECTED = 150 / 400  # in the MTORL paper, the budget pays for 150 of 400 exposures
 
 
 class Estimate(TypedDict):
-    """One estimate of a policy's value, with 95 % intervals. Fields are None if all importance weights are zero."""
+    """One estimate of a policy's value, with 95 % intervals.
+
+    A field is None if it is undefined: SNIPS divides by the sum of the importance weights, which can be 0.
+    """
 
     value: float | None  # gain per row
     value_ci: list[float] | None
-    lift: float | None  # `value` minus the logged gain per row of the same rows
+    lift: float | None  # `value` minus the gain per row in the log, for the same rows
     lift_ci: list[float] | None
 
 
@@ -70,11 +73,11 @@ def policy_value(
     """Estimate how much a policy would gain per row of a log, with the estimators IPS, SNIPS and DR.
 
     Args:
-        policy: The policy to evaluate. If it draws a channel without exposing it, the row gains nothing.
+        policy: The policy to evaluate. A channel that it draws but does not expose gains nothing.
         gain_model_BC: Expected gain of each channel, in the unit of the log's gain, from a model that was trained on
             other users. Without it, DR is left out.
-        selected_B: Mask of the rows that count. The mask may depend on the state of a row, but never on its logged
-            channel or gain, because the mean weight of the selected rows would then differ from 1.
+        selected_B: Mask of the rows to evaluate. The mask may depend on the state of a row, but never on its logged
+            channel or gain, because this would bias the estimates.
     """
     count_B = np.ones(len(log)) if selected_B is None else np.asarray(selected_B, dtype=np.float64)
     if not count_B.any():

@@ -37,7 +37,7 @@ from mtorl.window.window import Instance, WindowBatch
 
 @dataclass(frozen=True)
 class Played:
-    """The probabilities and forecasts of a policy at each decision of a replay."""
+    """The exposure probabilities and the forecasts of a policy at each decision of a replay."""
 
     exposing_BC: Floats  # probability with which the policy draws and exposes each channel
     forecast_BC: Floats  # gain of an exposure on each channel as the network forecasts it, before calibration
@@ -107,9 +107,10 @@ class Replay:
         return self._decide(self.logged, price)
 
     def at(self, price: float) -> Played:
-        """Replay all users at a price, and return the policy's decisions; each user's history follows from them.
+        """Replay the journeys of all users at a price, and return the policy's decisions.
 
-        Every price uses the same random numbers, so that results at different prices can be compared.
+        The replayed exposures of a user replace the logged exposures in the user's history. All prices use the same
+        random numbers, so that their results can be compared.
         """
         u_B3 = np.random.default_rng(self.seed).random((len(self.windows), 3))
         parts, order = [], []
@@ -119,7 +120,7 @@ class Replay:
             made = self._decide(_forecast(self.model, windows), price)
             channel_N = (u_B3[rows, :1] >= made.exposing_BC.cumsum(axis=1)).sum(
                 axis=1
-            )  # an index equal to the number of channels C means no exposure
+            )  # index of the exposed channel; the number of channels if there is no exposure
             self._remember(pasts, rows, windows, channel_N, made, u_B3[rows, 1:])
             parts.append(made)
             order.append(rows)
@@ -134,16 +135,16 @@ class Replay:
         return Played(with_exploration(policy, scope, share), np.asarray(forecast.gain_BC), cost_BC)
 
     def _turns(self) -> list[Ints]:
-        """Return the row indices of all users' first decisions, then those of all second decisions, and so on."""
+        """Return the row indices of all users' first decisions, then those of their second decisions, and so on."""
         turn_B = pd.Series(self.user_B).groupby(self.user_B).cumcount().to_numpy()
         return np.split(np.argsort(turn_B, kind="stable"), np.bincount(turn_B).cumsum()[:-1])
 
     def _window(self, b: int, past: Instance | None) -> Instance:
-        """Return the window of decision `b` in which the logged history is replaced by the replayed one.
+        """Return the window of decision `b`, with the user's replayed history in place of the logged history.
 
         Args:
-            past: The replayed history of the user. None before the user's first replayed decision: the logged window is
-                then returned.
+            past: The replayed history of the user; None before the user's first replayed decision. In this case, the
+                logged window is returned.
         """
         logged, spec = self.windows[b], self.model.spec
         if past is None:
@@ -167,13 +168,13 @@ class Replay:
         """Add the exposures of one turn to the replayed histories of the users, with outcomes drawn at random.
 
         Args:
-            pasts: The history of each user, updated in place. A history is a window without the context of the decision
-                that comes next.
+            pasts: The history of each user, updated in place. A history is a window that still lacks the context of the
+                user's next decision.
             rows: Indices of the turn's decisions.
             windows: The window of each of these decisions.
             channel_N: The exposed channel of each decision, or the number of channels if there was no exposure.
             made: The policy's forecasts at these decisions.
-            uv_N2: Random numbers in [0, 1) for the outcomes.
+            uv_N2: Two random numbers in [0, 1) for each decision, which select its outcome.
         """
         spec = self.model.spec
         chosen = np.arange(len(rows)), np.minimum(channel_N, len(spec.channels) - 1)
@@ -191,10 +192,10 @@ class Replay:
                 pasts[user]["context"] = {name: values[:-1] for name, values in window["context"].items()}
 
     def _draw(self, expected_N: Floats, uv_N2: Floats) -> pd.DataFrame:
-        """Draw an outcome for each exposure from the outcomes of logged exposures.
+        """Copy an outcome for each exposure from a random logged exposure.
 
-        A draw comes either from the exposures with a gain or from those without. The probability of the first case is
-        chosen so that the expected gain of the draw is `expected_N`.
+        The outcome is copied either from an exposure with a gain or from one without. The probability of a gain is
+        chosen so that the expected gain is `expected_N`.
         """
         gain_E = self.gain_B[self.exposed_B]
         gained, others = np.flatnonzero(gain_E > 0), np.flatnonzero(gain_E <= 0)

@@ -6,7 +6,8 @@
 A policy exposes users for whom the forecast is high, and the highest forecasts tend to be too high (the winner's
 curse). Let q be the forecast gain of an exposure on channel c. A quasi-Poisson regression fits the expected gain
 exp(a + a_c) q^b. The prior means are b = 1 and a_c = 0, so without much data the forecasts are only multiplied by a
-factor. The regression needs no importance weights, because logged exposures were chosen by forecasts or by chance.
+factor. The regression needs no importance weights: the policy chose the logged exposures by forecasts or by chance, and
+did not know their outcomes.
 
 Shapes: N logged exposures, B decisions, C channels, P parameters (a, b, a_c).
 """

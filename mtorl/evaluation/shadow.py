@@ -34,7 +34,7 @@ LARGEST_SEGMENTS = 12  # at most this many segments of a column are reported
 
 
 class Agreement(TypedDict):
-    """How often two policies made the same choice, as shares of the decisions for which both policies answered."""
+    """Shares of the decisions at which two policies made the same choice, if both policies answered."""
 
     same_channel: float
     same_exposure: float  # share of decisions at which both policies expose, or neither does
@@ -60,10 +60,12 @@ class ShadowReport(Compared):
 
     arm: str
     model: str  # digest of the challenger's model; empty if its answers do not contain a digest
-    users_share: float  # fraction of the users that is compared; below 1 if one machine can't hold all users
+    # fraction of all users that is compared; below 1 if the data of all users does not fit on one machine
+    users_share: float
     left_out: dict[str, int]  # reason -> number of decisions that are not compared for this reason
     not_valued: dict[str, int]  # reason -> number of compared decisions that are not used to estimate the value
-    channels: list[dict[str, Any]]  # number of decisions for each pair of channels that the two policies chose
+    # for each pair of an incumbent's and a challenger's channel, the number of decisions with this pair
+    channels: list[dict[str, Any]]
     # Column -> one entry per segment, with the fields of `Compared` and `segment`, the value of the column (None if
     # the value is unknown).
     segments: dict[str, list[dict[str, Any]]]
@@ -72,20 +74,20 @@ class ShadowReport(Compared):
 def shadow_report(
     rows: pd.DataFrame, channels: Sequence[str], by: Sequence[str] = (), seed: int = 0, resamples: int = 1000
 ) -> dict[str, ShadowReport]:
-    """Compare each challenger with the incumbent.
+    """Compare the answers of each challenger with the incumbent's decisions on the same requests.
 
     Args:
         rows: One row per decision and challenger, in time order, with these columns.
-            Challenger: arm; model; fault, the reason why it did not answer, or None.
-            Users: user_id; users_share, the fraction of all users that are in the rows.
+            Challenger: arm, model, and fault (why the challenger did not answer, or None).
+            User: user_id, and users_share (fraction of all users that are in the rows).
             Choices without exploration: incumbent_channel, incumbent_expose, challenger_channel, challenger_expose.
-            Decision of the incumbent: decided (False if a default was used); drawn_channel; channel_probs;
-            exposure_probs; exposed; gain; cost; left_out, the reason not to use the decision for the value, or None.
-            Answer of the challenger, as lists in the order of `channels`, with NaN for missing values:
-            challenger_channel_probs, challenger_exposure_probs, challenger_expected_rewards,
-            challenger_expected_costs.
-        by: Columns that define segments. For each column, the largest segments are compared separately, and so are the
-            rows in which the column is unknown.
+            Decision of the incumbent: decided (False if a default was used), drawn_channel, channel_probs,
+            exposure_probs, exposed, gain, cost, and left_out (why the decision can't be used for the value, or None).
+            Answer of the challenger: challenger_channel_probs, challenger_exposure_probs,
+            challenger_expected_rewards, and challenger_expected_costs. Each is a list in the order of `channels`, with
+            NaN for missing values.
+        by: Columns that divide the rows into segments, such as "device". The report contains a separate comparison for
+            each of the most frequent values of a column, and one for the rows without a value.
 
     Returns:
         Name of the challenger's arm -> report.
@@ -118,7 +120,7 @@ def shadow_report(
 
 
 def _segments(both: pd.DataFrame, name: str) -> Iterator[tuple[str | None, pd.DataFrame]]:
-    """Yield the rows of each of the column's most frequent values and, under None, the rows with an unknown value."""
+    """Yield each of the most frequent values of a column with its rows, and None with the rows without a value."""
     for value in both[name].value_counts().index[:LARGEST_SEGMENTS]:
         yield str(value), both[both[name] == value]
     if len(unknown := both[both[name].isna()]):
@@ -157,7 +159,7 @@ _WHY = {
 
 
 def _not_valued(both: pd.DataFrame) -> pd.Series[str]:
-    """Return for each row why it can't be used to estimate the value; an empty string if it can be used."""
+    """Return for each row the reason why it can't be used to estimate the value, or an empty string if it can."""
     reason: pd.Series[str] = both["left_out"].fillna("").astype(str)
     if both.empty:
         return reason

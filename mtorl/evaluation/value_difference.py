@@ -47,9 +47,10 @@ from mtorl.evaluation.resamples import UserResamples, interval
 ARMS = ("challenger", "incumbent")
 
 LARGEST_WEIGHTS = (3.0, 5.0, 10.0, 20.0, 50.0, math.inf)
-"""Candidate bounds of the weight of an exposure; forecasts value the exposures whose weight is larger."""
+"""Bounds of the importance weight that are tried. For exposures whose weight exceeds the bound, forecasts replace the
+logged outcomes."""
 
-# Forecasts may replace at most this share of an arm's exposures. They are used because large weights are noisy.
+# Exposures with a large weight are noisy, so forecasts may value them, but at most this share of an arm's exposures.
 MAX_FORECAST = 0.25
 
 
@@ -65,7 +66,7 @@ class ValueDifference(TypedDict):
     incumbent_ci: list[float]
     difference: float  # challenger - incumbent
     difference_ci: list[float]
-    doubt: float  # bound of the error of `difference` that wrong forecasts of rare exposures can cause
+    doubt: float  # largest error of `difference` that wrong forecasts of rare exposures can cause
     largest_weight: float | None  # exposures with a larger importance weight are valued by forecasts; None: no bound
     ess: dict[str, float]  # effective sample size, in rows
     ess_share: dict[str, float]  # `ess` as a fraction of `rows`
@@ -95,9 +96,9 @@ def value_difference(
     Args:
         budget_share: Budget of each arm, as a fraction of the cost of always exposing. If None, the budget of each arm
             is the incumbent's spend.
-        forecasts: The forecasts of the challenger and those of a second model, neither trained on the user of the row.
-            With fewer than two forecasts, large importance weights are not replaced by forecasts. Without any forecast,
-            only exposures in the log have a gain.
+        forecasts: The forecasts of the challenger's model and of a second model, both trained on other users. If both
+            are given, exposures with a large importance weight are valued by forecasts. If no forecast is given, only
+            logged outcomes are used.
     """
     policies = dict(zip(ARMS, (challenger, incumbent), strict=True))
     expected, doubt = mean_and_doubt(forecasts, challenger.probs_BC.shape)
@@ -133,8 +134,8 @@ def value_difference(
     ess, overlap, mean_weight, mean_weight_ci = {}, {}, {}, {}
     for i, (arm, one) in enumerate(arms.items()):
         exposing = float((policies[arm].probs_BC * policies[arm].expose_BC).sum())
-        # The mean weight shows whether the logged probabilities are correct. So it is computed from all exposures, also
-        # from those that are valued by forecasts.
+        # The mean weight tests whether the logged probabilities are correct. So it includes the exposures that are
+        # valued by forecasts.
         weight_X, exposing_X = (of_readings[-1][:, i * _OF_ARM + place] for place in (_WEIGHT, _EXPOSING))
         mean_weight[arm], mean_weight_ci[arm] = _mean_weight(log, readings[-1][1][arm], weight_X, exposing_X)
         ess[arm] = effective_size(one.weight_B) if exposing > 0 else float(len(log))
@@ -166,12 +167,13 @@ def value_difference(
 
 
 def _mean_weight(log: LoggedRows, arm: _Arm, weight_X: Floats, exposing_X: Floats) -> tuple[float, list[float]]:
-    """Return an arm's mean importance weight, divided by its expectation, and the 95 % interval of this ratio.
+    """Return an arm's mean importance weight divided by its expected value, with the 95 % interval of this ratio.
 
-    The ratio is 1, apart from noise, if the logged probabilities are correct. The interval is at least as wide as these
-    probabilities imply, because a rare exposure may be missing from the log and so from all its resamples.
+    The ratio is close to 1 if the logged probabilities are correct. A rare exposure may be missing from the log and so
+    from all resamples, which makes the interval too narrow. So it is widened to the width that the logged probabilities
+    imply.
     """
-    if not exposing_X[0] > 0:  # the policy never exposes, so there is no weight to check
+    if not exposing_X[0] > 0:  # a policy that never exposes has no weight to check
         return 1.0, [1.0, 1.0]
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio_X = weight_X / exposing_X
@@ -181,9 +183,10 @@ def _mean_weight(log: LoggedRows, arm: _Arm, weight_X: Floats, exposing_X: Float
 
 
 class _Noise:
-    """Computes how much an estimate would vary between logs, including exposures and gains too rare to be in this log.
+    """Computes by how much an estimate would vary if the log were recorded many times.
 
-    The variance of a gain is assumed to be proportional to its mean.
+    The variation includes exposures and gains that are too rare to be in this log. The variance of a gain is assumed to
+    be proportional to its mean.
     """
 
     def __init__(self, log: LoggedRows, gain_BC: Floats | None) -> None:
@@ -194,24 +197,28 @@ class _Noise:
         self._gain_BC: Floats | float = max(mean, 0.0) if gain_BC is None else np.maximum(gain_BC, 0.0)
 
     def of(self, weighed_BC: Floats, share: float) -> float:
-        """Return the standard deviation of an arm's value, or of the difference between the arms' values.
+        """Return the standard deviation of an arm's value, or of the difference between the values of the two arms.
 
         Args:
-            weighed_BC: The arm's probability of each exposure that is valued by its weight, or the difference of both
-                arms' probabilities.
-            share: Fraction of the exposures that the budget allows.
+            weighed_BC: The arm's probability of each exposure, or 0 if forecasts value the exposure. For the
+                difference, pass one arm's probabilities minus the other arm's.
+            share: Fraction of the exposures that the budget pays for.
         """
         squares = self._log.expected_squares(weighed_BC, self._gain_BC) * self._dispersion
         return share * math.sqrt(max(squares, 0.0)) / len(self._log)
 
 
 _OF_LOG, _OF_ARM = 4, 6  # number of sums for the whole log, and number of sums for each arm
-_WEIGHT, _EXPOSING = 0, 3  # positions of the sum of weights and the sum of exposure probabilities among an arm's sums
+# indices of two of an arm's sums: of the importance weights, and of the exposure probabilities
+_WEIGHT, _EXPOSING = 0, 3
 
 
 @dataclass(frozen=True)
 class _Arm:
-    """The columns of one arm that are summed over all rows, for one of the bounds in LARGEST_WEIGHTS."""
+    """One of the two policies on the log, if forecasts value all exposures whose importance weight is above a bound.
+
+    `columns` are the values per row that are later summed over the log and over its resamples.
+    """
 
     weight_B: Floats
     weighed_BC: Floats  # probability of each exposure whose importance weight is within the bound; otherwise 0
@@ -241,15 +248,16 @@ class _Arm:
 
 @dataclass(frozen=True)
 class _Values:
-    """The values of both arms on the log and on each of its resamples (X).
+    """The values of both arms, computed on the log and on each of its resamples.
 
-    Fields without X in their name are for the log only.
+    Fields with X in their name have one entry for the log, followed by one for each resample. All others are for the
+    log.
     """
 
     value_X2: Floats
     doubt_2: Floats
     doubt_of_difference: float
-    share_2: Floats  # fraction of its exposures that each arm can afford with the budget
+    share_2: Floats  # fraction of each arm's exposures that the budget pays for
     gain_2: Floats
     cost_2: Floats
     budget: float
@@ -266,12 +274,13 @@ class _Values:
         rows_X1, exposures_X1, cost_X1, planned_cost_X1 = np.split(of_log_X4, _OF_LOG, axis=1)
         arms_X26 = of_arms_X12.reshape(len(of_arms_X12), len(ARMS), _OF_ARM)
         weight_X2, gain_X2, cost_X2, exposing_X2, planned_gain_X2, planned_cost_X2 = np.moveaxis(arms_X26, 2, 0)
-        with np.errstate(divide="ignore", invalid="ignore"):  # if all weights are 0, the estimate becomes NaN
-            # A policy that never exposes has no weights; its value is 0, not NaN.
+        with np.errstate(divide="ignore", invalid="ignore"):  # the estimate is NaN if all weights are 0
+            # If a policy never exposes, set its value to 0 instead of NaN.
             per_weight_X2 = np.where(exposing_X2 > 0, exposing_X2 / weight_X2, 0.0)
             gain_X2 = (planned_gain_X2 + np.where(exposing_X2 > 0, per_weight_X2 * gain_X2, 0.0)) / rows_X1
             cost_X2 = (planned_cost_X2 + np.where(exposing_X2 > 0, per_weight_X2 * cost_X2, 0.0)) / rows_X1
-            # The budget is `budget_share` times the cost per opportunity if every drawn channel were exposed.
+            # `every_X1` is the cost per opportunity if every drawn channel were exposed. The budget is a fraction of
+            # this cost.
             every_X1 = planned_cost_X1 / rows_X1 + cost_X1 / exposures_X1
             budget_X1 = cost_X2[:, 1:] if budget_share is None else budget_share * every_X1
             share_X2 = thinned(cost_X2, budget_X1)
@@ -286,7 +295,7 @@ _Z = 1.96
 
 
 def _narrowest(found: Sequence[_Values], squares: Sequence[float], unsure: Sequence[float]) -> int:
-    """Return the index of the weight bound that gives the narrowest 95 % interval of the arms' difference in value."""
+    """Return the index of the weight bound with the narrowest 95 % interval for the difference of the two values."""
     draws_R = found[0].value_X2[1:, 0] - found[0].value_X2[1:, 1]
     spread = float(np.nanstd(draws_R)) if np.isfinite(draws_R).any() else 0.0
     widths = []
@@ -297,12 +306,12 @@ def _narrowest(found: Sequence[_Values], squares: Sequence[float], unsure: Seque
 
 
 def _widened(value_X: Floats, doubt: float, noise: float, unsure: float = 0.0) -> list[float]:
-    """Return the 95 % interval of an estimate, widened by the possible errors of the forecasts in the estimate.
+    """Return the 95 % interval of an estimate, widened by the possible errors of the forecasts that it uses.
 
     Args:
         value_X: The estimate on the log, then on each resample of its users.
-        doubt: Bound of the bias that wrong forecasts can cause.
-        noise: Standard deviation of the estimate; the interval is at least as wide as this standard deviation implies.
+        doubt: Largest bias that wrong forecasts can cause.
+        noise: Standard deviation of the estimate. The interval extends at least 1.96 times this far on either side.
         unsure: Half-width of the 95 % interval of the forecasts' sampling error.
     """
     edges = interval(value_X[1:])

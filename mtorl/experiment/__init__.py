@@ -5,7 +5,7 @@ of the users then show which policy is better. Modules in reading order:
 
     experiment       the experiment file: users, arms, budgets, metrics, kill switch
     arm              one policy, and the server that runs it
-    layers           several experiments at once
+    layers           selects one of several active experiments for each request
     paced_account    spreads an arm's part of a budget over time
     assignment       maps a user to an arm by a salted hash
     metrics          the metrics that an experiment file may use

@@ -3,8 +3,7 @@
     arm.url                                  # URL for decision requests; None if the router itself runs the policy
     arm_key("spring", "challenger")          # "spring/challenger": unique among the arms of all experiments
 
-The constants OUTSIDE, ALL_ARMS and OVERRIDE may appear in place of an arm's name, so no arm can have one of these
-names.
+The names OUTSIDE, ALL_ARMS and OVERRIDE are reserved: they stand for users or accounts that belong to no single arm.
 """
 
 from __future__ import annotations
@@ -23,11 +22,12 @@ from mtorl.runtime.http import UNIX
 from mtorl.runtime.validation import StrictModel, Text
 
 INCUMBENT = "incumbent"
-# In place of an arm's name: users who are not in the experiment. The incumbent serves them.
+# Reserved name for the users who are not in the experiment. They get the incumbent's policy.
 OUTSIDE = "outside"
-# In place of an arm's name: the account of a whole budget. It limits the spending of all arms together.
+# Reserved name for the account that limits the spending of all arms of a budget together.
 ALL_ARMS = "*"
-# Name of the account of users whose arm is set in the file. With their own account, they do not spend an arm's money.
+# Reserved name for the account of the users in `overrides`, the test users whose arm is fixed. They have a separate
+# account so that they do not spend the money of an arm.
 OVERRIDE = "override"
 _RESERVED = {
     ALL_ARMS: "stands for all arms",
@@ -45,27 +45,28 @@ Policy = Annotated[
 
 
 class Arm(StrictModel):
-    """One policy and its endpoint."""
+    """One of the policies that an experiment compares, with the server or the rule that makes its decisions."""
 
     name: Text
-    """incumbent, or the name of a challenger."""
+    """Name of the arm: incumbent, or any name for a challenger."""
     weight: float = Field(ge=0)
-    """Share of the units at the last stage. The weights of all arms add up to 1."""
+    """Share of the experiment's users that get this arm at the last stage. The weights of all arms add up to 1."""
     endpoint: Text | None = None
     """Base URL of the server, or the full URL for POST requests. For a local Unix socket, write its path in place of
     the host, with %2F for each slash: http+unix://%2Fsockets%2Fchallenger.sock."""
     policy: Policy | None = None
-    """A policy without a server, instead of an endpoint. baseline: follow the request's own baseline. rows: a list of
-    rows, of which the first matching one decides."""
+    """A policy that the router computes itself, instead of an endpoint. baseline: use the decision that the request
+    contains as its baseline. rows: a list of rows; the first row that matches the request decides."""
     model_digest: Text | None = None
-    """Required first characters of the digest of the model at the endpoint; by default, any model may answer."""
+    """First characters that the digest of the endpoint's model must have. An answer from another model counts as a
+    fault. By default, every model is accepted."""
     model_name: Text | None = None
     """Name of the model, if the endpoint's answers do not contain it."""
     model_version: Text | None = None
     """Version of the model, if the endpoint's answers do not contain it."""
     explore: Exploration | None = None
-    """Share of the arm's decisions that are explored (randomised); by default, none. The kill switch stops
-    exploration."""
+    """Exploration: the share of the arm's decisions that are randomised, and what is randomised. By default, none. The
+    kill switch also stops exploration."""
 
     @field_validator("name")
     @classmethod
@@ -104,7 +105,7 @@ class Arm(StrictModel):
 
     @cached_property
     def rule_digest(self) -> str | None:
-        """Return the SHA-256 of the policy's rows, or None if the policy is not a list of rows (`rule.py`)."""
+        """Return the SHA-256 of a policy that is a list of rows (`rule.py`), or None for any other policy."""
         return None if self.policy is None or self.policy == "baseline" else digest(self.policy)
 
     @property
@@ -122,6 +123,6 @@ class Arm(StrictModel):
 def arm_key(experiment: str, arm: str) -> str:
     """Return an arm's name with the experiment's name as its prefix, such as spring/challenger.
 
-    OUTSIDE gets no prefix, because users outside an experiment do not belong to it.
+    OUTSIDE stands for users who are in no experiment, so it gets no prefix.
     """
     return arm if arm == OUTSIDE else f"{experiment}/{arm}"

@@ -81,8 +81,9 @@ def draw(
 ) -> float:
     """Return the number in [0, 1) that makes the random choices of one decision.
 
-    With `what="draw"`, the number selects the channel. With `what="explore"`, it decides whether and how the decision
-    explores. The decision record contains the other arguments, so a replay can compute the same number.
+    With `what="draw"`, the number selects the channel. With `what="explore"`, it decides whether the decision is
+    randomised for exploration, and which channel it then gets. The number is a hash of the arguments, so a replay can
+    compute it from the decision record.
 
     `request` is the caller's request id or, if there is none, the decision's id. Callers do not know the salt, so they
     can't search for a request id that leads to a certain channel.

@@ -29,15 +29,15 @@ class AccountLimit(NamedTuple):
 
 
 class Budget(StrictModel):
-    """Money for a campaign and channel, before it is split by arm."""
+    """An amount of money for a campaign and a channel, which is divided among the arms."""
 
     campaign: Text
-    """Campaign, or "*" for any."""
+    """Campaign that the budget is for, or "*" for all campaigns together."""
     channel: Text
-    """Channel, or "*" for any."""
+    """Channel that the budget is for, or "*" for all channels together."""
     amount: float = Field(ge=0)
-    """Currency units for all users of the layer, in total or for each period. The arms get the experiment's layer_part
-    of the amount; the rest is for users outside the experiment."""
+    """Amount in currency units for all users of the layer, in total or for each period. The experiment's arms get the
+    fraction of it that is the length of `layer_part`; the rest is for the layer's other users."""
     period: Period = "total"
     """total: one amount for all time. day, hour: the amount is available again in each day or hour."""
     timezone: Text = "UTC"
@@ -45,7 +45,8 @@ class Budget(StrictModel):
     pacing: Annotated[Pacing | None, NoneInWord()] = Field(
         default_factory=lambda budget: Pacing() if budget.get("period", "total") != "total" else None
     )
-    """How the money is spread over the period. none (the default for a total): first come, first served."""
+    """How spending is spread over the period. none: spend on every good opportunity until the money is gone. By
+    default, a budget with the period day or hour is spread evenly, and a total is not spread."""
 
     @field_validator("timezone")
     @classmethod

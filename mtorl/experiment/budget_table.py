@@ -6,11 +6,12 @@
     campaign,channel,amount,period,timezone
     spring,*,200,day,Europe/Berlin
 
-Each row is one budget. The columns are the fields of a budget in an experiment file, and the fields of its pacing. For
-an empty cell, the field has its default value.
+Each row is one budget. The columns have the names of the fields of a budget and of its `pacing` section in an
+experiment file. An empty cell stands for the field's default value.
 
 An active experiment refers to its table by name and by a digest of the content: `budgets.csv#3f2a9c1b04d5e6f7`. If a
-router finds a table with a different digest, it keeps the previous experiment until the right table arrives.
+router finds a table with another digest, it keeps the previous version of the experiment until the table with the right
+digest arrives.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from mtorl.runtime.validation import first_fault, short
 
 MOST_ROWS = 100_000
 UNREAD = Path("-")
-"""Passed in place of a table's folder if the budgets are not needed: the table is not read."""
+"""Pass this instead of the folder of a budget table if the budgets are not needed: the table is then not read."""
 _REQUIRED = ("campaign", "channel", "amount")
 _PACING = ("price", "traffic", "start", "end", "opportunities")
 COLUMNS = (*_REQUIRED, "period", "timezone", "pacing", *_PACING)
@@ -82,7 +83,7 @@ class BudgetTable:
     def unread(cls, reference: str) -> BudgetTable:
         """Create a table that has a name and a digest but no budgets, without reading the file.
 
-        This is for callers that need only the name or the digest.
+        Use it where only the name or the digest of the table is needed.
         """
         made = cls.__new__(cls)
         made.name, _, made.digest = reference.partition("#")
@@ -90,9 +91,10 @@ class BudgetTable:
         return made
 
     def kept_in(self, folder: Path) -> BudgetTable:
-        """Copy the table's file into `folder`, and return the table with the name of the copy.
+        """Copy the table's file into `folder`, and return a table that refers to the copy.
 
-        The copy's name contains the digest. If the folder already has this file, nothing is copied.
+        The copy's name contains the digest of the content. If the folder already contains a file with this name,
+        nothing is copied.
         """
         name = f"{_KEPT}{self.digest}{Path(self.name).suffix}"
         if not (folder / name).exists():
@@ -124,7 +126,7 @@ class BudgetTable:
 
 
 def forget_tables(folder: Path, used: Sequence[BudgetTable]) -> None:
-    """Delete the files that `kept_in` wrote into `folder`, except those of the tables in `used`."""
+    """Delete all copies of budget tables from `folder` (see `kept_in`), except the copies of the tables in `used`."""
     for file in folder.glob(f"{_KEPT}*"):
         if not any(table.digest in file.name for table in used):
             remove(file)
@@ -145,12 +147,14 @@ def _named(value: Any, info: ValidationInfo) -> BudgetTable:
 
 @lru_cache(maxsize=64)
 def _read(name: str, file: Path, seen: tuple[int, ...]) -> BudgetTable:
-    """Read a budget table from a file, with a cache for files that have not changed.
+    """Read a budget table, or return it from a cache if its file has not changed.
 
-    Without the cache, each new stage and each use of the kill switch would parse the file again.
+    The experiment is loaded again at each new stage and each use of the kill switch. Without the cache, its table,
+    which may have 100,000 rows, would be parsed each time.
 
     Args:
-        seen: Modification time, inode and size of the file. If one of them changes, the file is read again.
+        seen: Modification time, inode and size of the file. They are part of the cache key, so a changed file is read
+            again.
     """
     return BudgetTable(name, file.read_bytes())
 
@@ -209,8 +213,8 @@ def _check_columns(file: str, columns: Sequence[str]) -> None:
 def _validated(file: str, rows: Iterator[tuple[int, Mapping[str, Any]]]) -> Iterator[Budget]:
     """Check the rows of a table, and yield a budget for each row.
 
-    A full check by pydantic is slow. Only the first three columns differ in most rows, so pydantic checks one row for
-    each combination of the other columns.
+    Validation by pydantic is slow, and most rows differ only in campaign, channel and amount. So these three columns
+    are checked here, and pydantic checks only the first row of each combination of the other columns.
     """
     kinds: dict[tuple[Any, ...], Budget] = {}
     places: dict[tuple[str, str, str], int] = {}

@@ -33,7 +33,7 @@ from mtorl.runtime.errors import InputError
 from mtorl.runtime.message import prefixed
 from mtorl.runtime.validation import FromList, StrictModel, Text, plain_values, read_yaml, validated
 
-# Users with an override share one account, which gets this fraction of the experiment's part of each budget.
+# The users in `overrides` share one account, which gets this fraction of the experiment's part of each budget.
 OVERRIDE_PART = 0.01
 MOST_OVERRIDES = 1_000
 MOST_BUDGETS = 50
@@ -41,7 +41,7 @@ MOST_BUDGETS = 50
 Place = Annotated[float, Field(ge=0, le=1)]
 
 _PLAN = {"hypothesis", "start", "planned_end", "ramp", "covariates", "minimum_effect"}
-"""Fields that do not affect any decision, and so are not part of the version."""
+"""Fields that do not affect any decision. If only these fields change, the experiment keeps its version."""
 
 
 class ExperimentError(InputError, ValueError):
@@ -49,55 +49,62 @@ class ExperimentError(InputError, ValueError):
 
 
 class Experiment(StrictModel):
-    """An experiment: its users, policies and budgets, and the metrics that define success."""
+    """An experiment: its users, its policies, its budgets, and the metrics that decide which policy is better."""
 
     name: Text
     enabled: bool = True
-    """false is the kill switch: all users get the incumbent."""
+    """false is the kill switch: all users get the incumbent at once."""
     salt: Text
-    """Secret input of the assignment hash. A new salt assigns all users again, independently of the previous salt."""
+    """Secret text from which, together with the user id, the arm of a user is computed. A new salt assigns all users to
+    arms again, independently of the previous assignment."""
     unit: Literal["user_id"]
-    """The unit of randomisation."""
+    """The unit that is assigned to arms at random. It is always the user."""
     layer: Text
-    """Name of a layer. A user has one position from 0 to 1 in a layer, the same for all experiments of the layer."""
+    """Name of the layer. Each user has a random position from 0 to 1 in a layer, which is the same for all experiments
+    of the layer."""
     layer_part: Annotated[tuple[Place, Place], FromList] = (0.0, 1.0)
-    """First and last position (exclusive) of the users in this experiment. Parts of one layer must not overlap."""
+    """Range of positions in the layer, end excluded: users with these positions are in the experiment. The ranges of
+    two experiments in a layer must not overlap."""
     campaigns: Annotated[tuple[Text, ...], FromList, Field(min_length=1)] | None = None
     """The campaigns whose requests this experiment decides; by default, all campaigns."""
     stage: Stage = "shadow"
-    """Share of the experiment's units that get a challenger. Optional if the file has a ramp."""
+    """Stage, which sets the share of the experiment's users that get a challenger. A file with a ramp may omit it."""
     arms: Annotated[tuple[Arm, ...], FromList]
-    """The policies. One arm must have the name incumbent."""
+    """The policies to compare. One arm must have the name incumbent."""
     default_channel: Text
     """The channel of a fallback decision if the request has no baseline."""
     budgets: Annotated[tuple[Budget, ...], FromList] = ()
-    """Budgets of the whole experiment. Each arm has its own account with its share. For more than 50, use a table."""
+    """Budgets of the whole experiment. Each arm has its own account with its share of each budget. For more than 50
+    budgets, use `budget_table`."""
     budget_table: BudgetTable | None = None
     """A .csv or .parquet file with one row per budget, instead of `budgets`."""
     metrics: Metrics
     alpha: float = Field(gt=0, lt=1)
-    """Accepted probability of any false verdict, over all stages and for any number of looks at the results."""
+    """Largest accepted probability that any verdict is false, over all stages and however often the results are looked
+    at."""
     min_runtime_hours: float = Field(ge=0)
-    """No verdict is given before this many hours."""
+    """Minimum runtime: no verdict is given earlier than this many hours after the start."""
     owner: Text
-    """The person or team to contact."""
+    """The person or team to contact about the experiment."""
     hypothesis: Text | None = None
     """What the challenger is expected to change and why, in one or two sentences."""
     start: Moment | None = None
     """Time at which a ramp leaves the draft phase automatically; by default, a person starts the experiment."""
     planned_end: Moment | None = None
-    """Time at which a ramp stops an experiment that has not won; by default, the experiment has no end."""
+    """Time at which a ramp stops the experiment if no challenger has won; by default, the experiment has no end."""
     ramp: Ramp | None = None
     """The stages that `mtorl experiment run` moves through automatically; by default, people set `stage`."""
     covariates: Literal["past"] | None = None
-    """past: use each user's decisions and their outcomes in this decision log, from before the experiment's first
-    decision at a stage with challengers, to narrow the intervals. By default, no covariates."""
+    """past: narrow the intervals with covariates. A user's covariates are the user's decisions and outcomes in the
+    decision log from before the experiment's first decision at a stage with challengers. By default, no covariates are
+    used."""
     overrides: dict[Text, Text] = Field(default_factory=dict, max_length=MOST_OVERRIDES)
-    """Fixed arms by user id, for example for testers. They apply at every stage until the kill switch is on. The
-    metrics do not include these users."""
+    """Fixed arms by user id, for example for testers. Overrides apply at every stage, unless the kill switch is on.
+    Metrics leave these users out."""
     minimum_effect: float | None = Field(default=None, gt=0, lt=1)
-    """Smallest relative gain of the primary metric that is worth finding, as given to `mtorl experiment plan`. If the
-    data rule out that a challenger has such a gain, the verdict is futile. By default, no verdict is futile."""
+    """Smallest relative improvement of the primary metric that is worth finding, as given to `mtorl experiment plan`.
+    If the data show that a challenger's improvement is smaller, the verdict is futile. By default, no verdict is
+    futile."""
 
     @field_validator("arms")
     @classmethod
@@ -161,7 +168,8 @@ class Experiment(StrictModel):
         Fields that only describe plans, such as the hypothesis and the ramp, are left out (`_PLAN`).
         """
         in_force = self.model_dump_json(exclude={*_PLAN, "budget_table"})
-        # Use the table's digest, not its name, because an active experiment may use a renamed copy of the table.
+        # An active experiment may use a renamed copy of its budget table. So the version depends on the content of the
+        # table, not on its name.
         if self.budget_table is not None:
             in_force += self.budget_table.digest
         return hashlib.blake2b(in_force.encode(), digest_size=8).hexdigest()
@@ -177,8 +185,8 @@ class Experiment(StrictModel):
     def arm_of(self, user_id: str, campaign_id: str | None = None) -> tuple[str, float]:
         """Return the arm that serves a user, and the probability with which the user was assigned to it.
 
-        A user who is not in the experiment gets OUTSIDE instead of an arm. So do all users in a campaign that this
-        experiment does not decide. The probability is 1 for OUTSIDE, and for a user whose arm is set in `overrides`.
+        Returns OUTSIDE instead of an arm if the user is not in the experiment, or if the experiment does not decide
+        requests of this campaign. The probability is 1 for OUTSIDE, and for a user whose arm is fixed in `overrides`.
 
         Args:
             campaign_id: Campaign of the request; None stands for any campaign that the experiment decides.
@@ -192,16 +200,16 @@ class Experiment(StrictModel):
         return arm, shares[arm]
 
     def overrides_arm_of(self, user_id: str, campaign_id: str | None = None) -> bool:
-        """Return whether `overrides` sets the arm of a user in this campaign.
+        """Return whether a user's arm in this campaign is the fixed arm in `overrides`.
 
-        The result is false while the kill switch is on, because then all users get the incumbent.
+        Returns False while the kill switch is on, because then all users get the incumbent.
         """
         return self.enabled and user_id in self.overrides and self.decides(campaign_id)
 
     def decides(self, campaign_id: str | None) -> bool:
         """Return whether this experiment decides the requests of a campaign.
 
-        None stands for any campaign that the experiment decides, so the result is then true.
+        Returns True if `campaign_id` is None, which stands for any of the experiment's campaigns.
         """
         return self.campaigns is None or campaign_id is None or campaign_id in self._campaigns
 
@@ -221,7 +229,11 @@ class Experiment(StrictModel):
         return [one for name in dict.fromkeys((campaign, "*")) for one in self._budgets_by_campaign.get(name, ())]
 
     def holds(self, user_id: str) -> bool:
-        """Return whether a user's position in the layer is inside this experiment's part of the layer."""
+        """Return whether a user belongs to this experiment.
+
+        Each user has a fixed position from 0 to 1 in the experiment's layer. The user belongs to the experiment if this
+        position is in `layer_part`.
+        """
         start, end = self.layer_part
         return start <= uniform("layer", self.layer, user_id) < end
 
@@ -239,23 +251,24 @@ class Experiment(StrictModel):
         return {arm.name: shares.get(arm.name, 1.0 - sum(shares.values())) for arm in self.arms}
 
     def refused_until(self, campaign: str, channel: str, now: float) -> int:
-        """Return the time until which a channel with an exhausted budget may stay without money.
+        """Return the latest time at which a channel whose budget is exhausted gets new money, in seconds since 1970.
 
-        This is the latest end of the current periods of all budgets that pay for the channel, in seconds since 1970. It
-        is FOREVER if one of these budgets has no period.
+        Several budgets, each with its own period, may pay for the channel. The result is the latest end of their
+        current periods. It is FOREVER if one of these budgets has no period.
         """
         drawn_on = (b for b in self.budgets_of(campaign) if b.channel in (channel, "*"))
         return max(period_at(budget.period, budget.timezone, now)[1] for budget in drawn_on)
 
     def accounts(self) -> list[AccountLimit]:
-        """Return the accounts of this experiment: one for each whole budget, and one for each arm's part of a budget.
+        """Return the ledger accounts of this experiment, which divide each budget between the arms.
 
-        An arm's part is proportional to its number of users, so that every arm has the same money per user. Users
-        outside the experiment have their own account, so that they do not spend an arm's money. Users with an override
-        share a small account that is not paced.
+        Each budget has one account for all arms together and one for each arm. An arm's account gets a part of the
+        budget that is proportional to the arm's users, so that every arm has the same money per user. Users outside the
+        experiment have a separate account, and so do the users in `overrides`, so that neither spends the money of an
+        arm.
 
-        If the stage, the weights, the overrides or the kill switch change, the parts of the arms change. The account of
-        the whole budget limits all of them together, so the budget can't be exceeded.
+        A new stage or new weights change the parts. The account for all arms together still limits the total spending,
+        so the budget can't be exceeded.
         """
         start, end = self.layer_part
         inside = end - start
@@ -302,8 +315,8 @@ class Experiment(StrictModel):
             raise ExperimentError(prefixed("metrics", error)) from None
         channels, known = set(spec.channels), ", ".join(spec.channels)
         named = [("default_channel", self.default_channel)]
-        # Reject a misspelt channel. A budget for an unknown channel would never be spent, and the channel that was
-        # meant would have no budget, so its ads would never be shown.
+        # Reject misspelt channels. Otherwise, the budget would belong to a channel that does not exist, and the
+        # intended channel would have no budget, so its ads would never be shown.
         named += [(self._place(i), one.channel) for i, one in enumerate(self.all_budgets) if one.channel != "*"]
         for where, channel in named:
             if channel not in channels:
@@ -364,7 +377,7 @@ class Experiment(StrictModel):
 def text_with_table(experiment: Experiment, folder: Path) -> str:
     """Return the experiment as YAML, to be written to a file in `folder`.
 
-    If the experiment has a budget table, the table is copied into the same folder, and the YAML refers to the copy.
+    If the experiment has a budget table, this also copies the table into `folder`, and the YAML refers to the copy.
     """
     if experiment.budget_table is not None:
         experiment = experiment.replace(budget_table=experiment.budget_table.kept_in(folder))
@@ -374,7 +387,7 @@ def text_with_table(experiment: Experiment, folder: Path) -> str:
 def is_switched_off(text: str | bytes) -> bool:
     """Return whether the text of an experiment file contains `enabled: false`.
 
-    Other fields may be invalid, so the kill switch also works in a file that can't be loaded.
+    This ignores all other fields, so that the kill switch works even if another field makes the file invalid.
     """
     try:
         values = plain_values(text)

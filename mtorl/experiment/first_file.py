@@ -3,7 +3,7 @@
     spec = DatasetSpec.load("my-log.yaml")
     text = first_file(spec, name="first-day", salt="2026-11-5f2c", owner="ads-platform", described="my-log.yaml")
 
-The file is valid as written. Its comments explain the choices that a person must make.
+The file is valid as written. Its comments explain the fields whose values the owner of the experiment must choose.
 """
 
 from typing import Any

@@ -37,7 +37,7 @@ class HistoryError(InputError, ValueError):
 
 
 class Event(StrictModel):
-    """An event of an experiment: a move, a use of the kill switch, or a handover."""
+    """An event in an experiment's history: a move, a use of the kill switch, or a handover."""
 
     number: Annotated[int, Field(ge=1)]
     """Position in the history: 1, 2, 3 ... without a gap."""
@@ -48,31 +48,32 @@ class Event(StrictModel):
     salt: Text
     """Salt of the experiment."""
     version: Text
-    """Version of the experiment file at the time of the event."""
+    """Version of the experiment file when the event happened."""
     kind: Kind
-    """move: to another phase. kill, resume: kill switch on or off. handed over: the incumbent's own server now has the
-    promoted model and serves it."""
+    """move: the experiment moved to another phase. kill, resume: the kill switch was turned on or off. handed over:
+    after a promotion, the incumbent's own server now serves the promoted model."""
     to: Phase | None = None
-    """Target phase of a move."""
+    """The phase to which the experiment moved; null: the event is not a move."""
     challenger: Text | None = None
     """The promoted challenger."""
     by: By
     """Whether the ramp or a person caused the event."""
     reason: Text
-    """Reason, for people."""
+    """Reason of the event, as text for people."""
     code: str | None = None
-    """Code of the reason, for programs, if the ramp gave the reason."""
+    """Code of the reason, for programs; null: the ramp did not give the reason."""
     evidence: dict[str, Any] | None = None
-    """Figures on which the event is based; null if no evidence was collected."""
+    """Figures on which the decision was based; null: no figures were collected."""
     fixed: dict[str, Any] | None = None
-    """For the move that starts the experiment: the fields that its file may not change afterwards."""
+    """For the move that starts the experiment: the values of the fields that must not change in its file afterwards."""
     incumbent: dict[str, Any] | None = None
-    """For a promotion: how the challenger answered, and the incumbent answers from now on (`answering`)."""
+    """For a promotion: the endpoint or rule of the promoted challenger, which the incumbent uses from now on
+    (`answering`)."""
     replaced: dict[str, Any] | None = None
-    """For a promotion: how the incumbent answered before, which a rollback restores."""
+    """For a promotion: the endpoint or rule that the incumbent used before, to which a rollback returns."""
     served: dict[str, str] | None = None
-    """For a handover: the model versions that the server served before and afterwards, and the server's endpoint, if
-    the previous incumbent had none."""
+    """For a handover: the model versions that the server served before and afterwards. If the previous incumbent had no
+    endpoint, also the server's endpoint."""
 
     def line(self) -> str:
         """Return the event as one line of JSON, which ends with a newline."""
@@ -89,11 +90,11 @@ def read_events(text: str) -> list[Event]:
 
 
 def events_of(given: Iterable[str | Mapping[str, Any]], place: str) -> list[Event]:
-    """Parse events, and check that none of them is missing.
+    """Parse the events of a history, and check that their numbers are 1, 2, 3 ... without a gap.
 
     Args:
         given: Events in order, as lines of JSON or as plain values.
-        place: Word for the position of an event in error messages, such as "line".
+        place: Word for the position of an event in error messages: "line" gives "line 3".
 
     Raises:
         HistoryError: an event is invalid, or the numbers of the events have a gap.
@@ -113,7 +114,7 @@ def events_of(given: Iterable[str | Mapping[str, Any]], place: str) -> list[Even
 def state_of(events: Sequence[Event], experiment: Experiment) -> State:
     """Return the current state of an experiment, computed from its history.
 
-    The history may also contain events of other experiments, which have another name or another salt.
+    The history may also contain events of earlier experiments, which have another name or another salt.
     """
     state = State(events=len(events))
     for event in events:
@@ -121,8 +122,8 @@ def state_of(events: Sequence[Event], experiment: Experiment) -> State:
             # A handover changes a server. It neither starts nor ends an experiment.
             if event.kind == "handed over":
                 continue
-            # The event belongs to another experiment. If the file later returns to an earlier salt, the experiment with
-            # that salt starts again, unless it was finished.
+            # The event belongs to another experiment, so this experiment is a draft again if its salt returns later.
+            # But a finished experiment stays finished.
             state = state if state.phase in OVER else State(events=len(events))
         else:
             state = _after(state, event)
@@ -133,7 +134,7 @@ def _after(state: State, event: Event) -> State:
     if event.kind == "kill":
         return replace(state, killed=True)
     if event.kind == "resume":
-        # The time at the stage is counted from here again, so that time with the kill switch on does not count.
+        # Restart the clock of the stage, so that the time with the kill switch on does not count.
         return replace(state, killed=False, since=None if state.since is None else event.at)
     if event.kind == "handed over":
         return replace(state, incumbent=_at_its_own(state.incumbent, state.replaced, event.served))
@@ -142,7 +143,7 @@ def _after(state: State, event: Event) -> State:
         state,
         phase=event.to,
         since=event.at,
-        # The only move after a promotion is a rollback, which restores the previous incumbent.
+        # After a promotion, the only allowed move is a rollback, which restores the previous incumbent.
         incumbent=state.replaced if state.phase == "promoted" else event.incumbent,
         replaced=event.replaced,
         fixed=event.fixed or state.fixed,
@@ -152,9 +153,9 @@ def _after(state: State, event: Event) -> State:
 def _at_its_own(
     incumbent: Mapping[str, Any] | None, replaced: Mapping[str, Any] | None, served: Mapping[str, Any] | None
 ) -> Mapping[str, Any] | None:
-    """Return the fields of the promoted challenger with the endpoint of the previous incumbent's server.
+    """Return the promoted challenger's fields, with the endpoint of the incumbent that it replaced.
 
-    They apply after a handover, when that server serves the promoted model. Returns None if nothing was promoted.
+    After a handover, the server at that endpoint runs the promoted model. Returns None if nothing was promoted.
     """
     if incumbent is None or replaced is None:
         return None
@@ -163,24 +164,27 @@ def _at_its_own(
 
 @dataclass(frozen=True)
 class Promoted:
-    """The newest promotion in a history, and whether it was handed over or rolled back afterwards."""
+    """The newest promotion of a challenger in a history, and whether it was handed over or rolled back afterwards."""
 
     event: Event
-    # True if the previous incumbent's server now serves the promoted model.
+    # True if the server of the replaced incumbent now runs the promoted model.
     handed_over: bool = False
-    # The `served` field of the handover event.
+    # The field `served` of the event that recorded the handover.
     noted: Mapping[str, Any] | None = None
     rolled_back: bool = False
 
     @property
     def incumbent(self) -> Mapping[str, Any]:
-        """Return the fields that define how the incumbent answers since the promotion (see `answering`)."""
+        """Return how the incumbent answers since the promotion: its policy, model and endpoint (see `answering`)."""
         found = self.event.incumbent
         return (_at_its_own(found, self.event.replaced, self.noted) if self.handed_over else found) or {}
 
 
 def newest_promotion(events: Sequence[Event]) -> Promoted | None:
-    """Return the newest promotion in a history, of any experiment, or None if there was none."""
+    """Return the newest promotion in a history, or None if there was none.
+
+    The promotion may belong to an earlier experiment in the same history.
+    """
     newest: Promoted | None = None
     for event in events:
         if event.to == "promoted":
@@ -194,20 +198,21 @@ def newest_promotion(events: Sequence[Event]) -> Promoted | None:
 
 
 def replaced_by(events: Sequence[Event]) -> str | None:
-    """Return the endpoint of the incumbent that the newest promotion replaced.
+    """Return the endpoint of the incumbent that the newest promotion replaced with a challenger.
 
-    Returns None if nothing was promoted, if the promotion was rolled back, or if that incumbent had no endpoint.
+    Returns None if nothing was promoted, if the promotion was rolled back, or if the replaced incumbent had no
+    endpoint.
     """
     newest = newest_promotion(events)
     return None if newest is None or newest.rolled_back else (newest.event.replaced or {}).get("endpoint")
 
 
 def serves_since_before(events: Sequence[Event], experiment: Experiment) -> Promoted | None:
-    """Return the promotion of an earlier experiment, if the new experiment file would silently undo it.
+    """Return the newest promotion if a new experiment file would silently undo it, or None.
 
-    After a promotion, all users get the promoted challenger. With a new salt in the file, they would return to the
-    incumbent in the file. Returns None if that incumbent answers like the promoted challenger, because then nothing
-    would change for users.
+    After a promotion, all users get the promoted challenger. A file with a new salt defines a new experiment, so all
+    users would get the incumbent in this file instead. If that incumbent answers exactly like the promoted challenger,
+    nothing changes for users, and the result is None.
     """
     newest = newest_promotion(events)
     if newest is None or newest.rolled_back:
@@ -230,9 +235,10 @@ def next_event(
     evidence: Mapping[str, Any] | None = None,
     served: Mapping[str, str] | None = None,
 ) -> Event:
-    """Create the next event of a history, if the event is allowed.
+    """Check that an event is allowed, and return it as the next event of the history.
 
-    A "handed over" event applies to the newest promotion, even if that promotion has another salt.
+    A "handed over" event always belongs to the experiment of the newest promotion, even if `experiment` has another
+    salt.
 
     Raises:
         IllegalEvent: the event is not allowed in the experiment's current state.
@@ -268,9 +274,9 @@ def next_event(
 
 
 def _is_due(promotion: Promoted | None, served: Mapping[str, Any] | None) -> bool:
-    """Return whether a promoted challenger can be handed over to the incumbent's own server.
+    """Return whether a promoted challenger can be handed over to the server of the incumbent that it replaced.
 
-    This is false if there is no such server, or if the promotion was already handed over or rolled back.
+    This is false if the replaced incumbent had no server, or if the promotion was already handed over or rolled back.
     """
     if promotion is None or promotion.rolled_back or promotion.handed_over:
         return False

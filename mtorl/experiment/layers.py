@@ -22,7 +22,7 @@ from mtorl.experiment.budget import AccountLimit, Budget
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.runtime.message import Message
 
-# If the share of users without an experiment is below this, it is a rounding error.
+# Share of users without an experiment. A smaller share is a rounding error, and counts as 0.
 _NOBODY = 1e-12
 
 
@@ -46,9 +46,9 @@ class Experiments:
         return iter(self._all)
 
     def holds(self, experiment: Experiment) -> bool:
-        """Return whether `experiment` is one of these objects.
+        """Return whether `experiment` is one of the active experiments.
 
-        The result is false for another version of the same experiment, which is a different object.
+        The objects are compared by identity, so a newer version of an active experiment does not count.
         """
         return any(experiment is one for one in self._all)
 
@@ -69,7 +69,7 @@ class Experiments:
         return named or next((one for one in of_campaign if one.holds(user_id)), of_campaign[0])
 
     def asks(self, arm: str) -> bool:
-        """Return whether an arm has an endpoint, so that the router requests its decisions there.
+        """Return whether the router gets an arm's decisions from a server, because the arm has an endpoint.
 
         Args:
             arm: Name of the arm, as returned by `Experiment.key`, or OUTSIDE.
@@ -96,8 +96,8 @@ class Experiments:
         for experiment in self._all:
             for limit in experiment.accounts():
                 if limit.arm == OUTSIDE:
-                    # A user outside of this experiment may be in another one. `_divided` adds an account for users in
-                    # no experiment.
+                    # Users outside this experiment may be in another one. `_divided` adds an account for the users who
+                    # are in no experiment.
                     continue
                 arm = limit.arm if limit.arm == ALL_ARMS else experiment.key(limit.arm)
                 accounts = found.setdefault((limit.campaign, limit.channel, limit.period), {})
@@ -120,9 +120,9 @@ class Experiments:
 
 
 def _divided(accounts: Mapping[str, AccountLimit]) -> list[AccountLimit]:
-    """Divide the amount of one budget between its accounts, in proportion to their users.
+    """Divide the amount of one budget between the arms of all experiments, in proportion to their users.
 
-    Users who are in no experiment get an account of their own, if there are any.
+    If some users are in no experiment, an account for these users gets a part, too.
     """
     amount = accounts[ALL_ARMS].limit
     arms = [limit for name, limit in accounts.items() if name != ALL_ARMS]
@@ -147,7 +147,7 @@ def conflict(one: Experiment, other: Experiment) -> Message | None:
 
 
 def _in_common(one: Experiment, other: Experiment) -> Sequence[str] | None:
-    """Return the campaigns that both experiments decide, or None if both decide all campaigns."""
+    """Return the campaigns that both experiments decide, or None if both decide every campaign."""
     if one.campaigns is None or other.campaigns is None:
         return other.campaigns if one.campaigns is None else one.campaigns
     return [campaign for campaign in one.campaigns if other.decides(campaign)]

@@ -34,13 +34,14 @@ _OUTCOME = "outcome:"
 _NAME = "[A-Za-z][A-Za-z0-9_]*"
 _RATIO = re.compile(f"({_NAME})_per_({_NAME})")
 GAINS = f"{_NAME}_per_({_DECISION}|{_COST})"
-"""Regular expression of a primary metric's full name. Some matches are not gains: see NO_GAINS."""
+"""Regular expression for the full names of possible primary metrics. It also matches the names in NO_GAINS, which are
+not allowed."""
 NO_GAINS = tuple(f"{what}_per_{per}" for what in (_COST, _DECISION) for per in (_COST, _DECISION))
-"""Names that match GAINS but are not gains."""
+"""Names that match GAINS but can't be a primary metric, because they contain neither a gain nor an outcome."""
 
 
 Terms = tuple[tuple[str, float], ...]
-"""A weighted sum of columns."""
+"""A weighted sum of columns: pairs of a column's name and its weight."""
 
 DECISIONS, WEIGHT = "decisions", "weight"
 DECISION_COLUMNS = {
@@ -50,8 +51,8 @@ DECISION_COLUMNS = {
     "fallbacks": "(fallback_reason IS NOT NULL)::INT",
     "latency": "latency_seconds",
 }
-"""What one decision adds to each column, as DuckDB SQL on its record (`mtorl.log.records`). `weight` is 1, or the
-weight of a decision in a replay."""
+"""DuckDB SQL for the value of each column for one decision, computed from the decision's record (`mtorl.log.records`).
+The column `weight` is 1 or, in a replay, the weight of the decision."""
 
 
 class Metric(NamedTuple):
@@ -60,7 +61,7 @@ class Metric(NamedTuple):
     numerator: Terms
     denominator: Terms = ((DECISIONS, 1.0),)
     largest: float | None = None
-    """Upper bound of the numerator for one decision, in its own unit; None if unknown."""
+    """Largest possible value of the numerator for one decision; None if unknown."""
 
 
 METRICS = {
@@ -68,14 +69,14 @@ METRICS = {
     "fallback_ratio": Metric((("fallbacks", 1.0),), largest=1.0),
     "latency_seconds": Metric((("latency", 1.0),)),
 }
-"""The metrics that are not sums of outcomes."""
+"""The metrics that are not computed from outcomes, by name."""
 KNOWN = f"{'|'.join(METRICS)}|{_RATIO.pattern}"  # regular expression of a metric's full name
 
 
 def check_metric(name: str) -> str:
-    """Return `name` if an experiment file may use it as the name of a metric.
+    """Return `name` if it has the form of a metric's name.
 
-    This checks the form of the name. `check_outcomes` checks that the data set has the outcomes in it.
+    This does not check that the data set has the outcomes in the name; `check_outcomes` does.
 
     Raises:
         ValueError: there is no such metric.
@@ -126,7 +127,7 @@ def parts_of(name: str) -> tuple[str, str] | None:
 def is_gain(name: str) -> bool:
     """Return whether a metric is a gain, which means that more is better.
 
-    A gain is "gain" or an outcome other than the cost, per decision or per currency unit.
+    Such a metric is the gain of the data set, or an outcome other than the cost, per decision or per currency unit.
     """
     return re.fullmatch(GAINS, name) is not None and name not in NO_GAINS
 
@@ -140,7 +141,8 @@ def is_per_decision(name: str) -> bool:
 def gain_of(name: str, gain: Gain) -> Gain:
     """Return the numerator of a metric as a weighted sum of outcomes.
 
-    If the numerator is "gain", this is the gain of the data set. The metric must not be in METRICS.
+    The numerator "gain" becomes the gain of the data set. The metrics in METRICS have no such numerator, and are not
+    allowed.
     """
     parts = parts_of(name)
     return _summed(parts[0], gain) if parts is not None else gain
@@ -161,7 +163,7 @@ def total_of(primary: str) -> str:
 
 
 def of_primary(primary: str) -> tuple[str, str]:
-    """Return the names of two metrics with the primary metric's numerator: per decision, and per cost.
+    """Return two metrics with the same numerator as the primary metric: one per decision, and one per cost.
 
     For the primary metric click_per_decision, these are click_per_decision and click_per_cost.
     """
@@ -200,7 +202,7 @@ def metric(name: str, gain: Gain) -> Metric:
 def column(outcome: str) -> str:
     """Return the name of the column that contains the weighted sum of an outcome.
 
-    The name contains a colon, so no field of the decision record has the same name.
+    The name contains a colon, so that it differs from the names of all other columns.
     """
     return f"{_OUTCOME}{outcome}"
 
@@ -228,25 +230,28 @@ class Guardrail(StrictModel):
     """A metric that must not get worse by more than a margin."""
 
     name: MetricName
-    """Name of the metric, as in `secondary`."""
+    """Name of the metric, in the same form as in `secondary`."""
     direction: Direction
-    """Desired direction of the metric: up = more is better, down = less is better."""
+    """Desired direction of the metric. up: more is better. down: less is better."""
     margin: float = Field(ge=0)
-    """Accepted harm, in the metric's own unit."""
+    """How much worse the challenger may be than the incumbent, in the unit of the metric."""
 
 
 class Metrics(StrictModel):
-    """Metrics of an experiment; the primary metric decides."""
+    """The metrics of an experiment. The primary metric decides which policy is better."""
 
     primary: Annotated[Text, AfterValidator(check_gain)]
-    """Metric that decides the verdict: gain_per_decision, an outcome such as click_per_decision, or either per cost."""
+    """The metric that decides the verdict: gain_per_decision, an outcome per decision such as click_per_decision, or
+    gain or an outcome per cost."""
     secondary: Annotated[tuple[MetricName, ...], FromList] = ()
-    """Metrics that are reported but never decide."""
+    """Metrics that are reported, but do not affect the verdict."""
     guardrails: Annotated[tuple[Guardrail, ...], FromList] = ()
-    """Metrics that must not get worse by more than a margin. A challenger that breaches a guardrail is rolled back."""
+    """Metrics that must not get worse by more than a margin. A challenger that clearly exceeds a margin is rolled back.
+    """
     outcome_hours: Annotated[Annotated[float, Field(gt=0, le=8760)] | None, NoneInWord()] = 24.0
-    """Hours after a decision in which its outcomes must happen and be reported. Later outcomes do not count, and a
-    decision counts only after these hours. none: all known outcomes count, if no more outcomes will arrive."""
+    """Outcomes count if they happen and are reported within this many hours after their decision, and a decision counts
+    once these hours have passed. none: every decision and every known outcome counts; use it only if no more outcomes
+    will arrive."""
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -36,18 +36,19 @@ from mtorl.policy.periods import Period
 from mtorl.policy.schedule import Pacing
 
 COUNTED = -1.0
-"""In place of the beginning of a period: the account's clock counts opportunities instead of seconds."""
+"""Value of `Kept.began` for an account whose time is counted in opportunities instead of seconds."""
 Scope = tuple[str, str, str]  # arm, campaign and channel, each of which may be "*"
-# An arm may exceed its part of a budget by the cost of up to this many exposures, at their highest cost.
+# An arm may spend more than its part of a budget, by at most the highest cost of this many exposures.
 SPARE = 3.0
-# The excess of an arm over its part is also at most this fraction of the whole budget.
+# An arm may exceed its part by at most this fraction of the rest of the budget.
 MOST_SPARE = 0.05
 
-# The price of an account is updated at least once in this many seconds.
+# Longest time between two updates of an account's price, in seconds.
 _UPDATE_SECONDS = 5.0
-# The price is also updated at least once in this fraction of the plan's duration, if that is sooner.
+# Longest time between two updates of an account's price, as a fraction of the plan's duration. The shorter time
+# applies.
 _UPDATE_SHARE = 0.005
-# When all expected opportunities have passed, the plan expects this fraction of them in addition.
+# A budget for a number of opportunities always expects at least this fraction of them to come, even if all have passed.
 _GRACE = 0.01
 # A price is not written to the ledger if it has changed by less than this fraction.
 _PRICE_MOVED = 0.01
@@ -55,11 +56,11 @@ _PRICE_MOVED = 0.01
 _WRITTEN_SECONDS = 60.0
 # If nothing has changed, an account is still written to the ledger after this many seconds.
 _IDLE_SECONDS = 86_400.0
-# A multiplier above this is implausible, because the arm probably ignores the price.
+# A multiplier above this is implausible: the arm probably ignores the price.
 _PLAUSIBLE = 10.0
 # A first price is the median of at least this many forecasts.
 _FORECASTS = 20
-# If there are still fewer forecasts after this many decisions, `Forecasts.usual` raises an error.
+# If there are fewer than _FORECASTS forecasts after this many decisions, `Forecasts.usual` raises an error.
 _ASKED = 500
 
 
@@ -87,10 +88,10 @@ def highest_cost(limit: AccountLimit, cost_cap: Mapping[str, float]) -> float:
 
 
 def spare(limit: AccountLimit, asks: bool, grain: float) -> float:
-    """Return by how much an account's limit in the ledger exceeds the account's part, in currency units.
+    """Return how much an account may spend in addition to its part of the budget, in currency units.
 
-    An arm that ignores the price gets no spare, because it would always spend it. If there are two arms, the spare of
-    one arm is at most the fraction MOST_SPARE of the other arm's part.
+    Returns 0 for an arm that ignores the price, because such an arm would always spend the additional money. Otherwise,
+    the spare is the cost of up to SPARE exposures, but at most the fraction MOST_SPARE of the rest of the budget.
 
     Args:
         asks: Whether the arm has an endpoint, and so receives the price.
@@ -118,7 +119,10 @@ class Target:
 
     @property
     def planned_share(self) -> float:
-        """Return the fraction of the ledger's limit that the plan spends, which is all except the `spare`."""
+        """Return which fraction of the account's limit in the ledger the plan spends.
+
+        The rest of the limit is the `spare`.
+        """
         part, more = self.limit.limit, spare(self.limit, self.asks, self.grain)
         return part / (part + more) if more else 1.0
 
@@ -132,7 +136,7 @@ class Kept(NamedTuple):
     price: float
     # Beginning of the budget's period, seconds since 1970, or COUNTED.
     began: float
-    # The limit, part and pacing settings as text. If they change, the account gets a new plan.
+    # The account's limit, part of the budget and pacing settings, as text. If they change, the account gets a new plan.
     terms: str
     # Start of the plan, by the account's clock.
     since: float
@@ -140,18 +144,19 @@ class Kept(NamedTuple):
     before: float
     # First price in the experiment file; None if the file gives none.
     stated: float | None = None
-    # Currency units that were spent since this first price was written into the experiment file.
+    # Currency units that were spent since the first price in the experiment file last changed.
     learned: float = 0.0
     # Time when this state was last written to the ledger, seconds since 1970.
     written: float = 0.0
 
     @property
     def to_follow(self) -> float:
-        """Return the price with which smaller accounts of the same budget begin.
+        """Return the price that smaller accounts of the same budget use at their beginning.
 
-        This is the current price of this account, with two exceptions. If there is more money than can be spent, the
-        multiplier falls to 0, but no account can begin with a price of 0. So the multiplier is at least 1 / _PLAUSIBLE
-        here. If the multiplier is implausibly high, it counts as 1.
+        This is the current price of this account, with two exceptions. If the budget is larger than can be spent, the
+        multiplier falls to 0, but a controller can't start with a price of 0. So at least a tenth of the price unit is
+        returned. If the multiplier is implausibly high, because the arm ignores the price, the price unit itself is
+        returned.
         """
         factor = self.state.multiplier
         return self.state.price_unit * (max(factor, 1.0 / _PLAUSIBLE) if factor < _PLAUSIBLE else 1.0)
@@ -200,17 +205,18 @@ class Clock:
         """
         schedule = pacing.schedule(limit.period, limit.timezone, began, now)
         first, last = schedule.times[0], schedule.times[-1]
-        # Limit the time to the period, which may have ended after the account's balances were read.
+        # The period may have ended after the account's balances were read. In this case, use the end of the period as
+        # the time.
         at = min(max(now, first), last)
         edge = min((time - now for time in (first, last) if time > now), default=inf)
         return cls(first, schedule, at, False, limit.period != "total" or first <= now < last, edge)
 
     @classmethod
     def of_count(cls, limit: AccountLimit, opportunities: int, at: float, had: float) -> Clock:
-        """Return the clock of a budget that should last for a number of opportunities.
+        """Return a clock for a budget that should last for a number of opportunities.
 
-        The clock counts the opportunities of one arm. It ends after the arm's past opportunities and its part of those
-        that are still expected.
+        The clock counts the opportunities of one arm. It ends when the arm has had its part of all opportunities that
+        are still expected.
 
         Args:
             opportunities: Number of opportunities, over all arms, that the budget should last for.
@@ -222,9 +228,9 @@ class Clock:
 
     @property
     def interval(self) -> float:
-        """Return the time until the next update of the price, in seconds.
+        """Return the number of seconds until the price must be updated.
 
-        It is 0 for a clock that counts opportunities, because each opportunity updates the price.
+        With a clock that counts opportunities, each opportunity updates the price, so this is 0.
         """
         if self.counted:
             return 0.0
@@ -232,7 +238,10 @@ class Clock:
 
 
 def terms_of(limit: AccountLimit) -> str:
-    """Return the part and the pacing settings of an account as text, so that changes can be detected."""
+    """Return an account's part of the budget and its pacing settings as text.
+
+    If this text changes, the account needs a new plan.
+    """
     assert limit.pacing is not None
     return f"{limit.part:.9g} {crc32(limit.pacing.model_dump_json().encode())}"
 
@@ -245,23 +254,25 @@ def updated(
     first: tuple[float, float],
     largest: Kept | None = None,
 ) -> tuple[Kept, Pace | None]:
-    """Return the state of an account after an update, and its spending compared with its plan.
+    """Update the price of an account, and return the account's new state and its spending compared with its plan.
 
-    The second result is None if no money was left when the plan began, or if money may not be spent now.
+    The comparison is None if no money was left when the plan began, or if money may not be spent now.
 
     Args:
         amounts: The account's limit in the ledger, and the sum of its spent and reserved money, in currency units. Both
-            must belong to the clock's period. Money that was spent before a stage change counts.
+            must belong to the clock's period, and include money that was spent before the last stage change.
         kept: State in the ledger, possibly of an earlier period; None if there is none.
         first: Multiplier and price unit with which a new plan begins (see `first_price`).
-        largest: State of the budget's largest account, whose price a new account uses.
+        largest: State of the budget's largest account. This account uses the price of the largest account until it has
+            spent enough to find a price of its own.
 
     Raises:
         ValueError: the account can't be paced.
         OverflowError: the account can't be paced.
     """
     at, (amount, committed) = clock.at, amounts
-    # The end of a clock that counts opportunities changes with each update, so it is not part of the terms.
+    # A clock that counts opportunities has a new end at each update. If the end were part of the terms, each update
+    # would begin a new plan.
     end = "" if clock.counted else clock.schedule.times[-1]
     terms = f"{amount:.9g} {target.terms} {end}"
     here = State(at, committed, *first)
@@ -272,16 +283,16 @@ def updated(
     anew = (
         kept is None
         or (kept.began, kept.terms) != (clock.began, terms)
-        or kept.state.at > at  # the clock was ahead at the last update, and has been set back
+        or kept.state.at > at  # the clock has been set back since the last update
         or kept.since > at
         or committed < amount <= kept.before  # all money was reserved when the plan began, and some has been released
     )
-    # If the account needs a new plan, it starts now, with the money that is committed so far.
+    # A new plan starts now. The money that is already spent or reserved counts as spent before the plan.
     state, since, before = (here, at, committed) if anew or kept is None else (kept.state, kept.since, kept.before)
     if largest is not None and learned < GRAINS * target.grain:
         state = replace(state, price_unit=largest.to_follow)
     pace, price = None, here.price_unit * STOP_MULTIPLIER
-    if before >= amount:  # no money was left when the plan began, so there is nothing to pace
+    if before >= amount:  # all money was spent or reserved when the plan began, so there is nothing to pace
         state = here
     else:
         budget = before + (amount - before) * target.planned_share
@@ -297,8 +308,9 @@ def updated(
 def first_price(limit: AccountLimit, last: Kept | None) -> tuple[float, float] | None:
     """Return the multiplier and the price unit with which a new plan of an account begins.
 
-    These are the values of the account's last plan or, if the file's first price has changed, that price with the
-    multiplier 1. Returns None if neither is known.
+    These are the values of the account's last plan. If the first price in the experiment file has changed since then,
+    the multiplier is 1 and the price unit is the new first price. Returns None if there is neither a last plan nor a
+    first price.
     """
     assert limit.pacing is not None
     stated = limit.pacing.price
@@ -310,7 +322,7 @@ def first_price(limit: AccountLimit, last: Kept | None) -> tuple[float, float] |
 class Forecasts:
     """Recent forecasts of the arms, as expected reward per unit of expected cost.
 
-    If the experiment file gives no first price, the median of these forecasts is the first price.
+    Their median is the first price if the experiment file gives none.
     """
 
     def __init__(self) -> None:
@@ -327,10 +339,10 @@ class Forecasts:
             self._gains.append(reward / cost)
 
     def usual(self) -> float | None:
-        """Return the median of the recent forecasts, or None if there are too few of them.
+        """Return the median of the recent forecasts, or None if there are still fewer than 20.
 
         Raises:
-            ValueError: there are still too few after _ASKED decisions.
+            ValueError: there are still too few forecasts after 500 decisions.
         """
         found = median(self._gains) if len(self._gains) >= _FORECASTS else 0.0
         if 0.0 < found < inf:

@@ -28,14 +28,15 @@ def _values(value: Any) -> Any:
 
 
 class Row(StrictModel):
-    """One row of a rule: a condition and the decision if it is true."""
+    """One row of a rule: a condition on the request, and the decision for requests that satisfy it."""
 
     when: dict[Text, Annotated[tuple[str | float | None, ...], BeforeValidator(_values)]] = Field(default_factory=dict)
-    """Column -> required value, or list of allowed values. Without `when`, the row matches every request."""
+    """Condition: for each named column, the required value or a list of allowed values. A row without `when` matches
+    every request."""
     channel: Text
-    """The channel to choose."""
+    """The channel to choose if the row matches."""
     expose: bool = True
-    """Whether to show the ad."""
+    """Whether to show the ad if the row matches."""
 
 
 def _ends(rows: tuple[Row, ...]) -> tuple[Row, ...]:
@@ -63,7 +64,7 @@ def digest(rule: Sequence[Row]) -> str:
 
 
 def check(rule: Sequence[Row], spec: DatasetSpec, where: str = "policy") -> None:
-    """Check that the data set has the channels and columns of a rule, and that its values have the right type.
+    """Check that the data set has the channels and columns of a rule, and that the rule's values have the right type.
 
     Args:
         where: Place of the rule in the experiment file, for the error message.

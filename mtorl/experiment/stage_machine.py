@@ -33,7 +33,8 @@ Phase = Literal["draft", "shadow", "1%", "5%", "25%", "50%", "promoted", "stoppe
 STAGES: tuple[Stage, ...] = get_args(Stage)
 OVER: tuple[Phase, ...] = ("promoted", "stopped", "rolled back")
 FAULTS = ("fallback_ratio", "latency_seconds")
-"""Requirements that stay unmet for the rest of a stage if its first decisions had many faults."""
+"""Requirements that are measured over all decisions of a stage. If the first decisions had many faults, they may stay
+unmet for the rest of the stage."""
 
 
 @dataclass(frozen=True)
@@ -41,26 +42,29 @@ class State:
     """The current state of an experiment, computed from the events in its history."""
 
     phase: Phase = "draft"
-    # Time when the phase began or the kill switch was last released, seconds since 1970. None for a draft.
+    # Time when the phase began, or when the kill switch was last switched off, seconds since 1970. None for a draft.
     since: float | None = None
     # True if an event switched the kill switch on. The `enabled` field of the file is a separate switch.
     killed: bool = False
     events: int = 0
-    # After a promotion or rollback: the fields that define how the incumbent answers (see `answering`). If None, the
-    # file defines them.
+    # After a promotion or rollback: how the incumbent answers, as returned by `answering`. None if it answers as the
+    # experiment file says.
     incumbent: Mapping[str, Any] | None = None
-    # After a promotion: the same fields of the previous incumbent, which a rollback restores.
+    # After a promotion: how the replaced incumbent answered, as returned by `answering`. A rollback restores this.
     replaced: Mapping[str, Any] | None = None
-    # The fields that must not change, as returned by `fixed_fields` when the experiment started; None for a draft.
+    # Result of `fixed_fields` at the start of the experiment: the fields that must not change any more. None for a
+    # draft.
     fixed: Mapping[str, Any] | None = None
 
 
 class ArmEvidence(NamedTuple):
     """Figures about one arm at the current stage, from the decision log."""
 
-    # Users whose decisions count in the verdict. In the shadow stage: users for whom the arm was queried.
+    # Number of users whose decisions count in the verdict. In the shadow stage: number of users for whom the router
+    # requested the arm's decision.
     users: int
-    # Share of the arm's decisions that fell back to the default action. In the shadow stage: share of failed answers.
+    # Share of the arm's decisions that fell back to the default action. In the shadow stage: share of the arm's answers
+    # that failed.
     fallback_ratio: float = 0.0
     # 99th percentile of the arm's latency, seconds. NaN if unknown, as in the shadow stage.
     latency_seconds: float = math.nan
@@ -77,7 +81,7 @@ class Evidence:
     breached: tuple[Message, ...]
     # Figures by the arm's name. Arms without decisions are left out.
     arms: Mapping[str, ArmEvidence]
-    # For display only: `users`, `lift` and `lift_ci` of the challenger in the verdict.
+    # For display only: number of users, lift and its interval, for the challenger that the verdict is about.
     effect: Mapping[str, Any] | None = None
 
 
@@ -90,9 +94,9 @@ class Move(NamedTuple):
 
 
 class Hold(NamedTuple):
-    """A decision to stay in the current phase.
+    """A decision to stay in the current phase, with the reasons.
 
-    The reasons are the requirements that are not met yet, or why no automatic move is allowed.
+    A reason is a requirement that is not met yet, or a state in which no automatic move is allowed.
     """
 
     reasons: tuple[Message, ...]
@@ -113,8 +117,8 @@ class Requirement(NamedTuple):
     def met(self) -> bool:
         """Return whether the requirement is met.
 
-        Hours and users must be at least the needed value. Fallback ratios and latencies must not exceed the allowed
-        value.
+        Hours and users are met if the value is high enough. Fallback ratios and latencies are met if the value is low
+        enough.
         """
         return self.found <= self.needed if self.kind in FAULTS else self.found >= self.needed
 
@@ -237,7 +241,8 @@ def _requirements(
 def lacking(needed: Iterable[Requirement]) -> list[Message]:
     """Return one message for each requirement that is not met.
 
-    If one of them concerns faults, another message explains how to make the stage ignore past faults.
+    Fallbacks and slow answers count for the whole stage, so early ones can prevent a move for long. If they do, one
+    more message explains how to make the stage ignore them.
     """
     unmet = [one for one in needed if not one.met]
     words = [one.words for one in unmet]
@@ -254,8 +259,8 @@ def _grown(step: RampStage, evidence: Evidence | None) -> Message:
 def may_move(state: State, to: Phase, by: Literal["ramp", "person"]) -> Message | None:
     """Return why a move to another phase is not allowed, or None if it is allowed.
 
-    A person may move a running experiment to any stage, forward or back. A finished experiment can't move any more,
-    except that a promotion can be rolled back. To try again, use a new salt, which defines another experiment.
+    A person may move a running experiment to any stage, forward or back. A finished experiment can't move, except that
+    a promotion can be rolled back. To repeat an experiment, give it a new salt.
     """
     if to == "draft":
         return messages.HAS_BEGUN()
@@ -279,8 +284,8 @@ def may_move(state: State, to: Phase, by: Literal["ramp", "person"]) -> Message 
 def in_force(experiment: Experiment, state: State) -> Experiment:
     """Return the experiment as the routers must apply it at its current stage.
 
-    Before the start and after the end, all users get the incumbent, even users with an override. After a promotion, the
-    incumbent's arm has the challenger's policy and endpoint.
+    Before the start and after the end, all users get the incumbent, even the users in `overrides`. After a promotion,
+    the incumbent's arm has the policy and the endpoint of the promoted challenger.
     """
     stage = next((stage for stage in STAGES if stage == state.phase), STAGES[0])
     on = experiment.enabled and not state.killed and state.phase in STAGES
@@ -293,10 +298,10 @@ def in_force(experiment: Experiment, state: State) -> Experiment:
 
 
 def answering(arm: Arm) -> dict[str, Any]:
-    """Return the fields that define how an arm answers: its policy, its model and its endpoint.
+    """Return the fields that determine the answers of an arm: its policy, its model and its endpoint.
 
-    The arm's name is left out, so that a challenger can be compared with an incumbent. The values can be written as
-    JSON.
+    The name is left out, so that a challenger and an incumbent that answer alike have equal fields. The values can be
+    written as JSON.
     """
     fields = {"policy", "model_digest", "model_name", "model_version"}
     return {**arm.model_dump(mode="json", include=fields), "endpoint": arm.url}
@@ -313,7 +318,8 @@ FIXED: Sequence[str] = (
     "covariates",
     "minimum_effect",
 )
-"""Fields that may not change after the start: they define what is measured, on which users, at which error rate."""
+"""Fields of the experiment file that must not change after the start, because they define what is measured, on which
+users, and with which error rate."""
 
 
 def fixed_fields(experiment: Experiment) -> dict[str, Any]:

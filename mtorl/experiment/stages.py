@@ -24,33 +24,35 @@ from mtorl.runtime.validation import FromList, StrictModel
 Stage = Literal["shadow", "1%", "5%", "25%", "50%"]
 
 CHALLENGER_SHARE: Mapping[Stage, float] = {"shadow": 0.0, "1%": 0.01, "5%": 0.05, "25%": 0.25, "50%": 0.5}
-"""Share of the experiment's users that get a challenger (any of them) at each stage."""
+"""Share of the experiment's users, by stage, that get one of the challengers."""
 
 
 class RampStage(StrictModel):
     """One stage of a ramp, and the requirements for leaving it."""
 
     stage: Stage
-    """shadow, 1%, 5%, 25% or 50%."""
+    """Name of the stage: shadow, 1%, 5%, 25% or 50%. The number is the share of users that get a challenger."""
     hours: float = Field(default=24.0, ge=0)
-    """Minimum duration, counted from the start of the stage or from the last time the experiment was switched on."""
+    """Minimum duration of the stage in hours. It is counted from the start of the stage, or from the last time the kill
+    switch was turned off."""
     users: int = Field(default=100, ge=0)
-    """Minimum number of users per arm that count in this stage's verdict. In the shadow stage: the minimum number of
-    users for whom each challenger was queried."""
+    """Minimum number of users per arm in this stage's verdict. In the stage shadow: the minimum number of users for
+    whose requests each challenger was asked."""
 
 
 class Ramp(StrictModel):
     """The stages that an experiment moves through automatically."""
 
     stages: Annotated[tuple[RampStage, ...], FromList, Field(min_length=1)]
-    """Stages in order; each must be larger than the previous one."""
+    """The stages in order. Each stage must have a larger share than the one before."""
     fallback_ratio: float = Field(default=0.01, ge=0, le=1)
-    """Largest allowed excess of a challenger's fallback ratio over the incumbent's. In the shadow stage: the largest
-    share of a challenger's answers that may fail."""
+    """Requirement for the next stage: a challenger's share of fallback decisions exceeds the incumbent's by at most
+    this. In the stage shadow: at most this share of a challenger's answers may fail."""
     latency_seconds: float = Field(default=0.02, gt=0)
-    """Largest allowed excess of a challenger's 99th-percentile latency over the incumbent's, seconds."""
+    """Requirement for the next stage: a challenger's 99th percentile of latency exceeds the incumbent's by at most this
+    number of seconds."""
     promote: bool = False
-    """true: promote a winning challenger automatically. false: wait for a person."""
+    """true: promote a winning challenger automatically. false: a person promotes it."""
 
     @field_validator("stages")
     @classmethod
@@ -62,9 +64,9 @@ class Ramp(StrictModel):
 
 
 def stages_before(ramp: Ramp, stage: str | None) -> list[Stage]:
-    """Return the stages of the ramp that are smaller than `stage`.
+    """Return the stages of the ramp in which fewer users get a challenger than in `stage`.
 
-    A move from the draft directly to `stage` skips them. The list is empty if `stage` is unknown.
+    If a person moves a draft directly to `stage`, these stages are skipped. The list is empty if `stage` is unknown.
     """
     share = next((share for name, share in CHALLENGER_SHARE.items() if name == stage), 0.0)
     return [step.stage for step in ramp.stages if CHALLENGER_SHARE[step.stage] < share]

@@ -72,11 +72,15 @@ REFERENCE_TOUCHPOINTS = 5
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """Facts about the training users of a windows folder. Shards are read one by one to limit memory."""
+    """Facts about the training users of a windows folder, which the training and the artifact need.
+
+    The shards of the folder are read one by one to limit memory.
+    """
 
     spec: DatasetSpec
     fingerprint: str  # fingerprint of the log from which the windows were built
-    encoding_digest: str  # hash of the description and the encoder; if it changes, a checkpoint can't be continued
+    # hash of the data set description and the encoder; a checkpoint with another hash can't be continued
+    encoding_digest: str
     encoder: Encoder
     first_shard: str  # name of the first shard that contains training users
     users: Fingerprints
@@ -130,9 +134,9 @@ class TrainingSummary:
         metrics: Mapping[str, Any],
         reference: pd.DataFrame,
     ) -> TrainedPolicy:
-        """Return a policy that was trained on these users, with all that its artifact needs.
+        """Return a policy that was trained on these users, with everything that its artifact contains.
 
-        The thresholds for drift are measured here.
+        This includes the thresholds of the drift tests, which are measured here.
         """
         # A cost cap must not be too low. So a channel without training data gets the highest cost of any channel.
         highest = max(self.highest_cost.values())
@@ -161,7 +165,8 @@ def drift_reference(windows: str, spec: DatasetSpec) -> pd.DataFrame:
     The columns are the user, the context columns and the static columns.
     """
     if (decided := contexts(windows, spec, "train")) is not None:
-        # Prefer decisions to touchpoints if the log has decisions: like requests, they include those without exposure.
+        # If the log has decisions, sample decisions instead of touchpoints: like requests in production, they include
+        # decisions without an exposure.
         share = min(1.0, REFERENCE_TOUCHPOINTS * decided["user_id"].nunique() / len(decided))
         return sample_users(decided[stretches(decided["user_id"], share)].reset_index(drop=True))
     share = min(1.0, REFERENCE_TOUCHPOINTS / touchpoints_per_user(windows))
@@ -177,7 +182,7 @@ def drift_thresholds(reference: pd.DataFrame, spec: DatasetSpec) -> ThresholdGri
     """Measure the thresholds of the drift tests on a reference; None if the reference has too few users."""
     if reference["user_id"].nunique() < 2 * MIN_USERS:
         return None
-    columns = (*spec.context, *spec.static)  # if the reference consists of decisions, static columns may be missing
+    columns = (*spec.context, *spec.static)  # a reference that consists of decisions has no static columns
     return ThresholdGrid.measure(reference, {c.name: c.kind for c in columns if c.name in reference})
 
 
@@ -206,7 +211,7 @@ def fit_incumbent(windows: str, out: str) -> Artifact:
 def take_incumbent(windows: str, served: str, out: str) -> Artifact:
     """Copy the artifact of the serving policy, so that the challenger can be compared with it on the test users.
 
-    The split of a user never changes. So the serving policy was not trained on the test users either.
+    The serving policy was not trained on the test users either, because a test user is a test user in every training.
 
     Raises:
         WindowError: The artifact has other columns or channels than the windows.
@@ -261,7 +266,9 @@ def fit_challenger(
 
         def on_epoch(member: int, row: dict[str, float]) -> None:
             epochs[member] = row["epoch"]
-            if not at_once:  # earlier networks have finished, so count all their epochs, even if they stopped early
+            # The networks are trained one after the other. Count all epochs of the earlier networks, even if they
+            # stopped early.
+            if not at_once:
                 epochs.update(dict.fromkeys(range(member), config.epochs))
             progress.report(sum(epochs.values()), MEMBERS * config.epochs, f"validation loss {row['val_loss']:.4f}")
             write(member, row)
@@ -367,7 +374,7 @@ def _price(
 ) -> PolicyParams:
     """Return the policy's parameters, with the price at which the policy spends the budget on validation users.
 
-    The spend is computed on opportunities or, if the log has none, on touchpoints.
+    The spend is computed from opportunities of validation users or, if the log has none, from their touchpoints.
     """
     if opportunities is None:
         batch: Windows = val.on_demand("val", targets=True)

@@ -41,9 +41,10 @@ from mtorl.window.table import WindowTable
 from mtorl.window.window import WindowBatch
 
 STEPS = 3  # number of later opportunities that are simulated
-HALF_LIFE_DAYS = 14.0  # gain and cost of an opportunity after a pause of this length count half
+HALF_LIFE_DAYS = 14.0  # a gain or cost counts half if it comes after a pause of this length
 CLEAR = 2.33  # the policy uses the value of the future only if `foresight` is above this number of standard errors
-_TOKENS = 350_000  # windows are sampled until they and their branches have this many tokens: a few seconds of CPU time
+# limits the sample of windows: number of tokens in the windows and their branches, a few seconds of CPU time
+_TOKENS = 350_000
 _AT_ONCE = 1024  # number of windows whose branches are computed at a time, to limit memory
 _EPOCHS, _BATCH, _LR = 10, 1024, 6e-3
 
@@ -51,7 +52,7 @@ _EPOCHS, _BATCH, _LR = 10, 1024, 6e-3
 class Answers(NamedTuple):
     """The predictions of an ensemble for B states: action logits, expected gain and expected cost (B, C).
 
-    `inputs` are the inputs of the decoders, from which the head for the value of the future also predicts.
+    `inputs` are the inputs of the ensemble's decoders. The head that predicts the value of the future needs them, too.
     """
 
     inputs: DecoderInputs
@@ -66,7 +67,7 @@ def fit_future(ensemble: Ensemble, encoder: Encoder, windows: Windows, price: fl
     Args:
         encoder: Encoder of the ensemble's inputs.
         windows: Windows of training users; a sample is used.
-        price: Price of the policy, which decides at the simulated opportunities.
+        price: Price with which the policy decides at the simulated opportunities.
         seed: Seed of the sample and of the training.
     """
     random = np.random.default_rng(seed)
@@ -113,8 +114,8 @@ def foresight(ensemble: Ensemble, encoder: Encoder, table: WindowTable, seed: in
         return 0.0
     now, following = windows.take(chosen), windows.take(chosen + 1)
     follows_B = np.isfinite(following.time["recency_hours"][np.cumsum(following.length_B) - 1])
-    # Leave out our own decisions. Their channels were chosen by forecasts for the user, and so depend on the user's
-    # tastes, which also affect the next gain.
+    # Leave out decisions of our own policies. They chose channels by forecasts for the user, so their channels depend
+    # on the user's tastes. The tastes also affect the next gain, so the channel would seem to affect it.
     kept = np.flatnonzero(follows_B & ~labels(now, encoder).collected_B)
     if not len(kept):
         return 0.0
@@ -134,8 +135,7 @@ def foresight(ensemble: Ensemble, encoder: Encoder, table: WindowTable, seed: in
 
 
 def _most_windows(encoder: Encoder) -> int:
-    # The tokens of a window are computed only once for all its branches, and each of the 2 C + 1 branches adds one
-    # token.
+    # All branches of a window share the tokens of the window. Each of the 2 C + 1 branches adds one token.
     return max(1, _TOKENS // (encoder.window + 2 * len(encoder.channels) + 1))
 
 
@@ -155,12 +155,12 @@ def _joined(parts: Sequence[Answers]) -> Answers:
 def _look_ahead(
     ensemble: Ensemble, encoder: Encoder, now: WindowBatch, next_one: WindowBatch
 ) -> tuple[Tensor, Answers, Answers]:
-    """Predict the next opportunity of each window after each possible action.
+    """Predict the next opportunity of each user, for each possible action and outcome at the current opportunity.
 
     Args:
         encoder: Encoder of the ensemble's inputs.
         now: Windows of the B current opportunities.
-        next_one: Windows of the next opportunities, for their times and contexts.
+        next_one: Windows that provide the times and contexts of the next opportunities.
 
     Returns:
         The probability (B, C) that an exposure has a gain; the predictions for all branches of all windows; and the
@@ -182,15 +182,15 @@ def _branch_answers(
     ensemble: Ensemble, encoder: Encoder, now: WindowBatch, next_one: WindowBatch, hit: Mapping[str, float]
 ) -> tuple[Answers, Answers]:
     x_BTD, length_B = map(torch.from_numpy, encoder.encode(now))
-    # A window has at most T tokens. If a window is full, remove its first token, because a branch adds a token.
+    # A branch adds one token to a window of at most T tokens. If a window is full, remove its first token.
     full_B1 = (length_B == x_BTD.shape[1]).view(-1, 1) & (x_BTD.shape[1] > 1)
     kept_BT = (torch.arange(x_BTD.shape[1]) + full_B1).clamp(max=x_BTD.shape[1] - 1)
     x_BTD, length_B = x_BTD[torch.arange(len(x_BTD))[:, None], kept_BT], length_B - full_B1.squeeze(1).long()
     answers = _answers(ensemble, encoder, ensemble.decoder_inputs(x_BTD, length_B))
     tokens = branches(now, answers.cost_BC.double().numpy(), next_one, hit)
     next_BKD = torch.from_numpy(replace(encoder, window=2 * len(encoder.channels) + 1).encode(tokens)[0])
-    # In the branch without an exposure (the first one), the new token replaces the last token of the window. In all
-    # other branches, it is added. If T is 1, only the new token is kept.
+    # In the first branch, which has no exposure, the new token replaces the last token of the window. In all other
+    # branches, it is added to the window. If T is 1, only the new token is kept.
     follows_K = (torch.arange(next_BKD.shape[1]) > 0).long()
     kept_BK = (length_B[:, None] - 1 + follows_K).clamp(max=x_BTD.shape[1] - 1)
     inputs = ensemble.inputs_after(x_BTD, kept_BK, next_BKD)
@@ -198,9 +198,10 @@ def _branch_answers(
 
 
 def _by_channel(later_BK: Tensor, hit_BC: Tensor) -> Tensor:
-    """Return the expected later value (B, C) after an exposure on each channel.
+    """Return the expected value (B, C) of later opportunities after an exposure on each channel.
 
-    It is the mean of the branches with and without a gain, weighted by the probability `hit_BC` of a gain.
+    The exposure may have a gain or not. So the values of both branches are averaged, weighted by the probability
+    `hit_BC` of a gain.
     """
     channels = hit_BC.shape[1]
     return hit_BC * later_BK[:, 1 + channels :] + (1 - hit_BC) * later_BK[:, 1 : 1 + channels]
@@ -208,9 +209,10 @@ def _by_channel(later_BK: Tensor, hit_BC: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _later(after: Answers, future: FutureValue | None, price: float) -> Tensor:
-    """Return the expected gain and cost (M, 2) after each branch if the decision rule decides from then on.
+    """Return the expected gain and cost (M, 2) of all opportunities after each branch, if the decision rule decides.
 
-    They are summed over the next opportunity and, by the head `future`, the opportunities after it.
+    The ensemble predicts the next opportunity, and the head `future` all opportunities after it. If `future` is None,
+    only the next opportunity is counted.
     """
     own_MC2 = torch.stack([after.gain_BC, after.cost_BC], dim=-1)
     level_M2, added_MC2 = (torch.zeros(2), torch.zeros_like(own_MC2))
@@ -225,7 +227,10 @@ def _later(after: Answers, future: FutureValue | None, price: float) -> Tensor:
 
 
 def _fit(future: FutureValue, inputs: DecoderInputs, level_B2: Tensor, added_BC2: Tensor) -> None:
-    """Fit the head of each network in the ensemble to the same targets, which are divided by their spread."""
+    """Train the head of each network in the ensemble on the same targets.
+
+    The targets are divided by their spread, so that the loss does not depend on their units.
+    """
     mean_2, level_scale_2 = level_B2.mean(0), level_B2.std(0).clamp(min=1e-6)
     added_scale_2 = added_BC2.square().mean((0, 1)).sqrt().clamp(min=1e-6)
     level_B2, added_BC2 = (level_B2 - mean_2) / level_scale_2, added_BC2 / added_scale_2

@@ -54,12 +54,14 @@ _LOCK = ".lock"
 METRIC = "validation_loss"  # name under which a trial prints its objective
 
 WEIGHTS = {"action": 1.0, "reward": TrainConfig.mu, "cost": TrainConfig.nu}
-"""Weights of the losses in the objective, independent of the weights that a trial trains with."""
+"""Weights of the three losses in the search's objective. They are fixed, although a trial may train with other weights.
+"""
 
 OnEpoch = Callable[[int, float], None]
-"""Called with the epoch, from 1, and the loss of the weights that are kept if training stops after this epoch."""
-# The settings of the first trials are the defaults, and then random; later, TPE proposes them. Trials do not stop early
-# before this many trials were completed.
+"""Type of a function that is called after each epoch with the epoch's number, beginning at 1, and the validation loss
+of the best weights so far."""
+# The first trial has the default settings, and the next ones random settings; only after this many trials does TPE
+# propose settings. No trial stops early before this many trials were completed.
 _RANDOM_TRIALS = 8
 _EPOCHS_AT_LEAST = 2  # number of epochs before a trial may stop early
 
@@ -126,7 +128,7 @@ class SearchConfig:
     trials: int = 30  # the search ends with this many finished trials, including those of earlier calls
     timeout: float = 0.0  # after this many seconds, no further trial starts in this call; 0 for no limit
     epochs: int = TrainConfig.epochs  # largest number of epochs of a trial; use the same number in the final training
-    seed: int = 7  # seed of the proposed settings and of the training in each trial
+    seed: int = 7  # random seed for proposing settings, and for the training in each trial
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,9 @@ class Tried:
 
     number: int  # trial 0 has the default settings
     settings: Settings
-    loss: float | None  # objective; if the trial stopped early, that of its last epoch; None if the training diverged
+    # The validation loss (see `objective`). If the trial stopped early, this is the loss after its last epoch. None if
+    # the training diverged.
+    loss: float | None
     ended: str  # "complete", "early" or "diverged"
     epochs: int
     seconds: float
@@ -174,21 +178,21 @@ class SearchReport:
 
 
 def search(windows: str, out: str, config: SearchConfig) -> SearchReport:
-    """Search for the best settings: start a search in a folder, or continue the search that the folder contains.
+    """Search for the best settings. If the folder `out` already contains a search, continue it.
 
     Args:
         config: Length and seed of the search.
 
     Raises:
-        SearchError: The folder contains a search with other data, another search space, number of epochs or seed;
-            another process is searching in the folder; or no trial was completed.
+        SearchError: The folder contains a search with other data, another search space, or another number of epochs or
+            seed; another process is searching in the folder; or no trial was completed.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     trials, folder = Trials(windows), Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    # Lock the folder. A second search in it would take the running trial of this search for a killed one.
+    # Lock the folder. A second search in it would treat the running trial of this search as killed.
     with locked(folder / _LOCK, SearchError(BUSY(folder=folder, what="search"))):
         study = _study(folder, _identity(windows, config))
         for killed in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
@@ -239,7 +243,10 @@ def _study(folder: Path, identity: Mapping[str, Any]) -> optuna.Study:
 
 
 def _identity(windows: str, config: SearchConfig) -> dict[str, Any]:
-    """Return everything but the settings that affects the loss of a trial, so that unequal searches are not mixed."""
+    """Return everything but the settings that affects the loss of a trial.
+
+    A search is only continued if these values are the same, so that all its losses can be compared.
+    """
     manifest = json.loads(Path(windows, "manifest.json").read_text())
     files = [shard["sha256"] for shard in manifest["shards"]]
     content = json.dumps([files, Path(windows, "dataset.yaml").read_text()])
@@ -300,7 +307,7 @@ def _run(study: optuna.Study, trials: Trials, config: SearchConfig, done: int) -
 
 
 def _tried(study: optuna.Study) -> list[Tried]:
-    """Return the finished trials, numbered from 0. Killed trials are left out, and do not count."""
+    """Return the finished trials, numbered from 0. Killed trials are left out, and get no number."""
 
     def of(number: int, trial: optuna.trial.FrozenTrial) -> Tried:
         ended = trial.user_attrs["ended"]

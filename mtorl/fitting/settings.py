@@ -34,7 +34,7 @@ NAMES = (
     *("lr", "weight_decay", "batch_size", "hidden", "levels", "heads", "dropout"),
     *("mu", "nu", "lam", "averaging", "clip", "patience"),
 )
-"""Fields of `TrainConfig` that are settings."""
+"""Fields of `TrainConfig` that a settings file may contain."""
 
 
 class SettingsError(InputError, ValueError):
@@ -123,7 +123,8 @@ def _number(text: str) -> int | float | str:
 
 
 CHECKPOINT_DAYS, CURVE_DAYS = 7, 90
-"""Days for which a file is kept after its last write. A training that succeeds removes its checkpoints."""
+"""Days after the last write until checkpoints and learning curves are deleted. A training that succeeds deletes its
+checkpoints at once."""
 _DAYS = {"checkpoints": CHECKPOINT_DAYS, "shared": CHECKPOINT_DAYS, "tensorboard": CURVE_DAYS}
 
 
@@ -137,7 +138,7 @@ class KeptFiles:
 
     checkpoint: str  # prefix of the paths of the checkpoints
     tensorboard: str  # folder with the metrics of each epoch, for TensorBoard
-    shared: str  # folder from which pods on other nodes read their task, and in which they write the artifact
+    shared: str  # folder in which pods on other nodes find their task, and to which they write the artifact
 
     @classmethod
     def of(

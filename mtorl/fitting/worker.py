@@ -1,10 +1,10 @@
-"""Trains the challenger by the arguments in a task file. Torchrun starts several processes with the same file.
+"""Trains the challenger with the arguments in a task file. Torchrun starts several processes with the same file.
 
     FitTask(windows, out, TrainConfig(), budget_share=0.5).save(path)
     torchrun --standalone --nproc-per-node=4 -m mtorl.fitting.worker TASK.json
 
-If the input is wrong, a retry would fail again. So the process reports the error (`mtorl.runtime.progress.input_error`)
-and exits with status 0. With another status, torchrun would restart all processes.
+If the input is wrong, the process reports the error (`mtorl.runtime.progress.input_error`) and exits with status 0.
+With another status, torchrun would restart all processes, although a retry would fail again.
 """
 
 from __future__ import annotations

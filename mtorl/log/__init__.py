@@ -8,7 +8,7 @@ Modules in reading order:
     columns                    readers for JSON and Arrow columns
     times                      conversion of times
     splits                     training, validation and test users
-    propensity                 probabilities with which logged channels were chosen
+    propensity                 probability with which the channel of each logged touchpoint was chosen
     records, decision_ids      fields and ids of the decision log
     lake, derived              storage of the decision log, and tables computed from it
     opportunities, trainings   decisions for training and evaluation, and the history of trainings

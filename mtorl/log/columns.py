@@ -1,7 +1,7 @@
 """Converts columns to arrays, from JSON lists on a server and from Arrow tables offline.
 
-Both readers check types equally strictly, and represent null in the same way. So a window that is built online equals
-the same window built offline (`mtorl.window.window`).
+The readers for JSON and Arrow reject the same types, and represent null in the same way. So a window that is built on a
+server equals the same window built offline (`mtorl.window.window`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Codes:
 
 
 Values = Floats | Codes
-"""A column: numeric (NaN = null) or categorical."""
+"""The values of one column: numbers, in which NaN is null, or category codes."""
 
 
 AnyValues = TypeVar("AnyValues", bound=Values)
@@ -104,8 +104,7 @@ def json_numbers(values: list[Any], where: str, row_N: Ints, null: bool = True) 
     Raises:
         WindowError: a value is not a number or, if `null` is false, is not finite.
     """
-    # NumPy would accept the text "1" as a number. The Arrow reader rejects such text, so this reader must reject it,
-    # too.
+    # NumPy would convert the text "1" to a number. Reject text here, because the Arrow reader rejects it, too.
     for position, value in enumerate(values):
         if not (isinstance(value, float | int) or (value is None and null)):
             i = int(row_N[position])
@@ -189,8 +188,8 @@ def arrow_flags(table: pa.Table, name: str) -> Bools:
 def arrow_codes(values: pa.Array, where: str) -> Codes:
     """Convert an Arrow column of text to codes. The empty text counts as null, as in JSON."""
     if pa.types.is_dictionary(values.type):
-        # The dictionary may contain a text twice, or a null. So its texts are converted to codes first, as for a text
-        # column.
+        # The column's dictionary may contain null, or the same text twice. So convert it like a text column, and then
+        # look up the code of each row.
         inner = arrow_codes(values.dictionary, where)
         return Codes(np.append(inner.codes, -1)[_indices(values)], inner.values)
     if pa.types.is_null(values.type):
@@ -213,7 +212,8 @@ def arrow_channels(values: pa.Array, channels: Sequence[str], where: str) -> Int
     """Return the position of each row's channel in `channels`.
 
     Raises:
-        WindowError: a channel is unknown or null. In a window, a null channel means the start of a journey.
+        WindowError: a channel is unknown or null. Null is not allowed because, in a window, it means that a journey
+            starts.
     """
     names = arrow_codes(values, where)
     unknown = [v for v in names.values if v not in channels]

@@ -31,22 +31,26 @@ PropensitySource = Literal["logged", "channel-frequency", "markov"]
 Outcome = Literal["click", "conversion", "revenue", "cost"]
 
 OUTCOMES: tuple[str, ...] = get_args(Outcome)
-"""Outcomes that every log has, known only after the exposure. A description may name more under `outcomes`."""
+"""Outcomes that every log has. They are known only after the exposure. The description of a data set may add other
+outcomes under `outcomes`."""
 
 EVENTS = ("click", "conversion")
-"""Outcomes that count once for a touchpoint, even if reported several times; all others add up."""
+"""Outcomes that count only once for a touchpoint, even if they are reported several times. The values of all other
+outcomes are added up."""
 
 _KEYS = ("user_id", "timestamp", "campaign_id", "channel")
 BASE_COLUMNS = (*_KEYS, "cost", "click", "conversion", "revenue", "propensity")
-"""The first columns of the canonical touchpoint log, in order; context, static and further outcome columns follow."""
+"""The first columns of the canonical touchpoint log, in this order. The context, static and additional outcome columns
+follow."""
 
 OWN = "touchpoints"
-"""Name of the adapter for the user's own logs."""
+"""Name of the adapter that reads users' own logs."""
 
 SIMULATOR = "simulator"
 """Name of the built-in data set that the simulator generates, and of its adapter."""
 
-# Derived tables add columns with these names to those of the log, so a description must not use them.
+# These column names are in use: tables that are computed from the log have the log's columns and these. So a
+# description must not use them.
 _RESERVED = {*BASE_COLUMNS, "step", "split", "event_timestamp", "created_timestamp", "collected", "row", "fault"}
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _QUESTION = re.compile(r"^ *# CHECK (.*(?:\n *#       .*)*)$", re.MULTILINE)
@@ -54,7 +58,7 @@ _BUILT_IN = Path(__file__).parent / "datasets"
 
 
 def free_name(name: str) -> str:
-    """Return `name` if a description may use it for a column; otherwise return it with the prefix `log_`."""
+    """Return `name` if it is allowed as the name of a column; otherwise return it with the prefix `log_`."""
     if not _IDENTIFIER.fullmatch(name) or name in _RESERVED or name.startswith("hist_"):
         return f"log_{name}"
     return name
@@ -65,15 +69,16 @@ class SpecError(InputError, ValueError):
 
 
 class Column(StrictModel):
-    """A context column (known before the decision), a static user column, or a further outcome."""
+    """A column that a data set adds: a context column (known before the decision), a user column, or an outcome."""
 
     name: Text
     """The column's name in the log: a letter, then letters, digits and _."""
     kind: Kind
     unit: str = ""
-    """The unit that pages and reports show; empty if there is none."""
+    """Unit of the values, for display in pages and reports; empty if there is none."""
     missing: Missing = "error"
-    """Treatment of a missing value. error: invalid row; zero: 0.0; unknown: null (read as mean or unknown category)."""
+    """How to treat a missing value. error: the row is invalid. zero: use 0.0. unknown: use null, which the model reads
+    as the mean or as an unknown category."""
 
     @field_validator("name")
     @classmethod
@@ -93,22 +98,23 @@ class Column(StrictModel):
 
 
 class RewardSpec(StrictModel):
-    """The learning signal: r_t = MinMaxNorm(g_t - cost_weight * w_t), gain g and cost w of one exposure."""
+    """The reward that the model learns: r_t = MinMaxNorm(g_t - cost_weight * w_t), for gain g and cost w."""
 
     gain: GainOfSpec
-    """An outcome, or a weighted sum of several, such as {click: 0.1, revenue: 1}. Weights must be above 0; an outcome
-    may be negative. See `mtorl.log.gain`."""
+    """The gain of an exposure: an outcome, or a weighted sum of several outcomes such as {click: 0.1, revenue: 1}.
+    Weights must be above 0. Values of an outcome may be negative."""
     cost_weight: float = Field(0.0, ge=0)
-    """The paper's multiplier s, in gain per currency unit."""
+    """How much reward a currency unit of cost takes away, in gain per currency unit (s in the paper)."""
 
 
 class FeatureField(Column):
     """A field of a feature view. The model reads its newest value from before the decision."""
 
     missing: Missing = "unknown"
-    """Value for an unknown key, an expired row or a null. unknown: null; zero: 0.0."""
+    """Value to use if the key is unknown, the row has expired or the field is null. unknown: null; zero: 0.0."""
     by_channel: bool = False
-    """true: the field is a list with a number for each channel, in the order of `channels`; each is a model input."""
+    """true: the field is a list with one number per channel, in the order of `channels`. Each number is an input of the
+    model."""
 
     @model_validator(mode="after")
     def _nobody_answers_for_it(self) -> FeatureField:
@@ -120,21 +126,25 @@ class FeatureField(Column):
 
 
 class FeatureViewSpec(StrictModel):
-    """Fields that the model reads from a feature view, which is built in or your own Parquet file."""
+    """Fields that the model reads from one feature view, which is built in or is your own Parquet file."""
 
     view: Text
-    """Name of the view: user_channel or campaign_stats (features/README.md) or, with `source`, a new name."""
+    """Name of the feature view: the built-in user_channel or campaign_stats (features/README.md) or, with `source`, a
+    new name."""
     fields: Annotated[tuple[FeatureField, ...], FromList]
     source: Text | None = None
-    """Parquet file, or folder of parts, with one row for each key and time; relative to the folder of this file."""
+    """Your own features: a Parquet file, or a folder of Parquet files, with one row per key and time. The path is
+    relative to the folder of this description."""
     key: Literal["user_id", "campaign_id"] | None = None
-    """Key column of `source`: a decision reads the row of its user or campaign."""
+    """Column of `source` with the key of each row. A decision reads the row of its user or of its campaign."""
     timestamp: Text = "timestamp"
-    """Column of `source`: the time from which a row is valid. A decision sees the newest row before it."""
+    """Column of `source` with the time from which a row is valid. A decision reads the newest row that is valid before
+    the decision."""
     created_timestamp: Text | None = None
-    """Column of `source`: when a row was written, if later than `timestamp`. Earlier decisions do not see the row."""
+    """Column of `source` with the time at which a row was written, if this can be later than `timestamp`. Decisions
+    before that time do not see the row."""
     ttl_hours: float | None = Field(None, ge=0.001, le=100_000)
-    """A row of `source` that is older than this has expired."""
+    """Age in hours at which a row of `source` expires. An expired row is not used. By default, rows do not expire."""
 
     @model_validator(mode="after")
     def _says_where_rows_come_from(self) -> FeatureViewSpec:
@@ -162,54 +172,60 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class DatasetSpec(StrictModel):
-    """Description of one touchpoint log."""
+    """The description of a data set: a log of touchpoints, its columns, and what the model should learn from it."""
 
     name: Text
     description: str = ""
     adapter: Text = OWN
-    """Converter of the raw file to the canonical log. "touchpoints": only names and formats of columns may differ."""
+    """Name of the converter from the raw file to the canonical log. With "touchpoints", only the names and the formats
+    of columns may differ from the canonical log."""
     channels: Annotated[tuple[Channel, ...], FromList]
-    """The actions, in the order that the model uses."""
+    """The channels, which are the model's possible actions. The model uses them in this order."""
     propensity: PropensitySource
-    """Source of the logged channels' probabilities: a column of the log, or the model that estimates them."""
+    """Source of the probabilities with which the logged channels were chosen: a column of the log, or a model that
+    estimates them."""
     file: FileFormat = FileFormat()
     """Format of the file: separator and decimal mark."""
     columns: Sources = Field(default_factory=dict)
-    """Names of the log's columns in the file, if they differ: `user_id: uid`. See `Source` for more."""
+    """Names of the columns in the file, if they differ from the canonical names, for example `user_id: uid`. `Source`
+    has more options, such as units and constants."""
     conversions: Conversions | None = None
     """A second file, with outcomes that arrive after the touchpoint was logged."""
     context: Columns = ()
-    """Columns known before the decision, one value for each touchpoint."""
+    """Context columns: values that are known before the decision, and may differ between the touchpoints of a user."""
     static: Columns = ()
-    """Columns with one value for each user."""
+    """Static columns: values that are the same for all touchpoints of a user."""
     segment: str | None = None
-    """The categorical static column by which the incumbent policy segments users."""
+    """Name of the categorical static column with the user's segment. The incumbent policy draws channels with the same
+    probabilities for all users of a segment."""
     reward: RewardSpec = RewardSpec.model_validate({"gain": "click"})
     currency: Text = "currency unit"
-    """Unit of cost, and of revenue unless `outcome_labels` names another."""
+    """Currency of costs and revenue, for display. `outcome_labels` may give revenue another unit."""
     window: Count = 20
-    """Number of a user's latest touchpoints that the model sees."""
+    """Number of a user's newest touchpoints that the model reads."""
     outcomes: Columns = ()
-    """Further outcomes, known only after the decision, so never context. The gain, `immediate` and `timed` may name
-    numeric outcomes from this list."""
+    """Additional outcomes. They are known only after the decision, so they can't be context. The gain, `immediate` and
+    `timed` may use the numeric ones."""
     journey_gap_days: float = Field(30.0, gt=0)
-    """A longer pause between touchpoints starts a new journey; the model does not see earlier journeys."""
+    """Pause in days after which a new journey of the user begins. The model does not read touchpoints of earlier
+    journeys."""
     max_touchpoints: Count = 10_000
-    """Maximum touchpoints of a user. A user with more is probably a bot, and only the first ones are used."""
+    """Largest number of touchpoints of a user. A user with more is probably a bot, so only the first ones are used."""
     min_touchpoints: Count = 1
-    """Minimum touchpoints of a user. All rows of a user with fewer are invalid."""
+    """Smallest number of touchpoints of a user. If a user has fewer, all rows of this user are invalid."""
     immediate: Annotated[tuple[Text, ...], FromList] = ("click", "cost")
-    """Outcomes that are known before the user's next touchpoint. Of a previous touchpoint, the model sees only these
-    and the `timed` ones, because an outcome that is reported days later is unknown when the model decides."""
+    """Outcomes that are known before the user's next touchpoint. Of earlier touchpoints, the model reads only these and
+    the `timed` outcomes, because an outcome that is reported days later is not yet known when the model decides."""
     timed: Annotated[tuple[Text, ...], FromList] = ()
-    """Outcomes whose time of arrival is in the log, in a column such as `conversion_time`. Of the previous touchpoint,
-    the model sees only the outcomes that arrived before the decision."""
+    """Outcomes whose arrival time is in the log, in a column such as `conversion_time`. Of an earlier touchpoint, the
+    model reads only the outcomes that arrived before the decision."""
     outcome_hours: float = Field(0.0, ge=0)
-    """Hours within which a decision's outcomes may arrive. Policy values use only decisions older than that."""
+    """Hours after a decision in which its outcomes may arrive. Estimates of policy values use only decisions that are
+    older than this."""
     features: Annotated[tuple[FeatureViewSpec, ...], FromList] = ()
-    """Fields of feature views that the model reads in addition to the log's columns."""
+    """Stored features that the model reads in addition to the columns of the log."""
     outcome_labels: dict[Outcome, Text] = Field(default_factory=dict)
-    """Meaning of click, conversion, revenue and cost in this data set."""
+    """What click, conversion, revenue and cost mean in this data set, for display."""
 
     @field_validator("channels")
     @classmethod
@@ -284,15 +300,15 @@ class DatasetSpec(StrictModel):
 
     @cached_property
     def window_outcomes(self) -> tuple[str, ...]:
-        """Return the outcomes that a window contains.
+        """Return the outcomes that a window contains for each touchpoint.
 
-        These are `OUTCOMES`, the outcomes in the gain, and the outcomes that the model sees.
+        These are the standard outcomes (`OUTCOMES`), the outcomes in the gain, and the outcomes that the model sees.
         """
         return tuple(dict.fromkeys((*OUTCOMES, *self.reward.gain.names, *self.seen_outcomes)))
 
     @property
     def seen_outcomes(self) -> tuple[str, ...]:
-        """Return the outcomes that the model sees of a user's previous touchpoint."""
+        """Return the outcomes of a user's previous touchpoint that the model sees."""
         return (*self.immediate, *self.timed)
 
     @cached_property
@@ -315,7 +331,7 @@ class DatasetSpec(StrictModel):
     def optional_columns(self) -> tuple[str, ...]:
         """Return the columns that a raw log may have in addition to `log_columns`.
 
-        These are the times when outcomes arrived, the touchpoint id, and the time when a row arrived.
+        These are the time at which each outcome arrived, the touchpoint id, and the time at which the row arrived.
         """
         declared = set(self.log_columns)
         times = [outcome_time(name) for name in self.outcome_kinds if name != "cost"]
@@ -329,9 +345,9 @@ class DatasetSpec(StrictModel):
 
     @cached_property
     def feature_columns(self) -> tuple[Column, ...]:
-        """Return the columns that the fields in `features` become, in the order that the model uses.
+        """Return the columns for the fields in `features`, in the order that the model uses.
 
-        A field becomes one column or, with `by_channel`, one column for each channel.
+        A field gives one column or, with `by_channel`, one column for each channel.
         """
         fields = [field for view in self.features for field in view.fields]
         return tuple(
@@ -341,7 +357,7 @@ class DatasetSpec(StrictModel):
         )
 
     def columns_of(self, field: FeatureField) -> tuple[str, ...]:
-        """Return the names of the columns that one field of a feature view becomes."""
+        """Return the names of the columns for one field of a feature view."""
         if not field.by_channel:
             return (field.name,)
         return tuple(f"{field.name}_{re.sub('[^A-Za-z0-9_]', '_', channel)}" for channel in self.channels)
@@ -362,8 +378,7 @@ class DatasetSpec(StrictModel):
         if questions := _QUESTION.findall(path.read_text(encoding="utf-8")):
             checks = [re.sub(r"\n *# *", " ", question) for question in questions]
             raise SpecError(messages.OPEN_CHECKS(file=path, count=len(checks), checks=checks))
-        # The description may be copied to another folder, where it must still refer to the same files. So paths become
-        # absolute.
+        # Make paths absolute, because a copy of the description in another folder must still refer to the same files.
         changes: dict[str, Any] = {}
         if any(view.source for view in spec.features):
             features = (v.replace(source=_absolute(v.source, path)) if v.source else v for v in spec.features)
@@ -373,7 +388,10 @@ class DatasetSpec(StrictModel):
         return spec.replace(**changes) if changes else spec
 
     def of_canonical_log(self) -> DatasetSpec:
-        """Return the description of the canonical log: a copy without the fields that describe the raw log."""
+        """Return a description of the log after its conversion to the canonical format.
+
+        It is a copy without the fields that describe the raw files.
+        """
         raw = self.columns or self.conversions or self.file != FileFormat()
         return self.replace(columns={}, conversions=None, file=FileFormat()) if raw else self
 
@@ -404,7 +422,8 @@ def counted_gain(spec: DatasetSpec) -> Gain:
     unknown = spec.currency == DatasetSpec.model_fields["currency"].default
     money = Units().money if unknown else spec.currency
     label = spec.outcome_labels.get("revenue", spec.currency)
-    # Revenue counts as money only if its label contains the currency, as in "value of the purchase, EUR".
+    # Show revenue in the currency only if its label contains the currency, as in "value of the purchase, EUR".
+    # Otherwise the label is the unit.
     outcomes = {"revenue": money if spec.currency in label else label}
     outcomes |= {column.name: f"{column.unit} of {column.name}" for column in spec.outcomes if column.unit}
     return dataclasses.replace(spec.reward.gain, units=Units(money, tuple(outcomes.items())))
@@ -418,7 +437,7 @@ def outcome_time(outcome: str) -> str:
 def _absolute(source: str, description: Path) -> str:
     """Return the absolute path of a file that a description refers to.
 
-    An address in an object store is returned unchanged.
+    Addresses in an object store, such as s3://..., are returned unchanged.
     """
     return source if is_remote(source) else str((description.parent / source).resolve())
 

@@ -1,7 +1,7 @@
 """Creates the ids of decisions, and reads the time, the user's bucket and the campaign's slot from an id.
 
     made = decision_id("u1", identity="5f0c9a7e", at=time.time())   # 0193f00f-ab12-72a3-b1c4-9d3e5f0c9a7e
-    HOUR, BUCKET        # SQL expressions of the column decision_id: the hour and bucket of a record's file in the lake
+    HOUR, BUCKET        # SQL that reads the hour and the user's bucket from the column decision_id
 
 An id is a UUIDv7 (RFC 9562, section 5.7) with these parts:
 
@@ -23,14 +23,15 @@ from mtorl.log.records import unit_hash
 BUCKETS = 64
 CAMPAIGN_SLOTS = 16
 FORM = "0[0-9a-f]{7}-[0-9a-f]{4}-7[0-3][0-9a-f]{2}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
-"""A regular expression for ids. It accepts times until the year 2527, because Python has no times after 9999."""
+"""Regular expression that matches decision ids. It accepts only times before the year 2527, because larger numbers
+could mean years after 9999, which Python's datetime does not support."""
 
 TIME = "epoch_ms(('0x' || left(decision_id, 8) || substr(decision_id, 10, 4))::BIGINT)::TIMESTAMPTZ"
-"""SQL: the time in `decision_id`; an error if the text is not an id."""
+"""SQL for the time that `decision_id` contains. It fails if the text is not a decision id."""
 HOUR = f"date_trunc('hour', {TIME})"
-"""SQL: the hour in `decision_id`."""
+"""SQL for the hour of the time that `decision_id` contains."""
 BUCKET = "('0x' || substr(decision_id, 16, 2))::UTINYINT"
-"""SQL: the user's bucket in `decision_id`."""
+"""SQL for the user's bucket, which `decision_id` contains."""
 
 
 def decision_id(user_id: str, identity: str, at: float | None = None, campaign: str = "") -> str:
@@ -55,7 +56,7 @@ def campaign_slot(campaign: str) -> int:
 def slot_of(made: str) -> int:
     """Return the campaign's slot from a decision's id.
 
-    A text that is not an id counts as the name of a campaign, and its slot is returned.
+    Any other text is taken as the name of a campaign, and the slot of this campaign is returned.
     """
     return int(made[20], 16) if is_decision_id(made) else campaign_slot(made)
 

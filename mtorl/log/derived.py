@@ -4,9 +4,9 @@
     kept.files(hour, sources)                        # [] if the table must be computed
     kept.name(hour, sources, number=0, of=1)         # judged/shop-SETTINGS/date=.../hour=.../SOURCES-TOKEN-0-1.parquet
 
-`SETTINGS` is a digest of all inputs other than records. `SOURCES` is a digest of the names of the files that were read;
-these files never change. So a cached file with the right name is up to date. Files with the same `TOKEN` form one
-table.
+`SOURCES` is a digest of the names of the lake files from which the table was computed. `SETTINGS` is a digest of all
+its other inputs, such as the SQL. Lake files never change, so a cached table whose name has the right digests is up to
+date. The files of one table have the same `TOKEN`.
 """
 
 import hashlib
@@ -20,16 +20,16 @@ from datetime import UTC, datetime, timedelta
 from mtorl.log.lake import HOUR, Lake, LakeFile, Zone
 
 PAST = "past"
-# A superseded file is deleted after this many seconds, because a running query may still read it.
+# A hidden file is deleted after this many seconds, because a running query may still read it.
 _KEPT_SECONDS = 2 * 3600.0
 _DAY = timedelta(days=1)
 _NAME = re.compile(r".*/[0-9a-f]{16}-[0-9a-f]{8}-\w+-\d+(\.[0-9a-f]+)?\.parquet")
 
 
 class Derived:
-    """The cached tables that have one name and the current settings.
+    """The cached tables of one name that were computed with the current settings.
 
-    `supersede` deletes the tables that have the same name and older settings.
+    `supersede` also deletes tables that were computed with older settings.
     """
 
     def __init__(self, lake: Lake, zone: Zone, name: str, settings: Iterable[str]) -> None:
@@ -45,30 +45,33 @@ class Derived:
                 self._there[file.hour, sources][token].append(file)
 
     def files(self, hour: datetime, sources: Iterable[str]) -> list[LakeFile]:
-        """Return the files of the cached table that was computed from `sources` and is stored under `hour`.
+        """Return the files of the cached table for `hour` that was computed from the files `sources`.
 
-        The result is empty if a file of the table is missing, so that the table must be computed.
+        Returns an empty list if the table, or one of its files, is missing. The caller must then compute the table.
         """
         tables = self._there[hour, _digest(sources)].values()
         return next((files for files in tables if len(files) == int(_parts_of(files[0])[-1])), [])
 
     def name(self, hour: datetime, sources: Iterable[str], number: int | str, of: int) -> str:
-        """Return the path in the lake for a file of a table that is to be written.
+        """Return the path in the lake for a new file of a table.
 
         Args:
             sources: Names of the files from which the table was computed.
-            number: Number of this file in the table. If the table covers all hours until `hour`, it begins with `PAST`.
+            number: Number of this file in the table. For a table that covers all hours up to `hour`, it is text that
+                begins with `PAST`.
             of: Number of files that the whole table has.
         """
         place = f"{self._folder}/date={hour:%Y-%m-%d}/hour={hour:%H}"
         return f"{place}/{_digest(sources)}-{self._token}-{number}-{of}.parquet"
 
     def supersede(self, known: Collection[LakeFile]) -> None:
-        """Hide, and later delete, the cached files that are no longer needed.
+        """Hide the cached files that are no longer needed.
 
-        Files with the current settings are hidden if they are not in `known` and are an hour old. Younger files stay,
-        because a concurrent reader may have listed them. All files with other settings are hidden when the newest of
-        them is a day old. Before that, another process may still use these settings.
+        They are deleted later, because a running query may read them.
+
+        A file with the current settings is hidden if it is not in `known` and is an hour old, because a concurrent
+        reader may have listed a younger file. Files with other settings are hidden when the newest of them is a day
+        old, because another process may use these settings until then.
         """
         now = datetime.now(UTC)
         own = defaultdict(list)
@@ -84,7 +87,7 @@ class Derived:
 
 
 def is_of_past(file: LakeFile) -> bool:
-    """Return whether a file belongs to a table that covers all hours until the file's own hour."""
+    """Return whether a file is part of a table that covers all hours up to the file's hour, not only this hour."""
     return f"-{PAST}" in file.name.rpartition("/")[2]
 
 

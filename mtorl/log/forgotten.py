@@ -38,7 +38,7 @@ class ForgottenError(OSError):
 
 @dataclass(frozen=True)
 class Forgotten:
-    """A list of users and times, which define the records that must no longer be written."""
+    """A list of removed users, which defines the records that must no longer be written."""
 
     # Time for each user, by `unit_hash`. The user's records from before this time must not be written.
     users: Mapping[str, datetime] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Forgotten:
 
     @classmethod
     def add(cls, folder: Path, user_ids: Iterable[str], until: datetime, before: datetime | None = None) -> None:
-        """Add users and times to the list in an existing folder, as `extended` does.
+        """Add users to the list in an existing folder. The arguments are those of `extended`.
 
         Raises:
             OSError: the list can't be read or written.
@@ -72,10 +72,10 @@ class Forgotten:
                 unfinished.write_text(after.text(), encoding="utf-8")
 
     def extended(self, user_ids: Iterable[str], until: datetime, before: datetime | None = None) -> Self:
-        """Return a copy of the list that forgets more records.
+        """Return a copy of the list with more users, or with a later limit for all users.
 
         Args:
-            user_ids: Users whose records from before `until` are forgotten.
+            user_ids: Removed users. Their records from before `until` are forgotten.
             until: Time of the removal. Later records of these users are kept.
             before: Records of all users from before this time are forgotten; None for no such limit.
         """
@@ -95,9 +95,9 @@ class Forgotten:
         return (until is not None and at < until) or (self.before is not None and at < self.before)
 
     def sql(self, kind: Kind) -> str:
-        """Return an SQL condition that is true for a record that must not be written, and is never null.
+        """Return an SQL condition that is true for records that must not be written, and is never null.
 
-        Outcomes and shadows contain no user, so for them the condition compares only the time with `before`.
+        Outcome and shadow records have no user, so their condition only compares the time with `before`.
         """
         clauses = [] if self.before is None else [f"event_time < {_literal(self.before)}"]
         together = defaultdict(list)
@@ -136,7 +136,7 @@ class Forgotten:
 
 
 def alone(folder: Path) -> AbstractContextManager[int]:
-    """Lock the list in a folder until the end of the `with` block.
+    """Lock the list of forgotten users in a folder until the end of the `with` block.
 
     Raises:
         ForgottenError: another run has locked the list.

@@ -30,10 +30,10 @@ class Units(NamedTuple):
     """Units of money and of outcomes, for display."""
 
     money: str = "currency units"
-    outcomes: tuple[tuple[str, str], ...] = ()  # pairs of an outcome and its unit, if the unit is known
+    outcomes: tuple[tuple[str, str], ...] = ()  # outcomes with a known unit, each with its unit
 
     def of(self, outcome: str) -> str:
-        """Return the unit of an outcome, or of `cost`."""
+        """Return the unit of an outcome, or of the cost if `outcome` is "cost"."""
         counted = {"cost": self.money, "click": "clicks", "conversion": "conversions"} | dict(self.outcomes)
         return counted.get(outcome, outcome)
 
@@ -68,7 +68,7 @@ class Gain:
     def of_text(cls, text: str) -> Gain:
         """Create a gain from one line of YAML, such as `click` or `{click: 0.1, revenue: 1}`.
 
-        A pipeline has such a line as a parameter.
+        Pipelines pass a gain in this form as a parameter.
         """
         try:
             return cls.of_spec(yaml.safe_load(text))
@@ -90,7 +90,7 @@ class Gain:
     def plain(self) -> str | dict[str, float]:
         """Return the gain as a value for YAML. This is the inverse of `of_spec`.
 
-        The value is a name if the gain is one outcome with weight 1. Otherwise it is a mapping of outcomes to weights.
+        The value is the outcome's name for a single outcome with weight 1. Otherwise it maps outcomes to weights.
         """
         return self.names[0] if self.terms[0][1] == 1.0 and len(self.terms) == 1 else dict(self.terms)
 
@@ -129,4 +129,4 @@ GainOfSpec = Annotated[
     PlainSerializer(lambda gain: gain.plain, return_type=str | dict[str, float]),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object", **_WEIGHTS}]}),
 ]
-"""A field of a description that is a gain."""
+"""Type of a pydantic field that is a gain: the name of an outcome, or a weighted sum of outcomes."""

@@ -56,17 +56,19 @@ if TYPE_CHECKING:
 
 HOUR = timedelta(hours=1)
 HOUR_OF = "%Y-%m-%d-%H"
-"""Format of the hour in a temporary folder `hour_of=...`, in which an engine writes files before they are renamed."""
+"""Format of the hour in the name of a temporary folder `hour_of=...`. An engine writes files there, which are then
+moved to their folder in the lake."""
 PLACED = {"hour": "TIMESTAMPTZ", "bucket": "UTINYINT"}
-"""Columns that determine the file of a record, with their DuckDB types."""
+"""Columns that each file of the lake has in addition to the fields of its records, with their DuckDB types. They
+determine in which file, and where in it, a record is stored."""
 Zone = Literal["judged", "sums"]
-"""Folders of tables that trainings ("judged") and verdicts ("sums") computed from closed hours."""
-# A lake with this file contains the decisions of a replayed log. The file has the weight of each decision.
+"""Folders of tables that were computed from closed hours, by trainings ("judged") and by verdicts ("sums")."""
+# A lake with this file contains decisions that were replayed from a log. The file contains the weight of each decision.
 REPLAY = "replay.parquet"
 UNREADABLE = "unreadable"
-"""Folder of files that a compaction could not read."""
+"""Folder to which a compaction moves files that it can't read."""
 LATE = "late-"
-"""Prefix of a closed hour's file whose outcomes were uploaded long after the router received them."""
+"""Prefix for the name of a file with outcomes that a router uploaded long after it had received them."""
 _Part = TypeVar("_Part", bound="_Sized")
 _ARRIVED = "arrived"
 _HOUR = re.compile(r"(?:[^/=]+/)?date=(\d{4}-\d\d-\d\d)/hour=(\d\d)/[^/.][^/]*\.parquet")
@@ -85,7 +87,7 @@ class Queries(Protocol):
 class LakeFile:
     """A Parquet file of records in the lake."""
 
-    # Hour of the decisions in the file. For an uploaded file, this is the hour of the newest decision.
+    # Hour of the decisions in the file. An uploaded file may contain several hours; this is the newest.
     hour: datetime
     name: str  # path of the file, relative to the lake
     size: int  # size of the file in bytes
@@ -146,12 +148,12 @@ class Lake:
         return self._list(zone)
 
     def of_files(self, decisions: Iterable[LakeFile], outcomes: Iterable[LakeFile], arrived: bool) -> Self:
-        """Return a copy of this lake that contains only some of its files.
+        """Return a view of this lake that contains only the given files.
 
         Args:
-            decisions: Files of closed hours, with decisions.
-            outcomes: Files of closed hours, with outcomes.
-            arrived: Whether the copy also contains all uploaded files.
+            decisions: Files with decisions, from closed hours.
+            outcomes: Files with outcomes, from closed hours.
+            arrived: Whether the view also contains all uploaded files.
         """
         lake = self.fixed()
         lake._fixed = {"decisions": sorted(decisions), "outcomes": sorted(outcomes)}
@@ -160,10 +162,12 @@ class Lake:
         return lake
 
     def lost(self) -> set[str]:
-        """Return the names of files that were deleted since this lake listed them. Only for a lake from `fixed`.
+        """Return the names of files that this lake has listed, but that were deleted since.
 
-        Files are deleted when they are too old, or to forget a user. The caller must delete the tables that it computed
-        from these files, because a removal of users deletes only tables that already exist.
+        Only for a lake from `fixed`.
+
+        Files are deleted if they are too old, or if a user in them is removed. A table that was computed from a deleted
+        file may still contain the removed user, so the caller must delete it.
         """
         folders = self._fixed or {}
         there = {
@@ -180,9 +184,9 @@ class Lake:
     def snapshot(self) -> str:
         """Return a text that identifies the records that a training reads now; "" if the lake is empty.
 
-        The text contains the time of the newest upload. If a pipeline step is repeated, it ignores records of a later
-        time, so it reads the same records. The text also contains a digest of the file names. A new upload or a
-        compaction changes both.
+        The text contains the time of the newest upload. If a pipeline step is repeated, it ignores later uploads, and
+        so reads the same records. The text also contains a digest of all file names, so it differs after each upload or
+        compaction.
         """
         if not self:
             return ""
@@ -197,7 +201,8 @@ class Lake:
             found = self._list(folder)
         else:
             kind = folder.removeprefix(f"{_ARRIVED}/")
-            # List uploaded files first. A file that is compacted in between is then read twice, instead of not at all.
+            # List uploaded files before closed hours. If a compaction moves records in the meantime, they are then read
+            # twice (copies are dropped) instead of not at all.
             for each in (f"{_ARRIVED}/{kind}", kind):
                 if each not in self._fixed:
                     self._fixed[each] = self._list(each)
@@ -209,8 +214,8 @@ class Lake:
         ]
 
     def _list(self, folder: str) -> list[LakeFile]:
-        # Find hidden files before listing all files. A file that is hidden in between is then read twice, instead of
-        # not at all.
+        # Find hidden files before listing all files. If a file is replaced and hidden in the meantime, its records are
+        # then read twice (copies are dropped) instead of not at all.
         hidden = self.superseded()
         found = []
         for info in self.files.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True)):
@@ -231,7 +236,8 @@ class Lake:
                 shutil.copyfile(file, unfinished)
             return
         with pa.memory_map(str(file)) as source, self.files.open_output_stream(name) as target:
-            # Write everything in one call, because an error between two calls would leave an incomplete object.
+            # Write the whole file in one call. If there were several calls, an error between them would leave an
+            # incomplete object.
             target.write(source.read_buffer())
 
     def read(self, name: str) -> str | None:
@@ -258,17 +264,17 @@ class Lake:
             self.files.delete_file(name)
 
     def superseded(self) -> set[str]:
-        """Return the names of hidden files, whose records are also in newer files.
+        """Return the names of hidden files. All their records are also in newer files, so readers leave them out.
 
-        A running query may still read a hidden file, so it is not deleted at once.
+        Hidden files are not deleted at once, because a running query may still read them.
         """
         return {name for note in self._notes() for name in self._hidden_by(note)}
 
     def supersede(self, files: Iterable[LakeFile], kept_seconds: float) -> None:
         """Hide files whose records are also in newer files, and delete files that were hidden `kept_seconds` ago.
 
-        Each call writes a note with the names of the files that it hides. Concurrent writers write separate notes, so
-        they do not overwrite each other's.
+        Each call writes a new file with the names of the files that it hides. So two writers at the same time do not
+        overwrite each other's lists.
         """
         now = time.time()
         if names := [file.name for file in files]:
@@ -283,18 +289,18 @@ class Lake:
         return sorted(info.path for info in found if _NOTE.fullmatch(info.base_name))
 
     def _hidden_by(self, note: str) -> list[str]:
-        """Return the names of the files that a note hides.
+        """Return the names of the files that are hidden by `note`, a file that `supersede` wrote.
 
-        A damaged note hides no files. This is harmless, because readers drop copies of a record.
+        If `note` is damaged, no files are hidden. This is harmless, because readers drop copies of a record.
         """
         with contextlib.suppress(ValueError):
             return list(json.loads(self.read(note) or "[]"))
         return []
 
     def forget(self, user_ids: Iterable[str], until: datetime, before: datetime | None = None) -> bool:
-        """Add users to the `forgotten.json` of a lake in a bucket, and return whether the list changed.
+        """Add users to the lake's list of users whose records must not be written, and return whether the list changed.
 
-        The arguments are those of `Forgotten.extended`.
+        Only for a lake in a bucket. The arguments are those of `Forgotten.extended`.
         """
         known = self.forgotten()
         if (after := known.extended(user_ids, until, before)) == known:
@@ -314,20 +320,21 @@ class Lake:
     ) -> str:
         """Return SQL for a table of the records in a period of whole hours, with each record once.
 
-        DuckDB (`lake_database`) and Spark can run the SQL. It refers to the files that exist now. If one of them is
-        deleted before the query has run, the query raises LogError.
+        DuckDB (`lake_database`) and Spark can run the SQL, which contains the names of the lake's current files. If one
+        of them is deleted before the SQL runs, the query raises LogError.
 
         Args:
-            kind: Kind of the records. The period refers to the hour of their decisions.
+            kind: Kind of the records. The period is compared with the hour of each record's decision.
             since: Start of the period; None for no limit.
             until: End of the period, exclusive; None for no limit.
             where: Condition on columns that are equal in all copies of a record, such as its user.
         """
-        # List uploaded files first. A file that is compacted in between is then read twice, instead of not at all.
+        # List uploaded files before closed hours. If a compaction moves records in the meantime, they are then read
+        # twice (copies are dropped) instead of not at all.
         arrived = self.arrived(kind, since)
         closed = by_hour(self.closed(kind, since, until))
-        # Only these hours may contain copies of a record. A closed hour with one file has no copies, because its writer
-        # dropped them.
+        # Only in these hours may a record have copies. In a closed hour with a single file, the writer of that file has
+        # dropped the copies.
         mixed = {hour for hour, files in closed.items() if len(files) > 1} | hours_of(db, arrived)
         once = [file for hour, files in closed.items() if hour not in mixed for file in files]
         several = [*arrived, *(file for hour in mixed for file in closed.get(hour, ()))]
@@ -350,18 +357,18 @@ def hour_written(folder: str) -> datetime:
 
 
 def name_of(kind: Kind, hour: datetime, name: str, arrived: bool = False) -> str:
-    """Return the path of a file in the lake, in the folder of its kind of records and its hour.
+    """Return the path of a file in the lake, which contains the kind of its records and their hour.
 
     Args:
         name: Name of the file, without the suffix .parquet.
-        arrived: Whether the file is one that a router uploads.
+        arrived: Whether the file is uploaded by a router, instead of written by a compaction.
     """
     zone = f"{_ARRIVED}/" if arrived else ""
     return f"{zone}{kind}s/date={hour:%Y-%m-%d}/hour={hour:%H}/{name}.parquet"
 
 
 def was_uploaded_late(file: LakeFile) -> bool:
-    """Return whether a file of a closed hour contains outcomes that were uploaded late (`LATE`)."""
+    """Return whether a closed hour's file has outcomes that routers uploaded long after receiving them (`LATE`)."""
     return file.name.rpartition("/")[2].startswith(LATE)
 
 
@@ -402,14 +409,14 @@ def in_parts(files: Iterable[_Part], part_bytes: int) -> Iterator[list[_Part]]:
 
 
 def columns_of(kind: Kind) -> str:
-    """Return the columns of files with one kind of records, as a list for SQL."""
+    """Return the columns of one kind of records, as a comma-separated list for SQL."""
     return ", ".join(f'"{name}"' for name in sql_columns(kind) | PLACED)
 
 
 def one_of_each(kind: Kind, rows: str) -> str:
-    """Return SQL that keeps one of all copies of each record in `rows`, for DuckDB and Spark.
+    """Return SQL that keeps only one copy of each record in `rows`, for DuckDB and Spark.
 
-    `rank_among_copies` defines which of the copies is kept.
+    `rank_among_copies` defines which copy is kept.
     """
     columns = columns_of(kind)
     placed = f"SELECT {columns}, {rank_among_copies(kind)} AS place FROM {rows} AS record"

@@ -31,22 +31,27 @@ from mtorl.log.dataset import DatasetSpec
 
 OPPORTUNITIES_FILE = "opportunities.parquet"
 ENOUGH = 500
-"""Minimum number. With fewer, the log's touchpoints are more informative, and give the price and the policy value."""
+"""Smallest number of own decisions that are used as opportunities. With fewer, price and policy value are estimated
+from the log's touchpoints, which contain more information."""
 MOST_TOUCHPOINTS = 20_000_000
-"""Default limit of the touchpoints, logged or from decisions, that a training reads; approximate, by whole users."""
+"""Default limit for the touchpoints that a training reads, whether from the log or from own decisions. It is
+approximate, because all touchpoints of a user are kept or left out together."""
 MOST_WINDOWS = 100_000
-"""Limit of a split's opportunities with a window (about 100 MB); approximate, by whole users chosen by a hash."""
+"""Limit for the opportunities of one split that are stored with their window (about 100 MB). It is approximate, because
+whole users are chosen by a hash."""
 MOST_CONTEXTS = 1_000_000
-"""Limit of the training users' decisions in the file; approximate, by whole users. The drift check needs fewer."""
+"""Limit for the decisions of training users in the file; the drift check needs no more. It is approximate, because
+whole users are chosen by a hash."""
 _BATCH = 8192  # rows
 _COLUMNS = ("user_id", "timestamp", "arm", "generation", "channel", "channel_probs", "exposure_probs", "exposed")
 
 
 @dataclass(frozen=True)
 class Opportunities:
-    """The opportunities of one split (train, val or test). Each is a decision of one of our own policies."""
+    """The decisions of our own policies for the users of one split (train, val or test)."""
 
-    rows: pd.DataFrame  # columns: user_id, timestamp, arm, generation, and the outcomes
+    # Columns: user_id, timestamp, arm, generation (the policy that drew the channel), and the outcomes.
+    rows: pd.DataFrame
     channel_B: Ints  # the drawn channel, as a position in the data set's channels
     exposed_B: Bools
     channel_probs_BC: Floats
@@ -59,7 +64,7 @@ class Opportunities:
 
     @property
     def propensity_B(self) -> Floats:
-        """Return the probability with which each drawn channel was drawn."""
+        """Return the probability with which the channel of each decision was drawn."""
         probability_B: Floats = self.channel_probs_BC[np.arange(len(self)), self.channel_B]
         return probability_B
 
@@ -76,16 +81,16 @@ class Opportunities:
 
     @classmethod
     def load(cls, folder: str | Path, spec: DatasetSpec, split: str) -> Opportunities | None:
-        """Read the opportunities of a split that fit the data set's current columns and channels.
+        """Read the decisions of a split, except those that do not fit the data set's current columns and channels.
 
-        Returns None if there are fewer than `ENOUGH`.
+        Returns None if fewer than `ENOUGH` remain.
         """
         path = Path(folder) / OPPORTUNITIES_FILE
         if not path.exists():
             return None
         columns = ["decision_id", *_COLUMNS, *spec.window_outcomes, "features"]
         rows = _read(path, columns, split, with_window=True)
-        # The engine writes rows in any order, and the rounding of sums depends on the order. So sort the rows.
+        # Sort the rows, because the file has them in any order. The rounding of sums depends on the order.
         rows = rows.sort_values(["user_id", "timestamp", "decision_id"], ignore_index=True)
         channel_B = pd.Index(spec.channels).get_indexer(pd.Index(rows["channel"]))
         fit_B = np.array([_fits(json.loads(text), spec) for text in rows["features"]], dtype=bool) & (channel_B >= 0)
@@ -104,10 +109,7 @@ class Opportunities:
 
 
 def contexts(folder: str | Path, spec: DatasetSpec, split: str) -> pd.DataFrame | None:
-    """Return the user and context columns of a split's decisions, sorted by user and time.
-
-    Returns None if there are fewer than `ENOUGH` rows, or if the file lacks one of the columns.
-    """
+    """Return the user ids and context columns of a split's decisions, sorted by user and time."""
     path = Path(folder) / OPPORTUNITIES_FILE
     columns = ["user_id", *(column.name for column in spec.context)]
     if not path.exists() or not set(columns) <= set(ds.dataset(path, format="parquet").schema.names):
@@ -120,7 +122,7 @@ def contexts(folder: str | Path, spec: DatasetSpec, split: str) -> pd.DataFrame 
 def _read(path: Path, columns: list[str], split: str, with_window: bool = False) -> pd.DataFrame:
     """Read the rows of one split, from a file or from a folder of part files.
 
-    The rows are read in batches, so that the rows of other splits need little memory.
+    The file is read in batches, because the rows of all splits together may need too much memory.
     """
     wanted = pc.field("split") == split
     if with_window:

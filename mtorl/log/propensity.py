@@ -11,7 +11,8 @@ estimated by a simple model of the logging policy:
     markov              P(a | previous a): users tend to stay on a channel
 
 Each model is estimated on training users only, so that test rows do not influence their own propensities. If the
-logging policy used more of the state, off-policy values are biased and the mean importance weight differs from 1.
+logging policy depended on more than the model assumes, off-policy values are biased, and the mean importance weight
+differs from 1.
 
 Shapes: B rows, C channels.
 """
@@ -26,9 +27,9 @@ from mtorl.log.messages import BAD_PROPENSITY
 
 # An estimated propensity is at least this, so that no importance weight exceeds 50.
 FLOOR = 0.02
-# The value of a policy is used only if its effective sample size is at least this share of the rows.
+# The value of a policy is used only if its effective sample size is at least this fraction of the number of rows.
 MIN_ESS_SHARE = 0.1
-# Pseudo-count that is added to the count of each channel.
+# Added to the count of each channel, so that no estimated probability is 0.
 _SMOOTHING = 1.0
 
 
@@ -57,7 +58,8 @@ def logged_propensity(windows: pd.DataFrame, spec: DatasetSpec) -> Floats:
         raise ValueError("propensity: no training rows to estimate it from")
     channels = len(spec.channels)
     before_B = np.full(len(windows), channels, dtype=np.int64)
-    # The first touchpoint of a journey has no previous channel. It keeps the code for "no channel".
+    # The first touchpoint of a journey has no previous channel, so it keeps the code `channels`, which means no
+    # channel.
     if spec.propensity == "markov":
         follows_B = windows["step"].to_numpy() > 0
         before_B[follows_B] = channel_B[np.flatnonzero(follows_B) - 1]
@@ -68,13 +70,13 @@ def logged_propensity(windows: pd.DataFrame, spec: DatasetSpec) -> Floats:
 
 
 def channel_means(rows: pd.DataFrame, spec: DatasetSpec, value_B: ArrayLike) -> Floats | None:
-    """Return, for each channel, the mean value of a policy that always chooses this channel (SNIPS).
+    """Return, for each channel, the mean value of a policy that always chooses this channel (SNIPS estimate).
 
-    Returns None if any channel has too few rows.
+    Returns None if the effective sample size of a channel is too small.
 
     Args:
-        rows: Touchpoints, as for `logged_propensity`. Those of our own decisions do not count, because their exposure
-            depends on the drawn channel.
+        rows: Touchpoints, as for `logged_propensity`. Touchpoints of our own decisions are left out, because they exist
+            only for exposed decisions, and the exposure depends on the channel.
         value_B: Value of each row, such as its gain.
     """
     own_B = rows["collected"].to_numpy(dtype=np.bool_) if "collected" in rows else np.zeros(len(rows), dtype=np.bool_)

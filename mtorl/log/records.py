@@ -20,7 +20,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, with_config
-from typing_extensions import TypedDict  # before Python 3.12, pydantic can't read typing's TypedDict
+from typing_extensions import TypedDict  # pydantic needs this TypedDict instead of typing's before Python 3.12
 
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError
@@ -31,13 +31,13 @@ VERSION: Literal[1] = 1
 """The schema version of all kinds of records."""
 
 CANCEL = "cancel"
-"""Kind of an outcome that reports an ad that was not shown. All other kinds are numeric outcomes of the data set."""
+"""Kind of an outcome that reports that an ad was not shown. All other kinds are numeric outcomes of the data set."""
 
 MODEL_NAME = "coalesce(model_digest, nullif(concat_ws(' ', model_name, model_version), ''))"
-"""SQL: the identity of the policy of a decision: its digest, or else its name and version. Null if the policy returned
-none of these, or did not answer."""
+"""SQL for the identity of the model that made a decision: its digest or, without a digest, its name and version. Null
+if the model reported none of these, or did not answer."""
 UNNAMED = "unnamed"
-"""Name in reports for a policy that returned no identity."""
+"""Reports show this name for a model that reported neither digest nor name nor version."""
 
 ExplorationScope = Literal["channel", "exposure", "both"]
 
@@ -66,23 +66,23 @@ Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 @with_config(ConfigDict(extra="forbid", use_attribute_docstrings=True))
 class Baseline(TypedDict):
-    """The choice of the caller's own logic, sent with the request."""
+    """The decision that the caller's own logic would make for this opportunity, as sent with the request."""
 
     channel: Name
     expose: bool
     propensity: Probability | None
-    """Probability with which that logic makes this choice; 1 if it is deterministic, null if unknown."""
+    """Probability with which the caller's logic makes this choice; 1 if it is deterministic, null if unknown."""
 
 
 @with_config(ConfigDict(extra="forbid", use_attribute_docstrings=True))
 class Explored(TypedDict):
-    """The choice of an arm's policy before exploration."""
+    """What an arm's policy chose before exploration could replace the choice by a random one."""
 
     share: Probability
-    """Share of the arm's decisions that explore."""
+    """Share of the arm's decisions that are explored (randomised)."""
     scope: ExplorationScope
     explored: bool
-    """Whether this decision explored."""
+    """Whether this decision was explored."""
     channel: Name
     expose: bool
     channel_probs: dict[str, PossibleProbability]
@@ -147,105 +147,120 @@ class DecisionRecord(V1Answer, History):
     layer: Name
     salt: Name
     experiment_version: Hash
-    """Hash of the active part of the experiment file, without planned changes."""
+    """Hash of the fields of the experiment file that affect decisions. Fields about plans, such as `planned_end`, are
+    not included."""
     shares: dict[str, PossibleProbability]
     """Share of the experiment's users in each arm."""
     assignment_probability: Probability
-    """Share of the arm. 1 if the user was not randomised: outside of any experiment, held out, or overridden."""
+    """Probability that the user is assigned to this arm. 1 if the user was not randomised: outside of any experiment,
+    held out, or assigned by `overrides`."""
     override: bool
-    """Whether the experiment file named the user's arm; such a decision is left out of comparisons."""
+    """Whether the experiment file assigned the user's arm by `overrides`. Comparisons of arms leave out such a
+    decision."""
     stage: Stage
     """Stage of the experiment; off: the kill switch was on."""
     model_name: str | None
-    """Name of the model that answered, even if the answer was not used. In this and the next two, null is unknown."""
+    """Name of the model that answered, even if the router did not use the answer. Null if unknown; the same holds for
+    `model_version` and `model_digest`."""
     model_version: str | None
     model_digest: str | None
     feature_hash: Hash | None
-    """Hash of the window that the model saw; null: no window was built."""
+    """Hash of the window (the user's history) that the model got as input; null: no window was built."""
     features_found: bool
-    """false: the user has no history."""
+    """Whether the feature store has a history of the user."""
     campaign_id: Name
     context: dict[str, str | float | None]
     """Context columns from the request."""
     request_time: Time
-    """Time of the opportunity, UTC: from the request, or else when the request arrived."""
+    """Time of the opportunity, UTC. It is the request's `timestamp`, or the time when the request arrived if it has
+    none."""
     request_hash: Hash | None
-    """Hash of the request's content; null: the request has no id. Requests with the same id have the same hash."""
+    """Hash of the request's content, to detect that a request id was used for two different requests; null: the request
+    has no id."""
     candidates: Annotated[list[Name], Field(min_length=1)]
-    """Channels that could be chosen."""
+    """The channels that the policy could choose from."""
     costs: dict[str, Amount]
-    """Highest possible cost in each channel, currency units, for the channels whose cost the request gave."""
+    """Highest possible cost of an exposure by channel, in currency units, for the channels whose cost the request
+    contained."""
     baseline: Baseline | None
-    """The baseline from the request, if any."""
+    """The decision of the caller's own logic, if the request contained it."""
     exploration: Explored | None
-    """The policy's choice before exploration; null: no exploration. The fields below include exploration."""
+    """The policy's choice before exploration; null: the arm does not explore. The fields below describe the decision
+    after exploration."""
     drawn_channel: Name | None
-    """The drawn channel, even if the router then took the default action; null: no draw."""
+    """The channel that was drawn at random from `channel_probs`, even if the router then took the default action; null:
+    no channel was drawn."""
     channel_probs: dict[str, PossibleProbability]
-    """Probability of drawing each candidate, in the order of the draw. Unknown probabilities are left out."""
+    """Probability of drawing each candidate, in the order in which the draw uses them. Candidates whose probability is
+    unknown are left out."""
     exposure_probs: dict[str, PossibleProbability]
-    """Probability of wanting to expose each channel, given that it is drawn; empty: unknown."""
+    """Probability, by channel, that the policy wants to show the ad if this channel is drawn; empty: unknown."""
     expected_rewards: dict[str, float]
-    """Expected reward of an exposure in each channel where it is known."""
+    """Expected reward of an exposure, by channel. Channels whose expected reward is unknown are left out."""
     expected_costs: dict[str, Amount]
-    """Expected cost of an exposure in each channel where it is known, currency units."""
+    """Expected cost of an exposure in currency units, by channel. Channels whose expected cost is unknown are left out.
+    """
     price: Amount | None
-    """Gain that the model required for each currency unit; null: not given."""
+    """Gain that the model required for each currency unit of cost; null: the model did not report it."""
     prices: dict[str, Amount]
-    """Price of each channel where it is known."""
+    """The same price by channel. Channels whose price is unknown are left out."""
     state_distance: Amount | None
-    """Distance of the user's state from the states in training, relative to their root mean square; null: not given."""
+    """Distance of the user's state from the states in training, relative to their root mean square; null: the model did
+    not report it."""
     reserved: Amount
-    """Currency units that the ledger reserved."""
+    """Amount that the budget ledger reserved for the exposure, in currency units."""
     refused_until: Time | None
-    """If the budget was exhausted: latest end (UTC) of all budget periods that may be exhausted; null: no end."""
+    """If the budget was exhausted: the latest end (UTC) of the budget periods that may have no money left. Null: no
+    period ends."""
     withdrawn: bool
-    """true: nothing was shown, even if another record of this decision has an exposure."""
+    """true: this record withdraws the decision. No ad was shown, even if another record of the decision has an
+    exposure."""
     latency_seconds: Amount
-    """Seconds from the request to this record."""
+    """Seconds from the arrival of the request until this record was written."""
     event_time: Time
     """Time of the decision, UTC."""
 
 
 @with_config(ConfigDict(title="outcome", extra="forbid", use_attribute_docstrings=True))
 class OutcomeRecord(TypedDict):
-    """An outcome that became known after a decision."""
+    """An outcome of a decision, such as a click or a cost, which a caller has reported to the router."""
 
     schema_version: Literal[1]
     event_id: Name
-    """The sender's id of this event. Events of one decision with the same id count once."""
+    """The caller's id of this event. Several events of one decision with the same id count once."""
     decision_id: Name
     kind: Name
-    """cost, click, conversion, revenue, a further numeric outcome of the data set, or cancel."""
+    """cost, click, conversion, revenue, another numeric outcome of the data set, or cancel (the ad was not shown)."""
     value: float
-    """May be negative only for revenue and for further outcomes."""
+    """Value of the outcome. Only revenue and other outcomes of the data set may be negative."""
     event_time: Time
     """Time of the event, UTC."""
     received_time: Time
-    """When the router received the report, UTC."""
+    """Time when the router received the report, UTC."""
 
 
 @with_config(ConfigDict(title="shadow", extra="forbid", use_attribute_docstrings=True))
 class ShadowRecord(TypedDict):
-    """A decision of a challenger at stage shadow. It was never shown, and nothing was reserved for it.
+    """A decision of a challenger at the stage `shadow`. Users never saw it, and no money was reserved for it.
 
-    Features, request and the random draw are the same as in the decision with this `decision_id`.
+    The features, the request and the random draw are the same as in the incumbent's decision with this `decision_id`.
     """
 
     schema_version: Literal[1]
     shadow_id: Name
-    """Unique id for the decision and the arm."""
+    """Unique id of this record, one for each decision and challenger."""
     decision_id: Name
-    """Id of the incumbent's decision."""
+    """Id of the incumbent's decision on the same request."""
     experiment: Name
     arm: Name
-    """The challenger."""
+    """Name of the challenger."""
     fault: FallbackReason | None
-    """Why the challenger did not decide; null: it decided."""
+    """Reason why the challenger gave no decision; null: it gave a decision."""
     channel: Name | None
-    """The chosen channel; null: no decision. The fields below are as in a decision record."""
+    """The channel that the challenger chose; null: it gave no decision. The fields below have the same meaning as in a
+    decision record."""
     expose: bool | None
-    """Whether the challenger would have exposed if the budget had allowed an exposure."""
+    """Whether the challenger would have shown the ad, if the budget had allowed it."""
     propensity: Probability | None
     exploration: Explored | None
     channel_probs: dict[str, PossibleProbability]
@@ -260,7 +275,7 @@ class ShadowRecord(TypedDict):
     model_version: str | None
     model_digest: str | None
     event_time: Time
-    """When the challenger answered, UTC."""
+    """Time when the challenger answered, UTC."""
 
 
 @with_config(ConfigDict(title="window", extra="forbid", use_attribute_docstrings=True))
@@ -270,9 +285,9 @@ class WindowRecord(TypedDict):
     schema_version: Literal[1]
     decision_id: Name
     unit_hash: Hash
-    """Pseudonym of the user, so that windows of forgotten users are not uploaded."""
+    """Pseudonym of the user. It is needed to leave out the windows of forgotten users."""
     window: dict[str, Any]
-    """The window in the request to the model."""
+    """The window that the router sent to the model."""
     event_time: Time
     """Time of the decision, UTC."""
 
@@ -292,11 +307,11 @@ ID_FIELD: dict[Kind, str] = {
     "window": "decision_id",
 }
 
-# Several records may have the same id. The first of them in this order counts, and readers ignore the others.
-# If a decision's record may have been stored too late, the router withdraws the decision. The log then has two records
-# of this decision, and the withdrawal counts. Other records with the same id are copies, because records are shipped at
-# least once. If a sender reported an event to two routers, all readers must use the same report: the one with the
-# earlier event time, then the lower value, then the one that was received first.
+# If several records have the same id, the first in this order counts, and readers ignore the others. A decision has a
+# second record if the router withdraws the decision, because its first record may have been stored too late; then the
+# withdrawal counts. All other records with the same id are copies, because records may be sent more than once. If an
+# event was reported to two routers, the report with the earlier event time counts, then the lower value, then the one
+# that was received first.
 _FIRST_COUNTS: dict[Kind, str] = {
     "decision": "withdrawn DESC, event_time",
     "outcome": "event_time, value, received_time",
@@ -324,19 +339,19 @@ def sql_columns(kind: Kind) -> dict[str, str]:
 
 
 def rank_among_copies(kind: Kind) -> str:
-    """Return SQL that is 1 for the record that counts among all copies of a record, and above 1 for the others.
+    """Return SQL that ranks the copies of each record: 1 for the copy that counts, and more for the others.
 
-    Copies have the same id and the same decision. If an event was reported for two decisions, it counts for both,
-    because no reader compares the files of two decisions.
+    Records are copies if they have the same id and belong to the same decision. So an event that was reported for two
+    decisions counts for both.
     """
     same = ", ".join(dict.fromkeys(("decision_id", ID_FIELD[kind])))
     return f"row_number() OVER (PARTITION BY {same} ORDER BY {_FIRST_COUNTS[kind]})"
 
 
 def this_version(kind: Kind) -> str:
-    """Return SQL that is true for a record of this schema version.
+    """Return SQL that is true for a record of the current schema version.
 
-    For a record of another version, the query fails with an error that names both versions.
+    If a query finds a record of another version, this SQL stops it with an error that names both versions.
     """
     text = f"'a {kind} record of schema version ' || schema_version || '; this release reads {VERSION}'"
     return f"CASE WHEN schema_version <> {VERSION} THEN error({text}) ELSE true END"
@@ -366,9 +381,9 @@ def unit_hash(user_id: str) -> str:
 
 
 def is_sampled(unit: str, share: float) -> bool:
-    """Return whether the windows of a user are logged, if they are logged for a share of all users.
+    """Return whether a user belongs to the sample of users whose windows are logged.
 
-    A larger share only adds users.
+    If the share grows, all sampled users stay in the sample.
 
     Args:
         unit: The user's `unit_hash`, on which the result depends.

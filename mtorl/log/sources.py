@@ -16,19 +16,21 @@ from mtorl.runtime.validation import StrictModel, Text, short
 TimeUnit = Literal["s", "ms", "us"]
 
 TOUCHPOINT_ID = "touchpoint_id"
-"""Column of a raw log that assigns conversions to touchpoints; the canonical log does not have this column."""
+"""Column of a raw log with ids by which a second file refers to touchpoints. The canonical log does not have this
+column."""
 
 _EXAMPLE = datetime(2024, 10, 31, 13, 45)
-"""A time with five different parts, so that a format that omits or swaps parts of the date is detected."""
+"""A time whose year, month, day, hour and minute all differ, so that a format that omits or swaps parts of the date is
+detected."""
 
 
 class FileFormat(StrictModel):
     """The format of a CSV file, if it differs from the default."""
 
     separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
-    """Separator of the columns; by default a comma, or a tab in a .tsv file."""
+    """Separator between columns; by default a comma, or a tab in a .tsv file."""
     decimal: Literal[".", ","] = "."
-    """Decimal mark. With ",", points may group thousands: 1.234,56."""
+    """Decimal mark. With ",", numbers may have points between thousands: 1.234,56."""
 
 
 def is_remote(place: str | Path) -> bool:
@@ -43,7 +45,7 @@ def _column_alone(source: Any) -> Any:
 def _text_or_number(value: Any) -> Any:
     """Check that a value is text or a finite number, and return it.
 
-    This check runs before the check by pydantic, which would report a separate fault for each type of the union.
+    Without this check, pydantic would report one fault for each type of the union text | number.
     """
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not (number or (isinstance(value, str) and value.strip())):
@@ -52,20 +54,20 @@ def _text_or_number(value: Any) -> Any:
 
 
 class Source(StrictModel):
-    """The source of a column of the log, if the file has the column under another name or not at all."""
+    """Where the values of a canonical column come from, if the file has another name or format for them."""
 
     column: Text | None = None
     """Name of the column in the file."""
     value: Annotated[str | float, BeforeValidator(_text_or_number)] | None = None
-    """A constant for all rows, if the file does not have the column."""
+    """The value for all rows, if the file does not have the column."""
     unit: TimeUnit | None = None
-    """Unit of a time that is a number: s, ms or us since 1970. Without a unit, times are ISO 8601 text."""
+    """Unit of times that are numbers: s, ms or us since 1970. By default, times are ISO 8601 text."""
     timezone: Text | None = None
-    """IANA time zone of times whose text has no zone, such as Europe/Berlin; by default UTC."""
+    """Time zone of times whose text does not name one, by its IANA name such as Europe/Berlin; by default UTC."""
     format: Text | None = None
-    """Format of a time that is text but not ISO 8601, for strptime: "%d.%m.%Y %H:%M:%S"."""
+    """Format of times that are text but not ISO 8601, in the syntax of strptime: "%d.%m.%Y %H:%M:%S"."""
     per: float = Field(1.0, gt=0)
-    """Divisor of the file's numbers: 1000 for a price per mille, 100 for cents, 1000000 for micros."""
+    """The file's numbers are divided by this: 1000 for prices per mille, 100 for cents, 1000000 for micros."""
 
     @field_validator("timezone")
     @classmethod
@@ -124,20 +126,23 @@ Sources = dict[str, Annotated[Source, BeforeValidator(_column_alone)]]
 
 
 class Conversions(StrictModel):
-    """A second file, with outcomes that arrive after the touchpoint was logged.
+    """A second file, with outcomes that arrived after their touchpoint was logged.
 
-    A row belongs to the touchpoint with its touchpoint id or, without such ids, to the user's last one before it.
+    A row belongs to the touchpoint with its touchpoint id. If the file has no such ids, it belongs to the user's last
+    touchpoint before it.
     """
 
     source: Text
-    """File or folder, relative to the folder of this description, or an address: s3://..., gs://..., abfss://..."""
+    """The file or folder with the outcomes: a path relative to the folder of this description, or an address such as
+    s3://..., gs://... or abfss://..."""
     file: FileFormat = FileFormat()
     """Format of the file: separator and decimal mark."""
     columns: Sources
-    """Columns of the file: touchpoint_id or user_id, timestamp, optionally event_id, and at least one outcome, such as
-    {conversion: {value: 1}, revenue: amount}. Without event_id, identical rows count once."""
+    """Columns of the file: touchpoint_id or user_id, timestamp, optionally event_id, and at least one outcome, for
+    example {conversion: {value: 1}, revenue: amount}. Without event_id, identical rows count as one."""
     attribution_days: float | None = Field(None, gt=0)
-    """Maximum days from a touchpoint to its conversion; by default 30 if matched by user, unlimited if by id."""
+    """Largest number of days from a touchpoint to its outcome. By default, 30 if rows are matched by user, and
+    unlimited if they are matched by touchpoint id."""
 
     @model_validator(mode="after")
     def _row_finds_its_touchpoint(self) -> Conversions:
@@ -153,7 +158,7 @@ class Conversions(StrictModel):
 
     @property
     def key(self) -> str:
-        """Return the column that assigns a row to a touchpoint: touchpoint_id or user_id."""
+        """Return the column by which a row is assigned to a touchpoint: touchpoint_id or user_id."""
         return TOUCHPOINT_ID if TOUCHPOINT_ID in self.columns else "user_id"
 
     @property

@@ -1,10 +1,11 @@
 """Splits users into training, validation and test data, by hashes of their ids.
 
-A user's split never changes, so a model that is retrained next month is not tested on users of an earlier training.
+A user's split never changes. So a model that is retrained next month is not tested on users with which an earlier model
+was trained.
 
-`fingerprints` returns eight bytes for each user of a training. With these, a log can be checked for users that the
-model has already seen. They do not anonymise users, because anyone who knows an id can compute its fingerprint. The
-probability that a new user matches one of a million fingerprints is about 10^-13.
+`fingerprints` returns eight bytes for each user of a training, by which a log can be checked for users that a model has
+already seen. These bytes do not anonymise users, because anyone who knows an id can compute its fingerprint. The
+probability that a new user matches one of a million fingerprints is about 5 x 10^-14.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 Fingerprints = NDArray[np.uint64]
-"""One number for each user, ascending."""
+"""Hashes of user ids, one per user, in ascending order."""
 
 SHARES = (("train", 0.7), ("val", 0.1), ("test", 0.2))
 
@@ -62,9 +63,9 @@ def unit_order(user_ids: Iterable[str], seed: int) -> list[str]:
 
 
 def tile_ends(step: ArrayLike, n: int) -> NDArray[np.bool_]:
-    """Return a mask of the rows at which a window ends, if windows of n steps divide each journey.
+    """Return a mask of the rows at which windows end, if each journey is divided into windows of n steps.
 
-    The last window ends at the last step of the journey. Only the first window may have fewer than n steps.
+    The last window of a journey ends at the journey's last step. So only the first window may have fewer than n steps.
 
     Args:
         step: Position of each row in its journey, counted from 0.

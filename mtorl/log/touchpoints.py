@@ -26,7 +26,8 @@ from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import replacing
 
 LOG_FILE, DATASET_FILE, INGEST_FILE = "touchpoints.parquet", "dataset.yaml", "ingest.json"
-"""The files in a log's folder: the canonical log, its description, and the results of validating the raw log."""
+"""Names of the files in a log's folder: the canonical log, its description, and the results of validating the raw log.
+"""
 
 CREATED, COLLECTED = "created_timestamp", "collected"
 _TIME = pa.timestamp("us", tz="UTC")
@@ -72,15 +73,15 @@ def write_log(log: pd.DataFrame, path: str | Path, spec: DatasetSpec) -> None:
 
 
 class ColumnDigest:
-    """A digest of a column that is computed step by step, from one array of values after the other.
+    """A digest of a column, to which the values are added one array at a time.
 
-    It covers the values, the lengths of texts or lists, and the positions of nulls. It covers neither the column's type
-    nor the bytes stored for a null, because these differ between writers.
+    It depends on the values, the lengths of texts or lists, and the positions of nulls. It does not depend on the
+    column's type or on the bytes that are stored for a null, because these differ between writers.
     """
 
     def __init__(self) -> None:
         self._values, self._lengths, self._nulls = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
-        # Digest of the items in all lists, if this is a column of lists.
+        # For a column of lists: digest of the items of all its lists.
         self._items: ColumnDigest | None = None
         self._rows = 0
 
@@ -94,8 +95,8 @@ class ColumnDigest:
             self._items.update(array.flatten())
             self._lengths.update(pc.list_value_length(array).fill_null(0).to_numpy().astype("<i4").tobytes())
         elif pa.types.is_string(array.type):
-            # Arrow may store bytes for a null between two texts. Without nulls, the texts of an array are contiguous in
-            # memory.
+            # Arrow may store bytes for a null between two texts, and these must not be hashed. After nulls are replaced
+            # by empty text, the memory contains only the texts.
             array = array.fill_null("") if array.null_count else array
             offsets = np.frombuffer(array.buffers()[1] or b"", "<i4")[array.offset : array.offset + len(array) + 1]
             if len(array) and (data := array.buffers()[2]):
@@ -127,7 +128,8 @@ def fingerprint(log: pd.DataFrame | Iterable[pa.RecordBatch]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _in_one_type(values: pa.Array) -> pa.Array:  # to microseconds, to float64 with null for NaN, or to text
+# Converts times to microseconds, numbers to float64 with null for NaN, and everything else to text.
+def _in_one_type(values: pa.Array) -> pa.Array:
     kind = values.type
     if pa.types.is_timestamp(kind):
         return values.cast(_TIME).cast(pa.int64())

@@ -25,9 +25,11 @@ from mtorl.runtime.locks import locked
 
 FILE = "trainings.jsonl"
 READ = "read"
-"""Key in `INGEST_FILE` if a training reads only a part of the log: `share` and `days`, as in `LogFacts`."""
+"""Key in `INGEST_FILE` that exists only if a training reads a part of the log. It contains `share` and `days` as in
+`LogFacts`."""
 LOST = 0.01
-"""Share of the touchpoints on common days that may be missing, since users may have been forgotten."""
+"""Largest share of touchpoints that may be missing since the last training, counted on the days that both logs have.
+Touchpoints may be missing because users were forgotten."""
 _KEPT = 1_000
 _DAY = "%Y-%m-%d"
 
@@ -39,14 +41,15 @@ class LogFacts(BaseModel):
     channels: tuple[str, ...]
     # Number of touchpoints per day (UTC, such as "2026-11-29"), without those of our own decisions.
     days: dict[str, int]
-    # Share of all touchpoints, including own decisions, that the training read (see `most_touchpoints`).
+    # Fraction of the log's touchpoints that the training read. It is below 1 if a limit applied (see
+    # `most_touchpoints`).
     share: float = 1.0
 
     @classmethod
     def of(cls, log: Path) -> LogFacts:
         """Return the figures about the log in a folder.
 
-        If the training reads only a part of the log, `days` still counts the whole log.
+        The figure `days` counts all touchpoints, even if the training reads only a part of them.
         """
         spec = DatasetSpec.load(log / DATASET_FILE)
         noted = json.loads((log / INGEST_FILE).read_text()) if (log / INGEST_FILE).exists() else {}
@@ -56,7 +59,7 @@ class LogFacts(BaseModel):
     def lost_since(self, before: LogFacts) -> str:
         """Return a message if this log lacks touchpoints that an earlier log had; otherwise return "".
 
-        Only days after this log's first day are compared, because a log may lose its oldest days.
+        A log may lose its oldest days, so only days after this log's first day are compared.
         """
         if self.dataset != before.dataset or not self.days:
             return ""
@@ -73,7 +76,7 @@ class LogFacts(BaseModel):
         )
 
     def new_channels(self, before: LogFacts) -> tuple[str, ...]:
-        """Return the channels that were not in the description of the earlier log."""
+        """Return the channels of this log that the description of the earlier log did not have."""
         return tuple(channel for channel in self.channels if channel not in before.channels)
 
 
@@ -115,7 +118,7 @@ def add(history: Path, training: Training) -> None:
     Older entries of the same pipeline run are replaced. The folder is created if it does not exist.
     """
     history.mkdir(parents=True, exist_ok=True)
-    # Two runs may finish at the same time. Without the lock, one of them could overwrite the other's entry.
+    # Lock the history, because two runs that finish at the same time could overwrite each other's entry.
     with locked(history / ".lock", TimeoutError(f"{history}: another run locked it for a minute"), wait_seconds=60):
         kept = [one for one in read(history) if not (training.run and one.run == training.run)]
         with replacing(history / FILE, durable=True) as unfinished:

@@ -38,11 +38,12 @@ if TYPE_CHECKING:
 # Limits of a fitted scale, so that calibration corrects a network but does not replace it.
 _RANGE = (0.2, 5.0)
 _TINY = 1e-7
-# Weight of the penalty on changes, in rows: with few rows, the scales stay near 1.
+# Weight of the penalty that keeps the scales near 1. It counts as much as this number of rows, so it matters only if
+# there are few rows.
 _PRIOR = 1.0
-# The lower end of a 95 % interval is this many standard errors below the estimate.
+# A 95 % confidence interval reaches from 1.96 standard errors below the estimate to 1.96 above it.
 _Z = 1.96
-# A channel without outcomes counts as having this share of the overall mean reward.
+# A channel's mean reward counts as at least a tenth of the mean over all channels, so that its logit is not extreme.
 _LEAST_SHARE = 0.1
 # Number of iterations of Newton's method.
 _STEPS = 20
@@ -51,7 +52,7 @@ _SLOPES = (-2.0, 3.0)
 
 
 class Calibration(NamedTuple):
-    """The fitted values that `Ensemble.calibrate` sets; the docstring of `Ensemble` has the formulas that use them."""
+    """The numbers that calibrate an ensemble's predictions. The docstring of `Ensemble` shows the formulas."""
 
     action_scale: float
     reward_scale: float
@@ -59,7 +60,7 @@ class Calibration(NamedTuple):
     reward_shift_C: list[float]
 
     def of(self, logits_BC: Floats, reward_BC: Floats) -> tuple[Floats, Floats]:
-        """Return the calibrated action logits and rewards, computed with the same formulas as in `Ensemble`."""
+        """Return calibrated action logits and rewards, given those that the ensemble predicts without calibration."""
         logit_BC = _logit(reward_BC)
         common_B1 = logit_BC.mean(axis=1, keepdims=True)
         shrunk_BC = common_B1 + self.personal_share * (logit_BC - common_B1)
@@ -76,16 +77,16 @@ def calibrate(
     mean_C: Floats | None = None,
     clone_B: Bools | None = None,
 ) -> Calibration:
-    """Fit the scales, the shifts and the personal share on the predictions for held-out users.
+    """Fit the numbers that calibrate an ensemble, by comparing its predictions for held-out users with the log.
 
     Args:
         logits_BC: Action logits of each row before calibration.
         reward_BC: Expected rewards before calibration, from 0 to 1.
         channel_B: Logged channel of each row.
         label_B: Observed reward of each row, from 0 to 1.
-        users_B: User of each row; the rows of a user are not independent of each other.
+        users_B: User of each row, because the rows of one user are correlated.
         mean_C: Mean observed reward of each channel in the log (`mtorl.log.propensity.channel_means`); None if unknown.
-        clone_B: Whether the row is used to calibrate the action logits; None uses all rows.
+        clone_B: Rows whose logged channel is compared with the action logits; None for all rows.
     """
     reward_logit_BC = _logit(reward_BC)
     if not len(channel_B):
@@ -129,8 +130,8 @@ def _scale_and_shift(logit_B: Floats, label_B: Floats) -> tuple[float, float]:
 def _personal_share(logit_B: Floats, rest_B: Floats, label_B: Floats, users_B: ArrayLike) -> float:
     """Return the share of the predicted differences between users that the observed outcomes confirm, from 0 to 1.
 
-    It is the lower end of the confidence interval of a slope, see the module's docstring. The standard errors are
-    clustered by user, because the rows of one user are correlated.
+    This is the lower end of the confidence interval for the slope of a regression, which the module's docstring
+    explains. The standard errors are clustered by user, because the rows of one user are correlated.
     """
     share = 1.0
     for _ in range(_STEPS):
@@ -151,9 +152,9 @@ def _logit(reward: ArrayLike) -> Floats:
 def calibrate_ensemble(
     ensemble: Ensemble, encoder: Encoder, batch: Windows, users_B: ArrayLike, mean_C: Floats | None = None
 ) -> Calibration:
-    """Calibrate an ensemble in place on windows of held-out users.
+    """Calibrate an ensemble in place on windows of held-out users, and return the fitted numbers.
 
-    The windows must have been built with targets, one window for each touchpoint. Returns the values that were set.
+    There must be one window for each touchpoint, and each window must contain its outcome (built with `targets=True`).
     """
     logits_BC, reward_BC, _ = predict(ensemble, encoder, batch)
     logged = labels(batch, encoder)

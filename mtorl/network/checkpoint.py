@@ -35,11 +35,11 @@ class CheckpointError(InputError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The file in which a training saves its state.
+    """A file in which a training saves its state, so that it can continue after an interruption.
 
     Attributes:
-        identity: Settings and data of the training, as plain values. `load` raises an error if the file was saved with
-            other values.
+        identity: Description of the training's settings and data. `load` raises an error if the file belongs to a
+            training with another description.
     """
 
     path: Path
@@ -50,7 +50,7 @@ class Checkpoint:
         return replace(self, path=self.path.with_name(f"{self.path.name}.member-{member}"))
 
     def requiring(self, identity: Mapping[str, Any]) -> Checkpoint:
-        """Return the same checkpoint file, which then can be loaded only if the values in `identity` are equal too."""
+        """Return this checkpoint with `identity` added to the description that a file must match to be loaded."""
         return replace(self, identity={**self.identity, **identity})
 
     def remove(self, members: int) -> None:

@@ -32,11 +32,12 @@ from mtorl.network.training import TrainConfig, TrainResult, train
 from mtorl.window.loader import TrainingWindows
 
 MEMBERS = 2
-# Added to the seed for each further member, so that runs with consecutive seeds share no network.
+# Difference between the seeds of two members. It is large, so that trainings with the seeds 0 and 1 do not train the
+# same network.
 _SEED_STEP = 7919
 _TINY = 1e-7
 _POLL_SECONDS = 0.5
-# The queue through which the subprocess of a member sends its epochs to the parent.
+# In the subprocess that trains a member: the queue to which it sends the losses of each epoch.
 _rows: Any
 
 
@@ -77,8 +78,8 @@ class Ensemble(nn.Module):
     def forward(self, x_BTD: Tensor, length_B: Tensor) -> tuple[Tensor, ...]:
         """Predict at the last real step of each window: action logits, expected reward in [0, 1] and expected cost.
 
-        If `state_distance` is set, the next output is the distance of each window's state (B,). If `future` is set as
-        well, the last output is the effect of an exposure on each channel on later gain and cost (B, C, 2).
+        If `state_distance` is set, the fourth output is the distance of each user's state from the states in training
+        (B,). If `future` is set as well, the fifth output is the later gain and cost that an exposure adds (B, C, 2).
         """
         inputs = self.decoder_inputs(x_BTD, length_B)
         heads = self.heads(inputs)
@@ -94,14 +95,14 @@ class Ensemble(nn.Module):
     def inputs_after(self, x_BTD: Tensor, length_BP: Tensor, next_BPD: Tensor) -> DecoderInputs:
         """Return each member's state and channel memory at P alternative next tokens of each window.
 
-        See `MTORL.after`. The result has B * P rows: the alternatives of the first window, then those of the second
-        window, and so on.
+        The result has B * P rows: first the P alternatives of the first window, then those of the second window, and so
+        on.
         """
         after = (one.after(x_BTD, length_BP, next_BPD) for one in self.networks)
         return [(h_BPH.flatten(0, 1), memory_BPCM.flatten(0, 1)) for h_BPH, memory_BPCM in after]
 
     def heads(self, inputs: DecoderInputs) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the calibrated action logits, expected rewards and expected costs for inputs of `decoder_inputs`."""
+        """Return the calibrated action logits, expected rewards and expected costs, given the `decoder_inputs`."""
         decoded = [member.decode(*own) for member, own in zip(self.networks, inputs, strict=True)]
         logits, rewards, costs = zip(*decoded, strict=True)
         log_probs = torch.stack([logits_BC.log_softmax(-1) for logits_BC in logits])
@@ -115,7 +116,7 @@ class Ensemble(nn.Module):
     def calibrate(
         self, action_scale: float, reward_scale: float, personal_share: float, reward_shift_C: Sequence[float]
     ) -> None:
-        """Set the scales, the shifts and the personal share in the formulas of this class."""
+        """Set the numbers by which predictions are calibrated; the docstring of this class shows the formulas."""
         self.action_scale.fill_(action_scale)
         self.reward_scale.fill_(reward_scale)
         self.personal_share.fill_(personal_share)
@@ -152,7 +153,7 @@ def train_ensemble(
     """Train `MEMBERS` networks, each with its own seed, which is derived from the seed of the config.
 
     Args:
-        on_epoch: Called after each epoch with the number of the member, from 0, and the epoch's row of the history.
+        on_epoch: Called after each epoch with the number of the network, from 0, and the losses of the epoch.
         resume: Checkpoint to write, and to continue from if its file exists. Each member has its own file.
         group: The processes that train each member together; None for one process.
         at_once: Train the members at the same time on the CPU: the first one in this process, each other one in a
@@ -172,7 +173,7 @@ def train_ensemble(
     return Trained(Ensemble([result.model for result in results]).eval(), results)
 
 
-# The number, the settings and the checkpoint of a member.
+# Arguments of the training of one network: its number, its settings, and its checkpoint.
 _Training = tuple[int, TrainConfig, Checkpoint | None]
 
 
@@ -181,8 +182,8 @@ def _train_at_once(
 ) -> list[TrainResult]:
     """Train the first member in this process, and at the same time each other member in a subprocess.
 
-    `report` is called in this process after each epoch of any member, with the member's number and the row of the
-    history.
+    After each epoch of any member, `report` is called in this process with the member's number and the losses of the
+    epoch.
     """
     rows = multiprocessing.get_context("spawn").SimpleQueue()
     with worker_processes(len(trainings) - 1, _send_rows_to, rows) as pool:

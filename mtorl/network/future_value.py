@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from mtorl.network.model import MTORL, Decoder
 
 DecoderInputs = Sequence[tuple[Tensor, Tensor]]
-"""State (B, H) and channel memory (B, C, M) of each member of an ensemble."""
+"""Inputs of the decoders: for each member of an ensemble, the state (B, H) and the channel memory (B, C, M)."""
 
 
 class FutureHead(nn.Module):
     """Predicts the future value from the state and channel memory of one member of the ensemble.
 
-    The fit sets `level_mean_2`, `level_scale_2` and `added_scale_2`, which convert the outputs to gain and currency.
+    The outputs are standardised. `level_mean_2`, `level_scale_2` and `added_scale_2` convert them to gain and currency.
     """
 
     level_mean_2: Tensor
@@ -41,16 +41,16 @@ class FutureHead(nn.Module):
             self.register_buffer(name, torch.full((2,), value))
 
     def forward(self, h_BH: Tensor, memory_BCM: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the later gain and cost without an exposure (B, 2), and their increase by an exposure (B, C, 2).
+        """Predict the later gain and cost without an exposure (B, 2), and their increase by an exposure (B, C, 2).
 
-        Both are standardised; `FutureValue.values` converts them to units of gain and currency.
+        Both are standardised. `FutureValue.values` converts them to units of gain and currency.
         """
         added_BC2 = torch.stack([self.gain(h_BH, memory_BCM), self.cost(h_BH, memory_BCM)], dim=-1)
         return self.level(torch.cat([h_BH, memory_BCM.mean(1)], dim=-1)), added_BC2
 
 
 class FutureValue(nn.Module):
-    """The mean of the future values that the members of an ensemble predict."""
+    """Predicts the future value of an exposure, as the mean of the predictions of an ensemble's members."""
 
     def __init__(self, networks: Sequence[MTORL]) -> None:
         super().__init__()
@@ -61,9 +61,9 @@ class FutureValue(nn.Module):
         return self.values(inputs)[1]
 
     def values(self, inputs: DecoderInputs) -> tuple[Tensor, Tensor]:
-        """Return the later gain and cost without an exposure (B, 2), and what an exposure adds to them (B, C, 2).
+        """Return the later gain and cost without an exposure (B, 2), and their increase by an exposure (B, C, 2).
 
-        The exposure is on each of the C channels. All values are in units of gain and currency.
+        All values are in units of gain and currency.
         """
         levels, added = [], []
         for head, own in zip(self.members, inputs, strict=True):

@@ -45,7 +45,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Steps that one convolution combines; two levels cover 10 steps, and the attention covers all steps.
+# Number of steps that a convolution combines. Two convolutions together see 10 steps, and the attention sees all steps.
 KERNEL = 4
 # K, the number of decay rates of the channel memory.
 RATES = 3
@@ -92,13 +92,13 @@ class CausalConv(nn.Module):
         self.norm = nn.LayerNorm(hidden)
 
     def forward(self, h_BTH: Tensor) -> Tensor:
-        """Combine each step with earlier steps, up to `reach` steps back. Steps before the first one count as zeros."""
+        """Apply the convolution to each step and the steps before it. Steps before the start of a window are zeros."""
         out_BTH = self._as_product(h_BTH) if torch.compiler.is_exporting() else self._convolved(h_BTH)
         normed: Tensor = self.norm(h_BTH + self.dropout(F.gelu(out_BTH)))
         return normed
 
     def after(self, h_BTH: Tensor, length_BP: Tensor, next_BPH: Tensor) -> Tensor:
-        """Return the output at one additional step, `next`, which follows the first `length` steps of its window."""
+        """Return the output at an additional step, `next_BPH`, after the first `length_BP` steps of its window."""
         lags_J = torch.arange(self.reach, 0, -self.conv.dilation[0], device=h_BTH.device)
         step_BPJ = length_BP[..., None] - lags_J
         row_B11 = torch.arange(len(h_BTH), device=h_BTH.device)[:, None, None]
@@ -114,7 +114,7 @@ class CausalConv(nn.Module):
         return out_BHT.transpose(1, 2)
 
     def _as_product(self, h_BTH: Tensor) -> Tensor:
-        """Compute the convolution as one matrix product, which is used in an exported graph.
+        """Compute the convolution as one matrix product, for the graph that is exported to onnxruntime.
 
         In onnxruntime, a convolution rounds differently depending on the number of steps, so equal inputs would give
         slightly different results. The product gives bit-identical results for any number of steps. It is faster in
@@ -143,7 +143,7 @@ class CausalAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, h_BTH: Tensor) -> Tensor:
-        """Let each step attend to itself and to all earlier steps. The padding comes last, so real steps ignore it."""
+        """Let each step attend to itself and to all earlier steps, but not to the padding, which comes last."""
         batch, steps, hidden = h_BTH.shape
         split = self.query_key_value(h_BTH).view(batch, steps, 3, self.heads, hidden // self.heads)
         query, key, value = split.permute(2, 0, 3, 1, 4)
@@ -151,10 +151,11 @@ class CausalAttention(nn.Module):
         return self._blocks(h_BTH, attended.transpose(1, 2).reshape(batch, steps, hidden))
 
     def at(self, h_BTH: Tensor, step_B: Tensor) -> Tensor:
-        """Return the output (B, H) at one step of each window, without the keys and values of the other steps.
+        """Return the output (B, H) at one step of each window, faster than `forward`, which computes all steps.
 
-        For a query q of a head, the score q . (W_key h_t + b_key) equals (W_key^T q) . h_t plus a constant, which
-        cancels in the softmax. The weights p_t sum to 1, so the attended value is W_value (sum_t p_t h_t) + b_value.
+        The keys and values of the other steps are not needed. For a query q, the score q . (W_key h_t + b_key) equals
+        (W_key^T q) . h_t plus a constant, which cancels in the softmax. The weights p_t sum to 1, so the attended value
+        is W_value (sum_t p_t h_t) + b_value.
         """
         hidden = h_BTH.shape[2]
         own_BH = step_of(h_BTH, step_B)
@@ -169,7 +170,7 @@ class CausalAttention(nn.Module):
         return self._blocks(own_BH, attended_BAE.flatten(1))
 
     def after(self, h_BTH: Tensor, length_BP: Tensor, next_BPH: Tensor) -> Tensor:
-        """Return the output at one additional step, `next`, which follows the first `length` steps of its window."""
+        """Return the output at an additional step, `next_BPH`, after the first `length_BP` steps of its window."""
         query_BPH, key_BPH, value_BPH = self.query_key_value(next_BPH).chunk(3, dim=-1)
         _, key_BTH, value_BTH = self.query_key_value(h_BTH).chunk(3, dim=-1)
         query, key, value, own_key, own_value = (
@@ -229,9 +230,9 @@ class ChannelMemory(nn.Module):
         return self._memory_at(decay_BK1T * (lag_BT >= 0)[:, None, None], x_BTD).squeeze(1)
 
     def after(self, x_BTD: Tensor, length_BP: Tensor, next_BPD: Tensor) -> Tensor:
-        """Return the memory (B, P, C, M) at one additional step, `next`.
+        """Return the memory (B, P, C, M) at an additional step, whose token is `next_BPD`.
 
-        The step follows the first `length` steps of its window.
+        The additional step comes after the first `length_BP` steps of its window.
         """
         lag_BPT = length_BP[..., None] - torch.arange(x_BTD.shape[1], device=x_BTD.device)
         decay_BKPT = torch.exp(F.logsigmoid(self.logit_K)[:, None, None] * lag_BPT.clamp(min=0).unsqueeze(1))
@@ -239,9 +240,9 @@ class ChannelMemory(nn.Module):
         return self._memory(past_BPCKS + self._signals(next_BPD).unsqueeze(3))
 
     def _memory_at(self, decay: Tensor, x_BTD: Tensor) -> Tensor:
-        """Return the memory at the steps for which `decay` gives weights.
+        """Return the memory at some steps of each window.
 
-        `decay` (..., K, steps, T) contains the weight of each token of the window at each of these steps.
+        `decay` (..., K, steps, T) contains the weight that each of the T tokens has at each of these steps.
         """
         return self._memory(self._sums(decay, x_BTD))
 
@@ -288,9 +289,9 @@ class Decoder(nn.Module):
         return values
 
     def of_channel(self, h_NH: Tensor, memory_NM: Tensor, channel_N: Tensor) -> Tensor:
-        """Decode only one channel of each row, `channel_N`.
+        """Decode only the channel `channel_N` of each row.
 
-        The losses compare predictions with the log, which has an outcome only for the logged channel.
+        The losses need only this channel, because the log has an outcome only for the channel that was shown.
         """
         hidden_NH = F.relu(self.state(h_NH) + self.memory(memory_NM) + self.channel_CH[channel_N])
         own_N = self.own(h_NH).gather(1, channel_N.unsqueeze(1)).squeeze(1)
@@ -298,7 +299,7 @@ class Decoder(nn.Module):
         return values_N
 
     def start_at(self, value: float) -> None:
-        """Initialise the decoder so that its output, to which no sigmoid or softplus is applied, is near `value`."""
+        """Initialise the decoder so that its first outputs, before a sigmoid or softplus, are near `value`."""
         nn.init.zeros_(self.own.weight)
         nn.init.constant_(self.own.bias, value)
 
@@ -349,8 +350,9 @@ class MTORL(nn.Module):
     def forward_logged(self, x_BTD: Tensor, channel_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the predictions that the losses compare with the log.
 
-        For each real step, these are the action logits, and the reward logit and expected cost of the logged channel.
-        Steps with a channel >= 0 are real. The N real steps of all windows are in the order of `channel_BT >= 0`.
+        These are the action logits, and the reward logit and expected cost of the logged channel. Rows are the N real
+        steps of all windows, one window after the other. A step is real if its channel is at least 0; all others are
+        padding or have no target.
         """
         real_BT = channel_BT >= 0
         channel_N = channel_BT[real_BT]
@@ -377,8 +379,8 @@ class MTORL(nn.Module):
     def after(self, x_BTD: Tensor, length_BP: Tensor, next_BPD: Tensor) -> tuple[Tensor, Tensor]:
         """Return the state (B, P, H) and memory (B, P, C, M) at each of P alternative next tokens of a window.
 
-        Each alternative follows the first `length` tokens of its window. The states of these tokens are computed only
-        once.
+        Each alternative comes after the first `length_BP` tokens of its window. This is faster than a window for each
+        alternative, because the alternatives share the computation of the earlier tokens.
         """
         h_BTH, next_BPH = self._embed(x_BTD), self._embed(next_BPD)
         for layer in cast("list[CausalConv]", list(self.convolutions)):
@@ -402,11 +404,11 @@ class MTORL(nn.Module):
         return embedded_BTH
 
     def _with_stored(self, h: Tensor, x: Tensor) -> Tensor:
-        """Add the encoded stored features in the tokens x (..., D) to the states h (..., H) of the same steps."""
+        """Encode the stored features of the tokens x (..., D), and add them to the states h (..., H)."""
         return h if self.stored is None else h + self.stored(x[..., -self.config.stored :])
 
     def compile_trunk(self) -> None:
-        """Compile the trunk for a GPU, because most of the computation is in it. The weights stay the same tensors."""
+        """Compile the trunk, which does most of the computation, so that it runs faster on a GPU."""
         self.trunk = torch.compile(self.trunk)  # type: ignore[method-assign]
 
     def _decode(self, h: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -30,9 +30,9 @@ TERMS = ("action", "reward", "cost", "preference")
 
 
 class Objective(nn.Module):
-    """Computes the terms of the loss from a batch.
+    """Computes the four terms of the loss for a batch: action, reward, cost and preference.
 
-    The network and its loss are one module, because `DistributedDataParallel` wraps a single module.
+    The network is part of this module, because `DistributedDataParallel` needs one module that computes the loss.
     """
 
     def __init__(self, model: MTORL) -> None:
@@ -42,17 +42,17 @@ class Objective(nn.Module):
     def forward(
         self, x_BTD: Tensor, channel_BT: Tensor, reward_BT: Tensor, cost_BT: Tensor, clone_BT: Tensor
     ) -> dict[str, Tensor]:
-        """Return the mean of each of the four terms over a batch."""
+        """Return the four terms of the loss by name, each as a mean over the batch."""
         batch = Batch(x_BTD, channel_BT, reward_BT, cost_BT, clone_BT)
         terms, log_prob_BT = losses(self.model, batch)
         return {**terms, "preference": preference_loss(log_prob_BT, reward_BT, clone_BT)}
 
 
 def losses(model: MTORL, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-    """Return the action, reward and cost terms of the loss, and the log-probabilities of the logged actions.
+    """Return the action, reward and cost terms of the loss, and the log-probabilities of the logged channels (B, T).
 
-    The reward and cost terms are means over all steps with a target. The action term is a mean over the steps whose
-    action the network imitates (`clone_BT`). The log-probabilities (B, T) are 0 at all other steps.
+    Rewards and costs are compared at all steps with a target. Actions are compared only at the steps in `clone_BT`,
+    whose logged channel the network learns to choose. At all other steps, the log-probabilities are 0.
     """
     real_BT = batch.channel_BT >= 0
     clone_N = batch.clone_BT[real_BT].float()
@@ -73,14 +73,15 @@ def losses(model: MTORL, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
 def preference_loss(log_prob_BT: Tensor, reward_BT: Tensor, clone_BT: Tensor) -> Tensor:
     """Return -log sigmoid(margin), averaged over random pairs of windows with different mean rewards.
 
-    The margin is positive if the window with the higher mean reward has the higher mean log-probability. Means over
-    steps are compared, because a longer window has a larger sum without being better. The loss is 0 if the batch has no
-    such pair.
+    The margin is the mean log-probability of the window with the higher mean reward, minus that of the other window.
+    Means over steps are compared, because a long window has a larger sum than a short one even if its steps are not
+    better. The loss is 0 if the batch has no such pair.
     """
     length_B = clone_BT.sum(1)
     score_B = log_prob_BT.sum(1) / length_B.clamp(min=1)
     earned_B = (reward_BT * clone_BT).sum(1) / length_B.clamp(min=1)
-    # The windows of a batch are in random order, so each window and the one before it are a random pair.
+    # Pair each window with the window before it. The pairs are random, because the windows of a batch are in random
+    # order.
     side_B = torch.sign(earned_B - earned_B.roll(1)) * (length_B * length_B.roll(1)).sign()
     pairs = side_B.abs().sum().clamp(min=1)
     return -(F.logsigmoid(side_B * (score_B - score_B.roll(1))) * side_B.abs()).sum() / pairs

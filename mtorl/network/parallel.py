@@ -32,7 +32,7 @@ class TrainingFailed(InputError):
 
 @dataclass(frozen=True)
 class Group:
-    """The processes that train one network together, from the view of the process with this `rank`."""
+    """The processes that train one network together. `rank` is the number of this process, from 0."""
 
     rank: int = 0
     size: int = 1
@@ -70,9 +70,9 @@ def processors() -> int:
 
 
 def device_of(name: str) -> torch.device:
-    """Return the device called `name`.
+    """Return the torch device with this name.
 
-    "auto" means the GPU that belongs to this process (LOCAL_RANK), or the CPU if there is no GPU.
+    "auto" means the GPU that torchrun assigned to this process (LOCAL_RANK), or the CPU if there is no GPU.
     """
     if name != "auto":
         return torch.device(name)
@@ -83,9 +83,9 @@ def device_of(name: str) -> torch.device:
 
 @contextmanager
 def joined() -> Iterator[Group]:
-    """Join the processes that torchrun has started together with this one, until the end of the block.
+    """Connect the processes that torchrun has started, until the end of the block; yields their `Group`.
 
-    Rank and number of processes come from the environment variables that torchrun sets.
+    torchrun sets environment variables with the rank of this process and the number of processes.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -115,9 +115,9 @@ def one_thread() -> Iterator[None]:
 def worker_processes(
     count: int, prepare: Callable[..., None] | None = None, *args: Any
 ) -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of `count` processes with one thread each, which call `prepare(*args)` before their first task.
+    """Yield a pool of `count` worker processes, each of which calls `prepare(*args)` before its first task.
 
-    The processes are terminated at the end of the block, and also if this process ends.
+    Each worker uses one thread. Workers are terminated at the end of the block, and also if this process dies.
     """
     # Processes are spawned and not forked, because torch and LightGBM do not work in a fork of a process that has
     # already used them.

@@ -5,7 +5,7 @@
 
 All predictions are for the last step of each window.
 
-Shapes: B windows, T steps of a window, D encoded token, C channels.
+Shapes: B windows, T steps of a window, D numbers that encode one step, C channels.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 Heads = tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]], NDArray[np.floating[Any]]]
-"""Action logits, expected reward in [0, 1] and expected cost in currency units, each [B, C]."""
+"""The outputs of the three heads, each [B, C]: action logits, expected reward from 0 to 1, and expected cost in
+currency units."""
 
 Network = Callable[[NDArray[np.float32], NDArray[np.int64]], tuple[NDArray[np.floating[Any]], ...]]
-"""A network as a function of arrays: (x_BTD, length_B) -> the heads, and possibly further outputs [B, ...]."""
+"""Type of a network as a function of numpy arrays: it gets x_BTD and length_B, and returns the three heads and possibly
+further outputs [B, ...]."""
 
 
 class Predictor(Protocol):

@@ -45,11 +45,12 @@ from mtorl.window.loader import EncodedWindows, Parts, TrainingWindows, batches
 
 _LOG = logging.getLogger(__name__)
 
-# Processes that encode batches ahead for a GPU; on a CPU there are none, because training uses the CPU.
+# Number of processes that prepare the next batches while the GPU trains. Without a GPU there are none, because the
+# training itself needs the CPU.
 _GPU_WORKERS = 4
 # Attributes of `TrainingLoop` that a checkpoint contains.
 _STATEFUL = ("model", "average", "optimizer", "schedule")
-# On a GPU, the loss is checked only once in this many batches, because a check waits for the GPU.
+# On a GPU, only every 50th batch is checked for NaN, because a check must wait until the GPU has finished.
 _GPU_CHECK = 50
 _VAL_BATCH = 1024
 _LAYOUT = 2  # version of the format of a checkpoint
@@ -146,9 +147,9 @@ def train(
     """Train a network until the validation loss stops falling, and return the weights of the best epoch.
 
     Args:
-        on_epoch: Called by the leading process after each epoch, with the epoch's row of the history.
-        resume: Checkpoint to write, and to continue from if its file exists. Its identity must describe the data; this
-            function adds `config`. The caller removes the file after the training.
+        on_epoch: Called by the leading process after each epoch, with the losses and the duration of the epoch.
+        resume: Checkpoint to write, and to continue from if its file exists. Its `identity` must describe the data;
+            this function adds the settings. The caller deletes the file after the training.
         group: The processes that train together; None for one process.
 
     Raises:
@@ -161,7 +162,7 @@ def train(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         loop = TrainingLoop(data, config, device, group)
-        # All processes start with the same weights, but each process draws its own dropout.
+        # From here on, each process has another seed: dropout must differ, while the initial weights must be equal.
         torch.manual_seed(config.seed + 1_000_003 * group.rank)
         if resume is not None:
             resolved = {"device": device.type, "precision": "bf16" if loop.bf16 else "fp32", "layout": _LAYOUT}
@@ -171,19 +172,19 @@ def train(
         model = MTORL(loop.model.config)
     model.load_state_dict(loop.progress.best)
     history = loop.progress.history
-    # The seconds include the epochs before an interruption.
+    # The sum also contains the epochs that were trained before an interruption.
     return TrainResult(model.eval(), history, loop.progress.best_epoch, sum(row["seconds"] for row in history))
 
 
 @dataclass
 class _Progress:
-    """The part of a training's state that is neither in the network nor in the optimizer.
+    """The progress of a training. A checkpoint contains it together with the network and the optimizer.
 
     Attributes:
         epoch: Number of the current epoch, from 1.
         batch: Number of finished batches of the epoch.
-        sums: Sum of each loss term over the windows of the epoch so far.
-        windows: Number of windows that `sums` covers.
+        sums: Each term of the loss, summed over the windows of the epoch so far.
+        windows: Number of windows in `sums`.
         seconds: Seconds spent on the epoch so far.
         best: Weights of the best epoch.
     """
@@ -222,7 +223,7 @@ class TrainingLoop:
         self.objective = objective
 
     def run(self, on_epoch: Callable[[dict[str, float]], None] | None, checkpoint: Checkpoint | None) -> None:
-        """Train until `finished`, and continue from the checkpoint if it contains a state."""
+        """Train all remaining epochs. If the checkpoint file exists, continue from its state."""
         if checkpoint is not None and (state := checkpoint.load_together(self.group)) is not None:
             self.restore(state)
             if self.group.leads:
@@ -242,7 +243,7 @@ class TrainingLoop:
         return done >= self.config.epochs or (done > 0 and done - self.progress.best_epoch >= self.config.patience)
 
     def train_epoch(self, checkpoint: Checkpoint | None = None) -> None:
-        """Train on the batches of the current epoch that were not trained on before."""
+        """Train on the batches that remain in the current epoch."""
         self.objective.train()
         progress = self.progress
         started = time.perf_counter() - progress.seconds
@@ -263,13 +264,14 @@ class TrainingLoop:
             self._step(where, checked=number % check == 0)
             if checkpoint is not None and number % self.config.checkpoint_batches == 0:
                 progress.sums, progress.seconds = sums.tolist(), time.perf_counter() - started
-                # Check the sums before saving, so that a diverged training does not overwrite a good checkpoint.
+                # Check the losses for NaN before saving, so that a training that has diverged keeps its last good
+                # checkpoint.
                 _check(dict(zip(TERMS, progress.sums, strict=True)), where)
                 self._save(checkpoint)
         progress.sums, progress.seconds = sums.tolist(), time.perf_counter() - started
 
     def close_epoch(self) -> dict[str, float]:
-        """Validate the network, prepare the next epoch, and return this epoch's row of the history."""
+        """Validate the network, prepare the next epoch, and return the losses and the duration of this epoch."""
         progress = self.progress
         started = time.perf_counter()
         sums = self.group.total(torch.tensor([*progress.sums, progress.windows], dtype=torch.float64).to(self.device))
@@ -292,11 +294,12 @@ class TrainingLoop:
         return row
 
     def state(self) -> dict[str, Any]:
-        """Return everything that a resumed training needs. All processes must call this at the same time."""
+        """Return all that an interrupted training needs to continue. All processes must call this at the same time."""
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)
-        # Random numbers and sums differ between processes; the rest of the state is equal in all of them.
+        # Random numbers and summed losses differ between the processes. All other state is equal, so it is saved only
+        # once.
         own = {"random": random, "sums": self.progress.sums, "windows": self.progress.windows}
         same = {name: getattr(self, name).state_dict() for name in _STATEFUL}
         return {**same, "processes": self.group.all_of(own), "progress": asdict(self.progress)}
@@ -312,7 +315,7 @@ class TrainingLoop:
         self.progress = _Progress(**{**state["progress"], "sums": own["sums"], "windows": own["windows"]})
 
     def _save(self, checkpoint: Checkpoint) -> None:
-        # All processes must call this, although only the leading one saves.
+        # All processes must call `state`, which collects their states, but only the leading process writes the file.
         state = self.state()
         if self.group.leads:
             checkpoint.save(state)
@@ -334,8 +337,8 @@ class TrainingLoop:
 
     def _chunks(self, order_B: Ints) -> list[Ints]:
         size, group = self.config.batch_size * self.group.size, self.group
-        # Processes wait for each other after each batch, so all need equal numbers of batches and windows. The last,
-        # incomplete batch is left out.
+        # Processes wait for each other after each batch, so all of them need batches of equal size. Therefore an
+        # incomplete last batch is left out.
         if group.size > 1:
             order_B = order_B[: len(order_B) // size * size]
         return [order_B[i : i + size][group.rank :: group.size] for i in range(0, len(order_B), size)]
@@ -413,6 +416,7 @@ def _new_model(part: EncodedWindows, config: TrainConfig, channels: int) -> MTOR
     model = MTORL(MTORLConfig(inputs=inputs, window=window, cost_scale=scale, **shape))
     mean_reward = min(max(mean_reward, 1e-4), 1 - 1e-4)
     model.reward.start_at(math.log(mean_reward / (1 - mean_reward)))
-    # Softplus of this number is 1, so the initial prediction is once the mean cost.
+    # The softplus of this number is 1, and the network predicts multiples of the mean cost, so it first predicts the
+    # mean cost.
     model.cost.start_at(math.log(math.e - 1))
     return model

@@ -26,9 +26,9 @@ from mtorl.network.predictor import predict_in_chunks
 from mtorl.window.encoder import Encoder
 from mtorl.window.on_demand import Windows
 
-# Principal components are kept until they explain this share of the variance of the states.
+# The largest principal components are kept, as many as are needed to explain 99 % of the variance of the states.
 KEPT = 0.99
-# Windows to compute the distance from; more windows would hardly change mean and components.
+# Largest number of windows from which mean and principal components are computed. More would hardly change them.
 MOST_WINDOWS = 20_000
 
 
@@ -67,7 +67,7 @@ class StateDistance(nn.Module):
 
 
 def fit_state_distance(ensemble: Ensemble, encoder: Encoder, batch: Windows) -> None:
-    """Set `ensemble.state_distance` from the states of at most `MOST_WINDOWS` training windows.
+    """Give an ensemble the output `state_distance`, fitted on the states of at most `MOST_WINDOWS` training windows.
 
     The ensemble must be in inference mode.
     """

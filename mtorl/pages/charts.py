@@ -62,7 +62,8 @@ def marks(places: Sequence[tuple[float, str, str]]) -> list[dict[str, Any]]:
     """Return labels for vertical lines, to be shown above the plot.
 
     Args:
-        places: For each label: its x position, its text, and the side of the text that is at the line.
+        places: For each label: its x position, its text, and which side of the text touches the line ("left" or
+            "right").
     """
     look = {"yref": "paper", "y": 1.0, "yanchor": "bottom", "showarrow": False, "font": {"size": 11}}
     return [{"x": x, "text": text, "xanchor": side, **look} for x, text, side in places]
@@ -79,11 +80,11 @@ def rows_height(rows: int) -> int:
 
 
 def shares(div: str, share_of: Sequence[tuple[str, float]], what: str) -> Chart:
-    """Return a chart with one horizontal bar for each name's share, the first name on top.
+    """Return a chart with one horizontal bar for each pair of a name and a share, the first pair on top.
 
     Args:
         div: Id of the chart, which must be unique on the page.
-        what: Beginning of the text for screen readers.
+        what: Beginning of the text for screen readers, which is followed by all names and shares.
     """
     upward = list(share_of)[::-1]
     names, values = [name for name, _ in upward], [share for _, share in upward]

@@ -31,10 +31,10 @@ def write_page(
 
 
 def filled(template: Path, content: Mapping[str, Any], filters: Mapping[str, Callable[..., str]] | None = None) -> str:
-    """Render a template, and return the text of the page. All values are escaped.
+    """Render a template, and return the text of the page. All values are escaped for HTML.
 
-    The template may include other templates of its own folder and of this folder. If a value is missing, its attributes
-    count as missing, too, so that incomplete content still gives a page.
+    The template may include the templates in its own folder and in the folder of this module. A missing value, or an
+    attribute of one, is rendered as empty text, so that incomplete content still gives a page.
     """
     from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 

@@ -14,9 +14,9 @@ ABSENT = "—"
 
 
 def _of_finite(show: Callable[..., str]) -> Callable[..., str]:
-    """Extend a function that formats finite numbers, so that it accepts any value.
+    """Decorate a function that formats finite numbers, so that it accepts any value.
 
-    The result has true minus signs. A value that is not a finite number becomes `ABSENT`.
+    A value that is not a finite number becomes `ABSENT`. Hyphens in the result become true minus signs.
     """
 
     @wraps(show)
@@ -71,7 +71,7 @@ def p_value(value: float) -> str:
 
 
 def interval(value: Any, places: int = 4, plus: bool = False) -> str:
-    """Format an interval in brackets. The result is `ABSENT` if the value is not an interval."""
+    """Format an interval in brackets, or return `ABSENT` if the value is not an interval."""
     ends = [(signed if plus else fixed)(end, places) for end in value] if isinstance(value, list | tuple) else []
     return f"[{ends[0]}, {ends[1]}]" if len(ends) == 2 and ABSENT not in ends else ABSENT
 

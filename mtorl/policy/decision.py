@@ -33,7 +33,8 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from mtorl.arrays import Bools, Floats, Ints
 
-# Even if an exposure saves later costs, its total cost counts as at least this fraction of its own cost.
+# An exposure may reduce the cost of later exposures. Even then, its total cost counts as at least this fraction of its
+# own cost.
 LEAST_COST = 0.5
 
 
@@ -41,8 +42,8 @@ LEAST_COST = 0.5
 class PolicyParams:
     """Parameters of the decision rule. The model artifact stores them as ``policy.json``."""
 
-    # beta: the log-odds of a channel increase by this much if its utility is higher by one ``utility_scale``. With 0,
-    # the rule follows the action head.
+    # beta: how strongly the choice prefers channels with a higher utility. The log-odds of a channel increase by beta
+    # if its utility increases by one ``utility_scale``. With 0, the choice follows the action head alone.
     advantage_weight: Annotated[float, Field(ge=0)] = 0.0
     # epsilon: share of the decisions whose channel is drawn uniformly from the candidates.
     exploration: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -54,9 +55,9 @@ class PolicyParams:
 
 @dataclass(frozen=True)
 class Decision:
-    """The decisions for several rows.
+    """The decisions for several rows, each with the figures on which it is based.
 
-    Fields with ``_B`` have a value for each row's chosen channel. Fields with ``_BC`` have a value for every channel.
+    Fields with ``_B`` have one value per row, for the chosen channel. Fields with ``_BC`` have one for every channel.
     """
 
     channel_B: Ints
@@ -74,10 +75,11 @@ class Decision:
 class Forecast(NamedTuple):
     """A model's forecast of gain and cost for each channel, with one row per decision."""
 
-    # Output of the action head, on any scale: only the differences within a row matter.
+    # Output of the action head. Only the differences between the channels of a row matter.
     logits_BC: ArrayLike
     gain_BC: ArrayLike
-    """Expected gain (``Encoder.unreward`` of the reward head). A negative value counts as 0."""
+    """Expected gain of an exposure, computed from the reward head by ``Encoder.unreward``. A negative value counts as
+    0."""
     cost_BC: ArrayLike  # expected cost of an exposure, currency units, at least 0
     # Effect of an exposure on the user's later gain and later cost; None if the model does not forecast it.
     future_BC2: ArrayLike | None = None
@@ -112,7 +114,7 @@ def decide(
         raise ValueError("u_B must lie in [0, 1)")
 
     cumulative_BC = probs_BC.cumsum(axis=1)
-    # Because of rounding, the last column may differ from 1. The division makes it exactly 1, so it is above every u.
+    # Because of rounding, the last column may differ from 1. Divide by it, so that it is exactly 1 and exceeds every u.
     channel_B = (u[:, None] >= cumulative_BC / cumulative_BC[:, -1:]).sum(axis=1)
     chosen, expose_BC = (np.arange(rows), channel_B), utility_BC >= 0
     return Decision(
@@ -134,7 +136,7 @@ def action_probabilities(
 ) -> tuple[Floats, Bools]:
     """Return the probability of choosing each channel, and whether the channel would be exposed if chosen.
 
-    This is the policy of :func:`decide`, before a random number selects a channel.
+    :func:`decide` draws the channel with these probabilities.
     """
     utility_BC = expected_utility(forecast, params.price if price_BC is None else price_BC)
     return choice_probabilities(forecast.logits_BC, utility_BC, params), utility_BC >= 0
@@ -143,7 +145,8 @@ def action_probabilities(
 def utility_scale(forecast: Forecast) -> float:
     """Return how much utility varies between the channels of one decision, as a standard deviation at price 0.
 
-    The tilt divides by this scale. If all utilities are equal, the scale is 1.0, so that nothing is divided by zero.
+    The exponent of `tilted` is divided by this scale. If all utilities are equal, the scale is 1.0, so that nothing is
+    divided by zero.
     """
     utility_BC = expected_utility(forecast, 0.0)
     scale = float(np.sqrt(np.mean(np.var(utility_BC, axis=1)))) if utility_BC.size else 0.0
@@ -170,7 +173,7 @@ def choice_probabilities(
         allowed_BC = _allowed(candidates_BC, score_BC.shape)
         score_BC = np.where(allowed_BC, score_BC, -np.inf)
         uniform = allowed_BC / allowed_BC.sum(axis=1, keepdims=True)
-    # The softmax of a row does not change if a constant is added to the row. So the logits need no normalisation.
+    # The logits need no normalisation, because adding a constant to a row does not change its softmax.
     tilted_BC = np.exp(score_BC - score_BC.max(axis=1, keepdims=True))
     tilted_BC /= tilted_BC.sum(axis=1, keepdims=True)
     probs_BC: Floats = (1.0 - params.exploration) * tilted_BC + params.exploration * uniform

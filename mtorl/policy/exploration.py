@@ -30,15 +30,15 @@ from mtorl.runtime.validation import StrictModel
 Probabilities = Mapping[str, float]  # channel -> probability
 
 EXPLORE = 0.05
-"""Share of decisions that new experiments explore, which costs about 1 % of the value. Without exploration, the log
-would lack most of the next model's decisions, and the gate could not value that model."""
+"""Share of decisions that are explored in new experiments. Exploration costs about 1 % of the policy's value. Without
+it, the log would lack most decisions of the next model, so the gate could not estimate that model's value."""
 
 
 class Exploration(StrictModel):
-    """Exploration settings of an arm."""
+    """Settings of an arm's exploration, which replaces some of its decisions by random ones."""
 
     share: float = Field(gt=0, le=1)
-    """Share of the decisions that are explored."""
+    """Share of the arm's decisions that are explored."""
     scope: ExplorationScope = "both"
     """What is randomised: the channel, the exposure, or both."""
 
@@ -48,21 +48,22 @@ class Choice(NamedTuple):
 
     channel: str
     expose: bool
-    # Probability of drawing each candidate. A policy may give only that of the chosen channel, or none.
+    # Probability of drawing each candidate. It may be known only for the chosen channel, or not at all.
     channel_probs: Probabilities
-    # Probability of exposing each channel if it is drawn. Channels with an unknown probability are left out.
+    # Probability of showing the ad if the channel is drawn. Channels with an unknown probability are left out.
     exposure_probs: Probabilities
 
 
 def explore(choice: Choice, how: Exploration, candidates: Sequence[str], v: float) -> tuple[Choice, bool]:
-    """Randomise a decision with the probability `how.share`.
+    """Randomise a decision with the probability `how.share`, to learn about choices that the policy would not make.
 
     Args:
         choice: The policy's decision. Its channel is one of the candidates.
         v: Random number in [0, 1), drawn separately from the one that selected the policy's channel.
 
     Returns:
-        The choice, with joint probabilities of policy and exploration, and whether the decision was explored.
+        The final choice, whose probabilities account for both policy and exploration, and whether it was
+            randomised.
     """
     explored = v < how.share
     mixture = _exposure(choice, how.share) if how.scope == "exposure" else _mixture(choice, how, candidates)
@@ -70,8 +71,8 @@ def explore(choice: Choice, how: Exploration, candidates: Sequence[str], v: floa
         return Choice(choice.channel, choice.expose, *mixture), False
     if how.scope == "exposure":
         return Choice(choice.channel, True, *mixture), True
-    # Here v < share, so v / share is uniform in [0, 1). With C candidates, the integer part of C v / share selects the
-    # channel, and the fractional part decides whether to expose it.
+    # The decision is explored, so v / share is uniform in [0, 1). Multiply it by the number of candidates: the integer
+    # part then selects the channel, and the fractional part decides whether the ad is shown.
     place = v / how.share * len(candidates)
     at = min(int(place), len(candidates) - 1)
     channel = candidates[at]

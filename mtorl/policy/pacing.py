@@ -9,9 +9,10 @@ The clock is time or, if the total number of opportunities is known, the number 
 in units of the first price. Adaptive pacing (Balseiro & Gur 2019, Management Science 65(9)) changes mu by the gap from
 the spend z_t to its target rho_t, mu <- proj_[0, mu_max] (mu - eps (rho_t - z_t)). This module differs in three ways:
 
-- *Target.* The target is the scheduled spend between two updates plus a correction. The correction closes a gap of
-  *cumulative* spend while the next HORIZON of the budget is scheduled. At most, it doubles the pace or stops spending.
-  Without the correction, the integral term of the controller, only a lasting gap could sustain a higher price.
+- *Target.* The target is the scheduled spend between two updates plus a correction. The correction closes the gap
+  between the *cumulative* spend and the schedule while the next HORIZON of the budget is spent. At most, it doubles the
+  scheduled spend, or stops spending. The correction is the integral term of the controller. Without it, the price could
+  stay at a higher value only as long as spend stays ahead of the schedule.
 - *Step.* The step multiplies 1 + mu: a mirror descent step (Balseiro, Lu & Mirrokni 2023, Operations Research 71(1)),
   because spend responds to relative changes of the price.
 - *Units.* Spend is measured as a share of the budget, and time as the share scheduled so far. So the same constants fit
@@ -23,10 +24,11 @@ If one exposure is a large part of the budget, single exposures make spend, and 
 HORIZON are at least the cost of GRAINS exposures at the highest cost.
 
 If a plan is changed while it runs, the new plan begins at `since`, with `before` already spent, and schedules the rest
-of the budget over the rest of the time. Because the price does not change between updates, update at least every half
-percent of the budget. The best schedule is the spend expected at a constant price, and expected traffic is close to
-that. The ledger enforces the cap, which may exceed the budget by `spare`, because a hard stop at the budget would on
-average leave money unspent. If no money is left, the price is so high that no exposure is worth it.
+of the budget over the rest of the time. The price does not change between updates, so update it at least each time half
+a percent of the budget is scheduled. The best schedule is the spend that would result from a constant price. A schedule
+that follows the expected traffic is close to it. The ledger enforces a cap. The cap may exceed the budget by `spare`,
+because with a hard stop at the budget, some money would on average stay unspent. If no money is left, the price is so
+high that no exposure is worth it.
 """
 
 from bisect import bisect_right
@@ -39,13 +41,16 @@ import numpy as np
 
 from mtorl.policy.periods import Period
 
-# Share of the budget. If spend exceeds its target by this share, 1 + mu grows by a factor of e.
+# As a share of the budget: if spend between two updates exceeds its target by this amount, 1 + mu grows by the factor
+# e.
 REACTION = 0.02
-# Change of log(1 + mu) after a long interval with twice its scheduled spend. A larger step may overshoot.
+# Change of log(1 + mu) if spend was twice the schedule for a long time between two updates. A larger change may
+# overshoot.
 MAX_STEP = 0.15
-# Share of the budget. A gap to the schedule is closed in the time in which the schedule spends this share.
+# As a share of the budget: while the schedule spends this amount, the correction closes the gap between spend and
+# schedule.
 HORIZON = 0.05
-# REACTION and HORIZON are at least the cost of this many exposures, at their highest cost.
+# The amounts for REACTION and HORIZON are at least the highest cost of this many exposures.
 GRAINS = 20.0
 MAX_MULTIPLIER = 100.0
 STOP_MULTIPLIER = 1e6  # used if no money is left
@@ -108,12 +113,12 @@ class Schedule:
 class Plan:
     """A budget, and the schedule by which it should be spent.
 
-    A running plan may be replaced by another, for example if the budget grows.
+    If a running plan must change, for example because the budget grows, a new plan replaces it.
     """
 
     budget: float  # currency units
     schedule: Schedule
-    # Time at which the plan started, if this is later than the start of the schedule.
+    # Time at which the plan started. By default, it starts with the schedule.
     since: float = -inf
     before: float = 0.0  # currency units that were spent before the plan started
     grain: float = 0.0  # highest cost of an exposure, currency units
@@ -128,19 +133,20 @@ class Plan:
 
     @property
     def size(self) -> float:
-        """Return the amount that the plan schedules, in currency units."""
+        """Return the amount that the plan spreads over time, in currency units: the money that is left at its start."""
         return self.budget - self.before
 
     @property
     def limit(self) -> float:
-        """Return the amount that may be spent in total, in currency units."""
+        """Return the amount that may be spent in total, including the spare, in currency units."""
         return self.budget + self.spare
 
     @property
     def largest_gap(self) -> float:
-        """Return the distance between spend and schedule at which the correction is largest, in currency units.
+        """Return the gap between spend and schedule above which the correction does not increase, in currency units.
 
-        From this distance on, the plan spends twice as fast, or not at all.
+        If spend is behind the schedule by this gap or more, the plan spends at twice the scheduled pace. If it is ahead
+        by this gap or more, the plan spends nothing.
         """
         return self._at_least(HORIZON) * self.size
 
@@ -160,10 +166,10 @@ class Plan:
         return self.before + self.size * max(share, 0.0)
 
     def planned(self, state: State, until: float) -> float:
-        """Return the amount that should be spent from the last update until a time, in currency units.
+        """Return the amount that should be spent between the last update and the time `until`, in currency units.
 
-        This is the target rho_t: the scheduled spend, corrected by the current gap to the schedule. It does not exceed
-        the money that is left.
+        This is the target rho_t of the module's docstring: the amount that is scheduled for this time, corrected so
+        that the current gap to the schedule closes. It is never more than the money that is left.
         """
         gap = (state.spent - self.scheduled(state.at)) / self.size
         pace = 1.0 - min(max(gap / self._at_least(HORIZON), -1.0), 1.0)
@@ -175,10 +181,10 @@ class Plan:
         return state.price_unit * (state.multiplier if state.spent < self.limit else STOP_MULTIPLIER)
 
     def update(self, state: State, at: float, spent: float) -> State:
-        """Return the state of the controller after it has adapted the price to the spend since the last update.
+        """Adapt the price to the spend since the last update, and return the new state of the controller.
 
         Args:
-            at: Time of the report `spent`, on the plan's clock. A report that is older than the state is ignored.
+            at: Time at which `spent` was read, on the plan's clock. If it is before the last update, nothing changes.
             spent: Currency units spent since the budget began, including reservations. It falls if reservations are
                 cancelled.
         """
@@ -197,13 +203,10 @@ class Plan:
 
 
 class Pace(NamedTuple):
-    """The spending of an account compared with its plan, in currency units.
-
-    It is used only for metrics, and never for decisions.
-    """
+    """The spending of an account compared with its plan, in currency units. It is used for metrics only."""
 
     arm: str
-    # "*" means all campaigns. In the channel, it means all channels.
+    # The campaign and the channel are "*" if the account is for all of them.
     campaign: str
     channel: str
     period: Period
@@ -223,9 +226,9 @@ class Pace(NamedTuple):
 
 
 def extremes(paces: Iterable[Pace]) -> dict[tuple[str, Period], tuple[float, float]]:
-    """Return, for each arm and period, how far its accounts are ahead of and behind their plans at most.
+    """Return, for each arm and period, by how much an account is at most ahead of its plan, and at most behind it.
 
-    Both distances are multiples of `largest_gap`. A distance is 0 if no account is ahead, or if no account is behind.
+    Both are multiples of the account's `largest_gap`. A number is 0 if no account is ahead, or no account is behind.
     """
     found: dict[tuple[str, Period], tuple[float, float]] = {}
     for pace in paces:

@@ -19,7 +19,8 @@ FOREVER = 2**53
 
 _HOUR = 3600
 _SHORTEST: dict[Period, int] = {"total": 0, "day": 23 * _HOUR, "hour": _HOUR}
-"""Shortest time in seconds between the beginnings of two periods. A day on which clocks go forward has 23 hours."""
+"""Shortest time in seconds between the beginnings of two periods. A day is 23 hours long when clocks are put forward.
+"""
 
 
 def period_at(period: Period, timezone: str, now: float) -> tuple[int, int]:
@@ -44,10 +45,11 @@ def period_at(period: Period, timezone: str, now: float) -> tuple[int, int]:
 
 
 def period_after(period: Period, timezone: str, start: int, until: int, now: float) -> tuple[int, int]:
-    """Return the current period of an account that already had a period, possibly in another time zone.
+    """Return the current period of an account that already had a period.
 
-    The last period continues until its end has passed and the calendar's next period begins at least `_SHORTEST` after
-    `start`. So a new period does not begin too early if the time zone changes, or if a clock was ahead.
+    Usually, this is the period in the calendar. But a change of the time zone or a wrong clock could begin a new period
+    too early. So the last period continues until its end has passed, and at least `_SHORTEST` has passed from its
+    beginning to that of the next period.
 
     Args:
         start: Beginning of the account's last period.

@@ -12,16 +12,15 @@ import numpy as np
 from mtorl.policy.decision import Forecast, PolicyParams, action_probabilities
 
 _MAX_PRICE = 2.0**100
-# A price is good enough if its spend is within the budget, and is below it by at most this fraction.
+# The search for a price ends when spend is within the budget, and at most this fraction below it.
 _TOLERANCE = 1e-3
 
 
 def policy_price(forecast: Forecast, params: PolicyParams, budget: float) -> float:
     """Return the lowest price at which the expected spend of a policy is within a budget, up to a tolerance.
 
-    The price is 0 if the spend at price 0 is within the budget. If spend does not fall steadily as the price rises,
-    there may be a lower price that also fits. One reason is a policy that switches channels, another is that spend
-    falls in jumps if there are few rows.
+    The price is 0 if the spend at price 0 is within the budget. The search assumes that spend falls steadily as the
+    price rises. If spend does not, for example because there are few rows, a lower price may also fit.
 
     Args:
         budget: Currency units per row of the forecast.

@@ -24,28 +24,29 @@ from mtorl.runtime.validation import FromList, StrictModel
 
 HOUR = 3600.0
 _HOURS_OF_DAY = 24
-_CLOCKS_DIFFER = 600.0  # largest difference between two clocks, seconds
-_LONGEST_DAYS = 3660  # largest number of days from start to end
+_CLOCKS_DIFFER = 600.0  # largest expected difference between two clocks, seconds
+_LONGEST_DAYS = 3660  # largest allowed number of days between `start` and `end`
 
 
 class Pacing(StrictModel):
-    """Pacing settings of a budget."""
+    """Settings of pacing, which spreads the spending of a budget over its period."""
 
     price: float | None = Field(default=None, gt=0)
-    """First price: gain per currency unit, within a factor of ten of the right one. A changed value is applied again as
-    the first price. By default, the price follows from the arms' forecasts for their first decisions."""
+    """First price in gain per currency unit. It should be within a factor of ten of the right price. If this value is
+    changed, pacing starts again from it. By default, the first price is estimated from the arms' forecasts for their
+    first decisions."""
     traffic: Annotated[
         tuple[Annotated[float, Field(ge=0, le=1e9)], ...],
         FromList,
         Field(min_length=_HOURS_OF_DAY, max_length=_HOURS_OF_DAY),
     ] = (1.0,) * _HOURS_OF_DAY
-    """Expected traffic in each hour of the day, in the budget's time zone and in any unit."""
+    """Expected traffic in each of the 24 hours of a day, in any unit. The hours are in the budget's time zone."""
     start: str | None = None
-    """ISO time with a time zone. Only for a budget without a period, which has no other beginning or end. Nothing is
-    exposed before the start or after the end."""
+    """Start of a budget without a period, as ISO 8601 time with a time zone. No ad is shown before `start` or after
+    `end`."""
     end: str | None = None
     opportunities: int | None = Field(default=None, gt=0, le=10**15)
-    """Instead of start and end: the number of decisions, over all arms, that the budget should last for."""
+    """Number of decisions, over all arms, for which the budget should last. It replaces start and end."""
 
     @field_validator("traffic")
     @classmethod
@@ -79,7 +80,7 @@ class Pacing(StrictModel):
         """Check that these settings fit the period of a budget.
 
         Raises:
-            ValueError: a total budget has no end here, or a budget for each day or hour has one.
+            ValueError: a budget for all time needs an end and has none, or a budget per day or hour has one.
         """
         ends = self.start is not None or self.opportunities is not None
         if (period == "total") != ends:
@@ -90,8 +91,8 @@ class Pacing(StrictModel):
 
         Args:
             began: Beginning of the current period, seconds since 1970.
-            now: Current time, seconds since 1970. It may be slightly after the period's end, because clocks differ. If
-                it is much later, a change of the time zone has made the period longer.
+            now: Current time, seconds since 1970. It may be a few minutes after the period's end, because clocks
+                differ. If it is much later, the period has become longer because the budget's time zone has changed.
         """
         if self.start is not None and self.end is not None:
             return _schedule(self.traffic, timezone, _seconds(self.start), _seconds(self.end))

@@ -3,10 +3,10 @@
     jumps = ClockJumps(time.monotonic)
     jumps.before(time.time(), 86_400.0)     # call it regularly: records from before this time are a day old or older
 
-For example, the clock may be a day ahead for a moment. Records would then seem a day too old, so that the budget of an
-exposure would be released before its cost arrives, or an experiment would end too early. To prevent this, `before`
-subtracts the size of each jump until `age` seconds have passed since the jump. After that, all records from before the
-jump are really older than `age`.
+For example, if the clock is set forward by a day, all records seem a day older than they are. Money that is reserved
+for an exposure would then be released before the cost arrives, or an experiment would end too early. To prevent this,
+`before` subtracts the size of each jump until `age` seconds have passed since the jump. After that, all records from
+before the jump are really older than `age`.
 
 If the machine is suspended, the clock seems to jump as well. This is treated in the same way, because no cost can
 arrive during that time.
@@ -15,7 +15,7 @@ arrive during that time.
 import threading
 from collections.abc import Callable
 
-# Seconds. Smaller differences are ignored, because reading the clock of another machine may take this long.
+# Smallest jump, in seconds. Reading the clock of another machine may take up to this long, which looks like a jump.
 _SMALL = 10.0
 
 
@@ -26,13 +26,13 @@ class ClockJumps:
         self._steady = steady
         self._lock = threading.Lock()
         self._last: tuple[float, float] | None = None
-        # For each jump, the time on the steady clock and the size, in seconds.
+        # For each jump: when it happened, on the steady clock, and its size. Both are in seconds.
         self._jumps: list[tuple[float, float]] = []
 
     def observe(self, now: float) -> float:
-        """Record a jump if the clock, which shows `now`, has advanced more than the steady clock since the last call.
+        """Record a jump if the clock has advanced more than the steady clock since the last call.
 
-        Returns the time of the steady clock in seconds.
+        `now` is the time that the clock shows. Returns the time of the steady clock in seconds.
         """
         with self._lock:
             steady = self._steady()
@@ -44,6 +44,6 @@ class ClockJumps:
             return steady
 
     def before(self, now: float, age: float) -> float:
-        """Return a clock time such that all records from before it are at least `age` seconds old, even after jumps."""
+        """Return the clock time before which all records are at least `age` seconds old, despite jumps."""
         steady = self.observe(now)
         return now - age - sum(jump for at, jump in self._jumps if steady - at < age)

@@ -56,9 +56,9 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def naming_full_disk(path: Path) -> Iterator[None]:
-    """Turn any error that a full disk causes inside the block into an OSError (ENOSPC) that names `path`.
+    """Raise an OSError (ENOSPC) with the path `path`, instead of any other error that a full disk causes in the block.
 
-    If such blocks are nested, the error names the path of the inner block.
+    If such blocks are nested, the error has the path of the inner block.
     """
     try:
         yield
@@ -101,19 +101,20 @@ def sync(path: Path) -> None:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Delete temporary files of `path` that a killed process left more than a day ago.
+    """Delete temporary files of `path` that are older than a day. They are left if a process is killed while it writes.
 
-    If `path` is missing, its previous content, a `.old` file, is kept, because it may be the only copy.
+    A `.old` file contains the previous content of `path`. If `path` is missing, this file is kept, because it may be
+    the only copy.
     """
     name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}" + r"(\.old)?" * os.path.lexists(path))
     with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
         for entry in entries:
             if not name.fullmatch(entry.name):
                 continue
-            # Ignore errors: another process may have deleted the file, or this process may not delete it.
+            # Ignore errors: another process may have deleted the file already, or this process lacks the permission.
             with contextlib.suppress(OSError):
-                # The ctime is the time of creation or renaming. The mtime would be wrong, because a copied file keeps
-                # the mtime of its original.
+                # Use the ctime, the time of creation or renaming. A copied file may have the much older mtime of its
+                # original.
                 if time.time() - entry.stat(follow_symlinks=False).st_ctime > _ABANDONED_SECONDS:
                     remove(Path(entry.path))
 
@@ -135,7 +136,7 @@ def _swap(new: Path, path: Path) -> None:
             os.rename(new, path)
             return
         except OSError:
-            # If `path` exists, another process has just created it, so the loop tries again.
+            # If `path` exists, another process has created it since it was renamed. Then the loop tries again.
             if not os.path.lexists(path):
                 if os.path.lexists(old):
                     os.rename(old, path)
@@ -146,9 +147,9 @@ def _swap(new: Path, path: Path) -> None:
 
 
 def link(source: Path, target: Path) -> None:
-    """Hard-link a Parquet file, or all files of a folder. If the file system has no hard links, copy them.
+    """Copy a Parquet file, or all files of a folder, as hard links. Without support for hard links, copy the content.
 
-    Later changes do not affect the link, because files are always replaced and never changed in place.
+    A later change of the source does not affect the copy, because files are always replaced and never changed in place.
     """
     shutil.copytree(source, target, copy_function=_link) if source.is_dir() else _link(source, target)
 

@@ -73,7 +73,8 @@ def send_request(url: str, body: object = None, *, seconds: float, method: str |
 
 def _whole(answer: HTTPResponse, seconds: float) -> bytes:
     until, content = time.monotonic() + seconds, b""
-    # read1() returns the data that have arrived, while read() could wait for ever.
+    # read1() returns as soon as some data have arrived. read() waits for all data, so the time limit could not be
+    # checked.
     while part := answer.read1(_MOST_BYTES):
         content += part
         if len(content) > _MOST_BYTES or time.monotonic() > until:

@@ -6,8 +6,8 @@
     # where the error occurs
     raise LogError(NO_COLUMN(file=path, column="cost", dataset="my-log.yaml"))
 
-The text says what happened, where, and what to do. If a value is a list, its items are separated by commas, or by the
-text after the colon in its field: `{checks:; }`.
+The text says what happened, where, and what to do. If a value is a list, its items are separated by commas. A field can
+set another separator after a colon: `{checks:; }` uses a semicolon.
 """
 
 import string
@@ -35,33 +35,33 @@ class Message(str):
 
     @property
     def camel_code(self) -> str:
-        """The code in the form that Kubernetes uses for reasons: `no-column` becomes NoColumn."""
+        """The code as the reason of a Kubernetes condition, which has no hyphens: `no-column` becomes NoColumn."""
         return "".join(part.capitalize() for part in self.code.split("-"))
 
 
 def rephrased(said: BaseException | str, text: str) -> Message:
-    """Return a message with a new text, but with the code and the values of the given error or message."""
+    """Return a message with the new `text`, and with the code and the values of the error or message `said`."""
     message = said.args[0] if isinstance(said, BaseException) and said.args else said
     return Message(text, getattr(message, "code", ""), getattr(message, "values", None))
 
 
 def prefixed(where: object, said: BaseException | str) -> Message:
-    """Return a message with the text `WHERE: TEXT`; `where` is for example a file, a row or a field.
+    """Put the place of an error, such as a file, a row or a field, in front of a message: `WHERE: TEXT`.
 
-    If `where` is empty, the text stays the same. Code and values always stay the same.
+    If `where` is empty, the text stays the same. The new message has the code and the values of `said`.
     """
     return rephrased(said, f"{where}: {said}" if where else str(said))
 
 
 def joined(said: Sequence[str], by: str = "; ") -> Message:
-    """Join the texts of several messages to one message, which has the code and the values of the first one."""
+    """Join the texts of several messages, separated by `by`. Code and values are those of the first message."""
     return rephrased(said[0], by.join(said))
 
 
 def plain(value: Any) -> Any:
     """Convert a value to types that JSON knows.
 
-    A dataclass becomes a mapping. A value of any other unknown type, such as a path, becomes text.
+    A dataclass becomes a mapping. A value that JSON can't represent, such as a path, becomes text.
     """
     if is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}

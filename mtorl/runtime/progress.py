@@ -1,9 +1,9 @@
 """Reports the progress of a long-running step to the process that shows it.
 
 If the step runs in the same process, `listen` passes the reports to a function. If the step runs in a subprocess or a
-pod, the environment variable ``MTORL_PROGRESS`` names a file. Each report is appended to this file as a JSON line, and
-the process that started the step reads the file and draws a progress bar. Otherwise, reports are written to the log, at
-most every five seconds.
+pod, the environment variable ``MTORL_PROGRESS`` contains the path of a file. Each report is appended to this file as a
+JSON line, and the process that started the step reads the file and draws a progress bar. In all other cases, reports
+are written to the log, at most every five seconds.
 """
 
 import json
@@ -22,23 +22,24 @@ ENV = "MTORL_PROGRESS"
 _LOG = logging.getLogger(__name__)
 _last_line = 0.0
 _listener: Callable[[float, float, str], None] | None = None
-# Arguments of the latest report: done, total, note, ahead.
+# Arguments of the latest call of `report`: done, total, note, ahead.
 _newest = (0.0, 0.0, "", 1.0)
-# Largest share that was passed to `within` since the latest report.
+# Largest share that was passed to `within` since the latest call of `report`.
 _within = 0.0
 
 
 def report(done: float, total: float, note: str = "", ahead: float = 1.0) -> None:
-    """Report that `done` of `total` units are finished, and that work on the next `ahead` units begins."""
+    """Report that `done` of `total` units of work are finished, and that work on the next `ahead` units begins."""
     global _newest, _within
     _newest, _within = (done, total, note, ahead), 0.0
     _send(done, total, note)
 
 
 def within(share: float) -> None:
-    """Report that a share (0 to 1) of the units in progress is finished; `ahead` in `report` is their number.
+    """Report how much of the current work is finished, from 0 to 1.
 
-    A smaller share than in an earlier call is ignored, so that the progress bar never moves backwards.
+    The current work is the `ahead` units in the latest call of `report`. A smaller share than before is ignored, so
+    that the progress bar never moves backwards.
     """
     global _within
     done, total, note, ahead = _newest
@@ -47,7 +48,7 @@ def within(share: float) -> None:
 
 
 def advance() -> None:
-    """Report that the units in progress are finished, and that work on the same number of further units begins."""
+    """Report that the current units of work are finished, and that work on the same number of new units begins."""
     done, total, note, ahead = _newest
     report(min(done + ahead, total), total, note, ahead)
 
@@ -67,7 +68,7 @@ def _send(done: float, total: float, note: str) -> None:
 def listen(on_report: Callable[[float, float, str], None]) -> Iterator[None]:
     """Call `on_report` with done, total and note for each report of this process, until the end of the block.
 
-    The function is called in the thread that reports.
+    `on_report` runs in the thread that calls `report`.
     """
     global _listener
     before, _listener = _listener, on_report
@@ -99,7 +100,7 @@ def read(path: Path, offset: int) -> tuple[list[dict[str, object]], int]:
 
 
 def _append(path: str, event: dict[str, object]) -> None:
-    # Each line is written by one unbuffered write, so that lines of several processes do not mix.
+    # Write the whole line with one system call, so that lines of several processes do not mix.
     with open(path, "ab", buffering=0) as file:
         file.write(json.dumps(event, default=str).encode() + b"\n")
 
@@ -116,9 +117,9 @@ def without_progress_bar(connection: Any) -> None:
 
 @contextmanager
 def reporting_queries(connection: Any, seconds: float = 1.0) -> Iterator[None]:
-    """Report the progress of each DuckDB query, every `seconds`, until the end of the block.
+    """Report the progress of each DuckDB query with `within`, every `seconds`, until the end of the block.
 
-    The progress of a query is reported with `within`, as a share of the units in progress.
+    A finished query thus counts as all of the current units of work.
     """
     import duckdb
 

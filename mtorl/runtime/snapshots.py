@@ -38,7 +38,9 @@ _USED_SECONDS = 24 * 3600.0
 
 @contextlib.contextmanager
 def snapshot(artifact: str, place: str, kind: str) -> Iterator[Path]:
-    """Yields a folder to write to. At the end of the block, the folder becomes a snapshot to which the artifact points.
+    """Yields a new folder for the output of a step. At the end of the block, the folder is stored as a snapshot.
+
+    The artifact then contains only a small file with the path of the snapshot.
 
     Args:
         place: Folder of all snapshots; if "", the caller writes to the path of the artifact instead.
@@ -52,7 +54,7 @@ def snapshot(artifact: str, place: str, kind: str) -> Iterator[Path]:
     unfinished, forgotten = root / f".{kind}.{secrets.token_hex(4)}", _forgotten(root)
     try:
         yield unfinished
-        # A user may have been removed from the log after the block had copied the user's rows.
+        # If users were removed from the log during the block, the folder may still contain their rows.
         if _forgotten(root) != forgotten:
             raise RuntimeError(f"{root}: users were forgotten while a snapshot was written; run the step again")
         digest = _digest(unfinished)
@@ -84,13 +86,13 @@ def located(artifact: str) -> Path:
             unfinished.write_text(str(int(lost(str(folder.parent))) + 1))
         raise FileNotFoundError(f"{folder}: this snapshot is missing; run the pipeline again to recreate it")
     with contextlib.suppress(PermissionError):
-        # The modification time is the time of the last use.
+        # Record the time of use as the modification time, because `_prune` keeps recently used snapshots.
         os.utime(folder)
     return folder
 
 
 def lost(place: str) -> str:
-    """Return how often a snapshot in the folder `place` was missing, as text; "" if there is no such folder name."""
+    """Return how often a snapshot in the folder `place` was missing when a step needed it; "" if `place` is ""."""
     file = Path(place) / _LOST
     return "" if not place else file.read_text() if file.exists() else "0"
 
@@ -101,20 +103,21 @@ def _digest(folder: Path) -> str:
 
 
 def _forgotten(root: Path) -> list[int]:
-    """Return when the lists of forgotten users that apply to a folder were last changed.
+    """Return when the lists of removed users were last changed, as modification times.
 
-    The lists are in the folder itself and in its parent folders (`mtorl.log.forgotten`).
+    The lists that apply to a folder are in the folder itself and in its parent folders (`mtorl.log.forgotten`).
     """
     files = (folder / "forgotten.json" for folder in (root, *root.parents))
     return [file.stat().st_mtime_ns for file in files if file.exists()]
 
 
 def _prune(root: Path, kind: str) -> None:
-    """Delete old snapshots of a kind, and unfinished folders that a killed process left."""
+    """Delete the snapshots of a kind that were not used recently, and unfinished folders of killed processes."""
     by_use = sorted(root.glob(f"{kind}-*"), key=lambda folder: folder.stat().st_mtime, reverse=True)
     for folder in [*by_use[_KEPT:], *root.glob(f".{kind}.*")]:
         if time.time() - folder.stat().st_mtime > _USED_SECONDS:
-            # Renamed first, so that no step reads a snapshot that is partly deleted.
+            # Rename the folder before deleting it, so that no step finds a snapshot of which some files are already
+            # deleted.
             hidden = root / f".{kind}.{secrets.token_hex(4)}"
             os.rename(folder, hidden)
             remove(hidden)

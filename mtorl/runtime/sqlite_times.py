@@ -10,11 +10,11 @@ from typing import Any
 def read_times_by(convert: Callable[[bytes], Any]) -> None:
     """Register `convert` as the function that reads SQLite columns of type `timestamp`.
 
-    `convert` belongs to the library that wrote the times. SQLite has only one converter in a process, and IPython
-    replaces it when it is imported, which DuckDB does if IPython is installed. IPython's converter can't read the times
-    of other libraries. Therefore this function imports IPython first, and registers `convert` afterwards.
+    SQLite has only one such function per process. IPython registers its own when it is imported, and DuckDB imports
+    IPython if it is installed. IPython's function fails on times that other libraries have written. Therefore this
+    function imports IPython first, and registers `convert` afterwards.
     """
-    # If IPython is missing or broken, the import fails. DuckDB can't import it later either.
+    # The import fails if IPython is missing or broken. That is no problem, because DuckDB then can't import it either.
     with suppress(Exception):
         importlib.import_module("IPython.core.history")
     sqlite3.register_converter("timestamp", convert)

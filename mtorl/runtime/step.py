@@ -3,9 +3,9 @@
     with step():
         ...                             # the body of a component
 
-A cluster shows only the end of a step's log, and Kubeflow Pipelines reports only that a run has failed. Therefore the
-reason is also written to a file, called a note, in a folder that outlives the pods. The last step of the run reports
-it:
+On a cluster, the reason of a failure is easily lost: the log shows only its end, and Kubeflow Pipelines reports only
+that a run has failed. Therefore the reason is also written to a file, called a note, on a volume. The last step of the
+run reports it:
 
     $MTORL_RUNS/notes/$MTORL_RUN_ID/ingest.txt    why the step `ingest` failed
 
@@ -27,8 +27,8 @@ from mtorl.runtime.errors import InputError
 from mtorl.runtime.files import is_disk_full, remove
 
 RUNS, RUN_ID = "MTORL_RUNS", "MTORL_RUN_ID"
-"""Environment variables: the folder of all runs, and the id of the current run."""
-# Longest note, in characters. A longer note loses its beginning.
+"""Names of the environment variables with the folder of all runs, and with the id of the current run."""
+# Longest note, in characters. Of a longer reason, only the end is written, because it names the error.
 _MOST = 4_000
 # Number of runs whose notes are kept.
 _KEPT = 30
@@ -42,10 +42,10 @@ def run_id() -> str:
 
 
 def note(why: str, step: str = "") -> None:
-    """Write the reason why a step failed to its note; `why` = "" deletes the note.
+    """Write to a step's note why the step failed. If `why` is "", delete the note.
 
-    By default, the step is the one that runs in this process. A full disk raises no error here, because the step's own
-    error is more important.
+    The default of `step` is the step that runs in this process. If the note can't be written, no error is raised,
+    because it would hide the step's own error.
     """
     if (folder := _folder()) is None:
         return
@@ -59,7 +59,7 @@ def note(why: str, step: str = "") -> None:
 
 
 def note_silent_end(step: str) -> None:
-    """Write a note for a step that has failed without writing a note itself, for example because it was killed."""
+    """Write a note for a step that failed without a note of its own, for example because it was killed."""
     if step not in notes():
         note(_SILENT, step)
 
@@ -92,7 +92,7 @@ def _step() -> str:
     return "step"
 
 
-# Files of a step are not accessible to other users. Servers and jobs run as the user or the group of the steps.
+# Files that a step writes are readable for its user and its group, with which servers and jobs run, but for no others.
 _PRIVATE = 0o027
 
 
@@ -104,14 +104,14 @@ def step() -> Iterator[None]:
     text of the error. Any other error is raised unchanged. In both cases the reason is written to the step's note.
     """
     mask = os.umask(_PRIVATE)
-    # If the user has already restricted access, as on a laptop, keep that setting.
+    # If the process already denies write access to other users, keep its setting.
     if mask & 0o002:
         os.umask(mask)
     try:
         yield
         note("")
     except (OSError, InputError) as error:
-        # The error lists several files; report the first one.
+        # shutil.Error is a list of errors, one for each file. Report the first one.
         if isinstance(error, shutil.Error) and is_disk_full(error):
             error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(error.args[0][0][1]))
         if isinstance(error, OSError) and not (error.errno in (errno.EACCES, errno.EPERM) or is_disk_full(error)):

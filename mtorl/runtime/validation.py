@@ -79,7 +79,8 @@ Text = Annotated[str, AfterValidator(_not_blank)]
 """Text that is not blank."""
 
 FromList = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
-"""`Annotated[tuple[Arm, ...], FromList]` is a list in the file and a tuple in the model."""
+"""Accepts a list where a field is a tuple. For example, `Annotated[tuple[Arm, ...], FromList]` is a list in a file and
+a tuple in the model."""
 
 
 class NoneInWord:
@@ -159,7 +160,7 @@ def load_yaml(model: type[Model], path: Path, what: str, fault: type[Exception])
 def all_faults(error: ValidationError) -> Message:
     """Return one message about all errors in the input.
 
-    A single error has the same message as in `first_fault`. Several errors are listed in a message with the code
+    For a single error, the message is the same as that of `first_fault`. Several errors become a list with the code
     `faults`.
     """
     faults = [_message(fault) for fault in _of_people(error)]
@@ -168,26 +169,26 @@ def all_faults(error: ValidationError) -> Message:
 
 
 def first_fault(error: ValidationError) -> Message:
-    """Return a message about the first error in the input: the field, the expected value, and the given value.
+    """Return a message about the first error in the input, with the field, the expected value and the given value.
 
-    The code of the message is the code that the validator has set, otherwise pydantic's error type. The value `at` is
-    the path of the field.
+    Its code is pydantic's type of the error, unless a validator of this project set another one. Its value `at` is the
+    path of the field.
     """
     return _message(_of_people(error)[0])
 
 
 def _of_people(error: ValidationError) -> list[ErrorDetails]:
-    """Return the errors that the user must fix.
+    """Return the errors that the user can fix.
 
-    If a field is invalid, pydantic may also report that the default of another field could not be computed. Such errors
-    are left out.
+    Pydantic also reports that the default of a field could not be computed because another field is invalid. Such
+    errors are left out.
     """
     faults = error.errors(include_url=False)
     return [fault for fault in faults if fault["type"] != "default_factory_not_called"] or faults
 
 
 def _message(fault: ErrorDetails) -> Message:
-    # The exception that a validator raised, or a text if JSON is invalid.
+    # If a validator of this project raised an exception, pydantic puts it here. For invalid JSON, it is a text instead.
     error = fault.get("ctx", {}).get("error")
     own = rephrased(error if isinstance(error, ValueError) else ValueError(), "")
     code = own.code or fault["type"].replace("_", "-")
@@ -197,7 +198,8 @@ def _message(fault: ErrorDetails) -> Message:
 def _in_words(fault: ErrorDetails) -> str:
     # If a key of a mapping is invalid, pydantic appends the key to the location. The message already contains the key.
     loc = fault["loc"][:-2] if fault["loc"][-1:] == ("[key]",) else fault["loc"]
-    # The model is selected by the value of a field, such as "kind". The location must include this field.
+    # For a union of models, a field such as "kind" selects the model. If its value is wrong, pydantic's location lacks
+    # the field, so add it.
     if fault["type"].startswith("union_tag"):
         loc = (*loc, fault["ctx"]["discriminator"].strip("'"))
     where = location(loc)
@@ -230,7 +232,7 @@ def _expected(what: str, hint: str = "") -> Callable[[ErrorDetails], str]:
 def _bound(words: str, limit: str) -> Callable[[ErrorDetails], str]:
     def say(fault: ErrorDetails) -> str:
         bound = fault["ctx"][limit]
-        # A bound has the same type as the field, so it tells which kind of number is expected.
+        # A bound has the type of its field, so a bound that is an int means that whole numbers are expected.
         number = "a whole number" if isinstance(bound, int) else "a number"
         return f"expected {number} {words} {bound:g}, got {short(fault['input'])}"
 

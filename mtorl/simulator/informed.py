@@ -27,11 +27,13 @@ _POINTS = 15
 class Informed:
     """Forecasts clicks by inferring each user's interests from the user's touchpoints.
 
+    An interest is a hidden number, so sums over quadrature points replace integrals over its distribution.
+
     Attributes:
-        interest_FQ: Values of an interest at the quadrature points.
-        log_weight_Q: Logarithm of the prior weight of each quadrature point.
+        interest_FQ: Value of the interest at each quadrature point.
+        log_weight_Q: Logarithm of the probability of each quadrature point before any click is seen.
         evidence_UCFQ: Log-likelihood of a user's clicks on a channel, given the interest.
-        rest_UC: Log-odds of a click in the current round, without the part from the interest.
+        rest_UC: Log-odds of a click in the current round, without the contribution of the interest.
     """
 
     def __init__(self, simulator: Simulator) -> None:
@@ -46,7 +48,8 @@ class Informed:
     def click_probability(self, online: Online, round_index: int) -> Floats:
         """Return the probability of a click on every channel for every user, given all outcomes before this round.
 
-        Call it for the rounds of one `online` in order. For another `online`, the inference starts again from the log.
+        Call this for each round in order, because each call learns from the clicks in the previous round. A call with
+        another `online` starts again from the log.
         """
         if online is not self._online:
             self._begin(online)
@@ -78,8 +81,8 @@ class Informed:
         evidence_UCF = logsumexp(joint_UCFQ, axis=-1)
         posterior_UCFQ = np.exp(joint_UCFQ - evidence_UCF[..., None])
         p_UCF = (posterior_UCFQ * expit(self.rest_UC[..., None, None] + self.interest_FQ)).sum(axis=-1)
-        # If a channel is the favourite, all other channels are not. So its log-odds are its evidence as the favourite,
-        # minus its evidence as another channel, plus the prior.
+        # Exactly one channel is the user's favourite. The log-odds that it is this channel are the prior, plus the
+        # log-likelihood of the clicks if it is the favourite, minus that if it is not.
         log_odds_UC = evidence_UCF[..., 1] - evidence_UCF[..., 0] + np.log(FAVOURITE[online.age()])
         favourite_UC = np.exp(log_odds_UC - logsumexp(log_odds_UC, axis=1, keepdims=True))
         return np.asarray(favourite_UC * p_UCF[..., 1] + (1 - favourite_UC) * p_UCF[..., 0])

@@ -37,8 +37,8 @@ REGIONS = ("north", "south", "east", "west")
 AGE_SHARE = np.array([0.18, 0.26, 0.26, 0.18, 0.12])
 DEVICE_SHARE = np.array([0.6, 0.3, 0.1])
 PLACEMENT_SHARE = np.array([0.4, 0.25, 0.2, 0.15])
-# One row per age group. FAVOURITE: probability that each channel is a user's favourite. LOGGED: logits of the logging
-# policy's preference for each channel.
+# One row per age group, one column per channel. FAVOURITE: probability that the channel is a user's favourite. LOGGED:
+# logits with which the logging policy chooses the channel.
 FAVOURITE = np.array(
     [
         [0.10, 0.40, 0.05, 0.45],
@@ -58,7 +58,7 @@ BASE, LIKES, SPREAD = -3.85, 2.6, 0.45
 SEASON, PEAK_HOUR = 0.35, np.array([11.0, 20.0, 14.0, 21.0])
 DEVICE_EFFECT = np.array([[-0.2, 0.3, -0.1, 0.2], [0.4, -0.3, 0.2, -0.2], [0.0, 0.0, 0.0, 0.2]])
 PLACEMENT_EFFECT = np.array([0.25, 0.05, -0.35, 0.05])
-# An ad on the channel of the row increases the log-odds of a click on the channel of the column.
+# Row: channel of an ad. Column: channel on which the ad increases the log-odds of later clicks.
 CARRY_OVER = np.array(
     [[0.0, 0.05, 0.05, 0.05], [0.20, 0.0, 0.10, 0.10], [0.35, 0.15, 0.0, 0.10], [0.35, 0.20, 0.10, 0.0]]
 )
@@ -83,7 +83,7 @@ def price_cap() -> dict[str, float]:
 
 
 class Draws:
-    """Random numbers in (0, 1), each of which is a hash of the seeds, a purpose, a user and a step."""
+    """Random numbers in (0, 1). Each number is a hash of the seeds, a purpose such as "click", a user and a step."""
 
     def __init__(self, *seeds: int) -> None:
         self._key = np.zeros(1, dtype=np.uint64)
@@ -91,7 +91,7 @@ class Draws:
             self._key = _mix(self._key + np.uint64(seed + 1))
 
     def __call__(self, what: str, user: int | Ints, step: int | Ints = 0) -> Floats:
-        """Return the numbers for a purpose, users and steps. Arrays of users and steps are broadcast."""
+        """Return the random numbers for a purpose, such as "click". Arrays of users and steps are broadcast."""
         key = _mix(self._key + np.uint64(zlib.crc32(what.encode())))
         for index in (user, step):
             key = _mix(key + np.asarray(index).astype(np.uint64) + np.uint64(1))
@@ -165,8 +165,8 @@ class Market:
         channel_C = np.arange(len(CHANNELS))
         self.interest_UC = SPREAD * ndtri(draws("interest", user_U[:, None], channel_C))
         self.interest_UC += LIKES * (channel_C == self.favourite_U[:, None])
-        # The logging policy prefers channels by age group, but a share EXPLORATION of its decisions is uniformly
-        # random.
+        # The logging policy draws the fraction EXPLORATION of its decisions uniformly. For the others, it prefers
+        # channels by age group.
         self.propensity_UC = (1 - EXPLORATION) * softmax(LOGGED, axis=1)[self.age_U] + EXPLORATION / len(CHANNELS)
 
     def static(self) -> dict[str, NDArray[Any]]:
@@ -208,10 +208,10 @@ class Market:
     def outcomes(
         self, draws: Draws, user_N: Ints, step: int, channel_N: Ints, hour_N: Ints, p_NC: Floats
     ) -> dict[str, NDArray[Any]]:
-        """Return the outcomes if each user sees an ad on a channel. All of them are zero if the channel is -1.
+        """Return the outcomes if each user sees an ad on a channel, or none if the channel is -1.
 
-        Click and conversion are 0 or 1, cost and revenue are in EUR. The result also has the expected value of each
-        outcome except the cost (`expected_click` ...), which real logs do not have.
+        Without an ad, all outcomes are zero. Click and conversion are 0 or 1, cost and revenue are in EUR. The result
+        also contains expected values, such as `expected_click`, which real logs do not have.
         """
         shown_N = channel_N >= 0
         p_N = np.where(shown_N, np.take_along_axis(p_NC, np.maximum(channel_N, 0)[:, None], axis=1)[:, 0], 0.0)

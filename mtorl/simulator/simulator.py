@@ -57,14 +57,14 @@ class Outcome:
     click: int
     conversion: int
     revenue: float  # EUR
-    # Real logs do not have these fields: the probabilities of a click and of a conversion, and the mean revenue in EUR.
+    # Probability of a click, probability of a conversion, and mean revenue in EUR. Real logs do not have these fields.
     expected_click: float
     expected_conversion: float
     expected_revenue: float
 
 
 class Simulator:
-    """A simulated market: its users, a log of their touchpoints, and their future under any policy."""
+    """A simulated market: its users, a log of their touchpoints, and their responses to any policy after the log."""
 
     def __init__(self, config: SimulatorConfig | None = None) -> None:
         self.config = config or SimulatorConfig()
@@ -86,7 +86,7 @@ class Simulator:
         return self._logged[1].copy()
 
     def online(self, user_ids: Sequence[str], rounds: int, seed: int, newcomers: bool = False) -> Online:
-        """Return users after the end of the log, with one opportunity per user in each round. A round is a day.
+        """Return some users after the end of the log. Each user has one opportunity per round, and a round is a day.
 
         Args:
             user_ids: Ids of some of the simulator's users.
@@ -162,7 +162,7 @@ class Online:
         self._hour_UR = self._time_UR // HOUR_US % 24
         self._device_UR, self._placement_UR = self._market.context(draws, user_UR, round_UR)
         self._static_U = {name: values_U[user_U].tolist() for name, values_U in self._market.static().items()}
-        # Effects of recent ads on each user, up to the newest exposure.
+        # Effects of recent ads on each user's clicks, including the newest ad.
         self.state = state.of(user_U)
         self._channel_UR = np.full((len(user_U), rounds), -1, dtype=np.int64)
         self._click_UR = np.zeros((len(user_U), rounds), dtype=np.int64)
@@ -181,7 +181,7 @@ class Online:
     def step(self, user_id: str, round_index: int, channel: str | None) -> Outcome:
         """Show an ad on `channel` to a user, or no ad if `channel` is None, and return the outcome.
 
-        Call it in the order of rounds. A user who is skipped in a round sees no ad in it.
+        The rounds of a user must be in ascending order. In skipped rounds, the user sees no ad.
         """
         code = -1 if channel is None else CHANNELS.index(channel)
         outcomes = self._respond(np.array([self._row[user_id]]), round_index, np.array([code]))
@@ -190,9 +190,9 @@ class Online:
     def rows(self, round_index: int) -> list[dict[str, Any]]:
         """Return the opportunities of all users in a round, with everything that a policy may know.
 
-        Each of them has the user's history (lists of touchpoint columns, hist_*), context, static columns and `u`, the
-        random number that selects the channel. `at` is the time of the opportunity, and hist_timestamp has the times of
-        earlier touchpoints, in microseconds since 1970.
+        Each opportunity has the user's history, context and static columns, and a random number `u` that selects the
+        channel. The history has a list for each column of earlier touchpoints, such as hist_channel. The time `at` and
+        the times in hist_timestamp are in microseconds since 1970.
         """
         u_U = self.u(round_index)
         return [
@@ -218,7 +218,7 @@ class Online:
         return list(self._row)
 
     def age(self) -> Ints:
-        """Return the age group of each user, as an index."""
+        """Return the age group of each user, as an index into `AGE_GROUPS`."""
         return self._market.age_U[self._user_U]
 
     def interest(self) -> Floats:
@@ -226,7 +226,7 @@ class Online:
         return np.asarray(self._market.interest_UC[self._user_U])
 
     def shown(self, round_index: int) -> tuple[Ints, Ints, Ints]:
-        """Return the rows of the users who saw an ad in a round, with the channel and the click (0 or 1) of each."""
+        """Return the rows of the users who saw an ad in a round, with the channel of the ad and the click (0 or 1)."""
         row_N = np.flatnonzero(self._channel_UR[:, round_index] >= 0)
         return row_N, self._channel_UR[row_N, round_index], self._click_UR[row_N, round_index]
 
@@ -244,15 +244,15 @@ class Online:
     ) -> dict[str, NDArray[Any]]:
         """Play a round: show ads to users in order, within a budget in EUR, and return each user's outcomes.
 
-        As with the ledger, no more ads are shown as soon as the highest possible cost of the next ad exceeds the rest
-        of the budget. The new touchpoints are added to the histories that `rows` returns.
+        As with the ledger, ads stop as soon as the highest possible cost of the next ad exceeds the remaining budget.
+        The ads that were shown become part of the histories that `rows` returns.
 
         Args:
             channel_N: Index of each user's channel, or -1 for no ad.
             users: The rows of the users who take part; by default, all users.
         """
-        # A cost depends only on the channel, the hour and a random number. So it can be computed before the ad is
-        # shown.
+        # Compute all costs before any ad is shown. This is possible because a cost depends only on the channel, the
+        # hour and a random number.
         row_N = np.arange(len(self._row))[users]
         args = (self._draws, self._user_U[row_N], round_index, channel_N, self._hour_UR[row_N, round_index])
         cost_N = self._market.outcomes(*args, np.zeros((len(row_N), len(CHANNELS))))["cost"]

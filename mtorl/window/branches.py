@@ -22,7 +22,7 @@ from mtorl.window.window import WindowBatch
 
 
 def branches(now: WindowBatch, cost_BC: Floats, later: WindowBatch, hit: Mapping[str, float]) -> WindowBatch:
-    """Build the tokens of the next opportunity: after no exposure, after an exposure without a gain, and with a gain.
+    """Build the tokens that a user's next opportunity would have after each possible result of the current one.
 
     Args:
         now: Windows that end with the current opportunity.
@@ -38,7 +38,8 @@ def branches(now: WindowBatch, cost_BC: Floats, later: WindowBatch, hit: Mapping
     shown_N, hit_N, channel_N = branch_N > 0, branch_N > channels, (branch_N - 1) % channels
     last_N, later_N = (np.cumsum(windows.length_B)[user_N] - 1 for windows in (now, later))
     exposure = {name: hit_N * value for name, value in hit.items()} | {"cost": cost_BC[user_N, channel_N]}
-    # Without an exposure, the pause began at an earlier touchpoint.
+    # Hours from the previous touchpoint to the current opportunity. They count only if no ad is shown now, because an
+    # exposure would be the previous touchpoint itself.
     waited_N = np.where(shown_N, 0.0, now.time["recency_hours"][last_N])
     return WindowBatch(
         np.full(users, each),

@@ -23,8 +23,8 @@ from mtorl.log.gain import Gain
 from mtorl.window.on_demand import Windows, in_chunks
 from mtorl.window.window import WindowBatch
 
-# A category is encoded as "unknown" if it is in fewer than 10 training tokens, or in less than 0.1 % of them if that is
-# a smaller number. Thus the model sees examples of "unknown" in training.
+# A category that occurs in fewer than 10 training tokens is encoded as "unknown", so that the model sees examples of
+# "unknown". If 0.1 % of the training tokens is less than 10, this smaller number is the limit.
 _RARE, _RARE_SHARE = 10, 0.001
 
 
@@ -35,8 +35,9 @@ class Slot:
     Attributes:
         source: Part of the window: "outcome" (of the previous touchpoint), "time", "context", "static" or "feature".
         kind: Kind of values: "numeric", "categorical" or "hour" (of the day).
-        scale: If above 0, the column is scaled to asinh(value / scale), which mean and std refer to.
-        values: The frequent categories; all other values share the last number of the one-hot.
+        scale: If above 0, values are first converted to asinh(value / scale). Then `mean` and `std` are those of the
+            converted values.
+        values: The frequent categories. All other values are encoded as one more category, "unknown".
     """
 
     name: str
@@ -49,7 +50,7 @@ class Slot:
 
     @property
     def width(self) -> int:
-        """Number of numbers that the column has in a token."""
+        """Number of entries of a token that encode this column."""
         return {"numeric": 1, "hour": 2}.get(self.kind, len(self.values) + 1)
 
     def scores(self, values: Floats) -> Floats:
@@ -95,9 +96,9 @@ class Encoder:
 
     @classmethod
     def fit(cls, batch: WindowBatch, spec: DatasetSpec) -> Encoder:
-        """Compute the statistics of a batch of training windows.
+        """Compute the statistics from a batch of training windows.
 
-        If the windows have targets, the outcomes of the targets are included in the statistics of the outcomes.
+        If the windows were built with targets, the outcomes in the targets count in the statistics of outcomes.
         """
         not_start_N = batch.prev_channel_N < len(spec.channels)
         happened = {name: values_N[not_start_N] for name, values_N in batch.prev_outcomes.items()}
@@ -165,25 +166,25 @@ class Encoder:
 
     @property
     def seen(self) -> tuple[str, ...]:
-        """Names of the outcomes of the previous touchpoint that are in a token."""
+        """Names of the outcomes that a token contains; they are outcomes of the previous touchpoint."""
         return tuple(slot.name for slot in self.slots if slot.source == "outcome")
 
     @property
     def stored(self) -> int:
-        """Number of numbers for stored features, which are at the end of a token."""
+        """Number of entries of a token that encode stored features. They are the last entries."""
         return sum(slot.width for slot in self.slots if slot.source == "feature")
 
     def previous_reward(self, batch: WindowBatch) -> Floats:
-        """Return r_{t-1} of each token, computed from the outcomes that the model sees.
+        """Return the reward of the previous touchpoint for each token, computed from the outcomes that the model sees.
 
-        At the start of a journey there is no previous touchpoint, so the value has no meaning there.
+        Ignore the value at the start of a journey, which has no previous touchpoint.
         """
         return self.reward(self.previous_gain(batch), batch.prev_outcomes["cost"] * ("cost" in self.seen))
 
     def previous_gain(self, batch: WindowBatch) -> Floats:
-        """Return the previous touchpoint's gain for each token, computed from the outcomes that the model sees.
+        """Return the gain of the previous touchpoint for each token, computed from the outcomes that the model sees.
 
-        It is 0 at the start of a journey, which has no previous touchpoint.
+        The gain is 0 at the start of a journey, which has no previous touchpoint.
         """
         return self.gain.of({name: batch.prev_outcomes[name] * (name in self.seen) for name in self.gain.names})
 
@@ -203,8 +204,8 @@ class Encoder:
     def targets(self, batch: WindowBatch) -> dict[str, NDArray[Any]]:
         """Return the labels of each token: channel_BT (int64), reward_BT and cost_BT (float32), clone_BT (bool).
 
-        `clone_BT` tells whether the action head learns to choose the logged channel. A token without a valid target,
-        and padding, has channel -1, reward and cost 0, and `clone_BT` False.
+        `clone_BT` tells whether the action head learns to choose the logged channel. For padding, and for tokens that
+        training must ignore, the channel is -1, reward and cost are 0, and `clone_BT` is False.
         """
         if batch.targets is None:
             raise WindowError("this batch was built without targets")
@@ -219,9 +220,9 @@ class Encoder:
         return {"channel_BT": channel_BT, "reward_BT": reward_BT, "cost_BT": cost_BT, "clone_BT": clone_BT}
 
     def segment_slice(self) -> tuple[int, int] | None:
-        """Return start and stop of the columns of a token that contain the user's segment, one-hot.
+        """Return start and stop of the entries of a token that encode the user's segment, one-hot.
 
-        The last of these columns is for unknown segments. Returns None if the data set has no segment.
+        The last of these entries is for unknown segments. Returns None if the data set has no segment.
         """
         at = len(self.channels) + 2
         for slot in self.slots:
@@ -231,7 +232,7 @@ class Encoder:
         return None
 
     def segment_of(self, batch: WindowBatch) -> Ints:
-        """Return the number of each window's segment in its one-hot, or 0 if the data set has no segment."""
+        """Return the number of each window's segment, counted from 0; all are 0 if the data set has no segment."""
         slot = next((slot for slot in self.slots if slot.name == self.segment), None)
         return np.zeros(len(batch), dtype=np.int64) if slot is None else _places(slot, batch.static[slot.name])
 
@@ -262,7 +263,7 @@ def _asinh(values: Floats, scale: float) -> Floats:
 def _places(slot: Slot, values: Values) -> Ints:
     assert isinstance(values, Codes)
     place = {value: i for i, value in enumerate(slot.values)}
-    # Null has the code -1, which selects the last entry of the table, "unknown".
+    # The last entry of the table stands for "unknown". Null has the code -1, so it selects this entry.
     table = np.array([place.get(v, len(place)) for v in values.values] + [len(place)], dtype=np.int64)
     return table[values.codes]
 
@@ -280,7 +281,7 @@ class Labels(NamedTuple):
 
     Attributes:
         reward_B: Reward from 0 to 1, see `Encoder.reward`.
-        collected_B: Whether one of our own policies made the decision, not the policy that wrote the log.
+        collected_B: Whether the decision was made by a policy of this project, not by the policy that wrote the log.
     """
 
     channel_B: Ints

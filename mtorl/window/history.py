@@ -42,7 +42,7 @@ def journey_gap_us(spec: DatasetSpec) -> int:
 
 
 def history_slice(times: Sequence[float], at: float, n: int, gap: int) -> slice:
-    """Return the slice of a user's stored touchpoints that is the history of a decision at the time `at`.
+    """Return which of a user's stored touchpoints are the history of a decision at the time `at`, as a slice.
 
     Args:
         times: Times of the user's touchpoints in microseconds, oldest first.
@@ -69,9 +69,10 @@ class Tokens(NamedTuple):
 
     Attributes:
         length_B: Number of tokens of each window.
-        prev_N: Log row of the previous touchpoint; -1 at the start of a journey.
-        own_N: Log row of the touchpoint that the token describes.
-        valid_N: Whether all earlier touchpoints of the window were recorded before the decision of this token.
+        prev_N: Row of the previous touchpoint in the log; -1 at the start of a journey.
+        own_N: Row of the token's own touchpoint in the log.
+        valid_N: Whether all earlier touchpoints in the window were already recorded when this token's decision was
+            made.
     """
 
     length_B: Ints
@@ -121,9 +122,10 @@ class Timeline:
         return cls(starts[np.cumsum(new_P) - 1], time_P, known_P)
 
     def tokens(self, rows_B: Ints, n: int, gap: int) -> Tokens:
-        """Return the tokens of the windows that end with the given rows of the log, which may be in any order.
+        """Return the tokens of one window for each of the given rows of the log. A window ends with its row.
 
-        A window has at most n tokens. `gap` is the longest pause inside a journey, in microseconds.
+        Rows may be in any order. A window has at most n tokens. `gap` is the longest pause inside a journey, in
+        microseconds.
         """
         chunks = np.split(rows_B, np.arange(CHUNK, len(rows_B), CHUNK))
         return Tokens(*map(np.concatenate, zip(*(self._tokens(chunk_B, n, gap) for chunk_B in chunks), strict=True)))
@@ -131,29 +133,30 @@ class Timeline:
     def _tokens(self, rows_B: Ints, n: int, gap: int) -> Tokens:
         slots_BS = self._slots(rows_B, n, gap)
         prev_BT, own_BT = slots_BS[:, :-1], slots_BS[:, 1:]
-        # If a history has fewer than n touchpoints, its window begins with a token for the start of the journey, whose
-        # previous touchpoint is an empty slot.
+        # A history with fewer than n touchpoints contains the start of the journey. Its window then begins with a token
+        # that has no previous touchpoint (-1).
         length_B = np.minimum((prev_BT >= 0).sum(axis=1) + 1, n)
         real_BT = np.arange(n) >= n - length_B[:, None]
-        # The time by which all earlier touchpoints of the window were recorded. An empty slot counts as always
-        # recorded.
+        # The time at which the last of the earlier touchpoints in the window was recorded. Empty slots (-1) are
+        # ignored.
         known_BT = np.maximum.accumulate(np.where(prev_BT >= 0, self.known_P[prev_BT], _NEVER), axis=1)
         valid_BT = known_BT < self.time_P[own_BT]
         return Tokens(length_B, prev_BT[real_BT], own_BT[real_BT], valid_BT[real_BT])
 
     def _slots(self, rows_B: Ints, n: int, gap: int) -> Ints:
-        """Return the history of each row and then the row itself, as rows of the log (B, n + 1).
+        """Return, for each row, up to n earlier rows that are its history, followed by the row itself (B, n + 1).
 
-        A history with fewer than n touchpoints is at the right, and the empty slots at the left are -1.
+        If a history has fewer than n rows, the array is padded with -1 on the left.
         """
         slots_BS = np.full((len(rows_B), n + 1), -1, dtype=np.int64)
         slots_BS[:, n] = rows_B
-        # Each iteration goes back by one row of the log, in all windows that are not yet complete.
+        # Fill all windows at once. Each iteration reads the previous row of the log for each window that is not yet
+        # complete.
         window = np.arange(len(rows_B))
         now, first = self.time_P[rows_B], self.first_P[rows_B]
         at, slot, later = rows_B - 1, np.full(len(rows_B), n - 1), now
         while window.size:
-            # A row of -1 reads the last row of the log, which `at >= first` then rejects.
+            # `at` may be -1, which reads the last row of the log. The condition `at >= first` then discards this value.
             time = self.time_P[at]
             goes_on = (at >= first) & (slot >= 0) & (later - time <= gap)
             if not goes_on.all():

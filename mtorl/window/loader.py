@@ -3,9 +3,9 @@
     train = FolderWindows(folder, "train", encoder)
     for batch in batches(train[0], chunks, workers=0, pinned=False): ...
 
-A windows folder has several files (shards), and each shard contains a random sample of the users. A part consists of
-the windows that one shard has of a split, such as "train". Only one part is in memory at a time, without padding, and
-only the current batch is padded and encoded. If there is only one shard, it is read once and stays in memory.
+A windows folder has several files (shards), each with a random sample of the users. The windows of one shard that
+belong to a split, such as "train", are called a part. Only one part is in memory at a time, and only the current batch
+is padded and encoded. If there is only one shard, it is read once and stays in memory.
 
 Shape suffixes: B windows, T steps, D encoded token.
 """
@@ -33,7 +33,7 @@ class Batch(NamedTuple):
     """Encoded windows, together with their labels from `Encoder.targets`.
 
     Attributes:
-        channel_BT: Logged channel; -1 where a step has no target.
+        channel_BT: Logged channel; -1 for padding and for steps that training ignores.
         clone_BT: Whether the action head learns to choose the logged channel.
     """
 
@@ -87,9 +87,9 @@ class EncodedWindows(Dataset[Batch]):
 
 @dataclass(frozen=True)
 class FolderWindows:
-    """The windows of one split in a windows folder, as a sequence with one part for each file (shard).
+    """The windows of one split in a windows folder, as a sequence of parts: one part for each file (shard).
 
-    Each part is read from disk when it is accessed. Together, the windows contain each touchpoint once as a target.
+    A part is read from disk when it is accessed. Together, the parts contain each touchpoint exactly once as a target.
     """
 
     folder: str | Path
@@ -121,9 +121,9 @@ class TrainingWindows:
     """The windows of training and validation users, from which a network is trained.
 
     Attributes:
-        train: Windows of training users; each touchpoint is a target once, and each window has a target.
+        train: Windows of training users. The network learns the outcome of each touchpoint in exactly one of them.
         val: Windows of validation users, built in the same way.
-        channels: Number of channels in the data set; some of them may be absent in the labels.
+        channels: Number of channels in the data set, including channels that the log never chose.
     """
 
     train: Parts
@@ -132,7 +132,7 @@ class TrainingWindows:
 
 
 def tiles(folder: str | Path, split: str, file: str) -> WindowBatch:
-    """Return the windows that contain each touchpoint of a split in one shard once; see `WindowTable.tiles`."""
+    """Read one file (shard) of a windows folder, and build the windows of a split as in `WindowTable.tiles`."""
     return WindowTable.load(folder, split, file).tiles(split)
 
 
@@ -149,7 +149,8 @@ def batches(part: EncodedWindows, chunks: Sequence[Ints], workers: int, pinned: 
         batch_sampler=[chunk.tolist() for chunk in chunks],
         num_workers=workers,
         collate_fn=_identity,
-        # The workers get their seeds from this generator, because the global generator must be left to dropout.
+        # Each DataLoader draws a seed. Without its own generator, it would draw from the global one and change the
+        # random numbers of dropout.
         generator=torch.Generator(),
         pin_memory=pinned,
     )

@@ -3,7 +3,8 @@
     windows = table.on_demand("test")
     for batch in in_chunks(windows): ...
 
-The windows of a journey overlap. Together they need up to `spec.window` times as much memory as its touchpoints.
+Each touchpoint is in many windows. All windows together would need up to `spec.window` times the memory of the
+touchpoints.
 """
 
 from __future__ import annotations
@@ -28,19 +29,20 @@ CHUNK = 4096
 
 
 class Windows(Protocol):
-    """A sequence of windows: in memory (`WindowBatch`), or built when they are read (`StepWindows`)."""
+    """A sequence of windows that are in memory (`WindowBatch`), or are built when they are read (`StepWindows`)."""
 
     def __len__(self) -> int: ...
 
     def take(self, rows: Ints, /) -> WindowBatch:
-        """Return some of the windows, in the order of `rows`."""
+        """Return the windows with the numbers `rows`, in this order."""
 
 
 @dataclass(frozen=True)
 class StepWindows:
-    """The windows that end with the touchpoints at `rows_B` of a log. They are built when they are read.
+    """A sequence of windows, each of which is built from a log only when it is read.
 
-    `WindowBatch.from_steps` describes the log, `steps`.
+    Window i ends with the touchpoint in row `rows_B[i]` of the log `steps`. `WindowBatch.from_steps` describes the
+    columns of the log.
     """
 
     steps: pa.Table
@@ -52,10 +54,10 @@ class StepWindows:
         return len(self.rows_B)
 
     def take(self, rows: Ints) -> WindowBatch:
-        """Build the windows at `rows`, counted in `rows_B`, in this order.
+        """Build the windows with the numbers `rows`, in this order.
 
-        In the result, `Targets.touchpoint_N` counts from the first step that these windows need, not from the start of
-        the log.
+        In the result, `Targets.touchpoint_N` is not a row of the whole log: row 0 is the first row that these windows
+        need.
         """
         rows_B = self.rows_B[rows]
         if not len(rows_B):
@@ -66,7 +68,7 @@ class StepWindows:
         )
 
     def only(self, rows: Ints) -> StepWindows:
-        """Return a part of the windows without building them; `rows` must be ascending."""
+        """Return the windows with the numbers `rows`, which must be ascending, without building them."""
         return replace(self, rows_B=self.rows_B[rows])
 
     @cached_property
@@ -100,7 +102,7 @@ def from_texts(texts: Sequence[str], spec: DatasetSpec) -> WindowBatch:
 
 
 def joined(batches: Sequence[WindowBatch]) -> WindowBatch:
-    """Concatenate several batches of windows. Their targets are dropped."""
+    """Concatenate several batches of windows, without their targets."""
 
     def columns(held: str) -> dict[str, Any]:
         parts = [getattr(batch, held) for batch in batches]

@@ -19,11 +19,12 @@ from mtorl.log.columns import WindowError
 from mtorl.window.messages import NOT_PACKED
 
 UserHistory = dict[str, list[Any]]
-"""A user's last touchpoints: the columns of `history_types`, lists of equal length."""
+"""The newest touchpoints of a user, as lists of equal length: one list for each column of `history_types`."""
 
 DECISION, EVENTS = "decision", "events"
-"""The feed's columns. DECISION: a digest of the decision's id, or "" for a touchpoint of the log. EVENTS: concatenated
-digests of the outcomes, with the prefix LOGGED if the log has outcomes for the touchpoint."""
+"""Columns of a history that only the feed needs. DECISION has a digest of the decision's id, or "" for a touchpoint of
+the log. EVENTS has the digests of the touchpoint's outcomes, joined to one text; it begins with LOGGED if the log has
+outcomes for the touchpoint."""
 LOGGED = "log."
 
 # Version of the format, which includes the compression dictionary.
@@ -38,7 +39,7 @@ _DICTIONARY = (
 
 
 def pack(history: UserHistory) -> bytes:
-    """Return a user's history as one compressed value. The columns of the feed are left out if they are empty."""
+    """Compress a user's history to one value. Empty columns "decision" and "events" are left out."""
     times = [int(time) for time in history["hist_timestamp"]]
     columns = {name: values for name, values in history.items() if name not in (DECISION, EVENTS) or any(values)}
     columns["hist_timestamp"] = [*times[:1], *(later - earlier for earlier, later in pairwise(times))]
@@ -64,10 +65,10 @@ def unpack(value: bytes) -> UserHistory:
 
 
 def served(history: UserHistory) -> UserHistory:
-    """Return the touchpoints that have certainly taken place, without the columns of the feed.
+    """Return the touchpoints of a history that have certainly taken place, without the columns "decision" and "events".
 
-    A decision to show an ad may still be cancelled until an outcome, such as its cost, has been reported. Until then,
-    it does not count as a touchpoint.
+    A decision to show an ad may still be cancelled. It counts as a touchpoint only after an outcome, such as its cost,
+    has been reported.
     """
     decisions = history.get(DECISION)
     events = history.get(EVENTS) or [""] * len(history["hist_timestamp"])

@@ -32,7 +32,8 @@ from mtorl.window.window import WindowBatch
 
 SCHEMA_VERSION = 1  # version of the format of manifest.json
 MOST_HELD_OUT = 500_000
-"""Approximate limit of held-out users' touchpoints that calibrate and evaluate a model; more add little precision."""
+"""Approximate limit for the touchpoints of held-out users with which a model is calibrated and evaluated. More
+touchpoints would hardly make the results more precise."""
 
 _TEXT = ("user_id", "channel")
 
@@ -43,9 +44,11 @@ class WindowTable:
 
     Attributes:
         steps: Touchpoints with the columns that windows need; texts are dictionary-encoded.
-        rows: The same rows without context and static columns, but with `collected` and the split of the user.
-        fingerprint: Fingerprint of the log (`mtorl.log.touchpoints.fingerprint`), or of the steps if there is no log.
-        share: Share of the users that this table contains, chosen by hash; below 1 if `load` had a limit.
+        rows: The same touchpoints for pandas, without context and static columns. The column "split" has the user's
+            split, and `collected` marks decisions by policies of this project.
+        fingerprint: Fingerprint of the log from which the folder was built.
+        share: Share of the users that this table contains. It is below 1 if `load` read only a sample because of
+            `most`.
     """
 
     steps: pa.Table
@@ -83,7 +86,7 @@ class WindowTable:
             of_opened = share * len(listed) / len(opened)
             drawn = [_of_users(part, lambda users: fractions_of(users, "held out")) < of_opened for part in parts]
             parts = [part.filter(pa.array(kept)) for part, kept in zip(parts, drawn, strict=True)]
-        # The schemas of shards may differ: one may exclude nulls that another one contains. "default" accepts this.
+        # The Arrow schemas of two shards may differ in whether a column may contain nulls. "default" accepts both.
         steps = pa.concat_tables(parts, promote_options="default")
         return cls(steps, _rows(steps, spec), spec, manifest["log_fingerprint"], share)
 
@@ -92,19 +95,20 @@ class WindowTable:
         return (self.rows["split"] == split).to_numpy()
 
     def windows(self, split: str, targets: bool = False) -> WindowBatch:
-        """Build the window of every touchpoint of a split. It contains what a server knew at that decision."""
+        """Build one window for each touchpoint of a split, with the information that a server had at that decision."""
         return WindowBatch.from_steps(self._steps(split), None, self.spec, targets)
 
     def on_demand(self, split: str, targets: bool = False) -> StepWindows:
-        """Return the same windows as `windows`, but build each window only when it is read."""
+        """Like `windows`, but each window is built only when it is read, so that few of them are in memory."""
         steps = self._steps(split)
         return StepWindows(steps, np.arange(len(steps)), self.spec, targets)
 
     def tiles(self, split: str) -> WindowBatch:
-        """Build windows in which each touchpoint of a split is a valid target exactly once.
+        """Build windows for training: each touchpoint of a split is a valid target in exactly one of them.
 
-        If no touchpoint was recorded late, consecutive windows of each journey suffice. If a touchpoint is not a valid
-        target in any of them (see `Targets`), one more window is added, which ends with this touchpoint.
+        Each journey is cut into consecutive windows. A window may show a touchpoint that was recorded too late for a
+        later decision in it. Training must ignore this decision there (see `Targets`), so it gets one more window,
+        which ends with it.
         """
         steps, rows = self._steps(split), self.rows[self.is_in(split)]
         chosen = tile_ends(rows["step"].to_numpy(), self.spec.window)
@@ -113,7 +117,8 @@ class WindowTable:
             return batch
         batch, _ = self._with_targets(steps, chosen | (uses == 0))
         assert batch.targets is not None
-        # With the added windows, a touchpoint may be a valid target twice. Keep only the first time.
+        # The added windows overlap with the others. If a touchpoint is a valid target in two windows, keep only the
+        # first.
         valid_N = np.flatnonzero(batch.targets.valid_N)
         _, first = np.unique(batch.targets.touchpoint_N[valid_N], return_index=True)
         once_N = np.zeros(len(batch.targets.valid_N), dtype=np.bool_)
@@ -121,10 +126,10 @@ class WindowTable:
         return replace(batch, targets=replace(batch.targets, valid_N=once_N))
 
     def reference(self, share: float) -> pd.DataFrame:
-        """Return user id, context and static columns of a sample of the training touchpoints.
+        """Return a sample of the training touchpoints, with which the drift monitor compares new data.
 
-        The sample contains a `share` of the touchpoints of each training user (see `stretches`). The drift monitor
-        compares new data with it.
+        The sample contains a `share` of the touchpoints of each training user, with user id, context and static
+        columns.
         """
         drawn = stretches(self.rows.loc[self.is_in("train"), "user_id"], share)
         columns = ["user_id", *(column.name for column in (*self.spec.context, *self.spec.static))]
@@ -134,7 +139,7 @@ class WindowTable:
         return self.steps.filter(pa.array(self.is_in(split)))
 
     def _with_targets(self, steps: pa.Table, chosen: NDArray[np.bool_]) -> tuple[WindowBatch, NDArray[np.int64]]:
-        """Build the windows that end with the `chosen` steps; also count how often each step is a valid target."""
+        """Build the windows that end with the `chosen` steps; also return how often each step is a valid target."""
         batch = WindowBatch.from_steps(steps, np.flatnonzero(chosen), self.spec, targets=True)
         assert batch.targets is not None
         return batch, np.bincount(batch.targets.touchpoint_N[batch.targets.valid_N], minlength=len(steps))
@@ -203,7 +208,7 @@ def _rows(steps: pa.Table, spec: DatasetSpec) -> pd.DataFrame:
 
 
 def _of_users(steps: pa.Table, of: Callable[[tuple[str, ...]], NDArray[Any]]) -> NDArray[Any]:
-    """Call `of` once with the distinct user ids, and return its result for the user of each row."""
+    """Compute a value for each user with `of`, and return the value of the user of each row."""
     users = read.arrow_codes(read.flat(steps["user_id"]), "user_id")
     return of(users.values)[users.codes]
 

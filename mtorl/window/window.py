@@ -44,20 +44,25 @@ from mtorl.runtime.validation import short
 from mtorl.window import messages
 from mtorl.window.history import Timeline, history_slice, journey_gap_us
 
-# Time of arrival of an outcome that has not arrived yet.
+# Stands for the time of arrival of an outcome that has not arrived.
 _NEVER = np.iinfo(np.int64).max
 
 HISTORY, STATIC = "user_history", "user_static"
-"""The feature views that contain the inputs of a window."""
+"""Names of the Feast feature views with the inputs of a window: the user's history, and the user's static columns."""
 PACKED = "history"
-"""The only field of the view HISTORY, in the format of `mtorl.window.packed`."""
+"""Name of the only field of the view HISTORY. Its format is defined in `mtorl.window.packed`."""
 AD_DECISION = "ad_decision_v1"
-"""Feature service for a decision; a change in the meaning of its features requires a new version."""
+"""Name of the Feast feature service for a decision. If the meaning of its features changes, the name must get a new
+version."""
 
 Instance = dict[str, Any]
-"""A window as JSON. Lists with one value for each token: prev_channel (null = start of the journey), prev_timestamp,
-prev_click, ..., context {column: list}. Single values: static {column: value}, timestamp (of the decision) and, if the
-data set has stored features, features {column: value}. Times are microseconds since 1970."""
+"""A window as JSON object.
+
+These fields are lists with one value per token: prev_channel (null at the start of the journey), prev_timestamp,
+prev_click and the other earlier outcomes, and each column in context. These are single values: each column in static,
+timestamp (of the decision) and, if the data set has stored features, each column in features. Times are in microseconds
+since 1970.
+"""
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,7 @@ class WindowBatch:
         return len(self.length_B)
 
     def take(self, rows: Ints) -> WindowBatch:
-        """Return some of the windows, in the order of `rows`."""
+        """Return the windows with the numbers `rows`, in this order."""
         length_B = self.length_B[rows]
         end_B = np.cumsum(length_B)
         token_N = np.repeat(np.cumsum(self.length_B)[rows] - end_B, length_B) + np.arange(length_B.sum())
@@ -152,7 +157,7 @@ class WindowBatch:
 
     @classmethod
     def from_instances(cls, instances: Sequence[Instance], spec: DatasetSpec) -> WindowBatch:
-        """Build windows from JSON. This is fast for small batches, as on a server.
+        """Build windows from JSON, as a server does for each request.
 
         Raises:
             WindowError: An instance is malformed; the error has the `index` of the instance.
@@ -173,7 +178,7 @@ class WindowBatch:
                 length = len(previous)
                 if not 1 <= length <= spec.window:
                     raise WindowError(f"instance {i}: {length} tokens; a window has 1 to {spec.window}", i)
-                # Only the first token of a window may be the start of the journey.
+                # Null marks the start of a journey, which only the first token of a window can be.
                 channels.append(start if previous[0] is None else code[previous[0]])
                 channels.extend([code[name] for name in previous[1:]])
                 lengths.append(length)
@@ -198,7 +203,8 @@ class WindowBatch:
         channel_N = np.array(channels, dtype=np.int64)
         at_N = read.json_numbers(at, "timestamp", row_N, null=False)
         before_N = read.json_numbers(before, "prev_timestamp", row_N)
-        # If a time is NaN, the comparison is false, and the instance is rejected like one with a later time.
+        # Each previous touchpoint needs a time that is not after its token. A NaN fails the comparison, so it is
+        # rejected too.
         untimely_N = np.isnan(before_N) != (channel_N == start)
         untimely_N |= (channel_N != start) & ~(before_N <= at_N)
         if untimely_N.any():
@@ -221,8 +227,8 @@ class WindowBatch:
         Args:
             steps: Touchpoints grouped by user and sorted by time, without ties. The columns are user_id, timestamp,
                 channel, `spec.window_outcomes`, the times of `timed` outcomes, and the context, static and feature
-                columns. There is also created_timestamp if rows may have arrived late, and collected if some decisions
-                are our own.
+                columns. Optional columns: created_timestamp, if rows may have been recorded late, and collected, which
+                marks decisions by policies of this project.
             rows: Rows of the log, in any order; None for all rows.
             targets: Whether to add the outcomes at each token, for training and evaluation.
 
@@ -254,7 +260,7 @@ class WindowBatch:
             collected_P = read.arrow_flags(steps, COLLECTED)
             labels = Targets(channel_P[tokens.own_N], own, tokens.own_N, tokens.valid_N, collected_P[tokens.own_N])
         at_N = timeline.time_P[tokens.own_N]
-        # At the start of a journey, the previous row is -1, which selects the value that is appended here.
+        # `prev_N` is -1 at the start of a journey. It selects the last value, which is appended here.
         before_N = np.append(timeline.time_P.astype(np.float64), np.nan)[tokens.prev_N]
         previous = {name: np.append(values_P, 0.0)[tokens.prev_N] for name, values_P in outcomes_P.items()}
         for name, column_name in spec.outcome_times.items():
@@ -273,9 +279,10 @@ class WindowBatch:
 
 
 def _known_at(values: Values, own_N: Ints, length_B: Ints | None) -> Values:
-    """Return the values of a stored feature for some tokens.
+    """Return the values of a stored feature at the log rows `own_N` of some tokens.
 
-    If `length_B` is given, only the last token of each window gets a value, as on a server.
+    If `length_B` is given, all tokens except the last of each window get null, because a server does not know stored
+    features of earlier tokens.
     """
     of_tokens = read.take(values, own_N)
     if length_B is None:
@@ -290,7 +297,7 @@ def _known_at(values: Values, own_N: Ints, length_B: Ints | None) -> Values:
 def _clock(at_N: Floats, before_N: Floats) -> dict[str, Floats]:
     """Return the hour of the day (UTC), and the hours since the user's previous touchpoint.
 
-    The hours are NaN if there is no previous touchpoint.
+    The hours since the previous touchpoint are NaN if there is none.
     """
     return {"hour_of_day": at_N % DAY_US / HOUR_US, "recency_hours": (at_N - before_N) / HOUR_US}
 
@@ -305,7 +312,7 @@ def history_columns(spec: DatasetSpec) -> tuple[str, ...]:
 
 
 def outcome_columns(spec: DatasetSpec) -> Mapping[str, float]:
-    """Return the history columns that change when an outcome arrives, with their values before that time."""
+    """Return the columns of a user's history that contain outcomes, with their values before an outcome arrives."""
     times = dict.fromkeys(spec.outcome_times.values(), math.nan)
     return {f"hist_{name}": value for name, value in {**dict.fromkeys(spec.window_outcomes, 0.0), **times}.items()}
 
@@ -329,8 +336,8 @@ def instance_from_history(
 
     Args:
         history: The user's hist_* lists from the feature store, oldest first, with hist_timestamp in microseconds since
-            1970. NaN, and "" in a list of text, mean null. An unknown user has no lists, or nulls. Only the newest
-            `spec.window` touchpoints before `at` are used, back to the first pause that ends a journey.
+            1970. NaN, and "" in a list of text, mean null. For an unknown user, lists are missing or null. Only the
+            current journey is used, and of it at most the newest `spec.window` touchpoints before `at`.
         context: Context columns of the current opportunity. Other entries are ignored.
         static: Static columns of the user.
         at: Time of the decision, microseconds since 1970.
@@ -353,7 +360,7 @@ def instance_from_history(
     times = times[visible]
     outcomes = {name: read.as_json(columns[f"hist_{name}"]) for name in spec.window_outcomes}
     for name, column_name in spec.outcome_times.items():
-        # Like in training, an outcome is visible to a token only if it had arrived before the decision of that token.
+        # An outcome is visible to a token only if it arrived before the decision of that token, like in training.
         known = zip(outcomes[name], read.as_json(columns[f"hist_{column_name}"]), [*times, at][1:], strict=True)
         outcomes[name] = [0.0 if when is None or when >= decided else value for value, when, decided in known]
     instance: Instance = {
@@ -385,9 +392,9 @@ def _absent(index: int, key: object, spec: DatasetSpec) -> Message:
 
 
 def stored_features(stored: Mapping[str, Any], spec: DatasetSpec) -> dict[str, Any]:
-    """Return the stored features of a decision, `spec.feature_columns`, from the fields in a feature store.
+    """Convert fields from the feature store to the stored features of a decision, by name (`spec.feature_columns`).
 
-    A missing value becomes null or 0.0, depending on the description of the data set.
+    A missing value becomes null or 0.0, as the description of the data set defines.
 
     Raises:
         WindowError: A field with one value for each channel has another number of values.

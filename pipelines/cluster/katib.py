@@ -37,7 +37,7 @@ def write(path: Path, windows: str, trials: int, parallel: int, epochs: int, see
     """Write the manifest of the search. Raises InputError if Katib can't run it.
 
     Args:
-        windows: Path of the windows folder inside a pod.
+        windows: Path of the folder with the training windows, inside a pod.
         parallel: Number of trials that run at the same time.
     """
     if parallel > trials:
@@ -101,7 +101,7 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 
 def _job(command: list[str]) -> dict[str, Any]:
-    """Build the Job of a trial. Its data volume is read-only, it has no token, and it can only write to /tmp."""
+    """Build the Job of a trial. It can read the data volume and write to /tmp, and has no API token."""
     settings = [f"--set={p.name}=${{trialParameters.{p.name}}}" for p in SPACE]
     resources = on_cluster(gpus=0).training
     container = {

@@ -53,7 +53,7 @@ def connect(endpoint: str, namespace: str, token: str) -> Any:
 
         client = Client(host=endpoint or None, namespace=namespace or "kubeflow", existing_token=token or None)
         multi_user = client.get_kfp_healthz(sleep_duration=1).multi_user
-    # This is the login page of a proxy, which the SDK parses as an empty answer.
+    # A proxy has answered with its login page, which the SDK parses as an empty answer.
     if multi_user is None:
         raise ServerError(
             f"{endpoint or 'the endpoint that the KFP SDK has found'}: the answer is not from Kubeflow Pipelines. "
@@ -86,7 +86,7 @@ def pipeline_name(path: Path) -> str:
 
 
 def find_pipeline(client: Any, name: str) -> str:
-    """Return the id of the pipeline with a name; "" if there is none.
+    """Return the id of the pipeline with the given name; "" if there is none.
 
     The SDK's own function `get_pipeline_id` ignores the namespace.
     """
@@ -95,7 +95,7 @@ def find_pipeline(client: Any, name: str) -> str:
 
 
 def find_version(client: Any, pipeline_id: str, version: str) -> str:
-    """Return the id of the pipeline version with a name; "" if there is none."""
+    """Return the id of the pipeline version with the given name; "" if there is none."""
     found = client.list_pipeline_versions(pipeline_id, filter=_named(version)).pipeline_versions
     return str(found[0].pipeline_version_id) if found else ""
 

@@ -5,8 +5,8 @@
 
 A second call with the same file changes nothing. KFP can enable or disable a recurring run, but not change it. So
 `apply` creates a disabled replacement, deletes the old run, and then enables the replacement. If a call is interrupted,
-the next call completes it. KFP has no labels, so the description of a recurring run contains the schedule's name and a
-digest of the content.
+the next call completes it. KFP has no labels, so `apply` recognises its own recurring runs by their description, which
+contains the schedule's name and a digest of the run's settings.
 """
 
 from __future__ import annotations
@@ -32,34 +32,36 @@ _MARK = re.compile(r"Made by `mtorl pipeline schedule` of (\S+); content (\w+)\.
 
 def _cron(text: str) -> str:
     fields = text.split()
-    # KFP accepts a sixth field, and would read the first one as seconds.
+    # Reject a sixth field, because KFP would accept it, and read the first field as seconds.
     if len(fields) != 5:
         raise ValueError(f"expected minute hour day month weekday, such as '0 3 * * *' for 03:00, got {text!r}")
     return " ".join(fields)
 
 
 class RecurringRun(StrictModel):
-    """A pipeline that runs on a schedule. Runs never overlap, and missed runs are not repeated."""
+    """A pipeline that a Kubeflow Pipelines server runs repeatedly. Runs never overlap; missed runs are not repeated."""
 
     name: Annotated[Text, Field(max_length=100)]
-    """Name of the recurring run on the server. A changed name creates another recurring run."""
+    """Name of the recurring run on the server. If the name is changed, another recurring run is created."""
     pipeline: Text
     """Name of an uploaded pipeline, such as mtorl-train."""
     cron: Annotated[Text, AfterValidator(_cron)]
-    """Time of the runs: minute, hour, day of the month, month, weekday (0 is Sunday), in the server's time zone."""
+    """Times of the runs as cron expression: minute, hour, day of the month, month, weekday (0 is Sunday), in the
+    server's time zone."""
     parameters: Mapping[str, str | int | float | bool] = {}
-    """Parameters of the pipeline, by name."""
+    """Values of the pipeline's parameters, by name."""
     version: Text | None = None
-    """Version of the pipeline, as printed by `mtorl pipeline upload`. By default, each run uses the newest version."""
+    """Version of the pipeline, as `mtorl pipeline upload` prints it. By default, each run uses the newest version."""
     enabled: bool = True
     """false: the recurring run stays on the server but is paused."""
 
 
 class Schedule(StrictModel):
-    """The recurring runs of a Kubeflow Pipelines server, for `mtorl pipeline schedule FILE`."""
+    """The recurring runs on a Kubeflow Pipelines server, as input of `mtorl pipeline schedule FILE`."""
 
     name: Annotated[Text, Field(max_length=50, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
-    """Name of the schedule. Only recurring runs created by a schedule with this name are replaced or removed."""
+    """Name of the schedule. Applying the file replaces or removes only recurring runs that a schedule with this name
+    has created."""
     runs: Annotated[tuple[RecurringRun, ...], FromList]
     """The recurring runs."""
 
@@ -114,8 +116,8 @@ def apply(client: Any, schedule: Schedule) -> dict[str, str]:
 def _apply(client: Any, wanted: Any, there: Sequence[Any]) -> str:
     enabled = wanted.mode == "ENABLE"
     same = [one for one in there if _mark(one)[1] == _mark(wanted)[1]]
-    # After an interrupted call, there may be a disabled recurring run next to an older one. Create the disabled one
-    # again: if it were enabled, it would repeat runs that the older one has already started.
+    # An interrupted call may have left a disabled recurring run next to an older one. Create it again, because enabling
+    # it would repeat runs that the older one has already started.
     keep = next((one for one in same if _is_on(one) == enabled or len(there) == 1), None)
     what = "unchanged"
     if keep is None:
@@ -136,7 +138,7 @@ def _apply(client: Any, wanted: Any, there: Sequence[Any]) -> str:
 def _wanted(client: Any, schedule: Schedule, run: RecurringRun) -> Any:
     """Build the recurring run that the server should have.
 
-    The SDK's own function `create_recurring_run` would tie it to a fixed version of the pipeline.
+    The SDK's own function `create_recurring_run` is not used, because it always sets a fixed version of the pipeline.
     """
     import kfp_server_api as api
 
@@ -157,7 +159,7 @@ def _wanted(client: Any, schedule: Schedule, run: RecurringRun) -> Any:
             pipeline_id=pipeline_id, pipeline_version_id=version_id
         ),
         runtime_config=api.V2beta1RuntimeConfig(parameters=parameters),
-        # The first field of KFP's format is the second.
+        # KFP's format has one more field at the beginning, the seconds.
         trigger=api.V2beta1Trigger(cron_schedule=api.V2beta1CronSchedule(cron=f"0 {run.cron}")),
         mode="ENABLE" if run.enabled else "DISABLE",
         max_concurrency="1",
@@ -179,7 +181,10 @@ def _recurring_runs(client: Any) -> list[Any]:
 
 
 def _mark(one: Any) -> tuple[str, str]:
-    """Return the schedule that created a recurring run, and the digest of its content; "" for other creators."""
+    """Return the name of the schedule that created a recurring run, and the digest of the run's settings.
+
+    Both are "" if another program or a person has created the run.
+    """
     found = _MARK.search(one.description or "")
     return (found[1], found[2]) if found else ("", "")
 

@@ -5,7 +5,7 @@ definition and the history of events by the stage machine of `mtorl.experiment`.
 
 In reading order:
 
-- `controller.py` applies moves by people and by the ramp, and `moves.py` the moves and kill switches of people;
+- `controller.py` applies moves, and `moves.py` applies the moves and kill switches that people request;
 - on a laptop, `folder.py` stores an experiment, `evidence.py` reads the log, and `runner.py` runs the ramp;
 - on a cluster, `cluster_api.py` and `resource.py` store it, `crd.py` defines the object, and `operator/` runs the ramp;
 - `handover.py` moves a promoted model to the incumbent's server, on a laptop with `local_servers.py`;

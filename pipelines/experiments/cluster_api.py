@@ -7,7 +7,8 @@
 
 The ConfigMap has one key for each active experiment. The kill switch is a separate key, so that it works even if the
 experiment's own key is invalid. Only the operator writes the ConfigMap, but a person may add a kill switch while no
-operator runs. An annotation has digests of the keys that the operator wrote, so that manual changes can be detected.
+operator runs. An annotation contains a digest of each key as the operator wrote it, so that manual changes can be
+detected.
 """
 
 import contextlib
@@ -33,9 +34,9 @@ REASON = "mtorl-kubeflow/reason"
 """Annotation of an experiment with the reason for using the kill switch."""
 CONFIG_MAP = "mtorl-experiment"
 SUFFIX = ".yaml"
-"""Suffix of the keys with experiments."""
+"""Suffix of the ConfigMap keys that contain an experiment file."""
 OFF = ".off"
-"""Suffix of the keys that switch an experiment off."""
+"""Suffix of the ConfigMap keys that switch an experiment off. The key's content does not matter."""
 _SWITCHED_OFF = "switched off; the operator wrote this"
 # Annotation with the digest of each key that the operator wrote.
 _WRITTEN = f"{GROUP}/written"
@@ -44,15 +45,15 @@ log = logging.getLogger(__name__)
 
 
 class Entry(NamedTuple):
-    """The keys of one experiment in the ConfigMap."""
+    """The content of the ConfigMap's keys about one experiment."""
 
     text: str
     experiment: Experiment | None
     """The experiment; None if its text can't be read."""
     off: str | None
-    """Content of the key that switches the experiment off; None if there is no such key."""
+    """Content of the key that switches the experiment off; None if the ConfigMap has no such key."""
     edited: bool
-    """Whether a key differs from the content that the operator wrote."""
+    """Whether a person has edited a key since the operator wrote it."""
 
     @property
     def switched_off(self) -> bool:
@@ -97,7 +98,8 @@ class ClusterApi(KubernetesApi):
     def entries(self, config_map: Object | None) -> dict[str, Entry]:
         """Parse the experiments in the ConfigMap, by the name of their object.
 
-        If a key that the operator wrote was removed, its experiment is None, as if the text were invalid.
+        If a person has removed a key that the operator wrote, the entry's experiment is None, as if its text were
+        invalid.
         """
         if config_map is None:
             return {}
@@ -132,7 +134,7 @@ class ClusterApi(KubernetesApi):
                 data.pop(key, None)
             else:
                 data[key] = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-            # A disabled experiment may keep its kill switch key, because both have the same effect.
+            # If the experiment is disabled, its kill switch key may stay, because it has the same effect.
             if experiment is None or experiment.enabled:
                 data.pop(owner + OFF, None)
             for one in (key, owner + OFF):
@@ -159,8 +161,8 @@ class ClusterApi(KubernetesApi):
     def end_orphans(self) -> list[str]:
         """Switch off the active experiments whose object was deleted, and return their names.
 
-        All users then get the incumbent, which after a promotion is the promoted challenger. If a person has copied an
-        experiment to a key of another name, the copy is removed.
+        All users then get the incumbent. After a promotion, this is the promoted challenger. If a person has copied an
+        experiment to a key with another name, the copy is removed.
         """
         config_map = self.in_force()
         changes: dict[str, Experiment | None] = {}
@@ -173,7 +175,7 @@ class ClusterApi(KubernetesApi):
         return list(changes)
 
     def write_event(self, found: Mapping[str, Any], reason: str, message: str, warning: bool = False) -> None:
-        """Write an event for `kubectl describe`. An error is only logged, because the history has the same event."""
+        """Write an event for `kubectl describe`. A failure is only logged, because the event is also in the history."""
         metadata = found["metadata"]
         body = {
             "apiVersion": "events.k8s.io/v1",
@@ -214,7 +216,7 @@ def _read(text: str, tables: Path | None, off: bool) -> Experiment:
 
 
 def _written(config_map: Object) -> dict[str, Any]:
-    """Return the digests in the ConfigMap's annotation; empty if a manual edit has removed or damaged it."""
+    """Return the digest of each key that the operator wrote, from the annotation; empty if it is damaged."""
     try:
         found = json.loads((config_map["metadata"].get("annotations") or {}).get(_WRITTEN, "{}"))
     except ValueError:

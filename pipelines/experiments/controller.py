@@ -4,7 +4,7 @@
     step = next_step(store, read_evidence, time.time())         # polled by `mtorl experiment run` and the operator
 
 A move reads the definition and the history, appends an event to the history, and then writes the resulting active
-experiment. A crash at any point is safe: if it happens before the last step, the next call makes the last step.
+experiment. A crash at any point is safe: if the active experiment was not written yet, the next call writes it.
 """
 
 import math
@@ -23,9 +23,11 @@ from mtorl.runtime.message import Message, prefixed
 from pipelines import messages
 
 BELIEVED_AFTER = 3600.0
-"""Seconds after which a clock that jumped forward is trusted, because a faulty clock would be repaired by then."""
+"""If the clock jumps forward, its new time is trusted after this number of seconds. A faulty clock would be corrected
+by then."""
 ReadEvidence = Callable[[Experiment, float], Evidence | None]
-"""Returns the evidence on an active experiment, from the start of its stage (seconds since 1970)."""
+"""Type of a function that returns the evidence about an active experiment, given the start of its current stage in
+seconds since 1970."""
 
 
 class ExperimentStore(Protocol):
@@ -103,7 +105,8 @@ def would_revert(promotion: history.Promoted, experiment: Experiment) -> Message
 def apply_experiment(store: ExperimentStore) -> Experiment:
     """Compute the active experiment from the definition and the history, write it, and return it.
 
-    Raises the errors of `state`. Even then, `enabled: false` in the definition is applied before the error is raised.
+    Raises the same errors as `state`. Before that, `enabled: false` is still applied, so that an invalid definition can
+    be switched off.
     """
     with store.locked():
         try:
@@ -173,8 +176,8 @@ def next_step(
 
     Args:
         now: Present time, in seconds since 1970.
-        reached: A time that has certainly passed, if the clock may have jumped forward. Durations are measured until
-            then.
+        reached: Time until which the duration of a stage is measured. It is earlier than `now` if the clock may have
+            jumped forward. By default, it is `now`.
     """
     serving = apply_experiment(store)
     experiment, before = state(store)
@@ -196,7 +199,8 @@ def _do(store: ExperimentStore, experiment: Experiment, kind: history.Kind, **ev
     events = store.events()
     try:
         made = history.next_event(events, experiment, kind, **event)
-    # An earlier process may have recorded this event, and crashed before it wrote the active experiment.
+    # An earlier process may have recorded this event, but crashed before it wrote the active experiment. So write it
+    # now.
     except history.IllegalEvent:
         store.apply_experiment(in_force(experiment, history.state_of(events, experiment)))
         raise

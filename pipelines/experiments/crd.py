@@ -20,7 +20,8 @@ from pipelines.experiments.moves import MoveRequest
 from pipelines.experiments.resource import BY_HAND
 
 _MOST = 50
-"""Maximum number of arms, budgets or metrics, far above real files. Kubernetes limits the cost of rules by it."""
+"""Largest number of arms, budgets or metrics. Real files have far fewer. Kubernetes needs a maximum to bound the cost
+of evaluating the CRD's rules."""
 _TIME = {"type": "string", "format": "date-time"}
 _TEXT = {"type": "string"}
 _GENERATION = {"type": "integer", "format": "int64", "description": "Generation of the spec that this refers to."}
@@ -86,7 +87,7 @@ def _schema() -> dict[str, Any]:
     del spec["properties"]["name"]
     spec["properties"]["move"] = structural(MoveRequest.model_json_schema())
     spec["required"] = [name for name in spec["required"] if name != "name"]
-    # With this default, manifests in git can omit the kill switch. Applying such a manifest then never resets it.
+    # With this default, a manifest in git can omit `enabled`, so applying the manifest never resets the kill switch.
     spec["properties"]["enabled"]["default"] = True
     _name_metrics(spec["properties"]["metrics"]["properties"])
     spec["x-kubernetes-validations"] = [
@@ -224,7 +225,7 @@ def _structural(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> dict[str,
     kinds = [kind for kind in schema.get("anyOf", ()) if kind.get("type") != "null"]
     if len(kinds) == 1:
         made = {**_structural(kinds[0], defs), **described, "nullable": True}
-        # In a schema of the API server, the values of an enum can't include null.
+        # Drop the enum, because the API server does not accept null as one of its values.
         if made.pop("enum", None):
             made["maxLength"] = 1_000
         return made

@@ -57,7 +57,7 @@ def findings_or_error(
     """Read the findings on an experiment from the router's log.
 
     Args:
-        by: Columns; the lift is also computed for the segments of each column.
+        by: Names of columns. The lift is also computed for each value of these columns.
 
     Raises:
         LogError: The log or a column can't be used.
@@ -92,8 +92,9 @@ def view_of(
     """Build the document of an experiment. If its file or log can't be read, `View.problem` has the reason.
 
     Args:
-        by: Columns; the lift is also computed for the segments of each column.
-        findings: Recent findings, by version and start of the stage. They are used instead of reading the log again.
+        by: Names of columns. The lift is also computed for each value of these columns.
+        findings: Findings that were read recently, by the experiment's version and the start of its stage. For them,
+            the log is not read again.
 
     Raises:
         ExperimentError: The file is invalid, and there is no active experiment to describe instead.

@@ -30,7 +30,7 @@ from pipelines import messages
 
 
 def named_by_router(state: Path, name: str) -> str | None:
-    """Return a path from the router's settings in a state folder; None if no router has run with this folder."""
+    """Read a path, such as that of the lake, from the router's settings; None if no router has run in this folder."""
     settings = state / "router.yaml"
     if not settings.exists():
         return None
@@ -59,7 +59,8 @@ class ExperimentFolder:
     Attributes:
         file: The experiment file, which people write.
         state: Folder for all other files. It is created when the first one is written.
-        dataset: Description of the data set that the experiment must fit. None for that of the router, if there is one.
+        dataset: Description of the data set that the experiment must fit. If it is None, the data set of the router is
+            used, if there is a router.
     """
 
     file: Path
@@ -130,7 +131,7 @@ class ExperimentFolder:
     def locked(self) -> Iterator[None]:
         """Lock the folder against other writers during the block.
 
-        Raises TimeoutError if another process, which perhaps was suspended, does not release the lock.
+        Raises TimeoutError if another process keeps the lock for too long, for example because it was suspended.
         """
         self.state.mkdir(parents=True, exist_ok=True)
         path = self.state / "history.lock"

@@ -2,12 +2,12 @@
 
     standing = hand_over(store, servers, others, time.time())
 
-A promotion applies at once, because the router then asks the challenger's server for the incumbent's decisions. But as
-long as it does, the challenger's server can't be used for the next challenger. So the hand-over changes the incumbent's
-server to the promoted version, and then the router asks the incumbent's server again.
+After a promotion, the router at once asks the challenger's server for the incumbent's decisions. Meanwhile, this server
+can't be used for the next challenger. So the hand-over installs the promoted version on the incumbent's server, and the
+router then asks the incumbent's server again.
 
-The previous and the new version are stored in a mark on the server, for a restart or a rollback. Each change is made
-only once, so a later change by a person is never overwritten.
+A mark on the server records the previous and the new version, for a restart or a rollback. Each change is made only
+once, so it never overwrites a later change by a person.
 """
 
 from collections.abc import Iterable
@@ -24,10 +24,10 @@ from serving.model_servers import Mark, ModelServers, Served
 
 
 class Neighbour(NamedTuple):
-    """Another active experiment, which may need the same model server."""
+    """Another active experiment, which may use the same model server."""
 
     experiment: Experiment
-    """The version that routers read."""
+    """The experiment file that the routers read."""
     over: bool
     """Whether the experiment has ended. A switched-off experiment has not ended, because it may continue."""
     before: str | None = None
@@ -35,7 +35,7 @@ class Neighbour(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """The progress of a hand-over."""
+    """The progress of a hand-over: after a promotion, the incumbent's server must serve the promoted model."""
 
     done: bool
     """Whether the hand-over is complete."""
@@ -45,11 +45,11 @@ class Standing(NamedTuple):
 def hand_over(
     store: ExperimentStore, servers: ModelServers, others: Iterable[Neighbour], now: float, *, late: bool = False
 ) -> Standing | None:
-    """Make the next step of a hand-over, and return how far it has come.
+    """Make the next step of a hand-over, and return its progress.
 
     Args:
         others: Active experiments that may need the same server.
-        late: Whether a promotion is handed over even after the salt was changed, if its challenger is still the
+        late: Whether to hand over a promotion even after the salt was changed, if the promoted challenger is still the
             incumbent.
 
     Returns:
@@ -88,7 +88,8 @@ def hand_over(
         mark = Mark(**made, before=target.version, after=source.version)
     if (target.mark, target.version) == (mark, mark.after):
         return _note(store, name, mark, target.problem, now, given)
-    # Applying a manifest from git has undone the change. Making it again would be undone again.
+    # The change was made, but a manifest from git has undone it. Do not make it again, because it would be undone
+    # again.
     if target.mark == mark and servers.applied:
         return Standing(False, messages.NOT_IN_GIT(name=name, served=target.version, after=mark.after))
     if (words := _in_the_way(promotion, servers, name, target, mark, others)) is not None:
@@ -192,7 +193,7 @@ def _in_the_way(
 
 
 def _ours(promotion: Promoted, target: Served) -> Mark | None:
-    """Return the mark that this promotion has left on a server; None if there is none, or a later one replaced it."""
+    """Return the mark that this promotion has left on a server; None if it has left none, or it was replaced."""
     if target.mark is not None:
         same = (target.mark.experiment, target.mark.promotion) == (promotion.event.experiment, _id(promotion))
         return target.mark if same else None

@@ -62,7 +62,7 @@ class LocalServers:
         return model[1] if here and model is not None and f"{model[1]}.mar" in self._archives() else None
 
     def for_incumbent(self, url: str | None) -> str | None:
-        """Return the URL at which the incumbent's model of the same run answers; None if there is no such model.
+        """Return the URL of the incumbent's model in the same run; None if the run has no such model.
 
         Args:
             url: URL of the promoted challenger's model.
@@ -111,7 +111,7 @@ class LocalServers:
 def settle(folders: Sequence[ExperimentFolder], run: Path, state: Path, port: int) -> list[Message]:
     """Apply promotions and rollbacks before the models start, and return their states in words.
 
-    The promoted model belongs to the run that was served last, which may differ from the run to serve now.
+    A promoted model belongs to the run that was served last. The run to serve now, `run`, may be another one.
 
     Raises:
         ExperimentError: The promoted model is no longer available, because the earlier run was removed.
@@ -133,14 +133,14 @@ def settle(folders: Sequence[ExperimentFolder], run: Path, state: Path, port: in
 
 
 def _served_before(run: Path, state: Path) -> Path:
-    """Return the run that was served last. If a run was moved together with its state folder, this is `run`."""
+    """Return the run that was served last. If its folder was moved together with the state folder, this is `run`."""
     described = named_by_router(state, "dataset")
     moved = run.resolve() in state.resolve().parents
     return run if described is None or moved else Path(described).parents[2]
 
 
 def _answers_otherwise(folder: ExperimentFolder, before: LocalServers, after: LocalServers) -> bool:
-    """Return whether serving another run would replace a promoted model."""
+    """Return whether a promoted model would be replaced if `after` was served instead of `before`."""
     serving, promotion = folder.last_in_force(), newest_promotion(folder.events())
     if serving is None or promotion is None or promotion.rolled_back or promotion.handed_over:
         return False
@@ -163,7 +163,7 @@ def follow_rollbacks(folders: Sequence[ExperimentFolder], servers: LocalServers)
 
 
 def _settle(folder: ExperimentFolder, folders: Sequence[ExperimentFolder], servers: LocalServers) -> Standing | None:
-    # The first call changes the server, and the second call records the change.
+    # The first call of `hand_over` changes the server, and the second one records the change in the history.
     for _ in range(2):
         # Read other experiments only when needed, because a rollback does not need them.
         others = (neighbour(other) for other in folders if other is not folder)
@@ -172,9 +172,9 @@ def _settle(folder: ExperimentFolder, folders: Sequence[ExperimentFolder], serve
 
 
 def neighbour(folder: ExperimentFolder) -> Neighbour:
-    """Describe an experiment for another one that needs the same server."""
+    """Describe an experiment for another experiment that needs the same model server."""
     experiment, found = state_of(folder)
-    # Without a ramp, and until the first move, the router reads the experiment file itself.
+    # Without a ramp, the router reads the experiment file itself until the first move.
     by_hand = experiment.ramp is None and not folder.events()
     serving = experiment if by_hand else folder.last_in_force() or experiment
     goes_on = experiment.enabled if by_hand else found.phase in STAGES

@@ -1,4 +1,4 @@
-"""Makes the moves that people request, and applies the kill switch: by a command, or on a cluster by an object.
+"""Makes moves and applies kill switches that people request, by a command or, on a cluster, by an object.
 
     make_move(store, MoveRequest(to="promoted", reason="it won"), time.time(), lambda: findings)
     follow(resource, time.time(), findings)       # applies an object's kill switch, then its move
@@ -34,16 +34,16 @@ from pipelines.experiments.resource import ExperimentResource
 
 
 class MoveRequest(StrictModel):
-    """A move that a person requests. Each request is handled once; to repeat a move, give another reason."""
+    """A move of an experiment that a person requests. A request is handled once; to repeat it, change the reason."""
 
     to: Literal["shadow", "1%", "5%", "25%", "50%", "promoted", "stopped", "rolled back"]
-    """Target of the move: a stage, or an end. A stage also starts a draft."""
+    """Where the experiment should move: to a stage, or to one of its ends. A move to a stage also starts a draft."""
     challenger: Text | None = None
-    """The challenger to promote; may be omitted if there is only one."""
+    """The challenger to promote; optional if the experiment has only one challenger."""
     reason: Text
-    """The reason, recorded in the history."""
+    """The reason of the move, which is recorded in the experiment's history."""
     force: bool = False
-    """Promote even if the log has no decision of the challenger, or can't be read."""
+    """true: promote even if the log has no decision of the challenger, or can't be read."""
 
     @model_validator(mode="after")
     def _force_is_of_this_move(self) -> MoveRequest:
@@ -61,10 +61,13 @@ class LogNotRead(Exception):
 def make_move(
     store: ExperimentStore, move: MoveRequest, now: float, read_log: Callable[[], Findings | None]
 ) -> tuple[Experiment, Findings | None]:
-    """Make a move. Returns the new active experiment and, for a promotion, the findings.
+    """Make a move that a person has requested.
+
+    Returns the new active experiment and, for a promotion, the findings.
 
     Args:
-        read_log: Returns the findings, or None while the log has not been read. It is called only for a promotion.
+        read_log: Function that returns the findings, or None while the log has not been read. It is called only for a
+            promotion.
 
     Raises:
         LogNotRead: The log has not been read yet.
@@ -112,14 +115,14 @@ def follow(resource: ExperimentResource, now: float, findings: Findings | None) 
         The reason why the move was not made (HELD or REFUSED); None if it was made, or there is no move.
 
     Raises:
-        ExperimentError, HistoryError: As in `state`. The kill switch has been applied before.
+        ExperimentError, HistoryError: As in `state`. Even then, the kill switch has been applied.
         Conflict: The object was changed meanwhile.
     """
     by_hand = resource.switched_off_by_hand()
     resource.keep_switch(by_hand)
     off = by_hand or resource.spec.get("enabled") is False
     serving = resource.last_in_force()
-    # Switch off before the history is written, because this write fails if the history is full.
+    # Switch off before the event is recorded, because recording fails if the history is full.
     if off:
         resource.switch_off()
     try:
@@ -138,7 +141,10 @@ def follow(resource: ExperimentResource, now: float, findings: Findings | None) 
 
 
 def _harm_ends(resource: ExperimentResource, serving: Experiment, off: bool, now: float) -> None:
-    """Apply the kill switch and a rollback to the active experiment, although the new spec is invalid."""
+    """Apply a kill switch or a rollback to the active experiment, although the new spec is invalid.
+
+    Both stop harm, so an invalid spec must not prevent them.
+    """
     found = state_of(resource.events(), serving)
     if off and not found.killed and found.phase not in OVER:
         act(resource, "kill", by="person", reason=resource.switch_reason(), at=now)

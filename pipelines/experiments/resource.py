@@ -6,7 +6,7 @@
 
 Several operators may run. If two of them write an event, the API server refuses the second write, because the object
 has changed. The second operator then reads the object again and finds the event. After a crash, the next operator
-writes the same ConfigMap, because the ConfigMap follows from the spec and the history.
+computes the same ConfigMap again from the spec and the history.
 
 The ConfigMap is read *before* the object, and is written only if it has not changed since. So an operator that has read
 an old object can't undo a newer change, such as a kill.
@@ -34,8 +34,9 @@ from pipelines.experiments.handover import Neighbour
 from serving.kubernetes_api import Object
 
 BY_HAND = "offByHand"
-"""Status field while the experiment is switched off in the ConfigMap: the object's reason annotation at that time."""
-# Maximum length in characters, equal to the limit for the reason of a move.
+"""Name of a status field. While the experiment is switched off in the ConfigMap, the field contains the object's reason
+annotation from the time of the switch."""
+# Maximum number of characters of a reason, equal to the limit for the reason of a move.
 _LONGEST_REASON = 1_000
 _BY = {"ramp": "the ramp", "person": "a person"}
 
@@ -104,8 +105,8 @@ class ExperimentResource:
     def _check_turn(self, experiment: Experiment) -> None:
         """Raise ExperimentError if another experiment prevents this one from being active.
 
-        This is so if the other one is active for the same users and campaigns, or if this one would revert its
-        promotion.
+        This happens if the other experiment is active for the same users and campaigns, or if this experiment would
+        revert a promotion by the other one.
         """
         for other, reason in self._in_the_way(experiment):
             if other.status.get("phase") not in OVER:
@@ -114,9 +115,9 @@ class ExperimentResource:
                 raise ExperimentError(would_revert(promotion, experiment))
 
     def _in_the_way(self, experiment: Experiment) -> Iterator[tuple[ExperimentResource, Message]]:
-        """Yield the experiments that want to decide the same requests as this one, each with a message."""
+        """Yield the other experiments that would decide the same requests as this one, each with a message."""
         others = [name for name in self._entries if name != self.name]
-        # The ConfigMap may have been deleted, so read the objects as well.
+        # Read the objects as well, because the ConfigMap may have been deleted.
         if self.status.get("phase") not in STAGES:
             begun = (one for one in self._api.experiments() if (one.get("status") or {}).get("phase") in STAGES)
             others += [name for one in begun if (name := str(one["metadata"]["name"])) not in (self.name, *others)]
@@ -129,7 +130,7 @@ class ExperimentResource:
         """Return why another experiment can't be active at the same time as this one; None if it can."""
         entry = self._entries.get(name)
         their = entry.experiment if entry is not None else None
-        # The experiment is not in the ConfigMap, or can't be read there.
+        # The other experiment is missing or invalid in the ConfigMap, so read it from its object.
         if their is None and (found := self._api.experiment(name)) is not None:
             with contextlib.suppress(ExperimentError):
                 their = ExperimentResource(self._api, None, found).written()
@@ -167,8 +168,8 @@ class ExperimentResource:
                 goes_on = serving.enabled or other.status.get("phase") in STAGES
                 try:
                     before = replaced_by(other.events())
-                # The history can't be read, but may contain a promotion. So assume that its incumbent's server is still
-                # needed.
+                # The other experiment's history can't be read, but may contain a promotion. A rollback would need the
+                # incumbent's server, so assume that this server is still needed.
                 except HistoryError:
                     before = serving.arm(INCUMBENT).url
                 yield Neighbour(serving, over=not goes_on, before=before)
@@ -176,8 +177,8 @@ class ExperimentResource:
     def apply_experiment(self, experiment: Experiment) -> None:
         """Make this the active experiment, unless a person has just used the kill switch in the ConfigMap.
 
-        Experiments that conflict with it are removed from the ConfigMap. But an experiment that is over does not
-        replace one that still runs. Raises Conflict if the ConfigMap has changed since it was read.
+        Conflicting experiments are removed from the ConfigMap. If this experiment is over, however, it does not replace
+        a conflicting one. Raises Conflict if the ConfigMap has changed since it was read.
         """
         if experiment.enabled and self.switched_off_by_hand():
             return
@@ -198,7 +199,7 @@ class ExperimentResource:
         self._entries = self._api.entries(self._config_map)
 
     def is_followed(self) -> bool:
-        """Return whether the operator has handled the present spec, and the reason that a person gave after a kill."""
+        """Return whether the operator has handled the present spec, and the present reason for a kill switch."""
         accepted = (one for one in self.status.get("conditions") or () if one["type"] == "Accepted")
         followed = any(one.get("observedGeneration") == self.generation for one in accepted)
         return followed and self.status.get(BY_HAND) in (None, self._reason())
@@ -211,7 +212,7 @@ class ExperimentResource:
     def switched_off_by_hand(self) -> bool:
         """Return whether a person has used the kill switch in the ConfigMap, and has not confirmed this in the object.
 
-        Only `enabled: false` or a new reason in the object confirms the kill.
+        A person confirms the switch by `enabled: false`, or by a new reason, in the object.
         """
         kept = self.status.get(BY_HAND)
         if kept is not None and self.spec.get("enabled") and kept == self._reason():
@@ -230,9 +231,8 @@ class ExperimentResource:
     def switch_reason(self) -> str:
         """Return the reason for using the kill switch.
 
-        This is the text of the annotation `REASON`, if it is new. A merge patch keeps the old annotation, so a text
-        that was already used is ignored. Instead, the returned text describes the change, such as "spec.enabled is
-        false".
+        This is the text of the annotation `REASON`. A merge patch keeps an old annotation, so a text that an earlier
+        event already has is ignored. The result then describes the change, such as "spec.enabled is false".
         """
         if BY_HAND in self.status:
             return "switched off in the ConfigMap by a person"
@@ -251,6 +251,6 @@ class ExperimentResource:
 
 
 def in_words(event: Event) -> str:
-    """Format an event with its author and reason, such as "5% by the ramp: 24 hours at shadow are over"."""
+    """Format an event with its author and reason, such as "5% by the ramp: 24 hours at the stage shadow are over"."""
     who = f" {event.challenger}" if event.challenger is not None else ""
     return f"{event.to or event.kind}{who} by {_BY[event.by]}: {event.reason}"

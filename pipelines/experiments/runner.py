@@ -97,7 +97,7 @@ class Runner:
             if strict:
                 raise
             words = f"{'switched off; nothing else' if folder.switched_off() else 'nothing'} changes: {error}"
-        # There may be no document to build, or the disk may be full.
+        # Keep the previous document if a new one can't be built, for example because the disk is full.
         with suppress(*_MENDABLE):
             self._views[folder.name] = view_of(folder, now, findings=findings)
         kind = re.sub(r"[\d.,+-]+", "", words)

@@ -39,7 +39,8 @@ class VersionsInUse:
     runs in a pod, and the API server does not list the InferenceServices.
 
     Args:
-        services: InferenceServices of a cluster. None for those of this pod's namespace, if this process runs in a pod.
+        services: InferenceServices of a cluster. By default, if this process runs in a pod, those of the pod's
+            namespace.
         experiments: Active experiments of that cluster.
     """
 
@@ -103,7 +104,8 @@ def experiments_of(state: Path) -> list[ExperimentFolder]:
     found = []
     for target in (file.resolve() for file in read_by_router(state) if file.exists()):
         in_force = target.name == "experiment.yaml" and (target.parent / "router.yaml").exists()
-        # This is the default state folder of `mtorl serve`.
+        # The router reads the active experiment in the state folder, or the experiment file. By default, the state
+        # folder has the name of the experiment file without its suffix.
         own = target.parent if in_force else target.with_suffix("")
         found.append(ExperimentFolder.of(own.with_suffix(".yaml") if in_force else target, own))
     return found

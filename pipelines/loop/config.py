@@ -9,9 +9,10 @@ from mtorl.policy.exploration import EXPLORE
 from serving.local.stack import Runtime
 
 STAGES_BEFORE = 2
-"""Number of the experiment's stages before the last one. At the last stage, half of the users get the challenger."""
+"""Number of stages before the experiment's last stage. At the last stage, half of the users get the challenger."""
 DAYS_EACH = 2
-"""Days of live traffic, and of shifted traffic. The monitor needs two days to detect drift of a column."""
+"""Number of days of live traffic, and then of shifted traffic. The monitor detects drift of a column only after two
+days."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,9 +3,9 @@
     found = check_days(trained, served)
     found["clean"].word, found["shifted"].retrain        # "fine", and the request for a training after the shift
 
-The monitor judges whole days, but a run takes minutes. So the decisions are copied with other dates. Half of the users
-of the normal traffic are moved to each of the first two days. On each of the next two days, every user of the shifted
-traffic has one opportunity. The monitor's state is kept for `mtorl monitor status`.
+The monitor judges whole days, but a run takes minutes. So the decisions are copied with new dates. The first two days
+get the normal traffic, half of the users each. The next two days get the shifted traffic, one opportunity of each user
+per day. The monitor's state is kept for `mtorl monitor status`.
 """
 
 import tempfile
@@ -29,14 +29,14 @@ from pipelines.loop.run_folder import LAKE
 from pipelines.loop.traffic import Traffic
 
 STATE_FOLDER = "monitor"
-"""Folder of the monitor's state in a run's folder."""
+"""Name of the folder, in a run's folder, with the state of the monitor."""
 _DAY = timedelta(days=1)
 
 
 def check_days(trained: Trained, served: Served) -> dict[str, State]:
     """Run the monitor on the normal traffic, then on the shifted traffic. Returns its state after both checks."""
     folder, artifact = trained.folder / STATE_FOLDER, trained.folder / "artifacts" / "challenger"
-    # An interrupted run may have left this folder.
+    # Remove the folder that an interrupted run may have left.
     remove(folder)
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     first_day = midnight - 2 * DAYS_EACH * _DAY
@@ -55,7 +55,7 @@ def date_records(lake: Lake, clean: Traffic, shifted: Traffic, first_day: dateti
 
     The new dates are consecutive days from `first_day`, which is a midnight in UTC.
     """
-    # Noon is far from midnight. This matters, because the monitor also reads the hour after a day's end.
+    # Let each day's decisions begin at noon, because the monitor also reads the hour after the end of a day.
     noon = timedelta(hours=12)
     kinds: tuple[Kind, ...] = ("decision", "outcome")
     with DecisionLog.of(lake).opened("outcome") as db, tempfile.TemporaryDirectory() as scratch:
@@ -87,10 +87,10 @@ def date_records(lake: Lake, clean: Traffic, shifted: Traffic, first_day: dateti
 
 def figures_of(run: Path, state: State) -> dict[str, Any]:
     """Convert the monitor's state to figures for summary.json, with links to Evidently's pages of the newest days."""
-    # This reason is used if the log has no complete day.
+    # Reason to show if the log has no complete day.
     why = NotJudged(reason="no_decisions", text="no decision was taken")
     group = state.groups.get(COLUMNS, Group(end=state.checked, not_judged=why))
-    # The end is set even for a day that could not be judged.
+    # The end is known even if the day could not be judged.
     assert group.end is not None
     ends = [group.end - before * _DAY for before in reversed(range(DAYS_EACH))]
     pages = [page for end in ends for page in sorted(folder_of(run / STATE_FOLDER, end).rglob("drift.html"))]

@@ -43,9 +43,9 @@ from serving.local.ports import port_to_keep
 if TYPE_CHECKING:
     from serving.local.stack import LocalStack
 
-# After a promotion, this many users send one more request.
+# Number of users who send one more request after a promotion.
 _AFTER_PROMOTION = 100
-# This many users send requests with a shifted context.
+# Number of users who send requests with a shifted context.
 _SHIFTED = 500
 _TRAFFIC: TypeAdapter[Any] = TypeAdapter(Traffic | None)
 _PARTS = ("clean", "shifted", "promoted")
@@ -130,7 +130,7 @@ class Audience:
         windows = WindowTable.load(trained.folder / "windows").rows
         has_window = pd.MultiIndex.from_frame(windows[["user_id", "timestamp"]])
         propensity = pd.Series(logged_propensity(windows, spec), index=has_window)
-        # Drop touchpoints for which no window was built, such as most touchpoints of users that look like bots.
+        # Drop touchpoints without a window, for example those of users that look like bots.
         log = log[pd.MultiIndex.from_frame(log[["user_id", "timestamp"]]).isin(has_window)]
         propensity = propensity.loc[pd.MultiIndex.from_frame(log[["user_id", "timestamp"]])]
         users = trained.held_out_users
@@ -168,7 +168,10 @@ class Experiment:
 
     @classmethod
     def of(cls, trained: Trained, audience: Audience) -> Experiment:
-        """Compute the settings from the log. The budget is a share of the cost of an ad at every opportunity."""
+        """Compute the settings from the log.
+
+        The budget is the share `budget_share` of the money that it would cost to show an ad at every opportunity.
+        """
         config, log = trained.config, trained.log
         mean_cost, mean_gain = float(log["cost"].mean()), float(trained.spec.reward.gain.of(log).mean())
         budget = config.budget_share * mean_cost
@@ -250,7 +253,7 @@ def fill_store(trained: Trained, audience: Audience) -> None:
     from mtorl.window.window import STATIC
 
     features, data, users = trained.folder / "features", trained.folder / "data", set(audience.source.opportunities)
-    # The store of an interrupted rehearsal no longer exists, because `prepare` has moved it away.
+    # Create a new store, because `prepare` has moved the store of an interrupted run away.
     define(features, trained.spec)
     if newcomers := users - set(audience.log_before["user_id"]):
         # New users have no touchpoints yet, but their static columns are known and must be in the store.
@@ -309,10 +312,10 @@ def _through_stages(
     budget: float | None,
     times: StepTimes,
 ) -> Traffic:
-    """Send the traffic in parts. After each part, the ramp may make its next move.
+    """Send the traffic in parts, and let the ramp make its next move after each part.
 
-    At the last stage, all remaining traffic is sent at once. An earlier move could end the experiment, and the lift
-    would then be estimated from fewer users.
+    At the last stage, all remaining traffic is sent at once. Otherwise, a move could end the experiment early, and the
+    lift would be estimated from fewer users.
 
     Args:
         budget: Budget in currency units per decision, for a replay only.
@@ -330,11 +333,12 @@ def _through_stages(
         ramp.step()
         if not ramp.waits:
             stack.wait_for_experiment()
-    # The ramp has moved after the last part, so it may be able to move once more.
+    # After the move that followed the last part, the ramp may be able to make one more move.
     if not ramp.over and not ramp.waits:
         ramp.step()
     times(step, total, total, f"stage {ramp.phase}, {traffic.note()}")
-    # Compare with the sent opportunities, not with `total`, because harm may have ended the experiment early.
+    # Compare the errors with the sent opportunities, not with `total`, because harm may have ended the experiment
+    # early.
     traffic.check(traffic.done)
     return traffic
 

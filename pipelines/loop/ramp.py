@@ -26,10 +26,11 @@ from pipelines.experiments.folder import ExperimentFolder
 
 FILE = "serving.yaml"
 _SMALL: tuple[Stage, ...] = ("5%", "25%")
-# A small stage is left out of the ramp if the challenger would get fewer users than this.
+# A small stage is left out of the ramp if the challenger would get fewer than this many users.
 _FEWEST = 5
 _LATENCY_SECONDS = 0.5
-"""Latency limit, equal to the router's deadline: load driver, router and models share cores, so latencies are noisy."""
+"""Limit for the latency of a challenger in seconds, equal to the router's deadline. It is high because the load driver,
+the router and the models share the same cores, so measured latencies vary."""
 
 
 def experiment_of(run: Path) -> ExperimentFolder:
@@ -65,7 +66,7 @@ def ramp_for(users: int, users_at_once: int) -> dict[str, Any]:
         expected[small] = CHALLENGER_SHARE[small] * users_at_once
     expected["50%"] = 0.5 * users
     return {
-        # Users are assigned at random, so require only half of the expected number of users.
+        # The number of users at a stage is random, so require only half of its expected value.
         "stages": [
             {"stage": stage, "hours": 0, "users": max(1, round(number / 2))} for stage, number in expected.items()
         ],

@@ -75,7 +75,7 @@ def _go_on(config: LoopConfig, run: Path, times: StepTimes) -> None:
         online.prepare(trained, audience, experiment, times)
         results = {name: (result.values, result.metrics) for name, result in steps.items()}
         finished_with("train", {"steps": results})
-        # Point to this run already now, because it can be served even if it is killed later.
+        # Point to this run before its traffic is sent, because the run can be served even if it is killed later.
         run_folder.point_latest(config.root, run)
         served = online.serve(trained, audience, experiment, times)
         finished_with("rehearse", {"served": served.to_json()})
@@ -109,7 +109,7 @@ def _judge(
     steps: dict[str, local.StepResult],
     times: StepTimes,
 ) -> Finished:
-    """Compute the verdict, the monitor's checks, the true lift, and how much the next training could learn."""
+    """Compute the verdict and the true lift, run the monitor, and count what the next training could learn."""
     from features.collect.training_log import learnable
 
     learned = simulated = None

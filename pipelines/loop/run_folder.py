@@ -29,11 +29,11 @@ from pipelines.loop.config import LoopConfig
 
 Stage = Literal["begin", "train", "rehearse", "report"]
 QUARANTINE = Path("data", "quarantine.csv")
-"""File with the faulty rows of the log, in a run's folder."""
+"""File in a run's folder with the faulty rows of the log."""
 LAKE = "lake"
-"""Folder of the decision log in a run's folder; the same name as in `serving.local.stack`."""
+"""Name of the folder, in a run's folder, with the decision log. `serving.local.stack` uses the same name."""
 _OF_REHEARSAL = {"rounds", "runtime"}
-"""Settings that may change until the rehearsal is finished."""
+"""Settings that may be changed as long as the rehearsal has not finished."""
 
 
 def new_run(root: Path) -> Path:
@@ -164,7 +164,7 @@ def _settings(config: LoopConfig) -> dict[str, Any]:
 
 
 def _digests(config: LoopConfig) -> dict[str, str]:
-    """Return a digest of each input of the training, by a description of the input."""
+    """Return a digest of each input of the training; the keys describe the inputs."""
     from features.ingest.log_folder import RawLog, content_of
     from mtorl.log.lake import Lake
 

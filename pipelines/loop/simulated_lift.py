@@ -1,4 +1,4 @@
-"""Computes the true lift: the difference of both policies in the simulator, with the same budget and pacing."""
+"""Computes the true lift of the challenger, by simulating both policies with the same budget and pacing."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,10 +23,11 @@ CLICK = Gain.of_spec("click")
 _UPDATES = 200
 
 Forecasts = Callable[[Online, int], Forecast]
-"""Returns a policy's forecast for a round, with one opportunity per user."""
+"""Type of a function that returns a policy's forecasts for a round, in which each user has one opportunity."""
 
 GainAt = Callable[[Online, int, slice, float, Forecast], Floats]
-"""Returns the gain by channel (N, C) for a slice of users in a round, from the current price and their forecast."""
+"""Type of a function that returns the gain (N, C) of each channel for a slice of the users in a round, given the
+current price and the forecasts for these users."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ def play(
                     expected = expected._replace(gain_BC=gain_NC)
                 made = decide(expected, policy.params, u_U[part], price_BC=now)
                 wanted_N = np.where(made.expose_B, made.channel_B, -1)
-                # Choose any channel with equal probability, and always expose: scope "both" of
-                # `mtorl.policy.exploration`.
+                # A random decision chooses any channel with equal probability, and always shows an ad. This is the
+                # scope "both" of `mtorl.policy.exploration`.
                 if policy.explore:
                     by_chance_N = (v_U[part] / policy.explore * len(CHANNELS)).astype(int)
                     wanted_N = np.where(v_U[part] < policy.explore, by_chance_N, wanted_N)

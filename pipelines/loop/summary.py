@@ -161,7 +161,7 @@ def _budget(run: Path, replays: bool) -> dict[str, dict[str, float | None]]:
     for balance in SqliteLedger(run / "serving" / "ledger.sqlite").balances():
         if balance.arm == ALL_ARMS:
             continue
-        name = balance.arm.rpartition("/")[2]  # the name of the arm; the run has only one experiment
+        name = balance.arm.rpartition("/")[2]  # without the name of the only experiment
         arm = arms.setdefault(name, dict.fromkeys(("limit", "spent", "reserved", "excess", "overspent"), 0.0))
         arm["limit"] += balance.limit
         arm["spent"] += balance.spent

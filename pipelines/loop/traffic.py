@@ -26,7 +26,8 @@ _TRIES = 5
 # Number of requests that are sent at the same time.
 _CONCURRENCY = 16
 MOST_ERRORS = 0.01
-"""Share of opportunities that may fail. They are missing from the verdict, so a larger share would bias the verdict."""
+"""Largest share of opportunities that may fail. Failed opportunities are missing from the log, so many of them would
+bias the verdict."""
 
 
 class TrafficFailed(RuntimeError):
@@ -44,7 +45,8 @@ class Traffic:
     Attributes:
         latencies: Seconds between the last attempt at each decision request and its answer.
         weights: Weight of each decision in the verdict, by decision id.
-        errors: Messages of requests without a 200 answer, and of touchpoints that the online history refused.
+        errors: Error messages of requests that were not answered with status 200, and of touchpoints that could not be
+            added to the online history.
         refused: Number of opportunities that the router refused with status 429 after all attempts. These are not
             errors: the router refuses before it assigns an arm, so the comparison is not biased.
         since: Time just before the first request, UTC.
@@ -88,7 +90,7 @@ class Traffic:
 
 
 Turn = tuple[int, str]
-"""An opportunity: its number in the user's journey, starting at 0, and the user's id."""
+"""An opportunity: its number in the user's journey, counted from 0, and the user's id."""
 
 
 def in_order(source: TrafficSource) -> list[Turn]:
@@ -190,7 +192,7 @@ class LoadDriver:
 
 
 class _Reports:
-    """Sends outcomes in batches: outcomes that arrive while one report is sent are sent together in the next report."""
+    """Sends outcomes in batches. While one report is sent, new outcomes are collected for the next report."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self.session = session

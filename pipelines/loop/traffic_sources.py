@@ -104,7 +104,7 @@ class SimulatedTraffic:
 
 @dataclass(frozen=True)
 class ReplayedTraffic:
-    """Traffic that replays a random part of each held-out user's journey, which may be empty; see `stretch_of_each`."""
+    """Traffic that replays a random part of each held-out user's journey, selected by `stretch_of_each`."""
 
     spec: DatasetSpec
     rows: dict[tuple[str, int], dict[str, Any]]
@@ -122,7 +122,7 @@ class ReplayedTraffic:
             rounds: Average number of touchpoints to replay per user. If the log has fewer, all are replayed.
 
         Returns:
-            The traffic, and the log without the replayed touchpoints of each user and all later ones.
+            The traffic, and the rest of the log: of each user, only the touchpoints before the replayed ones.
         """
         journeys = log.assign(_propensity=propensity.to_numpy())[log["user_id"].isin(set(users))]
         by_user = journeys.groupby("user_id", sort=False)
@@ -166,7 +166,10 @@ class ReplayedTraffic:
 
 @dataclass(frozen=True)
 class RepeatedTraffic:
-    """Traffic that repeats the first request of users, to find out which model answers. All exposures are cancelled."""
+    """Traffic that repeats the first request of users, to find out which model answers.
+
+    The exposures are cancelled, because no user sees the ads.
+    """
 
     source: TrafficSource
     most_users: int
@@ -212,10 +215,11 @@ class ShiftedTraffic(RepeatedTraffic):
 
 
 def stretch_of_each(step_N: ArrayLike, length_N: ArrayLike, share: float, place_N: ArrayLike) -> Bools:
-    """Select consecutive touchpoints of each journey, each with probability exactly `share`. Returns a mask (N,).
+    """Select consecutive touchpoints of each journey, so that each touchpoint is selected with probability `share`.
 
-    The steps of a journey (`step_N` of `length_N`) are spread evenly over [0, 1 - share). The selected steps lie in an
-    interval of length `share` that ends at the user's `place_N`, which is uniform in [0, 1).
+    Returns a mask (N,) of the selected touchpoints. The steps of a journey (`step_N` of `length_N`) are spread evenly
+    over [0, 1 - share). The selected steps lie in an interval of length `share` that ends at the user's `place_N`,
+    which is uniform in [0, 1).
 
     Simpler rules would be biased. Parts of equal length would rarely cover the ends of a journey, and an equal number
     of touchpoints per user would give too much weight to short journeys.

@@ -9,8 +9,8 @@ from scripts.dashboards.panels import SOURCE, Column, Panel, link, override, pro
 REPOSITORY = "https://github.com/mtorl-kubeflow/mtorl-kubeflow/blob/main"
 TAG = "mtorl-kubeflow"
 _USUAL = {"includeAll": False, "auto": False, "auto_min": "10s", "auto_count": 30}
-# Metrics by which the dashboard finds the names of experiments: the operator exports `stage`, and routers export
-# `enabled`. Without an operator, only the routers know an experiment.
+# Metrics whose labels contain the names of the experiments. The operator exports `stage`, and routers export `enabled`,
+# which is enough without an operator.
 _EXPERIMENTS = '{__name__=~"mtorl_experiment_(stage|enabled)", namespace="$namespace"}'
 
 
@@ -21,7 +21,7 @@ class Board(NamedTuple):
         name: Name in URLs (`mtorl-NAME`), which must never change.
         description: The question that the dashboard answers.
         period: Time range that is shown at first, such as 6h.
-        alerts: Labels to show in the table of alerts, which follows the numbers of the first section.
+        alerts: Labels of alerts that are columns of the table of alerts in the first section.
         sections: Panels by title of their section; the first section is an overview and has no title.
         experiment: Whether the reader can select one experiment.
     """
@@ -40,9 +40,9 @@ class Board(NamedTuple):
 
 
 def or_nothing(expr: str) -> str:
-    """Return a query that yields 0, and not an empty result, if there is nothing to count.
+    """Extend a query that counts something, so that its result is 0 instead of empty if there is nothing to count.
 
-    The result is still empty if no router exports metrics, because then the number is unknown.
+    If no router exports metrics, the result stays empty, because the number is unknown.
     """
     return f"{expr} or 0 * max(mtorl_ready{{NS}})"
 
@@ -83,7 +83,8 @@ def document(board: Board) -> dict[str, Any]:
 def _placed(board: Board) -> list[Panel]:
     """Arrange the panels of all sections from left to right and from top to bottom, and number them."""
     placed: list[Panel] = []
-    # `x` and `y` are the position of the next panel, and `below` is the y of the next line.
+    # The next panel is placed at `x` and `y`. `below` is the lower edge of all panels so far, where the next line
+    # begins.
     x = y = below = 0
     for title, panels in board.sections.items():
         if title:
@@ -93,7 +94,7 @@ def _placed(board: Board) -> list[Panel]:
         numbers = sum(panel["type"] == "stat" for panel in panels)
         for panel in panels:
             size = {"h": 1, "w": 24} if panel["type"] == "row" else panel["gridPos"]
-            if panel["type"] == "stat":  # the numbers of a section share one line
+            if panel["type"] == "stat":  # all numbers of a section are on one line
                 size = {**size, "w": 24 // numbers}
             if x + size["w"] > 24:
                 x, y = 0, below
@@ -104,7 +105,7 @@ def _placed(board: Board) -> list[Panel]:
 
 
 def _with_alerts(board: Board, panels: Sequence[Panel]) -> list[Panel]:
-    """Add the number of firing alerts to the numbers of a section, and after them a table of the alerts."""
+    """Insert the number of firing alerts, and a table of the alerts, after the other numbers of a section."""
     numbers = [panel for panel in panels if panel["type"] == "stat"]
     names, by = _names(board), ["alertname", "severity", "alertstate", *board.alerts]
     count = stat(

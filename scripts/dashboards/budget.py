@@ -14,17 +14,18 @@ _money = partial(lines, axis="currency units")
 
 
 def _of_accounts(what: str, labels: str = "experiment, arm, period", which: str = "NS") -> str:
-    """Query a figure of each budget account.
+    """Return a query for a figure of each budget account.
 
-    All routers that share a ledger export the same values, so the query takes their maximum.
+    All routers that share a ledger export the same value. The query takes the maximum, because a sum would count it
+    several times.
     """
     return f"max by ({labels}) ({what.replace('NS', which)})"
 
 
 def _spend(which: str, labels: str = "experiment, arm") -> str:
-    """Query the spend of the last hour in currency units.
+    """Return a query for the money spent in the last hour, in currency units.
 
-    `increase` is right even if a new period resets the spend to 0.
+    It uses `increase`, which is right even if a new period has reset the spent money to 0.
     """
     return f"max by ({labels}) (increase(mtorl_budget_spent{{NS{which}}}[1h]))"
 

@@ -10,9 +10,9 @@ _STANDS = f"and on (namespace, {_BY}) mtorl_monitor_alarm{{NS}} == 1"
 
 
 def _of_alarms(what: str) -> str:
-    """Query a figure of each measure that has an alarm.
+    """Return a query for a figure of each measure that has an alarm.
 
-    A missing figure becomes NaN, so that its column stays in the table.
+    If a measure lacks the figure, the result is NaN. An empty result would remove the column from the table.
     """
     return f"max by ({_BY}) ({what}{{NS}} {_STANDS}) or max by ({_BY}) (mtorl_monitor_alarm{{NS}} == 1) * NaN"
 
@@ -23,7 +23,7 @@ def _count(title: str, kind: str, alert: str, description: str) -> Panel:
 
 
 def _measures(title: str, description: str, which: str, legend: str, width: int = 12) -> Panel:
-    """Build a panel that shows the values of measures, and the values that the monitor expects from earlier days."""
+    """Build a panel with lines for the values of measures, and for the values that the monitor expected."""
     return lines(
         title,
         f"{description} Expected: the value predicted from earlier days.",

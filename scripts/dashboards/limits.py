@@ -3,7 +3,7 @@
     limit("MtorlFallbackRatioHigh")     # Limit(value=0.05, above=True, color="orange")
     alerts_of("mtorl-budget")           # the alerts whose annotation dashboard_url links to this dashboard
 
-A dashboard can therefore not show another threshold than its alert has.
+Dashboards read thresholds from here, so that a dashboard always shows the threshold of the alert.
 """
 
 import functools
@@ -16,7 +16,7 @@ import yaml
 
 RULES = Path(__file__).parents[2] / "manifests" / "base" / "monitoring" / "rules.yaml"
 COLORS = {"critical": "red", "warning": "orange", "info": "blue"}
-# A comparison operator, followed by a number or a product of numbers.
+# Matches a comparison with a number or a product of numbers, such as `> 0.05` or `< 2 * 3600`.
 _COMPARED = r"([<>])=? (\d[\d.]*(?: \* \d[\d.]*)*)(?![\d.])"
 
 
@@ -30,9 +30,9 @@ class Limit(NamedTuple):
 
 @functools.cache
 def rules() -> dict[str, dict[str, Any]]:
-    """Return the alert rules by name.
+    """Return the alert rules by the name of the alert.
 
-    If an alert has rules of several severities, only the first one is returned, which has the highest severity.
+    Of an alert with several rules, only the first rule is returned, which has the highest severity.
     """
     groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["spec"]["groups"]
     found: dict[str, dict[str, Any]] = {}

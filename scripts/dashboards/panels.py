@@ -2,8 +2,8 @@
 
     stat("Decisions", "Requests a second.", "sum(rate(mtorl_decisions_total{NS}[5m]))", unit="reqps")
 
-In a query, `{NS` stands for the selected namespace, and `EXP` for the selected experiment. Each panel has a title and a
-description. Widths are in 24ths of the page. Several functions have these parameters:
+In a query, `{NS` stands for the namespace that is selected in the dashboard, and `EXP` for the selected experiment. A
+width of 24 is the whole page. Several functions have these parameters:
 
     legend  name of each line or number of a query
     limit   name of an alert; its threshold colors the number, or is drawn as a line
@@ -66,7 +66,7 @@ def stat(
     """Build a panel with the current result of a query: one number, or one number for each series.
 
     Args:
-        bad: Colors of the number, by the values at which they begin; used instead of `limit`.
+        bad: Instead of `limit`: for each value at which the color of the number changes, the new color.
         named: Show the names of the series instead of their values.
     """
     options = {"graphMode": "none", "colorMode": "value", "justifyMode": "auto"}
@@ -99,7 +99,7 @@ def lines(
 
     Args:
         queries: Queries by the legend of their lines.
-        line_at: Value at which a horizontal line is drawn; used instead of `limit`.
+        line_at: Instead of `limit`: value at which a horizontal line is drawn.
         least: Value at which the y axis starts, unless the data have smaller values; None starts at the smallest value.
         axis: Label of the y axis, if the unit does not explain it.
         stacked: Whether lines are stacked on each other.
@@ -153,7 +153,7 @@ def rows(
 
 
 def override(column: str, *properties: dict[str, Any]) -> dict[str, Any]:
-    """Return settings for the table column with this title."""
+    """Return settings that apply only to the table column with this title."""
     return {"matcher": {"id": "byName", "options": column}, "properties": list(properties)}
 
 
@@ -197,9 +197,9 @@ def _panel(
 
 
 def _colors(empty: str, alert: str = "", bad: Mapping[float, str] | None = None) -> dict[str, Any]:
-    """Return settings of a panel: the colors of values, and the text `empty`, which is shown if there are no data.
+    """Return the settings of a panel for the colors of values, and for the text `empty` if there are no data.
 
-    The colors are those in `bad` or, if `alert` is given, those of the alert's threshold.
+    If `alert` is given, the color changes at the threshold of this alert, otherwise at the values in `bad`.
     """
     steps = {None: "green" if alert or bad else "text", **(bad or {})}
     if alert:

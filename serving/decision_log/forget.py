@@ -5,8 +5,8 @@
 In the spool of a running router, nothing has to be removed: uploads omit forgotten users (`mtorl.log.forgotten`), and a
 record is deleted within 75 minutes of its upload.
 
-A decision stays for a day if its reservation may still be open. Otherwise, a restarted router would not find the
-decision, and would release money for an ad that was shown. A reservation with a logged cost is not open.
+A decision less than a day old is kept if its reservation is open, because no cost and no cancellation was logged.
+Without the decision, a restarted router would take the ad for not shown, and would release its money.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -22,14 +22,14 @@ from mtorl.runtime.files import replacing
 from mtorl.runtime.locks import locked
 from serving.decision_log import segments
 
-_OPEN = timedelta(hours=24)  # by the router's default settings, a reservation without a cost expires after this time
+_OPEN = timedelta(hours=24)  # a reservation without a cost expires after this time, by default
 
 
 class SpoolWithout(NamedTuple):
-    """The numbers of records that were removed from a spool, or had to stay, when users were forgotten."""
+    """The result of forgetting users in one spool: the numbers of removed and of kept records."""
 
     removed: int
-    left: int  # decisions that were kept because their reservation may be open
+    left: int  # decisions of the users that were kept, because their reservation may still be open
     held: bool  # whether a running router uses the spool, so that nothing was removed
 
 
@@ -43,8 +43,8 @@ def forget_in_spools(folder: Path, users: Collection[str], now: datetime) -> dic
 def forget_users(folder: str | Path, users: Collection[str], now: datetime) -> SpoolWithout:
     """Remove the records of users from a spool, unless a running router uses it.
 
-    The removal changes the offsets of other records. So it deletes the stored shipping positions, and the next router
-    ships all remaining records again.
+    This shifts the remaining records in their files, so the stored shipping positions are deleted as well. The next
+    router then ships all remaining records again.
     """
     spool, wanted = Path(folder), frozenset(users)
     decisions = {r["decision_id"]: r for r in segments.read(spool, "decision") if r["user_id"] in wanted}
@@ -77,8 +77,8 @@ def _goes(users: Collection[str], gone: Collection[str], kept: Collection[str], 
 def _files(spool: Path) -> Iterator[Path]:
     """Yield the spool's files, those of decisions last.
 
-    Outcomes have no user id, only a decision id. If the removal is interrupted, a repetition can still find the users'
-    outcomes by their decisions.
+    Outcomes have no user id, so a user's outcomes are found by the ids of the user's decisions. If the removal is
+    interrupted before the decisions are removed, it can be repeated.
     """
     for kind in reversed(KINDS):
         yield from segments.segments(spool, kind)
@@ -88,7 +88,7 @@ def _files(spool: Path) -> Iterator[Path]:
 def _remove(path: Path, goes: Callable[[bytes], bool]) -> int:
     """Delete the lines for which `goes` is true; returns their number. A file without such lines is not changed."""
     lines = path.read_bytes().splitlines(keepends=True)
-    # a line without a newline was cut off by a crash
+    # a crash has cut off a line without a newline, so drop it
     kept = [line for line in lines if line.endswith(b"\n") and not goes(line)]
     if len(kept) < len(lines):
         for noted in path.parent.glob("*.json"):  # positions

@@ -11,11 +11,11 @@ from mtorl.log.records import ID_FIELD, Kind
 from serving.decision_log.segments import Batch
 from serving.decision_log.shipper import Refused, Sink, SinkUnavailable
 
-BATCH = 64  # records per request; encoding them blocks the event loop, which also serves decisions, for less than 1 ms
+BATCH = 64  # records per request: encoding them blocks the event loop, which also serves decisions, for less than 1 ms
 _ANSWER_SECONDS = 10.0
 _LONGEST_RETRY_AFTER = 300.0
-# With these status codes, the sink refuses the record itself, so the record is set aside. Any other 4xx (wrong path, no
-# permission) is a fault of the URL or the settings. Shipping then waits; otherwise, the whole log would be set aside.
+# These status codes mean that the record itself is not accepted, so the record is set aside. Any other 4xx, such as 404
+# or 403, means a wrong URL or setting. Shipping then waits. Otherwise, every record of the log would be set aside.
 _REFUSALS = {400, 409, 413, 422}
 _NO_BATCHES = 415  # unsupported media type: the sink may accept single events instead of a batch
 
@@ -50,7 +50,7 @@ class HttpSink(Sink):
         answer = f"{response.status} {text}"
         if response.status in _REFUSALS or (response.status == _NO_BATCHES and len(batch) > 1):
             raise Refused(answer)
-        # Only a number of seconds is read. If the header has a date, which is rare, the usual pause applies.
+        # A Retry-After header with a date instead of seconds is rare, and is ignored.
         asked = response.headers.get("Retry-After", "")
         wait = min(float(asked), _LONGEST_RETRY_AFTER) if asked.isdecimal() else 0.0
         usual = "server_error" if response.status >= 500 else "not_accepted"

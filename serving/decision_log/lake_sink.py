@@ -1,8 +1,8 @@
 """Uploads the records of a spool into the lake, as Parquet files (`mtorl/log/lake.py`).
 
-A file's name contains the spool, the segment and the byte range of its records. So if a batch is uploaded twice, the
-second upload replaces the first. If the second batch is longer, it becomes another file, which contains the same
-records once more. Readers drop such duplicates.
+A file's name contains the spool, the segment and the byte range of its records. If the same batch is uploaded again
+after a failure, the new file replaces the old one. If the new batch is longer, its file has another name, and some
+records are in both files. Readers of the lake drop such duplicates.
 """
 
 import asyncio
@@ -52,8 +52,8 @@ class LakeSink(Sink):
         try:
             with tempfile.TemporaryDirectory(prefix="mtorl-upload-") as scratch:
                 (lines := Path(scratch, "lines.jsonl")).write_bytes(b"".join(batch.lines))
-                # If another user was forgotten during the upload, upload again, because the file may contain that
-                # user's records.
+                # If a user is forgotten while the file is uploaded, the file may contain that user's records. So upload
+                # it again without them.
                 while forgotten != (forgotten := self._lake.forgotten()):
                     self._write(batch, lines, name, forgotten)
         except (duckdb.InvalidInputException, duckdb.ConversionException) as error:

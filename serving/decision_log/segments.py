@@ -31,10 +31,12 @@ from mtorl.log.records import KINDS, Kind
 from mtorl.runtime.files import replacing, sync
 
 SEGMENT_BYTES = 64 * 1024 * 1024
-_CLOCK_SECONDS = 1.0  # seconds of tolerance, because a file's modification time comes from a less precise clock
-_SEGMENT_SECONDS = 3600.0  # a small segment is closed after an hour, because only a closed segment can be deleted
+# A file's modification time may be up to this many seconds ahead of the clock, because file systems store it less
+# precisely. If it is further ahead, the clock was set back.
+_CLOCK_SECONDS = 1.0
+_SEGMENT_SECONDS = 3600.0  # close even a small segment after an hour, because only closed segments can be deleted
 IDENTITY = "identity"
-UPLOADED = "uploaded.json"  # file with the positions up to which the lake has the records
+UPLOADED = "uploaded.json"  # file that stores up to which position the records were uploaded into the lake
 
 
 class Position(NamedTuple):
@@ -130,7 +132,10 @@ class SegmentWriter:
             path.unlink()
 
     def append(self, lines: bytes) -> None:
-        """Write complete lines, and return once they are durable. After an OSError, readers will see none of them."""
+        """Write complete lines, and return once they are durable.
+
+        If it raises OSError, readers will see none of the lines.
+        """
         segment, size = self.end
         old = self._file >= 0 and time.monotonic() - self._opened > _SEGMENT_SECONDS
         if segment == 0 or size >= self._limit or old or self._is_ahead():
@@ -144,7 +149,7 @@ class SegmentWriter:
                 rest = rest[os.write(self._file, rest) :]
             os.fdatasync(self._file)
         except OSError:
-            # Remove the partly written lines now or, if that fails, too, at the next append.
+            # Cut off the partly written lines. If that fails, too, the next append cuts them off.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, size)
             self.close()
@@ -152,10 +157,10 @@ class SegmentWriter:
         self.end = Position(segment, size + len(lines))
 
     def _is_ahead(self) -> bool:
-        """Whether a new segment must begin, because the clock was set back or the newest segment was deleted.
+        """Whether the newest segment's modification time is in the future, or the segment was deleted.
 
-        After the clock was set back, another append would give the segment an earlier modification time than that of
-        records which it already contains.
+        In both cases, the next append begins a new segment. The time is in the future if the clock was set back.
+        Another append would then give the segment an earlier time, although it contains records with the later time.
         """
         try:
             return os.stat(self._path).st_mtime > time.time() + _CLOCK_SECONDS
@@ -184,7 +189,7 @@ class SegmentWriter:
 
 
 def positions(folder: Path, file: str) -> dict[Kind, Position]:
-    """Read the shipped position of each kind from a file; `OLDEST` replaces a position that is not valid."""
+    """Read from a file up to which position the records of each kind were shipped; `OLDEST` if that is not valid."""
     stored: Any = {}
     with contextlib.suppress(OSError, orjson.JSONDecodeError):
         stored = orjson.loads((folder / file).read_bytes())
@@ -241,7 +246,7 @@ def read_batch(folder: Path, kind: Kind, start: Position, end: Position, most: i
             file.seek(offset)
             for line in file:
                 offset += len(line)
-                # A closed segment may end with an incomplete line, which a failed write has left.
+                # a failed write may have left an incomplete line at the end of a closed segment
                 if not line.endswith(b"\n") or (at.segment, offset) > end or len(lines) == most:
                     break
                 lines.append(line)
@@ -258,6 +263,9 @@ def distance(folder: Path, kind: Kind, start: Position, end: Position) -> int:
 
 
 def is_uploaded(folder: Path) -> bool:
-    """Whether the lake has all complete records of a spool. A running router may use the spool at the same time."""
+    """Whether all complete records of a spool were uploaded into the lake.
+
+    A router may write to the spool meanwhile.
+    """
     at, end = positions(folder, UPLOADED), Position(sys.maxsize, 0)
     return all(read_batch(folder, kind, start, end, 1) is None for kind, start in at.items())

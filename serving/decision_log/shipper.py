@@ -33,16 +33,16 @@ from serving.decision_log.spool import Spool
 
 log = logging.getLogger(__name__)
 
-_PLENTY = 16 << 20  # if this many bytes wait, they are shipped before `linger` seconds have passed
+_PLENTY = 16 << 20  # if more bytes than this are pending, ship them without waiting for `linger`
 _FEWEST_READ = 256  # fewest records to read from disk at once, even if the sink accepts only single records
 _POLL_SECONDS = 0.25  # seconds between two checks for new records
-_NOTE_SECONDS = 1.0  # seconds between two writes of positions, which sync the same disk that decisions use
-_FIRST_PAUSE = 0.5  # pause in seconds after the first failure of the sink; each further failure doubles it ...
+_NOTE_SECONDS = 1.0  # seconds between two writes of the positions: each write syncs the disk, and so delays decisions
+_FIRST_PAUSE = 0.5  # pause in seconds after the sink's first failure; each further failure doubles it ...
 _LONGEST_PAUSE = 30.0  # ... up to this number of seconds
 
 
 class Refused(Exception):
-    """Raised by a sink that will never accept these records, but may accept others."""
+    """Raised by a sink that will never accept the records of this batch. The sink may still accept other records."""
 
 
 class SinkUnavailable(Exception):
@@ -58,9 +58,9 @@ class SinkUnavailable(Exception):
 
 
 class Sink(Protocol):
-    """A destination that receives batches of records in order.
+    """A destination for batches of records, such as the lake. It receives the batches in order.
 
-    After a failure or crash, it receives a batch again, perhaps with more records.
+    After a failure or crash, it may receive a batch again, perhaps with more records.
     """
 
     largest: int  # most records in one call of `deliver`
@@ -79,11 +79,11 @@ class Shipper:
 
     Args:
         file: Name of the file in the spool's folder that stores the shipped positions.
-        lake: The shipper that uploads the same spool into the lake. If the sink's backlog is too large, records that
-            the lake has are dropped for the sink. None: every record must reach the sink.
+        lake: The shipper that uploads the same spool into the lake. If the sink's backlog is too large, this shipper
+            skips old records that are already in the lake. None: no record is skipped.
 
     Attributes:
-        noted: By kind, the stored position up to which the sink has acknowledged records, or they were dropped.
+        noted: By kind, the stored position up to which records were acknowledged by the sink, or skipped.
         tally: Counts since the last `take_tally`, by ("shipped", kind), ("poison", kind), ("dropped", kind) and
             ("failed", reason).
     """
@@ -93,7 +93,7 @@ class Shipper:
         self._sink = sink
         self._file = file
         self._lake = lake
-        self._warned = False  # whether a warning about dropped records was logged since no record was pending
+        self._warned = False  # whether the present backlog has already caused a warning about dropped records
         self.kinds = sink.kinds
         loaded = segments.positions(spool.folder, file)
         self._at = self.noted = {kind: loaded[kind] for kind in self.kinds}
@@ -101,7 +101,7 @@ class Shipper:
         for kind, at in self._at.items():
             first = segments.read_batch(spool.folder, kind, at, spool.end(kind), 1)
             self._oldest[kind] = _event_time(first) if first else 0.0
-        # time by the steady clock at which collecting a batch began
+        # monotonic time since when records are collected for the next batch
         self._gathers = dict.fromkeys(self.kinds, -math.inf)
         self._note_at = 0.0
         self._draining = False
@@ -118,8 +118,8 @@ class Shipper:
     def oldest_pending_seconds(self) -> float:
         """Age of the oldest record that was not shipped yet, in seconds; 0 if all were shipped.
 
-        The age counts from the record's event time. But an outcome may be reported long after its event, so the age
-        counts at most from an earlier record, or from the last moment at which no record was pending.
+        It is measured from the record's event time. Some outcomes are reported long after their event. Such an outcome
+        counts only from the last moment without pending records, or from the event time of an earlier record.
         """
         since = [self._oldest[kind] for kind in self.kinds if self._pending(kind) > 0]
         return max(0.0, time.time() - min(since)) if since else 0.0
@@ -134,7 +134,7 @@ class Shipper:
         self._task = asyncio.create_task(self._run())
 
     async def close(self, seconds: float) -> None:
-        """Ship pending records for at most `seconds`, then stop. The next start ships the rest."""
+        """Ship pending records for at most `seconds`, then stop. After a restart, the router ships the rest."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -152,7 +152,8 @@ class Shipper:
         """Read and deliver one batch of each kind; returns the number of records that were shipped or set aside."""
         if self._lake is not None:
             await self._drop(self._lake)
-        await self._note()  # store the positions, if they were not stored after the last batch
+        # the last round may not have stored its positions, because it came too soon after the one before
+        await self._note()
         finished = 0
         for kind in self.kinds:
             if not self._is_due(kind):
@@ -179,8 +180,8 @@ class Shipper:
                 shipped = await self.ship_once()
                 failures, pause = 0, 0.0 if shipped else _POLL_SECONDS
             except Exception as error:
-                # An error other than SinkUnavailable is a full disk, where no position can be stored, or a bug. In any
-                # case, shipping is retried.
+                # Retry after any error, even if it is not the sink's: the disk may be full, so that no position can be
+                # stored.
                 reason = "disk" if isinstance(error, OSError) else "internal"
                 fault = error if isinstance(error, SinkUnavailable) else SinkUnavailable(reason, repr(error))
                 self.tally["failed", fault.reason] += 1
@@ -208,7 +209,8 @@ class Shipper:
     async def _deliver(self, batch: Batch, size: int) -> None:
         """Deliver a batch in pieces of `size` records.
 
-        If the sink refuses a piece, the piece is halved until only the invalid records are set aside.
+        If the sink refuses a piece, the piece is halved and sent again, until each invalid record is alone. Only that
+        record is then set aside.
         """
         for piece in batch.cut(size):
             what = "shipped"
@@ -224,7 +226,10 @@ class Shipper:
             self._at = {**self._at, piece.kind: piece.end}
 
     async def _drop(self, lake: Shipper) -> None:
-        """Drop the oldest segments that the lake has, until the sink's backlog fits into the spool's free space."""
+        """Skip the oldest pending records that are already in the lake, while the sink's backlog is too large.
+
+        The backlog is too large if it exceeds the free space of the spool.
+        """
         self._warned = self._warned and self.pending > 0
         while (dropped := await self._in_thread(self._surplus, lake.noted)) is not None:
             if not self._warned:
@@ -235,9 +240,9 @@ class Shipper:
             self.tally["dropped", dropped.kind] += len(dropped)
 
     def _surplus(self, uploaded: Mapping[Kind, Position]) -> Batch | None:
-        """Return the records to drop: the pending part of the oldest segment that is in the lake.
+        """Return the records to skip next: the pending part of the oldest segment that was uploaded into the lake.
 
-        Returns None if there is no such segment, or if the backlog is not larger than the spool's free space.
+        Returns None if the backlog fits into the free space of the spool, or if the lake has no complete segment.
         """
         folder = self._spool.folder
         if self.pending <= self._spool.room():
@@ -277,6 +282,6 @@ def pause_after(failures: int, asked: float) -> float:
 
 
 def _event_time(batch: Batch) -> float:
-    with contextlib.suppress(Exception):  # the line may be no record; `_deliver` then sets it aside
+    with contextlib.suppress(Exception):  # if the line is not a valid record, `_deliver` will set it aside
         return datetime.fromisoformat(orjson.loads(batch.lines[0])["event_time"]).timestamp()
     return 0.0

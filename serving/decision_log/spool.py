@@ -5,8 +5,9 @@ of the disk, not on the traffic. A thread that may block writes its own records 
 Other callers leave the writing to the spool's thread (`submit`, `submit_later`). Records that would exceed the quota
 are refused.
 
-If a decision can't be logged in time, its user gets the default action, and a record that withdraws the decision is
-*owed*: it stays in memory until the disk works again. Without this record, verdicts would count the wrong action.
+If a decision can't be logged in time, its user gets the default action. A second record must then withdraw the
+decision, because otherwise, experiments would be evaluated with an action that did not happen. Such a record is called
+*owed*: if the disk fails, it stays in memory until the disk works again.
 """
 
 import errno
@@ -32,14 +33,14 @@ from serving.decision_log import segments
 from serving.decision_log.segments import Position
 
 _LARGEST_BATCH = 512  # most appends that share one sync
-_LARGEST_QUEUE = 20_000  # most appends that may wait while the disk hangs; further appends are refused
-_MOST_OWED = 20_000  # most owed records in memory, about 25 MB
-# most calls of `submit_later` that may wait, each with up to 64 windows of 1.8 kB; further calls are dropped
+_LARGEST_QUEUE = 20_000  # if the disk hangs and this many appends wait, further appends are refused
+_MOST_OWED = 20_000  # most owed records that wait in memory, about 25 MB
+# If this many calls of `submit_later` wait, further calls are dropped. Each may have up to 64 windows of 1.8 kB.
 _MOST_LATER = 2_000
 _LATER_SECONDS = 1.0  # seconds between two writes for `submit_later`, and between two retries after a failed write
-# the log counts as nearly full if less than this share of its quota is free, as in the alert MtorlSpoolNearlyFull
+# The log is reported as nearly full if less than this share of its quota is free, as in the alert MtorlSpoolNearlyFull.
 _LITTLE_ROOM = 0.2
-# bytes that stay free on the disk to store shipped positions, without which no segment could be deleted
+# Records leave this many bytes of the disk free for shipping positions. Without positions, no segment could be deleted.
 KEPT_FREE = 128 * 1024
 MAX_BYTES = 10 * 1024**3
 
@@ -61,7 +62,7 @@ class _Entry:
 
 
 class Spool:
-    """A folder with the records of the decision log, which is created if necessary and locked for one process.
+    """Stores the records of the decision log in a folder, which is created if necessary and locked for this process.
 
     Raises SpoolError if the folder can't be written to, or if another process has locked it.
 
@@ -80,13 +81,14 @@ class Spool:
         self.max_bytes = max_bytes
         self.fault: Exception | None = None  # error of the last write; None if it succeeded
         self.lost = 0  # number of owed records that were dropped, because too many waited
-        self._owed: deque[_Entry] = deque()  # oldest first; used only by the thread that holds `_writing`
+        # records to retry, oldest first; only the thread that holds `_writing` uses them
+        self._owed: deque[_Entry] = deque()
         self._waiting: deque[_Entry] = deque()
         self._later: deque[_Entry] = deque()
         self._writing = threading.Lock()
         self._wake = threading.Event()
         self._writers = {kind: segments.SegmentWriter(self.folder, kind, segment_bytes) for kind in KINDS}
-        # closed: no record is accepted any more; ended: the last batch is being written
+        # `_closed`: no further record is accepted. `_ended`: the spool's thread is writing the last batch.
         self._closed = self._ended = False
         self._lock = -1
         try:
@@ -99,8 +101,7 @@ class Spool:
             if self._lock >= 0:
                 os.close(self._lock)
             raise SpoolError(f"{self.folder}: {error}") from error
-        # The size of the folder in bytes: at the start, plus those written since then (under `_writing`), minus those
-        # deleted.
+        # The size of the folder in bytes is the size at the start, plus `_written`, minus `_deleted`.
         self._at_start = sum(entry.stat().st_size for entry in os.scandir(self.folder))
         self._written = self._deleted = 0
         self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
@@ -121,11 +122,14 @@ class Spool:
                     raise SpoolError(f"{found}; this release reads {VERSION}: move the folder away")
 
     def submit(self, kind: Kind, *records: Mapping[str, Any], owed: bool = False) -> Future[None]:
-        """Append records, which become durable together; returns a future.
+        """Append records, which become durable together.
 
-        The future is done once the records are durable. If they can't be written, it has the error SpoolUnavailable.
-        Cancelling it withdraws the records, unless they are being written at that moment. With `owed`, a failed write
-        is retried until the disk works again.
+        Args:
+            owed: Whether a failed write is retried until the disk works again.
+
+        Returns:
+            A future that is done once the records are durable. If they can't be written, it has the error
+                SpoolUnavailable. To withdraw the records, cancel it; this fails once the disk is writing them.
         """
         done = self._enqueue(_Entry(kind, _lines(records), owed))
         self._wake.set()
@@ -134,19 +138,19 @@ class Spool:
     def submit_later(self, kind: Kind, *records: Mapping[str, Any]) -> None:
         """Append records within about a second. They are lost if the process is killed or the write fails.
 
-        Many calls share one sync, so this is cheap for records that no caller waits for.
+        Many calls share one sync to disk. Use it for records that no caller waits for.
         """
         if not self._closed and len(self._later) < _MOST_LATER:
             self._later.append(_Entry(kind, _lines(records)))
 
     def write(self, kind: Kind, records: Sequence[Mapping[str, Any]], seconds: float) -> None:
-        """Append records and wait until they are durable, in a thread that may block.
+        """Append records and wait until they are durable. The thread blocks meanwhile.
 
-        It waits up to `seconds` while another thread writes, and then writes itself. If it raises TimeoutError, the
-        records are withdrawn, unless they were being written at that moment.
+        While another thread is writing, it waits for up to `seconds`, then raises TimeoutError. The records are then
+        withdrawn, unless the other thread was writing them at that moment.
         """
         done = self._enqueue(_Entry(kind, _lines(records)))
-        if done.done():  # the records were refused, or another thread has already written them
+        if done.done():  # done already: the records were refused, or another thread has written them
             return done.result()
         if not self._writing.acquire(timeout=max(seconds, 0)):
             done.cancel()
@@ -209,7 +213,10 @@ class Spool:
         return max(0, min(self.max_bytes - self.size, disk.f_bavail * disk.f_frsize - KEPT_FREE))
 
     def problems(self, room: int) -> list[Message]:
-        """Return the problems of the log, such as too little space. `room` is the result of `room()`."""
+        """Return the problems of the log, such as too little space.
+
+        `room` is the number of bytes that `room()` has returned.
+        """
         if self.fault is not None:
             return [messages.LOG_NOT_WRITTEN(error=str(self.fault))]
         return [messages.LOG_NEARLY_FULL(megabytes=room / 1e6)] if room < _LITTLE_ROOM * self.max_bytes else []
@@ -237,7 +244,7 @@ class Spool:
         for kind in KINDS:
             at = min((each[kind] for each in shipped if kind in each), default=segments.OLDEST)
             for path in segments.segments(self.folder, kind):
-                # Keep the segment that contains the position, so that the numbers of segments only grow and none is
+                # Keep the newest shipped segment: the numbers of new segments are counted from it, and no number may be
                 # used twice.
                 if segments.number(path) < at.segment and (status := path.stat()).st_mtime < before:
                     path.unlink()
@@ -264,7 +271,7 @@ class Spool:
             if time.monotonic() - late >= _LATER_SECONDS:
                 late = time.monotonic()
                 for _ in range(len(self._later) // _LARGEST_BATCH + 1):
-                    with self._writing:  # unlocked after each batch, so that decisions can be written in between
+                    with self._writing:  # unlock after each batch, so that decisions can be written in between
                         self._write_some(self._later)
             if self._waiting or (self._owed and self.fault is None):
                 self._wake.set()
@@ -282,8 +289,8 @@ class Spool:
 
     def _write_some(self, queue: deque[_Entry]) -> None:
         entries = [queue.popleft() for _ in range(min(len(queue), _LARGEST_BATCH))]
-        # Skip records whose future was cancelled. The other futures are marked as running, so they can't be cancelled
-        # any more.
+        # Skip records whose future was cancelled. Mark the other futures as running, so that they can't be cancelled
+        # now.
         self._write([entry for entry in entries if entry.done.set_running_or_notify_cancel()])
 
     def _write(self, batch: list[_Entry]) -> None:

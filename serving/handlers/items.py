@@ -1,12 +1,12 @@
-"""Validates the parts of a request's item next to its window: the candidates, prices, costs and random number u.
+"""Validates one item of a request, except its window: the candidates, prices, costs and random number u.
 
     {"window": {...}, "u": 0.42, "candidates": ["search", "video"], "price": 0.3}
     {"window": {...}, "u": 0.42, "price": {"search": 0.3, "video": 0.5}, "costs": {"video": 0.02}}
 
-A price is one number for all channels, or one number per channel, as budget pacing sets it. Without a price, the
-artifact's own price applies. Costs are upper bounds: a forecast above its bound is lowered to the bound. The router
-also sends the user, the campaign, the time, the context and the caller's own choice. This handler ignores them, but
-other arms may need them.
+`price` is one number for all channels, or one number per channel, as budget pacing sets it. Without it, the price in
+the artifact is used. `costs` are upper bounds: if the model forecasts a higher cost, the bound is used instead. The
+router also sends the user, the campaign, the time, the context and the caller's own choice. This handler ignores these
+fields, but the policies of other arms may need them.
 """
 
 import math
@@ -21,7 +21,7 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.runtime.validation import first_fault
 from mtorl.window.window import Instance
 
-# ignored here, but other arms may need them
+# fields that this handler ignores, but that the policies of other arms may need
 _FOR_OTHERS = ("user_id", "campaign_id", "timestamp", "context", "baseline")
 MAX_PRICE = 1e9  # highest valid price, in gain per currency unit, so that price * cost stays finite
 
@@ -59,7 +59,10 @@ def read_choice(item: Any, spec: DatasetSpec, usual_price: float) -> Asked:
 
 @cache
 def _type_of_items(channels: tuple[str, ...]) -> TypeAdapter[dict[str, Any]]:
-    """Build the type that an item must have. Unknown fields are errors, because a misspelt "price" would be ignored."""
+    """Build the type of a valid item.
+
+    An unknown field is an error, so that a misspelt "price" is not ignored silently.
+    """
     channel: Any = Literal[channels]
     price = Annotated[float, Field(ge=0, le=MAX_PRICE)]
     fields = {

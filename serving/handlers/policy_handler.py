@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 class PolicyHandler:
-    """A request handler that answers with the model of one artifact."""
+    """TorchServe's request handler: answers requests for decisions and explanations with the model of one artifact."""
 
     artifact: Artifact
     model: dict[str, str]
@@ -169,7 +169,7 @@ class PolicyHandler:
 
     def _handle(self, data: Sequence[dict[str, Any]], context: Any) -> list[bytes]:
         bodies: list[dict[str, Any]] = []
-        # each request's index, body and verb, and the slice of its items in `items[verb]`
+        # for each request: its index, its body, its verb, and the positions of its items in `items[verb]`
         asked: list[tuple[int, dict[str, Any], Verb, slice]] = []
         items: dict[Verb, list[Any]] = {PREDICT: [], EXPLAIN: []}
         for i, row in enumerate(data):
@@ -207,7 +207,10 @@ def _all_failed(answers: list[dict[str, Any]], rows: Sequence[int], error: Excep
 
 
 def _utility(answer: dict[str, Any]) -> dict[str, Any]:
-    """Return a decision's utility and its terms: gain - price x cost + added (`mtorl.policy.decision`)."""
+    """Return the utility of a decision, and the three terms of which it is the sum.
+
+    The terms are the expected gain, minus price times expected cost, plus the rest (`mtorl.policy.decision`).
+    """
     gain, paid = answer["expected_reward"], answer["price"] * answer["expected_cost"]
     terms = {"gain": gain, "price_times_cost": paid, "added": answer["utility"] - (gain - paid)}
     return {"utility": answer["utility"], "utility_terms": terms}
@@ -233,10 +236,10 @@ def _explanation(window: Instance, why: Explanation) -> dict[str, Any]:
 
 
 def _windows(windows: dict[int, Any], spec: DatasetSpec) -> tuple[WindowBatch, dict[int, str]]:
-    """Convert windows to a batch; returns the batch of the valid windows, and the errors of the others.
+    """Convert windows to one batch; returns the batch of the valid windows, and the error of each invalid one.
 
-    All windows are converted together, which nearly always succeeds. If it fails, each window is converted alone to
-    find the invalid ones.
+    All windows are converted together, which nearly always succeeds. Only if this fails, each window is converted
+    alone, to find the invalid ones.
     """
     faults: dict[int, str] = {}
     try:

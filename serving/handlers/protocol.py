@@ -17,7 +17,7 @@ from typing import Any
 from serving import messages
 
 MAX_INSTANCES = 256  # items per request; a batch of eight such requests takes much less than the response timeout
-# items per request; each needs a model run per touchpoint, and decisions may wait for the same worker
+# most items per request for explanations, which run the model once per touchpoint while decisions may wait
 MAX_EXPLAINED = 4
 JSON_TYPE = "application/json"
 
@@ -36,9 +36,12 @@ EXPLAIN = Verb(MAX_EXPLAINED, "explanations", "explanations")
 
 
 def read_body(row: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the JSON object in a TorchServe request; None if the body is empty. Raises ValueError for other bodies."""
+    """Parse the JSON object in a TorchServe request; returns None if the body is empty.
+
+    Raises ValueError if it is invalid.
+    """
     body = row.get("body", row.get("data"))
-    if body is None:  # if curl -d is used without a content type, TorchServe reads the JSON as the name of a form field
+    if body is None:  # without a content type, as from curl -d, TorchServe takes the JSON for a form field's name
         raise ValueError(messages.NO_BODY(type=JSON_TYPE))
     if isinstance(body, str | bytes | bytearray):
         if not body:

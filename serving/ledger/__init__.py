@@ -35,7 +35,7 @@ def open_ledger(where: str | Path, patience: float) -> Ledger:
     location = locate(where)
     if isinstance(location, Path):
         return SqliteLedger(location, patience)
-    # imported only here, because a ledger in a file needs no Redis client
+    # imported only if needed, because a ledger in a file needs no Redis client
     from serving.ledger.redis_ledger import RedisLedger
 
     return RedisLedger(location, os.environ.get(PASSWORD), patience)

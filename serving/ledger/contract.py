@@ -37,7 +37,10 @@ RETENTION_SECONDS = 86_400.0
 
 
 class LedgerUnavailable(RuntimeError):
-    """Raised if the ledger did not answer. It may have made the reservation: `cancel_all` ensures that none is left."""
+    """Raised if the ledger did not answer.
+
+    A reservation may exist nevertheless: call `cancel_all` to release its money.
+    """
 
 
 class LedgerInUse(RuntimeError):
@@ -45,7 +48,7 @@ class LedgerInUse(RuntimeError):
 
 
 class AlreadyReserved(RuntimeError):
-    """Raised if another reservation already pays for this request. The caller must then show no ad for it."""
+    """Raised if another decision on the same request has reserved money. The caller must then not show the ad."""
 
 
 class UnknownReservation(LookupError):
@@ -56,14 +59,15 @@ class UnknownReservation(LookupError):
 
 
 Budget = tuple[str, str, Period]
-"""Campaign, channel and period of the accounts that are parts of one budget."""
+"""A budget, identified by the campaign, channel and period that all of its accounts have in common."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """An amount of money that an arm may spend on a campaign and a channel in each period. "*" stands for any.
+    """A limit on the money that an arm may spend on a campaign and a channel in each period.
 
-    A reservation reduces every account that it matches. Accounts that differ only in their arm are parts of one budget.
+    The value "*" means any arm, campaign or channel. A reservation takes money from every account that matches it.
+    Accounts that differ only in their arm are parts of one budget.
     """
 
     arm: str
@@ -83,7 +87,7 @@ class Account:
 class Balance:
     """The amounts of an account in the current period, in currency units.
 
-    `excess` is the cost that exceeds the reserved amounts, and so is not part of `spent`.
+    `spent` contains no more than what was reserved. The part of a cost that exceeds its reservation is in `excess`.
     """
 
     arm: str
@@ -94,12 +98,15 @@ class Balance:
     reserved: float
     excess: float
     period: Period = "total"
-    start: int = 0  # start of the current period, seconds since 1970; 0 for "total"
+    start: int = 0  # start of the current period, in seconds since 1970; 0 if the period is "total"
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A reservation to make: an amount in currency units for an arm, a campaign, a channel and, if known, a request."""
+    """A reservation to make: how much money (currency units), and the arm, campaign and channel that will spend it.
+
+    `request` identifies the request that the money is for, so that a retry does not reserve money twice.
+    """
 
     reservation_id: str
     arm: str
@@ -110,7 +117,10 @@ class Wanted:
 
 
 class Cost(NamedTuple):
-    """A cost of a reservation in currency units. `event` is the id of the event that reported it."""
+    """One cost of a reservation, in currency units; a reservation may have several.
+
+    `event` is the id of the event that reported the cost.
+    """
 
     reservation_id: str
     actual: float
@@ -119,7 +129,10 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Settlement:
-    """The sum of a reservation's costs so far, in currency units: the charged part, and the rest, `excess`."""
+    """The total of a reservation's costs so far, in currency units.
+
+    `charged` is the part that was charged to the accounts. The rest is `excess`.
+    """
 
     charged: float
     excess: float
@@ -132,7 +145,7 @@ class Room:
     store: Literal["file", "redis"]
     free: int
     limit: int
-    device: int | None = None  # device number of the disk that has the ledger's file
+    device: int | None = None  # device number of the disk with the ledger's file
 
 
 class Ledger(Protocol):
@@ -149,42 +162,51 @@ class Ledger(Protocol):
         return
 
     def define(self, accounts: Iterable[Account]) -> None:
-        """Replace the set of active accounts.
+        """Set the accounts to which the ledger's limits apply from now on.
 
-        Spent and reserved amounts are kept, even for accounts that become inactive.
+        Earlier accounts that are missing become inactive.
 
-        If the division of a budget among arms changes, so do the arms' limits in the current period (promise 5).
+        Spent and reserved amounts are kept, even those of inactive accounts. If the division of a budget among arms
+        changes, the arms get new limits for the rest of the current period (promise 5).
         """
 
     def reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
-        """Reserve money in all matching accounts atomically, for one item after the other, in one round trip or sync.
+        """Make several reservations with one round trip or sync.
 
-        Returns for each item True, False or an error. False means that an account has too little left, that no account
-        of the arm matches, or that the id was cancelled, has expired, or was used with other arguments. While a
-        reservation for the same `request` is open or has caused a cost, an item with another id gets AlreadyReserved.
+        Each takes money from all matching accounts, or from none.
 
-        Errors that concern all items are raised, and so is ValueError for an invalid amount. Nothing is reserved then.
+        A reservation fails if one of its accounts has too little left, or if no account of the arm matches. It also
+        fails if its id was cancelled, has expired, or was used with other arguments.
+
+        Returns:
+            For each item, whether the money is reserved, or an error. AlreadyReserved: a reservation with another id
+                but the same `request` is open or has caused a cost.
+
+        Raises:
+            LedgerUnavailable: No item got an answer.
+            ValueError: An amount is not valid. Nothing is reserved then.
         """
 
     def settle_all(self, costs: Sequence[Cost]) -> list[Settlement | Exception]:
         """Charge costs to reservations. Errors are as in `reserve_all`; an unknown id gets UnknownReservation.
 
-        The first cost of a reservation releases the rest of the reserved amount. Each later cost is charged as far as
-        the accounts still have money, but only up to the reserved amount in total. The remainder of a cost counts as
-        excess. A cost after expiry is charged like a later cost. A cost after a cancellation is entirely excess.
+        The first cost of a reservation is charged up to the reserved amount, and the rest of that amount is released. A
+        later cost, or a cost after expiry, is charged only if the accounts still have money. All costs of a reservation
+        together are charged at most up to the reserved amount. What is not charged counts as excess, as does a cost
+        after a cancellation.
         """
 
     def cancel_all(self, reservation_ids: Sequence[str]) -> list[Exception | None]:
-        """Release reserved money. Errors are as in `reserve_all`.
+        """Release the money of reservations. Errors are as in `reserve_all`.
 
-        If an id is cancelled before it is reserved, it can't be reserved later.
+        An id that is cancelled before it is reserved can't be reserved later.
         """
 
     def expire(self, ttl: float) -> int:
-        """Release some reservations that were open for at least `ttl` seconds; returns how many, 0 if none is left.
+        """Release reservations that were open for at least `ttl` seconds; returns how many, or 0 if none is left.
 
-        Setting the clock forward does not make reservations older (`ClockJumps`). Each call also deletes some finished
-        reservations that are old enough (promise 3). Their costs stay in the accounts.
+        One call releases only some, so call it repeatedly. It also deletes old finished reservations (promise 3), whose
+        costs stay in the accounts. If the clock is set forward, reservations do not become older (`ClockJumps`).
         """
 
     def balances(self) -> list[Balance]:
@@ -210,11 +232,11 @@ class Ledger(Protocol):
 
 
 Changes = tuple[int, dict[str, list[Balance]]]
-"""The number of the last change, and the balances of all active accounts of each campaign that has changed."""
+"""The number of the last change, and for each campaign that has changed, the balances of all its active accounts."""
 
 
 class KnownBalances:
-    """A thread-safe cache of all balances, which is updated with only the balances that have changed."""
+    """A thread-safe cache of the balances of all accounts. An update reads only the balances that have changed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -224,11 +246,13 @@ class KnownBalances:
     def read(self, changes: Callable[[int], Changes]) -> list[Balance]:
         """Update the cache; returns all balances, sorted by campaign.
 
-        `changes` is a function that takes the number of the last change in the cache, and returns all later changes.
+        Args:
+            changes: Function that returns all changes of balances with a number higher than its argument.
         """
         with self._lock:
             number, changed = changes(self._number)
-            if number < self._number:  # the ledger was restored from an older copy, so `changed` contains all balances
+            # a lower number means that the ledger was restored from an older copy; `changed` then has all balances
+            if number < self._number:
                 self._campaigns = {}
             self._number = number
             self._campaigns |= changed
@@ -238,16 +262,22 @@ class KnownBalances:
 def limit_after_a_change(part: int, spent: int, reserved: int, whole: int, whole_spent: int) -> int:
     """Return an arm's limit for the rest of the current period, after a budget was divided differently among its arms.
 
-    `part` is the arm's limit in a full period, and `whole` is the limit of all arms. All amounts have the same unit.
-    The result is at least what the arm has spent and reserved. So the limits of all arms may add up to more than
-    `whole` for a while, but the account of all arms still limits their sum.
+    The result is at least what the arm has spent and reserved. So for a while, the limits of all arms may add up to
+    more than the budget, but the account of all arms still limits the total.
+
+    Args:
+        part: The arm's limit in a full period.
+        spent: What the arm has spent in this period.
+        reserved: What is reserved for the arm.
+        whole: Limit of all arms together in a full period.
+        whole_spent: What all arms have spent in this period.
     """
     left = max(0, whole - whole_spent)
     return max(spent + reserved, spent + (math.floor(part / whole * left) if whole else 0))
 
 
 def parts(limits: Mapping[Account, int]) -> dict[Budget, str]:
-    """Return a hash of each budget's arms and their limits. It changes if the budget is divided differently."""
+    """Return a hash for each budget, which changes if the budget is divided differently among its arms."""
     found: defaultdict[Budget, list[tuple[str, int]]] = defaultdict(list)
     for account, limit in limits.items():
         found[account.budget].append((account.arm, limit))

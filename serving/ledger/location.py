@@ -45,7 +45,8 @@ class RedisLocation:
         if set(query) - {"name"}:
             raise ValueError(f"unknown in the URL: {', '.join(sorted(set(query) - {'name'}))}; known: name")
         name = query.get("name", ["default"])[-1]
-        # a brace in the name would end the hash tag in the ledger's keys
+        # The name is part of the hash tag in Redis keys, which are put in braces: a brace in the name would end the
+        # tag.
         if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
             raise ValueError(f"name: expected letters, digits, '.', '_' and '-', got {name!r}")
         username = unquote(parts.username) if parts.username else None

@@ -9,27 +9,28 @@ from mtorl.runtime.message import Message
 from serving import messages
 from serving.ledger.contract import Balance
 
-_CLOCKS_DIFFER = 60.0  # tolerance for the difference between this host's clock and the ledger's, seconds
-_FEW = 20  # warn if an arm's limit pays for fewer exposures than this on its most expensive channel
+_CLOCKS_DIFFER = 60.0  # accepted difference between the clocks of this host and of the ledger, in seconds
+_FEW = 20  # warn if an arm's limit pays for fewer than this number of exposures on the most expensive channel
 _SPELLED = {"total": "in all", "day": "a day", "hour": "an hour"}
 
 
 class LimitWatch:
-    """A check of the ledger's first promise, `spent + reserved <= limit`, for each account separately.
+    """Checks the first promise of the ledger, `spent + reserved <= limit`, for each account.
 
-    If a limit is lowered (a new stage, a kill switch, a smaller budget), the amounts of an account may already be
-    higher. This is not an overrun: the sum at that moment stays allowed while the limit is lower. The sum may also fall
-    and rise to this amount again, because a cost may arrive in parts, or after its reservation has expired.
+    If a limit is lowered, for instance by a kill switch, an account may already have spent more. That is not an
+    overrun, so the amount at that moment stays allowed until the limit rises again. The amount may fall and then rise
+    again up to the allowed amount, for instance when a late cost arrives.
     """
 
     def __init__(self) -> None:
-        # account -> its limit, and the amount that is allowed
+        # account -> its last limit, and the amount up to which it is not reported
         self._seen: dict[tuple[str | int, ...], tuple[float, float]] = {}
 
     def overruns(self, balances: Iterable[Balance]) -> dict[tuple[str, str], float]:
-        """Return by arm and period by how many currency units the worst account exceeds its limit; 0 if none does.
+        """Return by how many currency units an account exceeds its limit, by arm and period; 0 if none does.
 
-        Excess costs count only in the accounts of all arms. The limit of a single arm does not depend on them.
+        If several accounts exceed their limits, the largest difference counts. The costs in `excess` are added only for
+        the accounts of all arms, because they do not count against the limit of a single arm.
         """
         seen: dict[tuple[str | int, ...], tuple[float, float]] = {}
         found: defaultdict[tuple[str, str], float] = defaultdict(float)
@@ -38,7 +39,7 @@ class LimitWatch:
             taken, first = balance.spent + balance.reserved, 0.0
             if balance.arm == ALL_ARMS:
                 taken += balance.excess
-                # at the first check, the present amount is allowed: the limit may have been lowered before
+                # The limit may have been lowered before this first check, so the present amount is allowed.
                 first = taken
             limit, allowed = self._seen.get(account, (balance.limit, first))
             if balance.limit < limit:
@@ -51,7 +52,7 @@ class LimitWatch:
 
 
 def budget_warnings(balances: Sequence[Balance], now: float, cost_cap: Mapping[str, float]) -> list[Message]:
-    """Return messages on budgets that are overspent, whose period began too early, or that pay for few exposures."""
+    """Return warnings about budgets: overspent, begun too early, or enough for only a few exposures."""
     found = []
     wholes = [b for b in balances if b.arm == ALL_ARMS]
     overspent = {(b.campaign, b.channel, b.period) for b in wholes if b.spent + b.reserved > b.limit}

@@ -55,49 +55,53 @@ from serving.ledger.pacing_store import Lease, Prices
 log = logging.getLogger(__name__)
 
 SILENT_SECONDS = 4.0
-"""Seconds without a renewal until another router may take the lease."""
+"""If the holder has not renewed the lease for this number of seconds, another router may take it over."""
 MOST_UPDATES = 5_000
-# the state of an inactive account is deleted when it was not written for this many seconds
+# The state of an inactive account is deleted after this many seconds without a change.
 _FORGET_SECONDS = 62 * 86_400.0
-_REPORT_SHARE = 0.005  # a router reports at once after it has counted this share of a budget's opportunities
-_REST = 20.0  # pause after a round, as a multiple of its duration: pacing uses at most 5 % of a core
-_JUMP_SECONDS = 5.0  # if the two clocks move apart by more seconds than this, all accounts are updated
+_REPORT_SHARE = 0.005  # once this share of a budget's opportunities was counted, report the count to the ledger at once
+_REST = 20.0  # after computing prices, pause for this multiple of the time it took: pacing uses at most 5 % of a core
+# If the ledger's clock and this router's clock move apart by more seconds than this, one of them was set. Then all
+# accounts are updated.
+_JUMP_SECONDS = 5.0
 
 
 class _InForce(NamedTuple):
-    places: Mapping[Scope, Sequence[int]]  # scope -> indices in `values` of the prices of its accounts
-    values: Sequence[float]  # prices of all accounts; NaN: no price yet
+    places: Mapping[Scope, Sequence[int]]  # scope -> indices of the prices of its accounts in `values`
+    values: Sequence[float]  # prices of all accounts; NaN if an account has no price yet
 
     def of(self, scope: Scope) -> list[float]:
-        """Return the prices of the accounts with a scope, which differ only in their period."""
+        """Return the known prices of the accounts of an arm, campaign and channel (`scope`), one per period."""
         return [price for place in self.places.get(scope, ()) if (price := self.values[place]) == price]
 
 
 @dataclass
 class _Lead:
-    """The state of pacing, which only the router that paces has."""
+    """The data of the router that paces. Other routers do not have it."""
 
     written: dict[str, Kept]  # account -> its state in the ledger
     kept: dict[str, Kept]  # account -> its newest state
-    due: dict[str, float]  # account -> time of its next update, by `clock`
+    due: dict[str, float]  # account -> when to update it next, as a time of `clock`
     clocks_apart: float = 0.0
     rests_until: float = -inf
-    tidy: bool = True  # whether the next round looks for inactive accounts to delete
+    tidy: bool = True  # whether to look for inactive accounts to delete
     faults: dict[str, str] = field(default_factory=dict)
     paces: dict[str, Pace] = field(default_factory=dict)
     # Read in the last round:
     balances: list[Balance] = field(default_factory=list)
     now: float = 0.0  # time by the ledger's clock, seconds since 1970
     counts: Mapping[str, int] = field(default_factory=dict)  # account -> its opportunities
-    gains: Mapping[str, float] = field(default_factory=dict)  # campaign without a price -> its gain per currency unit
-    had: Counter[tuple[str, str]] = field(default_factory=Counter)  # opportunities by campaign and channel
+    gains: Mapping[str, float] = field(default_factory=dict)  # campaign without a price -> gain per currency unit
+    had: Counter[tuple[str, str]] = field(default_factory=Counter)  # (campaign, channel) -> opportunities of all arms
 
 
 class Pacer:
     """Keeps the current prices of all paced accounts.
 
-    `refresh` must run in a single thread, worker threads call `prices`, and the event loop calls all other methods.
-    `clock` is a steady clock in seconds; its origin does not matter.
+    `refresh` must run in a single thread. Worker threads call `prices`, and the event loop calls all other methods.
+
+    Args:
+        clock: Returns seconds that never jump, such as `time.monotonic`.
     """
 
     def __init__(
@@ -108,8 +112,8 @@ class Pacer:
         self._clock = clock
         self._owner = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self._lease: Lease | None = None
-        self._renewed = 0.0  # time by `clock` at which this router last saw the lease change
-        self._version = -1  # version of the prices that this router has read last
+        self._renewed = 0.0  # when this router last saw a renewal of the lease, by `clock`
+        self._version = -1  # version of the prices that were read last
         self._lead: _Lead | None = None  # None if another router paces
         # The current prices, which worker threads may read at any time:
         self._names = ""  # names of all accounts, one per line
@@ -118,15 +122,15 @@ class Pacer:
         # Derived from the experiments:
         self._experiments: Experiments | None = None
         self._targets: Mapping[str, Target] = {}
-        # budget -> part and name of its largest account with an endpoint
+        # budget -> its largest account with an endpoint: that account's part of the budget, and its name
         self._largest: Mapping[Budget, tuple[float, str]] = {}
         # Counted by this router:
         self._counting = threading.Lock()
-        # arm and campaign ("*": any) -> its accounts
+        # (arm, campaign or "*") -> accounts that count opportunities, and the number after which to report
         self._counted: Mapping[tuple[str, str], Sequence[tuple[str, float]]] = {}
         self._opportunities: Counter[str] = Counter()  # account -> opportunities since the last report
-        self._forecasts: dict[str, Forecasts] = {}  # campaign ("*": any) without a price -> its forecasts
-        self._without_price: dict[str, str] = {}  # campaign -> reason why its forecasts give no price
+        self._forecasts: dict[str, Forecasts] = {}  # campaign without a price -> forecasts of its arms
+        self._without_price: dict[str, str] = {}  # campaign -> why its forecasts give no price
 
     @property
     def leads(self) -> bool:
@@ -135,15 +139,17 @@ class Pacer:
 
     @property
     def faults(self) -> list[Message]:
-        """Messages on the accounts that can't be paced, whose prices stay constant. Empty if another router paces."""
+        """Messages about accounts that can't be paced. Their prices stay constant. Empty if another router paces."""
         faults = self._lead.faults if self._lead else {}
         scopes = ((scope_of(name), why) for name, why in faults.items())
         return [messages.NOT_PACED(arm=arm, campaign=c, channel=h, why=why) for (arm, c, h), why in scopes]
 
     def count(self, arm: str, campaign: str, reward: float | None, cost: float | None) -> None:
-        """Count an opportunity of an arm in a campaign.
+        """Count one opportunity of an arm in a campaign.
 
-        `reward` and `cost` are the arm's forecasts, None if it has none.
+        Args:
+            reward: The arm's forecast of the gain; None if it gave none.
+            cost: The arm's forecast of the cost; None if it gave none.
         """
         with self._counting:
             for of in dict.fromkeys((campaign, "*")):
@@ -153,14 +159,14 @@ class Pacer:
                     self._forecasts[of].add(reward, cost)
 
     def due(self) -> bool:
-        """Whether so many opportunities were counted that a round should begin at once."""
+        """Whether to call `refresh` at once, because many opportunities were counted since the last report."""
         return any(self._opportunities[name] >= most for accounts in self._counted.values() for name, most in accounts)
 
     def refresh(self, experiments: Experiments) -> list[Balance] | None:
-        """Compute new prices if this router holds the lease. Otherwise, read the prices from the ledger.
+        """Update the prices: compute them if this router holds the lease. Otherwise, read them from the ledger.
 
-        Returns all balances of the last round, or None if another router paces. If it raises LedgerUnavailable, the
-        prices have not changed.
+        Returns the balances from the last computation, or None if another router paces. If LedgerUnavailable is raised,
+        the prices have not changed.
         """
         if experiments is not self._experiments:
             self._set(experiments)
@@ -209,7 +215,7 @@ class Pacer:
         return _Lead(written, dict(written), dict.fromkeys(self._targets, -inf))
 
     def _set(self, experiments: Experiments) -> None:
-        """Apply a new set of experiments, and mark all accounts as due for an update."""
+        """Apply a changed set of experiments, and mark all accounts as due for an update."""
         targets = dict[str, Target]()
         counted = defaultdict[tuple[str, str], list[tuple[str, float]]](list)
         largest = dict[Budget, tuple[float, str]]()
@@ -237,7 +243,7 @@ class Pacer:
         self._experiments = experiments
 
     def _awaited(self) -> set[str]:
-        """Return the campaigns with an account whose first price must still be found from forecasts."""
+        """Return the campaigns that wait for a first price, which must be computed from forecasts."""
         return {
             target.limit.campaign
             for name, target in self._targets.items()
@@ -245,7 +251,7 @@ class Pacer:
         }
 
     def _report(self) -> None:
-        """Write the counted opportunities to the ledger, and the gain per currency unit of unpriced campaigns."""
+        """Write counted opportunities, and the gain per currency unit of campaigns without a price, to the ledger."""
         gains = dict[str, float]()
         self._without_price = {}
         with self._counting:
@@ -269,9 +275,10 @@ class Pacer:
             self._use(prices)
 
     def _prices_of(self, written: Mapping[str, Kept]) -> Prices:
-        """Return the prices of all active accounts, and of inactive accounts that have a state.
+        """Return the prices of all active accounts, and of inactive accounts whose state is still stored.
 
-        The order rarely changes, so that other routers need not read the names of the accounts again.
+        The accounts keep their order if possible. If the list of names stays the same, other routers need not read it
+        again.
         """
         return Prices.of({**dict.fromkeys(self._targets, nan), **{name: kept.price for name, kept in written.items()}})
 
@@ -299,11 +306,14 @@ class Pacer:
         return place is not None and self._prices.values[place] == self._prices.values[place]
 
     def _pace(self, lead: _Lead) -> bool:
-        """Update the accounts that are due, and write the changes; False if another router has acquired the lease."""
+        """Update the accounts that are due, and write what has changed to the ledger.
+
+        Returns False if another router has acquired the lease.
+        """
         assert self._lease is not None
         lead.balances = self._ledger.balances()
         ticks, lead.now = self._clock(), self._ledger.now()
-        # one of the clocks was set, so all accounts are due
+        # If one of the clocks was set, all accounts are due.
         if abs(lead.now - ticks - lead.clocks_apart) > _JUMP_SECONDS:
             lead.clocks_apart, lead.due = lead.now - ticks, dict.fromkeys(self._targets, -inf)
         due = [name for name, at in lead.due.items() if at <= ticks]
@@ -339,7 +349,10 @@ class Pacer:
         return True
 
     def _update(self, lead: _Lead, name: str, balance: Balance) -> Kept | None:
-        """Compute the new state of an account; returns None if it has no price yet, or if it can't be paced."""
+        """Compute the new price and state of an account.
+
+        Returns None if the account has no first price yet, or if it can't be paced.
+        """
         target, kept = self._targets[name], lead.kept.get(name)
         limit, pacing = target.limit, target.limit.pacing
         assert pacing is not None
@@ -378,7 +391,7 @@ class Pacer:
         return found
 
     def prices(self, arm: str, campaign: str) -> dict[str, float] | None:
-        """Return the price of each paced channel for an arm's exposure in a campaign; None if no channel is paced."""
+        """Return the price of each paced channel for an arm and a campaign; None if no channel is paced."""
         known, prices = self._prices, dict[str, float]()
         if not known.places:
             return None
@@ -389,7 +402,10 @@ class Pacer:
         return prices or None
 
     def pace(self) -> list[Pace]:
-        """Return the spend and the planned spend of all accounts with money left. Empty if another router paces."""
+        """Return what each account with money left has spent, and should have spent by plan.
+
+        Empty if another router paces.
+        """
         return list(self._lead.paces.values()) if self._lead else []
 
     def by_arm(self) -> dict[str, float]:
@@ -402,7 +418,7 @@ class Pacer:
 
 
 def ledger_accounts(experiments: Experiments, cost_cap: Mapping[str, float]) -> list[Account]:
-    """Return the accounts of all experiments, with the limits that the ledger must enforce."""
+    """Convert the budgets of all experiments to accounts with the limits that the ledger must enforce."""
     return [
         Account(
             x.arm,

@@ -22,19 +22,19 @@ from typing import NamedTuple, Protocol, Self
 
 @dataclass(frozen=True)
 class Lease:
-    """The state of the lease in the ledger. If the holder is an empty text, the lease was released."""
+    """The router that paces at present, as stored in the ledger. `holder` is empty after the lease was released."""
 
     holder: str
     number: int  # increases by one with each new holder
     renewed: int  # counts the renewals
-    version: int = field(default=0, compare=False)  # increases with each change of the prices
+    version: int = field(default=0, compare=False)  # version of the prices, which increases with each change
 
 
 class Prices(NamedTuple):
-    """The prices of all accounts in a packed form, which can be read without work for each account."""
+    """The prices of all accounts, packed into one text and one array, so that they are fast to read and write."""
 
     names: str  # names of the accounts, one per line
-    values: array[float]  # prices in the order of `names`; NaN: no price yet
+    values: array[float]  # prices in the order of `names`; NaN if an account has no price yet
 
     @classmethod
     def of(cls, prices: Mapping[str, float]) -> Self:
@@ -45,33 +45,37 @@ class Prices(NamedTuple):
 class PacingStore(Protocol):
     """The interface of the storage for pacing. Calls block and may raise LedgerUnavailable.
 
-    The name of an account must not contain a line break.
+    No account's name may contain a line break.
     """
 
     def lease(self, owner: str, silent: Lease | None = None) -> Lease:
-        """Acquire a lease that is free or equals `silent`, or renew the owner's lease; returns the lease as it is now.
+        """Acquire or renew the lease for the router `owner`; returns the lease, whose holder may be another router.
 
-        To release a lease, call `lease("", mine)` with an empty owner.
+        The lease can be acquired if it is free, or if it still equals `silent`: its holder has then not renewed it
+        since `silent` was read. To release a lease, call `lease("", mine)` with an empty owner.
         """
 
     def publish(self, lease: Lease, states: Mapping[str, str], prices: Prices) -> bool:
-        """Replace all prices, and set the given states; returns False if another router has acquired the lease since.
+        """Replace all prices, and store the given states of accounts. An empty text deletes the state of an account.
 
-        An empty text removes a state.
+        Returns False, without any change, if another router has acquired the lease since.
         """
 
     def prices(self) -> tuple[int, Prices]:
-        """Return all prices and their version. Raises LedgerInUse if the ledger can't be shared."""
+        """Return all prices and their version. Raises LedgerInUse for a ledger that only one router can use."""
 
     def states(self) -> dict[str, str]:
         """Return the state of each account."""
 
     def report(self, opportunities: Mapping[str, int], gains: Mapping[str, float]) -> None:
-        """Add to the accounts' opportunities, and set the gain per currency unit of campaigns without a first price.
+        """Add the opportunities that this router has counted to the totals of the accounts, and store gains.
 
-        If a call is repeated because its answer was lost, its opportunities count twice. Gains are deleted after a
-        minute.
+        If a call is repeated because its answer was lost, its opportunities count twice.
+
+        Args:
+            opportunities: Account -> number of opportunities since the last report.
+            gains: Campaign without a first price -> its gain per currency unit. It is deleted after a minute.
         """
 
     def reports(self) -> tuple[dict[str, int], dict[str, float]]:
-        """Return each account's opportunities since the beginning, from all routers, and each campaign's gain."""
+        """Return each account's total of opportunities from all routers, and the stored gain of each campaign."""

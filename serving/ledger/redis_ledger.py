@@ -39,13 +39,15 @@ from serving.ledger.redis_pacing import RedisPacing
 from serving.ledger.redis_server import TOGETHER, Call, RedisServer
 from serving.ledger.redis_slices import ANY, PERIOD_OVER, TOO_LITTLE, Slices, added_up
 
-LARGEST = 9e6  # in currency units; Lua's numbers are doubles, which are exact up to 2^53 = 9.007e15 nano-units
+# highest amount in currency units: Lua's numbers are doubles, which are exact up to 2^53 = 9.007e15 nano-units
+LARGEST = 9e6
 
-_BATCH = 100  # most reservations or campaigns per script call; decisions can run between two calls
+_BATCH = 100  # most reservations or campaigns in one script call; between two calls, scripts of decisions can run
 _PAID = -1  # result of the script `reserve` if another reservation pays for the request
-_FORM = "1-"  # version of the keys and scripts, with which the text of a generation begins
+_FORM = "1-"  # version of the keys and scripts; each generation's text begins with it
 
-_Campaign = tuple[str, str]  # key prefix of the campaign's group, and the campaign's name as JSON text
+# the key prefix of the group of keys with the campaign, and the campaign's name as JSON text
+_Campaign = tuple[str, str]
 
 
 class RedisLedger(contract.Ledger):
@@ -67,11 +69,12 @@ class RedisLedger(contract.Ledger):
         self._jumps = ClockJumps(clock or time.monotonic)
         self._generation: str | None = None
         self.server = server = RedisServer(location, password, patience)
-        self._general = _keys(server.prefix)[0]  # key of the hash that contains the generation
+        # key of the Redis hash with the generation, a random text that is created with the ledger
+        self._general = _keys(server.prefix)[0]
         self._slices = Slices(self._run, self._begin_periods, server) if location.cluster else None
         self.pacing = RedisPacing(server)
         self._known = {prefix: contract.KnownBalances() for prefix in {server.prefix, *server.groups}}
-        self._until: dict[_Campaign, float] = {}  # campaign -> earliest end of the current periods of its accounts
+        self._until: dict[_Campaign, float] = {}  # campaign -> when the first current period of its accounts ends
 
     @override
     def identity(self) -> str | None:
@@ -96,9 +99,9 @@ class RedisLedger(contract.Ledger):
         self._jumps.observe(now)
         known = self.server.hashes(f"{prefix}digests" for prefix in self._known)
         present, calls = _calendar(now), []
-        # Define the campaign "*" last: until then, a campaign that now gets its own accounts draws on these and on
-        # those of "*", so that no limit is missing. "*" is defined on every call, which fails if the ledger has lost
-        # its accounts.
+        # Define the accounts of campaign "*" last. If a campaign gets accounts of its own now, its reservations are
+        # limited by both for a moment, so that no limit is ever missing. The accounts of "*" are defined on every call,
+        # which fails if the ledger has lost its data.
         for campaign in sorted({*of_campaigns, ANY}.union(*known), key=lambda name: name == ANY):
             arguments: list[Any] = []
             for a in of_campaigns[campaign]:
@@ -111,14 +114,19 @@ class RedisLedger(contract.Ledger):
                 keys = [f"{prefix}terms:{campaign}", f"{prefix}digests"]
                 calls.append(self._call(prefix, keys, campaign, terms_digest, *arguments))
         if self._slices:
-            self._slices.recall()  # new limits depend on the spent amounts
+            # the new limits depend on the amounts spent, which a recall of the slices brings up to date
+            self._slices.recall()
         self.server.run_each("define", calls)
         if self._slices:
-            self._slices.recall()  # a slice may have grown under the previous limits between the two calls
+            # recall again: between the two calls, a slice may have grown under the previous limits
+            self._slices.recall()
             self.server.run_each("define", [self._call(*of) for of in self._slices.defined(calls[-1][1])])
 
     def _make(self) -> None:
-        """Create the generation of a new ledger and of its groups. If a group has none later, it has lost its data."""
+        """Store a new ledger's generation, a random text, in each group of keys.
+
+        If a group has no generation later, the group has lost its data.
+        """
         client = self.server.client
         with self.server.errors():
             client.hsetnx(self._general, "generation", _FORM + uuid.uuid4().hex)
@@ -200,7 +208,7 @@ class RedisLedger(contract.Ledger):
             return answer[0] if answer[0] == TOO_LITTLE else answer
 
         answer = slices.enlarge((call[1][2], arm, channel), int(missing), again)
-        if answer == TOO_LITTLE:  # charge only as much as the slice still has
+        if answer == TOO_LITTLE:  # the bank has no more money: charge only what is left in the slice
             answer = self.server.run("settle", (call[0], [*call[1][:-1], "last"]))
         return answer
 
@@ -213,8 +221,9 @@ class RedisLedger(contract.Ledger):
 
     @override
     def expire(self, ttl: float) -> int:
-        # Finished reservations need no deletion here, because their Redis keys have an expiry time.
-        self.server.checked = False  # check the settings again: the server may have been restarted with others
+        # Redis deletes finished reservations itself, because their keys have an expiry time.
+        # check the server's settings again, because it may have been restarted with other ones
+        self.server.checked = False
         arguments = self._jumps.before(self.now(), ttl), _BATCH, int(contract.RETENTION_SECONDS)
         calls = [self._call(prefix, [], *arguments) for prefix in self.server.groups]
         answers = self.server.run_by_node("expire", calls)
@@ -255,7 +264,10 @@ class RedisLedger(contract.Ledger):
 
     @override
     def room(self) -> contract.Room | None:
-        """Return the free memory of the fullest Redis node. Redis does not report the free space of its disk."""
+        """Return the free memory of the fullest Redis node.
+
+        Free disk space is unknown, because Redis does not report it.
+        """
         found = [(int(of["maxmemory"]), int(of["used_memory"])) for of in self.server.info("memory")]
         rooms = [contract.Room("redis", max(0, limit - used), limit) for limit, used in found if limit]
         return min(rooms, key=lambda room: room.free / room.limit, default=None)
@@ -265,9 +277,12 @@ class RedisLedger(contract.Ledger):
         self.server.close()
 
     def _begin_periods(self, campaigns: Iterable[_Campaign]) -> None:
-        """Begin the current periods of campaigns, by the server's clock. The Lua scripts can't compute a calendar."""
+        """Begin the periods of campaigns that are due, by the server's clock.
+
+        This is done here, because the Lua scripts can't compute with calendars and time zones.
+        """
         now, names = self.now(), list(campaigns)
-        random.shuffle(names)  # all routers do this at midnight; with random orders, they share the work
+        random.shuffle(names)  # all routers do this at midnight; each in another order, so that they share the work
         present = _calendar(now)
         for i in range(0, len(names), TOGETHER):
             some, calls = names[i : i + TOGETHER], []
@@ -288,9 +303,10 @@ class RedisLedger(contract.Ledger):
         return [*_keys(prefix), *keys], [self._seen_generation(), now, prefix, *arguments]
 
     def _seen_generation(self) -> str:
-        """Return the first generation that this process has read, even if the server has another one now.
+        """Return the generation of the ledger as this process read it first, even if the server now has another one.
 
-        Scripts then fail on a server that has lost its data, instead of granting a new budget.
+        Scripts compare it with the server's. So if the server has lost its data, they fail instead of granting a new
+        budget.
         """
         self.server.check()
         if self._generation is None:
@@ -305,7 +321,11 @@ class RedisLedger(contract.Ledger):
 
 
 def _balances(campaign: str, fields: Sequence[str]) -> tuple[list[contract.Balance], float]:
-    """Parse a campaign's Redis hash; returns the balances of active accounts, and when their first period ends."""
+    """Parse the Redis hash of a campaign.
+
+    Returns:
+        The balances of the campaign's active accounts, and the earliest end of their current periods.
+    """
     hashed = dict(zip(fields[::2], fields[1::2], strict=True))
     found, ends = [], [math.inf]
     for name in sorted(field for field in hashed if field.startswith('"')):
@@ -322,7 +342,7 @@ def _balances(campaign: str, fields: Sequence[str]) -> tuple[list[contract.Balan
 
 
 def _keys(prefix: str) -> list[str]:
-    """Return the keys that every script gets first, for one group."""
+    """Return the keys of a group that every script gets first."""
     return [prefix + key for key in (f"accounts:{ANY}", "changed", "open")]
 
 

@@ -14,7 +14,7 @@ _GAIN_SECONDS = 60
 
 
 class RedisPacing(PacingStore):
-    """The pacing data of a ledger, in five Redis keys of the ledger's first group."""
+    """Stores the pacing data of a ledger in five Redis keys, which belong to the ledger's first group of keys."""
 
     def __init__(self, server: RedisServer) -> None:
         self._server = server
@@ -22,7 +22,8 @@ class RedisPacing(PacingStore):
         self._lease, self._states, self._prices, self._opportunities, self._gains = (
             f"{server.prefix}pacing:{name}" for name in names
         )
-        # names of the accounts whose prices were last read or written, and the hash of the names
+        # the last list of account names that was read or written, and its hash; if the hash is unchanged, names are not
+        # read again
         self._names, self._digest = "", ""
 
     @override

@@ -1,6 +1,7 @@
 """Connects to the Redis server or Redis Cluster of a shared ledger, runs Lua scripts on it, and checks its settings.
 
-All keys of a group have the same hash tag, so they are on one node, and one script may use all of them.
+The keys of a ledger form groups. All keys of a group have the same hash tag, so they are on one node of a cluster, and
+one script may use all of them.
 """
 
 from collections import defaultdict
@@ -24,11 +25,11 @@ from serving.ledger.contract import LedgerUnavailable
 from serving.ledger.location import RedisLocation
 
 Call = tuple[list[str], list[Any]]
-"""Keys and arguments of a script."""
+"""A call of a Lua script: its keys and its arguments."""
 
 TOGETHER = 20  # most calls that are sent in one pipeline
 _LUA = Path(__file__).parent / "redis_scripts"
-_BEGINS_WITH = {  # script -> file with functions that the script needs, in addition to `common`
+_BEGINS_WITH = {  # script -> Lua file with functions that it needs, besides `common`
     **dict.fromkeys(("settle", "cancel", "expire"), "finish"),
     **dict.fromkeys(("define", "begin"), "periods"),
 }
@@ -44,7 +45,7 @@ class RedisServer:
         self.name = str(location)
         self.cluster = location.cluster
         name = f"mtorl-ledger:{location.name}"
-        self.prefix = f"{{{name}}}:"  # key prefix of the first group, which is the only group without a cluster
+        self.prefix = f"{{{name}}}:"  # key prefix of the first group of keys; without a cluster, it is the only group
         self.groups = _spread_evenly(name) if self.cluster else [self.prefix]
         self.checked = False
         self._arguments: dict[str, Any] = {
@@ -67,13 +68,17 @@ class RedisServer:
         return (RedisCluster if self.cluster else Redis)(**self._arguments)
 
     def run_all(self, name: str, calls: Sequence[Call]) -> list[Any]:
-        """Run a script for each call, in one round trip per node; returns a result or LedgerUnavailable for each."""
+        """Run a script for each call, in one round trip per node.
+
+        Returns:
+            For each call, its result or LedgerUnavailable.
+        """
         (text, digest), answers = _script(name), list[Any]()
-        # a restarted node does not know the hash, so send the text; scripts are idempotent
+        # If a node was restarted and does not know the script's hash, send its text. Scripts may run twice.
         for script in (("EVALSHA", digest), ("EVAL", text)):
             with self.pipeline() as pipeline:
                 for keys, arguments in calls:
-                    # Name the node of each call. Otherwise, the cluster's client would first ask a node for the call's
+                    # Name the node of each call. Otherwise, the cluster's client would ask a node which arguments are
                     # keys.
                     node = {"target_nodes": self.client.get_node_from_key(keys[0])} if self.cluster else {}
                     pipeline.execute_command(*script, len(keys), *keys, *arguments, **node)
@@ -83,7 +88,7 @@ class RedisServer:
         return [LedgerUnavailable(f"{self.name}: {a}") if isinstance(a, RedisError) else a for a in answers]
 
     def run_by_node(self, name: str, calls: Sequence[Call]) -> list[Any]:
-        """Call `run_all` for one node after the other, so that a node that is down fails only its own calls."""
+        """Call `run_all` for each node separately, so that a node that is down fails only its own calls."""
         of_nodes: defaultdict[str, list[int]] = defaultdict(list)
         with self.errors():
             for i, (keys, _) in enumerate(calls):
@@ -98,7 +103,7 @@ class RedisServer:
         return [answers[i] for i in range(len(calls))]
 
     def run_each(self, name: str, calls: Sequence[Call]) -> list[Any]:
-        """Call `run_all` with small batches, so that decisions can run in between; raises the first error."""
+        """Call `run_all` with small batches, between which scripts of decisions can run; raises the first error."""
         answers: list[Any] = []
         for i in range(0, len(calls), TOGETHER):
             answers += self.run_all(name, calls[i : i + TOGETHER])
@@ -131,7 +136,7 @@ class RedisServer:
         return float(seconds + micros / 1e6)
 
     def check(self) -> None:
-        """Raise LedgerUnavailable unless every node is set to write its data to disk, and never to evict them."""
+        """Raise LedgerUnavailable unless every node is set to write its data to disk, and to evict no key."""
         if self.checked:
             return
         if not all(of["aof_enabled"] for of in self.info("persistence")):
@@ -150,7 +155,7 @@ class RedisServer:
                 return [self.client.info(section)]
             found = []
             for node in self.client.get_primaries():
-                # skip a node that is down, because campaigns on the other nodes must still be served
+                # skip a node that is down, because the other nodes must go on serving their campaigns
                 with suppress(ConnectionError, TimeoutError):
                     found.append(self.client.get_redis_connection(node).info(section))
             return found
@@ -170,9 +175,10 @@ class RedisServer:
 
 
 def _spread_evenly(name: str) -> list[str]:
-    """Return key prefixes for the groups of campaigns, one in each sixteenth of the hash slots.
+    """Return 16 key prefixes, for the groups of keys into which campaigns are divided.
 
-    This spreads the groups evenly over the nodes of a cluster.
+    Each prefix lies in another sixteenth of the hash slots, so that the groups are spread evenly over a cluster's
+    nodes.
     """
     found: dict[int, str] = {}
     for number in count():

@@ -22,17 +22,21 @@ from typing import Any
 from serving.ledger.contract import Balance
 from serving.ledger.redis_server import RedisServer
 
-# Results of scripts. PERIOD_OVER: a period has ended. TOO_LITTLE: an account of campaign "*" has too little money left.
+# Results of a script. PERIOD_OVER: the period of an account has ended. TOO_LITTLE: an account of campaign "*" has too
+# little money left.
 PERIOD_OVER, TOO_LITTLE = -2, -3
 ANY = '"*"'
-_PART = 16  # a slice grows by at least one sixteenth of the bank's free amount
+_PART = 16  # when a slice grows, it gets at least one sixteenth of the bank's free amount
 
 
 class Slices:
-    """The slices of the bank's budgets in all groups. They grow on demand, and can be recalled to the bank.
+    """The slices into which the bank's budgets are divided, one for each group of keys.
 
-    `run` is a function that runs a script in a group (prefix, script, keys, arguments). `begin` is a function that
-    begins the periods of campaigns.
+    A slice grows when its group needs money. A recall returns unused money to the bank.
+
+    Args:
+        run: Function that runs a script in a group: run(key prefix, script, keys, *arguments).
+        begin: Function that begins the periods of campaigns that are due.
     """
 
     recall_seconds = 1.0  # seconds between two recalls
@@ -44,14 +48,21 @@ class Slices:
         self._begin = begin
         self._bank, self._groups = server.prefix, server.groups
         self._recalled = float("-inf")
-        # group, arm and channel -> time at which the bank last had too little left
+        # (group, arm, channel) -> when the bank last had too little money left for it
         self._empty: dict[tuple[str, ...], float] = {}
 
     def enlarge(self, of: tuple[str, str, str], amount: int, again: Callable[[], Any]) -> Any:
-        """Enlarge the slices of a group, arm and channel until `amount` fits, then run a script again.
+        """Enlarge the slices of a group, arm and channel by enough for `amount`, then run a script again.
 
-        Returns the result of `again`, which runs the script. It is TOO_LITTLE if the bank has too little left, even
-        after a recall of all slices.
+        If the bank has too little left, all slices are recalled first.
+
+        Args:
+            of: Group, arm and channel.
+            amount: Money that the script needs, in nano-units.
+            again: Function that runs the script.
+
+        Returns:
+            The script's result. TOO_LITTLE: there is not enough money, even after a recall.
         """
         answer: Any = TOO_LITTLE
         if time.monotonic() < self._empty.get(of, float("-inf")) + self.recall_seconds:
@@ -70,15 +81,16 @@ class Slices:
     def recall(self) -> None:
         """Return the unused amounts of all slices to the bank."""
         self._recalled = time.monotonic()
-        # If a group is down, the recall stops there with an error. So use a random order: later recalls then reach all
-        # others.
+        # If a group is down, the recall ends there with an error. The order is random, so that repeated recalls get to
+        # all other groups.
         for group in random.sample(self._groups, len(self._groups)):
             self._lease(group, [(*of, 0) for *of, _ in self._look(group, "back")])
 
     def defined(self, arguments: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
-        """Yield the arguments of `define` calls that create an empty slice in each group, for each account of the bank.
+        """Yield the arguments of `define` calls that create, in each group, an empty slice of each account of the bank.
 
-        `arguments` are those of the bank's own `define` call.
+        Args:
+            arguments: Arguments of the bank's own `define` call.
         """
         campaign, digest, *terms = arguments[3:]
         for i in range(0, len(terms), 7):
@@ -93,15 +105,19 @@ class Slices:
     def _look(self, group: str, *arguments: str) -> list[tuple[str, ...]]:
         """Read the slices of a group.
 
-        For each: account, start of its period, epoch, cap, spent amount and free amount.
+        Returns:
+            A tuple for each slice: account, start of its period, epoch, cap, spent amount and free amount.
         """
         found = self._run(group, "slices", [], *arguments)
         return list(zip(*(found[i::6] for i in range(6)), strict=True))
 
     def _lease(self, group: str, slices: Sequence[tuple[Any, ...]]) -> None:
-        """Report slices to the bank, and let each slice grow by at least the last value of its tuple.
+        """Report slices to the bank, and let them grow.
 
-        If this value is 0, the slice does not grow.
+        Args:
+            group: Group of the slices.
+            slices: For each slice, its account, start, epoch, cap and spent amount as `_look` returns them, and the
+                amount by which it must grow at least. 0: the slice does not grow.
         """
         leased: Any = []
         for _ in range(2):
@@ -116,9 +132,11 @@ class Slices:
 
 
 def added_up(bank: Iterable[Balance], groups: Iterable[Balance]) -> list[Balance]:
-    """Return one balance per account, given the balances of the bank and those of all other groups.
+    """Combine balances into one per account of the ledger.
 
-    The amounts of the bank's accounts are replaced by the sums over their slices.
+    Args:
+        bank: Balances of the bank. Their amounts are replaced by the sums over the slices.
+        groups: Balances of all other groups of keys: those of campaigns, and those of slices.
     """
     own: list[Balance] = []
     sums: defaultdict[tuple[str, str, str, int], list[float]] = defaultdict(lambda: [0.0] * 3)

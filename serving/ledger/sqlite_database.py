@@ -1,8 +1,8 @@
 """The SQLite database of a ledger in a file: its tables, and transactions that several threads share.
 
 All calls that wait for the database share the next transaction, and so one sync to disk (group commit). The thread that
-acquires the lock runs the functions of all waiting threads. These threads then find their results when they acquire the
-lock.
+acquires the lock runs the functions of all waiting threads. When another thread acquires the lock later, it finds that
+its functions have already been run.
 """
 
 import contextlib
@@ -41,17 +41,17 @@ END;
 )
 
 _TABLES = f"""
--- Amounts are nano-units (`money.py`), times seconds since 1970.
+-- Amounts are in nano-units (`money.py`), times in seconds since 1970.
 CREATE TABLE account (
     id INTEGER PRIMARY KEY,
     arm TEXT NOT NULL,
     campaign TEXT NOT NULL,
     channel TEXT NOT NULL,
     period TEXT NOT NULL CHECK (period IN ('total', 'day', 'hour')),
-    cap INTEGER NOT NULL CHECK (cap >= 0),  -- of a period that begins
+    cap INTEGER NOT NULL CHECK (cap >= 0),  -- limit of the next period
     timezone TEXT NOT NULL,
-    parts TEXT NOT NULL,  -- how its budget is divided
-    start INTEGER NOT NULL,  -- of the present period
+    parts TEXT NOT NULL,  -- how the budget is divided into accounts
+    start INTEGER NOT NULL,  -- start of the current period
     until INTEGER NOT NULL,
     active INTEGER NOT NULL,
     UNIQUE (arm, campaign, channel, period)
@@ -60,7 +60,7 @@ CREATE TABLE account (
 CREATE INDEX account_of_campaign ON account (campaign);
 CREATE INDEX due_account ON account (until) WHERE active;
 
--- What an account's period has seen. Books are kept: one row for each account and period, whatever the traffic.
+-- A book has the amounts of one account in one period. Books are never deleted: more traffic makes no more books.
 CREATE TABLE book (
     id INTEGER PRIMARY KEY,
     account INTEGER NOT NULL REFERENCES account (id),
@@ -72,40 +72,40 @@ CREATE TABLE book (
     UNIQUE (account, start)
 );
 
--- The code checks before it reserves. This holds the cap even if that code has a fault.
+-- The code checks the limit before it reserves an amount. This trigger enforces the limit even if that code has a bug.
 CREATE TRIGGER hard_cap BEFORE UPDATE OF spent, reserved ON book
 WHEN NEW.spent + NEW.reserved > NEW.cap AND NEW.spent + NEW.reserved > OLD.spent + OLD.reserved
 BEGIN
     SELECT RAISE(ABORT, 'spent + reserved would exceed the limit');
 END;
 
--- The number of the last change in the accounts of a campaign.
+-- The number of the last change to the accounts of each campaign.
 CREATE TABLE change (campaign TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX changed ON change (number);
 {_CHANGES}
--- 'late': a cost came after the reservation was cancelled or had expired.
+-- The state 'late' means that a cost was reported after the reservation was cancelled or had expired.
 CREATE TABLE reservation (
     id TEXT PRIMARY KEY,
-    scope TEXT,  -- JSON of arm, campaign and channel; null: it was cancelled before it was reserved
+    scope TEXT,  -- arm, campaign and channel as JSON; null if the reservation was cancelled before it was made
     amount INTEGER NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('open', 'settled', 'cancelled', 'expired', 'late')),
     created REAL NOT NULL,
     finished REAL,
     charged INTEGER NOT NULL DEFAULT 0,
     excess INTEGER NOT NULL DEFAULT 0,
-    books TEXT NOT NULL DEFAULT '[]',  -- JSON: those that it draws on, also if the experiment drops their accounts
-    events TEXT NOT NULL DEFAULT '[]',  -- JSON: those that reported its costs
-    request TEXT  -- that it pays for: a retried request, on whichever router, is not paid for twice
+    books TEXT NOT NULL DEFAULT '[]',  -- ids of the books that it reduces, as JSON
+    events TEXT NOT NULL DEFAULT '[]',  -- ids of the events that reported its costs, as JSON
+    request TEXT  -- the request that it pays for, so that a retried request is not paid for twice
 ) WITHOUT ROWID;
 CREATE INDEX requested ON reservation (request) WHERE request IS NOT NULL;
 CREATE INDEX open_reservation ON reservation (created) WHERE state = 'open';
 CREATE INDEX settled_reservation ON reservation (finished) WHERE state IN ('settled', 'late');
 CREATE INDEX unpaid_reservation ON reservation (finished) WHERE state IN ('cancelled', 'expired');
 
--- Pacing (`pacing_store.py`): the state of each account, and opportunities where they are the clock.
+-- Pacing (`pacing_store.py`): the state of each account and, if its time is counted in opportunities, their number.
 CREATE TABLE pacing (account TEXT PRIMARY KEY, state TEXT, opportunities INTEGER) WITHOUT ROWID;
 
--- One row: a name of this ledger that no other has.
+-- One row with a unique random name of this ledger.
 CREATE TABLE identity (name TEXT NOT NULL);
 INSERT INTO identity (name) VALUES (lower(hex(randomblob(16))));
 PRAGMA user_version = {_VERSION};
@@ -123,7 +123,7 @@ class Database:
 
     def __init__(self, path: Path, patience: float) -> None:
         self._path = path
-        self._patience = patience  # seconds to wait for other threads, and then for other processes
+        self._patience = patience  # longest wait in seconds for other threads, and then for other processes
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
         self._claim: int | None = None
@@ -142,7 +142,7 @@ class Database:
             raise LedgerUnavailable(f"{self._path}: {error}") from error
 
     def create_if_new(self) -> None:
-        """Create the file if it does not exist. This is atomic, because several processes may start at once."""
+        """Create the file atomically if it does not exist. Several processes may do this at once."""
         if self._connection is not None or self._path.exists():
             return
         unfinished = self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex}")
@@ -183,7 +183,7 @@ class Database:
         call = _Call(works)
         self._waiting.append(call)
         if not self._lock.acquire(timeout=self._patience):
-            with contextlib.suppress(ValueError):  # another thread may have just begun to run it
+            with contextlib.suppress(ValueError):  # not in the queue if another thread has just begun to run it
                 self._waiting.remove(call)
             raise LedgerUnavailable(f"{self._path}: busy for {self._patience:g} s")
         try:
@@ -252,7 +252,7 @@ def _answer(db: sqlite3.Connection, work: Work[T]) -> T | Exception:
     try:
         answer = work(db)
     except sqlite3.OperationalError:
-        raise  # the disk or the file has a fault, so the whole transaction fails
+        raise  # the disk or the file is at fault, so let the whole transaction fail
     except Exception as error:
         db.execute("ROLLBACK TO job")
         answer = error

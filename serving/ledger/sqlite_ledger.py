@@ -31,16 +31,18 @@ ON CONFLICT DO UPDATE SET cap = excluded.cap, timezone = excluded.timezone, part
     start = excluded.start, until = excluded.until, active = 1
 """
 _NEW = (0, "", "", 0, 0, 0)  # values for an account that does not exist yet
-_BATCH = 500  # most reservations that `expire` changes in one transaction; decisions run between two transactions
-_FORGOTTEN = 4  # most batches that one call of `expire` deletes; at one call per second, more than a router can reserve
+# most reservations that `expire` changes in one transaction; decisions can be made between two transactions
+_BATCH = 500
+# most batches of old reservations that one call of `expire` deletes; a router can't make as many in a second
+_FORGOTTEN = 4
 
 
 class SqliteLedger(contract.Ledger):
     """A ledger in a file. The methods are documented in `Ledger`.
 
     Args:
-        path: The file, which only `define` creates. So if the file is deleted, spending stops, and no new budget is
-            granted.
+        path: The file. Only `define` creates it: if it is deleted, spending stops, instead of beginning again with a
+            whole budget.
         patience: Seconds to wait for other threads and processes before a call raises LedgerUnavailable.
     """
 
@@ -76,7 +78,7 @@ class SqliteLedger(contract.Ledger):
             known = {row[:4]: row[4:] for row in db.execute(f"SELECT {_ACCOUNT} FROM account")}
             after = _calendar(self._clock())
             present = {of: after(of[3], terms[1], *known.get(of, _NEW)[3:5]) for of, terms in wanted.items()}
-            # The accounts of a budget all take the period of its account of all arms.
+            # All accounts of a budget have the same period as the budget's account of all arms.
             states = {of: (*wanted[of], *present.get((ALL_ARMS, *of[1:]), own), 1) for of, own in present.items()}
             db.executemany(_SET_ACCOUNT, [(*of, *state) for of, state in states.items() if known.get(of) != state])
             gone = [of for of, state in known.items() if state[-1] and of not in wanted]
@@ -210,7 +212,8 @@ class SqliteLedger(contract.Ledger):
         def work(db: sqlite3.Connection) -> contract.Changes:
             _begin_periods(db, self._clock())
             (last,) = db.execute("SELECT ifnull(max(number), 0) FROM change").fetchone()
-            since = seen if seen <= last else 0  # the file was restored from an older copy, so read all balances
+            # a lower number means that the file was restored from an older copy: read all balances
+            since = seen if seen <= last else 0
             found: dict[str, list[contract.Balance]] = {}
             rows = db.execute(
                 "SELECT c.campaign, a.arm, a.channel, a.period, a.start, ifnull(b.cap, a.cap), ifnull(b.spent, 0), "
@@ -256,9 +259,9 @@ class SqliteLedger(contract.Ledger):
 
 
 class _Pacing(PacingStore):
-    """Stores the states and opportunities of pacing in one table.
+    """Stores the data for pacing in one table: the states and the counted opportunities of accounts.
 
-    Only one router uses the file, and it paces. So prices need not be stored, and gains stay in memory.
+    Only one router uses the file, so no other router needs to read prices and gains. They are kept in memory.
     """
 
     def __init__(self, database: Database) -> None:
@@ -302,7 +305,10 @@ class _Pacing(PacingStore):
 
 
 def _begin_periods(db: sqlite3.Connection, now: float) -> None:
-    """Begin the periods that are due. The accounts of a budget all take the period of its account of all arms."""
+    """Begin a new period for each account whose period has ended.
+
+    All accounts of a budget get the same period as the budget's account of all arms.
+    """
     due = db.execute(
         "SELECT arm, campaign, channel, period, id, timezone, start, until FROM account WHERE active AND until <= ?",
         (now,),
@@ -314,7 +320,7 @@ def _begin_periods(db: sqlite3.Connection, now: float) -> None:
 
 
 def _limit_anew(db: sqlite3.Connection, budgets: Set[tuple[str, ...]]) -> None:
-    """Set new limits in the current period for the budgets that are divided differently among their arms."""
+    """Set new limits for the current period, for budgets that are now divided differently among their arms."""
     if not budgets:
         return
     rows = db.execute(
@@ -347,7 +353,7 @@ def _cancel(db: sqlite3.Connection, name: str, now: float) -> None:
 
 
 def _give_back(db: sqlite3.Connection, name: str, state: str, now: float) -> bool:
-    """Release the money of an open reservation; returns False if the reservation is not open."""
+    """Release the money of a reservation, and set its state; returns False if the reservation is not open."""
     row = db.execute("SELECT amount, books FROM reservation WHERE id = ? AND state = 'open'", (name,)).fetchone()
     if row is None:
         return False

@@ -1,9 +1,10 @@
 """Runs a command that stops, with all its descendants, when its parent process ends or is killed.
 
 `ChildProcess(command, ...)` starts a supervisor process: this file as a script, with only the standard library. The
-supervisor starts the command in a new process group. It stops the whole group (SIGTERM, a grace period, SIGKILL) when
-it receives SIGTERM, when the command exits, or when its parent has ended, even by `kill -9`. The group is a session of
-its own, so Ctrl-C at the terminal does not reach the command, and the parent can stop its commands in the right order.
+supervisor starts the command in its own process group. It stops the whole group (SIGTERM, a grace period, SIGKILL) in
+three cases: it receives SIGTERM, the command exits, or its parent has ended, even by `kill -9`. Ctrl-C at the terminal
+does not reach the command, because the group is a session of its own. So the parent can stop several commands in the
+right order.
 """
 
 import atexit
@@ -17,8 +18,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-_POLL_SECONDS = 0.25  # seconds between two checks whether the parent still runs
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_POLL_SECONDS = 0.25  # seconds between two checks whether the parent process still runs
+_PR_SET_PDEATHSIG = 1  # value of the constant in linux/prctl.h
 
 
 class ChildProcess:
@@ -84,7 +85,7 @@ class ChildProcess:
             return
         self._stopped = True
         atexit.unregister(self.stop)
-        self._process.terminate()  # this does nothing if the supervisor has already exited
+        self._process.terminate()  # has no effect if the supervisor has already exited
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(self._grace + 5)
         # Kill the process group here too, in case the supervisor was killed before it could do so.
@@ -121,7 +122,7 @@ def _supervise(parent: int, grace: float, scratch: str, command: list[str]) -> N
         print(f"supervisor: {command[0]} exited with status {child.returncode}", flush=True)
     if scratch:
         shutil.rmtree(scratch, ignore_errors=True)
-    os.killpg(0, signal.SIGKILL)  # kills the remaining descendants of the command, and the supervisor itself
+    os.killpg(0, signal.SIGKILL)  # kill what is left of the group: descendants of the command, and this supervisor
 
 
 if __name__ == "__main__":

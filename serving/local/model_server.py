@@ -20,7 +20,7 @@ class StackError(RuntimeError):
 
 
 def wait_until(ready: Callable[[], bool], check: Callable[[], None], seconds: float, late: Callable[[], str]) -> None:
-    """Wait until `ready()` is true, and call `check()` meanwhile, which may raise an error.
+    """Wait until `ready()` is true. Meanwhile, call `check()`, which may raise an error to end the wait.
 
     After `seconds`, StackError is raised with the text `late()`.
     """
@@ -33,10 +33,12 @@ def wait_until(ready: Callable[[], bool], check: Callable[[], None], seconds: fl
 
 
 class ModelServer(ABC):
-    """A server of all .mar files in a folder, each of which is a model with the name of its file.
+    """A server of all .mar files in a folder. Each file is a model with the name of the file.
 
-    The models answer at `inference_url`: on `port` of 127.0.0.1, or on a Unix socket if `port` is 0. `workdir` is the
-    folder for logs and temporary files.
+    Args:
+        workdir: Folder for logs and temporary files.
+        port: Port on 127.0.0.1 at which the models answer. 0: they answer on a Unix socket. `inference_url` has the
+            URL.
     """
 
     title: ClassVar[str]

@@ -34,7 +34,7 @@ class LocalPredictor(ModelServer):
         try:
             command = self._command(scratch)
         except StackError:
-            shutil.rmtree(scratch)  # after the start, the process's supervisor deletes this folder
+            shutil.rmtree(scratch)  # once the process has started, its supervisor deletes this folder
             raise
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         log = self.workdir / "predictor.log"

@@ -9,8 +9,8 @@ keeps its state in `serving/` and the decision log in `lake/`, and continues wit
     LocalStack("runs/latest", Own({"first-day.yaml": Path("first-day.yaml")}, "first-day"), models_port=8085)
 
 serves your own experiments instead, and keeps its state in the folder `first-day`. The experiment files contain the
-URLs of the arms. If a promotion has written a .mar file into `models/` of the state, this file replaces the run's file
-of the same name.
+URLs of the arms. A promotion writes a .mar file into `models/` of the state, which then replaces the run's file of the
+same name.
 """
 
 import contextlib
@@ -55,8 +55,8 @@ _WAITS = re.compile(r"^the router waits: (.+)", re.MULTILINE)
 class Own:
     """Your own experiments, to serve instead of the run's experiment, and the folder for their state."""
 
-    experiments: Mapping[str, Path]  # file name in the router (*.yaml) -> file, which is read again when it changes
-    state: Path  # folder for the ledger, the decision log and the servers' files; created if it does not exist
+    experiments: Mapping[str, Path]  # the router's file name (*.yaml) -> your file, which is read again when it changes
+    state: Path  # folder for the ledger, decision log and logs, which is created if necessary
 
 
 class LocalStack:
@@ -145,10 +145,13 @@ class LocalStack:
     def stop(self) -> None:
         """Stop the router, which first answers the requests in flight, and then stop the models. Idempotent."""
         self._router = self._lock = None
-        self._running.close()  # stops the parts in reverse order, and all of them even if one fails
+        self._running.close()  # stop the parts in reverse order of their start, and all of them even if one fails
 
     def restart_models(self) -> None:
-        """Restart the models with the present `archives`. Meanwhile, users of these models get the default action."""
+        """Restart the model server with the files that `archives` returns now.
+
+        Meanwhile, users get the default action.
+        """
         self.models.stop()
         _link(archives(self.run_dir, self.serving), self._store)
         self.models.start()
@@ -196,7 +199,7 @@ class LocalStack:
             time.sleep(1.0)
 
     def _write_endpoints(self) -> None:
-        """Write the present URLs of the arms' models into the experiment file."""
+        """Write the URLs at which the models answer now into the experiment file."""
         path = self.experiment
         try:
             experiment = yaml.safe_load(path.read_text())
@@ -224,12 +227,12 @@ class LocalStack:
                 "ledger": self._ledger,
                 "spool": str(self.serving / "spool"),
                 "lake": str(self.lake),
-                # short, because people want to see results at once; `mtorl data compact` merges the small files
+                # Upload often, because people want to see results at once. `mtorl data compact` merges the small files.
                 "upload_seconds": 1.0,
                 "dataset": str(artifact / "dataset.yaml"),
                 "cost_cap": model["cost_cap"],
-                "auth": {"kind": "none"},  # safe, because the router listens on 127.0.0.1 only
-                "deadline_ms": 500.0,  # long, because the load generator, the router and both arms share the cores
+                "auth": {"kind": "none"},  # callers need no token, because the router listens on 127.0.0.1 only
+                "deadline_ms": 500.0,  # long, because all parts and the load generator share the cores
                 **self._settings,
             }
         except (OSError, ValueError, KeyError) as error:
@@ -253,7 +256,7 @@ class LocalStack:
             return found[1] if found else ""
 
         def check() -> None:
-            if why := said(_WAITS):  # on a laptop, no other process will create what the router waits for
+            if why := said(_WAITS):  # the router waits for something that no other process on a laptop will create
                 raise StackError(f"the router can't start: {why}")
             if not router.alive():
                 raise StackError(f"the router did not start; {router.tail()}")
@@ -264,21 +267,21 @@ class LocalStack:
 
 
 def runs(state: Path) -> bool | None:
-    """Whether a stack with this state is running; None if none was ever started.
+    """Whether a stack with this state folder is running; None if no stack was ever started with it.
 
-    `state` may be a link to the folder.
+    `state` may also be a symbolic link to the folder.
     """
     lock = (state / "router.yaml").resolve().parent / _LOCK
     return _is_alive(lock.read_text()) if lock.exists() else None
 
 
 def archives(run: Path, state: Path) -> dict[str, Path]:
-    """Return the .mar file of each served model by file name: the one in the state or, if it has none, the run's."""
+    """Return the .mar file of each model to serve, by file name: the state's own file or, if it has none, the run's."""
     return {one.name: one for folder in (run / "model-store", state / "models") for one in folder.glob("*.mar")}
 
 
 def _link(files: Mapping[str, Path], folder: Path) -> None:
-    """Fill a folder with symbolic links to files, so that a file that is replaced later is read again."""
+    """Fill a folder with symbolic links to files. If a file is replaced, the link gives the new one."""
     folder.mkdir(exist_ok=True)
     for old in folder.iterdir():
         if old.name not in files:
@@ -289,9 +292,10 @@ def _link(files: Mapping[str, Path], folder: Path) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Return this process's environment variables without the one that Feast sets in every process that imports it.
+    """Return this process's environment variables without PROMETHEUS_MULTIPROC*, which importing Feast sets.
 
-    With this variable, the router's Prometheus client would keep its metrics in files, for several processes.
+    With such a variable, the router's Prometheus client would write its metrics to files, to share them between
+    processes.
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PROMETHEUS_MULTIPROC")}
     return {**inherited, "PYTHONUNBUFFERED": "1"}
@@ -299,7 +303,7 @@ def _environment() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _hold_lock(path: Path) -> Iterator[int]:
-    """Hold a lock on the state, which ends when both this process and the supervisor of its router have exited."""
+    """Hold a lock on the state folder, until both this process and the supervisor of its router have exited."""
     deadline = time.monotonic() + _DRAIN_SECONDS + 5
     while True:
         try:
@@ -307,7 +311,8 @@ def _hold_lock(path: Path) -> Iterator[int]:
             break
         except BlockingIOError:
             owner = path.read_text()
-            # If the process that held the lock was killed, its router may still be shutting down: wait for the router.
+            # The process in the lock file may have been killed while its router is still shutting down. Then wait for
+            # the router.
             if _is_alive(owner) or time.monotonic() > deadline:
                 raise StackError(f"{path.parent} is in use already, by process {owner}") from None
             time.sleep(0.1)
@@ -322,7 +327,7 @@ def _hold_lock(path: Path) -> Iterator[int]:
 def _is_alive(pid: str) -> bool:
     try:
         os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):  # ValueError: the process with the lock has not written its id yet
+    except (ValueError, ProcessLookupError):  # ValueError: the lock file has no process id yet
         return False
     except PermissionError:
         pass

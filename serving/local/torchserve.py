@@ -29,7 +29,7 @@ _LOG4J = Path(__file__).parent / "torchserve_files" / "log4j2.xml"
 # 107 characters.
 _LONGEST_BASE = 75
 _START_SECONDS = 120.0
-# seconds until SIGKILL, since Java would wait for two seconds although its workers have already exited
+# seconds between SIGTERM and SIGKILL: Java would wait for two seconds, although its workers have already exited
 _GRACE_SECONDS = 0.5
 _BIND_TRIES = 4
 _REASON_SECONDS = 10.0
@@ -99,7 +99,10 @@ class TorchServe(ModelServer):
                 time.sleep(0.1)
 
     def _add_workers(self, process: ChildProcess) -> None:
-        """Ask TorchServe for more workers: a .mar file sets the number to 1, which overrides config.properties."""
+        """Ask TorchServe for `workers` workers per model.
+
+        A .mar file sets the number to 1, which overrides config.properties. So it is changed after the start.
+        """
         if self.workers == 1:
             return
         scale = f"min_worker={self.workers}&max_worker={self.workers}&synchronous=true"
@@ -112,8 +115,7 @@ class TorchServe(ModelServer):
     def _not_ready(self, model: str) -> str:
         """Return why a model does not answer yet; empty if it does.
 
-        /ping reports Healthy even before a worker has loaded its model. So an empty request is sent, which a worker
-        answers.
+        An empty request is sent, which only a worker with a loaded model answers. /ping reports Healthy too early.
         """
         try:
             send_request(f"{self.inference_url}/predictions/{model}", seconds=2)
@@ -201,7 +203,10 @@ def java_command(java: Path, model_store: Path, config: Path, tmp: Path) -> list
 
 
 def java_options(java: Path) -> list[str]:
-    """Return the options of the Java virtual machine, which uses only its fast first compiler (docs/serving.md)."""
+    """Return the options of the Java virtual machine.
+
+    It uses only its first compiler, which starts faster (docs/serving.md).
+    """
     options = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
     # Java 24 and later warn about calls of netty without these options. Older versions do not know the second option.
     release = java / "release"
@@ -213,7 +218,7 @@ def java_options(java: Path) -> list[str]:
 
 
 def java_environment(java: Path, workdir: Path, tmp: Path) -> dict[str, str]:
-    """Return this process's environment variables, with the folders for TorchServe and one thread per worker."""
+    """Return environment variables for TorchServe: this process's own, some folders, and one thread per worker."""
     return {
         **os.environ,
         "JAVA_HOME": str(java),
@@ -223,7 +228,7 @@ def java_environment(java: Path, workdir: Path, tmp: Path) -> dict[str, str]:
         "METRICS_LOCATION": str(workdir / "logs"),
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
-        "ORT_DISABLE_TELEMETRY": "1",  # must be set here, because TorchServe imports onnxruntime before our code runs
+        "ORT_DISABLE_TELEMETRY": "1",  # set it here, because TorchServe imports onnxruntime before our code runs
     }
 
 

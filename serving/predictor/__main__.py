@@ -64,7 +64,10 @@ def _port(text: str) -> int:
 
 
 def answers(path: Path) -> bool:
-    """Whether a process listens on a Unix socket. The file alone proves nothing, because a killed process leaves it."""
+    """Whether a process listens on a Unix socket.
+
+    A killed process leaves the socket's file, so the file is no proof.
+    """
     with socket.socket(socket.AF_UNIX) as caller:
         try:
             caller.connect(str(path))

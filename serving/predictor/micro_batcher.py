@@ -1,7 +1,6 @@
 """Combines calls of a function into batches: the calls that arrive while one batch runs form the next batch.
 
-A single call does not wait for others. Under load, the number of batches depends on how long a batch takes, not on the
-traffic.
+A single call starts at once, without waiting for others. Under load, batches become larger instead of more frequent.
 """
 
 import asyncio
@@ -12,9 +11,9 @@ from typing import Any
 
 
 class MicroBatcher:
-    """Combines several calls of a function of a list into one call.
+    """Combines calls of `work`, a function from a list of items to a list of results.
 
-    The function blocks the event loop while it runs.
+    The event loop waits while `work` runs.
     """
 
     def __init__(self, work: Callable[[list[Any]], Sequence[Any]], largest: int) -> None:
@@ -25,11 +24,11 @@ class MicroBatcher:
     def submit(self, items: list[Any]) -> asyncio.Future[list[Any]]:
         """Queue items; returns a future of their results.
 
-        If it is cancelled before its batch begins, the batch omits them.
+        If the future is cancelled before its batch begins, its items are left out.
         """
         loop = asyncio.get_running_loop()
         if not self._waiting:
-            loop.call_soon(self._run)  # runs after all calls that have already arrived have queued their items
+            loop.call_soon(self._run)  # begins after the calls that have already arrived have queued their items
         done: asyncio.Future[list[Any]] = loop.create_future()
         self._waiting.append((items, done))
         return done

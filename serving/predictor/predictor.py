@@ -16,7 +16,7 @@ from serving.handlers.protocol import EXPLAIN, JSON_TYPE, PREDICT, Verb, read_bo
 from serving.kserve_sdk import InferenceError, InferOutput, InferRequest, InferResponse, InvalidInput, Model
 from serving.predictor.micro_batcher import MicroBatcher
 
-_LARGEST = 64  # most items in a forward pass, which blocks the event loop for a few milliseconds
+_LARGEST = 64  # most items in one forward pass, which blocks the event loop for a few milliseconds
 
 
 class Predictor(Model):

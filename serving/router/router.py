@@ -41,13 +41,13 @@ from serving.router.ops.settings import RouterSettings, SettingsError
 log = logging.getLogger(__name__)
 
 _OUTCOME_SECONDS = 1.0  # deadline of a request that reports outcomes
-_TICK_SECONDS = 1.0  # seconds between two rounds of a kind of housekeeping
-_POLLS = 10  # checks per _TICK_SECONDS whether a round must start sooner
+_TICK_SECONDS = 1.0  # seconds between two calls of each kind of housekeeping
+_POLLS = 10  # number of checks per second whether housekeeping must run sooner
 _WARM_SECONDS = 5.0
 _OUTCOMES_EACH = 4  # approximate number of outcomes per decision: a cost, a click, a conversion and its revenue
-_REST = 20.0  # pause after the accounts were published, as a multiple of the time it took
+_REST = 20.0  # after publishing the accounts, pause for this multiple of the time it took
 _SHIP_SECONDS = 3.0  # seconds at shutdown to ship records that wait
-_KEPT_SECONDS = idempotency_cache.SECONDS  # younger records stay, because a restarted router answers retries from them
+_KEPT_SECONDS = idempotency_cache.SECONDS  # keep records younger than this: a restarted router needs them
 _SENT = "sent.json"  # file in the log's folder that stores the shipping positions of the sink
 
 
@@ -72,9 +72,9 @@ class Router:
         self.drills = Drills() if settings.drills else None
         self.health = Health()
         self.ledger = open_ledger(settings.ledger, patience=seconds)
-        # Routers that share a ledger must agree on the experiment and its limits. The experiments that this router has
-        # saved may be older than those of other routers, so it waits for valid files instead of starting with the saved
-        # ones.
+        # Routers that share a ledger must apply the same experiments and limits. The experiments that this router has
+        # saved may be older than those of other routers. So it waits for valid files, instead of starting with the
+        # saved ones.
         last_good, alone = settings.spool.with_name("last-good-experiments"), not self.ledger.shared
         files = ExperimentFiles(settings.experiment, settings.budget_tables)
         source: Source = files
@@ -109,8 +109,8 @@ class Router:
         newest = self.spool.newest("decision", idempotency_cache.MOST)
         reported = self.spool.newest("outcome", _OUTCOMES_EACH * idempotency_cache.MOST)
         await asyncio.to_thread(self.decider.cache.load, newest, reported)
-        await self._follow_experiment()  # a kill switch may have been set during the start
-        await self._attempt(self._keep_accounts)  # the first decision needs prices
+        await self._follow_experiment()  # a kill switch may have been set since the start began
+        await self._attempt(self._keep_accounts)  # before the first decision, which needs prices
         await asyncio.gather(self._arm_watch.probe(), self._warm_up_features())
         for shipper in self.shippers.values():
             shipper.start()
@@ -175,9 +175,9 @@ class Router:
         await asyncio.to_thread(self.spool.close)
 
     def undone(self) -> list[str]:
-        """Describe the work that is unfinished at shutdown.
+        """Describe the work that is unfinished at shutdown, for the log.
 
-        If a database or disk hangs, this process may never finish it.
+        If a database or disk hangs, this process may never finish that work.
         """
         found = []
         if decisions := self.decider.at_work:
@@ -195,9 +195,9 @@ class Router:
     async def _every_second(
         self, work: Callable[[], Awaitable[None]], sooner: Callable[[], bool] = lambda: False
     ) -> None:
-        """Run a kind of housekeeping once a second, in a task of its own: a slow ledger must not delay the kill switch.
+        """Call `work` once a second, in its own task, so that a slow ledger does not delay the kill switch.
 
-        If `sooner()` is true, a round starts at once, unless the last round failed.
+        If `sooner()` is true, call `work` at once, unless the last call failed.
         """
         done = True
         while True:
@@ -222,7 +222,7 @@ class Router:
         await asyncio.to_thread(self.live.refresh)
 
     def _accounts_due(self) -> bool:
-        """Whether a round must start at once, for instance because a changed experiment still has its old budgets."""
+        """Whether to call `_keep_accounts` at once, for instance because an experiment has new budgets."""
         return self.budgets.pacer.due() or self._accounts_kept_for is not self.live.experiments
 
     async def _keep_accounts(self) -> None:
@@ -244,7 +244,7 @@ class Router:
             self.health.experiments = {one.name: one.version for one in experiments}
 
     def _show_accounts(self, experiments: Experiments, balances: Sequence[Balance] | None) -> None:
-        """Publish all balances. If `balances` is None, another router paces, and publishes them."""
+        """Publish all balances as metrics. If `balances` is None, the router that paces publishes them instead."""
         pacer = self.budgets.pacer
         if balances is None:
             self._limits = LimitWatch()
@@ -270,7 +270,7 @@ class Router:
 
     async def _prune_log(self) -> None:
         """Delete segments whose records all shippers have delivered or dropped."""
-        # Even if the clock was ahead for a minute, keep the records from which a restarted router answers retries.
+        # Keep records for retries even if the clock jumps: `ClockJumps` ignores time that has not really passed.
         before = self._jumps.before(time.time(), _KEPT_SECONDS)
         await asyncio.to_thread(self.spool.prune, [shipper.noted for shipper in self.shippers.values()], before)
 
@@ -285,7 +285,7 @@ class Router:
         self.health.note("decision_log", *self.spool.problems(room))
 
     async def _watch_ledger(self) -> None:
-        """Publish the free space for the ledger. If the ledger does not answer, `_keep_accounts` reports it."""
+        """Publish the ledger's free space. If the ledger does not answer, `_keep_accounts` reports that."""
         room, beside = None, False
         with contextlib.suppress(LedgerUnavailable, OSError):
             room = await asyncio.to_thread(self.ledger.room)

@@ -47,10 +47,7 @@ class Version:
 
     @property
     def version(self) -> str:
-        """The artifact's own version, which is derived from its content.
-
-        It is also known if the version is named `first`.
-        """
+        """The artifact's own version, which is derived from its content, even if `name` is `first`."""
         return str(self.model.get("version") or self.digest[:12])
 
     @property
@@ -73,7 +70,7 @@ def versions(registry: Path) -> list[Version]:
 
 
 def find(registry: Path, name: str) -> Version:
-    """Find a version by the name that a person has given. Raises RegistryError if no model or several models match.
+    """Find the one version that a person means; raises RegistryError if no model or several models match.
 
     Args:
         name: ARM/NAME, NAME alone, or the beginning of a digest.

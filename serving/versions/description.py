@@ -8,7 +8,7 @@ from serving.versions.need import Needs
 
 
 def description_of(version: Version, known: Sequence[Version], needs: Needs) -> dict[str, Any]:
-    """Return all data of a version as plain values. Its parents, and theirs, are looked up in the list `known`."""
+    """Return all data of a version as plain values, including its parents and their parents from `known`."""
     keys = ("kind", "created", "git_revision", "data_fingerprint", "simulated")
     model = {key: version.model.get(key) for key in keys}
     return {

@@ -30,7 +30,7 @@ def announce(version: Path) -> str:
         return "no Kubeflow Model Registry is configured (MTORL_MODEL_REGISTRY)"
     try:
         return f"Kubeflow Model Registry: {_register(version, url)}"
-    except Exception as error:  # no error may fail the pipeline step, which has already published the version
+    except Exception as error:  # the version is published already, so the pipeline step must not fail now
         words = (str(error).strip().splitlines() or [""])[0][:300]
         return f"published, but not registered at {url}: {type(error).__name__}: {words}. Run this step again to retry"
 
@@ -40,7 +40,7 @@ def _register(version: Path, url: str) -> str:
 
     lineage = Lineage.read(version)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # suppress the client's warning that it has no token
+        warnings.simplefilter("ignore")  # ignore the client's warning that it has no token
         client = ModelRegistry(
             url,
             author="mtorl",
@@ -63,7 +63,7 @@ def _register(version: Path, url: str) -> str:
 
 
 def _properties(lineage: Lineage) -> dict[str, Any]:
-    """Return the custom properties of a registered version: single figures, and the whole lineage as JSON."""
+    """Return the properties to register with a version: some figures of its lineage, and the whole lineage as JSON."""
     found: dict[str, Any] = {f"metric_{name}": figure.value for name, figure in lineage.metrics.items()}
     if lineage.gate is not None:
         found |= {"gate": lineage.gate.decision}

@@ -22,8 +22,8 @@ class Needs:
     """The reasons why versions are needed.
 
     Args:
-        uses: Arguments of `add`: the name of a version, the reason, and whether a server serves the version.
-        experiments: All models that these experiments name are needed, even if an experiment is switched off.
+        uses: Tuples with the arguments of `add`: a version's name, the reason, and whether a server serves the version.
+        experiments: Experiments whose models are needed, even if an experiment is switched off.
     """
 
     def __init__(self, uses: Iterable[tuple[str, str, bool]] = (), experiments: Iterable[Experiment] = ()) -> None:
@@ -41,7 +41,7 @@ class Needs:
             known[reason] = serves or known.get(reason, False)
 
     def serves(self, version: Version) -> bool:
-        """Whether a server is known to serve a version."""
+        """Whether one of the known reasons is that a server serves this version."""
         return any(self._of(version).values())
 
     def reasons(self, version: Version) -> list[str]:
@@ -50,7 +50,7 @@ class Needs:
         return [*self._of(version), *first]
 
     def with_rollbacks(self, known: Sequence[Version]) -> Needs:
-        """Return a copy that also needs the parents of all serving versions among `known`, for rollbacks."""
+        """Return a copy in which the parents of all versions that serve are needed as well, for rollbacks."""
         needs = Needs((name, reason, on) for name, reasons in self._reasons.items() for reason, on in reasons.items())
         for version in known:
             if version.lineage is not None and self.serves(version):

@@ -20,7 +20,7 @@ _METRICS = ("reward_auc", "reward_logloss", "reward_ece", "action_auc")
 
 @dataclass(frozen=True)
 class Origin:
-    """The inputs and results of the pipeline run that trained a challenger.
+    """The pipeline run that trained a challenger: its artifacts, results and settings.
 
     An empty text means that a value is unknown.
     """
@@ -37,9 +37,10 @@ class Origin:
     run_id: str = ""
 
     def lineage(self, arm: str = "challenger") -> Lineage:
-        """Build the lineage of the challenger, or of the incumbent, whose lineage has no report of a gate.
+        """Build the lineage of the challenger or, if `arm` is the incumbent's name, of the incumbent.
 
-        Raises ArtifactError if the artifact is missing or damaged.
+        Only the challenger's lineage has the report of the gate. Raises ArtifactError if the artifact is missing or
+        damaged.
         """
         artifact = load(self.challenger if arm == "challenger" else self.incumbent)
         model, evaluation = artifact.model, json.loads(Path(self.evaluation).read_text(encoding="utf-8"))
@@ -76,7 +77,7 @@ class Origin:
 
 
 def figures_of(evaluation: Mapping[str, Any], arm: str) -> dict[str, Figure]:
-    """Return an arm's value and the main metrics of its model, from the result of `evaluate_offline`."""
+    """Return an arm's estimated value and the main metrics of its model, from the result of `evaluate_offline`."""
     found = {name: _figure(evaluation[arm], name) for name in _METRICS if isinstance(evaluation[arm].get(name), float)}
     return {"value": _figure(evaluation["value"], arm), **found}
 

@@ -35,8 +35,9 @@ def run(name: str, folder: Path, *options: str) -> str:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_each_script_starts_by_its_path(name: str, tmp_path: Path) -> None:
-    """Guards against a script importing the wrong module: some files next to the script have the name of a package it
-    needs.
+    """Some files next to a script have the name of a package that the script needs.
+
+    Python must not import these instead.
     """
     assert "--json" in run(name, tmp_path, "--help")
 
@@ -58,7 +59,7 @@ def test_figures_of_machines_are_never_mixed(script: Any, monkeypatch: pytest.Mo
 
 
 def test_pages_match_the_results(script: Any) -> None:
-    """docs/tables has exactly the pages that the results in benchmarks/ produce."""
+    """The folder docs/tables has exactly the pages that the results in benchmarks/ produce."""
     tables = importlib.import_module("benchmarks.tables")
     assert tables.pages() == {page.stem: page.read_text() for page in (DOCS / "tables").glob("*.md")}
     figures = json.loads((DOCS / "results.json").read_text())

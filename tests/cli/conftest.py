@@ -16,7 +16,7 @@ def log() -> pd.DataFrame:
 
 @pytest.fixture
 def spec(tmp_path: Path) -> Path:
-    """Write the description of a log in the canonical layout that has the simulator's columns."""
+    """Write the description of a data set whose log has the simulator's columns in the canonical layout."""
     content = DatasetSpec.load("simulator").to_dict() | {"name": "mine", "adapter": "touchpoints"}
     path = tmp_path / "my-log.yaml"
     DatasetSpec.from_dict(content).save(path)

@@ -13,7 +13,6 @@ pytestmark = pytest.mark.integration
 
 @pytest.mark.long
 def test_faulty_rows_stop_the_run_and_are_quarantined(log: pd.DataFrame, spec: Path, tmp_path: Path) -> None:
-    """Runs the command in a subprocess. tests/features/ingest/test_contract.py tests each kind of faulty row."""
     path, runs = tmp_path / "faulty.csv", tmp_path / "runs"
     log = log.assign(cost=log["cost"].where(log.index != 3, -2.0))
     pd.concat([log, log.head(2)]).to_csv(path, index=False)

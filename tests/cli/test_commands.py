@@ -164,8 +164,8 @@ def test_events_lost_by_the_feed_are_read_from_the_lake_once(tmp_path: Path) -> 
         upload(26, [decision("late", 1559, user_id="late", **shown)], [outcome("late-cost", "late", minutes=1560)])
         with open_history(root, simulator.spec) as history:
             assert history.store.read(["late"]) == [None]
-            # The lake changes two users: "late", and "third", whose hour was still open in the previous run. The log
-            # changes three.
+            # Two users changed in the lake: "late", and "third", whose hour was still open in the previous run. Three
+            # users changed in the log.
             assert " 5 users" in run()
             (value,) = history.store.read(["late"])
         assert value and unpack(value)["hist_cost"] == [0.03]

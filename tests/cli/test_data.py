@@ -153,8 +153,8 @@ def test_describe_and_build_accept_a_build(clean: Path, spec: Path, log: pd.Data
     # Builds in place: the input log is in the output folder.
     again, _ = build(out, "--out", out)
     assert again["content_sha256"] == manifest["content_sha256"] and "touchpoints.parquet" in files(out)
-    # With --trusted, the log is not copied into the build. The fingerprint is computed from the derived files, because
-    # no step compared the log with ingest.json.
+    # With --trusted, the log is neither copied into the build nor compared with ingest.json, so the fingerprint is
+    # computed from the derived files.
     alone = tmp_path / "again"
     trusted, known_by = build(out / "touchpoints.parquet", "--trusted", "--dataset", spec, "--out", alone)
     assert trusted["content_sha256"] == known_by == manifest["content_sha256"]
@@ -179,7 +179,6 @@ def test_build_refuses_folders_with_other_files(clean: Path, spec: Path, tmp_pat
 
 @pytest.mark.integration
 def test_ctrl_c_in_a_query_keeps_the_previous_build(clean: Path, log: pd.DataFrame, spec: Path, tmp_path: Path) -> None:
-    """Sends SIGINT as a shell does, while DuckDB runs a query."""
     out, path = tmp_path / "made", tmp_path / "big.parquet"
     assert data("build", clean, "--dataset", spec, "--out", out).exit_code == 0
     before = {name: (out / name).read_bytes() for name in files(out)}

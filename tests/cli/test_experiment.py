@@ -65,10 +65,6 @@ def test_check_reports_shares(files: dict[str, str], changes: dict[str, Any], co
 
 
 def test_a_ramp_is_checked_as_a_draft_and_at_each_stage(files: dict[str, str]) -> None:
-    """A draft is checked without a stage.
-
-    Users with an override, like users in no arm, have a budget account of their own.
-    """
     content = yaml.safe_load(Path(files["file"]).read_text())
     ramp = {"stages": [{"stage": "shadow"}, {"stage": "1%"}, {"stage": "50%"}]}
     arms = [{**content["arms"][0], "endpoint": None, "policy": "baseline"}, *content["arms"][1:]]

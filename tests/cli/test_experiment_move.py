@@ -51,7 +51,9 @@ def events(file: Path) -> list[dict[str, Any]]:
 
 
 def test_moves_through_all_stages(file: Path) -> None:
-    """Each row has the target stage, the options, the arms' shares after the move, and the event in the history."""
+    """Each row has the target stage and the options of a command, and then the expected shares of the arms and the
+    expected event in the history.
+    """
     challenger = {"incumbent": 0.95, "challenger": 0.05}
     nobody = {"incumbent": 1.0, "challenger": 0.0}
     for to, options, shares, event in (
@@ -93,7 +95,7 @@ def test_a_move_that_can_not_be_made_changes_nothing(file: Path, arguments: tupl
 
 
 def found(monkeypatch: pytest.MonkeyPatch, token: Any, *arms: str) -> None:
-    """Make the commands find the verdict `token`, and decisions of `arms`, without reading a log."""
+    """Let the commands find this verdict, and decisions of these arms, without reading a log."""
     counts = ArmTraffic(decisions=5, exposures=4, fallbacks=0, channels={})
     traffic = Traffic(shadow=False, arms=dict.fromkeys(arms, counts))
     known = Findings(evidence=Evidence(token, UNDECIDED(low=-1.0, high=1.0), "challenger", (), {}), traffic=traffic)
@@ -154,7 +156,8 @@ def test_the_ramp_follows_the_routers_log(file: Path) -> None:
     own |= {"assignment_probability": 1.0, "event_time": at, "fallback_reason": None}
     decisions = [decision(f"d{n}", **own, user_id=f"u{n}") for n in range(6)]
     write(state / "lake", decisions, shadows=[{**shadow(f"d{n}"), "experiment": FILE["name"]} for n in range(6)])
-    # Decision times have whole seconds. Round the start of the stage down, too, so that no decision is before it.
+    # The log has decision times in whole seconds. Round the start of the stage down as well, otherwise the first
+    # decision could be before the start.
     history = state / "history.jsonl"
     event = json.loads(history.read_text())
     history.write_text(json.dumps({**event, "at": float(int(event["at"]))}) + "\n")
@@ -189,7 +192,7 @@ def test_run_serves_the_page_applies_edits_and_stops_with_the_experiment(file: P
             whole = file.read_text()
             file.write_text(whole.replace("enabled: true", "enabled: false"))
 
-            def read(path: str) -> str:  # raises an error until the process has read the log for the first time
+            def read(path: str) -> str:  # fails until the process has read the log once
                 return urllib.request.urlopen(url + path).read().decode()
 
             eventually(lambda: not serving(file).enabled)

@@ -82,7 +82,7 @@ def test_a_first_file_fits_each_built_in_data_set(dataset: str, tmp_path: Path) 
 
 @pytest.fixture
 def table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], str]:
-    """Return a function that prints an experiment's view as `mtorl experiment status` does on an 80-column terminal."""
+    """Return a function that prints an experiment as `mtorl experiment status` does on a terminal with 80 columns."""
     monkeypatch.setenv("COLUMNS", "80")
 
     def printed(view: Any) -> str:

@@ -1,5 +1,5 @@
-"""Tests of `mtorl serve` with several experiments: the files that the router reads, the shared decision log, and
-warnings about arms that do not answer.
+"""Tests of `mtorl serve` with several experiments: their files, their shared decision log, and warnings about silent
+arms.
 """
 
 import json
@@ -74,7 +74,9 @@ def test_its_own_log_is_kept_when_served_with_others(tmp_path: Path, capsys: pyt
 
 
 def test_a_runs_own_file_with_custom_endpoints_is_refused(tmp_path: Path) -> None:
-    """When the experiment file of a run sets its own endpoints, the ports of the run's models are unknown."""
+    """If the file sets its own endpoints, `mtorl serve` cannot derive the port of the model server, so the user must
+    name it.
+    """
     finish(tmp_path, "train", {})
     (tmp_path / "artifacts" / "challenger").mkdir(parents=True)
     SPEC.save(tmp_path / "artifacts" / "challenger" / "dataset.yaml")
@@ -86,9 +88,9 @@ def test_a_runs_own_file_with_custom_endpoints_is_refused(tmp_path: Path) -> Non
 
 
 def test_serve_hands_over_a_promotion_before_checking_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The experiment promoted a model over a baseline, and the model was then retrained under a new salt.
+    """The promoted model takes the place of the baseline before the edited experiment file is checked.
 
-    The error message contains the line that the user must write into the experiment file.
+    The check rejects the file, and its error message contains the line that the user must write into the file.
     """
     laptop = without_server(tmp_path, "baseline")
     laptop.do("promoted")

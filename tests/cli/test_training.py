@@ -109,8 +109,8 @@ def test_unusable_input_gives_one_line(windows, tmp_path):
 
 def test_a_stopped_comparison_resumes(tmp_path):
     root, out = tmp_path / "paper", tmp_path / "out"
-    # The paper's own network trains by far the longest and has its own test. Write its score in advance, so that the
-    # comparison skips its training.
+    # Write the score of the paper's own network in advance, so that the comparison does not train this network. Its
+    # training takes by far the longest, and has a test of its own.
     authors = root / "scores" / "simulator" / "authors-0.json"
     authors.parent.mkdir(parents=True)
     authors.write_text("{}")

@@ -1,10 +1,10 @@
-"""Request decisions for some seconds. The tests run this program in a pod of the gateway's namespace.
+"""Request decisions from a router for some seconds. Tests run this program in a pod of the gateway's namespace.
 
     python caller.py ADDRESS TOKEN SECONDS PREFIX [COST]
 
-Prints one line of JSON per request: the request id, the user, the campaign, the HTTP status (0 if there was no answer),
-and the decision or the error. With COST, the program also reports the cost and the clicks of each exposure, and retries
-until a router accepts them. `reported` has the ids of the accepted outcome events.
+For each request, the program prints one line of JSON with the request id, the user, the campaign, the HTTP status (0 if
+there was no answer), and the decision or the error. With COST, it also reports a cost and clicks for each exposure. It
+repeats each report until a router accepts it, and prints the ids of the accepted outcome events as `reported`.
 """
 
 import json

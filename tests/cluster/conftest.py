@@ -83,10 +83,10 @@ spec:
 class Installation:
     """A namespace with the objects that a platform team provides: the foundation target, the Secrets and a quota.
 
-    The tests apply further kustomize targets to this namespace.
+    Tests apply other kustomize targets to this namespace.
     """
 
-    further: ClassVar[Object] = {}  # additional fields for kustomization.yaml, such as images and patches
+    further: ClassVar[Object] = {}  # fields to add to kustomization.yaml, such as images and patches
     manifests = MANIFESTS
 
     def __init__(self, folder: Path, foundation: str = "foundation/dev", namespace: str = "") -> None:
@@ -101,9 +101,9 @@ class Installation:
         kubectl("-n", self.namespace, "apply", "-f", "-", stdin=yaml.safe_dump_all(given))
 
     def target(self, name: str) -> str:
-        """Write a copy of a kustomize target, such as "overlays/dev", for this namespace.
+        """Write a kustomization that applies a target, such as "overlays/dev", to this namespace.
 
-        Returns the folder to pass to `kubectl apply -k`.
+        Returns the folder of the kustomization, for `kubectl apply -k`.
         """
         moved = self.folder / name.replace("/", "-")
         moved.mkdir(exist_ok=True)
@@ -125,10 +125,7 @@ class Installation:
         return kubectl("diff", "-k", self.target(name), allowed=(0, 1))
 
     def wait_for_pods(self) -> None:
-        """Wait until every workload has its pods.
-
-        The pods need not run: it is enough that the API server has admitted them.
-        """
+        """Wait until the API server has admitted all pods of every workload. The pods need not run."""
         eventually(lambda: not self._without_pods(), state=self.refusals)
 
     def _without_pods(self) -> list[str]:
@@ -141,7 +138,7 @@ class Installation:
         ]
 
     def refusals(self) -> str:
-        """Return which workloads lack pods, and the messages of the events that report why."""
+        """Return the workloads that lack pods, and the messages of the events that report why."""
         failed = [event for event in listed(self.namespace, "event") if event["reason"].startswith("Failed")]
         said = "\n".join(f"{event['involvedObject']['name']}: {event['message']}" for event in failed)
         return f"missing those of {self._without_pods()}\n{said}"

@@ -23,8 +23,9 @@ for one in open_ledger("redis://mtorl-ledger:6379/0?name=ads", 30.0).balances():
 
 
 class Pods(Running):
-    """A complete installation, with a pod in a monitoring namespace, and with callers whose answers are collected in
-    `said`.
+    """An installation of all components, and callers that request decisions from it.
+
+    `said` has the answers that the callers got. A second namespace has a pod that stands for the monitoring.
     """
 
     def __init__(self, folder: Path, images: list[Object], namespace: str = "") -> None:
@@ -34,7 +35,7 @@ class Pods(Running):
         self.said: Answers = []
 
     def calls(self, pool: ThreadPoolExecutor, seconds: float) -> Future[None]:
-        """Start callers that report a cost for each exposure. When they end, their answers are appended to `said`."""
+        """Start callers that report a cost for each exposure. Their answers are added to `said` when they end."""
         return pool.submit(lambda: self.said.extend(answers(self.calling(seconds, uuid4().hex, "", str(COST)))))
 
     def decided(self) -> set[str]:

@@ -16,14 +16,15 @@ from tests.waiting import eventually
 
 CLAIM = "mtorl-data"
 NEEDED = ("KUBECONFIG", "KFP_ENDPOINT", "KFP_NAMESPACE", "KFP_EXISTING_TOKEN", "MTORL_IMAGE")
-MINUTES = 600  # in seconds; long enough for any step on a small machine
+MINUTES = 600  # timeout in seconds, long enough for any step on a small machine
 OURS = {"runAsNonRoot": True, "runAsUser": 10001, "runAsGroup": 10001, "seccompProfile": {"type": "RuntimeDefault"}}
 LIST = """
 import sys
 from pathlib import Path
 print(*sorted(path.name for path in Path("/mnt/mtorl").glob(sys.argv[1])))
 """
-# Writes a log like that of a customer: the users are simulated, but the data set is not the built-in "simulator".
+# Writes a simulated log with a data set description named "shop". With this name, the pipeline treats the log like that
+# of a customer, and not like that of the built-in data set "simulator".
 WRITE_LOG = """
 import sys
 import pandas as pd

@@ -63,7 +63,10 @@ class Calls(NamedTuple):
 
 
 class Running(Installation):
-    """An installation of the given images, and a second namespace, the gateway's, in which callers run."""
+    """An installation that runs the given images, and a second namespace, from which callers send requests.
+
+    The second namespace stands for that of the gateway.
+    """
 
     def __init__(self, folder: Path, images: list[Object], namespace: str = "") -> None:
         super().__init__(folder, namespace=namespace)

@@ -1,6 +1,4 @@
-"""Tests that a real API server admits every target under Pod Security "restricted" and a quota, also when a target is
-applied again or upgraded.
-"""
+"""Tests that a real API server admits every kustomize target under Pod Security "restricted" and a quota."""
 
 import re
 from pathlib import Path
@@ -44,9 +42,9 @@ def test_a_target_is_admitted_whole(target: str, installation: Installation) -> 
 
 
 def test_a_profile_keeps_its_namespace_and_takes_production(tmp_path: Path, ended: list[str]) -> None:
-    """Follows docs/kubeflow.md.
+    """Production is installed in the namespace of a Kubeflow profile, as docs/kubeflow.md describes.
 
-    The test creates a namespace like that of Kubeflow's profile controller, which is not installed.
+    The profile controller is not installed, so the test creates a namespace like those of the controller.
     """
     name, label = f"mtorl-test-profile-{uuid4().hex[:8]}", "app.kubernetes.io/part-of"
     ended.append(name)
@@ -117,7 +115,7 @@ def test_the_data_outlive_the_application(installation: Installation) -> None:
     assert {"mtorl-data", "state-mtorl-router-0", "data-mtorl-redis-0", "data-mtorl-ledger-0"} <= claims.keys()
     kubectl("delete", "-k", installation.target(target), "--timeout=120s")
     assert not installation.uids("statefulset")
-    # The second set of claims may be larger, because the autoscaler may have added a router.
+    # There may be more claims now, because the autoscaler may have added a router meanwhile.
     assert claims.items() <= installation.uids("pvc").items()
     assert set(SECRETS) <= installation.uids("secret").keys()
     installation.apply(target)

@@ -74,9 +74,8 @@ def test_it_is_started_by_a_move(pods: Pods) -> None:
 
 
 def test_the_ramp_takes_it_on_from_what_the_routers_log(pods: Pods) -> None:
-    """The routers upload their decision logs to the lake.
-
-    The operator reads the lake once a minute and moves the stage.
+    """Once the decision logs that the routers uploaded have ten users in shadow, the operator moves the experiment to
+    50 %.
     """
     pods.people.patch(
         NAME, ramp={"stages": [{"stage": "shadow", "hours": 0, "users": 10}, {"stage": "50%", "hours": 1000}]}

@@ -150,9 +150,7 @@ def test_what_may_not_change_is_refused_by_the_api_server(cluster_of: Cluster, o
 
 
 def test_what_is_null_stays_null_in_the_history(cluster_of: Cluster, operator: OperatorProcess) -> None:
-    """The stored history must keep the difference between an absent and a null field, because it records how arms
-    answer.
-    """
+    """Fields that are null must not disappear from the stored history, because a rollback restores arms from it."""
     arms = [{"name": "incumbent", "weight": 0.5, "policy": "baseline"}, spec()["arms"][1]]
     cluster_of.apply("first", spec(arms=arms, metrics={"primary": "click_per_decision", "outcome_hours": "none"}))
     for to in ("shadow", "50%", "promoted"):
@@ -267,7 +265,8 @@ def test_a_kill_switch_waits_for_no_lease(cluster_of: Cluster, tmp_path: Path) -
         operator.kill()
 
 
-# No node has this label at first, so no rollout completes before the files are applied again.
+# The incumbent's pods need a node with this label. At first there is none, so that no rollout completes before the
+# files are applied again.
 NOWHERE = "- {op: add, path: /spec/predictor/nodeSelector, value: {kubernetes.io/hostname: mtorl-nowhere}}"
 
 
@@ -297,9 +296,9 @@ def applied_all_the_time(files: Callable[[], str]) -> Iterator[Callable[[], None
 def test_a_promotion_is_a_commit_and_a_kill_switch_none_where_git_is_applied_all_the_time(
     tmp_path: Path, ended: list[str]
 ) -> None:
-    """KServe does the rollout, and the operator has the rights from the manifests.
+    """If a GitOps controller applies the files all the time, a promotion needs a commit, and a kill switch does not.
 
-    The nodes are fake, so pods are ready at once.
+    KServe rolls out the models. The nodes are simulated, so their pods are ready at once.
     """
     made = Installation(tmp_path)
     ended.append(made.namespace)

@@ -1,6 +1,6 @@
 """Test that the commands of docs/cluster.md lead from an empty cluster to a running experiment and an alert.
 
-The page's `scripts/images.sh load` builds missing images and passes them to the command LOAD.
+The command `scripts/images.sh load` of the page builds missing images, and passes them to the command in LOAD.
 """
 
 import base64
@@ -94,8 +94,9 @@ def test_the_page_leads_to_a_running_experiment(empty_cluster: None, tmp_path: P
 
 @contextmanager
 def prometheus_of_the_cluster(folder: Path) -> Iterator[None]:
-    """Start a local Prometheus and Alertmanager with the alert rules and receivers of the cluster, which scrape its
-    router.
+    """Start Prometheus and Alertmanager on this machine with the alert rules and receivers of the cluster.
+
+    Prometheus scrapes one router of the cluster.
     """
     rules = get(NAMESPACE, "prometheusrule", "mtorl")["spec"]["groups"]
     secrets = get(NAMESPACE, "secret", "mtorl-alerting")["data"]

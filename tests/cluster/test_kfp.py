@@ -1,9 +1,9 @@
-"""Tests of the pipelines on a real Kubeflow Pipelines server: nights with a changing log, a killed training, and
-recurring runs.
+"""Tests of the pipelines on a real Kubeflow Pipelines server: nightly runs, a killed training, and recurring runs.
 
 Besides $KUBECONFIG, the tests need the settings of `mtorl pipeline` ($KFP_ENDPOINT, $KFP_NAMESPACE,
-$KFP_EXISTING_TOKEN), a train image that the cluster can pull ($MTORL_IMAGE), and a namespace that can run pipelines and
-has no claim `mtorl-data`, because the tests create and delete that claim. They take 18 minutes on two CPUs.
+$KFP_EXISTING_TOKEN), a train image that the cluster can pull ($MTORL_IMAGE), and a namespace that can run pipelines.
+The namespace must have no claim `mtorl-data`, because the tests create and delete that claim. They take 18 minutes on
+two CPUs.
 """
 
 import time
@@ -93,7 +93,7 @@ def test_training_whose_pod_is_deleted_resumes_next_run(client: Any, pipelines: 
 def minutely(since: str = "yesterday") -> Schedule:
     """Return a schedule that runs the monitor pipeline every minute.
 
-    If `since` is not a time, each run fails within seconds.
+    Each run fails within seconds if `since` is not a time.
     """
     run = RecurringRun(name=RECURRING, pipeline="mtorl-monitor", cron="* * * * *", parameters={"since": since})
     return Schedule(name="test", runs=(run,))

@@ -1,8 +1,8 @@
-"""Test of three nights on a cluster: from an empty volume to the first decision, then recurring training on a growing
-log and on the decisions that the router logged during the day.
+"""Test of three nights on a cluster whose volume is empty at first.
 
-The test needs what `test_running.py` and `test_kfp.py` need: a node that runs pods, the images in $IMAGES, and a
-namespace for KFP in which the project is not installed. It takes half an hour on two CPUs.
+Each night trains on a larger log, and on the decisions that the router logged during the day. The test needs what
+`test_running.py` and `test_kfp.py` need: a node that runs pods, the images in $IMAGES, and a namespace for KFP in which
+the project is not installed. It takes half an hour on two CPUs.
 """
 
 import os
@@ -33,7 +33,7 @@ BOOTSTRAP = {"dataset": "simulator", "simulate": True, "users": USERS, "epochs":
 NIGHT: dict[str, str | int | float] = {
     "source": "/mnt/mtorl/export.parquet",
     "dataset": "simulator",
-    # Accept it that the log of the first night is smaller than the log of the bootstrap.
+    # The log of the first night is smaller than the log of the bootstrap. Train nevertheless.
     "shrunk": "accept",
     "epochs": 1,
     # The gate promotes every model whose value it can estimate.
@@ -48,8 +48,8 @@ target = Path("/mnt/mtorl/export.parquet")
 log[log["user_id"] < f"u{int(sys.argv[1]):06d}"].to_parquet(target.with_suffix(".new"), index=False)
 target.with_suffix(".new").rename(target)
 """
-# Let both arms explore the channel and the exposure. Otherwise the log cannot show the value of other policies, and the
-# gate rejects every model.
+# Let both arms choose the channel and the exposure at random in half of the decisions. Otherwise the log could not show
+# the value of other policies, and the gate would reject every model.
 EXPERIMENT = yaml.safe_load((MANIFESTS / "examples" / "experiment.yaml").read_text())
 for arm in EXPERIMENT["spec"]["arms"]:
     arm["explore"] = {"share": 0.5, "scope": "both"}
@@ -75,7 +75,7 @@ def running(client: Any, pipelines: dict[str, Path], images: list[Object], tmp_p
     try:
         made.install("overlays/dev")
         in_namespace("apply", "-f", "-", stdin=yaml.safe_dump(EXPERIMENT))
-        # The pod that this call starts makes the group of the pipeline steps the owner of the volume.
+        # This call starts a pod that makes the group of the pipeline steps the owner of the volume.
         on_volume("")
         run = ended(client, pipelines["mtorl-bootstrap"], BOOTSTRAP)
         assert run.state == "SUCCEEDED", failures(run)
@@ -101,7 +101,10 @@ def names_of(made: Running, kind: str) -> set[str]:
 
 
 def a_day(running: Running) -> set[str]:
-    """Simulate a day of requests; returns the ids of the decisions by models, once all of them are in the lake."""
+    """Send the requests of a day, and wait until all decisions are in the lake.
+
+    Returns the ids of the decisions that a model made.
+    """
     said = answers(running.calling(180, uuid4().hex, "", "0.01"))
     taken = {one["decision_id"] for one in decided(said)}
     assert len(taken) > USERS
@@ -110,7 +113,7 @@ def a_day(running: Running) -> set[str]:
 
 
 def trained(on: range) -> dict[str, int]:
-    """Return, for each model version, how many of the users with these numbers are in its training data."""
+    """Return, by model version, how many of the users with the numbers `on` are in the training data of the model."""
     lines = on_volume(TRAINED_ON, str(on.start), str(on.stop)).splitlines()
     return {line.split()[1]: int(line.split()[2]) for line in lines}
 

@@ -1,4 +1,4 @@
-"""Tests of how the ends of pipeline runs are recorded on a real Kubeflow Pipelines server, and which alerts follow.
+"""Tests that the end of each run on a real Kubeflow Pipelines server is recorded correctly and causes the right alerts.
 
 KFP's own status of the steps is wrong for some ends (see components/notify/run_end.py). The tests therefore use real
 runs, the files that the last steps of these runs write, and the shipped alert rules. They need promtool and what
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.kfp]
 
 LOG = {"source": "/mnt/mtorl/touchpoints.parquet", "dataset": "/mnt/mtorl/dataset.yaml"}
 TRAINING = LOG | {"epochs": 1, "min_lift": -1, "deploy_seconds": 0}  # The gate promotes every model.
-# Records of ten earlier nights. From them, today's run derives the usual interval between successful runs.
+# Writes records of runs in ten earlier nights. From them, the next run computes the usual time between successful runs.
 TEN_NIGHTS = """
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -67,9 +67,9 @@ def volume(client: Any) -> Iterator[None]:
 
 def test_good_nights_pass_bad_ones_ring(client: Any, pipelines: dict[str, Path], volume: None, tmp_path: Path) -> None:
     def run(**parameters: dict[str, Any]) -> dict[str, Any]:
-        """Run pipelines at the same time.
+        """Run several pipelines at the same time.
 
-        Returns, by pipeline, the states of the steps and the recorded end of the run.
+        Returns, for each pipeline, the states of its steps and the recorded end of its run.
         """
         names = {name: f"mtorl-{name}" for name in parameters}
         ids = {name: started(client, pipelines[names[name]], given) for name, given in parameters.items()}

@@ -58,7 +58,7 @@ def scripts(page: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """Install the dev overlay with an experiment. The router was changed once, so that its rollout can be undone."""
+    """Install the dev overlay with an experiment, and change the router, so that a runbook can undo its rollout."""
     made = Installation(tmp_path_factory.mktemp("runbooks"))
     made.apply("overlays/dev")
     made.wait_for_pods()

@@ -1,9 +1,9 @@
 """Tests of the second day of an installation whose lake is in a bucket: no decision is lost or duplicated, and no
 budget is exceeded.
 
-The routers' first log, with its times moved back by a day, is the first day. A second copy, moved back by six days,
-must be deleted by retention. While callers send requests, the tests upgrade the installation, stop the object store,
-delete a router during that outage, report late outcomes, use the kill switch and forget a user.
+The first day is simulated: a copy of the routers' log gets times that are one day earlier. Another copy with times six
+days earlier must be deleted by retention. While callers send requests, the tests upgrade the installation, stop the
+object store, delete a router during that outage, report late outcomes, use the kill switch and forget a user.
 
 The bucket is set up as in manifests/components/object-store/README.md. The tests need the variable IMAGES, as
 test_running.py does, and take 15 minutes on two CPUs. Each test continues from the state that the previous test left.
@@ -113,7 +113,7 @@ class Day(Pods):
         return kubectl(*log)
 
     def ids(self, kind: Kind, days: int = 0) -> list[str]:
-        """Return the ids of the lake's records of a kind whose decisions are `days` days old."""
+        """Return the ids of the records of a kind in the lake whose decisions are `days` days old."""
         return self.store.run(IDS, kind, ID_FIELD[kind], str(days)).split()
 
     def uploaded_all(self) -> bool:

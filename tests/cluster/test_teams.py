@@ -17,7 +17,7 @@ pytestmark = pytest.mark.cluster
 RUN = uuid.uuid4().hex[:6]
 ADS, SHOP = f"mtorl-ads-{RUN}", f"mtorl-shop-{RUN}"
 
-# kubectl options with which a person or a service account is used
+# kubectl options that select a person or a service account as the caller
 Subject = list[str]
 PEOPLE = {team: ["--as=ann", f"--as-group=team-{team}", "--as-group=system:authenticated"] for team in ("ads", "shop")}
 
@@ -145,7 +145,7 @@ def test_a_volume_of_the_other_team_is_not_mounted(teams: dict[str, Subject]) ->
 
 
 def test_no_pod_of_a_team_reaches_the_other(teams: dict[str, Subject]) -> None:
-    """Compares the namespace selectors of the NetworkPolicies with labels. tests/cluster/test_running.py tests real
+    """Only compares the selectors of the NetworkPolicies with labels. tests/cluster/test_running.py tests real
     connections.
     """
     labels = get("default", "namespace", ADS)["metadata"]["labels"]

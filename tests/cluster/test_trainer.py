@@ -90,7 +90,7 @@ def test_two_nodes_train_and_a_killed_one_is_started_again(installation: Install
     assert job()["spec"]["trainer"]["numNodes"] == 2 and len(first) == 2
     kubectl("-n", ns, "delete", "pod", first[1], "--grace-period=0", "--force")
 
-    # The other pod is the leader; its container restarts, too, and logs that it resumes.
+    # The deleted pod was not the leader. The leader's container restarts, too, and logs that it resumes.
     def going_on() -> bool:
         said = [kubectl("-n", ns, "logs", name, allowed=(0, 1)) for name in nodes()]
         return any("resuming from a checkpoint" in one for one in said)

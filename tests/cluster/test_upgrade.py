@@ -1,9 +1,8 @@
-"""Tests of an upgrade from an earlier release under traffic, and of the way back: decisions, budgets, models and the
-experiment are kept.
+"""Tests of an upgrade from an earlier release, and of the return to it, while callers send requests.
 
-The variable BEFORE names a checkout of the earlier release, with the output of its `scripts/images.sh load` in
-`images.yaml`. The tests also need the variable IMAGES, as test_running.py does, and take 15 minutes on two CPUs. Each
-test continues from the state that the previous test left.
+No decision, budget, model or experiment may be lost. The variable BEFORE names a checkout of the earlier release, with
+the output of its `scripts/images.sh load` in `images.yaml`. The tests also need the variable IMAGES, as test_running.py
+does, and take 15 minutes on two CPUs. Each test continues from the state that the previous test left.
 """
 
 import os
@@ -30,10 +29,10 @@ CALLS = 240
 
 
 class Releases(Pods):
-    """An installation of an earlier release that the tests upgrade to the current release.
+    """An installation of an earlier release, which the tests upgrade to the current release.
 
     Attributes:
-        places: For each of the two releases, the folder of its manifests and its images.
+        places: Folder of the manifests and list of the images, for the releases "before" and "this".
     """
 
     def __init__(self, folder: Path, before: Path, images: list[Object]) -> None:
@@ -67,9 +66,9 @@ class Releases(Pods):
 
     @contextmanager
     def under_traffic(self) -> Iterator[None]:
-        """Send requests, with reports of costs, until the end of the block.
+        """Send requests and report costs until the end of the block.
 
-        Each request must be answered or rejected, or fail to connect.
+        Each request must be answered, or rejected with a 503, or fail to connect.
         """
         with ThreadPoolExecutor(1) as pool:
             calls = self.calls(pool, CALLS)

@@ -38,7 +38,7 @@ def log(output: Output) -> Artifact:
 
 @pytest.fixture(scope="session")
 def definitions(output: Output) -> Artifact:
-    """Return the feature definitions, which the step that builds the windows writes."""
+    """Return the output artifact for feature definitions, which the step that builds the windows fills."""
     return output(Artifact, "definitions")
 
 

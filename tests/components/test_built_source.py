@@ -30,7 +30,7 @@ pytestmark = pytest.mark.long
 def night(first_night: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a raw log, decisions on it, and a build of both.
 
-    For some of the decisions, the feature store had no features of the user.
+    In some of the decisions, the features of the user are missing.
     """
     folder = tmp_path_factory.mktemp("built")
     Simulator(SimulatorConfig(users=USERS, seed=7)).log().to_csv(folder / "raw.csv.gz", index=False)
@@ -60,7 +60,7 @@ def _unknown(static: str) -> str:
 
 
 class Windows:
-    """The outputs of the training steps from the log of a source to its windows."""
+    """Runs the training steps that read a source and build its windows, and has their outputs."""
 
     def __init__(self, source: Path, night: Path, output: Output) -> None:
         name, dataset, lake = str(source), str(night / "mine.yaml"), str(night / "lake")
@@ -104,7 +104,7 @@ def test_log_and_windows_are_identical(made: dict[str, Windows], night: Path) ->
 
 
 def test_decisions_are_those_of_the_build(night: Path, made: dict[str, Windows]) -> None:
-    """The result is the same if the compaction gets no lake, because the build has its own copy of the decisions."""
+    """The result is the same without a lake, because the build contains its own copy of the decisions."""
     built, lake = str(night / "built"), str(night / "lake")
     assert compact.python_func("", built) == compact.python_func(lake, built) == made["built"].decisions
     with open_engine("duckdb") as engine:

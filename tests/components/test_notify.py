@@ -39,9 +39,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def argo(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Replace the API server's workflows.
+    """Replace the requests to the API server for Argo workflows.
 
-    Returns a dict from the name of a workflow to its nodes or to the error to raise.
+    Returns a dict that tests fill: for the name of a workflow, its nodes, or an error to raise.
     """
     workflows: dict[str, Any] = {}
 
@@ -60,7 +60,7 @@ def argo(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def ended_on_kfp(run: str, argo: dict[str, Any], monkeypatch: pytest.MonkeyPatch, end: str, found: Any) -> PipelineRun:
     """Run the notify step as on KFP; returns the recorded end of the run.
 
-    The API server answers with `found`, nodes or an error.
+    The API server answers with `found`: the nodes of the workflow, or an error.
     """
     recorded = ENDS[end]
     argo[recorded["node"].partition("(")[0]] = found
@@ -72,8 +72,8 @@ def ended_on_kfp(run: str, argo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     return kept
 
 
-# According to KFP's code, the status is FAILED if the first attempt of a step ran out of memory. No real run of this
-# kind was recorded, so the test sets that status.
+# According to KFP's code, the status is FAILED if the first attempt of a step ran out of memory, even if a retry
+# succeeded. No real run of this kind was recorded, so the test sets that status.
 @pytest.mark.parametrize("state", ["", "FAILED"], ids=["as recorded", "of an attempt before"])
 @pytest.mark.parametrize("end", ["succeeded", "ends in a skipped branch", "a pod was deleted, and retried"])
 def test_a_run_that_succeeded_on_kfp_is_a_success(

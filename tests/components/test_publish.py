@@ -34,9 +34,9 @@ def run(
     evaluation: Artifact,
     judged: Artifact,
 ) -> Callable[..., Path]:
-    """Return a function that calls the publish step with the outputs of the other steps.
+    """Return a function that runs the publish step with the outputs of the other steps.
 
-    Its keywords change arguments.
+    Keyword arguments of the function replace single inputs of the step.
     """
     named: dict[str, Any] = {"challenger": challenger, "incumbent": incumbent}
     named |= {"model_store": model_store, "evaluation": evaluation, "registry": str(registry), "gate": judged}

@@ -1,4 +1,4 @@
-"""Tests that find the served policy, which the next challenger must outperform."""
+"""Tests of finding the policy that serves users at present, which the next challenger must outperform."""
 
 import json
 from pathlib import Path

@@ -69,7 +69,7 @@ def test_named_modules_exist(page: str) -> None:
 
 
 def is_there(name: str) -> bool:
-    """Return whether a dotted name is a folder, a module, or a name that occurs in the module."""
+    """Return whether a dotted name is a folder, a module, or a word in the source of a module."""
     folder = ROOT
     parts = name.split(".")
     while parts and (folder / parts[0]).is_dir():

@@ -53,7 +53,7 @@ LABELS = {one["alert"]: {*re.findall(r"by \(([\w, ]+)\)", one["expr"])[0].split(
 
 
 def silences_fit(text: str) -> bool:
-    """Return whether each silence names labels that its alert has, including namespace, experiment and arm."""
+    """Return whether each silence uses only labels of its alert, including its namespace, experiment and arm."""
     found = [(LABELS[name], set(re.findall(r"(\w+)=", labels))) for name, labels in SILENCE.findall(text)]
     return all(has & {"namespace", "experiment", "arm"} <= used <= has for has, used in found)
 

@@ -1,4 +1,4 @@
-"""Tests of the example clients: the adapter that makes a service an arm, and the platform, which retries."""
+"""Tests of the example clients: the adapter that lets a service be an arm, and the platform that retries requests."""
 
 import importlib
 import json
@@ -21,9 +21,9 @@ EXAMPLE = ROOT / "examples" / "first-day"
 
 
 class Answers(BaseHTTPRequestHandler):
-    """An HTTP server that answers with the given statuses one after the other, and then repeats the last one.
+    """An HTTP server that answers requests with the given statuses in turn, and then always with the last one.
 
-    For status 0, it closes the connection without an answer.
+    Status 0 means that it closes the connection without an answer.
     """
 
     statuses: ClassVar[list[int]] = [200]

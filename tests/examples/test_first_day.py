@@ -1,4 +1,4 @@
-"""Tests of the first-day example: the commands of its pages work, and each kind of incumbent decides like the rule."""
+"""Tests that the commands of the first-day pages work, and that each kind of incumbent decides like the rule."""
 
 import importlib.util
 import json
@@ -112,7 +112,8 @@ def test_the_page_works_from_a_log_to_a_model_trained_on_its_own_decisions(first
         assert re.search(r"^day \d: 500 decisions, \d+ ads shown; ", days)
     assert re.search(r"^first-day: (ship|inconclusive|stop|guardrail): ", verdict)
     shadow_days = re.search(r"left out: ([\d,]+) at stage shadow", verdict)
-    # Some decisions of day 3 count, too, because the router takes up to a second to apply a new stage.
+    # Days 0 to 2 are shadow days with 500 decisions each. Some decisions of day 3 also have the stage shadow, because
+    # the router needs up to a second to apply a new stage.
     assert shadow_days and 1500 <= int(shadow_days[1].replace(",", "")) < 2000
     (compacted,) = first_day.of("mtorl data compact")
     assert "3,500 decisions" in compacted and "opportunities" in compacted

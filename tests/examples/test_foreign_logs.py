@@ -1,4 +1,4 @@
-"""Test that takes logs of other systems from a file to a served decision. A person only answers the questions asked."""
+"""Test that a log of another system leads to a served decision after only the questions in its draft are answered."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""A small data set with every irregularity, and a simple, slow computation of a user's history to compare with."""
+"""A small data set with all irregularities of real logs, and a simple, slow computation of a user's history."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

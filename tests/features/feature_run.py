@@ -45,7 +45,7 @@ AGGREGATES: list[dict[str, Any]] = yaml.safe_load("""
 
 @dataclass(frozen=True)
 class FeatureRun:
-    """A folder with log.parquet, features/ and windows/.
+    """A folder with a log, its feature repository (features/) and its windows (windows/).
 
     If `spec` chooses no features, the model reads all aggregates.
     """

@@ -90,7 +90,7 @@ class Touchpoint:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """The outcomes as records of the router. The cost is always among them, because it is always reported."""
+        """The outcomes in the format of the router's log. If the touchpoint has no cost, a cost of 0 is added."""
         return [self.event(kind, value, self.known.get(kind)) for kind, value in {"cost": 0.0, **self.outcomes}.items()]
 
     def event(self, kind: str, value: float, known: datetime | None = None, event: str = "") -> dict[str, Any]:
@@ -135,8 +135,8 @@ class Entry:
     seen: Touchpoint
     outcomes: dict[str, Any]
     known: dict[str, datetime]
-    decision: str = ""  # empty if the touchpoint was added from a log
-    logged: bool = False  # whether a log has also added outcomes
+    decision: str = ""  # empty if the touchpoint comes from a log
+    logged: bool = False  # whether a log has also added the outcomes
     events: list[str] = field(default_factory=list)
 
 

@@ -37,8 +37,9 @@ RULES = ROOT / "manifests" / "base" / "monitoring" / "rules.yaml"
 NAMESPACE = "shop"
 SECRETS = "/etc/alertmanager/secrets/mtorl-alerting/"
 PASSWORD = "not a real one"
-_QUICK = "500ms"  # used for every interval
-_WAIT = "2s"  # wait before a ticket is sent; longer than the time between two rules on a busy machine
+_QUICK = "500ms"  # used for all intervals of Prometheus and Alertmanager
+# wait before a ticket is sent, longer than the time between the evaluations of two rules on a busy machine
+_WAIT = "2s"
 
 
 def program(*names: str) -> str:
@@ -62,7 +63,7 @@ class People:
         return [str(message["title"]) for message in self.slack]
 
     def waits(self) -> set[tuple[str, str]]:
-        """Return the open notifications, those without a resolve, as pairs of channel and alert name."""
+        """Return the channel and the alert name of each notification that was sent and not resolved yet."""
         told = [("pager", page["groupLabels"]["alertname"], page["status"]) for page in self.pages]
         titles = [("slack", title) for title in self.titles()] + [("mail", str(one["Subject"])) for one in self.mail]
         told += [(channel, title.split()[2], title.split(":")[0].strip("[").lower()) for channel, title in titles]

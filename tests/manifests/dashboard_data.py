@@ -74,7 +74,7 @@ def _router(step: int) -> None:
 
 
 def _state(late: bool) -> State:
-    """Return a state of the monitor with alarms if `late`, otherwise without."""
+    """Return a state of the monitor. If `late`, some of its measures have alarms."""
 
     def stream(name: str) -> Stream:
         kind = MOVED.get(name, "") if late else ""

@@ -24,7 +24,7 @@ TEMPLATES = dict(
         re.S,
     )
 )
-# Labels that come from the metric of a rule, and that an inhibition refers to.
+# Labels that alerts get from the metric in their rule, and that inhibitions compare.
 MEASURED = {
     "MtorlNotJudged": {"reason": "no_decisions"},
     "MtorlPipelineFailed": {"pipeline": "mtorl-train"},
@@ -75,7 +75,7 @@ def _as_plain(node: Any) -> Any:
     if not isinstance(node, dict):
         return node
     if node.keys() == {"name", "matchType", "value"}:
-        # With a single word, "=~" means the same as "=".
+        # The object always uses the operator "=~". For a single word, "=" in the plain file means the same.
         assert node["matchType"] == "=~"
         operator = "=" if re.fullmatch(r"\w+", node["value"]) else "=~"
         return f'{node["name"]}{operator}"{node["value"]}"'
@@ -155,7 +155,7 @@ def _pairs(plain: dict[str, Any], alerts: dict[str, dict[str, str]]) -> set[tupl
 
 
 def test_alerts_with_own_causes_are_not_suppressed(plain: dict[str, Any], alerts: dict[str, dict[str, str]]) -> None:
-    """If an alert is renamed, inhibitions that use the old name would no longer work. All names in them must exist."""
+    """Every alert named in an inhibition must exist. Otherwise, inhibitions would stop working after a renaming."""
     named = re.findall(r'alertname=~?"(.*?)"', yaml.safe_dump(plain["inhibit_rules"]))
     assert named and {name for matcher in named for name in matcher.split("|")} <= alerts.keys()
     pairs = _pairs(plain, alerts)
@@ -166,7 +166,7 @@ def test_alerts_with_own_causes_are_not_suppressed(plain: dict[str, Any], alerts
         assert (target, source) not in pairs, f"{source} and {target} suppress each other: neither would be sent"
     for rule in plain["inhibit_rules"]:
         assert "namespace" in rule["equal"], "an alert must not suppress another installation's"
-        # Otherwise an alert without the label would inhibit no alert, or all alerts.
+        # A rule that compares the experiments of two alerts must also compare their arms, and the reverse.
         for name in ("experiment", "arm"):
             if name in rule["equal"]:
                 assert "arm" in rule["equal"] and "experiment" in rule["equal"]

@@ -93,7 +93,7 @@ def test_each_alert_has_a_case_in_which_it_fires(alerts: list[dict[str, Any]]) -
 @pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_alerts_fire_when_they_should(name: str, groups: list[dict[str, Any]], tmp_path: Path) -> None:
-    """Runs the test cases with promtool. Each firing alert must have the label `namespace`."""
+    """Runs the test cases with promtool. In addition, no firing alert may lack the label `namespace`."""
     promtool = program("promtool")
     cases = copy.deepcopy(CASES[name])
     for test in cases["tests"]:
@@ -121,7 +121,9 @@ def _add_dashboard(case: dict[str, Any], groups: list[dict[str, Any]]) -> None:
 
 
 def test_routers_scale_with_load_within_the_documented_numbers(production: Objects, tmp_path: Path) -> None:
-    """Two routers, with 4 of 8 and with 9 of 12 possible requests, have the load of 1.25 full routers."""
+    """One router uses 4 of 8 possible requests and the other 9 of 12, so together they have the load of 1.25 full
+    routers.
+    """
     scaled = rendered("tests/everything").named("ScaledObject", "mtorl-router")["spec"]
     plain = production.named("HorizontalPodAutoscaler", "mtorl-router")["spec"]
     (row,) = re.findall(r"^\| router processes.*? \| (.*) \|$", (ROOT / "docs" / "capacity.md").read_text(), re.M)

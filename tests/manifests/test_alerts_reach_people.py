@@ -44,9 +44,10 @@ def groups() -> list[dict[str, Any]]:
 
 
 def monitor(moved: Iterable[str] = (), broken: Iterable[str] = (), harm: bool = False) -> str:
-    """Return the monitor's metrics with drift alarms for `moved` columns and data alarms for `broken` columns.
+    """Return the monitor's metrics with a drift alarm for each of `moved`, and a data alarm for each column in
+    `broken`.
 
-    If `harm`, there is also an alarm because a challenger loses clicks.
+    With `harm`, there is also an alarm because a challenger loses clicks.
     """
     now = datetime.now(UTC)
     state = State(checked=now, judged_until=now, model_version="3f2a9c", groups={"context": Group(end=now, users=500)})

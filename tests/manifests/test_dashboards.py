@@ -35,7 +35,9 @@ def panels(uid: str) -> list[dict[str, Any]]:
 
 
 def test_the_dashboards_are_current_and_grafana_finds_them(production: Objects) -> None:
-    """Grafana finds each ConfigMap by its label. kubectl copies a ConfigMap into an annotation of at most 256 KiB."""
+    """Each ConfigMap must also be small enough for `kubectl apply`, which copies it into an annotation of at most 256
+    KiB.
+    """
     there = {path.name: path.read_text() for path in FOLDER.glob("*.json")}
     assert there == WRITTEN, "stale: run python scripts/write_dashboards.py"
     maps = [o for o in production.of_kind("ConfigMap") if o["metadata"]["labels"].get("grafana_dashboard") == "1"]
@@ -48,7 +50,7 @@ def test_the_dashboards_are_current_and_grafana_finds_them(production: Objects) 
 
 
 def test_every_alert_links_to_a_dashboard() -> None:
-    """The link selects the namespace of the alert. It is only a path if `externalLabels.grafana` is not set."""
+    """The link selects the namespace of the alert. It starts with `externalLabels.grafana`, the address of Grafana."""
     for name, rule in rules().items():
         found = re.fullmatch(
             r"\{\{ \$externalLabels\.grafana \}\}/d/([\w-]+)\?var-namespace=\{\{ \$labels\.namespace \}\}"
@@ -65,9 +67,9 @@ def test_every_alert_links_to_a_dashboard() -> None:
     ("alert", "value", "above"),
     [
         ("MtorlFallbackRatioHigh", 0.05, True),
-        # The rule also has a comparison with 0.
+        # The expression of this rule also compares with 0.
         ("MtorlBudgetNearlySpent", 0.9, True),
-        # The rule also has a comparison with 1000.
+        # The expression of this rule also compares with 1000.
         ("MtorlPolicyCollapsed", 0.85, True),
         ("MtorlSpoolNearlyFull", 0.2, False),
         ("MtorlMonitorStale", 10_800, True),  # 3 * 3600
@@ -151,9 +153,9 @@ def test_the_variables_have_values(prometheus: str) -> None:
 
 @pytest.mark.parametrize("uid", UIDS)
 def test_every_query_has_data_of_one_namespace(prometheus: str, uid: str) -> None:
-    """Every query must return data for at least one experiment, because no experiment is both promoted and at a stage.
+    """Each query must return data for at least one experiment. No single experiment can be in all states.
 
-    For an empty namespace, a query must return no series, because a zero would look healthy.
+    For a namespace without MTORL, each query must return no series, because a zero would look healthy.
     """
     experiments = _experiments(prometheus)
     for target in [*BOARDS[uid]["annotations"]["list"], *(one for panel in panels(uid) for one in panel["targets"])]:

@@ -14,7 +14,7 @@ Places = dict[str, set[str]]
 
 
 def _said(section: str) -> Places:
-    """Return the places where each package in a table of the page is used."""
+    """Return, for each package in a table of the page, the places that use the package."""
     places: Places = {}
     for packages, where, reason in re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", section, re.M):
         assert reason.strip()

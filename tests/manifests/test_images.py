@@ -85,7 +85,9 @@ def test_dockerfile(path: Path) -> None:
 
 
 def test_java_replaces_the_entry_point(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Runs manifests/images/torchserve/start.py. Without a model in the registry, it must exit with an error."""
+    """Runs manifests/images/torchserve/start.py, which must replace itself by Java, or fail if the registry lacks the
+    model.
+    """
     pytest.importorskip("ts", reason="torchserve is not installed")
     monkeypatch.chdir(tmp_path)  # the script changes the folder
     for name, value in (("NAME", "incumbent"), ("VERSION", "challenger/first")):

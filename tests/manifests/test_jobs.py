@@ -1,4 +1,4 @@
-"""Tests of pods that run to completion, such as pipeline steps and CronJobs, and of their feature repository."""
+"""Tests of pods that run to completion, such as those of CronJobs and pipeline steps, and of their features."""
 
 import re
 import subprocess
@@ -67,7 +67,7 @@ FeastSource(Path({str(repository)!r}), {router["feature_service"]!r})
 
 @pytest.mark.integration
 def test_the_job_materializes_the_log_as_is(production: Objects, pipelines_repository: Path, tmp_path: Path) -> None:
-    """The job uses the registry of the pipelines, which it cannot write, but its own feature sources."""
+    """The job must not write to the registry, which belongs to the pipelines. It has feature sources of its own."""
     import pandas as pd
     from feast import FeatureStore
 

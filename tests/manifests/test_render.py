@@ -81,9 +81,9 @@ def test_the_foundation_of_an_overlay(overlay: str) -> None:
 
 
 def test_pods_name_a_claim_once_and_agree_whose_the_data_volume_is(objects: Objects) -> None:
-    """A pod that names one claim twice never starts.
+    """A pod that names a claim twice never starts.
 
-    The pods must agree on the volume's group, which the first pod sets.
+    All pods must set the same group for the files on the data volume.
     """
     for name, pod in objects.pods():
         sources = [v["persistentVolumeClaim"] for v in pod.get("volumes", []) if "persistentVolumeClaim" in v]

@@ -141,7 +141,7 @@ def test_a_withdrawal_after_the_end_of_a_period_counts_in_it(tmp_path: Path) -> 
 
 
 def test_a_full_disk_is_one_error_that_names_the_folder_for_temporary_files(log: DecisionLog) -> None:
-    """DuckDB's error has no errno. The error message names the folder, which is deleted by then."""
+    """The error of DuckDB has no error number, and the temporary folder is deleted when the error is reported."""
     with pytest.raises(OSError, match=f"No space .*{tempfile.gettempdir()}"), log.opened():
         raise duckdb.IOException('IO Error: Could not write file "/tmp/x/tables": No space left on device')
 

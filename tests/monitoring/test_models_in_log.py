@@ -1,4 +1,4 @@
-"""Tests of which models have decided, and which still serve, according to the decision log."""
+"""Tests that find in the decision log which models have decided, and which of them still serve."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Tests of the stored ends of pipeline runs, and of the metrics that Prometheus scrapes from them."""
+"""Tests of the records of how pipeline runs ended, and of the metrics that Prometheus scrapes from these records."""
 
 import errno
 from datetime import UTC, datetime, timedelta

@@ -59,7 +59,7 @@ class Log:
 def write_decision_log(folder: Path, contexts: list[dict[str, object]], times: Sequence[str] = (), **same: Any) -> Path:
     """Write one exposure per context to a log, alternating between two arms.
 
-    Of the users of the challenger, every fourth clicks.
+    Every fourth user of the challenger clicks.
 
     Args:
         times: Times of the decisions. By default, there is one decision a minute.

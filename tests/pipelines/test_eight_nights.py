@@ -1,7 +1,7 @@
 """Test of eight days and nights with the default settings, on a small market with a small network.
 
-By day, the newest promoted model serves and explores. By night, a new model is trained on its decisions, and the gate
-may promote it. Servers, stores and steps are those of a laptop. After the first model, no assertion depends on the
+By day, the newest promoted model serves, and some of its decisions are random. By night, a new model is trained on the
+decisions, and the gate may promote it. All parts run as on a laptop. After the first model, no assertion depends on the
 quality of a model.
 """
 

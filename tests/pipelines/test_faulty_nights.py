@@ -1,6 +1,6 @@
-"""Tests of faults at night: each is reported with an alert, publishes nothing partial, and the next run completes.
+"""Tests of faults at night: each causes an alert and leaves no unfinished result, and the next night succeeds.
 
-As on a cluster, each step has a process of its own. The market and the network are small.
+As on a cluster, each step runs in a process of its own.
 """
 
 import errno
@@ -78,7 +78,7 @@ def break_step(name: str) -> None:
     if kind == "disk" and name in (at, "notify"):
         files._swap = full_disk  # type: ignore[assignment]
     if kind == "kill" and name == at:
-        # `note` is the last call of a step, so the step is killed at its end.
+        # A step calls `note` last, so this kills the step at its end.
         steps_end.note = lambda why: kill()
 
 
@@ -171,7 +171,7 @@ def test_each_fault_is_reported(tmp_path: Path, log: pd.DataFrame, monkeypatch: 
 
 
 def answered(volume: Volume) -> set[str]:
-    """Return the steps of the newest run that reused the result of an earlier run."""
+    """Return the steps that were not executed in the newest run, because the result of an earlier run was reused."""
     newest = max((volume.folder / "runs" / "local").iterdir())
     return {step for step in MAKES if f"Task {step} cache hit" in (newest / "pipeline.log").read_text()}
 

@@ -43,7 +43,7 @@ def component_here(title: str, **traits: bool) -> Callable[[Callable[..., Any]],
 
 @component_here("look", cached=False)
 def look(path: str) -> str:
-    """Return the text of a file. As long as the text is "wait", wait for a change."""
+    """Return the text of a file. If the text is "wait", wait until the text changes."""
     import time
     from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Tests that generated pages are up to date: commands, metrics, and the table of features with their test results."""
+"""Tests that the generated pages about commands, metrics and features are up to date."""
 
 import runpy
 from pathlib import Path

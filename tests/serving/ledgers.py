@@ -39,9 +39,9 @@ class Clock:
 
 
 class ClusterLedger(RedisLedger):
-    """A cluster ledger for short ids.
+    """A cluster ledger that accepts short ids.
 
-    A real id contains the slot of its campaign; here, `groups` has the group of each id.
+    A real id contains the slot of its campaign. For a short id, `groups` contains the group of slots instead.
     """
 
     def __init__(self, groups: dict[str, str], *arguments: Any) -> None:
@@ -108,7 +108,10 @@ class Place:
         return self.client()
 
     def accounts(self) -> Iterator[tuple[bool, tuple[str, ...], list[int]]]:
-        """Yields all accounts in Redis: whether it is in the bank, its key, and [cap, spent, reserved, excess]."""
+        """Yields all accounts in Redis.
+
+        Each one has three values: whether it is in the bank, its key, and its amounts [cap, spent, reserved, excess].
+        """
         for key in self._looker.scan_iter(f"{{mtorl-ledger:{self.name}*", 1000):
             tag, _, rest = key.partition("}:")
             kind, _, rest = rest.partition(":")

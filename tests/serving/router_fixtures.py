@@ -49,7 +49,7 @@ SPEC = DatasetSpec(
     window=3,
 )
 CONTEXT = {"hour": 14, "device": "phone", "slot": "top"}
-# In ms, for tests that wait until the deadline is over.
+# deadline in ms for tests that wait until it has passed
 SHORT_DEADLINE = 2000
 COST_CAP = {"search": 0.6, "video": 0.05}
 
@@ -175,7 +175,7 @@ def write_settings(folder: Path, endpoint: str, changes: dict[str, Any], **setti
         "lake": "lake",
         "cost_cap": COST_CAP,
         "auth": {"kind": "none"},
-        # Long enough on a busy host. Tests of slow parts set SHORT_DEADLINE.
+        # This is long enough on a busy host. Tests of slow parts use SHORT_DEADLINE instead.
         "deadline_ms": 20_000,
         **settings,
     }
@@ -333,7 +333,7 @@ def full_disk(file: int, data: Any) -> int:
 def sample(name: str, **labels: str) -> float:
     """Return the current value of a metric.
 
-    If the labels have an arm but no experiment, the value is that of the experiment `test` or of no experiment.
+    If the labels name an arm but no experiment, the arm is one of the experiment `test` or of no experiment.
     """
     if "arm" not in labels or "experiment" in labels:
         return REGISTRY.get_sample_value(name, labels) or 0.0

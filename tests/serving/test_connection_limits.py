@@ -237,7 +237,8 @@ async def test_answers_keep_their_order_if_some_requests_are_refused(here: Site)
     here.full = True
     connection.writer.write((POST + b"body") * 2 + GET + POST + b"body")
     found = [(await connection.ask(b"")).split(b" ")[1] for _ in range(4)]
-    # The last request arrived while another answer was pending. Then the application gets it, and may refuse it.
+    # The last request arrived while another answer was pending, so the server passes it to the application, which may
+    # refuse it.
     assert found == [b"429", b"429", b"200", b"200"]
 
 

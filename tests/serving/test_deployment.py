@@ -100,7 +100,7 @@ def test_a_version_that_decides_serves(experiments: tuple[Experiment, ...]) -> N
 @pytest.mark.parametrize("stage", ["1%", "5%", "25%", "50%"])
 def test_under_an_experiment_that_serves_users_nothing_changes(stage: str) -> None:
     servers = Servers()
-    # Even with the kill switch on, nothing changes, because it may be switched off later.
+    # The kill switch makes no difference, because it may be switched off later.
     for found in (at(stage), at(stage).replace(enabled=False)):
         assert_says(run(servers, found), messages.UNDER_TEST, experiment="mtorl-vs-rules", stage=stage)
     assert servers.all == [told(OLD)]
@@ -146,7 +146,10 @@ def test_a_version_that_does_not_decide_is_rolled_back(answer: Any, detail: str)
 
 @pytest.mark.parametrize("rolled_out", [NEW, "challenger/killed-too"])
 def test_the_next_run_repairs_what_a_killed_run_left(rolled_out: str) -> None:
-    """The killed run had rolled out a version, but did not see it decide."""
+    """The killed run had rolled out a version without waiting for its first decision.
+
+    The next run keeps this version if it decides, and otherwise rolls it back.
+    """
     good = Servers(rolled_out, instead_of=OLD)
     bad = Servers(rolled_out, looks=1_000, instead_of=OLD)
     assert run(good).startswith(f"challenger serves {NEW}") and good.all[-1] == told(NEW, OLD)

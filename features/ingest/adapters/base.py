@@ -17,17 +17,18 @@ from mtorl.log.dataset import DatasetSpec, outcome_time
 from mtorl.log.sources import TOUCHPOINT_ID, Source
 
 SAME = "#same"
-"""Optional column of `Adapter.adapt`: rows of a user at the same time are one touchpoint only if it is equal."""
+"""Name of an optional column in the result of `Adapter.adapt`. If a user has several rows with the same time, only rows
+with the same value in this column are one touchpoint."""
 
 OUTCOME, CHANNEL = "an outcome, known only after the exposure", "the channel itself"
-"""Why a column of a file can't be context."""
+"""Reasons why a column of a file can't be a context column."""
 
 
 class Adapter:
     """The adapter for the canonical layout, with names and units from the description. Other layouts have a subclass.
 
     Attributes:
-        source: In a subclass, the result of `called`.
+        source: In a subclass: canonical column -> name in the file, for columns that have another name there.
         never_context: Columns of the file that must not be used as context, each with the reason.
     """
 
@@ -35,7 +36,7 @@ class Adapter:
     never_context: ClassVar[Mapping[str, str]] = {}
 
     def called(self, spec: DatasetSpec) -> Mapping[str, str]:
-        """Return how the file names the canonical columns, for columns that have another name in the file."""
+        """Return a mapping from canonical columns to their names in the file, for columns with another name there."""
         return self.source or {name: own.column for name, own in spec.columns.items() if own.column is not None}
 
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
@@ -65,8 +66,8 @@ class Adapter:
     def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
         """Return a table with `files.ROW` and the columns of `spec.log_columns`, computed from the file's own columns.
 
-        Values are not checked. A faulty value stays as it is in the file, and a missing propensity is null. The table
-        also has the columns of `spec.optional_columns` that the file has, and `SAME` if the adapter defines it.
+        Values are not checked, so faulty values remain. A missing propensity becomes null. Columns of
+        `spec.optional_columns` are returned if the file has them, and `SAME` if the adapter computes it.
         """
         times = {*map(outcome_time, _later(spec))}
         there = [name for name in (*spec.log_columns, *spec.optional_columns) if name in raw.columns]
@@ -84,9 +85,9 @@ class Adapter:
 
 
 def lay_out(raw: ibis.Table, spec: DatasetSpec, columns: Mapping[str, ibis.Value]) -> ibis.Table:
-    """Return a table of the canonical columns. Each column comes from `columns`, or else from the file.
+    """Return a table of the canonical columns, taken from `columns` or, if they are missing there, from the file.
 
-    If the file has no propensity, it is null.
+    A propensity that the file lacks becomes null.
     """
     if "propensity" not in raw.columns:
         columns = {"propensity": ibis.null("float64"), **columns}
@@ -106,7 +107,7 @@ def attributes(spec: DatasetSpec, *derived: str) -> tuple[str, ...]:
 
 
 def _later(spec: DatasetSpec) -> tuple[str, ...]:
-    """Return the names of the outcomes that are in a second file, or an empty tuple if there is no second file."""
+    """Return the names of the outcomes that the data set reads from a second file, such as a file of conversions."""
     return spec.conversions.outcomes if spec.conversions else ()
 
 

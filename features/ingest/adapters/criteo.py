@@ -28,7 +28,7 @@ class CriteoAttribution(Adapter):
     never_context: ClassVar[Mapping[str, str]] = {**dict.fromkeys((*_OUTCOMES, "cpo"), OUTCOME), "cat8": CHANNEL}
 
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
-        """Return the columns of the published file that are always needed, and those that the description names."""
+        """Return the columns that the file must have: a fixed list, and those that the data set description uses."""
         base = ("timestamp", "uid", "campaign", "conversion", "attribution", "click", "cost", *self.CATEGORIES)
         return tuple(dict.fromkeys((*base, *attributes(spec))))
 

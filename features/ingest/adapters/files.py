@@ -1,8 +1,8 @@
-"""Reads log files as tables, and numbers their rows. In CSV and JSON lines, all values are text; Parquet has types.
+"""Reads log files as tables, and numbers their rows. Values of CSV and JSON files are text; Parquet files have types.
 
-CSV and JSON files are first copied to one Parquet file in a scratch folder. So a malformed line stops ingestion before
-any row is checked, and later queries read only the columns that they need. If a JSON object contains another object,
-the inner fields become columns such as `ad.slot`.
+CSV and JSON files are first copied to one Parquet file in a scratch folder. This finds malformed lines before any row
+is checked, and later queries read only the columns that they need. Nested JSON objects are flattened: the field `slot`
+of the object `ad` becomes the column `ad.slot`.
 """
 
 import csv
@@ -49,7 +49,8 @@ _UNREADABLE = (OSError, EOFError, UnicodeError, csv.Error, zlib.error, pa.ArrowE
 def at_hand(path: str | Path, folder: Path) -> Iterator[Path]:
     """Yield a local path of a log. A log in an object store is first copied to `folder`.
 
-    If the block raises a `LogError` about the copy, the message names the address instead.
+    If the code in the `with` block raises a `LogError` about the copy, the message is changed to name the original
+    address.
     """
     if not is_remote(path):
         yield Path(path)
@@ -134,7 +135,7 @@ def check_columns(
 
     Args:
         names: The columns that the file has.
-        where: The place at which the user can correct the names, for the error message.
+        where: Where the user can correct the column names, for the error message.
 
     Raises:
         MissingColumns: A column is missing. The message suggests columns with similar names.
@@ -196,12 +197,17 @@ def table(
 
 
 def write_marked(engine: Engine, raw: ibis.Table, marks: ibis.Table, name: str, path: Path) -> None:
-    """Write the rows of `raw` that are listed in `marks` to a CSV, to show faulty rows with their faults.
+    """Write some rows of a raw file to a CSV, each with a text that explains why, such as its faults.
 
-    The first column is the row number. The last column, called `name`, has the text from the column `#mark` of `marks`.
+    The first column is the row number. The last column contains the text.
+
+    Args:
+        raw: The rows of the file.
+        marks: The rows to write: their numbers (`ROW`), and the texts in the column `#mark`.
+        name: Name of the last column.
     """
     rows = raw.join(marks, ROW).order_by(ROW)
-    # The file may already have columns with these two names, so its own columns are renamed.
+    # If the file has columns with the names of the two new columns, rename them.
     own = {f"{c}.1" if c.lower() in ("row", name) else c: rows[c] for c in raw.columns if c != ROW}
     with replacing(path) as temporary:
         table = rows.select(row=rows[ROW], **own, **{name: rows["#mark"]})
@@ -215,7 +221,7 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except _UNREADABLE as error:
         if isinstance(error, duckdb.OutOfMemoryException) or is_disk_full(error):
-            raise  # memory or disk is full, so the file is not at fault
+            raise  # the memory or the disk is full; the file is fine
         kind = "Parquet" if path.name.endswith(".parquet") else "JSON" if path.name.endswith(_JSON) else "CSV"
         kind = "TSV" if separator_of(path) == "\t" else kind
         raise LogError(messages.UNREADABLE(file=path, kind=kind, reason=_first_words(error))) from error
@@ -229,8 +235,8 @@ def _as_parquet(
     path = paths[0]
     with readable(path):
         if path.name.endswith(_JSON):
-            # A field that an object lacks becomes null. The schema is given explicitly, because Ibis can't read it from
-            # this version of DuckDB.
+            # If an object lacks a field, its column becomes null. Pass the column types, because Ibis can't infer them
+            # from a query of this DuckDB version.
             places = _json_paths(paths)
             fields = ", ".join(f"json->>{sql_text(path)} AS {sql_name(name)}" for name, path in places.items())
             query = f"SELECT {fields} FROM read_ndjson_objects([{', '.join(map(sql_text, paths))}])"

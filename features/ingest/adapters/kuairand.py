@@ -47,7 +47,10 @@ class KuaiRand(Adapter):
     }
 
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
-        """Return the columns that the log must have. Static columns are in another file, user_features_*.csv."""
+        """Return the columns that a log file must have.
+
+        Static columns are not among them, because they are read from user_features_*.csv.
+        """
         base = ("user_id", "video_id", "time_ms", "is_click", "long_view", "play_time_ms", "duration_ms")
         plain = (self.source.get(c.name, c.name) for c in (*spec.context, *spec.outcomes))
         return tuple(dict.fromkeys((*base, *plain)))

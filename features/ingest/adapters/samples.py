@@ -109,8 +109,8 @@ def of_videos(raw: ibis.Table) -> dict[str, ibis.Value]:
 
 
 def _nearest(value: ibis.Value) -> ibis.Value:
-    """Round to the nearest integer. A value halfway between two integers is rounded to the even one, as in NumPy.
+    """Round to the nearest integer. A value halfway between two integers is rounded to the even one, as NumPy does.
 
-    DuckDB would round it up.
+    DuckDB's own function would round such a value up.
     """
     return ibis.ifelse(value - value.floor() == 0.5, (value / 2).round() * 2, value.round())

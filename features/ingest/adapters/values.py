@@ -7,7 +7,8 @@ from features.engine import timestamp_micros
 from mtorl.log.sources import Source
 
 NA = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
-"""Texts that mean a missing number. In text columns, only blank text is missing, because "NA" may be a name."""
+"""Texts that stand for a missing value in columns of numbers. In text columns, only blank text means a missing value,
+because "NA" may be a name."""
 
 _TIME = "timestamp('UTC')"
 # Plausible times are from 1900 until before 2200, here in microseconds since 1970.
@@ -24,7 +25,7 @@ def has_value(value: ibis.Value, numeric: bool = False) -> ibis.Value:
         numeric: Texts such as "NA" count as missing, too.
     """
     if value.type().is_string():
-        # Comparing texts with `NA` is slow, so this is done only for texts that are not numbers.
+        # Compare only those texts with `NA` that are not numbers, because the comparison is slow.
         if numeric:
             return ibis.ifelse(number(value).notnull(), True, value.strip().notin(NA).fill_null(False))
         # A text that sorts at or after "!" starts with a visible character, so it is not blank. Only other texts have
@@ -50,7 +51,7 @@ def text(value: ibis.Value) -> ibis.Value:
 
 
 def id_text(value: ibis.Value) -> ibis.Value:
-    """Return an id as text. If a program has converted it to a float, the ".0" is removed: "2.0" becomes "2"."""
+    """Return an id as text, and remove a final ".0", which remains if a program has stored the ids as floats."""
     return text(value).re_replace(r"\.0$", "")
 
 
@@ -85,7 +86,7 @@ def _finite(value: ibis.Value) -> ibis.Value:
 
 
 def null_where(value: ibis.Value, mark: int) -> ibis.Value:
-    """Replace the number `mark` by null. The file writes this number in place of missing values."""
+    """Replace the number `mark`, which the file writes in place of missing values, by null."""
     return value.nullif(str(mark)) if value.type().is_string() else value.nullif(mark)
 
 
@@ -175,9 +176,9 @@ def parsed(value: ibis.Value, form: str) -> ibis.Value:
 
 
 def _clock(value: ibis.Value, source: Source) -> ibis.Value:
-    """Return the local time in the time zone of `source`.
+    """Parse values as local times, without converting them to UTC.
 
-    The result is null if the value has its own time zone, or is not a time.
+    A value that has its own time zone, or that is not a time, becomes null.
     """
     kind = value.type()
     if source.format:
@@ -208,11 +209,11 @@ def _says_zone(form: str) -> bool:
 def with_point(value: ibis.Value) -> ibis.Value:
     """Replace decimal commas by points, so that "1.234,5" becomes "1234.5".
 
-    A text such as "1.5" gets a remark that makes it unparsable, because a point can't be a decimal mark here.
+    In such a file, "1.5" is not a valid number. A remark is appended to it, so that it can't be parsed and is reported.
     """
     text = value.strip()
     grouped = text.re_search(r"^[+-]?\d{1,3}(\.\d{3})+(,\d*)?$")
     point = ibis.ifelse(grouped, text.replace(".", ""), text).replace(",", ".")
-    # If commas are decimal marks, "1.5" is not a number.
+    # A point that does not group thousands, as in "1.5".
     other = text.contains(".") & ~grouped
     return ibis.cases((other, text + " (decimal mark is a comma)"), else_=point)

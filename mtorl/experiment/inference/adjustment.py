@@ -7,11 +7,12 @@ due to chance. The adjustment removes the part of the metric that the covariates
     a user's residual (N_i - R D_i) - Dbar theta' (x_i - xbar),  Dbar = sum(D) / users       `residual`
     theta             least squares of (N_i - R D_i) / Dbar on x_i - xbar, within arms and stages   `slopes`
 
-**One theta for both arms and all stages.** Any theta that converges leaves the lift unbiased, because the arms' means
-of x differ only by chance (Lin 2013). A separate theta for a challenger with 1 % of the traffic would overfit its
-hundred users. If theta is estimated from all users together (Deng et al. 2013, CUPED), its error is negligible compared
-with the lift's. The interval is valid for any theta: it uses the variance of the residuals. Each stage has the same
-weight in theta as in the lift. See also Lindon et al., arXiv:2210.08589; Waudby-Smith et al., arXiv:2103.06476.
+**One theta for both arms and all stages.** With any theta that converges, the lift stays unbiased, because the arms'
+means of x differ only by chance (Lin 2013). A separate theta for a challenger that has only a hundred users would
+overfit. If theta is estimated from all users together (Deng et al. 2013, CUPED), the error of theta is negligible
+compared with that of the lift. The interval is valid for any theta, because it uses the variance of the residuals. A
+stage has the same weight in the estimate of theta as in the lift. See also Lindon et al., arXiv:2210.08589;
+Waudby-Smith et al., arXiv:2103.06476.
 
 A user's x counts once for each of the user's stages. If the arm affects which users return in a later stage, the
 adjusted lift compares users with equal covariates.
@@ -28,7 +29,7 @@ _DISTINCT = 1e-8
 
 
 def slopes(sums: Sums, within: Floats, ratio: Floats, weight: Floats) -> Floats:
-    """Return the slope of the metric on each covariate, by least squares, (..., K).
+    """Return the least-squares slopes of the metric on the covariates, (..., K).
 
     Args:
         within: Sums of products of figures, as returned by `Sums.within`.
@@ -54,9 +55,10 @@ def slopes(sums: Sums, within: Floats, ratio: Floats, weight: Floats) -> Floats:
 
 
 def residual(ratio: Floats, per_user: Floats, means: Floats, theta: Floats) -> Floats:
-    """Return the coefficients that turn a user's figures into the user's residual, (..., A, S, F).
+    """Return the coefficients with which a user's residual is computed from the user's figures, (..., A, S, F).
 
-    The residual is the sum of the user's figures, each multiplied by its coefficient.
+    The figures are numerator, denominator, 1 and covariates (`figures_with`). The residual is their sum, each
+    multiplied by its coefficient; the module's docstring has the formula.
 
     Args:
         ratio: Metric in each arm and stage, (..., A, S), in the numerator's unit.
@@ -84,9 +86,9 @@ def covariate_means(sums: Sums) -> Floats:
 
 
 def figures_with(metric: Floats, covariates: Floats) -> Floats:
-    """Return the figures of each row, (R, F): numerator and denominator of the metric, a 1, and the covariates.
+    """Return one row of figures for each row: the metric's numerator and denominator, a 1, and the covariates, (R, F).
 
-    Without covariates, the 1 is left out, too.
+    Without covariates, the figures are only the numerator and denominator.
 
     Args:
         metric: Numerator and denominator of the metric, (R, 2).
@@ -100,8 +102,9 @@ def figures_with(metric: Floats, covariates: Floats) -> Floats:
 def standardised(columns: Floats) -> Floats:
     """Scale covariates, (R, K), to mean 0 and standard deviation 1, which avoids rounding errors in sums.
 
-    The scale of a covariate does not affect the lift. A missing value (NaN) is replaced by the covariate's mean. An
-    added column is 1 for users with a missing value, so that these users have their own mean of the metric.
+    A missing value (NaN) is replaced by the covariate's mean. For each covariate with missing values, a column is added
+    that is 1 for the users without a value and 0 for all others. The regression can then estimate a separate mean of
+    the metric for these users.
     """
     missing = np.isnan(columns)
     marks = {column.tobytes(): column for column in missing.T if column.any()}  # without duplicates

@@ -22,13 +22,13 @@ from mtorl.experiment.inference.statistics import sequence_times
 
 
 def log_e_value(value: float, se: float, users: float, *, alpha: float) -> float:
-    """Return the logarithm of the e-value, which is the evidence that a difference is not zero.
+    """Return the logarithm of the e-value for one metric: the evidence that the arms differ in this metric.
 
-    It is -inf if the difference or its standard error is unknown.
+    Returns -inf, no evidence, if the difference or its standard error is not finite.
 
     Args:
         users: Effective users of the comparison, as in `Lift.effective_users`.
-        alpha: Error rate at which the mixture of the e-value is most powerful.
+        alpha: Error rate for which the e-value is most sensitive (see `rho_squared`).
     """
     if not (math.isfinite(value) and math.isfinite(se)):
         return -math.inf
@@ -41,13 +41,13 @@ def log_e_value(value: float, se: float, users: float, *, alpha: float) -> float
 def p_value(log_e: float) -> float:
     """Return an always-valid p-value from the logarithm of an e-value.
 
-    If there is no difference, the probability that it is below p at any look is at most p.
+    If the arms do not differ, the p-value falls below p at any look with a probability of at most p.
     """
     return math.exp(min(0.0, -log_e))
 
 
 def discoveries(log_e: Sequence[float], alpha: float) -> list[bool]:
-    """Return, for each metric, whether its difference is a discovery at false discovery rate alpha.
+    """Return, for each metric, whether the arms differ significantly, with a false discovery rate of at most `alpha`.
 
     Args:
         log_e: For each metric, the result of `log_e_value`.

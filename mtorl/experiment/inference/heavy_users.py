@@ -1,6 +1,6 @@
 """Computes weights of users, so that a single busy user can neither block nor decide a verdict.
 
-    figures *= user_weights(decisions)[:, None]         # for numerator and denominator alike
+    figures *= user_weights(decisions)[:, None]         # numerator and denominator get the same weight
 
 A bot, or an id that many visitors share, may have 40 % of an arm's decisions, and would then determine the metric of
 the arm. So a user counts as at most `HEAVIEST` typical users: the weight is min(1, HEAVIEST * typical / decisions). A
@@ -15,7 +15,7 @@ import numpy as np
 
 from mtorl.experiment.inference.sums import Floats
 
-# One user counts as at most this number of typical users.
+# A user counts at most as much as this number of typical users.
 HEAVIEST = 10.0
 
 

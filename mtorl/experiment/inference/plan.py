@@ -32,13 +32,13 @@ POWER = 0.8
 LOOKS = 300
 # If an experiment would need more users than this, the effect counts as too small to be found.
 MOST_USERS = 5_000_000
-# Number of users to draw in all simulated runs together, which takes about a minute.
+# Number of users to draw in all simulated runs together. Drawing this many users takes about a minute.
 _DRAWS = 300_000_000
-# Fewest and most simulated runs. The fewest distinguish a power of 80 % from 75 %, the most distinguish it from 78 %.
+# Fewest and most simulated runs. With 400 runs, a power of 80 % can be distinguished from 75 %; with 2,000, from 78 %.
 _RUNS = (400, 2_000)
-# Number of looks that are simulated at once, because the users between these looks are all in memory.
+# Number of looks that are simulated at once. The users who arrive between these looks are all in memory.
 _LOOKS_AT_ONCE = 40
-# A log shows the number of users per day only if at least this many days pass from its first to its last decision.
+# The number of users per day is estimated from a log only if the log covers at least this many days.
 _WHOLE_DAY = 0.9
 
 
@@ -47,8 +47,8 @@ class Population:
     """The users of a log, from which the users of a simulated experiment are drawn."""
 
     figures_U2: Floats  # numerator and denominator of the primary metric for each user
-    # `counts` is True if outcomes are counts, such as clicks: a better policy then has more outcomes. It is False for
-    # amounts, such as revenue: a better policy then has larger outcomes.
+    # True if outcomes are counts, such as clicks: the simulated challenger then has more outcomes. False if they are
+    # amounts, such as revenue: the challenger then has larger outcomes.
     counts: bool = True
 
     @property
@@ -58,10 +58,10 @@ class Population:
         return float(numerator / denominator) if denominator > 0 else 0.0
 
     def part_of(self, chosen_N: npt.NDArray[np.intp], share: float, rng: np.random.Generator) -> Floats:
-        """Return a random part of some users' outcomes, which is the fraction `share` on average.
+        """Return a random part of some users' outcomes, on average the fraction `share` of them.
 
-        Whole numbers, such as clicks, are drawn one by one. If there are other numbers, such as revenue, each user's
-        outcomes are either all in the part or all left out.
+        If all outcomes are whole numbers, such as clicks, each single click is kept with probability `share`.
+        Otherwise, as for revenue, a user's outcomes are either all kept or all left out.
         """
         numerator_N = self.figures_U2[chosen_N, 0]
         part_N: Floats = (
@@ -78,7 +78,10 @@ class Population:
         return bool(np.all((numerator_U >= 0) & (numerator_U == np.floor(numerator_U))))
 
     def deviation(self) -> float:
-        """Return the standard deviation of one user's contribution to the difference of two equal arms."""
+        """Return the number that, divided by sqrt(n), is the standard error of the difference of two arms.
+
+        Here n is the number of users in both arms together, which have equal size.
+        """
         numerator_U, denominator_U = self.figures_U2.T
         return 2.0 * float((numerator_U - self.ratio * denominator_U).std() / denominator_U.mean())
 
@@ -88,13 +91,13 @@ class Plan:
     """Planned size of an experiment."""
 
     users: int  # number of users in all arms together
-    # Share of the simulated runs in which this number of users showed that the challenger is better.
+    # Share of the simulated runs that found the challenger to be better with this number of users.
     power: float
     runs: int
 
 
 class IncumbentUsers(NamedTuple):
-    """The users of the incumbent in a log, with the number and the mean cost of their decisions."""
+    """The users who got the incumbent's decisions in a log, with the number and the mean cost of these decisions."""
 
     population: Population
     decisions: int
@@ -151,7 +154,7 @@ def requirements(
 
 
 def needed_users(population: Population, effect: float, share: float, alpha: float) -> Plan | None:
-    """Return the smallest number of users with which an effect is found with probability POWER.
+    """Return the smallest number of users with which an effect is found in 80 % of all experiments (POWER).
 
     Returns None if more than `MOST_USERS` users are needed.
 
@@ -169,8 +172,8 @@ def needed_users(population: Population, effect: float, share: float, alpha: flo
     users = len(population.figures_U2)
     if users < MIN_USERS or not population.ratio > 0.0:
         raise ValueError(messages.PLAN_NEEDS_USERS(users=users, value=population.ratio, needed=MIN_USERS))
-    # A test with a single look at the end would need `one_look` effective users. Always-valid looks need about 1.5
-    # times as many.
+    # A test that looks at the result only once, at the end, would need `one_look` effective users. With always-valid
+    # intervals, about 1.5 times as many are needed.
     one_look = (2.8 * population.deviation() / (effect * population.ratio)) ** 2 / (4.0 * share * (1.0 - share))
     most = max(2.0 * one_look, 20.0 * MIN_USERS / min(share, 1.0 - share))
     while most < 2 * MOST_USERS:
@@ -181,7 +184,7 @@ def needed_users(population: Population, effect: float, share: float, alpha: flo
             rng = np.random.default_rng([0, run])
             found = estimate(_play(rng, population, effect, share, looks_L))
             low, _ = confidence_sequence(found.value, found.se, found.effective_users, alpha=alpha)
-            better = low > 0.0  # False if `low` is NaN, because there are too few users so far
+            better = low > 0.0  # with too few users, `low` is NaN and this is False
             first[int(better.argmax()) :] += bool(better.any())
             report(run + 1, runs)
         reached = first / runs >= POWER
@@ -193,9 +196,9 @@ def needed_users(population: Population, effect: float, share: float, alpha: flo
 
 
 def _looks(most: float) -> np.ndarray:
-    """Return the numbers of users at which each simulated run is evaluated, up to `most`.
+    """Return the numbers of users, up to `most`, at which each simulated run is evaluated.
 
-    They are closer together for large numbers of users, where the answer is likely.
+    Most of them are large, because the needed number of users is usually in the upper part of the range.
     """
     early, late = np.geomspace(MIN_USERS, most / 5.0, LOOKS // 5), np.linspace(most / 5.0, most, LOOKS)
     return np.unique(np.concatenate([early, late]).astype(np.int64))
@@ -204,8 +207,9 @@ def _looks(most: float) -> np.ndarray:
 def _play(rng: np.random.Generator, population: Population, effect: float, share: float, looks_L: np.ndarray) -> Sums:
     """Simulate one experiment, and return its sums over users at each look.
 
-    The challenger's metric is raised by `effect`. If outcomes are counts, each user of the challenger also gets a
-    random part of another user's outcomes. Otherwise, the outcomes of the challenger's users are multiplied.
+    The challenger's metric is raised by the fraction `effect`. If outcomes are counts, such as clicks, each user of the
+    challenger gets additional outcomes, which are a random part of another user's outcomes. If they are amounts, such
+    as revenue, the outcomes of each user of the challenger are multiplied by 1 + effect.
     """
     numerator_U, denominator_U = population.figures_U2.T
     at_looks = np.zeros((len(looks_L), 2, 8))

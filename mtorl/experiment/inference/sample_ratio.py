@@ -21,20 +21,23 @@ from scipy.special import gammaln
 
 # If the shares are as configured, the test raises a false alarm with at most this probability, over all looks.
 SRM_ALARM = 0.01
-# kappa: with this value, the test detects that 300 users are split 2 : 1 instead of 1 : 1.
+# Parameter kappa of the test. With this value, 300 users are enough to detect that they are split 2 : 1 instead of 1 :
+# 1.
 CONCENTRATION = 100.0
 
 Stage = tuple[Mapping[str, int], Mapping[str, float]]
-"""The number of distinct users in each arm, and each arm's configured share (on any positive scale)."""
+"""One stage: the number of distinct users by arm, and the configured share by arm. Only the ratios of the shares
+matter."""
 
 
 def srm_p_value(stages: Sequence[Stage], *, planned: int = 1) -> float:
-    """Return the p-value of a sample ratio mismatch in any stage, which is valid for all looks together.
+    """Return the p-value of a sample ratio mismatch, over all stages and all looks together.
 
-    It is 0.0 if an arm with share 0 has users.
+    A small value means that users do not reach the arms in the configured shares. It is 0.0 if an arm with share 0 has
+    users.
 
     Args:
-        planned: Total number of planned stages, between which the error rate is divided.
+        planned: Total number of planned stages. Each of them gets an equal part of the error rate.
     """
     return min([1.0, *(planned * math.exp(min(0.0, -_log_martingale(*stage))) for stage in stages)])
 

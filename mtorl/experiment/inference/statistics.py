@@ -24,18 +24,20 @@ rate, covers all stages. The contributions of a user in several stages are added
 arXiv:2103.06476. The one-sided bound uses a half-normal mixture. Both cover the weighted mean of the stages' lifts.
 
 **Small arms and heavy tails.** The sequence is valid only if the estimated variance is right. But in an arm of 15 users
-without a click, the estimate is zero. In an arm without its rare large revenues so far, it is too small. Safeguards:
+without a click, the estimated variance is zero. If large revenues are rare and an arm has not had any yet, the estimate
+is too small. So there are these safeguards:
 
 - There is no interval if an arm has fewer than MIN_USERS users (Kish's effective sample size, sum(D)^2 / sum(D^2)).
-- If an arm has fewer than MIN_POSITIVE users with a positive outcome, the variance of the missing ones is added.
+- If an arm has fewer than MIN_POSITIVE users with a positive outcome, the variance that is probably missing is added.
 - Users with most of an arm's decisions already have a lower weight (`heavy_users.py`). If one user still has most
   decisions in a small stage, the arm's ratio nearly equals the user's ratio, so the arm seems to have no variance. So
   deviations are taken from the ratio of both arms together, and users are assumed to vary alike in both arms.
 
 An arm that earns nothing is still found to be worse, but later. `benchmarks/experiments.py` measures the error rate.
 
-Two mistakes to avoid. Do not test the relative lift: with few heavy-tailed conversions, its sequence errs far too
-often, unlike that of the difference. Do not choose `TIGHTEST_AT` from the data: that would make the sequence invalid.
+Two mistakes to avoid. Do not test the relative lift: with few heavy-tailed conversions, its intervals miss the true
+value far more often than alpha allows. The intervals of the difference do not. Do not choose `TIGHTEST_AT` from the
+data, because the intervals would then not be valid.
 
 Shapes: A = 2 arms, challenger first; S = stages; 2 = numerator, denominator. All functions accept further leading axes,
 for many experiments or looks at once.
@@ -55,7 +57,7 @@ Interval = tuple[float, float]
 
 # If an arm has fewer effective users, there is no interval, because estimates are not normally distributed.
 MIN_USERS = 100
-# If an arm has fewer users with a positive outcome, the variance of the missing users is added.
+# If fewer users than this in an arm have a positive outcome, `_missing_variance` makes the variance larger.
 MIN_POSITIVE = 150
 # A lift or standard error that is below this fraction of the metric is a rounding error, and counts as 0.
 ROUNDING = 1e-8
@@ -74,11 +76,13 @@ class Estimate:
     value: Floats
     # Standard error of the lift. NaN if an arm has fewer than MIN_USERS effective users.
     se: Floats
-    # Time of the confidence sequence: the data have as much information as this number of users in arms of equal size.
+    # Time of the confidence sequence: the number of users that would give the same information if both arms had equal
+    # size.
     effective_users: Floats
-    # Metric of the incumbent over all stages, with the weights that the stages have in the lift.
+    # Metric of the incumbent: the mean over the stages, with the same weights as for the lift.
     incumbent: Floats
-    # Effective users (Kish) of challenger and incumbent, (..., A), computed from each user's number of decisions.
+    # Effective users of challenger and incumbent, (..., A): Kish's effective sample size of each user's number of
+    # decisions.
     arm_users: Floats
 
 
@@ -97,21 +101,23 @@ class Lift:
     ci_fixed: Interval
     relative: float | None
     arm_users: tuple[float, float]
-    """Effective users of challenger and incumbent. There is no interval if one of them is below MIN_USERS."""
+    """Effective number of users of the challenger and of the incumbent. If one of them is below MIN_USERS, there is no
+    interval."""
 
 
 def estimate(sums: Sums, largest: float | None = None, sizes: Floats | None = None) -> Estimate:
     """Return the lift over all stages and its standard error.
 
-    By the delta method, user i contributes (N_i - R D_i) / sum(D) to the ratio R of the user's arm in a stage. A user's
-    contributions in all stages are weighted and added up. These totals are independent between users, so the sum of
-    their squares estimates the variance of the lift. The sums of products are enough to compute it.
+    By the delta method, user i contributes (N_i - R D_i) / sum(D) to the ratio R of the user's arm in a stage. Each
+    user's contributions are added up over the stages. Users are independent, so the sum of the squares of these totals
+    estimates the variance of the lift. It can be computed from `sums.products`.
 
     Args:
-        largest: Upper bound of one decision's numerator. If no user of either arm has a positive outcome, this is the
-            assumed size of such an outcome; without it, the metric then has no interval.
-        sizes: Weights by arm and stage, (..., A, S); by default, the denominators. A metric whose denominator is an
-            outcome instead of decisions needs other weights, because the arm may change that outcome.
+        largest: Upper bound of one decision's numerator, such as 1 for a click. If no user of either arm has a positive
+            outcome, the variance is computed as if such outcomes had this size. Without it, such a metric has no
+            interval.
+        sizes: Weights by arm and stage, (..., A, S); by default, the denominators. Pass other weights for a metric
+            whose denominator is an outcome, such as clicks, because outcomes may depend on the arm.
     """
     sums = sums.with_both_arms()
     users, numerator, denominator = sums.users, sums.totals[..., NUMERATOR], sums.totals[..., DENOMINATOR]
@@ -121,7 +127,7 @@ def estimate(sums: Sums, largest: float | None = None, sizes: Floats | None = No
         sizes = denominator if sizes is None else np.where(counts, sizes, 0.0)
         size = np.nan_to_num(sizes.prod(-2) / sizes.sum(-2))  # (..., S)
         weight = np.where(counts, (size / size.sum(-1, keepdims=True))[..., None, :], 0.0)  # (..., A, S)
-        # Change of the lift if the numerator of an arm and stage increases by 1.
+        # Absolute change of the lift if the numerator of this arm in this stage increases by 1.
         slope = np.where(counts, weight / denominator, 0.0)
         ratio = np.where(counts, numerator / denominator, 0.0)
         unbiased = np.sqrt(np.where(users > 1, users / (users - 1.0), 1.0))
@@ -150,22 +156,22 @@ def estimate(sums: Sums, largest: float | None = None, sizes: Floats | None = No
 def _learnt(users: Floats, covariates: int) -> Number:
     """Return the factor by which the variance grows because the slopes were estimated from the same users.
 
-    With K slopes and n users, the variance of the residuals is too small by the factor 1 - K / n. The error of the
-    slopes adds the fraction K / n.
+    With K slopes and n users, the variance of the residuals is too small by the factor 1 - K / n, and the errors of the
+    slopes add the fraction K / n. So the factor is (n + K) / (n - K).
     """
     return (users + covariates) / np.maximum(users - covariates, 1.0) if covariates else 1.0
 
 
 def _missing_variance(sums: Sums, within: Floats, weight: Floats, largest: float | None) -> Floats:
-    """Return the variance to add if an arm has fewer than MIN_POSITIVE users with a positive outcome.
+    """Return the variance to add for arms with fewer than MIN_POSITIVE users with a positive outcome.
 
-    This is the variance that the missing users with a positive outcome would cause. The size of their outcomes is
-    estimated from both arms together, because one arm may have none. They are spread over the stages like the arm's
-    users.
+    With so few positive outcomes, the variance would be underestimated. So it is increased as if such an arm had
+    MIN_POSITIVE users with a positive outcome. The outcomes of the additional users have the mean squared size of the
+    positive outcomes in both arms, because one arm may have none.
     """
     users, positive = sums.users, sums.positive.sum(-1)  # (..., A)
     denominator, squares = sums.totals[..., DENOMINATOR], within[..., NUMERATOR, NUMERATOR]
-    # Factor that converts a user's numerator to the user's contribution to the mean of the arm.
+    # Multiplying a user's numerator by this factor divides it by the arm's mean denominator per user.
     per_user = np.where(users > 0, users / denominator, 0.0)
     seen = positive.sum(-1)
     unit = np.nan if largest is None else largest * users.sum((-1, -2)) / denominator.sum((-1, -2))
@@ -177,15 +183,14 @@ def _missing_variance(sums: Sums, within: Floats, weight: Floats, largest: float
 
 
 def _unseen_variance(sums: Sums, within: Floats, of_user: Floats, theta: Floats, scale: Floats) -> Floats:
-    """Return the variance to add so that one very busy user can't make an arm seem to have no variance.
+    """Return the variance to add so that an arm with one very busy user does not seem to have no variance.
 
-    If a bot makes most of an arm's decisions in a stage, the arm's ratio is nearly the bot's ratio, from which the bot
-    hardly deviates. So deviations are measured from the ratio of both arms together, and users are assumed to vary
-    equally in both arms. This gives a lower bound for the variance of the difference. A bound for each arm would count
-    the heavy tail of one arm twice.
+    If a bot makes most of an arm's decisions in a stage, the arm's ratio is nearly the bot's ratio, so the bot's
+    residual is nearly 0. This function therefore measures residuals from the ratio of both arms together, and assumes
+    that users vary equally in both arms. It returns how much the variance of the lift increases by this.
 
     Args:
-        scale: Variance of the lift per unit of squared residuals, (..., A, S).
+        scale: Factor that converts the sum of squared residuals into the variance of the lift, (..., A, S).
     """
     users, both = sums.users.sum(-2, keepdims=True), sums.totals.sum(-3, keepdims=True)
     ratio = np.nan_to_num(both[..., NUMERATOR] / both[..., DENOMINATOR])
@@ -205,30 +210,31 @@ def _squares(within: Floats, of_user: Floats) -> Floats:
 
 
 TIGHTEST_AT = 2_000
-"""Effective users at which the sequence would be tightest without `STANDING_AT`; widths hardly depend on it."""
+"""Number of effective users at which the always-valid interval would be narrowest compared with an interval for one
+look, if `STANDING_AT` did not exist. Widths hardly depend on this number."""
 STANDING_AT = 20_000
-"""Below this number of effective users, the ratio of width to standard error is at least its value at this number.
+"""Below this number of effective users, the width of the always-valid interval, relative to the standard error, is not
+allowed to be smaller than at this number.
 
-The always-valid interval is then 1.66 to 1.95 times as wide as an interval for one look. Returning users add
-information while the time of the sequence, the number of users, stands still. Near the sequence's tightest point, the
-lift would then leave the interval more often than alpha allows.
+The always-valid interval is then 1.66 to 1.95 times as wide as an interval for one look. Without this limit, it would
+be too narrow near `TIGHTEST_AT` if users return: their new decisions change the lift, although the number of users,
+which is the time of the sequence, does not grow. The lift would then leave the interval more often than alpha allows.
 """
 
 
 def rho_squared(alpha: float) -> float:
-    """Return rho^2 of the mixture, chosen so that the sequence is tightest at `TIGHTEST_AT` users.
+    """Return the parameter rho^2 of the confidence sequence, for which it is tightest at `TIGHTEST_AT` users.
 
-    The solution uses Lambert's function W_{-1}.
+    The formula contains Lambert's function W_{-1}.
     """
     branch = float(lambertw(-(alpha**2) * np.exp(-1.0), k=-1).real)
     return (-branch - 1.0) / TIGHTEST_AT
 
 
 def sequence_times(users: Number, alpha: float) -> Floats:
-    """Return rho^2 times the number of users for which the width of an interval is computed, (2, ...).
+    """Return two numbers of users, `users` and max(users, STANDING_AT), each multiplied by rho^2, (2, ...).
 
-    There are two numbers: `users`, and `users` but at least `STANDING_AT`. Callers use the wider one of the two
-    intervals.
+    Callers compute an interval for each of the two numbers, and use the wider interval.
     """
     found: Floats = np.stack([users, np.maximum(users, STANDING_AT)]) * rho_squared(alpha)
     return found
@@ -252,8 +258,8 @@ def confidence_sequence(value: Number, se: Number, users: Number, *, alpha: floa
 def one_sided_width(se: Number, users: Number, *, alpha: float) -> Floats:
     """Return the distance from an estimate to its one-sided always-valid bound.
 
-    The mixture is half-normal instead of normal. Its martingale is at least 2/sqrt(n rho^2+1) * (exp(x^2/2) - 1), since
-    Phi(x) >= 1 - exp(-x^2/2). The martingale stays below 1/alpha at all looks with probability 1 - alpha.
+    The bound comes from a martingale that, with probability 1 - alpha, stays below 1/alpha at all looks. The martingale
+    is a half-normal mixture, which is at least 2/sqrt(n rho^2+1) * (exp(x^2/2) - 1), since Phi(x) >= 1 - exp(-x^2/2).
     """
     k = sequence_times(users, min(2.0 * alpha, 0.999))
     return _always_valid_width(se, k, np.log1p(np.sqrt(k + 1.0) / (2.0 * alpha)))
@@ -271,7 +277,7 @@ def fixed_interval(value: Number, se: Number, *, alpha: float) -> tuple[Floats, 
 def compare(sums: Sums, *, alpha: float, largest: float | None = None, sizes: Floats | None = None) -> Lift:
     """Return the lift with two intervals: one that is always valid, and one for a single look.
 
-    The other arguments are those of `estimate`, without leading axes.
+    `sums`, `largest` and `sizes` are as in `estimate`, but for one metric, without leading axes.
 
     Args:
         alpha: Probability that an interval misses the true lift.

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-# Positions of a user's figures. The covariates have all positions from COVARIATES on.
+# Indices of the figures in the last axis. All indices from COVARIATES on are covariates.
 NUMERATOR, DENOMINATOR, ONE, COVARIATES = range(4)
 
 
@@ -34,8 +34,8 @@ NUMERATOR, DENOMINATOR, ONE, COVARIATES = range(4)
 class Sums:
     """Sums over users, from which the lift of one metric and its variance are computed.
 
-    There is a sum for each figure of the users, such as the metric's numerator, and for the product of each pair of
-    figures.
+    Each user has several figures, such as the numerator and the denominator of the metric. This class has the sum of
+    each figure, and the sum of the products of each pair of figures.
     """
 
     users: Floats  # number of users in each arm and stage, (..., A, S)
@@ -60,14 +60,17 @@ class Sums:
         )
 
     def within(self) -> Floats:
-        """Return the sums of the products of two figures in the same arm and stage, (..., A, S, F, F)."""
+        """Return the sums of the products of each pair of figures within the same arm and stage, (..., A, S, F, F)."""
         *leading, arms, stages, figures = self.totals.shape
         cells = self.products.reshape(*leading, arms * stages, figures, arms * stages, figures)
         found: Floats = np.einsum("...cfcg->...cfg", cells)
         return found.reshape(*leading, arms, stages, figures, figures)
 
     def with_both_arms(self) -> Sums:
-        """Return sums in which a stage counts as empty if one of its arms has no users or a zero denominator."""
+        """Return a copy in which a stage has no users if one of its arms has no users or a zero denominator.
+
+        Such a stage can't be compared, so it must not affect the lift.
+        """
         there = (self.users > 0) & (self.totals[..., DENOMINATOR] > 0)
         both: npt.NDArray[np.bool_] = np.all(there, axis=-2, keepdims=True)
         users, positive = np.where(both, self.users, 0.0), np.where(both, self.positive, 0.0)
@@ -77,12 +80,12 @@ class Sums:
 class UserSums:
     """Sums over users for all metrics at once, for more users than fit in memory.
 
-    There is a sum for each column, and for the product of each pair of columns, by stage and arm.
+    For each stage and arm, it has the sum of each column, and the sum of the products of each pair of columns.
 
     Args:
-        numerators: For each metric, its numerator as a weighted sum of columns. The users with a positive numerator are
-            counted (`Sums.positive`).
-        same: Columns that are aliases, with the column that each one stands for.
+        numerators: For each metric, its numerator as a weighted sum of columns. For each numerator, the users with a
+            positive value are counted (`Sums.positive`).
+        same: Aliases: maps a name to the column with the same values.
     """
 
     def __init__(
@@ -129,8 +132,8 @@ class UserSums:
             self.products_CBCB[cell, :, cell] += of_cell @ of_cell.T
             for users, positive in zip(self.positive_C.values(), self._numerators_NB @ of_cell > 0, strict=True):
                 users[cell] += np.count_nonzero(positive)
-        # The rows of a user are adjacent. Add the products of two rows of the same user: first of neighbouring rows,
-        # then of rows that are two apart, and so on.
+        # A user's products also include those of figures in different cells. The rows of a user are adjacent, so
+        # multiply each row by the next row of the same user, then by the row after that, and so on.
         lag = 1
         while len(one := np.flatnonzero(user_R[lag:] == user_R[:-lag])):
             kind = cell_R[one] * cells + cell_R[one + lag]
@@ -143,15 +146,15 @@ class UserSums:
             lag += 1
 
     def cells(self, arm: int) -> npt.NDArray[np.intp]:
-        """Return the cell of an arm in each stage, (S,)."""
+        """Return the indices of an arm's cells, one for each stage, (S,)."""
         return np.arange(arm, len(self.users_C), self._arms)
 
     def of(self, arms: tuple[int, int], stages: Sequence[int], maps: Floats, positive: str) -> Sums:
         """Return the sums of one metric for two arms.
 
         Args:
-            maps: Weights that turn columns into figures, (A, S, F, B).
-            positive: Name of the numerator (see `numerators`) for which users with a positive value are counted.
+            maps: Weights with which the columns are added up to the metric's figures, (A, S, F, B).
+            positive: Key in `numerators` of the metric's numerator. The users with a positive numerator are counted.
         """
         place = np.array([[stage * self._arms + arm for stage in stages] for arm in arms], dtype=np.intp)  # (A, S)
         flat, count = place.reshape(-1), maps.shape[-2]

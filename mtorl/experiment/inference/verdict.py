@@ -5,15 +5,15 @@
     verdict     "srm" > waiting > "guardrail" > "ship" | "stop" > "futile" > "inconclusive"        `reach_verdict`
     several     one verdict for several challengers                                                `leading`
 
-The experiment's `alpha` bounds the probability of *any* false verdict, and is split evenly between challengers
-(Bonferroni). Each challenger's part has nine shares for the primary metric, and one per guardrail for a false breach
-(`ErrorShares`). A guardrail that falsely seems to hold needs no share: only "ship" depends on it. With K guardrails:
+The experiment's `alpha` bounds the probability of *any* false verdict. It is split evenly between the challengers
+(Bonferroni). With K guardrails, a challenger's part of `alpha` is divided into 9 + K equal shares (`ErrorShares`): nine
+for the primary metric, and one for each guardrail that may falsely seem breached. The shares cover both cases:
 
-    if the challenger is not better   "ship" and "stop" are errors of the primary metric's interval: with false
-                                      breaches, 9 + K shares in total
-    if the challenger is better       a false "stop" takes half of the primary metric's shares; a false "ship" needs a
-                                      broken guardrail that seems to hold, the other half (`held`); and the other
-                                      K - 1 guardrails may falsely seem breached
+    the challenger is not better   "ship" and "stop" are false. The interval of the primary metric misses the true lift
+                                   (9 shares), or one of K guardrails falsely seems breached (K shares).
+    the challenger is better       "stop" is false: the interval misses the true lift on one side (4.5 shares). "ship"
+                                   is false if a guardrail is breached but seems to hold (`held`, 4.5 shares). One of
+                                   the other K - 1 guardrails may falsely seem breached (K - 1 shares).
 """
 
 import math
@@ -29,12 +29,13 @@ from mtorl.runtime.message import Message
 Token = Literal["ship", "stop", "futile", "inconclusive", "srm", "guardrail"]
 _DECIDED: dict[str, Token] = {token: token for token in get_args(Token) if token != "inconclusive"}
 
-# If the arms' shares of late outcomes differ by more than this, late outcomes may explain the whole lift.
+# Each arm has a share of outcomes that arrived too late to count. If these shares differ by more than this between the
+# arms, late outcomes may explain the whole lift.
 LATE_ALARM = 0.03
-# If more than this share of the users was seen in two arms of a stage, the assignment is broken.
+# If more than this share of the users was served by both arms in the same stage, the assignment is broken.
 CROSSED_ALARM = 0.01
 
-# Alpha is divided into equal shares. The primary metric gets this number of shares, and each guardrail gets one.
+# Alpha is divided into equal parts. Each guardrail gets one part, and the primary metric gets this number of parts.
 _PRIMARY = 9
 # Accepted probability that a challenger with the wanted effect is called futile, over all looks.
 FUTILITY_BETA = 0.1
@@ -59,7 +60,10 @@ class GuardrailCheck:
 
 
 def breach(name: str, lower: float, margin: float) -> Message:
-    """Return the message for a breached guardrail, in which the metric reads like "cost per decision"."""
+    """Return the message for a breached guardrail.
+
+    It shows a metric such as cost_per_decision as "cost per decision".
+    """
     return messages.GUARDRAIL(metric=name.replace("_", " "), lower=lower, margin=margin)
 
 
@@ -71,14 +75,14 @@ class Verdict:
 
     @property
     def token(self) -> Token:
-        """Return the code of the reason if it is a decision, such as "ship", and "inconclusive" otherwise."""
+        """Return the kind of verdict, such as "ship". It is "inconclusive" if the reason's code is no decision."""
         return _DECIDED.get(self.reason.code, "inconclusive")
 
 
 class ErrorShares(NamedTuple):
-    """The error rates of the comparisons of one challenger with the incumbent.
+    """The error rates for the comparison of one challenger with the incumbent.
 
-    They are chosen so that the probability of any false verdict, over all challengers, is at most alpha.
+    Over all comparisons, the probability of any false verdict is then at most alpha.
     """
 
     # Probability that the two-sided interval of the primary metric misses the true lift.
@@ -110,7 +114,7 @@ def check_guardrail(
         float(one_sided_width(lift.se, lift.effective_users, alpha=share)) for share in (shares.breached, shares.held)
     )
     lower, upper = value - below, value + above
-    # The state stays "open" if a bound is NaN, because there are too few users.
+    # If there are too few users, both bounds are NaN, and the state stays "open".
     state: Literal["breached", "held", "open"] = "open"
     if lower > margin:
         state = "breached"
@@ -122,11 +126,11 @@ def check_guardrail(
 def rules_out(short_of_effect: Lift) -> bool:
     """Return whether the data rule out that a challenger has the wanted effect.
 
-    If the challenger has this effect, it is ruled out with at most the probability FUTILITY_BETA. This holds for any
-    number of looks, because the bound is one-sided and always valid.
+    A challenger that does have this effect is ruled out with a probability of at most FUTILITY_BETA, over all looks.
 
     Args:
-        short_of_effect: Lift of the challenger over an incumbent whose metric is raised by the wanted effect.
+        short_of_effect: Lift of the challenger over the incumbent's metric plus the wanted effect. It is negative if
+            the challenger has less than the wanted effect.
     """
     se, users = short_of_effect.se, short_of_effect.effective_users
     width = float(one_sided_width(se, users, alpha=FUTILITY_BETA))
@@ -180,8 +184,8 @@ def reach_verdict(
         return Verdict(messages.UNBALANCED(covariate=unbalanced))
     if late_gap > LATE_ALARM:
         return Verdict(messages.LATE_GAP(gap=late_gap))
-    # Allow for one hour less: in an experiment of a week, a few minutes less than a week pass from the first to the
-    # last decision.
+    # Accept up to one hour less. In an experiment of a week, the time from the first to the last decision is a few
+    # minutes less than a week.
     if hours <= min_hours - 1.0:
         return Verdict(messages.TOO_EARLY(hours=math.floor(hours), needed=min_hours))
     for check in guardrails:
@@ -215,10 +219,10 @@ def _agree(one: Lift, other: Lift) -> bool:
 
 
 def leading(verdicts: Mapping[str, Verdict], lifts: Mapping[str, Lift]) -> str:
-    """Return the challenger whose verdict is reported as the experiment's verdict.
+    """Return the challenger whose verdict becomes the verdict of the whole experiment.
 
-    It is the challenger whose token comes first in `_LEADING`. If several have that token, it is the one with the
-    largest lift.
+    `_LEADING` defines which kind of verdict comes first. Among challengers with the same kind of verdict, the one with
+    the largest lift is chosen.
     """
 
     def rank(challenger: str) -> tuple[int, float]:

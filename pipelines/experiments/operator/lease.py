@@ -21,7 +21,8 @@ from serving.kubernetes_api import Conflict, KubernetesApi
 
 log = logging.getLogger(__name__)
 ANSWER_SECONDS = (2.0, 2.0)
-"""Timeouts for requests about the lease, in seconds. The holder must notice a failure before the lease expires."""
+"""Timeouts in seconds for connecting and for an answer, in requests about the lease. They are short, so that the holder
+notices a failure before the lease expires."""
 _NAME = "mtorl-operator"
 # A lease that is not renewed expires after this many seconds.
 _HELD_SECONDS = 15
@@ -85,7 +86,7 @@ class Lease:
         """Try to acquire or renew the lease. Returns whether this process now holds it."""
         try:
             return self._take()
-        # An error of the network or of the API server.
+        # The network or the API server has failed, or another operator was faster.
         except Exception as error:
             words = str(error).splitlines()[0]
             if words != self._said and not isinstance(error, Conflict):
@@ -114,7 +115,7 @@ class Lease:
     def _is_stale(self, holder: str, renewed: str | None) -> bool:
         """Return whether the lease has expired.
 
-        The time since its last renewal is measured by the clock of this process, because the clocks of nodes differ.
+        The time since the last renewal is measured with the clock of this process, because clocks of nodes may differ.
         """
         now = time.monotonic()
         if self._seen[0] != (holder, renewed):

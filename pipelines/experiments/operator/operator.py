@@ -1,13 +1,14 @@
-"""Applies the moves of people and of the ramp to Experiment objects, and writes their status.
+"""Moves experiments between stages, as people or the automatic ramp decide, and writes their status.
 
     operator = Operator(api, reader, dataset, servers)
-    operator.watch()                  # once a second: kill switch and moves of changed objects
-    operator.settle()                 # once a second: hand-over of promoted models to the incumbent's server
-    operator.advance()                # once a minute: reads the log and moves the ramp
+    operator.watch()                  # once a second: kill switches, and stages that people have set
+    operator.settle()                 # once a second: lets the incumbent's server load promoted models
+    operator.advance()                # once a minute: reads the log, and takes due steps of the ramp
     operator.views()                  # documents for the page and the gauges
 
-An error with one object is written into the status of this object, and affects no other object. The operator stores
-nothing itself. If it is killed at any moment, the next operator continues from what the objects contain.
+Each experiment is an Experiment object in Kubernetes. An error with one object is written into the status of this
+object, and affects no other object. The operator stores all of its state in the objects. If it is killed, the next
+operator continues from there.
 """
 
 import contextlib
@@ -63,8 +64,8 @@ _TOLD = (
     "Held",
     "Changed",
     "VersionUnknown",
-)  # reasons of conditions that are also written as Kubernetes events
-# Number of attempts at a write, if other processes change the same object meanwhile.
+)  # a condition with one of these reasons is also written as a Kubernetes event
+# Number of attempts to write an object that other processes change at the same time.
 _TRIES = 8
 
 
@@ -85,7 +86,8 @@ class Operator:
         self._lock = threading.Lock()
         # The last logged error of each object.
         self._faults: dict[str, str] = {}
-        # Objects whose promotion may need a hand-over. After a restart, these are all objects with a promotion.
+        # Objects whose promotion may need a hand-over. After a restart, these are all objects with a promotion in their
+        # history.
         self._promoted: set[str] = set()
         # Salt and findings of each object. If the salt has changed, the findings belong to a previous experiment.
         self._found: dict[str, tuple[str, Findings]] = {}
@@ -115,18 +117,18 @@ class Operator:
                 _guarded(act, name)
 
     def watch(self) -> None:
-        """Handle all changes since the last call: of specs, of the ConfigMap, and of reasons for a kill.
+        """Handle everything that has changed since the last call: specs, the ConfigMap, and reasons for kill switches.
 
-        The leader also writes into each object's status whether the routers have its active experiment.
+        The leader also writes into the status of each object whether the routers have its active experiment.
         """
         objects = {str(one["metadata"]["name"]): one for one in self._api.experiments()}
-        # The ConfigMap is read after the objects, so it is at least as new as they are.
+        # Read the ConfigMap after the objects, so that it is at least as new as they are.
         config_map = self._api.in_force()
         in_force = self._api.entries(config_map)
         for name in {**objects, **in_force}:
             entry = in_force.get(name)
             serving = entry and entry.experiment
-            # The object was deleted, or a person has copied the key.
+            # This key of the ConfigMap has no object: the object was deleted, or a person has copied the key.
             if name not in objects:
                 if serving is None or serving.enabled or serving.name != name:
                     _guarded(self.changed, name)
@@ -138,7 +140,7 @@ class Operator:
                 said = self.routers.condition(serving.name, serving.version)
                 if said.reason != "Behind":
                     said = status.edited(resource, self._api.namespace) or said
-                # The next call, a second later, tries again.
+                # If the object has changed meanwhile, the next call of `watch`, a second later, tries again.
                 with contextlib.suppress(Conflict):
                     self._say(resource, {"version": serving.version}, said)
 
@@ -155,7 +157,10 @@ class Operator:
         return self._api.entries(self._api.in_force())
 
     def _again(self, name: str) -> bool:
-        """Handle an object, and try again after a conflict. A lock prevents conflicts between threads."""
+        """Handle an object, and repeat this if another process has changed the object meanwhile.
+
+        A lock prevents conflicts between the threads of this process.
+        """
         for _ in range(_TRIES):
             with self._lock:
                 try:
@@ -164,8 +169,8 @@ class Operator:
                     return promoted
                 except Conflict:
                     pass
-                # The network has failed, or the API server refuses this object. The next call, a second later, tries
-                # again.
+                # The network has failed, or the API server refuses this object. The next call of `watch`, a second
+                # later, tries again.
                 except OSError as error:
                     if self._faults.get(name) != str(error):
                         log.warning("%s: the API server does not answer, or refuses: %s", name, error)
@@ -202,7 +207,10 @@ class Operator:
         return any(event.get("to") == "promoted" for event in _history(resource))
 
     def _until_looked(self, resource: ExperimentResource) -> status.Condition | None:
-        """Return the condition to show until the log is read again; None if the state can't be computed."""
+        """Return the condition Progressing that is shown until the log is read again.
+
+        Returns None if the state of the experiment can't be computed.
+        """
         try:
             experiment, stands = state(resource)
         except (ExperimentError, HistoryError):
@@ -218,7 +226,8 @@ class Operator:
         for _ in range(_TRIES):
             try:
                 return self._settle_once(name)
-            # Perhaps the ConfigMap has changed after the history was written. So handle the object again.
+            # Perhaps the history was written, but not the ConfigMap, because it had changed meanwhile. So handle the
+            # object again.
             except Conflict:
                 self._again(name)
             except OSError as error:
@@ -234,7 +243,7 @@ class Operator:
         except (ExperimentError, HistoryError):
             # The condition `Accepted` already has the reason.
             return
-        # The next call of `advance` leads to another attempt.
+        # The next call of `advance` handles the object again, which leads to another attempt.
         except OSError as error:
             said = status.Condition("Settled", "Unknown", messages.NOT_KNOWN(fault=error))
         else:
@@ -250,7 +259,7 @@ class Operator:
         for _ in range(_TRIES):
             try:
                 return self._step(name, looked)
-            # Try again. If version and stage are unchanged, the log need not be read again.
+            # Try again. The log is read again only if the version or the stage has changed.
             except Conflict:
                 log.info("%s has changed while its log was read", name)
 
@@ -275,8 +284,8 @@ class Operator:
             findings = self._findings(name, experiment.salt)
             if stands.phase == "draft":
                 self._found.pop(name, None)
-            # Without findings, the experiment was over or switched off before this operator started. The page needs the
-            # figures, so read the log once.
+            # There are no findings if the experiment was over or switched off when this operator started. Read the log
+            # once, because the page needs the figures.
             elif findings is None or findings.verdict is None:
                 read_evidence(in_force(experiment, stands), stands.since or 0.0)
         except (ExperimentError, HistoryError):
@@ -304,7 +313,7 @@ class Operator:
             standing |= dict.fromkeys(status.FIGURES) if found.phase == "draft" or others else {}
         enabled, serving = bool(resource.spec.get("enabled")), resource.last_in_force()
         if serving is not None and standing["phase"] in STAGES:
-            # Show what the routers use, even if a person has edited the ConfigMap.
+            # Show the state that the routers use, even if a person has edited the ConfigMap.
             enabled = serving.enabled
         return {**standing, "enabled": enabled}
 
@@ -347,9 +356,9 @@ def _guarded(act: Callable[[str], None], name: str) -> None:
 
 
 def _left_out(resource: ExperimentResource, event: Event) -> str:
-    """Describe the stages that a move from the draft has skipped; "" if there are none."""
+    """Describe the stages that a move from the draft has skipped; "" if it has skipped none."""
     serving = resource.last_in_force()
-    # This is not the first move of the experiment.
+    # Only a first move can skip stages, and this is not the first move.
     if event.fixed is None or serving is None or serving.ramp is None:
         return ""
     passed = stages_before(serving.ramp, event.to)
@@ -378,7 +387,7 @@ def _progress(stands: State, step: Move | Hold, findings: Findings, needed: Sequ
 
 
 def _still_refused(resource: ExperimentResource) -> Message | None:
-    """Return the refusal of a move, as long as the spec requests the same move; None if there is no refusal."""
+    """Return the message that a move was refused, as long as the spec requests the same move; otherwise None."""
     for one in resource.status.get("conditions") or ():
         refused = (one["type"], one["reason"]) == ("Accepted", "Refused")
         if refused and one.get("observedGeneration") == resource.generation:

@@ -18,7 +18,8 @@ from pipelines import messages
 from pipelines.experiments.operator.status import Condition
 
 SILENT_SECONDS = 10.0
-"""A router without a poll for this time is gone or can't reach the operator, and is not waited for."""
+"""If a router has not polled for this number of seconds, the operator no longer waits for it: the router is gone, or
+can't reach the operator."""
 
 
 class Asked(StrictModel):
@@ -27,9 +28,9 @@ class Asked(StrictModel):
     router: Text
     """Name of the router."""
     has: dict[str, str]
-    """Version of each experiment that the router has."""
+    """Version of each experiment that the router applies, by the experiment's name."""
     everything: bool = False
-    """Whether the router requests all experiments, because it could not apply a change."""
+    """Whether the operator should send all experiments again, because the router could not apply a change."""
 
 
 class Routers:

@@ -92,7 +92,7 @@ def _lead(operator: Operator, lease: Lease, every: float) -> None:
 
 
 def _repeat(act: Callable[[], None], seconds: float) -> None:
-    """Call `act` in an endless loop. After an error, `act` is called again; only a new error is logged."""
+    """Call `act` in an endless loop, also after errors. An error is logged only if it differs from the previous one."""
     said = ""
     while True:
         try:
@@ -169,7 +169,7 @@ class _Site:
     def _says_who_leads(self) -> dict[str, str]:
         """Build the header that tells a router whether this operator is the leader.
 
-        Routers look for the leader, because the leader must know the versions of every router.
+        Routers look for the leader, because the leader shows in the status which routers have applied a change.
         """
         return {"mtorl-leads": str(self._lease.leads).lower()}
 

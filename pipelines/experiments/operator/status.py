@@ -29,7 +29,7 @@ from serving.kubernetes_api import Object
 
 # Maximum number of characters of a message. Kubernetes' conventions allow 32,768.
 _LONGEST = 30_000
-# Any other status means that it is not known whether routers have the experiment.
+# With any other status of the condition InForce, it is unknown whether the routers have the experiment.
 _IN_FORCE = {"True": True, "False": False}
 FIGURES = ("users", "lift", "interval", "spend", "verdict", "reason", "code")
 
@@ -50,7 +50,7 @@ class Condition(NamedTuple):
 def with_condition(
     before: Sequence[Mapping[str, Any]], said: Condition, generation: int, now: float
 ) -> list[dict[str, Any]]:
-    """Replace one condition in the conditions of a status; `generation` is the version number of the spec."""
+    """Return the conditions of an object with one of them replaced; `generation` is the version number of the spec."""
     old = next((one for one in before if one["type"] == said.type), None)
     same = old is not None and old["status"] == said.status
     since = old["lastTransitionTime"] if old is not None and same else iso(now)
@@ -65,7 +65,7 @@ def iso(at: float) -> str:
 
 
 def edited(resource: ExperimentResource, namespace: str) -> Condition | None:
-    """Build the condition InForce for a ConfigMap that a person has edited; None if the ConfigMap was not edited."""
+    """Return the condition InForce if a person has edited the experiment in the ConfigMap; otherwise None."""
     serving = resource.last_in_force()
     if BY_HAND in resource.status:
         words = messages.OFF_BY_HAND(command=switch_on(namespace, resource.name))
@@ -105,11 +105,11 @@ def figures_of(verdict: Mapping[str, Any], spend: Sequence[Spend]) -> dict[str, 
     of_incumbent = "" if relative is None else f" ({relative:+.1%})"
     totals = [one for one in spend if (one["arm"], one["channel"], one["period"]) == (ALL_ARMS, "*", "total")]
     of_all = [one for one in totals if one["campaign"] == "*"] or totals
-    # Without a total budget, show the costs in the verdict.
+    # If there is no total budget, show the sum of the costs in the log.
     spent = [one["spent"] for one in of_all] or [arm["totals"]["cost"] for arm in arms]
     return {
         "users": verdict["users"],
-        # The lift has the same unit as the interval.
+        # The absolute lift has the same unit as the interval.
         "lift": None if lift is None else f"{lift:+.3g}{of_incumbent}",
         "interval": None if low is None or high is None else f"[{low:+.3g}, {high:+.3g}]",
         "spend": f"{sum(spent):.2f}",
@@ -153,7 +153,7 @@ def views_of(
 
 
 def _settled(conditions: Mapping[str, Mapping[str, Any]]) -> Settled | None:
-    """Read how far the hand-over of a promotion has come, from the object's conditions; None if there is none."""
+    """Read from the object's conditions how far a hand-over has come; None if there was no promotion."""
     said = conditions.get("Settled")
     if said is None:
         return None

@@ -11,8 +11,9 @@ target tracks a quantile (Robbins and Monro, 1951): an event lowers it, and answ
 settles at the value at which one event occurs in `limit * _TARGET_CUT / _TARGET_RISE` answers. If an answer has a
 fallback because a part is broken, it changes neither the limit nor the target.
 
-If there is no room, a request waits in a queue for a part of the deadline. If the queue is so long that it would wait
-longer, the router refuses it at once (`full`, which the HTTP connection checks before it creates a task for a request).
+If the limit is reached, a request waits in a queue for at most a part of the deadline. If the queue is so long that the
+request would wait longer, the router refuses it at once (`full`). The HTTP connection checks this before it creates a
+task for the request.
 """
 
 import asyncio
@@ -24,20 +25,20 @@ from time import perf_counter
 
 from serving.router.ops.metrics import Stage
 
-_INITIAL = 8  # first value of the limit
-_STEP = 0.6  # increase of the limit after an answer with latency 0; slower answers raise it less
-_CUT = 0.4  # a congestion event lowers the limit by this share
-_TARGET = 0.5  # first value of the target latency, as a share of the deadline
+_INITIAL = 8  # number of requests in flight that is allowed at the start
+_STEP = 0.6  # the limit rises by this after an answer with latency 0, and by less after a slower one
+_CUT = 0.4  # share of the limit that is cut after a congestion event
+_TARGET = 0.5  # target latency at the start, as a share of the deadline
 _LOWEST_TARGET, _HIGHEST_TARGET = 0.25, 0.6
-_TARGET_CUT = 0.1  # a congestion event lowers the target latency by this share
-_TARGET_RISE = 0.001  # together, `limit` answers in time raise the target latency by this share
+_TARGET_CUT = 0.1  # share of the target latency that is cut after a congestion event
+_TARGET_RISE = 0.001  # share by which the target latency rises while as many answers as `limit` are in time
 PATIENCE = 0.15  # longest wait in the queue, as a share of the deadline
-_REFUSAL = 0.5  # a refusal is sent after this share of the deadline
+_REFUSAL = 0.5  # share of the deadline after which a refusal is sent
 _MEMORY = 0.05  # weight of the newest answer in the mean latency
 _STALE = 100.0  # after this many deadlines without a request, a low limit and the mean latency are reset
 _MOST_WAITING = 512
-# A stage must end before this share of the deadline is over. The rest is for a busy event loop and for sending the
-# answer.
+# Each stage must end before this share of the deadline has passed. The rest is for delays of the event loop and for
+# sending the answer.
 _ENDS: dict[Stage, float] = {"features": 0.65, "model": 0.8, "ledger": 0.85, "log": 0.9}
 _LOG_NEEDS = 0.05  # the log always gets this share of the deadline, because a decision must have a record
 
@@ -47,13 +48,13 @@ class Saturated(RuntimeError):
 
 
 class Deadline:
-    """The deadline of a request that has just arrived. `seconds` is for waiting and all stages together."""
+    """The deadline of a request that has just arrived: `seconds` for waiting in the queue and all stages together."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self.arrived = perf_counter()
-        self.late = False  # the answer is the default action, because a stage took too long ...
-        self.failed = False  # ... or because a store or an arm is broken
+        self.late = False  # whether a stage took so long that the default action was taken ...
+        self.failed = False  # ... or whether a store or an arm was broken
 
     def elapsed(self) -> float:
         """Seconds since the request arrived."""
@@ -66,23 +67,23 @@ class Deadline:
 
 
 CURRENT: ContextVar[Deadline | None] = ContextVar("CURRENT", default=None)
-"""Deadline of the request that the current context works on."""
+"""Deadline of the request that is handled in the current context."""
 
 
 class Admission:
-    """Limits the requests in flight in one event loop, at most `most`. Each has a deadline of `seconds`."""
+    """Limits the number of requests in flight in one event loop. The limit varies, but is never above `most`."""
 
     def __init__(self, most: int, seconds: float) -> None:
         self.limit = float(min(most, _INITIAL))  # present limit of requests in flight
         self.inside = 0  # number of requests in flight
-        self.coming = 0  # number of requests whose headers have arrived, but that the application has not received yet
+        self.coming = 0  # number of requests whose headers have arrived, but which `admit` has not seen yet
         self.target = _TARGET * seconds  # target latency, seconds
         self._most = most
         self._seconds = seconds
         self._mean = 0.0  # mean latency of recent answers, seconds
-        self._event_ends = 0.0  # until this time, late answers belong to the previous congestion event
-        self._left = 0.0  # time at which the last answer was sent
-        self.refusal_seconds = _REFUSAL * seconds  # delay of a refusal, because callers may retry at once
+        self._event_ends = 0.0  # until then, further late answers are part of the previous congestion event
+        self._left = 0.0  # when the last answer was sent
+        self.refusal_seconds = _REFUSAL * seconds  # delay before a refusal is sent, because callers may retry at once
         self._patience = PATIENCE * seconds
         self._waiting: deque[asyncio.Future[None]] = deque()
 
@@ -126,7 +127,7 @@ class Admission:
         except (TimeoutError, asyncio.CancelledError) as error:
             with suppress(ValueError):  # `_admit_next` may have removed `turn`
                 self._waiting.remove(turn)
-            if not turn.cancelled():  # the wait timed out at the moment when the request was admitted
+            if not turn.cancelled():  # timed out, but just admitted: undo the admission
                 self.inside -= 1
                 self._admit_next()
             if isinstance(error, TimeoutError):
@@ -142,7 +143,7 @@ class Admission:
 
     def _learn(self, request: Deadline, seconds: float) -> None:
         self._mean += _MEMORY * (seconds - self._mean)
-        crowded = request.late and self.inside > 1  # if no other request was in flight, load is not the cause
+        crowded = request.late and self.inside > 1  # alone, a request is not late because of load
         if request.failed or (self.inside < self.limit / 2 and not crowded):
             return
         if not request.late:

@@ -25,7 +25,7 @@ Answer = tuple[int, Mapping[str, str], bytes]
 
 
 class ArmError(RuntimeError):
-    """Raised if an arm gives no valid decision. `cause` is a label of metrics, such as the name of an invalid field."""
+    """Raised if an arm gives no valid decision. `cause` is a short code for metrics, such as the name of a field."""
 
     def __init__(self, text: str, cause: str, reason: FallbackReason = "model_error") -> None:
         super().__init__(text)
@@ -147,7 +147,7 @@ class _Connection:
             if size > _MOST_BYTES:
                 raise ArmError(f"the answer is larger than {_MOST_BYTES} bytes", "form")
             parsed.feed(piece)
-        if parsed.status < 200:  # a final answer would follow this one, and be read as the answer to the next request
+        if parsed.status < 200:  # an interim answer: a final one would follow, and be read by the next request
             raise ArmError(f"HTTP {parsed.status} is not a final answer", "status")
         self._used = monotonic()
         return parsed
@@ -163,7 +163,7 @@ def _usable(free: deque[_Connection]) -> _Connection | None:
 
 
 def _post(connection: _Connection, request: bytes, until: float, free: deque[_Connection]) -> Answer:
-    """Post a request on a connection, then add the connection to `free`, or close it."""
+    """Post a request on a connection. Then keep the connection in `free` for the next request, or close it."""
     try:
         parsed = connection.post(request, until)
     except BaseException:

@@ -58,13 +58,13 @@ from serving.router.ops import metrics, tracing
 from serving.router.ops.health import Health
 from serving.router.ops.live_experiments import LiveExperiments
 
-FAULT_SECONDS = 60.0  # after this many seconds without a fault, health no longer shows an arm's last fault
-PROBE_SECONDS = 15.0  # an arm is tested after this many seconds without an answer, valid or not
+FAULT_SECONDS = 60.0  # health shows an arm's last fault until this many seconds have passed without another one
+PROBE_SECONDS = 15.0  # test an arm after this many seconds without any answer from it, valid or not
 _PATIENCE_SECONDS = 5.0  # timeout of a test request, seconds
 _PROBES = 8  # most test requests at the same time
 _LONGEST = 300  # /health/ready shows at most this many characters of an arm's error
-_ROUNDING = 1e-6  # tolerance for a probability above 1, and for a propensity that differs from channel_probs
-_SUM_ROUNDING = 1e-3  # tolerance for a sum of probabilities, which may come from 32-bit floats
+_ROUNDING = 1e-6  # tolerance for a probability above 1, and for a difference between propensity and channel_probs
+_SUM_ROUNDING = 1e-3  # tolerance for the sum of probabilities, which an arm may have computed with 32-bit floats
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 NotNegative = Annotated[Number, Field(ge=0)]
@@ -72,7 +72,7 @@ Probability = Annotated[NotNegative, Field(le=1)]
 NearProbability = Annotated[NotNegative, Field(le=1 + _ROUNDING)]
 Items = Sequence[dict[str, Any]]
 Identity = Mapping[str, str | None]
-"""Name, version and digest of a model; None for what is unknown."""
+"""Identity of a model: its name, version and digest. A value is None if it is unknown."""
 
 NOBODY: Identity = {"name": None, "version": None, "digest": None}
 
@@ -86,8 +86,8 @@ class ArmAnswer:
     channel: str
     expose: Annotated[bool, Field(strict=True)]
     propensity: Annotated[NearProbability, Field(gt=0)] | None = None
-    channel_probs: Mapping[str, NearProbability] = field(default_factory=dict)  # has all channels, or only `channel`
-    exposure_probs: Mapping[str, Probability] = field(default_factory=dict)  # probability of an exposure on the channel
+    channel_probs: Mapping[str, NearProbability] = field(default_factory=dict)  # of all candidates or only `channel`
+    exposure_probs: Mapping[str, Probability] = field(default_factory=dict)  # probability of showing the ad if chosen
     expected_reward: Number | None = None
     expected_cost: NotNegative | None = None
     expected_rewards: Mapping[str, Number] = field(default_factory=dict)
@@ -108,7 +108,7 @@ def identity(model: Identity) -> str | None:
 
 
 def fault_of(error: Exception) -> tuple[FallbackReason, str]:
-    """Return the fallback reason for an error of an arm, and a code for the log."""
+    """Return why an arm's error leads to the default action: the fallback reason, and the cause for the log line."""
     if isinstance(error, ArmError):
         return error.reason, error.cause
     reason: FallbackReason = "model_timeout" if isinstance(error, TimeoutError) else "model_error"
@@ -121,9 +121,9 @@ class Arms:
     def __init__(self, channels: Sequence[str], health: Health) -> None:
         self._channels = channels
         self._health = health
-        self._last_fault: dict[str, float] = {}  # arm -> time of its last invalid answer
-        self._newest: dict[str, tuple[str, str]] = {}  # arm -> salt of its experiment, and identity of its newest model
-        self._lock = threading.Lock()  # guards `_newest`: only one thread reports a change of a model
+        self._last_fault: dict[str, float] = {}  # arm -> when its last invalid answer arrived
+        self._newest: dict[str, tuple[str, str]] = {}  # arm -> its experiment's salt, and the model of its last answer
+        self._lock = threading.Lock()  # guards `_newest`, so that only one thread reports a change of the model
         self._client = ArmClient()
 
     def close(self) -> None:
@@ -133,7 +133,7 @@ class Arms:
     def predict(
         self, experiment: Experiment, arm: Arm, items: Items, seconds: float, spans: Iterable[Span] = ()
     ) -> list[ArmAnswer | ArmError]:
-        """Call an arm once; returns an answer or an error for each item (`PendingDecision.item`), in order.
+        """Send all items to an arm in one call; returns a decision or an error for each, in order.
 
         Raises TimeoutError, or ArmError if the whole call failed or a wrong model answered.
         """
@@ -156,7 +156,7 @@ class Arms:
     def predict_at(
         self, url: str, items: Items, seconds: float, spans: Iterable[Span] = (), named: Identity = NOBODY
     ) -> list[ArmAnswer | ArmError]:
-        """Like `predict`, but for any URL. `named` is the model if neither the answers nor their headers name one."""
+        """Like `predict`, for any URL. `named`: the model to log if neither an answer nor the HTTP headers name one."""
         status, said, body = self.post(url, items, seconds, spans)
         if status != 200:
             raise ArmError(f"{shown(url)}: HTTP {status}: {body[:200]!r}", "status")
@@ -185,7 +185,7 @@ class Arms:
         with self._lock:
             salt, before = self._newest.get(key, (None, model))
             self._newest[key] = experiment.salt, model
-        if salt != experiment.salt:  # another salt means a new experiment, whose first model is no change
+        if salt != experiment.salt:  # a new salt means a new experiment: its first model is not a change
             if salt is not None:
                 self._health.note(key)
         elif model != before:
@@ -197,7 +197,7 @@ class Arms:
             log.warning("%s: %s; a new model is a new experiment: give it a new salt", key, text, extra=about)
 
     def _count(self, arm: str, faults: Sequence[ArmError]) -> None:
-        """Count the invalid answers of a call, and show the last fault in health. `arm` is an `Experiment.key`."""
+        """Count the invalid answers of a call by cause, and show the last one in the arm's health."""
         if not faults:
             if monotonic() - self._last_fault.get(arm, math.inf) >= FAULT_SECONDS:
                 self.forget_faults(arm)
@@ -208,7 +208,7 @@ class Arms:
             metrics.of_arm(metrics.ARM_ANSWER_FAULTS, arm, cause=fault.cause).inc()
 
     def forget_faults(self, arm: str) -> None:
-        """Remove an arm's faults from health, because its answers are valid again, or the arm has changed."""
+        """Remove an arm's last fault from health: its answers are valid again, or its URL has changed."""
         if self._last_fault.pop(arm, None) is not None:
             self._health.forget(f"{arm}'s answers")
 
@@ -225,7 +225,7 @@ def _question(url: str, items: Items) -> bytes:
 
 
 def _answers(body: bytes, asked: int) -> list[Any]:
-    """Parse the answers in a body; raises ArmError if their number differs from the number of items, `asked`."""
+    """Parse the body of an arm's response; raises ArmError unless it has `asked` answers."""
     try:
         content = orjson.loads(body)
         if isinstance(content, dict) and "outputs" in content:
@@ -241,7 +241,7 @@ def _answers(body: bytes, asked: int) -> list[Any]:
 
 
 def read_answer(answer: Any, channels: Sequence[str], candidates: Sequence[str], model: Identity) -> ArmAnswer:
-    """Validate an arm's answer to one item; raises ArmError. If the answer names no model, `model` is its model."""
+    """Validate an arm's answer to one item; raises ArmError. `model` is used if the answer does not name one."""
     if not isinstance(answer, dict):
         example = f'{{"channel": "{candidates[0]}", "expose": true}}'
         raise ArmError(f"expected an object such as {example}, got {short(answer)}", "form")
@@ -267,7 +267,7 @@ def read_answer(answer: Any, channels: Sequence[str], candidates: Sequence[str],
 
 
 def _probabilities(said: ArmAnswer, candidates: Sequence[str]) -> tuple[float | None, Mapping[str, float]]:
-    """Return the propensity, and the probabilities of all candidates or, if unknown, of the chosen channel only."""
+    """Return an answer's propensity, and the probability of each candidate or, if unknown, of the chosen one."""
     propensity = None if said.propensity is None else min(said.propensity, 1.0)
     if not said.channel_probs:
         return propensity, {} if propensity is None else {said.channel: propensity}
@@ -286,7 +286,7 @@ def _wrong(field: str, text: str) -> ArmError:
 
 
 def answer_here(arm: Arm, item: Mapping[str, Any]) -> ArmAnswer | ArmError:
-    """Compute the decision of an arm whose policy is in the experiment file. `item` is a `PendingDecision.item`."""
+    """Compute the decision of an arm whose policy is in the experiment file, from a `PendingDecision.item`."""
     candidates, rule = item["candidates"], arm.policy
     assert rule is not None, "an arm with an endpoint is asked there"
     if rule == "baseline":
@@ -308,7 +308,7 @@ def answer_here(arm: Arm, item: Mapping[str, Any]) -> ArmAnswer | ArmError:
 
 
 def answer_of(baseline: Baseline, candidates: Sequence[str]) -> ArmAnswer:
-    """Return the decision of the caller's own logic. If its propensity is 1, the decision is deterministic."""
+    """Convert the decision of the caller's own logic (the request's `baseline`) to an answer."""
     channel, expose, propensity = baseline["channel"], baseline["expose"], baseline["propensity"]
     if propensity == 1.0:
         return _certain(channel, expose, candidates, NOBODY)
@@ -316,16 +316,16 @@ def answer_of(baseline: Baseline, candidates: Sequence[str]) -> ArmAnswer:
 
 
 def _certain(channel: str, expose: bool, candidates: Sequence[str], model: Identity) -> ArmAnswer:
-    """Build a deterministic decision. Every candidate would have the same `expose`."""
+    """Build a deterministic answer. Its exposure probability is the same for all candidates: 1 or 0."""
     probs = {name: float(name == channel) for name in candidates}
     return ArmAnswer(channel, expose, 1.0, probs, dict.fromkeys(candidates, float(expose)), model=model)
 
 
 class ArmWatch:
-    """Sends test requests to arms that get no traffic, such as a challenger at the stage `shadow`; for one event loop.
+    """Tests arms that get no traffic, by sending requests to them. It belongs to one event loop.
 
-    An arm that is new or has another URL is tested at once. If an arm does not answer, its experiment stays active, and
-    the arm's users get the default action. Health, a metric per arm and the log report how long it has not answered.
+    A new arm, or one whose URL has changed, is tested at once. If an arm does not answer, its experiment stays active,
+    and the arm's users get the default action. Health, a metric and the log show for how long it has not answered.
     """
 
     def __init__(self, live: LiveExperiments, arms: Arms, spec: DatasetSpec, health: Health) -> None:

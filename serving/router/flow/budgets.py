@@ -24,7 +24,7 @@ from serving.router.flow.requests import OutcomeParser
 from serving.router.ops import metrics, tracing
 
 RETRY_SECONDS = 1.0
-MOST_PENDING = 100_000  # most reservations that wait to be settled, about 20 MB
+MOST_PENDING = 100_000  # if so many reservations wait to be settled (20 MB), no new ones are made
 _LATE_SECONDS = 7 * 86_400.0  # an outcome counts as late if its decision is older than this
 _PIECE = 50  # most outcomes that are handled at once, which takes a few milliseconds
 
@@ -40,10 +40,10 @@ class NoAccount(RuntimeError):
 
 
 class Budgets:
-    """Manages what the router may spend from a ledger. Used by one event loop and by the threads of lanes.
+    """Makes the router's reservations in a ledger. Used by one event loop and by the threads of lanes.
 
-    For an exposure, it reserves the `cost_cap` of the channel in currency units, or the request's own cost if that is
-    lower.
+    The amount reserved for an exposure is the channel's `cost_cap` in currency units, or the highest cost in the
+    request if that is lower.
     """
 
     def __init__(self, ledger: Ledger, cost_cap: Mapping[str, float]) -> None:
@@ -52,11 +52,11 @@ class Budgets:
         self.settler = Settler(ledger)
         self._accounts_of: Experiments | None = None
         self._accounts: frozenset[tuple[str, str, str]] = frozenset()  # arm, campaign and channel of each account
-        self.ready = False  # whether the ledger agrees with the log, so that money may be reserved
+        self.ready = False  # False until the first `set_accounts` has settled the costs in the log
         self.pacer = Pacer(ledger, cost_cap)
 
     def wanted(self, decision: PendingDecision) -> tuple[Wanted, Experiment]:
-        """Return the reservation that a decision needs, and its experiment; raises BudgetsClosed or NoAccount."""
+        """Return the reservation to make for a decision, and its experiment; raises BudgetsClosed or NoAccount."""
         self._check_open()
         campaign, channel = decision.request.campaign_id, decision.action.channel
         if not any((decision.account, c, x) in self._accounts for c in (campaign, "*") for x in (channel, "*")):
@@ -69,9 +69,9 @@ class Budgets:
         """Make reservations with one call of the ledger, which blocks.
 
         Returns for each item the reserved currency units, None if an account has too little left, or an error.
-        BudgetsClosed: the ledger still has the accounts of a previous experiment file. AlreadyReserved: another
-        decision on the request has the money. After LedgerUnavailable, the caller must cancel the reservations, because
-        some may exist.
+        BudgetsClosed: the ledger does not have the accounts of the changed experiment file yet. AlreadyReserved:
+        another decision on the same request has reserved money. After LedgerUnavailable, some reservations may exist,
+        and the caller must cancel them.
         """
         in_force = self._accounts_of
         answers: list[float | Exception | None] = []
@@ -86,11 +86,11 @@ class Budgets:
         return answers
 
     def wanted_again(self, decision: PendingDecision) -> Wanted:
-        """Return the reservation that a decision's previous answer has made; raises BudgetsClosed."""
+        """Return the reservation that paid for the previous answer to a repeated request; raises BudgetsClosed."""
         self._check_open()
         previous, campaign = decision.previous, decision.request.campaign_id
         assert previous is not None, "there is an answer"
-        answer, amount = previous.answer, previous.reserved  # the cost cap may have changed since the previous answer
+        answer, amount = previous.answer, previous.reserved  # not the present cost cap, which may be another one now
         return Wanted(answer["decision_id"], previous.account, campaign, answer["channel"], amount, decision.key)
 
     def _check_open(self) -> None:
@@ -100,10 +100,10 @@ class Budgets:
             raise BudgetsClosed("too many reservations wait to be settled")
 
     def set_accounts(self, experiments: Experiments, spool: Spool) -> None:
-        """Set the ledger's accounts. The first call also finishes open reservations, then permits spending. Blocks.
+        """Set the ledger's accounts. The first call also finishes what a crash left open, then permits spending.
 
         Raises LedgerInUse if another router uses a ledger that can't be shared, LedgerUnavailable if a retry may
-        succeed, or ValueError if a limit is too high for this kind of ledger.
+        succeed, or ValueError if a limit is too high for this kind of ledger. Blocks.
         """
         self._accounts_of = None
         if not self.ready:
@@ -120,12 +120,12 @@ class Budgets:
             self.ready = True
 
     def set_up_for(self, experiments: Experiments) -> bool:
-        """Whether the ledger has the accounts of these experiments, so that they may spend money."""
+        """Whether the ledger has the accounts of these experiments, so that money may be spent on them."""
         return self._accounts_of is experiments and self.ready
 
     def expire(self, ttl: float) -> int:
         """Release some reservations older than `ttl` seconds (`Ledger.expire`); returns how many. Blocks."""
-        return self.ledger.expire(ttl) if self.ready else 0  # before that, the costs in the log must be settled
+        return self.ledger.expire(ttl) if self.ready else 0  # not ready: the costs in the log must be settled first
 
 
 class Settler:
@@ -139,7 +139,7 @@ class Settler:
         self._wake = asyncio.Event()
 
     async def finish(self, waiting: Sequence[tuple[str, Costs]], seconds: float) -> None:
-        """Settle reservations with costs and cancel the others, within `seconds`. Those that fail are retried later."""
+        """Settle the reservations that have costs and cancel the others. After `seconds`, do the rest later."""
         for reservation_id, costs in waiting:
             self._add(reservation_id, costs)
         try:
@@ -147,7 +147,7 @@ class Settler:
                 await self._attempt([reservation_id for reservation_id, _ in waiting])
         except TimeoutError:
             log.warning("the ledger is slow: %d reservations are finished later", len(waiting))
-        finally:  # also if the request of a report is cancelled at shutdown
+        finally:  # runs even if the caller's request is cancelled at shutdown
             if self._pending:
                 self._wake.set()
 
@@ -207,11 +207,11 @@ class Settler:
 
 
 class OutcomeIntake:
-    """Logs reported outcomes, then settles their costs and releases cancelled reservations; for one event loop.
+    """Logs reported outcomes, then settles their costs and releases cancelled reservations. For one event loop.
 
-    A report may have a thousand outcomes. So that decisions need not wait, the outcomes are handled in small pieces,
-    and only one piece at a time. Costs that the ledger does not settle within `seconds` are settled later. `forget` is
-    called with the ids of cancelled decisions.
+    A report may have a thousand outcomes. They are handled in small pieces, one at a time, so that decisions can run in
+    between. Costs that the ledger does not settle within `seconds` are settled later. `forget` is a function to call
+    with the id of each cancelled decision.
     """
 
     def __init__(
@@ -222,13 +222,13 @@ class OutcomeIntake:
         self._budgets = budgets
         self._seconds = seconds
         self._forget = forget
-        self._turn = asyncio.Lock()  # a fair lock, so that reports take turns after each piece
+        self._turn = asyncio.Lock()  # a fair lock: after each piece, the next waiting report gets its turn
 
     async def accept(self, body: bytes) -> dict[str, int]:
         """Log a report's outcomes and settle their costs; returns the number of outcomes.
 
-        After BadRequest, nothing was stored. After SpoolUnavailable, send the whole report again: no outcome counts
-        twice.
+        After BadRequest, nothing was stored. After SpoolUnavailable, the caller must send the whole report again;
+        outcomes that were stored already do not count twice.
         """
         async with self._turn:
             outcomes = self._parser.parse(body)

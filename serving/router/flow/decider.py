@@ -42,23 +42,24 @@ from serving.router.messages import REQUEST_ID_REUSED
 from serving.router.ops import metrics, tracing
 from serving.router.ops.live_experiments import LiveExperiments
 
-WITHDRAWAL_SECONDS = 1.0  # if the log hangs, money is released after this many seconds
-MOST_SHADOWS = 256  # most decisions that wait for a challenger at the stage `shadow`; others are dropped
-_NOT_BROKEN = ("no_account", "no_baseline")  # fallback reasons that come from a file or a request, not from a fault
-_AT_ONCE = 2  # most batches in a lane at the same time ...
-_SECOND_SECONDS = 0.01  # ... but the second begins only if the first takes longer: large batches are cheaper
-_THREADS = 10  # threads of a lane, more than can hang at the same time (`stages.py`)
+WITHDRAWAL_SECONDS = 1.0  # seconds to wait until the log has written a withdrawal, before money is released anyway
+MOST_SHADOWS = 256  # most decisions in the queue of a challenger at the stage `shadow`; further ones are dropped
+_NOT_BROKEN = ("no_account", "no_baseline")  # fallback reasons that are not the fault of a store or arm
+_AT_ONCE = 2  # most batches of a lane in progress at the same time ...
+_SECOND_SECONDS = 0.01  # ... but the second begins this many seconds after the first, so that it is larger
+_THREADS = 10  # threads per lane: more than the circuit breaker lets hang at the same time (`stages.py`)
 _LARGEST = 64  # approximate size of a batch, for which a model takes a few milliseconds
 
 _Work = Callable[[Decisions], None]
 _Waiting = tuple[Decisions, asyncio.Future[Exception | None]]
-"""Decisions of a request, and a future of the exception with which their thread failed, or None."""
+"""The decisions of a request, and a future that gets None when their thread ends, or the exception with which it
+failed."""
 
 log = logging.getLogger(__name__)
 
 
 class Decider:
-    """Takes all decisions, in one event loop. An internal fault leads to the default action, not to an exception.
+    """Makes all decisions, in one event loop. An internal fault leads to the default action, not to an exception.
 
     `seconds` is the deadline of a request.
     """
@@ -77,8 +78,8 @@ class Decider:
     async def decide(self, requests: Sequence[DecisionRequest]) -> list[dict[str, Any]]:
         """Decide on requests; returns a prediction for each, in order. A repeated request gets its previous answer.
 
-        If the caller disconnects, the decision continues, because money may be reserved, and a retry may wait for the
-        answer. Raises RequestConflict, without any decision, if an id was used for a different request.
+        If the caller disconnects, the decisions continue: money may be reserved, and a retry may wait for the answer.
+        If an id was used for a different request, RequestConflict is raised, and nothing is decided.
         """
         answers: list[dict[str, Any]] = await asyncio.shield(self._in_background(self._decide(requests)))
         return answers
@@ -113,7 +114,7 @@ class Decider:
         ]
 
     def _start(self, request: DecisionRequest, deadline: Deadline) -> asyncio.Future[dict[str, Any]] | PendingDecision:
-        """Return a future of an answer that is known or in progress, or a new decision, perhaps with `previous`."""
+        """Return a new decision or, for a retried request, a future of its answer or a decision with `previous`."""
         experiment = self._live.experiments.deciding(request.user_id, request.campaign_id)
         decision = PendingDecision.start(request, experiment, self._spool.identity, deadline)
         if decision.key is not None:
@@ -143,7 +144,7 @@ class Decider:
             self._call_shadows(new)
 
     async def _decide_in_lane(self, name: str, decisions: Decisions) -> None:
-        """Let a thread of a lane decide. The event loop takes over the decisions that are not logged in time."""
+        """Let a thread of the lane `name` decide. Take over the decisions that it does not log in time."""
         deadline, lane = decisions[0].deadline, self._lane(name, self._stages.decide)
         ended = lane.put(decisions)
         await asyncio.wait([ended], timeout=deadline.left("ledger") + GRACE_SECONDS)
@@ -156,8 +157,8 @@ class Decider:
             log.error("a thread of %s has failed", name, exc_info=bug, extra=decisions[0].ids(type(bug).__name__))
         elif asking := next((one.asking for one in late if one.asking and one.failed is None), None):
             self._stages.parts.report(*asking, TimeoutError("it did not answer in time"))
-        lane.begin()  # a new thread may replace one that hangs
-        # If the ledger does not answer in time, a previous answer is repeated, which needs no new record.
+        lane.begin()  # if its thread hangs, another one may begin now
+        # A repeated answer was logged when it was given first, so only new decisions are logged here.
         written = [self._finish_late(decision, bug) for decision in late if decision.previous is None]
         for decision in decisions:
             if decision.may_be_reserved and not decision.taken_over:
@@ -166,12 +167,12 @@ class Decider:
             await _durable(owed, deadline.left("log"))
 
     def _finish_late(self, decision: PendingDecision, bug: Exception | None) -> Future[None] | None:
-        """Log a decision that was taken over; returns the pending write. Unless complete, it is the default action."""
+        """Log a taken-over decision, as the default action unless it is complete; returns the pending write."""
         stage = decision.asking and decision.asking[0]
         release = decision.expose or decision.may_be_reserved or stage == "ledger"
         fault = decision.failed if bug is None else ("internal", bug)
-        # The thread may still write its own record of this decision, for instance of an exposure. This record replaces
-        # that one, because no ad was shown to the user.
+        # The thread may still log this decision as an exposure, although the user gets the default action. If so, this
+        # record replaces the record of the thread (`withdrawn`).
         decision.withdrawn = fault is not None or stage == "log"
         if fault is None and stage is not None:
             late = TimeoutError(f"the stage {stage} did not end in time")
@@ -190,9 +191,9 @@ class Decider:
         return None if decision.fault == "log" else written
 
     async def _release(self, decision_id: str, written: Future[None] | None) -> None:
-        """Release the money once the withdrawal is in the log, or the log has hung for WITHDRAWAL_SECONDS.
+        """Release a decision's money after its withdrawal is logged, or after WITHDRAWAL_SECONDS if the log hangs.
 
-        If the money were released first and the process were killed, the log would have an exposure without payment.
+        In the reverse order, a crash in between would leave a logged exposure without money.
         """
         if written is not None:
             await _durable([written], WITHDRAWAL_SECONDS)
@@ -214,7 +215,7 @@ class Decider:
             metrics.of_arm(metrics.FALLBACKS, account, reason=decision.fault).inc()
 
     def _call_shadows(self, decisions: Decisions) -> None:
-        """Queue calls of the challengers at the stage `shadow`. No caller waits for them."""
+        """Queue these decisions for challengers at the stage `shadow`, if any. No caller waits for the result."""
         by_arm: dict[str, list[PendingDecision]] = {}
         for decision in decisions:
             for shadow in decision.shadows():
@@ -249,7 +250,7 @@ async def _durable(records: Sequence[Future[None]], seconds: float) -> None:
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Run coroutines concurrently. A single one, which is the usual case, runs without a new task."""
+    """Run coroutines concurrently. If there is only one, as usual, it runs without a new asyncio task."""
     parts = list(work)
     if len(parts) == 1:
         await parts[0]
@@ -258,31 +259,32 @@ async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
 
 
 class Lane:
-    """The queue and threads for an arm's decisions, in one event loop. `work` decides a whole batch.
+    """The queue and the threads that make the decisions of one arm. A lane belongs to one event loop.
 
-    A thread takes all decisions that wait in its lane as one batch. So one read of features, one POST, one transaction
-    and one sync serve many requests, and a request costs one switch to a thread and one back. Because each arm has its
-    own lane, an arm that hangs delays only its own users. If the event loop has taken over all decisions of a thread,
-    the thread counts as hanging, and another thread may replace it.
+    A thread takes all waiting decisions as one batch, and calls `work` with it. This is faster than a call per request.
+    Each arm has its own lane, so that an arm that hangs delays only its own users.
+
+    If all decisions of a batch were finished by the event loop instead, because they took too long, the thread of the
+    batch counts as hanging. Another thread may then replace it.
     """
 
     def __init__(self, name: str, work: _Work) -> None:
         self._work = work
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix=name)
         self._waiting: deque[_Waiting] = deque()
-        self._batches: list[list[_Waiting]] = []  # batches that threads work on
-        self._since = 0.0  # start of the newest batch
+        self._batches: list[list[_Waiting]] = []  # batches in progress, one per thread
+        self._since = 0.0  # when the newest batch began
         self._second: asyncio.TimerHandle | None = None
 
     def put(self, decisions: Decisions) -> asyncio.Future[Exception | None]:
-        """Queue the decisions of a request; returns a future of the error with which their thread failed, or None."""
+        """Queue a request's decisions; returns a future of None or, if their thread fails, of the exception."""
         done: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((decisions, done))
         self.begin()
         return done
 
     def begin(self) -> None:
-        """Start batches with the waiting decisions while threads are free."""
+        """Start as many batches of waiting decisions as the limits permit (`_AT_ONCE`, `_THREADS`)."""
         loop = asyncio.get_running_loop()
         while self._waiting:
             hanging = sum(
@@ -338,7 +340,7 @@ class Lane:
             loop.call_soon_threadsafe(self._end, batch, bug)
 
     def _end(self, batch: list[_Waiting], bug: Exception | None) -> None:
-        if batch in self._batches:  # if no thread could be started for a batch, the pool may still run it later
+        if batch in self._batches:  # False if no thread could be started, but the pool ran the batch later after all
             self._batches.remove(batch)
             for _, done in batch:
                 done.set_result(bug)

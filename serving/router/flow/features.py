@@ -39,21 +39,24 @@ from serving.router.ops.settings import SettingsError
 if TYPE_CHECKING:
     from feast import FeatureView
 
-_KEYS = {"user_id", "campaign_id"}  # the join keys that requests have
-_WRITING_SECONDS = 10.0  # an invalid registry file younger than this may be incomplete, because Feast writes in place
+# A request has a value for each of these join keys of Feast's feature views.
+_KEYS = {"user_id", "campaign_id"}
+# Feast writes its registry file in place. If an invalid registry file was changed less than this number of seconds ago,
+# Feast may still be writing it.
+_WRITING_SECONDS = 10.0
 
 Requests = Sequence[DecisionRequest]
 
 
 class RegistryAwaited(RuntimeError):
-    """Raised while the feature registry is not complete yet. The argument is a `Message`."""
+    """Raised while the feature registry is missing or incomplete. The argument is a `Message` with the reason."""
 
 
 @dataclass(frozen=True)
 class UserFeatures:
-    """The stored features for one opportunity, with declared defaults in place of missing values."""
+    """The features read for one request. A missing value is replaced by the default in its field's tag."""
 
-    history: dict[str, Any]  # hist_* lists, oldest first; may have touchpoints after the decision
+    history: dict[str, Any]  # touchpoints as lists hist_*, oldest first; some may be later than the decision
     static: dict[str, Any]
     has_history: bool
     aggregates: dict[str, Any] = field(default_factory=dict)  # all other features of the service
@@ -71,7 +74,7 @@ class ModelInput(NamedTuple):
 
     window: Instance
     has_history: bool
-    aggregates: dict[str, Any]  # other features of the service; `window` has those that the data set uses
+    aggregates: dict[str, Any]  # the service's other features; those that the data set uses are in `window` as well
 
 
 class FeatureReader:
@@ -82,10 +85,10 @@ class FeatureReader:
         self._spec = spec
 
     def read(self, requests: Requests) -> list[ModelInput | Exception]:
-        """Return a model input for each request, in order, or the exception that concerns only this request."""
+        """Return a model input for each request, in order, or an exception if only this request fails."""
         try:
             users = self._source.read(requests)
-        except (ValueError, TypeError) as error:  # one request is at fault; other errors concern all requests
+        except (ValueError, TypeError) as error:  # caused by one request, so read each alone
             if len(requests) == 1:
                 return [error]
             return [answer for request in requests for answer in self.read([request])]
@@ -95,16 +98,15 @@ class FeatureReader:
         try:
             given = request.context, user.static, self._spec, request.at
             window = instance_from_history(user.history, *given, user.aggregates)
-        except Exception as error:  # for instance a history whose lists have different lengths
+        except Exception as error:  # for instance, the lists of a history may differ in length
             return error
         return ModelInput(window, user.has_history, user.aggregates)
 
 
 class FeastSource:
-    """A Feast repository with a feature service that has all features of the data set.
+    """Reads the features of a Feast feature service, which must have all features of the data set.
 
-    Raises RegistryAwaited. Raises SettingsError if the repository or the service does not exist, or if a view has a key
-    that requests do not have.
+    Raises RegistryAwaited, or SettingsError if repository or service do not exist or a view has an unknown key.
     """
 
     def __init__(self, repo: Path, service: str, spec: DatasetSpec | None = None) -> None:
@@ -160,8 +162,9 @@ def registry_file(repo: Path) -> Path | None:
 
 
 Stored = tuple[int | None, dict[str, Any]]
-"""A view's row for a key: event time in microseconds since 1970 (None: no row; SQLite stores whole seconds), and values
-by feature, where null and NaN are None."""
+"""A row of a feature view for one key. The first value is the event time in microseconds since 1970, or None if there
+is no row; SQLite stores it only to the second. The second value has the features by name; None stands for null and NaN.
+"""
 
 
 class _View:
@@ -181,12 +184,12 @@ class _View:
         self._defaults = {name: json.loads(tags[name]["default"]) for name in names}
 
     def row(self, stored: Stored, at: int) -> tuple[dict[str, Any], bool]:
-        """Return the features at a time (microseconds since 1970), and whether they are stored values, not defaults."""
+        """Return the features as of a time (microseconds since 1970), and whether they are stored or only defaults."""
         as_of: float | None
         (as_of, values), defaults = stored, self._defaults
         if self.name == HISTORY:
             values, defaults = served(unpack(values[PACKED])) if values[PACKED] else {}, {}
-            # A history may contain touchpoints after the decision. Its age is that of the last touchpoint before it.
+            # A history may contain later touchpoints. Its age counts from the last one before the decision.
             times = values.get("hist_timestamp") or ()
             as_of = times[before - 1] if (before := bisect_left(times, at)) else None
         served_now = as_of is not None and as_of < at and not (self._ttl and at - as_of > self._ttl)
@@ -197,7 +200,7 @@ class _View:
 
 @contextmanager
 def _without_torch() -> Iterator[None]:
-    """Hide torch while Feast is imported, which would load it (200 MB, several seconds) without a need for it here."""
+    """Hide torch while Feast is imported: Feast would import it, which costs 200 MB and several seconds."""
     absent = "torch" not in sys.modules
     if absent:
         sys.modules["torch"] = None  # type: ignore[assignment]
@@ -217,16 +220,16 @@ def _online_store(config: Any) -> Any:
 class _EachView:
     """Reads any online store of Feast, with one call for each view.
 
-    Each thread uses its own store object at any moment. A store object has one connection, and if two threads read
-    SQLite through it, each may get rows of the other's query.
+    No two threads use a store object at the same time. It has one connection, and if two threads read SQLite through
+    it, one may get rows for the query of the other.
     """
 
     def __init__(self, config: Any, views: Sequence[_View]) -> None:
         self._config, self._views = config, views
-        self._free: deque[Any] = deque()  # free store objects, the last used at the end
+        self._free: deque[Any] = deque()  # store objects that no thread uses now; the last one used is at the end
 
     def read(self, ids: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Stored]]:
-        """Read the rows of ids, which are given by join key and have no duplicates; returns view -> id -> row."""
+        """Read the rows for some ids of each join key, such as user_id; returns view -> id -> row."""
         try:
             online = self._free.pop()
         except IndexError:
@@ -238,24 +241,24 @@ class _EachView:
                 value: (at and microseconds(at), {name: _plain((stored or {}).get(name)) for name in view.names})
                 for value, (at, stored) in zip(ids[view.key], answer, strict=True)
             }
-        self._free.append(online)  # after an error, the store object is dropped: its connection may be broken
+        self._free.append(online)  # reached only without an error: after one, the connection may be broken
         return rows
 
 
 class _RedisHashes:
-    """Reads Feast's Redis store, which has one hash for each key with the fields of all views."""
+    """Reads Feast's Redis store, in which one hash per user or campaign has the fields of all views."""
 
     def __init__(self, config: Any, views: Sequence[_View]) -> None:
         self._config, self._online = config, _online_store(config)
         self._fields: dict[str, list[bytes]] = defaultdict(list)  # join key -> names of the fields to read
-        self._places: dict[str, list[tuple[_View, int]]] = defaultdict(list)  # join key -> views, index of first field
+        self._places: dict[str, list[tuple[_View, int]]] = defaultdict(list)  # join key -> (view, index of first field)
         for view in views:
             self._places[view.key].append((view, len(self._fields[view.key])))
             _, fields = self._online._generate_hset_keys_for_features(view.feast, view.names[:])
             self._fields[view.key] += fields  # the last field is the event time
 
     def read(self, ids: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Stored]]:
-        """Read the rows of ids, which are given by join key and have no duplicates; returns view -> id -> row."""
+        """Read the rows for some ids of each join key, such as user_id; returns view -> id -> row."""
         from feast.protos.feast.types.Value_pb2 import Value
         from google.protobuf.timestamp_pb2 import Timestamp
 

@@ -21,12 +21,12 @@ from mtorl.log.records import V1Answer
 
 Prediction = dict[str, Any]
 
-MOST = 50_000  # most answers in memory, 1 kB each: those of a minute on a busy router
-SECONDS = 600.0  # age limit of answers; reservations live longer, so a repeated exposure is paid for
+MOST = 50_000  # most answers in memory (1 kB each), enough for a minute on a busy router
+SECONDS = 600.0  # age limit of answers: less than that of reservations, so a repeated exposure is paid for
 
 
 class RequestConflict(RuntimeError):
-    """Raised if a request id was used before with another context, time, offer or baseline (HTTP 409)."""
+    """Raised if a request id was used before with another context, time, candidates, costs or baseline (HTTP 409)."""
 
 
 def request_key(user_id: str, campaign_id: str, request_id: str | None) -> str | None:
@@ -61,10 +61,10 @@ class IdempotencyCache:
         self._pending: dict[str, _InProgress] = {}
 
     def load(self, records: Iterable[Mapping[str, Any]], outcomes: Iterable[Mapping[str, Any]]) -> None:
-        """Load the answers of logged decisions, oldest first, except those that an outcome has cancelled."""
+        """Load the answers from the logged decisions, oldest first, without those that were cancelled later."""
         withdrawn = set()
         for record in records:
-            if record["decision_id"] in withdrawn:  # the disk may have hung, so the withdrawal was written first
+            if record["decision_id"] in withdrawn:  # a hanging disk may log a decision after its withdrawal
                 continue
             if record["withdrawn"]:
                 withdrawn.add(record["decision_id"])
@@ -81,9 +81,9 @@ class IdempotencyCache:
     def claim(self, key: str, content: str | None) -> asyncio.Future[Prediction] | Answered | None:
         """Look up a request; returns a future of its answer, an earlier exposure, or None if the request is new.
 
-        An earlier exposure (`Answered`) may be repeated if its money is still reserved or spent. After `Answered` or
-        None, the caller must call `complete`, `repeat` or `release`; until then, retries wait. Raises RequestConflict
-        if the earlier request with this key had another content hash.
+        An earlier exposure (`Answered`) may be repeated only if its money is still reserved or spent. After `Answered`
+        or None, other retries wait until the caller calls `complete`, `repeat` or `release`. Raises RequestConflict if
+        the earlier request with this key had another `content` (a hash).
         """
         found = self._pending.get(key) or self._answers.get(key)
         if isinstance(found, Answered) and time.monotonic() - found.at > SECONDS:
@@ -100,13 +100,13 @@ class IdempotencyCache:
         return found
 
     def complete(self, key: str, answer: Prediction, reserved: float = 0.0, account: str = "") -> None:
-        """Store the answer of a new request. `reserved` currency units are reserved for it in `account`."""
+        """Store the answer to a new request, and how many currency units are reserved for it in `account`."""
         pending = self._pending.pop(key)
         self._remember(Answered(key, time.monotonic(), pending.content, answer, reserved, account))
         pending.answer.set_result(answer)
 
     def repeat(self, previous: Answered) -> None:
-        """Give waiting retries the previous answer. Its age limit does not change."""
+        """Answer waiting retries with the previous answer, which still expires at the same time."""
         self._pending.pop(previous.key).answer.set_result(previous.answer)
 
     def release(self, keys: Iterable[str | None]) -> None:

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class PendingDecision:
-    """A decision that is completed stage by stage. If `fault` is set, it takes the default action.
+    """A decision on its way through the stages. If `fault` is set, the default action is taken.
 
     A thread may change the decision only while the thread holds `lock` and the decision is not `closed`.
     """
@@ -50,19 +50,19 @@ class PendingDecision:
     decision_id: str
     deadline: Deadline
     features: ModelInput | None = None
-    prices: Mapping[str, float] | None = None  # prices of the paced channels; other channels have the model's own price
+    prices: Mapping[str, float] | None = None  # price of each paced channel; the others have the model's own price
     answer: ArmAnswer | None = None
     exploration: records.Explored | None = None
     reserved: float | None = None  # reserved currency units, under the decision's id
     budget_exhausted: bool = False
     fault: records.FallbackReason | None = None
-    withdrawn: bool = False  # whether this record replaces an earlier one, which may be in the log
-    may_be_reserved: bool = False  # whether money may be reserved, because the ledger's answer is unknown
-    previous: Answered | None = None  # an earlier exposure; repeated if its money is still reserved or spent
-    asking: tuple[Stage, str | None] | None = None  # the stage and part whose answer the decision waits for
+    withdrawn: bool = False  # whether this decision's record replaces one that may be in the log already
+    may_be_reserved: bool = False  # whether money may be reserved although the ledger has not confirmed it
+    previous: Answered | None = None  # answer to the same request, repeated if its money is still reserved or spent
+    asking: tuple[Stage, str | None] | None = None  # stage in progress, and the part that must answer
     done: bool = False  # whether the decision is logged, or `previous` is repeated
     failed: tuple[records.FallbackReason, Exception] | None = None  # the reason why the decision can't be logged
-    taken_over: bool = False  # whether the event loop has taken over: later results of a thread are ignored
+    taken_over: bool = False  # whether the event loop has taken over, so that a thread's results are ignored
     span: Span = field(default_factory=tracing.here)  # span of the request
     lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
@@ -72,8 +72,8 @@ class PendingDecision:
     ) -> PendingDecision:
         """Begin a decision: assign the user to an arm.
 
-        The decision and its reservation have the same id, which ends with the log's identity. So after a crash, a
-        router finds its own reservations in a shared ledger.
+        The decision's id is also that of its reservation. It ends with the identity of the router's log, by which a
+        router finds its own reservations in a shared ledger after a crash.
         """
         user, campaign = request.user_id, request.campaign_id
         made, key = decision_id(user, log_id, campaign=campaign), request_key(user, campaign, request.request_id)
@@ -81,16 +81,16 @@ class PendingDecision:
 
     @cached_property
     def override(self) -> bool:
-        """Whether the experiment file sets this user's arm (`overrides`)."""
+        """Whether the experiment file lists this user in `overrides`, which sets the user's arm."""
         return self.experiment.overrides_arm_of(self.request.user_id, self.request.campaign_id)
 
     @cached_property
     def account(self) -> str:
-        """Key of the arm whose account pays. It is unique among all experiments."""
+        """Name under which the ledger counts the arm's money; unique among all experiments."""
         return self.experiment.key(OVERRIDE if self.override else self.arm)
 
     def accept(self, answer: ArmAnswer) -> None:
-        """Store the policy's answer. If the arm explores, exploration may change the answer first."""
+        """Store the policy's answer. If the arm explores, its action may first be replaced by a random one."""
         self.answer, how = answer, self.policy.explore
         if how is None or not self.experiment.enabled:
             return
@@ -136,11 +136,11 @@ class PendingDecision:
 
     @property
     def complete(self) -> bool:
-        """Whether only the record is missing. Never true for an exposure, because taking it over releases its money."""
+        """Whether only the record is missing, and no ad is shown. The event loop can then log the decision as it is."""
         return not self.expose and (self.fault is not None or (self.answer is not None and not self.answer.expose))
 
     def take_over(self) -> bool:
-        """Take the decision away from its thread, unless it is done; returns whether it was taken."""
+        """Let the event loop finish the decision instead of its thread, unless it is done; returns `taken_over`."""
         with self.lock:
             self.taken_over = not self.done
         return self.taken_over
@@ -157,7 +157,7 @@ class PendingDecision:
 
     @property
     def chosen_channel(self) -> str | None:
-        """The channel that the policy drew, before exploration; None if it had no choice or gave no probabilities."""
+        """The channel that the policy drew at random (before exploration); None if no such draw is known."""
         if (answer := self.policy_answer) is None:
             return None
         channel, probs = answer.channel, answer.channel_probs
@@ -167,9 +167,9 @@ class PendingDecision:
 
     @property
     def action(self) -> ArmAnswer:
-        """The policy's answer.
+        """The action to take: the policy's answer or, after a fault, the default action.
 
-        After a fault, the request's baseline or, if it has none, a decision without exposure.
+        The default action is the request's baseline or, if it has none, a decision without exposure.
         """
         if (answer := self.policy_answer) is not None:
             return answer
@@ -204,7 +204,7 @@ class PendingDecision:
         return {**asked, "channels": len(self.request.candidates), **fault}
 
     def item(self) -> dict[str, Any]:
-        """Build the item to send to the arm. The draw u is computed from logged fields, so it can be reproduced."""
+        """Build the item for the arm. Its random number u is computed from logged fields, so it is reproducible."""
         asked = self.request
         return {
             "window": self.features.window if self.features else None,
@@ -220,7 +220,7 @@ class PendingDecision:
         }
 
     def shadows(self) -> list[PendingDecision]:
-        """Return copies of this decision for challengers at the stage `shadow`: same features, prices and draws."""
+        """Return copies of this decision, without its answer, for challengers at the stage `shadow`."""
         of = self.experiment
         if of.stage != "shadow" or not of.enabled or self.arm != INCUMBENT or self.override:
             return []
@@ -273,7 +273,7 @@ class PendingDecision:
         }
 
     def shadow_record(self) -> records.ShadowRecord:
-        """Build the record of a challenger's decision at the stage `shadow` (`shadows`)."""
+        """Build the log record of what a challenger at the stage `shadow` would have decided."""
         answer = self.answer
         return {
             "schema_version": records.VERSION,
@@ -341,7 +341,7 @@ class PendingDecision:
         return draw(by.name, by.salt, asked.user_id, asked.campaign_id, asked.request_id or self.decision_id, what)
 
     def _prices(self, answer: ArmAnswer) -> dict[str, float]:
-        """Return the prices by channel: the policy's or, if it gave none, those of pacing and of the chosen channel."""
+        """Return channel -> price: as the policy gave them or, if it did not, from pacing and `answer.price`."""
         known = {} if answer.price is None else {answer.channel: answer.price}
         return dict(answer.prices) or {**(self.prices or {}), **known}
 
@@ -358,7 +358,7 @@ class PendingDecision:
         }
 
     def _refused_until(self) -> str | None:
-        """Return when the exhausted budget has money again; None if it is not exhausted, or stays exhausted forever."""
+        """Return when an exhausted budget gets money again; None if it is not exhausted, or never gets any."""
         if not self.budget_exhausted:
             return None
         until = self.experiment.refused_until(self.request.campaign_id, self.action.channel, time.time())

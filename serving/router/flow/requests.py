@@ -35,14 +35,14 @@ from mtorl.runtime.validation import first_fault, short
 from serving.kserve_sdk import InvalidInput
 from serving.messages import INVALID
 
-CLOCK_SKEW = timedelta(minutes=1)  # a caller's clock may be ahead of the router's by up to this time
+CLOCK_SKEW = timedelta(minutes=1)  # a request's timestamp may be this far in the future, because clocks differ
 
 _MOST_INSTANCES = 64
 _MOST_OUTCOMES = 1000
 _NEVER_NEGATIVE = ("cost", "click", "conversion", CANCEL)
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-_BODY = ConfigDict(strict=True, extra="ignore")  # clients of KServe's v1 protocol send unknown fields
+_BODY = ConfigDict(strict=True, extra="ignore")  # ignore unknown fields, which clients of KServe's v1 protocol send
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 Category = Annotated[str, Field(max_length=256)]  # "" means unknown, as in a log
@@ -59,14 +59,15 @@ class BadRequest(InvalidInput):
 
 @with_config(_STRICT)
 class GivenBaseline(TypedDict):
-    """Decision of the caller's own logic."""
+    """The decision that the caller's own logic would make for an instance."""
 
     channel: Name
-    """One of the candidates."""
+    """The channel that the caller's logic would choose. It must be one of the candidates."""
     expose: bool
     """Whether the caller's logic would show the ad."""
     propensity: NotRequired[Annotated[float, Field(gt=0, le=1)] | None]
-    """Probability with which the caller's logic takes this decision; 1: it is deterministic. By default unknown."""
+    """Probability with which the caller's logic makes this decision; 1 if it is deterministic. By default, it is
+    unknown."""
 
 
 @with_config(_STRICT)
@@ -76,23 +77,25 @@ class Instance(TypedDict):
     user_id: Name
     campaign_id: Name
     context: dict[str, float | Category | None]
-    """The context columns of the data set."""
+    """A value for each context column of the data set, such as the hour or the device."""
     request_id: NotRequired[Name | None]
-    """The caller's id of the request. A retry with the id gets the same answer, a different request with it 409."""
+    """The caller's id of the request. A retry with the same id gets the same answer. A different request with the same
+    id gets the status 409."""
     timestamp: NotRequired[Moment | None]
-    """Time of the opportunity, ISO 8601 with a zone; by default now."""
+    """Time of the opportunity, in ISO 8601 with a time zone. By default, it is the time when the request arrives."""
     candidates: NotRequired[Annotated[list[Name], Field(min_length=1)] | None]
     """The channels to choose from; by default all channels of the data set."""
     costs: NotRequired[dict[Name, Annotated[float, Field(gt=0)]] | None]
-    """Highest possible cost of an exposure now, by channel, currency units. The router's `cost_cap` is the maximum and
-    the default."""
+    """Highest possible cost of an exposure at this moment, by channel, in currency units. The router's setting
+    `cost_cap` is the default, and the upper limit."""
     baseline: NotRequired[GivenBaseline | None]
-    """The answer for users of an arm with `policy: baseline`, and the default action after a fault."""
+    """The decision of the caller's own logic. It is the answer for users of an arm with `policy: baseline`, and the
+    default action after a fault."""
 
 
 @with_config(_BODY)
 class DecisionBody(TypedDict):
-    """A request for decisions, protocol v1."""
+    """The body of a request for decisions in protocol v1."""
 
     instances: Annotated[list[Instance], Field(min_length=1, max_length=_MOST_INSTANCES)]
 
@@ -108,22 +111,22 @@ DecisionId = Annotated[str, AfterValidator(_decision_id), WithJsonSchema({"type"
 
 @with_config(_STRICT)
 class Outcome(TypedDict):
-    """An event that became known after a decision."""
+    """An outcome of an earlier decision, such as a click or a cost."""
 
     event_id: Name
-    """The caller's id of the event. For each decision, the same id counts once."""
+    """The caller's id of the event. Several events of one decision with the same id count once."""
     decision_id: DecisionId
     kind: Name
     """cost, click, conversion, revenue, another numeric outcome of the data set, or cancel (the ad was not shown)."""
     value: Annotated[float, Field(ge=-1e9, le=1e9)]
-    """May be negative only for revenue and for other outcomes of the data set."""
+    """Value of the outcome. Only revenue and other outcomes of the data set may be negative."""
     event_time: Moment
-    """Time of the event, ISO 8601 with a zone."""
+    """Time of the event, in ISO 8601 with a time zone."""
 
 
 @with_config(_BODY)
 class OutcomeBody(TypedDict):
-    """A report of outcomes."""
+    """The body of a report of outcomes."""
 
     outcomes: Annotated[list[Outcome], Field(min_length=1, max_length=_MOST_OUTCOMES)]
 
@@ -140,14 +143,11 @@ class DecisionRequest:
     costs: Mapping[str, float] = field(default_factory=dict)  # highest cost by channel, if the caller sent one
     baseline: Baseline | None = None
     request_id: str | None = None
-    content: str | None = None  # hash of the request's content; None without a request id
+    content: str | None = None  # hash of what is requested; None without a request id
 
 
 class DecisionParser:
-    """Parses requests for decisions. `body` is the type `DecisionBody` with the names of the data set.
-
-    `cost_cap` is the highest cost of an exposure by channel, in currency units. A request may lower it.
-    """
+    """Parses requests for decisions. `body` is their type: `DecisionBody` with the data set's own names."""
 
     def __init__(self, spec: DatasetSpec, cost_cap: Mapping[str, float]) -> None:
         self._channels = spec.channels
@@ -208,7 +208,7 @@ class DecisionParser:
 
 
 class OutcomeParser:
-    """Parses outcome reports. `body` is the type `OutcomeBody` with the outcome kinds of the data set."""
+    """Parses outcome reports. `body` is their type: `OutcomeBody` with the data set's own outcome kinds."""
 
     def __init__(self, spec: DatasetSpec) -> None:
         kind = cast(Any, Literal)[(*spec.outcome_kinds, CANCEL)]
@@ -239,7 +239,7 @@ class OutcomeParser:
 
 
 def parse_json(body: Any) -> Any:
-    """Parse a body as JSON, whatever its content type is; raises BadRequest."""
+    """Parse a body as JSON, with any content type; raises BadRequest. A parsed body is returned unchanged."""
     if not isinstance(body, bytes | bytearray):
         return body
     try:
@@ -249,14 +249,14 @@ def parse_json(body: Any) -> Any:
 
 
 def _content(context: Mapping[str, Any], at: int | None, said: Mapping[str, Any]) -> str:
-    """Return a hash that is equal for requests with the same meaning."""
+    """Return a hash of what a request asks for, to recognize a different request with the same id."""
     said = {name: value for name, value in said.items() if value}
     text = orjson.dumps([context, at, said], option=orjson.OPT_SORT_KEYS)
     return hashlib.blake2b(text, digest_size=8).hexdigest()
 
 
 def _typed_dict(name: str, fields: Mapping[str, Any], config: ConfigDict = _STRICT) -> Any:
-    """Build a typed dictionary from fields that are known only at runtime, so mypy can't check it."""
+    """Build a typed dictionary whose fields are known only when the data set has been read."""
     made = cast(Any, TypedDict)(name, fields)
     made.__pydantic_config__ = config
     return made

@@ -1,4 +1,4 @@
-"""The stages of a decision, in the threads of lanes: features, arm, ledger and log, and afterwards the shadow.
+"""Runs the stages of decisions in threads: features, arm, ledger, log and, after the answer, shadow calls.
 
 A stage is one call of a part (feature store, arm, ledger, log) for all decisions of a batch. Each call has a time
 limit, spans, metrics, drills and a circuit breaker. If a part keeps failing, or several of its calls hang, the circuit
@@ -30,23 +30,24 @@ from serving.router.ops.drills import Drills
 from serving.router.ops.health import Health
 from serving.router.ops.metrics import Stage
 
-FAILURES = 20  # number of failed requests in a row that open the circuit breaker ...
-SILENT_SECONDS = 0.25  # ... if the first failed at least this long ago: many may fail in one moment
-GRACE_SECONDS = 0.002  # tolerance after a stage's time limit, seconds
+FAILURES = 20  # the circuit breaker opens after this many failed requests in a row ...
+SILENT_SECONDS = 0.25  # ... but not within this many seconds of the first, because one batch may have many
+GRACE_SECONDS = 0.002  # seconds by which a stage may exceed its time limit
 _PAUSE_SECONDS = 0.25  # seconds between two test calls while the circuit breaker is open
-_MOST_HANGING = 3  # if so many calls of a part exceed their time limit, no other call begins
+_MOST_HANGING = 3  # while so many calls of a part are beyond their time limit, no other call begins
 _FOUND = {found: metrics.FEATURES.labels("yes" if found else "no") for found in (True, False)}
-_SHADOW_SECONDS = 1.0  # time limit of an arm at the stage `shadow`, and then of its log record, seconds
+_SHADOW_SECONDS = 1.0  # seconds for an arm's answer at the stage `shadow`, and again for writing its record
 
 Decisions = Sequence[PendingDecision]
 Call = Callable[[Sequence[Any], float, Sequence[Span]], Sequence[Any]]
-"""Answers questions within a time limit in seconds, or raises. A single answer may be an exception."""
+"""Type of a function that answers several questions at once, within a time limit in seconds. It raises if it can't
+answer at all. A single answer may be an exception."""
 
 log = logging.getLogger(__name__)
 
 
 class Stages:
-    """Runs the four stages and the shadow. Windows are logged for the share `window_share` of the users."""
+    """Runs the four stages and shadow calls. For a share `window_share` of the users, it also logs windows."""
 
     def __init__(
         self, reader: FeatureReader, arms: Arms, budgets: Budgets, spool: Spool, parts: "Parts", window_share: float
@@ -59,9 +60,9 @@ class Stages:
         self.parts = parts
 
     def decide(self, decisions: Decisions) -> None:
-        """Run the four stages for new decisions.
+        """Run the four stages for new decisions, and check the money of repeated ones.
 
-        A repeated decision only needs money that is still reserved or spent.
+        A repeated decision whose money is no longer reserved or spent becomes a new one.
         """
         self._check_repeats([decision for decision in decisions if decision.previous is not None])
         new = [decision for decision in decisions if decision.previous is None]
@@ -72,11 +73,10 @@ class Stages:
         self._log(new)
 
     def _check_repeats(self, decisions: Decisions) -> None:
-        """Set `PendingDecision.previous` to None if its money is no longer reserved or spent.
+        """Forget a decision's previous answer (`previous`) if its money is no longer reserved or spent.
 
-        The money is reserved again, which is idempotent. This fails if the reservation was released, or if another one
-        pays for the request. If the ledger does not answer, the previous answer is repeated, because its money was
-        reserved.
+        To find out, the same reservation is made again. This fails if it was released, or if another reservation pays
+        for the request. If the ledger does not answer, the previous answer is kept, because it was paid for.
         """
 
         def take(decision: PendingDecision, paid: bool | Exception) -> None:
@@ -96,7 +96,7 @@ class Stages:
             if not isinstance(found, Exception):
                 decision.features = found
                 _FOUND[found.has_history].inc()
-            # for a policy without a server, `answer_here` reports missing features
+            # a policy in the experiment file may not need features: `answer_here` checks
             elif decision.policy.policy is None:
                 decision.fall_back("features", found)
 
@@ -128,7 +128,7 @@ class Stages:
             elif isinstance(reserved, NoAccount):
                 decision.fall_back("no_account", reserved)
             elif isinstance(reserved, AlreadyReserved):
-                decision.fall_back("repeated", reserved)  # the money of the other decision stays reserved
+                decision.fall_back("repeated", reserved)  # the other decision on the request keeps its money
             else:
                 decision.fall_back("ledger", reserved)
                 decision.may_be_reserved = not isinstance(reserved, BudgetsClosed | CircuitOpen)
@@ -176,7 +176,7 @@ class Stages:
 
     def _call_in_shadow(self, shadows: Decisions) -> None:
         experiment, arm = shadows[0].experiment, shadows[0].policy
-        for shadow in shadows:  # for policies without a server, `answer_here` reports missing features
+        for shadow in shadows:  # a policy in the experiment file may not need features: `answer_here` checks
             shadow.fault = "features" if shadow.features is None and arm.policy is None else None
         if not (asked := [shadow for shadow in shadows if shadow.fault is None]):
             return
@@ -198,10 +198,10 @@ class Stages:
 
 
 class Parts:
-    """The parts that stages call, each with a circuit breaker. The threads of lanes use it.
+    """Calls the parts that stages need (stores and arms), each through a circuit breaker. Used by the threads of lanes.
 
     `part` is the part's name in `/health/ready`. It is None for the ledger and the log, whose health is reported
-    elsewhere. Exceptions of these two count as answers, so only timeouts open their circuit breakers.
+    elsewhere. If one of these two raises an error, it has answered, so only timeouts open its circuit breaker.
     """
 
     def __init__(self, health: Health, drills: Drills) -> None:
@@ -218,9 +218,9 @@ class Parts:
         call: Call,
         take: Callable[[PendingDecision, Any], None],
     ) -> None:
-        """Call a part once for all decisions. `take` gets the answer of each, which may be an exception.
+        """Call a part once for all decisions, and pass each decision's answer or exception to `take`.
 
-        If `take` raises (a bug), only its decision fails. The decision stays `asking`, so its reservation is released.
+        If `take` raises an error, only that decision fails, and its reservation is released.
         """
         asked, questions = [], []
         for decision in decisions:
@@ -266,14 +266,14 @@ class Parts:
             breaker.ends.remove(end)
             if took > seconds + GRACE_SECONDS:  # a late answer is not used
                 fault = TimeoutError(f"the stage {stage} did not end in time")
-            # The event loop has already counted the decisions that it took over.
+            # Do not count decisions that the event loop has taken over: it has reported them already.
             self.report(stage, part, fault, len({id(one.deadline) for one in decisions if not one.taken_over}))
         for decision in decisions:
             metrics.of_arm(metrics.STAGE_LATENCY, decision.account, stage=stage).observe(took)
         return answers if fault is None else [fault] * len(decisions)
 
     def report(self, stage: Stage, part: str | None, fault: Exception | None, requests: int = 1) -> None:
-        """Count requests in a part's health and circuit breaker. `fault` is None if the part has answered."""
+        """Report a call for some requests to a part's health and circuit breaker. `fault`: None if it answered."""
         if part is not None:
             self.health.report(part, fault)
         answered = fault is None or (part is None and not isinstance(fault, TimeoutError))
@@ -289,9 +289,9 @@ class CircuitBreaker:
 
     def __init__(self) -> None:
         self._failures = 0
-        self._since = 0.0  # time of the first failure in the row
+        self._since = 0.0  # when the first of the failures in a row happened
         self._ask_again = 0.0  # earliest time of the next test call
-        self.ends: list[float] = []  # when the time limits of the calls in progress end
+        self.ends: list[float] = []  # time limits of the calls in progress, as monotonic times
 
     def allows_call(self) -> bool:
         """Whether the part may be called now."""
@@ -324,7 +324,7 @@ def _apply(take: Callable[[PendingDecision, Any], None], decision: PendingDecisi
 
 
 def _by_policy(decisions: Decisions) -> Iterable[Decisions]:
-    """Group decisions by arm and experiment version, because the experiment's file may change within a batch."""
+    """Group decisions by arm and experiment version: a batch has both versions when an experiment has just changed."""
     found: dict[tuple[int, str], list[PendingDecision]] = {}
     for decision in decisions:
         found.setdefault((id(decision.experiment), decision.arm), []).append(decision)
@@ -332,7 +332,7 @@ def _by_policy(decisions: Decisions) -> Iterable[Decisions]:
 
 
 def _plain(call: Callable[[Any], Sequence[Any]]) -> Call:
-    """Wrap a call that needs neither a time limit nor spans, so that it has the type `Call`."""
+    """Convert a function of questions only to a `Call`, which also gets a time limit and spans."""
     return lambda questions, seconds, spans: call(questions)
 
 
@@ -343,7 +343,7 @@ def _spans(decisions: Decisions) -> Iterable[tuple[tracing.Traits, Span]]:
 
 
 def _traits(decisions: Decisions) -> dict[str, AttributeValue]:
-    """Return the attributes of a single decision, or those that a request's decisions share, and all their ids."""
+    """Return the attributes of a span that serves several decisions of one request."""
     of, ids = decisions[0], [decision.decision_id for decision in decisions]
     if len(ids) == 1:
         return of.traits()

@@ -50,7 +50,7 @@ class Authentication:
         return any([hmac.compare_digest(token.strip(), one) for one in self._tokens]) and kind.lower() == b"bearer"
 
     def _read(self, file: Path) -> None:
-        """Read the tokens if the file has changed. If it is missing or empty, as during a rotation, the tokens stay."""
+        """Read the tokens again if the file has changed. If it is missing or has no token, keep the previous ones."""
         try:
             status = file.stat()  # takes a microsecond
             version = status.st_mtime_ns, status.st_ino

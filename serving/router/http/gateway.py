@@ -34,14 +34,14 @@ from serving.router.ops.settings import RouterSettings
 from serving.router.router import Router
 
 BODY_SECONDS = 5.0  # seconds within which a body must arrive
-_MOST_READERS = 256  # most bodies that arrive at the same time; together with their size limit, this bounds memory
+_MOST_READERS = 256  # most bodies received at the same time; with the size limit per body, this bounds the memory used
 _PUBLIC = ("/metrics", "/health/", "/v2/health/", "/v1/models", "/v2/models")  # GET needs no token for these paths
 _HEADERS = {401: (b"www-authenticate", b"Bearer"), 429: (b"retry-after", b"1"), 503: (b"retry-after", b"2")}
 
 Answer = tuple[int, Any]
-"""HTTP status, and a value to encode as JSON."""
+"""An HTTP answer: the status, and a value that is sent as JSON."""
 Work = Callable[[bytes, Headers], Awaitable[Answer]]
-"""Answers a request, given its body and its headers, whose names are in lower case."""
+"""Type of a function that answers a request, given its body and its headers. Names of headers are in lower case."""
 
 
 class _Refused(Exception):
@@ -50,7 +50,7 @@ class _Refused(Exception):
 
 
 class Gateway:
-    """The ASGI application of a router. `readers` is the number of request bodies that are arriving."""
+    """The ASGI application of a router. `readers` counts the requests whose bodies are just arriving."""
 
     def __init__(self, router: Router, settings: RouterSettings) -> None:
         model = Model(settings.model_name)
@@ -61,7 +61,7 @@ class Gateway:
         self._max_body_bytes = settings.max_body_bytes
         self._health = router.health
         self._kserve = application([model])
-        # KServe would always answer these readiness probes with yes, so they are answered here while the router waits.
+        # KServe answers these readiness probes with yes even while the router waits, so they are refused here then.
         self._probes = ("/v2/health/ready", f"/v1/models/{model.name}", f"/v2/models/{model.name}/ready")
         self._routes = _routes(router, model.name, self._authentication.needed)
 
@@ -142,7 +142,7 @@ def _refusal(status: int, error: Message) -> Answer:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` function that repeats a body that was already read, then passes on later events."""
+    """Return a `receive` function that first gives a body that was already read, and then later events."""
     events: list[Event] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Event:
@@ -217,7 +217,7 @@ async def _admitted(
             except RequestConflict as error:
                 answer = 409, error.args[0].body
             except SpoolUnavailable as error:
-                # The only internal fault with a 5xx status: outcomes must not be acknowledged before they are on disk.
+                # The only internal fault with a 5xx status: a 200 would tell the caller that the outcomes are on disk.
                 answer = 503, messages.NOT_STORED(error=str(error)).body
         tracing.answered(traced, answer[0])
     return answer

@@ -33,7 +33,7 @@ class _Exact(BaseModel):
 
 
 class Error(_Exact):
-    """The reason for a refusal."""
+    """The body of an answer that refuses a request."""
 
     error: str
     """Message for people: what is wrong, where, and what to do."""
@@ -44,7 +44,7 @@ class Error(_Exact):
 
 
 class ModelIdentity(_Exact):
-    """The model that decided; null for what the arm did not report."""
+    """The model that made a decision. A field is null if the arm did not report it."""
 
     name: str | None
     version: str | None
@@ -53,27 +53,28 @@ class ModelIdentity(_Exact):
 
 @with_config(_EXACT)
 class Prediction(V1Answer):
-    """A decision."""
+    """The router's decision for one instance of the request."""
 
     model: ModelIdentity | None
-    """null if no model decided, or the arm did not report its model."""
+    """The model that decided. Null if no model decided, or if the arm did not report its model."""
 
 
 class DecisionAnswer(_Exact):
-    """Decisions, in the order of the instances."""
+    """The decisions for a request in protocol v1, in the order of the request's instances."""
 
     predictions: list[Prediction]
 
 
 class OutcomeCounts(_Exact):
-    """Counts of a stored report of outcomes."""
+    """The answer to a report of outcomes that was stored."""
 
     accepted: Count
-    """Number of outcomes in the report, even if some were reported before. Each `event_id` counts once."""
+    """Number of outcomes in the report, including outcomes that were reported before. Each `event_id` of a decision
+    counts only once in results."""
 
 
 class OutputTensor(_Exact):
-    """One field of every decision."""
+    """The values of one field of `Prediction`, one for each decision."""
 
     name: Annotated[Literal[tuple(OUTPUTS)], Field(description="A field of `Prediction`.")]  # type: ignore[valid-type]
     shape: list[Count]
@@ -84,7 +85,7 @@ class OutputTensor(_Exact):
 
 
 class InferAnswer(_Exact):
-    """Decisions, protocol v2."""
+    """The decisions for a request in protocol v2."""
 
     model_name: str
     id: str
@@ -92,13 +93,13 @@ class InferAnswer(_Exact):
 
 
 class DrillInForce(Drill):
-    """An active injected fault."""
+    """A fault that is being injected now."""
 
     seconds_left: float
 
 
 class DrillsInForce(_Exact):
-    """The active injected faults."""
+    """The faults that are being injected now."""
 
     drills: list[DrillInForce]
 
@@ -110,19 +111,21 @@ class Live(_Exact):
 
 
 class Ready(_Exact):
-    """Result of the readiness probe. A request that is refused earlier gets an `Error` instead."""
+    """Result of the readiness probe. A request that is refused before the probe runs gets an `Error` instead."""
 
     ready: bool
     waiting_for: str = ""
-    """Why no decisions can be made yet."""
+    """Reason why the router can't make decisions yet; empty if it can."""
     problems: dict[str, list[Error]] = {}
-    """Part -> its problems with codes. The part "router" has the reason why no decisions can be made yet."""
+    """The problems of each part of the router, with codes for programs. The part "router" has the reason why the router
+    can't make decisions yet."""
     draining: bool = False
     """Whether the router is shutting down."""
     parts: dict[str, str] = {}
-    """Part -> "ok" or its problems. Despite problems, decisions are made, if necessary with the default action."""
+    """"ok", or the problems as text, for each part of the router. Even with problems, the router answers requests, if
+    necessary with the default action."""
     experiments: dict[str, str] = {}
-    """Experiment -> the version that the router applies, budgets included."""
+    """Version of each experiment that the router applies. The version covers the experiment file and its budgets."""
 
 
 _REFUSALS = {
@@ -152,7 +155,7 @@ _DRILL = {"stage": "model", "fault": "slow", "seconds": 0.2, "share": 0.5, "for_
 
 
 def document(model: str, instance: Mapping[str, Any], decisions: Any, outcomes: Any, token: bool) -> Json:
-    """Build a router's document from an example `instance` and the types of its bodies. `token`: callers need one."""
+    """Build the document, given an example `instance`, the types of request bodies, and if callers need a token."""
     made = FastAPI(
         title="MTORL router",
         version=__version__,
@@ -165,10 +168,10 @@ def document(model: str, instance: Mapping[str, Any], decisions: Any, outcomes: 
     described = made.openapi()
     for item in described["paths"].values():
         for operation in item.values():
-            operation["responses"].pop("422", None)  # FastAPI's status for an invalid body; ours is 400
+            operation["responses"].pop("422", None)  # FastAPI's status for an invalid body; the router's is 400
     schemas = described["components"]["schemas"]
     del schemas["HTTPValidationError"], schemas["ValidationError"]
-    for body in (DecisionBody, OutcomeBody):  # the types of a data set lack descriptions: copy them
+    for body in (DecisionBody, OutcomeBody):  # the types for one data set lack descriptions: copy the general ones
         for name, general in TypeAdapter(body).json_schema()["$defs"].items():
             schemas[name].setdefault("description", general["description"])
             for field, schema in general["properties"].items():
@@ -206,7 +209,7 @@ def _guarded(model: str, instance: Mapping[str, Any], decisions: Any, outcomes: 
     """Build the routes that need a token if the router requires one."""
     needs: Json = {"dependencies": [Depends(HTTPBearer(scheme_name="caller"))], "responses": _refusals(401)}
     routes = APIRouter(**(needs if token else {}))
-    sent = (413, 429, 503)  # statuses that every request with a body may get
+    sent = (413, 429, 503)  # statuses for refusals of any request with a body
     texts = {key: value if isinstance(value, str) else orjson.dumps(value).decode() for key, value in instance.items()}
     tensors = [{"name": key, "datatype": "BYTES", "shape": [1], "data": [text]} for key, text in texts.items()]
     v1_body = Annotated[decisions, _example({"instances": [dict(instance)]})]

@@ -57,7 +57,7 @@ class _RouterServer(Server):
             await super()._serve(sockets)
             if not self._router.health.started:
                 if self._opening.done():
-                    self._opening.result()  # raises the error with which the start failed
+                    self._opening.result()  # if the start failed, raises its error
                 # No decision was made, so exit at once. A normal exit would wait for the thread that reads the log.
                 os._exit(0)
             _end_in_time(self._router, max(_LAST_SECONDS, self._until - time.monotonic()))
@@ -90,7 +90,7 @@ class _RouterServer(Server):
 
 
 def _end_in_time(router: Router, seconds: float) -> None:
-    """Exit after some seconds even if a thread hangs. Python itself would wait for the thread forever."""
+    """Exit after some seconds even if a thread hangs. Otherwise, Python would wait for that thread forever."""
 
     def end() -> None:
         code = _LEFT_UNDONE

@@ -19,7 +19,7 @@ OUTPUTS = {name: _DATATYPES[type_] for name, type_ in plain_types(V2Answer).item
 
 
 class InputTensor(TypedDict):
-    """One field of every instance."""
+    """The values of one field of `Instance`, one for each instance."""
 
     name: Annotated[Literal[INPUTS], Field(description="A field of `Instance`.")]  # type: ignore[valid-type]
     datatype: Literal["BYTES"]
@@ -31,7 +31,7 @@ class InputTensor(TypedDict):
 
 
 class InferBody(TypedDict):
-    """A request for decisions, protocol v2."""
+    """The body of a request for decisions in protocol v2."""
 
     id: NotRequired[Annotated[str | None, Field(description="Id of the request, which the answer repeats.")]]
     inputs: Annotated[

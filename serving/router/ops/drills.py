@@ -23,23 +23,23 @@ class DrillFault(RuntimeError):
 
 
 class Drill(StrictModel):
-    """A fault that is injected into a stage."""
+    """A fault that is injected on purpose into a stage of decisions, to test how the router handles it."""
 
     stage: Stage
     fault: Literal["slow", "error"]
-    """slow: the stage starts `seconds` late. error: the stage fails after `seconds`."""
+    """slow: the stage starts after a delay of `seconds`. error: the stage fails after `seconds`."""
     seconds: Annotated[float, Field(ge=0, le=60)] = 0.0
     share: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """Share of the calls that have the fault."""
+    """Share of the stage's calls that get the fault."""
     for_seconds: Annotated[float, Field(ge=0, le=3600)] = 60.0
-    """Time until the fault ends, in seconds."""
+    """Time after which the injection ends, in seconds."""
 
 
 class Drills:
     """The active injected faults."""
 
     def __init__(self) -> None:
-        self._ends: dict[Drill, float] = {}  # fault -> time of its end; replaced, not changed, because threads read it
+        self._ends: dict[Drill, float] = {}  # fault -> when it ends; replaced as a whole, because threads read it
 
     def start(self, drill: Drill) -> None:
         """Start a fault."""

@@ -25,7 +25,7 @@ _STALE_SECONDS = 30.0  # if there is no tick for so long, the event loop counts 
 
 
 class Fault(NamedTuple):
-    """The error because of which a part does not answer, and the time of the first failure (`time.monotonic`)."""
+    """The last error of a part that does not answer, and when the part first failed (`time.monotonic`)."""
 
     since: float
     error: Exception
@@ -37,7 +37,7 @@ class Fault(NamedTuple):
 
 
 class Health:
-    """The health of all stores, arms and other parts, which the callers of the parts report."""
+    """The health of stores, arms and other parts, as reported by the code that calls them."""
 
     def __init__(self) -> None:
         self.waiting_for: Message | None = messages.STARTING()  # reason why no decision can be made yet, or None
@@ -55,7 +55,7 @@ class Health:
 
     @property
     def problems(self) -> dict[str, tuple[Message, ...]]:
-        """The problems of each part, by its name; empty if the part is ok."""
+        """The problems of each part, by the part's name. A part without problems has an empty tuple."""
         answers = {
             part: (messages.NO_ANSWER(seconds=fault.seconds, cause=type(fault.error).__name__),) if fault else ()
             for part, fault in dict(self._faults).items()  # copied, because threads may add items meanwhile
@@ -64,7 +64,7 @@ class Health:
 
     @property
     def parts(self) -> dict[str, str]:
-        """The problems of each part as one text, by its name; "ok" if it has none."""
+        """The problems of each part as one text, by the part's name; "ok" if it has none."""
         return {part: "; ".join(problems) or "ok" for part, problems in self.problems.items()}
 
     def tick(self) -> None:
@@ -72,7 +72,7 @@ class Health:
         self._tick = monotonic()
 
     def report(self, part: str, error: Exception | None = None) -> None:
-        """Record that a part has answered, or the error because of which it has not."""
+        """Record the result of a call of a part: an answer, or the error with which the call has failed."""
         now = self._heard[part] = monotonic()
         before = self._faults.get(part)
         self._faults[part] = Fault(before.since if before else now, error) if error else None
@@ -86,7 +86,7 @@ class Health:
         return self._faults.get(part)
 
     def quiet(self, part: str) -> float:
-        """Return the seconds since the last report on a part, whether it had answered or not."""
+        """Return the seconds since the last call of a part was reported, successful or not."""
         return monotonic() - self._heard.get(part, -inf)
 
     def forget(self, part: str) -> None:
@@ -100,7 +100,7 @@ class Health:
         return quiet < _STALE_SECONDS, {"seconds_since_housekeeping": round(quiet, 1)}
 
     def ready(self, log_alive: Callable[[], bool]) -> tuple[bool, dict[str, Any]]:
-        """Return whether requests can be answered, and the probe's body. `log_alive` is called only after the start."""
+        """Return whether requests can be answered, and the body of the readiness probe."""
         if (waits := self.waiting_for) is not None:
             return False, {"ready": False, "waiting_for": waits, "problems": {"router": [waits.body]}}
         if not (alive := log_alive()):

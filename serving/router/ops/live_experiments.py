@@ -25,16 +25,16 @@ from serving.router.ops.health import Health
 
 log = logging.getLogger(__name__)
 OFF = ".off"
-"""Suffix of a file next to an experiment's file, which switches the experiment off, even if it is empty."""
+"""Suffix of a file that switches an experiment off. It lies next to the experiment's file, and may be empty."""
 
 
 class Source(Protocol):
     """A source of experiment files."""
 
     def texts(self, versions: Mapping[str, str], refused: bool) -> Mapping[str, bytes]:
-        """Return the YAML of each experiment by file name, and NAME.off for each that such a file switches off.
+        """Return the content of each file: NAME.yaml for an experiment, and NAME.off if it is switched off by a file.
 
-        `versions` are the versions of the active experiments. `refused` tells that some of the last texts were refused.
+        `versions` has the versions of the active experiments. `refused`: whether some of the last files were invalid.
         Raises ExperimentError if there is no experiment, or if a file can't be read.
         """
 
@@ -84,8 +84,8 @@ class ExperimentFiles:
 class LiveExperiments:
     """The active experiments. A decision reads its experiment only once, so all its stages use the same version.
 
-    The active experiments are saved to the folder `last_good`, for people and, if `start_with_it`, for a restart with
-    an invalid file.
+    The active experiments are saved to the folder `last_good`. If `start_with_it`, a restarted router begins with them,
+    even if a file is invalid then.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class LiveExperiments:
         self._spec = spec
         self._health = health
         self._last_good = last_good
-        self._seen: object = None  # the last result of the source
+        self._seen: object = None  # what the source returned last
         self._in_force = self._kept() if start_with_it else {}  # experiment file's name -> active experiment
         self._experiments: Experiments | None = None
-        self.missing = ""  # why no experiment is active: a file was invalid at the start
+        self.missing = ""  # if a file was invalid at the start: why no experiment is active
         self.refused = False  # whether a file or text of the source is refused
         self.refresh()
 
@@ -145,9 +145,9 @@ class LiveExperiments:
         return changed
 
     def _accept(self, texts: Mapping[str, bytes]) -> tuple[dict[str, Experiment], list[str]]:
-        """Return the experiments to activate by file name, and the faults.
+        """Parse and check files; returns the experiments to apply by file name, and the faults.
 
-        Unchanged experiments stay the same objects.
+        If an experiment has not changed, the same object is returned.
         """
         off = {Path(name).stem for name in texts if name.endswith(OFF)}
         texts = {name: text for name, text in texts.items() if not name.endswith(OFF)}
@@ -163,7 +163,7 @@ class LiveExperiments:
             else:
                 before = self._in_force.get(name)
                 read[name] = before if before == experiment else experiment
-        # If there are faults, keep an experiment whose file is missing: the invalid file may be the same one, renamed.
+        # If a file is invalid, keep experiments whose files are missing: it may be one of these files, renamed.
         standing = {name: one for name, one in self._in_force.items() if name in texts or faults}
         accepted, conflicts = _put_together(standing, read)
         for name, text in texts.items():
@@ -180,7 +180,7 @@ class LiveExperiments:
         try:
             self._keep()
         except OSError as fault:
-            for file in self._last_good.glob("[!.]*"):  # an older version might lack the kill switch
+            for file in self._last_good.glob("[!.]*"):  # after a restart, an older version would undo a kill switch
                 with contextlib.suppress(OSError):
                     remove(file)
             self._health.note("experiment", problem := messages.NOT_KEPT(error=str(fault)))
@@ -214,9 +214,9 @@ class LiveExperiments:
 def _put_together(
     standing: Mapping[str, Experiment], read: Mapping[str, Experiment]
 ) -> tuple[dict[str, Experiment], list[str]]:
-    """Combine new experiments with the active ones.
+    """Replace active experiments by those that were read from files; returns the result and the faults.
 
-    A new one that conflicts is left out; returns all, and the faults.
+    If a new experiment conflicts with another one, its previous version, if any, stays active.
     """
     with contextlib.suppress(ExperimentError):
         Experiments({**standing, **read}.values())

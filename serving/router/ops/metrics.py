@@ -12,7 +12,7 @@ from serving.decision_log.shipper import Shipper
 from serving.ledger.contract import Balance, Room
 
 Stage = Literal["features", "model", "ledger", "log"]
-"""The stages of a decision, in order."""
+"""The stages of a decision, in the order in which they run."""
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
 
@@ -56,7 +56,7 @@ SPOOL_LIMIT = Gauge("mtorl_spool_limit_bytes", "Size beyond which nothing more i
 SPOOL_FREE = Gauge("mtorl_spool_free_bytes", "Bytes by which the decision log may grow, within limit and disk")
 SPOOL_WRITABLE = Gauge("mtorl_spool_writable", "1 while records can be written to the decision log")
 SPOOL_LOST = Gauge("mtorl_spool_lost_records", "Withdrawals of decisions that were lost since the start")
-_STORE = ["store"]  # "redis", "file", or "file_beside_log" if the file is on the log's disk
+_STORE = ["store"]  # "redis", "file" or, if the log is on the same disk, "file_beside_log"
 LEDGER_FREE = Gauge("mtorl_ledger_free_bytes", "Bytes by which the ledger may grow, on its disk or in Redis", _STORE)
 LEDGER_LIMIT = Gauge("mtorl_ledger_limit_bytes", "Size of the ledger's disk, or maxmemory of its Redis", _STORE)
 SPOOL_PENDING = Gauge("mtorl_spool_pending_bytes", "Durable records that lake or sink have not acknowledged", ["to"])
@@ -98,7 +98,7 @@ _labels_shown: dict[Gauge, set[tuple[str, ...]]] = {}
 
 
 def show(gauge: Gauge, values: Mapping[tuple[str, ...], float]) -> None:
-    """Set a gauge for each combination of labels, and remove combinations without a value, such as a renamed arm."""
+    """Set a gauge's value for each combination of labels. Remove other combinations, for instance of a removed arm."""
     for labels in _labels_shown.get(gauge, set()).difference(values):
         gauge.remove(*labels)
     _labels_shown[gauge] = set(values)
@@ -119,8 +119,8 @@ def show_overruns(by_arm: Mapping[tuple[str, str], float]) -> None:
 def show_budget(balances: Sequence[Balance]) -> None:
     """Publish limits, spend and reservations.
 
-    A reservation draws on several accounts of an arm, but must count only once. So for each period, the sums include
-    only accounts that share no reservation, widest scope first. The others appear only in `mtorl_budget_spend_ratio`.
+    A reservation takes money from several accounts of an arm. To count it once, only accounts without common
+    reservations are added up (`_apart`). The others appear only in `mtorl_budget_spend_ratio`.
     """
     fullest: dict[tuple[str, ...], float] = {}
     for balance in balances:
@@ -138,7 +138,7 @@ def show_budget(balances: Sequence[Balance]) -> None:
 def show_pace(paces: Sequence[Pace]) -> None:
     """Publish spend and planned spend of paced accounts, summed as in :func:`show_budget`.
 
-    One account may be far ahead of its plan while another is behind. So each gap is that of the most extreme account.
+    Gaps to the plan are those of single accounts: in a sum, one ahead and one behind would cancel out.
     """
     shown = _apart(paces)
     show(BUDGET_PLANNED, {labels: sum(p.planned for p in apart) for labels, apart in shown.items()})
@@ -152,13 +152,13 @@ A = TypeVar("A", bound=Balance | Pace)
 
 
 def _apart(accounts: Iterable[A]) -> dict[tuple[str, ...], list[A]]:
-    """Select accounts that share no reservation, widest scope first, so that they can be added up by arm and period."""
+    """Return accounts to add up, by arm and period: no two share a reservation, and those of wider scope go first."""
     found: dict[tuple[str, ...], list[A]] = {}
     taken: set[tuple[str, ...]] = set()
     for account in sorted(accounts, key=lambda a: (a.channel != "*", a.campaign != "*")):
         labels = (*arm_labels(account.arm), account.period)
         wider: list[tuple[str, ...]] = [("*", "*"), (account.campaign, "*"), ("*", account.channel)]
-        if account.campaign == "*":  # may share reservations with the accounts of all channels in any campaign
+        if account.campaign == "*":  # shares reservations with accounts of any campaign that are for all channels
             wider.append(("any", "*", ""))
         if not taken.intersection((*labels, *scope) for scope in wider):
             found.setdefault(labels, []).append(account)
@@ -167,14 +167,14 @@ def _apart(accounts: Iterable[A]) -> dict[tuple[str, ...], list[A]]:
 
 
 def show_ledger_room(room: Room | None, beside: bool) -> None:
-    """Publish the ledger's free space, if limited. `beside` tells that the ledger and the log share a disk."""
+    """Publish the ledger's free space, if it is limited. `beside`: whether the ledger and the log share a disk."""
     labels = () if room is None else ("file_beside_log" if beside else room.store,)
     show(LEDGER_FREE, {} if room is None else {labels: room.free})
     show(LEDGER_LIMIT, {} if room is None else {labels: room.limit})
 
 
 def show_room(spool: Spool, room: int) -> None:
-    """Publish whether the decision log can be written, and by how many bytes it may grow."""
+    """Publish whether the decision log can be written, and the bytes by which it may grow (`room`)."""
     SPOOL_FREE.set(room)
     SPOOL_WRITABLE.set(spool.fault is None)
     SPOOL_LOST.set(spool.lost)

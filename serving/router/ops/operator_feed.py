@@ -3,12 +3,12 @@
     feed = OperatorFeed("http://mtorl-operator:8080", ExperimentFiles(mounted, tables), last_good, "mtorl-router-0")
     LiveExperiments(feed, ...).refresh()            # every second
 
-The kubelet may need minutes until a pod has a changed ConfigMap, which is too long for a kill switch. So the router
-polls the addresses of the operators' service in turn until the leader answers. Without a leader, it uses the last
-answer. An operator that does not answer delays the poll by at most two seconds. Each poll also tells the operator which
-versions of experiments the router applies.
+The kubelet may take minutes to update a changed ConfigMap in a pod, which is too long for a kill switch. So the router
+asks the operators directly, one address after the other until the leader answers. Without a leader, it uses the last
+answer. An operator that does not answer costs at most two seconds. The router also tells the operators which versions
+of experiments it applies.
 
-While no operator answers, the router keeps its experiments. If a person changes the mounted ConfigMap, it applies that.
+While no operator answers, the router keeps its experiments, and applies changes of the mounted ConfigMap.
 """
 
 import logging
@@ -29,12 +29,12 @@ from serving.router.ops.live_experiments import ExperimentFiles
 
 log = logging.getLogger(__name__)
 _ANSWER_SECONDS = 2.0
-_SILENT_SECONDS = 10.0  # the mounted file applies after this many seconds without an answer
+_SILENT_SECONDS = 10.0  # after this many seconds without an answer, a changed mounted file applies
 _TEXTS = TypeAdapter(dict[Annotated[str, Field(pattern=r"^[^/]+\.(yaml|off)$")], str])  # file name -> its text
 
 
 class OperatorFeed:
-    """A source that polls operators. `mounted` is the ConfigMap; `last_good` has the experiments before the start."""
+    """A source of experiments that polls operators. Without one, it reads the ConfigMap `mounted` or `last_good`."""
 
     def __init__(self, operator: str, mounted: ExperimentFiles, last_good: Path, router: str) -> None:
         self._url = urlsplit(f"{operator.rstrip('/')}/v1/in-force")
@@ -44,10 +44,10 @@ class OperatorFeed:
         self._answered = time.monotonic()
         self._silence = ""  # reason why no operator answered the last poll
         self._texts: Mapping[str, bytes] | None = None
-        self._known = 0.0  # time of `_texts` (of the poll, or of the file's change), by the router's clock
+        self._known = 0.0  # how new `_texts` is: time of the poll, or of the file's last change
 
     def texts(self, versions: Mapping[str, str], refused: bool) -> Mapping[str, bytes]:
-        """As in `Source`. After a refusal, the router asks for all experiments, to notice when the refusal ends."""
+        """As in `Source`. If texts were refused, ask for all of them again, to notice when one is corrected."""
         if not self._poll(versions, refused):
             if starting := self._texts is None:
                 self._take_later(self._last_good)
@@ -77,7 +77,7 @@ class OperatorFeed:
         return True
 
     def _answer(self, question: object) -> Mapping[str, bytes] | None:
-        """Return the answer of the leader or, without a leader, the last answer of any operator; raises OSError."""
+        """Ask the operators in turn; returns the leader's answer or, without a leader, the last one. Raises OSError."""
         answers: list[Mapping[str, bytes] | None] = []
         fault = "the operator's name has no address"
         for address in _addresses(self._url):

@@ -37,7 +37,7 @@ def _path(value: Any, info: ValidationInfo) -> Path:
 def _ledger(value: Any, info: ValidationInfo) -> Path | str:
     if not isinstance(value, str) or "://" not in value:
         return _path(value, info)
-    locate(value)  # raises ValueError for a URL that is not that of a ledger
+    locate(value)  # raises ValueError if the URL is not valid for a ledger
     return value
 
 
@@ -54,7 +54,7 @@ def _lake(value: str, info: ValidationInfo) -> str:
 def _collector(url: str) -> str:
     if "@" in url:
         raise ValueError("expected a URL without a password; what is secret belongs in OTEL_EXPORTER_OTLP_HEADERS")
-    parts = urlsplit(url)  # both `urlsplit` and `port` raise ValueError, for invalid brackets or ports
+    parts = urlsplit(url)  # for invalid brackets or ports, `urlsplit` and `parts.port` raise ValueError
     named = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     if not named or parts.query or parts.fragment or parts.path.rstrip("/").endswith("/v1/traces"):
         raise ValueError(f"expected the URL of a collector, such as http://otel-collector:4318, got {short(url)}")
@@ -66,25 +66,25 @@ PortSetting = Annotated[int, Field(ge=0, lt=65536)]
 
 
 class NoAuth(StrictModel):
-    """All callers may send requests."""
+    """No authentication: all callers may send requests."""
 
     kind: Literal["none"]
 
 
 class TokenAuth(StrictModel):
-    """Callers need one of the tokens in the file, which has one token a line."""
+    """Authentication by tokens: each request must contain one of the tokens in a file with one token per line."""
 
     kind: Literal["token"]
     file: PathSetting
 
 
 class Tracing(StrictModel):
-    """The collector to send traces to, and the share of requests to trace."""
+    """Settings of tracing: the collector to which the router sends traces, and the share of requests to trace."""
 
     endpoint: Annotated[Text, AfterValidator(_collector)]
     """URL of an OpenTelemetry collector that accepts OTLP over HTTP, without /v1/traces."""
     share: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Share of requests to trace. If a caller sends `traceparent`, this decides instead."""
+    """Share of requests to trace. If a request has the header `traceparent`, that header decides instead."""
 
 
 class RouterSettings(StrictModel):
@@ -93,53 +93,59 @@ class RouterSettings(StrictModel):
     port: PortSetting
     """HTTP port; 0 selects a free port."""
     experiment: PathSetting
-    """The experiment's file, or a folder with several files *.yaml. Files are read again when they change."""
+    """File of the experiment, or folder with several files *.yaml. The router reads the files again when they change.
+    """
     operator: Text | None = None
-    """URL of the experiments' operator, which is polled every second for the active experiments. The files apply while
-    the operator does not answer. null: only the files apply."""
+    """URL of the operator of experiments. The router asks it every second for the active experiments. While it does not
+    answer, the router uses the files of `experiment`. null: only the files are used."""
     budget_tables: PathSetting | None = None
-    """Folder of the budget tables that experiments name; null: the folder of the experiment's file."""
+    """Folder of the budget tables that experiment files refer to; null: the folder of the experiment's file."""
     dataset: PathSetting
-    """Description of the data set."""
+    """File that describes the data set."""
     feature_repo: PathSetting
-    """Folder with feature_store.yaml."""
+    """Folder of the Feast repository, which contains feature_store.yaml."""
     ledger: Annotated[Path | str, PlainValidator(_ledger, json_schema_input_type=str)]
     """The budget ledger: a file, or redis[+cluster]://host:port/database?name=NAME."""
     spool: PathSetting
-    """Folder of the decision log on disk, where records stay until they are in the lake."""
+    """Folder of the spool: the part of the decision log on local disk. Records stay there until they are uploaded to
+    the lake."""
     lake: Annotated[Text, AfterValidator(_lake)]
-    """Permanent store of the decision log: a folder, s3://bucket/prefix?region=R or gs://bucket/prefix. The query may
-    have further options (`endpoint_override` instead of `region`). Credentials come from the environment."""
+    """The lake, which stores the decision log permanently: a folder, s3://bucket/prefix?region=R or gs://bucket/prefix.
+    The query may have further options, such as `endpoint_override` instead of `region`. Credentials come from the
+    environment."""
     cost_cap: Annotated[dict[Text, Annotated[float, Field(ge=0)]], Field(min_length=1)]
-    """Highest possible cost of an exposure by channel, currency units. This amount is reserved for an exposure."""
+    """Highest possible cost of an exposure by channel, in currency units. The router reserves this amount before an
+    exposure, unless the request contains a lower one."""
     auth: Annotated[NoAuth | TokenAuth, Field(discriminator="kind")]
     """Authentication of callers."""
     feature_service: Text = "ad_decision_v1"
     deadline_ms: Annotated[float, Field(gt=0)] = 50.0
-    """Deadline of a decision, for all of its stages together, milliseconds."""
+    """Time limit for a decision, for all of its stages together, in milliseconds."""
     reservation_ttl_hours: Annotated[float, Field(gt=0)] = 24.0
-    """Age at which a reservation without a reported cost expires, hours."""
+    """Age in hours at which a reservation expires if no cost was reported. Its amount is then released."""
     model_name: Text = "ads"
     """Name of the model in the URL."""
     host: Text = "127.0.0.1"
     """Address to listen on; 0.0.0.0 in a container."""
     max_body_bytes: Annotated[int, Field(ge=1)] = 1 << 20
-    """Largest body of a request. Larger ones get 413."""
+    """Largest body of a request in bytes. A larger request gets the status 413."""
     max_in_flight: Annotated[int, Field(ge=1)] = 64
-    """Highest number of requests in flight. Further requests may get 429."""
+    """Largest number of requests that are processed at the same time. Further requests may get the status 429."""
     drills: bool = False
-    """Whether faults can be injected at /v1/drills."""
+    """Whether callers may inject faults at /v1/drills, for tests."""
     sink: Annotated[Text, Field(pattern="^https?://")] | None = None
-    """URL to which the log is sent as CloudEvents; null: it is not sent."""
+    """URL to which the router sends the decision log as CloudEvents; null: nowhere."""
     upload_seconds: Annotated[float, Field(ge=0)] = 60.0
-    """Time for which records gather before an upload, seconds. Each upload is a file, and readers of the lake see
-    records later by this time."""
+    """Seconds between two uploads to the lake. Each upload writes a file, so a short time makes many small files. With
+    a long time, readers of the lake see records later."""
     window_share: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """Share of users whose windows are logged for estimates and replays. Windows are larger than all other records."""
+    """Share of users whose windows are logged, to estimate policy values and to replay decisions. A window is larger
+    than all other records of its decision."""
     tracing: Tracing | None = None
-    """Traces of requests; null: none."""
+    """Settings of tracing; null: no traces."""
     spool_max_bytes: Annotated[int, Field(ge=1)] = MAX_BYTES
-    """Quota of the spool. At this size, decisions take the default action and outcomes get 503."""
+    """Largest size of the spool in bytes. When the spool is full, decisions take the default action, and reports of
+    outcomes get the status 503."""
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -30,7 +30,7 @@ from mtorl import __version__
 from serving.router.ops.settings import Tracing
 
 Traits = Callable[[], Mapping[str, AttributeValue]]
-"""Returns the attributes of a span; called only if the span is recorded."""
+"""Type of a function that returns the attributes of a span. It is called only if the span is recorded."""
 
 _CARRIED = (b"traceparent", b"tracestate")
 _W3C = TraceContextTextMapPropagator()
@@ -38,11 +38,11 @@ _SECONDS = 2.0  # timeout of a request to the collector, seconds
 _LAST_SECONDS = 3.0  # seconds at shutdown to send the spans that wait
 
 _OFF = nullcontext(INVALID_SPAN)
-_provider: TracerProvider | None = None  # not OpenTelemetry's global provider, which KServe's libraries would use
+_provider: TracerProvider | None = None  # not the global provider, to which KServe's libraries would add spans
 _tracer: Tracer | None = None
 
 here = get_current_span
-"""Returns the span of this context, so that another thread can use it as parent."""
+"""Returns the current span of this context, so that another thread can use it as the parent of its spans."""
 
 
 def request(name: str, headers: Iterable[tuple[bytes, bytes]]) -> AbstractContextManager[Span]:
@@ -54,7 +54,7 @@ def request(name: str, headers: Iterable[tuple[bytes, bytes]]) -> AbstractContex
 
 
 def span(name: str, traits: Traits | None = None, of: Span | None = None) -> AbstractContextManager[Span]:
-    """Start a span below the span `of` (default: the current one), or return `of` if the request is not traced."""
+    """Start a child span of `of` (default: the current span). If the request is not traced, return its parent."""
     if _tracer is None:
         return _OFF
     parent = of or get_current_span()
@@ -65,7 +65,7 @@ def span(name: str, traits: Traits | None = None, of: Span | None = None) -> Abs
 
 @contextmanager
 def spans(name: str, parts: Iterable[tuple[Traits, Span]]) -> Iterator[list[Span]]:
-    """Start a span per request, for work that several requests share. Each has its own attributes and parent."""
+    """Start one span per request, for work that serves several requests. `parts`: the spans' attributes and parents."""
     with ExitStack() as stack:
         yield [] if _tracer is None else [stack.enter_context(span(name, traits, of)) for traits, of in parts]
 
@@ -100,9 +100,9 @@ def note(traits: Traits) -> None:
 
 
 def outgoing(spans: Iterable[Span]) -> dict[str, str]:
-    """Return the headers of a call that several spans share.
+    """Return the tracing headers for a call to an arm that serves several spans.
 
-    The first span is its parent, and the others link to it.
+    The first recorded span becomes the parent of the call, and the other spans link to it.
     """
     if _tracer is None or not (known := sorted(spans, key=_sampled, reverse=True)):
         return {}
@@ -147,7 +147,7 @@ def _exporter(endpoint: str) -> SpanExporter:
 
 
 async def stop() -> None:
-    """Stop tracing, after spans that wait were sent, or after a few seconds."""
+    """Send the spans that wait, for at most a few seconds, then stop tracing."""
     global _provider, _tracer
     stopped, _provider, _tracer = _provider, None, None
     if stopped is not None:

@@ -97,7 +97,7 @@ def test_state_of_a_job(conditions: list[tuple[str, ...]], state: State) -> None
     ("times", "gpus", "nodes", "size"),
     [
         (0, 8, 1, Size(1, 1)),
-        (100, 0, 1, Size(1, 1)),  # without GPUs
+        (100, 0, 1, Size(1, 1)),  # one process if there are no GPUs
         (1.9, 8, 1, Size(1, 1)),  # too little data for a second process
         (2, 8, 1, Size(1, 2)),
         (100, 8, 1, Size(1, 8)),

@@ -1,10 +1,10 @@
-"""A replacement for Kubeflow Trainer: TrainJobs in memory, with local processes as pods.
+"""Replaces Kubeflow Trainer: TrainJobs are kept in memory, and their pods are local processes.
 
     with TrainerCluster() as cluster:
         cluster.use(monkeypatch)         # in place of the API server
         cluster.play = cluster.run_pods  # or any function that acts on a new job
 
-The processes run the command of the job, with the environment variables that Trainer sets for torch. A process that
+Each process runs the command of the job, with the environment variables that Trainer sets for torch. A process that
 fails is started again, like a container of a Job.
 """
 

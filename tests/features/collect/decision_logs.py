@@ -1,4 +1,4 @@
-"""Helpers that write a lake as routers do. Tests can use short names such as "d1" in place of decision ids."""
+"""Helpers that write a lake as routers do. In place of decision ids, tests can use short names such as "d1"."""
 
 import json
 import shutil

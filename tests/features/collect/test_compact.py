@@ -90,15 +90,14 @@ def test_an_hour_is_closed_ten_minutes_after_its_end(tmp_path: Path) -> None:
     again=st.lists(st.integers(0, 12), max_size=6),
 )
 def test_records_do_not_depend_on_files_runs_or_order(places: list[tuple[int, int]], again: list[int]) -> None:
-    """Records are uploaded in a random file and run, some of them twice.
-
-    An outcome may be uploaded before its decision.
+    """The records are uploaded in random files and runs, some of them twice, and outcomes possibly before their
+    decisions.
     """
     records: list[dict[str, Any]] = [*DECISIONS, *OUTCOMES]
     sent = [*zip(places, records, strict=True), *((places[-i], records[i]) for i in again)]
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
         write(Path(one), DECISIONS, OUTCOMES)
-        # The ids are derived from the decisions, which may be uploaded after their outcomes here.
+        # Outcomes may be uploaded before their decisions here, so the ids of the decisions must be known in advance.
         ids_in(Path(other)).update(ids_in(Path(one)))
         for run in range(4):
             for file in range(3):
@@ -114,9 +113,9 @@ class Killed(BaseException):
 
 
 def at_each_change(monkeypatch: pytest.MonkeyPatch, then: Callable[[Path], object], folder: Path) -> list[Path]:
-    """Compacts one new lake for each change that a compaction makes, and returns the lakes.
+    """Runs one compaction of a new lake for each file operation that a compaction makes, and returns the lakes.
 
-    In the n-th lake, `then` is called at the n-th moment before or after such a change.
+    In the n-th lake, `then` is called at the n-th point: each operation has a point before and a point after it.
     """
     originals = {name: getattr(Lake, name) for name in ("put", "write", "supersede")}
     lakes = []
@@ -182,7 +181,7 @@ def test_a_file_that_a_listing_misses_is_taken_by_the_next_run(tmp_path: Path, m
 
 
 def test_records_that_are_all_too_old_are_taken(tmp_path: Path) -> None:
-    """The records were uploaded late, by a router that was offline, and their hours have already been removed."""
+    """The records come from a router that was offline. Their hours were removed before the upload."""
     lake = Lake.open(write(tmp_path, DECISIONS, OUTCOMES))
     Forgotten.add(tmp_path, [], LATER, before=LATER)
     assert compact(lake, LATER).files == 2
@@ -230,7 +229,7 @@ def test_a_file_that_cant_be_read_does_not_keep_a_forgotten_user_in_the_lake(tmp
 
 
 def test_a_file_of_an_hour_in_the_future_is_taken_an_hour_after_its_upload(tmp_path: Path) -> None:
-    """A file is in the future if its router's clock is ahead, or if an outcome has an id that no router created."""
+    """Such a file exists if a router's clock is ahead, or if an outcome has an id that no router created."""
     now = datetime.now(UTC)
     ahead = decision("ahead", (now + timedelta(days=400) - START) / timedelta(minutes=1))
     lake = Lake.open(write(tmp_path, [*DECISIONS, ahead]))
@@ -251,7 +250,10 @@ def test_a_record_of_another_schema_version_stops_the_compaction(tmp_path: Path)
 @settings(max_examples=30)
 @given(sizes=st.lists(st.integers(1, 1000), min_size=168, max_size=168), first=st.integers(1, 10**6))
 def test_a_late_outcome_is_rewritten_only_a_few_times(sizes: list[int], first: int) -> None:
-    """Simulates a week in which a file is added each hour. The size of a file is its number of outcomes."""
+    """Simulates a week in which a file with late outcomes of one hour may be uploaded each hour.
+
+    `sizes` has the number of outcomes in each file, and `first` that of the file with the first outcomes.
+    """
     files, rewritten, most = [LakeFile(START, "0", first)], 0, 0
     for number, size in enumerate([*sizes, 0], 1):
         files += [LakeFile(START, str(number), size)] if size else []

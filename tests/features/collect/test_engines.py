@@ -38,8 +38,9 @@ Records = list[dict[str, Any]]
 
 
 def everything() -> tuple[Records, Records]:
-    """Returns decisions and outcomes that cover every rule for training data, exhausted budgets, faults and several
-    models.
+    """Returns decisions and outcomes to which every rule about training data applies.
+
+    They include exhausted budgets, faults and decisions of several models.
     """
     decisions = [*records.DECISIONS]
     outcomes = [*records.OUTCOMES]

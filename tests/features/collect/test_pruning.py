@@ -1,7 +1,7 @@
-"""Tests which exposures are dropped if a training would have too many.
+"""Tests which exposures a training leaves out if the log has more of them than it may read.
 
-The newest generation of each arm is kept. The others are dropped in order: first those that say least about other
-channels than the one they show.
+The exposures of each arm's newest model are kept. Of the older exposures, those are left out first that tell least
+about channels other than the shown one.
 """
 
 import json

@@ -129,7 +129,10 @@ def test_an_interrupted_removal_is_completed_by_the_next(tmp_path: Path, monkeyp
 def test_a_concurrent_compaction_does_not_bring_a_user_back(
     is_killed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Forgets a user at each moment at which a compaction uses the lake. A quick run tests every second moment."""
+    """Forgets a user during a compaction, in one run per access of the compaction to the lake.
+
+    Without `--all`, only every second access is tested.
+    """
     names = ("put", "forgotten", "supersede")
     real = {name: getattr(Lake, name) for name in names}
     for after in count(int(is_killed), examples(2, 1)):
@@ -168,7 +171,7 @@ def test_a_concurrent_compaction_does_not_bring_a_user_back(
 def test_a_compaction_removes_rows_that_a_killed_writer_left(tmp_path: Path) -> None:
     lake = Lake.open(tmp_path)
     forget_in_bucket(bucket_at(tmp_path), {"gone"}, NOW)
-    # Upload records of the user, as a writer does that has not yet read the list of forgotten users.
+    # Upload records of the forgotten user, as a writer does that has not read the list of forgotten users yet.
     fill(tmp_path)
     remove_again(lake, NOW + timedelta(hours=30))
     assert rows(lake, "decision") == kept() and rows(lake, "outcome") == kept()

@@ -1,4 +1,4 @@
-"""Tests of the rules that choose which decisions to learn from, and that the chosen rows value a policy correctly."""
+"""Tests of the rules for which decisions a training uses, and that these decisions give the true value of a policy."""
 
 import json
 import shutil
@@ -100,8 +100,8 @@ def test_each_kind_of_decision_follows_its_rule(
 
 def test_written_rows_contain_the_outcomes(tmp_path: Path) -> None:
     outcomes = [
-        *(outcome("c1", "d", value=0.02), outcome("c2", "d", value=0.01)),  # The two costs are added.
-        *(outcome("k1", "d", "click", 1.0), outcome("k2", "d", "click", 1.0)),  # The two clicks count as one.
+        *(outcome("c1", "d", value=0.02), outcome("c2", "d", value=0.01)),  # The costs of a decision are added.
+        *(outcome("k1", "d", "click", 1.0), outcome("k2", "d", "click", 1.0)),  # Clicks on one ad count once.
         *(outcome("r1", "d", "revenue", 2.0), outcome("r2", "d", "revenue", 3.0)),
     ]
     store = collected(tmp_path, [decision("d"), decision("e", 1, user_id="u2", **NOTHING)], outcomes)
@@ -167,7 +167,7 @@ def test_windows_are_kept_for_the_splits_that_read_them(tmp_path: Path, monkeypa
 
 
 def test_outcomes_of_the_description_and_times_of_the_log_are_kept(tmp_path: Path) -> None:
-    """One of the outcomes has the same name as a field of the records."""
+    """An outcome of the description may have the name of a record field, such as "reserved"."""
     further = tuple(Column(name=name, kind="numeric", missing="zero") for name in ("profit", "reserved"))
     spec = SPEC.replace(outcomes=further, reward=SPEC.reward.replace(gain={"click": 1, "profit": 2}))
     told = [("profit", -3.0), ("profit", 1.5), ("reserved", 7)]
@@ -236,7 +236,7 @@ def decisions_until_money_is_gone() -> list[dict[str, Any]]:
     return [
         decision("before", 0),
         decision("refused", 10, refused_until=until, **gone),
-        # The account still has enough money for this decision, but not for one on a more expensive channel.
+        # The remaining money is enough for this decision, but not for one on a more expensive channel.
         decision("cheap", 20),
         decision("other-campaign", 20, campaign_id="summer"),
         decision("other-arm", 20, arm="incumbent"),
@@ -254,9 +254,10 @@ def test_decisions_after_a_refusal_are_left_out_until_the_period_ends(tmp_path: 
 
 
 def test_left_out_decisions_are_those_during_an_earlier_refusal(tmp_path: Path) -> None:
-    """Random refusals overlap, start at the same time, or end before they start.
+    """The test compares with a loop over random budget refusals, which overlap, start together, or end before they
+    start.
 
-    Some have no end or no experiment version.
+    Some refusals have no end, and some decisions have no experiment version.
     """
     random = np.random.default_rng(3)
     decisions, refusals = [], []
@@ -285,7 +286,7 @@ def test_decisions_become_opportunities_once_mature(tmp_path: Path) -> None:
     store = collected(tmp_path / "1", [decision("old", 0), decision("young", 90), decision("newest", 120)], COST)
     assert learnable(store, SPEC.replace(outcome_hours=1.0)).left_out == {"not_mature": 2}
     assert learnable(store, SPEC, START + timedelta(minutes=100)).decisions == 2
-    # A decision from a clock that is ahead must not make the outcomes of other decisions count as complete.
+    # A decision of a router whose clock is ahead must not make other decisions count as old enough.
     now = (datetime.now(UTC) - START).total_seconds() / 60
     store = collected(tmp_path / "2", [decision("young", now - 5), decision("ahead", now + 10_000)], [])
     assert learnable(store, SPEC.replace(outcome_hours=24.0)).left_out == {"not_mature": 2}
@@ -304,7 +305,7 @@ KINDS = 2  # kinds of users
 GAIN = np.array([[0.30, 0.10, 0.35, 0.05], [0.05, 0.25, 0.10, 0.30]])
 PRICES = np.array([0.10, 0.20, 0.15, 0.10])
 DRAW = np.array([[0.4, 0.2, 0.3, 0.1], [0.1, 0.3, 0.2, 0.4]])
-EXPLORED = 0.1  # probability with which an ad is shown although the policy would not show it
+EXPLORED = 0.1  # probability of showing an ad that the policy itself would not show
 SHOW = np.where([[True, True, False, False], [False, True, True, True]], 1.0, EXPLORED)
 TARGET = np.array([[0.1, 0.2, 0.6, 0.1], [0.2, 0.4, 0.2, 0.2]])
 TARGET_SHOW = np.array([[True, False, True, True], [True, True, False, True]])
@@ -312,13 +313,14 @@ TRUTH = float((TARGET * TARGET_SHOW * GAIN).sum(axis=1).mean())
 
 
 def market(seed: int, faults: float = 0.0, lost: float = 0.0, budget: bool = False) -> tuple[list[Any], list[Any]]:
-    """Returns decisions of a policy that draws channels by DRAW and exposes by SHOW, and their outcomes.
+    """Returns decisions of a policy that draws channels and shows ads with the probabilities DRAW and SHOW, and
+    outcomes.
 
     Args:
         seed: Seed of the random numbers.
         faults: Share of exposures that fail because the ledger has a fault.
         lost: Share of exposures that are cancelled afterwards.
-        budget: Whether the budget of each hour runs out halfway, for expensive channels earlier than for cheap ones.
+        budget: Whether the budget of each hour is spent after 30 to 45 minutes, earlier for expensive channels.
     """
     random = np.random.default_rng(seed)
     decisions, outcomes = [], []

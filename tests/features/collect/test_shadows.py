@@ -1,4 +1,4 @@
-"""Tests of reading an experiment's decisions: shadow decisions joined to the incumbent's, and one arm's decisions."""
+"""Tests of reading an experiment's decisions: those of one arm, and shadow decisions joined to the incumbent's."""
 
 import json
 from math import nan
@@ -70,7 +70,7 @@ GONE = {"expose": False, "budget_exhausted": True, "reservation_id": None}
 @pytest.mark.parametrize(
     ("changes", "of_shadow", "expected"),
     [
-        # The channel that the policy preferred counts, not the channel that exploration drew.
+        # The compared channel is the one that the policy preferred, not the one that exploration drew at random.
         (
             {"exploration": {**EXPLORED, "channel_probs": {}, "exposure_probs": {}}},
             {},

@@ -1,6 +1,6 @@
-"""Tests of stored rows, which save a later run from judging the same decisions again.
+"""Tests that a training run stores the rows that it made from decisions, for the next run.
 
-A run must judge only new decisions, and read the same rows as from a lake without stored rows.
+The next run must process only new decisions, and return the same rows as without stored rows.
 """
 
 import os
@@ -81,7 +81,7 @@ def same(one: Tables, other: Tables) -> None:
 
 
 def judged(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Returns a list to which the number of decisions is appended whenever a block of decisions is judged."""
+    """Returns a list to which each processed block of decisions adds its number of decisions."""
     counts: list[int] = []
     usual = Decided._store
 
@@ -95,9 +95,8 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_each_night_reads_the_same_rows_as_without_stored_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each night has late outcomes, refusals that last for days, forgotten users and dropped hours.
-
-    One decision is late.
+    """The nights have late outcomes, budget refusals that last for days, forgotten users, dropped hours and a late
+    decision.
     """
     chance, place, late = random.Random(5), tmp_path / "lake", []
     counts, nights = judged(monkeypatch), list[int]()
@@ -202,7 +201,7 @@ def with_user(place: Path, user: str) -> list[str]:
 
 @pytest.mark.parametrize(("user", "left"), [("u1", 14), ("u3", 13), ("u4", 4)])
 def test_forgetting_keeps_others_rows(user: str, left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If a forgotten user's refusal began a period without budget, the rows in that period are judged again."""
+    """Only decisions that were left out because of a forgotten user's budget refusal are judged again."""
     gone = {3: START + timedelta(minutes=8), 4: START + DAY}
     decisions = [
         decision(

@@ -1,4 +1,4 @@
-"""Tests of a team's own features, which are read from a file that the data set names; an unusable file is an error."""
+"""Tests of features that a team computes itself: they are read from a file, and an unusable file is an error."""
 
 from datetime import timedelta
 from pathlib import Path

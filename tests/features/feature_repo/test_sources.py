@@ -87,7 +87,7 @@ def test_no_static_columns_no_static_file(toy, tmp_path):
 
 
 def slow_sums(log: pd.DataFrame, end: pd.Timestamp, span: pd.Timedelta) -> pd.DataFrame:
-    """Returns the rows that became known within `span` before `end`, which is a full hour."""
+    """Returns the rows of a log that became known in the period of length `span` that ends at `end`."""
     at = known(log)
     return log[(at >= end - span) & (at < end)]
 
@@ -153,7 +153,7 @@ def test_a_timed_outcome_counts_in_the_hour_in_which_it_became_known(toy, tmp_pa
 
 
 def test_times_in_nanoseconds_give_the_same_sources(toy, tmp_path):
-    """pandas writes times in nanoseconds after rows were added to a log."""
+    """pandas may store times in nanoseconds, for example after rows were added to a log."""
     log = toy.log()
     for name in ("us", "ns"):
         (tmp_path / name).mkdir()

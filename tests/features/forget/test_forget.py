@@ -182,10 +182,7 @@ def test_an_interrupted_removal_is_completed_by_the_next_run(
 
 
 def test_a_forgotten_user_stays_out_of_compaction_but_may_return_as_new(volume: Path) -> None:
-    """A killed router uploads the user's old records again, and the features are refreshed.
-
-    Later decisions of the user stay.
-    """
+    """A killed router uploads old records of the forgotten user again. Only later decisions of the user are kept."""
     forget(volume, frozenset({WHO}), NOW)
     feature_store.materialize(volume / "features", SPEC, volume / "data" / "touchpoints.parquet")
     assert names(volume / "features", WHO) == [] and names(volume / "features", OTHER) != []
@@ -231,7 +228,7 @@ def test_old_rows_are_removed_and_do_not_return(volume: Path) -> None:
     assert report.removed["features (online store)"] == report.removed["windows"] == 0
     log = pd.read_parquet(volume / "data" / "touchpoints.parquet")
     assert (log["timestamp"] >= START + timedelta(minutes=100)).all()
-    # Compacts an upload: young records are kept, and records that are too old are dropped.
+    # Compact a new upload: records that are young enough are kept, and the others are dropped.
     compact(Lake.open(volume / "lake"), NOW)
     write(volume / "lake", DECISIONS, OUTCOMES)
     compact(Lake.open(volume / "lake"), NOW)

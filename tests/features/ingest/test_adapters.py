@@ -34,7 +34,7 @@ def kuairand_sample() -> pd.DataFrame:
 def test_kuairand_sample_ties_are_put_in_file_order(tmp_path):
     spec = DatasetSpec.load("kuairand-sequence")
     frame = kuairand_sample()
-    # A second touchpoint with the same time and channel, which is not a duplicate.
+    # A second touchpoint of the user at the same time and on the same channel is not a duplicate.
     frame.loc[1, ["short", "mid"]] = [1.0, 0.0]
     frame.to_csv(tmp_path / "log.csv", index=False)
     log, report = canonical(tmp_path / "log.csv", spec)
@@ -113,7 +113,8 @@ def test_criteo_raw(tmp_path):
     assert log["campaign_id"].tolist() == ["9001"] * 3 + ["9002", "9003"]
     assert log["channel"].tolist() == [*["Type_29196072"], *["Type_29841067"] * 2, *["Type_9312274"] * 2]
     start = pd.Timestamp("2024-01-01", tz="UTC")
-    # Two banners on the same page view differ only in cat2. Both rows are kept, and the second is moved by 1 us.
+    # The two banners on one page view differ only in the column cat2. Both rows are kept, and the second is moved by 1
+    # us.
     seconds = [0, 7, 7.000001, 2, 2671199]
     assert ((log["timestamp"] - start) / pd.Timedelta("1s")).tolist() == seconds and report.moved_ties == 1
     assert log["cost"].tolist() == [1e-05, 0.000183, 0.000183, 1e-05, 0.0002]

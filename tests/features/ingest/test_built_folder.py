@@ -1,7 +1,4 @@
-"""Tests that a folder built by `mtorl data build` can be used as a source.
-
-It is refused if it does not fit the request, or if it is replaced while it is read.
-"""
+"""Tests that a folder of `mtorl data build` is read like a raw log, or refused if it does not fit or changes."""
 
 import json
 import os
@@ -38,7 +35,10 @@ def decisions(tmp_path: Path) -> str:
 
 
 def made(out: Path, own: str, rows: int = 300, trusted: bool = False) -> Path:
-    """Builds a folder from an old log. With `trusted`, the log is a folder of parts."""
+    """Builds a folder from a log of `rows` touchpoints and the lake `own`.
+
+    If `trusted`, the log consists of two files.
+    """
     log = data_folder(out.with_name(f"log-{rows}-{len(os.listdir(out.parent))}"), rows)
     SPEC.save(out.with_name("toy.yaml"))
     if trusted:

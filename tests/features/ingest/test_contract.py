@@ -105,10 +105,9 @@ def first_broken(name: str, text: str) -> str | None:
 
 
 def reference(rows: list[dict[str, str]]) -> tuple[dict[int, set[str]], list[tuple[str, int, int]], int]:
-    """Returns what the validation should find: faults, good rows and the number of moved rows.
+    """Returns the faults by row number, the valid rows, and the number of moved rows that the validation should find.
 
-    The faults are by row number. The good rows are sorted tuples of the user, the time in microseconds and the row
-    number.
+    A valid row is a tuple of the user, the time in microseconds and the row number. The tuples are sorted.
     """
     faults: dict[int, set[str]] = {}
     for number, row in enumerate(rows, 1):

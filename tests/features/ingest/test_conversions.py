@@ -77,7 +77,7 @@ def test_outcomes_find_their_touchpoint_by_its_id_with_their_times(tmp_path: Pat
     told = orders(
         ("o1", "i0", "2024-01-05 13:00:00", 1250),  # after the user's next touchpoint
         ("o2", "i0", "2024-01-02 13:00:00", -250),
-        # This is the time of the touchpoint, which is midnight in UTC.
+        # The same time as that of the touchpoint, which is midnight in UTC.
         ("o3", "i2", "2024-01-01 01:00:00", 100),
         # This is before the touchpoint.
         ("o4", "i3", "2024-01-01 01:00:30", 100),
@@ -203,7 +203,7 @@ def test_the_logs_folder_is_independent_of_the_second_file(tmp_path: Path) -> No
     assert plain == shop.spec.of_canonical_log() and "conversions" not in plain.to_dict()
     assert (tmp_path / "a" / FILE).exists()
     assert canonical_log(RawLog(str(tmp_path / "a"), ""), tmp_path / "x", tmp_path / "f.csv").spec == plain
-    # On a volume, a canonical log may be read with the description of the raw files.
+    # The canonical log may also be read with the description of the raw files, as happens on a volume.
     again = RawLog(str(tmp_path / "a" / "touchpoints.parquet"), str(tmp_path / "shop.yaml"))
     assert ingest(again, tmp_path / "b", tmp_path / "f.csv").fingerprint == report.fingerprint
     with raises(LogError, messages.TRUSTED_CONVERSIONS):

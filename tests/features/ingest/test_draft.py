@@ -93,7 +93,7 @@ def test_a_foreign_log_is_described_and_fits_its_description(tmp_path: Path, mon
 @pytest.mark.parametrize(("unit", "factor"), [("s", 1), ("ms", 1_000), ("us", 1_000_000)])
 def test_units_of_time_are_recognised_by_size(tmp_path: Path, unit: str, factor: int) -> None:
     columns = {name: values for name, values in foreign().items() if name in ("uid", "slot", "shown_at")}
-    # The name of the column is unknown, but no other column contains times.
+    # The name of this column says nothing, but no other column contains times.
     columns["when"] = columns.pop("shown_at") * factor
     time = draft(tmp_path, columns).spec.columns["timestamp"]
     assert (time.column, time.unit) == ("when", unit)

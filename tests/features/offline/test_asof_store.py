@@ -1,4 +1,4 @@
-"""Tests that the point-in-time join of our offline store returns the same values as Feast's own join."""
+"""Tests that the point-in-time join of this project's offline store returns the same values as Feast's own join."""
 
 import shutil
 from datetime import timedelta
@@ -87,10 +87,10 @@ def write(data: dict[str, pd.DataFrame], folder: Path) -> None:
 
 
 class Stores:
-    """Our offline store, and a second store named "earlier" with Feast's own join.
+    """The offline store of this project, and a store named "earlier" that uses Feast's own join, for comparison.
 
-    Our store excludes rows at the time of the request. The same is reached in Feast's store with a request time that is
-    1 us earlier, and a TTL that is 1 us shorter.
+    This project's store leaves out rows that have exactly the time of the request, and Feast's store does not. Requests
+    to Feast's store therefore use a time that is 1 us earlier, and a TTL that is 1 us shorter.
     """
 
     def __init__(self, root: Path) -> None:
@@ -159,9 +159,9 @@ class Stores:
         return self.job("strict", entities.copy(), features, **kw).to_df()
 
     def feast(self, entities: pd.DataFrame, features=REFS, **kw) -> pd.DataFrame:
-        """Returns the answer of Feast's own store for a time 1 us earlier.
+        """Returns what Feast's own store answers if the request times are 1 us earlier.
 
-        The answer has the original times of the entity rows.
+        The answer has the original times again.
         """
         earlier = entities.assign(event_timestamp=entities["event_timestamp"] - pd.Timedelta(1, "us"))
         answer = self.job("earlier", earlier, features, **kw).to_df()
@@ -174,7 +174,7 @@ def stores(tmp_path_factory) -> Stores:
 
 
 def by_row(answer: pd.DataFrame) -> list[list[object]]:
-    """Returns rows as plain Python values, sorted by the number of the entity row."""
+    """Returns the rows of an answer as plain Python values, in the order of the entity rows."""
     names = sorted(answer.columns)
     ordered = answer.sort_values("mine")[names]
     return [[plain(value) for value in row] for row in ordered.itertuples(index=False)]

@@ -76,8 +76,8 @@ def chosen_features(own: Path) -> list[dict[str, Any]]:
             "key": "campaign_id",
             "timestamp": "at",
             "created_timestamp": "written",
-            # Use no full number of days: the online store in SQLite has whole seconds, so rows exactly a day old would
-            # be ambiguous.
+            # Not a whole number of days: SQLite stores whole seconds, so it would be unclear whether rows that are
+            # exactly a day old have expired.
             "ttl_hours": 24.5,
             "fields": [
                 {"name": "sky", "kind": "categorical"},

@@ -44,7 +44,7 @@ def test_training_rows_contain_the_log_and_the_features_of_a_decision(toy, finis
     pd.testing.assert_frame_equal(
         steps[list(toy.spec.log_columns)], expected[list(toy.spec.log_columns)], check_dtype=False
     )
-    # a field with a list counts as one column per channel
+    # a feature with a list has one column per channel
     inputs = {column.name for column in finished_run.spec.feature_columns}
     assert set(steps) == {*toy.spec.log_columns, "step", *COUNTED, *inputs}
 
@@ -79,7 +79,8 @@ def test_the_future_changes_no_row_of_the_past(toy, make, seed, late):
     made, other = make(log), make(changed)
     before, after = (run.build()[lambda rows: known_since(rows) <= now] for run in (made, other))
     places = before.index.to_numpy(), after.index.to_numpy()
-    # Ignore `step`: it also counts late touchpoints, so it may change. It only selects windows, and no model reads it.
+    # Ignore `step`, which may change because it also counts late touchpoints. It is only used to select windows, and is
+    # no input of the model.
     before, after = (rows.drop(columns="step").reset_index(drop=True) for rows in (before, after))
     assert len(before) >= len(log) // 2
     pd.testing.assert_frame_equal(before, after, check_exact=False, rtol=1e-9)

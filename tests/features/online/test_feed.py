@@ -172,7 +172,7 @@ def test_an_outcome_is_known_once_the_router_has_received_it(tmp_path: Path) -> 
         heard("conversion", 1.0, "3", "14:00"),
         heard("conversion", 1.0, "4", "13:00"),  # another router received it earlier
         heard("revenue", 2.0, "5", "14:00"),
-        # A sum becomes known when its last part becomes known.
+        # The time of a sum is the time at which its last part became known.
         heard("revenue", 3.0, "6", "15:00"),
     ):
         made.take([event])
@@ -198,7 +198,7 @@ def test_order_repetition_faults_and_further_feeds_change_nothing(
                 break
             except OSError:  # not acknowledged, so the sender retries
                 continue
-    # An exposure that arrives before its withdrawal or cancellation may stay in the history.
+    # A withdrawn or cancelled exposure may stay in the history if it arrived before its withdrawal or cancellation.
     first, *others = store.of("u1")
     assert first == {**KNOWN, "cost": pytest.approx(0.53), "timestamp": microseconds(SHOWN)}
     assert [other["cost"] for other in others] in ([], [0.01], [0.02], [0.01, 0.02])
@@ -207,9 +207,7 @@ def test_order_repetition_faults_and_further_feeds_change_nothing(
 
 @pytest.mark.parametrize("step", ["note", "swap", "notes_of"])
 def test_an_outcome_during_its_decision_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    """While one feed writes a decision, another feed receives an outcome of that decision, just before one of the
-    steps.
-    """
+    """The outcome arrives at another feed while the first feed writes the decision, just before the given step."""
     made, store = feed(tmp_path)
     other, take_step, begun = Feed(History(SPEC, store), tmp_path), getattr(store, step), []
 
@@ -234,7 +232,7 @@ def test_touchpoints_from_a_log_are_not_added_again(tmp_path: Path) -> None:
     history.merge([logged])
     made.take(EVENTS[:6])
     assert store.of("u1") == [{**KNOWN, "cost": 0.53, "timestamp": microseconds(SHOWN)}]
-    # Now the feed comes first: the log has some of the outcomes that the feed has already added.
+    # In the other order, the feed writes first, and the log then contains some of the same outcomes.
     again, store = feed(tmp_path)
     again.take(EVENTS[:4])
     History(SPEC, store).merge([logged])
@@ -312,9 +310,9 @@ async def test_all_forms_of_an_event_and_their_responses(tmp_path: Path) -> None
 
 @pytest.mark.integration
 async def test_from_the_decision_log_into_the_history_that_feast_serves(tmp_path: Path) -> None:
-    """Runs the real feed command, which crashes once, and the shipper of the router.
+    """Runs the real feed command, which crashes once, and the part of the router that sends the log to the feed.
 
-    Feast then serves each touchpoint once.
+    Afterwards, Feast must serve each touchpoint once.
     """
     repo, port = tmp_path / "repo", 0
     write_settings(repo, "sqlite")

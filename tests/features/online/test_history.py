@@ -124,7 +124,7 @@ def test_a_packed_history_is_unpacked_bit_for_bit(timed: tuple[str, ...]) -> Non
 
 
 def test_a_default_window_takes_less_than_a_kilobyte() -> None:
-    """With all its views, a user may need 1 kB in Redis. benchmarks/history_bytes.py measures the total."""
+    """With the features of all its views, a user may need 1 kB. benchmarks/history_bytes.py measures the total."""
     simulator = Simulator(SimulatorConfig(users=30, seed=1))
     log, types = simulator.log(), history_types(simulator.spec)
     sizes = []
@@ -180,7 +180,7 @@ def test_an_invalid_touchpoint_is_refused(store: OnlineStore, user: str, wrong: 
 
 
 def test_an_invalid_value_is_replaced(store: OnlineStore, user: str) -> None:
-    """A value that cannot be read, for example one of another release, is replaced by the next touchpoint or log."""
+    """The stored value cannot be read, for example because another release wrote it. The next write replaces it."""
     store.store_value(user, b"rubbish")
     assert append(store.history, user, touchpoint(6)) and seconds_after_start(store.read(user)) == [6]
     store.store_value(other := f"{user}, too", b"rubbish")

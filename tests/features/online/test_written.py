@@ -1,4 +1,4 @@
-"""Tests that the record of a complete write counts only while the store has the data that the write began with."""
+"""Tests that a write counts as completed only while the store still has the data with which the write began."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -70,9 +70,9 @@ def made(**changes: Any) -> Experiment:
 
 
 def history(experiment: Experiment, *steps: tuple[float, str, dict[str, Any]]) -> list[Event]:
-    """Return the events of an experiment.
+    """Return the events of an experiment's history.
 
-    Each step has the hours since the start, a stage or "kill" or "resume", and other fields of the event.
+    Each step has the hours since the start, the new stage (or "kill" or "resume"), and other fields of the event.
     """
     events: list[Event] = []
     for hours, what, more in steps:
@@ -86,7 +86,7 @@ def history(experiment: Experiment, *steps: tuple[float, str, dict[str, Any]]) -
 def verdict(
     token: str, reason: str, arms: dict[str, int], lift: float, stage: str = "50%", **changes: Any
 ) -> dict[str, Any]:
-    """Return a verdict in the form of `verdict_from_log`. `token` and `reason` are those of the first challenger."""
+    """Return a verdict like that of `verdict_from_log`, in which the first challenger has this token and reason."""
     total = sum(arms.values())
     challengers = [name for name in arms if name != INCUMBENT]
     moved = MOVED if min(arms.values()) > 2 * MOVED else 0

@@ -52,7 +52,10 @@ def test_every_state_gives_a_self_contained_page(state: str) -> None:
 
 @pytest.mark.parametrize(("part", "outside"), [([0.0, 0.25], True), ([0.0, 1.0], False)])
 def test_money_of_users_outside_the_experiment_is_labelled(part: list[float], outside: bool) -> None:
-    """If an experiment has a part of its layer, its arms get only that part of the budget, and the page says so."""
+    """An experiment for only a part of the users has a part of the budget.
+
+    The page must say that the rest is for others.
+    """
     users = {INCUMBENT: 500, "challenger": 500}
     experiment = made.made(layer_part=part)
     events = made.history(experiment, (0, "50%", {"by": "person"}))

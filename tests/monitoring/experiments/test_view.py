@@ -56,10 +56,7 @@ def test_the_advice_of_each_state(state: str, action: str, condition: str, code:
 def test_a_budget_that_will_not_last_is_reported_before_the_next_stage(
     spent: float, hours: float, code: str | None, values: dict[str, Any]
 ) -> None:
-    """During the shadow stage only the incumbent spends.
-
-    With nearly no budget left, the advice must not be to go on.
-    """
+    """During the shadow stage, only the incumbent spends money, but the advice must consider the next stage."""
     experiment = made.made()
     events = made.history(experiment, (0, "shadow", {"by": "person", "reason": "go"}))
     arms = {INCUMBENT: ArmEvidence(2000), "challenger": ArmEvidence(2000)}
@@ -87,7 +84,7 @@ PAST = "draft:past shadow:past 1%:past"
 MOVES: dict[str, tuple[dict[str, Any], list[tuple[float, str]], str]] = {
     "draft": ({}, [], "draft:here shadow:ahead 1%:ahead 5%:ahead 50%:ahead promoted:ahead"),
     "ramp": ({}, [(0, "shadow"), (24, "1%"), (72, "5%")], f"{PAST} 5%:here 50%:ahead promoted:ahead"),
-    # The steps of an ended experiment leave out the stages that it did not reach.
+    # After the end, the stages that were not reached are no longer listed.
     "rolled-back": ({}, [(0, "shadow"), (24, "1%"), (72, "rolled back")], f"{PAST} rolled back:here"),
     "stopped-early": ({}, [(0, "1%"), (1, "stopped")], "draft:past shadow:skipped 1%:past stopped:here"),
     "undone": (

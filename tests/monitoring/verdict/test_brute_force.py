@@ -1,4 +1,4 @@
-"""Tests that compare the sums behind a verdict with a slow loop over all records, without SQL and stored sums."""
+"""Tests that the sums for a verdict equal those of a slow loop over all records, without SQL and stored sums."""
 
 import tempfile
 from collections import Counter, defaultdict
@@ -119,7 +119,10 @@ def _log(visits: list[Visit], changed_at: int, experiment: Experiment = EXPERIME
 
 
 def _counted(log: Log) -> list[dict[str, Any]]:
-    """Returns one record per decision, with its earliest time, its hour, and the start of its budget period."""
+    """Returns one record per decision, without duplicates.
+
+    Each record also has its hour and its budget period's start.
+    """
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in log.decisions:
         found[row["decision_id"]].append({**row, "decided": datetime.fromisoformat(row["event_time"])})
@@ -172,7 +175,7 @@ def _left_out(log: Log, since: datetime | None) -> dict[str, str | None]:
             "switched_off": any(other["stage"] == "off" for other in same_day),
             "changed_period": any(len({other[name] for other in same_day}) > 1 for name in ("stage", "salt")),
         }
-        # If a decision after a user's first override has another reason to be left out, the other reason counts.
+        # After a user's first override, "override" is the reason only for decisions that have no other reason.
         not_yet_here = row["taken"] < named_in.get((row["user_id"], row["hour"]), row["taken"] + DAY)
         if reasons["override"] and row["hour"] > named[row["user_id"]] and not_yet_here:
             reasons["override"] = row["assignment_probability"] < 1 and not reasons["repeated"]
@@ -181,9 +184,9 @@ def _left_out(log: Log, since: datetime | None) -> dict[str, str | None]:
 
 
 def _rows(log: Log, left_out: dict[str, str | None], changed: bool) -> dict[tuple[str, str, str], np.ndarray]:
-    """Returns six sums for each user, stage and arm.
+    """Returns a row of six sums for each user, stage and arm.
 
-    The sums are: decisions, exposures, clicks and costs in time, and clicks and costs that were late.
+    The sums are the decisions, the exposures, the timely clicks, the timely costs, the late clicks and the late costs.
     """
     counts = {None, "switched_off", "changed_period"} if changed else {None}
     rows = {row["decision_id"]: row for row in _counted(log)}
@@ -212,7 +215,7 @@ class Kept(Log):
         self._coming += [(datetime.fromisoformat(row["received_time"]), "outcome", row) for row in log.outcomes]
 
     def go_on(self, until: datetime) -> DecisionLog:
-        """Uploads the records until a time. The records of closed hours come first and are compacted."""
+        """Uploads all records until a time. Records of closed hours are uploaded first, and compacted."""
         come = [(kind, row) for at, kind, row in self._coming if at <= until]
         self._coming = [each for each in self._coming if each[0] > until]
         self.decisions += [row for kind, row in come if kind == "decision"]
@@ -233,7 +236,7 @@ READ_AT_ONCE = patch("features.collect.compact.LATE_AFTER", -HOUR)
 
 
 def _arrives(row: dict[str, Any]) -> datetime:
-    """Returns when a record is uploaded. Some withdrawals are uploaded after their hour was closed."""
+    """Returns when a record is uploaded. Some withdrawals come three hours late, after their hour was closed."""
     at = datetime.fromisoformat(row["event_time"])
     return at + 3 * HOUR if row["withdrawn"] and row["user_id"] < "u3" else at
 
@@ -295,7 +298,10 @@ def test_sums_of_a_verdict_equal_the_brute_force_sums(
     st.sets(st.integers(1, 100), min_size=1, max_size=2),
 )
 def test_stored_hourly_sums_equal_sums_over_all_records(visits: list[Visit], looks: set[int]) -> None:
-    """Earlier reads have stored sums of hours. Withdrawals, outcomes and changed settings follow later."""
+    """Sums of closed hours were stored by earlier reads.
+
+    Later, withdrawals and outcomes arrive, and a setting changes.
+    """
     late = EXPERIMENT.replace(metrics=EXPERIMENT.metrics.model_copy(update={"outcome_hours": 5.0}))
     with tempfile.TemporaryDirectory() as folder, READ_AT_ONCE:
         log = Kept(_log(visits, 0), Path(folder))
@@ -329,7 +335,7 @@ THREE_ARMS = EXPERIMENT.from_dict(
 
 @settings(max_examples=examples(2, 4))
 @given(
-    # User 0 makes so many decisions that the verdict gives each of them a weight below 1.
+    # User 0 makes so many decisions that the verdict gives them a smaller weight.
     st.lists(VISITS, max_size=20, unique_by=lambda visit: visit.minute),
     st.sets(st.integers(0, 70 * 60), min_size=11, max_size=15),
     st.sets(st.integers(30, 109), min_size=1, max_size=1),
@@ -338,7 +344,10 @@ THREE_ARMS = EXPERIMENT.from_dict(
 def test_one_stored_row_per_user_of_the_past_gives_the_same_sums(
     visits: list[Visit], heavy: set[int], looks: set[int], forgotten: str | None
 ) -> None:
-    """Covers several arms, covariates, users with many decisions, and a user who is forgotten before the last read."""
+    """The logs have several arms, covariates, and users with many decisions.
+
+    One user may be forgotten before the last read.
+    """
     visits += [Visit(minute, 0, "50%", "total", "plain", (("click", 1, 1),)) for minute in heavy]
     with tempfile.TemporaryDirectory() as folder, READ_AT_ONCE:
         log = Kept(_log(visits, 0, THREE_ARMS), Path(folder))

@@ -20,7 +20,10 @@ WITH_PAST = Experiment.from_dict({**CONTENT, "covariates": "past"})
 
 
 def known(log: DecisionLog) -> pd.DataFrame:
-    """Returns the covariates of each user. The index is the user's number of decisions, which identifies the user."""
+    """Returns the covariates of each user.
+
+    Each user has a different number of decisions, which is the index of the table.
+    """
     with experiment_users(log, WITH_PAST, CLICK) as found:
         names = ", ".join(f'any_value("{PREFIX}{name}") AS "{name}"' for name in found.covariates)
         of_users = "user_sum LEFT JOIN covariates USING (unit) GROUP BY unit"
@@ -29,7 +32,10 @@ def known(log: DecisionLog) -> pd.DataFrame:
 
 
 def visits(tmp_path: Path) -> DecisionLog:
-    """Return a log with four users, who make one to four decisions in the experiment. The second user has no past."""
+    """Return a log of four users, who make one to four decisions in the experiment.
+
+    The user "new" has no earlier decisions.
+    """
     log = Log()
     log.decide("third", "incumbent", **SHADOW)
     for _ in range(2):

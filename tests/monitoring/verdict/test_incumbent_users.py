@@ -1,4 +1,4 @@
-"""Tests of how the incumbent's users behave, which an experiment plan reads from the log."""
+"""Tests of the summary of the incumbent's users, which an experiment plan reads from the log."""
 
 from pathlib import Path
 from typing import Any

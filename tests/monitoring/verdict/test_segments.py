@@ -1,4 +1,4 @@
-"""Tests of lifts by segment, which are the figures of a verdict for some of its decisions."""
+"""Tests of lifts by segment, which are computed from the decisions in the segment like the lift of a verdict."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tests of the evidence that the log gives about an experiment at its current stage."""
+"""Tests of the facts in a log about an experiment's present stage, such as faults and breached guardrails."""
 
 import math
 from pathlib import Path
@@ -80,7 +80,7 @@ def test_the_ledgers_delay_after_a_change_of_stage_is_no_fault_of_an_arm(tmp_pat
 
 @pytest.mark.parametrize(("reason", "ratio"), [("model_error", 1.0), (None, 0.0), ("ledger", 0.0)])
 def test_a_stage_that_began_seconds_ago_has_evidence(reason: str | None, ratio: float, tmp_path: Path) -> None:
-    """A fault must end a stage within its first minute, because a ramp on a laptop may have stages of some seconds."""
+    """On a laptop, a stage may last only seconds, so a fault must be visible within the first minute of a stage."""
     decisions = [decided(n, "challenger", (50 + n) / 60, fallback_reason=reason) for n in range(3)]
     log = DecisionLog.of(write(tmp_path / "log", decisions))
     found = evidence(log, at("5%"), 50 / 60).arms["challenger"]
@@ -116,8 +116,8 @@ def test_users_of_the_evidence_are_those_of_the_verdict(tmp_path: Path) -> None:
     waiting = at("5%", metrics={**METRICS, "outcome_hours": 24})
     found = evidence(log, waiting, 0)
     assert found.arms["challenger"].users == 6
-    # With a budget per day, the day on which the stage began and the last day do not count, so no guardrail is
-    # breached.
+    # With a budget per day, the incomplete first and last day do not count. The remaining days show no breached
+    # guardrail.
     daily = at("5%", budgets=[{"campaign": "*", "channel": "*", "amount": 10, "period": "day"}])
     found = evidence(log, daily, 0)
     assert found.arms["challenger"].users == 12

@@ -1,7 +1,4 @@
-"""Tests of the stored sums of closed hours.
-
-The sums of an hour are computed once, and deleted together with the records from which they were computed.
-"""
+"""Tests that the sums of a closed hour are computed once, stored, and deleted together with the hour's records."""
 
 import os
 from collections.abc import Iterator
@@ -141,7 +138,10 @@ def test_late_outcomes_of_an_hour_are_read_in_the_next_days(lake: Lake, reduced:
 
 
 def test_a_timely_outcome_counts_even_if_uploaded_after_its_hour_is_closed(tmp_path: Path) -> None:
-    """The compaction merges the late upload into the file of the hour, so that the hour is read again."""
+    """The compaction merges the late upload into the file of its hour.
+
+    The changed file makes the stored sums invalid.
+    """
     lake = _records(range(1)).add_to(tmp_path)
     compact(lake, FIRST + 4 * HOUR)
     _records(range(300, 301)).add_to(tmp_path)
@@ -154,7 +154,7 @@ def test_a_timely_outcome_counts_even_if_uploaded_after_its_hour_is_closed(tmp_p
 
 
 def test_timely_outcomes_count_during_and_after_a_missing_compaction(tmp_path: Path) -> None:
-    """Each decision has a click two hours later, which is in time."""
+    """The compaction is missing in hours 12 to 19. Each decision has a click two hours later, which is in time."""
     lake, log = Lake.open(tmp_path), _records(range(30))
     for hour in range(30):
         came = Log()
@@ -216,7 +216,7 @@ def test_sums_are_deleted_with_their_hours_and_with_a_forgotten_user(lake: Lake)
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_user_forgotten_during_a_read_is_not_stored(lake: Lake, fails: bool) -> None:
-    """The user is not stored even if an earlier run has asked for the deletion, and the read fails afterwards."""
+    """The read had begun before the user was removed, and stores its sums afterwards, or fails while it does so."""
     put, now = Lake.put, FIRST + 10 * HOUR
     lake.forget(["u1"], now)
 
@@ -244,7 +244,7 @@ def test_files_with_other_names_are_not_deleted(lake: Lake) -> None:
 
 @pytest.fixture
 def past(tmp_path: Path) -> Lake:
-    """Return a lake with thirty hours of decisions. The first 24 hours are the past."""
+    """Return a lake with thirty hours of decisions. The first 24 hours count as the past."""
     lake = _records(range(30)).add_to(tmp_path / "past")
     compact(lake, FIRST + 32 * HOUR)
     return lake
@@ -317,7 +317,7 @@ def test_the_past_of_another_layer_needs_no_record(past: Lake, reduced: list[dat
 
 
 def test_the_days_spend_includes_hours_of_the_past(past: Lake) -> None:
-    """The budget's day is that of Los Angeles, so it begins at 8:00 UTC, within hours that are already stored."""
+    """The budget's day begins at midnight in Los Angeles, 8:00 UTC. Its first hours are already stored as the past."""
     costs = Log()
     for hour in range(30):
         costs.outcomes += [{**row, "kind": "cost"} for row in _click(hour, 0, HOUR, f"cost-{hour}").outcomes]

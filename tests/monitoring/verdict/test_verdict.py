@@ -68,7 +68,7 @@ def test_a_clear_win_ships_and_the_dict_is_json(tmp_path: Path) -> None:
 
 
 def test_a_changed_share_of_exploration_is_another_policy(tmp_path: Path) -> None:
-    """An arm that logs no model is identified by its share of exploration. Fallback decisions do not log that share."""
+    """An arm that logs no model is identified by its share of random decisions, which fallback decisions do not log."""
     log = traffic(400, 0.3)
     for place, row in enumerate(log.decisions):
         share = 0.5 if place < 300 else 0.1 if place < 600 else None
@@ -90,7 +90,7 @@ def test_a_changed_share_of_exploration_is_another_policy(tmp_path: Path) -> Non
     ids=["digest", "name-and-version"],
 )
 def test_only_decisions_after_the_last_model_change_count(tmp_path: Path, challenger: Any, newest: str) -> None:
-    """The incumbent logs no name of its model, so only the challenger's models can be told apart."""
+    """The incumbent does not log its model, so only the models of the challenger can be told apart."""
     log = traffic(400, 0.3)
     for place, row in enumerate(log.decisions):
         row |= {"model_digest": None, "model_name": None, "model_version": None}
@@ -106,9 +106,10 @@ def test_only_decisions_after_the_last_model_change_count(tmp_path: Path, challe
 
 @pytest.mark.parametrize("seed", range(5))
 def test_overriding_the_incumbents_best_users_does_not_ship_a_copy_of_it(tmp_path: Path, seed: int) -> None:
-    """Both arms have the same policy. 60 users of the incumbent who click most are then overridden to the challenger.
+    """Both arms have the same policy. Later, the 60 incumbent users with the most clicks are overridden to the
+    challenger.
 
-    Without the earlier decisions of these users, the challenger would seem better.
+    If the earlier decisions of these users did not count, the challenger would seem better.
     """
     rng, log, clicks = np.random.default_rng(seed), Log(), Counter[str]()
     rates = rng.beta(0.3, 1.2, 2_000)
@@ -120,7 +121,7 @@ def test_overriding_the_incumbents_best_users_does_not_ship_a_copy_of_it(tmp_pat
                 clicks[f"u{user}"] += 1
     for user in sorted((f"u{user}" for user in range(0, 2_000, 2)), key=lambda user: -clicks[user])[:60]:
         log.decide(user, "challenger", override=True, assignment_probability=1.0)
-    # Without a guardrail, a lift is sufficient for the verdict "ship".
+    # Without guardrails, a lift alone would be enough for the verdict "ship".
     metrics = EXPERIMENT.metrics.replace(guardrails=())
     found = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(metrics=metrics))
     assert (found["verdict"], found["srm_p"]) == ("inconclusive", 1.0)
@@ -129,7 +130,7 @@ def test_overriding_the_incumbents_best_users_does_not_ship_a_copy_of_it(tmp_pat
 
 
 def test_a_decision_before_an_override_still_counts_if_requested_again(tmp_path: Path) -> None:
-    """The first decision stays random even if the request is repeated under an override, or if it is withdrawn."""
+    """The first decision was random. It counts even if an override repeats its request, or if it is withdrawn."""
     log = traffic(200, 0.3)
     for place, row in enumerate(log.decisions):
         row |= {"request_id": f"r{place}", "campaign_id": "c"}
@@ -322,10 +323,9 @@ def test_days_of_a_campaign_follow_its_own_budget(tmp_path: Path) -> None:
 
 
 def stopped_when_it_goes_badly(bad: float, rng: np.random.Generator, stage: str = "off") -> Log:
-    """Return a log of a challenger that is better on 21 of 28 days. On each fourth day its click rate is `bad` until
-    noon.
+    """Return a log of 28 days, in which the challenger is better except on each fourth day.
 
-    At noon of these days, all users move to the incumbent.
+    On each fourth day, its click rate is `bad` until noon, and then all users move to the incumbent.
     """
     log = Log()
     for hour in range(28 * 24 + 1):
@@ -344,9 +344,9 @@ def stopped_when_it_goes_badly(bad: float, rng: np.random.Generator, stage: str 
 @pytest.mark.parametrize(("bad", "verdict"), [(0.24, "ship"), (0.02, "inconclusive")])
 @pytest.mark.parametrize(("stage", "reason"), [("off", "switched_off"), ("shadow", "changed_period")])
 def test_days_cut_short_by_harm_count(tmp_path: Path, bad: float, verdict: str, stage: str, reason: str) -> None:
-    """The kill switch or a lower stage ends each bad day early.
+    """On each bad day, the kill switch or a lower stage ends the challenger at noon.
 
-    The rest of such a day must not make the challenger look good.
+    If only complete days counted, the bad days would be missing, and the challenger would look better than it is.
     """
     log = stopped_when_it_goes_badly(bad, np.random.default_rng(0), stage)
     daily = DAILY.replace(metrics=DAILY.metrics.replace(guardrails=()))
@@ -367,9 +367,9 @@ def test_a_guardrail_breached_only_on_cut_days_does_not_hold(tmp_path: Path) -> 
 
 
 def daily(stages: Iterable[tuple[str, float, int]], clicks: Callable[[str, int], bool], same: bool = False) -> Log:
-    """Return a log of days, each with a stage, the challenger's share, and a number of users.
+    """Return a log of consecutive days. Each has a stage, the challenger's share of the users, and a number of users.
 
-    If `same`, all days have the same users.
+    With `same`, all days have the same users.
     """
     log = Log()
     for day, (stage, share, users) in enumerate(stages):
@@ -411,7 +411,7 @@ def test_run_time_counts_a_day_once_if_the_same_users_return_daily(tmp_path: Pat
 def test_an_outcome_reported_late_never_counts(tmp_path: Path) -> None:
     """Both arms have the same policy, but the challenger's clicks are reported two days late, and so do not count.
 
-    Another router later receives all of the clicks once more.
+    Each click is reported a second time even later, which must not change the verdict.
     """
     log, last = traffic(600, 0.2, rounds=12), pd.Timestamp("2025-03-06", tz="UTC")
     taken = {row["decision_id"]: (row["arm"], pd.Timestamp(row["event_time"])) for row in log.decisions}
@@ -437,7 +437,7 @@ def test_an_outcome_reported_late_never_counts(tmp_path: Path) -> None:
 
 
 def test_unequal_late_corrections_of_costs_ship_nothing(tmp_path: Path) -> None:
-    """Each cost is first estimated, and corrected two days later. The correction differs between the arms."""
+    """Each cost is an estimate at first, and is corrected two days later. The corrections differ between the arms."""
 
     def judged(correction: float) -> dict[str, Any]:
         log = traffic(600, 0.5, rounds=12)
@@ -475,7 +475,7 @@ def test_a_few_late_outcomes_of_one_arm_stop_nothing(tmp_path: Path) -> None:
 
 
 def test_a_stage_with_only_late_outcomes_causes_no_difference_between_arms(tmp_path: Path) -> None:
-    """Only the first stage has late outcomes. Most decisions of the challenger come after that stage."""
+    """Only the first stage has late outcomes, and most decisions of the challenger come after that stage."""
     log = ramp(4_000, {"incumbent": 0.3, "challenger": 0.5}, {"5%": 0.0, "25%": 0.0})
     stages = {row["decision_id"]: row["stage"] for row in log.decisions}
     taken = {row["decision_id"]: pd.Timestamp(row["event_time"]) for row in log.decisions}
@@ -505,7 +505,7 @@ def budget(**changes: Any) -> Experiment:
 def test_days_with_unequal_budgets_do_not_count(
     tmp_path: Path, changed: dict[str, str], experiment: Experiment, left_out: dict[str, int]
 ) -> None:
-    """Until noon of the second of three days, the experiment has another layer or another file."""
+    """During the first one and a half of three days, the experiment has another layer or another file."""
     log = paced_against_unpaced(73)
     for place, row in enumerate(log.decisions):
         row |= {"salt": DAILY.salt, "layer": DAILY.layer, "experiment_version": "after"}
@@ -643,9 +643,9 @@ def test_replay_weights(tmp_path: Path) -> None:
 
 
 def test_a_replay_compares_the_arms_at_one_budget(tmp_path: Path) -> None:
-    """One arm gains 0.3 at a cost of 2, and the other gains 0.2 at a cost of 0.5. The budget is 1 per decision.
+    """A decision of the incumbent gains 0.3 and costs 2. A decision of the challenger gains 0.2 and costs 0.5.
 
-    At this budget, only half of the first arm's decisions can be paid, which gain 0.15.
+    With a budget of 1 per decision, the incumbent can pay for only half of its decisions, so its gain counts as 0.15.
     """
     log = Log()
     weights = []
@@ -696,7 +696,7 @@ def test_an_unreadable_gain_is_reported(tmp_path: Path) -> None:
 
 
 def test_the_gain_is_the_weighted_sum_of_outcomes_of_any_name(tmp_path: Path) -> None:
-    """An outcome may have the name of a record field, and the experiment may measure each outcome on its own."""
+    """An outcome may have the same name as a record field. The experiment may also measure each outcome on its own."""
     log = Log()
     for user in range(400):
         decision = log.decide(f"u{user}", "challenger" if user % 2 else "incumbent")
@@ -748,10 +748,7 @@ def test_money_is_reported_per_currency_unit_and_at_equal_spend(tmp_path: Path) 
 
 
 def test_each_number_has_one_name_and_its_unit(tmp_path: Path) -> None:
-    """The gain of the data set is revenue, and the primary metric is clicks.
-
-    The two must have different names and units.
-    """
+    """The gain of this data set is revenue, and the primary metric is clicks, so their names and units must differ."""
     log, spec = traffic(400, 0.5), DatasetSpec.load("simulator").replace(reward={"gain": "revenue"})
     for row in log.decisions:
         log.learn(row["decision_id"], "revenue", 3.0)
@@ -772,7 +769,7 @@ def test_each_number_has_one_name_and_its_unit(tmp_path: Path) -> None:
 
 
 def test_stages_of_a_ratio_are_weighted_by_decisions(tmp_path: Path) -> None:
-    """A stage must not get a larger weight because the challenger has more clicks in it."""
+    """In one stage, the challenger gets more clicks. Its stage must not get a larger weight for this."""
     log = Log()
     for stage, share, users in (("5%", 0.05, 400), ("50%", 0.5, 400)):
         for user in range(users):
@@ -787,7 +784,7 @@ def test_stages_of_a_ratio_are_weighted_by_decisions(tmp_path: Path) -> None:
                 log.learn(decision, "click", 1.0)
     metrics = {"primary": "click_per_cost", "secondary": ["cost_per_click"], "outcome_hours": None}
     found = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(metrics=metrics))
-    # The differences are 1 - 0.5 in one stage and 0.25 - 0.5 in the other. Both stages have the same weight.
+    # The arms differ by 1 - 0.5 in the first stage and by 0.25 - 0.5 in the second one. The stages have equal weights.
     assert found["lift"] == found["money"]["lift"] == pytest.approx((0.5 - 0.25) / 2.0)
     assert found["secondary"]["cost_per_click"]["lift"] == pytest.approx((-1.0 + 2.0) / 2.0)
 

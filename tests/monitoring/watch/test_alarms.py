@@ -1,4 +1,4 @@
-"""Tests of the alarms for given values of measures and columns, without a log."""
+"""Tests of the alarms on invented values of measures and columns, without a log."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -77,9 +77,9 @@ def test_a_loss_is_reported_with_its_unit() -> None:
 
 
 def test_missing_measures_do_not_raise_alarms_of_others() -> None:
-    """An alarm needs more evidence if there are more measures.
+    """With more measures, an alarm needs more evidence.
 
-    This stays so if seven of eight measures are missing one day.
+    On a day when seven of eight measures are missing, it needs as much.
     """
     streams: dict[str, Stream] = {}
     names = [("journeys", "", f"m{i}") for i in range(8)]
@@ -186,10 +186,10 @@ def test_a_large_weekly_shift_alarms_until_it_is_known() -> None:
 @pytest.mark.parametrize(
     ("score", "alarms"),
     [
-        # Missing values are found by another check, which reads the last hours.
+        # A day without values is no drift. Another check finds missing values.
         (lambda day: None, [False] * 14),
         (lambda day: 0.3 if day % 9 == 8 else 0.02, [False] * 60),
-        # The small score of each day is normal: a single weekday differs a little from a sample of whole weeks.
+        # A small score every day is normal: a single weekday always differs a little from a sample of whole weeks.
         (lambda day: 0.12, [False] * 28),
         (lambda day: 0.4, [False] * 2 + [True] * 58),
         (lambda day: 0.3 if day >= 8 else 0.02, [False] * 9 + [True] * 59),
@@ -207,7 +207,7 @@ def test_a_large_weekly_shift_alarms_until_it_is_known() -> None:
     ],
 )
 def test_only_a_lasting_shift_is_an_alarm(score: Callable[[int], float | None], alarms: list[bool]) -> None:
-    """The alarm must not switch on and off, and a shift on two Mondays must not count as a weekly pattern."""
+    """An alarm must not switch on and off again and again. A shift on only two Mondays is no weekly pattern yet."""
     state = State()
     days = (column("a", score(day), "no_values") for day in range(len(alarms)))
     assert [bool(columns_alarm(state, day, of_day)) for day, of_day in enumerate(days)] == alarms

@@ -56,7 +56,7 @@ def test_periods_other_than_days(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_a_check_on_mondays(tmp_path: Path) -> None:
-    """From the third Sunday on, a Sunday without decisions counts as closed.
+    """After two Sundays without decisions, further Sundays without decisions count as closed.
 
     A Monday without decisions is still a fault.
     """

@@ -1,4 +1,4 @@
-"""Tests of column drift in a period: thresholds, scores that equal Evidently's, and broken data as a finding."""
+"""Tests of column drift in one period: thresholds, the same scores as Evidently's, and reports of broken data."""
 
 import json
 import sys

@@ -103,10 +103,7 @@ def test_metrics_equal_the_state(tmp_path: Path) -> None:
     "text", [None, "", "{", '{"version": 9}', "{}"], ids=["none", "empty", "half", "newer", "unchecked"]
 )
 def test_alarms_last_while_the_state_is_unreadable(text: str | None, tmp_path: Path) -> None:
-    """While the state is unreadable, the last alarms stay active.
-
-    The time of the last check shows that they are old.
-    """
+    """The last known alarms stay active. The time of the last check shows how old they are."""
     path = tmp_path / STATE_FILE
     state().write(path)
     collector = MonitorCollector(path)
@@ -130,7 +127,7 @@ def test_the_number_of_series_is_bounded(tmp_path: Path) -> None:
     quiet = scrape(tmp_path / STATE_FILE)
     assert sum(key[0] == "value" for key in quiet) <= MOST_STREAMS
     assert sum(key[0] == "alarm" for key in quiet) == 3 * MOST_STREAMS
-    # If there are too many streams, those with an alarm are exported first, and of these, first the alarms that page.
+    # There is a maximum number of exported streams. Streams with an alarm come first, and first of all those that page.
     for i in range(0, 1_000, 2):
         many.streams[f"context/c{i:04}"].alarm = drift
     many.write(tmp_path / STATE_FILE)

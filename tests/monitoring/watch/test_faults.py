@@ -1,4 +1,4 @@
-"""Tests that each fault of a log or of a state is reported by name, and never as a traceback or as "no drift"."""
+"""Tests that each fault of a log or of a state is reported as what it is, never as a traceback or as "no drift"."""
 
 import errno
 import json
@@ -79,7 +79,7 @@ def edited(change: Callable[[pd.DataFrame], pd.DataFrame], kind: str = "decision
 UNREADABLE = {
     "empty": rewritten(lambda content: b""),
     "cut-off": rewritten(lambda content: content[: len(content) // 2]),
-    # The end of the file, which lists where the data are, is intact, but the data are overwritten.
+    # The data are overwritten, but the end of the file, which lists where the data are, is intact.
     "damaged": rewritten(lambda content: content[:100] + bytes(len(content) - 6_100) + content[-6_000:]),
     "no-user": edited(lambda rows: rows.drop(columns="user_id")),
     "no-time": lambda market: edit(newest(market), lambda rows: rows.assign(event_time="noon")),
@@ -125,7 +125,7 @@ def test_no_decisions(market: Market) -> None:
         assert why(state, group).reason == "no_decisions" and "2025-03-04" in why(state, group).text
     day.with_suffix(".away").rename(day)
     assert why(market.check(), "outcomes").reason == "learning", "late data is judged now"
-    # After a later day was judged, a day without decisions is skipped.
+    # A day without decisions is skipped as soon as a later day has been judged.
     market.next += 1
     assert why(market.check(), "outcomes").reason == "no_decisions"
     market.live(1)
@@ -137,7 +137,7 @@ def test_no_decisions(market: Market) -> None:
     ("few", "groups"),
     [
         (lambda rows: rows.head(15), GROUPS),
-        # If only some users have the incumbent, the other decisions can be judged, but not those of the incumbent.
+        # If the incumbent has few users, its own measures cannot be judged, but those of all decisions can.
         (lambda rows: rows.assign(arm=rows["arm"].where(rows["user_id"].str[-1] == "7", "outside")), ("decisions",)),
     ],
     ids=["all", "incumbent"],
@@ -257,7 +257,7 @@ def test_a_column_that_lost_its_values_within_the_day(market: Market) -> None:
 
 
 def test_a_new_column(market: Market) -> None:
-    """A column that is new in the log is a fault only if the data set has it and the model does not."""
+    """A new column in the log is a fault only if the data set describes it and the model does not know it."""
     edit(newest(market), in_context(weather="rain"))
     assert market.check().groups[COLUMNS].not_judged is None
     spec = market.watched.spec

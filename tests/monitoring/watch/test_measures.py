@@ -34,9 +34,9 @@ def few_users(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Written(list[dict[str, Any]]):
-    """A log for the tests.
+    """A log for the tests of measures.
 
-    `decisions` and `outcomes` have only the records that count; the written log has many others.
+    Its files contain many records that must not count; `decisions` and `outcomes` have only the others.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -193,7 +193,8 @@ def test_ranking_of_exposures(tmp_path: Path) -> None:
     found = by_name(count(tmp_path))
     assert found["performance/mtorl-vs-frequency/challenger/auc"].value == pytest.approx(realised_auc(p, clicked))
     assert found["performance/mtorl-vs-frequency/challenger/expected_auc"].value == pytest.approx(expected_auc(p))
-    # Two clicks after one exposure count as one success. A gain that is not binary, such as revenue, has no ranking.
+    # An exposure with two clicks still is one success. There is no ranking for a gain that is not 0 or 1, such as
+    # revenue.
     one = int(np.flatnonzero(clicked)[0])
     write(tmp_path, decisions, [*clicks, outcome("again", f"d{one}", "click", 1.0)])
     assert by_name(count(tmp_path))["performance/mtorl-vs-frequency/challenger/auc"].value == pytest.approx(

@@ -29,7 +29,7 @@ def gone_at_noon(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def test_an_exhausted_budget_is_a_ticket(tmp_path: Path) -> None:
-    """An exhausted budget halves the clicks, which opens a ticket. Other harm at the same time must still page."""
+    """An exhausted budget halves the clicks, which only opens a ticket. Other harm at the same time must still page."""
     market = Market(tmp_path, replace(DAYS, users_a_day=2_000))
     market.live(HEALTHY)
     market.check()

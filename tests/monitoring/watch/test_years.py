@@ -97,9 +97,9 @@ def days_until_harm(rng: np.random.Generator, healthy: int, se: float, hours: in
 
 @pytest.mark.parametrize(("healthy", "se", "share"), [(14, 0.026, 0.9), (14, 0.06, 0.3), (35, 0.06, 0.7)])
 def test_a_lasting_loss_of_a_fifth_is_found_despite_weekends(healthy: int, se: float, share: float) -> None:
-    """The standard errors are those of 10,000 and of 2,000 users a day.
+    """The standard errors are those of a market with 10,000 and with 2,000 users a day.
 
-    The forecast must know the weekdays to find the loss.
+    The loss is found only if the forecast knows that weekends differ.
     """
     rng = np.random.default_rng(healthy)
     found = [days_until_harm(rng, healthy, se) is not None for _ in range(30)]

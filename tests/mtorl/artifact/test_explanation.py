@@ -23,7 +23,7 @@ MINUTE = 60_000_000
 
 
 def journey(clicks: list[float], spec: DatasetSpec = SPEC, present: float = 99.0) -> Instance:
-    """Returns the window of a user after touchpoints with these clicks.
+    """Returns the window of a user whose earlier touchpoints had these clicks.
 
     The touchpoints are a minute apart, on alternating channels.
     """

@@ -90,7 +90,7 @@ def test_a_batch_uses_the_smallest_length_that_fits_its_longest_window():
 
 def test_a_length_with_different_bits_is_left_out():
     def graph(x_BTD, length_B):
-        # If the window has 8 steps, the last bit of an output is different.
+        # At 8 steps, this graph returns an output whose last bit is different.
         return (np.nextafter(length_B + 0.5, np.inf) if x_BTD.shape[1] == 8 else length_B + 0.5,)
 
     assert exact_lengths(graph, window=20, width=3) == (4, 16, 20)

@@ -1,4 +1,4 @@
-"""Tests that a model's lineage can be written and read back, and that an invalid file is named in the error."""
+"""Tests that a model's lineage can be written and read back, and that an error names an invalid file."""
 
 import json
 from pathlib import Path

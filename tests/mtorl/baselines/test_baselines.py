@@ -149,7 +149,10 @@ def test_linear_models_choose_their_regularisation(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_reward_may_be_a_fraction():
-    """The reward is the revenue divided by its maximum: 0.25 for search and 0.75 for social."""
+    """If the reward is the revenue, it is divided by its maximum, 4.
+
+    Search earns 1, which is 0.25, and social earns 3.
+    """
     spec = SPEC.replace(reward=SPEC.reward.replace(gain="revenue"))
     earned = {"search": 1.0, "social": 3.0}
     rows = [{**row, "revenue": earned[row["channel"]]} for row in sticky_log(users=100)]

@@ -63,7 +63,7 @@ def test_a_state_is_standardised_with_flags_for_missing_values():
     amounts_BF = state_BS[:, : len(states.amounts)]
     at = [names[place] for place in states.amounts].index
     np.testing.assert_allclose(amounts_BF[:, at("hour")], np.array([-1, -1, -1, 3]) / np.sqrt(3))
-    # It is unknown at the start of a journey.
+    # The mean cost of the past is unknown at the start of a journey.
     np.testing.assert_array_equal(amounts_BF[:, at("cost_mean")], [0, -1, 1, 0])
     # It is constant, apart from rounding.
     np.testing.assert_allclose(amounts_BF[:, at("age")], np.zeros(4), atol=1e-9)

@@ -24,12 +24,12 @@ def table(rows: list[list[float]]) -> torch.nn.Module:
 
 
 Q = [[1.0, 5.0, 2.0], [4.0, 3.0, 0.0]]
-# The slow copy of Q, which has other values.
+# The target network, a slowly updated copy of Q, has these values.
 SLOW = [[9.0, 9.0, 9.0], [0.25, 7.0, 8.0]]
 
 
 def test_cql_is_double_q_learning_and_a_conservative_term(monkeypatch: pytest.MonkeyPatch):
-    # In state 1, Q prefers channel 0, and the slow copy has the value 0.25 there. After state 1 the journey ends.
+    # In state 1, Q prefers channel 0, whose value in the slow copy is 0.25. State 1 is the last of its journey.
     gaps = np.array([1 - (0.5 + cql.GAMMA * 0.25), 3 - 1.0])
     term = np.mean([np.log(np.exp(Q[0]).sum()) - 1, np.log(np.exp(Q[1]).sum()) - 3])
     monkeypatch.setattr(cql, "ALPHA", 0.7)
@@ -43,7 +43,7 @@ def test_an_expectile_is_above_the_mean():
     best = {
         tau: at[torch.stack([iql.expectile_loss(value_B - v, tau) for v in at]).argmin()].item() for tau in (0.5, 0.9)
     }
-    # The minimum v fulfils tau (1 - v) = 3 (1 - tau) v.
+    # At the minimum v of the expectile loss, tau (1 - v) = 3 (1 - tau) v.
     assert best == pytest.approx({0.5: 0.25, 0.9: 0.9 / 1.2}, abs=2e-3)
 
 
@@ -53,7 +53,7 @@ def test_iql_uses_only_logged_actions():
     critics.v = table([[2.0], [3.0]])
     target = iql.TwinQ(2, 3)
     target.networks = torch.nn.ModuleList([table(SLOW), table([[0.5, 0.0, 0.0], [0.0, 9.0, 0.0]])])
-    # For each state, the smaller of the two values of the logged action.
+    # The smaller of the two values that the target networks give to the logged action, in each state
     slow = np.array([0.5, 7.0])
     y = np.array([0.5 + iql.GAMMA * 3, 1.0])
     gap = slow - np.array([2.0, 3.0])

@@ -63,7 +63,7 @@ def test_free_exposures_are_taken_first():
 
 
 def test_with_negative_gains_a_good_rule_gains_more_than_all_exposures():
-    """Four exposures with equal costs gain 4, 3, -1 and -2, and a free one gains -3. Together they gain only 1."""
+    """Four exposures with equal costs gain 4, 3, -1 and -2. A free exposure gains -3. All five together gain only 1."""
     (row,) = curve([4, 3, -1, -2, -3], [1.0, 1, 1, 1, 0], [4, 3, -1, -2, -3], [1.0, 1, 1, 1, 0], shares=[0.5])
     assert row["mtorl"] == row["oracle"] == 7.0
     (loss,) = curve([4, 3], [1.0, 1], [-4, 3], [1.0, 1], shares=[0.5])

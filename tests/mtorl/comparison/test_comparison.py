@@ -189,7 +189,7 @@ def test_the_target_is_met_if_the_interval_rules_out_a_loss_above_the_margin(low
 
 
 def test_the_authors_policy_ctr_is_the_click_rate_times_the_chance_of_a_match():
-    """A match with the logged channel is pure chance, so the metric is a third of the true click rate."""
+    """The policy does not depend on the logged channel, so both match by chance, in a third of the rows."""
     random = np.random.default_rng(0)
     rows = 300_000
     taste, channel = random.random(rows), random.choice(3, rows, p=[0.5, 0.3, 0.2])

@@ -1,4 +1,4 @@
-"""Tests that the independence test rarely gives a false alarm, finds dependences, and computes exact moments."""
+"""Tests that the independence test finds dependences, rarely gives a false alarm, and has exact moments."""
 
 import json
 
@@ -61,7 +61,7 @@ def test_an_urn_is_independent():
     }  # fmt: skip
     assert train["user"]["levels"] == 100 and train["user"]["df"] == 198
     assert train["user"]["chi2_per_df"] == pytest.approx(1.0, abs=0.3)
-    # The levels are the three channels and the start of a journey.
+    # The previous channel is one of three, or none at the start of a journey, which makes four levels.
     assert train["previous channel"]["levels"] == 4
     json.dumps(result, allow_nan=False)
 
@@ -76,7 +76,7 @@ def before(frame: pd.DataFrame, column: str) -> pd.Series:
     return frame.groupby("user_id")[column].shift()
 
 
-PLANTED = {  # Conditions. Half of the rows that fulfil a condition get the channel c.
+PLANTED = {  # For each column a condition. Half of the rows that fulfil the condition get the channel c.
     "previous channel": lambda frame: before(frame, "channel") == "c",
     "previous click": lambda frame: before(frame, "click") == 1,
     "previous cost": lambda frame: before(frame, "cost") > frame["cost"].quantile(0.85),

@@ -1,4 +1,4 @@
-"""Tests of the sequential evidence: without a change its mean does not grow, and false alarms are rare."""
+"""Tests of the evidence that a sequence of periods gives for a change: without a change, false alarms are rare."""
 
 import itertools
 import math
@@ -17,7 +17,7 @@ EVIDENCE = st.dictionaries(st.sampled_from(NAMES), st.floats(0.0, 1e7), min_size
 
 
 def test_e_values_average_one_at_most() -> None:
-    # Integrate over log p, because most of the integral is near p = 0. Below the smallest p, e is constant.
+    # Integrate over log p, because most of the integral is near p = 0. For the smallest p, e is constant.
     average, _ = quad(lambda x: e_of_p(math.exp(x)) * math.exp(x), math.log(1e-14), 0.0, limit=500)
     assert 0.9 < average <= 1.0 + 1e-9
     assert e_of_p(0.0) == e_of_p(1e-12) and e_of_p(1.0) == 0.5

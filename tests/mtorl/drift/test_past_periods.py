@@ -14,7 +14,10 @@ from mtorl.drift.past_periods import FEWEST, MOST, SMALLEST, WEEKEND, Forecast
 @pytest.mark.parametrize("periods", [FEWEST, 14, MOST])
 @pytest.mark.parametrize("between", [0.0, 0.04, 0.1])
 def test_p_values_of_healthy_periods_are_uniform(periods: int, between: float) -> None:
-    """Values are near 0.1. They vary between periods by `between`, a share, and have the sampling error `se`."""
+    """The values are normally distributed around 0.1, with the sampling error `se` and a variation between periods.
+
+    `between` is the standard deviation of this variation, as a share of the value.
+    """
     rng, runs = np.random.default_rng(periods), 3_000
     se_RP = 0.004 * np.exp(rng.normal(0.0, 0.2, (runs, periods + 1)))
     value_RP = 0.1 + 0.1 * between * rng.normal(size=(runs, periods + 1)) + se_RP * rng.normal(size=se_RP.shape)
@@ -22,7 +25,7 @@ def test_p_values_of_healthy_periods_are_uniform(periods: int, between: float) -
     share_3 = (p_R3 < 0.05).mean(axis=0)
     assert (share_3 < 0.068).all(), "too many false alarms"
     assert ((p_R3 < 0.001).mean(axis=0) < 0.003).all(), "evidence depends on the small p-values"
-    # Spreads below SMALLEST are treated as SMALLEST, so that their p-values are larger.
+    # A spread below SMALLEST counts as SMALLEST, so the p-values are larger and fewer of them are below 0.05.
     if between > SMALLEST:
         assert (share_3 > 0.02).all(), "the test would miss changes"
 
@@ -60,7 +63,7 @@ def test_a_share_that_was_always_zero_may_rise_a_little() -> None:
     assert forecast.p_apart(1e-4) > 0.5, "one fallback in ten thousand is normal"
     assert forecast.p_apart(0.05) < 1e-6, "one fallback in twenty is not"
     assert forecast.p_apart(0.0) == 1.0
-    # With a standard error of 0.0001, a share of 0.002 is significant, but one of 0.0001 is not.
+    # With a standard error of 0.0001, an increase to 0.002 is significant, and one to 0.0001 is not.
     strict = Forecast.of(always, se=1e-4)
     assert strict is not None and strict.p_apart(1e-4) > 0.1 > 1e-6 > strict.p_apart(0.002)
 
@@ -111,9 +114,9 @@ def test_p_of_healthy_days_is_uniform(periods: int, effects: Sequence[float], be
     [(WEEKENDS, 12, 0.9), (WEEKENDS, MOST, 0.97), (SUNDAYS, MOST, 0.97), (ALL_DIFFER, MOST, 0.97)],
 )
 def test_weekday_effects_hide_no_loss(effects: Sequence[float], periods: int, share: float) -> None:
-    """20 % of the value is lost, with 10,000 users a day.
+    """When 20 % of the value is lost, the forecast finds it despite weekdays that differ.
 
-    The loss is found after two weeks, or after four weeks if all weekdays differ.
+    With 10,000 users a day, two weeks of healthy days are enough, or four weeks if all weekdays differ.
     """
     rng, with_them, without = np.random.default_rng(1), [], []
     for _ in range(300):
@@ -164,7 +167,7 @@ def test_weekdays_that_hardly_differ_share_a_forecast() -> None:
     kept=st.lists(st.integers(0, 6), min_size=1, max_size=7, unique=True),
 )
 def test_any_weekdays_have_a_forecast_in_any_unit(seed: int, number: int, unit: float, kept: list[int]) -> None:
-    """A forecast exists for any weekdays. It scales with the unit, and is never more certain than its inputs."""
+    """The forecast scales with the unit of the values, and is never more certain than the values themselves."""
     rng = np.random.default_rng(seed)
     made = days(rng, number, ALL_DIFFER, 0.05, 0.02)
     made[:, 0] = rng.choice(kept, number)

@@ -1,6 +1,4 @@
-"""Tests of samples from a log: each touchpoint is equally likely, users are complete, and the same draw gives the same
-rows.
-"""
+"""Tests of samples from a log: all touchpoints are equally likely, users stay complete, and draws are repeatable."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""Users in many segments that differ only by chance, so that the segments that look best are not really better."""
+"""Users in many segments with equal gains. By chance, some segments look better on one channel than on the other."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Decisions:
 
 
 def doubted_log(users: int, seed: int, lift: float) -> Decisions:
-    """Returns decisions in which, in every segment, the second channel gains `lift` more than the first channel."""
+    """Returns decisions in which the second channel gains `lift` more than the first channel, in every segment."""
     random = np.random.default_rng(seed)
     user = np.repeat(np.array([f"{seed}-{i}" for i in range(users)], dtype=object), DECISIONS)
     segment = random.integers(SEGMENTS, size=len(user))
@@ -61,7 +61,9 @@ def means(of: Decisions, prior: float) -> np.ndarray:
 
 
 def best_looking(table: np.ndarray) -> np.ndarray:
-    """Returns the channel for each segment: the second channel where it looks best, otherwise the first."""
+    """Returns a channel per segment: the second one where it looks best compared with the first, and else the first
+    one.
+    """
     most = np.argsort(table[:, 0] - table[:, 1])[: int(MOVED * SEGMENTS)]
     return np.isin(np.arange(SEGMENTS), most).astype(int)
 

@@ -1,4 +1,4 @@
-"""Tests that a budget plan replays the windows as they were served, and that the parts of a plan add up."""
+"""Tests that a budget plan predicts with the windows that serving would have had, and that its parts add up."""
 
 import json
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ HOUR_US = 3_600_000_000
 def model(tired: float = 0.5) -> Any:
     """Returns a model whose predicted gain depends on the hour and the channel.
 
-    With each earlier exposure, the gain is multiplied by `tired`.
+    Each earlier exposure of the user multiplies the gain by `tired`.
     """
 
     def forecast(batch: WindowBatch) -> Forecast:

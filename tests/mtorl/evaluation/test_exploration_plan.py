@@ -1,4 +1,4 @@
-"""Tests that a plan's costs follow from the exploration rule, and that simulated logs have the planned information."""
+"""Tests that a plan has the costs of its exploration, and that simulated logs are as informative as planned."""
 
 from typing import get_args
 
@@ -81,7 +81,7 @@ def test_after_the_planned_decisions_a_difference_is_detected() -> None:
     rare = 1.0 - np.average(GAIN_BC, weights=GAIN_BC)  # variance of a click over its mean
     found = exploration_plan(SOFT, TARGET, FORECAST, 0.25, rare, lift=0.08, shares=(share,))
     option = next(option for option in found.options if option.scope == "both")
-    # The target is better by the planned lift, because the gains of its channels are scaled.
+    # Gains are scaled such that the target is better than the served policy by the planned lift.
     made_BC = (1 - share) * served.probs_BC * served.expose_BC + share / C
     exposing_BC = TARGET.probs_BC * TARGET.expose_BC
     kept_BC = min(
@@ -99,7 +99,7 @@ def test_after_the_planned_decisions_a_difference_is_detected() -> None:
         shown = channel < C
         channel = np.minimum(channel, C - 1)
         gain = (draw.random(rows) < GAIN_BC[at, channel]) * shown
-        # The doubly robust difference with a right model is the true difference plus noise, which comes only from the
+        # If the model is right, the doubly robust estimate of the difference is the true difference plus noise of the
         # gains.
         noise = weight_BC[at, channel] * (gain - GAIN_BC[at, channel] * shown) * shown
         error = noise.std() / np.sqrt(rows)

@@ -47,7 +47,7 @@ def found(difference: float, low: float, high: float, value: float = 1.0) -> dic
         ((0.03, 0.01, 0.05), "promote", "promote"),
         ((0.03, -0.0199, 0.08), "reject", "promote"),
         ((0.03, -0.0201, 0.08), "reject", "experiment"),
-        # The margin is a share of the value, and this value is smaller.
+        # The allowed loss is a share of the incumbent's value, which is smaller here.
         ((0.03, -0.0199, 0.08, 0.5), "reject", "experiment"),
         ((0.0, -0.001, 0.001), "reject", "reject"),
         ((-0.001, -0.01, 0.2), "reject", "reject"),

@@ -107,7 +107,7 @@ def test_calibration_error_does_not_depend_on_the_order_of_the_log():
 def test_an_interval_of_a_calibration_error_excludes_resampling_noise():
     """The predictions are calibrated, so the measured error is only noise.
 
-    The interval must not be shifted by resampling.
+    Resampling must not add noise to the interval.
     """
     found = [evaluate(*log(rows=1000, seed=seed), seed=seed)["reward_ece_ci"] for seed in range(20)]
     low, high = np.mean(found, axis=0)
@@ -157,7 +157,7 @@ def test_a_paired_difference_has_a_narrower_interval():
 
 
 def test_paired_intervals_cover_the_true_difference():
-    """One predictor prefers channel 0. The true difference is estimated from a large log."""
+    """One of the compared predictors is biased towards channel 0. The true difference is measured on a large log."""
 
     def difference(rows: int, seed: int, resamples: int) -> dict[str, object]:
         logits, reward, targets = log(rows, users=rows // 10, seed=seed)

@@ -79,7 +79,7 @@ def test_figures_are_json_and_compared_with_the_yardstick(made):
     assert value["not_evaluable"] is None  # the log contains propensities
     low, high = value["importance_weights"]["mean_weight_ci"]
     assert low < 1 < high
-    # The decision rule does not always expose, so it gains less than a policy that always exposes.
+    # The decision rule sometimes shows no ad, so it gains less than a policy that always shows one.
     assert found["value"]["model: decision rule"]["estimates"]["snips"]["value"] < value["estimates"]["snips"]["value"]
     assert found["spend"]["lightgbm"] == pytest.approx(found["spend"]["model"], rel=0.02), "each has its own price"
     worth = {name.partition(", always")[0]: one["estimates"]["dr"]["value"] for name, one in found["value"].items()}

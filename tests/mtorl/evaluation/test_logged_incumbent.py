@@ -98,9 +98,9 @@ def evaluated(made: tuple[Path, Path], folder: Path, *logs: pd.DataFrame) -> dic
 
 
 def true_values(challenger: Path, price: float) -> dict[str, float]:
-    """Returns the clicks per decision of the rule and of the challenger.
+    """Returns the clicks per decision of the rule, of the challenger and of their difference.
 
-    The challenger shows fewer ads than it could, so that both spend the same.
+    The challenger's clicks are scaled down to the spend of the rule if the challenger spends more.
     """
     model = artifact.load(challenger)
     logits, reward, cost = model.predict(WindowBatch.from_instances([window(0), window(1)], SPEC))

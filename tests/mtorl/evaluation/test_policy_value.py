@@ -129,8 +129,8 @@ def test_top_share_takes_the_highest_and_breaks_ties_by_its_seed():
 
 
 def test_a_policy_with_little_overlap_is_not_evaluable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The effective sample size is computed from the selected rows only."""
-    # By default, an effective sample of a tenth of the rows is enough.
+    """Policies are evaluable if the effective sample is large enough, counted only in the selected rows."""
+    # By default, a policy is evaluable if its effective sample has a tenth of the rows.
     assert value(policy=RARE)["not_evaluable"] is None
     monkeypatch.setattr(module, "MIN_ESS_SHARE", 0.27)
     found, selected = value(policy=RARE), value(policy=RARE, selected_B=lambda kind, _: kind == 1)

@@ -1,4 +1,4 @@
-"""Tests of the second opinion, a model that was trained on other users than the challenger and than it predicts for."""
+"""Tests of the second opinion, a model of test users with which the challenger's forecasts are compared."""
 
 from __future__ import annotations
 

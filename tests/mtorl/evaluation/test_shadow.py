@@ -15,15 +15,15 @@ from tests.messages import assert_says
 CHANNELS = ("search", "video")
 GAIN = np.array([[0.2, 0.5], [0.6, 0.1]])  # by kind of user and channel
 COST = np.array([0.3, 0.3])
-INCUMBENT = np.array([0, 0])  # It chooses search for all users.
-CHALLENGER = np.array([1, 0])  # It chooses the better channel for each kind of user.
+INCUMBENT = np.array([0, 0])  # The incumbent chooses search for all users.
+CHALLENGER = np.array([1, 0])  # The challenger chooses the better channel for each kind of user.
 
 
 def world(rows: int, explored: float, seed: int = 0, skipped: float = 0.0, **changes: Any) -> pd.DataFrame:
     """Returns decisions of a deterministic incumbent with a challenger in shadow.
 
-    A share `explored` of the incumbent's decisions draws a random channel and exposes it. In the other decisions, a
-    share `skipped` of the users is shown nothing. `changes` replace columns of the result.
+    In a share `explored` of the decisions, a random channel is shown. In the other decisions, a share `skipped` of the
+    users is shown nothing. `changes` replace columns of the result.
     """
     random = np.random.default_rng(seed)
     user_B = random.integers(rows // 2, size=rows)
@@ -72,10 +72,10 @@ def test_a_challenger_is_valued_at_the_incumbents_spend(forecasts: bool) -> None
     nothing = {f"challenger_{name}": [[np.nan] * 2] * 6000 for name in ("expected_rewards", "expected_costs")}
     found = report(world(6000, explored=0.2, skipped=0.3, **({} if forecasts else nothing)))
     value = found["value"]
-    # Gain per decision of the incumbent in decisions that do not explore.
+    # Gain per decision of the incumbent, in decisions that are not random
     own = 0.7 * 0.4
     incumbent = 0.8 * own + 0.2 * 0.35
-    # The challenger always exposes. Its value is that of the incumbent's number of exposures.
+    # The challenger would always show an ad. Its value is computed for as many ads as the incumbent shows.
     challenger = 0.55 * (0.8 * 0.7 + 0.2)
     assert value["incumbent"] == pytest.approx(incumbent, rel=0.08)
     assert value["challenger_ci"][0] < challenger < value["challenger_ci"][1]

@@ -99,7 +99,7 @@ def test_values_are_right_if_exposures_depend_on_the_draw(error: float | None) -
     drawn = (LOGGING * COST).sum(axis=1).mean() if error is not None else (exposed * COST).sum() / exposed.sum()
     exposing = CHALLENGER * allowed
     gain, cost = (exposing * GAIN).sum(axis=1).mean(), (exposing * COST).sum(axis=1).mean()
-    # Without a model, costs are known only for exposures that the log can contain.
+    # Without a model, the costs are known only of exposures that can occur in the log.
     true = gain * min(1.0, 0.5 * drawn / cost)
     runs = []
     for seed in range(60):
@@ -129,9 +129,9 @@ RARELY = np.array([[1.0, 1.0, 0.004], [0.004, 1.0, 1.0]])
 
 @pytest.mark.parametrize("errors", [(0.0, 0.0), (0.15, -0.15), (0.15, -0.05), (-0.05, 0.15), (0.1, 0.0)])
 def test_rare_exposures_are_left_to_forecasts(errors: tuple[float, float]) -> None:
-    """Forecasts replace rare exposures, which reduces the variance.
+    """Forecasts replace the gains of rare exposures, which would make the estimate noisy.
 
-    The interval covers a truth between both forecasts.
+    The two forecasts differ, and the interval must contain every truth between them.
     """
     everything = np.ones_like(EXPOSE)
     true = true_value(CHALLENGER, everything, 100.0) - true_value(INCUMBENT, RARELY > 0.5, 100.0)
@@ -160,10 +160,7 @@ def test_rare_exposures_are_left_to_forecasts(errors: tuple[float, float]) -> No
 
 
 def test_at_most_a_quarter_is_left_to_forecasts() -> None:
-    """More than a quarter of the value would come from forecasts.
-
-    In this case all rows are weighted, even noisy ones.
-    """
+    """Here, forecasts would be needed for more than a quarter of the value, so all rows are weighted instead."""
     kind, log = opportunities(300, 0, RARELY)
     rare = np.where(RARELY < 0.5, 0.8, 0.1)
     policies = on_log(rare, kind), on_log(INCUMBENT, kind, RARELY > 0.5)
@@ -174,7 +171,7 @@ def test_at_most_a_quarter_is_left_to_forecasts() -> None:
 @settings(max_examples=30)
 @given(st.floats(0.0, 4.0), st.floats(-1.0, 1.0), st.integers(0, 1000))
 def test_an_interval_is_valid_for_any_error_up_to_the_doubt(doubt: float, share: float, seed: int) -> None:
-    """The estimates are normally distributed with the bias `share * doubt`."""
+    """The tested estimates are normally distributed, with an error of `share * doubt` on average."""
     draws = np.append(0.0, np.random.default_rng(seed).normal(size=4000))
     estimates = np.random.default_rng(seed + 1).normal(doubt * share, 1.0, size=4000)
     for noise in (0.0, 1.0):

@@ -92,7 +92,7 @@ def test_invalid_shares_are_refused(shares: dict[str, float]) -> None:
 
 @pytest.fixture(scope="module")
 def clocks() -> NDArray[np.float64]:
-    """Returns a random time for each user and arm, at which a clock of the arm rings. The first clock decides."""
+    """Returns random times, one for each user and arm. A user is assigned to the arm with the earliest time."""
     points = [[uniform(*KEY, arm, f"u{i}") for i in range(UNITS)] for arm in ARMS]
     return -np.log1p(-np.array(points)).T
 
@@ -124,7 +124,7 @@ def test_shares_are_exact(clocks: NDArray[np.float64], shares: tuple[float, ...]
 @pytest.mark.parametrize(
     ("before", "after", "minimal"),
     [
-        # With adjacent ranges of [0, 1), 21 % of the users would move instead of 10 %.
+        # 10 % of the users must move. If arms were ranges of [0, 1), 21 % would move.
         ((0.5, 0.25, 0.25), (0.4, 0.3, 0.3), True),
         ((0.95, 0.025, 0.025), (0.5, 0.25, 0.25), True),  # a larger stage
         ((0.95, 0.03, 0.02), (0.95, 0.03, 0.02), True),

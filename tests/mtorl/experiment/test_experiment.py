@@ -44,9 +44,9 @@ def make(**changes: Any) -> Experiment:
 
 
 def test_faults_name_fields_and_not_internals_of_the_library() -> None:
-    """Without `amount`, the default of `pacing` cannot be computed either.
+    """A missing amount also prevents the computation of a default.
 
-    The user must see only the missing amount.
+    The user must only see that the amount is missing.
     """
     with pytest.raises(ExperimentError) as refused:
         make(budgets=[{"campaign": "*", "channel": "*"}], alpha=7)
@@ -157,7 +157,7 @@ def test_two_layers_are_independent_even_with_one_salt(part: list[float]) -> Non
 
 
 def test_successive_experiments_are_independent_even_with_one_salt() -> None:
-    """The second experiment must not get the same groups of users, whom the first treated differently."""
+    """Otherwise, the second experiment would get the groups of users that the first experiment treated differently."""
     assert independent(arms_and_places(make(name="one")), arms_and_places(make(name="other")))
 
 

@@ -55,7 +55,7 @@ def test_an_override_applies_in_any_part_of_the_layer() -> None:
 
 
 def test_experiments_for_different_campaigns_are_independent() -> None:
-    """The assignments do not depend on each other: half of each arm's users are in each arm of the other experiment."""
+    """Each arm of one experiment has half of its users in each arm of the other experiment."""
     shoes = make("shoes", campaigns=["shoes"], budgets=[budget("shoes")], stage="50%")
     hats = make(
         "hats", campaigns=["hats", "caps"], budgets=[budget("hats"), budget("caps")], layer="other", stage="50%"

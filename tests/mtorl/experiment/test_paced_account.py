@@ -1,6 +1,4 @@
-"""Tests of small budget accounts: they are spent completely on average, and start with the price of the largest
-account.
-"""
+"""Tests that small budget accounts are used up on average, and get their first price from the largest account."""
 
 import random
 from dataclasses import replace

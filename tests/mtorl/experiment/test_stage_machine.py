@@ -149,7 +149,7 @@ def test_an_experiment_without_a_verdict_stops_at_its_planned_end() -> None:
 
 
 def test_a_stage_outside_the_ramp_waits_for_a_person() -> None:
-    # A person may have moved the experiment to this stage, so the ramp must not advance it.
+    # If a person has moved the experiment to a stage that is not in the ramp, the ramp must not move it on.
     state = State(phase="25%", since=0.0)
     held(consider(made(), state, WELL, 1e9), messages.STAGE_NOT_IN_RAMP, stage="25%")
     assert moved(consider(made(), state, evidence(breached=HARM), 0.0)).to == "rolled back"

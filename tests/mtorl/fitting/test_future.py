@@ -1,4 +1,4 @@
-"""Tests of the future value, which is learned from a network's predictions of the gain after the next touchpoint."""
+"""Tests of the value of an exposure for later ones, which is learned from the network's own predictions."""
 
 from types import SimpleNamespace
 

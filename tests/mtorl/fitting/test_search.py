@@ -57,7 +57,7 @@ def test_no_test_user_is_read(windows: str, tmp_path: Path) -> None:
     assert without_times(same) == without_times(clean)
     one, other = ((tmp_path / name / search_module.SETTINGS_FILE).read_text() for name in ("same", "clean"))
     assert one == other
-    # Check that the test can fail: wrong values in these splits change the result.
+    # Check that the comparison above could fail: wrong values of these users change the result.
     for split in ("val", "train"):
         other = search(written(tmp_path / split, poisoned(split)), str(tmp_path / f"other-{split}"), SHORT)
         assert [one.loss for one in other.trials] != [one.loss for one in clean.trials]

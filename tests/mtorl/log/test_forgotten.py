@@ -1,4 +1,4 @@
-"""Tests that a list of forgotten users applies to its folder and all folders below, and leaves out their records."""
+"""Tests that a list of forgotten users hides the records of these users in its folder and in all folders below."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

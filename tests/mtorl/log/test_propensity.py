@@ -13,7 +13,10 @@ SPEC = DatasetSpec.load("simulator")  # search, social, display, video
 
 
 def log(users: int = 600, steps: int = 10, stay: float = 0.0, seed: int = 0) -> pd.DataFrame:
-    """Returns a log in which each channel repeats the previous one with probability `stay`, and is random otherwise."""
+    """Returns a log with random channels.
+
+    With probability `stay`, a touchpoint repeats the previous channel of its user.
+    """
     random = np.random.default_rng(seed)
     channel = random.choice(4, size=(users, steps), p=[0.5, 0.3, 0.15, 0.05])
     for t in range(1, steps):

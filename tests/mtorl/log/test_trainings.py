@@ -1,6 +1,4 @@
-"""Tests of the records of trainings, with which a training finds out if the log has lost rows since the previous
-training.
-"""
+"""Tests of the records of trainings, from which the next training detects that the log has lost rows."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

@@ -21,9 +21,11 @@ from mtorl.network.training import TrainConfig, TrainResult, train
 from mtorl.window.loader import Batch, TrainingWindows
 
 T, C = 6, 3
-OUTCOMES = 0  # A token has no outcome of the previous touchpoint except its reward.
-D = C + 2 + 2  # A token has the previous channel or "start", the previous reward, and two context columns.
-COST = np.array([0.2, 0.5, 1.0])  # mean cost of each channel
+# Number of outcome columns in a token. Of the previous touchpoint's outcomes, a token has only the reward.
+OUTCOMES = 0
+# A token has the previous channel or "start", the previous reward, and two context columns.
+D = C + 2 + 2
+COST = np.array([0.2, 0.5, 1.0])  # mean cost by channel
 LOGGED = [0.2, 0.3, 0.5]  # probability of each channel in the log
 TINY = TrainConfig(epochs=2, batch_size=64, hidden=8, heads=2, device="cpu")
 SMALL = TrainConfig(epochs=6, batch_size=64, lr=0.01, hidden=16, device="cpu")
@@ -56,7 +58,9 @@ class EncodedArrays(Dataset[Batch]):
 
 
 def journeys(windows: int, seed: int):
-    """Returns journeys in which the gain depends on the channel and the context: channel c gains most in context c."""
+    """Returns journeys in which the best channel depends on the context: channel 0 in context 0, channel 1 in context
+    1.
+    """
     random = np.random.default_rng(seed)
     length = random.integers(1, T + 1, size=windows)
     real = np.arange(T) < length[:, None]
@@ -84,7 +88,7 @@ def part(windows: int, seed: int) -> EncodedArrays:
 
 
 def whole_part(windows: int, seed: int) -> EncodedArrays:
-    """Returns windows with exactly T steps, so that the mean loss of a batch is the mean over its two halves."""
+    """Returns windows that all have T steps. The mean loss of a batch is then the mean of the losses of its halves."""
     x, targets, length, _ = journeys(3 * T * windows, seed)
     whole = np.flatnonzero(length == T)[:windows]
     return EncodedArrays(x[whole], {name: values[whole] for name, values in targets.items()})

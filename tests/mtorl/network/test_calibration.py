@@ -1,4 +1,4 @@
-"""Tests that calibration removes distortions, and shrinks differences between users that new users do not confirm."""
+"""Tests that calibration removes systematic errors, and shrinks differences that new users do not show."""
 
 import numpy as np
 import pytest

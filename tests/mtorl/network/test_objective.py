@@ -57,7 +57,10 @@ def test_a_step_without_a_target_is_visible_but_not_learned(model):
 
 
 def test_the_action_head_learns_nothing_from_own_decisions(model):
-    """The policy's own decisions are already tilted to better channels. Imitating them would apply the tilt twice."""
+    """The policy's own decisions already prefer better channels.
+
+    If the network imitated them, it would prefer these channels twice.
+    """
     x, targets, _, _ = journeys(50, 3)
     real = targets["channel_BT"] >= 0
     own = real & (np.arange(50)[:, None] % 2 == 0)

@@ -1,4 +1,4 @@
-"""Tests that the recorded probabilities are those with which the policy and its exploration choose together."""
+"""Tests that the recorded probabilities are those of the whole choice, by the policy and by random exploration."""
 
 import math
 from collections import Counter

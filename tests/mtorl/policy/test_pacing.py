@@ -15,26 +15,27 @@ from mtorl.policy.pacing import HORIZON, Plan, Schedule, State
 from mtorl.policy.price import policy_price
 
 SEEDS = (1, 2, 3)
-# Half of the users come each day unless a shock changes the traffic.
+# On each day, half of the users come, unless a shock changes the traffic.
 DAYS, USERS = 3, 4000
-# Expected cost of an exposure on each channel, and the largest cost as a multiple of it.
+# Expected cost of an ad on each channel. A real cost is at most CAP times the expected cost.
 COST_C, CAP = np.array([0.05, 0.1, 0.2, 0.4]), 3.0
-EVERY = 0.1  # Hours between updates; the campaign has 720 updates.
-BURN_IN = 6.0  # Hours at the start in which gaps are not limited.
-# Largest gap between spend and schedule after the burn-in, as a share of the budget.
+EVERY = 0.1  # hours between two updates, which makes 720 updates
+BURN_IN = 6.0  # hours after the start, in which the gap may have any size
+# Largest allowed gap between spend and schedule after these hours, as a share of the budget.
 TOLERANCE = 0.02
 
 Shock = Callable[[np.ndarray], np.ndarray]
 
 
 class Traffic(NamedTuple):
-    """The opportunities of three days in order of time, and a plan computed from the log before them."""
+    """The opportunities of three days in order of time, and a plan that was computed from an earlier log."""
 
     plan: Plan
     price: float  # the initial price
     policy: PolicyParams
     hour_B: np.ndarray
-    rank_B: np.ndarray  # A random number of the user from 0 to 1. The user comes if it is below half of the traffic.
+    # A random number from 0 to 1 for the user, who comes if it is below half of the traffic.
+    rank_B: np.ndarray
     click_BC: np.ndarray  # click probabilities
     cost_BC: np.ndarray  # realised costs
     u_B: np.ndarray
@@ -82,7 +83,10 @@ SHOCKS: dict[str, tuple[Shock, Shock]] = {  # of traffic and of cost
 
 
 def gaps(market: Traffic, shock: str, wrong: float = 1.0, heard: float = 1.0) -> tuple[np.ndarray, float]:
-    """Runs a campaign; returns the gap at each update, (spend - schedule) / budget, and the final share of spend."""
+    """Simulates a campaign; returns its gap at each update and the share of the budget that it spent.
+
+    A gap is (spend - schedule) / budget.
+    """
     plan = market.plan
     traffic, dearer = SHOCKS[shock]
     comes_B = market.rank_B < 0.5 * traffic(market.hour_B)
@@ -121,7 +125,7 @@ def gaps(market: Traffic, shock: str, wrong: float = 1.0, heard: float = 1.0) ->
         *((shock, {}) for shock in SHOCKS),
         # Half of the updates are lost.
         *((shock, {"heard": 0.5}) for shock in ("none", "traffic x2", "cost x1.5")),
-        # The first price is wrong by this factor.
+        # The first price is a third of the right price, or three times the right price.
         *(("cost x1.5", {"wrong": wrong}) for wrong in (1 / 3, 3)),
     ],
 )

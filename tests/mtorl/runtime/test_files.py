@@ -61,7 +61,7 @@ def test_old_leftovers_of_a_process_are_removed(tmp_path: Path, there: bool, mon
     for file in (left / "part", kept, other, *[path] * there):
         file.write_text("some")
     for old in (left, kept, other):
-        # Make the files look old, like copies that keep the time of their original.
+        # Give the files an old time, as a copy has that keeps the time of its original.
         os.utime(old, (0, 0))
     with replacing(path) as unfinished:
         unfinished.write_text("new")
@@ -99,7 +99,7 @@ def test_a_folder_created_by_another_process_is_replaced(tmp_path: Path, monkeyp
 
     def slow_rename(source: Path, target: Path) -> None:
         renamed.append(source)
-        if len(renamed) == 2:  # the old folder is moved away, and the new one is not in place yet
+        if len(renamed) == 2:  # the old folder was renamed, and the new folder is not in its place yet
             (path / "another's").mkdir(parents=True)
         rename(source, target)
 

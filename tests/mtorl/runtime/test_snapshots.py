@@ -1,4 +1,4 @@
-"""Tests of snapshots: an artifact points to one, equal contents share one, and those in use are not deleted."""
+"""Tests of snapshots: equal contents share a snapshot, an artifact refers to one, and snapshots in use are kept."""
 
 import json
 import os

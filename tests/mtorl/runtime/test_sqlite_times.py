@@ -4,9 +4,9 @@ from pathlib import Path
 
 
 def test_a_library_reads_its_own_times(tmp_path: Path) -> None:
-    """Runs in a subprocess, which imports a fake IPython afterwards.
+    """Another library, such as IPython, may register its own converter for SQLite times.
 
-    IPython also registers a converter for SQLite times.
+    The code runs in a subprocess, so that the converter of a fake IPython stays there.
     """
     package = tmp_path / "IPython" / "core"
     package.mkdir(parents=True)

@@ -25,7 +25,7 @@ def rounds() -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def test_the_forecast_is_calibrated(rounds: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    """If the forecast has the right prior, the true mean of all cases with equal forecasts is that forecast."""
+    """Among all cases with equal forecasts, the mean of the true probabilities must be the forecast."""
     for forecast, true in rounds:
         order = np.argsort(forecast, axis=None)
         for tenth in np.array_split(order, 10):

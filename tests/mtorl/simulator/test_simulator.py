@@ -100,7 +100,7 @@ def test_importance_weights_recover_the_value_of_a_fixed_policy(simulator, log, 
     weighted = log["click"] * (log["channel"] == chosen) / log["propensity"]
     by_user = (weighted - true_rate).groupby(log["user_id"]).sum()
     error = np.sqrt((by_user**2).sum()) / len(log)
-    # With five policies, one of 200 seeds would fail by chance.
+    # This bound is wide: for five policies, only one of 200 seeds would fail by chance.
     assert abs(weighted.mean() - true_rate) < 3.3 * error
     assert error < 0.1 * true_rate
 
@@ -125,7 +125,7 @@ def test_a_choice_affects_only_its_user_and_later_rounds(simulator):
     one, two = (simulator.online(USERS, 4, 5) for _ in range(2))
     for turn in range(4):
         first = [one.step(user, turn, "search") for user in USERS]
-        # The second time, users come in reverse order, and the first user gets a different ad in round 1.
+        # In the second simulation, users come in reverse order, and the first user gets a different ad in round 1.
         second = {u: two.step(u, turn, "video" if (u, turn) == (USERS[0], 1) else "search") for u in USERS[::-1]}
         changed = [u for u, outcome in zip(USERS, first, strict=True) if second[u] != outcome]
         assert set(changed) <= ({USERS[0]} if turn else set())

@@ -49,7 +49,7 @@ touchpoint = st.fixed_dictionaries(
         # The time since the previous touchpoint, and the delay of the record. Some are within 1 us of the journey gap.
         "pause": st.sampled_from([1, HOUR, 2 * HOUR, GAP - 1, GAP, GAP + 1, 3 * GAP]),
         "late": st.sampled_from([None, None, 0, 1, HOUR, 2 * HOUR, 3 * HOUR, GAP, GAP + HOUR, 9 * GAP]),
-        # The time until an outcome is known. If it is None, the log does not have that time.
+        # The time from a touchpoint until its outcome is known. None means that the log does not record this time.
         "conversion_after": st.sampled_from([None, 0, 1, HOUR - 1, HOUR, HOUR + 1, GAP, 9 * GAP]),
         "revenue_after": st.sampled_from([None, 0, 2 * HOUR, 9 * GAP]),
     }
@@ -92,8 +92,9 @@ def offline(rows: list[Row], targets: bool = False, spec: DatasetSpec = SPEC) ->
 
 
 def stored(rows: list[Row], now: Row, spec: DatasetSpec = SPEC) -> dict[str, list[Any]]:
-    """Returns the history that a feature store has for a user at the time of a touchpoint, with the store's kinds of
-    null.
+    """Returns the history that a feature store has for a user just before a touchpoint.
+
+    Null values look as in the store.
     """
     known = [row for row in rows if row["user_id"] == now["user_id"] and row["known"] < now["timestamp"]]
     null = {"hour": float("nan"), "device": "", **dict.fromkeys(spec.outcome_times.values(), float("nan"))}

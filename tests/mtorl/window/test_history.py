@@ -99,7 +99,7 @@ def test_later_events_and_later_knowledge_change_no_input(features, seen, data):
 @settings(max_examples=150)
 @given(st.lists(journey, min_size=1, max_size=2))
 def test_a_token_has_a_target_if_it_shows_what_its_decision_knew(journeys):
-    """A token has a valid target if the window shows the same history before it as the touchpoint's own window."""
+    """A token counts in training only if the window shows the same past before it as its own decision had."""
     rows = log_of(journeys)
     batch = offline(rows, targets=True)
     tokens = history.Timeline.of(steps_of(rows)).tokens(np.arange(len(rows)), SPEC.window, GAP)
@@ -163,7 +163,7 @@ def test_a_token_is_equal_in_every_window(journeys):
     last_B = np.cumsum(batch.length_B) - 1
     inside = batch.targets.valid_N & (batch.prev_channel_N < len(TIMED.channels))
     for name in TIMED.timed:
-        # This is the value in the touchpoint's own window, which a server sees.
+        # Value in the own window of each touchpoint, as a server sees it
         own_B = batch.prev_outcomes[name][last_B]
         assert batch.prev_outcomes[name][inside].tolist() == own_B[batch.targets.touchpoint_N[inside]].tolist()
 
@@ -175,7 +175,7 @@ def test_outcomes_known_later_change_no_input(features, seen, data):
     rows = log_of([(features, seen)])
     changed = [dict(row) for row in rows]
     for i, row in enumerate(changed):
-        # A touchpoint is the previous one of every later decision until another touchpoint is recorded.
+        # Outcomes of a touchpoint may be seen by all decisions until the next touchpoint is recorded.
         next_at = max((other["timestamp"] for other in rows[i + 1 :]), default=None)
         for name in TIMED.timed:
             known = row[f"{name}_time"]
@@ -194,7 +194,7 @@ def test_a_conversion_is_seen_from_the_first_decision_after_it_is_known():
         first = touchpoints(1, **bought, conversion_after=after)
         rows = log_of([(JOURNEY[0], [*first, *touchpoints(2)])])
         batch = offline(rows, targets=True, spec=TIMED)
-        # Windows of later decisions also lack the conversion at this token, as in training.
+        # In the windows of later decisions, the late conversion stays unseen at this token.
         conversions = [batch.prev_outcomes["conversion"][batch.row_N == i].tolist() for i in (1, 2)]
         assert conversions == [[0.0, seen], [0.0, seen, 0.0]]
         assert batch.prev_outcomes["revenue"][batch.row_N == 1].tolist() == [0.0, 5.0]

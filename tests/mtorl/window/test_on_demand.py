@@ -1,4 +1,4 @@
-"""Tests that windows built on demand equal windows built all at once, and that a bound selects whole users."""
+"""Tests that windows built on demand equal windows built all at once, and that a limit on rows keeps users complete."""
 
 import json
 from dataclasses import fields

@@ -1,4 +1,4 @@
-"""Tests that files of a windows folder are verified, and that every touchpoint is a target exactly once."""
+"""Tests that the files of a windows folder are verified, and that each touchpoint is used exactly once as a target."""
 
 import hashlib
 import json

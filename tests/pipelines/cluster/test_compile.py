@@ -217,7 +217,7 @@ def test_the_verdict_sees_the_running_experiment_and_the_monitor_keeps_its_state
     defaults = spec_of(compiled[MONITOR])["root"]["inputDefinitions"]["parameters"]
     assert defaults["experiment"]["defaultValue"] == mounted["mountPath"]
     assert defaults["state"]["defaultValue"] == "/mnt/mtorl/monitor", "the monitor's state must be the hourly job's"
-    # On a laptop, the volume is deleted with the run, so the monitor could not compare with earlier checks.
+    # On a laptop, the volume is deleted after the run, so a monitor would have no earlier checks to compare with.
     assert "monitor" not in monitoring.build(LAPTOP).pipeline_spec.root.dag.tasks
 
 

@@ -1,6 +1,6 @@
-"""A Kubernetes API in memory, for one namespace.
+"""An in-memory Kubernetes API for one namespace.
 
-It has versions and conflicts, and can simulate a crash at any request.
+It versions objects, reports conflicts, and can simulate a crash of its client at any request.
 """
 
 import json
@@ -21,14 +21,14 @@ class Killed(BaseException):
 
 
 class FakeCluster(ClusterApi):
-    """An API server that answers requests for single objects.
+    """An in-memory API server that answers requests for single objects.
 
     Attributes:
-        kept: Objects by kind and name. `objects` are the experiments, `services` the InferenceServices, `deployments`
-            the Deployments of the InferenceServices, which `roll_out` brings up to date.
+        kept: Objects by kind and name. `objects` are the experiments, `services` the InferenceServices, and
+            `deployments` the Deployments of the InferenceServices. `roll_out` brings a Deployment up to date.
         told: Each version that an InferenceService was set to serve, in order.
-        server_fault: Error raised by a change of an InferenceService, or None.
-        away: Whether no request gets an answer.
+        server_fault: Error raised when an InferenceService is changed, or None.
+        away: Whether the server gives no answers.
         said: Events, as reason and message.
         requests: Number of requests so far.
         dies_before: Number of the request before which the process dies, or None.

@@ -236,7 +236,7 @@ def _try(folder: ExperimentFolder, name: str, now: float) -> None:
 
 
 def _kill_at(patch: pytest.MonkeyPatch, number: int) -> None:
-    """Simulate a crash at the given write, either before it, or after it within the next line of the history."""
+    """Simulate a crash before the given write, or after it while the next line of the history is being written."""
     left = [number]
 
     def dying(write: Callable[..., None]) -> Callable[..., None]:
@@ -267,7 +267,7 @@ def test_concurrent_commands_take_turns(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(4) as controllers:
         list(controllers.map(use_the_switch, range(4)))
-    # Reading the events would fail if their numbers had a gap.
+    # `events` would raise an error if the numbers of the events had a gap.
     kinds = [event.kind for event in folder.events()[1:]]
     assert len(kinds) > 1 and all(one != other for one, other in pairwise(kinds)), "used twice in the same direction"
     assert serving(folder).enabled == (kinds[-1] == "resume")

@@ -196,7 +196,8 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (
             advance,
             {"Settled": "WaitsForDigest", "says": "0ld"},
-            # The digest does not fit the new version, so users would get the default action. The version is not set.
+            # The experiment names the digest of the old model. If the version were set, users would get the default
+            # action.
         ),
         (patched("other", arms=UNPINNED), {"version": WON}),
     ],
@@ -276,7 +277,10 @@ def test_a_promotion_over_an_external_incumbent_stays_at_the_challengers_server(
 
 @pytest.mark.parametrize("seed", range(60))
 def test_a_crash_at_any_request_neither_repeats_nor_loses_a_hand_over(seed: int) -> None:
-    """After a promotion, an optional rollback and random crashes, each server has the version of the history."""
+    """The test promotes the challenger, may roll back, and crashes the operator at random requests.
+
+    At the end, each server must have the version that the history says.
+    """
     rng = random.Random(seed)
     scene = Scene(arms=ARMS)
     scene.cluster.add_service("mtorl-incumbent", FIRST)
@@ -298,7 +302,7 @@ def test_a_crash_at_any_request_neither_repeats_nor_loses_a_hand_over(seed: int)
             except Killed:
                 scene.restart()
             scene.cluster.dies_before = scene.cluster.dies_after = None
-        # The operator crashed each time before it read the request.
+        # If the operator crashed each time before it read the user's request, it must read the request now.
         if scene.status["phase"] != to:
             scene.operator.changed(NAME)
     for _ in range(3):
@@ -311,7 +315,7 @@ def test_a_crash_at_any_request_neither_repeats_nor_loses_a_hand_over(seed: int)
     assert scene.cluster.version_of("mtorl-incumbent") == (FIRST if rolled_back else WON)
     changes = [version for number, version in enumerate(told) if told[number - 1 : number] != [version]]
     assert changes == ([] if not told else [WON, FIRST] if rolled_back else [WON])
-    # If the rollback came first, no version was ever set.
+    # If the rollback came before the hand-over, no version was ever set.
     if told:
         assert settled(scene) == (("True", "RolledBack") if rolled_back else ("True", "HandedOver"))
     assert sum(event.kind == "handed over" for event in events) <= 1

@@ -52,7 +52,7 @@ class Laptop:
         self.do("50%")
 
     def served(self, run: Path) -> None:
-        """Writes the settings that `mtorl serve` writes when it starts."""
+        """Writes the router settings for a run, as `mtorl serve` does when it starts."""
         self.folder.state.mkdir(exist_ok=True)
         settings = {"dataset": str(run / "artifacts" / "challenger" / "dataset.yaml"), "experiment": ""}
         (self.folder.state / "router.yaml").write_text(yaml.safe_dump(settings))
@@ -163,9 +163,9 @@ def test_a_promotion_over_a_policy_gets_an_incumbent_server(tmp_path: Path, poli
 @pytest.mark.parametrize("policy", NEEDS_NO_SERVER, ids=["baseline", "rows"])
 @pytest.mark.parametrize("edited", ["before the next start", "as it is said before it", "after it"])
 def test_the_next_challenger_follows_on_one_promoted_over_a_policy(tmp_path: Path, policy: Any, edited: str) -> None:
-    """When the user edits the salt, the error message contains the line to write.
+    """When the user edits the salt, the error message shows the line to add.
 
-    With that line, `mtorl serve` starts.
+    With this line, the experiment is accepted.
     """
     laptop = without_server(tmp_path, policy)
     laptop.do("promoted")

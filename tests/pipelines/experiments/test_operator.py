@@ -204,7 +204,7 @@ def broken_key(scene: Scene) -> None:
 
 
 def check(scene: Scene, expected: dict[str, Any]) -> None:
-    """Assert that the experiment has the expected state. A key such as "Settled" is a condition with its expected
+    """Assert that the experiment has the expected state. A key such as "Settled" is a condition, and its value the
     reason.
 
     Other keys: `says` is a part of the condition's message, and `events` are the kinds or targets of all events. `on`
@@ -367,7 +367,7 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (reply("clicks are back"), {"enabled": True, "last": "resume"}),
         (heard(), {"InForce": "EveryRouter"}),
         (by_hand("enabled: true", "enabled: false"), {"enabled": False}),
-        # The reply refers to an earlier message, so it does not switch on the experiment.
+        # This reply answers an earlier message, so it must not switch the experiment on.
         (reply("clicks are back"), {"enabled": False}),
         (patch(enabled=False), {"enabled": False}),
         (patch(enabled=True), {"enabled": True}),
@@ -520,12 +520,12 @@ def test_a_kill_records_the_reason_given_in_the_same_patch(scene: Scene) -> None
     for enabled, reason, expected in (
         (False, None, off),
         (True, " mended\n", "mended"),
-        # The reason for the resume must not be used for this kill.
+        # The reason that was given for the resume does not apply to this kill.
         (False, None, off),
         (True, None, on),
         (False, "clicks are gone", "clicks are gone"),
         (True, None, on),
-        # The old reason is still in the object, but must not be used again.
+        # The object still contains the earlier reason, which does not apply to this kill.
         (False, None, off),
         (True, "x" * 5_000, "x" * 1_000),
         (False, "  ", off),
@@ -556,7 +556,7 @@ def test_a_resumed_stage_restarts_and_skipped_stages_are_named(scene: Scene) -> 
 
 
 def replied(scene: Scene, **annotations: str) -> None:
-    """Return to the active state in the way that the condition's message describes, with annotations on the object."""
+    """Switch the experiment on again, with annotations that give the reason, as the condition's message asks."""
     scene.cluster.objects[NAME]["metadata"]["annotations"] = annotations
     scene.cluster.patch(NAME, enabled=True)
     scene.operator.watch()
@@ -625,10 +625,7 @@ def test_an_event_is_reported_even_if_it_takes_effect_later(scene: Scene, monkey
 
 @pytest.mark.parametrize("enabled", ["true", "false"])
 def test_a_key_without_an_object_is_removed(scene: Scene, enabled: str) -> None:
-    """A key in the ConfigMap counts only if its object exists.
-
-    A copied key neither serves nor switches off anything.
-    """
+    """A copy of an experiment under another key of the ConfigMap must neither be served nor switch anything off."""
     begin(scene)
     data = scene.cluster.config_map["data"]
     data["a-copy.yaml"] = data[f"{NAME}.yaml"].replace("enabled: true", f"enabled: {enabled}")
@@ -707,7 +704,9 @@ def test_a_hundred_crashes_cause_no_repeated_or_illegal_move(seed: int) -> None:
 
 
 def test_a_restored_salt_has_its_own_figures(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a promotion is undone, the first salt is active again. The figures of the second salt must not be shown."""
+    """After a promotion is undone, the first salt is active again, so its own figures must be shown, not the second
+    salt's.
+    """
 
     def read(experiment: Experiment, since: float, now: float) -> Findings:
         users = {"a": 500, "b": 3}[experiment.salt]
@@ -754,8 +753,9 @@ def test_the_kill_switch_needs_no_history(scene: Scene, monkeypatch: pytest.Monk
 
 
 def test_the_kill_switch_needs_no_readable_spec(scene: Scene) -> None:
-    """Another key of the ConfigMap switches the experiment off, even if the spec is invalid and the budget table
-    missing.
+    """The spec is invalid, and its budget table is missing.
+
+    A separate key of the ConfigMap switches the experiment off.
     """
     begin(scene)
     edit(scene, "enabled: true", "enabled: true\nbudget_table: gone.csv")
@@ -795,7 +795,7 @@ def test_a_corrupted_config_map_is_repaired(scene: Scene, content: str | None) -
 
 
 def test_a_breach_counts_though_the_object_changes_while_the_log_is_read(scene: Scene) -> None:
-    """Reading a log takes minutes. Meanwhile, the polls of the routers change a condition in the same object."""
+    """Reading a log takes minutes. Meanwhile, polls of the routers may change the status of the same object."""
     begin(scene)
     looks = 0
 

@@ -23,7 +23,7 @@ from tests.pipelines.experiments.fake_cluster import FakeCluster
 
 SPRING = Experiment.from_dict(experiment("http://127.0.0.1:9", name="spring"))
 get = partial(httpx.get, timeout=120)
-# More readers than a process has threads by default.
+# Concurrent readers, more than a process has threads by default
 READERS = 40
 
 

@@ -1,4 +1,4 @@
-"""Test that at the start of a replay, the online store has the values that training read for the same touchpoints."""
+"""Test that the online store has the same values at the start of a replay that training read from the log."""
 
 from pathlib import Path
 

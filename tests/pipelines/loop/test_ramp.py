@@ -61,7 +61,7 @@ def said(token: str, reason: str = "as it is", **arm: Any) -> Evidence:
 
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Evidence]]:
-    """Yield a list. Each read of the log returns and removes the first evidence in it."""
+    """Yield a list for evidence. Each read of the log returns the first entry and removes it."""
     found: list[Evidence] = []
     monkeypatch.setattr(ramp, "findings_or_error", lambda *_: Findings(evidence=found.pop(0)))
     yield found

@@ -27,9 +27,9 @@ class Router:
     events: list[tuple[str, Any]] = field(default_factory=list)
     url: str = ""
     reports: int = 0
-    # Number of exposures to wait for before the first report. The first two reports then fail.
+    # The first report waits until this number of ads was shown. The first two reports then fail.
     shown_before_the_first: int = 0
-    busy: int = 0  # number of decisions that are refused at first
+    busy: int = 0  # number of decisions that are refused at the beginning
     retry_after: int = 0
     busy_with_outcomes: bool = False
 

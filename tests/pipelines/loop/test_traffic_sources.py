@@ -1,4 +1,4 @@
-"""Tests that a replay counts and weights the decisions that match the log, with the right history at each one."""
+"""Tests that a replay counts only decisions that match the log, weights them, and gives them the right history."""
 
 from dataclasses import asdict
 
@@ -42,7 +42,7 @@ def log() -> pd.DataFrame:
 
 @pytest.fixture
 def traffic(log: pd.DataFrame) -> ReplayedTraffic:
-    """Return the replayed journeys of two users. They are complete, because nine rounds were requested."""
+    """Return a replay of the journeys of two users, with nine rounds, which are enough for all of their touchpoints."""
     traffic, before = ReplayedTraffic.from_log(log, log["propensity"], ["u1", "u3"], 9, SPEC, seed=0)
     assert traffic.opportunities == {"u1": 4, "u3": 4} and before["user_id"].unique().tolist() == ["u2"]
     return traffic
@@ -109,9 +109,9 @@ def test_every_touchpoint_of_a_journey_is_equally_likely(length: int, share: flo
 @pytest.mark.parametrize(
     ("expose", "channel", "weight", "outcomes"),
     [
-        # A match is weighted by 1 / propensity.
+        # A decision that matches the log is weighted by 1 / propensity.
         (True, "b", 4.0, {"cost": 0.5, "click": 1.0}),
-        # A mismatch does not count, and its reservation is released.
+        # A decision that does not match the log does not count, and its reservation is cancelled.
         (True, "a", 0.0, {"cancel": 0.0}),
         (False, "a", 1.0, {}),
     ],

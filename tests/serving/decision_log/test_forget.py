@@ -1,7 +1,7 @@
 """Tests of removing a user from the decision log of a router.
 
-An unused spool is rewritten without the user's records. A spool that a router uses stays, but its uploads leave the
-user out.
+If no router uses the spool, the spool is rewritten without the user's records. Otherwise the spool stays as it is, but
+the router does not upload the user's records.
 """
 
 from collections.abc import Iterator
@@ -132,9 +132,9 @@ def test_a_router_keeps_its_spool_and_its_uploads_omit_the_user(spool: Spool, tm
 def test_a_user_forgotten_during_an_upload_is_not_in_the_lake(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A removal first writes its note and then searches for files.
+    """The removal marks the user as forgotten, and then searches the lake.
 
-    The upload may not have written its files by then.
+    The upload may write its files only later.
     """
     fill(spool)
     known = Lake.forgotten

@@ -103,7 +103,7 @@ def test_a_batch_that_is_delivered_again_replaces_its_file(spool: Spool, lake: L
     (spool.folder / SHIPPED).unlink()
     upload(spool, lake)
     assert lake.arrived("decision") == files
-    # Restore the old position, as if the process had died before it noted the new one.
+    # Restore the old position, as if the process had died after the upload and before it stored the new position.
     fill(spool, 3, first=10)
     (spool.folder / SHIPPED).write_bytes(noted)
     upload(spool, lake)

@@ -172,7 +172,7 @@ _STEPS = st.lists(
 def test_any_order_of_events_delivers_all_at_least_once_and_in_order(
     steps: list[tuple[Any, ...]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """It crashes before or after deliveries, positions are damaged, and shipped records are deleted at once."""
+    """The shipper crashes before or after deliveries, its position is damaged, or shipped records are deleted."""
     folder = tmp_path_factory.mktemp("spool")
     written: dict[Kind, list[str]] = {kind: [] for kind in KINDS}
     sink = MemorySink(largest=3)

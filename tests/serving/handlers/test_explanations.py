@@ -13,9 +13,9 @@ from tests.serving.handler_fixtures import Network, ask, item, made, v1, v2
 
 
 class Clicks(Network):
-    """A network with the reward 0.05 plus 0.1 for each past click.
+    """A network that predicts the reward 0.05, plus 0.1 for each past click.
 
-    An exposure later adds 0.05 to the gain and 0.1 to the cost.
+    An exposure adds 0.05 to the later gain and 0.1 to the later cost.
     """
 
     def predict(self, batch: WindowBatch) -> Any:

@@ -149,9 +149,9 @@ def test_a_budget_that_returns_in_another_time_zone_continues(ledger: Ledger, pl
     assert not reserve(ledger, "r2", "a", "c", "x", 0.1)
 
 
-# Each row has a time zone, the hours since noon UTC, and whether a limit that was spent at noon is available again.
-# Midnight in Tokyo is at 15:00 UTC, which is too soon after the midnight at which the day began. In Kathmandu, hours
-# begin at a quarter past the hour in UTC.
+# Each row has a new time zone, the hours since noon UTC, and whether a limit that was spent at noon is available again.
+# In Tokyo, the next midnight is at 15:00 UTC. This is too soon after the start of the present day, so the day ends at
+# the midnight after that. In Kathmandu, hours begin at a quarter past the hour in UTC.
 CHANGES: dict[Period, list[tuple[str, float, bool]]] = {
     "day": [
         *(("Asia/Tokyo", hours, hours == 27) for hours in (0, 3, 27 - 1e-3, 27)),
@@ -170,7 +170,10 @@ def test_a_change_of_time_zone_grants_nothing_twice(ledger: Ledger, place: Place
 
 
 def test_an_arm_that_returns_to_an_earlier_period_finds_what_it_spent_there(ledger: Ledger, place: Place) -> None:
-    """After a change of the time zone, the first day of the whole budget is longer than that of the arm."""
+    """After a change of the time zone, the day of the whole budget lasts longer than the day of the arm.
+
+    When the account of the whole budget is defined again, the arm is in its earlier day again.
+    """
     both = [Account("*", "*", "*", 1.0, "day"), Account("a", "*", "*", 1.0, "day")]
     ledger.define(both)
     assert reserve(ledger, "r1", "a", "c", "x", 1.0)
@@ -216,7 +219,7 @@ def test_a_clock_that_jumps_forward_expires_no_recent_reservation(place: Place, 
         assert ledger.expire(DAY) == 0 and not reserve(ledger, f"{seconds}", "a", "c", "x", 0.75)
     pass_time(22 * HOUR)
     assert ledger.expire(DAY) == 0
-    # Now the jumps of the clock are also more than a day ago.
+    # Only now are the jumps of the clock more than a day ago as well.
     pass_time(2 * HOUR)
     assert ledger.expire(DAY) == 1
     assert balance(ledger, "a").reserved == 0.0
@@ -242,7 +245,7 @@ def test_redis_forgets_what_was_finished_long_ago(tmp_path: Path, kind: str, req
             cancel(ledger, name)
         settle(ledger, "late", 0.2)
         assert reserve(ledger, "next", "a", "c", "x", 0.1, "taken") and remembered("taken")[1] == -1
-        # This late cost must not end the second attempt of the same request.
+        # This late cost is one of the first attempt, so it must not end the second attempt of the same request.
         settle(ledger, "taken", 0.1)
         assert remembered("taken")[1] == -1
         settle(ledger, "settled", 0.1, "later")

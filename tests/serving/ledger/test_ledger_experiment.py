@@ -139,8 +139,8 @@ def total(amount: float) -> dict[str, Any]:
 # Sequences of edits. After each edit, every arm has three numbers: its limit, how much it tries to spend, and how much
 # of that the ledger grants.
 EDITS: dict[str, list[tuple[dict[str, Any], dict[str, tuple[int, int, int]]]]] = {
-    # Guards against a former fault: the incumbent's limit became the whole amount, although the challenger had spent
-    # some.
+    # Guards against a former fault: the incumbent's limit became the whole budget, although the challenger had spent
+    # some of it.
     "a switch": [
         ({}, {"incumbent": (5, 2, 2), "challenger": (5, 99, 5)}),
         ({"enabled": False}, {"incumbent": (5, 99, 3), "challenger": (5, 1, 0)}),

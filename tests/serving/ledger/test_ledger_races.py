@@ -48,7 +48,7 @@ def _caps_hold(place: Place) -> None:
 @pytest.mark.integration
 def test_processes_and_threads_that_race_for_the_last_cent(place: Place) -> None:
     open_ledger(place.where, 5.0).define(ACCOUNTS)
-    # These are 768 attempts, of which the limits allow about 120.
+    # The writers make 768 attempts, of which the limits allow about 120.
     writers = _writers(place.where, 2, 32, 12)
     while any(writer.poll() is None for writer in writers):
         _caps_hold(place)

@@ -95,7 +95,7 @@ def test_an_exposure_pays_for_every_budget_that_it_draws_on(place: Place) -> Non
 
 
 def test_a_plan_counts_what_the_ledger_leaves_an_arm(place: Place) -> None:
-    """After the kill switch, the budget of the incumbent is the whole budget without what the challenger has spent."""
+    """After the kill switch, the incumbent may spend the whole budget except for what the challenger has spent."""
     ledger = place.open()
     define(ledger, of(day(200.0)))
     for arm, amount in (("test/challenger", 80.0), ("test/incumbent", 10.0)):
@@ -111,7 +111,7 @@ def test_a_plan_counts_what_the_ledger_leaves_an_arm(place: Place) -> None:
 
 
 def test_the_gap_between_an_arm_and_its_plan(place: Place) -> None:
-    """At 2:24, a tenth of the day's 100 should be spent. The largest tolerated gap is 5, which is the unit of a gap."""
+    """At 2:24, each arm should have spent 10 of its 100. Gaps are measured in units of 5, the largest tolerated gap."""
     ledger, pacer = paced(place, of(day(200.0)))
     reserve(ledger, "spent", "test/challenger", "c", "video", 20.0)
     settle(ledger, "spent", 20.0)
@@ -207,7 +207,7 @@ def test_the_initial_price_is_the_gain_per_cost_that_arms_forecast(place: Place)
 
 
 def test_a_small_arm_starts_with_the_price_of_the_largest_arm(place: Place) -> None:
-    """The limit of a small arm is a little above its part of the budget. The limits of the others hardly change."""
+    """The first price of a small arm is that of the largest arm. Its limit is a little above its part of the budget."""
     found = Experiments([Experiment.from_dict(experiment("http://x", budgets=[day()], stage="5%"))])
     ledger, pacer = paced(place, found)
     assert reserve(ledger, "early", "test/incumbent", "c", "video", 3.0)
@@ -369,7 +369,7 @@ def test_pacing_that_is_switched_on_halfway_spreads_the_rest(place: Place, paced
 
 
 def test_an_account_that_another_router_does_not_know_keeps_its_state(place: Place) -> None:
-    """Meanwhile, a router leads whose experiment file does not have the new budget yet."""
+    """Meanwhile, another router leads. Its experiment file does not contain the budget of the account yet."""
     both, before = of(*next(iter(counted(4000))).model_dump()["budgets"], day(campaign="x")), of(day(campaign="x"))
     market = Market(place, both)
     market.run(1000)

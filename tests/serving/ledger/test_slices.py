@@ -30,7 +30,7 @@ _STEPS = st.lists(
         ),
         # Number of the router.
         st.integers(0, 1),
-        # Number of the reservation, which also determines its campaign.
+        # Number of the reservation. It also determines the campaign.
         st.integers(0, 11),
         # With 0 the router lives. With n, it dies before its n-th script.
         st.sampled_from([0, 0, 0, 1, 2, 3, 4]),
@@ -64,7 +64,7 @@ class Dies:
 
 
 def _accounts(place: Place) -> tuple[dict[str, tuple[int, int]], dict[str, list[int]]]:
-    """Returns the limit and committed money of each arm in the bank, and the sums of both over the slices."""
+    """Returns each arm's limit and committed money: first in the bank, and then summed over the slices."""
     bank: dict[str, tuple[int, int]] = {}
     slots: dict[str, list[int]] = {}
     for of_bank, (arm, campaign, *_), (cap, spent, reserved, _) in place.accounts():
@@ -285,7 +285,7 @@ def test_threads_share_the_last_cent_of_all_campaigns(tmp_path: Path, lasting_cl
         thread.start()
     for thread in threads:
         thread.join()
-    # This also collects the money that the race has left in the slices.
+    # Reserve the rest of the budget, including the money that is left in slices after the race.
     for i in range(60):
         granted.extend([f"r{i}"] if reserve(routers[0], f"r{i}", "a", "c1", "x", 0.1) else [])
     shown = {b.arm: b.reserved for b in routers[1].balances()}

@@ -203,7 +203,7 @@ def test_a_missing_or_invalid_file_of_a_run_is_named(run: Path, spoil, message: 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_outlives_the_process_that_holds_the_stack(run: Path, tmp_path: Path, all_gone, end) -> None:
-    """The router still writes its pending records, and the run can then be served again at once."""
+    """When the process ends, the router first writes its pending records. The run can then be served again at once."""
     program = f"""
 import sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})

@@ -20,8 +20,9 @@ from serving.router.flow import admission
 from serving.router.flow.admission import CURRENT, Admission, Saturated
 
 DEADLINE = 0.05
-_END = 0.85 * DEADLINE  # Time limit for the work on a request, in seconds.
-_PER_BATCH, _PER_REQUEST, _PER_REFUSAL = 0.001, 0.0007, 0.00004  # Durations in seconds.
+_END = 0.85 * DEADLINE  # time limit for the work on a request, in seconds
+# seconds of work for a batch, for each of its requests, and for a refusal
+_PER_BATCH, _PER_REQUEST, _PER_REFUSAL = 0.001, 0.0007, 0.00004
 _LARGEST = 8
 _SPREAD = 0.25
 _THINK_SECONDS = 0.0003  # Pause of a client between an answer and its next request, in seconds.

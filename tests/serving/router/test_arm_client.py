@@ -99,7 +99,7 @@ def test_a_connection_is_reused() -> None:
         (b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok", 30.0),
         (b"HTTP/1.0 200 OK\r\n\r\nok", 30.0),
         (b"HTTP/1.1 200 OK\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", 30.0),
-        # Each connection counts as idle for too long.
+        # With a limit of 0 s, each connection counts as idle for too long.
         (OK, 0.0),
     ],
 )

@@ -84,7 +84,7 @@ def naming(**digests: str) -> list[dict[str, Any]]:
 
 @with_router()
 async def test_swapped_endpoints_log_nothing_under_the_wrong_arm(h: Harness, caplog: pytest.LogCaptureFixture) -> None:
-    # Either arm answers with this model, as if the endpoints were swapped.
+    # Both arms answer with the incumbent's model, as the challenger would if the endpoints were swapped.
     h.arm.mode = lambda _: model("aaaa1111")
     h.put(salt="another", arms=naming(incumbent="aaaa", challenger="bbbb"))
     await until(lambda: only(h.router.live).arm("challenger").model_digest)

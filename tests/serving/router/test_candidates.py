@@ -46,7 +46,7 @@ async def test_the_cost_in_a_request_is_reserved_and_recorded(h: Harness) -> Non
     (cheap,) = await h.predict(instance("u1", costs={"video": 0.02}))
     assert h.balance(cheap["arm"]).reserved == 0.02
     assert h.arm.asked[-1][1]["costs"] == {"video": 0.02}
-    # This is the cost of a channel that is not chosen.
+    # If only the cost of another channel is in the request, the usual cost is reserved.
     (other,) = await h.predict(instance("u1", costs={"search": 0.1}))
     assert other["arm"] == cheap["arm"] and h.balance(cheap["arm"]).reserved == pytest.approx(0.07)
     first, second = h.records()

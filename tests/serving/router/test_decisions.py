@@ -110,7 +110,9 @@ async def test_a_paced_budget_has_a_price_for_each_channel(h: Harness) -> None:
 
 @with_router(changes={"budgets": [{**BUDGET, "pacing": {"opportunities": 1000}}]})
 async def test_opportunities_and_forecasts_reach_the_pacing(h: Harness) -> None:
-    """The experiment file sets no first price, and the budget is paced by the number of decisions."""
+    """The pacer must count the decisions, and compute the first prices from their forecasts: the file sets no first
+    price.
+    """
     for number in range(60):
         (answer,) = await h.predict(instance(f"u{number}"))
     pacer = h.router.budgets.pacer

@@ -94,7 +94,7 @@ class Traffic:
 
 
 def check_books(where: str | None, run: Path, traffic: Traffic) -> None:
-    """Checks that the ledger, the log and the answers that callers got agree."""
+    """Checks that the ledger, the log, and the answers that callers got agree with each other."""
     ledger = open_ledger(where or str(run / "serving" / "ledger.sqlite"), 5.0)
     with ExitStack() as stack:
         spool = Spool(run / "serving" / "spool")
@@ -170,8 +170,8 @@ def test_killed_parts_cost_no_answer_and_no_money(tmp_path: Path, store: Any) ->
             time.sleep(3)
             restart_redis()
         eventually(lambda: mostly_decided(traffic) and traffic.reasons[None] > 50, 240, lambda: traffic.reasons)
-        # A caller gets a 503 if an outcome cannot be stored, and retries it. It gets a 429 if a busy host cannot admit
-        # a decision. Most requests must be answered, because the failure of a part must not count as load.
+        # A caller gets a 503 if an outcome cannot be stored, and a 429 if the host is too busy for a decision. There
+        # must be few 429s, because the failure of a part must not count as load.
         statuses = Counter(traffic.statuses)
         assert traffic.broken == 0 and set(statuses) <= {200, 429, 503} and statuses[429] < statuses[200], statuses
         os.killpg(stack.pids["router"], signal.SIGKILL)

@@ -88,7 +88,7 @@ async def test_requests_beyond_the_limit_get_429_and_a_retry_time(
         h.gateway.decisions._mean = 20.0  # mean time of an answer, seconds
         assert h.gateway.sheds(b"POST", PREDICT.encode())
         assert not h.gateway.sheds(b"GET", b"/metrics") and not h.gateway.sheds(b"POST", b"/v1/outcomes?x=y")
-        # Of several requests that arrive at once, only as many are admitted as are below the limit.
+        # If several requests arrive at once, they are admitted only until the limit is reached.
         h.gateway.decisions.inside = 1
         assert [h.gateway.sheds(b"POST", PREDICT.encode()) for _ in range(4)] == [False, False, True, True]
         h.gateway.decisions.inside, h.gateway.decisions.coming = 3, 0

@@ -129,7 +129,7 @@ async def test_old_answers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> Non
     clock[0] += SECONDS + 1
     assert given("4") is None
     complete("4", "anew")
-    # A late report says that the first exposure was cancelled.
+    # The first exposure is cancelled late, and must not take the newer answer with it.
     answers.forget("d4")
     assert given("4") == "anew"
     assert len(answers._keys) == len(answers._answers), "memory does not grow with each decision on a request"
@@ -137,7 +137,10 @@ async def test_old_answers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @with_router(drills=True, deadline_ms=SHORT_DEADLINE)
 async def test_a_second_attempt_touches_neither_the_money_nor_the_record_of_the_first(h: Harness) -> None:
-    """The retry reaches a router without the cached answer. Only the ledger knows that the request is paid for."""
+    """The retry reaches a router that has not cached the answer.
+
+    Only the ledger knows that the first attempt was paid for.
+    """
     (first,) = await h.predict(instance(request_id="r1"))
     for stage, fault, reasons in (
         (None, None, {"repeated"}),

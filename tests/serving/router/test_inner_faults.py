@@ -86,7 +86,8 @@ async def test_an_internal_fault_gives_the_default_action(tmp_path: Path, fault:
         assert sample("mtorl_fallbacks_total", arm=arm, reason=reason) == before + 2
         record, of_own = h.records_of([answer, own])
         assert (record["fallback_reason"], record["expose"], record["reserved"]) == (reason, False, 0.0)
-        # The default action is the baseline of the request, if there is one. Without a ledger, nothing is exposed.
+        # If the request has a baseline, the baseline is the default action. It is exposed unless the ledger has the
+        # fault.
         assert (own["channel"], own["propensity"], of_own["baseline"]) == ("search", 0.4, OWN_LOGIC)
         assert own["expose"] == (reason != "ledger") == (own["reservation_id"] is not None)
         assert of_own["reserved"] == 0.6 * own["expose"]
@@ -125,12 +126,12 @@ async def test_the_circuit_breaker_of_a_part_opens_and_closes_again(
     h.features.fault = OSError("away") if part == "features" else None
     one = instance("u1", request_id=None)
     arm = (await h.predict(one))[0]["arm"]
-    # So many requests at once that some of them wait for a thread.
+    # Send so many requests at once that some of them have to wait for a thread.
     for _ in range(6):
         await asyncio.gather(*(h.predict(one) for _ in range(6)))
     asked, read_before = len(h.arm.asked), reads
     answers = await asyncio.gather(*(h.predict(one) for _ in range(5)))
-    # The reason is not "model_timeout", because no request waits for the broken part any more.
+    # No request waits for the broken part any more, so the reason is not "model_timeout".
     assert {answer["fallback_reason"] for (answer,) in answers} == {"model_error" if part == "model" else "features"}
     assert len(h.arm.asked) == asked and (part == "model" or reads == read_before)
     h.arm.mode, h.features.fault = "ok", None
@@ -199,9 +200,7 @@ async def test_log_faults_expose_and_reserve_nothing(h: Harness, monkeypatch: py
 async def test_money_is_released_after_its_withdrawal_is_logged_or_the_log_has_hung_for_long(
     h: Harness, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
-    """If the money were released before the withdrawal is logged, a crash would leave an exposure without a
-    reservation.
-    """
+    """If the money were released first, a crash could leave an exposure in the log without reserved money."""
     monkeypatch.setattr(decider, "WITHDRAWAL_SECONDS", seconds)
     released: list[list[bool]] = []
     gate, sync, cancel = threading.Event(), os.fdatasync, h.ledger.cancel_all

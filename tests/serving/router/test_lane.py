@@ -1,4 +1,4 @@
-"""Tests of the lane: a thread works on all waiting decisions as a batch, and each decision is completed once."""
+"""Tests that a lane works on all waiting decisions as one batch, and completes each decision once."""
 
 import asyncio
 import random
@@ -43,7 +43,7 @@ async def test_waiting_decisions_share_a_batch() -> None:
 
 
 async def test_hanging_threads_with_answered_decisions_delay_no_others() -> None:
-    """In each hanging batch, one decision is already answered and the other was taken over by another thread."""
+    """Nothing waits for the hanging batches: of each, one decision is answered, and the other was taken over."""
     go, began = threading.Event(), threading.Semaphore(0)
 
     def work(decisions: Sequence[Any]) -> None:
@@ -66,7 +66,7 @@ async def test_hanging_threads_with_answered_decisions_delay_no_others() -> None
 
 @with_router(deadline_ms=SHORT_DEADLINE)
 async def test_an_arm_whose_calls_never_return_holds_few_threads(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After some calls to an arm hang, later decisions get the default action at once. Its exposure is paid for."""
+    """After some calls to the arm have hung, its later decisions get the default action at once, which is paid for."""
     go, predict, calls = threading.Event(), Arms.predict, 0
 
     def hang(arms: Arms, experiment: Any, arm: Any, *asked: Any) -> Any:
@@ -109,7 +109,10 @@ async def test_decisions_that_skip_a_stage_do_not_wait_for_it(h: Harness, monkey
 
 @with_router(deadline_ms=SHORT_DEADLINE)
 async def test_a_decision_is_completed_or_taken_over_not_both(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ledger and the log return close to their time limit. Answer, record and reservation must still agree."""
+    """The ledger and the log answer just before or after their time limit.
+
+    Answer, record and reservation must still agree.
+    """
     chance, ends = random.Random(0), SHORT_DEADLINE / 1000
     began = time.monotonic()
     reserve_all, write = h.ledger.reserve_all, h.spool.write

@@ -40,7 +40,7 @@ async def test_nothing_is_spent_until_agreed(h: Harness, place: Place, ledger: s
         if log_alone:  # only the log is left
             (h.folder / "spool" / "ledger").unlink()
 
-    # The costs of the two decisions have the same event id.
+    # Report the cost of two decisions with the same event id.
     for cost in (0.03, 0.01):
         (answer,) = await h.predict()
         await h.outcome(answer["decision_id"], "cost", cost)

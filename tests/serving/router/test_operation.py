@@ -63,7 +63,10 @@ async def test_the_experiment_is_reloaded_and_an_invalid_file_changes_nothing(h:
 @pytest.mark.parametrize("call", ["expire", "define", "balances"])
 @with_router()
 async def test_the_kill_switch_needs_no_ledger(h: Harness, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    """The ledger hangs during the test. A slow call to the ledger once delayed the kill switch by 6 s."""
+    """The ledger hangs during the test.
+
+    In an earlier release, a slow call to the ledger delayed the kill switch by 6 s.
+    """
     may_answer = threading.Event()
     answer = getattr(h.ledger, call)
     hanging = threading.Event()
@@ -141,7 +144,7 @@ async def test_metrics_are_shown(h: Harness) -> None:
 async def test_draws_of_policies_with_a_choice_are_counted(
     h: Harness, changes: Any, probs: dict[str, float] | None, counted: bool
 ) -> None:
-    """The draws of the policy count even if exploration replaces them. Default actions do not count."""
+    """The channel that the policy drew counts, even if exploration shows another one. Default actions do not count."""
     name = "mtorl_drawn_channels_total"
     before = {channel: sample(name, arm="challenger", channel=channel) for channel in ("search", "video")}
     said = {"propensity": probs["video"], "channel_probs": probs} if probs else {"channel_probs": None}
@@ -206,7 +209,7 @@ def test_gauges_count_a_reservation_once_and_drop_a_renamed_arm() -> None:
 
 
 def test_pacing_gaps_are_those_of_the_furthest_accounts() -> None:
-    """One campaign is far ahead of its plan and another one far behind. A sum over both would hide this."""
+    """One campaign is far ahead of its plan, and another one is far behind. The sum of both would look normal."""
     metrics.show_pace(
         [
             Pace("spring/a", "c1", "*", "day", planned=50.0, committed=80.0, largest_gap=10.0),
@@ -224,9 +227,7 @@ def test_pacing_gaps_are_those_of_the_furthest_accounts() -> None:
 
 
 def test_the_ledgers_free_space_is_labelled_by_its_store() -> None:
-    """If the ledger is a file on the disk of the decision log, it has another label, so that a full disk gives one
-    alert.
-    """
+    """A ledger file on the disk of the log has a label of its own, so that a full disk causes only one alert."""
 
     def shown() -> dict[str, float]:
         lines = re.findall(r'^mtorl_ledger_(\w+)_bytes\{store="(\w+)"\} (.+)$', generate_latest().decode(), re.M)

@@ -99,7 +99,10 @@ def written(folder: Path, content: str, at: float, name: str = "0.yaml") -> None
 
 
 def told(feed: OperatorFeed, operator: FakeOperator | None = None, said: str | int = 204) -> Experiment:
-    """Polls once and returns the received experiment. An `operator`, if given, answers with `said` from now on."""
+    """Polls once and returns the received experiment.
+
+    If an operator is given, it answers with `said` from now on.
+    """
     if operator is not None:
         operator.answer = said
     (content,) = feed.texts({"test": "version"}, False).values()
@@ -176,7 +179,8 @@ def test_a_silent_operator_changes_nothing(operator: FakeOperator, feed: Operato
     written(tmp_path / "mounted", text(enabled=False), at=4_000_000_000)
     assert not told(feed).enabled, "a person has edited the ConfigMap"
     assert told(feed, operator, answer(text(salt="new"))).salt == "new"
-    # The last answer of an operator counts as newer than a file, because a kubelet may mount an old ConfigMap late.
+    # An operator's last answer is preferred to a file that was mounted later, because a kubelet may be late with an old
+    # ConfigMap.
     told(feed, operator, answer(text(enabled=False)))
     written(tmp_path / "mounted", text(), at=time.time())
     time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Tests that an outcome is logged, settled exactly once, and settled after a crash if it was not before."""
+"""Tests that each outcome is logged, and settled in the ledger exactly once, if necessary after a crash."""
 
 import asyncio
 import os
@@ -183,7 +183,10 @@ def test_deleted_segments_release_no_money(tmp_path: Path, removed: str) -> None
 
 
 def test_a_clock_that_was_set_back_releases_no_money(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The log begins with an id from the future. The router must find it, although it reads only the newest records."""
+    """The first record was logged when the clock was ahead.
+
+    The router must find it, although it reads only the newest.
+    """
     place = Place("sqlite", tmp_path, 0)
     ledger, spool = place.open(), Spool(tmp_path / "spool")
     ledger.define([Account("a", "*", "*", 1.0)])
@@ -202,7 +205,7 @@ def test_a_clock_that_was_set_back_releases_no_money(tmp_path: Path, monkeypatch
 
 
 def test_a_start_settles_costs_in_batches(lasting_redis: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A start with fifty thousand costs took ten seconds when each cost was settled by a call of its own."""
+    """When each cost was settled by its own call, a start with fifty thousand costs took ten seconds."""
     place = Place("redis", tmp_path, lasting_redis)
     ledger, spool = place.open(), Spool(tmp_path / "spool")
     ledger.define([Account("a", "*", "*", 100.0)])
@@ -238,7 +241,7 @@ _STEPS = st.lists(
 def test_each_cost_is_charged_once_over_any_number_of_restarts(
     kind: str, tmp_path_factory: pytest.TempPathFactory, lasting_redis: int, steps: list[tuple[str, int]]
 ) -> None:
-    """If the ledger has forgotten a reservation, its late cost may be lost. But no cost may be charged twice."""
+    """A late cost may be lost if the ledger has forgotten the reservation, but no cost may be charged twice."""
     folder = tmp_path_factory.mktemp("starts")
     place = Place(kind, folder, lasting_redis)
     ledger, spool = place.open(), Spool(folder / "spool")

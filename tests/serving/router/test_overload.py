@@ -10,12 +10,15 @@ GOODPUT = 0.9  # of the peak
 
 
 def peak(machine: Machine) -> float:
-    """Returns the highest goodput, in full answers per second, of clients that send a request after each answer."""
+    """Returns the highest goodput, in full answers per second, of 2 to 32 clients.
+
+    Each client sends its next request after an answer.
+    """
     return max(simulate(machine, 3, clients, warm=1.0).goodput for clients in (2, 4, 8, 16, 32))
 
 
 def overloaded(machine: Machine, seconds: float, seed: int = 0) -> tuple[Answers, float]:
-    """Returns the answers at twice the capacity, and their goodput divided by the highest goodput at a lower load."""
+    """Returns the answers at twice the capacity, and their goodput as a share of the highest goodput at lower loads."""
 
     def offered(rate: float) -> Answers:
         return simulate(machine, seconds, rate=lambda now: rate, seed=seed)
@@ -30,7 +33,7 @@ def overloaded(machine: Machine, seconds: float, seed: int = 0) -> tuple[Answers
 @pytest.mark.parametrize("speed", [2.0, 1.0, 0.5, 0.2, 0.1])
 @pytest.mark.parametrize("seed", range(examples(1, 2)))
 def test_at_twice_the_capacity_answers_are_in_full_and_few_are_lost(speed: float, seed: int) -> None:
-    """On the slowest machine, even two or three requests take as long as the deadline."""
+    """On the slowest machine, two or three concurrent requests already take as long as the deadline."""
     answers, share = overloaded(Machine(lambda now: speed), 12 / min(speed, 1.0), seed)
     assert answers.default_share <= MOST_DEFAULT and share >= GOODPUT and answers.p99 <= DEADLINE
 
@@ -73,7 +76,7 @@ def test_goodput_recovers_within_half_a_second_after_a_part_has_hung() -> None:
 def test_stalls_cost_little_more_than_what_is_in_flight(stalls: float, seconds: float) -> None:
     """The load is four times the capacity.
 
-    The best fixed limit allows two batches, both of which a stall makes late.
+    The learned limit is compared with the best fixed one, which allows two batches. A stall makes both of them late.
     """
     machine = Machine(stalls=stalls, stall_seconds=seconds)
     learned, best = (simulate(machine, 8, rate=lambda now: 4000.0, fixed=limit) for limit in (0, 16))

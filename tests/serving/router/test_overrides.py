@@ -99,7 +99,7 @@ async def test_the_kill_switch_gives_overridden_users_the_incumbent(h: Harness) 
 async def test_accounts_follow_a_changed_file_before_the_next_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The pause between two rounds of housekeeping is longer than `until` waits.
+    # Do the housekeeping only every ten minutes, which is longer than `until` waits.
     monkeypatch.setattr(router, "_TICK_SECONDS", 600.0)
     monkeypatch.setattr(router, "_POLLS", 6000)
     async with running(tmp_path) as h:

@@ -22,7 +22,10 @@ BUDGETS = [
 
 
 def drawn(probs: dict[str, float], u: float) -> str:
-    """Returns the channel that u selects. Each candidate has a part of [0, 1) that is as long as its probability."""
+    """Returns the channel that the random number u selects.
+
+    The candidates divide the interval [0, 1) in proportion to their probabilities.
+    """
     cumulative = np.cumsum(list(probs.values()))
     return list(probs)[int(np.searchsorted(cumulative / cumulative[-1], u, side="right"))]
 

@@ -93,7 +93,7 @@ async def test_calls_that_hang_delay_no_other_work(ledger: SqliteLedger, monkeyp
         return settle_all(costs)
 
     monkeypatch.setattr(ledger, "settle_all", hangs)
-    # More calls than the executor of the event loop has threads.
+    # More calls than the event loop has threads for blocking calls
     for i in range(40):
         await settler.finish([(f"r{1 + i % 6}", {f"e{i}": 0.01})], 0.001)
     async with asyncio.timeout(60):

@@ -24,7 +24,7 @@ from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
-# Deadline in ms. A call also waits so long for the lock of the ledger.
+# Deadline in ms, and also the longest wait for the lock of the ledger
 _LONG = 3_600_000
 _COST = 0.01
 
@@ -122,7 +122,7 @@ def test_a_hanging_disk_does_not_block_shutdown_and_answered_decisions_are_logge
     with Process(folder, deadline_ms=1000) as process:
         (answer,) = process.predict(instance("u1"))
         segment = path_of(folder / "spool", "outcome", 1)
-        # Opening a pipe for writing blocks until a reader opens it, like writing to a disk that hangs.
+        # A write to this pipe blocks until a reader opens the pipe, like a write to a disk that hangs.
         os.mkfifo(segment)
         report = Report(process, answer["decision_id"])
         # Wait, because the report may not have reached the disk yet.

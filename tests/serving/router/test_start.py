@@ -138,7 +138,10 @@ def test_without_a_last_good_experiment_an_invalid_file_leaves_none(tmp_path: Pa
 
 
 def test_an_experiment_that_is_not_kept_leaves_no_older_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the older copy stayed, a restart with an invalid file would undo the kill switch."""
+    """The experiment with the kill switch cannot be stored. Its older copy must be deleted, too.
+
+    Otherwise, a restart with an invalid file would undo the kill switch.
+    """
     Router(write_settings(tmp_path, "http://127.0.0.1:9", {"enabled": True}), FakeFeatures())
 
     def full(*_: object, **__: object) -> None:

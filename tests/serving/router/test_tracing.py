@@ -31,7 +31,7 @@ PREDICT = "/v1/models/ads:predict"
 
 @pytest.fixture
 def collected(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
-    """Replaces the collector by an exporter in memory. All spans are there after the router has stopped."""
+    """Replaces the collector by an exporter in memory, which has all spans once the router has stopped."""
     memory = InMemorySpanExporter()
     monkeypatch.setattr(tracing, "_exporter", lambda endpoint: memory)
     return memory
@@ -126,7 +126,7 @@ async def test_the_caller_or_else_the_share_decides_whether_a_request_is_traced(
     async with running(tmp_path, tracing={**ALL, "share": share}) as h:
         await traced(h, traceparent, *(instance(f"user-{i}") for i in range(8)))
         assert {int(sent[-2:], 16) & 1 for sent in h.arm.traceparents} == {sampled}
-    # There are two arms, and each decides for some of the users.
+    # Each of the two arms decides for some of the users, so most stages occur twice.
     stages = ["decide", *["features", "model", "ledger", "log"] * 2]
     assert names(collected) == sorted(stages if sampled else [])
     logged = [said(span)["mtorl.decision_ids"] for span in collected.get_finished_spans() if span.name == "log"]

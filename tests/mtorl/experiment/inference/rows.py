@@ -18,9 +18,9 @@ def sums_of_arms(arm: np.ndarray, figures: Floats) -> Sums:
 
 
 def sums_at(looks: np.ndarray, arm: np.ndarray, figures: Floats) -> Sums:
-    """Returns the sums at each of L looks, over the users that have come by then.
+    """Returns the sums at L looks. A look includes the users that have come by then.
 
-    The first axis of each field is the look.
+    Each field of the result has the L looks on its first axis.
     """
     found = [sums_of_arms(arm[:look], figures[:look]) for look in looks]
     return Sums(*(np.stack([getattr(one, name) for one in found]) for name in Sums.__dataclass_fields__))

@@ -21,9 +21,9 @@ def test_a_user_counts_as_ten_typical_users_at_most() -> None:
 
 
 def looks(rng: np.random.Generator, share: float, more: float, bot: float, part: float) -> list[Sums]:
-    """Simulates looks at an experiment.
+    """Simulates looks at an experiment while users arrive.
 
-    A bot makes the share `part` of the challenger's decisions, with a gain of `bot` each.
+    A bot makes the share `part` of the challenger's decisions, and has a gain of `bot` in each.
     """
     users = 4_000
     decisions = 1.0 + rng.poisson(2.0, users)

@@ -86,18 +86,14 @@ def test_peeking_keeps_the_error_rate_of_sequences_but_not_of_fixed_intervals(li
 
 @pytest.mark.parametrize("share", [0.01, 0.05])
 def test_a_small_arm_keeps_the_type_one_error(share: float) -> None:
-    """Guards against a former fault: an arm of 15 users without a click had a variance of 0, and was stopped by
-    mistake.
-    """
+    """In a small arm without any click, the measured variance is 0. Such an arm must not be stopped for this reason."""
     rng = np.random.default_rng(14)
     assert np.mean([missed(looks(rng, 10_000, 0.0, share), 0.0) for _ in range(100)]) <= 0.02
 
 
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.5])
 def test_bots_keep_the_type_one_error(share: float) -> None:
-    """Guards against a former fault: a small arm without a bot looked better than the other arm, and was shipped by
-    mistake.
-    """
+    """A small arm that has no bot by chance looks better than the large arm. It must not be shipped for this reason."""
     rng = np.random.default_rng(15)
     wrong = 0
     for _ in range(60):
@@ -267,9 +263,7 @@ def test_users_are_counted_by_their_decisions() -> None:
 
 
 def test_a_heavy_tail_keeps_the_type_one_error() -> None:
-    """A small arm in which no very large revenue has occurred yet looks worse than it is, and its variance is too
-    small.
-    """
+    """A small arm with no very large revenue yet looks worse than it is, and its measured variance is too small."""
     rng = np.random.default_rng(7)
     runs = [np.stack([rng.lognormal(0.0, 2.0, 20_000), np.ones(20_000)], -1) for _ in range(80)]
     assert np.mean([missed(looks_at(run, rng.random(20_000) < 0.02, 20), 0.0) for run in runs]) <= ALPHA
