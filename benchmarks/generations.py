@@ -139,8 +139,8 @@ def _half_width(row: dict[str, Any]) -> float:
 def _test_users_for(gain: float, markets: list[list[dict[str, Any]]], users: int) -> float:
     """Return how many test users the gate needs to promote 80 % of the models that are better by `gain`.
 
-    `gain` is a share of the serving model's value. A model is promoted with a probability of 80 % if its gain is 1.96 +
-    0.84 standard errors. The standard error follows from `_half_width`, which is 1.96 standard errors.
+    `gain` is a fraction of the serving model's value. The gate promotes a model with a probability of 80 % if its gain
+    is 1.96 + 0.84 standard errors.
     """
     share = dict(SHARES)["test"]
     of_one = np.mean([_half_width(row) * (share * users * row["night"]) ** 0.5 for of in markets for row in of[1:]])

@@ -46,12 +46,11 @@ def materialize(
     Use the same log, lake and --bad-rows as for training. By default, a faulty row stops the command before it writes
     anything.
 
-    On Redis, the command writes only users who have new rows since the last call. If there are none, it exits within a
-    second. You can therefore run it every minute, and if the store was emptied, the next call fills it again. New rows
-    are uploads to the lake, touchpoints and outcomes with later times in the log, and all touchpoints of the last
-    `outcome_hours`. If you have corrected older outcomes in the log, run the command with --everything.
+    On Redis, the command writes only users who have new rows since the last call, so you can run it every minute. If
+    the store was emptied, or a call was interrupted, the next call completes it. If you have corrected outcomes in the
+    log that are older than `outcome_hours`, run the command with --everything.
 
-    Entries of other users stay in the store. If a call was interrupted, the next call completes it.
+    Entries of users who are not in the log stay in the store.
     """
     import time
 

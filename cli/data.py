@@ -212,8 +212,9 @@ def build(
 
     Repeated rows, ties in time and bots are still handled.
 
-    With --own-decisions, the exposures in a lake are added to the log. The lake may still be empty. The training
-    pipeline accepts such a folder as its source, and then uses its windows instead of building them again.
+    With --own-decisions, the exposures in a lake are added to the log. The lake may still be empty.
+
+    The training pipeline accepts the folder OUT as its source, and then does not build the windows again.
     """
     with exit_codes():
         from cli.progress_bars import ProgressBars
@@ -249,8 +250,8 @@ def compact(
     killed and repeated, runs twice at the same time, or runs while the lake is read. On a Spark cluster, run it under
     spark-submit.
 
-    With --dataset, the command also counts the decisions from which a training could learn. A decision can't be used
-    if its outcomes are pending or its probabilities are unknown. Such decisions are counted by reason.
+    With --dataset, the command also counts the decisions from which a training could learn. It counts the others by
+    reason, for example pending outcomes or unknown probabilities.
 
     Exit code 0: done. 1: an unreadable file was moved to unreadable/, and all others were compacted. 2: the lake can't
     be read or written.

@@ -39,10 +39,10 @@ def exit_codes(*failed: type[Exception], stopped: str = "stopped") -> Iterator[N
     """Print a message of one line and exit with a code if the block raises an error that a user can fix.
 
     The exit code is 1 for the exceptions in `failed`, which mean that a step failed, and 2 for any other InputError or
-    OSError. Other errors are bugs and print their traceback.
+    OSError. Other errors are bugs, so their traceback is printed.
 
-    Ctrl-C and SIGTERM raise KeyboardInterrupt in the block, so that it can clean up. Then `stopped` is printed and the
-    exit code is 130. This works even if the shell started the process with SIGINT ignored.
+    After Ctrl-C or SIGTERM, the block can clean up, because both raise KeyboardInterrupt in it. Then `stopped` is
+    printed, and the exit code is 130.
     """
     _stop_on_signals()
     try:

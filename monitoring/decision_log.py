@@ -104,8 +104,8 @@ class DecisionLog:
     def of(cls, lake: Lake | str | Path, period: Period = Period()) -> Self:
         """Open the log in a lake (a folder or URI). Raises LogError if there is no lake.
 
-        The list of files is fixed at the first query. All later queries read the same files, so that all figures of one
-        verdict describe the same decisions, even if routers upload new files meanwhile.
+        All queries read the files that existed at the first query. So all figures of one verdict describe the same
+        decisions, even if routers upload new files meanwhile.
         """
         lake = lake if isinstance(lake, Lake) else Lake.open(lake)
         return cls(lake.fixed(), period)
@@ -147,10 +147,9 @@ class DecisionLog:
     def sample(self, columns: Literal["context", "static"], most_rows: int) -> tuple[pd.DataFrame, Size]:
         """Read a sample of the period's decisions, with the columns that the policy used as inputs.
 
-        Users are selected by a hash of their id, so the sample contains the same users in every period. It contains all
-        decisions of these users, up to a maximum per user, because a bot may have very many.
-
-        If the data set's columns were changed during the period, only decisions with the newest columns are returned.
+        A hash of the user id selects the users, so that the samples of all periods have the same users. The sample
+        contains all decisions of these users, up to a maximum per user. If the data set's columns were changed during
+        the period, only decisions with the newest columns are returned.
 
         Args:
             columns: "context" for the columns of the request, "static" for the columns from the feature store.
@@ -185,8 +184,8 @@ class DecisionLog:
     def models(self) -> list[str]:
         """List the digests of all models in the log: the challenger's, then those of other arms, then the shadow's.
 
-        Within each of these groups, the most recently used model comes first. Models that answer only in the shadow are
-        included, because a challenger in the shadow may be the only model if the incumbent is a rule of the platform.
+        Within each of these groups, the most recently used model comes first. Models that decide only in the shadow are
+        included, because the incumbent may have no model.
         """
         # A router whose clock is ahead writes decisions with a time in the future. Ignore them, because otherwise their
         # model would seem to be the newest.

@@ -87,9 +87,9 @@ class PipelineRun(BaseModel):
     def usual_interval(self) -> timedelta | None:
         """Return the longest usual time between two successes; None if there were too few successes to tell.
 
-        The result is the second longest of the last ten times between two successes. The longest one is ignored,
-        because it may be a single outage. If there are no runs on weekends, ten daily runs contain at least two
-        weekends, so a weekend counts as usual.
+        This is the second longest of the last ten times between two successes. The longest is ignored, because it may
+        be a single outage. A weekend without runs counts as usual, because ten daily runs contain at least two
+        weekends.
         """
         if len(self.successes) <= _GAPS:
             return None

@@ -52,7 +52,7 @@ class Resources(NamedTuple):
     """CPU and memory that a step's container requests, and its limits, in Kubernetes' units.
 
     The memory limit equals the request, because a node that runs out of memory first evicts pods that use more than
-    they have requested. KFP retries an evicted step only if the platform is configured for it (docs/pipelines.md).
+    they have requested.
     """
 
     memory: str

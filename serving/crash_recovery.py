@@ -63,15 +63,12 @@ def costs_of(outcome: Mapping[str, Any]) -> Costs | None:
 def reconcile(ledger: Ledger, spool: Spool) -> int:
     """Settle or release the reservations that a crash left open; returns how many.
 
-    Only the newest decisions of the log are read. If a reservation is older than these, or its decision was logged
-    without a cost, it stays open until a cost arrives or it expires. If a newer reservation has no decision in the log,
-    the crash interrupted that decision, and the reservation is released. The router must not reserve money meanwhile,
-    because a decision that is not yet logged would look interrupted. In a shared ledger, only reservations whose id
-    ends with the log's identity belong to this router (`PendingDecision.start`).
+    A reservation is released if its decision is not in the log, because the crash interrupted this decision. So the
+    router must not reserve money during this call. Only the newest decisions are read: an older reservation stays open
+    until its cost arrives or it expires.
 
-    The costs among the newest outcomes are settled again, because the ledger may lack a cost although the reservation
-    is no longer open: a second cost, or a cost after expiry. No cost counts twice: a ledger forgets the events of a
-    reservation only together with the reservation, and charges nothing for an unknown reservation.
+    The costs among the newest outcomes are settled again, because the ledger may lack some of them. A ledger counts no
+    cost twice.
     """
     unfinished = set(ledger.open_reservations())
     exposed: set[str] = set()
@@ -83,8 +80,8 @@ def reconcile(ledger: Ledger, spool: Spool) -> int:
         read, oldest = read + 1, oldest or time_of(name)
         if name in unfinished:
             (exposed if record["expose"] and not record["withdrawn"] else finished).add(name)
-    # If not all decisions were read, an old one may look missing. Unread decisions have ids that begin at most one
-    # minute after the time in the first id that was read. So only reservations with later ids are cancelled.
+    # If not all decisions were read, a missing decision may be one of those that were not read. These begin at most one
+    # minute after the oldest decision that was read, so cancel only reservations that are younger than that.
     ours = {name for name in unfinished - exposed if name.endswith(spool.identity)}
     if read == _NEWEST or not spool.never_pruned("decision"):
         since = oldest + _MINUTE if oldest else _NEVER

@@ -27,7 +27,7 @@ class OncePerCause(logging.Filter):
     """A filter that lets one record per cause and minute pass. Records below the level warning always pass.
 
     A passed record gets the number of omitted ones as `left_out`. Two records have the same cause if they have the same
-    logger, unformatted message, arm, and `cause`. Without a `cause`, the first argument of the message is used instead.
+    logger, unformatted message, arm, and `cause` (by default, the first argument of the message).
     """
 
     def __init__(self) -> None:

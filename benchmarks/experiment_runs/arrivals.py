@@ -38,8 +38,8 @@ def runs(
 ) -> Iterator[Sums]:
     """Simulate `count` experiments, and yield the statistics from which verdicts are computed.
 
-    Each item has the sums over users for up to `_AT_ONCE` experiments; their first two axes are experiment and look.
-    `users` is the number of users at each look, and `share` is the challenger's share of them.
+    Each item has the sums over users for up to `_AT_ONCE` experiments. Their first two axes are experiment and look.
+    `users` is the number of users at each look. `share` is the challenger's share of the users.
     """
     new = np.diff(users, prepend=0)
     for first in range(0, count, _AT_ONCE):

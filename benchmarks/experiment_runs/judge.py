@@ -13,14 +13,13 @@ ALPHA = 0.05
 
 
 def judge(runs: Iterable[Sums], true_lift: float) -> dict[str, Any]:
-    """Compute the verdict at every look of each simulated experiment; return how often it was reached, or wrong.
+    """Compute the verdict of each simulated experiment at several points in time, the looks.
 
-    The first axes of the sums in `runs` are (looks), or (experiments, looks). The result contains shares of all
-    experiments:
+    The sums in `runs` have the axes (looks, ...) or (experiments, looks, ...). Returns these shares of the experiments:
 
     - `missed`: at some look, the confidence interval did not contain the true lift.
     - `decided`: a verdict was reached at some look, on average after `users_share` of all users.
-    - `fixed`: an ordinary significance test, only once at the end, was significant.
+    - `fixed`: an ordinary significance test at the end was significant.
     """
     parts = zip(*(_at_every_look(sums, true_lift) for sums in runs), strict=True)
     misses, decided, fixed, users_share = map(np.concatenate, parts)

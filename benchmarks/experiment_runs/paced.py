@@ -63,10 +63,9 @@ class _MemoryLedger:
         self.pacing = self
 
     def take(self, arm_N: np.ndarray, cost_N: np.ndarray, wanted_N: np.ndarray) -> np.ndarray:
-        """Pay for the exposures in `wanted_N` in their order, and return a mask of those that were paid.
+        """Pay for the exposures in `wanted_N` in their order, and return a mask of the exposures that were paid.
 
-        The check of an exposure adds up the costs of all wanted exposures before it, paid or not. Therefore, after the
-        first unpaid exposure of an account, all later ones are not paid either.
+        After the first unpaid exposure of an account, all later ones of this account are not paid either.
         """
         fits_N = wanted_N.copy()
         for arm in range(2):

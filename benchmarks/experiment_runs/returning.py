@@ -50,8 +50,8 @@ def ramps(
     Most users return in several stages. Each stage has `looks` looks. With `adjusted`, the sums contain covariates.
     """
     for _ in range(count):
-        # Each user has a fixed random number, like the salted hash of a user id. It is compared with the challenger's
-        # share, so the challenger keeps its users when the share grows.
+        # Each user has a fixed random number, and is in the challenger if the number is below the challenger's share.
+        # So the challenger keeps its users when its share grows.
         point = rng.random(users)
         rates = market.rates(rng, users)
         known = covariates(market, rng, rates) if adjusted else np.zeros((users, 0))

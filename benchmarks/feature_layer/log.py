@@ -62,8 +62,8 @@ def _rows_sql(rows: int, channels: tuple[str, ...], raw: bool) -> str:
     names = "[" + ", ".join(f"'{name}'" for name in channels) + "]"
     # Mean time between two rows, microseconds.
     apart = DAYS * 86_400_000_000 // rows
-    # User u is expected to have rows / (2 * sqrt(users * u)) touchpoints, so the first users have most. A clean log
-    # leaves out the first users, because they would have more than `_MOST`.
+    # The expected number of touchpoints of user u is rows / (2 * sqrt(users * u)), so the first users have most. A
+    # clean log leaves out the users who would have more than `_MOST`.
     least = 0.0 if raw else MEAN / (2 * _MOST)
 
     def luck(what: int, of: str = "i") -> str:

@@ -66,9 +66,8 @@ class Market:
 def nights(market: Market, root: Path) -> Iterator[dict[str, Any]]:
     """Simulate all nights of a market; yields the figures of the first model, and then of each night.
 
-    `worth` is the true value of the policy that serves after the night, measured with the same budget each time. `auc`
-    is the AUC of the new model's reward predictions on the first log. The other figures are the gate's estimates for
-    the new model, together with the true values.
+    `worth` is the true value of the policy that serves after the night. `auc` is the AUC of the new model's reward
+    predictions on the first log. All other figures are the gate's estimates for the new model, or their true values.
     """
     seed, users, number = market.seed, market.users, market.nights
     simulator = Simulator(SimulatorConfig(users=users * (number + 2), seed=seed))

@@ -69,8 +69,8 @@ def _values(markets: Figures, rounds: str) -> dict[str, Floats]:
 def _losses(values: Mapping[str, dict[str, Floats]]) -> str:
     """Format a table of the reasons why the served policy gains less than the best policy, and of the loss by each.
 
-    Two of the reasons are a wrong channel, and an ad at the wrong time. The loss by each of them depends on whether
-    MTORL or the informed policy decides about the other one. The table shows the mean of these two cases.
+    How much a wrong channel costs depends on who decides when to show an ad: MTORL or the informed policy. The table
+    shows the mean of both cases. The same holds for ads at the wrong time.
     """
     parts: dict[str, Any] = {
         "value of the future": lambda of: of[BEST] - of["informed"],
@@ -88,8 +88,8 @@ def _losses(values: Mapping[str, dict[str, Floats]]) -> str:
 def _half(of: Mapping[str, Floats], kept: str, replaced: str) -> Floats:
     """Return how much gain is lost because MTORL, not the informed policy, makes one of two choices.
 
-    The choices are the channel, and when to show an ad. The result is the mean of two losses: the informed policy makes
-    the other choice (`kept`), or MTORL makes it.
+    The two choices are the channel, and when to show an ad. The result is the mean of two cases: the other choice is
+    made by the informed policy (`kept`), or by MTORL.
     """
     return ((of["informed"] - of[kept]) + (of[replaced] - of["greedy"])) / 2
 

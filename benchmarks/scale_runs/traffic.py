@@ -158,8 +158,8 @@ class _Played:
     def _memory(self) -> dict[str, float]:
         """Return the memory of the process in MiB: at the start, after the cache of responses is full, and at the end.
 
-        The cache counts as full when each response in it was replaced once, because the heap grows until then. Of the
-        readings from then on, "full" is the median of the first fifth, and "end" of the last fifth.
+        The heap grows until each response in the cache was replaced once. Of the later readings, "full" is the median
+        of the first fifth, and "end" is the median of the last fifth.
         """
         full = [size for answers, size in self.memory if answers >= 2 * idempotency_cache.MOST]
         fifth = len(full) // 5

@@ -63,13 +63,12 @@ def plan(
         mtorl experiment plan runs/latest/lake --effect 0.05 --experiment runs/latest/serving.yaml
         mtorl experiment plan first-day.yaml --model runs/latest/artifacts/challenger --decisions-a-day 50000
 
-    The command simulates the experiment some hundred times, with the users of the incumbent in the log and the same
-    statistics as the verdict. It finds the number of users with which 80 of 100 simulated experiments detect the
-    effect.
+    The command simulates the experiment some hundred times, with users from the log and the same statistics as the
+    verdict. It finds the number of users with which 80 % of the simulated experiments detect the effect.
 
-    With --model, the command plans exploration instead, because a log without exploration contains no information about
-    other policies. For several shares of explored decisions, it prints the cost, and the number of decisions after
-    which the log detects the effect for this model.
+    With --model, the command plans exploration instead: decisions that are random, so that the log contains information
+    about other policies. For several shares of random decisions, it prints the cost, and the number of decisions after
+    which the log shows whether this model is better by the effect.
     """
     with exit_codes():
         from cli.experiment.table import print_exploration, print_plan

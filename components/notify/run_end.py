@@ -22,8 +22,8 @@ _ATTEMPT, _FAILED = re.compile(r"\(\d+\)$"), {"Failed", "Error"}
 def run_end(state: str, message: str | None) -> tuple[RunEnd, str]:
     """Return whether the other steps of the run have succeeded and, after a failure, the error messages of their pods.
 
-    `state` and `message` are from the status that KFP passes to the last step. If the workflow can't be read, the run
-    counts as failed (END_UNKNOWN), because a failure must not look like a success.
+    `state` and `message` come from KFP. If the workflow can't be read, the run counts as failed (END_UNKNOWN), because
+    a failure must not look like a success.
     """
     node = os.environ.get(NODE)
     if not node:

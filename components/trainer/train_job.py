@@ -117,11 +117,9 @@ class Size:
 def size_for(windows: str, pods: Pods) -> Size:
     """Choose the number of processes per pod by the number of touchpoints. All pods are used.
 
-    A pod has at most one process per GPU. With N processes, an epoch has N times fewer optimizer steps, because each
-    step uses `batch_size` windows of every process.
-
-    `TOUCHPOINTS_PER_PROCESS` ensures that an epoch still has more than a thousand steps. With less data, more processes
-    would save only a few minutes, but change what the model learns.
+    A pod has at most one process per GPU. More processes mean fewer optimizer steps in an epoch, because each step uses
+    `batch_size` windows of every process. `TOUCHPOINTS_PER_PROCESS` ensures that an epoch has more than a thousand
+    steps.
     """
     touchpoints = int(json.loads(Path(windows, "manifest.json").read_text())["rows"])
     worth = touchpoints // (TOUCHPOINTS_PER_PROCESS * pods.nodes)

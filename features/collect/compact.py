@@ -103,8 +103,8 @@ def compact(lake: Lake, now: datetime, engine: str = "") -> Compacted:
         # Move outcomes before decisions. A query that reads the lake in between would otherwise find a decision without
         # its outcomes, as if nobody had clicked.
         for kind in reversed(KINDS):
-            # If a router's clock is ahead, its files may belong to an hour in the future. Then the upload time decides
-            # whether the hour has ended, so that the files do not wait for that hour.
+            # If a router's clock is ahead, its files may belong to an hour in the future. Then use the upload time to
+            # decide whether the hour has ended. Otherwise, the files would not be compacted until that hour.
             reached = ((file, min(file.hour, file.written or file.hour)) for file in lake.arrived(kind))
             ended = [file for file, hour in reached if hour + HOUR + CLOSED_AFTER <= now]
             taken = 0

@@ -99,9 +99,9 @@ def _generations(db: Database, share: float, log: Sequence[Path], channels: int)
     The width of the first log is 1 if the log has no propensities. The width of a model is 0 if none of its
     probabilities is known.
     """
-    # A weight is (1 / number of channels) / propensity, and the width is 1 / (mean squared weight). Decisions record
-    # the probability of each channel, so the expected squared weight is exact. The first log has only the propensity of
-    # the drawn channel, so its mean is an estimate.
+    # A weight is (1 / number of channels) / propensity, and the width is 1 / (mean squared weight). For decisions, the
+    # expected squared weight is exact, because each decision records the probabilities of all channels. The first log
+    # has only the propensity of the drawn channel.
     of_drawn = f"({1 / channels!r} / propensity) * ({1 / channels!r} / propensity)"
     of_drawn = of_drawn if "propensity" in pq.read_schema(log[0]).names else "CAST(NULL AS DOUBLE)"
     of_all = f"list_sum(list_transform(channel_probs, lambda p: 1 / greatest(p, 1e-6))) / {channels**2}"

@@ -105,9 +105,8 @@ def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | Non
         _drop_sums(lake, hours)
         judged = _young(lake.derived("judged"), written_since)
         theirs = of_forgotten(forgotten.users)
-        # A decision for which the ledger refused money affects other rows of its file: it starts a period in which
-        # decisions of other users are left out. So do not just remove its row, but delete the file, which is then
-        # computed again.
+        # If the ledger refused money for a decision of such a user, later decisions of other users in the file are left
+        # out as well. So delete the whole file. It is computed again when it is needed.
         for file, _ in _found(db, judged, f"{theirs} AND refuses"):
             judged.remove(file)
             _delete(lake, file)

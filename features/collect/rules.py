@@ -50,9 +50,8 @@ _UNIT = f"{2**32}e0"
 _ACCOUNT = "experiment, experiment_version, arm, campaign_id"
 _IN_TIME = f"PARTITION BY {_ACCOUNT} ORDER BY event_time, decision_id"
 _OTHER_COLUMNS = "other_columns"
-# SQL that merges overlapping periods in which an arm has no money left for a campaign. It reads only the decisions for
-# which the ledger refused money, because sorting all decisions would take much longer. `refused_id` is the first
-# decision of such a period.
+# SQL that merges overlapping periods in which an arm has no money left for a campaign. `refused_id` is the first
+# decision of a merged period. To be fast, the SQL sorts only the decisions for which the ledger refused money.
 _STRETCHES = f"""following AS (
         SELECT *, max(gone_until) OVER ({_IN_TIME} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS gone_before
         FROM refusal),
@@ -110,8 +109,9 @@ def decided_query(spec: DatasetSpec) -> str:
     without_context = _lacks("of_context", spec.context)
     lacks = f"({without_context} OR {_lacks('of_user', spec.static)})"
     # `refusal` leaves out users in `overrides`: they have an account of their own, so a refusal to them says nothing
-    # about the arm's money. A digest of this SQL, comments included, is in the name of the stored tables
-    # (`stored_rows.py`), so that any edit of the text makes them be computed again.
+    # about the arm's money.
+    # The names of the stored tables contain a digest of this SQL (`stored_rows.py`). If you edit the SQL, even only a
+    # comment in it, the tables are computed again.
     return f"""
     WITH record AS (
         SELECT * EXCLUDE (exposure_probs, channel_probs, "static"),
@@ -210,8 +210,8 @@ def observed_query(spec: DatasetSpec, mature_until: datetime, sampled: str) -> s
 def of_users(share: float) -> tuple[str, str]:
     """Return two SQL conditions that select a share of the users by a hash of their id.
 
-    The first condition selects exactly this share; it needs the column `PLACE` of judged rows. The second needs only
-    the column `bucket` of raw records. It selects slightly more users, because it selects whole buckets.
+    The first condition selects exactly this share, and needs the column `PLACE` of judged rows. The second condition
+    selects slightly more users, and needs only the column `bucket` of raw records.
     """
     bucket = int(share * BUCKETS)
     within = f"{bucket:02d}{int((share * BUCKETS - bucket) * 16**14):014x}"

@@ -183,7 +183,7 @@ def _write_opportunities(db: Database, decided: Decided, spec: DatasetSpec, path
     most = {"train": MOST_CONTEXTS, "val": MOST_WINDOWS, "test": MOST_WINDOWS}
     ((rows,),) = db.execute(f"SELECT count(*) AS decisions FROM judged WHERE {_OPPORTUNITY}").fetchall()
     # Read only a sample of the users, because the ids of all users may not fit in memory. The sample is 20 % larger
-    # than needed for the largest number of opportunities in each part (train, validation, test).
+    # than the limit of opportunities in each part (train, validation, test) requires.
     enough = 1.2 * max(most[part] / share for part, share in SHARES)
     here, of_records = of_users(decided.share * enough / max(rows, 1))
     known = decided.lake.records(db, "window", until=decided.until and decided.until + HOUR, where=of_records)

@@ -120,8 +120,8 @@ def newest_touchpoints(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table
 def changed_users(touchpoints: ibis.Table, spec: DatasetSpec, since_us: int, end_us: int) -> ibis.Table:
     """Return the users whose features may have changed between the times `since_us` and `end_us`.
 
-    The features of a user change if a touchpoint or outcome was added, if outcomes may still arrive for a touchpoint
-    (`spec.outcome_hours`), or if a touchpoint became too old for `user_channel`. Some returned users have not changed.
+    These are users with a new touchpoint or outcome, with a touchpoint for which outcomes may still arrive
+    (`spec.outcome_hours`), or with a touchpoint that has become too old for `user_channel`.
     """
     counted, hour_before = USER_DAYS * DAY_US, since_us - HOUR_US
     changed = touchpoints.known > timestamp_micros(since_us - round(spec.outcome_hours * HOUR_US))
@@ -135,8 +135,8 @@ def changed_users(touchpoints: ibis.Table, spec: DatasetSpec, since_us: int, end
 def user_static(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     """Return one row per user, with the first value of each static column, user_id, timestamp and created_timestamp.
 
-    A later value must not be used, because it was not yet known at earlier touchpoints. The row's time is one day
-    before the user's first touchpoint, so that already the first touchpoint gets these features.
+    Later values were not yet known at the user's first touchpoints. The row is dated one day before the first
+    touchpoint, so that all touchpoints get these features.
     """
     first = touchpoints.mutate(place=ibis.row_number().over(ibis.window(group_by="user_id", order_by="timestamp")))
     first = first.filter(first.place == 0)
@@ -167,9 +167,9 @@ def own_view(rows: ibis.Table, view: FeatureViewSpec) -> ibis.Table:
         if field.kind == "numeric" and not fits:
             wanted = "lists of numbers" if field.by_channel else "numbers"
             raise SpecError(messages.VIEW_TYPE(view=view.view, file=view.source, column=field.name, wanted=wanted))
-        # Treat infinity as missing, because JSON can't express it. Compare with the largest float, because Ibis'
-        # isinf() is always false on Spark. In a list, write NaN for a missing value, because Feast's online stores
-        # would turn null into 0.0.
+        # Treat infinity as missing, because JSON can't express it. Ibis' isinf() is always false on Spark, so compare
+        # with the largest float. In a list, write NaN for a missing value, because Feast's online stores would turn
+        # null into 0.0.
         value = value.cast(cast)
         if field.by_channel:
             value = value.map(lambda number: (number.abs() <= _LARGEST).ifelse(number, math.nan))
@@ -236,8 +236,8 @@ def campaign_stats(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 def _as_it_becomes_known(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     """Return one row per touchpoint, and another row for each click or conversion that became known later.
 
-    The column `known` has the time from which a row counts. In the additional rows, `touchpoint` is 0, so that summing
-    the column counts each touchpoint once. The other columns are the keys, click, conversion and cost.
+    A row counts from the time in the column `known`. In the additional rows, the column `touchpoint` is 0, so that the
+    sum of this column counts each touchpoint once.
     """
     later = [name for name in EVENTS if name in spec.timed]
     zero = ibis.literal(0, "int64")

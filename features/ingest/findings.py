@@ -120,8 +120,8 @@ def _determines(rows: pd.DataFrame, column: Column, outcome: str, every: tuple[i
         score = value.fillna(value.min() - 1)
         auc = _auc(score.to_numpy(dtype=float), y)
         aucs = [auc, 1 - auc]
-        # Also compute an AUC from the rate of the outcome in each bin. It is high if, for example, only middle values
-        # have the outcome, which the AUC above does not show.
+        # Also compute an AUC from the rate of the outcome in each bin. It is high even if only middle values have the
+        # outcome, which the AUC above does not show.
         values = (score.rank() * _BINS // (len(y) + 1)).to_numpy()
         marks = np.where(value.fillna(0).to_numpy(dtype=float) != 0, "not 0", "0")
     else:

@@ -186,9 +186,8 @@ def first_log(volume: Path, raw: RawLog, simulate: bool, quarantine: Path) -> Pa
 def content_of(raw: RawLog) -> str:
     """Return a SHA-256 digest (hex) that changes if a log, its description or one of its additional files changes.
 
-    Additional files are a second file with outcomes and files of the team's own feature views. Not all of them are
-    read: files in an object store are identified by size and time, and a folder of `mtorl data build` by the digests
-    that it contains.
+    Additional files are a second file with outcomes, and files of the team's own feature views. Files in an object
+    store are not read: the digest contains their size and time of change.
     """
     spec = DatasetSpec.load(raw.dataset)
     digest = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode())
@@ -237,8 +236,8 @@ there were no decisions yet."""
 class Built:
     """A folder that `mtorl data build` has written, used as the source of a run.
 
-    If the folder is built again while a run is reading it, the run could mix the log of one build with the windows of
-    another. This is checked at each read, and stops the run with an error.
+    If the folder is built again while a run reads it, the run stops with an error. Otherwise, it could mix the log of
+    one build with the windows of another.
     """
 
     folder: Path

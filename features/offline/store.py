@@ -111,8 +111,8 @@ def build_training_data(log: Path, root: Path, windows: Path, built: Built | Non
 def training_windows(root: Path | str, windows: Path | str, spec: DatasetSpec) -> int:
     """Add features to each touchpoint of a windows folder, with the values just before it. Returns the number of rows.
 
-    All features of the service `ad_decision_v1` are added, except the history, which the rows already contain. If Feast
-    has no value, the feature gets its default, as in the router. Static columns are replaced by Feast's values.
+    The features are those of the service `ad_decision_v1`, except the history, which the rows already contain. If Feast
+    has no value, the feature gets its default, as in the router.
     """
     from features.sequences.manifest import rewrite_shards
 
@@ -214,9 +214,8 @@ def materialize(
 ) -> Materialized:
     """Write the newest features of all keys in a log to the online store. Rows that are already stored are not written.
 
-    Other processes may read and write the store at the same time. They see all features of a key and view either from
-    before the run or from after it, and touchpoints that they add are not lost. Feast's own `materialize` would
-    overwrite newer rows. It would also rewrite the registry in place, so a reader could find half of the file.
+    Other processes may read and write the store at the same time. Touchpoints that they add are not lost. Feast's own
+    `materialize` is not used, because it would overwrite newer rows.
 
     Args:
         end: Ignore touchpoints that happened or became known after this time. By default, the whole log counts.
@@ -269,8 +268,8 @@ def materialize(
             # repository's folder.
             source.file_options.uri = str((Path(root) / source.file_options.uri).resolve())
             latest = backfill.newest_rows(store, view, _EPOCH + timedelta(microseconds=newest))
-            # A user's first static value is the valid one. A run with `since` may not have read it, so it writes static
-            # values only of users that are not yet in the store.
+            # Only a user's first value of a static column is valid. A run with `since` may not have read this first
+            # value, so it writes static values only of users that are not yet in the store.
             written += backfill.write(store, view, latest, missing=since is not None and view.name == STATIC)
     return replace(done, written=written)
 

@@ -144,8 +144,8 @@ class Feed:
                 changes[user].append(change)
         written = self._history.change(changes)
 
-        # Another feed may be writing the decision of an outcome at this moment, so that its user or its touchpoint was
-        # not found above. So store the outcome as waiting, and then look for the touchpoint again.
+        # Another feed process may be writing the decision of this outcome right now, so that the decision's user or
+        # touchpoint was not found above. So store the outcome as waiting, and then look for the touchpoint again.
         changes = defaultdict(list)
         waiting = self._notes.notes_of([_waiting(record) for record in decisions])
         for record, texts in zip(decisions, waiting, strict=True):
@@ -187,10 +187,10 @@ class Feed:
 
 
 def _place(record: Record) -> tuple[str, str]:
-    """Return where the user of a decision is noted in the online store: a key, and a field of the hash at this key.
+    """Return where the online store notes the user of a decision: a key, and a field of the hash at this key.
 
-    The key is taken from the minute and the user bucket in the decision's id, so that many small hashes are stored
-    instead of a large one.
+    The key contains the minute and the user bucket of the decision's id, so that there are many small hashes instead of
+    a large one.
     """
     decision = record["decision_id"]
     digest = hashlib.blake2b(decision.encode(), digest_size=8).digest()

@@ -75,8 +75,8 @@ class History:
     def merge(self, batches: Iterable[pa.RecordBatch]) -> int:
         """Add the touchpoints of a log to the histories. Returns the number of changed users.
 
-        If both have a touchpoint of a user at the same time, the values of the log are kept. An outcome that is 0 or
-        null in the log is taken from the history, because the log may not contain it yet.
+        If a user has touchpoints at the same time in both, the log's values are kept. But an outcome that is 0 or null
+        in the log comes from the history, because the log may not contain it yet.
 
         Args:
             batches: Rows of the log, sorted by user, with user_id and the columns of `history_types`.

@@ -25,10 +25,9 @@ NOTES = "mtorl:feed:"
 # Number of keys in one command.
 _AT_ONCE = 500
 
-# Script that writes a hash, unless one of its fields has changed since it was read. Arguments: number of fields to
-# compare; each of these fields with the text that was read; seconds after which the hash expires, or 0 for never;
-# fields and texts to write. It is sent with EVAL, because redis-py can't use stored scripts in a pipeline to a cluster.
-# Redis compiles the script only once.
+# Lua script that writes fields of a Redis hash, unless one of the compared fields has changed since it was read.
+# Arguments: number of compared fields; their names and expected texts; seconds until the hash expires, or 0 for never;
+# names and new texts of the fields to write.
 _SWAP = """
 local at = 2 * ARGV[1] + 2
 for i = 2, at - 1, 2 do

@@ -78,9 +78,9 @@ def _shadows(log: DecisionLog, experiment: Experiment) -> list[tuple[str, str | 
 def newest_of(db: duckdb.DuckDBPyConnection, now: float) -> Newest | None:
     """Find the newest decision of an experiment, and whether the time since then is unusually long.
 
-    Traffic differs between shops and between hours of the day, so there is no fixed limit. Instead, the time since the
-    newest decision is compared with the longest gap of the seven days before it. Decisions dated in the future are
-    ignored, because the clock of their router is wrong.
+    There is no fixed limit, because traffic differs between shops. Instead, the time is compared with the longest gap
+    of the seven days before the newest decision. Decisions dated in the future are ignored, because the clock of their
+    router is wrong.
     """
     ((newest, longest),) = db.execute(
         f"""WITH busy AS (

@@ -105,11 +105,10 @@ class Comparison:
         return None
 
     def hours(self, of_stages: Mapping[str, float]) -> float:
-        """Return the effective run time in hours, in which a stage counts in proportion to its weight in the lift.
+        """Return the effective run time in hours: each stage counts by its weight in the lift.
 
-        If the stages have the weights w in the lift, and last h hours, the result is (sum w)^2 / sum(w^2 / h), like
-        Kish's effective sample size. For example, if a stage of one day has nearly all of the weight, the result is
-        about one day, even after weeks at smaller stages.
+        For example, if a stage of one day has nearly all of the weight, the result is about one day. With weights w and
+        durations h of the stages, the result is (sum w)^2 / sum(w^2 / h), like Kish's effective sample size.
         """
         ours, theirs = self._totals(WEIGHT)
         hours = np.array([of_stages.get(self.users.stages[stage], 0.0) for stage in self._stages]).clip(_SHORTEST)
@@ -133,9 +132,8 @@ class Comparison:
     def late_gap(self, kinds: set[str]) -> float:
         """Return the largest difference between the arms in the share of late outcomes; 0 if none is significant.
 
-        The share is the value of the late outcomes divided by the value of all outcomes of a kind. It is compared
-        within each stage, because a day without reports makes the outcomes of both arms late. A stage is left out if
-        its total value is not positive, because refunds exceed the other outcomes.
+        The share is the value of the late outcomes of a kind divided by the value of all outcomes of this kind. The
+        arms are compared within each stage, because a day without reports makes the outcomes of both arms late.
         """
         gaps = [0.0]
         for kind in kinds:
@@ -159,9 +157,9 @@ class Comparison:
     def _denominators(self, name: str) -> Terms | dict[tuple[int, int], Terms]:
         """Return the denominator of a metric, usually the number of decisions.
 
-        In a replay, an arm that spends W per decision, more than its budget b per decision, could not have afforded all
-        of its decisions. So its gain is divided by cost / b, and only the share b / W of its gain counts. In this case,
-        the result has one denominator for each arm and stage.
+        In a replay, an arm may spend more than its budget. Only the part of its gain that the budget pays for must
+        count, so the gain is divided by cost / (budget per decision). The result then has one denominator for each arm
+        and stage.
         """
         usual, budget = metric(name, self.gain).denominator, self.budget_per_decision
         if budget is None or not (is_gain(name) and is_per_decision(name)):

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     import duckdb
 
 
-# A person causes these reasons for leaving out decisions, by a kill switch or a change of the stage. People may do so
-# on bad days, so the verdict is also computed with these decisions.
+# Decisions are left out for these reasons after a person used the kill switch or changed the stage. People may do so on
+# bad days, so the verdict is also computed with these decisions.
 CHANGED = ("changed_period", "switched_off")
 
 
@@ -85,9 +85,8 @@ class CountedDecisions(NamedTuple):
 def count_decisions(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment) -> CountedDecisions:
     """Create the table `counted` with the decisions that count, and return a summary.
 
-    Each row is a cell: a group of decisions of one hour of which either all count or none. `changed` is true for a cell
-    that would count without the reasons in `CHANGED`. If the experiment file sets a user's arm, the user's decisions
-    count only until the hour in which the arm was first set.
+    Each row is a cell: a group of decisions of one hour of which either all count or none. `changed` marks the cells
+    that are left out only for the reasons in `CHANGED`.
     """
     models = _judged_models(db, experiment)
     rows = [(stage, arm, share) for stage, arms in shares_of_stages(experiment).items() for arm, share in arms.items()]
@@ -207,9 +206,9 @@ def _differ(shares: Mapping[str, float], others: Mapping[str, float]) -> bool:
 def _changed(experiment: Experiment) -> str:
     """Build an SQL condition for budget periods in which a change makes the arms incomparable.
 
-    A change of the stage, the salt, the layer or the shares changes how much money each arm gets. Without pacing, every
-    change of the file is included, because an arm that spends its budget early looks better until the other arm has
-    spent as much. A total budget has no periods.
+    A change of the stage, the salt, the layer or the shares gives the arms other budgets. Without pacing, any change of
+    the experiment file counts, because an arm that spends its budget early looks better than the other arm until later
+    in the period.
     """
     paced = all(budget.pacing is not None for budget in experiment.all_budgets if budget.period != "total")
     names = ("stage", "salt", "layer", *(() if paced else ("experiment_version",)))

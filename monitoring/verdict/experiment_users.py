@@ -196,8 +196,8 @@ class ExperimentUsers:
     def segments(self) -> list[tuple[str | None, int]]:
         """List the segments of the decisions that count, with their numbers of decisions, the largest first.
 
-        Call this method before `users`, because it removes users who got several arms at the same stage. `users` looks
-        at one segment at a time, and may see only one of these arms.
+        Call this method before `users`. It removes users who were seen in several arms of a stage. `users` could not
+        find them, because it reads one segment at a time.
         """
         rows = self._select()
         self.db.execute(

@@ -98,8 +98,8 @@ def reduce_hours(
 def _copy_records(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, segment: str) -> None:
     """Create the table `record` with the needed columns of each decision, and the table `setting`.
 
-    The column `unit` is a hash of the user id, and `decision` is a hash of the decision id, because joins on numbers of
-    8 bytes are faster. The probability that two of ten million decisions have the same hash is only about 1 in 400,000.
+    `unit` is a hash of the user id, and `decision` is a hash of the decision id, because joins on numbers of 8 bytes
+    are faster. With ten million decisions, the probability that any two have the same hash is about 1 in 400,000.
     """
     name = {"name": experiment.name}
     own = "coalesce(experiment, $name) = $name"

@@ -30,8 +30,8 @@ from mtorl.runtime.message import Message, prefixed
 if TYPE_CHECKING:
     import duckdb
 
-# After a stage begins, the ledger needs up to this time to open the accounts of the stage. Until then, fallbacks that a
-# refusal of the ledger causes do not count against the arm.
+# After a stage begins, the ledger needs up to this time to open the accounts of the stage. Until then, it may refuse
+# money. Fallbacks for this reason do not count against the arm.
 _FOLLOWED_SECONDS = 5.0
 
 

@@ -102,11 +102,9 @@ def counted_users(
 ) -> Iterator[CountedDecisions]:
     """Create the tables of `reduce_hours` and `count_decisions`, from stored sums if possible.
 
-    The tables exist until the block ends. If the experiment has covariates, and there are no segments, the table
-    `covariates` is created too.
-
-    The table `named` has one row per user. In `user_sum`, cells that count in the same way may be combined into one
-    row, with the `cell` of one of them and the earliest `hour`.
+    The tables exist until the block ends. If the experiment has covariates, and `segment` is empty, the table
+    `covariates` is created too. A row of `user_sum` may be the sum of several cells that count in the same way. Then it
+    has the `cell` of one of them.
     """
     with TemporaryDirectory(prefix="mtorl-sums-") as scratch:
         if segment or log.weights is not None or log.period != Period():
@@ -289,8 +287,8 @@ class _Sums:
                    sum(unpaid) AS unpaid,
                    min(first) AS first, max(last) AS last, any_value(latencies) FILTER ({is_recent}) AS latencies
             FROM {self._rows("activity", hours)} GROUP BY ALL"""
-        # Sums of old days are combined. But the present day of a budget may have begun on an old day, if its time zone
-        # is west of UTC and `outcome_hours` is short. So keep the exact times of the newest two old days.
+        # Costs of old days are added up into one row, which loses their times. Keep the times in the newest two of
+        # these days, because the current period of a budget may have begun there (in a time zone west of UTC).
         since = f"CASE WHEN hour >= {instant(hours[-1][0] - 2 * _DAY)} THEN since END"
         tables["spent"] = f"""
             SELECT min(hour) AS hour, min(since) AS since, arm, campaign_id, channel, sum(cost) AS cost
@@ -301,8 +299,8 @@ class _Sums:
     def _make_covariates(self, until: datetime) -> _Key:
         """Create the table `covariates`. It is stored in the lake once all hours of the users' past are closed.
 
-        Before the first stage with challengers, there is no past, so the table is empty. An empty table is not stored,
-        because its file would be dated 1970 and look like old data that is due for deletion.
+        Before the first stage with challengers, the table is empty, because there is no past. An empty table is not
+        stored: its file would be dated 1970, and be deleted as too old.
         """
         lake, ends = self.log.lake, past_ends(self.db, self.experiment, "cell", "first")
         files = [*lake.closed("decision", until=ends + HOUR), *lake.closed("outcome", until=ends + HOUR)]

@@ -234,8 +234,8 @@ def _no_decisions(watched: Watched, log: DecisionLog, end: datetime) -> _NotJudg
 def closed_as_usual(lake: Lake, end: datetime, length: timedelta) -> bool:
     """Return whether earlier weeks had no decisions at this time of the week either, for example on a closed day.
 
-    An earlier week is compared only if it had decisions at other times. Otherwise, a long outage would make the absence
-    of decisions look usual. Periods of a week or longer never count as closed.
+    Earlier weeks without any decisions are ignored. Otherwise, a long outage would make the absence of decisions look
+    usual. Periods of a week or longer never count as closed.
     """
     if length >= _WEEK:
         return False
@@ -341,8 +341,8 @@ def _columns(
 def _sample(watched: Watched, log: DecisionLog) -> TrainingSample:
     """Return the training sample of a model that answered in the period or, if there is none, of the newest model.
 
-    The newest model in the registry is only the second choice, because it may not serve yet. It is used if the registry
-    has none of the models in the log, for example because the platform provides the incumbent.
+    There is none in the registry if, for example, the platform provides the incumbent. The newest model is only the
+    second choice, because it may not serve yet.
     """
     with _reading():
         digests = log.models()

@@ -83,8 +83,8 @@ def _exceeded(state: State, column: ColumnDrift, end: datetime) -> bool:
 def _season(past: list[PastPeriod], end: datetime, threshold: float) -> float:
     """Return the smallest score that is evidence of drift. Smaller scores may be explained by a season.
 
-    Earlier scores at other times of the week can raise this limit to at most `SEASON * FAR` times the threshold.
-    Otherwise, a single festival, or a shift that grows slowly, would hide a lasting shift.
+    The limit depends on earlier scores. Scores at other times of the week can raise it to at most `SEASON * FAR` times
+    the threshold. Otherwise, a single festival would hide a lasting shift.
     """
     if not past or end - past[0].end < _WEEK:
         return FAR * threshold

@@ -145,8 +145,8 @@ def _find(
 ) -> None:
     """Add evidence to the streams of one family, and raise or end their alarms.
 
-    The more streams there are, the more evidence a single stream needs for an alarm. Streams without a value today are
-    counted too. Otherwise, old evidence could raise an alarm on a day on which most values are missing.
+    The more streams there are, the more evidence one stream needs for an alarm. Streams without a value today count
+    too, so that a day with many missing values does not make alarms more likely.
     """
     p_values = {name: p for name, p in p_values.items() if (name in HARM) == (kind == "harm")}
     had = {

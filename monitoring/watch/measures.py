@@ -184,11 +184,10 @@ def _decisions(channels: Sequence[str]) -> Iterator[_Ratio]:
 def _gain_in_budget(db: duckdb.DuckDBPyConnection, arm: str = "", where: str = "true") -> Iterator[_Ratio]:
     """Measure the gain per decision, corrected for exposures that the ledger refused because a budget was exhausted.
 
-    Without the correction, an exhausted budget would look like harm by the policy. Each of the E refused exposures is
-    assumed to have the mean gain g of the other exposures, so the result is (sum(gain) + E g) / decisions.
+    Without the correction, an exhausted budget would look like harm by the policy. Each refused exposure is assumed to
+    have the mean gain of the other exposures.
 
-    In the SQL, the term with `came_gain - g` sums to 0. It adds the uncertainty of g to the standard error (delta
-    method).
+    The term with `came_gain - g` sums to 0. It adds the uncertainty of this mean to the standard error (delta method).
     """
     sums = "coalesce(sum(came_gain) FILTER (shown), 0), count_if(shown), coalesce(count_if(budget_exhausted), 0)"
     ((gain, shown, refused),) = db.execute(f"SELECT {sums} FROM decided WHERE {where}").fetchall()

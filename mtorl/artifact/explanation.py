@@ -89,9 +89,9 @@ def without(instance: Instance, place: int, spec: DatasetSpec) -> Instance:
     """Return a copy of the window without one touchpoint: the one at position `place` of the prev_* lists."""
     if len(instance["prev_channel"]) == 1:
         return without_past(instance, spec)
-    # The context of a touchpoint is stored one position before the touchpoint itself. The oldest touchpoint may have no
-    # context, because older positions were cut off. If this touchpoint is removed, the next one becomes the oldest, so
-    # its context is removed.
+    # The context of a touchpoint is stored one position before the touchpoint itself. The oldest touchpoint may
+    # therefore have no context. If it is removed, the next one becomes the oldest, so also remove the context of that
+    # one.
     own = max(place - 1, 0)
     previous = ("prev_channel", "prev_timestamp", *(f"prev_{outcome}" for outcome in spec.window_outcomes))
     return {

@@ -87,10 +87,10 @@ def returns(reward_B: Floats, ends_B: Bools) -> Floats:
 
 
 def returns_to_go(batch: WindowBatch, encoder: Encoder, target: float) -> NDArray[np.float32]:
-    """Return the return that the network gets as input at each step of a window, in order to decide at the last step.
+    """Return the return-to-go that the network gets as input at each step of a window.
 
-    At the last step, it is `target`. At an earlier step, it is `target` plus the rewards from that step up to the last
-    step, because these rewards are already known.
+    At the last step, this is `target`. At an earlier step, it is `target` plus the rewards from that step up to the
+    last step, because these rewards are already known.
     """
     earned_BT = np.zeros((len(batch), encoder.window))
     earned_BT[batch.row_N, batch.step_N] = encoder.previous_reward(batch)

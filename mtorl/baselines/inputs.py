@@ -113,9 +113,9 @@ def _ratio(total_B: Floats, count_B: Floats | Ints) -> Floats:
 class States:
     """Encodes the features of a window as numbers without missing values, with statistics from the training windows.
 
-    Numeric features (amounts) become z-scores, categorical features (codes) become one-hot vectors, and missing values
-    become 0. If an amount is missing in some training rows, a flag column is added, which is 1 where the amount is
-    missing. Of several equal flag columns, only one is kept.
+    Numeric features become z-scores, categorical features become one-hot vectors, and missing values become 0. If a
+    numeric feature is missing in some training rows, a flag column is added, which is 1 where it is missing. Equal flag
+    columns are kept only once.
     """
 
     encoder: Encoder

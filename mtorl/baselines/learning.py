@@ -267,9 +267,8 @@ def temperature(value_BC: Floats, channel_B: Ints) -> float:
 def reward_of_value(value_B: Floats, reward_B: Floats) -> Callable[[Floats], Floats]:
     """Fit a function that converts a value to the expected reward of a touchpoint: sigmoid(slope * value + offset).
 
-    The conversion is necessary because a value estimates the sum of all later rewards of a journey, not the reward of
-    one touchpoint. The slope is not negative, so that channels have the same order by value and by reward (Platt
-    scaling, 1999).
+    A value estimates the sum of all later rewards of a journey, not the reward of one touchpoint. The slope is not
+    negative, so that the order of the channels stays the same (Platt scaling, 1999).
 
     Args:
         value_B: Value of the logged channel at each validation window.

@@ -64,11 +64,10 @@ def authors_protocol(table: WindowTable, seed: int, config: TrainConfig | None =
 
 
 def policy_ctr(selected_B: Bools, choice_B: Ints, channel_B: Ints, click_B: Floats) -> float:
-    """Return the click-through rate of a policy as the authors compute it ("policy CTR").
+    """Return the click-through rate of a policy as the authors of MTORL compute it ("policy CTR").
 
-    The authors count the clicks on rows whose predicted channel is the logged channel, and divide them by the number of
-    all selected rows. So the rate of a policy rises if it only guesses the logged channel more often.
-    `mtorl.evaluation.policy_value` estimates the rate without this bias.
+    They count the clicks on rows whose predicted channel is the logged channel, and divide them by the number of all
+    selected rows. This rate is biased: it also rises if the policy only guesses the logged channel more often.
     """
     return float(((choice_B == channel_B) * click_B)[selected_B].mean())
 

@@ -33,7 +33,7 @@ from mtorl.window.table import WindowTable
 
 REPEATS = 5  # number of folds of users in the "user" protocol
 SEEDS = 3  # number of seeds for the "time" protocol, which has only one split, and for the authors' protocol
-# number of the first fold; folds 0 to 4 are not used, because their test users influenced decisions about the model
+# number of the first fold; folds 0 to 4 are not used, because the model was designed with results on their test users
 FIRST_FOLD = 5
 _EVERY = (
     *(OURS, YARDSTICK, *(name for name in BASELINES if name != YARDSTICK)),

@@ -22,8 +22,9 @@ Evidence is limited by `MOST`, so that an alarm ends a few periods after its cau
 import math
 from collections.abc import Mapping
 
-MEAN_RUN = 1_000  # on average, a false alarm comes after at least this many periods; 1,000 days are nearly three years
-# the evidence of a stream is limited to this multiple of the evidence that raises an alarm for a single stream
+# On average, there are at least this many periods between two false alarms. 1,000 days are nearly three years.
+MEAN_RUN = 1_000
+# The evidence of a stream is cut off at this multiple of the evidence that raises an alarm if there is only one stream.
 MOST = 1.25
 _SMALLEST_P = 1e-12
 

@@ -17,8 +17,7 @@ def stretches(user_ids: pd.Series, share: float) -> Bools:
     """Select consecutive touchpoints of each user, which make up a fraction `share` of the user's touchpoints.
 
     A hash of the user id chooses the first touchpoint. After the user's last touchpoint, the selection continues with
-    the user's first one, so that every touchpoint is equally likely. If the last touchpoints were always selected, some
-    hours of the day would be too frequent. Single touchpoints would not show how similar neighbouring touchpoints are.
+    the user's first one, so that every touchpoint is equally likely to be selected.
 
     Args:
         user_ids: User of each row. All rows of a user must be present, in time order.
@@ -39,9 +38,9 @@ def stretches(user_ids: pd.Series, share: float) -> Bools:
 def sample_users(frame: pd.DataFrame, rows: int = MAX_ROWS) -> pd.DataFrame:
     """Return all rows of a sample of users, about `rows` rows in total.
 
-    A hash of the user id selects the users, so the same users are selected in every period. A large log can be sampled
-    in parts: add the users of the next part to the sample, and sample again. The result is the same as for the whole
-    log.
+    A hash of the user id selects the users, so that the same users are selected in every period. To sample a large log
+    in parts, join the previous sample with the next part, and sample the result. The last sample is the same as that of
+    the whole log.
     """
     if len(frame) <= rows:
         return frame

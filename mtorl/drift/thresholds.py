@@ -74,9 +74,9 @@ def measure(
     scorers = [test.scorer(reference[name]) for name, test in asked]
     journeys = _Journeys(reference["user_id"])
     scores = np.zeros((imitations, len(asked)))
-    # An imitated period has at most half of the users, and is compared with the rest. Both have fewer users than the
-    # real period and the real reference, so their scores are noisier. Without drift, scores are proportional to the
-    # root of the noise, so scale them to the real sizes.
+    # An imitated period has at most half of the users of the reference, and is compared with the others. With so few
+    # users, its scores are larger than those of a real period without drift, so scale them down to the real numbers of
+    # users.
     held_out = min(size.users, journeys.users // 2)
     noise = 1 / held_out + 1 / (journeys.users - held_out)
     to_real_size = np.sqrt((1 / size.users + 1 / journeys.users) / noise)

@@ -40,8 +40,8 @@ from mtorl.window.table import WindowTable
 
 FOLDS = 5
 FEWEST_USERS = 20  # the second model is trained only if the log has at least this many test users
-# The second model is trained on about this many touchpoints: users are kept whole, so the number is not exact. More
-# touchpoints would hardly improve the model.
+# The second model is trained on about this many touchpoints. The number is not exact, because all touchpoints of a user
+# are kept together. More touchpoints would hardly improve the model.
 MOST_TOUCHPOINTS = 200_000
 
 Users = pd.Series | Iterable[str]  # the user of each row
@@ -177,8 +177,8 @@ def _by_channel(half_BC: Floats) -> float:
 def unsure_of(left_2BC: Sequence[Floats], forecasts: Sequence[ExpectedOutcomes], error_C: Floats) -> Floats:
     """Return how much the values vary because the second model was trained on a limited number of users.
 
-    The second model exists in FOLDS versions, each trained without one fold of the users. The variation is estimated
-    from the differences between the forecasts of these versions (jackknife with FOLDS - 1 degrees of freedom).
+    There are FOLDS versions of the second model, each trained without one fold of the users. The variation is estimated
+    from the differences between their forecasts (jackknife with FOLDS - 1 degrees of freedom).
 
     Args:
         left_2BC: Each arm's probability of the exposures that are valued by forecasts, after the budget has limited the

@@ -84,8 +84,8 @@ class ExplorationPlan:
     def best(self) -> Option | None:
         """The cheapest option whose log shows the difference `lift`, or None if no option does.
 
-        The cost is the gain that is lost until the log shows the difference. Gain is lost by random decisions, and by
-        serving the old policy for longer if the next one is better by `lift`.
+        The cost is the gain that is lost until the log shows the difference: by random decisions, and by serving the
+        old policy for longer although the next one is better.
         """
 
         def cost(option: Option) -> float:

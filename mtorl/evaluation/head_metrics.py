@@ -71,8 +71,8 @@ class LoggedTargets:
     channel_B: ArrayLike  # index of the channel that was used
     reward_B: ArrayLike  # reward label of the channel that was used, in [0, 1]
     users_B: ArrayLike
-    # Mask of the rows that count as positive in `reward_auc`. By default, these are the rows with a reward label of at
-    # least 0.5, which is correct if the gain is binary. For any other gain, pass a condition such as `revenue > 0`.
+    # Mask of the rows that count as positive in `reward_auc`. The default, a reward label of at least 0.5, is correct
+    # only if the gain is binary. For any other gain, pass a condition such as `revenue > 0`.
     positive_B: ArrayLike | None = None
     # Mask of the rows on which the action head is evaluated; by default, all rows. Leave out decisions that our own
     # policies made: the action head is not trained to predict them.

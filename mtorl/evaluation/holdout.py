@@ -146,7 +146,7 @@ def _at_spend(spend: float, forecast: Forecast, params: PolicyParams) -> PolicyP
 def _best_constant(table: WindowTable, wanted_B: Bools) -> Ints | None:
     """Return for each row the channel with the highest mean gain, estimated from other users.
 
-    The users are divided into two halves, and the rows of one half get the best channel of the other half. Returns None
+    For this, the users are divided into two halves, and each half gets the best channel of the other half. Returns None
     if the log can't be used to estimate the mean gains.
     """
     spec, half_B = table.spec, folds_of(table.rows["user_id"], 2)

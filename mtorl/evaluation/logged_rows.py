@@ -133,10 +133,8 @@ class LoggedRows:
     def overexposed_channel(self) -> tuple[int, int, float] | None:
         """Find a channel that has clearly more rows in a touchpoint log than its propensities imply.
 
-        For each channel, a row counts 1 / propensity if it has the channel, and 0 if it has another channel. The mean
-        over all rows is 1 if the propensities are correct. If the mean is larger, the propensities are wrong, or
-        exposures of other channels are missing from the log. A mean below 1 is not an error, because the channel may
-        have been impossible in some rows.
+        If there is such a channel, the propensities are wrong, or exposures of other channels are missing from the log.
+        A channel with fewer rows than implied is not an error, because it may have been impossible in some rows.
 
         Returns:
             Index of the channel, its number of rows, and the number that its propensities imply. None if the log has no
@@ -174,8 +172,8 @@ class LoggedRows:
         """Return the importance weight (B,) of the exposure in each row; 0 if the row has no exposure.
 
         The weight is the policy's probability of drawing and exposing the logged channel, divided by the log's
-        probability of doing the same. If `policy` is None, the weights are those of a policy that draws channels as the
-        log does, and always exposes.
+        probability of the same. If `policy` is None, the weights are for a policy that draws channels as the log does,
+        and exposes every drawn channel.
         """
         weight_B = np.ones(len(self))
         if policy is not None:

@@ -31,8 +31,8 @@ from mtorl.runtime import progress
 from mtorl.window.on_demand import Windows, from_texts
 from mtorl.window.table import MOST_HELD_OUT, WindowTable
 
-# A channel counts as lost if the model expects it less than half as often as it is in the log, and if the log has at
-# least 100 touchpoints of it. With fewer touchpoints, its share in the log is too uncertain.
+# A channel counts as lost if the model expects it less than half as often as it is in the log. Channels with fewer than
+# 100 touchpoints in the log are not tested, because their share in the log is too uncertain.
 LEAST_EXPECTED = 0.5
 FEWEST_TOUCHPOINTS = 100
 
@@ -122,9 +122,8 @@ def evaluate_offline(
 def lost_channel(logits_BC: Floats, channel_B: Ints) -> tuple[int, float, float] | None:
     """Find a channel that is frequent in the log, but that the model rarely expects.
 
-    The action head learns how often each channel was used in the training log. If touchpoints of a channel were lost
-    from the training log, the policy avoids this channel. The evaluation may then overrate the policy, because the test
-    users did see the channel earlier.
+    The reason may be that touchpoints of this channel were lost from the training log. The policy then avoids the
+    channel. The estimate of its value may be too high, because the test users did see the channel earlier.
 
     Returns:
         Index of the channel, its share according to the model, and its share in the log. None if there is no such

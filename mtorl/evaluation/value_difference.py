@@ -169,9 +169,8 @@ def value_difference(
 def _mean_weight(log: LoggedRows, arm: _Arm, weight_X: Floats, exposing_X: Floats) -> tuple[float, list[float]]:
     """Return an arm's mean importance weight divided by its expected value, with the 95 % interval of this ratio.
 
-    The ratio is close to 1 if the logged probabilities are correct. A rare exposure may be missing from the log and so
-    from all resamples, which makes the interval too narrow. So it is widened to the width that the logged probabilities
-    imply.
+    The ratio is close to 1 if the logged probabilities are correct. Resamples of the log do not contain exposures that
+    are possible but did not occur. So the interval is widened to the width that the logged probabilities imply.
     """
     if not exposing_X[0] > 0:  # a policy that never exposes has no weight to check
         return 1.0, [1.0, 1.0]

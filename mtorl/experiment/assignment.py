@@ -83,9 +83,8 @@ def draw(
 
     With `what="draw"`, the number selects the channel. With `what="explore"`, it decides whether the decision is
     randomised for exploration, and which channel it then gets. The number is a hash of the arguments, so a replay can
-    compute it from the decision record.
+    compute it again.
 
-    `request` is the caller's request id or, if there is none, the decision's id. Callers do not know the salt, so they
-    can't search for a request id that leads to a certain channel.
+    `request` is the caller's request id or, if there is none, the decision's id.
     """
     return _point((what, experiment, salt), user_id, campaign_id, request)

@@ -262,13 +262,9 @@ class Experiment(StrictModel):
     def accounts(self) -> list[AccountLimit]:
         """Return the ledger accounts of this experiment, which divide each budget between the arms.
 
-        Each budget has one account for all arms together and one for each arm. An arm's account gets a part of the
-        budget that is proportional to the arm's users, so that every arm has the same money per user. Users outside the
-        experiment have a separate account, and so do the users in `overrides`, so that neither spends the money of an
-        arm.
-
-        A new stage or new weights change the parts. The account for all arms together still limits the total spending,
-        so the budget can't be exceeded.
+        An arm's account gets a part of the budget that is proportional to the arm's users, so that every arm has the
+        same money per user. Users outside the experiment and users in `overrides` have accounts of their own. One more
+        account for all arms together limits the total spending.
         """
         start, end = self.layer_part
         inside = end - start

@@ -210,9 +210,9 @@ def replaced_by(events: Sequence[Event]) -> str | None:
 def serves_since_before(events: Sequence[Event], experiment: Experiment) -> Promoted | None:
     """Return the newest promotion if a new experiment file would silently undo it, or None.
 
-    After a promotion, all users get the promoted challenger. A file with a new salt defines a new experiment, so all
-    users would get the incumbent in this file instead. If that incumbent answers exactly like the promoted challenger,
-    nothing changes for users, and the result is None.
+    After a promotion, all users get the promoted challenger. A file with a new salt begins a new experiment, so all
+    users would get the incumbent in this file instead. The result is None if that incumbent answers exactly like the
+    promoted challenger.
     """
     newest = newest_promotion(events)
     if newest is None or newest.rolled_back:

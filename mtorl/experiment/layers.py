@@ -61,8 +61,8 @@ class Experiments:
         2. an experiment whose part of the layer contains the user
         3. the first experiment, in which the user is OUTSIDE
 
-        If no experiment decides the campaign, the same order applies to all experiments. The user is then OUTSIDE in
-        the result, and no budget pays for the campaign.
+        If no experiment decides the campaign, the same order applies to all experiments. The user is then OUTSIDE,
+        and no budget pays for the campaign.
         """
         of_campaign = [one for one in self._all if one.decides(campaign_id)] or self._all
         named = next((one for one in of_campaign if one.overrides_arm_of(user_id)), None)

@@ -151,12 +151,11 @@ class Kept(NamedTuple):
 
     @property
     def to_follow(self) -> float:
-        """Return the price that smaller accounts of the same budget use at their beginning.
+        """Return the price with which smaller accounts of the same budget begin.
 
-        This is the current price of this account, with two exceptions. If the budget is larger than can be spent, the
-        multiplier falls to 0, but a controller can't start with a price of 0. So at least a tenth of the price unit is
-        returned. If the multiplier is implausibly high, because the arm ignores the price, the price unit itself is
-        returned.
+        This is the current price of this account, but at least a tenth of the price unit, because a controller can't
+        start with a price of 0. If the price is implausibly high, because the arm ignores it, the result is the price
+        unit.
         """
         factor = self.state.multiplier
         return self.state.price_unit * (max(factor, 1.0 / _PLAUSIBLE) if factor < _PLAUSIBLE else 1.0)
@@ -309,8 +308,7 @@ def first_price(limit: AccountLimit, last: Kept | None) -> tuple[float, float] |
     """Return the multiplier and the price unit with which a new plan of an account begins.
 
     These are the values of the account's last plan. If the first price in the experiment file has changed since then,
-    the multiplier is 1 and the price unit is the new first price. Returns None if there is neither a last plan nor a
-    first price.
+    the multiplier is 1 and the price unit is this first price. Returns None if there is neither.
     """
     assert limit.pacing is not None
     stated = limit.pacing.price

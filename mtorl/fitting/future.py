@@ -43,7 +43,7 @@ from mtorl.window.window import WindowBatch
 STEPS = 3  # number of later opportunities that are simulated
 HALF_LIFE_DAYS = 14.0  # a gain or cost counts half if it comes after a pause of this length
 CLEAR = 2.33  # the policy uses the value of the future only if `foresight` is above this number of standard errors
-# limits the sample of windows: number of tokens in the windows and their branches, a few seconds of CPU time
+# largest number of tokens in the sampled windows and their branches, which take a few seconds of CPU time
 _TOKENS = 350_000
 _AT_ONCE = 1024  # number of windows whose branches are computed at a time, to limit memory
 _EPOCHS, _BATCH, _LR = 10, 1024, 6e-3
@@ -94,15 +94,11 @@ def fit_future(ensemble: Ensemble, encoder: Encoder, windows: Windows, price: fl
 def foresight(ensemble: Ensemble, encoder: Encoder, table: WindowTable, seed: int) -> float:
     """Measure how well the network predicts the effect of a channel on the user's next gain, in standard errors.
 
-    For each touchpoint, the network predicts the gain of the user's next touchpoint in two ways: given the logged
-    channel, and averaged over the channels that the log's policy might have drawn. Both predictions are averages over
-    the exposure having a gain or not, because knowing the gain would reveal something about the user. The error of the
-    second prediction is multiplied by the difference between the two predictions, and the products are summed by user.
-    If the network can't predict the effect of the channel, the sum is 0 on average.
+    The result is positive if a prediction of the next gain is better with knowledge of the channel than without it. It
+    is 0 on average if the network can't predict the effect of the channel.
 
-    Returns 0 if there is nothing to compare. Also returns 0 if propensities are estimated from the previous channel
-    (`markov`): channels may then depend on the tastes of users, and be correlated with the next gain without causing
-    it.
+    Returns 0 if there is nothing to compare, or if propensities are estimated from the previous channel (`markov`):
+    channels may then depend on the tastes of users, which also affect the next gain.
     """
     if table.spec.propensity == "markov":
         return 0.0

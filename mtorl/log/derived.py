@@ -65,13 +65,10 @@ class Derived:
         return f"{place}/{_digest(sources)}-{self._token}-{number}-{of}.parquet"
 
     def supersede(self, known: Collection[LakeFile]) -> None:
-        """Hide the cached files that are no longer needed.
+        """Hide the cached files that are no longer needed. A later call of the lake deletes them.
 
-        They are deleted later, because a running query may read them.
-
-        A file with the current settings is hidden if it is not in `known` and is an hour old, because a concurrent
-        reader may have listed a younger file. Files with other settings are hidden when the newest of them is a day
-        old, because another process may use these settings until then.
+        Files that other processes may still use are kept: with the current settings, files in `known` and files younger
+        than an hour; with other settings, all files until the newest is a day old.
         """
         now = datetime.now(UTC)
         own = defaultdict(list)

@@ -162,12 +162,11 @@ class Lake:
         return lake
 
     def lost(self) -> set[str]:
-        """Return the names of files that this lake has listed, but that were deleted since.
+        """Return the names of files that were deleted since this lake has listed them.
 
-        Only for a lake from `fixed`.
-
-        Files are deleted if they are too old, or if a user in them is removed. A table that was computed from a deleted
-        file may still contain the removed user, so the caller must delete it.
+        The lake must come from `fixed`. Files are deleted if they are too old, or if a user is removed from them. The
+        caller must delete each table that was computed from a deleted file, because it may still contain the removed
+        user.
         """
         folders = self._fixed or {}
         there = {
@@ -184,9 +183,8 @@ class Lake:
     def snapshot(self) -> str:
         """Return a text that identifies the records that a training reads now; "" if the lake is empty.
 
-        The text contains the time of the newest upload. If a pipeline step is repeated, it ignores later uploads, and
-        so reads the same records. The text also contains a digest of all file names, so it differs after each upload or
-        compaction.
+        With this text, a repeated pipeline step reads the same records again, because the text contains the time of the
+        newest upload, and later uploads are ignored. The text differs after each upload or compaction.
         """
         if not self:
             return ""

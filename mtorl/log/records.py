@@ -307,11 +307,10 @@ ID_FIELD: dict[Kind, str] = {
     "window": "decision_id",
 }
 
-# If several records have the same id, the first in this order counts, and readers ignore the others. A decision has a
-# second record if the router withdraws the decision, because its first record may have been stored too late; then the
-# withdrawal counts. All other records with the same id are copies, because records may be sent more than once. If an
-# event was reported to two routers, the report with the earlier event time counts, then the lower value, then the one
-# that was received first.
+# The order of records with the same id. Readers use the first record and ignore the others.
+# Usually these records are copies, with two exceptions. If the router withdraws a decision, it writes a second record,
+# which replaces the first one. If an event was reported to two routers, the report with the earlier event time counts,
+# then the lower value, then the one that was received first.
 _FIRST_COUNTS: dict[Kind, str] = {
     "decision": "withdrawn DESC, event_time",
     "outcome": "event_time, value, received_time",

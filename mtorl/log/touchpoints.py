@@ -75,8 +75,8 @@ def write_log(log: pd.DataFrame, path: str | Path, spec: DatasetSpec) -> None:
 class ColumnDigest:
     """A digest of a column, to which the values are added one array at a time.
 
-    It depends on the values, the lengths of texts or lists, and the positions of nulls. It does not depend on the
-    column's type or on the bytes that are stored for a null, because these differ between writers.
+    The digest depends on the values, the lengths of texts or lists, and the positions of nulls. It does not depend on
+    how the values are stored, because this differs between writers.
     """
 
     def __init__(self) -> None:

@@ -47,12 +47,10 @@ class Ensemble(nn.Module):
         action  softmax(scale * logits)
         reward  sigmoid(scale * (m + personal_share * (l_c - m)) + shift_c)     l_c: logit of channel c, m: mean over c
 
-    At first the scales and the personal share are 1 and the shifts are 0, so the predictions are not calibrated.
-    `mtorl.network.calibration` sets these values.
+    `mtorl.network.calibration` sets the scales, the personal share and the shifts. Before that, they have no effect.
 
-    Two more outputs are optional. If `mtorl.network.user_state` has set `state_distance`, the fourth output is the
-    distance of each user's state from the states in training. It is computed from the first member only. If `future` is
-    set as well, the fifth output is the effect of an exposure on later gain and cost.
+    If `state_distance` is set, there is a fourth output: the distance of each user's state from the states in training.
+    If `future` is set as well, there is a fifth output: the effect of an exposure on later gain and cost.
     """
 
     action_scale: Tensor

@@ -116,9 +116,8 @@ class CausalConv(nn.Module):
     def _as_product(self, h_BTH: Tensor) -> Tensor:
         """Compute the convolution as one matrix product, for the graph that is exported to onnxruntime.
 
-        In onnxruntime, a convolution rounds differently depending on the number of steps, so equal inputs would give
-        slightly different results. The product gives bit-identical results for any number of steps. It is faster in
-        onnxruntime, but slower in torch.
+        In onnxruntime, a convolution rounds differently depending on the number of steps. The product gives
+        bit-identical results for any number of steps. It is faster in onnxruntime, but slower in torch.
         """
         past_BTH = F.pad(h_BTH, (0, 0, self.reach, 0))
         lags = range(self.reach, -1, -self.conv.dilation[0])
@@ -153,9 +152,9 @@ class CausalAttention(nn.Module):
     def at(self, h_BTH: Tensor, step_B: Tensor) -> Tensor:
         """Return the output (B, H) at one step of each window, faster than `forward`, which computes all steps.
 
-        The keys and values of the other steps are not needed. For a query q, the score q . (W_key h_t + b_key) equals
-        (W_key^T q) . h_t plus a constant, which cancels in the softmax. The weights p_t sum to 1, so the attended value
-        is W_value (sum_t p_t h_t) + b_value.
+        It avoids computing the keys and values of the other steps. For a query q, the score q . (W_key h_t + b_key)
+        equals (W_key^T q) . h_t plus a constant, which cancels in the softmax. The weights p_t sum to 1, so the
+        attended value is W_value (sum_t p_t h_t) + b_value.
         """
         hidden = h_BTH.shape[2]
         own_BH = step_of(h_BTH, step_B)
@@ -193,11 +192,11 @@ class CausalAttention(nn.Module):
 class ChannelMemory(nn.Module):
     """Summarises how often each channel was shown recently and what came of it, as sums that decay over time.
 
-    n = sum_{s<=t} decay^(t-s) a_{s-1},  g = sum_{s<=t} decay^(t-s) a_{s-1} o_{s-1}
+        n = sum_{s<=t} decay^(t-s) a_{s-1},  g = sum_{s<=t} decay^(t-s) a_{s-1} o_{s-1}
 
     n counts exposures, and g sums the reward and each other outcome o, at K learned decay rates. The memory of a
-    channel consists of asinh(n), asinh(g) and the running mean g / (1 + n), followed by the same values for all
-    channels together.
+    channel is asinh(n), asinh(g) and the running mean g / (1 + n), followed by the same values for all channels
+    together.
     """
 
     lag_TT: Tensor
@@ -350,9 +349,9 @@ class MTORL(nn.Module):
     def forward_logged(self, x_BTD: Tensor, channel_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the predictions that the losses compare with the log.
 
-        These are the action logits, and the reward logit and expected cost of the logged channel. Rows are the N real
-        steps of all windows, one window after the other. A step is real if its channel is at least 0; all others are
-        padding or have no target.
+        These are the action logits, and the reward logit and expected cost of the logged channel. The N rows are the
+        steps of all windows that have a target, one window after the other. A step has a target if its channel is at
+        least 0.
         """
         real_BT = channel_BT >= 0
         channel_N = channel_BT[real_BT]

@@ -74,8 +74,8 @@ def preference_loss(log_prob_BT: Tensor, reward_BT: Tensor, clone_BT: Tensor) ->
     """Return -log sigmoid(margin), averaged over random pairs of windows with different mean rewards.
 
     The margin is the mean log-probability of the window with the higher mean reward, minus that of the other window.
-    Means over steps are compared, because a long window has a larger sum than a short one even if its steps are not
-    better. The loss is 0 if the batch has no such pair.
+    Means over the steps are compared, because a long window has a larger sum. The loss is 0 if the batch has no such
+    pair.
     """
     length_B = clone_BT.sum(1)
     score_B = log_prob_BT.sum(1) / length_B.clamp(min=1)

@@ -47,9 +47,8 @@ def period_at(period: Period, timezone: str, now: float) -> tuple[int, int]:
 def period_after(period: Period, timezone: str, start: int, until: int, now: float) -> tuple[int, int]:
     """Return the current period of an account that already had a period.
 
-    Usually, this is the period in the calendar. But a change of the time zone or a wrong clock could begin a new period
-    too early. So the last period continues until its end has passed, and at least `_SHORTEST` has passed from its
-    beginning to that of the next period.
+    Usually, this is the period in the calendar. But after a change of the time zone or of the clock, a new period could
+    begin too early. So it begins only after the end of the last period, and at least `_SHORTEST` after its beginning.
 
     Args:
         start: Beginning of the account's last period.

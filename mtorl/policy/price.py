@@ -19,8 +19,8 @@ _TOLERANCE = 1e-3
 def policy_price(forecast: Forecast, params: PolicyParams, budget: float) -> float:
     """Return the lowest price at which the expected spend of a policy is within a budget, up to a tolerance.
 
-    The price is 0 if the spend at price 0 is within the budget. The search assumes that spend falls steadily as the
-    price rises. If spend does not, for example because there are few rows, a lower price may also fit.
+    The price is 0 if the spend at price 0 is within the budget. The search assumes that the spend falls as the price
+    rises. Otherwise, a lower price may also fit.
 
     Args:
         budget: Currency units per row of the forecast.

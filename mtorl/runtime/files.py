@@ -27,12 +27,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     """Yields a temporary path for a file or folder, which replaces `path` at the end of the block.
 
-    If the block raises an error, the temporary path is removed and `path` stays unchanged. A file is replaced in one
-    step. A folder is missing for a moment, between the renaming of the old folder and of the new one. A file can't
-    replace a folder, nor a folder a file, except for a Parquet table, which may be one file or a folder of parts.
-
-    With `durable`, content and name of a file are synced to disk, so that the file survives a power failure right after
-    the block.
+    If the block raises an error, `path` stays unchanged. A file is replaced in one step, but a folder is missing for a
+    moment. With `durable`, a file survives a power failure right after the block.
 
     Raises:
         OSError: `path` can't be written, or a file would replace a folder or the reverse. If the disk is full, the

@@ -100,8 +100,8 @@ _PRIVATE = 0o027
 def step() -> Iterator[None]:
     """Run the body of a pipeline step, and turn errors that a user can fix into a message.
 
-    A user can fix an InputError, and a volume that is full or not writable. Such an error becomes a SystemExit with the
-    text of the error. Any other error is raised unchanged. In both cases the reason is written to the step's note.
+    These are each InputError, and errors because a volume is full or not writable. Such an error becomes a SystemExit
+    with the text of the error. All errors are also written to the step's note.
     """
     mask = os.umask(_PRIVATE)
     # If the process already denies write access to other users, keep its setting.

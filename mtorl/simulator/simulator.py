@@ -191,8 +191,8 @@ class Online:
         """Return the opportunities of all users in a round, with everything that a policy may know.
 
         Each opportunity has the user's history, context and static columns, and a random number `u` that selects the
-        channel. The history has a list for each column of earlier touchpoints, such as hist_channel. The time `at` and
-        the times in hist_timestamp are in microseconds since 1970.
+        channel. The history has a list for each column of earlier touchpoints, such as hist_channel. Times are in
+        microseconds since 1970.
         """
         u_U = self.u(round_index)
         return [

@@ -23,8 +23,8 @@ from mtorl.log.gain import Gain
 from mtorl.window.on_demand import Windows, in_chunks
 from mtorl.window.window import WindowBatch
 
-# A category that occurs in fewer than 10 training tokens is encoded as "unknown", so that the model sees examples of
-# "unknown". If 0.1 % of the training tokens is less than 10, this smaller number is the limit.
+# A category is encoded as "unknown" if it occurs in fewer than 10 training tokens, or in less than 0.1 % of the tokens
+# if these are fewer than 10. So the model sees examples of "unknown" in training.
 _RARE, _RARE_SHARE = 10, 0.001
 
 
@@ -68,15 +68,14 @@ class Encoder:
 
     A token is the concatenation of these parts:
 
-    - the channel of the previous touchpoint, one-hot, with one more position that marks the start of a journey;
-    - the reward r_{t-1} of the previous touchpoint, computed from the outcomes in `spec.seen_outcomes`;
-    - one number for each of these outcomes;
+    - the channel of the previous touchpoint, one-hot, with one more position for the start of a journey;
+    - the reward r_{t-1} of the previous touchpoint, and each of the outcomes in `spec.seen_outcomes`;
     - the hour of the day as a point on a circle, and the pause since the previous touchpoint;
     - the context columns, the static columns and the stored features.
 
-    Numeric columns are z-scores, clipped to +-5, and null is 0. Categorical columns are one-hot, with one number for
-    all values that are rare or absent in training. Outcomes and the pause are z-scores of asinh(value / scale), so that
-    both small and large amounts can be told apart.
+    Numeric columns are z-scores, clipped to +-5, and null is 0. Categorical columns are one-hot, with one position for
+    all rare or unknown values. Outcomes and the pause are z-scores of asinh(value / scale), because they range from
+    small to large amounts.
 
     Attributes:
         reward_min: Smallest value of gain - cost_weight * cost in the training data.

@@ -106,9 +106,9 @@ class WindowTable:
     def tiles(self, split: str) -> WindowBatch:
         """Build windows for training: each touchpoint of a split is a valid target in exactly one of them.
 
-        Each journey is cut into consecutive windows. A window may show a touchpoint that was recorded too late for a
-        later decision in it. Training must ignore this decision there (see `Targets`), so it gets one more window,
-        which ends with it.
+        Each journey is cut into consecutive windows. If a window shows a touchpoint that was recorded too late for a
+        later decision in it, training must ignore this decision there (see `Targets`). The decision gets one more
+        window, which ends with it.
         """
         steps, rows = self._steps(split), self.rows[self.is_in(split)]
         chosen = tile_ends(rows["step"].to_numpy(), self.spec.window)

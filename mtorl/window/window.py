@@ -69,12 +69,11 @@ since 1970.
 class Targets:
     """The outcomes at each token of some windows, including the last token; for training and evaluation only.
 
-    A window contains what was known at its *last* token. If a touchpoint was recorded late, the window shows it to the
-    tokens after it, although their decisions were made without it. Such tokens have `valid_N` False, and are not
-    learned from.
+    A window contains what was known at its *last* token. If a touchpoint was recorded late, earlier decisions were made
+    without it, although the window shows it. Nothing is learned from such decisions (`valid_N` is False).
 
-    The action head imitates the policy that wrote the log. It must not imitate our own decisions (`collected_N`),
-    because each training would then reinforce the choices of the previous model.
+    The action head imitates only the policy that wrote the log. If it imitated our own decisions (`collected_N`), each
+    training would reinforce the choices of the previous model.
 
     Attributes:
         channel_N: Logged channel, as its position in spec.channels.

@@ -175,9 +175,9 @@ class Experiment:
         config, log = trained.config, trained.log
         mean_cost, mean_gain = float(log["cost"].mean()), float(trained.spec.reward.gain.of(log).mean())
         budget = config.budget_share * mean_cost
-        # A replay knows only the costs of exposures that match the log. An arm that agrees more often with the log
-        # would therefore exhaust its budget sooner. So the ledger's limit is set too high to matter in a replay.
-        # Instead, the verdict counts only as many decisions of an arm as its budget pays for.
+        # A replay knows only the costs of exposures that match the log, so an arm that agrees more often with the log
+        # would exhaust its budget sooner. So the ledger gets a limit that is never reached. Instead, the verdict counts
+        # only as many decisions of an arm as its budget pays for.
         never_binding = 2 * max(trained.arms["challenger"].model["cost_cap"].values())
         per_decision = never_binding if trained.replays else budget
         price = mean_gain / mean_cost if mean_gain > 0 and mean_cost > 0 else 1.0

@@ -102,9 +102,9 @@ def in_order(source: TrafficSource) -> list[Turn]:
 def in_parts(source: TrafficSource, before: int) -> list[list[Turn]]:
     """Split the opportunities into parts, after each of which the experiment may move to its next stage.
 
-    The first `before` parts are for the stages before the last one. In each of them, every user who has more than
-    `before` opportunities sends one request. All other requests belong to the last stage, because that stage decides
-    the verdict. They are in the order of `in_order`.
+    The first `before` parts are small: each contains one request of every user who has more than `before`
+    opportunities. All other requests belong to the last stage, because that stage decides the verdict. They are in the
+    order of `in_order`.
     """
     long = {user for user, number in source.opportunities.items() if number > before}
     early = [[(turn, user) for user in source.opportunities if user in long] for turn in range(before)]

@@ -220,9 +220,6 @@ def stretch_of_each(step_N: ArrayLike, length_N: ArrayLike, share: float, place_
     Returns a mask (N,) of the selected touchpoints. The steps of a journey (`step_N` of `length_N`) are spread evenly
     over [0, 1 - share). The selected steps lie in an interval of length `share` that ends at the user's `place_N`,
     which is uniform in [0, 1).
-
-    Simpler rules would be biased. Parts of equal length would rarely cover the ends of a journey, and an equal number
-    of touchpoints per user would give too much weight to short journeys.
     """
     at_N = (1.0 - share) * np.asarray(step_N) / np.asarray(length_N)
     return np.asarray((at_N <= place_N) & (place_N < at_N + share))

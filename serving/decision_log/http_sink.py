@@ -14,8 +14,8 @@ from serving.decision_log.shipper import Refused, Sink, SinkUnavailable
 BATCH = 64  # records per request: encoding them blocks the event loop, which also serves decisions, for less than 1 ms
 _ANSWER_SECONDS = 10.0
 _LONGEST_RETRY_AFTER = 300.0
-# These status codes mean that the record itself is not accepted, so the record is set aside. Any other 4xx, such as 404
-# or 403, means a wrong URL or setting. Shipping then waits. Otherwise, every record of the log would be set aside.
+# These status codes mean that the server does not accept this one record, so the record is set aside. Any other 4xx,
+# such as 404 or 403, means a wrong URL or setting, which affects all records. So shipping waits.
 _REFUSALS = {400, 409, 413, 422}
 _NO_BATCHES = 415  # unsupported media type: the sink may accept single events instead of a batch
 
@@ -76,8 +76,8 @@ def encode(batch: Batch, source: str) -> tuple[dict[str, str], bytes]:
 def _context(kind: Kind, line: bytes, source: str) -> dict[str, str]:
     """Build the CloudEvents attributes of a record, such as its id and type.
 
-    A withdrawn decision has the id `<decision_id>.withdrawn`. With the decision's own id, consumers would drop the
-    event as a duplicate. The `partitionkey` is the decision id, so that a decision and its outcomes go to the same
+    A withdrawn decision has the id `<decision_id>.withdrawn`, because consumers would drop a second event with the
+    decision's own id. The `partitionkey` is the decision id, so that a decision and its outcomes go to the same
     partition.
     """
     try:

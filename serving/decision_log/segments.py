@@ -159,8 +159,8 @@ class SegmentWriter:
     def _is_ahead(self) -> bool:
         """Whether the newest segment's modification time is in the future, or the segment was deleted.
 
-        In both cases, the next append begins a new segment. The time is in the future if the clock was set back.
-        Another append would then give the segment an earlier time, although it contains records with the later time.
+        In both cases, the next append begins a new segment. If the clock was set back, another append to the old
+        segment would give it a time before that of its records.
         """
         try:
             return os.stat(self._path).st_mtime > time.time() + _CLOCK_SECONDS

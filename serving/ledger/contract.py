@@ -164,10 +164,9 @@ class Ledger(Protocol):
     def define(self, accounts: Iterable[Account]) -> None:
         """Set the accounts to which the ledger's limits apply from now on.
 
-        Earlier accounts that are missing become inactive.
-
-        Spent and reserved amounts are kept, even those of inactive accounts. If the division of a budget among arms
-        changes, the arms get new limits for the rest of the current period (promise 5).
+        Earlier accounts that are missing in `accounts` become inactive. Spent and reserved amounts are kept, even those
+        of inactive accounts. If a budget is divided differently among its arms than before, the arms get new limits for
+        the rest of the current period.
         """
 
     def reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
@@ -190,10 +189,9 @@ class Ledger(Protocol):
     def settle_all(self, costs: Sequence[Cost]) -> list[Settlement | Exception]:
         """Charge costs to reservations. Errors are as in `reserve_all`; an unknown id gets UnknownReservation.
 
-        The first cost of a reservation is charged up to the reserved amount, and the rest of that amount is released. A
-        later cost, or a cost after expiry, is charged only if the accounts still have money. All costs of a reservation
-        together are charged at most up to the reserved amount. What is not charged counts as excess, as does a cost
-        after a cancellation.
+        The first cost is charged up to the reserved amount, and the rest of that amount is released. A later cost, or a
+        cost after expiry, is charged only if the accounts still have money, and only up to the reserved amount in
+        total. Costs that are not charged count as excess, as does a cost after a cancellation.
         """
 
     def cancel_all(self, reservation_ids: Sequence[str]) -> list[Exception | None]:
@@ -262,8 +260,8 @@ class KnownBalances:
 def limit_after_a_change(part: int, spent: int, reserved: int, whole: int, whole_spent: int) -> int:
     """Return an arm's limit for the rest of the current period, after a budget was divided differently among its arms.
 
-    The result is at least what the arm has spent and reserved. So for a while, the limits of all arms may add up to
-    more than the budget, but the account of all arms still limits the total.
+    The result is at least what the arm has spent and reserved. So the limits of all arms may add up to more than the
+    budget for a while. The account of all arms still limits the total.
 
     Args:
         part: The arm's limit in a full period.

@@ -17,9 +17,8 @@ _SPELLED = {"total": "in all", "day": "a day", "hour": "an hour"}
 class LimitWatch:
     """Checks the first promise of the ledger, `spent + reserved <= limit`, for each account.
 
-    If a limit is lowered, for instance by a kill switch, an account may already have spent more. That is not an
-    overrun, so the amount at that moment stays allowed until the limit rises again. The amount may fall and then rise
-    again up to the allowed amount, for instance when a late cost arrives.
+    If a limit is lowered, for instance by a kill switch, an account may already have spent more than the new limit.
+    That is not an overrun: the amount at that moment stays allowed until the limit rises again.
     """
 
     def __init__(self) -> None:
@@ -29,8 +28,8 @@ class LimitWatch:
     def overruns(self, balances: Iterable[Balance]) -> dict[tuple[str, str], float]:
         """Return by how many currency units an account exceeds its limit, by arm and period; 0 if none does.
 
-        If several accounts exceed their limits, the largest difference counts. The costs in `excess` are added only for
-        the accounts of all arms, because they do not count against the limit of a single arm.
+        If several accounts exceed their limits, the result is the largest difference. `excess` is added only for the
+        accounts of all arms, because it does not count against the limit of a single arm.
         """
         seen: dict[tuple[str | int, ...], tuple[float, float]] = {}
         found: defaultdict[tuple[str, str], float] = defaultdict(float)

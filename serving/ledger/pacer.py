@@ -61,8 +61,8 @@ MOST_UPDATES = 5_000
 _FORGET_SECONDS = 62 * 86_400.0
 _REPORT_SHARE = 0.005  # once this share of a budget's opportunities was counted, report the count to the ledger at once
 _REST = 20.0  # after computing prices, pause for this multiple of the time it took: pacing uses at most 5 % of a core
-# If the ledger's clock and this router's clock move apart by more seconds than this, one of them was set. Then all
-# accounts are updated.
+# If the difference between the ledger's clock and this router's clock changes by more seconds than this, one of the
+# clocks was set. Then all accounts are updated.
 _JUMP_SECONDS = 5.0
 
 

@@ -99,9 +99,9 @@ class RedisLedger(contract.Ledger):
         self._jumps.observe(now)
         known = self.server.hashes(f"{prefix}digests" for prefix in self._known)
         present, calls = _calendar(now), []
-        # Define the accounts of campaign "*" last. If a campaign gets accounts of its own now, its reservations are
-        # limited by both for a moment, so that no limit is ever missing. The accounts of "*" are defined on every call,
-        # which fails if the ledger has lost its data.
+        # Define the accounts of campaign "*" last. If a campaign gets its own accounts now, its reservations are
+        # limited by both for a moment, and never by none. Define the accounts of "*" on every call, because the call
+        # fails if the ledger has lost its data.
         for campaign in sorted({*of_campaigns, ANY}.union(*known), key=lambda name: name == ANY):
             arguments: list[Any] = []
             for a in of_campaigns[campaign]:

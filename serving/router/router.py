@@ -72,9 +72,8 @@ class Router:
         self.drills = Drills() if settings.drills else None
         self.health = Health()
         self.ledger = open_ledger(settings.ledger, patience=seconds)
-        # Routers that share a ledger must apply the same experiments and limits. The experiments that this router has
-        # saved may be older than those of other routers. So it waits for valid files, instead of starting with the
-        # saved ones.
+        # Routers that share a ledger must apply the same experiments and limits. So this router waits for valid files
+        # at its start. The experiments that it has saved may be older than those of the other routers.
         last_good, alone = settings.spool.with_name("last-good-experiments"), not self.ledger.shared
         files = ExperimentFiles(settings.experiment, settings.budget_tables)
         source: Source = files

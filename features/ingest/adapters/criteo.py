@@ -16,11 +16,10 @@ _MISSING = ("conversion_timestamp", "conversion_id", "click_pos", "click_nb", "t
 
 
 class CriteoAttribution(Adapter):
-    """Adapter for columns timestamp, uid, campaign, conversion, ..., cat1 to cat9. The value -1 means missing.
+    """Adapter for the Criteo attribution log, with columns timestamp, uid, campaign, conversion, ..., cat1 to cat9.
 
-    The file counts seconds from the first banner, so times get an arbitrary date. The channel is "Type_" followed by
-    cat8, as in the sample of the MTORL authors. The revenue is 0, because the file has none. Two banners of a user in
-    the same second count as different if their cost or any of cat1 to cat9 differs.
+    Times in the file are seconds since the first banner, so the adapter adds an arbitrary date. The channel is "Type_"
+    followed by cat8. The revenue is 0, because the file has none. The value -1 means missing.
     """
 
     CATEGORIES = tuple(f"cat{i}" for i in range(1, 10))

@@ -21,11 +21,11 @@ _OUTCOMES = (
 
 
 class KuaiRand(Adapter):
-    """Adapter for a log of short videos. The channel is the class of a video's length: short, mid or long.
+    """Adapter for the KuaiRand log of short videos: a folder with several log files, or one log file.
 
-    A log is a folder with several log files, or one log file. Only log_random_*.csv has videos that were chosen at
-    random. The log has no campaigns and no costs, so all rows have one campaign and a cost of 1. The revenue is the
-    play time, and `hour` is the hour in hourmin. Videos shown to a user at the same time are distinguished by video_id.
+    The channel is the class of a video's length: short, mid or long. The revenue is the play time. The log has no
+    campaigns and no costs, so all rows have one campaign and a cost of 1. Only the videos in log_random_*.csv were
+    chosen at random.
     """
 
     # Upper limits of the classes in ms. The authors do not state them. They are chosen at the lengths at which the play

@@ -17,8 +17,8 @@ START = 1_704_067_200_000_000
 class KuaiRandSequence(Adapter):
     """Adapter for the sample of short videos. The channel is the class of a video's length: short, mid or long.
 
-    Times in the file are scaled to the range from 0 to 1. The adapter scales this range to 30 days. Two rows of a user
-    with the same time are distinguished by the row index. The sample has no costs, so each exposure costs 1.
+    In the file, times are scaled to the range from 0 to 1. The adapter turns this range into 30 days. The sample has no
+    costs, so each exposure costs 1.
     """
 
     ACTIVITY = (

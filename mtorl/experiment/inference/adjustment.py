@@ -103,8 +103,7 @@ def standardised(columns: Floats) -> Floats:
     """Scale covariates, (R, K), to mean 0 and standard deviation 1, which avoids rounding errors in sums.
 
     A missing value (NaN) is replaced by the covariate's mean. For each covariate with missing values, a column is added
-    that is 1 for the users without a value and 0 for all others. The regression can then estimate a separate mean of
-    the metric for these users.
+    that is 1 for users without a value and 0 for others, so that the regression can treat these users separately.
     """
     missing = np.isnan(columns)
     marks = {column.tobytes(): column for column in missing.T if column.any()}  # without duplicates

@@ -47,8 +47,8 @@ class Population:
     """The users of a log, from which the users of a simulated experiment are drawn."""
 
     figures_U2: Floats  # numerator and denominator of the primary metric for each user
-    # True if outcomes are counts, such as clicks: the simulated challenger then has more outcomes. False if they are
-    # amounts, such as revenue: the challenger then has larger outcomes.
+    # True if outcomes are counts, such as clicks, and false if they are amounts, such as revenue. The simulated
+    # challenger has more outcomes if they are counts, and larger outcomes if they are amounts.
     counts: bool = True
 
     @property
@@ -208,8 +208,8 @@ def _play(rng: np.random.Generator, population: Population, effect: float, share
     """Simulate one experiment, and return its sums over users at each look.
 
     The challenger's metric is raised by the fraction `effect`. If outcomes are counts, such as clicks, each user of the
-    challenger gets additional outcomes, which are a random part of another user's outcomes. If they are amounts, such
-    as revenue, the outcomes of each user of the challenger are multiplied by 1 + effect.
+    challenger gets a random part of another user's outcomes in addition. If outcomes are amounts, such as revenue, they
+    are multiplied by 1 + effect.
     """
     numerator_U, denominator_U = population.figures_U2.T
     at_looks = np.zeros((len(looks_L), 2, 8))

@@ -109,8 +109,8 @@ def estimate(sums: Sums, largest: float | None = None, sizes: Floats | None = No
     """Return the lift over all stages and its standard error.
 
     By the delta method, user i contributes (N_i - R D_i) / sum(D) to the ratio R of the user's arm in a stage. Each
-    user's contributions are added up over the stages. Users are independent, so the sum of the squares of these totals
-    estimates the variance of the lift. It can be computed from `sums.products`.
+    user's contributions are added up over the stages. The sum of the squares of these totals estimates the variance of
+    the lift.
 
     Args:
         largest: Upper bound of one decision's numerator, such as 1 for a click. If no user of either arm has a positive
@@ -156,7 +156,7 @@ def estimate(sums: Sums, largest: float | None = None, sizes: Floats | None = No
 def _learnt(users: Floats, covariates: int) -> Number:
     """Return the factor by which the variance grows because the slopes were estimated from the same users.
 
-    With K slopes and n users, the variance of the residuals is too small by the factor 1 - K / n, and the errors of the
+    With K slopes and n users, the residuals' variance is too small by the factor 1 - K / n, and the errors of the
     slopes add the fraction K / n. So the factor is (n + K) / (n - K).
     """
     return (users + covariates) / np.maximum(users - covariates, 1.0) if covariates else 1.0
@@ -165,9 +165,9 @@ def _learnt(users: Floats, covariates: int) -> Number:
 def _missing_variance(sums: Sums, within: Floats, weight: Floats, largest: float | None) -> Floats:
     """Return the variance to add for arms with fewer than MIN_POSITIVE users with a positive outcome.
 
-    With so few positive outcomes, the variance would be underestimated. So it is increased as if such an arm had
-    MIN_POSITIVE users with a positive outcome. The outcomes of the additional users have the mean squared size of the
-    positive outcomes in both arms, because one arm may have none.
+    With so few users, the variance would be underestimated. So it is increased as if such an arm had MIN_POSITIVE users
+    with a positive outcome. The additional users get the mean squared outcome of both arms, because one arm may have
+    none.
     """
     users, positive = sums.users, sums.positive.sum(-1)  # (..., A)
     denominator, squares = sums.totals[..., DENOMINATOR], within[..., NUMERATOR, NUMERATOR]
@@ -185,9 +185,9 @@ def _missing_variance(sums: Sums, within: Floats, weight: Floats, largest: float
 def _unseen_variance(sums: Sums, within: Floats, of_user: Floats, theta: Floats, scale: Floats) -> Floats:
     """Return the variance to add so that an arm with one very busy user does not seem to have no variance.
 
-    If a bot makes most of an arm's decisions in a stage, the arm's ratio is nearly the bot's ratio, so the bot's
-    residual is nearly 0. This function therefore measures residuals from the ratio of both arms together, and assumes
-    that users vary equally in both arms. It returns how much the variance of the lift increases by this.
+    If a bot makes most of an arm's decisions, the arm's ratio is nearly the bot's ratio, so the bot's residual is
+    nearly 0. With residuals from the ratio of both arms together, the variance is larger. This function returns the
+    difference.
 
     Args:
         scale: Factor that converts the sum of squared residuals into the variance of the lift, (..., A, S).

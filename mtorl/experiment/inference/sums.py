@@ -34,8 +34,8 @@ NUMERATOR, DENOMINATOR, ONE, COVARIATES = range(4)
 class Sums:
     """Sums over users, from which the lift of one metric and its variance are computed.
 
-    Each user has several figures, such as the numerator and the denominator of the metric. This class has the sum of
-    each figure, and the sum of the products of each pair of figures.
+    Each user has several figures, such as the numerator and the denominator of the metric. An instance has the sum of
+    each figure over the users, and the sum of the products of each pair of figures.
     """
 
     users: Floats  # number of users in each arm and stage, (..., A, S)
@@ -132,7 +132,7 @@ class UserSums:
             self.products_CBCB[cell, :, cell] += of_cell @ of_cell.T
             for users, positive in zip(self.positive_C.values(), self._numerators_NB @ of_cell > 0, strict=True):
                 users[cell] += np.count_nonzero(positive)
-        # A user's products also include those of figures in different cells. The rows of a user are adjacent, so
+        # The products of a user also include those of figures in different rows. The rows of a user are adjacent, so
         # multiply each row by the next row of the same user, then by the row after that, and so on.
         lag = 1
         while len(one := np.flatnonzero(user_R[lag:] == user_R[:-lag])):

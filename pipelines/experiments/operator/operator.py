@@ -7,7 +7,7 @@
     operator.views()                  # documents for the page and the gauges
 
 Each experiment is an Experiment object in Kubernetes. An error with one object is written into the status of this
-object, and affects no other object. The operator stores all of its state in the objects. If it is killed, the next
+object, and affects no other object. The operator has no files of its own. If it is killed, the next
 operator continues from there.
 """
 

@@ -325,7 +325,7 @@ class ArmWatch:
     """Tests arms that get no traffic, by sending requests to them. It belongs to one event loop.
 
     A new arm, or one whose URL has changed, is tested at once. If an arm does not answer, its experiment stays active,
-    and the arm's users get the default action. Health, a metric and the log show for how long it has not answered.
+    and the arm's users get the default action. Health, a metric and the log report this.
     """
 
     def __init__(self, live: LiveExperiments, arms: Arms, spec: DatasetSpec, health: Health) -> None:

@@ -68,10 +68,12 @@ class Budgets:
     def reserve(self, wanted: Sequence[tuple[Wanted, Experiment]]) -> list[float | Exception | None]:
         """Make reservations with one call of the ledger, which blocks.
 
-        Returns for each item the reserved currency units, None if an account has too little left, or an error.
-        BudgetsClosed: the ledger does not have the accounts of the changed experiment file yet. AlreadyReserved:
-        another decision on the same request has reserved money. After LedgerUnavailable, some reservations may exist,
-        and the caller must cancel them.
+        Returns for each item the reserved currency units, None if an account has too little left, or an error:
+
+        - BudgetsClosed: the ledger does not have the accounts of the changed experiment file yet.
+        - AlreadyReserved: another decision on the same request has reserved money.
+
+        After LedgerUnavailable, some reservations may exist nevertheless, and the caller must cancel them.
         """
         in_force = self._accounts_of
         answers: list[float | Exception | None] = []
@@ -209,9 +211,9 @@ class Settler:
 class OutcomeIntake:
     """Logs reported outcomes, then settles their costs and releases cancelled reservations. For one event loop.
 
-    A report may have a thousand outcomes. They are handled in small pieces, one at a time, so that decisions can run in
-    between. Costs that the ledger does not settle within `seconds` are settled later. `forget` is a function to call
-    with the id of each cancelled decision.
+    A report may have a thousand outcomes. They are handled in small pieces, so that decisions can run in between. Costs
+    that the ledger does not settle within `seconds` are settled later. `forget` is a function to call with the id of
+    each cancelled decision.
     """
 
     def __init__(

@@ -78,8 +78,8 @@ class Decider:
     async def decide(self, requests: Sequence[DecisionRequest]) -> list[dict[str, Any]]:
         """Decide on requests; returns a prediction for each, in order. A repeated request gets its previous answer.
 
-        If the caller disconnects, the decisions continue: money may be reserved, and a retry may wait for the answer.
-        If an id was used for a different request, RequestConflict is raised, and nothing is decided.
+        If the caller disconnects, the decisions continue, because money may be reserved. If an id was used for a
+        different request, RequestConflict is raised, and nothing is decided.
         """
         answers: list[dict[str, Any]] = await asyncio.shield(self._in_background(self._decide(requests)))
         return answers
@@ -261,11 +261,9 @@ async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
 class Lane:
     """The queue and the threads that make the decisions of one arm. A lane belongs to one event loop.
 
-    A thread takes all waiting decisions as one batch, and calls `work` with it. This is faster than a call per request.
-    Each arm has its own lane, so that an arm that hangs delays only its own users.
-
-    If all decisions of a batch were finished by the event loop instead, because they took too long, the thread of the
-    batch counts as hanging. Another thread may then replace it.
+    A thread calls `work` with all waiting decisions as one batch, which is faster than one call per request. Each arm
+    has its own lane, so that an arm that hangs delays only its own users. If a batch takes too long, the event loop
+    finishes its decisions, and another thread is used.
     """
 
     def __init__(self, name: str, work: _Work) -> None:

@@ -82,8 +82,8 @@ class IdempotencyCache:
         """Look up a request; returns a future of its answer, an earlier exposure, or None if the request is new.
 
         An earlier exposure (`Answered`) may be repeated only if its money is still reserved or spent. After `Answered`
-        or None, other retries wait until the caller calls `complete`, `repeat` or `release`. Raises RequestConflict if
-        the earlier request with this key had another `content` (a hash).
+        or None, the caller must call `complete`, `repeat` or `release`, because retries of the request wait for this.
+        Raises RequestConflict if the earlier request with this key had another `content` (a hash).
         """
         found = self._pending.get(key) or self._answers.get(key)
         if isinstance(found, Answered) and time.monotonic() - found.at > SECONDS:

@@ -198,10 +198,10 @@ class Stages:
 
 
 class Parts:
-    """Calls the parts that stages need (stores and arms), each through a circuit breaker. Used by the threads of lanes.
+    """Calls the stores and arms that stages need, each through a circuit breaker. Used by the threads of lanes.
 
-    `part` is the part's name in `/health/ready`. It is None for the ledger and the log, whose health is reported
-    elsewhere. If one of these two raises an error, it has answered, so only timeouts open its circuit breaker.
+    `part` is the name in `/health/ready`. It is None for the ledger and the log, whose health is reported elsewhere. If
+    one of these two raises an error, it has answered, so only timeouts open its circuit breaker.
     """
 
     def __init__(self, health: Health, drills: Drills) -> None:

@@ -58,8 +58,9 @@ class EncodedArrays(Dataset[Batch]):
 
 
 def journeys(windows: int, seed: int):
-    """Returns journeys in which the best channel depends on the context: channel 0 in context 0, channel 1 in context
-    1.
+    """Returns journeys in which the best channel depends on the context.
+
+    In context 0, channel 0 has the highest gain. In context 1, it is channel 1.
     """
     random = np.random.default_rng(seed)
     length = random.integers(1, T + 1, size=windows)
