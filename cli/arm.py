@@ -22,8 +22,8 @@ def check(
 
         mtorl arm check http://my-policy:8080/decide --dataset my-log.yaml
 
-    Exit code 0: the endpoint can be an arm; notes list the fields that its decisions would lack in the log. 1: because
-    of the printed faults, users would get the default action. docs/arm-protocol.md describes requests and answers.
+    Exit code 0: the server can be an arm; the output lists optional fields that its answers lack. 1: the server has the
+    printed faults, so its users would get the default action. docs/arm-protocol.md describes requests and answers.
     """
     with exit_codes():
         from mtorl.log.dataset import DatasetSpec

@@ -57,8 +57,8 @@ def simulate(
         mtorl data validate raw.csv.gz --dataset simulator
         mtorl run --data raw.csv.gz --dataset simulator
 
-    The last command treats the example like a real log, in which the outcomes of other actions are unknown. Therefore
-    its online part replays the logged behaviour of held-out users.
+    The last command treats the example like a real log. It does not simulate new users, but replays the logged
+    decisions of users who were not in the training.
     """
     from mtorl.simulator.raw_log import write_raw_log
     from mtorl.simulator.simulator import SimulatorConfig
@@ -210,7 +210,7 @@ def build(
         ENGINE=spark mtorl data build /data/touchpoints.parquet --trusted \
             --dataset my-log.yaml --out /data/my-log
 
-    Repeated rows, ties in time and bots are still handled.
+    Repeated rows, rows at the same time and bots are handled even then.
 
     With --own-decisions, the exposures in a lake are added to the log. The lake may still be empty.
 
@@ -245,10 +245,9 @@ def compact(
         mtorl data compact runs/latest/lake --dataset simulator
         mtorl run --data log.csv --dataset my-log.yaml --own-decisions lake
 
-    Routers upload one file a minute, and many small files make reading slow. The files of an hour are compacted ten
-    minutes after its end, and outcomes that arrive later are added to that hour. No record is lost if the command is
-    killed and repeated, runs twice at the same time, or runs while the lake is read. On a Spark cluster, run it under
-    spark-submit.
+    Routers upload one file a minute, and many small files make reading slow. The command merges the files of an hour
+    ten minutes after its end, and adds outcomes that arrive later. No record is lost if the command is killed and
+    repeated, runs twice at the same time, or runs while the lake is read. On a Spark cluster, use spark-submit.
 
     With --dataset, the command also counts the decisions from which a training could learn. It counts the others by
     reason, for example pending outcomes or unknown probabilities.

@@ -141,8 +141,8 @@ def verdict(
         mtorl experiment verdict first-day.yaml --shadow
         mtorl experiment verdict runs/latest/lake --experiment first-day.yaml --dataset my-log.yaml
 
-    docs/verdict.md explains the output. Lifts by segment do not affect the verdict. Exit code 4: users are not split as
-    configured. 5: a guardrail is breached. 0 otherwise.
+    docs/verdict.md explains the output. Lifts by segment do not affect the verdict. Exit code 4: the arms have other
+    shares of the users than configured. 5: a guardrail is breached. 0 otherwise.
 
     With --shadow, the command reports how often the challengers agree with the incumbent, from the first decision on.
     Their gain is estimated from the outcomes of the incumbent's decisions, so let the incumbent explore

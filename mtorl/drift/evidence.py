@@ -24,7 +24,8 @@ from collections.abc import Mapping
 
 # On average, there are at least this many periods between two false alarms. 1,000 days are nearly three years.
 MEAN_RUN = 1_000
-# The evidence of a stream is cut off at this multiple of the evidence that raises an alarm if there is only one stream.
+# The evidence of a stream is cut off at this multiple of the evidence that raises an alarm without the help of other
+# streams.
 MOST = 1.25
 _SMALLEST_P = 1e-12
 

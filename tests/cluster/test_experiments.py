@@ -1,5 +1,6 @@
 """Tests of Experiment objects on a real API server, with the operator and two routers as local processes."""
 
+import base64
 import json
 import os
 import subprocess
@@ -265,6 +266,93 @@ def test_a_kill_switch_waits_for_no_lease(cluster_of: Cluster, tmp_path: Path) -
         operator.kill()
 
 
+ARMS = [
+    {"name": arm, "weight": 0.5, "endpoint": f"http://mtorl-{arm}-predictor/v1/models/{arm}:predict"}
+    for arm in ("incumbent", "challenger")
+]
+
+
+def served_models(folder: Path, *patches: Object) -> Installation:
+    """Install the dev overlay with a first version of both models, but without the operator.
+
+    The nodes are simulated, so the operator's pod would not run. The test starts a local process instead.
+    """
+    made = Installation(folder)
+    literals = [f"{arm}={arm}/first" for arm in ("incumbent", "challenger")]
+    models = {"name": "mtorl-models", "behavior": "merge", "literals": literals}
+    operator = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "mtorl-operator"}}
+    made.further = {
+        "components": [os.path.relpath(MANIFESTS / "components" / "models", (folder / "any").resolve())],
+        "configMapGenerator": [{**models, "options": {"disableNameSuffixHash": True}}],
+        "patches": [{"patch": yaml.safe_dump({**operator, "$patch": "delete"})}, *patches],
+    }
+    made.apply("overlays/dev")
+    made.wait_for_pods()
+    return made
+
+
+def incumbent_version(namespace: str) -> str:
+    predictor = get(namespace, "inferenceservice", "mtorl-incumbent")["spec"]["predictor"]
+    return str(predictor["annotations"]["mtorl-kubeflow/model"])
+
+
+@contextmanager
+def untrusted_webhook(namespace: str, folder: Path) -> Iterator[None]:
+    """Let the API server distrust the certificate of KServe's webhook for one namespace, as after its expiry."""
+    key, certificate, name = folder / "ca.key", folder / "ca.crt", "inferenceservice.serving.kserve.io"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "1",
+    ]
+    command += ["-subj", "/CN=another", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    theirs = json.loads(kubectl("get", "validatingwebhookconfiguration", name, "-o", "json"))
+    for webhook in theirs["webhooks"]:
+        webhook["clientConfig"]["caBundle"] = base64.b64encode(certificate.read_bytes()).decode()
+        webhook["namespaceSelector"] = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+    ours = {**theirs, "metadata": {"name": f"{namespace}-untrusted"}}
+    kubectl("apply", "-f", "-", stdin=json.dumps(ours))
+    try:
+        yield
+    finally:
+        kubectl("delete", "validatingwebhookconfiguration", f"{namespace}-untrusted")
+
+
+def test_an_untrusted_certificate_of_kserve_delays_a_hand_over_but_no_kill_switch(
+    tmp_path: Path, ended: list[str]
+) -> None:
+    made = served_models(tmp_path)
+    ended.append(made.namespace)
+    cluster = Cluster(made.namespace)
+    with OperatorProcess(made.namespace, tmp_path, as_operator(made.namespace, tmp_path)) as process:
+        for name, part in (("spring", [0, 0.5]), ("summer", [0.5, 1])):
+            arms = {"arms": ARMS} if name == "spring" else {}
+            cluster.apply(name, spec(**arms, salt=name, layer_part=part))
+            cluster.wait_for(USABLE, name=name, state=process.log)
+            cluster.move(name, "50%")
+            cluster.wait_for_phase("50%", name, state=process.log)
+        with untrusted_webhook(made.namespace, tmp_path):
+            cluster.move("spring", "promoted", "there is no log", force=True)
+            cluster.wait_for_phase("promoted", "spring", state=process.log)
+            eventually(lambda: cluster.condition("spring", "Settled")[0] == "Unknown", 120, state=process.log)
+            assert "certificate" in json.dumps(cluster.status("spring")["conditions"])
+            assert cluster.in_force("spring").arm("incumbent").endpoint == ARMS[1]["endpoint"], "all get the winner"
+            for enabled in (False, True):
+                cluster.patch("summer", enabled=enabled)
+                eventually(lambda wanted=enabled: cluster.in_force("summer").enabled is wanted, state=process.log)
+            assert incumbent_version(made.namespace) == "incumbent/first"
+        cluster.wait_for(HANDED_OVER, "Settled", "spring", state=process.log, seconds=180)
+    assert incumbent_version(made.namespace) == "challenger/first"
+
+
 # The incumbent's pods need a node with this label. At first there is none, so that no rollout completes before the
 # files are applied again.
 NOWHERE = "- {op: add, path: /spec/predictor/nodeSelector, value: {kubernetes.io/hostname: mtorl-nowhere}}"
@@ -300,28 +388,12 @@ def test_a_promotion_is_a_commit_and_a_kill_switch_none_where_git_is_applied_all
 
     KServe rolls out the models. The nodes are simulated, so their pods are ready at once.
     """
-    made = Installation(tmp_path)
+    made = served_models(
+        tmp_path, {"target": {"kind": "InferenceService", "name": "mtorl-incumbent"}, "patch": NOWHERE}
+    )
     ended.append(made.namespace)
-    literals = [f"{arm}={arm}/first" for arm in ("incumbent", "challenger")]
-    models = {"name": "mtorl-models", "behavior": "merge", "literals": literals}
-    operator = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "mtorl-operator"}}
-    made.further = {
-        "components": [os.path.relpath(MANIFESTS / "components" / "models", (tmp_path / "any").resolve())],
-        "configMapGenerator": [{**models, "options": {"disableNameSuffixHash": True}}],
-        "patches": [
-            # On a fake node the operator's pod would not run; the test starts a local process instead.
-            {"patch": yaml.safe_dump({**operator, "$patch": "delete"})},
-            {"target": {"kind": "InferenceService", "name": "mtorl-incumbent"}, "patch": NOWHERE},
-        ],
-    }
-    made.apply("overlays/dev")
-    made.wait_for_pods()
-    git = tmp_path / "overlays-dev"
-    cluster, arms = Cluster(made.namespace), [
-        {"name": arm, "weight": 0.5, "endpoint": f"http://mtorl-{arm}-predictor/v1/models/{arm}:predict"}
-        for arm in ("incumbent", "challenger")
-    ]  # fmt: skip
-    fields = {name: value for name, value in spec(arms=arms).items() if name != "enabled"}
+    git, cluster = tmp_path / "overlays-dev", Cluster(made.namespace)
+    fields = {name: value for name, value in spec(arms=ARMS).items() if name != "enabled"}
     first = {"apiVersion": "mtorl-kubeflow.github.io/v1alpha1", "kind": "Experiment", "spec": fields}
     first["metadata"] = {"name": "spring", "namespace": made.namespace}
 
@@ -330,9 +402,8 @@ def test_a_promotion_is_a_commit_and_a_kill_switch_none_where_git_is_applied_all
         return yaml.safe_dump_all([*objects, first])
 
     def version() -> tuple[str, str]:
-        wanted = get(made.namespace, "inferenceservice", "mtorl-incumbent")["spec"]["predictor"]["annotations"]
         pods = get(made.namespace, "deployment", "mtorl-incumbent-predictor")["spec"]["template"]["metadata"]
-        return wanted["mtorl-kubeflow/model"], pods["annotations"]["mtorl-kubeflow/model"]
+        return incumbent_version(made.namespace), pods["annotations"]["mtorl-kubeflow/model"]
 
     def write_versions() -> None:
         command = [sys.executable, "-m", "cli.main", "model", "versions", "-n", made.namespace]
@@ -356,7 +427,7 @@ def test_a_promotion_is_a_commit_and_a_kill_switch_none_where_git_is_applied_all
         three_more()
         assert version() == ("incumbent/first", "incumbent/first"), "the operator must not fight git"
         assert get(made.namespace, "inferenceservice", "mtorl-incumbent")["metadata"]["generation"] == generation
-        assert cluster.in_force("spring").arm("incumbent").endpoint == arms[1]["endpoint"], "users must get the winner"
+        assert cluster.in_force("spring").arm("incumbent").endpoint == ARMS[1]["endpoint"], "users must get the winner"
         (node, *_) = listed("default", "node")
         text = (git / "kustomization.yaml").read_text()
         (git / "kustomization.yaml").write_text(text.replace("mtorl-nowhere", node["metadata"]["name"]))
@@ -364,7 +435,7 @@ def test_a_promotion_is_a_commit_and_a_kill_switch_none_where_git_is_applied_all
         cluster.wait_for(HANDED_OVER, "Settled", "spring", state=process.log, seconds=120)
         three_more()
         assert version() == ("challenger/first", "challenger/first")
-        assert cluster.in_force("spring").arm("incumbent").endpoint == arms[0]["endpoint"]
+        assert cluster.in_force("spring").arm("incumbent").endpoint == ARMS[0]["endpoint"]
     assert not kubectl("diff", "-k", str(git), allowed=(0, 1))
     with OperatorProcess(made.namespace, tmp_path, config) as process:
         cluster.move("spring", "rolled back", "support calls")
