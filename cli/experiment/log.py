@@ -152,15 +152,17 @@ def verdict(
 
     with exit_codes(PeriodError):
         from cli.experiment.table import print_shadow, print_verdict
-        from features.collect.experiment_decisions import shadows
         from monitoring.verdict.period import verdict_of_period
-        from mtorl.evaluation.shadow import shadow_report
         from mtorl.experiment.experiment import Experiment
         from mtorl.log.dataset import counted_gain
         from mtorl.log.records import segment_sql
 
         lake, spec, file = _inputs(folder, experiment, dataset)
         if shadow:
+            # The image of routers does not contain the packages that these imports need.
+            from features.collect.experiment_decisions import shadows
+            from mtorl.evaluation.shadow import shadow_report
+
             with step("compare the decisions"):
                 rows = shadows(lake, spec, Experiment.load(file), by or [])
                 reports = shadow_report(rows, spec.channels, by or [])

@@ -174,10 +174,7 @@ class Router:
         await asyncio.to_thread(self.spool.close)
 
     def undone(self) -> list[str]:
-        """Describe the work that is unfinished at shutdown, for the log.
-
-        If a database or disk hangs, this process may never finish that work.
-        """
+        """Describe the work that a hanging database or disk leaves unfinished at shutdown, for the log."""
         found = []
         if decisions := self.decider.at_work:
             found.append(f"decisions in progress: {decisions}")

@@ -25,6 +25,7 @@ case "$*" in
   "api-resources -o name") cat "$CLUSTER/crds" ;;
   *"get secret "*) grep -qx "$5" "$CLUSTER/secrets" && echo eHg= ;;
   "get storageclass "*) echo '{"storageclass.kubernetes.io/is-default-class":"true"}' ;;
+  "get namespaces "*) [ ! -e "$CLUSTER/one-namespace" ] ;;
   "get namespace -l "*) echo namespace/given ;;
   *) true ;;
 esac
@@ -74,6 +75,13 @@ def test_missing_options_name_an_existing_component(tmp_path: Path) -> None:
     assert status == 0 and lines["Prometheus Operator"][0] == "absent"
     (component,) = [word for word in lines["Prometheus Operator"][1].split() if word.startswith("components/")]
     assert (ROOT / "manifests" / component / "kustomization.yaml").exists()
+
+
+def test_a_user_who_may_not_list_namespaces_sees_their_labels_as_unknown(tmp_path: Path) -> None:
+    assert check(tmp_path)[1]["gateway"][0] == "ok"
+    (tmp_path / "one-namespace").touch()
+    status, lines = check(tmp_path)
+    assert status == 0 and "gateway" not in lines and lines["gateway and monitoring"][0] == "unknown"
 
 
 def test_without_a_cluster_nothing_is_checked(tmp_path: Path) -> None:

@@ -13,12 +13,15 @@ action, which may cost money and is logged like any other.
 On a busy host, any stage may be delayed for a moment, but rarely all of them. A call that takes longer is a fault of
 its part. A stage without time left is not called (`no_time`).
 
-**Late.** If a part hangs, its call may never return, and a thread can't be stopped. So there are two time limits. If a
-decision has not reached the stage `log` at the ledger's limit, or is not logged at the log's limit, the event loop
-takes it over. From then on, results of the thread are ignored. The decision becomes the default action without an
-exposure, with the stage that hangs as its reason (for instance `ledger` if Redis hangs). The log's own thread writes
-its record. If the ledger may have reserved money, the money is released. Then the circuit breaker opens: further
-decisions get the same answer without waiting, and their threads log them.
+**Late.** A call that hangs may never return, and a thread can't be stopped. So the event loop takes a decision over if
+it has not reached the stage `log` at the ledger's time limit, or is not logged at the log's. The thread's results are
+then ignored. The caller gets the default action without an exposure, with the hanging stage as the reason. The log's
+own thread writes the record, and money that the ledger may have reserved is released.
+
+**If the ledger's Redis hangs**, callers of all arms get this answer at the ledger's time limit, with the reason
+`ledger`. After 20 such failures, or while three calls hang, the circuit breaker is open (`stages.py`): further
+decisions get the same answer at once, and their threads log them. Every .25 s, one call tests the ledger, and its
+first answer closes the circuit breaker. If the online store's Redis hangs, the reason is `features`.
 """
 
 import asyncio

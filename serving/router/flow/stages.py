@@ -1,10 +1,9 @@
 """Runs the stages of decisions in threads: features, arm, ledger, log and, after the answer, shadow calls.
 
 A stage is one call of a part (feature store, arm, ledger, log) for all decisions of a batch. Each call has a time
-limit, spans, metrics, drills and a circuit breaker. If a part keeps failing, or several of its calls hang, the circuit
-breaker opens: decisions then take the default action at once, and a single call tests from time to time whether the
-part answers again. Without it, every decision of an arm that hangs would wait for the whole time limit, all threads
-would be blocked, and even an idle router would refuse requests (`admission.py`).
+limit, spans, metrics, drills and a circuit breaker. If a part keeps failing or hanging, the circuit breaker opens:
+decisions take the default action at once, and single calls test whether the part answers again. Without it, each
+decision of an arm that hangs would block a thread until the time limit, and the router would refuse requests.
 """
 
 import logging

@@ -108,6 +108,13 @@ def test_a_served_page_reloads_itself_with_its_only_allowed_script() -> None:
     assert "script-src" not in page([made.win()])
 
 
+def test_an_experiment_is_switched_off_since_its_kill_not_since_its_stage_began() -> None:
+    view = made.killed()
+    (kill,) = [event["at"] for event in view["events"] if event["what"] == "kill"]
+    assert view["since"] != kill
+    assert f"switched off</span> since {kill[:10]} {kill[11:16]}" in page([view])
+
+
 def test_a_void_verdict_is_crossed_out() -> None:
     assert '<li class="void">' in page([made.mismatch()]) and '<li class="void">' not in page([made.win()])
 
