@@ -31,7 +31,7 @@ from tests.manifests.conftest import (
 )
 from tests.repository import ROOT
 
-KILL = re.compile(r"get exp -o name \| xargs -I\{\} kubectl -n \"\$NS\" patch \{\} --type merge -p '(\S+)'")
+KILL = re.compile(r"patch \$\(kubectl -n \"\$NS\" get exp -o name\) --type merge -p '(\S+)'")
 EMERGENCY = re.compile(
     r"xargs -I\{\} kubectl -n \"\$NS\" patch configmap mtorl-experiment --type merge -p '(\S+:\S+ \S+)'"
 )
