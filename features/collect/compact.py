@@ -101,7 +101,7 @@ def compact(lake: Lake, now: datetime, engine: str = "") -> Compacted:
         remove_again(lake, now)
     with open_database(lake, engine) as db:
         # Move outcomes before decisions. A query that reads the lake in between would otherwise find a decision without
-        # its outcomes, as if nobody had clicked.
+        # its outcomes, as if the user had not clicked.
         for kind in reversed(KINDS):
             # If a router's clock is ahead, its files may belong to an hour in the future. Then use the upload time to
             # decide whether the hour has ended. Otherwise, the files would not be compacted until that hour.

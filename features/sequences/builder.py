@@ -52,8 +52,8 @@ _UTC = dt.Timestamp(timezone="UTC", scale=6)
 def clean_touchpoints(log: ibis.Table, spec: DatasetSpec, clean: bool | None = None) -> ibis.Table:
     """Return the touchpoints of a log without duplicates. No two touchpoints of a user have the same time.
 
-    The result has the columns of `canonical`, and the column `known`: the touchpoint's time or its arrival, whichever
-    is later. Features must not use a touchpoint before this time.
+    The result has the columns of `canonical`, and the column `known`: the later of the touchpoint's time and its
+    arrival. Features must not use a touchpoint before this time.
 
     Args:
         clean: True if the log is known to need no cleaning. None checks this first.

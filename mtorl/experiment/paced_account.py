@@ -191,7 +191,7 @@ class Clock:
     counted: bool
     # True if money may be spent now.
     open: bool
-    # Seconds until the schedule starts or ends, whichever comes first; infinite for a clock that counts opportunities.
+    # Seconds until the schedule next starts or ends; infinite for a clock that counts opportunities.
     edge: float
 
     @classmethod
