@@ -10,6 +10,7 @@ from typing import get_args
 
 import pandas as pd
 
+from benchmarks.monitoring_runs.days import add_to_lake
 from mtorl.log.decision_ids import BUCKET, HOUR, TIME, bucket_of, is_decision_id
 from mtorl.log.lake import Lake, lake_database, name_of
 from mtorl.log.records import ID_FIELD, Kind, sql_columns
@@ -34,9 +35,6 @@ def upload(lake: Lake | Path, records: Mapping[Kind, pd.DataFrame], router: str 
     A decision may have a short name instead of an id. `ids_in` returns the id for each name.
     """
     lake = lake if isinstance(lake, Lake) else Lake.open(lake)
-    # Import it here: tests/cluster runs this file in images that do not contain `benchmarks`.
-    from benchmarks.monitoring_runs.days import add_to_lake
-
     assert lake.folder is not None, "the lake must be a folder"
     for kind, rows in sorted(records.items()):  # decisions first: they have the times
         if rows.empty:

@@ -18,6 +18,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
+from benchmarks.monitoring_runs import days
 from monitoring.watch.exporter import RunsCollector
 from tests import lakes
 from tests.cluster.kfp_runs import LIST, WRITE_LOG, empty_volume, end_of, in_namespace, made, on_volume, started
@@ -44,10 +45,18 @@ import json
 from pathlib import Path
 print(json.dumps({path.name: path.read_text() for path in Path("/mnt/mtorl/runs").glob("*.json")}))
 """
-WRITER = inspect.getsource(lakes) + inspect.getsource(written_log).replace(
-    "from __future__ import annotations\n", ""
-).replace("from tests.lakes import upload\n", "")
-WRITE_DECISIONS = """
+# Modules that the image lacks. Each one may import those before it.
+MODULES = {module.__name__: inspect.getsource(module) for module in (days, lakes, written_log)}
+WRITE_DECISIONS = f"""
+import sys
+from types import ModuleType
+for name, source in {MODULES!r}.items():
+    module = sys.modules[name] = ModuleType(name)
+    exec(source, module.__dict__)
+
+from pathlib import Path
+import pandas as pd
+from tests.monitoring.written_log import write_decision_log
 from mtorl.artifact.artifact import load
 model = load(next(Path("/mnt/mtorl/registry/challenger").glob("*/artifact")))
 names = [column.name for column in model.spec.context]
@@ -99,7 +108,7 @@ def test_good_nights_pass_bad_ones_ring(client: Any, pipelines: dict[str, Path],
 
     in_namespace("apply", "-f", "-", stdin=made("ConfigMap", "mtorl-experiment", data=EXPERIMENT))
     try:
-        on_volume(WRITER + WRITE_DECISIONS)
+        on_volume(WRITE_DECISIONS)
         third = run(monitor={})
     finally:
         in_namespace("delete", "configmap", "mtorl-experiment")
