@@ -181,7 +181,7 @@ def next_step(
     """
     serving = apply_experiment(store)
     experiment, before = state(store)
-    asked = serving.enabled and before.phase not in (*OVER, "draft") and before.since is not None
+    asked = before.phase not in (*OVER, "draft") and before.since is not None
     evidence = read_evidence(serving, before.since or 0.0) if asked else None
     with store.locked():
         experiment, after = state(store)

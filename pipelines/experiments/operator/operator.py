@@ -284,8 +284,8 @@ class Operator:
             findings = self._findings(name, experiment.salt)
             if stands.phase == "draft":
                 self._found.pop(name, None)
-            # There are no findings if the experiment was over or switched off when this operator started. Read the log
-            # once, because the page needs the figures.
+            # There are no findings if the experiment was over when this operator started. Read the log once, because the
+            # page needs the figures.
             elif findings is None or findings.verdict is None:
                 read_evidence(in_force(experiment, stands), stands.since or 0.0)
         except (ExperimentError, HistoryError):

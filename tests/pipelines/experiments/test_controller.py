@@ -79,7 +79,7 @@ def test_evidence_is_read_for_the_active_stage_since_it_began(tmp_path: Path) ->
     next_step(folder, look, 10.0)
     do(folder, "resume", at=11.0)
     next_step(folder, look, 12.0)
-    assert asked == [("5%", 7.0), ("5%", 11.0)]
+    assert asked == [("5%", 7.0), ("5%", 7.0), ("5%", 11.0)], "a draft has no evidence; a kill switch does not end it"
 
 
 def test_a_kill_while_the_log_is_read_takes_effect(tmp_path: Path) -> None:
