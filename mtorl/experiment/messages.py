@@ -115,5 +115,6 @@ NO_FORECASTS = Words("no-forecasts", "set `price`: no arm sends expected_reward 
 NOT_A_SHARE = Words("not-a-share", "{name}: expected a share above 0 and below 1, got {value:g}")
 PLAN_NEEDS_USERS = Words(
     "plan-needs-users",
-    "the log has {users:,} incumbent users and a metric of {value:.4g}: {needed} users and a gain are needed",
+    "the log has {users:,} incumbent users and a metric of {value:.4g}: {needed} users and a gain are needed. "
+    "A decision counts after outcome_hours",
 )

@@ -59,8 +59,17 @@ def empty_volume() -> Iterator[None]:
     try:
         yield
     finally:
-        delete_mounting()
-        in_namespace("delete", "pvc", CLAIM)
+        in_namespace("delete", "pvc", CLAIM, "--wait=false")
+        eventually(claim_deleted, MINUTES)
+
+
+def claim_deleted() -> bool:
+    """Delete the pods that mount the claim; returns whether the claim is gone.
+
+    A run in progress starts further pods, so call it again until it returns True.
+    """
+    delete_mounting()
+    return CLAIM not in {claim["metadata"]["name"] for claim in listed(os.environ["KFP_NAMESPACE"], "pvc")}
 
 
 def delete_mounting() -> None:
