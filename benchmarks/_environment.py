@@ -1,7 +1,4 @@
-"""Command line options and output that all benchmark scripts share. Each script imports this module first.
-
-The output includes the hardware and the package versions with which the figures were measured.
-"""
+"""Command line options and output that all benchmark scripts share. Each script imports this module first."""
 
 import argparse
 import json
@@ -11,8 +8,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 
-# Python puts the folder of a script at the front of its search path, so `features.py` in this folder would hide the
-# package `features`. Move the folder to the end, so that subprocesses still find this module in it.
+# Python searches the script's folder first, where `features.py` would hide the package `features`, so move it to the
+# end.
 _FOLDER = ROOT / "benchmarks"
 sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry) != _FOLDER), str(_FOLDER)]
 
@@ -22,10 +19,6 @@ __all__ = ["ROOT", "environment", "finish", "kept_markets", "parser"]
 
 
 def parser(manual: str | None, quick: str = "") -> argparse.ArgumentParser:
-    """Create a parser with the options that all scripts have.
-
-    These are --json and, if `quick` describes a smaller run, --quick.
-    """
     made = argparse.ArgumentParser(description=manual, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--json", default="", metavar="FILE", help="also write the figures to this file")
     if quick:
@@ -34,10 +27,7 @@ def parser(manual: str | None, quick: str = "") -> argparse.ArgumentParser:
 
 
 def kept_markets(options: argparse.ArgumentParser, path: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the markets that an earlier run has written to the file `path`; empty if there is no file.
-
-    If these markets were measured with other settings, the script exits with an error message.
-    """
+    """Return the markets in the file of an earlier run; empty without a file. Other settings are an error."""
     kept = json.loads(Path(path).read_text()) if Path(path).is_file() else {"settings": settings, "markets": {}}
     if kept["settings"] != settings:
         options.error(f"{path} was measured with other settings: {kept['settings']}")
@@ -46,7 +36,6 @@ def kept_markets(options: argparse.ArgumentParser, path: str, settings: dict[str
 
 
 def finish(figures: dict[str, Any], path: str) -> None:
-    """Print hardware and versions. If `path` is not "", also write all figures to this file as JSON."""
     print("  ".join(f"{name} {value}" for name, value in figures["environment"].items()))
     if path:
         Path(path).write_text(json.dumps(figures, indent=2) + "\n")

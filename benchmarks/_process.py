@@ -1,12 +1,7 @@
 """Runs a task in a subprocess, and measures its time and its peak memory.
 
-    figures = run(task, rows=1000)  # {"seconds": 0.1, "cpu_seconds": 0.2, "peak_mib": 90.0, ...the task's result}
-
-A task is a top-level function that returns a dictionary, usually with the figures of `clock`. It imports the project in
-its body, so that the parent process needs little memory. If a task fails, `run` raises RuntimeError.
-
-Peak memory is the sum over all processes that the task started of the largest memory that each process has used (VmHWM
-in /proc/PID/status). `ru_maxrss` would be too large, because a child process inherits the value of its parent.
+A task is a top-level function that returns a dictionary. Its imports are in its body, so that the parent process needs
+little memory. Peak memory is the sum of VmHWM over all processes, because `ru_maxrss` includes memory of the parent.
 """
 
 import importlib
@@ -33,10 +28,7 @@ _POLL = 0.05  # seconds between two readings of the memory
 
 @contextmanager
 def clock() -> Iterator[dict[str, float]]:
-    """Measure the wall time and the CPU time of the block, and put them into the dictionary that is yielded.
-
-    CPU time includes all threads of this process. The dictionary is empty until the end of the block.
-    """
+    """Measure the wall time and the CPU time of the block into the yielded dictionary."""
     figures: dict[str, float] = {}
     wall, cpu = time.perf_counter(), time.process_time()
     yield figures
@@ -44,9 +36,9 @@ def clock() -> Iterator[dict[str, float]]:
 
 
 def run(task: Callable[..., dict[str, Any]], **arguments: Any) -> dict[str, Any]:
-    """Run a task in a subprocess, print its figures, and return them together with its peak memory, `peak_mib`.
+    """Run a task in a subprocess, print its figures, and return them with its peak memory, `peak_mib`.
 
-    The arguments of the task must be JSON values; a path becomes text.
+    The arguments must be JSON values or paths. A failed task raises RuntimeError.
     """
     name = f"{task.__module__}:{task.__qualname__}"
     with tempfile.TemporaryDirectory(prefix="mtorl-bench-child-") as folder:
@@ -67,7 +59,7 @@ def run(task: Callable[..., dict[str, Any]], **arguments: Any) -> dict[str, Any]
                 time.sleep(_POLL)
         finally:
             with suppress(ProcessLookupError):
-                # Kills the task if it still runs, and all processes that it has left running.
+                # Kill all processes that the task has left.
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         if process.returncode:
@@ -82,9 +74,9 @@ def run(task: Callable[..., dict[str, Any]], **arguments: Any) -> dict[str, Any]
 
 @contextmanager
 def redis_server(folder: Path, port: int = 0, **settings: str) -> Iterator[int]:
-    """Start a Redis server, yield its port, and stop the server at the end of the block.
+    """Start a Redis server and yield its port; 0 selects a free port.
 
-    If `port` is 0, a free port is used. The settings are options of Redis, with "_" instead of "-".
+    The settings are options of Redis, with "_" instead of "-".
     """
     from redis import Redis
     from redis.backoff import ConstantBackoff
@@ -108,7 +100,7 @@ def redis_server(folder: Path, port: int = 0, **settings: str) -> Iterator[int]:
 
 
 def _peak_mib(pid: int | str) -> float:
-    """Return the largest memory that a process has used so far (VmHWM), in MiB; 0 if the process has exited."""
+    """Return the peak memory of a process (VmHWM) in MiB; 0 if the process has exited."""
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmHWM"):
@@ -117,7 +109,6 @@ def _peak_mib(pid: int | str) -> float:
 
 
 def main() -> None:
-    """Run the task that is named on the command line; this is the entry point of the subprocess."""
     name, arguments, answer = sys.argv[1:]
     module, function = name.split(":")
     figures = getattr(importlib.import_module(module), function)(**json.loads(arguments))

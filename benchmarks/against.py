@@ -5,9 +5,7 @@
     python benchmarks/against.py OLD                    # a quarter of an hour
     python benchmarks/against.py OLD --quick            # one pair of each load
 
-OLD is a checkout of the older version. Both checkouts serve their own `runs/latest` at the same time, and alternately
-receive the same requests for a few seconds. If other programs slow down the computer, they slow down both versions
-alike. Therefore the ratio of their figures is reliable. If the old commit needs other packages, add them to PYTHONPATH.
+Both versions alternately receive the same requests, so other programs slow down both alike.
 """
 
 import json
@@ -57,10 +55,7 @@ def main() -> None:
 
 
 def compared(name: str, old: Path, bodies: list[str], pairs: int) -> dict[str, dict[str, list[float]]]:
-    """Measure both checkouts one after the other, `pairs` times, and return the ratios of new to old figures.
-
-    The result has one list of ratios for each number of connections and each figure.
-    """
+    """Measure both checkouts alternately, and return ratios of new to old figures by number of connections."""
     found: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
         roots = {"new": ROOT, "old": old}
@@ -71,7 +66,7 @@ def compared(name: str, old: Path, bodies: list[str], pairs: int) -> dict[str, d
                 turns = (0, 1) if number % 2 else (1, 0)
                 measured = {side: measure(sides[side], bodies, int(connections), number) for side in turns}
                 for figure, each in found[connections].items():
-                    # Pair 0 only warms up both checkouts, so it is not counted.
+                    # Pair 0 only warms up both checkouts.
                     if number:
                         each.append(measured[0][figure] / measured[1][figure])
             middle = {figure: f"{statistics.median(each):.2f}" for figure, each in found[connections].items()}
@@ -81,10 +76,7 @@ def compared(name: str, old: Path, bodies: list[str], pairs: int) -> dict[str, d
 
 @contextmanager
 def served(root: Path, scratch: Path, name: str) -> Iterator[list[Any]]:
-    """Serve the last run of a checkout until the end of the block.
-
-    Yields a list: the URL of the router, the id of its process, and the ids of all server processes.
-    """
+    """Serve a checkout's last run; yields the router's URL, its process id, and the ids of all servers."""
     packages = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-c", _SERVE, scratch, name, "predictor" if name == "predictor" else "torchserve"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -100,7 +92,6 @@ def served(root: Path, scratch: Path, name: str) -> Iterator[list[Any]]:
 
 
 def measure(side: list[Any], bodies: list[str], connections: int, seed: int) -> dict[str, float]:
-    """Put one load on a checkout, and return CPU time per decision, latency and decisions per second."""
     url, router_pid, pids = side
     before, plan = cpu_seconds([router_pid]), Plan(url, bodies, connections, _SECONDS, seed=seed)
     result = load(plan, pids)
@@ -114,8 +105,6 @@ def measure(side: list[Any], bodies: list[str], connections: int, seed: int) -> 
 
 
 def against_table(figures: Figures) -> str:
-    """Format the table of docs/tables/against.md."""
-
     def cell(each: list[float]) -> str:
         low, high = statistics.quantiles(each, n=4)[::2] if len(each) > 1 else (each[0], each[0])
         return f"{statistics.median(each):.2f} [{low:.2f}, {high:.2f}]"

@@ -4,16 +4,13 @@
     python benchmarks/budget_plan.py --json FILE --resume    # keep the markets in FILE
     python benchmarks/budget_plan.py --quick                 # two small markets
 
-A network is trained for every 25 markets. In each market, new users are served for a week, with pacing and exploration.
-From the log of this week, the gain is planned for 50, 100 and 150 % of the week's budget. Then other new users are
-served for a week with each of these budgets.
+In each market, the log of one week yields plans for 50, 100 and 150 % of the budget. Then other users are served for a
+week with each of these budgets.
 
-    counted       gain in the log of the second week, as it happened; the plan's interval is for this figure
-    expected      expected value of this gain, without the random noise of one week; only a simulator knows it
-    not replayed  gain that calibrated forecasts predict at the logged decisions, without replaying journeys
-    forecast      gain that the network predicts at the logged decisions, without calibration
-
-The results do not depend on the speed of the computer.
+    counted       gain in the log of the second week, for which the plan has an interval
+    expected      the same without the random noise of one week
+    not replayed  gain that calibrated forecasts predict at the logged decisions
+    forecast      gain that the network predicts at the logged decisions
 """
 
 import json
@@ -27,12 +24,12 @@ from _environment import environment, finish, kept_markets, parser
 
 from benchmarks._markdown import Figures, measured_on, table, targets
 
-# Budgets for which the gain is planned, as multiples of the budget in the first week, whose log is the plan's input.
+# Planned budgets, as multiples of the first week's budget.
 BUDGETS = (0.5, 1.0, 1.5)
 MARKETS, USERS, EPOCHS, ROUNDS = 50, 600, 6, 7
-# Number of users from whom the network learns.
+# Number of users in the network's training.
 LEARNED_FROM = 2500
-# One network is trained for every 25 markets, to save time.
+# Number of markets per network.
 EVERY = 25
 # Budget per decision, as a multiple of the mean cost of an exposure.
 BUDGET_SHARE = 0.25
@@ -64,7 +61,7 @@ def main() -> None:
 def market(seed: int, network: Path, users: int, epochs: int, learned_from: int, **_: Any) -> list[dict[str, float]]:
     """Simulate one market, and return the planned and the realised gain for each budget in `BUDGETS`.
 
-    If the folder `network` does not contain a trained network yet, it is trained first.
+    A missing network is trained first.
     """
     from mtorl.artifact.artifact import load
     from mtorl.evaluation.budget_plan import Curves, Traffic, price_of
@@ -114,12 +111,11 @@ def _train(network: Path, seed: int, users: int, epochs: int) -> None:
 
 
 def week(simulator: Any, model: Any, users: list[str], seed: int, budget: float, price: float) -> pd.DataFrame:
-    """Simulate a week in which a model serves new users. Returns one row per decision, with its true click probability.
+    """Simulate a week in which a model serves new users. Returns one row per decision.
 
     Args:
         budget: Money per decision, in EUR.
-        price: Price with which pacing starts: an ad is shown only if its gain per EUR is at least this high.
-        seed: Seed of the random numbers of this week.
+        price: Gain per EUR that an ad must yield at the start of pacing.
     """
     from benchmarks.generation_runs.night import explored
     from mtorl.policy.decision import action_probabilities
@@ -160,7 +156,6 @@ def week(simulator: Any, model: Any, users: list[str], seed: int, budget: float,
 
 
 def budget_plan_table(figures: Figures) -> str:
-    """Format a table of planned and realised gain, with a row for each budget."""
     settings, markets = figures["settings"], figures["markets"].values()
     text = (
         f"Markets: {len(markets)}; {settings['users']:,} newcomers in the week that is logged and as many in the week "

@@ -5,20 +5,17 @@
     python benchmarks/experiments.py --json benchmarks/results/experiments.json   # the same, and write the figures
     python benchmarks/experiments.py --quick                                      # few runs
 
-Each experiment is judged many times (looks), with the functions of the verdict (`mtorl.experiment`) at alpha = 0.05.
-These kinds of experiments are simulated:
+Each experiment is judged many times (looks), at alpha = 0.05.
 
     A/A         identical arms: how often the always-valid interval excludes zero at any look
     ramps       identical arms, the challenger's share grows 1 -> 5 -> 25 -> 50 %: users return and may change the arm
-    returning   identical arms, one stage: users return, so their figures grow between hourly looks
+    returning   identical arms, one stage: users return
     coverage    a better challenger: how often the interval excludes the true lift at any look
     power       a better challenger: how often a verdict is reached, compared with a test of one look at the end
-    guarded     experiments with guardrails: how often the verdict is wrong, and how many users it needs
+    guarded     experiments with guardrails
     uneven      identical arms; some users decide hundreds of times as often as others
-    late        identical arms, but more outcomes of one arm arrive late: how often the verdict is wrong
+    late        identical arms, but more outcomes of one arm arrive late
     paced       identical arms with a paced daily budget: how much gain an arm loses because it is small
-
-Ramps are also measured with covariates, which are figures of users from before the experiment.
 """
 
 import time
@@ -49,7 +46,7 @@ MARKETS: tuple[Clicks | Revenue, ...] = (
     Clicks("clicks, with bots that click", bots=0.1, bot_rate=1.0),
     Revenue(f"{HEAVY}, with bots", sigma=2.0, bots=0.6),
 )
-# Values of the challenger's share of late clicks minus the incumbent's.
+# Differences of the arms' shares of late clicks.
 LATE_GAPS = (0.0, 0.02, 0.03, 0.04, 0.08, 0.2)
 GUARDED = (
     *((0.05, 0.0, 0.5), (0.1, 0.0, 0.5), (0.1, 0.0, 0.05)),
@@ -77,10 +74,7 @@ def main() -> None:
 
 
 def measure(runs: int, seed: int) -> dict[str, Any]:
-    """Simulate all kinds of experiments except `paced`, and return the rates of wrong verdicts and other figures.
-
-    Fast kinds are simulated `runs` times, and slow kinds less often.
-    """
+    """Simulate all kinds of experiments except `paced`: fast kinds `runs` times, slow kinds less often."""
     streams = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(1_000))
     start = time.monotonic()
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in ("uneven", "same", "ramps", "returning", "better")}
@@ -95,7 +89,7 @@ def measure(runs: int, seed: int) -> dict[str, Any]:
 
     for market, kind, share in product(MARKETS, KINDS, SHARES):
         add("same", market, one_stage(market, share, kind), looks=kind, share=share)
-    # Simulations with returning users are slow, so they have fewer runs.
+    # Returning users are slow to simulate, so they have fewer runs.
     few = runs // 4
     for market in MARKETS[:2]:
         sums = returning.ramps(market, market.population, 8, few, next(streams))

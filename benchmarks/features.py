@@ -5,11 +5,7 @@
     python benchmarks/features.py --json benchmarks/results/features.json  # then benchmarks/tables.py
     python benchmarks/features.py --only builder --only online             # some measures; --json keeps the others
 
-Each figure is measured in a process of its own, and measurements that are compared run alternately. If a measurement
-fails, the script stops, and the file of --json contains the measurements before it.
-
-The script needs redis-server on the PATH. In the temporary folder ($TMPDIR) it needs about 200 bytes for each row of
-the largest log.
+The script needs redis-server on the PATH, and in $TMPDIR about 200 bytes for each row of the largest log.
 """
 
 import json

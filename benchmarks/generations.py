@@ -4,24 +4,17 @@
     python benchmarks/generations.py --json FILE --markets 12    # two further markets
     python benchmarks/generations.py --quick                     # one small market, one night
 
-Markets that are already in FILE are not run again, so an interrupted run can be continued, and markets can be added.
+Markets in FILE are not run again. Each night, the serving model decides for new users, the next model learns from all
+decisions so far, and the gate decides whether this model serves from then on.
 
-The first model learns from a log in which all channels occur often. Each night, the serving model decides for new
-users, their decisions are logged, the next model learns from all decisions so far, and the gate decides whether this
-model serves from then on.
-
-    worth        clicks per decision of the serving model with the same budget, on new users from whom no model learns
-    AUC          AUC of the newest model's reward predictions, at states of the first log
-    estimate     estimated value of the newest model, relative to its true value at the same decisions
+    worth        clicks per decision of the serving model with the same budget, on new users
+    AUC          AUC of the newest model's reward predictions, on the first log
+    estimate     estimated value of the newest model, relative to its true value
     covered      how often the 95 % interval of the estimate contains the true value
     gate         how many models the gate promoted, by their true gain over the serving model
-    attack       after each night's model, the gate also judges a model from a faulty training: with shuffled outcomes,
-                 without one channel, or only on the first log. The log of the test users is correct
-    experiment   a model that needs an experiment serves half of the next night's users, and is then judged again
-    drift        without a simulator: each night's model is worse by the same share, and the gate's estimates have
-                 random errors (`generation_runs/drift.py`)
-
-The results do not depend on the speed of the computer.
+    attack       the gate also judges a model from a faulty training
+    experiment   a model that needs an experiment serves half of the next night's users
+    drift        each night's model is worse by the same share (`generation_runs/drift.py`)
 """
 
 import json
@@ -52,14 +45,13 @@ GAINS = {
     "worse by 10 % or more": (-math.inf, -0.1),
 }
 """Ranges for the value of a model compared with the serving model. The bounds are relative differences."""
-# Names of the figures of a night that `summary` averages over markets and nights.
+# Figures of a night that `summary` averages.
 AVERAGED = ("covered", "difference_covered", "mean_weight", "impossible", "forecast", "spent_share")
 RULES = {"proof required": 0.0, f"margin {MARGIN:.0%}": MARGIN}
 
 
 def one_market(seed: int, users: int, epochs: int, number: int) -> list[dict[str, Any]]:
-    """Simulate one market, and return the figures of the first model and of each night."""
-    # Import this only now, because it imports torch, and --help should be fast.
+    # This import needs torch, and --help should be fast.
     from benchmarks.generation_runs.market import Market, nights
 
     found = []
@@ -75,10 +67,7 @@ def one_market(seed: int, users: int, epochs: int, number: int) -> list[dict[str
 
 
 def summary(markets: list[list[dict[str, Any]]], users: int) -> dict[str, Any]:
-    """Summarise the figures of all nights and markets as averages, counts and the largest fall in value.
-
-    `users` is the number of new users in a night.
-    """
+    """Summarise the figures of all nights and markets. `users` is the number of new users in a night."""
     later = [row for market in markets for row in market[1:]]
     worth_MN = np.array([[row["worth"] for row in market] for market in markets])
     auc_MN = np.array([[row["auc"] for row in market] for market in markets])
@@ -104,7 +93,7 @@ def summary(markets: list[list[dict[str, Any]]], users: int) -> dict[str, Any]:
 
 
 def _gain(row: dict[str, Any]) -> float:
-    """Return the true relative gain of a new model over the serving model; 0.1 means that its value is 10 % higher."""
+    """Return the true relative gain of a new model over the serving model; 0.1 means 10 %."""
     return float(row["true_difference"] / (row["truth"] - row["true_difference"]))
 
 
@@ -118,11 +107,7 @@ def _largest_fall(market: list[dict[str, Any]]) -> float:
 
 
 def drifts(half_width: float) -> list[dict[str, Any]]:
-    """Run `drift` for each rule of the gate, each loss per night, and each number of nights.
-
-    `half_width` is half the width of the confidence interval for the difference of two models after one night, as a
-    share of the value.
-    """
+    """Run `drift` for each rule of the gate, loss per night, and number of nights."""
     return [
         {"rule": name, "worse": worse, "nights": nights, **asdict(drift(margin, worse, half_width, nights))}
         for name, margin in RULES.items()
@@ -132,15 +117,14 @@ def drifts(half_width: float) -> list[dict[str, Any]]:
 
 
 def _half_width(row: dict[str, Any]) -> float:
-    """Return half the width of a difference's confidence interval, as a share of the serving policy's value."""
+    """Return half of a difference's confidence interval, as a share of the serving policy's value."""
     return float((row["difference"] - row["lower_bound"]) / (row["truth"] - row["true_difference"]))
 
 
 def _test_users_for(gain: float, markets: list[list[dict[str, Any]]], users: int) -> float:
-    """Return how many test users the gate needs to promote 80 % of the models that are better by `gain`.
+    """Return how many test users the gate needs to promote 80 % of the models that are better by the share `gain`.
 
-    `gain` is a fraction of the serving model's value. The gate promotes a model with a probability of 80 % if its gain
-    is 1.96 + 0.84 standard errors.
+    Such a gain is 1.96 + 0.84 standard errors.
     """
     share = dict(SHARES)["test"]
     of_one = np.mean([_half_width(row) * (share * users * row["night"]) ** 0.5 for of in markets for row in of[1:]])
@@ -183,17 +167,12 @@ def _changes(each: list[float]) -> str:
 
 
 def _enough(one: Figures) -> str:
-    """Format the numbers of test users that the gate needs, rounded to two digits.
-
-    The text is "no number" if the gate's estimates are so unreliable that more test users would not help.
-    """
     if one["impossible"] > MAX_IMPOSSIBLE or one["difference_covered"] < 0.9:
         return "no number"
     return ", ".join(f"{float(format(one['test_users_for'][gain], '.2g')):,.0f}" for gain in ("5%", "2%"))
 
 
 def generations_table(figures: Figures) -> str:
-    """Format the table of the simulated markets, and the tables of `drift`."""
     intro = (
         f"{figures['nights']} nights a market, {figures['users']:,} newcomers a night. Worth is clicks per decision at "
         f"equal money. The gate's margin is {MARGIN:.0%}. After each night's own model, the gate judges a model of a "
@@ -236,7 +215,6 @@ def _promoted_rows(kind: str, found: Figures) -> dict[str, str]:
 
 
 def _drift_tables(found: Figures) -> str:
-    """Format one table of `drift` for each number of nights, with a row per rule and a column per loss in a night."""
     text = (
         "\n**Many small losses.** Each night's model is worse than the one that serves, by the same share. A cell has "
         "the share of them that is promoted, the change of the value until the last night, and the share of markets "

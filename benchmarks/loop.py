@@ -1,4 +1,4 @@
-"""Measures how long each step of the whole loop takes. Installation is not included.
+"""Measures how long each step of the whole loop takes.
 
 Commands:
 
@@ -19,7 +19,7 @@ from benchmarks._markdown import Figures, Show, compared, measured_on, table
 from pipelines.loop.config import LoopConfig
 from pipelines.loop.run import run_loop
 
-# Steps that take fewer seconds are left out of the table.
+# The table omits steps that take fewer seconds.
 _SHORT = 2.0
 
 
@@ -52,7 +52,6 @@ def main() -> None:
 
 
 def loop_table(results: Sequence[Figures]) -> str:
-    """Format a table of the durations of the whole loop and of its longer steps, with a column for each data set."""
     results = sorted(results, key=lambda result: result["true_lift"] is None)
     rows: dict[str, Show] = {
         "touchpoints": lambda result: f"{result['rows']:,}",

@@ -3,13 +3,8 @@
     python benchmarks/monitoring.py --json benchmarks/results/monitoring.json     # a quarter of an hour, two processes
     python benchmarks/monitoring.py --quick
 
-The script simulates days of several markets (`monitoring_runs/days.py`), and judges them one after the other like
-`mtorl monitor check`. In some markets nothing changes except at weekends, so every alarm is false. In the other
-markets, something changes after two weeks (`monitoring_runs/shifts.py`). Then the script counts the days until the
-first alarm, and until the first alarm of the right kind.
-
-False alarms are so rare that the mean time between them is longer than these simulations.
-tests/mtorl/drift/test_evidence.py tests that time.
+In some simulated markets nothing changes except at weekends, so every alarm is false. In others, something changes
+after two weeks (`monitoring_runs/shifts.py`), and the script counts the days until an alarm.
 """
 
 import os
@@ -33,11 +28,11 @@ from benchmarks.monitoring_runs.shifts import SCENARIOS
 from benchmarks.monitoring_runs.table import monitoring_tables
 
 COLUMNS = 40
-# Number of context columns that affect the market; all other columns are noise.
+# Context columns that affect the market; the others are noise.
 NAMED = 3
-# Number of days that are simulated after a change in a market.
+# Days after a change in a market.
 LOOKED = 6
-# Number of days that are simulated before the change.
+# Days before the change.
 HEALTHY = 14
 
 
@@ -45,8 +40,8 @@ class Size(NamedTuple):
     """Numbers of markets, days and users to simulate.
 
     Attributes:
-        clean_days: Days of a market without changes. The monitor learns on the first 9, and judges the others.
-        markets: Pairs of a number of users per day, and a number of markets to simulate with so many users.
+        clean_days: Days of a market without changes; the monitor learns on the first 9.
+        markets: Pairs of users per day, and number of markets with so many users.
     """
 
     clean_markets: int = 6
@@ -63,16 +58,13 @@ QUICK = Size(1, 12, 300, ((300, 1),), 1, 12, 20_000, 10_000)
 
 
 def clean(seed: int, size: Size) -> dict[str, int]:
-    """Count the alarms in a market that does not change, so that all of them are false. It has 40 context columns."""
+    """Count the alarms, all false, in a market of 40 context columns that does not change."""
     days = Days(size.users_of_clean, seed, moving_context=False, further=COLUMNS - NAMED)
     return _false_alarms(Monitored(days), size.clean_days)
 
 
 def season(seed: int, size: Size) -> dict[str, int]:
-    """Count the alarms in a market that differs only between weekdays and weekends, so that all of them are false.
-
-    Weekends have a click rate that is 25 % lower, and other devices.
-    """
+    """Count the alarms, all false, in a market with other devices and 25 % lower click rates at weekends."""
     return _false_alarms(Monitored(Days(2_000, seed, weekend=0.25, further=5)), size.season_days)
 
 
@@ -87,10 +79,7 @@ def _false_alarms(market: Monitored, days: int) -> dict[str, int]:
 
 
 def power(seed: int, users: int) -> dict[str, dict[str, int | None]]:
-    """Apply each scenario to a copy of the same market, and return after how many days the monitor raised an alarm.
-
-    A value is None if there was no such alarm within `LOOKED` days.
-    """
+    """Return the days until the first alarm, and the first of the right kind, by scenario; None for no alarm."""
     market = Monitored(Days(users, seed, moving_context=False, further=5))
     for _ in range(HEALTHY):
         market.day()
@@ -112,7 +101,6 @@ def power(seed: int, users: int) -> dict[str, dict[str, int | None]]:
 
 
 def cost(size: Size) -> dict[str, Any]:
-    """Measure time and memory of checking a day with many decisions, with and without the HTML page by Evidently."""
     with tempfile.TemporaryDirectory(prefix="monitor-") as scratch:
         run(write_log, folder=scratch, decisions=size.decisions, part=size.part, further=COLUMNS - NAMED)
         runs = {name: run(check_day, folder=scratch, page=page) for name, page in (("page", True), ("no_page", False))}
@@ -120,10 +108,7 @@ def cost(size: Size) -> dict[str, Any]:
 
 
 def in_processes(function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> list[Any]:
-    """Call a function with each tuple of arguments, in two processes.
-
-    Returns the results in the order of the calls.
-    """
+    """Call a function with each tuple of arguments in two processes."""
     started, results = time.monotonic(), []
     with ProcessPoolExecutor(2, mp_context=get_context("fork")) as processes:
         for future in [processes.submit(function, *call) for call in calls]:

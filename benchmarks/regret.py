@@ -5,16 +5,12 @@
     python benchmarks/regret.py --json FILE --larger 24000    # add three markets with a longer log
     python benchmarks/regret.py --quick                 # one small market, 5 rounds
 
-In each market, MTORL is trained on some users. Other users are then served for 5, 15 and 40 rounds, with the same
-budget for each opportunity. All policies use the same pacing (`mtorl/policy/pacing.py`). They choose the channel with
-the highest gain minus price times cost, according to one of two kinds of forecasts:
+All policies have the same budget and pacing, with two kinds of forecasts:
 
     learned     MTORL's network, or LightGBM with the same inputs
     informed    Bayes' rule with the market's true parameters (`mtorl/simulator/informed.py`)
 
-The best known policy is informed and looks three opportunities ahead. The difference between its gain and the gain of
-the served policy is split into four causes: when to expose, the value of the future, the choice of the channel, and
-randomness (the random draw with exploration). The results do not depend on the speed of the computer.
+The best known policy is informed and looks three opportunities ahead.
 """
 
 import json

@@ -6,17 +6,16 @@
     python benchmarks/scale.py --decisions 1e6 1e7 1e8 --json FILE
     python benchmarks/scale.py --only lake traffic               # some parts; FILE keeps the others
 
-    lake        a lake with D decisions in 28 days, D/10 users and ten experiments. Measured for the last day:
-                compaction, decisions to learn from (judged rows), the monitor's measures, a look at one experiment
+Each figure is measured in a process of its own.
+
+    lake        the last day of a lake of 28 days: compaction, decisions to learn from (judged rows), the monitor's
+                measures, a look at one experiment
     hour        3.6M decisions in one hour, a thousand a second: compaction, judged rows, a look
     evaluation  memory of an evaluation by the rows of its log
-    ledger      memory of a reservation, and Redis' work for an exposure and for pacing, by campaigns and routers
+    ledger      memory of a reservation, and Redis' work for an exposure and for pacing
     histories   Redis' memory for each user of the online store, and CPU for each event of the feed
-    start       start of a router after an outage, by the size of its spool; start with 5,000 campaigns in ten
-                experiments, and the kill switch
+    start       start of a router by the size of its spool, and with 5,000 campaigns; the kill switch
     traffic     two routers with a real Redis and an S3 server: no record lost or doubled, no budget overspent
-
-Each figure is measured in a process of its own. The table marks limits that are not met, but the script does not fail.
 """
 
 import json
@@ -39,10 +38,10 @@ class Size:
 
     Attributes:
         decisions: Numbers of decisions in a lake.
-        hour: Number of decisions in a busy hour; 3,600,000 are a thousand per second.
+        hour: Number of decisions in a busy hour.
         paced_seconds: Simulated seconds of pacing.
         segments: Numbers of 64 MiB segments in a spool.
-        traffic: Number of decisions that the two routers make together.
+        traffic: Number of decisions of the two routers together.
     """
 
     decisions: tuple[int, ...] = (1_000_000, 10_000_000)
@@ -63,7 +62,6 @@ QUICK = Size((20_000,), 8, 20_000, (50_000,), 5_000, (1, 100), 300, 60, (2,), 3,
 
 
 def lake(size: Size) -> dict[str, Any]:
-    """Measure the batch jobs that process the last day of a lake, for lakes of several sizes."""
     from benchmarks.scale_runs import batch
 
     found = {}
@@ -99,7 +97,6 @@ def hour(size: Size) -> dict[str, Any]:
 
 
 def evaluation(size: Size) -> dict[str, Any]:
-    """Measure the peak memory of evaluating a model, for logs of several sizes."""
     from benchmarks.scale_runs import evaluation as tasks
 
     found = {}
@@ -114,10 +111,7 @@ def evaluation(size: Size) -> dict[str, Any]:
 
 
 def ledger(size: Size) -> dict[str, Any]:
-    """Measure the memory of a reservation in Redis, and the work of Redis for an exposure and for pacing.
-
-    The work, such as CPU time, is measured for several numbers of campaigns and routers.
-    """
+    """Measure the memory of a reservation in Redis, and the work of Redis for an exposure and for pacing."""
     from benchmarks.scale_runs.ledger import FLAGS, decision, memory
     from benchmarks.scale_runs.pacing import pace
 
@@ -134,7 +128,6 @@ def ledger(size: Size) -> dict[str, Any]:
 
 
 def histories(size: Size) -> dict[str, Any]:
-    """Measure how much memory and CPU time the users' histories need in the online store."""
     from benchmarks.scale_runs.histories import measure
 
     with tempfile.TemporaryDirectory(prefix="scale-") as folder:
@@ -142,7 +135,7 @@ def histories(size: Size) -> dict[str, Any]:
 
 
 def start(size: Size) -> dict[str, Any]:
-    """Measure how long a router takes to start, with many records that it could not upload, and with many campaigns."""
+    """Measure how long a router takes to start, with many records in its spool, and with many campaigns."""
     from benchmarks.scale_runs.start import kill_and_start, start_with_spool
 
     spools = {}

@@ -8,8 +8,7 @@
     predictor    the same artifact on a plain kserve.Model
     router       the whole path: features, model, ledger, log; also with the predictor on a Unix socket
 
-CPU time is that of the servers only. It is the most reliable figure: latency is less reliable, because the load
-generator runs on the same computer and slows down the servers.
+CPU time covers only the servers. Latency is less reliable, because the load generator slows down the servers.
 """
 
 from __future__ import annotations
@@ -33,22 +32,22 @@ from benchmarks.request_path.profile import Profile
 from benchmarks.request_path.tables import decided, goodput, in_short
 
 CONNECTIONS = (1, 8, 32)
-# Number of connections at which throughput is also measured, because a router serves about so many requests at a time.
+# A router serves about so many requests at a time.
 CAPACITY_CONNECTIONS = 16
-# Routers to measure: with TorchServe and a ledger on SQLite or on Redis, or with the predictor and a ledger on SQLite.
+# TorchServe with a ledger on SQLite or Redis, or the predictor with SQLite.
 PATHS = ("sqlite", "redis", "predictor")
 # Number of users in the requests.
 USERS = 500
-# Loads in open loops, as multiples of the best throughput in a closed loop.
+# Loads in open loops, as multiples of the best closed loop.
 OFFERED = (0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 2.0, 4.0)
-# Each load is measured this many times, alternating with the others, so that other programs slow down all loads alike.
+# Repetitions of each load, which alternate so that other programs slow down all loads alike.
 ROUNDS = 5
 
 
 def load(plan: Plan, pids: list[int]) -> dict[str, Any]:
     """Send the requests of a plan from a subprocess, and return the figures.
 
-    The figures include the CPU time per decision, in milliseconds, of the servers with the process ids `pids`.
+    They include the CPU milliseconds per decision of the servers with the ids `pids`.
     """
     before = cpu_seconds(pids)
     command = [sys.executable, "-m", "benchmarks.request_path.load"]
@@ -56,34 +55,28 @@ def load(plan: Plan, pids: list[int]) -> dict[str, Any]:
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     measured: dict[str, Any] = json.loads(done.stdout)
-    # The CPU time was counted from the start of the warm-up. Subtract the warm-up's share of it, by duration.
+    # Subtract the share of the warm-up from the CPU time.
     share = plan.seconds / (plan.seconds + plan.warm_seconds)
     measured["cpu_ms"] = 1000 * (cpu_seconds(pids) - before) * share / max(decided(measured), 1)
     return measured
 
 
 def family(pids: list[int]) -> list[Any]:
-    """Return processes and all their descendants."""
     import psutil
 
     return [member for one in map(psutil.Process, pids) for member in (one, *one.children(recursive=True))]
 
 
 def cpu_seconds(pids: list[int]) -> float:
-    """Return the user and system time of processes and their descendants, in seconds."""
     return sum(times.user + times.system for times in (member.cpu_times() for member in family(pids)))
 
 
 def memory_mib(pids: list[int]) -> float:
-    """Return the resident memory of processes and their descendants, in MiB."""
     return sum(member.memory_info().rss for member in family(pids)) / 2**20
 
 
 def forward(artifact_folder: Path, windows: list[Any], seconds: float) -> dict[str, dict[str, float]]:
-    """Measure the CPU time that a window needs without any server, in milliseconds.
-
-    The result has one time for reading and encoding a window, and one for the network, each by batch size.
-    """
+    """Measure the CPU milliseconds per window without a server, for encoding and for the network, by batch size."""
     from mtorl.artifact.artifact import load as load_artifact
     from mtorl.window.window import WindowBatch
 
@@ -107,7 +100,7 @@ def forward(artifact_folder: Path, windows: list[Any], seconds: float) -> dict[s
 
 
 def users_windows(run: Path) -> tuple[list[Any], list[str], list[str]]:
-    """Return windows of users in the log, and bodies of requests for them: to model servers, and to routers."""
+    """Return windows of users in the log, and bodies of requests to model servers and to routers."""
     import pyarrow.parquet as pq
 
     from mtorl.log.dataset import DatasetSpec
@@ -167,7 +160,6 @@ def main() -> None:
 def measure_models(
     figures: dict[str, Any], artifact: Path, root: Path, model_bodies: list[str], seconds: float
 ) -> None:
-    """Measure the model servers without a router."""
     from serving.archive import package
     from serving.local.ports import free_ports
     from serving.local.predictor import LocalPredictor
@@ -186,7 +178,6 @@ def measure_models(
 
 
 def measure_router(path: Any, bodies: list[str], seconds: float) -> dict[str, Any]:
-    """Measure a router with its model servers in closed and open loops, and profile it."""
     first = path.first_decision(bodies[0])
     loads, stages, router_cpu = {}, {}, {}
     for connections in (*CONNECTIONS, CAPACITY_CONNECTIONS):
@@ -209,10 +200,7 @@ def measure_router(path: Any, bodies: list[str], seconds: float) -> dict[str, An
 
 
 def at_offered_loads(path: Any, bodies: list[str], closed: float, seconds: float) -> dict[str, dict[str, Any]]:
-    """Measure open loops at several loads, and return the figures of each load.
-
-    `closed` is the best throughput in a closed loop; loads are multiples of it. Every round runs each load once.
-    """
+    """Measure open loops at multiples of `closed`, the best throughput in a closed loop."""
     visits: dict[str, list[dict[str, Any]]] = {f"{share:g}": [] for share in OFFERED}
     for turn in range(ROUNDS if seconds > 5 else 1):
         for share in OFFERED:
@@ -222,7 +210,7 @@ def at_offered_loads(path: Any, bodies: list[str], closed: float, seconds: float
 
 
 def merged(visits: list[dict[str, Any]]) -> dict[str, Any]:
-    """Merge several runs of the same load: add the counts, average the medians, and take the largest p99."""
+    """Merge runs of the same load: add the counts, average the medians, and take the largest p99."""
 
     def added(name: str) -> dict[str, int]:
         return dict(sum((Counter(visit[name]) for visit in visits), Counter()))
@@ -243,7 +231,6 @@ def merged(visits: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def show(name: str, loads: dict[str, Any], unit: str = "c=") -> None:
-    """Print a line for each load."""
     for load_, measured in loads.items():
         print(f"{name:<16} {unit + load_:<5} {in_short(measured)}", flush=True)
 

@@ -3,9 +3,7 @@
     python benchmarks/soak.py --run runs/latest                       # five minutes
     python benchmarks/soak.py --run runs/latest --seconds 30          # a short run
 
-Decisions, outcomes and invalid requests are sent at the same time, and every minute a model worker is killed. The
-script exits with 1 if a response is a 5xx, or if the resources of the router grow. Only two kinds of growth are
-allowed: a few file descriptors for connections, and memory for the router's index of its newest million records.
+A model worker is killed every minute. The script exits with 1 if requests fail or resources leak.
 """
 
 from __future__ import annotations
@@ -32,9 +30,9 @@ from benchmarks.scale_runs.market import outcome
 from benchmarks.serving import family, load, memory_mib, users_windows
 
 CONNECTIONS = 4
-# Growth is measured from this share of the run on, because caches fill up before.
+# Measure growth from this share of the run on, because caches fill up before.
 SETTLED = 0.2
-# Allowed growth of the memory per record, in bytes: the index entry of a decision, and its response, which is cached.
+# Allowed growth of memory per record: an index entry and a cached response.
 MOST_BYTES_A_RECORD = 1000.0
 
 
@@ -69,7 +67,7 @@ class Callers:
     def _decently(self, client: httpx.Client, chance: random.Random, number: int) -> None:
         body = chance.choice(self._bodies)
         body["instances"][0]["request_id"] = f"soak-{number}"
-        # Send the request twice. The router answers the second one, which has the same id, from its cache.
+        # The router answers the second request, with the same id, from its cache.
         for _ in range(2):
             answer = self._post(client, self._path, json.dumps(body).encode(), "decisions")
         for decision in json.loads(answer).get("predictions", []):
@@ -104,12 +102,10 @@ class Callers:
 
 
 def descriptors(pid: int) -> int:
-    """Return the number of open files and sockets of a process and its descendants."""
     return sum(member.num_fds() for member in family([pid]))
 
 
 def kill_a_worker(pid: int) -> None:
-    """Kill one of TorchServe's Python workers. TorchServe then starts a new one."""
     if workers := [p for p in family([pid]) if any("model_service_worker" in word for word in p.cmdline())]:
         random.choice(workers).send_signal(signal.SIGKILL)
 
@@ -173,7 +169,6 @@ def main() -> None:
 
 
 def soak_table(result: Figures) -> str:
-    """Format the table of a run."""
     answers: dict[str, str] = {}
     for name, count in result["statuses"].items():
         what, status = name.split(" ")

@@ -73,7 +73,6 @@ def main() -> None:
 
 
 def pages() -> dict[str, str]:
-    """Return the text of each page, by the name of its file without .md."""
     return {name: _text(name, page) for name, page in PAGES.items()}
 
 

@@ -18,21 +18,20 @@ from _environment import environment, finish, parser
 
 from benchmarks._markdown import Figures, Show, compared, measured_on, table
 
-# The sizes with which the authors of the paper trained: number of windows, steps per window, and batch size.
+# Number of windows, steps per window, and batch size in the paper's training.
 WINDOWS, STEPS, BATCH = 3200, 20, 512
 # Number of simulated users.
 USERS = 6_000
 
 
 def cpu(work: Callable[[], Any]) -> float:
-    """Return the CPU time of `work` in seconds. Wall time would be unreliable on a shared computer."""
+    """Return the CPU time of `work` in seconds, because wall time is unreliable on a shared computer."""
     started = time.process_time()
     work()
     return time.process_time() - started
 
 
 def preparation(table: Any) -> float:
-    """Measure the CPU time, in seconds, of encoding all training windows of a log."""
     from mtorl.window.encoder import Encoder
 
     def encode() -> None:
@@ -43,7 +42,7 @@ def preparation(table: Any) -> float:
 
 
 def epochs(table: Any, quick: bool) -> dict[str, float]:
-    """Measure the CPU time, in seconds, of one epoch on one thread, for several widths and precisions.
+    """Measure the CPU seconds of one epoch on one thread, for several widths and precisions.
 
     All epochs have the same number of windows.
     """
@@ -70,7 +69,7 @@ def epochs(table: Any, quick: bool) -> dict[str, float]:
 def to_best(table: Any) -> dict[str, float]:
     """Measure how long the default model trains, until its best validation loss and until the end.
 
-    It also measures how long fitting the future value takes, although a training drops the future value on some logs.
+    The result includes fitting the future value, which a training drops on some logs.
     """
     import torch
 
@@ -126,7 +125,6 @@ def main() -> None:
 
 
 def train_table(results: Sequence[Figures]) -> str:
-    """Format a table of the cost of training, with a column for each data set."""
     epoch = "epoch_cpu_seconds"
     rows: dict[str, Show] = {
         "touchpoints": lambda result: f"{result['rows']:,}",

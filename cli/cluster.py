@@ -61,8 +61,7 @@ def materialize(
     from mtorl.log.dataset import DatasetSpec
     from mtorl.log.lake import Lake
 
-    # A missing registry or log is always an error. If it only meant that no pipeline has run yet, the job would succeed
-    # although its volume was lost.
+    # If a missing registry or log were no error, a job would succeed although its volume was lost.
     with exit_codes(StoreEmptied):
         try:
             spec, repository = DatasetSpec.load(dataset), Repository(feature_repo)

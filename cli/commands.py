@@ -1,4 +1,4 @@
-"""Defines a command group whose help texts come from docstrings, and the options that several commands share."""
+"""Defines a command group with help texts from docstrings, and options that several commands share."""
 
 import inspect
 import json
@@ -10,10 +10,7 @@ import typer
 
 
 class CommandGroup(typer.Typer):
-    """A Typer group in which the docstring of each command is its help text.
-
-    Line breaks of indented examples are kept.
-    """
+    """A Typer group in which the docstring of each command is its help text."""
 
     def __init__(self, help: str = "", **settings: Any) -> None:
         super().__init__(help=examples(help), no_args_is_help=True, rich_markup_mode=None, **settings)
@@ -31,16 +28,13 @@ class CommandGroup(typer.Typer):
 
 
 def examples(text: str) -> str:
-    """Mark the examples in a help text, which are its indented paragraphs, so that Typer keeps their line breaks."""
+    """Mark the indented paragraphs of a help text, so that Typer keeps their line breaks."""
     paragraphs = inspect.cleandoc(text).split("\n\n")
     return "\n\n".join(f"\b\n{part}" if part.startswith("    ") else part for part in paragraphs)
 
 
 def _built_in(start: str) -> list[str]:
-    """List the built-in data sets whose names begin with `start`, for shell completion.
-
-    This does not import mtorl, because completion must be fast.
-    """
+    """List the built-in data sets for shell completion, without the slow import of mtorl."""
     folder = Path(__file__).parents[1] / "mtorl" / "log" / "datasets"
     return sorted(path.stem for path in folder.glob(f"{start}*.yaml"))
 

@@ -161,7 +161,7 @@ def describe(
         from features.engine import open_engine
         from features.ingest.log_folder import RawLog
 
-        # The log may be large, and /tmp small or in memory. Therefore the temporary folder is next to the page.
+        # The log may be large, and /tmp small or in memory.
         out.parent.mkdir(parents=True, exist_ok=True)
         with (
             ProgressBars() as bars,

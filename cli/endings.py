@@ -9,7 +9,7 @@
     6    `mtorl monitor`: a check was impossible
     130  stopped by a signal
 
-Errors that a user can't fix are bugs, and are shown with their traceback.
+Other errors are bugs, and are shown with their traceback.
 """
 
 import signal
@@ -36,18 +36,15 @@ def stop(message: str, code: int) -> NoReturn:
 
 @contextmanager
 def exit_codes(*failed: type[Exception], stopped: str = "stopped") -> Iterator[None]:
-    """Print a message of one line and exit with a code if the block raises an error that a user can fix.
+    """Exit with a one-line message and a code if the block raises an error that a user can fix.
 
-    The exit code is 1 for the exceptions in `failed`, which mean that a step failed, and 2 for any other InputError or
-    OSError. Other errors are bugs, so their traceback is printed.
-
-    After Ctrl-C or SIGTERM, the block can clean up, because both raise KeyboardInterrupt in it. Then `stopped` is
-    printed, and the exit code is 130.
+    The code is 1 for the exceptions in `failed`, 2 for any other InputError or OSError, and 130 after Ctrl-C or
+    SIGTERM.
     """
     _stop_on_signals()
     try:
         yield
-    except typer.Exit:  # typer.Exit is a RuntimeError, but it is no failure
+    except typer.Exit:  # typer.Exit is a RuntimeError, but no failure
         raise
     except KeyboardInterrupt as error:
         stop(_words(stopped, error), 130)

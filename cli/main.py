@@ -35,10 +35,9 @@ from cli.commands import CommandGroup
 from cli.experiment.app import app as experiment
 from mtorl import __version__
 
-# Ask the libraries, such as Evidently, not to send usage statistics.
+# Ask libraries such as Evidently not to send usage statistics.
 os.environ.setdefault("DO_NOT_TRACK", "1")
-# Arrow's default allocator is slow for large tables, because it returns memory to the system after each part of a table
-# and then requests it again.
+# Arrow's default allocator is slow for large tables.
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")
 
 app = CommandGroup(__doc__ or "", context_settings={"help_option_names": ["-h", "--help"]})

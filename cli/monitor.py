@@ -140,7 +140,6 @@ def export(
     from monitoring.watch.state import STATE_FILE
 
     of_runs = [] if runs is None else [RunsCollector(runs)]
-    # Ctrl-C is the usual way to stop the server.
     with exit_codes(), suppress(KeyboardInterrupt):
         serve(host, port, MonitorCollector(state / STATE_FILE), *of_runs)
 
@@ -188,7 +187,6 @@ def _progress(end: datetime, left: int) -> None:
 
 
 def _show(state: State, folder: Path) -> None:
-    """Print the state of the monitor. `folder` contains the state file, and the pages about the judged periods."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     alarms = sorted(state.alarms().items(), key=lambda item: ([*_SAID].index(item[1].kind), item[0]))
     if not alarms:
@@ -200,7 +198,7 @@ def _show(state: State, folder: Path) -> None:
         console.print(Text.assemble((f"{word:6}", style), since))
     if sum(alarm.kind == "harm" for _, alarm in alarms) > 1:
         console.print("two measures may be two views of one loss: do not add them up")
-    # Print only the runbook of the first alarm, which is the worst one. It also covers the others.
+    # Print only the runbook of the first and worst alarm, which also covers the others.
     if alarms:
         console.print(f"what to do: {_RUNBOOKS}/{_SAID[alarms[0][1].kind][2]}.md")
     if state.retrain is not None:

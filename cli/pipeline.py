@@ -68,7 +68,7 @@ def upload(
     from pipelines.cluster import kfp_server
 
     with exit_codes(kfp_server.ServerError):
-        # Check all files before uploading the first one, so that an invalid file does not leave the upload half done.
+        # Check all files first, so that an invalid file does not leave the upload half done.
         for file in files:
             kfp_server.pipeline_name(file)
         client = kfp_server.connect(*context.obj)

@@ -25,15 +25,11 @@ from pipelines.steps import Step
 
 LINE_SECONDS = 10.0
 """Seconds between two progress lines of a step, if the console is not a terminal."""
-# From this total on, progress is shown as numbers, such as "5,000 of 20,000". For a smaller total, it is a percentage.
 _COUNTS = 100
 
 
 class ProgressBars:
-    """Shows a progress bar for each step, or plain lines if the console is not a terminal.
-
-    By default, the console is standard error.
-    """
+    """Shows a progress bar for each step, or plain lines if the console is not a terminal."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(file=sys.stderr)
@@ -61,13 +57,12 @@ class ProgressBars:
         self.progress.stop()
 
     def on_step(self, step: Step, done: float, total: float, note: str) -> None:
-        """Show that a step has started (`total` is 0), has advanced, or has finished (`done` equals `total`)."""
+        """Show that a step has started (`total` is 0), advanced, or finished (`done` equals `total`)."""
         if step.name not in self._running:
             self._running[step.name] = self.progress.add_task(step.title, total=None, note="", part=(0.0, 0.0))
         task = next(task for task in self.progress.tasks if task.id == self._running[step.name])
         part = task.fields["part"]
-        # A new part of the step begins if the total changes or if the progress falls. Remember when, to compute the
-        # speed.
+        # A changed total or falling progress begins a new part of the step. The speed counts from there.
         if total != (task.total or 0) or done < task.completed:
             part = (self.progress.get_time(), done)
         note = note or task.fields["note"]
@@ -78,11 +73,11 @@ class ProgressBars:
 
     @contextmanager
     def step(self, title: str) -> Iterator[None]:
-        """Show the `progress.report` calls of the block as one step, which is finished at the end of the block."""
+        """Show the `progress.report` calls of the block as one step."""
         step = Step(title, title)
 
         def on_report(done: float, total: float, note: str) -> None:
-            # Never show 100 % here. A function in the block may be finished, but another one may follow.
+            # Never show 100 % here, because another function in the block may follow.
             self.on_step(step, min(done, 0.99 * total), total, note)
 
         self.on_step(step, 0, 0, "")
@@ -119,10 +114,6 @@ class _PaceColumn(ProgressColumn):
 
 
 def _pace(task: Task) -> str:
-    """Format the progress of a step, its speed, and the remaining time.
-
-    If a step consists of several parts, the speed is measured only in the current part.
-    """
     if not task.total or task.finished:
         return ""
     since, before = task.fields["part"]

@@ -77,7 +77,6 @@ def run(
             interrupted, config = to_resume(root, said)
         else:
             config = LoopConfig(**settings, root=root)
-    # PipelineError (a step failed) and StackError (a server failed) are RuntimeErrors.
     with exit_codes(RuntimeError):
         with ProgressBars() as bars:
             folder = run_loop(config, bars.on_step, interrupted)
@@ -138,7 +137,7 @@ def serve(
             of_run = experiment_of(run)
             states, models_port = {of_run.file: of_run.state}, port_of_models(of_run)
     first, *others = states.values()
-    # The experiment files that the router reads. They are added below, after promotions have changed them.
+    # Promotions change the experiment files, so the files are added below.
     files: dict[str, Path] = {}
     folders = [ExperimentFolder.of(file, of_file) for file, of_file in states.items()]
     stack = LocalStack(run, Own(files, first), router_port=port, models_port=models_port, runtime=runtime)
@@ -151,7 +150,6 @@ def serve(
     files |= served_files(states, run / "artifacts" / "challenger" / "dataset.yaml")
     for other in others:
         share_log(first, other)
-    # If a server fails, the StackError contains the end of the log of that server.
     with exit_codes(RuntimeError):
         try:
             typer.echo(f"starting {RUNTIMES[runtime]} (incumbent, challenger) and the router of {run.name} ...")
@@ -165,15 +163,12 @@ def serve(
                     typer.echo(f"arm {arm}: {words}: see its endpoint in the experiment file, and router.log", err=True)
                 servers = LocalServers(run, stack.serving, models_port, stack.restart_models)
                 stack.wait(each_second=rollbacks(folders, servers))
-        except KeyboardInterrupt:  # Ctrl-C is the usual way to stop the servers
+        except KeyboardInterrupt:
             typer.echo("stopped")
 
 
 def rollbacks(folders: list[ExperimentFolder], servers: LocalServers) -> Callable[[], None]:
-    """Return a function that restores the previous model on the running model servers after a rollback.
-
-    It must be called regularly. If a rollback can't be applied yet, it prints the reason once.
-    """
+    """Return a function that restores the previous model on the running servers after a rollback."""
     from pipelines.experiments.local_servers import follow_rollbacks
 
     said: str | None = None
@@ -188,10 +183,7 @@ def rollbacks(folders: list[ExperimentFolder], servers: LocalServers) -> Callabl
 
 
 def silent_arms(router: str) -> dict[str, str]:
-    """Ask the router which arms do not answer it; returns the router's error message for each of these arms.
-
-    The result is empty if the router itself does not answer.
-    """
+    """Return the router's error message for each arm that does not answer."""
     try:
         problems = json.loads(send_request(f"{router}/health/ready", seconds=10).content)["problems"]
     except (OSError, ValueError):
@@ -200,10 +192,7 @@ def silent_arms(router: str) -> dict[str, str]:
 
 
 def served_files(states: Mapping[Path, Path], dataset: Path) -> dict[str, Path]:
-    """Return the experiment files that the router reads, by file name.
-
-    `states` contains the state folder of each experiment file.
-    """
+    """Return the experiment files that the router reads, by file name."""
     from mtorl.experiment.experiment import Experiment, ExperimentError
     from mtorl.experiment.layers import Experiments
 
@@ -217,11 +206,7 @@ def served_files(states: Mapping[Path, Path], dataset: Path) -> dict[str, Path]:
 
 
 def share_log(first: Path, other: Path) -> None:
-    """Link the decision log and the models of the first experiment into the state folder of another experiment.
-
-    Both experiments share a router and its model servers, and commands look for log and models in the state folder of
-    their experiment.
-    """
+    """Link the decision log and the models of the first experiment into another state folder."""
     other.mkdir(parents=True, exist_ok=True)
     (first / "models").mkdir(parents=True, exist_ok=True)
     for name in ("router.yaml", "spool", "lake", "forgotten.json", "models"):
@@ -234,11 +219,7 @@ def share_log(first: Path, other: Path) -> None:
 
 
 def served_file(file: Path, state: Path | None, dataset: Path | str | None) -> Path:
-    """Return the path of the file that the router reads for an experiment.
-
-    If the experiment has a ramp or has begun, this is a copy in its state folder, in which commands change the stage.
-    Otherwise it is the experiment file itself. If the file is invalid, the command exits with an error.
-    """
+    """Return the file that the router reads: a copy in the state folder or, without a ramp, the file itself."""
     from mtorl.experiment.stage_machine import State
     from pipelines.experiments.controller import apply_experiment
     from pipelines.experiments.controller import state as state_of
@@ -247,7 +228,6 @@ def served_file(file: Path, state: Path | None, dataset: Path | str | None) -> P
     with exit_codes():
         folder = ExperimentFolder.of(file, state, dataset)
         experiment, stands = state_of(folder)
-        # Without a ramp, the user sets the stage in the file, so the router reads the file itself.
         if experiment.ramp is None and stands == State(events=stands.events):
             return file
         apply_experiment(folder)

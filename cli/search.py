@@ -1,4 +1,4 @@
-"""The commands `mtorl search` (search settings locally), `katib` (on a cluster) and `trial` (run in Katib's pods)."""
+"""The commands `mtorl search` (locally), `katib` (on a cluster) and `trial` (in Katib's pods)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ app = CommandGroup()
 Epochs = Annotated[
     int, typer.Option(help="Maximum epochs of a trial. Use the number of the training that gets the settings.", min=1)
 ]
-# Largest number of trials in the printed table; the JSON file has all of them.
 _TABLE = 10
 
 
@@ -82,8 +81,7 @@ def trial(
     from mtorl.network.training import TrainConfig, TrainingDiverged
 
     def on_epoch(epoch: int, loss: float) -> None:
-        # Katib reads the time of a value at the start of the line. Without times, all values would seem to be from one
-        # moment.
+        # Katib reads the time of a value at the start of the line.
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         print(f"{now} {METRIC}={loss:.6f} epoch={epoch}", flush=True)
 
@@ -123,7 +121,6 @@ def _print_search(report: SearchReport) -> None:
 
     figures = (Column(name, justify="right", no_wrap=True) for name in ("trial", "loss", "epochs"))
     table = titled(f"{len(report.trials)} trials, the best first", *figures, "settings")
-    # The trial with the default settings is always shown, for comparison.
     ranked = sorted(report.trials, key=lambda one: (one.ended != "complete", one.loss or 0.0))
     for one in [*ranked[:_TABLE], *(one for one in ranked[_TABLE:] if one.number == 0)]:
         name = "default" if one.number == 0 else str(one.number)

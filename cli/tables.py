@@ -31,7 +31,7 @@ def print_summary(run: Path, root: Path) -> None:
 
 
 def print_evaluation(figures: dict[str, Any]) -> None:
-    """Print the figures of an artifact on a log: the quality of its predictions, and the value of its policy."""
+    """Print the quality of an artifact's predictions, and the value of its policy."""
     console = Console()
     if (share := figures["data"]["share"]) < 1:
         console.print(f"judged on {share:.1%} of the users, chosen by a hash: the log has many touchpoints")
@@ -45,7 +45,7 @@ def print_evaluation(figures: dict[str, Any]) -> None:
 
 
 def print_faults(log: str, report: IngestReport, quarantine: Path | None) -> None:
-    """Print the faults that were found in a log, and the number of valid rows."""
+    """Print the faults in a log, and the number of valid rows."""
     if report.faults:
         rows, row = (Column(name, justify="right") for name in ("rows", "row"))
         rule, column = (Column(name, no_wrap=True) for name in ("rule", "column"))
@@ -99,10 +99,7 @@ def print_build(manifest: Manifest, out: Path) -> None:
 
 
 def print_forgotten(folder: str, report: Report, spools: Mapping[str, SpoolWithout]) -> None:
-    """Print what `mtorl data forget` has removed from each store, and what remains.
-
-    Records of the users may remain in stores that could not be changed, and models may have been trained on the users.
-    """
+    """Print the removals of `mtorl data forget` from each store, and what remains."""
     removed = {**report.removed, **{name: spool.removed for name, spool in spools.items() if not spool.left}}
     for name, count in sorted(removed.items()):
         if count:

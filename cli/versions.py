@@ -193,10 +193,7 @@ def _uses(registry: Path | None, lake: str | None, state: Path | None, namespace
 
 
 def objects(kind: str, namespace: str) -> list[dict[str, Any]]:
-    """List the objects of one kind in a Kubernetes namespace, as kubectl is configured.
-
-    If the cluster does not answer, the command exits with a message.
-    """
+    """List the objects of one kind in a namespace, or exit with a message."""
     from serving.kubernetes_api import KubernetesApi
 
     with exit_codes():

@@ -1,17 +1,7 @@
 """The decorator of every component, which sets its image and its traits for pipelines and progress bars.
 
-    @component("score both policies on test users")
-    def evaluate(windows: Input[Dataset], seed: int, metrics: Output[Metrics]): ...
-
-The image contains the project, so nothing is installed when a step starts (``packages_to_install=[]``), and the body of
-a component only calls other packages. On a cluster, the name of the image is part of the cache key. Therefore deploy
-the image by its digest rather than by a tag that moves.
-
-A step runs the component's file from the image. By default, KFP would embed the text of the function in the workflow,
-where Argo stores it seven times. Argo compresses a workflow of more than 1 MiB, and Kubeflow Pipelines can't read a
-compressed workflow (https://github.com/kubeflow/pipelines/issues/6547): it would no longer show the progress of the
-run, not even a failure. For the same reason, the workflow contains no descriptions. They are only here, and in the
-README of each component.
+A step runs the component's file from the image. By default, KFP would embed the function's text in the workflow, and
+Kubeflow Pipelines can't read a workflow of more than 1 MiB (https://github.com/kubeflow/pipelines/issues/6547).
 """
 
 import os
@@ -34,10 +24,8 @@ class StepTraits:
 
     Attributes:
         title: A few words for a progress bar.
-        cached: Whether a run may reuse the outputs of an earlier run with equal inputs. False if the step writes
-            anything besides its outputs, or reads data that change.
-        trains: Whether the step trains a model. Then it may get an accelerator and more time, and a retry continues
-            from its checkpoint.
+        cached: False if the step writes anything besides its outputs, or reads data that change.
+        trains: Whether the step trains a model.
         reads_log: Whether the step reads the whole log, and therefore needs more memory.
     """
 
@@ -71,8 +59,5 @@ def component(
 
 
 def traits_of(name: str) -> StepTraits:
-    """Return the traits of a component by its name, such as "build-features".
-
-    An unknown name gets default traits, with the name as its title.
-    """
+    """Return the traits of a component by its name, such as "build-features"."""
     return _TRAITS.get(name, StepTraits(name))

@@ -1,15 +1,14 @@
 """Builds a data set folder from a log, for the command `mtorl data build`.
 
-    FOLDER/dataset.yaml          the data set description
-    FOLDER/touchpoints.parquet   the canonical log; absent if the log was trusted and no decisions were added
-    FOLDER/ingest.json           report on the raw log and the decisions; absent without touchpoints.parquet
-    FOLDER/opportunities.parquet decisions that a policy's value is estimated from (only with decisions)
-    FOLDER/conversions-left-out.csv   rows of a conversions file that match no touchpoint, if any
-    FOLDER/sources/              Parquet sources of the feature views (features/feature_repo/sources.py)
-    FOLDER/windows/              the windows that training reads (features/sequences/builder.py)
+    dataset.yaml              the data set description
+    touchpoints.parquet       the canonical log; absent if the log was trusted and no decisions were added
+    ingest.json               report on the raw log; absent without touchpoints.parquet
+    opportunities.parquet     decisions that a policy's value is estimated from, if decisions were added
+    conversions-left-out.csv  rows of a conversions file that match no touchpoint, if any
+    sources/                  Parquet sources of the feature views
+    windows/                  the windows that training reads
 
-`mtorl run` writes the first four files to the folder `data/` of a run. `canonical_log` can read the log in either
-folder. The training pipeline can start from a built folder with decisions (features/ingest/log_folder.py).
+The folder replaces an earlier one only once it is complete.
 """
 
 import json
@@ -45,7 +44,7 @@ from mtorl.runtime.files import link, replacing
 
 SOURCES = "sources"
 _OURS = {LOG_FILE, DATASET_FILE, INGEST_FILE, OPPORTUNITIES_FILE, LEFT_OUT, SOURCES, WINDOWS}
-# Called with the title of a build step, such as "validate the log". Returns a context manager in which the step runs.
+# Called with the title of a build step. Returns a context manager in which the step runs.
 Step = Callable[[str], AbstractContextManager[None]]
 
 
@@ -54,9 +53,7 @@ class CanonicalLog:
     """A log in the canonical layout, from which features can be computed.
 
     Attributes:
-        path: The log, as a Parquet file or a folder of parts.
-        spec: The data set description of the canonical log.
-        report: Report of the ingestion. None if the log was used as it is, because it was canonical or trusted.
+        report: Report of the ingestion; None if the log was already canonical or is trusted.
     """
 
     path: Path
@@ -65,18 +62,10 @@ class CanonicalLog:
 
 
 def _locate(log: str, dataset: str) -> tuple[Path, str, bool]:
-    """Find the log at a path, which may also be a folder that `mtorl data build` or `mtorl run` has written.
-
-    Args:
-        log: The path of a log file, of a folder of Parquet parts, or of a folder that one of these commands has
-            written.
-        dataset: Name or path of the data set description. If it is empty, a dataset.yaml next to the log is used.
+    """Find the log at a path, which may be a folder of `mtorl data build` or `mtorl run`.
 
     Returns:
-        The path of the log, the name or path of its description, and True if the log is canonical.
-
-    Raises:
-        LogError: The path does not exist, or no description was found.
+        The log's path, its description, and True if the log is canonical.
     """
     path, canonical = Path(log), False
     if not path.exists():
@@ -86,8 +75,7 @@ def _locate(log: str, dataset: str) -> tuple[Path, str, bool]:
     if inside is not None:
         path = inside
     if path.name in (LOG_FILE, STEPS):
-        # These names alone are no proof, because a user's own file may be called touchpoints.parquet too. So check that
-        # the file lies next to a report or manifest of this package.
+        # A user's own file may have the same name, so check that a report or manifest lies next to the log.
         canonical = (path.parent / (INGEST_FILE if path.name == LOG_FILE else MANIFEST)).exists()
         description = path.parent / DATASET_FILE
         if description.exists():
@@ -98,10 +86,9 @@ def _locate(log: str, dataset: str) -> tuple[Path, str, bool]:
 
 
 def canonical_log(raw: RawLog, folder: Path, quarantine: Path, trusted: bool = False) -> CanonicalLog:
-    """Ingest a raw log into `folder`. A log that is canonical already is not copied, but returned at its own path.
+    """Ingest a raw log into `folder`, or return the log at its own path if it is already canonical.
 
     Args:
-        quarantine: CSV file for faulty rows.
         trusted: Treat the log as canonical, without checking its rows.
     """
     if is_remote(raw.path):
@@ -128,16 +115,13 @@ def build(
 ) -> Manifest:
     """Build a data set folder from a log.
 
-    Once the new folder is complete, it replaces an earlier data set folder. A folder with other files is not replaced.
-
     Args:
-        engine: Computes features and windows, and adds decisions. Ingestion always uses DuckDB.
-        out: The folder to write. Faulty rows go to the file `OUT.quarantine.csv`, next to the folder.
-        trusted: Treat the log as canonical, without checking its rows. It is copied only if decisions are added.
-        own: A lake whose decisions are added to the log, after it has been compacted. The folder then always contains a
-            copy of the log, even if the lake is empty.
-        step: Called with the title of each step, such as "validate the log". Returns a context manager in which the
-            step runs, for example to show progress.
+        out: The folder to write. Faulty rows go to `OUT.quarantine.csv`.
+        trusted: Treat the log as canonical.
+        own: A lake whose decisions are added to a copy of the log.
+
+    Raises:
+        LogError: `out` contains other files, or the log can't be used.
     """
     out = out.absolute()
     if out.exists() and not (out.is_dir() and {path.name for path in out.iterdir()} <= _OURS):
@@ -150,8 +134,7 @@ def build(
             quarantine = out.with_name(f"{out.name}.quarantine.csv")
             with with_remedy(quarantine, raw.bad_rows):
                 log = canonical_log(raw, folder, quarantine, trusted)
-            # The log has a report, unless its rows were not checked (trusted) or it consists of the steps of a windows
-            # folder.
+            # A trusted log has no report, and neither have the steps of a windows folder.
             ingested = log.path.name == LOG_FILE and not trusted
             if log.report is None:
                 log.spec.save(folder / DATASET_FILE)
@@ -190,7 +173,7 @@ def _copy_log(log: Path, folder: Path) -> None:
 
 
 def _with_decisions(engine: Engine, log: CanonicalLog, folder: Path, own: str) -> Path:
-    """Add the decisions of a lake to the log, and update its report. Returns the path of the combined log."""
+    """Add the decisions of a lake to the log and its report, and return the path of the combined log."""
     if COLLECTED in pq.read_schema(parquet_files(log.path)[0]).names:
         raise LogError(messages.HAS_DECISIONS(log=log.path))
     lake, path = Lake.open(own), folder / LOG_FILE
@@ -215,10 +198,7 @@ def _note(folder: Path, more: dict[str, Any]) -> None:
 
 
 def _fingerprint(log: Path) -> str:
-    """Return the fingerprint in the report on a log.
-
-    Returns an empty string if there is no report, or if the number of rows has changed since the report was written.
-    """
+    """Return the fingerprint in the report on a log, or "" if the report is missing or out of date."""
     try:
         report = json.loads(log.with_name(INGEST_FILE).read_text())
         return str(report["fingerprint"]) if report["rows"] == rows_of(log) else ""
@@ -227,7 +207,6 @@ def _fingerprint(log: Path) -> str:
 
 
 def _check(path: Path, spec: DatasetSpec) -> None:
-    """Raise a `LogError` if a log lacks columns of the canonical layout, has no rows, or is not valid Parquet."""
     try:
         names, rows = pq.read_schema(parquet_files(path)[0]).names, rows_of(path)
     except (OSError, pa.ArrowException) as error:

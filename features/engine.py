@@ -4,9 +4,7 @@
         log = engine.read("touchpoints.parquet")       # an ibis.Table; nothing is read yet
         engine.write(log.filter(log.click == 1), "clicks.parquet")
 
-Both engines use UTC, and write temporary data to disk if memory is short. Spark reads its master, memory and number of
-executors from its own configuration, and runs on the local host without one. On a cluster, all files must be on a
-volume that the driver and all executors mount.
+On a cluster, all files must be on a volume that the driver and all executors mount.
 """
 
 import os
@@ -30,18 +28,17 @@ from mtorl.runtime.files import remove, replacing
 from mtorl.runtime.progress import reporting_queries
 
 ENGINES = ("duckdb", "spark")
-# Memory for DuckDB's buffers. Above this limit, DuckDB writes temporary data to disk.
+# Above this limit, DuckDB writes temporary data to disk.
 MEMORY_LIMIT = "2GB"
 # Number of rows that each thread of DuckDB buffers per shard.
 _FLUSH_ROWS = 16 * 1024
 
-# Ibis lacks the next three functions, so each engine must provide them in SQL: DuckDBEngine defines all three. Spark
-# already has the first two, and SparkEngine defines `user_bucket`.
+# Ibis lacks these functions, so each engine provides them in SQL.
 
 
 @ibis.udf.scalar.builtin(signature=((dt.timestamp,), dt.int64))
 def unix_micros(time):
-    """Convert a time to microseconds since 1970. Ibis itself can convert a time only to seconds."""
+    """Convert a time to microseconds since 1970."""
 
 
 @ibis.udf.scalar.builtin(signature=((dt.int64,), dt.Timestamp(timezone="UTC", scale=6)))
@@ -51,7 +48,7 @@ def timestamp_micros(micros):
 
 @ibis.udf.scalar.builtin(signature=((dt.string,), dt.int64))
 def user_bucket(user_id):
-    """Hash a user id to a number from 0 to 65535: the last two bytes of its MD5. Both engines agree on it."""
+    """Hash a user id to a number from 0 to 65535: the last two bytes of its MD5."""
 
 
 BUCKETS = 65_536
@@ -59,7 +56,7 @@ Build = Callable[[ibis.Table], ibis.Table]
 
 
 class DuckDBEngine:
-    """Runs expressions on DuckDB in this process, on all cores. DuckDB's buffers are limited to `MEMORY_LIMIT`."""
+    """Runs expressions on DuckDB in this process, on all cores and with limited memory."""
 
     name = "duckdb"
     connection: Any  # an Ibis backend
@@ -82,7 +79,7 @@ class DuckDBEngine:
             self.connection.raw_sql(f"CREATE TEMP MACRO {macro}")
 
     def read(self, path: Path | str) -> ibis.Table:
-        """Return a table of a Parquet file or a folder of parts. Its rows are read only when a query needs them."""
+        """Return a lazy table of a Parquet file or a folder of parts."""
         return self.connection.read_parquet([str(file) for file in parquet_files(path)])
 
     def write(self, table: ibis.Table, path: Path | str) -> None:
@@ -95,13 +92,8 @@ class DuckDBEngine:
     ) -> None:
         """Write `build(table)` as files folder/part-00000.parquet and so on, each sorted by user_id and timestamp.
 
-        A shard contains all rows of its users, so `build` must compute a user's rows from that user's rows alone.
-        DuckDB builds one shard at a time, so that large tables fit in memory. A shard without users has no file.
-
         Args:
-            build: Computes the rows to write, given the whole table or the rows of a shard.
-            shards: Number of shards to which users are assigned by hash.
-            written: Called with the path of each completed file.
+            build: Computes the rows to write, given all rows of some users.
         """
         folder.mkdir(parents=True, exist_ok=True)
         if shards == 1:
@@ -144,7 +136,7 @@ class SparkEngine:
         session.conf.set("spark.sql.session.timeZone", "UTC")
         session.conf.set("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
         session.conf.set("spark.sql.parquet.compression.codec", "zstd")
-        # 0 means no limit. Otherwise, Spark would split a large shard into several files.
+        # With a limit, Spark would split a large shard into several files.
         session.conf.set("spark.sql.files.maxRecordsPerFile", "0")
         session.sql(
             "CREATE OR REPLACE TEMPORARY FUNCTION user_bucket(user_id STRING) RETURNS BIGINT RETURN "
@@ -154,7 +146,7 @@ class SparkEngine:
         self._session = session
 
     def read(self, path: Path | str) -> ibis.Table:
-        """Return a table of a Parquet file or a folder of parts. Its rows are read only when a query needs them."""
+        """Return a lazy table of a Parquet file or a folder of parts."""
         return self.connection.read_parquet(str(Path(path).absolute()))
 
     def write(self, table: ibis.Table, path: Path | str) -> None:
@@ -168,7 +160,7 @@ class SparkEngine:
         """Write `build(table)` in shards of whole users, as `DuckDBEngine.write_shards` does."""
         built = build(table)
         frame = self._frame(built.mutate(shard=_shard(built, shards)))
-        # Put shard k into partition k, because Spark writes partition k to a file whose name starts with part-k.
+        # Spark writes partition k to a file whose name starts with part-k.
         frame = frame.repartitionById(shards, "shard").sortWithinPartitions("user_id", "timestamp").drop("shard")
         raw = folder.absolute() / ".raw"
         try:
@@ -188,7 +180,7 @@ class SparkEngine:
 
 
 def _spark_session(log: Path) -> tuple[Any, bool]:
-    """Return Spark's session in this process, and whether this function had to start it."""
+    """Return Spark's session in this process, and True if this function started the session."""
     try:
         from pyspark import SparkConf, SparkContext
         from pyspark.java_gateway import launch_gateway
@@ -220,8 +212,7 @@ def _spark_session(log: Path) -> tuple[Any, bool]:
             raise InputError(f"ENGINE=spark: Spark did not start: {' | '.join(printed) or error}") from error
     conf = SparkConf(_jvm=gateway.jvm).setAll(list(settings.items())).setIfMissing("spark.app.name", "mtorl-features")
     if conf.get("spark.master", "local").startswith("local"):
-        # Let Spark run its Python workers with this interpreter. The default is `python3`, and a worker of another
-        # Python version fails.
+        # The default is `python3`, which may be another Python version, with which the workers fail.
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     return SparkSession(SparkContext(gateway=gateway, conf=conf)), True
 
@@ -243,7 +234,7 @@ def is_unfinished(path: PurePath) -> bool:
 
 
 def parquet_files(path: Path | str) -> list[Path]:
-    """Return the Parquet files at a path: the file itself, or the parts in a folder, sorted by name.
+    """Return the Parquet file at a path, or the parts in a folder, sorted by name.
 
     Raises:
         FileNotFoundError: There is no Parquet file at the path.
@@ -257,7 +248,7 @@ def parquet_files(path: Path | str) -> list[Path]:
 
 
 def batches(path: Path | str) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a Parquet file in batches. The parts in a folder are read in the order of their names."""
+    """Yield the rows of a Parquet file, or of the parts in a folder, in batches."""
     for file in parquet_files(path):
         with pq.ParquetFile(file) as parquet:
             yield from parquet.iter_batches()
@@ -287,8 +278,7 @@ def open_engine(name: str = "") -> Iterator[Engine]:
     if name not in ENGINES:
         raise ValueError(f"ENGINE: {name!r} is not one of {', '.join(ENGINES)}")
     with tempfile.TemporaryDirectory(prefix="mtorl-engine-") as temporary, warnings.catch_warnings():
-        # Hide a warning that users can't act on: Ibis calls a deprecated method of DuckDB. Python shows this warning
-        # only after Feast has been imported.
+        # Ibis calls a deprecated method of DuckDB, and users can't act on the warning.
         warnings.filterwarnings("ignore", r"fetch_arrow_table\(\) is deprecated", DeprecationWarning)
         engine = (DuckDBEngine if name == "duckdb" else SparkEngine)(Path(temporary))
         try:

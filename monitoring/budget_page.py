@@ -1,4 +1,4 @@
-"""Writes the HTML page of a budget plan: expected gain at each spend, and the spend of each campaign and channel."""
+"""Writes the HTML page of a budget plan."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from mtorl.pages.page import write_page
 
 
 def render(plan: BudgetPlan, path: Path, days: float, currency: str, gain: str, based_on: str) -> Path:
-    """Write the page of a budget plan to `path`, and return the path.
+    """Write the page of a budget plan to `path`.
 
     Args:
         days: Length of the planned period, in days.
-        currency: Currency of the budget, such as "EUR".
-        gain: Name of the unit in which the gain is counted, such as "clicks".
-        based_on: Text for the footer that describes the decisions from which the plan was estimated.
+        gain: Unit of the gain, such as "clicks".
+        based_on: Footer text about the decisions behind the plan.
     """
     shown = {"plan": plan, "days": days, "currency": currency, "gain": gain, "based_on": based_on, "more": MORE}
     template = Path(__file__).parent / "budget_page.html.j2"

@@ -1,4 +1,4 @@
-"""Draws the charts of the report of a run. Each chart uses few colours and shows one result."""
+"""Draws the charts of the report of a run."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,12 +21,12 @@ from mtorl.pages.charts import (
 )
 
 Row = Mapping[str, Any]
-# An interval to draw: its label, the estimated value, both ends of the interval, and its colour.
+# Label, estimated value, both ends of the interval, and colour.
 _Interval = tuple[str, float, Sequence[float], str]
 
 
 def journey_lengths(journeys: Sequence[Row], longest: int) -> Chart:
-    """Draw how many users have 1, 2, 3 ... touchpoints. The last bar also counts users with more than `longest`."""
+    """Draw how many users have 1, 2, 3 ... touchpoints; the last bar stands for `longest` or more."""
     lengths = [row["length"] for row in journeys]
     ticks = [tick for tick in (1, 5, 10, 15, 20, 25) if tick <= max(lengths)]
     labels = [str(tick) for tick in ticks]
@@ -51,13 +51,13 @@ def journey_lengths(journeys: Sequence[Row], longest: int) -> Chart:
 
 
 def training(history: Sequence[Row], best_epoch: int) -> Chart:
-    """Draw the loss of each epoch on the training users and on the validation users."""
+    """Draw the training loss and the validation loss of each epoch."""
     epochs = [row["epoch"] for row in history]
     traces = [
         line("training users", epochs, [row["train_loss"] for row in history], GREY),
         line("validation users", epochs, [row["val_loss"] for row in history], BLUE),
     ]
-    # Place the note "kept" inside the plot, because the legend occupies the space above the plot.
+    # The note "kept" is inside the plot, because the legend is above it.
     notes = [{**note, "yanchor": "top", "xshift": 4} for note in marks([(best_epoch, "kept", "left")])]
     html = draw(
         "training",
@@ -73,16 +73,15 @@ def training(history: Sequence[Row], best_epoch: int) -> Chart:
 
 
 def policy_values(rows: Sequence[_Interval], unit: str) -> Chart:
-    """Draw the estimated value of each policy with its confidence interval; the first policy is at the top."""
+    """Draw the estimated value of each policy with its confidence interval."""
     html = _intervals("gate", rows, unit)
     return Chart(html, "Off-policy value: " + ", ".join(f"{row[0]} {row[1]:.4g}" for row in rows) + ".")
 
 
 def lift(experiment: Row, metric: str) -> Chart:
-    """Draw the lift of the challenger over the incumbent, with two confidence intervals.
+    """Draw the challenger's lift with two confidence intervals, one always valid and one for a single look.
 
-    The always-valid interval holds however often it is read. The other one holds only if it is read once. If the
-    traffic is simulated, a dashed line marks the true lift.
+    A dashed line marks the true lift of simulated traffic.
     """
     value, true = experiment["lift"], experiment["true_lift"]
     intervals = (("always valid", "lift_ci", BLUE), ("one look", "lift_ci_fixed", GREY))
@@ -97,13 +96,6 @@ def lift(experiment: Row, metric: str) -> Chart:
 
 
 def _intervals(name: str, rows: Sequence[_Interval], title: str, seen: Sequence[float] = (), **layout: Any) -> str:
-    """Draw one interval per row, the first one at the top.
-
-    Args:
-        name: HTML id of the chart.
-        title: Title of the horizontal axis.
-        seen: Values outside of the intervals that must also be visible on the horizontal axis.
-    """
     ends = [*seen, *(end for _, value, interval, _ in rows for end in (value, *interval))]
     pad = 0.05 * (max(ends) - min(ends)) or 1.0
     traces = []
@@ -132,7 +124,7 @@ def _intervals(name: str, rows: Sequence[_Interval], title: str, seen: Sequence[
 
 
 def budgets(budget: Mapping[str, Row]) -> Chart:
-    """Draw the budget of each arm as a bar with three parts: money spent, money reserved, and money left."""
+    """Draw a bar for each arm's budget, divided into money spent, money reserved, and money left."""
     arms = list(reversed(list(budget)))
     part = {name: [float(budget[arm][name]) for arm in arms] for name in ("limit", "spent", "reserved")}
     used = zip(part["limit"], part["spent"], part["reserved"], strict=True)

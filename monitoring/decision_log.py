@@ -1,11 +1,4 @@
-"""Reads the decision log from the lake, the folder or bucket to which the routers upload their log files.
-
-    log = DecisionLog.of("runs/latest/lake", Period.of(since="2026-11-01T00:00:00Z"))
-    sample, size = log.sample("context", most_rows=20_000)      # the policy's inputs, for the drift check
-
-The verdict and the monitor read decisions through this class. The fields of a record are defined in
-`mtorl.log.records`, and the names of the log files in `mtorl.log.lake`.
-"""
+"""Reads the decision log from the lake, the folder or bucket to which the routers upload their log files."""
 
 from __future__ import annotations
 
@@ -31,27 +24,26 @@ if TYPE_CHECKING:
     import duckdb
 
 _MEMORY_LIMIT = "400MB"
-# A decision is stored in the log file of the hour that its id contains. Its `event_time` may be earlier or later than
-# this hour by at most this much.
+# Largest difference between a record's `event_time` and the hour of its log file.
 _MARGIN = HOUR
 
 
 class PeriodError(InputError):
-    """Raised if no verdict can be computed for a period. The message tells the user what to correct."""
+    """Raised if a period is invalid or has no usable decisions."""
 
 
 @dataclass(frozen=True)
 class Period:
-    """A time interval. A bound of None means that the interval has no limit on that side."""
+    """A time interval. A bound of None means no limit on that side."""
 
     since: datetime | None = None  # inclusive
     until: datetime | None = None  # exclusive
 
     @classmethod
     def of(cls, since: str = "", until: str = "") -> Self:
-        """Create a period from two ISO times. An empty text means that the period has no limit on that side.
+        """Create a period from two ISO times, in UTC by default; an empty text means no limit.
 
-        A time without a time zone is in UTC. Raises PeriodError if a text is not an ISO time.
+        Raises PeriodError for a text that is not an ISO time.
         """
         bounds: dict[str, datetime | None] = {}
         for name, text in {"since": since, "until": until}.items():
@@ -63,18 +55,17 @@ class Period:
         return cls(**bounds)
 
     def condition(self) -> str:
-        """Return an SQL condition that is true for records whose event time lies in the period."""
+        """Return an SQL condition that selects the records of the period."""
         bounds = ((">=", self.since), ("<", self.until))
         return " AND ".join(f"event_time {than} {instant(at)}" for than, at in bounds if at) or "true"
 
     def hours(self) -> tuple[datetime | None, datetime | None]:
-        """Return the first and last hour whose log files may contain decisions of the period; None for no limit."""
+        """Return the first and last hour whose log files may contain decisions of the period."""
         since = self.since and self.since.replace(minute=0, second=0, microsecond=0) - _MARGIN
         return since, self.until and self.until + _MARGIN
 
 
 def _object(text: str) -> dict[str, Any]:
-    """Parse the JSON object in a column of a record. Raises LogError if the text is not a JSON object."""
     try:
         found = json.loads(text)
     except ValueError:
@@ -86,13 +77,11 @@ def _object(text: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class DecisionLog:
-    """The decisions and outcomes of a period, as the routers have logged them.
+    """The decisions and outcomes of a period, as logged by the routers.
 
     Attributes:
-        weights: For a replay of a real log only: a table with `decision_id` and `weight`, the weight of the decision in
-            the verdict. A decision that is not in the table has weight 0.
-        budget_per_decision: For a replay only: the budget of each arm in currency units per decision. None for live
-            traffic, where the ledger limits the spend.
+        weights: For a replay: a table with `decision_id` and `weight`. Other decisions have weight 0.
+        budget_per_decision: For a replay: budget of each arm in currency units per decision.
     """
 
     lake: Lake
@@ -102,10 +91,9 @@ class DecisionLog:
 
     @classmethod
     def of(cls, lake: Lake | str | Path, period: Period = Period()) -> Self:
-        """Open the log in a lake (a folder or URI). Raises LogError if there is no lake.
+        """Open the log in a lake, a folder or a URI. Raises LogError if there is no lake.
 
-        All queries read the files that existed at the first query. So all figures of one verdict describe the same
-        decisions, even if routers upload new files meanwhile.
+        All queries read the same files, even if routers upload new files meanwhile.
         """
         lake = lake if isinstance(lake, Lake) else Lake.open(lake)
         return cls(lake.fixed(), period)
@@ -114,10 +102,8 @@ class DecisionLog:
     def opened(self, *kinds: Kind, near: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
         """Open a database with the view `decision_log`, and a view such as `outcome_log` for each kind in `kinds`.
 
-        The views read the log files directly, so no rows are copied.
-
         Args:
-            near: Whether to skip the files of hours that are outside the period.
+            near: Whether to skip files of hours outside the period.
         """
         hours = self.period.hours() if near else (None, None)
         with lake_database(self.lake, _MEMORY_LIMIT) as db:
@@ -134,36 +120,32 @@ class DecisionLog:
         return int(self._first("count(*)"))
 
     def first_time(self) -> datetime | None:
-        """Return the time of the first decision in the period; None if the period has no decision."""
+        """Return the time of the period's first decision; None if there is no decision."""
         first = self._first("min(event_time)")
         return first and first.astimezone(UTC)
 
     def _first(self, value: str) -> Any:
-        """Evaluate an SQL expression, such as `count(*)`, on the decisions of the period. Returns the first row."""
         with self.opened(near=True) as db:
             row = db.execute(f"SELECT {value} FROM decision_log WHERE {self.period.condition()} LIMIT 1").fetchone()
         return row and row[0]
 
     def sample(self, columns: Literal["context", "static"], most_rows: int) -> tuple[pd.DataFrame, Size]:
-        """Read a sample of the period's decisions, with the columns that the policy used as inputs.
+        """Read the policy's input columns for a sample of the period's users.
 
-        A hash of the user id selects the users, so that the samples of all periods have the same users. The sample
-        contains all decisions of these users, up to a maximum per user. If the data set's columns were changed during
-        the period, only decisions with the newest columns are returned.
+        A hash of the user id selects the users, so all periods sample the same users. If the columns changed, only
+        decisions with the newest columns are returned.
 
         Args:
             columns: "context" for the columns of the request, "static" for the columns from the feature store.
-            most_rows: Approximate maximum number of rows in the sample.
+            most_rows: Approximate maximum number of rows.
 
         Returns:
-            The sample with a column `user_id`, and the number of users and rows of the whole period. If the columns
-            were changed, these are the numbers of the sample.
+            The sample with a column `user_id`, and the size of the period (of the sample if the columns changed).
         """
         found = "features_found" if columns == "static" else "true"
         where = f"{self.period.condition()} AND {found} AND {columns} IS NOT NULL"
         with self.opened(near=True) as db:
-            # The JSON texts of the columns are large. So count the rows first, without the texts, and then read only
-            # the texts of the sample.
+            # The JSON texts are large, so read only those of the sample.
             query = f"SELECT count(*), count(DISTINCT user_id) FROM decision_log WHERE {where}"
             ((rows, users),) = db.execute(query).fetchall()
             chosen = f"hash(user_id) / 18446744073709551616.0 < {most_rows / max(rows, most_rows)!r}"
@@ -182,13 +164,8 @@ class DecisionLog:
         return read, Size(read["user_id"].nunique(), len(read))
 
     def models(self) -> list[str]:
-        """List the digests of all models in the log: the challenger's, then those of other arms, then the shadow's.
-
-        Within each of these groups, the most recently used model comes first. Models that decide only in the shadow are
-        included, because the incumbent may have no model.
-        """
-        # A router whose clock is ahead writes decisions with a time in the future. Ignore them, because otherwise their
-        # model would seem to be the newest.
+        """List the digests of all models: the challenger's, other arms', then the shadow's, each the newest first."""
+        # Ignore decisions dated in the future, which come from a router with a wrong clock.
         then = f"model_digest IS NOT NULL AND {self.period.condition()} AND event_time <= now()"
         with self.opened("shadow", near=True) as db:
             found = db.execute(
@@ -203,7 +180,7 @@ class DecisionLog:
     def newest_policy(self, arm: str) -> tuple[str | None, str] | None:
         """Return digest and name of the policy that took the arm's newest decision; None if there is no decision.
 
-        The digest is None if the policy is no model, such as a rule of the platform.
+        The digest is None for a policy without a model.
         """
         with self.opened(near=True) as db:
             found: tuple[str | None, str] | None = db.execute(

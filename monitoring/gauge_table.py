@@ -1,10 +1,10 @@
-"""Builds Prometheus gauges from two inputs: a table that describes every gauge, and the current samples."""
+"""Builds Prometheus gauges from a table of gauges and the current samples."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client.core import GaugeMetricFamily
 
-# One sample: name of the gauge, values of its labels, and the value. A sample whose value is None is not exported.
+# Name of the gauge, values of its labels, and the value, which is not exported if None.
 Sample = tuple[str, Sequence[str], float | None]
 
 
@@ -14,9 +14,7 @@ def gauges(
     """Build all gauges of a table, including gauges without samples.
 
     Args:
-        prefix: Text in front of each gauge's name.
-        table: Help text and names of the labels, by name of the gauge.
-        samples: Samples of the gauges in the table, in any order.
+        table: Help text and label names, by name of the gauge.
     """
     made = {name: GaugeMetricFamily(prefix + name, help_, labels=labels) for name, (help_, labels) in table.items()}
     for name, labels, value in samples:

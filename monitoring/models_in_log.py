@@ -1,23 +1,19 @@
-"""Lists the models whose decisions are in a log, so that their artifacts are kept for verdicts on these decisions.
-
-for digest, reason, serves in models_in_log("lake"): ...
-"""
+"""Lists the models whose decisions are in a log, so that their artifacts are kept for verdicts."""
 
 from datetime import UTC, datetime, timedelta
 
 from monitoring.decision_log import DecisionLog
 
-# A model no longer counts as serving if its arm has made no decision for this long, while other arms have.
+# A model no longer serves if its arm has been silent for this long, unlike other arms.
 _SILENT = timedelta(days=1)
 
 
 def models_in_log(lake: str) -> list[tuple[str, str, bool]]:
-    """List the models whose decisions, or shadow decisions, are in a lake. The most recently used one is first.
+    """List the models in a lake, the most recently used model first.
 
     Returns:
-        For each model and arm: the digest, a description such as "decides as challenger of spring", and whether the
-        model still serves. A model still serves if it took the arm's newest decision, at most a day before the newest
-        decision of all arms. The list is empty if `lake` is "".
+        For each model and arm: digest, a description such as "decides as challenger of spring", and whether it still
+            serves.
 
     Raises:
         LogError: A log file was deleted while it was read.
@@ -37,12 +33,10 @@ def models_in_log(lake: str) -> list[tuple[str, str, bool]]:
 
 
 def _last_decisions(lake: str) -> dict[tuple[str, str, str | None], datetime]:
-    """Return the time of the last decision by experiment, arm and model digest. The digest of a rule is None."""
     columns = "experiment, arm, model_digest, event_time AS decided"
     with DecisionLog.of(lake).opened("shadow") as db:
         rows = db.execute(
-            # Leave out fallbacks without a digest: they show that the arm's policy has failed, not that the arm has
-            # another policy.
+            # A fallback without a digest does not show that the arm has another policy.
             f"""SELECT experiment, arm, model_digest, max(decided) FROM (
                 SELECT {columns} FROM decision_log WHERE model_digest IS NOT NULL OR fallback_reason IS NULL
                 UNION ALL SELECT {columns} FROM shadow_log WHERE model_digest IS NOT NULL)

@@ -1,10 +1,4 @@
-"""Stores the result of each pipeline's newest run in a small file, so that the monitor can report failed pipelines.
-
-    PipelineRun.ended("mtorl-train", RunEnd.FAILED, {"ingest": "no such file"}, "", now).write(runs)
-    for run in newest_runs(runs): ...
-
-The last step of each pipeline writes the file (components/notify), and the monitor's exporter reads it.
-"""
+"""Stores the result of each pipeline's newest run in a small file, so that the monitor can report failed pipelines."""
 
 from __future__ import annotations
 
@@ -21,9 +15,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from mtorl.runtime.files import replacing
 from mtorl.runtime.step import run_id
 
-# Number of newest intervals between two successes from which the usual interval is estimated.
+# The usual interval is estimated from this many intervals.
 _GAPS = 10
-# A file system allocates disk space in blocks, so even a smaller file occupies this many bytes.
+# A file system allocates at least a block of this many bytes for each file.
 _BLOCK = 4096
 _APART = timedelta(hours=12)
 """Smallest time between two successful runs that count separately, so that several manual runs on one afternoon count
@@ -31,7 +25,7 @@ once."""
 
 
 class RunEnd(StrEnum):
-    """The result of a run. A cancelled run counts neither as a success nor as a failure of the pipeline."""
+    """The result of a run. A cancelled run is neither a success nor a failure."""
 
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
@@ -51,7 +45,7 @@ class PipelineRun(BaseModel):
             first is in the list.
     """
 
-    # A newer release may have written fields that this release does not know; ignore them.
+    # Ignore fields that a newer release may have written.
     model_config = ConfigDict(extra="ignore")
 
     pipeline: str
@@ -70,9 +64,7 @@ class PipelineRun(BaseModel):
         """Create the record of a run that has just ended.
 
         Args:
-            why: Error messages of the run, by the name of the step.
-            otherwise: Reason to record if `why` is empty, for example because a step ran out of memory and left no
-                message.
+            otherwise: Reason if `why` is empty, for example because a step ran out of memory.
         """
         reasons = dict(why) or {"run": otherwise or "no step said why: its pod was killed, or never started"}
         run = run_id()
@@ -85,11 +77,9 @@ class PipelineRun(BaseModel):
 
     @property
     def usual_interval(self) -> timedelta | None:
-        """Return the longest usual time between two successes; None if there were too few successes to tell.
+        """Return the longest usual time between two successes; None if there were too few successes.
 
-        This is the second longest of the last ten times between two successes. The longest is ignored, because it may
-        be a single outage. A weekend without runs counts as usual, because ten daily runs contain at least two
-        weekends.
+        The longest of ten intervals is ignored, because it may be an outage.
         """
         if len(self.successes) <= _GAPS:
             return None
@@ -97,7 +87,7 @@ class PipelineRun(BaseModel):
         return sorted(gaps)[-2]
 
     def write(self, runs: Path) -> None:
-        """Write this run to the file of its pipeline. A run that a retried step writes once more is counted once."""
+        """Write this run to its pipeline's file. A retried step may write the same run again."""
         path = runs / f"{self.pipeline}.json"
         before = _read(path)
         known, retried = before or self, before is not None and bool(self.run) and before.run == self.run
@@ -121,10 +111,9 @@ class PipelineRun(BaseModel):
             now._overwrite(path)
 
     def _overwrite(self, path: Path) -> None:
-        """Overwrite the existing file in place, because a full disk has no space for a second file.
+        """Overwrite the file in place, because a full disk has no space for a second file.
 
-        The file can't grow on a full disk, so messages that are too long are shortened. The write is not atomic, but a
-        reader ignores a partly written file.
+        The file can't grow, so long messages are shortened.
         """
         room = max(path.stat().st_size, _BLOCK)
         shorter = self
@@ -143,7 +132,7 @@ class PipelineRun(BaseModel):
 
 
 def newest_runs(runs: Path) -> list[PipelineRun]:
-    """Read the newest run of each pipeline. Files that can't be read are skipped."""
+    """Read the newest run of each pipeline. Unreadable files are skipped."""
     return [run for path in sorted(runs.glob("[!.]*.json")) if (run := _read(path)) is not None]
 
 

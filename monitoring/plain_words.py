@@ -1,4 +1,4 @@
-"""Translates verdicts, metrics and problems into the words that pages and messages show."""
+"""Translates verdicts, metrics and problems into the words of pages and messages."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -58,9 +58,7 @@ def account(arm: str, arms: Collection[str]) -> str:
     """Name the arm that owns a budget account, such as "all arms".
 
     Args:
-        arm: The arm, "*" for all arms together.
-        arms: The arms of all accounts. If one account is for users outside of the experiment, the result for "*" is
-            "all arms and users outside".
+        arm: The arm; "*" for all arms together.
     """
     if arm == ALL_ARMS:
         return "all arms and users outside" if OUTSIDE in arms else "all arms"
@@ -68,7 +66,7 @@ def account(arm: str, arms: Collection[str]) -> str:
 
 
 def moved(users: int) -> str:
-    """Write the sentence that some users changed from one arm to another; "" if `users` is 0."""
+    """Write the sentence that some users moved between arms; "" if `users` is 0."""
     if not users:
         return ""
     who, are = ("user", "is") if users == 1 else ("users", "are")
@@ -79,12 +77,12 @@ def moved(users: int) -> str:
 
 
 def heavy(arm: str, share: float) -> str:
-    """Write the sentence that a single user made the given share of an arm's decisions. The user is not named."""
+    """Write the sentence that one user made the given share of an arm's decisions."""
     return f"one user makes {share:.0%} of the decisions of {arm} and counts as {HEAVIEST:g} typical users"
 
 
 def left_out(reason: str) -> str:
-    """Explain why some decisions do not count in a verdict; `reason` is a key of `LEFT_OUT`."""
+    """Explain why decisions do not count in a verdict; `reason` is a key of `LEFT_OUT`."""
     return LEFT_OUT.get(reason, reason.replace("_", " "))
 
 
@@ -94,12 +92,12 @@ def metric(name: str) -> str:
 
 
 def named_in(metric_name: str, units: Mapping[str, str]) -> str:
-    """Format the name of a metric together with its unit in `units`, such as `cost per decision, EUR`."""
+    """Format a metric's name with its unit, such as `cost per decision, EUR`."""
     return named(metric_name, units[metric_name]) if metric_name in units else metric_name.replace("_", " ")
 
 
 def of_arms(verdict: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """List the metrics that a verdict reports for each arm: the name of each metric, and its name with the unit."""
+    """List the names of the metrics that a verdict reports by arm, without and with units."""
     arms = list(verdict["arms"].values())
     return [(name, named(name, verdict["units"][name])) for name in (arms[0]["metrics"] if arms else ())]
 

@@ -1,9 +1,4 @@
-"""Writes report.html, the report of a run of `mtorl run`, next to the run's summary.json.
-
-render(Path("runs/latest"))
-
-The file is self-contained: it loads no script, image or style from elsewhere.
-"""
+"""Writes the self-contained report.html of a run of `mtorl run`."""
 
 from __future__ import annotations
 
@@ -19,7 +14,7 @@ from mtorl.pages.page import write_page
 from mtorl.runtime.progress import without_progress_bar
 
 Json = dict[str, Any]
-# The last bar in the chart of journey lengths counts all users with at least this many touchpoints.
+# The last bar counts users with at least this many touchpoints.
 _LONGEST = 30
 
 
@@ -57,7 +52,6 @@ def _page(run: Path) -> Json:
 
 
 def _data(log: Path) -> Json:
-    """Compute the figures and charts about the touchpoints of a run; `log` is a Parquet file."""
     import duckdb
 
     with duckdb.connect() as db:
@@ -91,10 +85,6 @@ def _data(log: Path) -> Json:
 
 
 def _offline(arms: dict[str, Json]) -> Json:
-    """Build the table of offline metrics, with a row for each metric and a column for each arm.
-
-    Only metrics with a confidence interval are shown.
-    """
     names = [name for name in arms["challenger"] if f"{name}_ci" in arms["challenger"]]
     rows = [
         {"name": name, "arms": [{"value": arm.get(name), "ci": arm.get(f"{name}_ci")} for arm in arms.values()]}
@@ -104,10 +94,6 @@ def _offline(arms: dict[str, Json]) -> Json:
 
 
 def _gate(gate: Json) -> Json:
-    """Describe the decision of the gate, which compares the challenger with the incumbent before the experiment.
-
-    The result also has a chart of both policies' estimated values, and measures of how reliable they are.
-    """
     short, words, tone = plain_words.GATES[gate["decision"]]
     colours = {"challenger": BLUE, "incumbent": GREY}
     values = [(arm, gate[arm], gate[f"{arm}_ci"], colour) for arm, colour in colours.items()]
@@ -150,17 +136,13 @@ def _budget(arms: Json) -> Json:
 
 
 def _period(name: str, found: Json) -> Json:
-    """Describe the monitor's result on live or on shifted traffic, with a row for each checked column."""
     kinds = {labels_of(alarm["stream"]).measure: alarm["kind"] for alarm in found["alarms"]}
     columns = [_column(row, kinds.get(row["column"])) for row in found["columns"]]
     return {**found, "traffic": plain_words.TRAFFIC[name], "columns": columns}
 
 
 def _column(row: Json, alarm: str | None) -> Json:
-    """Add a bar to the row of a column, to compare its score with its threshold.
-
-    A full bar is twice the threshold, so the middle of the bar marks the threshold.
-    """
+    """Add a bar that compares the score with its threshold; a full bar is twice the threshold."""
     score, threshold = row["score"], row["threshold"]
     bar = min(max(score / threshold / 2, 0.0), 1.0) if score is not None and threshold else None
     return {**row, "bar": bar, "alarm": plain_words.ALARMS[alarm] if alarm else ""}

@@ -1,7 +1,4 @@
-"""Array types that all packages share.
-
-The suffix of an array's name gives its shape: `gain_BC` has B rows and C channels.
-"""
+"""Defines array types. The suffix of an array's name gives its shape: `gain_BC` has B rows and C channels."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,16 +1,6 @@
 """Defines the pipeline of the first installation, which creates the log, features and models on an empty volume.
 
-    mtorl pipeline run bootstrap --volume /mnt/mtorl -p dataset=my-log.yaml     # locally, or in a job on a cluster
-    kfp run create -e mtorl -f mtorl-bootstrap.yaml dataset=...     # on Kubeflow Pipelines: docs/pipelines.md
-
-The pipeline imports or simulates a first log, trains on it, and publishes the models. It writes these files:
-
-    touchpoints.parquet                        the log from which features are updated
-    features/                                  the feature repository
-    registry/{incumbent,challenger}/first/     a model for each arm, under the fixed name `first`
-
-If the models already exist, a second run publishes nothing. If the gate rejects the challenger, both arms start with
-the incumbent's model (an A/A test) until a later training passes the gate.
+If the gate rejects the challenger, both arms start with the incumbent's model.
 """
 
 from types import SimpleNamespace
@@ -27,7 +17,7 @@ from pipelines.training import add_training
 
 
 def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
-    """Build the bootstrap pipeline with the settings of a laptop or a cluster."""
+    """Build the bootstrap pipeline."""
     name = "mtorl-bootstrap"
 
     @profile.pipeline(name, "Creates a log, features and a first model of each arm on an empty volume.")

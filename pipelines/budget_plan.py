@@ -1,4 +1,4 @@
-"""Plans the budget of an experiment from its past decisions, and writes the plan into its file: `mtorl budget plan`."""
+"""Plans the budget of an experiment from its past decisions: `mtorl budget plan`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from mtorl.runtime.files import replacing
 if TYPE_CHECKING:
     from mtorl.evaluation.budget_plan import BudgetPlan
 
-# At most this many decisions of a user are replayed, because the network must score each of them at every price.
+# Limit the decisions per user, because the network scores each decision at every price.
 MOST_TURNS = 200
-# Read five times as many decisions as are replayed, because up to four of five are left out: those of users who were in
-# the training set of the model.
+# Read more decisions than are replayed, because most users may be in the model's training set.
 _READ = 5
 _BLOCK = re.compile(r"^(?:budgets|budget_table):.*\n(?:(?:[ \t-]|# ?-).*\n)*", re.MULTILINE)
 """Matches the budgets in the text of an experiment file, including budgets that are commented out."""
@@ -31,10 +30,8 @@ class Planned(NamedTuple):
 
     Attributes:
         days: Length of the planned period, in days.
-        by_hour: Number of decisions in the log for each hour (UTC).
-        rows: Number of decisions that were replayed.
-        users: Number of users whose decisions were replayed.
-        gain: Name of the unit in which the gain is counted.
+        by_hour: Number of logged decisions for each hour (UTC).
+        gain: Unit in which the gain is counted.
     """
 
     plan: BudgetPlan
@@ -50,10 +47,7 @@ def plan_budget(lake: str, file: str, model: str | Path, arm: str, budget: float
     """Plan a budget from the logged decisions of one arm, without users of the model's training set.
 
     Args:
-        lake: Folder or URI of the decision log.
-        file: Path of the experiment file, which sets the arm's share of random decisions.
-        model: Artifact folder of the model that predicts the outcomes.
-        budget: Budget to plan, in currency units.
+        budget: Budget of the period, in currency units.
         days: Length of the planned period, in days.
     """
     from features.collect.experiment_decisions import MOST_SERVED, decisions_by_hour, served_decisions
@@ -78,15 +72,12 @@ def plan_budget(lake: str, file: str, model: str | Path, arm: str, budget: float
 
 
 def whole_users(rows: pd.DataFrame, most: int) -> pd.DataFrame:
-    """Keep all rows of the first users, as long as there are at most `most` rows. The rows must be sorted by user."""
+    """Keep all rows of the first users, up to `most` rows. The rows must be sorted by user."""
     return rows if len(rows) <= most else rows.iloc[: int((rows["user_id"] == rows["user_id"].iloc[most]).argmax())]
 
 
 def _by_day(by_hour: pd.Series) -> list[float]:
-    """Return the number of decisions on each whole day.
-
-    The first and the last day may be incomplete, so they are left out if there are more than two days.
-    """
+    """Count the decisions of each day, without the first and last day, which may be incomplete."""
     found = by_hour.resample("D").sum()
     whole: list[float] = (found.iloc[1:-1] if len(found) > 2 else found).tolist()
     return whole
@@ -94,9 +85,6 @@ def _by_day(by_hour: pd.Series) -> list[float]:
 
 def budgets_of(planned: Planned, experiment: Experiment, start: datetime | None = None) -> list[dict[str, object]]:
     """Convert a plan to the budgets of an experiment file, one for each campaign.
-
-    The pacing of each budget follows the log's average traffic in each hour of the day. Channels get no budgets of
-    their own, because the price of a campaign already directs its money to the best channels.
 
     Args:
         start: Start of the period. By default, the midnight (UTC) after the log's last decision.
@@ -121,7 +109,7 @@ def budgets_of(planned: Planned, experiment: Experiment, start: datetime | None 
 
 
 def write_budgets(planned: Planned, file: str | Path, out: Path, start: datetime | None = None) -> None:
-    """Write a copy of an experiment file in which the plan's budgets replace the old ones. All else is kept."""
+    """Write a copy of an experiment file in which the plan's budgets replace the old ones."""
     path = Path(file)
     text, experiment = path.read_text(encoding="utf-8").rstrip() + "\n", Experiment.load(path)
     found = _BLOCK.search(text)

@@ -10,11 +10,8 @@ def evaluate_on_log(artifact: Path, log: str, dataset: str, seed: int, only_new:
 
     Args:
         log: Path of the raw log; "" to simulate a log.
-        only_new: Whether to skip users of the model's training set. If false, such users lead to a KnownUsersError.
-        users: Number of users to simulate, or to keep from the log; see `RawLog`.
-
-    Returns:
-        The figures of `evaluate_artifact`, with the number of quarantined rows.
+        only_new: Skip users of the model's training set, who otherwise lead to a KnownUsersError.
+        users: Number of users to simulate, or to keep from the log.
     """
     from features.ingest.log_folder import RawLog, ingest
     from features.sequences.builder import build_windows

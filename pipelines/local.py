@@ -1,9 +1,4 @@
-"""Runs a pipeline on this machine through kfp.local, and adds progress reports, a log file and results.
-
-kfp.local itself prints everything, leaves temporary folders behind, and raises exceptions that hide the cause of an
-error. This wrapper gives each run its own folder, writes the output to ``<root>/pipeline.log``, and reads the results
-from each step's ``executor_output.json``.
-"""
+"""Runs a pipeline on this machine through kfp.local, and adds progress reports, a log file and results."""
 
 from __future__ import annotations
 
@@ -44,7 +39,6 @@ _CACHED = re.compile(r"Task '?([\w-]+)'? cache hit")
 CACHED = "cached"
 """Note that the progress display shows for a step whose outputs are reused from an earlier run."""
 _FINISHED = re.compile(r"Task '?([\w-]+)'? finished with status (\w+)")
-# Each step writes this file when it ends.
 _RESULT = "executor_output.json"
 _EVENTS = "progress.jsonl"
 _CODE = ("mtorl", "features", "serving", "monitoring", "components")
@@ -77,15 +71,12 @@ def run(
     cache: Path | None = None,
     notes: Path | None = None,
 ) -> dict[str, StepResult]:
-    """Run a pipeline and wait until it ends.
+    """Run a pipeline, wait until it ends, and return the results of its steps by name.
 
     Args:
-        root: Folder for the run's outputs and log. If it already has outputs of an earlier run, these are reused.
-        cache: Folder of kfp's cache, which finds outputs of earlier runs; None for no caching.
-        notes: Folder in which steps store the result of the run (`mtorl.runtime.step`); None to store no result.
-
-    Returns:
-        The results of all steps with outputs in `root`, by the name of the step.
+        root: Folder for the run's outputs and log. Outputs of an earlier run in it are reused.
+        cache: Folder of kfp's cache; None for no caching.
+        notes: Folder in which steps store the result of the run; None to store no result.
 
     Raises:
         InputError: A step has rejected its input.
@@ -98,7 +89,7 @@ def run(
     events = root / _EVENTS
     events.unlink(missing_ok=True)
     log = root / "pipeline.log"
-    # kfp deletes its workspace after each run, so give it a new folder without files of the user.
+    # kfp deletes its workspace after each run, so give it a folder of its own.
     local.init(
         runner=local.SubprocessRunner(use_venv=False),
         pipeline_root=str(root),
@@ -117,10 +108,10 @@ def run(
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output), watcher:
             try:
                 pipeline(**arguments)
-            # kfp raises RuntimeError if a step fails, but exceptions of many other types if kfp itself fails.
+            # kfp raises RuntimeError if a step fails, but many other types if kfp itself fails.
             except Exception as raised:
                 error = raised
-            # Ctrl-C or SIGTERM. Neither kfp nor SIGTERM stops the running step, so stop it here.
+            # Neither kfp nor SIGTERM stops the running step, so stop it here.
             except BaseException:
                 _end(psutil.Process().children(recursive=True))
                 raise
@@ -161,7 +152,7 @@ def _restored() -> Iterator[None]:
 
 
 def code_version(rooms: Sequence[str] = _CODE) -> str:
-    """Return a digest of the project's code. As part of a cache key, it prevents the reuse of outputs of other code."""
+    """Return a digest of the project's code, as part of cache keys."""
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for room in rooms:
@@ -172,26 +163,23 @@ def code_version(rooms: Sequence[str] = _CODE) -> str:
 
 
 def text_of(log: Path) -> str:
-    """Read a log file. Invalid bytes are replaced, because a full disk may have cut off a character."""
+    """Read a log file. A full disk may have cut off a character, so invalid bytes are replaced."""
     return log.read_text(encoding="utf-8", errors="replace")
 
 
 def remove_unfinished(root: Path) -> None:
-    """Remove the outputs of a run's unfinished steps. They are never reused, and may have filled the disk."""
+    """Remove the outputs of unfinished steps, which may have filled the disk."""
     for step in root.glob("*/*/"):
         if step.parent.name != TEMPORARY and not (step / _RESULT).exists():
             remove(step)
 
 
 def end_steps_of(root: Path) -> None:
-    """Stop the steps that were left running when their run was killed.
-
-    Otherwise, they would write to the same files as the steps of the next run.
-    """
+    """Stop the steps of a killed run, which would write to the same files as the next run."""
     events = str(root.resolve() / _EVENTS)
     left = []
     for process in psutil.process_iter():
-        # The process may belong to another user.
+        # Suppress the error for a process of another user.
         with contextlib.suppress(psutil.Error):
             if process.pid != os.getpid() and process.environ().get(progress.ENV) == events:
                 left.append(process)
@@ -225,7 +213,7 @@ def _results(root: Path) -> dict[str, StepResult]:
 
 
 def step_at_work(log: str) -> str:
-    """Find the step that was running when the log of a run ended; "" if no step was running."""
+    """Return the step that was running when the log of a run ended, or ""."""
     started = list(_STARTED.finditer(log))
     if not started or any(ended[1] == started[-1][1] for ended in _FINISHED.finditer(log, started[-1].end())):
         return ""
@@ -235,11 +223,11 @@ def step_at_work(log: str) -> str:
 class PlainLog(io.TextIOBase):
     """A text stream that removes colour codes, writes to a file, and passes each complete line to a callback.
 
-    If the disk is full, the error is stored in `fault` and not raised, so that the failed step can still be reported.
+    If the disk is full, the error is stored in `fault`.
     """
 
     def __init__(self, path: Path, on_line: Callable[[str], None]) -> None:
-        # Do not buffer. Otherwise, Python would repeat a failed write when the file is closed.
+        # Do not buffer, because Python would repeat a failed write when it closes the file.
         self._file = path.open("wb", buffering=0)
         self._path, self._on_line, self._rest = path, on_line, ""
         self.fault: OSError | None = None
@@ -250,7 +238,7 @@ class PlainLog(io.TextIOBase):
         super().close()
 
     def write(self, text: str) -> int:
-        """Write a text, which need not end at the end of a line."""
+        """Write text that may end in the middle of a line."""
         plain = _ANSI.sub("", text)
         content = plain.encode(errors="backslashreplace")
         try:
@@ -265,21 +253,17 @@ class PlainLog(io.TextIOBase):
 
 
 class CacheHits(logging.StreamHandler[PlainLog]):
-    """A log handler that passes on only the messages that a step's outputs were found in the cache.
-
-    kfp.local sends these messages only to the root logger.
-    """
+    """A log handler for kfp.local's messages about cached outputs."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether a log message reports that a step's outputs were found in the cache."""
+        """Return whether a message reports cached outputs."""
         return _CACHED.search(record.getMessage()) is not None
 
 
 class StepWatcher(threading.Thread):
-    """A thread that watches a run, and calls ``on_step`` when a step starts, makes progress or ends.
+    """A thread that calls ``on_step`` when a step starts, makes progress or ends.
 
-    It reads the output of kfp and the file in which steps report their progress. `input_error` is the first message
-    about invalid input, because later messages may only be consequences of the first.
+    `input_error` is the first message about invalid input.
     """
 
     def __init__(self, events: Path, on_step: OnStep) -> None:
@@ -315,7 +299,7 @@ class StepWatcher(threading.Thread):
             self._report(finished[1], 1, 1, "" if finished[2] == "SUCCESS" else finished[2].lower())
 
     def run(self) -> None:
-        """Read the progress file five times a second, until the `with` block ends."""
+        """Read the progress file until the `with` block ends."""
         while not self._stop_asked.wait(0.2):
             self._poll()
         self._poll()
@@ -329,8 +313,8 @@ class StepWatcher(threading.Thread):
                 error = Message(str(text), str(event.get("code", "")), event.get("values"))  # type: ignore[arg-type]
                 self.input_error = self.input_error or error
             else:
-                # A step that reports 100 % must still write its outputs. So show at most 99 % until kfp reports that
-                # the step has ended.
+                # Show at most 99 % until kfp reports the end of the step, because the step must still write its
+                # outputs.
                 done, total = float(event["done"]), float(event["total"])  # type: ignore[arg-type]
                 self._report(running, min(done, 0.99 * total), total, str(event["note"]))
 

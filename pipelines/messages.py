@@ -1,8 +1,8 @@
-"""Defines the messages about experiments, model servers and pipeline runs that users see."""
+"""Defines the messages about experiments, model servers and pipeline runs."""
 
 from mtorl.runtime.message import Words
 
-# Conditions of a Kubernetes object `Experiment`. The condition's `reason` is the message's code in CamelCase.
+# A Kubernetes condition's `reason` is the message's code in CamelCase.
 USABLE = Words("usable", "the spec can be used")
 UNUSABLE = Words("unusable", "{fault}\n{goes_on}")
 NOT_ITS_TURN = Words("not-its-turn", "{fault}\n{goes_on}")
@@ -18,7 +18,6 @@ EVERY_ROUTER = Words("every-router", "the active version is on {routers}")
 EDITED_BY_HAND = Words("edited-by-hand", "the ConfigMap was edited manually and {has}: a valid spec overwrites it")
 OFF_BY_HAND = Words("off-by-hand", "switched off in the ConfigMap. Switch the experiment on with a reason: {command}")
 
-# State of the incumbent's model server after a promotion, or after the rollback of a promotion.
 NOT_KNOWN = Words("not-known", "a model server can't be read or changed: {fault}")
 ROLLING_OUT = Words("rolling-out", "{name} rolls out {after} in place of {before}{problem}")
 HANDED_OVER = Words("handed-over", "{name} serves {after} in place of {before}; the challenger's server is free")
@@ -38,7 +37,6 @@ NOTHING_TO_UNDO = Words("nothing-to-undo", "nothing to undo: no model server was
 GONE_ON = Words("gone-on", "{name} keeps serving {served}, which was set after the rollback")
 VERSION_UNKNOWN = Words("version-unknown", "{name} serves {served}, previous version unknown: roll it out yourself")
 
-# Moves and files of experiments.
 FIXED_FIELDS = Words("fixed-fields", "{fields} may not change in a running experiment. Undo this, or set a new salt")
 TAKEN_BACK = Words(
     "taken-back",
@@ -64,7 +62,6 @@ MODEL_GONE = Words(
     "back: mtorl experiment move {file} 'rolled back'",
 )
 
-# Runs.
 RUN_AT_WORK = Words("run-at-work", "{folder}: another run is using this folder. Wait for its end")
 NO_RUN = Words("no-run", "{root}: no run to continue. Start one without --resume")
 RUN_FINISHED = Words("run-finished", "{run}: the newest run is finished. Start another run without --resume")

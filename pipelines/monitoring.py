@@ -1,4 +1,4 @@
-"""Defines the monitoring pipeline, which computes verdicts on experiments and checks the traffic for harm and drift."""
+"""Defines the monitoring pipeline, which judges experiments and checks the traffic for harm and drift."""
 
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ from pipelines.profile import EXPERIMENT_MOUNT, LAPTOP, Profile
 
 
 def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
-    """Build the monitoring pipeline with the settings of a laptop or a cluster."""
+    """Build the monitoring pipeline."""
     name = "mtorl-monitor"
 
     @profile.pipeline(name, "Judges the running experiments, and checks decisions and outcomes for drift and harm.")

@@ -1,18 +1,11 @@
 """Runs a pipeline locally on a persistent folder, with the same steps and caching as on a cluster.
 
-    ended = run_on(Path("volume"), "train", {"source": "log.csv", "dataset": "my-log.yaml"}, on_step)
-
     volume/runs/mtorl-train.json        result of the newest run
-    volume/runs/.lock                   names the active run or, after a kill, the killed run
-    volume/runs/local/...               outputs and logs of the newest runs, and of runs whose outputs are reused
-    volume/runs/cache/                  kfp's cache, which finds the outputs of a step by its inputs
+    volume/runs/.lock                   name of the active run, or of a killed run
+    volume/runs/local/...               outputs and logs of runs
+    volume/runs/cache/                  kfp's cache
 
-A step's outputs are reused if the content of the log, all settings and the project's code are unchanged. kfp itself
-compares neither content nor code, so each step has their digests as parameters. Only one run at a time can use a
-folder.
-
-The last step records whether the run has succeeded (components/notify). If this step fails, `run_on` records the result
-instead. If the whole run is killed, the next run records it as failed.
+kfp's cache compares neither the content of files nor code, so each step has their digests as parameters.
 """
 
 import contextlib
@@ -50,19 +43,13 @@ _TYPES: Mapping[str, tuple[type, str]] = {
     "NUMBER_DOUBLE": (float, "a number"),
     "BOOLEAN": (bool, "true or false"),
 }
-# Number of runs whose outputs are kept, the newest ones.
 _KEPT = 3
 _LOG = "pipeline.log"
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A finished run.
-
-    Attributes:
-        cached: Names of the steps whose outputs were reused from earlier runs.
-        steps: Results of the steps, by name.
-    """
+    """A finished run. `cached` names the steps whose outputs were reused from earlier runs."""
 
     folder: Path
     cached: tuple[str, ...]
@@ -119,7 +106,7 @@ def run_on(volume: Path, name: str, parameters: Mapping[str, str], on_step: OnSt
 
 
 def typed(parameters: Mapping[str, str], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert parameters from text to the pipeline's types. InputError if one is unknown, missing or invalid."""
+    """Convert parameters from text to the pipeline's types. Raises InputError if one is unknown, missing or invalid."""
     if unknown := sorted(set(parameters) - set(known)):
         raise InputError(f"no parameter {unknown[0]!r}; the pipeline has {', '.join(sorted(known))}")
     if missing := [name for name, d in known.items() if not d.get("isOptional") and name not in parameters]:
@@ -136,20 +123,14 @@ def _typed(name: str, text: str, kind: str) -> Any:
 
 
 def _whole_defaults(known: Mapping[str, Any]) -> dict[str, int]:
-    """Return the defaults of all integer parameters as integers.
-
-    kfp.local would read the default 7 as 7.0, and so not find the outputs of a run with 7 in its cache.
-    """
+    """Return integer defaults as integers, because kfp.local's cache does not match 7.0 with 7."""
     whole = {name: one for name, one in known.items() if one["parameterType"] == "NUMBER_INTEGER"}
     return {name: int(one["defaultValue"]) for name, one in whole.items() if "defaultValue" in one}
 
 
 @contextmanager
 def _alone(runs: Path, pipeline: str, folder: Path) -> Iterator[None]:
-    """Lock the folder of runs during the block, and write the run's name into the lock file.
-
-    If the run is killed, the name stays in the file. The next run then records the killed run as failed.
-    """
+    """Lock the folder of runs during the block. The name of a killed run stays in the lock file."""
     runs.mkdir(parents=True, exist_ok=True)
     file = runs / ".lock"
     with locked(file, InputError(messages.RUN_AT_WORK(folder=runs))) as lock:
@@ -166,11 +147,10 @@ def _alone(runs: Path, pipeline: str, folder: Path) -> Iterator[None]:
 
 
 def _finish_killed(runs: Path, held: str) -> None:
-    """Record a killed run as failed, and stop its last step if this step is still running."""
     try:
         killed = json.loads(held)
         pipeline, run = str(killed["pipeline"]), str(killed["run"])
-    # The lock file is incomplete, so the run was killed before its first step.
+    # The run was killed before its first step.
     except (ValueError, KeyError, TypeError):
         return
     local.end_steps_of(runs / "local" / run)
@@ -183,16 +163,14 @@ def _finish_killed(runs: Path, held: str) -> None:
 
 
 def _record(runs: Path, ended: PipelineRun) -> None:
-    """Record the result of a run, unless the last step of the run has already recorded it."""
     if any(known.run == ended.run for known in newest_runs(runs)):
         return
-    # Ignore a full disk, because the error that has ended the run is more important.
+    # The error that has ended the run is more important than a full disk.
     with contextlib.suppress(OSError):
         ended.write(runs)
 
 
 def _check_writable(volume: Path) -> None:
-    """Raise InputError if the volume can't be written. The message names the owner of the folder."""
     if not volume.parent.is_dir():
         raise InputError(f"{volume} does not exist: mount the data volume, or name another folder with --volume")
     for path in (volume, volume / "runs", volume / "registry", volume / "features"):
@@ -209,11 +187,7 @@ def _check_writable(volume: Path) -> None:
 
 
 def _prune(runs: Path, newest: Path) -> None:
-    """Remove old runs with their cache entries.
-
-    The newest runs are kept, and so are outputs that the newest run has read or that the next run may reuse. So a few
-    failed runs, which have no outputs, do not remove the outputs of an earlier training.
-    """
+    """Remove old runs with their cache entries, except those with outputs that may be reused."""
     folders = sorted((runs / "local").glob("*"), key=lambda folder: folder.name.split("-", 2)[-1])
     log = newest / _LOG
     entries = {entry: _runs_named_in(entry, runs) for entry in (runs / "cache").glob("*.json")}

@@ -1,7 +1,6 @@
 """Compares MTORL, its ablations and all baselines on the same data and metrics: `mtorl benchmark paper`.
 
-The comparison consists of jobs, which two single-threaded processes share. Each finished job leaves a file in the
-working folder, so a second call continues with the jobs that are not finished yet.
+A second call continues with the unfinished jobs.
 """
 
 from __future__ import annotations
@@ -31,10 +30,8 @@ class PaperConfig:
     """Settings of a comparison.
 
     Attributes:
-        logs: Path of each raw log, by the name of its data set. A log is simulated if its path is "".
-        root: The working folder.
-        repeats: Number of repetitions of each job, with other random seeds.
-        workers: Number of processes.
+        logs: Path of each raw log, by the name of its data set; "" for a simulated log.
+        repeats: Repetitions of each job, with other random seeds.
         methods: Methods to compare; empty for all methods.
         users: Number of users to simulate, or to keep from each log; 0 for all users.
     """
@@ -48,21 +45,20 @@ class PaperConfig:
 
 
 def run_paper(config: PaperConfig, on_job: OnJob) -> dict[str, Any]:
-    """Run all jobs that are not finished yet, and return the figures of `mtorl.comparison.jobs.collect`."""
+    """Run all unfinished jobs, and return the figures of `mtorl.comparison.jobs.collect`."""
     settings, settings_file = _settings(config), config.root / "settings.json"
     earlier = json.loads(settings_file.read_text()) if settings_file.exists() else settings
     if differing := ", ".join(name for name in settings if earlier.get(name) != settings[name]):
         raise InputError(f"{config.root} is from a comparison with other {differing}; delete it, or change --root")
     for dataset, log in config.logs.items():
         prepare(dataset, log, config)
-    # Write the settings only after the log was read. If the log was invalid, the user can call again with other
-    # settings.
+    # After an invalid log, the user can call again with other settings.
     settings_file.parent.mkdir(parents=True, exist_ok=True)
     settings_file.write_text(json.dumps(settings, indent=1) + "\n")
     todo = jobs.jobs(list(config.logs), config.repeats, config.methods)
     done = 0
     on_job(done, len(todo), "")
-    # Set these variables before a process starts, because the numerical libraries read them when they are loaded.
+    # The numerical libraries read these variables when they are loaded.
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     with worker_processes(config.workers) as pool:
         for stage in ([job for job in todo if job.method != "score"], [job for job in todo if job.method == "score"]):

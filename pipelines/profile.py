@@ -37,11 +37,11 @@ MODEL_REGISTRY_VARIABLES = ("MTORL_MODEL_REGISTRY", "MTORL_MODEL_REGISTRY_TOKEN"
 
 
 class ProfileError(SystemExit):
-    """Raised if an environment variable that configures the profile is invalid."""
+    """Raised if an environment variable of the profile is invalid."""
 
 
 def number_in(variable: str, least: int) -> int:
-    """Read a whole number from an environment variable. Returns 1 if the variable is not set."""
+    """Read a whole number from an environment variable, 1 by default."""
     text = os.environ.get(variable, "1")
     if not text.isdecimal() or int(text) < least:
         raise ProfileError(f"mtorl: {variable} must be a whole number of at least {least}, got {text!r}")
@@ -49,10 +49,9 @@ def number_in(variable: str, least: int) -> int:
 
 
 class Resources(NamedTuple):
-    """CPU and memory that a step's container requests, and its limits, in Kubernetes' units.
+    """CPU and memory of a step's container, in Kubernetes' units.
 
-    The memory limit equals the request, because a node that runs out of memory first evicts pods that use more than
-    they have requested.
+    The memory limit equals the request, because a node without free memory first evicts pods that exceed their request.
     """
 
     memory: str
@@ -70,12 +69,9 @@ class Profile:
     """Settings of a laptop or a cluster that runs pipelines.
 
     Attributes:
-        folder: Folder for files that outlive a run; "" for none.
-        cluster: Whether the pipeline runs on a cluster, where the data volume is mounted at `folder`.
+        folder: Folder for files that outlive a run, mount path of the data volume on a cluster; "" for none.
         gpus: Maximum number of GPUs per node for a training; 0 to train on CPUs.
-        nodes: Maximum number of nodes for a training. On one node with at most one GPU, the pipeline step itself
-            trains. Otherwise, the step starts one training pod per node through Kubeflow Trainer
-            (`components.trainer`).
+        nodes: Maximum number of nodes for a training. Several nodes or GPUs train in pods of Kubeflow Trainer.
     """
 
     folder: str = ""
@@ -85,11 +81,11 @@ class Profile:
 
     @property
     def runs(self) -> str:
-        """Return the folder in which each pipeline stores the result of its newest run; "" for none."""
+        """Return the folder for the results of the newest runs; "" for none."""
         return self.on_volume("runs")
 
     def on_volume(self, name: str) -> str:
-        """Return a path in the persistent folder; "" if there is no persistent folder."""
+        """Return a path in the persistent folder; "" without a persistent folder."""
         return f"{self.folder}/{name}" if self.folder else ""
 
     @property
@@ -108,8 +104,7 @@ class Profile:
             image=IMAGE,
             folder=self.folder,
             **self.training._asdict(),
-            # The pods must time out before the step does, because only Kubeflow Trainer reports why a training has
-            # ended.
+            # The pods must time out before the step, because only Kubeflow Trainer reports why a training ended.
             seconds=TRAINING_SECONDS - _MARGIN_SECONDS,
         )
         return pods.text()
@@ -124,7 +119,7 @@ class Profile:
         return dsl.pipeline(name=name, description=description, pipeline_config=config)
 
     def step(self, task: PipelineTask) -> PipelineTask:
-        """Configure a step's caching and, on a cluster, its resources, volume, retries and user. Returns the step."""
+        """Configure a step's caching and, on a cluster, its resources, volume, retries and user."""
         traits = traits_of(task.component_spec.name)
         if not traits.cached:
             task.set_caching_options(False)
@@ -137,7 +132,6 @@ class Profile:
         task.set_memory_request(resources.memory).set_memory_limit(resources.memory)
         kubernetes.mount_pvc(task, pvc_name=VOLUME, mount_path=self.folder)
         kubernetes.use_secret_as_env(task, "mtorl-lake", LAKE, optional=True)
-        # The platform decides which failures are retried (docs/pipelines.md). Invalid input is never retried.
         retries = _TRAINING_RETRIES if traits.trains else _RETRIES
         task.set_retry(retries, backoff_duration="10s", backoff_factor=2, backoff_max_duration="300s")
         task.set_env_variable(RUNS, self.runs)
@@ -146,31 +140,27 @@ class Profile:
         return task
 
     def add(self, component: Any, given: SimpleNamespace, **more: Any) -> PipelineTask:
-        """Add a step to the pipeline.
-
-        Inputs of the step that are not in `more` get the values of the pipeline's parameters with the same names.
-        """
+        """Add a step to the pipeline. Its other inputs are the pipeline's parameters with the same names."""
         inputs = component.component_spec.inputs or {}
         named = {name: value for name, value in vars(given).items() if name in inputs}
         return self.step(component(**{**named, **more}))
 
     def exit_handler(self, pipeline: str) -> dsl.ExitHandler:
-        """Return a group for steps. After it, the step `notify` records the result of the run, even if a step fails."""
+        """Return a group of steps whose result the step `notify` records, even if a step fails."""
         task = notify(pipeline=pipeline, runs=self.runs)
         if self.cluster:
             kubernetes.use_field_path_as_env(task, NODE, "metadata.annotations['workflows.argoproj.io/node-name']")
         return dsl.ExitHandler(self.step(task))
 
     def with_experiment(self, task: PipelineTask) -> PipelineTask:
-        """Mount the ConfigMap of active experiments in a step, and return the step."""
+        """Mount the ConfigMap of active experiments in a step."""
         if self.cluster:
-            # The ConfigMap is optional. Without it, Kubernetes would not start the step, which could then not report
-            # why.
+            # Kubernetes would not start a step without a required ConfigMap, so the step could not report the error.
             kubernetes.use_config_map_as_volume(task, EXPERIMENT, EXPERIMENT_MOUNT, optional=True)
         return task
 
     def with_model_registry(self, task: PipelineTask) -> PipelineTask:
-        """Set the environment variables with which a step registers a published version, and return the step."""
+        """Set the environment variables with which a step registers a published version."""
         if self.cluster:
             task.set_env_variable("MTORL_CLAIM", VOLUME)
             keys = {name: name for name in MODEL_REGISTRY_VARIABLES}
@@ -193,7 +183,7 @@ class Profile:
 
 
 def on_cluster(gpus: int, nodes: int = 1) -> Profile:
-    """Return the profile of a cluster on which a training uses up to `gpus` GPUs on each of up to `nodes` nodes."""
+    """Return the profile of a cluster with up to `gpus` GPUs per node and up to `nodes` nodes for a training."""
     return Profile(MOUNT, cluster=True, gpus=gpus, nodes=nodes)
 
 

@@ -21,7 +21,7 @@ step reports no progress."""
 
 @dataclass
 class StepTimes:
-    """A progress callback that records how long each step took, and forwards each call to `on_step`."""
+    """A progress callback that records how long each step took."""
 
     on_step: OnStep
     seconds: dict[str, float] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class StepTimes:
 
     @property
     def total(self) -> float:
-        """Return how many seconds the run has taken so far, without the time during which it was interrupted."""
+        """Return the run's duration in seconds, without interruptions."""
         return self.before + time.monotonic() - self._began
 
     def __call__(self, step: Step, done: float, total: float, note: str) -> None:
@@ -44,7 +44,7 @@ class StepTimes:
 
     @contextmanager
     def step(self, name: str, title: str) -> Iterator[None]:
-        """Report the start of a step and, unless the block raises an error, also its end."""
+        """Report the start of a step and, unless the block raises an error, its end."""
         self(Step(name, title), 0, 0, "")
         yield
         self(Step(name, title), 1, 1, "")

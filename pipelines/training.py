@@ -1,11 +1,4 @@
-"""Defines the training pipelines: log and decisions -> features -> two policies -> evaluation -> gate -> registry.
-
-`mtorl-train` trains in every run. `mtorl-retrain` trains only if the newest training is too old or the monitor has
-requested a training. Both are the same on a laptop and on a cluster:
-
-    mtorl run                      # runs mtorl-train locally through kfp.local
-    make compile                   # writes manifests/pipelines/compiled/*.yaml
-"""
+"""Defines the training pipelines: log and decisions -> features -> two policies -> evaluation -> gate -> registry."""
 
 import inspect
 from collections.abc import Mapping
@@ -52,7 +45,7 @@ def add_training(profile: Profile, given: SimpleNamespace) -> Trained:
     """Add the steps of a training, from reading the log to the gate, to a pipeline.
 
     Args:
-        given: The pipeline's parameters. Inputs of steps that are not passed explicitly are read from it by name.
+        given: The pipeline's parameters, from which steps read missing inputs by name.
     """
     step, history = profile.add, profile.on_volume("trainings")
     given.snapshots = profile.on_volume("snapshots")
@@ -91,10 +84,9 @@ def _train_and_publish(profile: Profile, given: SimpleNamespace, pipeline: str) 
             publish, given, keep=given.keep_versions, pipeline=pipeline, **models, **trained.lineage
         )
         profile.with_model_registry(profile.with_experiment(published))
-        # A laptop has no permanent model server to which a model could be rolled out.
+        # A laptop has no permanent model server.
         if profile.cluster:
-            # Roll out only a model that the gate promotes. If the gate decides "experiment", a person decides about the
-            # rollout.
+            # If the gate decides "experiment", a person decides about the rollout.
             with dsl.If(trained.decision == "promote", name="promote"), dsl.If(given.deploy_seconds > 0, name="deploy"):
                 rolled_out = profile.add(deploy, given, published=published.output, seconds=given.deploy_seconds)
                 profile.with_experiment(rolled_out)
@@ -106,13 +98,13 @@ def build(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
 
 
 def build_retrain(profile: Profile = LAPTOP) -> dsl.base_component.BaseComponent:
-    """Build the pipeline `mtorl-retrain`, which trains only if a training is due."""
+    """Build the pipeline `mtorl-retrain`, which trains if the last training is old or the monitor requests it."""
     what = "Trains if the monitor has requested it, or if the newest training is too old."
     return _build(profile, "mtorl-retrain", what, when_due=True)
 
 
 def _build(profile: Profile, name: str, description: str, when_due: bool) -> dsl.base_component.BaseComponent:
-    # `source` has no default value. Otherwise, if a user forgot it, a model of simulated data might be published.
+    # A default `source` might publish a model of simulated data by mistake.
     def pipeline(
         source: str,
         dataset: str,
@@ -145,7 +137,7 @@ def _build(profile: Profile, name: str, description: str, when_due: bool) -> dsl
             with dsl.If(asked.output == "yes", name="due"):
                 _train_and_publish(profile, given, name)
 
-    # KFP reads the parameters from the signature. Drop the last two, because only the step `due` needs them.
+    # KFP reads the parameters from the signature. Only the step `due` needs the last two.
     if not when_due:
         signature = inspect.signature(pipeline)
         pipeline.__signature__ = signature.replace(parameters=list(signature.parameters.values())[:-2])  # type: ignore[attr-defined]

@@ -3,8 +3,7 @@
     python scripts/lint_prose.py                    prints the counts, and each hit of a habit above its ceiling
     python scripts/lint_prose.py cli docs/api.md    prints each hit in these folders and files
 
-It checks docstrings, comments and strings in Python, and Markdown pages, but not tests, results, the changelog and
-generated pages.
+Tests, results, the changelog and generated pages are not checked.
 """
 
 import ast
@@ -29,9 +28,8 @@ class Habit(NamedTuple):
     """A habit of writing, as a pattern to search for.
 
     Attributes:
-        ceiling: Largest accepted number of hits or, if `kind` is set, the largest percentage of texts with a hit.
-        advice: How to write instead.
-        pattern: Regular expression of the habit.
+        ceiling: Largest accepted number of hits or, if `kind` is set, percentage of texts with a hit.
+        advice: Instruction for the writer.
         kind: Kind of texts in which to search.
     """
 
@@ -84,7 +82,7 @@ def python_texts(source: str) -> Iterator[tuple[str, int, str]]:
 
 
 def hits(path: str, source: str) -> tuple[Counter[str], dict[str, list[str]]]:
-    """Count the texts of a file by kind, and list a line of the form `file:line: ...` for each hit of a habit."""
+    """Count the texts of a file by kind, and list each hit of a habit as `file:line: ...`."""
     kinds: Counter[str] = Counter()
     found: dict[str, list[str]] = {name: [] for name in HABITS}
     for kind, first, text in python_texts(source) if path.endswith(".py") else [(TEXT, 1, source)]:

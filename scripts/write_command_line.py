@@ -1,8 +1,6 @@
 """Writes docs/command-line.md, which lists all commands with the first paragraph of their help texts.
 
-    python scripts/write_command_line.py    run this after changing a command
-
-A test fails if the page does not match the commands.
+Run this script after changing a command.
 """
 
 import sys
@@ -52,7 +50,6 @@ def page() -> str:
 
 
 def _rows(command: Any, name: str) -> Iterator[tuple[str, str]]:
-    """Yield the name of each command and the first paragraph of its help, including commands in groups."""
     if not hasattr(command, "commands"):
         yield name, " ".join(command.help.split("\n\n")[0].split())
     for part, below in getattr(command, "commands", {}).items():

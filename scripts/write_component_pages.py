@@ -1,9 +1,6 @@
 """Writes components/NAME/README.md, a page about each pipeline component, from the code of the component.
 
-    python scripts/write_component_pages.py    run this after changing a component
-
-Names, types and defaults come from the compiled component, and descriptions from its docstring. The pages also list the
-pipelines that use the component. A test fails if a page does not match the code.
+Run this script after changing a component.
 """
 
 import importlib

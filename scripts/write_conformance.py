@@ -4,8 +4,7 @@
     python scripts/write_conformance.py RESULTS.xml        adds a test run (JUnit XML) on the cluster of $KUBECONFIG
     python scripts/write_conformance.py                    rewrites the page after a change of the list of features
 
-The features are listed in tests/cluster/features.yaml. docs/conformance.json stores the newest result of each test: one
-on a cluster that is only an API server, and one on a cluster with nodes that run containers.
+The newest results are in docs/conformance.json.
 """
 
 import json
@@ -46,10 +45,7 @@ Results = dict[str, dict[str, dict[str, str]]]
 
 
 def results(junit: Path) -> Iterator[tuple[str, str, bool]]:
-    """Yield each test of a test run: its file and name, its parameters, and whether it passed.
-
-    Skipped tests are left out.
-    """
+    """Yield the name, the parameters and the success of each test that was not skipped."""
     for case in ET.parse(junit).iter("testcase"):
         if case.find("skipped") is None:
             file = case.get("classname", "").rpartition(".")[2]
@@ -58,11 +54,7 @@ def results(junit: Path) -> Iterator[tuple[str, str, bool]]:
 
 
 def add(record: Results, found: Iterable[tuple[str, str, bool]], where: str, when: dict[str, str]) -> None:
-    """Update the recorded results with those of a test run.
-
-    Each kind of Kubernetes object also has a result, which is good if the API server has accepted all manifests with
-    such objects. Results of tests that no longer exist are deleted.
-    """
+    """Update the recorded results of tests, and of each kind of Kubernetes object, with those of a test run."""
     passed: dict[str, bool] = {}
     for test, parameters, good in found:
         targets = (f"manifests/{parameters}", "manifests/foundation/dev") if test == ADMITTED else ()
@@ -84,7 +76,7 @@ def kinds_of(folder: str) -> set[str]:
 
 
 def cluster() -> tuple[str, dict[str, str]]:
-    """Return the column in which results on the current cluster ($KUBECONFIG) are shown, its version, and the date."""
+    """Return the results column, version and date for the current cluster ($KUBECONFIG)."""
     said = [("version",), ("get", "nodes")]
     version, nodes = (json.loads(subprocess.check_output(["kubectl", *words, "-o", "json"])) for words in said)
     real = [n for n in nodes["items"] if "kwok.x-k8s.io/node" not in n["metadata"].get("annotations", {})]
@@ -93,10 +85,7 @@ def cluster() -> tuple[str, dict[str, str]]:
 
 
 def page(record: Results | None = None) -> str:
-    """Build the text of the page from the list of features and the recorded results.
-
-    Test files that are missing in the list of features are added to it.
-    """
+    """Build the text of the page from the list of features and the recorded results."""
     kept = json.loads(RECORD.read_text(encoding="utf-8")) if record is None else record
     features = yaml.safe_load(FEATURES.read_text(encoding="utf-8"))
     named = {test.partition("::")[0] for feature in features for test in feature.get("tests", ())}

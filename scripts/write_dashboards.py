@@ -1,9 +1,7 @@
 """Writes the Grafana dashboards, manifests/base/dashboards/*.json, from scripts/dashboards/.
 
-    python scripts/write_dashboards.py         run this after changing scripts/dashboards/ or an alert
-
-A test fails if the files do not match the code. To add a dashboard, add a module, a line in BOARDS, and a line in the
-kustomization.yaml of the folder with the files.
+Run this script after changing scripts/dashboards/ or an alert. To add a dashboard, add a module, a line in BOARDS, and
+a line in the kustomization.yaml of the folder with the files.
 """
 
 import json

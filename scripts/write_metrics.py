@@ -1,9 +1,6 @@
 """Writes docs/metrics.md, which lists the Prometheus metrics of router, monitor and operator.
 
-    python scripts/write_metrics.py    run this after changing a metric
-
-Names, labels and descriptions come from the code. Metrics of KServe and TorchServe are not listed. A test fails if the
-page does not match the code.
+Run this script after changing a metric.
 """
 
 import sys

@@ -1,12 +1,6 @@
 """Writes the JSON schemas of configuration files, records and requests, and the CRD of experiments.
 
-    python scripts/write_schemas.py            run this after changing a model
-
-The schemas are docs/schemas/*.json. The custom resource definition, manifests/crds/experiments.yaml, comes from the
-model of the experiment file. A test fails if the files do not match the models.
-
-If a YAML file begins with `# yaml-language-server: $schema=docs/schemas/experiment.json`, an editor completes and
-checks it. To add a model, add a line to MODELS.
+Run this script after changing a model.
 """
 
 import json

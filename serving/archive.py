@@ -1,4 +1,4 @@
-"""Packs a model's artifact folder and the request handler into the .mar file that TorchServe loads."""
+"""Packs an artifact and the request handler into the .mar file that TorchServe loads."""
 
 import json
 import os
@@ -22,25 +22,21 @@ class Handler(PolicyHandler):
 '''
 MODEL_CONFIG = Path(__file__).parent / "local" / "torchserve_files" / "model-config.yaml"
 _ALONE = "batchSize: 1\n"
-# wait 1 ms for more requests; with 0, TorchServe would wait for its default, 100 ms
+# 0 ms would mean TorchServe's default, 100 ms.
 _GATHERED = "batchSize: 8\nmaxBatchDelay: 1\n"
 _MANIFEST = "MAR-INF/MANIFEST.json"
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # January 1, 1980: the earliest date that a zip file can store
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # January 1, 1980: the earliest date in a zip file
 
 
 class ArchiveError(InputError):
-    """Raised if the artifact or archive can't be read, or if torch-model-archiver fails."""
+    """Raised if the artifact or archive is invalid, or if torch-model-archiver fails."""
 
 
 def package(artifact_folder: str | Path, name: str, out_dir: str | Path, *, gather: bool = False) -> Path:
-    """Write `<out_dir>/<name>.mar` with the handler, TorchServe's settings for the model, and a copy of the artifact.
-
-    The file is written atomically. Equal artifacts give byte-identical files.
+    """Write `<out_dir>/<name>.mar` with the handler and a copy of the artifact, atomically.
 
     Args:
-        gather: Whether TorchServe waits for up to a millisecond to combine up to eight requests in one forward pass.
-            This helps if many clients call the model directly. The router does not need it, because it sends many
-            decisions in one request.
+        gather: Whether TorchServe waits up to 1 ms to combine up to eight requests.
     """
     source = Path(artifact_folder)
     try:
@@ -50,8 +46,7 @@ def package(artifact_folder: str | Path, name: str, out_dir: str | Path, *, gath
         raise ArchiveError(f"{source}: not a model artifact ({error!r})") from error
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    # torch-model-archiver deletes $TMPDIR/<model name> before it starts, so give it a new, empty TMPDIR. It packs the
-    # content of the folder `extra`. To get a folder `artifact` in the archive, copy the artifact to `extra/artifact`.
+    # torch-model-archiver deletes $TMPDIR/<model name>, so give it an empty TMPDIR.
     with tempfile.TemporaryDirectory(prefix="mtorl-mar-") as scratch:
         extra, store, config = Path(scratch, "extra"), Path(scratch, "store"), Path(scratch, MODEL_CONFIG.name)
         store.mkdir()
@@ -72,7 +67,7 @@ def package(artifact_folder: str | Path, name: str, out_dir: str | Path, *, gath
 
 
 def version_of(archive: Path) -> str:
-    """Read the model's version from a .mar file; raises ArchiveError if the file can't be read."""
+    """Read the model's version from a .mar file; raises ArchiveError."""
     try:
         with zipfile.ZipFile(archive) as content:
             return str(json.loads(content.read(_MANIFEST))["model"]["modelVersion"])
@@ -81,10 +76,7 @@ def version_of(archive: Path) -> str:
 
 
 def _write_reproducibly(archive: Path, target: Path, created: str) -> None:
-    """Copy a .mar file so that archives with equal content have equal bytes.
-
-    The members are sorted, and get fixed dates and modes. The manifest's creation date becomes that of the artifact.
-    """
+    """Copy a .mar file so that equal content gives equal bytes."""
     with zipfile.ZipFile(archive) as old, zipfile.ZipFile(target, "w") as new:
         for name in sorted(old.namelist()):
             content = old.read(name)

@@ -3,8 +3,7 @@
     for finding in check_arm("http://my-policy:8080/decide", spec):
         print(finding)
 
-Some of the requests are unusual, for instance with unknown categories. A fault means that the router would ignore the
-endpoint's answer and give users the default action. A note means that the decision log would lack an optional field.
+A fault means that the router would ignore the endpoint's answer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,9 +19,9 @@ from serving.router.flow.arm_client import ArmError
 from serving.router.flow.arms import ArmAnswer, Arms, identity, neutral_item
 from serving.router.ops.health import Health
 
-SECONDS = 5.0  # timeout of each request to the endpoint
+SECONDS = 5.0  # timeout of each request
 
-_SHOWN = 300  # a note shows at most this many bytes of an invalid answer
+_SHOWN = 300  # most bytes of an invalid answer in a note
 _ADAPTER = (
     "a service with its own format of requests and answers needs an adapter of ten lines that names the fields channel "
     "and expose: docs/incumbent.md#if-it-has-its-own-protocol"
@@ -31,7 +30,7 @@ _ADAPTER = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One result of the check: a fault, or a note on something optional that the endpoint's answers lack."""
+    """A fault, which makes the answer invalid, or a note on a missing optional field."""
 
     fault: bool
     text: str
@@ -41,10 +40,9 @@ class Finding:
 
 
 def check_arm(endpoint: str, spec: DatasetSpec, name: str = "challenger") -> list[Finding]:
-    """Send about twenty requests to an endpoint; returns its faults or, if it has none, the notes.
+    """Send ordinary and unusual requests to an endpoint; returns its faults or, if none, the notes.
 
-    If the URL has no path, the path of KServe's protocol v1 for a model called `name` is used. Raises InputError if
-    `endpoint` is not an http(s) URL.
+    A URL without a path gets KServe's v1 path for a model called `name`. Raises InputError for other URLs than http(s).
     """
     url = validated(Arm, {"name": name, "weight": 1.0, "endpoint": endpoint}, InputError).url
     assert url is not None, "an arm with an endpoint has one"
@@ -73,7 +71,6 @@ def _findings(arms: Arms, url: str, spec: DatasetSpec) -> list[Finding]:
 
 
 def _predict(arms: Arms, url: str, items: Sequence[dict[str, Any]]) -> list[ArmAnswer | str]:
-    """Request a decision on each item; returns for each the answer, or the reason why there is no valid answer."""
     try:
         answers = arms.predict_at(url, items, SECONDS)
         return [str(answer) if isinstance(answer, ArmError) else answer for answer in answers]
@@ -84,7 +81,6 @@ def _predict(arms: Arms, url: str, items: Sequence[dict[str, Any]]) -> list[ArmA
 
 
 def _raw(arms: Arms, url: str, item: dict[str, Any]) -> list[Finding]:
-    """Return two notes: the answer of an endpoint that breaks the arm protocol, and advice to write an adapter."""
     try:
         _, _, said = arms.post(url, [item], SECONDS)
     except (TimeoutError, ArmError):

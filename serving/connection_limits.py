@@ -1,14 +1,6 @@
-"""Adds limits to uvicorn's HTTP protocol, so that slow, large or too many requests cost little before they are handled.
+"""Adds limits to uvicorn's HTTP protocol, so that slow, large or too many requests cost little.
 
-uvicorn's own settings do not suffice:
-- `limit_concurrency` counts complete heads only, so a connection that never completes a head stays open forever.
-- `h11_max_incomplete_event_size` works with h11 only, which takes more CPU than httptools for each request.
-- `timeout_keep_alive` stops counting at the first byte of the next request.
-If a head, a trailer or chunk framing arrives in pieces, the event loop copies all of it again with each piece. So its
-size and the time until it is complete are limited. A refused client gets 431, 408 or 503 where HTTP allows an answer.
-
-A full server refuses requests with 429 as soon as their head has arrived, without creating a task, a scope and an
-application. If requests arrive at twice the server's capacity, every second one is refused in this way.
+uvicorn's own settings don't limit connections that never complete a request's head.
 """
 
 from __future__ import annotations
@@ -27,9 +19,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from mtorl.runtime.message import Message
 from serving import messages
 
-# seconds between a refusal and the end of the connection, so that the client can read the refusal
+# A client needs this time to read a refusal.
 _LINGER_SECONDS = 1.0
-_MOST_PIPELINED = 16  # most requests that may wait on one connection while an earlier request is answered
+_MOST_PIPELINED = 16  # most requests that may wait on one connection
 SATURATED = messages.SATURATED()
 _TOO_MANY = messages.TOO_MANY_CONNECTIONS()
 
@@ -39,31 +31,29 @@ class Limits:
     """Limits on the connections of one server.
 
     Attributes:
-        seconds: Timeout of three waits: for the first request on a new connection, for the rest of a request after its
-            first byte, and for a client that reads an answer slowly.
-        connections: Highest number of open connections. It must be higher than the number of requests that
-            `admission.py` admits and queues, and lower than 1,024, the usual limit of open files per process.
+        seconds: Timeout for the first request on a connection, for the rest of a request, and for a slow reader.
+        connections: Must exceed the requests that `admission.py` admits and queues, but not the limit of open files.
     """
 
     head_bytes: int = 32 * 1024  # largest size of a request without its body
-    headers: int = 100  # most header lines of a request, including trailers after a chunked body
+    headers: int = 100  # most header lines, including trailers
     seconds: float = 10.0
     connections: int = 800
 
 
 @dataclass(frozen=True)
 class Shedding:
-    """A rule that refuses requests by method and URL as soon as their headers have arrived, before any other work."""
+    """A rule that refuses requests by method and URL as soon as their headers have arrived."""
 
     refuses: Callable[[bytes, bytes], bool] = lambda method, target: False
-    seconds: float = 0.0  # seconds before a refusal is sent, so that immediate retries do not keep the server busy
+    seconds: float = 0.0  # delay of a refusal, because clients may retry at once
 
 
 NO_SHEDDING = Shedding()
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """An HTTP connection of uvicorn that enforces the limits of this module."""
+    """An HTTP connection of uvicorn that enforces the limits."""
 
     def __init__(
         self,
@@ -76,49 +66,46 @@ class LimitedProtocol(HttpToolsProtocol):
         super().__init__(**options)
         self._limits = limits
         self._shedding = shedding
-        self._waiting = waiting  # the server's idle connections, the one that has been idle longest first
-        self._refused = refused  # function to call with the HTTP status of each refused request
-        self._arriving: asyncio.TimerHandle | None = None  # timeout for the rest of the arriving request
-        self._leaving: asyncio.TimerHandle | None = None  # timeout for a client that reads its answer slowly
-        self._began = False  # whether the first byte of the arriving request was received
-        self._not_body = 0  # bytes of the arriving request that were received so far, without its body
-        self._parsed = 0  # bytes of the arriving request's URL and headers that were parsed so far
+        self._waiting = waiting  # the server's idle connections, longest idle first
+        self._refused = refused  # called with the HTTP status of each refused request
+        self._arriving: asyncio.TimerHandle | None = None  # timeout for the rest of the request
+        self._leaving: asyncio.TimerHandle | None = None  # timeout for a client that reads slowly
+        self._began = False  # whether the request's first byte has arrived
+        self._not_body = 0  # bytes received of the request, without its body
+        self._parsed = 0  # bytes parsed of the request's URL and headers
         self._fault: tuple[int, Message] | None = None
-        # the request that is being answered; later requests wait in `pipeline`
+        # The request that is being answered. Later requests wait in `pipeline`.
         self._at_work: RequestResponseCycle | None = None
-        self._sheds = False  # whether the rule `shedding` refuses the arriving request
-        self._telling: asyncio.TimerHandle | None = None  # timer that sends a delayed refusal
+        self._sheds = False  # whether `shedding` refuses the request
+        self._telling: asyncio.TimerHandle | None = None  # sends a delayed refusal
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Register a new connection. If there are too many, abort the connection that has been idle longest."""
+        """Register a new connection. If there are too many, abort the longest idle one."""
         super().connection_made(transport)
         self._waiting[self] = None
         self._arriving = self.loop.call_later(self._limits.seconds, self._too_slow)
         if len(self.connections) > self._limits.connections:
             longest, _ = self._waiting.popitem(last=False)
-            if longest is self:  # no other connection is idle, so the new one is refused
+            if longest is self:  # no other connection is idle
                 self._answer(503, _TOO_MANY)
                 self.transport.close()
             else:
                 longest.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the connection's timers, and mark the request in progress as disconnected from its client."""
+        """Cancel the timers, and mark the request in progress as disconnected."""
         self._arrived()
         self._left()
         if self._telling is not None:
             self._telling.cancel()
         self._waiting.pop(self, None)
-        # uvicorn marks only the newest request as disconnected, but that one may still wait in `pipeline`
+        # uvicorn marks only the newest request as disconnected.
         if self._at_work is not None:
             self._at_work.disconnected = True
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse received bytes.
-
-        Refuse the request if its URL, headers and other bytes outside its body are too large.
-        """
+        """Parse received bytes, and refuse a request with too large headers."""
         if self._fault:
             return
         if self._arriving is None:
@@ -130,10 +117,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(431, self._too_large())
 
     def _feed(self, data: bytes) -> None:
-        """Parse bytes. If a request offers to switch to another protocol, remove the offer and parse the request again.
-
-        Otherwise, uvicorn would lose the body of such a request (`_other_protocol`).
-        """
+        """Parse bytes, without an offer to switch the protocol, which would lose the request's body."""
         self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
@@ -146,15 +130,11 @@ class LimitedProtocol(HttpToolsProtocol):
             self.send_400_response("Invalid HTTP request received.")
 
     def _other_protocol(self) -> bool:
-        """Whether the request offers to switch to another protocol, as Java's client and `curl --http2` do for HTTP/2.
-
-        A server may ignore the offer (RFC 9110, section 7.8). httptools does not parse the body of such a request, so
-        `_feed` parses the request again without the offer.
-        """
+        """Whether the request offers to switch to another protocol (RFC 9110, section 7.8)."""
         return bool(self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT")
 
     def on_message_begin(self) -> None:
-        """Reset the count of parsed bytes when a request begins."""
+        """Reset the count of parsed bytes."""
         super().on_message_begin()
         self._parsed = 0
 
@@ -169,16 +149,15 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Refuse the request, pass it to the application, or queue it behind earlier requests of the connection."""
+        """Refuse the request, pass it to the application, or queue it."""
         if self._other_protocol():
             return
         if len(self.pipeline) >= _MOST_PIPELINED:
             self._stop(429, SATURATED)
         self._waiting.pop(self, None)
-        # the previous request may still wait for its delayed refusal: send it now, because answers must keep the order
-        # of requests
+        # Answers must keep the order of requests.
         self._tell()
-        # Do not shed the request if an earlier request is still unanswered, or if the client waits for "100 Continue".
+        # Answers must keep their order, and a client may wait for "100 Continue".
         idle = (self.cycle is None or self.cycle.response_complete) and not self.expect_100_continue
         self._sheds = idle and self._shedding.refuses(self.parser.get_method(), self.url)
         if not self._sheds:
@@ -187,13 +166,13 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._at_work = self.cycle
 
     def on_body(self, body: bytes) -> None:
-        """Pass on a part of the body, unless the request is refused."""
+        """Pass on a part of the body."""
         self._not_body -= len(body)
         if not self._sheds:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Stop the timeout of a request that has arrived completely."""
+        """Stop the timeout of a complete request."""
         if self._other_protocol():
             return
         self._arrived()
@@ -203,10 +182,7 @@ class LimitedProtocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Begin with the next request that waits on this connection.
-
-        If there is none, register the connection as idle.
-        """
+        """Begin with the next waiting request, if any."""
         if self.pipeline:
             self._at_work, _ = self.pipeline[-1]
         super().on_response_complete()
@@ -214,26 +190,26 @@ class LimitedProtocol(HttpToolsProtocol):
             self._waiting[self] = None
 
     def pause_writing(self) -> None:
-        """Start a timeout when the client reads the answer more slowly than the server writes it."""
+        """Start a timeout when the client reads the answer too slowly."""
         super().pause_writing()
         self._leaving = self.loop.call_later(self._limits.seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Cancel the timeout when the client has read enough of the answer."""
+        """Cancel the timeout of a slow reader."""
         self._left()
         super().resume_writing()
 
     def shutdown(self) -> None:
-        """Send a delayed refusal at once when the server stops."""
+        """Send a delayed refusal at once."""
         self._tell()
         super().shutdown()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Abort an idle connection. `close` would wait forever for a client that does not read its last answer."""
+        """Abort an idle connection. `close` would wait forever for a client that does not read."""
         self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse a request that exceeds a limit (`_stop`) or that is not valid HTTP."""
+        """Refuse an invalid request."""
         self._refuse(*(self._fault or (400, messages.INVALID(fault=msg))))
 
     def _tell(self) -> None:
@@ -259,11 +235,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._leaving = None
 
     def _count(self, size: int) -> None:
-        """Count parsed bytes and headers, and refuse the request if they exceed a limit.
-
-        `data_received` checks the size only after it has parsed its bytes, when a request that arrives all at once is
-        complete.
-        """
+        """Count parsed bytes and headers, and refuse the request at a limit."""
         self._parsed += size
         if self._parsed > self._limits.head_bytes or len(self.headers) >= self._limits.headers:
             self._stop(431, self._too_large())
@@ -288,7 +260,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self.cycle is not None and not self.cycle.response_complete:
-            self.transport.abort()  # a refusal would look like the answer to the request that is still in progress
+            self.transport.abort()  # a refusal would look like the answer to the earlier request
             return
         self._answer(status, error)
         if self.transport.can_write_eof():
@@ -311,5 +283,5 @@ def _refusal(status: int, error: Message, ends: bool) -> bytes:
 def limited(
     limits: Limits, refused: Callable[[int], None], shedding: Shedding = NO_SHEDDING
 ) -> Callable[..., LimitedProtocol]:
-    """Return the function with which uvicorn (setting `http`) creates the protocol object of each connection."""
+    """Return the function with which uvicorn creates a connection's protocol object."""
     return partial(LimitedProtocol, limits, shedding, OrderedDict(), refused)

@@ -1,12 +1,7 @@
 """Brings the budget ledger into agreement with the decision log, after a crash or after the loss of a ledger.
 
-After a crash, `reconcile` settles the costs in the decision log. It also releases the money reserved for decisions that
-were never logged: no caller got such a decision, so no ad was shown.
-
-If a ledger is lost and replaced by an empty one, the whole budget must not be spent again. So the file `ledger` in the
-log's folder stores the identity of the ledger that reserved the money for the logged decisions. A router that finds
-another ledger does not spend until the right one is restored, or until a person accepts the new one (`mtorl ledger
-agree`).
+The log's folder stores the identity of its ledger. A router that finds another ledger does not spend, because it might
+spend the budget twice, until a person accepts that ledger (`mtorl ledger agree`).
 """
 
 import math
@@ -22,26 +17,17 @@ from serving import messages
 from serving.decision_log import Spool, segments
 from serving.ledger.contract import Cost, Ledger, LedgerUnavailable, UnknownReservation
 
-TOGETHER = 100  # number of reservations in one call of the ledger, so that a call takes only a few milliseconds
-_NEWEST = 50_000  # newest decisions, and newest outcomes, to read; a crash can leave only some of these unfinished
+TOGETHER = 100  # reservations per call of the ledger
+_NEWEST = 50_000  # newest decisions and outcomes to read; older ones are finished
 _NEVER, _MINUTE = datetime.max.replace(tzinfo=UTC), timedelta(minutes=1)
-_PAID_BY = "ledger"  # file in the log's folder that stores the identity of the ledger
+_PAID_BY = "ledger"  # file that stores the identity of the ledger
 
 Costs = Mapping[str, float]
 """Reported costs of a decision in currency units, by event id; empty if the ad was not shown."""
 
 
 def finish(ledger: Ledger, waiting: Mapping[str, Costs]) -> dict[str, Exception]:
-    """Settle each reservation that has costs, and cancel the others.
-
-    Reservations that the ledger does not know are ignored.
-
-    Args:
-        waiting: Reservation id -> its costs.
-
-    Returns:
-        The error of each reservation that could not be settled or cancelled.
-    """
+    """Settle reservations that have costs, cancel the others, and ignore unknown ones; returns errors by id."""
     told = [Cost(name, actual, event) for name, costs in waiting.items() for event, actual in costs.items()]
     unused = [name for name, costs in waiting.items() if not costs]
     answers = [
@@ -55,7 +41,7 @@ def finish(ledger: Ledger, waiting: Mapping[str, Costs]) -> dict[str, Exception]
 def costs_of(outcome: Mapping[str, Any]) -> Costs | None:
     """Return the costs that an outcome reports, by event id: none for the kind "cancel".
 
-    Returns None for other kinds, such as clicks, which neither settle nor cancel a reservation.
+    Returns None for other kinds, such as clicks.
     """
     return {"cost": {outcome["event_id"]: outcome["value"]}, "cancel": {}}.get(outcome["kind"])
 
@@ -63,16 +49,12 @@ def costs_of(outcome: Mapping[str, Any]) -> Costs | None:
 def reconcile(ledger: Ledger, spool: Spool) -> int:
     """Settle or release the reservations that a crash left open; returns how many.
 
-    A reservation is released if its decision is not in the log, because the crash interrupted this decision. So the
-    router must not reserve money during this call. Only the newest decisions are read: an older reservation stays open
-    until its cost arrives or it expires.
-
-    The costs among the newest outcomes are settled again, because the ledger may lack some of them. A ledger counts no
-    cost twice.
+    A reservation without a logged decision is released, because no caller got that decision. So the router must not
+    reserve money during this call.
     """
     unfinished = set(ledger.open_reservations())
     exposed: set[str] = set()
-    # decisions to settle or cancel: withdrawn ones and, added below, those that the log lacks
+    # withdrawn decisions and, added below, those that the log lacks
     finished: set[str] = set()
     read, oldest = 0, None
     for record in spool.newest("decision", _NEWEST) if unfinished else ():
@@ -80,13 +62,12 @@ def reconcile(ledger: Ledger, spool: Spool) -> int:
         read, oldest = read + 1, oldest or time_of(name)
         if name in unfinished:
             (exposed if record["expose"] and not record["withdrawn"] else finished).add(name)
-    # If not all decisions were read, a missing decision may be one of those that were not read. These begin at most one
-    # minute after the oldest decision that was read, so cancel only reservations that are younger than that.
+    # A missing decision may not have been read, unless it is a minute younger than the oldest one that was read.
     ours = {name for name in unfinished - exposed if name.endswith(spool.identity)}
     if read == _NEWEST or not spool.never_pruned("decision"):
         since = oldest + _MINUTE if oldest else _NEVER
         ours = {name for name in ours if time_of(name) >= since}
-        # There are exceptions: after the clock was set back, or for a late withdrawal, an older segment has later ids.
+        # After the clock was set back, an older segment may have later ids.
         if ours:
             ours -= {record["decision_id"] for record in spool.written_since("decision", since.timestamp())}
     finished |= ours
@@ -103,7 +84,7 @@ def reconcile(ledger: Ledger, spool: Spool) -> int:
 
 
 def check_ledger(ledger: Ledger, folder: Path) -> None:
-    """Raise LedgerUnavailable if the money for the decisions in this log was reserved in another ledger."""
+    """Raise LedgerUnavailable if another ledger paid for the decisions in this log."""
     found, known = ledger.identity(), _paid_by(folder)
     if found is not None and known in (None, found):
         return
@@ -113,7 +94,7 @@ def check_ledger(ledger: Ledger, folder: Path) -> None:
 
 
 def remember_ledger(ledger: Ledger, folder: Path) -> None:
-    """Store the ledger's identity in the folder of the decision log; raises LedgerUnavailable if that fails."""
+    """Store the ledger's identity in the log's folder; raises LedgerUnavailable."""
     identity = ledger.identity()
     if identity is None or identity == _paid_by(folder):
         return
@@ -125,7 +106,7 @@ def remember_ledger(ledger: Ledger, folder: Path) -> None:
 
 
 def agree(ledger: Ledger, folder: Path, lake: Lake) -> float:
-    """Use a ledger for an existing decision log from now on, even if the log's earlier money came from another ledger.
+    """Use a ledger for an existing log, even if another ledger paid for its decisions.
 
     Raises LedgerUnavailable or LogError.
 

@@ -1,12 +1,6 @@
 """Deploys a new model version to an arm's server: rolls it out, tests a decision, and rolls back on failure.
 
-    said = deploy(InferenceServices(KubernetesApi()), "challenger", "challenger/0a1b2c3d4e5f", load(artifact),
-                  experiments, seconds=600)
-
-In two cases, the version is not deployed, but stays in the registry. First, if the server takes part in a running
-experiment, a new model would change what the experiment tests. Second, after a promotion, the challenger's server
-serves all users until the incumbent's own server has the promoted model. A new model would then reach all users
-untested.
+A server that takes part in a running experiment keeps its version, because a new model would change the experiment.
 """
 
 import time
@@ -29,7 +23,7 @@ _TELL_SECONDS = 60.0
 
 
 class DeployError(InputError, RuntimeError):
-    """Raised if a version could not be deployed. The message gives the reason."""
+    """Raised if a version could not be deployed."""
 
 
 def deploy(
@@ -44,8 +38,8 @@ def deploy(
 
     Args:
         version: Folder of the version in the registry, ARM/VERSION.
-        artifact: The version's model. A test decision of the server must have this model's digest.
-        seconds: Timeout of the rollout. If it is exceeded, the previous version is restored and DeployError raised.
+        artifact: The version's model, which must make the test decision.
+        seconds: Timeout of the rollout, after which the previous version is restored and DeployError raised.
     """
     name = f"mtorl-{arm}"
     for experiment in experiments:
@@ -63,8 +57,7 @@ def deploy(
         return messages.NO_SERVER(version=version, server=name)
     new, before = served.version != version, served.instead_of
     if new:
-        # If the previous deployment was killed before its test, the version that is served now may not work. In that
-        # case, a rollback must return to the version before it.
+        # If the previous deployment was killed before its test, roll back to the version before it.
         killed = before is not None and (served.problem or _refuses(servers, name, artifact, served.version))
         before = before if killed else served.version
         _serve(servers, name, Served(version, "", instead_of=before), {served.version})
@@ -82,23 +75,19 @@ def _at(servers: InferenceServices, experiment: Experiment, name: str) -> list[A
 
 
 def _used_for(arm: Arm, experiment: Experiment, server: str, version: str) -> Message | None:
-    """Return why another model must not be deployed to the server of an arm; None if the arm's experiment allows it."""
+    """Return why another model must not be deployed; None if it may."""
     about = {"version": version, "experiment": experiment.name}
-    # even a switched-off experiment blocks the deployment, because it may be switched on again
+    # a switched-off experiment may be switched on again
     if experiment.stage != "shadow":
         return messages.UNDER_TEST(stage=experiment.stage, arm=arm.name, **about)
-    # The challenger's server acts as the incumbent's, until the incumbent's own server has the promoted model.
+    # After a promotion, the challenger's server acts as the incumbent's.
     if arm.name == INCUMBENT:
         return messages.SERVES_INCUMBENT(server=server, **about)
     return None
 
 
 def _waits(servers: InferenceServices, name: str, version: str, seconds: float) -> str:
-    """Wait until a server serves a version.
-
-    Returns:
-        An empty text or, after a timeout, the reason why the server does not serve the version.
-    """
+    """Wait until a server serves a version; returns the reason after a timeout."""
     until = time.monotonic() + seconds
     while why := _problem(servers, name, version):
         if time.monotonic() >= until:
@@ -118,9 +107,9 @@ def _problem(servers: InferenceServices, name: str, version: str) -> str:
 
 
 def _serve(servers: InferenceServices, name: str, wanted: Served, instead: set[str]) -> None:
-    """Set the version that a server serves. Failed requests are retried for a minute.
+    """Set the version that a server serves, and retry failed requests for a minute.
 
-    Raises DeployError if the server now has a version that is not in `instead`, because another person has changed it.
+    Raises DeployError if a person has changed the version to another than those in `instead`.
     """
     until = time.monotonic() + _TELL_SECONDS
     while True:
@@ -138,18 +127,17 @@ def _serve(servers: InferenceServices, name: str, wanted: Served, instead: set[s
 
 
 def _refuses(servers: InferenceServices, name: str, artifact: Artifact, model: str) -> str:
-    """Request a test decision from a server; returns why the answer is not valid, or an empty text.
+    """Request a test decision from a server; returns why it is not valid, or an empty text.
 
     Args:
-        model: Digest or version of the model that must have made the decision. For a version named `first`, any model
-            is accepted.
+        model: Digest or version of the model that must decide; `first` stands for any.
     """
     digest = model.rpartition("/")[2].removeprefix(FIRST)
     try:
         found = servers.predict(name, {"window": empty_window(artifact.spec), "u": 0.5})
         answered = str(found["model"]["digest"])
         probabilities = [float(one) for one in found["channel_probs"].values()]
-    except Exception as error:  # an invalid or incomplete answer may cause any exception
+    except Exception as error:  # an invalid answer may cause any exception
         return messages.NO_DECISION(error=f"{type(error).__name__}: {error}")
     if not answered.startswith(digest):
         return messages.NO_DECISION(error=f"it comes from model {answered[:12]}, not from {digest[:12]}")

@@ -1,8 +1,6 @@
 """Model servers on a cluster: InferenceServices of KServe, each of which serves one version of the model registry.
 
-The version is an annotation of the predictor. If it changes, KServe starts new pods, and keeps the previous pods until
-the new ones are ready. Meanwhile, the InferenceService counts as Ready. So the progress of a rollout is read from its
-Deployment. Only `InferenceServices.serve` and people who apply models.yaml change the version.
+An InferenceService counts as Ready during a rollout, so the progress is read from its Deployment.
 """
 
 import json
@@ -26,7 +24,7 @@ is written together with the new version. It is never removed, because KServe co
 removal would start a rollout."""
 KIND = "inferenceservices"
 _PREDICTOR = "-predictor"
-_PATCH_SECONDS = (2.0, 12.0)  # seconds to connect, and to wait for an answer: KServe's admission webhook may take ten
+_PATCH_SECONDS = (2.0, 12.0)  # to connect, and to wait for KServe's admission webhook
 
 
 class InferenceServices:
@@ -39,18 +37,18 @@ class InferenceServices:
         self._seen: dict[str, str] = {}  # name -> resourceVersion at the last read
 
     def name_at(self, url: str | None) -> str | None:
-        """Return the name of the InferenceService that answers at a URL; None if the URL is not in this namespace."""
+        """Return the name of the InferenceService at a URL; None if the URL is not in this namespace."""
         host = (urlsplit(url).hostname if url else None) or ""
         service, _, rest = host.partition(".")
         elsewhere = rest and rest.partition(".")[0] != self._api.namespace
         return None if elsewhere or not service.endswith(_PREDICTOR) else service.removesuffix(_PREDICTOR)
 
     def for_incumbent(self, url: str | None) -> str | None:
-        """Return None: no server can be offered, because on a cluster, only overlays create InferenceServices."""
+        """Return None, because only overlays create InferenceServices."""
         return None
 
     def served(self, name: str) -> Served | None:
-        """Read the version that an InferenceService serves; None if it does not exist or has no version."""
+        """Read the served version; None if there is none."""
         found = self._api.get(KIND, name)
         version = None if found is None else (found["spec"]["predictor"].get("annotations") or {}).get(VERSION)
         if found is None or not version:
@@ -79,7 +77,7 @@ class InferenceServices:
 
 
 def problem_of(deployment: Mapping[str, Any] | None, version: str) -> str:
-    """Return why a Deployment's rollout of a version is incomplete; empty if every pod serves that version."""
+    """Return why a Deployment's rollout of a version is incomplete, or an empty text."""
     if deployment is None:
         return messages.NOT_BEGUN()
     status, spec = deployment.get("status") or {}, deployment["spec"]
@@ -97,7 +95,7 @@ def problem_of(deployment: Mapping[str, Any] | None, version: str) -> str:
 def services_of_pod() -> list[Object] | None:
     """Return the InferenceServices in this pod's namespace; None outside a pod.
 
-    Raises OSError if they can't be read. A caller that prunes the registry must then keep all versions.
+    Raises OSError if they can't be read, so that a caller keeps all versions.
     """
     if not in_pod():
         return None
@@ -110,10 +108,7 @@ def services_of_pod() -> list[Object] | None:
 
 
 def versions_of(services: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
-    """Return the versions that must stay in the registry: those that are served now, and those for a rollback.
-
-    Each is a tuple of arguments for `Needs.add`.
-    """
+    """Return the served versions, and those for a rollback, as arguments of `Needs.add`."""
     uses: list[tuple[str, str, bool]] = []
     for service in services:
         name = service["metadata"]["name"]
@@ -130,10 +125,9 @@ def versions_of(services: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, b
 
 
 def versions_to_write(services: Iterable[Mapping[str, Any]], phases: Mapping[str, str]) -> dict[str, str]:
-    """Return the version of each arm to write into models.yaml, which is usually the version that is served.
+    """Return the version of each arm to write into models.yaml: usually the version that is served.
 
-    But a person may have applied an old models.yaml with `kubectl`, and so undone a promotion or a rollback. In that
-    case, the result is the version that this promotion or rollback had set.
+    A promotion or rollback that a person has undone with an old models.yaml is restored.
 
     Args:
         phases: Experiment name -> its phase, such as "promoted" or "rolled back".

@@ -1,8 +1,6 @@
-"""The parts of the KServe SDK that the router and the predictor use.
+"""The parts of the KServe SDK that the router and the predictor use. No other module may import kserve.
 
-When Python imports kserve, kserve parses the command line of the process. It also accepts abbreviated options, so it
-would read our option `--model x` as its own option `--model_name x`. This module therefore imports kserve with an empty
-command line, and no other module may import kserve.
+On import, kserve would parse our command line, so this module hides the command line.
 """
 
 import logging
@@ -40,22 +38,19 @@ finally:
 log = logging.getLogger(__name__)
 
 _STATUSES = {InvalidInput: 400, ModelNotFound: 404, NotImplementedError: 501, ModelNotReady: 503, InferenceError: 500}
-# KServe raises these errors if it can't decode a malformed request.
+# KServe raises these errors for a malformed request.
 DECODING = (KeyError, TypeError, ValueError, AttributeError, IndexError, struct.error)
 
 
 def application(models: Iterable[Model]) -> FastAPI:
-    """Build the ASGI application with KServe's routes: protocols v1 and v2 of the models, and metrics.
-
-    The bodies of errors have the format of `Message.body`.
-    """
+    """Build the ASGI application with KServe's routes: protocols v1 and v2 of the models, and metrics."""
     repository = ModelRepository()
     for model in models:
         repository.update(model)
     made = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    # Replace these routes of KServe, by which any caller could unload the model. It could not be loaded again.
+    # KServe's own routes let any caller unload the model for good.
     made.add_api_route("/v2/repository/{path:path}", _no_repository, methods=["GET", "POST"])
-    # KServe's timing middleware is not used: it times every request for a log that `quiet` turns off.
+    # KServe's timing middleware would write a log that `quiet` turns off.
     rest = RESTServer("", DataPlane(repository), ModelRepositoryExtension(repository), 0)
     rest._register_endpoints(made)
     rest._add_exception_handlers(made)
@@ -99,16 +94,16 @@ async def _of_kserve(status: int, request: Request, error: Exception) -> JSONRes
 
 
 class CannotListen(OSError):
-    """Raised if another process uses the port, or if the address does not belong to this host."""
+    """Raised if the server can't use its address or port."""
 
 
 class Server(uvicorn.Server):
-    """A server that runs an ASGI application until SIGINT or SIGTERM, with limits on each connection (`Limits`).
+    """A server that runs an ASGI application until SIGINT or SIGTERM, with limits on each connection.
 
     Args:
-        host: Address to listen on. If it contains a slash, it is the path of a Unix socket.
+        host: Address to listen on, or the path of a Unix socket if it contains a slash.
         port: TCP port; 0 selects a free port.
-        refused: Called with the HTTP status of each request that is refused before it reaches the application.
+        refused: Called with the HTTP status of each request that is refused early.
     """
 
     def __init__(
@@ -130,30 +125,26 @@ class Server(uvicorn.Server):
                 ws="none",
                 lifespan="off",
                 log_config=None,
-                proxy_headers=False,  # do not parse proxy headers: no code here uses the caller's address
-                # seconds; longer than the timeout of proxies in front of this server, so that they close idle
-                # connections first
+                proxy_headers=False,  # no code here uses the caller's address
+                # Longer than the timeout of proxies, so that they close idle connections first.
                 timeout_keep_alive=65,
                 timeout_graceful_shutdown=grace_seconds,
             )
         )
 
     def serve_until_stopped(self) -> None:
-        """Serve until a signal stops the server; raises CannotListen if the address can't be used."""
+        """Serve until a signal stops the server; raises CannotListen."""
         host, port = self._address
         self.run(None if self.config.uds else [_socket_on(host, port)])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin the shutdown: accept no new requests, and stop after all requests in flight are answered."""
-        # do not call uvicorn's own handler, which would raise the signal again after the shutdown
+        """Begin the shutdown, and answer the requests in flight."""
+        # uvicorn's own handler would raise the signal again.
         self.should_exit = True
 
 
 def _socket_on(host: str, port: int) -> socket.socket:
-    """Bind a socket to a host and port; port 0 selects a free one.
-
-    If the host has an IPv4 address, that one is used.
-    """
+    """Bind a socket to a host, on IPv4 if possible; port 0 selects a free port."""
     found = None
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -169,14 +160,14 @@ def _socket_on(host: str, port: int) -> socket.socket:
 
 
 def quiet() -> None:
-    """Set up the log as in `logs.py`. KServe and uvicorn then log only faults, instead of five lines per request."""
+    """Set up the log, in which KServe and uvicorn log only faults."""
     logs.set_up()
     for name in ("kserve", "kserve.trace", "uvicorn", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
         logger.setLevel(logging.WARNING)
-    # Do not log invalid requests, which KServe logs as errors with a traceback.
+    # KServe logs invalid requests as errors with a traceback.
     mistakes = InvalidInput, ModelNotFound, NotImplementedError
     logging.getLogger("kserve").addFilter(lambda record: not isinstance((record.exc_info or (None,) * 2)[1], mistakes))
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are about invalid requests as well

@@ -4,7 +4,7 @@
     api.get("configmaps", "mtorl-experiment")           # None if it does not exist
     api.merge_patch("inferenceservices", "mtorl-incumbent", {"spec": {"predictor": {"annotations": {...}}}})
 
-All requests of this repository to a Kubernetes API server go through this module, which uses the official client.
+No other module sends requests to a Kubernetes API server.
 """
 
 import json
@@ -34,11 +34,11 @@ _AGAIN = (429, 500, 502, 503, 504)
 
 
 class Unanswered(ConnectionError):
-    """Raised if the API server does not answer, is overloaded or has an internal error. A retry may succeed."""
+    """Raised if the API server does not answer. A retry may succeed."""
 
 
 class Refused(OSError):
-    """Raised if the API server refuses a request, for instance because of a missing permission."""
+    """Raised if the API server refuses a request."""
 
     def __init__(self, status: int, message: str) -> None:
         words = messages.FORBIDDEN if status == 403 else messages.KUBERNETES_REFUSES
@@ -47,10 +47,7 @@ class Refused(OSError):
 
 
 class Conflict(Exception):
-    """Raised if an object was changed after it was read, was deleted, or already exists.
-
-    Read it again before a retry.
-    """
+    """Raised if an object was changed meanwhile, was deleted, or already exists."""
 
 
 def in_pod() -> bool:
@@ -70,7 +67,7 @@ class KubernetesApi:
 
     Args:
         seconds: Timeout to connect, and timeout to wait for an answer.
-        retries: Number of retries if there is no answer, after pauses of 0, 2, 4, 8 ... 120 seconds.
+        retries: Number of retries, after pauses of 0, 2, 4, 8 ... 120 seconds.
     """
 
     def __init__(self, namespace: str = "", seconds: tuple[float, float] = (3.0, 15.0), retries: int = 0) -> None:
@@ -102,19 +99,16 @@ class KubernetesApi:
             raise
 
     def list(self, kind: str, selector: str = "") -> list[Object]:
-        """Return all objects of a kind, or only those that match a label selector."""
+        """Return the objects of a kind that match a label selector, if any."""
         query = [("labelSelector", selector)] if selector else []
         return self._request("GET", kind, query=query)["items"]
 
     def create(self, kind: str, body: Mapping[str, Any]) -> Object:
-        """Create an object; raises Conflict if an object with this name exists."""
+        """Create an object; raises Conflict if it exists."""
         return self._request("POST", kind, body=body)
 
     def replace(self, kind: str, name: str, body: Mapping[str, Any], part: str = "") -> Object:
-        """Replace an object or, if `part` is given, only this subresource of the object.
-
-        Raises Conflict if the object was changed after it was read, or was deleted.
-        """
+        """Replace an object, or its subresource `part`; raises Conflict if it was changed meanwhile."""
         try:
             return self._request("PUT", kind, name, part, body=body)
         except Refused as error:
@@ -125,14 +119,14 @@ class KubernetesApi:
     def merge_patch(
         self, kind: str, name: str, patch: Mapping[str, Any], part: str = "", seconds: tuple[float, float] | None = None
     ) -> Object:
-        """Change some fields of an object or, if `part` is given, of this subresource. The value None removes a field.
+        """Change some fields of an object or its subresource `part`; None removes a field.
 
-        If the patch contains a `resourceVersion`, and the object has another one, Conflict is raised.
+        Raises Conflict if the patch has another `resourceVersion` than the object.
         """
         return self._request("PATCH", kind, name, part, body=patch, seconds=seconds)
 
     def delete(self, kind: str, name: str) -> None:
-        """Delete an object and, before it, the objects that it owns. If the object does not exist, do nothing."""
+        """Delete an object, if it exists, and the objects that it owns."""
         try:
             self._request("DELETE", kind, name, query=[("propagationPolicy", "Foreground")])
         except Refused as error:

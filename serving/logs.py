@@ -5,9 +5,7 @@
      "experiment": "ads", "arm": "challenger", "decision_id": "16c7...", "request_id": "r-1", "left_out": 532,
      "logger": "serving.router.flow.decider"}
 
-If a database is down, every request logs the same message. The first message is written at once, and later ones once a
-minute: `left_out` is the number of messages omitted in between, and the ids are those of the message that was written.
-User ids are never logged. KServe and uvicorn log through the same handler.
+`left_out` counts messages with the same cause that were omitted since the last line. User ids are never logged.
 """
 
 import json
@@ -17,22 +15,21 @@ import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
-_SECONDS = 60.0  # seconds between two lines with the same cause
-_MOST_CAUSES = 1000  # most causes in memory; if there are more, the one that was logged longest ago is forgotten
+_SECONDS = 60.0  # between two lines with the same cause
+_MOST_CAUSES = 1000  # the oldest cause is forgotten beyond this number
 _IDS = ("cause", "experiment", "arm", "decision_id", "request_id", "left_out")
 """Optional fields of a log line. The first five come from the argument `extra` of the logging call."""
 
 
 class OncePerCause(logging.Filter):
-    """A filter that lets one record per cause and minute pass. Records below the level warning always pass.
+    """A filter that passes one warning or error per cause and minute.
 
-    A passed record gets the number of omitted ones as `left_out`. Two records have the same cause if they have the same
-    logger, unformatted message, arm, and `cause` (by default, the first argument of the message).
+    The cause is the logger, unformatted message, arm, and `cause` (by default, the message's first argument).
     """
 
     def __init__(self) -> None:
         super().__init__()
-        # cause -> when it was last written, and how many records were omitted since then
+        # cause -> when it was last written, and the number omitted since
         self._causes: dict[tuple[str, ...], tuple[float, int]] = {}
         self._lock = threading.Lock()
 
@@ -56,7 +53,7 @@ class OncePerCause(logging.Filter):
 
 
 class JsonLine(logging.Formatter):
-    """A formatter that writes a log record, including its traceback, as one line of JSON."""
+    """A formatter that writes a log record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return a record as one line of JSON."""
@@ -74,7 +71,7 @@ class JsonLine(logging.Formatter):
 
 
 def set_up() -> None:
-    """Write the log to standard error as lines of JSON. Does nothing if the root logger has a handler, as in tests."""
+    """Write the log to standard error as JSON lines, unless the root logger has a handler."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLine())
     handler.addFilter(OncePerCause())
@@ -84,7 +81,7 @@ def set_up() -> None:
 
 
 def messages(lines: Iterable[str]) -> Iterator[str]:
-    """Yield the messages in a log of JSON lines. Lines that are not JSON are skipped."""
+    """Yield the messages in a log of JSON lines."""
     for line in lines:
         try:
             yield json.loads(line)["message"]

@@ -1,4 +1,4 @@
-"""Texts of errors and problems in serving/, except those of the router (`serving/router/messages.py`)."""
+"""Texts of errors in serving/, except those of the router."""
 
 from mtorl.runtime.message import Words
 

@@ -1,9 +1,4 @@
-"""The interface to model servers, each of which serves one version of the model registry.
-
-On a cluster, model servers are InferenceServices; on a laptop, `mtorl serve` runs them. Only two modules change the
-version of a server: `serving.deployment` (a new challenger) and `pipelines.experiments.handover` (a promotion or its
-rollback).
-"""
+"""The interface to model servers, each of which serves one version of the model registry."""
 
 from typing import ClassVar, NamedTuple, Protocol
 
@@ -23,7 +18,7 @@ class Mark(StrictModel):
 
 
 class Served(NamedTuple):
-    """The version that a model server is configured to serve, and the state of its rollout."""
+    """The version that a model server should serve, and the state of its rollout."""
 
     version: str
     """The model version in the server's definition, which the server should serve."""
@@ -38,33 +33,28 @@ class Served(NamedTuple):
 
 
 class ModelServers(Protocol):
-    """The model servers in a cluster's namespace, or those of `mtorl serve` on a laptop."""
+    """The model servers in a cluster's namespace, or on a laptop."""
 
     applied: ClassVar[bool]
     """Whether other programs, such as `kubectl apply`, may set an older version again. If they do after a hand-over,
     the hand-over is not repeated."""
 
     def name_at(self, url: str | None) -> str | None:
-        """Return the name of the server that answers at a URL; None if it is not one of these servers."""
+        """Return the name of the server that answers at a URL, if any."""
 
     def for_incumbent(self, url: str | None) -> str | None:
-        """Return the URL of a free server for a promoted model, which the incumbent needs if it had no server so far.
-
-        Returns None if there is no such server.
+        """Return the URL of a free server for the incumbent's promoted model, if any.
 
         Args:
             url: URL at which the promoted model answers now.
         """
 
     def served(self, name: str) -> Served | None:
-        """Read a server's version; None if the server does not exist, or has no version.
-
-        Raises OSError if the version can't be read now.
-        """
+        """Read a server's version, if any; raises OSError if it can't be read now."""
 
     def serve(self, name: str, version: str, mark: Mark | None = None, instead_of: str | None = None) -> None:
         """Set the version that a server serves, atomically. Call `served` for the server before.
 
-        Without `mark`, the stored mark stays. Raises Conflict if the server was changed after the call of `served`, and
-        OSError if the server can't be reached.
+        Without `mark`, the stored mark stays. Raises Conflict if the server was changed meanwhile, and OSError if it
+        can't be reached.
         """

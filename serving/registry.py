@@ -4,9 +4,7 @@
     REGISTRY/ARM/VERSION/model-store/ARM.mar     the archive that TorchServe loads
     REGISTRY/ARM/VERSION/lineage.json            its data, code and evaluation (`mtorl.artifact.lineage`)
 
-A version is published atomically, and its files are read-only. Model servers mount the registry, and each server's
-definition says which version it serves. So to roll out, promote or roll back a version, only the definition is changed.
-`serving.versions` lists and prunes the versions.
+A version is published atomically and never changes.
 """
 
 import contextlib
@@ -32,18 +30,16 @@ ARMS = ("incumbent", "challenger")  # with a first version
 
 
 class RegistryError(InputError, RuntimeError):
-    """Raised if a registry can't be read or changed. The message gives the reason, and how to correct it."""
+    """Raised if a registry can't be read or changed."""
 
 
 def publish(artifact: Path, archive: Path, registry: Path, arm: str, lineage: Lineage, version: str = "") -> Path:
-    """Copy an artifact and its archive, a .mar file, into the registry; returns the new folder `registry/arm/version`.
+    """Copy an artifact and its .mar file into the registry; returns the folder `registry/arm/version`.
 
-    If the version is already published, nothing changes. An incomplete version is replaced. The default of `version` is
-    the artifact's own version, which is derived from its content.
+    A published version stays as it is. By default, `version` is the artifact's own.
 
     Raises:
-        RegistryError: The version exists with another model, `lineage` belongs to another model, or one of registry
-            and artifact is for simulated data and the other one for real data.
+        RegistryError: The version exists with another model, or `lineage` or registry does not fit the artifact.
         ArtifactError: The artifact is missing or damaged.
     """
     model = load(artifact).model
@@ -66,22 +62,21 @@ def publish(artifact: Path, archive: Path, registry: Path, arm: str, lineage: Li
 
 
 def published_digest(folder: Path) -> str | None:
-    """Return the digest of the model in `REGISTRY/ARM/VERSION`; None if the version is missing or incomplete."""
+    """Return the digest of a published model; None if the version is missing or incomplete."""
     try:
         model = json.loads((folder / "artifact" / "model.json").read_text())
         files = [folder / "artifact" / name for name in model["files"]]
         files.append(folder / "model-store" / f"{folder.parent.name}.mar")
-        # Only check that no file is empty. Computing checksums takes long, and is done when a model server loads the
-        # version.
+        # A model server computes the checksums, which takes long.
         return str(model["digest"]) if all(file.stat().st_size for file in files) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def check_kind(registry: Path, simulated: bool) -> None:
-    """Raise RegistryError if the registry has models of simulated data and the new model is not, or the reverse.
+    """Raise RegistryError if only one of registry and new model is for simulated data.
 
-    Without this check, real users might be served by a model of a simulation.
+    Otherwise, real users might be served by a model of a simulation.
     """
     for _, model in published_models(registry):
         if bool(model.get("simulated", False)) != simulated:
@@ -90,7 +85,7 @@ def check_kind(registry: Path, simulated: bool) -> None:
 
 
 def check_first(registry: Path, spec: DatasetSpec) -> None:
-    """Raise RegistryError if the registry's versions named `first` are for a data set other than this one."""
+    """Raise RegistryError if the versions named `first` are for another data set."""
     check_kind(registry, spec.simulated)
     for description in sorted(registry.glob(f"*/{FIRST}/artifact/{DATASET_FILE}")):
         if (name := DatasetSpec.load(description).name) != spec.name:
@@ -99,20 +94,14 @@ def check_first(registry: Path, spec: DatasetSpec) -> None:
 
 
 def folder_of(registry: Path, digest: str | None) -> Path | None:
-    """Return the artifact folder of the published model with a digest, or of the newest model if `digest` is None.
-
-    Returns None if there is no such model.
-    """
+    """Return the artifact folder of the model with a digest, or of the newest model, if any."""
     if digest is None:
         return max(_by_time(registry), default=(None, None))[1]
     return next((folder for folder, model in published_models(registry) if model.get("digest") == digest), None)
 
 
 def newest(registry: Path) -> datetime | None:
-    """Return when the newest model was trained; None if there is no model.
-
-    Models that need an experiment before they are approved do not count.
-    """
+    """Return when the newest model was trained, except models that need an experiment."""
     return max((created for created, folder in _by_time(registry) if not _needs_experiment(folder)), default=None)
 
 
@@ -125,32 +114,28 @@ def _needs_experiment(artifact: Path) -> bool:
 
 
 def description_of_newest(registry: Path) -> Path:
-    """Return the data set description of the newest published model. Raises RegistryError if there is no model."""
+    """Return the newest model's data set description; raises RegistryError."""
     if (folder := folder_of(registry, None)) is None:
         raise RegistryError(f"{registry} has no model with a data set description: name one (dataset)")
     return folder / DATASET_FILE
 
 
 def _by_time(registry: Path) -> Iterator[tuple[datetime, Path]]:
-    """Yield the training time and the artifact folder of each published model."""
     for folder, model in published_models(registry):
-        # model.json may be invalid, if another release or a person has written it
+        # another release or a person may have written model.json
         with contextlib.suppress(KeyError, TypeError, ValueError):
             yield datetime.fromisoformat(model["created"]).astimezone(UTC), folder
 
 
 def published_models(registry: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield the folder and the model.json of each published artifact. Unfinished copies (.*) are skipped."""
+    """Yield the folder and the model.json of each published artifact."""
     for path in sorted(registry.glob("[!.]*/[!.]*/artifact/model.json")):
         with contextlib.suppress(OSError, ValueError):
             yield path.parent, json.loads(path.read_text())
 
 
 def _make_read_only(folder: Path) -> None:
-    """Make all files read-only, hide them from other users, and sync them to disk. Folders can still be deleted.
-
-    Without the sync, a power failure could leave a version that looks complete but is not.
-    """
+    """Make all files read-only, hide them from other users, and sync them to disk."""
     for path in folder.rglob("*"):
         path.chmod(0o750 if path.is_dir() else 0o440)
         sync(path)

@@ -1,7 +1,4 @@
-"""Loads an archive as TorchServe does and requests decisions, so that a faulty archive is found before it serves users.
-
-print(check_archive(Path("model-store/challenger.mar")))    # search of 4 channels, digest 0a1b2c3d4e5f
-"""
+"""Loads an archive as TorchServe does and requests decisions, to find a faulty archive early."""
 
 import tempfile
 import zipfile
@@ -15,14 +12,11 @@ _U = (0.0, 0.25, 0.5, 0.75, 0.999)  # the uniform numbers that draw a channel
 
 
 class SmokeError(InputError, RuntimeError):
-    """Raised if the archive can't be opened, its model can't be loaded, or one of its answers is not a decision."""
+    """Raised if an archive's model does not load or decide."""
 
 
 def check_archive(archive: Path) -> str:
-    """Request test decisions from the model in an archive; returns a summary of the first decision.
-
-    The user has no history. Some items offer all channels, and others a single channel.
-    """
+    """Request test decisions from an archive's model; returns a summary of the first one."""
     handler = PolicyHandler()
     try:
         with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(archive) as content:

@@ -1,4 +1,4 @@
-"""Check the summary of a finished run of any data set: `python -m tests.check_summary runs/latest/summary.json`."""
+"""Check the summary of a run: `python -m tests.check_summary runs/latest/summary.json`."""
 
 import json
 import sys
@@ -29,7 +29,6 @@ BUDGET = ("limit", "spent", "reserved", "overspent", "spent_share")
 
 
 def check(path: Path) -> list[str]:
-    """Return all faults found in a summary."""
     summary = json.loads(path.read_text())
     wrong = [f"{key} is missing" for key in REQUIRED if key not in summary]
     wrong += [
@@ -68,7 +67,6 @@ def check(path: Path) -> list[str]:
 
 
 def _stages(stages: dict[str, Any], verdict: str) -> list[tuple[bool, str]]:
-    """Check that the experiment went through its stages in order, and that it ended as its verdict says."""
     phase, reached = stages["phase"], [move["to"] for move in stages["moves"]]
     in_order = [stage for stage in ("shadow", "1%", "5%", "25%", "50%") if stage in reached]
     a_way = reached[:1] == ["shadow"] and reached[: len(in_order)] == in_order and len(reached) <= len(in_order) + 1
@@ -87,10 +85,7 @@ def _stages(stages: dict[str, Any], verdict: str) -> list[tuple[bool, str]]:
 
 
 def _surprise(lake: Path, spec: DatasetSpec) -> float:
-    """Return by how many standard errors the importance weights of a run differ from their expected value.
-
-    The weights are those of a policy that draws each channel with equal probability and always shows the ad.
-    """
+    """Return by how many standard errors the run's importance weights differ from their expected value."""
     channels = len(spec.channels)
     here = f"list_position({list(spec.channels)}, drawn_channel)"
     weight = f"if(exposed, 1 / (channel_probs[{here}] * exposure_probs[{here}]), 0)"

@@ -1,5 +1,3 @@
-"""Settings for all tests."""
-
 import asyncio
 import importlib.util
 import inspect
@@ -15,34 +13,29 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-# Numeric libraries use one thread in each process, including subprocesses of tests. Tests run in parallel on all cores
-# and compute little, so further threads would only wait for a free core and burn CPU time meanwhile.
-# Set the variables before any import, because the libraries read them when they are loaded.
+# Set these before any import: tests run in parallel, so numeric libraries should use one thread each.
 for _library in ("OMP", "OPENBLAS", "MKL"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
-# Spark's Java virtual machine runs for less than a minute in a test. The full optimising compiler would not pay off in
-# that time, and it would use extra threads.
+# Spark's JVM lives for less than a minute, in which the full optimising compiler does not pay off.
 os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 
-# KFP calls `inspect.stack` for each setting of a pipeline step. This replacement does not read the frames' source code,
-# which took most of the time of compiling a pipeline under pytest-xdist, where some frames have no file.
+# KFP calls `inspect.stack` for each setting of a step. Reading the frames' source would take most of the time.
 inspect.stack = lambda context=1: [
     inspect.FrameInfo(frame, frame.f_code.co_filename, line, frame.f_code.co_name, None, None)
     for frame, line in walk_stack(sys._getframe(1))
 ]
 
-# A shell without a terminal starts background commands with SIGINT ignored. Subprocesses of tests would inherit that.
+# A shell without a terminal ignores SIGINT for background commands, and subprocesses would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 OURS = ("mtorl", "features", "serving", "monitoring", "components", "pipelines", "cli", "benchmarks", "tests")
 
 
 class SkipWithoutTorch(MetaPathFinder):
-    """Skips a test, or a test file, whose project code imports torch while torch is not installed.
+    """Skips a test whose project code imports torch while torch is not installed.
 
-    CI does not install torch (gigabytes) on additional Python versions. A library such as Feast that tries to import
-    torch gets the usual ImportError, because a skip would leave the library half imported.
+    Libraries get the usual ImportError, because a skip would leave them half imported.
     """
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
@@ -51,7 +44,6 @@ class SkipWithoutTorch(MetaPathFinder):
 
 
 def _importer() -> str:
-    """Return the name of the module that executes the current import statement."""
     frame = sys._getframe(2)
     while frame.f_back and frame.f_globals.get("__name__", "").startswith(("importlib.", "_frozen_importlib")):
         frame = frame.f_back
@@ -63,15 +55,11 @@ if importlib.util.find_spec("torch") is None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--all`."""
     parser.addoption("--all", action="store_true", help="also tests marked `long`, and every example of a property")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Set how many examples a property test tries: 100 with `--all`, otherwise 10.
-
-    There is no time limit per example. CI always tries the same examples, and other runs draw new ones.
-    """
+    """Set how many examples a property test tries. CI always tries the same examples."""
     examples = 100 if config.getoption("--all") else 10
     settings.register_profile(
         "project", deadline=None, derandomize="CI" in os.environ, print_blob=True, max_examples=examples
@@ -80,7 +68,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Run a test that is a coroutine function in its own event loop."""
+    """Run a coroutine test in its own event loop."""
     if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(test := item.obj):
         item.obj = wraps(test)(lambda **given: asyncio.run(test(**given)))
 
@@ -96,9 +84,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests marked `long`, unless `--all`, `-m` or their file's name selects them.
+    """Leave out tests marked `long` unless they are selected.
 
-    Files with long tests run first. If they ran last, one process would still be busy after the others have finished.
+    Files with long tests run first, so that no process is left busy at the end.
     """
     named = {Path(word.split("::")[0]).resolve() for word in config.args}
     if not config.getoption("--all") and "long" not in config.option.markexpr:

@@ -1,14 +1,10 @@
-"""An example experiment in the format of the experiment file, for tests in all folders."""
-
 from typing import Any
 
 
 def experiment(endpoint: str, **changes: Any) -> dict[str, Any]:
     """Return an experiment with two arms at an even split.
 
-    Args:
-        endpoint: URL of both arms, and of arms in `changes` without an endpoint.
-        changes: Fields to add or replace.
+    `endpoint` is the URL of all arms without their own. `changes` are fields to add or replace.
     """
     if "arms" in changes:
         changes["arms"] = [arm if "policy" in arm else {"endpoint": endpoint, **arm} for arm in changes["arms"]]

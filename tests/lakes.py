@@ -1,5 +1,3 @@
-"""Lakes filled with example records."""
-
 import hashlib
 import itertools
 import tempfile
@@ -19,20 +17,20 @@ _numbers = itertools.count(1)
 
 
 def id_of(name: str, at: datetime = datetime(2026, 1, 1, 12, tzinfo=UTC), user: str = "u1") -> str:
-    """Return a decision id for tests. The same name, time and user always give the same id."""
+    """Return a decision id that depends only on the name, the time and the user."""
     ms, noise = f"{round(at.timestamp() * 1000):012x}", hashlib.md5(name.encode()).hexdigest()
     return f"{ms[:8]}-{ms[8:]}-7{bucket_of(user):02x}{noise[0]}-8{noise[1:4]}-{noise[4:16]}"
 
 
 def ids_in(lake: Lake | Path) -> dict[str, str]:
-    """Return the decision ids of a lake, by the short names that tests use for them."""
+    """Return the decision ids of a lake by the short names of the tests."""
     return _ids.setdefault(Path(lake.place if isinstance(lake, Lake) else lake).absolute(), {})
 
 
 def upload(lake: Lake | Path, records: Mapping[Kind, pd.DataFrame], router: str = "") -> Lake:
-    """Upload records to a lake as a router does. Columns that the records lack are null.
+    """Upload records as a router does.
 
-    A decision may have a short name instead of an id. `ids_in` returns the id for each name.
+    Missing columns become null. `ids_in` returns the ids of decisions with short names.
     """
     lake = lake if isinstance(lake, Lake) else Lake.open(lake)
     assert lake.folder is not None, "the lake must be a folder"
@@ -46,7 +44,6 @@ def upload(lake: Lake | Path, records: Mapping[Kind, pd.DataFrame], router: str 
 
 
 def copy_back(lake: Lake, days: int) -> None:
-    """Copy the records of the last 20 hours, move their times back by `days`, and upload the copy as a router does."""
     ms = f"lpad(lower(to_hex(epoch_ms({TIME}) - {days * 86_400_000})), 12, '0')"
     ids = {"decision_id": f"left({ms}, 8) || '-' || right({ms}, 4) || substr(decision_id, 14)"}
     ids |= {name: f"{name} || '-{days}'" for name in ("event_id", "shadow_id")}

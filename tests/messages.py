@@ -1,5 +1,3 @@
-"""Assertions on messages by code and values."""
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +8,7 @@ from mtorl.runtime.message import Message, Words, plain
 
 
 def assert_says(said: object, words: Words, /, **values: Any) -> None:
-    """Assert that a message, or the message of an exception, has the code of `words` and at least these values."""
+    """Assert that a message, or an exception's message, has the code of `words` and at least these values."""
     message = said.args[0] if isinstance(said, BaseException) else said
     assert isinstance(message, Message), f"no code: {message!r}"
     assert message.code == words.code, message
@@ -20,7 +18,7 @@ def assert_says(said: object, words: Words, /, **values: Any) -> None:
 
 @contextmanager
 def raises(error: type[BaseException], words: Words, /, **values: Any) -> Iterator[pytest.ExceptionInfo[BaseException]]:
-    """Assert that the block raises `error` with the message `words` and at least these values."""
+    """Assert that the block raises `error` with the code of `words` and at least these values."""
     with pytest.raises(error) as caught:
         yield caught
     assert_says(caught.value, words, **values)

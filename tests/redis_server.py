@@ -1,5 +1,3 @@
-"""Real Redis servers and clusters for tests."""
-
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +14,6 @@ __all__ = ["redis_cluster", "redis_server"]
 
 @contextmanager
 def redis_cluster(folder: Path, nodes: int = 3, **settings: str) -> Iterator[list[int]]:
-    """Start a cluster of primaries; yields their ports."""
     with ExitStack() as servers:
         ports = []
         for node in range(nodes):

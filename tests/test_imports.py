@@ -1,4 +1,4 @@
-"""Tests that imports between packages follow the order in docs/architecture.md, and have no cycles."""
+"""Tests that imports follow the order in docs/architecture.md, without cycles."""
 
 import ast
 import re
@@ -48,7 +48,7 @@ def _name(path: Path) -> str:
 
 @cache
 def _imports(path: Path) -> frozenset[str]:
-    """Return the full names of all modules that a file imports. For `from a import b`, these are both a and a.b."""
+    """Return all modules that a file imports; `from a import b` gives both a and a.b."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -69,14 +69,13 @@ def test_no_module_imports_upward(path: Path) -> None:
 
 @pytest.mark.parametrize("room", ORDER)
 def test_no_part_of_a_room_imports_a_later_part(room: str) -> None:
-    """Within a package, files and folders may import only those that are earlier in docs/architecture.md."""
     package = room.replace(".", "/")
     order = ORDER[room]
     present = {p.stem for p in (ROOT / package).iterdir() if (p.suffix == ".py" or (p / "__init__.py").exists())}
     assert present - {"__init__", "__main__"} == set(order)
     for path in sorted((ROOT / package).rglob("*.py")):
         inner = _name(path).removeprefix(room).split(".")
-        if len(inner) < 2 or inner[1] == "__main__":  # the room itself and its entry point
+        if len(inner) < 2 or inner[1] == "__main__":  # the package itself and its entry point
             continue
         later = order[order.index(inner[1]) + 1 :]
         upward = {name for name in _imports(path) for part in later if f"{name}.".startswith(f"{room}.{part}.")}
@@ -84,10 +83,7 @@ def test_no_part_of_a_room_imports_a_later_part(room: str) -> None:
 
 
 def test_the_table_of_mtorl_is_current() -> None:
-    """mtorl/README.md has one row per folder, in import order.
-
-    The last column of a row names the files of the folder.
-    """
+    """Each row has a folder, in import order, and ends with its files' names."""
     lines = (ROOT / "mtorl" / "README.md").read_text().splitlines()
     rows = [line.split("|")[1:-1] for line in lines if line.startswith("| `")]
     table = {re.findall(r"`(\w+)", row[0])[0]: set(re.findall(r"`(\w+)", row[-1])) for row in rows}
@@ -100,12 +96,10 @@ def test_the_table_of_mtorl_is_current() -> None:
 
 
 def test_no_import_cycle() -> None:
-    """Files must not import each other in a cycle, even within functions."""
     modules = {_name(path): path for path in _modules()}
     graph: dict[str, set[str]] = {}
     for name, path in modules.items():
-        # `from package import module` imports the module. The package itself counts only if it defines the imported
-        # name.
+        # `from package import module` counts for the package only if it defines the imported name.
         names = _imports(path)
         graph[name] = {other for other in names & set(modules) if other != name and not _face(other, names, modules)}
     try:
@@ -115,7 +109,7 @@ def test_no_import_cycle() -> None:
 
 
 def _face(name: str, names: frozenset[str], modules: dict[str, Path]) -> bool:
-    """Return whether a package is among `names` only because one of its modules is imported."""
+    """Return whether a package is among `names` only because of its modules."""
     return modules[name].name == "__init__.py" and any(other.startswith(f"{name}.") for other in names & set(modules))
 
 
@@ -141,8 +135,7 @@ LIGHT = {
     "monitoring.watch.check": HEAVY,
     "monitoring.report": HEAVY,
     "cli.main": HEAVY,
-    # These modules run where pipelines are compiled and started. Torch takes gigabytes and is only in the image of the
-    # steps.
+    # These modules start pipelines, and torch is only in the image of the steps.
     "pipelines.cluster.compile": ("torch",),
     "pipelines.loop.run": ("torch",),
 }
@@ -156,7 +149,7 @@ def test_light_modules_load_no_heavy_library(module: str) -> None:
 
 
 def test_every_module_can_be_imported() -> None:
-    """`.ci/run` also runs this test on the newest Python of the machine, without the modules that need torch."""
+    """`.ci/run` also runs this test on the newest Python, without torch."""
     names = [_name(path) for path in _modules() if path.name != "__main__.py"]
     done = subprocess.run([sys.executable, "-c", IMPORT_ALL, *names], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,5 +1,3 @@
-"""Tests of the message catalogues: each message has a unique code and is used, and each use passes its values."""
-
 import ast
 import json
 import pickle
@@ -18,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @cache
 def sources() -> list[tuple[str, str, list[ast.AST]]]:
-    """Return the path, text and syntax nodes of each file.
+    """Return each file's path, text and syntax nodes.
 
     This is a fixture, because every test process imports this module.
     """
@@ -65,7 +63,7 @@ def test_codes_are_kebab_case_and_unique_in_the_project():
 
 
 def references(nodes: list[ast.AST], module: str) -> Iterator[tuple[str, ast.expr, ast.Call | None]]:
-    """Yield each use of an entry of a catalogue in a file: its name, its node, and the call if the entry is called."""
+    """Yield the name, the node and the call, if any, of each use of a catalogue's entry."""
     package, _, own = module.rpartition(".")
     modules, names = set(), {}
     for node in nodes:

@@ -1,4 +1,4 @@
-"""Tests that the telemetry of onnxruntime is switched off before it is imported, in every process of the project."""
+"""Tests that onnxruntime's telemetry is off in every process of the project."""
 
 import os
 import subprocess

@@ -1,5 +1,3 @@
-"""Functions with which tests wait for other threads, tasks and processes."""
-
 import asyncio
 import inspect
 from collections.abc import Callable, Generator
@@ -10,18 +8,9 @@ T = TypeVar("T")
 
 
 def eventually(condition: Callable[[], T | None], seconds: float = 60, state: Callable[[], object] = str) -> T:
-    """Poll until a condition is true, and return its value.
+    """Poll until a condition is true, and return its value; raises an AssertionError after `seconds`.
 
-    An `OSError` counts as "not yet true", because a server may not listen yet or a file may be missing. Any other error
-    ends the wait.
-
-    Args:
-        condition: Function to poll.
-        seconds: Time limit. At least 20, because a busy machine may stop a process for seconds.
-        state: Function that returns an explanation of a failure, such as a log.
-
-    Raises:
-        AssertionError: The condition was not true in time.
+    An `OSError` counts as "not yet true", because a server may not listen yet. `state` explains a failure.
     """
     polls = _poll(condition, seconds, state)
     try:
@@ -32,7 +21,7 @@ def eventually(condition: Callable[[], T | None], seconds: float = 60, state: Ca
 
 
 async def until(condition: Callable[[], object], seconds: float = 60) -> None:
-    """Wait like `eventually`, but let the other tasks of the event loop run meanwhile."""
+    """Wait like `eventually`, but let the event loop's other tasks run."""
     for pause in _poll(condition, seconds, str):
         await asyncio.sleep(pause)
 
@@ -40,7 +29,7 @@ async def until(condition: Callable[[], object], seconds: float = 60) -> None:
 def _poll(
     condition: Callable[[], object], seconds: float, state: Callable[[], object]
 ) -> Generator[float, None, object]:
-    """Yield the pause before each poll, at most 2 % of the time waited so far; return the condition's value."""
+    """Yield pauses of at most 2 % of the time waited so far; return the condition's value."""
     start = monotonic()
     while True:
         last: object

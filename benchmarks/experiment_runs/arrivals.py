@@ -1,7 +1,4 @@
-"""Simulates experiments in which each user comes once, and for which a verdict is computed several times.
-
-Each experiment has only one stage, in which the arms' shares of the users do not change.
-"""
+"""Simulates experiments in which each user comes once, and for which a verdict is computed several times."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,15 +13,14 @@ from mtorl.experiment.inference.sums import Sums
 HOURS = 28 * 24
 # Number of experiments that are simulated at a time.
 _AT_ONCE = 100
-# Settings of `uneven`: the number of users, and the standard deviation of the logarithm of a user's decisions.
+# Number of users, and standard deviation of the logarithm of a user's decisions, in `uneven`.
 USERS, SIGMA = 10_000, 1.5
 
 
 def looks(kind: str, users: int) -> np.ndarray:
-    """Return the number of users who have arrived at each look; a look is one evaluation of the experiment.
+    """Return the number of users at each look, which is one evaluation of the experiment.
 
-    "geometric" is 20 looks, from 100 users on, with the same ratio between successive numbers of users. "hourly" is one
-    look per hour for four weeks.
+    "geometric" is 20 looks in a geometric series; "hourly" is a look per hour for four weeks.
     """
     sizes = {
         "geometric": lambda: np.geomspace(100, users, 20),
@@ -36,10 +32,9 @@ def looks(kind: str, users: int) -> np.ndarray:
 def runs(
     market: Clicks | Revenue, share: float, users: np.ndarray, count: int, rng: np.random.Generator
 ) -> Iterator[Sums]:
-    """Simulate `count` experiments, and yield the statistics from which verdicts are computed.
+    """Simulate `count` experiments, and yield their sums over users, with the first axes experiment and look.
 
-    Each item has the sums over users for up to `_AT_ONCE` experiments. Their first two axes are experiment and look.
-    `users` is the number of users at each look. `share` is the challenger's share of the users.
+    `users` is the number of users at each look, of whom the challenger gets `share`.
     """
     new = np.diff(users, prepend=0)
     for first in range(0, count, _AT_ONCE):
@@ -56,9 +51,9 @@ def runs(
 
 
 def uneven(share: float, runs: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Measure how often an A/A experiment shows a false difference if some users have far more decisions than others.
+    """Measure false differences in A/A experiments in which some users have far more decisions than others.
 
-    Users with many decisions click less often. As in a real verdict, their weight is reduced (`heavy_users.py`).
+    Users with many decisions click less often.
     """
     looked = looks("geometric", USERS)
     judged = judge((_uneven(share, looked, rng) for _ in range(runs)), 0.0)

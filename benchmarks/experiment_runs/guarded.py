@@ -1,8 +1,6 @@
 """Simulates experiments with guardrails, to measure how often verdicts are wrong and how many users they need.
 
-The primary metric is clicks. Each guardrail is a cost that occurs in half of the decisions. It is breached if the
-challenger's cost exceeds the incumbent's cost by more than 5 % (`MARGIN`). Clicks and costs are independent of each
-other. This is the worst case, because the errors of several tests then add up most.
+Clicks and costs are independent, because the errors of several tests then add up most.
 """
 
 from collections.abc import Iterator
@@ -18,19 +16,16 @@ from mtorl.experiment.inference.verdict import ErrorShares
 
 USERS, LOOKS = 150_000, 300
 MARGIN, RATE = 0.05, 0.5
-_COUNTS = (0, 1, 3)  # numbers of guardrails to compare
+_COUNTS = (0, 1, 3)  # numbers of guardrails
 
 
 def guarded(lift: float, harm: float, share: float, runs: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
     """Simulate experiments, and yield how often each verdict is reached with 0, 1 and 3 guardrails.
 
-    The simulated users are the same for each number of guardrails.
-
     Args:
         lift: True relative lift of the challenger's clicks.
-        harm: True relative increase of the cost of each guardrail. If it is not 0, nothing is yielded for 0 guardrails.
+        harm: True relative increase of each guardrail's cost.
         share: Share of the users who get the challenger.
-        runs: Number of experiments to simulate.
     """
     looks = np.linspace(USERS / LOOKS, USERS, LOOKS).astype(np.int64)
 

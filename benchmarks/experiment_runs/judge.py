@@ -15,11 +15,11 @@ ALPHA = 0.05
 def judge(runs: Iterable[Sums], true_lift: float) -> dict[str, Any]:
     """Compute the verdict of each simulated experiment at several points in time, the looks.
 
-    The sums in `runs` have the axes (looks, ...) or (experiments, looks, ...). Returns these shares of the experiments:
+    The sums in `runs` have the axes (looks, ...) or (experiments, looks, ...). Returns shares of the experiments:
 
     - `missed`: at some look, the confidence interval did not contain the true lift.
-    - `decided`: a verdict was reached at some look, on average after `users_share` of all users.
-    - `fixed`: an ordinary significance test at the end was significant.
+    - `decided`: a verdict was reached, on average after `users_share` of all users.
+    - `fixed`: an ordinary test at the end was significant.
     """
     parts = zip(*(_at_every_look(sums, true_lift) for sums in runs), strict=True)
     misses, decided, fixed, users_share = map(np.concatenate, parts)
@@ -33,16 +33,12 @@ def judge(runs: Iterable[Sums], true_lift: float) -> dict[str, Any]:
 
 
 def rate_of(misses: np.ndarray) -> dict[str, float]:
-    """Return the share of experiments whose interval missed the true lift (`missed`), and an upper bound of this share.
-
-    The bound is the upper end of a 95 % confidence interval.
-    """
+    """Return the share of missed lifts (`missed`), and the upper end of its 95 % confidence interval."""
     missed, count = int(misses.sum()), len(misses)
     return {"missed": missed / count, "missed_at_most": float(binomtest(missed, count).proportion_ci().high)}
 
 
 def _at_every_look(sums: Sums, true_lift: float) -> tuple[np.ndarray, ...]:
-    """Return for each experiment what `judge` averages: `missed`, `decided`, `fixed`, and `users_share`."""
     found = estimate(sums)
     low, high = confidence_sequence(found.value, found.se, found.effective_users, alpha=ALPHA)
     excludes = np.atleast_2d((low > 0.0) | (high < 0.0))

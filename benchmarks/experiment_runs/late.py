@@ -1,10 +1,6 @@
-"""Simulates A/A experiments in which more outcomes of one arm arrive late, although the arms are identical.
+"""Simulates A/A experiments in which more outcomes of one arm arrive late, to measure false verdicts.
 
-Late outcomes do not count as gain, so the arm with more late outcomes seems worse. The simulation measures how often
-this leads to a false verdict.
-
-Each user comes once, at a random time in four weeks. The experiment is judged on each day from the seventh. Late
-outcomes become known 1, 3 or 8 days after the others, because the verdict reads late outcomes on these days.
+Late outcomes do not count as gain, so the arm with more late outcomes seems worse.
 """
 
 from typing import Any
@@ -27,20 +23,16 @@ _DAYS, _FIRST_LOOK, _DELAYS = 28, 7, (1, 3, 8)
 
 
 def late(gap: float, runs: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Measure how often identical arms get a false verdict because more of the challenger's clicks arrive late.
+    """Measure how often identical arms get a false verdict if more of the challenger's clicks arrive late.
 
-    `gap` is the challenger's share of late clicks minus the incumbent's. For comparison, `in_time_only` is the rate of
-    false verdicts if late clicks were ignored completely.
+    `gap` is the difference of the arms' shares of late clicks.
     """
     false_RV = np.array([_run(gap, rng) for _ in range(runs)])
     return {"gap": gap, "runs": runs, "in_time_only": float(false_RV[:, 1].mean()), **rate_of(false_RV[:, 0])}
 
 
 def _run(gap: float, rng: np.random.Generator) -> tuple[bool, bool]:
-    """Simulate one experiment with identical arms, and return whether its verdict is ever "ship" or "stop".
-
-    Both would be false. The first value is for the real verdict, and the second for one that ignores late clicks.
-    """
+    """Return whether the real verdict, and the verdict without late clicks, are ever wrong."""
     market, users = Clicks(), Clicks.users
     day, ours = np.sort(rng.integers(0, _DAYS, users)), rng.random(users) < 0.5
     decisions = 1.0 + rng.poisson(2.0, users)

@@ -14,16 +14,15 @@ _MOST_DECISIONS = 9
 
 @dataclass(frozen=True)
 class Market:
-    """A simulated market, in which each decision has a mean gain of `rate`.
+    """A simulated market.
 
     Attributes:
         rate: Mean gain per decision with the incumbent.
-        users: Number of users in simulations in which each user comes once.
-        population: Number of users in simulations in which users return.
-        lift: Relative increase of the gain per decision by the challenger; 0.1 means 10 % more.
+        users: Number of users who come once.
+        population: Number of users who return.
+        lift: Relative increase of the gain by the challenger; 0.1 means 10 %.
         typical: Median number of decisions of a user.
-        bots: Share of the decisions that bots make, in simulations in which each user comes once.
-        bot_rate: Mean gain per decision of a bot.
+        bots: Share of the decisions by bots.
     """
 
     name: str
@@ -41,17 +40,14 @@ class Market:
         return self.rate * self.lift
 
     def people(self, rng: np.random.Generator, users: np.ndarray, challenger: bool) -> Sums:
-        """Simulate the users of one arm who are not bots, as `arm` does for all users."""
+        """Simulate the users of one arm without bots."""
         raise NotImplementedError
 
     def arm(self, rng: np.random.Generator, users: np.ndarray, challenger: bool) -> Sums:
-        """Simulate the users of one arm, who come once each, and return the sums of their figures at each look.
-
-        Some users are bots with 3,000 decisions each. As in a real verdict, the weight of such users is reduced.
+        """Simulate the users of one arm, who come once each, and return the sums at each look.
 
         Args:
-            users: Number of new users of the arm between two looks, for each experiment (R, L).
-            challenger: Whether the arm is the challenger, whose gain is higher by `lift`.
+            users: Number of new users between two looks, for each experiment (R, L).
         """
         of_people = self.bots / (1.0 - self.bots) * self.typical / DECISIONS_OF_A_BOT
         bots = rng.binomial(users, of_people / (1.0 + of_people))
@@ -68,10 +64,7 @@ class Market:
 
 @dataclass(frozen=True)
 class Clicks(Market):
-    """A market of clicks. A user makes 1 + Poisson(2) decisions.
-
-    Each user has a click rate, which is drawn from Beta(1, 1 / rate - 1).
-    """
+    """A market of clicks. A user makes 1 + Poisson(2) decisions with a click rate from Beta(1, 1 / rate - 1)."""
 
     name: str = "clicks"
     rate: float = 0.1
@@ -80,7 +73,7 @@ class Clicks(Market):
     typical: float = 3.0
 
     def _table(self, rate: float) -> tuple[Floats, Floats]:
-        """Return all combinations of clicks and decisions that a user can have (K, 2), and their probabilities (K,)."""
+        """Return a user's possible pairs of clicks and decisions (K, 2), and their probabilities (K,)."""
         decisions, clicks = np.indices((_MOST_DECISIONS + 1, _MOST_DECISIONS + 1))
         likely = poisson.pmf(decisions - 1, 2.0) * betabinom.pmf(clicks, decisions, 1.0, 1.0 / rate - 1.0)
         possible = (decisions > 0) & (clicks <= decisions)
@@ -100,21 +93,18 @@ class Clicks(Market):
         )
 
     def rates(self, rng: np.random.Generator, users: int) -> Floats:
-        """Draw a click rate for each of `users` returning users, (U,)."""
+        """Draw a click rate for each returning user, (U,)."""
         return rng.beta(1.0, 1.0 / self.rate - 1.0, users)
 
     def visit(self, rng: np.random.Generator, rates: Floats) -> Floats:
-        """Simulate one visit of each user, given their click rates. Returns clicks and decisions, (U, 2)."""
+        """Simulate one visit of each user. Returns clicks and decisions, (U, 2)."""
         decisions = 1 + rng.poisson(2.0, len(rates))
         return np.stack([rng.binomial(decisions, rates), decisions], -1).astype(np.float64)
 
 
 @dataclass(frozen=True)
 class Revenue(Market):
-    """A market of purchases. A user makes one decision and buys with the probability `rate`.
-
-    The revenue of a purchase has a lognormal distribution with mean 1.
-    """
+    """A market of purchases with a lognormal revenue of mean 1. A user makes one decision."""
 
     name: str = "revenue"
     rate: float = 0.02

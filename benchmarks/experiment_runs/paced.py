@@ -1,16 +1,7 @@
 """Simulates identical arms with a paced daily budget, to measure how much gain an arm loses because it is small.
 
-A small arm has a small budget account, so a single exposure is a large part of it. The pacing controller and the budget
-limits of the experiment file are the real ones, but the ledger is in memory.
-
-Opportunities arrive at random times (a Poisson process), with a daily pattern and random noise in each hour. Each
-opportunity belongs to a different user. An exposure is made if its gain is worth its cost at the arm's current price,
-and if the ledger has enough money for the highest possible cost. The experiment file has no price, so pacing begins
-with the median forecast, which is about half of the right price. Prices are updated every six minutes.
-
-The measured lift varies mostly because users differ by chance. The same users' gain at a constant price, without a
-budget, varies in the same way, although its true lift is 0. Therefore its effect is removed from the lift by regression
-(a control variate).
+The ledger is in memory. The same users' gain at a constant price serves as a control variate, because most of the
+lift's variance comes from differences between users.
 """
 
 from collections.abc import Mapping
@@ -29,21 +20,21 @@ from serving.ledger.pacer import Pacer, ledger_accounts
 from serving.ledger.pacing_store import Lease, Prices
 
 DAYS = 10
-# Numbers of decisions per day to simulate. With 5 % of the users, the challenger can pay 25 or 170 exposures per day.
+# Decisions per day. With 5 % of the users, the challenger can pay 25 or 170 exposures per day.
 DECISIONS = (2_000, 13_600)
 STAGES = ("1%", "5%", "25%", "50%")
 _ARMS = ("challenger", INCUMBENT)
 _KEYS = [arm_key("a-a", arm) for arm in _ARMS]
 _CHANNEL, _CAMPAIGN = "search", "campaign"
 _COSTS, _COST_CAP = (0.1, 0.3), 0.4
-# Budget per decision. Since an exposure costs four times as much on average, a quarter of the decisions can show an ad.
+# Money per decision, which pays for an ad at a quarter of the decisions.
 _MONEY = 0.25 * sum(_COSTS) / 2
 _TRAFFIC = (0.4,) * 6 + (0.8, 1.0, 1.2, 1.2, 1.2, 1.2, 1.2, 1.2, 1.2, 1.2, 1.2, 1.4, 1.6, 1.8, 1.8, 1.4, 1.0, 0.6)
 _DAY, _STEPS, _MIDNIGHT = 86_400.0, 240, 1_796_083_200.0
 
 
 def paced(runs: int, seed: int) -> list[dict[str, Any]]:
-    """Measure the lift between identical arms, for each stage of a ramp and each number of decisions per day."""
+    """Measure the lift between identical arms, by stage of a ramp and number of decisions per day."""
     found = []
     for decisions in DECISIONS:
         for stage in STAGES:
@@ -54,7 +45,7 @@ def paced(runs: int, seed: int) -> list[dict[str, Any]]:
 
 
 class _MemoryLedger:
-    """A replacement of the budget ledger, in memory, for one budget. Money is spent at once, without a reservation."""
+    """A budget ledger in memory. Money is spent at once, without a reservation."""
 
     def __init__(self, experiments: Experiments) -> None:
         accounts = {one.arm: one.limit for one in ledger_accounts(experiments, {_CHANNEL: _COST_CAP})}
@@ -63,9 +54,9 @@ class _MemoryLedger:
         self.pacing = self
 
     def take(self, arm_N: np.ndarray, cost_N: np.ndarray, wanted_N: np.ndarray) -> np.ndarray:
-        """Pay for the exposures in `wanted_N` in their order, and return a mask of the exposures that were paid.
+        """Pay for the exposures in `wanted_N` in their order, and return a mask of the paid exposures.
 
-        After the first unpaid exposure of an account, all later ones of this account are not paid either.
+        After an account's first unpaid exposure, its later ones are not paid either.
         """
         fits_N = wanted_N.copy()
         for arm in range(2):
@@ -103,13 +94,13 @@ class _MemoryLedger:
 
 
 def _draw(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw gain (the probability of a click) and cost of `count` opportunities."""
+    """Draw the click probability and the cost of `count` opportunities."""
     return np.minimum(0.9, rng.lognormal(-2.9, 0.92, count)), rng.uniform(*_COSTS, count)
 
 
 @cache
 def _prices_of_market() -> tuple[float, float]:
-    """Return two prices in gain per currency unit: the median of the opportunities, and one that spends the budget."""
+    """Return the median gain per currency unit, and the price that spends the budget."""
     gain, cost = _draw(np.random.default_rng(0), 1_000_000)
     order = np.argsort(gain / cost)[::-1]
     last = int(np.searchsorted(np.cumsum(cost[order]), len(cost) * _MONEY))
@@ -117,10 +108,9 @@ def _prices_of_market() -> tuple[float, float]:
 
 
 def _run(stage: str, decisions: int, seed: int) -> np.ndarray:
-    """Simulate all days of one experiment, and return four figures for each arm, (2, 4).
+    """Simulate one experiment, and return four figures for each arm, (2, 4).
 
-    These are the number of decisions, the gain, the gain that a constant price would yield without a budget, and the
-    share of the arm's budget that was spent.
+    These are decisions, gain, gain at a constant price without a budget, and spent share of the arm's budget.
     """
     budget = {"campaign": "*", "channel": "*", "amount": decisions * _MONEY, "period": "day"}
     budgets = [{**budget, "pacing": {"traffic": _TRAFFIC}}]
@@ -147,10 +137,7 @@ def _run(stage: str, decisions: int, seed: int) -> np.ndarray:
 
 
 def _over_seeds(stage: str, decisions: int, runs: list[np.ndarray]) -> dict[str, Any]:
-    """Combine the experiments of all seeds, and return the challenger's lift in gain per decision.
-
-    The lift is a ratio of sums over all seeds. Its confidence interval is computed with the delta method.
-    """
+    """Return the challenger's lift over all seeds, with a confidence interval by the delta method."""
     made = np.stack(runs)
     totals = made.sum(axis=0)
     residual = made[:, :, 1:3] - made[:, :, :1] * (totals[:, 1:3] / totals[:, :1])  # axes: seed, arm, figure

@@ -1,8 +1,4 @@
-"""Simulates A/A experiments in which users return: in several stages of a ramp, or in several hours of one stage.
-
-In a ramp, the challenger's share of the users grows from stage to stage. Users who move from the incumbent to the
-challenger keep their own click or purchase rates.
-"""
+"""Simulates A/A experiments in which users return: in several stages of a ramp, or in several hours of one stage."""
 
 from collections.abc import Iterator
 
@@ -13,23 +9,23 @@ from mtorl.experiment.inference.adjustment import figures_with, standardised
 from mtorl.experiment.inference.sums import Floats, Sums
 
 RAMP = (0.01, 0.05, 0.25, 0.5)
-# Probability that a user visits at least once during a stage of the ramp.
+# Probability that a user visits during a stage.
 _COMES = 0.6
 # Share of all users who come in one hour.
 _HOURLY = 0.1
 _FIELDS = ("users", "positive", "totals", "products")
-# Number of visits before the experiment; the covariates are computed from them.
+# Visits before the experiment, for the covariates.
 VISITS_BEFORE = 20
-# Share of new users, who have no visits before the experiment.
+# Share of users without visits before the experiment.
 NEW = 0.2
 # Standard deviation of log(forecast / true rate of the user).
 _NOISE = 0.3
 
 
 def covariates(market: Clicks | Revenue, rng: np.random.Generator, rates: Floats) -> Floats:
-    """Return covariates of each user from before the experiment, (U, K): gain, number of decisions, and a forecast.
+    """Return standardised covariates of each user (U, K): gain, number of decisions, and a forecast.
 
-    The values are standardised. New users have no values.
+    New users have no values.
     """
     if isinstance(market, Clicks):
         decisions = VISITS_BEFORE + rng.poisson(2 * VISITS_BEFORE, len(rates))
@@ -45,13 +41,12 @@ def covariates(market: Clicks | Revenue, rng: np.random.Generator, rates: Floats
 def ramps(
     market: Clicks | Revenue, users: int, looks: int, count: int, rng: np.random.Generator, adjusted: bool = False
 ) -> Iterator[Sums]:
-    """Simulate `count` experiments with a ramp, and yield for each one the sums over users at every look.
+    """Simulate `count` experiments with a ramp, and yield the sums over users at every look.
 
-    Most users return in several stages. Each stage has `looks` looks. With `adjusted`, the sums contain covariates.
+    Each stage has `looks` looks. With `adjusted`, the sums contain covariates.
     """
     for _ in range(count):
-        # Each user has a fixed random number, and is in the challenger if the number is below the challenger's share.
-        # So the challenger keeps its users when its share grows.
+        # The challenger keeps its users when its share grows, because each user has a fixed random number.
         point = rng.random(users)
         rates = market.rates(rng, users)
         known = covariates(market, rng, rates) if adjusted else np.zeros((users, 0))
@@ -66,10 +61,9 @@ def ramps(
 def hours(
     market: Clicks | Revenue, share: float, users: int, looks: int, count: int, rng: np.random.Generator
 ) -> Iterator[Sums]:
-    """Simulate `count` experiments of one stage, and yield for each one the sums over users at every look.
+    """Simulate `count` experiments of one stage, and yield the sums over users at every look.
 
-    Each hour, a random tenth of the users visits. There is one look at the end of each hour, so `looks` is also the
-    number of hours.
+    A random tenth of the users visits each hour, followed by a look.
     """
     for _ in range(count):
         arm = (rng.random(users) >= share).astype(np.intp)
@@ -81,7 +75,7 @@ def hours(
 
 
 class _Growing:
-    """The sums over the users of one experiment. They grow with each visit, and are recorded at each look."""
+    """The sums over the users of one experiment, which grow with each visit."""
 
     def __init__(self, users: int, stages: int, covariates: Floats) -> None:
         self._row = figures_with(np.zeros((users, 2)), covariates)
@@ -95,7 +89,7 @@ class _Growing:
         return [getattr(sums, field) for field in _FIELDS]
 
     def add(self, group: np.ndarray, arm: np.ndarray, stage: int, figures: Floats) -> None:
-        """Add one visit of each user in a group, and record the sums over all users as one look."""
+        """Add one visit of each user in a group, and record a look."""
         before = self._of(group)
         self._values[group, arm, stage, :2] += figures
         self._values[group, arm, stage, 2:] = self._row[group, 2:]

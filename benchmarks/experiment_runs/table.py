@@ -17,7 +17,6 @@ _MARKETS = (
 
 
 def experiment_tables(figures: Figures) -> str:
-    """Format the tables of false verdicts, of the coverage of intervals, and of how often a verdict is reached."""
     return (
         f"{_worst(figures)}\n{_MARKETS}\n"
         f"**A/A: false verdicts at any look.** Users come once.\n\n{_same(figures)}\n"

@@ -11,7 +11,6 @@ from .log import Plan, generate
 
 
 def build(log: str, out: str) -> dict[str, Any]:
-    """Measure how long the project's builder needs to convert a log to a windows folder."""
     from features.engine import open_engine
     from features.sequences.builder import build
     from mtorl.log.dataset import DatasetSpec
@@ -23,10 +22,7 @@ def build(log: str, out: str) -> dict[str, Any]:
 
 
 def scan_sort(log: str, out: str) -> dict[str, Any]:
-    """Measure how long DuckDB needs only to read, sort and write a log, which every builder must do.
-
-    DuckDB has the same settings as in the builder.
-    """
+    """Measure how long DuckDB needs to read, sort and write a log, which every builder must do."""
     from features.engine import open_engine
 
     with open_engine("duckdb") as engine, clock() as figures:
@@ -37,15 +33,15 @@ def scan_sort(log: str, out: str) -> dict[str, Any]:
 
 
 def median(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the figures of the run with the median time, but with the highest peak memory of all runs."""
+    """Return the run with the median time, but with the highest peak memory of all runs."""
     chosen = sorted(runs, key=lambda figures: figures["seconds"])[(len(runs) - 1) // 2]
     return {**chosen, "peak_mib": max(figures["peak_mib"] for figures in runs)}
 
 
 def measure(plan: Plan, folder: Path) -> list[dict[str, Any]]:
-    """Measure the builder on a log of each size in the plan, and on a raw log.
+    """Measure the builder on a log of each size, and on a raw log.
 
-    `build` and `scan_sort` run alternately, so that other programs on the computer slow down both.
+    `build` and `scan_sort` alternate, so that other programs slow down both.
     """
     entries = []
     for rows, turns, raw in [*((*size, False) for size in plan.turns), (plan.raw_rows, 1, True)]:

@@ -1,14 +1,8 @@
 """Generates a synthetic touchpoint log of any size, sorted by time, and defines the sizes of the measurements.
 
-The number of touchpoints of a user has a mean of `MEAN` and a heavy tail: the most active users, a fraction q, have
-about a fraction sqrt(q) of all touchpoints (Pareto, exponent 2). As in the log of an advertising platform, rows of
-different users are mixed, so a reader must sort the log by user.
-
-A clean log is like the result of ingestion. In a raw log, 1 % of the rows are duplicated, 1 % arrive up to a day late,
-and times are whole seconds. With 1e7 rows, a raw log also has users above the limit for bots.
-
-Every value is computed from the number of its row. Therefore the log is the same each time, and DuckDB can generate any
-number of rows with little memory.
+The most active fraction q of the users has about sqrt(q) of all touchpoints (Pareto, exponent 2). A raw log has
+duplicated and late rows, and times in whole seconds. Each value depends only on its row number, so the log is always
+the same.
 """
 
 from pathlib import Path
@@ -16,17 +10,16 @@ from typing import Any, NamedTuple
 
 from benchmarks._process import clock
 
-# Name of the built-in data set whose columns the log has.
+# Built-in data set whose columns the log has.
 DATASET = "simulator-aggregates"
 # Mean number of touchpoints per user.
 MEAN = 12
 DAYS = 90
-# In a clean log, no user is expected to have more touchpoints than this.
+# Largest expected number of touchpoints of a user in a clean log.
 _MOST = 8_000
 
 
 def users_of(rows: int) -> int:
-    """Return the number of users for a log of `rows` rows. A few of them may have no row."""
     return max(rows // MEAN, 10)
 
 
@@ -34,8 +27,7 @@ def generate(rows: int, path: str, raw: bool = False) -> dict[str, Any]:
     """Write a log of about `rows` touchpoints as one Parquet file.
 
     Returns:
-        Figures of the log: rows, users (with at least one touchpoint), longest (touchpoints of the most active user),
-        columns, file_mib, and the time that the generation took.
+        Figures of the log, where `longest` is the most active user's number of touchpoints.
     """
     import duckdb
 
@@ -62,12 +54,11 @@ def _rows_sql(rows: int, channels: tuple[str, ...], raw: bool) -> str:
     names = "[" + ", ".join(f"'{name}'" for name in channels) + "]"
     # Mean time between two rows, microseconds.
     apart = DAYS * 86_400_000_000 // rows
-    # The expected number of touchpoints of user u is rows / (2 * sqrt(users * u)), so the first users have most. A
-    # clean log leaves out the users who would have more than `_MOST`.
+    # User u has about rows / (2 * sqrt(users * u)) touchpoints. A clean log omits users above `_MOST`.
     least = 0.0 if raw else MEAN / (2 * _MOST)
 
     def luck(what: int, of: str = "i") -> str:
-        """Return SQL for a random number in [0, 1), which depends only on the column `of` and the number `what`."""
+        """Return SQL for a random number in [0, 1), which depends only on `of` and `what`."""
         return f"(hash({of} * 64 + {what}) / 18446744073709551616.0)"
 
     def pick(values: str, what: int, of: str = "i") -> str:
@@ -105,10 +96,9 @@ def _rows_sql(rows: int, channels: tuple[str, ...], raw: bool) -> str:
 
 
 class Plan(NamedTuple):
-    """The sizes of all measurements. The defaults are the sizes of a full run, without --quick.
+    """The sizes of all measurements.
 
     Attributes:
-        raw_rows: Number of rows of the raw log. The docstring of this module describes raw logs.
         entity_rows: Number of rows for which features are retrieved.
     """
 

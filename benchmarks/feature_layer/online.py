@@ -1,8 +1,4 @@
-"""Measures the online feature store: the latency of reads and writes, and the time until a read returns new data.
-
-Each write of a touchpoint ("append") on Redis is followed by a PING, the fastest possible request, for comparison.
-Redis is started only for this measurement, on a port of its own, and keeps its data in memory.
-"""
+"""Measures the online feature store: the latency of reads and writes, and the time until a read returns new data."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +10,7 @@ from benchmarks._process import clock, redis_server, run
 
 from .log import DATASET, DAYS, MEAN, Plan, generate
 
-# Number of users whose features one call reads, in the measurement of large reads.
+# Number of users in a large read.
 MANY = 64
 
 
@@ -23,9 +19,7 @@ def serve(store: str, port: int, root: str, log: str, reads: int, appends: int) 
 
     Args:
         store: The online store, "redis" or "sqlite".
-        port: Port of the Redis server.
         root: New folder for the feature repository.
-        log: Parquet file of the log.
         reads: Number of reads to measure.
         appends: Number of touchpoints to append.
     """
@@ -58,7 +52,7 @@ def serve(store: str, port: int, root: str, log: str, reads: int, appends: int) 
 
     source = FeastSource(repo, AD_DECISION)
     ping = Redis(port=port).ping if store == "redis" else None
-    # The first read is not measured, because it opens a connection.
+    # The first read opens a connection, so do not measure it.
     source.read([request(chance.choice(users), end) for _ in range(MANY)])
     readings: dict[str, list[int]] = {"read": [], "read_many": []}
     for turn in range(reads):
@@ -88,10 +82,7 @@ def serve(store: str, port: int, root: str, log: str, reads: int, appends: int) 
 
 
 def configure(repo: Path, online_store: dict[str, Any] | None) -> None:
-    """Write the project's feature_store.yaml into a new folder.
-
-    If `online_store` is given, it replaces the online store in the file.
-    """
+    """Write the project's feature_store.yaml into a new folder, with another online store if given."""
     import yaml
 
     from features.offline.store import CONFIG
@@ -113,7 +104,6 @@ def _percentiles(times: Sequence[int]) -> dict[str, float]:
 
 
 def measure(plan: Plan, folder: Path) -> dict[str, Any]:
-    """Measure SQLite and Redis as online stores, both filled from the same log."""
     log, times = folder / "log.parquet", {"reads": plan.reads, "appends": plan.appends}
     figures: dict[str, Any] = {"log": run(generate, rows=plan.online_users * MEAN, path=log)}
     with redis_server(folder) as port:

@@ -1,8 +1,4 @@
-"""Measures how long Feast needs to find, for all touchpoints in a log, the features that were known at that time.
-
-All views of the feature service are retrieved. The rows are sorted by user and time, as in the windows folder. The
-result is an Arrow table.
-"""
+"""Measures how long Feast needs to find, for all touchpoints in a log, the features that were known at that time."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +9,6 @@ from .log import DATASET, Plan, generate
 
 
 def prepare(log: str, root: str) -> dict[str, Any]:
-    """Create the feature repository of a log, and measure the time."""
     import features.feature_repo.views  # noqa: F401 - so that importing Feast is not measured
     from features.offline.store import create
     from mtorl.log.dataset import DatasetSpec
@@ -24,14 +19,13 @@ def prepare(log: str, root: str) -> dict[str, Any]:
 
 
 def retrieve(log: str, root: str) -> dict[str, Any]:
-    """Measure the time of `get_historical_features` for every touchpoint of the log."""
     import duckdb
     from feast import FeatureStore
 
     from mtorl.window.window import HISTORY
 
     store = FeatureStore(repo_path=root)
-    # Leave out the view HISTORY, which exists only in the online store.
+    # The view HISTORY exists only in the online store.
     views = [view for view in store.list_feature_views() if view.name != HISTORY]
     features = [f"{view.name}:{field.name}" for view in views for field in view.features]
     columns = "user_id, campaign_id, timestamp AS event_timestamp"
@@ -47,7 +41,6 @@ def retrieve(log: str, root: str) -> dict[str, Any]:
 
 
 def measure(plan: Plan, folder: Path) -> dict[str, Any]:
-    """Measure the creation of the feature repository, and the retrieval of all views from it."""
     log, root = folder / "log.parquet", folder / "repository"
     figures = {"log": run(generate, rows=plan.entity_rows, path=log), "prepare": run(prepare, log=log, root=root)}
     return figures | {"asof": run(retrieve, log=log, root=root)}

@@ -1,4 +1,4 @@
-"""Formats the tables of `features.py`: sequence builder, retrieval, online store."""
+"""Formats the tables of `features.py`."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +15,6 @@ _ONLINE = {
 
 
 def feature_tables(figures: Figures) -> str:
-    """Format one table for each measurement that was run."""
     parts: dict[str, Callable[[Any], str]] = {"builder": _builder, "retrieval": _retrieval, "online": _online}
     text = "" if figures["quick"] or not parts.keys() <= figures.keys() else _targets(figures)
     text += "".join(part(figures[name]) + "\n" for name, part in parts.items() if name in figures)
@@ -24,7 +23,6 @@ def feature_tables(figures: Figures) -> str:
 
 
 def _targets(figures: Figures) -> str:
-    """Format a table that compares measured values with their targets, which are all upper limits."""
     built = {entry["rows"]: entry for entry in figures["builder"] if not entry["raw"]}
     largest, asof, redis = built[50_000_000], figures["retrieval"]["asof"], figures["online"]["redis"]
     sizes = {"1e6": 1_000_000, "1e7": 10_000_000, "5e7": 50_000_000}
@@ -68,7 +66,6 @@ def _rows(entry: Figures) -> str:
 
 
 def _per_row(entry: Figures) -> float:
-    """Return the builder's time per row in seconds."""
     return float(entry["builder"]["seconds"] / entry["rows"])
 
 

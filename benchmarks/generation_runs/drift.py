@@ -1,14 +1,6 @@
 """Simulates how much value is lost if every new model is slightly worse and the gate promotes some of them by mistake.
 
-    drift(margin=0.02, worse=0.01, half_width=0.09, nights=8)
-
-This is the worst case: each night's model is worse than the serving model by the same share, and the gate sees only
-estimates with random errors. The errors are drawn at random instead of evaluating real models, so that thousands of
-markets take only seconds.
-
-A model is evaluated on the logs of all nights so far. Therefore the error of its estimated value is the mean of one
-random error per night, and the confidence interval of a difference shrinks with the square root of the number of
-nights.
+The errors of the gate's estimates are drawn at random, so that thousands of markets take only seconds.
 
 Shapes: M markets, N nights, G generations.
 """
@@ -29,9 +21,8 @@ class Drift:
 
     Attributes:
         passed: Share of all models that the gate promoted.
-        end: Mean value of the serving model after the last night; the first model has the value 1.
-        fell: Share of the markets in which the value of the serving model at some time was more than 2 % below the best
-            earlier value.
+        end: Mean value of the last serving model; the first model has the value 1.
+        fell: Share of the markets whose value was ever more than 2 % below its best.
     """
 
     passed: float
@@ -45,20 +36,17 @@ def drift(margin: float, worse: float, half_width: float, nights: int, seed: int
     Args:
         margin: Margin of `mtorl.evaluation.gate`; 0 promotes only models that are proven to be better.
         worse: Relative loss of value by each new model.
-        half_width: Half the width of the confidence interval for the difference of two models after one night. 0.09
-            means 9 % of the value.
-        nights: Number of nights, each with one new model.
-        seed: Seed of the random numbers.
+        half_width: Half the confidence interval of two models' difference after one night; 0.09 means 9 % of the value.
     """
     random = np.random.default_rng(seed)
-    # Standard error of one model's value after one night. A difference of two models has a larger error, by sqrt(2).
+    # Standard error of one model's value after one night; for a difference of two models, multiply by sqrt(2).
     a_night = half_width / _Z / np.sqrt(2.0)
 
     def errors_NM() -> Floats:
         drawn_NM = random.normal(0.0, a_night, (nights, MARKETS))
         return np.asarray(drawn_NM.cumsum(axis=0) / np.arange(1, nights + 1)[:, None])
 
-    # For each generation (model): its true value, and the error of its estimated value in each night.
+    # True value of each generation (model), and error of its estimate in each night.
     value_GM, error_GNM = [np.ones(MARKETS)], [errors_NM()]
     serves_M = np.zeros(MARKETS, dtype=int)
     best_M, fell_M, passed, each_M = np.ones(MARKETS), np.zeros(MARKETS, dtype=np.bool_), 0.0, np.arange(MARKETS)

@@ -1,8 +1,4 @@
-"""Simulates several nights in one market, in which models learn from the decisions of earlier models.
-
-Each night: serve users, collect the decisions, train a new model, let the gate judge it, and promote it if it passes.
-The simulator also gives the true value of each model.
-"""
+"""Simulates several nights in one market, in which models learn from the decisions of earlier models."""
 
 import json
 import shutil
@@ -37,11 +33,11 @@ from mtorl.window.table import WindowTable
 from mtorl.window.window import WindowBatch
 from pipelines.loop.simulated_lift import play, policy_of
 
-# Budget, as a share of what it would cost to show an ad at every opportunity. `make run` has the same.
+# Budget, as a share of the cost of an ad at every opportunity.
 BUDGET_SHARE = 0.6
 # Number of opportunities of each user.
 ROUNDS = 6
-# Share of the decisions that explore: a random channel is chosen, and the ad is always shown.
+# Share of the decisions that show an ad on a random channel.
 EXPLORE = 0.05
 SHUFFLED = {"a fifth shuffled": 0.2, "half shuffled": 0.5, "all shuffled": 1.0}
 """Faulty logs, each with the share of touchpoints whose outcomes are exchanged with those of other touchpoints."""
@@ -52,10 +48,7 @@ channel is missing from the log."""
 
 @dataclass(frozen=True)
 class Market:
-    """Settings of a simulated market, and of the training of its models.
-
-    `users` is the number of new users in the first log and in each night.
-    """
+    """Settings of a simulated market, with `users` new users in the first log and in each night."""
 
     seed: int
     users: int
@@ -66,13 +59,11 @@ class Market:
 def nights(market: Market, root: Path) -> Iterator[dict[str, Any]]:
     """Simulate all nights of a market; yields the figures of the first model, and then of each night.
 
-    `worth` is the true value of the policy that serves after the night. `auc` is the AUC of the new model's reward
-    predictions on the first log. All other figures are the gate's estimates for the new model, or their true values.
+    `worth` is the true value of the serving policy after the night. `auc` is the new model's AUC on the first log.
     """
     seed, users, number = market.seed, market.users, market.nights
     simulator = Simulator(SimulatorConfig(users=users * (number + 2), seed=seed))
-    # The groups of users: one for the first log, one for each night, and one on which policies are measured. No model
-    # learns from the last group.
+    # Users of the first log, of each night, and for measuring policies. No model learns from the last group.
     coming = [simulator.user_ids[users * k : users * (k + 1)] for k in range(number + 2)]
     first = root / "first"
     log = simulator.log()
@@ -82,8 +73,7 @@ def nights(market: Market, root: Path) -> Iterator[dict[str, Any]]:
     build_windows(first, root / "first-windows")
     config = TrainConfig(epochs=market.epochs, seed=seed)
     first_model = served = _fit(root / "first-windows", root / "model-00", config)
-    # The model that takes part in the next night's experiment, because the gate could not decide; None if there is
-    # none.
+    # Undecided model that takes part in the next night's experiment.
     waiting: Artifact | None = None
 
     def worth(artifact: Artifact) -> float:
@@ -127,7 +117,6 @@ def nights(market: Market, root: Path) -> Iterator[dict[str, Any]]:
 
 
 def write_log_folder(log: pd.DataFrame, spec: DatasetSpec, folder: Path) -> None:
-    """Write a log into a new folder, with the same files that ingestion writes."""
     folder.mkdir()
     spec.save(folder / DATASET_FILE)
     write_log(log, folder / LOG_FILE, spec)
@@ -137,8 +126,7 @@ def write_log_folder(log: pd.DataFrame, spec: DatasetSpec, folder: Path) -> None
 def auc_on_random_states(artifact: Artifact, windows: Path, seed: int) -> float:
     """Return the AUC of a model's reward predictions for the test users of the first log.
 
-    No model has chosen the channels in this log. Therefore the AUC is comparable between the models of different
-    nights.
+    No model chose the channels of this log, so the AUC of different nights is comparable.
     """
     table = WindowTable.load(windows)
     rows, batch = table.rows[table.is_in("test")], table.windows("test")
@@ -151,7 +139,6 @@ def auc_on_random_states(artifact: Artifact, windows: Path, seed: int) -> float:
 
 
 def _windows(night: int, root: Path) -> Path:
-    """Build the windows from which a night's model learns, from the first log and all later decisions."""
     data, windows = root / f"data-{night:02d}", root / f"windows-{night:02d}"
     shutil.copytree(root / "first", data)
     add_decisions(root / "lake", data)
@@ -166,7 +153,7 @@ def _fit(windows: Path, model: Path, config: TrainConfig) -> Artifact:
 
 
 def _faulty(kind: str, night: int, root: Path, config: TrainConfig) -> Artifact:
-    """Train a model on a log with a fault. Only training users have the fault; the gate evaluates with test users."""
+    """Train a model on a log with a fault. The test users, on whom the gate evaluates, have correct rows."""
     data, windows = root / f"faulty-data-{night:02d}", root / f"faulty-windows-{night:02d}"
     shutil.copytree(root / f"data-{night:02d}", data)
     table = pq.read_table(data / LOG_FILE)
@@ -190,9 +177,8 @@ class Judge:
 
     Attributes:
         windows: Windows folder of the night.
-        data: Folder of the log, with all decisions until this night.
-        seed: Seed of the random numbers in the evaluation.
-        truth: True click probability of every channel for each decision so far, by decision_id.
+        data: Folder of the log, with all decisions so far.
+        truth: True click probability of every channel for each decision, by decision_id.
     """
 
     windows: Path
@@ -201,10 +187,7 @@ class Judge:
     truth: pd.DataFrame
 
     def figures(self, candidate: Artifact, served: Artifact) -> dict[str, Any]:
-        """Let the gate decide whether a candidate replaces the serving model.
-
-        Returns the gate's decision and estimates, together with the true values.
-        """
+        """Return the gate's decision about a candidate and its estimates, with the true values."""
         made = evaluate_offline(
             str(self.windows), str(candidate.folder), str(served.folder), BUDGET_SHARE, self.seed, fit_outcomes
         )
@@ -231,10 +214,7 @@ class Judge:
 
 
 def _true_value(artifact: Artifact, price: float, decided: pd.DataFrame, truth: pd.DataFrame, budget: float) -> float:
-    """Return how many clicks per decision a policy would really get if it made the decisions of the log.
-
-    If it would spend more than the budget, the clicks are reduced in proportion.
-    """
+    """Return a policy's true clicks per decision at the states of the log, reduced if the policy exceeds the budget."""
     batch = WindowBatch.from_instances([json.loads(text) for text in decided["features"]], artifact.spec)
     forecast = artifact.forecast(batch)
     probs_BC, expose_BC = action_probabilities(forecast, replace(artifact.policy, price=price))

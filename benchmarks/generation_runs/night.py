@@ -1,9 +1,5 @@
 """Simulates one night of traffic: a policy serves users with pacing and exploration, and its decisions are logged.
 
-A decision is made like in the router: a channel is drawn, then it is decided whether to show the ad, and the ad is
-shown only if the budget still has money. The records have the same fields as the router's (`mtorl.log.records`), so
-that models can be trained on them.
-
 Shapes: U users, C channels, N users between two updates of the price.
 """
 
@@ -26,7 +22,7 @@ from mtorl.simulator.market import CHANNELS
 from mtorl.simulator.simulator import Online
 from mtorl.window.window import WindowBatch, instance_from_history
 
-_STEPS = 50  # number of price updates in a round
+_STEPS = 50  # price updates in a round
 
 
 @dataclass(frozen=True)
@@ -34,10 +30,9 @@ class Served:
     """A policy that serves in a night, with its settings.
 
     Attributes:
-        policy: Artifact of the model.
         budget: Money per decision, in currency units.
-        price: Price with which pacing starts, in gain per currency unit.
-        explore: Share of the decisions that explore: a random channel is chosen, and the ad is always shown.
+        price: First price of pacing, in gain per currency unit.
+        explore: Share of the decisions that show an ad on a random channel.
     """
 
     policy: Artifact
@@ -48,12 +43,12 @@ class Served:
 
 @dataclass(frozen=True)
 class Night:
-    """The result of a night, with the true click probabilities.
+    """The result of a night.
 
     Attributes:
         truth: True click probability of every channel for each decision, by decision_id.
         spent_share: Share of the budget that was spent.
-        entropy: Mean entropy of the distributions from which channels were drawn, in nats.
+        entropy: Mean entropy of the channel probabilities, in nats.
     """
 
     truth: pd.DataFrame
@@ -62,7 +57,7 @@ class Night:
 
 
 def serve(online: Online, rounds: range, how: Served, number: int, lake: Path) -> Night:
-    """Let a policy decide for all users of a simulator, once in each round, and add the records to a lake."""
+    """Let a policy decide for all users in each round, and add the records to a lake."""
     users, spec = len(online.users), how.policy.spec
     random = np.random.default_rng([number, 17])
     total = how.budget * users * len(rounds)
@@ -105,9 +100,9 @@ def serve(online: Online, rounds: range, how: Served, number: int, lake: Path) -
 
 
 def explored(probs_NC: Floats, show_NC: Floats, share: float) -> tuple[Floats, Floats]:
-    """Add exploration to a policy. Returns the probability of each channel, and of showing an ad on the chosen channel.
+    """Return the probability of each channel, and of showing an ad on the chosen channel, with exploration.
 
-    With the probability `share`, a decision explores: a random channel is chosen, and the ad is always shown.
+    With the probability `share`, an ad is shown on a random channel.
     """
     uniform = share / probs_NC.shape[1]
     draw_NC = (1 - share) * probs_NC + uniform
@@ -117,10 +112,7 @@ def explored(probs_NC: Floats, show_NC: Floats, share: float) -> tuple[Floats, F
 def _decisions(
     rows: list[dict[str, Any]], windows: list[Any], drawn: dict[str, Any], digest: str, number: int, turn: int
 ) -> pd.DataFrame:
-    """Return the decision records of a round, each with the model's input (window).
-
-    Decision ids contain no random numbers, so they are the same in each run of the script.
-    """
+    """Return the decision records of a round. Their ids contain no random numbers, so they are reproducible."""
     seconds = [row["at"] / 1e6 for row in rows]
     times = [decision_id(row["user_id"], f"{number:08x}", at)[:17] for row, at in zip(rows, seconds, strict=True)]
     shown, channel = drawn["wants"] & (drawn["cost"] > 0), np.array(CHANNELS)[drawn["channel"]]
@@ -145,7 +137,6 @@ def _decisions(
 
 
 def _outcomes(decided: pd.DataFrame, drawn: dict[str, Any]) -> list[pd.DataFrame]:
-    """Return the outcome records of a round: the cost of each exposure, and all other outcomes that are not 0."""
     found = []
     for kind in ("cost", "click", "conversion", "revenue"):
         of = decided["expose"].to_numpy() & ((kind == "cost") | (drawn[kind] != 0))

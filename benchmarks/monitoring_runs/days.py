@@ -5,9 +5,7 @@
     rows = days.rows(12, shift)         # changed by a `Shift`
     add_to_lake(folder, days.records(12, rows))
 
-Days differ from each other as in reality. All click rates of a day are multiplied by a random factor, and all costs of
-a day by another one. Weekends differ from weekdays, and some users return the next day. The predictions of the model
-are right for an average day.
+Each day multiplies all click rates by a random factor, and all costs by another one.
 """
 
 import json
@@ -26,7 +24,7 @@ from mtorl.log.decision_ids import BUCKET, HOUR, bucket_of
 from mtorl.log.lake import name_of
 from mtorl.log.records import Kind, sql_columns
 
-# First simulated day. It is a Monday in the past, because the monitor ignores records from the future.
+# A Monday in the past, because the monitor ignores records from the future.
 START = datetime(2025, 3, 3, tzinfo=UTC)
 CHANNELS = ("search", "social", "display", "video")
 COLUMNS = ("device", "placement", "hour")
@@ -38,12 +36,11 @@ Shift = Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame]
 _SAME = {"experiment": "spring", "stage": "off", "assignment_probability": 1.0, "propensity": 0.25}
 _SAME |= {"withdrawn": False, "override": False, "model_digest": "sha256:test", "latency_seconds": 0.01}
 _SAME |= {"features_found": True, "feature_hash": "0" * 16, "static": "{}"}
-# Open only one connection for all files, because opening one takes longer than writing a small file.
+# Opening a connection takes longer than writing a small file, so all files share one.
 _database = cache(duckdb.connect)
 
 
 def healthy(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Leave the rows of a day unchanged."""
     return rows
 
 
@@ -53,12 +50,11 @@ class Days:
 
     Attributes:
         users_a_day: Number of users per day, with 1.5 decisions each on average.
-        seed: Seed of the random numbers.
-        spread: Standard deviation of the logarithm of the random factors of a day.
-        weekend: Relative decrease of click rates on Saturdays and Sundays.
-        moving_context: Whether users have other devices on Saturdays and Sundays.
-        further: Number of additional numeric columns, which are noise.
-        pool: Number of different users from whom the users of each day are drawn; 0 means eight times `users_a_day`.
+        spread: Standard deviation of the logarithm of a day's random factors.
+        weekend: Relative decrease of click rates at weekends.
+        moving_context: Whether users have other devices at weekends.
+        further: Number of additional numeric columns of noise.
+        pool: Number of different users; 0 means eight times `users_a_day`.
     """
 
     users_a_day: int = 2_000
@@ -71,17 +67,17 @@ class Days:
 
     @property
     def users(self) -> int:
-        """Number of different users from whom the users of each day are drawn."""
+        """Number of different users."""
         return self.pool or self.users_a_day * 8
 
     def rows(self, number: int, shift: Shift = healthy) -> pd.DataFrame:
-        """Simulate the day `number`, and return one row for each decision, with outcomes and context."""
+        """Simulate a day, and return one row for each decision, with outcomes and context."""
         rng = np.random.default_rng([self.seed, number])
         rows = shift(self._rows(number, rng), rng)
         return rows.assign(clicked=rng.random(len(rows)) < rows["rate"])
 
     def records(self, number: int, rows: pd.DataFrame, with_context: bool = True) -> dict[Kind, pd.DataFrame]:
-        """Convert the rows of a day to records of decisions and outcomes, as a router writes them."""
+        """Convert a day's rows to records of decisions and outcomes."""
         decided, rows = START + timedelta(days=number), rows.reset_index(drop=True)
         times = (pd.to_datetime(decided) + pd.to_timedelta(rows["hour"], unit="h")).dt.tz_convert("UTC")
         columns = self.columns if with_context else ()
@@ -125,7 +121,7 @@ class Days:
         return (*COLUMNS, *(f"number_{i}" for i in range(self.further)))
 
     def sample(self, days: int = 14) -> pd.DataFrame:
-        """Simulate days that are not monitored, and return their users and context as a training sample."""
+        """Simulate days that are not monitored, as a training sample."""
         rows = pd.concat([self._rows(n, np.random.default_rng([self.seed, n])) for n in range(700, 700 + days)])
         return rows[["user_id", *self.columns]].sort_values("user_id", kind="stable").reset_index(drop=True)
 
@@ -159,11 +155,7 @@ class Days:
 
 
 def add_to_lake(folder: Path, records: Mapping[Kind, pd.DataFrame], name: str = "day") -> None:
-    """Add records to a lake in the same way as a router.
-
-    Each kind of record is written to one file, in the folder for the hour of the newest decision. Missing fields become
-    null.
-    """
+    """Add records to a lake like a router, one file per kind. Missing fields become null."""
     for kind, rows in records.items():
         there = {field: f'"{field}"' if field in rows else "NULL" for field in sql_columns(kind)}
         typed = ", ".join(f'CAST({there[field]} AS {type_}) AS "{field}"' for field, type_ in sql_columns(kind).items())

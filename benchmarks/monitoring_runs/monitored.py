@@ -1,8 +1,6 @@
 """Applies the monitor to each day of a simulated market.
 
-Each day is judged by the same functions as in `monitoring.watch.check`, in the same order. The only difference is that
-context columns are not read from the records, but directly from the simulated rows: converting them to JSON and back
-would take most of the time.
+Context columns come directly from the simulated rows, because converting them to JSON takes most of the time.
 """
 
 from __future__ import annotations
@@ -37,8 +35,8 @@ class DayResult(NamedTuple):
 
     Attributes:
         judged: Whether the monitor has learned from enough days to judge this one.
-        kinds: Kinds of all alarms that are open after the day.
-        of_measures: Whether an alarm of the kind "drift" is about a measure, such as the cost per exposure.
+        kinds: Kinds of all open alarms.
+        of_measures: Whether an alarm of the kind "drift" is about a measure.
         of_columns: Whether any alarm is about a context column.
     """
 
@@ -49,14 +47,13 @@ class DayResult(NamedTuple):
 
 
 def columns_of(days: Days) -> tuple[Column, ...]:
-    """Return descriptions of the simulated context columns, as in the description of a data set."""
     kinds = {"device": "categorical", "placement": "categorical"}
     return tuple(Column(name=name, kind=kinds.get(name, "numeric")) for name in days.columns)
 
 
 @dataclass
 class Monitored:
-    """A simulated market, and the state of the monitor that watches it."""
+    """A simulated market, and the state of its monitor."""
 
     days: Days
     state: State = field(default_factory=State)
@@ -69,13 +66,13 @@ class Monitored:
         self.grid = ThresholdGrid.measure(self.reference, kinds, imitations=IMITATIONS)
 
     def branch(self) -> Monitored:
-        """Return a copy of the market and its monitor, so that several changes can be tried after the same days."""
+        """Return a copy, so that several changes can be tried after the same days."""
         other = copy.copy(self)
         other.state = self.state.model_copy(deep=True)
         return other
 
     def day(self, shift: Shift = healthy) -> DayResult:
-        """Simulate the next day, and let the monitor judge it."""
+        """Simulate and judge the next day."""
         rows = self.days.rows(self.next, shift)
         end = START + timedelta(days=self.next + 1)
         with tempfile.TemporaryDirectory() as name:
@@ -102,9 +99,9 @@ class Monitored:
         return check(self.reference, sample_users(rows), self.columns, self.grid, out_dir=folder, page="never")
 
     def hours_until_broken(self, shift: Shift) -> int | None:
-        """Remove a column's values from midnight on, and return after how many hours the monitor reports it.
+        """Apply `shift` from midnight on, and return after how many hours the monitor reports a broken column.
 
-        The monitor checks the last 24 hours at the end of each hour. Returns None if it reports nothing on that day.
+        Returns None if it reports nothing on that day.
         """
         before, after = self.days.rows(self.next - 1), self.days.rows(self.next, shift)
         for hours in range(1, 25):

@@ -1,7 +1,4 @@
-"""Measures one check of the monitor on a day with many decisions.
-
-`write_log` writes the log of the day, and `check_day` checks it. Each runs in a subprocess of its own.
-"""
+"""Measures one check of the monitor on a day with many decisions."""
 
 import json
 import time
@@ -20,7 +17,6 @@ from mtorl.log.lake import Lake
 
 
 def check_day(folder: str | Path, page: bool) -> dict[str, Any]:
-    """Check the day that `write_log` has written to a folder, with or without Evidently's page."""
     folder = Path(folder)
     columns = tuple(Column(**each) for each in json.loads((folder / "columns.json").read_text()))
     spec = DatasetSpec.load("simulator").replace(context=columns, static=(), segment=None)
@@ -36,18 +32,18 @@ def check_day(folder: str | Path, page: bool) -> dict[str, Any]:
 
 
 def write_log(folder: str | Path, decisions: int, part: int, further: int) -> dict[str, Any]:
-    """Write a day with many decisions to a folder, together with the training sample for comparison.
+    """Write a day with many decisions to a folder, together with the training sample.
 
     Args:
         decisions: Number of decisions of the day.
-        part: Number of decisions in each file. There are several files, as routers upload them.
+        part: Number of decisions in each file.
         further: Number of additional context columns.
     """
     from benchmarks.monitoring_runs.monitored import IMITATIONS, columns_of
     from mtorl.drift.reference import sample_users
 
     users = round(part / 1.5)
-    # Draw the users from a small pool, so that each user has about ten decisions on this day.
+    # A small pool gives each user about ten decisions on this day.
     pool = max(decisions // 10, users)
     sample = Days(users_a_day=users, seed=decisions, further=further, pool=pool)
     columns = columns_of(sample)

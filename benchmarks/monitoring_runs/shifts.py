@@ -17,10 +17,8 @@ class Scenario:
     """A change of a simulated market, and the kind of alarm that the monitor should raise.
 
     Attributes:
-        title: Description of the change in the table.
-        kind: The right kind of alarm.
-        shift: Function that changes the rows of a day.
-        by_hours: Whether the monitor should find the change within hours, without waiting for the end of the day.
+        title: Description in the table.
+        by_hours: Whether the monitor should find the change within the day.
     """
 
     title: str
@@ -30,20 +28,16 @@ class Scenario:
 
 
 def dearer(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Increase the cost of each exposure by 25 %."""
     return rows.assign(cost=rows["cost"] * 1.25)
 
 
 def fewer_clicks(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Reduce all click rates by 20 %. The model does not know this, and still predicts the old rates."""
+    """Reduce all click rates by 20 %, while the model still predicts the old rates."""
     return rows.assign(rate=rows["rate"] * 0.8)
 
 
 def new_segment(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Replace a tenth of the users by new users with another device.
-
-    More of the new users' opportunities are in stories, but their click rates are the same.
-    """
+    """Replace a tenth of the users by new users with another device and more stories, but the same click rates."""
     users = rows["user_id"].unique()
     new = rows["user_id"].isin(set(users[rng.random(len(users)) < 0.1])).to_numpy()
     story = new & (rng.random(len(rows)) < 0.3)
@@ -55,12 +49,11 @@ def new_segment(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def other_unit(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Multiply a column by 100, as if its unit had changed from euros to cents."""
+    """Multiply a column by 100, as if euros had become cents."""
     return rows.assign(**{COLUMN: rows[COLUMN] * 100.0})
 
 
 def null(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Remove all values of a column."""
     return rows.assign(**{COLUMN: np.nan})
 
 

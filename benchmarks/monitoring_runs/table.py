@@ -13,7 +13,6 @@ MOST_CPU, MOST_MIB, MOST_PAGES, MOST_MEDIAN = 10, 1_024, 0.05, 2
 
 
 def monitoring_tables(figures: Figures) -> str:
-    """Format three tables: the rate of false alarms, the days until a true alarm, and the cost of a check."""
     return _false_alarms(figures) + _power(figures) + _cost(figures["cost"]) + measured_on(figures, "monitoring.py")
 
 

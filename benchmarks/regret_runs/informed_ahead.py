@@ -1,10 +1,7 @@
 """The best known policy: it knows the true parameters of the market, and looks several opportunities ahead.
 
-For each user, the policy follows all possible results of the next decisions as branches of a tree. A decision has one
-branch for no ad, and two branches for an ad on each channel: with and without a click. A click changes what the policy
-believes about the user's interests. An ad changes how likely the user is to click later (carry-over and fatigue in
-`mtorl/simulator/market.py`). For each user, the context of a later opportunity is drawn at random once, and is the same
-in all branches.
+The policy follows all possible results of a user's next decisions as branches of a tree: no ad, and an ad on each
+channel with and without a click.
 
 Shapes: N users, B branches so far, C channels, K = 2 C + 1 branches of a decision, F favourite (no, yes), Q quadrature.
 """
@@ -19,7 +16,7 @@ from mtorl.simulator import market
 from mtorl.simulator.informed import Informed
 from mtorl.simulator.simulator import Online
 
-# Number of users that are computed at a time. With 8, the branches at depth 3 fit into the cache of the processor.
+# Users computed at a time. With 8, the branches at depth 3 fit into the processor's cache.
 _USERS = 8
 _TINY = np.float32(1e-30)
 _CHANNELS = len(market.CHANNELS)
@@ -33,8 +30,8 @@ class Later(NamedTuple):
     """One later opportunity of each user, with a random context.
 
     Attributes:
-        odds: Effect of the context on the log-odds of a click, which can be broadcast to (N, 1, C).
-        cost: Mean cost of an exposure on each channel, which can be broadcast to (N, 1, C).
+        odds: Effect of the context on the log-odds of a click, broadcast to (N, 1, C).
+        cost: Mean cost of an exposure on each channel, broadcast to (N, 1, C).
     """
 
     odds: Floats
@@ -45,8 +42,8 @@ class Users(NamedTuple):
     """The state of each user in each branch of the tree.
 
     Attributes:
-        likelihood: Likelihood of the user's clicks so far, for each possible interest in each channel (N, B, C, F, Q).
-        carry: How much earlier ads increase the log-odds of a click (N, B, C).
+        likelihood: Likelihood of the clicks so far, for each possible interest in each channel (N, B, C, F, Q).
+        carry: Increase of the click's log-odds by earlier ads (N, B, C).
         fatigue: Decaying number of earlier ads, which reduces the log-odds of a click (N, B, C).
     """
 
@@ -56,17 +53,16 @@ class Users(NamedTuple):
 
 
 class InformedAhead:
-    """Computes the value of an exposure: its own gain, plus the gain that it adds at the next `depth` opportunities."""
+    """Computes the gain of an exposure, plus the gain that it adds at the next `depth` opportunities."""
 
     def __init__(self, informed: Informed, depth: int, seed: int) -> None:
         self._informed, self._depth = informed, depth
         self._draws = np.random.default_rng(seed)
 
     def __call__(self, online: Online, round_index: int, part: slice, price: float, forecast: Forecast) -> Floats:
-        """Return the value of an exposure on each channel for some users, including the value that it adds later.
+        """Return the value of an exposure on each channel, including the value that it adds later.
 
-        The object `informed` must have forecast this round before. The parameters are those of `GainAt` in
-        `pipelines.loop.simulated_lift`.
+        `informed` must have forecast this round before.
         """
         depth = min(self._depth, online.rounds - 1 - round_index)
         rows = np.arange(len(online.users))[part]
@@ -94,7 +90,7 @@ class InformedAhead:
 
 
 class _Tree:
-    """Computes the value of later opportunities of some users, from all possible results of their next decisions.
+    """Computes the value of users' later opportunities.
 
     `price` is the gain that a currency unit must yield for an ad to be shown.
     """
@@ -105,7 +101,7 @@ class _Tree:
     def added(self, users: Users, p: Floats, p_FQ: Floats, later: list[Later]) -> tuple[Floats, Floats]:
         """Return what an exposure adds at the opportunities `later` (N, B, C), and their value without it (N, B).
 
-        `p` and `p_FQ` are the click probabilities at the current opportunity, as `clicks` returns them.
+        `p` and `p_FQ` are the present click probabilities from `clicks`.
         """
         if not later:
             return np.zeros(p.shape), np.zeros(p.shape[:2])
@@ -122,17 +118,14 @@ class _Tree:
         return p * clicked + (1 - p) * missed - none, none[..., 0]
 
     def _value(self, users: Users, later: list[Later]) -> Floats:
-        """Return the total value of the opportunities `later` in each branch, (N, B), if the best actions are taken."""
+        """Return the total value (N, B) of the opportunities `later` under the best actions."""
         now, *then = later
         p, p_FQ = self.clicks(users, now.odds + users.carry - market.FATIGUE * users.fatigue)
         added, after = self.added(users, p, p_FQ, then)
         return np.maximum((p + added - self._price * now.cost).max(axis=-1), 0.0) + after
 
     def clicks(self, users: Users, rest: Floats) -> tuple[Floats, Floats]:
-        """Return the probability of a click on each channel (N, B, C), and the same for each possible interest.
-
-        The second result has the axes (N, B, C, F, Q). `Informed` has the same formulas.
-        """
+        """Return the click probability of each channel (N, B, C), and of each possible interest (N, B, C, F, Q)."""
         p_FQ = -(rest[..., None, None].astype(np.float32) + self._interest_FQ)
         np.exp(p_FQ, out=p_FQ)
         p_FQ += 1

@@ -1,7 +1,4 @@
-"""Simulates one market: trains a model on some users, and measures the gain of each policy on the other users.
-
-All policies have the same budget, so that their gains can be compared.
-"""
+"""Simulates one market: trains a model on some users, and measures the gain of each policy on the other users."""
 
 import tempfile
 from collections.abc import Collection
@@ -22,19 +19,18 @@ from mtorl.simulator.market import CHANNELS
 from mtorl.simulator.simulator import Simulator, SimulatorConfig
 from pipelines.loop.simulated_lift import Policy, play, policy_of
 
-# Largest number of decisions that are simulated for each policy. With more rounds per user, fewer users are simulated.
+# Largest number of decisions per policy. With more rounds per user, fewer users are simulated.
 DECISIONS = 12_000
-# The informed policy is measured three times: it looks 1, 2 or 3 opportunities ahead.
+# Numbers of opportunities that informed policies look ahead.
 DEPTHS = (1, 2, 3)
 
 
 def market(
     seed: int, users: int, epochs: int, rounds: tuple[int, ...], played: Collection[str] | None = None
 ) -> dict[str, Any]:
-    """Simulate one market, and return the clicks per decision and the spent share of the budget of each policy.
+    """Simulate one market, and return each policy's clicks per decision and spent share of the budget.
 
-    `rounds` are the numbers of opportunities per user to simulate. `played` are the names of the policies to measure;
-    None measures all.
+    `rounds` are numbers of opportunities per user. `played` selects policies; None measures all.
     """
     simulator = Simulator(SimulatorConfig(users=users, seed=seed))
     log = simulator.log()
@@ -64,7 +60,6 @@ def market(
 
 
 def policies(simulator: Simulator, trained: Artifact, seed: int) -> dict[str, Policy]:
-    """Return all policies except the incumbent, by name."""
     served, trees, informed = policy_of(trained, None), stored_in(trained), Informed(simulator)
     assert trees is not None
     learned, known = one_step(served.forecasts), of_informed(informed)

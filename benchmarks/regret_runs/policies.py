@@ -1,7 +1,5 @@
 """Defines greedy policies, which always take the best action according to a forecast.
 
-In a mixed policy, one forecast chooses the channel, and another one decides when to expose.
-
 Shapes: U all users of a round, N some of these users, C channels.
 """
 
@@ -19,7 +17,7 @@ GREEDY = PolicyParams(advantage_weight=1e6, exploration=0.0)  # always chooses t
 
 
 def once_a_round(forecasts: Forecasts) -> Forecasts:
-    """Return forecasts that are cached, so that several calls in a round compute them only once."""
+    """Cache the forecasts of a round."""
     held: list[tuple[Online, int, Forecast]] = []
 
     def of_round(online: Online, round_index: int) -> Forecast:
@@ -31,19 +29,19 @@ def once_a_round(forecasts: Forecasts) -> Forecasts:
 
 
 def one_step(forecasts: Forecasts) -> Forecasts:
-    """Return the same forecasts without the future value of an exposure, so that policies look only one step ahead."""
+    """Remove the future value of an exposure from forecasts."""
     return lambda online, round_index: forecasts(online, round_index)._replace(future_BC2=None)
 
 
 def of_predictor(predictor: Predictor, trained: Artifact) -> Forecasts:
-    """Return forecasts by another model, such as LightGBM, given the same inputs as the network in `trained`."""
+    """Return forecasts by another model, such as LightGBM, with the inputs of the network in `trained`."""
     return lambda online, round_index: forecast_of(
         predictor.predict(windows_of(online, round_index, trained.spec)), trained.encoder
     )
 
 
 def of_informed(informed: Informed) -> Forecasts:
-    """Return the best possible forecasts: gains by a policy that knows how users click, and the true mean costs."""
+    """Return the best possible forecasts, from the true click probabilities and mean costs."""
 
     def forecasts(online: Online, round_index: int) -> Forecast:
         gain_UC = informed.click_probability(online, round_index)
@@ -53,7 +51,7 @@ def of_informed(informed: Informed) -> Forecasts:
 
 
 def one_channel(forecasts: Forecasts, channel: int) -> Policy:
-    """Return a policy that shows ads only on one channel, whenever the forecast gain is worth the cost."""
+    """Return a policy that shows ads only on one channel, if the gain is worth the cost."""
 
     def of_channel(online: Online, round_index: int) -> Forecast:
         forecast = forecasts(online, round_index)
@@ -74,9 +72,6 @@ def mixed(choosing: Forecasts, exposing: Forecasts) -> Policy:
 
 
 def _only(channel_N: Floats, forecast: Forecast) -> Floats:
-    """Return the forecast gain of one channel in each row, and 0 for all other channels.
-
-    With these gains, a policy never shows an ad on another channel, because a gain of 0 is not worth the cost.
-    """
+    """Set the gain of all channels but one to 0, so that a policy shows no ads on them."""
     gain_NC = np.asarray(forecast.gain_BC)
     return np.where(np.arange(gain_NC.shape[1]) == channel_N[:, None], gain_NC, 0.0)

@@ -1,8 +1,6 @@
 """Formats the tables of `benchmarks/regret.py`: how close policies come to the best one, and where MTORL loses gain.
 
-The best policy, `informed_3`, knows how users click and looks 3 opportunities ahead. The gain of each policy is divided
-by the gain of the best policy in the same market. Confidence intervals are Student's t intervals; each market counts as
-one observation.
+Confidence intervals are Student's t intervals over markets.
 """
 
 from collections.abc import Mapping
@@ -17,7 +15,7 @@ from mtorl.arrays import Floats
 from mtorl.simulator.market import CHANNELS
 
 BEST = "informed_3"
-# The share of the best policy's gain that MTORL should reach, for 5 and 15 opportunities per user.
+# Wanted share of the best policy's gain, by opportunities per user.
 TARGETS = {"5": 0.95, "15": 0.90}
 SHOWN = {
     "incumbent": "incumbent: frequencies of the log",
@@ -34,7 +32,6 @@ SHOWN = {
 
 
 def regret_tables(figures: Figures) -> str:
-    """Format a table of each policy's gain, and tables of why the served policy gains less than the best one."""
     seeds = ", ".join(figures["markets"])
     users = figures["settings"]["users"]
     text = (
@@ -58,7 +55,7 @@ def regret_tables(figures: Figures) -> str:
 def _values(markets: Figures, rounds: str) -> dict[str, Floats]:
     """Return the clicks per decision of each policy in each market.
 
-    The policy "constant" always uses the same channel, which is the one that turned out best for the market.
+    "constant" is the best policy with the same channel for all users.
     """
     names = next(iter(markets.values()))[rounds]
     found = {name: np.array([one[rounds][name]["value"] for one in markets.values()]) for name in names}
@@ -67,11 +64,6 @@ def _values(markets: Figures, rounds: str) -> dict[str, Floats]:
 
 
 def _losses(values: Mapping[str, dict[str, Floats]]) -> str:
-    """Format a table of the reasons why the served policy gains less than the best policy, and of the loss by each.
-
-    How much a wrong channel costs depends on who decides when to show an ad: MTORL or the informed policy. The table
-    shows the mean of both cases. The same holds for ads at the wrong time.
-    """
     parts: dict[str, Any] = {
         "value of the future": lambda of: of[BEST] - of["informed"],
         "when to expose": lambda of: _half(of, "channel_informed", "when_informed"),
@@ -86,10 +78,9 @@ def _losses(values: Mapping[str, dict[str, Floats]]) -> str:
 
 
 def _half(of: Mapping[str, Floats], kept: str, replaced: str) -> Floats:
-    """Return how much gain is lost because MTORL, not the informed policy, makes one of two choices.
+    """Return the gain lost because MTORL, not the informed policy, chooses the channel or when to show an ad.
 
-    The two choices are the channel, and when to show an ad. The result is the mean of two cases: the other choice is
-    made by the informed policy (`kept`), or by MTORL.
+    The result is the mean of two cases: the informed policy (`kept`) or MTORL makes the other choice.
     """
     return ((of["informed"] - of[kept]) + (of[replaced] - of["greedy"])) / 2
 
@@ -107,10 +98,7 @@ def _future(values: Mapping[str, dict[str, Floats]]) -> str:
 
 
 def _longer_log(figures: Figures) -> str:
-    """Format a table that shows how much closer the served policy comes to the best one if its log has more users.
-
-    Only markets that were simulated with every number of users are compared.
-    """
+    """Format a table of the served policy's gain by number of users in the log, over the same markets."""
     sizes = {str(figures["settings"]["users"]): figures["markets"], **figures.get("larger", {})}
     common = [seed for seed in figures["markets"] if all(seed in markets for markets in sizes.values())]
     rows = []

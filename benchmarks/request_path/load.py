@@ -2,12 +2,7 @@
 
     python -m benchmarks.request_path.load < plan.json          # prints the figures as JSON
 
-In a closed loop, each connection sends its next request as soon as it has a response. In an open loop (`rate` is set),
-requests are due at fixed times, even if no connection is free. Latency is then measured from this time, so that it
-includes the wait for a connection.
-
-The load generator needs tens of microseconds of CPU time for each request. If it runs on the same computer as the
-servers, compare the CPU time of the servers, because their latency is affected.
+In an open loop (`rate` is set), requests are due at fixed times, and latency includes the wait for a free connection.
 """
 
 import asyncio
@@ -24,19 +19,19 @@ from urllib.parse import urlsplit
 _QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0))
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _REASON = re.compile(rb'"fallback_reason":"([^"]*)"')
-# Shortest sleep. The clock of uvloop counts whole milliseconds, so a shorter sleep would end at once.
+# uvloop counts whole milliseconds, so a shorter sleep would end at once.
 _TICK_SECONDS = 0.001
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Describes the requests that the load generator sends, and how long it sends them.
+    """The requests that the load generator sends.
 
     Attributes:
-        bodies: Bodies of requests. Each request has one of them, chosen at random.
+        bodies: Bodies of requests, chosen at random.
         seconds: Length of the measured time.
         rate: Requests per second in an open loop; 0 means a closed loop.
-        warm_seconds: Length of the warm-up, which comes first and is not measured.
+        warm_seconds: Length of the preceding warm-up.
     """
 
     url: str
@@ -59,7 +54,7 @@ class Load:
         self._requests = [f"{head}content-length: {len(body.encode())}\r\n\r\n{body}".encode() for body in plan.bodies]
         self._random = random.Random(plan.seed)
         self._idle: deque[_Connection] = deque()
-        # For each request that waits for a free connection: the time at which it should have been sent.
+        # Due times of requests that wait for a free connection.
         self._due: deque[float] = deque()
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._from = time.perf_counter() + plan.warm_seconds
@@ -69,7 +64,7 @@ class Load:
         self.broken = 0
 
     async def run(self) -> dict[str, object]:
-        """Send requests for the time in the plan, and return the figures."""
+        """Send all requests, and return the figures."""
         loop, connections = asyncio.get_running_loop(), self._plan.connections
         connected = (loop.create_connection(lambda: _Connection(self), *self._address) for _ in range(connections))
         transports = [transport for transport, _ in await asyncio.gather(*connected)]
@@ -92,7 +87,7 @@ class Load:
         return {**found, "latency_ms": latency_ms, **faults, "never_answered": len(self._due)}
 
     def next(self, connection: "_Connection") -> None:
-        """Send the next request on a free connection. In an open loop, the connection waits until a request is due."""
+        """Send the next request on a free connection, in an open loop once it is due."""
         if not self._plan.rate:
             connection.ask(self._random.choice(self._requests), time.perf_counter())
         elif self._due:
@@ -111,7 +106,7 @@ class Load:
                 self.next(self._idle.popleft())
 
     def count(self, due: float, status: int, body: bytes) -> None:
-        """Count a response. Responses are ignored if they, or their requests, are outside the measured time."""
+        """Count a response if it and its request are within the measured time."""
         now = time.perf_counter()
         if self._from <= due and now <= self._until:
             self.times.setdefault(status, []).append(now - due)
@@ -127,7 +122,7 @@ class Load:
 class _Connection(asyncio.Protocol):
     """A connection that sends one request after the other until the server closes it.
 
-    This is a protocol of asyncio, because asyncio streams would need three times as much CPU time.
+    asyncio streams would need three times as much CPU time.
     """
 
     def __init__(self, load: Load) -> None:

@@ -1,7 +1,4 @@
-"""Profiles a router with py-spy: which functions hold Python's global lock, and for which share of the time.
-
-Only one thread at a time can hold this lock, so it limits the number of decisions per second.
-"""
+"""Profiles a router with py-spy: which functions hold Python's global lock, and for which share of the time."""
 
 import subprocess
 import sys
@@ -11,9 +8,9 @@ from pathlib import Path
 
 from _environment import ROOT
 
-# Number of stacks that py-spy records per second.
+# Stacks recorded per second.
 _RATE = 200
-# Number of functions that are reported.
+# Number of reported functions.
 _MOST = 25
 _ROOMS = ("serving/", "mtorl/", "features/")
 
@@ -38,9 +35,9 @@ class Profile:
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def shares(self) -> dict[str, float]:
-        """Return in which share of the samples each function was running, with the largest share first.
+        """Return the share of the samples by function, the largest first.
 
-        A sample counts for the innermost function of this project on the stack, or for "libraries" if there is none.
+        A sample counts for the innermost function of this project, or for "libraries".
         """
         if self._process.wait():
             raise RuntimeError("py-spy failed: it needs root, or the permission to trace processes")
@@ -56,7 +53,7 @@ class Profile:
 
 
 def _of_project(frame: str) -> str | None:
-    """Return "function (path)" for a stack frame of this project, without the line, or None for any other frame."""
+    """Return "function (path)" for a stack frame of this project; None for other frames."""
     function, _, place = frame.partition(" (")
     path = place.rpartition(":")[0].removeprefix(f"{ROOT}/")
     return f"{function} ({path})" if path.startswith(_ROOMS) else None

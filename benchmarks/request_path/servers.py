@@ -17,7 +17,6 @@ from benchmarks._process import redis_server
 
 
 def samples(url: str) -> Iterator[Sample]:
-    """Yield all Prometheus samples that a router exports at /metrics."""
     text = urllib.request.urlopen(url.split("/v1/")[0] + "/metrics", timeout=5).read().decode()
     for family in text_string_to_metric_families(text):
         yield from family.samples
@@ -33,14 +32,14 @@ class RouterPath:
     deadline_ms: float
 
     def first_decision(self, body: str) -> float:
-        """Return how long the router takes for its first decision, in milliseconds."""
+        """Return the duration of the router's first decision, in milliseconds."""
         request = urllib.request.Request(self.url, body.encode(), {"content-type": "application/json"})
         started = time.perf_counter()
         urllib.request.urlopen(request, timeout=5).read()
         return 1000 * (time.perf_counter() - started)
 
     def stage_sums(self) -> Counter[tuple[str, str]]:
-        """Return the total seconds ("sum") and the number ("count") of calls of each stage, from /metrics."""
+        """Return the total seconds ("sum") and the number ("count") of calls of each stage."""
         figures: Counter[tuple[str, str]] = Counter()
         for sample in samples(self.url):
             what = sample.name.removeprefix("mtorl_stage_latency_seconds_")
@@ -67,15 +66,15 @@ def router(
     for name in ("model-store", "artifacts", "features"):
         (copy / name).symlink_to(run / name)
     (copy / "serving").mkdir()
-    # Set a stage in which both arms decide, because the experiment of the run may have ended.
+    # The experiment of the run may have ended, so set a stage in which both arms decide.
     experiment = yaml.safe_load((run / "serving.yaml").read_text()) | {"stage": "50%"}
     for budget in experiment["budgets"]:
-        # The budget is too large to be exhausted. Without money, decisions would take less time.
+        # Without money, decisions would take less time, so the budget must not be exhausted.
         budget["amount"] = 1e6
     (copy / "serving" / "experiment.yaml").write_text(yaml.safe_dump(experiment))
     with ExitStack() as running:
         ledger = None
-        # A ledger on Redis must sync each write to disk, which takes time, so the measurement does the same.
+        # A ledger on Redis must sync each write to disk, which takes time.
         if on_redis:
             server = redis_server(scratch, appendonly="yes", appendfsync="always")
             ledger = f"redis://127.0.0.1:{running.enter_context(server)}/0"

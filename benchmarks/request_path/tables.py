@@ -7,12 +7,11 @@ Aim = tuple[str, float, float, str]
 CONNECTIONS = {"1": "1 connection", "8": "8 connections", "32": "32 connections"}
 _NO_ANSWER = {"p50": float("nan"), "p99": float("nan")}
 PATHS = {"SQLite": "router_sqlite", "Redis": "router_redis", "predictor": "router_predictor"}
-# Targets: the CPU time at 1 and at 8 connections is at most this multiple of the least possible CPU time.
+# Targets at 1 and at 8 connections, as multiples of the least possible CPU time.
 _OF_LIMIT = (6, 10)
 
 
 def serving_tables(figures: Figures) -> str:
-    """Format the tables of the request path: targets, closed loops, stages and overload."""
     paths = {name: figures[key] for name, key in PATHS.items()}
     aims: list[Aim] = [("handler, CPU ms a decision, at most", 0.6, figures["handler"]["32"]["cpu_ms"], ".2f")]
     for name, path in paths.items():
@@ -59,10 +58,6 @@ def serving_tables(figures: Figures) -> str:
 
 
 def _path_aims(path: Figures) -> list[Aim]:
-    """List the targets for a router with its model servers, together with the measured values.
-
-    The targets are for loads from a few connections, and for two and four times the load that the router can handle.
-    """
     loads, one = path["loads"], path["loads"]["1"]["latency_ms"]["200"]
     grown = path["memory_mib"]["after"] / path["memory_mib"]["before"]
     aims: list[Aim] = [
@@ -89,10 +84,7 @@ def _path_aims(path: Figures) -> list[Aim]:
 
 
 def _limit_aims(path: Figures, figures: Figures) -> list[Aim]:
-    """List the targets for the CPU time of a router with its model servers, as multiples of the least possible time.
-
-    No server can need less than the time to read and encode a window, and to run the network.
-    """
+    """List the targets for CPU time, as multiples of the time to read and encode a window and to run the network."""
     forward, one, eight = figures["forward_cpu_ms"], path["loads"]["1"], path["loads"]["8"]
     limit = {size: forward["encoding"][size] + forward["graph"][size] for size in ("1", "8")}
     aim = "the limit of that batch, at most"
@@ -103,21 +95,15 @@ def _limit_aims(path: Figures, figures: Figures) -> list[Aim]:
 
 
 def decided(result: Figures) -> int:
-    """Return the number of decisions by a model or policy. Refused requests and default actions do not count."""
+    """Return the number of decisions by a model or policy, without default actions."""
     return int(result["statuses"].get("200", 0) - sum(result["fallbacks"].values()))
 
 
 def goodput(result: Figures) -> float:
-    """Return the number of full decisions per second."""
     return float(result["per_second"]) * decided(result) / max(result["requests"], 1)
 
 
 def in_short(result: Figures) -> str:
-    """Format the result of one load as a cell of a table.
-
-    The cell has decisions per second, latency and CPU time. Default actions and refused requests follow if there are
-    many.
-    """
     if (ok := result["latency_ms"].get("200")) is None:
         return "no answer"
     requests = result["requests"]
@@ -129,7 +115,6 @@ def in_short(result: Figures) -> str:
 
 
 def _failed(result: Figures) -> int:
-    """Return the number of responses with a 5xx status."""
     return sum(count for status, count in result["statuses"].items() if status.startswith("5"))
 
 

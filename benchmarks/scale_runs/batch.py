@@ -1,7 +1,4 @@
-"""Measures the batch jobs that process the last day of a lake. Each function is a task for a subprocess.
-
-`made_lake.py` generates the lake.
-"""
+"""Measures the batch jobs that process the last day of a lake. Each function is a task for a subprocess."""
 
 import shutil
 import tempfile
@@ -20,7 +17,7 @@ LOOKED_AT = "experiment-0"
 
 
 def make(folder: str, decisions: int, days: int) -> dict[str, Any]:
-    """Write all days of a lake except the last one, as they are after compaction ("closed hours")."""
+    """Write all days of a lake except the last one, as compacted hours."""
     made = MadeLake(Path(folder), decisions, days)
     with clock() as figures:
         made.write_history()
@@ -38,7 +35,6 @@ def arrive(folder: str, decisions: int, days: int) -> dict[str, Any]:
 
 
 def compact_day(folder: str) -> dict[str, Any]:
-    """Compact the lake after each hour of the last day."""
     from features.collect.compact import compact
 
     made = MadeLake(Path(folder), 0)
@@ -51,7 +47,7 @@ def compact_day(folder: str) -> dict[str, Any]:
 
 
 def make_hour(folder: str, decisions: int) -> dict[str, Any]:
-    """Write the files that routers upload in one busy hour, the last hour of the lake."""
+    """Write the files that routers upload in the lake's last hour."""
     made = MadeLake(Path(folder), decisions * 24 * 28)
     with clock() as figures:
         new = made.write_last_hour()
@@ -59,10 +55,7 @@ def make_hour(folder: str, decisions: int) -> dict[str, Any]:
 
 
 def compact_hour(folder: str) -> dict[str, Any]:
-    """Compact the lake after its last hour, and measure time and memory.
-
-    `scratch_mib` in the result is the disk space that the temporary files needed at most.
-    """
+    """Compact the lake's last hour. `scratch_mib` is the peak size of temporary files."""
     from features.collect.compact import compact
 
     tempfile.tempdir = scratch = tempfile.mkdtemp(dir=Path(folder).parent)
@@ -71,7 +64,7 @@ def compact_hour(folder: str) -> dict[str, Any]:
     def watch() -> None:
         nonlocal peak
         while not ended.wait(0.2):
-            # Ignore a file that the compaction deletes during this call.
+            # The compaction may delete a file during this call.
             with suppress(FileNotFoundError):
                 peak = max(peak, sum(file.stat().st_size for file in Path(scratch).rglob("*")))
 
@@ -88,10 +81,7 @@ def compact_hour(folder: str) -> dict[str, Any]:
 
 
 def judge_rows(folder: str, days_before: int = 0) -> dict[str, Any]:
-    """Measure how long it takes to find the decisions from which a training can learn ("judged rows").
-
-    The search is made as of `days_before` days before the end of the lake.
-    """
+    """Measure the search for decisions from which a training can learn, as of `days_before` days before the end."""
     from features.collect.training_log import learnable
 
     with clock() as figures, _opened() as opened:
@@ -100,7 +90,6 @@ def judge_rows(folder: str, days_before: int = 0) -> dict[str, Any]:
 
 
 def measure_day(folder: str) -> dict[str, Any]:
-    """Compute what the monitor checks for the last day (its measures), and measure the time."""
     from monitoring.decision_log import DecisionLog, Period
     from monitoring.watch.measures import measure
     from mtorl.log.gain import Gain
@@ -112,7 +101,6 @@ def measure_day(folder: str) -> dict[str, Any]:
 
 
 def look_once(folder: str) -> dict[str, Any]:
-    """Compute the findings about one of the ten experiments, such as its verdict, and measure the time."""
     from monitoring.decision_log import DecisionLog
     from monitoring.experiments.findings import findings_of
     from mtorl.experiment.experiment import Experiment
@@ -132,10 +120,7 @@ def look_once(folder: str) -> dict[str, Any]:
 
 
 def definition(name: str, **changes: Any) -> dict[str, Any]:
-    """Return the definition of an experiment whose arms are fixed rules, so that no model server is needed.
-
-    `changes` are fields that replace those of the definition.
-    """
+    """Return the definition of an experiment without model servers, because its arms are fixed rules."""
     rules = (("incumbent", CHANNELS[0]), ("challenger", CHANNELS[1]))
     made: dict[str, Any] = {"name": name, "enabled": True, "salt": "s", "unit": "user_id", "layer": "default"}
     made |= {"stage": "50%", "default_channel": CHANNELS[0], "alpha": 0.05, "min_runtime_hours": 0}
@@ -147,10 +132,7 @@ def definition(name: str, **changes: Any) -> dict[str, Any]:
 
 @contextmanager
 def _opened() -> Iterator[set[str]]:
-    """Yield a set, to which the name of each file of the lake is added when the block opens the file.
-
-    This includes the files with cached sums.
-    """
+    """Yield a set that collects the names of all lake files opened in the block, including cached sums."""
     from monitoring.verdict.stored_sums import _Sums
     from mtorl.runtime.duckdb_files import LakeFiles
 

@@ -1,7 +1,4 @@
-"""Measures how much memory an evaluation needs, depending on the size of its log.
-
-Three tasks, for subprocesses: write a windows folder, fit small models, and evaluate them.
-"""
+"""Measures how much memory an evaluation needs, depending on the size of its log."""
 
 import hashlib
 import json
@@ -12,7 +9,7 @@ from benchmarks._process import clock
 
 # Number of touchpoints in a shard, and of a user.
 SHARD_ROWS, LENGTH = 250_000, 25
-# At most this many shards are written. The manifest may list more, but an evaluation reads only a sample.
+# Write at most this many shards, because an evaluation reads only a sample of the listed shards.
 DISTINCT = 40
 
 
@@ -40,7 +37,7 @@ def write_steps(folder: str, rows: int, shard_rows: int = SHARD_ROWS) -> dict[st
 
 
 def fit(windows: str, models: str) -> dict[str, Any]:
-    """Fit a small challenger and an incumbent, because their quality does not matter here."""
+    """Fit small models, because their quality does not matter here."""
     from mtorl.fitting.fit import fit_challenger, fit_incumbent
     from mtorl.network.training import TrainConfig
 
@@ -51,7 +48,6 @@ def fit(windows: str, models: str) -> dict[str, Any]:
 
 
 def evaluate(windows: str, models: str) -> dict[str, Any]:
-    """Evaluate the challenger against the incumbent, as a pipeline does, and measure time and memory."""
     from mtorl.baselines.lightgbm import fit_outcomes
     from mtorl.evaluation.offline import evaluate_offline
 

@@ -1,9 +1,6 @@
 """Measures the online store: the memory that Redis needs for each user, and the cost of adding events (the feed).
 
-The measurement uses a real redis-server with the settings of manifests/base/redis/redis.conf. Each user has `window`
-touchpoints of the simulator's data set. They come either from a log (`materialized`), or from the feed (`fed`). The
-feed stores more: for each touchpoint, digests of decisions and outcomes, and for some hours a separate record of each
-exposure, called a note.
+The feed also stores digests of events and, for some hours, a separate record of each exposure, called a note.
 """
 
 from __future__ import annotations
@@ -23,7 +20,7 @@ BASE_MS = 1_767_268_800_000  # time in decision ids, milliseconds since 1970
 
 
 def redis_options() -> dict[str, str]:
-    """Return the options in the project's redis.conf that affect how the data of a user are stored."""
+    """Return the options in redis.conf that affect how a user's data are stored."""
     text = (ROOT / "manifests" / "base" / "redis" / "redis.conf").read_text()
     return {name.replace("-", "_"): value for name, value in re.findall(r"^(hash-\S+) (\S+)$", text, re.M)}
 
@@ -48,7 +45,7 @@ def log_of(users: int) -> pd.DataFrame:
 
 
 def events_of(number: int, row: dict[str, Any], spec: Any) -> list[tuple[str, dict[str, Any]]]:
-    """Return the events that a router would send for one touchpoint: its decision, and its outcomes."""
+    """Return a router's events for one touchpoint: its decision, and its outcomes."""
     hexes, when = f"{BASE_MS + number * 10:012x}", row["timestamp"].isoformat()
     decision = f"{hexes[:8]}-{hexes[8:]}-7{number % 64:02x}0-8000-{number:012x}"
     shown = {"user_id": row["user_id"], "channel": row["channel"], "expose": True, "withdrawn": False}
@@ -62,7 +59,7 @@ def events_of(number: int, row: dict[str, Any], spec: Any) -> list[tuple[str, di
 
 
 def measure(folder: str, users: int) -> dict[str, Any]:
-    """Measure how many bytes a user and a note need in Redis, and how much CPU time the feed needs for an event."""
+    """Measure the bytes of a user and of a note in Redis, and the feed's CPU time per event."""
     from redis import Redis
 
     from features.offline import store

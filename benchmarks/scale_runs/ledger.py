@@ -1,10 +1,6 @@
 """Measures the budget ledger on Redis: the memory of a reservation, and the work for an exposure.
 
-The measurement uses a real redis-server with an append-only file. The file is not synced to disk, because the duration
-of a sync depends only on the disk. CPU time is the time of the server in user mode (`used_cpu_user`).
-
-Each exposure has a request id. Each campaign has a total and a daily budget, each with three accounts: one for each of
-two arms, and one for both together.
+The append-only file is not synced, because the duration of a sync depends only on the disk.
 """
 
 import uuid
@@ -20,7 +16,7 @@ PERIODS: tuple[Period, ...] = ("total", "day")
 
 
 def memory(port: int, number: int) -> dict[str, float]:
-    """Measure how many bytes an open, a settled and an expired reservation need, including the request id."""
+    """Measure the bytes of an open, a settled and an expired reservation."""
     ledger, found = _ledger(port, 100), {}
     for end in ("settled", "expired"):
         before, made = _work(port), _exposures(number, 100)
@@ -53,7 +49,6 @@ def decision(port: int, campaigns: int, routers: int, number: int) -> dict[str, 
 
 
 def _ledger(port: int, campaigns: int) -> Ledger:
-    """Open a ledger like a router, and define the accounts of all campaigns."""
     ledger, arms = open_ledger(f"redis://127.0.0.1:{port}?name=ads", 30.0), ("*", "e0/incumbent", "e0/challenger")
     ledger.define(
         [Account(arm, f"c{c}", "*", 1e6, period) for c in range(campaigns) for arm in arms for period in PERIODS]
@@ -62,7 +57,7 @@ def _ledger(port: int, campaigns: int) -> Ledger:
 
 
 def _exposures(number: int, campaigns: int) -> list[Wanted]:
-    """Return reservations for `number` exposures, spread over the campaigns. Ids are as long as a router's."""
+    """Return reservations for `number` exposures. Ids are as long as a router's."""
     names = [str(uuid.uuid4()) for _ in range(number)]
     return [
         Wanted(name, "e0/challenger", f"c{i % campaigns}", "video", 0.05, uuid.uuid4().hex)
@@ -71,7 +66,6 @@ def _exposures(number: int, campaigns: int) -> list[Wanted]:
 
 
 def _work(port: int) -> dict[str, float]:
-    """Return the work of the Redis server so far: commands, CPU time, network traffic and memory."""
     with Redis(port=port) as client:
         stats, calls = client.info("stats"), client.info("commandstats")
         return {

@@ -4,11 +4,7 @@
     made.write_history()                 # 27 days of closed hours
     made.write_arrivals()                # the uploads of the last day, including outcomes of older decisions
 
-Each user has ten decisions on average and belongs to one of ten experiments. 60 % of the decisions lead to an exposure.
-Its cost arrives within minutes, a click (5 %) within hours, and a conversion (1 %) within seven days.
-
-Fields that contain JSON have the same text in all records, so that a hundred million decisions need only 10 GB.
-Therefore the size of the lake on disk is not realistic.
+JSON fields have few different texts, so the size on disk is not realistic.
 """
 
 import json
@@ -24,7 +20,7 @@ from mtorl.log.records import Kind, sql_columns
 
 EXPERIMENTS, ROUTERS = 10, 2
 END = datetime(2026, 3, 29, tzinfo=UTC)
-# All outcomes arrive within this time after their decision.
+# Longest delay of an outcome.
 LATEST = timedelta(days=7)
 # Number of files that a router uploads per hour.
 FILES_AN_HOUR = 60
@@ -81,7 +77,7 @@ _VALUES = {
 
 
 class MadeLake:
-    """A generated lake, with a number of `decisions` in a number of `days`."""
+    """A generated lake of `decisions` decisions in `days` days."""
 
     def __init__(self, folder: Path, decisions: int, days: int = 28) -> None:
         self.folder = folder
@@ -98,7 +94,7 @@ class MadeLake:
         return list(self._hours(self.today, END))
 
     def write_history(self) -> None:
-        """Write all days except the last one as compacted ("closed") hours, with the outcomes that arrived by then."""
+        """Write all days except the last one as compacted hours, with the outcomes that arrived by then."""
         with self._database() as db:
             for hour in self._hours(self.begin, self.today):
                 self._decide(db, hour)
@@ -109,7 +105,7 @@ class MadeLake:
     def write_arrivals(self) -> int:
         """Write the files that routers upload on the last day, and return the number of decisions in them.
 
-        The files also contain the outcomes of earlier decisions that arrive on this day.
+        The files also contain outcomes of earlier decisions.
         """
         decisions = 0
         with self._database() as db:
@@ -126,20 +122,13 @@ class MadeLake:
         return decisions
 
     def write_last_hour(self) -> int:
-        """Write the files that routers upload in the last hour, and return the number of decisions in them.
-
-        For simplicity, the files also contain outcomes that arrive later.
-        """
+        """Write the files that routers upload in the last hour, and return the number of decisions in them."""
         with self._database() as db:
             self._decide(db, END - HOUR)
             return self._upload(db, END - HOUR, "outcomes")
 
     def _upload(self, db: duckdb.DuckDBPyConnection, hour: datetime, outcomes: str) -> int:
-        """Write the decisions of an hour, and all outcomes in a table, as routers upload them.
-
-        There is one file for each minute and each router. `outcomes` is the name of the table. Returns the number of
-        decisions.
-        """
+        """Write the decisions of an hour, and the outcomes in a table, as one file per minute and router."""
         files = ROUTERS * FILES_AN_HOUR
         parts: tuple[tuple[Kind, str], ...] = (("decision", "decided"), ("outcome", outcomes))
         for kind, records in parts:
@@ -161,10 +150,7 @@ class MadeLake:
         return db
 
     def _decide(self, db: duckdb.DuckDBPyConnection, hour: datetime) -> None:
-        """Create the tables `decided` and `outcomes`, with the decisions of an hour and all their outcomes.
-
-        Each call with the same hour creates the same content.
-        """
+        """Create the tables `decided` and `outcomes` of an hour, always with the same content."""
         start = round(hour.timestamp())
         columns = ", ".join(
             f"CAST({_VALUES.get(name, 'NULL')} AS {type_}) AS {name}" for name, type_ in sql_columns("decision").items()

@@ -1,7 +1,4 @@
-"""Creates routers in this process, whose arms are fixed rules, so that no model server is needed.
-
-Features are not read from a store. Each user has random touchpoints, as many as fit into a window.
-"""
+"""Creates routers in this process, whose arms are fixed rules, so that no model server is needed."""
 
 import random
 import zlib
@@ -23,10 +20,10 @@ WINDOW_SHARE = 0.05
 
 
 class MadeFeatures:
-    """Replaces the feature store: every user has random touchpoints, which need not be stored."""
+    """Replaces the feature store: every user has random touchpoints."""
 
     def read(self, requests: Sequence[DecisionRequest]) -> list[UserFeatures]:
-        """Return features with random touchpoints for each request."""
+        """Return random features for each request."""
         return [UserFeatures(_history(request), {"age_group": "30-39"}, has_history=True) for request in requests]
 
 
@@ -38,10 +35,7 @@ def _history(request: DecisionRequest) -> dict[str, Any]:
 
 @cache
 def _touchpoints(number: int) -> dict[str, Any]:
-    """Return random touchpoints, for which the caller must set times.
-
-    The result is cached, because otherwise a fifth of the time of a decision would be spent here.
-    """
+    """Return random touchpoints without times. The cache saves a fifth of the time of a decision."""
     chance, steps = random.Random(number), range(SPEC.window)
     made = {
         "channel": [chance.choice(CHANNELS) for _ in steps],
@@ -56,9 +50,9 @@ def _touchpoints(number: int) -> dict[str, Any]:
 
 
 def router(folder: Path, ledger: str, lake: str, budget: float, **settings: Any) -> Router:
-    """Create a router whose settings and spool are in a folder. Its only experiment is called `scale`.
+    """Create a router with its settings and spool in a folder, and one experiment, `scale`.
 
-    `budget` is the budget of each campaign in the experiment.
+    `budget` is the budget of each campaign.
     """
     import yaml
 
@@ -76,13 +70,12 @@ def router(folder: Path, ledger: str, lake: str, budget: float, **settings: Any)
 
 
 def outcome(decision_id: str, kind: str, value: float) -> dict[str, Any]:
-    """Return an outcome that happens now, as a client reports it to a router."""
     event = {"event_id": f"{kind}-{decision_id}", "decision_id": decision_id, "kind": kind, "value": value}
     return {**event, "event_time": datetime.now(UTC).isoformat()}
 
 
 def instances(numbers: Sequence[int], chance: random.Random, users: int) -> list[dict[str, Any]]:
-    """Return the instances in the body of a decision request, one for each number, with different request ids."""
+    """Return an instance of a decision request for each number, with different request ids."""
     return [
         {
             "user_id": f"u{chance.randrange(users)}",

@@ -1,10 +1,6 @@
 """Measures how much CPU time the routers and their Redis need for pacing, by number of campaigns and routers.
 
-Time is simulated, so that ten minutes are measured in less than one. Routers and ledger share a clock. In each round,
-the clock advances by one second, or by the real duration of the round if that is longer.
-
-The simulation begins at noon, when half of each budget is spent and the traffic is as planned. Before the ten minutes,
-two minutes are simulated that are not counted, because a router that begins to pace writes all accounts once.
+Time is simulated. The first two minutes are not counted, because a router that begins to pace writes all accounts once.
 """
 
 import random
@@ -33,7 +29,7 @@ class _Clock:
         return self._then + time.perf_counter() - self._set
 
     def next_second(self, at: float) -> None:
-        """Move the clock forward to one second after `at`. If it is already later, keep it."""
+        """Move the clock to one second after `at`, unless it is later."""
         self._then, self._set = max(at + 1, self()), time.perf_counter()
 
 
@@ -68,7 +64,7 @@ def pace(campaigns: int, routers: int, seconds: int) -> dict[str, Any]:
             used = client.info("cpu")
             return float(used["used_cpu_sys"] + used["used_cpu_user"])
 
-        # Reserve half of each budget, which would have been spent before noon.
+        # The simulation begins at noon, so reserve half of each budget.
         for i in range(campaigns):
             ledgers[0].reserve_all([spend(f"morning-{i}-{arm}", arm, i, budget / 4) for arm in ARMS])
         began, open_before = time.perf_counter(), list[Wanted]()

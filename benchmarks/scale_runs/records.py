@@ -1,6 +1,6 @@
 """Measures how many bytes a record needs on a router's disk (in the spool), and in the lake.
 
-The records look like decisions by a model. Their predictions are random numbers, because these compress worst.
+Predictions are random numbers, because these compress worst.
 """
 
 import asyncio
@@ -12,12 +12,12 @@ from benchmarks._process import clock
 from benchmarks.scale_runs.made_lake import CHANNELS
 from mtorl.log.records import KINDS
 
-# Number of records in a file; each decision has a window of its own.
+# Number of records in a file.
 RECORDS = 1_000
 
 
 def record_bytes(folder: str) -> dict[str, Any]:
-    """Let a router log `RECORDS` decisions with outcomes and windows, upload them, and return the bytes per record."""
+    """Let a router log and upload `RECORDS` decisions with outcomes and windows, and return the bytes per record."""
     with clock() as figures:
         found = asyncio.run(_logged(Path(folder)))
     return {**figures, **found}

@@ -1,7 +1,4 @@
-"""Measures how long a router takes to start with many records on disk, or with budgets of many campaigns.
-
-While a router can't upload records, they pile up on its disk, in the spool.
-"""
+"""Measures how long a router takes to start with many records on disk, or with budgets of many campaigns."""
 
 import asyncio
 import itertools
@@ -17,15 +14,14 @@ from benchmarks._process import clock, redis_server
 from benchmarks.scale_runs.batch import definition
 from benchmarks.scale_runs.made_lake import SPEC
 
-# Kinds of records, and the share of the spool's bytes that each of them has.
+# Kinds of records, with their share of the spool's bytes.
 KINDS = (("decision", 0.7), ("outcome", 0.2), ("window", 0.1))
 
 
 def start_with_spool(folder: str, segments: int) -> dict[str, Any]:
-    """Measure the start of a router that has `segments` files of 64 MiB in its spool, with recent records.
+    """Measure the start of a router with `segments` files of 64 MiB in its spool.
 
-    To save disk space, all files with the same kind of record are hard links to one file. The ledger is on Redis and
-    contains open reservations.
+    Hard links to one file per kind save disk space.
     """
     place = Path(folder)
     place.mkdir(parents=True)
@@ -55,7 +51,7 @@ async def _start(place: Path, ledger: str, segments: int) -> dict[str, Any]:
 
 
 async def some_records(one: Any, count: int = 50) -> dict[str, list[dict[str, Any]]]:
-    """Let a router make `count` decisions with outcomes, and return the records that it writes, by kind."""
+    """Let a router make `count` decisions with outcomes, and return its records by kind."""
     import json
     import random
 
@@ -73,7 +69,6 @@ async def some_records(one: Any, count: int = 50) -> dict[str, list[dict[str, An
 
 
 def _segment(spool: Path, kind: str, like: list[dict[str, Any]], size: int) -> Path:
-    """Write a file of the spool that consists of copies of the records in `like`. Each copy has new ids."""
     import orjson
 
     identity = (spool / "identity").read_text().strip()
@@ -89,7 +84,6 @@ def _segment(spool: Path, kind: str, like: list[dict[str, Any]], size: int) -> P
 
 
 def with_own_ids(kind: str, record: dict[str, Any], number: int, identity: str) -> dict[str, Any]:
-    """Return a copy of a record with new ids and the current time."""
     from mtorl.log.decision_ids import decision_id
 
     name, now = decision_id(f"u{number % 5000}", identity), datetime.now(UTC).isoformat()
@@ -104,7 +98,7 @@ def with_own_ids(kind: str, record: dict[str, Any], number: int, identity: str) 
 def kill_and_start(folder: str, campaigns: int, experiments: int) -> dict[str, Any]:
     """Measure how long a router needs to read experiments with many campaigns, and to notice that one is switched off.
 
-    The experiment is switched off in two ways: by creating its `.off` file, and by changing the experiment file.
+    The switch is an `.off` file, then a change of the experiment file.
     """
     import yaml
 

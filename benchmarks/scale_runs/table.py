@@ -8,7 +8,7 @@ from benchmarks._markdown import Figures, measured_on, table
 from benchmarks.scale_runs.made_lake import EXPERIMENTS
 
 MOST_MIB, MOST_SECONDS, MOST_RATIO, MOST_USERS = 1_024, 5.0, 1.2, 20_000_000
-# Number of decisions in an hour, if there are a thousand per second.
+# Decisions in an hour with a thousand per second.
 TRAFFIC = 3_600_000
 STEPS = {
     "compact": "compaction",
@@ -22,7 +22,6 @@ STEPS = {
 
 
 def scale_tables(figures: Figures) -> str:
-    """Format tables of all parts that were measured. Lists below the tables show which limits are met."""
     parts = {"lake": _lake, "hour": _hour, "evaluation": _evaluation, "ledger": _ledger}
     parts |= {"histories": _histories, "start": _start, "traffic": _traffic}
     text = "\n".join(made(figures[name]) for name, made in parts.items() if name in figures)

@@ -1,10 +1,6 @@
 """Sends traffic to two routers that share a ledger and a lake, and checks that no record is lost or doubled.
 
-The ledger is on Redis, and the lake is in an object store. Each router is a process. Requests have 20 decisions, and
-alternately go to one and the other router. 2 % of the decisions are requested again from the same router, and 1 % from
-the other router, which may get the request first. Costs and clicks are reported to one of the routers, 2 % of them
-twice. Some exposures are cancelled, and for some nothing is reported. The budgets suffice for only 70 % of the
-exposures, so that the limits are reached.
+Some decisions are requested again from the same or the other router, and some costs and clicks are reported twice.
 """
 
 import asyncio
@@ -29,9 +25,9 @@ from benchmarks.scale_runs.market import CAMPAIGNS, CAP, WINDOW_SHARE, instances
 from mtorl.log.records import Kind
 from serving.router.flow import idempotency_cache
 
-# A request has 20 decisions, and 4 requests are sent at the same time.
+# Decisions in a request, and requests at the same time.
 PART, WORKERS = 20, 4
-# The budgets suffice for this share of the exposures.
+# Share of the exposures for which the budgets suffice.
 PAID_SHARE = 0.7
 UPLOAD_SECONDS = 10.0
 KINDS: tuple[Kind, ...] = ("decision", "outcome", "window")
@@ -68,13 +64,12 @@ def play(folder: str, decisions: int) -> dict[str, Any]:
 
 
 def play_one(folder: str, number: int, decisions: int, ledger: str, lake: str) -> dict[str, Any]:
-    """Send the traffic of one router; this is the task of a subprocess."""
     return asyncio.run(_Played(Path(folder), number, decisions).run(ledger, lake))
 
 
 @contextmanager
 def object_store() -> Iterator[str]:
-    """Start a local server with the S3 API in a subprocess, create a bucket, and yield the URI of a lake in it."""
+    """Start a local S3 server with a bucket, and yield the URI of a lake in it."""
     import pyarrow.fs as pafs
 
     from serving.local.ports import free_ports
@@ -98,10 +93,7 @@ def object_store() -> Iterator[str]:
 
 
 class _Played:
-    """One of the two routers, together with the clients that call it.
-
-    These clients also send reports to the other router, through a socket with one report per line.
-    """
+    """One of the two routers, and its clients, which also send reports to the other router through a socket."""
 
     def __init__(self, folder: Path, number: int, decisions: int) -> None:
         self.folder, self.number, self.decisions = folder, number, decisions
@@ -110,10 +102,9 @@ class _Played:
         self.seen: Counter[str] = Counter()
         self.others_end = asyncio.Event()
         self.answers = 0
-        # Readings: the number of decisions so far, and the memory of this process in MiB.
+        # Pairs of the number of decisions so far, and the memory in MiB.
         self.memory: list[tuple[int, float]] = []
-        # Write the ids of answered decisions and reports to files, so that they do not count in the memory of this
-        # process.
+        # Files keep the ids of answered decisions and reports out of this process's memory.
         self.decided = (folder / f"decided-{number}.txt").open("w")
         self.reported = (folder / f"reported-{number}.txt").open("w")
 
@@ -137,7 +128,7 @@ class _Played:
             while any(shipper.pending for shipper in self.router.shippers.values()):
                 await asyncio.sleep(0.1)
             times = {"seconds": seconds, "cpu_seconds": cpu, "uploaded_after_seconds": time.perf_counter() - late}
-            # `spool_bytes` is complete only for runs of less than ten minutes, because the router then deletes records.
+            # In runs of ten minutes or more, the router deletes records from the spool.
             return {**times, "memory": self._memory(), "spool_bytes": self.router.spool.size, "seen": self.seen}
 
     def _socket(self, number: int) -> Path:
@@ -156,10 +147,9 @@ class _Played:
             await asyncio.sleep(SAMPLE_SECONDS)
 
     def _memory(self) -> dict[str, float]:
-        """Return the memory of the process in MiB: at the start, after the cache of responses is full, and at the end.
+        """Return the memory in MiB at the start, after the cache of responses is full, and at the end.
 
-        The heap grows until each response in the cache was replaced once. Of the later readings, "full" is the median
-        of the first fifth, and "end" is the median of the last fifth.
+        "full" and "end" are medians of a fifth of the readings with a full cache.
         """
         full = [size for answers, size in self.memory if answers >= 2 * idempotency_cache.MOST]
         fifth = len(full) // 5
@@ -167,7 +157,7 @@ class _Played:
         return {"begin": self.memory[0][1], **then}
 
     def _body(self, part: int) -> dict[str, Any]:
-        """Return the body of a request. It depends only on `part`, so that both routers can get the same request."""
+        """The body depends only on `part`, so that both routers can get the same request."""
         first = part * PART
         return {"instances": instances(range(first, first + PART), random.Random(part), self.decisions // 10)}
 
@@ -243,7 +233,7 @@ def _compared(place: Path, ledger: str, lake: str) -> dict[str, Any]:
             found[f"{kind}s_in_lake"] = rows
             found[f"{kind}s_doubled"] = rows - number(f"count(DISTINCT {key}) FROM lake_{kind}")
             found[f"{kind}s_lost"] = number(f"count(*) FROM ({acknowledged}) ANTI JOIN lake_{kind} ON id = {key}")
-        # Count requests with two paid exposures. A cancelled exposure is not paid, so its request may be decided again.
+        # A cancelled exposure is not paid, so its request may be decided again.
         found["paid_twice"] = number(
             """count(*) FROM (
                 SELECT request_id FROM lake_decision

@@ -1,4 +1,4 @@
-"""The commands `mtorl experiment init`, which writes a first experiment file, and `check`, which checks a file."""
+"""The commands `mtorl experiment init` and `check`, which write and check an experiment file."""
 
 from __future__ import annotations
 
@@ -103,7 +103,6 @@ def check(file: FileArgument, dataset: Dataset, state: StateOption = None, as_js
 
 
 def _echo_stages(experiment: Experiment) -> None:
-    """Print the arms' shares of the users, and then the arms' parts of each budget, with one line for each stage."""
     from mtorl.experiment.arm import ALL_ARMS
     from serving.messages import PRICE_IGNORED
 

@@ -1,4 +1,4 @@
-"""The commands `mtorl experiment plan` and `verdict`, which analyse an experiment's log before and after it begins."""
+"""The commands `mtorl experiment plan` and `verdict`, which analyse an experiment's log."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 
 def _state_of(place: str) -> str:
-    """Return the state folder if `place` is an experiment file. A folder or URI is returned unchanged."""
     return str(Path(place).with_suffix("")) if Path(place).is_file() else place
 
 
@@ -194,7 +193,6 @@ def step(title: str) -> Iterator[None]:
 
 
 def _inputs(folder: str, experiment: Path | None, dataset: str | None) -> tuple[str, DatasetSpec, str]:
-    """Return the address of the lake, the data set's description, and the path of the experiment file."""
     from mtorl.log.dataset import DatasetSpec
     from pipelines.experiments.evidence import lake_of
 
@@ -203,10 +201,7 @@ def _inputs(folder: str, experiment: Path | None, dataset: str | None) -> tuple[
 
 
 def named(folder: str, name: str, given: Path | str | None) -> str:
-    """Return the file or data set that the user has given, or else the one that the router of this state folder uses.
-
-    `name` is "experiment" or the name of a router setting, such as "dataset".
-    """
+    """Return the given experiment file or data set or, by default, the router's."""
     from mtorl.log.touchpoints import LogError
     from pipelines.experiments.folder import named_by_router, read_by_router
 
@@ -214,7 +209,7 @@ def named(folder: str, name: str, given: Path | str | None) -> str:
         return str(given)
     state = Path(folder)
     found: Path | str | None
-    # A router may read several experiment files. Use the one that has the same name as the state folder.
+    # Of several experiment files, use the one that has the same name as the state folder.
     if name == "experiment":
         files = read_by_router(state)
         found = next((file for file in files if len(files) == 1 or file.stem == state.resolve().name), None)

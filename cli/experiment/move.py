@@ -1,8 +1,4 @@
-"""The command `mtorl experiment move`, which moves an experiment to a stage, switches it off or on, or ends it.
-
-You edit the experiment file, such as first-day.yaml. The state folder first-day/ contains the version of the file that
-is in effect, and the history. `mtorl serve` uses the same folder.
-"""
+"""The command `mtorl experiment move`, which moves, switches or ends an experiment."""
 
 from __future__ import annotations
 
@@ -70,12 +66,11 @@ def move(
         reason = reason.strip() or "by hand"
         if force and to != "promoted":
             stop("--force works only with promoted", 2)
-        # Two comparisons instead of `to in (...)`, after which mypy would not know the type of `to`.
+        # Two comparisons, because mypy would not know the type of `to` after `to in (...)`.
         if to == "off" or to == "on":
             serving = act(folder, "kill" if to == "off" else "resume", by="person", reason=reason, at=now)
             _tell(to, serving, as_json)
             return
-        # State of the experiment before the move; only set if it moves to a stage.
         before: State | None = None
         if to in STAGES:
             experiment, before = state_of(folder)
@@ -93,7 +88,6 @@ def move(
 
 
 def _tell(to: To, serving: Experiment, as_json: bool) -> None:
-    """Print the new stage or end of the experiment, and each arm's share of the users from now on."""
     if as_json:
         print_json({"experiment": serving.name, "to": to, "shares": serving.shares(), "version": serving.version})
         return
@@ -126,7 +120,6 @@ def _tell_what_follows(folder: ExperimentFolder, to: To, serving: Experiment, be
 
 
 def _tell_doubts(folder: ExperimentFolder, findings: Findings, challenger: str) -> None:
-    """Warn if a challenger was promoted although its verdict is not "ship", and show how to undo the promotion."""
     from monitoring.experiments.findings import unsupported
 
     missing, found = unsupported(findings, challenger), findings.evidence

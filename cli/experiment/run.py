@@ -1,7 +1,4 @@
-"""The commands `mtorl experiment run`, `status` and `operator`, which run the stages and show the state.
-
-Experiments are files on a laptop, and Kubernetes objects on a cluster.
-"""
+"""The commands `mtorl experiment run`, `status` and `operator`, which run the stages and show the state."""
 
 from __future__ import annotations
 

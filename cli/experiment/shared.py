@@ -1,4 +1,4 @@
-"""Defines the options that the commands of `mtorl experiment` share, and a check of the file that a router reads."""
+"""Defines the options that the commands of `mtorl experiment` share."""
 
 from __future__ import annotations
 
@@ -33,10 +33,7 @@ def folders(files: Sequence[Path], state: Path | None) -> list[ExperimentFolder]
 
 
 def check_router(folder: ExperimentFolder) -> None:
-    """Exit with an error if commands can't change the experiment, because the router reads the file itself.
-
-    Normally, the router reads a copy in the state folder, which the commands change.
-    """
+    """Exit with an error if commands can't change the experiment, because the router reads the file itself."""
     if folder.router_reads_file():
         stop(
             f"{folder.state}: the router was started when {folder.file.name} had no ramp, and reads it directly. "

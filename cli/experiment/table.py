@@ -1,12 +1,4 @@
-"""Prints the state, the verdict and the plan of experiments in a terminal.
-
-    print_experiments([view])     # `mtorl experiment status`
-    print_verdict(verdict)        # `mtorl experiment verdict`
-    print_shadow(report)          # `mtorl experiment verdict --shadow`
-    print_plan(plan)              # `mtorl experiment plan`; with --model: `print_exploration`
-
-The data come from `monitoring.experiments`, and from the reports about a log.
-"""
+"""Prints the state, the verdict and the plan of experiments in a terminal."""
 
 from __future__ import annotations
 
@@ -36,13 +28,13 @@ _BAR = 20
 
 
 def print_experiments(views: Sequence[View]) -> None:
-    """Print experiments. A single one is printed in full; of several, only the next action and the stages of each."""
+    """Print a single experiment in full, or several experiments in short."""
     parts = _whole(views[0]) if len(views) == 1 else (Group(_head(v), _steps(v["steps"]), _next(v)) for v in views)
     Console().print(_spaced(parts), highlight=False)
 
 
 def print_verdict(verdict: Mapping[str, Any]) -> None:
-    """Print a verdict with the figures of its arms, its checks and its notes."""
+    """Print a verdict with its arms, checks and notes."""
     headline = Text(f"{verdict['experiment']}: {verdict['verdict']}: {verdict['reason']}")
     Console().print(_spaced([headline, *_verdict(verdict)]), highlight=False)
 
@@ -118,7 +110,7 @@ def _next(view: View) -> Text:
     if (newest := view["newest"]) is not None:
         age = f"the newest decision in the log is {duration(newest['age_seconds'])} old"
         text.append(f"\n{newest['silence'] or age}", style="" if newest["silence"] is None else "red")
-    # The value is None if it is unknown, because this command does not ask the routers of a cluster.
+    # This command does not ask the routers of a cluster, so the value may be unknown (None).
     if view["in_force"] is False:
         text.append("\nThe file or the history has changed. The change has not reached the routers yet.", style="red")
     return text
@@ -236,7 +228,7 @@ def _time(iso: str) -> str:
 
 
 def print_shadow(report: ShadowReport) -> None:
-    """Print the report about a challenger in the shadow, including its segments if there are any."""
+    """Print the report about a challenger in the shadow."""
     from mtorl.evaluation.shadow import in_words
 
     console = Console()
@@ -257,9 +249,9 @@ def print_shadow(report: ShadowReport) -> None:
 
 
 def print_exploration(plan: ExplorationPlan, decisions_a_day: float) -> None:
-    """Print the cost of exploration, and how much exploration is needed until the log detects an effect.
+    """Print the cost of exploration, and the time until the log detects an effect.
 
-    The duration is in days, or in decisions if `decisions_a_day` is 0.
+    The time is in days, or in decisions if `decisions_a_day` is 0.
     """
     from mtorl.evaluation.exploration_plan import in_words
 
@@ -284,7 +276,7 @@ def print_exploration(plan: ExplorationPlan, decisions_a_day: float) -> None:
 
 
 def print_plan(plan: dict[str, Any]) -> None:
-    """Print how many users, decisions and days, and how much money, an experiment needs."""
+    """Print the users, decisions, days and money that an experiment needs."""
     seen = plan["seen"]
     lines = [
         f"seen: {seen['users']:,} users of the incumbent in {_span(seen['days'])}, {seen['decisions']:,} "
@@ -304,7 +296,6 @@ def print_plan(plan: dict[str, Any]) -> None:
 
 
 def _span(days: float) -> str:
-    """Format a duration as days, hours or minutes, depending on its length."""
     if days >= 1:
         return f"{days:.2f} days"
     return f"{24 * days:.1f} hours" if 24 * days >= 1 else f"{1440 * days:.0f} minutes"

@@ -6,7 +6,7 @@ Then it takes a snapshot of the lake for the training.
 from components.component import component
 
 
-# Not cached, because the cache key would contain the path of the lake but not its content.
+# The cache key would contain the path of the lake but not its content.
 @component("compact the lake", cached=False)
 def compact(own_decisions: str, source: str) -> str:
     """Compact a lake; returns the snapshot that a training reads, or "" if there is no lake.

@@ -6,7 +6,6 @@ Users get its decisions only after an experiment has started.
 from components.component import component
 
 
-# Not cached, because the step changes the serving model.
 @component("roll out the challenger", cached=False)
 def deploy(published: str, experiment: str, seconds: int) -> str:
     """Roll a published version out to the challenger's InferenceService; returns a summary in words.

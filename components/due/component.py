@@ -3,7 +3,7 @@
 from components.component import component
 
 
-# Not cached, because the monitor's state and the clock change although the parameters stay the same.
+# The monitor's state and the clock change although the parameters stay the same.
 @component("check whether a training is due", cached=False)
 def due(history: str, monitor: str, most_days: float) -> str:
     """Return "yes" if a training is due, otherwise "no"; the reason is in the step's log.

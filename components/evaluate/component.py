@@ -43,5 +43,5 @@ def evaluate(
         figures["test_share"] = result["test_share"]
         for name, value in figures.items():
             metrics.log_metric(name, value)
-        # Also write the figures to a file, because the cache of kfp keeps only outputs that have a file.
+        # The cache of kfp keeps only outputs that have a file.
         Path(metrics.path).write_text(json.dumps(figures))

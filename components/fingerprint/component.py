@@ -5,7 +5,7 @@ from typing import NamedTuple
 from components.component import component
 
 
-# Not cached, because the cache key would contain the path of the log but not its content.
+# The cache key would contain the path of the log but not its content.
 @component("fingerprint the log", cached=False)
 def fingerprint(source: str, dataset: str, snapshots: str) -> NamedTuple("Seen", [("content", str), ("lost", str)]):  # type: ignore[valid-type]
     """Return a digest of a log's content, of its description, and of the files that the description names.

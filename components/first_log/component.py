@@ -5,7 +5,6 @@ from kfp.dsl import Artifact, Output
 from components.component import component
 
 
-# Not cached, because the step writes to the volume.
 @component("put the log on the volume", cached=False, reads_log=True)
 def first_log(
     volume: str,

@@ -37,7 +37,6 @@ def gate(
     with step():
         evaluated = json.loads(Path(evaluation.path).read_text())
         found = gate_report(evaluated, min_lift, margin)
-        # Print the reason, so that it appears in the log of the step.
         print(f"{found.decision}: {found.reason}")
         Path(report.path).write_text(found.model_dump_json(indent=2))
         if history:

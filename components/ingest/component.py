@@ -66,10 +66,10 @@ def ingest(
                 print(add_decisions(own_decisions, folder, decisions, most_touchpoints))
             elif not built:
                 print(bound_touchpoints(folder, most_touchpoints))
-        # Create the file even if no row is faulty, because kfp.local does not cache a step whose output has no file.
+        # Create the file in any case, because kfp.local does not cache a step whose output has no file.
         Path(quarantine.path).touch()
         log.metadata["snapshot"] = str(located(log.path))
-        # Read the figures from the folder, because they also count the decisions that were added to the log.
+        # The figures in the folder also count the decisions that were added to the log.
         noted = json.loads((located(log.path) / INGEST_FILE).read_text())
         log.metadata["fingerprint"] = noted["fingerprint"]
         log.metadata["share"] = noted.get(READ, {"share": 1.0})["share"]

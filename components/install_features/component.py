@@ -5,7 +5,7 @@ from kfp.dsl import Artifact, Input
 from components.component import component
 
 
-# Not cached, because the step writes to a folder that outlives the run and that other runs may change.
+# The step writes to a folder that other runs may change.
 @component("install the feature definitions", cached=False)
 def install_features(definitions: Input[Artifact], feature_repo: str) -> bool:
     """Replace the feature registry in the folder if it is different; returns whether it was replaced.

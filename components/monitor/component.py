@@ -3,7 +3,6 @@
 from components.component import component
 
 
-# Not cached, because the step reads the current lake and writes the monitor's state.
 @component("judge the completed days", cached=False)
 def monitor(lake: str, registry: str, dataset: str, state: str) -> str:
     """Judge every completed day that was not judged before; returns "fine", "moved", "harm" or "not judged".

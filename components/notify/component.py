@@ -5,7 +5,6 @@ from kfp.dsl import PipelineTaskFinalStatus
 from components.component import component
 
 
-# Not cached, because each run ends in its own way.
 @component("report the end of the run", cached=False)
 def notify(pipeline: str, runs: str, status: PipelineTaskFinalStatus) -> str:
     """Record the end of a run; returns its state and, after a failure, the failed step and the reason.

@@ -1,8 +1,6 @@
 """Finds out in the last step of a run whether the other steps have succeeded.
 
-On a laptop, KFP passes the right status to the last step. On Kubeflow Pipelines 2.17, the status may be wrong, because
-it is updated only when a container ends: it is still RUNNING if the last branch was skipped, and it may be FAILED after
-a successful retry. Therefore the last step reads the state from the workflow of Argo, which runs the steps.
+On Kubeflow Pipelines 2.17, KFP may pass a wrong status to the last step, so this module reads Argo's workflow.
 """
 
 import os
@@ -15,15 +13,13 @@ from monitoring.pipeline_runs import RunEnd
 
 NODE = "MTORL_ARGO_NODE"
 """Environment variable with Argo's name for the workflow node of the last step. It is not set on a laptop."""
-# Argo appends the number of an attempt to a name, such as "(1)". The phases are those of a failed node.
 _ATTEMPT, _FAILED = re.compile(r"\(\d+\)$"), {"Failed", "Error"}
 
 
 def run_end(state: str, message: str | None) -> tuple[RunEnd, str]:
-    """Return whether the other steps of the run have succeeded and, after a failure, the error messages of their pods.
+    """Return whether the other steps of the run have succeeded and, after a failure, the errors of their pods.
 
-    `state` and `message` come from KFP. If the workflow can't be read, the run counts as failed (END_UNKNOWN), because
-    a failure must not look like a success.
+    If the workflow can't be read, the run counts as failed, because a failure must not look like a success.
     """
     node = os.environ.get(NODE)
     if not node:
@@ -48,8 +44,7 @@ def state_of(nodes: Mapping[str, Mapping[str, Any]], node: str) -> tuple[RunEnd,
     failed = {}
     for name, one in sorted(by_name.items()):
         retries = by_name.get(_ATTEMPT.sub("", name), one)
-        # By default, Argo retries groups. The rest of the name then begins with the number of an attempt, such as
-        # "(0)".
+        # Argo retries groups, so the rest of the name begins with an attempt such as "(0)".
         below = name.removeprefix(group)
         ours = one["type"] == "Pod" and below != name and re.match(r"[(.](?!onExit)", below)
         if ours and {one["phase"], retries["phase"]} <= _FAILED:
@@ -58,10 +53,7 @@ def state_of(nodes: Mapping[str, Mapping[str, Any]], node: str) -> tuple[RunEnd,
 
 
 def step_of(node: str) -> str:
-    """Return the name of the step to which a pod belongs.
-
-    `node` is Argo's name for the pod, such as RUN(0).root(0).train(0).executor(0) or RUN(0).root(0).train-driver(0).
-    """
+    """Return the step of a pod, given Argo's name such as RUN(0).root(0).train(0).executor(0)."""
     path = [part.split("(")[0] for part in node.split(".")]
     return path[-2] if path[-1] == "executor" else path[-1].removesuffix("-driver")
 

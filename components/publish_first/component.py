@@ -5,7 +5,6 @@ from kfp.dsl import Artifact, Input, Model
 from components.component import component
 
 
-# Not cached, because the step writes to the registry.
 @component("publish the first models", cached=False)
 def publish_first(
     incumbent: Input[Model],

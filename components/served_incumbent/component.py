@@ -5,7 +5,7 @@ from typing import NamedTuple
 from components.component import component
 
 
-# Not cached, because the serving policy changes although the parameters stay the same.
+# The serving policy changes although the parameters stay the same.
 @component("find the serving incumbent", cached=False)
 def served_incumbent(lake: str, registry: str) -> NamedTuple("Served", [("artifact", str), ("policy", str)]):  # type: ignore[valid-type]
     """Return the artifact folder of the policy that made the incumbent's newest decision, or the policy's name.

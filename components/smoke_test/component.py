@@ -5,7 +5,6 @@ from kfp.dsl import Artifact, Input
 from components.component import component
 
 
-# Cached, because the answers depend only on the archives.
 @component("request a decision from both models")
 def smoke_test(model_store: Input[Artifact]) -> str:
     """Request one decision from each model; returns the answers as text. The step fails if a model can't decide."""

@@ -51,13 +51,12 @@ def train_challenger(
         files = KeptFiles.of(volume, data, config, budget_share, code_version, size.total if size else 1)
         given = (data, model.path, config, budget_share, files.checkpoint, files.tensorboard)
         artifact = train_in_pods(FitTask(*given), size, each, files.shared) if each and size else fit_challenger(*given)
-        # Training returns None only in processes that torchrun started and that do not lead. A step is never such a
-        # process.
+        # Training returns None only in torchrun's processes that do not lead. A step is never such a process.
         assert artifact is not None
         model.metadata["digest"] = artifact.digest
         figures = {name: float(artifact.metrics[name]) for name in ("seconds", "best_epoch", "best_val_loss")}
         for name, value in figures.items():
             metrics.log_metric(name, value)
-        # Also write the figures to a file, because the cache of kfp keeps only outputs that have a file.
+        # The cache of kfp keeps only outputs that have a file.
         Path(metrics.path).write_text(json.dumps(figures))
         return figures["best_val_loss"]

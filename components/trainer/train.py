@@ -1,10 +1,6 @@
 """Trains in pods of a TrainJob, which Kubeflow Trainer runs; this process waits for the job and copies its artifact.
 
-    artifact = train_in_pods(task, size, pods, shared="/mnt/mtorl/shared/0a1b")
-
-Each training has a fixed name for its job. If the step is retried, it therefore finds the job of the first attempt and
-waits for it. The job is deleted when it ends, at its deadline, if this process gets SIGTERM, or when the pod of the
-step is deleted.
+The job has a fixed name, so that a retry of the step finds the job of the first attempt.
 """
 
 import logging
@@ -29,9 +25,8 @@ from mtorl.runtime.files import remove, replacing
 from serving.kubernetes_api import Conflict, KubernetesApi, Refused, Unanswered
 
 _POLL_SECONDS = 5.0
-# Number of retries of a request. They take ten minutes, in which the job continues without the API server.
+# The retries take ten minutes, in which the job continues without the API server.
 _RETRIES = 11
-# Number of lines to show from the end of a failed pod's log.
 _LINES = 40
 _POD_LABEL = "jobset.sigs.k8s.io/jobset-name"
 _LOG = logging.getLogger(__name__)
@@ -41,10 +36,7 @@ def train_in_pods(task: FitTask, size: train_job.Size, pods: train_job.Pods, sha
     """Train as a TrainJob, and return the artifact after the job has completed.
 
     Args:
-        task: The training, with its windows, settings and files.
-        size: Number of pods and processes.
-        shared: Folder for this training only, on the volume that all pods mount. The windows must be on the same
-            volume.
+        shared: Folder for this training only, on the volume that all pods mount.
 
     Raises:
         TrainingFailed: The job can't be started, rejects its input, or fails.
@@ -53,7 +45,7 @@ def train_in_pods(task: FitTask, size: train_job.Size, pods: train_job.Pods, sha
     model = folder / "model"
     folder.mkdir(parents=True, exist_ok=True)
     replace(task, out=str(model)).save(folder / "task.json")
-    # If an earlier attempt of the step was killed, its job may have finished the model. Then no job is needed.
+    # A killed attempt of the step may have left a finished model.
     if not model.exists():
         reports = folder / "progress.jsonl"
         pod, uid = os.environ.get(train_job.POD_NAME), os.environ.get(train_job.POD_UID)
@@ -77,7 +69,7 @@ def train_in_pods(task: FitTask, size: train_job.Size, pods: train_job.Pods, sha
 
 @contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM raise SystemExit(143) inside the block, so that the block can delete the job before it exits."""
+    """Let SIGTERM raise SystemExit(143), so that the block can delete the job before it exits."""
 
     def stop(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
@@ -90,22 +82,17 @@ def _ended_by_sigterm() -> Iterator[None]:
 
 
 def _run(api: KubernetesApi, job: Mapping[str, Any], reports: Path) -> None:
-    """Create a TrainJob, pass on its progress reports until it completes, and delete it.
-
-    If a job with the same name exists, which an earlier attempt of the step has created, this function waits for it.
-    """
+    """Create a TrainJob, or wait for the job of an earlier attempt, and delete the job at its end."""
     name: str = job["metadata"]["name"]
     offset = earlier = reports.stat().st_size if reports.exists() else 0
     # True after this process has created the job or has seen that it runs.
     unfinished = False
-    # For each pod, the problem that was logged last.
     logged: dict[str, str] = {}
     try:
         while True:
             found = api.get(train_job.PLURAL, name)
             state = train_job.state_of(found or {})
             if found is None:
-                # Ignore a conflict, which means that another request has just created the job.
                 with suppress(Conflict):
                     api.create(train_job.PLURAL, job)
                     unfinished = True
@@ -114,8 +101,7 @@ def _run(api: KubernetesApi, job: Mapping[str, Any], reports: Path) -> None:
                 pass
             elif state.over and not unfinished:
                 with suppress(Conflict):
-                    # An earlier attempt of the step left this job, which has ended. Replace it; the new job continues
-                    # from its checkpoint.
+                    # An earlier attempt left this ended job. The new job continues from its checkpoint.
                     api.delete(train_job.PLURAL, name)
             else:
                 unfinished = True
@@ -136,14 +122,10 @@ def _run(api: KubernetesApi, job: Mapping[str, Any], reports: Path) -> None:
 
 
 def _log_problems(api: KubernetesApi, name: str, logged: dict[str, str], with_logs: bool) -> dict[str, str]:
-    """Log why pods of a job wait or have failed, and return the problem of each of these pods.
-
-    Problems in `logged` are not logged again. With `with_logs`, the last lines of the pods' logs are logged as well.
-    """
     problems = dict[str, str]()
-    # Do not retry requests here. They are only for information, and would fail again if a node is lost.
+    # Do not retry requests, which are only for information, and would fail again if a node is lost.
     api = KubernetesApi(api.namespace)
-    # Ignore errors, because a training also works without the permission to read pods.
+    # A training also works without the permission to read pods.
     with suppress(Refused, Unanswered):
         pods = api.list("pods", f"{_POD_LABEL}={name}")
         problems = {pod["metadata"]["name"]: problem for pod in pods if (problem := train_job.problem_of(pod))}
@@ -156,10 +138,7 @@ def _log_problems(api: KubernetesApi, name: str, logged: dict[str, str], with_lo
 
 
 def _relay(reports: Path, offset: int) -> int:
-    """Read the progress reports that the job has written since the last call, and report them for this step.
-
-    `offset` is the result of the last call. If a report is about invalid input, this raises TrainingFailed.
-    """
+    """Report the job's progress after `offset`, and return the new offset."""
     events, offset = progress.read(reports, offset)
     for event in events:
         if "input_error" in event:

@@ -1,16 +1,6 @@
 """Builds the Kubernetes object of a TrainJob for Kubeflow Trainer (v1alpha1, Trainer 2.2 or later).
 
-    pods = Pods.of(text)                                  # settings of the profile
-    size = size_for(windows, pods)
-    job = train_job("mtorl-train-0a1b", size, pods, task, reports, owner)
-    state_of(job)
-
-Each pod runs torchrun. It finds the other pods through environment variables that Trainer's runtime for torch sets. The
-settings of the pods change the template of that runtime (`runtimePatches`).
-
-If a process is killed, the containers of all pods stop, because the other processes wait for this process. Kubernetes
-restarts the containers or creates new pods, and the training continues from the checkpoint. Therefore torchrun need not
-restart processes.
+If a process is killed, Kubernetes restarts all pods, and the training continues from the checkpoint.
 """
 
 from __future__ import annotations
@@ -37,17 +27,15 @@ job is deleted together with it."""
 TOUCHPOINTS_PER_PROCESS = 5_000_000
 """Number of touchpoints for which one more training process is used. At 20 touchpoints per window, this is 250,000
 windows, or more than a thousand training steps of 128 windows."""
-# The command torchrun may be missing on the PATH of the image, so its module is run instead.
+# The command torchrun may be missing on the PATH of the image.
 _COMMAND = ("python", "-m", "torch.distributed.run")
 _ARGUMENTS = ("--max-restarts=0", "-m", "mtorl.fitting.worker")
-# Without this setting, restarted processes would try to connect to the address of the previous attempt:
+# Without this setting, restarted processes would connect to the previous attempt's address:
 # https://github.com/pytorch/pytorch/issues/135712
 RESTARTABLE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-_RUNTIME = "torch-distributed"  # a ClusterTrainingRuntime that Trainer provides for torch
+_RUNTIME = "torch-distributed"
 _MANAGER = "mtorl-kubeflow/pipelines"
-# Names of the job and of the container in the template of the runtime.
 _JOB, _CONTAINER = "node", "node"
-# Size of /dev/shm, through which data loaders and the GPUs of a node communicate.
 _SHARED_MEMORY = "2Gi"
 _LAST_SECONDS = 30
 CONTAINER_SECURITY = {
@@ -72,13 +60,11 @@ class Pods:
     """Settings of the pods of a training.
 
     Attributes:
-        nodes: Number of pods. If they have GPUs, each pod is on a node of its own.
+        nodes: Number of pods. Each pod with GPUs is on a node of its own.
         gpus: Largest number of accelerators of a pod; 0 trains on CPUs, with one process per pod.
-        image: Image of the pods.
         folder: Path at which the step and all pods mount the data volume.
         cpu: CPUs that a pod requests.
         cpu_limit: Most CPUs that a pod may use.
-        memory: Memory that a pod requests and may use.
         seconds: Longest duration of a training.
     """
 
@@ -92,18 +78,18 @@ class Pods:
     seconds: int
 
     def text(self) -> str:
-        """Return the settings as text, which can be the parameter of a step."""
+        """Return the settings as text, for the parameter of a step."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def of(cls, text: str) -> Pods:
-        """Create settings from the text that is the parameter of a step."""
+        """Create settings from the result of `text`."""
         return cls(**json.loads(text))
 
 
 @dataclass(frozen=True)
 class Size:
-    """Number of nodes of a training, and number of processes on each node. With GPUs, each process has one GPU."""
+    """Number of nodes of a training, and of processes on each node."""
 
     nodes: int = 1
     processes: int = 1
@@ -115,11 +101,9 @@ class Size:
 
 
 def size_for(windows: str, pods: Pods) -> Size:
-    """Choose the number of processes per pod by the number of touchpoints. All pods are used.
+    """Choose the number of processes per pod by the number of touchpoints.
 
-    A pod has at most one process per GPU. More processes mean fewer optimizer steps in an epoch, because each step uses
-    `batch_size` windows of every process. `TOUCHPOINTS_PER_PROCESS` ensures that an epoch has more than a thousand
-    steps.
+    More processes mean fewer optimizer steps in an epoch, so small data use fewer processes.
     """
     touchpoints = int(json.loads(Path(windows, "manifest.json").read_text())["rows"])
     worth = touchpoints // (TOUCHPOINTS_PER_PROCESS * pods.nodes)
@@ -127,7 +111,7 @@ def size_for(windows: str, pods: Pods) -> Size:
 
 
 class State(NamedTuple):
-    """Whether a TrainJob has ended, and why it failed."""
+    """The state of a TrainJob."""
 
     over: bool = False
     failed: str = ""
@@ -140,10 +124,9 @@ def train_job(
     """Return the Kubernetes object of a TrainJob.
 
     Args:
-        size: Number of pods, and of processes in each pod. With GPUs, each process has one GPU.
-        task: File with the `mtorl.fitting.worker.FitTask`, on the shared volume.
-        reports: File on the same volume, to which the processes write their progress.
-        owner: Name and uid of the step's pod. When this pod is deleted, Kubernetes also deletes the job.
+        task: File with the `FitTask`, on the shared volume.
+        reports: File on the same volume for the progress of the processes.
+        owner: Name and uid of the step's pod. Kubernetes deletes the job together with this pod.
     """
     limits = {"cpu": pods.cpu_limit, "memory": pods.memory}
     if pods.gpus:
@@ -175,7 +158,6 @@ def labels_of(name: str, component: str) -> dict[str, str]:
 
 
 def _patch(pods: Pods) -> dict[str, Any]:
-    """Return the settings that replace those in the template of Trainer's runtime."""
     container = {
         "name": _CONTAINER,
         "securityContext": CONTAINER_SECURITY,
@@ -205,7 +187,7 @@ def _patch(pods: Pods) -> dict[str, Any]:
 
 
 def state_of(job: Mapping[str, Any]) -> State:
-    """Return the state of a TrainJob, which is derived from its conditions."""
+    """Derive the state of a TrainJob from its conditions."""
     conditions = {one["type"]: one for one in (job.get("status") or {}).get("conditions") or []}
     true = {name: one for name, one in conditions.items() if one["status"] == "True"}
     if failed := true.get("Failed"):
@@ -214,7 +196,7 @@ def state_of(job: Mapping[str, Any]) -> State:
 
 
 def problem_of(pod: Mapping[str, Any]) -> str:
-    """Return why a pod waits or has failed. The text is empty if the pod has no problem."""
+    """Return why a pod waits or has failed; "" if it has no problem."""
     name, status = pod["metadata"]["name"], pod.get("status") or {}
     for condition in status.get("conditions") or []:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":

@@ -5,7 +5,7 @@ from kfp.dsl import Dataset, Input
 from components.component import component
 
 
-# Not cached, because each training changes the log with which the next log is compared.
+# Each training changes the log with which the next log is compared.
 @component("compare the log with the previous one", cached=False)
 def validate(log: Input[Dataset], history: str, shrunk: str) -> str:
     """Compare a log with the log of the newest training, and return a summary of the difference.

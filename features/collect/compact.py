@@ -2,17 +2,8 @@
 
     print(compact(Lake.open("lake"), datetime.now(UTC)))
 
-An hour is closed a few minutes after its end. Records that arrive later are added to the closed hour as separate files.
-Most of them are outcomes, which arrive up to a week after their decision. Small files of an hour are merged with files
-of similar size, so each record is rewritten only a few times.
-
-If a router uploads outcomes hours late, the compaction writes them to files named `late-...`, so that verdicts
-recompute the totals of that hour (`monitoring/verdict/stored_sums.py`). Eight days after the hour, all its files are
-merged into one. If any of them was named `late-...`, so is the new file.
-
-A compaction that was killed can be run again, and two compactions may run at the same time. No record is lost, because
-new files are written before the old files are hidden. Files that can't be read are moved to the folder `unreadable/` of
-the lake.
+Outcomes that are uploaded hours late go to files named `late-...`, so that verdicts compute the totals of the hour
+again. Compactions may run at the same time.
 """
 
 import contextlib
@@ -50,29 +41,26 @@ from mtorl.log.records import ID_FIELD, KINDS, Kind, sql_columns, this_version
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
 
-# An hour is closed this long after its end. Routers upload every minute, so most of its records have arrived by then.
+# Routers upload every minute, so most records of an hour have arrived this long after its end.
 CLOSED_AFTER = timedelta(minutes=10)
-# An outcome counts as uploaded late if it is compacted more than this time after the router received it.
+# Outcomes that are compacted more than this time after they were received count as uploaded late.
 LATE_AFTER = timedelta(hours=2, minutes=20)
 # The files of one hour that have similar sizes are merged once there are this many.
 MOST_FILES = 8
 # Few outcomes arrive this long after an hour, so all files of the hour are then merged into one.
 FINAL_AFTER = timedelta(days=8)
-# After a merge, the old files stay this long, because running queries may still read them.
+# After a merge, the old files stay this long for queries that still read them.
 KEPT_SECONDS = 2 * 3600.0
-# A file is merged if it is at most this many times as large as all smaller files of its hour together.
+# A file is merged if its size is at most this multiple of the total size of the smaller files of its hour.
 _ALIKE = 4
 
 
 @dataclass
 class Compacted:
-    """The result of a compaction, as counts; `str()` gives a readable summary.
+    """Counts the results of a compaction; `str()` gives a readable summary.
 
     Attributes:
-        files: Number of uploaded files whose records were moved into their hours.
-        hours: Hours to which records were added.
-        merged: Number of merges. Each merge combines the files of one hour and one kind of record.
-        unreadable: Names of files that could not be read and were moved to the folder `unreadable/`.
+        unreadable: Names of files that were moved to the folder `unreadable/`.
     """
 
     files: int = 0
@@ -100,11 +88,9 @@ def compact(lake: Lake, now: datetime, engine: str = "") -> Compacted:
         done.unreadable += [_set_aside(lake, file) for kind, file in arrived if not _can_read(lake, kind, file)]
         remove_again(lake, now)
     with open_database(lake, engine) as db:
-        # Move outcomes before decisions. A query that reads the lake in between would otherwise find a decision without
-        # its outcomes, as if the user had not clicked.
+        # Move outcomes before decisions. Otherwise, a query could find a decision without its outcomes.
         for kind in reversed(KINDS):
-            # If a router's clock is ahead, its files may belong to an hour in the future. Then use the upload time to
-            # decide whether the hour has ended. Otherwise, the files would not be compacted until that hour.
+            # If a router's clock is ahead, the hour may be in the future, so the upload time counts instead.
             reached = ((file, min(file.hour, file.written or file.hour)) for file in lake.arrived(kind))
             ended = [file for file, hour in reached if hour + HOUR + CLOSED_AFTER <= now]
             taken = 0
@@ -130,14 +116,7 @@ def _rewrite(
     done: Compacted,
     uploaded_since: datetime | None = None,
 ) -> set[datetime]:
-    """Write records to the lake's folders by hour, then hide the original `files`. Returns the hours written.
-
-    A record is written to the hour of its decision, even if the record itself is newer.
-
-    Args:
-        uploaded_since: Outcomes that the router received before this time are marked as uploaded late. None if the
-            files are only being merged, so no outcome is new.
-    """
+    """Move records to the hours of their decisions, hide the original `files`, and return the hours."""
     try:
         return _write(lake, db, kind, files, uploaded_since)
     except db.failures:
@@ -150,7 +129,7 @@ def _rewrite(
 
 
 def _write(lake: Lake, db: Database, kind: Kind, files: Sequence[LakeFile], since: datetime | None) -> set[datetime]:
-    # Use a random file name. If two compactions run at once, each then deletes only its own files.
+    # With random names, two compactions that run at once don't delete each other's files.
     name = secrets.token_hex(8)
     hours: set[datetime] = set()
     late = {file.hour for file in files if was_uploaded_late(file)}
@@ -168,10 +147,9 @@ def _write(lake: Lake, db: Database, kind: Kind, files: Sequence[LakeFile], sinc
     if lake.forgotten() == forgotten:
         lake.supersede(files, KEPT_SECONDS)
         return hours
-    # A user was forgotten while this function was writing, so the new files may contain this user. Delete the new
-    # files. The next compaction writes them again, from the original files.
+    # The new files may contain a user who was forgotten in the meantime. The next compaction writes them again.
     for file in written:
-        # If the file is missing, a removal has already replaced it by a file without the forgotten user.
+        # The file is missing if a removal has already replaced it.
         lake.delete(file)
     return set()
 
@@ -195,11 +173,7 @@ def _to_merge(files: Sequence[LakeFile], now: datetime, full: int) -> dict[datet
 
 
 def _can_read(lake: Lake, kind: Kind, file: LakeFile) -> bool:
-    """Return True if `file` contains valid records of this `kind`.
-
-    Raises:
-        OSError: The lake itself can't be read, so the file may still be valid.
-    """
+    """Return True if `file` contains valid records of this `kind`."""
     with TemporaryDirectory(prefix="mtorl-file-") as scratch:
         copy = Path(scratch, "file.parquet")
         with lake.files.open_input_stream(file.name) as source, copy.open("wb") as target:

@@ -4,8 +4,7 @@
         db.keep("recent", f"SELECT * FROM {lake.records(db, 'decision', since)}")
         db.execute("SELECT arm, count(*) FROM recent GROUP BY arm").fetchall()
 
-Queries are written in DuckDB's SQL, but use only functions that Spark also has or that `spark.py` translates. Times are
-in UTC.
+Queries are written in DuckDB's SQL, which `spark.py` translates for Spark.
 """
 
 import os
@@ -32,13 +31,12 @@ if TYPE_CHECKING:
 
 Database: TypeAlias = "DuckDB | Spark"
 _MEMORY = "500MB"
-# Higher compression levels take longer and make the files only slightly smaller.
+# Higher compression levels take longer and hardly make the files smaller.
 _AS_PARQUET = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1"
 _PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
-# Number of rows to sort at once, and number of rows in a Parquet row group. A row has about 2 kB.
+# Numbers of rows to sort at once, and rows of a Parquet row group. A row has about 2 kB.
 _SLICE_ROWS, _GROUP_ROWS = 30_000, 122_880
-# Number of rows that each thread buffers while it splits rows into files. With 4,000 rows, DuckDB would need more than
-# 150 MB.
+# Rows that each thread buffers while it splits rows into files. With 4,000, DuckDB needs more than 150 MB.
 _AT_ONCE = 500
 
 
@@ -46,9 +44,8 @@ class DuckDB:
     """A DuckDB database in this process that reads the records of a lake. Its memory is limited.
 
     Attributes:
-        connection: DuckDB connection, for queries that use functions of DuckDB only.
         failures: Types of exceptions that a query raises if it reads a damaged file.
-        part_bytes: Total size of the files, in bytes, that one call of `write_hours` should read at most.
+        part_bytes: Size limit in bytes for the files that one call of `write_hours` reads.
     """
 
     failures: tuple[type[Exception], ...] = (duckdb.Error,)
@@ -62,14 +59,11 @@ class DuckDB:
         return self.connection.execute(query)
 
     def view(self, name: str, query: str) -> None:
-        """Create a view with the name `name`, which runs `query` each time it is read."""
+        """Create a view, which runs `query` each time it is read."""
         self.execute(f"CREATE OR REPLACE VIEW {name} AS {query}")
 
     def keep(self, name: str, query: str) -> None:
-        """Run a query once and store its rows as the table `name`.
-
-        The table is in a temporary file, because its rows may not fit in memory.
-        """
+        """Run a query once and store its rows as a table in a temporary file."""
         self.execute(f"CREATE OR REPLACE TABLE {name} AS {query}")
 
     def add(self, name: str, table: pa.Table) -> None:
@@ -77,10 +71,7 @@ class DuckDB:
         self.connection.register(name, table)
 
     def write(self, query: str, path: Path, order: Sequence[str] = ()) -> None:
-        """Write the rows of a query to one Parquet file, sorted by the columns in `order`.
-
-        The file appears only once it is complete.
-        """
+        """Write the rows of a query to one Parquet file, sorted by the columns in `order`."""
         ordered = f" ORDER BY {', '.join(order)}" if order else ""
         with replacing(path) as unfinished:
             self.execute(f"COPY (SELECT * FROM ({query}){ordered}) TO {sql_text(unfinished)} ({_AS_PARQUET})")
@@ -88,19 +79,13 @@ class DuckDB:
     def write_hours(
         self, query: str, order: Sequence[str], name: Callable[[datetime, int, int], str], once: Callable[[str], str]
     ) -> list[str]:
-        """Write the rows of `query` to the lake: one sorted file for each hour, as given by the column `hour`.
+        """Write the rows of `query` to the lake, as one sorted file per value of the column `hour`.
 
-        DuckDB sorts the rows of some users at a time, because sorting all rows at once would exceed its memory limit.
+        Returns the file names.
 
         Args:
-            order: SQL expressions to sort by. The first one must be the user bucket, a number computed from a hash of
-                the user id.
-            name: Returns the name of a file, given its hour, its number within the hour, and how many files the hour
-                has.
+            order: SQL expressions to sort by. The first one must be the user bucket.
             once: Returns SQL that removes repeated records from a table, given SQL for the table.
-
-        Returns:
-            The names of the written files.
         """
         self.keep("to_write", query)
         ((count,),) = self.execute("SELECT count(*) FROM to_write").fetchall()
@@ -142,20 +127,14 @@ def _runs(column: pa.Array | pa.ChunkedArray) -> Iterator[tuple[Any, tuple[int, 
 
 
 def table(files: Sequence[Path]) -> str:
-    """Return an SQL expression that reads some Parquet files as one table.
-
-    With Spark, the files must be on a volume that all executors mount.
-    """
+    """Return an SQL expression that reads some Parquet files as one table."""
     names = ", ".join(sql_text(file.absolute()) for file in files)
     return f"read_parquet([{names}], union_by_name = true, hive_partitioning = false)"
 
 
 @contextmanager
 def open_database(lake: Lake, engine: str = "") -> Iterator[Database]:
-    """Open a database for queries on `lake`.
-
-    If `engine` is empty, the environment variable ENGINE names the engine. The default is DuckDB.
-    """
+    """Open a database for queries on `lake`. If `engine` is empty, $ENGINE decides, then DuckDB."""
     engine = engine or os.environ.get("ENGINE", "") or "duckdb"
     if engine == "duckdb":
         with open_duckdb(lake) as db:

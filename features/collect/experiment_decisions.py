@@ -1,14 +1,4 @@
-"""Reads the decisions of one experiment from the lake, for forecasts, budget plans and shadow reports.
-
-    rows = served_decisions("lake", spec, experiment, "incumbent")      # to plan how much this arm explores
-    rows[["channel_probs", "exposure_probs", "window"]]
-    by_hour = decisions_by_hour("lake", spec, experiment)               # of all arms, to plan budgets
-    rows = shadows("lake", spec, experiment, by=["device"])             # challengers' and incumbent's decisions
-    report = shadow_report(rows, spec.channels)                         # mtorl.evaluation.shadow
-
-A decision belongs to an experiment if it has the experiment's name and salt. Some ads that the policy wanted to show
-were not shown, so the probabilities are corrected as described in `rules.py`.
-"""
+"""Reads the decisions of one experiment from the lake, for forecasts, budget plans and shadow reports."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,8 +31,8 @@ def served_decisions(
 ) -> pd.DataFrame:
     """Read decisions of one arm from which a policy can be evaluated, at most `most` rows.
 
-    If there are more decisions, users are sampled by a hash of their id. The newest decisions are left out, because
-    clicks and conversions may still arrive for them.
+    If there are more decisions, users are sampled by a hash of their id. Decisions whose outcomes may still arrive are
+    left out.
 
     Returns:
         A row per decision with the columns timestamp, user_id, campaign_id, channel (the drawn channel), channel_probs
@@ -56,8 +46,7 @@ def served_decisions(
         hours = max(spec.outcome_hours, experiment.metrics.outcome_hours or 0.0)
         (decided := Decided(db, lake, spec.replace(outcome_hours=hours))).judge()
         windows = decided.lake.records(db, "window")
-        # A window contains a user's last touchpoints and is much larger than a decision. So only the windows of the
-        # chosen decisions are read into memory.
+        # Windows are much larger than decisions, so only those of the chosen decisions are read.
         known = db.connection.execute(
             f"""SELECT j.timestamp, d.user_id, j.campaign_id, j.drawn_channel AS channel, j.channel_probs,
                        j.exposure_probs, j.exposed, {outcomes}, {_gain(spec)}, w."window"
@@ -87,20 +76,14 @@ def decisions_by_hour(place: str | Path, spec: DatasetSpec, experiment: Experime
 
 
 def shadows(place: str | Path, spec: DatasetSpec, experiment: Experiment, by: Sequence[str] = ()) -> pd.DataFrame:
-    """Read the shadow decisions of an experiment, each together with the incumbent's decision on the same request.
+    """Read the shadow decisions of an experiment, each with the incumbent's decision on the same request.
 
     A shadow decision is what a challenger would have decided; the user never sees its ad. If there are more than
     `MOST_SHADOWS`, users are sampled by a hash of their id.
-
-    Args:
-        by: Categorical columns, such as the device, by which the report is split. They are added to the rows.
-
-    Returns:
-        The rows that `mtorl.evaluation.shadow` reads.
     """
     segments = "".join(f"{segment_sql(spec, name, 'd')} AS {sql_name(name)}, " for name in by)
     lake = Lake.open(place)
-    # Leave out decisions whose outcomes may still arrive, because their gain would be too low.
+    # Without its late outcomes, a new decision's gain would be too low.
     hours = max(spec.outcome_hours, experiment.metrics.outcome_hours or 0.0)
     with open_duckdb(lake) as db:
         (decided := Decided(db, lake, spec.replace(outcome_hours=hours))).judge()
@@ -135,20 +118,14 @@ def shadows(place: str | Path, spec: DatasetSpec, experiment: Experiment, by: Se
 
 
 def _own(record: str, channel: str, expose: str, prefix: str = "incumbent_") -> str:
-    """Return SQL for the channel that a policy preferred, and whether it wanted to show the ad.
-
-    If the decision was changed at random to explore, the record's field `exploration` contains the original choice.
-    """
+    """Return SQL for a policy's preferred channel, and its wish to show the ad, before any random exploration."""
     explored = f"json_extract_string({record}.exploration, '$.channel')"
     exposed = f"CAST(json_extract_string({record}.exploration, '$.expose') AS BOOLEAN)"
     return f"coalesce({explored}, {channel}) AS {prefix}channel, coalesce({exposed}, {expose}) AS {prefix}expose"
 
 
 def _listed(field: str, spec: DatasetSpec) -> str:
-    """Return SQL that converts a field of a shadow decision from a JSON object (channel -> number) to a list.
-
-    The list has the order of the data set's channels. A missing number becomes NaN.
-    """
+    """Return SQL that converts a field from a JSON object by channel to a list in the order of the channels."""
     values = f"json_transform(s.{field}, {fields(spec.channels, 'DOUBLE')})"
     named = ", ".join(f"coalesce({values}.{sql_name(channel)}, 'nan'::DOUBLE)" for channel in spec.channels)
     return f"[{named}] AS challenger_{field}"

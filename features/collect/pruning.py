@@ -1,17 +1,8 @@
 """Chooses which exposures a training reads if there are too many, and leaves out the least informative ones first.
 
-A generation is the first log, or the exposures of one model in one arm. Its *width* says how much its exposures tell
-about other channels. It is Kish's effective sample size for evaluating a policy that draws all channels with equal
-probability, divided by the number of exposures. The width is 1 if channels were drawn at random, and close to 0 if the
-policy nearly always showed one channel.
-
-A model that is trained on narrow exposures alone predicts badly, so the rules are:
-
-- The newest generation of each arm is always kept. Its exposures come from the serving model, and show how users react
-  to this model.
-- Of the other generations, those with the smallest width are left out first. Of two with equal width, the older one is
-  left out.
-- If a generation fits only in part, whole users are chosen by a hash of their id.
+A generation is the first log, or the exposures of one model in one arm. The *width* of a generation says how much its
+exposures tell about other channels (Kish's effective sample size). The newest generation of each arm is always kept. Of
+the others, those with the smallest width are left out first.
 """
 
 from collections import defaultdict
@@ -33,14 +24,11 @@ LOG = ""
 
 
 class Touchpoints(NamedTuple):
-    """The exposures that one model has collected in one arm of an experiment, or the exposures of the first log.
+    """The exposures of one model in one arm of an experiment, or of the first log.
 
     Attributes:
-        arm: Name of the arm, or `LOG`.
         generation: Identifies the model; "" for the first log.
-        rows: Number of exposures.
-        width: How evenly the channels were drawn, from 0 (always the same channel) to 1 (at random).
-        newest: Time of the newest exposure.
+        width: Evenness of the drawn channels, from near 0 (always the same channel) to 1 (at random).
     """
 
     arm: str
@@ -55,10 +43,7 @@ class Bound:
     """Selects the rows that a training reads, if there are more than it may read.
 
     Attributes:
-        rows: Number of touchpoints that the training would read without a limit; 0 if there is no limit.
-        of_log: SQL condition that selects rows of the first log.
-        of_judged: SQL condition for the exposures of the view `judged`, which contains the collected decisions.
-        share_of: Returns the share of users to read from a block (a group of stored hours), given its first hour.
+        share_of: Returns the share of users to read from a block of stored hours, given its first hour.
     """
 
     rows: int = 0
@@ -71,7 +56,6 @@ def bound(db: Database, decided: Decided, log: Sequence[Path], channels: int, mo
     """Choose which exposures a training reads from the first log and from the collected decisions.
 
     Args:
-        channels: Number of channels of the data set.
         most_rows: About how many touchpoints to read in total; 0 means all.
     """
     if not most_rows:
@@ -94,14 +78,8 @@ def bound(db: Database, decided: Decided, log: Sequence[Path], channels: int, mo
 
 
 def _generations(db: Database, share: float, log: Sequence[Path], channels: int) -> list[Touchpoints]:
-    """Count the exposures of each model in each arm, and measure how evenly it drew the channels (`width`).
-
-    The width of the first log is 1 if the log has no propensities. The width of a model is 0 if none of its
-    probabilities is known.
-    """
-    # A weight is (1 / number of channels) / propensity, and the width is 1 / (mean squared weight). For decisions, the
-    # expected squared weight is exact, because each decision records the probabilities of all channels. The first log
-    # has only the propensity of the drawn channel.
+    """Count the exposures of each model in each arm, and measure their `width`."""
+    # A weight is (1 / number of channels) / propensity, and the width is 1 / (mean squared weight).
     of_drawn = f"({1 / channels!r} / propensity) * ({1 / channels!r} / propensity)"
     of_drawn = of_drawn if "propensity" in pq.read_schema(log[0]).names else "CAST(NULL AS DOUBLE)"
     of_all = f"list_sum(list_transform(channel_probs, lambda p: 1 / greatest(p, 1e-6))) / {channels**2}"
@@ -115,7 +93,7 @@ def _generations(db: Database, share: float, log: Sequence[Path], channels: int)
             FROM judged WHERE touchpoint AND {SAMPLED}) AS pool
         GROUP BY arm, generation"""
     ).fetchall()
-    # The last digits of a sum depend on the order in which the engine adds. Rounding makes the result reproducible.
+    # The last digits of a sum depend on the order of addition, so rounding makes the result reproducible.
     return [
         Touchpoints(arm, name, rows if arm == LOG else round(rows / share), round(width, 9), newest)
         for arm, name, rows, width, newest in found
@@ -123,11 +101,7 @@ def _generations(db: Database, share: float, log: Sequence[Path], channels: int)
 
 
 def kept_shares(generations: Sequence[Touchpoints], most_rows: int) -> dict[tuple[str, str], float]:
-    """Return the share of users to keep for each model of each arm, so that about `most_rows` exposures remain.
-
-    The keys are pairs of an arm and a generation, as in `Touchpoints`.
-    """
-    # if times are equal, names decide
+    """Return the share of users to keep for each arm and generation, so that about `most_rows` exposures remain."""
     by_age = sorted(generations, key=lambda one: (one.newest, one.generation, one.arm))
     newest = {one.arm: one for one in by_age if one.arm != LOG}
     first = list(newest.values())

@@ -2,16 +2,7 @@
 
     forget_in_bucket(Lake.open("gs://ads/lake"), {"u1"}, now)     # Counter({"outcomes": 20, "decisions": 14})
 
-Files are sorted by user bucket, so only the row groups of the user's bucket are read. A file that contains the user is
-first written again without the user, under another name, and then deleted. Files are deleted at once, so a query that
-is reading such a file fails and has to be repeated.
-
-Outcomes and shadows do not contain a user id; only their decision does. So they are removed before the decisions. If a
-removal is interrupted, the next run still finds the decisions and can complete it.
-
-A router or a compaction may write the user's records while a removal is running. Each of them therefore checks the list
-of forgotten users again after writing. If it was killed before that check, the next compaction removes the user from
-the files written since.
+Outcomes and shadows contain no user id, so they are removed before the decisions to which they belong.
 """
 
 from __future__ import annotations
@@ -42,8 +33,7 @@ if TYPE_CHECKING:
 ASIDE = "{}: can't be read, so it was not searched. Repair it and move it back to arrived/, or delete it"
 # The records that contain a user id.
 _NAMING: tuple[Kind, ...] = ("decision", "window")
-# A forgotten user may still be in files that another process was writing. So each hourly compaction removes the user
-# again, for this long.
+# Another process may still write a forgotten user's records, so the user is removed again for this long.
 _AGAIN = timedelta(days=2)
 # A router's clock may differ from the object store's clock by this much.
 _CLOCKS = timedelta(hours=1)
@@ -52,8 +42,6 @@ _CLOCKS = timedelta(hours=1)
 def forget_in_bucket(lake: Lake, users: Collection[str], now: datetime, before: datetime | None = None) -> Counter[str]:
     """Add users to the lake's list of forgotten users, and remove their records from the lake.
 
-    If the lake can't be read or written, this fails; calling it again completes the removal.
-
     Args:
         before: Hours that ended before this time are removed for all users.
 
@@ -61,7 +49,7 @@ def forget_in_bucket(lake: Lake, users: Collection[str], now: datetime, before: 
         The number of removed rows by kind of record.
     """
     removed = Counter(dict.fromkeys((f"{kind}s" for kind in KINDS), 0))
-    # Repeat until the list stays the same, because another process may write the list at the same time.
+    # Another process may write the list at the same time.
     while lake.forget(users, now, before):
         removed += remove_users(lake, Forgotten(dict.fromkeys(map(unit_hash, users), now)))
     if before is not None:
@@ -70,7 +58,7 @@ def forget_in_bucket(lake: Lake, users: Collection[str], now: datetime, before: 
 
 
 def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | None = None) -> Counter[str]:
-    """Remove the records of forgotten users from all files of a lake, or only from files written since `written_since`.
+    """Remove the records of forgotten users from all files of a lake, or from files written since a time.
 
     Returns:
         The number of removed rows by kind of record.
@@ -85,8 +73,7 @@ def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | Non
     with lake_database(lake) as db:
         db.execute("SET preserve_insertion_order = true")
         db.execute("CREATE TABLE gone (decision_id VARCHAR)")
-        # Find the user's decisions in the window records too. If an earlier removal was interrupted, it may have
-        # deleted a decision but not its window.
+        # An interrupted removal may have deleted a decision but not its window, so search the windows too.
         for kind in _NAMING:
             if files := _files(lake, kind, written_since):
                 theirs = f"{buckets} AND {forgotten.sql(kind)}"
@@ -95,18 +82,16 @@ def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | Non
         for kind in reversed(KINDS):
             found = _found(db, _files(lake, kind, written_since), which)
             hours.update(file.hour for file, _ in found)
-            # Delete an hour's cached totals before its records. In the other order, if the process were killed in
-            # between, totals would remain that no later run finds.
+            # Delete cached totals before records: after an interruption, no later run would find the totals.
             _drop_sums(lake, hours)
             for file, rows in found:
                 _rewrite(lake, db, file, which)
                 removed[f"{kind}s"] += rows
-        # Delete the cached totals again, because a verdict may have written them from the old records in the meantime.
+        # A verdict may have written totals from the old records in the meantime.
         _drop_sums(lake, hours)
         judged = _young(lake.derived("judged"), written_since)
         theirs = of_forgotten(forgotten.users)
-        # If the ledger refused money for a decision of such a user, later decisions of other users in the file are left
-        # out as well. So delete the whole file. It is computed again when it is needed.
+        # A refusal to this user also affects later decisions of other users, so the file must be computed again.
         for file, _ in _found(db, judged, f"{theirs} AND refuses"):
             judged.remove(file)
             _delete(lake, file)
@@ -116,17 +101,13 @@ def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | Non
 
 
 def remove_again(lake: Lake, now: datetime) -> None:
-    """Remove users who were forgotten in the last two days from files that were written after they were forgotten."""
+    """Remove users who were forgotten in the last two days from files that were written afterwards."""
     if users := {name: until for name, until in lake.forgotten().users.items() if until > now - _AGAIN}:
         remove_users(lake, Forgotten(users), min(users.values()) - _CLOCKS)
 
 
 def drop_hours(lake: Lake, before: datetime) -> Counter[str]:
-    """Delete the files of all hours that ended before a time.
-
-    Returns:
-        The number of deleted rows by kind of record.
-    """
+    """Delete the files of all hours that ended before a time. Returns the number of rows by kind of record."""
     removed: Counter[str] = Counter()
     for kind in reversed(KINDS):
         for file in _ended(_files(lake, kind, None), before):
@@ -134,27 +115,20 @@ def drop_hours(lake: Lake, before: datetime) -> Counter[str]:
                 removed[f"{kind}s"] += pq.read_metadata(stream).num_rows
             _delete(lake, file)
     _drop_sums(lake, [file.hour for file in _ended(lake.derived("sums"), before)])
-    # These files may also contain hours that are kept, which are computed again when they are next needed.
+    # A deleted file may also contain hours that are kept, which are computed again when they are needed.
     for file in _ended(lake.derived("judged"), before):
         _delete(lake, file)
     return removed
 
 
 def unreadable(lake: Lake) -> list[str]:
-    """Return the names of files that a compaction moved to `unreadable/`.
-
-    These files can't be searched, so they may still contain records of forgotten users.
-    """
+    """Return the names of unreadable files, which may still contain records of forgotten users."""
     aside = pafs.FileSelector(UNREADABLE, recursive=True, allow_not_found=True)
     return sorted(info.path for info in lake.files.get_file_info(aside) if info.type == pafs.FileType.File)
 
 
 def _drop_sums(lake: Lake, hours: Collection[datetime]) -> None:
-    """Delete the totals that verdicts have cached for the days that contain `hours`, and for the whole past.
-
-    The cached totals contain hashes of user ids, so a removed user would remain in them. If `hours` is empty, nothing
-    is deleted.
-    """
+    """Delete the cached totals of the days that contain `hours`, because totals contain hashes of user ids."""
     days = {hour.date() for hour in hours}
     for file in lake.derived("sums") if days else ():
         if file.hour.date() in days or is_of_past(file):
@@ -174,7 +148,7 @@ def _ended(files: list[LakeFile], before: datetime) -> list[LakeFile]:
 
 
 def _found(db: duckdb.DuckDBPyConnection, files: list[LakeFile], which: str) -> list[tuple[LakeFile, int]]:
-    """Return the files that contain rows matching the SQL condition `which`, each with the number of matching rows."""
+    """Return the files with rows that match the SQL condition `which`, and their numbers of matching rows."""
     by_name = {f"{SCHEME}{file.name}": file for file in files}
     query = f"SELECT filename, count(*) FROM {sql_of(files)} WHERE {which} GROUP BY filename"
     return [(by_name[name], rows) for name, rows in (db.execute(query).fetchall() if files else ())]
@@ -192,7 +166,7 @@ def _rewrite(lake: Lake, db: duckdb.DuckDBPyConnection, file: LakeFile, which: s
 
 
 def _delete(lake: Lake, file: LakeFile) -> None:
-    """Delete a file. In a local lake, also delete the folders of its hour and day once they are empty."""
+    """Delete a file. In a local lake, also delete the folders of its hour and day if they are empty."""
     lake.delete(file.name)
     if lake.folder is None:
         return

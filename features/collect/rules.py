@@ -1,34 +1,20 @@
 """Decides, in SQL, which collected decisions a policy can learn from, and with which probabilities.
 
-`decided_query` computes what depends on a decision alone. The result is stored in the lake (`stored_rows.py`).
-`observed_query` adds what may change later: outcomes, refusals in other hours, and age. `JUDGED` then corrects for
-failed exposures.
-
 An *opportunity* is a decision for which a policy drew a channel and then exposed it or not, both with known
-probabilities. A *touchpoint* is an exposure that took place. The value of a policy is estimated from opportunities.
-Touchpoints alone would be a biased sample, because MTORL exposes some channels more often than others.
-
-An exposure took place if at least one of its outcomes arrived. This is its cost, if nothing else. Decisions are left
-out for these reasons, and counted by reason:
+probabilities. A *touchpoint* is an exposure that took place, which at least one outcome shows. The value of a policy is
+estimated from opportunities, because touchpoints alone are a biased sample. Decisions are left out for these reasons:
 
     override            the experiment file assigned the user's arm, for a trial
     repeated            another decision on the same request has the reservation
     no_account          the campaign and channel have no budget
     no_draw             the default action was taken before a policy answered
     no_probabilities    the probability of drawing or exposing a channel is missing, or is for other channels
-    budget_gone         the arm's money for this campaign was refused, at this decision or earlier in the budget's
-                        period: the outcome of an exposure is missing, not zero
+    budget_gone         the arm's money for this campaign was refused: the outcome is missing, not zero
     other_columns       the context lacks a column that the data set requires
     not_mature          the decision is so recent that outcomes may still arrive
 
-Exposures of users with an override are still touchpoints, because these users saw the ads.
-
-An exposure may fail although the policy wanted it, because of an error of the ledger or the log, a cancellation, or a
-missing outcome. Such a decision counts as not exposed. To correct for this, each probability of exposing is multiplied
-by the share of wanted exposures that took place in the same arm on the same day (UTC).
-
-DuckDB and Spark return bit-identical rows. The sum of floats depends on the order of addition, so floats are sorted
-before they are added (`_total`) or converted to integers (`_UNIT`).
+Each probability of exposing is multiplied by the share of wanted exposures that took place. Floats are added in a fixed
+order or as integers, so that DuckDB and Spark return identical rows.
 """
 
 import json
@@ -50,8 +36,8 @@ _UNIT = f"{2**32}e0"
 _ACCOUNT = "experiment, experiment_version, arm, campaign_id"
 _IN_TIME = f"PARTITION BY {_ACCOUNT} ORDER BY event_time, decision_id"
 _OTHER_COLUMNS = "other_columns"
-# SQL that merges overlapping periods in which an arm has no money left for a campaign. `refused_id` is the first
-# decision of a merged period. To be fast, the SQL sorts only the decisions for which the ledger refused money.
+# SQL that merges overlapping periods in which an arm has no money left. `refused_id` is a merged period's first
+# decision.
 _STRETCHES = f"""following AS (
         SELECT *, max(gone_until) OVER ({_IN_TIME} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS gone_before
         FROM refusal),
@@ -89,16 +75,13 @@ times at which the router received the timed outcomes, and the static columns.
 def decided_query(spec: DatasetSpec) -> str:
     """Return SQL that computes the columns that depend only on the decision itself, not on its outcomes.
 
-    The SQL reads the view `collected_decision`. Besides columns of `JUDGED`, it returns these columns:
+    Besides columns of `JUDGED`, the SQL returns these columns:
 
-        reason: Why a policy can't learn from the decision; null if the decision's own fields show no reason.
+        reason: Why a policy can't learn from the decision; null if there is no reason yet.
         wanted: Probability that the policy wanted to show the ad.
-        shown: True if the ad was to be shown, and was not cancelled. It counts as shown only once an outcome arrives.
-        by_policy: True if a policy decided, false if the decision is a fallback.
-        fits: True if the decision has all values that a touchpoint needs.
-        lacks: True if a required column has no value.
-        refuses: True if the ledger refused money to the arm.
-        gone_until: End of the period without money that starts at this decision; null if none starts here.
+        shown: True if the ad was to be shown, and was not cancelled.
+        fits, lacks: True if the decision has all values, or lacks a required one.
+        gone_until: End of the period without money that starts at this decision, or null.
     """
     own = [("of_context", column) for column in spec.context] + [("of_user", column) for column in spec.static]
     columns = "".join(f"{_value(struct, column)} AS {_own(column)}, " for struct, column in own)
@@ -108,10 +91,7 @@ def decided_query(spec: DatasetSpec) -> str:
     context, static = (fields([column.name for column in of], "VARCHAR") for of in (spec.context, spec.static))
     without_context = _lacks("of_context", spec.context)
     lacks = f"({without_context} OR {_lacks('of_user', spec.static)})"
-    # `refusal` leaves out users in `overrides`: they have an account of their own, so a refusal to them says nothing
-    # about the arm's money.
-    # The names of the stored tables contain a digest of this SQL (`stored_rows.py`). If you edit the SQL, even only a
-    # comment in it, the tables are computed again.
+    # Users in `overrides` have an account of their own. An edit of this SQL makes all stored tables be computed again.
     return f"""
     WITH record AS (
         SELECT * EXCLUDE (exposure_probs, channel_probs, "static"),
@@ -151,10 +131,7 @@ def decided_query(spec: DatasetSpec) -> str:
 
 
 def refused_query() -> str:
-    """Return SQL for the periods in which an arm has no money left for a campaign.
-
-    The SQL reads the view `every_decided`. A period of several days has one row per day.
-    """
+    """Return SQL for the periods in which an arm has no money left for a campaign, with one row per day."""
     return f"""WITH refusal AS (
         SELECT {_ACCOUNT}, event_time, decision_id, gone_until FROM every_decided WHERE gone_until IS NOT NULL),
     {_STRETCHES}
@@ -166,17 +143,12 @@ def refused_query() -> str:
 def observed_query(spec: DatasetSpec, mature_until: datetime, sampled: str) -> str:
     """Return SQL that joins each decision of the view `decided` with its clicks, conversions and other outcomes.
 
-    It reads the outcomes from the view `collected_outcome`, and the periods without money from the table `refused_on`
-    (see `refused_query`). `JUDGED` then reads the result, and corrects its probabilities for failed exposures.
-
     Args:
-        mature_until: Decisions after this time get the reason `not_mature`, because outcomes may still arrive.
-        sampled: SQL condition for the sampled users. Other users may be in the view with only some of their decisions.
+        mature_until: Decisions after this time get the reason `not_mature`.
     """
     times = spec.outcome_times
     outcomes = "".join(f"coalesce({_outcome(kind)}, 0) AS {sql_name(kind)}, " for kind in spec.outcome_kinds)
-    # The router and the sender of the request may have different clocks. An outcome that seems to be earlier than its
-    # request gets the time of the request.
+    # The clocks of router and sender may differ, so an outcome is never dated before its request.
     outcomes += "".join(
         f"if({_outcome(time)} IS NULL, NULL, greatest({_outcome(time)}, timestamp)) AS {sql_name(time)}, "
         for time in times.values()
@@ -210,8 +182,7 @@ def observed_query(spec: DatasetSpec, mature_until: datetime, sampled: str) -> s
 def of_users(share: float) -> tuple[str, str]:
     """Return two SQL conditions that select a share of the users by a hash of their id.
 
-    The first condition selects exactly this share, and needs the column `PLACE` of judged rows. The second condition
-    selects slightly more users, and needs only the column `bucket` of raw records.
+    The first one uses the column `PLACE`. The second one uses only `bucket`, and selects slightly more users.
     """
     bucket = int(share * BUCKETS)
     within = f"{bucket:02d}{int((share * BUCKETS - bucket) * 16**14):014x}"
@@ -219,7 +190,7 @@ def of_users(share: float) -> tuple[str, str]:
 
 
 def of_forgotten(users: Mapping[str, datetime]) -> str:
-    """Return an SQL condition for the rows of forgotten users, except rows that are newer than the request to forget.
+    """Return an SQL condition for the rows of forgotten users that are older than the request to forget.
 
     Args:
         users: Hash of the user id -> time at which the user was forgotten.
@@ -244,20 +215,19 @@ def _total(kind: str) -> str:
 def _known(kind: str, time: str) -> str:
     """Return SQL for the time from which the router knew an outcome.
 
-    For a click or a conversion, this is the time of the first report. An amount such as revenue may arrive in several
-    parts, so it is known with the last part.
+    An amount such as revenue may arrive in several parts, so it is known with the last part.
     """
     first_or_last, happened = ("min", "> 0") if kind in EVENTS else ("max", "<> 0")
     return f"{first_or_last}(received_time) FILTER (kind = '{kind}' AND value {happened}) AS {_outcome(time)}"
 
 
 def _outcome(kind: str) -> str:
-    """Return the name of an outcome's column. The prefix avoids conflicts with the fields of a decision record."""
+    """Return an outcome's column name, which can't conflict with a field of a decision."""
     return f'"outcome:{kind}"'
 
 
 def _own(column: Column) -> str:
-    """Return the name of a data set column. The prefix avoids conflicts with the fields of a decision record."""
+    """Return a data set column's name, which can't conflict with a field of a decision."""
     return sql_name(f"own:{column.name}")
 
 
@@ -268,10 +238,7 @@ def _value(struct: str, column: Column) -> str:
 
 
 def _unsaid_exposure(spec: DatasetSpec) -> str:
-    """Return an SQL condition that is true if a decision does not say how likely it would show the ad on some channel.
-
-    Channels that the policy never draws are ignored.
-    """
+    """Return an SQL condition: some channel that the policy may draw has no probability of exposing."""
     names = [sql_name(channel) for channel in spec.channels]
     return " OR ".join(f"(coalesce(drawing.{name}, 0.0) > 0 AND exposing.{name} IS NULL)" for name in names)
 
@@ -286,8 +253,5 @@ def _list(struct: str, spec: DatasetSpec) -> str:
 
 
 def fields(names: Iterable[str], type_: str) -> str:
-    """Return the structure of a JSON object with these fields, as DuckDB's function `json_transform` needs it.
-
-    Columns of the data set use the type VARCHAR, because DuckDB and Spark convert JSON text to numbers differently.
-    """
+    """Return the structure of a JSON object with these fields, as DuckDB's function `json_transform` needs it."""
     return sql_text(json.dumps(dict.fromkeys(names, type_) or {"_": type_}))

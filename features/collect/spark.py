@@ -1,9 +1,4 @@
-"""Runs SQL queries on the records of a lake with Spark. The written files have the same rows as those of DuckDB.
-
-Queries are written in DuckDB's SQL and translated by sqlglot, which is installed with Ibis. `_said_otherwise`
-translates functions that sqlglot leaves unchanged. Executors read and write the lake at its own address: `s3a://...`,
-or a folder on a volume that all executors mount. The folder of the training log must be on such a volume too.
-"""
+"""Runs SQL queries on the records of a lake with Spark. The written files have the same rows as those of DuckDB."""
 
 from __future__ import annotations
 
@@ -32,10 +27,7 @@ _SUM = sqlglot.parse_one("aggregate(:numbers, CAST(0 AS DOUBLE), (total, number)
 
 
 class Spark:
-    """A database with the same methods as `DuckDB`, which runs its queries on Spark's executors.
-
-    Tables of `keep` are stored on the disks of the executors.
-    """
+    """A database with the same methods as `DuckDB`, which runs its queries on Spark's executors."""
 
     failures: tuple[type[Exception], ...] = (PySparkException, Py4JError)
     part_bytes = 1 << 60  # effectively no limit
@@ -52,11 +44,11 @@ class Spark:
         return _Answer(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
     def view(self, name: str, query: str) -> None:
-        """Create a view with the name `name`, which runs `query` each time it is read."""
+        """Create a view, which runs `query` each time it is read."""
         self._named(self._frame(query), name)
 
     def keep(self, name: str, query: str) -> None:
-        """Run a query once and store its rows on the disks of the executors, as the table `name`."""
+        """Run a query once and store its rows on the disks of the executors."""
         self._kept.append(self._frame(query).persist(StorageLevel.DISK_ONLY))
         self._named(self._kept[-1], name)
 
@@ -74,16 +66,9 @@ class Spark:
     def write_hours(
         self, query: str, order: Sequence[str], name: Callable[[datetime, int, int], str], once: Callable[[str], str]
     ) -> list[str]:
-        """Write the rows of `query` to the lake, as sorted files for each value of the column `hour`.
-
-        All hours are written in one Spark job. The arguments are those of `DuckDB.write_hours`.
-
-        Returns:
-            The names of the written files.
-        """
+        """Write the rows of `query` to the lake, as sorted files for each value of the column `hour`."""
         hours = f"SELECT *, strftime(hour, '{HOUR_OF}') AS hour_of FROM ({once(f'({query})')}) AS rows"
-        # This hint makes Spark balance its tasks: one task writes several small hours, and a large hour is split among
-        # several tasks.
+        # With this hint, one task writes several small hours, and several tasks share a large hour.
         frame = self._frame(hours).hint("rebalance", "hour_of").sortWithinPartitions("hour_of", *order)
         files, scratch, written = self._lake.files, f".compact.{secrets.token_hex(4)}", []
         try:

@@ -3,13 +3,7 @@
     decided = Decided(db, lake, spec, until)     # creates the view `every_decided`
     decided.judge()                              # creates the view `judged`, with outcomes
 
-    judged/DATASET-SETTINGS/date=2026-11-25/hour=00/NAME.parquet      rows of `rules.decided_query`, by user
-
-The results of a *block* are stored together. A block consists of the closed hours of one day, or of a part of a day if
-the day has many decisions. Later calls read the stored results, so the rules are applied to each decision only once.
-
-Hours that still receive decisions are not stored, and neither are outcomes, because they arrive for days. If the lake
-is read-only, nothing is stored, and each call computes all results again.
+Hours that still receive decisions are not stored.
 """
 
 import logging
@@ -41,11 +35,7 @@ class _Block(NamedTuple):
 
     @property
     def sources(self) -> list[str]:
-        """Names of the files with the block's decisions. The results of the block are stored under these names.
-
-        If a forgotten user is removed from a file, the file gets another suffix. Suffixes are left out here, so that
-        the stored results are still found.
-        """
+        """Names of the files with the block's decisions, without the suffix that a removal of users changes."""
         return [file.name.partition(".")[0] for file in self.decisions]
 
 
@@ -53,14 +43,10 @@ class Decided:
     """Applies the rules of `rules.py` to the decisions of a lake, and creates views of the results in a database.
 
     Args:
-        spec: The data set. Decisions from the last `outcome_hours` before the newest decision are left out, because
-            outcomes may still arrive. If the newest decision is in the future because a router's clock is ahead, the
-            current time replaces its time.
-        until: Ignore decisions that were made, and outcomes that were received, at or after this time. By default, all
-            count.
+        spec: The data set. Decisions within `outcome_hours` of the newest decision are left out as not mature.
+        until: Ignore decisions made, and outcomes received, at or after this time. By default, all count.
 
     Attributes:
-        lake: The lake, as it was when its files were listed, so that all queries read the same files.
         share: Share of the users that is read to count decisions; below 1 if there are too many decisions.
 
     Raises:
@@ -77,14 +63,13 @@ class Decided:
         self._db, self._spec, self.until = db, spec, until
         self._query = decided_query(spec)
         while not self._read(lake.fixed()):
-            # Files were deleted while they were being read, because a user was forgotten or the hours were too old. Try
-            # again.
+            # Files were deleted while they were being read, because a user was forgotten or the hours were too old.
             pass
         every = self._rows(self._starts, 1.0)
         db.view("every_decided", f"SELECT * FROM ({every}) AS rows WHERE {self._before('event_time')}")
         query = "SELECT count(*) AS decisions, max(event_time) AS newest FROM every_decided"
         ((count, newest),) = db.execute(query).fetchall()
-        # Store the periods as a table. DuckDB then knows that they are few, and joins them efficiently.
+        # With a table instead of a view, DuckDB knows that the periods are few, and joins them efficiently.
         db.keep("refused_on", refused_query())
         self._newest = min(newest or datetime.now(UTC), datetime.now(UTC))  # a router's clock may be ahead
         self.share = min(1.0, MOST_SAMPLED / max(count, 1))
@@ -93,7 +78,7 @@ class Decided:
         """Create the view `judged`: the decisions of a sample of users with their outcomes (see `rules.JUDGED`).
 
         Args:
-            share_of: Returns the share of the users to read from a block of stored results, given its first hour.
+            share_of: Returns the share of the users to read from a block, given its first hour.
             others: SQL condition for more decisions to read, besides those of the users in `share`.
         """
         groups = [(share, list(starts)) for share, starts in groupby(self._starts, share_of)]
@@ -119,7 +104,7 @@ class Decided:
         """List the files of all decisions, and compute the results that are not stored yet.
 
         Returns:
-            False if another process has deleted files in the meantime, so that this method must be called again.
+            False if files were deleted in the meantime, so that this method must be called again.
         """
         self.lake = lake
         fresh, blocks = self._blocks()
@@ -160,11 +145,7 @@ class Decided:
         return fresh, blocks
 
     def _store_all(self, derived: Derived, blocks: Sequence[_Block]) -> set[datetime]:
-        """Compute the results of several blocks, and store them in the lake.
-
-        Returns:
-            The hours of blocks that could not be written.
-        """
+        """Store the results of several blocks, and return the hours of blocks that could not be written."""
         for number, block in enumerate(blocks):
             progress.report(number, len(blocks), f"judging decisions of {block.since:%Y-%m-%d}")
             try:
@@ -176,7 +157,6 @@ class Decided:
         return set()
 
     def _store(self, derived: Derived, block: _Block) -> list[str]:
-        """Compute the results of one block, and store them in the lake. Returns the names of the written files."""
         records = self.lake.of_files(block.decisions, (), arrived=False).records(self._db, "decision")
         self._db.view("collected_decision", f"SELECT * FROM {records} AS record")
         return self._db.write_hours(

@@ -6,14 +6,8 @@
     data/touchpoints.parquet       the log, and every exposure that took place
     data/opportunities.parquet     every decision that a policy's value can be estimated from (`rules.py`)
 
-MTORL exposes only where it expects a gain. A model that learns from the newest exposures alone no longer predicts well
-after one generation. So every training also reads a first log, in which all channels occur often. Added exposures are
-marked `collected`. The parts of the model that predict reward and cost learn from them. The part that predicts the
-action does not, because it would only confirm its own choices.
-
-Each opportunity of the validation and test parts has the window that the policy saw. If there are too many touchpoints
-or opportunities, the tables contain a sample of users, chosen by hash. The file `ingest.json` then records which share
-of the rows was kept.
+MTORL exposes only where it expects a gain, so a model that learns from its exposures alone soon predicts badly. Every
+training therefore also reads a first log.
 """
 
 import json
@@ -56,12 +50,7 @@ class Learnable:
     """Counts of the collected decisions, by their use for training; `str()` gives a readable summary.
 
     Attributes:
-        decisions: Number of decisions that were read.
         opportunities: Number of decisions from which the value of a policy can be estimated.
-        exposures: Number of ads that users saw, including those of decisions that are not opportunities.
-        left_out: Number of decisions that are not opportunities, by reason (`rules.py`).
-        pruned: Number of touchpoints that were left out because the log may have at most `most_touchpoints`.
-        incomplete: Number of exposures that can't be used because a required column has no value.
         share: Share of the users, chosen by hash, whose decisions were read.
     """
 
@@ -110,11 +99,8 @@ def add_decisions(
     """Add the decisions of a lake to a log folder, which has touchpoints.parquet, dataset.yaml and ingest.json.
 
     Args:
-        snapshot: Result of `Lake.snapshot`; records that were uploaded later are ignored. By default, all records are
-            used.
-        most_touchpoints: About how many touchpoints the training should read, including those of the log
-            (`pruning.py`); 0 means all.
-        log: The log to which decisions are added, as a file or a folder of parts. By default it is the log in `folder`.
+        snapshot: Result of `Lake.snapshot`; later uploads are ignored. By default, all records are used.
+        most_touchpoints: About how many touchpoints the new log may have; 0 means no limit.
     """
     data = Path(folder)
     spec = DatasetSpec.load(data / DATASET_FILE)
@@ -125,8 +111,7 @@ def add_decisions(
         progress.report(0, 3, "adding outcomes")
         decided.judge(lambda _: decided.share)
         of = bound(db, decided, files, len(spec.channels), most_touchpoints)
-        # The decisions of only a `share` of the users were read above. The limit may keep more users than that of some
-        # models, so read the decisions again.
+        # The limit may keep more users of some models than the `share` that was read above.
         if decided.share < 1:
             decided.judge(of.share_of, of.of_judged)
         _write_opportunities(db, decided, spec, data / OPPORTUNITIES_FILE)
@@ -142,11 +127,6 @@ def add_decisions(
 
 
 def _learnable(db: Database, share: float) -> Learnable:
-    """Count the decisions of the view `judged` that a policy can learn from, and the others by the reason why it can't.
-
-    Args:
-        share: The share of users that were sampled, for the report.
-    """
     counts = db.execute(
         f"""SELECT left_out, count(*) AS decisions, count_if(touchpoint) AS shown, count_if(incomplete) AS lacking
         FROM judged WHERE {SAMPLED} GROUP BY 1 ORDER BY 1"""
@@ -157,16 +137,7 @@ def _learnable(db: Database, share: float) -> Learnable:
 
 
 def bound_touchpoints(folder: Path, most: int) -> str:
-    """Reduce a log to about `most` touchpoints, by sampling users by a hash of their id.
-
-    All touchpoints of a sampled user are kept. The log must not contain collected decisions.
-
-    Args:
-        most: The limit; 0 means that all touchpoints are kept.
-
-    Returns:
-        A readable summary.
-    """
+    """Reduce a log to about `most` touchpoints (0: all), by sampling whole users by a hash of their id."""
     log = folder / LOG_FILE
     rows = rows_of(log)
     if not 0 < most < rows:
@@ -182,8 +153,7 @@ def bound_touchpoints(folder: Path, most: int) -> str:
 def _write_opportunities(db: Database, decided: Decided, spec: DatasetSpec, path: Path) -> None:
     most = {"train": MOST_CONTEXTS, "val": MOST_WINDOWS, "test": MOST_WINDOWS}
     ((rows,),) = db.execute(f"SELECT count(*) AS decisions FROM judged WHERE {_OPPORTUNITY}").fetchall()
-    # Read only a sample of the users, because the ids of all users may not fit in memory. The sample is 20 % larger
-    # than the limit of opportunities in each part (train, validation, test) requires.
+    # The ids of all users may not fit in memory.
     enough = 1.2 * max(most[part] / share for part, share in SHARES)
     here, of_records = of_users(decided.share * enough / max(rows, 1))
     known = decided.lake.records(db, "window", until=decided.until and decided.until + HOUR, where=of_records)
@@ -192,7 +162,6 @@ def _write_opportunities(db: Database, decided: Decided, spec: DatasetSpec, path
     db.add("part_of", _users_of_opportunities(db, most, here))
     gained = "".join(f"if(exposed, {sql_name(kind)}, 0) AS {sql_name(kind)}, " for kind in spec.outcome_kinds)
     own = gained + "".join(f"{sql_name(column.name)}, " for column in spec.context)
-    # Windows are much larger than decisions, so only the windows of the chosen users are read.
     db.keep(
         "shown_window",
         """SELECT w.decision_id, w."window" AS features
@@ -209,15 +178,7 @@ def _write_opportunities(db: Database, decided: Decided, spec: DatasetSpec, path
 
 
 def _users_of_opportunities(db: Database, most: Mapping[str, int], here: str) -> pa.Table:
-    """Sample the users whose opportunities are written, and assign each user to train, validation or test.
-
-    Users are sampled by a hash of their id, so the result is reproducible.
-
-    Args:
-        most: Largest number of opportunities per part: train, val and test. In val and test, only opportunities whose
-            window was logged are counted.
-        here: SQL condition for the users from which to sample.
-    """
+    """Sample the users whose opportunities are written, and assign each user to train, validation or test."""
     counted = db.execute(
         f"""SELECT user_id, count(*) AS decisions, count(w.decision_id) AS windows FROM judged LEFT JOIN (
             SELECT decision_id FROM collected_window) AS w ON w.decision_id = judged.decision_id
@@ -235,10 +196,6 @@ def _users_of_opportunities(db: Database, most: Mapping[str, int], here: str) ->
 
 
 def _add_touchpoints(db: Database, spec: DatasetSpec, log: Sequence[Path], out: Path, of: Bound) -> None:
-    """Write the rows of the log and the collected exposures to one table, sorted by user and time.
-
-    If the log or the exposures lack a column of the table, the column is null in their rows.
-    """
     there = pq.read_schema(log[0]).names
     types = schema(spec, [*there, COLLECTED])
     own = {column.name for column in (*spec.context, *spec.static)}
@@ -264,8 +221,6 @@ def _note(data: Path, rows: int, days: Mapping[str, int] | None, **more: Any) ->
 
     Args:
         rows: Number of rows before users were sampled.
-        days: Number of rows of each day before users were sampled; None if all users were kept.
-        more: Other entries to add to `ingest.json`.
     """
     report = json.loads((data / INGEST_FILE).read_text()) | facts_of(data / LOG_FILE) | more
     if days is not None:

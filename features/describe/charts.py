@@ -25,16 +25,13 @@ _PERCENT = ".2~%"
 
 
 def touchpoints(figures: Description) -> Chart:
-    """Draw the touchpoints of each channel by hour, day, week or month, as stacked bars.
-
-    If there are more channels than colors, the smallest channels are shown together as "others".
-    """
+    """Draw the touchpoints of each channel by hour, day, week or month, as stacked bars."""
     largest = sorted((channel for channel in figures.channels if channel.rows), key=lambda channel: -channel.rows)
     few = len(largest) <= len(plot.PALETTE)
     table = _by_period(figures, [channel.channel for channel in (largest if few else largest[: len(plot.PALETTE) - 1])])
     traces = []
     for i, (name, rows) in enumerate(table.items()):
-        # The sum of the small channels has the name "" in the table, because a real channel may be called "others".
+        # The small channels have the name "" in the table, because a real channel may be called "others".
         whole = str(name or "others")
         traces.append(
             plot.bar(
@@ -61,7 +58,7 @@ def touchpoints(figures: Description) -> Chart:
 
 
 def lengths(figures: Description) -> Chart:
-    """Draw the share of journeys that have at least n touchpoints, for each n. Both axes are logarithmic."""
+    """Draw the share of journeys with at least n touchpoints, for each n. Both axes are logarithmic."""
     half, most, longest = figures.length_quantile(0.5), figures.length_quantile(0.95), figures.lengths[-1][0]
     reach = [place.click.rows for place in figures.places]
     trace = plot.scatter(
@@ -89,7 +86,7 @@ def lengths(figures: Description) -> Chart:
 
 
 def rates_by_channel(div: str, rows: Sequence[tuple[str, Rate]], overall: float, what: str) -> Chart:
-    """Draw the rate of an event in each channel with its 95 % interval. A line marks the rate over all channels."""
+    """Draw the rate of an event in each channel with its 95 % interval, and a line at the overall rate."""
     rows = sorted((row for row in rows if row[1].rows), key=lambda row: row[1].share)
     html = plot.draw(
         div,
@@ -106,10 +103,9 @@ def rates_by_channel(div: str, rows: Sequence[tuple[str, Rate]], overall: float,
 
 
 def rates_by_place(div: str, rows: Sequence[tuple[int, Rate]], overall: float, what: str) -> Chart:
-    """Draw the rate of an event at each position of a journey with its 95 % interval. A line marks the overall rate."""
+    """Draw the rate of an event at each position of a journey with its 95 % interval, and the overall rate."""
     rows = rows[:PLACES]
-    # Few journeys are long, so the intervals of the last positions are wide. Choose the axis for the narrower
-    # intervals, so that these stay readable; wide intervals are cut off.
+    # The last positions have few journeys and wide intervals, which would hide the others, so they are cut off.
     sure = [rate.high for _, rate in rows if rate.high - rate.low < 0.2] or [1.0]
     html = plot.draw(
         div,
@@ -123,7 +119,7 @@ def rates_by_place(div: str, rows: Sequence[tuple[int, Rate]], overall: float, w
 
 
 def propensities(figures: Description) -> Chart:
-    """Draw the distribution of propensities in each channel. A darker cell has a larger share of the touchpoints."""
+    """Draw the distribution of propensities in each channel as a heatmap."""
     table = pd.DataFrame(figures.propensities, columns=["channel", "bin", "rows"])
     table = table.pivot(index="channel", columns="bin", values="rows").fillna(0)
     names = [channel.channel for channel in figures.channels if channel.channel in table.index][::-1]
@@ -152,10 +148,7 @@ def propensities(figures: Description) -> Chart:
 
 
 def _by_period(figures: Description, channels: Sequence[str]) -> pd.DataFrame:
-    """Count the touchpoints of each channel in each period, including periods without touchpoints.
-
-    Channels that are not in `channels` are added up in the column "".
-    """
+    """Count the touchpoints of each channel in each period. The column "" adds up all other channels."""
     rows = pd.DataFrame(figures.periods, columns=["start", "channel", "rows"])
     rows["start"] = pd.to_datetime(rows["start"])
     rows["channel"] = rows["channel"].where(rows["channel"].isin(channels), "")
@@ -169,9 +162,6 @@ def _dots(names: str, values: str, rows: Sequence[tuple[Any, Rate]], size: int) 
     """Return a Plotly trace that shows each rate as a dot, with its 95 % interval as a line.
 
     Args:
-        names: Axis of the names, "x" or "y".
-        values: Axis of the rates, "y" or "x".
-        rows: Pairs of a name and its rate.
         size: Diameter of a dot in pixels.
     """
     rates = [rate for _, rate in rows]

@@ -1,12 +1,6 @@
 """Computes the numbers in the report of `mtorl data describe`.
 
-    with open_engine() as engine:
-        description = describe(engine, "touchpoints.parquet", spec)
-    page.render(description, "page.html")
-
-The engine aggregates the log, so Python reads only small tables. Rates have 95 % Wilson intervals. The Wilson interval
-assumes independent touchpoints, but touchpoints of one user depend on each other, so the intervals are slightly too
-narrow.
+Rates have 95 % Wilson intervals. These assume independent touchpoints, so they are slightly too narrow.
 """
 
 from __future__ import annotations
@@ -35,7 +29,6 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-# Number of bins of equal width between 0 and 1.
 PROPENSITY_BINS = 20
 NO_CHANNEL = "(none)"
 _DAY = 86_400.0  # s
@@ -45,7 +38,7 @@ _PERIODS = ((2, "hour", "h"), (120, "day", "D"), (3 * 366, "week", "W"), (math.i
 
 @dataclass(frozen=True)
 class Rate:
-    """The rate of an event, which happened in `hits` of `rows` touchpoints. `low` and `high` are its 95 % interval."""
+    """The rate of an event, which happened in `hits` of `rows` touchpoints, with the 95 % interval `low` to `high`."""
 
     hits: int
     rows: int
@@ -55,7 +48,7 @@ class Rate:
 
     @classmethod
     def of(cls, hits: int, rows: int) -> Rate:
-        """Return the rate of `hits` in `rows` with its Wilson interval. Without rows, the interval is [0, 1]."""
+        """Return the rate of `hits` in `rows` with its Wilson interval, which is [0, 1] without rows."""
         if not rows:
             return cls(0, 0, math.nan, 0.0, 1.0)
         interval = binomtest(hits, rows).proportion_ci(method="wilson")
@@ -69,9 +62,6 @@ class ColumnFigures:
     Attributes:
         role: key, action, outcome, propensity, context or static.
         kind: text, time, numeric or categorical.
-        missing: Number of rows without a value.
-        low, mean, high: Smallest value, mean and largest value of a numeric column.
-        different: Number of distinct values of a column of names.
     """
 
     name: str
@@ -87,15 +77,7 @@ class ColumnFigures:
 
 @dataclass(frozen=True)
 class ChannelFigures:
-    """Statistics of the touchpoints of one channel.
-
-    Attributes:
-        rows: Number of touchpoints.
-        share: Share of the channel in all touchpoints.
-        revenue: Mean revenue of a touchpoint.
-        cost: Mean cost of a touchpoint.
-        free: Share of the touchpoints whose cost is 0.
-    """
+    """Statistics of the touchpoints of one channel. `free` is the share of touchpoints whose cost is 0."""
 
     channel: str
     rows: int
@@ -109,7 +91,7 @@ class ChannelFigures:
 
 @dataclass(frozen=True)
 class PlaceFigures:
-    """Statistics of the touchpoints at one position of a journey, for example of all second touchpoints."""
+    """Statistics of the touchpoints at one position of a journey, such as all second touchpoints."""
 
     # 1 is the first touchpoint of a journey.
     place: int
@@ -122,19 +104,8 @@ class Description:
     """All numbers that the report shows. `dataclasses.asdict` converts them to JSON types.
 
     Attributes:
-        spec: The data set description, as plain values.
-        capped_users: Number of users with more than `spec.max_touchpoints` touchpoints.
-        most_touchpoints: The largest number of touchpoints that one user has.
-        late_rows: Rows that arrived later than their own time; None if the log has no arrival times.
-        first, last: ISO times of the first and the last touchpoint.
-        period: The period of `periods`: hour, day, week or month.
-        periods: For each period and channel: start, channel and number of touchpoints.
-        propensity_rows: Number of rows with a propensity.
-        propensity_low: The smallest propensity.
+        late_rows: Rows that arrived after their time; None without arrival times.
         propensity_rare: Number of rows with a propensity below `mtorl.log.propensity.FLOOR`.
-        propensities: For each channel and bin of propensities: channel, bin and number of touchpoints.
-        quarantined: Number of faulty rows that ingestion left out.
-        faults: The faults of these rows, in words.
     """
 
     spec: Row
@@ -165,13 +136,13 @@ class Description:
 
     @property
     def lengths(self) -> list[tuple[int, int]]:
-        """Return the lengths of journeys, each with the number of journeys that have exactly this many touchpoints."""
+        """Return the lengths of journeys, each with the number of journeys of exactly this length."""
         reach = [place.click.rows for place in self.places]
         ends = (now - after for now, after in zip(reach, [*reach[1:], 0], strict=True))
         return [(place.place, count) for place, count in zip(self.places, ends, strict=True) if count]
 
     def length_quantile(self, share: float) -> int:
-        """Return the smallest number n so that at least `share` of the journeys have at most n touchpoints."""
+        """Return the smallest n so that at least `share` of the journeys have at most n touchpoints."""
         lengths, counts = zip(*self.lengths, strict=True)
         return next(lengths[i] for i, seen in enumerate(accumulate(counts)) if seen >= share * self.journeys)
 
@@ -187,15 +158,13 @@ class Description:
 def describe(engine: Engine, log_path: Path | str, spec: DatasetSpec) -> Description:
     """Compute the statistics of a canonical log.
 
-    The log may also be another Parquet table with the same columns, such as the steps of a windows folder.
-
     Raises:
         LogError: The log has no rows, or lacks a column of the data set.
     """
     log = engine.read(log_path)
     if missing := [name for name in spec.log_columns if name not in log.columns]:
         raise LogError(messages.MISSING_COLUMNS(file=log_path, dataset=spec.name, missing=missing, hints=()))
-    # Convert the columns to their declared types, because a column that contains only nulls may have any type.
+    # A column that contains only nulls may have any type.
     log = canonical(log, spec)
     total, users = _rows(_totals(log, spec), 0, "columns")[0], _rows(_users(log, spec.max_touchpoints), 1, "users")[0]
     if not total["rows"]:
@@ -241,10 +210,7 @@ def _rows(table: ibis.Table, turn: int, note: str) -> list[Row]:
 
 
 def _totals(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Return a table with one row: for each column, the number of missing values, and its minimum, maximum and mean.
-
-    Columns of names have the number of distinct values instead of minimum, maximum and mean.
-    """
+    """Return one row with each column's missing values, and its minimum, maximum and mean or its distinct names."""
     figures: dict[str, Any] = {"rows": log.count()}
     own = (*spec.context, *spec.static, *spec.outcomes)
     names = {"campaign_id", "channel", *(column.name for column in own if column.kind == "categorical")}
@@ -252,7 +218,7 @@ def _totals(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
         column = log[name]
         figures[f"{name}_missing"] = column.isnull().sum()
         if name in names:
-            # Use an exact count. There may be few distinct names, so even an error of one would be visible.
+            # There may be few distinct names, so even an error of one would be visible.
             figures[f"{name}_different"] = column.nunique()
         elif name != "user_id":
             figures |= {f"{name}_low": column.min(), f"{name}_high": column.max()}

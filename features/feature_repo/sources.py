@@ -1,15 +1,10 @@
-"""Computes the Parquet files from which Feast reads features. The input is a table of touchpoints.
-
-    with open_engine() as engine:
-        build_sources(engine, clean_touchpoints(engine.read("touchpoints.parquet"), spec), spec, "features/data")
+"""Computes the Parquet files from which Feast reads features.
 
     user_static.parquet      static columns of a user (if the data set has any)
     user_channel.parquet     touchpoints and clicks of a user's last 7 days by channel, hour by hour
     campaign_stats.parquet   touchpoints, rates and mean cost of a campaign's last 24 hours, hour by hour
 
-A count is computed at the end of each hour, and includes only touchpoints that were known by then. So the features of a
-decision never include the touchpoint to which the decision leads. If the data set lists an outcome as `timed`, its
-clicks or conversions are counted from the time at which the router received them.
+A count at the end of an hour includes only touchpoints and timed outcomes that were known by then.
 """
 
 import math
@@ -31,18 +26,14 @@ from mtorl.runtime import progress
 from mtorl.runtime.files import replacing
 from mtorl.window.window import STATIC, history_types
 
-# Names of the feature views.
 USER_CHANNEL, CAMPAIGN_STATS = "user_channel", "campaign_stats"
-# Days that `user_channel` counts.
 USER_DAYS = 7
-# Days that `campaign_stats` counts.
 CAMPAIGN_DAYS = 1
 
 _TIMES = ("timestamp", "created_timestamp")
 _LARGEST = sys.float_info.max
 _UTC = dt.Timestamp(timezone="UTC", scale=6)
-# Clicks are multiplied by this factor, so that one integer holds a number of touchpoints and a number of clicks. No
-# user has so many touchpoints.
+# With this factor, one integer holds a number of touchpoints and a number of clicks.
 _CLICK = 2**32
 _BILLION = 10**9
 
@@ -55,14 +46,11 @@ def build_sources(
     some: ibis.Table | None = None,
     only: Collection[str] | None = None,
 ) -> None:
-    """Write the Parquet files of the feature views. Each file replaces an earlier file of the same name.
+    """Write the Parquet files of the feature views.
 
     Args:
-        touchpoints: The result of `clean_touchpoints`. The column `created_timestamp`, with the time of arrival, is
-            optional.
         out_dir: Folder to write. For a large log, each Parquet file becomes a folder of parts.
         some: Touchpoints of the users to compute; by default those of all users.
-        only: Names of the views to write; by default all.
 
     Raises:
         LogError: The log has no rows.
@@ -72,8 +60,7 @@ def build_sources(
     rows = some.count().to_pyarrow().as_py()
     if not rows and some is touchpoints:
         raise LogError("the log has no rows")
-    # Use the same number of shards as `features.sequences.builder` does for the windows. Training joins these files
-    # with one shard of windows at a time, so the rows that it then needs are adjacent.
+    # With as many shards as the windows have, the rows that training joins at once are adjacent.
     shards = max(1, math.ceil(rows / ROWS_PER_SHARD))
 
     def by_user(build: Callable[[ibis.Table, DatasetSpec], ibis.Table], path: Path) -> None:
@@ -101,10 +88,7 @@ def build_sources(
 
 
 def newest_touchpoints(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Return each user's last n touchpoints, oldest first. The columns are user_id and those of `history_types`.
-
-    n is `spec.window`, the length of the window that the model reads.
-    """
+    """Return each user's last `spec.window` touchpoints, oldest first, with the columns of `history_types`."""
     window = ibis.window(group_by="user_id", order_by=ibis.desc("timestamp"))
     rows = touchpoints.mutate(place=ibis.row_number().over(window))
     rows = rows.filter(rows.place < spec.window)
@@ -118,11 +102,7 @@ def newest_touchpoints(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table
 
 
 def changed_users(touchpoints: ibis.Table, spec: DatasetSpec, since_us: int, end_us: int) -> ibis.Table:
-    """Return the users whose features may have changed between the times `since_us` and `end_us`.
-
-    These are users with a new touchpoint or outcome, with a touchpoint for which outcomes may still arrive
-    (`spec.outcome_hours`), or with a touchpoint that has become too old for `user_channel`.
-    """
+    """Return the users whose features may have changed between the times `since_us` and `end_us`."""
     counted, hour_before = USER_DAYS * DAY_US, since_us - HOUR_US
     changed = touchpoints.known > timestamp_micros(since_us - round(spec.outcome_hours * HOUR_US))
     for name in ("known", *(outcome_time(kind) for kind in spec.timed)):
@@ -133,10 +113,9 @@ def changed_users(touchpoints: ibis.Table, spec: DatasetSpec, since_us: int, end
 
 
 def user_static(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Return one row per user, with the first value of each static column, user_id, timestamp and created_timestamp.
+    """Return one row per user, with the user's first value of each static column.
 
-    Later values were not yet known at the user's first touchpoints. The row is dated one day before the first
-    touchpoint, so that all touchpoints get these features.
+    The row is dated one day before the first touchpoint, so that all touchpoints get these features.
     """
     first = touchpoints.mutate(place=ibis.row_number().over(ibis.window(group_by="user_id", order_by="timestamp")))
     first = first.filter(first.place == 0)
@@ -145,7 +124,7 @@ def user_static(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
 
 def own_view(rows: ibis.Table, view: FeatureViewSpec) -> ibis.Table:
-    """Return the rows of a feature view that a team provides as its own file: key, times and the fields of the view.
+    """Return the rows of a feature view that a team provides as its own file.
 
     Raises:
         SpecError: The file lacks a column, or a column has the wrong type.
@@ -167,9 +146,8 @@ def own_view(rows: ibis.Table, view: FeatureViewSpec) -> ibis.Table:
         if field.kind == "numeric" and not fits:
             wanted = "lists of numbers" if field.by_channel else "numbers"
             raise SpecError(messages.VIEW_TYPE(view=view.view, file=view.source, column=field.name, wanted=wanted))
-        # Treat infinity as missing, because JSON can't express it. Ibis' isinf() is always false on Spark, so compare
-        # with the largest float. In a list, write NaN for a missing value, because Feast's online stores would turn
-        # null into 0.0.
+        # JSON can't express infinity, and Ibis' isinf() is always false on Spark. In a list, a missing value is NaN,
+        # because Feast's online stores turn null into 0.0.
         value = value.cast(cast)
         if field.by_channel:
             value = value.map(lambda number: (number.abs() <= _LARGEST).ifelse(number, math.nan))
@@ -187,12 +165,8 @@ def own_view(rows: ibis.Table, view: FeatureViewSpec) -> ibis.Table:
 
 
 def user_channel(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Count each user's touchpoints and clicks of the last 7 days in each channel, whenever a count has changed.
-
-    The result has the columns user_id, timestamp (a full hour) and created_timestamp, and the lists uc_touchpoints and
-    uc_clicks. Each list has one number per channel.
-    """
-    # Put both counts of a channel into one integer, touchpoints + 2**32 * clicks, so that they are summed in one step.
+    """Count each user's touchpoints and clicks of the last 7 days in each channel, whenever a count has changed."""
+    # One integer, touchpoints + 2**32 * clicks, sums both counts in one step.
     news = _as_it_becomes_known(touchpoints, spec)
     both = news.touchpoint + news.click * _CLICK
     counts = {f"both_{i}": (news.channel == name).ifelse(both, 0) for i, name in enumerate(spec.channels)}
@@ -209,16 +183,14 @@ def user_channel(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 def campaign_stats(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     """Compute the touchpoints, rates and mean cost of each campaign over the last 24 hours, at the end of each hour.
 
-    Columns: campaign_id, timestamp, created_timestamp, campaign_touchpoints, campaign_click_rate,
-    campaign_conversion_rate and campaign_cost. If there was no touchpoint in the 24 hours, rates and cost are null.
+    Without a touchpoint in the 24 hours, rates and cost are null.
     """
     news = _as_it_becomes_known(touchpoints.filter(touchpoints.campaign_id.notnull()), spec)
     counts = {
         "touchpoints": news.touchpoint,
         "clicks": news.click,
         "conversions": news.conversion,
-        # Sum costs as integers: whole units and billionths. The sum of floats would depend on the order in which an
-        # engine adds them.
+        # Sum costs as integers, because a sum of floats depends on the order of addition.
         "cost": news.cost.floor().cast("int64"),
         "billionths": ((news.cost - news.cost.floor()) * _BILLION).round().cast("int64"),
     }
@@ -236,8 +208,7 @@ def campaign_stats(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 def _as_it_becomes_known(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     """Return one row per touchpoint, and another row for each click or conversion that became known later.
 
-    A row counts from the time in the column `known`. In the additional rows, the column `touchpoint` is 0, so that the
-    sum of this column counts each touchpoint once.
+    The column `known` is the time from which a row counts. `touchpoint` is 0 in the additional rows.
     """
     later = [name for name in EVENTS if name in spec.timed]
     zero = ibis.literal(0, "int64")
@@ -252,18 +223,14 @@ def _as_it_becomes_known(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Tab
 
 
 def _rolling(touchpoints: ibis.Table, key: str, values: dict[str, ibis.Value], period: int) -> ibis.Table:
-    """Sum `values` of each key over the last `period` microseconds, at the end of each hour in which a sum changes.
-
-    If one hour gets too old at the moment when another is added, two equal rows are returned.
-    """
+    """Sum `values` of each key over the last `period` microseconds, at the end of each hour in which a sum changes."""
     known = unix_micros(touchpoints.known)
-    # time since the start of the hour in microseconds; not negative, even before 1970
+    # The time since the start of the hour must not be negative, even before 1970.
     into = (known % HOUR_US + HOUR_US) % HOUR_US
     hourly = touchpoints.select(key, end=known - into + HOUR_US, **values)
     kinds = {name: hourly[name].type() for name in values}
     hourly = hourly.group_by(key, "end").aggregate(**{name: hourly[name].sum().cast(kinds[name]) for name in values})
-    # Compute a sum over a moving period as a running total: add each hour's values at its end, and subtract them again
-    # one `period` later.
+    # Add each hour's values to a running total at the hour's end, and subtract them one `period` later.
     left = hourly.select(key, end=hourly.end + period, **{name: -hourly[name] for name in values})
     changes = hourly.union(left)
     so_far = ibis.range_window(group_by=key, order_by="end", preceding=None, following=0)

@@ -1,9 +1,4 @@
-"""Creates Feast's entities, sources, feature views and feature service from a data set description.
-
-Each stored field has a tag `default` with a value in JSON. A reader uses the default if the store has no value, or if
-the value is older than the view's time to live (TTL). The tag is in Feast's registry, so a reader does not need this
-package.
-"""
+"""Creates Feast's entities, sources, feature views and feature service from a data set description."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -42,31 +37,26 @@ class Definitions:
 def build(spec: DatasetSpec, data: Path) -> Definitions:
     """Define the features of a data set for Feast.
 
-    Args:
-        data: Folder of the Parquet files that `features.feature_repo.sources.build_sources` writes. A relative path
-            starts at the repository, so the repository can be mounted anywhere.
-
     Raises:
-        SpecError: A column has the reserved name of a built-in feature, or the description names an unknown view or
-            field.
+        SpecError: A column has the reserved name of a built-in feature, or a view or field is unknown.
     """
     user = _entity("user", "user_id", "Person who sees the ads; the unit of every experiment")
     campaign = _entity("campaign", "campaign_id", "What an advertiser books; has its own budget")
-    # Feast requires a source file, but it never reads this one, because histories are computed from the log itself.
+    # Feast requires a source file, but never reads this one, because histories are computed from the log.
     history = FeatureView(
         name=HISTORY,
         description=f"Last {spec.window} touchpoints, packed by mtorl.window.packed; online only",
         entities=[user],
         schema=[Field(name=PACKED, dtype=Bytes, tags={"default": "null", "columns": json.dumps(history_types(spec))})],
         source=_source(HISTORY, data),
-        # After so many days without a touchpoint, a new journey begins, so the stored history is no longer used.
+        # After so many days without a touchpoint, a new journey begins.
         ttl=timedelta(days=spec.journey_gap_days),
         **_OWNED,
     )
     static: list[FeatureView] = []
     if spec.static:
         kinds: dict[str, Feature] = {c.name: (Float64 if c.kind == "numeric" else String, None) for c in spec.static}
-        # Static values do not change, so they never expire. In Feast, this is a TTL of 0.
+        # Static values never expire. In Feast, this is a TTL of 0.
         static = [_view(STATIC, user, "Columns of a user that do not change", kinds, data, timedelta(0))]
     none_yet = [0.0] * len(spec.channels)
     chosen = _chosen_defaults(spec)
@@ -78,7 +68,7 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
         data,
         timedelta(days=USER_DAYS),
     )
-    # If a campaign has no touchpoints, its rates are unknown, so their default is null and not 0.
+    # The rates of a campaign without touchpoints are unknown, not 0.
     stats = {"touchpoints": 0.0, "click_rate": None, "conversion_rate": None, "cost": None}
     campaign_stats = _view(
         CAMPAIGN_STATS,
@@ -96,7 +86,6 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
     of_the_data_set |= {field.name for view in own for field in view.features}
     if taken := of_the_data_set & {field.name for view in built_in for field in view.features}:
         raise SpecError(TAKEN_NAME(column=sorted(taken)[0]))
-    # The feature service lists only the features that the model reads, with the user's history first.
     views = {view.name: view for view in (*built_in, *own)}
     read = [views[some.view][[field.name for field in some.fields]] for some in spec.features]
     service = FeatureService(
@@ -152,11 +141,7 @@ def _own(view: FeatureViewSpec, entity: Entity, data: Path, chosen: Mapping[str,
 
 
 def _chosen_defaults(spec: DatasetSpec) -> dict[str, Any]:
-    """Return the default of each field that the model reads, by the name of the field.
-
-    The default is None if the data set declares `missing: unknown` for the field. Otherwise it is 0.0, or a list with a
-    0.0 for each channel.
-    """
+    """Return the default of each field that the model reads: None for `missing: unknown`, otherwise 0.0."""
     return {
         field.name: None if field.missing == "unknown" else [0.0] * len(spec.channels) if field.by_channel else 0.0
         for view in spec.features
@@ -165,13 +150,7 @@ def _chosen_defaults(spec: DatasetSpec) -> dict[str, Any]:
 
 
 def _check_features(spec: DatasetSpec, built_in: Sequence[FeatureView]) -> None:
-    """Check the feature views that a data set description lists.
-
-    Built-in views must have the listed fields. A view that a team provides must not have the name of a built-in view.
-
-    Raises:
-        SpecError: A view or field is unknown, has the wrong type, or has the name of a built-in view.
-    """
+    """Raise a SpecError if a feature view or field is unknown, has the wrong type, or has a built-in view's name."""
     views = {view.name: view for view in built_in}
     for chosen in spec.features:
         where = f"features: view {chosen.view!r}"

@@ -3,17 +3,16 @@
     report = forget("runs/latest", {"u1"}, datetime.now(UTC))
     report.removed                       # rows by store: {"data/touchpoints.parquet": 14, ...}
 
-The folder is that of a run, the data volume of a cluster, or a part of either. These stores are searched:
+These stores are searched:
 
     lakes (`features/collect/removal.py`)
-    Parquet tables with the column user_id or decision_id: logs, sources of features, files of a pipeline step
+    Parquet tables with the column user_id or decision_id
     windows folders, whose manifest is updated
     CSVs of quarantined rows, and of conversions that match no touchpoint
-    Feast repositories: their online store, even if it is outside the folder
+    Feast repositories, with their online store
     artifacts of models, which are not changed but reported
 
-Files are rewritten atomically. If a run is interrupted, calling `forget` again completes it. Outcomes and shadow
-decisions have no user id, so they are removed first, while their decisions still show to whom they belong.
+If `forget` is interrupted, another call completes it.
 """
 
 from __future__ import annotations
@@ -51,8 +50,7 @@ from mtorl.runtime import progress
 _SETTINGS = "feature_store.yaml"
 _QUARANTINE = re.compile(rf"quarantine|(.+\.)?quarantine\.csv|{re.escape(LEFT_OUT)}")
 _CAN_GO_WRONG = (LogError, OSError, ValueError, sqlite3.Error, pa.ArrowException, manifest.ManifestError, ArtifactError)
-# Names of temporary files and folders that this package creates. If one is over a day old, its process was probably
-# killed before it could delete it.
+# Temporary files of this package. If one is over a day old, its process was probably killed.
 _UNFINISHED, _UNFINISHED_SECONDS = re.compile(r"\..+\.[0-9a-f]{8}(\.old)?|\.(describe|scratch)-.+"), 86_400.0
 
 
@@ -62,9 +60,6 @@ class Report:
 
     Attributes:
         removed: Path of each store -> number of rows or keys that were removed from it.
-        failed: Stores that could not be searched or changed, each with the reason.
-        raw: Raw files that still contain rows of the users, each with the number of rows.
-        models: Models that were trained on the users or contain their ids.
     """
 
     removed: Counter[str] = field(default_factory=Counter)
@@ -81,13 +76,12 @@ def forget(
     feature_repo: str | Path | None = None,
     origin: Origin | None = None,
 ) -> Report:
-    """Remove users from all stores in a folder, and list them as forgotten, so that they are not added again.
+    """Remove users from all stores in a folder, and list them as forgotten.
 
     Args:
         now: Time of the request. A user who comes back after this time counts as a new user.
-        before: Also remove all decisions, outcomes and touchpoints that are older than this time, of all users.
-        feature_repo: A Feast repository outside the folder. The users are removed from its online store too.
-        origin: More raw files to search for the users. Raw files of the logs in the folder are always searched.
+        before: Also remove all decisions, outcomes and touchpoints that are older than this time.
+        feature_repo: A Feast repository outside the folder, whose online store is also changed.
 
     Raises:
         LogError: `feature_repo` is not a Feast repository.
@@ -114,8 +108,7 @@ def forget(
                 work.each(windows, lambda path: manifest.remove_users(path, users))
             for table in found.quarantined:
                 work.each(table, lambda path: remove_quarantined(path, users))
-            # Remove users from the online store last. Otherwise a refresh that runs at the same time could still read
-            # them from the log and write them again.
+            # Do this last: a refresh at the same time could read users from the log and write them again.
             for repo in [*found.repositories, *([Path(feature_repo).resolve()] if feature_repo else [])]:
                 work.each(repo, lambda path: forget_online(path, users), " (online store)")
             with work.reporting(root):
@@ -183,7 +176,6 @@ class _Work:
         self._root, self._users, self._before = root, users, before
 
     def lake(self, folder: Path, now: datetime) -> None:
-        """Remove the users from a lake, and delete hours that ended before the time `before`."""
         with self.reporting(folder):
             lake = Lake.open(folder)
             removed = remove_users(lake, Forgotten().extended(self._users, now))
@@ -195,10 +187,7 @@ class _Work:
                 self.report.removed[name if store == "." else f"{store}/{name}"] += removed[name]
 
     def tables(self, paths: list[Path]) -> None:
-        """Remove the users' rows from Parquet tables.
-
-        A table without user ids may have decision ids. Then the rows of the users' decisions are removed.
-        """
+        """Remove the users' rows from Parquet tables, or the rows of their decisions if a table has no user ids."""
         rows, ids = Rows(self._users, before=self._before), set[str]()
         of_users, of_decisions = [], []
         for path in paths:
@@ -216,12 +205,7 @@ class _Work:
             progress.report(done, len(todo), f"{done} of {len(todo)} tables")
 
     def each(self, path: Path, remove: Callable[[Path], int | None], what: str = "") -> None:
-        """Remove the users from one store by calling `remove`, and add the number of removed rows to the report.
-
-        Args:
-            remove: Returns the number of removed rows, or None if the store has nothing to search.
-            what: Text that is appended to the store's name in the report.
-        """
+        """Remove the users from one store by calling `remove`, and report the number of removed rows."""
         with self.reporting(path):
             removed = remove(path)
             if removed is not None:
@@ -229,7 +213,7 @@ class _Work:
 
     @contextmanager
     def reporting(self, path: Path) -> Iterator[None]:
-        """Catch errors in the block: if a store can't be read or written, report this and go on with other stores."""
+        """Report that a store can't be read or written, instead of raising the error."""
         try:
             yield
         except _CAN_GO_WRONG as error:
@@ -238,10 +222,7 @@ class _Work:
                 self.report.failed.append(f"{self._store_of(path)}: {words}")
 
     def _store_of(self, path: Path) -> str:
-        """Return the name of a store in the report: its path relative to the folder.
-
-        All parts of a table count as one store.
-        """
+        """Return the path of a store relative to the folder. All parts of a table count as one store."""
         if not path.is_relative_to(self._root):
             return str(path)
         parts = path.relative_to(self._root).parts
@@ -255,7 +236,6 @@ def _is_lake(folder: Path) -> bool:
 
 
 def _is_unfinished(path: Path) -> bool:
-    """Return True if a file was probably left by a killed process: it has a temporary name and is over a day old."""
     try:
         age = time.time() - path.lstat().st_mtime if _UNFINISHED.fullmatch(path.name) else 0.0
     except FileNotFoundError:  # its process has just renamed or deleted it
@@ -264,7 +244,7 @@ def _is_unfinished(path: Path) -> bool:
 
 
 def _bring_up_to_date(folder: Path) -> None:
-    """Update a log's report after rows were removed: the number of rows, the number of users and the fingerprint."""
+    """Update the number of rows, the number of users and the fingerprint in a log's report."""
     report = json.loads((folder / INGEST_FILE).read_text(encoding="utf-8"))
     if report.get("rows") != rows_of(folder / LOG_FILE):
         text = json.dumps(report | facts_of(folder / LOG_FILE), indent=2)

@@ -1,10 +1,6 @@
 """Finds users who remain in the raw files of a log. Raw files belong to the log's owner and are not changed.
 
-    for origin in origins_of([Path("runs/latest/data")]):
-        print(*remaining_rows(origin, frozenset({"u1"})))                        # log.csv: 12 rows of u1 (column 'uid')
-
-If a raw file still contains a user, the next ingestion would add the user again. So each log folder records the paths
-of its raw files and the description with which they were read (`features.ingest.log_folder`).
+If a raw file still contains a user, the next ingestion would add the user again.
 """
 
 import json
@@ -28,10 +24,7 @@ from mtorl.log.touchpoints import INGEST_FILE, LogError
 
 
 def origins_of(logs: Iterable[Path]) -> list[Origin]:
-    """Return the origin of each log: the paths of its raw files and their description.
-
-    Duplicates are removed. A simulated log has no origin.
-    """
+    """Return the distinct raw files of some logs, with their descriptions. A simulated log has none."""
     found: dict[str, Origin] = {}
     for folder in logs:
         if origin := json.loads((folder / INGEST_FILE).read_text(encoding="utf-8")).get(RAW):
@@ -66,14 +59,7 @@ def remaining_rows(origin: Origin, users: frozenset[str]) -> Iterator[str]:
 
 @dataclass
 class _RowFinder:
-    """Finds rows of users in raw files.
-
-    There is one method per kind of file. It returns the rows of the users, and the name of the column with the user
-    ids.
-
-    Attributes:
-        ids: Ids of the users' touchpoints, for a conversions file that names touchpoints instead of users.
-    """
+    """Finds rows of users in raw files. Each method returns the rows and the name of the column with user ids."""
 
     engine: Engine
     scratch: Path

@@ -1,10 +1,6 @@
 """Removes rows from Parquet tables: rows of users, rows of their decisions, and rows from before a time.
 
-    rows = Rows(frozenset({"u1"}))
-    rows.remove(path)                                # number of removed rows; the file is rewritten atomically
-
-Users are found by the column `user_id`, decisions by the column `decision_id`. All other rows keep their values, order
-and types.
+All other rows keep their values, order and types.
 """
 
 import csv
@@ -31,9 +27,7 @@ class Rows:
     """Describes the rows to remove, and removes them from Parquet tables.
 
     Attributes:
-        users: Rows with one of these user ids are removed.
-        decisions: In a table without user ids, rows with one of these decision ids are removed.
-        before: Decisions, outcomes and touchpoints that are older than this time are removed, of all users.
+        before: Decisions, outcomes and touchpoints older than this time are removed.
     """
 
     users: frozenset[str]
@@ -41,21 +35,14 @@ class Rows:
     before: datetime | None = None
 
     def decisions_in(self, path: Path) -> set[str]:
-        """Return the ids of the decisions that `remove` would remove from a table.
-
-        The other tables of the folder can then be searched for these ids. If the table has no user ids or no decision
-        ids, the result is empty.
-        """
+        """Return the decision ids that `remove` would remove from a table; empty without user ids or decision ids."""
         rows, gone = ds.dataset(path, format="parquet"), self._gone(path)
         if gone is None or not {USER, DECISION} <= set(rows.schema.names):
             return set()
         return set(rows.to_table([DECISION], gone)[DECISION].cast(pa.string()).to_pylist())
 
     def remove(self, path: Path) -> int | None:
-        """Remove the rows from a Parquet file, and return how many there were.
-
-        Returns None if the table has neither a column user_id nor a column decision_id.
-        """
+        """Remove the rows from a Parquet file. Returns their number, or None if the file has no ids."""
         gone = self._gone(path)
         if gone is None:
             return None
@@ -86,10 +73,7 @@ class Rows:
 
 
 def remove_quarantined(path: Path, users: frozenset[str]) -> int:
-    """Remove each row of a CSV that contains one of the user ids in any column. Returns the number of removed rows.
-
-    In a faulty row, a user id may be in the wrong column.
-    """
+    """Remove each CSV row that contains a user id in any column. Returns the number of removed rows."""
     csv.field_size_limit(1 << 30)
     kept, removed = io.StringIO(newline=""), 0
     writer = csv.writer(kept, lineterminator="\n")

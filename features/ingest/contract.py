@@ -1,12 +1,6 @@
 """The rules that each touchpoint of a log must satisfy, and functions that find the rows that break them.
 
-    cells, *others = stages(spec, optional=())
-    table = judge(read(adapter.adapt(raw, spec), spec), cells)  # typed columns; unreadable values are null
-    bad = broken(table, cells)                                  # rows that break a rule, and which rule, by column
-    table = without(table, bad)                                 # the next stage checks the other rows
-
-The rules are grouped into stages, and one query checks all rules of a stage. If a value breaks several rules, only the
-first of them is reported.
+If a value breaks several rules, only the first of them is reported.
 """
 
 import datetime
@@ -27,9 +21,9 @@ from mtorl.log.dataset import EVENTS, Column, DatasetSpec, outcome_time
 from mtorl.log.sources import TOUCHPOINT_ID, Conversions, Source
 from mtorl.log.touchpoints import CREATED
 
-# Largest plausible cost of one exposure, in currency units. With this limit, the sum of all costs fits in 64 bits.
+# Largest plausible cost of one exposure, in currency units. The sum of all costs then fits in 64 bits.
 _MOST_COST = 1e15
-# Prefix of a column that tells whether the file has a value.
+# Prefix of a column that is true if the file has a value.
 _PRESENT = "present:"
 # Prefix of a column with the number of the rule that a value breaks, or 0.
 _CODE = "broken:"
@@ -57,17 +51,12 @@ class Fault:
 
     Attributes:
         rule: The broken rule, as a key of `MEANING`.
-        column: The column's name in the file.
-        count: Number of faulty rows.
-        example: A faulty value, as it is written in the file.
-        row: Number of the row with the example; 1 is the first row of data.
-        hint: Advice for the user, which is added to the message.
-        file: Name of the second file, if the fault is in that file.
+        row: Row number of the example, from 1.
     """
 
     rule: str
     column: str
-    count: int  # rows
+    count: int
     example: str
     row: int
     hint: str = ""
@@ -89,9 +78,7 @@ class Rule(NamedTuple):
     """A condition that the values of one column must satisfy.
 
     Attributes:
-        fault: Name of the fault if a value breaks the rule, as a key of `MEANING`.
-        holds: Returns the condition for a table. It is true or false for each row, and never null.
-        hint: Advice for the user, which is added to the message.
+        holds: Returns the condition for a table, which is never null.
     """
 
     fault: str
@@ -105,9 +92,7 @@ class Stage:
     """Rules that are checked together. A row that breaks a rule of one stage is not checked in later stages.
 
     Attributes:
-        checked: The rules. Rules of the same column must be next to each other.
-        suspects: Returns the keys of all rows that may break a rule, so that slow rules check only these rows. None
-            means that all rows are checked.
+        suspects: Returns the keys of the rows that may break a rule; None means that all rows are checked.
     """
 
     checked: tuple[Rule, ...]
@@ -120,13 +105,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Cells:
-    """The values of a file, with which messages show a fault as the user knows it: the file's column names and values.
+    """The values of a file, to show a fault with the file's own column names and values.
 
     Attributes:
-        raw: The file as it is.
-        adapted: The file after an adapter has renamed and combined its columns.
         called: Column of `adapted` -> its name in the file.
-        file: The name of the file, if it is the second file of a data set.
     """
 
     raw: ibis.Table
@@ -135,11 +117,7 @@ class Cells:
     file: str = ""
 
     def faults(self, stage: Stage, rows: ibis.Table) -> Iterator[Fault]:
-        """Yield a fault for each broken rule, with the number of rows that break it and the first such row.
-
-        Args:
-            rows: The result of `broken` for this stage.
-        """
+        """Yield a fault for each broken rule, with the number of rows that break it and the first such row."""
         kinds = [(name, place, rule) for name, rules in stage.rules() for place, rule in enumerate(rules, 1)]
         figures = {}
         for i, (name, place, _) in enumerate(kinds):
@@ -163,10 +141,7 @@ class Cells:
         return rows.select(ROW, **{"#mark": text.left(text.length() - 2)})
 
     def _value(self, name: str, row: int) -> str:
-        """Return a value as it is written in the file.
-
-        If the adapter computes the column from several columns of the file, the computed value is returned.
-        """
+        """Return a value as it is written in the file, or as the adapter computes it from several columns."""
         own = self.called.get(name, name)
         table, column = (self.raw, own) if own in self.raw.columns else (self.adapted, name)
         value = table.filter(table[ROW] == row).select(column).to_pyarrow().to_pylist()[0][column]
@@ -178,17 +153,12 @@ class Cells:
 def read(adapted: ibis.Table, spec: DatasetSpec, names: Collection[str] = ()) -> ibis.Table:
     """Parse the columns that an adapter has returned: texts, numbers, times and flags.
 
-    A value that can't be parsed becomes null. To tell it from a missing value, each column gets a second column
-    "present:NAME", which is true if the file has a value.
-
-    Args:
-        names: The columns to parse; by default all columns of the log.
+    A value that can't be parsed becomes null. The column "present:NAME" is true if the file has a value.
     """
     columns: dict[str, ibis.Value] = {}
     numbers = spec.numbers
     zero = {c.name for c in _declared(spec) if c.missing == "zero"}
-    # Parse these columns as flags, so that "yes" becomes 1. `flag` also parses numbers, because an additional outcome
-    # may be an amount.
+    # As a flag, "yes" becomes 1. An additional outcome may also be an amount.
     happened = {*EVENTS, *(c.name for c in spec.outcomes)}
     times = ("timestamp", *_times(spec))
     own = (*spec.log_columns, *(name for name in spec.optional_columns if name in adapted.columns))
@@ -211,8 +181,7 @@ def canonical(table: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     """Return the columns of the canonical log. The rows of `table` must have broken no rule."""
     whole = {name: table[name].cast("int64") for name in ("click", "conversion")}
     times = [name for name in _times(spec) if name in table.columns]
-    # If the touchpoint was moved by some microseconds, its outcome may now be earlier than the touchpoint itself. Then
-    # give the outcome the time of the touchpoint.
+    # A touchpoint that was moved by some microseconds may now be later than its outcome.
     not_before = {
         name: ibis.ifelse(table[name] < table["timestamp"], table["timestamp"], table[name])
         for name in times
@@ -222,11 +191,7 @@ def canonical(table: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
 
 def stages(spec: DatasetSpec, optional: Collection[str]) -> tuple[Stage, ...]:
-    """Return all rules of a data set in stages: first rules for single values, then rules that compare rows of a user.
-
-    Args:
-        optional: The optional columns that the log has.
-    """
+    """Return all rules of a data set: first for single values, then for the rows of a user."""
     static = [c.name for c in spec.static]
     once = Rule("duplicate_touchpoint", "timestamp", _is_first)
     out = [Stage(tuple(_cells(spec, optional))), Stage((once,), same_times)]
@@ -252,8 +217,7 @@ def of_conversions(told: Conversions) -> Stage:
 def judge(table: ibis.Table, stage: Stage) -> ibis.Table:
     """Check the rules of a stage. Adds a column "broken:NAME" for each column that has rules.
 
-    The new column contains the number of the first rule that the value breaks, counted from 1, or 0 if the value is
-    valid.
+    The new column contains the number of the first broken rule, from 1, or 0 for a valid value.
     """
     codes = {}
     for name, rules in stage.rules():
@@ -271,8 +235,7 @@ def is_broken(judged: ibis.Table, stage: Stage) -> ibis.Value:
 def broken(judged: ibis.Table, stage: Stage) -> ibis.Table:
     """Return the rows that break a rule of the stage.
 
-    The result has the column `ROW`, and one column for each checked column with the number of the rule that it breaks,
-    or 0.
+    The result has the column `ROW`, and for each checked column the number of the broken rule, or 0.
     """
     bad = judged.filter(is_broken(judged, stage))
     return bad.select(ROW, **{name: bad[_CODE + name] for name, _ in stage.rules()})
@@ -289,13 +252,7 @@ def suspected(table: ibis.Table, keys: ibis.Table) -> ibis.Table:
 
 
 def moved_ties(table: ibis.Table, keys: ibis.Table) -> ibis.Table:
-    """Move touchpoints of one user that have the same time, so that they are one microsecond apart.
-
-    They keep the order of the file.
-
-    Args:
-        table: Rows that broke no rule.
-        keys: The result of `same_times`: users and times that occur in several rows.
+    """Move touchpoints of one user that have the same time one microsecond apart, in the order of the file.
 
     Returns:
         `ROW` and the new time `moved`, for each row whose time changes.
@@ -406,7 +363,7 @@ def _is_first(table: ibis.Table) -> ibis.Value:
 def _unchanging(column: str) -> Rule:
     def holds(table: ibis.Table) -> ibis.Value:
         value = table[column]
-        # Sort nulls last. A user's value is the first one that is not null, and null rows do not differ from it.
+        # A user's value is the first one that is not null, and null rows do not differ from it.
         order = [value.isnull(), table[ROW]]
         return (value == value.first().over(group_by=table["user_id"], order_by=order)).fill_null(True)
 
@@ -425,10 +382,6 @@ def same_times(table: ibis.Table) -> ibis.Table:
 
 
 def _uneven_users(table: ibis.Table, static: list[str], least: int) -> ibis.Table:
-    """Return the users with several values in a static column, or with fewer than `least` rows.
-
-    Both rules use this result: removing a user's rows with another static value may leave too few rows of this user.
-    """
     ends = {f"{end}:{name}": getattr(table[name], end)() for name in static for end in ("min", "max")}
     users = table.group_by("user_id").agg(n=table.count(), **ends)
     changing = (users[f"min:{name}"] != users[f"max:{name}"] for name in static)
@@ -440,5 +393,4 @@ def _declared(spec: DatasetSpec) -> tuple[Column, ...]:
 
 
 def _times(spec: DatasetSpec) -> list[str]:
-    """Return the names of the optional columns that contain times."""
     return [name for name in spec.optional_columns if name != TOUCHPOINT_ID]

@@ -1,14 +1,7 @@
 """Adds the outcomes in a second file, such as a file of conversions, to the touchpoints of a log.
 
-    later = Later(engine, spec, scratch)         # reads the file, and finds faulty and repeated rows
-    log = later.attribute(touchpoints)           # touchpoints with their outcomes, and the times these became known
-    later.report, later.write_left_out(path)     # left-out rows: counts by reason, and the rows in full
-
-Each row of the second file is assigned to the last touchpoint before it (last touch) that has the same user, or the
-same touchpoint id. A touchpoint that is older than the attribution window does not count.
-
-If several rows belong to one touchpoint, amounts are added up, and a click or a conversion counts once. An amount
-becomes known with its last row.
+Each row of the second file is assigned to the last touchpoint before it (last touch) with the same user or touchpoint
+id, within the attribution window.
 """
 
 from __future__ import annotations
@@ -45,12 +38,11 @@ _UNATTRIBUTED = {
 
 @dataclass(frozen=True)
 class ConversionsReport:
-    """Counts of the rows in the second file. Each row is counted exactly once.
+    """Counts of the rows in the second file.
 
     Attributes:
-        unattributed: Number of rows that match no touchpoint, by reason.
         key: The column that links a row to its touchpoint: touchpoint_id or user_id.
-        days: Attribution window: largest number of days from the touchpoint to the row. None if there is no limit.
+        days: Attribution window in days; None if there is no limit.
     """
 
     source: str
@@ -98,8 +90,7 @@ class Later:
                 name: value_of(raw, source, self._told.file.decimal if name in numbers else ".")
                 for name, source in sources.items()
             }
-            # Rows with the same event id are copies of one event. Use the row number if there is no id, so that the row
-            # counts as unique.
+            # Rows with the same event id are copies of one event. A row without an id counts as unique.
             if "event_id" in told:
                 event = values.text(told["event_id"])
                 same = {"event": event, "row": ibis.ifelse(event.isnull(), raw[ROW], 0)}
@@ -120,10 +111,7 @@ class Later:
         self.report: ConversionsReport | None = None  # set by `attribute`
 
     def attribute(self, touchpoints: ibis.Table) -> ibis.Table:
-        """Return the touchpoints with the outcomes of the second file and the times at which these became known.
-
-        Args:
-            touchpoints: Rows that broke no rule, with `ROW` and with their final times.
+        """Return the touchpoints with the outcomes of the second file and their times of arrival.
 
         Raises:
             LogError: No row of the second file matches a touchpoint, although no row is faulty.
@@ -154,9 +142,9 @@ class Later:
         return log.mutate(**{name: log[name].fill_null(0.0) for name in self._told.outcomes})
 
     def write_left_out(self, path: Path) -> None:
-        """Write the rows that match no touchpoint to a CSV, with the reason in the last column.
+        """Write the rows that match no touchpoint to a CSV with their reasons.
 
-        If there are no such rows, an existing file is deleted.
+        Without such rows, delete an old file.
         """
         assert self._judged is not None
         out = self._judged.filter(self._judged["reason"] != "").select(ROW, **{"#mark": self._judged["reason"]})
@@ -181,16 +169,12 @@ class Later:
         )
 
     def _sums(self, rows: ibis.Table) -> ibis.Table:
-        """Sum the outcomes of each touchpoint, and find the times at which they became known.
-
-        The result has one row per touchpoint, with the touchpoint's row number in `ROW`.
-        """
         columns: dict[str, ibis.Value] = {}
         for name in self._told.outcomes:
             happened = rows[name] != 0
             if name in EVENTS:
                 columns[name], known = rows[name].max(), rows["at"].min(where=happened)
-            # Add amounts in the order of the file, so that the last digits of the sum are always the same.
+            # Add amounts in the order of the file, so that the sum is reproducible.
             else:
                 columns[name], known = rows[name].collect(order_by=rows[ROW]).sums(), rows["at"].max(where=happened)
             columns[outcome_time(name)] = known

@@ -1,10 +1,9 @@
-"""Drafts the data set description of an unknown log. It guesses what each column means from its name and its values.
+"""Drafts the data set description of an unknown log.
 
     Path("log.yaml").write_text(draft_description("log.csv", named={"channel": "slot"}))
 
-A column such as `cost` is recognized only if both its name and its values fit. In the draft, a comment with NOTE
-explains a choice, and a comment with CHECK asks about an uncertain guess. Other commands reject the description until
-the user has answered each CHECK. A column that reveals an outcome is never used as context.
+In the draft, a comment with NOTE explains a choice, and a comment with CHECK asks about an uncertain guess. Other
+commands reject the description until the user has answered each CHECK.
 """
 
 import re
@@ -33,13 +32,11 @@ from mtorl.runtime.files import naming_full_disk
 
 MOST_ROWS = 1_000_000  # largest number of rows to read
 MOST_CHANNELS = 200
-# A value of the channel column is probably a typo if it has fewer rows than the first number, and a smaller share of
-# all rows than the second.
+# A channel with fewer rows than the first number, and a smaller share of all rows than the second, is probably a typo.
 _RARE_ROWS, _RARE_SHARE = 10, 0.01
-# A column with more rows per value than the first number, and fewer distinct values than the second, is not a user id.
-# It probably identifies groups of users.
+# A column with more rows per value than the first number, and fewer values than the second, probably identifies groups.
 _ROWS_OF_USER, _FEW_USERS = 100, 500
-# A column with a different whole number in each row is an id, provided that the file has at least this many rows.
+# A column with a different whole number in each of at least this many rows is an id.
 _FEWEST_ROWS = 100
 # A text column with more distinct values than this is of little use to a model.
 _MOST_CATEGORIES = 1000
@@ -62,8 +59,7 @@ _AFTERWARDS = {
     *("like", "viewed", "watched", "dwell", "duration", "seconds", "paid", "won", "refund", "returned", "outcome"),
 }
 _MUST = ("user_id", "timestamp", "channel")
-# Column of the log -> function that returns True if a column of the file has suitable values, and the same condition in
-# words.
+# Column of the log -> condition that a file's column must meet, and the same condition in words.
 _FITS: Mapping[str, tuple[Callable[[Facts, int], bool], str]] = {
     "user_id": (lambda fact, rows: fact.present == rows and not (fact.numeric and fact.whole < rows), "in every row"),
     "timestamp": (
@@ -104,12 +100,10 @@ def draft_description(path: str | Path, named: Mapping[str, str] | None = None) 
     """Return a draft of the YAML description of a log.
 
     Args:
-        path: The log as `mtorl data validate` accepts it: a file, a folder or an address in an object store.
         named: Columns that the user has named: the log's column -> the file's column.
 
     Raises:
-        LogError: The log is one of a built-in data set, or no column seems to contain the user, the time or the
-            channel.
+        LogError: The log is one of a built-in data set, or no column seems to contain the user, time or channel.
     """
     with (
         open_engine("duckdb") as engine,
@@ -135,18 +129,10 @@ def file_stem(path: str | Path) -> str:
 
 @dataclass
 class _Drafting:
-    """Collects the parts of a description. `description` then puts them together.
-
-    `description` is called twice: first to read the log and find columns that reveal an outcome, and then again after
-    these columns were added to `outcomes`.
+    """Collects the parts of a description, which `description` puts together.
 
     Attributes:
         roles: Column of the log, such as `cost` -> name of this column in the file.
-        outcomes: Columns of the file whose values are known only after the decision.
-        comments: YAML comments, by the field or column above which they are written.
-        left_out: Columns of the file that are not used, each with the reason.
-        channels: The channels of the log.
-        fixed: Columns of the file that have one value for each user.
     """
 
     name: str
@@ -159,13 +145,7 @@ class _Drafting:
     fixed: set[str] = field(default_factory=set)
 
     def find_roles(self, path: Path) -> None:
-        """Find the file's column for each column of the log that the user has not named.
-
-        If a guess is uncertain, a CHECK comment asks the user to confirm it.
-
-        Raises:
-            LogError: A column that the user named does not exist, or the user, time or channel was not found.
-        """
+        """Find the file's column for each column of the log that the user has not named."""
         facts, rows, roles = self.profile.facts, self.profile.rows, self.roles
         for role, column in roles.items():
             if role not in WORDS:
@@ -178,7 +158,7 @@ class _Drafting:
             if role in asked:
                 self._find(role)
         times = [name for name in facts if facts[name].time and name not in roles.values()]
-        # If only one column contains times, it is the timestamp, even if its name does not fit.
+        # The only column with times is the timestamp, even if its name does not fit.
         if "timestamp" not in roles and len(times) == 1:
             roles["timestamp"] = times[0]
         if missing := [role for role in _MUST if role not in roles]:
@@ -206,7 +186,6 @@ class _Drafting:
         self.fixed = self._same_for_each_user([name for name in free if not self._unused(facts[name])])
 
     def description(self) -> dict[str, Any]:
-        """Return the fields of the description, in order."""
         facts, rows = self.profile.facts, self.profile.rows
         rest = [fact for fact in facts.values() if fact.name not in self.roles.values()]
         self.left_out = {fact.name: why for fact in rest if (why := self._unused(fact))}
@@ -232,8 +211,7 @@ class _Drafting:
             "propensity": "logged" if "propensity" in self.roles else "channel-frequency",
             "columns": self._columns() | {name: raw for raw, name in names.items() if raw != name},
             "context": listed([fact for fact in inputs if fact not in static]),
-            # At serving, static columns are read from the feature store, which does not know new users. So they may be
-            # missing.
+            # The feature store, from which serving reads static columns, does not know new users.
             "static": listed(static, missing=True),
             "outcomes": listed(outcomes, "numeric"),
             "segment": next(segments, None),
@@ -243,16 +221,12 @@ class _Drafting:
         return {name: value for name, value in fields.items() if value}
 
     def _find(self, role: str) -> None:
-        """Find the file's column for one column of the log, such as `cost`, by its name and its values.
-
-        If only the name fits, a CHECK comment asks the user.
-        """
+        """Find the file's column for one column of the log, or ask if only the name fits."""
         facts, rows = self.profile.facts, self.profile.rows
         called = _called(role, [name for name in facts if name not in self.roles.values()])
         fits, wanted = _FITS[role]
         fitting = [name for name in called if fits(facts[name], rows)]
-        # Prefer columns without nulls. For example, the time of an exposure is in every row, but the time of a click is
-        # not.
+        # The time of an exposure is in every row, but the time of a click is not.
         if fitting:
             unlikely = {n for n in fitting if role == "user_id" and _unlikely_user(facts[n], rows)}
             self.roles[role] = min(fitting, key=lambda name: (name in unlikely, facts[name].present < rows))
@@ -264,7 +238,7 @@ class _Drafting:
             )
 
     def _channels(self) -> list[str]:
-        """Return the values of the channel column, without values that are so rare that they are probably typos."""
+        """Return the values of the channel column, without those so rare that they are probably typos."""
         column = self.roles["channel"]
         found = self.profile.table.select(value=values.text(self.profile.table[column]).strip())["value"].value_counts()
         found = found.filter(found["value"].notnull()).order_by("value").limit(MOST_CHANNELS + 1)
@@ -272,7 +246,6 @@ class _Drafting:
         if len(counts) > MOST_CHANNELS:
             raise LogError(f"{column!r} has more than {MOST_CHANNELS} values. Try another: --column channel=NAME")
         rare = [name for name, n in counts.items() if n < _RARE_ROWS and n < _RARE_SHARE * self.profile.rows]
-        # If all values are rare, or all but one, rare values are probably no typos. Then keep all of them.
         if not 0 < len(rare) < len(counts) - 1:
             return [*counts]
         some = ", ".join(f"{name!r} ({counts[name]})" for name in rare[:5])
@@ -284,10 +257,6 @@ class _Drafting:
         return [name for name in counts if name not in rare]
 
     def _columns(self) -> dict[str, Any]:
-        """Return the field `columns` of the description: column of the log -> name in the file, or how to compute it.
-
-        Columns with the same name in the log and in the file are left out, unless a comment is written above them.
-        """
         columns: dict[str, Any] = {}
         for role in WORDS:
             source: Any = self.roles.get(role)
@@ -331,7 +300,7 @@ class _Drafting:
         return ""
 
     def _same_for_each_user(self, names: Sequence[str]) -> set[str]:
-        """Return the columns that have one value per user, such as a country. Users with only one row are ignored."""
+        """Return the columns that have one value per user, such as a country."""
         table = self.profile.table
         figures = {f"n{i}": values.text(table[name]).nunique() for i, name in enumerate(names)}
         users = table.group_by(self.roles["user_id"]).agg(rows=table.count(), **figures).filter(ibis._["rows"] > 1)
@@ -363,10 +332,7 @@ def _called(role: str, names: Sequence[str]) -> list[str]:
 
 
 def _meant(role: str, fact: Facts) -> bool:
-    """Return True if a column whose name fits, but whose values do not, was probably meant for this role.
-
-    For example, the name `click_id` contains "click", but the column was not meant as the click if it has many values.
-    """
+    """Return True if a column whose name fits, but whose values don't, was probably meant for this role."""
     exact = _words(fact.name) in (role, *WORDS[role])
     few = fact.distinct <= FEW
     like = few if role in ("click", "conversion") else role in ("cost", "revenue", "propensity") and not few
@@ -381,10 +347,7 @@ def _unlikely_user(fact: Facts, rows: int) -> str:
 
 
 def _free_names(columns: Sequence[str]) -> dict[str, str]:
-    """Choose the names of additional columns in the log.
-
-    A column keeps its name in the file. Only characters that a feature store can't use are replaced.
-    """
+    """Choose unique names for additional columns, with characters that a feature store can use."""
     names: dict[str, str] = {}
     for column in columns:
         plain = unicodedata.normalize("NFKD", column).encode("ascii", "ignore").decode()
@@ -398,7 +361,6 @@ def _free_names(columns: Sequence[str]) -> dict[str, str]:
 
 
 def _yaml(description: Mapping[str, Any], comments: Mapping[str, str], left_out: Mapping[str, str]) -> str:
-    """Format a description as YAML. Each comment is written above the field or the column to which it belongs."""
     lines: list[str] = []
     free = dict(comments)
 
@@ -424,5 +386,4 @@ def _yaml(description: Mapping[str, Any], comments: Mapping[str, str], left_out:
 
 
 def _flow(value: Any) -> str:
-    """Format a value as YAML in one line."""
     return yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False).strip().removesuffix("\n...")

@@ -1,8 +1,4 @@
-"""Finds columns that are valid row by row, but unusable for training, such as a cost that is always 0.
-
-To find columns that reveal an outcome, the log is sampled: about as many rows in which the outcome happened as rows in
-which it did not.
-"""
+"""Finds columns that are valid row by row, but unusable for training, such as a cost that is always 0."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,12 +13,11 @@ from mtorl.log.dataset import OWN, Column, DatasetSpec
 from mtorl.log.messages import NO_COST
 from mtorl.log.touchpoints import LogError
 
-# A column is judged only if the sample has at least this many rows with the outcome, and as many without it.
+# To judge a column, the sample must have at least this many rows with the outcome, and as many without it.
 LEAST = 20
-# Number of rows with the outcome to sample, and number of rows without it.
+# Number of rows to sample with the outcome, and without it.
 _MOST = 20_000
 _SURE = 0.99
-# Number of bins with equally many rows, for a numeric column.
 _BINS = 100
 # A number with decimals. Whole numbers, even 1.0, do not match, because they may be codes.
 _DECIMAL = r"^\s*[+-]?\d*\.\d*[1-9]\d*([eE][+-]?\d+)?\s*$"
@@ -30,11 +25,7 @@ _DECIMAL = r"^\s*[+-]?\d*\.\d*[1-9]\d*([eE][+-]?\d+)?\s*$"
 
 @dataclass(frozen=True)
 class Leak:
-    """A column that reveals an outcome, for example because it is recorded after the outcome. A policy can't use it.
-
-    Attributes:
-        how: How the column reveals the outcome, in words.
-    """
+    """A column that reveals an outcome, for example because it is recorded after the outcome."""
 
     column: str
     outcome: str
@@ -71,7 +62,7 @@ def check(good: ibis.Table, spec: DatasetSpec) -> tuple[str, ...]:
 def leaks(good: ibis.Table, spec: DatasetSpec) -> list[Leak]:
     """Return the context and static columns that reveal an outcome, exactly or nearly."""
     inputs = (*spec.context, *spec.static)
-    # Ignore columns that reveal the cost, because the cost may be known before the decision.
+    # The cost may be known before the decision.
     outcomes = [name for name in spec.outcome_kinds if name != "cost"]
     if not inputs:
         return []
@@ -105,7 +96,7 @@ def _determines(rows: pd.DataFrame, column: Column, outcome: str, every: tuple[i
     """Yield a description of each way in which a column reveals an outcome, for example a high AUC.
 
     Args:
-        every: Steps (n, m) of the sample: every n-th row with the outcome, and every m-th row without it.
+        every: Steps (n, m) of the sample: every n-th row with the outcome, every m-th without it.
     """
     value, amount = rows[column.name], rows[outcome].to_numpy(dtype=float)
     y = amount > 0
@@ -120,8 +111,7 @@ def _determines(rows: pd.DataFrame, column: Column, outcome: str, every: tuple[i
         score = value.fillna(value.min() - 1)
         auc = _auc(score.to_numpy(dtype=float), y)
         aucs = [auc, 1 - auc]
-        # Also compute an AUC from the rate of the outcome in each bin. It is high even if only middle values have the
-        # outcome, which the AUC above does not show.
+        # The AUC of the rates by bin is high even if only middle values have the outcome.
         values = (score.rank() * _BINS // (len(y) + 1)).to_numpy()
         marks = np.where(value.fillna(0).to_numpy(dtype=float) != 0, "not 0", "0")
     else:
@@ -129,24 +119,19 @@ def _determines(rows: pd.DataFrame, column: Column, outcome: str, every: tuple[i
         values = marks = value.fillna("").to_numpy(dtype=str)
     if (auc := max(*aucs, _auc(_rates(values, y), y), 0)) > _SURE:
         yield f"the AUC of its value is {auc:.3f}"
-    # Skip this check if more than half of the rows have the outcome. Then all rows with some value may have it by
-    # chance.
+    # If most rows have the outcome, all rows with some value may have it by chance.
     if y.sum() * every[0] < (~y).sum() * every[1]:
         names, codes = np.unique(marks, return_inverse=True)
         some = np.bincount(codes, weights=y)
-        # Report a value if more than 99 % of its rows have the outcome. Only every m-th row without it was sampled, so
-        # assume that the sample missed as many of them as possible.
+        # Only every m-th row without the outcome was sampled, so assume that the sample missed as many as possible.
         with_it, without = some * every[0], np.bincount(codes, weights=~y) * every[1] + every[1] - 1
         for mark in names[(some >= LEAST) & (with_it > _SURE * (with_it + without))]:
             yield f"the column is {mark} only if the outcome happened"
 
 
 def _rates(values: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Estimate, for each row, how often the outcome happened in rows with the same value.
-
-    The rows are split into two halves, and each half is estimated from the other one, so that no row predicts itself.
-    """
-    # Split at random. Taking every second row would be wrong if rows alternate, for example between two channels.
+    """Estimate the rate of the outcome by value, for each half of the rows from the other half."""
+    # A split by every second row fails if rows alternate, for example between two channels.
     half = np.random.default_rng(0).random(len(y)) < 0.5
     _, codes = np.unique(values, return_inverse=True)
     score = np.empty(len(y))
@@ -158,10 +143,7 @@ def _rates(values: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _auc(score: np.ndarray, y: np.ndarray) -> float:
-    """Return the AUC: the probability that a row with the outcome has a higher score than a row without it.
-
-    Ties count half.
-    """
+    """Return the AUC: the probability that a row with the outcome has a higher score than a row without it."""
     ranks = pd.Series(score).rank().to_numpy()
     some = int(y.sum())
     return float((ranks[y].sum() - some * (some + 1) / 2) / (some * (len(y) - some)))

@@ -3,9 +3,7 @@
     report = ingest_log("log.csv.gz", DatasetSpec.load("my-log.yaml"), "touchpoints.parquet", "quarantine.csv", "fail")
     print(validate_log("log.csv.gz", spec))             # the same report, and no log is written
 
-Each fault in the report names the file, the column, the number of faulty rows, and an example with its row number (1 is
-the first row of data). Faulty rows are written to the quarantine file unchanged, with their faults, so no row is lost
-silently. Files are written atomically. DuckDB processes the rows, so memory is limited.
+Faulty rows are written to the quarantine file unchanged, with their faults.
 """
 
 import tempfile
@@ -36,8 +34,7 @@ from mtorl.runtime.message import rephrased
 
 __all__ = ["BadRowsError", "Fault", "IngestReport", "LogError", "ingest_log", "remedy", "validate_log", "with_remedy"]
 
-# Number of steps in the progress display: one to read, up to four to check rules, one to write, one for the
-# fingerprint.
+# Steps in the progress display: one to read, up to four to check rules, one to write, one for the fingerprint.
 _STEPS = 7
 
 
@@ -61,13 +58,7 @@ class IngestReport:
     """The result of validating a log; `str()` gives a readable summary.
 
     Attributes:
-        rows: Number of valid rows.
-        quarantined: Number of faulty rows.
-        fingerprint: Content digest of the log (`mtorl.log.touchpoints.fingerprint`); "" if no log was written.
-        moved_ties: Number of rows that were moved by microseconds, because another row of the same user had the same
-            time.
-        conversions: Counts of the second file with outcomes; None if the data set has no second file.
-        warnings: Sentences about values that may have been read in a wrong way.
+        fingerprint: Content digest of the log; "" if no log was written.
     """
 
     rows: int
@@ -94,12 +85,7 @@ def ingest_log(
 ) -> IngestReport:
     """Validate a log and write its valid rows in the canonical layout.
 
-    If the data set has a second file with outcomes, its rows that match no touchpoint are written to
-    `conversions.FILE`, next to the log.
-
     Args:
-        path: The raw log: a file, a folder or an address in an object store.
-        out_parquet: The canonical log to write.
         quarantine_csv: File for the faulty rows. If there are none, an existing file is deleted.
         bad_rows: "fail" raises an error if there are faulty rows. "quarantine" continues without them.
 
@@ -131,11 +117,7 @@ def ingest_log(
 
 
 def remedy(quarantine_csv: str | Path | None, bad_rows: str) -> str:
-    """Return a sentence that tells the user what to do about faulty rows.
-
-    Args:
-        quarantine_csv: File with the faulty rows; None if they were not written.
-    """
+    """Return a sentence that tells the user what to do about faulty rows."""
     place = "To write the bad rows with their reasons to a file: mtorl data validate --quarantine FILE"
     if quarantine_csv is not None:
         place = f"The bad rows are in {quarantine_csv}, with their reasons."
@@ -152,12 +134,7 @@ def with_remedy(quarantine_csv: Path | None, bad_rows: str) -> Iterator[None]:
 
 
 def validate_log(path: str | Path, spec: DatasetSpec, quarantine_csv: str | Path | None = None) -> IngestReport:
-    """Validate a log as `ingest_log` does, but do not write the canonical log.
-
-    Args:
-        quarantine_csv: File for the faulty rows; by default they are not written. Rows of a second file that match no
-            touchpoint are written to `conversions.FILE` in the same folder.
-    """
+    """Validate a log as `ingest_log` does, but do not write the canonical log."""
     with _validated(path, spec) as log:
         if quarantine_csv is not None:
             log.quarantine(Path(quarantine_csv))
@@ -177,8 +154,8 @@ class _RawTable:
     ) -> None:
         self.engine = engine
         self.later = later
-        self.total = int(raw.count().execute())  # rows
-        self.bad = 0  # rows
+        self.total = int(raw.count().execute())
+        self.bad = 0
         self.faults: tuple[Fault, ...] = ()
         self._spec = spec
         self._cells = Cells(raw, adapter.adapt(raw, spec), adapter.called(spec))
@@ -188,18 +165,12 @@ class _RawTable:
         self._keys: dict[contract.Suspects, ibis.Table | None] = {}
 
     def validate(self, scratch: Path) -> None:
-        """Check the rules of all stages, and separate valid rows from faulty rows.
-
-        Args:
-            scratch: Folder for temporary files. It must exist until the engine is closed, because the tables read from
-                it.
-        """
+        """Separate valid rows from faulty rows. `scratch` must exist until the engine is closed."""
         raw, adapted = self._cells.raw, self._cells.adapted
         stages = contract.stages(self._spec, adapted.columns)
         judged = contract.judge(contract.read(adapted, self._spec), stages[0])
         if all(raw[name].type().is_string() for name in raw.columns if name != ROW):
-            # If all values are text, store them after parsing. Each stage then reads the parsed file, which is faster
-            # than parsing again.
+            # Reading the parsed file in each stage is faster than parsing text again.
             self.engine.connection.to_parquet(judged, str(scratch / "judged.parquet"), compression="snappy")
             good = self.engine.read(scratch / "judged.parquet")
         else:
@@ -225,22 +196,12 @@ class _RawTable:
         return contract.canonical(good, self._spec), ties
 
     def report(self, users: int, content: str, ties: int) -> IngestReport:
-        """Return the report on this log.
-
-        Args:
-            users: Number of users in the canonical log.
-            content: Fingerprint of the canonical log.
-            ties: Number of rows whose time was moved.
-        """
         conversions = self.later.report if self.later else None
         usable = self.total - self.bad
         return IngestReport(usable, users, self.bad, self.faults, content, ties, conversions, self._warnings)
 
     def quarantine(self, path: Path) -> None:
-        """Write the faulty rows to a CSV, as they are in the raw file. Delete an existing file if there are none.
-
-        The first column is the row number, and the last one contains the faults.
-        """
+        """Write the faulty rows to a CSV with their row numbers and faults. Without such rows, delete an old file."""
         if not self.bad:
             path.unlink(missing_ok=True)
             return
@@ -271,13 +232,7 @@ class _RawTable:
 
 
 def read_log(engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> tuple[Adapter, DatasetSpec, ibis.Table]:
-    """Read a log file with the adapter of its data set.
-
-    A Parquet file that already has the canonical layout is read as it is, for example a public log that
-    `mtorl-bootstrap` has written to the volume of a cluster.
-
-    Returns:
-        The adapter, the description of the file that was read, and its rows.
+    """Read a log file with the adapter of its data set. A Parquet file in the canonical layout is read as it is.
 
     Raises:
         LogError: The file lacks columns. If they fit a built-in data set, the message names this data set.
@@ -307,7 +262,6 @@ def _is_canonical(path: Path, spec: DatasetSpec, adapter: Adapter) -> bool:
     if not (file.name.endswith(".parquet") and file.is_file()):
         return False
     there = {*columns_of(path, [file])}
-    # If the file also has the column names that the description gives to a raw log, treat it as a raw log.
     raw = (spec.columns or spec.conversions) and {*adapter.required(spec)} <= there
     return not raw and {*CANONICAL.required(spec.of_canonical_log())} <= there
 
@@ -333,10 +287,7 @@ def adapter_of(spec: DatasetSpec) -> Adapter:
 
 
 def _repeated_hours(raw: ibis.Table, spec: DatasetSpec) -> Iterator[str]:
-    """Yield a warning for each column with ambiguous local times.
-
-    When daylight saving time ends, one hour occurs twice, so a local time in this hour may mean either one.
-    """
+    """Yield a warning for each column with local times in the hour that occurs twice when daylight saving ends."""
     sources = [source for source in spec.columns.values() if source.timezone]
     if not sources:
         return

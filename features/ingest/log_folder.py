@@ -3,13 +3,8 @@
     before = content_of(raw)                   # a digest, because a pipeline's cache knows only the path of a log
     ingest(raw, Path("log"), quarantine)       # writes touchpoints.parquet, dataset.yaml, ingest.json
     check_unchanged(raw, before)
-    first_log(Path("/mnt/mtorl"), raw, simulate=False, quarantine=quarantine)     # the log of an empty volume
 
-A run can also start from a folder that `mtorl data build` has written:
-
-    built = Built.at("data/built")             # None if the path is not such a folder
-    built.take_log(raw, decisions, 0, Path("log"))
-    built.take_windows(Path("log"), Path("windows"))
+A run can also start from a folder that `mtorl data build` has written (`Built`).
 """
 
 from __future__ import annotations
@@ -77,10 +72,8 @@ class RawLog:
 
     Attributes:
         path: A file, a folder or an address in an object store; "" means that a log is simulated.
-        dataset: Name of a built-in data set, or path of a description.
         bad_rows: "fail" stops if there are faulty rows; "quarantine" continues without them.
-        users: Number of users to simulate (0: 6,000). For a real log, largest number of users to keep (0: all).
-        seed: Random seed, with which users are simulated or chosen.
+        users: Number of users to simulate (0: 6,000), or largest number of users to keep (0: all).
     """
 
     path: str = ""
@@ -92,9 +85,6 @@ class RawLog:
     @classmethod
     def named(cls, source: str, dataset: str, bad_rows: str = "fail", users: int = 0, seed: int = 7) -> RawLog:
         """Create a `RawLog` from the arguments of a pipeline.
-
-        Args:
-            source: The path or address of a log, or "simulator" to simulate one.
 
         Raises:
             LogError: `source` or `dataset` is empty, or `bad_rows` is unknown.
@@ -111,10 +101,7 @@ class RawLog:
 
 
 def ingest(raw: RawLog, folder: Path, quarantine: Path) -> IngestReport:
-    """Validate a raw log, or simulate one, and write it to `folder` with its description and a report.
-
-    If the log can't be used, the folder is deleted.
-    """
+    """Validate a raw log, or simulate one, and write it to `folder` with its description and a report."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         spec = DatasetSpec.load(raw.dataset)
@@ -142,7 +129,7 @@ def _from_file(raw: RawLog, spec: DatasetSpec, path: Path, quarantine: Path) -> 
     report = ingest_log(raw.path, spec, path, quarantine, raw.bad_rows)
     if not raw.users or raw.users >= report.users:
         return report
-    # Keep all rows of the chosen users, so that their journeys are complete.
+    # All rows of the chosen users stay, so that their journeys are complete.
     with open_engine("duckdb") as engine:
         log = engine.read(path)
         everyone = log.select("user_id").distinct().to_pyarrow()["user_id"].to_pylist()
@@ -184,11 +171,7 @@ def first_log(volume: Path, raw: RawLog, simulate: bool, quarantine: Path) -> Pa
 
 
 def content_of(raw: RawLog) -> str:
-    """Return a SHA-256 digest (hex) that changes if a log, its description or one of its additional files changes.
-
-    Additional files are a second file with outcomes, and files of the team's own feature views. Files in an object
-    store are not read: the digest contains their size and time of change.
-    """
+    """Return a SHA-256 digest (hex) that changes if a log, its description or one of its additional files changes."""
     spec = DatasetSpec.load(raw.dataset)
     digest = hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True).encode())
     if built := Built.at(raw.path):
@@ -208,10 +191,7 @@ def content_of(raw: RawLog) -> str:
 
 
 def check_unchanged(raw: RawLog, content: str) -> None:
-    """Raise a `LogError` if a log has changed since `content_of` returned `content`.
-
-    A run reads a log in several steps. If the log changes in between, the run would mix old rows with new ones.
-    """
+    """Raise a `LogError` if a log has changed since `content_of` returned `content`."""
     if content_of(raw) != content:
         raise LogError(messages.CHANGED(log=raw.path or raw.dataset))
 
@@ -234,20 +214,13 @@ there were no decisions yet."""
 
 @dataclass(frozen=True)
 class Built:
-    """A folder that `mtorl data build` has written, used as the source of a run.
-
-    If the folder is built again while a run reads it, the run stops with an error. Otherwise, it could mix the log of
-    one build with the windows of another.
-    """
+    """A folder that `mtorl data build` has written, used as the source of a run."""
 
     folder: Path
 
     @classmethod
     def at(cls, source: str | Path, known: bool = False) -> Built | None:
         """Return the built folder at a path, or None if the path is something else.
-
-        Args:
-            known: True if this run has already read the path as a built folder, so that it must still be one.
 
         Raises:
             LogError: `known` is true, but the path is no longer a built folder.
@@ -277,17 +250,11 @@ class Built:
         )
 
     def take_log(self, raw: RawLog, decisions: str, most_touchpoints: int, out: Path) -> Message:
-        """Copy or link the built log into the folder `out`.
-
-        The result is the same as if `ingest` and `add_decisions` had written it.
+        """Copy or link the built log into the folder `out`, as `ingest` and `add_decisions` would have written it.
 
         Args:
-            raw: The arguments of the run. The built log must have been read with the same description.
             decisions: Snapshot of the lake whose decisions the log should contain; "" for none.
             most_touchpoints: Largest number of touchpoints that the training may read; 0 means no limit.
-
-        Returns:
-            A readable summary.
 
         Raises:
             LogError: The folder does not fit the arguments, or was replaced by another build.
@@ -299,8 +266,7 @@ class Built:
             self._check(raw, report, decisions, most_touchpoints)
             out.mkdir(parents=True, exist_ok=True)
             for name in (DATASET_FILE, INGEST_FILE):
-                # Copy these two files, because the run changes them. The larger files do not change, so they are
-                # linked.
+                # The run changes these two files, so they are copied instead of linked.
                 shutil.copyfile(self.folder / name, out / name)
             for name in (LOG_FILE, OPPORTUNITIES_FILE):
                 if (self.folder / name).exists():
@@ -325,7 +291,6 @@ class Built:
         return manifest.rows
 
     def _check(self, raw: RawLog, report: dict[str, Any], decisions: str, most_touchpoints: int) -> None:
-        """Raise a LogError if the folder was built with other arguments than those of this run (see `take_log`)."""
         wanted, there = (DatasetSpec.load(one).of_canonical_log() for one in (raw.dataset, self.folder / DATASET_FILE))
         if wanted != there:
             one, other = wanted.to_dict(), there.to_dict()

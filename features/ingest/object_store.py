@@ -16,10 +16,7 @@ _SCHEMES = ("s3://", "gs://", "abfss://")
 
 
 def marks(address: str) -> list[tuple[str, str]]:
-    """Return the name, size and modification time of each file at an address.
-
-    A changed file can thus be detected without reading it.
-    """
+    """Return the name, size and modification time of each file at an address, to detect changes without reading."""
     _, root, files = _listing(address)
     return [(_name(file, root), f"{file.size}:{file.mtime_ns}") for file in files]
 
@@ -64,8 +61,7 @@ def _readable(address: str) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.filename is not None:
-            # An error with a file name comes from this machine, for example because the disk is full. Do not blame the
-            # object store.
+            # An error with a file name comes from this machine, not from the object store.
             raise
         reason, shown = str(error).splitlines()[0], without_credentials(address)
         raise LogError(messages.UNREADABLE_ADDRESS(address=shown, reason=reason)) from None

@@ -1,11 +1,4 @@
-"""Examines a file without a description: its separator and decimal mark, and which values its columns have.
-
-    profile = Profile.of(engine, Path("log.csv"), scratch, most_rows=1_000_000)
-    profile.file                             # {"separator": ";", "decimal": ","}, as in a description
-    profile.facts["cost"].numeric
-
-Values are parsed by the same functions as in ingestion. So a column that is numeric here is also numeric there.
-"""
+"""Examines a file without a description: its separator and decimal mark, and the values of its columns."""
 
 from __future__ import annotations
 
@@ -28,7 +21,6 @@ from mtorl.runtime.sql import sql_text
 # A column of whole numbers with at most this many distinct values contains codes, not amounts.
 FEW = 20
 
-# Number of rows from which time formats are guessed.
 _SAMPLE = 10_000
 _COMMA = r"^[+-]?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?$"
 
@@ -38,8 +30,7 @@ _DAYS = (
     *("%d %B %Y", "%B %d, %Y", "%B %d %Y"),
 )
 _CLOCKS = ("%H:%M:%S", "%H:%M", "%H:%M:%S.%f", "%H%M%S", "%I:%M %p", "%I:%M:%S %p", "%H:%M:%S %z")
-# Letters, digits, spaces and "%". What remains of a format without them, such as "--::", is compared with a text first,
-# because that is faster than parsing the text.
+# Formats without these characters, such as "--::", are compared first, because parsing is slow.
 _NO_MARK = re.compile(r"[\w\s%]+")
 _FORMATS = (*_DAYS, *map("".join, product(_DAYS, (" ", ", ", "T", ":"), _CLOCKS)))
 
@@ -49,13 +40,7 @@ class Facts:
     """Counts that describe the values of one column.
 
     Attributes:
-        present: Number of rows with a value.
-        numbers: Number of values that are numbers.
-        times: Number of values that are times.
         flags: Number of values such as 0 and 1, true and false, or yes and no.
-        whole: Number of values that are whole numbers.
-        distinct: Number of distinct values.
-        low, high: Smallest and largest number.
         formats: Time formats that fit the values, the likeliest first; empty if they are in ISO 8601.
     """
 
@@ -105,12 +90,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Profile:
-    """The format of a file and the facts about its columns.
-
-    Attributes:
-        file: The fields `separator` and `decimal` of a description, if they differ from the defaults.
-        facts: The facts about each column, by the column's name.
-    """
+    """The format of a file and the facts about its columns."""
 
     table: ibis.Table
     rows: int
@@ -159,13 +139,7 @@ def _has_decimal_commas(table: ibis.Table, texts: list[str]) -> bool:
 
 
 def _formats(table: ibis.Table, name: str, some: Sequence[str]) -> tuple[str, ...]:
-    """Return the time formats that fit the most values of a column.
-
-    The result is empty if at least as many values are in ISO 8601.
-
-    Args:
-        some: Some values of the column. Only formats that fit its first or last value are tried.
-    """
+    """Return the time formats that fit the most values of a column, or nothing if ISO 8601 fits as many."""
     likely = [form for form in _FORMATS if any(_fits(value, form) for value in {*some[:1], *some[-1:]})]
     if not likely:
         return ()
@@ -185,7 +159,6 @@ def _fits(value: str, form: str) -> bool:
 
 
 def _facts(table: ibis.Table, decimal: str, formats: Mapping[str, tuple[str, ...]]) -> tuple[dict[str, Facts], int]:
-    """Compute the facts about each column of a table. Also returns the number of rows."""
     names = [name for name in table.columns if name != files.ROW]
     figures: dict[str, ibis.Value] = {"rows": table.count()}
     for i, name in enumerate(names):
@@ -194,7 +167,8 @@ def _facts(table: ibis.Table, decimal: str, formats: Mapping[str, tuple[str, ...
         time = values.parsed(value, forms[0]) if forms else values.time(value)
         if is_text and decimal == ",":
             value = values.with_point(value)
-        # `values.number` returns a constant for a column of another type, such as a list. `ifelse` makes it a column.
+        # For a column of another type, such as a list, `values.number` returns a constant, which `ifelse` makes a
+        # column.
         number = ibis.ifelse(present, values.number(value), ibis.null("float64"))
         flag = ibis.ifelse(present, values.flag(value), ibis.null("float64"))
         figures |= {
@@ -214,8 +188,7 @@ def _facts(table: ibis.Table, decimal: str, formats: Mapping[str, tuple[str, ...
     for i, name in enumerate(names):
         own = {what: int(found[f"{what}{i}"] or 0) for what in counts}
         if (known := int(found[f"known{i}"] or 0)) == max(own["numbers"], own["flags"]) > 0:
-            # If the column is numeric apart from texts such as "NA", these texts are missing values, so do not count
-            # them as present.
+            # In an otherwise numeric column, texts such as "NA" are missing values.
             own["present"] = known
         low, high = (float("nan") if found[end] is None else float(found[end]) for end in (f"low{i}", f"high{i}"))
         facts[name] = Facts(name, **own, low=low, high=high, formats=formats.get(name, ()))

@@ -3,14 +3,8 @@
     offline_store:
       type: features.offline.asof_store.AsofDuckDBOfflineStore
 
-Feast's own store joins each entity row with all earlier feature rows of its key, and then keeps the newest. Its time
-and memory grow with the square of the number of rows per key. This store first finds the number of the right feature
-row, with DuckDB's ASOF join on keys and times only. Then it reads the wide columns, one row group at a time.
-
-Feast accepts feature rows from before the entity row or at the same time. A training row could thus see its own
-outcome. This store accepts only feature rows from before. Its results equal Feast's results for entity rows that are
-one microsecond earlier (tests/features/offline/test_asof_store.py compares all values). They are in the order of the
-entity rows.
+Feast's own join is slow if keys have many rows. Feast also accepts feature rows at the same time, with which a training
+row could see its own outcome.
 """
 
 from __future__ import annotations
@@ -43,11 +37,10 @@ from features.engine import parquet_files
 from mtorl.runtime.progress import without_progress_bar
 from mtorl.runtime.sql import sql_name, sql_text
 
-# Memory for the join of keys and times. Above this limit, DuckDB writes temporary data to disk.
+# Above this limit, DuckDB writes temporary data to disk.
 MEMORY_LIMIT = "1GB"
 _UTC = pa.timestamp("us", tz="UTC")
-# Feast also joins features that have the same time as the entity row. Entity rows are moved back by this much, so that
-# only older features are joined.
+# Entity rows are moved back by this much, so that only older features are joined.
 _SHIFT = timedelta(microseconds=1)
 
 
@@ -74,8 +67,6 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):
         """Add to each entity row the values of the newest feature row that is older than the entity row.
 
         Args:
-            feature_refs: Names of the features as "view:feature". On-demand features are allowed.
-            entity_df: Rows with the keys and a time. A time without a time zone is in UTC.
             filter_by_created_timestamp: Also ignore feature rows that were not yet created at the entity row's time.
         """
         entities, time = _entity_table(entity_df)
@@ -104,10 +95,7 @@ class AsofDuckDBOfflineStore(DuckDBOfflineStore):
         start_date: datetime,
         end_date: datetime,
     ) -> RetrievalJob:
-        """Return the newest feature row of each key in a period, without rows that were created after the period.
-
-        Both ends belong to the period. Unlike this method, Feast's own one also returns rows that were created later.
-        """
+        """Return the newest feature row of each key in a period, without rows that were created after the period."""
         stamps = [timestamp_field, *([created_timestamp_column] if created_timestamp_column else [])]
         columns = [*join_key_columns, *feature_name_columns, *stamps]
         rows = ParquetRows(source_path(data_source, config), columns)
@@ -130,11 +118,8 @@ class _View:
     """The rows and columns of a feature view that the join needs.
 
     Attributes:
-        rows: The feature rows.
-        names: Names of the features in the result.
         keys: Key column of the feature rows -> key column of the entity rows.
-        time, created: Columns with the time of a feature row, and with the time at which it was created.
-        ttl: A feature row is ignored if it is older than this. None means no limit.
+        ttl: Age above which a feature row is ignored. None means no limit.
     """
 
     rows: ParquetRows
@@ -165,14 +150,7 @@ class _View:
         )
 
     def match(self, con: duckdb.DuckDBPyConnection, count: int, by_created: bool) -> pa.Int64Array:
-        """Return, for each of the `count` entity rows, the number of its feature row, or null if it has none.
-
-        The SQL column `__moment` is the entity row's time minus `_SHIFT`. The age of a feature row is measured without
-        this shift.
-
-        Args:
-            by_created: True if a feature row must not be used before it was created.
-        """
+        """Return, for each of the `count` entity rows, the number of its feature row, or null if it has none."""
         same = " AND ".join(f"s.{sql_name(key)} = e.{sql_name(column)}" for key, column in self.keys.items())
         age = f"e.__moment + {_interval(_SHIFT)} - s.time"
         alive = f"{age} <= {_interval(self.ttl)}" if self.ttl else "true"
@@ -188,26 +166,20 @@ class _View:
         return pa.array(rows, mask=rows < 0)
 
     def _visible(self, con: duckdb.DuckDBPyConnection, same: str, by_created: bool) -> str:
-        """Return SQL for the feature rows that can be joined to an entity row.
-
-        The column `known` has the time from which a row is the newest one of its key.
-        """
+        """Return SQL for the feature rows that can be joined. From the time `known`, a row is the newest of its key."""
         keys = ", ".join(map(sql_name, self.keys))
         time, created = f"{sql_name(self.time)}::TIMESTAMPTZ", f"{sql_name(self.created or self.time)}::TIMESTAMPTZ"
         relation = f"{self.rows.relation} AS s WHERE EXISTS (FROM entities AS e WHERE {same})"
         if by_created:
             relation += f" AND {created} IS NOT NULL"
         if not by_created or not con.sql(f"SELECT bool_or({created} > {time}) FROM {relation}").fetchall()[0][0]:
-            # To choose the newest row, combine creation time and row number in one integer. Comparing structs would
-            # take twice as long.
+            # One integer of creation time and row number is compared twice as fast as a struct.
             order = f"coalesce(epoch_us({created}), -1)::HUGEINT * {2**40} + {self.rows.number}"
             newest = f"arg_max({self.rows.number}, {order})"
             return (
                 f"SELECT {keys}, {time} AS known, {newest} AS row, known AS time FROM {relation} GROUP BY {keys}, known"
             )
-        # A row can be used once its time has come and it was created. Drop a row if a younger row can be used earlier,
-        # because it would never be chosen. The remaining rows become usable in the order of their age, so the ASOF join
-        # needs to compare only `known`.
+        # Drop a row if a younger row can be used earlier. The ASOF join then needs to compare only `known`.
         best = _best(self.time, self.created, self.rows)
         return f"""
             SELECT {keys}, known, best.row, best.time
@@ -252,7 +224,6 @@ def _keys(views: Sequence[_View]) -> list[str]:
 
 @contextmanager
 def _duckdb() -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open DuckDB for one query, with times in UTC, limited memory and a temporary folder."""
     with (
         tempfile.TemporaryDirectory(prefix="mtorl-asof-") as folder,
         duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": folder}) as con,
@@ -274,9 +245,7 @@ class AsofRetrievalJob(RetrievalJob):
     """The result of a query. Values are read from the Parquet files only when Feast asks for the result.
 
     Args:
-        parts: For each view: its feature rows, the names of its columns in the result, and the number of the feature
-            row for each row of the result (null if there is none).
-        on_demand: On-demand views, which Feast computes from the result.
+        parts: For each view: its feature rows, the names of its columns, and the row numbers, null if there is none.
     """
 
     def __init__(
@@ -329,7 +298,6 @@ class ParquetRows:
     """Reads rows by their number from selected columns of a Parquet file, or of a folder of Parquet files.
 
     Attributes:
-        relation: SQL for a table of all rows.
         number: SQL expression for the number of a row in this table.
     """
 
@@ -342,22 +310,17 @@ class ParquetRows:
         before = np.cumsum([0, *(file.metadata.num_rows for file in parquets[:-1])]).tolist()
         self.relation = f"read_parquet([{', '.join(map(sql_text, files))}])"
         self.number = f"({before}[CAST(file_index + 1 AS BIGINT)] + CAST(file_row_number AS BIGINT))"
-        # Allow nulls in all columns. DuckDB declares a column "not null" if a file has no nulls, but other files of the
-        # folder may have some.
+        # DuckDB declares a column "not null" if a file has no nulls, but other files of the folder may have some.
         first = parquets[0].schema_arrow
         self._schema = pa.schema([pa.field(name, first.field(name).type) for name in columns])
 
     def take(self, numbers: pa.Array) -> pa.Table:
-        """Return the rows with these numbers, in the given order. A null number gives a row of nulls.
-
-        One row group is read at a time, to save memory.
-        """
+        """Return the rows with these numbers, in the given order. A null number gives a row of nulls."""
         present = numbers.is_valid().to_numpy(zero_copy_only=False)
         if not present.any():
             return self._schema.empty_table().take(pa.nulls(len(numbers), pa.int64()))
         wanted = numbers.fill_null(0).to_numpy()
-        # Treat a null as if it were in the same row group as the row before it. If all other numbers ascend, the result
-        # then needs no sorting.
+        # A null counts as in the row group of the row before it, so that ascending numbers need no sorting.
         last_present = np.maximum.accumulate(np.where(present, np.arange(len(numbers)), 0))
         group_of = np.searchsorted(self._starts, wanted[last_present], side="right") - 1
         order = np.argsort(group_of, kind="stable")

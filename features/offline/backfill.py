@@ -1,9 +1,4 @@
-"""Writes the newest feature rows of the offline store to the online store, but does not replace newer rows there.
-
-Newer rows exist if another job has written them, for example because the log of this job is some hours old. Feast's
-SQLite store would overwrite them. Here, rows are compared and written in one atomic step: a script on Redis, a
-transaction on SQLite. Histories of users are not written here but merged (`features.online.history`).
-"""
+"""Writes the newest feature rows of the offline store to the online store, but does not replace newer rows there."""
 
 from __future__ import annotations
 
@@ -23,7 +18,7 @@ if TYPE_CHECKING:
     _Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]  # key, features, event time and creation
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# How long to wait until another process has finished writing, in milliseconds.
+# Time to wait for another process that is writing, in milliseconds.
 _BUSY_TIMEOUT_MS = 30_000
 
 
@@ -49,7 +44,6 @@ def write(store: FeatureStore, view: FeatureView, rows: pa.Table, missing: bool 
     """Write feature rows to the online store, unless it has newer ones. Returns the number of rows that changed.
 
     Args:
-        rows: At most one row per key.
         missing: Write a row only if the store has no row for its key.
     """
     from feast.utils import _convert_arrow_to_proto
@@ -59,7 +53,7 @@ def write(store: FeatureStore, view: FeatureView, rows: pa.Table, missing: bool 
     keys = {column.name: column.dtype.to_value_type() for column in view.entity_columns}
     size, written = config.materialization_config.online_write_batch_size or 500, 0
     for start in range(0, rows.num_rows, size):
-        # Store each column in one piece, because Feast reads only the first chunk of a column.
+        # Feast reads only the first chunk of a column.
         batch = _convert_arrow_to_proto(rows.slice(start, size).combine_chunks(), view, keys)
         if config.online_store.type == "redis":
             written += _write_to_redis(online._get_client(config.online_store), config, view, batch, missing)
@@ -71,7 +65,7 @@ def write(store: FeatureStore, view: FeatureView, rows: pa.Table, missing: bool 
 def _write_to_sqlite(online: Any, config: RepoConfig, view: FeatureView, rows: Sequence[_Row], missing: bool) -> int:
     connection = online._get_conn(config)
     connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
-    # Lock the file, so that no other process writes between the comparison and the write.
+    # No other process may write between the comparison and the write.
     connection.execute("BEGIN IMMEDIATE")
     try:
         stored = online.online_read(config, view, [key for key, *_ in rows])

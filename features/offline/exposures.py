@@ -1,14 +1,7 @@
 """Reads the lake's exposures that `materialize` needs to update the online features, and writes them to a file.
 
-    exposures = write_exposures(Lake.open("lake"), spec, folder, until, since)
-    store.materialize(root, spec, "touchpoints.parquet", since=before, exposures=exposures)
-
-`until` is the time of the newest upload to the lake, and `since` is the same time at the previous run. Without `since`,
-all exposures are written. With it, only exposures of users whose features have changed: new exposures or outcomes were
-uploaded, or an exposure became too old for the feature view `user_channel`.
-
-An exposure counts only from the end of its hour. So files that were uploaded in the hour before `since` are read again.
-Once an hour, the recent exposures of all users are written, because the view `campaign_stats` counts all users.
+`since` and `until` are the times of the newest upload to the lake, at the previous run and now. Only exposures of users
+whose features have changed are written, and once an hour those of all users.
 """
 
 from dataclasses import dataclass
@@ -24,10 +17,8 @@ from mtorl.log.records import Kind
 from mtorl.runtime.sql import sql_name, sql_text
 
 _KINDS: tuple[Kind, ...] = ("decision", "outcome")
-# A decision is usually uploaded within this time.
 _DELAY = timedelta(minutes=10)
-# Read files again that were uploaded less than this long before the previous run. The hour of their exposures had not
-# ended then, so the previous run did not count them.
+# The hour of these exposures had not ended at the previous run, so they were not counted then.
 _COUNTED_AGAIN = HOUR + _DELAY
 
 
@@ -36,7 +27,6 @@ class Exposures:
     """The Parquet files that `write_exposures` has written.
 
     Attributes:
-        touchpoints: Exposures with the columns of a log.
         users: The ids of users whose features have changed (column user_id).
         campaigns: True if `touchpoints` contains all exposures that `campaign_stats` counts.
     """
@@ -49,9 +39,9 @@ class Exposures:
 def write_exposures(
     lake: Lake, spec: DatasetSpec, folder: Path, until: datetime, since: datetime | None = None
 ) -> Exposures:
-    """Write the exposures of users whose features have changed since the previous run to Parquet files in `folder`.
+    """Write the exposures of users whose features have changed since the previous run to Parquet files.
 
-    If `since` is None, there was no previous run, so all exposures of the lake are written.
+    If `since` is None, all exposures of the lake are written.
     """
     campaigns = since is None or _hour(since - _DELAY) < _hour(until - _DELAY)
     made, lake = Exposures(folder / "exposures.parquet", folder / "users.parquet", campaigns), lake.fixed()
@@ -75,11 +65,7 @@ def write_exposures(
 def _choose(
     db: DuckDB, lake: Lake, spec: DatasetSpec, times: tuple[datetime, datetime, datetime], campaigns: bool
 ) -> str:
-    """Find the users whose features have changed since the previous run, and create the table `changed` with their ids.
-
-    Args:
-        times: The first hour to read, the time of the previous run, and the time of this run.
-        campaigns: True if the exposures that `campaign_stats` counts are needed too.
+    """Find the users whose features have changed since the previous run, and store their ids in the table `changed`.
 
     Returns:
         An SQL condition for the decisions to read.
@@ -90,7 +76,6 @@ def _choose(
     outcomes = lake.records(db, "outcome", first, where=f"kind IN ({', '.join(timed)})") if timed else ""
 
     def counted(begin: datetime, end: datetime) -> str:
-        """Return an SQL condition for exposures that happened, or got a click or conversion, in a period."""
         period = f"BETWEEN {instant(begin)} AND {instant(end)}"
         received = f"SELECT decision_id FROM {outcomes} AS record WHERE received_time {period}"
         return f"(hour {period}" + (f" OR decision_id IN ({received})" if outcomes else "") + ")"

@@ -3,11 +3,8 @@
     store.create(root, spec, "touchpoints.parquet")                    # sources, definitions, empty online store
     store.training_windows(root, "windows", spec)                      # adds Feast's features to the windows
     store.materialize(root, spec, "touchpoints.parquet")               # writes the newest features of every key online
-    store.without_sources(root)                                        # keeps only what `install` needs
-    store.install(root, "/mnt/mtorl/features")                          # copies it to where servers and jobs read it
 
-A process that reads the feature service "ad_decision_v1" online needs only the registry and the online store. It also
-needs this package if feature_store.yaml contains an `offline_store`, as the file that is written here does.
+Readers of the online features need only the registry and the online store.
 """
 
 from __future__ import annotations
@@ -55,8 +52,7 @@ CONFIG = Path(__file__).parents[1] / "feature_repo" / "feature_store.yaml"
 def create(root: Path | str, spec: DatasetSpec, log_parquet: Path | str) -> None:
     """Create a Feast repository: data/*.parquet, feature_store.yaml, registry.db and online.db.
 
-    An existing repository is updated. Its feature_store.yaml is not changed, because a cluster configures its stores
-    there. Views that the data set no longer defines are removed.
+    An existing repository is updated, except its feature_store.yaml, in which a cluster configures its stores.
     """
     with _quiet(), open_engine() as engine:
         touchpoints = clean_touchpoints(engine.read(log_parquet), spec)
@@ -70,7 +66,7 @@ def define(root: Path | str, spec: DatasetSpec) -> None:
 
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
-    # Use a relative path, because the repository is mounted at different paths.
+    # The repository is mounted at different paths.
     definitions = build(spec, Path("data"))
     if not (root / CONFIG.name).exists():
         shutil.copyfile(CONFIG, root / CONFIG.name)
@@ -78,7 +74,7 @@ def define(root: Path | str, spec: DatasetSpec) -> None:
     online = store.config.online_store
     if online.type == "sqlite":
         with contextlib.closing(sqlite3.connect(root / online.path)) as connection:
-            # In this mode, a process can read while another one writes. The mode is stored in the file.
+            # In this mode, which the file records, a process can read while another one writes.
             connection.execute("PRAGMA journal_mode = WAL")
     names = {view.name for view in definitions.views}
     removed: list[Any] = [view for view in store.list_feature_views() if view.name not in names]
@@ -90,12 +86,7 @@ def define(root: Path | str, spec: DatasetSpec) -> None:
 
 
 def build_training_data(log: Path, root: Path, windows: Path, built: Built | None = None) -> int:
-    """Create a Feast repository and a windows folder from a log folder. Returns the number of windows.
-
-    Args:
-        built: The folder of `mtorl data build` from which the log was copied, if any. Then its windows are linked
-            instead of computed, and the repository has no Parquet files.
-    """
+    """Create a Feast repository and a windows folder from a log folder. Returns the number of windows."""
     from features.sequences.builder import build_windows
 
     spec = DatasetSpec.load(log / DATASET_FILE)
@@ -111,8 +102,7 @@ def build_training_data(log: Path, root: Path, windows: Path, built: Built | Non
 def training_windows(root: Path | str, windows: Path | str, spec: DatasetSpec) -> int:
     """Add features to each touchpoint of a windows folder, with the values just before it. Returns the number of rows.
 
-    The features are those of the service `ad_decision_v1`, except the history, which the rows already contain. If Feast
-    has no value, the feature gets its default, as in the router.
+    If Feast has no value, the feature gets its default, as in the router.
     """
     from features.sequences.manifest import rewrite_shards
 
@@ -128,7 +118,6 @@ def training_windows(root: Path | str, windows: Path | str, spec: DatasetSpec) -
     def join(steps: pa.Table) -> pa.Table:
         if not wanted:
             return steps
-        # The join uses only features from before the touchpoint's time.
         entities = steps.select(["user_id", "campaign_id", "timestamp"])
         entities = entities.rename_columns(["user_id", "campaign_id", "event_timestamp"])
         with _quiet():
@@ -154,10 +143,7 @@ def _with(steps: pa.Table, name: str, column: pa.Array) -> pa.Table:
 
 
 def _with_inputs(steps: pa.Table, field: FeatureField, spec: DatasetSpec) -> pa.Table:
-    """Add the columns that the model reads from one stored field. A list by channel becomes one column per channel.
-
-    The router computes the same values with `mtorl.window.window.stored_features`.
-    """
+    """Add the columns that the model reads from one stored field. A list by channel becomes one column per channel."""
     default = "0.0" if field.missing == "zero" else "null"
     names, column = spec.columns_of(field), steps[field.name].combine_chunks()
     if not field.by_channel:
@@ -188,8 +174,6 @@ class Materialized:
     """The result of a run of `materialize`. Times are in microseconds since 1970.
 
     Attributes:
-        users: Number of users whose features were computed.
-        written: Number of rows of the online store that changed.
         newest: Latest time at which a touchpoint of the log or the lake became known.
         until: Latest time at which a touchpoint of the log became known.
         rows: Number of touchpoints of the log that were known at `until`.
@@ -212,21 +196,15 @@ def materialize(
     since: Materialized | None = None,
     exposures: Exposures | None = None,
 ) -> Materialized:
-    """Write the newest features of all keys in a log to the online store. Rows that are already stored are not written.
-
-    Other processes may read and write the store at the same time. Touchpoints that they add are not lost. Feast's own
-    `materialize` is not used, because it would overwrite newer rows.
+    """Write the newest features of all keys in a log to the online store, without overwriting newer rows there.
 
     Args:
         end: Ignore touchpoints that happened or became known after this time. By default, the whole log counts.
-        users: The users to write, by default all. Campaigns are always written.
-        since: The previous run on the same store, data set and log. Only users that may have changed since then are
-            written. If rows from before then were added to the log or removed from it, all users are written.
-        exposures: Exposures of a lake, to add to the log. Their users are written as well.
+        since: The previous run on the same store and log, so that only users who may have changed are written.
     """
     store, data, written = _open(root), Path(root) / "data", 0
     with open_history(root, spec) as history, _quiet(), open_engine() as engine:
-        # Do not clean this table, because it is used only to count rows and to choose users.
+        # This table serves only to count rows and to choose users, so it is not cleaned.
         logged = clean_touchpoints(engine.read(log), spec, clean=True)
         touchpoints = clean_touchpoints(_with_exposures(engine, logged, exposures), spec)
         newest, until = (
@@ -264,12 +242,10 @@ def materialize(
                 written += history.merge(batches(path))
                 continue
             source: Any = view.batch_source
-            # Make the path absolute. Some of Feast's offline stores do not resolve a relative path from the
-            # repository's folder.
+            # Some of Feast's offline stores do not resolve a relative path from the repository's folder.
             source.file_options.uri = str((Path(root) / source.file_options.uri).resolve())
             latest = backfill.newest_rows(store, view, _EPOCH + timedelta(microseconds=newest))
-            # Only a user's first value of a static column is valid. A run with `since` may not have read this first
-            # value, so it writes static values only of users that are not yet in the store.
+            # Only a user's first static value is valid, and a run with `since` may not have read it.
             written += backfill.write(store, view, latest, missing=since is not None and view.name == STATIC)
     return replace(done, written=written)
 
@@ -306,10 +282,7 @@ REGISTRY, ONLINE = "registry.db", "online.db"
 
 
 def without_sources(repository: Path) -> None:
-    """Remove the Parquet files from a repository, to keep only its definitions and its online store.
-
-    The definitions and the online store must be files in the repository's folder.
-    """
+    """Remove the Parquet files from a repository, to keep only its definitions and its online store."""
     remove(repository / "data")
     with contextlib.closing(sqlite3.connect(repository / ONLINE)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # moves pending changes into the file
@@ -317,9 +290,6 @@ def without_sources(repository: Path) -> None:
 
 def install(made: Path, root: Path) -> bool:
     """Copy a repository's definitions to the folder that servers and jobs mount.
-
-    A feature_store.yaml and an online store that are already there are kept. The registry is replaced atomically, so a
-    reader never finds an incomplete one.
 
     Returns:
         True if the registry was replaced, or False if its definitions are the same.
@@ -339,7 +309,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _definitions(registry: Path) -> list[bytes]:
-    """Return the definitions in a Feast registry in a form that can be compared, without their times of creation."""
+    """Return the definitions in a Feast registry, without their times of creation."""
     from feast.protos.feast.core.Registry_pb2 import Registry
 
     made = Registry.FromString(registry.read_bytes())

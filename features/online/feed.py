@@ -3,25 +3,11 @@
     feed = Feed(open_history(repo, spec), repo)
     feed.take([("mtorl.decision.v1", record), ("mtorl.outcome.v1", record)])
 
-An exposure counts as a touchpoint once its first outcome arrives, which is at the latest its cost. Until then it may be
-cancelled. The touchpoint's time is the `request_time` of the decision. A log for `mtorl materialize` must use the same
-time; otherwise the history contains the touchpoint twice. An outcome becomes known at the time when the router receives
-it.
-
-A feed keeps nothing in memory, so several feeds may run at once. Each event arrives at least once. Events of one router
-arrive in order, but events of different routers in any order. Each history lists its decisions and outcomes, so a
-repeated event changes nothing. An outcome has no user id, so the feed stores two kinds of notes in the online store for
-a day (`NOTED_SECONDS`):
+An exposure counts as a touchpoint once its first outcome arrives. Events may be repeated and arrive in any order, and
+several feeds may run at once. An outcome has no user id, so the online store keeps two kinds of notes for a day:
 
     time and bucket of the decision's id -> decision -> user, "" if it was withdrawn     about 30 bytes each
     waiting:<decision> -> event -> outcome                     outcomes whose decision has no touchpoint yet
-
-Two feeds may receive a decision and its outcome at the same time. The feed with the decision writes the history before
-it reads waiting outcomes. The feed with the outcome writes the outcome as waiting before it looks for the touchpoint a
-second time. So at least one of them finds both.
-
-The feed acknowledges an event after the history has been written. An outcome that arrives after its note has expired,
-or an event that no feed has written, is added from the lake by the next `mtorl materialize`.
 """
 
 import base64
@@ -41,7 +27,7 @@ from features.online.open_history import forget_online
 from mtorl.log.forgotten import Forgotten
 from mtorl.log.records import CANCEL, VERSION, Kind
 
-# Noted for a decision that was withdrawn, in place of its user.
+# The note for a withdrawn decision contains this text in place of the user.
 _WITHDRAWN = ""
 
 Event = tuple[str, Any]
@@ -49,7 +35,7 @@ Event = tuple[str, Any]
 
 
 class EventError(ValueError):
-    """Raised if an event is invalid. The sender should not send it again, because it would be rejected again."""
+    """Raised if an event is invalid, so that the sender should not send it again."""
 
 
 def _with_zone(text: str) -> str:
@@ -95,8 +81,7 @@ class Feed:
     """Writes events to the online histories of users.
 
     Args:
-        place: A folder with a list of forgotten users. Events of these users are ignored, and so are events of users
-            who are listed in a parent folder.
+        place: A folder in or above which forgotten users are listed. Their events are ignored.
     """
 
     def __init__(self, history: History, repo: Path, place: Path | None = None) -> None:
@@ -106,11 +91,8 @@ class Feed:
     def take(self, events: Sequence[Event]) -> int:
         """Write events to the histories of their users. Returns how many histories have changed.
 
-        Events of other systems are ignored. Once this method has returned, the events are stored, so the sender can
-        delete them.
-
         Raises:
-            EventError: An event is not a valid record of a decision or an outcome. In this case, no event was written.
+            EventError: An event is not a valid record of a decision or an outcome. No event was written.
             HistoryError: An event does not fit the data set, for example because its channel is unknown.
             Exception: The store does not respond, so the sender has to send the events again.
         """
@@ -144,8 +126,8 @@ class Feed:
                 changes[user].append(change)
         written = self._history.change(changes)
 
-        # Another feed process may be writing the decision of this outcome right now, so that the decision's user or
-        # touchpoint was not found above. So store the outcome as waiting, and then look for the touchpoint again.
+        # Another feed may be writing this outcome's decision. Store the outcome before looking for the touchpoint
+        # again, so that one of the two feeds finds both.
         changes = defaultdict(list)
         waiting = self._notes.notes_of([_waiting(record) for record in decisions])
         for record, texts in zip(decisions, waiting, strict=True):
@@ -164,19 +146,14 @@ class Feed:
         return written | self._history.change(changes)
 
     def _decided(self, decisions: Sequence[Record]) -> dict[str, list[Change]]:
-        """Note the user of each decision in the online store, so that its outcomes can be assigned to this user.
-
-        Returns:
-            The changes to make, by user.
-        """
+        """Note the user of each decision in the online store, and return the changes to make, by user."""
         exposures = [self._history.exposure(record) for record in decisions]
         changes: dict[str, list[Change]] = defaultdict(list)
         places = [_place(record) for record in decisions]
         users = [_WITHDRAWN if record["withdrawn"] else record["user_id"] for record in decisions]
         self._notes.note([(*place, user, user == _WITHDRAWN) for place, user in zip(places, users, strict=True)])
         for record, exposure, user in zip(decisions, exposures, self._notes.noted(places), strict=True):
-            # A withdrawn decision has two records, the decision and its withdrawal, which may arrive in any order. In
-            # both cases, the touchpoint is removed.
+            # A decision and its withdrawal may arrive in any order. In both cases, the touchpoint is removed.
             gone = self._history.cancellation(record["decision_id"])
             changes[record["user_id"]].append(gone if user == _WITHDRAWN else exposure)
         return changes
@@ -187,11 +164,7 @@ class Feed:
 
 
 def _place(record: Record) -> tuple[str, str]:
-    """Return where the online store notes the user of a decision: a key, and a field of the hash at this key.
-
-    The key contains the minute and the user bucket of the decision's id, so that there are many small hashes instead of
-    a large one.
-    """
+    """Return the key and the field at which the online store notes the user of a decision."""
     decision = record["decision_id"]
     digest = hashlib.blake2b(decision.encode(), digest_size=8).digest()
     return decision[:8] + decision[15:17], base64.b85encode(digest).decode()
@@ -202,8 +175,5 @@ def _waiting(record: Record) -> str:
 
 
 def _after_cancel(outcome: Record) -> bool:
-    """Sort key with which cancellations are written before other outcomes.
-
-    After an outcome, a cancellation would have no effect.
-    """
+    """Sort key with which cancellations come first, because they have no effect after an outcome."""
     return bool(outcome["kind"] != CANCEL)

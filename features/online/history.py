@@ -3,16 +3,9 @@
     history = open_history("runs/latest/features", spec)
     history.change({"u1": [history.exposure(decision_record), history.outcome(outcome_record)]})
 
-A user's history is one packed value (`mtorl.window.packed`) in Feast's view `user_history`. A change reads this value,
-changes it in memory, and stores it only if no other writer has changed it in the meantime. Otherwise the change is
-repeated with the new value. So changes are atomic. They are also
-
-- idempotent: each decision and each outcome counts once; a touchpoint is identified by its user and time
-- independent of order: a late touchpoint is inserted at its place in time, unless the history is full and all others
-  are younger
-- limited in size: a history keeps the newest `spec.window` touchpoints, and as many of the newest decisions without an
-  outcome
-- merged with a log: touchpoints and outcomes that only the log or only the history contains are kept
+A user's history is one packed value (`mtorl.window.packed`) in Feast's view `user_history`. A change is stored only if
+no other writer has changed this value in the meantime; otherwise it is repeated. Changes are idempotent and independent
+of their order.
 """
 
 from __future__ import annotations
@@ -59,10 +52,7 @@ class HistoryError(InputError, ValueError):
 
 
 class History:
-    """The histories of all users, in a `Store` of `sqlite_store.py` or `redis_store.py`.
-
-    Methods raise a `HistoryError` if a value does not fit the data set, for example an unknown channel.
-    """
+    """The histories of all users, in a `Store` of `sqlite_store.py` or `redis_store.py`."""
 
     def __init__(self, spec: DatasetSpec, store: Any) -> None:
         self._spec, self.store = spec, store
@@ -75,11 +65,7 @@ class History:
     def merge(self, batches: Iterable[pa.RecordBatch]) -> int:
         """Add the touchpoints of a log to the histories. Returns the number of changed users.
 
-        If a user has touchpoints at the same time in both, the log's values are kept. But an outcome that is 0 or null
-        in the log comes from the history, because the log may not contain it yet.
-
-        Args:
-            batches: Rows of the log, sorted by user, with user_id and the columns of `history_types`.
+        If both have a touchpoint at the same time, the log's values are kept, except outcomes that are 0 or null there.
         """
         names = ["user_id", *history_types(self._spec)]
         rows = (row for batch in batches for row in zip(*(batch[name].to_pylist() for name in names), strict=True))
@@ -108,7 +94,7 @@ class History:
         return changed
 
     def exposure(self, decision: Record) -> Change:
-        """Return a change that inserts the touchpoint of a decision. It is ignored until its first outcome arrives."""
+        """Return a change that inserts a decision's touchpoint, which is ignored until its first outcome arrives."""
         values, n = self._values(decision), self._spec.window
 
         def change(history: UserHistory) -> bool:
@@ -121,8 +107,8 @@ class History:
                     column.insert(place, values[name])
                 _trim(history, n)
                 return True
-            # The history already has a touchpoint at this time. If it came from a log and has the same channel, it
-            # belongs to this decision, so record the decision in it. Otherwise ignore the decision.
+            # A touchpoint that a log has added, in the same channel, belongs to this decision. Otherwise ignore the
+            # decision.
             ours = not history[DECISION][place] and history["hist_channel"][place] == values["hist_channel"]
             if ours:
                 history[DECISION][place], history[EVENTS][place] = values[DECISION], LOGGED
@@ -132,9 +118,6 @@ class History:
 
     def outcome(self, outcome: Record, missed: set[str] | None = None) -> Change:
         """Return a change that adds an outcome to the touchpoint of its decision.
-
-        Amounts of the same kind are added up. Nothing changes if the outcome was added before, or if a log has already
-        provided a value of this kind. A cancellation removes the touchpoint, unless it has an outcome.
 
         Args:
             missed: The outcome's event id is added to this set if the history has no touchpoint of its decision.
@@ -159,8 +142,7 @@ class History:
                 history[name][place] = float(any(both)) if kind in YES_OR_NO else sum(both)
                 if time and value:
                     column, first_or_last = history[f"hist_{time}"], min if kind in YES_OR_NO else max
-                    # A click or conversion becomes known with its first report. An amount is a sum, so it becomes known
-                    # with its last part.
+                    # A click is known with its first report. An amount is a sum, so it is known with its last part.
                     column[place] = known if math.isnan(column[place]) else first_or_last(known, column[place])
             _trim(history, self._spec.window)
             return True
@@ -187,12 +169,11 @@ class History:
 
     def _unpacked(self, value: bytes | None) -> UserHistory:
         stored: UserHistory = {}
-        # If the value can't be read, for example because another version of this package wrote it, start an empty
-        # history.
+        # Another version of this package may have written the value. Then start an empty history.
         with contextlib.suppress(WindowError):
             stored = unpack(value) if value else {}
         length = len(stored.get("hist_timestamp", ()))
-        # If a column was added to the data set later, old touchpoints lack it. They get the column's default.
+        # Touchpoints from before a column was added to the data set get the column's default.
         return {name: stored.get(name) or [null] * length for name, null in self._columns.items()}
 
     def _merging(self, logged: Sequence[Mapping[str, Any]]) -> Change:
@@ -200,8 +181,8 @@ class History:
             by_time = {t: {n: history[n][i] for n in history} for i, t in enumerate(history["hist_timestamp"])}
             for row in logged:
                 new, old = {**self._columns, **row}, by_time.get(row["hist_timestamp"], {})
-                # At the same time and in the same channel, both are one touchpoint, so keep outcomes that the log
-                # lacks. If the channels differ, the log's touchpoint replaces that of the history.
+                # With the same channel, both are one touchpoint. Otherwise, the log's touchpoint replaces the other
+                # one.
                 if old.get("hist_channel") == new["hist_channel"]:
                     outcomes = {name: new[name] for name in self._unknown if new[name] and new[name] == new[name]}
                     new |= {name: old[name] for name in self._unknown if name not in outcomes}
@@ -228,10 +209,7 @@ class History:
 def _of_decision(
     decision: str, change: Callable[[UserHistory, int], bool], event: str, missed: set[str] | None
 ) -> Change:
-    """Return a change that applies `change` to the touchpoint of a decision, given its position in the history.
-
-    If the history has no touchpoint of this decision, the event's id `event` is added to `missed`.
-    """
+    """Return a change that applies `change` to the touchpoint of a decision, or adds `event` to `missed`."""
     digest = _digest(decision)
 
     def of_history(history: UserHistory) -> bool:
@@ -245,7 +223,7 @@ def _of_decision(
 
 
 def _trim(history: UserHistory, n: int) -> None:
-    """Limit the size of a history to the newest n touchpoints, and the newest n decisions that have no outcome yet."""
+    """Limit a history to the newest n touchpoints, and the newest n decisions that have no outcome yet."""
     length = len(history["hist_timestamp"])
     waiting = [bool(decision) and not heard for decision, heard in zip(history[DECISION], history[EVENTS], strict=True)]
     kept = {kind: [i for i in range(length) if waiting[i] is kind][-n:] for kind in (False, True)}
@@ -256,10 +234,7 @@ def _trim(history: UserHistory, n: int) -> None:
 
 
 def _digest(text: str) -> str:
-    """Return a short digest of an id, which is stored in its place to save memory.
-
-    Equal digests would do harm only among the decisions of one user, or among the outcomes of one touchpoint.
-    """
+    """Return a short digest of an id, which is stored in its place to save memory."""
     return hashlib.blake2b(text.encode(), digest_size=_DIGEST // 2).hexdigest()
 
 
@@ -270,8 +245,6 @@ def _stored_time(text: str) -> float:
 
 def _context(column: Column, value: Any) -> float | str:
     """Convert a context value to the form in which histories store it.
-
-    A missing number becomes NaN or 0, as the data set declares, and a missing category becomes "".
 
     Raises:
         HistoryError: A required value is missing, or a value is not a number.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def open_history(repo: Path | str, spec: DatasetSpec) -> History:
-    """Open the online store of a Feast repository to write histories. Several processes may write at the same time.
+    """Open the online store of a Feast repository to write histories.
 
     Raises:
         HistoryError: The repository was created for other columns, or its online store is neither SQLite nor Redis.
@@ -41,9 +41,7 @@ def open_history(repo: Path | str, spec: DatasetSpec) -> History:
 
 
 def forget_online(repo: Path, users: Collection[str]) -> int:
-    """Remove users from a repository's online store. Returns how many users were found.
-
-    The feed also notes there which user belongs to a decision. These notes are removed too.
+    """Remove users, and the feed's notes about them, from an online store. Returns how many users were found.
 
     Raises:
         HistoryError: The online store is neither SQLite nor Redis, or it does not respond.
@@ -59,7 +57,6 @@ def forget_online(repo: Path, users: Collection[str]) -> int:
 
 
 def _module(repo: Path | str, config: RepoConfig) -> ModuleType:
-    """Return the module for the type of online store that feature_store.yaml names."""
     kind = config.online_store.type
     if kind not in ("sqlite", "redis"):
         raise HistoryError(f"{repo}: can't write to an online store of type {kind!r}. Use sqlite or redis")

@@ -1,7 +1,7 @@
 """Receives events over HTTP, as CloudEvents from the routers or from a broker, and passes them to the feed.
 
-A request contains one event (in binary or structured mode) or a batch in JSON. The response is 204 once the events are
-stored durably, 400 if an event is invalid, and 503 if the sender has to send the events again.
+The response is 204 once the events are stored durably, 400 if an event is invalid, and 503 if the sender has to send
+the events again.
 """
 
 import asyncio
@@ -20,10 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def application(feed: Feed) -> web.Application:
-    """Return the web application.
-
-    POST / stores events, GET /health is the liveness probe, and GET /metrics reports the memory of the online store.
-    """
+    """Return the web application, which stores events from POST / and serves /health and /metrics."""
     # Handle one request at a time, in a thread, so that the event loop is not blocked.
     thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
 
@@ -32,8 +29,7 @@ def application(feed: Feed) -> web.Application:
             events = _events(request, await request.read())
             await asyncio.get_running_loop().run_in_executor(thread, feed.take, events)
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
-            # These errors come from invalid data. With status 400, the sender does not retry. If it retried forever,
-            # the invalid event would block all later events of that router.
+            # These errors come from invalid data. A retry would block all later events of the router forever.
             log.warning("refused: %s: %s", type(error).__name__, error)
             return web.json_response({"error": str(error)}, status=400)
         except web.HTTPException:

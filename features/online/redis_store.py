@@ -1,9 +1,4 @@
-"""Stores packed histories of users in Feast's online store on Redis, a single server or a Redis Cluster.
-
-Feast stores all features of a key in one Redis hash. The hash has one field per feature, named by a hash of view and
-feature, and one field per view with its time. `swap` compares and writes these fields in a script. The script uses only
-one key, so that it also runs on a cluster.
-"""
+"""Stores packed histories of users in Feast's online store on Redis, a single server or a Redis Cluster."""
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
@@ -20,14 +15,12 @@ from redis.exceptions import RedisError
 from features.online.history import NOTED_SECONDS, HistoryError
 from mtorl.window.window import PACKED
 
-# Prefix of the keys under which the feed's notes are stored.
 NOTES = "mtorl:feed:"
-# Number of keys in one command.
 _AT_ONCE = 500
 
 # Lua script that writes fields of a Redis hash, unless one of the compared fields has changed since it was read.
-# Arguments: number of compared fields; their names and expected texts; seconds until the hash expires, or 0 for never;
-# names and new texts of the fields to write.
+# Arguments: number of compared fields; their names and expected texts; seconds until expiry (0: never); names and texts
+# to write.
 _SWAP = """
 local at = 2 * ARGV[1] + 2
 for i = 2, at - 1, 2 do
@@ -47,11 +40,7 @@ def swap(client: Any, rows: Sequence[Swap], seconds: int) -> list[bool]:
     """Write Redis hashes in one round trip, except those of which a field has changed since it was read.
 
     Args:
-        rows: For each hash: its key, the fields as they were read, and the fields to write.
         seconds: Time after which the hashes expire; 0 means never.
-
-    Returns:
-        For each hash, whether it was written.
     """
     with client.pipeline(transaction=False) as pipe:
         for key, read, new in rows:
@@ -62,10 +51,7 @@ def swap(client: Any, rows: Sequence[Swap], seconds: int) -> list[bool]:
 
 
 class Store:
-    """Stores histories of users in Redis, and notes of the feed, which are small texts that expire after a day.
-
-    Several threads may use one instance.
-    """
+    """Stores histories of users in Redis, and notes of the feed, which are small texts that expire after a day."""
 
     def __init__(self, config: RepoConfig, view: FeatureView) -> None:
         self._config = config
@@ -85,11 +71,7 @@ class Store:
         """Store the new histories of users. A history is not stored if it has changed since it was read.
 
         Args:
-            rows: For each user: the id, the history that was read, the new history, and the time of its newest
-                touchpoint in microseconds since 1970.
-
-        Returns:
-            For each user, whether the new history was stored.
+            rows: User id, old history, new history, and time of the newest touchpoint in microseconds since 1970.
         """
         swaps: list[Swap] = []
         for user, old, new, newest in rows:
@@ -100,12 +82,7 @@ class Store:
         return swap(self._client, swaps, self._config.online_store.key_ttl_seconds or 0)
 
     def note(self, rows: Sequence[tuple[str, str, str, bool]]) -> None:
-        """Store small texts of the feed, called notes, such as the user of a decision. They expire after a day.
-
-        Args:
-            rows: For each note: its name, its field, its text, and True if it may replace an earlier text. A name may
-                have several fields.
-        """
+        """Store small texts of the feed, called notes, such as the user of a decision. They expire after a day."""
         with self._client.pipeline(transaction=False) as pipe:
             for name, field, text, replace in rows:
                 (pipe.hset if replace else pipe.hsetnx)(NOTES + name, field, text)
@@ -127,10 +104,7 @@ class Store:
             return [{f.decode(): text.decode() for f, text in found.items()} for found in pipe.execute()]
 
     def memory(self) -> tuple[int, int] | None:
-        """Return the used memory and the memory limit in bytes, or None if no limit is set.
-
-        For a cluster, these are the values of the fullest node.
-        """
+        """Return the used memory and the limit in bytes of the fullest node, or None if no limit is set."""
         info = self._client.info("memory", **({"target_nodes": "primaries"} if self._is_cluster else {}))
         nodes = info.values() if self._is_cluster else [info]
         found = [(int(node["used_memory"]), int(node["maxmemory"])) for node in nodes]
@@ -142,10 +116,7 @@ class Store:
 
 
 def forget(config: RepoConfig, users: Collection[str]) -> int:
-    """Delete all features of users, and the feed's notes about them. Returns how many users had features.
-
-    A note records which user belongs to a decision.
-    """
+    """Delete all features of users, and the feed's notes about them. Returns how many users had features."""
     keys, named = [_key(config, user) for user in sorted(users)], {user.encode() for user in users}
     try:
         with closing(RedisOnlineStore()._get_client(config.online_store)) as client:

@@ -1,8 +1,4 @@
-"""Stores packed histories of users in Feast's online store on SQLite.
-
-Feast's own functions read and write the store, inside one write transaction, so that no other process can write in
-between.
-"""
+"""Stores packed histories of users in Feast's online store on SQLite."""
 
 import itertools
 import sqlite3
@@ -23,20 +19,17 @@ from features.online.history import NOTED_SECONDS, HistoryError
 from mtorl.runtime.sqlite_times import read_times_by
 from mtorl.window.window import PACKED
 
-_NOTES = "mtorl_feed"  # table with the notes of the feed
+_NOTES = "mtorl_feed"
 _SCHEMA = (
     f"CREATE TABLE IF NOT EXISTS {_NOTES} (name TEXT, field TEXT, text TEXT, ends REAL, PRIMARY KEY (name, field))"
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# How long to wait until another process has finished writing, in milliseconds.
+# Time to wait for another process that is writing, in milliseconds.
 _BUSY_TIMEOUT_MS = 10_000
 
 
 class Store:
-    """Stores histories of users in SQLite, and notes of the feed, which are small texts that expire after a day.
-
-    Several threads may use one instance.
-    """
+    """Stores histories of users in SQLite, and notes of the feed, which are small texts that expire after a day."""
 
     def __init__(self, config: RepoConfig, view: FeatureView) -> None:
         self._config, self._view = config, view
@@ -46,8 +39,7 @@ class Store:
         self._connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
         # In this mode, a process can read while another one writes.
         self._connection.execute("PRAGMA journal_mode = WAL")
-        # A commit survives a crash of the process. If the machine crashes, the last commits may be lost, but the file
-        # stays valid.
+        # If the machine crashes, the last commits may be lost, but the file stays valid.
         self._connection.execute("PRAGMA synchronous = NORMAL")
         # All threads share one connection, so only one of them may have a transaction open.
         self._lock = threading.Lock()
@@ -61,11 +53,7 @@ class Store:
         """Store the new histories of users. A history is not stored if it has changed since it was read.
 
         Args:
-            rows: For each user: the id, the history that was read, the new history, and the time of its newest
-                touchpoint in microseconds since 1970.
-
-        Returns:
-            For each user, whether the new history was stored.
+            rows: User id, old history, new history, and time of the newest touchpoint in microseconds since 1970.
         """
         if not rows:
             return []
@@ -81,12 +69,7 @@ class Store:
             return same
 
     def note(self, rows: Sequence[tuple[str, str, str, bool]]) -> None:
-        """Store small texts of the feed, called notes, such as the user of a decision. They expire after a day.
-
-        Args:
-            rows: For each note: its name, its field, its text, and True if it may replace an earlier text. A name may
-                have several fields.
-        """
+        """Store small texts of the feed, called notes, such as the user of a decision. They expire after a day."""
         if not rows:
             return
         with self._transaction() as db:
@@ -131,10 +114,7 @@ class Store:
 
 
 def forget(config: RepoConfig, users: Collection[str]) -> int:
-    """Delete all features of users, and the feed's notes about them. Returns how many users had features.
-
-    A note records which user belongs to a decision.
-    """
+    """Delete all features of users, and the feed's notes about them. Returns how many users had features."""
     path = Path(config.repo_path or ".") / config.online_store.path
     if not path.exists():
         return 0
@@ -153,7 +133,7 @@ def forget(config: RepoConfig, users: Collection[str]) -> int:
                 deleted = f'DELETE FROM "{table}" WHERE entity_key = ?'
                 found |= {key for key in keys if db.execute(deleted, key).rowcount}
             db.execute("COMMIT")
-            # Empty the write-ahead log, because it still contains the deleted rows.
+            # The write-ahead log still contains the deleted rows.
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     except sqlite3.Error as error:
         raise HistoryError(f"{path}: {error}") from None

@@ -1,9 +1,4 @@
-"""Records from which log the online store was last written. The record is a key in the store itself.
-
-A job compares the record with the log every minute, and writes the store if the log is newer. If the store loses its
-content, it loses the record too, so the job writes it again. This module does not import Feast or an engine, because
-importing them takes seconds.
-"""
+"""Records from which log the online store was last written. The record is a key in the store itself."""
 
 import hashlib
 import json
@@ -29,11 +24,9 @@ class Written:
     """A record of the last write of the online store.
 
     Attributes:
-        source: Digest of the log and the definitions from which the store was written (`Repository.source`).
-        definitions: Digest of the definitions alone (`Repository.definitions`).
+        source: Digest of the log and the definitions (`Repository.source`).
         at: Time at which writing began, in seconds since 1970.
-        uploaded: Time at which the newest file that was read from the lake had been uploaded; "" if no lake was read.
-        until, rows: Copied from `features.offline.store.Materialized`.
+        uploaded: Upload time of the newest file that was read from the lake; "" if no lake was read.
     """
 
     source: str
@@ -45,11 +38,7 @@ class Written:
 
 
 class Repository:
-    """The settings of a repository's feature_store.yaml, read without importing Feast.
-
-    Attributes:
-        registry: Path of the registry, or None if it is not a local file.
-    """
+    """The settings of a repository's feature_store.yaml, read without importing Feast, which takes seconds."""
 
     def __init__(self, repo: Path) -> None:
         settings = yaml.safe_load(os.path.expandvars((repo / "feature_store.yaml").read_text()))
@@ -61,11 +50,6 @@ class Repository:
 
     def source(self, log: Path, spec: DatasetSpec, decisions: str = "") -> str:
         """Return a digest of everything that the online store is computed from.
-
-        If the digest has changed since the last write, the store is out of date.
-
-        Args:
-            decisions: Snapshot of the decisions that are added to the log.
 
         Raises:
             LogError: The log or the registry does not exist yet.
@@ -90,9 +74,6 @@ class Repository:
     @contextmanager
     def writing(self, written: Written, before: Written | None = None) -> Iterator[None]:
         """Record in the online store that it was written, once the `with` block has succeeded.
-
-        While the block runs, or if it fails, the record is `before` without a source, so that the store counts as out
-        of date.
 
         Raises:
             StoreEmptied: The record disappeared during the block, so the store has lost other content too.

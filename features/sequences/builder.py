@@ -3,22 +3,9 @@
     with open_engine() as engine:                                     # ENGINE=duckdb | spark: equal rows
         manifest = build(engine, "touchpoints.parquet", spec, "windows")
 
-Windows overlap, so storing each one would repeat most rows. Instead, the rows of a user are stored once, sorted by
-time. The window of a touchpoint is the n rows above it, cut where its journey began. `step` numbers the touchpoints of
-a journey from 0. A journey ends with a pause longer than `spec.journey_gap_days` (`mtorl.window.history` applies the
-same rule).
-
-A log that this package has ingested is clean. The build relies on this, and checks its output. Other logs are cleaned:
-
-1. If a touchpoint is repeated (see `SAME_TOUCHPOINT`), only the row that arrived first is kept.
-2. Touchpoints of a user at the same time are moved one microsecond apart, so that their order is defined. They are
-  ordered by campaign, channel, arrival and then the other columns, so that the result is always the same.
-3. A user with more than `spec.max_touchpoints` is probably a bot, and only the first touchpoints are kept. These do not
-  depend on later rows, so no information from the future is used. Rows that arrived late are an exception: they count
-  at the time when they happened.
-
-No value in a row depends on a later row. `step` also counts earlier touchpoints that arrived late, so it is not a
-feature.
+The window of a touchpoint is the n rows above it, cut where its journey began. A journey ends with a pause longer than
+`spec.journey_gap_days`. Repeated touchpoints are dropped, and touchpoints of a user at the same time are moved one
+microsecond apart. Only the first `spec.max_touchpoints` of a user are kept, because a user with more is probably a bot.
 """
 
 import json
@@ -50,13 +37,12 @@ _UTC = dt.Timestamp(timezone="UTC", scale=6)
 
 
 def clean_touchpoints(log: ibis.Table, spec: DatasetSpec, clean: bool | None = None) -> ibis.Table:
-    """Return the touchpoints of a log without duplicates. No two touchpoints of a user have the same time.
+    """Return the touchpoints of a log without duplicates.
 
-    The result has the columns of `canonical`, and the column `known`: the later of the touchpoint's time and its
-    arrival. Features must not use a touchpoint before this time.
+    Features must not use a touchpoint before the time in the column `known`, the later of its time and its arrival.
 
     Args:
-        clean: True if the log is known to need no cleaning. None checks this first.
+        clean: True skips the cleaning. None first checks whether the log needs it.
     """
     rows = canonical(log, spec)
     if is_clean(rows, spec) if clean is None else clean:
@@ -76,10 +62,7 @@ def _known(rows: ibis.Table) -> ibis.Table:
 
 
 def is_clean(log: ibis.Table, spec: DatasetSpec) -> bool:
-    """Return True if a log needs no cleaning.
-
-    Then all rows of a user have different times, and no user has too many rows.
-    """
+    """Return True if all rows of a user have different times, and no user has too many rows."""
     moments = log.group_by("user_id", "timestamp").aggregate(rows=log.count())
     users = moments.group_by("user_id").aggregate(rows=moments.rows.sum(), ties=moments.rows.max())
     most = users.aggregate(rows=users.rows.max(), ties=users.ties.max()).to_pyarrow().to_pylist()[0]
@@ -112,16 +95,7 @@ def canonical(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
 
 def strictly_increasing(micros: ibis.Value, place: ibis.Value, so_far: Any) -> ibis.Value:
-    """Make times increase strictly, by moving each one forward as little as possible.
-
-    Touchpoints of a user at the same time are thus moved 1 us apart. The new time of row i is the maximum over j <= i
-    of t_j + (i - j).
-
-    Args:
-        micros: Times of the rows in microseconds, in ascending order.
-        place: Position of the row among the user's rows.
-        so_far: SQL window from the user's first row to the current row.
-    """
+    """Make times increase strictly, by moving each one forward as little as possible."""
     return place + (micros - place).max().over(so_far)
 
 
@@ -133,7 +107,7 @@ def marked(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     - `_time`: time of the row, moved if another row of the user has the same time.
     """
     first = list(SAME_TOUCHPOINT[1:])
-    # If a row has no arrival time, assume that it arrived at its own time.
+    # A row without an arrival time counts as arrived at its own time.
     arrival = [ibis.coalesce(log[CREATED], log.timestamp)] if CREATED in log.columns else []
     order = [*first, *arrival, *(name for name in log.columns if name not in ("user_id", *first))]
     in_order = ibis.window(group_by="user_id", order_by=order)
@@ -141,8 +115,7 @@ def marked(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     same = log.timestamp == log.timestamp.lag().over(in_order)
     for name in SAME_TOUCHPOINT[2:]:
         same &= log[name].identical_to(log[name].lag().over(in_order))
-    # Number the rows of each user, and sort by this number below. Rows that are equal in all columns then have a fixed
-    # order, and sorting is faster.
+    # With a row number, rows that are equal in all columns have a fixed order, and sorting is faster.
     rows = log.mutate(_repeated=same.fill_null(False), _turn=ibis.row_number().over(in_order))
     so_far = ibis.cumulative_window(group_by="user_id", order_by="_turn")
     rows = rows.mutate(_place=(~rows._repeated).cast("int64").sum().over(so_far))
@@ -156,20 +129,15 @@ ROWS_PER_SHARD = 250_000
 
 
 def steps(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Number the touchpoints of each journey from 0, in the column `step`. The result is not sorted.
-
-    It has the columns user_id, timestamp, created_timestamp and collected (if the log has them), step (int32), the
-    other columns of the log, and the times of the outcomes in `spec.timed`.
-    """
+    """Number the touchpoints of each journey from 0, in the column `step`. The result is not sorted."""
     window = ibis.window(group_by="user_id", order_by="timestamp")
     so_far = ibis.cumulative_window(group_by="user_id", order_by="timestamp")
 
-    # Convert times to microseconds, because arithmetic on timestamps is slow.
+    # Arithmetic on timestamps is slow.
     now = unix_micros(touchpoints.timestamp)
     goes_on = now - now.lag().over(window) <= journey_gap_us(spec)
     rows = touchpoints.mutate(_row=ibis.row_number().over(window), _goes_on=goes_on.fill_null(False))
-    # In each static column, give all rows of a user the value of the first row, even if it is null. The online store
-    # has the same value.
+    # All rows of a user get the first row's static values, even null, as in the online store.
     static = {c.name: (rows._row == 0).ifelse(rows[c.name], None).max().over(so_far) for c in spec.static}
     begin = rows._goes_on.ifelse(ibis.null("int64"), rows._row).max().over(so_far)
     rows = rows.mutate(step=(rows._row - begin).cast("int32"), **static)
@@ -178,10 +146,7 @@ def steps(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
 
 def late_rows(touchpoints: ibis.Table) -> ibis.Table:
-    """Count the touchpoints that arrived so late that a younger touchpoint of the user was already known.
-
-    The result is a table with one row and the column `late_rows`.
-    """
+    """Count the touchpoints that arrived when a younger touchpoint of the user was already known."""
     to_come = ibis.window(group_by="user_id", order_by="timestamp", following=(1, None))
     late = touchpoints.known > touchpoints.known.min().over(to_come)
     return touchpoints.select(late=late.fill_null(False).cast("int64")).aggregate(
@@ -193,11 +158,6 @@ def build(
     engine: Engine, log_path: Path | str, spec: DatasetSpec, out_dir: Path | str, log_fingerprint: str = ""
 ) -> Manifest:
     """Write the steps of a log to a folder: steps/*.parquet, dataset.yaml and manifest.json.
-
-    The folder appears only once it is complete. A log that is not clean is cleaned first.
-
-    Args:
-        log_fingerprint: Fingerprint of the log, to record in the manifest.
 
     Raises:
         LogError: The log has no rows, lacks a column, or has a row without a user or a time.
@@ -213,8 +173,7 @@ def build(
     shards = math.ceil(size["rows"] / ROWS_PER_SHARD)
     with replacing(Path(out_dir)) as folder:
         try:
-            # Nearly all logs are clean. Checking a log first would take longer than writing it without cleaning and
-            # checking the result.
+            # Nearly all logs are clean, so it is faster to write the log without cleaning and check the result.
             progress.report(0, shards, f"{size['rows']:,} rows")
             surveys, counts = _write(engine, log, spec, folder, shards, clean=True)
         except _UncleanError:
@@ -251,11 +210,7 @@ class _UncleanError(Exception):
 def _write(
     engine: Engine, log: ibis.Table, spec: DatasetSpec, folder: Path, shards: int, clean: bool
 ) -> tuple[list[Survey], Counter[str]]:
-    """Write the shards. Returns a survey of each shard, and the number of rows that cleaning dropped or moved.
-
-    Args:
-        clean: True skips cleaning, and raises an `_UncleanError` if the log turns out to need it.
-    """
+    """Write the shards. Returns a survey of each shard, and the number of rows that cleaning dropped or moved."""
     counts, scratch = Counter(dict.fromkeys(NOT_IN_ROWS, 0)), folder / ".marked"
 
     def prepare(part: ibis.Table) -> ibis.Table:

@@ -1,13 +1,7 @@
 """Counts and checksums of a windows folder, stored in its manifest.json.
 
-    manifest = Manifest.read("windows")
-
-The folder contains manifest.json, dataset.yaml and the shards steps/part-00000.parquet, and so on. A hash of the user
-id decides to which shard a user belongs. A shard has all rows of its users, sorted by user and time.
-
-`sha256` is the digest of a shard's file, which `mtorl.window.table` verifies. `content_sha256` is the digest of all
-rows. DuckDB and Spark write different files for the same rows, so only `content_sha256` shows that both have written
-the same rows in the same order.
+`sha256` is the digest of a shard's file. `content_sha256` is the digest of all rows, which is equal for DuckDB and
+Spark although their files differ.
 """
 
 from __future__ import annotations
@@ -33,7 +27,6 @@ from mtorl.window.table import SCHEMA_VERSION
 
 FILE = "manifest.json"
 STEPS = "steps"
-# counts that cleaning provides
 NOT_IN_ROWS = ("late_rows", "dropped_duplicates", "moved_ties", "capped_users", "dropped_by_cap")
 _KEYS = ["user_id", "timestamp"]
 _BATCH = 128 * 1024  # rows
@@ -50,7 +43,7 @@ class Shard:
     file: str  # path inside the folder
     rows: int
     users: int
-    sha256: str  # digest of the file
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -58,14 +51,8 @@ class Manifest:
     """Counts and checksums of the steps in a windows folder.
 
     Attributes:
-        columns: Name -> Arrow type, in the order of the columns.
-        session_breaks: Number of pauses that ended a journey, which is `journeys - users`.
-        late_rows: Number of touchpoints that arrived after a younger touchpoint of the same user was known.
-        dropped_duplicates: Touchpoints that repeat another one and were dropped.
-        moved_ties: Touchpoints that were moved in time, because another touchpoint of the user had the same time.
-        capped_users: Users with more than `max_touchpoints` touchpoints.
-        dropped_by_cap: Number of touchpoints of these users that were dropped, because they exceed the limit.
-        content_sha256: Digest of all rows.
+        late_rows: Touchpoints that arrived after a younger touchpoint of the same user was known.
+        moved_ties: Touchpoints that were moved because their user had another one at the same time.
         log_fingerprint: `mtorl.log.touchpoints.fingerprint` of the log; if this is unknown, `content_sha256`.
     """
 
@@ -116,8 +103,6 @@ class Survey:
 
     Attributes:
         longest_user: The largest number of touchpoints of one user.
-        in_order: Whether the rows are strictly sorted by user and time.
-        content: Digest of the rows.
     """
 
     shard: Shard
@@ -130,11 +115,7 @@ class Survey:
 
 
 def survey(path: Path, file: str) -> Survey:
-    """Read a shard, and compute its counts and digests and whether its rows are in order.
-
-    Args:
-        file: Path of the shard inside the windows folder, for the manifest.
-    """
+    """Read a shard, and compute its counts and digests and whether its rows are in order."""
     with pq.ParquetFile(path) as parquet, ThreadPoolExecutor() as pool:
         rows = parquet.read()
         digests = pool.map(_digest, rows.columns)
@@ -145,7 +126,7 @@ def survey(path: Path, file: str) -> Survey:
     same = pc.equal(user[1:], user[:-1])
     order = pc.if_else(same, pc.greater(time[1:], time[:-1]), pc.greater(user[1:], user[:-1]))
     begins = np.flatnonzero(~same.fill_null(False).to_numpy(False)) + 1
-    lengths = np.diff([0, *begins, len(rows)]) if len(rows) else np.zeros(0, int)  # number of touchpoints of each user
+    lengths = np.diff([0, *begins, len(rows)]) if len(rows) else np.zeros(0, int)  # touchpoints of each user
     return Survey(
         Shard(file, len(rows), len(lengths), sha256),
         {field.name: str(field.type) for field in rows.schema},
@@ -165,11 +146,7 @@ def _digest(column: pa.ChunkedArray) -> str:
 
 
 def manifest_of(surveys: Sequence[Survey], dataset: str, engine: str, log_fingerprint: str, **cleaned: int) -> Manifest:
-    """Create the manifest from the surveys of all shards.
-
-    Args:
-        cleaned: Counts from cleaning, which the written rows do not show (`NOT_IN_ROWS`).
-    """
+    """Create the manifest from the surveys of all shards."""
     content = hashlib.sha256("\n".join(each.content for each in surveys).encode()).hexdigest()
     users, journeys = sum(each.shard.users for each in surveys), sum(each.journeys for each in surveys)
     return Manifest(
@@ -189,9 +166,7 @@ def manifest_of(surveys: Sequence[Survey], dataset: str, engine: str, log_finger
 
 
 def rewrite_shards(folder: Path | str, change: Callable[[pa.Table], pa.Table]) -> int:
-    """Apply `change` to each shard of a windows folder. Returns the number of rows.
-
-    All shards are replaced at once, so an error leaves the folder unchanged.
+    """Apply `change` to all shards of a windows folder, or to none if an error occurs. Returns the number of rows.
 
     Args:
         change: Returns the new rows of a shard. It may change columns, but must keep the rows and their order.
@@ -208,10 +183,7 @@ def rewrite_shards(folder: Path | str, change: Callable[[pa.Table], pa.Table]) -
 
 
 def remove_users(folder: Path | str, users: Collection[str]) -> int:
-    """Remove users from all shards of a windows folder. Returns the number of removed rows.
-
-    All shards are replaced at once, so an error leaves the folder unchanged.
-    """
+    """Remove users from all shards of a windows folder at once. Returns the number of removed rows."""
     folder, wanted = Path(folder), pa.array(sorted(users), pa.string())
     manifest = Manifest.read(folder)
     shards = (pq.read_table(folder / shard.file, columns=["user_id"]) for shard in manifest.shards)
@@ -221,7 +193,7 @@ def remove_users(folder: Path | str, users: Collection[str]) -> int:
     def without(rows: pa.Table) -> pa.Table:
         return rows.filter(pc.invert(pc.is_in(rows["user_id"], wanted)))
 
-    # Drop the log's fingerprint. It shows from which log the windows were made, and that log contains the removed rows.
+    # The log with this fingerprint contains the removed rows.
     return manifest.rows - _replace_shards(folder, manifest, without, log_fingerprint="").rows
 
 

@@ -1,8 +1,4 @@
-"""Recommends the next action to the owner of an experiment: a headline, the reason, and a command to copy.
-
-If several recommendations apply, only the most urgent one is shown. For example, it is more urgent to correct an
-invalid experiment file than to start the next stage.
-"""
+"""Recommends the next action to the owner of an experiment."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,14 +21,11 @@ class Standing:
     """The facts from which the advice is derived.
 
     Attributes:
-        step: The next move that the stage machine proposes, or its reasons to wait.
-        findings: Results of reading the log. Here, `by_hand` is true only for an experiment without a ramp before its
-            first move, while the stage in its file applies.
-        requirements: Conditions that must be met before the experiment leaves its present stage.
-        last: The last move of the experiment; None if there was none.
+        step: The stage machine's next move, or its reasons to wait.
+        requirements: Conditions for leaving the present stage.
         ahead: Stages of the ramp that are still to come.
         last_kill: Reason for the last use of the kill switch.
-        short: Message that a budget will not last (`monitoring.experiments.money`); None if all budgets last.
+        short: Warning that a budget will not last; None if all budgets last.
     """
 
     experiment: Experiment
@@ -64,7 +57,6 @@ class Standing:
         )
 
     def _in_order(self) -> Iterator[Advice]:
-        """Yield every piece of advice that applies, the most urgent first."""
         phase, problem, settled = self.state.phase, self.findings.problem, self.findings.settled
         if problem is not None:
             yield self._say("mend", "Correct the error: until then, no change applies", problem, "alarm", "held")
@@ -109,10 +101,7 @@ class Standing:
         return self._say("start", headline, messages.WAITS_FOR_START(), "open", command="start")
 
     def _by_hand(self) -> Advice:
-        """Advise the owner of an experiment without a ramp.
-
-        Without a ramp, a person chooses the stages, so the advice depends only on the verdict.
-        """
+        """Without a ramp, a person chooses the stages, so only the verdict leads to advice."""
         evidence = self.findings.evidence
         if evidence is None:
             return self._say("wait", "Wait: there are no figures yet", messages.NOTHING_LOGGED(), "open")

@@ -1,7 +1,4 @@
-"""Computes the positions of the parts of a chart in percent of its width. The HTML template draws them.
-
-Labels are HTML text next to the chart. So they have the same size on any screen, and the template escapes them.
-"""
+"""Computes the positions of the parts of a chart in percent of its width."""
 
 import math
 from collections.abc import Sequence
@@ -9,14 +6,11 @@ from typing import NamedTuple
 
 
 class Track(NamedTuple):
-    """The drawn position of a confidence interval on a horizontal line. All positions are in percent from the left.
+    """The drawn position of a confidence interval, in percent from the left.
 
     Attributes:
-        low: Left end of the interval.
-        width: Width of the interval.
-        value: Position of the estimated value.
-        zero: Position of the value 0; None if 0 is outside of the drawn range.
-        margin: Position of the largest harm that a guardrail accepts; None if there is no guardrail.
+        zero: Position of the value 0; None if 0 is outside of the chart.
+        margin: Position of the largest harm that a guardrail accepts; None without a guardrail.
     """
 
     low: float
@@ -27,7 +21,7 @@ class Track(NamedTuple):
 
 
 def domain(intervals: Sequence[Sequence[float | None] | None], *others: float) -> tuple[float, float]:
-    """Return the ends of an axis that shows all given intervals and numbers, with 6 % of space at both ends."""
+    """Return the ends of an axis with all intervals and numbers, and a margin of 6 %."""
     ends = [end for interval in intervals if interval for end in interval if end is not None]
     ends += [other for other in others if math.isfinite(other)]
     low, high = min(ends, default=-1.0), max(ends, default=1.0)
@@ -38,7 +32,7 @@ def domain(intervals: Sequence[Sequence[float | None] | None], *others: float) -
 def track(
     interval: Sequence[float | None] | None, value: float | None, span: tuple[float, float], margin: float | None = None
 ) -> Track | None:
-    """Compute the position of an interval on an axis from `span[0]` to `span[1]`; None if the interval is unknown."""
+    """Compute an interval's position on an axis from `span[0]` to `span[1]`; None if it is unknown."""
     if not interval or value is None or interval[0] is None or interval[1] is None:
         return None
 

@@ -1,7 +1,4 @@
-"""Reads the decision log of an experiment, and computes its verdict, traffic, spend and the evidence for its ramp.
-
-findings = findings_of(DecisionLog.of(lake), experiment, gain, since, now)      # on a laptop and on a cluster
-"""
+"""Reads the decision log of an experiment, and computes its verdict, traffic, spend and evidence."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,16 +22,14 @@ class Findings:
     """Results of reading an experiment's log, and facts about its router and its model server.
 
     Attributes:
-        verdict: Result of `monitoring.verdict.verdict.verdict_of`; None if there is no decision yet.
-        evidence: Evidence for leaving the present stage.
-        in_force: Whether all routers use the newest state of the experiment; None if this is unknown.
-        settled: After a promotion: whether the incumbent's model server serves the promoted model.
+        verdict: Result of `verdict_of`; None if there is no decision yet.
+        in_force: Whether all routers use the newest state; None for unknown.
+        settled: Whether the incumbent's model server serves the promoted model.
         problem: Reason why the log or the experiment file can't be read.
-        commands: Shell command of each action that the owner may take, such as `start`, `run` or `promote`.
-        by_hand: Whether the experiment is a file and not a Kubernetes object. For a file without a ramp, the stage in
-            the file applies until the first move. A Kubernetes object always begins as a draft.
-        looked: Time at which the log was read, in seconds since 1970; None for just now.
-        router_runs: Whether the local router runs; None if this is unknown.
+        commands: Shell commands by action, such as `start` or `promote`.
+        by_hand: Whether the experiment is a file and not a Kubernetes object.
+        looked: Time at which the log was read, in seconds since 1970; None for now.
+        router_runs: Whether the local router runs; None for unknown.
     """
 
     verdict: dict[str, Any] | None = None
@@ -58,8 +53,8 @@ def findings_of(
     """Read the log and compute the verdict, the evidence for the next stage, the traffic and the spend.
 
     Args:
-        since: Time at which the present stage began, in seconds since 1970.
-        spend: Balances from a ledger. If None, the spend is computed from the costs in the log.
+        since: Start of the present stage, in seconds since 1970.
+        spend: Balances from a ledger; None to add up the log's costs.
     """
     if not log.holds_any():
         return Findings(spend=spend or (), gain=gain, looked=now)
@@ -74,7 +69,7 @@ def findings_of(
 
 
 def unsupported(findings: Findings, challenger: str) -> Message | None:
-    """Return why a challenger can't be promoted: the log can't be read, or has no decision of it. None if it can."""
+    """Return why the log does not support the challenger's promotion; None if it does."""
     if findings.problem is not None:
         return messages.LOG_UNKNOWN(fault=findings.problem)
     arms = {} if findings.traffic is None else findings.traffic["arms"]

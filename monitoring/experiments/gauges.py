@@ -1,10 +1,6 @@
-"""Exports the state of experiments as Prometheus gauges, computed from the same documents as the page.
+"""Exports the state of experiments as Prometheus gauges.
 
-    REGISTRY.register(ExperimentCollector(lambda: views))        # with other metrics
-    text = exposition(views)                                     # alone, as `/metrics` of the page
-
-Labels contain names from experiment files, such as arms and metrics, but never user ids or campaigns. An unknown value
-is not exported, because exporting 0 instead could trigger an alert.
+An unknown value is not exported, because a 0 could trigger an alert.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +18,7 @@ def exposition(views: Sequence[View], leads: bool | None = None) -> bytes:
     """Return all gauges in Prometheus' text format.
 
     Args:
-        leads: Whether the operator that exports the gauges is the leader; None if no operator exports them.
+        leads: Whether this operator is the leader; None outside of an operator.
     """
     registry = CollectorRegistry()
     registry.register(ExperimentCollector(lambda: views))
@@ -32,25 +28,20 @@ def exposition(views: Sequence[View], leads: bool | None = None) -> bytes:
 
 
 class ExperimentCollector(Collector):
-    """A Prometheus collector that computes the gauges from the documents of experiments.
-
-    It calls `views` at each scrape, so `views` must be fast and must not read the log.
-    """
+    """A Prometheus collector that calls `views` at each scrape, so `views` must not read the log."""
 
     def __init__(self, views: Callable[[], Sequence[View]]) -> None:
         self._views = views
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield each gauge, with one sample for each experiment that has a value."""
-        # If two files define the same experiment name, export only the first one, because Prometheus rejects a scrape
-        # with duplicate series.
+        """Yield each gauge with its samples."""
+        # Prometheus rejects duplicate series, so export only the first of two experiments with the same name.
         views = {view["name"]: view for view in reversed(self._views())}
         samples = ((g, (name, *labels), value) for name, view in views.items() for g, labels, value in _samples(view))
         yield from gauges("mtorl_experiment_", _GAUGES, samples)
 
 
 def _samples(view: View) -> Iterator[Sample]:
-    """Yield the samples of one experiment, without the label `experiment`."""
     verdict, settled = view["verdict"], view["settled"]
     yield "stage", (view["phase"],), 1.0
     yield "looked_timestamp_seconds", (), datetime.fromisoformat(view["looked"]).timestamp()
@@ -74,7 +65,7 @@ def _samples(view: View) -> Iterator[Sample]:
         for check in found["guardrails"]:
             yield "guardrail_breached", (name, check["name"]), float(check["state"] == "breached")
     for spend in view["spend"]:
-        # Export only the account of all campaigns and channels, because campaigns must not become labels.
+        # Campaigns must not become labels, so export only the account of all campaigns and channels.
         if (spend["campaign"], spend["channel"]) == ("*", "*"):
             account = (spend["arm"], spend["period"], view["currency"])
             yield "spent", account, spend["spent"]

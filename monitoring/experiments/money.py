@@ -1,7 +1,4 @@
-"""Forecasts whether the budget of an experiment lasts until its ramp ends. Without money, no arm can show ads.
-
-short_of_money(spend, started, experiment.ramp, state, now)      # a message, or None if the money lasts
-"""
+"""Forecasts whether the budget of an experiment lasts until its ramp ends."""
 
 from collections.abc import Sequence
 
@@ -14,22 +11,20 @@ from mtorl.runtime.message import Message
 
 # Warn at once if less than this share of a total budget is left.
 _LITTLE = 0.1
-# Forecast the spend only after this share of a total budget is spent, because an earlier estimate is unreliable.
+# Forecast only after this share of the budget is spent.
 _HALF = 0.5
-# Forecast the spend only after this many hours, because traffic varies over the day.
+# Forecast only after this many hours, because traffic varies over the day.
 _TOLD_AFTER = 24.0
 
 
 def short_of_money(
     spend: Sequence[Spend], started: float | None, ramp: Ramp | None, state: State, now: float
 ) -> Message | None:
-    """Return a warning if a total budget is nearly spent, or will run out before the ramp ends; otherwise None.
-
-    Budgets per day or hour are ignored. Pacing spreads them over their period, and each period gets new money.
+    """Return a warning if a total budget is nearly spent, or will run out before the ramp ends.
 
     Args:
         started: Time at which the experiment left its draft, in seconds since 1970.
-        ramp: The stages of the experiment; None if a person chooses the stages.
+        ramp: None if a person chooses the stages.
     """
     if state.phase not in STAGES or started is None:
         return None
@@ -50,7 +45,6 @@ def short_of_money(
 
 
 def _hours_to_come(ramp: Ramp | None, state: State, now: float) -> float:
-    """Return the minimum number of hours until the ramp ends: the rest of the present stage, and all later stages."""
     hours = sum(step.hours for step in stages_to_come(ramp, state))
     here = next((step.hours for step in ramp.stages if step.stage == state.phase), 0.0) if ramp is not None else 0.0
     return hours + max(0.0, here - (now - (state.since or now)) / 3600)

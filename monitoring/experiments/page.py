@@ -1,11 +1,9 @@
-"""Renders experiments as one self-contained HTML file, which loads nothing from other sites.
+"""Renders experiments as one self-contained HTML file.
 
     page([view])                          # a page to save or send, without a script
     page(views, refresh=10)               # a page on a server, which loads new figures every ten seconds
 
-The page reads only documents built by `view.experiment_view`. Names, hypotheses and reasons are typed by people, so
-they may contain HTML. The template escapes them, and the Content-Security-Policy blocks all scripts except the page's
-own.
+The template escapes all texts, because names and reasons that people type may contain HTML.
 """
 
 import base64
@@ -26,7 +24,7 @@ Json = dict[str, Any]
 
 _TEMPLATE = Path(__file__).parent / "page.html.j2"
 _REFRESH = Path(__file__).parent / "refresh.js"
-# Number of channel colours in the style sheet. If there are more channels, the colours repeat.
+# Number of channel colours in the style sheet; the colours repeat for more channels.
 _COLOURS = 8
 
 
@@ -34,8 +32,8 @@ def page(views: Sequence[View], *, refresh: float | None = None, stops: bool = F
     """Render the page of the given experiments.
 
     Args:
-        refresh: Seconds after which an open page loads new figures. None for a saved page, which has no script.
-        stops: Whether the page has a kill switch for each experiment, a button that sends `POST stop/NAME`.
+        refresh: Seconds between reloads of the figures; None for a saved page without a script.
+        stops: Whether to show a kill switch, which sends `POST stop/NAME`.
     """
     script = "" if refresh is None else _REFRESH.read_text(encoding="utf-8").replace("SECONDS", f"{refresh:g}")
     content = {
@@ -69,12 +67,11 @@ def moment(time: Any) -> str:
 
 
 def phase(name: str) -> str:
-    """Format a phase for use in a sentence, such as "at shadow" or "promoted"."""
+    """Format a phase for a sentence, such as "at shadow" or "promoted"."""
     return f"at {name}" if name == "shadow" or name.endswith("%") else name
 
 
 def _experiment(view: View, anchor: str) -> Json:
-    """Collect everything that the template shows of one experiment."""
     return {
         **view,
         "anchor": anchor,
@@ -160,7 +157,6 @@ def _guardrails_tile(verdict: Mapping[str, Any]) -> list[Json]:
 
 
 def _srm(verdict: Mapping[str, Any]) -> Json:
-    """Describe the result of the test that users are split between the arms as configured, with its p-value."""
     p = verdict["srm_p"]
     if not verdict["users"]:
         return {"words": "Not known yet", "said": "no user counts yet", "tone": "open"}
@@ -180,10 +176,7 @@ def _effects(challengers: Mapping[str, Json]) -> list[Json]:
 
 
 def _looks(events: Sequence[Mapping[str, Any]], verdict: Mapping[str, Any]) -> list[Json]:
-    """List the lift and its confidence interval at each past event of the experiment, and at present.
-
-    Each entry also contains the positions at which the chart draws these numbers.
-    """
+    """List the lift and its confidence interval at each past event and at present."""
     looks = []
     for event in events:
         evidence = event["evidence"] or {}
@@ -214,7 +207,6 @@ def _secondary(challenger: str, name: str, lift: Json) -> Json:
 
 
 def _accounts(view: View) -> list[Json]:
-    """List the budget accounts, each with the lengths of two bars in percent: money spent, and money reserved."""
     rows, arms = [], {account["arm"] for account in view["spend"]}
     for account in view["spend"]:
         whole = max(account["limit"], account["spent"] + account["reserved"], 1e-9)
@@ -230,8 +222,8 @@ def _accounts(view: View) -> list[Json]:
                 "scope": ", ".join(part for part in scope if part),
                 "spent_bar": round(100 * account["spent"] / whole, 1),
                 "reserved_bar": round(100 * account["reserved"] / whole, 1),
-                # A single arm may spend slightly more than its share of the budget (`spare` in
-                # mtorl/experiment/paced_account.py), so only the account of all arms can be overspent.
+                # Only the account of all arms can be overspent, because a single arm may spend slightly more than its
+                # share.
                 "over": account["arm"] == ALL_ARMS and account["spent"] > account["limit"] * (1 + 1e-9),
                 "share": account["spent"] / account["limit"] if account["limit"] > 0 else None,
             }
@@ -240,10 +232,7 @@ def _accounts(view: View) -> list[Json]:
 
 
 def _mix(view: View) -> Json | None:
-    """Compute the share of each channel in the ads that each arm has shown.
-
-    The channel with the most ads comes first. Returns None if there are no decisions.
-    """
+    """Compute each channel's share of each arm's ads; None if there are no decisions."""
     traffic = view["traffic"]
     if traffic is None:
         return None

@@ -1,11 +1,6 @@
 """Reads from the decision log which channels each arm has chosen, and how much money it has spent.
 
-All decisions are included, whether or not they count in the verdict. Only overridden users, whose arm is set in the
-experiment file, are not counted in any arm. Their costs are charged to a separate budget account.
-
-    traffic_of(read.db, log, experiment)        # channels chosen by each arm
-    newest_of(read.db, now)                     # the newest decision, with a message after an unusual gap
-    spend_of(read.db, experiment, now)          # cost charged to each account, if no ledger answers
+Users whose arm is set in the experiment file are not counted in any arm.
 """
 
 from collections import Counter
@@ -22,23 +17,18 @@ from mtorl.experiment.experiment import Experiment
 from mtorl.pages.words import duration
 from mtorl.policy.periods import period_at
 
-# A time without decisions is unusual if it is longer than this multiple of the longest earlier gap.
+# A time without decisions is unusual above this multiple of the longest earlier gap.
 _FACTOR = 2.0
-# A time without decisions is never unusual if it is shorter than this, in seconds. Routers upload every minute, and an
-# upload may be delayed.
+# A shorter time without decisions, in seconds, is never unusual, because an upload may be delayed.
 _LEAST = 900.0
-# Gaps of the last seven days are compared, because a week includes a shop's weekly closing day.
+# A week includes a shop's weekly closing day.
 _COMPARED_DAYS = 7
 
 
 def traffic_of(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment) -> Traffic | None:
     """Count the decisions, exposures and fallbacks of each arm by channel; None if there are no decisions.
 
-    Only users who were randomly assigned to an arm are counted. If there are none yet, decisions at the stage `shadow`
-    are counted: those of the incumbent, and those that challengers have only logged.
-
-    Args:
-        db: Database with the experiment's sums, from `experiment_users` (`monitoring/verdict/experiment_users.py`).
+    Decisions at the stage `shadow` are counted only while no user was assigned at random.
     """
     ((served, there),) = db.execute("SELECT count_if(randomised), count(*) FROM activity WHERE counts").fetchall()
     if not there:
@@ -76,11 +66,9 @@ def _shadows(log: DecisionLog, experiment: Experiment) -> list[tuple[str, str | 
 
 
 def newest_of(db: duckdb.DuckDBPyConnection, now: float) -> Newest | None:
-    """Find the newest decision of an experiment, and whether the time since then is unusually long.
+    """Find an experiment's newest decision, and check whether the pause since then is unusually long.
 
-    There is no fixed limit, because traffic differs between shops. Instead, the time is compared with the longest gap
-    of the seven days before the newest decision. Decisions dated in the future are ignored, because the clock of their
-    router is wrong.
+    The pause is compared with the longest gap of the preceding week, because traffic differs between shops.
     """
     ((newest, longest),) = db.execute(
         f"""WITH busy AS (
@@ -105,7 +93,7 @@ def newest_of(db: duckdb.DuckDBPyConnection, now: float) -> Newest | None:
 def spend_of(db: duckdb.DuckDBPyConnection, experiment: Experiment, now: float) -> list[Spend]:
     """Compute the spend of each budget account in its current period, from the costs in the log.
 
-    For `db`, see `traffic_of`. `reserved` is always 0, because only the ledger knows how much money is reserved.
+    `reserved` is 0, because only the ledger knows the reserved money.
     """
     starts = {
         (period, timezone): period_at(period, timezone, now)[0]
@@ -127,10 +115,7 @@ def spend_of(db: duckdb.DuckDBPyConnection, experiment: Experiment, now: float) 
 
 
 def _spent_since(db: duckdb.DuckDBPyConnection, start: float) -> Counter[tuple[str, str, str]]:
-    """Add up the cost since `start` by arm, campaign and channel, where "*" stands for all of them.
-
-    A single query serves all accounts, because an experiment may have 100,000 accounts.
-    """
+    """One query serves all accounts, because an experiment may have 100,000 accounts."""
     rows = db.execute(
         "SELECT arm, campaign_id, channel, fsum(cost) FROM spent WHERE since >= $start GROUP BY ALL ORDER BY ALL",
         {"start": datetime.fromtimestamp(start, UTC)},

@@ -1,10 +1,4 @@
-"""Builds the document of an experiment: its status, figures and advice.
-
-    view = experiment_view(experiment, events, Findings(verdict, evidence, traffic, spend), now)
-
-`experiment_view` is a pure function: it reads no clock and no file. The fields of the document are described in
-`document.py`.
-"""
+"""Builds the document of an experiment."""
 
 import math
 from collections.abc import Sequence
@@ -42,15 +36,14 @@ _PLANNED = {
 }
 """Fields of the experiment file that the document contains. The salt must not be one of them, because each user's arm
 can be computed from it."""
-# The rate of new users is estimated only after this many hours at a stage, because it would be too inexact before.
+# Estimate the rate of new users only after this many hours at a stage.
 _TOO_SOON = 0.01
 
 
 def experiment_view(experiment: Experiment, events: Sequence[Event], findings: Findings, now: float) -> View:
     """Build the document of an experiment.
 
-    Events of other experiments are ignored. So are events with another salt, because a new salt starts a new
-    experiment.
+    Events with another salt are ignored, because a new salt starts a new experiment.
     """
     state = state_of(events, experiment)
     own = [event for event in events if (event.experiment, event.salt) == (experiment.name, experiment.salt)]
@@ -61,7 +54,7 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], findings: F
     by_hand = findings.by_hand and experiment.ramp is None and state.phase == "draft"
     phase = experiment.stage if by_hand else state.phase
     newest, ahead = findings.newest, stages_to_come(experiment.ramp, state)
-    # Before the start and after the end of an experiment, decisions are rare, so do not warn about gaps between them.
+    # Decisions are rare before the start and after the end, so do not warn about gaps.
     if newest is not None and phase not in STAGES:
         newest = Newest(**{**newest, "silence": None})
     standing = Standing(
@@ -104,26 +97,17 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], findings: F
 
 
 def _is_on(experiment: Experiment, state: State, problem: str | None) -> bool:
-    """Return whether the experiment is switched on.
-
-    A finished experiment, or a draft whose file is invalid, counts as switched on, because the kill switch has no
-    effect on it.
-    """
+    """The kill switch has no effect on a finished experiment, or on a draft with an invalid file."""
     if state.phase in OVER or (state.phase == "draft" and problem is not None):
         return True
     return experiment.enabled and not state.killed
 
 
 def _steps(experiment: Experiment, phase: str, moves: Sequence[Event]) -> list[Step]:
-    """List the phases of the experiment in the order of time: the draft, the stages, and the end.
-
-    The stages are those of the ramp, and other stages that the experiment has entered.
-    """
     entered = {str(event.to): event.at for event in moves}
     of_ramp: dict[str, RampStage] = {step.stage: step for step in experiment.ramp.stages} if experiment.ramp else {}
     shares = {str(stage): share for stage, share in CHALLENGER_SHARE.items()}
-    # After the end of an experiment, list only the stages up to the last one that it entered, including those that it
-    # skipped.
+    # After the end, list the stages up to the last entered one, including skipped stages.
     over = phase in OVER
     last = max((place for place, stage in enumerate(STAGES) if stage in entered), default=-1)
     ramp = of_ramp if not over else [stage for stage in STAGES[:last] if stage in of_ramp]
@@ -194,9 +178,9 @@ def _next(
 
 
 def _expected(needed: Sequence[Requirement], since: float, now: float) -> float | None:
-    """Forecast when the stage will have enough hours and users, if users keep arriving at the rate so far.
+    """Forecast when the stage will have enough hours and users, at the rate of new users so far.
 
-    Returns None if no forecast is possible, for example because the share of fallbacks is above its limit.
+    Returns None if another condition is not met.
     """
     passed = (now - since) / 3600
     latest = now
@@ -232,7 +216,6 @@ def _plan(experiment: Experiment, serving: Experiment) -> dict[str, Any]:
 
 
 def _answers(arm: Arm) -> str:
-    """Describe the source of an arm's decisions: rows of the experiment file, a model, or a URL without credentials."""
     parts = []
     if arm.policy is not None:
         parts.append("the caller's choice" if arm.policy == "baseline" else f"{len(arm.policy)} rows of the file")

@@ -1,15 +1,6 @@
 """Serves the web page of experiments, on a laptop and in the operator.
 
-    with serving(site(lambda: views, "127.0.0.1"), "127.0.0.1", 8088) as url: ...
-
-| path | response |
-|---|---|
-| / | the page |
-| /experiments.json | the documents |
-| /metrics | Prometheus gauges |
-
-These requests change nothing and read no log. There is no login: each client that reaches the port can read all
-experiments, so listen on localhost or behind an authenticating proxy.
+There is no login, so listen on localhost or behind an authenticating proxy.
 """
 
 import asyncio
@@ -27,7 +18,7 @@ from monitoring.experiments.document import View
 from monitoring.experiments.gauges import exposition
 from monitoring.experiments.page import page
 
-# An open page reloads its figures after this many seconds.
+# Seconds after which an open page reloads its figures.
 _REFRESH = 5.0
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -40,23 +31,21 @@ _log = logging.getLogger(__name__)
 
 
 class Unavailable(Exception):
-    """Raised if the page can't be shown now. The message gives the reason."""
+    """Raised if the page can't be shown now."""
 
 
 def site(
     views: Callable[[], Sequence[View]], host: str, leads: Callable[[], bool] | None = None, stops: bool = False
 ) -> web.Application:
-    """Build the web application. Callers may add routes to it.
+    """Build the web application with the paths `/`, `/experiments.json` and `/metrics`.
 
     Args:
-        views: Function that returns the documents. It must not read a log, and raises `Unavailable` if there are no
-            documents.
-        host: Address to listen at. If this is a loopback address, requests that name another host are refused.
-        leads: Function that returns whether this operator is the leader; None outside of an operator. Only the leader
-            exports the gauges of experiments, because otherwise two operators would export the same series.
-        stops: Whether the page has a kill switch for each experiment; the caller must then add the route `stop/NAME`.
+        views: Returns the documents without reading a log, or raises `Unavailable`.
+        host: A loopback address refuses requests that name another host.
+        leads: Returns whether this operator is the leader, which alone exports gauges; None outside of an operator.
+        stops: Whether the page has kill switches; the caller must then add the route `stop/NAME`.
     """
-    # Render pages in a separate thread, so that the server can answer other requests meanwhile.
+    # Rendering in a separate thread keeps the server responsive.
     pages = ThreadPoolExecutor(1, "pages")
 
     def gauges() -> bytes:
@@ -95,10 +84,7 @@ async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
 async def _own_name_alone(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Refuse requests whose `Host` header names another host, to prevent an attack called DNS rebinding.
-
-    In this attack, a foreign web site lets its host name point to this machine, so that its scripts can read the page.
-    """
+    """Refuse requests whose `Host` header names another host, to prevent DNS rebinding."""
     if not _is_local(_host_of(request.headers.get("Host", ""))):
         raise web.HTTPForbidden(text="not under this name\n")
     return await handler(request)

@@ -1,8 +1,5 @@
 """Compares one challenger with the incumbent: computes the lift of each metric from sums over users.
 
-    comparison = Comparison(users, "challenger", gain, None, alpha)
-    comparison.lift("click_per_decision")
-
 The arms are compared within each stage, because their shares of the users change from stage to stage.
 """
 
@@ -32,19 +29,19 @@ from mtorl.experiment.metrics import (
 )
 from mtorl.log.gain import Gain
 
-# A stage whose first and last decision are the same lasts 0 hours; count at least this many hours instead.
+# Smallest duration of a stage in hours, in case it has only one decision.
 _SHORTEST = 1 / 60
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The comparison of one challenger with the incumbent, on the same users and stages.
+    """The comparison of one challenger with the incumbent.
 
     Attributes:
         budget_per_decision: Budget of each arm in currency units per decision, for a replay only.
         alpha: Error rate of the confidence intervals.
-        covariates: Names of the covariates by which each lift is adjusted (`covariates.py`); empty for no adjustment.
-        with_late: Whether outcomes that arrived later than `outcome_hours` count too.
+        covariates: Names of the covariates that adjust each lift.
+        with_late: Whether late outcomes count too.
     """
 
     users: Users
@@ -65,20 +62,16 @@ class Comparison:
         return [int(stage) for stage in np.flatnonzero(present)] or [0]
 
     def _totals(self, column: str) -> Floats:
-        """Return the sums of a column for both arms and each stage, in the shape (A = 2, S)."""
+        """Return a column's sums for both arms and each stage, in the shape (A = 2, S)."""
         totals = self.users.sums.totals_CB[:, self._indices(column)].sum(1).reshape(len(self.users.stages), -1)
         return totals[self._stages][:, list(self._arms)].T
 
     def _indices(self, column: str) -> list[int]:
-        """Return the indices of a column and, if late outcomes count, of the column with its late outcomes."""
         index_of, kind = self.users.sums.index_of, outcome_of(column)
         return [index_of(column), *([index_of(late_column(kind))] if self.with_late and kind else [])]
 
     def adjustment(self, primary: str) -> dict[str, Any] | None:
-        """Return the lift without covariates, and how much covariates reduce its variance, as a JSON-ready dict.
-
-        Returns None if there are no covariates.
-        """
+        """Return the lift without covariates, and how much covariates reduce its variance; None without covariates."""
         if not self.covariates:
             return None
         adjusted, without = self.lift(primary), replace(self, covariates=()).lift(primary)
@@ -93,8 +86,7 @@ class Comparison:
     def unbalanced(self, alpha: float) -> str | None:
         """Return the name of a covariate whose mean differs significantly between the arms; None if there is none.
 
-        Users are assigned at random, so a significant difference shows that something is wrong. The test is valid
-        however often it is repeated.
+        Such a difference is an error, because users are assigned at random.
         """
         ratios = [(HAS_PAST, ONE), *((PREFIX + name, HAS_PAST) for name in self.covariates)] if self.covariates else []
         for numerator, denominator in ratios:
@@ -105,10 +97,9 @@ class Comparison:
         return None
 
     def hours(self, of_stages: Mapping[str, float]) -> float:
-        """Return the effective run time in hours: each stage counts by its weight in the lift.
+        """Return the effective run time in hours, in which each stage counts by its weight in the lift.
 
-        For example, if a stage of one day has nearly all of the weight, the result is about one day. With weights w and
-        durations h of the stages, the result is (sum w)^2 / sum(w^2 / h), like Kish's effective sample size.
+        With weights w and durations h, this is (sum w)^2 / sum(w^2 / h), like Kish's effective sample size.
         """
         ours, theirs = self._totals(WEIGHT)
         hours = np.array([of_stages.get(self.users.stages[stage], 0.0) for stage in self._stages]).clip(_SHORTEST)
@@ -117,14 +108,14 @@ class Comparison:
         return float(weight.sum() ** 2 / (weight**2 / hours[both]).sum()) if len(weight) else 0.0
 
     def lift(self, name: str, above: float = 0.0) -> Lift:
-        """Compute the lift of a metric: the challenger's value minus (1 + `above`) times the incumbent's value."""
+        """Compute the challenger's value of a metric minus (1 + `above`) times the incumbent's value."""
         found = metric(name, self.gain)
         sums = self._sums(name, found.numerator, self._denominators(name), self._explained, above)
         sizes = None if is_per_decision(name) else self._totals(WEIGHT)
         return compare(sums, alpha=self.alpha, largest=found.largest, sizes=sizes)
 
     def lift_per_cost(self, primary: str) -> Lift:
-        """Compute the lift of the gain per currency unit spent. The gain is the outcome of the primary metric."""
+        """Compute the lift of the gain per currency unit spent."""
         cost = metric(COST, self.gain).numerator
         sums = self._sums(primary, metric(primary, self.gain).numerator, cost, self._explained)
         return compare(sums, alpha=self.alpha, sizes=self._totals(WEIGHT))
@@ -132,8 +123,7 @@ class Comparison:
     def late_gap(self, kinds: set[str]) -> float:
         """Return the largest difference between the arms in the share of late outcomes; 0 if none is significant.
 
-        The share is the value of the late outcomes of a kind divided by the value of all outcomes of this kind. The
-        arms are compared within each stage, because a day without reports makes the outcomes of both arms late.
+        The arms are compared within each stage, because a day without reports makes both arms late.
         """
         gaps = [0.0]
         for kind in kinds:
@@ -157,9 +147,8 @@ class Comparison:
     def _denominators(self, name: str) -> Terms | dict[tuple[int, int], Terms]:
         """Return the denominator of a metric, usually the number of decisions.
 
-        In a replay, an arm may spend more than its budget. Only the part of its gain that the budget pays for must
-        count, so the gain is divided by cost / (budget per decision). The result then has one denominator for each arm
-        and stage.
+        The gain of an overspent arm in a replay is divided by cost / (budget per decision), so that only gain within
+        the budget counts.
         """
         usual, budget = metric(name, self.gain).denominator, self.budget_per_decision
         if budget is None or not (is_gain(name) and is_per_decision(name)):
@@ -172,10 +161,7 @@ class Comparison:
 
     @cached_property
     def _explained(self) -> tuple[Terms, ...]:
-        """Return the regressors by which the lift is adjusted: the constant 1 and each covariate.
-
-        If some users have no past, one more regressor is 1 for these users and 0 for all others.
-        """
+        """Return the regressors of the lift: the constant 1, each covariate, and a mark of users without a past."""
         if not self.covariates:
             return ()
         all_have_past = self._totals(HAS_PAST).sum() == self._totals(ONE).sum()
@@ -193,10 +179,8 @@ class Comparison:
         """Compute the sums that `compare` needs for one metric.
 
         Args:
-            positive: Name of the metric's numerator, for which `users.sums` contains the number of users with a
-                positive value.
-            others: Regressors of the covariates, from `_explained`.
-            above: Relative lift to subtract: the incumbent's numerator is multiplied by 1 + `above`.
+            positive: Metric with the number of users in `users.sums` whose numerator is positive.
+            above: The incumbent's numerator is multiplied by 1 + `above`.
         """
         sums = self.users.sums
         maps = np.zeros((2, len(self._stages), 2 + len(others), len(sums.columns)))
@@ -210,7 +194,7 @@ class Comparison:
 
 
 def ratio_of(users: Users, arm: str, name: str, gain: Gain, budget: float | None) -> float:
-    """Return the value of a metric for one arm, such as clicks per decision; NaN if the arm has no decision."""
+    """Return the value of a metric for one arm; NaN if the arm has no decision."""
     found = metric(name, gain)
     numerator, denominator = (users.of(arm, terms, weighted=True) for terms in (found.numerator, found.denominator))
     if budget is not None and is_gain(name) and is_per_decision(name):

@@ -1,14 +1,7 @@
 """Selects the decisions of an experiment that count in the verdict, and counts the others by reason (docs/verdict.md).
 
-    counted = count_decisions(db, log, experiment)      # from the tables of `hourly_sums.py`
-
-A decision counts for the arm to which the user was *assigned*, even if the arm failed and a fallback decided.
-Otherwise, an arm that often fails would be judged only on the users for whom it does not fail.
-
-Only the newest model of each arm is judged. So decisions count only after the last decision of an older model in any
-arm. A model counts as new if its digest has changed (without a digest, its name or version), or the share or scope of
-its random decisions. Decisions dated in the future do not determine the newest model, because the clock of their router
-is wrong.
+A decision counts for the arm to which the user was *assigned*, even if a fallback decided. Only decisions by the newest
+model of each arm count.
 """
 
 from __future__ import annotations
@@ -31,26 +24,25 @@ if TYPE_CHECKING:
     import duckdb
 
 
-# Decisions are left out for these reasons after a person used the kill switch or changed the stage. People may do so on
-# bad days, so the verdict is also computed with these decisions.
+# People may act on bad days, so the verdict is also computed with the decisions left out for these reasons.
 CHANGED = ("changed_period", "switched_off")
 
 
 def shares_of_stages(experiment: Experiment) -> dict[str, dict[str, float]]:
-    """Return each arm's share of the users at every stage that assigns users at random, in the order of the ramp.
+    """Return each arm's share of the users, by stage that assigns users at random.
 
-    The kill switch is ignored, because it does not change how the users who are already in the log were split.
+    The kill switch is ignored, because it does not change users already in the log.
     """
     stages = [stage for stage in get_args(Stage) if stage != "shadow"]
     return {stage: experiment.replace(enabled=True, stage=stage).shares() for stage in stages}
 
 
 class JudgedModels(NamedTuple):
-    """The newest model of each arm, and the time of the last decision by an older model.
+    """The newest model of each arm.
 
     Attributes:
-        digests: Digest of the newest model by arm; name and version of a model without a digest.
-        since: Time of the last decision of an older model; None if there is no older model.
+        digests: Digest by arm, or name and version of a model without a digest.
+        since: Time of an older model's last decision; None if there is no older model.
     """
 
     digests: dict[str, str]
@@ -58,7 +50,7 @@ class JudgedModels(NamedTuple):
 
     @property
     def said(self) -> str:
-        """Return a remark about the last change of a model, for the verdict's reason; "" if no model has changed."""
+        """Return a remark about the last change of a model; "" if no model has changed."""
         if self.since is None:
             return ""
         at = f"{self.since:%Y-%m-%d %H:%M:%S} UTC"
@@ -70,10 +62,8 @@ class CountedDecisions(NamedTuple):
 
     Attributes:
         left_out: Number of decisions that do not count, by reason.
-        overridden: Number of users of whom some decisions do not count because the experiment file sets, or has set,
-            their arm.
-        hours: Hours between the first and last decision that count, by stage, but at most 24 hours for each UTC day
-            with such decisions.
+        overridden: Number of users whose arm the experiment file sets or has set.
+        hours: Hours between a stage's first and last counted decision, at most 24 per UTC day with decisions.
     """
 
     left_out: dict[str, int]
@@ -85,8 +75,7 @@ class CountedDecisions(NamedTuple):
 def count_decisions(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment) -> CountedDecisions:
     """Create the table `counted` with the decisions that count, and return a summary.
 
-    Each row is a cell: a group of decisions of one hour of which either all count or none. `changed` marks the cells
-    that are left out only for the reasons in `CHANGED`.
+    A row is a group of decisions; `changed` marks groups left out only for the reasons in `CHANGED`.
     """
     models = _judged_models(db, experiment)
     rows = [(stage, arm, share) for stage, arms in shares_of_stages(experiment).items() for arm, share in arms.items()]
@@ -171,7 +160,6 @@ def _hours(db: duckdb.DuckDBPyConnection) -> dict[str, float]:
 
 
 def _judged_models(db: duckdb.DuckDBPyConnection, experiment: Experiment) -> JudgedModels:
-    """Find the newest model of each arm, and the time of the last decision of an older model."""
     rows = db.execute(
         """WITH answered AS (
             SELECT arm, digest, exploration, newest_decision AS place FROM cell
@@ -189,10 +177,9 @@ def _judged_models(db: duckdb.DuckDBPyConnection, experiment: Experiment) -> Jud
 
 
 def _other_splits(db: duckdb.DuckDBPyConnection, experiment: Experiment) -> list[tuple[str, str]]:
-    """List the stages in the log at which the arms had other shares of the users than in the experiment file.
+    """List the stages at which the arms had other shares of the users than in the file, with the shares as JSON.
 
-    Returns pairs of a stage and its logged shares as JSON text. Older releases did not log the shares, so their
-    decisions are not compared.
+    Older releases did not log the shares, so their decisions are not compared.
     """
     wanted = shares_of_stages(experiment)
     told = db.execute("SELECT DISTINCT stage, shares FROM cell WHERE shares IS NOT NULL").fetchall()
@@ -206,9 +193,7 @@ def _differ(shares: Mapping[str, float], others: Mapping[str, float]) -> bool:
 def _changed(experiment: Experiment) -> str:
     """Build an SQL condition for budget periods in which a change makes the arms incomparable.
 
-    A change of the stage, the salt, the layer or the shares gives the arms other budgets. Without pacing, any change of
-    the experiment file counts, because an arm that spends its budget early looks better than the other arm until later
-    in the period.
+    Without pacing, every change counts, because an arm that spends its budget early looks better at first.
     """
     paced = all(budget.pacing is not None for budget in experiment.all_budgets if budget.period != "total")
     names = ("stage", "salt", "layer", *(() if paced else ("experiment_version",)))

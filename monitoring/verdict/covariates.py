@@ -1,12 +1,6 @@
 """Computes covariates: what each user did before the experiment, to make the estimate of the lift more precise.
 
-    make_covariates(db, lake, begins, kinds)      # table `covariates`: unit, and a column for each of `covariate_names`
-
-A user's past consists of all decisions in the log, of any experiment, before this experiment's first decision at a
-stage with challengers. Decisions at the stage `shadow` belong to the past, because all users get the incumbent there.
-
-Only outcomes that were known at the end of the past are used, because a later outcome may depend on the arm. So the
-past never changes, and is read only once (`stored_sums.py`).
+The past has only outcomes known at its end, because a later outcome may depend on the arm.
 """
 
 from __future__ import annotations
@@ -23,12 +17,12 @@ from mtorl.runtime.sql import sql_name, sql_text
 if TYPE_CHECKING:
     import duckdb
 
-# Names of the columns with covariates begin with this prefix.
+# Prefix of the names of columns with covariates.
 PREFIX = "covariate:"
 
 
 def covariate_names(kinds: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the covariates: the number of past decisions, and the past sum of each kind of outcome."""
+    """Return the names of the covariates: past decisions, and past sums of outcomes."""
     return ("past decisions", *(f"past {kind}" for kind in kinds))
 
 
@@ -36,8 +30,7 @@ def past_ends(db: duckdb.DuckDBPyConnection, experiment: Experiment, rows: str, 
     """Return the time of the first decision at a stage with challengers, at which the users' past ends.
 
     Args:
-        rows: SQL of a table with the experiment's decisions, which may include others.
-        time: SQL of the decision's time.
+        rows: SQL of a table with at least the experiment's decisions.
     """
     ((found,),) = db.execute(
         f"""SELECT coalesce(min({time}), 'epoch') FROM {rows}
@@ -51,12 +44,7 @@ def past_ends(db: duckdb.DuckDBPyConnection, experiment: Experiment, rows: str, 
 def make_covariates(db: duckdb.DuckDBPyConnection, lake: Lake, begins: datetime, kinds: Sequence[str]) -> None:
     """Create the table `covariates`, with one row per user who has a past.
 
-    Each covariate is scaled to mean 0 and standard deviation 1, because sums of squares of large numbers have larger
-    rounding errors.
-
-    Args:
-        begins: Time of the experiment's first decision at a stage with challengers, which ends the past.
-        kinds: Kinds of outcomes; the past sum of each kind is a covariate.
+    Each covariate has mean 0 and standard deviation 1, because squares of large numbers have larger rounding errors.
     """
     columns = [sql_name(PREFIX + name) for name in covariate_names(kinds)]
     added = "".join(

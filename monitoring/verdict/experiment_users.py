@@ -1,11 +1,6 @@
 """Adds up the decisions and outcomes of each user of an experiment, for every metric, stage and arm.
 
-    with experiment_users(log, experiment, gain) as found:
-        users = found.users()                   # from the decisions that count (`counted_decisions.py`)
-        others = found.users(changed=True)      # including days with a kill switch or a change of the stage
-
-The users are split by a hash into parts, which are processed one after the other, so that memory does not grow with the
-log.
+The users are processed in parts, so that memory does not grow with the log.
 """
 
 from __future__ import annotations
@@ -39,31 +34,28 @@ if TYPE_CHECKING:
     import duckdb
 
 
-# A user with at least this share of an arm's decisions is reported: perhaps a health check, a bot, or an id that many
-# visitors share.
+# Report a user with this share of an arm's decisions, who may be a bot or a shared id.
 REPORTED_SHARE = 0.05
-# Name of the column that is 1 for every user, so that its sum is the number of users.
+# Column that is 1 for every user.
 ONE = "one"
-# Name of the column that is 1 for users with a past, and 0 for all others.
+# Column that is 1 for users with a past, otherwise 0.
 HAS_PAST = "has_past"
 _ROWS_AT_ONCE = 500_000
 
 
 @dataclass
 class Users:
-    """Sums over the users of an experiment. Users who got several arms at the same stage are left out.
+    """Sums over the users of an experiment, without users who got several arms at the same stage.
 
     Attributes:
-        sums: Sums for the comparison. Each user's figures, except covariates, are multiplied by the user's weight,
-            which is below 1 for users with very many decisions (`heavy_users.py`).
+        sums: Sums for the comparison. Users with very many decisions have a weight below 1.
         totals_CB: The same sums without weights, by cell (stage and arm) and column.
-        typical: Median number of decisions per user, for each stage.
-        of_arms: Number of users by the set of arms that they got, where bit i stands for arm i. A user who got the
-            incumbent at one stage and the challenger at a later stage has two bits.
+        typical: Median number of decisions per user, by stage.
+        of_arms: Number of users by the set of their arms, where bit i stands for arm i.
         capped: Number of users with a weight below 1, by arm.
-        busiest: Arm and number of decisions of each user who may have `REPORTED_SHARE` of the arm's decisions.
+        busiest: Arm and decisions of each user who may have `REPORTED_SHARE` of the decisions.
         crossed: Number of users who got several arms at the same stage.
-        all_users: Number of all users, including the `crossed` ones.
+        all_users: Number of all users, including `crossed`.
         late: Number of outcomes that arrived too late to count.
     """
 
@@ -80,7 +72,7 @@ class Users:
     late: int = 0
 
     def count(self, *arms: str) -> int:
-        """Count the users of the given arms. A user of several of these arms is counted once."""
+        """Count the users of the given arms, each user once."""
         wanted = sum(1 << self.arms.index(arm) for arm in arms)
         return sum(users for bits, users in self.of_arms.items() if bits & wanted)
 
@@ -91,15 +83,12 @@ class Users:
 
     @property
     def heavy(self) -> list[tuple[str, float]]:
-        """List the users who made at least `REPORTED_SHARE` of an arm's decisions, the busiest first.
-
-        Each entry has the arm, and the user's share of the arm's decisions.
-        """
+        """List arm and share of each user with at least `REPORTED_SHARE` of an arm's decisions, the largest first."""
         shares = [(arm, own / self.of(arm, ((DECISIONS, 1.0),))) for arm, own in self.busiest]
         return sorted([each for each in shares if each[1] >= REPORTED_SHARE], key=itemgetter(1), reverse=True)
 
     def of(self, arm: str, terms: Terms, weighted: bool = False) -> float:
-        """Return an arm's total over all stages. `terms` has the columns to add up, each with a factor."""
+        """Return an arm's total over all stages. `terms` has columns with factors."""
         cells = self.sums.cells(self.arms.index(arm))
         totals = (self.sums.totals_CB if weighted else self.totals_CB)[cells].sum(0)
         return float(sum(weight * totals[self.sums.index_of(name)] for name, weight in terms))
@@ -109,14 +98,14 @@ class Users:
         return self.sums.users_C[self.sums.cells(self.arms.index(arm))].astype(np.int64)
 
     def add(self, values: Mapping[str, Any]) -> None:
-        """Add the figures of some users, with one row for each user, stage and arm, in any order.
+        """Add the figures of some users, with one row for each user, stage and arm.
 
-        All rows of a user must be in the same call, so that users with several arms can be found.
+        All rows of a user must be in the same call, to find users with several arms.
         """
         self.late += int(values["late"].sum())
         order = np.lexsort((values["stage"], values["unit"]))
         unit, stage = (values[name][order] for name in ("unit", "stage"))
-        # True at the first row of each pair of user and stage. A final True follows after the last row.
+        # True at the first row of each user and stage, and after the last row.
         begins = np.append(_first(unit, stage), True)
         alone = begins[:-1] & begins[1:]
         self.all_users += int(_first(unit).sum())
@@ -149,14 +138,7 @@ class Users:
 
 @dataclass(frozen=True)
 class ExperimentUsers:
-    """The decisions of an experiment that count, as tables in a database.
-
-    An instance can be used only in the block of `experiment_users`.
-
-    Attributes:
-        covariates: Names of the covariates; empty if lifts are not adjusted.
-        db: Database with the tables of `hourly_sums.py`.
-    """
+    """The decisions of an experiment that count, for use in the block of `experiment_users`."""
 
     counted: CountedDecisions
     covariates: tuple[str, ...]
@@ -164,7 +146,7 @@ class ExperimentUsers:
     _stages: list[str]
     _arms: list[str]
     _columns: tuple[str, ...]
-    # Maps each column that would equal another column to this other column, so that it is not computed.
+    # Maps a column that is not computed to the column that has equal values.
     _same: Mapping[str, str]
     _numerators: Mapping[str, Terms]
 
@@ -172,9 +154,8 @@ class ExperimentUsers:
         """Add up the decisions that count, for each user.
 
         Args:
-            changed: Whether to include decisions that do not count only because of a kill switch or a change of the
-                stage (`CHANGED`).
-            segment: SQL condition for the decisions of one segment.
+            changed: Whether to include decisions left out for the reasons in `CHANGED`.
+            segment: SQL condition that selects decisions.
         """
         rows = self._select(changed, segment)
         covariates = [PREFIX + name for name in self.covariates]
@@ -194,10 +175,9 @@ class ExperimentUsers:
         return found
 
     def segments(self) -> list[tuple[str | None, int]]:
-        """List the segments of the decisions that count, with their numbers of decisions, the largest first.
+        """List the segments with their numbers of decisions, the largest first.
 
-        Call this method before `users`. It removes users who were seen in several arms of a stage. `users` could not
-        find them, because it reads one segment at a time.
+        Call this method before `users`: it removes users with several arms, whom `users` can't find within one segment.
         """
         rows = self._select()
         self.db.execute(
@@ -211,16 +191,12 @@ class ExperimentUsers:
         return self.db.execute(f"{query} ORDER BY 2 DESC, 1").fetchall()
 
     def _parts(self) -> list[str]:
-        """Return SQL conditions, each of which selects a part of the users with about `_ROWS_AT_ONCE` rows.
-
-        Each part is a range of user hashes, because the stored rows are sorted by this hash.
-        """
+        """Return SQL conditions, each for a range of user hashes with about `_ROWS_AT_ONCE` rows."""
         ((rows,),) = self.db.execute("SELECT count(*) FROM user_sum").fetchall()
         bounds = [(part << 64) // (rows // _ROWS_AT_ONCE + 1) for part in range(rows // _ROWS_AT_ONCE + 2)]
         return [f"unit BETWEEN {begin}::UBIGINT AND {end - 1}::UBIGINT" for begin, end in pairwise(bounds)]
 
     def _select(self, changed: bool = False, condition: str = "true") -> str:
-        """Return SQL of a table with the users' sums of the decisions that count, with their stage and arm."""
         stages, arms = (f"[{', '.join(map(sql_text, names))}]" for names in (self._stages, self._arms))
         self.db.execute(
             f"""CREATE OR REPLACE TABLE selected AS
@@ -232,7 +208,6 @@ class ExperimentUsers:
                     WHERE user_sum.hour <= coalesce(since, user_sum.hour) AND {condition})"""
 
     def _typical_decisions(self, rows: str, parts: Iterable[str]) -> Floats:
-        """Return each stage's median number of decisions per user. Users with several arms at a stage are left out."""
         users: dict[int, Counter[float]] = {stage: Counter() for stage in range(len(self._stages))}
         for part in parts:
             for stage, decisions, number in self.db.execute(
@@ -243,8 +218,7 @@ class ExperimentUsers:
             ).fetchall():
                 users[stage][decisions] += number
         every = _median(sum(users.values(), Counter()))
-        # In a stage with few users, most of them may be health checks with very many decisions. So use the median of
-        # all stages if it is smaller.
+        # Most users of a small stage may be health checks, so a smaller median of all stages applies.
         return np.array(
             [
                 _median(of_stage) if of_stage.total() >= MIN_USERS else min(_median(of_stage), every)
@@ -254,13 +228,13 @@ class ExperimentUsers:
 
 
 def _first(*keys: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Return a mask (N,) of the rows that differ from the previous row in at least one of the keys."""
+    """Return a mask (N,) of the rows that differ from the previous row."""
     differs = np.any([key[1:] != key[:-1] for key in keys], axis=0)
     return np.concatenate([np.ones(min(len(keys[0]), 1), dtype=bool), differs])
 
 
 def _median(users: Counter[float]) -> float:
-    """Return the median of numbers, given how often each number occurs; infinity if there are no numbers."""
+    """Return the median of numbers, given the count of each number; infinity for no numbers."""
     if not users:
         return math.inf
     numbers = np.array(sorted(users))
@@ -276,7 +250,7 @@ def experiment_users(
     """Read the decisions of an experiment that count, with their cost and the outcomes of every metric.
 
     Args:
-        segment: SQL expression for the segment of a record, so that `users` can select one segment; "" for no segments.
+        segment: SQL expression for a record's segment; "" for no segments.
     """
     names = tuple(dict.fromkeys((COST, *experiment.metrics.names)))
     kinds = tuple(dict.fromkeys(kind for name in names for kind in outcomes_of(name, gain)))

@@ -1,19 +1,15 @@
 """Reduces the decisions of an experiment to sums for each user and hour, and to counts for each hour.
 
-    reduce_hours(db, log, experiment, kinds)        # the tables below
-
 | table | a row for each | columns |
 |---|---|---|
 | `cell` | hour and kind of decision | properties by which decisions count: settings, models, budget period; times |
 | `user_sum` | user and cell of decisions that may count, or be overridden | `hour`; the columns of metrics |
-| `named` | hour and user whose arm the experiment's file named | `since`, the hour |
+| `named` | hour and user whose arm the experiment file sets | `since`, the hour |
 | `activity` | minute, stage, arm and channel, and whether the arm was drawn, or named | counts, times, latencies |
 | `spent` | quarter of an hour, arm, campaign and channel | `cost`, including overridden users |
 | `other` | hour | number and newest time of other experiments' decisions |
 
-The rows of an hour depend on no other hour, so a closed hour is reduced once (`stored_sums.py`). Therefore a request
-that is repeated in the next hour is another opportunity. Conditions that depend on later hours (the newest model, days
-that are not over, outcomes that may still arrive) are evaluated by cell, not by decision (`counted_decisions.py`).
+The rows of an hour depend on no other hour, so a closed hour is reduced once (`stored_sums.py`).
 """
 
 from __future__ import annotations
@@ -35,7 +31,7 @@ from mtorl.runtime.sql import sql_name, sql_text
 if TYPE_CHECKING:
     import duckdb
 
-# SQL of a text with the share and scope of a policy's random decisions; empty if it decides nothing at random.
+# SQL text of the share and scope of a policy's random decisions.
 _EXPLORATION = "CASE WHEN fallback_reason IS NULL THEN concat_ws(' ', exploration->>'share', exploration->>'scope') END"
 _SETTING = {
     **{name: name for name in ("salt", "layer", "experiment_version", "stage", "arm", "assignment_probability")},
@@ -51,14 +47,12 @@ _RANDOMISED = f"assignment_probability < 1 AND arm <> '{OUTSIDE}'"
 def reduce_hours(
     db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, kinds: Iterable[str], segment: str = ""
 ) -> None:
-    """Create the tables that are listed at the top of this module from the views `decision_log` and `outcome_log`.
+    """Create the tables that are listed at the top of this module.
 
-    The tables are created one after the other, and each step keeps only the columns that the next one needs. So only
-    one large sort or join is in memory at a time.
+    Each step keeps only the needed columns, so only one large sort or join is in memory at a time.
 
     Args:
-        kinds: Kinds of outcomes whose values are added up.
-        segment: SQL of a record's segment, to add up each segment separately; "" for no segments.
+        segment: SQL of a record's segment; "" for no segments.
     """
     _copy_records(db, log, experiment, segment or "NULL")
     _find_repeats(db)
@@ -96,10 +90,9 @@ def reduce_hours(
 
 
 def _copy_records(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, segment: str) -> None:
-    """Create the table `record` with the needed columns of each decision, and the table `setting`.
+    """Create the tables `record`, with the needed columns of each decision, and `setting`.
 
-    `unit` is a hash of the user id, and `decision` is a hash of the decision id, because joins on numbers of 8 bytes
-    are faster. With ten million decisions, the probability that any two have the same hash is about 1 in 400,000.
+    `unit` and `decision` are hashes of ids, because joins on 8-byte numbers are faster.
     """
     name = {"name": experiment.name}
     own = "coalesce(experiment, $name) = $name"
@@ -153,10 +146,7 @@ def _copy_records(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: E
 
 
 def _find_repeats(db: duckdb.DuckDBPyConnection) -> None:
-    """Create the table `repeat` with the decisions that do not count, because another decision has the same request.
-
-    Each row also has the decision that counts instead. Only repeated requests are sorted, because they are few.
-    """
+    """Create the table `repeat`, which maps repeated decisions to the counted decision of the same request."""
     db.execute(
         """CREATE TABLE repeat AS SELECT decision, opportunity, taken FROM (
             SELECT decision, taken, first_value(decision) OVER (
@@ -171,10 +161,7 @@ _DECISION_COLUMNS = {**DECISION_COLUMNS, "evaluable": "(weight > 0)::INT", "squa
 
 
 def _outcome_columns(kind: str) -> dict[str, tuple[str, str]]:
-    """Return the columns in which outcomes of a kind are added up.
-
-    Each column has the SQL of the value to add, and of the condition under which it is added.
-    """
+    """Return a kind of outcome's columns, each with SQL of its value and condition."""
     return {
         column(kind): ("weight * value", "in_time"),
         f"plain:{kind}": ("value", "in_time"),
@@ -183,10 +170,7 @@ def _outcome_columns(kind: str) -> dict[str, tuple[str, str]]:
 
 
 def user_columns(kinds: Iterable[str], weighted: bool) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return the columns of `user_sum` that metrics need, and the columns that would be equal to one of them.
-
-    For example, without weights, the sum of the weights equals the number of decisions, so it is not stored.
-    """
+    """Return the columns of `user_sum` that metrics need, and the columns that would equal one of them."""
     names = [*_DECISION_COLUMNS, *(name for kind in kinds for name in _outcome_columns(kind))]
     same = {} if weighted else dict.fromkeys((WEIGHT, "evaluable", "squared_weight"), DECISIONS)
     same |= {} if weighted else {f"plain:{kind}": column(kind) for kind in kinds}
@@ -196,7 +180,7 @@ def user_columns(kinds: Iterable[str], weighted: bool) -> tuple[tuple[str, ...],
 def _add_up_users(
     db: duckdb.DuckDBPyConnection, experiment: Experiment, kinds: tuple[str, ...], names: Collection[str]
 ) -> None:
-    """Create the table `user_sum`. Queries must add up its rows, because decisions and outcomes have separate rows."""
+    """Create the table `user_sum`, whose decisions and outcomes have separate rows."""
     each = {name: sql for name, sql in _DECISION_COLUMNS.items() if name in names}
     of_decisions = ", ".join(f"sum({sql})::DOUBLE AS {name}" for name, sql in each.items())
     of_outcomes = "".join(
@@ -225,7 +209,7 @@ def _add_up_users(
 def budget_periods(experiment: Experiment) -> dict[str, tuple[str, str]]:
     """Return the budget period and time zone of each campaign; "*" stands for all other campaigns.
 
-    If several budgets with different periods limit a campaign, its longest period applies.
+    The longest period of a campaign's budgets applies.
     """
     timed: dict[str, list[Budget]] = {}
     for budget in experiment.all_budgets:
@@ -233,15 +217,13 @@ def budget_periods(experiment: Experiment) -> dict[str, tuple[str, str]]:
             timed.setdefault(budget.campaign, []).append(budget)
     found = {}
     for campaign, own in timed.items():
-        # If two budgets have the same period, use the time zone of the campaign's own budget, not that of the budget
-        # for all campaigns.
+        # Of two budgets with the same period, the campaign's own budget defines the time zone.
         longest = min([*own, *timed.get("*", ())], key=lambda each: (each.period != "day", each.campaign == "*"))
         found[campaign] = longest.period, longest.timezone
     return found
 
 
 def _period_bound(periods: Mapping[str, tuple[str, str]], later: bool) -> str:
-    """Return SQL of the start or, if `later`, the end of a decision's budget period; null if there is no period."""
     cases = []
     for period, zone in sorted(set(periods.values())):
         local = f"date_trunc('{period}', decided AT TIME ZONE '{zone}')"
@@ -252,6 +234,6 @@ def _period_bound(periods: Mapping[str, tuple[str, str]], later: bool) -> str:
 
 
 def matures(experiment: Experiment, time: str) -> str:
-    """Return SQL of the time after which an outcome of a decision is late. `time` is SQL of the decision's time."""
+    """Return SQL of the time after which an outcome is late. `time` is SQL of the decision's time."""
     hours = experiment.metrics.outcome_hours
     return "'infinity'::TIMESTAMPTZ" if hours is None else f"({time} + to_microseconds({round(hours * 3.6e9)}))"

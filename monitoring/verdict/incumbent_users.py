@@ -1,11 +1,4 @@
-"""Summarises how the incumbent's users have behaved so far, to plan the size of an experiment with similar users.
-
-    seen = incumbent_users(log, experiment, gain)
-    requirements(seen, experiment, effect=0.05)                # users, days, money (mtorl.experiment.inference.plan)
-
-It uses all decisions of the incumbent whose outcomes are known, also those at the stage `shadow` and those for users
-outside of the experiment. If the experiment file sets a user's arm, only the user's earlier decisions are used.
-"""
+"""Summarises how the incumbent's users have behaved so far, to plan the size of an experiment with similar users."""
 
 from datetime import timedelta
 
@@ -27,7 +20,10 @@ from mtorl.runtime.sql import sql_name, sql_text
 
 
 def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> IncumbentUsers:
-    """Add up the outcomes of the incumbent's decisions for each user, and summarise the users."""
+    """Add up the outcomes of the incumbent's decisions for each user, and summarise the users.
+
+    The stage `shadow`, and users outside of the experiment, are included.
+    """
     primary, hours = experiment.metrics.primary, experiment.metrics.outcome_hours
     kinds = sorted({kind for name in (primary, COST) for kind in outcomes_of(name, gain)})
     with log.opened("outcome") as db:
@@ -68,9 +64,6 @@ def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> Inc
 
 
 def _sum(of_users: pd.DataFrame, terms: Terms) -> Floats:
-    """Return the sum of some columns for each user, in the shape (U,). `terms` has the columns, each with a factor.
-
-    Each decision has the weight 1, so the number of decisions replaces the sum of the weights.
-    """
+    """Return a weighted sum of columns for each user, in the shape (U,)."""
     columns = [(DECISIONS if name == WEIGHT else name, weight) for name, weight in terms]
     return sum((weight * of_users[name].to_numpy(np.float64) for name, weight in columns), np.zeros(len(of_users)))

@@ -1,4 +1,4 @@
-"""Computes the verdict on a period of the decision log, for the monitoring pipeline and the command line."""
+"""Computes the verdict on a period of the decision log, for the pipeline and the command line."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -30,14 +30,13 @@ def verdict_of_period(
     """Compute the verdict from the decisions of a period.
 
     Args:
-        gain: The gain, or its definition as a YAML text without units, such as "click" or "{click: 0.1, revenue: 1}".
-        weights: Path of a Parquet file with `decision_id` and `weight`, for a replay; "" for live traffic.
-        budget: Budget of the replay in currency units per decision; 0 for live traffic.
-        by: Columns by which segments are compared, with SQL of each column's value; see `segment_lifts`.
+        gain: The gain, or its definition as YAML, such as "click" or "{click: 0.1, revenue: 1}".
+        weights: Parquet file with `decision_id` and `weight` for a replay.
+        budget: Budget of a replay in currency units per decision; 0 for live traffic.
+        by: Columns of segments; see `segment_lifts`.
 
     Returns:
-        The verdict, as `monitoring.verdict.verdict.verdict_from_log` returns it. If `by` is given, it also has the key
-        `segments`.
+        The result of `verdict_from_log`, with the key `segments` if `by` is given.
 
     Raises:
         PeriodError: The period has no decision, or the gain can't be parsed.
@@ -65,11 +64,10 @@ def deciding_incumbent(lake: str, find: Callable[[str], Path | None]) -> tuple[s
     """Find the policy that took the incumbent's newest decision.
 
     Args:
-        find: Returns the artifact folder of the model with a digest; None if it is not known.
+        find: Returns the artifact folder of the model with a digest.
 
     Returns:
-        A pair of texts: the policy's artifact folder and "" or, if the policy has no artifact, "" and the policy's
-        name. Both are "" if there is no decision, or `lake` is "".
+        Artifact folder and "", or "" and the name of a policy without an artifact; both "" without a decision.
     """
     digest, policy = (DecisionLog.of(lake).newest_policy(INCUMBENT) if lake else None) or (None, "")
     folder = None if digest is None else find(digest)

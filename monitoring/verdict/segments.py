@@ -1,11 +1,7 @@
 """Computes the lift within segments of the traffic, such as devices. These lifts are not part of the verdict.
 
-    segment_lifts(log, experiment, gain, {"device": "json_extract_string(record.context, '$.device')"})
-
-The same decisions count as in the verdict. All intervals of one call hold simultaneously, because the experiment's
-error rate is divided equally (Bonferroni) between challengers, columns and segments. A segment must be known before the
-decision, because a decision could otherwise influence its segment. The lifts are not adjusted by covariates, because
-few users of a segment have a past.
+All intervals of one call hold simultaneously (Bonferroni). A segment must be known before the decision, which could
+otherwise influence it.
 """
 
 import math
@@ -21,20 +17,17 @@ from mtorl.experiment.metrics import DECISIONS
 from mtorl.log.gain import Gain
 from mtorl.runtime.sql import sql_text
 
-# At most this many segments of a column are reported, those with the most decisions.
+# Report at most this many segments of a column.
 MOST = 12
 
 
 class SegmentLift(TypedDict):
-    """The difference between a challenger and the incumbent in one segment, as JSON-ready values.
+    """The difference between a challenger and the incumbent in one segment, with the counts of both arms.
 
     Attributes:
         segment: Value of the column; None if it is unknown.
-        users: Number of users of both arms.
-        decisions: Number of decisions of both arms.
-        lift: Lift of the primary metric; None if an arm has no decision in this segment.
-        lift_ci: Always-valid confidence interval; None if there are too few users. The confidence level is for all
-            intervals of the call together.
+        lift: Lift of the primary metric; None if an arm has no decision.
+        lift_ci: Always-valid confidence interval; None for too few users.
     """
 
     challenger: str
@@ -49,10 +42,9 @@ class Segments(TypedDict):
     """The lifts of all segments of a call.
 
     Attributes:
-        confidence: Confidence level of each single interval. It is so high that all intervals together have the level 1
-            - alpha.
-        lifts: Lifts of the reported segments, by column.
-        smaller: Number of decisions in segments that are not reported, by column.
+        confidence: Confidence level of each interval; all together have the level 1 - alpha.
+        lifts: Lifts by column.
+        smaller: Number of decisions in unreported segments, by column.
     """
 
     confidence: float
@@ -64,7 +56,7 @@ def segment_lifts(log: DecisionLog, experiment: Experiment, gain: Gain, by: Mapp
     """Compute the lift in each segment of the given columns.
 
     Args:
-        by: Names of columns. The value of each is SQL for the column's content in a `record` of the log.
+        by: SQL of each column's value, by the column's name.
     """
     challengers = [arm.name for arm in experiment.arms if arm.name != INCUMBENT]
     alpha = experiment.alpha / (len(challengers) * len(by) * (MOST + 1))

@@ -1,16 +1,6 @@
 """Collects the evidence that decides whether an experiment may leave its present stage.
 
-    with experiment_users(log, experiment, gain) as read:                   # the experiment as the routers apply it
-        evidence = stage_evidence(read.db, log, experiment, state.since, verdict_of(read, log, experiment, gain))
-    consider(definition, state, evidence, now)                              # mtorl.experiment.stage_machine
-
-The verdict is about all stages of the ramp. The rest of the evidence is only about the present stage:
-
-- the number of users, from the verdict;
-- the share of fallbacks among the stage's decisions, without overridden users;
-- the latency of the same decisions within the last nine days (`stored_sums.py`).
-
-At the stage `shadow`, the users, fallbacks and latencies are counted directly in the log.
+The verdict covers all stages; users, fallbacks and latency cover only the present stage.
 """
 
 from __future__ import annotations
@@ -30,8 +20,7 @@ from mtorl.runtime.message import Message, prefixed
 if TYPE_CHECKING:
     import duckdb
 
-# After a stage begins, the ledger needs up to this time to open the accounts of the stage. Until then, it may refuse
-# money. Fallbacks for this reason do not count against the arm.
+# The ledger may refuse money for this long, until it has opened the accounts of a new stage.
 _FOLLOWED_SECONDS = 5.0
 
 
@@ -61,7 +50,7 @@ def stage_evidence(
 
 
 def faults_at_stage(db: duckdb.DuckDBPyConnection, stage: str, since: float) -> dict[str, tuple[float, float]]:
-    """Return each arm's share of fallbacks and its 99th percentile of latency in seconds, since the stage began."""
+    """Return each arm's share of fallbacks, and 99th percentile of latency in seconds, since the stage began."""
     rows = db.execute(
         """WITH arm_activity AS (FROM activity WHERE counts AND stage = $stage AND last >= $start),
         latency AS (
@@ -84,9 +73,9 @@ def faults_at_stage(db: duckdb.DuckDBPyConnection, stage: str, since: float) -> 
 
 
 def arms_in_shadow(log: DecisionLog, experiment: Experiment, since: float) -> dict[str, ArmEvidence]:
-    """Return the number of users and the share of failures of each arm since the stage `shadow` began.
+    """Return each arm's users and share of failures since the stage `shadow` began.
 
-    The latency is known only for the incumbent.
+    Only the incumbent's latency is known.
     """
     start = datetime.fromtimestamp(since, UTC)
     with replace(log, period=Period(start, log.period.until)).opened("shadow", near=True) as db:

@@ -1,27 +1,15 @@
 """Stores the sums of closed hours in the lake, so that a look at an experiment reduces only new hours.
 
-    with counted_users(db, log, experiment, kinds) as counted:  # tables of `hourly_sums.py` and `counted_decisions.py`
-
     sums/EXPERIMENT-SETTINGS/date=2026-11-25/hour=20/SOURCES-TOKEN-0-1.parquet          an hour's tables
     sums/EXPERIMENT-SETTINGS/date=2026-11-25/hour=20/SOURCES-TOKEN-past-1.parquet       tables of all hours until then
     sums/EXPERIMENT-SETTINGS/date=2026-11-25/hour=20/SOURCES-TOKEN-pastusers-1.parquet  their users, one row each
     sums/EXPERIMENT-SETTINGS/date=2026-11-20/hour=11/SOURCES-TOKEN-pastcovariates-1.parquet  covariates of the users
 
-`SETTINGS` is a digest of the settings of the reduction, and `SOURCES` of the names of the files that it has read, which
-never change. So a stored file never becomes invalid: an hour that gains records is reduced again under another name.
+`SETTINGS` is a digest of the settings, and `SOURCES` a digest of the names of the log files, which never change. So a
+stored file never becomes invalid: an hour that gains records is reduced again under another name.
 
-- The outcomes of an hour are read when the hour is closed, and again once its decisions may count (`outcome_hours`).
-  Outcomes that arrive after that count as late. They are read one, three and eight days later, because each compaction
-  adds some. If a router uploads outcomes late, the next look reads them at once: the names of their files show the
-  delay (`features/collect/compact.py`).
-- The *past* consists of all days on which every decision may count. In the past's tables, a user has only one row for
-  each stage and arm. So a look reads one row per user, plus the rows of the last days. On a new day, or if other
-  decisions of the past count because weights or models have changed, both files of the past are computed again from
-  the files of the hours.
-- Covariates (`covariates.py`) have a separate file.
-- Nothing is stored for hours that still gain decisions, or whose decisions have just begun to count: each look reduces
-  these hours again. The same holds for all hours if the lake can't be written, and for segments, replays with weights,
-  and bounded periods.
+The *past* consists of all days on which every decision may count. Its files are computed again on a new day, or if
+other decisions of the past count.
 """
 
 from __future__ import annotations
@@ -59,31 +47,31 @@ VERSION = 3
 """Version of the stored rows. Increase it if this package, or `mtorl.log`, begins to compute other rows from the same
 records."""
 _DAY = timedelta(days=1)
-# Largest expected difference between the time in a decision's id and the `event_time` of its record.
+# Largest expected difference between the time in a decision's id and its `event_time`.
 _CLOCKS = timedelta(minutes=10)
-# An hour is closed within this time: then its log files are compacted, together with the outcomes that have arrived.
+# The log files of an hour are compacted within this time, which closes the hour.
 _COMPACTED = timedelta(hours=2, minutes=30)
-# Late outcomes of a day are read again at these times after the day's decisions began to count.
+# Late outcomes are read again at these times after the day's decisions began to count.
 _LATE = (_DAY, 3 * _DAY, 8 * _DAY)
-# The table `activity` has a row per minute only for the last days of the past, and a row per hour for earlier days.
+# `activity` has a row per minute only for the last days of the past.
 _RECENT = 8 * _DAY
-# Several hours are reduced in one query, until the log files of their decisions have this size in bytes.
+# Hours are reduced together until their log files have this size.
 _PART_BYTES = 256 << 20
 # Number of files that are downloaded at the same time.
 _TRANSFERS = 16
 _TABLES = ("cell", "user_sum", "named", "activity", "spent", "other")
-# Key of a stored file: its hour, and the names of the files from which it was computed.
+# Hour of a stored file, and names of the files from which it was computed.
 _Key = tuple[datetime, tuple[str, ...]]
 _log = logging.getLogger(__name__)
 
 
 class _Hour(NamedTuple):
-    """An hour to which no records are added any more, with the log files of its decisions and outcomes."""
+    """A closed hour, with the log files of its decisions and outcomes."""
 
     since: datetime
     decisions: tuple[LakeFile, ...]
     outcomes: tuple[LakeFile, ...]
-    # Number from the function `age` in `_hours`, which shows how often the outcomes of this hour were read.
+    # Number that shows how often the outcomes of this hour were read (`age` in `_hours`).
     age: int = 0
 
     @property
@@ -102,9 +90,7 @@ def counted_users(
 ) -> Iterator[CountedDecisions]:
     """Create the tables of `reduce_hours` and `count_decisions`, from stored sums if possible.
 
-    The tables exist until the block ends. If the experiment has covariates, and `segment` is empty, the table
-    `covariates` is created too. A row of `user_sum` may be the sum of several cells that count in the same way. Then it
-    has the `cell` of one of them.
+    A row of `user_sum` may be the sum of several cells that count in the same way.
     """
     with TemporaryDirectory(prefix="mtorl-sums-") as scratch:
         if segment or log.weights is not None or log.period != Period():
@@ -125,25 +111,21 @@ def counted_users(
 
 @dataclass
 class _Sums:
-    """The sums of one experiment, in the lake and, while a verdict is computed, also in a local folder."""
-
     db: duckdb.DuckDBPyConnection
     log: DecisionLog
     experiment: Experiment
     kinds: Sequence[str]
     scratch: Path
-    # SQL types of the columns, by table and column.
+    # SQL types by table and column.
     _columns: dict[str, dict[str, str]] = field(default_factory=dict)
-    # Local copies of stored files.
     _local: dict[_Key, Path] = field(default_factory=dict)
-    # Digest of the table that `_find_alike` creates.
+    # Digest of the table `alike`.
     _alike: str = ""
     _can_store: bool = True
-    # Names of the files that this object has stored in the lake.
+    # Files that this object has stored in the lake.
     _stored: dict[_Key, str] = field(default_factory=dict)
 
     def load(self) -> CountedDecisions:
-        """Create all tables for a verdict, and store in the lake those sums that it does not contain yet."""
         db = self.db
         recent, hours, begins = self._hours()
         for part in in_parts([hour for hour in hours if not self._stored_before(hour.key)], _PART_BYTES):
@@ -171,17 +153,14 @@ class _Sums:
         return counted
 
     def delete_lost(self) -> None:
-        """Delete the sums that this object has stored, if records were deleted from the lake meanwhile.
-
-        The sums may still contain the deleted records. The next verdict computes new sums.
-        """
+        """Delete the new sums if records were deleted meanwhile, because the sums may still contain them."""
         if self._stored and self.log.lake.lost():
             for name in self._stored.values():
                 self.log.lake.delete(name)
 
     @cached_property
     def _derived(self) -> Derived:
-        """The files in the lake with sums for the present settings. A change of a setting leads to other files."""
+        """The stored files for the present settings; other settings have other files."""
         import duckdb
 
         settings = [
@@ -200,30 +179,23 @@ class _Sums:
         return self._derived.files(*key)
 
     def _hours(self) -> tuple[_Hour, list[_Hour], datetime]:
-        """Find the hours of the log, and which of them are closed.
-
-        Returns:
-            All open hours combined into one `_Hour`, the closed hours from the oldest to the newest, and the time at
-            which the past ends.
-        """
+        """Return the open hours combined into one, the closed hours from old to new, and the end of the past."""
         lake, hours = self.log.lake, self.experiment.metrics.outcome_hours
         arrived = lake.arrived("decision")
         decisions, outcomes = by_hour(lake.closed("decision")), by_hour(lake.closed("outcome"))
         newest = max([file.hour for file in arrived] + list(decisions), default=datetime.fromtimestamp(0, UTC))
-        # The present time, or the end of the newest log files if they are old. It is not earlier than `newest` in
-        # `count_decisions`.
+        # Present time, or the end of the newest log files if they are old.
         now = min(newest + 2 * HOUR, datetime.now(UTC))
         matures = timedelta(hours=hours or 0)
-        # All records before this time are in closed hours. If hours are no longer compacted, this time no longer
-        # changes.
+        # All records before this time are in closed hours.
         compacted = min([now - _COMPACTED, *(file.hour for file in arrived)])
         begins = (compacted - HOUR - matures).replace(hour=0, minute=0, second=0, microsecond=0)
 
         def age(hour: datetime) -> int:
-            """Return a number that changes when the outcomes of an hour must be read again.
+            """Return a number that changes when an hour's outcomes must be read again.
 
-            -1: the hour's decisions do not count yet. 0: they may count, and each new outcome is read. n > 0: new
-            outcomes arrive too late to count, and have been read n - 1 more times to count the late ones.
+            -1: the decisions do not count yet. 0: every new outcome is read. n > 0: late outcomes were read n - 1
+            times.
             """
             if hours is not None and hour + matures > now + _CLOCKS:
                 return -1
@@ -240,12 +212,11 @@ class _Sums:
             if hour not in open_hours
         ]
         taken, known = (tuple(file for hour in open_hours for file in of.get(hour, ())) for of in (decisions, outcomes))
-        # The sums of the past are combined per user, so the past ends before the first open hour: an override may begin
-        # in this hour, and then only the user's earlier decisions count.
+        # An override in an open hour hides the user's later decisions, so the past ends before the first open hour.
         return _Hour(datetime.max, taken, known), closed, min([begins, *open_hours])
 
     def _reduce(self, hours: Sequence[_Hour], keep: bool) -> None:
-        """Compute the tables of some hours, and write each hour to a local file and, if `keep`, also to the lake."""
+        """Compute the tables of some hours, and write each hour to a local file and, if `keep`, to the lake."""
         decisions = [file for hour in hours for file in hour.decisions]
         outcomes = [file for hour in hours for file in hour.outcomes]
         part = self.log.lake.of_files(decisions, outcomes, arrived=not keep)
@@ -258,13 +229,11 @@ class _Sums:
                 tables = {table: f"FROM {table} {where}" for table in _TABLES}
                 tables["named"] = f"SELECT unit, since FROM (SELECT *, since AS hour FROM named) {where}"
                 tables["user_sum"] = _added_up(f"(FROM user_sum {where})")
-                # A decision dated in the future shows that the clock of a router was ahead. Do not store the sums of
-                # its hour.
+                # Do not store an hour with decisions dated in the future by a wrong clock.
                 ((ahead,),) = db.execute(f"SELECT max(last) > now() FROM cell {where}").fetchall()
                 self._write(db, hour.key, _in_one(tables), 0 if keep and not ahead else None)
 
     def _of_past(self, name: str, hours: Sequence[_Key], rows: Callable[[Sequence[_Key]], str]) -> _Key:
-        """Return the key of the file that combines all hours of the past. If necessary, the file is written first."""
         key = hours[-1][0], (name, *map(str, hours), self._alike)
         if not self._stored_before(key):
             are_stored = all(hour in self._stored or self._stored_before(hour) for hour in hours)
@@ -272,14 +241,10 @@ class _Sums:
         return key
 
     def _tables_of(self, hours: Sequence[_Key]) -> str:
-        """Return SQL that combines the tables of several hours. The table `user_sum` has only overridden users.
-
-        The sums of all other users are combined by `_users_of`.
-        """
+        """Return SQL that combines the tables of several hours, with only the overridden users in `user_sum`."""
         tables = {table: f"FROM {self._rows(table, hours)}" for table in _TABLES}
         tables["named"] = _each_once(self._rows("named", hours))
-        # Exact minutes and latencies are needed only to find gaps between decisions, and for the evidence about a
-        # stage. Both use only the last days, so combine earlier activity by hour.
+        # Only the last days need exact minutes and latencies, so combine earlier activity by hour.
         is_recent = f"hour >= {instant(hours[-1][0] - _RECENT)}"
         tables["activity"] = f"""
             SELECT hour, if({is_recent}, minute, hour) AS minute, stage, arm, channel, randomised, counts,
@@ -287,8 +252,7 @@ class _Sums:
                    sum(unpaid) AS unpaid,
                    min(first) AS first, max(last) AS last, any_value(latencies) FILTER ({is_recent}) AS latencies
             FROM {self._rows("activity", hours)} GROUP BY ALL"""
-        # Costs of old days are added up into one row, which loses their times. Keep the times in the newest two of
-        # these days, because the current period of a budget may have begun there (in a time zone west of UTC).
+        # A budget's current period may have begun in the last two days, so keep the times of their costs.
         since = f"CASE WHEN hour >= {instant(hours[-1][0] - 2 * _DAY)} THEN since END"
         tables["spent"] = f"""
             SELECT min(hour) AS hour, min(since) AS since, arm, campaign_id, channel, sum(cost) AS cost
@@ -297,10 +261,9 @@ class _Sums:
         return _in_one(tables)
 
     def _make_covariates(self, until: datetime) -> _Key:
-        """Create the table `covariates`. It is stored in the lake once all hours of the users' past are closed.
+        """Create the table `covariates`, and store it once all hours of the users' past are closed.
 
-        Before the first stage with challengers, the table is empty, because there is no past. An empty table is not
-        stored: its file would be dated 1970, and be deleted as too old.
+        An empty table's file would be dated 1970 and be deleted as too old.
         """
         lake, ends = self.log.lake, past_ends(self.db, self.experiment, "cell", "first")
         files = [*lake.closed("decision", until=ends + HOUR), *lake.closed("outcome", until=ends + HOUR)]
@@ -315,10 +278,9 @@ class _Sums:
         return key
 
     def _find_alike(self, until: datetime) -> bool:
-        """Create the table `alike`, which groups the cells of the past that can be combined into one.
+        """Create the table `alike`, which maps each cell of the past to the first cell that counts in the same way.
 
-        Cells of a group have the same stage and arm, and count in the same way. Each is mapped to the first cell of its
-        group. Returns False if no cell of the past counts.
+        Returns False if no cell of the past counts.
         """
         self.db.execute(
             f"""CREATE TABLE alike AS
@@ -330,14 +292,13 @@ class _Sums:
         return bool(self._alike)
 
     def _users_of(self, hours: Sequence[_Key]) -> str:
-        """Return SQL of each user's sums over several hours. Users whose arm an override has set are left out."""
+        """Return SQL of each user's sums over several hours, without overridden users."""
         alike = f"{self._rows('user_sum', hours)} JOIN alike USING (cell)"
         unnamed = f"{alike} ANTI JOIN {self._rows('named', hours)} USING (unit)"
         rows = _added_up(f"(SELECT * EXCLUDE (one) REPLACE (one AS cell) FROM {unnamed})")
         return f"SELECT 'user_sum' AS of_table, * FROM ({rows}) ORDER BY unit"
 
     def _rows(self, table: str, keys: Sequence[_Key]) -> str:
-        """Return SQL that reads the rows of a table from the stored files with these keys."""
         missing = [key for key in keys if key not in self._local]
         with ThreadPoolExecutor(_TRANSFERS) as pool:
             fetched = pool.map(lambda key: self._fetch(self._stored_before(key)[0]), missing)
@@ -347,7 +308,7 @@ class _Sums:
         return f"(SELECT {read} FROM read_parquet([{names}], hive_partitioning = false) WHERE of_table = '{table}')"
 
     def _write(self, db: duckdb.DuckDBPyConnection, key: _Key, rows: str, number: int | str | None) -> None:
-        """Write the result of a query to a local file and, unless `number` is None, copy this file to the lake."""
+        """Write a query's result to a local file and, unless `number` is None, to the lake."""
         self._local[key] = path = self.scratch / f"{secrets.token_hex(8)}.parquet"
         db.execute(f"COPY ({rows}) TO '{path}' (FORMAT parquet, COMPRESSION zstd)")
         if number is None or not self._can_store:
@@ -373,16 +334,14 @@ class _Sums:
 
 
 def _in_one(tables: Mapping[str, str]) -> str:
-    """Return SQL that appends several tables to each other; the column `of_table` names the table of each row."""
+    """Return SQL that appends tables to each other, with the table's name in `of_table`."""
     return " UNION ALL BY NAME ".join(f"SELECT '{name}' AS of_table, * FROM ({rows})" for name, rows in tables.items())
 
 
 def _each_once(rows: str) -> str:
-    """Return SQL that reduces rows of the table `named` to one row per user, with the user's earliest override."""
     return f"SELECT unit, min(since) AS since FROM {rows} GROUP BY unit"
 
 
 def _added_up(rows: str) -> str:
-    """Return SQL that adds up rows of `user_sum`, so that each user, cell and segment has one row."""
     return f"""SELECT unit, cell, segment, min(hour) AS hour, sum(COLUMNS(* EXCLUDE (unit, cell, segment, hour)))
         FROM {rows} GROUP BY unit, cell, segment"""

@@ -1,16 +1,7 @@
 """Computes the verdict on an experiment: adds up its users in DuckDB, then tests the sums with `mtorl.experiment`.
 
-    verdict_from_log(DecisionLog.of("lake"), Experiment.load("experiment.yaml"), Gain.of_spec("click"))
-    with experiment_users(log, experiment, gain) as read:       # if more than the verdict is needed
-        verdict_of(read, log, experiment, gain)
-
-The rules are in docs/verdict.md. Two things are different in a replay of a real log:
-
-- The outcome of a decision is known only if the policy made the logged choice. So each decision has a weight: 1 / p if
-  the policy exposed the logged channel, which had the probability p; 1 if the policy exposed nothing; and 0 if the
-  outcome is unknown.
-- The ledger can't limit the spend, because costs are known only for exposures that match the log. Instead, if an arm
-  spends more than `DecisionLog.budget_per_decision`, only as many decisions count as the budget pays for.
+The rules are in docs/verdict.md. In a replay of a real log, a decision has the weight 1 / p if the policy exposed the
+logged channel, which had the probability p; 1 if the policy exposed nothing; and 0 if the outcome is unknown.
 """
 
 import math
@@ -47,7 +38,7 @@ CLICK = Gain.of_spec("click")
 
 
 def verdict_from_log(log: DecisionLog, experiment: Experiment, gain: Gain = CLICK) -> dict[str, Any]:
-    """Compute the verdict on an experiment over all of its stages; see `verdict_of`."""
+    """Compute the verdict over all stages of an experiment."""
     with experiment_users(log, experiment, gain) as read:
         return verdict_of(read, log, experiment, gain)
 
@@ -55,15 +46,9 @@ def verdict_from_log(log: DecisionLog, experiment: Experiment, gain: Gain = CLIC
 def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, gain: Gain) -> dict[str, Any]:
     """Compute the verdict on an experiment from the sums of its users.
 
-    Args:
-        gain: Definition of "gain_per_decision", from the description of the data set.
-
     Returns:
-        A JSON-ready dict. `challengers` has the comparison of each challenger with the incumbent: `lift` with an
-        always-valid interval `lift_ci` and a single-look interval `lift_ci_fixed`; `adjustment` by covariates; `money`,
-        the lift per currency unit; `futile`, whether the wanted effect is ruled out; `guardrails`; `secondary` metrics;
-        and `verdict` with its `code`, `values` and `reason`. The fields of the leading challenger are repeated at the
-        top level. All other fields are about the whole experiment.
+        A JSON-ready dict. `challengers` compares each challenger with the incumbent; the top level repeats the leading
+        one.
     """
     primary, guardrails, wanted = experiment.metrics.primary, experiment.metrics.guardrails, experiment.minimum_effect
     challengers = [arm.name for arm in experiment.arms if arm.name != INCUMBENT]
@@ -131,7 +116,7 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
             "values": reason.values,
             "reason": reason + remarks,
         }
-    # An arm with weight 0 gets no more users, so the verdict does not wait for this arm.
+    # An arm with weight 0 gets no more users, so do not wait for it.
     serving = {arm.name: verdicts[arm.name] for arm in experiment.arms if arm.name in verdicts and arm.weight > 0}
     challenger = leading(serving or verdicts, {name: one.lift(primary) for name, one in comparisons.items()})
     result = {
@@ -159,13 +144,13 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
         "challengers": results,
         **results[challenger],
     }
-    # JSON has no NaN or infinity, so such numbers become null.
+    # JSON has no NaN or infinity, so orjson writes null.
     plain: dict[str, Any] = orjson.loads(orjson.dumps(result, option=orjson.OPT_SERIALIZE_NUMPY))
     return plain
 
 
 def units_in(primary: str, names: Iterable[str], gain: Gain) -> dict[str, Any]:
-    """Return the fields of a verdict that contain the units of its numbers; `names` are all metrics of the file."""
+    """Return a verdict's fields with the units of its numbers; `names` are all metrics of the file."""
     every = dict.fromkeys((*names, *of_primary(primary), COST))
     return {
         "units": {name: unit_of(name, gain) for name in every},
@@ -175,11 +160,7 @@ def units_in(primary: str, names: Iterable[str], gain: Gain) -> dict[str, Any]:
 
 
 def _checks(experiment: Experiment, comparisons: Sequence[Comparison], shares: ErrorShares) -> list[GuardrailCheck]:
-    """Check the guardrails in each comparison with one challenger.
-
-    The comparisons differ in which decisions and outcomes count. If they disagree about a guardrail, its state is
-    "open".
-    """
+    """Check the guardrails. If comparisons with other sets of decisions disagree, the state is "open"."""
     found = []
     for guardrail in experiment.metrics.guardrails:
         name, direction, margin = guardrail.name, guardrail.direction, guardrail.margin
@@ -192,10 +173,7 @@ def _checks(experiment: Experiment, comparisons: Sequence[Comparison], shares: E
 
 
 def _arm(found: Users, arm: str, primary: str, gain: Gain, budget: float | None) -> dict[str, Any]:
-    """Collect the figures of an arm over all stages. Totals are plain sums; ratios use the users' weights.
-
-    The weight of a user with very many decisions is below 1.
-    """
+    """Collect an arm's figures over all stages: plain totals, and ratios with the users' weights."""
     per_decision, cost_per_decision = (ratio_of(found, arm, name, gain, budget) for name in (primary, COST))
     if not is_per_decision(primary):
         per_decision *= cost_per_decision
@@ -219,7 +197,6 @@ def _spent(found: Users, arm: str) -> float:
 
 
 def _nothing_counts(left_out: Mapping[str, int]) -> Message:
-    """Explain why no decision counts, from the most frequent reason, and what the user can do."""
     own = Counter({reason: count for reason, count in left_out.items() if reason != "other_experiment"})
     if not own:
         return messages.NOTHING_LOGGED()
@@ -231,7 +208,6 @@ def _nothing_counts(left_out: Mapping[str, int]) -> Message:
 
 
 def _remarks(found: Users, overridden: int, experiment: Experiment, arms: Collection[str]) -> str:
-    """Write the remarks that follow a verdict's reason: about late outcomes, overridden users and heavy users."""
     remarks = []
     if found.late:
         hours = f"{experiment.metrics.outcome_hours:g}"
@@ -245,7 +221,6 @@ def _remarks(found: Users, overridden: int, experiment: Experiment, arms: Collec
 
 
 def _money(comparison: Comparison, primary: str) -> dict[str, Any]:
-    """Compute the lift of the gain per currency unit, and the additional gain for the challenger's whole spend."""
     lift = comparison.lift_per_cost(primary)
     spent = _spent(comparison.users, comparison.challenger)
     return {
@@ -260,9 +235,9 @@ def _money(comparison: Comparison, primary: str) -> dict[str, Any]:
 
 
 def _secondary(comparisons: Mapping[str, Comparison], experiment: Experiment) -> dict[str, dict[str, Any]]:
-    """Compute the lifts of the secondary metrics of each challenger, and which of them are significant.
+    """Compute the lifts of the secondary metrics, and which are significant.
 
-    The false discovery rate is controlled for all challengers and metrics together.
+    The false discovery rate covers all challengers and metrics together.
     """
     names = experiment.metrics.secondary
     lifts = {(who, name): comparison.lift(name) for who, comparison in comparisons.items() for name in names}

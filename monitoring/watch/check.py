@@ -1,13 +1,7 @@
 """Runs one check of the monitor: judges every finished period, and finds columns that have just lost their values.
 
-    state = run(Watched(lake, spec, sample_of), folder, now)
-
-Each period is judged once, in the order of time, because evidence accumulates from period to period. If no check ran
-for a while, the next check judges the missed periods. A period is judged an hour after its end, when its records have
-been uploaded.
-
-If a period can't be judged, the reason is stored, and the evidence stays unchanged. If the decisions of the period
-could not be read, later checks try again, until a later period has been judged.
+Each period is judged once, in the order of time. If its decisions can't be read, later checks try again, until a later
+period has been judged.
 """
 
 import errno
@@ -39,23 +33,21 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.log.lake import Lake
 from mtorl.log.touchpoints import LogError
 
-# Time after a period's end until which its records are expected to be in the lake.
+# Time after a period's end until all its records are expected in the lake.
 UPLOADED_AFTER = timedelta(hours=1)
-# If the log is long, the first check judges only the newest periods, at most this many.
+# The first check judges at most this many periods.
 MOST_PERIODS = 60
 _KEPT_PAGES = 14
-# Outcomes count as incomplete if the share of exposures with a known outcome is below this fraction of its usual value.
+# Outcomes are incomplete below this fraction of the usual share of exposures with an outcome.
 _HEARD = 0.8
-# Time after a period's end from which outcomes that have not arrived count as lost.
+# Time after a period's end from which missing outcomes count as lost.
 _AWAITED = timedelta(days=2)
-# A column counts as broken only if its score is at least this many times its threshold. Checks run every hour, so a
-# lower score may come from a few users who have no value by chance.
+# A broken column scores at least this multiple of its threshold, because a few users may lack a value by chance.
 _SURE = 2.0
 _WEEK = timedelta(days=7)
-# A period without decisions is usual if this many earlier weeks had no decisions at this time either. A single such
-# week may have been an outage.
+# A period without decisions is usual after this many such weeks, because a single one may have been an outage.
 _OCCASIONS = 2
-# Only this many earlier weeks are searched for such weeks.
+# Number of earlier weeks that are searched.
 _LOOKED_BACK = 4
 _MOST_AHEAD = 0.1
 """Largest accepted number of records from the future, as a fraction of a period's decisions. If there are more, a clock
@@ -67,11 +59,9 @@ class Watched:
     """Settings of a check.
 
     Attributes:
-        sample_of: Function that returns the training sample of the model with a digest or, for None, of the newest
-            model.
-        hours: Length of a period. Periods begin at midnight UTC, so `hours` divides 24 or is a multiple of 24.
-        page: Condition under which Evidently draws a page of a period.
-        newest_model: Function that returns the value for `State.newest_model`.
+        sample_of: Returns the training sample of the model with a digest or, for None, of the newest model.
+        hours: Length of a period: a divisor or a multiple of 24, because periods begin at midnight UTC.
+        page: Condition for drawing a page with Evidently.
     """
 
     lake: Lake
@@ -94,11 +84,11 @@ def run(
     now: datetime | None = None,
     on_period: Callable[[datetime, int], None] | None = None,
 ) -> State:
-    """Judge each period that is over and was not judged yet, check the columns of the last hours, and write the state.
+    """Judge each new finished period, check the columns of the last hours, and write the state.
 
     Args:
         folder: Folder for the state file, and for the figures and pages of each period.
-        on_period: Called before each period is judged, with the period's end and the number of remaining periods.
+        on_period: Called before each period with its end and the number of remaining periods.
 
     Raises:
         StateError: The state can't be read.
@@ -119,7 +109,7 @@ def run(
             if _judge(watched, state, end, folder, ahead, outcomes_may_come=now - end < _AWAITED):
                 update_request(state, end)
                 state.judged_until = end
-                # Save the state after each period, so that its result is kept if the check is killed later.
+                # Save each result, in case the check is killed later.
                 state.write(path)
         _look_at_last_hours(watched, state, now, folder)
         state.newest_model = watched.newest_model()
@@ -131,7 +121,7 @@ def run(
 
 
 def folder_of(folder: Path, end: datetime) -> Path:
-    """Return the folder for a period's figures and Evidently pages, inside the folder of the state."""
+    """Return the folder for a period's figures and Evidently pages."""
     return folder / "periods" / end.strftime("%Y-%m-%dT%H")
 
 
@@ -160,9 +150,8 @@ def _first_decision(watched: Watched) -> datetime | None:
 
 
 def _records_ahead(watched: Watched, now: datetime) -> int:
-    """Count the decisions that are dated in the future, because the clock of a router is ahead."""
     ahead = Period(since=max(now, datetime.now(UTC)) + UPLOADED_AFTER)
-    # Here, ignore a log that can't be read, because this is reported later for each period.
+    # Each period reports an unreadable log later.
     with suppress(_NotJudgedError), _reading():
         return DecisionLog.of(watched.lake, ahead).records()
     return 0
@@ -170,7 +159,6 @@ def _records_ahead(watched: Watched, now: datetime) -> int:
 
 @contextmanager
 def _reading() -> Iterator[None]:
-    """Convert errors of reading the log into a `_NotJudgedError`, except if the disk is full."""
     import duckdb
 
     try:
@@ -185,8 +173,7 @@ def _judge(watched: Watched, state: State, end: datetime, folder: Path, ahead: i
     """Judge the measures and columns of a period, and return whether its decisions could be used.
 
     Args:
-        ahead: Number of decisions in the log that are dated in the future.
-        outcomes_may_come: Whether outcomes of this period may still arrive.
+        ahead: Number of decisions dated in the future.
     """
     period = _period(end, watched.hours)
     try:
@@ -234,8 +221,7 @@ def _no_decisions(watched: Watched, log: DecisionLog, end: datetime) -> _NotJudg
 def closed_as_usual(lake: Lake, end: datetime, length: timedelta) -> bool:
     """Return whether earlier weeks had no decisions at this time of the week either, for example on a closed day.
 
-    Earlier weeks without any decisions are ignored. Otherwise, a long outage would make the absence of decisions look
-    usual. Periods of a week or longer never count as closed.
+    Weeks without any decisions are ignored, because a long outage is not usual.
     """
     if length >= _WEEK:
         return False
@@ -252,10 +238,7 @@ def closed_as_usual(lake: Lake, end: datetime, length: timedelta) -> bool:
 
 
 def _check_periods(state: State, watched: Watched, now: datetime, path: Path) -> None:
-    """Reject a state whose periods have another length, or whose last period is in the future.
-
-    A state from the future was written with a wrong clock. With such a state, no period would be judged any more.
-    """
+    """With a state from the future, no period would be judged any more."""
     if state.judged_until is None:
         return
     if state.hours != watched.hours:
@@ -265,10 +248,7 @@ def _check_periods(state: State, watched: Watched, now: datetime, path: Path) ->
 
 
 def _check_outcomes(state: State, counted: Counted, may_come: bool) -> None:
-    """Raise an error for a period whose outcomes are still arriving, so that it is judged later.
-
-    Otherwise, the missing outcomes would look like a loss of gain.
-    """
+    """Raise an error if outcomes are still arriving, because missing outcomes look like a loss of gain."""
     if not counted.exposures or counted.outcomes_missing:
         return
     share = counted.heard / counted.exposures
@@ -317,7 +297,7 @@ def _not_measured(state: State, counted: Counted, group: str) -> NotJudged:
 def _columns(
     watched: Watched, log: DecisionLog, out: Path, period: str, until: datetime | None = None
 ) -> tuple[DriftResult, str]:
-    """Compare the context columns and static columns of a period with a model's training sample.
+    """Compare the columns of a period with a model's training sample.
 
     Args:
         until: End of the period; None to draw no page.
@@ -339,10 +319,9 @@ def _columns(
 
 
 def _sample(watched: Watched, log: DecisionLog) -> TrainingSample:
-    """Return the training sample of a model that answered in the period or, if there is none, of the newest model.
+    """Return the training sample of a model that answered in the period, or of the newest model.
 
-    There is none in the registry if, for example, the platform provides the incumbent. The newest model is only the
-    second choice, because it may not serve yet.
+    The newest model is only the second choice, because it may not serve yet.
     """
     with _reading():
         digests = log.models()
@@ -372,17 +351,14 @@ def _sample(watched: Watched, log: DecisionLog) -> TrainingSample:
 
 
 def _look_at_last_hours(watched: Watched, state: State, now: datetime, folder: Path) -> None:
-    """Find columns that have lost their values within the last hours.
-
-    This check needs no evidence from earlier periods, so it can raise an alarm at once.
-    """
+    """Find columns that have lost their values within the last hours."""
     end = now.replace(second=0, microsecond=0)
     log = DecisionLog.of(watched.lake, _period(end, watched.hours))
     state.groups.pop(LAST_HOURS, None)
     try:
         result, _ = _columns(watched, log, folder / "last-hours", f"the last {watched.hours} hours")
     except _NotJudgedError as error:
-        # Report only an unreadable log here, because the other reasons are already reported for the periods.
+        # The other reasons are already reported for the periods.
         if error.why.reason == "unreadable_log":
             state.groups[LAST_HOURS] = Group(end=end, not_judged=error.why)
         return

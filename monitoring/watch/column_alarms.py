@@ -1,13 +1,8 @@
 """Finds columns whose distribution has moved away from the training sample, with a known rate of false alarms.
 
-In a healthy period, the probability that any column exceeds its threshold is at most `ALPHA`. The evidence assumes
-twice that, because thresholds are estimates. If a column exceeds its threshold in two periods in a row, an alarm is
-raised. The procedure e-BH then selects the columns that have moved, at a false discovery rate of 10 %.
-
-**Seasons.** The training sample covers whole weeks, so every Sunday may differ from it. So a score above the threshold
-is evidence only if it is also well above the column's healthy scores of the last weeks, and above earlier scores at
-this time of the week. In the first week, it must be far above the threshold instead. The price: a column that differs
-slightly from the training sample on every day, from the first week on, raises no alarm.
+A column that exceeds its threshold in two periods in a row raises an alarm. The procedure e-BH then selects the moved
+columns at a false discovery rate of 10 %. Because every Sunday may differ from the training sample, a score is evidence
+only above the column's healthy scores of the last weeks.
 """
 
 import math
@@ -20,17 +15,16 @@ from mtorl.drift.drift_tests import words_of
 from mtorl.drift.evidence import add, alarming, e_of_event
 from mtorl.drift.thresholds import ALPHA
 
-# If there is an alarm, the columns that have moved are found by the evidence of this many newest periods.
+# Number of newest periods whose evidence selects the moved columns.
 LOOKED = 2
 FALSE_DISCOVERIES = 0.1
-# A score counts as seasonal up to this multiple of the largest score of a healthy period.
+# A score up to this multiple of the largest healthy score counts as seasonal.
 SEASON = 1.25
-# In the first week, a score must exceed this multiple of its threshold to be evidence.
+# In the first week, only scores above this multiple of the threshold are evidence.
 FAR = 3.0
-# Number of newest periods that may still lead to an alarm. Those of them with evidence of drift do not count as
-# healthy.
+# Unusual scores in this many newest periods may still lead to an alarm, so they do not count as healthy.
 UNDECIDED = 3
-# Number of healthy periods, and of other periods, whose scores are kept.
+# Number of stored scores, separately for healthy and other periods.
 KEPT = 28
 _ANY = "any column"
 _WEEK = timedelta(days=7)
@@ -41,7 +35,7 @@ def judge(
 ) -> None:
     """Add the scores of a period to the evidence, and raise or end alarms on columns.
 
-    If the model whose training sample is compared has changed, all earlier evidence is deleted first.
+    A new model deletes all earlier evidence.
     """
     if model_version != state.model_version:
         forget(state)
@@ -67,7 +61,7 @@ def judge(
 
 
 def forget(state: State) -> None:
-    """Delete all evidence about columns, because it refers to the training sample of a previous model."""
+    """Delete all evidence about columns, which refers to the training sample of a previous model."""
     state.columns_evidence = 0.0
     for name in [name for name in state.streams if labels_of(name).group == COLUMNS]:
         del state.streams[name]
@@ -81,10 +75,9 @@ def _exceeded(state: State, column: ColumnDrift, end: datetime) -> bool:
 
 
 def _season(past: list[PastPeriod], end: datetime, threshold: float) -> float:
-    """Return the smallest score that is evidence of drift. Smaller scores may be explained by a season.
+    """Return the smallest score that is evidence of drift and not of a season.
 
-    The limit depends on earlier scores. Scores at other times of the week can raise it to at most `SEASON * FAR` times
-    the threshold. Otherwise, a single festival would hide a lasting shift.
+    A limit of `FAR` times the threshold prevents that one festival hides a lasting shift.
     """
     if not past or end - past[0].end < _WEEK:
         return FAR * threshold
@@ -96,19 +89,18 @@ def _season(past: list[PastPeriod], end: datetime, threshold: float) -> float:
 def _at_this_time(past: list[PastPeriod], end: datetime, threshold: float) -> float:
     """Return the second largest earlier score at this time of the week; 0 if there are fewer than two.
 
-    Also returns 0 if the column was above its threshold for most of the last week. It has probably drifted, so its high
-    scores must not count as seasonal.
+    The result is also 0 for a column that has probably drifted.
     """
     week = [period.value < threshold for period in past if end - period.end < _WEEK]
     if sum(week) < len(week) / 2:
         return 0.0
     same = sorted(period.value for period in past if (end - period.end) % _WEEK == timedelta(0))
-    # Use the second largest score, because the largest may come from a single festival.
+    # The largest score may come from a single festival.
     return same[-2] if len(same) >= 2 else 0.0
 
 
 def _of_two(stream: Stream, exceeded: bool) -> float:
-    """Return the evidence that a column has drifted, as an e-value, from the two newest periods."""
+    """Return an e-value of a column's drift from the two newest periods."""
     before = [period.evident for period in stream.past[-(LOOKED - 1) :]]
     return math.prod(e_of_event(above, 2 * ALPHA) for above in (*before, exceeded))
 

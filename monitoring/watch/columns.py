@@ -1,16 +1,6 @@
 """Compares the columns of a period with the training sample, and writes the scores and a page drawn by Evidently.
 
-    result = check(reference, current, columns, grid, out_dir=state / "periods" / "2026-11-01T00")
-
-The check has these steps:
-
-- Check the schema: the columns exist and have values, and there are enough users.
-- Look up the thresholds for a period of this size, which were measured when the model was trained.
-- Compute the score of each test of each column (`mtorl.drift`).
-- Write the scores to drift.json, and to the page drift.html.
-
-If a column has invalid values, the check reports this as a problem of the column, and goes on. Evidently's scores
-ignore missing values, so a separate test compares the share of missing values.
+Evidently's scores ignore missing values, so a separate test compares the share of missing values.
 """
 
 import json
@@ -42,9 +32,8 @@ class ColumnDrift:
     """The result of checking one column.
 
     Attributes:
-        method: The test that found the problem or, if there is no problem, the last test. `score` and `threshold` are
-            those of this test.
-        problem: None if the column is healthy; otherwise the name of a problem in `mtorl.drift.drift_tests`.
+        method: The test that found the problem or, without a problem, the last test.
+        problem: Name of a problem in `mtorl.drift.drift_tests`.
     """
 
     column: str
@@ -63,7 +52,7 @@ class DriftResult:
     """The result of checking all columns of a period, as stored in drift.json.
 
     Attributes:
-        not_checked: Reason why nothing could be compared; None if the columns were compared.
+        not_checked: Reason why nothing could be compared.
     """
 
     rows: int
@@ -86,13 +75,11 @@ def check(
     """Compare the rows of a period with the training sample. Both tables have a column `user_id`.
 
     Args:
-        reference: Training sample: all rows of some users, in the order of time for each user.
+        reference: All training rows of some users, in the order of time for each user.
         current: Rows of the period, or of a sample of its users.
-        grid: Thresholds that were measured for this training sample. Tests without a threshold are skipped. None if the
-            training sample had too few users for thresholds.
-        out_dir: Folder for drift.html and drift.json.
-        whole: Size of the period, if `current` is a sample of it.
-        page: Condition for drawing drift.html, which takes longer than all other steps together.
+        grid: Thresholds for this sample; None if it had too few users.
+        whole: Size of the period, if `current` is a sample.
+        page: Condition for drawing drift.html, the slowest step.
     """
     whole = whole or Size(_users(current), len(current))
     not_checked = _too_little(reference, current) or (None if grid else "the model has no thresholds of its columns")
@@ -101,7 +88,7 @@ def check(
         draw = partial(save_page, html=out_dir / "drift.html", title=title)
         judged = _compare(sample_users(reference), sample_users(current), columns, grid, draw, page)
         result = replace(result, columns=judged)
-    # Replace the file atomically, because other processes may read it at any moment.
+    # Other processes may read the file at any moment, so replace it atomically.
     with replacing(out_dir / "drift.json") as unfinished:
         unfinished.write_text(json.dumps(asdict(result), indent=2, allow_nan=False) + "\n")
     return result
@@ -115,7 +102,6 @@ def _compare(
     draw: Callable[[pd.DataFrame, pd.DataFrame, Mapping[str, str], Thresholds], None],
     page: Page,
 ) -> tuple[ColumnDrift, ...]:
-    """Test the columns that exist and have values in both tables, and draw the page if requested."""
     rows = {column.name: _shares(reference, current, column) for column in columns}
     kinds = {column.name: column.kind for column in columns if rows[column.name].problem is None}
     if not kinds:
@@ -132,10 +118,7 @@ def _compare(
 
 
 def _judge(row: ColumnDrift, values: pd.Series, in_reference: Floats, thresholds: Thresholds) -> ColumnDrift:
-    """Run the tests of one column. The first score that reaches its threshold determines the column's problem.
-
-    If a test uses a method of Evidently, its score is equal to the score on Evidently's page.
-    """
+    """Run the tests of one column. The first score above its threshold determines the problem."""
     for test in asked_of(row.kind):
         if (row.column, test.method) not in thresholds:
             continue
@@ -151,7 +134,7 @@ def _judge(row: ColumnDrift, values: pd.Series, in_reference: Floats, thresholds
 
 
 def _shares(reference: pd.DataFrame, current: pd.DataFrame, column: Column) -> ColumnDrift:
-    """Compute the share of missing values in a column. If a table lacks the column or its values, report a problem."""
+    """Compute a column's share of missing values, and report a missing or empty column as a problem."""
     method = asked_of(column.kind)[-1].method
     row = ColumnDrift(column.name, column.kind, method, None, None, 0.0, 0.0, None, "")
     for frame, name in ((reference, "reference"), (current, "current period")):

@@ -1,8 +1,4 @@
-"""Draws a page with Evidently that shows the distribution of each column, with its score and threshold.
-
-The caller passes the test and the threshold of each column, because Evidently itself would choose a test by the number
-of rows. Only this module imports Evidently.
-"""
+"""Draws a page with Evidently that shows the distribution of each column, with its score and threshold."""
 
 from __future__ import annotations
 
@@ -26,7 +22,7 @@ def save_page(
     title: str,
 ) -> None:
     """Write the page about columns that exist in both tables and contain floats or strings."""
-    # Turns off Evidently's telemetry. Evidently reads this variable when it is imported.
+    # Evidently reads this variable at its import, and turns off its telemetry.
     os.environ["DO_NOT_TRACK"] = "1"
     # Evidently's dependencies emit these warnings.
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):

@@ -1,13 +1,6 @@
 """Exports the monitor's last result and the newest run of each pipeline to Prometheus.
 
-    serve("0.0.0.0", 9102, MonitorCollector(Path("monitor/state.json")), RunsCollector(Path("runs")))
-
-At every scrape, the state and the runs are read from their files. While the state can't be read, its last figures are
-exported again, with a timestamp that shows their age. Until a state was read for the first time, only `state_readable`
-is exported.
-
-Labels contain names of groups, experiments, arms, measures and pipelines, never of users or campaigns. If there are
-more than MOST_STREAMS streams, columns without an alarm are left out first.
+Labels never contain users or campaigns.
 """
 
 import threading
@@ -31,14 +24,14 @@ _LABELS = Labels._fields
 
 
 class MonitorCollector(Collector):
-    """A Prometheus collector that reads the monitor's state at each scrape and exports it."""
+    """A Prometheus collector that reads the monitor's state at each scrape."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._known = State()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield the gauges of the monitor's state. If it can't be read, the last readable state is used."""
+        """Yield the gauges of the last readable state."""
         try:
             read = State.read(self._path)
         except StateError:
@@ -77,7 +70,7 @@ def _of_state(state: State) -> Iterator[Sample]:
     alarms = state.alarms()
     shown = {**{name: Stream() for name in alarms}, **state.streams}
 
-    # Streams with an alarm come first, then measures, because there are few measures but perhaps many columns.
+    # Sort alarms first, then measures, because there are few measures but perhaps many columns.
     def rank(name: str) -> tuple[bool, bool, float, str]:
         return name not in alarms, labels_of(name).group == COLUMNS, -shown[name].evidence / shown[name].needed, name
 
@@ -119,10 +112,9 @@ _OF_STATE: dict[str, tuple[str, Sequence[str]]] = {
 
 
 class RunsCollector(Collector):
-    """A Prometheus collector that exports the newest run of each pipeline.
+    """A Prometheus collector of the newest run of each pipeline.
 
-    While the file of a pipeline can't be read, the pipeline's last samples are exported again. If the file is removed,
-    the samples disappear. The folder `runs` may be missing.
+    While a pipeline's file can't be read, its last samples are exported again.
     """
 
     def __init__(self, runs: Path) -> None:
@@ -130,7 +122,7 @@ class RunsCollector(Collector):
         self._known: dict[str, PipelineRun] = {}
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield the gauges of the pipelines that ran last, at most `MOST_PIPELINES`."""
+        """Yield the gauges of the last `MOST_PIPELINES` pipelines."""
         there = {path.stem for path in self._runs.glob("[!.]*.json")}
         known = {name: run for name, run in self._known.items() if name in there}
         self._known = known | {run.pipeline: run for run in newest_runs(self._runs)}

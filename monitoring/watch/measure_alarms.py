@@ -1,10 +1,7 @@
 """Compares the measures of a period with earlier periods, and raises alarms about harm and other changes.
 
-    judge(state.streams, counted.measured, end)
-
-A stream is the time series of one measure. A stream that may show harm (`HARM`), such as the gain per decision, raises
-an alarm only if it changes in the harmful direction. All other streams raise alarms in both directions. Each of these
-two families raises at most one false alarm in `MEAN_RUN` periods on average (`mtorl.drift.evidence`).
+A stream is the time series of one measure. A stream in `HARM` raises alarms only for harmful changes, other streams for
+changes in both directions.
 """
 
 import math
@@ -22,17 +19,17 @@ from mtorl.drift.evidence import add, alarming, e_of_p, needed
 from mtorl.drift.past_periods import FEWEST, MOST, Forecast
 from mtorl.experiment.arm import INCUMBENT
 
-# Number of newest periods that forecasts ignore, because a change takes two periods to detect.
+# Forecasts ignore this many newest periods, because a change takes two periods to detect.
 WAIT = 2
 GONE = 7
 """Number of periods without a value after which a stream and its alarm are removed. Its experiment has then ended, or
 the new policy does not log the value."""
 DAY = timedelta(days=1)
-# For measures between 0 and 1, the standard deviation between periods is assumed to be at least this.
+# Smallest assumed standard deviation between periods, for measures between 0 and 1.
 SMALLEST_SHARE = 0.005
 
 
-# A value with a smaller p-value counts as unusual. If an alarm follows, its period does not count as healthy.
+# A smaller p-value is unusual. If an alarm follows, its period does not count as healthy.
 UNUSUAL = 0.05
 ENDS = 0.25
 """An alarm ends when the evidence falls below this share of the evidence that a single stream needs to raise an alarm.
@@ -56,10 +53,9 @@ def judge(
     """Compare the measures of a period with forecasts, update the evidence, and raise or end alarms.
 
     Args:
-        streams: Streams of measures, by name. A new measure adds a stream.
-        length: Length of the period. If it is a day, forecasts take the weekday into account.
-        loss_units: Unit of the loss by stream, from `monitoring.watch.stream_names.loss_units`.
-        by_arm: Measures of outcomes, separately for the incumbent and each challenger.
+        streams: Streams by name; a new measure adds a stream.
+        length: Length of the period. Forecasts of days take the weekday into account.
+        by_arm: Measures of outcomes for the incumbent and each challenger.
 
     Returns:
         The number of measures with enough past periods for a forecast.
@@ -96,7 +92,7 @@ def _forecast(stream: Stream, new: Measured, end: datetime, length: timedelta) -
     if len(healthy) < FEWEST + WAIT:
         return None
     past = healthy[:-WAIT]
-    # Use the weekdays in UTC, because periods begin at midnight UTC.
+    # Periods begin at midnight UTC, so use the weekdays in UTC.
     ends = (*(period.end for period in past), end)
     weekdays = [(each.astimezone(UTC) - DAY).weekday() for each in ends] if length == DAY else None
     smallest = SMALLEST_SHARE if new.measure.endswith("_ratio") or new.measure.endswith("auc") else 0.0
@@ -114,16 +110,16 @@ def _p(new: Measured, forecast: Forecast) -> float:
 
 
 def _causes(whole: Measured, by_arm: Sequence[Measured], stream: Stream, end: datetime, length: timedelta) -> list[str]:
-    """Return the challengers that have caused the harm, because they are worse than the incumbent.
+    """Return the challengers that cause the harm, because they are worse than the incumbent.
 
-    If the incumbent's own outcomes are worse than forecast too, the harm has another cause, and the list is empty.
+    The list is empty if the incumbent is worse than forecast too.
     """
     arms = {each.arm: each for each in by_arm if each.measure == whole.measure}
     incumbent = arms.pop(INCUMBENT, None)
     if incumbent is None:
         return []
     alone = incumbent._replace(arm=whole.arm)
-    # The incumbent alone has fewer users than all arms together, so its forecast needs a wider interval.
+    # The incumbent has fewer users than all arms, so its forecast needs a wider interval.
     forecast = _forecast(stream, alone, end, length)
     if forecast is None or _p(alone, forecast) < UNUSUAL:
         return []
@@ -145,8 +141,7 @@ def _find(
 ) -> None:
     """Add evidence to the streams of one family, and raise or end their alarms.
 
-    The more streams there are, the more evidence one stream needs for an alarm. Streams without a value today count
-    too, so that a day with many missing values does not make alarms more likely.
+    Streams without a value count too, so that missing values do not make alarms more likely.
     """
     p_values = {name: p for name, p in p_values.items() if (name in HARM) == (kind == "harm")}
     had = {
@@ -170,10 +165,7 @@ def _find(
 
 
 def forget(streams: dict[str, Stream], group: str, arm: str) -> None:
-    """Remove the streams of an arm in one group, because another policy now decides for this arm.
-
-    Streams that belong to a single experiment are kept.
-    """
+    """Remove an arm's streams in one group, because another policy now decides for the arm."""
     for name in [name for name in streams if labels_of(name)[:3] == (group, "", arm)]:
         del streams[name]
 
@@ -191,7 +183,7 @@ def _forget_gone(streams: dict[str, Stream], measured: set[str]) -> None:
 
 
 def describe(name: str, stream: Stream) -> str:
-    """Describe a measure in words: its value, the expected value, and how much gain or money was lost."""
+    """Describe a measure's value, its expected value, and the lost gain or money."""
     assert stream.value is not None and stream.expected is not None
     text = f"{name.rpartition('/')[2]} is {stream.value:.4g}, expected {stream.expected:.4g}"
     if stream.low is not None and stream.high is not None:

@@ -1,15 +1,12 @@
 """Measures the decisions of one period, such as the gain per decision, each with a standard error.
 
-    for measured in measure(log, gain, outcomes, channels).measured: ...
-
     journeys      the user's past, as the model reads it, over all decisions
     decisions     choices of the incumbent; not of challengers, because a ramp changes their users
     outcomes      outcomes of all decisions until the end of the period
-    performance   for each arm: how well the model predicts and ranks the outcomes of exposures, and how far users are
-                  from those in training
+    performance   for each arm: how well the model predicts and ranks outcomes, and how far users are from training
 
-A measure is a ratio of two sums over users, R = sum(N_u) / sum(D_u). Its variance is sum((N_u - R D_u)^2) / sum(D_u)^2.
-The variance is computed over users and not over decisions, because the decisions of one user are correlated.
+A measure is a ratio of two sums over users, R = sum(N_u) / sum(D_u), with the variance sum((N_u - R D_u)^2) /
+sum(D_u)^2. The sums are over users, because the decisions of one user are correlated.
 """
 
 from __future__ import annotations
@@ -31,17 +28,17 @@ from mtorl.runtime.sql import sql_text
 if TYPE_CHECKING:
     import duckdb
 
-# A measure needs decisions of at least this many users.
+# Minimum number of users for a measure.
 MIN_USERS = 100
-# AUC is not computed if more than this share of the exposures has a gain other than 0 or 1, such as two clicks.
+# Compute no AUC if more than this share of the exposures has a gain other than 0 or 1.
 MOST_OTHER_GAINS = 0.01
-# Predictions are measured for at most this many arms, those with the most decisions.
+# Measure predictions for at most this many arms, those with the most decisions.
 MOST_ARMS = 30
 _ARM = f"""CASE WHEN arm IN ('{INCUMBENT}', '{OUTSIDE}') OR experiment IS NULL THEN arm
                     ELSE experiment || '/' || arm END"""
-# At most this many values of decisions are in memory at a time. Each has 8 bytes, and exists three times for a moment.
+# Limits the values in memory. Each has 8 bytes, and exists three times for a moment.
 MOST_VALUES = 10_000_000
-# The AUC of an arm is computed from at most this many exposures.
+# Compute an arm's AUC from at most this many exposures.
 MOST_RANKED = 200_000
 
 
@@ -51,7 +48,7 @@ class Measured(NamedTuple):
     Attributes:
         arm: Arm such as "spring/challenger"; "" for all arms.
         se: Standard error of the value.
-        size: Denominator of the ratio, such as the number of decisions or the spend; 0 if the measure is not a ratio.
+        size: Denominator of the ratio; 0 if the measure is no ratio.
     """
 
     group: str
@@ -63,7 +60,7 @@ class Measured(NamedTuple):
 
     @property
     def stream(self) -> str:
-        """Return the name of the stream to which this measure belongs in every period."""
+        """Return the name of this measure's stream."""
         return stream_of(self.group, self.arm, self.measure)
 
 
@@ -72,10 +69,9 @@ class Counted(NamedTuple):
 
     Attributes:
         heard: Number of exposures with at least one outcome.
-        incumbent: Policy that took the incumbent's newest decision; "" if it is not known.
-        by_arm: Measures of outcomes, separately for each challenger. All other decisions are in the incumbent's
-            measures.
-        seen: For each group, the largest number of users in one of its measures.
+        incumbent: Policy that took the incumbent's newest decision; "" for unknown.
+        by_arm: Measures of outcomes by challenger, and for all other decisions.
+        seen: Largest number of users of a measure, by group.
     """
 
     decisions: int
@@ -89,7 +85,7 @@ class Counted(NamedTuple):
 
     @property
     def outcomes_missing(self) -> bool:
-        """Return whether outcomes are missing altogether: there are exposures, but none has an outcome."""
+        """Return whether there are exposures, but none has an outcome."""
         return self.exposures > 0 and self.heard == 0
 
 
@@ -97,14 +93,14 @@ class _Ratio(NamedTuple):
     group: str
     arm: str
     measure: str
-    # SQL of a decision's value. A value of null counts as 0.
+    # SQL of a decision's value; null counts as 0.
     numerator: str
     denominator: str = "1"
     where: str = "true"
 
 
 def measure(log: DecisionLog, gain: Gain, outcomes: Sequence[str], channels: Sequence[str]) -> Counted:
-    """Compute all measures of a period. The period of the log must have a start and an end.
+    """Compute all measures of a period, which must have a start and an end.
 
     `outcomes` are the numeric outcomes of the data set.
     """
@@ -131,7 +127,6 @@ def measure(log: DecisionLog, gain: Gain, outcomes: Sequence[str], channels: Seq
 
 
 def _copy(db: duckdb.DuckDBPyConnection, log: DecisionLog, kinds: Sequence[str], gain: Gain) -> None:
-    """Create the table `decided` with the decisions of the period, and their outcomes until its end."""
     db.execute(
         f"""CREATE TABLE taken AS
         SELECT user_id, decision_id, {_ARM} AS arm, drawn_channel, expose, propensity, expected_reward, state_distance,
@@ -182,12 +177,10 @@ def _decisions(channels: Sequence[str]) -> Iterator[_Ratio]:
 
 
 def _gain_in_budget(db: duckdb.DuckDBPyConnection, arm: str = "", where: str = "true") -> Iterator[_Ratio]:
-    """Measure the gain per decision, corrected for exposures that the ledger refused because a budget was exhausted.
+    """Measure the gain per decision, where an exposure refused for an exhausted budget counts with the mean gain.
 
-    Without the correction, an exhausted budget would look like harm by the policy. Each refused exposure is assumed to
-    have the mean gain of the other exposures.
-
-    The term with `came_gain - g` sums to 0. It adds the uncertainty of this mean to the standard error (delta method).
+    The term with `came_gain - g` sums to 0 and adds the uncertainty of the mean gain to the standard error (delta
+    method).
     """
     sums = "coalesce(sum(came_gain) FILTER (shown), 0), count_if(shown), coalesce(count_if(budget_exhausted), 0)"
     ((gain, shown, refused),) = db.execute(f"SELECT {sums} FROM decided WHERE {where}").fetchall()
@@ -204,10 +197,7 @@ def _of_spend(arm: str = "", where: str = "true") -> Iterator[_Ratio]:
 
 
 def _by_arm(db: duckdb.DuckDBPyConnection) -> Iterator[_Ratio]:
-    """Measure outcomes separately for each challenger, and for all other decisions together.
-
-    If there is no challenger, nothing is yielded.
-    """
+    """Measure outcomes for each challenger, if there is any, and for all other decisions together."""
     challengers = [arm for arm in _arms(db) if arm != INCUMBENT]
     others = f"arm IN ('{INCUMBENT}', '{OUTSIDE}')"
     arms = {INCUMBENT: others, **{arm: f"arm = {sql_text(arm)}" for arm in challengers}} if challengers else {}
@@ -217,10 +207,6 @@ def _by_arm(db: duckdb.DuckDBPyConnection) -> Iterator[_Ratio]:
 
 
 def _performance(db: duckdb.DuckDBPyConnection, outcomes_missing: bool) -> Iterator[_Ratio]:
-    """Measure how far users are from those in training, and how well each model predicts the outcomes of exposures.
-
-    The unit of the distance depends on the model, so the distance may change when a new model serves.
-    """
     for arm in _arms(db):
         its = f"arm = {sql_text(arm)}"
         distance = "state_distance"
@@ -239,8 +225,8 @@ def _arms(db: duckdb.DuckDBPyConnection) -> list[str]:
 def _measured(
     db: duckdb.DuckDBPyConnection, ratios: Sequence[_Ratio], decisions: int, seen: Counter[str]
 ) -> Iterator[Measured]:
-    """Compute the ratios from sums over users. The users are processed in parts, to limit the memory."""
-    # Maps the SQL of a value to the name of its column. Many ratios share a denominator, which is computed only once.
+    """Compute the ratios from sums over users, in parts of the users to limit the memory."""
+    # Maps the SQL of a value to its column, so that a shared denominator is computed once.
     columns: dict[str, str] = {}
 
     def column(value: str, where: str) -> str:
@@ -275,10 +261,7 @@ def _measured(
 
 
 def _ranking(db: duckdb.DuckDBPyConnection, gain: Gain, outcomes_missing: bool) -> Iterator[Measured]:
-    """Compute how well each model ranks exposures by their gain, as the AUC of the predicted gain.
-
-    The AUC needs a gain that consists of a single outcome and is nearly always 0 or 1. Otherwise, nothing is yielded.
-    """
+    """Compute the AUC with which each model ranks exposures, if the gain is a single outcome of 0 or 1."""
     from mtorl.evaluation.head_metrics import auc_error, expected_auc, realised_auc
 
     if len(gain.terms) != 1:

@@ -1,10 +1,4 @@
-"""Requests a training when the model's inputs have changed, or its predictions no longer fit.
-
-    update_request(state, end)
-
-The newly trained model must pass the same gate as after a nightly training. The request ends once the monitor compares
-columns with the training sample of another model.
-"""
+"""Requests a training when the model's inputs have changed, or its predictions no longer fit."""
 
 from datetime import datetime, timedelta
 
@@ -13,16 +7,12 @@ from monitoring.watch.stream_names import COLUMNS, labels_of
 
 # Minimum time between two requests.
 COOL_DOWN = timedelta(days=7)
-# A change in these groups of streams requests a training: in the model's inputs, or in how well its predictions fit.
+# A change in these groups of streams requests a training.
 _REASONS = (COLUMNS, "performance")
 
 
 def update_request(state: State, end: datetime) -> None:
-    """Request a training if there is a reason, or withdraw a request that was fulfilled.
-
-    Args:
-        end: End of the newest judged period.
-    """
+    """Request a training if there is a reason, or delete the request once another model is the reference."""
     if state.retrain is not None and state.retrain.model_version != state.model_version:
         state.retrain = None
     changed = [alarm.text for name, alarm in state.alarms().items() if alarm.kind == "drift" and _asks(name)]
@@ -39,11 +29,10 @@ def _asks(stream: str) -> bool:
 def due_because(state: State, trained: datetime | None, most_days: float, now: datetime) -> str:
     """Return the reason why a training is due; "" if none is due.
 
-    The monitor's request is ignored if a training has begun after it, even if the gate rejected the new model, because
-    another training on the same log would give the same model.
+    A training after the request fulfils it, even if the gate rejected the model.
 
     Args:
-        trained: Time at which the newest training began; None if there was none.
+        trained: Start of the newest training; None if there was none.
         most_days: Maximum age of the newest training in days; 0 for no maximum.
     """
     if trained is None:

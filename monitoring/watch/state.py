@@ -1,7 +1,4 @@
-"""Stores the monitor's state between checks, in one JSON file that is replaced atomically.
-
-The next check, the exporter and `mtorl monitor status` read the file.
-"""
+"""Stores the monitor's state between checks, in one JSON file that is replaced atomically."""
 
 from __future__ import annotations
 
@@ -27,25 +24,25 @@ _LOCK = ".lock"
 
 Kind = Literal["harm", "data_quality", "drift"]
 Reason = Literal[
-    # The period has no decision.
+    # No decision in the period.
     "no_decisions",
-    # The period has no decision, which is usual at this time of the week.
+    # No decision, which is usual at this time of the week.
     "closed",
-    # No exposure has an outcome, so perhaps outcomes were not reported.
+    # No exposure has an outcome, so outcomes may not be reported.
     "no_outcomes",
-    # Far fewer exposures than usual have an outcome, so the period is judged later.
+    # Far fewer outcomes than usual, so the period is judged later.
     "late_outcomes",
-    # Many decisions are dated later than the check.
+    # Many decisions are dated after the check.
     "future_times",
     "too_few_users",
-    # No model took a decision, or the model's artifact was not found.
+    # No model took a decision, or its artifact was not found.
     "no_model",
     "unreadable_log",
     # The artifact's columns differ from the data set's description.
     "other_columns",
-    # There are too few past periods for a forecast yet. This is no fault.
+    # Too few past periods for a forecast; this is no fault.
     "learning",
-    # The policies that decide do not log the values that these measures need. This is no fault.
+    # The policies do not log the values that these measures need; this is no fault.
     "nothing_there",
 ]
 Word = Literal["fine", "moved", "harm", "not judged"]
@@ -55,7 +52,7 @@ NO_FAULT: tuple[Reason, ...] = ("learning", "nothing_there", "closed")
 
 
 class StateError(InputError):
-    """Raised if the state file can't be used. The message tells the user what to correct."""
+    """Raised if the state file can't be used."""
 
 
 class BusyError(Exception):
@@ -138,8 +135,7 @@ class Stream(_Part):
     def add(self, period: PastPeriod, keep: int) -> None:
         """Add a period, and keep at most `keep` healthy and `keep` other periods.
 
-        While an alarm is active, the new period does not count as healthy, and neither do the unusual periods just
-        before it. Otherwise, the change would become a part of the expected value.
+        During an alarm, neither the new period nor the unusual periods just before it count as healthy.
         """
         self.past.append(period)
         if self.alarm is not None:
@@ -150,7 +146,7 @@ class Stream(_Part):
         self.past = sorted(kept, key=lambda each: each.end)
 
     def unusual_since(self, end: datetime, length: timedelta) -> datetime:
-        """Return the start of the present series of unusual periods; `end` is the end of its newest period."""
+        """Return the start of the present series of unusual periods, whose last period ends at `end`."""
         return min([end, *(before.end for before in self._leading_up(self.past))]) - length
 
     @staticmethod
@@ -218,7 +214,7 @@ class State(_Part):
 
     @classmethod
     def read(cls, path: Path) -> State:
-        """Read the state, or create a new one if there is no file. Raises StateError if the file can't be read."""
+        """Read the state, or create it if there is no file. Raises StateError for an unreadable file."""
         try:
             text = path.read_bytes()
         except FileNotFoundError:
@@ -234,13 +230,13 @@ class State(_Part):
             raise StateError(f"{path}: {why}. Move the file away: the monitor rebuilds it from the log") from None
 
     def write(self, path: Path) -> None:
-        """Write the state to the file, which is replaced atomically."""
+        """Replace the file atomically."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path, durable=True) as unfinished:
             unfinished.write_text(self.model_dump_json(indent=1) + "\n")
 
     def alarms(self) -> dict[str, Alarm]:
-        """Return the active alarms, by the name of the stream."""
+        """Return the active alarms by stream."""
         raised = {name: stream.alarm for name, stream in self.streams.items() if stream.alarm is not None}
         return {**raised, **{column_stream(name): alarm for name, alarm in self.broken.items()}}
 
@@ -256,15 +252,14 @@ class State(_Part):
         return "moved" if kinds else "fine"
 
     def __str__(self) -> str:
-        """Format the state as text: the worst finding, each active alarm, and each group that was not judged."""
         lines = [self.word, *(f"{alarm.kind}: {name}: {alarm.text}" for name, alarm in sorted(self.alarms().items()))]
         faults = [(name, group.not_judged) for name, group in self.groups.items() if group.not_judged is not None]
         return "\n".join([*lines, *(f"{name} could not be judged, {why.reason}: {why.text}" for name, why in faults)])
 
     def accept(self, stream: str, reason: str, at: datetime) -> None:
-        """Accept the present value of a measure as healthy. The expected value is then learned again from new periods.
+        """Accept the present value of a measure as healthy, and learn its expected value again.
 
-        Raises StateError for a column, because a column is compared with the training sample of a model.
+        Raises StateError for a column, because a model's training sample defines its expected values.
         """
         measures = sorted(name for name in self.streams if labels_of(name).group != COLUMNS)
         if stream not in measures:

@@ -1,9 +1,7 @@
 """Names the streams, which are the time series of measures and columns, and lists the streams that may show harm.
 
-    stream_of("outcomes", "", "gain_per_decision")      # outcomes/gain_per_decision
-    labels_of("performance/spring/challenger/auc")      # ("performance", "spring", "challenger", "auc")
-
-A name consists of a group, an arm if the measure is about a single arm, and the name of the measure.
+stream_of("outcomes", "", "gain_per_decision")      # outcomes/gain_per_decision
+labels_of("performance/spring/challenger/auc")      # ("performance", "spring", "challenger", "auc")
 """
 
 from typing import Literal, NamedTuple
@@ -11,12 +9,12 @@ from typing import Literal, NamedTuple
 from mtorl.experiment.arm import INCUMBENT
 from mtorl.log.dataset import DatasetSpec, counted_gain
 
-# Name of the group with all context columns and static columns.
+# Group of all context columns and static columns.
 COLUMNS = "context"
 GROUPS = (COLUMNS, "journeys", "decisions", "outcomes", "performance")
-# Groups whose measures need the outcomes of decisions.
+# Groups that need the outcomes of decisions.
 OF_OUTCOMES = ("outcomes", "performance")
-# Name of the check for columns that have lost their values in the last hours. It is not a group of streams.
+# Check for columns that have just lost their values; not a group of streams.
 LAST_HOURS = "last_hours"
 
 
@@ -24,9 +22,8 @@ class Labels(NamedTuple):
     """The parts of a stream's name.
 
     Attributes:
-        experiment: Name of the experiment; "" for all arms together, and for the incumbent, because all experiments
-            share it.
-        arm: Name of the arm in its experiment; "" for all arms together.
+        experiment: "" for all arms together, and for the incumbent, which all experiments share.
+        arm: "" for all arms together.
         measure: Name of the measure or column.
     """
 
@@ -47,7 +44,7 @@ def column_stream(column: str) -> str:
 
 
 def labels_of(stream: str) -> Labels:
-    """Split the name of a stream into its parts. Names of columns, channels and experiments may contain a slash."""
+    """Split the name of a stream. Names of columns, channels and experiments may contain a slash."""
     group, _, rest = stream.partition("/")
     if group == "decisions":
         arm, _, measure = rest.partition("/")
@@ -70,6 +67,6 @@ alarm. For all other streams, a change in either direction raises a ticket."""
 
 
 def loss_units(spec: DatasetSpec) -> dict[str, str]:
-    """Return the unit in which the loss of each harmful stream is measured: a unit of gain, or a currency."""
+    """Return the unit of each harmful stream's loss: a unit of gain, or a currency."""
     gain = counted_gain(spec)
     return {stream: gain.unit if way == "falls" else gain.units.money for stream, way in HARM.items()}

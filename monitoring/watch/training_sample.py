@@ -1,4 +1,4 @@
-"""Loads a sample of the data on which a model was trained, from the model's artifact."""
+"""Loads a sample of a model's training data from the model's artifact."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,8 +16,7 @@ class TrainingSample:
     """A sample of a model's training data, with which the monitor compares the columns of a period.
 
     Attributes:
-        rows: The sample with a user id, context columns and static columns.
-        thresholds: Thresholds for the comparison; None if the sample has too few users for thresholds.
+        thresholds: None if the sample has too few users.
     """
 
     model_version: str
@@ -28,12 +27,12 @@ class TrainingSample:
 
 
 def sample_of_artifact(find: Callable[[str | None], Path | None]) -> Callable[[str | None], TrainingSample | None]:
-    """Build a function that loads the training sample of the model with a digest.
+    """Build a function that loads the training sample of the model with a digest; None for an unknown model.
 
-    The function returns None if there is no such model, and raises ArtifactError if the artifact can't be read.
+    The function raises ArtifactError if the artifact can't be read.
 
     Args:
-        find: Function that returns the artifact folder of the model with a digest or, for None, of the newest model.
+        find: Returns the artifact folder of the model with a digest or, for None, of the newest model.
     """
 
     def sample(digest: str | None) -> TrainingSample | None:

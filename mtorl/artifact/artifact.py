@@ -1,28 +1,20 @@
-"""Reads a model artifact: a folder with everything that decisions need.
+"""Reads a model artifact: a folder with everything that a server needs for decisions.
 
-    artifact = load(folder)                        # checks every file; the network is loaded at the first prediction
+    artifact = load(folder)
     forecast = artifact.forecast(WindowBatch.from_instances(instances, artifact.spec))
     decide(forecast, artifact.policy, u_B)
 
-    network.onnx       graph and weights: x_BTD, length_B -> logits_BC, reward_BC, cost_BC and, if the network has them,
-                       state_distance_B (`mtorl.network.user_state`) and future_BC2 (`mtorl.network.future_value`); for
-                       any B, and for T in the lengths of model.json
-    weights.pt         only the weights, as torch tensors
-    encoder.json       vocabularies, normalisation and reward scale
-    dataset.yaml       description of the data set
-    policy.json        parameters of the decision rule
-    reference.parquet  sample of training touchpoints, the reference for drift; numbers instead of user ids
-    metrics.json       accuracy of the predictions, with intervals
-    training_users.npy fingerprints of the users in the training (`mtorl.log.splits`)
-    drift_thresholds.json  lowest scores that count as drift from the reference; optional
-    yardstick.json.gz  LightGBM fitted on the same training users, for comparison; optional
-    model.json         name, kind, version, origin, whether the data are simulated, cost caps, default channel, the
-                       lengths (`mtorl.artifact.lengths`) of the graph, and the sha256 of every file above
-
-The graph is ONNX, exported by `torch.export`. It does not depend on our Python classes, so a server with another
-version of this package computes the same results. The graph runs without torch, whose overhead for each operator is
-several times the cost of a window of a small network. `digest` covers model.json and, by its checksums, all files.
-`version` is the first twelve characters of the digest. `mtorl.artifact.saving` writes the folder.
+    network.onnx           graph and weights: x_BTD, length_B -> `GRAPH_OUTPUTS`, of which the last two are optional
+    weights.pt             the weights as torch tensors
+    encoder.json           vocabularies, normalisation and reward scale
+    dataset.yaml           description of the data set
+    policy.json            parameters of the decision rule
+    reference.parquet      sample of training touchpoints for drift tests
+    metrics.json           accuracy of the predictions
+    training_users.npy     fingerprints of the training users
+    drift_thresholds.json  lowest scores that count as drift; optional
+    yardstick.json.gz      LightGBM models for comparison; optional
+    model.json             name, version, cost caps, default channel, window lengths, sha256 of every file above
 
 Shapes: B batch, T steps of a window, D encoded token, C channels.
 """
@@ -66,12 +58,12 @@ GRAPH_OUTPUTS = ("logits_BC", "reward_BC", "cost_BC", "state_distance_B", "futur
 
 
 class ArtifactError(InputError):
-    """The folder is not an artifact, or one of its files is missing, damaged or changed. The message names the file."""
+    """A file of a model artifact is missing, damaged or changed."""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A model artifact that was read from a folder, ready to make forecasts."""
+    """A model artifact that was read from a folder."""
 
     folder: Path
     spec: DatasetSpec
@@ -81,89 +73,75 @@ class Artifact:
 
     @property
     def digest(self) -> str:
-        """The identity of the artifact: a SHA-256 hash of its content, in hexadecimal digits."""
+        """The SHA-256 hash of the artifact's content, in hexadecimal digits."""
         return str(self.model["digest"])
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """The metrics that were measured after the training, read from metrics.json."""
+        """The metrics that were measured after the training."""
         return dict(_read_json(self.folder / "metrics.json"))
 
     def reference(self) -> pd.DataFrame:
-        """The sample of training touchpoints with which drift tests compare later requests.
-
-        Its columns are user_id (anonymous, only to group rows by user), the context columns and the static columns.
-        """
+        """The sample of training touchpoints for drift tests."""
         return pd.read_parquet(self.folder / "reference.parquet")
 
     def drift_thresholds(self) -> ThresholdGrid | None:
-        """The thresholds of the drift tests, measured on the reference; None if the artifact has no thresholds."""
+        """The thresholds of the drift tests, or None."""
         path = self.folder / DRIFT_THRESHOLDS
         return ThresholdGrid.from_dict(_read_json(path)) if path.exists() else None
 
     def training_users(self) -> Fingerprints:
-        """The fingerprints of all training and validation users of the model, in ascending order."""
+        """The sorted fingerprints of all training and validation users."""
         users: Fingerprints = np.load(self.folder / "training_users.npy", allow_pickle=False)
         return users
 
     def yardstick(self) -> dict[str, Any] | None:
-        """The LightGBM models that were trained on the same users, for comparison; None if the artifact has none.
-
-        `mtorl.baselines.lightgbm.Boosted.from_dict` creates the models from this dict.
-        """
+        """The LightGBM models for `Boosted.from_dict`, or None."""
         path = self.folder / YARDSTICK
         return json.loads(gzip.decompress(path.read_bytes())) if path.exists() else None
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """The window lengths T, in steps, with which the exported graph may be run, in ascending order."""
+        """The window lengths, in steps, for which the graph may run, ascending."""
         return tuple(self.model["lengths"])
 
     @cached_property
     def network(self) -> Network:
-        """The exported network. It computes only as many steps as the longest window of a batch needs.
-
-        The first access imports onnxruntime and reads the graph.
-        """
+        """The exported network. The first access imports onnxruntime and reads the graph."""
         return shortened(open_graph(self.folder / NETWORK), self.lengths)
 
     def outputs(self, batch: Windows) -> tuple[NDArray[np.floating[Any]], ...]:
-        """Compute all outputs of the network (`GRAPH_OUTPUTS`) at the last step of each window."""
+        """Compute `GRAPH_OUTPUTS` at the last step of each window."""
         return predict_in_chunks(self.network, self.encoder, batch)
 
     def predict(self, batch: WindowBatch) -> Heads:
-        """Compute action logits, rewards in [0, 1] and costs (B, C), as expected at the last step of each window."""
+        """Compute action logits, rewards in [0, 1] and costs, each (B, C), for the last steps."""
         return heads_of(self.outputs(batch))
 
     def forecast(self, batch: Windows) -> Forecast:
-        """Compute the forecast at the last step of each window, in the form that the decision rule expects."""
+        """Compute the forecast at the last step of each window."""
         return forecast_of(self.outputs(batch), self.encoder)
 
     def forecast_with_state(self, batch: Windows) -> tuple[Forecast, NDArray[np.floating[Any]] | None]:
         """Compute the forecast, and the distance (B,) of each user's state from the states in training.
 
-        The distance (`mtorl.network.user_state`) is None if the model does not compute it.
+        The distance is None if the model does not compute it.
         """
         outputs = self.outputs(batch)
         return forecast_of(outputs, self.encoder), outputs[3] if len(outputs) > 3 else None
 
 
 def forecast_of(outputs: Sequence[NDArray[np.floating[Any]]], encoder: Encoder) -> Forecast:
-    """Convert the outputs of a model to a forecast for the decision rule.
-
-    Args:
-        outputs: Action logits, rewards and costs, followed by the optional outputs of `GRAPH_OUTPUTS`.
-        encoder: The encoder of the model, which converts rewards to gains.
-    """
+    """Convert the outputs of a model, in the order of `GRAPH_OUTPUTS`, to a forecast for the decision rule."""
     logits_BC, reward_BC, cost_BC = outputs[:3]
     return Forecast(logits_BC, encoder.unreward(reward_BC, cost_BC), cost_BC, outputs[4] if len(outputs) > 4 else None)
 
 
 def load(folder: str | Path) -> Artifact:
-    """Read an artifact and compare its files with their checksums. Torch is not needed.
+    """Read an artifact and verify the checksums of its files.
 
     Raises:
-        ArtifactError: A file is missing, damaged or changed, or the artifact has an unknown schema version.
+        ArtifactError: A file is missing, damaged or changed, or the schema version is unknown.
     """
     path = Path(folder)
     model = _read_json(path / "model.json")
@@ -184,12 +162,11 @@ def load(folder: str | Path) -> Artifact:
 
 
 def open_graph(path: Path) -> Network:
-    """Read an exported graph, and return it as a function of NumPy arrays that runs on one thread."""
+    """Read an exported graph, and return it as a function of NumPy arrays."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    # Use one thread, because the threads of a small network mostly wait for each other (`mtorl.network.parallel`). A
-    # server handles more requests with more workers or pods.
+    # Use one thread, because the threads of a small network mostly wait for each other.
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3  # log only errors
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -202,7 +179,7 @@ def open_graph(path: Path) -> Network:
 
 
 def digest_of(model: Mapping[str, Any]) -> str:
-    """Return the digest of an artifact: the SHA-256 hash of model.json, which contains the hash of every other file."""
+    """Return the SHA-256 hash of model.json, which contains the hash of every other file."""
     return hashlib.sha256(json.dumps(model, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -233,12 +210,12 @@ _MODEL, _USERS = "model.json", "training_users.npy"
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """A model whose training data contains at least one of the users that `trained_on` searches for."""
+    """A model whose training data contains at least one of the searched users."""
 
     name: str  # name of the artifact
     version: str
-    users: tuple[str, ...]  # ids of the searched users that are in the training data
-    places: tuple[Path, ...]  # folders that contain a copy of the artifact
+    users: tuple[str, ...]
+    places: tuple[Path, ...]  # folders with a copy of the artifact
 
 
 def is_artifact(folder: Path) -> bool:
@@ -247,9 +224,7 @@ def is_artifact(folder: Path) -> bool:
 
 
 def trained_on(artifacts: Iterable[Path], user_ids: Iterable[str]) -> list[TrainedOn]:
-    """Find the models that were trained on any of the given users. Copies of a model are listed as one model.
-
-    An artifact can't be changed. To remove a user from a model, train the model again on a log without the user.
+    """Find the models that were trained on any of the given users. Copies of a model are listed once.
 
     Raises:
         ArtifactError: A folder is not an artifact, or can't be read.

@@ -1,15 +1,9 @@
-"""Explains a decision by the effect of each earlier touchpoint on the forecast for a channel.
+"""Explains a forecast by the effect of each earlier touchpoint.
 
-    (explanation,) = explain(artifact, [instance], [channel])
-    explanation.reward_K[0]             # expected reward minus the expected reward without the oldest touchpoint
+The effects do not add up to the effect of the whole history: if two touchpoints contain the same information, removing
+only one of them has no effect.
 
-The effect of a touchpoint is the difference between two forecasts: for the whole window, and for the window *without*
-the touchpoint. A touchpoint is removed with its channel, outcomes and context. The pause before the next touchpoint is
-then measured from the touchpoint before the removed one. All variants are computed in one forward pass. The effects do
-not add up to the effect of the whole history: if two touchpoints contain the same information, removing only one of
-them has no effect. The value of the future, which is a part of the utility, is not explained.
-
-Shape suffixes: K touchpoints of a window, oldest first; V variants of it; C channels.
+Shapes: K touchpoints of a window, oldest first; V variants of a window; C channels.
 """
 
 from collections.abc import Sequence
@@ -29,11 +23,7 @@ METHOD = "leave-one-touchpoint-out"
 
 @dataclass(frozen=True)
 class Explanation:
-    """The effect of each touchpoint in a window on the forecast for one channel.
-
-    Rewards are expected gains, as in `mtorl.policy.decision.Decision`. Log-probabilities come from the action head,
-    which predicts how the logging policy chooses channels. Prices, candidates and exploration do not change them.
-    """
+    """The effect of each touchpoint on the expected gain and the log-probability of one channel."""
 
     reward: float
     log_prob: float
@@ -46,13 +36,10 @@ class Explanation:
 def explain(artifact: Artifact, instances: Sequence[Instance], channels: Sequence[int]) -> list[Explanation]:
     """Explain the forecast for one channel of each window.
 
-    Args:
-        channels: For each window, the position of the channel to explain.
-
     Raises:
         WindowError: A window is malformed.
     """
-    # Check the windows before the variants are made, so that an error message has the position in `instances`.
+    # Validate the original windows first, so that error messages contain their positions.
     WindowBatch.from_instances(instances, artifact.spec)
     variants = [_variants(instance, artifact.spec) for instance in instances]
     batch = WindowBatch.from_instances([variant for group in variants for variant in group], artifact.spec)
@@ -78,20 +65,15 @@ def explain(artifact: Artifact, instances: Sequence[Instance], channels: Sequenc
 
 
 def touchpoints(instance: Instance) -> list[int]:
-    """Return the positions of touchpoints in the prev_* lists of a window, oldest first.
-
-    The entry that marks the start of a journey is not a touchpoint.
-    """
+    """Return the positions of touchpoints in the prev_* lists of a window, oldest first."""
     return [place for place, channel in enumerate(instance["prev_channel"]) if channel is not None]
 
 
 def without(instance: Instance, place: int, spec: DatasetSpec) -> Instance:
-    """Return a copy of the window without one touchpoint: the one at position `place` of the prev_* lists."""
+    """Return a copy of the window without the touchpoint at position `place` of the prev_* lists."""
     if len(instance["prev_channel"]) == 1:
         return without_past(instance, spec)
-    # The context of a touchpoint is stored one position before the touchpoint itself. The oldest touchpoint may
-    # therefore have no context. If it is removed, the next one becomes the oldest, so also remove the context of that
-    # one.
+    # A touchpoint's context is stored one position earlier, except for the oldest touchpoint, which may have none.
     own = max(place - 1, 0)
     previous = ("prev_channel", "prev_timestamp", *(f"prev_{outcome}" for outcome in spec.window_outcomes))
     return {
@@ -102,7 +84,7 @@ def without(instance: Instance, place: int, spec: DatasetSpec) -> Instance:
 
 
 def without_past(instance: Instance, spec: DatasetSpec) -> Instance:
-    """Return a copy of the window with an empty history, for the same user at the same time."""
+    """Return a copy of the window with an empty history."""
     return {
         **instance,
         "prev_channel": [None],

@@ -1,12 +1,6 @@
 """Saves time by running an exported graph only for as many steps as the longest window of a batch has.
 
-    lengths = exact_lengths(graph, window=50, width=33)      # (4, 8, 16, 32, 50): stored in model.json
-    network = shortened(graph, lengths)                      # computes 8 steps if the longest window has 5
-
-Windows are padded on the right, and no step depends on a later step. So without the padding, results differ only by
-rounding errors. But even these could change a decision, depending on the other windows in its batch. So an artifact
-lists only lengths for which all results are bit-identical to those with full padding (`exact_lengths`). These are
-usually multiples of four, because the kernels of onnxruntime add four numbers at a time.
+Only lengths with bit-identical results are used, because rounding could change a decision.
 
 Shapes: B windows, T steps of a window, D encoded token.
 """
@@ -20,20 +14,19 @@ from numpy.typing import NDArray
 
 from mtorl.network.predictor import Network
 
-_LEAST = 4  # shortest length, in steps; a shorter one would save no time
+_LEAST = 4  # in steps; a shorter length would save no time
 
 
 def lengths_up_to(window: int) -> tuple[int, ...]:
-    """Return the lengths to try: the powers of two from `_LEAST` that are below `window`, and `window` itself."""
+    """Return the powers of two from `_LEAST` that are below `window`, and `window` itself."""
     powers = (1 << power for power in range(_LEAST.bit_length() - 1, window.bit_length()))
     return (*(length for length in powers if length < window), window)
 
 
 def exact_lengths(graph: Network, window: int, width: int) -> tuple[int, ...]:
-    """Return the lengths for which a graph gives bit-identical results to the whole window, tested on random inputs.
+    """Return the lengths for which a graph gives the same bits as for the whole window, tested on random inputs.
 
     Args:
-        window: Number of steps of a whole window.
         width: Number of values of an encoded token.
     """
     random = np.random.default_rng(0)
@@ -55,7 +48,7 @@ def shortened(graph: Network, lengths: Sequence[int]) -> Network:
     """Return a function like `graph` that computes only as many steps as the longest window of a batch needs.
 
     Args:
-        lengths: Allowed numbers of steps, ascending. The smallest number that is enough for all windows is used.
+        lengths: Allowed numbers of steps, ascending.
     """
 
     def outputs(x_BTD: NDArray[np.float32], length_B: NDArray[np.int64]) -> tuple[NDArray[np.floating[Any]], ...]:

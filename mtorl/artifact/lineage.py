@@ -1,10 +1,6 @@
-"""Records the origin of a published model: data, code, metrics, the gate's report, and the models it was compared with.
+"""Records the origin of a published model in the file lineage.json: data, code, metrics and the gate's report.
 
-    lineage = Lineage.read(Path("registry/challenger/0a1b2c3d4e5f"))
-    lineage.write(unfinished)                                           # next to the artifact, before it is published
-
-The record is the file `lineage.json`. It is not part of the artifact, because the version of an artifact is a hash of
-its content: a comparison with another model must not change the version. A null value means that the value is unknown.
+The file is not part of the artifact, because a comparison with another model must not change the artifact's hash.
 """
 
 from __future__ import annotations

@@ -1,10 +1,4 @@
-"""Saves a trained policy as an artifact: a folder from which a server can make decisions.
-
-    policy = TrainedPolicy(name="challenger", kind="mtorl", network=network, encoder=encoder, ...)
-    artifact = save(folder, policy)
-
-`mtorl.artifact.artifact` describes the files in the folder, and contains the functions that read them.
-"""
+"""Saves a trained policy as an artifact: a folder from which a server can make decisions."""
 
 from __future__ import annotations
 
@@ -49,27 +43,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainedPolicy:
-    """Everything that an artifact contains: a trained policy, its origin and its metrics.
+    """The content of an artifact: a trained policy, its origin and its metrics.
 
     Raises:
         ArtifactError: A channel has no cost cap, or an invalid one.
     """
 
-    name: str  # for display, such as "challenger"
+    name: str
     kind: str  # "mtorl" or "channel-frequency"
     network: nn.Module  # forward(x_BTD, length_B) -> logits_BC, reward_BC, cost_BC and optional outputs
-    encoder: Encoder  # converts windows to the inputs of the network
+    encoder: Encoder
     spec: DatasetSpec
-    params: PolicyParams  # parameters of the decision rule
-    cost_cap: Mapping[str, float]  # highest cost of an exposure on each channel; a server reserves this much budget
-    default_channel: str  # channel that a server returns if it lacks the time or the data for a decision
-    metrics: Mapping[str, Any]  # numbers, or null for a number that could not be computed
-    reference: pd.DataFrame  # sample of training touchpoints for drift tests: user_id, context and static columns
-    training_users: Fingerprints  # fingerprints of all training and validation users
-    data_fingerprint: str  # fingerprint of the log that the policy was trained on
-    git_revision: str  # Git commit of the code that trained the policy
-    thresholds: ThresholdGrid | None = None  # thresholds of the drift tests, measured on `reference`
-    yardstick: Mapping[str, Any] | None = None  # LightGBM models trained on the same users (`Boosted.to_dict`)
+    params: PolicyParams
+    cost_cap: Mapping[str, float]  # highest cost of an exposure on each channel
+    default_channel: str  # used if a server lacks the time or the data for a decision
+    metrics: Mapping[str, Any]  # null for a number that could not be computed
+    reference: pd.DataFrame  # sample of training touchpoints: user_id, context and static columns
+    training_users: Fingerprints  # of all training and validation users
+    data_fingerprint: str  # of the log that the policy was trained on
+    git_revision: str  # Git commit of the training code
+    thresholds: ThresholdGrid | None = None
+    yardstick: Mapping[str, Any] | None = None  # LightGBM models trained on the same users
 
     def __post_init__(self) -> None:
         channels, caps = self.spec.channels, dict(self.cost_cap)
@@ -85,12 +79,12 @@ def save(folder: str | Path, policy: TrainedPolicy) -> Artifact:
     """
     with replacing(Path(folder)) as unfinished:
         unfinished.mkdir()
-        unfinished.chmod(0o755)  # a server may run as another user, so the permissions must not depend on the umask
+        unfinished.chmod(0o755)  # a server may run as another user
         lengths = _export(policy, unfinished)
         _write_json(unfinished / "encoder.json", policy.encoder.to_dict())
         policy.spec.save(unfinished / "dataset.yaml")
         _write_json(unfinished / "policy.json", asdict(policy.params))
-        # Replace user ids by numbers. Drift tests only need to know what rows belong to the same user.
+        # Replace user ids by numbers, because drift tests only group the rows by user.
         users, _ = pd.factorize(policy.reference["user_id"])
         reference = policy.reference.assign(user_id=[f"reference-{user}" for user in users])
         reference.to_parquet(unfinished / "reference.parquet", index=False)
@@ -100,7 +94,7 @@ def save(folder: str | Path, policy: TrainedPolicy) -> Artifact:
             _write_json(unfinished / DRIFT_THRESHOLDS, policy.thresholds.to_dict())
         if policy.yardstick is not None:
             text = json.dumps(policy.yardstick, separators=(",", ":")).encode()
-            # Write no time into the gzip header, so that equal content gives equal bytes and an equal checksum.
+            # Write no time into the gzip header, so that equal content has an equal checksum.
             (unfinished / YARDSTICK).write_bytes(gzip.compress(text, mtime=0))
         model = {
             "schema_version": artifact.SCHEMA_VERSION,
@@ -122,13 +116,7 @@ def save(folder: str | Path, policy: TrainedPolicy) -> Artifact:
 
 
 def _export(policy: TrainedPolicy, folder: Path) -> tuple[int, ...]:
-    """Write the network as an ONNX graph, and its weights as a torch file.
-
-    The graph is run on random inputs and must give the same results as the network.
-
-    Returns:
-        The window lengths with which the graph may be run (`exact_lengths`).
-    """
+    """Export the network as an ONNX graph, compare both on random inputs, and return the usable window lengths."""
     import torch
     from onnxscript.optimizer import optimize_ir
 
@@ -142,8 +130,7 @@ def _export(policy: TrainedPolicy, folder: Path) -> tuple[int, ...]:
         lengths = torch.randint(1, steps + 1, (rows,), generator=generator)
         return torch.rand(rows, steps, width, generator=generator), lengths
 
-    # Give the batch size a lower and an upper bound, because this makes torch's export faster. The exported graph does
-    # not contain these bounds, so it also works for a single window, which is tested below.
+    # Bounds on the batch size speed up torch's export. The exported graph also runs with one row.
     any_batch = {0: torch.export.Dim("batch", min=2, max=CHUNK)}
     least, *longer = lengths_up_to(steps)
     any_length = {1: torch.export.Dim("steps", min=least, max=steps)} if longer else {}
@@ -154,7 +141,7 @@ def _export(policy: TrainedPolicy, folder: Path) -> tuple[int, ...]:
             program, input_names=GRAPH_INPUTS, output_names=names, dynamo=True, verbose=False, optimize=False
         )
         assert graph is not None, "torch returns a graph that is exported to memory"
-        # Skip the inference of the shape of each node: it takes long and does not improve the graph.
+        # Shape inference for each node takes long and does not improve the graph.
         optimize_ir(graph.model, onnx_shape_inference=False)
     graph.save(folder / NETWORK)
     write_tensors(folder / "weights.pt", network.state_dict())
@@ -171,10 +158,7 @@ def _export(policy: TrainedPolicy, folder: Path) -> tuple[int, ...]:
 
 @contextmanager
 def _undisturbed_export() -> Iterator[None]:
-    """Hide warnings and log messages of the export inside the `with` block, and pause the garbage collection.
-
-    Garbage collection would take a tenth of the export's time.
-    """
+    """Hide log messages, and pause the garbage collection to save a tenth of the time."""
     collects, disabled = gc.isenabled(), logging.root.manager.disable
     gc.disable()
     logging.disable(logging.WARNING)

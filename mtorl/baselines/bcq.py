@@ -3,12 +3,8 @@
     G:       E[ -log G(a | s) ], an imitation of the log
     allowed: G(a | s) > tau max_a' G(a' | s)
     Q:       E[ huber(r + gamma Q'(s', a') - Q(s, a)) ],  a' = argmax over allowed a of Q(s', a)
-    policy:  argmax over allowed a of Q(s, a)
 
-BCQ chooses the best channel among those that the log often used in the same state. Here the policy is softmax(Q / T)
-over these channels, and T minimises the log-loss on validation users. A fixed share of the decisions is uniform over
-all channels, because a probability of zero would have an infinite log-loss. The predicted reward is a monotone function
-of Q(s, a) that is fitted on validation users (`reward_of_value`). The predicted cost is the mean cost of each channel.
+The policy is softmax(Q / T) over the allowed channels. A small share of its decisions is uniform over all channels.
 """
 
 import math
@@ -26,27 +22,23 @@ from mtorl.baselines.learning import Data, Learned, Schedule, Step, answer, lear
 from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch
 
-TAU = 0.3  # a channel is allowed if it is more than 0.3 times as probable as the most probable channel
+TAU = 0.3  # smallest probability of an allowed channel, relative to the most probable channel
 GAMMA = 0.9  # discount per touchpoint
-EPOCHS = 10  # number of epochs in the training of Q
-LR = 1e-3  # learning rate in the training of Q
-EXPLORATION = 0.1  # share of the decisions that are uniform over all channels
-_NEVER = -1e9  # value of a channel that is not allowed; lower than any value that Q can learn
+EPOCHS = 10
+LR = 1e-3
+EXPLORATION = 0.1  # share of uniformly random decisions
+_NEVER = -1e9  # value of a channel that is not allowed
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Learned:
-    """Train the network G, which imitates the log, and then the network Q, which estimates values.
-
-    The training of G stops early by its loss on validation users. The temperature and the conversion of values to
-    rewards are also fitted on validation users.
-    """
+    """Train the imitation network G on the log, and then the value network Q."""
     data = Data.of(train, val, encoder)
     with seeded(seed):
         imitation, q = imitate(data), mlp(*data.sizes)
         learn_values(q, q, data.train, partial(constrained_loss, q, imitation), Schedule(EPOCHS, LR))
     val_BC, channel_B = answer(q, data.val.state_BS), data.logged.channel_B
     masked_BC = masked(val_BC, answer(imitation, data.val.state_BS))
-    # Leave out rows whose logged channel is not allowed, because its probability is zero at any temperature.
+    # The probability of a channel that is not allowed is zero at any temperature.
     allowed_B = masked_BC[np.arange(len(val_BC)), channel_B] > _NEVER
     t, reward = temperature(masked_BC[allowed_B], channel_B[allowed_B]), data.reward_of(val_BC)
 
@@ -59,22 +51,17 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Le
 
 
 def allowed(logits_BC: Tensor) -> Tensor:
-    """Return a mask of the allowed channels: those to which the imitation network gives a high enough probability."""
+    """Return a mask of the channels that the imitation network finds probable enough."""
     return logits_BC - logits_BC.max(dim=1, keepdim=True).values > math.log(TAU)
 
 
 def masked(q_BC: Floats, logits_BC: Floats) -> Floats:
-    """Return the values (B, C), in which the value of each channel that is not allowed is replaced by `_NEVER`."""
+    """Return the values (B, C), with `_NEVER` for channels that are not allowed."""
     return np.where(allowed(torch.from_numpy(logits_BC)).numpy(), q_BC, _NEVER)
 
 
 def constrained_loss(q: nn.Module, imitation: nn.Module, target: nn.Module, step: Step) -> Tensor:
-    """Return the loss of Q for a batch of transitions, by the formula in the docstring of the module.
-
-    Args:
-        imitation: The network G, which determines the allowed channels.
-        target: The network Q', a copy of Q that follows Q slowly.
-    """
+    """Return the loss of Q for a batch of transitions, given the imitation network G and Q', a slow copy of Q."""
     logged_B = q(step.state_BS).gather(1, step.channel_B[:, None]).squeeze(1)
     with torch.no_grad():
         next_BC = q(step.next_BS).masked_fill(~allowed(imitation(step.next_BS)), _NEVER)

@@ -1,9 +1,6 @@
 """Implements behaviour cloning: a network learns to predict the channel that the logged policy chose (Pomerleau 1989).
 
-    loss = E[ -log pi(a | s) ]
-
-The network does not predict rewards. So the predicted reward is the mean reward in training for every window and every
-channel, and the AUC of the reward is always 0.5. The predicted cost is the mean cost of each channel.
+The predicted reward is the mean reward in training.
 """
 
 import numpy as np
@@ -15,12 +12,12 @@ from mtorl.baselines.learning import Data, Learned, Schedule, answer, learn, mlp
 from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch
 
-EPOCHS = 15  # largest number of epochs; early stopping may end the training before
-LR = 2e-3  # learning rate
+EPOCHS = 15
+LR = 2e-3
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Learned:
-    """Train a network to imitate the logged policy, and stop early by its loss on validation users."""
+    """Train a network to imitate the logged policy."""
     data = Data.of(train, val, encoder)
     with seeded(seed):
         policy = imitate(data)
@@ -33,7 +30,7 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Le
 
 
 def imitate(data: Data) -> nn.Module:
-    """Train a network on the logged channels. Its outputs are logits: a softmax of them gives pi(a | s)."""
+    """Train a network whose outputs are the logits of the logged channels."""
     policy = mlp(*data.sizes)
 
     def loss(rows_B: Tensor) -> Tensor:

@@ -1,13 +1,5 @@
 """Implements the incumbent: a policy that draws channels with the frequencies that they have in the user's segment.
 
-    network = fit([batch], encoder)
-    decide(Forecast(*network outputs), POLICY, u)
-
-For each segment of users, `fit` counts how often each channel was used, and computes its mean reward and mean cost. A
-data set without a segment column has one segment. The result has the same inputs and outputs as MTORL's network, so
-both policies share one artifact format, one server and one decision rule. With `POLICY`, a tenth of the decisions are
-random, and all others follow the frequencies.
-
 Shapes: B windows, T steps, D encoded token, S segments (the last is "unknown"), C channels.
 """
 
@@ -24,15 +16,12 @@ from mtorl.window.window import WindowBatch
 
 POLICY = PolicyParams(advantage_weight=0.0, exploration=0.1, price=0.0)
 
-_USES = 1.0  # added to the number of uses of each channel (Laplace smoothing)
-_PRIOR = 20.0  # at this many uses in a segment, the segment's mean has the same weight as the mean of all segments
+_USES = 1.0  # added to each count (Laplace smoothing)
+_PRIOR = 20.0  # weight of the overall mean, in uses
 
 
 class ChannelFrequency(nn.Module):
-    """A network without training: it looks up its outputs in tables, by the user's segment.
-
-    `forward` has the same inputs and outputs as in MTORL.
-    """
+    """A network that looks up its outputs in tables by the user's segment, with MTORL's inputs and outputs."""
 
     logits_SC: Tensor
     reward_SC: Tensor
@@ -45,9 +34,8 @@ class ChannelFrequency(nn.Module):
             self.register_buffer(name, torch.tensor(table, dtype=torch.float32))
 
     def forward(self, x_BTD: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the log frequency, the mean reward and the mean cost of each channel in the segment of each window."""
-        # Read the segment from the first token, because it is never padding. All tokens of a window contain the
-        # segment.
+        """Return the log frequency, mean reward and mean cost of each channel in each window's segment."""
+        # The first token is never padding, and all tokens of a window contain the segment.
         if self.segment is None:
             segment_BS = torch.ones_like(x_BTD[:, 0, :1])
         else:
@@ -59,13 +47,11 @@ def fit(parts: Iterable[WindowBatch], encoder: Encoder) -> ChannelFrequency:
     """Count the uses of each channel in each segment, and compute the mean rewards and costs.
 
     Args:
-        parts: Training windows, in parts that fit in memory. Each touchpoint is a target in exactly one window, so that
-            it is counted once.
-        encoder: Encoder that was fitted on the training users.
+        parts: Batches of windows, in which each training touchpoint is a target exactly once.
     """
     segment = encoder.segment_slice()
     channels = len(encoder.channels)
-    # three sums for each segment and channel: uses, rewards and costs
+    # uses, rewards and costs
     sums_3SC = np.zeros((3, 1 if segment is None else segment[1] - segment[0], channels))
     for batch in parts:
         targets = batch.targets
@@ -79,19 +65,14 @@ def fit(parts: Iterable[WindowBatch], encoder: Encoder) -> ChannelFrequency:
     uses_SC = sums_3SC[0]
 
     def mean(sums_SC: Floats) -> Floats:
-        """Return the mean per use of each channel in each segment.
-
-        If a segment has few uses of a channel, the channel's mean over all segments is mixed in. If a channel has few
-        uses in total, the mean over all channels is mixed in.
-        """
+        """Return the mean per use, shrunk towards the overall mean."""
         overall = sums_SC.sum() / max(uses_SC.sum(), 1.0)
         channel_C = (sums_SC.sum(0) + _PRIOR * overall) / (uses_SC.sum(0) + _PRIOR)
         mean_SC: Floats = (sums_SC + _PRIOR * channel_C) / (uses_SC + _PRIOR)
         return mean_SC
 
     frequency_C = (uses_SC.sum(0) + _USES) / (uses_SC.sum() + channels * _USES)
-    # Add uses that are distributed like the uses of all segments together, so that a segment without training data gets
-    # the overall frequencies.
+    # Smooth with the overall frequencies, so that a segment without data gets these frequencies.
     smooth_SC = uses_SC + channels * _USES * frequency_C
     logits_SC = np.log(smooth_SC / smooth_SC.sum(axis=1, keepdims=True))
     return ChannelFrequency(logits_SC, mean(sums_3SC[1]), mean(sums_3SC[2]), segment)

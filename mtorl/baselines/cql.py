@@ -3,11 +3,7 @@
     loss = alpha E[ log sum_a exp Q(s, a) - Q(s, a_logged) ] + 1/2 E[ (Q(s, a_logged) - y)^2 ]     eq. 4, CQL(H)
     y    = r + gamma Q'(s', argmax_a Q(s', a)),  Q' a slow copy of Q                      van Hasselt et al. 2016
 
-The first term is the log-loss of softmax(Q). It lowers the values of channels that the log did not use in a state.
-
-The policy is softmax(Q / T), where T minimises the log-loss on validation users. The predicted reward is a monotone
-function of Q(s, a) that is fitted on validation users (`reward_of_value`). The predicted cost is the mean cost of each
-channel.
+The policy is softmax(Q / T), where T minimises the log-loss on validation users.
 """
 
 from functools import partial
@@ -20,10 +16,10 @@ from mtorl.baselines.learning import Data, Learned, Schedule, Step, answer, lear
 from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch
 
-ALPHA = 1.0  # weight of the loss term that lowers the values of channels that are not in the log
+ALPHA = 1.0  # weight of the loss term that makes values conservative
 GAMMA = 0.9  # discount per touchpoint
 EPOCHS = 10
-LR = 1e-3  # learning rate
+LR = 1e-3
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Learned:
@@ -43,10 +39,10 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Le
 
 
 def conservative_loss(q: nn.Module, target: nn.Module, step: Step) -> Tensor:
-    """Return the loss of Q for a batch of transitions, by the formula in the docstring of the module.
+    """Return the loss of Q for a batch of transitions.
 
     Args:
-        target: The network Q', a copy of Q that follows Q slowly.
+        target: The network Q', a slow copy of Q.
     """
     q_BC = q(step.state_BS)
     logged_B = q_BC.gather(1, step.channel_B[:, None]).squeeze(1)

@@ -2,12 +2,7 @@
 
     loss = E[ -log pi(a_t | x_1..t, R_1..t) ],  R_t = r_t + r_{t+1} + ... to the end of the journey
 
-The network learns to predict the logged channel from the history and from the return, the sum of rewards that followed.
-To decide, it gets a high return as input: the `TARGET` quantile of the returns in training. A step is one token here
-and three in the paper, because x_t already contains the previous action.
-
-The network does not predict rewards. So the predicted reward is the mean reward in training for every window and every
-channel, and the AUC of the reward is always 0.5. The predicted cost is the mean cost of each channel.
+A step is one token here and three in the paper, because x_t already contains the previous action.
 
 Shapes: B windows, T steps, D encoded token, H hidden, C channels, N steps with a target.
 """
@@ -30,32 +25,27 @@ from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder, labels
 from mtorl.window.window import WindowBatch
 
-TARGET = 0.9  # for a decision, the network's input is this quantile of the returns in training
+TARGET = 0.9  # quantile of the training returns, an input for decisions
 LAYERS = 2
 HEADS = 1  # number of attention heads
 DROPOUT = 0.1
-EPOCHS = 12  # largest number of epochs; early stopping may end the training before
-BATCH = 64  # number of windows per training step
-LR = 2e-3  # learning rate
-_BLOCK = 512  # number of windows per forward pass in predictions
+EPOCHS = 12
+BATCH = 64
+LR = 2e-3
+_BLOCK = 512  # windows per forward pass
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """Windows that do not overlap, so that each touchpoint of a journey is in exactly one window."""
+    """Windows that do not overlap: each touchpoint is in exactly one window."""
 
     x_BTD: Tensor
     return_BT: Tensor
-    channel_BT: Tensor  # index of the logged channel; -1 if the step has no target
+    channel_BT: Tensor  # index of the logged channel, or -1 for a step without target
 
     @classmethod
     def of(cls, batch: WindowBatch, encoder: Encoder) -> Tiles:
-        """Select the windows that do not overlap.
-
-        Args:
-            batch: One window per touchpoint with its targets, in the order of the log.
-            encoder: Encoder that was fitted on the training users.
-        """
+        """Select windows that do not overlap from one window per touchpoint, in the order of the log."""
         ends_B = ends(batch, encoder)
         assert batch.targets is not None
         first_B = np.flatnonzero(np.append(True, ends_B[:-1]))
@@ -79,7 +69,7 @@ class Tiles:
 
 
 def returns(reward_B: Floats, ends_B: Bools) -> Floats:
-    """Return the return of each touchpoint: the sum of rewards from the touchpoint to the end of its journey."""
+    """Return the sum of rewards from each touchpoint to the end of its journey."""
     total_B = np.cumsum(reward_B)
     end_B = np.flatnonzero(ends_B)[np.cumsum(ends_B) - ends_B]
     return_B: Floats = total_B[end_B] - total_B + reward_B
@@ -87,21 +77,16 @@ def returns(reward_B: Floats, ends_B: Bools) -> Floats:
 
 
 def returns_to_go(batch: WindowBatch, encoder: Encoder, target: float) -> NDArray[np.float32]:
-    """Return the return-to-go that the network gets as input at each step of a window.
-
-    At the last step, this is `target`. At an earlier step, it is `target` plus the rewards from that step up to the
-    last step, because these rewards are already known.
-    """
+    """Return `target` plus the rewards from each step until the last step."""
     earned_BT = np.zeros((len(batch), encoder.window))
     earned_BT[batch.row_N, batch.step_N] = encoder.previous_reward(batch)
-    # The token of a step contains the reward of the step before. So the rewards from step t on are in the tokens after
-    # t.
+    # The token of a step contains the reward of the step before.
     since_BT = earned_BT[:, ::-1].cumsum(axis=1)[:, ::-1] - earned_BT
     return (target + since_BT).astype(np.float32)
 
 
 class Transformer(nn.Module):
-    """A causal transformer with learned position embeddings, which predicts the channel at each step of a window."""
+    """A causal transformer that predicts the channel at each step of a window."""
 
     def __init__(self, data: Tiles, encoder: Encoder) -> None:
         super().__init__()
@@ -123,7 +108,7 @@ class Transformer(nn.Module):
         return logits_BTC
 
     def logged(self, data: Tiles, rows_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits (N, C) at all steps with a target in the windows `rows_B`, and the logged channels (N,)."""
+        """Return the logits (N, C) and the logged channels (N,) at all steps with a target."""
         channel_BT = data.channel_BT[rows_B]
         logits_BTC = self(data.x_BTD[rows_B], data.return_BT[rows_B])
         return logits_BTC[channel_BT >= 0], channel_BT[channel_BT >= 0]
@@ -135,12 +120,12 @@ class DecisionTransformer:
 
     encoder: Encoder
     network: Transformer
-    target: float  # the return that the network gets as input for a decision
+    target: float  # input of the network for a decision
     reward_C: Floats
     cost_C: Floats
 
     def predict(self, batch: WindowBatch) -> Heads:
-        """Return action logits, expected rewards and expected costs (B, C) at the last step of each window."""
+        """Return action logits, rewards and costs (B, C) at the last step of each window."""
         x_BTD, length_B = self.encoder.encode(batch)
         return_BT = returns_to_go(batch, self.encoder, self.target)
         logits_BC = np.empty((len(batch), len(self.cost_C)))
@@ -153,7 +138,7 @@ class DecisionTransformer:
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> DecisionTransformer:
-    """Train the transformer on training users, and stop early by its loss on validation users."""
+    """Train the transformer, and stop early by its loss on validation users."""
     data, val_data = Tiles.of(train, encoder), Tiles.of(val, encoder)
     with seeded(seed):
         network = Transformer(data, encoder)

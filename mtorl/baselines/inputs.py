@@ -3,9 +3,6 @@
     summary = Summary.of(batch, encoder)                    # may contain NaN and category codes, for trees
     state_BS = States.fit(train, encoder).of(batch)         # only numbers, for linear models and networks
 
-The features use the same data as MTORL: the channels and known outcomes of the touchpoints in the history, and the
-time, context, static columns and stored features of the current touchpoint (`mtorl.window.encoder.Encoder`).
-
 Shapes: B windows, N tokens, P slots of the history (newest touchpoint first), F features, S numbers of a state, C
 channels.
 """
@@ -22,11 +19,11 @@ from mtorl.window.encoder import Encoder, Labels
 from mtorl.window.on_demand import Windows, in_chunks
 from mtorl.window.window import WindowBatch
 
-LATEST = 5  # each of the newest 5 touchpoints has its own features
-HALF_LIVES = (1.0, 3.0, 8.0)  # half-lives of the exponentially weighted means of outcomes, in touchpoints
-_CLIP = 5.0  # amounts are limited to this many standard deviations from the mean, as in the encoder
+LATEST = 5  # newest touchpoints with features of their own
+HALF_LIVES = (1.0, 3.0, 8.0)  # half-lives of weighted means, in touchpoints
+_CLIP = 5.0  # largest absolute z-score
 _TINY = 1e-9
-_PRIOR = 20.0  # at this many uses, the mean cost of a channel has the same weight as the mean cost of all channels
+_PRIOR = 20.0  # weight of the overall mean, in uses
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class Summary:
 
     values_BF: Floats
     names: tuple[str, ...]
-    categorical: tuple[str, ...]  # names of the features that are codes of categories
+    categorical: tuple[str, ...]  # features that are codes of categories
 
     @classmethod
     def of(cls, windows: Windows, encoder: Encoder) -> Summary:
@@ -79,7 +76,7 @@ class Summary:
             if isinstance(values, Codes):
                 code = {value: float(i) for i, value in enumerate(slot.values)}
                 table = np.array([*(code.get(value, np.nan) for value in values.values), np.nan])
-                features[slot.name] = table[values.codes[at_B]]  # the code of null is -1, which selects the last entry
+                features[slot.name] = table[values.codes[at_B]]  # the code of null is -1, the index of the last entry
                 categorical.append(slot.name)
             else:
                 features[slot.name] = values[at_B]
@@ -87,10 +84,7 @@ class Summary:
 
 
 def _history(batch: WindowBatch, window: int, start: int) -> Ints:
-    """Return the token index of each touchpoint in the history of each window, newest first.
-
-    If a history has fewer than `window` touchpoints, the remaining indices are -1.
-    """
+    """Return the token index of each earlier touchpoint, newest first, padded with -1."""
     back_BP = (np.cumsum(batch.length_B) - 1)[:, None] - np.arange(window)
     inside_BP = np.arange(window) < batch.length_B[:, None]
     # The first token of a journey has no previous touchpoint.
@@ -111,23 +105,18 @@ def _ratio(total_B: Floats, count_B: Floats | Ints) -> Floats:
 
 @dataclass(frozen=True)
 class States:
-    """Encodes the features of a window as numbers without missing values, with statistics from the training windows.
-
-    Numeric features become z-scores, categorical features become one-hot vectors, and missing values become 0. If a
-    numeric feature is missing in some training rows, a flag column is added, which is 1 where it is missing. Equal flag
-    columns are kept only once.
-    """
+    """Encodes features as z-scores, one-hot vectors and flags for missing values."""
 
     encoder: Encoder
-    amounts: tuple[int, ...]  # positions of the features that are amounts
-    mean_F: Floats  # mean of each amount in training
+    amounts: tuple[int, ...]  # positions of the numeric features
+    mean_F: Floats  # mean of each numeric feature in training
     std_F: Floats
-    flags: tuple[int, ...]  # positions of the amounts that have a flag column
-    codes: tuple[tuple[int, int], ...]  # position and number of values of each feature that is a code
+    flags: tuple[int, ...]  # numeric features with a flag column
+    codes: tuple[tuple[int, int], ...]  # position and number of values of each category
 
     @classmethod
     def fit(cls, batch: WindowBatch, encoder: Encoder) -> States:
-        """Compute the mean and standard deviation of each amount, and the values of each code, in training windows."""
+        """Compute the statistics of each feature in training windows."""
         summary = Summary.of(batch, encoder)
         coded = {summary.names.index(name) for name in summary.categorical}
         amounts = tuple(i for i in range(len(summary.names)) if i not in coded)
@@ -136,7 +125,7 @@ class States:
         count_F = np.maximum(known_BF.sum(0), 1)
         mean_F = np.where(known_BF, values_BF, 0.0).sum(0) / count_F
         std_F = np.sqrt((np.where(known_BF, values_BF - mean_F, 0.0) ** 2).sum(0) / count_F)
-        # A standard deviation this small is a rounding error of a constant amount.
+        # A standard deviation this small is a rounding error of a constant feature.
         std_F = np.where(std_F > _TINY * np.abs(mean_F), std_F, 1.0)
         seen: dict[bytes, int] = {}
         for place, known_B in zip(amounts, known_BF.T, strict=True):
@@ -149,10 +138,7 @@ class States:
         return cls(encoder, amounts, mean_F, std_F, tuple(seen.values()), tuple(codes))
 
     def of(self, batch: WindowBatch) -> Floats:
-        """Return the encoded features (B, S) of each window.
-
-        They describe the state in which the channel of the window's last touchpoint was chosen.
-        """
+        """Return the encoded features (B, S) of each window."""
         values_BF = Summary.of(batch, self.encoder).values_BF
         score_BF = (values_BF[:, self.amounts] - self.mean_F) / self.std_F
         parts = [np.nan_to_num(np.clip(score_BF, -_CLIP, _CLIP), nan=0.0)]
@@ -163,12 +149,12 @@ class States:
 
 
 def mean_cost(logged: Labels, channels: int) -> Floats:
-    """Return the mean cost (C,) of each channel. If a channel has few uses, the mean of all channels is mixed in."""
+    """Return the mean cost (C,) of each channel, shrunk towards the overall mean."""
     uses_C, spent_C = (np.bincount(logged.channel_B, weights, channels) for weights in (None, logged.cost_B))
     cost_C: Floats = (spent_C + _PRIOR * logged.cost_B.mean()) / (uses_C + _PRIOR)
     return cost_C
 
 
 def everywhere(row_C: Floats, batch: WindowBatch) -> Floats:
-    """Return an array (B, C) that repeats `row_C` for each window of the batch."""
+    """Repeat `row_C` for each window of the batch."""
     return np.tile(row_C, (len(batch), 1))

@@ -4,10 +4,7 @@
     Q:      E[ (r + gamma V(s') - Q(s, a))^2 ]                             eq. 6
     policy: E[ -exp(beta (Q(s, a) - V(s))) log pi(a | s) ]                 eq. 7
 
-In training, Q is evaluated only at logged actions. As in the paper, Q is the minimum of two networks, and Q' is a slow
-copy of Q. The paper's equations for continuous actions also apply to channels: Q has one output per channel, and pi is
-a softmax. The predicted reward is a monotone function of Q(s, a) that is fitted on validation users
-(`reward_of_value`). The predicted cost is the mean cost of each channel.
+As in the paper, Q is the minimum of two networks, and Q' is a slow copy of Q.
 """
 
 from functools import partial
@@ -22,26 +19,23 @@ from mtorl.baselines.learning import Data, Learned, Schedule, Step, Transitions,
 from mtorl.window.encoder import Encoder
 from mtorl.window.window import WindowBatch
 
-EXPECTILE = 0.7  # tau: with 0.5, V is the mean of Q over the logged actions; with 1, V is the maximum
-BETA = 1.0  # weight of the advantage Q - V in the policy's loss; with 0, the policy imitates the log
+EXPECTILE = 0.7  # tau: V is the mean of Q with 0.5, and its maximum with 1
+BETA = 1.0  # weight of the advantage in the policy's loss; with 0, the policy imitates the log
 GAMMA = 0.9  # discount per touchpoint
-LARGEST = 100.0  # upper bound of the weight of a touchpoint in the policy's loss
+LARGEST = 100.0  # largest weight of a touchpoint in the policy's loss
 EPOCHS = 10
-LR = 1e-3  # learning rate
+LR = 1e-3
 
 
 class TwinQ(nn.Module):
-    """Two networks that estimate the same values.
-
-    Their minimum is used, because one network alone tends to overestimate.
-    """
+    """The minimum of two value networks, because a single network tends to overestimate."""
 
     def __init__(self, inputs: int, channels: int) -> None:
         super().__init__()
         self.networks = nn.ModuleList(mlp(inputs, channels) for _ in range(2))
 
     def forward(self, state_BS: Tensor) -> Tensor:
-        """Return the smaller of the two networks' values (B, C) for each channel."""
+        """Return the smaller value (B, C) of each channel."""
         first, second = self.networks
         return torch.minimum(first(state_BS), second(state_BS))
 
@@ -56,11 +50,7 @@ class Critics(nn.Module):
 
 
 def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Learned:
-    """Train Q and V, and then the policy.
-
-    The training of the policy stops early by its loss on validation users. The conversion of values to rewards is also
-    fitted on validation users.
-    """
+    """Train Q and V, and then the policy."""
     data = Data.of(train, val, encoder)
     trained, held_out = data.train, data.val
     with learning.seeded(seed):
@@ -85,10 +75,7 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Le
 
 
 def expectile_loss(gap_B: Tensor, expectile: float) -> Tensor:
-    """Return the loss of V: the squared differences, with different weights for positive and negative differences.
-
-    The V with the smallest loss is an expectile of Q' over the logged actions. If `expectile` is above 0.5, V is larger
-    than the mean of Q'.
+    """Return the mean squared difference, weighted by `expectile` if positive and 1 - `expectile` if negative.
 
     Args:
         gap_B: The difference Q' - V at each logged action.
@@ -97,14 +84,7 @@ def expectile_loss(gap_B: Tensor, expectile: float) -> Tensor:
 
 
 def critics_loss(critics: Critics, target: nn.Module, step: Step) -> Tensor:
-    """Return the loss of V plus the losses of both Q networks for a batch of transitions.
-
-    The networks share no weights, so one optimizer can minimise the sum.
-
-    Args:
-        critics: The networks Q and V.
-        target: The network Q', a copy of Q that follows Q slowly.
-    """
+    """Return the loss of V plus the losses of both Q networks, given Q', a slow copy of Q."""
     logged_B1 = step.channel_B[:, None]
     with torch.no_grad():
         slow_B1 = target(step.state_BS).gather(1, logged_B1)

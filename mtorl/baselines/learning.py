@@ -1,8 +1,5 @@
 """Contains the code that the network baselines share: transitions, the training loop, temperature and reward function.
 
-A transition leads from the decision on a touchpoint to the decision on the next touchpoint of the same journey. The
-last touchpoint of a journey has no next state.
-
 Shapes: B windows (touchpoints), S numbers of a state, C channels.
 """
 
@@ -29,31 +26,28 @@ from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder, Labels, labels
 from mtorl.window.window import WindowBatch
 
-HIDDEN = 64  # width of each of a network's two hidden layers
-BATCH = 256  # number of touchpoints per training step
-PATIENCE = 3  # training stops after this many epochs without a better validation loss
-WEIGHT_DECAY = 0.01  # weight decay of AdamW
-TRACKING = 0.005  # in each training step, Q' moves by this fraction of its distance to Q
-_LOG_T = (math.log(1e-3), math.log(1e3))  # range of log T: from a nearly greedy policy to a nearly uniform one
-_BLOCK = 4096  # number of rows per forward pass in predictions
+HIDDEN = 64  # width of the hidden layers
+BATCH = 256  # touchpoints per training step
+PATIENCE = 3  # epochs without a better validation loss until training stops
+WEIGHT_DECAY = 0.01
+TRACKING = 0.005  # step of Q' towards Q, as a fraction of the distance
+_LOG_T = (math.log(1e-3), math.log(1e3))  # from a nearly greedy to a nearly uniform policy
+_BLOCK = 4096  # rows per forward pass
 
 
 class Step(NamedTuple):
-    """A batch of transitions, each from one touchpoint to the next."""
+    """A batch of transitions, each from one touchpoint to the next of the same journey."""
 
     state_BS: Tensor
     channel_B: Tensor
-    reward_B: Tensor  # reward label, scaled to [0, 1] by the encoder
+    reward_B: Tensor  # reward label in [0, 1]
     next_BS: Tensor
-    goes_on_B: Tensor  # 1 if the journey has a next touchpoint; if it is 0, next_BS is meaningless
+    goes_on_B: Tensor  # 1 if the journey has a next touchpoint; if 0, next_BS is meaningless
 
 
 @dataclass(frozen=True)
 class Transitions:
-    """All transitions of a log, one per touchpoint, in the order of the log.
-
-    The next state of a touchpoint is the state of the following row, so each state is stored only once.
-    """
+    """All transitions of a log, one per touchpoint. The next state is the state of the following row."""
 
     state_BS: Tensor
     channel_B: Tensor
@@ -66,8 +60,6 @@ class Transitions:
 
         Args:
             batch: One window per touchpoint with its targets, in the order of the log.
-            encoder: Encoder that was fitted on the training users.
-            states: Encodes a window as a state.
         """
         logged = labels(batch, encoder)
         return cls(
@@ -78,7 +70,7 @@ class Transitions:
         )
 
     def at(self, rows_B: Tensor) -> Step:
-        """Return the transitions of the touchpoints `rows_B` as a batch."""
+        """Return the transitions of some touchpoints."""
         goes_on_B = self.goes_on_B[rows_B]
         next_BS = self.state_BS[rows_B + goes_on_B.long()]
         return Step(self.state_BS[rows_B], self.channel_B[rows_B], self.reward_B[rows_B], next_BS, goes_on_B)
@@ -88,18 +80,12 @@ class Transitions:
 
 
 def ends(batch: WindowBatch, encoder: Encoder) -> Bools:
-    """Return a mask of the touchpoints that are the last of their journey.
-
-    Args:
-        batch: One window per touchpoint with its targets, in the order of the log.
-        encoder: Encoder that was fitted on the training users.
-    """
+    """Return a mask of the touchpoints that are the last of their journey, in the order of the log."""
     if batch.targets is None:
         raise WindowError("this batch was built without targets")
     last_B = np.cumsum(batch.length_B) - 1
     touchpoint_B = batch.targets.touchpoint_N[last_B]
-    # The rows of a user are consecutive and in time order. A row continues the journey of the row above if it is the
-    # next touchpoint of the log and has a history.
+    # A row continues the journey above if it is the next touchpoint of the log and has a history.
     below_B = touchpoint_B[1:] == touchpoint_B[:-1] + 1
     has_history_B = batch.prev_channel_N[last_B[1:]] < len(encoder.channels)
     return np.append(~(below_B & has_history_B), True)
@@ -107,14 +93,14 @@ def ends(batch: WindowBatch, encoder: Encoder) -> Bools:
 
 @dataclass(frozen=True)
 class Data:
-    """The data from which a network baseline is trained: transitions of training users and of validation users."""
+    """The transitions of training and validation users for a network baseline."""
 
     states: States
     train: Transitions
     val: Transitions
-    logged: Labels  # labels of the validation windows
-    cost_C: Floats  # mean cost of each channel in training
-    mean_reward: float  # mean reward label in training
+    logged: Labels  # of the validation windows
+    cost_C: Floats  # in training
+    mean_reward: float  # in training
 
     @classmethod
     def of(cls, train: WindowBatch, val: WindowBatch, encoder: Encoder) -> Data:
@@ -131,34 +117,34 @@ class Data:
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """The number of inputs of a network (numbers in a state) and the number of its outputs (channels)."""
+        """The number of a network's inputs and the number of its outputs."""
         return self.train.state_BS.shape[1], len(self.cost_C)
 
     def reward_of(self, q_BC: Floats) -> Callable[[Floats], Floats]:
-        """Fit a function that converts values to rewards (`reward_of_value`) on the validation users.
+        """Fit a function that converts values to rewards on the validation users.
 
         Args:
-            q_BC: Value of each channel for each validation window.
+            q_BC: Values of the validation windows.
         """
         return reward_of_value(q_BC[np.arange(len(q_BC)), self.logged.channel_B], self.logged.reward_B)
 
 
 @dataclass(frozen=True)
 class Learned:
-    """A trained network baseline. It predicts that an exposure costs the mean cost of its channel in training."""
+    """A trained network baseline. It predicts each channel's mean cost in training."""
 
     states: States
     answers: Callable[[Floats], tuple[Floats, Floats]]  # computes action logits and rewards, (B, C) each, from states
     cost_C: Floats
 
     def predict(self, batch: WindowBatch) -> Heads:
-        """Return action logits, expected rewards and expected costs (B, C) at the last step of each window."""
+        """Return action logits, rewards and costs (B, C) at the last step of each window."""
         return *self.answers(self.states.of(batch)), everywhere(self.cost_C, batch)
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Set torch's seed and use one thread inside the `with` block, and restore torch's random state afterwards."""
+    """Set torch's seed and use one thread inside the `with` block."""
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
@@ -173,11 +159,11 @@ def mlp(inputs: int, outputs: int) -> nn.Sequential:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The number of epochs, the learning rate and the batch size of a training."""
+    """The length, learning rate and batch size of a training."""
 
-    epochs: int  # largest number of epochs
-    lr: float  # learning rate at the start; it falls to a tenth along a cosine curve
-    batch: int = BATCH  # number of rows per training step
+    epochs: int
+    lr: float  # falls to a tenth along a cosine curve
+    batch: int = BATCH  # rows per training step
 
 
 def learn(
@@ -191,9 +177,7 @@ def learn(
 
     Args:
         loss: Computes the loss of a batch, given the indices of its rows.
-        schedule: Number of epochs, learning rate and batch size.
-        validate: Computes the validation loss after an epoch. If it is given, training stops early when this loss does
-            not improve, and the weights of the best epoch are kept.
+        validate: Computes the validation loss. If given, training stops early and keeps the best weights.
     """
     optimizer = torch.optim.AdamW(network.parameters(), lr=schedule.lr, weight_decay=WEIGHT_DECAY)
     lr = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, schedule.epochs, eta_min=schedule.lr / 10)
@@ -221,13 +205,10 @@ def learn(
 def learn_values(
     network: nn.Module, q: nn.Module, data: Transitions, loss: Callable[[nn.Module, Step], Tensor], schedule: Schedule
 ) -> None:
-    """Train a network by Q-learning, in place, with a slow copy Q' of its part `q`.
+    """Train a network in place by Q-learning, with a slow copy Q' of its part `q`.
 
     Args:
-        q: The part of the network that predicts values; it may be the whole network.
-        data: Transitions of the training users.
         loss: Computes the loss of a batch, given Q' and the transitions of the batch.
-        schedule: Number of epochs, learning rate and batch size.
     """
     target = copy.deepcopy(q)
 
@@ -247,32 +228,27 @@ def follow(target: nn.Module, network: nn.Module, rate: float) -> None:
 
 @torch.inference_mode()
 def answer(network: Callable[[Tensor], Tensor], state_BS: Floats | Tensor) -> Floats:
-    """Return the output of a network for many states, computed in blocks of rows to limit memory."""
+    """Return the output of a network for many states, computed in blocks to limit memory."""
     blocks = torch.split(torch.as_tensor(state_BS, dtype=torch.float32), _BLOCK)
     output: Floats = torch.cat([network(block) for block in blocks]).double().numpy()
     return output
 
 
 def temperature(value_BC: Floats, channel_B: Ints) -> float:
-    """Return the temperature T for which softmax(value / T) predicts the logged channels with the lowest log-loss."""
+    """Return the temperature T with the lowest log-loss of softmax(value / T) on the logged channels."""
     logged = np.arange(len(channel_B)), channel_B
 
     def loss(log_t: float) -> float:
         return float(-log_softmax(value_BC / math.exp(log_t), axis=1)[logged].mean())
 
-    # The loss is a convex function of 1 / T. So it has only one minimum, also as a function of log T.
+    # The loss is convex in 1 / T, so it has only one minimum in log T.
     return math.exp(minimize_scalar(loss, bounds=_LOG_T, method="bounded").x)
 
 
 def reward_of_value(value_B: Floats, reward_B: Floats) -> Callable[[Floats], Floats]:
     """Fit a function that converts a value to the expected reward of a touchpoint: sigmoid(slope * value + offset).
 
-    A value estimates the sum of all later rewards of a journey, not the reward of one touchpoint. The slope is not
-    negative, so that the order of the channels stays the same (Platt scaling, 1999).
-
-    Args:
-        value_B: Value of the logged channel at each validation window.
-        reward_B: Reward label of the same windows.
+    The slope is not negative, so that the order of the channels stays the same (Platt scaling, 1999).
     """
     mean, std = value_B.mean(), value_B.std() or 1.0
     score_B = (value_B - mean) / std

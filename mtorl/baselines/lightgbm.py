@@ -1,13 +1,8 @@
-"""Implements gradient-boosted trees on features of windows. They are the yardstick that MTORL is compared with.
+"""Implements gradient-boosted trees on features of windows, the yardstick that MTORL is compared with.
 
     predictor = fit(train, val, encoder, seed=0).calibrated(val, users_B)
-    outcomes = fit_outcomes(train, val, encoder, seed=0)      # only the models of reward and cost
 
-Such trees are more accurate than most networks on logs like these. Three models are trained, each with early stopping
-on validation users: for the channel (multi-class), for the reward (cross-entropy) and for the cost (Poisson, like
-MTORL's cost loss). The channel is an input of the models for reward and cost, which predict each channel in turn. All
-three models are trained twice, with different seeds. As in MTORL's ensemble, the two predictions are averaged, and the
-mean is calibrated.
+As in MTORL's ensemble, the predictions of two seeds are averaged, and the mean is calibrated.
 """
 
 from __future__ import annotations
@@ -27,9 +22,9 @@ from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder, Labels, labels
 from mtorl.window.on_demand import Windows
 
-SEEDS = 2  # number of sets of models; MTORL's ensemble has as many networks
-ROUNDS = 1000  # largest number of trees per model (and per channel, in the model of the channel)
-PATIENCE = 30  # training stops after this many rounds without a better validation loss
+SEEDS = 2  # as many as the networks in MTORL's ensemble
+ROUNDS = 1000  # largest number of trees per model, or per channel
+PATIENCE = 30  # rounds without a better validation loss until training stops
 PARAMETERS = {
     "learning_rate": 0.05,
     "num_leaves": 31,
@@ -39,11 +34,10 @@ PARAMETERS = {
     "bagging_freq": 1,
     "verbose": -1,
     "deterministic": True,
-    "num_threads": 1,  # by default, LightGBM starts a thread for each core of the node, even in a pod with one core
-    "force_row_wise": True,  # otherwise LightGBM chooses the data layout by its speed, which is not deterministic
+    "num_threads": 1,  # the default is a thread for each core of the node
+    "force_row_wise": True,  # the default layout depends on its speed
 }
-# Each run trains several models with different seeds. The seeds of a run differ by this number, which is large, so that
-# the runs with seeds 0 and 1 do not train the same model.
+# The seeds of one run lie this far apart, so that runs with seeds 0 and 1 share no model.
 _SEED_STEP = 7919
 _TINY = 1e-12
 
@@ -54,15 +48,15 @@ class BoostedOutcomes:
 
     encoder: Encoder
     reward: Any  # lightgbm.Booster
-    cost: Any | None  # lightgbm.Booster, or None if all touchpoints in training have the same cost
+    cost: Any | None  # None if all touchpoints in training have the same cost
     constant_cost: float
 
     def predict(self, batch: Windows) -> tuple[Floats, Floats]:
-        """Return the expected reward (B, C) and cost (B, C) of each channel at the last step of each window."""
+        """Return the expected rewards and costs (B, C) at the last step of each window."""
         return self.of(Summary.of(batch, self.encoder))
 
     def of(self, summary: Summary) -> tuple[Floats, Floats]:
-        """Return the expected reward (B, C) and cost (B, C) of each channel, given the features of the windows."""
+        """Return the expected rewards and costs (B, C), given the features of the windows."""
         shape = len(summary.values_BF), len(self.encoder.channels)
         reward_BC, cost_BC = np.empty(shape), np.full(shape, self.constant_cost)
         for channel in range(shape[1]):
@@ -75,18 +69,14 @@ class BoostedOutcomes:
 
 @dataclass(frozen=True)
 class Boosted:
-    """The trained predictor, which averages the predictions of several sets of models, and then calibrates the mean.
+    """The trained predictor: the mean of several sets of models, possibly calibrated."""
 
-    If `calibration` is None, the mean is not calibrated.
-    """
-
-    # One tuple for each set of models: the lightgbm.Booster that predicts the channel, and the models of reward and
-    # cost.
+    # the lightgbm.Booster that predicts the channel, and the models of reward and cost
     members: tuple[tuple[Any, BoostedOutcomes], ...]
     calibration: Calibration | None = None
 
     def predict(self, batch: Windows) -> Heads:
-        """Return action logits, expected rewards and expected costs (B, C) at the last step of each window."""
+        """Return action logits, rewards and costs (B, C) at the last step of each window."""
         summary = Summary.of(batch, self.members[0][1].encoder)
         probs_BC = np.mean([action.predict(summary.values_BF) for action, _ in self.members], axis=0)
         reward_BC, cost_BC = np.mean([outcomes.of(summary) for _, outcomes in self.members], axis=0)
@@ -99,8 +89,7 @@ class Boosted:
         """Return the predictor with a calibration that is fitted in the same way as MTORL's.
 
         Args:
-            held_out: Windows, with their targets, of users that the models were not trained on.
-            users_B: User of each of these windows.
+            held_out: Windows with their targets, of users that the models were not trained on.
             mean_C: Mean reward label of each channel; None if it is unknown.
         """
         logits_BC, reward_BC, _ = replace(self, calibration=None).predict(held_out)
@@ -110,7 +99,7 @@ class Boosted:
         return replace(self, calibration=fitted)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the models and the calibration as values that JSON can represent."""
+        """Return a form that JSON can represent."""
         trees = [{"action": action, "reward": of.reward, "cost": of.cost} for action, of in self.members]
         texts = [{name: None if one is None else one.model_to_string() for name, one in own.items()} for own in trees]
         return {
@@ -136,27 +125,22 @@ class Boosted:
 
 
 def fit(train: Windows, val: Windows, encoder: Encoder, seed: int) -> Boosted:
-    """Train the three models once for each of `SEEDS` seeds. The result is not calibrated.
-
-    The seed determines the rows and features that each tree uses.
-    """
+    """Train the three models once for each of `SEEDS` seeds, without calibration."""
     parts = _labelled(train, val, encoder)
-    # Leave out the decisions of our own policies when training the model of the channel. Like MTORL's action head, this
-    # model imitates the policy that wrote the original log.
+    # The model of the channel imitates the original logging policy, so leave out the decisions of our own policies.
     clones = [~logged.collected_B if not logged.collected_B.all() else slice(None) for _, logged in parts]
     plain = [
         (summary.values_BF[clone], logged.channel_B[clone].astype(np.float64))
         for clone, (summary, logged) in zip(clones, parts, strict=True)
     ]
-    # Category codes are used like numbers, because LightGBM overfits if it treats a feature with many values as
-    # categorical. Only the channel is treated as categorical, so that the models of reward and cost learn its effect.
+    # Only the channel is a categorical feature: LightGBM overfits to categorical features with many values.
     several = {"objective": "multiclass", "num_class": len(encoder.channels)}
     seeds = [seed + _SEED_STEP * member for member in range(SEEDS)]
     return Boosted(tuple((_grow(plain, [], own, **several), _outcomes(parts, encoder, own)) for own in seeds))
 
 
 def fit_outcomes(train: Windows, val: Windows, encoder: Encoder, seed: int) -> BoostedOutcomes:
-    """Train only the models for reward and cost, if the probabilities of the channels are not needed."""
+    """Train only the models of reward and cost."""
     return _outcomes(_labelled(train, val, encoder), encoder, seed)
 
 
@@ -180,10 +164,7 @@ def _with_channel(summary: Summary, channel_B: Floats) -> Floats:
 
 
 def stored_in(artifact: Artifact) -> Boosted | None:
-    """Return the LightGBM predictor in an artifact, trained on the same users as the artifact's network.
-
-    Returns None if the artifact contains no such predictor.
-    """
+    """Return the LightGBM predictor in an artifact, or None if the artifact contains none."""
     trees = artifact.yardstick()
     return None if trees is None else Boosted.from_dict(trees, artifact.encoder)
 

@@ -1,8 +1,4 @@
-"""Implements linear models with the same features as LightGBM, but without interactions between features.
-
-A multinomial logistic regression predicts the channel, a logistic regression predicts the reward, and a Poisson
-regression predicts the cost (like MTORL's cost loss). The channel is a one-hot input of the models for reward and cost,
-which predict each channel in turn. The regularisation of each model is chosen by its loss on validation users.
+"""Implements logistic and Poisson regressions with the same features as LightGBM, but without their interactions.
 
 Shapes: B windows, S numbers of a state, C channels.
 """
@@ -19,8 +15,8 @@ from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder, labels
 from mtorl.window.window import WindowBatch
 
-STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4)  # strengths of the L2 regularisation to try; the validation loss selects one
-ITERATIONS = 200  # largest number of iterations of a solver
+STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4)  # L2 regularisations; the validation loss selects one
+ITERATIONS = 200
 _TINY = 1e-12
 
 
@@ -31,11 +27,11 @@ class Linear:
     states: States
     action: Any  # sklearn's LogisticRegression
     reward: Any
-    cost: Any | None  # sklearn's PoissonRegressor, or None if all touchpoints in training have the same cost
+    cost: Any | None  # sklearn's PoissonRegressor, or None if the cost is constant in training
     mean_cost: float
 
     def predict(self, batch: WindowBatch) -> Heads:
-        """Return action logits, expected rewards and expected costs (B, C) at the last step of each window."""
+        """Return action logits, rewards and costs (B, C) at the last step of each window."""
         state_BS = self.states.of(batch)
         logits_BC = np.log(np.maximum(self.action.predict_proba(state_BS), _TINY))
         reward_BC, cost_BC = np.empty(logits_BC.shape), np.full(logits_BC.shape, self.mean_cost)
@@ -89,7 +85,7 @@ def _chosen(solve: Callable[[float], Any], loss: Callable[[Any], float]) -> Any:
 def _channel(state_BS: Floats, channel_B: Ints, channels: int, strength: float) -> Any:
     from sklearn.linear_model import LogisticRegression
 
-    # Scikit-learn leaves out classes without rows. So add one row for each channel, with the mean state, which is 0.
+    # Scikit-learn leaves out classes without rows, so add a row with the mean state, 0, for each channel.
     inputs = np.concatenate([state_BS, np.zeros((channels, state_BS.shape[1]))])
     classes = np.concatenate([channel_B, np.arange(channels)])
     return LogisticRegression(C=1 / (strength * len(inputs)), max_iter=ITERATIONS).fit(inputs, classes)
@@ -98,8 +94,7 @@ def _channel(state_BS: Floats, channel_B: Ints, channels: int, strength: float) 
 def _share(inputs: Floats, reward_B: Floats, strength: float) -> Any:
     from sklearn.linear_model import LogisticRegression
 
-    # Scikit-learn needs labels of 0 or 1. So a reward r in [0, 1] becomes two rows: a success with the weight r, and a
-    # failure with the weight 1 - r.
+    # Scikit-learn needs labels of 0 or 1: split a reward r into a success of weight r and a failure of weight 1 - r.
     both = np.repeat([0, 1], len(inputs))
     weights = np.concatenate([1 - reward_B, reward_B])
     model = LogisticRegression(C=1 / (strength * len(inputs)), max_iter=ITERATIONS, solver="newton-cholesky")

@@ -1,8 +1,5 @@
 """Implements a Markov model: the previous channel predicts the next channel, and past rewards predict the next reward.
 
-The probability of a channel is how often it followed the previous channel in training. The predicted reward is the mean
-of the user's earlier rewards. On logs whose users mostly stay on one channel, both predictions are hard to improve.
-
 Shapes: B windows, N tokens, C channels, S = C + 1 previous channels (the last one: the start of a journey).
 """
 
@@ -15,8 +12,8 @@ from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder, labels
 from mtorl.window.window import WindowBatch
 
-_USES = 1.0  # added to each count of a channel after a previous channel (Laplace smoothing)
-_PRIOR = 2.0  # weight of the mean in training, in touchpoints, when it is mixed into the mean of a user
+_USES = 1.0  # added to each count (Laplace smoothing)
+_PRIOR = 2.0  # weight of the training mean, in touchpoints
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,7 @@ class Markov:
     mean_cost: float
 
     def predict(self, batch: WindowBatch) -> Heads:
-        """Return action logits, expected rewards and expected costs (B, C) at the last step of each window."""
+        """Return action logits, rewards and costs (B, C) at the last step of each window."""
         channels = len(self.encoder.channels)
         last_B = np.cumsum(batch.length_B) - 1
         reward_B = self._running(batch, self.encoder.previous_reward(batch), self.mean_reward)
@@ -44,11 +41,7 @@ class Markov:
         )
 
     def _running(self, batch: WindowBatch, value_N: Floats, mean: float) -> Floats:
-        """Return the mean value (B,) of the touchpoints in each window's history.
-
-        The mean in training is mixed in with the weight of `_PRIOR` touchpoints, so that a short history also has a
-        stable mean.
-        """
+        """Return the mean (B,) of each window's history, shrunk towards the training mean."""
         there_N = batch.prev_channel_N < len(self.encoder.channels)
         total_B = np.bincount(batch.row_N, value_N * there_N, len(batch))
         return (total_B + _PRIOR * mean) / (np.bincount(batch.row_N, there_N, len(batch)) + _PRIOR)

@@ -1,9 +1,5 @@
 """Implements a simple baseline: predict the previous channel again, and predict the reward from the last outcome.
 
-`fit` counts how often a journey stays on its channel (one number for all channels), and how often each channel is used.
-It also computes three mean rewards: after a touchpoint with a gain, after a touchpoint without a gain, and at the start
-of a journey.
-
 Shapes: B windows, C channels, S = C + 1 previous channels (the last one: the start of a journey), O = 3 last outcomes.
 """
 
@@ -17,8 +13,8 @@ from mtorl.network.predictor import Heads
 from mtorl.window.encoder import Encoder, labels
 from mtorl.window.window import WindowBatch
 
-_USES = 1.0  # added to each count: of a channel, of staying on a channel, of leaving it (Laplace smoothing)
-_PRIOR = 20.0  # weight of the mean of all rewards, in touchpoints, when it is mixed into each of the three mean rewards
+_USES = 1.0  # added to each count (Laplace smoothing)
+_PRIOR = 20.0  # weight of the mean of all rewards in each of the three mean rewards, in touchpoints
 _MISS, _HIT, _START = 0, 1, 2
 
 
@@ -32,7 +28,7 @@ class RepeatLast:
     cost_C: Floats
 
     def predict(self, batch: WindowBatch) -> Heads:
-        """Return action logits, expected rewards and expected costs (B, C) at the last step of each window."""
+        """Return action logits, rewards and costs (B, C) at the last step of each window."""
         before_B = batch.prev_channel_N[np.cumsum(batch.length_B) - 1]
         reward_B = self.reward_O[_last_outcome(batch, self.encoder)]
         reward_BC = np.repeat(reward_B[:, None], len(self.cost_C), axis=1)
@@ -58,10 +54,7 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Re
 
 
 def _last_outcome(batch: WindowBatch, encoder: Encoder) -> Ints:
-    """Return the last outcome (B,) before each decision: `_HIT` for a gain, `_MISS` for none, `_START` for no history.
-
-    If the gain is not known immediately after the touchpoint, the outcome is `_MISS`.
-    """
+    """Return the last outcome (B,): `_HIT` for a gain, `_MISS` for no known gain, `_START` for no history."""
     last_B = np.cumsum(batch.length_B) - 1
     hit_B = encoder.previous_gain(batch)[last_B] > 0
     outcome_B: Ints = np.where(hit_B, _HIT, _MISS)

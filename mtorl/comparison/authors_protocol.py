@@ -1,9 +1,8 @@
-"""Evaluates MTORL with the protocol of the paper's authors, and measures how much its test data overlaps its training.
+"""Evaluates MTORL with the protocol of the paper's authors, whose test data overlap the training data.
 
-The protocol draws 4,000 windows of 20 touchpoints at random positions of the user histories, with replacement. Only
-*after that* it splits the windows into training (80 %), validation (10 %) and test (10 %). So most touchpoints of the
-test windows are also in training windows, with their labels. A table that looks up these labels scores higher than any
-model, including the published one and ours. A score under this protocol does not show how good a model is.
+The protocol draws windows of 20 touchpoints at random positions, with replacement, and only *then* splits the windows
+into training (80 %), validation (10 %) and test (10 %). So most test labels are also training labels, and a table that
+looks them up scores higher than any model.
 
 Shapes: W windows, T = 20 touchpoints of each, B touchpoints of the test windows, C channels.
 """
@@ -30,9 +29,8 @@ def authors_protocol(table: WindowTable, seed: int, config: TrainConfig | None =
     """Train MTORL and build a lookup table with the authors' protocol, and evaluate both.
 
     Returns:
-        ``lookup table`` and ``mtorl``: the ``policy_ctr`` and the ``metrics`` (`head_metrics.evaluate`) of each.
-        ``original_ctr``: share of test touchpoints with a click. ``overlap``: share of test touchpoints that are also
-        in a training window. The result is empty if no user has enough touchpoints for a window.
+        ``policy_ctr`` and ``metrics`` of both, ``original_ctr`` (share of test touchpoints with a click) and
+        ``overlap`` (share of test touchpoints in a training window). Empty if no user has enough touchpoints.
     """
     rows_WT = _draw(table, seed)
     if not len(rows_WT):
@@ -64,20 +62,14 @@ def authors_protocol(table: WindowTable, seed: int, config: TrainConfig | None =
 
 
 def policy_ctr(selected_B: Bools, choice_B: Ints, channel_B: Ints, click_B: Floats) -> float:
-    """Return the click-through rate of a policy as the authors of MTORL compute it ("policy CTR").
+    """Return the share of clicks on rows whose predicted channel is the logged channel, among all selected rows.
 
-    They count the clicks on rows whose predicted channel is the logged channel, and divide them by the number of all
-    selected rows. This rate is biased: it also rises if the policy only guesses the logged channel more often.
+    This rate of the authors is biased: it also rises if a policy only guesses the logged channel more often.
     """
     return float(((choice_B == channel_B) * click_B)[selected_B].mean())
 
 
 def _look_up(channel_P: Ints, click_P: Floats, trained_P: Bools, test_B: Ints, channels: int) -> tuple[Floats, Floats]:
-    """Predict test touchpoints with a lookup table.
-
-    For a touchpoint that is also in the training windows, the table returns its label. For all others, it returns the
-    frequencies of the channels and the mean click rate in training.
-    """
     share_C = np.bincount(channel_P[trained_P], minlength=channels) / trained_P.sum()
     probs_BC = np.where(trained_P[test_B, None], np.eye(channels)[channel_P[test_B]], share_C)
     click_B = np.where(trained_P[test_B], click_P[test_B], click_P[trained_P].mean())
@@ -87,14 +79,11 @@ def _look_up(channel_P: Ints, click_P: Floats, trained_P: Bools, test_B: Ints, c
 def _learn(
     table: WindowTable, train_WT: Ints, val_WT: Ints, test_B: Ints, config: TrainConfig
 ) -> tuple[Floats, Floats]:
-    """Train MTORL on the training windows, and predict each test touchpoint.
-
-    The prediction for a touchpoint uses the window that ends with it, of at most `LENGTH` tokens.
-    """
+    """Train MTORL on the training windows, and predict each test touchpoint from at most `LENGTH` tokens of history."""
     from mtorl.network.ensemble import train_ensemble
     from mtorl.window.loader import EncodedWindows, TrainingWindows
 
-    # Use the click as the reward label, because the authors' code does.
+    # The authors' code uses the click as the reward label.
     reward = table.spec.reward.replace(gain="click", cost_weight=0.0)
     spec = table.spec.replace(window=LENGTH, reward=reward)
 

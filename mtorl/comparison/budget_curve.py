@@ -1,9 +1,6 @@
-"""Computes which share of the total gain a rule obtains if it may spend only a share of the total cost.
+"""Computes the share of the total gain that a rule obtains if it may spend only a share of the total cost.
 
-A rule decides which exposures are made first. MTORL's rule is the predicted gain per cost, because a price per currency
-unit has the same effect (`mtorl.policy.price`). It is compared with the predicted gain alone (as in the authors' code),
-the lowest predicted cost, a random order, and an oracle that knows the logged gain and cost. The lowest cost shows how
-much of a rule's advantage comes from cost alone.
+MTORL's rule, the predicted gain per cost, is compared with simpler rules and with an oracle.
 
 Shapes: B logged exposures.
 """
@@ -25,13 +22,13 @@ _RANDOM_ORDERS = 20
 
 @dataclass(frozen=True)
 class GainAndCost:
-    """The gain and the cost of each logged exposure, either as a model predicted them or as they were logged."""
+    """Gain and cost of each exposure, either predicted by a model or as logged."""
 
     gain_B: ArrayLike
     cost_B: ArrayLike
 
     def arrays(self) -> tuple[Floats, Floats]:
-        """Return both as float arrays."""
+        """Return gain and cost as float arrays."""
         return np.asarray(self.gain_B, dtype=np.float64), np.asarray(self.cost_B, dtype=np.float64)
 
 
@@ -43,23 +40,18 @@ def budget_curve(
     users: UserResamples | None = None,
     rival: GainAndCost | None = None,
 ) -> list[dict[str, Any]]:
-    """Return which share of the total gain each rule obtains with each budget.
+    """Return the share of the total gain that each rule obtains with each budget.
 
-    A rule ranks the exposures and makes them in this order until the next exposure would exceed the budget. Exposures
-    with the same rank are ordered at random.
+    A rule makes the exposures in the order of its ranking until the next exposure would exceed the budget.
 
     Args:
-        predicted: MTORL's forecasts of gain and cost for each exposure.
-        logged: The logged gain and cost of the same exposures.
         shares: Budgets, as fractions of the total cost.
         users: Resamples of the users for 95 % intervals; None for no intervals.
         rival: Forecasts of another model to compare MTORL with.
 
     Returns:
-        One entry per budget: ``share``, the share of the gain for each of the RULES, ``mtorl_minus_cheapest`` and, with
-        a rival, ``rival`` and ``mtorl_minus_rival``. The intervals of MTORL's share and of its differences have the
-        suffix ``_ci``. Shares are None if the total gain is not positive. They may exceed 1 if some exposures have a
-        loss.
+        One entry per budget: ``share``, the share of the gain for each of the RULES, and the differences of MTORL and
+        other rules, with intervals (``_ci``). Shares are None if the total gain is not positive.
     """
     (gain, cost), (predicted_gain, predicted_cost) = logged.arrays(), predicted.arrays()
     random = np.random.default_rng(seed)
@@ -71,7 +63,7 @@ def budget_curve(
         def bought(weight_B: Floats) -> Floats:
             weight = weight_B[best_first]
             spent, gained = np.cumsum(weight * cost[best_first]), np.cumsum(weight * gain[best_first])
-            # Rounding errors in `spent` must not exclude an exposure that the budget just pays for.
+            # A rounding error in `spent` must not exclude an exposure that the budget just pays for.
             taken = np.searchsorted(spent, np.array(shares) * spent[-1] * (1 + 1e-9), side="right")
             all_gain = gained[-1] if gained[-1] > 0 else np.nan  # undefined if a resample has no gain
             share_of_gain: Floats = np.r_[0.0, gained][taken] / all_gain
@@ -111,5 +103,4 @@ def budget_curve(
 
 
 def _per_cost(gain: Floats, cost: Floats) -> Floats:
-    """Return the gain per cost: infinite for a free exposure, and minus infinity if a free exposure has a loss."""
     return np.divide(gain, cost, out=np.where(gain < 0, -np.inf, np.inf), where=cost > 0)

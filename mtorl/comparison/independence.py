@@ -1,21 +1,9 @@
-"""Tests whether the logged channel is independent of everything that was known before it.
+"""Tests whether the logged channel is independent of everything that was known before the channel was drawn.
 
-    result = independence(WindowTable.load("windows"))
-    result["verdict"], result["tests"][0]["p_holm"]
-
-`propensity: channel-frequency` in a data set's description claims that all channels were drawn at random, with the same
-probabilities. If the claim is true, the channel of a touchpoint is independent of everything that was known before: the
-previous touchpoint, the user, the time, and each context and static column. Each column is tested in each split. Its
-values, or bins of a numeric column, are called levels. A table counts rows by level and channel, and Pearson's
-
-    chi2 = sum((count - expected)^2 / expected)   is about (levels - 1) (channels - 1) if the claim is true.
-
-If a column has many levels, counts are small, and chi2 does not have its usual distribution. So p-values come from a
-scaled chi-square with the exact mean and variance of chi2 given both margins (Haldane 1940; in the form of Dawson
-1954). They are corrected for multiple tests (Holm 1979): if the claim is true, at most 5 % of logs have a p-value below
-.05. Each test reports the strength of a dependence as bias-corrected Cramér's V (Bergsma 2013): 0 for none, 1 if the
-level determines the channel. No test covers a dependence on a combination of columns, but a model reveals it if its
-action_logloss is lower than that of the channel frequencies.
+Each test compares the channel with one column, by Pearson's chi2. If a column has many levels, counts are small, so the
+p-value comes from a scaled chi-square with the exact moments of chi2 (Haldane 1940; Dawson 1954). P-values are
+corrected for multiple tests (Holm 1979). Cramér's V (Bergsma 2013) is the strength of a dependence: 0 for none, 1 if
+the level determines the channel.
 
 Shapes: B rows.
 """
@@ -33,11 +21,11 @@ from mtorl.log.columns import Codes, Values
 from mtorl.window.table import WindowTable
 
 ALPHA = 0.05
-_BINS = 10  # a numeric column with more than 10 distinct values is divided into 10 bins
+_BINS = 10  # a numeric column with more distinct values is divided into bins
 
 
 class Link(TypedDict):
-    """Result of a chi-squared test: how strongly the channel depends on the level of another column."""
+    """Result of a chi-squared test of the channel against the level of another column."""
 
     levels: int
     rows: int
@@ -49,18 +37,15 @@ class Link(TypedDict):
 
 
 class IndependenceTest(Link):
-    """Result of one test: does the channel depend on the column `against`, among the users of the split `split`?
-
-    The value of this column was known before the channel was drawn.
-    """
+    """Result of the test of the channel against the column `against`, for the users of one split."""
 
     split: str
     against: str
-    p_holm: float  # p-value, corrected for the number of columns and splits that are tested
+    p_holm: float  # corrected for the number of tested columns and splits
 
 
 class Independence(TypedDict):
-    """Results of all tests, which JSON can represent."""
+    """Results of all tests, as values for JSON."""
 
     independent: bool
     verdict: str
@@ -68,13 +53,10 @@ class Independence(TypedDict):
 
 
 def independence(table: WindowTable) -> Independence:
-    """Test whether the logged channels depend on anything that was known before, separately for each split.
-
-    Args:
-        table: The log, sorted by user and time.
+    """Test in each split whether the logged channels depend on anything that was known before.
 
     Raises:
-        ValueError: No test is possible, because each split has only one channel, or one level of every column.
+        ValueError: Each split has only one channel, or one level of every column.
     """
     spec = table.spec
     channel_B = read.arrow_channels(read.flat(table.steps["channel"]), spec.channels, "channel")
@@ -99,7 +81,7 @@ def independence(table: WindowTable) -> Independence:
 def link(level_B: Ints, channel_B: Ints) -> Link | None:
     """Test whether the channel of a row depends on its level.
 
-    Returns None if no test is possible: with less than 4 rows, only one level, or only one channel.
+    Returns None for fewer than 4 rows, only one level, or only one channel.
     """
     (_, level), (_, channel) = (np.unique(part, return_inverse=True) for part in (level_B, channel_B))
     rows = len(level)
@@ -111,12 +93,10 @@ def link(level_B: Ints, channel_B: Ints) -> Link | None:
     chi2 = float(((count - expected) ** 2 / expected).sum())
     mean, variance = chi2_moments(count.sum(axis=1), count.sum(axis=0))
     df = (levels - 1) * (channels - 1)
-    # Approximate the distribution of chi2 by a chi-squared distribution times `scale`, which has the same mean and
-    # variance. It has 2 mean^2 / variance degrees of freedom.
+    # A chi-squared distribution times `scale`, with the same mean and variance, approximates the distribution of chi2.
     scale = variance / (2 * mean)
     p = float(gammaincc(mean / scale / 2, chi2 / scale / 2)) if scale > 0 else 1.0
-    # Even if the channel is independent of the level, chi2 / rows is about df / rows by chance. Subtract this bias
-    # (Bergsma 2013).
+    # Subtract the bias (Bergsma 2013): without a dependence, chi2 / rows is about df / rows.
     strength = max(chi2 / rows - df / (rows - 1), 0.0)
     sizes = [n - (n - 1) ** 2 / (rows - 1) for n in (levels, channels)]
     v = float(np.sqrt(strength / (min(sizes) - 1))) if min(sizes) > 1 else 0.0
@@ -124,14 +104,13 @@ def link(level_B: Ints, channel_B: Ints) -> Link | None:
 
 
 def _known_before(table: WindowTable, channel_B: Ints) -> Iterator[tuple[str, Values]]:
-    """Yield the name and the values of each column whose value was known when the channel of a touchpoint was drawn."""
     spec, rows = table.spec, table.rows
     start_B = rows["step"].to_numpy() == 0
     before_B = np.where(start_B, -1, np.arange(len(rows)) - 1)
     yield "previous channel", Codes(np.where(start_B, -1, channel_B[before_B]), spec.channels)
     for outcome in spec.immediate:
         values_B = rows[outcome].to_numpy(np.float64)
-        # Leave out an outcome that never varies. It would only show where journeys start, as "previous channel" does.
+        # An outcome that never varies would only show where journeys start, as "previous channel" does.
         if np.ptp(values_B):
             yield f"previous {outcome}", np.where(start_B, np.nan, values_B[before_B])
     yield "touchpoints before", rows["step"].to_numpy(np.float64)
@@ -145,17 +124,13 @@ def _known_before(table: WindowTable, channel_B: Ints) -> Iterator[tuple[str, Va
 
 
 def _levels(values: Values) -> Ints:
-    """Return the level of each row as an integer from 0.
-
-    A level is a category, or a bin of a numeric column. Rows without a value have a level of their own.
-    """
+    """Return each row's category or numeric bin as an integer from 0; missing values have a level of their own."""
     if isinstance(values, Codes):
         return values.codes + 1
     known = values[np.isfinite(values)]
     edges = np.unique(known)
     if len(edges) > _BINS:
         edges = np.unique(np.quantile(known, np.arange(1, _BINS) / _BINS))
-    # NaN gets a code of its own, one above the highest code of a number.
     return np.where(np.isfinite(values), np.searchsorted(edges, values), len(edges) + 1).astype(np.int64)
 
 
@@ -163,8 +138,8 @@ def chi2_moments(level_sums: Ints, channel_sums: Ints) -> tuple[float, float]:
     """Return the exact mean and variance of chi2 if channels are independent of levels (Haldane 1940; Dawson 1954).
 
     Args:
-        level_sums: Number of rows of each level.
-        channel_sums: Number of rows of each channel.
+        level_sums: Number of rows that have each level.
+        channel_sums: Number of rows that have each channel.
     """
     n = float(level_sums.sum())
     sides = [(float(len(sums)), float((n / sums).sum())) for sums in (level_sums, channel_sums)]
@@ -174,11 +149,7 @@ def chi2_moments(level_sums: Ints, channel_sums: Ints) -> tuple[float, float]:
 
 
 def holm(p: Floats) -> Floats:
-    """Return p-values corrected for multiple tests (Holm 1979), in the order of `p`.
-
-    The smallest of n p-values is multiplied by n, the next by n - 1, and so on. A corrected value is never below that
-    of a smaller p-value, and at most 1.
-    """
+    """Return p-values corrected for multiple tests (Holm 1979), in the order of `p`."""
     order = np.argsort(p, kind="stable")
     corrected = np.empty_like(p)
     corrected[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)

@@ -1,9 +1,5 @@
 """Divides a comparison of methods into jobs that write files, so that an interrupted comparison can continue.
 
-    todo = jobs(names)
-    for job in todo: run(job, root)             # in any process; returns at once if the job's file exists
-    results = collect(todo, root)
-
     root/data/NAME/windows                      the data set, created by the caller
     root/answers/NAME/PROTOCOL-K/METHOD.npz     a method's predictions for the test rows
     root/answers/NAME/PROTOCOL-K/METHOD.json    seconds of training, number of parameters
@@ -32,25 +28,21 @@ from mtorl.runtime.files import replacing
 from mtorl.window.table import WindowTable
 
 REPEATS = 5  # number of folds of users in the "user" protocol
-SEEDS = 3  # number of seeds for the "time" protocol, which has only one split, and for the authors' protocol
-# number of the first fold; folds 0 to 4 are not used, because the model was designed with results on their test users
+SEEDS = 3  # number of seeds for the other protocols, which have no folds
+# Folds 0 to 4 are not used, because the model was designed with results on their test users.
 FIRST_FOLD = 5
 _EVERY = (
     *(OURS, YARDSTICK, *(name for name in BASELINES if name != YARDSTICK)),
     *(f"{OURS} {ablation}" for ablation in ABLATIONS),
 )
-# Methods that run with both protocols. All other methods run only with the "user" protocol.
+# Methods that run with both protocols; all others run only with the "user" protocol.
 _BY_TIME = (OURS, YARDSTICK, "channel_frequency", "repeat_last", "markov", "logistic")
 ABOUT, AUTHORS = "about", "authors"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One piece of work: train a method on a task and predict the task's test rows.
-
-    Three names of `method` are special: "score" evaluates the predictions of all methods, "about" tests whether the
-    logged channels are independent of the past, and "authors" runs the authors' protocol.
-    """
+    """A piece of work: train a method and predict the test rows, or evaluate predictions."""
 
     dataset: str
     protocol: str
@@ -64,12 +56,11 @@ class Job:
 
 
 def jobs(datasets: Sequence[str], repeats: int = REPEATS, methods: Sequence[str] = ()) -> list[Job]:
-    """Return all jobs of a comparison. The jobs that evaluate predictions come after those that make the predictions.
+    """Return all jobs of a comparison, with the training jobs first.
 
     Args:
-        datasets: Names of the data sets.
-        repeats: Number of folds in the "user" protocol, and of seeds (at most `SEEDS`) in the other protocols.
-        methods: Names of the methods to compare; all methods if empty. MTORL and LightGBM are always included.
+        repeats: Number of folds, or of seeds (at most `SEEDS`) in protocols without folds.
+        methods: Names of the methods, all if empty; MTORL and LightGBM are always included.
     """
     todo: list[Job] = []
     for protocol, wanted in (("user", _EVERY), ("time", _BY_TIME)):
@@ -84,9 +75,9 @@ def jobs(datasets: Sequence[str], repeats: int = REPEATS, methods: Sequence[str]
 
 
 def run(job: Job, root: Path) -> None:
-    """Run a job and write its file. Do nothing if the file exists and is complete."""
+    """Run a job and write its file, unless a complete file exists."""
     path = _file(job, root)
-    # The file of a "score" job is written again if it lacks a method that has finished since.
+    # A "score" file is written again if it lacks a method that has finished since.
     if path.exists() and job.method != "score":
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,12 +102,7 @@ def run(job: Job, root: Path) -> None:
 
 
 def collect(jobs_done: Sequence[Job], root: Path) -> dict[str, Any]:
-    """Read the results of all jobs.
-
-    Returns:
-        Name of a data set -> ``about`` (independence tests), ``user`` (a list with one result per fold), ``time`` and
-        ``authors`` (lists with one result per seed).
-    """
+    """Read the results of all jobs, by data set and protocol."""
     results: dict[str, Any] = {}
     for job in jobs_done:
         if job.method in ("score", AUTHORS):
@@ -142,10 +128,7 @@ def _file(job: Job, root: Path) -> Path:
 
 @lru_cache(maxsize=1)
 def load_task(root: Path, dataset: str, protocol: str, repeat: int) -> Task:
-    """Load a data set and split it by a protocol.
-
-    The last result is cached, because consecutive jobs usually have the same task.
-    """
+    """Load a data set and split it by a protocol; the last task is cached."""
     table = _table(root, dataset)
     return by_user(table, FIRST_FOLD + repeat) if protocol == "user" else by_time(table)
 

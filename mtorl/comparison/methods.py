@@ -1,10 +1,6 @@
 """Lists the methods that are compared: MTORL, its ablations and the baselines.
 
-    answer = METHODS["lightgbm"](task, seed)
-    answer.heads, answer.seconds, answer.parameters
-
-Every method is a function that trains on the training and validation rows of a task, and predicts the test rows. All
-methods get the same windows.
+A method is a function that trains on a task's training and validation rows and predicts the test rows.
 """
 
 import importlib
@@ -47,8 +43,8 @@ class Answer:
     """A method's predictions for the test rows, with the time that its training took."""
 
     heads: Heads
-    seconds: float  # CPU time of the training on one thread; wall time would depend on other work of the machine
-    parameters: int | None  # number of trainable parameters; None for all methods except MTORL and its ablations
+    seconds: float  # CPU time on one thread, which does not depend on other work of the machine
+    parameters: int | None  # None for methods other than MTORL and its ablations
 
 
 Method = Callable[[Task, int], Answer]
@@ -77,7 +73,6 @@ def _yardstick(task: Task, seed: int) -> Answer:
 
 
 def _channel_means(task: Task) -> Floats | None:
-    """Return the mean reward label of each channel among training and validation rows, for the calibration."""
     rows = task.table.rows[~task.table.is_in("test")]
     return channel_means(rows, task.spec, task.encoder.reward(task.spec.reward.gain.of(rows), rows["cost"]))
 
@@ -93,7 +88,7 @@ def _channel_frequency(task: Task, seed: int) -> Answer:
 
 
 def mtorl_with(changes: Mapping[str, Any]) -> Method:
-    """Return a method that trains MTORL with its default settings, except for the given fields of `TrainConfig`."""
+    """Return a method that trains MTORL with some fields of `TrainConfig` changed."""
 
     def answer(task: Task, seed: int) -> Answer:
         from mtorl.network.calibration import calibrate_ensemble

@@ -1,11 +1,7 @@
 """Writes the results of a comparison as the Markdown page docs/results.md.
 
-    text = report(results, machine)      # results: `jobs.collect`
-
-Each table shows means over the folds or the seeds of a protocol (`task.py`). Folds have different test users
-(`disjoint`), so their errors are independent, and the mean over folds has a smaller standard error than one fold. All
-seeds of the time protocol have the same test rows, so the interval of their mean is as wide as one seed's interval on
-average. Differences between MTORL and LightGBM are computed on the same rows (paired).
+Folds have different test users, so the mean over folds has a smaller standard error than one fold. Seeds share their
+test rows, so averaging does not narrow the interval.
 """
 
 import math
@@ -49,7 +45,7 @@ HEADS = {
     "reward_logloss": "log-loss",
     "reward_ece": "ECE",
 }
-# Metrics that the authors published, from MTORL.ipynb in their repository, and the data set that they used.
+# Metrics that the authors published in MTORL.ipynb, and the data set that they used.
 _PUBLISHED_ON = "kuairand-sequence"
 _NOTEBOOK = {"accuracy": 0.680, "AUC": 0.825, "F1": 0.673, "policy CTR": 0.2563, "original CTR": 0.1835}
 _RULES = {
@@ -72,12 +68,7 @@ column uses the overall rate of the test, which can't be known in advance, for t
 
 
 def report(results: Results, machine: Mapping[str, str]) -> str:
-    """Return the whole page as Markdown.
-
-    Args:
-        results: The results of all jobs, as `jobs.collect` returns them.
-        machine: Facts about the machine that ran the comparison, name -> value, for the first paragraph.
-    """
+    """Return the whole page as Markdown, from the results of all jobs and facts about the machine."""
     facts = ", ".join(f"{name} {value}" for name, value in machine.items())
     tasks = [task for figures in results.values() for name in ("user", "time") for task in figures.get(name, ())]
     minutes = sum(cost["seconds"] for task in tasks for cost in task["costs"].values()) / 60
@@ -108,7 +99,7 @@ def _protocol(protocol: str, tasks: Tasks) -> list[str]:
         "Differences on the same rows and resamples:",
         paired_table(tasks, disjoint),
     ]
-    if not disjoint:  # the value of policies is only shown for the protocol that tests on whole users
+    if not disjoint:  # policy values are only shown for the protocol with whole users in the test
         return out
     if tasks[0]["budget"]:
         out += ["Share of all gain that a share of the spend buys:", budget_table(tasks)]
@@ -118,7 +109,7 @@ def _protocol(protocol: str, tasks: Tasks) -> list[str]:
 
 
 def method_table(tasks: Tasks) -> str:
-    """Return a table with the metrics, training time and number of parameters of every method."""
+    """Return a table with the metrics, training time and size of every method."""
     there = tasks[0]["compared"]["metrics"]
     every = (OURS, *BASELINES, *(f"{OURS} {a}" for a in ABLATIONS))
     order = [name for name in every if name in there]
@@ -141,7 +132,7 @@ def paired_table(tasks: Tasks, disjoint: bool) -> str:
 
 
 def budget_table(tasks: Tasks) -> str:
-    """Return a table with the share of the total gain that each rule obtains with each share of the total spend."""
+    """Return a table with each rule's share of the total gain, by budget."""
     lines = []
     for i, share in enumerate(row["share"] for row in tasks[0]["budget"][OURS]):
         ours, theirs = ([task["budget"][name][i] for task in tasks] for name in (OURS, YARDSTICK))
@@ -155,7 +146,7 @@ def budget_table(tasks: Tasks) -> str:
 
 
 def policy_value_table(tasks: Tasks) -> str:
-    """Return a table with the estimated values of the policies that are derived from each method's predictions."""
+    """Return a table with the estimated values of each method's policies."""
     lines = []
     for name in tasks[0]["value"]:
         method, policy = name.split(": ")
@@ -177,10 +168,7 @@ def policy_value_table(tasks: Tasks) -> str:
 
 
 def target_text(tasks: Tasks) -> str:
-    """Return a paragraph on a target for MTORL: its greedy policy must not be worse than the best constant channel.
-
-    The paragraph contains the measured difference, the allowed margin, and whether the target is met.
-    """
+    """Return a paragraph about the target that MTORL's greedy policy is not worse than the best constant channel."""
     targets = [task["target"] for task in tasks]
     title = "**Target: never below the best constant channel.**"
     if any(target["channel"] is None for target in targets):
@@ -237,12 +225,11 @@ def authors_table(rows: Tasks, dataset: str) -> str:
 
 
 def combined(differences: Sequence[Mapping[str, Any]], metric: str, disjoint: bool) -> Interval | None:
-    """Return the mean of a metric over folds or seeds, with the 95 % interval of the mean.
+    """Return the mean of a metric over folds or seeds, with its 95 % interval.
 
     Args:
-        differences: One dict per fold or seed. It contains the metric, and its interval under the key ``{metric}_ci``.
-        metric: Key of the metric in these dicts.
-        disjoint: Whether the folds test on different users, so that their errors are independent.
+        differences: One dict per fold or seed, with the metric and its interval ``{metric}_ci``.
+        disjoint: Whether the folds have different test users, so that their errors are independent.
     """
     rows = [row for row in differences if row.get(metric) is not None and row.get(f"{metric}_ci")]
     if not rows:
@@ -260,10 +247,7 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def spread(values: Sequence[float | None], places: int) -> str:
-    """Return the mean over folds or seeds as text, followed by "± standard deviation" if there are several values.
-
-    Values of None are left out. Returns "-" if there are no other values.
-    """
+    """Return the mean as text, with "± standard deviation" if there are several values, or "-" for none."""
     numbers = [value for value in values if value is not None]
     if not numbers:
         return "-"

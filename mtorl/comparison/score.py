@@ -1,7 +1,5 @@
 """Computes all metrics of a comparison from the predictions of each method for the test rows of a task.
 
-    figures = score(task, {"mtorl": heads, "lightgbm": heads, ...}, seed=0)
-
 Shapes: B test rows, C channels.
 """
 
@@ -27,7 +25,7 @@ from mtorl.network.predictor import Heads
 from mtorl.policy.decision import Forecast, action_probabilities
 from mtorl.window.encoder import labels
 
-_VALUED = (YARDSTICK, OURS)  # budget curves and values of policies are computed only for these methods
+_VALUED = (YARDSTICK, OURS)  # only these methods get budget curves and policy values
 _GREEDY, _CONSTANT = "best expected gain", "best constant channel"
 _RESAMPLES = 200
 _DRAWS = 200
@@ -38,12 +36,10 @@ def score(task: Task, answers: Mapping[str, Heads], seed: int) -> dict[str, Any]
     """Return all results that the report shows for a task.
 
     Args:
-        task: The data, with the labels of the test rows.
         answers: Name of each method -> its predictions for the test rows.
 
     Returns:
-        ``compared`` (metrics of the heads), ``budget`` (budget curves; empty if all exposures cost the same),
-        ``value`` (estimated values of policies), ``target`` (MTORL against the best constant channel),
+        ``compared`` (metrics of the heads), ``budget`` (empty if all exposures cost the same), ``value``, ``target``,
         ``calibration_noise``, and the number of test ``rows`` and ``users``.
     """
     rows, spec = task.test.rows, task.spec
@@ -76,7 +72,8 @@ def score(task: Task, answers: Mapping[str, Heads], seed: int) -> dict[str, Any]
         "compared": compared,
         "budget": curves,
         "value": values,
-        "target": _against_constant(policies, mean_C, spec.channels, rows_of_log, seed, gain_BC),  # variables of OURS
+        # `policies` and `gain_BC` belong to OURS, the last method in the loop.
+        "target": _against_constant(policies, mean_C, spec.channels, rows_of_log, seed, gain_BC),
         "calibration_noise": calibration_noise(answers[OURS], logged.channel_B, logged.reward_B, seed),
         "rows": len(rows),
         "users": len(np.unique(users_B)),
@@ -93,9 +90,7 @@ def _against_constant(
 ) -> dict[str, Any]:
     """Compare the value of MTORL's greedy policy with the value of always using the best constant channel.
 
-    Returns:
-        ``channel`` (the best constant channel), ``constant`` (its value), and the ``difference`` of the two values with
-        its interval. If the log can't show which channel is best, the result is only ``{"channel": None}``.
+    If the log can't show which channel is best, the result is only ``{"channel": None}``.
     """
     if mean_C is None:
         return {"channel": None}
@@ -120,13 +115,11 @@ def _policies(logits_BC: Floats, gain_BC: Floats, cost_BC: Floats, mean_C: Float
 def calibration_noise(heads: Heads, channel_B: Ints, target_B: Floats, seed: int) -> dict[str, Any]:
     """Return how large MTORL's calibration errors would be by chance if MTORL were perfectly calibrated.
 
-    To simulate perfect calibration, labels are drawn at random from the predicted probabilities. The draws treat rows
-    of one user as independent, so the true noise is higher.
+    The simulated labels of one user are independent, so the true noise is higher.
 
     Returns:
-        ``action_ece`` and ``reward_ece``, each with ``noise`` and ``noise_high``: the mean and the 97.5 % quantile of
-        the simulated errors. ``reward_ece`` also has ``less_shift``: the actual error after the predictions are
-        shifted so that their mean equals the mean label of the test rows.
+        ``action_ece`` and ``reward_ece``, each with ``noise`` (mean) and ``noise_high`` (97.5 % quantile).
+        ``less_shift`` is the reward error after removing the mean error of the predictions.
     """
     confidence_B, _ = top_label(heads[0], channel_B)
     reward_B = np.clip(np.asarray(heads[1], dtype=np.float64)[np.arange(len(channel_B)), channel_B], _TINY, 1 - _TINY)
@@ -135,7 +128,7 @@ def calibration_noise(heads: Heads, channel_B: Ints, target_B: Floats, seed: int
     def gap(shift: float) -> float:
         return float(expit(level + shift).mean() - target_B.mean())
 
-    # If all labels are 0, or all are 1, the shift would be infinite. In all other cases it lies between -20 and 20.
+    # Without both labels 0 and 1, the shift would be infinite.
     shift = brentq(gap, -20.0, 20.0) if 0 < target_B.mean() < 1 else 0.0
     return {
         "action_ece": _noise(confidence_B, seed),

@@ -1,12 +1,7 @@
-"""Divides a data set into training, validation and test rows by one of two protocols.
+"""Divides a data set into training (80 %), validation (10 %) and test rows (10 %), by users or by time.
 
-    user    80 % of the users are in the training, 10 % in the validation, 10 % in the test. Different folds test on
-            different users.
-    time    The first 80 % of the rows in time order are in the training, the next 10 % in the validation, the last 10 %
-            in the test. One user can be in all three. The window of a test row includes the user's training rows,
-            because a server would have them, too.
-
-Each test row is evaluated once, with exactly the history that a server would have had.
+By time, one user can have rows in all three parts. Each test row is evaluated once, with the history that a server
+would have had.
 
 Shapes: B rows, N tokens.
 """
@@ -35,18 +30,18 @@ _EDGES = (0.8, 0.9)  # quantiles of time
 class Rows:
     """The touchpoints of one part of a data set, with the window of each touchpoint."""
 
-    windows: WindowBatch  # one window per touchpoint, with targets
+    windows: WindowBatch  # one per touchpoint, with targets
     rows: pd.DataFrame  # the touchpoints, with the columns of `WindowTable.rows`
 
 
 @dataclass(frozen=True)
 class Task:
-    """A data set that is divided into training, validation and test rows by a protocol."""
+    """A data set that is divided into training, validation and test rows."""
 
     spec: DatasetSpec
     encoder: Encoder
-    tiles: WindowBatch  # windows to train sequence models; each training row is a target in exactly one of them
-    # windows to validate sequence models; each validation row is a target in exactly one of them
+    tiles: WindowBatch  # windows in which each training row is a target exactly once
+    # The windows in which each validation row is a target exactly once.
     val_tiles: WindowBatch
     train: Rows
     val: Rows
@@ -55,10 +50,9 @@ class Task:
 
 
 def by_user(table: WindowTable, fold: int) -> Task:
-    """Divide a data set by users: one tenth of the users for the test, and the next tenth for the validation.
+    """Divide a data set by users: one tenth for the test, and the next tenth for the validation.
 
     Args:
-        table: All rows of the data set.
         fold: Number from 0 to 9 that selects the tenth for the test.
     """
     bucket = folds_of(table.rows["user_id"], FOLDS)
@@ -72,7 +66,7 @@ def by_user(table: WindowTable, fold: int) -> Task:
 
 
 def by_time(table: WindowTable) -> Task:
-    """Divide a data set by time: the last tenth of the log for the test, and the tenth before it for the validation."""
+    """Divide a data set by time: the last tenth for the test, and the tenth before it for the validation."""
     time = table.rows["timestamp"].astype("int64").to_numpy()
     edges = np.quantile(time, _EDGES)
     split = np.array(_PARTS, dtype=object)[np.searchsorted(edges, time, side="right")]
@@ -90,9 +84,9 @@ def by_time(table: WindowTable) -> Task:
 
 
 def last_only(windows: WindowBatch) -> WindowBatch:
-    """Return the windows with only the last token of each window as a target.
+    """Return the windows with only the last token of each as a target.
 
-    The windows of one user overlap, so a row could otherwise be a target in several windows.
+    A user's windows overlap, so a row could otherwise be a target in several windows.
     """
     assert windows.targets is not None
     valid_N: Bools = np.zeros(len(windows.row_N), dtype=np.bool_)

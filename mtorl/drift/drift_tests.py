@@ -1,9 +1,6 @@
 """Defines the drift tests, which compare each column of a period with a reference sample of the training data.
 
-To add a test, add one entry to TESTS. The thresholds, the findings, the messages and the report then include it.
-
-The rows of the reference and of all periods are in one table. A period is an array with a weight for each row of the
-table, such as 0 or 1. So a resampled period needs no copy of the data, and a test can score many periods in one call.
+To add a test, add an entry to TESTS. A period is an array with one weight per row of a table.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,24 +28,24 @@ class Words(NamedTuple):
 
 @dataclass(frozen=True)
 class DriftTest:
-    """One drift test: how it computes the score of a column, and how high a score must be to be reported."""
+    """A test that computes the score of a column, and reports scores above a threshold."""
 
     problem: str  # name of the problem in drift.json
     words: Words
     kinds: tuple[str, ...]  # kinds of columns that the test applies to: "numeric", "categorical"
     method: str  # name of the score
     scorer: Callable[[pd.Series], Score]  # creates the scoring function for a column
-    floor: float  # smaller scores are never reported, because the change is too small to matter
+    floor: float  # smaller scores are never reported
     message: str  # text with the placeholders `found` (the finding in drift.json) and `change` (see `change`)
-    # whether the library Evidently computes the same score; if so, its score and its report page are used
+    # whether the library Evidently computes the same score
     evidently: bool = False
-    joint: bool = True  # whether the false-alarm rate applies to all columns together (True) or to each column (False)
+    joint: bool = True  # whether the false-alarm rate applies to all columns together or to each column
 
 
 class NumericDistance:
     """Scores a numeric column by its Wasserstein distance from the reference, in standard deviations of the reference.
 
-    The score equals the method "wasserstein" of Evidently.
+    The score equals Evidently's "wasserstein".
     """
 
     def __init__(self, values: pd.Series) -> None:
@@ -56,20 +53,18 @@ class NumericDistance:
         present = np.flatnonzero(~np.isnan(x))
         distinct, code = np.unique(x[present], return_inverse=True)
         self._gaps = np.diff(distinct)
-        # Subtract the median, not the mean, before computing the variance: one huge value moves the mean so far that
-        # rounding removes the differences between all other values.
+        # Subtract the median: one huge value moves the mean so far that rounding hides all other differences.
         self._from_median = distinct - np.median(x[present]) if len(present) else distinct
         self._totals = _totals_by(code, present, (len(distinct), len(x)))
 
     def __call__(self, reference: Floats, period: Floats) -> Floats:
-        """Return the score of each period, given the weight of each row in the reference and in the periods."""
+        """Return the score of each period, given weights of rows."""
         r, p = self._totals @ reference, self._totals @ period
         known = (r.sum(0) > 0.0) & (p.sum(0) > 0.0)
         in_r, in_p = np.where(known, r.sum(0), 1.0), np.where(known, p.sum(0), 1.0)
         variance = _dot(self._from_median**2, r) / in_r - (_dot(self._from_median, r) / in_r) ** 2
         std = np.sqrt(np.maximum(variance, 0.0))
-        # Divide the cumulative sums by their last value. So both distribution functions end at exactly 1, without
-        # rounding errors.
+        # Divide by the last values, so that both distribution functions end at exactly 1.
         cdf_gap = np.abs(np.cumsum(p, axis=0)[:-1] / in_p - np.cumsum(r, axis=0)[:-1] / in_r)
         return np.where(known, _dot(self._gaps, cdf_gap) / np.maximum(std, 0.001), 0.0)
 
@@ -77,7 +72,7 @@ class NumericDistance:
 class CategoricalDistance:
     """Scores a categorical column by the Jensen-Shannon distance between its category shares and the reference's.
 
-    The score uses the natural logarithm and equals the method "jensenshannon" of Evidently.
+    The score equals Evidently's "jensenshannon".
     """
 
     def __init__(self, values: pd.Series) -> None:
@@ -86,7 +81,7 @@ class CategoricalDistance:
         self._totals = _totals_by(codes[present], present, (len(labels), len(codes)))
 
     def __call__(self, reference: Floats, period: Floats) -> Floats:
-        """Return the score of each period, given the weight of each row in the reference and in the periods."""
+        """Return the score of each period, given weights of rows."""
         p, q = self._totals @ reference, self._totals @ period
         known = (p.sum(0) > 0.0) & (q.sum(0) > 0.0)
         p, q = p / np.where(known, p.sum(0), 1.0), q / np.where(known, q.sum(0), 1.0)
@@ -102,7 +97,7 @@ class MissingShareRise:
         self._absent = np.flatnonzero(values.isna())
 
     def __call__(self, reference: Floats, period: Floats) -> Floats:
-        """Return the score of each period, given the weight of each row in the reference and in the periods."""
+        """Return the score of each period, given weights of rows."""
         rows = self._absent
         return np.asarray(
             period[rows].sum(0) / np.maximum(period.sum(0), 1.0) - reference[rows].sum(0) / reference.sum(0)
@@ -110,20 +105,20 @@ class MissingShareRise:
 
 
 def _totals_by(code: Ints, row: Ints, shape: tuple[int, int]) -> sparse.csr_array:
-    """Return a sparse matrix whose product with the weights of rows is the total weight of each code."""
+    """Return a matrix that turns weights of rows into the total weight of each code."""
     return sparse.csr_array((np.ones(len(row)), (code, row)), shape=shape)
 
 
 def _dot(a: Floats, b: Floats) -> Floats:
-    """Return the dot product of a vector and each column of a matrix, computed on one thread.
+    """Return the dot product of a vector and each column of a matrix, without BLAS.
 
-    The sums are small, so synchronising the threads of BLAS would take longer than it saves.
+    The threads of BLAS are slow for small sums.
     """
     return np.asarray(np.einsum("i,i...->...", a, b))
 
 
 def change(reference: pd.Series, period: pd.Series) -> str:
-    """Describe in words how a column changed: by the mean of a numeric column, or by the category that changed most."""
+    """Describe the change of a column in words: its mean, or the category that changed most."""
     if period.dtype.kind == "f":
         return f"mean {period.mean():.4g}, in training {reference.mean():.4g}"
     now, before = (rows.value_counts(normalize=True) for rows in (period, reference))
@@ -137,8 +132,7 @@ def _distance(kind: str, method: str, scorer: Callable[[pd.Series], Score], floo
     return DriftTest("drift", words, (kind,), method, scorer, floor, message, evidently=True)
 
 
-# The tests run in this order, and only the first problem that they find in a column is reported. If they find none, the
-# score of the last test is reported.
+# The first test that finds a problem in a column determines the report of the column.
 TESTS = (
     DriftTest(
         problem="missing_values",
@@ -163,7 +157,7 @@ UNTESTABLE: Mapping[str, Words] = {
 
 
 def words_of(problem: str) -> Words:
-    """Return the texts for a problem, which is either found by a test or one of UNTESTABLE."""
+    """Return the texts for a problem from TESTS or UNTESTABLE."""
     return {**UNTESTABLE, **{test.problem: test.words for test in TESTS}}[problem]
 
 

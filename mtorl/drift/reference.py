@@ -8,23 +8,18 @@ import pandas as pd
 from mtorl.arrays import Bools
 from mtorl.log.splits import fractions_of
 
-MIN_ROWS, MIN_USERS = 100, 20  # smaller periods are not checked, because drift can't be distinguished from chance
+MIN_ROWS, MIN_USERS = 100, 20  # smaller periods are not checked
 _LARGEST = 1e100  # larger numbers count as missing, because the sum of their squares would overflow
-MAX_ROWS = 20_000  # size of a sample; more rows would hardly change the scores, but take more memory and time
+MAX_ROWS = 20_000  # size of a sample; more rows would hardly change the scores
 
 
 def stretches(user_ids: pd.Series, share: float) -> Bools:
     """Select consecutive touchpoints of each user, which make up a fraction `share` of the user's touchpoints.
 
-    A hash of the user id chooses the first touchpoint. After the user's last touchpoint, the selection continues with
-    the user's first one, so that every touchpoint is equally likely to be selected.
+    A hash of the user id chooses the first touchpoint. After the last one, the selection wraps around.
 
     Args:
         user_ids: User of each row. All rows of a user must be present, in time order.
-        share: Fraction of each user's touchpoints to select.
-
-    Returns:
-        Mask of the selected rows.
     """
     code_N, users = pd.factorize(user_ids)
     length_U = np.bincount(code_N, minlength=len(users))
@@ -38,9 +33,7 @@ def stretches(user_ids: pd.Series, share: float) -> Bools:
 def sample_users(frame: pd.DataFrame, rows: int = MAX_ROWS) -> pd.DataFrame:
     """Return all rows of a sample of users, about `rows` rows in total.
 
-    A hash of the user id selects the users, so that the same users are selected in every period. To sample a large log
-    in parts, join the previous sample with the next part, and sample the result. The last sample is the same as that of
-    the whole log.
+    A hash of the user id selects the users, so that a log can be sampled in parts.
     """
     if len(frame) <= rows:
         return frame
@@ -55,9 +48,7 @@ def sample_users(frame: pd.DataFrame, rows: int = MAX_ROWS) -> pd.DataFrame:
 def typed(frame: pd.DataFrame, kinds: Mapping[str, str]) -> pd.DataFrame:
     """Convert each column to its kind, so that the drift tests can compare the values of two files.
 
-    Numeric columns become float; values that are not finite numbers become missing. Numbers above 1e100 also become
-    missing, because some systems use the largest double for "unknown". Categorical columns become str, so that 1 and
-    "1" are the same category.
+    Numbers that are not finite, or exceed 1e100, become missing. Categories become str, so that 1 and "1" are equal.
 
     Args:
         kinds: Name of each column -> "numeric" or "categorical". Other columns are left out.

@@ -1,26 +1,11 @@
 """Measures drift thresholds with a fixed false-alarm rate per period, for any size and any number of columns.
 
-    grid = ThresholdGrid.measure(reference, {"hour": "numeric", "device": "categorical"})
-    grid.at(Size(users=300, rows=450), {"hour": "numeric"})          # {("hour", "wasserstein"): 0.11, ...}
-
-The rows of one user are similar, so 5,000 rows of only 300 users differ from the training data even without drift: a
-fixed threshold of 0.1 raises alarms in 50-93 % of healthy periods. So thresholds are measured. Some users of the
-reference are held out as an imitated period, with as many users as the real period, and compared with the rest. The
-scores of such periods define
+The rows of one user are similar, so a fixed threshold of 0.1 raises alarms in 50-93 % of healthy periods. Instead, some
+users of the reference imitate a period and are compared with the others. Many imitated periods give
 
     q_c          = 99 % quantile of column c
     k            = (1 - alpha) quantile, over periods, of the largest score_c / q_c       (the max-statistic)
     threshold_c  = max(floor of the test, k * q_c)
-
-and, for a test that is not joint, threshold_c = max(floor, (1 - alpha) quantile of column c). Held-out users can't show
-extreme values that are not in the reference. So a column with such values (log-normal with sigma 1.5) raises false
-alarms somewhat more often.
-
-The score of a healthy period falls with its number of users n and its rows per user m, about as sqrt(a + b / n + c /
-m). Thresholds are measured for a grid of sizes. Between them, the logarithm of a threshold is interpolated linearly in
-log n and log m. The result is never too low, because the logarithm of such a root is convex. For larger periods than
-the grid contains, the thresholds of its largest size are used, which may be too high. A period with fewer users than
-the smallest size is not checked.
 
 Shapes: U numbers of users, M numbers of rows per user.
 """
@@ -42,8 +27,8 @@ from mtorl.drift.reference import MAX_ROWS, MIN_USERS, typed
 from mtorl.runtime import progress
 
 IMITATIONS = 400
-_BATCH = 50  # number of imitated periods that are scored in one call, which needs a few tens of MB
-ALPHA = 0.01  # probability that a period without drift raises an alarm in any column
+_BATCH = 50  # imitated periods per call, to limit memory
+ALPHA = 0.01  # probability of a false alarm in any column of a period
 Thresholds = dict[tuple[str, str], float]
 """Threshold of the score by column and name of the test."""
 
@@ -61,22 +46,16 @@ def measure(
     """Measure the score of each column and test that a period without drift rarely exceeds.
 
     Args:
-        reference: The reference sample with its column user_id. It contains all rows of each user, in time order.
+        reference: All rows of each user in the sample, in time order, with the column user_id.
         kinds: Name of each column to test -> "numeric" or "categorical".
         alpha: Probability of a false alarm in any column of a period.
-        seed: Seed of the imitated periods.
-
-    Returns:
-        The limit of the score for each column and test. The floor of the test is not yet applied.
     """
     rng = np.random.default_rng(seed)
     asked: list[tuple[str, DriftTest]] = [(name, test) for name, kind in kinds.items() for test in asked_of(kind)]
     scorers = [test.scorer(reference[name]) for name, test in asked]
     journeys = _Journeys(reference["user_id"])
     scores = np.zeros((imitations, len(asked)))
-    # An imitated period has at most half of the users of the reference, and is compared with the others. With so few
-    # users, its scores are larger than those of a real period without drift, so scale them down to the real numbers of
-    # users.
+    # Scores are larger in smaller periods. So scale the scores down to the real numbers of users.
     held_out = min(size.users, journeys.users // 2)
     noise = 1 / held_out + 1 / (journeys.users - held_out)
     to_real_size = np.sqrt((1 / size.users + 1 / journeys.users) / noise)
@@ -93,7 +72,7 @@ def measure(
 
 
 class _Journeys:
-    """The rows of the reference, grouped by user so that they can be split into an imitated period and the rest."""
+    """The rows of the reference, grouped by user for splits into an imitated period and the rest."""
 
     def __init__(self, user: pd.Series) -> None:
         self._code, labels = pd.factorize(user)
@@ -103,11 +82,6 @@ class _Journeys:
 
     def split(self, rng: np.random.Generator, held_out: int, rows_per_user: float) -> tuple[Floats, Floats]:
         """Choose random users for an imitated period.
-
-        Args:
-            rng: Source of the random numbers.
-            held_out: Number of users in the period.
-            rows_per_user: Mean number of rows per user in the period.
 
         Returns:
             Two arrays with one weight per row, 0 or 1: the rows of all other users, and the rows of the period.
@@ -120,10 +94,7 @@ class _Journeys:
         return (~in_period).astype(np.float64), kept.astype(np.float64)
 
     def _stretch(self, rng: np.random.Generator, share: float) -> Bools:
-        """Return a mask of consecutive touchpoints of each user, a fraction `share` of the user's touchpoints.
-
-        They imitate a short period, which contains only a part of each user's touchpoints.
-        """
+        """Return a mask of consecutive touchpoints, a fraction `share` of each user's touchpoints."""
         keep = np.floor(self._length * share + rng.random(self.users))
         start = rng.integers(0, self._length)
         return np.asarray((self._step - start[self._code]) % self._length[self._code] < keep[self._code])
@@ -131,17 +102,13 @@ class _Journeys:
 
 _SIZES = 6
 _Weights = list[tuple[int, float]]
-# Number of threads, each of which measures one size. Threads run in parallel because NumPy releases Python's lock. Each
-# needs tens of MB.
+# number of threads; NumPy releases Python's lock, and each thread needs tens of MB
 _AT_ONCE = 2
 
 
 @dataclass(frozen=True)
 class ThresholdGrid:
-    """The limits of the scores of each column and test, measured for periods of several sizes.
-
-    The sizes form a grid of U numbers of users and M numbers of rows per user.
-    """
+    """The limits of the scores of each column and test, for a grid of period sizes."""
 
     users_U: Floats  # numbers of users in a period, ascending
     rows_M: Floats  # mean numbers of rows per user, ascending
@@ -149,7 +116,7 @@ class ThresholdGrid:
 
     @classmethod
     def measure(cls, reference: pd.DataFrame, kinds: Mapping[str, str], imitations: int = IMITATIONS) -> ThresholdGrid:
-        """Measure the limits for each size of the grid with `measure`."""
+        """Measure the limits for each size of the grid."""
         columns = typed(reference, kinds).assign(user_id=reference["user_id"])
         users_U = np.geomspace(MIN_USERS, MAX_ROWS, _SIZES).round()
         rows_M = np.unique([1.0, len(reference) / reference["user_id"].nunique()])
@@ -167,11 +134,8 @@ class ThresholdGrid:
     def at(self, size: Size, kinds: Mapping[str, str]) -> Thresholds:
         """Return the thresholds for a period of any size, interpolated between the sizes of the grid.
 
-        If only some columns of the grid are tested, the false-alarm rate is lower than alpha.
-
         Args:
-            kinds: Name of each column to test -> "numeric" or "categorical". Columns without a measured limit are left
-                out.
+            kinds: Name of each column to test -> "numeric" or "categorical". Columns without a limit are left out.
         """
         of_users = _weights(self.users_U, size.users)
         of_rows = _weights(self.rows_M, size.rows / size.users)
@@ -201,18 +165,14 @@ class ThresholdGrid:
 
 
 def _interpolated(limits_UM: Floats, of_users: _Weights, of_rows: _Weights) -> float:
-    # A limit of 0, of a column that never varies, has the logarithm minus infinity. The limit of a rise of missing
-    # values can be negative, and is set to 0.
+    # A limit is 0 if the column never varies, and may be negative for a rise of missing values.
     with np.errstate(divide="ignore"):
         logs_UM = np.log(np.maximum(limits_UM, 0.0))
     return float(np.exp(_mean(_mean(logs_UM.T, of_users), of_rows)))
 
 
 def _weights(grid: Floats, value: float) -> _Weights:
-    """Return the two grid points next to `value`, with their weights for an interpolation on a logarithmic scale.
-
-    If `value` is outside the grid, the result is the nearest grid point with the weight 1.
-    """
+    """Return the grid points next to `value`, with their weights for an interpolation on a logarithmic scale."""
     place = float(np.interp(np.log(value), np.log(grid), np.arange(len(grid))))
     low = int(place)
     return [(at, weight) for at, weight in ((low, low + 1 - place), (low + 1, place - low)) if weight > 0.0]
@@ -221,6 +181,6 @@ def _weights(grid: Floats, value: float) -> _Weights:
 def _mean(values: Floats, weights: _Weights) -> Floats:
     """Return the weighted mean over the last axis.
 
-    Only values with a weight are summed, because the product of 0 and an infinite value would be NaN.
+    Values without weight are skipped, because 0 times an infinite value would be NaN.
     """
     return np.asarray(sum(weight * values[..., at] for at, weight in weights))

@@ -2,16 +2,9 @@
 
     plan = budget_plan(Replay.of(rows, model, explore), rows, budget=500.0, traffic=Traffic.of(by_day, days=7))
     plan.chosen.gain, plan.chosen.gain_ci, plan.chosen.marginal        # marginal: gain of one more currency unit
-    plan.more.gain, plan.added, plan.added_ci                          # gain of a budget that is 20 % larger
 
 If one price applies to all campaigns and channels, moving budget between them can't increase the gain (Lagrange
-duality). Each price leads to one spend, one gain and one split, so a series of prices gives the curve of gain by spend.
-The users' journeys are replayed for each price of the series (`replay.py`), and the curve is interpolated between two
-prices. The marginal gain is the slope of the curve. If the forecasts were correct, the slope would equal the price.
-
-The 95 % interval of a point covers the gain that will be observed in the period. The interval includes three kinds of
-variation: users are resampled, and the forecasts are calibrated again for each resample; the number of decisions varies
-as it does between the days of the log; and the outcomes of the same decisions vary as in the log.
+duality). So a series of prices gives the curve of gain by spend.
 
 Shapes: B decisions, K prices, R resamples, G campaigns, C channels.
 """
@@ -39,12 +32,11 @@ the budget MORE, and is interpolated between these points."""
 MORE = 1.2
 NOTHING_BOUGHT = 2.0**40  # a price at which only exploration spends
 _RESAMPLES = 400
-# Evenly spaced quantiles of the standard normal distribution replace random draws. Unlike the mean of random draws,
-# their mean is exactly 0, so they do not shift a forecast.
+# Unlike random draws, these quantiles have a mean of exactly 0, so they do not shift a forecast.
 _NORMAL_R = ndtri((np.arange(_RESAMPLES) + 0.5) / _RESAMPLES)
-_NEAR = 0.05  # the curve's slope at a spend is measured between 95 % and 105 % of this spend
-_LEAST = 1e-12  # smallest divisor, because the total spend or gain can be 0
-_HALVINGS = 40  # number of bisection steps in the search for a price
+_NEAR = 0.05  # the slope at a spend is measured between 95 % and 105 % of it
+_LEAST = 1e-12  # smallest divisor, because a total can be 0
+_HALVINGS = 40
 
 
 @dataclass(frozen=True)
@@ -56,9 +48,7 @@ class Traffic:
 
     @classmethod
     def of(cls, by_day: Sequence[float], days: float) -> Traffic:
-        """Forecast the number of decisions in the next `days` days from the numbers of earlier days.
-
-        The forecast treats the days as independent, so it ignores trends and weekdays.
+        """Forecast the number of decisions in the next `days` days, without trends and weekdays.
 
         Args:
             by_day: Number of decisions on each whole day of a log.
@@ -75,15 +65,15 @@ class Point:
     spend: float  # currency units
     gain: float
     gain_ci: list[float]  # 95 % interval of the gain that will be observed in the period
-    price: float  # price at which the policy spends `spend`
-    marginal: float  # gain of spending one more currency unit
+    price: float
+    marginal: float  # gain of one more currency unit
 
 
 @dataclass(frozen=True)
 class Part:
-    """The planned spend and gain of one channel in one campaign, with its logged spend for comparison.
+    """The planned spend and gain of one channel in one campaign.
 
-    The logged spend (`today_spend`) is scaled to the length of the planned period.
+    `today_spend` is the logged spend, scaled to the same period.
     """
 
     campaign: str
@@ -95,30 +85,24 @@ class Part:
 
 @dataclass(frozen=True)
 class BudgetPlan:
-    """The plan for a budget: its expected gain, and its split over campaigns and channels.
-
-    For comparison, the plan also contains the logged spend and a budget that is 20 % larger.
-    """
+    """The plan for a budget: its expected gain, and its split over campaigns and channels."""
 
     traffic: Traffic
-    today: Point  # logged spend and gain, scaled to the length of the period
-    # gain that the curve forecasts for the logged spend; the forecasts are good if it is close to the logged gain
+    today: Point  # logged spend and gain, scaled to the period
+    # Forecast gain of the logged spend.
     today_planned: float
-    chosen: Point  # spend and expected gain if the whole budget is available
-    more: Point  # spend and expected gain if the budget is MORE (1.2) times as large
-    added: float  # expected extra gain of the larger budget
-    added_ci: list[float]  # 95 % interval of `added`
+    chosen: Point
+    more: Point  # if the budget is MORE (1.2) times as large
+    added: float  # extra gain of the larger budget
+    added_ci: list[float]
     curve: list[Point]
     split: list[Part]
-    left_over: float  # part of the budget (currency units) that stays unspent, because more exposures gain nothing
+    left_over: float  # budget that stays unspent
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The expected gain per decision, as a function of the spend per decision.
-
-    Decisions are replayed at K prices. Between the K resulting points, the curve is interpolated.
-    """
+    """The expected gain per decision as a function of the spend per decision."""
 
     spend_K: Floats  # ascending
     gain_K: Floats
@@ -126,20 +110,13 @@ class Curve:
 
     @classmethod
     def through(cls, spend_K: Floats, gain_K: Floats, price_K: Floats) -> Curve:
-        """Create a curve through the given points on which a higher spend never has a lower gain.
-
-        Noise in the replays can make the gain fall although the spend rises. In this case, the curve is flat instead.
-        """
+        """Create a curve that is flat where noise in the replays lets the gain fall although the spend rises."""
         order = np.argsort(spend_K, kind="stable")
         spend_K, first = np.unique(spend_K[order], return_index=True)
         return cls(spend_K, np.maximum.accumulate(gain_K[order])[first], np.minimum.accumulate(price_K[order])[first])
 
     def gain(self, spend: float) -> float:
-        """Return the expected gain of a spend.
-
-        Below the first point of the curve, the gain is proportional to the spend. Above the last point, each further
-        currency unit gains as much as the price of the last point.
-        """
+        """Return the expected gain of a spend, which is proportional to the spend below the first point."""
         low, high = float(self.spend_K[0]), float(self.spend_K[-1])
         if spend <= low:
             return float(self.gain_K[0] * spend / low) if low > 0 else float(self.gain_K[0])
@@ -160,15 +137,14 @@ def budget_plan(replay: Replay, rows: pd.DataFrame, budget: float, traffic: Traf
         budget: Currency units for the whole period.
 
     Raises:
-        InputError: The budget is not positive, or random exploration alone spends the budget. The error is also raised
-            if no logged exposure has a gain, or if one has a negative gain, because the gain can't be calibrated then.
+        InputError: The budget is not positive, exploration alone spends it, or the log's gains can't be calibrated.
     """
     if not 0 < budget < np.inf:
         raise InputError(f"budget must be a positive number, got {budget}")
     if (replay.gain_B < 0).any() or not replay.gain_B.any():
         raise InputError("the log's exposures earned nothing, or some lost: there is no calibrated gain to plan with")
     today_spend = float(rows["cost"].sum()) / len(rows) * traffic.decisions
-    # The policy spends most at price 0. A larger budget can't be spent, so the curve ends at that spend.
+    # The policy spends most at price 0, so the curve ends there.
     reached = min(budget, spend_of(replay, 0.0) * traffic.decisions)
     budgets = sorted({*(share * reached for share in SHARES), budget, MORE * budget, today_spend})
     explored = spend_of(replay, NOTHING_BOUGHT) * traffic.decisions
@@ -196,25 +172,19 @@ def budget_plan(replay: Replay, rows: pd.DataFrame, budget: float, traffic: Traf
 
 @dataclass(frozen=True)
 class Curves:
-    """The curve of expected gain by spend, for all users and for each bootstrap resample of the users."""
+    """The curves of expected gain by spend, for all users and for each resample of the users."""
 
     played: list[Played]
     prices: list[float]
     whole: Curve
     resampled: list[Curve]
     decisions_R: Floats
-    chance_R: Floats  # (observed gain - expected gain) / sqrt(expected gain), drawn at random for each resample
+    chance_R: Floats  # (observed gain - expected gain) / sqrt(expected gain)
     traffic: Traffic
 
     @classmethod
     def of(cls, replay: Replay, spends: Sequence[float], traffic: Traffic) -> Curves:
-        """Replay the users' journeys once for each spend, and create the curves from the results.
-
-        Each replay uses the price at which the policy is expected to spend the given amount.
-
-        Args:
-            spends: Currency units per decision.
-        """
+        """Replay the users' journeys once for each spend (currency units per decision), and create the curves."""
         prices = sorted({price_of(replay, spend) for spend in spends}, reverse=True)
         played = []
         for turn, price in enumerate(prices):
@@ -245,12 +215,12 @@ class Curves:
         )
 
     def gains_R(self, spend: float) -> Floats:
-        """Return the expected gain (R,) from a spend in the period, one value for each resample of the users."""
+        """Return the expected gain (R,) of a spend, for each resample of the users."""
         pairs = zip(self.resampled, self.decisions_R.tolist(), strict=True)
         return np.array([decisions * curve.gain(spend / decisions) for curve, decisions in pairs])
 
     def point(self, spend: float) -> Point:
-        """Return the expected gain of a spend in the period, with its interval, price and marginal gain."""
+        """Return the expected gain of a spend, with its interval, price and marginal gain."""
         each = spend / self.traffic.decisions
         gain_R = self.gains_R(spend)
         counted_R = np.maximum(gain_R + self.chance_R * np.sqrt(np.maximum(gain_R, 0.0)), 0.0)
@@ -260,20 +230,13 @@ class Curves:
 
 
 def spend_of(replay: Replay, price: float) -> float:
-    """Return how much the policy is expected to spend per decision at a price.
-
-    The decisions are not replayed: users keep the history in the log, although other prices would change it.
-    """
+    """Return the policy's expected spend per decision at a price, with the users' logged histories."""
     made = replay.as_logged(price)
     return float((made.exposing_BC * made.cost_BC).sum(axis=1).mean())
 
 
 def price_of(replay: Replay, spend: float) -> float:
-    """Return the price at which the policy is expected to spend `spend` per decision.
-
-    Returns 0 if the policy spends no more than `spend` even at price 0. The decisions are not replayed: users keep the
-    history in the log.
-    """
+    """Return the price at which the policy is expected to spend `spend` per decision, or 0 if it never spends more."""
     low, high = 0.0, 1.0
     if spend_of(replay, low) <= spend:
         return 0.0
@@ -302,8 +265,7 @@ def _split(replay: Replay, rows: pd.DataFrame, curves: Curves, chosen: Point) ->
     low, share = int(at), at - int(at)
     high = min(low + 1, len(order) - 1)
     spend_GC, gain_GC = ((1 - share) * of[order[low]] + share * of[order[high]] for of in (spends, gains))
-    # The curve is interpolated smoothly, but the values of each campaign and channel linearly, so their totals differ
-    # slightly. Scale these values so that they add up to the spend and gain of the curve.
+    # The parts are interpolated linearly and the curve is not, so scale them to add up to the curve.
     spend_GC *= chosen.spend / max(spend_GC.sum(), _LEAST)
     gain_GC *= chosen.gain / max(gain_GC.sum(), _LEAST)
     shown_BC = np.eye(len(channels))[replay.channel_B] * rows["cost"].to_numpy(dtype=np.float64)[:, None]

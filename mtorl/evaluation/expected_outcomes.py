@@ -1,26 +1,13 @@
 """Forecasts the outcomes of exposures that are rare in a log, and bounds the errors of these forecasts.
 
-    outcomes = second_opinion(windows, moments, users_B, encoder, lightgbm.fit_outcomes, seed=0)
-    mean, doubt = mean_and_doubt([of_the_challenger, outcomes], shape)
-    doubt_2, of_difference = doubts(left_2BC, doubt, gain_2, cost_2, share_2, budget_1)
-    unsure = unsure_of(left_2BC, [of_the_challenger, outcomes], error_C)
+Half of the difference between the forecasts of two models is called *doubt*, and bounds the bias of an estimate. The
+second model also has a sampling error (*unsure*), which a jackknife estimates.
 
-Two models forecast the outcomes. The true total outcome of a channel is assumed to lie between the two forecast totals.
-Half of the difference between these totals is called *doubt*, and bounds the bias of an estimate. Errors of single rows
-average out within a channel. If both policies make an exposure, the doubt about its outcome cancels in their
-difference, because the outcome is the same for both.
+For each test user, the second model is trained on other test users (cross-fitting: Chernozhukov et al. 2018,
+arXiv:1608.00060). docs/evaluation.md gives the reasons for this method.
 
-The second model also has a sampling error (*unsure*), because other training users would lead to other forecasts. If a
-channel was hardly ever exposed, both models may forecast the same wrong mean. So the sampling error of the channel's
-mean gain in the log is added.
-
-The second model is trained on test users, who were not used to train the challenger. The outcomes of each fold of users
-are forecast by a model that was trained on the other folds (cross-fitting: Chernozhukov et al. 2018, arXiv:1608.00060).
-The sampling error is estimated from the differences between these models (jackknife). docs/evaluation.md gives the
-reasons for this method.
-
-Shapes: L rows to learn from, B rows to forecast, C channels, K models of a jackknife, 2 arms (challenger, incumbent),
-3 both arms and their difference, X a log and its resamples.
+Shapes: L rows to learn from, B rows to forecast, C channels, K models of a jackknife, 2 arms (challenger, incumbent), 3
+both arms and their difference, X a log and its resamples.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -39,25 +26,20 @@ from mtorl.window.on_demand import Windows
 from mtorl.window.table import WindowTable
 
 FOLDS = 5
-FEWEST_USERS = 20  # the second model is trained only if the log has at least this many test users
-# The second model is trained on about this many touchpoints. The number is not exact, because all touchpoints of a user
-# are kept together. More touchpoints would hardly improve the model.
+FEWEST_USERS = 20
+# More touchpoints would hardly improve the second model.
 MOST_TOUCHPOINTS = 200_000
 
-Users = pd.Series | Iterable[str]  # the user of each row
+Users = pd.Series | Iterable[str]
 
 
 @dataclass(frozen=True)
 class ExpectedOutcomes:
-    """A model's forecast of the gain and cost of an exposure on each channel, for each row of a log.
-
-    The model was not trained on the outcome of the row.
-    """
+    """A model's forecast of the gain and cost of an exposure on each channel, for each row of a log."""
 
     gain_BC: Floats
     cost_BC: Floats
-    # The forecast gains of the jackknife's models, one array (B, C) per model. Each model was trained without one fold
-    # of the users.
+    # Forecast gains of the jackknife's models, each trained without one fold of the users.
     replicates: tuple[Floats, ...] = ()
 
 
@@ -71,12 +53,10 @@ def second_opinion(
 ) -> ExpectedOutcomes | None:
     """Forecast the gain and cost of exposures on test users, with models that were trained on other test users.
 
-    Args:
-        windows: Folder of windows. The models are trained on its test users, and stopped early on its validation users.
-        moments: Windows of the B decisions to forecast.
+    Returns None if there are too few test users.
 
-    Returns:
-        The forecasts, or None if there are fewer than FEWEST_USERS test users.
+    Args:
+        moments: Windows of the B decisions to forecast.
     """
     known, stopping = (WindowTable.load(windows, split, most=MOST_TOUCHPOINTS) for split in ("test", "val"))
     learn_from, stop_on = known.on_demand("test", targets=True), stopping.on_demand("val", targets=True)
@@ -91,13 +71,10 @@ def second_opinion(
 def cross_fitted(
     known_users_L: Users, users_B: Users, expected: Callable[[Ints], ExpectedOutcomes]
 ) -> ExpectedOutcomes | None:
-    """Forecast the outcomes of each user with a model that was trained on other users.
+    """Forecast the outcomes of each user with a model that was trained on other users; None if there are too few users.
 
     Args:
-        expected: Trains a model on the rows L with the given indices, and returns its forecasts for all rows B.
-
-    Returns:
-        The forecasts, or None if there are fewer than FEWEST_USERS users to learn from.
+        expected: Trains a model on some of the rows L, and returns its forecasts for all rows B.
     """
     if pd.Series(known_users_L, dtype=object).nunique() < FEWEST_USERS:
         return None
@@ -111,10 +88,7 @@ def cross_fitted(
 def mean_and_doubt(
     forecasts: Sequence[ExpectedOutcomes], shape: tuple[int, ...]
 ) -> tuple[ExpectedOutcomes, ExpectedOutcomes | None]:
-    """Return the mean of the forecasts of two models, and half of their difference (first minus second).
-
-    With only one model, its forecasts are the mean and the difference is None. With no model, the mean is 0.
-    """
+    """Return the mean of two models' forecasts, and half of their difference, or None with fewer models."""
     if not forecasts:
         return ExpectedOutcomes(np.zeros(shape), np.zeros(shape)), None
     if len(forecasts) == 1:
@@ -125,7 +99,7 @@ def mean_and_doubt(
 
 
 def thinned(cost_X2: Floats, budget_X1: Floats) -> Floats:
-    """Return the fraction of each arm's exposures that the budget pays for; 1 if the budget pays for all exposures."""
+    """Return the fraction of each arm's exposures that the budget pays for."""
     return np.where(cost_X2 > budget_X1, budget_X1 / cost_X2, 1.0)
 
 
@@ -140,10 +114,9 @@ def doubts(
     """Return how much wrong forecasts can change the value of each arm, and the difference of the two values.
 
     Args:
-        left_2BC: Each arm's probability of the exposures that are valued by forecasts; 0 for all other exposures.
-        half: Half of the difference between the forecasts of the two models, with its sign.
+        left_2BC: Each arm's probability of the exposures that forecasts value; 0 for all others.
+        half: Half of the signed difference between the two models' forecasts.
         gain_2: Gain per opportunity of each arm before the budget limits its exposures.
-        cost_2: Cost per opportunity of each arm before the budget limits its exposures.
         share_2: Fraction of each arm's exposures that the budget pays for.
     """
     by_gain_2, by_cost_2 = (
@@ -152,8 +125,7 @@ def doubts(
     with np.errstate(divide="ignore", invalid="ignore"):
         most_2, least_2 = (thinned(cost_2 + sign * by_cost_2, budget_1) for sign in (-1, 1))
         by_share_2 = np.abs(gain_2) * np.maximum(most_2 - share_2, share_2 - least_2)
-    # The error of the difference is a convex function of `of_challenger` and `of_incumbent`. So it is largest where
-    # each of them has its smallest or its largest value.
+    # The error is convex in both fractions, so it is largest at one of the four corners.
     challenger_BC, incumbent_BC = left_2BC
     apart = max(
         _by_channel((of_challenger * challenger_BC - of_incumbent * incumbent_BC) * half.gain_BC)
@@ -163,32 +135,18 @@ def doubts(
 
 
 def _by_channel(half_BC: Floats) -> float:
-    """Return the absolute mean error of each channel, summed over the channels.
-
-    Errors of different rows can cancel if they are on the same channel. Errors of different channels are assumed to add
-    up.
-
-    Args:
-        half_BC: Error of each exposure.
-    """
+    """Return the absolute mean error of each channel, summed over the channels."""
     return float(np.abs(half_BC.sum(axis=0)).sum()) / len(half_BC)
 
 
 def unsure_of(left_2BC: Sequence[Floats], forecasts: Sequence[ExpectedOutcomes], error_C: Floats) -> Floats:
     """Return how much the values vary because the second model was trained on a limited number of users.
 
-    There are FOLDS versions of the second model, each trained without one fold of the users. The variation is estimated
-    from the differences between their forecasts (jackknife with FOLDS - 1 degrees of freedom).
+    The result has half-widths (3,) of 95 % intervals: for the challenger, the incumbent, and their difference.
 
     Args:
-        left_2BC: Each arm's probability of the exposures that are valued by forecasts, after the budget has limited the
-            exposures.
-        forecasts: The forecasts of the first and the second model. Without a second model, the result is 0.
-        error_C: Standard error of the mean gain of each channel in the log.
-
-    Returns:
-        Half-widths (3,) of 95 % intervals, in gain per opportunity: for the challenger, the incumbent, and their
-        difference.
+        left_2BC: Each arm's probability, within the budget, of the exposures that forecasts value.
+        error_C: Standard error of each channel's mean gain in the log.
     """
     models = forecasts[1].replicates if len(forecasts) > 1 else ()
     if not models:

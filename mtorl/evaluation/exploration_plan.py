@@ -1,24 +1,13 @@
 """Plans exploration before any arm explores: what it will cost, and how soon the log can then judge the next model.
 
-    plan = plan_for(rows, "registry/challenger/0a1b2c3d4e5f")
-    for option in plan.options:
-        print(option.share, option.cost, option.told_after)
-
-The next model will be evaluated on decisions of the serving policy (`gate.py`). These decisions contain no information
-about exposures that the serving policy never makes. Exploration makes a share of the decisions at random, which adds
-this information. But random decisions gain less than the policy's own. Let mu(c) be the probability that the serving
-policy, including exploration, draws and exposes channel c, and t(c) the same probability for the next model. Let q(c)
-be the gain of that exposure according to a model. With w = t / mu and G = mean(sum(mu q)):
+Let mu(c) be the probability that the serving policy, including exploration, draws and exposes channel c, and t(c) the
+same probability for the next model. Let q(c) be the gain of that exposure according to a model. With w = t / mu and
+G = mean(sum(mu q)):
 
     cost       G of the policy minus G of the policy with exploration, if both spend as much as the policy
     variance   mean(sum(mu (w - 1)^2 s^2)): of the difference of both values, for one decision; s^2: variance of a gain
     told after (1.96 + 0.84)^2 variance / (lift G)^2: number of decisions of held-out users with which a test at 95 %
                finds a difference of `lift` times G with a power of 80 %
-
-The best share has the lowest total cost until the difference is found. The total includes the lift that is lost while
-waiting. The variance of a gain is assumed to be proportional to its mean (as for a click), by a factor from the log. As
-in `value_difference.py`, forecasts may replace the exposures with the largest weights, up to a quarter of all. The plan
-ignores the errors of these forecasts, and treats the decisions of one user as independent.
 
 Shapes: B decisions, C channels.
 """
@@ -50,20 +39,20 @@ _TOLD = (1.96 + 0.84) ** 2
 
 @dataclass(frozen=True)
 class Option:
-    """A way to explore (its scope and its share of the decisions), with its cost and the information that it adds."""
+    """A way to explore, with its cost and the information that it adds."""
 
     scope: ExplorationScope
-    share: float  # fraction of the decisions that are random
-    cost: float  # gain per decision that is lost by exploring, according to the model
+    share: float
+    cost: float  # gain per decision that exploring loses
     cost_share: float  # `cost` as a fraction of the gain without exploration
     impossible: float  # fraction of the next model's exposures that this option never makes
-    forecast: float  # fraction of the next model's exposures that are too rare in the log and are valued by forecasts
-    # Number of decisions after which the log shows a difference of `lift`, counting all users. None if it never does.
+    forecast: float  # fraction of the next model's exposures that forecasts value
+    # Decisions after which the log shows a difference of `lift`; None if it never does.
     told_after: float | None
 
     @property
     def judged(self) -> bool:
-        """Whether the gate would accept a log with this exploration as a basis for its decision on the next model."""
+        """Whether the gate would accept a log with this exploration."""
         return self.told_after is not None and self.impossible <= MAX_IMPOSSIBLE
 
 
@@ -72,21 +61,15 @@ class ExplorationPlan:
     """All options for exploration, and a comparison of the serving policy with the next policy."""
 
     decisions: int
-    # Similarity of the serving policy and the next policy, both without exploration; 1 if they act alike. It is 1 minus
-    # the total variation distance between their action probabilities. An action is an exposure of one channel, or no
-    # exposure.
+    # 1 minus the total variation distance between both policies without exploration.
     overlap: float
-    gain: float  # gain per decision of the serving policy without exploration, according to the model
-    lift: float  # difference in gain that the log must be able to show, as a fraction of `gain`
+    gain: float  # gain per decision of the serving policy
+    lift: float  # difference to detect, as a fraction of `gain`
     options: list[Option]
 
     @property
     def best(self) -> Option | None:
-        """The cheapest option whose log shows the difference `lift`, or None if no option does.
-
-        The cost is the gain that is lost until the log shows the difference: by random decisions, and by serving the
-        old policy for longer although the next one is better.
-        """
+        """The option that loses the least gain until its log shows the difference `lift`, or None."""
 
         def cost(option: Option) -> float:
             return (option.told_after or 0.0) * (option.cost + self.lift * self.gain)
@@ -103,18 +86,14 @@ def exploration_plan(
     lift: float = 0.05,
     shares: Sequence[float] = SHARES,
 ) -> ExplorationPlan:
-    """Compare ways to explore: the gain that each loses, and how soon its log is enough to evaluate a target policy.
+    """Compare ways to explore: the gain that each loses, and how soon its log can evaluate a target policy.
 
     Args:
         served: The serving policy, without exploration.
-        target: The next policy, which will be evaluated from the log of the serving policy.
-        forecast: Expected gain and cost of each exposure, according to a model.
-        held_out: Fraction of the decisions that can be used for the evaluation, because their users are held out from
-            the training.
+        held_out: Fraction of the decisions whose users are held out from the training.
         dispersion: Variance of a gain divided by its mean; 1 for rare events such as clicks.
-        lift: Smallest difference between the two policies that the log must show, as a fraction of the serving policy's
-            gain.
-        shares: Fractions of the decisions that are random. A share of 0 is listed once, not for each scope.
+        lift: Smallest difference that the log must show, as a fraction of the serving policy's gain.
+        shares: Fractions of the decisions that are random.
     """
     exposing_BC = target.probs_BC * target.expose_BC
     alone_BC = served.probs_BC * served.expose_BC
@@ -156,8 +135,8 @@ def plan_for(rows: pd.DataFrame, model: str | Path, lift: float = 0.05) -> Explo
 
     Args:
         rows: Logged decisions of the arm, as read by `served_decisions`.
-        model: Artifact folder of the policy to evaluate. Its price is set so that it spends as much as the arm.
-        lift: Smallest difference that the log must show, as a fraction of the gain of the arm.
+        model: Artifact folder of the policy to evaluate.
+        lift: Smallest difference that the log must show, as a fraction of the arm's gain.
 
     Raises:
         WindowError: The model needs columns that the decisions lack.
@@ -211,14 +190,7 @@ def _choices(shares: Sequence[float]) -> list[tuple[float, ExplorationScope]]:
 
 
 def with_exploration(served: PolicyOnLog, scope: ExplorationScope, share: float) -> Floats:
-    """Return the probability (B, C) of an exposure on each channel if a policy explores.
-
-    Args:
-        served: The policy without exploration.
-        scope: What exploration does in a random decision: draw a random channel, always expose, or both
-            (`policy.exploration`).
-        share: Fraction of the decisions that are explored.
-    """
+    """Return the probability (B, C) of an exposure on each channel if a share of the decisions is explored."""
     probs_BC, shows_BC = served.probs_BC, served.expose_BC
     chance = share / probs_BC.shape[1]
     explored_BC: Floats = {

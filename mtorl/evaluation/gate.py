@@ -1,8 +1,5 @@
 """Decides from off-policy values whether a challenger may replace the incumbent.
 
-    report = gate_report(evaluate_offline(...), min_lift=0.0, margin=0.02)       # from a full evaluation
-    decision, reason = gate(value_difference(...), min_lift=0.0, margin=0.02)    # from the values only
-
 | incumbent | estimate and 95 % interval of challenger - incumbent | decision |
 |---|---|---|
 | any | not usable: the log can't value a policy or contradicts its probabilities, or training lost a channel | reject |
@@ -11,14 +8,8 @@
 | our own last model | positive estimate, lower bound at or below this limit | experiment |
 | any | all other cases | reject |
 
-If the incumbent is external, the challenger must be proven better. If the incumbent is our own last model, the
-challenger only has to be proven not worse, because a log is rarely large enough to prove that a model is better than
-the previous one. If the log is too small for a decision, an experiment with users can decide.
-`benchmarks/generations.py` measures how often the gate promotes a worse model, and how often it rejects a better one.
-
-A log has no information about an exposure that the logging policy never makes, because it never draws or never exposes
-the channel in that state. The mean weight does not reveal such exposures. So the gate rejects a policy if they are more
-than a small share of its exposures.
+Against our own last model, a challenger only has to be proven not worse, because a log is rarely large enough to prove
+that a model is better than the previous one.
 """
 
 import math
@@ -32,11 +23,10 @@ from mtorl.evaluation.value_difference import ARMS
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.message import Message
 
-# Exposures that the logging policy could never have made have no outcomes in the log. If they are more than this share
-# of an arm's exposures, the estimate is rejected.
+# Largest share of an arm's exposures that the logging policy may be unable to make.
 MAX_IMPOSSIBLE = 0.05
 
-# With fewer users, the gate rejects: it can't measure how much users differ, even if they made many decisions.
+# With fewer users, the gate can't measure how much users differ.
 MIN_USERS = 20
 
 MIN_ESS, MIN_ESS_ROWS = 0.01, 100
@@ -52,13 +42,11 @@ def gate_report(evaluation: Mapping[str, Any], min_lift: float = 0.0, margin: fl
     """Decide whether the challenger of an offline evaluation is promoted, and report the rule and the values used.
 
     Args:
-        evaluation: The result of `evaluate_offline`, or the same read from JSON.
         min_lift: Least improvement over the incumbent, in gain per opportunity.
-        margin: If the incumbent is our own last model, how much worse the challenger may be, as a fraction of the
-            incumbent's value.
+        margin: Accepted loss against our own last model, as a fraction of its value.
 
     Raises:
-        InputError: The margin is not a fraction. A margin of 2, meant as 2 %, would promote nearly any challenger.
+        InputError: The margin is not a fraction.
     """
     if not 0.0 <= margin < 1.0:
         raise InputError(f"margin: expected a share from 0 to below 1, such as {MARGIN:g} for 2 %, got {margin:g}")
@@ -79,13 +67,9 @@ def gate(
 ) -> tuple[GateDecision, Message]:
     """Return whether the challenger is promoted, rejected or tested in an experiment, and the reason.
 
-    The table in the docstring of the module lists the rules.
-
     Args:
-        estimate: Result of `value_difference`, or the same read from JSON.
         min_lift: Least improvement over the incumbent, in gain per opportunity.
-        margin: If the incumbent is our own last model, how much worse the challenger may be, as a fraction of the
-            incumbent's value. None if the incumbent is external.
+        margin: Accepted loss against our own last model, as a fraction of its value; None for an external incumbent.
     """
     if reason := refusal(estimate):
         return "reject", reason
@@ -104,7 +88,7 @@ def gate(
 
 
 def refusal(estimate: Mapping[str, Any]) -> Message | None:
-    """Return why an estimate of the two policies' values is not reliable, or None if it is reliable."""
+    """Return why an estimate of the two policies' values is not reliable, or None."""
     if estimate["users"] < MIN_USERS:
         return messages.TEST_USERS(users=estimate["users"], needed=MIN_USERS)
     for arm in ARMS:

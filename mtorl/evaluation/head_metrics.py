@@ -1,23 +1,10 @@
 """Computes metrics of the action head and the reward head, with intervals, on users who were not in the training.
 
-    targets = LoggedTargets(channel_B, reward_B, users_B)
-    evaluate(logits_BC, reward_BC, targets, seed)
-    -> {"reward_auc": 0.71, "reward_auc_ci": [0.69, 0.73], ...}
-    compare({"mtorl": (logits_BC, reward_BC), "lightgbm": ...}, "lightgbm", targets, seed)
-    -> {"metrics": {"mtorl": {...}, ...}, "differences": {"mtorl": {"reward_auc": 0.004, "reward_auc_ci": [...]}}, ...}
+All predictors are evaluated on the same resamples of users, so that common errors cancel in their difference.
 
-For the intervals, whole users are resampled (`resamples.py`). A resample is a weight for each row, and every metric is
-computed from such weights, so the scores are sorted only once. All predictors are evaluated on the same resamples, so
-that errors common to two predictors cancel in their difference. If a metric is not defined (there are no rows, or an
-AUC has only one class), the metric and its interval are None.
-
-The calibration error is the gap between the mean prediction and the mean outcome in a bin, averaged over ten bins. Bins
-have equal numbers of rows, because most bins of equal *width* would be nearly empty. Rows with equal predictions are in
-one bin, so a constant prediction is judged only by its mean. Even a perfectly calibrated head has an error, by noise:
-about 0.8 sqrt(10 p (1 - p) / rows) if the mean outcome is p, and more if users differ. Each resample adds as much noise
-again, so the interval is shifted down by the mean error that resampling adds. The calibration of the action head is
-that of the probability of its first choice ("top-label", Guo et al. 2017, arXiv:1706.04599). The calibration of the
-reward head is that of the predicted reward of the logged channel.
+The calibration error is the gap between the mean prediction and the mean outcome in a bin, averaged over ten bins with
+equal numbers of rows. The action head is calibrated on its first choice ("top-label", Guo et al. 2017,
+arXiv:1706.04599).
 
 Shapes: B rows, C channels, U users, R resamples, S sums.
 """
@@ -34,8 +21,7 @@ from scipy.special import log_softmax
 from mtorl.arrays import Bools, Floats, Ints
 from mtorl.evaluation.resamples import UserResamples, interval
 
-# A function that computes a metric, given a weight for each row. It returns NaN if the metric is undefined for these
-# rows.
+# Computes a metric from a weight for each row. NaN means undefined.
 Metric = Callable[[Floats], float]
 
 METRICS = (
@@ -48,50 +34,40 @@ METRICS = (
     "reward_logloss",
     "reward_ece",
 )
-_NEVER_NEGATIVE = ("action_ece", "reward_ece")  # calibration errors, which noise can only increase
+_NEVER_NEGATIVE = ("action_ece", "reward_ece")  # noise can only increase these errors
 _BINS = 10
 _TINY = 1e-12  # avoids log(0) and division by zero
 
 
 class Comparison(TypedDict):
-    """Metrics of several predictors on the same rows, and their differences from a reference predictor, the yardstick.
+    """Metrics of several predictors, and their differences from a reference predictor (the yardstick)."""
 
-    All values can be written as JSON.
-    """
-
-    yardstick: str  # name of the predictor that all others are compared with
-    metrics: dict[str, dict[str, Any]]  # name of a predictor -> its metrics, as returned by `evaluate`
-    differences: dict[str, dict[str, Any]]  # name of any other predictor -> its metrics minus those of the yardstick
+    yardstick: str
+    metrics: dict[str, dict[str, Any]]
+    differences: dict[str, dict[str, Any]]  # minus those of the yardstick
 
 
 @dataclass(frozen=True)
 class LoggedTargets:
-    """The labels in a log with which the action head and the reward head are evaluated, one of each per row."""
+    """The labels in a log with which the action head and the reward head are evaluated."""
 
-    channel_B: ArrayLike  # index of the channel that was used
-    reward_B: ArrayLike  # reward label of the channel that was used, in [0, 1]
+    channel_B: ArrayLike
+    reward_B: ArrayLike  # in [0, 1]
     users_B: ArrayLike
-    # Mask of the rows that count as positive in `reward_auc`. The default, a reward label of at least 0.5, is correct
-    # only if the gain is binary. For any other gain, pass a condition such as `revenue > 0`.
+    # Positive rows of `reward_auc`. The default, a label of at least 0.5, suits only a binary gain.
     positive_B: ArrayLike | None = None
-    # Mask of the rows on which the action head is evaluated; by default, all rows. Leave out decisions that our own
-    # policies made: the action head is not trained to predict them.
+    # The action head is evaluated on these rows, because it does not learn our own policies' decisions.
     clone_B: ArrayLike | None = None
 
 
 def evaluate(
     logits_BC: ArrayLike, reward_BC: ArrayLike | None, targets: LoggedTargets, seed: int, resamples: int = 200
 ) -> dict[str, Any]:
-    """Return all METRICS of one predictor, each with its 95 % interval.
-
-    The interval of the metric NAME is stored under the key NAME_ci.
+    """Return all METRICS of one predictor, each with its 95 % interval (key NAME_ci).
 
     Args:
-        logits_BC: Output of the action head.
-        reward_BC: Output of the reward head. Only the predicted reward of the logged channel is scored. If the
-            predictor has no reward head, pass None; the metrics of rewards are then None, too.
-        targets: The labels in the log.
-        resamples: Number of times that the users are resampled for the intervals.
+        reward_BC: Output of the reward head, or None.
+        resamples: Number of resamples of the users.
     """
     return compare({"only": (logits_BC, reward_BC)}, "only", targets, seed, resamples)["metrics"]["only"]
 
@@ -108,8 +84,6 @@ def compare(
     Args:
         predictors: Name of each predictor -> the outputs of its action head and of its reward head (or None).
         yardstick: Name of the predictor that all others are compared with.
-        targets: The labels in the log.
-        resamples: Number of times that the users are resampled for the intervals.
     """
     channel: Ints = np.asarray(targets.channel_B, dtype=np.int64)
     label: Floats = np.asarray(targets.reward_B, dtype=np.float64)
@@ -124,7 +98,7 @@ def compare(
         if reward_BC is not None and channel.size:
             heads[name] |= _reward_metrics(reward_BC[np.arange(len(channel)), channel], label, success_B)
 
-    # The first column contains the metrics on the log itself, each other column those on one resample of its users.
+    # The first column is the log itself, and each other column a resample.
     draws = {name: np.full((len(METRICS), 1 + resamples), np.nan) for name in predictors}
     users = UserResamples(targets.users_B, resamples, seed)
     for r, counts_U in enumerate(chain([np.ones(users.users)], users) if channel.size else ()):
@@ -154,28 +128,16 @@ def top_label(logits_BC: ArrayLike, channel_B: ArrayLike) -> tuple[Floats, Bools
 
 
 def calibration_error(predicted_B: ArrayLike, actual_B: ArrayLike) -> float:
-    """Return the calibration error of predictions in [0, 1].
-
-    The rows are divided into ten bins by their prediction. The error is the absolute difference between the mean
-    prediction and the mean outcome of a bin, averaged over the bins.
-
-    Args:
-        predicted_B: Prediction for each row.
-        actual_B: Outcome of each row.
-    """
+    """Return the calibration error of predictions in [0, 1], in ten bins."""
     predicted, actual = np.asarray(predicted_B, dtype=np.float64), np.asarray(actual_B, dtype=np.float64)
     return _calibration_error(predicted, actual)(np.ones(len(predicted)))
 
 
 def auc(score_B: Floats, positive_B: Bools) -> Metric:
-    """Return a function that computes the area under the ROC curve from one weight per row.
-
-    The area is the probability that a random positive row has a higher score than a random negative row. Equal scores
-    count one half.
-    """
+    """Return a function that computes the area under the ROC curve from one weight per row."""
     order_B = np.argsort(score_B, kind="stable")
     ranked = score_B[order_B]
-    ties = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])  # start of each run of equal scores
+    ties = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
     positive = positive_B[order_B].astype(np.float64)
 
     def metric(weight_B: Floats) -> float:
@@ -189,7 +151,7 @@ def auc(score_B: Floats, positive_B: Bools) -> Metric:
 
 
 def realised_auc(probability_N: ArrayLike, success_N: ArrayLike) -> float:
-    """Return the area under the ROC curve of predicted probabilities; NaN if all decisions have the same outcome."""
+    """Return the area under the ROC curve of predicted probabilities; NaN if all outcomes are the same."""
     p_N = np.asarray(probability_N, dtype=np.float64)
     if not len(p_N):
         return float("nan")
@@ -199,8 +161,7 @@ def realised_auc(probability_N: ArrayLike, success_N: ArrayLike) -> float:
 def expected_auc(probability_N: ArrayLike) -> float:
     """Estimate the area under the ROC curve of predictions whose outcomes are still unknown; NaN without predictions.
 
-    Each prediction p counts as a success with the weight p, and as a failure with the weight 1 - p ("confidence-based
-    performance estimation", NannyML). The estimate is wrong if the predictions are not calibrated.
+    Each prediction p counts as a success with weight p, and as a failure with weight 1 - p (NannyML).
     """
     p_N = np.clip(np.asarray(probability_N, dtype=np.float64), 0.0, 1.0)
     if not len(p_N):
@@ -269,8 +230,7 @@ def _reward_metrics(predicted_B: Floats, target_B: Floats, success_B: Bools) -> 
 
 
 def _calibration_error(predicted_B: Floats, actual_B: Floats | Bools) -> Metric:
-    # The bin of a row is computed from the number of rows with a smaller prediction. So rows with equal predictions are
-    # in the same bin, and the order of the rows does not matter.
+    # Equal predictions get the same bin.
     bin_B = np.searchsorted(np.sort(predicted_B), predicted_B) * _BINS // len(predicted_B)
     gap_B = predicted_B - actual_B
 

@@ -2,9 +2,7 @@
 
     result = evaluate_artifact(artifact, table, yardstick, seed=0, only_new=False)
 
-The evaluation needs the propensity of each row: the probability with which the logged channel was chosen. If the log
-does not contain propensities, they are estimated by the method in the description of the data set. The propensities of
-one half of the users are estimated from the other half, so that no row contributes to its own propensity.
+If propensities are estimated, those of one half of the users come from the other half.
 
 Shapes: B rows, C channels.
 """
@@ -33,7 +31,7 @@ from mtorl.window.table import WindowTable
 
 
 class KnownUsersError(InputError):
-    """The artifact was trained on users of the log, so the log can't be used to evaluate the artifact."""
+    """The artifact was trained on users of the log, so the log can't be used to evaluate it."""
 
 
 def evaluate_artifact(
@@ -41,19 +39,15 @@ def evaluate_artifact(
 ) -> dict[str, Any]:
     """Evaluate an artifact's heads and decision rule; compare them with its yardstick and the best constant channel.
 
-    The yardstick's rule uses no value of the future, and a price at which both rules are expected to spend the same.
-
     Args:
-        table: Touchpoints of a log, with all touchpoints of each user; its `split` is ignored.
-        yardstick: LightGBM model that was trained on the same users; artifacts of MTORL contain one.
+        table: Touchpoints of a log; its `split` is ignored.
+        yardstick: LightGBM model that was trained on the same users.
         only_new: Leave out the artifact's training users instead of rejecting the log.
 
     Returns:
-        ``artifact``, ``data`` (``share``: fraction of the log's users that was read), ``compared`` (`compare` of
-        "model" and "lightgbm"), ``value`` (`policy_value` by predictor and policy), ``spend`` (currency units per row
-        that each rule is expected to spend, by its own forecast) and ``target`` (`value_less`): the value of always
-        exposing the channel with the artifact's highest expected gain, minus ``constant``, the value of always exposing
-        the best constant ``channel`` (None: unknown).
+        ``compared`` (`compare` of "model" and "lightgbm"), ``value`` (`policy_value` by predictor and policy),
+        ``spend`` (expected currency units per row) and ``target``: the value of the channel with the highest expected
+        gain minus that of the best constant ``channel``.
 
     Raises:
         KnownUsersError: the log contains training users and `only_new` is not set, or contains no other users.
@@ -71,8 +65,7 @@ def evaluate_artifact(
         known, example = int(training_U.sum()), users[training_U][0]
         raise KnownUsersError(messages.KNOWN_USERS(known=known, users=len(users), example=example))
     new_B = ~table.rows["user_id"].isin(users[training_U]).to_numpy()
-    # Build the windows with the artifact's own description of the data set, because it lists the columns that the model
-    # reads.
+    # The artifact's own description lists the columns that the model reads.
     judged = replace(table, spec=artifact.spec, rows=table.rows.assign(split=np.where(new_B, "test", "left out")))
     windows, rows = judged.on_demand("test", targets=True), judged.rows[new_B]
     logged_labels = labels(windows, artifact.encoder)
@@ -135,20 +128,13 @@ def evaluate_artifact(
 
 
 def _at_spend(spend: float, forecast: Forecast, params: PolicyParams) -> PolicyParams:
-    """Return `params` with the price at which a policy with these forecasts is expected to spend `spend` per row.
-
-    The scale of utility is also computed from these forecasts.
-    """
+    """Return `params` with the price at which the policy is expected to spend `spend` per row."""
     scaled = replace(params, utility_scale=utility_scale(forecast))
     return replace(scaled, price=policy_price(forecast, scaled, max(spend, np.finfo(np.float64).tiny)))
 
 
 def _best_constant(table: WindowTable, wanted_B: Bools) -> Ints | None:
-    """Return for each row the channel with the highest mean gain, estimated from other users.
-
-    For this, the users are divided into two halves, and each half gets the best channel of the other half. Returns None
-    if the log can't be used to estimate the mean gains.
-    """
+    """Return each row's channel with the highest mean gain among the other half of the users, or None."""
     spec, half_B = table.spec, folds_of(table.rows["user_id"], 2)
     best_B = np.zeros(len(half_B), dtype=np.int64)
     for half in (0, 1):

@@ -5,8 +5,7 @@ If the log chose channel a with probability p (the propensity), the row has the 
 
 - effective sample size, sum(w)^2 / sum(w^2): the number of equally weighted rows with as much information (Kish 1965);
 - overlap, mean(min(1, w)): estimates 1 minus the total variation distance between the policy and the logging policy;
-- mean weight: close to 1 if the propensities are correct. Otherwise, the estimated propensities ignore an input of the
-  logging policy, or the rows were selected by their channel;
+- mean weight: close to 1 if the propensities are correct;
 - largest weight: the largest influence of a single row.
 
 Shapes: B rows, R resamples.
@@ -28,11 +27,11 @@ the weights are rejected."""
 
 
 class WeightSummary(TypedDict):
-    """Figures that show how much information a log contains about a policy. All are numbers that JSON can hold."""
+    """Figures that show how much information a log contains about a policy."""
 
-    rows: float  # number of logged rows, or the effective number if the rows have different weights
+    rows: float
     ess: float  # effective sample size, in rows
-    ess_share: float  # effective sample size as a fraction of `rows`
+    ess_share: float
     overlap: float
     mean_weight: float
     mean_weight_ci: list[float]
@@ -43,10 +42,8 @@ def weight_summary(weight_B: Floats, count_B: Floats, mean_weight_R: Floats) -> 
     """Summarise the importance weights of a policy on a log.
 
     Args:
-        weight_B: Importance weight of each row.
-        count_B: 1 for each row to use, 0 for each row to leave out. Rows must not be left out because of their channel,
-            because this would bias the mean weight.
-        mean_weight_R: Mean weight in each resample of the users, for the 95 % interval.
+        count_B: 1 for each row to use, else 0. A choice by channel would bias the mean weight.
+        mean_weight_R: Mean weight in each resample of the users.
     """
     rows, ess = effective_size(count_B), effective_size(count_B * weight_B)
     return WeightSummary(
@@ -61,19 +58,14 @@ def weight_summary(weight_B: Floats, count_B: Floats, mean_weight_R: Floats) -> 
 
 
 def effective_size(weight_B: Floats) -> float:
-    """Return the effective sample size: how many equally weighted rows contain as much information (Kish 1965).
-
-    Returns 0 if all weights are 0.
-    """
+    """Return the effective sample size: the number of equally weighted rows with as much information (Kish 1965)."""
     return float(weight_B.sum() ** 2 / max(weight_B @ weight_B, 1e-300))
 
 
 def rejection_reason(summary: Mapping[str, Any], policy: str, least: float) -> Message | None:
-    """Return why an estimate with these importance weights is not reliable, or None if it is reliable.
+    """Return why an estimate with these importance weights is not reliable, or None.
 
     Args:
-        summary: The figures that `weight_summary` returned for the policy.
-        policy: Name of the policy, for the message.
         least: Smallest accepted effective sample size, in rows.
     """
     if not summary["ess"] >= least:

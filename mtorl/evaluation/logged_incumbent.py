@@ -2,11 +2,8 @@
 
     LoggedIncumbent("our-rules 3").write("windows", "incumbent")   # in place of an artifact
     incumbent = LoggedIncumbent.named_in("incumbent")              # None if the folder contains an artifact
-    decisions = incumbent.decisions("windows", spec)
 
-We can't compute how this incumbent would decide in any given state. The log contains its probabilities, but only for
-the decisions that it made. So both policies are compared at these decisions: the value of the incumbent is estimated
-on-policy, and the value of the challenger off-policy. An earlier version of the incumbent is a different policy.
+The incumbent's probabilities are known only for its logged decisions, so both policies are compared at these decisions.
 """
 
 from __future__ import annotations
@@ -27,23 +24,22 @@ _ARMS = ("incumbent", "outside")  # the incumbent also decides for users outside
 
 @dataclass(frozen=True)
 class LoggedIncumbent:
-    """An incumbent that serves users and has no artifact, identified by its name in the decision records."""
+    """An incumbent that serves users and has no artifact."""
 
-    # identifies the incumbent in decision records: the digest of its model, or its name and version if it has no digest
+    # Digest of its model, or else its name and version.
     policy: str
 
     @classmethod
     def named_in(cls, folder: str | Path) -> LoggedIncumbent | None:
-        """Read the incumbent from a folder that `write` has written; None if the folder was not written by `write`."""
+        """Read the incumbent from a folder that `write` has written; None for any other folder."""
         path = Path(folder) / _FILE
         return cls(**json.loads(path.read_text())) if path.exists() else None
 
     def write(self, windows: str, folder: str) -> None:
-        """Write a folder with the name of this incumbent, which the pipeline accepts in place of an artifact.
+        """Write a folder with the name of this incumbent, in place of an artifact.
 
         Raises:
-            WindowError: `windows` contains too few decisions of the incumbent. This is checked before the challenger is
-                trained, because the challenger could not be evaluated.
+            WindowError: `windows` contains too few decisions of the incumbent.
         """
         self.decisions(windows, DatasetSpec.load(Path(windows) / DATASET_FILE))
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -53,7 +49,7 @@ class LoggedIncumbent:
         """Return the incumbent's logged decisions for test users.
 
         Raises:
-            WindowError: There are too few decisions, or none of them led to an exposure.
+            WindowError: There are too few decisions, or none with an exposure.
         """
         found, own = Opportunities.load(windows, spec, "test"), None
         if found is not None:

@@ -1,11 +1,7 @@
 """Defines the two inputs of off-policy estimates: a log, and the choices that a policy would make at each logged row.
 
-    log = LoggedRows(channel_B, propensity_B, gain_B, cost_B, users_B)                     # touchpoints
-    log = LoggedRows(channel_B, propensity_B, gain_B, cost_B, users_B, exposure)           # opportunities
-    policy = PolicyOnLog.always_exposing(probs_BC)
-
-In a touchpoint log, each row is an exposure, and opportunities without an exposure are not recorded. In an opportunity
-log, each row is a decision: a channel was drawn and then exposed or not, both with known probabilities.
+In a touchpoint log, each row is an exposure. In an opportunity log, each row is a decision: a channel was drawn and
+then exposed or not, both with known probabilities.
 
 Shapes: B rows, C channels.
 """
@@ -27,14 +23,10 @@ standard errors. A larger excess means that the probabilities are wrong."""
 
 @dataclass(frozen=True)
 class PolicyOnLog:
-    """The probabilities with which a policy would draw and expose each channel, at each row of a log.
+    """The probabilities with which a policy would draw and expose each channel, at each row of a log."""
 
-    The policy first draws a channel, and then decides whether to expose the drawn channel.
-    `decision.action_probabilities` computes the probabilities of both steps.
-    """
-
-    probs_BC: Floats  # probability of drawing each channel
-    expose_BC: Bools | Floats  # probability of exposing each channel if it is drawn; True means 1, False means 0
+    probs_BC: Floats
+    expose_BC: Bools | Floats  # probability of exposing each channel if it is drawn
 
     def __post_init__(self) -> None:
         if not ((self.probs_BC >= 0).all() and np.allclose(self.probs_BC.sum(axis=1), 1.0, atol=1e-6)):
@@ -49,11 +41,7 @@ class PolicyOnLog:
 
     @classmethod
     def recorded(cls, probs_BC: Floats, expose_BC: Floats) -> PolicyOnLog:
-        """Create a policy from the probabilities in decision records.
-
-        A probability of NaN means that the channel could not be drawn, so it counts as 0. The probabilities of drawing
-        the channels are then rescaled so that they sum to 1 in each row.
-        """
+        """Create a policy from the probabilities in decision records, in which NaN counts as 0."""
         known_BC = np.nan_to_num(probs_BC)
         return cls(known_BC / known_BC.sum(axis=1, keepdims=True), np.clip(np.nan_to_num(expose_BC), 0.0, 1.0))
 
@@ -63,8 +51,8 @@ class Exposure:
     """Whether each decision of a log led to an exposure, and how probable an exposure was."""
 
     exposed_B: Bools
-    probability_B: Floats  # probability with which the logging policy exposed the channel that it had drawn
-    probs_BC: Floats  # probability with which the logging policy drew and exposed each channel
+    probability_B: Floats  # probability of exposing the drawn channel
+    probs_BC: Floats  # probability of drawing and exposing each channel
 
     def __post_init__(self) -> None:
         if not ((self.probability_B >= 0) & (self.probability_B <= 1)).all():
@@ -74,7 +62,7 @@ class Exposure:
 
 
 class LoggedRows:
-    """The columns of a log from which off-policy estimates are computed, with one value per row."""
+    """The columns of a log from which off-policy estimates are computed."""
 
     def __init__(
         self,
@@ -88,12 +76,11 @@ class LoggedRows:
         """Store the columns; ValueError if a column has impossible values.
 
         Args:
-            channel_B: Index of the logged channel. If rows are decisions, this is the drawn channel.
+            channel_B: Index of the logged or drawn channel.
             propensity_B: Probability with which the logging policy drew that channel.
             gain_B: Gain of each row; 0 without an exposure.
             cost_B: Cost of each row (currency units); 0 without an exposure.
-            exposure: Exposures of the decisions. None if rows are touchpoints: then every row is an exposure, and every
-                channel is assumed to have been possible.
+            exposure: Exposures of the decisions; None if rows are touchpoints.
         """
         self.channel_B: Ints = np.asarray(channel_B, dtype=np.int64)
         self.propensity_B: Floats = np.asarray(propensity_B, dtype=np.float64)
@@ -116,15 +103,11 @@ class LoggedRows:
 
     @property
     def at_channel(self) -> tuple[Ints, Ints]:
-        """An index that selects the logged channel of each row: `probs_BC[log.at_channel]` has the shape (B,)."""
+        """An index that selects the logged channel of each row, as in `probs_BC[log.at_channel]`."""
         return np.arange(len(self)), self.channel_B
 
     def errors_of_means(self, channels: int) -> Floats:
-        """Return the standard error (C,) of the mean gain of each channel.
-
-        Some channels have too few rows for a standard deviation of their own, so all channels use that of all
-        exposures.
-        """
+        """Return the standard error (C,) of each channel's mean gain, with one standard deviation for all channels."""
         shown_B = slice(None) if self.exposure is None else self.exposure.exposed_B
         counts_C = np.bincount(self.channel_B[shown_B], minlength=channels)
         errors_C: Floats = self.gain_B[shown_B].std() / np.sqrt(np.maximum(counts_C, 1))
@@ -133,12 +116,7 @@ class LoggedRows:
     def overexposed_channel(self) -> tuple[int, int, float] | None:
         """Find a channel that has clearly more rows in a touchpoint log than its propensities imply.
 
-        If there is such a channel, the propensities are wrong, or exposures of other channels are missing from the log.
-        A channel with fewer rows than implied is not an error, because it may have been impossible in some rows.
-
-        Returns:
-            Index of the channel, its number of rows, and the number that its propensities imply. None if the log has no
-            such channel, or if its rows are decisions.
+        Returns the channel's index, its number of rows, and the implied number, or None.
         """
         if self.exposure is not None:
             return None
@@ -149,8 +127,8 @@ class LoggedRows:
         for channel in range(channels):
             implied_B = np.where(self.channel_B == channel, 1.0 / self.propensity_B, 0.0)
             excess_C[channel] = implied_B.sum() / rows - 1.0
-            # If the propensities ignore what a user prefers, they have similar errors in all rows of the user. So
-            # compute the variance for independent rows and for independent users, and use the larger one.
+            # The errors of propensities can be similar in all rows of a user. So use the larger of two variances: for
+            # independent rows, and for independent users.
             squares = (implied_B**2).sum(), ((np.bincount(user_B, implied_B) - rows_U) ** 2).sum()
             error_C[channel] = np.sqrt(max(squares)) / rows
         worst = int((excess_C - MAX_EXCESS_ERRORS * error_C).argmax())
@@ -160,20 +138,14 @@ class LoggedRows:
         return worst, count, count / (1.0 + float(excess_C[worst]))
 
     def weight(self, policy: PolicyOnLog) -> Floats:
-        """Return the importance weight (B,) of the channel that was drawn in each row.
-
-        The weight is the policy's probability of drawing the channel, divided by the log's probability (the
-        propensity). It does not depend on whether the channel was then exposed.
-        """
+        """Return the importance weight (B,) of the channel that was drawn in each row."""
         weight_B: Floats = policy.probs_BC[self.at_channel] / self.propensity_B
         return weight_B
 
     def exposure_weight(self, policy: PolicyOnLog | None = None) -> Floats:
         """Return the importance weight (B,) of the exposure in each row; 0 if the row has no exposure.
 
-        The weight is the policy's probability of drawing and exposing the logged channel, divided by the log's
-        probability of the same. If `policy` is None, the weights are for a policy that draws channels as the log does,
-        and exposes every drawn channel.
+        If `policy` is None, the weights are for always exposing the channel that the log drew.
         """
         weight_B = np.ones(len(self))
         if policy is not None:
@@ -192,16 +164,12 @@ class LoggedRows:
         return probability_B
 
     def weighable(self, policy: PolicyOnLog, most: float) -> Bools:
-        """Return a mask (B, C) of the exposures for which the importance weight of a policy is at most `most`.
-
-        A log of touchpoints lacks the probabilities of exposures that were not made, so the mask is then True
-        everywhere.
-        """
+        """Return a mask (B, C) of the exposures whose importance weight is at most `most`; all True for touchpoints."""
         if self.exposure is None:
             return np.ones(policy.probs_BC.shape, dtype=np.bool_)
         weight_BC = np.full(policy.probs_BC.shape, np.inf)
         exposing_BC = policy.probs_BC * policy.expose_BC
-        with np.errstate(over="ignore"):  # an overflow gives infinity, which is larger than `most`, as it should be
+        with np.errstate(over="ignore"):  # an overflow gives infinity, which is larger than `most`
             np.divide(exposing_BC, self.exposure.probs_BC, out=weight_BC, where=self.exposure.probs_BC > 0)
         weighable_BC: Bools = (weight_BC <= most) & (self.exposure.probs_BC > 0)
         return weighable_BC
@@ -209,14 +177,10 @@ class LoggedRows:
     def expected_squares(self, exposing_BC: Floats, of_BC: Floats | float = 1.0) -> float:
         """Return the expected sum, over the exposures of a log, of the squared importance weight times `of_BC`.
 
-        The expectation is computed from the logging policy's probabilities, so it includes exposures that were possible
-        but did not occur. If rows are touchpoints, these probabilities are unknown, and the sum over the observed
-        exposures is returned.
+        The expectation includes exposures that were possible but did not occur.
 
         Args:
-            exposing_BC: A policy's probability of drawing and exposing each channel, or the difference between two
-                policies. The importance weight is this number divided by the log's probability.
-            of_BC: A factor for each exposure (B, C), or one factor for all exposures.
+            exposing_BC: A policy's probability of each exposure, or the difference between two policies.
         """
         of_BC = np.broadcast_to(of_BC, exposing_BC.shape)
         if self.exposure is None:

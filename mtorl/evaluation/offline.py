@@ -1,8 +1,6 @@
 """Evaluates the challenger and the incumbent on the logged data of test users. The gate decides from the result.
 
-If the incumbent has an artifact, both policies are evaluated at every decision of the log. Otherwise, we don't know how
-the incumbent would decide in other states. Both policies are then evaluated only at decisions that the incumbent made
-(`logged_incumbent.py`), and the challenger may spend as much as the incumbent did.
+If the incumbent has no artifact, both policies are evaluated only at its own decisions (`logged_incumbent.py`).
 """
 
 from dataclasses import replace
@@ -31,8 +29,7 @@ from mtorl.runtime import progress
 from mtorl.window.on_demand import Windows, from_texts
 from mtorl.window.table import MOST_HELD_OUT, WindowTable
 
-# A channel counts as lost if the model expects it less than half as often as it is in the log. Channels with fewer than
-# 100 touchpoints in the log are not tested, because their share in the log is too uncertain.
+# A channel counts as lost if the model expects it less than half as often as the log.
 LEAST_EXPECTED = 0.5
 FEWEST_TOUCHPOINTS = 100
 
@@ -44,18 +41,14 @@ def evaluate_offline(
 
     Args:
         incumbent: Artifact folder, or a folder written by `LoggedIncumbent.write`.
-        budget_share: Budget of both policies, as a fraction of the cost of always exposing. If the incumbent has no
-            artifact, its spend can't be adjusted to this budget, so its own spend is the budget of both policies.
-        fit: `lightgbm.fit_outcomes`, which trains a second model to forecast the gain of exposures that are rare in the
-            log. If None, only exposures in the log are used, each with its importance weight.
+        budget_share: Budget of both policies, as a fraction of the cost of always exposing. An incumbent without an
+            artifact sets the budget by its own spend.
+        fit: `lightgbm.fit_outcomes`, which trains a second model for rare exposures; None uses only logged exposures.
 
     Returns:
         ``challenger`` and ``incumbent``: metrics of the heads (null without an artifact). ``valued_on``:
-        "opportunities", "incumbent_decisions" if the incumbent has no artifact, or "touchpoints" if the log has no
-        decisions of ours. ``incumbent_is``: "own_model" for a network of ours, else "external" (as for the channel
-        frequencies). ``test_share``: fraction of the test users that is evaluated (`MOST_HELD_OUT`). ``lost_channel``:
-        a channel that the challenger's training log seems to lack, or null (`lost_channel`). ``overexposed_channel``:
-        a channel whose touchpoints contradict the propensities, or null (`LoggedRows.overexposed_channel`).
+        "opportunities", "incumbent_decisions" or "touchpoints". ``incumbent_is``: "own_model" or "external".
+        ``lost_channel`` and ``overexposed_channel``: a faulty channel, or null.
 
     Raises:
         WindowError: there are no test users, or too little is known about an incumbent without an artifact.
@@ -90,7 +83,7 @@ def evaluate_offline(
     lost = lost_channel(logits_BC[clone_B], channel_B[clone_B])  # the challenger is the last arm
     wrong = log.overexposed_channel()
     opinions = [_outcomes(forecasts["challenger"])]
-    if fit is not None and log.exposure is not None:  # every touchpoint counts with its weight
+    if fit is not None and log.exposure is not None:
         second = second_opinion(windows, moments, log.users_B, arms["challenger"].encoder, fit, seed)
         opinions += [second] if second is not None else []
     progress.report(3, 4, "second opinion")
@@ -122,12 +115,7 @@ def evaluate_offline(
 def lost_channel(logits_BC: Floats, channel_B: Ints) -> tuple[int, float, float] | None:
     """Find a channel that is frequent in the log, but that the model rarely expects.
 
-    The reason may be that touchpoints of this channel were lost from the training log. The policy then avoids the
-    channel. The estimate of its value may be too high, because the test users did see the channel earlier.
-
-    Returns:
-        Index of the channel, its share according to the model, and its share in the log. None if there is no such
-        channel.
+    Returns the channel's index, its share according to the model, and its share in the log, or None.
     """
     rows, channels = logits_BC.shape
     logged_C = np.bincount(channel_B, minlength=channels)
@@ -141,13 +129,9 @@ def _outcomes(forecast: Forecast) -> ExpectedOutcomes:
 
 
 def paced_to(forecast: Forecast, params: PolicyParams, budget: float) -> PolicyParams:
-    """Return the policy's parameters with the price at which the policy spends `budget` on these rows.
+    """Return the policy's parameters with the price at which it spends `budget` (currency units per row) on these rows.
 
-    In production, pacing adjusts the price in the same way. The price in the artifact was computed from older data, and
-    would make the policy look worse than it is.
-
-    Args:
-        budget: Currency units per row.
+    The artifact's price comes from older data, and would make the policy look worse than it is.
     """
     if not np.asarray(forecast.cost_BC).any() or budget <= 0:
         return params
@@ -155,7 +139,7 @@ def paced_to(forecast: Forecast, params: PolicyParams, budget: float) -> PolicyP
 
 
 def _propensity(windows: str, rows: pd.DataFrame, spec: DatasetSpec) -> Floats:
-    """Return the propensity of each test row; if the log has no propensities, estimate them from training users."""
+    """Return the propensity of each test row, estimated from training users if the log has none."""
     if spec.propensity == "logged":
         return logged_propensity(rows, spec)
     trained = WindowTable.load(windows, "train", most=MOST_HELD_OUT).rows
@@ -164,9 +148,6 @@ def _propensity(windows: str, rows: pd.DataFrame, spec: DatasetSpec) -> Floats:
 
 def _propensity_is_known(rows: pd.DataFrame, spec: DatasetSpec) -> Bools:
     """Return a mask of the rows whose propensity is known.
-
-    In a log with propensities, a row lacks one if its policy did not report its probabilities. If propensities are
-    estimated, every row has one.
 
     Raises:
         WindowError: The propensity of every row is unknown.

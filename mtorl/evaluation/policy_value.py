@@ -1,10 +1,5 @@
 """Estimates the off-policy value of one policy at the states of a log, on all rows or on rows that a budget selects.
 
-    policy = PolicyOnLog.always_exposing(probs_BC)
-    selected_B = top_share(score_B, 0.375, seed=0)       # a score of the state, not of the logged channel
-    value = policy_value(policy, log, seed=0, gain_model_BC=q_BC, selected_B=selected_B)      # log: LoggedRows
-    value["estimates"]["snips"]["value"], value["estimates"]["snips"]["value_ci"], value["not_evaluable"]
-
 The estimates are gains per selected row. Let w be the importance weight of a row (`importance_weights.py`), g the gain
 of the row, and n the number of rows. A model forecasts the gain q(a) of the logged channel, and q(pi) of the policy:
 
@@ -12,13 +7,8 @@ of the row, and n the number of rows. A model forecasts the gain q(a) of the log
     SNIPS   sum(w g) / sum(w)                             Swaminathan & Joachims 2015; much of the noise cancels
     DR      sum(q(pi) + w (g - q(a))) / n                 Dudík, Langford & Li 2011, arXiv:1103.4601
 
-DR is unbiased if either the propensities or the model are correct, and has the least noise if both are. The model must
-be trained on *other users* than those of the log (cross-fitting), because it would otherwise repeat the noise of the
-logged gains.
-
-The "lift" of an estimate is the estimate minus the logged gain of the same rows. All intervals use the same resamples
-of users, in which the selected rows stay the same. The estimates assume that users have the history in the log,
-although a policy with other choices would change it.
+The model must be trained on *other users* than those of the log (cross-fitting), because it would otherwise repeat the
+noise of the logged gains.
 
 Shapes: B rows, C channels, R resamples, S sums.
 """
@@ -39,27 +29,24 @@ SELECTED = 150 / 400  # in the MTORL paper, the budget pays for 150 of 400 expos
 
 
 class Estimate(TypedDict):
-    """One estimate of a policy's value, with 95 % intervals.
+    """One estimate of a policy's value, with 95 % intervals. A field is None if it is undefined."""
 
-    A field is None if it is undefined: SNIPS divides by the sum of the importance weights, which can be 0.
-    """
-
-    value: float | None  # gain per row
+    value: float | None
     value_ci: list[float] | None
-    lift: float | None  # `value` minus the gain per row in the log, for the same rows
+    lift: float | None  # `value` minus the logged gain of the same rows
     lift_ci: list[float] | None
 
 
 class PolicyValue(TypedDict):
-    """All estimates of the value of a policy. The fields can be written as JSON."""
+    """All estimates of the value of a policy."""
 
-    logged: float  # gain per selected row in the log
+    logged: float  # gain per selected row
     logged_ci: list[float]
-    estimates: dict[str, Estimate]  # keys: "ips", "snips" and, if a model of the gain was given, "dr"
+    estimates: dict[str, Estimate]
     importance_weights: WeightSummary
-    not_evaluable: str | None  # why the estimates are not reliable; None if they are
-    rows: int  # number of selected rows
-    users: int  # number of users who have a selected row
+    not_evaluable: str | None  # why the estimates are not reliable
+    rows: int
+    users: int
 
 
 def policy_value(
@@ -73,11 +60,8 @@ def policy_value(
     """Estimate how much a policy would gain per row of a log, with the estimators IPS, SNIPS and DR.
 
     Args:
-        policy: The policy to evaluate. A channel that it draws but does not expose gains nothing.
-        gain_model_BC: Expected gain of each channel, in the unit of the log's gain, from a model that was trained on
-            other users. Without it, DR is left out.
-        selected_B: Mask of the rows to evaluate. The mask may depend on the state of a row, but never on its logged
-            channel or gain, because this would bias the estimates.
+        gain_model_BC: Expected gain of each channel, from a model of other users. Without it, DR is left out.
+        selected_B: Mask of the rows to evaluate, independent of their logged channel and gain.
     """
     count_B = np.ones(len(log)) if selected_B is None else np.asarray(selected_B, dtype=np.float64)
     if not count_B.any():
@@ -112,10 +96,7 @@ def policy_value(
 def value_less(
     policy: PolicyOnLog, other: PolicyOnLog, log: LoggedRows, seed: int, gain_model_BC: ArrayLike, resamples: int = 1000
 ) -> dict[str, Any]:
-    """Return the value of one policy minus that of another, estimated by DR, with its 95 % interval.
-
-    The keys of the result are ``difference`` and ``difference_ci``.
-    """
+    """Return the value of one policy minus that of another by DR, with its 95 % interval."""
     model_BC = np.asarray(gain_model_BC, dtype=np.float64)
     planned_BC = policy.probs_BC * policy.expose_BC - other.probs_BC * other.expose_BC
     weight_B = planned_BC[log.at_channel] / log.propensity_B
@@ -137,8 +118,7 @@ def top_share(score_B: ArrayLike, share: float, seed: int) -> Bools:
     """Return a mask of the rows with the highest scores; rows with equal scores are chosen at random.
 
     Args:
-        score_B: A score such as the policy's expected gain. It must not depend on the logged channel.
-        share: Fraction of the rows to select.
+        score_B: A score that does not depend on the logged channel.
     """
     score = np.asarray(score_B, dtype=np.float64)
     best_first = np.lexsort((np.random.default_rng(seed).random(len(score)), -score))
@@ -149,7 +129,7 @@ def top_share(score_B: ArrayLike, share: float, seed: int) -> Bools:
 
 def _estimates(sums: Floats) -> dict[str, Floats]:
     rows, gain, weight, weighted_gain, *model = np.moveaxis(sums, -1, 0)
-    with np.errstate(divide="ignore", invalid="ignore"):  # if all weights are 0, SNIPS divides by 0 and becomes NaN
+    with np.errstate(divide="ignore", invalid="ignore"):  # if all weights are 0, SNIPS becomes NaN
         estimates = {
             "logged": gain / rows,
             "mean_weight": weight / rows,

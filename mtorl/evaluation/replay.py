@@ -2,13 +2,9 @@
 
     replay = Replay.of(rows, model, explore)          # rows: decisions, as `served_decisions` reads them
     played = replay.at(0.3)                           # gain per currency unit
-    played.exposing_BC, played.forecast_BC, played.cost_BC
 
-A policy that spends half as much as the logging policy makes fewer exposures, so its users have other histories than in
-the log. The replay therefore repeats the opportunities of each user in order, with the history that the replayed policy
-creates. At each opportunity, the network forecasts and the serving rule decides. The outcome of an exposure is copied
-from a random logged exposure, so that the expected gain equals the calibrated forecast (`response.py`). The policy
-knows this outcome at the user's next opportunity. Stored features keep their logged values.
+At another price, the policy makes other exposures, so its users have other histories. The outcome of an exposure is
+copied from a random logged exposure, so that the expected gain equals the calibrated forecast.
 
 Shapes: B decisions, C channels, N the decisions of one turn (one for each user), T the tokens of a window.
 """
@@ -39,37 +35,31 @@ from mtorl.window.window import Instance, WindowBatch
 class Played:
     """The exposure probabilities and the forecasts of a policy at each decision of a replay."""
 
-    exposing_BC: Floats  # probability with which the policy draws and exposes each channel
-    forecast_BC: Floats  # gain of an exposure on each channel as the network forecasts it, before calibration
-    cost_BC: Floats  # expected cost of an exposure on each channel, in currency units
+    exposing_BC: Floats  # probability of drawing and exposing each channel
+    forecast_BC: Floats  # forecast gain before calibration
+    cost_BC: Floats  # expected cost in currency units
 
 
 @dataclass(frozen=True)
 class Replay:
-    """The logged decisions of users, with all data that a replay of the decisions at any price needs."""
+    """The logged decisions of users, from which a replay at any price starts."""
 
     model: Artifact
     explore: Exploration | None
-    windows: Sequence[Instance]  # the logged window of each decision; the decisions of one user are consecutive
+    windows: Sequence[Instance]  # the decisions of one user are consecutive
     user_B: Ints
-    logged: Forecast  # the model's forecasts for the logged windows
-    channel_B: Ints  # the channel that was drawn at each decision
+    logged: Forecast  # forecasts for the logged windows
+    channel_B: Ints
     exposed_B: Bools
     gain_B: Floats
-    cost_factor_C: Floats  # total logged cost of each channel's exposures, divided by the total forecast cost
+    cost_factor_C: Floats  # logged cost of each channel divided by its forecast cost
     response: Response
-    outcomes: pd.DataFrame  # outcomes of the logged exposures, from which a replay draws
+    outcomes: pd.DataFrame  # logged outcomes, from which a replay draws
     seed: int = 0
 
     @classmethod
     def of(cls, rows: pd.DataFrame, model: Artifact, explore: Exploration | None, seed: int = 0) -> Replay:
-        """Create a replay from logged decisions.
-
-        Args:
-            rows: The decisions as read by `served_decisions`, sorted by user and time.
-            model: The model that forecasts during the replay.
-            explore: The exploration of the replayed policy; None if it does not explore.
-        """
+        """Create a replay from logged decisions, sorted by user and time."""
         spec = model.spec
         windows = [json.loads(text) for text in rows["window"]]
         logged = _forecast(model, windows)
@@ -97,20 +87,19 @@ class Replay:
         )
 
     def refitted(self, weight_B: Floats) -> Response:
-        """Calibrate the forecasts again, with a weight for each decision, for example for a resample of the users."""
+        """Calibrate the forecasts again, with a weight for each decision."""
         at = np.flatnonzero(self.exposed_B), self.channel_B[self.exposed_B]
         forecast_N, channels = np.asarray(self.logged.gain_BC)[at], len(self.model.spec.channels)
         return Response.fit(forecast_N, at[1], self.gain_B[self.exposed_B], channels, weight_B[self.exposed_B])
 
     def as_logged(self, price: float) -> Played:
-        """Return the policy's decisions at a price if each user had exactly the history in the log."""
+        """Return the policy's decisions at a price if users keep their logged histories."""
         return self._decide(self.logged, price)
 
     def at(self, price: float) -> Played:
         """Replay the journeys of all users at a price, and return the policy's decisions.
 
-        The replayed exposures of a user replace the logged exposures in the user's history. All prices use the same
-        random numbers, so that their results can be compared.
+        All prices use the same random numbers, so that their results can be compared.
         """
         u_B3 = np.random.default_rng(self.seed).random((len(self.windows), 3))
         parts, order = [], []
@@ -120,7 +109,7 @@ class Replay:
             made = self._decide(_forecast(self.model, windows), price)
             channel_N = (u_B3[rows, :1] >= made.exposing_BC.cumsum(axis=1)).sum(
                 axis=1
-            )  # index of the exposed channel; the number of channels if there is no exposure
+            )  # the number of channels means no exposure
             self._remember(pasts, rows, windows, channel_N, made, u_B3[rows, 1:])
             parts.append(made)
             order.append(rows)
@@ -135,17 +124,12 @@ class Replay:
         return Played(with_exploration(policy, scope, share), np.asarray(forecast.gain_BC), cost_BC)
 
     def _turns(self) -> list[Ints]:
-        """Return the row indices of all users' first decisions, then those of their second decisions, and so on."""
+        """Return the rows of all users' first decisions, then those of their second decisions, and so on."""
         turn_B = pd.Series(self.user_B).groupby(self.user_B).cumcount().to_numpy()
         return np.split(np.argsort(turn_B, kind="stable"), np.bincount(turn_B).cumsum()[:-1])
 
     def _window(self, b: int, past: Instance | None) -> Instance:
-        """Return the window of decision `b`, with the user's replayed history in place of the logged history.
-
-        Args:
-            past: The replayed history of the user; None before the user's first replayed decision. In this case, the
-                logged window is returned.
-        """
+        """Return the window of decision `b`, with the user's replayed history if there is one."""
         logged, spec = self.windows[b], self.model.spec
         if past is None:
             return logged
@@ -165,17 +149,7 @@ class Replay:
         made: Played,
         uv_N2: Floats,
     ) -> None:
-        """Add the exposures of one turn to the replayed histories of the users, with outcomes drawn at random.
-
-        Args:
-            pasts: The history of each user, updated in place. A history is a window that still lacks the context of the
-                user's next decision.
-            rows: Indices of the turn's decisions.
-            windows: The window of each of these decisions.
-            channel_N: The exposed channel of each decision, or the number of channels if there was no exposure.
-            made: The policy's forecasts at these decisions.
-            uv_N2: Two random numbers in [0, 1) for each decision, which select its outcome.
-        """
+        """Add the exposures of one turn to the users' replayed histories (`pasts`), with outcomes drawn at random."""
         spec = self.model.spec
         chosen = np.arange(len(rows)), np.minimum(channel_N, len(spec.channels) - 1)
         outcomes = self._draw(self.response.gain(made.forecast_BC)[chosen], uv_N2)
@@ -192,11 +166,7 @@ class Replay:
                 pasts[user]["context"] = {name: values[:-1] for name, values in window["context"].items()}
 
     def _draw(self, expected_N: Floats, uv_N2: Floats) -> pd.DataFrame:
-        """Copy an outcome for each exposure from a random logged exposure.
-
-        The outcome is copied either from an exposure with a gain or from one without. The probability of a gain is
-        chosen so that the expected gain is `expected_N`.
-        """
+        """Copy an outcome from a random logged exposure, so that the expected gain is `expected_N`."""
         gain_E = self.gain_B[self.exposed_B]
         gained, others = np.flatnonzero(gain_E > 0), np.flatnonzero(gain_E <= 0)
         with_gain_N = uv_N2[:, 0] * gain_E[gained].mean() < expected_N if len(gained) else np.zeros(len(uv_N2), bool)

@@ -1,7 +1,6 @@
 """Computes confidence intervals by resampling users with replacement (bootstrap).
 
-Whole users are resampled, because the rows of one user are not independent. A resample is a weight for each row, so
-that several estimates can be computed from the same resamples and compared.
+Whole users are resampled, because the rows of one user are not independent.
 
 Shapes: B rows, U users, R resamples, S sums.
 """
@@ -19,8 +18,7 @@ _LEVEL = 0.95
 class UserResamples:
     """An iterable of bootstrap resamples of the users in a log.
 
-    Each resample is an array `counts_U`: how often each user was drawn. `counts_U[code_B]` is then the weight of each
-    row of the log.
+    Each resample has how often each user was drawn (U,).
     """
 
     def __init__(self, users_B: ArrayLike, resamples: int, seed: int) -> None:

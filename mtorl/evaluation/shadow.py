@@ -2,16 +2,9 @@
 
     rows = shadows("decision_log", spec, experiment, by=["device"])      # features.collect.experiment_decisions
     reports = shadow_report(rows, spec.channels, by=["device"])
-    in_words(reports["challenger"])
 
-The report shows how often the policies agree, and how much each would gain. Two choices agree if both expose the same
-channel, or if neither exposes. The compared choices are made with the same random number and without exploration.
-
-The value is the gain per decision of each policy if the challenger spends as much as the incumbent. It is estimated
-off-policy (`gate.py`) from the outcomes of the incumbent's decisions. If all answers of the challenger contain
-forecasts, the estimate is doubly robust. The estimate needs the probabilities of both policies and an incumbent that
-explores; otherwise, `not_evaluable` contains the reason why there is no value. If a challenger's model was replaced,
-only the decisions of the newest model are compared.
+Two choices agree if both expose the same channel, or if neither exposes. Values are estimated off-policy, from the
+outcomes of the incumbent's decisions at the same spend.
 """
 
 from __future__ import annotations
@@ -30,44 +23,43 @@ from mtorl.evaluation.logged_rows import Exposure, LoggedRows, PolicyOnLog
 from mtorl.evaluation.resamples import UserResamples, interval
 from mtorl.evaluation.value_difference import ValueDifference, value_difference
 
-LARGEST_SEGMENTS = 12  # at most this many segments of a column are reported
+LARGEST_SEGMENTS = 12
 
 
 class Agreement(TypedDict):
-    """Shares of the decisions at which two policies made the same choice, if both policies answered."""
+    """Shares of the decisions at which two policies made the same choice."""
 
     same_channel: float
-    same_exposure: float  # share of decisions at which both policies expose, or neither does
-    same_action: float  # share of decisions at which both policies expose the same channel, or neither exposes
+    same_exposure: float  # both policies expose, or neither does
+    same_action: float  # both expose the same channel, or neither exposes
     same_action_ci: list[float]
     incumbent_exposes: float
     challenger_exposes: float
 
 
 class Compared(TypedDict):
-    """Comparison of a challenger with the incumbent on a set of decisions. The fields can be written as JSON."""
+    """Comparison of a challenger with the incumbent on a set of decisions."""
 
-    decisions: int  # number of decisions for which both policies answered
+    decisions: int  # decisions that both policies answered
     users: int
-    agreement: Agreement | None  # None if `decisions` is 0
-    valued: int  # number of these decisions that have all data for estimating the value
+    agreement: Agreement | None
+    valued: int  # decisions from which the value is estimated
     value: ValueDifference | None
-    not_evaluable: str | None  # reason why `value` is None
+    not_evaluable: str | None  # why `value` is None
 
 
 class ShadowReport(Compared):
     """Report on one challenger that runs in the shadow of the incumbent."""
 
     arm: str
-    model: str  # digest of the challenger's model; empty if its answers do not contain a digest
-    # fraction of all users that is compared; below 1 if the data of all users does not fit on one machine
+    model: str  # digest, or ""
+    # fraction of all users that is compared
     users_share: float
-    left_out: dict[str, int]  # reason -> number of decisions that are not compared for this reason
-    not_valued: dict[str, int]  # reason -> number of compared decisions that are not used to estimate the value
-    # for each pair of an incumbent's and a challenger's channel, the number of decisions with this pair
+    left_out: dict[str, int]  # number of decisions by reason
+    not_valued: dict[str, int]  # number of decisions by reason
+    # Decisions by pair of an incumbent's and a challenger's channel.
     channels: list[dict[str, Any]]
-    # Column -> one entry per segment, with the fields of `Compared` and `segment`, the value of the column (None if
-    # the value is unknown).
+    # Column -> one entry per value of the column.
     segments: dict[str, list[dict[str, Any]]]
 
 
@@ -84,13 +76,8 @@ def shadow_report(
             Decision of the incumbent: decided (False if a default was used), drawn_channel, channel_probs,
             exposure_probs, exposed, gain, cost, and left_out (why the decision can't be used for the value, or None).
             Answer of the challenger: challenger_channel_probs, challenger_exposure_probs,
-            challenger_expected_rewards, and challenger_expected_costs. Each is a list in the order of `channels`, with
-            NaN for missing values.
-        by: Columns that divide the rows into segments, such as "device". The report contains a separate comparison for
-            each of the most frequent values of a column, and one for the rows without a value.
-
-    Returns:
-        Name of the challenger's arm -> report.
+            challenger_expected_rewards, and challenger_expected_costs, each a list in the order of `channels`.
+        by: Columns, such as "device", whose most frequent values are compared separately.
     """
     reports = {}
     for arm, of_arm in rows.groupby("arm", sort=True):
@@ -120,7 +107,6 @@ def shadow_report(
 
 
 def _segments(both: pd.DataFrame, name: str) -> Iterator[tuple[str | None, pd.DataFrame]]:
-    """Yield each of the most frequent values of a column with its rows, and None with the rows without a value."""
     for value in both[name].value_counts().index[:LARGEST_SEGMENTS]:
         yield str(value), both[both[name] == value]
     if len(unknown := both[both[name].isna()]):
@@ -159,7 +145,7 @@ _WHY = {
 
 
 def _not_valued(both: pd.DataFrame) -> pd.Series[str]:
-    """Return for each row the reason why it can't be used to estimate the value, or an empty string if it can."""
+    """Return for each row why it can't be used to estimate the value, or ""."""
     reason: pd.Series[str] = both["left_out"].fillna("").astype(str)
     if both.empty:
         return reason

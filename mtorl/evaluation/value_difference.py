@@ -1,30 +1,15 @@
 """Estimates a challenger's value minus the incumbent's, under the same budget, from the log of another policy.
 
-    log = LoggedRows(channel_B, propensity_B, gain_B, cost_B, users_B)
-    value = value_difference(challenger, incumbent, log, budget_share=0.5, seed=0, [forecast])
-
 Each exposure in the log has an importance weight w: the probability with which the policy draws and exposes the
-channel, divided by the logging policy's probability of the same. Decisions without an exposure have no gain and no
-cost. Let m be the policy's probability of any exposure at a row, g the logged gain, and q the gain that models expect
-(zero without a model):
+channel, divided by the logging policy's probability of the same. Let m be the policy's probability of any exposure at a
+row, g the logged gain, and q the gain that models expect (zero without a model):
 
     G = mean(q(pi)) + mean(m) * sum(w (g - q)) / sum(w)     gain per opportunity
     W = the same for costs                                  cost per opportunity
     V = G * min(1, b / W)                                   gain per opportunity under a budget of b per opportunity
 
-G is the doubly robust estimate with self-normalised weights (`policy_value.py`). If the logged probabilities are
-correct, w and m have the same expected value, so the ratio of their means is close to 1. V makes the policies (arms)
-comparable: both get the same budget b, and an arm that would spend more loses a random part of its exposures. The
-intervals of both arms use the same resamples of users.
-
 Exposures with a large weight are noisy, so forecasts replace them (SWITCH: Wang, Agarwal & Dudík 2017,
-arXiv:1612.01205). The forecast is the mean of two models (`expected_outcomes`). Half of the difference between the
-models bounds the error of the forecasts, and widens the interval at both ends. Several limits for the weight are tried,
-and the one with the narrowest interval is used: a higher limit leaves less to forecasts, but gives more noise. A log
-looks less noisy than it is if rare exposures or gains happened not to occur. So an interval is at least as wide as if
-the variance of a gain were proportional to its mean.
-
-The estimate assumes that users have the history in the log, although a policy with other choices would change it.
+arXiv:1612.01205). Of several limits for the weight, the one with the narrowest interval is used.
 
 Shapes: B rows, C channels, U users, R resamples, X the log and its resamples (1 + R), S sums.
 """
@@ -50,33 +35,30 @@ LARGEST_WEIGHTS = (3.0, 5.0, 10.0, 20.0, 50.0, math.inf)
 """Bounds of the importance weight that are tried. For exposures whose weight exceeds the bound, forecasts replace the
 logged outcomes."""
 
-# Exposures with a large weight are noisy, so forecasts may value them, but at most this share of an arm's exposures.
+# Forecasts may value at most this share of an arm's exposures.
 MAX_FORECAST = 0.25
 
 
 class ValueDifference(TypedDict):
-    """Values of the challenger and the incumbent under the same budget, and the difference between the values.
+    """Values of the challenger and the incumbent under the same budget, and the difference between the values."""
 
-    Dicts have one entry per arm. The fields can be written as JSON.
-    """
-
-    challenger: float  # gain per opportunity under the budget
+    challenger: float  # gain per opportunity
     challenger_ci: list[float]
     incumbent: float
     incumbent_ci: list[float]
     difference: float  # challenger - incumbent
     difference_ci: list[float]
-    doubt: float  # largest error of `difference` that wrong forecasts of rare exposures can cause
-    largest_weight: float | None  # exposures with a larger importance weight are valued by forecasts; None: no bound
+    doubt: float  # largest error that wrong forecasts can cause
+    largest_weight: float | None  # forecasts value exposures above this weight
     ess: dict[str, float]  # effective sample size, in rows
-    ess_share: dict[str, float]  # `ess` as a fraction of `rows`
+    ess_share: dict[str, float]
     overlap: dict[str, float]
-    mean_weight: dict[str, float]  # mean importance weight; 1 if the logged probabilities are correct
+    mean_weight: dict[str, float]  # 1 if the logged probabilities are correct
     mean_weight_ci: dict[str, list[float]]
-    impossible: dict[str, float]  # fraction of the arm's exposures that the logging policy could never have made
-    forecast: dict[str, float]  # fraction of the arm's exposures that are valued by forecasts, including `impossible`
-    gain_per_opportunity: dict[str, float]  # gain before the budget limits the exposures
-    cost_per_opportunity: dict[str, float]  # cost before the budget limits the exposures
+    impossible: dict[str, float]  # fraction of exposures that the logging policy never makes
+    forecast: dict[str, float]  # fraction of exposures that forecasts value
+    gain_per_opportunity: dict[str, float]  # before the budget limits it
+    cost_per_opportunity: dict[str, float]  # before the budget limits it
     budget_per_opportunity: float
     rows: int
     users: int
@@ -94,11 +76,8 @@ def value_difference(
     """Estimate the values of the challenger and the incumbent from the same log and under the same budget.
 
     Args:
-        budget_share: Budget of each arm, as a fraction of the cost of always exposing. If None, the budget of each arm
-            is the incumbent's spend.
-        forecasts: The forecasts of the challenger's model and of a second model, both trained on other users. If both
-            are given, exposures with a large importance weight are valued by forecasts. If no forecast is given, only
-            logged outcomes are used.
+        budget_share: Budget of each arm, as a fraction of the cost of always exposing; None for the incumbent's spend.
+        forecasts: The forecasts of the challenger's model and of a second model, both trained on other users.
     """
     policies = dict(zip(ARMS, (challenger, incumbent), strict=True))
     expected, doubt = mean_and_doubt(forecasts, challenger.probs_BC.shape)
@@ -134,8 +113,7 @@ def value_difference(
     ess, overlap, mean_weight, mean_weight_ci = {}, {}, {}, {}
     for i, (arm, one) in enumerate(arms.items()):
         exposing = float((policies[arm].probs_BC * policies[arm].expose_BC).sum())
-        # The mean weight tests whether the logged probabilities are correct. So it includes the exposures that are
-        # valued by forecasts.
+        # The mean weight tests the logged probabilities, so it includes all exposures.
         weight_X, exposing_X = (of_readings[-1][:, i * _OF_ARM + place] for place in (_WEIGHT, _EXPOSING))
         mean_weight[arm], mean_weight_ci[arm] = _mean_weight(log, readings[-1][1][arm], weight_X, exposing_X)
         ess[arm] = effective_size(one.weight_B) if exposing > 0 else float(len(log))
@@ -167,10 +145,9 @@ def value_difference(
 
 
 def _mean_weight(log: LoggedRows, arm: _Arm, weight_X: Floats, exposing_X: Floats) -> tuple[float, list[float]]:
-    """Return an arm's mean importance weight divided by its expected value, with the 95 % interval of this ratio.
+    """Return an arm's mean importance weight divided by its expected value, with its 95 % interval.
 
-    The ratio is close to 1 if the logged probabilities are correct. Resamples of the log do not contain exposures that
-    are possible but did not occur. So the interval is widened to the width that the logged probabilities imply.
+    Resamples lack exposures that are possible but did not occur, so the interval is widened.
     """
     if not exposing_X[0] > 0:  # a policy that never exposes has no weight to check
         return 1.0, [1.0, 1.0]
@@ -182,11 +159,7 @@ def _mean_weight(log: LoggedRows, arm: _Arm, weight_X: Floats, exposing_X: Float
 
 
 class _Noise:
-    """Computes by how much an estimate would vary if the log were recorded many times.
-
-    The variation includes exposures and gains that are too rare to be in this log. The variance of a gain is assumed to
-    be proportional to its mean.
-    """
+    """Computes how much an estimate would vary if the log were recorded many times."""
 
     def __init__(self, log: LoggedRows, gain_BC: Floats | None) -> None:
         shown_B = log.gain_B[log.exposure.exposed_B] if log.exposure is not None else log.gain_B
@@ -196,32 +169,28 @@ class _Noise:
         self._gain_BC: Floats | float = max(mean, 0.0) if gain_BC is None else np.maximum(gain_BC, 0.0)
 
     def of(self, weighed_BC: Floats, share: float) -> float:
-        """Return the standard deviation of an arm's value, or of the difference between the values of the two arms.
+        """Return the standard deviation of an arm's value, or of the difference between both arms.
 
         Args:
-            weighed_BC: The arm's probability of each exposure, or 0 if forecasts value the exposure. For the
-                difference, pass one arm's probabilities minus the other arm's.
+            weighed_BC: The arm's probability of each exposure, or 0 if forecasts value the exposure.
             share: Fraction of the exposures that the budget pays for.
         """
         squares = self._log.expected_squares(weighed_BC, self._gain_BC) * self._dispersion
         return share * math.sqrt(max(squares, 0.0)) / len(self._log)
 
 
-_OF_LOG, _OF_ARM = 4, 6  # number of sums for the whole log, and number of sums for each arm
-# indices of two of an arm's sums: of the importance weights, and of the exposure probabilities
+_OF_LOG, _OF_ARM = 4, 6
+# Indices of two of an arm's sums.
 _WEIGHT, _EXPOSING = 0, 3
 
 
 @dataclass(frozen=True)
 class _Arm:
-    """One of the two policies on the log, if forecasts value all exposures whose importance weight is above a bound.
-
-    `columns` are the values per row that are later summed over the log and over its resamples.
-    """
+    """One of the two policies on the log, if forecasts value all exposures above a weight bound."""
 
     weight_B: Floats
-    weighed_BC: Floats  # probability of each exposure whose importance weight is within the bound; otherwise 0
-    left_BC: Floats  # probability of each exposure that is valued by forecasts only; otherwise 0
+    weighed_BC: Floats  # probability of each exposure within the weight bound, else 0
+    left_BC: Floats  # probability of each exposure that only forecasts value, else 0
     forecast: float
     impossible: float
     columns: tuple[Floats, ...]
@@ -247,11 +216,7 @@ class _Arm:
 
 @dataclass(frozen=True)
 class _Values:
-    """The values of both arms, computed on the log and on each of its resamples.
-
-    Fields with X in their name have one entry for the log, followed by one for each resample. All others are for the
-    log.
-    """
+    """The values of both arms. Fields with X in their name start with the log, followed by its resamples."""
 
     value_X2: Floats
     doubt_2: Floats
@@ -274,12 +239,10 @@ class _Values:
         arms_X26 = of_arms_X12.reshape(len(of_arms_X12), len(ARMS), _OF_ARM)
         weight_X2, gain_X2, cost_X2, exposing_X2, planned_gain_X2, planned_cost_X2 = np.moveaxis(arms_X26, 2, 0)
         with np.errstate(divide="ignore", invalid="ignore"):  # the estimate is NaN if all weights are 0
-            # If a policy never exposes, set its value to 0 instead of NaN.
             per_weight_X2 = np.where(exposing_X2 > 0, exposing_X2 / weight_X2, 0.0)
             gain_X2 = (planned_gain_X2 + np.where(exposing_X2 > 0, per_weight_X2 * gain_X2, 0.0)) / rows_X1
             cost_X2 = (planned_cost_X2 + np.where(exposing_X2 > 0, per_weight_X2 * cost_X2, 0.0)) / rows_X1
-            # `every_X1` is the cost per opportunity if every drawn channel were exposed. The budget is a fraction of
-            # this cost.
+            # Cost per opportunity if every drawn channel were exposed.
             every_X1 = planned_cost_X1 / rows_X1 + cost_X1 / exposures_X1
             budget_X1 = cost_X2[:, 1:] if budget_share is None else budget_share * every_X1
             share_X2 = thinned(cost_X2, budget_X1)
@@ -294,7 +257,7 @@ _Z = 1.96
 
 
 def _narrowest(found: Sequence[_Values], squares: Sequence[float], unsure: Sequence[float]) -> int:
-    """Return the index of the weight bound with the narrowest 95 % interval for the difference of the two values."""
+    """Return the index of the weight bound with the narrowest 95 % interval for the difference."""
     draws_R = found[0].value_X2[1:, 0] - found[0].value_X2[1:, 1]
     spread = float(np.nanstd(draws_R)) if np.isfinite(draws_R).any() else 0.0
     widths = []
@@ -305,12 +268,12 @@ def _narrowest(found: Sequence[_Values], squares: Sequence[float], unsure: Seque
 
 
 def _widened(value_X: Floats, doubt: float, noise: float, unsure: float = 0.0) -> list[float]:
-    """Return the 95 % interval of an estimate, widened by the possible errors of the forecasts that it uses.
+    """Return the 95 % interval of an estimate, widened by the possible errors of its forecasts.
 
     Args:
         value_X: The estimate on the log, then on each resample of its users.
         doubt: Largest bias that wrong forecasts can cause.
-        noise: Standard deviation of the estimate. The interval extends at least 1.96 times this far on either side.
+        noise: Least standard deviation of the estimate.
         unsure: Half-width of the 95 % interval of the forecasts' sampling error.
     """
     edges = interval(value_X[1:])

@@ -1,10 +1,4 @@
-"""Defines an arm of an experiment, which is one policy and the server that runs it.
-
-    arm.url                                  # URL for decision requests; None if the router itself runs the policy
-    arm_key("spring", "challenger")          # "spring/challenger": unique among the arms of all experiments
-
-The names OUTSIDE, ALL_ARMS and OVERRIDE are reserved: they stand for users or accounts that belong to no single arm.
-"""
+"""Defines an arm of an experiment, which is one policy and the server that runs it."""
 
 from __future__ import annotations
 
@@ -22,12 +16,11 @@ from mtorl.runtime.http import UNIX
 from mtorl.runtime.validation import StrictModel, Text
 
 INCUMBENT = "incumbent"
-# Reserved name for the users who are not in the experiment. They get the incumbent's policy.
+# Reserved name for users outside the experiment, who get the incumbent's policy.
 OUTSIDE = "outside"
-# Reserved name for the account that limits the spending of all arms of a budget together.
+# Reserved name for the account that limits the spending of all arms together.
 ALL_ARMS = "*"
-# Reserved name for the account of the users in `overrides`, the test users whose arm is fixed. They have a separate
-# account so that they do not spend the money of an arm.
+# Reserved name for the account of the users in `overrides`, who must not spend an arm's money.
 OVERRIDE = "override"
 _RESERVED = {
     ALL_ARMS: "stands for all arms",
@@ -88,7 +81,7 @@ class Arm(StrictModel):
             return endpoint
         try:
             right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:  # raised by `parts.port` if the port is not a number from 0 to 65535
+        except ValueError:  # raised by `parts.port` for an invalid port
             right = False
         if not right:
             raise ValueError(messages.NOT_A_URL(endpoint=endpoint))
@@ -105,14 +98,14 @@ class Arm(StrictModel):
 
     @cached_property
     def rule_digest(self) -> str | None:
-        """Return the SHA-256 of a policy that is a list of rows (`rule.py`), or None for any other policy."""
+        """Return the SHA-256 of a policy with rows, or None for any other policy."""
         return None if self.policy is None or self.policy == "baseline" else digest(self.policy)
 
     @property
     def url(self) -> str | None:
-        """Return the URL to which decision requests are sent, or None if the arm has no server.
+        """Return the URL for decision requests, or None if the arm has no server.
 
-        If the endpoint has no path, the path /v1/models/NAME:predict is appended, with the arm's name.
+        For an endpoint without a path, the path /v1/models/NAME:predict is appended.
         """
         if self.endpoint is None:
             return None
@@ -121,8 +114,5 @@ class Arm(StrictModel):
 
 
 def arm_key(experiment: str, arm: str) -> str:
-    """Return an arm's name with the experiment's name as its prefix, such as spring/challenger.
-
-    OUTSIDE stands for users who are in no experiment, so it gets no prefix.
-    """
+    """Return an arm's name with the experiment's name as its prefix, such as spring/challenger."""
     return arm if arm == OUTSIDE else f"{experiment}/{arm}"

@@ -6,20 +6,12 @@ Assignment and draw are hashes, so every router computes the same values, also a
     arm       = the arm with the smallest -ln(1 - point(arm)) / share(arm)       `assign`
     u         = point of all fields that identify one request                    `draw`
 
-The hashed parts are netstrings (`<bytes>:<text>,`), so that ("ab", "c") and ("a", "bc") are different inputs, and any
-language can reproduce the numbers. The tests contain golden values. A float represents 53 bits exactly. With all 64
-bits, some values would round up to 1.0, which is outside the interval.
+The hashed parts are netstrings (`<bytes>:<text>,`), so that ("ab", "c") and ("a", "bc") are different inputs. With 64
+instead of 53 bits, some values would round up to 1.0, which is outside the interval.
 
-For each unit, every arm has its own point. It gives an exponential waiting time with the arm's share as its rate, and
-the arm with the shortest time is chosen (weighted rendezvous hashing). An arm's probability of being chosen equals its
-share, for any order of the arms. If shares change, a unit can only move to an arm whose share grew by a larger factor
-than that of its own arm. If a stage grows, the fewest possible units move, from the incumbent to challengers. If the
-shares change from a to b, the fraction of units that stay is
-
-    sum over i of  1 / sum over j of  max(a_j / a_i, b_j / b_i).
-
-No stateless rule keeps more units for one pair of shares without keeping fewer for another (Moulton and Jiang,
-"Maximally consistent sampling and the Jaccard index of probability distributions", ICDM 2018, arXiv:1809.04052).
+The choice of the arm is weighted rendezvous hashing: if shares change, a unit can only move to an arm whose share grew
+by a larger factor. No stateless rule moves fewer units for every change (Moulton and Jiang, "Maximally consistent
+sampling and the Jaccard index of probability distributions", ICDM 2018, arXiv:1809.04052).
 """
 
 import hashlib
@@ -30,18 +22,12 @@ from typing import Literal
 
 
 def uniform(*parts: str) -> float:
-    """Return a number in [0, 1) that looks random, but is a hash of `parts`.
-
-    Equal parts always give the same number. Different parts give independent numbers.
-    """
+    """Return a number in [0, 1) that looks random, but is a hash of `parts`."""
     return _point((), *parts)
 
 
 def _point(key: tuple[str, ...], *parts: str) -> float:
-    """Return the same number as `uniform(*key, *parts)`, but compute the hash of `key` only once.
-
-    All users of an experiment have the same key, so its hash is cached.
-    """
+    """Return `uniform(*key, *parts)`, with a cached hash of `key`, which all users of an experiment share."""
     whole = _hashed(key).copy()
     whole.update(_netstrings(parts))
     return (int.from_bytes(whole.digest(), "big") >> 11) / (1 << 53)
@@ -59,11 +45,8 @@ def _netstrings(parts: Iterable[str]) -> bytes:
 def assign(key: tuple[str, ...], unit: str, shares: Mapping[str, float]) -> str:
     """Return the arm of a unit (a user), chosen with probabilities that are proportional to `shares`.
 
-    The result depends only on the arguments, so the same user always gets the same arm.
-
     Args:
-        key: Identifies the assignment, for example by an experiment's name and salt. Different keys give independent
-            assignments.
+        key: Identifies the assignment. Different keys give independent assignments.
         shares: Share of each arm, by the arm's name.
 
     Raises:
@@ -79,12 +62,10 @@ def assign(key: tuple[str, ...], unit: str, shares: Mapping[str, float]) -> str:
 def draw(
     experiment: str, salt: str, user_id: str, campaign_id: str, request: str, what: Literal["draw", "explore"] = "draw"
 ) -> float:
-    """Return the number in [0, 1) that makes the random choices of one decision.
+    """Return the number in [0, 1) that makes the random choices of one decision, as a hash of the arguments.
 
-    With `what="draw"`, the number selects the channel. With `what="explore"`, it decides whether the decision is
-    randomised for exploration, and which channel it then gets. The number is a hash of the arguments, so a replay can
-    compute it again.
-
-    `request` is the caller's request id or, if there is none, the decision's id.
+    Args:
+        request: The caller's request id or, if there is none, the decision's id.
+        what: "draw" selects the channel; "explore" decides whether and how the decision is randomised.
     """
     return _point((what, experiment, salt), user_id, campaign_id, request)

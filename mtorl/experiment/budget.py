@@ -1,4 +1,4 @@
-"""Defines the budgets of an experiment, and the spending limits of the accounts into which a budget is divided."""
+"""Defines the budgets of an experiment, and the limits of the accounts that divide them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from mtorl.runtime.validation import NoneInWord, StrictModel, Text
 
 
 class AccountLimit(NamedTuple):
-    """Spending limit of one account in the ledger, which is usually one arm's part of a budget.
+    """Spending limit of one account in the ledger, usually one arm's part of a budget.
 
-    In `arm`, `campaign` or `channel`, "*" stands for all arms, campaigns or channels together.
+    "*" stands for all arms, campaigns or channels together.
     """
 
     arm: str
     campaign: str
     channel: str
-    part: float  # as a fraction of the budget's amount
+    part: float  # fraction of the budget's amount
     limit: float
     period: Period
     timezone: str

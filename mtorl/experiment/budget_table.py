@@ -1,17 +1,10 @@
 """Reads the budgets of thousands of campaigns from a CSV or Parquet file, to which the experiment file refers.
 
-    budget_table: budgets.csv                    # in the experiment file; relative to that file's folder
-    table = BudgetTable.read(folder, "budgets.csv")
-
     campaign,channel,amount,period,timezone
     spring,*,200,day,Europe/Berlin
 
-Each row is one budget. The columns have the names of the fields of a budget and of its `pacing` section in an
-experiment file. An empty cell stands for the field's default value.
-
-An active experiment refers to its table by name and by a digest of the content: `budgets.csv#3f2a9c1b04d5e6f7`. If a
-router finds a table with another digest, it keeps the previous version of the experiment until the table with the right
-digest arrives.
+An active experiment refers to its table by name and digest, as in `budgets.csv#3f2a9c1b04d5e6f7`, so that a router
+never uses another version of the table.
 """
 
 from __future__ import annotations
@@ -40,12 +33,12 @@ UNREAD = Path("-")
 _REQUIRED = ("campaign", "channel", "amount")
 _PACING = ("price", "traffic", "start", "end", "opportunities")
 COLUMNS = (*_REQUIRED, "period", "timezone", "pacing", *_PACING)
-# The dot hides these files from a glob that looks for experiment files.
+# The dot hides these copies from a glob for experiment files.
 _KEPT = ".budgets-"
 
 
 class BudgetTable:
-    """A table of budgets in memory. Two tables are equal if their contents are equal.
+    """A table of budgets in memory, equal to each table with the same content.
 
     Attributes:
         name: Path of the table's file, as written in the experiment file.
@@ -62,11 +55,10 @@ class BudgetTable:
     def read(cls, folder: Path, reference: str) -> BudgetTable:
         """Read a budget table from a file in `folder`.
 
-        If the reference contains a digest, as in `budgets.csv#3f2a9c1b04d5e6f7`, the file must have this digest.
+        If the reference contains a digest, the file must have this digest.
 
         Raises:
-            ValueError: the file can't be read, has another digest, or has an invalid cell. The message names the file
-                and, for a cell, its row and column.
+            ValueError: the file can't be read, has another digest, or has an invalid cell.
         """
         name, _, digest = reference.partition("#")
         file = folder / name
@@ -81,10 +73,7 @@ class BudgetTable:
 
     @classmethod
     def unread(cls, reference: str) -> BudgetTable:
-        """Create a table that has a name and a digest but no budgets, without reading the file.
-
-        Use it where only the name or the digest of the table is needed.
-        """
+        """Create a table without budgets from its name and digest, without reading the file."""
         made = cls.__new__(cls)
         made.name, _, made.digest = reference.partition("#")
         made.content, made.budgets = b"", ()
@@ -93,8 +82,7 @@ class BudgetTable:
     def kept_in(self, folder: Path) -> BudgetTable:
         """Copy the table's file into `folder`, and return a table that refers to the copy.
 
-        The copy's name contains the digest of the content. If the folder already contains a file with this name,
-        nothing is copied.
+        The copy's name contains the digest, so equal tables share one copy.
         """
         name = f"{_KEPT}{self.digest}{Path(self.name).suffix}"
         if not (folder / name).exists():
@@ -126,7 +114,7 @@ class BudgetTable:
 
 
 def forget_tables(folder: Path, used: Sequence[BudgetTable]) -> None:
-    """Delete all copies of budget tables from `folder` (see `kept_in`), except the copies of the tables in `used`."""
+    """Delete the copies of budget tables that are not in `used` from `folder`."""
     for file in folder.glob(f"{_KEPT}*"):
         if not any(table.digest in file.name for table in used):
             remove(file)
@@ -147,19 +135,15 @@ def _named(value: Any, info: ValidationInfo) -> BudgetTable:
 
 @lru_cache(maxsize=64)
 def _read(name: str, file: Path, seen: tuple[int, ...]) -> BudgetTable:
-    """Read a budget table, or return it from a cache if its file has not changed.
-
-    The experiment is loaded again at each new stage and each use of the kill switch. Without the cache, its table,
-    which may have 100,000 rows, would be parsed each time.
+    """Read a budget table, with a cache, because each new stage loads the experiment again.
 
     Args:
-        seen: Modification time, inode and size of the file. They are part of the cache key, so a changed file is read
-            again.
+        seen: Modification time, inode and size of the file, as a part of the cache key.
     """
     return BudgetTable(name, file.read_bytes())
 
 
-# Budgets of the tables read so far, by digest. Several experiments may use the same table.
+# Budgets by digest of the table; several experiments may use the same table.
 _known: dict[str, tuple[Budget, ...]] = {}
 _MOST_KNOWN = 64
 
@@ -213,8 +197,8 @@ def _check_columns(file: str, columns: Sequence[str]) -> None:
 def _validated(file: str, rows: Iterator[tuple[int, Mapping[str, Any]]]) -> Iterator[Budget]:
     """Check the rows of a table, and yield a budget for each row.
 
-    Validation by pydantic is slow, and most rows differ only in campaign, channel and amount. So these three columns
-    are checked here, and pydantic checks only the first row of each combination of the other columns.
+    Pydantic is slow, so it checks only the first row of each combination of the columns other than campaign, channel
+    and amount.
     """
     kinds: dict[tuple[Any, ...], Budget] = {}
     places: dict[tuple[str, str, str], int] = {}

@@ -1,12 +1,4 @@
-"""Reads the experiment file: which users get which policy, the budgets, and the metrics that define success.
-
-    experiment = Experiment.load("experiment.yaml")
-    arm, probability = experiment.arm_of("user-42")
-    experiment.accounts()                             # spending limits of each arm and of all arms, for the ledger
-
-docs/experiment-file.md describes every field. A test compares that page with the classes in this file and in `arm.py`,
-`budget.py`, `metrics.py`, `stages.py` and `rule.py`. The order of the arms in a file does not matter.
-"""
+"""Reads the experiment file: which users get which policy, the budgets, and the metrics that define success."""
 
 from __future__ import annotations
 
@@ -33,7 +25,7 @@ from mtorl.runtime.errors import InputError
 from mtorl.runtime.message import prefixed
 from mtorl.runtime.validation import FromList, StrictModel, Text, plain_values, read_yaml, validated
 
-# The users in `overrides` share one account, which gets this fraction of the experiment's part of each budget.
+# The users in `overrides` share one account with this fraction of the experiment's part of each budget.
 OVERRIDE_PART = 0.01
 MOST_OVERRIDES = 1_000
 MOST_BUDGETS = 50
@@ -163,33 +155,25 @@ class Experiment(StrictModel):
 
     @cached_property
     def version(self) -> str:
-        """Return a digest of all fields that affect decisions, as 16 hexadecimal digits.
-
-        Fields that only describe plans, such as the hypothesis and the ramp, are left out (`_PLAN`).
-        """
+        """Return a digest of all fields that affect decisions, as 16 hexadecimal digits."""
         in_force = self.model_dump_json(exclude={*_PLAN, "budget_table"})
-        # An active experiment may use a renamed copy of its budget table. So the version depends on the content of the
-        # table, not on its name.
+        # An active experiment may use a renamed copy of its budget table, so use the digest of the content.
         if self.budget_table is not None:
             in_force += self.budget_table.digest
         return hashlib.blake2b(in_force.encode(), digest_size=8).hexdigest()
 
     @property
     def all_budgets(self) -> tuple[Budget, ...]:
-        """Return the budgets from the file or, if the file refers to a budget table, from that table."""
+        """Return the budgets from the file or from the budget table."""
         return self.budgets if self.budget_table is None else self.budget_table.budgets
 
     def _place(self, number: int) -> str:
         return f"budgets[{number}]" if self.budget_table is None else f"{self.budget_table.name}, budget {number + 1}"
 
     def arm_of(self, user_id: str, campaign_id: str | None = None) -> tuple[str, float]:
-        """Return the arm that serves a user, and the probability with which the user was assigned to it.
+        """Return a user's arm, and the probability with which the user was assigned to this arm.
 
-        Returns OUTSIDE instead of an arm if the user is not in the experiment, or if the experiment does not decide
-        requests of this campaign. The probability is 1 for OUTSIDE, and for a user whose arm is fixed in `overrides`.
-
-        Args:
-            campaign_id: Campaign of the request; None stands for any campaign that the experiment decides.
+        For users or campaigns outside the experiment, the arm is OUTSIDE, with probability 1.
         """
         if self.overrides_arm_of(user_id, campaign_id):
             return self.overrides[user_id], 1.0
@@ -200,17 +184,11 @@ class Experiment(StrictModel):
         return arm, shares[arm]
 
     def overrides_arm_of(self, user_id: str, campaign_id: str | None = None) -> bool:
-        """Return whether a user's arm in this campaign is the fixed arm in `overrides`.
-
-        Returns False while the kill switch is on, because then all users get the incumbent.
-        """
+        """Return whether a user's arm is fixed in `overrides`, unless the kill switch is on."""
         return self.enabled and user_id in self.overrides and self.decides(campaign_id)
 
     def decides(self, campaign_id: str | None) -> bool:
-        """Return whether this experiment decides the requests of a campaign.
-
-        Returns True if `campaign_id` is None, which stands for any of the experiment's campaigns.
-        """
+        """Return whether this experiment decides the requests of a campaign; None stands for any of its campaigns."""
         return self.campaigns is None or campaign_id is None or campaign_id in self._campaigns
 
     @cached_property
@@ -225,15 +203,11 @@ class Experiment(StrictModel):
         return found
 
     def budgets_of(self, campaign: str) -> list[Budget]:
-        """Return the budgets that pay for ads of a campaign: its own budgets, and those for all campaigns."""
+        """Return the budgets that pay for a campaign: its own budgets, and those for all campaigns."""
         return [one for name in dict.fromkeys((campaign, "*")) for one in self._budgets_by_campaign.get(name, ())]
 
     def holds(self, user_id: str) -> bool:
-        """Return whether a user belongs to this experiment.
-
-        Each user has a fixed position from 0 to 1 in the experiment's layer. The user belongs to the experiment if this
-        position is in `layer_part`.
-        """
+        """Return whether a user's fixed position in the layer, from 0 to 1, is in `layer_part`."""
         start, end = self.layer_part
         return start <= uniform("layer", self.layer, user_id) < end
 
@@ -251,10 +225,9 @@ class Experiment(StrictModel):
         return {arm.name: shares.get(arm.name, 1.0 - sum(shares.values())) for arm in self.arms}
 
     def refused_until(self, campaign: str, channel: str, now: float) -> int:
-        """Return the latest time at which a channel whose budget is exhausted gets new money, in seconds since 1970.
+        """Return the time at which a channel with an exhausted budget gets new money, in seconds since 1970.
 
-        Several budgets, each with its own period, may pay for the channel. The result is the latest end of their
-        current periods. It is FOREVER if one of these budgets has no period.
+        This is the latest end of the current periods of its budgets, or FOREVER if one budget has no period.
         """
         drawn_on = (b for b in self.budgets_of(campaign) if b.channel in (channel, "*"))
         return max(period_at(budget.period, budget.timezone, now)[1] for budget in drawn_on)
@@ -262,9 +235,7 @@ class Experiment(StrictModel):
     def accounts(self) -> list[AccountLimit]:
         """Return the ledger accounts of this experiment, which divide each budget between the arms.
 
-        An arm's account gets a part of the budget that is proportional to the arm's users, so that every arm has the
-        same money per user. Users outside the experiment and users in `overrides` have accounts of their own. One more
-        account for all arms together limits the total spending.
+        An arm's part is proportional to its users, so that every arm has the same money per user.
         """
         start, end = self.layer_part
         inside = end - start
@@ -291,19 +262,19 @@ class Experiment(StrictModel):
         ]
 
     def key(self, arm: str) -> str:
-        """Return the name of an arm with this experiment's name as its prefix (see `arm_key`)."""
+        """Return the name of an arm with this experiment's name as its prefix."""
         return arm_key(self.name, arm)
 
     def arm(self, name: str) -> Arm:
-        """Return the arm with this name. For OUTSIDE, return the incumbent, which serves these users."""
+        """Return the arm with this name; OUTSIDE is served by the incumbent."""
         name = INCUMBENT if name == OUTSIDE else name
         return next(arm for arm in self.arms if arm.name == name)
 
     def check(self, spec: DatasetSpec) -> None:
-        """Check that the data set has every channel, column and outcome that the experiment file uses.
+        """Check that the data set has every channel, column and outcome in the experiment file.
 
         Raises:
-            ExperimentError: one of them is missing; the message names the field of the file.
+            ExperimentError: the message names the field.
         """
         try:
             check_outcomes(self.metrics.names, spec.outcome_kinds)
@@ -311,8 +282,7 @@ class Experiment(StrictModel):
             raise ExperimentError(prefixed("metrics", error)) from None
         channels, known = set(spec.channels), ", ".join(spec.channels)
         named = [("default_channel", self.default_channel)]
-        # Reject misspelt channels. Otherwise, the budget would belong to a channel that does not exist, and the
-        # intended channel would have no budget, so its ads would never be shown.
+        # With a misspelt channel in a budget, the intended channel would have no budget and never be shown.
         named += [(self._place(i), one.channel) for i, one in enumerate(self.all_budgets) if one.channel != "*"]
         for where, channel in named:
             if channel not in channels:
@@ -330,10 +300,10 @@ class Experiment(StrictModel):
         """Read an experiment file and check it.
 
         Args:
-            tables: Folder that contains the budget table; by default, the folder of the experiment file.
+            tables: Folder of the budget table; by default, that of the experiment file.
 
         Raises:
-            ExperimentError: the file is invalid; the message names the file and the field.
+            ExperimentError: the message names the file and the field.
         """
         data = read_yaml(path := Path(path), "the experiment file", ExperimentError)
         try:
@@ -345,11 +315,8 @@ class Experiment(StrictModel):
     def from_yaml(cls, text: str | bytes, folder: Path | None = None) -> Experiment:
         """Create an experiment from the text of an experiment file.
 
-        Args:
-            folder: Folder that contains the budget table, if the file refers to one.
-
         Raises:
-            ExperimentError: the text is invalid; the message names the field.
+            ExperimentError: the message names the field.
         """
         try:
             data = plain_values(text)
@@ -362,19 +329,16 @@ class Experiment(StrictModel):
         """Create an experiment from plain values, as read from YAML.
 
         Args:
-            folder: Folder that contains the budget table, if the values refer to one.
+            folder: Folder of the budget table.
 
         Raises:
-            ExperimentError: a value is invalid; the message names the field.
+            ExperimentError: the message names the field.
         """
         return validated(cls, data, ExperimentError, folder)
 
 
 def text_with_table(experiment: Experiment, folder: Path) -> str:
-    """Return the experiment as YAML, to be written to a file in `folder`.
-
-    If the experiment has a budget table, this also copies the table into `folder`, and the YAML refers to the copy.
-    """
+    """Return the experiment as YAML for a file in `folder`, and copy its budget table there."""
     if experiment.budget_table is not None:
         experiment = experiment.replace(budget_table=experiment.budget_table.kept_in(folder))
     return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -383,7 +347,7 @@ def text_with_table(experiment: Experiment, folder: Path) -> str:
 def is_switched_off(text: str | bytes) -> bool:
     """Return whether the text of an experiment file contains `enabled: false`.
 
-    This ignores all other fields, so that the kill switch works even if another field makes the file invalid.
+    Other fields are ignored, so that the kill switch works even in an invalid file.
     """
     try:
         values = plain_values(text)

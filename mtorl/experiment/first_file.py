@@ -1,10 +1,4 @@
-"""Writes a first experiment file for a data set.
-
-    spec = DatasetSpec.load("my-log.yaml")
-    text = first_file(spec, name="first-day", salt="2026-11-5f2c", owner="ads-platform", described="my-log.yaml")
-
-The file is valid as written. Its comments explain the fields whose values the owner of the experiment must choose.
-"""
+"""Writes a first experiment file for a data set, which is valid as written."""
 
 from typing import Any
 
@@ -100,7 +94,7 @@ def first_file(
     """Return the text of a valid experiment file for a data set.
 
     Args:
-        described: The data set as written in commands: the path of its description, or the name of a built-in data set.
+        described: Path of the data set's description, or name of a built-in data set.
         amount: Budget for the whole experiment, currency units.
         explore: Share of the decisions that is randomised in both arms; 0 disables exploration.
 

@@ -1,12 +1,6 @@
 """Stores the events of an experiment, such as moves between stages, and computes its current state from them.
 
-    state = state_of(events, experiment)
-    event = next_event(events, experiment, "move", at=now, by="ramp", reason="...", to="5%")   # or IllegalEvent
-    lines.write(event.line());  events = read_events(text)
-
-Events are only added to a history, and never changed or removed. Each event records its author, its reason and the
-evidence for it. If the experiment file gets a new salt or name, it defines another experiment, which begins as a draft
-in the same history.
+Events are only added, and never changed or removed. A new salt or name begins another experiment in the same history.
 """
 
 import json
@@ -29,11 +23,11 @@ By = Literal["ramp", "person"]
 
 
 class IllegalEvent(InputError, ValueError):
-    """Raised if an event is not allowed in the experiment's current state; the message says why."""
+    """Raised if an event is not allowed in the current state."""
 
 
 class HistoryError(InputError, ValueError):
-    """Raised if a history can't be read; the message gives the position of the faulty event."""
+    """Raised if a history can't be read."""
 
 
 class Event(StrictModel):
@@ -76,28 +70,26 @@ class Event(StrictModel):
     endpoint, also the server's endpoint."""
 
     def line(self) -> str:
-        """Return the event as one line of JSON, which ends with a newline."""
+        """Return the event as one line of JSON."""
         return json.dumps(self.model_dump(mode="json"), separators=(",", ":")) + "\n"
 
 
 def read_events(text: str) -> list[Event]:
     """Parse the text of a history, which has one event per line.
 
-    If the last line does not end with a newline, its writer was interrupted, and the event never took effect. So this
-    line is ignored.
+    A last line without a newline is ignored, because its writer was interrupted.
     """
     return events_of(text[: text.rfind("\n") + 1].splitlines(), "line")
 
 
 def events_of(given: Iterable[str | Mapping[str, Any]], place: str) -> list[Event]:
-    """Parse the events of a history, and check that their numbers are 1, 2, 3 ... without a gap.
+    """Parse the events of a history, given as lines of JSON or as plain values.
 
     Args:
-        given: Events in order, as lines of JSON or as plain values.
-        place: Word for the position of an event in error messages: "line" gives "line 3".
+        place: Word for the position in error messages, such as "line".
 
     Raises:
-        HistoryError: an event is invalid, or the numbers of the events have a gap.
+        HistoryError: an event is invalid, or their numbers have a gap.
     """
     events: list[Event] = []
     for number, one in enumerate(given, start=1):
@@ -112,18 +104,14 @@ def events_of(given: Iterable[str | Mapping[str, Any]], place: str) -> list[Even
 
 
 def state_of(events: Sequence[Event], experiment: Experiment) -> State:
-    """Return the current state of an experiment, computed from its history.
-
-    The history may also contain events of earlier experiments, which have another name or another salt.
-    """
+    """Return the current state of an experiment, computed from its history."""
     state = State(events=len(events))
     for event in events:
         if (event.experiment, event.salt) != (experiment.name, experiment.salt):
-            # A handover changes a server. It neither starts nor ends an experiment.
+            # A handover changes a server, not the state of an experiment.
             if event.kind == "handed over":
                 continue
-            # The event belongs to another experiment, so this experiment is a draft again if its salt returns later.
-            # But a finished experiment stays finished.
+            # After another experiment's event, this experiment is a draft again, unless it is finished.
             state = state if state.phase in OVER else State(events=len(events))
         else:
             state = _after(state, event)
@@ -134,7 +122,7 @@ def _after(state: State, event: Event) -> State:
     if event.kind == "kill":
         return replace(state, killed=True)
     if event.kind == "resume":
-        # Restart the clock of the stage, so that the time with the kill switch on does not count.
+        # The time with the kill switch on must not count for the stage.
         return replace(state, killed=False, since=None if state.since is None else event.at)
     if event.kind == "handed over":
         return replace(state, incumbent=_at_its_own(state.incumbent, state.replaced, event.served))
@@ -143,7 +131,7 @@ def _after(state: State, event: Event) -> State:
         state,
         phase=event.to,
         since=event.at,
-        # After a promotion, the only allowed move is a rollback, which restores the previous incumbent.
+        # After a promotion, only a rollback is allowed, which restores the previous incumbent.
         incumbent=state.replaced if state.phase == "promoted" else event.incumbent,
         replaced=event.replaced,
         fixed=event.fixed or state.fixed,
@@ -153,10 +141,7 @@ def _after(state: State, event: Event) -> State:
 def _at_its_own(
     incumbent: Mapping[str, Any] | None, replaced: Mapping[str, Any] | None, served: Mapping[str, Any] | None
 ) -> Mapping[str, Any] | None:
-    """Return the promoted challenger's fields, with the endpoint of the incumbent that it replaced.
-
-    After a handover, the server at that endpoint runs the promoted model. Returns None if nothing was promoted.
-    """
+    """Return the promoted challenger's fields, with the endpoint of the incumbent that it replaced."""
     if incumbent is None or replaced is None:
         return None
     return {**incumbent, "endpoint": replaced["endpoint"] or (served or {}).get("endpoint")}
@@ -164,27 +149,24 @@ def _at_its_own(
 
 @dataclass(frozen=True)
 class Promoted:
-    """The newest promotion of a challenger in a history, and whether it was handed over or rolled back afterwards."""
+    """The newest promotion of a challenger in a history."""
 
     event: Event
-    # True if the server of the replaced incumbent now runs the promoted model.
+    # Whether the server of the replaced incumbent now runs the promoted model.
     handed_over: bool = False
-    # The field `served` of the event that recorded the handover.
+    # The field `served` of the handover event.
     noted: Mapping[str, Any] | None = None
     rolled_back: bool = False
 
     @property
     def incumbent(self) -> Mapping[str, Any]:
-        """Return how the incumbent answers since the promotion: its policy, model and endpoint (see `answering`)."""
+        """Return how the incumbent answers since the promotion."""
         found = self.event.incumbent
         return (_at_its_own(found, self.event.replaced, self.noted) if self.handed_over else found) or {}
 
 
 def newest_promotion(events: Sequence[Event]) -> Promoted | None:
-    """Return the newest promotion in a history, or None if there was none.
-
-    The promotion may belong to an earlier experiment in the same history.
-    """
+    """Return the newest promotion in a history, possibly of an earlier experiment, or None."""
     newest: Promoted | None = None
     for event in events:
         if event.to == "promoted":
@@ -198,22 +180,13 @@ def newest_promotion(events: Sequence[Event]) -> Promoted | None:
 
 
 def replaced_by(events: Sequence[Event]) -> str | None:
-    """Return the endpoint of the incumbent that the newest promotion replaced with a challenger.
-
-    Returns None if nothing was promoted, if the promotion was rolled back, or if the replaced incumbent had no
-    endpoint.
-    """
+    """Return the endpoint of the incumbent that the newest promotion replaced, or None."""
     newest = newest_promotion(events)
     return None if newest is None or newest.rolled_back else (newest.event.replaced or {}).get("endpoint")
 
 
 def serves_since_before(events: Sequence[Event], experiment: Experiment) -> Promoted | None:
-    """Return the newest promotion if a new experiment file would silently undo it, or None.
-
-    After a promotion, all users get the promoted challenger. A file with a new salt begins a new experiment, so all
-    users would get the incumbent in this file instead. The result is None if that incumbent answers exactly like the
-    promoted challenger.
-    """
+    """Return the newest promotion if a new experiment file would silently undo it, or None."""
     newest = newest_promotion(events)
     if newest is None or newest.rolled_back:
         return None
@@ -237,11 +210,8 @@ def next_event(
 ) -> Event:
     """Check that an event is allowed, and return it as the next event of the history.
 
-    A "handed over" event always belongs to the experiment of the newest promotion, even if `experiment` has another
-    salt.
-
     Raises:
-        IllegalEvent: the event is not allowed in the experiment's current state.
+        IllegalEvent: the event is not allowed in the current state.
     """
     state = state_of(events, experiment)
     promotion = newest_promotion(events) if kind == "handed over" else None
@@ -274,10 +244,7 @@ def next_event(
 
 
 def _is_due(promotion: Promoted | None, served: Mapping[str, Any] | None) -> bool:
-    """Return whether a promoted challenger can be handed over to the server of the incumbent that it replaced.
-
-    This is false if the replaced incumbent had no server, or if the promotion was already handed over or rolled back.
-    """
+    """Return whether a promoted challenger can be handed over to the server of the replaced incumbent."""
     if promotion is None or promotion.rolled_back or promotion.handed_over:
         return False
     own = _at_its_own(promotion.event.incumbent, promotion.event.replaced, served)

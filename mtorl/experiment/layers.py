@@ -1,15 +1,7 @@
 """Combines several active experiments: selects the one that decides a request, and divides each campaign's money.
 
-    together = Experiments([spring, autumn])              # ExperimentError if they overlap
-    together.deciding("user-42", "shoes")                 # the experiment that decides for this user and campaign
-    together.accounts()                                   # the spending limits of all experiments, for the ledger
-
-Each decision follows one policy. So two experiments must have different campaigns, or disjoint parts of one layer.
-Assignments in different layers are independent (docs/tables/independence.md).
-
-All experiments of a campaign share its money. Each arm of each experiment gets a part in proportion to its users, and
-the whole amount limits all arms together. These experiments should define the same budgets for the campaign. If the
-budgets differ, the smallest amount applies.
+Each decision follows one policy, so two experiments must have different campaigns, or disjoint parts of one layer.
+Experiments with the same campaign share its budgets; if their budgets differ, the smallest amount applies.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,7 +14,7 @@ from mtorl.experiment.budget import AccountLimit, Budget
 from mtorl.experiment.experiment import Experiment, ExperimentError
 from mtorl.runtime.message import Message
 
-# Share of users without an experiment. A smaller share is a rounding error, and counts as 0.
+# A smaller share of users without an experiment is a rounding error.
 _NOBODY = 1e-12
 
 
@@ -42,38 +34,25 @@ class Experiments:
                 raise ExperimentError(words)
 
     def __iter__(self) -> Iterator[Experiment]:
-        """Iterate over the experiments, in an order that is the same on every router."""
+        """Iterate over the experiments, in the same order on every router."""
         return iter(self._all)
 
     def holds(self, experiment: Experiment) -> bool:
-        """Return whether `experiment` is one of the active experiments.
-
-        The objects are compared by identity, so a newer version of an active experiment does not count.
-        """
+        """Return whether this very object is an active experiment; an older version does not count."""
         return any(experiment is one for one in self._all)
 
     def deciding(self, user_id: str, campaign_id: str) -> Experiment:
         """Return the experiment that decides for a user in a campaign.
 
-        Of the experiments that decide the campaign, it is the first that fits:
-
-        1. an experiment whose `overrides` contain the user
-        2. an experiment whose part of the layer contains the user
-        3. the first experiment, in which the user is OUTSIDE
-
-        If no experiment decides the campaign, the same order applies to all experiments. The user is then OUTSIDE,
-        and no budget pays for the campaign.
+        It is the first with the user in its `overrides`, else the first with the user in its layer part. Otherwise, the
+        user is OUTSIDE of the first experiment. If no experiment decides the campaign, no budget pays for it.
         """
         of_campaign = [one for one in self._all if one.decides(campaign_id)] or self._all
         named = next((one for one in of_campaign if one.overrides_arm_of(user_id)), None)
         return named or next((one for one in of_campaign if one.holds(user_id)), of_campaign[0])
 
     def asks(self, arm: str) -> bool:
-        """Return whether the router gets an arm's decisions from a server, because the arm has an endpoint.
-
-        Args:
-            arm: Name of the arm, as returned by `Experiment.key`, or OUTSIDE.
-        """
+        """Return whether an arm has an endpoint from which the router requests decisions."""
         return arm in self._asking
 
     @cached_property
@@ -83,11 +62,7 @@ class Experiments:
         return frozenset(arm for arm, url in urls.items() if url is not None)
 
     def accounts(self) -> Sequence[AccountLimit]:
-        """Return the accounts of all experiments, for the ledger.
-
-        For each budget, there is one account for the whole amount, one for each arm, and one for users who are in no
-        experiment.
-        """
+        """Return the ledger accounts of all experiments."""
         return self._accounts
 
     @cached_property
@@ -96,8 +71,7 @@ class Experiments:
         for experiment in self._all:
             for limit in experiment.accounts():
                 if limit.arm == OUTSIDE:
-                    # Users outside this experiment may be in another one. `_divided` adds an account for the users who
-                    # are in no experiment.
+                    # `_divided` adds an account for users who are in no experiment.
                     continue
                 arm = limit.arm if limit.arm == ALL_ARMS else experiment.key(limit.arm)
                 accounts = found.setdefault((limit.campaign, limit.channel, limit.period), {})
@@ -107,7 +81,7 @@ class Experiments:
 
     @cached_property
     def differences(self) -> list[Message]:
-        """Return a message for each pair of experiments that define different budgets for a common campaign."""
+        """Return a message for each pair of experiments with different budgets for a common campaign."""
         found = []
         for one, other in combinations(self._all, 2):
             common = _in_common(one, other)
@@ -120,10 +94,7 @@ class Experiments:
 
 
 def _divided(accounts: Mapping[str, AccountLimit]) -> list[AccountLimit]:
-    """Divide the amount of one budget between the arms of all experiments, in proportion to their users.
-
-    If some users are in no experiment, an account for these users gets a part, too.
-    """
+    """Divide the amount of one budget between the arms of all experiments, in proportion to their users."""
     amount = accounts[ALL_ARMS].limit
     arms = [limit for name, limit in accounts.items() if name != ALL_ARMS]
     rest = 1.0 - sum(limit.part for limit in arms)
@@ -147,7 +118,7 @@ def conflict(one: Experiment, other: Experiment) -> Message | None:
 
 
 def _in_common(one: Experiment, other: Experiment) -> Sequence[str] | None:
-    """Return the campaigns that both experiments decide, or None if both decide every campaign."""
+    """Return the campaigns that both experiments decide, or None for every campaign."""
     if one.campaigns is None or other.campaigns is None:
         return other.campaigns if one.campaigns is None else one.campaigns
     return [campaign for campaign in one.campaigns if other.decides(campaign)]

@@ -2,8 +2,8 @@
 
 from mtorl.runtime.message import Words
 
-# Verdicts about a challenger. If a message's code is in `inference.verdict.Token`, the verdict is a decision. Otherwise
-# the experiment waits for more data.
+# Verdicts about a challenger. A code that is no `inference.verdict.Token` means that the experiment waits for more
+# data.
 SRM = Words("srm", "The split of users differs from the weights (p = {p:.2g} < {alarm}): no result is valid.")
 NOT_STICKY = Words("not-sticky", "Assignment is not sticky: {share:.1%} of the users were seen in two arms of a stage.")
 UNBALANCED = Words("unbalanced", "No lift is valid: the arms' users differ more in {covariate!r} than chance allows.")
@@ -51,7 +51,7 @@ FALLBACK_RATIO = Words("fallback-ratio", "{arm} falls back in {found:.1%} of its
 LATENCY = Words("latency", "{arm} takes {found:.0f} ms longer at the 99th percentile ({allowed:.0f} ms are allowed)")
 OLD_FAULTS = Words("old-faults", "to ignore past faults, switch the experiment off, then on (an object: enabled)")
 
-# Reasons why an event is rejected: it is not allowed in the current state, or it can't be parsed.
+# Reasons why an event is rejected.
 HAS_BEGUN = Words("has-begun", "The experiment has started and can't be a draft again. To try again, use a new salt.")
 ALREADY_THERE = Words("already-there", "The experiment is already in phase {phase}.")
 NOT_BEGUN = Words("not-begun", "The experiment has not started. Move it to a stage first.")

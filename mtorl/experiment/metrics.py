@@ -1,17 +1,12 @@
-"""Defines the metrics that an experiment file may use, and the file's `metrics` section.
+"""Defines the metrics that an experiment file may use; each is a ratio of two sums over decisions.
 
-    gain_per_decision                     the gain of the data set, an outcome or a weighted sum (`mtorl.log.gain`)
-    click_per_decision, NAME_per_decision one outcome: cost, click, conversion, revenue, or another outcome
-    gain_per_cost, NAME_per_cost          return on spend: gain or one outcome per currency unit
-    cost_per_click, cost_per_NAME         cost of an outcome, and any other NAME_per_NAME
-    exposure_ratio, ...                   the metrics in METRICS
+    gain_per_decision           the gain of the data set
+    click_per_decision          one outcome, such as cost, click, conversion or revenue
+    gain_per_cost               return on spend: gain or one outcome per currency unit
+    cost_per_click              cost of an outcome, or any other NAME_per_NAME
+    exposure_ratio              a metric in METRICS
 
-A metric is the ratio of two sums over decisions. Each of them is a weighted sum of columns, such as those in
-DECISION_COLUMNS or "outcome:click". So each column is added up once per user, and all metrics are computed from these
-sums.
-
-To add a metric, add a line to METRICS and one to DECISION_COLUMNS. If its name does not read well on a page, also add a
-text to `monitoring.plain_words.METRICS`.
+`mtorl.log.gain` defines the gain.
 """
 
 import re
@@ -76,8 +71,6 @@ KNOWN = f"{'|'.join(METRICS)}|{_RATIO.pattern}"  # regular expression of a metri
 def check_metric(name: str) -> str:
     """Return `name` if it has the form of a metric's name.
 
-    This does not check that the data set has the outcomes in the name; `check_outcomes` does.
-
     Raises:
         ValueError: there is no such metric.
     """
@@ -90,10 +83,10 @@ def check_metric(name: str) -> str:
 
 
 def check_gain(name: str) -> str:
-    """Return `name` if it can be the primary metric, which must be a gain: more must be better.
+    """Return `name` if it can be the primary metric.
 
     Raises:
-        ValueError: it is not a metric, or it is not a gain.
+        ValueError: it is not a metric, or not a gain.
     """
     if not is_gain(check_metric(name)):
         raise ValueError(messages.NO_GAIN(metric=name))
@@ -118,32 +111,25 @@ def check_outcomes(names: Iterable[str], outcomes: Iterable[str]) -> None:
 def parts_of(name: str) -> tuple[str, str] | None:
     """Split the name of a ratio, such as cost_per_click, into its numerator and its denominator.
 
-    Each part is an outcome, "gain" or "decision". Returns None if the name is in METRICS, or is not a ratio.
+    Returns None if the name is in METRICS, or is not a ratio.
     """
     found = _RATIO.fullmatch(name)
     return (found[1], found[2]) if found and name not in METRICS else None
 
 
 def is_gain(name: str) -> bool:
-    """Return whether a metric is a gain, which means that more is better.
-
-    Such a metric is the gain of the data set, or an outcome other than the cost, per decision or per currency unit.
-    """
+    """Return whether more of a metric is better: a gain or outcome per decision or cost."""
     return re.fullmatch(GAINS, name) is not None and name not in NO_GAINS
 
 
 def is_per_decision(name: str) -> bool:
-    """Return whether a metric is a mean over decisions, as all metrics in METRICS are."""
+    """Return whether a metric is a mean over decisions."""
     parts = parts_of(name)
     return parts is None or parts[1] == _DECISION
 
 
 def gain_of(name: str, gain: Gain) -> Gain:
-    """Return the numerator of a metric as a weighted sum of outcomes.
-
-    The numerator "gain" becomes the gain of the data set. The metrics in METRICS have no such numerator, and are not
-    allowed.
-    """
+    """Return the numerator of a metric as a weighted sum of outcomes."""
     parts = parts_of(name)
     return _summed(parts[0], gain) if parts is not None else gain
 
@@ -158,15 +144,12 @@ def _summed(part: str, gain: Gain) -> Gain:
 
 
 def total_of(primary: str) -> str:
-    """Return the name of the primary metric's numerator, which is an outcome or "gain"."""
+    """Return the primary metric's numerator, which is an outcome or "gain"."""
     return (parts_of(primary) or (_GAIN, _DECISION))[0]
 
 
 def of_primary(primary: str) -> tuple[str, str]:
-    """Return two metrics with the same numerator as the primary metric: one per decision, and one per cost.
-
-    For the primary metric click_per_decision, these are click_per_decision and click_per_cost.
-    """
+    """Return the metrics per decision and per cost with the same numerator as the primary metric."""
     return f"{total_of(primary)}_per_{_DECISION}", f"{total_of(primary)}_per_{_COST}"
 
 
@@ -183,9 +166,6 @@ def unit_of(name: str, gain: Gain) -> str:
 def metric(name: str, gain: Gain) -> Metric:
     """Return the numerator and denominator of a metric, as weighted sums of columns.
 
-    Args:
-        gain: The gain of the data set, for metrics whose names contain "gain".
-
     Raises:
         ValueError: there is no such metric.
     """
@@ -200,25 +180,22 @@ def metric(name: str, gain: Gain) -> Metric:
 
 
 def column(outcome: str) -> str:
-    """Return the name of the column that contains the weighted sum of an outcome.
-
-    The name contains a colon, so that it differs from the names of all other columns.
-    """
+    """Return the name of the column with the weighted sum of an outcome."""
     return f"{_OUTCOME}{outcome}"
 
 
 def late_column(outcome: str) -> str:
-    """Return the name of the column that adds up the values of an outcome that arrived too late to count."""
+    """Return the name of the column that adds up an outcome's values that arrived too late."""
     return f"late:{outcome}"
 
 
 def outcome_of(column: str) -> str | None:
-    """Return the outcome that a column from `column` adds up, or None for any other column."""
+    """Return the outcome of a column from `column`, or None for any other column."""
     return column.removeprefix(_OUTCOME) if column.startswith(_OUTCOME) else None
 
 
 def total(gain: Gain) -> Terms:
-    """Return the gain of the data set as a weighted sum of the columns of its outcomes."""
+    """Return the gain of the data set as a weighted sum of columns."""
     return tuple((column(name), weight) for name, weight in gain.terms)
 
 

@@ -1,19 +1,11 @@
 """Paces an account, so that an arm's part of a budget lasts until the end of the budget's period.
 
-The router that updates an account stores its state in the ledger for all routers. If the terms of an account change
-(its stage, amount, period or pacing), the account gets a new plan, which spreads the remaining money over the remaining
-time. With the old plan, an arm whose part of the budget grew would seem far behind schedule, and an arm whose part
-shrank far ahead.
+If the terms of an account change (its stage, amount, period or pacing), a new plan spreads the remaining money over the
+remaining time.
 
-The parts of a budget differ in size. If pacing were worse for a small part, the arms would differ by more than their
-policies. Two measures prevent this; `benchmarks/experiments.py` tests both:
-
-- *Spare.* If spending stopped at exactly its part, an account would have money left on most days, and could not make up
-  for it on other days. So the ledger's limit of an arm exceeds the arm's part by up to the cost of SPARE exposures,
-  times the other arms' share of the budget. The plan spends only the part, and the account of all arms still limits the
-  sum.
-- *First price.* Until an account has spent the cost of GRAINS exposures, it uses the current price of the budget's
-  largest account, which finds the right price sooner. The account's own multiplier corrects that price.
+Arms with a small part of a budget must not be paced worse than others, because the arms would then differ by more than
+their policies. So an arm may spend slightly more than its part (`spare`), to make up for days on which it spent less.
+At first, an account uses the price of the budget's largest account, which finds the right price sooner.
 """
 
 from __future__ import annotations
@@ -37,30 +29,29 @@ from mtorl.policy.schedule import Pacing
 
 COUNTED = -1.0
 """Value of `Kept.began` for an account whose time is counted in opportunities instead of seconds."""
-Scope = tuple[str, str, str]  # arm, campaign and channel, each of which may be "*"
-# An arm may spend more than its part of a budget, by at most the highest cost of this many exposures.
+Scope = tuple[str, str, str]  # arm, campaign and channel, or "*"
+# An arm may exceed its part of a budget by the highest cost of this many exposures.
 SPARE = 3.0
 # An arm may exceed its part by at most this fraction of the rest of the budget.
 MOST_SPARE = 0.05
 
-# Longest time between two updates of an account's price, in seconds.
+# An account's price is updated at least this often, in seconds.
 _UPDATE_SECONDS = 5.0
-# Longest time between two updates of an account's price, as a fraction of the plan's duration. The shorter time
-# applies.
+# The same, as a fraction of the plan's duration.
 _UPDATE_SHARE = 0.005
-# A budget for a number of opportunities always expects at least this fraction of them to come, even if all have passed.
+# At least this fraction of the planned opportunities is always expected to come.
 _GRACE = 0.01
-# A price is not written to the ledger if it has changed by less than this fraction.
+# A smaller relative change of the price is not written to the ledger.
 _PRICE_MOVED = 0.01
-# If only the spend has changed, an account is written to the ledger after this many seconds.
+# Seconds until a change of only the spend is written to the ledger.
 _WRITTEN_SECONDS = 60.0
-# If nothing has changed, an account is still written to the ledger after this many seconds.
+# Seconds until an unchanged account is written again.
 _IDLE_SECONDS = 86_400.0
-# A multiplier above this is implausible: the arm probably ignores the price.
+# A higher multiplier is implausible: the arm probably ignores the price.
 _PLAUSIBLE = 10.0
 # A first price is the median of at least this many forecasts.
 _FORECASTS = 20
-# If there are fewer than _FORECASTS forecasts after this many decisions, `Forecasts.usual` raises an error.
+# `Forecasts.usual` raises an error after this many decisions without enough forecasts.
 _ASKED = 500
 
 
@@ -70,18 +61,13 @@ def account_name(limit: AccountLimit) -> str:
 
 
 def scope_of(name: str) -> Scope:
-    """Return the arm, campaign and channel of an account, from its key (see `account_name`)."""
+    """Return the arm, campaign and channel of an account from its key."""
     arm, campaign, channel, _ = orjson.loads(name)
     return arm, campaign, channel
 
 
 def highest_cost(limit: AccountLimit, cost_cap: Mapping[str, float]) -> float:
-    """Return the highest possible cost of one exposure that an account pays for, in currency units.
-
-    Args:
-        limit: The account, which may pay for one channel or for all channels.
-        cost_cap: Highest cost of an exposure in each channel, currency units.
-    """
+    """Return the highest cost of one exposure that an account pays for, in currency units."""
     if limit.channel == "*":
         return max(cost_cap.values(), default=0.0)
     return cost_cap.get(limit.channel, 0.0)
@@ -90,8 +76,7 @@ def highest_cost(limit: AccountLimit, cost_cap: Mapping[str, float]) -> float:
 def spare(limit: AccountLimit, asks: bool, grain: float) -> float:
     """Return how much an account may spend in addition to its part of the budget, in currency units.
 
-    Returns 0 for an arm that ignores the price, because such an arm would always spend the additional money. Otherwise,
-    the spare is the cost of up to SPARE exposures, but at most the fraction MOST_SPARE of the rest of the budget.
+    An arm that ignores the price would always spend its spare, so the spare is 0.
 
     Args:
         asks: Whether the arm has an endpoint, and so receives the price.
@@ -109,64 +94,54 @@ class Target:
     limit: AccountLimit
     terms: str  # settings that define the plan, from `terms_of`
     grain: float  # highest cost of an exposure, currency units
-    # True if the arm has an endpoint, and so receives the price.
+    # Whether the arm has an endpoint, and so receives the price.
     asks: bool
 
     @property
     def budget(self) -> tuple[str, str, Period]:
-        """Return the campaign, channel and period, which are the same for all accounts of a budget."""
+        """Return the campaign, channel and period, which identify the budget."""
         return self.limit.campaign, self.limit.channel, self.limit.period
 
     @property
     def planned_share(self) -> float:
-        """Return which fraction of the account's limit in the ledger the plan spends.
-
-        The rest of the limit is the `spare`.
-        """
+        """Return the fraction of the account's limit that the plan spends, which excludes the `spare`."""
         part, more = self.limit.limit, spare(self.limit, self.asks, self.grain)
         return part / (part + more) if more else 1.0
 
 
 class Kept(NamedTuple):
-    """The pacing state of an account, which is stored in the ledger and so survives a restart."""
+    """The pacing state of an account, which the ledger stores."""
 
-    # State of the price controller after its last update.
+    # State of the price controller.
     state: State
-    # Price of the account: the gain that each currency unit must earn.
+    # Gain that each currency unit must earn.
     price: float
     # Beginning of the budget's period, seconds since 1970, or COUNTED.
     began: float
-    # The account's limit, part of the budget and pacing settings, as text. If they change, the account gets a new plan.
+    # Limit, part and pacing settings; if they change, the account gets a new plan.
     terms: str
-    # Start of the plan, by the account's clock.
+    # Start of the plan, in the unit of the account's clock.
     since: float
-    # Currency units that were spent before the plan started.
+    # Currency units spent before the plan started.
     before: float
-    # First price in the experiment file; None if the file gives none.
+    # First price in the experiment file, if any.
     stated: float | None = None
-    # Currency units that were spent since the first price in the experiment file last changed.
+    # Currency units spent with the current first price.
     learned: float = 0.0
-    # Time when this state was last written to the ledger, seconds since 1970.
+    # Time of the last write to the ledger, seconds since 1970.
     written: float = 0.0
 
     @property
     def to_follow(self) -> float:
         """Return the price with which smaller accounts of the same budget begin.
 
-        This is the current price of this account, but at least a tenth of the price unit, because a controller can't
-        start with a price of 0. If the price is implausibly high, because the arm ignores it, the result is the price
-        unit.
+        A controller can't start at 0, so the price is at least a tenth of the price unit.
         """
         factor = self.state.multiplier
         return self.state.price_unit * (max(factor, 1.0 / _PLAUSIBLE) if factor < _PLAUSIBLE else 1.0)
 
     def worth_writing(self, written: Kept | None, now: float) -> bool:
-        """Return whether this state differs enough from the state in the ledger to be written there.
-
-        Args:
-            written: The state in the ledger; None if there is none.
-            now: Current time, seconds since 1970.
-        """
+        """Return whether this state differs enough from the state in the ledger to be written there."""
         if written is None or (written.began, written.terms) != (self.began, self.terms):
             return True
         if abs(self.price - written.price) > _PRICE_MOVED * written.price:
@@ -181,17 +156,17 @@ KEPT = TypeAdapter(Kept, config=ConfigDict(allow_inf_nan=False))
 
 @dataclass(frozen=True)
 class Clock:
-    """The clock by which an account is paced. It counts either seconds or opportunities."""
+    """The clock by which an account is paced, in seconds or opportunities."""
 
-    began: float  # beginning of the budget's period, as in `Kept`
-    # Share of the money that should be spent by each time of this clock.
+    began: float  # beginning of the budget's period
+    # Share of the money that should be spent by each time.
     schedule: Schedule
-    at: float  # current time of this clock
-    # True if the clock counts opportunities, false if it counts seconds.
+    at: float
+    # True: counts opportunities; false: counts seconds.
     counted: bool
-    # True if money may be spent now.
+    # Whether money may be spent now.
     open: bool
-    # Seconds until the schedule next starts or ends; infinite for a clock that counts opportunities.
+    # Seconds until the schedule next starts or ends.
     edge: float
 
     @classmethod
@@ -199,13 +174,11 @@ class Clock:
         """Return the clock of a budget that is paced by time.
 
         Args:
-            began: Beginning of the budget's current period, seconds since 1970.
-            now: Current time of the ledger, seconds since 1970.
+            began: Beginning of the current period, seconds since 1970.
         """
         schedule = pacing.schedule(limit.period, limit.timezone, began, now)
         first, last = schedule.times[0], schedule.times[-1]
-        # The period may have ended after the account's balances were read. In this case, use the end of the period as
-        # the time.
+        # The period may have ended after the account's balances were read.
         at = min(max(now, first), last)
         edge = min((time - now for time in (first, last) if time > now), default=inf)
         return cls(first, schedule, at, False, limit.period != "total" or first <= now < last, edge)
@@ -214,33 +187,23 @@ class Clock:
     def of_count(cls, limit: AccountLimit, opportunities: int, at: float, had: float) -> Clock:
         """Return a clock for a budget that should last for a number of opportunities.
 
-        The clock counts the opportunities of one arm. It ends when the arm has had its part of all opportunities that
-        are still expected.
-
         Args:
-            opportunities: Number of opportunities, over all arms, that the budget should last for.
-            at: Number of opportunities that this arm has had.
-            had: Number of opportunities that all arms have had.
+            at: Opportunities that this arm has had.
+            had: Opportunities that all arms have had.
         """
         left = max(opportunities - had, _GRACE * opportunities)
         return cls(COUNTED, Schedule.even(0.0, at + max(limit.part * left, 1.0)), at, True, True, inf)
 
     @property
     def interval(self) -> float:
-        """Return the number of seconds until the price must be updated.
-
-        With a clock that counts opportunities, each opportunity updates the price, so this is 0.
-        """
+        """Return the seconds until the price must be updated; 0 means at each opportunity."""
         if self.counted:
             return 0.0
         return min(_UPDATE_SECONDS, _UPDATE_SHARE * (self.schedule.times[-1] - self.schedule.times[0]), self.edge)
 
 
 def terms_of(limit: AccountLimit) -> str:
-    """Return an account's part of the budget and its pacing settings as text.
-
-    If this text changes, the account needs a new plan.
-    """
+    """Return an account's part of the budget and its pacing settings as text."""
     assert limit.pacing is not None
     return f"{limit.part:.9g} {crc32(limit.pacing.model_dump_json().encode())}"
 
@@ -253,25 +216,22 @@ def updated(
     first: tuple[float, float],
     largest: Kept | None = None,
 ) -> tuple[Kept, Pace | None]:
-    """Update the price of an account, and return the account's new state and its spending compared with its plan.
+    """Update the price of an account, and return its new state and its spending compared with its plan.
 
-    The comparison is None if no money was left when the plan began, or if money may not be spent now.
+    The comparison is None if there is no money to pace, or if money may not be spent now.
 
     Args:
-        amounts: The account's limit in the ledger, and the sum of its spent and reserved money, in currency units. Both
-            must belong to the clock's period, and include money that was spent before the last stage change.
-        kept: State in the ledger, possibly of an earlier period; None if there is none.
-        first: Multiplier and price unit with which a new plan begins (see `first_price`).
-        largest: State of the budget's largest account. This account uses the price of the largest account until it has
-            spent enough to find a price of its own.
+        amounts: The account's limit, and its spent and reserved money in the clock's period, in currency units.
+        kept: State in the ledger, possibly of an earlier period.
+        first: Multiplier and price unit with which a new plan begins.
+        largest: State of the budget's largest account, whose price is used at first.
 
     Raises:
         ValueError: the account can't be paced.
         OverflowError: the account can't be paced.
     """
     at, (amount, committed) = clock.at, amounts
-    # A clock that counts opportunities has a new end at each update. If the end were part of the terms, each update
-    # would begin a new plan.
+    # A clock that counts opportunities has a new end at each update, which must not begin a new plan.
     end = "" if clock.counted else clock.schedule.times[-1]
     terms = f"{amount:.9g} {target.terms} {end}"
     here = State(at, committed, *first)
@@ -282,16 +242,16 @@ def updated(
     anew = (
         kept is None
         or (kept.began, kept.terms) != (clock.began, terms)
-        or kept.state.at > at  # the clock has been set back since the last update
+        or kept.state.at > at  # the clock was set back
         or kept.since > at
-        or committed < amount <= kept.before  # all money was reserved when the plan began, and some has been released
+        or committed < amount <= kept.before  # reserved money has been released
     )
-    # A new plan starts now. The money that is already spent or reserved counts as spent before the plan.
+    # In a new plan, money that is already spent or reserved counts as spent before the plan.
     state, since, before = (here, at, committed) if anew or kept is None else (kept.state, kept.since, kept.before)
     if largest is not None and learned < GRAINS * target.grain:
         state = replace(state, price_unit=largest.to_follow)
     pace, price = None, here.price_unit * STOP_MULTIPLIER
-    if before >= amount:  # all money was spent or reserved when the plan began, so there is nothing to pace
+    if before >= amount:  # there was no money left to pace
         state = here
     else:
         budget = before + (amount - before) * target.planned_share
@@ -307,8 +267,7 @@ def updated(
 def first_price(limit: AccountLimit, last: Kept | None) -> tuple[float, float] | None:
     """Return the multiplier and the price unit with which a new plan of an account begins.
 
-    These are the values of the account's last plan. If the first price in the experiment file has changed since then,
-    the multiplier is 1 and the price unit is this first price. Returns None if there is neither.
+    These are the last plan's values, unless the first price in the experiment file has changed.
     """
     assert limit.pacing is not None
     stated = limit.pacing.price
@@ -318,26 +277,20 @@ def first_price(limit: AccountLimit, last: Kept | None) -> tuple[float, float] |
 
 
 class Forecasts:
-    """Recent forecasts of the arms, as expected reward per unit of expected cost.
-
-    Their median is the first price if the experiment file gives none.
-    """
+    """Recent forecasts of the arms, as expected reward per unit of expected cost."""
 
     def __init__(self) -> None:
         self._gains: deque[float] = deque(maxlen=5 * _FORECASTS)
         self._asked = 0
 
     def add(self, reward: float | None, cost: float | None) -> None:
-        """Add the forecast for one decision: the expected reward and the expected cost of an exposure.
-
-        Both are None if the arm did not answer, or sent no forecast.
-        """
+        """Add the forecast for one decision; both values are None if the arm sent no forecast."""
         self._asked += 1
         if reward is not None and cost:
             self._gains.append(reward / cost)
 
     def usual(self) -> float | None:
-        """Return the median of the recent forecasts, or None if there are still fewer than 20.
+        """Return the median of the recent forecasts, or None if there are too few.
 
         Raises:
             ValueError: there are still too few forecasts after 500 decisions.

@@ -6,8 +6,7 @@
     - {when: {placement: null}, channel: search, expose: false}  # null: the value is unknown
     - {channel: display}                                         # all other requests
 
-A row matches if its condition is true and its channel is a candidate of the request. Conditions may use columns of the
-context and of the user. A single row without a condition is a constant policy. Decisions by rows are never random.
+A row matches if its condition is true and its channel is a candidate of the request.
 """
 
 import hashlib
@@ -47,11 +46,11 @@ def _ends(rows: tuple[Row, ...]) -> tuple[Row, ...]:
     return rows
 
 
-Rule = Annotated[tuple[Row, ...], FromList, AfterValidator(_ends)]  # the first matching row decides
+Rule = Annotated[tuple[Row, ...], FromList, AfterValidator(_ends)]
 
 
 def first_fit(rule: Sequence[Row], values: Mapping[str, Any], candidates: Collection[str]) -> Row | None:
-    """Return the first row whose condition is true and whose channel is a candidate, or None if no row matches."""
+    """Return the first row whose condition is true and whose channel is a candidate, or None."""
     for row in rule:
         if row.channel in candidates and all(values.get(name) in allowed for name, allowed in row.when.items()):
             return row
@@ -59,18 +58,18 @@ def first_fit(rule: Sequence[Row], values: Mapping[str, Any], candidates: Collec
 
 
 def digest(rule: Sequence[Row]) -> str:
-    """Return the SHA-256 of a rule. Any change of a row changes the digest."""
+    """Return the SHA-256 of a rule."""
     return hashlib.sha256(orjson.dumps([row.model_dump(mode="json") for row in rule])).hexdigest()
 
 
 def check(rule: Sequence[Row], spec: DatasetSpec, where: str = "policy") -> None:
-    """Check that the data set has the channels and columns of a rule, and that the rule's values have the right type.
+    """Check that the data set has a rule's channels and columns, and that the rule's values have the right type.
 
     Args:
-        where: Place of the rule in the experiment file, for the error message.
+        where: Place of the rule in the experiment file.
 
     Raises:
-        ValueError: a channel or column is unknown, or a value is text for a numeric column or the reverse.
+        ValueError: a channel or column is unknown, or a value has the wrong type.
     """
     kinds = {column.name: column.kind for column in (*spec.context, *spec.static)}
     for i, row in enumerate(rule):

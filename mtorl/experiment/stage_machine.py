@@ -1,18 +1,9 @@
 """Decides when an experiment moves to another stage, from its file, its history and evidence from the log.
 
-    state = state_of(events, experiment)          # `mtorl.experiment.history`
-    consider(experiment, state, evidence, now)    # Move("5%", "48 hours, 812 users in each arm ...") or Hold(...)
-    in_force(experiment, state)                   # the experiment as routers apply it
-
     draft -> shadow -> 1% -> 5% -> 25% -> 50% -> promoted
                  any stage -> stopped (worse, or no verdict in time) | rolled back (harm)
 
-The caller is a command on a laptop or an operator on a cluster. It first writes a move into the history, then applies
-it. After a crash, both steps can be repeated.
-
-A futile experiment is stopped only at the last stage, because in earlier stages few users get a challenger. A breached
-guardrail causes an immediate rollback. The guardrail's bound is always valid, so frequent checks do not raise the rate
-of false alarms above the experiment's alpha.
+The caller writes a move into the history before applying it, so that both steps can be repeated after a crash.
 """
 
 import math
@@ -29,7 +20,7 @@ from mtorl.experiment.stages import Ramp, RampStage, Stage
 from mtorl.runtime.message import Message, joined
 
 Phase = Literal["draft", "shadow", "1%", "5%", "25%", "50%", "promoted", "stopped", "rolled back"]
-# The phases in which an experiment runs, in the order of a ramp.
+# The phases in which an experiment runs, in order.
 STAGES: tuple[Stage, ...] = get_args(Stage)
 OVER: tuple[Phase, ...] = ("promoted", "stopped", "rolled back")
 FAULTS = ("fallback_ratio", "latency_seconds")
@@ -42,46 +33,42 @@ class State:
     """The current state of an experiment, computed from the events in its history."""
 
     phase: Phase = "draft"
-    # Time when the phase began, or when the kill switch was last switched off, seconds since 1970. None for a draft.
+    # When the phase began, or the kill switch was last switched off, seconds since 1970. None for a draft.
     since: float | None = None
-    # True if an event switched the kill switch on. The `enabled` field of the file is a separate switch.
+    # Whether an event switched the kill switch on.
     killed: bool = False
     events: int = 0
-    # After a promotion or rollback: how the incumbent answers, as returned by `answering`. None if it answers as the
-    # experiment file says.
+    # After a promotion or rollback: the incumbent's `answering`.
     incumbent: Mapping[str, Any] | None = None
-    # After a promotion: how the replaced incumbent answered, as returned by `answering`. A rollback restores this.
+    # After a promotion: the replaced incumbent's `answering`, which a rollback restores.
     replaced: Mapping[str, Any] | None = None
-    # Result of `fixed_fields` at the start of the experiment: the fields that must not change any more. None for a
-    # draft.
+    # Result of `fixed_fields` at the start of the experiment; None for a draft.
     fixed: Mapping[str, Any] | None = None
 
 
 class ArmEvidence(NamedTuple):
     """Figures about one arm at the current stage, from the decision log."""
 
-    # Number of users whose decisions count in the verdict. In the shadow stage: number of users for whom the router
-    # requested the arm's decision.
+    # Users whose decisions count in the verdict or, in the shadow stage, for whom the arm was asked.
     users: int
-    # Share of the arm's decisions that fell back to the default action. In the shadow stage: share of the arm's answers
-    # that failed.
+    # Share of the arm's decisions that fell back or, in the shadow stage, of its answers that failed.
     fallback_ratio: float = 0.0
-    # 99th percentile of the arm's latency, seconds. NaN if unknown, as in the shadow stage.
+    # 99th percentile in seconds; NaN if unknown, as in the shadow stage.
     latency_seconds: float = math.nan
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The figures from the decision log that decide whether an experiment moves to another phase."""
+    """The figures from the decision log that decide whether an experiment moves."""
 
-    token: Token  # token and reason of the current verdict
+    token: Token  # token of the current verdict
     reason: Message
     challenger: str
-    # One message for each breached guardrail; it names the challenger.
+    # One message for each breached guardrail.
     breached: tuple[Message, ...]
-    # Figures by the arm's name. Arms without decisions are left out.
+    # Figures by the arm's name, without arms that have no decisions.
     arms: Mapping[str, ArmEvidence]
-    # For display only: number of users, lift and its interval, for the challenger that the verdict is about.
+    # For display only: users, lift and interval of the challenger.
     effect: Mapping[str, Any] | None = None
 
 
@@ -94,10 +81,7 @@ class Move(NamedTuple):
 
 
 class Hold(NamedTuple):
-    """A decision to stay in the current phase, with the reasons.
-
-    A reason is a requirement that is not met yet, or a state in which no automatic move is allowed.
-    """
+    """A decision to stay in the current phase, with the reasons."""
 
     reasons: tuple[Message, ...]
 
@@ -106,25 +90,21 @@ class Requirement(NamedTuple):
     """One requirement for leaving a stage, with the value found and the value needed."""
 
     kind: Literal["hours", "users", "fallback_ratio", "latency_seconds"]
-    # Name of the arm; None if the requirement concerns the whole stage.
+    # None if the requirement concerns the whole stage.
     arm: str | None
     found: float
     needed: float
-    # Message to show as long as the requirement is not met.
+    # Message for an unmet requirement.
     words: Message
 
     @property
     def met(self) -> bool:
-        """Return whether the requirement is met.
-
-        Hours and users are met if the value is high enough. Fallback ratios and latencies are met if the value is low
-        enough.
-        """
+        """Return whether the requirement is met."""
         return self.found <= self.needed if self.kind in FAULTS else self.found >= self.needed
 
 
 def consider(experiment: Experiment, state: State, evidence: Evidence | None, now: float) -> Move | Hold:
-    """Decide whether an experiment moves to another phase now, or stays in its phase.
+    """Decide whether an experiment moves to another phase now.
 
     Args:
         evidence: Figures from the decision log; None if there is none yet.
@@ -184,10 +164,7 @@ def _leave_draft(experiment: Experiment, first: Stage, now: float) -> Move | Hol
 
 
 def stages_to_come(ramp: Ramp | None, state: State) -> list[RampStage]:
-    """Return the stages of the ramp that come after the current phase.
-
-    For a draft, these are all stages; for a finished experiment, there are none.
-    """
+    """Return the stages of the ramp that come after the current phase."""
     if ramp is None or state.phase in OVER:
         return []
     here = -1 if state.phase == "draft" else STAGES.index(state.phase)
@@ -197,10 +174,7 @@ def stages_to_come(ramp: Ramp | None, state: State) -> list[RampStage]:
 def requirements(
     experiment: Experiment, state: State, evidence: Evidence | None, now: float
 ) -> tuple[Requirement, ...]:
-    """Return the requirements for leaving the current stage, with the values found and needed.
-
-    The result is empty if the current stage is not in the ramp.
-    """
+    """Return the requirements for leaving the current stage, or none if it is not in the ramp."""
     steps = () if experiment.ramp is None else experiment.ramp.stages
     step = next((step for step in steps if step.stage == state.phase), None)
     return () if step is None else tuple(_requirements(experiment, step, state, evidence, now))
@@ -239,11 +213,7 @@ def _requirements(
 
 
 def lacking(needed: Iterable[Requirement]) -> list[Message]:
-    """Return one message for each requirement that is not met.
-
-    Fallbacks and slow answers count for the whole stage, so early ones can prevent a move for long. If they do, one
-    more message explains how to make the stage ignore them.
-    """
+    """Return one message for each requirement that is not met, and how to ignore early faults."""
     unmet = [one for one in needed if not one.met]
     words = [one.words for one in unmet]
     return [*words, messages.OLD_FAULTS()] if any(one.kind in FAULTS for one in unmet) else words
@@ -257,11 +227,7 @@ def _grown(step: RampStage, evidence: Evidence | None) -> Message:
 
 
 def may_move(state: State, to: Phase, by: Literal["ramp", "person"]) -> Message | None:
-    """Return why a move to another phase is not allowed, or None if it is allowed.
-
-    A person may move a running experiment to any stage, forward or back. A finished experiment can't move, except that
-    a promotion can be rolled back. To repeat an experiment, give it a new salt.
-    """
+    """Return why a move to another phase is not allowed, or None if it is allowed."""
     if to == "draft":
         return messages.HAS_BEGUN()
     if to == state.phase:
@@ -284,8 +250,7 @@ def may_move(state: State, to: Phase, by: Literal["ramp", "person"]) -> Message 
 def in_force(experiment: Experiment, state: State) -> Experiment:
     """Return the experiment as the routers must apply it at its current stage.
 
-    Before the start and after the end, all users get the incumbent, even the users in `overrides`. After a promotion,
-    the incumbent's arm has the policy and the endpoint of the promoted challenger.
+    After a promotion, the incumbent's arm has the policy and the endpoint of the promoted challenger.
     """
     stage = next((stage for stage in STAGES if stage == state.phase), STAGES[0])
     on = experiment.enabled and not state.killed and state.phase in STAGES
@@ -300,8 +265,7 @@ def in_force(experiment: Experiment, state: State) -> Experiment:
 def answering(arm: Arm) -> dict[str, Any]:
     """Return the fields that determine the answers of an arm: its policy, its model and its endpoint.
 
-    The name is left out, so that a challenger and an incumbent that answer alike have equal fields. The values can be
-    written as JSON.
+    Without the name, two arms that answer alike have equal fields.
     """
     fields = {"policy", "model_digest", "model_name", "model_version"}
     return {**arm.model_dump(mode="json", include=fields), "endpoint": arm.url}
@@ -323,13 +287,13 @@ users, and with which error rate."""
 
 
 def fixed_fields(experiment: Experiment) -> dict[str, Any]:
-    """Return the fields of an experiment file that must not change after the start, as values for JSON."""
+    """Return the fields that must not change after the start, as values for JSON."""
     fields = experiment.model_dump(mode="json", include=set(FIXED))
     return {**fields, "arms": sorted(arm.name for arm in experiment.arms)}
 
 
 def fixed_changes(fixed: Mapping[str, Any], experiment: Experiment) -> list[str]:
-    """Return the names of fields that must not change after the start, but have changed.
+    """Return the names of fixed fields that have changed.
 
     Args:
         fixed: Result of `fixed_fields` when the experiment started.

@@ -1,13 +1,9 @@
 """Defines the stages of an experiment, and the ramp, which is the list of stages that the experiment goes through.
 
-At each stage, a certain share of the experiment's users gets a challenger.
-
-    ramp:                                        # the ramp of an experiment file
+    ramp:
       stages:
       - {stage: shadow, hours: 24}
-      - {stage: 5%, hours: 48, users: 500}       # for at least 48 hours, and until each arm has 500 users
-      - {stage: 50%, hours: 336}
-      fallback_ratio: 0.01                       # how much more often than the incumbent a challenger may fall back
+      - {stage: 5%, hours: 48, users: 500}
 
 `mtorl.experiment.stage_machine` decides when an experiment moves to its next stage.
 """
@@ -64,9 +60,6 @@ class Ramp(StrictModel):
 
 
 def stages_before(ramp: Ramp, stage: str | None) -> list[Stage]:
-    """Return the stages of the ramp in which fewer users get a challenger than in `stage`.
-
-    If a person moves a draft directly to `stage`, these stages are skipped. The list is empty if `stage` is unknown.
-    """
+    """Return the stages of the ramp in which fewer users get a challenger than in `stage`."""
     share = next((share for name, share in CHALLENGER_SHARE.items() if name == stage), 0.0)
     return [step.stage for step in ramp.stages if CHALLENGER_SHARE[step.stage] < share]

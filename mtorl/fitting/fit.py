@@ -1,11 +1,4 @@
-"""Trains the incumbent and the challenger on the training users of a windows folder, and saves them as artifacts.
-
-    incumbent = fit_incumbent("runs/latest/windows", "incumbent")
-    challenger = fit_challenger("runs/latest/windows", "challenger", TrainConfig(), budget_share=0.5)
-
-Several processes may train the challenger together (`mtorl.network.parallel`). Only the leading process saves the
-artifact.
-"""
+"""Trains the incumbent and the challenger on the training users of a windows folder, and saves them as artifacts."""
 
 from __future__ import annotations
 
@@ -65,24 +58,20 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-# The drift reference contains on average this many touchpoints per user. Fewer would not show how similar the
-# touchpoints of one user are.
+# mean number of touchpoints per user in the drift reference; fewer would hide how similar one user's rows are
 REFERENCE_TOUCHPOINTS = 5
 
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """Facts about the training users of a windows folder, which the training and the artifact need.
-
-    The shards of the folder are read one by one to limit memory.
-    """
+    """Facts about the training users of a windows folder, collected shard by shard to limit memory."""
 
     spec: DatasetSpec
     fingerprint: str  # fingerprint of the log from which the windows were built
     # hash of the data set description and the encoder; a checkpoint with another hash can't be continued
     encoding_digest: str
     encoder: Encoder
-    first_shard: str  # name of the first shard that contains training users
+    first_shard: str  # first shard that contains training users
     users: Fingerprints
     channel_uses: Counter[str]
     highest_cost: dict[str, float]  # channel -> highest cost of an exposure among training users
@@ -100,12 +89,11 @@ class TrainingSummary:
         for file in shards(windows):
             table = WindowTable.load(windows, file=file)
             rows = table.rows[table.is_in("train")]
-            # Record validation users as training users, too: early stopping and calibration depend on them.
+            # Validation users count as training users, because early stopping and calibration depend on them.
             users.append(fingerprints(table.rows.loc[~table.is_in("test"), "user_id"].unique()))
             if not len(rows):
                 continue
-            # Fit the encoder on the first shard. It is a random sample of the users, large enough for the means of
-            # numeric columns and the vocabularies of categorical columns.
+            # The first shard is a large enough random sample of the users to fit the encoder.
             if encoder is None:
                 encoder, first = Encoder.fit(table.tiles("train"), table.spec), file
             uses.update(rows["channel"])
@@ -134,11 +122,8 @@ class TrainingSummary:
         metrics: Mapping[str, Any],
         reference: pd.DataFrame,
     ) -> TrainedPolicy:
-        """Return a policy that was trained on these users, with everything that its artifact contains.
-
-        This includes the thresholds of the drift tests, which are measured here.
-        """
-        # A cost cap must not be too low. So a channel without training data gets the highest cost of any channel.
+        """Return the content of an artifact, including measured drift thresholds, for a trained policy."""
+        # A channel without training data gets the highest cost of any channel: a cap must not be too low.
         highest = max(self.highest_cost.values())
         return TrainedPolicy(
             name=name,
@@ -148,7 +133,7 @@ class TrainingSummary:
             spec=self.spec,
             params=params,
             cost_cap={channel: self.highest_cost.get(channel, highest) for channel in self.spec.channels},
-            # The default is the most used channel. If several are used equally often, it is the first by alphabet.
+            # The most used channel; of equally used channels, the first in the alphabet.
             default_channel=max(sorted(self.channel_uses), key=self.channel_uses.__getitem__),
             metrics=metrics,
             reference=reference,
@@ -160,19 +145,15 @@ class TrainingSummary:
 
 
 def drift_reference(windows: str, spec: DatasetSpec) -> pd.DataFrame:
-    """Sample rows of training users, with which drift tests compare the requests in production.
-
-    The columns are the user, the context columns and the static columns.
-    """
+    """Sample the rows of training users with which drift tests compare requests in production."""
     if (decided := contexts(windows, spec, "train")) is not None:
-        # If the log has decisions, sample decisions instead of touchpoints: like requests in production, they include
-        # decisions without an exposure.
+        # Like requests, decisions include those without an exposure, so prefer them to touchpoints.
         share = min(1.0, REFERENCE_TOUCHPOINTS * decided["user_id"].nunique() / len(decided))
         return sample_users(decided[stretches(decided["user_id"], share)].reset_index(drop=True))
     share = min(1.0, REFERENCE_TOUCHPOINTS / touchpoints_per_user(windows))
     reference = pd.DataFrame()
     for file in shards(windows):
-        # `sample_users` selects users by a hash, so sampling after each shard gives the same users as sampling once.
+        # A hash selects the users, so sampling after each shard gives the same users as sampling once.
         rows = WindowTable.load(windows, "train", file).reference(share)
         reference = sample_users(pd.concat([reference, rows], ignore_index=True))
     return reference
@@ -182,12 +163,12 @@ def drift_thresholds(reference: pd.DataFrame, spec: DatasetSpec) -> ThresholdGri
     """Measure the thresholds of the drift tests on a reference; None if the reference has too few users."""
     if reference["user_id"].nunique() < 2 * MIN_USERS:
         return None
-    columns = (*spec.context, *spec.static)  # a reference that consists of decisions has no static columns
+    columns = (*spec.context, *spec.static)  # a reference of decisions has no static columns
     return ThresholdGrid.measure(reference, {c.name: c.kind for c in columns if c.name in reference})
 
 
 def git_revision() -> str:
-    """Return the Git commit of the code. Outside a checkout, return MTORL_REVISION, which the image sets."""
+    """Return the Git commit of the code or, outside a checkout, the environment variable MTORL_REVISION."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -196,12 +177,12 @@ def git_revision() -> str:
 
 
 ADVANTAGE_WEIGHT = 5.0  # beta: if the utility of a channel rises by `utility_scale`, its odds are multiplied by e^5
-EXPLORATION = 0.05  # epsilon: share of random decisions, which make later off-policy estimates possible
+EXPLORATION = 0.05  # epsilon: share of random decisions, which off-policy estimates need
 _Result = TypeVar("_Result")
 
 
 def fit_incumbent(windows: str, out: str) -> Artifact:
-    """Compute how often each channel is used in each segment of users, and save the frequencies as an artifact."""
+    """Save the frequency of each channel in each segment of users as an artifact."""
     summary = TrainingSummary.of(windows)
     network = channel_frequency.fit((tiles(windows, "train", file) for file in shards(windows)), summary.encoder)
     params, reference = channel_frequency.POLICY, drift_reference(windows, summary.spec)
@@ -209,9 +190,7 @@ def fit_incumbent(windows: str, out: str) -> Artifact:
 
 
 def take_incumbent(windows: str, served: str, out: str) -> Artifact:
-    """Copy the artifact of the serving policy, so that the challenger can be compared with it on the test users.
-
-    The serving policy was not trained on the test users either, because a test user is a test user in every training.
+    """Copy the artifact of the serving policy, so that the challenger can be compared with it.
 
     Raises:
         WindowError: The artifact has other columns or channels than the windows.
@@ -236,20 +215,16 @@ def fit_challenger(
 ) -> Artifact | None:
     """Train MTORL on the training users, calibrate and price it on the validation users, and save it as an artifact.
 
-    The artifact also contains LightGBM models for comparison, trained on the training users of the first shard.
-
     Args:
-        budget_share: Budget of the policy, as a fraction of the cost of always exposing. The price is set so that the
-            policy spends this budget.
-        checkpoint: Prefix of the checkpoint files, from which an interrupted training continues; "" for no checkpoints.
-        log: Folder in which the metrics of each epoch are written for TensorBoard; "" for none.
+        budget_share: Budget of the policy, as a fraction of the cost of always exposing.
+        checkpoint: Prefix of the checkpoint files, from which an interrupted training continues; "" for none.
+        log: Folder for TensorBoard metrics; "" for none.
 
     Returns:
         The artifact in the leading process, None in all other processes.
 
     Raises:
-        InputError: `budget_share` is not a positive number, or every exposure costs 0. `train_ensemble` raises errors
-            of its own.
+        InputError: `budget_share` is not a positive number, or every exposure costs 0.
     """
     if not 0 < budget_share < math.inf:
         raise InputError(f"budget_share must be a positive number, got {budget_share}")
@@ -259,15 +234,13 @@ def fit_challenger(
     identity = {"data": summary.fingerprint, "windows": summary.encoding_digest}
     resume = Checkpoint(Path(checkpoint), identity) if checkpoint else None
     with one_thread(), parallel.joined() as group, _epoch_log(log if group.leads else "") as write:
-        # Train the networks in parallel if there is a processor for each. On a GPU, they are trained one after the
-        # other, because they would slow each other down.
+        # Train the networks in parallel only on CPUs: on a GPU, they would slow each other down.
         at_once = group.size == 1 and parallel.device_of(config.device).type == "cpu" and processors() >= MEMBERS
         epochs: dict[int, float] = {}
 
         def on_epoch(member: int, row: dict[str, float]) -> None:
             epochs[member] = row["epoch"]
-            # The networks are trained one after the other. Count all epochs of the earlier networks, even if they
-            # stopped early.
+            # Earlier networks may have stopped early, so count all of their epochs.
             if not at_once:
                 epochs.update(dict.fromkeys(range(member), config.epochs))
             progress.report(sum(epochs.values()), MEMBERS * config.epochs, f"validation loss {row['val_loss']:.4f}")
@@ -293,7 +266,7 @@ def fit_challenger(
         fitted = lightgbm.fit(train_windows, val_windows, summary.encoder, config.seed)
         return fitted.calibrated(val_windows, users_B, mean_C)
 
-    # Train LightGBM in a thread while the network is calibrated. It uses one processor, and rarely holds Python's lock.
+    # LightGBM rarely holds Python's lock, so the network can be calibrated meanwhile.
     trees = _in_background(fit_trees)
     metrics = _calibrate(trained, val, mean_C, summary, config.seed)
     fit_state_distance(trained.ensemble, summary.encoder, train_windows)
@@ -314,10 +287,7 @@ def fit_challenger(
 
 
 def _in_background(work: Callable[[], _Result]) -> Future[_Result]:
-    """Run `work` in a daemon thread, and return its future result.
-
-    A daemon thread does not keep the process alive after Ctrl+C or an error in the main thread.
-    """
+    """Run `work` in a daemon thread, which does not keep the process alive after Ctrl+C or an error."""
     future: Future[_Result] = Future()
 
     def do() -> None:
@@ -331,7 +301,6 @@ def _in_background(work: Callable[[], _Result]) -> Future[_Result]:
 
 
 def _channel_means(trained_on: WindowTable, val: WindowTable, summary: TrainingSummary) -> Floats | None:
-    """Return the mean reward label of each channel among training and validation users, for the calibration."""
     rows = pd.concat([trained_on.rows, val.rows])
     rewards_B = summary.encoder.reward(summary.spec.reward.gain.of(rows), rows["cost"])
     return channel_means(rows, summary.spec, rewards_B)
@@ -340,7 +309,6 @@ def _channel_means(trained_on: WindowTable, val: WindowTable, summary: TrainingS
 def _calibrate(
     trained: Trained, val: WindowTable, mean_C: Floats | None, summary: TrainingSummary, seed: int
 ) -> dict[str, Any]:
-    """Calibrate the ensemble on validation users, and return the metrics for the artifact."""
     encoder, batch = summary.encoder, val.on_demand("val", targets=True)
     users_B = val.rows["user_id"].to_numpy()
     calibration = calibrate_ensemble(trained.ensemble, encoder, batch, users_B, mean_C)
@@ -372,10 +340,7 @@ def _price(
     summary: TrainingSummary,
     budget_share: float,
 ) -> PolicyParams:
-    """Return the policy's parameters, with the price at which the policy spends the budget on validation users.
-
-    The spend is computed from opportunities of validation users or, if the log has none, from their touchpoints.
-    """
+    """Return the policy's parameters, with the price at which the policy spends the budget on validation users."""
     if opportunities is None:
         batch: Windows = val.on_demand("val", targets=True)
         always_exposing = float(val.rows["cost"].mean())
@@ -389,11 +354,7 @@ def _price(
 
 
 def price_policy(forecast: Forecast, budget: float) -> PolicyParams:
-    """Return the challenger's parameters, with the price at which it is expected to spend a budget.
-
-    Args:
-        forecast: The model's forecasts on some rows.
-    """
+    """Return the challenger's parameters, with the price at which it spends `budget` per row of `forecast`."""
     scale = utility_scale(forecast)
     params = PolicyParams(ADVANTAGE_WEIGHT, EXPLORATION, 0.0, scale)
     return replace(params, price=policy_price(forecast, params, budget))
@@ -401,10 +362,7 @@ def price_policy(forecast: Forecast, budget: float) -> PolicyParams:
 
 @contextmanager
 def _epoch_log(folder: str) -> Iterator[Callable[[int, dict[str, float]], None]]:
-    """Yield a function that writes the metrics of an epoch for TensorBoard, as one run per network of the ensemble.
-
-    If `folder` is "", the function does nothing.
-    """
+    """Yield a function that writes TensorBoard metrics of an epoch; it does nothing if `folder` is ""."""
     if not folder:
         yield lambda member, row: None
         return

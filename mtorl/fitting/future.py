@@ -3,20 +3,13 @@
     z = foresight(ensemble, encoder, val, seed)               # on validation users
     if z > CLEAR: ensemble.future = fit_future(ensemble, encoder, train_windows, price, seed)
 
-The method is fitted Q iteration (Ernst et al. 2005, JMLR 6) on a sample of the training windows. For each window, the
-network predicts the next opportunity after each possible action and outcome. These are the branches of the window
-(`mtorl.window.branches`): no exposure, and for each channel, an exposure without a gain and an exposure with a gain.
-Let d be the discount for the pause until the next opportunity, and p the probability of a gain. The price is fixed, and
-level and added are 0 at first. Each iteration computes:
+The method is fitted Q iteration (Ernst et al. 2005, JMLR 6). The network predicts the next opportunity after each
+branch: no exposure, or an exposure on channel c with or without a gain. Each iteration computes, with the discount d
+and the probability p of a gain:
 
     later(branch) = level + max(0, max_c gain_c - price cost_c + added_c)   at the next opportunity
     level         = d later(no exposure)
     added_c       = d (p later(c, gain) + (1 - p) later(c, no gain) - later(no exposure))
-
-`later`, `level` and `added` each consist of a gain and a cost. After `STEPS` iterations, the values include the next
-`STEPS` opportunities. The weights of the network do not change. So the network runs only once for each branch, and each
-iteration only fits the head that predicts `level` and `added`. All branches of a window share the states of the
-window's tokens (`MTORL.after`).
 
 Shapes: B windows, H state, C channels, K = 2 C + 1 branches, M = B K, 2 gain and cost.
 """
@@ -41,19 +34,16 @@ from mtorl.window.table import WindowTable
 from mtorl.window.window import WindowBatch
 
 STEPS = 3  # number of later opportunities that are simulated
-HALF_LIFE_DAYS = 14.0  # a gain or cost counts half if it comes after a pause of this length
-CLEAR = 2.33  # the policy uses the value of the future only if `foresight` is above this number of standard errors
-# largest number of tokens in the sampled windows and their branches, which take a few seconds of CPU time
+HALF_LIFE_DAYS = 14.0  # pause after which a gain or cost counts half
+CLEAR = 2.33  # smallest `foresight`, in standard errors, for the use of future values
+# largest number of tokens in the sampled windows and their branches
 _TOKENS = 350_000
-_AT_ONCE = 1024  # number of windows whose branches are computed at a time, to limit memory
+_AT_ONCE = 1024  # windows per batch, to limit memory
 _EPOCHS, _BATCH, _LR = 10, 1024, 6e-3
 
 
 class Answers(NamedTuple):
-    """The predictions of an ensemble for B states: action logits, expected gain and expected cost (B, C).
-
-    `inputs` are the inputs of the ensemble's decoders. The head that predicts the value of the future needs them, too.
-    """
+    """The predictions of an ensemble for B states, with the inputs of its decoders."""
 
     inputs: DecoderInputs
     logits_BC: Tensor
@@ -65,10 +55,8 @@ def fit_future(ensemble: Ensemble, encoder: Encoder, windows: Windows, price: fl
     """Fit the head that predicts the value of later opportunities. The weights of the ensemble do not change.
 
     Args:
-        encoder: Encoder of the ensemble's inputs.
         windows: Windows of training users; a sample is used.
-        price: Price with which the policy decides at the simulated opportunities.
-        seed: Seed of the sample and of the training.
+        price: Price of the decision rule at the simulated opportunities.
     """
     random = np.random.default_rng(seed)
     rows = random.permutation(len(windows))[: 2 * _most_windows(encoder)]
@@ -94,11 +82,8 @@ def fit_future(ensemble: Ensemble, encoder: Encoder, windows: Windows, price: fl
 def foresight(ensemble: Ensemble, encoder: Encoder, table: WindowTable, seed: int) -> float:
     """Measure how well the network predicts the effect of a channel on the user's next gain, in standard errors.
 
-    The result is positive if a prediction of the next gain is better with knowledge of the channel than without it. It
-    is 0 on average if the network can't predict the effect of the channel.
-
-    Returns 0 if there is nothing to compare, or if propensities are estimated from the previous channel (`markov`):
-    channels may then depend on the tastes of users, which also affect the next gain.
+    The result is 0 if propensities are estimated from the previous channel ("markov"): channels may then depend on
+    users' tastes, which also affect the next gain.
     """
     if table.spec.propensity == "markov":
         return 0.0
@@ -110,8 +95,8 @@ def foresight(ensemble: Ensemble, encoder: Encoder, table: WindowTable, seed: in
         return 0.0
     now, following = windows.take(chosen), windows.take(chosen + 1)
     follows_B = np.isfinite(following.time["recency_hours"][np.cumsum(following.length_B) - 1])
-    # Leave out decisions of our own policies. They chose channels by forecasts for the user, so their channels depend
-    # on the user's tastes. The tastes also affect the next gain, so the channel would seem to affect it.
+    # Leave out decisions of our own policies: they chose channels by the user's tastes, which also affect the next
+    # gain.
     kept = np.flatnonzero(follows_B & ~labels(now, encoder).collected_B)
     if not len(kept):
         return 0.0
@@ -131,7 +116,7 @@ def foresight(ensemble: Ensemble, encoder: Encoder, table: WindowTable, seed: in
 
 
 def _most_windows(encoder: Encoder) -> int:
-    # All branches of a window share the tokens of the window. Each of the 2 C + 1 branches adds one token.
+    # All branches of a window share its tokens, and each of the 2 C + 1 branches adds a token.
     return max(1, _TOKENS // (encoder.window + 2 * len(encoder.channels) + 1))
 
 
@@ -154,13 +139,10 @@ def _look_ahead(
     """Predict the next opportunity of each user, for each possible action and outcome at the current opportunity.
 
     Args:
-        encoder: Encoder of the ensemble's inputs.
-        now: Windows of the B current opportunities.
         next_one: Windows that provide the times and contexts of the next opportunities.
 
     Returns:
-        The probability (B, C) that an exposure has a gain; the predictions for all branches of all windows; and the
-        predictions for `now`.
+        The probability (B, C) that an exposure has a gain, the predictions for all branches, and those for `now`.
     """
     gain_N = encoder.previous_gain(now)
     won_N = (gain_N > 0) & (now.prev_channel_N < len(encoder.channels))
@@ -178,15 +160,14 @@ def _branch_answers(
     ensemble: Ensemble, encoder: Encoder, now: WindowBatch, next_one: WindowBatch, hit: Mapping[str, float]
 ) -> tuple[Answers, Answers]:
     x_BTD, length_B = map(torch.from_numpy, encoder.encode(now))
-    # A branch adds one token to a window of at most T tokens. If a window is full, remove its first token.
+    # A branch adds one token, so remove the first token of a full window.
     full_B1 = (length_B == x_BTD.shape[1]).view(-1, 1) & (x_BTD.shape[1] > 1)
     kept_BT = (torch.arange(x_BTD.shape[1]) + full_B1).clamp(max=x_BTD.shape[1] - 1)
     x_BTD, length_B = x_BTD[torch.arange(len(x_BTD))[:, None], kept_BT], length_B - full_B1.squeeze(1).long()
     answers = _answers(ensemble, encoder, ensemble.decoder_inputs(x_BTD, length_B))
     tokens = branches(now, answers.cost_BC.double().numpy(), next_one, hit)
     next_BKD = torch.from_numpy(replace(encoder, window=2 * len(encoder.channels) + 1).encode(tokens)[0])
-    # In the first branch, which has no exposure, the new token replaces the last token of the window. In all other
-    # branches, it is added to the window. If T is 1, only the new token is kept.
+    # The new token replaces the last one in the first branch, without exposure, and is added in all others.
     follows_K = (torch.arange(next_BKD.shape[1]) > 0).long()
     kept_BK = (length_B[:, None] - 1 + follows_K).clamp(max=x_BTD.shape[1] - 1)
     inputs = ensemble.inputs_after(x_BTD, kept_BK, next_BKD)
@@ -194,21 +175,16 @@ def _branch_answers(
 
 
 def _by_channel(later_BK: Tensor, hit_BC: Tensor) -> Tensor:
-    """Return the expected value (B, C) of later opportunities after an exposure on each channel.
-
-    The exposure may have a gain or not. So the values of both branches are averaged, weighted by the probability
-    `hit_BC` of a gain.
-    """
+    """Return the expected value (B, C) after an exposure on each channel, if a gain has the probability `hit_BC`."""
     channels = hit_BC.shape[1]
     return hit_BC * later_BK[:, 1 + channels :] + (1 - hit_BC) * later_BK[:, 1 : 1 + channels]
 
 
 @torch.no_grad()
 def _later(after: Answers, future: FutureValue | None, price: float) -> Tensor:
-    """Return the expected gain and cost (M, 2) of all opportunities after each branch, if the decision rule decides.
+    """Return the expected gain and cost (M, 2) of all opportunities after each branch.
 
-    The ensemble predicts the next opportunity, and the head `future` all opportunities after it. If `future` is None,
-    only the next opportunity is counted.
+    If `future` is None, only the next opportunity is counted.
     """
     own_MC2 = torch.stack([after.gain_BC, after.cost_BC], dim=-1)
     level_M2, added_MC2 = (torch.zeros(2), torch.zeros_like(own_MC2))
@@ -223,10 +199,7 @@ def _later(after: Answers, future: FutureValue | None, price: float) -> Tensor:
 
 
 def _fit(future: FutureValue, inputs: DecoderInputs, level_B2: Tensor, added_BC2: Tensor) -> None:
-    """Train the head of each network in the ensemble on the same targets.
-
-    The targets are divided by their spread, so that the loss does not depend on their units.
-    """
+    """Train the heads on targets scaled by their spread, so that units do not matter."""
     mean_2, level_scale_2 = level_B2.mean(0), level_B2.std(0).clamp(min=1e-6)
     added_scale_2 = added_BC2.square().mean((0, 1)).sqrt().clamp(min=1e-6)
     level_B2, added_BC2 = (level_B2 - mean_2) / level_scale_2, added_BC2 / added_scale_2

@@ -1,4 +1,4 @@
-"""Defines the texts of errors in hyper-parameter searches and in settings of a training."""
+"""Defines error messages of hyper-parameter searches and training settings."""
 
 from mtorl.runtime.message import Words
 

@@ -1,19 +1,9 @@
-"""Searches hyper-parameters on one machine: Optuna proposes settings, and `Trials` measures them.
+"""Searches hyper-parameters on one machine with Optuna, which proposes settings by TPE (Bergstra et al. 2011).
 
     report = search("runs/latest/windows", "best", SearchConfig(trials=30))
     report.best.settings, report.best.loss, report.default_loss
 
-The first trial has the default settings, so the best trial is at least as good as the defaults on validation users. All
-other settings are proposed by TPE (Bergstra et al. 2011) from the seed and the finished trials, so a killed search
-continues with the same proposals. A trial stops early if its loss after an epoch is above the median loss of the other
-trials after the same epoch.
-
-A trial trains one network. Its objective is the validation loss at the best epoch with the *default* weights of the
-three losses, because the weights used in the training are part of the search. Test users are not read. docs/training.md
-explains why the objective is not the value of the policy.
-
-The folder contains `trials.db` (the study as SQLite, which optuna-dashboard can open) and, after each trial,
-`settings.yaml` with the best settings so far.
+The objective is the validation loss with fixed weights of the three losses, because a search also changes the weights.
 """
 
 from __future__ import annotations
@@ -60,14 +50,13 @@ WEIGHTS = {"action": 1.0, "reward": TrainConfig.mu, "cost": TrainConfig.nu}
 OnEpoch = Callable[[int, float], None]
 """Type of a function that is called after each epoch with the epoch's number, beginning at 1, and the validation loss
 of the best weights so far."""
-# The first trial has the default settings, and the next ones random settings; only after this many trials does TPE
-# propose settings. No trial stops early before this many trials were completed.
+# After this many trials, TPE proposes settings and trials may stop early; until then, settings are random.
 _RANDOM_TRIALS = 8
-_EPOCHS_AT_LEAST = 2  # number of epochs before a trial may stop early
+_EPOCHS_AT_LEAST = 2  # epochs before a trial may stop early
 
 
 class Trials:
-    """Trains one network after the other with different settings, on the same windows folder."""
+    """Trains networks with different settings on the same windows folder."""
 
     def __init__(self, windows: str) -> None:
         self.windows = windows
@@ -75,7 +64,7 @@ class Trials:
 
     @cached_property
     def data(self) -> TrainingWindows:
-        """The windows of training and validation users. If there is only one shard, the windows stay in memory."""
+        """The windows of training and validation users."""
         encoder, channels = self._encoder()
         return TrainingWindows(
             FolderWindows(self.windows, "train", encoder), FolderWindows(self.windows, "val", encoder), channels
@@ -83,9 +72,6 @@ class Trials:
 
     def run(self, config: TrainConfig, on_epoch: OnEpoch | None = None) -> float:
         """Train a network with the given settings, and return the objective of its best epoch.
-
-        Args:
-            on_epoch: Called after each epoch. If it raises an error, the trial stops.
 
         Raises:
             WindowError: There are no training users or no validation users.
@@ -104,7 +90,6 @@ class Trials:
         return objective(result.history[result.best_epoch - 1])
 
     def _encoder(self) -> tuple[Encoder, int]:
-        """Return the encoder that a training on this folder would use, and the number of channels."""
         for file in self._files:
             table = WindowTable.load(self.windows, "train", file)
             if len(table.rows):
@@ -113,7 +98,7 @@ class Trials:
 
 
 def objective(row: dict[str, float]) -> float:
-    """Return the objective of an epoch: the weighted sum of its validation losses, which a search minimises."""
+    """Return the weighted sum of an epoch's validation losses."""
     return sum(weight * row[f"val_{name}"] for name, weight in WEIGHTS.items())
 
 
@@ -125,10 +110,10 @@ class SearchError(InputError, ValueError):
 class SearchConfig:
     """The length of a search, and its seed."""
 
-    trials: int = 30  # the search ends with this many finished trials, including those of earlier calls
-    timeout: float = 0.0  # after this many seconds, no further trial starts in this call; 0 for no limit
-    epochs: int = TrainConfig.epochs  # largest number of epochs of a trial; use the same number in the final training
-    seed: int = 7  # random seed for proposing settings, and for the training in each trial
+    trials: int = 30  # including the trials of earlier calls
+    timeout: float = 0.0  # seconds after which no trial starts; 0 for no limit
+    epochs: int = TrainConfig.epochs
+    seed: int = 7
 
 
 @dataclass(frozen=True)
@@ -137,8 +122,7 @@ class Tried:
 
     number: int  # trial 0 has the default settings
     settings: Settings
-    # The validation loss (see `objective`). If the trial stopped early, this is the loss after its last epoch. None if
-    # the training diverged.
+    # validation loss of the best epoch; None if the training diverged
     loss: float | None
     ended: str  # "complete", "early" or "diverged"
     epochs: int
@@ -149,21 +133,20 @@ class Tried:
 class SearchReport:
     """All finished trials of a search, and the importance of each setting."""
 
-    trials: list[Tried]  # all finished trials, also those of earlier calls
-    # Setting -> share of the variance of the loss that the setting explains (fANOVA, Hutter et al. 2014). The dict is
-    # empty if there are too few trials.
+    trials: list[Tried]  # including trials of earlier calls
+    # setting -> share of the loss's variance that it explains (fANOVA, Hutter et al. 2014); empty with few trials
     importance: dict[str, float]
 
     @property
     def best(self) -> Tried:
-        """The trial with the lowest loss among those that did not stop early or diverge."""
+        """The complete trial with the lowest loss."""
         best = _best(self.trials)
         assert best is not None, "`search` raises an error if no trial is complete"
         return best
 
     @property
     def default_loss(self) -> float | None:
-        """The loss of the trial with the default settings; None if its training diverged."""
+        """The loss with the default settings; None if the training diverged."""
         return self.trials[0].loss
 
     def to_dict(self) -> dict[str, Any]:
@@ -180,19 +163,15 @@ class SearchReport:
 def search(windows: str, out: str, config: SearchConfig) -> SearchReport:
     """Search for the best settings. If the folder `out` already contains a search, continue it.
 
-    Args:
-        config: Length and seed of the search.
-
     Raises:
-        SearchError: The folder contains a search with other data, another search space, or another number of epochs or
-            seed; another process is searching in the folder; or no trial was completed.
+        SearchError: The folder contains a different search, is in use, or no trial was completed.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     trials, folder = Trials(windows), Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    # Lock the folder. A second search in it would treat the running trial of this search as killed.
+    # A second search in the folder would treat the running trial as killed.
     with locked(folder / _LOCK, SearchError(BUSY(folder=folder, what="search"))):
         study = _study(folder, _identity(windows, config))
         for killed in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
@@ -210,7 +189,7 @@ def search(windows: str, out: str, config: SearchConfig) -> SearchReport:
 
 
 def distributions() -> dict[str, optuna.distributions.BaseDistribution]:
-    """Return the search space as Optuna's distributions, setting -> distribution."""
+    """Return the search space as Optuna's distribution of each setting."""
     from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
     def of(parameter: Parameter) -> BaseDistribution:
@@ -245,7 +224,7 @@ def _study(folder: Path, identity: Mapping[str, Any]) -> optuna.Study:
 def _identity(windows: str, config: SearchConfig) -> dict[str, Any]:
     """Return everything but the settings that affects the loss of a trial.
 
-    A search is only continued if these values are the same, so that all its losses can be compared.
+    A search continues only if these values are unchanged, so that its losses are comparable.
     """
     manifest = json.loads(Path(windows, "manifest.json").read_text())
     files = [shard["sha256"] for shard in manifest["shards"]]
@@ -267,16 +246,11 @@ def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
 
 
 def _run(study: optuna.Study, trials: Trials, config: SearchConfig, done: int) -> None:
-    """Let Optuna propose settings, train with them and record the result.
-
-    Args:
-        config: Length and seed of the search.
-    """
     import optuna
     from optuna.trial import TrialState
 
-    # Create a new sampler for each trial, with a seed that depends on the number of finished trials. So a search that
-    # was interrupted proposes the same settings as one that was not.
+    # Seed a new sampler for each trial, so that an interrupted search proposes the same settings as an uninterrupted
+    # one.
     seed = int(np.random.default_rng([config.seed, done]).integers(2**31))
     study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_RANDOM_TRIALS)
     if not done and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
@@ -307,8 +281,6 @@ def _run(study: optuna.Study, trials: Trials, config: SearchConfig, done: int) -
 
 
 def _tried(study: optuna.Study) -> list[Tried]:
-    """Return the finished trials, numbered from 0. Killed trials are left out, and get no number."""
-
     def of(number: int, trial: optuna.trial.FrozenTrial) -> Tried:
         ended = trial.user_attrs["ended"]
         loss = None if ended == "diverged" else trial.value
@@ -324,7 +296,6 @@ def _best(tried: list[Tried]) -> Tried | None:
 
 
 def _importance(study: optuna.Study) -> dict[str, float]:
-    """Return how much of the variance of the loss each setting explains, with the largest share first."""
     import optuna
 
     complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))

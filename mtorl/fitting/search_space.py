@@ -1,12 +1,10 @@
 """Defines the hyper-parameters that a search may change, and the values that each may have.
 
-`mtorl search` (Optuna, on one machine), the Katib experiment in manifests/katib and the table in docs/training.md all
-use `SPACE`. `SPACE` does not contain these fields of `TrainConfig`:
+`SPACE` leaves out these fields of `TrainConfig`:
 
-    lam         Weight of the preference term, which makes the action head predict the log less well on purpose. A
-                search by the prediction error would always choose the weight 0.
+    lam         It makes the action head predict the log less well on purpose, so a search would choose 0.
     epochs      Early stopping already finds the best epoch of each trial.
-    seed        Seeds differ only by noise, so the best seed would not be better on other data.
+    seed        Seeds differ only by noise.
     averaging, clip, heads, patience
                 Thirty trials are hardly enough for the eight settings in `SPACE`.
     convolutions, attention
@@ -23,12 +21,12 @@ Scale = Literal["linear", "log", "choice"]
 
 @dataclass(frozen=True)
 class Parameter:
-    """A hyper-parameter: a field of `TrainConfig`, with the values that a search may try."""
+    """A field of `TrainConfig`, with the values that a search may try."""
 
     name: str
-    scale: Scale  # "linear" or "log": values from `low` to `high`, inclusive; "choice": one of `choices`
+    scale: Scale  # "linear" or "log": from `low` to `high`, inclusive; "choice": one of `choices`
     meaning: str
-    low: float = 0.0  # lower bound; a whole number if the field is an integer
+    low: float = 0.0
     high: float = 0.0
     choices: tuple[int, ...] = ()
 
@@ -69,7 +67,7 @@ def defaults() -> dict[str, int | float]:
 
 
 def table() -> str:
-    """Return `SPACE` as a Markdown table, which docs/training.md contains."""
+    """Return `SPACE` as a Markdown table for docs/training.md."""
     lines = ["| setting | meaning | values | scale | default |", "|---|---|---|---|---|"]
     lines += [f"| `{p.name}` | {p.meaning} | {p.range} | {p.scale} | {p.default:g} |" for p in SPACE]
     return "\n".join(lines) + "\n"

@@ -1,11 +1,6 @@
 """Reads the settings of a training from YAML, JSON or a command line, and names the files that a training keeps.
 
-    config = with_settings(TrainConfig(epochs=15), read_settings(Path("best/settings.yaml").read_text()))
-    files = KeptFiles.of(volume, windows, config, budget_share, code_version)
-
-Settings are those fields of `TrainConfig` that affect the quality of the model, such as the learning rate. `mtorl
-search` writes them as YAML. The number of epochs, seed, device, precision and checkpoints are not settings: they are
-arguments of the command or the pipeline step that trains.
+Settings are those fields of `TrainConfig` that affect the quality of the model, such as the learning rate.
 """
 
 from __future__ import annotations
@@ -113,7 +108,6 @@ def _checked(values: Mapping[Any, Any]) -> Settings:
 
 
 def _number(text: str) -> int | float | str:
-    """Convert a text to a number; return the text unchanged if it is not a number."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -130,15 +124,14 @@ _DAYS = {"checkpoints": CHECKPOINT_DAYS, "shared": CHECKPOINT_DAYS, "tensorboard
 
 @dataclass(frozen=True)
 class KeptFiles:
-    """The paths of files that stay on a volume after a training was killed. Paths are "" if there is no volume.
+    """The paths of files that stay on a volume after a training was killed; "" if there is no volume.
 
-    Each path contains a hash of everything that affects the training. So a new run with the same data, settings and
-    code continues where the killed run stopped, and different trainings never use the same file.
+    Each path contains a hash of data, settings and code, so that only the same training continues.
     """
 
-    checkpoint: str  # prefix of the paths of the checkpoints
-    tensorboard: str  # folder with the metrics of each epoch, for TensorBoard
-    shared: str  # folder in which pods on other nodes find their task, and to which they write the artifact
+    checkpoint: str  # prefix of the checkpoint files
+    tensorboard: str  # folder of the TensorBoard metrics
+    shared: str  # folder shared with pods on other nodes
 
     @classmethod
     def of(
@@ -148,9 +141,7 @@ class KeptFiles:
 
         Args:
             volume: Folder of the volume; "" for no volume.
-            budget_share: Budget of the policy, as a fraction of the cost of always exposing.
-            processes: Number of processes that train together. Four processes can't continue from a checkpoint of two,
-                because their batches differ.
+            processes: Number of processes that train together; it determines the batches.
         """
         if not volume:
             return cls("", "", "")
@@ -170,10 +161,7 @@ class KeptFiles:
 
 
 def prune(volume: str, now: float | None = None) -> list[Path]:
-    """Remove files from a volume that have not been written for some days (`_DAYS`), and return the removed paths.
-
-    These are the files of trainings that never finished, and old TensorBoard metrics.
-    """
+    """Remove files that have not been written for some days (`_DAYS`), and return their paths."""
     if not volume:
         return []
     now = time.time() if now is None else now
@@ -187,10 +175,7 @@ def prune(volume: str, now: float | None = None) -> list[Path]:
 
 
 def _last_written(entry: Path) -> float:
-    """Return the time of the last write to a file, or to a folder and its content, in seconds since 1970.
-
-    If another process removes the file meanwhile, return the current time.
-    """
+    """Return the last modification time of a file or a folder's content, or now if another process removes it."""
     try:
         return max(path.stat().st_mtime for path in (entry, *entry.rglob("*")))
     except FileNotFoundError:

@@ -1,10 +1,8 @@
 """Trains the challenger with the arguments in a task file. Torchrun starts several processes with the same file.
 
-    FitTask(windows, out, TrainConfig(), budget_share=0.5).save(path)
     torchrun --standalone --nproc-per-node=4 -m mtorl.fitting.worker TASK.json
 
-If the input is wrong, the process reports the error (`mtorl.runtime.progress.input_error`) and exits with status 0.
-With another status, torchrun would restart all processes, although a retry would fail again.
+After wrong input, the process exits with status 0, because torchrun would retry after any other status.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ class FitTask:
         return fit_challenger(self.windows, self.out, self.config, self.budget_share, self.checkpoint, self.log)
 
     def save(self, path: Path) -> None:
-        """Write the task to a JSON file, which `load` reads."""
+        """Write the task to a JSON file."""
         path.write_text(json.dumps(asdict(self), indent=2))
 
     @classmethod
@@ -49,7 +47,7 @@ class FitTask:
 
 
 def main(task: str) -> None:
-    """Run the training that the file `task` describes (`FitTask`), together with the other processes of torchrun."""
+    """Run the training that the file `task` describes."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         FitTask.load(Path(task)).run()

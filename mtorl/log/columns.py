@@ -1,7 +1,6 @@
 """Converts columns to arrays, from JSON lists on a server and from Arrow tables offline.
 
-The readers for JSON and Arrow reject the same types, and represent null in the same way. So a window that is built on a
-server equals the same window built offline (`mtorl.window.window`).
+Both readers treat types and nulls alike, so that windows are equal on a server and offline.
 """
 
 from __future__ import annotations
@@ -22,10 +21,7 @@ from mtorl.runtime.validation import short
 
 
 class WindowError(InputError, ValueError):
-    """Raised if a window can't be built.
-
-    `index` is the position of the faulty instance or row. It is None if the fault is not in one row.
-    """
+    """Raised if a window can't be built. `index` is the faulty instance or row, or None."""
 
     def __init__(self, message: str, index: int | None = None) -> None:
         super().__init__(message)
@@ -34,7 +30,7 @@ class WindowError(InputError, ValueError):
 
 @dataclass(frozen=True)
 class Codes:
-    """A categorical column: `codes` has the position of each row's value in `values`, or -1 for null."""
+    """A categorical column: `codes` has each row's position in `values`, or -1 for null."""
 
     codes: Ints
     values: tuple[str, ...]
@@ -48,13 +44,13 @@ AnyValues = TypeVar("AnyValues", bound=Values)
 
 
 def take(values: AnyValues, index: Ints) -> AnyValues:
-    """Return the values of a column at the positions `index`."""
+    """Return the values of a column at some positions."""
     taken: Any = Codes(values.codes[index], values.values) if isinstance(values, Codes) else values[index]
     return cast(AnyValues, taken)
 
 
 def take_each(columns: Mapping[str, AnyValues], index: Ints) -> dict[str, AnyValues]:
-    """Return the values of several columns at the positions `index`."""
+    """Return the values of several columns at some positions."""
     return {name: take(values, index) for name, values in columns.items()}
 
 
@@ -62,31 +58,20 @@ def take_each(columns: Mapping[str, AnyValues], index: Ints) -> dict[str, AnyVal
 
 
 def as_list(values: Any) -> list[Any]:
-    """Convert a list from a feature store to a Python list.
-
-    The feature store may return an array instead of a list. Null becomes an empty list.
-    """
+    """Convert a list, array or null from a feature store to a Python list."""
     if values is None:
         return []
     return cast(list[Any], values.tolist()) if isinstance(values, np.ndarray) else list(values)
 
 
 def as_json(values: Sequence[Any]) -> list[Any]:
-    """Convert values to types that JSON has.
-
-    NumPy scalars become Python numbers, and NaN and "" become None.
-    """
+    """Convert values to types that JSON has. NaN and "" become None."""
     plain = [v.item() if isinstance(v, np.generic) else v for v in values]
     return [None if v == "" or (isinstance(v, float) and math.isnan(v)) else v for v in plain]
 
 
 def json_list(values: Any, length: int, where: str, index: int) -> list[Any]:
-    """Return `values` if it is a list with `length` items; otherwise raise WindowError.
-
-    Args:
-        where: Name of the field, for the error message.
-        index: Position of the instance, for the error message.
-    """
+    """Return `values` if it is a list with `length` items; otherwise raise WindowError."""
     if not isinstance(values, list) or len(values) != length:
         got = len(values) if isinstance(values, list) else short(values)
         raise WindowError(f"instance {index}: {where} needs a list of {length} values, got {got}", index)
@@ -97,14 +82,13 @@ def json_numbers(values: list[Any], where: str, row_N: Ints, null: bool = True) 
     """Convert the numbers of several instances to an array, in which NaN stands for null.
 
     Args:
-        where: Name of the field, for the error message.
-        row_N: For each number, the position of its instance, for the error message.
+        row_N: Position of each number's instance, for the error message.
         null: Whether null is allowed in the values.
 
     Raises:
         WindowError: a value is not a number or, if `null` is false, is not finite.
     """
-    # NumPy would convert the text "1" to a number. Reject text here, because the Arrow reader rejects it, too.
+    # NumPy would convert the text "1" to a number, which the Arrow reader rejects.
     for position, value in enumerate(values):
         if not (isinstance(value, float | int) or (value is None and null)):
             i = int(row_N[position])
@@ -118,10 +102,6 @@ def json_numbers(values: list[Any], where: str, row_N: Ints, null: bool = True) 
 
 def json_values(column: Column, values: list[Any], where: str, row_N: Ints) -> Values:
     """Convert the values of a context or static column of several instances.
-
-    Args:
-        where: Name of the field, for the error message.
-        row_N: For each value, the position of its instance, for the error message.
 
     Raises:
         WindowError: a value does not have the column's type.
@@ -165,7 +145,6 @@ def arrow_times(values: pa.Array, where: str, null: int | None) -> Ints:
     """Convert an Arrow column of times to microseconds since 1970.
 
     Args:
-        where: Name of the column, for the error message.
         null: Value for a null. If it is None, a null raises WindowError.
     """
     if not pa.types.is_timestamp(values.type):
@@ -179,17 +158,16 @@ def arrow_times(values: pa.Array, where: str, null: int | None) -> Ints:
 
 
 def arrow_flags(table: pa.Table, name: str) -> Bools:
-    """Return a boolean column of a table. All values are false if the table lacks the column."""
+    """Return a boolean column of a table; false if the table lacks it."""
     if name not in table.column_names:
         return np.zeros(len(table), dtype=np.bool_)
     return cast(Bools, flat(table[name]).fill_null(False).to_numpy(zero_copy_only=False))
 
 
 def arrow_codes(values: pa.Array, where: str) -> Codes:
-    """Convert an Arrow column of text to codes. The empty text counts as null, as in JSON."""
+    """Convert an Arrow column of text to codes. Empty text counts as null."""
     if pa.types.is_dictionary(values.type):
-        # The column's dictionary may contain null, or the same text twice. So convert it like a text column, and then
-        # look up the code of each row.
+        # An Arrow dictionary may contain null, or the same text twice.
         inner = arrow_codes(values.dictionary, where)
         return Codes(np.append(inner.codes, -1)[_indices(values)], inner.values)
     if pa.types.is_null(values.type):
@@ -204,7 +182,6 @@ def arrow_codes(values: pa.Array, where: str) -> Codes:
 
 
 def _indices(encoded: pa.DictionaryArray) -> Ints:
-    """Return the position of each value in the dictionary of an Arrow column; -1 stands for null."""
     return cast(Ints, pc.fill_null(encoded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False))
 
 
@@ -212,8 +189,7 @@ def arrow_channels(values: pa.Array, channels: Sequence[str], where: str) -> Int
     """Return the position of each row's channel in `channels`.
 
     Raises:
-        WindowError: a channel is unknown or null. Null is not allowed because, in a window, it means that a journey
-            starts.
+        WindowError: a channel is unknown or null.
     """
     names = arrow_codes(values, where)
     unknown = [v for v in names.values if v not in channels]
@@ -224,5 +200,5 @@ def arrow_channels(values: pa.Array, channels: Sequence[str], where: str) -> Int
 
 
 def arrow_values(column: Column, values: pa.Array, where: str) -> Values:
-    """Convert an Arrow column to an array of numbers or to codes, depending on the column's kind."""
+    """Convert an Arrow column to numbers or codes, depending on the column's kind."""
     return arrow_numbers(values, where) if column.kind == "numeric" else arrow_codes(values, where)

@@ -1,10 +1,6 @@
-"""Describes a data set in one small YAML file: the role and unit of each column, and how to treat a missing value.
+"""Describes a data set in a YAML file: the role and unit of each column, and how to treat a missing value.
 
-    spec = DatasetSpec.load("simulator")            # built in: simulator, kuairand-sequence, criteo-sequence
-    spec = DatasetSpec.load("my-log.yaml")          # your own, usually with `adapter: touchpoints`
-
-Log validation, features, windows, model and serving know a data set's columns only from this description, so a new data
-set needs one new file. The model artifact contains a copy of the description, which the server reads.
+`DatasetSpec.load("simulator")` reads a built-in description, and `DatasetSpec.load("my-log.yaml")` your own.
 """
 
 from __future__ import annotations
@@ -49,8 +45,7 @@ OWN = "touchpoints"
 SIMULATOR = "simulator"
 """Name of the built-in data set that the simulator generates, and of its adapter."""
 
-# These column names are in use: tables that are computed from the log have the log's columns and these. So a
-# description must not use them.
+# Computed tables have these columns, too, so a description must not use them.
 _RESERVED = {*BASE_COLUMNS, "step", "split", "event_timestamp", "created_timestamp", "collected", "row", "fault"}
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _QUESTION = re.compile(r"^ *# CHECK (.*(?:\n *#       .*)*)$", re.MULTILINE)
@@ -58,14 +53,14 @@ _BUILT_IN = Path(__file__).parent / "datasets"
 
 
 def free_name(name: str) -> str:
-    """Return `name` if it is allowed as the name of a column; otherwise return it with the prefix `log_`."""
+    """Return `name` if it is allowed as a column name, else `log_` and the name."""
     if not _IDENTIFIER.fullmatch(name) or name in _RESERVED or name.startswith("hist_"):
         return f"log_{name}"
     return name
 
 
 class SpecError(InputError, ValueError):
-    """Raised if the description of a data set is invalid; the message names the field."""
+    """Raised if the description of a data set is invalid."""
 
 
 class Column(StrictModel):
@@ -295,15 +290,12 @@ class DatasetSpec(StrictModel):
 
     @property
     def simulated(self) -> bool:
-        """Return whether the log comes from the simulator, so that its results do not apply to real users."""
+        """Return whether the log comes from the simulator and not from real users."""
         return self.adapter == SIMULATOR
 
     @cached_property
     def window_outcomes(self) -> tuple[str, ...]:
-        """Return the outcomes that a window contains for each touchpoint.
-
-        These are the standard outcomes (`OUTCOMES`), the outcomes in the gain, and the outcomes that the model sees.
-        """
+        """Return the outcomes that a window contains for each touchpoint."""
         return tuple(dict.fromkeys((*OUTCOMES, *self.reward.gain.names, *self.seen_outcomes)))
 
     @property
@@ -313,12 +305,12 @@ class DatasetSpec(StrictModel):
 
     @cached_property
     def outcome_times(self) -> dict[str, str]:
-        """Return, for each outcome in `timed`, the column that contains the time of its arrival."""
+        """Return, for each outcome in `timed`, the column with its arrival time."""
         return {name: outcome_time(name) for name in self.timed}
 
     @cached_property
     def outcome_kinds(self) -> tuple[str, ...]:
-        """Return the names of the numeric outcomes. Only these can be reported for a decision."""
+        """Return the names of the numeric outcomes, which can be reported for a decision."""
         return (*OUTCOMES, *(column.name for column in self.outcomes if column.kind == "numeric"))
 
     @cached_property
@@ -329,10 +321,7 @@ class DatasetSpec(StrictModel):
 
     @cached_property
     def optional_columns(self) -> tuple[str, ...]:
-        """Return the columns that a raw log may have in addition to `log_columns`.
-
-        These are the time at which each outcome arrived, the touchpoint id, and the time at which the row arrived.
-        """
+        """Return the columns that a raw log may have in addition to `log_columns`."""
         declared = set(self.log_columns)
         times = [outcome_time(name) for name in self.outcome_kinds if name != "cost"]
         by_id = self.conversions is not None and self.conversions.key == TOUCHPOINT_ID
@@ -340,15 +329,12 @@ class DatasetSpec(StrictModel):
 
     @property
     def log_columns(self) -> tuple[str, ...]:
-        """Return the names of all columns of the canonical touchpoint log, in order."""
+        """Return the columns of the canonical touchpoint log, in order."""
         return (*BASE_COLUMNS, *(c.name for c in (*self.context, *self.static, *self.outcomes)))
 
     @cached_property
     def feature_columns(self) -> tuple[Column, ...]:
-        """Return the columns for the fields in `features`, in the order that the model uses.
-
-        A field gives one column or, with `by_channel`, one column for each channel.
-        """
+        """Return the columns for the fields in `features`, in the model's order."""
         fields = [field for view in self.features for field in view.fields]
         return tuple(
             Column(name=name, kind=field.kind, unit=field.unit, missing=field.missing)
@@ -367,7 +353,7 @@ class DatasetSpec(StrictModel):
         """Read a built-in description by its name, or a YAML file by its path.
 
         Raises:
-            SpecError: the description is invalid, or contains a CHECK comment, which is a question that is still open.
+            SpecError: the description is invalid, or contains an open CHECK comment.
         """
         path = Path(name_or_path)
         if path.suffix not in (".yaml", ".yml"):
@@ -378,7 +364,7 @@ class DatasetSpec(StrictModel):
         if questions := _QUESTION.findall(path.read_text(encoding="utf-8")):
             checks = [re.sub(r"\n *# *", " ", question) for question in questions]
             raise SpecError(messages.OPEN_CHECKS(file=path, count=len(checks), checks=checks))
-        # Make paths absolute, because a copy of the description in another folder must still refer to the same files.
+        # A copy of the description in another folder must refer to the same files.
         changes: dict[str, Any] = {}
         if any(view.source for view in spec.features):
             features = (v.replace(source=_absolute(v.source, path)) if v.source else v for v in spec.features)
@@ -388,24 +374,21 @@ class DatasetSpec(StrictModel):
         return spec.replace(**changes) if changes else spec
 
     def of_canonical_log(self) -> DatasetSpec:
-        """Return a description of the log after its conversion to the canonical format.
-
-        It is a copy without the fields that describe the raw files.
-        """
+        """Return a copy of the description without the fields about raw files."""
         raw = self.columns or self.conversions or self.file != FileFormat()
         return self.replace(columns={}, conversions=None, file=FileFormat()) if raw else self
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DatasetSpec:
-        """Create a description from plain values, as read from YAML. This is the inverse of `to_dict`.
+        """Create a description from plain values.
 
         Raises:
-            SpecError: a value is invalid; the message names the field.
+            SpecError: a value is invalid.
         """
         return validated(cls, data, SpecError)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the description as plain values for YAML or JSON. This is the inverse of `from_dict`."""
+        """Return the description as plain values for YAML or JSON."""
         absent = {n for n in ("features", "columns", "outcome_hours", "timed", "conversions") if not getattr(self, n)}
         absent |= {"file"} if self.file == FileFormat() else set()
         short = self.model_dump(mode="json", include={"columns", "conversions"} - absent, exclude_defaults=True)
@@ -418,27 +401,22 @@ class DatasetSpec(StrictModel):
 
 
 def counted_gain(spec: DatasetSpec) -> Gain:
-    """Return the gain of a data set together with the units of its outcomes and money, for display."""
+    """Return the gain of a data set with its units, for display."""
     unknown = spec.currency == DatasetSpec.model_fields["currency"].default
     money = Units().money if unknown else spec.currency
     label = spec.outcome_labels.get("revenue", spec.currency)
-    # Show revenue in the currency only if its label contains the currency, as in "value of the purchase, EUR".
-    # Otherwise the label is the unit.
+    # A label such as "value of the purchase, EUR" contains the currency; any other label is the unit.
     outcomes = {"revenue": money if spec.currency in label else label}
     outcomes |= {column.name: f"{column.unit} of {column.name}" for column in spec.outcomes if column.unit}
     return dataclasses.replace(spec.reward.gain, units=Units(money, tuple(outcomes.items())))
 
 
 def outcome_time(outcome: str) -> str:
-    """Return the name of the column that contains the time when an outcome arrived."""
+    """Return the name of the column with an outcome's arrival time."""
     return f"{outcome}_time"
 
 
 def _absolute(source: str, description: Path) -> str:
-    """Return the absolute path of a file that a description refers to.
-
-    Addresses in an object store, such as s3://..., are returned unchanged.
-    """
     return source if is_remote(source) else str((description.parent / source).resolve())
 
 

@@ -1,7 +1,4 @@
-"""Creates the ids of decisions, and reads the time, the user's bucket and the campaign's slot from an id.
-
-    made = decision_id("u1", identity="5f0c9a7e", at=time.time())   # 0193f00f-ab12-72a3-b1c4-9d3e5f0c9a7e
-    HOUR, BUCKET        # SQL that reads the hour and the user's bucket from the column decision_id
+"""Creates the ids of decisions, and reads their parts.
 
 An id is a UUIDv7 (RFC 9562, section 5.7) with these parts:
 
@@ -40,7 +37,6 @@ def decision_id(user_id: str, identity: str, at: float | None = None, campaign: 
     Args:
         identity: Identity of the router's spool, 8 hexadecimal digits.
         at: Time of the decision, seconds since 1970; by default, now.
-        campaign: Name of the campaign, which determines the slot in the id.
     """
     milliseconds = round(1000 * (time.time() if at is None else at))
     noise = secrets.token_hex(5)
@@ -49,20 +45,17 @@ def decision_id(user_id: str, identity: str, at: float | None = None, campaign: 
 
 
 def campaign_slot(campaign: str) -> int:
-    """Return the slot of a campaign, from 0 to 15, which is a hash of its name."""
+    """Return the slot of a campaign, from 0 to 15."""
     return crc32(campaign.encode("utf-8", "surrogatepass")) % CAMPAIGN_SLOTS
 
 
 def slot_of(made: str) -> int:
-    """Return the campaign's slot from a decision's id.
-
-    Any other text is taken as the name of a campaign, and the slot of this campaign is returned.
-    """
+    """Return the campaign's slot from a decision id or from the name of a campaign."""
     return int(made[20], 16) if is_decision_id(made) else campaign_slot(made)
 
 
 def bucket_of(user_id: str) -> int:
-    """Return the bucket of a user, from 0 to 63. It depends only on the user's `unit_hash`."""
+    """Return the bucket of a user, from 0 to 63."""
     return bucket_of_hash(unit_hash(user_id))
 
 
@@ -72,10 +65,10 @@ def bucket_of_hash(hashed: str) -> int:
 
 
 def is_decision_id(text: str) -> bool:
-    """Return whether a text has the form of a decision's id."""
+    """Return whether a text has the form of a decision id."""
     return re.fullmatch(FORM, text) is not None
 
 
 def time_of(made: str) -> datetime:
-    """Return the time in a decision's id, UTC."""
+    """Return the time in a decision id, UTC."""
     return datetime.fromtimestamp(int(made[:8] + made[9:13], 16) / 1000, UTC)

@@ -4,9 +4,7 @@
     kept.files(hour, sources)                        # [] if the table must be computed
     kept.name(hour, sources, number=0, of=1)         # judged/shop-SETTINGS/date=.../hour=.../SOURCES-TOKEN-0-1.parquet
 
-`SOURCES` is a digest of the names of the lake files from which the table was computed. `SETTINGS` is a digest of all
-its other inputs, such as the SQL. Lake files never change, so a cached table whose name has the right digests is up to
-date. The files of one table have the same `TOKEN`.
+`SOURCES` and `SETTINGS` are digests of all inputs, so a table with the right name is up to date.
 """
 
 import hashlib
@@ -20,17 +18,14 @@ from datetime import UTC, datetime, timedelta
 from mtorl.log.lake import HOUR, Lake, LakeFile, Zone
 
 PAST = "past"
-# A hidden file is deleted after this many seconds, because a running query may still read it.
+# A running query may still read a hidden file, so the file is deleted after this many seconds.
 _KEPT_SECONDS = 2 * 3600.0
 _DAY = timedelta(days=1)
 _NAME = re.compile(r".*/[0-9a-f]{16}-[0-9a-f]{8}-\w+-\d+(\.[0-9a-f]+)?\.parquet")
 
 
 class Derived:
-    """The cached tables of one name that were computed with the current settings.
-
-    `supersede` also deletes tables that were computed with older settings.
-    """
+    """The cached tables of one name that were computed with the current settings."""
 
     def __init__(self, lake: Lake, zone: Zone, name: str, settings: Iterable[str]) -> None:
         self._lake = lake
@@ -45,10 +40,7 @@ class Derived:
                 self._there[file.hour, sources][token].append(file)
 
     def files(self, hour: datetime, sources: Iterable[str]) -> list[LakeFile]:
-        """Return the files of the cached table for `hour` that was computed from the files `sources`.
-
-        Returns an empty list if the table, or one of its files, is missing. The caller must then compute the table.
-        """
+        """Return the files of the cached table for `hour` that was computed from `sources`, or [] if one is missing."""
         tables = self._there[hour, _digest(sources)].values()
         return next((files for files in tables if len(files) == int(_parts_of(files[0])[-1])), [])
 
@@ -56,19 +48,16 @@ class Derived:
         """Return the path in the lake for a new file of a table.
 
         Args:
-            sources: Names of the files from which the table was computed.
-            number: Number of this file in the table. For a table that covers all hours up to `hour`, it is text that
-                begins with `PAST`.
-            of: Number of files that the whole table has.
+            number: Number of this file in the table. Text that begins with `PAST` means all hours up to `hour`.
+            of: Number of files of the whole table.
         """
         place = f"{self._folder}/date={hour:%Y-%m-%d}/hour={hour:%H}"
         return f"{place}/{_digest(sources)}-{self._token}-{number}-{of}.parquet"
 
     def supersede(self, known: Collection[LakeFile]) -> None:
-        """Hide the cached files that are no longer needed. A later call of the lake deletes them.
+        """Hide the cached files that are no longer needed, so that the lake deletes them later.
 
-        Files that other processes may still use are kept: with the current settings, files in `known` and files younger
-        than an hour; with other settings, all files until the newest is a day old.
+        Files that another process may still use are kept.
         """
         now = datetime.now(UTC)
         own = defaultdict(list)
@@ -84,7 +73,7 @@ class Derived:
 
 
 def is_of_past(file: LakeFile) -> bool:
-    """Return whether a file is part of a table that covers all hours up to the file's hour, not only this hour."""
+    """Return whether a file's table covers all hours up to the file's hour, not only this hour."""
     return f"-{PAST}" in file.name.rpartition("/")[2]
 
 

@@ -1,13 +1,10 @@
-"""Keeps a list of forgotten users, whose records must not be written into the list's folder and the folders below it.
+"""Keeps a list of forgotten users, whose records must not be written into a folder and the folders below it.
 
     Forgotten.add(folder, ["u1"], now)                  # `mtorl data forget` calls this before it removes anything
     forgotten = Forgotten.of(folder / "lake")           # the lists of this folder and of all its parents
     forgotten.sql("decision")                           # DuckDB condition: true for a record that must not be written
 
-After the records of a user are removed, a router's spool still contains some of them for a while. Without the list, a
-later upload or compaction would restore them. The list is stored in `forgotten.json`. It has a time for each user, by
-`unit_hash`. Only records from before this time are forgotten, so a user who returns later counts as a new user. The
-hashes do not hide who was forgotten: with a user's id, anyone who can read the list can look it up.
+Routers upload records with a delay, so without the list an upload would restore a removed user.
 """
 
 import json
@@ -30,24 +27,21 @@ _LOCK = ".forgotten.lock"
 
 
 class ForgottenError(OSError):
-    """Raised if the list of forgotten users can't be read, or if another run has locked it.
-
-    The message names the folder or the file.
-    """
+    """Raised if the list of forgotten users can't be read, or another run has locked it."""
 
 
 @dataclass(frozen=True)
 class Forgotten:
-    """A list of removed users, which defines the records that must no longer be written."""
+    """A list of removed users, whose records must no longer be written."""
 
-    # Time for each user, by `unit_hash`. The user's records from before this time must not be written.
+    # By `unit_hash`: the user's records from before this time are forgotten.
     users: Mapping[str, datetime] = field(default_factory=dict)
-    # Records of all users from before this time must not be written. None if there is no such limit.
+    # Records of all users from before this time are forgotten, too.
     before: datetime | None = None
 
     @classmethod
     def of(cls, folder: Path) -> Self:
-        """Read the lists of a folder and of all its parents, and merge them.
+        """Read and merge the lists of a folder and of all its parents.
 
         Raises:
             OSError: a list can't be read.
@@ -60,7 +54,7 @@ class Forgotten:
 
     @classmethod
     def add(cls, folder: Path, user_ids: Iterable[str], until: datetime, before: datetime | None = None) -> None:
-        """Add users to the list in an existing folder. The arguments are those of `extended`.
+        """Add users to the list in an existing folder, as in `extended`.
 
         Raises:
             OSError: the list can't be read or written.
@@ -75,9 +69,8 @@ class Forgotten:
         """Return a copy of the list with more users, or with a later limit for all users.
 
         Args:
-            user_ids: Removed users. Their records from before `until` are forgotten.
             until: Time of the removal. Later records of these users are kept.
-            before: Records of all users from before this time are forgotten; None for no such limit.
+            before: Records of all users from before this time are forgotten; None for no limit.
         """
         return self._with(type(self)(dict.fromkeys(map(unit_hash, user_ids), until), before))
 
@@ -95,10 +88,7 @@ class Forgotten:
         return (until is not None and at < until) or (self.before is not None and at < self.before)
 
     def sql(self, kind: Kind) -> str:
-        """Return an SQL condition that is true for records that must not be written, and is never null.
-
-        Outcome and shadow records have no user, so their condition only compares the time with `before`.
-        """
+        """Return an SQL condition that is true for records that must not be written, and is never null."""
         clauses = [] if self.before is None else [f"event_time < {_literal(self.before)}"]
         together = defaultdict(list)
         for name, time in self.users.items() if kind in ("decision", "window") else ():
@@ -107,7 +97,6 @@ class Forgotten:
         return f"coalesce({' OR '.join(clauses)}, false)" if clauses else "false"
 
     def _with(self, other: Self) -> Self:
-        """Return the union of two lists. If a user has a time in both lists, the later time applies."""
         users = dict(self.users)
         for name, time in other.users.items():
             users[name] = max(time, users.get(name, time))
@@ -117,9 +106,6 @@ class Forgotten:
     @classmethod
     def parsed(cls, text: str, path: str) -> Self:
         """Parse the text of a `forgotten.json` file.
-
-        Args:
-            path: Path of the file, for the error message.
 
         Raises:
             ForgottenError: the text was not written by this class.

@@ -1,11 +1,6 @@
 """Computes the gain of an exposure, which is one numeric outcome or a weighted sum of several outcomes.
 
-    gain = Gain.of_spec({"click": 0.1, "revenue": 1})     # or of_spec("click")
-    gain.of(rows)                                         # of a table, or any mapping of names to numbers
-
-Labels, metrics, off-policy values and the verdict all compute the gain here. If an outcome can be negative, such as
-`profit`, the gain can be negative, too. Labels and values use a negative gain unchanged. The policy replaces a negative
-expected gain by 0, so such an exposure is not worth any price above 0.
+`Gain.of_spec({"click": 0.1, "revenue": 1}).of(rows)` computes the gains of a table.
 """
 
 from __future__ import annotations
@@ -30,19 +25,19 @@ class Units(NamedTuple):
     """Units of money and of outcomes, for display."""
 
     money: str = "currency units"
-    outcomes: tuple[tuple[str, str], ...] = ()  # outcomes with a known unit, each with its unit
+    outcomes: tuple[tuple[str, str], ...] = ()  # unit by outcome
 
     def of(self, outcome: str) -> str:
-        """Return the unit of an outcome, or of the cost if `outcome` is "cost"."""
+        """Return the unit of an outcome or of the cost."""
         counted = {"cost": self.money, "click": "clicks", "conversion": "conversions"} | dict(self.outcomes)
         return counted.get(outcome, outcome)
 
 
 @dataclass(frozen=True)
 class Gain:
-    """A weighted sum of outcomes. A gain that is one outcome, such as `click`, is one term with the weight 1."""
+    """A weighted sum of outcomes. A gain that is one outcome has one term with weight 1."""
 
-    # Pairs of an outcome and its weight, in the order of the description. Each weight is above 0.
+    # Pairs of an outcome and its weight, which is above 0.
     terms: tuple[tuple[str, float], ...]
     units: Units = field(default=Units(), compare=False, repr=False)  # for display
 
@@ -66,10 +61,7 @@ class Gain:
 
     @classmethod
     def of_text(cls, text: str) -> Gain:
-        """Create a gain from one line of YAML, such as `click` or `{click: 0.1, revenue: 1}`.
-
-        Pipelines pass a gain in this form as a parameter.
-        """
+        """Create a gain from one line of YAML, such as `click` or `{click: 0.1, revenue: 1}`."""
         try:
             return cls.of_spec(yaml.safe_load(text))
         except yaml.YAMLError:
@@ -77,7 +69,7 @@ class Gain:
 
     @property
     def text(self) -> str:
-        """Return the gain as one line of YAML. This is the inverse of `of_text`."""
+        """Return the gain as one line of YAML."""
         text = yaml.safe_dump(self.plain, default_flow_style=True, sort_keys=False, width=10_000)
         return text.removesuffix("...\n").strip()
 
@@ -88,33 +80,22 @@ class Gain:
 
     @property
     def plain(self) -> str | dict[str, float]:
-        """Return the gain as a value for YAML. This is the inverse of `of_spec`.
-
-        The value is the outcome's name for a single outcome with weight 1. Otherwise it maps outcomes to weights.
-        """
+        """Return the gain as a value for YAML: an outcome's name, or weights by outcome."""
         return self.names[0] if self.terms[0][1] == 1.0 and len(self.terms) == 1 else dict(self.terms)
 
     @property
     def unit(self) -> str:
-        """Return the unit of the gain, for display.
-
-        For a weighted sum, this is the formula of the sum, because its terms may have different units.
-        """
+        """Return the unit of the gain, for display. A weighted sum shows its formula."""
         if self.plain == self.names[0]:
             return self.units.of(self.names[0])
         return " + ".join(name if weight == 1.0 else f"{weight:g} x {name}" for name, weight in self.terms)
 
     def of(self, outcomes: Mapping[str, Any] | Any) -> Floats:
-        """Return the gain of each exposure.
-
-        Args:
-            outcomes: A data frame, or another mapping of outcomes to numbers or arrays.
-        """
+        """Return the gain of each exposure, given outcomes by name."""
         parts = (weight * np.asarray(outcomes[name], dtype=np.float64) for name, weight in self.terms)
         return np.asarray(reduce(add, parts))
 
     def __str__(self) -> str:
-        """Return the gain as text for display, such as `click` or `0.1 click + revenue`."""
         return " + ".join(name if weight == 1.0 else f"{weight:g} {name}" for name, weight in self.terms)
 
 

@@ -1,9 +1,5 @@
 """Reads and writes the lake, which stores all records as Parquet files in a folder or a bucket.
 
-    lake = Lake.open("s3://ads/lake?region=eu-central-1")   # or a folder, gs://...
-    with lake_database(lake) as db:
-        rows = lake.records(db, "decision", since, until)      # SQL that returns each record once
-
     arrived/decisions/date=2026-11-25/hour=20/ROUTER-SEGMENT-OFFSET.parquet   uploaded by routers
     decisions/date=2026-11-25/hour=20/NAME.parquet                            closed hours (features/collect/compact.py)
     outcomes/date=2026-11-25/hour=20/late-NAME.parquet                        outcomes uploaded hours late
@@ -11,13 +7,8 @@
     forgotten.json, superseded/                                               users and files to leave out
     unreadable/                                                               files that a compaction could not read
 
-Outcomes, shadows and windows have folders like those of decisions. Each record is stored under the hour of its
-decision, except that an uploaded file is in the folder of its newest hour. A file has the record's columns
-(`sql_columns`), `hour` and `bucket`.
-
-Files never change. To replace files, a writer writes a new file, hides the old files, and deletes the old files hours
-later, when no query reads them. So each record is always in at least one file. Readers drop copies of a record, and
-therefore need neither locks nor an index.
+Files never change. A writer writes a new file before it hides the old ones, and readers drop copies of a record, so
+they need no locks.
 """
 
 from __future__ import annotations
@@ -63,7 +54,7 @@ PLACED = {"hour": "TIMESTAMPTZ", "bucket": "UTINYINT"}
 determine in which file, and where in it, a record is stored."""
 Zone = Literal["judged", "sums"]
 """Folders of tables that were computed from closed hours, by trainings ("judged") and by verdicts ("sums")."""
-# A lake with this file contains decisions that were replayed from a log. The file contains the weight of each decision.
+# A lake with this file contains decisions that were replayed from a log, with their weights.
 REPLAY = "replay.parquet"
 UNREADABLE = "unreadable"
 """Folder to which a compaction moves files that it can't read."""
@@ -87,20 +78,19 @@ class Queries(Protocol):
 class LakeFile:
     """A Parquet file of records in the lake."""
 
-    # Hour of the decisions in the file. An uploaded file may contain several hours; this is the newest.
+    # Hour of the decisions in the file; the newest if there are several.
     hour: datetime
-    name: str  # path of the file, relative to the lake
-    size: int  # size of the file in bytes
-    # Time when the file was last modified, from the file system or object store.
+    name: str  # path relative to the lake
+    size: int  # in bytes
     written: datetime | None = field(default=None, compare=False)
 
 
 class Lake:
-    """A lake in a folder or an object store, with methods that list, read, write and delete its files."""
+    """A lake in a folder or an object store."""
 
     def __init__(self, files: pafs.FileSystem, place: str) -> None:
         self.files = files  # rooted at the lake
-        self.place = place  # for messages
+        self.place = place
         self.folder = Path(place) if "://" not in place else None
         self._fixed: dict[str, list[LakeFile]] | None = None
 
@@ -122,10 +112,7 @@ class Lake:
             raise LogError(NO_LAKE(place=without_credentials(str(place)), reason=error)) from None
 
     def fixed(self) -> Self:
-        """Return a copy of this lake that lists each folder only once.
-
-        So several queries read the same files, even if other files are uploaded in the meantime.
-        """
+        """Return a copy of this lake that lists each folder only once, so that all queries read the same files."""
         lake = type(self)(self.files, self.place)
         lake._fixed = {}
         return lake
@@ -134,13 +121,12 @@ class Lake:
         """Return the files of closed hours with records of this kind, oldest first.
 
         Args:
-            since: Start of the period; None for no limit.
-            until: End of the period, exclusive; None for no limit.
+            until: End of the period, exclusive.
         """
         return self._listed(f"{kind}s", since, until)
 
     def arrived(self, kind: Kind, since: datetime | None = None) -> list[LakeFile]:
-        """Return the uploaded files with records of this kind that are not compacted yet, oldest first."""
+        """Return the uploaded files of this kind that are not compacted yet, oldest first."""
         return self._listed(f"{_ARRIVED}/{kind}s", since, None)
 
     def derived(self, zone: Zone) -> list[LakeFile]:
@@ -148,13 +134,7 @@ class Lake:
         return self._list(zone)
 
     def of_files(self, decisions: Iterable[LakeFile], outcomes: Iterable[LakeFile], arrived: bool) -> Self:
-        """Return a view of this lake that contains only the given files.
-
-        Args:
-            decisions: Files with decisions, from closed hours.
-            outcomes: Files with outcomes, from closed hours.
-            arrived: Whether the view also contains all uploaded files.
-        """
+        """Return a view of this lake that contains only these closed files and, with `arrived`, all uploaded files."""
         lake = self.fixed()
         lake._fixed = {"decisions": sorted(decisions), "outcomes": sorted(outcomes)}
         kinds: tuple[Kind, ...] = ("decision", "outcome")
@@ -162,11 +142,9 @@ class Lake:
         return lake
 
     def lost(self) -> set[str]:
-        """Return the names of files that were deleted since this lake has listed them.
+        """Return the names of files that were deleted since this lake, which must come from `fixed`, has listed them.
 
-        The lake must come from `fixed`. Files are deleted if they are too old, or if a user is removed from them. The
-        caller must delete each table that was computed from a deleted file, because it may still contain the removed
-        user.
+        Tables computed from these files may contain a removed user.
         """
         folders = self._fixed or {}
         there = {
@@ -183,8 +161,7 @@ class Lake:
     def snapshot(self) -> str:
         """Return a text that identifies the records that a training reads now; "" if the lake is empty.
 
-        With this text, a repeated pipeline step reads the same records again, because the text contains the time of the
-        newest upload, and later uploads are ignored. The text differs after each upload or compaction.
+        The text contains the time of the newest upload, so that a repeated step can ignore later uploads.
         """
         if not self:
             return ""
@@ -199,8 +176,7 @@ class Lake:
             found = self._list(folder)
         else:
             kind = folder.removeprefix(f"{_ARRIVED}/")
-            # List uploaded files before closed hours. If a compaction moves records in the meantime, they are then read
-            # twice (copies are dropped) instead of not at all.
+            # List uploaded files first: records that a compaction moves meanwhile are read twice instead of not at all.
             for each in (f"{_ARRIVED}/{kind}", kind):
                 if each not in self._fixed:
                     self._fixed[each] = self._list(each)
@@ -212,8 +188,7 @@ class Lake:
         ]
 
     def _list(self, folder: str) -> list[LakeFile]:
-        # Find hidden files before listing all files. If a file is replaced and hidden in the meantime, its records are
-        # then read twice (copies are dropped) instead of not at all.
+        # Find hidden files first: records of a file that is replaced meanwhile are read twice instead of not at all.
         hidden = self.superseded()
         found = []
         for info in self.files.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True)):
@@ -224,7 +199,7 @@ class Lake:
         return sorted(found)
 
     def put(self, file: Path, name: str) -> None:
-        """Copy a local file into the lake atomically. A file of the same name is replaced.
+        """Copy a local file into the lake atomically.
 
         Raises:
             OSError: the file can't be read or written.
@@ -234,16 +209,11 @@ class Lake:
                 shutil.copyfile(file, unfinished)
             return
         with pa.memory_map(str(file)) as source, self.files.open_output_stream(name) as target:
-            # Write the whole file in one call. If there were several calls, an error between them would leave an
-            # incomplete object.
+            # An error between two calls would leave an incomplete object.
             target.write(source.read_buffer())
 
     def read(self, name: str) -> str | None:
-        """Return the text of a small file, or None if there is no such file.
-
-        Raises:
-            OSError: the file can't be read for another reason.
-        """
+        """Return the text of a small file, or None if there is no such file. Raises OSError."""
         try:
             with self.files.open_input_stream(name) as stream:
                 return str(stream.read(), "utf-8")
@@ -262,17 +232,13 @@ class Lake:
             self.files.delete_file(name)
 
     def superseded(self) -> set[str]:
-        """Return the names of hidden files. All their records are also in newer files, so readers leave them out.
-
-        Hidden files are not deleted at once, because a running query may still read them.
-        """
+        """Return the names of hidden files, whose records are also in newer files."""
         return {name for note in self._notes() for name in self._hidden_by(note)}
 
     def supersede(self, files: Iterable[LakeFile], kept_seconds: float) -> None:
         """Hide files whose records are also in newer files, and delete files that were hidden `kept_seconds` ago.
 
-        Each call writes a new file with the names of the files that it hides. So two writers at the same time do not
-        overwrite each other's lists.
+        Each call writes its own list, so that two writers do not overwrite each other's lists.
         """
         now = time.time()
         if names := [file.name for file in files]:
@@ -287,19 +253,13 @@ class Lake:
         return sorted(info.path for info in found if _NOTE.fullmatch(info.base_name))
 
     def _hidden_by(self, note: str) -> list[str]:
-        """Return the names of the files that are hidden by `note`, a file that `supersede` wrote.
-
-        If `note` is damaged, no files are hidden. This is harmless, because readers drop copies of a record.
-        """
+        """Return the hidden files that a file from `supersede` lists, or none if that file is damaged."""
         with contextlib.suppress(ValueError):
             return list(json.loads(self.read(note) or "[]"))
         return []
 
     def forget(self, user_ids: Iterable[str], until: datetime, before: datetime | None = None) -> bool:
-        """Add users to the lake's list of users whose records must not be written, and return whether the list changed.
-
-        Only for a lake in a bucket. The arguments are those of `Forgotten.extended`.
-        """
+        """Add users to the list of forgotten users in a bucket, and return whether the list changed."""
         known = self.forgotten()
         if (after := known.extended(user_ids, until, before)) == known:
             return False
@@ -316,23 +276,16 @@ class Lake:
     def records(
         self, db: Queries, kind: Kind, since: datetime | None = None, until: datetime | None = None, where: str = "true"
     ) -> str:
-        """Return SQL for a table of the records in a period of whole hours, with each record once.
-
-        DuckDB (`lake_database`) and Spark can run the SQL, which contains the names of the lake's current files. If one
-        of them is deleted before the SQL runs, the query raises LogError.
+        """Return SQL (DuckDB, Spark) for a table of the records in a period of whole hours, with each record once.
 
         Args:
-            kind: Kind of the records. The period is compared with the hour of each record's decision.
-            since: Start of the period; None for no limit.
-            until: End of the period, exclusive; None for no limit.
+            until: End of the period, exclusive; compared with the hour of the decision, as `since`.
             where: Condition on columns that are equal in all copies of a record, such as its user.
         """
-        # List uploaded files before closed hours. If a compaction moves records in the meantime, they are then read
-        # twice (copies are dropped) instead of not at all.
+        # List uploaded files first: records that a compaction moves meanwhile are read twice instead of not at all.
         arrived = self.arrived(kind, since)
         closed = by_hour(self.closed(kind, since, until))
-        # Only in these hours may a record have copies. In a closed hour with a single file, the writer of that file has
-        # dropped the copies.
+        # The writer of a closed hour's only file dropped copies, so only these hours may have them.
         mixed = {hour for hour, files in closed.items() if len(files) > 1} | hours_of(db, arrived)
         once = [file for hour, files in closed.items() if hour not in mixed for file in files]
         several = [*arrived, *(file for hour in mixed for file in closed.get(hour, ()))]
@@ -355,18 +308,17 @@ def hour_written(folder: str) -> datetime:
 
 
 def name_of(kind: Kind, hour: datetime, name: str, arrived: bool = False) -> str:
-    """Return the path of a file in the lake, which contains the kind of its records and their hour.
+    """Return the path in the lake of a file of records.
 
     Args:
-        name: Name of the file, without the suffix .parquet.
-        arrived: Whether the file is uploaded by a router, instead of written by a compaction.
+        arrived: Whether a router uploads the file, instead of a compaction.
     """
     zone = f"{_ARRIVED}/" if arrived else ""
     return f"{zone}{kind}s/date={hour:%Y-%m-%d}/hour={hour:%H}/{name}.parquet"
 
 
 def was_uploaded_late(file: LakeFile) -> bool:
-    """Return whether a closed hour's file has outcomes that routers uploaded long after receiving them (`LATE`)."""
+    """Return whether a file has outcomes that a router uploaded long after receiving them."""
     return file.name.rpartition("/")[2].startswith(LATE)
 
 
@@ -379,7 +331,7 @@ def by_hour(files: Iterable[LakeFile]) -> dict[datetime, list[LakeFile]]:
 
 
 def hours_of(db: Queries, files: Sequence[LakeFile], where: str = "true") -> set[datetime]:
-    """Return the hours of the records in `files` that meet the SQL condition `where`."""
+    """Return the hours of the records in `files` that meet an SQL condition."""
     rows = db.execute(f"SELECT DISTINCT hour FROM {sql_of(files)} WHERE {where}").fetchall() if files else ()
     return {hour.astimezone(UTC) for (hour,) in rows}
 
@@ -390,10 +342,7 @@ class _Sized(Protocol):
 
 
 def in_parts(files: Iterable[_Part], part_bytes: int) -> Iterator[list[_Part]]:
-    """Group consecutive files into parts of at least `part_bytes` bytes.
-
-    The last part may be smaller.
-    """
+    """Group consecutive files into parts of at least `part_bytes` bytes, except the last part."""
     part: list[_Part] = []
     size = 0
     for file in files:
@@ -412,10 +361,7 @@ def columns_of(kind: Kind) -> str:
 
 
 def one_of_each(kind: Kind, rows: str) -> str:
-    """Return SQL that keeps only one copy of each record in `rows`, for DuckDB and Spark.
-
-    `rank_among_copies` defines which copy is kept.
-    """
+    """Return SQL that keeps one copy of each record in `rows` (`rank_among_copies`)."""
     columns = columns_of(kind)
     placed = f"SELECT {columns}, {rank_among_copies(kind)} AS place FROM {rows} AS record"
     return f"SELECT {columns} FROM ({placed}) AS record WHERE place = 1"
@@ -434,16 +380,14 @@ def instant(at: datetime) -> str:
 
 @contextmanager
 def lake_database(lake: Lake, memory: str = "400MB") -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open a DuckDB database that can query a lake of any size, with times in UTC.
-
-    If a query needs more memory than `memory`, DuckDB writes temporary files.
+    """Open a DuckDB database that can query a lake, with times in UTC.
 
     Raises:
         LogError: a file was deleted during a query, or a record has another schema version.
     """
     import duckdb
 
-    # Each thread needs about 100 MB. With a thread for each core, a large node would exceed the memory limit.
+    # Each thread needs about 100 MB.
     settings = {"memory_limit": memory, "threads": "2", "preserve_insertion_order": "false"}
     with (
         naming_full_disk(Path(tempfile.gettempdir())),

@@ -1,15 +1,6 @@
 """Reads opportunities: the decisions of our own policies, for training and evaluation.
 
-    test = Opportunities.load("runs/latest/windows", spec, "test")      # None: the log has too few own decisions
-    test.channel_B, test.exposed_B, test.channel_probs_BC, test.windows
-
-A row is a decision: a channel was drawn and then exposed or not, both with known probabilities. An imported log has no
-decisions of our own policies, so each of its touchpoints counts as an opportunity.
-
-Columns of the file: decision_id, user_id, timestamp, campaign_id, arm, generation (the policy that drew: its digest, or
-else its name and version), channel (the drawn one), channel_probs and exposure_probs (lists, in the order of the data
-set's channels), exposed, the numeric outcomes (zero if nothing was exposed), context columns, split, and features (the
-window that the policy saw, as JSON; null for training users). A large log is sampled by user.
+In an opportunity, a channel was drawn and then exposed or not, both with known probabilities.
 
 Shapes: B rows, C channels.
 """
@@ -42,7 +33,7 @@ whole users are chosen by a hash."""
 MOST_CONTEXTS = 1_000_000
 """Limit for the decisions of training users in the file; the drift check needs no more. It is approximate, because
 whole users are chosen by a hash."""
-_BATCH = 8192  # rows
+_BATCH = 8192
 _COLUMNS = ("user_id", "timestamp", "arm", "generation", "channel", "channel_probs", "exposure_probs", "exposed")
 
 
@@ -50,13 +41,13 @@ _COLUMNS = ("user_id", "timestamp", "arm", "generation", "channel", "channel_pro
 class Opportunities:
     """The decisions of our own policies for the users of one split (train, val or test)."""
 
-    # Columns: user_id, timestamp, arm, generation (the policy that drew the channel), and the outcomes.
+    # user_id, timestamp, arm, generation (the policy that drew the channel), and the outcomes
     rows: pd.DataFrame
-    channel_B: Ints  # the drawn channel, as a position in the data set's channels
+    channel_B: Ints  # position in the data set's channels
     exposed_B: Bools
     channel_probs_BC: Floats
     exposure_probs_BC: Floats
-    # Windows as JSON text, because parsed windows would take several times the memory.
+    # JSON text, because parsed windows would take several times the memory.
     windows: list[str]
 
     def __len__(self) -> int:
@@ -64,7 +55,7 @@ class Opportunities:
 
     @property
     def propensity_B(self) -> Floats:
-        """Return the probability with which the channel of each decision was drawn."""
+        """Return the probability with which each decision's channel was drawn."""
         probability_B: Floats = self.channel_probs_BC[np.arange(len(self)), self.channel_B]
         return probability_B
 
@@ -81,7 +72,7 @@ class Opportunities:
 
     @classmethod
     def load(cls, folder: str | Path, spec: DatasetSpec, split: str) -> Opportunities | None:
-        """Read the decisions of a split, except those that do not fit the data set's current columns and channels.
+        """Read the decisions of a split that fit the data set's current columns and channels.
 
         Returns None if fewer than `ENOUGH` remain.
         """
@@ -90,7 +81,7 @@ class Opportunities:
             return None
         columns = ["decision_id", *_COLUMNS, *spec.window_outcomes, "features"]
         rows = _read(path, columns, split, with_window=True)
-        # Sort the rows, because the file has them in any order. The rounding of sums depends on the order.
+        # The rounding of sums depends on the order of the rows.
         rows = rows.sort_values(["user_id", "timestamp", "decision_id"], ignore_index=True)
         channel_B = pd.Index(spec.channels).get_indexer(pd.Index(rows["channel"]))
         fit_B = np.array([_fits(json.loads(text), spec) for text in rows["features"]], dtype=bool) & (channel_B >= 0)
@@ -120,10 +111,7 @@ def contexts(folder: str | Path, spec: DatasetSpec, split: str) -> pd.DataFrame 
 
 
 def _read(path: Path, columns: list[str], split: str, with_window: bool = False) -> pd.DataFrame:
-    """Read the rows of one split, from a file or from a folder of part files.
-
-    The file is read in batches, because the rows of all splits together may need too much memory.
-    """
+    """Read the rows of one split in batches, because all splits may need too much memory."""
     wanted = pc.field("split") == split
     if with_window:
         wanted &= pc.field("features").is_valid()

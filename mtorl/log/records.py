@@ -1,17 +1,7 @@
-"""Defines the fields of the records in the decision log.
+"""Defines the fields of the records in the decision log, which the router writes as JSON lines.
 
-    record: DecisionRecord = {...}                    # a plain dict; mypy checks that every field is there
-    json_schema("decision")                           # JSON schema, for validation by other systems
-    sql_columns("decision")                           # the same fields as DuckDB columns
-
-The router writes each record as a JSON line; features and monitoring read them. A decision record has all fields of the
-router's response, and what a replay needs to recompute it. Layer, experiment, salt, shares and user determine the arm
-(`mtorl.experiment.assignment`), unless the experiment file names the user's arm (`override`). Experiment, salt, user,
-campaign and request (or decision) determine the random draw. The draw and the probabilities, in the order of the
-candidates, determine the channel. If the router falls back to the default action after the draw, the draw is recorded.
-
-Adding, removing or renaming a field requires a new schema version (docs/architecture.md). A reader that finds a record
-of another version stops with an error that names both versions.
+A decision record has all that a replay needs to recompute the decision. Adding, removing or renaming a field requires a
+new schema version (docs/architecture.md).
 """
 
 import hashlib
@@ -20,7 +10,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, with_config
-from typing_extensions import TypedDict  # pydantic needs this TypedDict instead of typing's before Python 3.12
+from typing_extensions import TypedDict  # pydantic needs this TypedDict before Python 3.12
 
 from mtorl.log.dataset import DatasetSpec
 from mtorl.log.touchpoints import LogError
@@ -44,16 +34,16 @@ ExplorationScope = Literal["channel", "exposure", "both"]
 Stage = Literal["off", "shadow", "1%", "5%", "25%", "50%"]
 
 FallbackReason = Literal[
-    "features",  # the feature store failed, or returned values that can't be used
+    "features",
     "model_timeout",
     "model_error",
     "ledger",  # the ledger failed, or is not set up yet
     "no_account",  # the experiment has no budget for this campaign and channel
-    "no_baseline",  # the user's arm follows the request's baseline, but the request has none
+    "no_baseline",  # the arm uses the request's baseline, but the request has none
     "repeated",  # another decision on the same request already has the reservation
     "no_time",  # the deadline passed before all services were called
-    "log",  # the decision's record was not stored durably before the deadline
-    "internal",  # the router has a bug
+    "log",  # the record was not stored durably before the deadline
+    "internal",  # a bug in the router
 ]
 
 Name = Annotated[str, Field(min_length=1)]
@@ -307,10 +297,8 @@ ID_FIELD: dict[Kind, str] = {
     "window": "decision_id",
 }
 
-# The order of records with the same id. Readers use the first record and ignore the others.
-# Usually these records are copies, with two exceptions. If the router withdraws a decision, it writes a second record,
-# which replaces the first one. If an event was reported to two routers, the report with the earlier event time counts,
-# then the lower value, then the one that was received first.
+# Order of records with the same id, of which readers use the first. A withdrawal replaces its decision's record, and of
+# two reports of one event the earlier one counts.
 _FIRST_COUNTS: dict[Kind, str] = {
     "decision": "withdrawn DESC, event_time",
     "outcome": "event_time, value, received_time",
@@ -328,38 +316,26 @@ def json_schema(kind: Kind) -> dict[str, Any]:
 
 @cache
 def sql_columns(kind: Kind) -> dict[str, str]:
-    """Return the columns of one kind of records, with their DuckDB types.
-
-    Objects and lists are stored as JSON text, because their keys differ between data sets.
-    """
+    """Return the columns of one kind of records with their DuckDB types."""
     columns = {name: _SQL_TYPES.get(type_, "VARCHAR") for name, type_ in plain_types(_RECORDS[kind]).items()}
     times = {name for name in columns if name.endswith(("_time", "_until"))}
     return columns | dict.fromkeys(times, "TIMESTAMPTZ")
 
 
 def rank_among_copies(kind: Kind) -> str:
-    """Return SQL that ranks the copies of each record: 1 for the copy that counts, and more for the others.
-
-    Records are copies if they have the same id and belong to the same decision. So an event that was reported for two
-    decisions counts for both.
-    """
+    """Return SQL that ranks the copies of each record (same id and decision): 1 for the copy that counts."""
     same = ", ".join(dict.fromkeys(("decision_id", ID_FIELD[kind])))
     return f"row_number() OVER (PARTITION BY {same} ORDER BY {_FIRST_COUNTS[kind]})"
 
 
 def this_version(kind: Kind) -> str:
-    """Return SQL that is true for a record of the current schema version.
-
-    If a query finds a record of another version, this SQL stops it with an error that names both versions.
-    """
+    """Return SQL that is true for records of the current schema version, and fails for others."""
     text = f"'a {kind} record of schema version ' || schema_version || '; this release reads {VERSION}'"
     return f"CASE WHEN schema_version <> {VERSION} THEN error({text}) ELSE true END"
 
 
 def segment_sql(spec: DatasetSpec, name: str, record: str) -> str:
-    """Return DuckDB SQL for the value of a categorical column in a record.
-
-    The value is text or null. For the column "device" and the alias "d": json_extract_string(d.context, '$.device').
+    """Return DuckDB SQL for the value of a categorical column in a record, which is text or null.
 
     Args:
         record: Alias of the record's table in the query.
@@ -375,26 +351,17 @@ def segment_sql(spec: DatasetSpec, name: str, record: str) -> str:
 
 
 def unit_hash(user_id: str) -> str:
-    """Return the pseudonym of a user, as it appears in the records."""
+    """Return the pseudonym of a user, as in the records."""
     return hashlib.blake2b(user_id.encode(), digest_size=8).hexdigest()
 
 
 def is_sampled(unit: str, share: float) -> bool:
-    """Return whether a user belongs to the sample of users whose windows are logged.
-
-    If the share grows, all sampled users stay in the sample.
-
-    Args:
-        unit: The user's `unit_hash`, on which the result depends.
-    """
+    """Return whether a user's windows are logged. If the share grows, all sampled users stay sampled."""
     return int(unit[8:], 16) < share * 2**32
 
 
 def plain_types(record: Any) -> dict[str, type]:
-    """Return the fields of a record or response in order, each with its plain Python type.
-
-    For example, the type of a field `str | None` is str.
-    """
+    """Return the plain Python type of each field of a record or response: str for `str | None`."""
     return {name: _plain(hint) for name, hint in get_type_hints(record, include_extras=False).items()}
 
 

@@ -34,7 +34,7 @@ class FileFormat(StrictModel):
 
 
 def is_remote(place: str | Path) -> bool:
-    """Return whether a place is an address in an object store, such as s3://..., instead of a path."""
+    """Return whether a place is an address such as s3://... instead of a path."""
     return "://" in str(place)
 
 
@@ -43,9 +43,9 @@ def _column_alone(source: Any) -> Any:
 
 
 def _text_or_number(value: Any) -> Any:
-    """Check that a value is text or a finite number, and return it.
+    """Return a value that is text or a finite number.
 
-    Without this check, pydantic would report one fault for each type of the union text | number.
+    Without this check, pydantic would report one fault for each type of the union.
     """
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not (number or (isinstance(value, str) and value.strip())):
@@ -98,13 +98,8 @@ class Source(StrictModel):
     def check(self, name: str, number: bool, time: bool) -> None:
         """Check that this can be the source of a column of the log.
 
-        Args:
-            name: Name of the column in the log, for the error message.
-            number: Whether the column contains numbers.
-            time: Whether the column contains times.
-
         Raises:
-            ValueError: a setting does not fit the column; the message names it.
+            ValueError: a setting does not fit the column.
         """
         for field in ("unit", "timezone", "format"):
             if getattr(self, field) and not time:
@@ -168,5 +163,5 @@ class Conversions(StrictModel):
 
     @property
     def days(self) -> float | None:
-        """Return the maximum number of days from a touchpoint to its conversion; None for no limit."""
+        """Return the maximum number of days from a touchpoint to its conversion, or None."""
         return 30.0 if self.attribution_days is None and self.key == "user_id" else self.attribution_days

@@ -1,11 +1,6 @@
 """Splits users into training, validation and test data, by hashes of their ids.
 
-A user's split never changes. So a model that is retrained next month is not tested on users with which an earlier model
-was trained.
-
-`fingerprints` returns eight bytes for each user of a training, by which a log can be checked for users that a model has
-already seen. These bytes do not anonymise users, because anyone who knows an id can compute its fingerprint. The
-probability that a new user matches one of a million fingerprints is about 5 x 10^-14.
+A user's split never changes, so a retrained model is never tested on users of an earlier training.
 """
 
 import hashlib
@@ -24,7 +19,7 @@ SHARES = (("train", 0.7), ("val", 0.1), ("test", 0.2))
 def hash_ids(ids: Iterable[str], purpose: str) -> NDArray[np.uint64]:
     """Return an eight-byte hash of each id (BLAKE2b), as an integer.
 
-    Hashes for different purposes are independent. Only the first 16 bytes of `purpose` count.
+    Only the first 16 bytes of `purpose` count.
     """
     person = purpose.encode()[:16]
     digests = b"".join(hashlib.blake2b(str(i).encode(), digest_size=8, person=person).digest() for i in ids)
@@ -32,10 +27,7 @@ def hash_ids(ids: Iterable[str], purpose: str) -> NDArray[np.uint64]:
 
 
 def fractions_of(ids: Iterable[str], purpose: str) -> NDArray[np.float64]:
-    """Return a number in [0, 1) for each id, from a hash of the id.
-
-    The numbers for different purposes are independent (see `hash_ids`).
-    """
+    """Return a number in [0, 1) for each id, from a hash."""
     return (hash_ids(ids, purpose) >> np.uint64(11)).astype(np.float64) / 2.0**53
 
 
@@ -48,10 +40,7 @@ def split_of(user_ids: pd.Series | Iterable[str]) -> NDArray[np.str_]:
 
 
 def folds_of(user_ids: pd.Series | Iterable[str], folds: int) -> NDArray[np.int64]:
-    """Return the cross-validation fold of each user, from 0 to folds - 1.
-
-    Folds are independent of the splits (`split_of`).
-    """
+    """Return the cross-validation fold of each user, from 0 to folds - 1, independent of the user's split."""
     codes, users = pd.factorize(pd.Series(user_ids, dtype=object))
     return (fractions_of(users, "fold") * folds).astype(np.int64)[codes]
 
@@ -65,10 +54,7 @@ def unit_order(user_ids: Iterable[str], seed: int) -> list[str]:
 def tile_ends(step: ArrayLike, n: int) -> NDArray[np.bool_]:
     """Return a mask of the rows at which windows end, if each journey is divided into windows of n steps.
 
-    The last window of a journey ends at the journey's last step. So only the first window may have fewer than n steps.
-
-    Args:
-        step: Position of each row in its journey, counted from 0.
+    Only the first window of a journey may have fewer than n steps.
     """
     steps = np.asarray(step, dtype=np.int64)
     lengths = np.diff(np.flatnonzero(steps == 0), append=len(steps))

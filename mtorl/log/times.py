@@ -1,4 +1,4 @@
-"""Converts times to and from microseconds since 1970 (UTC), which is how times are stored, and looks up time zones."""
+"""Converts times to and from microseconds since 1970 (UTC), and looks up time zones."""
 
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -53,5 +53,5 @@ def moment(value: object) -> datetime:
         raise ValueError(f"expected a time with its zone, such as 2026-12-01T09:00:00+01:00, got {given}")
     try:
         return at.astimezone(UTC)
-    except OverflowError:  # the time in UTC would be before year 1 or after year 9999
+    except OverflowError:  # before year 1 or after year 9999 in UTC
         raise ValueError(f"expected a time between the years 1 and 9999 in UTC, got {at.isoformat()}") from None

@@ -1,13 +1,7 @@
 """Defines the canonical touchpoint log: its Arrow types, its writer and its fingerprint.
 
-Each row is one touchpoint, which is one exposure. The columns are `DatasetSpec.log_columns`. Rows are sorted by
-(user_id, timestamp), and times strictly increase within a user. Timestamps are in UTC with microseconds. Cost and
-revenue are in currency units. Click and conversion are 0 or 1, propensity is in (0, 1] or null, and text is never
-empty. Optional columns are the times when outcomes became known, such as `click_time`, and the time when a row arrived
-(`created_timestamp`).
-
-`features.ingest` converts raw files to this log. `features.collect` adds the touchpoints of our own decisions, and
-marks them in the column `collected`.
+Each row is one touchpoint, which is one exposure. Rows are sorted by (user_id, timestamp), and times strictly increase
+within a user. Timestamps are in UTC with microseconds, and cost and revenue in currency units.
 """
 
 import hashlib
@@ -38,11 +32,7 @@ class LogError(InputError):
 
 
 def schema(spec: DatasetSpec, columns: Collection[str] = ()) -> pa.Schema:
-    """Return the Arrow types of the canonical log.
-
-    Args:
-        columns: Columns of a log. The optional columns among them are included.
-    """
+    """Return the Arrow types of the canonical log, with those optional columns that are in `columns`."""
     times = [name for name in spec.optional_columns if name in columns and name != TOUCHPOINT_ID]
     own = {COLLECTED: pa.bool_()} if COLLECTED in columns else {}
     kinds = {"numeric": pa.float64(), "categorical": pa.string()}
@@ -73,20 +63,16 @@ def write_log(log: pd.DataFrame, path: str | Path, spec: DatasetSpec) -> None:
 
 
 class ColumnDigest:
-    """A digest of a column, to which the values are added one array at a time.
-
-    The digest depends on the values, the lengths of texts or lists, and the positions of nulls. It does not depend on
-    how the values are stored, because this differs between writers.
-    """
+    """A digest of a column that does not depend on how writers store the values."""
 
     def __init__(self) -> None:
         self._values, self._lengths, self._nulls = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
-        # For a column of lists: digest of the items of all its lists.
+        # Digest of the items, for a column of lists.
         self._items: ColumnDigest | None = None
         self._rows = 0
 
     def update(self, array: pa.Array) -> None:
-        """Add the next values of the column, which are numbers, times, texts, or lists of these."""
+        """Add the next values of the column: numbers, times, texts, or lists of these."""
         if array.null_count:
             self._nulls.update((np.flatnonzero(array.is_null().to_numpy(False)) + self._rows).astype("<i8").tobytes())
         self._rows += len(array)
@@ -95,8 +81,7 @@ class ColumnDigest:
             self._items.update(array.flatten())
             self._lengths.update(pc.list_value_length(array).fill_null(0).to_numpy().astype("<i4").tobytes())
         elif pa.types.is_string(array.type):
-            # Arrow may store bytes for a null between two texts, and these must not be hashed. After nulls are replaced
-            # by empty text, the memory contains only the texts.
+            # Arrow may store bytes for a null between two texts, which `fill_null` removes.
             array = array.fill_null("") if array.null_count else array
             offsets = np.frombuffer(array.buffers()[1] or b"", "<i4")[array.offset : array.offset + len(array) + 1]
             if len(array) and (data := array.buffers()[2]):
@@ -113,10 +98,7 @@ class ColumnDigest:
 
 
 def fingerprint(log: pd.DataFrame | Iterable[pa.RecordBatch]) -> str:
-    """Return the SHA-256 of the content of a canonical log, as hexadecimal digits.
-
-    The storage format of the log and its division into batches do not affect the fingerprint.
-    """
+    """Return the SHA-256 of the content of a canonical log, as hexadecimal digits."""
     if isinstance(log, pd.DataFrame):
         return fingerprint(pa.Table.from_pandas(log, preserve_index=False).to_batches())
     columns: dict[str, ColumnDigest] = {}
@@ -128,7 +110,6 @@ def fingerprint(log: pd.DataFrame | Iterable[pa.RecordBatch]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-# Converts times to microseconds, numbers to float64 with null for NaN, and everything else to text.
 def _in_one_type(values: pa.Array) -> pa.Array:
     kind = values.type
     if pa.types.is_timestamp(kind):

@@ -1,12 +1,4 @@
-"""Records the input and the result of each training, so that the next training can compare its log with the last one.
-
-    seen = LogFacts.of(log)                          # log: folder with touchpoints.parquet and dataset.yaml
-    lost = seen.lost_since(newest(history).log)      # a sentence; "" if no rows are missing
-    add(history, Training(at=now, log=seen, decision="promote", reason="..."))
-
-The log of the next training may be longer, and may lack the oldest days. But a day that is in both logs must not have
-fewer touchpoints than before. Only this comparison detects an export that was cut off.
-"""
+"""Records the input and the result of each training, so that the next one can compare its log with the last one."""
 
 from __future__ import annotations
 
@@ -37,29 +29,25 @@ _DAY = "%Y-%m-%d"
 class LogFacts(BaseModel):
     """Figures about the log of a training, which the next training compares with those of its own log."""
 
-    dataset: str  # name in its description
+    dataset: str
     channels: tuple[str, ...]
-    # Number of touchpoints per day (UTC, such as "2026-11-29"), without those of our own decisions.
+    # By day (UTC, such as "2026-11-29"), without our own decisions.
     days: dict[str, int]
-    # Fraction of the log's touchpoints that the training read. It is below 1 if a limit applied (see
-    # `most_touchpoints`).
+    # Fraction of the touchpoints that the training read.
     share: float = 1.0
 
     @classmethod
     def of(cls, log: Path) -> LogFacts:
-        """Return the figures about the log in a folder.
-
-        The figure `days` counts all touchpoints, even if the training reads only a part of them.
-        """
+        """Return the figures about the log in a folder, with all its touchpoints in `days`."""
         spec = DatasetSpec.load(log / DATASET_FILE)
         noted = json.loads((log / INGEST_FILE).read_text()) if (log / INGEST_FILE).exists() else {}
         whole = noted.get(READ) or {"days": days_of(log / LOG_FILE)}
         return cls(dataset=spec.name, channels=spec.channels, **whole)
 
     def lost_since(self, before: LogFacts) -> str:
-        """Return a message if this log lacks touchpoints that an earlier log had; otherwise return "".
+        """Return a message if this log lacks touchpoints that an earlier log had, else "".
 
-        A log may lose its oldest days, so only days after this log's first day are compared.
+        A log may lose its oldest days, so only later days are compared.
         """
         if self.dataset != before.dataset or not self.days:
             return ""
@@ -76,16 +64,12 @@ class LogFacts(BaseModel):
         )
 
     def new_channels(self, before: LogFacts) -> tuple[str, ...]:
-        """Return the channels of this log that the description of the earlier log did not have."""
+        """Return the channels of this log that the earlier log did not have."""
         return tuple(channel for channel in self.channels if channel not in before.channels)
 
 
 def days_of(log: Path) -> dict[str, int]:
-    """Count the touchpoints of each day in a log, without those of our own decisions.
-
-    Args:
-        log: A Parquet file, or a folder of part files.
-    """
+    """Count the touchpoints of each day, without those of our own decisions."""
     file = ds.dataset(log, format="parquet")
     own = [COLLECTED] if COLLECTED in file.schema.names else []
     days: dict[str, int] = {}
@@ -101,24 +85,21 @@ def days_of(log: Path) -> dict[str, int]:
 class Training(BaseModel):
     """The result of a finished training, and figures about its log."""
 
-    at: AwareDatetime  # time at which the gate decided about the new model
-    # Id of the pipeline run of this training; empty if it was not part of a run.
+    at: AwareDatetime  # time of the gate's decision
+    # Id of the pipeline run; empty if there was none.
     run: str = ""
     log: LogFacts
-    decision: str  # the gate's decision about the new model: promote, experiment or reject
-    reason: str  # the gate's reason for this decision, as text
-    # Off-policy estimate of challenger minus incumbent, in gain per opportunity.
+    decision: str  # promote, experiment or reject
+    reason: str
+    # Challenger minus incumbent, in gain per opportunity.
     lift: float | None = None
     lift_ci: tuple[float, float] | None = None  # 95 % interval
 
 
 def add(history: Path, training: Training) -> None:
-    """Add a training to a history as its newest entry.
-
-    Older entries of the same pipeline run are replaced. The folder is created if it does not exist.
-    """
+    """Add a training to a history, and replace older entries of the same pipeline run."""
     history.mkdir(parents=True, exist_ok=True)
-    # Lock the history, because two runs that finish at the same time could overwrite each other's entry.
+    # Two runs that finish at the same time could overwrite each other's entry.
     with locked(history / ".lock", TimeoutError(f"{history}: another run locked it for a minute"), wait_seconds=60):
         kept = [one for one in read(history) if not (training.run and one.run == training.run)]
         with replacing(history / FILE, durable=True) as unfinished:

@@ -1,19 +1,8 @@
 """Calibrates an ensemble's predicted probabilities on held-out users, and shrinks differences between users.
 
-    calibrate_ensemble(ensemble, encoder, held_out, users_B)       # in place
-
-The action logits are multiplied by a scale, the inverse of the temperature of Guo et al. 2017 (arXiv:1706.04599). The
-reward has only one logit for each channel, so it gets a scale and a shift, as in Platt 1999. The scales and the shift
-are the values with the smallest loss on the held-out users.
-
-The reward logit of a channel is the sum of three parts: the mean over channels, the mean effect of the channel on all
-users, and a remainder that differs from user to user. Part of the remainder is noise, so an uncalibrated network
-overestimates the differences between users. Therefore the remainder is multiplied by a factor from 0 to 1, the personal
-share.
-
-The personal share comes from a regression of the observed outcomes on the remainder. It is the lower end of the 95 %
-confidence interval of the slope, clipped to [0, 1]. If it is 0, all users have the same best channel. Then the mean
-effects of the channels come from the log, if the log has enough data, so that the policy is the best constant channel.
+The action logits are multiplied by a scale, the inverse temperature of Guo et al. 2017 (arXiv:1706.04599). The reward
+logits get a scale and a shift for each channel, as in Platt 1999. An uncalibrated network overestimates how much
+channels' rewards differ between users, so these differences are multiplied by the personal share, from 0 to 1.
 
 Shapes: B rows, C channels, U users.
 """
@@ -35,24 +24,20 @@ from mtorl.window.on_demand import Windows
 if TYPE_CHECKING:
     from mtorl.network.ensemble import Ensemble
 
-# Limits of a fitted scale, so that calibration corrects a network but does not replace it.
+# Calibration must not replace a network, so a fitted scale stays within these limits.
 _RANGE = (0.2, 5.0)
 _TINY = 1e-7
-# Weight of the penalty that keeps the scales near 1. It counts as much as this number of rows, so it matters only if
-# there are few rows.
+# Weight of the penalty that keeps the scales near 1, in rows.
 _PRIOR = 1.0
-# A 95 % confidence interval reaches from 1.96 standard errors below the estimate to 1.96 above it.
 _Z = 1.96
-# A channel's mean reward counts as at least a tenth of the mean over all channels, so that its logit is not extreme.
+# Lower limit of a channel's mean reward, as a share of the overall mean.
 _LEAST_SHARE = 0.1
-# Number of iterations of Newton's method.
 _STEPS = 20
-# Limits of the slope during the iterations.
 _SLOPES = (-2.0, 3.0)
 
 
 class Calibration(NamedTuple):
-    """The numbers that calibrate an ensemble's predictions. The docstring of `Ensemble` shows the formulas."""
+    """The numbers that calibrate an ensemble's predictions (see `Ensemble`)."""
 
     action_scale: float
     reward_scale: float
@@ -60,7 +45,7 @@ class Calibration(NamedTuple):
     reward_shift_C: list[float]
 
     def of(self, logits_BC: Floats, reward_BC: Floats) -> tuple[Floats, Floats]:
-        """Return calibrated action logits and rewards, given those that the ensemble predicts without calibration."""
+        """Return calibrated action logits and rewards, given uncalibrated ones."""
         logit_BC = _logit(reward_BC)
         common_B1 = logit_BC.mean(axis=1, keepdims=True)
         shrunk_BC = common_B1 + self.personal_share * (logit_BC - common_B1)
@@ -80,12 +65,9 @@ def calibrate(
     """Fit the numbers that calibrate an ensemble, by comparing its predictions for held-out users with the log.
 
     Args:
-        logits_BC: Action logits of each row before calibration.
-        reward_BC: Expected rewards before calibration, from 0 to 1.
-        channel_B: Logged channel of each row.
-        label_B: Observed reward of each row, from 0 to 1.
+        label_B: Observed rewards, from 0 to 1.
         users_B: User of each row, because the rows of one user are correlated.
-        mean_C: Mean observed reward of each channel in the log (`mtorl.log.propensity.channel_means`); None if unknown.
+        mean_C: Mean observed reward of each channel in the log; None if unknown.
         clone_B: Rows whose logged channel is compared with the action logits; None for all rows.
     """
     reward_logit_BC = _logit(reward_BC)
@@ -128,11 +110,7 @@ def _scale_and_shift(logit_B: Floats, label_B: Floats) -> tuple[float, float]:
 
 
 def _personal_share(logit_B: Floats, rest_B: Floats, label_B: Floats, users_B: ArrayLike) -> float:
-    """Return the share of the predicted differences between users that the observed outcomes confirm, from 0 to 1.
-
-    This is the lower end of the confidence interval for the slope of a regression, which the module's docstring
-    explains. The standard errors are clustered by user, because the rows of one user are correlated.
-    """
+    """Return the share of the predicted differences between users that the observed outcomes confirm, from 0 to 1."""
     share = 1.0
     for _ in range(_STEPS):
         p_B = expit(logit_B + share * rest_B)
@@ -152,10 +130,7 @@ def _logit(reward: ArrayLike) -> Floats:
 def calibrate_ensemble(
     ensemble: Ensemble, encoder: Encoder, batch: Windows, users_B: ArrayLike, mean_C: Floats | None = None
 ) -> Calibration:
-    """Calibrate an ensemble in place on windows of held-out users, and return the fitted numbers.
-
-    There must be one window for each touchpoint, and each window must contain its outcome (built with `targets=True`).
-    """
+    """Calibrate an ensemble in place on windows of held-out users, and return the fitted numbers."""
     logits_BC, reward_BC, _ = predict(ensemble, encoder, batch)
     logged = labels(batch, encoder)
     calibration = calibrate(

@@ -1,12 +1,6 @@
 """Saves the state of a training, so that a training that was killed can continue as if it had not been interrupted.
 
-    checkpoint = Checkpoint(path, identity)
-    checkpoint.save(state)
-    state = checkpoint.load()           # None if nothing was saved yet
-
-If several processes train one network together, only the leading process writes the checkpoint, and all processes
-continue from it. A checkpoint file is loaded without running any code from it: only tensors and plain values are
-accepted.
+Loading accepts only tensors and plain values, so a checkpoint file can't run code.
 """
 
 from __future__ import annotations
@@ -38,32 +32,27 @@ class Checkpoint:
     """A file in which a training saves its state, so that it can continue after an interruption.
 
     Attributes:
-        identity: Description of the training's settings and data. `load` raises an error if the file belongs to a
-            training with another description.
+        identity: Settings and data of the training. `load` rejects a file with another identity.
     """
 
     path: Path
     identity: Mapping[str, Any] = field(default_factory=dict)
 
     def of_member(self, member: int) -> Checkpoint:
-        """Return the checkpoint of one network of an ensemble, which has a file of its own."""
+        """Return the checkpoint of one network of an ensemble, which has its own file."""
         return replace(self, path=self.path.with_name(f"{self.path.name}.member-{member}"))
 
     def requiring(self, identity: Mapping[str, Any]) -> Checkpoint:
-        """Return this checkpoint with `identity` added to the description that a file must match to be loaded."""
+        """Return this checkpoint with more entries in the identity that a file must match."""
         return replace(self, identity={**self.identity, **identity})
 
     def remove(self, members: int) -> None:
-        """Delete the checkpoint files of all networks of an ensemble, which are not needed after the model is saved."""
+        """Delete the checkpoint files of all networks of an ensemble."""
         for member in range(members):
             self.of_member(member).path.unlink(missing_ok=True)
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Replace the checkpoint file atomically, so that the old checkpoint remains if the process is killed here.
-
-        If the file can't be written, for example because the disk is full, this logs a warning and raises no error, so
-        that the training continues without a checkpoint.
-        """
+        """Replace the checkpoint file atomically. If this fails, training continues, and a warning is logged."""
         try:
             with replacing(self.path, durable=True) as unfinished:
                 write_tensors(unfinished, {"identity": dict(self.identity), "state": dict(state)})
@@ -89,7 +78,7 @@ class Checkpoint:
     def load_together(self, group: Group) -> dict[str, Any] | None:
         """Load the state in the leading process, and return it in all processes of the group.
 
-        All processes must call this. If the leading process can't load the file, all processes raise its error.
+        All processes must call this.
         """
         found: dict[str, Any] | None = None
         error = ""
@@ -107,8 +96,7 @@ class Checkpoint:
 def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
     """Write tensors and plain values to a file.
 
-    They are first written to memory, because torch.save reports a full disk as a format error. This function raises an
-    OSError instead.
+    torch.save reports a full disk as a format error, so this function serialises to memory first.
     """
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)

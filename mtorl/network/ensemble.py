@@ -4,10 +4,7 @@
     calibrate_ensemble(trained.ensemble, encoder, held_out)
     logits_BC, reward_BC, cost_BC = trained.ensemble(x_BTD, length_B)
 
-An ensemble predicts the mean of the probabilities, rewards and costs that its members predict. This mean has a smaller
-error than the prediction of one member, especially where the members disagree (Lakshminarayanan et al. 2017,
-arXiv:1612.01474). In our measurements, two small networks were better than one network of twice the size. Training and
-prediction take twice as long as with one network. A model artifact contains one calibrated ensemble.
+The mean of several networks has a smaller error than one network (Lakshminarayanan et al. 2017, arXiv:1612.01474).
 
 Shapes: B batch, T steps of a window, D encoded token, C channels.
 """
@@ -32,12 +29,11 @@ from mtorl.network.training import TrainConfig, TrainResult, train
 from mtorl.window.loader import TrainingWindows
 
 MEMBERS = 2
-# Difference between the seeds of two members. It is large, so that trainings with the seeds 0 and 1 do not train the
-# same network.
+# The step is large, so that trainings with the seeds 0 and 1 share no network.
 _SEED_STEP = 7919
 _TINY = 1e-7
 _POLL_SECONDS = 0.5
-# In the subprocess that trains a member: the queue to which it sends the losses of each epoch.
+# In a member's subprocess: the queue for its losses.
 _rows: Any
 
 
@@ -47,10 +43,7 @@ class Ensemble(nn.Module):
         action  softmax(scale * logits)
         reward  sigmoid(scale * (m + personal_share * (l_c - m)) + shift_c)     l_c: logit of channel c, m: mean over c
 
-    `mtorl.network.calibration` sets the scales, the personal share and the shifts. Before that, they have no effect.
-
-    If `state_distance` is set, there is a fourth output: the distance of each user's state from the states in training.
-    If `future` is set as well, there is a fifth output: the effect of an exposure on later gain and cost.
+    Before `mtorl.network.calibration` sets the scales, the personal share and the shifts, they have no effect.
     """
 
     action_scale: Tensor
@@ -76,8 +69,7 @@ class Ensemble(nn.Module):
     def forward(self, x_BTD: Tensor, length_B: Tensor) -> tuple[Tensor, ...]:
         """Predict at the last real step of each window: action logits, expected reward in [0, 1] and expected cost.
 
-        If `state_distance` is set, the fourth output is the distance of each user's state from the states in training
-        (B,). If `future` is set as well, the fifth output is the later gain and cost that an exposure adds (B, C, 2).
+        `state_distance` adds each state's distance (B,), and `future` the later gain and cost (B, C, 2).
         """
         inputs = self.decoder_inputs(x_BTD, length_B)
         heads = self.heads(inputs)
@@ -93,14 +85,13 @@ class Ensemble(nn.Module):
     def inputs_after(self, x_BTD: Tensor, length_BP: Tensor, next_BPD: Tensor) -> DecoderInputs:
         """Return each member's state and channel memory at P alternative next tokens of each window.
 
-        The result has B * P rows: first the P alternatives of the first window, then those of the second window, and so
-        on.
+        The result has B * P rows, grouped by window.
         """
         after = (one.after(x_BTD, length_BP, next_BPD) for one in self.networks)
         return [(h_BPH.flatten(0, 1), memory_BPCM.flatten(0, 1)) for h_BPH, memory_BPCM in after]
 
     def heads(self, inputs: DecoderInputs) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the calibrated action logits, expected rewards and expected costs, given the `decoder_inputs`."""
+        """Return the calibrated action logits, expected rewards and expected costs."""
         decoded = [member.decode(*own) for member, own in zip(self.networks, inputs, strict=True)]
         logits, rewards, costs = zip(*decoded, strict=True)
         log_probs = torch.stack([logits_BC.log_softmax(-1) for logits_BC in logits])
@@ -114,7 +105,7 @@ class Ensemble(nn.Module):
     def calibrate(
         self, action_scale: float, reward_scale: float, personal_share: float, reward_shift_C: Sequence[float]
     ) -> None:
-        """Set the numbers by which predictions are calibrated; the docstring of this class shows the formulas."""
+        """Set the numbers by which predictions are calibrated."""
         self.action_scale.fill_(action_scale)
         self.reward_scale.fill_(reward_scale)
         self.personal_share.fill_(personal_share)
@@ -130,7 +121,7 @@ class Trained:
 
     @property
     def seconds(self) -> float:
-        """Sum of the durations of the members' trainings."""
+        """Total duration of the members' trainings."""
         return sum(member.seconds for member in self.members)
 
     @property
@@ -148,17 +139,16 @@ def train_ensemble(
     group: Group | None = None,
     at_once: bool = False,
 ) -> Trained:
-    """Train `MEMBERS` networks, each with its own seed, which is derived from the seed of the config.
+    """Train `MEMBERS` networks, each with its own seed.
 
     Args:
-        on_epoch: Called after each epoch with the number of the network, from 0, and the losses of the epoch.
-        resume: Checkpoint to write, and to continue from if its file exists. Each member has its own file.
+        on_epoch: Called after each epoch with the number of the network, from 0, and the losses.
+        resume: Checkpoint to write, and to continue from if its file exists.
         group: The processes that train each member together; None for one process.
-        at_once: Train the members at the same time on the CPU: the first one in this process, each other one in a
-            subprocess. The results are bit-identical to training one after the other.
+        at_once: Train the members at the same time on the CPU, in subprocesses.
 
     Raises:
-        TrainingFailed: A subprocess that trained a member was killed. The function `train` raises further errors.
+        TrainingFailed: A subprocess that trained a member was killed.
     """
     tell = on_epoch or (lambda member, row: None)
     seeded = [replace(config, seed=config.seed + _SEED_STEP * member) for member in range(MEMBERS)]
@@ -171,18 +161,12 @@ def train_ensemble(
     return Trained(Ensemble([result.model for result in results]).eval(), results)
 
 
-# Arguments of the training of one network: its number, its settings, and its checkpoint.
 _Training = tuple[int, TrainConfig, Checkpoint | None]
 
 
 def _train_at_once(
     data: TrainingWindows, trainings: list[_Training], report: Callable[[int, dict[str, float]], None]
 ) -> list[TrainResult]:
-    """Train the first member in this process, and at the same time each other member in a subprocess.
-
-    After each epoch of any member, `report` is called in this process with the member's number and the losses of the
-    epoch.
-    """
     rows = multiprocessing.get_context("spawn").SimpleQueue()
     with worker_processes(len(trainings) - 1, _send_rows_to, rows) as pool:
         others = [pool.submit(_train_member, data, *training) for training in trainings[1:]]
@@ -192,10 +176,7 @@ def _train_at_once(
             follow(0)
 
         def follow(seconds: float) -> bool:
-            """Report new epochs of the subprocesses and raise their errors.
-
-            Waits up to `seconds` for a subprocess to end. Returns whether any subprocess is still training.
-            """
+            """Report new epochs, raise errors of subprocesses, and return whether any is still training."""
             ended, unfinished = wait(others, seconds, FIRST_EXCEPTION)
             while not rows.empty():
                 report(*rows.get())

@@ -1,12 +1,6 @@
 """Predicts the future value of an exposure: the gain and cost that it adds at the user's later opportunities.
 
-    future_BC2 = ensemble.future(ensemble.decoder_inputs(x_BTD, length_B))
-
-This additional head of the network reads the same state and channel memory as the decoders. Fitting the head
-(`mtorl.fitting.future`) does not change the weights of the rest of the network. The decision rule adds the two
-predicted numbers to the gain and cost of the exposure itself (`mtorl.policy.decision`).
-
-The head also predicts `level`, the later gain and cost if no ad is shown now. Only the fit uses it.
+This head is fitted (`mtorl.fitting.future`) without changing the rest of the network.
 
 Shapes: B windows, H state, C channels, M memory, 2 gain and cost.
 """
@@ -23,10 +17,7 @@ DecoderInputs = Sequence[tuple[Tensor, Tensor]]
 
 
 class FutureHead(nn.Module):
-    """Predicts the future value from the state and channel memory of one member of the ensemble.
-
-    The outputs are standardised. `level_mean_2`, `level_scale_2` and `added_scale_2` convert them to gain and currency.
-    """
+    """Predicts the standardised future value from the state and channel memory of one member of the ensemble."""
 
     level_mean_2: Tensor
     level_scale_2: Tensor
@@ -43,28 +34,25 @@ class FutureHead(nn.Module):
     def forward(self, h_BH: Tensor, memory_BCM: Tensor) -> tuple[Tensor, Tensor]:
         """Predict the later gain and cost without an exposure (B, 2), and their increase by an exposure (B, C, 2).
 
-        Both are standardised. `FutureValue.values` converts them to units of gain and currency.
+        Both are standardised.
         """
         added_BC2 = torch.stack([self.gain(h_BH, memory_BCM), self.cost(h_BH, memory_BCM)], dim=-1)
         return self.level(torch.cat([h_BH, memory_BCM.mean(1)], dim=-1)), added_BC2
 
 
 class FutureValue(nn.Module):
-    """Predicts the future value of an exposure, as the mean of the predictions of an ensemble's members."""
+    """Predicts the future value of an exposure, as the mean of an ensemble's members."""
 
     def __init__(self, networks: Sequence[MTORL]) -> None:
         super().__init__()
         self.members = nn.ModuleList(FutureHead(network) for network in networks)
 
     def forward(self, inputs: DecoderInputs) -> Tensor:
-        """Return the later gain and cost that an exposure on each channel adds (B, C, 2), not standardised."""
+        """Return the later gain and cost that an exposure on each channel adds (B, C, 2)."""
         return self.values(inputs)[1]
 
     def values(self, inputs: DecoderInputs) -> tuple[Tensor, Tensor]:
-        """Return the later gain and cost without an exposure (B, 2), and their increase by an exposure (B, C, 2).
-
-        All values are in units of gain and currency.
-        """
+        """Return the later gain and cost without an exposure (B, 2), and their increase by an exposure (B, C, 2)."""
         levels, added = [], []
         for head, own in zip(self.members, inputs, strict=True):
             level_B2, added_BC2 = head(*own)

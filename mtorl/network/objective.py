@@ -3,18 +3,11 @@
     loss = action + mu * reward + nu * cost + lam * preference
 
     action      Cross-entropy over channels at every step of the log (the paper's L_action), which clones the logging
-                policy. Our own decisions are left out of this term and of the preference. The decision rule shifts the
-                cloned policy towards profitable channels, and a clone of shifted choices would be shifted twice.
-    reward      Binary cross-entropy of the *logged* channel's reward with its label in [0, 1] (L_reward). The other
-                channels have no label in the log and get no gradient.
-    cost        Poisson deviance of the logged channel's cost, in units of the mean cost (not in the paper). The
-                deviance is smallest for the expected cost, and a cost may be zero. A few expensive exposures dominate
-                the deviance less than they would dominate a squared error.
+                policy. Our own decisions are left out.
+    reward      Binary cross-entropy of the *logged* channel's reward with its label in [0, 1] (L_reward).
+    cost        Poisson deviance of the logged channel's cost, in units of the mean cost (not in the paper).
     preference  -log sigmoid(m_i - m_j) over random pairs of windows in a batch, where i has the higher mean reward and
-                m is the mean log-probability of a window's logged actions. The term moves the action head towards
-                successful journeys. It is a pairwise ranking term, not DPO, because there is no reference policy and
-                the windows have different states. The paper's term, a KL divergence between the outputs of two
-                windows, is not DPO either. Our term is at least 0, with a slope of at most 1, so it can't diverge.
+                m is the mean log-probability of a window's logged actions. It replaces the paper's KL divergence.
 
 Shape suffixes: B windows, T steps, N real steps (those with a target), C channels.
 """
@@ -30,10 +23,7 @@ TERMS = ("action", "reward", "cost", "preference")
 
 
 class Objective(nn.Module):
-    """Computes the four terms of the loss for a batch: action, reward, cost and preference.
-
-    The network is part of this module, because `DistributedDataParallel` needs one module that computes the loss.
-    """
+    """Computes the four terms of the loss, in the one module that `DistributedDataParallel` needs."""
 
     def __init__(self, model: MTORL) -> None:
         super().__init__()
@@ -51,15 +41,14 @@ class Objective(nn.Module):
 def losses(model: MTORL, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
     """Return the action, reward and cost terms of the loss, and the log-probabilities of the logged channels (B, T).
 
-    Rewards and costs are compared at all steps with a target. Actions are compared only at the steps in `clone_BT`,
-    whose logged channel the network learns to choose. At all other steps, the log-probabilities are 0.
+    Actions are compared only at the steps in `clone_BT`.
     """
     real_BT = batch.channel_BT >= 0
     clone_N = batch.clone_BT[real_BT].float()
     logits_NC, reward_logit_N, cost_N = model.forward_logged(batch.x_BTD, batch.channel_BT)
     logits_NC, reward_logit_N, cost_N = logits_NC.float(), reward_logit_N.float(), cost_N.float()
     log_prob_N = logits_NC.log_softmax(1).gather(1, batch.channel_BT[real_BT].unsqueeze(1)).squeeze(1) * clone_N
-    mean_N = cost_N / model.cost_scale + 1e-6  # added because softplus may underflow to zero
+    mean_N = cost_N / model.cost_scale + 1e-6  # softplus may underflow to zero
     seen_N = batch.cost_BT[real_BT] / model.cost_scale
     deviance_N = mean_N - seen_N + torch.xlogy(seen_N, seen_N) - torch.xlogy(seen_N, mean_N)
     terms = {
@@ -71,17 +60,11 @@ def losses(model: MTORL, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
 
 
 def preference_loss(log_prob_BT: Tensor, reward_BT: Tensor, clone_BT: Tensor) -> Tensor:
-    """Return -log sigmoid(margin), averaged over random pairs of windows with different mean rewards.
-
-    The margin is the mean log-probability of the window with the higher mean reward, minus that of the other window.
-    Means over the steps are compared, because a long window has a larger sum. The loss is 0 if the batch has no such
-    pair.
-    """
+    """Return -log sigmoid(margin), averaged over random pairs of windows with different mean rewards."""
     length_B = clone_BT.sum(1)
     score_B = log_prob_BT.sum(1) / length_B.clamp(min=1)
     earned_B = (reward_BT * clone_BT).sum(1) / length_B.clamp(min=1)
-    # Pair each window with the window before it. The pairs are random, because the windows of a batch are in random
-    # order.
+    # Neighbours are random pairs, because a batch is in random order.
     side_B = torch.sign(earned_B - earned_B.roll(1)) * (length_B * length_B.roll(1)).sign()
     pairs = side_B.abs().sum().clamp(min=1)
     return -(F.logsigmoid(side_B * (score_B - score_B.roll(1))) * side_B.abs()).sum() / pairs

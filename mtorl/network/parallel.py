@@ -1,12 +1,6 @@
 """Controls how many threads and processes train a network: one thread in each process that torchrun starts.
 
-    torchrun --standalone --nproc-per-node=4 -m cli.main train WINDOWS OUT
-
-On a cluster, a TrainJob of Kubeflow Trainer starts `mtorl.fitting.worker` with torchrun, on one node or several.
-
-Each process uses only one thread, because the matrices of a small network are too small to divide among threads: the
-threads would mostly wait for each other. On a busy machine they would also wait for the scheduler, so that several
-threads were several times slower than one.
+The matrices of a small network are too small to divide among threads, which would mostly wait for each other.
 """
 
 import multiprocessing
@@ -27,7 +21,7 @@ from mtorl.runtime.errors import InputError
 
 
 class TrainingFailed(InputError):
-    """A training in another process or pod has failed. The message gives the reason and a remedy."""
+    """A training in another process or pod has failed."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +33,11 @@ class Group:
 
     @property
     def leads(self) -> bool:
-        """Whether this process is the leading one (rank 0), which reports progress and saves files."""
+        """Whether this is the leading process (rank 0), which reports progress and saves files."""
         return self.rank == 0
 
     def all_of(self, value: Any) -> list[Any]:
-        """Return a list with the `value` of each process, in the order of their ranks."""
+        """Return the `value` of each process, in the order of their ranks."""
         values: list[Any] = [value] * self.size
         if self.size > 1:
             dist.all_gather_object(values, value)
@@ -57,7 +51,7 @@ class Group:
         return values[0]
 
     def total(self, values: Tensor) -> Tensor:
-        """Return the element-wise sum of the tensors `values` of all processes."""
+        """Return the element-wise sum of the tensors of all processes."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
@@ -70,10 +64,7 @@ def processors() -> int:
 
 
 def device_of(name: str) -> torch.device:
-    """Return the torch device with this name.
-
-    "auto" means the GPU that torchrun assigned to this process (LOCAL_RANK), or the CPU if there is no GPU.
-    """
+    """Return the torch device with this name. "auto" means this process's GPU, or the CPU if there is none."""
     if name != "auto":
         return torch.device(name)
     if not torch.cuda.is_available():
@@ -83,10 +74,7 @@ def device_of(name: str) -> torch.device:
 
 @contextmanager
 def joined() -> Iterator[Group]:
-    """Connect the processes that torchrun has started, until the end of the block; yields their `Group`.
-
-    torchrun sets environment variables with the rank of this process and the number of processes.
-    """
+    """Connect the processes that torchrun has started, until the end of the block."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Group()
@@ -102,7 +90,7 @@ def joined() -> Iterator[Group]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Limit torch to one CPU thread inside the block. Work on a GPU is not affected."""
+    """Limit torch to one CPU thread inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -115,12 +103,8 @@ def one_thread() -> Iterator[None]:
 def worker_processes(
     count: int, prepare: Callable[..., None] | None = None, *args: Any
 ) -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of `count` worker processes, each of which calls `prepare(*args)` before its first task.
-
-    Each worker uses one thread. Workers are terminated at the end of the block, and also if this process dies.
-    """
-    # Processes are spawned and not forked, because torch and LightGBM do not work in a fork of a process that has
-    # already used them.
+    """Yield a pool of `count` worker processes, which end with the block or with this process."""
+    # Spawn, because torch and LightGBM do not work in a fork of a process that has used them.
     context = multiprocessing.get_context("spawn")
     others = multiprocessing.active_children()
     with ProcessPoolExecutor(count, context, _start_worker, (prepare, args)) as pool:
@@ -129,12 +113,12 @@ def worker_processes(
         finally:
             for child in multiprocessing.active_children():
                 if child not in others:
-                    # Terminate the process, because otherwise the end of the block would wait for unfinished tasks.
+                    # Otherwise the end of the block would wait for unfinished tasks.
                     child.terminate()
 
 
 def _start_worker(prepare: Callable[..., None] | None, args: tuple[Any, ...]) -> None:
-    # Workers ignore Ctrl-C, because the parent process terminates them.
+    # Ignore Ctrl-C, because the parent process terminates the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()

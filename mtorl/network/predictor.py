@@ -1,10 +1,5 @@
 """Defines the interface for predictions: action logits, rewards and costs, from MTORL or a baseline model.
 
-    logits_BC, reward_BC, cost_BC = predict(network, encoder, batch)      # a torch network
-    logits_BC, reward_BC, cost_BC = predictor.predict(batch)              # any `Predictor`
-
-All predictions are for the last step of each window.
-
 Shapes: B windows, T steps of a window, D numbers that encode one step, C channels.
 """
 
@@ -40,15 +35,12 @@ class Predictor(Protocol):
 
 
 def predict(network: nn.Module, encoder: Encoder, batch: Windows) -> Heads:
-    """Return action logits, expected rewards and expected costs that a torch network predicts for windows."""
+    """Return the action logits, expected rewards and expected costs that a torch network predicts."""
     return heads_of(outputs_of(network, encoder, batch))
 
 
 def outputs_of(network: nn.Module, encoder: Encoder, batch: Windows) -> tuple[NDArray[np.floating[Any]], ...]:
-    """Return all outputs of a torch network for windows, computed without gradients and with one thread.
-
-    The first three outputs are action logits, rewards and costs; an ensemble may have more.
-    """
+    """Return all outputs of a torch network for windows, computed with one thread."""
     import torch
 
     from mtorl.network.parallel import one_thread
@@ -61,7 +53,7 @@ def outputs_of(network: nn.Module, encoder: Encoder, batch: Windows) -> tuple[ND
 
 
 def predict_each(predictor: Predictor, windows: Windows) -> Heads:
-    """Return the predictions for windows that are too many for memory: build and predict one chunk at a time."""
+    """Return the predictions for windows, one chunk at a time."""
     parts = [predictor.predict(chunk) for chunk in in_chunks(windows)]
     logits_BC, reward_BC, cost_BC = (np.concatenate(part) for part in zip(*parts, strict=True))
     return logits_BC, reward_BC, cost_BC
@@ -74,6 +66,6 @@ def heads_of(outputs: tuple[NDArray[np.floating[Any]], ...]) -> Heads:
 
 
 def predict_in_chunks(network: Network, encoder: Encoder, batch: Windows) -> tuple[NDArray[np.floating[Any]], ...]:
-    """Build and encode windows one chunk at a time, apply the network, and concatenate its outputs."""
+    """Build and encode windows one chunk at a time, and concatenate the network's outputs."""
     parts = [network(*encoder.encode(chunk)) for chunk in in_chunks(batch)]
     return parts[0] if len(parts) == 1 else tuple(np.concatenate(part) for part in zip(*parts, strict=True))

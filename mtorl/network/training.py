@@ -1,19 +1,8 @@
 """The training loop.
 
-    data = TrainingWindows(FolderWindows(folder, "train", encoder), FolderWindows(folder, "val", encoder), channels=4)
-    result = train(data, TrainConfig())
-    result.model, result.history, result.best_epoch
-
 The optimizer is AdamW, with a learning rate that falls along a cosine. Training stops when the validation loss has not
-fallen for `patience` epochs, and keeps the weights of the best epoch. These weights are a running average, which varies
-less between seeds, and the validation loss is computed with it. The validation loss does not contain the preference
-term, because that term depends on how windows are paired. Validation users must not be training users.
-
-The order of the windows depends only on the seed and the epoch, and a checkpoint contains all other state. So a
-training that was killed and resumed has the same weights as an uninterrupted one; on a CPU they are bit-identical.
-
-On a GPU, matrix products are computed in bfloat16 and the trunk is compiled. Losses and weights stay in float32. If
-torchrun has started several processes, each trains on its share of every batch (`mtorl.network.parallel`).
+fallen for `patience` epochs, and keeps the best epoch's running average of the weights. A training that was killed and
+resumed has the same weights as an uninterrupted one; on a CPU they are bit-identical.
 
 Shape suffixes: B windows, T steps, D encoded token, C channels.
 """
@@ -45,15 +34,14 @@ from mtorl.window.loader import EncodedWindows, Parts, TrainingWindows, batches
 
 _LOG = logging.getLogger(__name__)
 
-# Number of processes that prepare the next batches while the GPU trains. Without a GPU there are none, because the
-# training itself needs the CPU.
+# Processes that prepare the next batches while the GPU trains.
 _GPU_WORKERS = 4
 # Attributes of `TrainingLoop` that a checkpoint contains.
 _STATEFUL = ("model", "average", "optimizer", "schedule")
-# On a GPU, only every 50th batch is checked for NaN, because a check must wait until the GPU has finished.
+# On a GPU, a check for NaN must wait until the GPU has finished, so only every 50th batch is checked.
 _GPU_CHECK = 50
 _VAL_BATCH = 1024
-_LAYOUT = 2  # version of the format of a checkpoint
+_LAYOUT = 2  # version of the checkpoint format
 
 
 class TrainingDiverged(InputError, RuntimeError):
@@ -71,21 +59,18 @@ class TrainConfig:
     """Settings of a training. docs/model.md explains the weights `mu`, `nu` and `lam` of the loss terms.
 
     Attributes:
-        epochs: Largest number of epochs; `patience` may stop training earlier.
         batch_size: Number of windows in the batch of each process.
         lr: Initial learning rate of AdamW, which falls to a tenth along a cosine.
-        clip: Largest norm of the gradient; longer gradients are scaled down.
+        clip: Largest norm of the gradient.
         patience: Training stops after this many epochs without a smaller validation loss.
-        mu: Weight of the reward loss; 0 does not train the reward.
-        nu: Weight of the cost loss in the total loss.
-        lam: Weight of the preference term in the total loss.
-        averaging: Decay of the running average of the network weights, per optimizer step.
+        mu: Weight of the reward loss.
+        nu: Weight of the cost loss.
+        lam: Weight of the preference term.
+        averaging: Decay of the running average of the weights, per optimizer step.
         levels: Number of convolutions; each has twice the dilation of the previous one.
-        convolutions: Whether the network has convolutions.
-        attention: Whether the network has attention.
-        device: Device of the training; "auto" means a GPU if there is one, else the CPU.
-        precision: Precision of matrix products; "auto" means bf16 on a GPU and fp32 on a CPU.
-        checkpoint_batches: Batches between two checkpoints in an epoch; each epoch also ends with a checkpoint.
+        device: "auto" means a GPU if there is one, else the CPU.
+        precision: "auto" means bf16 on a GPU and fp32 on a CPU.
+        checkpoint_batches: Batches between two checkpoints in an epoch.
     """
 
     epochs: Count = 15
@@ -116,13 +101,11 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The trained network, with the weights of its best epoch, and the history of its training.
-
-    The network is on the CPU and in inference mode.
+    """The trained network with the weights of its best epoch, on the CPU and in inference mode.
 
     Attributes:
-        history: One dictionary for each epoch, whose values can be written as JSON.
-        best_epoch: Number of the epoch with the smallest validation loss; the first epoch is 1.
+        history: The losses of each epoch.
+        best_epoch: Epoch with the smallest validation loss; the first epoch is 1.
     """
 
     model: MTORL
@@ -132,7 +115,7 @@ class TrainResult:
 
     @property
     def best_val_loss(self) -> float:
-        """Smallest validation loss, which belongs to the best epoch."""
+        """Smallest validation loss."""
         return self.history[self.best_epoch - 1]["val_loss"]
 
 
@@ -147,9 +130,8 @@ def train(
     """Train a network until the validation loss stops falling, and return the weights of the best epoch.
 
     Args:
-        on_epoch: Called by the leading process after each epoch, with the losses and the duration of the epoch.
-        resume: Checkpoint to write, and to continue from if its file exists. Its `identity` must describe the data;
-            this function adds the settings. The caller deletes the file after the training.
+        on_epoch: Called by the leading process after each epoch, with its losses and duration.
+        resume: Checkpoint to write, and to continue from if its file exists.
         group: The processes that train together; None for one process.
 
     Raises:
@@ -162,7 +144,7 @@ def train(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         loop = TrainingLoop(data, config, device, group)
-        # From here on, each process has another seed: dropout must differ, while the initial weights must be equal.
+        # Dropout must differ between the processes, while the initial weights must be equal.
         torch.manual_seed(config.seed + 1_000_003 * group.rank)
         if resume is not None:
             resolved = {"device": device.type, "precision": "bf16" if loop.bf16 else "fp32", "layout": _LAYOUT}
@@ -172,20 +154,18 @@ def train(
         model = MTORL(loop.model.config)
     model.load_state_dict(loop.progress.best)
     history = loop.progress.history
-    # The sum also contains the epochs that were trained before an interruption.
+    # The sum includes epochs before an interruption.
     return TrainResult(model.eval(), history, loop.progress.best_epoch, sum(row["seconds"] for row in history))
 
 
 @dataclass
 class _Progress:
-    """The progress of a training. A checkpoint contains it together with the network and the optimizer.
+    """The progress of a training, which is part of a checkpoint.
 
     Attributes:
         epoch: Number of the current epoch, from 1.
         batch: Number of finished batches of the epoch.
-        sums: Each term of the loss, summed over the windows of the epoch so far.
-        windows: Number of windows in `sums`.
-        seconds: Seconds spent on the epoch so far.
+        sums: Each loss term, summed over the epoch's windows so far.
         best: Weights of the best epoch.
     """
 
@@ -201,7 +181,7 @@ class _Progress:
 
 
 class TrainingLoop:
-    """A training in progress, which runs epochs, validates after each, and can save and restore its state."""
+    """A training in progress, which can save and restore its state."""
 
     def __init__(self, data: TrainingWindows, config: TrainConfig, device: torch.device, group: Group) -> None:
         self.data, self.config, self.device, self.group = data, config, device, group
@@ -223,7 +203,7 @@ class TrainingLoop:
         self.objective = objective
 
     def run(self, on_epoch: Callable[[dict[str, float]], None] | None, checkpoint: Checkpoint | None) -> None:
-        """Train all remaining epochs. If the checkpoint file exists, continue from its state."""
+        """Train all remaining epochs, after restoring the checkpoint if its file exists."""
         if checkpoint is not None and (state := checkpoint.load_together(self.group)) is not None:
             self.restore(state)
             if self.group.leads:
@@ -264,14 +244,13 @@ class TrainingLoop:
             self._step(where, checked=number % check == 0)
             if checkpoint is not None and number % self.config.checkpoint_batches == 0:
                 progress.sums, progress.seconds = sums.tolist(), time.perf_counter() - started
-                # Check the losses for NaN before saving, so that a training that has diverged keeps its last good
-                # checkpoint.
+                # Check for NaN before saving, so that a diverged training keeps its last good checkpoint.
                 _check(dict(zip(TERMS, progress.sums, strict=True)), where)
                 self._save(checkpoint)
         progress.sums, progress.seconds = sums.tolist(), time.perf_counter() - started
 
     def close_epoch(self) -> dict[str, float]:
-        """Validate the network, prepare the next epoch, and return the losses and the duration of this epoch."""
+        """Validate the network, prepare the next epoch, and return this epoch's losses and duration."""
         progress = self.progress
         started = time.perf_counter()
         sums = self.group.total(torch.tensor([*progress.sums, progress.windows], dtype=torch.float64).to(self.device))
@@ -294,12 +273,11 @@ class TrainingLoop:
         return row
 
     def state(self) -> dict[str, Any]:
-        """Return all that an interrupted training needs to continue. All processes must call this at the same time."""
+        """Return all that an interrupted training needs to continue. All processes must call this together."""
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)
-        # Random numbers and summed losses differ between the processes. All other state is equal, so it is saved only
-        # once.
+        # Only random numbers and sums differ between the processes.
         own = {"random": random, "sums": self.progress.sums, "windows": self.progress.windows}
         same = {name: getattr(self, name).state_dict() for name in _STATEFUL}
         return {**same, "processes": self.group.all_of(own), "progress": asdict(self.progress)}
@@ -315,16 +293,13 @@ class TrainingLoop:
         self.progress = _Progress(**{**state["progress"], "sums": own["sums"], "windows": own["windows"]})
 
     def _save(self, checkpoint: Checkpoint) -> None:
-        # All processes must call `state`, which collects their states, but only the leading process writes the file.
+        # All processes must call `state`, but only the leading process writes the file.
         state = self.state()
         if self.group.leads:
             checkpoint.save(state)
 
     def _batches(self) -> Iterator[tuple[int, Any]]:
-        """Yield the remaining batches of the epoch, each with its number, which counts from 1.
-
-        If several processes train together, each yields its own share of the windows of every batch.
-        """
+        """Yield this process's share of the remaining batches of the epoch, each with its number from 1."""
         random = np.random.default_rng([self.config.seed, self.progress.epoch])
         done, skip = 0, self.progress.batch
         for place in random.permutation(len(self.data.train)):
@@ -337,8 +312,7 @@ class TrainingLoop:
 
     def _chunks(self, order_B: Ints) -> list[Ints]:
         size, group = self.config.batch_size * self.group.size, self.group
-        # Processes wait for each other after each batch, so all of them need batches of equal size. Therefore an
-        # incomplete last batch is left out.
+        # Processes wait for each other, so all need batches of equal size.
         if group.size > 1:
             order_B = order_B[: len(order_B) // size * size]
         return [order_B[i : i + size][group.rank :: group.size] for i in range(0, len(order_B), size)]
@@ -357,10 +331,7 @@ class TrainingLoop:
 
     @torch.inference_mode()
     def _validate(self) -> dict[str, float]:
-        """Return the mean of each loss over all steps of all validation windows.
-
-        Each step has the same weight, so the result does not depend on the batch size.
-        """
+        """Return the mean of each loss over all steps of all validation windows."""
         average: MTORL = self.average.module  # type: ignore[assignment]
         average.eval()
         names = TERMS[:-1]
@@ -402,10 +373,7 @@ def _first_windows(which: str, parts: Parts) -> EncodedWindows:
 
 
 def _new_model(part: EncodedWindows, config: TrainConfig, channels: int) -> MTORL:
-    """Create a network whose first predictions are the mean reward and mean cost in `part`.
-
-    Training can then start with differences from the means, instead of learning the means first.
-    """
+    """Create a network whose first predictions are the mean reward and mean cost in `part`."""
     mean_reward, mean_cost = part.means()
     example = part.__getitems__([0]).x_BTD
     read = {"channels": channels, "outcomes": part.outcomes, "stored": part.stored}
@@ -416,7 +384,6 @@ def _new_model(part: EncodedWindows, config: TrainConfig, channels: int) -> MTOR
     model = MTORL(MTORLConfig(inputs=inputs, window=window, cost_scale=scale, **shape))
     mean_reward = min(max(mean_reward, 1e-4), 1 - 1e-4)
     model.reward.start_at(math.log(mean_reward / (1 - mean_reward)))
-    # The softplus of this number is 1, and the network predicts multiples of the mean cost, so it first predicts the
-    # mean cost.
+    # The softplus of this number is 1, which means the mean cost.
     model.cost.start_at(math.log(math.e - 1))
     return model

@@ -1,13 +1,8 @@
 """Measures how far a user's state is from the states seen in training; the drift monitor watches this distance.
 
-    fit_state_distance(ensemble, encoder, train_windows)       # in place; adds an output to the exported graph
-
     distance = sqrt(mean over the kept dimensions k of z_k^2),   z = whitened principal components of the state
 
-The state is the vector that the decoders read (`MTORL.last_state`). `distance` is its Mahalanobis distance, divided by
-the square root of the number of dimensions. Thus the mean square of `distance` over the training sample is 1 for any
-network. The principal components with the least variance are left out, because distances along them would mostly be
-rounding errors.
+The mean square of `distance` over the training sample is 1 for any network.
 
 Shapes: B windows, T steps, D encoded token, H hidden, K dimensions kept.
 """
@@ -26,19 +21,17 @@ from mtorl.network.predictor import predict_in_chunks
 from mtorl.window.encoder import Encoder
 from mtorl.window.on_demand import Windows
 
-# The largest principal components are kept, as many as are needed to explain 99 % of the variance of the states.
+# Share of the variance that the kept components explain. Distances along the others would be rounding errors.
 KEPT = 0.99
-# Largest number of windows from which mean and principal components are computed. More would hardly change them.
+# More windows would hardly change the fit.
 MOST_WINDOWS = 20_000
 
 
 class StateDistance(nn.Module):
     """Computes the distance of a state from the mean of the training states, along their principal components.
 
-    Mean and components are buffers of the module, so they are saved and exported with the network.
-
     Attributes:
-        whitening_HK: Each column is a principal component, divided by its standard deviation.
+        whitening_HK: Principal components, each divided by its standard deviation.
     """
 
     mean_H: Tensor
@@ -55,7 +48,7 @@ class StateDistance(nn.Module):
 
     @classmethod
     def of(cls, state_BH: Floats) -> StateDistance | None:
-        """Compute mean and principal components from a sample of states; returns None if all states are equal."""
+        """Fit the distance on a sample of states; returns None if all states are equal."""
         mean_H = state_BH.mean(axis=0)
         variance_H, component_HH = np.linalg.eigh(np.atleast_2d(np.cov(state_BH, rowvar=False, bias=True)))
         variance_H, component_HH = variance_H[::-1], component_HH[:, ::-1]
@@ -67,10 +60,7 @@ class StateDistance(nn.Module):
 
 
 def fit_state_distance(ensemble: Ensemble, encoder: Encoder, batch: Windows) -> None:
-    """Give an ensemble the output `state_distance`, fitted on the states of at most `MOST_WINDOWS` training windows.
-
-    The ensemble must be in inference mode.
-    """
+    """Give an ensemble, which must be in inference mode, the output `state_distance`, fitted on training windows."""
     if len(batch) > MOST_WINDOWS:
         batch = batch.take(np.linspace(0, len(batch) - 1, MOST_WINDOWS).astype(np.int64))
     first = ensemble.networks[0]

@@ -1,11 +1,4 @@
-"""Creates Plotly charts with a common style, which are readable on light and dark pages.
-
-    trace = line("lift", users, lifts, BLUE)
-    Chart(draw("lift", [trace], xaxis={"title": "users"}), "The lift as users arrived.")
-
-The page's style sheet (`frame.html.j2`) sets the colours of text and grid lines. A chart has no title, because the
-page's caption describes it.
-"""
+"""Creates Plotly charts that are readable on light and dark pages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +8,8 @@ BLUE, ORANGE, GREEN, GREY = "#3f7fd9", "#d9822b", "#2f9e78", "#8a95a3"
 PALE_BLUE, PALE_GREY = "rgba(63, 127, 217, 0.45)", "rgba(138, 149, 163, 0.2)"
 PALETTE = (BLUE, ORANGE, GREEN, "#c2587a", "#7f68cf", "#35a3b8", "#a9962b")
 FONT = "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-# Margins of a chart whose lower axis has a title, in pixels.
+# Margins in pixels.
 WIDE = {"l": 62, "r": 16, "t": 12, "b": 46}
-# Margins of a chart whose lower axis has no title, in pixels.
 LOW = {**WIDE, "b": 26}
 
 
@@ -30,17 +22,17 @@ class Chart:
 
 
 def bar(**options: Any) -> dict[str, Any]:
-    """Return the bars of a chart. The options are those of `plotly.graph_objects.Bar`."""
+    """Return the bars of a chart."""
     return {"type": "bar", **options}
 
 
 def scatter(**options: Any) -> dict[str, Any]:
-    """Return the points or lines of a chart. The options are those of `plotly.graph_objects.Scatter`."""
+    """Return the points or lines of a chart."""
     return {"type": "scatter", **options}
 
 
 def line(name: str, x: Sequence[Any], y: Sequence[Any], colour: str) -> Any:
-    """Return a line of a chart, with an entry in the legend."""
+    """Return a line of a chart."""
     look = {"color": colour, "width": 2.2, "dash": "solid"}
     mode = "lines" if len(x) > 1 else "markers"  # a line of one point is invisible
     return scatter(x=x, y=y, name=name, mode=mode, line=look, hovertemplate=f"%{{y:.4g}}<extra>{name}</extra>")
@@ -59,32 +51,30 @@ def horizontal(y: float) -> dict[str, Any]:
 
 
 def marks(places: Sequence[tuple[float, str, str]]) -> list[dict[str, Any]]:
-    """Return labels for vertical lines, to be shown above the plot.
+    """Return labels above the plot, for vertical lines.
 
     Args:
-        places: For each label: its x position, its text, and which side of the text touches the line ("left" or
-            "right").
+        places: X position, text, and the side of the text that touches the line ("left" or "right").
     """
     look = {"yref": "paper", "y": 1.0, "yanchor": "bottom", "showarrow": False, "font": {"size": 11}}
     return [{"x": x, "text": text, "xanchor": side, **look} for x, text, side in places]
 
 
 def names_axis() -> dict[str, Any]:
-    """Return the settings of an axis that shows names instead of numbers."""
+    """Return the settings of an axis of names."""
     return {"type": "category", "showgrid": False, "automargin": True}
 
 
 def rows_height(rows: int) -> int:
-    """Return the height, in pixels, of a chart that has one row per name."""
+    """Return the height of a chart with one row per name, in pixels."""
     return 44 + 30 * rows
 
 
 def shares(div: str, share_of: Sequence[tuple[str, float]], what: str) -> Chart:
-    """Return a chart with one horizontal bar for each pair of a name and a share, the first pair on top.
+    """Return a chart with one horizontal bar per name, the first on top.
 
     Args:
-        div: Id of the chart, which must be unique on the page.
-        what: Beginning of the text for screen readers, which is followed by all names and shares.
+        what: Beginning of the text for screen readers.
     """
     upward = list(share_of)[::-1]
     names, values = [name for name, _ in upward], [share for _, share in upward]
@@ -100,9 +90,9 @@ def draw(div: str, traces: Sequence[Any], *, height: int = 300, **layout: Any) -
     """Return a chart as an HTML fragment.
 
     Args:
-        div: Id of the chart, which must be unique on the page.
+        div: Id of the chart, unique on the page.
         height: Height of the chart in pixels.
-        layout: Layout options of Plotly, which override the defaults.
+        layout: Plotly options that override the defaults.
     """
     import plotly.graph_objects as go
 

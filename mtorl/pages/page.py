@@ -1,9 +1,4 @@
-"""Renders a template as one HTML file that needs no other files, and writes it atomically.
-
-    write_page(run / "report.html", Path(__file__).parent / "report.html.j2", content)
-
-The template extends `frame.html.j2`, which contains the style sheet and plotly.js, and may import `parts.html.j2`.
-"""
+"""Renders a template as one HTML file without references to other files."""
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -17,10 +12,7 @@ from mtorl.runtime.files import replacing
 def write_page(
     path: Path, template: Path, content: Mapping[str, Any], filters: Mapping[str, Callable[..., str]] | None = None
 ) -> Path:
-    """Render a template as an HTML page, write the page to `path`, and return `path`.
-
-    The template gets the values in `content`, the current time as `written`, and the code of plotly.js as `plotlyjs`.
-    """
+    """Render a template as an HTML page, and write the page to `path`."""
     from plotly.offline import get_plotlyjs
 
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -31,10 +23,9 @@ def write_page(
 
 
 def filled(template: Path, content: Mapping[str, Any], filters: Mapping[str, Callable[..., str]] | None = None) -> str:
-    """Render a template, and return the text of the page. All values are escaped for HTML.
+    """Render a template with HTML-escaped values.
 
-    The template may include the templates in its own folder and in the folder of this module. A missing value, or an
-    attribute of one, is rendered as empty text, so that incomplete content still gives a page.
+    A missing value is rendered as empty text, so that incomplete content still gives a page.
     """
     from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 

@@ -1,7 +1,4 @@
-"""Formats numbers for people. A missing value becomes an em dash instead of raising an error.
-
-Page templates use these functions as filters: `{{ row.click_rate | share }}`.
-"""
+"""Formats numbers for people; missing values become an em dash."""
 
 import math
 import re
@@ -14,10 +11,7 @@ ABSENT = "—"
 
 
 def _of_finite(show: Callable[..., str]) -> Callable[..., str]:
-    """Decorate a function that formats finite numbers, so that it accepts any value.
-
-    A value that is not a finite number becomes `ABSENT`. Hyphens in the result become true minus signs.
-    """
+    """Let a function for finite numbers accept any value, and return `ABSENT` for other values."""
 
     @wraps(show)
     def shown(value: Any, *args: Any, **options: Any) -> str:
@@ -35,13 +29,13 @@ def count(value: float) -> str:
 
 @_of_finite
 def number(value: float) -> str:
-    """Format a number with four significant digits or, from 1,000 on, as a whole number."""
+    """Format a number with four significant digits, or as a whole number from 1,000 on."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 @_of_finite
 def fixed(value: float, places: int = 4) -> str:
-    """Format a number with a fixed number of decimal places, so that the numbers of a column line up."""
+    """Format a number with fixed decimal places."""
     return f"{value:,.{places}f}"
 
 
@@ -53,11 +47,7 @@ def signed(value: float, places: int = 4) -> str:
 
 @_of_finite
 def share(value: float, places: int | None = None) -> str:
-    """Format a share as percent.
-
-    By default, a small positive share gets more decimal places, or becomes "< 0.01%", so that it is never shown as
-    zero.
-    """
+    """Format a share as percent, so that a small share never shows as zero."""
     if places is None and 0 < value < 1e-4:
         return "< 0.01%"
     digits = places if places is not None else 2 if 0 < abs(value) < 0.01 else 1
@@ -66,7 +56,7 @@ def share(value: float, places: int | None = None) -> str:
 
 @_of_finite
 def p_value(value: float) -> str:
-    """Format a p-value. If it is below 0.0001, the result is "< 0.0001"."""
+    """Format a p-value, with "< 0.0001" for smaller values."""
     return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
@@ -77,17 +67,14 @@ def interval(value: Any, places: int = 4, plus: bool = False) -> str:
 
 
 def estimate(value: Any, ci: Any, places: int = 4) -> str:
-    """Format a difference, followed by its interval if there is one."""
+    """Format a difference, followed by its interval if known."""
     known = interval(ci, places, plus=True)
     return signed(value, places) + (f" {known}" if known != ABSENT else "")
 
 
 @_of_finite
 def duration(seconds: float) -> str:
-    """Format a duration in days, hours, minutes or seconds.
-
-    The unit is the largest that fits into the duration at least twice.
-    """
+    """Format a duration in the largest unit, up to days, that fits at least twice."""
     for unit, length in (("days", 86_400.0), ("hours", 3_600.0), ("minutes", 60.0)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
@@ -95,7 +82,7 @@ def duration(seconds: float) -> str:
 
 
 def noun(value: float, singular: str, plural: str) -> str:
-    """Return the singular of a noun if `value` is 1, and the plural otherwise."""
+    """Return the singular of a noun for 1, and the plural otherwise."""
     return singular if value == 1 else plural
 
 
@@ -110,9 +97,9 @@ def day(moment: str) -> str:
 
 
 def sentence(text: Any, names: Collection[str] = ()) -> str:
-    """Format a reason as a sentence: with a capital letter, a full stop and true minus signs.
+    """Format a reason as a sentence, with a capital letter and a full stop.
 
-    The first word keeps its case if it is in `names`, for example if it is the name of an arm.
+    The first word keeps its case if it is in `names`, such as the name of an arm.
     """
     words = re.sub(r"(?<![\w.])-(?=\d)", "−", str(text)).strip().rstrip(".")
     if words.partition(" ")[0].rstrip(":,") in names:

@@ -1,22 +1,16 @@
 """Explores on top of any policy: randomises a share of the decisions, and gives exact probabilities for all decisions.
 
-    how = Exploration(share=0.05, scope="both")
-    taken, explored = explore(choice, how, ("search", "video"), v)     # v: this decision's draw from [0, 1)
-
 A decision is explored with probability `share` (epsilon). The scope defines what is randomised:
 
     channel    the channel is drawn uniformly, and exposed if the policy would expose it
     exposure   the policy's channel is exposed, even if the policy would not expose it
     both       the channel is drawn uniformly, and exposed
 
-Let C be the number of candidates, pi(c) the policy's probability of a channel and show(c) that of exposing it if drawn:
+For C candidates, pi(c) is the policy's probability of a channel, and show(c) that of exposing it if drawn:
 
     pi'(c)   = (1 - epsilon) pi(c) + epsilon / C                                                     channel, both
     show'(c) = [(1 - epsilon) pi(c) show(c) + (epsilon / C) x] / pi'(c)     x = show(c), or 1 for both
     pi'(c)   = pi(c),   show'(c) = (1 - epsilon) show(c) + epsilon                                   exposure
-
-With `channel` or `both`, pi' is at least epsilon / C. If the policy does not report a probability, no decision has one,
-explored or not. If only explored decisions had a probability, estimates would use a biased selection of decisions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +21,7 @@ from pydantic import Field
 from mtorl.log.records import ExplorationScope
 from mtorl.runtime.validation import StrictModel
 
-Probabilities = Mapping[str, float]  # channel -> probability
+Probabilities = Mapping[str, float]
 
 EXPLORE = 0.05
 """Share of decisions that are explored in new experiments. Exploration costs about 1 % of the policy's value. Without
@@ -48,22 +42,20 @@ class Choice(NamedTuple):
 
     channel: str
     expose: bool
-    # Probability of drawing each candidate. It may be known only for the chosen channel, or not at all.
+    # probability of drawing each candidate, as far as it is known
     channel_probs: Probabilities
-    # Probability of showing the ad if the channel is drawn. Channels with an unknown probability are left out.
+    # probability of showing the ad if the channel is drawn, as far as it is known
     exposure_probs: Probabilities
 
 
 def explore(choice: Choice, how: Exploration, candidates: Sequence[str], v: float) -> tuple[Choice, bool]:
-    """Randomise a decision with the probability `how.share`, to learn about choices that the policy would not make.
+    """Randomise a decision with the probability `how.share`.
 
     Args:
-        choice: The policy's decision. Its channel is one of the candidates.
-        v: Random number in [0, 1), drawn separately from the one that selected the policy's channel.
+        v: Random number in [0, 1), independent of the policy's choice.
 
     Returns:
-        The final choice, whose probabilities account for both policy and exploration, and whether it was
-            randomised.
+        The final choice, whose probabilities account for both policy and exploration, and whether it was randomised.
     """
     explored = v < how.share
     mixture = _exposure(choice, how.share) if how.scope == "exposure" else _mixture(choice, how, candidates)
@@ -71,8 +63,7 @@ def explore(choice: Choice, how: Exploration, candidates: Sequence[str], v: floa
         return Choice(choice.channel, choice.expose, *mixture), False
     if how.scope == "exposure":
         return Choice(choice.channel, True, *mixture), True
-    # The decision is explored, so v / share is uniform in [0, 1). Multiply it by the number of candidates: the integer
-    # part then selects the channel, and the fractional part decides whether the ad is shown.
+    # Use the remaining randomness of v: the integer part of `place` selects the channel, its fraction the exposure.
     place = v / how.share * len(candidates)
     at = min(int(place), len(candidates) - 1)
     channel = candidates[at]

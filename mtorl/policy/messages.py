@@ -1,4 +1,4 @@
-"""Messages about budgets and their pacing."""
+"""Defines error messages about budgets and their pacing."""
 
 from mtorl.runtime.message import Words
 

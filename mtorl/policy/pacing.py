@@ -1,34 +1,17 @@
 """Paces a budget by a price that follows spend, so that the budget lasts as long as its schedule requires.
 
-    plan = Plan(500.0, Schedule.following(traffic, edges))                 # traffic expected between the edges
+    plan = Plan(500.0, Schedule.following(traffic, edges))
     state = plan.start(price_unit=0.3)                                     # first price: gain per currency unit
     state = plan.update(state, at=now, spent=ledger.spent + ledger.reserved)     # every few minutes
     decide(..., price_BC=plan.price(state))
 
-The clock is time or, if the total number of opportunities is known, the number so far. The multiplier mu is the price
-in units of the first price. Adaptive pacing (Balseiro & Gur 2019, Management Science 65(9)) changes mu by the gap from
-the spend z_t to its target rho_t, mu <- proj_[0, mu_max] (mu - eps (rho_t - z_t)). This module differs in three ways:
+The multiplier mu is the price in units of the first price. It follows adaptive pacing (Balseiro & Gur 2019, Management
+Science 65(9)) with a mirror descent step (Balseiro, Lu & Mirrokni 2023, Operations Research 71(1)):
 
-- *Target.* The target is the scheduled spend between two updates plus a correction. The correction closes the gap
-  between the *cumulative* spend and the schedule while the next HORIZON of the budget is spent. At most, it doubles the
-  scheduled spend, or stops spending. The correction is the integral term of the controller. Without it, the price could
-  stay at a higher value only as long as spend stays ahead of the schedule.
-- *Step.* The step multiplies 1 + mu: a mirror descent step (Balseiro, Lu & Mirrokni 2023, Operations Research 71(1)),
-  because spend responds to relative changes of the price.
-- *Units.* Spend is measured as a share of the budget, and time as the share scheduled so far. So the same constants fit
-  any currency, and intervals that are short, long or quiet. A missed update only makes the next interval longer.
+    1 + mu <- (1 + mu) exp(step)         step = (z_t - rho_t) / max(REACTION, elapsed / MAX_STEP)
 
-      1 + mu <- (1 + mu) exp(step)         step = (z_t - rho_t) / max(REACTION, elapsed / MAX_STEP)
-
-If one exposure is a large part of the budget, single exposures make spend, and so the price, noisy. So REACTION and
-HORIZON are at least the cost of GRAINS exposures at the highest cost.
-
-If a plan is changed while it runs, the new plan begins at `since`, with `before` already spent, and schedules the rest
-of the budget over the rest of the time. The price does not change between updates, so update it at least each time half
-a percent of the budget is scheduled. The best schedule is the spend that would result from a constant price. A schedule
-that follows the expected traffic is close to it. The ledger enforces a cap. The cap may exceed the budget by `spare`,
-because with a hard stop at the budget, some money would on average stay unspent. If no money is left, the price is so
-high that no exposure is worth it.
+The target rho_t of the spend z_t is the scheduled spend, corrected to close the gap between spend and schedule. Both
+are shares of the budget, so the same constants fit any currency.
 """
 
 from bisect import bisect_right
@@ -41,16 +24,13 @@ import numpy as np
 
 from mtorl.policy.periods import Period
 
-# As a share of the budget: if spend between two updates exceeds its target by this amount, 1 + mu grows by the factor
-# e.
+# excess of spend over target, as a share of the budget, at which 1 + mu grows by the factor e
 REACTION = 0.02
-# Change of log(1 + mu) if spend was twice the schedule for a long time between two updates. A larger change may
-# overshoot.
+# change of log(1 + mu) if spend was twice the schedule for long
 MAX_STEP = 0.15
-# As a share of the budget: while the schedule spends this amount, the correction closes the gap between spend and
-# schedule.
+# share of the budget during which the correction closes the gap between spend and schedule
 HORIZON = 0.05
-# The amounts for REACTION and HORIZON are at least the highest cost of this many exposures.
+# REACTION and HORIZON are at least the highest cost of this many exposures.
 GRAINS = 20.0
 MAX_MULTIPLIER = 100.0
 STOP_MULTIPLIER = 1e6  # used if no money is left
@@ -60,11 +40,11 @@ STOP_MULTIPLIER = 1e6  # used if no money is left
 class State:
     """State of the controller between two updates."""
 
-    # Time of the last update, on the plan's clock.
+    # time of the last update, on the plan's clock
     at: float
-    spent: float  # currency units that were spent or reserved by that time
-    multiplier: float  # multiplier mu of the price
-    # Price at which mu is 1, in gain per currency unit. This is the first price.
+    spent: float  # currency units that were spent or reserved
+    multiplier: float
+    # first price, in gain per currency unit
     price_unit: float
 
     def __post_init__(self) -> None:
@@ -78,8 +58,8 @@ class State:
 class Schedule:
     """The share of a budget that should be spent by each point in time."""
 
-    times: tuple[float, ...]  # times in ascending order, in any unit
-    # Share of the budget to be spent by each of the times, from 0 to 1; linear in between.
+    times: tuple[float, ...]  # in ascending order, in any unit
+    # from 0 to 1; linear between the times
     shares: tuple[float, ...]
 
     @classmethod
@@ -93,7 +73,7 @@ class Schedule:
 
         Args:
             traffic: Expected traffic in each interval, in any unit; not all 0.
-            edges: Times at which the intervals begin and end, ascending.
+            edges: Ascending times between which the intervals lie.
         """
         cumulative = np.r_[0.0, np.cumsum(traffic)]
         return cls(tuple(map(float, edges)), tuple((cumulative / cumulative[-1]).tolist()))
@@ -111,18 +91,15 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Plan:
-    """A budget, and the schedule by which it should be spent.
+    """A budget, and the schedule by which it should be spent."""
 
-    If a running plan must change, for example because the budget grows, a new plan replaces it.
-    """
-
-    budget: float  # currency units
+    budget: float
     schedule: Schedule
-    # Time at which the plan started. By default, it starts with the schedule.
+    # time at which the plan started; by default, the start of the schedule
     since: float = -inf
-    before: float = 0.0  # currency units that were spent before the plan started
-    grain: float = 0.0  # highest cost of an exposure, currency units
-    # Currency units that may be spent in addition to the budget. The schedule does not plan to spend them.
+    before: float = 0.0  # spent before the plan started
+    grain: float = 0.0  # highest cost of an exposure
+    # extra currency units, because a hard stop leaves money unspent
     spare: float = 0.0
 
     def __post_init__(self) -> None:
@@ -133,20 +110,19 @@ class Plan:
 
     @property
     def size(self) -> float:
-        """Return the amount that the plan spreads over time, in currency units: the money that is left at its start."""
+        """The money that is left at the plan's start, in currency units."""
         return self.budget - self.before
 
     @property
     def limit(self) -> float:
-        """Return the amount that may be spent in total, including the spare, in currency units."""
+        """The amount that may be spent in total, including the spare, in currency units."""
         return self.budget + self.spare
 
     @property
     def largest_gap(self) -> float:
-        """Return the gap between spend and schedule above which the correction does not increase, in currency units.
+        """The gap between spend and schedule, in currency units, at which the correction is largest.
 
-        If spend is behind the schedule by this gap or more, the plan spends at twice the scheduled pace. If it is ahead
-        by this gap or more, the plan spends nothing.
+        If spend is behind by this gap, the plan doubles the pace; if it is ahead, the plan spends nothing.
         """
         return self._at_least(HORIZON) * self.size
 
@@ -160,33 +136,28 @@ class Plan:
         return State(at, self.before, multiplier=1.0, price_unit=price_unit)
 
     def scheduled(self, at: float) -> float:
-        """Return the amount that should be spent by a time since the budget began, in currency units."""
+        """Return the planned spend by a time, in currency units."""
         first = self.schedule.share(self.since)
         share = (self.schedule.share(at) - first) / (1.0 - first) if first < 1.0 else 1.0
         return self.before + self.size * max(share, 0.0)
 
     def planned(self, state: State, until: float) -> float:
-        """Return the amount that should be spent between the last update and the time `until`, in currency units.
-
-        This is the target rho_t of the module's docstring: the amount that is scheduled for this time, corrected so
-        that the current gap to the schedule closes. It is never more than the money that is left.
-        """
+        """Return the planned spend from the last update to `until` (rho_t), in currency units."""
         gap = (state.spent - self.scheduled(state.at)) / self.size
         pace = 1.0 - min(max(gap / self._at_least(HORIZON), -1.0), 1.0)
         wanted = pace * (self.scheduled(until) - self.scheduled(state.at))
         return min(wanted, max(self.limit - state.spent, 0.0))
 
     def price(self, state: State) -> float:
-        """Return the price that applies until the next update, which is the gain that one currency unit must earn."""
+        """Return the gain that one currency unit must earn until the next update."""
         return state.price_unit * (state.multiplier if state.spent < self.limit else STOP_MULTIPLIER)
 
     def update(self, state: State, at: float, spent: float) -> State:
         """Adapt the price to the spend since the last update, and return the new state of the controller.
 
         Args:
-            at: Time at which `spent` was read, on the plan's clock. If it is before the last update, nothing changes.
-            spent: Currency units spent since the budget began, including reservations. It falls if reservations are
-                cancelled.
+            at: Time at which `spent` was read. If it is before the last update, nothing changes.
+            spent: Currency units spent or reserved since the budget began.
         """
         if not (isfinite(at) and isfinite(spent)):
             raise ValueError(f"at and spent must be finite, got {at} and {spent}")
@@ -203,15 +174,15 @@ class Plan:
 
 
 class Pace(NamedTuple):
-    """The spending of an account compared with its plan, in currency units. It is used for metrics only."""
+    """The spending of an account and its plan, in currency units."""
 
     arm: str
-    # The campaign and the channel are "*" if the account is for all of them.
+    # "*" for all campaigns or all channels
     campaign: str
     channel: str
     period: Period
-    planned: float  # scheduled spend until now
-    committed: float  # money that is spent or reserved
+    planned: float
+    committed: float  # spent or reserved
     largest_gap: float
 
     @classmethod
@@ -221,15 +192,12 @@ class Pace(NamedTuple):
 
     @property
     def ahead(self) -> float:
-        """Return how far spending is ahead of the plan, as a multiple of `largest_gap`; negative if it is behind."""
+        """How far spending is ahead of the plan, in multiples of `largest_gap`."""
         return (self.committed - self.planned) / self.largest_gap
 
 
 def extremes(paces: Iterable[Pace]) -> dict[tuple[str, Period], tuple[float, float]]:
-    """Return, for each arm and period, by how much an account is at most ahead of its plan, and at most behind it.
-
-    Both are multiples of the account's `largest_gap`. A number is 0 if no account is ahead, or no account is behind.
-    """
+    """Return the largest lead and the largest lag of each arm and period, in multiples of `largest_gap`."""
     found: dict[tuple[str, Period], tuple[float, float]] = {}
     for pace in paces:
         ahead, behind = found.get((pace.arm, pace.period), (0.0, 0.0))

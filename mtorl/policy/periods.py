@@ -14,7 +14,7 @@ from mtorl.log.times import zone
 Period = Literal["total", "day", "hour"]
 PERIODS: tuple[Period, ...] = get_args(Period)
 
-# End of the period "total". It is later than any clock, and a double can represent it exactly.
+# end of the period "total", which a double represents exactly
 FOREVER = 2**53
 
 _HOUR = 3600
@@ -24,10 +24,7 @@ _SHORTEST: dict[Period, int] = {"total": 0, "day": 23 * _HOUR, "hour": _HOUR}
 
 
 def period_at(period: Period, timezone: str, now: float) -> tuple[int, int]:
-    """Return the beginning and the end of the period that contains the time `now`.
-
-    For the period "total", the result is (0, FOREVER).
-    """
+    """Return the beginning and the end of the period that contains `now`; (0, FOREVER) for the period "total"."""
     if period == "total":
         return 0, FOREVER
     local = datetime.fromtimestamp(now, zone(timezone))
@@ -47,8 +44,7 @@ def period_at(period: Period, timezone: str, now: float) -> tuple[int, int]:
 def period_after(period: Period, timezone: str, start: int, until: int, now: float) -> tuple[int, int]:
     """Return the current period of an account that already had a period.
 
-    Usually, this is the period in the calendar. But after a change of the time zone or of the clock, a new period could
-    begin too early. So it begins only after the end of the last period, and at least `_SHORTEST` after its beginning.
+    After a change of the time zone or the clock, a new period begins only when the last period is over.
 
     Args:
         start: Beginning of the account's last period.

@@ -1,9 +1,4 @@
-"""Finds the price at which the expected spend of a policy fits a budget.
-
-The paper's Lagrangian penalises cost with a multiplier s. The `price` of the decision rule is this multiplier: the gain
-that an exposure must earn per currency unit. Spend falls as the price rises, so bisection finds the price for a budget.
-For prices that follow actual spend, see `pacing.py`.
-"""
+"""Finds the price at which the expected spend of a policy fits a budget."""
 
 from dataclasses import replace
 
@@ -12,15 +7,12 @@ import numpy as np
 from mtorl.policy.decision import Forecast, PolicyParams, action_probabilities
 
 _MAX_PRICE = 2.0**100
-# The search for a price ends when spend is within the budget, and at most this fraction below it.
+# The search ends when spend is at most this fraction below the budget.
 _TOLERANCE = 1e-3
 
 
 def policy_price(forecast: Forecast, params: PolicyParams, budget: float) -> float:
     """Return the lowest price at which the expected spend of a policy is within a budget, up to a tolerance.
-
-    The price is 0 if the spend at price 0 is within the budget. The search assumes that the spend falls as the price
-    rises. Otherwise, a lower price may also fit.
 
     Args:
         budget: Currency units per row of the forecast.
@@ -45,7 +37,7 @@ def policy_price(forecast: Forecast, params: PolicyParams, budget: float) -> flo
         low, high = high, 2 * high
         if high > _MAX_PRICE:
             raise ValueError(f"spend stays above the budget of {budget:g} at any price")
-    # In this loop, spend(low) > budget >= spend(high). This holds even if spend does not fall steadily in between.
+    # In this loop, spend(low) > budget >= spend(high), even if spend does not fall steadily.
     while spent < (1 - _TOLERANCE) * budget and high - low > 1e-12 * high:
         middle = (low + high) / 2
         if (spent_here := spend(middle)) > budget:

@@ -1,8 +1,5 @@
 """Converts the pacing settings of a budget into a schedule: the share of the budget to be spent by each time.
 
-    pacing = Pacing(traffic=(0.2,) * 8 + (1.0,) * 16)                # low traffic at night
-    plan = Plan(500.0, pacing.schedule("day", "UTC", midnight, time.time()))
-
 Times are seconds since 1970.
 """
 
@@ -25,7 +22,7 @@ from mtorl.runtime.validation import FromList, StrictModel
 HOUR = 3600.0
 _HOURS_OF_DAY = 24
 _CLOCKS_DIFFER = 600.0  # largest expected difference between two clocks, seconds
-_LONGEST_DAYS = 3660  # largest allowed number of days between `start` and `end`
+_LONGEST_DAYS = 3660  # largest number of days between `start` and `end`
 
 
 class Pacing(StrictModel):
@@ -80,7 +77,7 @@ class Pacing(StrictModel):
         """Check that these settings fit the period of a budget.
 
         Raises:
-            ValueError: a budget for all time needs an end and has none, or a budget per day or hour has one.
+            ValueError: a budget for all time has no end, or a budget per day or hour has one.
         """
         ends = self.start is not None or self.opportunities is not None
         if (period == "total") != ends:
@@ -90,9 +87,8 @@ class Pacing(StrictModel):
         """Return the schedule of a time-paced budget for its current period.
 
         Args:
-            began: Beginning of the current period, seconds since 1970.
-            now: Current time, seconds since 1970. It may be a few minutes after the period's end, because clocks
-                differ. If it is much later, the period has become longer because the budget's time zone has changed.
+            began: Beginning of the current period.
+            now: Current time. If it is long after the period's end, the budget's time zone has changed.
         """
         if self.start is not None and self.end is not None:
             return _schedule(self.traffic, timezone, _seconds(self.start), _seconds(self.end))
@@ -102,14 +98,14 @@ class Pacing(StrictModel):
         return _schedule(self.traffic, timezone, began, end)
 
 
-# Cached, because all accounts of a budget have the same schedule and request it every second.
+# Cached, because all accounts of a budget request this schedule every second.
 @lru_cache(maxsize=1024)
 def _schedule(traffic: tuple[float, ...], timezone: str, start: float, end: float) -> Schedule:
     first_full = float(period_at("hour", timezone, start)[1])
     edges = [start, *(first_full + i * HOUR for i in range(max(0, math.ceil((end - first_full) / HOUR)))), end]
     hours = [datetime.fromtimestamp(edge, zone(timezone)).hour for edge in edges[:-1]]
     expected = [traffic[hour] * (b - a) for hour, (a, b) in zip(hours, pairwise(edges), strict=True)]
-    if not sum(expected) > 0:  # the hours between start and end have no expected traffic
+    if not sum(expected) > 0:  # no traffic is expected between start and end
         return Schedule.even(start, end)
     return Schedule.following(expected, edges)
 

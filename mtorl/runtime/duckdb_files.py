@@ -1,4 +1,4 @@
-"""Lets DuckDB read files of a pyarrow file system, such as an object store, under names like `lake://NAME`."""
+"""Lets DuckDB read files of a pyarrow file system, such as an object store, as `lake://NAME`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCHEME = "lake://"
 
 
 class LakeFiles(ArrowFSWrapper):  # type: ignore[misc]
-    """Gives DuckDB read access to a pyarrow file system, through the interface of fsspec."""
+    """Gives DuckDB read access to a pyarrow file system."""
 
     protocol = ("lake",)
 
@@ -28,10 +28,9 @@ class LakeFiles(ArrowFSWrapper):  # type: ignore[misc]
 
 
 class _SharedFile:
-    """An open file that keeps a separate read position for each thread.
+    """An open file with a separate read position for each thread.
 
-    The threads of DuckDB share one file object, and each thread seeks before it reads. With a single position, one
-    thread would move the position of another.
+    DuckDB's threads share one file object, and each thread seeks before it reads.
     """
 
     def __init__(self, file: pa.NativeFile) -> None:

@@ -1,11 +1,4 @@
-"""Writes files and folders so that other processes never see a part of the new content.
-
-    with replacing(Path("metrics.json")) as unfinished:
-        unfinished.write_text(text)
-
-Until the end of the block, the new content is in the same folder under a hidden name. Then it replaces the old content.
-If the process is killed before, the old content stays.
-"""
+"""Writes files and folders so that other processes never see a part of the new content."""
 
 import contextlib
 import errno
@@ -19,24 +12,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _ABANDONED_SECONDS = 24 * 3600.0
-# EDQUOT means that the quota of a shared volume is used up.
+# EDQUOT: the quota of a shared volume is used up.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
 def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
-    """Yields a temporary path for a file or folder, which replaces `path` at the end of the block.
+    """Yield a temporary path for a file or folder, which replaces `path` at the end of the block.
 
-    If the block raises an error, `path` stays unchanged. A file is replaced in one step, but a folder is missing for a
-    moment. With `durable`, a file survives a power failure right after the block.
+    If the block raises an error, `path` stays unchanged. A replaced folder is missing for a moment. With `durable`, a
+    file survives a power failure after the block.
 
     Raises:
-        OSError: `path` can't be written, or a file would replace a folder or the reverse. If the disk is full, the
-            error has the number ENOSPC and names `path`, even if a library raised a different error.
+        OSError: `path` can't be written, or a file would replace a folder or the reverse.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
-    # The name is random, because two pods that share a volume may have processes with the same id.
+    # The name is random, because pods that share a volume may have processes with the same id.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with naming_full_disk(path):
@@ -52,9 +44,9 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def naming_full_disk(path: Path) -> Iterator[None]:
-    """Raise an OSError (ENOSPC) with the path `path`, instead of any other error that a full disk causes in the block.
+    """Turn every error of a full disk in the block into an OSError (ENOSPC) with the path `path`.
 
-    If such blocks are nested, the error has the path of the inner block.
+    In nested blocks, the inner path is kept.
     """
     try:
         yield
@@ -66,15 +58,15 @@ def naming_full_disk(path: Path) -> Iterator[None]:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error was caused by a full disk.
+    """Return whether an error was caused by a full disk.
 
-    DuckDB and Arrow raise errors of their own types, so their text is searched for the message of the operating system.
+    DuckDB and Arrow have their own error types, so the text is searched as well.
     """
     return getattr(error, "errno", None) in _FULL or any(os.strerror(number) in str(error) for number in _FULL)
 
 
 def remove(path: Path) -> None:
-    """Delete a file, a folder or a link. A missing path is no error."""
+    """Delete a file, a folder or a link, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -88,7 +80,7 @@ def sha256_of(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Flush a file's content to disk or, for a folder, the names of its files."""
+    """Flush a file's content, or a folder's file names, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -97,20 +89,18 @@ def sync(path: Path) -> None:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Delete temporary files of `path` that are older than a day. They are left if a process is killed while it writes.
+    """Delete temporary files of `path` that killed processes left more than a day ago.
 
-    A `.old` file contains the previous content of `path`. If `path` is missing, this file is kept, because it may be
-    the only copy.
+    If `path` is missing, a `.old` file may be the only copy, so it is kept.
     """
     name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}" + r"(\.old)?" * os.path.lexists(path))
     with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
         for entry in entries:
             if not name.fullmatch(entry.name):
                 continue
-            # Ignore errors: another process may have deleted the file already, or this process lacks the permission.
+            # Another process may have deleted the file already.
             with contextlib.suppress(OSError):
-                # Use the ctime, the time of creation or renaming. A copied file may have the much older mtime of its
-                # original.
+                # Use the ctime, because a copied file has the much older mtime of its original.
                 if time.time() - entry.stat(follow_symlinks=False).st_ctime > _ABANDONED_SECONDS:
                     remove(Path(entry.path))
 
@@ -132,7 +122,7 @@ def _swap(new: Path, path: Path) -> None:
             os.rename(new, path)
             return
         except OSError:
-            # If `path` exists, another process has created it since it was renamed. Then the loop tries again.
+            # If `path` exists, another process has just created it, so try again.
             if not os.path.lexists(path):
                 if os.path.lexists(old):
                     os.rename(old, path)
@@ -143,9 +133,9 @@ def _swap(new: Path, path: Path) -> None:
 
 
 def link(source: Path, target: Path) -> None:
-    """Copy a Parquet file, or all files of a folder, as hard links. Without support for hard links, copy the content.
+    """Copy a Parquet file or a folder as hard links, or copy the content if hard links are not supported.
 
-    A later change of the source does not affect the copy, because files are always replaced and never changed in place.
+    Files are replaced and never changed in place, so changes of the source don't affect the copy.
     """
     shutil.copytree(source, target, copy_function=_link) if source.is_dir() else _link(source, target)
 
@@ -155,5 +145,5 @@ def _link(source: str | Path, target: str | Path) -> None:
         os.link(source, target)
     except (FileNotFoundError, FileExistsError):
         raise
-    except OSError:  # source and target are on different file systems, or the file system has no hard links
+    except OSError:  # different file systems, or no hard links
         shutil.copyfile(source, target)

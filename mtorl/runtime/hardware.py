@@ -1,4 +1,4 @@
-"""Describes the computer and the package versions with which something was measured."""
+"""Describes the computer on which something was measured."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def environment(*packages: str) -> dict[str, Any]:
-    """Return the processor, the number of cores, and the versions of Python and of the named packages."""
+    """Return the processor, the cores, and the versions of Python and the named packages."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -1,11 +1,4 @@
-"""Sends HTTP requests to servers on the same computer or in the same cluster.
-
-    send_request("http://127.0.0.1:8080/health/ready", seconds=5).content
-    send_request("http+unix://%2Frun%2Fmodels/v2/health/ready", seconds=2)          # on a Unix socket
-    send_request(url, {"instances": [item]}, seconds=10)                            # POST, as JSON
-
-Proxy settings are ignored, because a proxy can't reach these servers.
-"""
+"""Sends HTTP requests to servers on the same computer or in the same cluster."""
 
 import json
 import socket
@@ -20,7 +13,7 @@ _MOST_BYTES = 4 << 20  # largest accepted response, 4 MiB
 
 
 class StatusError(OSError):
-    """The server responded with a status other than 2xx. `content` is the body of the response."""
+    """A response with a status other than 2xx, and with the body `content`."""
 
     def __init__(self, status: int, content: bytes) -> None:
         super().__init__(f"HTTP {status}")
@@ -36,20 +29,19 @@ class Answer(NamedTuple):
 
 
 def send_request(url: str, body: object = None, *, seconds: float, method: str | None = None) -> Answer:
-    """Send a request and return the response. If there is a `body`, it is sent as JSON.
+    """Send a request and return the response.
 
     Args:
         url: An http:// URL, or an http+unix:// URL whose host is the percent-encoded path of a Unix socket.
-        body: Content of the request; None sends a GET request.
-        seconds: Time limit of the connection, of each wait for data, and of reading the whole response.
-        method: HTTP method; by default GET, or POST with a body.
+        body: Content to send as JSON; None sends a GET request.
+        seconds: Time limit of the connection, of each wait, and of the whole response.
 
     Raises:
         StatusError: The status of the response is not 2xx.
         OSError: The response is late, incomplete, not HTTP, or larger than 4 MiB.
     """
     parts = urlsplit(url)
-    # Other schemes are rejected. In particular, an https URL must not be requested without encryption.
+    # An https URL must not be requested without encryption.
     if parts.scheme not in ("http", UNIX):
         raise OSError(f"{url}: only http:// and {UNIX}:// are supported")
     with closing(HTTPConnection(parts.hostname or "localhost", parts.port, timeout=seconds)) as connection:
@@ -73,13 +65,12 @@ def send_request(url: str, body: object = None, *, seconds: float, method: str |
 
 def _whole(answer: HTTPResponse, seconds: float) -> bytes:
     until, content = time.monotonic() + seconds, b""
-    # read1() returns as soon as some data have arrived. read() waits for all data, so the time limit could not be
-    # checked.
+    # read1() returns as soon as some data have arrived, so the time limit can be checked.
     while part := answer.read1(_MOST_BYTES):
         content += part
         if len(content) > _MOST_BYTES or time.monotonic() > until:
             raise TimeoutError(f"the response is incomplete after {len(content):,} bytes")
-    # If `length` is above 0, the server has closed the connection before the end of the response.
+    # The server has closed the connection early.
     if answer.length:
         raise ConnectionError(f"the response ended {answer.length:,} bytes early")
     return content

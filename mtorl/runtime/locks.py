@@ -1,10 +1,4 @@
-"""Locks files, so that only one process at a time uses a folder or a database.
-
-    with locked(folder / ".lock", LogError(f"{folder}: another run is collecting here; wait until it has finished")):
-        collect(folder)
-
-The kernel releases a lock when the process that holds it exits or is killed.
-"""
+"""Locks files, so that only one process at a time uses a folder or a database."""
 
 import contextlib
 import fcntl
@@ -18,13 +12,10 @@ _TRY_SECONDS = 0.05
 
 @contextlib.contextmanager
 def locked(path: Path, busy: Exception, *, wait_seconds: float = 0.0, shared: bool = False) -> Iterator[int]:
-    """Holds a file lock until the end of the block, and yields the file descriptor of the lock file.
-
-    The lock file is created if it is missing, and never deleted.
+    """Hold a file lock until the end of the block, and yield its file descriptor.
 
     Args:
         busy: Error to raise if another process still holds the lock after `wait_seconds`.
-        wait_seconds: Longest time to wait for the lock.
         shared: Whether other processes may hold a shared lock at the same time.
     """
     try:
@@ -38,7 +29,7 @@ def locked(path: Path, busy: Exception, *, wait_seconds: float = 0.0, shared: bo
 
 
 def acquire(path: Path, *, wait_seconds: float = 0.0, shared: bool = False) -> int:
-    """Locks a file until the returned file descriptor is closed.
+    """Lock a file until the returned file descriptor is closed.
 
     Raises:
         BlockingIOError: Another process still holds the lock after `wait_seconds`.

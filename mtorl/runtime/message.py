@@ -1,13 +1,9 @@
 """Messages with a text for people, and with a code and values for programs and tests.
 
-    # messages.py of a package lists its messages
     NO_COLUMN = Words("no-column", "{file}: no column {column}. Name it under columns in {dataset}.")
-
-    # where the error occurs
     raise LogError(NO_COLUMN(file=path, column="cost", dataset="my-log.yaml"))
 
-The text says what happened, where, and what to do. If a value is a list, its items are separated by commas. A field can
-set another separator after a colon: `{checks:; }` uses a semicolon.
+The template shows the items of a list with commas.
 """
 
 import string
@@ -17,52 +13,46 @@ from typing import Any, NamedTuple
 
 
 class Message(str):
-    """The text of a message, as a string that also has a `code` and `values`."""
+    """A string that also has a `code` and `values`."""
 
     code: str
     values: dict[str, Any]
 
     def __new__(cls, text: str, code: str = "", values: dict[str, Any] | None = None) -> "Message":
-        """Create a message from its text. Without a code and values, it is the same as an ordinary string."""
+        """Create a message from its text."""
         message = super().__new__(cls, text)
         message.code, message.values = code, values or {}
         return message
 
     @property
     def body(self) -> dict[str, Any]:
-        """The message as the body of an HTTP response, with the fields `error`, `code` and `values`."""
+        """The message as the body of an HTTP response."""
         return {"error": self, "code": self.code, "values": self.values}
 
     @property
     def camel_code(self) -> str:
-        """The code as the reason of a Kubernetes condition, which has no hyphens: `no-column` becomes NoColumn."""
+        """The code as the reason of a Kubernetes condition: `no-column` becomes NoColumn."""
         return "".join(part.capitalize() for part in self.code.split("-"))
 
 
 def rephrased(said: BaseException | str, text: str) -> Message:
-    """Return a message with the new `text`, and with the code and the values of the error or message `said`."""
+    """Return a message with the new `text`, and with the code and values of `said`."""
     message = said.args[0] if isinstance(said, BaseException) and said.args else said
     return Message(text, getattr(message, "code", ""), getattr(message, "values", None))
 
 
 def prefixed(where: object, said: BaseException | str) -> Message:
-    """Put the place of an error, such as a file, a row or a field, in front of a message: `WHERE: TEXT`.
-
-    If `where` is empty, the text stays the same. The new message has the code and the values of `said`.
-    """
+    """Put the place of an error in front of a message, as `WHERE: TEXT`."""
     return rephrased(said, f"{where}: {said}" if where else str(said))
 
 
 def joined(said: Sequence[str], by: str = "; ") -> Message:
-    """Join the texts of several messages, separated by `by`. Code and values are those of the first message."""
+    """Join the texts of several messages; code and values are those of the first."""
     return rephrased(said[0], by.join(said))
 
 
 def plain(value: Any) -> Any:
-    """Convert a value to types that JSON knows.
-
-    A dataclass becomes a mapping. A value that JSON can't represent, such as a path, becomes text.
-    """
+    """Convert a value to types that JSON knows; an unknown type, such as a path, becomes text."""
     if is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     match value:
@@ -83,7 +73,7 @@ class _Lists(string.Formatter):
 
 
 class Words(NamedTuple):
-    """The template of a message: its code, and its text with a `{name}` for each value."""
+    """The template of a message, with a `{name}` for each value."""
 
     code: str
     template: str
@@ -92,7 +82,7 @@ class Words(NamedTuple):
         """Create the message by filling values into the template.
 
         Raises:
-            TypeError: A value is missing, or the template has no field for it. This is a bug of the caller.
+            TypeError: The values do not match the fields of the template.
         """
         if values.keys() != (names := self.names):
             raise TypeError(f"message {self.code} takes {sorted(names)}, not {sorted(values)}")

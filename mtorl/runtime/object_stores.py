@@ -1,12 +1,7 @@
 """Opens the file system at the address of an object store, such as s3://, gs:// or abfss://.
 
-    store, path = open_store("s3://ads/lake")       # AWS_REGION, or ?region=eu-central-1
-
-Credentials come from the environment variables that the tools of each object store read. An address that contains
-credentials is rejected, because addresses appear in logs, ConfigMaps and pipeline parameters.
-
-To use another server with the S3 API, set AWS_ENDPOINT_URL, or `endpoint_override` and `scheme` in the query of the
-address (see `pyarrow.fs.FileSystem.from_uri`).
+Credentials come from environment variables. An address that contains credentials is rejected, because addresses appear
+in logs.
 """
 
 import os
@@ -18,7 +13,7 @@ _CREDENTIALS = re.compile(r"(?<=://)[^/@]*:[^@]*@")  # the secret may contain sl
 
 
 def open_store(address: str) -> tuple[FileSystem, str]:
-    """Return the file system of an address, and the path of the address in this file system.
+    """Return the file system of an address, and the path in this file system.
 
     Raises:
         OSError: The file system can't be opened.

@@ -1,9 +1,7 @@
 """Reports the progress of a long-running step to the process that shows it.
 
-If the step runs in the same process, `listen` passes the reports to a function. If the step runs in a subprocess or a
-pod, the environment variable ``MTORL_PROGRESS`` contains the path of a file. Each report is appended to this file as a
-JSON line, and the process that started the step reads the file and draws a progress bar. In all other cases, reports
-are written to the log, at most every five seconds.
+Reports go to the function of `listen`, or as JSON lines to the file in ``MTORL_PROGRESS``, or else to the log, at most
+every five seconds.
 """
 
 import json
@@ -22,9 +20,9 @@ ENV = "MTORL_PROGRESS"
 _LOG = logging.getLogger(__name__)
 _last_line = 0.0
 _listener: Callable[[float, float, str], None] | None = None
-# Arguments of the latest call of `report`: done, total, note, ahead.
+# Latest arguments of `report`: done, total, note, ahead.
 _newest = (0.0, 0.0, "", 1.0)
-# Largest share that was passed to `within` since the latest call of `report`.
+# Largest share passed to `within` since the latest `report`.
 _within = 0.0
 
 
@@ -36,10 +34,9 @@ def report(done: float, total: float, note: str = "", ahead: float = 1.0) -> Non
 
 
 def within(share: float) -> None:
-    """Report how much of the current work is finished, from 0 to 1.
+    """Report the finished share, from 0 to 1, of the `ahead` units in the latest `report`.
 
-    The current work is the `ahead` units in the latest call of `report`. A smaller share than before is ignored, so
-    that the progress bar never moves backwards.
+    Smaller shares are ignored, so that the progress bar never moves backwards.
     """
     global _within
     done, total, note, ahead = _newest
@@ -48,7 +45,7 @@ def within(share: float) -> None:
 
 
 def advance() -> None:
-    """Report that the current units of work are finished, and that work on the same number of new units begins."""
+    """Report that the current units of work are finished, and that as many new units begin."""
     done, total, note, ahead = _newest
     report(min(done + ahead, total), total, note, ahead)
 
@@ -66,10 +63,7 @@ def _send(done: float, total: float, note: str) -> None:
 
 @contextmanager
 def listen(on_report: Callable[[float, float, str], None]) -> Iterator[None]:
-    """Call `on_report` with done, total and note for each report of this process, until the end of the block.
-
-    `on_report` runs in the thread that calls `report`.
-    """
+    """Call `on_report` with done, total and note for each report until the end of the block."""
     global _listener
     before, _listener = _listener, on_report
     try:
@@ -79,17 +73,14 @@ def listen(on_report: Callable[[float, float, str], None]) -> Iterator[None]:
 
 
 def input_error(error: BaseException) -> None:
-    """Report an error in the user's input. The process that started the step shows it without a traceback."""
+    """Report an error in the user's input, which is shown without a traceback."""
     if path := os.environ.get(ENV):
         said = rephrased(error, str(error))
         _append(path, {"input_error": said, "code": said.code, "values": said.values})
 
 
 def read(path: Path, offset: int) -> tuple[list[dict[str, object]], int]:
-    """Read the reports that were appended to a file after ``offset``.
-
-    Returns the reports, and the offset for the next call. An incomplete last line is left for the next call.
-    """
+    """Return the reports in a file after ``offset``, and the offset for the next call."""
     if not path.exists():
         return [], offset
     with path.open("rb") as file:
@@ -100,16 +91,13 @@ def read(path: Path, offset: int) -> tuple[list[dict[str, object]], int]:
 
 
 def _append(path: str, event: dict[str, object]) -> None:
-    # Write the whole line with one system call, so that lines of several processes do not mix.
+    # A single system call keeps the lines of several processes apart.
     with open(path, "ab", buffering=0) as file:
         file.write(json.dumps(event, default=str).encode() + b"\n")
 
 
 def without_progress_bar(connection: Any) -> None:
-    """Switch off DuckDB's own progress bar.
-
-    The setting is changed only if the bar is on, because DuckDB rejects the setting in a notebook without ipywidgets.
-    """
+    """Switch off DuckDB's own progress bar, if it is on."""
     ((drawn,),) = connection.execute("SELECT current_setting('enable_progress_bar')").fetchall()
     if drawn:
         connection.execute("SET enable_progress_bar = false")
@@ -117,24 +105,21 @@ def without_progress_bar(connection: Any) -> None:
 
 @contextmanager
 def reporting_queries(connection: Any, seconds: float = 1.0) -> Iterator[None]:
-    """Report the progress of each DuckDB query with `within`, every `seconds`, until the end of the block.
-
-    A finished query thus counts as all of the current units of work.
-    """
+    """Report the progress of each DuckDB query with `within`, every `seconds`, until the end of the block."""
     import duckdb
 
     try:
         connection.execute("SET enable_progress_bar_print = false")
-        # DuckDB measures the progress of a query only if its progress bar is enabled.
+        # DuckDB measures a query's progress only if its progress bar is enabled.
         connection.execute("SET enable_progress_bar = true")
-    except duckdb.Error:  # DuckDB rejects the setting in a notebook without ipywidgets
+    except duckdb.Error:  # a notebook without ipywidgets
         yield
         return
     ended = threading.Event()
 
     def report() -> None:
         while not ended.wait(seconds):
-            if (percent := connection.query_progress()) >= 0:  # -1 means that no query is running
+            if (percent := connection.query_progress()) >= 0:  # -1: no query is running
                 within(percent / 100)
 
     thread = threading.Thread(target=report, daemon=True)

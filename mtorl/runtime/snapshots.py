@@ -4,19 +4,10 @@
         ...
     folder = located(artifact.path)                                                 # each step that reads
 
-    snapshots/windows-3f2a.../       immutable, except that forgotten users are removed
-    artifact.path/snapshot.json      {"path": ".../snapshots/windows-3f2a...", "sha256": "3f2a..."}
+Kubeflow Pipelines transfers only a small file with the path of the folder.
 
-Kubeflow Pipelines transfers only the small file snapshot.json, which points to the folder. Folders with different
-content have different names, so no run changes the input of another run. Without a volume, as on a laptop, the data are
-written to the artifact itself.
-
-For each kind, the `_KEPT` most recently used snapshots are kept, and all snapshots that were used in the last day,
-because a run may take half a day.
-
-After a volume was restored from a backup, the pipeline's cache may point to a snapshot that no longer exists. The step
-that reads this snapshot fails and increments a counter. The counter is a parameter of the steps that write snapshots,
-so the next run does not use the cache but executes these steps.
+A step that needs a missing snapshot increments the counter `lost`, a parameter of the steps that write snapshots. So
+the next run executes those steps instead of using the cache.
 """
 
 import contextlib
@@ -38,12 +29,10 @@ _USED_SECONDS = 24 * 3600.0
 
 @contextlib.contextmanager
 def snapshot(artifact: str, place: str, kind: str) -> Iterator[Path]:
-    """Yields a new folder for the output of a step. At the end of the block, the folder is stored as a snapshot.
-
-    The artifact then contains only a small file with the path of the snapshot.
+    """Yield a new folder for the output of a step, which is stored as a snapshot at the end of the block.
 
     Args:
-        place: Folder of all snapshots; if "", the caller writes to the path of the artifact instead.
+        place: Folder of all snapshots; if "", the caller writes to the artifact's path instead.
         kind: Beginning of the snapshot's name, such as "windows".
     """
     if not place:
@@ -54,7 +43,7 @@ def snapshot(artifact: str, place: str, kind: str) -> Iterator[Path]:
     unfinished, forgotten = root / f".{kind}.{secrets.token_hex(4)}", _forgotten(root)
     try:
         yield unfinished
-        # If users were removed from the log during the block, the folder may still contain their rows.
+        # The folder may still contain rows of the users who were removed during the block.
         if _forgotten(root) != forgotten:
             raise RuntimeError(f"{root}: users were forgotten while a snapshot was written; run the step again")
         digest = _digest(unfinished)
@@ -86,13 +75,13 @@ def located(artifact: str) -> Path:
             unfinished.write_text(str(int(lost(str(folder.parent))) + 1))
         raise FileNotFoundError(f"{folder}: this snapshot is missing; run the pipeline again to recreate it")
     with contextlib.suppress(PermissionError):
-        # Record the time of use as the modification time, because `_prune` keeps recently used snapshots.
+        # `_prune` keeps the snapshots with the newest modification times.
         os.utime(folder)
     return folder
 
 
 def lost(place: str) -> str:
-    """Return how often a snapshot in the folder `place` was missing when a step needed it; "" if `place` is ""."""
+    """Return how often a needed snapshot in the folder `place` was missing; "" if `place` is ""."""
     file = Path(place) / _LOST
     return "" if not place else file.read_text() if file.exists() else "0"
 
@@ -103,21 +92,16 @@ def _digest(folder: Path) -> str:
 
 
 def _forgotten(root: Path) -> list[int]:
-    """Return when the lists of removed users were last changed, as modification times.
-
-    The lists that apply to a folder are in the folder itself and in its parent folders (`mtorl.log.forgotten`).
-    """
+    """Return when the lists of removed users, in the folder and its parents, were last changed."""
     files = (folder / "forgotten.json" for folder in (root, *root.parents))
     return [file.stat().st_mtime_ns for file in files if file.exists()]
 
 
 def _prune(root: Path, kind: str) -> None:
-    """Delete the snapshots of a kind that were not used recently, and unfinished folders of killed processes."""
     by_use = sorted(root.glob(f"{kind}-*"), key=lambda folder: folder.stat().st_mtime, reverse=True)
     for folder in [*by_use[_KEPT:], *root.glob(f".{kind}.*")]:
         if time.time() - folder.stat().st_mtime > _USED_SECONDS:
-            # Rename the folder before deleting it, so that no step finds a snapshot of which some files are already
-            # deleted.
+            # Rename first, so that no step finds a half-deleted snapshot.
             hidden = root / f".{kind}.{secrets.token_hex(4)}"
             os.rename(folder, hidden)
             remove(hidden)

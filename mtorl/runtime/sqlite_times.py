@@ -10,11 +10,9 @@ from typing import Any
 def read_times_by(convert: Callable[[bytes], Any]) -> None:
     """Register `convert` as the function that reads SQLite columns of type `timestamp`.
 
-    SQLite has only one such function per process, and IPython registers its own when it is imported, for example by
-    DuckDB. IPython's function fails on times that other libraries have written. So this function imports IPython first,
-    and registers `convert` afterwards.
+    IPython registers its own converter when it is imported, so this function imports IPython first.
     """
-    # The import fails if IPython is missing or broken. That is no problem, because DuckDB then can't import it either.
+    # If IPython is missing or broken, DuckDB can't import it either.
     with suppress(Exception):
         importlib.import_module("IPython.core.history")
     sqlite3.register_converter("timestamp", convert)

@@ -1,16 +1,9 @@
 """Runs a pipeline step so that invalid input ends it with a message that says what to fix, without a traceback.
 
-    with step():
-        ...                             # the body of a component
-
-On a cluster, the reason of a failure is easily lost: the log shows only its end, and Kubeflow Pipelines reports only
-that a run has failed. Therefore the reason is also written to a file, called a note, on a volume. The last step of the
-run reports it:
+The reason of a failure is also written to a file, called a note, because Kubeflow Pipelines reports only that a run has
+failed:
 
     $MTORL_RUNS/notes/$MTORL_RUN_ID/ingest.txt    why the step `ingest` failed
-
-If one of these environment variables is not set, no note is written. If a step is retried and succeeds, its note is
-deleted.
 """
 
 import contextlib
@@ -28,7 +21,7 @@ from mtorl.runtime.files import is_disk_full, remove
 
 RUNS, RUN_ID = "MTORL_RUNS", "MTORL_RUN_ID"
 """Names of the environment variables with the folder of all runs, and with the id of the current run."""
-# Longest note, in characters. Of a longer reason, only the end is written, because it names the error.
+# Longest note, in characters. The end of a longer reason is kept, because it names the error.
 _MOST = 4_000
 # Number of runs whose notes are kept.
 _KEPT = 30
@@ -42,11 +35,7 @@ def run_id() -> str:
 
 
 def note(why: str, step: str = "") -> None:
-    """Write to a step's note why the step failed. If `why` is "", delete the note.
-
-    The default of `step` is the step that runs in this process. If the note can't be written, no error is raised,
-    because it would hide the step's own error.
-    """
+    """Write to a step's note why the step failed, or delete the note if `why` is ""."""
     if (folder := _folder()) is None:
         return
     with contextlib.suppress(OSError):
@@ -59,13 +48,13 @@ def note(why: str, step: str = "") -> None:
 
 
 def note_silent_end(step: str) -> None:
-    """Write a note for a step that failed without a note of its own, for example because it was killed."""
+    """Write a note for a step that failed without a note, for example because it was killed."""
     if step not in notes():
         note(_SILENT, step)
 
 
 def notes() -> dict[str, str]:
-    """Return the notes of the current run, by step. This also deletes the notes of old runs."""
+    """Return the notes of the current run, by step, and delete the notes of old runs."""
     folder = _folder()
     if folder is None or not folder.is_dir():
         return {}
@@ -86,32 +75,30 @@ def _folder() -> Path | None:
 
 
 def _step() -> str:
-    """Return the name of the step that Kubeflow Pipelines has started in this process."""
     with contextlib.suppress(ValueError, IndexError):
         return sys.argv[sys.argv.index("--function_to_execute") + 1].replace("_", "-")
     return "step"
 
 
-# Files that a step writes are readable for its user and its group, with which servers and jobs run, but for no others.
+# Files of a step are readable for its group, with which servers and jobs run.
 _PRIVATE = 0o027
 
 
 @contextmanager
 def step() -> Iterator[None]:
-    """Run the body of a pipeline step, and turn errors that a user can fix into a message.
+    """Run the body of a pipeline step, and write every error to the step's note.
 
-    These are each InputError, and errors because a volume is full or not writable. Such an error becomes a SystemExit
-    with the text of the error. All errors are also written to the step's note.
+    An error that a user can fix becomes a SystemExit with the text of the error.
     """
     mask = os.umask(_PRIVATE)
-    # If the process already denies write access to other users, keep its setting.
+    # Keep a mask that already denies write access to other users.
     if mask & 0o002:
         os.umask(mask)
     try:
         yield
         note("")
     except (OSError, InputError) as error:
-        # shutil.Error is a list of errors, one for each file. Report the first one.
+        # shutil.Error has one error per file: report the first.
         if isinstance(error, shutil.Error) and is_disk_full(error):
             error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(error.args[0][0][1]))
         if isinstance(error, OSError) and not (error.errno in (errno.EACCES, errno.EPERM) or is_disk_full(error)):

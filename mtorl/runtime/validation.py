@@ -1,14 +1,4 @@
-"""Validates files and requests that people write, with error messages that name the field and the correction.
-
-    class Arm(StrictModel):
-        name: Text
-        weight: float = Field(ge=0)
-
-    arm = validated(Arm, data, ExperimentError)     # weight: expected a number of at least 0, got -1
-
-Values are not converted to other types: the text "5%" and `true` are not accepted as numbers. An unknown field is an
-error. Editors, the documentation and Kubernetes use the JSON schema of a model (`model_json_schema`).
-"""
+"""Validates files and requests that people write, with error messages that name the field and the correction."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -43,7 +33,11 @@ class StrictModel(BaseModel):
     )
 
     def replace(self, **changes: Any) -> Self:
-        """Return a copy with changed fields, which is validated like a new model. Raises ValidationError."""
+        """Return a copy with changed fields, which is validated like a new model.
+
+        Raises:
+            ValidationError: A changed field is invalid.
+        """
         return self.model_validate({**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
 
     @model_validator(mode="wrap")
@@ -59,7 +53,7 @@ class StrictModel(BaseModel):
         words, known = "unknown field {key}; known: {known}", ", ".join(cls.model_fields)
         kinds = [PydanticCustomError("unknown_field", words, {"key": repr(key), "known": known}) for key in unknown]
         faults = [InitErrorDetails(type=kind, input=data[key]) for kind, key in zip(kinds, unknown, strict=True)]
-        # Collect the errors of the known fields as well, so that one message contains all errors.
+        # Add the errors of the known fields, so that one message contains all errors.
         try:
             handler({key: value for key, value in data.items() if key in cls.model_fields})
         except ValidationError as error:
@@ -86,8 +80,7 @@ a tuple in the model."""
 class NoneInWord:
     """Lets a field accept the word `none` instead of null: `Annotated[float | None, NoneInWord()] = 24.0`.
 
-    `kubectl apply` drops fields that are null. A field with a default, such as 24.0, could therefore not be set to
-    null.
+    `kubectl apply` drops null fields, so a field with a default could not be set to null.
     """
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -107,7 +100,7 @@ def validated(model: type[Model], data: object, fault: type[Exception], folder: 
     """Create a model from plain values, such as the content of a YAML file.
 
     Args:
-        fault: Exception to raise if the values are invalid. Its message names each field and the correction.
+        fault: Exception to raise if the values are invalid.
         folder: Folder to which paths in the values are relative.
     """
     try:
@@ -117,11 +110,10 @@ def validated(model: type[Model], data: object, fault: type[Exception], folder: 
 
 
 def read_yaml(path: Path, what: str, fault: type[Exception]) -> Any:
-    """Return the content of a YAML file as plain values.
+    """Return the content of a YAML file as plain values, or raise `fault`.
 
     Args:
-        what: Name of the kind of file, for the message.
-        fault: Exception to raise if the file can't be read or is not YAML.
+        what: Kind of file, for the message.
     """
     try:
         return plain_values(path.read_text(encoding="utf-8"))
@@ -133,7 +125,7 @@ def plain_values(text: str | bytes) -> Any:
     """Return the content of a YAML text as plain values.
 
     Raises:
-        ValueError: The text is not YAML, or contains an invalid value, such as the date 2026-02-30.
+        ValueError: The text is not YAML or contains an invalid value.
     """
     try:
         return yaml.safe_load(text)
@@ -144,11 +136,10 @@ def plain_values(text: str | bytes) -> Any:
 
 
 def load_yaml(model: type[Model], path: Path, what: str, fault: type[Exception]) -> Model:
-    """Create a model from a YAML file.
+    """Create a model from a YAML file, or raise `fault` with the file's name.
 
     Args:
-        what: Name of the kind of file, for the message.
-        fault: Exception to raise for every error. Its message begins with the name of the file.
+        what: Kind of file, for the message.
     """
     data = read_yaml(path, what, fault)
     try:
@@ -158,37 +149,25 @@ def load_yaml(model: type[Model], path: Path, what: str, fault: type[Exception])
 
 
 def all_faults(error: ValidationError) -> Message:
-    """Return one message about all errors in the input.
-
-    For a single error, the message is the same as that of `first_fault`. Several errors become a list with the code
-    `faults`.
-    """
+    """Return one message about all errors in the input; several errors have the code `faults`."""
     faults = [_message(fault) for fault in _of_people(error)]
     lines = "\n  - ".join([f"{len(faults)} faults:", *faults])
     return faults[0] if len(faults) == 1 else Message(lines, "faults", {"faults": faults})
 
 
 def first_fault(error: ValidationError) -> Message:
-    """Return a message about the first error in the input, with the field, the expected value and the given value.
-
-    Its code is pydantic's type of the error, unless a validator of this project set another one. Its value `at` is the
-    path of the field.
-    """
+    """Return a message about the first error in the input, with the code of the error and the field's path `at`."""
     return _message(_of_people(error)[0])
 
 
 def _of_people(error: ValidationError) -> list[ErrorDetails]:
-    """Return the errors that the user can fix.
-
-    Pydantic also reports that the default of a field could not be computed because another field is invalid. Such
-    errors are left out.
-    """
+    """Return the errors without those about a default that depends on another invalid field."""
     faults = error.errors(include_url=False)
     return [fault for fault in faults if fault["type"] != "default_factory_not_called"] or faults
 
 
 def _message(fault: ErrorDetails) -> Message:
-    # If a validator of this project raised an exception, pydantic puts it here. For invalid JSON, it is a text instead.
+    # Pydantic puts the exception of a validator here, but for invalid JSON a text.
     error = fault.get("ctx", {}).get("error")
     own = rephrased(error if isinstance(error, ValueError) else ValueError(), "")
     code = own.code or fault["type"].replace("_", "-")
@@ -196,10 +175,9 @@ def _message(fault: ErrorDetails) -> Message:
 
 
 def _in_words(fault: ErrorDetails) -> str:
-    # If a key of a mapping is invalid, pydantic appends the key to the location. The message already contains the key.
+    # The message already contains the invalid key, which pydantic appends to the location.
     loc = fault["loc"][:-2] if fault["loc"][-1:] == ("[key]",) else fault["loc"]
-    # For a union of models, a field such as "kind" selects the model. If its value is wrong, pydantic's location lacks
-    # the field, so add it.
+    # For an invalid discriminator of a union, pydantic's location lacks the field.
     if fault["type"].startswith("union_tag"):
         loc = (*loc, fault["ctx"]["discriminator"].strip("'"))
     where = location(loc)
@@ -232,7 +210,7 @@ def _expected(what: str, hint: str = "") -> Callable[[ErrorDetails], str]:
 def _bound(words: str, limit: str) -> Callable[[ErrorDetails], str]:
     def say(fault: ErrorDetails) -> str:
         bound = fault["ctx"][limit]
-        # A bound has the type of its field, so a bound that is an int means that whole numbers are expected.
+        # An int bound means that the field is an int.
         number = "a whole number" if isinstance(bound, int) else "a number"
         return f"expected {number} {words} {bound:g}, got {short(fault['input'])}"
 

@@ -1,15 +1,6 @@
 """Computes the best possible forecast for the simulator's users, by Bayes' rule with the market's true parameters.
 
-    informed = Informed(simulator)
-    gain_UC = informed.click_probability(online, round_index)      # each round of `online` in turn
-
-The forecast knows all parameters in `market.py`, and the outcome of every ad that a user has seen. From these it infers
-the user's interest in each channel, which is a bonus for the favourite channel (LIKES) plus noise (SPREAD):
-
     P(f | clicks)  =  P(f | age group)  prod_c  E_z prod_t P(click_t | f, z_c)          z_c ~ N(0, SPREAD^2)
-
-The only approximation is the quadrature for E_z. The true probabilities still differ from this forecast, because clicks
-do not reveal the interest exactly. No model can learn this difference from the same touchpoints.
 
 Shapes: U users, N touchpoints, C channels, F whether the channel is the favourite (no, yes), Q quadrature points.
 """
@@ -27,13 +18,11 @@ _POINTS = 15
 class Informed:
     """Forecasts clicks by inferring each user's interests from the user's touchpoints.
 
-    An interest is a hidden number, so sums over quadrature points replace integrals over its distribution.
-
     Attributes:
-        interest_FQ: Value of the interest at each quadrature point.
-        log_weight_Q: Logarithm of the probability of each quadrature point before any click is seen.
+        interest_FQ: Interest at each quadrature point.
+        log_weight_Q: Logarithm of each quadrature point's prior probability.
         evidence_UCFQ: Log-likelihood of a user's clicks on a channel, given the interest.
-        rest_UC: Log-odds of a click in the current round, without the contribution of the interest.
+        rest_UC: Log-odds of a click in the current round, without the interest.
     """
 
     def __init__(self, simulator: Simulator) -> None:
@@ -48,8 +37,7 @@ class Informed:
     def click_probability(self, online: Online, round_index: int) -> Floats:
         """Return the probability of a click on every channel for every user, given all outcomes before this round.
 
-        Call this for each round in order, because each call learns from the clicks in the previous round. A call with
-        another `online` starts again from the log.
+        Call this for each round in order.
         """
         if online is not self._online:
             self._begin(online)
@@ -81,8 +69,7 @@ class Informed:
         evidence_UCF = logsumexp(joint_UCFQ, axis=-1)
         posterior_UCFQ = np.exp(joint_UCFQ - evidence_UCF[..., None])
         p_UCF = (posterior_UCFQ * expit(self.rest_UC[..., None, None] + self.interest_FQ)).sum(axis=-1)
-        # Exactly one channel is the user's favourite. The log-odds that it is this channel are the prior, plus the
-        # log-likelihood of the clicks if it is the favourite, minus that if it is not.
+        # Exactly one channel is a favourite: combine the prior with the likelihood ratio of the clicks.
         log_odds_UC = evidence_UCF[..., 1] - evidence_UCF[..., 0] + np.log(FAVOURITE[online.age()])
         favourite_UC = np.exp(log_odds_UC - logsumexp(log_odds_UC, axis=1, keepdims=True))
         return np.asarray(favourite_UC * p_UCF[..., 1] + (1 - favourite_UC) * p_UCF[..., 0])

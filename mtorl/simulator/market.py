@@ -1,19 +1,16 @@
-"""Defines how users respond to ads. `simulator.py` creates a log of responses, and opportunities to decide on.
+"""Defines how users respond to ads.
 
-A user permanently likes some channels more than others. No column contains this interest, but clicks reveal it. The
-log-odds of a click on a channel are the sum of:
+The log-odds of a click on a channel are the sum of:
 
     interest    latent, by user and channel; the favourite depends on the age group
-    carry-over  an ad on one channel raises the response to others for a while (CARRY_OVER)
-    fatigue     recent ads on the same channel lower the response, which recovers while the channel pauses
+    carry-over  an ad on one channel raises the response to others for a while
+    fatigue     recent ads on the same channel lower the response
     season      each channel has its best hour of the day
     device      each channel has its best device; placement affects all channels alike
 
-So the best channel depends on a user's clicks, the last few ads and the context. There is no random stream: each number
-is a hash of (seeds, purpose, user, step). A different choice for one user changes no number of any other user or step,
-so policies are compared on common random numbers.
+Each random number is a hash of (seeds, purpose, user, step), so policies are compared on common random numbers.
 
-Shape suffixes: U users, T steps, N selected users, C channels (search, social, display, video).
+Shapes: U users, T steps, N selected users, C channels (search, social, display, video).
 """
 
 from __future__ import annotations
@@ -37,8 +34,7 @@ REGIONS = ("north", "south", "east", "west")
 AGE_SHARE = np.array([0.18, 0.26, 0.26, 0.18, 0.12])
 DEVICE_SHARE = np.array([0.6, 0.3, 0.1])
 PLACEMENT_SHARE = np.array([0.4, 0.25, 0.2, 0.15])
-# One row per age group, one column per channel. FAVOURITE: probability that the channel is a user's favourite. LOGGED:
-# logits with which the logging policy chooses the channel.
+# one row per age group, one column per channel
 FAVOURITE = np.array(
     [
         [0.10, 0.40, 0.05, 0.45],
@@ -51,27 +47,27 @@ FAVOURITE = np.array(
 LOGGED = np.array(
     [[0.0, 0.7, 0.5, 0.4], [0.2, 0.6, 0.6, 0.2], [0.5, 0.3, 0.8, 0.1], [0.6, 0.1, 0.9, 0.0], [0.6, 0.0, 1.0, 0.0]]
 )
-# Share of the logged decisions whose channel is drawn uniformly.
+# share of the logged decisions whose channel is drawn uniformly
 EXPLORATION = 0.3
-# Log-odds of a click: common level, bonus of the favourite channel, and standard deviation of a user's interest.
+# common log-odds of a click, bonus of the favourite channel, and standard deviation of a user's interest
 BASE, LIKES, SPREAD = -3.85, 2.6, 0.45
 SEASON, PEAK_HOUR = 0.35, np.array([11.0, 20.0, 14.0, 21.0])
 DEVICE_EFFECT = np.array([[-0.2, 0.3, -0.1, 0.2], [0.4, -0.3, 0.2, -0.2], [0.0, 0.0, 0.0, 0.2]])
 PLACEMENT_EFFECT = np.array([0.25, 0.05, -0.35, 0.05])
-# Row: channel of an ad. Column: channel on which the ad increases the log-odds of later clicks.
+# increase of the log-odds of later clicks; row: channel of the ad, column: channel of the click
 CARRY_OVER = np.array(
     [[0.0, 0.05, 0.05, 0.05], [0.20, 0.0, 0.10, 0.10], [0.35, 0.15, 0.0, 0.10], [0.35, 0.20, 0.10, 0.0]]
 )
-# Decrease of the log-odds of a click for each recent ad on the same channel.
+# decrease of the log-odds of a click for each recent ad on the same channel
 FATIGUE = 0.35
-# Fractions of fatigue and carry-over that remain at the user's next opportunity.
+# fractions that remain at the user's next opportunity
 FATIGUE_KEPT, CARRY_KEPT = 0.6, 0.7
 
-# Cost of an exposure in each channel, EUR, before the effects of the hour and of chance.
+# mean cost of an exposure in each channel, EUR
 PRICE = np.array([0.50, 0.30, 0.20, 0.40])
-# Largest relative change of a cost, up or down: by the hour, and by chance.
+# largest relative change of a cost, by the hour and by chance
 PRICE_SEASON, PRICE_NOISE = 0.20, 0.25
-# Mean and standard deviation of the logarithm of a purchase's value in EUR.
+# mean and standard deviation of the logarithm of a purchase's value in EUR
 BASKET, BASKET_SPREAD = 3.2, 0.5
 BUSY_HOUR = 19.0
 
@@ -83,7 +79,7 @@ def price_cap() -> dict[str, float]:
 
 
 class Draws:
-    """Random numbers in (0, 1). Each number is a hash of the seeds, a purpose such as "click", a user and a step."""
+    """Random numbers in (0, 1): hashes of seeds, a purpose such as "click", a user and a step."""
 
     def __init__(self, *seeds: int) -> None:
         self._key = np.zeros(1, dtype=np.uint64)
@@ -91,7 +87,7 @@ class Draws:
             self._key = _mix(self._key + np.uint64(seed + 1))
 
     def __call__(self, what: str, user: int | Ints, step: int | Ints = 0) -> Floats:
-        """Return the random numbers for a purpose, such as "click". Arrays of users and steps are broadcast."""
+        """Return the random numbers for a purpose. Arrays of users and steps are broadcast."""
         key = _mix(self._key + np.uint64(zlib.crc32(what.encode())))
         for index in (user, step):
             key = _mix(key + np.asarray(index).astype(np.uint64) + np.uint64(1))
@@ -99,10 +95,7 @@ class Draws:
 
 
 def _mix(key: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Mix the bits of each integer by SplitMix64 (Steele et al. 2014).
-
-    The multiplications overflow on purpose: NumPy's integer arrays wrap around without a warning.
-    """
+    """Mix the bits of each integer by SplitMix64 (Steele et al. 2014). The multiplications overflow on purpose."""
     key = key * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x632BE59BD9B4E019)
     key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -110,11 +103,10 @@ def _mix(key: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def pick(probabilities: Floats, draw: Floats) -> Ints:
-    """Return the category that each random number selects, with the given probabilities.
+    """Return the category that each random number selects.
 
     Args:
-        probabilities: Probabilities of the categories: one row for all random numbers, or one row for each.
-        draw: Random numbers in (0, 1).
+        probabilities: One row for all random numbers, or one row for each.
     """
     edges = np.cumsum(probabilities, axis=-1)[..., :-1]
     return np.asarray((draw[..., None] >= edges).sum(axis=-1), dtype=np.int64)
@@ -143,8 +135,7 @@ class State:
         """Update the state of some users for their next opportunity.
 
         Args:
-            user_N: Users whose state is updated.
-            channel_N: Channel of the ad that each user saw, or -1 if the user saw no ad.
+            channel_N: Channel of the ad that each user saw, or -1 for no ad.
         """
         shown_NC = (channel_N[:, None] == np.arange(len(CHANNELS))).astype(np.float64)
         self.carry_UC[user_N] = CARRY_KEPT * self.carry_UC[user_N] + shown_NC @ CARRY_OVER
@@ -165,8 +156,6 @@ class Market:
         channel_C = np.arange(len(CHANNELS))
         self.interest_UC = SPREAD * ndtri(draws("interest", user_U[:, None], channel_C))
         self.interest_UC += LIKES * (channel_C == self.favourite_U[:, None])
-        # The logging policy draws the fraction EXPLORATION of its decisions uniformly. For the others, it prefers
-        # channels by age group.
         self.propensity_UC = (1 - EXPLORATION) * softmax(LOGGED, axis=1)[self.age_U] + EXPLORATION / len(CHANNELS)
 
     def static(self) -> dict[str, NDArray[Any]]:
@@ -178,23 +167,19 @@ class Market:
         }
 
     def context(self, draws: Draws, user_N: Ints, step: int | Ints) -> tuple[Ints, Ints]:
-        """Return the codes of the device and placement of each opportunity. Users mostly keep to their own device."""
+        """Return the codes of the device and placement of each opportunity."""
         other = pick(np.full(len(DEVICES), 1 / len(DEVICES)), draws("other device", user_N, step))
         device = np.where(draws("device", user_N, step) < 0.7, self.device_U[user_N], other)
         return device, pick(PLACEMENT_SHARE, draws("placement", user_N, step))
 
     def time(self, draws: Draws, user_N: Ints, step: int | Ints, day: int | Ints) -> Ints:
-        """Return random times on a day, in microseconds since the start of the market. Evenings are busiest."""
+        """Return random times on a day, in microseconds since the start of the market."""
         traffic = 1.0 + 0.8 * np.cos((np.arange(24) - BUSY_HOUR) * (2 * np.pi / 24))
         hour = pick(traffic / traffic.sum(), draws("hour", user_N, step))
         return ((day * 24 + hour + draws("minute", user_N, step)) * 3600e6).astype(np.int64)
 
     def click_probability(self, user_N: Ints, hour_N: Ints, device_N: Ints, placement_N: Ints, state: State) -> Floats:
-        """Return the probability of a click on each channel, if the user sees an ad there.
-
-        Args:
-            state: Effects of recent ads on the same users.
-        """
+        """Return the probability of a click on each channel, if the user sees an ad there."""
         log_odds_NC = BASE + self.interest_UC[user_N] + DEVICE_EFFECT[device_N] + PLACEMENT_EFFECT[placement_N, None]
         log_odds_NC += SEASON * np.cos((hour_N[:, None] - PEAK_HOUR) * (2 * np.pi / 24))
         return np.asarray(expit(log_odds_NC + state.carry_UC - FATIGUE * state.fatigue_UC))
@@ -208,10 +193,9 @@ class Market:
     def outcomes(
         self, draws: Draws, user_N: Ints, step: int, channel_N: Ints, hour_N: Ints, p_NC: Floats
     ) -> dict[str, NDArray[Any]]:
-        """Return the outcomes if each user sees an ad on a channel, or none if the channel is -1.
+        """Return the outcomes if each user sees an ad on a channel, or all zeros if the channel is -1.
 
-        Without an ad, all outcomes are zero. Click and conversion are 0 or 1, cost and revenue are in EUR. The result
-        also contains expected values, such as `expected_click`, which real logs do not have.
+        Cost and revenue are in EUR. Real logs do not have the expected values, such as `expected_click`.
         """
         shown_N = channel_N >= 0
         p_N = np.where(shown_N, np.take_along_axis(p_NC, np.maximum(channel_N, 0)[:, None], axis=1)[:, 0], 0.0)

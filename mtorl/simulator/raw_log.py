@@ -11,9 +11,7 @@ SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
 
 def write_raw_log(path: Path, config: SimulatorConfig) -> int:
-    """Write a log of the built-in data set "simulator" to a file, and return its number of touchpoints.
-
-    The suffix of the file name selects the format. The same settings always give the same bytes.
+    """Write the simulator's log in the format of the file's suffix, and return the number of touchpoints.
 
     Raises:
         InputError: the suffix is not in `SUFFIXES`.
@@ -25,8 +23,7 @@ def write_raw_log(path: Path, config: SimulatorConfig) -> int:
         if path.name.endswith(".parquet"):
             log.to_parquet(unfinished, index=False)
         elif path.name.endswith(".gz"):
-            # By default, gzip writes the file name and the time into its header. Leave them out, so that the bytes are
-            # reproducible.
+            # Omit the file name and the time from the gzip header, so that the bytes are reproducible.
             with unfinished.open("wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
                 log.to_csv(packed, index=False)
         else:

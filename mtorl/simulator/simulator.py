@@ -4,11 +4,7 @@
     log = simulator.log()                                       # canonical touchpoint log with known propensities
     online = simulator.online(user_ids, rounds=5, seed=1)       # the same users, from the end of the log on
 
-`market.py` defines how users respond to ads. The logging policy prefers some channels by age group and explores
-uniformly, so every propensity is at least `EXPLORATION` / channels. Costs differ by channel and never exceed
-`Simulator.cost_cap`.
-
-Shape suffixes: U users (of the market, or of an `Online`), T steps, R rounds, N selected users, C channels.
+Shapes: U users (of the market, or of an `Online`), T steps, R rounds, N selected users, C channels.
 """
 
 from __future__ import annotations
@@ -29,7 +25,7 @@ from mtorl.log.times import HOUR_US, microseconds
 from mtorl.simulator.market import CHANNELS, DEVICES, PLACEMENTS, Draws, Market, State, pick, price_cap
 
 CAMPAIGN = "spring-sale"
-# Mean number of touchpoints per user. Every user has at least 2 and at most 60.
+# mean number of touchpoints per user, who has from 2 to 60
 _MEAN_TOUCHPOINTS = 12.0
 
 
@@ -39,7 +35,7 @@ class SimulatorConfig:
 
     users: int = 6000
     seed: int = 7
-    # Length of the log in days.
+    # length of the log
     days: int = 21
     start: str = "2024-03-01"  # first day of the log, UTC
 
@@ -57,14 +53,14 @@ class Outcome:
     click: int
     conversion: int
     revenue: float  # EUR
-    # Probability of a click, probability of a conversion, and mean revenue in EUR. Real logs do not have these fields.
+    # real logs do not have these expected values
     expected_click: float
     expected_conversion: float
     expected_revenue: float
 
 
 class Simulator:
-    """A simulated market: its users, a log of their touchpoints, and their responses to any policy after the log."""
+    """A simulated market: its users, their log, and their later responses to any policy."""
 
     def __init__(self, config: SimulatorConfig | None = None) -> None:
         self.config = config or SimulatorConfig()
@@ -79,24 +75,20 @@ class Simulator:
         return self._logged[0].copy()
 
     def click_probability(self) -> Floats:
-        """Return the true probability of a click on every channel, for each row of `log()`.
-
-        Real logs do not have these probabilities. With them, estimates from the log can be checked.
-        """
+        """Return the true probability of a click on every channel, for each row of `log()`."""
         return self._logged[1].copy()
 
     def online(self, user_ids: Sequence[str], rounds: int, seed: int, newcomers: bool = False) -> Online:
-        """Return some users after the end of the log. Each user has one opportunity per round, and a round is a day.
+        """Return some users after the end of the log, with one opportunity per user and day.
 
         Args:
-            user_ids: Ids of some of the simulator's users.
-            newcomers: Whether the users begin without a history, as if they were new.
+            rounds: Number of days.
+            newcomers: Whether the users begin without a history.
         """
         return Online(self, user_ids, rounds, seed, newcomers)
 
     @cached_property
     def _logged(self) -> tuple[pd.DataFrame, Floats, State]:
-        """Return the log, the click probability of every channel at each row, and the users' state after the log."""
         market, draws, user_U = self._market, self._market.draws, np.arange(self.config.users)
         more_U = -(_MEAN_TOUCHPOINTS - 1.5) * np.log1p(-draws("journey", user_U))
         length_U = np.minimum(2 + more_U, 60).astype(np.int64)
@@ -144,7 +136,7 @@ class Simulator:
 
 
 class Online:
-    """Users of the simulator after the end of its log. Each user has one opportunity per round."""
+    """Users after the end of the log, with one opportunity per round."""
 
     def __init__(
         self, simulator: Simulator, user_ids: Sequence[str], rounds: int, seed: int, newcomers: bool = False
@@ -162,7 +154,7 @@ class Online:
         self._hour_UR = self._time_UR // HOUR_US % 24
         self._device_UR, self._placement_UR = self._market.context(draws, user_UR, round_UR)
         self._static_U = {name: values_U[user_U].tolist() for name, values_U in self._market.static().items()}
-        # Effects of recent ads on each user's clicks, including the newest ad.
+        # effects of recent ads on each user's clicks, including the newest ad
         self.state = state.of(user_U)
         self._channel_UR = np.full((len(user_U), rounds), -1, dtype=np.int64)
         self._click_UR = np.zeros((len(user_U), rounds), dtype=np.int64)
@@ -170,10 +162,7 @@ class Online:
         self._history = _History(log, user_ids, simulator.spec)
 
     def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
-        """Return a user's opportunity in a round: the campaign id, the context and the time.
-
-        The context maps columns to values. The time is a datetime in UTC.
-        """
+        """Return a user's campaign id, context and UTC time in a round."""
         i = self._row[user_id]
         when = pd.Timestamp(int(self._time_UR[i, round_index]) + self._simulator._start, unit="us", tz="UTC")
         return {"campaign_id": CAMPAIGN, "context": self._context(i, round_index), "timestamp": when.to_pydatetime()}
@@ -190,9 +179,7 @@ class Online:
     def rows(self, round_index: int) -> list[dict[str, Any]]:
         """Return the opportunities of all users in a round, with everything that a policy may know.
 
-        Each opportunity has the user's history, context and static columns, and a random number `u` that selects the
-        channel. The history has a list for each column of earlier touchpoints, such as hist_channel. Times are in
-        microseconds since 1970.
+        The history has a list per column, such as hist_channel. Times are in microseconds since 1970.
         """
         u_U = self.u(round_index)
         return [
@@ -209,12 +196,12 @@ class Online:
         ]
 
     def u(self, round_index: int, what: Literal["decision", "explore"] = "decision") -> Floats:
-        """Return a random number for each user, to select a channel or to decide about exploration."""
+        """Return a random number in (0, 1) for each user."""
         return self._draws(what, self._user_U, round_index)
 
     @property
     def users(self) -> list[str]:
-        """Return the ids of all users, in the order of the rows."""
+        """The ids of all users, in the order of the rows."""
         return list(self._row)
 
     def age(self) -> Ints:
@@ -222,37 +209,34 @@ class Online:
         return self._market.age_U[self._user_U]
 
     def interest(self) -> Floats:
-        """Return the true interest of each user in each channel, in log-odds. Real logs do not have it."""
+        """Return the true interest of each user in each channel, in log-odds."""
         return np.asarray(self._market.interest_UC[self._user_U])
 
     def shown(self, round_index: int) -> tuple[Ints, Ints, Ints]:
-        """Return the rows of the users who saw an ad in a round, with the channel of the ad and the click (0 or 1)."""
+        """Return the rows of users who saw an ad in a round, with channel and click."""
         row_N = np.flatnonzero(self._channel_UR[:, round_index] >= 0)
         return row_N, self._channel_UR[row_N, round_index], self._click_UR[row_N, round_index]
 
     def click_probability(self, round_index: int) -> Floats:
-        """Return the probability of a click on every channel for every user, given the ads seen so far."""
+        """Return the click probability of every channel for every user, given earlier ads."""
         return self._p(np.arange(len(self._row)), round_index)
 
     def expected_cost(self, round_index: int) -> Floats:
-        """Return the mean cost of an exposure on every channel for every user in a round, EUR."""
+        """Return the mean cost of an exposure on every channel for every user, EUR."""
         hour_U1 = self._hour_UR[:, round_index, None]
         return np.asarray(self._market.expected_cost(hour_U1, np.arange(len(CHANNELS))))
 
     def advance(
         self, round_index: int, channel_N: Ints, budget: float = np.inf, users: slice = slice(None)
     ) -> dict[str, NDArray[Any]]:
-        """Play a round: show ads to users in order, within a budget in EUR, and return each user's outcomes.
+        """Show ads to users in order, within a budget in EUR, and return each user's outcomes.
 
-        As with the ledger, ads stop as soon as the highest possible cost of the next ad exceeds the remaining budget.
-        The ads that were shown become part of the histories that `rows` returns.
+        Ads stop as soon as the highest possible cost of the next ad exceeds the remaining budget.
 
         Args:
             channel_N: Index of each user's channel, or -1 for no ad.
-            users: The rows of the users who take part; by default, all users.
         """
-        # Compute all costs before any ad is shown. This is possible because a cost depends only on the channel, the
-        # hour and a random number.
+        # Costs do not depend on earlier ads, so all costs are known in advance.
         row_N = np.arange(len(self._row))[users]
         args = (self._draws, self._user_U[row_N], round_index, channel_N, self._hour_UR[row_N, round_index])
         cost_N = self._market.outcomes(*args, np.zeros((len(row_N), len(CHANNELS))))["cost"]
@@ -302,8 +286,6 @@ class Online:
 
 
 class _History:
-    """The last touchpoints of each user, newest last, as a feature store would return them."""
-
     def __init__(self, log: pd.DataFrame, user_ids: Sequence[str], spec: DatasetSpec) -> None:
         names = ("timestamp", "channel", *OUTCOMES, *(c.name for c in spec.context))
         row = pd.Series(range(len(user_ids)), index=list(user_ids))

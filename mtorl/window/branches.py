@@ -1,13 +1,6 @@
 """Builds the possible tokens of a user's next opportunity, one for each possible result of the current opportunity.
 
-    tokens = branches(windows, cost_BC, later, hit)     # windows of K = 2 C + 1 tokens, one for each of `windows`
-
-The result of an opportunity can be: no exposure, an exposure on one of C channels without a gain, or an exposure on one
-of C channels with a gain. The tokens are in this order. The token for no exposure takes the place of the window's last
-token, and each of the other tokens follows the last token.
-
-The context of the next opportunity and the time until it come from the log. They are equal for all tokens of a window,
-so that the tokens differ only in the result of the current opportunity.
+In order, the K = 2 C + 1 tokens are: no exposure, an exposure on each channel without a gain, and one with a gain.
 
 Shapes: B windows, C channels, N = B K tokens.
 """
@@ -27,10 +20,8 @@ def branches(now: WindowBatch, cost_BC: Floats, later: WindowBatch, hit: Mapping
     Args:
         now: Windows that end with the current opportunity.
         cost_BC: Cost of an exposure on each channel, in currency units.
-        later: One window for each window of `now`. Its last token provides context, hour and pause of the next
-            opportunity.
-        hit: Values of the outcomes after an exposure with a gain, by name; other outcomes are 0. After an exposure
-            without a gain, all outcomes except the cost are 0.
+        later: Windows whose last token has the next opportunity's context, hour and pause.
+        hit: Outcomes after an exposure with a gain, by name; other outcomes are 0.
     """
     users, channels = cost_BC.shape
     each = 2 * channels + 1
@@ -38,8 +29,7 @@ def branches(now: WindowBatch, cost_BC: Floats, later: WindowBatch, hit: Mapping
     shown_N, hit_N, channel_N = branch_N > 0, branch_N > channels, (branch_N - 1) % channels
     last_N, later_N = (np.cumsum(windows.length_B)[user_N] - 1 for windows in (now, later))
     exposure = {name: hit_N * value for name, value in hit.items()} | {"cost": cost_BC[user_N, channel_N]}
-    # Hours from the previous touchpoint to the current opportunity. They count only if no ad is shown now, because an
-    # exposure would be the previous touchpoint itself.
+    # The earlier pause counts only without an exposure, which would be the previous touchpoint itself.
     waited_N = np.where(shown_N, 0.0, now.time["recency_hours"][last_N])
     return WindowBatch(
         np.full(users, each),

@@ -1,8 +1,5 @@
 """Encodes windows as arrays of numbers for the model, with statistics from training data only.
 
-    encoder = Encoder.fit(batch, spec)
-    x_BTD, length_B = encoder.encode(batch)
-
 Shape suffixes: B windows, N tokens of all windows one after the other, T padded window length, P = B T positions in
 x_BTD, D token width.
 """
@@ -23,8 +20,7 @@ from mtorl.log.gain import Gain
 from mtorl.window.on_demand import Windows, in_chunks
 from mtorl.window.window import WindowBatch
 
-# A category is encoded as "unknown" if it occurs in fewer than 10 training tokens, or in less than 0.1 % of the tokens
-# if these are fewer than 10. So the model sees examples of "unknown" in training.
+# A category counts as "unknown" if it is in fewer than 10 training tokens and in less than 0.1 % of them.
 _RARE, _RARE_SHARE = 10, 0.001
 
 
@@ -33,11 +29,10 @@ class Slot:
     """Describes how one column of a window becomes `width` numbers of a token.
 
     Attributes:
-        source: Part of the window: "outcome" (of the previous touchpoint), "time", "context", "static" or "feature".
-        kind: Kind of values: "numeric", "categorical" or "hour" (of the day).
-        scale: If above 0, values are first converted to asinh(value / scale). Then `mean` and `std` are those of the
-            converted values.
-        values: The frequent categories. All other values are encoded as one more category, "unknown".
+        source: "outcome", "time", "context", "static" or "feature".
+        kind: "numeric", "categorical" or "hour" (of the day).
+        scale: If above 0, values are first converted to asinh(value / scale).
+        values: The frequent categories. All others are encoded as "unknown".
     """
 
     name: str
@@ -56,7 +51,7 @@ class Slot:
     def scores(self, values: Floats) -> Floats:
         """Return z-scores of a numeric column, clipped to +-5. Null becomes 0."""
         values = _asinh(values, self.scale) if self.scale else values
-        # np.clip and np.nan_to_num do the same, but take several times as long for a few tokens.
+        # np.clip and np.nan_to_num take several times as long for a few tokens.
         scores = np.minimum(np.maximum((values - self.mean) / self.std, -5.0), 5.0)
         scores[np.isnan(scores)] = 0.0
         return scores
@@ -69,19 +64,14 @@ class Encoder:
     A token is the concatenation of these parts:
 
     - the channel of the previous touchpoint, one-hot, with one more position for the start of a journey;
-    - the reward r_{t-1} of the previous touchpoint, and each of the outcomes in `spec.seen_outcomes`;
+    - the reward and each seen outcome of the previous touchpoint;
     - the hour of the day as a point on a circle, and the pause since the previous touchpoint;
     - the context columns, the static columns and the stored features.
 
-    Numeric columns are z-scores, clipped to +-5, and null is 0. Categorical columns are one-hot, with one position for
-    all rare or unknown values. Outcomes and the pause are z-scores of asinh(value / scale), because they range from
-    small to large amounts.
-
     Attributes:
         reward_min: Smallest value of gain - cost_weight * cost in the training data.
-        reward_max: Largest value of gain - cost_weight * cost in the training data.
-        slots: How each column becomes numbers of a token, in the order of a token.
-        segment: Name of the static column with the user's segment; None if the data set has no segment.
+        reward_max: Largest such value.
+        segment: Name of the static column with the user's segment, or None.
     """
 
     channels: tuple[str, ...]
@@ -95,10 +85,7 @@ class Encoder:
 
     @classmethod
     def fit(cls, batch: WindowBatch, spec: DatasetSpec) -> Encoder:
-        """Compute the statistics from a batch of training windows.
-
-        If the windows were built with targets, the outcomes in the targets count in the statistics of outcomes.
-        """
+        """Compute the statistics from a batch of training windows."""
         not_start_N = batch.prev_channel_N < len(spec.channels)
         happened = {name: values_N[not_start_N] for name, values_N in batch.prev_outcomes.items()}
         if batch.targets is not None:
@@ -165,46 +152,36 @@ class Encoder:
 
     @property
     def seen(self) -> tuple[str, ...]:
-        """Names of the outcomes that a token contains; they are outcomes of the previous touchpoint."""
+        """Names of the previous touchpoint's outcomes that a token contains."""
         return tuple(slot.name for slot in self.slots if slot.source == "outcome")
 
     @property
     def stored(self) -> int:
-        """Number of entries of a token that encode stored features. They are the last entries."""
+        """Number of entries of a token, at its end, that encode stored features."""
         return sum(slot.width for slot in self.slots if slot.source == "feature")
 
     def previous_reward(self, batch: WindowBatch) -> Floats:
-        """Return the reward of the previous touchpoint for each token, computed from the outcomes that the model sees.
-
-        Ignore the value at the start of a journey, which has no previous touchpoint.
-        """
+        """Return the reward of the previous touchpoint for each token; ignore it at the start of a journey."""
         return self.reward(self.previous_gain(batch), batch.prev_outcomes["cost"] * ("cost" in self.seen))
 
     def previous_gain(self, batch: WindowBatch) -> Floats:
-        """Return the gain of the previous touchpoint for each token, computed from the outcomes that the model sees.
-
-        The gain is 0 at the start of a journey, which has no previous touchpoint.
-        """
+        """Return the gain of the previous touchpoint for each token, from the outcomes that the model sees."""
         return self.gain.of({name: batch.prev_outcomes[name] * (name in self.seen) for name in self.gain.names})
 
     def reward(self, gain: ArrayLike, cost: ArrayLike) -> Floats:
-        """Return the label of the reward decoder: gain - cost_weight * cost, scaled to [0, 1].
-
-        The smallest value in the training data becomes 0, and the largest becomes 1.
-        """
+        """Return the label of the reward decoder: gain - cost_weight * cost, scaled to [0, 1]."""
         net = np.asarray(gain, dtype=np.float64) - self.cost_weight * np.asarray(cost, dtype=np.float64)
         return np.clip((net - self.reward_min) / self._span, 0.0, 1.0)
 
     def unreward(self, reward: ArrayLike, cost: ArrayLike) -> Floats:
-        """Return the gain, in its own unit, that belongs to a reward and a cost. This is the inverse of `reward`."""
+        """Return the gain that belongs to a reward and a cost, in its own unit."""
         scaled = np.asarray(reward, dtype=np.float64) * self._span + self.reward_min
         return scaled + self.cost_weight * np.asarray(cost, dtype=np.float64)
 
     def targets(self, batch: WindowBatch) -> dict[str, NDArray[Any]]:
         """Return the labels of each token: channel_BT (int64), reward_BT and cost_BT (float32), clone_BT (bool).
 
-        `clone_BT` tells whether the action head learns to choose the logged channel. For padding, and for tokens that
-        training must ignore, the channel is -1, reward and cost are 0, and `clone_BT` is False.
+        The channel is -1 for padding and for tokens that training must ignore.
         """
         if batch.targets is None:
             raise WindowError("this batch was built without targets")
@@ -219,9 +196,9 @@ class Encoder:
         return {"channel_BT": channel_BT, "reward_BT": reward_BT, "cost_BT": cost_BT, "clone_BT": clone_BT}
 
     def segment_slice(self) -> tuple[int, int] | None:
-        """Return start and stop of the entries of a token that encode the user's segment, one-hot.
+        """Return start and stop of the one-hot user segment in a token, or None.
 
-        The last of these entries is for unknown segments. Returns None if the data set has no segment.
+        The last entry is for unknown segments.
         """
         at = len(self.channels) + 2
         for slot in self.slots:
@@ -231,12 +208,12 @@ class Encoder:
         return None
 
     def segment_of(self, batch: WindowBatch) -> Ints:
-        """Return the number of each window's segment, counted from 0; all are 0 if the data set has no segment."""
+        """Return the number of each window's segment, or 0 if the data set has no segment."""
         slot = next((slot for slot in self.slots if slot.name == self.segment), None)
         return np.zeros(len(batch), dtype=np.int64) if slot is None else _places(slot, batch.static[slot.name])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the encoder as values for JSON. `from_dict` restores it with exactly the same floats."""
+        """Return the encoder as values for JSON, with exact floats."""
         data = asdict(self)
         data["slots"] = [{**slot, "values": list(slot["values"])} for slot in data["slots"]]
         return {**data, "channels": list(self.channels), "gain": self.gain.plain}
@@ -254,7 +231,7 @@ class Encoder:
 
 
 def _asinh(values: Floats, scale: float) -> Floats:
-    # The division may overflow to infinity, which the next line limits to 1e300.
+    # The division may overflow to infinity, which the next line limits.
     with np.errstate(over="ignore"):
         return np.arcsinh(np.minimum(np.maximum(values / scale, -1e300), 1e300))
 
@@ -262,13 +239,13 @@ def _asinh(values: Floats, scale: float) -> Floats:
 def _places(slot: Slot, values: Values) -> Ints:
     assert isinstance(values, Codes)
     place = {value: i for i, value in enumerate(slot.values)}
-    # The last entry of the table stands for "unknown". Null has the code -1, so it selects this entry.
+    # The last entry stands for "unknown". Null has the code -1, which selects it.
     table = np.array([place.get(v, len(place)) for v in values.values] + [len(place)], dtype=np.int64)
     return table[values.codes]
 
 
 def _amount_slot(name: str, source: str, values: Floats) -> Slot:
-    """Create the slot of a column with amounts of very different sizes, such as revenues. They are scaled by asinh."""
+    """Create the slot of a column with amounts of very different sizes, which asinh scales."""
     amounts = np.abs(values[values != 0])
     scale = float(np.quantile(amounts, 0.1)) if amounts.size else 1.0
     scaled = _asinh(values, scale) if values.size else np.zeros(1)
@@ -279,8 +256,8 @@ class Labels(NamedTuple):
     """The logged channel, reward and cost at the last token of each window.
 
     Attributes:
-        reward_B: Reward from 0 to 1, see `Encoder.reward`.
-        collected_B: Whether the decision was made by a policy of this project, not by the policy that wrote the log.
+        reward_B: Reward from 0 to 1.
+        collected_B: Whether one of our own policies decided, not the policy that wrote the log.
     """
 
     channel_B: Ints

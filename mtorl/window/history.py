@@ -1,11 +1,7 @@
 """Defines the history of a decision: the earlier touchpoints of the user that the decision may use.
 
-The history of a decision at time t contains the newest n touchpoints that happened before t and were also recorded
-before t. If the user paused for longer than the journey gap, the history contains only touchpoints after the last such
-pause. The pause that ends at t counts as well.
-
-    Timeline.of(steps).tokens(rows, n, gap)      offline: rows of a sorted log, all at once
-    history_slice(times, at, n, gap)             online: a user's last touchpoints from a feature store
+The history of a decision at time t contains the newest n touchpoints that both happened and were recorded before t,
+after the user's last pause that was longer than the journey gap.
 
 Shape suffixes: P touchpoints of the log, B windows, S slots of a window (n earlier touchpoints, oldest first, then the
 decision's own), N tokens of all windows, T tokens of one window.
@@ -31,18 +27,18 @@ from mtorl.log.times import DAY_US
 from mtorl.runtime.validation import short
 from mtorl.window.messages import HISTORY_ORDER
 
-# Number of windows that are built at a time, so that their slots fit into the cache of the processor.
+# Windows that are built at a time, so that their slots fit into the processor's cache.
 CHUNK = 1 << 15
 _NEVER = np.iinfo(np.int64).min
 
 
 def journey_gap_us(spec: DatasetSpec) -> int:
-    """Return the journey gap in microseconds: a pause that is longer than this starts a new journey."""
+    """Return the journey gap in microseconds. A longer pause starts a new journey."""
     return round(spec.journey_gap_days * DAY_US)
 
 
 def history_slice(times: Sequence[float], at: float, n: int, gap: int) -> slice:
-    """Return which of a user's stored touchpoints are the history of a decision at the time `at`, as a slice.
+    """Return which of a user's stored touchpoints are the history of a decision, as a slice.
 
     Args:
         times: Times of the user's touchpoints in microseconds, oldest first.
@@ -69,10 +65,9 @@ class Tokens(NamedTuple):
 
     Attributes:
         length_B: Number of tokens of each window.
-        prev_N: Row of the previous touchpoint in the log; -1 at the start of a journey.
-        own_N: Row of the token's own touchpoint in the log.
-        valid_N: Whether all earlier touchpoints in the window were already recorded when this token's decision was
-            made.
+        prev_N: Row of the previous touchpoint; -1 at the start of a journey.
+        own_N: Row of the token's own touchpoint.
+        valid_N: Whether the window's earlier touchpoints were all recorded before this token's decision.
     """
 
     length_B: Ints
@@ -83,12 +78,12 @@ class Tokens(NamedTuple):
 
 @dataclass(frozen=True)
 class Timeline:
-    """The times of all touchpoints in a log, grouped by user and sorted by time within each user.
+    """The times of all touchpoints in a log, grouped by user and sorted by time.
 
     Attributes:
-        first_P: First row of the user to whom the touchpoint belongs.
+        first_P: First row of the touchpoint's user.
         time_P: Time of the touchpoint, microseconds since 1970.
-        known_P: Time at which the touchpoint was recorded, microseconds since 1970; not before time_P.
+        known_P: Time at which the touchpoint was recorded; not before time_P.
     """
 
     first_P: Ints
@@ -100,7 +95,7 @@ class Timeline:
         """Create a timeline from the columns user_id, timestamp and, if present, created_timestamp.
 
         Raises:
-            WindowError: A user id is null, or the rows are not sorted; the error has the `index` of the first such row.
+            WindowError: A user id is null, or the rows are not sorted.
         """
         user_P = read.arrow_codes(read.flat(steps["user_id"]), "user_id").codes
         time_P = read.arrow_times(read.flat(steps["timestamp"]), "timestamp", null=None)
@@ -122,10 +117,9 @@ class Timeline:
         return cls(starts[np.cumsum(new_P) - 1], time_P, known_P)
 
     def tokens(self, rows_B: Ints, n: int, gap: int) -> Tokens:
-        """Return the tokens of one window for each of the given rows of the log. A window ends with its row.
+        """Return the tokens of the windows that end with the given rows of the log.
 
-        Rows may be in any order. A window has at most n tokens. `gap` is the longest pause inside a journey, in
-        microseconds.
+        A window has at most n tokens. `gap` is in microseconds.
         """
         chunks = np.split(rows_B, np.arange(CHUNK, len(rows_B), CHUNK))
         return Tokens(*map(np.concatenate, zip(*(self._tokens(chunk_B, n, gap) for chunk_B in chunks), strict=True)))
@@ -133,30 +127,24 @@ class Timeline:
     def _tokens(self, rows_B: Ints, n: int, gap: int) -> Tokens:
         slots_BS = self._slots(rows_B, n, gap)
         prev_BT, own_BT = slots_BS[:, :-1], slots_BS[:, 1:]
-        # A history with fewer than n touchpoints contains the start of the journey. Its window then begins with a token
-        # that has no previous touchpoint (-1).
+        # A shorter history begins with a token that has no previous touchpoint (-1).
         length_B = np.minimum((prev_BT >= 0).sum(axis=1) + 1, n)
         real_BT = np.arange(n) >= n - length_B[:, None]
-        # The time at which the last of the earlier touchpoints in the window was recorded. Empty slots (-1) are
-        # ignored.
+        # Latest recording time of the earlier touchpoints. Empty slots (-1) are ignored.
         known_BT = np.maximum.accumulate(np.where(prev_BT >= 0, self.known_P[prev_BT], _NEVER), axis=1)
         valid_BT = known_BT < self.time_P[own_BT]
         return Tokens(length_B, prev_BT[real_BT], own_BT[real_BT], valid_BT[real_BT])
 
     def _slots(self, rows_B: Ints, n: int, gap: int) -> Ints:
-        """Return, for each row, up to n earlier rows that are its history, followed by the row itself (B, n + 1).
-
-        If a history has fewer than n rows, the array is padded with -1 on the left.
-        """
+        """Return each row's history of up to n rows, padded with -1 on the left, and the row itself (B, n + 1)."""
         slots_BS = np.full((len(rows_B), n + 1), -1, dtype=np.int64)
         slots_BS[:, n] = rows_B
-        # Fill all windows at once. Each iteration reads the previous row of the log for each window that is not yet
-        # complete.
+        # Each iteration reads the previous row of the log for all incomplete windows.
         window = np.arange(len(rows_B))
         now, first = self.time_P[rows_B], self.first_P[rows_B]
         at, slot, later = rows_B - 1, np.full(len(rows_B), n - 1), now
         while window.size:
-            # `at` may be -1, which reads the last row of the log. The condition `at >= first` then discards this value.
+            # `at` may be -1, which reads the last row. The condition `at >= first` discards this value.
             time = self.time_P[at]
             goes_on = (at >= first) & (slot >= 0) & (later - time <= gap)
             if not goes_on.all():

@@ -1,11 +1,6 @@
 """Loads windows for training: a part of the log at a time from disk, and a batch at a time for the network.
 
-    train = FolderWindows(folder, "train", encoder)
-    for batch in batches(train[0], chunks, workers=0, pinned=False): ...
-
-A windows folder has several files (shards), each with a random sample of the users. The windows of one shard that
-belong to a split, such as "train", are called a part. Only one part is in memory at a time, and only the current batch
-is padded and encoded. If there is only one shard, it is read once and stays in memory.
+A part has the windows of one split in one file (shard) of a windows folder.
 
 Shape suffixes: B windows, T steps, D encoded token.
 """
@@ -30,11 +25,11 @@ from mtorl.window.window import WindowBatch
 
 
 class Batch(NamedTuple):
-    """Encoded windows, together with their labels from `Encoder.targets`.
+    """Encoded windows and their labels.
 
     Attributes:
         channel_BT: Logged channel; -1 for padding and for steps that training ignores.
-        clone_BT: Whether the action head learns to choose the logged channel.
+        clone_BT: Whether the action head learns the logged channel.
     """
 
     x_BTD: Tensor
@@ -44,7 +39,7 @@ class Batch(NamedTuple):
     clone_BT: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        """Copy the batch to another device. From pinned memory, the copy is asynchronous."""
+        """Copy the batch to another device, asynchronously from pinned memory."""
         return Batch(*(part.to(device, non_blocking=True) for part in self))
 
 
@@ -59,7 +54,6 @@ class EncodedWindows(Dataset[Batch]):
         return len(self.windows)
 
     def __getitems__(self, rows: Sequence[int]) -> Batch:
-        """Return the windows at these rows as a batch, in the order of `rows`."""
         windows = self.windows.take(np.asarray(rows, dtype=np.int64))
         x_BTD, _ = self.encoder.encode(windows)
         targets = self.encoder.targets(windows)
@@ -68,12 +62,12 @@ class EncodedWindows(Dataset[Batch]):
 
     @property
     def outcomes(self) -> int:
-        """Number of columns with outcomes of the previous touchpoint, which follow the reward in a token."""
+        """Number of columns with outcomes of the previous touchpoint."""
         return len(self.encoder.seen)
 
     @property
     def stored(self) -> int:
-        """Number of columns with stored features, which are at the end of a token."""
+        """Number of columns with stored features."""
         return self.encoder.stored
 
     def means(self) -> tuple[float, float]:
@@ -87,10 +81,7 @@ class EncodedWindows(Dataset[Batch]):
 
 @dataclass(frozen=True)
 class FolderWindows:
-    """The windows of one split in a windows folder, as a sequence of parts: one part for each file (shard).
-
-    A part is read from disk when it is accessed. Together, the parts contain each touchpoint exactly once as a target.
-    """
+    """The windows of one split in a windows folder, as a sequence of parts, each read when it is accessed."""
 
     folder: str | Path
     split: str
@@ -118,12 +109,10 @@ Parts = FolderWindows | list[EncodedWindows]
 
 @dataclass(frozen=True)
 class TrainingWindows:
-    """The windows of training and validation users, from which a network is trained.
+    """The windows of training and validation users.
 
     Attributes:
-        train: Windows of training users. The network learns the outcome of each touchpoint in exactly one of them.
-        val: Windows of validation users, built in the same way.
-        channels: Number of channels in the data set, including channels that the log never chose.
+        channels: Number of channels, including channels that the log never chose.
     """
 
     train: Parts
@@ -132,7 +121,7 @@ class TrainingWindows:
 
 
 def tiles(folder: str | Path, split: str, file: str) -> WindowBatch:
-    """Read one file (shard) of a windows folder, and build the windows of a split as in `WindowTable.tiles`."""
+    """Read one file of a windows folder, and build a split's training windows."""
     return WindowTable.load(folder, split, file).tiles(split)
 
 
@@ -140,17 +129,15 @@ def batches(part: EncodedWindows, chunks: Sequence[Ints], workers: int, pinned: 
     """Yield one encoded batch for each chunk of row numbers.
 
     Args:
-        chunks: Rows of the windows in each batch.
         workers: Number of processes that encode batches ahead; 0 encodes in this process.
-        pinned: Whether to put batches into page-locked memory, from which copies to a GPU are asynchronous.
+        pinned: Whether to use page-locked memory, for asynchronous copies to a GPU.
     """
     loader: DataLoader[Batch] = DataLoader(
         part,
         batch_sampler=[chunk.tolist() for chunk in chunks],
         num_workers=workers,
         collate_fn=_identity,
-        # Each DataLoader draws a seed. Without its own generator, it would draw from the global one and change the
-        # random numbers of dropout.
+        # Without its own generator, the DataLoader would draw a seed from the global one.
         generator=torch.Generator(),
         pin_memory=pinned,
     )

@@ -1,11 +1,4 @@
-"""Builds windows only when they are read, so that only a few thousand of them are in memory, however large the log is.
-
-    windows = table.on_demand("test")
-    for batch in in_chunks(windows): ...
-
-Each touchpoint is in many windows. All windows together would need up to `spec.window` times the memory of the
-touchpoints.
-"""
+"""Builds windows only when they are read, so that only a few thousand of them are in memory."""
 
 from __future__ import annotations
 
@@ -24,12 +17,11 @@ from mtorl.log.columns import Codes, Values
 from mtorl.log.dataset import DatasetSpec
 from mtorl.window.window import WindowBatch
 
-# Number of windows that are built at a time.
 CHUNK = 4096
 
 
 class Windows(Protocol):
-    """A sequence of windows that are in memory (`WindowBatch`), or are built when they are read (`StepWindows`)."""
+    """A sequence of windows that are in memory (`WindowBatch`), or built when read (`StepWindows`)."""
 
     def __len__(self) -> int: ...
 
@@ -39,11 +31,7 @@ class Windows(Protocol):
 
 @dataclass(frozen=True)
 class StepWindows:
-    """A sequence of windows, each of which is built from a log only when it is read.
-
-    Window i ends with the touchpoint in row `rows_B[i]` of the log `steps`. `WindowBatch.from_steps` describes the
-    columns of the log.
-    """
+    """A sequence of windows, each built only when it is read. Window i ends with row `rows_B[i]` of the log."""
 
     steps: pa.Table
     rows_B: Ints  # rows of the log, in ascending order
@@ -54,11 +42,7 @@ class StepWindows:
         return len(self.rows_B)
 
     def take(self, rows: Ints) -> WindowBatch:
-        """Build the windows with the numbers `rows`, in this order.
-
-        In the result, `Targets.touchpoint_N` is not a row of the whole log: row 0 is the first row that these windows
-        need.
-        """
+        """Build some windows. Row 0 of their `Targets.touchpoint_N` is the first row that they need."""
         rows_B = self.rows_B[rows]
         if not len(rows_B):
             return WindowBatch.from_steps(self.steps.slice(0, 0), rows_B, self.spec, self.targets)
@@ -81,10 +65,7 @@ class StepWindows:
 
 
 def in_chunks(windows: Windows) -> Iterator[WindowBatch]:
-    """Yield all windows in order, in batches of at most `CHUNK` windows.
-
-    If there are no windows, this yields one empty batch.
-    """
+    """Yield all windows in batches of at most `CHUNK`, or one empty batch if there are none."""
     if isinstance(windows, WindowBatch) and len(windows) <= CHUNK:
         yield windows
         return
@@ -93,10 +74,7 @@ def in_chunks(windows: Windows) -> Iterator[WindowBatch]:
 
 
 def from_texts(texts: Sequence[str], spec: DatasetSpec) -> WindowBatch:
-    """Build windows from JSON texts.
-
-    The texts are parsed in chunks, because parsed lists take about ten times as much memory as arrays.
-    """
+    """Build windows from JSON texts, in chunks, because parsed lists take ten times the memory of arrays."""
     parts = (texts[start : start + CHUNK] for start in range(0, max(len(texts), 1), CHUNK))
     return joined([WindowBatch.from_instances([json.loads(text) for text in part], spec) for part in parts])
 

@@ -1,13 +1,6 @@
 """Packs the last touchpoints of a user into one value of the online store, about 0.5 kB for 20 touchpoints.
 
-    value = pack({"hist_timestamp": [...], "hist_channel": [...], ...})      # lists of equal length, oldest first
-    unpack(value)                                                            # the same lists, bit for bit
-    served(unpack(value))                                                    # the input of a window
-
-The value is JSON with one list for each column, compressed with zlib and the dictionary below. Times are stored as
-differences to the previous touchpoint. The columns "decision" and "events" are used only by the feed
-(`features.online`). They tell which decision a touchpoint comes from, and which of its outcomes have already been
-added.
+The value is JSON with one list for each column, compressed with zlib and a dictionary.
 """
 
 import json
@@ -27,7 +20,7 @@ the log. EVENTS has the digests of the touchpoint's outcomes, joined to one text
 outcomes for the touchpoint."""
 LOGGED = "log."
 
-# Version of the format, which includes the compression dictionary.
+# Version of the format and of its compression dictionary.
 _VERSION = b"\x01"
 _DICTIONARY = (
     b'"search","social","display","video"],"hist_device":["desktop","tablet","mobile","phone"],"hist_placement":["feed"'
@@ -39,7 +32,7 @@ _DICTIONARY = (
 
 
 def pack(history: UserHistory) -> bytes:
-    """Compress a user's history to one value. Empty columns "decision" and "events" are left out."""
+    """Compress a user's history to one value."""
     times = [int(time) for time in history["hist_timestamp"]]
     columns = {name: values for name, values in history.items() if name not in (DECISION, EVENTS) or any(values)}
     columns["hist_timestamp"] = [*times[:1], *(later - earlier for earlier, later in pairwise(times))]
@@ -65,10 +58,9 @@ def unpack(value: bytes) -> UserHistory:
 
 
 def served(history: UserHistory) -> UserHistory:
-    """Return the touchpoints of a history that have certainly taken place, without the columns "decision" and "events".
+    """Return the touchpoints of a history that have certainly taken place.
 
-    A decision to show an ad may still be cancelled. It counts as a touchpoint only after an outcome, such as its cost,
-    has been reported.
+    A decision to show an ad may be cancelled, so it counts only after an outcome has been reported.
     """
     decisions = history.get(DECISION)
     events = history.get(EVENTS) or [""] * len(history["hist_timestamp"])

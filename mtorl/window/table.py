@@ -1,7 +1,4 @@
-"""Reads a windows folder for training and evaluation.
-
-The folder contains the touchpoints of a log. Here they are split by user, and windows are built from them.
-"""
+"""Reads a windows folder, which contains the touchpoints of a log, for training and evaluation."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ from mtorl.window.messages import LACKS_COLUMNS
 from mtorl.window.on_demand import StepWindows
 from mtorl.window.window import WindowBatch
 
-SCHEMA_VERSION = 1  # version of the format of manifest.json
+SCHEMA_VERSION = 1  # version of manifest.json
 MOST_HELD_OUT = 500_000
 """Approximate limit for the touchpoints of held-out users with which a model is calibrated and evaluated. More
 touchpoints would hardly make the results more precise."""
@@ -40,15 +37,13 @@ _TEXT = ("user_id", "channel")
 
 @dataclass(frozen=True)
 class WindowTable:
-    """The touchpoints of a windows folder, grouped by user and sorted by time within each user.
+    """The touchpoints of a windows folder, grouped by user and sorted by time.
 
     Attributes:
-        steps: Touchpoints with the columns that windows need; texts are dictionary-encoded.
-        rows: The same touchpoints for pandas, without context and static columns. The column "split" has the user's
-            split, and `collected` marks decisions by policies of this project.
+        steps: Touchpoints with the columns that windows need.
+        rows: The same touchpoints for pandas, with the user's "split".
         fingerprint: Fingerprint of the log from which the folder was built.
-        share: Share of the users that this table contains. It is below 1 if `load` read only a sample because of
-            `most`.
+        share: Fraction of the users that this table contains.
     """
 
     steps: pa.Table
@@ -62,11 +57,9 @@ class WindowTable:
         """Read a windows folder.
 
         Args:
-            folder: Folder that `mtorl data build` or the pipeline wrote.
             split: "train", "val" or "test" reads only the users of this split; "" reads all users.
             file: Name of one file (shard) to read; "" reads all files.
-            most: Approximate limit of the touchpoints; 0 for no limit. Above it, a random sample of the users is read,
-                from as few files as possible.
+            most: Approximate limit of the touchpoints, above which users are sampled; 0 for no limit.
 
         Raises:
             WindowError: The files differ from the manifest.
@@ -77,7 +70,7 @@ class WindowTable:
         listed = [shard for shard in manifest["shards"] if file in ("", shard["file"])]
         rows = sum(shard["rows"] for shard in listed) * dict(SHARES).get(split, 1.0)
         share = min(1.0, most / rows) if most and rows else 1.0
-        # Each shard contains a random sample of the users, so the first shards are a fair sample of the log.
+        # Each shard is a random sample of the users, so the first shards are a fair sample.
         opened = listed[: math.ceil(share * len(listed))]
         parts = [_read(path, shard, spec) for shard in opened]
         if split:
@@ -86,29 +79,27 @@ class WindowTable:
             of_opened = share * len(listed) / len(opened)
             drawn = [_of_users(part, lambda users: fractions_of(users, "held out")) < of_opened for part in parts]
             parts = [part.filter(pa.array(kept)) for part, kept in zip(parts, drawn, strict=True)]
-        # The Arrow schemas of two shards may differ in whether a column may contain nulls. "default" accepts both.
+        # Two shards may differ in whether a column may contain nulls. "default" accepts both.
         steps = pa.concat_tables(parts, promote_options="default")
         return cls(steps, _rows(steps, spec), spec, manifest["log_fingerprint"], share)
 
     def is_in(self, split: str) -> NDArray[np.bool_]:
-        """Return a mask of the rows whose user belongs to a split ("train", "val" or "test")."""
+        """Return a mask of the rows whose user belongs to a split."""
         return (self.rows["split"] == split).to_numpy()
 
     def windows(self, split: str, targets: bool = False) -> WindowBatch:
-        """Build one window for each touchpoint of a split, with the information that a server had at that decision."""
+        """Build one window for each touchpoint of a split."""
         return WindowBatch.from_steps(self._steps(split), None, self.spec, targets)
 
     def on_demand(self, split: str, targets: bool = False) -> StepWindows:
-        """Like `windows`, but each window is built only when it is read, so that few of them are in memory."""
+        """Like `windows`, but each window is built only when it is read."""
         steps = self._steps(split)
         return StepWindows(steps, np.arange(len(steps)), self.spec, targets)
 
     def tiles(self, split: str) -> WindowBatch:
         """Build windows for training: each touchpoint of a split is a valid target in exactly one of them.
 
-        Each journey is cut into consecutive windows. If a window shows a touchpoint that was recorded too late for a
-        later decision in it, training must ignore this decision there (see `Targets`). The decision gets one more
-        window, which ends with it.
+        A decision gets its own window if another window shows it a touchpoint that was recorded later.
         """
         steps, rows = self._steps(split), self.rows[self.is_in(split)]
         chosen = tile_ends(rows["step"].to_numpy(), self.spec.window)
@@ -117,8 +108,7 @@ class WindowTable:
             return batch
         batch, _ = self._with_targets(steps, chosen | (uses == 0))
         assert batch.targets is not None
-        # The added windows overlap with the others. If a touchpoint is a valid target in two windows, keep only the
-        # first.
+        # Keep a touchpoint as a valid target only once, because the added windows overlap with the others.
         valid_N = np.flatnonzero(batch.targets.valid_N)
         _, first = np.unique(batch.targets.touchpoint_N[valid_N], return_index=True)
         once_N = np.zeros(len(batch.targets.valid_N), dtype=np.bool_)
@@ -126,11 +116,7 @@ class WindowTable:
         return replace(batch, targets=replace(batch.targets, valid_N=once_N))
 
     def reference(self, share: float) -> pd.DataFrame:
-        """Return a sample of the training touchpoints, with which the drift monitor compares new data.
-
-        The sample contains a `share` of the touchpoints of each training user, with user id, context and static
-        columns.
-        """
+        """Return a `share` of each training user's touchpoints, with which the drift monitor compares new data."""
         drawn = stretches(self.rows.loc[self.is_in("train"), "user_id"], share)
         columns = ["user_id", *(column.name for column in (*self.spec.context, *self.spec.static))]
         return _frame(self._steps("train").select(columns).filter(pa.array(drawn)))
@@ -139,14 +125,14 @@ class WindowTable:
         return self.steps.filter(pa.array(self.is_in(split)))
 
     def _with_targets(self, steps: pa.Table, chosen: NDArray[np.bool_]) -> tuple[WindowBatch, NDArray[np.int64]]:
-        """Build the windows that end with the `chosen` steps; also return how often each step is a valid target."""
+        """Build the windows that end with the `chosen` steps, and count each step's valid targets."""
         batch = WindowBatch.from_steps(steps, np.flatnonzero(chosen), self.spec, targets=True)
         assert batch.targets is not None
         return batch, np.bincount(batch.targets.touchpoint_N[batch.targets.valid_N], minlength=len(steps))
 
 
 def shards(folder: str | Path) -> tuple[str, ...]:
-    """Return the names of the files (shards) of a windows folder. Each contains a random sample of the users.
+    """Return the names of the files (shards) of a windows folder.
 
     Raises:
         WindowError: The folder or its manifest is missing or invalid.
@@ -208,16 +194,12 @@ def _rows(steps: pa.Table, spec: DatasetSpec) -> pd.DataFrame:
 
 
 def _of_users(steps: pa.Table, of: Callable[[tuple[str, ...]], NDArray[Any]]) -> NDArray[Any]:
-    """Compute a value for each user with `of`, and return the value of the user of each row."""
     users = read.arrow_codes(read.flat(steps["user_id"]), "user_id")
     return of(users.values)[users.codes]
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
-    """Convert an Arrow table to pandas, with plain Python strings in text columns.
-
-    Rows with equal texts share one string object, which saves memory.
-    """
+    """Convert an Arrow table to pandas. Rows with equal texts share one string, which saves memory."""
     frame: pd.DataFrame = table.to_pandas()
     for name, kind in frame.dtypes.items():
         if isinstance(kind, pd.CategoricalDtype):

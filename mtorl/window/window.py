@@ -5,20 +5,13 @@ A window is a sequence of tokens, the last of which belongs to the decision. Tok
 
     x_t = (a_{t-1}, outcomes_{t-1}, time_t, context_t, static user features, stored features_t)
 
-time_t is the hour of the day, and the time since touchpoint t - 1. If an outcome has a time of arrival (`spec.timed`),
-it is 0 in all tokens whose decision came before that time. Stored features are fields of the feature views in the data
-set's description, with their newest values from before the decision. A server has stored features only for the current
-decision, so only the last token of a window has them. In training, each token is a decision and has its own stored
-features.
+A server has stored features only for the current decision, so only the last token has them; in training, each token has
+its own.
 
-A window has the last n tokens. Two functions build it, and their results are bit-identical:
+Two functions build a window, and their results are bit-identical:
 
     WindowBatch.from_steps(steps, rows, spec)  offline: rows of a sorted log; vectorised
     WindowBatch.from_instances(items, spec)    online: the JSON that `instance_from_history` builds from stored history
-
-`history.py` defines which touchpoints are in the history of a decision. If the history has k touchpoints, the window
-has T = min(k + 1, n) tokens. If k < n, the first token is the start of the journey, and its previous outcomes are 0. If
-k = n, the window begins later in the journey, and the context of the oldest touchpoint is left out.
 
 Shape suffixes: B windows, N tokens of all windows one after the other.
 """
@@ -44,7 +37,7 @@ from mtorl.runtime.validation import short
 from mtorl.window import messages
 from mtorl.window.history import Timeline, history_slice, journey_gap_us
 
-# Stands for the time of arrival of an outcome that has not arrived.
+# Arrival time of an outcome that has not arrived.
 _NEVER = np.iinfo(np.int64).max
 
 HISTORY, STATIC = "user_history", "user_static"
@@ -67,20 +60,16 @@ since 1970.
 
 @dataclass(frozen=True)
 class Targets:
-    """The outcomes at each token of some windows, including the last token; for training and evaluation only.
+    """The outcomes at each token of some windows, for training and evaluation only.
 
-    A window contains what was known at its *last* token. If a touchpoint was recorded late, earlier decisions were made
-    without it, although the window shows it. Nothing is learned from such decisions (`valid_N` is False).
-
-    The action head imitates only the policy that wrote the log. If it imitated our own decisions (`collected_N`), each
-    training would reinforce the choices of the previous model.
+    If the action head imitated our own decisions, each training would reinforce the previous model's choices.
 
     Attributes:
         channel_N: Logged channel, as its position in spec.channels.
-        outcomes: Outcomes by name; `spec.window_outcomes` lists them.
-        touchpoint_N: Row of the log with the touchpoint that the token describes.
-        valid_N: False if the decision was made without a touchpoint that the window shows to the token.
-        collected_N: Whether one of our own policies made the decision, not the policy that wrote the log.
+        outcomes: Outcomes by name (`spec.window_outcomes`).
+        touchpoint_N: Row of the log with the token's touchpoint.
+        valid_N: False if the window shows a touchpoint that was recorded after the token's decision.
+        collected_N: Whether one of our own policies made the decision.
     """
 
     channel_N: Ints
@@ -108,13 +97,13 @@ class WindowBatch:
         length_B: Number of tokens of each window.
         prev_channel_N: Previous channel, as its position in spec.channels; len(spec.channels) at the start of a
             journey.
-        prev_outcomes: Outcomes of the previous touchpoint, by name (`spec.window_outcomes`).
+        prev_outcomes: Outcomes of the previous touchpoint, by name.
         time: hour_of_day and recency_hours of each token; recency_hours is NaN at the start of a journey.
-        context: N values for each column, one for each token.
-        static: B values for each column, one for each window.
-        features: Stored features: N values for each column, null if unknown.
-        row_N: Number of the window to which each token belongs.
-        step_N: Position of each token in its window; the first token has 0.
+        context: N values for each column.
+        static: B values for each column.
+        features: Stored features: N values for each column.
+        row_N: Number of each token's window.
+        step_N: Position of each token in its window, from 0.
     """
 
     length_B: Ints
@@ -159,7 +148,7 @@ class WindowBatch:
         """Build windows from JSON, as a server does for each request.
 
         Raises:
-            WindowError: An instance is malformed; the error has the `index` of the instance.
+            WindowError: An instance is malformed; the error has its `index`.
         """
         code = {name: i for i, name in enumerate(spec.channels)}
         start = len(spec.channels)
@@ -177,7 +166,7 @@ class WindowBatch:
                 length = len(previous)
                 if not 1 <= length <= spec.window:
                     raise WindowError(f"instance {i}: {length} tokens; a window has 1 to {spec.window}", i)
-                # Null marks the start of a journey, which only the first token of a window can be.
+                # Null marks the start of a journey, which only the first token can be.
                 channels.append(start if previous[0] is None else code[previous[0]])
                 channels.extend([code[name] for name in previous[1:]])
                 lengths.append(length)
@@ -202,8 +191,7 @@ class WindowBatch:
         channel_N = np.array(channels, dtype=np.int64)
         at_N = read.json_numbers(at, "timestamp", row_N, null=False)
         before_N = read.json_numbers(before, "prev_timestamp", row_N)
-        # Each previous touchpoint needs a time that is not after its token. A NaN fails the comparison, so it is
-        # rejected too.
+        # A time must not be after its token. NaN fails the comparison, so it is rejected too.
         untimely_N = np.isnan(before_N) != (channel_N == start)
         untimely_N |= (channel_N != start) & ~(before_N <= at_N)
         if untimely_N.any():
@@ -224,10 +212,7 @@ class WindowBatch:
         """Build the windows that end with the given rows of a log.
 
         Args:
-            steps: Touchpoints grouped by user and sorted by time, without ties. The columns are user_id, timestamp,
-                channel, `spec.window_outcomes`, the times of `timed` outcomes, and the context, static and feature
-                columns. Optional columns: created_timestamp, if rows may have been recorded late, and collected, which
-                marks decisions by policies of this project.
+            steps: Touchpoints grouped by user and sorted by time, without ties.
             rows: Rows of the log, in any order; None for all rows.
             targets: Whether to add the outcomes at each token, for training and evaluation.
 
@@ -259,7 +244,7 @@ class WindowBatch:
             collected_P = read.arrow_flags(steps, COLLECTED)
             labels = Targets(channel_P[tokens.own_N], own, tokens.own_N, tokens.valid_N, collected_P[tokens.own_N])
         at_N = timeline.time_P[tokens.own_N]
-        # `prev_N` is -1 at the start of a journey. It selects the last value, which is appended here.
+        # At the start of a journey, `prev_N` is -1, which selects the appended value.
         before_N = np.append(timeline.time_P.astype(np.float64), np.nan)[tokens.prev_N]
         previous = {name: np.append(values_P, 0.0)[tokens.prev_N] for name, values_P in outcomes_P.items()}
         for name, column_name in spec.outcome_times.items():
@@ -278,11 +263,7 @@ class WindowBatch:
 
 
 def _known_at(values: Values, own_N: Ints, length_B: Ints | None) -> Values:
-    """Return the values of a stored feature at the log rows `own_N` of some tokens.
-
-    If `length_B` is given, all tokens except the last of each window get null, because a server does not know stored
-    features of earlier tokens.
-    """
+    """Return the values of a stored feature at some tokens; with `length_B`, only at the last token of each window."""
     of_tokens = read.take(values, own_N)
     if length_B is None:
         return of_tokens
@@ -294,30 +275,23 @@ def _known_at(values: Values, own_N: Ints, length_B: Ints | None) -> Values:
 
 
 def _clock(at_N: Floats, before_N: Floats) -> dict[str, Floats]:
-    """Return the hour of the day (UTC), and the hours since the user's previous touchpoint.
-
-    The hours since the previous touchpoint are NaN if there is none.
-    """
     return {"hour_of_day": at_N % DAY_US / HOUR_US, "recency_hours": (at_N - before_N) / HOUR_US}
 
 
 def history_columns(spec: DatasetSpec) -> tuple[str, ...]:
-    """Return the names of the columns of a user's history, except hist_timestamp.
-
-    Each column is a list with one value for each touchpoint, oldest first. Times are in microseconds, or null.
-    """
+    """Return the columns of a user's history, except hist_timestamp: lists with one value per touchpoint."""
     names = ("channel", *spec.window_outcomes, *spec.outcome_times.values(), *(c.name for c in spec.context))
     return tuple(f"hist_{name}" for name in names)
 
 
 def outcome_columns(spec: DatasetSpec) -> Mapping[str, float]:
-    """Return the columns of a user's history that contain outcomes, with their values before an outcome arrives."""
+    """Return the history columns that contain outcomes, with their values before an outcome arrives."""
     times = dict.fromkeys(spec.outcome_times.values(), math.nan)
     return {f"hist_{name}": value for name, value in {**dict.fromkeys(spec.window_outcomes, 0.0), **times}.items()}
 
 
 def history_types(spec: DatasetSpec) -> dict[str, Literal["float64", "string"]]:
-    """Return the columns of a user's history, with the type of their values. hist_timestamp comes first."""
+    """Return the columns of a user's history with their types, hist_timestamp first."""
     texts = {"hist_channel", *(f"hist_{c.name}" for c in spec.context if c.kind == "categorical")}
     names = dict.fromkeys(("hist_timestamp", *history_columns(spec)))
     return {name: "string" if name in texts else "float64" for name in names}
@@ -334,13 +308,10 @@ def instance_from_history(
     """Build the window of a decision as JSON, from the user's stored history.
 
     Args:
-        history: The user's hist_* lists from the feature store, oldest first, with hist_timestamp in microseconds since
-            1970. NaN, and "" in a list of text, mean null. For an unknown user, lists are missing or null. Only the
-            current journey is used, and of it at most the newest `spec.window` touchpoints before `at`.
-        context: Context columns of the current opportunity. Other entries are ignored.
-        static: Static columns of the user.
+        history: The user's hist_* lists, oldest first, with hist_timestamp in microseconds since 1970. For an unknown
+            user, lists are missing or null.
         at: Time of the decision, microseconds since 1970.
-        stored: Fields of feature views from the feature store; see `stored_features`.
+        stored: Fields of feature views from the feature store.
 
     Raises:
         WindowError: Lists differ in length, times are missing or not in order, or a required context value is missing.
@@ -359,7 +330,7 @@ def instance_from_history(
     times = times[visible]
     outcomes = {name: read.as_json(columns[f"hist_{name}"]) for name in spec.window_outcomes}
     for name, column_name in spec.outcome_times.items():
-        # An outcome is visible to a token only if it arrived before the decision of that token, like in training.
+        # A token sees an outcome only if it arrived before that token's decision, as in training.
         known = zip(outcomes[name], read.as_json(columns[f"hist_{column_name}"]), [*times, at][1:], strict=True)
         outcomes[name] = [0.0 if when is None or when >= decided else value for value, when, decided in known]
     instance: Instance = {
@@ -391,9 +362,7 @@ def _absent(index: int, key: object, spec: DatasetSpec) -> Message:
 
 
 def stored_features(stored: Mapping[str, Any], spec: DatasetSpec) -> dict[str, Any]:
-    """Convert fields from the feature store to the stored features of a decision, by name (`spec.feature_columns`).
-
-    A missing value becomes null or 0.0, as the description of the data set defines.
+    """Convert fields from the feature store to the stored features of a decision, by name.
 
     Raises:
         WindowError: A field with one value for each channel has another number of values.

@@ -9,7 +9,7 @@ from pipelines.profile import CLUSTER, Profile
 
 
 def compile_all(folder: Path, profile: Profile = CLUSTER) -> list[Path]:
-    """Compile each pipeline into a YAML file in `folder`, and return the paths. The output is deterministic."""
+    """Compile each pipeline into a YAML file in `folder`, and return the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for build in PIPELINES.values():

@@ -1,14 +1,10 @@
 """Writes the hyper-parameter search of `mtorl search` as a Katib experiment, with one Kubernetes Job per trial.
 
-Katib (kubeflow.org/v1beta1, 0.19) proposes settings by TPE, starts a Job for each and reads `validation_loss=...` from
-the output of `mtorl trial`. Three choices follow from the way Katib works:
+Katib (kubeflow.org/v1beta1, 0.19) needs these choices:
 
-- The container has a `command`. Katib's webhook wraps this command into a shell to capture its output. Without a
-  command, Katib would query the image's registry for the entry point. The webhook joins arguments without quotes, so no
-  value may need quotes.
-- The metric of a trial is the latest value in the output, which belongs to the weights that training keeps.
-- Early stopping is off. Katib would run it as a second container without a security context, which Kubernetes refuses
-  in a namespace with the Pod Security Standard "restricted".
+- The container has a `command`, because Katib would otherwise query the image's registry.
+- No argument may need quotes, because Katib joins the arguments into a shell command.
+- Early stopping is off, because restricted namespaces refuse its container.
 """
 
 from pathlib import Path
@@ -37,8 +33,7 @@ def write(path: Path, windows: str, trials: int, parallel: int, epochs: int, see
     """Write the manifest of the search. Raises InputError if Katib can't run it.
 
     Args:
-        windows: Path of the folder with the training windows, inside a pod.
-        parallel: Number of trials that run at the same time.
+        windows: Folder with the training windows, as a path inside a pod.
     """
     if parallel > trials:
         raise InputError(f"parallel must be at most trials, got {parallel} and {trials}")
@@ -101,7 +96,6 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 
 def _job(command: list[str]) -> dict[str, Any]:
-    """Build the Job of a trial. It can read the data volume and write to /tmp, and has no API token."""
     settings = [f"--set={p.name}=${{trialParameters.{p.name}}}" for p in SPACE]
     resources = on_cluster(gpus=0).training
     container = {
@@ -111,7 +105,7 @@ def _job(command: list[str]) -> dict[str, Any]:
         "args": [*command, *settings],
         "resources": {
             "requests": {"cpu": resources.cpu, "memory": resources.memory},
-            # A trial trains with a single thread, so the larger CPU limit of a training step would be unused.
+            # A trial trains with a single thread, so a larger CPU limit would be unused.
             "limits": {"cpu": "2", "memory": resources.memory},
         },
         "securityContext": CONTAINER_SECURITY,

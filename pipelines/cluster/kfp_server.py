@@ -1,10 +1,4 @@
-"""Uploads pipelines to a Kubeflow Pipelines server through the KFP SDK, and reports errors in one line.
-
-    client = connect("https://kubeflow.example.com/pipeline", "mtorl", token)
-    print(upload(client, Path("manifests/pipelines/compiled/mtorl-train.yaml")).version)
-
-To start runs, or to see their logs and results, use the `kfp` command or the user interface (docs/pipelines.md).
-"""
+"""Uploads pipelines to a Kubeflow Pipelines server through the KFP SDK."""
 
 import contextlib
 import hashlib
@@ -24,7 +18,7 @@ from mtorl.runtime.errors import InputError
 
 
 class ServerError(RuntimeError):
-    """Raised if the server can't be reached or refuses a call. The message tells the user what to do."""
+    """Raised if the server can't be reached or refuses a call."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +26,7 @@ class Uploaded:
     """An uploaded version of a pipeline.
 
     Attributes:
-        version: Name of the version, which contains a hash of the file's content.
+        version: Name of the version, which contains a hash of the file.
         new: False if the server already had this version.
     """
 
@@ -43,8 +37,6 @@ class Uploaded:
 def connect(endpoint: str, namespace: str, token: str) -> Any:
     """Connect to a Kubeflow Pipelines server, and return the `kfp.Client`.
 
-    If an argument is empty, the SDK uses its own environment variables, files and kubeconfig.
-
     Raises:
         ServerError: The server does not answer, is no Kubeflow Pipelines server, or needs a namespace.
     """
@@ -53,7 +45,7 @@ def connect(endpoint: str, namespace: str, token: str) -> Any:
 
         client = Client(host=endpoint or None, namespace=namespace or "kubeflow", existing_token=token or None)
         multi_user = client.get_kfp_healthz(sleep_duration=1).multi_user
-    # A proxy has answered with its login page, which the SDK parses as an empty answer.
+    # A proxy has answered with its login page.
     if multi_user is None:
         raise ServerError(
             f"{endpoint or 'the endpoint that the KFP SDK has found'}: the answer is not from Kubeflow Pipelines. "
@@ -77,7 +69,7 @@ def upload(client: Any, path: Path) -> Uploaded:
 
 
 def pipeline_name(path: Path) -> str:
-    """Read the name of a compiled pipeline. Raises InputError if the file is not a compiled pipeline."""
+    """Read the name of a compiled pipeline. Raises InputError for another kind of file."""
     try:
         spec = next(yaml.load_all(path.read_text(), yaml.CSafeLoader))
         return str(spec["pipelineInfo"]["name"])
@@ -86,23 +78,20 @@ def pipeline_name(path: Path) -> str:
 
 
 def find_pipeline(client: Any, name: str) -> str:
-    """Return the id of the pipeline with the given name; "" if there is none.
-
-    The SDK's own function `get_pipeline_id` ignores the namespace.
-    """
+    """Return the id of the pipeline with the given name, or "". The SDK's `get_pipeline_id` ignores the namespace."""
     found = client.list_pipelines(filter=_named(name), namespace=client.get_user_namespace() or None).pipelines
     return str(found[0].pipeline_id) if found else ""
 
 
 def find_version(client: Any, pipeline_id: str, version: str) -> str:
-    """Return the id of the pipeline version with the given name; "" if there is none."""
+    """Return the id of the pipeline version with the given name, or ""."""
     found = client.list_pipeline_versions(pipeline_id, filter=_named(version)).pipeline_versions
     return str(found[0].pipeline_version_id) if found else ""
 
 
 @contextmanager
 def kfp_calls(endpoint: str = "") -> Iterator[None]:
-    """Hide the SDK's output during the block, and convert its errors into a ServerError with a one-line message."""
+    """Hide the SDK's output during the block, and convert its errors into a ServerError."""
     from kfp_server_api import ApiException
     from urllib3.exceptions import HTTPError
 
@@ -130,7 +119,6 @@ _NEW_TOKEN = (
     "kubectl -n NAMESPACE create token default-editor --audience pipelines.kubeflow.org"
 )
 _HINTS = {401: f"{_NEW_TOKEN}. ", 403: f"check --namespace; or {_NEW_TOKEN}. "}
-# At most this many characters of the server's message are shown.
 _SHOWN = 300
 
 
@@ -149,10 +137,7 @@ def _named(name: str) -> str:
 
 
 def _create_pipeline(client: Any, name: str) -> str:
-    """Create a pipeline that has no version yet, and return its id.
-
-    The SDK's function `upload_pipeline` would also create a version with the same name as the pipeline.
-    """
+    """Create a pipeline without a version, which the SDK's `upload_pipeline` can't do."""
     from kfp_server_api import V2beta1Pipeline
 
     pipeline = V2beta1Pipeline(display_name=name, namespace=client.get_user_namespace() or None)

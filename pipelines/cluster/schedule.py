@@ -1,12 +1,7 @@
 """Sets up the recurring runs of a YAML file on a Kubeflow Pipelines server.
 
-    for name, change in apply(client, Schedule.load(Path("manifests/pipelines/schedule.yaml"))).items():
-        print(name, change)
-
-A second call with the same file changes nothing. KFP can enable or disable a recurring run, but not change it. So
-`apply` creates a disabled replacement, deletes the old run, and then enables the replacement. If a call is interrupted,
-the next call completes it. KFP has no labels, so `apply` recognises its own recurring runs by their description, which
-contains the schedule's name and a digest of the run's settings.
+KFP can't change a recurring run, so `apply` creates a replacement. `apply` recognises its own recurring runs by their
+description, because KFP has no labels.
 """
 
 from __future__ import annotations
@@ -32,7 +27,7 @@ _MARK = re.compile(r"Made by `mtorl pipeline schedule` of (\S+); content (\w+)\.
 
 def _cron(text: str) -> str:
     fields = text.split()
-    # Reject a sixth field, because KFP would accept it, and read the first field as seconds.
+    # Reject a sixth field, because KFP would read the first field as seconds.
     if len(fields) != 5:
         raise ValueError(f"expected minute hour day month weekday, such as '0 3 * * *' for 03:00, got {text!r}")
     return " ".join(fields)
@@ -86,7 +81,7 @@ def apply(client: Any, schedule: Schedule) -> dict[str, str]:
 
     Raises:
         InputError: The server lacks a pipeline or version, or a recurring run of another creator has the same name.
-        ServerError: The server refused a change. Earlier changes are kept, and the next call makes the remaining ones.
+        ServerError: The server refused a change. Earlier changes are kept.
     """
     with kfp_calls():
         there = _recurring_runs(client)
@@ -116,8 +111,7 @@ def apply(client: Any, schedule: Schedule) -> dict[str, str]:
 def _apply(client: Any, wanted: Any, there: Sequence[Any]) -> str:
     enabled = wanted.mode == "ENABLE"
     same = [one for one in there if _mark(one)[1] == _mark(wanted)[1]]
-    # An interrupted call may have left a disabled recurring run next to an older one. Create it again, because enabling
-    # it would repeat runs that the older one has already started.
+    # Recreate a replacement that an interrupted call has left disabled, because enabling it would repeat runs.
     keep = next((one for one in same if _is_on(one) == enabled or len(there) == 1), None)
     what = "unchanged"
     if keep is None:
@@ -136,10 +130,7 @@ def _apply(client: Any, wanted: Any, there: Sequence[Any]) -> str:
 
 
 def _wanted(client: Any, schedule: Schedule, run: RecurringRun) -> Any:
-    """Build the recurring run that the server should have.
-
-    The SDK's own function `create_recurring_run` is not used, because it always sets a fixed version of the pipeline.
-    """
+    """Build the recurring run. The SDK's `create_recurring_run` can't leave the pipeline's version open."""
     import kfp_server_api as api
 
     pipeline_id = find_pipeline(client, run.pipeline)
@@ -159,7 +150,7 @@ def _wanted(client: Any, schedule: Schedule, run: RecurringRun) -> Any:
             pipeline_id=pipeline_id, pipeline_version_id=version_id
         ),
         runtime_config=api.V2beta1RuntimeConfig(parameters=parameters),
-        # KFP's format has one more field at the beginning, the seconds.
+        # KFP's cron format begins with one more field, the seconds.
         trigger=api.V2beta1Trigger(cron_schedule=api.V2beta1CronSchedule(cron=f"0 {run.cron}")),
         mode="ENABLE" if run.enabled else "DISABLE",
         max_concurrency="1",
@@ -168,7 +159,6 @@ def _wanted(client: Any, schedule: Schedule, run: RecurringRun) -> Any:
 
 
 def _recurring_runs(client: Any) -> list[Any]:
-    """List all recurring runs of the namespace, the oldest first."""
     found: list[Any] = []
     token = ""
     while True:
@@ -181,10 +171,7 @@ def _recurring_runs(client: Any) -> list[Any]:
 
 
 def _mark(one: Any) -> tuple[str, str]:
-    """Return the name of the schedule that created a recurring run, and the digest of the run's settings.
-
-    Both are "" if another program or a person has created the run.
-    """
+    """Return the creating schedule's name and the settings' digest, or ("", "")."""
     found = _MARK.search(one.description or "")
     return (found[1], found[2]) if found else ("", "")
 
@@ -194,6 +181,6 @@ def _is_on(one: Any) -> bool:
 
 
 def _delete(client: Any, one: Any) -> None:
-    # By default, Kubernetes would also stop active runs that the recurring run has started.
+    # By default, Kubernetes would also stop active runs.
     service = client.recurring_runs
     service.recurring_run_service_delete_recurring_run(one.recurring_run_id, propagation_policy="ORPHAN")

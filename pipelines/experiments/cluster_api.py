@@ -1,14 +1,6 @@
 """Reads and writes experiments through the Kubernetes API server: their objects, and the ConfigMap for the routers.
 
-    config_map = api.in_force()
-    api.entries(config_map)["spring"].experiment     # read from the key spring.yaml
-    api.write(config_map, {"spring": experiment})    # only if the ConfigMap has not changed since it was read
-    api.switch_off(config_map, "spring")             # adds the key spring.off; spring.yaml may be invalid
-
-The ConfigMap has one key for each active experiment. The kill switch is a separate key, so that it works even if the
-experiment's own key is invalid. Only the operator writes the ConfigMap, but a person may add a kill switch while no
-operator runs. An annotation contains a digest of each key as the operator wrote it, so that manual changes can be
-detected.
+The kill switch is a separate key of the ConfigMap, so that it works even if the experiment's own key is invalid.
 """
 
 import contextlib
@@ -38,7 +30,6 @@ SUFFIX = ".yaml"
 OFF = ".off"
 """Suffix of the ConfigMap keys that switch an experiment off. The key's content does not matter."""
 _SWITCHED_OFF = "switched off; the operator wrote this"
-# Annotation with the digest of each key that the operator wrote.
 _WRITTEN = f"{GROUP}/written"
 _SECONDS = (2.0, 3.0)
 log = logging.getLogger(__name__)
@@ -57,12 +48,12 @@ class Entry(NamedTuple):
 
     @property
     def switched_off(self) -> bool:
-        """Return whether the kill switch is on, either by the separate key or by `enabled: false` in the experiment."""
+        """Return whether the kill switch is on."""
         return self.off is not None or (self.experiment is not None and not self.experiment.enabled)
 
 
 class ClusterApi(KubernetesApi):
-    """A client of the Kubernetes API server for one namespace and its ConfigMap of active experiments."""
+    """A client of the Kubernetes API server for the experiments of one namespace."""
 
     tables: Path | None = Path("/etc/mtorl/budgets")
     """Folder of the budget tables to which experiments refer."""
@@ -96,11 +87,7 @@ class ClusterApi(KubernetesApi):
         return self.create("configmaps", body)
 
     def entries(self, config_map: Object | None) -> dict[str, Entry]:
-        """Parse the experiments in the ConfigMap, by the name of their object.
-
-        If a person has removed a key that the operator wrote, the entry's experiment is None, as if its text were
-        invalid.
-        """
+        """Parse the experiments in the ConfigMap, by the name of their object. A removed key counts as invalid."""
         if config_map is None:
             return {}
         written, data = _written(config_map), config_map.get("data") or {}
@@ -134,7 +121,6 @@ class ClusterApi(KubernetesApi):
                 data.pop(key, None)
             else:
                 data[key] = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-            # If the experiment is disabled, its kill switch key may stay, because it has the same effect.
             if experiment is None or experiment.enabled:
                 data.pop(owner + OFF, None)
             for one in (key, owner + OFF):
@@ -159,11 +145,7 @@ class ClusterApi(KubernetesApi):
         return self.apply_config_map({"metadata": {**metadata, "annotations": annotations}, "data": data})
 
     def end_orphans(self) -> list[str]:
-        """Switch off the active experiments whose object was deleted, and return their names.
-
-        All users then get the incumbent. After a promotion, this is the promoted challenger. If a person has copied an
-        experiment to a key with another name, the copy is removed.
-        """
+        """Switch off the active experiments whose object was deleted, and return their names."""
         config_map = self.in_force()
         changes: dict[str, Experiment | None] = {}
         for owner, entry in self.entries(config_map).items():
@@ -175,7 +157,7 @@ class ClusterApi(KubernetesApi):
         return list(changes)
 
     def write_event(self, found: Mapping[str, Any], reason: str, message: str, warning: bool = False) -> None:
-        """Write an event for `kubectl describe`. A failure is only logged, because the event is also in the history."""
+        """Write an event for `kubectl describe`. A failure is only logged."""
         metadata = found["metadata"]
         body = {
             "apiVersion": "events.k8s.io/v1",
@@ -209,14 +191,13 @@ def micro_time() -> str:
 
 @lru_cache(maxsize=512)
 def _read(text: str, tables: Path | None, off: bool) -> Experiment:
-    """Parse an experiment. Results are cached, because the same texts are parsed every second and rarely change."""
+    """Parse an experiment. A cache helps, because the same texts are parsed every second."""
     if off:
         return _read(text, tables, False).replace(enabled=False)
     return Experiment.from_yaml(text, tables)
 
 
 def _written(config_map: Object) -> dict[str, Any]:
-    """Return the digest of each key that the operator wrote, from the annotation; empty if it is damaged."""
     try:
         found = json.loads((config_map["metadata"].get("annotations") or {}).get(_WRITTEN, "{}"))
     except ValueError:

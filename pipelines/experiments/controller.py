@@ -1,10 +1,7 @@
 """Applies moves to an experiment, both those that people request and those of the ramp.
 
-    act(store, "kill", by="person", reason="clicks are gone", at=time.time())
-    step = next_step(store, read_evidence, time.time())         # polled by `mtorl experiment run` and the operator
-
-A move reads the definition and the history, appends an event to the history, and then writes the resulting active
-experiment. A crash at any point is safe: if the active experiment was not written yet, the next call writes it.
+A move appends an event to the history before it writes the active experiment. After a crash in between, the next call
+writes the active experiment.
 """
 
 import math
@@ -35,13 +32,13 @@ class ExperimentStore(Protocol):
 
     @property
     def name(self) -> str:
-        """Name of the file or object that contains the definition, for messages."""
+        """Name of the file or object with the definition."""
 
     def definition(self) -> Experiment:
         """Read the definition that people wrote. Raises ExperimentError if it is invalid."""
 
     def switched_off(self) -> bool:
-        """Return whether the definition has `enabled: false`. This works even if its other fields are invalid."""
+        """Return whether the definition has `enabled: false`, even if it is otherwise invalid."""
 
     def events(self) -> list[history.Event]:
         """Read the history, the oldest event first. Raises HistoryError if it can't be read."""
@@ -50,10 +47,10 @@ class ExperimentStore(Protocol):
         """Append an event to the history durably. The caller holds the lock."""
 
     def last_in_force(self) -> Experiment | None:
-        """Read the active experiment; None if there is none, or it can't be read."""
+        """Read the active experiment; None if there is no valid one."""
 
     def apply_experiment(self, experiment: Experiment) -> None:
-        """Make this the active experiment, unless it is already the active one. The caller holds the lock."""
+        """Make this the active experiment. The caller holds the lock."""
 
     def locked(self) -> AbstractContextManager[None]:
         """Lock the storage against other writers during the block."""
@@ -73,12 +70,8 @@ def state(store: ExperimentStore) -> tuple[Experiment, State]:
 def follows(name: str, experiment: Experiment, events: Sequence[history.Event]) -> State:
     """Compute the state of an experiment from its history.
 
-    Args:
-        name: Name of the file or object, for messages.
-
     Raises:
-        ExperimentError: The definition changes a field that may not change after the start, or would revert a
-            promotion.
+        ExperimentError: The definition changes a field that may not change, or would revert a promotion.
     """
     found = history.state_of(events, experiment)
     if found.fixed is not None and (changed := fixed_changes(found.fixed, experiment)):
@@ -89,10 +82,7 @@ def follows(name: str, experiment: Experiment, events: Sequence[history.Event]) 
 
 
 def would_revert(promotion: history.Promoted, experiment: Experiment) -> Message:
-    """Build the error message for a definition that would silently revert a promotion.
-
-    The message contains the line that the definition should have for the incumbent's arm.
-    """
+    """Build the error message for a definition that would silently revert a promotion."""
     given = experiment.arm(INCUMBENT)
     kept = given.model_dump(mode="json", include={"name", "weight", "explore"})
     arm = {name: value for name, value in {**kept, **promotion.incumbent}.items() if value is not None}
@@ -105,8 +95,7 @@ def would_revert(promotion: history.Promoted, experiment: Experiment) -> Message
 def apply_experiment(store: ExperimentStore) -> Experiment:
     """Compute the active experiment from the definition and the history, write it, and return it.
 
-    Raises the same errors as `state`. Before that, `enabled: false` is still applied, so that an invalid definition can
-    be switched off.
+    Raises the same errors as `state`. An invalid definition with `enabled: false` is still switched off.
     """
     with store.locked():
         try:
@@ -139,8 +128,7 @@ def act(
 
     Raises:
         IllegalEvent: The event is not allowed in the current state.
-        ExperimentError: The definition is invalid. A kill, rollback or hand-over does not raise this error, but is
-            applied to the active experiment.
+        ExperimentError: The definition is invalid. A kill, rollback or hand-over is applied nevertheless.
         HistoryError: The history can't be read. A kill is applied, but not recorded.
     """
     with store.locked():
@@ -158,7 +146,6 @@ def act(
             store.apply_experiment(in_use.replace(enabled=False))
             raise history.HistoryError(messages.KILL_NOT_WRITTEN(fault=str(error))) from None
         if kind == "kill" and (found := history.state_of(store.events(), experiment)).killed:
-            # A second kill changes nothing.
             serving = in_force(experiment, found)
             store.apply_experiment(serving)
             return serving
@@ -171,13 +158,11 @@ def next_step(
 ) -> Move | Hold:
     """Make the next move of the ramp, or return the reasons to wait.
 
-    Reading a large log takes minutes, so the store is not locked meanwhile, and the kill switch need not wait. If the
-    experiment's state changes during the read, no move is made.
+    The store is not locked while the log is read, so that a kill switch need not wait.
 
     Args:
         now: Present time, in seconds since 1970.
-        reached: Time until which the duration of a stage is measured. It is earlier than `now` if the clock may have
-            jumped forward. By default, it is `now`.
+        reached: Time until which a stage's duration counts, by default `now`; earlier if the clock may have jumped.
     """
     serving = apply_experiment(store)
     experiment, before = state(store)
@@ -199,8 +184,7 @@ def _do(store: ExperimentStore, experiment: Experiment, kind: history.Kind, **ev
     events = store.events()
     try:
         made = history.next_event(events, experiment, kind, **event)
-    # An earlier process may have recorded this event, but crashed before it wrote the active experiment. So write it
-    # now.
+    # An earlier process may have crashed before it wrote the active experiment.
     except history.IllegalEvent:
         store.apply_experiment(in_force(experiment, history.state_of(events, experiment)))
         raise

@@ -1,10 +1,7 @@
 """Generates the definition of the Kubernetes object `Experiment` from the model of the experiment file.
 
-    definition()        # manifests/crds/experiments.yaml, written by scripts/write_schemas.py
-
-`spec` has the fields of an experiment file and `move`, but no name, because the object has a name. Kubernetes requires
-a *structural* schema, without references and alternatives. If a field allows several types, the schema accepts any
-value, and the operator reports invalid ones. Default values are set by the model, not by the API server.
+Kubernetes requires a *structural* schema, without references and alternatives, so fields of several types accept any
+value.
 """
 
 from collections.abc import Mapping
@@ -87,7 +84,7 @@ def _schema() -> dict[str, Any]:
     del spec["properties"]["name"]
     spec["properties"]["move"] = structural(MoveRequest.model_json_schema())
     spec["required"] = [name for name in spec["required"] if name != "name"]
-    # With this default, a manifest in git can omit `enabled`, so applying the manifest never resets the kill switch.
+    # A manifest without `enabled` never resets the kill switch.
     spec["properties"]["enabled"]["default"] = True
     _name_metrics(spec["properties"]["metrics"]["properties"])
     spec["x-kubernetes-validations"] = [
@@ -117,10 +114,6 @@ def _schema() -> dict[str, Any]:
 
 
 def _name_metrics(fields: dict[str, Any]) -> None:
-    """Add rules to the schema that reject metric names which are invalid for every data set.
-
-    Whether the data set has the outcome in the metric's name is checked by the operator.
-    """
     forbidden = ", ".join(f"'{name}'" for name in NO_GAINS)
     fields["primary"]["x-kubernetes-validations"] = [
         {
@@ -225,7 +218,7 @@ def _structural(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> dict[str,
     kinds = [kind for kind in schema.get("anyOf", ()) if kind.get("type") != "null"]
     if len(kinds) == 1:
         made = {**_structural(kinds[0], defs), **described, "nullable": True}
-        # Drop the enum, because the API server does not accept null as one of its values.
+        # The API server does not accept null as a value of an enum.
         if made.pop("enum", None):
             made["maxLength"] = 1_000
         return made

@@ -1,10 +1,4 @@
-"""Reads the evidence on an experiment on a laptop: from its file, its history, the router's log and the ledger.
-
-    findings = findings_or_error(folder, served, since, now)   # for the ramp
-    view = view_of(folder, time.time(), by=["device"])   # for tables and pages: `monitoring.experiments`
-
-This module changes nothing, except that `keep_replay` marks a log as a replay.
-"""
+"""Reads the evidence on an experiment on a laptop: from its file, its history, the router's log and the ledger."""
 
 from __future__ import annotations
 
@@ -38,7 +32,6 @@ from serving.ledger import open_ledger
 from serving.ledger.contract import LedgerUnavailable
 from serving.local.stack import runs
 
-# Seconds to wait for an answer of the ledger.
 _PATIENCE = 1.0
 
 
@@ -57,7 +50,7 @@ def findings_or_error(
     """Read the findings on an experiment from the router's log.
 
     Args:
-        by: Names of columns. The lift is also computed for each value of these columns.
+        by: Columns for whose values the lift is also computed.
 
     Raises:
         LogError: The log or a column can't be used.
@@ -77,7 +70,7 @@ def keep_replay(folder: ExperimentFolder, weights: pd.DataFrame, budget_per_deci
 
     Args:
         weights: Table with `decision_id` and `weight`.
-        budget_per_decision: Budget of each arm, in currency units per decision.
+        budget_per_decision: Currency units per decision, for each arm.
     """
     with replacing(Path(lake_of(folder.state)) / REPLAY) as unfinished:
         weights.assign(budget=budget_per_decision).to_parquet(unfinished)
@@ -92,9 +85,8 @@ def view_of(
     """Build the document of an experiment. If its file or log can't be read, `View.problem` has the reason.
 
     Args:
-        by: Names of columns. The lift is also computed for each value of these columns.
-        findings: Findings that were read recently, by the experiment's version and the start of its stage. For them,
-            the log is not read again.
+        by: Columns for whose values the lift is also computed.
+        findings: Recent findings by version and start of the stage, for which the log is not read again.
 
     Raises:
         ExperimentError: The file is invalid, and there is no active experiment to describe instead.
@@ -148,7 +140,6 @@ def _commands(folder: ExperimentFolder, experiment: Experiment) -> dict[str, str
 
 
 def _spend(folder: ExperimentFolder, served: Experiment) -> list[Spend] | None:
-    """Read the balances of the router's ledger; None if the ledger does not answer."""
     where = named_by_router(folder.state, "ledger")
     if where is None or ("://" not in where and not Path(where).exists()):
         return None
@@ -195,7 +186,7 @@ def lake_of(place: str | Path) -> str:
     """Return the folder or URI of a lake.
 
     Args:
-        place: State folder of a router, whose lake is returned, or a lake.
+        place: A lake, or the state folder of the router that writes to the lake.
 
     Raises:
         LogError: `place` is neither a router's state folder nor a lake with decisions.

@@ -1,13 +1,6 @@
 """Stores an experiment on a laptop: its file, its history, and the active experiment.
 
-    folder = ExperimentFolder.of(Path("first-day.yaml"))     # the state folder is first-day/, as for `mtorl serve`
-    with folder.locked():
-        folder.append(event)                                 # first-day/history.jsonl, durable
-        folder.apply_experiment(experiment)                  # first-day/experiment.yaml, which the router reads
-
-People write the experiment file, and this module never changes it. To make a move, a process locks the folder, appends
-an event to the history, and writes the active experiment that results from the file and the history. If the process
-crashes before the last step, the next process makes this step.
+People write the experiment file, and this module never changes it.
 """
 
 from __future__ import annotations
@@ -30,7 +23,7 @@ from pipelines import messages
 
 
 def named_by_router(state: Path, name: str) -> str | None:
-    """Read a path, such as that of the lake, from the router's settings; None if no router has run in this folder."""
+    """Read one of the router's settings; None if no router has run in this folder."""
     settings = state / "router.yaml"
     if not settings.exists():
         return None
@@ -41,7 +34,7 @@ def named_by_router(state: Path, name: str) -> str | None:
 
 
 def read_by_router(state: Path) -> list[Path]:
-    """List the experiment files that the router of a state folder reads; empty if no router has run there."""
+    """List the experiment files that the router reads."""
     named = named_by_router(state, "experiment")
     if not named:
         return []
@@ -58,9 +51,8 @@ class ExperimentFolder:
 
     Attributes:
         file: The experiment file, which people write.
-        state: Folder for all other files. It is created when the first one is written.
-        dataset: Description of the data set that the experiment must fit. If it is None, the data set of the router is
-            used, if there is a router.
+        state: Folder for all other files.
+        dataset: Description of the data set that the experiment must fit. None: the router's data set.
     """
 
     file: Path
@@ -69,7 +61,7 @@ class ExperimentFolder:
 
     @classmethod
     def of(cls, file: Path, state: Path | None = None, dataset: Path | str | None = None) -> ExperimentFolder:
-        """Find the files of an experiment. By default, the state folder is the file's path without its suffix."""
+        """Find the files of an experiment. The state folder is by default the file's path without its suffix."""
         return cls(file, state or file.with_suffix(""), dataset)
 
     @property
@@ -79,7 +71,7 @@ class ExperimentFolder:
 
     @property
     def history(self) -> Path:
-        """Path of the history, which has one JSON object per line for each event."""
+        """Path of the history, with one event per line as JSON."""
         return self.state / "history.jsonl"
 
     @property
@@ -91,7 +83,7 @@ class ExperimentFolder:
         """Read the experiment file. Raises ExperimentError if it is invalid, or does not fit the router's data set."""
         experiment = Experiment.load(self.file)
         dataset = self.dataset or named_by_router(self.state, "dataset")
-        # If the data set's folder was removed, skip this check, because a kill must still work.
+        # Skip this check if the data set's folder was removed, because a kill must still work.
         if dataset is not None and Path(dataset).exists():
             try:
                 experiment.check(DatasetSpec.load(dataset))
@@ -100,21 +92,21 @@ class ExperimentFolder:
         return experiment
 
     def switched_off(self) -> bool:
-        """Return whether the file has `enabled: false`. This works even if the rest of the file is invalid."""
+        """Return whether the file has `enabled: false`, even if it is otherwise invalid."""
         try:
             return is_switched_off(self.file.read_bytes())
         except OSError:
             return False
 
     def router_reads_file(self) -> bool:
-        """Return whether the router reads the experiment file itself, and not the file of the active experiment."""
+        """Return whether the router reads the experiment file itself."""
         return any(file.resolve() == self.file.resolve() for file in read_by_router(self.state))
 
     def last_in_force(self) -> Experiment | None:
-        """Read the active experiment; None if there is none, or it can't be read."""
+        """Read the active experiment; None if there is no valid one."""
         try:
             return Experiment.load(self.in_force) if self.in_force.exists() else None
-        # A person has edited the file, or another release has written it. The next move replaces it.
+        # A person has edited the file, or another release has written it.
         except ExperimentError:
             return None
 
@@ -129,10 +121,7 @@ class ExperimentFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the folder against other writers during the block.
-
-        Raises TimeoutError if another process keeps the lock for too long, for example because it was suspended.
-        """
+        """Lock the folder against other writers during the block. Raises TimeoutError if the lock stays held."""
         self.state.mkdir(parents=True, exist_ok=True)
         path = self.state / "history.lock"
         busy = TimeoutError(messages.LOCK_HELD(path=path, seconds=_LOCK_SECONDS))
@@ -144,7 +133,7 @@ class ExperimentFolder:
         with open(self.history, "ab+") as file:
             file.seek(0)
             content = file.read()
-            # Remove an incomplete last line, which a process has left that crashed while it wrote.
+            # Remove an incomplete last line, which a crashed process has left.
             file.truncate(content.rfind(b"\n") + 1)
             file.write(event.line().encode())
             file.flush()
@@ -152,7 +141,7 @@ class ExperimentFolder:
         sync(self.state)
 
     def apply_experiment(self, experiment: Experiment) -> None:
-        """Write the active experiment, unless the file already has this content. The caller holds the lock."""
+        """Write the active experiment durably. The caller holds the lock."""
         content = _HEAD.format(file=self.file.name) + text_with_table(experiment, self.state)
         if self.in_force.exists() and self.in_force.read_bytes() == content.encode():
             return

@@ -1,13 +1,7 @@
 """Moves a promoted model to the incumbent's model server, and restores the previous model after a rollback.
 
-    standing = hand_over(store, servers, others, time.time())
-
-After a promotion, the router at once asks the challenger's server for the incumbent's decisions. Meanwhile, this server
-can't be used for the next challenger. So the hand-over installs the promoted version on the incumbent's server, and the
-router then asks the incumbent's server again.
-
-A mark on the server records the previous and the new version, for a restart or a rollback. Each change is made only
-once, so it never overwrites a later change by a person.
+The challenger's server is then free for the next challenger. Each change is made only once, so it never overwrites a
+later change by a person.
 """
 
 from collections.abc import Iterable
@@ -35,7 +29,7 @@ class Neighbour(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """The progress of a hand-over: after a promotion, the incumbent's server must serve the promoted model."""
+    """The progress of a hand-over."""
 
     done: bool
     """Whether the hand-over is complete."""
@@ -49,11 +43,10 @@ def hand_over(
 
     Args:
         others: Active experiments that may need the same server.
-        late: Whether to hand over a promotion even after the salt was changed, if the promoted challenger is still the
-            incumbent.
+        late: Hand over even after the salt was changed, if the promoted challenger is still the incumbent.
 
     Returns:
-        None if nothing was promoted, or if a new experiment has begun whose incumbent is not the promoted arm.
+        None if nothing was promoted, or if a new experiment has another incumbent.
 
     Raises:
         ExperimentError: The definition is invalid, and there is no active experiment.
@@ -88,8 +81,7 @@ def hand_over(
         mark = Mark(**made, before=target.version, after=source.version)
     if (target.mark, target.version) == (mark, mark.after):
         return _note(store, name, mark, target.problem, now, given)
-    # The change was made, but a manifest from git has undone it. Do not make it again, because it would be undone
-    # again.
+    # A manifest from git would undo the change again.
     if target.mark == mark and servers.applied:
         return Standing(False, messages.NOT_IN_GIT(name=name, served=target.version, after=mark.after))
     if (words := _in_the_way(promotion, servers, name, target, mark, others)) is not None:
@@ -99,7 +91,6 @@ def hand_over(
 
 
 def _present(store: ExperimentStore) -> Experiment:
-    """Read the definition or, if it is invalid, the active experiment."""
     try:
         return state(store)[0]
     except ExperimentError:
@@ -119,10 +110,9 @@ def _note(store: ExperimentStore, name: str, mark: Mark, problem: str, now: floa
         return Standing(False, messages.ROLLING_OUT(**versions, problem=f"; not ready yet: {problem}"))
     done = messages.HANDED_OVER(**versions)
     try:
-        # Record the versions in the history, because the mark is lost if the server is created anew.
+        # Record the versions in the history, because a server that is created anew has no mark.
         served = mark.model_dump() if given is None else {**mark.model_dump(), "endpoint": given}
         act(store, "handed over", by="ramp", reason=done, at=now, served=served)
-    # Another process has rolled the promotion back meanwhile.
     except IllegalEvent as error:
         return Standing(False, prefixed("", error))
     return Standing(True, done)
@@ -173,7 +163,7 @@ def _at_its_endpoint(promotion: Promoted) -> Standing:
 def _in_the_way(
     promotion: Promoted, servers: ModelServers, name: str, target: Served, mark: Mark, others: Iterable[Neighbour]
 ) -> Message | None:
-    """Return why another experiment needs the server's present version; None if no experiment needs it."""
+    """Return why another experiment needs the server's present version, or None."""
     for other, over, before in others:
         if other.name == promotion.event.experiment:
             continue
@@ -193,7 +183,7 @@ def _in_the_way(
 
 
 def _ours(promotion: Promoted, target: Served) -> Mark | None:
-    """Return the mark that this promotion has left on a server; None if it has left none, or it was replaced."""
+    """Return the mark of this promotion on a server, or None."""
     if target.mark is not None:
         same = (target.mark.experiment, target.mark.promotion) == (promotion.event.experiment, _id(promotion))
         return target.mark if same else None

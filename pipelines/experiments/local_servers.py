@@ -1,14 +1,10 @@
 """Changes the models of `mtorl serve` after a promotion or a rollback.
 
-    STATE/models/incumbent.mar                 symlink to the version that is served instead of the run's version
+    STATE/models/incumbent.mar                 symlink to the served version
     STATE/models/incumbent.json                the mark of the newest promotion
     STATE/models/versions/0a1b2c3d4e5f.mar     versions of a promotion, kept even if their run is removed
 
-    for words in settle(folders, run, state, port):  # before the models start
-        print(words)
-    follow_rollbacks(folders, servers)                       # each second while they run
-
-The mark is written before the version is changed. If the process crashes in between, the next call changes the version.
+The mark is written before the version is changed. After a crash in between, the next call changes the version.
 """
 
 import re
@@ -44,8 +40,8 @@ class LocalServers:
 
     Attributes:
         run: Folder of the run whose models are served.
-        state: State folder, with versions that are served instead of those of the run.
-        restart: Restarts the servers, which then serve the changed versions; None if they have not started yet.
+        state: State folder, with versions that replace those of the run.
+        restart: Restarts the servers; None if they have not started yet.
     """
 
     applied: ClassVar[bool] = False
@@ -55,30 +51,26 @@ class LocalServers:
     restart: Callable[[], None] | None = None
 
     def name_at(self, url: str | None) -> str | None:
-        """Return the name of the model that answers at a URL; None if the URL belongs to another server."""
+        """Return the model that answers at a URL, or None."""
         parts = urlsplit(url or "")
         model = _PATH.fullmatch(parts.path)
         here = parts.hostname in ("127.0.0.1", "localhost") and parts.port == self.port
         return model[1] if here and model is not None and f"{model[1]}.mar" in self._archives() else None
 
     def for_incumbent(self, url: str | None) -> str | None:
-        """Return the URL of the incumbent's model in the same run; None if the run has no such model.
-
-        Args:
-            url: URL of the promoted challenger's model.
-        """
+        """Return the URL of the incumbent's model beside a challenger's URL, or None."""
         if url is None or self.name_at(url) is None:
             return None
         own = urlsplit(url)._replace(path=f"/v1/models/{INCUMBENT}:predict").geturl()
         return own if self.name_at(own) is not None else None
 
     def served(self, name: str) -> Served | None:
-        """Return the version served under a name; None if there is none. ArchiveError if a file is unreadable."""
+        """Return the version served under a name, or None. Raises ArchiveError if a file is unreadable."""
         archive = self._archives().get(f"{name}.mar")
         return None if archive is None else Served(version_of(archive), "", self._mark(name))
 
     def serve(self, name: str, version: str, mark: Mark | None = None, instead_of: str | None = None) -> None:
-        """Serve a version under a name, and restart servers that run. Raises OSError if the version can't be copied."""
+        """Serve a version under a name, and restart running servers. Raises OSError if the version can't be copied."""
         assert mark is not None and instead_of is None, "locally, only a promotion changes the served version"
         versions = self.state / "models" / "versions"
         versions.mkdir(parents=True, exist_ok=True)
@@ -111,8 +103,6 @@ class LocalServers:
 def settle(folders: Sequence[ExperimentFolder], run: Path, state: Path, port: int) -> list[Message]:
     """Apply promotions and rollbacks before the models start, and return their states in words.
 
-    A promoted model belongs to the run that was served last. The run to serve now, `run`, may be another one.
-
     Raises:
         ExperimentError: The promoted model is no longer available, because the earlier run was removed.
     """
@@ -133,14 +123,13 @@ def settle(folders: Sequence[ExperimentFolder], run: Path, state: Path, port: in
 
 
 def _served_before(run: Path, state: Path) -> Path:
-    """Return the run that was served last. If its folder was moved together with the state folder, this is `run`."""
+    """Return the run that was served last, or `run` if its folder was moved."""
     described = named_by_router(state, "dataset")
     moved = run.resolve() in state.resolve().parents
     return run if described is None or moved else Path(described).parents[2]
 
 
 def _answers_otherwise(folder: ExperimentFolder, before: LocalServers, after: LocalServers) -> bool:
-    """Return whether a promoted model would be replaced if `after` was served instead of `before`."""
     serving, promotion = folder.last_in_force(), newest_promotion(folder.events())
     if serving is None or promotion is None or promotion.rolled_back or promotion.handed_over:
         return False
@@ -149,23 +138,21 @@ def _answers_otherwise(folder: ExperimentFolder, before: LocalServers, after: Lo
 
 
 def follow_rollbacks(folders: Sequence[ExperimentFolder], servers: LocalServers) -> Message | None:
-    """Apply rollbacks while the servers run. Returns the last error; None if there was none."""
+    """Apply rollbacks while the servers run, and return the last error, or None."""
     fault = None
     for folder in folders:
         try:
             promotion = newest_promotion(folder.events())
             if promotion is not None and promotion.rolled_back:
                 _settle(folder, folders, servers)
-        # The history, the experiment or an archive can't be read.
         except (InputError, OSError) as error:
             fault = prefixed("", error)
     return fault
 
 
 def _settle(folder: ExperimentFolder, folders: Sequence[ExperimentFolder], servers: LocalServers) -> Standing | None:
-    # The first call of `hand_over` changes the server, and the second one records the change in the history.
+    # The second call of `hand_over` records the first call's change in the history.
     for _ in range(2):
-        # Read other experiments only when needed, because a rollback does not need them.
         others = (neighbour(other) for other in folders if other is not folder)
         standing = hand_over(folder, servers, others, time.time(), late=True)
     return standing

@@ -1,14 +1,6 @@
 """Makes moves and applies kill switches that people request, by a command or, on a cluster, by an object.
 
-    make_move(store, MoveRequest(to="promoted", reason="it won"), time.time(), lambda: findings)
-    follow(resource, time.time(), findings)       # applies an object's kill switch, then its move
-
-    kubectl patch exp NAME --type merge -p '{"spec": {"enabled": false}}'                            # the kill switch
-    ... -p '{"metadata": {"annotations": {"mtorl-kubeflow/reason": "..."}}, "spec": {"enabled": false}}'      # and why
-    kubectl patch exp NAME --type merge -p '{"spec": {"move": {"to": "stopped", "reason": "..."}}}'
-
-A kill switch in the ConfigMap works too. It stays on until a person confirms the kill in the object, by setting
-`enabled: false` or by giving a new reason.
+A kill switch in the ConfigMap stays on until a person sets `enabled: false` or a new reason in the object.
 """
 
 from __future__ import annotations
@@ -48,14 +40,13 @@ class MoveRequest(StrictModel):
     @model_validator(mode="after")
     def _force_is_of_this_move(self) -> MoveRequest:
         if self.force and self.to in STAGES:
-            # A merge patch keeps fields that it does not mention. So without this check, `force` would still be set at
-            # a later promotion.
+            # A merge patch keeps the fields that it omits, so `force` would apply to a later promotion.
             raise ValueError(messages.FORCE())
         return self
 
 
 class LogNotRead(Exception):
-    """Raised if a promotion must wait, because the log has not been read yet."""
+    """Raised if a promotion must wait until the log has been read."""
 
 
 def make_move(
@@ -66,8 +57,7 @@ def make_move(
     Returns the new active experiment and, for a promotion, the findings.
 
     Args:
-        read_log: Function that returns the findings, or None while the log has not been read. It is called only for a
-            promotion.
+        read_log: Returns the findings, or None while the log has not been read.
 
     Raises:
         LogNotRead: The log has not been read yet.
@@ -75,7 +65,7 @@ def make_move(
     """
     challenger, findings = challenger_of(store, move), None
     if move.to == "promoted":
-        # Check that a promotion is allowed before the log is read, because reading takes long.
+        # Check the promotion before the log is read, because reading takes long.
         experiment, _ = state(store)
         asked = {"to": "promoted", "challenger": challenger, "by": "person", "reason": move.reason, "at": now}
         next_event(store.events(), experiment, "move", **asked)  # type: ignore[arg-type]
@@ -93,10 +83,7 @@ def make_move(
 
 
 def challenger_of(store: ExperimentStore, move: MoveRequest) -> str | None:
-    """Return the challenger to promote.
-
-    Returns None if the move is no promotion, or does not say which of several challengers to promote.
-    """
+    """Return the challenger to promote, or None."""
     if move.to != "promoted" or move.challenger is not None:
         return move.challenger if move.to == "promoted" else None
     names = [arm.name for arm in store.definition().arms if arm.name != INCUMBENT]
@@ -106,13 +93,11 @@ def challenger_of(store: ExperimentStore, move: MoveRequest) -> str | None:
 def follow(resource: ExperimentResource, now: float, findings: Findings | None) -> Message | None:
     """Apply the kill switch of an object, then the move in its spec unless this move was already handled.
 
-    The kill switch may be in the spec or in the ConfigMap.
-
     Args:
-        findings: The newest findings from the experiment's log; None if the log has not been read yet.
+        findings: Newest findings from the log; None if the log has not been read yet.
 
     Returns:
-        The reason why the move was not made (HELD or REFUSED); None if it was made, or there is no move.
+        The reason why the move was not made (HELD or REFUSED), or None.
 
     Raises:
         ExperimentError, HistoryError: As in `state`. Even then, the kill switch has been applied.
@@ -122,7 +107,7 @@ def follow(resource: ExperimentResource, now: float, findings: Findings | None) 
     resource.keep_switch(by_hand)
     off = by_hand or resource.spec.get("enabled") is False
     serving = resource.last_in_force()
-    # Switch off before the event is recorded, because recording fails if the history is full.
+    # Switch off first, because recording the event fails if the history is full.
     if off:
         resource.switch_off()
     try:
@@ -141,10 +126,7 @@ def follow(resource: ExperimentResource, now: float, findings: Findings | None) 
 
 
 def _harm_ends(resource: ExperimentResource, serving: Experiment, off: bool, now: float) -> None:
-    """Apply a kill switch or a rollback to the active experiment, although the new spec is invalid.
-
-    Both stop harm, so an invalid spec must not prevent them.
-    """
+    """Apply a kill switch or a rollback, because an invalid new spec must not prevent them."""
     found = state_of(resource.events(), serving)
     if off and not found.killed and found.phase not in OVER:
         act(resource, "kill", by="person", reason=resource.switch_reason(), at=now)
@@ -178,7 +160,7 @@ def _move(resource: ExperimentResource, now: float, findings: Findings | None) -
 
 
 def _was_made(resource: ExperimentResource, to: Phase, challenger: str | None, reason: str) -> bool:
-    """Return whether the same move was made before. If so, an old manifest was probably applied again."""
+    """Return whether the same move was already made, so that an old manifest is not followed twice."""
     return any(
         (event.by, event.to, event.challenger, event.reason) == ("person", to, challenger, reason.strip())
         for event in resource.events()

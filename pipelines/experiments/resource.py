@@ -1,13 +1,5 @@
 """Stores an experiment on a cluster: its definition and history in an object, the active version in a ConfigMap.
 
-    resource = ExperimentResource.read(api, "spring")
-    follow(resource, now, findings)              # kill switch and moves (pipelines.experiments.moves)
-    next_step(resource, read_evidence, now)      # the ramp (pipelines.experiments.controller)
-
-Several operators may run. If two of them write an event, the API server refuses the second write, because the object
-has changed. The second operator then reads the object again and finds the event. After a crash, the next operator
-computes the same ConfigMap again from the spec and the history.
-
 The ConfigMap is read *before* the object, and is written only if it has not changed since. So an operator that has read
 an old object can't undo a newer change, such as a kill.
 """
@@ -36,7 +28,6 @@ from serving.kubernetes_api import Object
 BY_HAND = "offByHand"
 """Name of a status field. While the experiment is switched off in the ConfigMap, the field contains the object's reason
 annotation from the time of the switch."""
-# Maximum number of characters of a reason, equal to the limit for the reason of a move.
 _LONGEST_REASON = 1_000
 _BY = {"ramp": "the ramp", "person": "a person"}
 
@@ -53,8 +44,8 @@ class ExperimentResource:
         dataset: Description of the data set that the spec must fit; None to skip this check.
 
     Attributes:
-        found: The object as it is after the last write.
-        moved: Digest of the move that is being made. It is written together with the event of the move.
+        found: The object after the last write.
+        moved: Digest of the move that is being made.
     """
 
     def __init__(
@@ -78,7 +69,7 @@ class ExperimentResource:
 
     @property
     def status(self) -> Mapping[str, Any]:
-        """Return the object's status, which only the operator writes."""
+        """Return the object's status."""
         return self.found.get("status") or {}
 
     @cached_property
@@ -86,7 +77,7 @@ class ExperimentResource:
         return self._api.entries(self._config_map)
 
     def definition(self) -> Experiment:
-        """Parse and check the spec. ExperimentError if it is invalid, or conflicts with another active experiment."""
+        """Parse and check the spec. Raises ExperimentError if it is invalid or conflicts with another experiment."""
         experiment = self.written()
         if self._dataset is not None:
             experiment.check(self._dataset)
@@ -94,20 +85,15 @@ class ExperimentResource:
         return experiment
 
     def written(self) -> Experiment:
-        """Parse the spec, without checking for conflicts with other experiments. ExperimentError if it is invalid."""
+        """Parse the spec without checking for conflicts. Raises ExperimentError if it is invalid."""
         fields = {name: value for name, value in self.spec.items() if name != "move"}
         return Experiment.from_dict({"name": self.name, **fields}, self._api.tables)
 
     def switched_off(self) -> bool:
-        """Return whether the spec has `enabled: false`. This works even if the rest of the spec is invalid."""
+        """Return whether the spec has `enabled: false`, even if it is otherwise invalid."""
         return self.spec.get("enabled") is False
 
     def _check_turn(self, experiment: Experiment) -> None:
-        """Raise ExperimentError if another experiment prevents this one from being active.
-
-        This happens if the other experiment is active for the same users and campaigns, or if this experiment would
-        revert a promotion by the other one.
-        """
         for other, reason in self._in_the_way(experiment):
             if other.status.get("phase") not in OVER:
                 raise NotItsTurn(messages.NOT_OVER(conflict=reason, other=other.name))
@@ -115,7 +101,7 @@ class ExperimentResource:
                 raise ExperimentError(would_revert(promotion, experiment))
 
     def _in_the_way(self, experiment: Experiment) -> Iterator[tuple[ExperimentResource, Message]]:
-        """Yield the other experiments that would decide the same requests as this one, each with a message."""
+        """Yield the experiments that would decide the same requests, each with a message."""
         others = [name for name in self._entries if name != self.name]
         # Read the objects as well, because the ConfigMap may have been deleted.
         if self.status.get("phase") not in STAGES:
@@ -127,10 +113,9 @@ class ExperimentResource:
                 yield ExperimentResource(self._api, None, found), reason
 
     def _conflict(self, name: str, experiment: Experiment) -> Message | None:
-        """Return why another experiment can't be active at the same time as this one; None if it can."""
+        """Return why another experiment can't be active at the same time, or None."""
         entry = self._entries.get(name)
         their = entry.experiment if entry is not None else None
-        # The other experiment is missing or invalid in the ConfigMap, so read it from its object.
         if their is None and (found := self._api.experiment(name)) is not None:
             with contextlib.suppress(ExperimentError):
                 their = ExperimentResource(self._api, None, found).written()
@@ -150,12 +135,12 @@ class ExperimentResource:
         """Write some fields of the status. Raises Conflict if the object has changed since it was read."""
         if all(self.status.get(name) == value for name, value in status.items()):
             return
-        # Replace the whole status. A patch would remove fields that are null, even inside the events of the history.
+        # A patch would remove null fields inside the events of the history.
         merged = {name: value for name, value in {**self.status, **status}.items() if value is not None}
         self.found = self._api.replace_status({**self.found, "status": merged})
 
     def last_in_force(self) -> Experiment | None:
-        """Return the active experiment of this object; None if there is none, or it can't be read."""
+        """Return the active experiment of this object; None if there is no valid one."""
         entry = self._entries.get(self.name)
         return None if entry is None else entry.experiment
 
@@ -168,8 +153,7 @@ class ExperimentResource:
                 goes_on = serving.enabled or other.status.get("phase") in STAGES
                 try:
                     before = replaced_by(other.events())
-                # The other experiment's history can't be read, but may contain a promotion. A rollback would need the
-                # incumbent's server, so assume that this server is still needed.
+                # The unreadable history may contain a promotion, so assume that its server is still needed.
                 except HistoryError:
                     before = serving.arm(INCUMBENT).url
                 yield Neighbour(serving, over=not goes_on, before=before)
@@ -177,8 +161,7 @@ class ExperimentResource:
     def apply_experiment(self, experiment: Experiment) -> None:
         """Make this the active experiment, unless a person has just used the kill switch in the ConfigMap.
 
-        Conflicting experiments are removed from the ConfigMap. If this experiment is over, however, it does not replace
-        a conflicting one. Raises Conflict if the ConfigMap has changed since it was read.
+        Raises Conflict if the ConfigMap has changed since it was read.
         """
         if experiment.enabled and self.switched_off_by_hand():
             return
@@ -199,7 +182,7 @@ class ExperimentResource:
         self._entries = self._api.entries(self._config_map)
 
     def is_followed(self) -> bool:
-        """Return whether the operator has handled the present spec, and the present reason for a kill switch."""
+        """Return whether the operator has handled the present spec and kill reason."""
         accepted = (one for one in self.status.get("conditions") or () if one["type"] == "Accepted")
         followed = any(one.get("observedGeneration") == self.generation for one in accepted)
         return followed and self.status.get(BY_HAND) in (None, self._reason())
@@ -210,29 +193,25 @@ class ExperimentResource:
         return entry is not None and entry.edited
 
     def switched_off_by_hand(self) -> bool:
-        """Return whether a person has used the kill switch in the ConfigMap, and has not confirmed this in the object.
-
-        A person confirms the switch by `enabled: false`, or by a new reason, in the object.
-        """
+        """Return whether a person has used the ConfigMap's kill switch, without confirming it in the object."""
         kept = self.status.get(BY_HAND)
         if kept is not None and self.spec.get("enabled") and kept == self._reason():
             return True
         entry = self._entries.get(self.name)
         if entry is None or "observedGeneration" not in self.status or self.status.get("phase") not in STAGES:
-            # The experiment is new or does not run, so there was nothing to switch off.
+            # The experiment does not run, so there was nothing to switch off.
             return False
         return entry.switched_off and entry.edited
 
     def keep_switch(self, by_hand: bool) -> None:
-        """Record in the status that the kill switch in the ConfigMap is on, or remove the record."""
+        """Record in the status whether the kill switch in the ConfigMap is on."""
         if by_hand != (BY_HAND in self.status):
             self.write({BY_HAND: self._reason() if by_hand else None})
 
     def switch_reason(self) -> str:
         """Return the reason for using the kill switch.
 
-        This is the text of the annotation `REASON`. A merge patch keeps an old annotation, so a text that an earlier
-        event already has is ignored. The result then describes the change, such as "spec.enabled is false".
+        A merge patch keeps an old annotation, so the reason of an earlier event is ignored.
         """
         if BY_HAND in self.status:
             return "switched off in the ConfigMap by a person"
@@ -246,11 +225,11 @@ class ExperimentResource:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Do nothing. No lock is needed, because the API server refuses a write if the object was changed meanwhile."""
+        """Do nothing, because the API server refuses a write if the object was changed meanwhile."""
         yield
 
 
 def in_words(event: Event) -> str:
-    """Format an event with its author and reason, such as "5% by the ramp: 24 hours at the stage shadow are over"."""
+    """Format an event with its author and reason."""
     who = f" {event.challenger}" if event.challenger is not None else ""
     return f"{event.to or event.kind}{who} by {_BY[event.by]}: {event.reason}"

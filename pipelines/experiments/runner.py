@@ -1,10 +1,6 @@
 """Moves the experiments of some files through their ramps, for the command `mtorl experiment run`.
 
-    with Runner(folders, tell) as runner:
-        while not runner.advance():
-            time.sleep(60)
-
-A second thread applies edits of the files within two seconds, even while reading a large log takes minutes.
+A second thread applies edits of the files, because reading a large log takes minutes.
 """
 
 from __future__ import annotations
@@ -28,7 +24,7 @@ from pipelines.experiments.folder import ExperimentFolder
 
 Tell = Callable[[str, Move | Hold | None, str], None]
 """Reports a change, given the experiment's file, the controller's step (None: a fault), and a description."""
-# Errors that a person can fix while the runner continues, such as a full disk.
+# A person can fix these errors while the runner continues.
 _MENDABLE = (InputError, OSError)
 _EDITS_SECONDS = 1.0
 
@@ -48,10 +44,7 @@ class Runner:
         self._edits = threading.Thread(target=self._follow_edits, daemon=True, name="edits")
 
     def __enter__(self) -> Runner:
-        """Apply all files, and start to watch for edits.
-
-        An invalid file raises an error here. If an edit makes a file invalid later, the error is only reported.
-        """
+        """Apply all files, and start to watch for edits. Raises an error if a file is invalid."""
         for folder in self._ramps:
             apply_experiment(folder)
         self._edits.start()
@@ -63,14 +56,14 @@ class Runner:
 
     @property
     def views(self) -> Sequence[View]:
-        """Return the documents of the experiments, as they were after the last step."""
+        """Return the documents of the experiments."""
         return list(self._views.values())
 
     def advance(self, strict: bool = False) -> bool:
         """Make the next step of each experiment, and return whether all experiments are over.
 
         Args:
-            strict: Whether an error is raised instead of only being reported.
+            strict: Raise errors instead of only reporting them.
         """
         return all([self._advance(folder, strict) for folder in self._folders])
 
@@ -97,11 +90,11 @@ class Runner:
             if strict:
                 raise
             words = f"{'switched off; nothing else' if folder.switched_off() else 'nothing'} changes: {error}"
-        # Keep the previous document if a new one can't be built, for example because the disk is full.
+        # Keep the previous document if a new one can't be built.
         with suppress(*_MENDABLE):
             self._views[folder.name] = view_of(folder, now, findings=findings)
         kind = re.sub(r"[\d.,+-]+", "", words)
-        # A message that differs only in its numbers is not reported again.
+        # Do not repeat a message that differs only in its numbers.
         if kind != self._kinds.get(folder.name) or isinstance(step, Move):
             self._tell(folder.name, step, words)
             self._kinds[folder.name] = kind
@@ -110,6 +103,5 @@ class Runner:
     def _follow_edits(self) -> None:
         while not self._closed.wait(_EDITS_SECONDS):
             for folder in self._ramps:
-                # Ignore the error here, because `advance` reports it.
                 with suppress(*_MENDABLE):
                     apply_experiment(folder)

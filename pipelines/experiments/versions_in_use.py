@@ -1,11 +1,4 @@
-"""Finds the model versions that are in use, so that they are not deleted from the registry.
-
-    in_use = VersionsInUse(Path("runs/latest/registry"))
-    needs = in_use.needs()          # uses by version
-    in_use.sources                  # sources that show which versions serve; empty if the serving versions are unknown
-
-Uses are found in the decision log, in the local servers, in a cluster and in experiments.
-"""
+"""Finds the model versions that are in use, so that they are not deleted from the registry."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -28,19 +21,19 @@ RUN_REGISTRY, VOLUME_REGISTRY = Path("runs/latest/registry"), Path("/mnt/mtorl/r
 
 
 def default_registry() -> Path:
-    """Return the registry of the newest local run or, if there is no such run, of the data volume."""
+    """Return the registry of the newest local run or, without one, of the data volume."""
     return next((path for path in (RUN_REGISTRY, VOLUME_REGISTRY) if path.is_dir()), RUN_REGISTRY)
 
 
 class VersionsInUse:
     """A registry, and the sources that show which of its versions are in use.
 
-    By default, the lake and the router's state folder are expected next to the registry. Raises OSError if this process
-    runs in a pod, and the API server does not list the InferenceServices.
+    Raises OSError if this process runs in a pod, and the API server does not list the InferenceServices.
 
     Args:
-        services: InferenceServices of a cluster. By default, if this process runs in a pod, those of the pod's
-            namespace.
+        lake: By default, the lake next to the registry.
+        state: State folder of the router, by default next to the registry.
+        services: InferenceServices of a cluster, by default those of the pod's namespace.
         experiments: Active experiments of that cluster.
     """
 
@@ -100,12 +93,10 @@ def _add_local(needs: Needs, state: Path, run: Path) -> None:
 
 
 def experiments_of(state: Path) -> list[ExperimentFolder]:
-    """List the experiments that the router of `mtorl serve` reads; `state` is the router's state folder."""
+    """List the experiments that the router of a state folder reads."""
     found = []
     for target in (file.resolve() for file in read_by_router(state) if file.exists()):
         in_force = target.name == "experiment.yaml" and (target.parent / "router.yaml").exists()
-        # The router reads the active experiment in the state folder, or the experiment file. By default, the state
-        # folder has the name of the experiment file without its suffix.
         own = target.parent if in_force else target.with_suffix("")
         found.append(ExperimentFolder.of(own.with_suffix(".yaml") if in_force else target, own))
     return found

@@ -22,14 +22,13 @@ class LoopConfig:
     Attributes:
         data: Path or URI of a raw log; "" to simulate a log.
         dataset: Name of a built-in data set description, or the path of a YAML file.
-        own_decisions: Lake with earlier decisions of the router, which are added to the log; "" for none.
-        bad_rows: "fail" stops if a row is faulty; "quarantine" moves faulty rows to a side file and continues.
+        own_decisions: Lake whose decisions are added to the log; "" for none.
+        bad_rows: "fail" or "quarantine", which sets faulty rows aside.
         users: Number of users to simulate (0 for 6,000), or to keep from a log (0 for all).
-        epochs: Maximum number of epochs; early stopping may end a training sooner.
         budget_share: Budget of each arm, as a share of the cost of showing an ad at every opportunity.
         min_lift: Lift per opportunity that the gate's lower bound must exceed.
-        rounds: Opportunities per user at the experiment's last stage; in a replay, their average number.
-        explore: Share of both arms' decisions that are made at random. Ignored in a replay, which yields no new data.
+        rounds: Opportunities per user at the last stage; in a replay, their average number.
+        explore: Share of random decisions in both arms. Ignored in a replay.
     """
 
     data: str = ""
@@ -48,9 +47,9 @@ class LoopConfig:
 
     @property
     def source(self) -> str:
-        """Return the log as an absolute path, a URI or a data set name.
+        """Return the log's absolute path, URI or data set name.
 
-        A relative path would not work, because the steps of a pipeline run in other folders.
+        Pipeline steps run in other folders, where a relative path would not work.
         """
         if not self.data:
             return SIMULATOR
@@ -58,5 +57,5 @@ class LoopConfig:
 
     @property
     def turns(self) -> int:
-        """Return the number of opportunities per user: `rounds` at the last stage, and one at each earlier stage."""
+        """Return the number of opportunities per user."""
         return STAGES_BEFORE + self.rounds

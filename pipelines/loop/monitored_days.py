@@ -1,11 +1,6 @@
 """Runs the monitor on the traffic of a run: first on two normal days, then on two days with a shifted context.
 
-    found = check_days(trained, served)
-    found["clean"].word, found["shifted"].retrain        # "fine", and the request for a training after the shift
-
-The monitor judges whole days, but a run takes minutes. So the decisions are copied with new dates. The first two days
-get the normal traffic, half of the users each. The next two days get the shifted traffic, one opportunity of each user
-per day. The monitor's state is kept for `mtorl monitor status`.
+The monitor judges whole days, but a run takes minutes. So the decisions are copied with new dates.
 """
 
 import tempfile
@@ -34,9 +29,9 @@ _DAY = timedelta(days=1)
 
 
 def check_days(trained: Trained, served: Served) -> dict[str, State]:
-    """Run the monitor on the normal traffic, then on the shifted traffic. Returns its state after both checks."""
+    """Run the monitor on the normal traffic, then on the shifted traffic, and return both states."""
     folder, artifact = trained.folder / STATE_FOLDER, trained.folder / "artifacts" / "challenger"
-    # Remove the folder that an interrupted run may have left.
+    # An interrupted run may have left this folder.
     remove(folder)
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     first_day = midnight - 2 * DAYS_EACH * _DAY
@@ -51,11 +46,8 @@ def check_days(trained: Trained, served: Served) -> dict[str, State]:
 
 
 def date_records(lake: Lake, clean: Traffic, shifted: Traffic, first_day: datetime, dated: Lake) -> None:
-    """Copy the decisions and outcomes of both kinds of traffic to another lake, with new dates.
-
-    The new dates are consecutive days from `first_day`, which is a midnight in UTC.
-    """
-    # Let each day's decisions begin at noon, because the monitor also reads the hour after the end of a day.
+    """Copy the decisions and outcomes of all traffic to another lake, on consecutive days from `first_day` (UTC)."""
+    # The monitor also reads the hour after the end of a day, so each day begins at noon.
     noon = timedelta(hours=12)
     kinds: tuple[Kind, ...] = ("decision", "outcome")
     with DecisionLog.of(lake).opened("outcome") as db, tempfile.TemporaryDirectory() as scratch:
@@ -86,11 +78,9 @@ def date_records(lake: Lake, clean: Traffic, shifted: Traffic, first_day: dateti
 
 
 def figures_of(run: Path, state: State) -> dict[str, Any]:
-    """Convert the monitor's state to figures for summary.json, with links to Evidently's pages of the newest days."""
-    # Reason to show if the log has no complete day.
+    """Convert the monitor's state to figures for summary.json."""
     why = NotJudged(reason="no_decisions", text="no decision was taken")
     group = state.groups.get(COLUMNS, Group(end=state.checked, not_judged=why))
-    # The end is known even if the day could not be judged.
     assert group.end is not None
     ends = [group.end - before * _DAY for before in reversed(range(DAYS_EACH))]
     pages = [page for end in ends for page in sorted(folder_of(run / STATE_FOLDER, end).rglob("drift.html"))]

@@ -1,7 +1,4 @@
-"""Serves an experiment in a run: starts the servers, and sends the requests of users who are in no training set.
-
-The experiment begins as a draft, and moves through its stages while the requests arrive (`ramp.py`).
-"""
+"""Serves an experiment in a run: starts the servers, and sends the requests of held-out users."""
 
 from __future__ import annotations
 
@@ -43,9 +40,7 @@ from serving.local.ports import port_to_keep
 if TYPE_CHECKING:
     from serving.local.stack import LocalStack
 
-# Number of users who send one more request after a promotion.
 _AFTER_PROMOTION = 100
-# Number of users who send requests with a shifted context.
 _SHIFTED = 500
 _TRAFFIC: TypeAdapter[Any] = TypeAdapter(Traffic | None)
 _PARTS = ("clean", "shifted", "promoted")
@@ -75,15 +70,12 @@ class Trained:
 
     @property
     def replays(self) -> bool:
-        """Return whether the traffic is a replay.
-
-        Every real log is replayed, because it has outcomes only for the decisions that were logged.
-        """
+        """Return whether the traffic is a replay, as for every real log."""
         return bool(self.config.data)
 
     @property
     def explored(self) -> float:
-        """Return the share of both arms' decisions that are made at random."""
+        """Return the share of random decisions in both arms."""
         return 0.0 if self.replays else self.config.explore
 
     @cached_property
@@ -95,10 +87,9 @@ class Trained:
 
 @dataclass(frozen=True)
 class Audience:
-    """The users who send requests, and what is known about them.
+    """The users who send requests, and the known facts about them.
 
     Attributes:
-        source: Opportunities and outcomes of the users.
         log_before: Touchpoints of the users before their first request.
         simulator: The simulated market; None for a replay.
     """
@@ -130,7 +121,7 @@ class Audience:
         windows = WindowTable.load(trained.folder / "windows").rows
         has_window = pd.MultiIndex.from_frame(windows[["user_id", "timestamp"]])
         propensity = pd.Series(logged_propensity(windows, spec), index=has_window)
-        # Drop touchpoints without a window, for example those of users that look like bots.
+        # Users that look like bots have touchpoints without a window.
         log = log[pd.MultiIndex.from_frame(log[["user_id", "timestamp"]]).isin(has_window)]
         propensity = propensity.loc[pd.MultiIndex.from_frame(log[["user_id", "timestamp"]])]
         users = trained.held_out_users
@@ -168,24 +159,20 @@ class Experiment:
 
     @classmethod
     def of(cls, trained: Trained, audience: Audience) -> Experiment:
-        """Compute the settings from the log.
-
-        The budget is the share `budget_share` of the money that it would cost to show an ad at every opportunity.
-        """
+        """Compute the settings from the log."""
         config, log = trained.config, trained.log
         mean_cost, mean_gain = float(log["cost"].mean()), float(trained.spec.reward.gain.of(log).mean())
         budget = config.budget_share * mean_cost
-        # A replay knows only the costs of exposures that match the log, so an arm that agrees more often with the log
-        # would exhaust its budget sooner. So the ledger gets a limit that is never reached. Instead, the verdict counts
-        # only as many decisions of an arm as its budget pays for.
+        # A replay knows only the costs of matching exposures, so the ledger's limit is never reached. Instead, the
+        # verdict counts only the decisions that an arm's budget pays for.
         never_binding = 2 * max(trained.arms["challenger"].model["cost_cap"].values())
         per_decision = never_binding if trained.replays else budget
         price = mean_gain / mean_cost if mean_gain > 0 and mean_cost > 0 else 1.0
         return cls(budget, audience.opportunities * per_decision, mean_cost, price)
 
     def write(self, trained: Trained, audience: Audience) -> None:
-        """Write the experiment file, ``serving.yaml`` in the run's folder, and apply it as a draft."""
-        # A run takes minutes, so the budget is paced by the number of opportunities and not by the hour.
+        """Write the experiment file ``serving.yaml``, and apply it as a draft."""
+        # A run takes minutes, so the budget is paced by opportunities and not by the hour.
         pacing = None if trained.replays else {"price": self.price, "opportunities": audience.opportunities}
         margin = round(0.25 * self.mean_cost, 6)
         users = len(audience.source.opportunities)
@@ -208,8 +195,7 @@ class Experiment:
                 "primary": "gain_per_decision",
                 "secondary": ["exposure_ratio"],
                 "guardrails": [{"name": "cost_per_decision", "direction": "down", "margin": margin}],
-                # The verdict is computed after the traffic, when all outcomes are known, so outcomes need no time
-                # limit.
+                # The verdict is computed when all outcomes are known.
                 "outcome_hours": None,
             },
             "alpha": 0.05,
@@ -224,7 +210,6 @@ class Served:
     """The traffic that a run has sent.
 
     Attributes:
-        clean: Traffic of the experiment.
         shifted: Traffic with a shifted context, for the monitor.
         promoted: Traffic after a promotion; None if there was no promotion.
     """
@@ -248,22 +233,21 @@ class Served:
 
 
 def fill_store(trained: Trained, audience: Audience) -> None:
-    """Write the users' histories before their first request into the online store, as the nightly job would do."""
+    """Write the users' histories before their first request into the online store."""
     from features.offline.store import define, materialize
     from mtorl.window.window import STATIC
 
     features, data, users = trained.folder / "features", trained.folder / "data", set(audience.source.opportunities)
-    # Create a new store, because `prepare` has moved the store of an interrupted run away.
     define(features, trained.spec)
     if newcomers := users - set(audience.log_before["user_id"]):
-        # New users have no touchpoints yet, but their static columns are known and must be in the store.
+        # New users have static columns but no touchpoints.
         materialize(features, trained.spec, data / LOG_FILE, users=newcomers, views=[STATIC])
     audience.log_before.to_parquet(data / "online.parquet", index=False)
     materialize(features, trained.spec, data / "online.parquet", users=users)
 
 
 def prepare(trained: Trained, audience: Audience, experiment: Experiment, times: StepTimes) -> None:
-    """Fill the online store, and write the experiment file. Afterwards, `mtorl serve` can serve the run."""
+    """Fill the online store and write the experiment file, so that `mtorl serve` can serve the run."""
     with times.step("materialise", "materialise online features"):
         if (trained.folder / "serving").exists():
             set_aside(trained.folder)
@@ -272,7 +256,7 @@ def prepare(trained: Trained, audience: Audience, experiment: Experiment, times:
 
 
 def serve(trained: Trained, audience: Audience, experiment: Experiment, times: StepTimes) -> Served:
-    """Start the servers of a run, send all traffic while the experiment moves through its stages, and stop them."""
+    """Start the servers of a run, send all traffic, and stop the servers."""
     from features.online.open_history import open_history
     from serving.local.stack import RUNTIMES, LocalStack, Own
 
@@ -314,11 +298,7 @@ def _through_stages(
 ) -> Traffic:
     """Send the traffic in parts, and let the ramp make its next move after each part.
 
-    At the last stage, all remaining traffic is sent at once. Otherwise, a move could end the experiment early, and the
-    lift would be estimated from fewer users.
-
-    Args:
-        budget: Budget in currency units per decision, for a replay only.
+    The last stage gets all remaining traffic at once, because an early end would leave too few users for the lift.
     """
     traffic, step, total = Traffic(), Step("traffic-live", "A/B traffic"), sum(map(len, parts))
     times(step, 0, total, "")
@@ -333,12 +313,10 @@ def _through_stages(
         ramp.step()
         if not ramp.waits:
             stack.wait_for_experiment()
-    # After the move that followed the last part, the ramp may be able to make one more move.
     if not ramp.over and not ramp.waits:
         ramp.step()
     times(step, total, total, f"stage {ramp.phase}, {traffic.note()}")
-    # Compare the errors with the sent opportunities, not with `total`, because harm may have ended the experiment
-    # early.
+    # Harm may have ended the experiment before all opportunities were sent.
     traffic.check(traffic.done)
     return traffic
 

@@ -1,12 +1,4 @@
-"""Moves the experiment of a run through its stages, in the same way as `mtorl experiment run`.
-
-    ramp = RunRamp(experiment_of(run))
-    ramp.start()                          # draft -> shadow
-    ramp.step()                           # after some traffic: the next stage, or the reasons to wait
-
-The experiment file is `serving.yaml` in the run's folder, and the state folder is `serving/`. The commands of `mtorl
-experiment` work with both.
-"""
+"""Moves the experiment of a run through its stages, in the same way as `mtorl experiment run`."""
 
 import time
 from dataclasses import dataclass, field
@@ -26,7 +18,7 @@ from pipelines.experiments.folder import ExperimentFolder
 
 FILE = "serving.yaml"
 _SMALL: tuple[Stage, ...] = ("5%", "25%")
-# A small stage is left out of the ramp if the challenger would get fewer than this many users.
+# Skip a small stage that would give the challenger fewer users than this.
 _FEWEST = 5
 _LATENCY_SECONDS = 0.5
 """Limit for the latency of a challenger in seconds, equal to the router's deadline. It is high because the load driver,
@@ -39,9 +31,9 @@ def experiment_of(run: Path) -> ExperimentFolder:
 
 
 def port_of_models(folder: ExperimentFolder) -> int:
-    """Return the port at which the run's models answer, from the experiment file.
+    """Read the port of the run's models from the experiment file.
 
-    Raises ExperimentError if the file was edited, and its endpoints have no port or several ports.
+    Raises ExperimentError if the endpoints of an edited file have no port or several ports.
     """
     ports = {urlsplit(arm.endpoint).port for arm in folder.definition().arms if arm.endpoint is not None}
     port = next(iter(ports), None)
@@ -58,7 +50,6 @@ def ramp_for(users: int, users_at_once: int) -> dict[str, Any]:
     """Build a ramp that takes minutes instead of days.
 
     Args:
-        users: Number of users in the whole run.
         users_at_once: Number of users who send requests at each stage before the last one.
     """
     expected: dict[Stage, float] = {"shadow": users_at_once}
@@ -66,7 +57,7 @@ def ramp_for(users: int, users_at_once: int) -> dict[str, Any]:
         expected[small] = CHALLENGER_SHARE[small] * users_at_once
     expected["50%"] = 0.5 * users
     return {
-        # The number of users at a stage is random, so require only half of its expected value.
+        # The number of users at a stage is random, so require half of its expected value.
         "stages": [
             {"stage": stage, "hours": 0, "users": max(1, round(number / 2))} for stage, number in expected.items()
         ],
@@ -105,7 +96,7 @@ class RunRamp:
 
     @property
     def over(self) -> bool:
-        """Return whether the experiment has ended, so that all users get the same policy."""
+        """Return whether the experiment has ended."""
         return self.phase in OVER
 
     def start(self) -> None:

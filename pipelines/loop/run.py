@@ -1,8 +1,6 @@
 """Runs all stages of `mtorl run`: training, gate, serving, experiment, verdict, monitoring and report.
 
-The parts are the same as on a cluster: KFP pipelines (through kfp.local), Feast, TorchServe, the router on KServe's
-ModelServer, the ledger and the decision log. Only the traffic is artificial: it comes from the simulator, or replays
-held-out users of a real log.
+The parts are the same as on a cluster. Only the traffic is artificial.
 """
 
 import shutil
@@ -31,8 +29,7 @@ def run_loop(config: LoopConfig, on_step: OnStep, interrupted: Path | None = Non
     """Run all stages, and return the run's folder, to which ``<root>/latest`` points.
 
     Args:
-        interrupted: Folder of an interrupted run from `to_resume`, which continues after its last finished stage. None
-            to start a new run.
+        interrupted: Folder of an interrupted run from `to_resume`; None to start a new run.
 
     Raises:
         InputError: The input is invalid. Of the run's folder, only the file with faulty rows is kept.
@@ -75,7 +72,7 @@ def _go_on(config: LoopConfig, run: Path, times: StepTimes) -> None:
         online.prepare(trained, audience, experiment, times)
         results = {name: (result.values, result.metrics) for name, result in steps.items()}
         finished_with("train", {"steps": results})
-        # Point to this run before its traffic is sent, because the run can be served even if it is killed later.
+        # A run that is killed during its traffic can still be served.
         run_folder.point_latest(config.root, run)
         served = online.serve(trained, audience, experiment, times)
         finished_with("rehearse", {"served": served.to_json()})
@@ -87,10 +84,7 @@ def _go_on(config: LoopConfig, run: Path, times: StepTimes) -> None:
 
 @contextmanager
 def _keeping_only_quarantine(run: Path, config: LoopConfig) -> Iterator[None]:
-    """Remove the folder of a run with invalid input, except its file of faulty rows.
-
-    If the block raises InputError and there is such a file, the error's message names the file.
-    """
+    """Remove the folder of a run with invalid input, except its file of faulty rows."""
     from features.ingest.ingest import remedy
 
     try:
@@ -109,17 +103,15 @@ def _judge(
     steps: dict[str, local.StepResult],
     times: StepTimes,
 ) -> Finished:
-    """Compute the verdict and the true lift, run the monitor, and count what the next training could learn."""
     from features.collect.training_log import learnable
 
     learned = simulated = None
     with times.step("next-night", "what the next night would learn"):
-        # A replay knows outcomes only for exposures that are already in the log, so the next training would learn
-        # nothing new.
+        # A replay teaches the next training nothing new.
         if not trained.replays:
             spec = trained.spec.replace(outcome_hours=0.0)
             learned = learnable(trained.folder / run_folder.LAKE, spec, served.clean.until)
-    # The true lift is computed while the verdict is computed in a subprocess.
+    # The verdict runs in a subprocess, so compute the true lift meanwhile.
     with ThreadPoolExecutor(1) as pool:
         truth = pool.submit(_true_lift, trained, audience, experiment) if audience.simulator else None
         judged = _verdict(trained, experiment, served.clean, times)
@@ -133,14 +125,12 @@ def _judge(
 
 
 def _train(config: LoopConfig, run: Path, on_step: OnStep) -> dict[str, local.StepResult]:
-    """Run the training pipeline, and copy its outputs to fixed paths in the run's folder."""
     root, own = run / "pipeline", config.own_decisions
-    # If the run was killed, one of its steps may still be running.
+    # A step of a killed run may still be running.
     local.end_steps_of(root)
     names = ("source", "dataset", "bad_rows", "users", "seed", "epochs", "budget_share", "min_lift")
     arguments = {name: getattr(config, name) for name in names} | {
         "feature_repo": str(run / "features"),
-        # A new run has no decision log yet.
         "lake": "",
         "own_decisions": own if "://" in own or not own else str(Path(own).resolve()),
         "registry": str(run / "registry"),

@@ -1,13 +1,11 @@
 """Manages the folder of a run, and records which stages are finished, so that an interrupted run can resume.
 
     RUN/stages/begin.json       settings, and digests of the data
-    RUN/stages/train.json       training, gate and online store are finished: `mtorl serve` can serve the run
+    RUN/stages/train.json       `mtorl serve` can serve the run
     RUN/stages/rehearse.json    results of the traffic
     RUN/stages/report.json      the run is finished
 
-The folder is named after the time of the start. If the training stage is resumed, finished steps come from KFP's cache,
-and an unfinished training continues from its checkpoint. If the rehearsal (the traffic) was interrupted, it is repeated
-from the start, because users can't continue in the middle of their journeys.
+Interrupted traffic is repeated from the start, because users can't continue in the middle of their journeys.
 """
 
 import datetime as dt
@@ -37,7 +35,7 @@ _OF_REHEARSAL = {"rounds", "runtime"}
 
 
 def new_run(root: Path) -> Path:
-    """Create a folder that is named after the current second. If the folder exists, wait for the next second."""
+    """Create a folder that is named after the current second."""
     root.mkdir(parents=True, exist_ok=True)
     while True:
         run = root.resolve() / dt.datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -49,10 +47,7 @@ def new_run(root: Path) -> Path:
 
 
 def keep_only_quarantine(run: Path) -> Path | None:
-    """Remove the folder of a run with invalid input, but keep its file of faulty rows.
-
-    Returns the path of this file; None if there is no such file.
-    """
+    """Remove the folder of a run with invalid input, except its file of faulty rows, and return this file's path."""
     made = next((path for path in run.glob("pipeline/*/ingest/quarantine") if path.stat().st_size), None)
     kept = run / QUARANTINE
     if made is not None:
@@ -68,9 +63,9 @@ def keep_only_quarantine(run: Path) -> Path | None:
 
 
 def set_aside(run: Path) -> None:
-    """Move the state of an interrupted rehearsal to a folder such as ``interrupted-20261130-161500``.
+    """Move the state of interrupted traffic to a folder such as ``interrupted-20261130-161500``.
 
-    The state is not deleted, because `mtorl serve` may have added decisions about real users to its log and ledger.
+    The state is not deleted, because `mtorl serve` may have added decisions about real users.
     """
     kept = run / f"interrupted-{dt.datetime.now():%Y%m%d-%H%M%S}"
     for path in (run / "serving", run / LAKE, run / "serving.yaml", *(run / "features").glob("online.db*")):
@@ -92,7 +87,7 @@ def begin(run: Path, config: LoopConfig) -> None:
 
 
 def finish(run: Path, stage: Stage, left: Mapping[str, Any]) -> None:
-    """Record that a stage is finished, with the outputs `left` that later stages need."""
+    """Record that a stage is finished, with the outputs `left` for later stages."""
     with replacing(_file(run, stage), durable=True) as unfinished:
         unfinished.write_text(json.dumps(left))
 
@@ -104,7 +99,7 @@ def outputs_of(run: Path, stage: Stage) -> dict[str, Any] | None:
 
 
 def can_be_served(run: Path) -> bool:
-    """Return whether a run's models, online store and experiment are complete, so that `mtorl serve` can serve it."""
+    """Return whether a run's models, online store and experiment are complete."""
     return _file(run, "train").exists()
 
 
@@ -112,8 +107,7 @@ def to_resume(root: Path, asked: Mapping[str, Any]) -> tuple[Path, LoopConfig]:
     """Find the newest run, and the settings with which it can resume.
 
     Args:
-        asked: Settings that the user gave. They may differ from those of the run only if the stage that uses them is
-            not finished.
+        asked: Settings that the user gave. Settings of a finished stage may not change.
 
     Raises:
         InputError: There is no run to resume, or settings or data of a finished stage have changed.
@@ -164,7 +158,6 @@ def _settings(config: LoopConfig) -> dict[str, Any]:
 
 
 def _digests(config: LoopConfig) -> dict[str, str]:
-    """Return a digest of each input of the training; the keys describe the inputs."""
     from features.ingest.log_folder import RawLog, content_of
     from mtorl.log.lake import Lake
 

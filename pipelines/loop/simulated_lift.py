@@ -19,7 +19,7 @@ from serving.router.flow.features import FeatureSource
 from serving.router.flow.requests import DecisionRequest
 
 CLICK = Gain.of_spec("click")
-# Number of times that the price is updated, equal to that of the router.
+# Number of price updates, equal to that of the router.
 _UPDATES = 200
 
 Forecasts = Callable[[Online, int], Forecast]
@@ -69,13 +69,11 @@ def play(
 ) -> Played:
     """Simulate a policy under a budget, in the same way as the router applies it.
 
-    The price of the budget follows the spend, and the spend can't exceed the budget.
-
     Args:
         rounds: Number of opportunities per user.
         budget: Budget of the arm, in currency units per decision.
         price: Initial price of the budget, in units of gain per currency unit.
-        repetitions: Number of independent simulations to average; `seed` is the seed of the first one.
+        repetitions: Number of simulations to average.
         newcomers: Whether the users have no history.
     """
     decisions = rounds * len(users)
@@ -98,8 +96,7 @@ def play(
                     expected = expected._replace(gain_BC=gain_NC)
                 made = decide(expected, policy.params, u_U[part], price_BC=now)
                 wanted_N = np.where(made.expose_B, made.channel_B, -1)
-                # A random decision chooses any channel with equal probability, and always shows an ad. This is the
-                # scope "both" of `mtorl.policy.exploration`.
+                # A random decision chooses each channel with equal probability, and always shows an ad.
                 if policy.explore:
                     by_chance_N = (v_U[part] / policy.explore * len(CHANNELS)).astype(int)
                     wanted_N = np.where(v_U[part] < policy.explore, by_chance_N, wanted_N)
@@ -127,8 +124,7 @@ def true_lift(
 ) -> dict[str, float]:
     """Simulate both arms on the same users, and return their values and the lift in gain per decision.
 
-    The parameters are those of `play`. The standard error of the lift is an upper bound: it ignores that the values are
-    correlated, because both arms use the same random numbers.
+    The standard error is an upper bound, because it ignores the correlation from shared random numbers.
     """
     everybody = list(users)
     played = {name: play(simulator, arm, everybody, rounds, seed, budget, price, 3, gain) for name, arm in arms.items()}
@@ -142,11 +138,7 @@ def true_lift(
 
 
 def policy_of(artifact: Artifact, store: FeatureSource | None, explore: float = 0.0) -> Policy:
-    """Return the policy of an artifact, which decides like the servers, but without servers and for many users at once.
-
-    Args:
-        store: Source of stored features, if the data set has any. Users' histories come from the simulator.
-    """
+    """Return the policy of an artifact, which decides for many users at once without servers."""
 
     def forecasts(online: Online, round_index: int) -> Forecast:
         return artifact.forecast(windows_of(online, round_index, artifact.spec, store))
@@ -155,7 +147,7 @@ def policy_of(artifact: Artifact, store: FeatureSource | None, explore: float = 
 
 
 def windows_of(online: Online, round_index: int, spec: DatasetSpec, store: FeatureSource | None = None) -> WindowBatch:
-    """Build the windows of all users for one round; `store` is the source of stored features, as in `policy_of`."""
+    """Build the windows of all users for one round."""
     rows = online.rows(round_index)
     stored: list[Any] = [{}] * len(rows)
     if spec.features:

@@ -1,4 +1,4 @@
-"""Writes summary.json, which contains the figures of a run. Its fields are documented in docs/summary.md."""
+"""Writes summary.json, which contains the figures of a run: docs/summary.md."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -27,11 +27,10 @@ class Finished:
 
     Attributes:
         steps: Results of the pipeline steps, by name.
-        monitored: State of the monitor after the "clean" traffic, and after the "shifted" traffic.
+        monitored: State of the monitor after the "clean" and after the "shifted" traffic.
         true_lift: Values of both arms in the simulator; None for a real log.
-        learned: How much data the run's decisions would add to the next training; None for a replay.
+        learned: New data for the next training; None for a replay.
         seconds_of_step: Duration of each step in seconds.
-        seconds: Duration of the run in seconds.
     """
 
     trained: Trained
@@ -58,7 +57,7 @@ def summarise(run: Finished) -> dict[str, Any]:
     challenger = json.loads((folder / "artifacts" / "challenger" / "metrics.json").read_text())
     ingested = json.loads((folder / "data" / "ingest.json").read_text())
     verdict = json.loads(run.steps["verdict"].paths["result"].read_text())
-    # The step `verdict` gets the gain as a text without units, so add the units here.
+    # The step `verdict` gets the gain as a text without units.
     verdict |= units_in(verdict["metric"], verdict["units"], counted_gain(run.trained.spec))
     return {
         "schema_version": 1,
@@ -80,7 +79,7 @@ def summarise(run: Finished) -> dict[str, Any]:
         },
         "serving": _serving(folder, run.served),
         "budget": _budget(folder, run.trained.replays),
-        # The verdict has no stage, because the experiment file has none. Add the highest stage of the ramp.
+        # The experiment file has a ramp instead of a stage.
         "experiment": {**verdict, "stage": run.served.ramp.last_stage, **(run.true_lift or {"true_lift": None})},
         "stages": {**run.served.ramp.summary(), "after_promotion": _after_promotion(folder, run.served)},
         "next_night": asdict(run.learned) if run.learned else None,
@@ -111,7 +110,6 @@ def _steps(run: Finished) -> dict[str, dict[str, Any]]:
 
 
 def _serving(run: Path, served: Served) -> dict[str, Any]:
-    """Count the decisions, errors and refusals of a run, and measure the latency of the experiment's traffic."""
     period = served.clean
     everything = [traffic for traffic in (served.clean, served.shifted, served.promoted) if traffic]
     (fallbacks,) = _decisions(run, period, "count(*) filter (fallback_reason is not null)")
@@ -128,7 +126,6 @@ def _serving(run: Path, served: Served) -> dict[str, Any]:
 
 
 def _after_promotion(run: Path, served: Served) -> dict[str, Any] | None:
-    """Count the decisions after the promotion by arm and model; None if there was no promotion."""
     if served.promoted is None:
         return None
     moves = served.ramp.folder.events()
@@ -153,7 +150,7 @@ def _decisions(run: Path, period: Traffic, what: str, *values: str) -> tuple[int
 
 
 def _budget(run: Path, replays: bool) -> dict[str, dict[str, float | None]]:
-    """Return the budget balances of each arm. In a replay, `spent_share` is None, because the limit has no effect."""
+    """In a replay, `spent_share` is None, because the limit has no effect."""
     from mtorl.experiment.arm import ALL_ARMS
     from serving.ledger.sqlite_ledger import SqliteLedger
 
@@ -161,7 +158,7 @@ def _budget(run: Path, replays: bool) -> dict[str, dict[str, float | None]]:
     for balance in SqliteLedger(run / "serving" / "ledger.sqlite").balances():
         if balance.arm == ALL_ARMS:
             continue
-        name = balance.arm.rpartition("/")[2]  # without the name of the only experiment
+        name = balance.arm.rpartition("/")[2]
         arm = arms.setdefault(name, dict.fromkeys(("limit", "spent", "reserved", "excess", "overspent"), 0.0))
         arm["limit"] += balance.limit
         arm["spent"] += balance.spent

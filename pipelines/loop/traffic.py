@@ -1,7 +1,4 @@
-"""Sends the requests of simulated or replayed users to the router over HTTP, and reports their outcomes.
-
-As in production, each exposure and its outcomes are also added to the user's online history.
-"""
+"""Sends the requests of simulated or replayed users to the router over HTTP, and reports their outcomes."""
 
 from __future__ import annotations
 
@@ -21,9 +18,8 @@ import pandas as pd
 from features.online.history import History
 from pipelines.loop.traffic_sources import Response, TrafficSource
 
-# Number of attempts at a request, if a busy router refuses it with status 429. The wait doubles after each attempt.
+# The wait between attempts doubles each time.
 _TRIES = 5
-# Number of requests that are sent at the same time.
 _CONCURRENCY = 16
 MOST_ERRORS = 0.01
 """Largest share of opportunities that may fail. Failed opportunities are missing from the log, so many of them would
@@ -35,7 +31,7 @@ class TrafficFailed(RuntimeError):
 
 
 class _Refused(RuntimeError):
-    """Raised if the router has refused all attempts at a request with status 429."""
+    """Raised after status 429 to all attempts."""
 
 
 @dataclass
@@ -45,10 +41,8 @@ class Traffic:
     Attributes:
         latencies: Seconds between the last attempt at each decision request and its answer.
         weights: Weight of each decision in the verdict, by decision id.
-        errors: Error messages of requests that were not answered with status 200, and of touchpoints that could not be
-            added to the online history.
-        refused: Number of opportunities that the router refused with status 429 after all attempts. These are not
-            errors: the router refuses before it assigns an arm, so the comparison is not biased.
+        errors: Messages of failed requests and of touchpoints that the online history refused.
+        refused: Number of opportunities refused with status 429, before an arm was assigned.
         since: Time just before the first request, UTC.
         until: Time just after the last answer, UTC.
     """
@@ -62,7 +56,7 @@ class Traffic:
 
     @property
     def done(self) -> int:
-        """Return the number of opportunities that are finished, whether they succeeded, failed or were refused."""
+        """Return the number of opportunities that succeeded, failed or were refused."""
         return len(self.latencies) + len(self.errors) + self.refused
 
     def note(self) -> str:
@@ -82,10 +76,7 @@ class Traffic:
         return pd.DataFrame({"decision_id": list(self.weights), "weight": list(self.weights.values())})
 
     def causes(self) -> Counter[str]:
-        """Count the errors by cause: the message without the user's id, and with # instead of numbers.
-
-        Only the numbers of HTTP statuses are kept.
-        """
+        """Count the errors by cause, without user ids and numbers."""
         return Counter(re.sub(r"(?<!HTTP )\b\d+(\.\d+)?", "#", error.split(": ", 1)[1]) for error in self.errors)
 
 
@@ -94,7 +85,7 @@ Turn = tuple[int, str]
 
 
 def in_order(source: TrafficSource) -> list[Turn]:
-    """List all opportunities in the order of sending: the first of each user, then the second of each, and so on."""
+    """List all opportunities in the order of sending: the first of each user, then the second of each."""
     most = max(source.opportunities.values(), default=0)
     return [(turn, user) for turn in range(most) for user, number in source.opportunities.items() if turn < number]
 
@@ -102,9 +93,7 @@ def in_order(source: TrafficSource) -> list[Turn]:
 def in_parts(source: TrafficSource, before: int) -> list[list[Turn]]:
     """Split the opportunities into parts, after each of which the experiment may move to its next stage.
 
-    The first `before` parts are small: each contains one request of every user who has more than `before`
-    opportunities. All other requests belong to the last stage, because that stage decides the verdict. They are in the
-    order of `in_order`.
+    The first `before` parts contain one request per user.
     """
     long = {user for user, number in source.opportunities.items() if number > before}
     early = [[(turn, user) for user in source.opportunities if user in long] for turn in range(before)]
@@ -115,7 +104,7 @@ def in_parts(source: TrafficSource, before: int) -> list[list[Turn]]:
 
 @dataclass(frozen=True)
 class LoadDriver:
-    """A client that sends requests to a router; `history` is the online store from which the router reads features."""
+    """A client that sends requests to a router and touchpoints to the online store."""
 
     url: str
     history: History
@@ -128,12 +117,11 @@ class LoadDriver:
         part: Sequence[Turn] | None = None,
         before: Traffic | None = None,
     ) -> Traffic:
-        """Send the opportunities in rounds. A round begins when all requests of the previous round were answered.
+        """Send the opportunities in rounds. A round waits for all answers of the previous round.
 
         Args:
-            label: Prefix of the request ids. The router's random draws depend on these ids, so they are reproducible.
-            on_done: Called after each request with the traffic so far.
-            part: Opportunities to send, in the order of `in_order`; None for all.
+            label: Prefix of the request ids, which make the router's random draws reproducible.
+            part: Opportunities to send; None for all.
             before: Traffic of earlier parts, to which this part is added.
         """
         traffic = before or Traffic()
@@ -172,7 +160,7 @@ class LoadDriver:
         request = {
             "user_id": user_id,
             "campaign_id": opportunity["campaign_id"],
-            # JSON has no NaN, and the router refuses invalid JSON. So send a missing number as null.
+            # The router refuses NaN, which is invalid JSON.
             "context": {name: None if value != value else value for name, value in opportunity["context"].items()},
             "request_id": f"{label}-{number}-{user_id}",
             "timestamp": opportunity["timestamp"].isoformat(),
@@ -192,17 +180,16 @@ class LoadDriver:
 
 
 class _Reports:
-    """Sends outcomes in batches. While one report is sent, new outcomes are collected for the next report."""
+    """Sends outcomes in batches."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self.session = session
         self._waiting: list[dict[str, Any]] = []
-        # The task that will send the waiting outcomes.
         self._next: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
 
     async def send(self, outcomes: list[dict[str, Any]]) -> None:
-        """Report outcomes, and wait until the router has stored them. A failed report raises in all its callers."""
+        """Report outcomes, and wait until the router has stored them."""
         self._waiting += outcomes
         if self._next is None:
             self._next = asyncio.create_task(self._report())
@@ -213,7 +200,7 @@ class _Reports:
             together, self._waiting, self._next = self._waiting, [], None
             try:
                 await _post(self.session, "/v1/outcomes", {"outcomes": together})
-            # This counts as an error and not as a refusal, because the outcome of a decision is lost.
+            # This is an error and not a refusal, because the outcome of a decision is lost.
             except _Refused:
                 raise RuntimeError("HTTP 429 from /v1/outcomes, after retries") from None
 
@@ -225,7 +212,7 @@ def _outcome_records(decision_id: str, response: Response) -> list[dict[str, Any
 
 
 async def _post(session: aiohttp.ClientSession, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], float]:
-    """Send a request, and try again after status 429. Returns the answer, and the seconds of the last attempt."""
+    """Send a request, again after status 429, and return the answer and the seconds of the last attempt."""
     for attempt in range(_TRIES):
         started = time.perf_counter()
         async with session.post(path, json=body) as response:

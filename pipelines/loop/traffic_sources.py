@@ -1,10 +1,7 @@
 """Defines traffic sources: simulated or replayed users, who send requests and respond to decisions with outcomes.
 
-`SimulatedTraffic` can draw an outcome for any channel. `ReplayedTraffic` replays a real log, which has outcomes only
-for the logged channels. So a decision counts only if the policy chose the logged channel. Its weight is 1 / propensity
-of this channel, so that the counted decisions represent all opportunities. This is rejection-sampling replay (Li et al.
-2011, arXiv:1003.5956), in the weighted form for non-uniform logging policies. `RepeatedTraffic` repeats requests of
-another source, and `ShiftedTraffic` also shifts their context.
+The replay is rejection sampling (Li et al. 2011, arXiv:1003.5956), weighted for non-uniform logging policies: a
+decision counts only if the policy chose the logged channel, with the weight 1 / propensity.
 """
 
 from __future__ import annotations
@@ -29,7 +26,7 @@ class Touchpoint:
     """An ad that was shown to a user, with its outcomes.
 
     Attributes:
-        known: For outcomes that became known late: the time at which they became known.
+        known: Times at which late outcomes became known, by outcome.
     """
 
     timestamp: datetime
@@ -39,7 +36,7 @@ class Touchpoint:
     known: Mapping[str, datetime] = field(default_factory=dict)
 
     def records(self, decision: str) -> list[dict[str, Any]]:
-        """Convert the exposure and its outcomes to decision-log records, which the online history can read."""
+        """Convert the exposure and its outcomes to decision-log records."""
         at, own = self.timestamp, {"decision_id": decision}
         exposure = {"request_time": at.isoformat(), "channel": self.channel, "context": self.context, **own}
         known = {kind: self.known.get(kind, at).isoformat() for kind in self.outcomes}
@@ -57,7 +54,7 @@ class Response:
     Attributes:
         outcomes: Outcomes to report to the router, as pairs of kind and value.
         weight: Weight of the decision in the verdict; 0 if its outcome is unknown.
-        touchpoint: The user's new touchpoint with its outcomes; None if no ad was shown.
+        touchpoint: The user's new touchpoint; None if no ad was shown.
     """
 
     outcomes: Sequence[tuple[str, float]]
@@ -73,10 +70,10 @@ class TrafficSource(Protocol):
         """Return the number of opportunities of each user."""
 
     def opportunity(self, user_id: str, round_index: int) -> dict[str, Any]:
-        """Return a user's next opportunity: `campaign_id`, `context`, and `timestamp` in the time of the source."""
+        """Return a user's next opportunity: `campaign_id`, `context` and `timestamp`."""
 
     def respond(self, user_id: str, round_index: int, decision: dict[str, Any]) -> Response:
-        """Return how the user responds to a decision of the router."""
+        """Return the user's response to a decision of the router."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ class SimulatedTraffic:
         return self.online.opportunity(user_id, round_index)
 
     def respond(self, user_id: str, round_index: int, decision: dict[str, Any]) -> Response:
-        """Draw the outcomes of a decision. If no ad was shown, there are no outcomes and no touchpoint."""
+        """Draw the outcomes of a decision. Without an ad, there are none."""
         channel = decision["channel"] if decision["expose"] else None
         outcome = self.online.step(user_id, round_index, channel)
         if channel is None:
@@ -104,7 +101,7 @@ class SimulatedTraffic:
 
 @dataclass(frozen=True)
 class ReplayedTraffic:
-    """Traffic that replays a random part of each held-out user's journey, selected by `stretch_of_each`."""
+    """Traffic that replays a random part of each held-out user's journey."""
 
     spec: DatasetSpec
     rows: dict[tuple[str, int], dict[str, Any]]
@@ -119,10 +116,10 @@ class ReplayedTraffic:
         Args:
             log: Canonical log, sorted by user and time.
             propensity: Probability of each row's logged channel under the logging policy.
-            rounds: Average number of touchpoints to replay per user. If the log has fewer, all are replayed.
+            rounds: Average number of touchpoints to replay per user.
 
         Returns:
-            The traffic, and the rest of the log: of each user, only the touchpoints before the replayed ones.
+            The traffic, and the log without the replayed touchpoints and their users' later ones.
         """
         journeys = log.assign(_propensity=propensity.to_numpy())[log["user_id"].isin(set(users))]
         by_user = journeys.groupby("user_id", sort=False)
@@ -148,10 +145,7 @@ class ReplayedTraffic:
         }
 
     def respond(self, user_id: str, round_index: int, decision: dict[str, Any]) -> Response:
-        """Return the logged outcomes if the decision exposes the logged channel; otherwise no outcomes.
-
-        In both cases, the touchpoint is added to the user's journey, because the user has really seen the ad.
-        """
+        """Return the logged outcomes if the decision exposes the logged channel; otherwise none."""
         row = self.rows[user_id, round_index]
         outcomes = {kind: float(row[kind]) for kind in self.spec.window_outcomes}
         context = self.opportunity(user_id, round_index)["context"]
@@ -166,10 +160,7 @@ class ReplayedTraffic:
 
 @dataclass(frozen=True)
 class RepeatedTraffic:
-    """Traffic that repeats the first request of users, to find out which model answers.
-
-    The exposures are cancelled, because no user sees the ads.
-    """
+    """Traffic that repeats the first request of users, to find out which model answers."""
 
     source: TrafficSource
     most_users: int
@@ -193,8 +184,7 @@ class RepeatedTraffic:
 class ShiftedTraffic(RepeatedTraffic):
     """Traffic that repeats the first request of users with a shifted context.
 
-    Each numeric column is increased by two standard deviations of the reference. For 70 % of the users, each
-    categorical column is set to its rarest category.
+    Numeric columns increase by two standard deviations, and 70 % of the users get the rarest categories.
     """
 
     spec: DatasetSpec
@@ -217,14 +207,12 @@ class ShiftedTraffic(RepeatedTraffic):
 def stretch_of_each(step_N: ArrayLike, length_N: ArrayLike, share: float, place_N: ArrayLike) -> Bools:
     """Select consecutive touchpoints of each journey, so that each touchpoint is selected with probability `share`.
 
-    Returns a mask (N,) of the selected touchpoints. The steps of a journey (`step_N` of `length_N`) are spread evenly
-    over [0, 1 - share). The selected steps lie in an interval of length `share` that ends at the user's `place_N`,
-    which is uniform in [0, 1).
+    Returns a mask (N,). The selected steps of a journey, spread evenly over [0, 1 - share), lie in an interval of
+    length `share` that ends at the user's `place_N`, uniform in [0, 1).
     """
     at_N = (1.0 - share) * np.asarray(step_N) / np.asarray(length_N)
     return np.asarray((at_N <= place_N) & (place_N < at_N + share))
 
 
 def _reported(outcomes: dict[str, float]) -> list[tuple[str, float]]:
-    """Return the outcomes that an advertiser reports for an exposure: its cost, and each outcome that is not 0."""
     return [(kind, value) for kind, value in outcomes.items() if value or kind == "cost"]

@@ -1,4 +1,4 @@
-"""Builds a whole dashboard: its variables, links, alerts, and its panels, which are grouped into sections."""
+"""Builds a whole dashboard: its variables, links, alerts and panels."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,8 +9,7 @@ from scripts.dashboards.panels import SOURCE, Column, Panel, link, override, pro
 REPOSITORY = "https://github.com/mtorl-kubeflow/mtorl-kubeflow/blob/main"
 TAG = "mtorl-kubeflow"
 _USUAL = {"includeAll": False, "auto": False, "auto_min": "10s", "auto_count": 30}
-# Metrics whose labels contain the names of the experiments. The operator exports `stage`, and routers export `enabled`,
-# which is enough without an operator.
+# The operator exports `stage`. Routers export `enabled`, which is enough without an operator.
 _EXPERIMENTS = '{__name__=~"mtorl_experiment_(stage|enabled)", namespace="$namespace"}'
 
 
@@ -19,10 +18,9 @@ class Board(NamedTuple):
 
     Attributes:
         name: Name in URLs (`mtorl-NAME`), which must never change.
-        description: The question that the dashboard answers.
         period: Time range that is shown at first, such as 6h.
-        alerts: Labels of alerts that are columns of the table of alerts in the first section.
-        sections: Panels by title of their section; the first section is an overview and has no title.
+        alerts: Labels that are columns of the table of alerts.
+        sections: Panels by title of their section; the first section has no title.
         experiment: Whether the reader can select one experiment.
     """
 
@@ -40,10 +38,7 @@ class Board(NamedTuple):
 
 
 def or_nothing(expr: str) -> str:
-    """Extend a query that counts something, so that its result is 0 instead of empty if there is nothing to count.
-
-    If no router exports metrics, the result stays empty, because the number is unknown.
-    """
+    """Make the result of a counting query 0 instead of empty while any router exports metrics."""
     return f"{expr} or 0 * max(mtorl_ready{{NS}})"
 
 
@@ -81,10 +76,7 @@ def document(board: Board) -> dict[str, Any]:
 
 
 def _placed(board: Board) -> list[Panel]:
-    """Arrange the panels of all sections from left to right and from top to bottom, and number them."""
     placed: list[Panel] = []
-    # The next panel is placed at `x` and `y`. `below` is the lower edge of all panels so far, where the next line
-    # begins.
     x = y = below = 0
     for title, panels in board.sections.items():
         if title:
@@ -105,7 +97,6 @@ def _placed(board: Board) -> list[Panel]:
 
 
 def _with_alerts(board: Board, panels: Sequence[Panel]) -> list[Panel]:
-    """Insert the number of firing alerts, and a table of the alerts, after the other numbers of a section."""
     numbers = [panel for panel in panels if panel["type"] == "stat"]
     names, by = _names(board), ["alertname", "severity", "alertstate", *board.alerts]
     count = stat(

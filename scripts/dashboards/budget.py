@@ -14,19 +14,12 @@ _money = partial(lines, axis="currency units")
 
 
 def _of_accounts(what: str, labels: str = "experiment, arm, period", which: str = "NS") -> str:
-    """Return a query for a figure of each budget account.
-
-    All routers that share a ledger export the same value. The query takes the maximum, because a sum would count it
-    several times.
-    """
+    """Query the maximum of a figure over all routers, because the routers of a ledger export the same value."""
     return f"max by ({labels}) ({what.replace('NS', which)})"
 
 
 def _spend(which: str, labels: str = "experiment, arm") -> str:
-    """Return a query for the money spent in the last hour, in currency units.
-
-    It uses `increase`, which is right even if a new period has reset the spent money to 0.
-    """
+    """Query the spend of the last hour by `increase`, which is right even after a reset to 0."""
     return f"max by ({labels}) (increase(mtorl_budget_spent{{NS{which}}}[1h]))"
 
 

@@ -9,7 +9,6 @@ _FOUND = """sum(rate(mtorl_features_total{NS, found="yes"}[5m])) / sum(rate(mtor
 
 
 def _shares(window: str) -> str:
-    """Return a query for the share of each channel in an arm's decisions, if there was a choice between channels."""
     drawn = f"(increase(mtorl_drawn_channels_total{{NS}}[{window}]))"
     return f"""sum by (experiment, arm, channel) {drawn}
         / on (experiment, arm) group_left () sum by (experiment, arm) {drawn}"""

@@ -10,10 +10,7 @@ _STANDS = f"and on (namespace, {_BY}) mtorl_monitor_alarm{{NS}} == 1"
 
 
 def _of_alarms(what: str) -> str:
-    """Return a query for a figure of each measure that has an alarm.
-
-    If a measure lacks the figure, the result is NaN. An empty result would remove the column from the table.
-    """
+    """Query a figure of each measure with an alarm. NaN keeps the table's column if the figure is missing."""
     return f"max by ({_BY}) ({what}{{NS}} {_STANDS}) or max by ({_BY}) (mtorl_monitor_alarm{{NS}} == 1) * NaN"
 
 
@@ -23,7 +20,6 @@ def _count(title: str, kind: str, alert: str, description: str) -> Panel:
 
 
 def _measures(title: str, description: str, which: str, legend: str, width: int = 12) -> Panel:
-    """Build a panel with lines for the values of measures, and for the values that the monitor expected."""
     return lines(
         title,
         f"{description} Expected: the value predicted from earlier days.",

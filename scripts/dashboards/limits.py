@@ -1,10 +1,4 @@
-"""Reads thresholds, runbooks and dashboards of alerts from the file with the alert rules.
-
-    limit("MtorlFallbackRatioHigh")     # Limit(value=0.05, above=True, color="orange")
-    alerts_of("mtorl-budget")           # the alerts whose annotation dashboard_url links to this dashboard
-
-Dashboards read thresholds from here, so that a dashboard always shows the threshold of the alert.
-"""
+"""Reads thresholds, runbooks and dashboards of alerts from the file with the alert rules."""
 
 import functools
 import math
@@ -16,7 +10,7 @@ import yaml
 
 RULES = Path(__file__).parents[2] / "manifests" / "base" / "monitoring" / "rules.yaml"
 COLORS = {"critical": "red", "warning": "orange", "info": "blue"}
-# Matches a comparison with a number or a product of numbers, such as `> 0.05` or `< 2 * 3600`.
+# Matches a comparison such as `> 0.05` or `< 2 * 3600`.
 _COMPARED = r"([<>])=? (\d[\d.]*(?: \* \d[\d.]*)*)(?![\d.])"
 
 
@@ -30,10 +24,7 @@ class Limit(NamedTuple):
 
 @functools.cache
 def rules() -> dict[str, dict[str, Any]]:
-    """Return the alert rules by the name of the alert.
-
-    Of an alert with several rules, only the first rule is returned, which has the highest severity.
-    """
+    """Return the rule with the highest severity for each alert."""
     groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["spec"]["groups"]
     found: dict[str, dict[str, Any]] = {}
     for rule in (rule for group in groups for rule in group["rules"]):

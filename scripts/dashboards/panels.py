@@ -1,14 +1,13 @@
 """Builds panels for Grafana 11.6: a number, lines over time, states over time, or a table.
 
-    stat("Decisions", "Requests a second.", "sum(rate(mtorl_decisions_total{NS}[5m]))", unit="reqps")
-
-In a query, `{NS` stands for the namespace that is selected in the dashboard, and `EXP` for the selected experiment. A
-width of 24 is the whole page. Several functions have these parameters:
+In a query, `{NS` stands for the selected namespace, and `EXP` for the selected experiment. Common parameters:
 
     legend  name of each line or number of a query
     limit   name of an alert; its threshold colors the number, or is drawn as a line
-    texts   for some values, the text to show instead of the value, and its color
+    texts   text and color to show instead of some values
     empty   text to show if there are no data
+
+A width of 24 is the whole page.
 """
 
 from collections.abc import Mapping, Sequence
@@ -63,17 +62,17 @@ def stat(
     named: bool = False,
     empty: str = "no data",
 ) -> Panel:
-    """Build a panel with the current result of a query: one number, or one number for each series.
+    """Build a panel with the current result of a query, one number for each series.
 
     Args:
-        bad: Instead of `limit`: for each value at which the color of the number changes, the new color.
+        bad: Instead of `limit`: the new color for each value at which the number's color changes.
         named: Show the names of the series instead of their values.
     """
     options = {"graphMode": "none", "colorMode": "value", "justifyMode": "auto"}
     options |= {"textMode": "name" if named else "auto", "wideLayout": True, "showPercentChange": False}
     options |= {"reduceOptions": {"calcs": ["lastNotNull"], "values": False}}
     options |= {"percentChangeColorMode": "standard", "orientation": "auto"}
-    # Text to show if the result is no number, for example after a division by zero.
+    # A result may be no number, for example after a division by zero.
     no_number = _no_number(empty)
     mappings = {"mappings": [no_number] if texts is None else [_words(texts), no_number]}
     targets = [_target(query, "A", legend, instant=True)]
@@ -100,9 +99,8 @@ def lines(
     Args:
         queries: Queries by the legend of their lines.
         line_at: Instead of `limit`: value at which a horizontal line is drawn.
-        least: Value at which the y axis starts, unless the data have smaller values; None starts at the smallest value.
+        least: Upper bound for the start of the y axis; None starts at the smallest value.
         axis: Label of the y axis, if the unit does not explain it.
-        stacked: Whether lines are stacked on each other.
     """
     custom: dict[str, Any] = {"thresholdsStyle": {"mode": "dashed"}} if limit or line_at is not None else {}
     custom |= {"lineWidth": 1, "fillOpacity": 30 if stacked else 0, "showPoints": "never"}
@@ -197,10 +195,7 @@ def _panel(
 
 
 def _colors(empty: str, alert: str = "", bad: Mapping[float, str] | None = None) -> dict[str, Any]:
-    """Return the settings of a panel for the colors of values, and for the text `empty` if there are no data.
-
-    If `alert` is given, the color changes at the threshold of this alert, otherwise at the values in `bad`.
-    """
+    """Return colors that change at the threshold of `alert` or, without an alert, at the values in `bad`."""
     steps = {None: "green" if alert or bad else "text", **(bad or {})}
     if alert:
         limit = limit_of(alert)

@@ -20,10 +20,7 @@ def _quantile(share: float, by: str, rate: str) -> str:
 
 
 def _each(sum_of: str) -> str:
-    """Query the mean time per request in seconds.
-
-    `sum_of` is a metric of TorchServe with the total time in microseconds.
-    """
+    """Query the mean seconds per request; `sum_of` is a TorchServe metric in microseconds."""
     return f"""sum by (model_name) (rate({sum_of}{{NS}}[5m]))
         / (sum by (model_name) (rate(ts_inference_requests_total{{NS}}[5m])) > 0) / 1e6"""
 

@@ -1,12 +1,6 @@
 """Removes the records of users from a spool that no running router uses.
 
-    forget_users("spool", ["u1"], datetime.now(UTC))
-
-In the spool of a running router, nothing has to be removed: uploads omit forgotten users (`mtorl.log.forgotten`), and a
-record is deleted within 75 minutes of its upload.
-
-A decision less than a day old is kept if its reservation is open, because no cost and no cancellation was logged.
-Without the decision, a restarted router would take the ad for not shown, and would release its money.
+A decision with an open reservation is kept for a day, because a restarted router would release its money.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -22,19 +16,19 @@ from mtorl.runtime.files import replacing
 from mtorl.runtime.locks import locked
 from serving.decision_log import segments
 
-_OPEN = timedelta(hours=24)  # a reservation without a cost expires after this time, by default
+_OPEN = timedelta(hours=24)  # default age at which a reservation without a cost expires
 
 
 class SpoolWithout(NamedTuple):
-    """The result of forgetting users in one spool: the numbers of removed and of kept records."""
+    """The numbers of removed and of kept records in one spool."""
 
     removed: int
-    left: int  # decisions of the users that were kept, because their reservation may still be open
+    left: int  # decisions whose reservation may still be open
     held: bool  # whether a running router uses the spool, so that nothing was removed
 
 
 def forget_in_spools(folder: Path, users: Collection[str], now: datetime) -> dict[str, SpoolWithout]:
-    """Call `forget_users` for every spool below a folder; returns the results by the spools' relative paths."""
+    """Call `forget_users` for every spool below a folder; returns the results by relative path."""
     root = folder.resolve()
     spools = [path.parent for path in sorted(root.rglob(segments.IDENTITY)) if (path.parent / ".lock").exists()]
     return {str(spool.relative_to(root)): forget_users(spool, users, now) for spool in spools}
@@ -43,8 +37,7 @@ def forget_in_spools(folder: Path, users: Collection[str], now: datetime) -> dic
 def forget_users(folder: str | Path, users: Collection[str], now: datetime) -> SpoolWithout:
     """Remove the records of users from a spool, unless a running router uses it.
 
-    This shifts the remaining records in their files, so the stored shipping positions are deleted as well. The next
-    router then ships all remaining records again.
+    All remaining records are then shipped again, because their positions change.
     """
     spool, wanted = Path(folder), frozenset(users)
     decisions = {r["decision_id"]: r for r in segments.read(spool, "decision") if r["user_id"] in wanted}
@@ -75,20 +68,15 @@ def _goes(users: Collection[str], gone: Collection[str], kept: Collection[str], 
 
 
 def _files(spool: Path) -> Iterator[Path]:
-    """Yield the spool's files, those of decisions last.
-
-    Outcomes have no user id, so a user's outcomes are found by the ids of the user's decisions. If the removal is
-    interrupted before the decisions are removed, it can be repeated.
-    """
+    """Yield the spool's files, decisions last, because decisions identify a user's outcomes."""
     for kind in reversed(KINDS):
         yield from segments.segments(spool, kind)
         yield from spool.glob(f"poison-{kind}.jsonl")
 
 
 def _remove(path: Path, goes: Callable[[bytes], bool]) -> int:
-    """Delete the lines for which `goes` is true; returns their number. A file without such lines is not changed."""
     lines = path.read_bytes().splitlines(keepends=True)
-    # a crash has cut off a line without a newline, so drop it
+    # A crash has cut off a line without a newline.
     kept = [line for line in lines if line.endswith(b"\n") and not goes(line)]
     if len(kept) < len(lines):
         for noted in path.parent.glob("*.json"):  # positions

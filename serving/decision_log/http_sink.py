@@ -1,4 +1,4 @@
-"""Sends records as CloudEvents 1.0 over HTTP (structured mode): one event per request, or a batch as a JSON array."""
+"""Sends records as CloudEvents 1.0 over HTTP (structured mode), singly or in batches."""
 
 import asyncio
 from typing import Any
@@ -11,23 +11,22 @@ from mtorl.log.records import ID_FIELD, Kind
 from serving.decision_log.segments import Batch
 from serving.decision_log.shipper import Refused, Sink, SinkUnavailable
 
-BATCH = 64  # records per request: encoding them blocks the event loop, which also serves decisions, for less than 1 ms
+BATCH = 64  # records per request: encoding them blocks the event loop
 _ANSWER_SECONDS = 10.0
 _LONGEST_RETRY_AFTER = 300.0
-# These status codes mean that the server does not accept this one record, so the record is set aside. Any other 4xx,
-# such as 404 or 403, means a wrong URL or setting, which affects all records. So shipping waits.
+# The server refuses this one record. Any other 4xx, such as 404, affects all records.
 _REFUSALS = {400, 409, 413, 422}
-_NO_BATCHES = 415  # unsupported media type: the sink may accept single events instead of a batch
+_NO_BATCHES = 415  # unsupported media type: the sink may accept single events
 
 
 class HttpSink(Sink):
-    """A sink that posts records to a URL as CloudEvents. An answer with a 2xx status acknowledges them."""
+    """A sink that posts records to a URL as CloudEvents."""
 
     linger = 0.0
     kinds: tuple[Kind, ...] = ("decision", "outcome", "shadow")
 
     def __init__(self, url: str, source: str, largest: int = BATCH) -> None:
-        self.largest = largest  # must be 1 for Knative's brokers, which do not accept batches
+        self.largest = largest  # 1 for Knative's brokers, which accept no batches
         self.url = url
         self.source = source
         self._session: aiohttp.ClientSession | None = None
@@ -50,7 +49,7 @@ class HttpSink(Sink):
         answer = f"{response.status} {text}"
         if response.status in _REFUSALS or (response.status == _NO_BATCHES and len(batch) > 1):
             raise Refused(answer)
-        # A Retry-After header with a date instead of seconds is rare, and is ignored.
+        # A Retry-After header with a date is rare, and is ignored.
         asked = response.headers.get("Retry-After", "")
         wait = min(float(asked), _LONGEST_RETRY_AFTER) if asked.isdecimal() else 0.0
         usual = "server_error" if response.status >= 500 else "not_accepted"
@@ -63,7 +62,7 @@ class HttpSink(Sink):
 
 
 def encode(batch: Batch, source: str) -> tuple[dict[str, str], bytes]:
-    """Build the headers and body of a request that contains a batch; raises Refused if a line is not a record."""
+    """Build the headers and body of a batch's request; raises Refused for an invalid record."""
     events = [
         orjson.dumps(_context(batch.kind, line, source))[:-1] + b',"data":' + line.rstrip(b"\n") + b"}"
         for line in batch.lines
@@ -74,11 +73,9 @@ def encode(batch: Batch, source: str) -> tuple[dict[str, str], bytes]:
 
 
 def _context(kind: Kind, line: bytes, source: str) -> dict[str, str]:
-    """Build the CloudEvents attributes of a record, such as its id and type.
+    """Build the CloudEvents attributes of a record.
 
-    A withdrawn decision has the id `<decision_id>.withdrawn`, because consumers would drop a second event with the
-    decision's own id. The `partitionkey` is the decision id, so that a decision and its outcomes go to the same
-    partition.
+    A withdrawal has another id than its decision, because consumers would drop an event with the same id.
     """
     try:
         record: Any = orjson.loads(line)

@@ -1,8 +1,6 @@
-"""Uploads the records of a spool into the lake, as Parquet files (`mtorl/log/lake.py`).
+"""Uploads the records of a spool into the lake, as Parquet files.
 
-A file's name contains the spool, the segment and the byte range of its records. If the same batch is uploaded again
-after a failure, the new file replaces the old one. If the new batch is longer, its file has another name, and some
-records are in both files. Readers of the lake drop such duplicates.
+A file's name contains the byte range of its records, so that a repeated upload replaces the file.
 """
 
 import asyncio
@@ -25,7 +23,7 @@ from serving.decision_log.shipper import Refused, Sink, SinkUnavailable
 class LakeSink(Sink):
     """A sink that writes Parquet files into a lake.
 
-    It collects records for up to `linger` seconds, so that there are fewer and larger files.
+    It collects records for up to `linger` seconds, so that there are fewer files.
     """
 
     largest = 10_000
@@ -52,8 +50,7 @@ class LakeSink(Sink):
         try:
             with tempfile.TemporaryDirectory(prefix="mtorl-upload-") as scratch:
                 (lines := Path(scratch, "lines.jsonl")).write_bytes(b"".join(batch.lines))
-                # If a user is forgotten while the file is uploaded, the file may contain that user's records. So upload
-                # it again without them.
+                # A user may be forgotten during the upload.
                 while forgotten != (forgotten := self._lake.forgotten()):
                     self._write(batch, lines, name, forgotten)
         except (duckdb.InvalidInputException, duckdb.ConversionException) as error:

@@ -1,14 +1,7 @@
-"""Append-only files of JSON lines that survive a crash and a full disk.
+"""Append-only files of JSON lines, called segments, that survive a crash and a full disk.
 
-The records of each kind are in numbered files, called segments. When `<kind>-00000001.jsonl` is large enough, 00000002
-begins. A record is durable once its line, newline included, has been synced to disk. If a crash leaves an incomplete
-line at the end, readers skip it, and the next append cuts it off. Readers also skip lines that are not records, and
-shippers set them aside (`shipper.py`).
-
-The folder also contains `identity` (the unique name of the spool), `poison-<kind>.jsonl` (records that a sink refused)
-and, for each sink, a file with the positions up to which records were shipped. A position must be at the end of a line.
-If it is not, shipping begins again with the oldest record: sinks must accept duplicates, but a skipped record would be
-lost.
+A record is durable once its line, newline included, has been synced. Readers skip an incomplete line, and the next
+append cuts it off.
 """
 
 from __future__ import annotations
@@ -31,16 +24,15 @@ from mtorl.log.records import KINDS, Kind
 from mtorl.runtime.files import replacing, sync
 
 SEGMENT_BYTES = 64 * 1024 * 1024
-# A file's modification time may be up to this many seconds ahead of the clock, because file systems store it less
-# precisely. If it is further ahead, the clock was set back.
+# File systems store times less precisely. If a time is further ahead, the clock was set back.
 _CLOCK_SECONDS = 1.0
-_SEGMENT_SECONDS = 3600.0  # close even a small segment after an hour, because only closed segments can be deleted
+_SEGMENT_SECONDS = 3600.0  # close small segments too, because only closed segments can be deleted
 IDENTITY = "identity"
-UPLOADED = "uploaded.json"  # file that stores up to which position the records were uploaded into the lake
+UPLOADED = "uploaded.json"  # position up to which records were uploaded
 
 
 class Position(NamedTuple):
-    """A position between two records of a kind: a segment, and an offset in its file."""
+    """A position between two records of a kind."""
 
     segment: int  # number, from 1
     offset: int  # bytes
@@ -50,34 +42,34 @@ OLDEST = Position(0, 0)
 
 
 def segments(folder: Path, kind: Kind) -> list[Path]:
-    """The segments of a kind, oldest first."""
+    """Return the segments of a kind, oldest first."""
     return sorted(folder.glob(f"{kind}-*.jsonl"))
 
 
 def path_of(folder: Path, kind: Kind, number: int) -> Path:
-    """The path of a segment by its number."""
+    """Return the path of a segment."""
     return folder / f"{kind}-{number:08d}.jsonl"
 
 
 def number(path: Path) -> int:
-    """The number of a segment by its path."""
+    """Return the number of a segment."""
     return int(path.stem.rpartition("-")[2])
 
 
 def read(folder: Path, kind: Kind) -> Iterator[dict[str, Any]]:
-    """Yield all records of a kind, in the order in which they were written."""
+    """Yield all records of a kind, oldest first."""
     for path in segments(folder, kind):
         yield from read_file(path)
 
 
 def read_file(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a segment; none if the file has been deleted."""
+    """Yield the records of a segment; none if it has been deleted."""
     with contextlib.suppress(FileNotFoundError), path.open("rb") as lines:
         yield from filter(None, map(record, lines))
 
 
 def newest(folder: Path, kind: Kind, count: int) -> Iterator[dict[str, Any]]:
-    """Yield the last `count` records of a kind, oldest first, without reading older segments."""
+    """Yield the last `count` records of a kind, oldest first."""
     paths: list[Path] = []
     surplus = -count  # records in `paths` beyond the newest `count`
     for path in reversed(segments(folder, kind)):
@@ -90,7 +82,7 @@ def newest(folder: Path, kind: Kind, count: int) -> Iterator[dict[str, Any]]:
 
 
 def record(line: bytes) -> dict[str, Any] | None:
-    """Parse a line; returns None if it is incomplete, or is not a JSON object."""
+    """Parse a line; returns None if it is not a complete JSON object."""
     with contextlib.suppress(orjson.JSONDecodeError):
         if line.endswith(b"\n") and isinstance(found := orjson.loads(line), dict):
             return found
@@ -121,10 +113,7 @@ class SegmentWriter:
         self.end = OLDEST  # position after the last durable record; other threads may read it
 
     def find_end(self) -> None:
-        """Set `end` after the last complete line.
-
-        Segments without a complete line, which a crash may leave, are deleted.
-        """
+        """Set `end` after the last complete line, and delete segments without one."""
         for path in reversed(segments(self._folder, self._kind)):
             if size := _whole_bytes(path):
                 self._path, self.end = str(path), Position(number(path), size)
@@ -132,10 +121,7 @@ class SegmentWriter:
             path.unlink()
 
     def append(self, lines: bytes) -> None:
-        """Write complete lines, and return once they are durable.
-
-        If it raises OSError, readers will see none of the lines.
-        """
+        """Write complete lines durably. After OSError, readers see none of the lines."""
         segment, size = self.end
         old = self._file >= 0 and time.monotonic() - self._opened > _SEGMENT_SECONDS
         if segment == 0 or size >= self._limit or old or self._is_ahead():
@@ -149,7 +135,7 @@ class SegmentWriter:
                 rest = rest[os.write(self._file, rest) :]
             os.fdatasync(self._file)
         except OSError:
-            # Cut off the partly written lines. If that fails, too, the next append cuts them off.
+            # If this fails, the next append cuts the partly written lines off.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, size)
             self.close()
@@ -157,10 +143,9 @@ class SegmentWriter:
         self.end = Position(segment, size + len(lines))
 
     def _is_ahead(self) -> bool:
-        """Whether the newest segment's modification time is in the future, or the segment was deleted.
+        """Whether the newest segment was deleted, or was last modified in the future.
 
-        In both cases, the next append begins a new segment. If the clock was set back, another append to the old
-        segment would give it a time before that of its records.
+        After the clock was set back, an append would give the segment a time before its records.
         """
         try:
             return os.stat(self._path).st_mtime > time.time() + _CLOCK_SECONDS
@@ -189,7 +174,7 @@ class SegmentWriter:
 
 
 def positions(folder: Path, file: str) -> dict[Kind, Position]:
-    """Read from a file up to which position the records of each kind were shipped; `OLDEST` if that is not valid."""
+    """Read the shipped position of each kind; `OLDEST` if it is not valid."""
     stored: Any = {}
     with contextlib.suppress(OSError, orjson.JSONDecodeError):
         stored = orjson.loads((folder / file).read_bytes())
@@ -213,7 +198,7 @@ def _checked(folder: Path, kind: Kind, stored: Any) -> Position:
 
 @dataclass(frozen=True)
 class Batch:
-    """Consecutive records of one kind from one segment, as lines that end with a newline."""
+    """Consecutive records of one kind from one segment, as lines with newlines."""
 
     kind: Kind
     start: Position
@@ -228,7 +213,7 @@ class Batch:
         return Position(self.start.segment, self.start.offset + sum(map(len, self.lines)))
 
     def cut(self, size: int) -> Iterator[Batch]:
-        """Split records into batches of at most `size`."""
+        """Split the batch into batches of at most `size` records."""
         start = self.start
         for i in range(0, len(self.lines), size):
             yield (piece := Batch(self.kind, start, self.lines[i : i + size]))
@@ -236,7 +221,7 @@ class Batch:
 
 
 def read_batch(folder: Path, kind: Kind, start: Position, end: Position, most: int) -> Batch | None:
-    """Read up to `most` records of one segment from `start` on; None if there is no record before `end`."""
+    """Read up to `most` records of one segment from `start` on; None if there is none before `end`."""
     for path in segments(folder, kind) if start < end else ():
         at = max(start, Position(number(path), 0))
         if not number(path) == at.segment <= end.segment:
@@ -246,7 +231,7 @@ def read_batch(folder: Path, kind: Kind, start: Position, end: Position, most: i
             file.seek(offset)
             for line in file:
                 offset += len(line)
-                # a failed write may have left an incomplete line at the end of a closed segment
+                # A failed write may have left an incomplete line.
                 if not line.endswith(b"\n") or (at.segment, offset) > end or len(lines) == most:
                     break
                 lines.append(line)
@@ -256,16 +241,13 @@ def read_batch(folder: Path, kind: Kind, start: Position, end: Position, most: i
 
 
 def distance(folder: Path, kind: Kind, start: Position, end: Position) -> int:
-    """Bytes between two positions."""
+    """Return the bytes between two positions."""
     paths = segments(folder, kind) if start.segment < end.segment else ()
     between = (path for path in paths if start.segment <= number(path) < end.segment)
     return sum(path.stat().st_size for path in between) + end.offset - start.offset
 
 
 def is_uploaded(folder: Path) -> bool:
-    """Whether all complete records of a spool were uploaded into the lake.
-
-    A router may write to the spool meanwhile.
-    """
+    """Whether all complete records were uploaded into the lake."""
     at, end = positions(folder, UPLOADED), Position(sys.maxsize, 0)
     return all(read_batch(folder, kind, start, end, 1) is None for kind, start in at.items())

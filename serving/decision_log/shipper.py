@@ -1,12 +1,7 @@
 """Ships the log to a sink: every durable record reaches the sink at least once, in the order of writing.
 
-Shipping runs in one asyncio task, with a thread for files, so decisions do not wait for it. The position is stored
-after the sink has acknowledged a batch. After a crash in between, the batch is sent again. If the sink fails, batches
-are retried after growing pauses. A record that the sink refuses is moved to `poison-<kind>.jsonl`.
-
-The lake is the log of record, so a record stays in the spool until the lake has it. The backlog of any other sink may
-be as large as the free rest of the spool, about half of its quota. Beyond that, the oldest segments that the lake has
-are dropped for this sink. So the backlog of such a sink can't fill the spool and stop decisions.
+If the sink fails, batches are retried after growing pauses. A refused record is moved to `poison-<kind>.jsonl`. Sinks
+other than the lake lose their oldest records if their backlog exceeds the free space of the spool.
 """
 
 from __future__ import annotations
@@ -33,22 +28,22 @@ from serving.decision_log.spool import Spool
 
 log = logging.getLogger(__name__)
 
-_PLENTY = 16 << 20  # if more bytes than this are pending, ship them without waiting for `linger`
-_FEWEST_READ = 256  # fewest records to read from disk at once, even if the sink accepts only single records
-_POLL_SECONDS = 0.25  # seconds between two checks for new records
-_NOTE_SECONDS = 1.0  # seconds between two writes of the positions: each write syncs the disk, and so delays decisions
-_FIRST_PAUSE = 0.5  # pause in seconds after the sink's first failure; each further failure doubles it ...
-_LONGEST_PAUSE = 30.0  # ... up to this number of seconds
+_PLENTY = 16 << 20  # if more bytes are pending, ship without waiting for `linger`
+_FEWEST_READ = 256  # fewest records to read from disk at once
+_POLL_SECONDS = 0.25  # between two checks for new records
+_NOTE_SECONDS = 1.0  # between two writes of the positions, which sync the disk
+_FIRST_PAUSE = 0.5  # pause after the sink's first failure; each further failure doubles the pause
+_LONGEST_PAUSE = 30.0  # longest pause after failures
 
 
 class Refused(Exception):
-    """Raised by a sink that will never accept the records of this batch. The sink may still accept other records."""
+    """Raised by a sink that will never accept the records of this batch."""
 
 
 class SinkUnavailable(Exception):
     """Raised by a sink that accepts no records at present.
 
-    `reason` is a label of a metric, and `retry_after` the pause in seconds that the sink asks for.
+    `retry_after` is the pause in seconds that the sink asks for.
     """
 
     def __init__(self, reason: str, detail: str, retry_after: float = 0.0) -> None:
@@ -58,9 +53,9 @@ class SinkUnavailable(Exception):
 
 
 class Sink(Protocol):
-    """A destination for batches of records, such as the lake. It receives the batches in order.
+    """A destination for batches of records, in order.
 
-    After a failure or crash, it may receive a batch again, perhaps with more records.
+    After a failure, it may receive a batch again, perhaps with more records.
     """
 
     largest: int  # most records in one call of `deliver`
@@ -68,7 +63,7 @@ class Sink(Protocol):
     kinds: tuple[Kind, ...]  # kinds of records that the sink accepts
 
     async def deliver(self, batch: Batch) -> None:
-        """Store a batch, and return once it is stored. Raises Refused for an invalid record, or SinkUnavailable."""
+        """Store a batch. Raises Refused for an invalid record, or SinkUnavailable."""
 
     async def close(self) -> None:
         """Close connections."""
@@ -78,14 +73,12 @@ class Shipper:
     """A background task that ships the records of a spool to one sink.
 
     Args:
-        file: Name of the file in the spool's folder that stores the shipped positions.
-        lake: The shipper that uploads the same spool into the lake. If the sink's backlog is too large, this shipper
-            skips old records that are already in the lake. None: no record is skipped.
+        file: Name of the spool's file that stores the shipped positions.
+        lake: If the backlog is too large, skip old records that this shipper has put into the lake.
 
     Attributes:
-        noted: By kind, the stored position up to which records were acknowledged by the sink, or skipped.
-        tally: Counts since the last `take_tally`, by ("shipped", kind), ("poison", kind), ("dropped", kind) and
-            ("failed", reason).
+        noted: By kind, the stored position up to which records were shipped or skipped.
+        tally: Counts by ("shipped", kind), ("poison", kind), ("dropped", kind) and ("failed", reason).
     """
 
     def __init__(self, spool: Spool, sink: Sink, file: str, lake: Shipper | None = None) -> None:
@@ -93,7 +86,7 @@ class Shipper:
         self._sink = sink
         self._file = file
         self._lake = lake
-        self._warned = False  # whether the present backlog has already caused a warning about dropped records
+        self._warned = False  # whether the present backlog has caused a warning
         self.kinds = sink.kinds
         loaded = segments.positions(spool.folder, file)
         self._at = self.noted = {kind: loaded[kind] for kind in self.kinds}
@@ -101,7 +94,7 @@ class Shipper:
         for kind, at in self._at.items():
             first = segments.read_batch(spool.folder, kind, at, spool.end(kind), 1)
             self._oldest[kind] = _event_time(first) if first else 0.0
-        # monotonic time since when records are collected for the next batch
+        # Since when records are collected for the next batch.
         self._gathers = dict.fromkeys(self.kinds, -math.inf)
         self._note_at = 0.0
         self._draining = False
@@ -111,15 +104,14 @@ class Shipper:
 
     @property
     def pending(self) -> int:
-        """Number of bytes in durable records that the sink has not acknowledged."""
+        """Bytes that the sink has not acknowledged."""
         return sum(self._pending(kind) for kind in self.kinds)
 
     @property
     def oldest_pending_seconds(self) -> float:
-        """Age of the oldest record that was not shipped yet, in seconds; 0 if all were shipped.
+        """Age of the oldest pending record in seconds; 0 if there is none.
 
-        It is measured from the record's event time. Some outcomes are reported long after their event. Such an outcome
-        counts only from the last moment without pending records, or from the event time of an earlier record.
+        An outcome that is reported late counts only from the last moment without pending records.
         """
         since = [self._oldest[kind] for kind in self.kinds if self._pending(kind) > 0]
         return max(0.0, time.time() - min(since)) if since else 0.0
@@ -130,11 +122,11 @@ class Shipper:
         return taken
 
     def start(self) -> None:
-        """Start to ship records, in a task of the running event loop."""
+        """Start to ship records, in a task."""
         self._task = asyncio.create_task(self._run())
 
     async def close(self, seconds: float) -> None:
-        """Ship pending records for at most `seconds`, then stop. After a restart, the router ships the rest."""
+        """Ship pending records for at most `seconds`, then stop."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -149,10 +141,10 @@ class Shipper:
         self._thread.shutdown(wait=False)
 
     async def ship_once(self) -> int:
-        """Read and deliver one batch of each kind; returns the number of records that were shipped or set aside."""
+        """Deliver one batch of each kind; returns the number of records shipped or set aside."""
         if self._lake is not None:
             await self._drop(self._lake)
-        # the last round may not have stored its positions, because it came too soon after the one before
+        # The last round may not have stored its positions.
         await self._note()
         finished = 0
         for kind in self.kinds:
@@ -180,8 +172,7 @@ class Shipper:
                 shipped = await self.ship_once()
                 failures, pause = 0, 0.0 if shipped else _POLL_SECONDS
             except Exception as error:
-                # Retry after any error, even if it is not the sink's: the disk may be full, so that no position can be
-                # stored.
+                # Retry after any error, for instance if the disk is full.
                 reason = "disk" if isinstance(error, OSError) else "internal"
                 fault = error if isinstance(error, SinkUnavailable) else SinkUnavailable(reason, repr(error))
                 self.tally["failed", fault.reason] += 1
@@ -207,11 +198,7 @@ class Shipper:
         return self._draining or pending >= _PLENTY or now - self._gathers[kind] >= self._sink.linger
 
     async def _deliver(self, batch: Batch, size: int) -> None:
-        """Deliver a batch in pieces of `size` records.
-
-        If the sink refuses a piece, the piece is halved and sent again, until each invalid record is alone. Only that
-        record is then set aside.
-        """
+        """Deliver a batch in pieces of `size` records, and halve refused pieces to find invalid records."""
         for piece in batch.cut(size):
             what = "shipped"
             try:
@@ -226,10 +213,7 @@ class Shipper:
             self._at = {**self._at, piece.kind: piece.end}
 
     async def _drop(self, lake: Shipper) -> None:
-        """Skip the oldest pending records that are already in the lake, while the sink's backlog is too large.
-
-        The backlog is too large if it exceeds the free space of the spool.
-        """
+        """Skip records that are in the lake, while the sink's backlog is too large."""
         self._warned = self._warned and self.pending > 0
         while (dropped := await self._in_thread(self._surplus, lake.noted)) is not None:
             if not self._warned:
@@ -240,10 +224,7 @@ class Shipper:
             self.tally["dropped", dropped.kind] += len(dropped)
 
     def _surplus(self, uploaded: Mapping[Kind, Position]) -> Batch | None:
-        """Return the records to skip next: the pending part of the oldest segment that was uploaded into the lake.
-
-        Returns None if the backlog fits into the free space of the spool, or if the lake has no complete segment.
-        """
+        """Return the records to skip from the oldest segment that is in the lake, if any."""
         folder = self._spool.folder
         if self.pending <= self._spool.room():
             return None
@@ -273,15 +254,15 @@ class Shipper:
 
 
 def pause_after(failures: int, asked: float) -> float:
-    """Return the seconds until the next retry, at least `asked`. They double with each earlier failure in a row.
+    """Return the seconds until the next retry, at least `asked`. They double with each failure.
 
-    The pause is random, between half of this time and all of it, so that routers do not retry at the same moment.
+    The pause is random, so that routers do not retry at the same moment.
     """
     longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(failures, 16))
     return max(asked, longest * random.uniform(0.5, 1.0))
 
 
 def _event_time(batch: Batch) -> float:
-    with contextlib.suppress(Exception):  # if the line is not a valid record, `_deliver` will set it aside
+    with contextlib.suppress(Exception):  # `_deliver` sets invalid records aside
         return datetime.fromisoformat(orjson.loads(batch.lines[0])["event_time"]).timestamp()
     return 0.0

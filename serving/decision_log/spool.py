@@ -1,13 +1,7 @@
 """The durable spool: many requests append records, and one sync to disk makes a whole batch of them durable.
 
-The records that arrive while the disk writes one batch form the next batch. So the number of syncs depends on the speed
-of the disk, not on the traffic. A thread that may block writes its own records and all others that wait (`write`).
-Other callers leave the writing to the spool's thread (`submit`, `submit_later`). Records that would exceed the quota
-are refused.
-
-If a decision can't be logged in time, its user gets the default action. A second record must then withdraw the
-decision, because otherwise, experiments would be evaluated with an action that did not happen. Such a record is called
-*owed*: if the disk fails, it stays in memory until the disk works again.
+If a decision is logged too late, a second record must withdraw it. Such a record is called *owed*: if the disk fails,
+it stays in memory until the disk works again.
 """
 
 import errno
@@ -33,14 +27,14 @@ from serving.decision_log import segments
 from serving.decision_log.segments import Position
 
 _LARGEST_BATCH = 512  # most appends that share one sync
-_LARGEST_QUEUE = 20_000  # if the disk hangs and this many appends wait, further appends are refused
-_MOST_OWED = 20_000  # most owed records that wait in memory, about 25 MB
-# If this many calls of `submit_later` wait, further calls are dropped. Each may have up to 64 windows of 1.8 kB.
+_LARGEST_QUEUE = 20_000  # if this many appends wait, further ones are refused
+_MOST_OWED = 20_000  # most owed records in memory, about 25 MB
+# Beyond this number of waiting calls, `submit_later` drops records.
 _MOST_LATER = 2_000
-_LATER_SECONDS = 1.0  # seconds between two writes for `submit_later`, and between two retries after a failed write
-# The log is reported as nearly full if less than this share of its quota is free, as in the alert MtorlSpoolNearlyFull.
+_LATER_SECONDS = 1.0  # between two writes for `submit_later`, and between retries
+# The log counts as nearly full below this share, as in the alert MtorlSpoolNearlyFull.
 _LITTLE_ROOM = 0.2
-# Records leave this many bytes of the disk free for shipping positions. Without positions, no segment could be deleted.
+# Needed for shipping positions: without them, no segment could be deleted.
 KEPT_FREE = 128 * 1024
 MAX_BYTES = 10 * 1024**3
 
@@ -50,7 +44,7 @@ class SpoolError(RuntimeError):
 
 
 class SpoolUnavailable(RuntimeError):
-    """Raised if a record was not made durable. The caller may send it again, or go on without it."""
+    """Raised if a record was not made durable. The caller may send it again."""
 
 
 @dataclass(eq=False)
@@ -62,9 +56,9 @@ class _Entry:
 
 
 class Spool:
-    """Stores the records of the decision log in a folder, which is created if necessary and locked for this process.
+    """Stores the records of the decision log in a folder, which it creates and locks.
 
-    Raises SpoolError if the folder can't be written to, or if another process has locked it.
+    Raises SpoolError if the folder can't be written to, or is locked.
 
     Args:
         segment_bytes: Size in bytes after which a new segment begins.
@@ -80,15 +74,15 @@ class Spool:
         self.folder = Path(folder)
         self.max_bytes = max_bytes
         self.fault: Exception | None = None  # error of the last write; None if it succeeded
-        self.lost = 0  # number of owed records that were dropped, because too many waited
-        # records to retry, oldest first; only the thread that holds `_writing` uses them
+        self.lost = 0  # number of owed records that were dropped
+        # Records to retry, oldest first, for the thread that holds `_writing`.
         self._owed: deque[_Entry] = deque()
         self._waiting: deque[_Entry] = deque()
         self._later: deque[_Entry] = deque()
         self._writing = threading.Lock()
         self._wake = threading.Event()
         self._writers = {kind: segments.SegmentWriter(self.folder, kind, segment_bytes) for kind in KINDS}
-        # `_closed`: no further record is accepted. `_ended`: the spool's thread is writing the last batch.
+        # `_closed`: no further record is accepted. `_ended`: the last batch is being written.
         self._closed = self._ended = False
         self._lock = -1
         try:
@@ -101,7 +95,7 @@ class Spool:
             if self._lock >= 0:
                 os.close(self._lock)
             raise SpoolError(f"{self.folder}: {error}") from error
-        # The size of the folder in bytes is the size at the start, plus `_written`, minus `_deleted`.
+        # The folder's size is that at the start, plus `_written`, minus `_deleted`.
         self._at_start = sum(entry.stat().st_size for entry in os.scandir(self.folder))
         self._written = self._deleted = 0
         self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
@@ -122,35 +116,30 @@ class Spool:
                     raise SpoolError(f"{found}; this release reads {VERSION}: move the folder away")
 
     def submit(self, kind: Kind, *records: Mapping[str, Any], owed: bool = False) -> Future[None]:
-        """Append records, which become durable together.
+        """Append records together; returns a future that is done once they are durable.
+
+        The future's error is SpoolUnavailable. Cancelling the future withdraws waiting records.
 
         Args:
             owed: Whether a failed write is retried until the disk works again.
-
-        Returns:
-            A future that is done once the records are durable. If they can't be written, it has the error
-                SpoolUnavailable. To withdraw the records, cancel it; this fails once the disk is writing them.
         """
         done = self._enqueue(_Entry(kind, _lines(records), owed))
         self._wake.set()
         return done
 
     def submit_later(self, kind: Kind, *records: Mapping[str, Any]) -> None:
-        """Append records within about a second. They are lost if the process is killed or the write fails.
-
-        Many calls share one sync to disk. Use it for records that no caller waits for.
-        """
+        """Append records within about a second. They are lost if the process is killed or the write fails."""
         if not self._closed and len(self._later) < _MOST_LATER:
             self._later.append(_Entry(kind, _lines(records)))
 
     def write(self, kind: Kind, records: Sequence[Mapping[str, Any]], seconds: float) -> None:
-        """Append records and wait until they are durable. The thread blocks meanwhile.
+        """Append records and wait until they are durable.
 
-        While another thread is writing, it waits for up to `seconds`, then raises TimeoutError. The records are then
-        withdrawn, unless the other thread was writing them at that moment.
+        If another thread is writing for longer than `seconds`, TimeoutError is raised, and waiting records are
+        withdrawn.
         """
         done = self._enqueue(_Entry(kind, _lines(records)))
-        if done.done():  # done already: the records were refused, or another thread has written them
+        if done.done():  # the records were refused, or another thread has written them
             return done.result()
         if not self._writing.acquire(timeout=max(seconds, 0)):
             done.cancel()
@@ -182,7 +171,7 @@ class Spool:
         return self._thread.is_alive()
 
     def read(self, kind: Kind) -> Iterator[dict[str, Any]]:
-        """All durable records of a kind, oldest first."""
+        """Yield all durable records of a kind, oldest first."""
         return segments.read(self.folder, kind)
 
     def newest(self, kind: Kind, count: int) -> Iterator[dict[str, Any]]:
@@ -190,14 +179,14 @@ class Spool:
         return segments.newest(self.folder, kind, count)
 
     def never_pruned(self, kind: Kind) -> bool:
-        """Whether the folder still has every record of a kind. If not, the router or a person has deleted a segment."""
+        """Whether the folder still has every record of a kind."""
         here = [segments.number(path) for path in segments.segments(self.folder, kind)]
         uploaded = (self.folder / segments.UPLOADED).exists()
         whole = not uploaded or segments.positions(self.folder, segments.UPLOADED)[kind] != segments.OLDEST
         return whole and here == list(range(1, len(here) + 1))
 
     def written_since(self, kind: Kind, at: float) -> Iterator[dict[str, Any]]:
-        """Yield the records of all segments that were last written at or after a time, in seconds since 1970."""
+        """Yield the records of segments last written at or after a time, in seconds since 1970."""
         for path in segments.segments(self.folder, kind):
             if path.stat().st_mtime >= at:
                 yield from segments.read_file(path)
@@ -208,15 +197,12 @@ class Spool:
         return self._at_start + self._written - self._deleted
 
     def room(self) -> int:
-        """Return the number of bytes by which the log may grow, given its quota and the free space of the disk."""
+        """Return the bytes by which the log may grow, given its quota and the disk."""
         disk = os.statvfs(self.folder)
         return max(0, min(self.max_bytes - self.size, disk.f_bavail * disk.f_frsize - KEPT_FREE))
 
     def problems(self, room: int) -> list[Message]:
-        """Return the problems of the log, such as too little space.
-
-        `room` is the number of bytes that `room()` has returned.
-        """
+        """Return the problems of the log, given the result of `room()`."""
         if self.fault is not None:
             return [messages.LOG_NOT_WRITTEN(error=str(self.fault))]
         return [messages.LOG_NEARLY_FULL(megabytes=room / 1e6)] if room < _LITTLE_ROOM * self.max_bytes else []
@@ -226,7 +212,7 @@ class Spool:
         return self._writers[kind].end
 
     def set_aside(self, kind: Kind, line: bytes) -> None:
-        """Append a line to `poison-<kind>.jsonl`, which holds the records that a sink has refused."""
+        """Append a refused record to `poison-<kind>.jsonl`."""
         with (self.folder / f"poison-{kind}.jsonl").open("ab") as file:
             file.write(line)
             file.flush()
@@ -235,17 +221,15 @@ class Spool:
             self._written += len(line)
 
     def prune(self, shipped: Sequence[Mapping[Kind, Position]], before: float) -> None:
-        """Delete segments that were shipped to all sinks, and were last written before a time, in seconds since 1970.
+        """Delete segments that all sinks have, and that were last written before a time, in seconds since 1970.
 
         Args:
-            shipped: For each sink, the position of the next record to ship, by kind. Kinds that the sink does not
-                accept are missing.
+            shipped: For each sink, the position of the next record to ship, by kind.
         """
         for kind in KINDS:
             at = min((each[kind] for each in shipped if kind in each), default=segments.OLDEST)
             for path in segments.segments(self.folder, kind):
-                # Keep the newest shipped segment: the numbers of new segments are counted from it, and no number may be
-                # used twice.
+                # Keep the newest shipped segment, from which the numbers of new segments are counted.
                 if segments.number(path) < at.segment and (status := path.stat()).st_mtime < before:
                     path.unlink()
                     self._deleted += status.st_size
@@ -271,7 +255,7 @@ class Spool:
             if time.monotonic() - late >= _LATER_SECONDS:
                 late = time.monotonic()
                 for _ in range(len(self._later) // _LARGEST_BATCH + 1):
-                    with self._writing:  # unlock after each batch, so that decisions can be written in between
+                    with self._writing:  # unlock after each batch, so that decisions can be written
                         self._write_some(self._later)
             if self._waiting or (self._owed and self.fault is None):
                 self._wake.set()
@@ -289,13 +273,12 @@ class Spool:
 
     def _write_some(self, queue: deque[_Entry]) -> None:
         entries = [queue.popleft() for _ in range(min(len(queue), _LARGEST_BATCH))]
-        # Skip records whose future was cancelled. Mark the other futures as running, so that they can't be cancelled
-        # now.
+        # Skip cancelled records. The others can't be cancelled now.
         self._write([entry for entry in entries if entry.done.set_running_or_notify_cancel()])
 
     def _write(self, batch: list[_Entry]) -> None:
         error: BaseException | None = None
-        for kind in KINDS:  # write decisions first, because no outcome may be durable before its decision
+        for kind in KINDS:  # no outcome may be durable before its decision
             if entries := [entry for entry in batch if entry.kind == kind]:
                 error = error or self._write_kind(kind, entries)
                 if error is not None:
@@ -306,7 +289,6 @@ class Spool:
             self.fault = error
 
     def _write_kind(self, kind: Kind, entries: list[_Entry]) -> BaseException | None:
-        """Write the records of one kind atomically; returns the error if they could not be written."""
         lines = [line for entry in entries for line in entry.lines]
         wanted = sum(map(len, lines))
         try:

@@ -3,10 +3,7 @@
     {"window": {...}, "u": 0.42, "candidates": ["search", "video"], "price": 0.3}
     {"window": {...}, "u": 0.42, "price": {"search": 0.3, "video": 0.5}, "costs": {"video": 0.02}}
 
-`price` is one number for all channels, or one number per channel, as budget pacing sets it. Without it, the price in
-the artifact is used. `costs` are upper bounds: if the model forecasts a higher cost, the bound is used instead. The
-router also sends the user, the campaign, the time, the context and the caller's own choice. This handler ignores these
-fields, but the policies of other arms may need them.
+`costs` are upper bounds on the model's forecasts.
 """
 
 import math
@@ -21,14 +18,14 @@ from mtorl.log.dataset import DatasetSpec
 from mtorl.runtime.validation import first_fault
 from mtorl.window.window import Instance
 
-# fields that this handler ignores, but that the policies of other arms may need
+# fields that only the policies of other arms need
 _FOR_OTHERS = ("user_id", "campaign_id", "timestamp", "context", "baseline")
-MAX_PRICE = 1e9  # highest valid price, in gain per currency unit, so that price * cost stays finite
+MAX_PRICE = 1e9  # gain per currency unit; price * cost must stay finite
 
 
 @dataclass(frozen=True)
 class Asked:
-    """The validated fields of an item. Each list has one value per channel of the data set."""
+    """The validated fields of an item. Each list has one value per channel."""
 
     candidates: list[bool]
     prices: list[float]
@@ -37,10 +34,7 @@ class Asked:
 
 
 def read_choice(item: Any, spec: DatasetSpec, usual_price: float) -> Asked:
-    """Validate an item of a request; raises ValueError, which names the invalid field.
-
-    `usual_price` applies to channels for which the item has no price.
-    """
+    """Validate an item; raises ValueError. `usual_price` is the default price."""
     price = item.get("price") if isinstance(item, dict) else None
     if price is not None and not isinstance(price, dict):
         item = {**item, "price": dict.fromkeys(spec.channels, price)}
@@ -59,10 +53,7 @@ def read_choice(item: Any, spec: DatasetSpec, usual_price: float) -> Asked:
 
 @cache
 def _type_of_items(channels: tuple[str, ...]) -> TypeAdapter[dict[str, Any]]:
-    """Build the type of a valid item.
-
-    An unknown field is an error, so that a misspelt "price" is not ignored silently.
-    """
+    """Build the type of a valid item. Unknown fields are errors, such as a misspelt "price"."""
     channel: Any = Literal[channels]
     price = Annotated[float, Field(ge=0, le=MAX_PRICE)]
     fields = {

@@ -7,18 +7,8 @@
         "expected_rewards": {...}, "expected_costs": {...}, "state_distance": 1.1,
         "model": {"name": ..., "version": ..., "digest": ...}}
 
-`price` is the price of the chosen channel. `state_distance` is the user's distance from the users of the training
-(`mtorl.network.user_state`), if the artifact can compute it. With a single candidate, the answer is the budget decision
-on that channel. An explanation has the terms of the utility, and the effect of each past touchpoint. All data of the
-model comes from the folder `artifact/` inside the .mar.
-
-TorchServe passes the requests of several clients at once, and an exception or a missing answer would fail all of them.
-So each invalid item gets its own error, and each unreadable body its own status 400. Both protocols are parsed here
-because TorchServe's built-in KServe envelopes look only at the first request of a batch. An empty body is a readiness
-probe, which shows that the worker answers.
-
-`load`, `predictions` and `explanations` do not depend on TorchServe, and `serving/predictor` calls them as well. The
-class comes from the installed package because TorchServe allows only one class in the handler file of a .mar.
+TorchServe passes the requests of several clients at once, and an exception would fail all of them. So each invalid item
+gets its own error, and each unreadable body its own status 400. An empty body is a readiness probe.
 """
 
 import logging
@@ -42,13 +32,13 @@ log = logging.getLogger(__name__)
 
 
 class PolicyHandler:
-    """TorchServe's request handler: answers requests for decisions and explanations with the model of one artifact."""
+    """Answers TorchServe's requests for decisions and explanations with the model of one artifact."""
 
     artifact: Artifact
     model: dict[str, str]
 
     def load(self, folder: Path) -> None:
-        """Load the artifact, and run the model a few times so that the first request is as fast as later ones."""
+        """Load the artifact, and run the model a few times, because first runs are slow."""
         self.artifact = load(folder)
         model = self.artifact.model
         self.model = {"name": model["name"], "version": model["version"], "digest": self.artifact.digest}
@@ -61,7 +51,7 @@ class PolicyHandler:
             self.artifact.network(x_8TD, np.full(8, length))
 
     def predictions(self, items: Sequence[Any]) -> list[dict[str, Any]]:
-        """Return a decision or an error for each item. All valid items share one forward pass of the model."""
+        """Return a decision or an error for each item, in one forward pass."""
         answers: list[dict[str, Any]] = [{}] * len(items)
         asked: dict[int, Asked] = {}
         for i, item in enumerate(items):
@@ -127,7 +117,7 @@ class PolicyHandler:
         ]
 
     def explanations(self, items: Sequence[Any]) -> list[dict[str, Any]]:
-        """Explain each decision by the terms of the channel's utility, and by the effect of each past touchpoint."""
+        """Explain each decision by the terms of its utility, and by the effects of past touchpoints."""
         answers = self.predictions(items)
         rows = [i for i, answer in enumerate(answers) if "error" not in answer]
         if not rows:
@@ -149,16 +139,16 @@ class PolicyHandler:
                 answers[i] = {"error": "model: its answer is not finite without some touchpoint"}
         return answers
 
-    # ---- methods that TorchServe calls
+    # Called by TorchServe:
 
     def initialize(self, context: Any) -> None:
         """Load the artifact inside the .mar file."""
-        # By default, a worker logs three lines of metrics per request, which TorchServe's Java process measures itself.
+        # By default, a worker logs three lines of metrics per request.
         logging.getLogger().setLevel(logging.WARNING)
         self.load(Path(context.system_properties["model_dir"]) / "artifact")
 
     def handle(self, data: Sequence[dict[str, Any]], context: Any) -> list[bytes]:
-        """Answer a batch of requests from TorchServe; returns a response body for each, in order."""
+        """Answer a batch of requests from TorchServe; returns a body for each, in order."""
         try:
             return self._handle(data, context)
         except Exception as error:
@@ -169,13 +159,13 @@ class PolicyHandler:
 
     def _handle(self, data: Sequence[dict[str, Any]], context: Any) -> list[bytes]:
         bodies: list[dict[str, Any]] = []
-        # for each request: its index, its body, its verb, and the positions of its items in `items[verb]`
+        # index, body, verb, and the items' positions in `items[verb]` of each request
         asked: list[tuple[int, dict[str, Any], Verb, slice]] = []
         items: dict[Verb, list[Any]] = {PREDICT: [], EXPLAIN: []}
         for i, row in enumerate(data):
             context.set_response_content_type(i, JSON_TYPE)
             bodies.append({"ready": True, "model": self.model})
-            # TorchServe sets this header for requests for explanations: /explanations/<model>, :explain and /explain.
+            # TorchServe sets this header for requests for explanations.
             verb = EXPLAIN if context.get_request_header(i, "explain") == "True" else PREDICT
             try:
                 if (body := read_body(row)) is not None:
@@ -207,10 +197,6 @@ def _all_failed(answers: list[dict[str, Any]], rows: Sequence[int], error: Excep
 
 
 def _utility(answer: dict[str, Any]) -> dict[str, Any]:
-    """Return the utility of a decision, and the three terms of which it is the sum.
-
-    The terms are the expected gain, minus price times expected cost, plus the rest (`mtorl.policy.decision`).
-    """
     gain, paid = answer["expected_reward"], answer["price"] * answer["expected_cost"]
     terms = {"gain": gain, "price_times_cost": paid, "added": answer["utility"] - (gain - paid)}
     return {"utility": answer["utility"], "utility_terms": terms}
@@ -236,11 +222,7 @@ def _explanation(window: Instance, why: Explanation) -> dict[str, Any]:
 
 
 def _windows(windows: dict[int, Any], spec: DatasetSpec) -> tuple[WindowBatch, dict[int, str]]:
-    """Convert windows to one batch; returns the batch of the valid windows, and the error of each invalid one.
-
-    All windows are converted together, which nearly always succeeds. Only if this fails, each window is converted
-    alone, to find the invalid ones.
-    """
+    """Convert windows to one batch; returns also the errors of invalid windows."""
     faults: dict[int, str] = {}
     try:
         return WindowBatch.from_instances(list(windows.values()), spec), faults

@@ -5,8 +5,7 @@
     v2   {"inputs": [{"name": "instances", "datatype": "BYTES", "shape": [n], "data": ["<an item as JSON>", ...]}]}
          -> {"outputs": [{"name": "decisions", "datatype": "BYTES", "shape": [n], "data": ["<an answer>", ...]}]}
 
-In answers to explanation requests, "explanations" replaces the names "predictions" and "decisions". An unreadable body
-raises ValueError, and the server answers with status 400. An invalid item gets an error only in its own answer.
+In answers to explanation requests, the name is "explanations".
 """
 
 import json
@@ -16,15 +15,15 @@ from typing import Any
 
 from serving import messages
 
-MAX_INSTANCES = 256  # items per request; a batch of eight such requests takes much less than the response timeout
-# most items per request for explanations, which run the model once per touchpoint while decisions may wait
+MAX_INSTANCES = 256  # a batch of eight requests must end before the response timeout
+# An explanation runs the model once per touchpoint.
 MAX_EXPLAINED = 4
 JSON_TYPE = "application/json"
 
 
 @dataclass(frozen=True)
 class Verb:
-    """A kind of request (predict or explain), and the names of its results in answers of v1 and v2."""
+    """A kind of request, and the names of its results in v1 and v2."""
 
     most: int  # largest number of items in a request
     v1: str
@@ -36,19 +35,16 @@ EXPLAIN = Verb(MAX_EXPLAINED, "explanations", "explanations")
 
 
 def read_body(row: dict[str, Any]) -> dict[str, Any] | None:
-    """Parse the JSON object in a TorchServe request; returns None if the body is empty.
-
-    Raises ValueError if it is invalid.
-    """
+    """Parse the JSON object in a request; None if the body is empty. Raises ValueError."""
     body = row.get("body", row.get("data"))
-    if body is None:  # without a content type, as from curl -d, TorchServe takes the JSON for a form field's name
+    if body is None:  # without a content type, TorchServe parses a form
         raise ValueError(messages.NO_BODY(type=JSON_TYPE))
     if isinstance(body, str | bytes | bytearray):
         if not body:
             return None
         try:
             body = json.loads(body, parse_constant=_no_constant)
-        # the JSON parser also raises these for invalid UTF-8, and for too many digits or nested brackets
+        # RecursionError: too many nested brackets
         except (ValueError, RecursionError) as error:
             raise ValueError(messages.NOT_JSON(fault=error)) from None
     if not isinstance(body, dict):
@@ -57,9 +53,9 @@ def read_body(row: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def read_items(body: dict[str, Any], verb: Verb) -> list[Any]:
-    """Return the items of a v1 or v2 request; raises ValueError if there is no list, or if it is empty or too long.
+    """Return the items of a v1 or v2 request; raises ValueError if there is no valid list.
 
-    In v2, each item is a JSON text. A text that is not JSON is returned as it is, so that only its own item fails.
+    An item of v2 that is not JSON stays a text, so that only this item fails.
     """
     if "inputs" in body:
         tensor = body["inputs"][0] if isinstance(body["inputs"], list) and len(body["inputs"]) == 1 else None
@@ -83,7 +79,7 @@ def tensor_of(answers: Sequence[dict[str, Any]], verb: Verb) -> dict[str, Any]:
 
 
 def dump(answer: Any) -> bytes:
-    """Encode an answer as compact JSON; raises ValueError if it contains NaN, which JSON can't represent."""
+    """Encode an answer as compact JSON; raises ValueError for NaN."""
     return json.dumps(answer, separators=(",", ":"), allow_nan=False).encode()
 
 

@@ -1,23 +1,13 @@
 """The interface of a ledger, and the promises that every ledger keeps.
 
-1.  In every account, spent + reserved <= limit at every moment, despite races, crashes and retries. If the limit of a
-    whole budget is lowered below its spent and reserved amounts, the amounts stay, and new reservations above 0 fail.
+1.  In every account, spent + reserved <= limit at every moment, despite races, crashes and retries.
 2.  An exposure needs a reservation. A caller that gets False, or no answer, must not expose.
-3.  Calls are idempotent: a repeated call with the same reservation id, or the same event id, changes nothing. The
-    ledger remembers a settled reservation and its request for SETTLED_SECONDS after its last cost. It remembers a
-    cancelled or expired one for RETENTION_SECONDS, since a cost may still arrive. After that time, callers must not
-    repeat `reserve`, because the request might be paid for again. A late cost is then charged to no account: only the
-    log has it. If reservations expire after a day, one without a cost is forgotten two days after its creation.
-4.  The limit of an account with a period applies to each period separately. A reservation is settled in the period of
-    its creation, even after that period has ended. Unspent money is not carried over. If a budget's time zone changes,
-    the current period keeps its amounts and lasts until a day of the new zone begins, at least 23 hours after its own
-    beginning. So it may once last two days (`period_after`). Under any change of clock or time zone, the days of a
-    budget begin at least 23 hours apart, and its hours at least one hour apart. If a clock was ahead, the next period
-    begins too early, and its limit then holds for a longer time.
-5.  The account of all arms ("*") bounds their sum, since the limits of the arms may add up to more (`spare` in
-    `mtorl/experiment/paced_account.py`). When the parts of a budget change, an arm's limit in the current period
-    becomes its spent amount plus its new part of the rest (`limit_after_a_change`). The next period begins with the new
-    parts. Setting the same accounts again changes nothing.
+3.  Calls are idempotent for the same reservation id or event id. The ledger remembers a settled reservation for
+    SETTLED_SECONDS after its last cost, and a cancelled or expired one for RETENTION_SECONDS. After that time, callers
+    must not repeat `reserve`.
+4.  A limit applies to each period separately. A reservation is settled in the period of its creation, and unspent money
+    is not carried over. After a change of clock or time zone, a day has at least 23 hours (`period_after`).
+5.  The account of all arms ("*") bounds their sum, since the limits of the arms may add up to more.
 """
 
 import json
@@ -37,10 +27,7 @@ RETENTION_SECONDS = 86_400.0
 
 
 class LedgerUnavailable(RuntimeError):
-    """Raised if the ledger did not answer.
-
-    A reservation may exist nevertheless: call `cancel_all` to release its money.
-    """
+    """Raised if the ledger did not answer. A reservation may exist nevertheless, so call `cancel_all`."""
 
 
 class LedgerInUse(RuntimeError):
@@ -48,14 +35,11 @@ class LedgerInUse(RuntimeError):
 
 
 class AlreadyReserved(RuntimeError):
-    """Raised if another decision on the same request has reserved money. The caller must then not show the ad."""
+    """Raised if another decision on the same request has reserved money."""
 
 
 class UnknownReservation(LookupError):
-    """Raised for a cost of a reservation that the ledger does not know. Nothing is charged.
-
-    The text is the reservation's id.
-    """
+    """Raised for a cost of a reservation with an unknown id, which is the text."""
 
 
 Budget = tuple[str, str, Period]
@@ -66,8 +50,8 @@ Budget = tuple[str, str, Period]
 class Account:
     """A limit on the money that an arm may spend on a campaign and a channel in each period.
 
-    The value "*" means any arm, campaign or channel. A reservation takes money from every account that matches it.
-    Accounts that differ only in their arm are parts of one budget.
+    "*" means any arm, campaign or channel. A reservation takes money from every account that matches it. Accounts that
+    differ only in their arm are parts of one budget.
     """
 
     arm: str
@@ -87,7 +71,7 @@ class Account:
 class Balance:
     """The amounts of an account in the current period, in currency units.
 
-    `spent` contains no more than what was reserved. The part of a cost that exceeds its reservation is in `excess`.
+    `excess` is the part of costs that exceeds their reservations.
     """
 
     arm: str
@@ -98,15 +82,12 @@ class Balance:
     reserved: float
     excess: float
     period: Period = "total"
-    start: int = 0  # start of the current period, in seconds since 1970; 0 if the period is "total"
+    start: int = 0  # seconds since 1970; 0 if the period is "total"
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A reservation to make: how much money (currency units), and the arm, campaign and channel that will spend it.
-
-    `request` identifies the request that the money is for, so that a retry does not reserve money twice.
-    """
+    """A reservation to make, in currency units. `request` prevents that a retry reserves money twice."""
 
     reservation_id: str
     arm: str
@@ -117,10 +98,7 @@ class Wanted:
 
 
 class Cost(NamedTuple):
-    """One cost of a reservation, in currency units; a reservation may have several.
-
-    `event` is the id of the event that reported the cost.
-    """
+    """One cost of a reservation, in currency units, with the id of its event."""
 
     reservation_id: str
     actual: float
@@ -129,10 +107,7 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Settlement:
-    """The total of a reservation's costs so far, in currency units.
-
-    `charged` is the part that was charged to the accounts. The rest is `excess`.
-    """
+    """The total of a reservation's costs so far, in currency units: the charged part and the rest."""
 
     charged: float
     excess: float
@@ -140,12 +115,12 @@ class Settlement:
 
 @dataclass(frozen=True)
 class Room:
-    """The free space and the total size of a ledger's storage, in bytes. If it is full, nothing can be reserved."""
+    """The free space and the total size of a ledger's storage, in bytes."""
 
     store: Literal["file", "redis"]
     free: int
     limit: int
-    device: int | None = None  # device number of the disk with the ledger's file
+    device: int | None = None  # of the disk with the ledger's file
 
 
 class Ledger(Protocol):
@@ -158,28 +133,23 @@ class Ledger(Protocol):
         """Return the unique name of this ledger; None before the first `define`."""
 
     def claim(self) -> None:
-        """Lock a ledger that can't be shared, until `close`; raises LedgerInUse if another router has locked it."""
+        """Lock a ledger that can't be shared, until `close`; raises LedgerInUse."""
         return
 
     def define(self, accounts: Iterable[Account]) -> None:
-        """Set the accounts to which the ledger's limits apply from now on.
+        """Set the active accounts. Missing accounts become inactive, but keep their amounts.
 
-        Earlier accounts that are missing in `accounts` become inactive. Spent and reserved amounts are kept, even those
-        of inactive accounts. If a budget is divided differently among its arms than before, the arms get new limits for
-        the rest of the current period.
+        If a budget is divided differently than before, the arms get new limits for the current period.
         """
 
     def reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
-        """Make several reservations with one round trip or sync.
+        """Make several reservations; each takes money from all matching accounts, or from none.
 
-        Each takes money from all matching accounts, or from none.
-
-        A reservation fails if one of its accounts has too little left, or if no account of the arm matches. It also
-        fails if its id was cancelled, has expired, or was used with other arguments.
+        A reservation fails if an account has too little left, if no account of the arm matches, or if its id was
+        cancelled, has expired, or was used with other arguments.
 
         Returns:
-            For each item, whether the money is reserved, or an error. AlreadyReserved: a reservation with another id
-                but the same `request` is open or has caused a cost.
+            For each item, whether the money is reserved, or an error, such as AlreadyReserved.
 
         Raises:
             LedgerUnavailable: No item got an answer.
@@ -189,41 +159,30 @@ class Ledger(Protocol):
     def settle_all(self, costs: Sequence[Cost]) -> list[Settlement | Exception]:
         """Charge costs to reservations. Errors are as in `reserve_all`; an unknown id gets UnknownReservation.
 
-        The first cost is charged up to the reserved amount, and the rest of that amount is released. A later cost, or a
-        cost after expiry, is charged only if the accounts still have money, and only up to the reserved amount in
-        total. Costs that are not charged count as excess, as does a cost after a cancellation.
+        The first cost is charged up to the reserved amount, and the rest is released. Later costs are charged only up
+        to the same amount in total, while the accounts have money. Costs that are not charged count as excess.
         """
 
     def cancel_all(self, reservation_ids: Sequence[str]) -> list[Exception | None]:
-        """Release the money of reservations. Errors are as in `reserve_all`.
-
-        An id that is cancelled before it is reserved can't be reserved later.
-        """
+        """Release the money of reservations. An id that is cancelled before it is reserved can't be reserved later."""
 
     def expire(self, ttl: float) -> int:
-        """Release reservations that were open for at least `ttl` seconds; returns how many, or 0 if none is left.
+        """Release some reservations open for at least `ttl` seconds; returns how many, or 0 if none is left.
 
-        One call releases only some, so call it repeatedly. It also deletes old finished reservations (promise 3), whose
-        costs stay in the accounts. If the clock is set forward, reservations do not become older (`ClockJumps`).
+        It also deletes old finished reservations (promise 3).
         """
 
     def balances(self) -> list[Balance]:
-        """Return the balance of each active account.
-
-        A call reads only the balances that have changed since the last call.
-        """
+        """Return the balance of each active account."""
 
     def now(self) -> float:
-        """Return the ledger's time in seconds since 1970.
-
-        Periods begin by this clock, which all routers of the ledger share.
-        """
+        """Return the ledger's time in seconds since 1970."""
 
     def open_reservations(self) -> list[str]:
-        """Return the ids of all reservations that are not settled, cancelled or expired."""
+        """Return the ids of all open reservations."""
 
     def room(self) -> Room | None:
-        """Return the free space of the ledger's storage; None if its size is not limited."""
+        """Return the free space of the storage; None if its size is not limited."""
 
     def close(self) -> None:
         """Close the connection. The next call opens it again."""
@@ -234,7 +193,7 @@ Changes = tuple[int, dict[str, list[Balance]]]
 
 
 class KnownBalances:
-    """A thread-safe cache of the balances of all accounts. An update reads only the balances that have changed."""
+    """A thread-safe cache of all balances, which reads only changed balances."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -245,11 +204,11 @@ class KnownBalances:
         """Update the cache; returns all balances, sorted by campaign.
 
         Args:
-            changes: Function that returns all changes of balances with a number higher than its argument.
+            changes: Returns all changes with a number higher than its argument.
         """
         with self._lock:
             number, changed = changes(self._number)
-            # a lower number means that the ledger was restored from an older copy; `changed` then has all balances
+            # The ledger was restored from an older copy.
             if number < self._number:
                 self._campaigns = {}
             self._number = number
@@ -258,24 +217,23 @@ class KnownBalances:
 
 
 def limit_after_a_change(part: int, spent: int, reserved: int, whole: int, whole_spent: int) -> int:
-    """Return an arm's limit for the rest of the current period, after a budget was divided differently among its arms.
+    """Return an arm's limit for the current period, after its budget was divided differently among the arms.
 
-    The result is at least what the arm has spent and reserved. So the limits of all arms may add up to more than the
-    budget for a while. The account of all arms still limits the total.
+    The result is at least what the arm has spent and reserved.
 
     Args:
         part: The arm's limit in a full period.
-        spent: What the arm has spent in this period.
-        reserved: What is reserved for the arm.
+        spent: Spent amount of the arm.
+        reserved: Reserved amount of the arm.
         whole: Limit of all arms together in a full period.
-        whole_spent: What all arms have spent in this period.
+        whole_spent: Spent amount of all arms.
     """
     left = max(0, whole - whole_spent)
     return max(spent + reserved, spent + (math.floor(part / whole * left) if whole else 0))
 
 
 def parts(limits: Mapping[Account, int]) -> dict[Budget, str]:
-    """Return a hash for each budget, which changes if the budget is divided differently among its arms."""
+    """Return a hash of how each budget is divided among its arms."""
     found: defaultdict[Budget, list[tuple[str, int]]] = defaultdict(list)
     for account, limit in limits.items():
         found[account.budget].append((account.arm, limit))

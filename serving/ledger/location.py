@@ -1,4 +1,4 @@
-"""Parses the location of a ledger, which is the path of a file or the URL of a Redis server."""
+"""Parses the location of a ledger: a path, or the URL of a Redis server."""
 
 import re
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ PASSWORD = "MTORL_LEDGER_PASSWORD"
 
 @dataclass(frozen=True)
 class RedisLocation:
-    """The address of a Redis server and the name of a ledger on it. It contains no password."""
+    """The address of a Redis server and the name of a ledger on it."""
 
     host: str
     port: int
@@ -26,10 +26,7 @@ class RedisLocation:
 
     @classmethod
     def parse(cls, url: str) -> Self:
-        """Parse `redis[s][+cluster]://[user@]host[:port][/database][?name=NAME]`.
-
-        Its ValueError contains no password.
-        """
+        """Parse `redis[s][+cluster]://[user@]host[:port][/database][?name=NAME]`; raises ValueError."""
         try:
             parts = urlsplit(url)
             port = parts.port or 6379
@@ -45,8 +42,7 @@ class RedisLocation:
         if set(query) - {"name"}:
             raise ValueError(f"unknown in the URL: {', '.join(sorted(set(query) - {'name'}))}; known: name")
         name = query.get("name", ["default"])[-1]
-        # The name is part of the hash tag in Redis keys, which are put in braces: a brace in the name would end the
-        # tag.
+        # A brace in the name would end the hash tag of Redis keys.
         if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
             raise ValueError(f"name: expected letters, digits, '.', '_' and '-', got {name!r}")
         username = unquote(parts.username) if parts.username else None
@@ -56,5 +52,5 @@ class RedisLocation:
 
 
 def locate(where: str | Path) -> Path | RedisLocation:
-    """Parse the path of a file or the URL of a Redis server; raises ValueError if `where` is neither."""
+    """Parse a path or the URL of a Redis server; raises ValueError."""
     return Path(where) if isinstance(where, Path) or "://" not in where else RedisLocation.parse(where)

@@ -1,13 +1,13 @@
 """Converts amounts of money to integers, in nano-units of the currency (10^-9), so that their sums are exact.
 
-Reservations are rounded up and limits down, so that spending never exceeds a limit because of rounding.
+Reservations are rounded up and limits down, so that spending stays below the limit.
 """
 
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from math import isfinite
 
 NANO = 10**9
-LARGEST = 9e9  # largest amount in currency units; as nano-units, it still fits into SQLite's 64-bit integers
+LARGEST = 9e9  # currency units; fits into SQLite's 64-bit integers as nano-units
 MOST = 2**63 - 1  # largest sum of excess costs, nano-units
 
 
@@ -34,6 +34,5 @@ def units(nano: int) -> float:
 def _whole(name: str, amount: float, rounding: str, largest: float) -> int:
     if not isfinite(amount) or not 0 <= amount <= largest:
         raise ValueError(f"{name}: this ledger accepts a number between 0 and {largest:g}, got {amount!r}")
-    # Convert the float to its shortest decimal first. The product 0.07 * 1e9 is slightly above 70,000,000, and would be
-    # rounded up.
+    # Round the shortest decimal, because 0.07 * 1e9 is slightly above 70,000,000.
     return int(Decimal(str(float(amount))).scaleb(9).to_integral_value(rounding))

@@ -1,4 +1,4 @@
-"""Finds accounts that exceed their limits, and budgets that are too small for more than a few exposures."""
+"""Finds accounts that exceed their limits, and budgets for only a few exposures."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,28 +9,23 @@ from mtorl.runtime.message import Message
 from serving import messages
 from serving.ledger.contract import Balance
 
-_CLOCKS_DIFFER = 60.0  # accepted difference between the clocks of this host and of the ledger, in seconds
-_FEW = 20  # warn if an arm's limit pays for fewer than this number of exposures on the most expensive channel
+_CLOCKS_DIFFER = 60.0  # accepted difference between the host's and the ledger's clock, seconds
+_FEW = 20  # warn if a limit pays for fewer exposures
 _SPELLED = {"total": "in all", "day": "a day", "hour": "an hour"}
 
 
 class LimitWatch:
-    """Checks the first promise of the ledger, `spent + reserved <= limit`, for each account.
+    """Checks that `spent + reserved <= limit` in each account.
 
-    If a limit is lowered, for instance by a kill switch, an account may already have spent more than the new limit.
-    That is not an overrun: the amount at that moment stays allowed until the limit rises again.
+    If a limit is lowered below the spent amount, that amount stays allowed.
     """
 
     def __init__(self) -> None:
-        # account -> its last limit, and the amount up to which it is not reported
+        # account -> its last limit, and the allowed amount
         self._seen: dict[tuple[str | int, ...], tuple[float, float]] = {}
 
     def overruns(self, balances: Iterable[Balance]) -> dict[tuple[str, str], float]:
-        """Return by how many currency units an account exceeds its limit, by arm and period; 0 if none does.
-
-        If several accounts exceed their limits, the result is the largest difference. `excess` is added only for the
-        accounts of all arms, because it does not count against the limit of a single arm.
-        """
+        """Return the largest excess over a limit in currency units, by arm and period; 0 if there is none."""
         seen: dict[tuple[str | int, ...], tuple[float, float]] = {}
         found: defaultdict[tuple[str, str], float] = defaultdict(float)
         for balance in balances:
@@ -38,7 +33,7 @@ class LimitWatch:
             taken, first = balance.spent + balance.reserved, 0.0
             if balance.arm == ALL_ARMS:
                 taken += balance.excess
-                # The limit may have been lowered before this first check, so the present amount is allowed.
+                # The limit may have been lowered before this first check.
                 first = taken
             limit, allowed = self._seen.get(account, (balance.limit, first))
             if balance.limit < limit:
@@ -51,7 +46,7 @@ class LimitWatch:
 
 
 def budget_warnings(balances: Sequence[Balance], now: float, cost_cap: Mapping[str, float]) -> list[Message]:
-    """Return warnings about budgets: overspent, begun too early, or enough for only a few exposures."""
+    """Return warnings about budgets that are overspent, too small, or begun too early."""
     found = []
     wholes = [b for b in balances if b.arm == ALL_ARMS]
     overspent = {(b.campaign, b.channel, b.period) for b in wholes if b.spent + b.reserved > b.limit}

@@ -1,21 +1,7 @@
 """The pacing controller: updates the prices of budgets from the spend in the ledger.
 
-Of the routers that share a ledger, one paces. It holds a lease in the ledger (`pacing_store.py`), updates the price of
-each paced account every few seconds (`mtorl.policy.pacing`), and writes the prices that have changed. The other routers
-poll the version of the prices once a second with one command, and read all prices after a change. If the router that
-paces dies, another one takes the lease within SILENT_SECONDS + 1 and continues from the states in the ledger. Until
-then, prices do not change.
-
-The time is that of the ledger's clock: if routers used their own clocks, which differ, they would count more time than
-has passed, and spend accordingly. If pacing counts opportunities instead, each router adds its own to the ledger's sum.
-
-A round updates at most MOST_UPDATES accounts, beginning with those that have waited longest. A pause of 20 times its
-duration follows. So each of up to 25,000 accounts is updated every five seconds; if there are more, less often.
-
-An exposure draws on every matching account, so its price is the sum of the accounts' prices (the duals of their
-budgets). A channel without a paced account keeps the model's own price, and so do all channels until the first price is
-known. The experiment file may state the first price. Otherwise it is the median gain of a currency unit in the arms'
-first forecasts for the campaign. A small arm begins with the largest arm's price (`mtorl/experiment/paced_account.py`).
+Of the routers that share a ledger, the one with the lease (`pacing_store.py`) computes the prices, and the others read
+them. The price of an exposure is the sum of the prices of all matching accounts (the duals of their budgets).
 """
 
 import logging
@@ -57,31 +43,30 @@ log = logging.getLogger(__name__)
 SILENT_SECONDS = 4.0
 """If the holder has not renewed the lease for this number of seconds, another router may take it over."""
 MOST_UPDATES = 5_000
-# The state of an inactive account is deleted after this many seconds without a change.
+# age at which an inactive account's state is deleted
 _FORGET_SECONDS = 62 * 86_400.0
-_REPORT_SHARE = 0.005  # once this share of a budget's opportunities was counted, report the count to the ledger at once
-_REST = 20.0  # after computing prices, pause for this multiple of the time it took: pacing uses at most 5 % of a core
-# If the difference between the ledger's clock and this router's clock changes by more seconds than this, one of the
-# clocks was set. Then all accounts are updated.
+_REPORT_SHARE = 0.005  # report the count after this share of a budget's opportunities
+_REST = 20.0  # pause for this multiple of a round's duration, to limit the CPU time
+# If the clocks' difference changes by more, a clock was set.
 _JUMP_SECONDS = 5.0
 
 
 class _InForce(NamedTuple):
-    places: Mapping[Scope, Sequence[int]]  # scope -> indices of the prices of its accounts in `values`
-    values: Sequence[float]  # prices of all accounts; NaN if an account has no price yet
+    places: Mapping[Scope, Sequence[int]]  # scope -> indices in `values` of its accounts' prices
+    values: Sequence[float]  # NaN if an account has no price yet
 
     def of(self, scope: Scope) -> list[float]:
-        """Return the known prices of the accounts of an arm, campaign and channel (`scope`), one per period."""
+        """Return the known prices of a scope's accounts, one per period."""
         return [price for place in self.places.get(scope, ()) if (price := self.values[place]) == price]
 
 
 @dataclass
 class _Lead:
-    """The data of the router that paces. Other routers do not have it."""
+    """The data of the router that paces."""
 
     written: dict[str, Kept]  # account -> its state in the ledger
     kept: dict[str, Kept]  # account -> its newest state
-    due: dict[str, float]  # account -> when to update it next, as a time of `clock`
+    due: dict[str, float]  # account -> next update, by `clock`
     clocks_apart: float = 0.0
     rests_until: float = -inf
     tidy: bool = True  # whether to look for inactive accounts to delete
@@ -101,7 +86,7 @@ class Pacer:
     `refresh` must run in a single thread. Worker threads call `prices`, and the event loop calls all other methods.
 
     Args:
-        clock: Returns seconds that never jump, such as `time.monotonic`.
+        clock: Returns seconds that never jump.
     """
 
     def __init__(
@@ -112,21 +97,21 @@ class Pacer:
         self._clock = clock
         self._owner = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self._lease: Lease | None = None
-        self._renewed = 0.0  # when this router last saw a renewal of the lease, by `clock`
-        self._version = -1  # version of the prices that were read last
+        self._renewed = 0.0  # last renewal of the lease that this router saw, by `clock`
+        self._version = -1  # of the prices that were read last
         self._lead: _Lead | None = None  # None if another router paces
-        # The current prices, which worker threads may read at any time:
+        # Worker threads may read these at any time:
         self._names = ""  # names of all accounts, one per line
         self._place_of: dict[str, int] = {}  # account -> index of its price
         self._prices = _InForce({}, ())
         # Derived from the experiments:
         self._experiments: Experiments | None = None
         self._targets: Mapping[str, Target] = {}
-        # budget -> its largest account with an endpoint: that account's part of the budget, and its name
+        # budget -> part and name of its largest account with an endpoint
         self._largest: Mapping[Budget, tuple[float, str]] = {}
         # Counted by this router:
         self._counting = threading.Lock()
-        # (arm, campaign or "*") -> accounts that count opportunities, and the number after which to report
+        # (arm, campaign or "*") -> accounts, and the number after which to report
         self._counted: Mapping[tuple[str, str], Sequence[tuple[str, float]]] = {}
         self._opportunities: Counter[str] = Counter()  # account -> opportunities since the last report
         self._forecasts: dict[str, Forecasts] = {}  # campaign without a price -> forecasts of its arms
@@ -134,23 +119,18 @@ class Pacer:
 
     @property
     def leads(self) -> bool:
-        """Whether this router computes the prices for all routers that share the ledger."""
+        """Whether this router computes the prices for all routers."""
         return self._lead is not None
 
     @property
     def faults(self) -> list[Message]:
-        """Messages about accounts that can't be paced. Their prices stay constant. Empty if another router paces."""
+        """Messages about accounts that can't be paced, whose prices stay constant."""
         faults = self._lead.faults if self._lead else {}
         scopes = ((scope_of(name), why) for name, why in faults.items())
         return [messages.NOT_PACED(arm=arm, campaign=c, channel=h, why=why) for (arm, c, h), why in scopes]
 
     def count(self, arm: str, campaign: str, reward: float | None, cost: float | None) -> None:
-        """Count one opportunity of an arm in a campaign.
-
-        Args:
-            reward: The arm's forecast of the gain; None if it gave none.
-            cost: The arm's forecast of the cost; None if it gave none.
-        """
+        """Count one opportunity of an arm, with the arm's forecasts, if any."""
         with self._counting:
             for of in dict.fromkeys((campaign, "*")):
                 for name, _ in self._counted.get((arm, of), ()):
@@ -159,14 +139,13 @@ class Pacer:
                     self._forecasts[of].add(reward, cost)
 
     def due(self) -> bool:
-        """Whether to call `refresh` at once, because many opportunities were counted since the last report."""
+        """Whether to call `refresh` at once, because of many opportunities."""
         return any(self._opportunities[name] >= most for accounts in self._counted.values() for name, most in accounts)
 
     def refresh(self, experiments: Experiments) -> list[Balance] | None:
-        """Update the prices: compute them if this router holds the lease. Otherwise, read them from the ledger.
+        """Compute the prices if this router holds the lease, or else read them.
 
-        Returns the balances from the last computation, or None if another router paces. If LedgerUnavailable is raised,
-        the prices have not changed.
+        Returns the balances from the last computation, or None if another router paces.
         """
         if experiments is not self._experiments:
             self._set(experiments)
@@ -187,13 +166,12 @@ class Pacer:
         return None
 
     def release(self) -> None:
-        """Release the lease, so that another router can acquire it without delay. Raises LedgerUnavailable."""
+        """Release the lease for other routers; raises LedgerUnavailable."""
         if self._lead is not None and self._lease is not None:
             self._lead = None
             self._ledger.pacing.lease("", self._lease)
 
     def _takes_lease(self) -> bool:
-        """Acquire or renew the lease; returns whether this router holds it."""
         store, seen = self._ledger.pacing, self._lease
         silent = seen if seen is not None and self._clock() - self._renewed > SILENT_SECONDS else None
         lease = store.lease(self._owner, silent)
@@ -215,7 +193,6 @@ class Pacer:
         return _Lead(written, dict(written), dict.fromkeys(self._targets, -inf))
 
     def _set(self, experiments: Experiments) -> None:
-        """Apply a changed set of experiments, and mark all accounts as due for an update."""
         targets = dict[str, Target]()
         counted = defaultdict[tuple[str, str], list[tuple[str, float]]](list)
         largest = dict[Budget, tuple[float, str]]()
@@ -243,7 +220,6 @@ class Pacer:
         self._experiments = experiments
 
     def _awaited(self) -> set[str]:
-        """Return the campaigns that wait for a first price, which must be computed from forecasts."""
         return {
             target.limit.campaign
             for name, target in self._targets.items()
@@ -251,7 +227,6 @@ class Pacer:
         }
 
     def _report(self) -> None:
-        """Write counted opportunities, and the gain per currency unit of campaigns without a price, to the ledger."""
         gains = dict[str, float]()
         self._without_price = {}
         with self._counting:
@@ -264,21 +239,19 @@ class Pacer:
                     self._without_price[campaign] = str(error)
         if counted or gains:
             self._ledger.pacing.report(counted, gains)
-            with self._counting:  # subtract, to keep what was counted meanwhile
+            with self._counting:  # keeps what was counted meanwhile
                 self._opportunities -= counted
 
     def _read(self) -> None:
-        """Read the prices from the ledger if another router has changed them."""
         assert self._lease is not None
         if self._lease.version != self._version:
             self._version, prices = self._ledger.pacing.prices()
             self._use(prices)
 
     def _prices_of(self, written: Mapping[str, Kept]) -> Prices:
-        """Return the prices of all active accounts, and of inactive accounts whose state is still stored.
+        """Return the prices of all accounts, if possible in the same order.
 
-        The accounts keep their order if possible. If the list of names stays the same, other routers need not read it
-        again.
+        Other routers then need not read the names again.
         """
         return Prices.of({**dict.fromkeys(self._targets, nan), **{name: kept.price for name, kept in written.items()}})
 
@@ -306,14 +279,11 @@ class Pacer:
         return place is not None and self._prices.values[place] == self._prices.values[place]
 
     def _pace(self, lead: _Lead) -> bool:
-        """Update the accounts that are due, and write what has changed to the ledger.
-
-        Returns False if another router has acquired the lease.
-        """
+        """Update the accounts that are due; returns False if the lease is lost."""
         assert self._lease is not None
         lead.balances = self._ledger.balances()
         ticks, lead.now = self._clock(), self._ledger.now()
-        # If one of the clocks was set, all accounts are due.
+        # One of the clocks was set.
         if abs(lead.now - ticks - lead.clocks_apart) > _JUMP_SECONDS:
             lead.clocks_apart, lead.due = lead.now - ticks, dict.fromkeys(self._targets, -inf)
         due = [name for name, at in lead.due.items() if at <= ticks]
@@ -349,10 +319,7 @@ class Pacer:
         return True
 
     def _update(self, lead: _Lead, name: str, balance: Balance) -> Kept | None:
-        """Compute the new price and state of an account.
-
-        Returns None if the account has no first price yet, or if it can't be paced.
-        """
+        """Return an account's new state; None if the account has no first price yet or can't be paced."""
         target, kept = self._targets[name], lead.kept.get(name)
         limit, pacing = target.limit, target.limit.pacing
         assert pacing is not None
@@ -391,7 +358,7 @@ class Pacer:
         return found
 
     def prices(self, arm: str, campaign: str) -> dict[str, float] | None:
-        """Return the price of each paced channel for an arm and a campaign; None if no channel is paced."""
+        """Return the price of each paced channel; None if no channel is paced."""
         known, prices = self._prices, dict[str, float]()
         if not known.places:
             return None
@@ -402,10 +369,7 @@ class Pacer:
         return prices or None
 
     def pace(self) -> list[Pace]:
-        """Return what each account with money left has spent, and should have spent by plan.
-
-        Empty if another router paces.
-        """
+        """Return spend and planned spend of each account with money left."""
         return list(self._lead.paces.values()) if self._lead else []
 
     def by_arm(self) -> dict[str, float]:
@@ -418,7 +382,7 @@ class Pacer:
 
 
 def ledger_accounts(experiments: Experiments, cost_cap: Mapping[str, float]) -> list[Account]:
-    """Convert the budgets of all experiments to accounts with the limits that the ledger must enforce."""
+    """Convert the experiments' budgets to accounts of the ledger."""
     return [
         Account(
             x.arm,

@@ -1,19 +1,7 @@
-"""The shared ledger: a Redis or a Redis Cluster for any number of routers. Each call is one script, and so atomic.
+"""The shared ledger: a Redis or a Redis Cluster for any number of routers. Each call is one atomic script.
 
-Requirements on the server, checked when the ledger is opened and at each `expire`:
-
-- `appendonly yes`. With `appendfsync always`, no answered call is lost. With `everysec`, a host that crashes (not a
-  process) may lose the reservations of one second.
-- `maxmemory-policy noeviction`, or no `maxmemory`: an evicted reservation would be forgotten.
-- One primary. If a replica is promoted without the last writes of its primary, these writes are lost.
-
-A server that has lost its accounts (restarted without its files, FLUSHALL) gives no new budget. Each process remembers
-the first generation that it has seen, and refuses to spend until this generation is back or the process restarts.
-
-All keys of a ledger on one Redis form one group. On a cluster this group is the bank, with the budgets of the campaign
-"*". The accounts and reservations of a campaign lie in one of 16 more groups, chosen by the campaign's slot, which each
-reservation id contains (`mtorl/log/decision_ids.py`). `redis_slices.py` divides the bank's budgets among the groups. If
-a node has lost its groups, the ledger counts as lost, because `define` creates groups only while the ledger is new.
+If the server has lost its data, every process refuses to spend, instead of granting a new budget. On a cluster, each
+campaign's keys lie in one of 16 groups, and the budgets of the campaign "*" in a further group, the bank.
 """
 
 import json
@@ -39,25 +27,23 @@ from serving.ledger.redis_pacing import RedisPacing
 from serving.ledger.redis_server import TOGETHER, Call, RedisServer
 from serving.ledger.redis_slices import ANY, PERIOD_OVER, TOO_LITTLE, Slices, added_up
 
-# highest amount in currency units: Lua's numbers are doubles, which are exact up to 2^53 = 9.007e15 nano-units
+# currency units; Lua's doubles are exact up to 9.007e15 nano-units
 LARGEST = 9e6
 
-_BATCH = 100  # most reservations or campaigns in one script call; between two calls, scripts of decisions can run
-_PAID = -1  # result of the script `reserve` if another reservation pays for the request
-_FORM = "1-"  # version of the keys and scripts; each generation's text begins with it
+_BATCH = 100  # most items per call, so that scripts of decisions can run in between
+_PAID = -1  # another reservation pays for the request
+_FORM = "1-"  # version of the keys and scripts
 
-# the key prefix of the group of keys with the campaign, and the campaign's name as JSON text
+# key prefix of the campaign's group, and the campaign as JSON
 _Campaign = tuple[str, str]
 
 
 class RedisLedger(contract.Ledger):
-    """A ledger in Redis. The methods are documented in `Ledger`.
-
-    No limit and no reservation may exceed 9 million currency units.
+    """A ledger in Redis, for amounts of up to 9 million currency units.
 
     Args:
-        patience: Seconds to wait for a connection, and for an answer, before a call raises LedgerUnavailable.
-        clock: Returns seconds since 1970. By default it is the server's clock, so that all routers have the same time.
+        patience: Seconds to wait for a connection, and for an answer.
+        clock: Returns seconds since 1970; by default the server's clock, which all routers share.
     """
 
     shared = True
@@ -69,12 +55,12 @@ class RedisLedger(contract.Ledger):
         self._jumps = ClockJumps(clock or time.monotonic)
         self._generation: str | None = None
         self.server = server = RedisServer(location, password, patience)
-        # key of the Redis hash with the generation, a random text that is created with the ledger
+        # the Redis hash with the generation, a random text
         self._general = _keys(server.prefix)[0]
         self._slices = Slices(self._run, self._begin_periods, server) if location.cluster else None
         self.pacing = RedisPacing(server)
         self._known = {prefix: contract.KnownBalances() for prefix in {server.prefix, *server.groups}}
-        self._until: dict[_Campaign, float] = {}  # campaign -> when the first current period of its accounts ends
+        self._until: dict[_Campaign, float] = {}  # campaign -> end of its first current period
 
     @override
     def identity(self) -> str | None:
@@ -99,9 +85,8 @@ class RedisLedger(contract.Ledger):
         self._jumps.observe(now)
         known = self.server.hashes(f"{prefix}digests" for prefix in self._known)
         present, calls = _calendar(now), []
-        # Define the accounts of campaign "*" last. If a campaign gets its own accounts now, its reservations are
-        # limited by both for a moment, and never by none. Define the accounts of "*" on every call, because the call
-        # fails if the ledger has lost its data.
+        # Define "*" last: a campaign that gets its own accounts now must never be without a limit. Define "*" always,
+        # because the call fails if the ledger has lost its data.
         for campaign in sorted({*of_campaigns, ANY}.union(*known), key=lambda name: name == ANY):
             arguments: list[Any] = []
             for a in of_campaigns[campaign]:
@@ -114,19 +99,16 @@ class RedisLedger(contract.Ledger):
                 keys = [f"{prefix}terms:{campaign}", f"{prefix}digests"]
                 calls.append(self._call(prefix, keys, campaign, terms_digest, *arguments))
         if self._slices:
-            # the new limits depend on the amounts spent, which a recall of the slices brings up to date
+            # A recall updates the spent amounts, on which the limits depend.
             self._slices.recall()
         self.server.run_each("define", calls)
         if self._slices:
-            # recall again: between the two calls, a slice may have grown under the previous limits
+            # A slice may have grown under the previous limits.
             self._slices.recall()
             self.server.run_each("define", [self._call(*of) for of in self._slices.defined(calls[-1][1])])
 
     def _make(self) -> None:
-        """Store a new ledger's generation, a random text, in each group of keys.
-
-        If a group has no generation later, the group has lost its data.
-        """
+        """Store a random text in each group, so that a group that has lost its data is noticed."""
         client = self.server.client
         with self.server.errors():
             client.hsetnx(self._general, "generation", _FORM + uuid.uuid4().hex)
@@ -208,7 +190,7 @@ class RedisLedger(contract.Ledger):
             return answer[0] if answer[0] == TOO_LITTLE else answer
 
         answer = slices.enlarge((call[1][2], arm, channel), int(missing), again)
-        if answer == TOO_LITTLE:  # the bank has no more money: charge only what is left in the slice
+        if answer == TOO_LITTLE:  # charge only what is left in the slice
             answer = self.server.run("settle", (call[0], [*call[1][:-1], "last"]))
         return answer
 
@@ -221,8 +203,7 @@ class RedisLedger(contract.Ledger):
 
     @override
     def expire(self, ttl: float) -> int:
-        # Redis deletes finished reservations itself, because their keys have an expiry time.
-        # check the server's settings again, because it may have been restarted with other ones
+        # The server may have been restarted with other settings.
         self.server.checked = False
         arguments = self._jumps.before(self.now(), ttl), _BATCH, int(contract.RETENTION_SECONDS)
         calls = [self._call(prefix, [], *arguments) for prefix in self.server.groups]
@@ -264,10 +245,7 @@ class RedisLedger(contract.Ledger):
 
     @override
     def room(self) -> contract.Room | None:
-        """Return the free memory of the fullest Redis node.
-
-        Free disk space is unknown, because Redis does not report it.
-        """
+        """Return the free memory of the fullest node."""
         found = [(int(of["maxmemory"]), int(of["used_memory"])) for of in self.server.info("memory")]
         rooms = [contract.Room("redis", max(0, limit - used), limit) for limit, used in found if limit]
         return min(rooms, key=lambda room: room.free / room.limit, default=None)
@@ -277,12 +255,9 @@ class RedisLedger(contract.Ledger):
         self.server.close()
 
     def _begin_periods(self, campaigns: Iterable[_Campaign]) -> None:
-        """Begin the periods of campaigns that are due, by the server's clock.
-
-        This is done here, because the Lua scripts can't compute with calendars and time zones.
-        """
+        """Begin new periods, because Lua scripts can't compute with calendars and time zones."""
         now, names = self.now(), list(campaigns)
-        random.shuffle(names)  # all routers do this at midnight; each in another order, so that they share the work
+        random.shuffle(names)  # routers share this work by using different orders
         present = _calendar(now)
         for i in range(0, len(names), TOGETHER):
             some, calls = names[i : i + TOGETHER], []
@@ -303,11 +278,7 @@ class RedisLedger(contract.Ledger):
         return [*_keys(prefix), *keys], [self._seen_generation(), now, prefix, *arguments]
 
     def _seen_generation(self) -> str:
-        """Return the generation of the ledger as this process read it first, even if the server now has another one.
-
-        Scripts compare it with the server's. So if the server has lost its data, they fail instead of granting a new
-        budget.
-        """
+        """Return the generation that this process read first. Scripts fail if the server has another one."""
         self.server.check()
         if self._generation is None:
             found = self.identity()
@@ -321,11 +292,7 @@ class RedisLedger(contract.Ledger):
 
 
 def _balances(campaign: str, fields: Sequence[str]) -> tuple[list[contract.Balance], float]:
-    """Parse the Redis hash of a campaign.
-
-    Returns:
-        The balances of the campaign's active accounts, and the earliest end of their current periods.
-    """
+    """Parse a campaign's Redis hash; returns its balances, and the end of their first period."""
     hashed = dict(zip(fields[::2], fields[1::2], strict=True))
     found, ends = [], [math.inf]
     for name in sorted(field for field in hashed if field.startswith('"')):
@@ -342,7 +309,6 @@ def _balances(campaign: str, fields: Sequence[str]) -> tuple[list[contract.Balan
 
 
 def _keys(prefix: str) -> list[str]:
-    """Return the keys of a group that every script gets first."""
     return [prefix + key for key in (f"accounts:{ANY}", "changed", "open")]
 
 

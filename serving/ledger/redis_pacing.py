@@ -1,4 +1,4 @@
-"""Stores the data of budget pacing in Redis. The methods are documented in `PacingStore`."""
+"""Stores the data of budget pacing in Redis."""
 
 from array import array
 from base64 import b64decode, b64encode
@@ -14,7 +14,7 @@ _GAIN_SECONDS = 60
 
 
 class RedisPacing(PacingStore):
-    """Stores the pacing data of a ledger in five Redis keys, which belong to the ledger's first group of keys."""
+    """Stores the pacing data of a ledger in five Redis keys."""
 
     def __init__(self, server: RedisServer) -> None:
         self._server = server
@@ -22,8 +22,7 @@ class RedisPacing(PacingStore):
         self._lease, self._states, self._prices, self._opportunities, self._gains = (
             f"{server.prefix}pacing:{name}" for name in names
         )
-        # the last list of account names that was read or written, and its hash; if the hash is unchanged, names are not
-        # read again
+        # the last list of account names, and its hash
         self._names, self._digest = "", ""
 
     @override

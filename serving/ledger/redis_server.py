@@ -1,7 +1,6 @@
-"""Connects to the Redis server or Redis Cluster of a shared ledger, runs Lua scripts on it, and checks its settings.
+"""Connects to the Redis server or cluster of a shared ledger, and runs Lua scripts on it.
 
-The keys of a ledger form groups. All keys of a group have the same hash tag, so they are on one node of a cluster, and
-one script may use all of them.
+All keys of a group have the same hash tag, so one script may use all of them.
 """
 
 from collections import defaultdict
@@ -27,25 +26,22 @@ from serving.ledger.location import RedisLocation
 Call = tuple[list[str], list[Any]]
 """A call of a Lua script: its keys and its arguments."""
 
-TOGETHER = 20  # most calls that are sent in one pipeline
+TOGETHER = 20  # most calls in one pipeline
 _LUA = Path(__file__).parent / "redis_scripts"
-_BEGINS_WITH = {  # script -> Lua file with functions that it needs, besides `common`
+_BEGINS_WITH = {  # script -> Lua file with its functions, besides `common`
     **dict.fromkeys(("settle", "cancel", "expire"), "finish"),
     **dict.fromkeys(("define", "begin"), "periods"),
 }
 
 
 class RedisServer:
-    """A client of a Redis server or cluster, which connects at the first call.
-
-    Any call may raise LedgerUnavailable.
-    """
+    """A client of a Redis server or cluster. Calls may raise LedgerUnavailable."""
 
     def __init__(self, location: RedisLocation, password: str | None, patience: float) -> None:
         self.name = str(location)
         self.cluster = location.cluster
         name = f"mtorl-ledger:{location.name}"
-        self.prefix = f"{{{name}}}:"  # key prefix of the first group of keys; without a cluster, it is the only group
+        self.prefix = f"{{{name}}}:"  # key prefix of the first group of keys
         self.groups = _spread_evenly(name) if self.cluster else [self.prefix]
         self.checked = False
         self._arguments: dict[str, Any] = {
@@ -57,29 +53,24 @@ class RedisServer:
             "socket_timeout": patience,
             "socket_connect_timeout": patience,
             "decode_responses": True,
-            # Retry once, because the server may have closed an idle connection. Every script is idempotent.
+            # The server may have closed an idle connection. Every script is idempotent.
             "retry": Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
             **({} if location.cluster else {"db": location.database}),
         }
 
     @cached_property
     def client(self) -> Any:
-        """The Redis client. It is typed as Any, because the client's own types also allow for asyncio results."""
+        """Typed as Any, because the client's types also allow asyncio results."""
         return (RedisCluster if self.cluster else Redis)(**self._arguments)
 
     def run_all(self, name: str, calls: Sequence[Call]) -> list[Any]:
-        """Run a script for each call, in one round trip per node.
-
-        Returns:
-            For each call, its result or LedgerUnavailable.
-        """
+        """Run a script for each call, in one round trip per node; returns results or LedgerUnavailable."""
         (text, digest), answers = _script(name), list[Any]()
-        # If a node was restarted and does not know the script's hash, send its text. Scripts may run twice.
+        # A restarted node does not know the script's hash.
         for script in (("EVALSHA", digest), ("EVAL", text)):
             with self.pipeline() as pipeline:
                 for keys, arguments in calls:
-                    # Name the node of each call. Otherwise, the cluster's client would ask a node which arguments are
-                    # keys.
+                    # Otherwise, the client would ask a node which arguments are keys.
                     node = {"target_nodes": self.client.get_node_from_key(keys[0])} if self.cluster else {}
                     pipeline.execute_command(*script, len(keys), *keys, *arguments, **node)
                 answers = pipeline.execute(raise_on_error=False)
@@ -88,7 +79,7 @@ class RedisServer:
         return [LedgerUnavailable(f"{self.name}: {a}") if isinstance(a, RedisError) else a for a in answers]
 
     def run_by_node(self, name: str, calls: Sequence[Call]) -> list[Any]:
-        """Call `run_all` for each node separately, so that a node that is down fails only its own calls."""
+        """Call `run_all` for each node, so that a node that is down fails only its own calls."""
         of_nodes: defaultdict[str, list[int]] = defaultdict(list)
         with self.errors():
             for i, (keys, _) in enumerate(calls):
@@ -103,7 +94,7 @@ class RedisServer:
         return [answers[i] for i in range(len(calls))]
 
     def run_each(self, name: str, calls: Sequence[Call]) -> list[Any]:
-        """Call `run_all` with small batches, between which scripts of decisions can run; raises the first error."""
+        """Call `run_all` with small batches; raises the first error."""
         answers: list[Any] = []
         for i in range(0, len(calls), TOGETHER):
             answers += self.run_all(name, calls[i : i + TOGETHER])
@@ -136,7 +127,7 @@ class RedisServer:
         return float(seconds + micros / 1e6)
 
     def check(self) -> None:
-        """Raise LedgerUnavailable unless every node is set to write its data to disk, and to evict no key."""
+        """Raise LedgerUnavailable unless every node writes its data to disk, and evicts no key."""
         if self.checked:
             return
         if not all(of["aof_enabled"] for of in self.info("persistence")):
@@ -149,13 +140,13 @@ class RedisServer:
         self.checked = True
 
     def info(self, section: str) -> list[dict[str, Any]]:
-        """Return a section of the Redis command INFO for each primary node that is up."""
+        """Return a section of the command INFO for each primary node that is up."""
         with self.errors():
             if not self.cluster:
                 return [self.client.info(section)]
             found = []
             for node in self.client.get_primaries():
-                # skip a node that is down, because the other nodes must go on serving their campaigns
+                # the other nodes must go on serving their campaigns
                 with suppress(ConnectionError, TimeoutError):
                     found.append(self.client.get_redis_connection(node).info(section))
             return found
@@ -175,11 +166,7 @@ class RedisServer:
 
 
 def _spread_evenly(name: str) -> list[str]:
-    """Return 16 key prefixes, for the groups of keys into which campaigns are divided.
-
-    Each prefix lies in another sixteenth of the hash slots, so that the groups are spread evenly over a cluster's
-    nodes.
-    """
+    """Return 16 key prefixes that are spread evenly over a cluster's nodes."""
     found: dict[int, str] = {}
     for number in count():
         tag = f"{name}:{number}"
@@ -191,7 +178,6 @@ def _spread_evenly(name: str) -> list[str]:
 
 @cache
 def _script(name: str) -> tuple[str, str]:
-    """Return the text of a script, and its SHA-1 hash."""
     before = () if name.startswith("pacing_") else ("common", _BEGINS_WITH.get(name))
     text = "".join((_LUA / f"{part}.lua").read_text() for part in (*before, name) if part)
     return text, sha1(text.encode()).hexdigest()

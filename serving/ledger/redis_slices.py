@@ -1,15 +1,7 @@
 """Divides the bank's budgets into slices on a Redis Cluster, so that a reservation is one script on one node.
 
-The bank is the group of keys that has the whole budgets. Each other group draws on its slice as on an account. The sum
-of the slices never exceeds the budget, even if one of these steps fails:
-
-- A slice grows first in the bank, which counts it as reserved, and then in its group.
-- A slice shrinks first in its group, and then in the bank. This begins a new epoch of the slice. A delayed growth of an
-  older epoch has no effect.
-
-If the bank has too little left, the slices of all groups are recalled, at most once a second. If a process dies between
-two steps, the money that is then in no slice returns to the bank with the next recall. A node that is down keeps its
-slices until it is up again or their period is over.
+The bank is the group of keys with the whole budgets. A slice grows first in the bank and then in its group, and shrinks
+in the reverse order, so that the slices never exceed the budget.
 """
 
 import random
@@ -22,21 +14,18 @@ from typing import Any
 from serving.ledger.contract import Balance
 from serving.ledger.redis_server import RedisServer
 
-# Results of a script. PERIOD_OVER: the period of an account has ended. TOO_LITTLE: an account of campaign "*" has too
-# little money left.
+# Results of a script: a period has ended, or an account of campaign "*" has too little left.
 PERIOD_OVER, TOO_LITTLE = -2, -3
 ANY = '"*"'
-_PART = 16  # when a slice grows, it gets at least one sixteenth of the bank's free amount
+_PART = 16  # a slice grows by at least one sixteenth of the free amount
 
 
 class Slices:
-    """The slices into which the bank's budgets are divided, one for each group of keys.
-
-    A slice grows when its group needs money. A recall returns unused money to the bank.
+    """The slices of the bank's budgets, one for each group of keys. A recall returns unused money to the bank.
 
     Args:
-        run: Function that runs a script in a group: run(key prefix, script, keys, *arguments).
-        begin: Function that begins the periods of campaigns that are due.
+        run: Runs a script in a group: run(key prefix, script, keys, *arguments).
+        begin: Begins the periods of campaigns that are due.
     """
 
     recall_seconds = 1.0  # seconds between two recalls
@@ -48,21 +37,19 @@ class Slices:
         self._begin = begin
         self._bank, self._groups = server.prefix, server.groups
         self._recalled = float("-inf")
-        # (group, arm, channel) -> when the bank last had too little money left for it
+        # (group, arm, channel) -> when the bank last had too little
         self._empty: dict[tuple[str, ...], float] = {}
 
     def enlarge(self, of: tuple[str, str, str], amount: int, again: Callable[[], Any]) -> Any:
         """Enlarge the slices of a group, arm and channel by enough for `amount`, then run a script again.
 
-        If the bank has too little left, all slices are recalled first.
-
         Args:
             of: Group, arm and channel.
-            amount: Money that the script needs, in nano-units.
-            again: Function that runs the script.
+            amount: Nano-units that the script needs.
+            again: Runs the script.
 
         Returns:
-            The script's result. TOO_LITTLE: there is not enough money, even after a recall.
+            The script's result; TOO_LITTLE if there is not enough money, even after a recall.
         """
         answer: Any = TOO_LITTLE
         if time.monotonic() < self._empty.get(of, float("-inf")) + self.recall_seconds:
@@ -81,13 +68,12 @@ class Slices:
     def recall(self) -> None:
         """Return the unused amounts of all slices to the bank."""
         self._recalled = time.monotonic()
-        # If a group is down, the recall ends there with an error. The order is random, so that repeated recalls get to
-        # all other groups.
+        # A group that is down ends the recall, so the order is random.
         for group in random.sample(self._groups, len(self._groups)):
             self._lease(group, [(*of, 0) for *of, _ in self._look(group, "back")])
 
     def defined(self, arguments: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
-        """Yield the arguments of `define` calls that create, in each group, an empty slice of each account of the bank.
+        """Yield the arguments of `define` calls that create the slices of the bank's accounts.
 
         Args:
             arguments: Arguments of the bank's own `define` call.
@@ -103,11 +89,7 @@ class Slices:
         self._lease(group, [(*of, max(0, amount - int(room))) for *of, room in found])
 
     def _look(self, group: str, *arguments: str) -> list[tuple[str, ...]]:
-        """Read the slices of a group.
-
-        Returns:
-            A tuple for each slice: account, start of its period, epoch, cap, spent amount and free amount.
-        """
+        """Return account, period's start, epoch, cap, spent and free amount of each slice."""
         found = self._run(group, "slices", [], *arguments)
         return list(zip(*(found[i::6] for i in range(6)), strict=True))
 
@@ -116,8 +98,7 @@ class Slices:
 
         Args:
             group: Group of the slices.
-            slices: For each slice, its account, start, epoch, cap and spent amount as `_look` returns them, and the
-                amount by which it must grow at least. 0: the slice does not grow.
+            slices: Account, start, epoch, cap, spent amount and least growth of each slice.
         """
         leased: Any = []
         for _ in range(2):
@@ -132,11 +113,11 @@ class Slices:
 
 
 def added_up(bank: Iterable[Balance], groups: Iterable[Balance]) -> list[Balance]:
-    """Combine balances into one per account of the ledger.
+    """Combine balances into one per account.
 
     Args:
-        bank: Balances of the bank. Their amounts are replaced by the sums over the slices.
-        groups: Balances of all other groups of keys: those of campaigns, and those of slices.
+        bank: Balances whose amounts are replaced by the sums over the slices.
+        groups: Balances of campaigns and of slices.
     """
     own: list[Balance] = []
     sums: defaultdict[tuple[str, str, str, int], list[float]] = defaultdict(lambda: [0.0] * 3)

@@ -1,8 +1,7 @@
-"""The SQLite database of a ledger in a file: its tables, and transactions that several threads share.
+"""The SQLite database of a ledger in a file.
 
-All calls that wait for the database share the next transaction, and so one sync to disk (group commit). The thread that
-acquires the lock runs the functions of all waiting threads. When another thread acquires the lock later, it finds that
-its functions have already been run.
+All waiting calls share the next transaction, and so one sync to disk (group commit). The thread with the lock runs the
+functions of all waiting threads.
 """
 
 import contextlib
@@ -23,7 +22,7 @@ from serving.ledger.contract import LedgerInUse, LedgerUnavailable
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
-_VERSION = 1  # schema version of the tables, stored in the file as `user_version`
+_VERSION = 1  # schema version, stored in the file
 
 _CHANGES = "".join(
     f"""
@@ -119,11 +118,11 @@ class _Call:
 
 
 class Database:
-    """A SQLite file. Functions run in transactions that acquire the write lock at their start (BEGIN IMMEDIATE)."""
+    """A SQLite file. Each transaction acquires the write lock at its start (BEGIN IMMEDIATE)."""
 
     def __init__(self, path: Path, patience: float) -> None:
         self._path = path
-        self._patience = patience  # longest wait in seconds for other threads, and then for other processes
+        self._patience = patience  # longest wait in seconds for threads, and then for processes
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
         self._claim: int | None = None
@@ -131,7 +130,7 @@ class Database:
         self._lock = threading.Lock()  # guards the connection
 
     def claim(self) -> None:
-        """Lock the file until `close`. Raises LedgerInUse if another router has locked it, or LedgerUnavailable."""
+        """Lock the file until `close`; raises LedgerInUse or LedgerUnavailable."""
         if self._claim is not None:
             return
         try:
@@ -142,7 +141,7 @@ class Database:
             raise LedgerUnavailable(f"{self._path}: {error}") from error
 
     def create_if_new(self) -> None:
-        """Create the file atomically if it does not exist. Several processes may do this at once."""
+        """Create the file atomically if it does not exist."""
         if self._connection is not None or self._path.exists():
             return
         unfinished = self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex}")
@@ -158,7 +157,7 @@ class Database:
             unfinished.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Close the connection, and unlock the file. The next call opens the connection again."""
+        """Close the connection, and unlock the file."""
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
@@ -170,8 +169,7 @@ class Database:
     def run(self, work: Work[T]) -> T:
         """Run a function in a transaction; returns its result once its changes are durable.
 
-        If the function raises, its changes are rolled back. If `run` raises LedgerUnavailable, they may still be
-        committed.
+        After LedgerUnavailable, the changes may still be committed.
         """
         (answer,) = self.run_each([work])
         if isinstance(answer, Exception):
@@ -179,11 +177,11 @@ class Database:
         return answer
 
     def run_each(self, works: Sequence[Work[T]]) -> list[T | Exception]:
-        """Run several functions in one transaction; returns the result or the error of each."""
+        """Run several functions in one transaction; returns results or errors."""
         call = _Call(works)
         self._waiting.append(call)
         if not self._lock.acquire(timeout=self._patience):
-            with contextlib.suppress(ValueError):  # not in the queue if another thread has just begun to run it
+            with contextlib.suppress(ValueError):  # another thread may have just begun to run it
                 self._waiting.remove(call)
             raise LedgerUnavailable(f"{self._path}: busy for {self._patience:g} s")
         try:
@@ -219,12 +217,9 @@ class Database:
                 call.answers = found
 
     def _open(self) -> sqlite3.Connection:
-        """Return the connection to the file, which is opened if necessary.
-
-        Raises LedgerUnavailable if the file is missing, was replaced, or is not a ledger of this schema version.
-        """
+        """Return the open connection; raises LedgerUnavailable if the file is not the expected ledger."""
         if self._connection is not None:
-            # If the file was deleted or replaced, SQLite would continue to write to the old file without an error.
+            # SQLite would write to a deleted or replaced file without an error.
             if self._path.stat().st_ino != self._inode:
                 raise LedgerUnavailable(f"{self._path}: replaced by another file while in use")
             return self._connection
@@ -246,13 +241,13 @@ class Database:
 
 
 def _answer(db: sqlite3.Connection, work: Work[T]) -> T | Exception:
-    """Run a function; returns its result or, after its changes were rolled back, its error."""
+    """Return a function's result or, after a rollback, its error."""
     db.execute("SAVEPOINT job")
     answer: T | Exception
     try:
         answer = work(db)
     except sqlite3.OperationalError:
-        raise  # the disk or the file is at fault, so let the whole transaction fail
+        raise  # let the whole transaction fail
     except Exception as error:
         db.execute("ROLLBACK TO job")
         answer = error

@@ -1,8 +1,6 @@
-"""A ledger in one SQLite file, for the threads of a single router, which locks the file (`claim`).
+"""A ledger in one SQLite file, for the threads of a single router.
 
-Other processes may read the file. Each call acquires SQLite's write lock before it reads, so that no other call can
-spend money between the check of a limit and the reservation. With WAL and synchronous=FULL, a change is on disk before
-the call returns.
+Each call acquires the write lock before it reads, so that no other call can spend the same money.
 """
 
 import json
@@ -31,19 +29,18 @@ ON CONFLICT DO UPDATE SET cap = excluded.cap, timezone = excluded.timezone, part
     start = excluded.start, until = excluded.until, active = 1
 """
 _NEW = (0, "", "", 0, 0, 0)  # values for an account that does not exist yet
-# most reservations that `expire` changes in one transaction; decisions can be made between two transactions
+# most reservations that `expire` changes in one transaction
 _BATCH = 500
-# most batches of old reservations that one call of `expire` deletes; a router can't make as many in a second
+# most batches that one call of `expire` deletes
 _FORGOTTEN = 4
 
 
 class SqliteLedger(contract.Ledger):
-    """A ledger in a file. The methods are documented in `Ledger`.
+    """A ledger in a file.
 
     Args:
-        path: The file. Only `define` creates it: if it is deleted, spending stops, instead of beginning again with a
-            whole budget.
-        patience: Seconds to wait for other threads and processes before a call raises LedgerUnavailable.
+        path: Only `define` creates the file: if it is deleted, spending stops, instead of beginning anew.
+        patience: Seconds to wait for other threads and processes.
     """
 
     shared = False
@@ -78,7 +75,7 @@ class SqliteLedger(contract.Ledger):
             known = {row[:4]: row[4:] for row in db.execute(f"SELECT {_ACCOUNT} FROM account")}
             after = _calendar(self._clock())
             present = {of: after(of[3], terms[1], *known.get(of, _NEW)[3:5]) for of, terms in wanted.items()}
-            # All accounts of a budget have the same period as the budget's account of all arms.
+            # All accounts of a budget have the same period.
             states = {of: (*wanted[of], *present.get((ALL_ARMS, *of[1:]), own), 1) for of, own in present.items()}
             db.executemany(_SET_ACCOUNT, [(*of, *state) for of, state in states.items() if known.get(of) != state])
             gone = [of for of, state in known.items() if state[-1] and of not in wanted]
@@ -212,7 +209,7 @@ class SqliteLedger(contract.Ledger):
         def work(db: sqlite3.Connection) -> contract.Changes:
             _begin_periods(db, self._clock())
             (last,) = db.execute("SELECT ifnull(max(number), 0) FROM change").fetchone()
-            # a lower number means that the file was restored from an older copy: read all balances
+            # The file was restored from an older copy, so read all balances.
             since = seen if seen <= last else 0
             found: dict[str, list[contract.Balance]] = {}
             rows = db.execute(
@@ -242,7 +239,7 @@ class SqliteLedger(contract.Ledger):
 
     @override
     def room(self) -> contract.Room:
-        """Return the free space of the disk, without waiting for the database, which may be busy."""
+        """Return the free disk space, without waiting for the database."""
         try:
             disk, device = os.statvfs(self.path.parent), self.path.parent.stat().st_dev
         except OSError as error:
@@ -259,10 +256,7 @@ class SqliteLedger(contract.Ledger):
 
 
 class _Pacing(PacingStore):
-    """Stores the data for pacing in one table: the states and the counted opportunities of accounts.
-
-    Only one router uses the file, so no other router needs to read prices and gains. They are kept in memory.
-    """
+    """Stores the data for pacing in one table. Prices and gains stay in memory, because no other router reads them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -305,10 +299,7 @@ class _Pacing(PacingStore):
 
 
 def _begin_periods(db: sqlite3.Connection, now: float) -> None:
-    """Begin a new period for each account whose period has ended.
-
-    All accounts of a budget get the same period as the budget's account of all arms.
-    """
+    """Begin a new period for each account that is due, the same for all accounts of a budget."""
     due = db.execute(
         "SELECT arm, campaign, channel, period, id, timezone, start, until FROM account WHERE active AND until <= ?",
         (now,),
@@ -320,7 +311,7 @@ def _begin_periods(db: sqlite3.Connection, now: float) -> None:
 
 
 def _limit_anew(db: sqlite3.Connection, budgets: Set[tuple[str, ...]]) -> None:
-    """Set new limits for the current period, for budgets that are now divided differently among their arms."""
+    """Set new limits for budgets that are now divided differently."""
     if not budgets:
         return
     rows = db.execute(
@@ -353,7 +344,7 @@ def _cancel(db: sqlite3.Connection, name: str, now: float) -> None:
 
 
 def _give_back(db: sqlite3.Connection, name: str, state: str, now: float) -> bool:
-    """Release the money of a reservation, and set its state; returns False if the reservation is not open."""
+    """Release a reservation's money; returns False if the reservation is not open."""
     row = db.execute("SELECT amount, books FROM reservation WHERE id = ? AND state = 'open'", (name,)).fetchone()
     if row is None:
         return False

@@ -1,10 +1,6 @@
 """Runs a command that stops, with all its descendants, when its parent process ends or is killed.
 
-`ChildProcess(command, ...)` starts a supervisor process: this file as a script, with only the standard library. The
-supervisor starts the command in its own process group. It stops the whole group (SIGTERM, a grace period, SIGKILL) in
-three cases: it receives SIGTERM, the command exits, or its parent has ended, even by `kill -9`. Ctrl-C at the terminal
-does not reach the command, because the group is a session of its own. So the parent can stop several commands in the
-right order.
+This file, run as a script, is the supervisor that stops the command's process group.
 """
 
 import atexit
@@ -18,18 +14,17 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-_POLL_SECONDS = 0.25  # seconds between two checks whether the parent process still runs
-_PR_SET_PDEATHSIG = 1  # value of the constant in linux/prctl.h
+_POLL_SECONDS = 0.25  # between two checks whether the parent process still runs
+_PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 
 class ChildProcess:
     """A running command, together with its supervisor.
 
     Args:
-        log: File to which the command's output is appended. Its folder is the command's working directory.
+        log: File for the command's output, in the command's working directory.
         scratch: Folder that the supervisor deletes when the command has stopped.
-        lock: Locked file that the supervisor inherits. If this process is killed, the file stays locked until the
-            supervisor has exited.
+        lock: File that stays locked until the supervisor exits.
     """
 
     def __init__(
@@ -62,7 +57,7 @@ class ChildProcess:
 
     @property
     def pid(self) -> int:
-        """Process id of the supervisor, which is also the id of the process group."""
+        """Process id of the supervisor and of the process group."""
         return self._process.pid
 
     def alive(self) -> bool:
@@ -70,13 +65,13 @@ class ChildProcess:
         return self._process.poll() is None
 
     def output(self) -> str:
-        """The command's output so far."""
+        """Return the command's output so far."""
         with self._log.open("rb") as log:
             log.seek(self._log_start)
             return log.read().decode(errors="replace")
 
     def tail(self, lines: int = 25) -> str:
-        """Return the last lines of the command's output, for an error message."""
+        """Return the last lines of the command's output."""
         return "\n".join([f"the end of {self._log}:", *self.output().splitlines()[-lines:]])
 
     def stop(self) -> None:
@@ -85,17 +80,17 @@ class ChildProcess:
             return
         self._stopped = True
         atexit.unregister(self.stop)
-        self._process.terminate()  # has no effect if the supervisor has already exited
+        self._process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(self._grace + 5)
-        # Kill the process group here too, in case the supervisor was killed before it could do so.
+        # The supervisor may have been killed before it could kill the group.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
 
 
 def _before_exec() -> None:
-    """Prepare the child process: unblock signals, and let the Linux kernel kill it if the supervisor dies."""
+    """Unblock signals, and let the kernel kill the child process if the supervisor dies."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -103,7 +98,7 @@ def _before_exec() -> None:
 
 def _supervise(parent: int, grace: float, scratch: str, command: list[str]) -> None:
     stop_signals = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-    # Block the signals, so that a SIGTERM to the group does not stop the supervisor itself. The loop below reads them.
+    # A SIGTERM to the group must not stop the supervisor itself.
     signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals | {signal.SIGCHLD})
     try:
         child = subprocess.Popen(command, preexec_fn=_before_exec)
@@ -122,7 +117,7 @@ def _supervise(parent: int, grace: float, scratch: str, command: list[str]) -> N
         print(f"supervisor: {command[0]} exited with status {child.returncode}", flush=True)
     if scratch:
         shutil.rmtree(scratch, ignore_errors=True)
-    os.killpg(0, signal.SIGKILL)  # kill what is left of the group: descendants of the command, and this supervisor
+    os.killpg(0, signal.SIGKILL)  # kills also descendants of the command, and this supervisor
 
 
 if __name__ == "__main__":

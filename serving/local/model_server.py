@@ -1,4 +1,4 @@
-"""The base class of the local model servers: a child process that serves the models in a folder."""
+"""The base class of the local model servers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,7 @@ from serving.local.child_process import ChildProcess
 
 
 class StackError(RuntimeError):
-    """Raised if a server did not start or has stopped.
-
-    The message names the server, the reason and the end of its log.
-    """
+    """Raised if a server did not start or has stopped."""
 
 
 def wait_until(ready: Callable[[], bool], check: Callable[[], None], seconds: float, late: Callable[[], str]) -> None:
@@ -33,12 +30,11 @@ def wait_until(ready: Callable[[], bool], check: Callable[[], None], seconds: fl
 
 
 class ModelServer(ABC):
-    """A server of all .mar files in a folder. Each file is a model with the name of the file.
+    """A server of all .mar files in a folder, which give the models their names.
 
     Args:
         workdir: Folder for logs and temporary files.
-        port: Port on 127.0.0.1 at which the models answer. 0: they answer on a Unix socket. `inference_url` has the
-            URL.
+        port: Port on 127.0.0.1 at which the models answer. 0: they answer on a Unix socket.
     """
 
     title: ClassVar[str]
@@ -64,14 +60,11 @@ class ModelServer(ABC):
 
     @property
     def pid(self) -> int | None:
-        """Id of the server's process group; None if the server is not running."""
+        """Id of the server's process group; None if it is not running."""
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        """Start the server, and wait until all models answer.
-
-        Raises StackError if there is no model, or if one fails.
-        """
+        """Start the server, and wait until all models answer; raises StackError."""
         if self._process:
             return
         if not self.models:
@@ -87,7 +80,7 @@ class ModelServer(ABC):
     def _start(self) -> None: ...
 
     def endpoint(self, model: str) -> str:
-        """URL for decisions of a model."""
+        """Return the URL for decisions of a model."""
         return f"{self.inference_url}/v1/models/{model}:predict"
 
     def stop(self) -> None:

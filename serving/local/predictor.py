@@ -1,10 +1,4 @@
-"""Runs the models of a folder on KServe's own server in one child process, without Java.
-
-    with LocalPredictor("run/model-store", "run/serving/predictor") as server:
-        server.endpoint("challenger")      # on a Unix socket, or on a port if one is given
-
-`LocalStack` can use it instead of `TorchServe`, because both give the same answers.
-"""
+"""Runs the models of a folder on KServe's own server in one child process, without Java."""
 
 import os
 import shutil
@@ -34,7 +28,7 @@ class LocalPredictor(ModelServer):
         try:
             command = self._command(scratch)
         except StackError:
-            shutil.rmtree(scratch)  # once the process has started, its supervisor deletes this folder
+            shutil.rmtree(scratch)  # the supervisor of a started process deletes this folder
             raise
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         log = self.workdir / "predictor.log"
@@ -60,7 +54,6 @@ class LocalPredictor(ModelServer):
 
 
 def _unpacked(archive: Path, scratch: Path) -> Path:
-    """Extract the artifact from a .mar file; returns the artifact's folder."""
     folder = scratch / archive.stem
     try:
         with zipfile.ZipFile(archive) as packed:

@@ -3,14 +3,9 @@
     with LocalStack("runs/latest") as stack:
         requests.post(f"{stack.url}/v1/models/ads:predict", json={"instances": [...]})
 
-A stack reads a finished run (`model-store/*.mar`, `artifacts/challenger/`, `features/`, `serving/experiment.yaml`). It
-keeps its state in `serving/` and the decision log in `lake/`, and continues with both after a restart.
-
     LocalStack("runs/latest", Own({"first-day.yaml": Path("first-day.yaml")}, "first-day"), models_port=8085)
 
-serves your own experiments instead, and keeps its state in the folder `first-day`. The experiment files contain the
-URLs of the arms. A promotion writes a .mar file into `models/` of the state, which then replaces the run's file of the
-same name.
+A stack serves the models of a finished run, with the run's experiment or your own ones.
 """
 
 import contextlib
@@ -45,7 +40,7 @@ _ROUTER_SECONDS = 120.0
 _DRAIN_SECONDS = 15.0
 _FOLLOW_SECONDS = 10.0
 _UPLOAD_SECONDS = 60.0
-# -P keeps the working directory off the import path: a run's folders features/ and serving/ would hide the packages.
+# -P keeps a run's folders features/ and serving/ off the import path.
 ROUTER = ("-P", "-m", "serving.router")
 _READY = re.compile(r"^router ready (http://\S+)", re.MULTILINE)
 _WAITS = re.compile(r"^the router waits: (.+)", re.MULTILINE)
@@ -53,21 +48,21 @@ _WAITS = re.compile(r"^the router waits: (.+)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Own:
-    """Your own experiments, to serve instead of the run's experiment, and the folder for their state."""
+    """Your own experiments, to serve instead of the run's, and the folder for their state."""
 
-    experiments: Mapping[str, Path]  # the router's file name (*.yaml) -> your file, which is read again when it changes
-    state: Path  # folder for the ledger, decision log and logs, which is created if necessary
+    experiments: Mapping[str, Path]  # the router's file name (*.yaml) -> your file
+    state: Path  # folder for the ledger, decision log and logs
 
 
 class LocalStack:
     """The model server and the router of a run, which stop when this process stops.
 
     Args:
-        own: Experiments to serve with the run's models and features. None: the run's own experiment.
+        own: Experiments to serve. None: the run's own experiment.
         router_port: Port of the router on 127.0.0.1; 0 selects a free port.
         models_port: Port of the models on 127.0.0.1. If it is 0, they answer on a Unix socket.
         runtime: "torchserve", or "predictor", which needs no Java.
-        ledger: URL of the Redis server with the budget ledger. None: the ledger is a file in the state's folder.
+        ledger: URL of the ledger's Redis. None: a file in the state's folder.
         settings: Settings of the router that replace the defaults for a laptop.
     """
 
@@ -114,7 +109,7 @@ class LocalStack:
     def start(self) -> None:
         """Start the models and the router, and return when the router accepts requests.
 
-        Raises StackError if a file of the run is missing or invalid, another stack uses the state, or a part fails.
+        Raises StackError if a file of the run is invalid, another stack uses the state, or a part fails.
         """
         if self._router:
             return
@@ -133,25 +128,19 @@ class LocalStack:
             raise
 
     def claim(self) -> int:
-        """Lock the state until this stack stops; returns the lock.
-
-        Raises StackError if another stack holds the lock.
-        """
+        """Lock the state until this stack stops; returns the lock. Raises StackError."""
         if self._lock is None:
             self.serving.mkdir(parents=True, exist_ok=True)
             self._lock = self._running.enter_context(_hold_lock(self.serving / _LOCK))
         return self._lock
 
     def stop(self) -> None:
-        """Stop the router, which first answers the requests in flight, and then stop the models. Idempotent."""
+        """Stop the router, and then the models. Idempotent."""
         self._router = self._lock = None
-        self._running.close()  # stop the parts in reverse order of their start, and all of them even if one fails
+        self._running.close()  # in reverse order of their start, even after a failure
 
     def restart_models(self) -> None:
-        """Restart the model server with the files that `archives` returns now.
-
-        Meanwhile, users get the default action.
-        """
+        """Restart the model server with the present `archives`."""
         self.models.stop()
         _link(archives(self.run_dir, self.serving), self._store)
         self.models.start()
@@ -167,25 +156,18 @@ class LocalStack:
             raise StackError(messages.ENDED(part="the router", log=self._router.tail()))
 
     def wait_for_experiment(self) -> None:
-        """Wait until the router has applied the present experiment files and their budgets.
-
-        Raises StackError at a timeout.
-        """
+        """Wait until the router has applied the present experiment files. Raises StackError at a timeout."""
         files = self.experiment.iterdir() if self.experiment.is_dir() else [self.experiment]
         wanted = {one.name: one.version for one in map(Experiment.load, files)}
         late = f"the router does not follow {self.experiment}; see {self.serving / 'router.log'}"
         wait_until(lambda: self._in_force() == wanted, self.check, _FOLLOW_SECONDS, lambda: late)
 
     def wait_for_lake(self) -> None:
-        """Wait until the lake has all records that were logged so far. Raises StackError at a timeout.
-
-        In that case, the missing records are still in the spool.
-        """
+        """Wait until the lake has all logged records. Raises StackError at a timeout."""
         late = messages.NOT_UPLOADED(lake=self.lake, log=self.serving / "router.log")
         wait_until(lambda: is_uploaded(self.serving / "spool"), self.check, _UPLOAD_SECONDS, lambda: late)
 
     def _in_force(self) -> dict[str, str]:
-        """Return the version of each experiment that the router applies; empty if the router does not answer."""
         try:
             return dict(json.loads(send_request(f"{self.url}/health/ready", seconds=5).content)["experiments"])
         except (OSError, ValueError, LookupError):
@@ -199,7 +181,6 @@ class LocalStack:
             time.sleep(1.0)
 
     def _write_endpoints(self) -> None:
-        """Write the URLs at which the models answer now into the experiment file."""
         path = self.experiment
         try:
             experiment = yaml.safe_load(path.read_text())
@@ -227,12 +208,12 @@ class LocalStack:
                 "ledger": self._ledger,
                 "spool": str(self.serving / "spool"),
                 "lake": str(self.lake),
-                # Upload often, because people want to see results at once. `mtorl data compact` merges the small files.
+                # People want to see results at once.
                 "upload_seconds": 1.0,
                 "dataset": str(artifact / "dataset.yaml"),
                 "cost_cap": model["cost_cap"],
-                "auth": {"kind": "none"},  # callers need no token, because the router listens on 127.0.0.1 only
-                "deadline_ms": 500.0,  # long, because all parts and the load generator share the cores
+                "auth": {"kind": "none"},  # the router listens on 127.0.0.1 only
+                "deadline_ms": 500.0,  # long, because all parts share the cores
                 **self._settings,
             }
         except (OSError, ValueError, KeyError) as error:
@@ -256,7 +237,7 @@ class LocalStack:
             return found[1] if found else ""
 
         def check() -> None:
-            if why := said(_WAITS):  # the router waits for something that no other process on a laptop will create
+            if why := said(_WAITS):  # on a laptop, no other process will end the wait
                 raise StackError(f"the router can't start: {why}")
             if not router.alive():
                 raise StackError(f"the router did not start; {router.tail()}")
@@ -267,21 +248,17 @@ class LocalStack:
 
 
 def runs(state: Path) -> bool | None:
-    """Whether a stack with this state folder is running; None if no stack was ever started with it.
-
-    `state` may also be a symbolic link to the folder.
-    """
+    """Whether a stack with this state is running; None if none was ever started."""
     lock = (state / "router.yaml").resolve().parent / _LOCK
     return _is_alive(lock.read_text()) if lock.exists() else None
 
 
 def archives(run: Path, state: Path) -> dict[str, Path]:
-    """Return the .mar file of each model to serve, by file name: the state's own file or, if it has none, the run's."""
+    """Return the .mar file of each model: the state's own file, or else the run's."""
     return {one.name: one for folder in (run / "model-store", state / "models") for one in folder.glob("*.mar")}
 
 
 def _link(files: Mapping[str, Path], folder: Path) -> None:
-    """Fill a folder with symbolic links to files. If a file is replaced, the link gives the new one."""
     folder.mkdir(exist_ok=True)
     for old in folder.iterdir():
         if old.name not in files:
@@ -292,18 +269,14 @@ def _link(files: Mapping[str, Path], folder: Path) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Return this process's environment variables without PROMETHEUS_MULTIPROC*, which importing Feast sets.
-
-    With such a variable, the router's Prometheus client would write its metrics to files, to share them between
-    processes.
-    """
+    """Return the environment without PROMETHEUS_MULTIPROC*, which Feast sets, and which redirects metrics to files."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PROMETHEUS_MULTIPROC")}
     return {**inherited, "PYTHONUNBUFFERED": "1"}
 
 
 @contextlib.contextmanager
 def _hold_lock(path: Path) -> Iterator[int]:
-    """Hold a lock on the state folder, until both this process and the supervisor of its router have exited."""
+    """Lock the state folder, until this process and its router's supervisor have exited."""
     deadline = time.monotonic() + _DRAIN_SECONDS + 5
     while True:
         try:
@@ -311,8 +284,7 @@ def _hold_lock(path: Path) -> Iterator[int]:
             break
         except BlockingIOError:
             owner = path.read_text()
-            # The process in the lock file may have been killed while its router is still shutting down. Then wait for
-            # the router.
+            # The router of a killed process may still be shutting down.
             if _is_alive(owner) or time.monotonic() > deadline:
                 raise StackError(f"{path.parent} is in use already, by process {owner}") from None
             time.sleep(0.1)

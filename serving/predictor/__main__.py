@@ -11,7 +11,7 @@ _GRACE_SECONDS = 10  # for requests in flight at shutdown
 
 
 def main() -> int:
-    """Serve until SIGTERM or SIGINT. Returns exit status 2 if an artifact can't be loaded, or the address is in use."""
+    """Serve until SIGTERM or SIGINT; returns exit status 2 for an invalid artifact or address."""
     parser = argparse.ArgumentParser(prog="python -m serving.predictor", description="A policy on KServe's own server.")
     add, default = parser.add_argument, "(default: %(default)s)"
     add("--artifact", required=True, action="append", type=Path, metavar="FOLDER", help="may be repeated, like --name")
@@ -45,7 +45,7 @@ def main() -> int:
         return stop(error)
     if path is not None and answers(path):
         return stop(f"another process answers at {path}")
-    # Exclude the loaded objects from garbage collection. Scanning them would delay requests by a tenth of a second.
+    # Garbage collection of these objects would delay requests by 0.1 s.
     gc.collect()
     gc.freeze()
     try:
@@ -64,10 +64,7 @@ def _port(text: str) -> int:
 
 
 def answers(path: Path) -> bool:
-    """Whether a process listens on a Unix socket.
-
-    A killed process leaves the socket's file, so the file is no proof.
-    """
+    """Whether a process listens on a Unix socket, whose file a killed process leaves."""
     with socket.socket(socket.AF_UNIX) as caller:
         try:
             caller.connect(str(path))

@@ -1,7 +1,4 @@
-"""Combines calls of a function into batches: the calls that arrive while one batch runs form the next batch.
-
-A single call starts at once, without waiting for others. Under load, batches become larger instead of more frequent.
-"""
+"""Combines calls of a function into batches: the calls that arrive during one batch form the next one."""
 
 import asyncio
 from collections import deque
@@ -11,24 +8,18 @@ from typing import Any
 
 
 class MicroBatcher:
-    """Combines calls of `work`, a function from a list of items to a list of results.
-
-    The event loop waits while `work` runs.
-    """
+    """Combines calls of `work`, a function from a list of items to a list of results."""
 
     def __init__(self, work: Callable[[list[Any]], Sequence[Any]], largest: int) -> None:
         self._work = work
-        self._largest = largest  # most items in a batch, unless a single call has more
+        self._largest = largest  # most items in a batch of several calls
         self._waiting: deque[tuple[list[Any], asyncio.Future[list[Any]]]] = deque()
 
     def submit(self, items: list[Any]) -> asyncio.Future[list[Any]]:
-        """Queue items; returns a future of their results.
-
-        If the future is cancelled before its batch begins, its items are left out.
-        """
+        """Queue items; returns a future of their results, which may be cancelled."""
         loop = asyncio.get_running_loop()
         if not self._waiting:
-            loop.call_soon(self._run)  # begins after the calls that have already arrived have queued their items
+            loop.call_soon(self._run)  # after the calls that have already arrived
         done: asyncio.Future[list[Any]] = loop.create_future()
         self._waiting.append((items, done))
         return done

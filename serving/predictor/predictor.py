@@ -1,8 +1,4 @@
-"""Serves decisions and explanations of a policy on KServe's own model server, as an alternative to TorchServe.
-
-The answers are computed by `serving/handlers/policy_handler.py`, as on TorchServe, so they are equal. All requests that
-arrive during one forward pass of the model share the next forward pass.
-"""
+"""Serves a policy on KServe's own model server, as an alternative to TorchServe."""
 
 import asyncio
 import uuid
@@ -16,11 +12,11 @@ from serving.handlers.protocol import EXPLAIN, JSON_TYPE, PREDICT, Verb, read_bo
 from serving.kserve_sdk import InferenceError, InferOutput, InferRequest, InferResponse, InvalidInput, Model
 from serving.predictor.micro_batcher import MicroBatcher
 
-_LARGEST = 64  # most items in one forward pass, which blocks the event loop for a few milliseconds
+_LARGEST = 64  # most items in one forward pass
 
 
 class Predictor(Model):
-    """A KServe model that answers `:predict` and `:explain` (v1), and `/infer` (v2), with the model of one artifact."""
+    """A KServe model that answers `:predict` and `:explain` (v1), and `/infer` (v2)."""
 
     def __init__(self, name: str, folder: Path) -> None:
         super().__init__(name)
@@ -29,7 +25,7 @@ class Predictor(Model):
         self._passes = MicroBatcher(lambda items: self.handler.predictions(items), _LARGEST)
 
     def load(self) -> bool:
-        """Load the artifact and warm up the model. Until then, KServe refuses requests for the model."""
+        """Load the artifact and warm up the model."""
         self.handler.load(self._folder)
         self.ready = True
         return True
@@ -39,7 +35,7 @@ class Predictor(Model):
         return await self._answer(payload, PREDICT, self._passes.submit)
 
     async def explain(self, payload: Any, headers: Any = None) -> Any:
-        """Explain the decision on every instance. This runs in a thread, so that the event loop can serve decisions."""
+        """Explain every decision, in a thread, so that the event loop can serve decisions."""
         return await self._answer(payload, EXPLAIN, lambda items: asyncio.to_thread(self.handler.explanations, items))
 
     async def _answer(
@@ -65,9 +61,9 @@ def _items(payload: Any, verb: Verb) -> list[Any]:
         if isinstance(payload, InferRequest):
             body: Any = payload.to_dict()
         else:
-            body = read_body({"body": payload})  # KServe passes the body as text unless the content type is JSON
+            body = read_body({"body": payload})  # KServe passes text unless the content type is JSON
         if body is None:
             raise ValueError(messages.NO_BODY(type=JSON_TYPE))
         return read_items(body, verb)
     except ValueError as error:
-        raise InvalidInput(error.args[0]) from None  # a message
+        raise InvalidInput(error.args[0]) from None

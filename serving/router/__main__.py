@@ -6,10 +6,7 @@ import sys
 
 
 def main() -> int:
-    """Run the router. Returns exit code 2 if its settings or files are not valid, and 1 after an internal error.
-
-    If work is left at shutdown because a database or disk hangs, the process exits with code 4 (`http/server.py`).
-    """
+    """Run the router; returns exit code 2 for invalid settings, and 1 for an internal error."""
     parser = argparse.ArgumentParser(prog="python -m serving.router", description="The A/B router.")
     parser.add_argument("--run-config", metavar="FILE", required=True, help="docs/schemas/router-settings.json")
     arguments = parser.parse_args()
@@ -23,7 +20,7 @@ def main() -> int:
     quiet()
     log = logging.getLogger("serving.router")
     try:
-        from serving.router.http.server import serve  # imported inside `try`, so that an ImportError is logged as well
+        from serving.router.http.server import serve  # inside `try`, so that an ImportError is logged
 
         serve(RouterSettings.load(arguments.run_config))
     except (SettingsError, SpecError, SpoolError, LedgerInUse, CannotListen) as error:

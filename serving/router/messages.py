@@ -1,4 +1,4 @@
-"""Texts of the router's messages: refusals of requests, reasons to wait, and problems of stores and arms."""
+"""Texts of the router's error and status messages."""
 
 from mtorl.runtime.message import Words
 

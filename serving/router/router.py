@@ -1,4 +1,4 @@
-"""Creates the parts of the router, and starts and stops them in the right order."""
+"""Creates, starts and stops the parts of the router."""
 
 import asyncio
 import contextlib
@@ -41,21 +41,24 @@ from serving.router.ops.settings import RouterSettings, SettingsError
 log = logging.getLogger(__name__)
 
 _OUTCOME_SECONDS = 1.0  # deadline of a request that reports outcomes
-_TICK_SECONDS = 1.0  # seconds between two calls of each kind of housekeeping
-_POLLS = 10  # number of checks per second whether housekeeping must run sooner
+_TICK_SECONDS = 1.0  # seconds between two rounds of housekeeping
+_POLLS = 10  # checks per second whether housekeeping must run sooner
 _WARM_SECONDS = 5.0
-_OUTCOMES_EACH = 4  # approximate number of outcomes per decision: a cost, a click, a conversion and its revenue
-_REST = 20.0  # after publishing the accounts, pause for this multiple of the time it took
+_OUTCOMES_EACH = 4  # approximate number of outcomes per decision
+_REST = 20.0  # pause for this multiple of the time that publishing accounts took
 _SHIP_SECONDS = 3.0  # seconds at shutdown to ship records that wait
-_KEPT_SECONDS = idempotency_cache.SECONDS  # keep records younger than this: a restarted router needs them
-_SENT = "sent.json"  # file in the log's folder that stores the shipping positions of the sink
+_KEPT_SECONDS = idempotency_cache.SECONDS  # a restarted router needs the records of this period
+_SENT = "sent.json"  # file that stores the shipping positions of the sink
 
 
 class Router:
-    """The router without HTTP. `async with` starts and stops it; if the start takes long, `health` has the reason.
+    """The router without its HTTP server. `async with` starts and stops it.
 
-    `features` replaces the Feast repository in the settings. The constructor raises SettingsError or SpecError.
-    Entering raises SpoolError, LedgerInUse, or SettingsError if the feature repository does not fit the settings.
+    Raises:
+        SettingsError: The settings or the feature repository are not valid.
+        SpecError: The description of the data set is not valid.
+        SpoolError: The decision log can't be opened.
+        LedgerInUse: Another router uses a ledger that can't be shared.
     """
 
     def __init__(self, settings: RouterSettings, features: FeatureSource | None = None) -> None:
@@ -67,13 +70,12 @@ class Router:
         self.outcome_parser = OutcomeParser(self.spec)
         seconds = settings.deadline_ms / 1000
         self.decision_admission = Admission(settings.max_in_flight, seconds)
-        # Outcomes wait for the disk, and decisions wait for models. So each kind of request has its own limit.
+        # Outcomes wait for the disk, but decisions wait for models, so they have separate limits.
         self.outcome_admission = Admission(settings.max_in_flight, _OUTCOME_SECONDS)
         self.drills = Drills() if settings.drills else None
         self.health = Health()
         self.ledger = open_ledger(settings.ledger, patience=seconds)
-        # Routers that share a ledger must apply the same experiments and limits. So this router waits for valid files
-        # at its start. The experiments that it has saved may be older than those of the other routers.
+        # Routers that share a ledger must apply the same experiments, and a saved copy may be old.
         last_good, alone = settings.spool.with_name("last-good-experiments"), not self.ledger.shared
         files = ExperimentFiles(settings.experiment, settings.budget_tables)
         source: Source = files
@@ -93,9 +95,9 @@ class Router:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        # Slow steps of the start run in threads, so that the event loop can answer probes.
+        # Slow steps run in threads, so that the event loop can answer probes.
         self._tasks = [asyncio.create_task(self._every_second(self._show_life))]
-        with contextlib.suppress(LedgerUnavailable):  # if the ledger's folder is missing, `set_accounts` locks it later
+        with contextlib.suppress(LedgerUnavailable):  # if the folder is missing, `set_accounts` locks it later
             await asyncio.to_thread(self.ledger.claim)
         while self.live.missing:
             self._wait_for(messages.NO_EXPERIMENT(faults=self.live.missing))
@@ -108,8 +110,8 @@ class Router:
         newest = self.spool.newest("decision", idempotency_cache.MOST)
         reported = self.spool.newest("outcome", _OUTCOMES_EACH * idempotency_cache.MOST)
         await asyncio.to_thread(self.decider.cache.load, newest, reported)
-        await self._follow_experiment()  # a kill switch may have been set since the start began
-        await self._attempt(self._keep_accounts)  # before the first decision, which needs prices
+        await self._follow_experiment()  # the kill switch may have been set meanwhile
+        await self._attempt(self._keep_accounts)  # the first decision needs prices
         await asyncio.gather(self._arm_watch.probe(), self._warm_up_features())
         for shipper in self.shippers.values():
             shipper.start()
@@ -125,7 +127,7 @@ class Router:
         return self
 
     async def _feature_source(self) -> FeatureSource:
-        """Open the feature repository. If it has no registry yet, wait until it has one."""
+        """Open the feature repository, and wait while it has no registry."""
         settings = self._settings
         self.health.waiting_for = messages.OPENING(folder=str(settings.feature_repo))
         while True:
@@ -168,13 +170,13 @@ class Router:
             log.warning("left for the next start: %s", "; ".join(left))
 
     async def _close_log(self) -> None:
-        # Close the shippers first. Once the spool is closed, another process may open its folder.
+        # Once the spool is closed, another process may open its folder.
         await asyncio.gather(*(shipper.close(_SHIP_SECONDS) for shipper in self.shippers.values()))
         metrics.show_log(self.spool, self.shippers)
         await asyncio.to_thread(self.spool.close)
 
     def undone(self) -> list[str]:
-        """Describe the work that a hanging database or disk leaves unfinished at shutdown, for the log."""
+        """Describe the work that a hanging store leaves unfinished at shutdown."""
         found = []
         if decisions := self.decider.at_work:
             found.append(f"decisions in progress: {decisions}")
@@ -185,15 +187,14 @@ class Router:
         return found
 
     async def _show_life(self) -> None:
-        """Report to the liveness probe, in a task of its own, because other housekeeping may wait for a store."""
         self.health.tick()
 
     async def _every_second(
         self, work: Callable[[], Awaitable[None]], sooner: Callable[[], bool] = lambda: False
     ) -> None:
-        """Call `work` once a second, in its own task, so that a slow ledger does not delay the kill switch.
+        """Call `work` once a second, and sooner if `sooner()` is true and the last call succeeded.
 
-        If `sooner()` is true, call `work` at once, unless the last call failed.
+        A slow ledger must not delay the kill switch, so each kind of work has its own task.
         """
         done = True
         while True:
@@ -218,7 +219,6 @@ class Router:
         await asyncio.to_thread(self.live.refresh)
 
     def _accounts_due(self) -> bool:
-        """Whether to call `_keep_accounts` at once, for instance because an experiment has new budgets."""
         return self.budgets.pacer.due() or self._accounts_kept_for is not self.live.experiments
 
     async def _keep_accounts(self) -> None:
@@ -240,7 +240,7 @@ class Router:
             self.health.experiments = {one.name: one.version for one in experiments}
 
     def _show_accounts(self, experiments: Experiments, balances: Sequence[Balance] | None) -> None:
-        """Publish all balances as metrics. If `balances` is None, the router that paces publishes them instead."""
+        """Publish all balances as metrics. If `balances` is None, another router does."""
         pacer = self.budgets.pacer
         if balances is None:
             self._limits = LimitWatch()
@@ -265,13 +265,12 @@ class Router:
         metrics.show_log(self.spool, self.shippers)
 
     async def _prune_log(self) -> None:
-        """Delete segments whose records all shippers have delivered or dropped."""
-        # Keep records for retries even if the clock jumps: `ClockJumps` ignores time that has not really passed.
+        # After a jump of the clock, records that a retry needs must not look old.
         before = self._jumps.before(time.time(), _KEPT_SECONDS)
         await asyncio.to_thread(self.spool.prune, [shipper.noted for shipper in self.shippers.values()], before)
 
     async def _watch_disk(self) -> None:
-        """Publish the free space for the log. This task may wait, because the disk may hang."""
+        """Publish the free disk space, in its own task because the disk may hang."""
         try:
             room = await asyncio.to_thread(self.spool.room)
         except OSError as error:
@@ -281,7 +280,6 @@ class Router:
         self.health.note("decision_log", *self.spool.problems(room))
 
     async def _watch_ledger(self) -> None:
-        """Publish the ledger's free space. If the ledger does not answer, `_keep_accounts` reports that."""
         room, beside = None, False
         with contextlib.suppress(LedgerUnavailable, OSError):
             room = await asyncio.to_thread(self.ledger.room)
@@ -299,7 +297,7 @@ class Router:
 
 
 def open_sink(settings: RouterSettings) -> HttpSink | None:
-    """Return the sink for CloudEvents: at the URL K_SINK, which Knative sets, or else at the setting `sink`, if any."""
+    """Return the HTTP sink for the decision log, if any. K_SINK overrides the setting `sink`."""
     source = f"/mtorl/router/{settings.model_name}"
     if url := os.environ.get("K_SINK"):
         return HttpSink(url, source, largest=1)  # Knative's brokers accept only single events

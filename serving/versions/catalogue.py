@@ -1,9 +1,4 @@
-"""Lists and finds the versions of a registry, with their models and lineage.
-
-for version in versions(Path("registry")):
-    print(version.ref, version.published, version.lineage)
-version = find(Path("registry"), "challenger/0a1b2c3d4e5f")     # or 0a1b2c, if only one digest begins with it
-"""
+"""Lists and finds the versions of a registry."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,7 +42,7 @@ class Version:
 
     @property
     def version(self) -> str:
-        """The artifact's own version, which is derived from its content, even if `name` is `first`."""
+        """The artifact's own version, even if `name` is `first`."""
         return str(self.model.get("version") or self.digest[:12])
 
     @property
@@ -57,12 +52,12 @@ class Version:
 
     @property
     def is_first(self) -> bool:
-        """Whether the installation published it."""
+        """Whether the installation published the version."""
         return self.name == FIRST
 
 
 def versions(registry: Path) -> list[Version]:
-    """Return all complete versions, sorted by arm. Within an arm, the newest version comes first."""
+    """Return all complete versions by arm, the newest first."""
     earliest = datetime.min.replace(tzinfo=UTC)
     found = sorted(_complete(registry), key=lambda version: version.name)
     found.sort(key=lambda version: version.published or earliest, reverse=True)
@@ -70,7 +65,7 @@ def versions(registry: Path) -> list[Version]:
 
 
 def find(registry: Path, name: str) -> Version:
-    """Find the one version that a person means; raises RegistryError if no model or several models match.
+    """Find the one version that a person means; raises RegistryError.
 
     Args:
         name: ARM/NAME, NAME alone, or the beginning of a digest.

@@ -1,4 +1,4 @@
-"""Converts versions of the registry to plain values, for tables and JSON."""
+"""Converts versions of the registry to plain values."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from serving.versions.need import Needs
 
 
 def description_of(version: Version, known: Sequence[Version], needs: Needs) -> dict[str, Any]:
-    """Return all data of a version as plain values, including its parents and their parents from `known`."""
+    """Return all data of a version, including its ancestors from `known`."""
     keys = ("kind", "created", "git_revision", "data_fingerprint", "simulated")
     model = {key: version.model.get(key) for key in keys}
     return {

@@ -1,7 +1,5 @@
 """Registers a published version in a Kubeflow Model Registry.
 
-    print(announce(Path("registry/challenger/0a1b2c3d4e5f")))
-
 | variable | |
 |---|---|
 | MTORL_MODEL_REGISTRY | its URL; if not set, nothing is registered |
@@ -9,7 +7,7 @@
 | MTORL_MODEL_REGISTRY_CA | file with the CA certificates for https |
 | MTORL_CLAIM | PersistentVolumeClaim of our own registry, for the model's URI; if not set, the URI is a local folder |
 
-Model servers load models only from our own registry. So a version is served even if this registration has failed.
+Model servers load models only from our own registry, so this registration may fail.
 """
 
 import asyncio
@@ -20,7 +18,7 @@ from typing import Any
 
 from mtorl.artifact.lineage import Lineage
 
-_SECONDS = 30.0  # timeout of a request, which includes the client's own retries
+_SECONDS = 30.0  # timeout of a request, including the client's retries
 
 
 def announce(version: Path) -> str:
@@ -30,7 +28,7 @@ def announce(version: Path) -> str:
         return "no Kubeflow Model Registry is configured (MTORL_MODEL_REGISTRY)"
     try:
         return f"Kubeflow Model Registry: {_register(version, url)}"
-    except Exception as error:  # the version is published already, so the pipeline step must not fail now
+    except Exception as error:  # the version is published already, so don't fail
         words = (str(error).strip().splitlines() or [""])[0][:300]
         return f"published, but not registered at {url}: {type(error).__name__}: {words}. Run this step again to retry"
 
@@ -40,7 +38,7 @@ def _register(version: Path, url: str) -> str:
 
     lineage = Lineage.read(version)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # ignore the client's warning that it has no token
+        warnings.simplefilter("ignore")  # the client warns that it has no token
         client = ModelRegistry(
             url,
             author="mtorl",
@@ -63,7 +61,6 @@ def _register(version: Path, url: str) -> str:
 
 
 def _properties(lineage: Lineage) -> dict[str, Any]:
-    """Return the properties to register with a version: some figures of its lineage, and the whole lineage as JSON."""
     found: dict[str, Any] = {f"metric_{name}": figure.value for name, figure in lineage.metrics.items()}
     if lineage.gate is not None:
         found |= {"gate": lineage.gate.decision}

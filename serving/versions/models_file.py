@@ -1,4 +1,4 @@
-"""Writes the versions that a cluster's model servers should serve into an overlay's models.yaml."""
+"""Writes the versions to serve into an overlay's models.yaml."""
 
 import re
 from collections.abc import Mapping
@@ -9,11 +9,11 @@ from serving.messages import NO_VERSION_OF_ARM
 
 
 def write_versions(file: Path, versions: Mapping[str, str]) -> None:
-    """Replace the version of each arm in a file. The rest of the file, including comments, does not change.
+    """Replace the version of each arm in a file. The rest of the file does not change.
 
     Args:
         file: A models.yaml with lines `ARM: ARM/NAME`, or a kustomization with `literals` such as `ARM=ARM/NAME`.
-        versions: Arm -> version to write, ARM/NAME as in the registry.
+        versions: Arm -> ARM/NAME.
 
     Raises:
         InputError: The file has no version of one of the arms.

@@ -2,10 +2,9 @@
 
     needs = Needs()
     needs.add("challenger/0a1b2c3d4e5f", "mtorl-challenger serves it", serves=True)
-    needs.add("0a1b2c", "the experiment spring names it")         # the beginning of a digest
     needs.reasons(version)          # empty: the version is not needed
 
-The parent of a serving model, which is the model that it was compared with, is needed for a rollback.
+A rollback needs the parent of a serving model.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ class Needs:
     """The reasons why versions are needed.
 
     Args:
-        uses: Tuples with the arguments of `add`: a version's name, the reason, and whether a server serves the version.
-        experiments: Experiments whose models are needed, even if an experiment is switched off.
+        uses: Arguments of `add`: a version's name, the reason, and whether a server serves the version.
+        experiments: Experiments whose models are needed, even if switched off.
     """
 
     def __init__(self, uses: Iterable[tuple[str, str, bool]] = (), experiments: Iterable[Experiment] = ()) -> None:
@@ -35,22 +34,22 @@ class Needs:
                 self.add(arm.model_digest or "", f"the experiment {experiment.name} names it ({arm.name})")
 
     def add(self, name: str, reason: str, serves: bool = False) -> None:
-        """Add a reason for the version ARM/NAME, or for all versions whose digest begins with `name`."""
+        """Add a reason for the version ARM/NAME, or for all digests that begin with `name`."""
         if name:
             known = self._reasons.setdefault(name, {})
             known[reason] = serves or known.get(reason, False)
 
     def serves(self, version: Version) -> bool:
-        """Whether one of the known reasons is that a server serves this version."""
+        """Whether a server serves this version."""
         return any(self._of(version).values())
 
     def reasons(self, version: Version) -> list[str]:
-        """Return the reasons why a version is needed; empty if it is not needed."""
+        """Return the reasons why a version is needed, if any."""
         first = ["it belongs to the installation: mtorl-bootstrap would publish it again"] if version.is_first else []
         return [*self._of(version), *first]
 
     def with_rollbacks(self, known: Sequence[Version]) -> Needs:
-        """Return a copy in which the parents of all versions that serve are needed as well, for rollbacks."""
+        """Return a copy in which the parents of serving versions are needed for rollbacks."""
         needs = Needs((name, reason, on) for name, reasons in self._reasons.items() for reason, on in reasons.items())
         for version in known:
             if version.lineage is not None and self.serves(version):
@@ -67,6 +66,6 @@ class Needs:
 
 
 def experiments_in(place: Path) -> list[Experiment]:
-    """Load the experiment in a file, or those in all files of a folder. Raises ExperimentError if a file is invalid."""
+    """Load the experiments in a file or a folder. Raises ExperimentError."""
     files = sorted(place.glob("[!.]*.yaml")) if place.is_dir() else [place] if place.is_file() else []
     return [Experiment.load(file, UNREAD) for file in files]

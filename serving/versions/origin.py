@@ -1,8 +1,4 @@
-"""Builds the lineage of a challenger from the results of the pipeline's steps, before it is published.
-
-origin = Origin(challenger, incumbent, evaluation, gate_report, source=content, settings={"epochs": 12})
-publish(challenger, archive, registry, "challenger", origin.lineage())
-"""
+"""Builds the lineage of a challenger from the results of the pipeline's steps."""
 
 import json
 from collections.abc import Mapping
@@ -20,28 +16,21 @@ _METRICS = ("reward_auc", "reward_logloss", "reward_ece", "action_auc")
 
 @dataclass(frozen=True)
 class Origin:
-    """The pipeline run that trained a challenger: its artifacts, results and settings.
-
-    An empty text means that a value is unknown.
-    """
+    """The pipeline run that trained a challenger. Unknown texts are empty."""
 
     challenger: str | Path  # the challenger's artifact
-    incumbent: str | Path  # artifact of the model that the challenger was compared with, or a `LoggedIncumbent`
-    evaluation: str | Path  # file with the result of `evaluate_offline`
-    gate: str | Path  # file with the gate's report
-    source: str = ""  # digest of the raw log from which the data set was built
-    collected: str = ""  # snapshot of the collected decisions that were added to the log
+    incumbent: str | Path  # the compared model's artifact, or a `LoggedIncumbent`
+    evaluation: str | Path  # result of `evaluate_offline`
+    gate: str | Path  # the gate's report
+    source: str = ""  # digest of the raw log
+    collected: str = ""  # snapshot of the decisions that were added to the log
     settings: Mapping[str, Any] = field(default_factory=dict)
     pipeline: str = ""
     run_name: str = ""
     run_id: str = ""
 
     def lineage(self, arm: str = "challenger") -> Lineage:
-        """Build the lineage of the challenger or, if `arm` is the incumbent's name, of the incumbent.
-
-        Only the challenger's lineage has the report of the gate. Raises ArtifactError if the artifact is missing or
-        damaged.
-        """
+        """Build the lineage of the challenger, or of the incumbent without the gate's report; raises ArtifactError."""
         artifact = load(self.challenger if arm == "challenger" else self.incumbent)
         model, evaluation = artifact.model, json.loads(Path(self.evaluation).read_text(encoding="utf-8"))
         revision = model.get("git_revision")
@@ -77,7 +66,7 @@ class Origin:
 
 
 def figures_of(evaluation: Mapping[str, Any], arm: str) -> dict[str, Figure]:
-    """Return an arm's estimated value and the main metrics of its model, from the result of `evaluate_offline`."""
+    """Return an arm's estimated value and main model metrics."""
     found = {name: _figure(evaluation[arm], name) for name in _METRICS if isinstance(evaluation[arm].get(name), float)}
     return {"value": _figure(evaluation["value"], arm), **found}
 

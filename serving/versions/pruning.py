@@ -1,12 +1,4 @@
-"""Removes old versions from the registry.
-
-    with locked(registry):
-        gone = prune(registry, needs, keep=30)
-
-The newest `keep` versions of each arm stay, and so do all versions that are needed (`need.py`). A version is removed
-atomically: it is first renamed to a hidden name and then deleted. If the process is killed in between, the next call of
-`prune` completes the deletion.
-"""
+"""Removes old versions from the registry."""
 
 import os
 import secrets
@@ -40,7 +32,7 @@ def prune(registry: Path, needs: Needs, keep: int = KEEP) -> list[Version]:
     gone, seen = [], dict.fromkeys((version.arm for version in known), 0)
     for version in known:
         seen[version.arm] += 1
-        # Keep a version whose lineage can't be read, because its age and its parents are unknown.
+        # Without its lineage, a version's age is unknown.
         if seen[version.arm] > keep and version.lineage is not None and not needs.reasons(version):
             remove_version(version)
             gone.append(version)
@@ -48,7 +40,7 @@ def prune(registry: Path, needs: Needs, keep: int = KEEP) -> list[Version]:
 
 
 def _tidy(registry: Path) -> None:
-    """Delete what killed processes have left behind: removals that were not completed, and copies older than a day."""
+    """Delete incomplete removals, and unfinished copies older than a day."""
     for leftover in registry.glob("*/.*"):
         if leftover.name.endswith(_REMOVED) or time.time() - leftover.stat().st_mtime > _ABANDONED_SECONDS:
             remove(leftover)
@@ -64,7 +56,7 @@ def remove_version(version: Version) -> None:
 
 @contextmanager
 def locked(registry: Path, wait_seconds: float = _LOCK_SECONDS) -> Iterator[None]:
-    """Lock the registry. Raises RegistryError if another process holds the lock for longer than `wait_seconds`."""
+    """Lock the registry. Raises RegistryError after `wait_seconds`."""
     registry.mkdir(parents=True, exist_ok=True)
     path = registry / ".lock"
     busy = RegistryError(f"{path}: locked by another process for {wait_seconds:g} s; find it with fuser {path}")

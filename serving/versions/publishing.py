@@ -1,10 +1,4 @@
-"""Publishes a challenger that the gate did not reject, and then prunes the registry.
-
-    version = publish_approved(origin, model_store, registry)
-    print(prune_others(version, lambda: uses_now("decision_log"), Path("/etc/mtorl/experiment"), keep=30))
-
-If the serving versions can't be determined, no version is removed.
-"""
+"""Publishes a challenger that the gate did not reject, and then prunes the registry."""
 
 import json
 import tempfile
@@ -25,14 +19,14 @@ ARM = "challenger"
 
 
 def publish_approved(origin: Origin, model_store: str | Path, registry: str | Path) -> Path:
-    """Publish a challenger with its lineage and its .mar from the model store; returns the folder of the version."""
+    """Publish a challenger with its lineage and .mar file; returns the version's folder."""
     with locked(Path(registry)):
         archive = Path(model_store) / f"{ARM}.mar"
         return publish(Path(origin.challenger), archive, Path(registry), ARM, origin.lineage())
 
 
 def needs_experiment(version: Path) -> str:
-    """Return the commands that start an experiment with a published version; empty if the gate did not ask for one."""
+    """Return the commands that start an experiment with a version, if the gate asked for one."""
     report = Lineage.read(version).gate
     if report is None or report.decision != "experiment":
         return ""
@@ -69,11 +63,11 @@ def publish_first_models(origin: Origin, decision: str, registry: str | Path) ->
 def prune_others(
     published: Path, uses: Callable[[], Iterable[tuple[str, str, bool]]], experiments: Path, keep: int
 ) -> str:
-    """Prune the registry after a version was published, which itself is kept; returns the result as a sentence.
+    """Prune the registry after a version was published; returns the result as a sentence.
 
     Args:
-        uses: Function that returns the versions in use, as arguments of `Needs`. It raises OSError or LogError if they
-            are unknown.
+        uses: Returns the versions in use, as arguments of `Needs`. After its OSError or LogError, no version is
+            removed.
         keep: Number of newest versions of each arm that always stay. 0: nothing is removed.
     """
     if not keep:

@@ -1,4 +1,4 @@
-"""Tests that each script in benchmarks/ runs, never mixes figures of different machines, and agrees with the pages."""
+"""Tests that each script in benchmarks/ runs, and that the pages agree with its results."""
 
 import importlib
 import json
@@ -19,7 +19,6 @@ SCRIPTS = sorted({path.name for path in (ROOT / "benchmarks").glob("[a-z]*.py")}
 
 @pytest.fixture
 def script() -> Any:
-    """The module benchmarks/features.py."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "benchmarks"))  # as when it runs as a script
         importlib.import_module("_environment")
@@ -35,10 +34,7 @@ def run(name: str, folder: Path, *options: str) -> str:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_each_script_starts_by_its_path(name: str, tmp_path: Path) -> None:
-    """Some files next to a script have the name of a package that the script needs.
-
-    Python must not import these instead.
-    """
+    """A script must not import its neighbouring files in place of packages with the same names."""
     assert "--json" in run(name, tmp_path, "--help")
 
 
@@ -59,7 +55,6 @@ def test_figures_of_machines_are_never_mixed(script: Any, monkeypatch: pytest.Mo
 
 
 def test_pages_match_the_results(script: Any) -> None:
-    """The folder docs/tables has exactly the pages that the results in benchmarks/ produce."""
     tables = importlib.import_module("benchmarks.tables")
     assert tables.pages() == {page.stem: page.read_text() for page in (DOCS / "tables").glob("*.md")}
     figures = json.loads((DOCS / "results.json").read_text())

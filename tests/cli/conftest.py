@@ -1,4 +1,4 @@
-"""Fixtures for the tests of several commands: a small log and the data set description that fits it."""
+"""Fixtures for the tests of several commands: a small log and its data set description."""
 
 from pathlib import Path
 
@@ -16,7 +16,6 @@ def log() -> pd.DataFrame:
 
 @pytest.fixture
 def spec(tmp_path: Path) -> Path:
-    """Write the description of a data set whose log has the simulator's columns in the canonical layout."""
     content = DatasetSpec.load("simulator").to_dict() | {"name": "mine", "adapter": "touchpoints"}
     path = tmp_path / "my-log.yaml"
     DatasetSpec.from_dict(content).save(path)

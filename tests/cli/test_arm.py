@@ -1,5 +1,3 @@
-"""Tests of the exit codes of `mtorl arm check`."""
-
 import pytest
 from typer.testing import CliRunner
 

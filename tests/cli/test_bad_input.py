@@ -1,5 +1,3 @@
-"""Tests of invalid input on the command line: one clear message, exit code 2, and no partial files."""
-
 import subprocess
 import sys
 from pathlib import Path

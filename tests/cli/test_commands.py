@@ -1,4 +1,4 @@
-"""Tests of behaviour that all commands share: help, version, shell completion and errors of one line."""
+"""Tests of behaviour that all commands share, such as help, version and shell completion."""
 
 import os
 import re
@@ -43,7 +43,6 @@ def test_wrong_arguments(arguments: list[str], words: list[str], tmp_path: Path)
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield every group and command as the user types it."""
     yield path
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
@@ -164,8 +163,7 @@ def test_events_lost_by_the_feed_are_read_from_the_lake_once(tmp_path: Path) -> 
         upload(26, [decision("late", 1559, user_id="late", **shown)], [outcome("late-cost", "late", minutes=1560)])
         with open_history(root, simulator.spec) as history:
             assert history.store.read(["late"]) == [None]
-            # Two users changed in the lake: "late", and "third", whose hour was still open in the previous run. Three
-            # users changed in the log.
+            # Two users changed in the lake, and three in the log.
             assert " 5 users" in run()
             (value,) = history.store.read(["late"])
         assert value and unpack(value)["hist_cost"] == [0.03]

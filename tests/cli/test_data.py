@@ -1,5 +1,3 @@
-"""Tests of `mtorl data`: exit codes, output, and the files that the commands leave behind."""
-
 import json
 import os
 import shutil
@@ -133,9 +131,7 @@ def test_describe_does_not_validate_an_ingested_log(log: pd.DataFrame, spec: Pat
 
 def test_describe_and_build_accept_a_build(clean: Path, spec: Path, log: pd.DataFrame, tmp_path: Path) -> None:
     def build(*arguments: object) -> tuple[dict[str, Any], str]:
-        """Run `mtorl data build`; returns the build's manifest and its fingerprint, by which training identifies the
-        data.
-        """
+        """Run `mtorl data build`; returns the manifest and the fingerprint of the build."""
         answer = data("build", *arguments)
         assert answer.exit_code == 0, answer.output
         windows = Path(str(arguments[-1])) / "windows"
@@ -150,11 +146,9 @@ def test_describe_and_build_accept_a_build(clean: Path, spec: Path, log: pd.Data
     for path in (out, out / "windows"):
         answer = data("describe", path, "--out", tmp_path / "page.html")
         assert answer.exit_code == 0 and f"{len(log):,} touchpoints" in answer.output, answer.output
-    # Builds in place: the input log is in the output folder.
     again, _ = build(out, "--out", out)
     assert again["content_sha256"] == manifest["content_sha256"] and "touchpoints.parquet" in files(out)
-    # With --trusted, the log is neither copied into the build nor compared with ingest.json, so the fingerprint is
-    # computed from the derived files.
+    # With --trusted, the log isn't copied into the build, so the fingerprint is that of the derived files.
     alone = tmp_path / "again"
     trusted, known_by = build(out / "touchpoints.parquet", "--trusted", "--dataset", spec, "--out", alone)
     assert trusted["content_sha256"] == known_by == manifest["content_sha256"]

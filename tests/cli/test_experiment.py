@@ -1,5 +1,3 @@
-"""Tests of `mtorl experiment`: the check of an experiment file, the shadow report, plans and verdicts."""
-
 import json
 import shutil
 from pathlib import Path
@@ -38,7 +36,6 @@ def mtorl(*arguments: Any) -> Any:
 
 
 def figures(*arguments: str) -> Any:
-    """Return the JSON that a command prints with --json."""
     done = mtorl(*arguments, "--json")
     assert done.exit_code == 0, done.output
     return json.loads(done.stdout)
@@ -126,7 +123,6 @@ def test_exploration_is_planned(files: dict[str, str], tmp_path: Path) -> None:
 def test_a_verdict_and_its_segments_read_the_same_records(
     files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A router may upload between the two reads."""
     log, shares = Path(files["log"]), {"incumbent": 0.5, "challenger": 0.5}
     ours = {"layer": "l", "stage": "50%", "shares": shares, "assignment_probability": 0.5}
 

@@ -1,5 +1,3 @@
-"""Tests of `mtorl experiment move` and `mtorl experiment run`, which move an experiment from stage to stage."""
-
 import json
 import signal
 import subprocess
@@ -40,7 +38,6 @@ def serving(file: Path) -> Experiment:
 
 
 def before_start(file: Path) -> Path:
-    """Return a copy of the experiment that was never started."""
     other = file.with_name("another.yaml")
     other.write_text(file.read_text())
     return other
@@ -51,9 +48,6 @@ def events(file: Path) -> list[dict[str, Any]]:
 
 
 def test_moves_through_all_stages(file: Path) -> None:
-    """Each row has the target stage and the options of a command, and then the expected shares of the arms and the
-    expected event in the history.
-    """
     challenger = {"incumbent": 0.95, "challenger": 0.05}
     nobody = {"incumbent": 1.0, "challenger": 0.0}
     for to, options, shares, event in (
@@ -95,7 +89,7 @@ def test_a_move_that_can_not_be_made_changes_nothing(file: Path, arguments: tupl
 
 
 def found(monkeypatch: pytest.MonkeyPatch, token: Any, *arms: str) -> None:
-    """Let the commands find this verdict, and decisions of these arms, without reading a log."""
+    """Let the commands find this verdict without reading a log."""
     counts = ArmTraffic(decisions=5, exposures=4, fallbacks=0, channels={})
     traffic = Traffic(shadow=False, arms=dict.fromkeys(arms, counts))
     known = Findings(evidence=Evidence(token, UNDECIDED(low=-1.0, high=1.0), "challenger", (), {}), traffic=traffic)
@@ -156,8 +150,7 @@ def test_the_ramp_follows_the_routers_log(file: Path) -> None:
     own |= {"assignment_probability": 1.0, "event_time": at, "fallback_reason": None}
     decisions = [decision(f"d{n}", **own, user_id=f"u{n}") for n in range(6)]
     write(state / "lake", decisions, shadows=[{**shadow(f"d{n}"), "experiment": FILE["name"]} for n in range(6)])
-    # The log has decision times in whole seconds. Round the start of the stage down as well, otherwise the first
-    # decision could be before the start.
+    # The log has whole seconds, so round the stage's start down, or the first decision could precede it.
     history = state / "history.jsonl"
     event = json.loads(history.read_text())
     history.write_text(json.dumps({**event, "at": float(int(event["at"]))}) + "\n")

@@ -1,5 +1,3 @@
-"""Tests of `mtorl experiment init`, which writes an experiment file, and of `mtorl experiment status`."""
-
 import json
 import os
 import subprocess
@@ -22,13 +20,12 @@ from tests.mtorl.experiment.experiments import FILE
 
 @pytest.fixture
 def served(tmp_path: Path) -> Path:
-    """Return the file of an experiment at the 50 % stage, with a decision log of its router."""
+    """Return the file of an experiment at the 50 % stage, with a decision log."""
     file, state = tmp_path / "first-day.yaml", tmp_path / "first-day"
     metrics = {"primary": "click_per_decision", "outcome_hours": None}
     stages = [{"stage": "50%", "hours": 0, "users": 100}]
     file.write_text(yaml.safe_dump({**FILE, "metrics": metrics, "ramp": {"stages": stages}}))
     assert mtorl("move", file, "50%").exit_code == 0
-    # Let the stage start at the first decision in the log.
     history = state / "history.jsonl"
     history.write_text(json.dumps({**json.loads(history.read_text()), "at": START.timestamp()}) + "\n")
     SPEC.save(state / "dataset.yaml")
@@ -82,7 +79,7 @@ def test_a_first_file_fits_each_built_in_data_set(dataset: str, tmp_path: Path) 
 
 @pytest.fixture
 def table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], str]:
-    """Return a function that prints an experiment as `mtorl experiment status` does on a terminal with 80 columns."""
+    """Return a function that prints an experiment as on a terminal with 80 columns."""
     monkeypatch.setenv("COLUMNS", "80")
 
     def printed(view: Any) -> str:
@@ -115,7 +112,6 @@ def test_verdict_and_status_show_the_same_verdict_and_table(served: Path) -> Non
     status, verdict = (mtorl(command, served, *more).stdout for command, more in (
         ("status", ()), ("verdict", ("--experiment", served)),
     ))  # fmt: skip
-    # Skip the first lines, which have the name, the verdict and its reason.
     _, _, rows = verdict.partition("\n\n")
     assert rows.strip() in status
 

@@ -1,5 +1,3 @@
-"""Tests of `mtorl model`: the output and the exit codes of its commands."""
-
 import json
 import shutil
 from pathlib import Path
@@ -26,7 +24,7 @@ NEW, NEWER = digest(1)[:12], digest(2)[:12]
 
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a registry with a first model version and two later versions; version 1 is the serving incumbent."""
+    """Return a registry with three model versions; version 1 is the serving incumbent."""
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setenv("COLUMNS", "160")
     root = tmp_path / "registry"

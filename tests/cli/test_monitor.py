@@ -1,5 +1,3 @@
-"""Tests of `mtorl monitor`: exit codes that a script can use, and errors of one line."""
-
 import errno
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

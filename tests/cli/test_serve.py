@@ -1,7 +1,3 @@
-"""Tests of `mtorl serve` with several experiments: their files, their shared decision log, and warnings about silent
-arms.
-"""
-
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -74,9 +70,7 @@ def test_its_own_log_is_kept_when_served_with_others(tmp_path: Path, capsys: pyt
 
 
 def test_a_runs_own_file_with_custom_endpoints_is_refused(tmp_path: Path) -> None:
-    """If the file sets its own endpoints, `mtorl serve` cannot derive the port of the model server, so the user must
-    name it.
-    """
+    """With endpoints from the file, `mtorl serve` cannot derive the port of the model server."""
     finish(tmp_path, "train", {})
     (tmp_path / "artifacts" / "challenger").mkdir(parents=True)
     SPEC.save(tmp_path / "artifacts" / "challenger" / "dataset.yaml")
@@ -88,10 +82,7 @@ def test_a_runs_own_file_with_custom_endpoints_is_refused(tmp_path: Path) -> Non
 
 
 def test_serve_hands_over_a_promotion_before_checking_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The promoted model takes the place of the baseline before the edited experiment file is checked.
-
-    The check rejects the file, and its error message contains the line that the user must write into the file.
-    """
+    """The promoted model replaces the baseline before the edited experiment file is checked and rejected."""
     laptop = without_server(tmp_path, "baseline")
     laptop.do("promoted")
     tonight = run_with(tmp_path / "runs" / "two", incumbent="another", challenger=LATER)

@@ -1,4 +1,4 @@
-"""Tests of `mtorl train`, `evaluate`, `search` and `benchmark paper`: output files, figures and errors of one line."""
+"""Tests of `mtorl train`, `evaluate`, `search` and `benchmark paper`."""
 
 import json
 import os
@@ -28,10 +28,7 @@ def mtorl(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def refused(*arguments: str) -> str:
-    """Run a command that must exit with code 2, and return its error message.
-
-    The command runs in this process, because a new process would import everything again.
-    """
+    """Run a command that must exit with code 2 in this process; returns its error message."""
     answer = CliRunner().invoke(app, list(arguments))
     assert answer.exit_code == 2 and isinstance(answer.exception, SystemExit), (answer.output, answer.exception)
     return answer.stderr
@@ -52,7 +49,6 @@ def windows(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(windows, tmp_path_factory) -> Path:
-    """Return a folder that contains a model trained by `mtorl train`, and the training log."""
     folder = tmp_path_factory.mktemp("trained")
     checkpoint = folder / "checkpoint.pt"
     arguments = ["--epochs", "2", "--checkpoint", str(checkpoint), "--log", str(folder / "log")]
@@ -109,8 +105,7 @@ def test_unusable_input_gives_one_line(windows, tmp_path):
 
 def test_a_stopped_comparison_resumes(tmp_path):
     root, out = tmp_path / "paper", tmp_path / "out"
-    # Write the score of the paper's own network in advance, so that the comparison does not train this network. Its
-    # training takes by far the longest, and has a test of its own.
+    # Write this score in advance: training the paper's own network takes too long.
     authors = root / "scores" / "simulator" / "authors-0.json"
     authors.parent.mkdir(parents=True)
     authors.write_text("{}")

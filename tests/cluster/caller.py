@@ -1,10 +1,7 @@
-"""Request decisions from a router for some seconds. Tests run this program in a pod of the gateway's namespace.
+"""Request decisions from a router for some seconds: `python caller.py ADDRESS TOKEN SECONDS PREFIX [COST]`.
 
-    python caller.py ADDRESS TOKEN SECONDS PREFIX [COST]
-
-For each request, the program prints one line of JSON with the request id, the user, the campaign, the HTTP status (0 if
-there was no answer), and the decision or the error. With COST, it also reports a cost and clicks for each exposure. It
-repeats each report until a router accepts it, and prints the ids of the accepted outcome events as `reported`.
+Tests run this program in a pod. It prints one line of JSON per request, and with COST reports a cost and clicks for
+each exposure.
 """
 
 import json
@@ -24,7 +21,7 @@ def post(url, body):
 
 
 def report(decision):
-    """Report the cost of an exposure and whether the user clicked; returns the ids of the outcome events."""
+    """Report the cost of an exposure, and perhaps a click; returns the ids of the events."""
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     kinds = {"cost": float(cost[0]), "click": float(random.random() < 0.2)}
     events = [

@@ -1,6 +1,6 @@
-"""Fixtures for the tests on a cluster. Each test installs the project in a namespace of its own.
+"""Fixtures for the tests on a cluster, each in its own namespace.
 
-The tests use only the cluster that $KUBECONFIG names, never the default kubeconfig of the user.
+The tests use only the cluster that $KUBECONFIG names, never the user's default kubeconfig.
 """
 
 import os
@@ -28,7 +28,7 @@ QUOTA = {"requests.cpu": "200", "requests.memory": "400Gi", "limits.cpu": "400",
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Skip the tests in this folder unless they are selected: `make test` must not change the user's cluster."""
+    """Skip this folder unless it is selected, because `make test` must not change the user's cluster."""
     named = [Path(word.split("::")[0]).resolve() for word in config.args]
     asked = "cluster" in config.option.markexpr or any(HERE in (path, *path.parents) for path in named)
     return None if asked else True
@@ -36,7 +36,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.fixture(scope="session", autouse=True)
 def cluster() -> None:
-    """Check the cluster; skips all of these tests if there is none."""
+    """Skip all tests of this folder if there is no cluster."""
     if not os.environ.get("KUBECONFIG"):
         pytest.skip("no cluster: set KUBECONFIG to one with KServe in which these tests may make namespaces")
     if shutil.which("kubectl") is None:
@@ -44,21 +44,20 @@ def cluster() -> None:
     kubectl("get", "--raw", "/readyz")
     if not serves("serving.kserve.io/v1beta1"):
         pytest.skip("the cluster of KUBECONFIG has no KServe (0.20, Standard mode)")
-    # Two test processes may create the CRD at the same time. The second process then fails with AlreadyExists and
-    # repeats.
+    # Two test processes may create the CRD at the same time; the loser gets AlreadyExists and repeats.
     for allowed in ((0, 1), (0,)):
         kubectl("apply", "-k", str(MANIFESTS / "crds"), allowed=allowed)
     kubectl("wait", "--for=condition=Established", "crd/experiments.mtorl-kubeflow.github.io")
 
 
 def simulated() -> bool:
-    """Return whether all nodes are simulated by kwok, which reports pods as running without running them."""
+    """Return whether kwok simulates all nodes: such nodes report pods as running without running them."""
     return all("kwok.x-k8s.io/node" in node["metadata"].get("annotations", {}) for node in listed("default", "node"))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def volumes(cluster: None) -> Iterator[None]:
-    """Create volumes for the tests if all nodes are simulated, because simulated nodes have no storage provisioner."""
+    """Create volumes if all nodes are simulated, because simulated nodes have no storage provisioner."""
     if not simulated():
         yield
         return
@@ -81,10 +80,7 @@ spec:
 
 
 class Installation:
-    """A namespace with the objects that a platform team provides: the foundation target, the Secrets and a quota.
-
-    Tests apply other kustomize targets to this namespace.
-    """
+    """A namespace with the objects that a platform team provides, such as Secrets and a quota."""
 
     further: ClassVar[Object] = {}  # fields to add to kustomization.yaml, such as images and patches
     manifests = MANIFESTS
@@ -101,10 +97,7 @@ class Installation:
         kubectl("-n", self.namespace, "apply", "-f", "-", stdin=yaml.safe_dump_all(given))
 
     def target(self, name: str) -> str:
-        """Write a kustomization that applies a target, such as "overlays/dev", to this namespace.
-
-        Returns the folder of the kustomization, for `kubectl apply -k`.
-        """
+        """Write a kustomization that applies `name` to this namespace; returns its folder."""
         moved = self.folder / name.replace("/", "-")
         moved.mkdir(exist_ok=True)
         made = {
@@ -121,11 +114,9 @@ class Installation:
         return kubectl("apply", "-k", self.target(name))
 
     def differences(self, name: str) -> str:
-        """Return the output of `kubectl diff` between a target and the cluster."""
         return kubectl("diff", "-k", self.target(name), allowed=(0, 1))
 
     def wait_for_pods(self) -> None:
-        """Wait until the API server has admitted all pods of every workload. The pods need not run."""
         eventually(lambda: not self._without_pods(), state=self.refusals)
 
     def _without_pods(self) -> list[str]:
@@ -138,22 +129,18 @@ class Installation:
         ]
 
     def refusals(self) -> str:
-        """Return the workloads that lack pods, and the messages of the events that report why."""
+        """Return the workloads without pods, and the events that say why."""
         failed = [event for event in listed(self.namespace, "event") if event["reason"].startswith("Failed")]
         said = "\n".join(f"{event['involvedObject']['name']}: {event['message']}" for event in failed)
         return f"missing those of {self._without_pods()}\n{said}"
 
     def uids(self, kind: str) -> dict[str, str]:
-        """Return the UID of each object of a kind by name.
-
-        An object that is deleted and created again has another UID.
-        """
+        """Return the UID of each object by name; an object that is created again gets a new UID."""
         return {o["metadata"]["name"]: o["metadata"]["uid"] for o in listed(self.namespace, kind)}
 
 
 @pytest.fixture(scope="session")
 def ended() -> Iterator[list[str]]:
-    """Namespaces to delete at the end, without waiting."""
     namespaces: list[str] = []
     yield namespaces
     if namespaces:
@@ -162,7 +149,6 @@ def ended() -> Iterator[list[str]]:
 
 @pytest.fixture(scope="session")
 def images() -> list[Object]:
-    """The images to run; skips on simulated nodes."""
     if simulated():
         pytest.skip("the cluster of KUBECONFIG has no node that runs anything")
     if not os.environ.get("IMAGES"):
@@ -173,7 +159,6 @@ def images() -> list[Object]:
 
 @pytest.fixture(scope="session")
 def client() -> Any:
-    """A `kfp.Client` of the Kubeflow Pipelines server."""
     if missing := [name for name in NEEDED if not os.environ.get(name)]:
         pytest.skip(f"no Kubeflow Pipelines to test on: set {', '.join(missing)}")
     return connect(*(os.environ[name] for name in NEEDED[1:4]))
@@ -181,13 +166,11 @@ def client() -> Any:
 
 @pytest.fixture(scope="session")
 def pipelines(client: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return the files of the pipelines by name, compiled for the image $MTORL_IMAGE and without GPUs."""
     return {path.stem: path for path in compile_all(tmp_path_factory.mktemp("compiled"), on_cluster(gpus=0))}
 
 
 @pytest.fixture
 def installation(tmp_path: Path, ended: list[str]) -> Installation:
-    """Return a new namespace without workloads, which is deleted at the end."""
     made = Installation(tmp_path)
     ended.append(made.namespace)
     return made

@@ -1,5 +1,3 @@
-"""Helper that creates and changes Experiment objects with kubectl, as users do."""
-
 import json
 import subprocess
 from typing import Any
@@ -29,7 +27,6 @@ class Cluster:
         self.patch(name, move={"to": to, "reason": reason, **more})
 
     def refused(self, name: str, **fields: Any) -> str:
-        """Apply a patch that the API server must reject; returns the error message."""
         words = ["-n", self.namespace, "patch", "exp", name, "--type", "merge", "-p", json.dumps({"spec": fields})]
         done = subprocess.run(["kubectl", *words], capture_output=True, text=True)
         assert done.returncode, done.stdout
@@ -43,7 +40,6 @@ class Cluster:
         return str(self.status(name).get("phase"))
 
     def kinds(self, name: str) -> list[str]:
-        """Return the kind of each event in the history of an experiment."""
         return [event["kind"] for event in self.status(name)["history"]]
 
     def condition(self, name: str, kind: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Helper that installs the operator, two routers and the models as pods, still without an Experiment object."""
+"""Installs the operator, two routers and the models as pods, without an Experiment object."""
 
 import json
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,10 +23,7 @@ for one in open_ledger("redis://mtorl-ledger:6379/0?name=ads", 30.0).balances():
 
 
 class Pods(Running):
-    """An installation of all components, and callers that request decisions from it.
-
-    `said` has the answers that the callers got. A second namespace has a pod that stands for the monitoring.
-    """
+    """An installation of all components, with callers whose answers are in `said`."""
 
     def __init__(self, folder: Path, images: list[Object], namespace: str = "") -> None:
         super().__init__(folder, images, namespace)
@@ -35,7 +32,6 @@ class Pods(Running):
         self.said: Answers = []
 
     def calls(self, pool: ThreadPoolExecutor, seconds: float) -> Future[None]:
-        """Start callers that report a cost for each exposure. Their answers are added to `said` when they end."""
         return pool.submit(lambda: self.said.extend(answers(self.calling(seconds, uuid4().hex, "", str(COST)))))
 
     def decided(self) -> set[str]:
@@ -45,7 +41,7 @@ class Pods(Running):
         return {event for one in self.said for event in one.get("reported", ())}
 
     def spent(self) -> float:
-        """Return how much the experiment has spent according to the ledger; fails if an account is above its limit."""
+        """Return the experiment's spend from the ledger, after checking that no account exceeds its limit."""
         balances = [json.loads(line) for line in self.in_router(BALANCES).splitlines()]
         for one in balances:
             assert one["spent"] + one["reserved"] <= one["limit"] + 1e-9 and not one["excess"], one
@@ -59,16 +55,15 @@ class Pods(Running):
         return {one["arm"] for one in self.asked(router) if one["status"] == 200}
 
     def models(self) -> dict[str, str]:
-        """Return, for each arm, the digest of the model that answered last."""
+        """Return the digest of the model that last answered for each arm."""
         said = [one for router in ROUTERS for one in self.asked(router) if one["status"] == 200 and one["model"]]
         return {one["arm"]: one["model"]["digest"] for one in said}
 
     def serve(self, arms: set[str]) -> bool:
-        """Return whether each router serves exactly these arms."""
         return all(self.arms(router) == arms for router in ROUTERS)
 
     def operator(self) -> str:
-        """Return the name of the leading operator's pod, once both pods are ready."""
+        """Wait until both operator pods are ready; returns the name of the leader's pod."""
 
         def leads() -> str | None:
             pods = listed(self.namespace, "pod", OPERATOR)
@@ -90,7 +85,6 @@ class Pods(Running):
         return kubectl("-n", self.namespace, "get", "exp,pods") + log + conditions
 
     def is_in_force(self) -> bool:
-        """Return whether the Experiment object reports that both routers use its current state."""
         found = get(self.namespace, "exp", NAME)
         said = [one for one in found.get("status", {}).get("conditions", ()) if one["type"] == "InForce"]
         return any(one["status"] == "True" and one["message"].endswith(f"on {', '.join(ROUTERS)}") for one in said)

@@ -1,4 +1,4 @@
-"""Helpers that run pipelines on a Kubeflow Pipelines server, and programs on the volume that pipeline steps mount."""
+"""Helpers that run pipelines on a Kubeflow Pipelines server, and programs on its volume."""
 
 import json
 import os
@@ -23,8 +23,7 @@ import sys
 from pathlib import Path
 print(*sorted(path.name for path in Path("/mnt/mtorl").glob(sys.argv[1])))
 """
-# Writes a simulated log with a data set description named "shop". With this name, the pipeline treats the log like that
-# of a customer, and not like that of the built-in data set "simulator".
+# A data set name other than "simulator", so that the pipeline treats the log like that of a customer.
 WRITE_LOG = """
 import sys
 import pandas as pd
@@ -42,7 +41,6 @@ def in_namespace(*arguments: str, stdin: str | None = None) -> str:
 
 
 def platform(namespace: str) -> str:
-    """Return the manifests that a namespace needs to run pipelines, with `namespace` in place of `mtorl`."""
     rendered = kubectl("kustomize", str(MANIFESTS / "pipelines" / "platform"))
     return rendered.replace("namespace: mtorl\n", f"namespace: {namespace}\n")
 
@@ -53,7 +51,6 @@ def made(kind: str, name: str, **content: Any) -> str:
 
 @contextmanager
 def empty_volume() -> Iterator[None]:
-    """Create the volume claim that every pipeline step mounts, and delete it at the end."""
     claim = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
     in_namespace("create", "-f", "-", stdin=made("PersistentVolumeClaim", CLAIM, spec=claim))
     try:
@@ -73,7 +70,7 @@ def claim_deleted() -> bool:
 
 
 def delete_mounting() -> None:
-    """Delete all pods that mount the claim, even finished ones: otherwise the claim is never deleted."""
+    """Delete all pods that mount the claim: even a finished pod blocks the deletion of the claim."""
     pods = listed(os.environ["KFP_NAMESPACE"], "pod")
     mounting = [pod["metadata"]["name"] for pod in pods if f'"claimName": "{CLAIM}"' in json.dumps(pod["spec"])]
     if mounting:
@@ -81,10 +78,6 @@ def delete_mounting() -> None:
 
 
 def volume_pod(name: str, image: str, command: list[str], container: Object, **spec: Any) -> Object:
-    """Return the manifest of a pod that mounts the volume and runs one command.
-
-    `container` and `spec` are additional fields of the container and of the pod.
-    """
     main = {
         "name": "main",
         "image": image,
@@ -93,7 +86,7 @@ def volume_pod(name: str, image: str, command: list[str], container: Object, **s
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "volumeMounts": [{"name": "data", "mountPath": "/mnt/mtorl"}],
     }
-    # KFP can't set fsGroup for the pods of steps. This pod sets it, so the volume belongs to the group of the steps.
+    # KFP can't set fsGroup for its pods, so this pod makes the steps' group the owner of the volume.
     whole = {
         "restartPolicy": "Never",
         "securityContext": {**OURS, "fsGroup": 10001, "fsGroupChangePolicy": "OnRootMismatch"},
@@ -104,7 +97,6 @@ def volume_pod(name: str, image: str, command: list[str], container: Object, **s
 
 
 def on_volume(code: str, *arguments: str) -> str:
-    """Run Python with the project's code in a pod that mounts the volume; returns its output."""
     pod = volume_pod("mtorl-test", os.environ["MTORL_IMAGE"], ["python", "-c", code, *arguments], {})
     in_namespace("create", "-f", "-", stdin=json.dumps(pod))
     try:
@@ -117,19 +109,15 @@ def on_volume(code: str, *arguments: str) -> str:
 
 
 def phase_of(pod: str) -> str:
-    """Return "Succeeded" or "Failed" if the pod has ended, otherwise the empty string."""
     phase = in_namespace("get", "pod", pod, "-o", "jsonpath={.status.phase}")
     return phase if phase in ("Succeeded", "Failed") else ""
 
 
 @dataclass(frozen=True)
 class Run:
-    """Progress of a run."""
-
     id: str
     state: str
-    # State of each started step by name. CACHED means that the step was skipped and the result of an earlier run
-    # reused.
+    # State of each started step by name; a CACHED step was skipped.
     steps: dict[str, str]
 
     @property
@@ -140,7 +128,7 @@ class Run:
 def look(client: Any, run_id: str) -> Run:
     """Return the state of a run and of its steps.
 
-    The API lists three tasks per step: the step, its driver, and its container, which is called "executor".
+    The API lists three tasks per step: the step, its driver, and its container "executor".
     """
     run = client.get_run(run_id)
     tasks = list((run.run_details.task_details if run.run_details else None) or [])
@@ -172,7 +160,7 @@ def end_of(client: Any, run_id: str) -> Run:
 
 
 def pod_of(run_id: str, step: str) -> str:
-    """Return the name of the newest started pod of a step, or the empty string if there is none."""
+    """Return the newest pod of a step, or the empty string."""
     pods = listed(os.environ["KFP_NAMESPACE"], "pod", f"pipeline/runid={run_id}")
     names = [
         pod["metadata"]["name"]

@@ -1,5 +1,3 @@
-"""Calls kubectl, and returns its answers as Python objects."""
-
 import json
 import subprocess
 from typing import Any
@@ -8,7 +6,6 @@ Object = dict[str, Any]
 
 
 def kubectl(*arguments: str, stdin: str | None = None, allowed: tuple[int, ...] = (0,)) -> str:
-    """Return kubectl's standard output; an exit code that is not `allowed` raises an AssertionError."""
     done = subprocess.run(["kubectl", *arguments], input=stdin, capture_output=True, text=True, timeout=300)
     assert done.returncode in allowed, f"kubectl {' '.join(arguments)}\n{done.stdout[-2000:]}{done.stderr}"
     return done.stdout
@@ -26,9 +23,7 @@ def listed(namespace: str, kind: str, selector: str = "") -> list[Object]:
 
 
 def refusal(namespace: str, pod: Object) -> str:
-    """Return the error with which the API server rejects a pod with this spec, or the empty string if it admits the
-    pod.
-    """
+    """Return the API server's error for a pod with this spec, or the empty string if it admits the pod."""
     made = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "tried"}, "spec": pod}
     command = ["kubectl", "-n", namespace, "create", "--dry-run=server", "-f", "-"]
     done = subprocess.run(command, input=json.dumps(made), capture_output=True, text=True, timeout=60)
@@ -36,5 +31,4 @@ def refusal(namespace: str, pod: Object) -> str:
 
 
 def serves(api: str) -> bool:
-    """Return whether the cluster has an API group, "GROUP/VERSION"."""
     return subprocess.run(["kubectl", "get", "--raw", f"/apis/{api}"], capture_output=True).returncode == 0

@@ -1,4 +1,4 @@
-"""Helper that runs moto's S3 server in a pod of its own namespace, with the packages installed on this machine."""
+"""Runs moto's S3 server in a pod, with the packages installed on this machine."""
 
 import importlib.util
 import subprocess
@@ -39,11 +39,7 @@ boto3.client("s3", endpoint_url="http://127.0.0.1:{PORT}", region_name="us-east-
 
 
 class ObjectStore:
-    """An S3 server in a pod, with an empty bucket `ads`. The content of the bucket is lost when the pod ends.
-
-    Attributes:
-        lake: URL, for pods, of a lake in the bucket.
-    """
+    """An S3 server in a pod, with an empty bucket `ads`. `lake` is the URL of a lake in this bucket."""
 
     def __init__(self, namespace: str, image: str) -> None:
         self.namespace = namespace
@@ -93,7 +89,7 @@ class ObjectStore:
 
     @contextmanager
     def away(self) -> Iterator[None]:
-        """Simulate an outage until the end of the block: open connections hang, and new connections are refused."""
+        """Simulate an outage during the block: open connections hang, and new connections are refused."""
         self._signal("STOP", "nothing")
         try:
             yield
@@ -106,9 +102,7 @@ class ObjectStore:
         kubectl("-n", self.namespace, "exec", "s3", "--", "sh", "-c", f"kill -{signal} $(cat /tmp/server)")
 
     def run(self, code: str, *arguments: str) -> str:
-        """Run Python code in the server's pod and return its output; `lake` and the lake's database `db` are
-        predefined.
-        """
+        """Run Python code in the server's pod, where `lake` and its database `db` are predefined."""
         opened = f"lake = Lake.open({self._address(f'127.0.0.1:{PORT}')!r})\nwith lake_database(lake) as db:\n"
         program = f"{LAKES.read_text()}\nimport sys\n{opened}{textwrap.indent(code.strip(), '    ')}\n"
         return kubectl("-n", self.namespace, "exec", "-i", "s3", "--", "python", "-", *arguments, stdin=program)

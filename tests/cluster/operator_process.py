@@ -1,5 +1,3 @@
-"""The operator as a local process, on the cluster of $KUBECONFIG."""
-
 from __future__ import annotations
 
 import os
@@ -17,10 +15,7 @@ from tests.waiting import eventually
 
 
 class OperatorProcess:
-    """A local process of `mtorl experiment operator` that a test can kill and restart.
-
-    It reads the lake `folder`/lake.
-    """
+    """A process of `mtorl experiment operator` that a test can kill and restart."""
 
     def __init__(self, namespace: str, folder: Path, config: Path | None = None) -> None:
         self.url = f"http://127.0.0.1:{free_ports(1)[0]}"
@@ -45,7 +40,7 @@ class OperatorProcess:
         return self._health().get("leads") is True
 
     def follows(self) -> bool:
-        """Return whether the process watches the Experiment objects, either as leader or as standby."""
+        """Return whether the process is the leader or a standby."""
         return "leads" in self._health()
 
     def _health(self) -> Object:

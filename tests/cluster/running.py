@@ -1,4 +1,4 @@
-"""Helper that installs the project on a real node, and runs callers that request decisions from its router."""
+"""Installs the project on a real node, with callers that request decisions from its router."""
 
 import json
 import subprocess
@@ -28,8 +28,7 @@ with DecisionLog.of(os.environ["MTORL_LAKE"]).opened() as db:
         print(*row)
 """
 USERS = 400
-# Simulate few users and train one epoch, so that the bootstrap takes less than a minute. Request few enough resources
-# for a node of two CPUs.
+# Few users and one epoch, so that the bootstrap takes less than a minute on two CPUs.
 BOOTSTRAP = f"""
 - {{op: add, path: /spec/jobTemplate/spec/template/spec/containers/0/args/-, value: --parameter=users={USERS}}}
 - {{op: add, path: /spec/jobTemplate/spec/template/spec/containers/0/args/-, value: --parameter=epochs=1}}
@@ -56,17 +55,12 @@ Answers = list[dict[str, Any]]
 
 
 class Calls(NamedTuple):
-    """A running caller process, and the file to which it writes the answers of the router."""
-
     process: subprocess.Popen[str]
     said: Path
 
 
 class Running(Installation):
-    """An installation that runs the given images, and a second namespace, from which callers send requests.
-
-    The second namespace stands for that of the gateway.
-    """
+    """An installation that runs the given images, and a second namespace for callers, like that of a gateway."""
 
     def __init__(self, folder: Path, images: list[Object], namespace: str = "") -> None:
         super().__init__(folder, namespace=namespace)
@@ -79,14 +73,12 @@ class Running(Installation):
         self.image = image_of(images, "router")
 
     def install(self, overlay: str) -> None:
-        """Apply an overlay, and start an idle pod in the gateway's namespace, in which callers can run."""
         kubectl("create", "namespace", self.gateway)
         kubectl("label", "namespace", self.gateway, "mtorl-kubeflow/gateway=true")
         self.apply(overlay)
         self.idle_pod(self.gateway, "caller")
 
     def bootstrap(self) -> None:
-        """Run the bootstrap job, which trains first models on simulated users, and wait until the models are ready."""
         ns, log = self.namespace, ("logs", "-l", "job-name=mtorl-bootstrap", "--tail=20")
         kubectl("-n", ns, "create", "job", "mtorl-bootstrap", "--from=cronjob/mtorl-bootstrap")
         eventually(
@@ -104,15 +96,11 @@ class Running(Installation):
         kubectl("-n", namespace, "wait", "--for=condition=Ready", f"pod/{name}", "--timeout=120s")
 
     def calling(self, seconds: float, prefix: str, host: str = "", *cost: str) -> Calls:
-        """Start a caller in the gateway's namespace.
-
-        The caller sends its requests to the router's Service, or to `host` if it is given, and reports `cost` if it is
-        given.
-        """
+        """Start a caller that sends requests to `host`, by default the router's Service."""
         address = f"http://{host or f'mtorl-router.{self.namespace}'}/v1/models/ads:predict"
         words = ["kubectl", "-n", self.gateway, "exec", "-i", "caller", "--", "python", "-", address]
         words += [self.token, str(seconds), prefix, *cost]
-        # Write to a file instead of a pipe: the caller would block as soon as an unread pipe is full.
+        # Write to a file: with a full pipe, the caller would block.
         path = self.folder / f"answers-{uuid4().hex}"
         with path.open("w") as said:
             process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=said, text=True)
@@ -128,7 +116,6 @@ class Running(Installation):
         return f"{get(self.namespace, 'pod', router)['status'].get('podIP', '')}:8080"
 
     def in_router(self, code: str, *arguments: str, pod: str = "mtorl-router-0") -> str:
-        """Run Python code in the container of a router; returns its output."""
         container = ("exec", pod, "-c", "router", "--")
         return kubectl("-n", self.namespace, *container, "python", "-c", code, *arguments)
 
@@ -136,11 +123,9 @@ class Running(Installation):
         return set(self.in_router(DECISIONS, pod=pod).split())
 
     def uploaded(self) -> set[str]:
-        """Return the ids of all decisions that the routers have uploaded to the lake."""
         return set(self.in_router(UPLOADED).split())
 
     def restarts(self) -> dict[str, int]:
-        """Return the number of restarts of each container that was restarted at least once."""
         return {
             f"{pod['metadata']['name']}/{one['name']}": one["restartCount"]
             for pod in listed(self.namespace, "pod")
@@ -150,24 +135,20 @@ class Running(Installation):
         }
 
     def reaches(self, pod: str, host: str, port: int) -> bool:
-        """Return whether a pod "NAMESPACE/NAME" can open a connection to a host and port."""
         namespace, name = pod.split("/")
         words = ["kubectl", "-n", namespace, "exec", name, "--", "python", "-c", CONNECT, host, str(port)]
         return subprocess.run(words, capture_output=True).returncode == 0
 
 
 def image_of(images: list[Object], name: str) -> str:
-    """Return the full name of one of the project's images, as kustomize writes it for these `images`."""
     (found,) = [one for one in images if one["name"].endswith(f"/{name}")]
     return found.get("newName", found["name"]) + (f"@{found['digest']}" if "digest" in found else f":{found['newTag']}")
 
 
 def answers(calls: Calls) -> Answers:
-    """Wait until a caller has ended; returns the answers that it got from the router."""
     assert calls.process.wait(timeout=600) == 0
     return [json.loads(line) for line in calls.said.read_text().splitlines()]
 
 
 def decided(said: Answers) -> Answers:
-    """Return the answers in which a model decided; the others are errors or default actions."""
     return [one for one in said if one["status"] == 200 and one["fallback_reason"] is None]

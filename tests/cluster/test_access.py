@@ -1,4 +1,4 @@
-"""Test of the sign-in to the experiments page: a user may do there what the API server allows the user to do."""
+"""Test that users may do on the experiments page only what the API server allows them."""
 
 import time
 

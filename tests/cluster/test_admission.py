@@ -1,4 +1,4 @@
-"""Tests that a real API server admits every kustomize target under Pod Security "restricted" and a quota."""
+"""Tests that the API server admits every kustomize target under Pod Security "restricted" and a quota."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.cluster
 
 
 def objects_of(target: str) -> Objects:
-    """Return the objects of a target. Skips the test if the cluster lacks a CRD that the target needs."""
+    """Render a target, or skip the test if the cluster lacks a CRD."""
     objects = rendered(target)
     apis = {o["apiVersion"] for o in objects if re.search(r"\.\w+/", o["apiVersion"])}
     if missing := sorted(api for api in apis if ".k8s.io/" not in api and not serves(api)):
@@ -42,10 +42,7 @@ def test_a_target_is_admitted_whole(target: str, installation: Installation) -> 
 
 
 def test_a_profile_keeps_its_namespace_and_takes_production(tmp_path: Path, ended: list[str]) -> None:
-    """Production is installed in the namespace of a Kubeflow profile, as docs/kubeflow.md describes.
-
-    The profile controller is not installed, so the test creates a namespace like those of the controller.
-    """
+    """Kubeflow's profile controller is not installed, so the test creates a namespace like those of the controller."""
     name, label = f"mtorl-test-profile-{uuid4().hex[:8]}", "app.kubernetes.io/part-of"
     ended.append(name)
     kubectl("create", "namespace", name)
@@ -64,7 +61,7 @@ def test_a_profile_keeps_its_namespace_and_takes_production(tmp_path: Path, ende
 
 @pytest.mark.parametrize("plugin", [True, False])
 def test_sidecars_of_istio_are_admitted_with_its_cni_plugin_alone(plugin: bool, installation: Installation) -> None:
-    """Istio is not installed, so the test adds the containers of Istio 1.30's injection template to the pods itself."""
+    """Istio isn't installed, so the test adds the containers of Istio 1.30's injection template itself."""
     user = {"runAsUser": 1337, "runAsNonRoot": True, "allowPrivilegeEscalation": False}
     common = {"image": "proxyv2", "resources": {"limits": {"cpu": "2", "memory": "1Gi"}}, "restartPolicy": "Always"}
     rights = {"istio-init": [] if plugin else ["NET_ADMIN", "NET_RAW"], "istio-proxy": []}
@@ -115,7 +112,7 @@ def test_the_data_outlive_the_application(installation: Installation) -> None:
     assert {"mtorl-data", "state-mtorl-router-0", "data-mtorl-redis-0", "data-mtorl-ledger-0"} <= claims.keys()
     kubectl("delete", "-k", installation.target(target), "--timeout=120s")
     assert not installation.uids("statefulset")
-    # There may be more claims now, because the autoscaler may have added a router meanwhile.
+    # The autoscaler may have added claims meanwhile.
     assert claims.items() <= installation.uids("pvc").items()
     assert set(SECRETS) <= installation.uids("secret").keys()
     installation.apply(target)

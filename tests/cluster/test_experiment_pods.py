@@ -1,8 +1,6 @@
-"""Tests of an Experiment object with the operator, two routers and the models as pods, under the project's
-NetworkPolicies.
+"""Tests of an Experiment object with the operator, two routers and the models as pods.
 
-The tests change the experiment with kubectl, and send requests to each router's own address. They need the variable
-IMAGES, as test_running.py does. Each test continues from the state that the previous test left.
+Each test continues from the state that the previous test left. The tests need $IMAGES, as test_running.py does.
 """
 
 import json
@@ -31,13 +29,12 @@ SPEC = {
     "metrics": {"primary": "click_per_decision"},
 }
 GET = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())"
-# Seconds within which each router must apply a change, such as a kill switch, on a small busy node.
+# Seconds within which each router must apply a change.
 MOST = 60.0
 
 
 @pytest.fixture(scope="module")
 def pods(images: list[Object], tmp_path_factory: pytest.TempPathFactory, ended: list[str]) -> Pods:
-    """Return a complete installation after its bootstrap, without an Experiment object."""
     made = Pods(tmp_path_factory.mktemp("pods"), images)
     ended += [made.namespace, made.gateway, made.monitoring]
     kubectl("create", "namespace", made.monitoring)
@@ -53,7 +50,7 @@ def test_without_an_experiment_a_router_waits_and_says_for_what(pods: Pods) -> N
     def refused() -> Answers:
         return [one for one in pods.asked(ROUTERS[0], 2) if one["status"] == 503 and "operator" in one["said"]]
 
-    # Ask the first router: the second one waits until the first has created the accounts in the ledger.
+    # Ask the first router, because the second one waits until the first has created the ledger's accounts.
     eventually(refused, 180, pods.state)
     assert not pods.restarts()
 
@@ -74,9 +71,6 @@ def test_it_is_started_by_a_move(pods: Pods) -> None:
 
 
 def test_the_ramp_takes_it_on_from_what_the_routers_log(pods: Pods) -> None:
-    """Once the decision logs that the routers uploaded have ten users in shadow, the operator moves the experiment to
-    50 %.
-    """
     pods.people.patch(
         NAME, ramp={"stages": [{"stage": "shadow", "hours": 0, "users": 10}, {"stage": "50%", "hours": 1000}]}
     )
@@ -117,9 +111,6 @@ def test_the_operator_answers_routers_and_monitoring_and_nobody_else(pods: Pods)
 
 
 def test_a_promotion_hands_the_model_over_and_a_rollback_gives_it_back(pods: Pods) -> None:
-    """While the incumbent's pods are replaced, first by the promotion and then by the rollback, no caller gets an
-    error.
-    """
     serve = eventually(lambda: pods.models() if len(pods.models()) == len(BOTH) else None, MOST, pods.state)
 
     def versions() -> set[str]:
@@ -138,7 +129,7 @@ def test_a_promotion_hands_the_model_over_and_a_rollback_gives_it_back(pods: Pod
             eventually(lambda model=model: pods.models() == {"incumbent": model}, MOST, pods.state)
         said = [one for answers in heard for one in answers.result()]
     assert {one["status"] for one in said} == {200}
-    # On a busy node some model requests may time out. But no model may be missing or have the wrong version.
+    # On a busy node some model requests time out, but no model may be missing or have the wrong version.
     assert "model_error" not in {one["fallback_reason"] for one in said}
     assert len(decided(said)) > 0.8 * len(said)
     history = pods.people.status(NAME)["history"]

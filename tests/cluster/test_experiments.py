@@ -1,4 +1,4 @@
-"""Tests of Experiment objects on a real API server, with the operator and two routers as local processes."""
+"""Tests of Experiment objects on an API server, with the operator and two routers as local processes."""
 
 import base64
 import json
@@ -117,8 +117,7 @@ def test_the_kill_switch_works_on_each_router(cluster_of: Cluster, operator: Ope
         cluster_of.patch("first", enabled=False)
         eventually(lambda: all(arms_of(router) == {"incumbent"} for router in (one, other)))
 
-        # While the operator is down, the routers keep the last active experiments, and users can still edit the
-        # objects.
+        # While the operator is down, the routers keep the last active experiments.
         operator.kill()
         cluster_of.patch("first", enabled=True)
         time.sleep(3)
@@ -151,7 +150,7 @@ def test_what_may_not_change_is_refused_by_the_api_server(cluster_of: Cluster, o
 
 
 def test_what_is_null_stays_null_in_the_history(cluster_of: Cluster, operator: OperatorProcess) -> None:
-    """Fields that are null must not disappear from the stored history, because a rollback restores arms from it."""
+    """The stored history must keep null fields, because a rollback restores arms from it."""
     arms = [{"name": "incumbent", "weight": 0.5, "policy": "baseline"}, spec()["arms"][1]]
     cluster_of.apply("first", spec(arms=arms, metrics={"primary": "click_per_decision", "outcome_hours": "none"}))
     for to in ("shadow", "50%", "promoted"):
@@ -186,9 +185,6 @@ def test_a_kill_switch_by_config_map_shows_and_a_patch_ends_it(cluster_of: Clust
 
 
 def test_what_is_uninstalled_is_not_made_anew(namespace: str, tmp_path: Path) -> None:
-    """When the objects are deleted in the order of `kubectl delete -k`, the running operator does not recreate any of
-    them.
-    """
     objects = operators(namespace, ("ConfigMap", "mtorl-experiment"))
     first = {"apiVersion": "mtorl-kubeflow.github.io/v1alpha1", "kind": "Experiment"}
     objects.append({**first, "metadata": {"name": "first", "namespace": namespace}, "spec": {**spec(), **GO}})
@@ -210,10 +206,6 @@ def test_what_is_uninstalled_is_not_made_anew(namespace: str, tmp_path: Path) ->
 
 
 def test_with_the_rights_of_the_manifests_and_of_two_one_leads(cluster_of: Cluster, tmp_path: Path) -> None:
-    """The leader dies just after a user sets the kill switch.
-
-    The standby applies the kill switch, and later becomes leader.
-    """
     namespace = cluster_of.namespace
     kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(operators(namespace)))
     config = as_operator(namespace, tmp_path)
@@ -235,7 +227,7 @@ def test_with_the_rights_of_the_manifests_and_of_two_one_leads(cluster_of: Clust
 
 
 def test_a_kill_switch_waits_for_no_lease(cluster_of: Cluster, tmp_path: Path) -> None:
-    """During the whole test, another operator renews the lease, so the operator under test never becomes leader."""
+    """Another operator holds the lease, so the operator under test never becomes leader."""
     held = {"holderIdentity": "somebody", "leaseDurationSeconds": 15}
     lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "mtorl-operator"}}
     ends = threading.Event()
@@ -273,10 +265,7 @@ ARMS = [
 
 
 def served_models(folder: Path, *patches: Object) -> Installation:
-    """Install the dev overlay with a first version of both models, but without the operator.
-
-    The nodes are simulated, so the operator's pod would not run. The test starts a local process instead.
-    """
+    """Install the dev overlay with a first version of both models, but without the operator."""
     made = Installation(folder)
     literals = [f"{arm}={arm}/first" for arm in ("incumbent", "challenger")]
     models = {"name": "mtorl-models", "behavior": "merge", "literals": literals}
@@ -298,7 +287,7 @@ def incumbent_version(namespace: str) -> str:
 
 @contextmanager
 def untrusted_webhook(namespace: str, folder: Path) -> Iterator[None]:
-    """Let the API server distrust the certificate of KServe's webhook for one namespace, as after its expiry."""
+    """Let the API server distrust the certificate of KServe's webhook for one namespace."""
     key, certificate, name = folder / "ca.key", folder / "ca.crt", "inferenceservice.serving.kserve.io"
     command = [
         "openssl",
@@ -353,14 +342,13 @@ def test_an_untrusted_certificate_of_kserve_delays_a_hand_over_but_no_kill_switc
     assert incumbent_version(made.namespace) == "challenger/first"
 
 
-# The incumbent's pods need a node with this label. At first there is none, so that no rollout completes before the
-# files are applied again.
+# No node has this label at first, so no rollout completes before the files are applied again.
 NOWHERE = "- {op: add, path: /spec/predictor/nodeSelector, value: {kubernetes.io/hostname: mtorl-nowhere}}"
 
 
 @contextmanager
 def applied_all_the_time(files: Callable[[], str]) -> Iterator[Callable[[], None]]:
-    """Apply files again and again, as a GitOps controller does. Yields a function that waits for three more applies."""
+    """Apply files again and again, like a GitOps controller; yields a function that waits for three applies."""
     applied, ends = [0], threading.Event()
 
     def reapply() -> None:
@@ -384,10 +372,6 @@ def applied_all_the_time(files: Callable[[], str]) -> Iterator[Callable[[], None
 def test_a_promotion_is_a_commit_and_a_kill_switch_none_where_git_is_applied_all_the_time(
     tmp_path: Path, ended: list[str]
 ) -> None:
-    """If a GitOps controller applies the files all the time, a promotion needs a commit, and a kill switch does not.
-
-    KServe rolls out the models. The nodes are simulated, so their pods are ready at once.
-    """
     made = served_models(
         tmp_path, {"target": {"kind": "InferenceService", "name": "mtorl-incumbent"}, "patch": NOWHERE}
     )
@@ -450,7 +434,6 @@ def test_a_promotion_is_a_commit_and_a_kill_switch_none_where_git_is_applied_all
 
 
 def as_operator(namespace: str, folder: Path) -> Path:
-    """Write a kubeconfig with the token of the operator's service account, and return its path."""
     config = folder / "kubeconfig"
     content = yaml.safe_load(kubectl("config", "view", "--raw", "--minify"))
     token = kubectl("-n", namespace, "create", "token", "mtorl-operator").strip()

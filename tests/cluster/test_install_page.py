@@ -1,7 +1,4 @@
-"""Test that the commands of docs/cluster.md lead from an empty cluster to a running experiment and an alert.
-
-The command `scripts/images.sh load` of the page builds missing images, and passes them to the command in LOAD.
-"""
+"""Test that the commands of docs/cluster.md lead from an empty cluster to a running experiment."""
 
 import base64
 import json
@@ -31,7 +28,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.node]
 
 NAMESPACE = "mtorl-dev"
 OVERLAY = "components: [images]\n"
-# Simulate few users instead of the many in the page, so that the test takes less time.
+# Simulate fewer users than the page, to save time.
 SMALLER = f"""{OVERLAY}patches:
 - target: {{kind: CronJob, name: mtorl-bootstrap}}
   patch: |
@@ -48,7 +45,7 @@ def empty_cluster() -> Iterator[None]:
     found = kubectl("get", "namespace", NAMESPACE, "--ignore-not-found", "-o", "name")
     assert not found, f"{NAMESPACE} exists: the page starts without it, and this test deletes it"
     monitoring = kubectl("get", "namespace", "monitoring", "--ignore-not-found", "-o", "name")
-    # The page assumes that the namespace `monitoring` exists, because the Prometheus Operator runs there.
+    # The page assumes this namespace, because the Prometheus Operator runs in it.
     if not monitoring:
         kubectl("create", "namespace", "monitoring")
     yield
@@ -68,7 +65,7 @@ def test_the_page_leads_to_a_running_experiment(empty_cluster: None, tmp_path: P
     start, _, alert = script.replace(OVERLAY, SMALLER).partition("# 21 ")
     printed = terminal.run(start, 3600)
     (line,) = [line for line in printed.splitlines() if line.startswith('{"predictions"')]
-    # The output of the next command may follow on the same line, so the end of the JSON is not the end of the line.
+    # The next command's output may follow on the same line.
     answer, _ = json.JSONDecoder().raw_decode(line)
     assert answer["predictions"][0]["model"]["name"] == "incumbent", printed
     assert "registry/challenger/first: published" in printed or "rejected" in printed, printed
@@ -94,10 +91,6 @@ def test_the_page_leads_to_a_running_experiment(empty_cluster: None, tmp_path: P
 
 @contextmanager
 def prometheus_of_the_cluster(folder: Path) -> Iterator[None]:
-    """Start Prometheus and Alertmanager on this machine with the alert rules and receivers of the cluster.
-
-    Prometheus scrapes one router of the cluster.
-    """
     rules = get(NAMESPACE, "prometheusrule", "mtorl")["spec"]["groups"]
     secrets = get(NAMESPACE, "secret", "mtorl-alerting")["data"]
     with ExitStack() as until:

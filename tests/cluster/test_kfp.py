@@ -1,9 +1,7 @@
-"""Tests of the pipelines on a real Kubeflow Pipelines server: nightly runs, a killed training, and recurring runs.
+"""Tests of the pipelines on a real Kubeflow Pipelines server.
 
-Besides $KUBECONFIG, the tests need the settings of `mtorl pipeline` ($KFP_ENDPOINT, $KFP_NAMESPACE,
-$KFP_EXISTING_TOKEN), a train image that the cluster can pull ($MTORL_IMAGE), and a namespace that can run pipelines.
-The namespace must have no claim `mtorl-data`, because the tests create and delete that claim. They take 18 minutes on
-two CPUs.
+They need the settings of `mtorl pipeline`, $MTORL_IMAGE, and a namespace without a claim `mtorl-data`. They take 18
+minutes on two CPUs.
 """
 
 import time
@@ -34,7 +32,7 @@ from tests.waiting import eventually
 pytestmark = [pytest.mark.cluster, pytest.mark.kfp]
 
 LOG, DATASET = "/mnt/mtorl/touchpoints.parquet", "/mnt/mtorl/dataset.yaml"
-# With min_lift -1, the gate promotes every model. With deploy_seconds 0, no step waits for a model server.
+# The gate promotes every model, and no step waits for a model server.
 SMALL = {"source": LOG, "dataset": DATASET, "epochs": 2, "min_lift": -1, "deploy_seconds": 0}
 RECURRING = "mtorl-test-recurs"
 LEARNED = {"ingest", "build-features", "fit-incumbent", "train-challenger", "evaluate", "package", "smoke-test"}
@@ -47,7 +45,7 @@ def volume(client: Any) -> Iterator[None]:
 
 
 def test_nights_train_on_what_is_new_and_only_then(client: Any, pipelines: dict[str, Path], volume: None) -> None:
-    # Write a new log each time, because KFP would reuse the cached steps of an earlier run with the same log.
+    # Each log must be new, because KFP would reuse cached steps for the same log.
     seed = str(time.time_ns() % 1_000_000)
     on_volume(WRITE_LOG, "300", seed, "0")
     first = ended(client, pipelines["mtorl-train"], SMALL)
@@ -93,7 +91,7 @@ def test_training_whose_pod_is_deleted_resumes_next_run(client: Any, pipelines: 
 def minutely(since: str = "yesterday") -> Schedule:
     """Return a schedule that runs the monitor pipeline every minute.
 
-    Each run fails within seconds if `since` is not a time.
+    A run fails within seconds if `since` isn't a time.
     """
     run = RecurringRun(name=RECURRING, pipeline="mtorl-monitor", cron="* * * * *", parameters={"since": since})
     return Schedule(name="test", runs=(run,))
@@ -105,7 +103,7 @@ def recurring_runs(client: Any) -> list[str]:
 
 
 def started_by(client: Any, recurring_run: str) -> str:
-    """Return the id of the newest run that a recurring run has started, or the empty string if there is none."""
+    """Return the id of the newest run of a recurring run, or the empty string."""
     listed = client.list_runs(page_size=100, sort_by="created_at desc")
     found = [run.run_id for run in listed.runs or [] if run.recurring_run_id == recurring_run]
     return found[0] if found else ""
@@ -123,8 +121,7 @@ def test_what_recurs_runs_is_replaced_and_removed(client: Any, pipelines: dict[s
         assert apply(client, minutely("today")) == {RECURRING: "replaced"}
         (second,) = recurring_runs(client)
         assert second != first
-        # Replacing the recurring run must not stop the run in progress: if its workflow were deleted, it would never
-        # end.
+        # Replacing the recurring run must not delete the workflow of a run in progress, which would then never end.
         assert end_of(client, under_way).steps["verdict"] == "FAILED"
         assert "not an ISO time" in log_of(under_way, "verdict")
         run = client.get_run(eventually(lambda: started_by(client, second), MINUTES))

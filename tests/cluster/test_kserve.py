@@ -1,4 +1,4 @@
-"""Tests of the Deployment, the Service and the autoscaler that KServe creates for an InferenceService."""
+"""Tests of the objects that KServe creates for an InferenceService."""
 
 import pytest
 
@@ -14,7 +14,6 @@ ARMS = ("incumbent", "challenger")
 
 @pytest.fixture(scope="module")
 def dev(tmp_path_factory: pytest.TempPathFactory, ended: list[str]) -> Installation:
-    """Install the dev overlay, and wait until KServe has created the Deployments of both arms."""
     made = Installation(tmp_path_factory.mktemp("dev"))
     ended.append(made.namespace)
     made.apply("overlays/dev")

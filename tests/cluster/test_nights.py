@@ -1,8 +1,6 @@
 """Test of three nights on a cluster whose volume is empty at first.
 
-Each night trains on a larger log, and on the decisions that the router logged during the day. The test needs what
-`test_running.py` and `test_kfp.py` need: a node that runs pods, the images in $IMAGES, and a namespace for KFP in which
-the project is not installed. It takes half an hour on two CPUs.
+The test needs what `test_running.py` and `test_kfp.py` need, and takes half an hour on two CPUs.
 """
 
 import os
@@ -33,10 +31,9 @@ BOOTSTRAP = {"dataset": "simulator", "simulate": True, "users": USERS, "epochs":
 NIGHT: dict[str, str | int | float] = {
     "source": "/mnt/mtorl/export.parquet",
     "dataset": "simulator",
-    # The log of the first night is smaller than the log of the bootstrap. Train nevertheless.
+    # Accept that the first night's log is smaller than the bootstrap's.
     "shrunk": "accept",
     "epochs": 1,
-    # The gate promotes every model whose value it can estimate.
     "min_lift": -1,
 }
 EXPORT = """
@@ -48,8 +45,7 @@ target = Path("/mnt/mtorl/export.parquet")
 log[log["user_id"] < f"u{int(sys.argv[1]):06d}"].to_parquet(target.with_suffix(".new"), index=False)
 target.with_suffix(".new").rename(target)
 """
-# Let both arms choose the channel and the exposure at random in half of the decisions. Otherwise the log could not show
-# the value of other policies, and the gate would reject every model.
+# Half of the decisions are random, because otherwise the gate could not estimate the value of new models.
 EXPERIMENT = yaml.safe_load((MANIFESTS / "examples" / "experiment.yaml").read_text())
 for arm in EXPERIMENT["spec"]["arms"]:
     arm["explore"] = {"share": 0.5, "scope": "both"}
@@ -66,20 +62,17 @@ for model in trained_on(Path("/mnt/mtorl/registry").glob("*/*/artifact"), users)
 
 @pytest.fixture
 def running(client: Any, pipelines: dict[str, Path], images: list[Object], tmp_path: Path) -> Iterator[Running]:
-    """Install the project in the namespace where KFP runs pipelines, run the bootstrap, and create a gateway's
-    namespace.
-    """
     made = Running(tmp_path, images, os.environ["KFP_NAMESPACE"])
     others = names_of(made, "pvc")
     kubectl("apply", "-f", "-", stdin=platform(made.namespace))
     try:
         made.install("overlays/dev")
         in_namespace("apply", "-f", "-", stdin=yaml.safe_dump(EXPERIMENT))
-        # This call starts a pod that makes the group of the pipeline steps the owner of the volume.
+        # Start a pod that makes the group of the pipeline steps the owner of the volume.
         on_volume("")
         run = ended(client, pipelines["mtorl-bootstrap"], BOOTSTRAP)
         assert run.state == "SUCCEEDED", failures(run)
-        # Add the users to the feature store now: training cannot use exposures of users without features.
+        # Training cannot use exposures of users that are missing in the feature store.
         in_namespace("create", "job", "mtorl-materialize-now", "--from=cronjob/mtorl-materialize")
         in_namespace("wait", "--for=condition=Complete", "job/mtorl-materialize-now", "--timeout=180s")
         in_namespace("wait", "--for=condition=Ready", "pod/mtorl-router-0", "--timeout=180s")
@@ -91,8 +84,7 @@ def running(client: Any, pipelines: dict[str, Path], images: list[Object], tmp_p
         in_namespace("delete", "-k", made.target("overlays/dev"), "--ignore-not-found")
         in_namespace("delete", "job", "mtorl-materialize-now", "--ignore-not-found")
         delete_mounting()
-        # Delete the claims, too, because StatefulSets do not. Otherwise a later test would train on the decisions of
-        # this one.
+        # StatefulSets leave their claims, whose decisions a later test would train on.
         in_namespace("delete", "pvc", "--ignore-not-found", *(names_of(made, "pvc") - others))
 
 
@@ -101,10 +93,7 @@ def names_of(made: Running, kind: str) -> set[str]:
 
 
 def a_day(running: Running) -> set[str]:
-    """Send the requests of a day, and wait until all decisions are in the lake.
-
-    Returns the ids of the decisions that a model made.
-    """
+    """Send the requests of a day, and wait for their upload; returns the ids of the models' decisions."""
     said = answers(running.calling(180, uuid4().hex, "", "0.01"))
     taken = {one["decision_id"] for one in decided(said)}
     assert len(taken) > USERS
@@ -113,20 +102,16 @@ def a_day(running: Running) -> set[str]:
 
 
 def trained(on: range) -> dict[str, int]:
-    """Return, by model version, how many of the users with the numbers `on` are in the training data of the model."""
     lines = on_volume(TRAINED_ON, str(on.start), str(on.stop)).splitlines()
     return {line.split()[1]: int(line.split()[2]) for line in lines}
 
 
 def failures(run: Run) -> str:
-    """Return the last output of the failed steps."""
     failed = [name for name, state in run.steps.items() if state == "FAILED"]
     return "\n".join([f"{failed} failed", *(log_of(run.id, name)[-2000:] for name in failed)])
 
 
 def night_after(client: Any, begin: datetime) -> Run:
-    """Wait for the first recurring run created after `begin` to end, and return it."""
-
     def at_end() -> Run | None:
         listed = client.list_runs(page_size=100, sort_by="created_at asc")
         later = [one for one in listed.runs or [] if one.recurring_run_id and one.created_at > begin]

@@ -1,4 +1,4 @@
-"""Tests on several nodes simulated by kwok: how pods spread, drained nodes, and a node that is lost with its disk."""
+"""Tests on several nodes simulated by kwok: spread of pods, drained nodes, and a lost node."""
 
 import json
 from collections import Counter
@@ -14,7 +14,7 @@ from tests.cluster.kubectl import Object, get, kubectl, listed
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.cluster
-# Name of a label and a taint that keep the pods of other tests away from these nodes.
+# A label and a taint that keep the pods of other tests away from these nodes.
 OWN = "mtorl-test-nodes"
 NODES = {name: f"{OWN}-{name}" for name in ("a", "b", "c", "gpu")}
 PLACE = {"nodeSelector": {OWN: "yes"}, "tolerations": [{"key": OWN, "operator": "Exists"}]}
@@ -28,13 +28,10 @@ def patch(kind: str, path: str) -> Object:
 
 
 class OnNodes(Installation):
-    """A production installation whose pods run only on the nodes that this test creates."""
-
     predictors = patch("InferenceService", "/spec/predictor")
     further: ClassVar[Object] = {"patches": [patch("StatefulSet|Deployment", "/spec/template/spec"), predictors]}
 
     def ready(self) -> list[tuple[str, str]]:
-        """Return the workload and the node of each ready pod."""
         found = []
         for pod in listed(self.namespace, "pod"):
             labels, conditions = pod["metadata"]["labels"], pod["status"].get("conditions", [])
@@ -45,10 +42,7 @@ class OnNodes(Installation):
         return found
 
     def wait_ready(self, routers: int, seconds: float = 120) -> tuple[Counter[str], Counter[str]]:
-        """Wait until all pods are ready, `routers` of them routers.
-
-        Returns the number of routers and of operators on each node.
-        """
+        """Wait until all pods are ready; returns the number of routers and of operators on each node."""
         wanted = PODS | Counter({"mtorl-router": routers}) if routers > 1 else PODS - Counter(["mtorl-router"])
 
         def all_of_them() -> list[tuple[str, str]]:
@@ -62,7 +56,6 @@ class OnNodes(Installation):
 
 @pytest.fixture
 def production(tmp_path: Path, ended: list[str]) -> Iterator[OnNodes]:
-    """Create three nodes in three zones, a node with a taint that no pod tolerates, and an installation."""
     if not simulated():
         pytest.skip("the cluster of KUBECONFIG has real nodes: these are simulated")
     size, made = {"cpu": "32", "memory": "128Gi", "pods": "200"}, []
@@ -93,7 +86,7 @@ def test_pods_spread_over_the_nodes_that_take_them_and_a_drain_leaves_one_of_eac
     claims = production.uids("pvc")
     drain("a")
     assert production.wait_ready(routers=6)[0] == {"b": 3, "c": 3}, "routers must avoid the drained node"
-    # Now no node accepts new pods, so the disruption budgets must keep the last pod of each workload.
+    # No node accepts new pods now, so the disruption budgets must keep the last pod of each workload.
     drain("b", "c")
     assert Counter(name for name, _ in production.ready()) == Counter(TWICE[:4])
     kubectl("uncordon", *NODES.values())
@@ -118,7 +111,6 @@ def test_a_router_whose_disk_is_lost_with_its_node_starts_with_a_new_one(product
     production.wait_ready(routers=1, seconds=180)
     eventually(lambda: "node affinity" in str(get(namespace, "pod", "mtorl-router-1")["status"]))
     assert production.uids("pvc") == claims, "the other pods must keep their volumes"
-    # The steps of docs/cluster.md.
     kubectl("-n", namespace, "delete", "pvc", claim, "--wait=false")
     kubectl("-n", namespace, "delete", "pod", "mtorl-router-1")
     production.wait_ready(routers=2)

@@ -12,7 +12,7 @@ from tests.waiting import eventually
 
 pytestmark = pytest.mark.cluster
 
-# Security settings that KFP 2.17 adds to every step. The step itself must set the other fields of "restricted".
+# KFP 2.17 adds these security settings to every step.
 KFP = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
@@ -26,7 +26,7 @@ RESOURCES = {
 
 
 def steps() -> Iterator[Any]:
-    """Yield each step of each compiled pipeline: its container, and its settings for Kubernetes."""
+    """Yield the container and the Kubernetes settings of each step of each compiled pipeline."""
     for path in sorted(MANIFESTS.glob("pipelines/*/mtorl-*.yaml")):
         spec, platform = [*documents(path.read_text()), {}][:2]
         pods = platform.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
@@ -37,7 +37,7 @@ def steps() -> Iterator[Any]:
 
 
 def pod(container: Object, said: Object) -> Object:
-    """Return the manifest of a step's pod as KFP's driver would build it."""
+    """Return a step's pod as KFP's driver would build it."""
     security = said.get("securityContext", {})
     numbers = {key: value if isinstance(value, bool) else int(value) for key, value in security.items()}
     resources = container.get("resources", {})
@@ -66,7 +66,6 @@ def pod(container: Object, said: Object) -> Object:
 
 @pytest.fixture(scope="module")
 def profile(tmp_path_factory: pytest.TempPathFactory, ended: list[str]) -> Installation:
-    """A namespace with foundation and quota."""
     made = Installation(tmp_path_factory.mktemp("profile"))
     ended.append(made.namespace)
     return made

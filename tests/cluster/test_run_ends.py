@@ -1,8 +1,7 @@
-"""Tests that the end of each run on a real Kubeflow Pipelines server is recorded correctly and causes the right alerts.
+"""Tests of the recorded ends of runs on a real Kubeflow Pipelines server.
 
-KFP's own status of the steps is wrong for some ends (see components/notify/run_end.py). The tests therefore use real
-runs, the files that the last steps of these runs write, and the shipped alert rules. They need promtool and what
-test_kfp.py needs, and take ten minutes on two CPUs.
+KFP's own step status is wrong for some ends. The tests need promtool and what test_kfp.py needs, and take ten minutes
+on two CPUs.
 """
 
 import inspect
@@ -31,7 +30,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.kfp]
 
 LOG = {"source": "/mnt/mtorl/touchpoints.parquet", "dataset": "/mnt/mtorl/dataset.yaml"}
 TRAINING = LOG | {"epochs": 1, "min_lift": -1, "deploy_seconds": 0}  # The gate promotes every model.
-# Writes records of runs in ten earlier nights. From them, the next run computes the usual time between successful runs.
+# Records of ten earlier nights, from which the usual time between successful runs is computed.
 TEN_NIGHTS = """
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -76,10 +75,6 @@ def volume(client: Any) -> Iterator[None]:
 
 def test_good_nights_pass_bad_ones_ring(client: Any, pipelines: dict[str, Path], volume: None, tmp_path: Path) -> None:
     def run(**parameters: dict[str, Any]) -> dict[str, Any]:
-        """Run several pipelines at the same time.
-
-        Returns, for each pipeline, the states of its steps and the recorded end of its run.
-        """
         names = {name: f"mtorl-{name}" for name in parameters}
         ids = {name: started(client, pipelines[names[name]], given) for name, given in parameters.items()}
         ends = {name: end_of(client, run_id) for name, run_id in ids.items()}
@@ -122,7 +117,7 @@ EXPERIMENT = {"experiment.yaml": yaml.safe_dump(CONTENT)}
 
 
 def assert_fires(runs: Path, expected: set[tuple[str, str]], hours: int = 1) -> None:
-    """Assert with promtool which alerts the shipped rules fire `hours` from now, given the recorded runs in `runs`."""
+    """Assert with promtool which of the shipped alerts fire `hours` from now."""
     registry = CollectorRegistry()
     registry.register(RunsCollector(runs))
     now, series = datetime.now().timestamp(), []

@@ -77,9 +77,7 @@ NEED_NO_CONTAINERS = """
 
 
 def scripts(page: Path) -> list[str]:
-    """Return the bash blocks of a page, and the kubectl commands within its sentences unless they contain the
-    placeholder POD.
-    """
+    """Return the bash blocks of a page, and the kubectl commands within its sentences."""
     text = page.read_text()
     if page == OPERATE:
         text = text[text.index("\n## Operate\n") : text.index("\n## Upgrade\n")]  # the fixture did the installation
@@ -90,7 +88,7 @@ def scripts(page: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """Install the dev overlay with an experiment, and change the router, so that a runbook can undo its rollout."""
+    """Install the dev overlay with an experiment, and roll out the router once more so that a runbook can undo it."""
     made = Installation(tmp_path_factory.mktemp("runbooks"))
     made.apply("overlays/dev")
     made.wait_for_pods()

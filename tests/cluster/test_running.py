@@ -1,7 +1,7 @@
-"""Tests of an installation on a real node: it makes its first decisions, and loses no data if pods are killed.
+"""Tests of an installation on a real node.
 
-The experiment stays a draft, so all users get the incumbent. The variable IMAGES names a file with the output of
-`scripts/images.sh load` (or `push`). Each test continues from the state that the previous test left.
+$IMAGES names a file with the output of `scripts/images.sh load` (or `push`). Each test continues from the state that
+the previous test left.
 """
 
 import json
@@ -29,7 +29,6 @@ return redis.call("dbsize")
 
 @pytest.fixture(scope="module")
 def running(images: list[Object], tmp_path_factory: pytest.TempPathFactory, ended: list[str]) -> Running:
-    """Return an installation just after `kubectl apply`: everything still waits for the bootstrap."""
     made = Running(tmp_path_factory.mktemp("running"), images)
     ended += [made.namespace, made.gateway]
     made.install("overlays/dev")
@@ -39,7 +38,7 @@ def running(images: list[Object], tmp_path_factory: pytest.TempPathFactory, ende
 
 def test_before_the_bootstrap_everything_waits_and_says_for_what(running: Running) -> None:
     def refused() -> Answers:
-        # Send the request to the pod itself, because the Service forwards requests only to ready routers.
+        # The Service forwards requests only to ready routers, so ask the pod itself.
         said = running.call(2, uuid4().hex, running.address("mtorl-router-0"))
         return [one for one in said if one["status"] == 503 and "mtorl-bootstrap" in one["said"]]
 
@@ -81,7 +80,6 @@ def test_only_the_wanted_flows_are_open(running: Running) -> None:
 
 
 def answers_while_killed(running: Running, pod: str) -> Answers:
-    """Send requests for a minute, kill a pod after ten seconds, and return all answers."""
     caller = running.calling(60, pod)
     time.sleep(10)
     kubectl("-n", running.namespace, "delete", "pod", pod, "--force", "--grace-period=0")
@@ -118,7 +116,7 @@ def test_the_callers_token_is_replaced_by_the_commands_of_the_page(running: Runn
 
 
 def test_the_autoscaler_adds_and_removes_a_router_without_loss(running: Running) -> None:
-    """The test changes the autoscaler's bounds instead of the load, because the cluster may have no metrics-server."""
+    """The test changes the autoscaler's bounds, because the cluster may have no metrics-server."""
     ns, third = running.namespace, "mtorl-router-2"
 
     def bounds(replicas: int) -> None:
@@ -156,10 +154,9 @@ def test_a_redis_that_was_emptied_is_filled_again(running: Running) -> None:
         return int(in_redis("redis-cli dbsize"))
 
     assert keys() >= USERS
-    # FLUSHALL is disabled. The keys contain bytes that a shell would misread, so a script in Redis deletes them.
+    # FLUSHALL is disabled, and a shell would misread the keys, so a script in Redis deletes them.
     assert in_redis(f"redis-cli eval '{UNLINK_ALL}' 0") == "0"
-    # The feed does not restore users who had decisions in the last minutes. They return when the compaction reads the
-    # hour of these decisions.
+    # Users with recent decisions return only when the compaction reads the hour of these decisions.
     eventually(lambda: keys() >= USERS, 240, keys)
 
 

@@ -1,12 +1,7 @@
-"""Tests of the second day of an installation whose lake is in a bucket: no decision is lost or duplicated, and no
-budget is exceeded.
+"""Tests of the second day of an installation whose lake is in a bucket.
 
-The first day is simulated: a copy of the routers' log gets times that are one day earlier. Another copy with times six
-days earlier must be deleted by retention. While callers send requests, the tests upgrade the installation, stop the
-object store, delete a router during that outage, report late outcomes, use the kill switch and forget a user.
-
-The bucket is set up as in manifests/components/object-store/README.md. The tests need the variable IMAGES, as
-test_running.py does, and take 15 minutes on two CPUs. Each test continues from the state that the previous test left.
+The first day is simulated by a copy of the routers' log with earlier times. The tests need $IMAGES and take 15 minutes
+on two CPUs. Each test continues from the state that the previous test left.
 """
 
 import json
@@ -35,7 +30,7 @@ FORGOTTEN = "u000007"
 LAKE = "$(MTORL_LAKE)"
 REQUESTS = "{op: replace, path: /spec/template/spec/containers/0/resources/requests, value: {cpu: 50m, memory: 384Mi}}"
 JOB = "/spec/jobTemplate/spec/template/spec/containers/0"
-# Small resource requests, so that production fits on a node of two CPUs, and egress to the port of the object store.
+# Small requests, so that production fits on two CPUs, and egress to the object store.
 PATCHES = {
     "kind: InferenceService": """
 - {op: replace, path: /spec/predictor/minReplicas, value: 1}
@@ -69,7 +64,7 @@ COPIES = """
 copy_back(lake, 1)
 copy_back(lake, 6)
 """
-# Prints how many requests were decided twice, the total cost of the exposures, and the number of users.
+# Print the duplicate decisions, the total cost and the number of users.
 COUNTS = """
 decisions, outcomes = lake.records(db, "decision"), lake.records(db, "outcome")
 today = f"{TIME} > now() - INTERVAL 20 HOUR"
@@ -84,8 +79,6 @@ for query in (
 
 
 class Day(Pods):
-    """A production installation whose lake is in a bucket, with its callers and their answers."""
-
     def __init__(self, folder: Path, images: list[Object], namespace: str = "") -> None:
         super().__init__(folder, images, namespace)
         self.store = ObjectStore(f"{self.namespace}-storage", self.image)
@@ -97,10 +90,7 @@ class Day(Pods):
         kubectl("-n", self.namespace, "create", "secret", "generic", "mtorl-lake", *keys)
 
     def job(self, cronjob: str, *arguments: str, ends: str = "succeeded") -> str:
-        """Start a job from a CronJob, wait until it has succeeded (or `ends`), and return its log.
-
-        `arguments` replace the arguments of the CronJob.
-        """
+        """Start a job from a CronJob, wait until it has succeeded (or `ends`), and return its log."""
         name = f"{cronjob}-{uuid4().hex[:6]}"
         made = ("create", "job", name, f"--from=cronjob/{cronjob}", "--dry-run=client", "-o", "json")
         job = json.loads(kubectl("-n", self.namespace, *made))
@@ -113,7 +103,6 @@ class Day(Pods):
         return kubectl(*log)
 
     def ids(self, kind: Kind, days: int = 0) -> list[str]:
-        """Return the ids of the records of a kind in the lake whose decisions are `days` days old."""
         return self.store.run(IDS, kind, ID_FIELD[kind], str(days)).split()
 
     def uploaded_all(self) -> bool:
@@ -126,7 +115,6 @@ def _yaml(text: str) -> Object:
 
 @pytest.fixture(scope="module")
 def day(images: list[Object], tmp_path_factory: pytest.TempPathFactory, ended: list[str]) -> Day:
-    """Install the production overlay, run the bootstrap, and move an experiment to 50 %."""
     made = Day(tmp_path_factory.mktemp("day"), images)
     ended += [made.namespace, made.gateway, made.store.namespace]
     made.install("overlays/production")

@@ -1,7 +1,6 @@
-"""Test that the Spark Operator builds features and windows with the commands of components/spark-features/README.md.
+"""Test that the Spark Operator runs the commands of components/spark-features/README.md.
 
-The test needs a node that runs the images in $IMAGES, including that of Spark, and a Spark Operator that watches
-$SPARK_NAMESPACE, a namespace that the test creates and deletes. It takes five minutes on two CPUs.
+It needs the images in $IMAGES, and a Spark Operator that watches $SPARK_NAMESPACE, which the test creates and deletes.
 """
 
 import os

@@ -1,6 +1,4 @@
-"""Tests that two teams on one cluster (manifests/examples/two-teams) cannot affect each other. Each team uses its own
-credentials.
-"""
+"""Tests that two teams on one cluster (manifests/examples/two-teams) cannot affect each other."""
 
 import json
 import re
@@ -33,9 +31,7 @@ def answer(subject: Subject, *arguments: str, stdin: str | None = None) -> str:
 
 
 def account(namespace: str, name: str) -> Subject:
-    """Return kubectl options that use the token of a service account, and not the client certificate of the tests'
-    kubeconfig.
-    """
+    """Return kubectl options with the token of a service account instead of the client certificate."""
     server = kubectl("config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}")
     token = kubectl("-n", namespace, "create", "token", name).strip()
     return ["--kubeconfig=/dev/null", f"--server={server}", "--insecure-skip-tls-verify", f"--token={token}"]
@@ -43,7 +39,7 @@ def account(namespace: str, name: str) -> Subject:
 
 @pytest.fixture(scope="module")
 def teams(ended: list[str]) -> dict[str, Subject]:
-    """Install both teams, each with its own credentials; returns every user and account of the team `ads` by name."""
+    """Install both teams; returns every user and account of the team `ads` by name."""
     if not serves("monitoring.coreos.com/v1"):
         pytest.skip("the cluster of KUBECONFIG has no CRDs of the Prometheus Operator")
     ended += [ADS, SHOP, f"monitoring-{RUN}"]
@@ -68,9 +64,6 @@ def teams(ended: list[str]) -> dict[str, Subject]:
 
 
 def test_no_subject_of_a_team_has_a_right_in_the_others_namespace(teams: dict[str, Subject]) -> None:
-    """In the other team's namespace, each user and account of a team may do only what an account without any role may
-    do.
-    """
     stranger = ["--as=system:serviceaccount:default:stranger"]
 
     def rights(one: Subject, namespace: str) -> set[tuple[str, ...]]:
@@ -135,7 +128,7 @@ def test_a_team_cannot_starve_the_other_or_get_around_admission(what: str, teams
 
 
 def test_a_volume_of_the_other_team_is_not_mounted(teams: dict[str, Subject]) -> None:
-    """A volume claim can't be used from another namespace, and a second claim to the same volume stays pending."""
+    """A volume claim can't be used from another namespace, and a second claim to the volume stays pending."""
     theirs = str(eventually(lambda: get(SHOP, "pvc", "mtorl-data")["spec"].get("volumeName")))
     spec = {**CLAIM, "volumeName": theirs}
     made = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "stolen"}, "spec": spec}
@@ -145,9 +138,7 @@ def test_a_volume_of_the_other_team_is_not_mounted(teams: dict[str, Subject]) ->
 
 
 def test_no_pod_of_a_team_reaches_the_other(teams: dict[str, Subject]) -> None:
-    """Only compares the selectors of the NetworkPolicies with labels. tests/cluster/test_running.py tests real
-    connections.
-    """
+    """Compares only selectors and labels; tests/cluster/test_running.py tests real connections."""
     labels = get("default", "namespace", ADS)["metadata"]["labels"]
     policies = listed(SHOP, "networkpolicy")
     assert {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]} in [policy["spec"] for policy in policies]

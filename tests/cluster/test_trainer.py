@@ -1,7 +1,6 @@
-"""Test of a training on two nodes (MTORL_NODES=2) with Kubeflow Trainer, from the pod of a pipeline step to the model.
+"""Test of a training on two nodes with Kubeflow Trainer, during which one pod is killed.
 
-One of the two pods is killed. The result is compared with a training in one process. The test needs a node that runs
-pods, the images in $IMAGES, and Kubeflow Trainer 2.2 or later with its runtimes. It takes five minutes on two CPUs.
+It needs the images in $IMAGES, and Kubeflow Trainer 2.2 or later with its runtimes. It takes five minutes on two CPUs.
 """
 
 import json
@@ -21,7 +20,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.node]
 
 RUNTIME, ACCOUNT = "torch-distributed", "pipeline-runner"
 TOUCHPOINTS = 20_000
-# Largest accepted difference between validation losses. Pairs of trainings differed by 0.001 to 0.003.
+# Largest accepted difference of validation losses; pairs of trainings differed by 0.001 to 0.003.
 SPREAD = 0.008
 STEP = f"""
 import json
@@ -52,9 +51,6 @@ print("trained", json.dumps({{"rows": rows, "nodes": size.nodes, "losses": losse
 
 
 def step_pod(image: str) -> Object:
-    """Return the manifest of a pod like that of a pipeline step: it has the same account and volume, and knows its own
-    name.
-    """
     names = {POD_NAME: "metadata.name", POD_UID: "metadata.uid"}
     env = [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in names.items()]
     compiled = {"MTORL_NODES": "2", "MTORL_GPUS": "0", "MTORL_IMAGE": image}  # as at `mtorl pipeline compile`
@@ -90,7 +86,7 @@ def test_two_nodes_train_and_a_killed_one_is_started_again(installation: Install
     assert job()["spec"]["trainer"]["numNodes"] == 2 and len(first) == 2
     kubectl("-n", ns, "delete", "pod", first[1], "--grace-period=0", "--force")
 
-    # The deleted pod was not the leader. The leader's container restarts, too, and logs that it resumes.
+    # The deleted pod wasn't the leader, but the leader's container restarts as well and resumes.
     def going_on() -> bool:
         said = [kubectl("-n", ns, "logs", name, allowed=(0, 1)) for name in nodes()]
         return any("resuming from a checkpoint" in one for one in said)

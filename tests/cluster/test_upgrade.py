@@ -1,8 +1,7 @@
 """Tests of an upgrade from an earlier release, and of the return to it, while callers send requests.
 
-No decision, budget, model or experiment may be lost. The variable BEFORE names a checkout of the earlier release, with
-the output of its `scripts/images.sh load` in `images.yaml`. The tests also need the variable IMAGES, as test_running.py
-does, and take 15 minutes on two CPUs. Each test continues from the state that the previous test left.
+$BEFORE names a checkout of the earlier release, with the output of its `scripts/images.sh load` in `images.yaml`. The
+tests also need $IMAGES, and take 15 minutes on two CPUs. Each test continues from the previous one's state.
 """
 
 import os
@@ -24,15 +23,14 @@ from tests.waiting import eventually
 pytestmark = [pytest.mark.cluster, pytest.mark.node]
 
 TARGETS = ("foundation/dev", "overlays/dev")
-# How long requests are sent around each change of the release, in seconds.
+# Seconds of requests around each change of the release.
 CALLS = 240
 
 
 class Releases(Pods):
-    """An installation of an earlier release, which the tests upgrade to the current release.
+    """An installation of an earlier release, which the tests upgrade.
 
-    Attributes:
-        places: Folder of the manifests and list of the images, for the releases "before" and "this".
+    `places` maps a release to its manifests and images.
     """
 
     def __init__(self, folder: Path, before: Path, images: list[Object]) -> None:
@@ -42,7 +40,6 @@ class Releases(Pods):
         super().__init__(folder, old)
 
     def change_to(self, release: str) -> None:
-        """Apply a release in the order of docs/upgrade.md, and wait until every pod runs the images of that release."""
         self.manifests, images = self.places[release]
         self.further["images"] = images
         for target in TARGETS if release == "this" else TARGETS[1:]:
@@ -56,7 +53,6 @@ class Releases(Pods):
         eventually(lambda: not self.pods_not_of(wanted), 300, self.state)
 
     def pods_not_of(self, images: set[str]) -> list[str]:
-        """Return the pods that run an image other than `images`, except for the pods of jobs."""
         return [
             pod["metadata"]["name"]
             for pod in listed(self.namespace, "pod")
@@ -66,10 +62,7 @@ class Releases(Pods):
 
     @contextmanager
     def under_traffic(self) -> Iterator[None]:
-        """Send requests and report costs until the end of the block.
-
-        Each request must be answered, or rejected with a 503, or fail to connect.
-        """
+        """Send requests during the block. Each must be answered, rejected with a 503, or fail to connect."""
         with ThreadPoolExecutor(1) as pool:
             calls = self.calls(pool, CALLS)
             yield
@@ -80,13 +73,11 @@ class Releases(Pods):
         return {one["user_id"]: one["arm"] for one in decided(self.call(30, uuid4().hex))}
 
     def expenses(self) -> float:
-        """Return the reported costs, each once."""
         return COST * sum(event.endswith("-cost") for event in self.reported())
 
 
 @pytest.fixture(scope="module")
 def releases(images: list[Object], tmp_path_factory: pytest.TempPathFactory, ended: list[str]) -> Releases:
-    """Install the earlier release, and move an experiment to 50 %."""
     if not os.environ.get("BEFORE"):
         pytest.skip("set BEFORE to a checkout of an earlier release with its images.yaml (tests/README.md)")
     before = Path(os.environ["BEFORE"])

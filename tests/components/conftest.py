@@ -1,4 +1,4 @@
-"""Fixtures with the outputs of pipeline steps. Each component is called once, on a small simulated log."""
+"""Fixtures with the outputs of pipeline steps, each called once on a small simulated log."""
 
 from pathlib import Path
 
@@ -38,7 +38,6 @@ def log(output: Output) -> Artifact:
 
 @pytest.fixture(scope="session")
 def definitions(output: Output) -> Artifact:
-    """Return the output artifact for feature definitions, which the step that builds the windows fills."""
     return output(Artifact, "definitions")
 
 
@@ -93,7 +92,7 @@ def model_store(challenger: Artifact, incumbent: Artifact, output: Output) -> Ar
 
 @pytest.fixture(scope="session")
 def first_night(challenger: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a lake, in which the first model has decided for all users during one night."""
+    """Return a folder with a lake in which the first model decided for all users in one night."""
     folder = tmp_path_factory.mktemp("night")
     simulator = Simulator(SimulatorConfig(users=USERS, seed=7))
     online = simulator.online(simulator.user_ids, ROUNDS, seed=1)

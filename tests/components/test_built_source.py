@@ -1,4 +1,4 @@
-"""Tests that training from a folder of `mtorl data build` reads the same data as training from the raw log."""
+"""Tests that a folder of `mtorl data build` gives the same training data as the raw log."""
 
 import json
 from datetime import UTC, datetime
@@ -28,10 +28,7 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture(scope="module")
 def night(first_night: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a raw log, decisions on it, and a build of both.
-
-    In some of the decisions, the features of the user are missing.
-    """
+    """Return a folder with a raw log, decisions on it, and a build of both. Some decisions lack the user's features."""
     folder = tmp_path_factory.mktemp("built")
     Simulator(SimulatorConfig(users=USERS, seed=7)).log().to_csv(folder / "raw.csv.gz", index=False)
     content = DatasetSpec.load("simulator").to_dict() | {"name": "mine", "adapter": "touchpoints"}
@@ -60,7 +57,7 @@ def _unknown(static: str) -> str:
 
 
 class Windows:
-    """Runs the training steps that read a source and build its windows, and has their outputs."""
+    """Outputs of the steps that read a source and build its windows."""
 
     def __init__(self, source: Path, night: Path, output: Output) -> None:
         name, dataset, lake = str(source), str(night / "mine.yaml"), str(night / "lake")
@@ -104,7 +101,6 @@ def test_log_and_windows_are_identical(made: dict[str, Windows], night: Path) ->
 
 
 def test_decisions_are_those_of_the_build(night: Path, made: dict[str, Windows]) -> None:
-    """The result is the same without a lake, because the build contains its own copy of the decisions."""
     built, lake = str(night / "built"), str(night / "lake")
     assert compact.python_func("", built) == compact.python_func(lake, built) == made["built"].decisions
     with open_engine("duckdb") as engine:

@@ -20,10 +20,6 @@ SOURCE = "simulator"
 
 
 def test_a_repeated_step_reads_the_same_records(log: Artifact, output: Output, tmp_path: Path) -> None:
-    """A retried step reads the same records as its first attempt.
-
-    Records uploaded in between are left for the next night.
-    """
     lake = write(tmp_path / "lake", [of_market("a", 0)], [outcome("a-cost", "a", value=0.5)])
     decisions, content = compact.python_func(str(lake), SOURCE), fingerprint.python_func(SOURCE, SOURCE, "")[0]
     now = (datetime.now(UTC) + timedelta(seconds=1) - START).total_seconds() / 60
@@ -41,7 +37,6 @@ def test_a_repeated_step_reads_the_same_records(log: Artifact, output: Output, t
 
 
 def of_market(name: str, minutes: float) -> dict[str, Any]:
-    """Return a decision record that has the columns of the simulator's data set."""
     known = {"age_group": "30-39", "tenure_days": 3.0, "region": "north"}
     context = {"hour": 1.0, "device": "mobile", "placement": "feed"}
     return decision(name, minutes, context=context, static=known)

@@ -1,5 +1,5 @@
 """Rules that hold for every component."""
-# No `from __future__ import annotations`: kfp needs the annotations of the component below as objects.
+# No `from __future__ import annotations`: kfp needs the annotations below as objects.
 
 import ast
 import importlib

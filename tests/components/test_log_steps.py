@@ -1,6 +1,4 @@
-"""Tests of the pipeline steps that prepare a log: they create or validate it, compare it with the previous log, and
-decide whether to train.
-"""
+"""Tests of the pipeline steps that prepare a log."""
 
 import json
 import shutil

@@ -90,10 +90,7 @@ def pods_on(volume: str) -> str:
 
 
 def test_it_uses_the_settings_of_a_search(windows: Artifact, output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The step trains with the settings that `mtorl search` has written.
-
-    To save time, the training is replaced by a function that records its configuration and then stops.
-    """
+    """To save time, a function that records its configuration replaces the training."""
     seen: list[TrainConfig] = []
 
     def stop(windows: str, out: str, config: TrainConfig, *rest: object) -> None:
@@ -134,7 +131,7 @@ def test_both_policies_are_valued_and_the_metrics_are_the_challengers(evaluation
 def test_exposures_without_a_propensity_are_no_fault(
     windows: Artifact, challenger: Artifact, incumbent: Artifact, output: Output, tmp_path: Path
 ) -> None:
-    """An arm that logs no probabilities leaves exposures without a propensity. The evaluation skips these exposures."""
+    """An arm that logs no probabilities leaves exposures without a propensity, which the evaluation skips."""
     folder = tmp_path / "windows"
     shutil.copytree(windows.path, folder)
     manifest = json.loads((folder / "manifest.json").read_text())

@@ -1,5 +1,3 @@
-"""Tests of the monitor step of the pipelines: its result, and that a finding does not make the step fail."""
-
 from __future__ import annotations
 
 import json
@@ -23,8 +21,6 @@ MIDNIGHT = datetime(2025, 3, 2, tzinfo=UTC)
 
 
 class Night(datetime):
-    """A clock that is two hours past midnight."""
-
     @classmethod
     def now(cls, tz: Any = None) -> Night:
         return cls(2025, 3, 2, 2, tzinfo=tz)
@@ -38,7 +34,6 @@ def registry(challenger: Artifact, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def lake(challenger: Artifact, tmp_path: Path) -> Path:
-    """Return a lake with one day of decisions, whose contexts are those of the training sample."""
     model = load(Path(challenger.path))
     names = [column.name for column in model.spec.context]
     contexts = model.reference()[names].head(1_000).to_dict("records")
@@ -55,7 +50,7 @@ def judge(lake: Path, registry: Path, state: Path, dataset: str = "") -> str:
 
 
 def known(state: Path, kind: str) -> None:
-    """Write a monitor state in which one alarm is active and every day is already judged."""
+    """Write a monitor state with one active alarm, in which every day is already judged."""
     alarm = Alarm(kind=kind, since=MIDNIGHT, text=f"a sentence about {kind}")  # type: ignore[arg-type]
     found = State(checked=MIDNIGHT, judged_until=MIDNIGHT, streams={"outcomes/gain_per_cost": Stream(alarm=alarm)})
     found.write(state / STATE_FILE)

@@ -1,4 +1,4 @@
-"""Tests of the notify step, which records how a pipeline run ended, for users and for the monitor's exporter."""
+"""Tests of the notify step, which records the end of a pipeline run."""
 
 import json
 import re
@@ -18,14 +18,12 @@ from mtorl.runtime.step import RUN_ID, RUNS, step
 from serving.kubernetes_api import KubernetesApi, Refused
 from serving.messages import FORBIDDEN
 
-# Real ends of runs on Kubeflow Pipelines 2.17 with Argo 4.0.5: the status that KFP passed to the last step, and the
-# workflow at that time.
+# Recorded ends of runs on Kubeflow Pipelines 2.17 with Argo 4.0.5: the status from KFP, and the workflow.
 ENDS: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("kfp_ends.json").read_text())
 ERROR = "main: Error (exit code 1)"
 
 
 def status(state: str) -> PipelineTaskFinalStatus:
-    """Return the final status of a run as KFP's local runner would pass it to the notify step."""
     return PipelineTaskFinalStatus(state, "run", "exit-handler-1", 1 if state == "FAILED" else None, "it failed")
 
 
@@ -39,10 +37,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def argo(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Replace the requests to the API server for Argo workflows.
-
-    Returns a dict that tests fill: for the name of a workflow, its nodes, or an error to raise.
-    """
+    """Replace the requests for Argo workflows; returns a dict with the nodes of each workflow, or an error."""
     workflows: dict[str, Any] = {}
 
     def get(self: Any, kind: str, name: str) -> Any:
@@ -58,10 +53,7 @@ def argo(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def ended_on_kfp(run: str, argo: dict[str, Any], monkeypatch: pytest.MonkeyPatch, end: str, found: Any) -> PipelineRun:
-    """Run the notify step as on KFP; returns the recorded end of the run.
-
-    The API server answers with `found`: the nodes of the workflow, or an error.
-    """
+    """Run the notify step as on KFP, where the API server answers with `found`; returns the recorded end."""
     recorded = ENDS[end]
     argo[recorded["node"].partition("(")[0]] = found
     monkeypatch.setenv(run_end.NODE, recorded["node"])
@@ -72,8 +64,8 @@ def ended_on_kfp(run: str, argo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     return kept
 
 
-# According to KFP's code, the status is FAILED if the first attempt of a step ran out of memory, even if a retry
-# succeeded. No real run of this kind was recorded, so the test sets that status.
+# In KFP's code, a first attempt that ran out of memory gives FAILED even if its retry succeeds. No such run was
+# recorded.
 @pytest.mark.parametrize("state", ["", "FAILED"], ids=["as recorded", "of an attempt before"])
 @pytest.mark.parametrize("end", ["succeeded", "ends in a skipped branch", "a pod was deleted, and retried"])
 def test_a_run_that_succeeded_on_kfp_is_a_success(

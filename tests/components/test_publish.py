@@ -1,5 +1,3 @@
-"""Tests of the publish step, which adds a challenger to the registry with its lineage and deletes old versions."""
-
 import json
 import re
 from collections.abc import Callable
@@ -34,10 +32,6 @@ def run(
     evaluation: Artifact,
     judged: Artifact,
 ) -> Callable[..., Path]:
-    """Return a function that runs the publish step with the outputs of the other steps.
-
-    Keyword arguments of the function replace single inputs of the step.
-    """
     named: dict[str, Any] = {"challenger": challenger, "incumbent": incumbent}
     named |= {"model_store": model_store, "evaluation": evaluation, "registry": str(registry), "gate": judged}
     named |= {"content": "raw", "decisions": "", "users": 0, "epochs": 1, "seed": 7, "budget_share": 0.6}

@@ -1,4 +1,4 @@
-"""Tests of finding the policy that serves users at present, which the next challenger must outperform."""
+"""Tests of finding the policy that serves users at present."""
 
 import json
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""Test of the verdict step, which reads the decision log of a period and judges the experiment."""
-
 import json
 from pathlib import Path
 
@@ -14,7 +12,6 @@ from tests.monitoring.written_log import write_decision_log
 
 
 def judge(log: Path, experiment: Path, output: Output, since: str = "", until: str = "") -> tuple[str, str]:
-    """Run the verdict step; returns the verdict as one word, and the text of the result."""
     result = output(Artifact, "result")
     word = verdict.python_func(str(log), str(experiment), "click", "", 0.0, since, until, result)
     return word, Path(result.path).read_text()
@@ -22,7 +19,7 @@ def judge(log: Path, experiment: Path, output: Output, since: str = "", until: s
 
 @pytest.fixture
 def experiments(tmp_path: Path) -> Path:
-    """Return a folder with the files of two experiments, in the layout of a mounted ConfigMap."""
+    """Return a folder with two experiment files, in the layout of a mounted ConfigMap."""
     folder = tmp_path / "experiments"
     (folder / "..data").mkdir(parents=True)
     (folder / "one.yaml").write_text(yaml.safe_dump(CONTENT))

@@ -1,4 +1,4 @@
-"""Tests that docs/ lists exactly the fields of the experiment file, with the right defaults."""
+"""Tests that docs/ lists the fields of the experiment file and their defaults."""
 
 import re
 from typing import Any

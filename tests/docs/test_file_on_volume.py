@@ -1,4 +1,4 @@
-"""Test of the command in docs/pipelines.md that copies a file to the data volume. A local process replaces the pod."""
+"""Test of the command in docs/pipelines.md that copies a file to the data volume."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Tests that the files, modules and anchors mentioned in documentation pages exist."""
+"""Tests that files, modules and anchors named in the documentation exist."""
 
 import re
 from functools import cache
@@ -37,7 +37,7 @@ NOT_MODULES = EVENT_TYPES | {"serving.kserve.io", "pipelines.kubeflow.org"}  # a
 
 @pytest.mark.parametrize("page", PAGES)
 def test_named_files_exist(page: str) -> None:
-    """A page may write only the end of a path, such as `decision.py`, and `NAME` as a placeholder."""
+    """A page may write only the end of a path, and `NAME` as a placeholder."""
     text = (ROOT / page).read_text()
     broken = [target for target in LINK.findall(text) if not ((ROOT / page).parent / target).exists()]
     for name in QUOTED.findall(text):
@@ -55,7 +55,6 @@ def test_anchors_of_links_exist() -> None:
 
 @cache
 def anchors_of(page: Path) -> set[str]:
-    """Return GitHub's anchors of the headings."""
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     titles = (re.sub(r"\[(.*?)\]\(.*?\)", r"\1", title) for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE))
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
@@ -63,13 +62,13 @@ def anchors_of(page: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_named_modules_exist(page: str) -> None:
-    """A page may write the dotted name of a module or of a definition, such as `mtorl.policy.decision.decide`."""
+    """A page may name a module or a definition in it, such as `mtorl.policy.decision.decide`."""
     named = set(MODULE.findall((ROOT / page).read_text())) - NOT_MODULES
     assert not {name for name in named if not name.endswith((".py", ".md")) and not is_there(name)}
 
 
 def is_there(name: str) -> bool:
-    """Return whether a dotted name is a folder, a module, or a word in the source of a module."""
+    """Return whether a dotted name is a folder, a module, or a word in a module's source."""
     folder = ROOT
     parts = name.split(".")
     while parts and (folder / parts[0]).is_dir():

@@ -1,5 +1,3 @@
-"""Tests of the runbooks: commands use a namespace that is set once per page, and silences use the alert's labels."""
-
 import re
 import shlex
 from pathlib import Path
@@ -53,7 +51,7 @@ LABELS = {one["alert"]: {*re.findall(r"by \(([\w, ]+)\)", one["expr"])[0].split(
 
 
 def silences_fit(text: str) -> bool:
-    """Return whether each silence uses only labels of its alert, including its namespace, experiment and arm."""
+    """Return whether each silence names its alert's namespace, experiment and arm, and no unknown label."""
     found = [(LABELS[name], set(re.findall(r"(\w+)=", labels))) for name, labels in SILENCE.findall(text)]
     return all(has & {"namespace", "experiment", "arm"} <= used <= has for has, used in found)
 

@@ -1,8 +1,6 @@
 """Writes small example logs in the formats of other systems.
 
-`bandit` has the columns of the Open Bandit Dataset (Saito et al., 2021) in the package `obp`, with random values.
-`ads_export` resembles an export of an ads platform in a German locale. `nested_events` resembles the events of an ad
-server.
+`bandit` has the columns of the Open Bandit Dataset (Saito et al., 2021), with random values.
 """
 
 import json
@@ -15,7 +13,7 @@ ROWS = 2000
 
 
 def bandit(path: Path) -> None:
-    """Write a log of a policy that chooses among 80 items with equal probability. The log has no user and no cost."""
+    """Write a log of a policy that chooses uniformly among 80 items, without user and cost."""
     random = np.random.default_rng(1)
     item = random.integers(0, 80, ROWS)
     log = {
@@ -31,10 +29,7 @@ def bandit(path: Path) -> None:
 
 
 def ads_export(path: Path) -> None:
-    """Write a log with one row per impression, separated by semicolons.
-
-    The log has decimal commas, costs in millionths of a currency unit, and dates that start with the day.
-    """
+    """Write a semicolon-separated log with decimal commas, costs in millionths and dates that start with the day."""
     random = np.random.default_rng(2)
     click = random.random(ROWS) < 0.2
     value = np.where(click & (random.random(ROWS) < 0.4), random.gamma(2, 9, ROWS).round(2), 0)
@@ -57,7 +52,6 @@ def ads_export(path: Path) -> None:
 
 
 def nested_events(path: Path) -> None:
-    """Write a log with one event per line, as a nested JSON object."""
     random = np.random.default_rng(3)
     with path.open("w", encoding="utf-8") as file:
         for i in range(ROWS):

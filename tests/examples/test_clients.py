@@ -1,4 +1,4 @@
-"""Tests of the example clients: the adapter that lets a service be an arm, and the platform that retries requests."""
+"""Tests of the example clients: an arm adapter, and a platform that retries requests."""
 
 import importlib
 import json
@@ -21,7 +21,7 @@ EXAMPLE = ROOT / "examples" / "first-day"
 
 
 class Answers(BaseHTTPRequestHandler):
-    """An HTTP server that answers requests with the given statuses in turn, and then always with the last one.
+    """An HTTP server that returns the given statuses in turn and then repeats the last.
 
     Status 0 means that it closes the connection without an answer.
     """
@@ -48,8 +48,6 @@ class Answers(BaseHTTPRequestHandler):
 
 
 class Service(Answers):
-    """A service with its own answer format."""
-
     def body(self, asked: dict[str, Any]) -> Any:
         return {"ad": {"slot": asked.get("slots", ["search"])[0], "show": 1}}
 
@@ -64,7 +62,6 @@ def at_work(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
 
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
-    """Imports a module of the example by name."""
     monkeypatch.syspath_prepend(str(EXAMPLE))
     return importlib.import_module
 
@@ -92,7 +89,7 @@ def test_the_platform_retries_if_its_router_is_busy_or_disconnects(
     example: Any, monkeypatch: pytest.MonkeyPatch, statuses: tuple[int, ...]
 ) -> None:
     traffic = example("traffic")
-    # Replace `sleep` only in this module, because threads of other tests still need the real one.
+    # Replace `sleep` in this module only, because threads of other tests need the real one.
     monkeypatch.setattr(traffic, "time", SimpleNamespace(time=time.time, sleep=lambda _: None))
     with at_work(type("Busy", (Answers,), {"statuses": list(statuses)})) as url:
         router = traffic.Router(url)

@@ -1,5 +1,3 @@
-"""Tests that the commands of the first-day pages work, and that each kind of incumbent decides like the rule."""
-
 import importlib.util
 import json
 import re
@@ -26,20 +24,17 @@ SMALLER = {
     "mtorl serve": " --port 8080 --models-port 8085",
 }
 PORTS = ("8080", "8085", "8070")
-# Commands that print something else than the pages show, because the log is small.
+# On a small log, these commands print something else than the pages show.
 OTHERWISE = ("head", "python traffic.py", "mtorl run", "mtorl experiment verdict", "mtorl data compact")
 
 
 @dataclass(frozen=True)
 class Walked:
-    """A page whose commands were run."""
-
     terminal: Terminal
     ports: dict[str, str]
     printed: list[tuple[Command, str]]
 
     def of(self, start: str) -> list[str]:
-        """Return the outputs of the commands that begin with `start`."""
         return [output for command, output in self.printed if command.text.startswith(start)]
 
 
@@ -59,7 +54,6 @@ def _with(ports: dict[str, str], text: str) -> str:
 
 @pytest.fixture(scope="module")
 def first_day(tmp_path_factory: pytest.TempPathFactory) -> Walked:
-    """The page first-day.md, run in its own folder."""
     place = tmp_path_factory.mktemp("first-day")
     (place / "repository").mkdir()
     (place / "repository" / "examples").symlink_to(ROOT / "examples")
@@ -73,12 +67,10 @@ def first_day(tmp_path_factory: pytest.TempPathFactory) -> Walked:
 
 @pytest.fixture(scope="module")
 def incumbents(first_day: Walked) -> Walked:
-    """Run the commands of the page incumbent.md in the folder in which the first page was run."""
     return walk(first_day.terminal, first_day.ports, "incumbent.md")
 
 
 def check_shown(walked: Walked) -> None:
-    """Assert that the commands printed every line that the pages show. Numbers may differ."""
     for command, output in walked.printed:
         if command.text.startswith(OTHERWISE):
             continue
@@ -92,7 +84,6 @@ def _words(line: str) -> str:
 
 @pytest.mark.parametrize("page", ["first-day.md", "incumbent.md"])
 def test_every_command_of_the_pages_is_followed(page: str) -> None:
-    """Commands are in console blocks; other blocks show a file or part of one."""
     text = (ROOT / "docs" / page).read_text()
     assert set(re.findall(r"^```(\w*)\n.*?^```$", text, re.MULTILINE | re.DOTALL)) <= {"console", "python", "yaml"}
     apart = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
@@ -112,8 +103,7 @@ def test_the_page_works_from_a_log_to_a_model_trained_on_its_own_decisions(first
         assert re.search(r"^day \d: 500 decisions, \d+ ads shown; ", days)
     assert re.search(r"^first-day: (ship|inconclusive|stop|guardrail): ", verdict)
     shadow_days = re.search(r"left out: ([\d,]+) at stage shadow", verdict)
-    # Days 0 to 2 are shadow days with 500 decisions each. Some decisions of day 3 also have the stage shadow, because
-    # the router needs up to a second to apply a new stage.
+    # Days 0 to 2 have 500 shadow decisions each. Day 3 has a few, until the router applies the new stage.
     assert shadow_days and 1500 <= int(shadow_days[1].replace(",", "")) < 2000
     (compacted,) = first_day.of("mtorl data compact")
     assert "3,500 decisions" in compacted and "opportunities" in compacted

@@ -1,4 +1,4 @@
-"""Test that a log of another system leads to a served decision after only the questions in its draft are answered."""
+"""Test that a foreign log leads to a served decision once the questions in its draft are answered."""
 
 import asyncio
 import json

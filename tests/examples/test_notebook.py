@@ -1,7 +1,4 @@
-"""Tests that the notebook uses exactly the functions listed in docs/python.md.
-
-`test_first_day.py` runs the notebook.
-"""
+"""Tests that the notebook uses exactly the functions listed in docs/python.md."""
 
 import ast
 import importlib

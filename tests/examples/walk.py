@@ -1,4 +1,4 @@
-"""Runs the commands of a page in a folder as a reader would, with a separate terminal for each server."""
+"""Runs the commands of a page as a reader would, with a terminal for each server."""
 
 import os
 import re
@@ -19,14 +19,11 @@ READY = re.compile(r"^ready|answers at", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Command:
-    """A command in a page, and the output that the page shows."""
-
     text: str
     output: str
 
 
 def commands_of(page: str) -> list[Command]:
-    """Returns the commands in the console blocks of a page, in order."""
     found = []
     for block in re.findall(r"^```console\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
@@ -36,7 +33,6 @@ def commands_of(page: str) -> list[Command]:
 
 
 def script_of(section: str) -> str:
-    """Returns all commands that a reader of a section would type: those in its bash and console blocks."""
     blocks = re.findall(r"^```(bash|console)\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     commands = [
         text if kind == "bash" else "".join(re.findall(r"^\$ (.*\n)", text, re.MULTILINE)) for kind, text in blocks
@@ -45,12 +41,7 @@ def script_of(section: str) -> str:
 
 
 class Terminal:
-    """Runs commands in a folder, as a reader of a page would. `mtorl` and `python` are those of this environment.
-
-    Args:
-        folder: Working directory of the commands.
-        bin: Folder in which the command `mtorl` is created.
-    """
+    """Runs commands in a folder, with `mtorl` and `python` of this environment."""
 
     def __init__(self, folder: Path, bin: Path) -> None:
         self.folder = folder
@@ -66,7 +57,6 @@ class Terminal:
         }
 
     def run(self, command: str, seconds: float = 900) -> str:
-        """Run a command or script that must succeed, stop its background jobs, and return its standard output."""
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", f"trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{command}"],
             cwd=self.folder,
@@ -80,7 +70,6 @@ class Terminal:
 
     @contextmanager
     def serving(self, command: str) -> Iterator[str]:
-        """Run a server until the end of the block; yields its output once it is ready."""
         log = self.folder / "server.log"
         with log.open("w") as output:
             process = subprocess.Popen(
@@ -95,10 +84,9 @@ class Terminal:
             process.wait(60)
 
     def walk(self, commands: Sequence[Command]) -> list[str]:
-        """Run commands in order; returns the output of each.
+        """Run commands in order; returns their outputs.
 
-        Before a server starts, a running server of the same kind is stopped, because both need the same port. Before a
-        lake is compacted, the router that writes it is stopped.
+        A running server is stopped before the next one of its kind starts, and the router before a compaction.
         """
         printed: list[str] = []
         with ExitStack() as terminals:

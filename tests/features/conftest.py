@@ -1,4 +1,4 @@
-"""A small data set with all irregularities of real logs, and a simple, slow computation of a user's history."""
+"""A small data set with the irregularities of real logs, and a slow computation of users' histories."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,19 +29,15 @@ START = pd.Timestamp("2024-05-01 06:00", tz="UTC")
 
 @dataclass(frozen=True)
 class Toy:
-    """The toy data set: its description, random logs, and the history that a user should have."""
+    """The toy data set: its description, random logs, and the expected histories."""
 
     spec: DatasetSpec
 
     def log(self, seed: int = 0, users: int = 12, late: float = 0.0) -> pd.DataFrame:
-        """Returns random journeys of 1 to 9 touchpoints.
+        """Return random journeys of 1 to 9 touchpoints, some of them less than 1 us apart.
 
-        Some touchpoints follow each other within 1 us, and some have the same time as a touchpoint of another user.
-
-        Args:
-            seed: Seed of the random numbers.
-            users: Number of users.
-            late: Share of touchpoints that arrive up to 3 hours late. If 0, there is no column `created_timestamp`.
+        `late` is the share of touchpoints that arrive up to 3 hours late; 0 gives no column
+        `created_timestamp`.
         """
         rng = np.random.default_rng(seed)
         rows = []
@@ -76,15 +72,14 @@ class Toy:
         }
 
     def write(self, log: pd.DataFrame, path: Path) -> Path:
-        """Writes a log as Parquet, with the column types of the canonical layout."""
         times = {c: "datetime64[us, UTC]" for c in log if c.endswith(("timestamp", "_time"))}
         log.astype({**times, "hour": float, "tenure": float, "seconds": float}).to_parquet(path, index=False)
         return path
 
     def past(self, log: pd.DataFrame, user: str, before: pd.Timestamp, n: int | None = None) -> dict[str, list[Any]]:
-        """Returns the last n touchpoints of a user that happened and had arrived strictly before a time.
+        """Return a user's last n touchpoints that had arrived strictly before a time.
 
-        All numbers are floats, because the feature store returns floats.
+        Numbers are floats, as in the feature store.
         """
         arrived = log["created_timestamp"] if "created_timestamp" in log else log["timestamp"]
         known = log[(log["user_id"] == user) & (log["timestamp"] < before) & (arrived < before)]

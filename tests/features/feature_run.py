@@ -1,4 +1,4 @@
-"""The feature repository and the windows of a toy log, and a slow computation of the same values to compare with."""
+"""A feature repository and windows of a toy log, and a slow computation of their values."""
 
 from __future__ import annotations
 
@@ -45,10 +45,7 @@ AGGREGATES: list[dict[str, Any]] = yaml.safe_load("""
 
 @dataclass(frozen=True)
 class FeatureRun:
-    """A folder with a log, its feature repository (features/) and its windows (windows/).
-
-    If `spec` chooses no features, the model reads all aggregates.
-    """
+    """A folder with a log, its feature repository (features/) and its windows (windows/)."""
 
     toy: Any
     folder: Path
@@ -78,7 +75,6 @@ class FeatureRun:
         return self
 
     def build(self) -> pd.DataFrame:
-        """Builds the windows; returns their rows, with the features that Feast joined to them."""
         with open_engine() as engine:
             sequences.build(engine, self.path, self.spec, self.folder / "windows")
         assert store.training_windows(self.root, self.folder / "windows", self.spec) == len(self.log)
@@ -95,7 +91,6 @@ class FeatureRun:
         return dict(zip(users, FeastSource(self.root, AD_DECISION).read(requests), strict=True))
 
     def empty_redis(self) -> None:
-        """Deletes all keys of the online store if it is in Redis."""
         if self.redis_port:
             with redis.Redis(port=self.redis_port) as client:
                 client.flushall()
@@ -106,13 +101,9 @@ def micros(at: pd.Timestamp) -> int:
 
 
 def random_journeys(toy: Any, seed: int, late: float = 0.4, batch: bool = False) -> pd.DataFrame:
-    """Returns random touchpoints that are 1 us to 40 days apart. Some have nulls or arrive late.
+    """Return random touchpoints that are 1 us to 40 days apart, some with nulls.
 
-    Args:
-        toy: The fixture with the toy data set.
-        seed: Seed of the random numbers.
-        late: Share of late touchpoints. Some of the other touchpoints have no arrival time.
-        batch: Whether touchpoints arrive in batches, just after each full hour.
+    `late` is the share of late touchpoints. With `batch`, touchpoints arrive just after each full hour.
     """
     rng = np.random.default_rng(seed)
     log = toy.log(seed, users=8, late=late)
@@ -130,10 +121,7 @@ def random_journeys(toy: Any, seed: int, late: float = 0.4, batch: bool = False)
 
 
 def with_times(log: pd.DataFrame, outcomes: Sequence[str], seed: int) -> pd.DataFrame:
-    """Adds the times of the outcomes to a log, up to ten days after the touchpoint.
-
-    A tenth of the outcomes get no time.
-    """
+    """Add times up to ten days after the touchpoint to nine tenths of the outcomes."""
     rng = np.random.default_rng(seed)
     for name in outcomes:
         delay = pd.Series(rng.choice([0, 1, 60_000_000, 5_400_000_000, 10 * 86_400_000_000], len(log)), log.index)
@@ -149,7 +137,6 @@ def known_since(log: pd.DataFrame) -> pd.Series:
 def expected_features(
     spec: DatasetSpec, log: pd.DataFrame, user: str, campaign: str | None, at: pd.Timestamp
 ) -> dict[str, Any]:
-    """Computes the features of one decision from the log, row by row."""
     since = known_since(log)
     seen = log[since < at]
     mine = seen[seen["user_id"] == user]
@@ -172,7 +159,7 @@ def expected_features(
 
 
 def nearly_equal(found: Any, expected: Any) -> bool:
-    """Returns whether two features are equal, apart from rounding. None and NaN are equal, too."""
+    """Return whether two features are equal apart from rounding; None equals NaN."""
     if isinstance(found, list | np.ndarray):
         return list(found) == expected
     found = none_if_missing(found)
@@ -188,7 +175,6 @@ def none_if_missing(value: Any) -> Any:
 def with_one_more_touchpoint(
     toy: Any, log: pd.DataFrame, users: Sequence[str], seed: int = 0, after: pd.Timedelta = HOUR
 ) -> pd.DataFrame:
-    """Returns the log with one more touchpoint for each of the given users, all at the same time."""
     rng = np.random.default_rng(seed)
     more = pd.DataFrame([toy.touchpoint(user, log["timestamp"].max() + after, 7, rng) for user in users])
     for name in ("age", "tenure"):
@@ -200,12 +186,10 @@ def with_one_more_touchpoint(
 
 
 def plain(values: Any) -> list[Any]:
-    """Replaces each kind of missing value by None."""
     return [None if v == "" or pd.isna(v) else v for v in values]
 
 
 def check_router_reads(run: FeatureRun, log: pd.DataFrame, users=None, campaign: str = "c1") -> None:
-    """Asserts that the router reads the right features of all users at a time just after the end of the log."""
     at = known_since(log).max() + US
     users = list(users if users is not None else log["user_id"].unique())
     for user, found in run.read(users, at, campaign).items():

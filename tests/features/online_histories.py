@@ -1,4 +1,4 @@
-"""Helpers that write users' histories to SQLite or Redis, and a plain list with the same history to compare with."""
+"""Writes users' histories to SQLite or Redis, and to a plain list for comparison."""
 
 import math
 from collections.abc import Mapping
@@ -40,8 +40,6 @@ Lists = dict[str, list[Any]]
 
 @dataclass
 class OnlineStore:
-    """An online store in SQLite or Redis, and the feature repository of the toy data set."""
-
     kind: str
     repo: Path
     store: FeatureStore
@@ -62,14 +60,13 @@ class OnlineStore:
         return value
 
     def event_time(self, user: str) -> datetime | None:
-        """Returns the event time of the user's history in Feast. SQLite stores it in whole seconds."""
+        """Return the time of a user's history in Feast; SQLite stores whole seconds."""
         online = get_online_store_from_config(self.store.config.online_store)
         key = EntityKey(join_keys=["user_id"], entity_values=[Value(string_val=user)])
         ((found, _),) = online.online_read(self.store.config, self.store.get_feature_view(HISTORY), [key])
         return found
 
     def store_value(self, user: str, value: bytes) -> None:
-        """Writes any bytes in place of a history."""
         row = {"user_id": user, "timestamp": START, "created_timestamp": START, PACKED: value}
         self.store.write_to_online_store(HISTORY, pd.DataFrame([row]))
 
@@ -90,7 +87,7 @@ class Touchpoint:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """The outcomes in the format of the router's log. If the touchpoint has no cost, a cost of 0 is added."""
+        """Return the outcomes as in the router's log, with a cost of 0 if there is none."""
         return [self.event(kind, value, self.known.get(kind)) for kind, value in {"cost": 0.0, **self.outcomes}.items()]
 
     def event(self, kind: str, value: float, known: datetime | None = None, event: str = "") -> dict[str, Any]:
@@ -100,7 +97,6 @@ class Touchpoint:
         }
 
     def changes(self, history: History) -> list[Change]:
-        """Returns the changes that the feed would write to a history for this touchpoint and its outcomes."""
         shown = {"decision_id": self.decision, "request_time": self.timestamp.isoformat()}
         exposure = history.exposure({**shown, "channel": self.channel, "context": self.context})
         return [exposure, *map(history.outcome, self.events)]
@@ -111,7 +107,6 @@ def append(history: History, user: str, seen: Touchpoint) -> bool:
 
 
 def hear(history: History, user: str, event: Mapping[str, Any]) -> bool:
-    """Adds an outcome to a history; returns whether the history changed."""
     return bool(history.change({user: [history.outcome(event)]}))
 
 
@@ -130,8 +125,6 @@ def seconds_after_start(lists: Lists | None) -> list[float]:
 
 @dataclass
 class Entry:
-    """An entry of a plain history: a touchpoint, its outcomes so far, and when each of them became known."""
-
     seen: Touchpoint
     outcomes: dict[str, Any]
     known: dict[str, datetime]
@@ -141,15 +134,12 @@ class Entry:
 
 
 class PlainHistory:
-    """A sorted list of touchpoints."""
-
     def __init__(self, n: int) -> None:
         self.n = n
         self.entries: dict[datetime, Entry] = {}
 
     @property
     def touchpoints(self) -> list[Touchpoint]:
-        """The touchpoints with their current outcomes."""
         return [Touchpoint(e.seen.timestamp, e.seen.channel, e.seen.context, e.outcomes, e.known) for e in self._sorted]
 
     def append(self, new: Touchpoint) -> bool:
@@ -206,7 +196,6 @@ class PlainHistory:
         self.entries = {entry.seen.timestamp: entry for entry in self._sorted[-self.n :]}
 
     def rows(self, *users: str) -> list[pa.RecordBatch]:
-        """Returns the history of each user as a batch job would write it, in batches of three rows."""
         lists = self.lists()
         assert lists is not None
         table = pa.concat_tables(

@@ -1,5 +1,3 @@
-"""Creates Feast repositories for tests, with SQLite or Redis as online store."""
-
 from pathlib import Path
 
 import yaml
@@ -26,6 +24,5 @@ def write_settings(repo: Path, kind: str, port: int = 0, **online: object) -> No
 
 
 def apply_history(repo: Path, spec: DatasetSpec) -> FeatureStore:
-    """Defines the feature views in a repository whose settings were already written."""
     define(repo, spec)
     return FeatureStore(repo_path=str(repo))

@@ -1,4 +1,4 @@
-"""A small log of a shop: valid rows, and a description that has columns of all kinds."""
+"""A small, valid log of a shop, and a description with columns of all kinds."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ SPEC = DatasetSpec.from_dict(yaml.safe_load(DESCRIPTION))
 
 
 def rows() -> pd.DataFrame:
-    """Returns three touchpoints for each of two users. All values are text, as if read from a CSV file."""
+    """Return three touchpoints for each of two users, as text."""
     return pd.DataFrame(
         {
             "user_id": ["007", "007", "007", "b", "b", "b"],
@@ -39,7 +39,6 @@ def rows() -> pd.DataFrame:
 
 
 def canonical(path: Path, spec: DatasetSpec, bad_rows: str = "fail") -> tuple[pd.DataFrame, IngestReport]:
-    """Ingests any log into `out.parquet` in the same folder."""
     out = path.with_name("out.parquet")
     report = ingest_log(path, spec, out, path.with_name("faulty.csv"), bad_rows)
     return pd.read_parquet(out), report

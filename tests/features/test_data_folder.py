@@ -33,7 +33,7 @@ def test_windows_have_the_features_chosen_by_the_description(tmp_path):
 def test_spark_builds_the_same_log_with_decisions_and_the_same_windows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool
 ) -> None:
-    """Feature sources are not built here, because they have tests of their own."""
+    """Feature sources have tests of their own."""
     monkeypatch.setattr("features.data_folder.build_sources", lambda *_: None)
     write(tmp_path / "lake", *everything())
     log = data_folder(tmp_path / "log", 300, ODD, **LONG_AGO)

@@ -78,7 +78,6 @@ def test_times_are_exact_to_the_microsecond(tmp_path, name):
 
 
 def test_a_users_bucket_depends_on_nothing_but_the_id(tmp_path):
-    """The bucket of a user is computed from an MD5 digest, so it is the same in every engine and version."""
     import hashlib
 
     users = ["", "u1", "ü", "a longer id with blanks", "漢字"]

@@ -1,7 +1,6 @@
-"""A local alerting stack: Prometheus with the project's rules, Alertmanager with its configuration, and fake receivers.
+"""A local Prometheus and Alertmanager with the shipped rules, and fake receivers.
 
-Prometheus and Alertmanager are the real programs. The metrics, the pager, Slack and the mail server are replaced. Only
-intervals, addresses and secrets differ from the shipped configuration.
+Only intervals, addresses and secrets differ from the shipped configuration.
 """
 
 import base64
@@ -38,12 +37,12 @@ NAMESPACE = "shop"
 SECRETS = "/etc/alertmanager/secrets/mtorl-alerting/"
 PASSWORD = "not a real one"
 _QUICK = "500ms"  # used for all intervals of Prometheus and Alertmanager
-# wait before a ticket is sent, longer than the time between the evaluations of two rules on a busy machine
+# A ticket waits longer than the time between the evaluations of two rules on a busy machine.
 _WAIT = "2s"
 
 
 def program(*names: str) -> str:
-    """Return the path of a program. If it is not installed, the test fails; a skipped test could hide a broken rule."""
+    """Return a program's path. The test fails without it, because a skipped test could hide a broken rule."""
     for name in names:
         if found := shutil.which(name):
             return found
@@ -52,8 +51,6 @@ def program(*names: str) -> str:
 
 @dataclass
 class People:
-    """Notifications received by each channel."""
-
     pages: list[dict[str, Any]] = field(default_factory=list)
     slack: list[dict[str, Any]] = field(default_factory=list)  # Slack attachments
     mail: list[Message] = field(default_factory=list)
@@ -63,7 +60,7 @@ class People:
         return [str(message["title"]) for message in self.slack]
 
     def waits(self) -> set[tuple[str, str]]:
-        """Return the channel and the alert name of each notification that was sent and not resolved yet."""
+        """Return channel and alert name of each notification that isn't resolved yet."""
         told = [("pager", page["groupLabels"]["alertname"], page["status"]) for page in self.pages]
         titles = [("slack", title) for title in self.titles()] + [("mail", str(one["Subject"])) for one in self.mail]
         told += [(channel, title.split()[2], title.split(":")[0].strip("[").lower()) for channel, title in titles]
@@ -73,15 +70,12 @@ class People:
 
 @dataclass
 class Stack:
-    """The running stack."""
-
     people: People
     metrics: dict[str, str]  # by "router", "monitor" (exporter) and "cluster" (kube-state-metrics)
     prometheus: str = ""
     alertmanager: str = ""
 
     def evaluations(self, times: int) -> None:
-        """Wait until Prometheus has evaluated all rules `times` more times."""
         for _ in range(times):
             begun = time.time()
             eventually(lambda begun=begun: all(at > begun for at in self._evaluated()))  # type: ignore[misc]
@@ -93,12 +87,11 @@ class Stack:
         return [datetime.fromisoformat(group["lastEvaluation"]).timestamp() for group in groups]
 
     def alerts(self) -> list[dict[str, str]]:
-        """Return the labels and the state of all pending and firing alerts in Prometheus."""
         found = get(f"{self.prometheus}/api/v1/alerts")["data"]["alerts"]
         return [{**alert["labels"], "state": alert["state"]} for alert in found]
 
     def suppressed(self) -> set[str]:
-        """Return the names of the alerts that Alertmanager does not send because another alert inhibits them."""
+        """Return the alerts that Alertmanager does not send because another alert inhibits them."""
         found = get(f"{self.alertmanager}/api/v2/alerts?active=true&inhibited=true")
         return {alert["labels"]["alertname"] for alert in found if alert["status"]["inhibitedBy"]}
 
@@ -109,7 +102,6 @@ def get(url: str) -> Any:
 
 
 def hurried(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a copy of the rule groups in which all durations are short, so that tests need not wait."""
     groups = copy.deepcopy(groups)
     for group in groups:
         group.pop("interval", None)
@@ -120,7 +112,6 @@ def hurried(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def configuration(folder: Path, secrets: Mapping[str, str]) -> dict[str, Any]:
-    """Return the shipped Alertmanager configuration, with its secrets written to files in `folder`."""
     for name, secret in secrets.items():
         (folder / name).write_text(secret)
     shutil.copy(PLAIN.with_name("messages.tmpl"), folder)
@@ -129,7 +120,6 @@ def configuration(folder: Path, secrets: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _hurried_configuration(folder: Path, http: str, smtp: str) -> dict[str, Any]:
-    """Return the shipped Alertmanager configuration with short waits and the addresses of the fake receivers."""
     secrets = {"webhook-url": f"{http}/pager", "slack-url": f"{http}/slack", "smtp-password": PASSWORD}
     text = json.dumps(configuration(folder, secrets))
     config: dict[str, Any] = json.loads(re.sub(r'("group_(?:wait|interval)": )"\w+"', rf'\1"{_QUICK}"', text))
@@ -149,7 +139,6 @@ def people() -> Iterator[tuple[People, str]]:
 
 @contextmanager
 def running(folder: Path, groups: list[dict[str, Any]], healthy: Mapping[str, str]) -> Iterator[Stack]:
-    """Start the stack with these rule groups, and with metrics under which no alert fires."""
     told, metrics = People(), dict(healthy)
     with ExitStack() as until:
         http = until.enter_context(serving(_http(told, metrics), "127.0.0.1", 0)).removeprefix("http://").rstrip("/")
@@ -165,7 +154,6 @@ def running(folder: Path, groups: list[dict[str, Any]], healthy: Mapping[str, st
 
 
 def scrape(job: str, path: str, target: str, namespace: str) -> dict[str, Any]:
-    """Return a scrape configuration with the labels that the Prometheus Operator adds on a cluster."""
     labels = {"namespace": namespace, "pod": f"{job}-0"}
     return {"job_name": job, "metrics_path": path, "static_configs": [{"targets": [target], "labels": labels}]}
 
@@ -201,7 +189,6 @@ def prometheus(
 
 @contextmanager
 def process(command: list[str], log: Path, port: int) -> Iterator[str]:
-    """Start a server, wait until it is ready, and yield its URL."""
     url = f"http://127.0.0.1:{port}"
     with log.open("w") as file:
         started = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
@@ -231,8 +218,6 @@ def _serving(server: socketserver.TCPServer) -> Iterator[str]:
 
 
 def _http(people: People, metrics: dict[str, str]) -> web.Application:
-    """Return a web server that serves the metrics, and that records what the pager and Slack receive."""
-
     async def scraped(request: web.Request) -> web.Response:
         text = metrics[request.path.strip("/")]
         return web.Response(body=text.encode(), headers={"Content-Type": "text/plain; version=0.0.4"})
@@ -256,8 +241,6 @@ class _MailServer(socketserver.ThreadingTCPServer):
 
 
 def _mail(people: People) -> type[socketserver.StreamRequestHandler]:
-    """Return a handler for the SMTP commands that Alertmanager sends. It records the received mails."""
-
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             self._say("220 here")

@@ -1,4 +1,4 @@
-"""Fixtures with the rendered manifests. Each overlay and combination of components is rendered once."""
+"""Fixtures with the manifests; each overlay and combination of components is rendered once."""
 
 from __future__ import annotations
 
@@ -31,8 +31,6 @@ CRDS = Path(os.environ.get("CRDS", VALIDATOR.with_name("crds-bundle.json.gz")))
 
 
 class Objects(list[dict[str, Any]]):
-    """A list of Kubernetes objects with lookups."""
-
     def of_kind(self, *kinds: str) -> Objects:
         return Objects(o for o in self if o["kind"] in kinds)
 
@@ -45,7 +43,7 @@ class Objects(list[dict[str, Any]]):
         return found
 
     def pods(self) -> list[tuple[str, dict[str, Any]]]:
-        """Returns the pods of all workloads, including those that KServe and Spark would create."""
+        """Return the pods of all workloads, also those that KServe and Spark would create."""
         pods = []
         runtimes = {o["metadata"]["name"]: o["spec"] for o in self.of_kind("ServingRuntime")}
         for o in self:
@@ -66,7 +64,6 @@ class Objects(list[dict[str, Any]]):
 
 @functools.cache
 def render(folder: str) -> str:
-    """Returns the output of `kubectl kustomize` for a folder."""
     if shutil.which("kubectl") is None:
         pytest.skip("kubectl is not installed: it renders the manifests")
     done = subprocess.run(["kubectl", "kustomize", str(MANIFESTS / folder)], capture_output=True, text=True)
@@ -75,7 +72,7 @@ def render(folder: str) -> str:
 
 
 def documents(text: str) -> Objects:
-    """Parses YAML documents with libyaml, which is over ten times as fast as the loader in Python."""
+    """Parse YAML with libyaml, which is over ten times as fast as the loader in Python."""
     return Objects(yaml.load_all(text, yaml.CSafeLoader))
 
 
@@ -85,7 +82,7 @@ def rendered(folder: str) -> Objects:
 
 @pytest.fixture(params=FOLDERS)
 def objects(request: pytest.FixtureRequest) -> Objects:
-    """Return the objects of one overlay or combination of components; a test runs once for each."""
+    """Return the objects of each overlay or combination of components in turn."""
     return rendered(request.param)
 
 
@@ -99,7 +96,7 @@ def title(o: dict[str, Any]) -> str:
 
 
 def _model_pod(runtime: dict[str, Any], predictor: dict[str, Any]) -> dict[str, Any]:
-    """Return about the pod that KServe creates from a runtime and a predictor. tests/cluster tests the real pod."""
+    """Return approximately the pod that KServe creates. tests/cluster tests the real pod."""
     (container,) = runtime["containers"]
     claim, _, path = predictor["model"]["storageUri"].removeprefix("pvc://").partition("/")
     (source,) = [v for v in predictor["volumes"] if v["name"] == "kserve-pvc-source"]  # KServe reuses this name
@@ -110,7 +107,6 @@ def _model_pod(runtime: dict[str, Any], predictor: dict[str, Any]) -> dict[str, 
 
 
 def _spark_pod(app: dict[str, Any], role: str) -> dict[str, Any]:
-    """Returns the main parts of the pod that Spark would create for its driver or an executor."""
     said, pod = app[role], copy.deepcopy(app[role]["template"]["spec"])
     (container,) = pod["containers"]
     container["image"] = app["image"]
@@ -127,7 +123,6 @@ def containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def assert_restricted(pod: dict[str, Any], where: str = "") -> None:
-    """Asserts the Pod Security profile "restricted", a non-root user and a read-only root filesystem."""
     for container in containers(pod):
         security = {**pod.get("securityContext", {}), **container["securityContext"]}
         assert security["runAsNonRoot"] is True and security["runAsUser"] > 0, where
@@ -145,12 +140,11 @@ def _matches(selector: dict[str, Any], labels: dict[str, str]) -> bool:
 
 
 def selects(policy: dict[str, Any], labels: dict[str, str]) -> bool:
-    """Returns whether a network policy applies to pods with these labels."""
     return _matches(policy["spec"]["podSelector"], labels)
 
 
 def allowed(policies: Objects, source: dict[str, str], target: dict[str, str], port: int | str) -> bool:
-    """Returns whether the network policies allow a connection between two pods, both at its source and its target."""
+    """Return whether the policies allow a connection, both at its source and at its target."""
 
     def end(direction: str, own: dict[str, str], other: dict[str, str]) -> bool:
         peers = "to" if direction == "Egress" else "from"
@@ -170,7 +164,6 @@ def allowed(policies: Objects, source: dict[str, str], target: dict[str, str], p
 
 
 def command_of(args: list[str]) -> tuple[Any, list[str]]:
-    """Returns the command of `mtorl` that these arguments would run, and the remaining arguments."""
     command: Any = typer.main.get_command(app)
     while hasattr(command, "commands"):
         command, args = command.commands[args[0]], args[1:]
@@ -178,14 +171,13 @@ def command_of(args: list[str]) -> tuple[Any, list[str]]:
 
 
 def parsed(args: list[str]) -> dict[str, Any]:
-    """Parses an argument list with the real command line, without running the command."""
+    """Parse arguments with the real command line, without running the command."""
     command, rest = command_of(args)
     parameters: dict[str, Any] = command.make_context(command.name, list(rest)).params
     return parameters
 
 
 def experiment_of(file: Path) -> Experiment:
-    """Returns the experiment in a manifest of kind Experiment, as a router receives it at the first stage."""
     made = yaml.safe_load(file.read_text())
     spec = {key: value for key, value in made["spec"].items() if key != "ramp"}
     return Experiment.from_dict({"name": made["metadata"]["name"], "stage": "shadow", **spec})

@@ -1,10 +1,6 @@
-"""Writes example metrics of a busy namespace for the tests of the dashboards, as if Prometheus had scraped them.
+"""Writes example metrics of a busy namespace as OpenMetrics text, for the tests of the dashboards.
 
-    python -P -m tests.manifests.dashboard_data FILE [HOURS]
-
-The metrics of the router, the experiments and the monitor come from the project's own registries. Those of TorchServe,
-kube-state-metrics and the kubelet have their real names and invented values. The output is OpenMetrics text for the
-last HOURS, and for one hour on the day before.
+`python -P -m tests.manifests.dashboard_data FILE [HOURS]` writes the last HOURS, and one hour of the day before.
 """
 
 import sys
@@ -59,7 +55,6 @@ def _collected(collector: Collector) -> Said:
 
 
 def _router(step: int) -> None:
-    """Advance every metric of the router by one minute, for every combination of its labels."""
     for metric in vars(metrics).values():
         if not isinstance(metric, MetricWrapperBase):
             continue
@@ -74,8 +69,6 @@ def _router(step: int) -> None:
 
 
 def _state(late: bool) -> State:
-    """Return a state of the monitor. If `late`, some of its measures have alarms."""
-
     def stream(name: str) -> Stream:
         kind = MOVED.get(name, "") if late else ""
         alarm = Alarm(kind=kind, since=_time(NOW - 20 * HOUR), text="moved") if kind else None  # type: ignore[arg-type]
@@ -184,7 +177,6 @@ def _alerts(share: float) -> Said:
 
 
 def text(hours: float) -> str:
-    """Return the metrics of the last `hours` until NOW, and of one hour on the day before."""
     near = [NOW - HOUR * hours + STEP * n for n in range(int(hours * HOUR / STEP) + 1)]
     times = [NOW - 24 * HOUR - HOUR + STEP * n for n in range(int(HOUR / STEP) + 1)] + near
     lines: list[str] = []

@@ -1,8 +1,4 @@
-"""Tests of the two shipped Alertmanager configurations, a plain file and a Kubernetes object, which must be equal.
-
-They also check the receivers, inhibitions and messages of each alert. `test_alerts_reach_people.py` runs Alertmanager
-with the plain file.
-"""
+"""Tests that the two shipped Alertmanager configurations are equal and treat each alert correctly."""
 
 import re
 import subprocess
@@ -24,7 +20,7 @@ TEMPLATES = dict(
         re.S,
     )
 )
-# Labels that alerts get from the metric in their rule, and that inhibitions compare.
+# Labels that come from a rule's metric and that inhibitions compare.
 MEASURED = {
     "MtorlNotJudged": {"reason": "no_decisions"},
     "MtorlPipelineFailed": {"pipeline": "mtorl-train"},
@@ -40,7 +36,6 @@ def plain() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def alerts() -> dict[str, dict[str, str]]:
-    """Labels of every alert by its name."""
     groups = yaml.safe_load(RULES.read_text())["spec"]["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
     return {
@@ -55,7 +50,7 @@ def amtool(*arguments: str) -> str:
 
 
 def test_the_two_configurations_are_equal(plain: dict[str, Any]) -> None:
-    """The top-level route is not compared, because the Prometheus Operator creates it."""
+    """The Prometheus Operator creates the top-level route, so it is not compared."""
     spec = yaml.safe_load(OBJECT.read_text())["spec"]
     (route,) = plain["route"]["routes"]
     assert spec.keys() == {"route", "receivers", "inhibitRules"}
@@ -69,13 +64,13 @@ _FILES = {"urlSecret": "url_file", "apiURL": "api_url_file", "authPassword": "au
 
 
 def _as_plain(node: Any) -> Any:
-    """Translate an AlertmanagerConfig object into a plain configuration, as the Prometheus Operator does."""
+    """Translate an AlertmanagerConfig into a plain configuration, as the Prometheus Operator does."""
     if isinstance(node, list):
         return [_as_plain(each) for each in node]
     if not isinstance(node, dict):
         return node
     if node.keys() == {"name", "matchType", "value"}:
-        # The object always uses the operator "=~". For a single word, "=" in the plain file means the same.
+        # The object always uses "=~". For a single word, "=" means the same.
         assert node["matchType"] == "=~"
         operator = "=" if re.fullmatch(r"\w+", node["value"]) else "=~"
         return f'{node["name"]}{operator}"{node["value"]}"'
@@ -93,7 +88,6 @@ def _as_plain(node: Any) -> Any:
 
 
 def _with_words(node: Any) -> Any:
-    """Replace each reference to a template by the text of the template."""
     if isinstance(node, list):
         return [_with_words(each) for each in node]
     if isinstance(node, dict):
@@ -155,7 +149,7 @@ def _pairs(plain: dict[str, Any], alerts: dict[str, dict[str, str]]) -> set[tupl
 
 
 def test_alerts_with_own_causes_are_not_suppressed(plain: dict[str, Any], alerts: dict[str, dict[str, str]]) -> None:
-    """Every alert named in an inhibition must exist. Otherwise, inhibitions would stop working after a renaming."""
+    """Every alert in an inhibition must exist, because a renamed alert would silently disable the inhibition."""
     named = re.findall(r'alertname=~?"(.*?)"', yaml.safe_dump(plain["inhibit_rules"]))
     assert named and {name for matcher in named for name in matcher.split("|")} <= alerts.keys()
     pairs = _pairs(plain, alerts)
@@ -166,7 +160,7 @@ def test_alerts_with_own_causes_are_not_suppressed(plain: dict[str, Any], alerts
         assert (target, source) not in pairs, f"{source} and {target} suppress each other: neither would be sent"
     for rule in plain["inhibit_rules"]:
         assert "namespace" in rule["equal"], "an alert must not suppress another installation's"
-        # A rule that compares the experiments of two alerts must also compare their arms, and the reverse.
+        # A rule that compares the experiments of two alerts must also compare their arms, and vice versa.
         for name in ("experiment", "arm"):
             if name in rule["equal"]:
                 assert "arm" in rule["equal"] and "experiment" in rule["equal"]

@@ -1,5 +1,3 @@
-"""Tests of the alerting rules: each alert has a runbook, and fires in the right cases according to promtool."""
-
 import copy
 import re
 import subprocess
@@ -46,7 +44,7 @@ def test_alerts_are_actionable_and_listed_in_the_pages(alerts: list[dict[str, An
         text = (ROOT / "docs" / "runbooks" / f"{name}.md").read_text()
         assert text.startswith(f"# {name}\n") and "## First look" in text and "## Action" in text, name
         assert "## Kill switch" in text or "## Roll back" in text, name
-        # Rules must be per namespace: otherwise metrics of one namespace would hide that they are missing in another.
+        # Rules must be per namespace, because another namespace's metrics would hide that metrics are missing.
         assert "absent" not in alert["expr"], name
         sums = re.findall(r"\b(?:sum|count|min|max|avg|topk)\b(?: by \((\w+))?", alert["expr"])
         assert set(sums) <= {"namespace"}, name
@@ -57,7 +55,6 @@ def test_alerts_are_actionable_and_listed_in_the_pages(alerts: list[dict[str, An
 
 
 def test_router_and_operator_export_the_metrics(alerts: list[dict[str, Any]]) -> None:
-    """An alert whose metric no process exports would never fire."""
     pytest.importorskip("serving.router.ops.metrics")
     exported = (
         {
@@ -93,7 +90,6 @@ def test_each_alert_has_a_case_in_which_it_fires(alerts: list[dict[str, Any]]) -
 @pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_alerts_fire_when_they_should(name: str, groups: list[dict[str, Any]], tmp_path: Path) -> None:
-    """Runs the test cases with promtool. In addition, no firing alert may lack the label `namespace`."""
     promtool = program("promtool")
     cases = copy.deepcopy(CASES[name])
     for test in cases["tests"]:
@@ -109,10 +105,6 @@ def test_alerts_fire_when_they_should(name: str, groups: list[dict[str, Any]], t
 
 
 def _add_dashboard(case: dict[str, Any], groups: list[dict[str, Any]]) -> None:
-    """Add the dashboard's URL to an expected alert.
-
-    It is computed from the labels, so the test cases need not contain it.
-    """
     rule = next(rule for group in groups for rule in group["rules"] if rule["alert"] == case["alertname"])
     url = rule["annotations"]["dashboard_url"].replace("{{ $externalLabels.grafana }}", "")
     for expected in case.get("exp_alerts", []):
@@ -121,9 +113,7 @@ def _add_dashboard(case: dict[str, Any], groups: list[dict[str, Any]]) -> None:
 
 
 def test_routers_scale_with_load_within_the_documented_numbers(production: Objects, tmp_path: Path) -> None:
-    """One router uses 4 of 8 possible requests and the other 9 of 12, so together they have the load of 1.25 full
-    routers.
-    """
+    """The routers use 4 of 8 and 9 of 12 possible requests, which is the load of 1.25 full routers."""
     scaled = rendered("tests/everything").named("ScaledObject", "mtorl-router")["spec"]
     plain = production.named("HorizontalPodAutoscaler", "mtorl-router")["spec"]
     (row,) = re.findall(r"^\| router processes.*? \| (.*) \|$", (ROOT / "docs" / "capacity.md").read_text(), re.M)

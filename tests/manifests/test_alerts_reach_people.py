@@ -1,7 +1,6 @@
-"""Tests that alerts reach people: from metrics, through Prometheus and Alertmanager, to the receivers.
+"""Tests that alerts get from metrics through Prometheus and Alertmanager to the receivers.
 
-All tests use one stack, and each test leaves it without alerts. test_alerts.py tests which alerts fire, and
-test_alertmanager.py tests how they are routed and inhibited.
+All tests share one stack, and each test leaves it without alerts.
 """
 
 from collections.abc import Iterable, Iterator
@@ -38,17 +37,13 @@ GAIN = stream_of("outcomes", "", "gain_per_decision")
 
 
 def groups() -> list[dict[str, Any]]:
-    """Return the shipped rules without the group `mtorl-jobs`, whose jobs do not run in these tests."""
+    """Return the shipped rules without those for jobs, which do not run in these tests."""
     found: list[dict[str, Any]] = yaml.safe_load(RULES.read_text())["spec"]["groups"]
     return [group for group in found if group["name"] != "mtorl-jobs"]
 
 
 def monitor(moved: Iterable[str] = (), broken: Iterable[str] = (), harm: bool = False) -> str:
-    """Return the monitor's metrics with a drift alarm for each of `moved`, and a data alarm for each column in
-    `broken`.
-
-    With `harm`, there is also an alarm because a challenger loses clicks.
-    """
+    """Return metrics of the monitor with drift alarms for `moved`, data alarms for `broken`, and perhaps harm."""
     now = datetime.now(UTC)
     state = State(checked=now, judged_until=now, model_version="3f2a9c", groups={"context": Group(end=now, users=500)})
     for column in COLUMNS:
@@ -80,7 +75,6 @@ def installation(tmp_path_factory: pytest.TempPathFactory, healthy: dict[str, st
 
 @pytest.fixture
 def stack(installation: Stack, healthy: dict[str, str]) -> Iterator[Stack]:
-    """The healthy stack, before any notification."""
     installation.metrics.update(healthy)
     installation.evaluations(2)
     eventually(lambda: not installation.alerts() and not installation.people.waits())
@@ -126,7 +120,7 @@ def test_broken_data_page_once_and_suppress_the_drift(stack: Stack) -> None:
 
 
 def test_harm_pages_despite_other_alerts(stack: Stack) -> None:
-    """Broken data or a stopped router may not be the cause of the harm, so all three alerts are sent."""
+    """The other two alerts may not be the cause of the harm, so all three are sent."""
     stack.metrics["router"] = ROUTER.format(ready=0, silent=0)
     stack.metrics["monitor"] = monitor(COLUMNS, broken=COLUMNS[:1], harm=True)
     wanted = {"MtorlRouterDown", "MtorlDataBroken", "MtorlHarm"}
@@ -146,6 +140,5 @@ def test_consequences_of_a_stopped_router_are_no_tickets(stack: Stack) -> None:
     eventually(lambda: stack.suppressed() == {"MtorlArmSilent"})
     stack.evaluations(8)
     assert stack.people.titles() == [f"[FIRING:1] critical MtorlRouterDown in {NAMESPACE}"]
-    # The router is ready again, but an arm stays silent.
     stack.metrics["router"] = ROUTER.format(ready=1, silent=300)
     eventually(lambda: f"[FIRING:2] warning MtorlArmSilent in {NAMESPACE}" in stack.people.titles())

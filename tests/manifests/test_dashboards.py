@@ -1,4 +1,4 @@
-"""Tests of the Grafana dashboards: they equal the output of their script, and every query returns data."""
+"""Tests of the Grafana dashboards: they are current, and every query returns data."""
 
 import json
 import math
@@ -35,9 +35,7 @@ def panels(uid: str) -> list[dict[str, Any]]:
 
 
 def test_the_dashboards_are_current_and_grafana_finds_them(production: Objects) -> None:
-    """Each ConfigMap must also be small enough for `kubectl apply`, which copies it into an annotation of at most 256
-    KiB.
-    """
+    """`kubectl apply` copies each ConfigMap into an annotation of at most 256 KiB."""
     there = {path.name: path.read_text() for path in FOLDER.glob("*.json")}
     assert there == WRITTEN, "stale: run python scripts/write_dashboards.py"
     maps = [o for o in production.of_kind("ConfigMap") if o["metadata"]["labels"].get("grafana_dashboard") == "1"]
@@ -50,7 +48,6 @@ def test_the_dashboards_are_current_and_grafana_finds_them(production: Objects) 
 
 
 def test_every_alert_links_to_a_dashboard() -> None:
-    """The link selects the namespace of the alert. It starts with `externalLabels.grafana`, the address of Grafana."""
     for name, rule in rules().items():
         found = re.fullmatch(
             r"\{\{ \$externalLabels\.grafana \}\}/d/([\w-]+)\?var-namespace=\{\{ \$labels\.namespace \}\}"
@@ -67,9 +64,9 @@ def test_every_alert_links_to_a_dashboard() -> None:
     ("alert", "value", "above"),
     [
         ("MtorlFallbackRatioHigh", 0.05, True),
-        # The expression of this rule also compares with 0.
+        # This rule also compares with 0.
         ("MtorlBudgetNearlySpent", 0.9, True),
-        # The expression of this rule also compares with 1000.
+        # This rule also compares with 1000.
         ("MtorlPolicyCollapsed", 0.85, True),
         ("MtorlSpoolNearlyFull", 0.2, False),
         ("MtorlMonitorStale", 10_800, True),  # 3 * 3600
@@ -91,7 +88,6 @@ def test_a_panels_limit_is_the_rules_limit(alert: str, value: float, above: bool
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Run a Prometheus with two hours of example metrics; yields its URL."""
     folder = tmp_path_factory.mktemp("store")
     metrics, blocks, port = folder / "metrics", folder / "blocks", free_ports(1)[0]
     made = [sys.executable, "-P", "-m", "tests.manifests.dashboard_data", str(metrics), str(HOURS)]
@@ -113,7 +109,7 @@ def _ask(prometheus: str, path: str, **parameters: str) -> dict[str, Any]:
 
 
 def _asked(prometheus: str, target: dict[str, Any], namespace: str, experiment: str = "") -> list[dict[str, Any]]:
-    """Run the query of a panel with its variables filled in, as Grafana does; returns the series."""
+    """Run a panel's query with its variables filled in, as Grafana does; returns the series."""
     expr = target["expr"].replace("$namespace", namespace).replace("$experiment", experiment)
     assert "$" not in expr, expr
     if target.get("instant"):
@@ -121,7 +117,7 @@ def _asked(prometheus: str, target: dict[str, Any], namespace: str, experiment: 
     else:
         start = str(NOW - HOURS * 3600)
         found = _ask(prometheus, "query_range", query=expr, start=start, end=str(NOW), step="60")
-    # Ignore two known warnings: TorchServe's counters lack the suffix `_total`, and `mtorl_budget_spent` is a gauge.
+    # Ignore two known warnings: TorchServe's counters lack `_total`, and `mtorl_budget_spent` is a gauge.
     known = r'might not be a counter.*"(Requests\dXX|ts_\w+|mtorl_budget_spent)"'
     remarks = [one for one in (*found.get("warnings", []), *found.get("infos", [])) if not re.search(known, one)]
     assert not remarks, f"{expr}: {remarks}"
@@ -135,7 +131,6 @@ def _has_numbers(series: list[dict[str, Any]]) -> bool:
 
 
 def _values(prometheus: str, label: str, series: str) -> list[str]:
-    """Return the result of Grafana's `label_values(series, label)`."""
     found: list[str] = _ask(prometheus, f"label/{label}/values", **{"match[]": series})["data"]
     return found
 
@@ -153,9 +148,9 @@ def test_the_variables_have_values(prometheus: str) -> None:
 
 @pytest.mark.parametrize("uid", UIDS)
 def test_every_query_has_data_of_one_namespace(prometheus: str, uid: str) -> None:
-    """Each query must return data for at least one experiment. No single experiment can be in all states.
+    """Each query returns data for some experiment, but none for a namespace without MTORL.
 
-    For a namespace without MTORL, each query must return no series, because a zero would look healthy.
+    In such a namespace, a zero would look healthy.
     """
     experiments = _experiments(prometheus)
     for target in [*BOARDS[uid]["annotations"]["list"], *(one for panel in panels(uid) for one in panel["targets"])]:

@@ -1,6 +1,4 @@
-"""Tests that docs/dependencies.md has a reason for each installed package from PyPI and apt, and names no other
-package.
-"""
+"""Tests that docs/dependencies.md gives a reason for exactly the installed packages."""
 
 import re
 import tomllib
@@ -14,7 +12,6 @@ Places = dict[str, set[str]]
 
 
 def _said(section: str) -> Places:
-    """Return, for each package in a table of the page, the places that use the package."""
     places: Places = {}
     for packages, where, reason in re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", section, re.M):
         assert reason.strip()

@@ -1,4 +1,4 @@
-"""Tests of a team's overlay on top of a shipped overlay: its files take effect, and no shipped object is lost."""
+"""Tests of a team's overlay on top of a shipped overlay."""
 
 import os
 import re
@@ -38,7 +38,7 @@ def test_a_teams_files_take_effect_and_fit(objects: Objects, tmp_path: Path, mon
 
 
 def test_the_installed_overlay_names_all_its_images(tmp_path: Path) -> None:
-    """Runs steps 5 and 6 of docs/cluster.md. A fake container engine pretends to have built all images."""
+    """Run steps 5 and 6 of docs/cluster.md with a fake container engine."""
     page = (ROOT / "docs" / "cluster.md").read_text()
     steps = script_of(page[page.index("\n## Install\n") : page.index("\n# 7, 8  ")] + "\n```\n").partition("# 5  ")[2]
     for entry in ROOT.iterdir():
@@ -71,14 +71,13 @@ def test_the_smallest_arm_has_money_to_spend(router: str, experiment: str) -> No
 
 
 def test_serving_versions_are_pushed_once_as_a_branch(tmp_path: Path) -> None:
-    """Runs the scripts of examples/gitops with a local folder as the Git repository."""
+    """Run the scripts of examples/gitops with a local folder as the Git repository."""
 
     def git(*words: str) -> str:
         said = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-C", str(tmp_path / "team"), *words]
         return subprocess.run(said, check=True, capture_output=True, text=True).stdout
 
     def job(version: str, answer: int = 201) -> str:
-        """Run the scripts against a server that answers the request for a merge with the HTTP status `answer`."""
         shutil.rmtree(tmp_path / "repository", ignore_errors=True)
         (tmp_path / "wget").write_text(
             f"#!/bin/sh\n[ {answer} -lt 300 ] || {{ echo HTTP/1.1 {answer} >&2; exit 1; }}\n"

@@ -1,4 +1,4 @@
-"""Tests of the Dockerfiles, without building them, and of the entry points of the images."""
+"""Tests of the Dockerfiles and of the images' entry points, without building images."""
 
 import importlib.util
 import os
@@ -49,7 +49,7 @@ def locked_in(lock: str) -> list[Requirement]:
 
 @pytest.mark.parametrize("name", EXTRAS)
 def test_a_lock_names_the_extras_that_its_packages_require(name: str) -> None:
-    """If a package requires `uvicorn[standard]` and the lock file has only `uvicorn`, then pip with hashes fails."""
+    """If a lock file lacks a required extra, such as `uvicorn[standard]`, then pip with hashes fails."""
     lock = (MANIFESTS / "images" / name / "requirements.txt").read_text()
     locked = {canonicalize_name(one.name): one.extras for one in locked_in(lock)}
     for package, extras in locked.items():
@@ -85,9 +85,7 @@ def test_dockerfile(path: Path) -> None:
 
 
 def test_java_replaces_the_entry_point(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Runs manifests/images/torchserve/start.py, which must replace itself by Java, or fail if the registry lacks the
-    model.
-    """
+    """The start script must replace itself by Java, or fail if the registry lacks the model."""
     pytest.importorskip("ts", reason="torchserve is not installed")
     monkeypatch.chdir(tmp_path)  # the script changes the folder
     for name, value in (("NAME", "incumbent"), ("VERSION", "challenger/first")):
@@ -118,7 +116,6 @@ def test_java_replaces_the_entry_point(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def spark_runs(folder: Path, *arguments: str, **environment: str) -> list[str]:
-    """Return the arguments that the entry point of the Spark image passes to tini."""
     (folder / "tini").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     (folder / "tini").chmod(0o755)
     environment |= {"PATH": f"{folder}:{os.environ['PATH']}", "SPARK_HOME": "/spark"}

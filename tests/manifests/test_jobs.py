@@ -1,4 +1,4 @@
-"""Tests of pods that run to completion, such as those of CronJobs and pipeline steps, and of their features."""
+"""Tests of pods that run to completion, such as those of CronJobs."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ SIMULATED = DatasetSpec.load("simulator")
 
 @pytest.fixture
 def pipelines_repository(tmp_path: Path) -> Path:
-    """Return a feature repository as a pipeline leaves it on the volume. It was built from an older log."""
+    """Return a feature repository of an older log, as a pipeline leaves it."""
     from features.offline import store
 
     store.create(tmp_path / "pipeline", SIMULATED, _log(tmp_path / "then.parquet", 0.5))
@@ -37,7 +37,7 @@ def _log(path: Path, part: float) -> Path:
 
 
 def _repository(objects: Objects, prefix: str, pipelines: Path, folder: Path) -> Path:
-    """Return the feature repository of a pod, with local paths, and with SQLite in place of Redis."""
+    """Return a pod's feature repository with local paths and with SQLite in place of Redis."""
     config = yaml.safe_load(objects.config_map(prefix)["data"]["feature_store.yaml"])
     config["registry"]["path"] = str(pipelines / "registry.db")
     config["online_store"] = {"type": "sqlite", "path": str(pipelines / "online.db")}
@@ -50,7 +50,7 @@ def _repository(objects: Objects, prefix: str, pipelines: Path, folder: Path) ->
 def test_the_routers_image_can_open_the_pipelines_repository(
     production: Objects, router: dict[str, Any], pipelines_repository: Path, tmp_path: Path
 ) -> None:
-    """The router's image lacks the libraries of the offline store, so opening the repository must not need them."""
+    """The router's image lacks the libraries of the offline store."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert not re.search(r"ibis|pyspark|torch|duckdb|mtorl", " ".join(extras["router"]))
     repository = _repository(production, "mtorl-feature-store-", pipelines_repository, tmp_path / "router")
@@ -67,7 +67,7 @@ FeastSource(Path({str(repository)!r}), {router["feature_service"]!r})
 
 @pytest.mark.integration
 def test_the_job_materializes_the_log_as_is(production: Objects, pipelines_repository: Path, tmp_path: Path) -> None:
-    """The job must not write to the registry, which belongs to the pipelines. It has feature sources of its own."""
+    """The job must not write to the registry, which belongs to the pipelines."""
     import pandas as pd
     from feast import FeatureStore
 

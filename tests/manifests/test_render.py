@@ -1,4 +1,4 @@
-"""Tests of rules that every overlay and every combination of components must follow."""
+"""Tests of rules for every overlay and every combination of components."""
 
 import os
 import re
@@ -38,7 +38,7 @@ def test_all_overlays_and_combinations_are_rendered() -> None:
 
 
 def test_objects_are_named_labelled_and_in_one_namespace(objects: Objects) -> None:
-    """Selectors and volumeClaimTemplates are immutable. If they contained the version, no upgrade could be applied."""
+    """Selectors and volumeClaimTemplates are immutable, so a version in them would prevent upgrades."""
     names = [title(o) for o in objects]
     assert len(names) == len(set(names))
     assert {o["metadata"].get("namespace") for o in objects} in ({"mtorl"}, {"mtorl-dev"})
@@ -60,9 +60,7 @@ def _selectors(node: object) -> list[object]:
 
 
 def test_objects_with_data_are_not_deleted_with_the_application(objects: Objects) -> None:
-    """If an overlay contained the namespace, `kubectl delete -k` would delete the ledger, the decision log and the
-    models.
-    """
+    """With the namespace in an overlay, `kubectl delete -k` would delete the ledger, the log and the models."""
     assert not objects.of_kind("Namespace", "PersistentVolumeClaim", "Secret")
     for o in objects.of_kind("StatefulSet"):
         assert "persistentVolumeClaimRetentionPolicy" not in o["spec"], "the default keeps the claims"
@@ -81,10 +79,7 @@ def test_the_foundation_of_an_overlay(overlay: str) -> None:
 
 
 def test_pods_name_a_claim_once_and_agree_whose_the_data_volume_is(objects: Objects) -> None:
-    """A pod that names a claim twice never starts.
-
-    All pods must set the same group for the files on the data volume.
-    """
+    """A pod that names a claim twice never starts. All pods must set the same group for the data volume."""
     for name, pod in objects.pods():
         sources = [v["persistentVolumeClaim"] for v in pod.get("volumes", []) if "persistentVolumeClaim" in v]
         claims = [source["claimName"] for source in sources]
@@ -109,7 +104,6 @@ def test_pods_keep_to_the_restricted_profile_and_run_our_pinned_images(objects: 
 
 
 def test_pods_are_probed_and_do_not_talk_to_the_api_server(objects: Objects) -> None:
-    """Only two pods may use the API server: Spark's driver, which starts executors, and the operator of experiments."""
     talks = {"ScheduledSparkApplication/mtorl-features/driver", "Deployment/mtorl-operator"}
     accounts = {o["metadata"]["name"]: o for o in objects.of_kind("ServiceAccount")}
     for name, pod in objects.pods():
@@ -117,7 +111,7 @@ def test_pods_are_probed_and_do_not_talk_to_the_api_server(objects: Objects) -> 
         assert accounts[pod["serviceAccountName"]]["automountServiceAccountToken"] is False, name
         if not name.startswith(("CronJob/", "ScheduledSparkApplication/")):
             assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(containers(pod)[0]), name
-        # /ping would report a healthy server before the model is loaded.
+        # /ping reports a healthy server before the model is loaded.
         if name.startswith("InferenceService/"):
             assert containers(pod)[0]["readinessProbe"]["httpGet"]["path"].startswith("/predictions/")
 

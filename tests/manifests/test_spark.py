@@ -1,5 +1,3 @@
-"""Tests of the component spark-features: the command that it runs, and its permissions."""
-
 import json
 import os
 import re
@@ -53,7 +51,6 @@ def test_it_calls_the_command_with_the_pipelines_arguments(objects: Objects, sch
 
 
 def test_the_same_application_compacts_the_lake(schedule: dict[str, Any]) -> None:
-    """Uses the arguments in the component's README."""
     (program,) = re.findall(r"jq '(.*?)' \| kubectl create", README, re.S)
     done = subprocess.run(["jq", program], input=json.dumps(schedule), capture_output=True, text=True, check=True)
     made = json.loads(done.stdout)

@@ -1,4 +1,4 @@
-"""Tests that objects refer to each other correctly: names, paths, versions, ports, and commands in runbooks."""
+"""Tests that objects refer to each other correctly, by names, paths, versions and ports."""
 
 import json
 import os
@@ -138,7 +138,7 @@ def test_router_finds_its_files(production: Objects, router: dict[str, Any]) -> 
     (claim,) = production.named("StatefulSet", "mtorl-router")["spec"]["volumeClaimTemplates"]
     assert mounts[str(Path(router["spool"]).parent)]["name"] == claim["metadata"]["name"]
     assert claim["spec"]["resources"]["requests"]["storage"] == "10Gi" and router["spool_max_bytes"] <= 8 * 2**30
-    # A router that still waits for something gets no requests but is not restarted. A router that hangs is restarted.
+    # A waiting router gets no requests but is not restarted; a hanging one is restarted.
     for probe, path in (("startupProbe", "live"), ("readinessProbe", "ready"), ("livenessProbe", "live")):
         assert main[probe]["httpGet"] == {"path": f"/health/{path}", "port": "http"}
     assert {"name": "http", "containerPort": router["port"]} in main["ports"]
@@ -204,7 +204,7 @@ def test_a_lake_in_a_bucket_has_credentials() -> None:
 
 
 def test_routers_share_one_durable_ledger(production: Objects, router: dict[str, Any]) -> None:
-    """If each router had its own ledger file, each would spend the whole budget."""
+    """With a ledger file of its own, each router would spend the whole budget."""
     from serving.ledger.location import locate
 
     service = production.named("Service", locate(router["ledger"]).host)
@@ -215,8 +215,7 @@ def test_routers_share_one_durable_ledger(production: Objects, router: dict[str,
     given = {e["name"]: e for e in production.pod_spec("StatefulSet/mtorl-router")["containers"][0]["env"]}
     assert given["MTORL_LEDGER_PASSWORD"]["valueFrom"] == password
     conf = production.config_map("mtorl-ledger-")["data"]["redis.conf"].splitlines()
-    # Only the first router creates the budget accounts. The others wait, because they could not tell an empty new
-    # ledger from a ledger that lost its data.
+    # Only the first router creates accounts. The others could not tell a new ledger from one that lost its data.
     wait = production.pod_spec("StatefulSet/mtorl-router")["initContainers"][0]
     assert wait["env"] == [{"name": "MTORL_LEDGER_PASSWORD", "valueFrom": password}]
     assert 'exec mtorl ledger wait "/etc/mtorl/config/router.yaml"' in wait["args"][0]

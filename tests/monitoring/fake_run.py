@@ -1,5 +1,3 @@
-"""Writes an example run folder with the files that `mtorl run` leaves, for the tests of the report."""
-
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +11,6 @@ ARMS = ("incumbent", "challenger")
 
 
 def write(run: Path) -> Path:
-    """Fill a run directory and return it."""
     for folder in ("data", "artifacts/challenger", PAGE.parent):
         (run / folder).mkdir(parents=True)
     Simulator(SimulatorConfig(users=200)).log().to_parquet(run / "data" / "touchpoints.parquet", index=False)
@@ -26,7 +23,6 @@ def write(run: Path) -> Path:
 
 
 def summary() -> dict[str, Any]:
-    """Return the summary.json of a run in which every figure was measured."""
     return {
         "dataset": "simulator",
         "source": "built-in simulator",

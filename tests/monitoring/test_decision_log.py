@@ -1,5 +1,3 @@
-"""Tests of reading the decisions of a period: its bounds, duplicates, withdrawals, samples of users, and models."""
-
 import itertools
 import json
 import tempfile
@@ -23,7 +21,7 @@ TIMES = [f"2025-03-01T00:0{minute}:00+00:00" for minute in range(4)]
 
 
 def write(folder: Path, contexts: Iterable[dict[str, Any]], users: Iterable[str] = (), **columns: Any) -> DecisionLog:
-    """Write one decision per context, at the times `TIMES`. Without `users`, each decision has a new user."""
+    """Write one decision per context at the times `TIMES`, by default each with a new user."""
     named = list(users)
     rows = [
         {"decision_id": f"d{i}", "user_id": named[i] if named else f"u{i}", "context": json.dumps(context)}
@@ -36,7 +34,7 @@ def write(folder: Path, contexts: Iterable[dict[str, Any]], users: Iterable[str]
 
 @pytest.fixture
 def log(tmp_path: Path) -> DecisionLog:
-    """Return a log with four decisions. The second is duplicated, and the fourth was withdrawn."""
+    """Return a log of four decisions; the second is duplicated, the fourth withdrawn."""
     contexts = [{"hour": hour, "device": None if hour == 2 else "tv"} for hour in range(4)]
     write(tmp_path, contexts)
     again = pd.DataFrame({"decision_id": ["d1", "d3"], "user_id": ["u1", "u3"], "withdrawn": [False, True]})
@@ -102,7 +100,6 @@ def test_a_large_period_is_read_as_a_sample_of_whole_users(tmp_path: Path) -> No
 
 
 def test_only_the_files_of_the_period_are_read(tmp_path: Path) -> None:
-    """The log grows for weeks, so an hourly check must not read all of it."""
     lake = Lake.open(tmp_path)
     for day in range(1, 5):
         at = f"2025-03-0{day}T12:00:00+00:00"
@@ -126,7 +123,6 @@ def test_one_user_id_shared_by_many_visitors_does_not_fill_the_sample(tmp_path: 
 
 
 def test_decisions_from_before_a_column_was_added_do_not_count(tmp_path: Path) -> None:
-    """A decision that was logged before the column existed does not count as one with a missing value."""
     log = write(tmp_path, [{"hour": 1}, {"hour": 2, "tv": None}, {"tv": "on", "hour": 3}])
     read, size = log.sample("context", 100)
     assert size == (2, 2) and read["user_id"].tolist() == ["u1", "u2"] and read["hour"].tolist() == [2, 3]
@@ -141,13 +137,12 @@ def test_a_withdrawal_after_the_end_of_a_period_counts_in_it(tmp_path: Path) -> 
 
 
 def test_a_full_disk_is_one_error_that_names_the_folder_for_temporary_files(log: DecisionLog) -> None:
-    """The error of DuckDB has no error number, and the temporary folder is deleted when the error is reported."""
+    """DuckDB's error has no number, and the temporary folder is gone when the error is reported."""
     with pytest.raises(OSError, match=f"No space .*{tempfile.gettempdir()}"), log.opened():
         raise duckdb.IOException('IO Error: Could not write file "/tmp/x/tables": No space left on device')
 
 
 def test_an_upload_does_not_change_a_log_being_read(log: DecisionLog, tmp_path: Path) -> None:
-    """A report reads the log several times, and all of its parts must see the same decisions."""
     assert log.records() == 4
     write(tmp_path, [{}] * 5)
     assert log.records() == 4 and DecisionLog.of(tmp_path).records() == 5

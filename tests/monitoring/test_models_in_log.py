@@ -1,4 +1,4 @@
-"""Tests that find in the decision log which models have decided, and which of them still serve."""
+"""Tests of finding the models that decided in a log, and those that still serve."""
 
 from pathlib import Path
 
@@ -14,7 +14,6 @@ NEW, OLD, OTHER = "b" * 64, "a" * 64, "c" * 64
 
 @pytest.fixture
 def log(tmp_path: Path) -> Log:
-    """Return a log with a decision a minute, in which the incumbent's model is replaced by the challenger's."""
     written = Log()
     written.decide("u1", "incumbent", model_digest=OLD)
     written.decide("u2", "challenger", model_digest=NEW)

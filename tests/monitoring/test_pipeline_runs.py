@@ -1,5 +1,3 @@
-"""Tests of the records of how pipeline runs ended, and of the metrics that Prometheus scrapes from these records."""
-
 import errno
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +14,6 @@ HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
 
 def end(runs: Path, at: datetime, state: str = "SUCCEEDED", pipeline: str = "mtorl-train") -> PipelineRun:
-    """Record the end of a run; returns the stored state of the pipeline."""
     why = {"ingest": "no such file"} if state == "FAILED" else {}
     PipelineRun.ended(pipeline, state, why, "", at).write(runs)
     (known,) = [run for run in newest_runs(runs) if run.pipeline == pipeline]
@@ -24,7 +21,6 @@ def end(runs: Path, at: datetime, state: str = "SUCCEEDED", pipeline: str = "mto
 
 
 def scrape(collector: RunsCollector) -> dict[tuple[str, str], float]:
-    """Return sample values by metric name and pipeline."""
     registry = CollectorRegistry()
     registry.register(collector)
     families = text_string_to_metric_families(generate_latest(registry).decode())

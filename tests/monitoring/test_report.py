@@ -1,5 +1,3 @@
-"""Tests of the HTML report of a run: it is complete, loads nothing, and escapes every name."""
-
 import json
 import re
 from pathlib import Path
@@ -15,7 +13,6 @@ CHARTS = ("lift", "budgets", "gate", "training", "channel-shares", "journey-leng
 
 
 def body(page: Path) -> str:
-    """Return the page without plotly.js and chart data."""
     return re.sub(r"<script.*?</script>", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 

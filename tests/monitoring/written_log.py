@@ -1,5 +1,3 @@
-"""A decision log to which a test adds one record after another."""
-
 import json
 import shutil
 from collections.abc import Sequence
@@ -16,7 +14,7 @@ BEGIN = pd.Timestamp("2025-03-01", tz="UTC")
 
 
 class Log:
-    """The records of a log. Decisions are a minute apart, and an outcome has the time of the newest decision."""
+    """The records of a log. Decisions are a minute apart; an outcome has the newest decision's time."""
 
     def __init__(self) -> None:
         self.decisions: list[dict[str, Any]] = []
@@ -46,7 +44,6 @@ class Log:
         self.outcomes.append({**event, "decision_id": decision, "kind": kind, "value": value, **other})
 
     def write(self, folder: Path) -> DecisionLog:
-        """Write the records to an empty lake."""
         shutil.rmtree(folder / "arrived", ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         return DecisionLog.of(self.add_to(folder))
@@ -57,13 +54,9 @@ class Log:
 
 
 def write_decision_log(folder: Path, contexts: list[dict[str, object]], times: Sequence[str] = (), **same: Any) -> Path:
-    """Write one exposure per context to a log, alternating between two arms.
+    """Write one exposure per context, alternating between two arms; every fourth challenger user clicks.
 
-    Every fourth user of the challenger clicks.
-
-    Args:
-        times: Times of the decisions. By default, there is one decision a minute.
-        same: Fields that have the same value in all decisions.
+    `times` default to one decision a minute. `same` are fields of all decisions.
     """
     log = Log()
     for number, context in enumerate(contexts):

@@ -1,10 +1,6 @@
-"""Runs local pipelines faster: each step is forked from a process that has already imported everything.
+"""Forks the steps of local pipelines from a process that has already imported everything.
 
-    with forked_steps():
-        run_on(volume, "train", parameters, silent)
-
-Each step still has a process of its own. kfp.local would start a new Python for each step, and imports would take most
-of the time of a small step.
+kfp.local would start a new Python for each step, and imports would take most of a small step's time.
 """
 
 import multiprocessing
@@ -36,15 +32,14 @@ PRELOADED = (
 
 
 def silent(*_: object) -> None:
-    """Discards progress reports."""
+    """Discard progress reports."""
 
 
 @contextmanager
 def forked_steps(prepare: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Run the steps of local pipelines in forked processes until the end of the block.
+    """Run the steps of local pipelines in forked processes during the block.
 
-    Args:
-        prepare: Module-level function that is called with the name of the step, in its process, before the step begins.
+    In each step's process, the module-level function `prepare` is called first, with the step's name.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
@@ -63,7 +58,7 @@ def forked_steps(prepare: Callable[[str], None] | None = None) -> Iterator[None]
 
     with (
         mock.patch("kfp.local.subprocess_task_handler.run_local_subprocess", run),
-        # Only the process that started the fork server may check its exit status, so this check is switched off.
+        # Only the process that started the fork server may check its exit status.
         mock.patch.object(forkserver._forkserver, "ensure_running"),  # type: ignore[attr-defined]
     ):
         yield

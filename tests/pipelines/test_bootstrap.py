@@ -1,4 +1,4 @@
-"""Tests that a first installation fills the volume, and that a second one changes nothing."""
+"""Tests that a first installation fills the volume, and a second one changes nothing."""
 
 import json
 from collections.abc import Iterator
@@ -35,7 +35,6 @@ def bootstrap(volume: Path, *parameters: str) -> tuple[int, str]:
 
 
 def content(volume: Path) -> dict[str, int]:
-    """Return the modification time of each file, in nanoseconds."""
     return {str(path.relative_to(volume)): path.stat().st_mtime_ns for path in volume.rglob("*") if path.is_file()}
 
 

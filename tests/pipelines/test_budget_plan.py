@@ -1,4 +1,4 @@
-"""Tests that a budget plan is computed from a lake and written into an experiment file, which stays valid."""
+"""Tests that a budget plan from a lake is written into a valid experiment file."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,6 @@ from tests.features.collect.test_shadows import ours
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a lake of three days, a small model and an experiment file with comments."""
     folder = tmp_path_factory.mktemp("plan")
     names = [f"d{i}" for i in range(120)]
     decisions = [ours(name, 36 * i, user_id=f"u{i % 40}", campaign_id="spring") for i, name in enumerate(names)]

@@ -1,8 +1,6 @@
-"""Test of eight days and nights with the default settings, on a small market with a small network.
+"""Test of eight days and nights with the default settings, on a small market.
 
-By day, the newest promoted model serves, and some of its decisions are random. By night, a new model is trained on the
-decisions, and the gate may promote it. All parts run as on a laptop. After the first model, no assertion depends on the
-quality of a model.
+By day, the newest promoted model serves. By night, a new model is trained and may be promoted.
 """
 
 import json
@@ -43,7 +41,7 @@ DECISIONS = NIGHTS * EACH * ROUNDS
 
 
 class Nights(Volume):
-    """A volume whose newest promoted model serves new users each day. There is one budget for all days."""
+    """A volume whose newest promoted model serves new users each day, with one budget for all days."""
 
     def __init__(self, folder: Path) -> None:
         self.market = Simulator(SimulatorConfig(users=LOGGED + NIGHTS * EACH, days=8, seed=5))
@@ -53,7 +51,7 @@ class Nights(Volume):
         self.logged, self.budget = len(log), float(0.6 * log["cost"].mean() * DECISIONS)
         self.price = float(log["click"].sum() / log["cost"].sum())
         self.lake, self.features = Lake.open(folder / "lake"), folder / "features"
-        # Write the static columns now, because they are known before these users make their first request.
+        # Static columns are known before these users make their first request.
         self.newcomers = folder / "newcomers.parquet"
         every[~every["user_id"].isin(self.ids[:LOGGED])].to_parquet(self.newcomers)
 
@@ -87,12 +85,11 @@ class Nights(Volume):
             return db.execute(f"FROM {self.lake.records(db, kind)}").df()
 
     def kept_bytes(self) -> int:
-        """Return the size of the files that each night adds: models, records of runs and records of trainings."""
         folders = (self.folder / name for name in ("registry", "runs", "trainings"))
         return sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
 
     def spent(self) -> float:
-        """Return how much money was spent; fails if it is above the limit."""
+        """Return the spend, after checking that it is within the limit."""
         ledger = SqliteLedger(self.folder / "serving" / "ledger.sqlite")
         (whole,) = (balance for balance in ledger.balances() if balance.arm == "*")
         ledger.close()

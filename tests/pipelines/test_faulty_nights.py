@@ -1,6 +1,6 @@
-"""Tests of faults at night: each causes an alert and leaves no unfinished result, and the next night succeeds.
+"""Tests of faults at night: each causes an alert, and the next night succeeds.
 
-As on a cluster, each step runs in a process of its own.
+Each step has a process of its own, as on a cluster.
 """
 
 import errno
@@ -50,20 +50,18 @@ class Volume:
         return run_on(self.folder, "train", {"source": str(self.log), **SETTINGS, **more}, on_step)
 
     def versions(self) -> list[str]:
-        """Return the digests of all published versions. Loading a version verifies the checksum of each file."""
+        """Return all published digests; loading a version verifies its checksums."""
         found = sorted((self.folder / "registry" / "challenger").glob("[!.]*"))
         assert all((version / "model-store" / "challenger.mar").stat().st_size for version in found)
         return [load(version / "artifact").digest for version in found]
 
     def newest_run(self) -> PipelineRun | None:
-        """Return the state of the newest run, which the alerts are based on."""
         return next(iter(newest_runs(self.folder / "runs")), None)
 
     def trainings(self) -> int:
         return len(trainings.read(self.folder / "trainings"))
 
     def unfinished(self) -> list[str]:
-        """Return temporary files and folders that do not belong to a running run."""
         hidden = (path for path in self.folder.rglob(".*") if path.name != ".lock")
         return [str(path) for path in hidden if "local" not in path.parts]
 
@@ -73,12 +71,11 @@ FAULT = "MTORL_TEST_FAULT"
 
 
 def break_step(name: str) -> None:
-    """Make a step fail in the way that the environment variable FAULT describes."""
     kind, _, at = os.environ.get(FAULT, "").partition(" ")
     if kind == "disk" and name in (at, "notify"):
         files._swap = full_disk  # type: ignore[assignment]
     if kind == "kill" and name == at:
-        # A step calls `note` last, so this kills the step at its end.
+        # A step calls `note` last.
         steps_end.note = lambda why: kill()
 
 
@@ -171,15 +168,14 @@ def test_each_fault_is_reported(tmp_path: Path, log: pd.DataFrame, monkeypatch: 
 
 
 def answered(volume: Volume) -> set[str]:
-    """Return the steps that were not executed in the newest run, because the result of an earlier run was reused."""
     newest = max((volume.folder / "runs" / "local").iterdir())
     return {step for step in MAKES if f"Task {step} cache hit" in (newest / "pipeline.log").read_text()}
 
 
 def test_two_concurrent_runs_train_identical_models_from_one_log(tmp_path: Path, log: pd.DataFrame) -> None:
-    """On a cluster, two pipelines may use one volume at the same time, so the test disables the folder's lock.
+    """Two pipelines on a cluster may share a volume, so the folder's lock is disabled.
 
-    The removal of old files is disabled, too, because without the lock it would delete the files of the other run.
+    The removal of old files is disabled, too, because it would delete the other run's files.
     """
     volume, context = Volume(tmp_path / "volume", log), multiprocessing.get_context("fork")
 

@@ -1,4 +1,4 @@
-"""Tests that the local runner returns results, reports progress, and names the step that failed."""
+"""Tests that the local runner returns results and names the step that failed."""
 
 import builtins
 import logging

@@ -1,5 +1,5 @@
-"""Tests that a run on a volume reuses cached steps, deletes old runs, and cannot start while another one runs."""
-# No `from __future__ import annotations`: kfp needs the annotations of the components below as objects.
+"""Tests that a run on a volume reuses cached steps and cannot start during another one."""
+# No `from __future__ import annotations`: kfp needs the annotations below as objects.
 
 import contextlib
 import fcntl
@@ -30,7 +30,7 @@ from tests.waiting import eventually
 
 
 def component_here(title: str, **traits: bool) -> Callable[[Callable[..., Any]], Any]:
-    """Define a component in this file. Its source is embedded in the step, because it is no file in `components/`."""
+    """Define a component whose source is embedded in the step."""
 
     def decorate(function: Callable[..., Any]) -> Any:
         made = component(title, **traits)(function)
@@ -43,7 +43,6 @@ def component_here(title: str, **traits: bool) -> Callable[[Callable[..., Any]],
 
 @component_here("look", cached=False)
 def look(path: str) -> str:
-    """Return the text of a file. If the text is "wait", wait until the text changes."""
     import time
     from pathlib import Path
 
@@ -108,7 +107,7 @@ def test_an_unchanged_file_is_a_cache_hit_and_a_changed_one_is_a_miss(
     assert changed.cached == () and changed.steps["use"].values["Output"] == "made of two"
     log.write_text("one")
     assert run(tmp_path / "volume", log).cached == ("make",)
-    # A parameter that is set to its default has the same cache key as one that is left out.
+    # An explicit default has the cache key of a missing parameter.
     for count, cached in (("1", ("make",)), ("2", ())):
         assert run_on(tmp_path / "volume", "small", {"path": str(log), "count": count}, silent).cached == cached
     monkeypatch.setattr(local, "code_version", lambda: "another")
@@ -152,7 +151,6 @@ def test_a_second_concurrent_run_is_refused(tmp_path: Path, log: Path) -> None:
 
 
 def at_work(volume: Path, log: Path) -> BaseProcess:
-    """Start a run in another process. Its first step waits until the log file changes."""
     log.write_text("wait")
     log.with_name("log.seen").unlink(missing_ok=True)
     process = multiprocessing.get_context("fork").Process(target=run, args=(volume, log))
@@ -205,7 +203,6 @@ def test_an_interrupted_run_is_cancelled_not_failed(tmp_path: Path, log: Path) -
 
 
 def test_an_unwritable_log_does_not_stop_a_run(tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the disk is full, a run goes on to its last step, which sends the notification."""
     opened = Path.open
 
     def full(path: Path, mode: str = "r", *given: Any, **more: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Tests of scripts/check-cluster.sh, with a fake kubectl in place of a cluster."""
+"""Tests of scripts/check-cluster.sh with a fake kubectl."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ VERSION = """{
 KSERVE = "inferenceservices.serving.kserve.io"
 EXPERIMENT = "experiments.mtorl-kubeflow.github.io"
 PROMETHEUS = ("prometheusrules.monitoring.coreos.com", "alertmanagerconfigs.monitoring.coreos.com")
-# A fake kubectl that reads its answers from the files crds, version and secrets in $CLUSTER. Other objects exist.
+# A fake kubectl that reads crds, version and secrets from $CLUSTER. Other objects exist.
 KUBECTL = """#!/bin/bash
 case "$*" in
   "version -o json") cat "$CLUSTER/version"; [ -s "$CLUSTER/version" ] ;;
@@ -38,7 +38,6 @@ def check(
     secrets: tuple[str, ...] = ("mtorl-redis", "mtorl-router", "mtorl-alerting"),
     minor: str = "34",
 ) -> tuple[int, dict[str, tuple[str, str]]]:
-    """Run the script; returns its exit status, and the word and the text that it prints for each item."""
     (folder / "kubectl").write_text(KUBECTL)
     (folder / "kubectl").chmod(0o755)
     for name, lines in (("crds", crds), ("secrets", secrets), ("version", (VERSION % minor,) if minor else ())):

@@ -1,5 +1,3 @@
-"""Tests of how `make` chooses the Python version for the environment."""
-
 import os
 import re
 import shutil
@@ -12,7 +10,7 @@ from tests.repository import ROOT
 
 
 def test_a_broken_python_is_skipped(tmp_path: Path) -> None:
-    """The first Python in the path exits with an error, as a shim of pyenv does for a version that is not selected."""
+    """The first Python exits with an error, like pyenv's shim of an unselected version."""
     name = f"python{sys.version_info.major}.{sys.version_info.minor}"
     broken, working, tools = (tmp_path / folder for folder in ("broken", "working", "tools"))
     for folder in (broken, working, tools):

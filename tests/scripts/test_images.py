@@ -1,5 +1,3 @@
-"""Tests of scripts/images.sh, with a fake program in place of the container engine."""
-
 import re
 import shutil
 import subprocess
@@ -17,7 +15,7 @@ NAMES = ["router", "redis", "torchserve", "train", "spark"]
 TOOLS = ["bash", "sh", "cat", "rm", "mktemp", "basename", "dirname", "find", "sort", "head", "cut", "tr", "sed", "grep"]
 TOOLS += ["xargs", "sha256sum", "mkdir"]
 
-# A fake container engine that records its calls. It knows the size of an image after the image was built.
+# A fake container engine that records its calls, and knows the size of built images.
 STAND_IN = """#!/bin/sh
 echo "$(basename "$0") $*" >>"$CALLS"
 case $1 in
@@ -31,7 +29,6 @@ esac
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """Return a small copy of the repository, with the files from which images are built."""
     made = tmp_path / "repository"
     for name in ("scripts/images.sh", "manifests/images", ".dockerignore", "pyproject.toml", "README.md", "LICENSE"):
         (made / name).parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +43,6 @@ def repository(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def images(repository: Path, tmp_path: Path) -> Images:
-    """Return a function that runs the script. The container engine and other programs are replaced by a fake."""
     tools = tmp_path / "tools"
     tools.mkdir()
     for tool in ("podman", "tester", "mine", "cosign"):
@@ -68,7 +64,6 @@ def images(repository: Path, tmp_path: Path) -> Images:
 
 
 def calls(tmp_path: Path, word: str) -> list[str]:
-    """Return the calls of the fake container engine that contain a word."""
     return [line for line in (tmp_path / "calls").read_text().splitlines() if f" {word} " in f"{line} "]
 
 

@@ -1,5 +1,3 @@
-"""Tests of the prose linter: it reports each habit with its line, and fails if a count is above its ceiling."""
-
 import runpy
 from pathlib import Path
 

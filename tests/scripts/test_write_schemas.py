@@ -1,4 +1,4 @@
-"""Tests of the JSON schemas in docs/: they equal those of the models, and accept the shipped files."""
+"""Tests that the JSON schemas in docs/ equal the models' and accept the shipped files."""
 
 import json
 import runpy

@@ -1,5 +1,3 @@
-"""Tests that the generated pages about commands, metrics and features are up to date."""
-
 import runpy
 from pathlib import Path
 

@@ -18,7 +18,7 @@ from tests.waiting import eventually
 
 @pytest.fixture
 def all_gone(tmp_path: Path) -> Callable[[], object]:
-    """Return a function that waits until no process has the test's folder in its command line or environment."""
+    """Return a function that waits until no process refers to the test's folder."""
 
     def living() -> list[str]:
         found = []
@@ -46,7 +46,7 @@ _RECORDS = {
 
 @pytest.fixture(autouse=True)
 def records_are_valid(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Check every record that a test logs against the current schema. Records of earlier versions are skipped."""
+    """Check every logged record against the current schema; earlier versions are skipped."""
     enqueue, faults = Spool._enqueue, []
 
     def checked(spool: Spool, entry: Any) -> Any:
@@ -65,25 +65,24 @@ def records_are_valid(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def lasting_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """Start a Redis server that keeps its data; yields its port. Each test uses a ledger with another name."""
+    """Start a Redis server that keeps its data; each test uses another ledger name."""
     with redis_server(tmp_path_factory.mktemp("redis"), appendonly="yes", appendfsync="no") as port:
         yield port
 
 
 @pytest.fixture(scope="session")
 def lasting_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """Start a Redis Cluster with three nodes; yields the port of one of them."""
     with redis_cluster(tmp_path_factory.mktemp("cluster"), appendonly="yes", appendfsync="no") as ports:
         yield ports[0]
 
 
 @pytest.fixture(params=KINDS)
 def place(request: pytest.FixtureRequest, tmp_path: Path, lasting_redis: int) -> Place:
-    """Return the location of a new ledger. A test runs once for each kind of ledger."""
+    """Return the location of a new ledger, once for each kind of ledger."""
     return Place(request.param, tmp_path, lasting_redis)
 
 
 @pytest.fixture(scope="session")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A real artifact, which no test may change."""
+    """Return a real artifact, which no test may change."""
     return save_artifact(tmp_path_factory.mktemp("artifact") / "challenger")

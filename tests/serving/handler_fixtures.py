@@ -1,4 +1,4 @@
-"""Helpers for tests of the handlers: a tiny network, requests as TorchServe passes them, and a real artifact."""
+"""Helpers for tests of the handlers: a tiny network, TorchServe's requests, and a real artifact."""
 
 import json
 import urllib.error
@@ -36,7 +36,7 @@ NAN_HOUR = 99.0  # at this hour the network fails
 
 
 class Network:
-    """A network that counts its calls. Its logits depend only on the last hour in a window."""
+    """A network that counts its calls, with logits that depend only on a window's last hour."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -71,7 +71,7 @@ class Context:
 
 
 def forecast(logits: Any, reward: Any, cost: Any, future: Any = None) -> Forecast:
-    """Returns a forecast whose rewards are scaled to the range from 0 to 2."""
+    """Return a forecast whose rewards are scaled to the range from 0 to 2."""
     return Forecast(logits, 2 * reward, cost, future)
 
 
@@ -122,7 +122,6 @@ def v2(*texts: str, request_id: str | None = None, **changes: Any) -> dict[str, 
 
 
 def ask(handler: PolicyHandler, *requests: dict[str, Any], explain: Sequence[int] = ()) -> tuple[list[Any], Context]:
-    """Handles one batch of requests. `explain` has the positions of the requests that ask for explanations."""
     context = Context(explain=explain)
     bodies = handler.handle(list(requests), context)
     assert len(bodies) == len(requests)
@@ -130,7 +129,6 @@ def ask(handler: PolicyHandler, *requests: dict[str, Any], explain: Sequence[int
 
 
 def save_policy(folder: Path, network: Any, encoder: Encoder, spec: DatasetSpec, **fields: Any) -> Any:
-    """Saves a network as an artifact. The artifact has the name of its folder."""
     import pandas as pd
 
     from mtorl.artifact.saving import TrainedPolicy, save
@@ -148,7 +146,6 @@ def save_policy(folder: Path, network: Any, encoder: Encoder, spec: DatasetSpec,
 
 
 def save_artifact(folder: Path) -> Any:
-    """Saves an artifact with an untrained MTORL network."""
     import torch
 
     from mtorl.network.ensemble import Ensemble

@@ -1,7 +1,6 @@
 """A process that spends from many threads: python ledger_writer.py LEDGER WORKER THREADS ROUNDS.
 
-All such processes start spending when they get a line on standard input. At the end, each one prints the charged cost
-of each of its settled reservations as one line of JSON.
+It begins at a line on standard input, and prints the cost of each settled reservation as JSON.
 """
 
 import json
@@ -24,7 +23,7 @@ def main() -> None:
     def spend(thread: int) -> dict[str, float]:
         charged = {}
         for i in range(rounds):
-            # Every fourth reservation id is used by all workers and all threads.
+            # All workers and threads share every fourth reservation id.
             name = f"all-{i}" if i % 4 == 0 else f"{worker}-{thread}-{i}"
             if ledger.reserve_all([Wanted(name, "a", f"c{i % 2}", "x", 0.05)]) != [True]:
                 continue
@@ -33,7 +32,7 @@ def main() -> None:
                 assert isinstance(settled, Settlement)
                 charged[name] = settled.charged
                 ledger.settle_all([Cost(name, 0.02)])
-            # Do not cancel a shared reservation, because another thread may have exposed its ad.
+            # Another thread may have exposed the ad of a shared reservation.
             elif i % 4:
                 ledger.cancel_all([name])
             if i % 7 == 0:

@@ -1,4 +1,4 @@
-"""Helpers for tests of ledgers: all kinds of ledger, a clock that tests set, and direct reads of the stored data."""
+"""All kinds of ledger with a settable clock and direct reads of the stored data."""
 
 import json
 import sqlite3
@@ -41,7 +41,7 @@ class Clock:
 class ClusterLedger(RedisLedger):
     """A cluster ledger that accepts short ids.
 
-    A real id contains the slot of its campaign. For a short id, `groups` contains the group of slots instead.
+    A real id contains its campaign's slot; `groups` has the group of slots of each short id.
     """
 
     def __init__(self, groups: dict[str, str], *arguments: Any) -> None:
@@ -108,10 +108,7 @@ class Place:
         return self.client()
 
     def accounts(self) -> Iterator[tuple[bool, tuple[str, ...], list[int]]]:
-        """Yields all accounts in Redis.
-
-        Each one has three values: whether it is in the bank, its key, and its amounts [cap, spent, reserved, excess].
-        """
+        """Yield all accounts in Redis: whether each is in the bank, its key, and [cap, spent, reserved, excess]."""
         for key in self._looker.scan_iter(f"{{mtorl-ledger:{self.name}*", 1000):
             tag, _, rest = key.partition("}:")
             kind, _, rest = rest.partition(":")
@@ -133,10 +130,7 @@ class Place:
                     yield bank, (arm, campaign, channel, period, words[3] if now else start), amounts
 
     def books(self) -> dict[tuple[str, ...], list[int]]:
-        """The stored amounts of all accounts that are not zero: spent, reserved and excess, in nano-units.
-
-        A key is (arm, campaign, channel, period, start).
-        """
+        """Return nonzero (spent, reserved, excess) in nano-units by (arm, campaign, channel, period, start)."""
         found: defaultdict[tuple[str, ...], list[int]] = defaultdict(lambda: [0, 0, 0])
         if self.kind == "sqlite":
             with closing(sqlite3.connect(self.path)) as db:
@@ -180,22 +174,18 @@ def balance(ledger: Ledger, arm: str = "a", campaign: str = "*", channel: str = 
 
 
 def accounts_of(**changes: Any) -> list[Account]:
-    """Accounts of an experiment with these changes."""
     found = Experiment.from_dict(experiment("http://x", **changes)).accounts()
     return [Account(x.arm, x.campaign, x.channel, x.limit, x.period, x.timezone) for x in found]
 
 
 def arms(**weights: float) -> list[dict[str, Any]]:
-    """Returns the arms of an experiment. `weights` are those of the challengers, and the incumbent has the rest."""
+    """Return arms in which the challengers have `weights` and the incumbent has the rest."""
     rest = 1.0 - sum(weights.values())
     return [{"name": n, "weight": w, "endpoint": "http://x"} for n, w in {"incumbent": rest, **weights}.items()]
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """A state machine that creates a new ledger for each sequence of calls.
-
-    `cases` sets `kind`, the kind of the ledger, and `port`, the port of its Redis server.
-    """
+    """A state machine that creates a new ledger for each sequence of calls."""
 
     kind: ClassVar[str]
     port: ClassVar[int]

@@ -1,4 +1,4 @@
-"""Runs a router with fakes around it: arms that fail on demand, and a feature store in a dictionary."""
+"""Runs a router with arms that fail on demand and a feature store in a dictionary."""
 
 import asyncio
 import errno
@@ -82,10 +82,10 @@ def decision(**changes: Any) -> dict[str, Any]:
 
 
 class FakeArm:
-    """A server for both arms, on one port.
+    """A server for both arms on one port.
 
-    `mode` determines its answers: "ok", "hold" (answer after `release` is set), "hang", "hang-up", "hang-up once", an
-    HTTP status, the bytes of a body, or a function from an item to its prediction.
+    `mode` is "ok", "hold" (until `release` is set), "hang", "hang-up", "hang-up once", an HTTP status, the bytes
+    of a body, or a function from an item to its prediction.
     """
 
     url: str
@@ -136,7 +136,7 @@ class FakeArm:
 
 @dataclass
 class FakeFeatures:
-    """A feature store in a dictionary of users. A user who is not in it is unknown."""
+    """A feature store in a dictionary; a missing user is unknown."""
 
     users: dict[str, UserFeatures] = field(default_factory=dict)
     fault: Exception | None = None
@@ -151,7 +151,7 @@ class FakeFeatures:
 
 
 def known_user() -> UserFeatures:
-    """Returns the features of a user who clicked on a video an hour ago."""
+    """Return the features of a user who clicked on a video an hour ago."""
     lists = {"channel": ["video"], "click": [1], "conversion": [0], "revenue": [0.0], "cost": [0.03]}
     lists |= {"timestamp": [float(int(time.time() - 3600) * 1_000_000)]}
     context = {"hour": [9.0], "device": ["tv"], "slot": ["top"]}
@@ -175,7 +175,7 @@ def write_settings(folder: Path, endpoint: str, changes: dict[str, Any], **setti
         "lake": "lake",
         "cost_cap": COST_CAP,
         "auth": {"kind": "none"},
-        # This is long enough on a busy host. Tests of slow parts use SHORT_DEADLINE instead.
+        # Long enough on a busy host. Tests of slow parts use SHORT_DEADLINE.
         "deadline_ms": 20_000,
         **settings,
     }
@@ -189,7 +189,6 @@ def write_settings(folder: Path, endpoint: str, changes: dict[str, Any], **setti
 
 
 def made_feast_repo(folder: Path) -> Path:
-    """Create a real feature repository with one user."""
     import pandas as pd
 
     from features.offline.store import create, materialize
@@ -221,7 +220,6 @@ class Harness:
         self.client = httpx.AsyncClient(transport=transport, base_url="http://router")
 
     async def restart(self, meanwhile: Callable[[], object] = lambda: None) -> None:
-        """Stop the router, and start another one in the same folder."""
         await self.router.__aexit__(None, None, None)
         meanwhile()
         self.router = await Router(self.settings, self.features).__aenter__()
@@ -236,13 +234,12 @@ class Harness:
         return self.router.ledger
 
     def put(self, **changes: Any) -> None:
-        """Replace the experiment file atomically, as the update of a ConfigMap does."""
         draft = self.folder / "experiment.draft"
         draft.write_text(yaml.safe_dump(experiment(self.arm.url, **changes)))
         draft.replace(self.folder / "experiment.yaml")
 
     async def change(self, **changes: Any) -> None:
-        """Replace the experiment file, and wait until the router uses it and has set its accounts in the ledger."""
+        """Replace the experiment file, and wait until the router uses it and has set its accounts."""
         before = self.router.live.experiments
         self.put(**changes)
         await until(lambda: self.router.live.experiments is not before)
@@ -267,7 +264,7 @@ class Harness:
         return list(self.spool.read("decision"))
 
     def records_of(self, answers: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the records in the order of the answers. In the log, their order is random."""
+        """Return the records in the order of the answers; their order in the log is random."""
         by_id = {record["decision_id"]: record for record in self.records()}
         return [by_id[answer["decision_id"]] for answer in answers]
 
@@ -275,7 +272,6 @@ class Harness:
         return next(b for b in self.ledger.balances() if b.arm.rpartition("/")[2] == arm)
 
     def holds_nothing(self) -> bool:
-        """Return whether the ledger answers and has no reserved money."""
         try:
             return self.ledger.open_reservations() == [] and all(one.reserved == 0 for one in self.ledger.balances())
         except LedgerUnavailable:
@@ -287,7 +283,6 @@ _quiet_once = cache(quiet)
 
 @asynccontextmanager
 async def running(folder: Path, changes: dict[str, Any] | None = None, **settings: Any) -> AsyncIterator[Harness]:
-    """Start a router. `changes` are fields of the experiment file, and `settings` are fields of the router's file."""
     arm, features = FakeArm(), FakeFeatures({"u1": known_user()})
     config = write_settings(folder, await arm.start(), changes or {}, **settings)
     _quiet_once()
@@ -303,9 +298,9 @@ async def running(folder: Path, changes: dict[str, Any] | None = None, **setting
 
 
 def with_router(**options: Any) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., Awaitable[None]]]:
-    """Turn a function, whose first parameter is a new router, into a test. `options` are those of `running`.
+    """Turn a function of a new router into a test.
 
-    The parameters `changes`, `ledger` and `deadline_ms` of the test are also passed to `running`.
+    Its parameters `changes`, `ledger` and `deadline_ms` are passed to `running`, as are `options`.
     """
 
     def decorate(scenario: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
@@ -331,10 +326,7 @@ def full_disk(file: int, data: Any) -> int:
 
 
 def sample(name: str, **labels: str) -> float:
-    """Return the current value of a metric.
-
-    If the labels name an arm but no experiment, the arm is one of the experiment `test` or of no experiment.
-    """
+    """Return a metric's value. Labels with an arm but no experiment mean the experiment `test` or none."""
     if "arm" not in labels or "experiment" in labels:
         return REGISTRY.get_sample_value(name, labels) or 0.0
     return sample(name, experiment="test", **labels) or sample(name, experiment="", **labels)

@@ -1,4 +1,4 @@
-"""Runs the router as a process of its own. The arms run in the process of the test."""
+"""Runs the router as a process, with arms in the test's process."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from tests.serving.router_fixtures import FakeArm, write_settings
 
 
 class Process:
-    """A process of `python -m serving.router` with a real Feast repository. Its arms run in a thread of the test."""
-
     def __init__(self, folder: Path, ready: bool = True, **settings: Any) -> None:
         self.folder = folder
         self.ready = ready
@@ -46,7 +44,6 @@ class Process:
         return self
 
     def said(self, start: str) -> str:
-        """Waits for a message in the log of the router, and returns the last word of the message."""
         message = next((one for one in self._messages if one.startswith(start)), None)
         assert message is not None, self._log.read_text()
         return message.split()[-1]
@@ -74,7 +71,6 @@ class Process:
 
 
 def follow(path: Path, ended: Callable[[], bool]) -> Iterator[str]:
-    """Yields the lines of a growing file, until the process that writes it has ended."""
     with path.open() as file:
         line = ""
         while True:

@@ -1,4 +1,4 @@
-"""Helpers for tests of shipping: records, and sinks that fail on demand."""
+"""Records, and sinks that fail on demand, for tests of shipping."""
 
 import asyncio
 import json
@@ -30,7 +30,6 @@ def put(spool: Spool, kind: Kind, /, *names: str, **changes: Any) -> None:
 
 
 def put_in_turn(spool: Spool, kind: Kind, *names: str) -> None:
-    """Logs records with these ids, each in a batch of its own."""
     for name in names:
         put(spool, kind, name)
 
@@ -40,10 +39,7 @@ def names(prefix: str, number: int) -> list[str]:
 
 
 class MemorySink:
-    """A sink that keeps the ids of the records that it accepted.
-
-    `fault` may raise an error instead of accepting a batch.
-    """
+    """A sink that keeps the ids of accepted records; `fault` may raise an error instead."""
 
     def __init__(self, largest: int = 7, linger: float = 0.0) -> None:
         self.largest = largest
@@ -71,10 +67,10 @@ def ids(batch: Batch) -> list[str]:
 
 
 class WebSink:
-    """An HTTP server that receives events, and answers as set by `mode`.
+    """An HTTP server that receives events and answers as set by `mode`.
 
     Attributes:
-        mode: A status, "hang", "garbage", "ok", or a function from the events of a request to one of these.
+        mode: A status, "hang", "garbage", "ok", or a function from a request's events to one of these.
         got: Accepted events, in order.
         requests: Content type, number of events and answer of each request.
     """
@@ -128,7 +124,6 @@ def parse(headers: dict[str, str], body: bytes) -> list[dict[str, Any]]:
 
 
 def hurry(patch: pytest.MonkeyPatch) -> None:
-    """Shortens the pauses between polls, notes and retries."""
     for name, seconds in {
         "POLL_SECONDS": 0.005,
         "NOTE_SECONDS": 0.0,
@@ -156,7 +151,7 @@ async def shipping(spool: Spool, sink: Sink, drain: float = 60.0) -> AsyncIterat
 
 
 def ship_all(spool: Spool, sink: Any, prune_before: float | None = None) -> None:
-    """Ships all pending records, and then deletes segments that were last written before `prune_before`."""
+    """Ship all pending records, and then delete segments last written before `prune_before`."""
 
     async def scenario() -> None:
         async with shipping(spool, sink) as running:

@@ -1,5 +1,3 @@
-"""Creates a small run that can be served, within seconds."""
-
 from pathlib import Path
 
 import yaml

@@ -1,4 +1,4 @@
-"""Creates small model versions, for tests of what a registry keeps and removes."""
+"""Creates small model versions for tests of registries."""
 
 import hashlib
 import json
@@ -45,7 +45,6 @@ def lineage(number: int, parent: int | None = None, **fields: Any) -> Lineage:
 def version(
     registry: Path, number: int, arm: str = "challenger", name: str = "", known: Lineage | None = None, **fields: Any
 ) -> str:
-    """Publishes a version and returns its ARM/NAME."""
     content = model(number, **fields)
     folder = registry / arm / (name or content["version"])
     (folder / "artifact").mkdir(parents=True)

@@ -1,5 +1,3 @@
-"""Tests of the check of an endpoint: it reports faults that would lead to the default action, and missing fields."""
-
 import asyncio
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Tests that a slow, large or idle connection costs little as long as its client is not authenticated."""
+"""Tests that a slow, large or idle connection costs little before its client is authenticated."""
 
 import asyncio
 import inspect
@@ -15,7 +15,7 @@ from serving.connection_limits import Limits, Shedding, limited
 from tests.waiting import until
 
 GET = b"GET / HTTP/1.1\r\nhost: h\r\n\r\n"
-# Larger than the buffer of the operating system for a client that does not read.
+# More than the operating system buffers for a client that does not read.
 LARGE = 20_000_000
 POST = b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 4\r\n\r\n"
 
@@ -26,14 +26,12 @@ class Connection:
     writer: asyncio.StreamWriter
 
     async def ask(self, data: bytes) -> bytes:
-        """Sends data; returns the head and the body of the answer."""
         self.writer.write(data)
         head = await self.reader.readuntil(b"\r\n\r\n")
         length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length: "))
         return head + await self.reader.readexactly(int(length.split()[1]))
 
     async def closed(self) -> bytes:
-        """Returns all data that arrives until the server closes the connection."""
         try:
             return await self.reader.read()
         except ConnectionResetError:
@@ -49,9 +47,9 @@ class Site:
     server: uvicorn.Server
     refused: list[int] = field(default_factory=list)
     hold: asyncio.Event = field(default_factory=asyncio.Event)
-    # If true, every POST is refused.
+    # Whether every POST is refused
     full: bool = False
-    # Paths of the requests that reached the application.
+    # Paths of the requests that reached the application
     seen: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
 
@@ -61,7 +59,7 @@ class Site:
 
 @asynccontextmanager
 async def site(**limits: Any) -> AsyncIterator[Site]:
-    """Starts a server that answers "ok". It answers /hold only after `hold` is set, and /large with LARGE bytes."""
+    """Start a server that answers /hold only after `hold` is set, and /large with LARGE bytes."""
     here = Site(0, None)  # type: ignore[arg-type]
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
@@ -94,8 +92,6 @@ async def site(**limits: Any) -> AsyncIterator[Site]:
 
 
 def on_site(**limits: Any) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., Awaitable[None]]]:
-    """Turn a coroutine function into a test. Its first argument `here` is a new server."""
-
     def decorate(scenario: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
         async def test(**arguments: Any) -> None:
             async with site(**limits) as here, asyncio.timeout(60):
@@ -146,7 +142,7 @@ async def test_a_request_that_does_not_arrive_in_time_is_refused(here: Site) -> 
     second.writer.write(b"GET / HTTP/1.1\r\n")
     assert await silent.closed() == b""
     assert (await head.closed()).startswith(b"HTTP/1.1 408 ")
-    # The application has already begun, so a 408 could be mistaken for its answer.
+    # The application has begun, so a 408 could be mistaken for its answer.
     assert await body.closed() == b""
     assert (await second.closed()).startswith(b"HTTP/1.1 408 ")
     assert here.refused == [408, 408]
@@ -237,8 +233,7 @@ async def test_answers_keep_their_order_if_some_requests_are_refused(here: Site)
     here.full = True
     connection.writer.write((POST + b"body") * 2 + GET + POST + b"body")
     found = [(await connection.ask(b"")).split(b" ")[1] for _ in range(4)]
-    # The last request arrived while another answer was pending, so the server passes it to the application, which may
-    # refuse it.
+    # The last request arrived during another answer, so it reaches the application, which may refuse it.
     assert found == [b"429", b"429", b"200", b"200"]
 
 
@@ -270,10 +265,7 @@ async def test_a_server_that_stops_still_sends_its_refusals(here: Site) -> None:
 @pytest.mark.parametrize("pieces", [1, 2, 40])
 @on_site()
 async def test_a_request_that_offers_http_2_is_answered_in_http_1_1(here: Site, pieces: int) -> None:
-    """Java's HTTP client and `curl --http2` offer HTTP/2 in their first request.
-
-    The body must not be read as a request.
-    """
+    """Java's HTTP client and `curl --http2` offer HTTP/2. The body must not be read as a request."""
     offer = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n"
     post = b"POST /offered HTTP/1.1\r\nhost: h\r\n" + offer + b"content-length: 13\r\n\r\nGET /smuggled"
     step = -(-len(post) // pieces)

@@ -1,4 +1,4 @@
-"""Tests of a rollout: a new version stays only if it decides, and a server in an experiment is not changed."""
+"""Tests that a rollout keeps a new version only if it decides."""
 
 from collections.abc import Mapping
 from types import SimpleNamespace
@@ -29,7 +29,7 @@ def told(version: str, instead_of: str | None = None) -> Served:
 
 
 class Servers(InferenceServices):
-    """Fake model servers. A new version is ready after its status was read `looks` times."""
+    """Fake model servers, whose new version is ready after `looks` reads of its status."""
 
     def __init__(
         self, version: str | None = OLD, looks: int = 3, answer: Any = None, instead_of: str | None = None
@@ -37,7 +37,7 @@ class Servers(InferenceServices):
         super().__init__(FakeCluster())
         self.all = [None if version is None else told(version, instead_of)]
         self._left = looks
-        # Number of calls that fail, as if the API server did not answer.
+        # Number of calls that fail as if the API server did not answer
         self.away = 0
         self._answer = answer if answer is not None else {"model": {"digest": DIGEST}, "channel_probs": {"a": 1.0}}
 
@@ -80,7 +80,6 @@ def run(servers: InferenceServices, *experiments: Experiment, version: str = NEW
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let two seconds pass between two polls of a server."""
     passed = iter(range(0, 100_000, 2))
     clock = SimpleNamespace(sleep=lambda _: None, monotonic=lambda: next(passed))
     monkeypatch.setattr("serving.deployment.time", clock)
@@ -100,7 +99,7 @@ def test_a_version_that_decides_serves(experiments: tuple[Experiment, ...]) -> N
 @pytest.mark.parametrize("stage", ["1%", "5%", "25%", "50%"])
 def test_under_an_experiment_that_serves_users_nothing_changes(stage: str) -> None:
     servers = Servers()
-    # The kill switch makes no difference, because it may be switched off later.
+    # The kill switch may be switched off later, so it makes no difference.
     for found in (at(stage), at(stage).replace(enabled=False)):
         assert_says(run(servers, found), messages.UNDER_TEST, experiment="mtorl-vs-rules", stage=stage)
     assert servers.all == [told(OLD)]
@@ -108,7 +107,7 @@ def test_under_an_experiment_that_serves_users_nothing_changes(stage: str) -> No
 
 @pytest.mark.parametrize("phase", ["promoted", "stopped", "rolled back"])
 def test_the_server_of_a_promoted_model_is_not_changed(phase: Phase) -> None:
-    """After a promotion, this server answers as the incumbent until the incumbent's own server has the model."""
+    """After a promotion, this server answers as the incumbent until the incumbent's own has the model."""
     experiment = at("50%")
     moves = {"promoted": ["promoted"], "stopped": ["stopped"], "rolled back": ["promoted", "rolled back"]}[phase]
     servers, standing = Servers(), in_force(experiment, state_of(after("50%", *moves, file=experiment), experiment))
@@ -146,10 +145,7 @@ def test_a_version_that_does_not_decide_is_rolled_back(answer: Any, detail: str)
 
 @pytest.mark.parametrize("rolled_out", [NEW, "challenger/killed-too"])
 def test_the_next_run_repairs_what_a_killed_run_left(rolled_out: str) -> None:
-    """The killed run had rolled out a version without waiting for its first decision.
-
-    The next run keeps this version if it decides, and otherwise rolls it back.
-    """
+    """The killed run rolled out a version without waiting for its first decision."""
     good = Servers(rolled_out, instead_of=OLD)
     bad = Servers(rolled_out, looks=1_000, instead_of=OLD)
     assert run(good).startswith(f"challenger serves {NEW}") and good.all[-1] == told(NEW, OLD)
@@ -213,7 +209,7 @@ def test_a_version_that_a_person_rolled_out_meanwhile_stays() -> None:
 
 
 def test_a_write_conflict_with_kserve_is_retried() -> None:
-    """KServe writes its status into the object all the time, so each retry must read the object again."""
+    """KServe keeps writing the object's status, so each retry must read the object again."""
 
     class Busy(FakeCluster):
         def get(self, kind: str, name: str) -> Any:

@@ -1,5 +1,3 @@
-"""Tests that the client of the Kubernetes API server sends the right requests, and understands each answer."""
-
 import http.server
 import json
 import socket
@@ -18,8 +16,6 @@ BODY = {"metadata": {"name": "one"}}
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """A server that answers with a given status and body, and keeps the requests that it received."""
-
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Requests)
         self.statuses: list[int] = []

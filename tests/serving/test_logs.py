@@ -1,4 +1,4 @@
-"""Tests of the logs of servers: an event is one line, and each cause is logged at most once a minute."""
+"""Tests that a server logs an event in one line, and each cause at most once a minute."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Tests of the model registry: versions are complete and never change, and simulated and real data are not mixed."""
+"""Tests that versions in the model registry are complete and never change."""
 
 import json
 import shutil
@@ -59,7 +59,7 @@ def test_the_lineage_of_another_model_is_refused(artifact: Any, archive: Path, t
 
 @pytest.mark.parametrize("lacks", ["everything", "model-store/challenger.mar", "artifact/network.onnx", "a byte"])
 def test_an_incomplete_version_is_replaced(artifact: Any, archive: Path, tmp_path: Path, lacks: str) -> None:
-    """For example, mounting a version that does not exist leaves an empty folder."""
+    """Mounting a missing version, for example, leaves an empty folder."""
     registry = tmp_path / "registry"
     place = put(artifact.folder, archive, registry, "challenger")
     if lacks == "everything":
@@ -129,7 +129,7 @@ def test_the_newest_model_is_found(artifact: Any, archive: Path, tmp_path: Path)
 
 
 def test_a_model_that_needs_an_experiment_is_not_the_newest(tmp_path: Path) -> None:
-    """Such a model does not serve by itself, so an alert that asks for a new model must stay active."""
+    """Such a model does not serve by itself, so an alert for a new model must stay active."""
     gate = lineage(2).gate
     assert gate is not None
     version(tmp_path, 1)

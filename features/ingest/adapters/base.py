@@ -1,8 +1,4 @@
-"""The interface of an adapter, and functions that all adapters share.
-
-An adapter knows one file layout. It renames and combines columns, but does not check values. If it can't parse a value,
-the value becomes null. The rules in `features/ingest/contract.py` decide later whether this is a fault.
-"""
+"""The interface of an adapter, and functions that all adapters share."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,10 +21,10 @@ OUTCOME, CHANNEL = "an outcome, known only after the exposure", "the channel its
 
 
 class Adapter:
-    """The adapter for the canonical layout, with names and units from the description. Other layouts have a subclass.
+    """The adapter for the canonical layout, with names and units from the description.
 
     Attributes:
-        source: In a subclass: canonical column -> name in the file, for columns that have another name there.
+        source: Canonical column -> name in the file, if it differs.
         never_context: Columns of the file that must not be used as context, each with the reason.
     """
 
@@ -40,10 +36,7 @@ class Adapter:
         return self.source or {name: own.column for name, own in spec.columns.items() if own.column is not None}
 
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
-        """Return the names of the columns that a log file must have.
-
-        The propensity is required only if the data set logs it.
-        """
+        """Return the names of the columns that a log file must have."""
         elsewhere = {name for name, source in spec.columns.items() if source.value is not None}
         elsewhere |= {*_later(spec), *map(outcome_time, _later(spec))}
         by_id = [TOUCHPOINT_ID] * (TOUCHPOINT_ID in spec.optional_columns)
@@ -53,10 +46,9 @@ class Adapter:
         return tuple(dict.fromkeys(self.called(spec).get(name, name) for name in needed))
 
     def read(self, engine: Engine, path: Path, spec: DatasetSpec, scratch: Path) -> ibis.Table:
-        """Read a log file as a table with the file's own column names, and number its rows in the column `files.ROW`.
+        """Read a log file with its own column names, and number its rows in the column `files.ROW`.
 
-        Values of CSV and JSON files are text. The table can be used until the engine is closed or the folder `scratch`
-        is deleted.
+        Values of CSV and JSON files are text.
         """
         parts = files.parts(path)
         names = files.columns_of(path, parts, spec.file.separator)
@@ -64,11 +56,7 @@ class Adapter:
         return files.table(engine, parts, names, scratch, spec.file.separator)
 
     def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-        """Return a table with `files.ROW` and the columns of `spec.log_columns`, computed from the file's own columns.
-
-        Values are not checked, so faulty values remain. A missing propensity becomes null. Columns of
-        `spec.optional_columns` are returned if the file has them, and `SAME` if the adapter computes it.
-        """
+        """Return a table with `files.ROW` and the columns of `spec.log_columns`. Faulty values remain."""
         times = {*map(outcome_time, _later(spec))}
         there = [name for name in (*spec.log_columns, *spec.optional_columns) if name in raw.columns]
         sources = {name: Source.model_validate({"column": name}) for name in there if name not in times} | spec.columns
@@ -85,10 +73,7 @@ class Adapter:
 
 
 def lay_out(raw: ibis.Table, spec: DatasetSpec, columns: Mapping[str, ibis.Value]) -> ibis.Table:
-    """Return a table of the canonical columns, taken from `columns` or, if they are missing there, from the file.
-
-    A propensity that the file lacks becomes null.
-    """
+    """Return a table of the canonical columns, from `columns` or else from the file."""
     if "propensity" not in raw.columns:
         columns = {"propensity": ibis.null("float64"), **columns}
     named = {name: columns[name] if name in columns else raw[name] for name in spec.log_columns}
@@ -97,25 +82,17 @@ def lay_out(raw: ibis.Table, spec: DatasetSpec, columns: Mapping[str, ibis.Value
 
 
 def attributes(spec: DatasetSpec, *derived: str) -> tuple[str, ...]:
-    """Return the names of the context, static and additional outcome columns that are read from the file unchanged.
-
-    Args:
-        derived: Names of columns that the adapter computes; they are left out.
-    """
+    """Return the context, static and additional outcome columns, except those in `derived`."""
     columns = (*spec.context, *spec.static, *spec.outcomes)
     return tuple(c.name for c in columns if c.name not in derived)
 
 
 def _later(spec: DatasetSpec) -> tuple[str, ...]:
-    """Return the names of the outcomes that the data set reads from a second file, such as a file of conversions."""
     return spec.conversions.outcomes if spec.conversions else ()
 
 
 def one_hot(raw: ibis.Table, names: Sequence[str]) -> tuple[ibis.Value, ibis.Value]:
-    """Decode one-hot columns: return the name of the column that is 1, and the number of columns that are 1.
-
-    The name is null unless exactly one column is 1.
-    """
+    """Return the name of the one-hot column that is 1, or null, and the number of columns that are 1."""
     flags = [(number(raw[name]) == 1).fill_null(False) for name in names]
     count = sum((flag.cast("int64") for flag in flags), start=ibis.literal(0))
     chosen = ibis.cases(*zip(flags, names, strict=True), else_=ibis.null("string"))
@@ -123,9 +100,6 @@ def one_hot(raw: ibis.Table, names: Sequence[str]) -> tuple[ibis.Value, ibis.Val
 
 
 def one_hot_text(raw: ibis.Table, names: Sequence[str]) -> ibis.Value:
-    """Decode one-hot columns: return the name of the column that is 1.
-
-    If not exactly one column is 1, return a text that describes the fault, such as "2 of 3 one-hot columns set".
-    """
+    """Return the name of the one-hot column that is 1, or a fault such as "2 of 3 one-hot columns set"."""
     chosen, count = one_hot(raw, names)
     return ibis.coalesce(chosen, count.cast("string") + f" of {len(names)} one-hot columns set")

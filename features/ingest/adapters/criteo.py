@@ -1,4 +1,4 @@
-"""Reads the Criteo Attribution Modeling data set as published: a tab-separated file with a line per banner shown."""
+"""Reads the Criteo Attribution Modeling data setas published."""
 
 from collections.abc import Mapping
 from functools import reduce
@@ -16,18 +16,14 @@ _MISSING = ("conversion_timestamp", "conversion_id", "click_pos", "click_nb", "t
 
 
 class CriteoAttribution(Adapter):
-    """Adapter for the Criteo attribution log, with columns timestamp, uid, campaign, conversion, ..., cat1 to cat9.
-
-    Times in the file are seconds since the first banner, so the adapter adds an arbitrary date. The channel is "Type_"
-    followed by cat8. The revenue is 0, because the file has none. The value -1 means missing.
-    """
+    """Adapter for the Criteo attribution log. The channel is "Type_" followed by cat8."""
 
     CATEGORIES = tuple(f"cat{i}" for i in range(1, 10))
     source: ClassVar[Mapping[str, str]] = {"user_id": "uid", "campaign_id": "campaign", "channel": "cat8"}
     never_context: ClassVar[Mapping[str, str]] = {**dict.fromkeys((*_OUTCOMES, "cpo"), OUTCOME), "cat8": CHANNEL}
 
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
-        """Return the columns that the file must have: a fixed list, and those that the data set description uses."""
+        """Return a fixed list of columns, and those that the data set description uses."""
         base = ("timestamp", "uid", "campaign", "conversion", "attribution", "click", "cost", *self.CATEGORIES)
         return tuple(dict.fromkeys((*base, *attributes(spec))))
 

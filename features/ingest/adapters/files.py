@@ -1,9 +1,4 @@
-"""Reads log files as tables, and numbers their rows. Values of CSV and JSON files are text; Parquet files have types.
-
-CSV and JSON files are first copied to one Parquet file in a scratch folder. This finds malformed lines before any row
-is checked, and later queries read only the columns that they need. Nested JSON objects are flattened: the field `slot`
-of the object `ad` becomes the column `ad.slot`.
-"""
+"""Reads log files as tables, and numbers their rows. CSV and JSON files are first copied to Parquet."""
 
 import csv
 import difflib
@@ -30,9 +25,8 @@ from mtorl.runtime.files import is_disk_full, replacing
 from mtorl.runtime.message import Message, rephrased
 from mtorl.runtime.sql import sql_name, sql_text
 
-# Column with the row number; 1 is the first row of data.
+# Column with the row number, counted from 1.
 ROW = "#row"
-# Column with the file of a row.
 _FILE = "#file"
 # Name of the first column if it has none, as in pandas.
 INDEX = "Unnamed: 0"
@@ -47,11 +41,7 @@ _UNREADABLE = (OSError, EOFError, UnicodeError, csv.Error, zlib.error, pa.ArrowE
 
 @contextmanager
 def at_hand(path: str | Path, folder: Path) -> Iterator[Path]:
-    """Yield a local path of a log. A log in an object store is first copied to `folder`.
-
-    If the code in the `with` block raises a `LogError` about the copy, the message is changed to name the original
-    address.
-    """
+    """Yield a local path of a log. A log in an object store is first copied to `folder`."""
     if not is_remote(path):
         yield Path(path)
         return
@@ -94,11 +84,8 @@ def parts(path: Path) -> list[Path]:
 def columns_of(path: Path, files: Sequence[Path], separator: str | None = None) -> list[str]:
     """Return the column names of a log. A column without a name is called "Unnamed: <position>".
 
-    Args:
-        separator: Separator of a CSV file. By default, the file's extension decides.
-
     Raises:
-        LogError: The CSV files of a folder have different columns, or their columns in a different order.
+        LogError: The CSV files of a folder have different columns or column orders.
     """
     first = files[0]
     with readable(first):
@@ -132,10 +119,6 @@ def check_columns(
     path: Path, names: Sequence[str], required: Sequence[str], spec: DatasetSpec, where: str = "the description"
 ) -> None:
     """Check that a file has each required column exactly once.
-
-    Args:
-        names: The columns that the file has.
-        where: Where the user can correct the column names, for the error message.
 
     Raises:
         MissingColumns: A column is missing. The message suggests columns with similar names.
@@ -171,12 +154,7 @@ def read(engine: Engine, path: Path, scratch: Path, separator: str | None = None
 def table(
     engine: Engine, paths: Sequence[Path], names: Sequence[str], scratch: Path, separator: str | None = None
 ) -> ibis.Table:
-    """Read files with the same columns as one table, in the order of `paths`. The column `ROW` numbers all rows from 1.
-
-    Args:
-        names: The column names that `columns_of` returned. If a name occurs twice, the second one gets a suffix.
-        scratch: Folder to which CSV and JSON files are copied as Parquet.
-    """
+    """Read files with the same columns as one table, and number its rows from 1 in `ROW`."""
     if not paths[0].name.endswith(".parquet"):
         paths = [_as_parquet(engine, paths, names, scratch, separator)]
     with readable(paths[0]):
@@ -190,24 +168,15 @@ def table(
                 starts.append((stored[_FILE] == str(path), start))
                 start += pq.read_metadata(path).num_rows
             row += ibis.cases(*starts)
-    # pandas writes times in nanoseconds with a time zone. Ibis does not support this type of DuckDB, so the times are
-    # converted to microseconds.
+    # Ibis lacks DuckDB's type for pandas' times in nanoseconds with a time zone.
     times = {c: stored[c].cast("timestamp('UTC')") for c, t in stored.schema().items() if "TIMESTAMPTZ_NS" in str(t)}
     return stored.mutate({ROW: row, **times}).drop("file_row_number", *([_FILE] if len(paths) > 1 else []))
 
 
 def write_marked(engine: Engine, raw: ibis.Table, marks: ibis.Table, name: str, path: Path) -> None:
-    """Write some rows of a raw file to a CSV, each with a text that explains why, such as its faults.
-
-    The first column is the row number. The last column contains the text.
-
-    Args:
-        raw: The rows of the file.
-        marks: The rows to write: their numbers (`ROW`), and the texts in the column `#mark`.
-        name: Name of the last column.
-    """
+    """Write some rows of a raw file to a CSV, each with its row number and a text such as its faults."""
     rows = raw.join(marks, ROW).order_by(ROW)
-    # If the file has columns with the names of the two new columns, rename them.
+    # The file may have columns with the names of the two new ones.
     own = {f"{c}.1" if c.lower() in ("row", name) else c: rows[c] for c in raw.columns if c != ROW}
     with replacing(path) as temporary:
         table = rows.select(row=rows[ROW], **own, **{name: rows["#mark"]})
@@ -235,8 +204,7 @@ def _as_parquet(
     path = paths[0]
     with readable(path):
         if path.name.endswith(_JSON):
-            # If an object lacks a field, its column becomes null. Pass the column types, because Ibis can't infer them
-            # from a query of this DuckDB version.
+            # Ibis can't infer the column types from a query of this DuckDB version.
             places = _json_paths(paths)
             fields = ", ".join(f"json->>{sql_text(path)} AS {sql_name(name)}" for name, path in places.items())
             query = f"SELECT {fields} FROM read_ndjson_objects([{', '.join(map(sql_text, paths))}])"
@@ -281,10 +249,7 @@ def _leaves(structure: dict[str, Any], above: tuple[str, ...]) -> Iterator[tuple
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Make column names unique by adding a number to repeated names.
-
-    Names that differ only in case count as equal, as in DuckDB.
-    """
+    """Make column names unique, ignoring case as DuckDB does, by adding a number to repeated names."""
     taken: set[str] = set()
     out = []
     for name in names:

@@ -1,4 +1,4 @@
-"""Reads the KuaiRand data set as it was published: log_*.csv, with a line per video shown, and user_features_*.csv."""
+"""Reads the KuaiRand data set as published."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,15 +21,9 @@ _OUTCOMES = (
 
 
 class KuaiRand(Adapter):
-    """Adapter for the KuaiRand log of short videos: a folder with several log files, or one log file.
+    """Adapter for the KuaiRand log of short videos. The channel is the class of a video's length."""
 
-    The channel is the class of a video's length: short, mid or long. The revenue is the play time. The log has no
-    campaigns and no costs, so all rows have one campaign and a cost of 1. Only the videos in log_random_*.csv were
-    chosen at random.
-    """
-
-    # Upper limits of the classes in ms. The authors do not state them. They are chosen at the lengths at which the play
-    # times of fully watched videos accumulate in the authors' sample.
+    # Upper limits of video lengths in ms, at which the play times in the authors' sample accumulate.
     CLASSES: ClassVar[Mapping[str, int]] = {"short": 50_000, "mid": 117_000}
     LONGEST = "long"
     source: ClassVar[Mapping[str, str]] = {
@@ -47,10 +41,7 @@ class KuaiRand(Adapter):
     }
 
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
-        """Return the columns that a log file must have.
-
-        Static columns are not among them, because they are read from user_features_*.csv.
-        """
+        """Return the columns that a log file must have. Static columns are in user_features_*.csv instead."""
         base = ("user_id", "video_id", "time_ms", "is_click", "long_view", "play_time_ms", "duration_ms")
         plain = (self.source.get(c.name, c.name) for c in (*spec.context, *spec.outcomes))
         return tuple(dict.fromkeys((*base, *plain)))

@@ -10,16 +10,12 @@ from features.ingest.adapters.files import INDEX
 from features.ingest.adapters.values import id_text, number, time_of_micros
 from mtorl.log.dataset import DatasetSpec
 
-# Start of the log in microseconds since 1970 (2024-01-01 UTC). It is arbitrary, because the samples have no dates.
+# Arbitrary start of the log in microseconds since 1970 (2024-01-01 UTC), because the samples have no dates.
 START = 1_704_067_200_000_000
 
 
 class KuaiRandSequence(Adapter):
-    """Adapter for the sample of short videos. The channel is the class of a video's length: short, mid or long.
-
-    In the file, times are scaled to the range from 0 to 1. The adapter turns this range into 30 days. The sample has no
-    costs, so each exposure costs 1.
-    """
+    """Adapter for the sample of short videos. The channel is the class of a video's length: short, mid or long."""
 
     ACTIVITY = (
         *("2_14_day_new", "30day_retention", "UNKNOWN", "day_new", "full_active", "high_active", "low_active"),
@@ -63,8 +59,7 @@ class KuaiRandSequence(Adapter):
 class CriteoSequence(Adapter):
     """Adapter for the sample of display ads. The channels are the eleven values of cat8.
 
-    The sample has no times. The row index, which increases through the file, is read as a number of seconds. The
-    revenue is 0, because the sample has none.
+    The sample has no times, so the row index is read as a number of seconds.
     """
 
     source: ClassVar[Mapping[str, str]] = {
@@ -81,8 +76,7 @@ class CriteoSequence(Adapter):
 
     def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
         """Read the row index as seconds, name the campaigns, and decode the one-hot columns of the channel."""
-        # The sample has normalized numbers in place of campaign ids. Each distinct number is named by its rank, such as
-        # "c3".
+        # The sample has normalized numbers in place of campaign ids, so each number is named by its rank.
         raw = raw.mutate({"#campaign": number(raw["campaign"])})
         campaigns = raw.filter(raw["#campaign"].notnull()).select("#campaign").distinct()
         ranks = campaigns.mutate({"#rank": ibis.row_number().over(order_by="#campaign")})
@@ -100,17 +94,11 @@ class CriteoSequence(Adapter):
 
 
 def of_videos(raw: ibis.Table) -> dict[str, ibis.Value]:
-    """Return the columns that both KuaiRand layouts compute in the same way.
-
-    KuaiRand has no campaigns and no costs, so all rows belong to one campaign, and each exposure costs 1.
-    """
+    """Return the columns that both KuaiRand layouts share: one campaign, a cost of 1, and the outcomes."""
     same = {"campaign_id": ibis.literal("kuairand"), "cost": ibis.literal(1.0)}
     return same | {"click": raw["is_click"], "conversion": raw["long_view"], "revenue": raw["play_time_ms"]}
 
 
 def _nearest(value: ibis.Value) -> ibis.Value:
-    """Round to the nearest integer. A value halfway between two integers is rounded to the even one, as NumPy does.
-
-    DuckDB's own function would round such a value up.
-    """
+    """Round to the nearest integer, and halves to the even integer as NumPy does. DuckDB rounds halves up."""
     return ibis.ifelse(value - value.floor() == 0.5, (value / 2).round() * 2, value.round())

@@ -11,7 +11,7 @@ NA = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
 because "NA" may be a name."""
 
 _TIME = "timestamp('UTC')"
-# Plausible times are from 1900 until before 2200, here in microseconds since 1970.
+# Times from 1900 until before 2200 are plausible, in microseconds since 1970.
 _PLAUSIBLE = (-2_208_988_800_000_000, 7_258_118_400_000_000)
 # A time zone at the end of a text, such as Z, EST or +02.
 _HAS_ZONE = r"(?i):\d\d(\.\d+)?\s*([a-z][a-z_/+-]*|[+-]\d\d(:?\d\d)?)$"
@@ -19,17 +19,16 @@ _MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0}
 
 
 def has_value(value: ibis.Value, numeric: bool = False) -> ibis.Value:
-    """Return true for each row in which the file has a value, and false for each other row, never null.
+    """Return true for each row in which the file has a value, and false otherwise, never null.
 
     Args:
         numeric: Texts such as "NA" count as missing, too.
     """
     if value.type().is_string():
-        # Compare only those texts with `NA` that are not numbers, because the comparison is slow.
+        # The comparison with `NA` is slow, so it is skipped for numbers.
         if numeric:
             return ibis.ifelse(number(value).notnull(), True, value.strip().notin(NA).fill_null(False))
-        # A text that sorts at or after "!" starts with a visible character, so it is not blank. Only other texts have
-        # to be stripped.
+        # A text that sorts at or after "!" starts with a visible character, so it need not be stripped.
         return ibis.ifelse(value >= "!", True, (value.strip() != "").fill_null(False))
     if value.type().is_floating():
         return value.notnull() & ~value.isnan()
@@ -37,10 +36,7 @@ def has_value(value: ibis.Value, numeric: bool = False) -> ibis.Value:
 
 
 def text(value: ibis.Value) -> ibis.Value:
-    """Return a value as text, such as a name or an id. A blank text becomes null.
-
-    A whole number has no decimal point: 1.0 becomes "1".
-    """
+    """Return a value as text, such as a name or an id. A blank text becomes null, and 1.0 becomes "1"."""
     # Many programs store whole numbers as floats if the column has missing values.
     if value.type().is_floating():
         whole = value.try_cast("int64")
@@ -51,7 +47,7 @@ def text(value: ibis.Value) -> ibis.Value:
 
 
 def id_text(value: ibis.Value) -> ibis.Value:
-    """Return an id as text, and remove a final ".0", which remains if a program has stored the ids as floats."""
+    """Return an id as text, without the final ".0" of ids that a program has stored as floats."""
     return text(value).re_replace(r"\.0$", "")
 
 
@@ -66,15 +62,11 @@ def number(value: ibis.Value) -> ibis.Value:
     return _finite(value.cast("float64")) if value.type().is_numeric() else ibis.null("float64")
 
 
-# texts that `flag` parses and `number` does not
 _FLAGS = {"yes": 1.0, "no": 0.0, "t": 1.0, "f": 0.0, "y": 1.0, "n": 0.0}
 
 
 def flag(value: ibis.Value) -> ibis.Value:
-    """Return 1 if an event happened and 0 if not. Parses numbers, "true", "yes", "t", "y", "false", "no", "f" and "n".
-
-    Amounts are parsed by `number`, so that "n" in a column of amounts is reported as a fault.
-    """
+    """Return 1 if an event happened and 0 if not. Also parses texts such as "yes" and "n", unlike `number`."""
     if not value.type().is_string():
         return number(value)
     word = value.strip().lower()
@@ -91,9 +83,9 @@ def null_where(value: ibis.Value, mark: int) -> ibis.Value:
 
 
 def time(value: ibis.Value) -> ibis.Value:
-    """Convert ISO 8601 text, a date or a timestamp to a time in UTC. Without a time zone, the value is in UTC already.
+    """Convert text, a date or a timestamp to a time in UTC, which is also the default time zone.
 
-    A number becomes null, because its unit is unknown. Times before 1900 and from 2200 on also become null.
+    A number becomes null, because its unit is unknown.
     """
     if value.type().is_string():
         value = value.strip().try_cast(_TIME)
@@ -115,11 +107,7 @@ def time_of_micros(micros: ibis.Value) -> ibis.Value:
 
 
 def value_of(raw: ibis.Table, source: Source, decimal: str = ".") -> ibis.Value:
-    """Return a column of the log, computed from the file as the description's `source` says.
-
-    Args:
-        decimal: The decimal mark of the file's numbers, "." or ",".
-    """
+    """Return a column of the log, computed from the file as the description's `source` says."""
     if source.column is None:
         return ibis.literal(source.value)
     value = raw[source.column]
@@ -158,28 +146,22 @@ def _shown(zone, instant):
 
 @ibis.udf.scalar.builtin(name="try_strptime", signature=((dt.string, dt.string), dt.timestamp))
 def _parsed(text, form):
-    """Parse a text as a time without a zone. If the text is not in the format `form`, the result is null."""
+    """Parse a text as a time without a zone, or return null."""
 
 
 @ibis.udf.scalar.builtin(name="try_strptime", signature=((dt.string, dt.string), dt.Timestamp(timezone="UTC", scale=6)))
 def _parsed_instant(text, form):
-    """Parse a text with a time zone as a time in UTC. If the text is not in the format `form`, the result is null."""
+    """Parse a text with a time zone as a time in UTC, or return null."""
 
 
 def parsed(value: ibis.Value, form: str) -> ibis.Value:
-    """Parse a text as a time in UTC. If the text is not in the format `form`, the result is null.
-
-    A format without a time zone means UTC.
-    """
+    """Parse a text in the format `form` as a time in UTC, or return null."""
     text = value.cast("string").strip()
     return time(_parsed_instant(text, form) if _says_zone(form) else _instant("UTC", _parsed(text, form)))
 
 
 def _clock(value: ibis.Value, source: Source) -> ibis.Value:
-    """Parse values as local times, without converting them to UTC.
-
-    A value that has its own time zone, or that is not a time, becomes null.
-    """
+    """Parse values as local times. A value that has its own time zone, or that is not a time, becomes null."""
     kind = value.type()
     if source.format:
         text = value.cast("string").strip()
@@ -192,10 +174,7 @@ def _clock(value: ibis.Value, source: Source) -> ibis.Value:
 
 
 def _time(value: ibis.Value, source: Source) -> ibis.Value:
-    """Convert values to times in UTC, with the format and the time zone of `source`.
-
-    If a value has its own time zone, that zone is used.
-    """
+    """Convert values to times in UTC, with the format of `source` and, unless a value has its own, the time zone."""
     if source.format and _says_zone(source.format):
         return parsed(value, source.format)
     instant = _instant(source.timezone or "UTC", _clock(value, source))
@@ -207,10 +186,7 @@ def _says_zone(form: str) -> bool:
 
 
 def with_point(value: ibis.Value) -> ibis.Value:
-    """Replace decimal commas by points, so that "1.234,5" becomes "1234.5".
-
-    In such a file, "1.5" is not a valid number. A remark is appended to it, so that it can't be parsed and is reported.
-    """
+    """Replace decimal commas by points: "1.234,5" becomes "1234.5". A text such as "1.5" becomes invalid."""
     text = value.strip()
     grouped = text.re_search(r"^[+-]?\d{1,3}(\.\d{3})+(,\d*)?$")
     point = ibis.ifelse(grouped, text.replace(".", ""), text).replace(",", ".")

@@ -1,16 +1,8 @@
 """Finds the secondary metrics that differ between arms, with a bounded false discovery rate at any look.
 
-    logs = [log_e_value(lift.value, lift.se, lift.effective_users, alpha=.05) for lift in lifts]
-    discoveries(logs, 0.05)
-
 The false discovery rate is the expected share of false results among the metrics that are called significant
-(Benjamini, Hochberg 1995). Here it is at most alpha.
-
-The evidence against "no difference" is an e-value: the mixture that also gives the always-valid interval. If there is
-no difference, the mean of the e-value is 1, at any look at which one stops. The interval excludes zero exactly if the
-e-value exceeds 1 / alpha. With e-values, the procedure of Benjamini and Hochberg (e-BH) keeps its rate for metrics that
-depend on each other; with p-values, it would not. See Wang and Ramdas, "False discovery rate control with e-values",
-JRSS B 84(3), 2022, arXiv:2009.02824.
+(Benjamini, Hochberg 1995). With e-values instead of p-values, their procedure keeps this rate for metrics that depend
+on each other: Wang and Ramdas, "False discovery rate control with e-values", JRSS B 84(3), 2022, arXiv:2009.02824.
 """
 
 import math
@@ -27,8 +19,8 @@ def log_e_value(value: float, se: float, users: float, *, alpha: float) -> float
     Returns -inf, no evidence, if the difference or its standard error is not finite.
 
     Args:
-        users: Effective users of the comparison, as in `Lift.effective_users`.
-        alpha: Error rate for which the e-value is most sensitive (see `rho_squared`).
+        users: Effective users of the comparison.
+        alpha: Error rate for which the e-value is most sensitive.
     """
     if not (math.isfinite(value) and math.isfinite(se)):
         return -math.inf
@@ -39,15 +31,12 @@ def log_e_value(value: float, se: float, users: float, *, alpha: float) -> float
 
 
 def p_value(log_e: float) -> float:
-    """Return an always-valid p-value from the logarithm of an e-value.
-
-    If the arms do not differ, the p-value falls below p at any look with a probability of at most p.
-    """
+    """Return an always-valid p-value from the logarithm of an e-value."""
     return math.exp(min(0.0, -log_e))
 
 
 def discoveries(log_e: Sequence[float], alpha: float) -> list[bool]:
-    """Return, for each metric, whether the arms differ significantly, with a false discovery rate of at most `alpha`.
+    """Return, for each metric, whether the arms differ, with a false discovery rate of at most `alpha`.
 
     Args:
         log_e: For each metric, the result of `log_e_value`.

@@ -1,14 +1,8 @@
 """Plans the number of users of an experiment before it starts, by simulations with users of the log.
 
-    requirements(seen, experiment, effect=0.05)         # users, days and money, from the incumbent's users so far
-    found = needed_users(Population(figures), effect=0.05, share=0.5, alpha=0.05)
-    found.users, found.power
-
-Each simulated run draws users from the log with replacement, and raises the number or the size of the challenger's
-outcomes by the planned effect. It then looks at the result as often as people may, with the verdict's own functions
-(`statistics.py`). So the plan accounts for always-valid intervals, for the minimum number of users with a positive
-outcome, and for very busy users. The answer is the smallest number of users at which the wanted share of runs (the
-power) has found the challenger to be better. Covariates are not simulated; with covariates, fewer users suffice.
+Each simulated run draws users from the log with replacement, raises the challenger's outcomes by the planned effect,
+and looks at the result as often as people may. The answer is the smallest number of users at which the wanted share of
+runs (the power) has found the challenger to be better.
 
 Shapes: U users of the log; A = 2 arms, challenger first; L looks; 2 = numerator, denominator.
 """
@@ -30,15 +24,15 @@ from mtorl.runtime.progress import report
 
 POWER = 0.8
 LOOKS = 300
-# If an experiment would need more users than this, the effect counts as too small to be found.
+# If more users are needed, the effect counts as too small to be found.
 MOST_USERS = 5_000_000
-# Number of users to draw in all simulated runs together. Drawing this many users takes about a minute.
+# Number of users to draw in all simulated runs together, which takes about a minute.
 _DRAWS = 300_000_000
-# Fewest and most simulated runs. With 400 runs, a power of 80 % can be distinguished from 75 %; with 2,000, from 78 %.
+# Fewest and most simulated runs.
 _RUNS = (400, 2_000)
-# Number of looks that are simulated at once. The users who arrive between these looks are all in memory.
+# Number of looks simulated at once; their users are all in memory.
 _LOOKS_AT_ONCE = 40
-# The number of users per day is estimated from a log only if the log covers at least this many days.
+# Fewest days of a log from which the number of users per day is estimated.
 _WHOLE_DAY = 0.9
 
 
@@ -46,9 +40,8 @@ _WHOLE_DAY = 0.9
 class Population:
     """The users of a log, from which the users of a simulated experiment are drawn."""
 
-    figures_U2: Floats  # numerator and denominator of the primary metric for each user
-    # True if outcomes are counts, such as clicks, and false if they are amounts, such as revenue. The simulated
-    # challenger has more outcomes if they are counts, and larger outcomes if they are amounts.
+    figures_U2: Floats  # numerator and denominator of the primary metric
+    # True if outcomes are counts, such as clicks; false if they are amounts, such as revenue.
     counts: bool = True
 
     @property
@@ -60,8 +53,7 @@ class Population:
     def part_of(self, chosen_N: npt.NDArray[np.intp], share: float, rng: np.random.Generator) -> Floats:
         """Return a random part of some users' outcomes, on average the fraction `share` of them.
 
-        If all outcomes are whole numbers, such as clicks, each single click is kept with probability `share`.
-        Otherwise, as for revenue, a user's outcomes are either all kept or all left out.
+        Whole numbers, such as clicks, are kept one by one; a user's other outcomes are kept all or not at all.
         """
         numerator_N = self.figures_U2[chosen_N, 0]
         part_N: Floats = (
@@ -73,15 +65,11 @@ class Population:
 
     @cached_property
     def _whole(self) -> bool:
-        """Return whether all outcomes are whole numbers, so that they can be drawn one by one."""
         numerator_U = self.figures_U2[:, 0]
         return bool(np.all((numerator_U >= 0) & (numerator_U == np.floor(numerator_U))))
 
     def deviation(self) -> float:
-        """Return the number that, divided by sqrt(n), is the standard error of the difference of two arms.
-
-        Here n is the number of users in both arms together, which have equal size.
-        """
+        """Return the standard error of the difference of two equal arms, times sqrt(n) for n users in total."""
         numerator_U, denominator_U = self.figures_U2.T
         return 2.0 * float((numerator_U - self.ratio * denominator_U).std() / denominator_U.mean())
 
@@ -90,14 +78,14 @@ class Population:
 class Plan:
     """Planned size of an experiment."""
 
-    users: int  # number of users in all arms together
-    # Share of the simulated runs that found the challenger to be better with this number of users.
+    users: int  # in all arms together
+    # Share of the simulated runs that found the challenger to be better.
     power: float
     runs: int
 
 
 class IncumbentUsers(NamedTuple):
-    """The users who got the incumbent's decisions in a log, with the number and the mean cost of these decisions."""
+    """The users who got the incumbent's decisions in a log, with figures about these decisions."""
 
     population: Population
     decisions: int
@@ -114,16 +102,12 @@ def requirements(
     Returns None if the experiment would need more than `MOST_USERS` users.
 
     Args:
-        effect: Increase of the metric by the challenger, as a fraction of the incumbent's metric.
+        effect: Increase of the metric, as a fraction of the incumbent's metric.
         share: Fraction of the users who get the challenger.
-        users_a_day: New users per day. If 0, this is estimated from the log, if the log covers a day.
-
-    Returns:
-        Users in all arms, days (None if unknown), decisions, cost (currency units), power, number of simulated runs,
-        and the figures of the log (`seen`).
+        users_a_day: New users per day; 0 estimates them from the log.
 
     Raises:
-        ValueError: the log has too few users or no gain, or `effect` or `share` is not between 0 and 1.
+        ValueError: the log has too few users or no gain, or a fraction is not between 0 and 1.
     """
     challengers = sum(arm.name != INCUMBENT for arm in experiment.arms)
     alpha = ErrorShares.of(experiment.alpha, challengers, len(experiment.metrics.guardrails)).primary
@@ -159,12 +143,12 @@ def needed_users(population: Population, effect: float, share: float, alpha: flo
     Returns None if more than `MOST_USERS` users are needed.
 
     Args:
-        effect: Increase of the metric by the challenger, as a fraction of the incumbent's metric.
+        effect: Increase of the metric, as a fraction of the incumbent's metric.
         share: Fraction of the users who get the challenger.
-        alpha: Accepted probability that the always-valid interval misses the true lift.
+        alpha: Accepted error rate of the always-valid interval.
 
     Raises:
-        ValueError: the log has too few users or no gain, or `effect` or `share` is not between 0 and 1.
+        ValueError: the log has too few users or no gain, or a fraction is not between 0 and 1.
     """
     for name, value in (("effect", effect), ("share", share)):
         if not 0.0 < value < 1.0:
@@ -172,8 +156,7 @@ def needed_users(population: Population, effect: float, share: float, alpha: flo
     users = len(population.figures_U2)
     if users < MIN_USERS or not population.ratio > 0.0:
         raise ValueError(messages.PLAN_NEEDS_USERS(users=users, value=population.ratio, needed=MIN_USERS))
-    # A test that looks at the result only once, at the end, would need `one_look` effective users. With always-valid
-    # intervals, about 1.5 times as many are needed.
+    # With a single look, `one_look` effective users would suffice. Always-valid intervals need about 1.5 times as many.
     one_look = (2.8 * population.deviation() / (effect * population.ratio)) ** 2 / (4.0 * share * (1.0 - share))
     most = max(2.0 * one_look, 20.0 * MIN_USERS / min(share, 1.0 - share))
     while most < 2 * MOST_USERS:
@@ -184,7 +167,7 @@ def needed_users(population: Population, effect: float, share: float, alpha: flo
             rng = np.random.default_rng([0, run])
             found = estimate(_play(rng, population, effect, share, looks_L))
             low, _ = confidence_sequence(found.value, found.se, found.effective_users, alpha=alpha)
-            better = low > 0.0  # with too few users, `low` is NaN and this is False
+            better = low > 0.0  # NaN, with too few users, gives False
             first[int(better.argmax()) :] += bool(better.any())
             report(run + 1, runs)
         reached = first / runs >= POWER
@@ -196,21 +179,13 @@ def needed_users(population: Population, effect: float, share: float, alpha: flo
 
 
 def _looks(most: float) -> np.ndarray:
-    """Return the numbers of users, up to `most`, at which each simulated run is evaluated.
-
-    Most of them are large, because the needed number of users is usually in the upper part of the range.
-    """
+    """Return the numbers of users at which each simulated run is evaluated."""
     early, late = np.geomspace(MIN_USERS, most / 5.0, LOOKS // 5), np.linspace(most / 5.0, most, LOOKS)
     return np.unique(np.concatenate([early, late]).astype(np.int64))
 
 
 def _play(rng: np.random.Generator, population: Population, effect: float, share: float, looks_L: np.ndarray) -> Sums:
-    """Simulate one experiment, and return its sums over users at each look.
-
-    The challenger's metric is raised by the fraction `effect`. If outcomes are counts, such as clicks, each user of the
-    challenger gets a random part of another user's outcomes in addition. If outcomes are amounts, such as revenue, they
-    are multiplied by 1 + effect.
-    """
+    """Simulate one experiment, and return its sums over users at each look."""
     numerator_U, denominator_U = population.figures_U2.T
     at_looks = np.zeros((len(looks_L), 2, 8))
     starts = np.concatenate([[0], looks_L[:-1]])

@@ -2,15 +2,12 @@
 
 Other shares (a sample ratio mismatch) make every result invalid. The test is from Lindon and Malek, "Anytime-valid
 inference for multinomial count data", NeurIPS 2022, arXiv:2011.03567. Arm a has x_a of the n users, and the configured
-share theta_a. If the configured shares apply, the Bayes factor of a Dirichlet(kappa theta) mixture of all shares
-against theta,
+share theta_a. If the configured shares apply, the Bayes factor
 
     M_n = Gamma(kappa) / Gamma(kappa + n)  *  prod_a  Gamma(kappa theta_a + x_a) / (Gamma(kappa theta_a) theta_a^x_a),
 
-is a martingale. The probability that it ever reaches 1 / alpha is at most alpha. So 1 / M_n is a p-value for all looks.
-
-Most users of a challenger stay with it in later stages. So the martingales of the stages are not independent, and must
-not be multiplied. Instead, each stage gets a share of the error rate (Bonferroni).
+is a martingale, so 1 / M_n is a p-value for all looks. The stages' martingales share users, so they must not be
+multiplied. Instead, each stage gets a share of the error rate (Bonferroni).
 """
 
 import math
@@ -19,10 +16,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.special import gammaln
 
-# If the shares are as configured, the test raises a false alarm with at most this probability, over all looks.
+# Probability of a false alarm, over all looks.
 SRM_ALARM = 0.01
-# Parameter kappa of the test. With this value, 300 users are enough to detect that they are split 2 : 1 instead of 1 :
-# 1.
+# Parameter kappa. With this value, 300 users are enough to detect a split of 2 : 1 instead of 1 : 1.
 CONCENTRATION = 100.0
 
 Stage = tuple[Mapping[str, int], Mapping[str, float]]
@@ -33,11 +29,8 @@ matter."""
 def srm_p_value(stages: Sequence[Stage], *, planned: int = 1) -> float:
     """Return the p-value of a sample ratio mismatch, over all stages and all looks together.
 
-    A small value means that users do not reach the arms in the configured shares. It is 0.0 if an arm with share 0 has
-    users.
-
     Args:
-        planned: Total number of planned stages. Each of them gets an equal part of the error rate.
+        planned: Number of planned stages, each with an equal part of the error rate.
     """
     return min([1.0, *(planned * math.exp(min(0.0, -_log_martingale(*stage))) for stage in stages)])
 

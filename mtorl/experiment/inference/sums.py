@@ -1,15 +1,8 @@
 """Computes sums over the users of an experiment, which are the only data that a comparison of arms needs.
 
-    sums = Sums.of_users(values, present)           # from the figures of each user in each arm and stage
-
-    users = UserSums(("decisions", "outcome:click"), stages=2, arms=2, numerators={"click": click})
-    users.add(user, cell, figures)                  # one row per user, stage and arm; all rows of a user in one call
-    sums = users.of(arms=(1, 0), stages=[0, 1], maps=maps, positive="click")
-
-A user has several figures in each arm and stage: the numerator and denominator of the metric and, if the lift is
-adjusted (`adjustment.py`), a 1 and the covariates. `UserSums` contains the sums for all metrics at once, for more users
-than fit in memory. A metric's figures are weighted sums of a user's columns, so the sums of products of the figures
-follow from the sums for the columns. Memory depends on the numbers of stages, arms and columns, not of users.
+A user's figures in an arm and stage are the numerator and denominator of the metric and, if the lift is adjusted, a 1
+and the covariates. `UserSums` has the sums for all metrics at once. Its memory depends on stages, arms and columns, not
+on users.
 
 Shapes: U = users, A = 2 arms, challenger first; S = stages; F = figures of a metric; R = rows, C = cells (stages x
 arms), B = columns.
@@ -26,30 +19,26 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-# Indices of the figures in the last axis. All indices from COVARIATES on are covariates.
+# Indices of the figures in the last axis; covariates come last.
 NUMERATOR, DENOMINATOR, ONE, COVARIATES = range(4)
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over users, from which the lift of one metric and its variance are computed.
+    """Sums over users, from which the lift of one metric and its variance are computed."""
 
-    Each user has several figures, such as the numerator and the denominator of the metric. An instance has the sum of
-    each figure over the users, and the sum of the products of each pair of figures.
-    """
-
-    users: Floats  # number of users in each arm and stage, (..., A, S)
+    users: Floats  # number of users, (..., A, S)
     positive: Floats  # number of users with a numerator above 0, (..., A, S)
     totals: Floats  # sum of each figure, (..., A, S, F)
-    products: Floats  # sum of the products of two figures, (..., A S F, A S F)
+    products: Floats  # sums of products of two figures, (..., A S F, A S F)
 
     @classmethod
     def of_users(cls, values: Floats, present: npt.NDArray[np.bool_]) -> Sums:
         """Add up the figures of all users.
 
         Args:
-            values: Figures of each user in each arm and stage, (..., U, A, S, F).
-            present: True if the user was in this arm and stage, (..., U, A, S).
+            values: Figures of each user, (..., U, A, S, F).
+            present: Whether the user was in this arm and stage, (..., U, A, S).
         """
         flat = values.reshape(*values.shape[:-3], math.prod(values.shape[-3:]))
         return cls(
@@ -60,17 +49,14 @@ class Sums:
         )
 
     def within(self) -> Floats:
-        """Return the sums of the products of each pair of figures within the same arm and stage, (..., A, S, F, F)."""
+        """Return the sums of products of two figures in the same arm and stage, (..., A, S, F, F)."""
         *leading, arms, stages, figures = self.totals.shape
         cells = self.products.reshape(*leading, arms * stages, figures, arms * stages, figures)
         found: Floats = np.einsum("...cfcg->...cfg", cells)
         return found.reshape(*leading, arms, stages, figures, figures)
 
     def with_both_arms(self) -> Sums:
-        """Return a copy in which a stage has no users if one of its arms has no users or a zero denominator.
-
-        Such a stage can't be compared, so it must not affect the lift.
-        """
+        """Return a copy without the stages in which an arm has no users or a zero denominator."""
         there = (self.users > 0) & (self.totals[..., DENOMINATOR] > 0)
         both: npt.NDArray[np.bool_] = np.all(there, axis=-2, keepdims=True)
         users, positive = np.where(both, self.users, 0.0), np.where(both, self.positive, 0.0)
@@ -80,12 +66,9 @@ class Sums:
 class UserSums:
     """Sums over users for all metrics at once, for more users than fit in memory.
 
-    For each stage and arm, it has the sum of each column, and the sum of the products of each pair of columns.
-
     Args:
-        numerators: For each metric, its numerator as a weighted sum of columns. For each numerator, the users with a
-            positive value are counted (`Sums.positive`).
-        same: Aliases: maps a name to the column with the same values.
+        numerators: Each metric's numerator as a weighted sum of columns. Users with a positive value are counted.
+        same: Maps a name to the column with the same values.
     """
 
     def __init__(
@@ -118,8 +101,7 @@ class UserSums:
 
         Args:
             user_R: User of each row; the rows are sorted by user.
-            cell_R: Cell of each row, which is stage * arms + arm. A user has at most one row per cell.
-            figures_BR: Values of the columns in each row.
+            cell_R: Cell of each row, which is stage * arms + arm, at most once per user.
         """
         cells = len(self.users_C)
         users_C = np.bincount(cell_R, minlength=cells)
@@ -132,8 +114,8 @@ class UserSums:
             self.products_CBCB[cell, :, cell] += of_cell @ of_cell.T
             for users, positive in zip(self.positive_C.values(), self._numerators_NB @ of_cell > 0, strict=True):
                 users[cell] += np.count_nonzero(positive)
-        # The products of a user also include those of figures in different rows. The rows of a user are adjacent, so
-        # multiply each row by the next row of the same user, then by the row after that, and so on.
+        # The rows of a user are adjacent, so multiply each row by the user's next row, then by the one after, and so
+        # on.
         lag = 1
         while len(one := np.flatnonzero(user_R[lag:] == user_R[:-lag])):
             kind = cell_R[one] * cells + cell_R[one + lag]
@@ -153,8 +135,8 @@ class UserSums:
         """Return the sums of one metric for two arms.
 
         Args:
-            maps: Weights with which the columns are added up to the metric's figures, (A, S, F, B).
-            positive: Key in `numerators` of the metric's numerator. The users with a positive numerator are counted.
+            maps: Weights from the columns to the metric's figures, (A, S, F, B).
+            positive: Key in `numerators` of the metric's numerator.
         """
         place = np.array([[stage * self._arms + arm for stage in stages] for arm in arms], dtype=np.intp)  # (A, S)
         flat, count = place.reshape(-1), maps.shape[-2]

@@ -1,19 +1,12 @@
 """Turns an experiment's figures into a verdict (ship, stop, futile, or not yet) with its reason.
 
-    guardrail   one-sided always-valid bounds of the harm, compared with a margin                  `check_guardrail`
-    futility    whether the wanted improvement can be ruled out                                    `rules_out`
-    verdict     "srm" > waiting > "guardrail" > "ship" | "stop" > "futile" > "inconclusive"        `reach_verdict`
-    several     one verdict for several challengers                                                `leading`
-
 The experiment's `alpha` bounds the probability of *any* false verdict. It is split evenly between the challengers
-(Bonferroni). With K guardrails, a challenger's part of `alpha` is divided into 9 + K equal shares (`ErrorShares`): nine
-for the primary metric, and one for each guardrail that may falsely seem breached. The shares cover both cases:
+(Bonferroni). With K guardrails, a challenger's part of `alpha` is divided into 9 + K equal shares (`ErrorShares`):
 
-    the challenger is not better   "ship" and "stop" are false. The interval of the primary metric misses the true lift
-                                   (9 shares), or one of K guardrails falsely seems breached (K shares).
-    the challenger is better       "stop" is false: the interval misses the true lift on one side (4.5 shares). "ship"
-                                   is false if a guardrail is breached but seems to hold (`held`, 4.5 shares). One of
-                                   the other K - 1 guardrails may falsely seem breached (K - 1 shares).
+    the challenger is not better   The interval of the primary metric misses the true lift (9 shares), or one of K
+                                   guardrails falsely seems breached (K shares).
+    the challenger is better       The interval misses the true lift on one side (4.5 shares), a breached guardrail
+                                   seems to hold (4.5 shares), or another falsely seems breached (K - 1 shares).
 """
 
 import math
@@ -29,15 +22,14 @@ from mtorl.runtime.message import Message
 Token = Literal["ship", "stop", "futile", "inconclusive", "srm", "guardrail"]
 _DECIDED: dict[str, Token] = {token: token for token in get_args(Token) if token != "inconclusive"}
 
-# Each arm has a share of outcomes that arrived too late to count. If these shares differ by more than this between the
-# arms, late outcomes may explain the whole lift.
+# If the arms' shares of late outcomes differ by more than this, they may explain the whole lift.
 LATE_ALARM = 0.03
-# If more than this share of the users was served by both arms in the same stage, the assignment is broken.
+# If both arms served more than this share of users in a stage, the assignment is broken.
 CROSSED_ALARM = 0.01
 
-# Alpha is divided into equal parts. Each guardrail gets one part, and the primary metric gets this number of parts.
+# Each guardrail gets one part of alpha, and the primary metric gets this number of parts.
 _PRIMARY = 9
-# Accepted probability that a challenger with the wanted effect is called futile, over all looks.
+# Probability, over all looks, that a challenger with the wanted effect is called futile.
 FUTILITY_BETA = 0.1
 
 _LEADING: tuple[Token, ...] = ("srm", "ship", "inconclusive", "futile", "guardrail", "stop")
@@ -45,11 +37,7 @@ _LEADING: tuple[Token, ...] = ("srm", "ship", "inconclusive", "futile", "guardra
 
 @dataclass(frozen=True)
 class GuardrailCheck:
-    """Bounds of the harm to one guardrail metric, compared with the allowed margin.
-
-    The state is "breached" if the lower bound is above the margin, and "held" if the upper bound is at most the margin.
-    Otherwise it is "open", and the experiment can't ship yet.
-    """
+    """Bounds of the harm to one guardrail metric, compared with the allowed margin."""
 
     name: str
     harm: float
@@ -60,10 +48,7 @@ class GuardrailCheck:
 
 
 def breach(name: str, lower: float, margin: float) -> Message:
-    """Return the message for a breached guardrail.
-
-    It shows a metric such as cost_per_decision as "cost per decision".
-    """
+    """Return the message for a breached guardrail."""
     return messages.GUARDRAIL(metric=name.replace("_", " "), lower=lower, margin=margin)
 
 
@@ -75,21 +60,18 @@ class Verdict:
 
     @property
     def token(self) -> Token:
-        """Return the kind of verdict, such as "ship". It is "inconclusive" if the reason's code is no decision."""
+        """Return the kind of verdict, which is "inconclusive" if the reason is no decision."""
         return _DECIDED.get(self.reason.code, "inconclusive")
 
 
 class ErrorShares(NamedTuple):
-    """The error rates for the comparison of one challenger with the incumbent.
+    """The error rates for the comparison of one challenger with the incumbent."""
 
-    Over all comparisons, the probability of any false verdict is then at most alpha.
-    """
-
-    # Probability that the two-sided interval of the primary metric misses the true lift.
+    # Probability that the interval of the primary metric misses the true lift.
     primary: float
-    # Probability that one guardrail seems breached although it is not.
+    # Probability that a guardrail seems breached although it is not.
     breached: float
-    # Probability that one guardrail seems to hold although it is breached.
+    # Probability that a guardrail seems to hold although it is breached.
     held: float
 
     @classmethod
@@ -105,16 +87,14 @@ def check_guardrail(
     """Compute bounds of a challenger's harm to one guardrail metric, and compare them with the margin.
 
     Args:
-        direction: Desired direction of the metric: up if more is better, down if less is better.
         margin: Accepted harm in the metric's unit, not negative.
-        shares: Error rates of the lower bound (`breached`) and of the upper bound (`held`).
     """
     value = lift.value if direction == "down" else -lift.value
     below, above = (
         float(one_sided_width(lift.se, lift.effective_users, alpha=share)) for share in (shares.breached, shares.held)
     )
     lower, upper = value - below, value + above
-    # If there are too few users, both bounds are NaN, and the state stays "open".
+    # With too few users, both bounds are NaN, and the state stays "open".
     state: Literal["breached", "held", "open"] = "open"
     if lower > margin:
         state = "breached"
@@ -126,11 +106,10 @@ def check_guardrail(
 def rules_out(short_of_effect: Lift) -> bool:
     """Return whether the data rule out that a challenger has the wanted effect.
 
-    A challenger that does have this effect is ruled out with a probability of at most FUTILITY_BETA, over all looks.
+    The probability of an error is at most FUTILITY_BETA, over all looks.
 
     Args:
-        short_of_effect: Lift of the challenger over the incumbent's metric plus the wanted effect. It is negative if
-            the challenger has less than the wanted effect.
+        short_of_effect: Challenger's metric minus the incumbent's metric with the wanted effect.
     """
     se, users = short_of_effect.se, short_of_effect.effective_users
     width = float(one_sided_width(se, users, alpha=FUTILITY_BETA))
@@ -152,28 +131,23 @@ def reach_verdict(
     ruled_out: float | None = None,
     challenger: str = "challenger",
 ) -> Verdict:
-    """Return the verdict about one challenger. The rules are in order: the first that applies decides.
+    """Return the verdict about one challenger, by the first rule that applies.
 
     1. A sample ratio mismatch or another sign of a broken comparison makes every number invalid.
-    2. Before the planned run time, there is no verdict. The intervals allow early looks, but the experiment may not
-       have covered a weekend yet.
+    2. Before the planned run time, there is no verdict, because behaviour may differ on a weekend.
     3. A breached guardrail is harm, at any gain.
-    4. The always-valid interval of the primary metric decides. A better challenger ships only if every guardrail holds.
+    4. The always-valid interval of the primary metric decides. To ship, every guardrail must hold.
 
     Args:
         srm_p: P-value of the sample ratio mismatch.
         crossed_share: Share of users who were seen in two arms of one stage.
-        late_gap: Difference of the arms' shares of late outcomes, by value; 0 unless it is significant.
+        late_gap: Difference of the arms' shares of late outcomes; 0 unless it is significant.
         unbalanced: Covariate by which the arms' users differ more than chance allows.
         hours: Run time in hours; each stage counts according to its weight in the lift.
-        min_hours: Planned minimum run time, hours.
-        with_changed: Lift that includes the days on which the stage changed or the kill switch was used, if `primary`
-            excludes them. Such days are often bad days, so excluding them may flatter the challenger. Including them
-            may bias the lift, because the arms then have different budgets. Both lifts must lead to the same verdict.
-        with_late: Lift that includes outcomes that arrived too late to count, if there are any. If one arm's outcomes
-            arrive later, `primary` is biased against it. Both lifts must lead to the same verdict.
-        ruled_out: Wanted relative effect, if it is ruled out (`rules_out`).
-        challenger: Name of the challenger, for messages about its users.
+        with_changed: Lift with the days of changes, if `primary` excludes them. Both lifts must lead to the same
+            verdict.
+        with_late: Lift with late outcomes. Both lifts must lead to the same verdict.
+        ruled_out: Wanted relative effect, if it is ruled out.
     """
     low, high = primary.ci
     if srm_p < SRM_ALARM:
@@ -184,8 +158,7 @@ def reach_verdict(
         return Verdict(messages.UNBALANCED(covariate=unbalanced))
     if late_gap > LATE_ALARM:
         return Verdict(messages.LATE_GAP(gap=late_gap))
-    # Accept up to one hour less. In an experiment of a week, the time from the first to the last decision is a few
-    # minutes less than a week.
+    # In an experiment of a week, the time from the first to the last decision is a little less.
     if hours <= min_hours - 1.0:
         return Verdict(messages.TOO_EARLY(hours=math.floor(hours), needed=min_hours))
     for check in guardrails:
@@ -221,8 +194,7 @@ def _agree(one: Lift, other: Lift) -> bool:
 def leading(verdicts: Mapping[str, Verdict], lifts: Mapping[str, Lift]) -> str:
     """Return the challenger whose verdict becomes the verdict of the whole experiment.
 
-    `_LEADING` defines which kind of verdict comes first. Among challengers with the same kind of verdict, the one with
-    the largest lift is chosen.
+    Challengers are ranked by the order of their verdicts in `_LEADING`, then by lift.
     """
 
     def rank(challenger: str) -> tuple[int, float]:

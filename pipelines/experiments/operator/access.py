@@ -1,10 +1,6 @@
 """Checks that users of the operator's page have the needed Kubernetes rights in the namespace.
 
-    require_rights(app, api, "kubeflow-userid")
-
-The platform's gateway checks who the user is, and passes the name in an HTTP header. The API server then decides: a
-user with the right `get` on experiments may read the page, and a user with `patch` may stop an experiment. A caller
-that bypasses the gateway could pretend to be any user, so the mesh must admit only the gateway
+The platform's gateway passes the user's name in an HTTP header, so the mesh must admit only the gateway
 (manifests/components/istio).
 """
 
@@ -17,9 +13,9 @@ from aiohttp import web
 from pipelines.experiments.cluster_api import GROUP, PLURAL, REASON, ClusterApi
 from serving.kubernetes_api import Refused
 
-# Paths that need no user, because Prometheus, routers and the kubelet call them.
+# Prometheus, routers and the kubelet call these paths without a user.
 _OPEN = ("/metrics", "/v1/in-force", "/health/live", "/health/ready")
-# HTTP header that the page's button sends. A form on another site can't send it, which prevents cross-site requests.
+# A form on another site can't send this header, which prevents cross-site requests.
 _BUTTON = "mtorl-page"
 
 

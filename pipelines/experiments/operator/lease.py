@@ -1,12 +1,6 @@
 """Elects one of several operators as the leader, with a Kubernetes Lease.
 
-    lease = Lease(KubernetesApi(namespace, ANSWER_SECONDS))
-    lease.wait()                 # returns as the leader; a thread then renews the lease
-                                 # if the lease is lost, the process exits, so that it can't act as leader
-
-Only the leader reads the log, moves ramps and changes model servers. Every operator applies kill switches and the moves
-of people. Even two leaders could do no harm, because the API server refuses a write to an object that has changed since
-it was read (`pipelines.experiments.resource`, `serving.inference_services`).
+Two leaders could do no harm, because the API server refuses a write to an object that has changed since it was read.
 """
 
 import logging
@@ -24,20 +18,15 @@ ANSWER_SECONDS = (2.0, 2.0)
 """Timeouts in seconds for connecting and for an answer, in requests about the lease. They are short, so that the holder
 notices a failure before the lease expires."""
 _NAME = "mtorl-operator"
-# A lease that is not renewed expires after this many seconds.
+# A lease that is not renewed expires after this time.
 _HELD_SECONDS = 15
 _RENEW_SECONDS = 3.0
-# The leader exits if renewals have failed for this many seconds, which is before the lease expires.
+# The leader exits before its lease expires.
 _GIVE_UP_SECONDS = 10.0
 
 
 class Lease:
-    """A Lease of coordination.k8s.io, for which this process competes with other operators.
-
-    Attributes:
-        leads: Whether this process is the leader.
-        leader: Name of the last known leader; "" if there is none.
-    """
+    """A Lease of coordination.k8s.io, for which this process competes with other operators."""
 
     def __init__(self, api: KubernetesApi) -> None:
         self._api = api
@@ -60,15 +49,12 @@ class Lease:
         threading.Thread(target=self._renew, name="lease", daemon=True).start()
 
     def release(self) -> None:
-        """Release the lease, so that the next operator becomes the leader at once.
-
-        If the release fails, the next operator must wait until the lease expires.
-        """
+        """Release the lease, so that the next operator becomes the leader at once."""
         try:
             found = self._api.get("leases", _NAME)
             if found is not None and found["spec"].get("holderIdentity") == self._holder:
                 self._api.replace("leases", _NAME, {**found, "spec": {**found["spec"], "holderIdentity": None}})
-        # The process is about to exit, so an error is not important any more.
+        # Ignore all errors, because the process is about to exit.
         except Exception as error:
             log.info("the lease could not be released: %s", error)
 
@@ -83,7 +69,6 @@ class Lease:
                 os._exit(1)
 
     def _try(self) -> bool:
-        """Try to acquire or renew the lease. Returns whether this process now holds it."""
         try:
             return self._take()
         # The network or the API server has failed, or another operator was faster.
@@ -113,10 +98,7 @@ class Lease:
         return True
 
     def _is_stale(self, holder: str, renewed: str | None) -> bool:
-        """Return whether the lease has expired.
-
-        The time since the last renewal is measured with the clock of this process, because clocks of nodes may differ.
-        """
+        """Return whether the lease has expired by the clock of this process, because clocks of nodes may differ."""
         now = time.monotonic()
         if self._seen[0] != (holder, renewed):
             self._seen = (holder, renewed), now

@@ -1,7 +1,6 @@
 """Reads the decision log of an experiment in a subprocess.
 
-The computation of a verdict on millions of decisions takes a minute. In the operator's own process, it would delay a
-kill switch.
+A verdict takes up to a minute, which would delay a kill switch in the operator's own process.
 """
 
 import os
@@ -19,7 +18,7 @@ from pipelines import messages
 
 
 class LogReader:
-    """A reader of the decision log, in which all routers store their decisions.
+    """A reader of the decision log.
 
     Args:
         lake: Folder or URI of the lake with the log.

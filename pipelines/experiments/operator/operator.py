@@ -1,14 +1,6 @@
 """Moves experiments between stages, as people or the automatic ramp decide, and writes their status.
 
-    operator = Operator(api, reader, dataset, servers)
-    operator.watch()                  # once a second: kill switches, and stages that people have set
-    operator.settle()                 # once a second: lets the incumbent's server load promoted models
-    operator.advance()                # once a minute: reads the log, and takes due steps of the ramp
-    operator.views()                  # documents for the page and the gauges
-
-Each experiment is an Experiment object in Kubernetes. An error with one object is written into the status of this
-object, and affects no other object. The operator has no files of its own. If it is killed, the next
-operator continues from there.
+Each experiment is an Experiment object in Kubernetes. An error with one object affects no other object.
 """
 
 import contextlib
@@ -65,7 +57,7 @@ _TOLD = (
     "Changed",
     "VersionUnknown",
 )  # a condition with one of these reasons is also written as a Kubernetes event
-# Number of attempts to write an object that other processes change at the same time.
+# Attempts to write an object that other processes change at the same time.
 _TRIES = 8
 
 
@@ -84,12 +76,10 @@ class Operator:
         self._clock: Callable[[], float] = time.time
         self._jumps = ClockJumps(time.monotonic)
         self._lock = threading.Lock()
-        # The last logged error of each object.
         self._faults: dict[str, str] = {}
-        # Objects whose promotion may need a hand-over. After a restart, these are all objects with a promotion in their
-        # history.
+        # Objects that may need a hand-over.
         self._promoted: set[str] = set()
-        # Salt and findings of each object. If the salt has changed, the findings belong to a previous experiment.
+        # Salt and findings of each object. Findings under another salt are outdated.
         self._found: dict[str, tuple[str, Findings]] = {}
         self.routers = Routers()
         self.leads = False
@@ -102,8 +92,7 @@ class Operator:
     def settle(self) -> None:
         """Move promoted models to the incumbent's servers, and undo this after a rollback.
 
-        This is separate from `watch`, because KServe may take ten seconds to check a change, or never answer. A kill
-        switch must not wait for that.
+        This is separate from `watch`, because KServe may take ten seconds, and a kill switch must not wait.
         """
         while self._promoted:
             self._settle(self._promoted.pop())
@@ -111,24 +100,21 @@ class Operator:
     def advance(self) -> None:
         """Read the decision log of each experiment, and make the next move of its ramp."""
         names = [str(found["metadata"]["name"]) for found in self._api.experiments()]
-        # Handle changes of all objects before the first log is read, because reading takes long.
+        # Handle changes of all objects first, because reading a log takes long.
         for act in (self.changed, self._advance):
             for name in names:
                 _guarded(act, name)
 
     def watch(self) -> None:
-        """Handle everything that has changed since the last call: specs, the ConfigMap, and reasons for kill switches.
-
-        The leader also writes into the status of each object whether the routers have its active experiment.
-        """
+        """Handle all specs, ConfigMap keys and kill reasons that have changed since the last call."""
         objects = {str(one["metadata"]["name"]): one for one in self._api.experiments()}
-        # Read the ConfigMap after the objects, so that it is at least as new as they are.
+        # Read the ConfigMap last, so that it is at least as new as the objects.
         config_map = self._api.in_force()
         in_force = self._api.entries(config_map)
         for name in {**objects, **in_force}:
             entry = in_force.get(name)
             serving = entry and entry.experiment
-            # This key of the ConfigMap has no object: the object was deleted, or a person has copied the key.
+            # The object was deleted, or a person has copied its key.
             if name not in objects:
                 if serving is None or serving.enabled or serving.name != name:
                     _guarded(self.changed, name)
@@ -140,12 +126,12 @@ class Operator:
                 said = self.routers.condition(serving.name, serving.version)
                 if said.reason != "Behind":
                     said = status.edited(resource, self._api.namespace) or said
-                # If the object has changed meanwhile, the next call of `watch`, a second later, tries again.
+                # The next call of `watch` tries again.
                 with contextlib.suppress(Conflict):
                     self._say(resource, {"version": serving.version}, said)
 
     def views(self) -> list[View]:
-        """Build the documents of all experiments for the page and the gauges. No log is read for this."""
+        """Build the documents of all experiments, without reading a log."""
         objects = self._api.experiments()
         names = {one["metadata"]["name"] for one in objects}
         for gone in set(self._found) - names:
@@ -157,10 +143,6 @@ class Operator:
         return self._api.entries(self._api.in_force())
 
     def _again(self, name: str) -> bool:
-        """Handle an object, and repeat this if another process has changed the object meanwhile.
-
-        A lock prevents conflicts between the threads of this process.
-        """
         for _ in range(_TRIES):
             with self._lock:
                 try:
@@ -169,8 +151,7 @@ class Operator:
                     return promoted
                 except Conflict:
                     pass
-                # The network has failed, or the API server refuses this object. The next call of `watch`, a second
-                # later, tries again.
+                # The next call of `watch` tries again.
                 except OSError as error:
                     if self._faults.get(name) != str(error):
                         log.warning("%s: the API server does not answer, or refuses: %s", name, error)
@@ -180,7 +161,7 @@ class Operator:
         return False
 
     def _follow(self, name: str) -> bool:
-        """Apply the spec of an object. Returns whether the object's history contains a promotion."""
+        """Apply an object's spec, and return whether its history contains a promotion."""
         resource = ExperimentResource.read(self._api, name, self._dataset)
         known = len(_history(resource))
         if resource is None:
@@ -207,10 +188,7 @@ class Operator:
         return any(event.get("to") == "promoted" for event in _history(resource))
 
     def _until_looked(self, resource: ExperimentResource) -> status.Condition | None:
-        """Return the condition Progressing that is shown until the log is read again.
-
-        Returns None if the state of the experiment can't be computed.
-        """
+        """Return the condition Progressing until the log is read, or None if spec or history is invalid."""
         try:
             experiment, stands = state(resource)
         except (ExperimentError, HistoryError):
@@ -226,8 +204,7 @@ class Operator:
         for _ in range(_TRIES):
             try:
                 return self._settle_once(name)
-            # Perhaps the history was written, but not the ConfigMap, because it had changed meanwhile. So handle the
-            # object again.
+            # The history may have been written, but not the ConfigMap.
             except Conflict:
                 self._again(name)
             except OSError as error:
@@ -243,7 +220,7 @@ class Operator:
         except (ExperimentError, HistoryError):
             # The condition `Accepted` already has the reason.
             return
-        # The next call of `advance` handles the object again, which leads to another attempt.
+        # The next call of `advance` tries again.
         except OSError as error:
             said = status.Condition("Settled", "Unknown", messages.NOT_KNOWN(fault=error))
         else:
@@ -259,7 +236,7 @@ class Operator:
         for _ in range(_TRIES):
             try:
                 return self._step(name, looked)
-            # Try again. The log is read again only if the version or the stage has changed.
+            # The log is read again only if the version or the stage has changed.
             except Conflict:
                 log.info("%s has changed while its log was read", name)
 
@@ -284,12 +261,10 @@ class Operator:
             findings = self._findings(name, experiment.salt)
             if stands.phase == "draft":
                 self._found.pop(name, None)
-            # There are no findings if the experiment was over when this operator started. Read the log once, because the
-            # page needs the figures.
+            # The page needs figures even for an experiment that is over, so read the log once.
             elif findings is None or findings.verdict is None:
                 read_evidence(in_force(experiment, stands), stands.since or 0.0)
         except (ExperimentError, HistoryError):
-            # The method `_follow` reports the error.
             return
         except (LogError, OSError) as error:
             salt = str(resource.spec.get("salt"))
@@ -307,8 +282,7 @@ class Operator:
         with contextlib.suppress(ExperimentError, HistoryError):
             experiment, found = state(resource)
             standing = {"phase": found.phase, "since": None if found.since is None else status.iso(found.since)}
-            # A draft, or an experiment whose log has not been read yet, must not show the figures of a previous
-            # experiment.
+            # Do not show the figures of a previous experiment.
             others = resource.name in self._found and self._findings(resource.name, experiment.salt) is None
             standing |= dict.fromkeys(status.FIGURES) if found.phase == "draft" or others else {}
         enabled, serving = bool(resource.spec.get("enabled")), resource.last_in_force()
@@ -323,7 +297,7 @@ class Operator:
 
     @contextlib.contextmanager
     def _events(self, resource: ExperimentResource) -> Iterator[None]:
-        """Write a Kubernetes event for each event that the block adds to the history, even if it raises an error."""
+        """Write a Kubernetes event for each event that the block adds to the history, even after an error."""
         known = len(_history(resource))
         try:
             yield
@@ -348,7 +322,7 @@ class Operator:
 
 
 def _guarded(act: Callable[[str], None], name: str) -> None:
-    """Call `act` for one experiment. Errors are only logged, so that the other experiments are still handled."""
+    """Call `act`, and only log its errors, so that the other experiments are still handled."""
     try:
         act(name)
     except Exception:
@@ -356,9 +330,7 @@ def _guarded(act: Callable[[str], None], name: str) -> None:
 
 
 def _left_out(resource: ExperimentResource, event: Event) -> str:
-    """Describe the stages that a move from the draft has skipped; "" if it has skipped none."""
     serving = resource.last_in_force()
-    # Only a first move can skip stages, and this is not the first move.
     if event.fixed is None or serving is None or serving.ramp is None:
         return ""
     passed = stages_before(serving.ramp, event.to)
@@ -379,7 +351,7 @@ def _progress(stands: State, step: Move | Hold, findings: Findings, needed: Sequ
     by_itself = split and not any(one.kind in FAULTS for one in needed if not one.met)
     known = ""
     if newest is not None:
-        # The message does not contain the age of the newest decision, which would change the status every minute.
+        # The age of the newest decision would change the status every minute.
         late = ", and none has arrived for a long time" if newest["silence"] else ""
         known = f" (the newest decision in the log is from {newest['at'][:16].replace('T', ' ')} UTC{late})"
     words = messages.WAITING(reasons="; ".join(step.reasons), newest=known)
@@ -387,7 +359,6 @@ def _progress(stands: State, step: Move | Hold, findings: Findings, needed: Sequ
 
 
 def _still_refused(resource: ExperimentResource) -> Message | None:
-    """Return the message that a move was refused, as long as the spec requests the same move; otherwise None."""
     for one in resource.status.get("conditions") or ():
         refused = (one["type"], one["reason"]) == ("Accepted", "Refused")
         if refused and one.get("observedGeneration") == resource.generation:

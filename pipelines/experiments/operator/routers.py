@@ -5,8 +5,7 @@
     204 nothing has changed
     503 unknown: the router keeps its versions
 
-So a kill switch is applied by each router within seconds. Each poll contains the versions that the router has, so that
-the status of an object can show which routers have applied a change.
+The object's status shows which routers are up to date.
 """
 
 import threading
@@ -34,7 +33,7 @@ class Asked(StrictModel):
 
 
 class Routers:
-    """The routers that have polled recently, and the version of each experiment on each router."""
+    """The versions of the experiments on the routers that have polled recently."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -46,7 +45,7 @@ class Routers:
             self._heard[router] = time.monotonic(), versions
 
     def condition(self, experiment: str, version: str) -> Condition:
-        """Build the condition InForce, which is true if every router that polls has this version of the experiment."""
+        """Build the condition InForce: whether every polling router has this version of the experiment."""
         with self._lock:
             now = time.monotonic()
             self._heard = {name: seen for name, seen in self._heard.items() if now - seen[0] < SILENT_SECONDS}

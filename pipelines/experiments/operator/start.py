@@ -1,19 +1,4 @@
-"""Starts the operator: threads that watch the objects, read the log and change model servers, and an HTTP server.
-
-    mtorl experiment operator --namespace mtorl --lake /mnt/mtorl/lake --dataset dataset.yaml
-
-| path | response |
-|---|---|
-| / | the page of all experiments |
-| /experiments.json, /metrics | the page's data as JSON, and as Prometheus gauges |
-| /stop/NAME | `POST`: kill switch of an experiment, behind the platform's login (`access.py`) |
-| /v1/in-force | the active experiments, for routers (`routers.py`) |
-| /health/live | 200 while the process answers |
-| /health/ready | 200 once this operator handles changes of objects |
-
-Several operators may run. Each of them applies kill switches and moves, and answers routers. Only the leader reads the
-log, and serves the page and the gauges.
-"""
+"""Starts the operator: threads that watch the objects, read the log and change model servers, and an HTTP server."""
 
 import asyncio
 import logging
@@ -43,7 +28,7 @@ from serving.kubernetes_api import KubernetesApi
 
 log = logging.getLogger(__name__)
 _ALL_ADDRESSES = "0.0.0.0"
-# The ConfigMap is read at most once in this time, in seconds, however many routers poll.
+# The ConfigMap is read at most once in this time, for all routers together.
 _CACHE_SECONDS = 0.5
 
 
@@ -53,8 +38,7 @@ def run(api: ClusterApi, dataset: Path, lake: str, port: int, every: float, user
     Args:
         lake: Folder or URI of the lake to which the routers upload their logs.
         every: Seconds between two reads of the log.
-        user_header: HTTP header in which the platform's gateway passes the user's name. If it is "", the page needs no
-            login, and has no kill switches.
+        user_header: HTTP header with the user's name. "": the page needs no login, and has no kill switches.
 
     Raises:
         SpecError: The description of the data set is invalid.
@@ -92,13 +76,13 @@ def _lead(operator: Operator, lease: Lease, every: float) -> None:
 
 
 def _repeat(act: Callable[[], None], seconds: float) -> None:
-    """Call `act` in an endless loop, also after errors. An error is logged only if it differs from the previous one."""
+    """Call `act` in an endless loop. A repeated error is logged once."""
     said = ""
     while True:
         try:
             act()
             said = ""
-        # Usually the API server does not answer. The active experiments then stay as they are.
+        # Usually the API server does not answer.
         except Exception as error:
             fault = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             if fault != said:
@@ -108,11 +92,7 @@ def _repeat(act: Callable[[], None], seconds: float) -> None:
 
 
 class _Site:
-    """The handlers of HTTP requests.
-
-    Attributes:
-        follows: Set once the operator handles changes of objects.
-    """
+    """The handlers of HTTP requests. `follows` is set once the operator handles changes of objects."""
 
     def __init__(self, operator: Operator, lease: Lease) -> None:
         self._operator = operator
@@ -122,11 +102,7 @@ class _Site:
         self._answers = ThreadPoolExecutor(1, "answers")
 
     def app(self, stops: bool = False) -> web.Application:
-        """Build the web application with the page, the polls of routers and the health probes.
-
-        Args:
-            stops: Whether the page has kill switches.
-        """
+        """Build the web application. `stops` adds kill switches to the page."""
         app = site(self._views, _ALL_ADDRESSES, lambda: self._lease.leads, stops)
         app.router.add_post("/v1/in-force", self._in_force)
         app.router.add_get("/health/{probe:live|ready}", self._health)
@@ -149,7 +125,7 @@ class _Site:
     async def _in_force(self, request: web.Request) -> web.Response:
         try:
             found = await asyncio.get_running_loop().run_in_executor(self._answers, self._entries)
-        # The API server does not answer. With this response, routers keep their versions.
+        # With this response, routers keep their versions.
         except Exception as error:
             return web.json_response({"error": f"the API server: {type(error).__name__}"}, status=503)
         if not found:
@@ -167,16 +143,12 @@ class _Site:
         return web.json_response(texts, headers=self._says_who_leads())
 
     def _says_who_leads(self) -> dict[str, str]:
-        """Build the header that tells a router whether this operator is the leader.
-
-        Routers look for the leader, because the leader shows in the status which routers have applied a change.
-        """
         return {"mtorl-leads": str(self._lease.leads).lower()}
 
     def _entries(self) -> dict[str, Entry]:
         now = time.monotonic()
         if now - self._cached[0] > _CACHE_SECONDS:
-            # Store the time before the read, not after it. Otherwise, an old answer would count as newer than it is.
+            # Store the time before the read, so that an old answer does not count as newer.
             self._cached = now, self._operator.in_force()
         return self._cached[1]
 

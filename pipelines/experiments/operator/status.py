@@ -1,12 +1,11 @@
 """Builds the status of an object: its conditions, the figures of `kubectl get exp`, and its document for the page.
 
     Accepted     the spec is valid and was applied
-    Progressing  the experiment continues without a person; False: a person must act, or the experiment is over
+    Progressing  the experiment continues without a person
     InForce      every router that polls has the active experiment
-    Settled      only after a promotion: the incumbent's model server serves the promoted model or, after a rollback,
-                 the previous one; removed when a person has started another experiment
+    Settled      the incumbent's model server serves the right model
 
-A condition's `lastTransitionTime` changes only if its status changes, not if only its message changes.
+A condition's `lastTransitionTime` changes only with its status.
 """
 
 import json
@@ -27,9 +26,9 @@ from pipelines.experiments.cluster_api import REASON, ClusterApi
 from pipelines.experiments.resource import BY_HAND, ExperimentResource
 from serving.kubernetes_api import Object
 
-# Maximum number of characters of a message. Kubernetes' conventions allow 32,768.
+# Kubernetes' conventions allow messages of 32,768 characters.
 _LONGEST = 30_000
-# With any other status of the condition InForce, it is unknown whether the routers have the experiment.
+# Any other status of the condition InForce counts as unknown.
 _IN_FORCE = {"True": True, "False": False}
 FIGURES = ("users", "lift", "interval", "spend", "verdict", "reason", "code")
 
@@ -50,7 +49,7 @@ class Condition(NamedTuple):
 def with_condition(
     before: Sequence[Mapping[str, Any]], said: Condition, generation: int, now: float
 ) -> list[dict[str, Any]]:
-    """Return the conditions of an object with one of them replaced; `generation` is the version number of the spec."""
+    """Return an object's conditions with one of them replaced."""
     old = next((one for one in before if one["type"] == said.type), None)
     same = old is not None and old["status"] == said.status
     since = old["lastTransitionTime"] if old is not None and same else iso(now)
@@ -65,7 +64,7 @@ def iso(at: float) -> str:
 
 
 def edited(resource: ExperimentResource, namespace: str) -> Condition | None:
-    """Return the condition InForce if a person has edited the experiment in the ConfigMap; otherwise None."""
+    """Return the condition InForce if a person has edited the ConfigMap; otherwise None."""
     serving = resource.last_in_force()
     if BY_HAND in resource.status:
         words = messages.OFF_BY_HAND(command=switch_on(namespace, resource.name))
@@ -80,7 +79,7 @@ def edited(resource: ExperimentResource, namespace: str) -> Condition | None:
 
 
 def awaiting_routers(resource: ExperimentResource, namespace: str) -> Condition | None:
-    """Build the condition InForce for a new version that no router has yet; None to keep the previous condition."""
+    """Build the condition InForce for a new version, or None to keep the previous condition."""
     serving = resource.last_in_force()
     if serving is not None and serving.version != resource.status.get("version"):
         return Condition("InForce", "False", messages.BEHIND(routers="any router"))
@@ -88,28 +87,22 @@ def awaiting_routers(resource: ExperimentResource, namespace: str) -> Condition 
 
 
 def switch_on(namespace: str, name: str) -> str:
-    """Build the command that switches an experiment on again, after a kill in the object or in the ConfigMap."""
+    """Build the command that switches an experiment on again after a kill."""
     body = {"metadata": {"annotations": {REASON: "WHY"}}, "spec": {"enabled": True}}
     return f"kubectl -n {namespace} patch exp {name} --type merge -p '{json.dumps(body)}'"
 
 
 def figures_of(verdict: Mapping[str, Any], spend: Sequence[Spend]) -> dict[str, Any]:
-    """Build the fields in `FIGURES`, which `kubectl get exp` shows.
-
-    Args:
-        verdict: The experiment's verdict, as `monitoring.verdict.verdict` returns it.
-        spend: Spend of each budget account, as `monitoring.experiments.traffic` returns it.
-    """
+    """Build the fields in `FIGURES`, which `kubectl get exp` shows."""
     lift, relative, (low, high) = verdict["lift"], verdict["relative_lift"], verdict["lift_ci"]
     arms = verdict["arms"].values()
     of_incumbent = "" if relative is None else f" ({relative:+.1%})"
     totals = [one for one in spend if (one["arm"], one["channel"], one["period"]) == (ALL_ARMS, "*", "total")]
     of_all = [one for one in totals if one["campaign"] == "*"] or totals
-    # If there is no total budget, show the sum of the costs in the log.
+    # Without a total budget, show the sum of the costs in the log.
     spent = [one["spent"] for one in of_all] or [arm["totals"]["cost"] for arm in arms]
     return {
         "users": verdict["users"],
-        # The absolute lift has the same unit as the interval.
         "lift": None if lift is None else f"{lift:+.3g}{of_incumbent}",
         "interval": None if low is None or high is None else f"[{low:+.3g}, {high:+.3g}]",
         "spend": f"{sum(spent):.2f}",
@@ -153,7 +146,6 @@ def views_of(
 
 
 def _settled(conditions: Mapping[str, Mapping[str, Any]]) -> Settled | None:
-    """Read from the object's conditions how far a hand-over has come; None if there was no promotion."""
     said = conditions.get("Settled")
     if said is None:
         return None
@@ -161,7 +153,6 @@ def _settled(conditions: Mapping[str, Mapping[str, Any]]) -> Settled | None:
 
 
 def _problem(conditions: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Return why the spec or the log can't be used, from the object's conditions; None if both can be used."""
     accepted, progressing = (conditions.get(kind, {}) for kind in ("Accepted", "Progressing"))
     if accepted.get("status") == "False":
         return str(accepted["message"])

@@ -1,19 +1,7 @@
-"""Limits the requests in flight, so that those admitted are answered completely and in time, on any hardware.
+"""Limits the requests in flight, so that admitted requests are answered in time on any hardware.
 
-By Little's law, `requests inside = answers a second * seconds inside`. So the limit follows latency, as in TCP Vegas
-(1995): an answer faster than the target latency raises the limit, and a slower one lowers it, in proportion to the
-difference. A late answer is a congestion event, which cuts the limit, as in TCP Reno (1990). If a host stalls, all
-requests inside are late at any limit, so late answers within one deadline count as one event. The limit rises only
-while it is used.
-
-The right margin between target and deadline depends on the variance of latencies, which differs between hosts. So the
-target tracks a quantile (Robbins and Monro, 1951): an event lowers it, and answers in time raise it slightly. It
-settles at the value at which one event occurs in `limit * _TARGET_CUT / _TARGET_RISE` answers. If an answer has a
-fallback because a part is broken, it changes neither the limit nor the target.
-
-If the limit is reached, a request waits in a queue for at most a part of the deadline. If the queue is so long that the
-request would wait longer, the router refuses it at once (`full`). The HTTP connection checks this before it creates a
-task for the request.
+Fast answers raise the limit, and slow answers lower it, as in TCP Vegas (1995). A late answer cuts the limit, as in TCP
+Reno (1990). The target latency tracks a quantile (Robbins and Monro, 1951).
 """
 
 import asyncio
@@ -25,43 +13,42 @@ from time import perf_counter
 
 from serving.router.ops.metrics import Stage
 
-_INITIAL = 8  # number of requests in flight that is allowed at the start
-_STEP = 0.6  # the limit rises by this after an answer with latency 0, and by less after a slower one
-_CUT = 0.4  # share of the limit that is cut after a congestion event
-_TARGET = 0.5  # target latency at the start, as a share of the deadline
+_INITIAL = 8
+_STEP = 0.6  # rise of the limit after an answer with latency 0
+_CUT = 0.4
+_TARGET = 0.5  # initial target latency, as a share of the deadline
 _LOWEST_TARGET, _HIGHEST_TARGET = 0.25, 0.6
-_TARGET_CUT = 0.1  # share of the target latency that is cut after a congestion event
-_TARGET_RISE = 0.001  # share by which the target latency rises while as many answers as `limit` are in time
-PATIENCE = 0.15  # longest wait in the queue, as a share of the deadline
+_TARGET_CUT = 0.1
+_TARGET_RISE = 0.001  # rise of the target per `limit` answers in time
+PATIENCE = 0.15  # longest wait in the queue, share of the deadline
 _REFUSAL = 0.5  # share of the deadline after which a refusal is sent
 _MEMORY = 0.05  # weight of the newest answer in the mean latency
-_STALE = 100.0  # after this many deadlines without a request, a low limit and the mean latency are reset
+_STALE = 100.0  # after this many deadlines without a request, the state is reset
 _MOST_WAITING = 512
-# Each stage must end before this share of the deadline has passed. The rest is for delays of the event loop and for
-# sending the answer.
+# Each stage must end before this share of the deadline.
 _ENDS: dict[Stage, float] = {"features": 0.65, "model": 0.8, "ledger": 0.85, "log": 0.9}
-_LOG_NEEDS = 0.05  # the log always gets this share of the deadline, because a decision must have a record
+_LOG_NEEDS = 0.05  # the log always gets this share
 
 
 class Saturated(RuntimeError):
-    """Raised if the router can't accept another request now. The caller should retry later."""
+    """Raised if the router can't accept another request now."""
 
 
 class Deadline:
-    """The deadline of a request that has just arrived: `seconds` for waiting in the queue and all stages together."""
+    """The deadline of a request, `seconds` after its arrival."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self.arrived = perf_counter()
-        self.late = False  # whether a stage took so long that the default action was taken ...
-        self.failed = False  # ... or whether a store or an arm was broken
+        self.late = False  # whether a stage exceeded its time limit
+        self.failed = False  # whether a store or an arm was broken
 
     def elapsed(self) -> float:
         """Seconds since the request arrived."""
         return perf_counter() - self.arrived
 
     def left(self, stage: Stage) -> float:
-        """Return the seconds that a stage may take from now on. If they are 0 or less, the stage must not start."""
+        """Return the seconds left for a stage. If they are 0 or less, the stage must not start."""
         left = _ENDS[stage] * self._seconds - self.elapsed()
         return max(left, _LOG_NEEDS * self._seconds) if stage == "log" else left
 
@@ -71,25 +58,25 @@ CURRENT: ContextVar[Deadline | None] = ContextVar("CURRENT", default=None)
 
 
 class Admission:
-    """Limits the number of requests in flight in one event loop. The limit varies, but is never above `most`."""
+    """Limits the number of requests in flight in one event loop, to at most `most`."""
 
     def __init__(self, most: int, seconds: float) -> None:
-        self.limit = float(min(most, _INITIAL))  # present limit of requests in flight
+        self.limit = float(min(most, _INITIAL))
         self.inside = 0  # number of requests in flight
-        self.coming = 0  # number of requests whose headers have arrived, but which `admit` has not seen yet
+        self.coming = 0  # arrived requests that have not called `admit` yet
         self.target = _TARGET * seconds  # target latency, seconds
         self._most = most
         self._seconds = seconds
         self._mean = 0.0  # mean latency of recent answers, seconds
-        self._event_ends = 0.0  # until then, further late answers are part of the previous congestion event
+        self._event_ends = 0.0  # until then, late answers don't cut the limit again
         self._left = 0.0  # when the last answer was sent
-        self.refusal_seconds = _REFUSAL * seconds  # delay before a refusal is sent, because callers may retry at once
+        self.refusal_seconds = _REFUSAL * seconds  # delays a refusal, because callers may retry at once
         self._patience = PATIENCE * seconds
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
     def full(self) -> bool:
-        """Whether a request that arrives now would be refused."""
+        """Whether a new request would be refused."""
         ahead = len(self._waiting) + self.coming - max(int(self.limit) - self.inside, 0)
         if ahead < 0:
             return False
@@ -97,7 +84,7 @@ class Admission:
 
     @asynccontextmanager
     async def admit(self) -> AsyncIterator[None]:
-        """Wait until a new request is admitted, and count it until the context exits; raises Saturated."""
+        """Wait until the request is admitted, and count it meanwhile; raises Saturated."""
         request = Deadline(self._seconds)
         if not self.inside and request.arrived - self._left > _STALE * self._seconds:
             self.limit, self._mean = max(self.limit, min(self._most, _INITIAL)), 0.0
@@ -125,7 +112,7 @@ class Admission:
             async with asyncio.timeout(self._patience):
                 await turn
         except (TimeoutError, asyncio.CancelledError) as error:
-            with suppress(ValueError):  # `_admit_next` may have removed `turn`
+            with suppress(ValueError):
                 self._waiting.remove(turn)
             if not turn.cancelled():  # timed out, but just admitted: undo the admission
                 self.inside -= 1
@@ -143,13 +130,15 @@ class Admission:
 
     def _learn(self, request: Deadline, seconds: float) -> None:
         self._mean += _MEMORY * (seconds - self._mean)
-        crowded = request.late and self.inside > 1  # alone, a request is not late because of load
+        crowded = request.late and self.inside > 1  # a single request is not late because of load
         if request.failed or (self.inside < self.limit / 2 and not crowded):
             return
         if not request.late:
             self.target = min(self.target * (1 + _TARGET_RISE / self.limit), _HIGHEST_TARGET * self._seconds)
             rise = _STEP * (1 - min(seconds, self._seconds) / self.target)
-            self.limit = min(self._most, max(1.0, self.limit + max(rise, -_CUT)))  # slow answers cut less than an event
+            self.limit = min(
+                self._most, max(1.0, self.limit + max(rise, -_CUT))
+            )  # slow answers cut less than late ones
         elif self._left >= self._event_ends:
             self._event_ends = self._left + self._seconds
             self.target = max(self.target * (1 - _TARGET_CUT), _LOWEST_TARGET * self._seconds)

@@ -1,4 +1,4 @@
-"""HTTP client for the arms, with keep-alive connections, a deadline for the whole answer, and a limit of its size."""
+"""HTTP client for the arms, which limits the time and the size of an answer."""
 
 import contextlib
 import select
@@ -17,7 +17,7 @@ from mtorl.log.records import FallbackReason
 from mtorl.runtime.http import UNIX
 
 _MOST_BYTES = 8 * 1024**2  # largest answer, including its headers
-_IDLE_SECONDS = 30.0  # a connection that was idle for longer is closed, because the host's address may have changed
+_IDLE_SECONDS = 30.0  # older connections are closed: the host's address may have changed
 _PIECE = 65_536
 
 
@@ -25,7 +25,7 @@ Answer = tuple[int, Mapping[str, str], bytes]
 
 
 class ArmError(RuntimeError):
-    """Raised if an arm gives no valid decision. `cause` is a short code for metrics, such as the name of a field."""
+    """Raised if an arm gives no valid decision. `cause` is a code for metrics."""
 
     def __init__(self, text: str, cause: str, reason: FallbackReason = "model_error") -> None:
         super().__init__(text)
@@ -34,20 +34,20 @@ class ArmError(RuntimeError):
 
 
 class ArmClient:
-    """A thread-safe client that posts to arms."""
+    """A thread-safe client that posts requests to arms."""
 
     def __init__(self) -> None:
         self._free: defaultdict[str, deque[_Connection]] = defaultdict(deque)  # server -> free connections, newest last
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> Answer:
-        """Post a body; returns the status, headers (names in lower case) and body. Raises ArmError or TimeoutError."""
+        """Post a body; returns the status, headers (lower-case names) and body. Raises ArmError or TimeoutError."""
         until, place = monotonic() + seconds, urlsplit(url)
         free = self._free[f"{place.scheme}://{place.netloc}"]
         lines = [_head(url), *(f"{name}: {value}" for name, value in headers.items()), f"content-length: {len(body)}"]
         request = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
         try:
             if (kept := _usable(free)) is not None:
-                # If the server closes the kept connection at this moment, send the request again on a new one.
+                # The server may just have closed the kept connection.
                 with contextlib.suppress(ConnectionError):
                     return _post(kept, request, until, free)
             return _post(_Connection(place, until), request, until, free)
@@ -64,13 +64,13 @@ class ArmClient:
 
 
 def shown(url: str) -> str:
-    """Return a URL without user name and password, so that it can be logged."""
+    """Return a URL without user name and password."""
     place = urlsplit(url)
     return place._replace(netloc=_host(place)).geturl()
 
 
 class _Parsed:
-    """The part of an answer that was received so far. httptools calls the methods whose names begin with `on`."""
+    """The part of an HTTP answer received so far."""
 
     def __init__(self) -> None:
         self.status = 0
@@ -102,7 +102,7 @@ class _Parsed:
 
 
 class _Connection:
-    """A connection to an arm. It has a deadline for the whole answer, not for each read."""
+    """A connection to an arm, with a deadline for the whole answer."""
 
     def __init__(self, place: SplitResult, until: float) -> None:
         if place.scheme == UNIX:
@@ -123,7 +123,6 @@ class _Connection:
 
     @property
     def usable(self) -> bool:
-        """Whether the connection was used recently, and is still open with no unread data."""
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         return monotonic() - self._used < _IDLE_SECONDS and not poll.poll(0)
@@ -147,14 +146,14 @@ class _Connection:
             if size > _MOST_BYTES:
                 raise ArmError(f"the answer is larger than {_MOST_BYTES} bytes", "form")
             parsed.feed(piece)
-        if parsed.status < 200:  # an interim answer: a final one would follow, and be read by the next request
+        if parsed.status < 200:  # the next request would read the final answer
             raise ArmError(f"HTTP {parsed.status} is not a final answer", "status")
         self._used = monotonic()
         return parsed
 
 
 def _usable(free: deque[_Connection]) -> _Connection | None:
-    """Return a connection that can be used again, or None. Connections that can't be used again are closed."""
+    """Return a usable connection, if any, and close the others."""
     with contextlib.suppress(IndexError):
         while not (connection := free.pop()).usable:
             connection.close()
@@ -163,7 +162,6 @@ def _usable(free: deque[_Connection]) -> _Connection | None:
 
 
 def _post(connection: _Connection, request: bytes, until: float, free: deque[_Connection]) -> Answer:
-    """Post a request on a connection. Then keep the connection in `free` for the next request, or close it."""
     try:
         parsed = connection.post(request, until)
     except BaseException:

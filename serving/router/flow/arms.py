@@ -1,30 +1,12 @@
-"""Calls the arms, which may be any program, with one POST for all waiting items of an arm.
+"""Calls the policies of arms over HTTP, with one POST for all waiting items of an arm.
 
     POST <endpoint>                    {"instances": [{"window": ..., "u": ..., "user_id": ..., ...}, ...]}
     -> {"predictions": [...]}          v1
-    -> [...]                           or only the list; for a single item, also only the answer
     POST <endpoint>/infer              {"inputs": [{"name": "instances", "datatype": "BYTES", ...}]}     v2
     -> {"outputs": [{"datatype": "BYTES", "data": ["<an answer as JSON>", ...]}]}
 
-In both protocols, an answer may have these fields:
-
-    {"channel": "search", "expose": true}                                     # sufficient
-    {"channel": "search", "expose": true, "propensity": 0.7}                  # the arm can be evaluated on its log
-    {..., "channel_probs": {"search": 0.7, "video": 0.3}, "exposure_probs": {"search": 1, "video": 0}}
-                                                                              # ... and so can any other policy
-    {..., "expected_reward": 0.1, "expected_cost": 0.03, "expected_rewards": {...}, "expected_costs": {...}}
-    {..., "price": 0.3, "prices": {...}, "state_distance": 1.1, "model": {"name": ..., "version": ..., "digest": ...}}
-
-A field that an arm leaves out is null in the record and in the router's answer. The probabilities of all channels must
-add up to one. If an arm gives only the probability of the chosen channel, only that one is logged. If the policy of an
-arm is in the experiment file (the request's baseline, or rows, `mtorl/experiment/rule.py`), this module computes its
-answers. Faults of answers are counted by cause. The last one stays in `/health/ready` for a minute, because the next
-good answer would otherwise hide it.
-
-If two endpoints are swapped, every decision counts for the wrong arm. So if the experiment names an arm's model
-(`model_digest`), answers of another model are errors. If it names none, the model may change, as in a promotion or a
-rollback. Decisions are then still served. The log, `mtorl_arm_model_changes_total` and `/health/ready` report the
-change, and the verdict judges only the newest models (`monitoring/verdict/counted_decisions.py`).
+An answer needs only a channel and whether to expose. If the experiment names an arm's model (`model_digest`), answers
+of another model are errors.
 """
 
 import asyncio
@@ -58,13 +40,13 @@ from serving.router.ops import metrics, tracing
 from serving.router.ops.health import Health
 from serving.router.ops.live_experiments import LiveExperiments
 
-FAULT_SECONDS = 60.0  # health shows an arm's last fault until this many seconds have passed without another one
-PROBE_SECONDS = 15.0  # test an arm after this many seconds without any answer from it, valid or not
-_PATIENCE_SECONDS = 5.0  # timeout of a test request, seconds
+FAULT_SECONDS = 60.0  # an arm's last fault is shown for this long
+PROBE_SECONDS = 15.0  # an arm without an answer is tested after so long
+_PATIENCE_SECONDS = 5.0  # timeout of a test request
 _PROBES = 8  # most test requests at the same time
-_LONGEST = 300  # /health/ready shows at most this many characters of an arm's error
-_ROUNDING = 1e-6  # tolerance for a probability above 1, and for a difference between propensity and channel_probs
-_SUM_ROUNDING = 1e-3  # tolerance for the sum of probabilities, which an arm may have computed with 32-bit floats
+_LONGEST = 300  # most characters of an arm's error in /health/ready
+_ROUNDING = 1e-6  # tolerance for single probabilities
+_SUM_ROUNDING = 1e-3  # tolerance for sums, which may be computed with 32-bit floats
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 NotNegative = Annotated[Number, Field(ge=0)]
@@ -81,13 +63,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ArmAnswer:
-    """The decision of a policy. Fields that the policy left out are None or empty; mappings are by channel."""
+    """The decision of a policy. Missing fields are None or empty; mappings are by channel."""
 
     channel: str
     expose: Annotated[bool, Field(strict=True)]
     propensity: Annotated[NearProbability, Field(gt=0)] | None = None
     channel_probs: Mapping[str, NearProbability] = field(default_factory=dict)  # of all candidates or only `channel`
-    exposure_probs: Mapping[str, Probability] = field(default_factory=dict)  # probability of showing the ad if chosen
+    exposure_probs: Mapping[str, Probability] = field(
+        default_factory=dict
+    )  # probability of showing the ad if the channel is chosen
     expected_reward: Number | None = None
     expected_cost: NotNegative | None = None
     expected_rewards: Mapping[str, Number] = field(default_factory=dict)
@@ -103,12 +87,12 @@ _BY_CHANNEL = ("channel_probs", "exposure_probs", "expected_rewards", "expected_
 
 
 def identity(model: Identity) -> str | None:
-    """Return a model's digest or, if it has none, its name and version; None if all are unknown."""
+    """Return a model's digest, or else its name and version; None if all are unknown."""
     return model["digest"] or " ".join(filter(None, (model["name"], model["version"]))) or None
 
 
 def fault_of(error: Exception) -> tuple[FallbackReason, str]:
-    """Return why an arm's error leads to the default action: the fallback reason, and the cause for the log line."""
+    """Return the fallback reason for an arm's error, and its cause for the log."""
     if isinstance(error, ArmError):
         return error.reason, error.cause
     reason: FallbackReason = "model_timeout" if isinstance(error, TimeoutError) else "model_error"
@@ -121,9 +105,9 @@ class Arms:
     def __init__(self, channels: Sequence[str], health: Health) -> None:
         self._channels = channels
         self._health = health
-        self._last_fault: dict[str, float] = {}  # arm -> when its last invalid answer arrived
-        self._newest: dict[str, tuple[str, str]] = {}  # arm -> its experiment's salt, and the model of its last answer
-        self._lock = threading.Lock()  # guards `_newest`, so that only one thread reports a change of the model
+        self._last_fault: dict[str, float] = {}  # arm -> time of its last invalid answer
+        self._newest: dict[str, tuple[str, str]] = {}  # arm -> its experiment's salt, and its last model
+        self._lock = threading.Lock()  # guards `_newest`, so that only one thread reports a change
         self._client = ArmClient()
 
     def close(self) -> None:
@@ -133,7 +117,7 @@ class Arms:
     def predict(
         self, experiment: Experiment, arm: Arm, items: Items, seconds: float, spans: Iterable[Span] = ()
     ) -> list[ArmAnswer | ArmError]:
-        """Send all items to an arm in one call; returns a decision or an error for each, in order.
+        """Send all items to an arm in one call; returns a decision or an error for each.
 
         Raises TimeoutError, or ArmError if the whole call failed or a wrong model answered.
         """
@@ -156,7 +140,7 @@ class Arms:
     def predict_at(
         self, url: str, items: Items, seconds: float, spans: Iterable[Span] = (), named: Identity = NOBODY
     ) -> list[ArmAnswer | ArmError]:
-        """Like `predict`, for any URL. `named`: the model to log if neither an answer nor the HTTP headers name one."""
+        """Like `predict`, for any URL. `named` is the model if the answer names none."""
         status, said, body = self.post(url, items, seconds, spans)
         if status != 200:
             raise ArmError(f"{shown(url)}: HTTP {status}: {body[:200]!r}", "status")
@@ -185,7 +169,7 @@ class Arms:
         with self._lock:
             salt, before = self._newest.get(key, (None, model))
             self._newest[key] = experiment.salt, model
-        if salt != experiment.salt:  # a new salt means a new experiment: its first model is not a change
+        if salt != experiment.salt:  # a new experiment's first model is not a change
             if salt is not None:
                 self._health.note(key)
         elif model != before:
@@ -197,7 +181,6 @@ class Arms:
             log.warning("%s: %s; a new model is a new experiment: give it a new salt", key, text, extra=about)
 
     def _count(self, arm: str, faults: Sequence[ArmError]) -> None:
-        """Count the invalid answers of a call by cause, and show the last one in the arm's health."""
         if not faults:
             if monotonic() - self._last_fault.get(arm, math.inf) >= FAULT_SECONDS:
                 self.forget_faults(arm)
@@ -208,13 +191,13 @@ class Arms:
             metrics.of_arm(metrics.ARM_ANSWER_FAULTS, arm, cause=fault.cause).inc()
 
     def forget_faults(self, arm: str) -> None:
-        """Remove an arm's last fault from health: its answers are valid again, or its URL has changed."""
+        """Remove an arm's last fault from health."""
         if self._last_fault.pop(arm, None) is not None:
             self._health.forget(f"{arm}'s answers")
 
 
 class WrongModel(ArmError):
-    """Raised if an answer comes from another model than the experiment specifies for the arm."""
+    """Raised if an answer comes from another model than the experiment names."""
 
 
 def _question(url: str, items: Items) -> bytes:
@@ -225,7 +208,6 @@ def _question(url: str, items: Items) -> bytes:
 
 
 def _answers(body: bytes, asked: int) -> list[Any]:
-    """Parse the body of an arm's response; raises ArmError unless it has `asked` answers."""
     try:
         content = orjson.loads(body)
         if isinstance(content, dict) and "outputs" in content:
@@ -241,7 +223,7 @@ def _answers(body: bytes, asked: int) -> list[Any]:
 
 
 def read_answer(answer: Any, channels: Sequence[str], candidates: Sequence[str], model: Identity) -> ArmAnswer:
-    """Validate an arm's answer to one item; raises ArmError. `model` is used if the answer does not name one."""
+    """Validate an arm's answer to one item; raises ArmError. `model` is used if the answer names none."""
     if not isinstance(answer, dict):
         example = f'{{"channel": "{candidates[0]}", "expose": true}}'
         raise ArmError(f"expected an object such as {example}, got {short(answer)}", "form")
@@ -267,7 +249,7 @@ def read_answer(answer: Any, channels: Sequence[str], candidates: Sequence[str],
 
 
 def _probabilities(said: ArmAnswer, candidates: Sequence[str]) -> tuple[float | None, Mapping[str, float]]:
-    """Return an answer's propensity, and the probability of each candidate or, if unknown, of the chosen one."""
+    """Return the propensity, and the known probabilities of candidates."""
     propensity = None if said.propensity is None else min(said.propensity, 1.0)
     if not said.channel_probs:
         return propensity, {} if propensity is None else {said.channel: propensity}
@@ -286,14 +268,14 @@ def _wrong(field: str, text: str) -> ArmError:
 
 
 def answer_here(arm: Arm, item: Mapping[str, Any]) -> ArmAnswer | ArmError:
-    """Compute the decision of an arm whose policy is in the experiment file, from a `PendingDecision.item`."""
+    """Compute the decision of an arm whose policy is in the experiment file."""
     candidates, rule = item["candidates"], arm.policy
     assert rule is not None, "an arm with an endpoint is asked there"
     if rule == "baseline":
         if "baseline" not in item:
             words = f"{arm.name} is the request's baseline, and this request has no baseline: send it with each request"
             return ArmError(words, "no_baseline", "no_baseline")
-        # Name the model, so that a change from a baseline to an endpoint, or back, counts as a change of the model.
+        # A change between baseline and endpoint counts as a change of the model.
         return replace(answer_of(item["baseline"], candidates), model={**NOBODY, "name": "baseline"})
     values = dict(item["context"])
     if item["window"] is not None:
@@ -308,7 +290,7 @@ def answer_here(arm: Arm, item: Mapping[str, Any]) -> ArmAnswer | ArmError:
 
 
 def answer_of(baseline: Baseline, candidates: Sequence[str]) -> ArmAnswer:
-    """Convert the decision of the caller's own logic (the request's `baseline`) to an answer."""
+    """Convert the request's `baseline` to an answer."""
     channel, expose, propensity = baseline["channel"], baseline["expose"], baseline["propensity"]
     if propensity == 1.0:
         return _certain(channel, expose, candidates, NOBODY)
@@ -316,17 +298,12 @@ def answer_of(baseline: Baseline, candidates: Sequence[str]) -> ArmAnswer:
 
 
 def _certain(channel: str, expose: bool, candidates: Sequence[str], model: Identity) -> ArmAnswer:
-    """Build a deterministic answer. Its exposure probability is the same for all candidates: 1 or 0."""
     probs = {name: float(name == channel) for name in candidates}
     return ArmAnswer(channel, expose, 1.0, probs, dict.fromkeys(candidates, float(expose)), model=model)
 
 
 class ArmWatch:
-    """Tests arms that get no traffic, by sending requests to them. It belongs to one event loop.
-
-    A new arm, or one whose URL has changed, is tested at once. If an arm does not answer, its experiment stays active,
-    and the arm's users get the default action. Health, a metric and the log report this.
-    """
+    """Sends test requests to new arms and to arms without traffic."""
 
     def __init__(self, live: LiveExperiments, arms: Arms, spec: DatasetSpec, health: Health) -> None:
         self._live = live
@@ -334,11 +311,11 @@ class ArmWatch:
         self._health = health
         self._urls: dict[str, str | None] = {}  # arm -> its URL; None if it has no server
         self._item = neutral_item(spec)
-        # Use separate threads, so that arms that hang do not delay housekeeping such as the kill switch.
+        # Arms that hang must not delay the kill switch.
         self._threads = ThreadPoolExecutor(_PROBES, thread_name_prefix="probe")
 
     async def probe(self) -> None:
-        """Test the arms that have not answered recently. The first call also opens connections for later decisions."""
+        """Test the arms that have not answered recently."""
         arms = {one.key(arm.name): (one, arm) for one in self._live.experiments for arm in one.arms}
         urls = {name: arm.url for name, (_, arm) in arms.items()}
         for name in self._urls:
@@ -371,7 +348,7 @@ class ArmWatch:
 
 
 def neutral_item(spec: DatasetSpec) -> dict[str, Any]:
-    """Build an item for test requests, with an invented user who has no history."""
+    """Build an item for test requests."""
     context = {column.name: 0.0 if column.kind == "numeric" else "warm-up" for column in spec.context}
     return {
         "window": instance_from_history({}, context, {}, spec, at=0),

@@ -1,8 +1,4 @@
-"""Reserves money before an ad is shown, charges the reported cost, and releases the money if no ad was shown.
-
-If the ledger does not answer, the charge is retried until it succeeds. Reservations that a crash has left open are
-settled or released at the next start (`serving/crash_recovery.py`).
-"""
+"""Reserves money before an ad is shown, charges the reported cost, and releases the money if no ad was shown."""
 
 import asyncio
 import logging
@@ -24,26 +20,25 @@ from serving.router.flow.requests import OutcomeParser
 from serving.router.ops import metrics, tracing
 
 RETRY_SECONDS = 1.0
-MOST_PENDING = 100_000  # if so many reservations wait to be settled (20 MB), no new ones are made
-_LATE_SECONDS = 7 * 86_400.0  # an outcome counts as late if its decision is older than this
-_PIECE = 50  # most outcomes that are handled at once, which takes a few milliseconds
+MOST_PENDING = 100_000  # if so many reservations (20 MB) wait, no new ones are made
+_LATE_SECONDS = 7 * 86_400.0  # an outcome is late if its decision is older
+_PIECE = 50  # most outcomes handled at once, which takes a few milliseconds
 
 log = logging.getLogger(__name__)
 
 
 class BudgetsClosed(RuntimeError):
-    """Nothing can be reserved now."""
+    """Raised if nothing can be reserved now."""
 
 
 class NoAccount(RuntimeError):
-    """Raised if the experiment has no budget for a campaign and channel. The ledger is then not called."""
+    """Raised if the experiment has no budget for a campaign and channel."""
 
 
 class Budgets:
-    """Makes the router's reservations in a ledger. Used by one event loop and by the threads of lanes.
+    """Reserves money in a ledger, for an event loop and the threads of lanes.
 
-    The amount reserved for an exposure is the channel's `cost_cap` in currency units, or the highest cost in the
-    request if that is lower.
+    `cost_cap` limits an exposure's reservation by channel, in currency units.
     """
 
     def __init__(self, ledger: Ledger, cost_cap: Mapping[str, float]) -> None:
@@ -52,11 +47,11 @@ class Budgets:
         self.settler = Settler(ledger)
         self._accounts_of: Experiments | None = None
         self._accounts: frozenset[tuple[str, str, str]] = frozenset()  # arm, campaign and channel of each account
-        self.ready = False  # False until the first `set_accounts` has settled the costs in the log
+        self.ready = False  # False until `set_accounts` has settled the costs in the log
         self.pacer = Pacer(ledger, cost_cap)
 
     def wanted(self, decision: PendingDecision) -> tuple[Wanted, Experiment]:
-        """Return the reservation to make for a decision, and its experiment; raises BudgetsClosed or NoAccount."""
+        """Return a decision's reservation and experiment; raises BudgetsClosed or NoAccount."""
         self._check_open()
         campaign, channel = decision.request.campaign_id, decision.action.channel
         if not any((decision.account, c, x) in self._accounts for c in (campaign, "*") for x in (channel, "*")):
@@ -66,14 +61,10 @@ class Budgets:
         return wanted, decision.experiment
 
     def reserve(self, wanted: Sequence[tuple[Wanted, Experiment]]) -> list[float | Exception | None]:
-        """Make reservations with one call of the ledger, which blocks.
+        """Make reservations with one blocking call of the ledger.
 
-        Returns for each item the reserved currency units, None if an account has too little left, or an error:
-
-        - BudgetsClosed: the ledger does not have the accounts of the changed experiment file yet.
-        - AlreadyReserved: another decision on the same request has reserved money.
-
-        After LedgerUnavailable, some reservations may exist nevertheless, and the caller must cancel them.
+        Returns for each item the reserved currency units, None if an account has too little left, or an error. After
+        LedgerUnavailable, some reservations may exist, and the caller must cancel them.
         """
         in_force = self._accounts_of
         answers: list[float | Exception | None] = []
@@ -88,11 +79,11 @@ class Budgets:
         return answers
 
     def wanted_again(self, decision: PendingDecision) -> Wanted:
-        """Return the reservation that paid for the previous answer to a repeated request; raises BudgetsClosed."""
+        """Return the reservation for the previous answer to a request; raises BudgetsClosed."""
         self._check_open()
         previous, campaign = decision.previous, decision.request.campaign_id
         assert previous is not None, "there is an answer"
-        answer, amount = previous.answer, previous.reserved  # not the present cost cap, which may be another one now
+        answer, amount = previous.answer, previous.reserved  # the cost cap may have changed since
         return Wanted(answer["decision_id"], previous.account, campaign, answer["channel"], amount, decision.key)
 
     def _check_open(self) -> None:
@@ -102,10 +93,12 @@ class Budgets:
             raise BudgetsClosed("too many reservations wait to be settled")
 
     def set_accounts(self, experiments: Experiments, spool: Spool) -> None:
-        """Set the ledger's accounts. The first call also finishes what a crash left open, then permits spending.
+        """Set the ledger's accounts. The first call also finishes reservations after a crash.
 
-        Raises LedgerInUse if another router uses a ledger that can't be shared, LedgerUnavailable if a retry may
-        succeed, or ValueError if a limit is too high for this kind of ledger. Blocks.
+        Raises:
+            LedgerInUse: Another router uses a ledger that can't be shared.
+            LedgerUnavailable: A retry may succeed.
+            ValueError: A limit is too high for this ledger.
         """
         self._accounts_of = None
         if not self.ready:
@@ -122,26 +115,26 @@ class Budgets:
             self.ready = True
 
     def set_up_for(self, experiments: Experiments) -> bool:
-        """Whether the ledger has the accounts of these experiments, so that money may be spent on them."""
+        """Whether the ledger has the accounts of these experiments."""
         return self._accounts_of is experiments and self.ready
 
     def expire(self, ttl: float) -> int:
-        """Release some reservations older than `ttl` seconds (`Ledger.expire`); returns how many. Blocks."""
-        return self.ledger.expire(ttl) if self.ready else 0  # not ready: the costs in the log must be settled first
+        """Release some reservations older than `ttl` seconds; returns how many. Blocks."""
+        return self.ledger.expire(ttl) if self.ready else 0  # the costs in the log must be settled first
 
 
 class Settler:
-    """A queue of reservations to settle or cancel, for one event loop. One call of the ledger handles many of them."""
+    """A queue of reservations to settle or cancel, for one event loop."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        # Use separate threads, so that calls that hang do not delay housekeeping such as the kill switch.
+        # Calls that hang must not delay the kill switch.
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="settle")
         self._pending: dict[str, dict[str, float]] = {}
         self._wake = asyncio.Event()
 
     async def finish(self, waiting: Sequence[tuple[str, Costs]], seconds: float) -> None:
-        """Settle the reservations that have costs and cancel the others. After `seconds`, do the rest later."""
+        """Settle reservations that have costs, and cancel the others; after `seconds`, in the background."""
         for reservation_id, costs in waiting:
             self._add(reservation_id, costs)
         try:
@@ -149,7 +142,7 @@ class Settler:
                 await self._attempt([reservation_id for reservation_id, _ in waiting])
         except TimeoutError:
             log.warning("the ledger is slow: %d reservations are finished later", len(waiting))
-        finally:  # runs even if the caller's request is cancelled at shutdown
+        finally:  # runs even if the request is cancelled at shutdown
             if self._pending:
                 self._wake.set()
 
@@ -163,16 +156,16 @@ class Settler:
 
     @property
     def pending(self) -> int:
-        """Number of reservations that wait."""
+        """Number of waiting reservations."""
         return len(self._pending)
 
     @property
     def full(self) -> bool:
-        """Whether so many reservations wait to be settled that no new one may be made."""
+        """Whether too many reservations wait to be settled."""
         return self.pending >= MOST_PENDING
 
     async def run(self) -> None:
-        """The background task."""
+        """Settle and cancel reservations in the background, forever."""
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -181,7 +174,7 @@ class Settler:
                 self._wake.set()
 
     async def flush(self) -> bool:
-        """Try to settle or cancel all waiting reservations; returns whether none is left."""
+        """Finish all waiting reservations; returns whether none is left."""
         waiting = list(self._pending)
         for first in range(0, len(waiting), TOGETHER):
             if not await self._attempt(waiting[first : first + TOGETHER]):  # the ledger does not answer
@@ -189,7 +182,6 @@ class Settler:
         return not self._pending
 
     async def _attempt(self, names: Sequence[str]) -> bool:
-        """Try to settle or cancel some reservations; returns False if all of them have failed."""
         some = {name: costs for name in names if (costs := self._pending.get(name)) is not None}
         try:
             failed = await asyncio.get_running_loop().run_in_executor(self._threads, finish, self._ledger, some)
@@ -209,11 +201,10 @@ class Settler:
 
 
 class OutcomeIntake:
-    """Logs reported outcomes, then settles their costs and releases cancelled reservations. For one event loop.
+    """Logs reported outcomes, settles their costs, and releases cancelled reservations.
 
-    A report may have a thousand outcomes. They are handled in small pieces, so that decisions can run in between. Costs
-    that the ledger does not settle within `seconds` are settled later. `forget` is a function to call with the id of
-    each cancelled decision.
+    Outcomes are handled in small pieces, so that decisions can run in between. `forget` is called with the id of each
+    cancelled decision.
     """
 
     def __init__(
@@ -224,13 +215,12 @@ class OutcomeIntake:
         self._budgets = budgets
         self._seconds = seconds
         self._forget = forget
-        self._turn = asyncio.Lock()  # a fair lock: after each piece, the next waiting report gets its turn
+        self._turn = asyncio.Lock()  # a fair lock, so that reports take turns
 
     async def accept(self, body: bytes) -> dict[str, int]:
         """Log a report's outcomes and settle their costs; returns the number of outcomes.
 
-        After BadRequest, nothing was stored. After SpoolUnavailable, the caller must send the whole report again;
-        outcomes that were stored already do not count twice.
+        After BadRequest, nothing was stored. After SpoolUnavailable, the caller must send the whole report again.
         """
         async with self._turn:
             outcomes = self._parser.parse(body)

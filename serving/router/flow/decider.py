@@ -4,24 +4,8 @@
     thread       features, arm, ledger, log: four calls, in this order                     `Stages.decide`
     event loop   the answer, after taking over decisions that are not logged in time       `Decider._decide_in_lane`
 
-Each arm has a *lane*, a queue with threads. A thread takes all decisions that wait in its lane through the four stages,
-with one call of a part per stage (`stages.py`). A fault affects as few decisions as possible: one user's features, one
-answer, one reservation, or all decisions that share a call. After a fault, a decision continues with the default
-action, which may cost money and is logged like any other.
-
-**Time.** A stage may use the rest of the deadline, except for the short time that later stages need (`Deadline.left`).
-On a busy host, any stage may be delayed for a moment, but rarely all of them. A call that takes longer is a fault of
-its part. A stage without time left is not called (`no_time`).
-
-**Late.** A call that hangs may never return, and a thread can't be stopped. So the event loop takes a decision over if
-it has not reached the stage `log` at the ledger's time limit, or is not logged at the log's. The thread's results are
-then ignored. The caller gets the default action without an exposure, with the hanging stage as the reason. The log's
-own thread writes the record, and money that the ledger may have reserved is released.
-
-**If the ledger's Redis hangs**, callers of all arms get this answer at the ledger's time limit, with the reason
-`ledger`. After 20 such failures, or while three calls hang, the circuit breaker is open (`stages.py`): further
-decisions get the same answer at once, and their threads log them. Every .25 s, one call tests the ledger, and its
-first answer closes the circuit breaker. If the online store's Redis hangs, the reason is `features`.
+Each arm has a *lane*, a queue with threads. A thread that hangs can't be stopped, so the event loop answers late
+decisions with the default action, and ignores the thread.
 """
 
 import asyncio
@@ -45,13 +29,13 @@ from serving.router.messages import REQUEST_ID_REUSED
 from serving.router.ops import metrics, tracing
 from serving.router.ops.live_experiments import LiveExperiments
 
-WITHDRAWAL_SECONDS = 1.0  # seconds to wait until the log has written a withdrawal, before money is released anyway
-MOST_SHADOWS = 256  # most decisions in the queue of a challenger at the stage `shadow`; further ones are dropped
+WITHDRAWAL_SECONDS = 1.0  # longest wait for the log before money is released
+MOST_SHADOWS = 256  # most decisions that wait for a challenger at the stage `shadow`
 _NOT_BROKEN = ("no_account", "no_baseline")  # fallback reasons that are not the fault of a store or arm
-_AT_ONCE = 2  # most batches of a lane in progress at the same time ...
-_SECOND_SECONDS = 0.01  # ... but the second begins this many seconds after the first, so that it is larger
-_THREADS = 10  # threads per lane: more than the circuit breaker lets hang at the same time (`stages.py`)
-_LARGEST = 64  # approximate size of a batch, for which a model takes a few milliseconds
+_AT_ONCE = 2  # most batches of a lane in progress
+_SECOND_SECONDS = 0.01  # delay of the second batch, so that it is larger
+_THREADS = 10  # per lane; more than the circuit breaker (`stages.py`) lets hang
+_LARGEST = 64  # approximate size of a batch
 
 _Work = Callable[[Decisions], None]
 _Waiting = tuple[Decisions, asyncio.Future[Exception | None]]
@@ -62,7 +46,7 @@ log = logging.getLogger(__name__)
 
 
 class Decider:
-    """Makes all decisions, in one event loop. An internal fault leads to the default action, not to an exception.
+    """Makes all decisions, in one event loop. An internal fault leads to the default action.
 
     `seconds` is the deadline of a request.
     """
@@ -79,10 +63,10 @@ class Decider:
         self._running: set[asyncio.Task[Any]] = set()
 
     async def decide(self, requests: Sequence[DecisionRequest]) -> list[dict[str, Any]]:
-        """Decide on requests; returns a prediction for each, in order. A repeated request gets its previous answer.
+        """Decide on requests; returns a prediction for each. A repeated request gets its previous answer.
 
-        If the caller disconnects, the decisions continue, because money may be reserved. If an id was used for a
-        different request, RequestConflict is raised, and nothing is decided.
+        If the caller disconnects, the decisions continue, because money may be reserved. After RequestConflict, nothing
+        is decided.
         """
         answers: list[dict[str, Any]] = await asyncio.shield(self._in_background(self._decide(requests)))
         return answers
@@ -110,14 +94,14 @@ class Decider:
             raise RequestConflict(REQUEST_ID_REUSED(where=f"instances[{len(answers)}]")) from None
         if begun := [answer for answer in answers if isinstance(answer, PendingDecision)]:
             await self._decide_in_lanes(begun)
-        # If another request is already computing the answer, the wait is limited by that request's earlier deadline.
+        # Another request's earlier deadline limits the wait.
         return [
             answer.prediction() if isinstance(answer, PendingDecision) else await asyncio.shield(answer)
             for answer in answers
         ]
 
     def _start(self, request: DecisionRequest, deadline: Deadline) -> asyncio.Future[dict[str, Any]] | PendingDecision:
-        """Return a new decision or, for a retried request, a future of its answer or a decision with `previous`."""
+        """Return a new decision or, for a retried request, the answer's future or a decision with `previous`."""
         experiment = self._live.experiments.deciding(request.user_id, request.campaign_id)
         decision = PendingDecision.start(request, experiment, self._spool.identity, deadline)
         if decision.key is not None:
@@ -147,11 +131,10 @@ class Decider:
             self._call_shadows(new)
 
     async def _decide_in_lane(self, name: str, decisions: Decisions) -> None:
-        """Let a thread of the lane `name` decide. Take over the decisions that it does not log in time."""
+        """Let a thread decide, and take over the decisions that are not logged in time."""
         deadline, lane = decisions[0].deadline, self._lane(name, self._stages.decide)
         ended = lane.put(decisions)
         await asyncio.wait([ended], timeout=deadline.left("ledger") + GRACE_SECONDS)
-        # the log may end later
         if not ended.done() and any(decision.asking == ("log", None) for decision in decisions):
             await asyncio.wait([ended], timeout=deadline.left("log") + GRACE_SECONDS)
         bug = ended.result() if ended.done() else None
@@ -160,8 +143,8 @@ class Decider:
             log.error("a thread of %s has failed", name, exc_info=bug, extra=decisions[0].ids(type(bug).__name__))
         elif asking := next((one.asking for one in late if one.asking and one.failed is None), None):
             self._stages.parts.report(*asking, TimeoutError("it did not answer in time"))
-        lane.begin()  # if its thread hangs, another one may begin now
-        # A repeated answer was logged when it was given first, so only new decisions are logged here.
+        lane.begin()  # if the thread hangs, another one may begin now
+        # A repeated answer was logged when it was first given.
         written = [self._finish_late(decision, bug) for decision in late if decision.previous is None]
         for decision in decisions:
             if decision.may_be_reserved and not decision.taken_over:
@@ -170,12 +153,11 @@ class Decider:
             await _durable(owed, deadline.left("log"))
 
     def _finish_late(self, decision: PendingDecision, bug: Exception | None) -> Future[None] | None:
-        """Log a taken-over decision, as the default action unless it is complete; returns the pending write."""
+        """Log a taken-over decision; returns the pending write."""
         stage = decision.asking and decision.asking[0]
         release = decision.expose or decision.may_be_reserved or stage == "ledger"
         fault = decision.failed if bug is None else ("internal", bug)
-        # The thread may still log this decision as an exposure, although the user gets the default action. If so, this
-        # record replaces the record of the thread (`withdrawn`).
+        # The thread may still log an exposure, which this record then replaces.
         decision.withdrawn = fault is not None or stage == "log"
         if fault is None and stage is not None:
             late = TimeoutError(f"the stage {stage} did not end in time")
@@ -188,13 +170,13 @@ class Decider:
         try:
             written = self._spool.submit("decision", decision.record(), owed=True)
         except Exception as error:
-            decision.fall_back("internal", error)  # not even a record can be built
+            decision.fall_back("internal", error)
         if release:
             self._in_background(self._release(decision.decision_id, written))
         return None if decision.fault == "log" else written
 
     async def _release(self, decision_id: str, written: Future[None] | None) -> None:
-        """Release a decision's money after its withdrawal is logged, or after WITHDRAWAL_SECONDS if the log hangs.
+        """Release a decision's money after its withdrawal is logged.
 
         In the reverse order, a crash in between would leave a logged exposure without money.
         """
@@ -204,7 +186,7 @@ class Decider:
 
     def _count(self, decision: PendingDecision) -> None:
         account = decision.account
-        if not decision.override:  # overrides are not paced
+        if not decision.override:
             answer = decision.policy_answer
             forecast = (None, None) if answer is None else (answer.expected_reward, answer.expected_cost)
             self._budgets.pacer.count(account, decision.request.campaign_id, *forecast)
@@ -218,7 +200,7 @@ class Decider:
             metrics.of_arm(metrics.FALLBACKS, account, reason=decision.fault).inc()
 
     def _call_shadows(self, decisions: Decisions) -> None:
-        """Queue these decisions for challengers at the stage `shadow`, if any. No caller waits for the result."""
+        """Queue these decisions for challengers at the stage `shadow`."""
         by_arm: dict[str, list[PendingDecision]] = {}
         for decision in decisions:
             for shadow in decision.shadows():
@@ -247,13 +229,12 @@ class Decider:
 
 
 async def _durable(records: Sequence[Future[None]], seconds: float) -> None:
-    """Wait at most `seconds` until the log has written all records, or has failed to write them."""
     all_of_them = asyncio.gather(*map(asyncio.wrap_future, records), return_exceptions=True)
     await asyncio.wait([all_of_them], timeout=seconds)
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Run coroutines concurrently. If there is only one, as usual, it runs without a new asyncio task."""
+    """Run coroutines concurrently, without a new asyncio task for a single one."""
     parts = list(work)
     if len(parts) == 1:
         await parts[0]
@@ -262,30 +243,28 @@ async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
 
 
 class Lane:
-    """The queue and the threads that make the decisions of one arm. A lane belongs to one event loop.
+    """The queue and the threads that make the decisions of one arm, in batches.
 
-    A thread calls `work` with all waiting decisions as one batch, which is faster than one call per request. Each arm
-    has its own lane, so that an arm that hangs delays only its own users. If a batch takes too long, the event loop
-    finishes its decisions, and another thread is used.
+    An arm that hangs blocks only its own lane. A lane belongs to one event loop.
     """
 
     def __init__(self, name: str, work: _Work) -> None:
         self._work = work
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix=name)
         self._waiting: deque[_Waiting] = deque()
-        self._batches: list[list[_Waiting]] = []  # batches in progress, one per thread
-        self._since = 0.0  # when the newest batch began
+        self._batches: list[list[_Waiting]] = []
+        self._since = 0.0
         self._second: asyncio.TimerHandle | None = None
 
     def put(self, decisions: Decisions) -> asyncio.Future[Exception | None]:
-        """Queue a request's decisions; returns a future of None or, if their thread fails, of the exception."""
+        """Queue decisions; returns a future of None or of their thread's exception."""
         done: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((decisions, done))
         self.begin()
         return done
 
     def begin(self) -> None:
-        """Start as many batches of waiting decisions as the limits permit (`_AT_ONCE`, `_THREADS`)."""
+        """Start as many batches as `_AT_ONCE` and `_THREADS` permit."""
         loop = asyncio.get_running_loop()
         while self._waiting:
             hanging = sum(
@@ -324,7 +303,7 @@ class Lane:
         return bool(self._waiting or self._batches)
 
     def close(self) -> None:
-        """Let the threads exit, but do not wait for threads that hang."""
+        """Let the threads exit, without waiting for threads that hang."""
         self._pool.shutdown(wait=False)
 
     def _begin_second(self) -> None:
@@ -341,7 +320,7 @@ class Lane:
             loop.call_soon_threadsafe(self._end, batch, bug)
 
     def _end(self, batch: list[_Waiting], bug: Exception | None) -> None:
-        if batch in self._batches:  # False if no thread could be started, but the pool ran the batch later after all
+        if batch in self._batches:  # false if the pool ran the batch after an error
             self._batches.remove(batch)
             for _, done in batch:
                 done.set_result(bug)

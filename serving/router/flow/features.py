@@ -1,16 +1,7 @@
-"""Reads features from Feast's online store, in this process and in the threads of lanes.
+"""Reads features from Feast's online store, in the threads of lanes.
 
-Feast's own call for a whole service returns expired values, and reports an unknown user differently for each store. So
-the rows are read directly from the store. On Redis, Feast needs a round trip per view. This module reads the fields of
-all views with one HMGET per key, and all keys of a batch share a round trip. Two rules apply:
-
-- A value is not served if, at the time of the decision, it is older than its view's TTL or not older than the decision.
-- An unknown, expired or null value is replaced by the default of its field (the tag "default", as JSON).
-
-The age of a history is that of its newest touchpoint before the decision; `mtorl.window.window` drops later ones.
-
-If a repository has no registry, Feast would write an empty one. So the router checks first, and waits until a training
-pipeline or `mtorl-bootstrap` has written the registry.
+Feast's own call returns expired values, so rows are read directly. A value that is missing, expired, or newer than the
+decision is replaced by its field's default.
 """
 
 from __future__ import annotations
@@ -39,24 +30,23 @@ from serving.router.ops.settings import SettingsError
 if TYPE_CHECKING:
     from feast import FeatureView
 
-# A request has a value for each of these join keys of Feast's feature views.
+# join keys for which a request has a value
 _KEYS = {"user_id", "campaign_id"}
-# Feast writes its registry file in place. If an invalid registry file was changed less than this number of seconds ago,
-# Feast may still be writing it.
+# Feast may still be writing an invalid registry file that changed less than this many seconds ago.
 _WRITING_SECONDS = 10.0
 
 Requests = Sequence[DecisionRequest]
 
 
 class RegistryAwaited(RuntimeError):
-    """Raised while the feature registry is missing or incomplete. The argument is a `Message` with the reason."""
+    """Raised while the feature registry is missing or incomplete."""
 
 
 @dataclass(frozen=True)
 class UserFeatures:
-    """The features read for one request. A missing value is replaced by the default in its field's tag."""
+    """The features read for one request, or their defaults."""
 
-    history: dict[str, Any]  # touchpoints as lists hist_*, oldest first; some may be later than the decision
+    history: dict[str, Any]  # lists hist_*, oldest first; some may be later than the decision
     static: dict[str, Any]
     has_history: bool
     aggregates: dict[str, Any] = field(default_factory=dict)  # all other features of the service
@@ -74,7 +64,7 @@ class ModelInput(NamedTuple):
 
     window: Instance
     has_history: bool
-    aggregates: dict[str, Any]  # the service's other features; those that the data set uses are in `window` as well
+    aggregates: dict[str, Any]  # the service's other features
 
 
 class FeatureReader:
@@ -85,7 +75,7 @@ class FeatureReader:
         self._spec = spec
 
     def read(self, requests: Requests) -> list[ModelInput | Exception]:
-        """Return a model input for each request, in order, or an exception if only this request fails."""
+        """Return a model input or an exception for each request, in order."""
         try:
             users = self._source.read(requests)
         except (ValueError, TypeError) as error:  # caused by one request, so read each alone
@@ -98,15 +88,15 @@ class FeatureReader:
         try:
             given = request.context, user.static, self._spec, request.at
             window = instance_from_history(user.history, *given, user.aggregates)
-        except Exception as error:  # for instance, the lists of a history may differ in length
+        except Exception as error:  # such as lists of different lengths
             return error
         return ModelInput(window, user.has_history, user.aggregates)
 
 
 class FeastSource:
-    """Reads the features of a Feast feature service, which must have all features of the data set.
+    """Reads the features of a Feast feature service.
 
-    Raises RegistryAwaited, or SettingsError if repository or service do not exist or a view has an unknown key.
+    Raises RegistryAwaited, or SettingsError if the repository or the service is not usable.
     """
 
     def __init__(self, repo: Path, service: str, spec: DatasetSpec | None = None) -> None:
@@ -152,7 +142,7 @@ class FeastSource:
 
 
 def registry_file(repo: Path) -> Path | None:
-    """Return the registry file that a repository's feature_store.yaml names; None if the registry is not a file."""
+    """Return a Feast repository's registry file, if the registry is a file."""
     from feast.repo_config import load_repo_config
 
     registry = load_repo_config(repo, repo / "feature_store.yaml").registry
@@ -168,7 +158,7 @@ is no row; SQLite stores it only to the second. The second value has the feature
 
 
 class _View:
-    """A view of the feature service, and the names of the features to read from it."""
+    """A view of the feature service, and its features to read."""
 
     def __init__(self, view: FeatureView, names: Sequence[str]) -> None:
         keys = set(view.join_keys)
@@ -184,12 +174,12 @@ class _View:
         self._defaults = {name: json.loads(tags[name]["default"]) for name in names}
 
     def row(self, stored: Stored, at: int) -> tuple[dict[str, Any], bool]:
-        """Return the features as of a time (microseconds since 1970), and whether they are stored or only defaults."""
+        """Return the features as of a time (microseconds since 1970), and whether they are stored or defaults."""
         as_of: float | None
         (as_of, values), defaults = stored, self._defaults
         if self.name == HISTORY:
             values, defaults = served(unpack(values[PACKED])) if values[PACKED] else {}, {}
-            # A history may contain later touchpoints. Its age counts from the last one before the decision.
+            # A history's age counts from the last touchpoint before the decision.
             times = values.get("hist_timestamp") or ()
             as_of = times[before - 1] if (before := bisect_left(times, at)) else None
         served_now = as_of is not None and as_of < at and not (self._ttl and at - as_of > self._ttl)
@@ -200,7 +190,7 @@ class _View:
 
 @contextmanager
 def _without_torch() -> Iterator[None]:
-    """Hide torch while Feast is imported: Feast would import it, which costs 200 MB and several seconds."""
+    """Hide torch from Feast, whose import of torch costs 200 MB and several seconds."""
     absent = "torch" not in sys.modules
     if absent:
         sys.modules["torch"] = None  # type: ignore[assignment]
@@ -220,16 +210,15 @@ def _online_store(config: Any) -> Any:
 class _EachView:
     """Reads any online store of Feast, with one call for each view.
 
-    No two threads use a store object at the same time. It has one connection, and if two threads read SQLite through
-    it, one may get rows for the query of the other.
+    Two threads that read SQLite on one connection may get each other's rows, so threads don't share stores.
     """
 
     def __init__(self, config: Any, views: Sequence[_View]) -> None:
         self._config, self._views = config, views
-        self._free: deque[Any] = deque()  # store objects that no thread uses now; the last one used is at the end
+        self._free: deque[Any] = deque()  # store objects that no thread uses now
 
     def read(self, ids: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Stored]]:
-        """Read the rows for some ids of each join key, such as user_id; returns view -> id -> row."""
+        """Read the rows for ids of each join key; returns view -> id -> row."""
         try:
             online = self._free.pop()
         except IndexError:
@@ -241,24 +230,26 @@ class _EachView:
                 value: (at and microseconds(at), {name: _plain((stored or {}).get(name)) for name in view.names})
                 for value, (at, stored) in zip(ids[view.key], answer, strict=True)
             }
-        self._free.append(online)  # reached only without an error: after one, the connection may be broken
+        self._free.append(online)  # not after an error, which may have broken the connection
         return rows
 
 
 class _RedisHashes:
-    """Reads Feast's Redis store, in which one hash per user or campaign has the fields of all views."""
+    """Reads Feast's Redis store, which has one hash per user or campaign."""
 
     def __init__(self, config: Any, views: Sequence[_View]) -> None:
         self._config, self._online = config, _online_store(config)
         self._fields: dict[str, list[bytes]] = defaultdict(list)  # join key -> names of the fields to read
-        self._places: dict[str, list[tuple[_View, int]]] = defaultdict(list)  # join key -> (view, index of first field)
+        self._places: dict[str, list[tuple[_View, int]]] = defaultdict(
+            list
+        )  # join key -> (view, index of its first field)
         for view in views:
             self._places[view.key].append((view, len(self._fields[view.key])))
             _, fields = self._online._generate_hset_keys_for_features(view.feast, view.names[:])
             self._fields[view.key] += fields  # the last field is the event time
 
     def read(self, ids: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Stored]]:
-        """Read the rows for some ids of each join key, such as user_id; returns view -> id -> row."""
+        """Read the rows for ids of each join key; returns view -> id -> row."""
         from feast.protos.feast.types.Value_pb2 import Value
         from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -270,7 +261,7 @@ class _RedisHashes:
         for (key, value), fields in zip(wanted, self._online._read_hash_fields(self._config, commands), strict=True):
             for view, first in self._places[key]:
                 *found, written = fields[first : first + len(view.names) + 1]
-                # A field is None if there is no row, or if its feature was added after the row had been written.
+                # The feature may be newer than the row.
                 values = [_plain(Value.FromString(field)) if field else None for field in found]
                 at = Timestamp.FromString(written).ToMicroseconds() if written else None
                 rows[view.name][value] = at, dict(zip(view.names, values, strict=True))
@@ -285,7 +276,6 @@ def _entity_keys(key: str, ids: Sequence[str]) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Convert a stored value to a number, a text, a list of these, or None."""
     kind = value.WhichOneof("val") if value is not None else None
     if kind is None or kind == "null_val":
         return None

@@ -1,9 +1,7 @@
 """Gives a retried request its previous answer, and refuses a different request with the same id.
 
-If a connection breaks, the caller retries with the same request id. The router that took the decision repeats its
-answer from memory or, after a crash, from its log. It repeats an exposure only if the money is still reserved or spent,
-because another router may have received a cancellation. Any other router takes a new decision with a new decision id,
-and the ledger refuses to pay for the request a second time.
+An exposure is repeated only if its money is still reserved or spent, because another router may have received a
+cancellation.
 """
 
 import asyncio
@@ -21,16 +19,16 @@ from mtorl.log.records import V1Answer
 
 Prediction = dict[str, Any]
 
-MOST = 50_000  # most answers in memory (1 kB each), enough for a minute on a busy router
-SECONDS = 600.0  # age limit of answers: less than that of reservations, so a repeated exposure is paid for
+MOST = 50_000  # most answers in memory (1 kB each)
+SECONDS = 600.0  # age limit of answers, below that of reservations
 
 
 class RequestConflict(RuntimeError):
-    """Raised if a request id was used before with another context, time, candidates, costs or baseline (HTTP 409)."""
+    """Raised if a different request has used the id (HTTP 409)."""
 
 
 def request_key(user_id: str, campaign_id: str, request_id: str | None) -> str | None:
-    """Return a key that is equal for requests with the same id, user and campaign; None if there is no id."""
+    """Return a key for requests with the same id, user and campaign; None if there is no id."""
     if request_id is None:
         return None
     return hashlib.blake2b(orjson.dumps([user_id, campaign_id, request_id]), digest_size=16).hexdigest()
@@ -43,8 +41,8 @@ class Answered(NamedTuple):
     at: float  # time.monotonic
     content: str | None  # hash of the request's content
     answer: Prediction
-    reserved: float  # reserved amount, currency units
-    account: str  # account that the amount is reserved in
+    reserved: float  # currency units
+    account: str  # account in the ledger that the amount is reserved in
 
 
 class _InProgress(NamedTuple):
@@ -53,7 +51,7 @@ class _InProgress(NamedTuple):
 
 
 class IdempotencyCache:
-    """A cache of recent answers and of requests in progress, for one event loop."""
+    """A cache of recent answers and requests in progress, for one event loop."""
 
     def __init__(self) -> None:
         self._answers: OrderedDict[str, Answered] = OrderedDict()
@@ -61,7 +59,7 @@ class IdempotencyCache:
         self._pending: dict[str, _InProgress] = {}
 
     def load(self, records: Iterable[Mapping[str, Any]], outcomes: Iterable[Mapping[str, Any]]) -> None:
-        """Load the answers from the logged decisions, oldest first, without those that were cancelled later."""
+        """Load the answers from logged decisions, oldest first, except cancelled ones."""
         withdrawn = set()
         for record in records:
             if record["decision_id"] in withdrawn:  # a hanging disk may log a decision after its withdrawal
@@ -81,9 +79,8 @@ class IdempotencyCache:
     def claim(self, key: str, content: str | None) -> asyncio.Future[Prediction] | Answered | None:
         """Look up a request; returns a future of its answer, an earlier exposure, or None if the request is new.
 
-        An earlier exposure (`Answered`) may be repeated only if its money is still reserved or spent. After `Answered`
-        or None, the caller must call `complete`, `repeat` or `release`, because retries of the request wait for this.
-        Raises RequestConflict if the earlier request with this key had another `content` (a hash).
+        After None or an exposure, the caller must call `complete`, `repeat` or `release`. Raises RequestConflict if the
+        earlier request had another `content` (a hash).
         """
         found = self._pending.get(key) or self._answers.get(key)
         if isinstance(found, Answered) and time.monotonic() - found.at > SECONDS:
@@ -100,13 +97,13 @@ class IdempotencyCache:
         return found
 
     def complete(self, key: str, answer: Prediction, reserved: float = 0.0, account: str = "") -> None:
-        """Store the answer to a new request, and how many currency units are reserved for it in `account`."""
+        """Store the answer to a new request, and its reserved currency units."""
         pending = self._pending.pop(key)
         self._remember(Answered(key, time.monotonic(), pending.content, answer, reserved, account))
         pending.answer.set_result(answer)
 
     def repeat(self, previous: Answered) -> None:
-        """Answer waiting retries with the previous answer, which still expires at the same time."""
+        """Answer waiting retries with the previous answer."""
         self._pending.pop(previous.key).answer.set_result(previous.answer)
 
     def release(self, keys: Iterable[str | None]) -> None:
@@ -116,7 +113,7 @@ class IdempotencyCache:
                 self._pending.pop(key)
 
     def forget(self, decision_id: str) -> None:
-        """Remove the answer of a cancelled exposure, so that a retry gets a new decision."""
+        """Remove the answer of a cancelled exposure."""
         if (key := self._keys.pop(decision_id, None)) is not None:
             self._answers.pop(key, None)
 
@@ -132,7 +129,7 @@ class IdempotencyCache:
 
 
 def prediction_of(record: Mapping[str, Any]) -> Prediction:
-    """Build the answer to a decision from its record in the log."""
+    """Build the answer to a decision from its record."""
     model = {"name": record["model_name"], "version": record["model_version"], "digest": record["model_digest"]}
     taken = record["fallback_reason"] is None and any(model.values())
     return {**{name: record[name] for name in V1Answer.__annotations__}, "model": model if taken else None}

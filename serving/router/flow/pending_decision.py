@@ -1,4 +1,4 @@
-"""A decision in progress: its state between the stages, its record for the log, and its answer."""
+"""A decision in progress: its state, its record, and its answer."""
 
 from __future__ import annotations
 
@@ -46,23 +46,23 @@ class PendingDecision:
     experiment: Experiment
     arm: str
     assignment_probability: float
-    key: str | None  # `idempotency_cache.request_key`
+    key: str | None  # of `idempotency_cache.request_key`
     decision_id: str
     deadline: Deadline
     features: ModelInput | None = None
-    prices: Mapping[str, float] | None = None  # price of each paced channel; the others have the model's own price
+    prices: Mapping[str, float] | None = None  # by paced channel
     answer: ArmAnswer | None = None
     exploration: records.Explored | None = None
-    reserved: float | None = None  # reserved currency units, under the decision's id
+    reserved: float | None = None  # reserved currency units
     budget_exhausted: bool = False
     fault: records.FallbackReason | None = None
-    withdrawn: bool = False  # whether this decision's record replaces one that may be in the log already
-    may_be_reserved: bool = False  # whether money may be reserved although the ledger has not confirmed it
-    previous: Answered | None = None  # answer to the same request, repeated if its money is still reserved or spent
+    withdrawn: bool = False  # whether the record replaces an earlier one in the log
+    may_be_reserved: bool = False  # whether money may be reserved without the ledger's confirmation
+    previous: Answered | None = None  # earlier answer to the same request
     asking: tuple[Stage, str | None] | None = None  # stage in progress, and the part that must answer
     done: bool = False  # whether the decision is logged, or `previous` is repeated
-    failed: tuple[records.FallbackReason, Exception] | None = None  # the reason why the decision can't be logged
-    taken_over: bool = False  # whether the event loop has taken over, so that a thread's results are ignored
+    failed: tuple[records.FallbackReason, Exception] | None = None  # why the decision can't be logged
+    taken_over: bool = False  # if true, the thread's results are ignored
     span: Span = field(default_factory=tracing.here)  # span of the request
     lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
@@ -72,8 +72,7 @@ class PendingDecision:
     ) -> PendingDecision:
         """Begin a decision: assign the user to an arm.
 
-        The decision's id is also that of its reservation. It ends with the identity of the router's log, by which a
-        router finds its own reservations in a shared ledger after a crash.
+        The decision's id contains the log's identity, so that a router finds its own reservations after a crash.
         """
         user, campaign = request.user_id, request.campaign_id
         made, key = decision_id(user, log_id, campaign=campaign), request_key(user, campaign, request.request_id)
@@ -81,16 +80,16 @@ class PendingDecision:
 
     @cached_property
     def override(self) -> bool:
-        """Whether the experiment file lists this user in `overrides`, which sets the user's arm."""
+        """Whether the experiment file sets this user's arm in `overrides`."""
         return self.experiment.overrides_arm_of(self.request.user_id, self.request.campaign_id)
 
     @cached_property
     def account(self) -> str:
-        """Name under which the ledger counts the arm's money; unique among all experiments."""
+        """The ledger's account for the arm's money, unique among all experiments."""
         return self.experiment.key(OVERRIDE if self.override else self.arm)
 
     def accept(self, answer: ArmAnswer) -> None:
-        """Store the policy's answer. If the arm explores, its action may first be replaced by a random one."""
+        """Store the policy's answer, whose action exploration may replace."""
         self.answer, how = answer, self.policy.explore
         if how is None or not self.experiment.enabled:
             return
@@ -115,14 +114,11 @@ class PendingDecision:
             )
 
     def pay(self, amount: float | None) -> None:
-        """Store the amount that the ledger has reserved, in currency units; None if an account has too little left."""
+        """Store the reserved currency units; None if too little is left."""
         self.reserved, self.budget_exhausted = amount, amount is None
 
     def fall_back(self, reason: records.FallbackReason, why: Exception, cause: str | None = None) -> None:
-        """Take the default action. The policy's answer is still logged.
-
-        `cause` (default: `reason`) is for the log line.
-        """
+        """Take the default action. `cause` (default: `reason`) is for the log line."""
         self.fault = reason
         self.reserved = None
         self.budget_exhausted = False
@@ -136,18 +132,18 @@ class PendingDecision:
 
     @property
     def complete(self) -> bool:
-        """Whether only the record is missing, and no ad is shown. The event loop can then log the decision as it is."""
+        """Whether no ad is shown, so that the decision can be logged as it is."""
         return not self.expose and (self.fault is not None or (self.answer is not None and not self.answer.expose))
 
     def take_over(self) -> bool:
-        """Let the event loop finish the decision instead of its thread, unless it is done; returns `taken_over`."""
+        """Let the event loop finish the decision, unless it is done; returns `taken_over`."""
         with self.lock:
             self.taken_over = not self.done
         return self.taken_over
 
     @property
     def policy(self) -> Arm:
-        """The arm whose policy answers: the user's arm or, for a user outside the experiment, the incumbent."""
+        """The arm whose policy answers: the user's arm, or the incumbent."""
         return self.experiment.arm(self.arm)
 
     @property
@@ -157,7 +153,7 @@ class PendingDecision:
 
     @property
     def chosen_channel(self) -> str | None:
-        """The channel that the policy drew at random (before exploration); None if no such draw is known."""
+        """The channel that the policy drew at random, before exploration."""
         if (answer := self.policy_answer) is None:
             return None
         channel, probs = answer.channel, answer.channel_probs
@@ -167,9 +163,9 @@ class PendingDecision:
 
     @property
     def action(self) -> ArmAnswer:
-        """The action to take: the policy's answer or, after a fault, the default action.
+        """The policy's answer or, after a fault, the default action.
 
-        The default action is the request's baseline or, if it has none, a decision without exposure.
+        The default action is the request's baseline, or else a decision without exposure.
         """
         if (answer := self.policy_answer) is not None:
             return answer
@@ -195,16 +191,13 @@ class PendingDecision:
         }
 
     def traits(self) -> dict[str, AttributeValue]:
-        """Attributes of this decision for a span.
-
-        For privacy, they contain no user, no data of the request and no money.
-        """
+        """Attributes of this decision for a span, without user, request data and money."""
         asked = {"decision_id": self.decision_id, "experiment": self.experiment.name, "arm": self.arm}
         fault = {} if self.fault is None else {"fallback_reason": self.fault}
         return {**asked, "channels": len(self.request.candidates), **fault}
 
     def item(self) -> dict[str, Any]:
-        """Build the item for the arm. Its random number u is computed from logged fields, so it is reproducible."""
+        """Build the item for the arm. Its random number u is reproducible from logged fields."""
         asked = self.request
         return {
             "window": self.features.window if self.features else None,
@@ -220,7 +213,7 @@ class PendingDecision:
         }
 
     def shadows(self) -> list[PendingDecision]:
-        """Return copies of this decision, without its answer, for challengers at the stage `shadow`."""
+        """Return copies of this decision for challengers at the stage `shadow`."""
         of = self.experiment
         if of.stage != "shadow" or not of.enabled or self.arm != INCUMBENT or self.override:
             return []
@@ -273,7 +266,7 @@ class PendingDecision:
         }
 
     def shadow_record(self) -> records.ShadowRecord:
-        """Build the log record of what a challenger at the stage `shadow` would have decided."""
+        """Build the log record of a challenger's choice."""
         answer = self.answer
         return {
             "schema_version": records.VERSION,
@@ -301,7 +294,7 @@ class PendingDecision:
         }
 
     def window_record(self) -> records.WindowRecord | None:
-        """Build the record of the window; None if the features could not be read."""
+        """Build the record of the window; None without features."""
         if self.features is None:
             return None
         return {
@@ -341,7 +334,7 @@ class PendingDecision:
         return draw(by.name, by.salt, asked.user_id, asked.campaign_id, asked.request_id or self.decision_id, what)
 
     def _prices(self, answer: ArmAnswer) -> dict[str, float]:
-        """Return channel -> price: as the policy gave them or, if it did not, from pacing and `answer.price`."""
+        """Return channel -> price, from the policy or from pacing."""
         known = {} if answer.price is None else {answer.channel: answer.price}
         return dict(answer.prices) or {**(self.prices or {}), **known}
 
@@ -358,7 +351,7 @@ class PendingDecision:
         }
 
     def _refused_until(self) -> str | None:
-        """Return when an exhausted budget gets money again; None if it is not exhausted, or never gets any."""
+        """Return when an exhausted budget gets money again, if ever."""
         if not self.budget_exhausted:
             return None
         until = self.experiment.refused_until(self.request.campaign_id, self.action.channel, time.time())

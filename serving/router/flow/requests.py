@@ -1,10 +1,4 @@
-"""Parses requests.
-
-An invalid request gets status 400 and a message that names the invalid field and the expected value.
-
-Requests are typed dictionaries, which pydantic validates. From these types, docs/schemas/decision-request.json and
-outcome-report.json are generated.
-"""
+"""Parses and validates requests. The types also generate docs/schemas/decision-request.json and outcome-report.json."""
 
 from __future__ import annotations
 
@@ -35,14 +29,14 @@ from mtorl.runtime.validation import first_fault, short
 from serving.kserve_sdk import InvalidInput
 from serving.messages import INVALID
 
-CLOCK_SKEW = timedelta(minutes=1)  # a request's timestamp may be this far in the future, because clocks differ
+CLOCK_SKEW = timedelta(minutes=1)  # a timestamp may be this far in the future
 
 _MOST_INSTANCES = 64
 _MOST_OUTCOMES = 1000
 _NEVER_NEGATIVE = ("cost", "click", "conversion", CANCEL)
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-_BODY = ConfigDict(strict=True, extra="ignore")  # ignore unknown fields, which clients of KServe's v1 protocol send
+_BODY = ConfigDict(strict=True, extra="ignore")  # clients of KServe's v1 protocol send further fields
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 Category = Annotated[str, Field(max_length=256)]  # "" means unknown, as in a log
@@ -138,16 +132,16 @@ class DecisionRequest:
     user_id: str
     campaign_id: str
     context: dict[str, Any]
-    at: int  # time of the opportunity, microseconds since 1970
-    candidates: Sequence[str] = ()  # channels to choose from, in the order of the data set
-    costs: Mapping[str, float] = field(default_factory=dict)  # highest cost by channel, if the caller sent one
+    at: int  # microseconds since 1970
+    candidates: Sequence[str] = ()  # in the order of the data set
+    costs: Mapping[str, float] = field(default_factory=dict)  # highest cost by channel
     baseline: Baseline | None = None
     request_id: str | None = None
     content: str | None = None  # hash of what is requested; None without a request id
 
 
 class DecisionParser:
-    """Parses requests for decisions. `body` is their type: `DecisionBody` with the data set's own names."""
+    """Parses requests for decisions. `body` is their type, with the data set's own names."""
 
     def __init__(self, spec: DatasetSpec, cost_cap: Mapping[str, float]) -> None:
         self._channels = spec.channels
@@ -174,7 +168,7 @@ class DecisionParser:
         self._adapter: TypeAdapter[DecisionBody] = TypeAdapter(self.body)
 
     def parse(self, body: Any) -> list[DecisionRequest]:
-        """Parse the instances of a v1 request, whose body is bytes or parsed JSON; raises BadRequest."""
+        """Parse a v1 request, as bytes or parsed JSON; raises BadRequest."""
         checked = _checked(self._adapter, parse_json(body))
         now = datetime.now(UTC)
         return [self._request(i, instance, now) for i, instance in enumerate(checked["instances"])]
@@ -208,7 +202,7 @@ class DecisionParser:
 
 
 class OutcomeParser:
-    """Parses outcome reports. `body` is their type: `OutcomeBody` with the data set's own outcome kinds."""
+    """Parses outcome reports. `body` is their type, with the data set's own outcome kinds."""
 
     def __init__(self, spec: DatasetSpec) -> None:
         kind = cast(Any, Literal)[(*spec.outcome_kinds, CANCEL)]
@@ -218,7 +212,7 @@ class OutcomeParser:
         self._adapter: TypeAdapter[OutcomeBody] = TypeAdapter(self.body)
 
     def parse(self, body: bytes) -> list[OutcomeRecord]:
-        """Parse a report into outcome records for the decision log; raises BadRequest."""
+        """Parse a report into outcome records; raises BadRequest."""
         outcomes = _checked(self._adapter, parse_json(body))["outcomes"]
         received = datetime.now(UTC).isoformat(timespec="microseconds")
         return [self._record(f"outcomes[{i}]", outcome, received) for i, outcome in enumerate(outcomes)]
@@ -239,7 +233,7 @@ class OutcomeParser:
 
 
 def parse_json(body: Any) -> Any:
-    """Parse a body as JSON, with any content type; raises BadRequest. A parsed body is returned unchanged."""
+    """Parse a body, unless it is parsed already; raises BadRequest."""
     if not isinstance(body, bytes | bytearray):
         return body
     try:
@@ -249,14 +243,14 @@ def parse_json(body: Any) -> Any:
 
 
 def _content(context: Mapping[str, Any], at: int | None, said: Mapping[str, Any]) -> str:
-    """Return a hash of what a request asks for, to recognize a different request with the same id."""
+    """Return a hash of a request's content, to recognize a different request with the same id."""
     said = {name: value for name, value in said.items() if value}
     text = orjson.dumps([context, at, said], option=orjson.OPT_SORT_KEYS)
     return hashlib.blake2b(text, digest_size=8).hexdigest()
 
 
 def _typed_dict(name: str, fields: Mapping[str, Any], config: ConfigDict = _STRICT) -> Any:
-    """Build a typed dictionary whose fields are known only when the data set has been read."""
+    """Build a typed dictionary whose fields depend on the data set."""
     made = cast(Any, TypedDict)(name, fields)
     made.__pydantic_config__ = config
     return made

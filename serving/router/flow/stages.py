@@ -1,9 +1,6 @@
 """Runs the stages of decisions in threads: features, arm, ledger, log and, after the answer, shadow calls.
 
-A stage is one call of a part (feature store, arm, ledger, log) for all decisions of a batch. Each call has a time
-limit, spans, metrics, drills and a circuit breaker. If a part keeps failing or hanging, the circuit breaker opens:
-decisions take the default action at once, and single calls test whether the part answers again. Without it, each
-decision of an arm that hangs would block a thread until the time limit, and the router would refuse requests.
+A stage is one call of a store or arm for all decisions of a batch, through a circuit breaker.
 """
 
 import logging
@@ -29,13 +26,13 @@ from serving.router.ops.drills import Drills
 from serving.router.ops.health import Health
 from serving.router.ops.metrics import Stage
 
-FAILURES = 20  # the circuit breaker opens after this many failed requests in a row ...
-SILENT_SECONDS = 0.25  # ... but not within this many seconds of the first, because one batch may have many
+FAILURES = 20  # failed requests in a row that open the circuit breaker
+SILENT_SECONDS = 0.25  # the circuit breaker stays closed for so long, because one batch may have many failures
 GRACE_SECONDS = 0.002  # seconds by which a stage may exceed its time limit
-_PAUSE_SECONDS = 0.25  # seconds between two test calls while the circuit breaker is open
-_MOST_HANGING = 3  # while so many calls of a part are beyond their time limit, no other call begins
+_PAUSE_SECONDS = 0.25  # seconds between two test calls
+_MOST_HANGING = 3  # no call begins while so many calls exceed their time limit
 _FOUND = {found: metrics.FEATURES.labels("yes" if found else "no") for found in (True, False)}
-_SHADOW_SECONDS = 1.0  # seconds for an arm's answer at the stage `shadow`, and again for writing its record
+_SHADOW_SECONDS = 1.0  # for an answer, and again for writing its record
 
 Decisions = Sequence[PendingDecision]
 Call = Callable[[Sequence[Any], float, Sequence[Span]], Sequence[Any]]
@@ -46,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 class Stages:
-    """Runs the four stages and shadow calls. For a share `window_share` of the users, it also logs windows."""
+    """Runs the four stages and shadow calls. `window_share` is the share of users with logged windows."""
 
     def __init__(
         self, reader: FeatureReader, arms: Arms, budgets: Budgets, spool: Spool, parts: "Parts", window_share: float
@@ -59,7 +56,7 @@ class Stages:
         self.parts = parts
 
     def decide(self, decisions: Decisions) -> None:
-        """Run the four stages for new decisions, and check the money of repeated ones.
+        """Run the four stages for new decisions.
 
         A repeated decision whose money is no longer reserved or spent becomes a new one.
         """
@@ -72,10 +69,10 @@ class Stages:
         self._log(new)
 
     def _check_repeats(self, decisions: Decisions) -> None:
-        """Forget a decision's previous answer (`previous`) if its money is no longer reserved or spent.
+        """Forget a decision's previous answer if its money is no longer reserved or spent.
 
-        To find out, the same reservation is made again. This fails if it was released, or if another reservation pays
-        for the request. If the ledger does not answer, the previous answer is kept, because it was paid for.
+        The method makes the same reservation again to find out. If the ledger does not answer, the previous answer is
+        kept.
         """
 
         def take(decision: PendingDecision, paid: bool | Exception) -> None:
@@ -95,7 +92,7 @@ class Stages:
             if not isinstance(found, Exception):
                 decision.features = found
                 _FOUND[found.has_history].inc()
-            # a policy in the experiment file may not need features: `answer_here` checks
+            # a policy in the experiment file may not need features
             elif decision.policy.policy is None:
                 decision.fall_back("features", found)
 
@@ -156,10 +153,7 @@ class Stages:
         self.parts.query("log", None, decisions, records, write, take)
 
     def shadow(self, shadows: Decisions) -> None:
-        """Call challengers at the stage `shadow` for decisions that have been answered, and log their choices.
-
-        This spends no money, and its faults affect no decision.
-        """
+        """Call challengers for answered decisions, and log their choices, without spending money."""
         for of_one in _by_policy(shadows):
             experiment, arm = of_one[0].experiment, of_one[0].policy
             try:
@@ -175,7 +169,7 @@ class Stages:
 
     def _call_in_shadow(self, shadows: Decisions) -> None:
         experiment, arm = shadows[0].experiment, shadows[0].policy
-        for shadow in shadows:  # a policy in the experiment file may not need features: `answer_here` checks
+        for shadow in shadows:  # a policy in the experiment file may not need features
             shadow.fault = "features" if shadow.features is None and arm.policy is None else None
         if not (asked := [shadow for shadow in shadows if shadow.fault is None]):
             return
@@ -197,10 +191,9 @@ class Stages:
 
 
 class Parts:
-    """Calls the stores and arms that stages need, each through a circuit breaker. Used by the threads of lanes.
+    """Calls stores and arms for the stages, each through a circuit breaker. Thread-safe.
 
-    `part` is the name in `/health/ready`. It is None for the ledger and the log, whose health is reported elsewhere. If
-    one of these two raises an error, it has answered, so only timeouts open its circuit breaker.
+    `part` is a name in `/health/ready`, or None for the ledger and the log, for which only timeouts count as failures.
     """
 
     def __init__(self, health: Health, drills: Drills) -> None:
@@ -217,9 +210,9 @@ class Parts:
         call: Call,
         take: Callable[[PendingDecision, Any], None],
     ) -> None:
-        """Call a part once for all decisions, and pass each decision's answer or exception to `take`.
+        """Call a part once for all decisions, and pass each answer or exception to `take`.
 
-        If `take` raises an error, only that decision fails, and its reservation is released.
+        If `take` raises an error, only that decision fails.
         """
         asked, questions = [], []
         for decision in decisions:
@@ -246,7 +239,6 @@ class Parts:
     def _call(
         self, stage: Stage, part: str | None, decisions: Decisions, call: Call, questions: Sequence[Any]
     ) -> Sequence[Any]:
-        """Return the answer to each question, or an exception in its place."""
         seconds = max(decision.deadline.left(stage) for decision in decisions)
         start, fault, breaker = perf_counter(), None, self._breakers[part or stage]
         answers: Sequence[Any] = ()
@@ -265,14 +257,14 @@ class Parts:
             breaker.ends.remove(end)
             if took > seconds + GRACE_SECONDS:  # a late answer is not used
                 fault = TimeoutError(f"the stage {stage} did not end in time")
-            # Do not count decisions that the event loop has taken over: it has reported them already.
+            # The event loop has already reported decisions that it took over.
             self.report(stage, part, fault, len({id(one.deadline) for one in decisions if not one.taken_over}))
         for decision in decisions:
             metrics.of_arm(metrics.STAGE_LATENCY, decision.account, stage=stage).observe(took)
         return answers if fault is None else [fault] * len(decisions)
 
     def report(self, stage: Stage, part: str | None, fault: Exception | None, requests: int = 1) -> None:
-        """Report a call for some requests to a part's health and circuit breaker. `fault`: None if it answered."""
+        """Report a call's result to health and circuit breaker."""
         if part is not None:
             self.health.report(part, fault)
         answered = fault is None or (part is None and not isinstance(fault, TimeoutError))
@@ -284,7 +276,7 @@ class CircuitOpen(RuntimeError):
 
 
 class CircuitBreaker:
-    """The circuit breaker of a part, which stops calls to it while it fails."""
+    """Stops most calls to a store or arm that keeps failing."""
 
     def __init__(self) -> None:
         self._failures = 0
@@ -323,7 +315,6 @@ def _apply(take: Callable[[PendingDecision, Any], None], decision: PendingDecisi
 
 
 def _by_policy(decisions: Decisions) -> Iterable[Decisions]:
-    """Group decisions by arm and experiment version: a batch has both versions when an experiment has just changed."""
     found: dict[tuple[int, str], list[PendingDecision]] = {}
     for decision in decisions:
         found.setdefault((id(decision.experiment), decision.arm), []).append(decision)
@@ -331,7 +322,6 @@ def _by_policy(decisions: Decisions) -> Iterable[Decisions]:
 
 
 def _plain(call: Callable[[Any], Sequence[Any]]) -> Call:
-    """Convert a function of questions only to a `Call`, which also gets a time limit and spans."""
     return lambda questions, seconds, spans: call(questions)
 
 
@@ -342,7 +332,6 @@ def _spans(decisions: Decisions) -> Iterable[tuple[tracing.Traits, Span]]:
 
 
 def _traits(decisions: Decisions) -> dict[str, AttributeValue]:
-    """Return the attributes of a span that serves several decisions of one request."""
     of, ids = decisions[0], [decision.decision_id for decision in decisions]
     if len(ids) == 1:
         return of.traits()

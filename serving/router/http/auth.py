@@ -1,10 +1,6 @@
-"""Authenticates callers.
+"""Authenticates callers by tokens in the header Authorization.
 
-    auth: {kind: token, file: /run/secrets/mtorl/token}    # Authorization: Bearer ...; each line is a valid token
-    auth: {kind: none}                                     # only if no stranger can reach the port
-
-The setting has no default, so authentication is never off by mistake. The token file is read again when it changes. To
-rotate a Secret without a restart, add the new token first, and remove the old one later.
+The token file is read again when it changes, so that tokens can be replaced without a restart.
 """
 
 import hmac
@@ -41,7 +37,7 @@ class Authentication:
         return self._file is not None
 
     def admits(self, headers: Headers) -> bool:
-        """Whether a request has a valid token. Comparisons take constant time, so that timing reveals nothing."""
+        """Whether a request has a valid token, compared in constant time."""
         if self._file is None:
             return True
         self._read(self._file)
@@ -50,7 +46,7 @@ class Authentication:
         return any([hmac.compare_digest(token.strip(), one) for one in self._tokens]) and kind.lower() == b"bearer"
 
     def _read(self, file: Path) -> None:
-        """Read the tokens again if the file has changed. If it is missing or has no token, keep the previous ones."""
+        """Read the tokens of a changed file. If it has none, keep the previous tokens."""
         try:
             status = file.stat()  # takes a microsecond
             version = status.st_mtime_ns, status.st_ino

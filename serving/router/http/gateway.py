@@ -1,10 +1,6 @@
-"""The router's ASGI application: checks every request, answers the router's own routes, and passes others to KServe.
+"""The router's ASGI application: checks requests, answers the router's routes, and passes others to KServe.
 
-Requests for decisions use no web framework. Its routing and middleware would take as much CPU time in the event loop as
-the decision itself.
-
-GET requests for probes, `/metrics` and the model's description need no authentication. All requests that can change
-something need it. A body has a limit of size and time, so a slow or endless body blocks only its own connection.
+A web framework would take as much CPU time as the decision itself.
 """
 
 import asyncio
@@ -34,7 +30,7 @@ from serving.router.ops.settings import RouterSettings
 from serving.router.router import Router
 
 BODY_SECONDS = 5.0  # seconds within which a body must arrive
-_MOST_READERS = 256  # most bodies received at the same time; with the size limit per body, this bounds the memory used
+_MOST_READERS = 256  # most bodies received at the same time, to limit memory
 _PUBLIC = ("/metrics", "/health/", "/v2/health/", "/v1/models", "/v2/models")  # GET needs no token for these paths
 _HEADERS = {401: (b"www-authenticate", b"Bearer"), 429: (b"retry-after", b"1"), 503: (b"retry-after", b"2")}
 
@@ -50,7 +46,7 @@ class _Refused(Exception):
 
 
 class Gateway:
-    """The ASGI application of a router. `readers` counts the requests whose bodies are just arriving."""
+    """The ASGI application of a router."""
 
     def __init__(self, router: Router, settings: RouterSettings) -> None:
         model = Model(settings.model_name)
@@ -61,12 +57,12 @@ class Gateway:
         self._max_body_bytes = settings.max_body_bytes
         self._health = router.health
         self._kserve = application([model])
-        # KServe answers these readiness probes with yes even while the router waits, so they are refused here then.
+        # KServe answers these readiness probes with yes even while the router waits.
         self._probes = ("/v2/health/ready", f"/v1/models/{model.name}", f"/v2/models/{model.name}/ready")
         self._routes = _routes(router, model.name, self._authentication.needed)
 
     def sheds(self, method: bytes, target: bytes) -> bool:
-        """Whether to refuse a request before it is parsed and authenticated, because the router is full."""
+        """Whether the router is full, so that a request is refused before it is parsed."""
         if method != b"POST" or target.startswith(b"/v1/outcomes"):
             return False
         refused = self.decisions.full
@@ -142,7 +138,7 @@ def _refusal(status: int, error: Message) -> Answer:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` function that first gives a body that was already read, and then later events."""
+    """Return a `receive` function that gives a body, and then later events."""
     events: list[Event] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Event:
@@ -152,8 +148,6 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def _routes(router: Router, model: str, token: bool) -> dict[str, dict[str, Work]]:
-    """Return the handlers by path and method. `token` tells whether callers need a token."""
-
     async def decide(body: bytes, _: Headers) -> Any:
         return {"predictions": await router.decider.decide(router.parser.parse(body))}
 
@@ -206,7 +200,7 @@ def _routes(router: Router, model: str, token: bool) -> dict[str, dict[str, Work
 async def _admitted(
     span: str, admission: Admission, work: Callable[[bytes, Headers], Awaitable[Any]], body: bytes, headers: Headers
 ) -> Answer:
-    """Wait until the request is admitted, then do the work; returns the answer. Raises Saturated."""
+    """Do the work for a request once it is admitted; raises Saturated."""
     with tracing.request(span, headers) as traced:
         async with admission.admit():
             answer: Answer
@@ -217,7 +211,7 @@ async def _admitted(
             except RequestConflict as error:
                 answer = 409, error.args[0].body
             except SpoolUnavailable as error:
-                # The only internal fault with a 5xx status: a 200 would tell the caller that the outcomes are on disk.
+                # A 200 would tell the caller that the outcomes are on disk.
                 answer = 503, messages.NOT_STORED(error=str(error)).body
         tracing.answered(traced, answer[0])
     return answer

@@ -1,11 +1,4 @@
-"""Generates an OpenAPI 3.1 document of the router's own HTTP interface.
-
-    curl -s -H "Authorization: Bearer $TOKEN" localhost:8080/openapi.json      # with the names of the router's data set
-    docs/schemas/openapi.json                                                  # for any data set
-
-FastAPI generates the document from the types that validate requests, but serves no request. docs/api.md explains the
-interface, and `tests/serving/router/test_api.py` compares the document with a running router.
-"""
+"""Generates an OpenAPI 3.1 document of the router's HTTP interface. FastAPI is used only for this document."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -155,7 +148,7 @@ _DRILL = {"stage": "model", "fault": "slow", "seconds": 0.2, "share": 0.5, "for_
 
 
 def document(model: str, instance: Mapping[str, Any], decisions: Any, outcomes: Any, token: bool) -> Json:
-    """Build the document, given an example `instance`, the types of request bodies, and if callers need a token."""
+    """Build the document. `instance` is an example; `token`: whether callers need a token."""
     made = FastAPI(
         title="MTORL router",
         version=__version__,
@@ -171,7 +164,7 @@ def document(model: str, instance: Mapping[str, Any], decisions: Any, outcomes: 
             operation["responses"].pop("422", None)  # FastAPI's status for an invalid body; the router's is 400
     schemas = described["components"]["schemas"]
     del schemas["HTTPValidationError"], schemas["ValidationError"]
-    for body in (DecisionBody, OutcomeBody):  # the types for one data set lack descriptions: copy the general ones
+    for body in (DecisionBody, OutcomeBody):  # the types for one data set lack descriptions
         for name, general in TypeAdapter(body).json_schema()["$defs"].items():
             schemas[name].setdefault("description", general["description"])
             for field, schema in general["properties"].items():
@@ -181,7 +174,7 @@ def document(model: str, instance: Mapping[str, Any], decisions: Any, outcomes: 
 
 
 def generic_document() -> Json:
-    """Build the document that is valid for any data set, as in docs/schemas/."""
+    """Build the document for any data set, as in docs/schemas/."""
     context = {"hour": 20, "device": "mobile", "placement": "feed"}
     instance = {"user_id": "u000003", "campaign_id": "spring-sale", "context": context}
     return document("ads", instance, DecisionBody, OutcomeBody, token=True)
@@ -206,7 +199,6 @@ def _probes() -> APIRouter:
 
 
 def _guarded(model: str, instance: Mapping[str, Any], decisions: Any, outcomes: Any, token: bool) -> APIRouter:
-    """Build the routes that need a token if the router requires one."""
     needs: Json = {"dependencies": [Depends(HTTPBearer(scheme_name="caller"))], "responses": _refusals(401)}
     routes = APIRouter(**(needs if token else {}))
     sent = (413, 429, 503)  # statuses for refusals of any request with a body

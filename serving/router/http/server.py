@@ -1,7 +1,6 @@
-"""Runs the router's process: an HTTP server that listens at once, opens the router, and shuts both down.
+"""Runs the router's process.
 
-Before the router can decide, it may wait for minutes (a slow volume) or forever (a missing feature registry). Because
-the server already answers probes meanwhile, a waiting router can be distinguished from a process that hangs.
+The start may take minutes, so probes are answered before the router has started.
 """
 
 import asyncio
@@ -24,15 +23,15 @@ from serving.router.router import Router
 
 log = logging.getLogger(__name__)
 
-_GRACE_SECONDS = 10  # seconds for requests in flight and the router's own shutdown ...
-_LAST_SECONDS = 4.0  # ... of which the router's own shutdown always has at least this many
+_GRACE_SECONDS = 10  # for requests in flight and the router's own shutdown
+_LAST_SECONDS = 4.0  # the router's own shutdown always has this long
 _LEFT_UNDONE = 4  # exit code if work is left for the next start
 
 
 def serve(settings: RouterSettings) -> None:
     """Serve until SIGTERM or SIGINT, then finish the requests in flight, flush the log and return.
 
-    If work is left after the grace time because a database or disk hangs, the process exits with code 4.
+    If work is left because a database or disk hangs, the process exits with code 4.
     """
     router = Router(settings)
     _RouterServer(settings, router, Gateway(router, settings)).serve_until_stopped()
@@ -58,7 +57,7 @@ class _RouterServer(Server):
             if not self._router.health.started:
                 if self._opening.done():
                     self._opening.result()  # if the start failed, raises its error
-                # No decision was made, so exit at once. A normal exit would wait for the thread that reads the log.
+                # A normal exit would wait for the thread that reads the log.
                 os._exit(0)
             _end_in_time(self._router, max(_LAST_SECONDS, self._until - time.monotonic()))
 
@@ -76,21 +75,19 @@ class _RouterServer(Server):
         except BaseException:
             self.should_exit = True
             raise
-        # Exclude imported objects from garbage collection, because a full collection takes 100 ms, longer than a
-        # deadline.
+        # A full garbage collection of imported objects would take 100 ms.
         gc.collect()
         gc.freeze()
         log.info("router ready %s", url)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin the shutdown, which must end within the grace time."""
         self._router.health.draining = True
         self._until = min(self._until, time.monotonic() + _GRACE_SECONDS)
         super().handle_exit(sig, frame)
 
 
 def _end_in_time(router: Router, seconds: float) -> None:
-    """Exit after some seconds even if a thread hangs. Otherwise, Python would wait for that thread forever."""
+    """Exit after some seconds, because Python would wait forever for a thread that hangs."""
 
     def end() -> None:
         code = _LEFT_UNDONE

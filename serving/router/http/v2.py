@@ -1,4 +1,4 @@
-"""Converts requests and answers of the Open Inference Protocol (KServe v2), where each field is a tensor."""
+"""Converts requests and answers of the Open Inference Protocol (KServe v2)."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NotRequired
@@ -46,7 +46,7 @@ _ADAPTER: TypeAdapter[InferBody] = TypeAdapter(InferBody)
 def parse_request(body: bytes, json_bytes: bytes | None, parser: DecisionParser) -> tuple[list[DecisionRequest], str]:
     """Parse a v2 request; returns the requested decisions, and the request's id or "". Raises BadRequest.
 
-    `json_bytes` is the header Inference-Header-Content-Length: the JSON has this many bytes, and binary tensors follow.
+    `json_bytes`: length of the JSON in bytes, if binary tensors follow.
     """
     try:
         message = _ADAPTER.validate_python(parse_json(body) if json_bytes is None else _in_json(body, json_bytes))
@@ -66,7 +66,7 @@ def parse_request(body: bytes, json_bytes: bytes | None, parser: DecisionParser)
 
 
 def build_response(model: str, request_id: str, predictions: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Build the answer to a v2 request. If the request has no id, the answer has the id of the first decision."""
+    """Build the answer to a v2 request, by default with the id of the first decision."""
     outputs = []
     for name, datatype in OUTPUTS.items():
         unknown = None if datatype == "FP64" else ""

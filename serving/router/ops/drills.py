@@ -1,11 +1,10 @@
-"""Injects faults on request, to test alerts and train people.
+"""Injects faults on request, to test alerts and train people, if the setting `drills` is true.
 
     POST   /v1/drills   {"stage": "model", "fault": "slow", "seconds": 0.2, "share": 0.5, "for_seconds": 60}
     GET    /v1/drills   lists the active faults
     DELETE /v1/drills   ends all faults
 
-This needs `drills: true` in the settings. The delay counts toward the stage's time limit. A fault ends by itself after
-`for_seconds`.
+The delay counts toward the stage's time limit.
 """
 
 import random
@@ -55,7 +54,7 @@ class Drills:
         return [{**drill.model_dump(), "seconds_left": round(end - now, 1)} for drill, end in self._active().items()]
 
     def inject(self, stage: Stage, seconds: float) -> None:
-        """Apply the active faults to a stage whose time limit is `seconds`; may raise DrillFault or TimeoutError."""
+        """Apply the active faults to a stage with a time limit; may raise DrillFault or TimeoutError."""
         for drill in self._active():
             if drill.stage != stage or random.random() >= drill.share:
                 continue

@@ -1,11 +1,6 @@
-"""Keeps the active experiments: reloads changed files and budget tables, and keeps the last valid version of each.
+"""Keeps the active experiments: reloads changed files, and keeps the last valid version of each experiment.
 
-The router also saves the active experiments in a folder. If a file is invalid when the router restarts, it starts with
-the saved experiments; it waits only if no saved experiment is valid. Until the file is corrected, `/health/ready`, the
-metric `mtorl_experiment_refused` and the log show why it is refused.
-
-An invalid or conflicting file does not affect other experiments. Its own kill switch still works, even if the rest of
-the file is invalid: either a file NAME.off next to NAME.yaml, or the line `enabled: false`.
+The kill switch, a file NAME.off or the line `enabled: false`, works even if the rest of the file is invalid.
 """
 
 import contextlib
@@ -34,18 +29,18 @@ class Source(Protocol):
     def texts(self, versions: Mapping[str, str], refused: bool) -> Mapping[str, bytes]:
         """Return the content of each file: NAME.yaml for an experiment, and NAME.off if it is switched off by a file.
 
-        `versions` has the versions of the active experiments. `refused`: whether some of the last files were invalid.
-        Raises ExperimentError if there is no experiment, or if a file can't be read.
+        `refused` is true if some of the last files were invalid. Raises ExperimentError if there is no experiment, or
+        if a file can't be read.
         """
 
     def folder(self, name: str) -> Path:
-        """Return the folder of an experiment's budget table, given the name of the experiment's file."""
+        """Return the folder of an experiment's budget table."""
 
 
 class ExperimentFiles:
-    """An experiment file, or a folder with several files *.yaml, such as a mounted ConfigMap.
+    """An experiment file, or a folder with several files *.yaml.
 
-    `tables` is the folder of the budget tables. None: each table is in the folder of its experiment file.
+    `tables` is the folder of the budget tables. None: the folder of the experiment file.
     """
 
     def __init__(self, path: Path, tables: Path | None = None) -> None:
@@ -57,7 +52,7 @@ class ExperimentFiles:
 
     @property
     def written(self) -> float:
-        """Time of the last change of a file, seconds since 1970; 0 if there is no file."""
+        """Time of the last change, seconds since 1970; 0 if there is no file."""
         try:
             return max((file.stat().st_mtime for file in self._files()), default=0.0)
         except OSError:
@@ -84,8 +79,7 @@ class ExperimentFiles:
 class LiveExperiments:
     """The active experiments. A decision reads its experiment only once, so all its stages use the same version.
 
-    The active experiments are saved to the folder `last_good`. If `start_with_it`, a restarted router begins with them,
-    even if a file is invalid then.
+    If `start_with_it`, a restarted router begins with the experiments saved in `last_good`.
     """
 
     def __init__(
@@ -96,15 +90,15 @@ class LiveExperiments:
         self._health = health
         self._last_good = last_good
         self._seen: object = None  # what the source returned last
-        self._in_force = self._kept() if start_with_it else {}  # experiment file's name -> active experiment
+        self._in_force = self._kept() if start_with_it else {}  # file name -> active experiment
         self._experiments: Experiments | None = None
-        self.missing = ""  # if a file was invalid at the start: why no experiment is active
-        self.refused = False  # whether a file or text of the source is refused
+        self.missing = ""  # why no experiment is active
+        self.refused = False  # whether a file is refused
         self.refresh()
 
     @property
     def experiments(self) -> Experiments:
-        """The active experiments. Raises ExperimentError if no experiment is active."""
+        """The active experiments. Raises ExperimentError if there is none."""
         if self._experiments is None:
             raise ExperimentError(self.missing)
         return self._experiments
@@ -163,7 +157,7 @@ class LiveExperiments:
             else:
                 before = self._in_force.get(name)
                 read[name] = before if before == experiment else experiment
-        # If a file is invalid, keep experiments whose files are missing: it may be one of these files, renamed.
+        # An invalid file may be a missing experiment's file under a new name.
         standing = {name: one for name, one in self._in_force.items() if name in texts or faults}
         accepted, conflicts = _put_together(standing, read)
         for name, text in texts.items():
@@ -180,14 +174,13 @@ class LiveExperiments:
         try:
             self._keep()
         except OSError as fault:
-            for file in self._last_good.glob("[!.]*"):  # after a restart, an older version would undo a kill switch
+            for file in self._last_good.glob("[!.]*"):  # an older version would undo a kill switch
                 with contextlib.suppress(OSError):
                     remove(file)
             self._health.note("experiment", problem := messages.NOT_KEPT(error=str(fault)))
             log.error("an experiment is %s", problem)
 
     def _keep(self) -> None:
-        """Save the active experiments to `last_good`; raises OSError."""
         for name, experiment in self._in_force.items():
             file, text = self._last_good / name, text_with_table(experiment, self._last_good)
             if not file.exists() or file.read_text(encoding="utf-8") != text:
@@ -214,10 +207,7 @@ class LiveExperiments:
 def _put_together(
     standing: Mapping[str, Experiment], read: Mapping[str, Experiment]
 ) -> tuple[dict[str, Experiment], list[str]]:
-    """Replace active experiments by those that were read from files; returns the result and the faults.
-
-    If a new experiment conflicts with another one, its previous version, if any, stays active.
-    """
+    """Replace experiments by new ones without conflicts; returns the result and the faults."""
     with contextlib.suppress(ExperimentError):
         Experiments({**standing, **read}.values())
         return {**standing, **read}, []
@@ -232,7 +222,7 @@ def _put_together(
 
 
 def _budget_tables(folders: Iterable[Path]) -> object:
-    """Return a value that changes if a budget table in one of the folders changes."""
+    """Return a value that changes with the budget tables in the folders."""
     try:
         files = sorted(file for folder in folders for file in folder.iterdir() if file.suffix in (".csv", ".parquet"))
         found = [(file.name, file.stat()) for file in files]

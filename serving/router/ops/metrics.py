@@ -1,4 +1,4 @@
-"""The router's Prometheus metrics. GET /metrics also returns those of KServe. No label contains a user or campaign."""
+"""The router's Prometheus metrics. No label contains a user or campaign."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -34,7 +34,7 @@ REPEATED = Counter("mtorl_repeated_requests", "Decisions repeated for the same r
 REFUSED = Counter("mtorl_refused_requests", "Requests that the gateway refused", ["status"])
 ADMISSION_LIMIT = Gauge("mtorl_admission_limit", "Present limit of decision requests in flight")
 IN_FLIGHT = Gauge("mtorl_in_flight_requests", "Decision requests in flight")
-# Budgets of each arm, and of all experiments together (labelled as arm "*"); see `show_budget`.
+# For each arm, and for all experiments together (arm "*").
 BUDGET_LIMIT = Gauge("mtorl_budget_limit", "Limit of the current period, currency units", [*_ARM, "period"])
 BUDGET_SPENT = Gauge("mtorl_budget_spent", "Settled cost, currency units", [*_ARM, "period"])
 BUDGET_RESERVED = Gauge("mtorl_budget_reserved", "Open reservations, currency units", [*_ARM, "period"])
@@ -56,7 +56,7 @@ SPOOL_LIMIT = Gauge("mtorl_spool_limit_bytes", "Size beyond which nothing more i
 SPOOL_FREE = Gauge("mtorl_spool_free_bytes", "Bytes by which the decision log may grow, within limit and disk")
 SPOOL_WRITABLE = Gauge("mtorl_spool_writable", "1 while records can be written to the decision log")
 SPOOL_LOST = Gauge("mtorl_spool_lost_records", "Withdrawals of decisions that were lost since the start")
-_STORE = ["store"]  # "redis", "file" or, if the log is on the same disk, "file_beside_log"
+_STORE = ["store"]  # "redis", "file" or, on the log's disk, "file_beside_log"
 LEDGER_FREE = Gauge("mtorl_ledger_free_bytes", "Bytes by which the ledger may grow, on its disk or in Redis", _STORE)
 LEDGER_LIMIT = Gauge("mtorl_ledger_limit_bytes", "Size of the ledger's disk, or maxmemory of its Redis", _STORE)
 SPOOL_PENDING = Gauge("mtorl_spool_pending_bytes", "Durable records that lake or sink have not acknowledged", ["to"])
@@ -68,7 +68,7 @@ DROPPED = Counter("mtorl_dropped_records", "Records dropped because the sink's b
 EXPERIMENT_ENABLED = Gauge("mtorl_experiment_enabled", "1 unless the kill switch is on", ["experiment"])
 EXPERIMENT_REFUSED = Gauge("mtorl_experiment_refused", "1 while a new version of an experiment is refused")
 
-# Create these series with the value 0. Otherwise, Prometheus does not see the first increase.
+# Otherwise, Prometheus does not see the first increase.
 for _kind in ("decision", "outcome", "shadow", "window"):
     for _to in ("lake", "sink"):
         SHIPPED.labels(_to, _kind)
@@ -79,7 +79,7 @@ for _found in ("yes", "no"):
 
 
 def arm_labels(arm: str) -> tuple[str, str]:
-    """Split an `Experiment.key` into the labels `experiment`, which may be empty, and `arm`."""
+    """Split an `Experiment.key` into the labels `experiment` and `arm`."""
     experiment, _, name = arm.rpartition("/")
     return experiment, name
 
@@ -98,7 +98,7 @@ _labels_shown: dict[Gauge, set[tuple[str, ...]]] = {}
 
 
 def show(gauge: Gauge, values: Mapping[tuple[str, ...], float]) -> None:
-    """Set a gauge's value for each combination of labels. Remove other combinations, for instance of a removed arm."""
+    """Set a gauge's values by labels, and remove all other labels."""
     for labels in _labels_shown.get(gauge, set()).difference(values):
         gauge.remove(*labels)
     _labels_shown[gauge] = set(values)
@@ -119,8 +119,7 @@ def show_overruns(by_arm: Mapping[tuple[str, str], float]) -> None:
 def show_budget(balances: Sequence[Balance]) -> None:
     """Publish limits, spend and reservations.
 
-    A reservation takes money from several accounts of an arm. To count it once, only accounts without common
-    reservations are added up (`_apart`). The others appear only in `mtorl_budget_spend_ratio`.
+    Accounts with common reservations are not added up, because the money would count twice.
     """
     fullest: dict[tuple[str, ...], float] = {}
     for balance in balances:
@@ -136,9 +135,9 @@ def show_budget(balances: Sequence[Balance]) -> None:
 
 
 def show_pace(paces: Sequence[Pace]) -> None:
-    """Publish spend and planned spend of paced accounts, summed as in :func:`show_budget`.
+    """Publish spend and planned spend of paced accounts.
 
-    Gaps to the plan are those of single accounts: in a sum, one ahead and one behind would cancel out.
+    Gaps to the plan are not summed, because an account ahead and one behind would cancel out.
     """
     shown = _apart(paces)
     show(BUDGET_PLANNED, {labels: sum(p.planned for p in apart) for labels, apart in shown.items()})
@@ -152,13 +151,13 @@ A = TypeVar("A", bound=Balance | Pace)
 
 
 def _apart(accounts: Iterable[A]) -> dict[tuple[str, ...], list[A]]:
-    """Return accounts to add up, by arm and period: no two share a reservation, and those of wider scope go first."""
+    """Return accounts without common reservations by arm and period, wider scopes first."""
     found: dict[tuple[str, ...], list[A]] = {}
     taken: set[tuple[str, ...]] = set()
     for account in sorted(accounts, key=lambda a: (a.channel != "*", a.campaign != "*")):
         labels = (*arm_labels(account.arm), account.period)
         wider: list[tuple[str, ...]] = [("*", "*"), (account.campaign, "*"), ("*", account.channel)]
-        if account.campaign == "*":  # shares reservations with accounts of any campaign that are for all channels
+        if account.campaign == "*":  # shares reservations with accounts for all channels of any campaign
             wider.append(("any", "*", ""))
         if not taken.intersection((*labels, *scope) for scope in wider):
             found.setdefault(labels, []).append(account)
@@ -167,21 +166,21 @@ def _apart(accounts: Iterable[A]) -> dict[tuple[str, ...], list[A]]:
 
 
 def show_ledger_room(room: Room | None, beside: bool) -> None:
-    """Publish the ledger's free space, if it is limited. `beside`: whether the ledger and the log share a disk."""
+    """Publish the ledger's free space. `beside`: whether ledger and log share a disk."""
     labels = () if room is None else ("file_beside_log" if beside else room.store,)
     show(LEDGER_FREE, {} if room is None else {labels: room.free})
     show(LEDGER_LIMIT, {} if room is None else {labels: room.limit})
 
 
 def show_room(spool: Spool, room: int) -> None:
-    """Publish whether the decision log can be written, and the bytes by which it may grow (`room`)."""
+    """Publish whether the decision log can be written, and its free bytes (`room`)."""
     SPOOL_FREE.set(room)
     SPOOL_WRITABLE.set(spool.fault is None)
     SPOOL_LOST.set(spool.lost)
 
 
 def show_log(spool: Spool, shippers: Mapping[str, Shipper]) -> None:
-    """Publish the size of the decision log, and how many of its records the lake and the sink have received."""
+    """Publish the size of the decision log, and the progress of its shippers."""
     SPOOL_BYTES.set(spool.size)
     SPOOL_LIMIT.set(spool.max_bytes)
     counters = {"shipped": SHIPPED, "failed": SHIP_FAILURES, "poison": POISON, "dropped": DROPPED}

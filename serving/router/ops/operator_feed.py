@@ -1,14 +1,6 @@
-"""Polls the operators every second for the active experiments, and keeps these while no operator answers.
+"""Polls the operators in a cluster every second for the active experiments.
 
-    feed = OperatorFeed("http://mtorl-operator:8080", ExperimentFiles(mounted, tables), last_good, "mtorl-router-0")
-    LiveExperiments(feed, ...).refresh()            # every second
-
-The kubelet may take minutes to update a changed ConfigMap in a pod, which is too long for a kill switch. So the router
-asks the operators directly, one address after the other until the leader answers. Without a leader, it uses the last
-answer. An operator that does not answer costs at most two seconds. The router also tells the operators which versions
-of experiments it applies.
-
-While no operator answers, the router keeps its experiments, and applies changes of the mounted ConfigMap.
+The kubelet may take minutes to update a mounted ConfigMap, too long for a kill switch.
 """
 
 import logging
@@ -29,12 +21,12 @@ from serving.router.ops.live_experiments import ExperimentFiles
 
 log = logging.getLogger(__name__)
 _ANSWER_SECONDS = 2.0
-_SILENT_SECONDS = 10.0  # after this many seconds without an answer, a changed mounted file applies
+_SILENT_SECONDS = 10.0  # after this time without an answer, a changed mounted file applies
 _TEXTS = TypeAdapter(dict[Annotated[str, Field(pattern=r"^[^/]+\.(yaml|off)$")], str])  # file name -> its text
 
 
 class OperatorFeed:
-    """A source of experiments that polls operators. Without one, it reads the ConfigMap `mounted` or `last_good`."""
+    """A source of experiments that polls operators, or else reads `mounted` or `last_good`."""
 
     def __init__(self, operator: str, mounted: ExperimentFiles, last_good: Path, router: str) -> None:
         self._url = urlsplit(f"{operator.rstrip('/')}/v1/in-force")
@@ -44,10 +36,10 @@ class OperatorFeed:
         self._answered = time.monotonic()
         self._silence = ""  # reason why no operator answered the last poll
         self._texts: Mapping[str, bytes] | None = None
-        self._known = 0.0  # how new `_texts` is: time of the poll, or of the file's last change
+        self._known = 0.0  # time of the poll or file change of `_texts`
 
     def texts(self, versions: Mapping[str, str], refused: bool) -> Mapping[str, bytes]:
-        """As in `Source`. If texts were refused, ask for all of them again, to notice when one is corrected."""
+        """Return the content of each file. Refused files are requested again, to notice a correction."""
         if not self._poll(versions, refused):
             if starting := self._texts is None:
                 self._take_later(self._last_good)
@@ -77,7 +69,7 @@ class OperatorFeed:
         return True
 
     def _answer(self, question: object) -> Mapping[str, bytes] | None:
-        """Ask the operators in turn; returns the leader's answer or, without a leader, the last one. Raises OSError."""
+        """Ask the operators in turn for the leader's answer; raises OSError."""
         answers: list[Mapping[str, bytes] | None] = []
         fault = "the operator's name has no address"
         for address in _addresses(self._url):
@@ -103,14 +95,12 @@ class OperatorFeed:
 
 
 def _addresses(url: SplitResult) -> list[str]:
-    """Host and port of all operators; raises OSError."""
     found = socket.getaddrinfo(url.hostname, url.port or 80, type=socket.SOCK_STREAM)
     places = [(str(address[0]), int(address[1])) for *_, address in found]
     return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in places]
 
 
 def _words(error: Exception) -> str:
-    """Return the reason for a missing answer: the operator's own message, if it sent one."""
     if isinstance(error, StatusError):
         try:
             return str(orjson.loads(error.content)["error"])
@@ -120,5 +110,4 @@ def _words(error: Exception) -> str:
 
 
 def _texts(answer: bytes) -> dict[str, bytes]:
-    """Parse an operator's answer; returns the YAML of each experiment by file name. Raises ValueError."""
     return {name: text.encode() for name, text in _TEXTS.validate_json(answer).items()}

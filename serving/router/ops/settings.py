@@ -1,10 +1,6 @@
 """The router's settings: one YAML file, read at the start.
 
-    settings = RouterSettings.load("router.yaml")      # paths are relative to the file's folder
-
-All settings with their types are in docs/schemas/router-settings.json, and manifests/base/router/config/router.yaml is
-an example. Three environment variables override settings: MTORL_LAKE replaces `lake`, MTORL_TRACING replaces the
-endpoint of `tracing` and switches tracing on, and K_SINK, which Knative sets, replaces `sink`.
+The environment variables MTORL_LAKE, MTORL_TRACING and K_SINK override `lake`, the endpoint of `tracing`, and `sink`.
 """
 
 import os
@@ -28,7 +24,7 @@ class SettingsError(InputError, ValueError):
 
 
 def _path(value: Any, info: ValidationInfo) -> Path:
-    """Convert a path to an absolute one. Relative paths start at the folder of the settings file."""
+    """Make a path absolute, relative to the folder of the settings file."""
     if not isinstance(value, str) or not value.strip():
         raise PydanticCustomError("path", "expected a path, got {value}", {"value": short(value)})
     return (Path((info.context or {}).get("folder", ".")) / value).absolute()
@@ -37,7 +33,7 @@ def _path(value: Any, info: ValidationInfo) -> Path:
 def _ledger(value: Any, info: ValidationInfo) -> Path | str:
     if not isinstance(value, str) or "://" not in value:
         return _path(value, info)
-    locate(value)  # raises ValueError if the URL is not valid for a ledger
+    locate(value)  # raises ValueError for an invalid URL
     return value
 
 
@@ -54,7 +50,7 @@ def _lake(value: str, info: ValidationInfo) -> str:
 def _collector(url: str) -> str:
     if "@" in url:
         raise ValueError("expected a URL without a password; what is secret belongs in OTEL_EXPORTER_OTLP_HEADERS")
-    parts = urlsplit(url)  # for invalid brackets or ports, `urlsplit` and `parts.port` raise ValueError
+    parts = urlsplit(url)  # `urlsplit` and `parts.port` raise ValueError for invalid brackets or ports
     named = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     if not named or parts.query or parts.fragment or parts.path.rstrip("/").endswith("/v1/traces"):
         raise ValueError(f"expected the URL of a collector, such as http://otel-collector:4318, got {short(url)}")

@@ -1,12 +1,7 @@
-"""Traces the stages of a share of the requests, and sends them to an OpenTelemetry collector.
+"""Traces the stages of a share of the requests, and sends the spans to an OpenTelemetry collector.
 
-    tracing: {endpoint: "http://otel-collector:4318", share: 0.01}      # in the router's settings; without it, off
-
-docs/serving.md#traces lists the spans. Sampling (by the caller's `traceparent`, or else by the share), batching and
-export are done by OpenTelemetry's SDK, with its environment variables (OTEL_EXPORTER_OTLP_HEADERS, OTEL_BSP_*,
-OTEL_SERVICE_NAME ...). OpenTelemetry's instrumentation of ASGI is not used, because it traces requests before they are
-authenticated, and records the caller's address, the URL and the texts of errors. Our spans contain no user, no context,
-no money and no text of an error (`PendingDecision.traits`).
+OpenTelemetry's ASGI instrumentation would trace requests before authentication. Our spans contain no user, no context,
+no money and no text of an error.
 """
 
 import asyncio
@@ -34,11 +29,11 @@ Traits = Callable[[], Mapping[str, AttributeValue]]
 
 _CARRIED = (b"traceparent", b"tracestate")
 _W3C = TraceContextTextMapPropagator()
-_SECONDS = 2.0  # timeout of a request to the collector, seconds
-_LAST_SECONDS = 3.0  # seconds at shutdown to send the spans that wait
+_SECONDS = 2.0  # timeout of a request to the collector
+_LAST_SECONDS = 3.0  # seconds at shutdown to send waiting spans
 
 _OFF = nullcontext(INVALID_SPAN)
-_provider: TracerProvider | None = None  # not the global provider, to which KServe's libraries would add spans
+_provider: TracerProvider | None = None  # KServe's libraries would add spans to the global provider
 _tracer: Tracer | None = None
 
 here = get_current_span
@@ -46,7 +41,7 @@ here = get_current_span
 
 
 def request(name: str, headers: Iterable[tuple[bytes, bytes]]) -> AbstractContextManager[Span]:
-    """Start the span of a request, in the caller's trace if the lower-case `headers` have a valid `traceparent`."""
+    """Start a request's span, in the trace of a valid `traceparent` in `headers` (lower-case names)."""
     if _tracer is None:
         return _OFF
     carrier = {key.decode(): value.decode("latin-1") for key, value in headers if key in _CARRIED}
@@ -65,7 +60,7 @@ def span(name: str, traits: Traits | None = None, of: Span | None = None) -> Abs
 
 @contextmanager
 def spans(name: str, parts: Iterable[tuple[Traits, Span]]) -> Iterator[list[Span]]:
-    """Start one span per request, for work that serves several requests. `parts`: the spans' attributes and parents."""
+    """Start one span per request for shared work; `parts` are attributes and parents."""
     with ExitStack() as stack:
         yield [] if _tracer is None else [stack.enter_context(span(name, traits, of)) for traits, of in parts]
 
@@ -75,7 +70,7 @@ def _current(
     tracer: Tracer, name: str, context: Context, kind: SpanKind, traits: Traits | None = None
 ) -> Iterator[Span]:
     attributes = _named(traits) if traits else None
-    # By default, the SDK would record the text of an exception, which may contain a user id.
+    # By default, the SDK would record error texts, which may contain a user id.
     with tracer.start_as_current_span(
         name, context, kind, attributes, record_exception=False, set_status_on_exception=False
     ) as started:
@@ -147,11 +142,11 @@ def _exporter(endpoint: str) -> SpanExporter:
 
 
 async def stop() -> None:
-    """Send the spans that wait, for at most a few seconds, then stop tracing."""
+    """Send the waiting spans for a few seconds, then stop tracing."""
     global _provider, _tracer
     stopped, _provider, _tracer = _provider, None, None
     if stopped is not None:
-        # Wait in a thread with a limit: the SDK itself waits for 30 s, or forever if a server answers byte by byte.
+        # The SDK itself may wait forever.
         closing = threading.Thread(target=stopped.shutdown, name="tracing-close", daemon=True)
         closing.start()
         await asyncio.to_thread(closing.join, _LAST_SECONDS)

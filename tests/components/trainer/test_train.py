@@ -1,4 +1,4 @@
-"""Tests of a pipeline step that runs a TrainJob. The API server is replaced, and local processes replace the pods."""
+"""Tests of a pipeline step that runs a TrainJob, with local processes for pods."""
 
 import logging
 import os
@@ -64,7 +64,6 @@ def train(task: FitTask, shared: Path) -> Artifact:
 
 
 def learned(artifact: Artifact) -> list[dict[str, float]]:
-    """Return the training history without times."""
     rows: list[dict[str, float]] = artifact.metrics["history"]
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
@@ -97,7 +96,6 @@ def test_two_nodes_train_like_two_processes_and_a_killed_one_is_restarted(
 
 
 def torchrun(task: FitTask, file: Path) -> Artifact:
-    """Train with two local processes."""
     task.save(file)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     subprocess.run([*command, "-m", "mtorl.fitting.worker", str(file)], env={**os.environ, **RESTARTABLE}, check=True)
@@ -164,7 +162,6 @@ def test_it_logs_waits(cluster: TrainerCluster, task: FitTask, shared: Path, cap
 
 
 def test_a_retried_step_continues_its_first_attempt(cluster: TrainerCluster, task: FitTask, shared: Path) -> None:
-    """A retried step waits for a running job, replaces a finished job, and does not train if the model exists."""
     running: Object = {"metadata": {"name": NAME}, "spec": {}}
     cluster.begin(running)
 

@@ -1,11 +1,6 @@
 """Replaces Kubeflow Trainer: TrainJobs are kept in memory, and their pods are local processes.
 
-    with TrainerCluster() as cluster:
-        cluster.use(monkeypatch)         # in place of the API server
-        cluster.play = cluster.run_pods  # or any function that acts on a new job
-
-Each process runs the command of the job, with the environment variables that Trainer sets for torch. A process that
-fails is started again, like a container of a Job.
+A process that fails is started again, like a container of a Job.
 """
 
 from __future__ import annotations
@@ -29,10 +24,7 @@ _RESTARTS = 6  # a Job's backoffLimit
 
 
 class TrainerCluster(KubernetesApi):
-    """An API server that answers the requests of a training step.
-
-    `refused` maps a kind of request, such as "get", to the HTTP error with which it is answered.
-    """
+    """An API server for a training step. `refused` maps a request, such as "get", to its HTTP error."""
 
     def __init__(self) -> None:
         self.namespace = "mine"
@@ -99,7 +91,6 @@ class TrainerCluster(KubernetesApi):
             raise Refused(self.refused[what], f"{what} is not allowed")
 
     def run_pods(self, job: Object) -> None:
-        """Run the job's command on the requested number of nodes, each a local process."""
         (port,) = free_ports(1)
         trainer, ended = job["spec"]["trainer"], list[int]()
 

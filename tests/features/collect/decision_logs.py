@@ -1,4 +1,4 @@
-"""Helpers that write a lake as routers do. In place of decision ids, tests can use short names such as "d1"."""
+"""Writes a lake as routers do, with short names such as "d1" for decision ids."""
 
 import json
 import shutil
@@ -31,10 +31,6 @@ SPEC = DatasetSpec(
 
 
 def decision(name: str, minutes: float = 0.0, **changes: Any) -> dict[str, Any]:
-    """Returns the record of a decision that was made `minutes` after `START`.
-
-    `changes` replace fields of the record.
-    """
     record = json.loads((_GOLDEN / "decision.json").read_text())
     at = (START + timedelta(minutes=minutes)).isoformat()
     own = {"decision_id": name, "request_id": name, "reservation_id": name, "event_time": at, "request_time": at}
@@ -50,10 +46,7 @@ def outcome(event: str, of: str, kind: str = "cost", value: float = 0.03, minute
 
 
 def write(folder: Path, *records: Sequence[dict[str, Any]], **by_kind: Sequence[dict[str, Any]]) -> Path:
-    """Writes a new lake in place of the old one.
-
-    The decisions may have short names in place of ids; see `tests.lakes.ids_in`.
-    """
+    """Replace a lake; decisions may have short names for ids (see `tests.lakes.ids_in`)."""
     shutil.rmtree(folder / "arrived", ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     ids_in(folder).clear()
@@ -66,10 +59,7 @@ def add(
     outcomes: Sequence[dict[str, Any]] = (),
     shadows: Sequence[dict[str, Any]] = (),
 ) -> Path:
-    """Uploads more records into a lake and returns its folder.
-
-    If a decision has a field `window`, the window is uploaded as a record of its own.
-    """
+    """Upload more records; a decision's field `window` becomes a record of its own."""
     shared = ("schema_version", "decision_id", "event_time")
     windows = [{name: one[name] for name in (*shared, "window")} for one in decisions if "window" in one]
     by_kind: dict[Kind, Sequence[dict[str, Any]]] = {
@@ -90,12 +80,10 @@ def _table(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def named(folder: Path, ids: pd.Series) -> pd.Series:
-    """Replaces decision ids with the short names that the test passed to `write`."""
     return ids.replace({made: name for name, made in ids_in(folder).items()})
 
 
 def stored(place: Path, kind: Kind) -> list[dict[str, Any]]:
-    """Returns all records of a kind that a reader of the lake sees, sorted by id. Decisions have their short names."""
     lake = Lake.open(place)
     with lake_database(lake) as db:
         rows = db.execute(f"FROM {lake.records(db, kind)}").df().astype(object).to_dict("records")

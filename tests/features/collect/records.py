@@ -1,4 +1,4 @@
-"""Example records of several hours, some of them late, duplicated, withdrawn, or without their decision."""
+"""Example records of several hours, some of them late, duplicated, withdrawn or orphaned."""
 
 from typing import Any
 

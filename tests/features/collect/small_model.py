@@ -1,4 +1,4 @@
-"""Saves a model for the data set of `decision_logs.py`. The model is not trained, because that would take long."""
+"""Saves an untrained model for the data set of `decision_logs.py`."""
 
 from pathlib import Path
 

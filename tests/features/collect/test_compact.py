@@ -1,4 +1,4 @@
-"""Readers see the same records before, during and after a compaction, even if it is killed and repeated."""
+"""Tests that readers see the same records before, during and after a compaction."""
 
 import contextlib
 import math
@@ -32,12 +32,12 @@ KINDS: tuple[Kind, ...] = ("decision", "outcome")
 
 
 def content(place: Path) -> list[list[dict[str, str]]]:
-    """Returns all records that readers see. Values are converted to text, so that NaN equals NaN."""
+    """Return all records that readers see, as text so that NaN equals NaN."""
     return [[{name: str(value) for name, value in row.items()} for row in stored(place, kind)] for kind in KINDS]
 
 
 def small(lake: Path) -> Path:
-    """Creates a lake with two uploads. The second upload has outcomes of decisions in the first upload."""
+    """Create a lake whose second upload has outcomes of decisions in the first."""
     write(lake, DECISIONS[:5], OUTCOMES[:3])
     return add(lake, DECISIONS[5:], OUTCOMES[3:])
 
@@ -63,10 +63,6 @@ def test_records_lie_in_the_hour_of_their_decision(tmp_path: Path) -> None:
 
 
 def test_an_event_id_shared_by_decisions_counts_once_for_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several decisions may have outcomes with the same event id.
-
-    Only a repetition for the same decision is a duplicate.
-    """
     monkeypatch.setattr(database, "_SLICE_ROWS", 1)
     users = {name: f"u{number}" for number, name in enumerate("abcdef")}
     decisions = [decision(name, user_id=user) for name, user in users.items()]
@@ -90,14 +86,11 @@ def test_an_hour_is_closed_ten_minutes_after_its_end(tmp_path: Path) -> None:
     again=st.lists(st.integers(0, 12), max_size=6),
 )
 def test_records_do_not_depend_on_files_runs_or_order(places: list[tuple[int, int]], again: list[int]) -> None:
-    """The records are uploaded in random files and runs, some of them twice, and outcomes possibly before their
-    decisions.
-    """
     records: list[dict[str, Any]] = [*DECISIONS, *OUTCOMES]
     sent = [*zip(places, records, strict=True), *((places[-i], records[i]) for i in again)]
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
         write(Path(one), DECISIONS, OUTCOMES)
-        # Outcomes may be uploaded before their decisions here, so the ids of the decisions must be known in advance.
+        # Outcomes may be uploaded before their decisions, so the decisions' ids must be known in advance.
         ids_in(Path(other)).update(ids_in(Path(one)))
         for run in range(4):
             for file in range(3):
@@ -113,10 +106,7 @@ class Killed(BaseException):
 
 
 def at_each_change(monkeypatch: pytest.MonkeyPatch, then: Callable[[Path], object], folder: Path) -> list[Path]:
-    """Runs one compaction of a new lake for each file operation that a compaction makes, and returns the lakes.
-
-    In the n-th lake, `then` is called at the n-th point: each operation has a point before and a point after it.
-    """
+    """Compact one new lake per file operation, and call `then` before or after that operation; returns the lakes."""
     originals = {name: getattr(Lake, name) for name in ("put", "write", "supersede")}
     lakes = []
     for stop in range(1, 100):
@@ -164,7 +154,7 @@ def test_a_killed_compaction_loses_and_repeats_nothing(tmp_path: Path, monkeypat
 
 
 def test_two_compactors_at_once_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second compactor does all its work between two steps of the first compactor, for every pair of steps."""
+    """The second compactor does all its work between two steps of the first, for every pair of steps."""
     expected = content(small(tmp_path / "expected"))
     for place in at_each_change(monkeypatch, lambda lake: compact(Lake.open(lake), LATER), tmp_path):
         assert content(place) == expected, place
@@ -181,7 +171,7 @@ def test_a_file_that_a_listing_misses_is_taken_by_the_next_run(tmp_path: Path, m
 
 
 def test_records_that_are_all_too_old_are_taken(tmp_path: Path) -> None:
-    """The records come from a router that was offline. Their hours were removed before the upload."""
+    """The records come from a router that was offline until their hours had been removed."""
     lake = Lake.open(write(tmp_path, DECISIONS, OUTCOMES))
     Forgotten.add(tmp_path, [], LATER, before=LATER)
     assert compact(lake, LATER).files == 2
@@ -229,7 +219,7 @@ def test_a_file_that_cant_be_read_does_not_keep_a_forgotten_user_in_the_lake(tmp
 
 
 def test_a_file_of_an_hour_in_the_future_is_taken_an_hour_after_its_upload(tmp_path: Path) -> None:
-    """Such a file exists if a router's clock is ahead, or if an outcome has an id that no router created."""
+    """A router's clock may be ahead, or an outcome's id may come from no router."""
     now = datetime.now(UTC)
     ahead = decision("ahead", (now + timedelta(days=400) - START) / timedelta(minutes=1))
     lake = Lake.open(write(tmp_path, [*DECISIONS, ahead]))
@@ -250,10 +240,6 @@ def test_a_record_of_another_schema_version_stops_the_compaction(tmp_path: Path)
 @settings(max_examples=30)
 @given(sizes=st.lists(st.integers(1, 1000), min_size=168, max_size=168), first=st.integers(1, 10**6))
 def test_a_late_outcome_is_rewritten_only_a_few_times(sizes: list[int], first: int) -> None:
-    """Simulates a week in which a file with late outcomes of one hour may be uploaded each hour.
-
-    `sizes` has the number of outcomes in each file, and `first` that of the file with the first outcomes.
-    """
     files, rewritten, most = [LakeFile(START, "0", first)], 0, 0
     for number, size in enumerate([*sizes, 0], 1):
         files += [LakeFile(START, str(number), size)] if size else []
@@ -265,7 +251,6 @@ def test_a_late_outcome_is_rewritten_only_a_few_times(sizes: list[int], first: i
         most = max(most, len(files))
     assert sum(file.size for file in files) == first + sum(sizes)
     assert rewritten <= 8 * (first + sum(sizes)) and most <= 24
-    # Each remaining file is more than four times as large as all smaller ones together.
     smallest = min(file.size for file in files)
     assert len(files) <= 1 + math.log(sum(file.size for file in files) / smallest, 5), "few files remain"
 

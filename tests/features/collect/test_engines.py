@@ -1,4 +1,4 @@
-"""Tests that DuckDB and Spark write identical files when they compact a lake, and read the same training data."""
+"""Tests that DuckDB and Spark compact a lake to identical files and read the same training data."""
 
 import json
 from collections.abc import Iterator
@@ -38,10 +38,7 @@ Records = list[dict[str, Any]]
 
 
 def everything() -> tuple[Records, Records]:
-    """Returns decisions and outcomes to which every rule about training data applies.
-
-    They include exhausted budgets, faults and decisions of several models.
-    """
+    """Return decisions and outcomes to which every rule about training data applies."""
     decisions = [*records.DECISIONS]
     outcomes = [*records.OUTCOMES]
     for i, (changes, told, _) in enumerate(RULES):
@@ -73,10 +70,7 @@ def everything() -> tuple[Records, Records]:
 
 @pytest.fixture(scope="module")
 def lakes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Returns one lake per engine, compacted in three runs.
-
-    The lake has uploads of several routers, late outcomes, duplicates and a truncated file.
-    """
+    """Return one lake per engine, with late, duplicate and truncated uploads, compacted in three runs."""
     folder = tmp_path_factory.mktemp("lakes")
     decisions, outcomes = everything()
     some = (decisions[0:4000:2], decisions[1::2], decisions[5:50:14])
@@ -99,10 +93,7 @@ def sorted_rows(file: Path, *keys: str) -> pa.Table:
 
 
 def same(one: pa.Table, other: pa.Table) -> bool:
-    """Returns whether two tables have the same columns, types and values.
-
-    A column may be declared nullable in only one of them.
-    """
+    """Return whether two tables are equal; a column may be nullable in only one of them."""
     columns = [[(field.name, str(field.type).replace(" not null", "")) for field in t.schema] for t in (one, other)]
     return columns[0] == columns[1] and repr(one.to_pydict()) == repr(other.to_pydict())
 

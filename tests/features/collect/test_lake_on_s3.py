@@ -1,4 +1,4 @@
-"""Test of a lake in a bucket of moto's S3 server: upload, compaction, and reading training data."""
+"""Test of a lake in a bucket of moto's S3 server."""
 
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +15,6 @@ from tests.features.collect.test_compact import LATER
 
 @pytest.fixture
 def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Creates a bucket, and returns the URL of an empty lake in it."""
     import boto3
 
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):

@@ -1,4 +1,4 @@
-"""Tests that training reads the same rows from a folder of parts, as Spark writes it, as from a single file."""
+"""Tests that training reads a folder of parts, as Spark writes it, like a single file."""
 
 import shutil
 from pathlib import Path
@@ -22,7 +22,6 @@ from tests.features.collect.test_rules import COST, collected, data_folder
 
 
 def in_parts(file: Path) -> None:
-    """Replaces a file with a folder of three parts and Spark's marker file."""
     rows = pq.read_table(file)
     file.unlink()
     file.mkdir()

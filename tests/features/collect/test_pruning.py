@@ -1,7 +1,6 @@
-"""Tests which exposures a training leaves out if the log has more of them than it may read.
+"""Tests of the exposures that a training leaves out if the log has too many.
 
-The exposures of each arm's newest model are kept. Of the older exposures, those are left out first that tell least
-about channels other than the shown one.
+All exposures of each arm's newest model stay. Older exposures go first if they tell little about other channels.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Tests that the records of a user are removed from a lake, even while others write, and that other records stay."""
+"""Tests that a user's records are removed from a lake, even while others write."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -30,16 +30,12 @@ USERS = ["gone", *(f"stays{i}" for i in range(9))]
 
 
 def bucket_at(folder: Path) -> Lake:
-    """Returns a lake on a generic file system. Like a lake in an object store, it has no local folder."""
+    """Return a lake without a local folder, like a lake in an object store."""
     files = pafs.PyFileSystem(pafs.FSSpecHandler(LocalFileSystem(auto_mkdir=True)))
     return Lake(pafs.SubTreeFileSystem(str(folder), files), "s3://ads/lake")
 
 
 def fill(folder: Path, first: int = 0, number: int = 60, router: str = "r") -> None:
-    """Uploads decisions of ten users in turn, one every five minutes.
-
-    Each decision has a cost, a shadow decision and a window.
-    """
     records: dict[Kind, list[dict[str, Any]]] = {kind: [] for kind in get_args(Kind)}
     for i in range(first, first + number):
         user, at = USERS[i % 10], START + timedelta(minutes=5 * i)
@@ -66,7 +62,7 @@ def files_with(folder: Path, user: str) -> list[str]:
 
 
 def test_a_window_is_removed_although_its_decision_is_gone(tmp_path: Path) -> None:
-    """The decision is missing because an upload or a compaction dropped it after the user was marked as forgotten."""
+    """An upload or a compaction dropped the decision after the user was forgotten."""
     fill(tmp_path)
     for path in (tmp_path / "arrived" / "decisions").rglob("*.parquet"):
         path.unlink()
@@ -79,7 +75,7 @@ def test_a_user_leaves_closed_hours_uploads_and_superseded_files(make: Callable[
     lake = make(tmp_path)
     fill(tmp_path, number=40)
     compact(Lake.open(tmp_path), NOW)
-    # Upload some records again, as a router does after a crash.
+    # A router uploads again after a crash.
     fill(tmp_path, first=30, number=30)
     assert len(files_with(tmp_path, "gone")) > 2
     removed = forget_in_bucket(lake, {"gone"}, NOW)
@@ -129,10 +125,6 @@ def test_an_interrupted_removal_is_completed_by_the_next(tmp_path: Path, monkeyp
 def test_a_concurrent_compaction_does_not_bring_a_user_back(
     is_killed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Forgets a user during a compaction, in one run per access of the compaction to the lake.
-
-    Without `--all`, only every second access is tested.
-    """
     names = ("put", "forgotten", "supersede")
     real = {name: getattr(Lake, name) for name in names}
     for after in count(int(is_killed), examples(2, 1)):
@@ -171,7 +163,7 @@ def test_a_concurrent_compaction_does_not_bring_a_user_back(
 def test_a_compaction_removes_rows_that_a_killed_writer_left(tmp_path: Path) -> None:
     lake = Lake.open(tmp_path)
     forget_in_bucket(bucket_at(tmp_path), {"gone"}, NOW)
-    # Upload records of the forgotten user, as a writer does that has not read the list of forgotten users yet.
+    # The writer hasn't yet read the list of forgotten users.
     fill(tmp_path)
     remove_again(lake, NOW + timedelta(hours=30))
     assert rows(lake, "decision") == kept() and rows(lake, "outcome") == kept()
@@ -197,7 +189,6 @@ def test_concurrent_removals_keep_both_notes(tmp_path: Path, monkeypatch: pytest
 def test_old_hours_are_dropped_with_all_files(tmp_path: Path) -> None:
     fill(tmp_path, number=40)
     compact(Lake.open(tmp_path), START + timedelta(hours=10))
-    # Upload late records of an hour that will be dropped.
     fill(tmp_path, first=12, number=3)
     lake = Lake.open(tmp_path)
     removed = drop_hours(lake, START + timedelta(hours=2, minutes=30))

@@ -1,4 +1,4 @@
-"""Tests of the rules for which decisions a training uses, and that these decisions give the true value of a policy."""
+"""Tests that the decisions that a training uses give the true value of a policy."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ BASELINE: dict[str, Any] = {"drawn_channel": None, "channel_probs": {}, "exposur
 
 
 def data_folder(folder: Path, rows: int = 0, spec: DatasetSpec = SPEC, **columns: Any) -> Path:
-    """Creates a log folder with `rows` touchpoints, which are nine days older than `START`."""
+    """Create a log folder with `rows` touchpoints, nine days older than `START`."""
     folder.mkdir(parents=True)
     spec.save(folder / DATASET_FILE)
     old = {
@@ -49,12 +49,10 @@ def data_folder(folder: Path, rows: int = 0, spec: DatasetSpec = SPEC, **columns
 
 
 def collected(folder: Path, decisions: list[dict[str, Any]], outcomes: list[dict[str, Any]]) -> Path:
-    """Creates a lake with the given records."""
     return write(folder / "lake", decisions, outcomes)
 
 
 def tables(folder: Path, store: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Adds the decisions of a lake to a log; returns the log's opportunities and touchpoints."""
     add_decisions(store, data_folder(folder / "data"))
     opportunities = pd.read_parquet(folder / "data" / OPPORTUNITIES_FILE)
     opportunities["decision_id"] = named(store, opportunities["decision_id"])
@@ -127,7 +125,7 @@ def test_an_exposure_by_override_is_a_touchpoint_but_no_opportunity(tmp_path: Pa
 
 
 def test_a_default_action_is_a_touchpoint_but_no_exposure_of_the_policy(tmp_path: Path) -> None:
-    """When a decision has a fault, the caller may show the default action. The policy did not choose that exposure."""
+    """The policy did not choose the default action that the caller shows after a fault."""
     instead = decision("d", fallback_reason="model_timeout", channel="search", propensity=None)
     later = decision("e", 1, user_id="u2", fallback_reason="ledger", channel="search", propensity=None)
     outcomes = [*COST, outcome("e-cost", "e"), *(outcome(f"{of}-click", of, "click", 1.0) for of in "de")]
@@ -167,7 +165,7 @@ def test_windows_are_kept_for_the_splits_that_read_them(tmp_path: Path, monkeypa
 
 
 def test_outcomes_of_the_description_and_times_of_the_log_are_kept(tmp_path: Path) -> None:
-    """An outcome of the description may have the name of a record field, such as "reserved"."""
+    """An outcome may have the name of a record field, such as "reserved"."""
     further = tuple(Column(name=name, kind="numeric", missing="zero") for name in ("profit", "reserved"))
     spec = SPEC.replace(outcomes=further, reward=SPEC.reward.replace(gain={"click": 1, "profit": 2}))
     told = [("profit", -3.0), ("profit", 1.5), ("reserved", 7)]
@@ -184,7 +182,6 @@ def test_outcomes_of_the_description_and_times_of_the_log_are_kept(tmp_path: Pat
 
 
 def test_exposures_that_lack_a_column_are_counted(tmp_path: Path) -> None:
-    """A user is unknown to the feature store, so a static column of the exposure is missing."""
     strict = SPEC.replace(static=(Column(name="age_group", kind="categorical"),))
     known, unknown = {"age_group": "18-24"}, {"age_group": None}
     told = [outcome("d-1", "d"), outcome("e-1", "e")]
@@ -236,7 +233,7 @@ def decisions_until_money_is_gone() -> list[dict[str, Any]]:
     return [
         decision("before", 0),
         decision("refused", 10, refused_until=until, **gone),
-        # The remaining money is enough for this decision, but not for one on a more expensive channel.
+        # The remaining money suffices for this decision, but not for a more expensive channel.
         decision("cheap", 20),
         decision("other-campaign", 20, campaign_id="summer"),
         decision("other-arm", 20, arm="incumbent"),
@@ -254,11 +251,7 @@ def test_decisions_after_a_refusal_are_left_out_until_the_period_ends(tmp_path: 
 
 
 def test_left_out_decisions_are_those_during_an_earlier_refusal(tmp_path: Path) -> None:
-    """The test compares with a loop over random budget refusals, which overlap, start together, or end before they
-    start.
-
-    Some refusals have no end, and some decisions have no experiment version.
-    """
+    """The expected decisions come from a loop over random, possibly overlapping refusals."""
     random = np.random.default_rng(3)
     decisions, refusals = [], []
     for i in random.permutation(600):
@@ -286,7 +279,7 @@ def test_decisions_become_opportunities_once_mature(tmp_path: Path) -> None:
     store = collected(tmp_path / "1", [decision("old", 0), decision("young", 90), decision("newest", 120)], COST)
     assert learnable(store, SPEC.replace(outcome_hours=1.0)).left_out == {"not_mature": 2}
     assert learnable(store, SPEC, START + timedelta(minutes=100)).decisions == 2
-    # A decision of a router whose clock is ahead must not make other decisions count as old enough.
+    # A router's fast clock must not make other decisions count as old enough.
     now = (datetime.now(UTC) - START).total_seconds() / 60
     store = collected(tmp_path / "2", [decision("young", now - 5), decision("ahead", now + 10_000)], [])
     assert learnable(store, SPEC.replace(outcome_hours=24.0)).left_out == {"not_mature": 2}
@@ -313,14 +306,10 @@ TRUTH = float((TARGET * TARGET_SHOW * GAIN).sum(axis=1).mean())
 
 
 def market(seed: int, faults: float = 0.0, lost: float = 0.0, budget: bool = False) -> tuple[list[Any], list[Any]]:
-    """Returns decisions of a policy that draws channels and shows ads with the probabilities DRAW and SHOW, and
-    outcomes.
+    """Return the decisions of a policy with the probabilities DRAW and SHOW, and their outcomes.
 
-    Args:
-        seed: Seed of the random numbers.
-        faults: Share of exposures that fail because the ledger has a fault.
-        lost: Share of exposures that are cancelled afterwards.
-        budget: Whether the budget of each hour is spent after 30 to 45 minutes, earlier for expensive channels.
+    `faults` and `lost` are shares of exposures that fail in the ledger or are cancelled. With `budget`, each
+    hour's budget is spent after 30 to 45 minutes.
     """
     random = np.random.default_rng(seed)
     decisions, outcomes = [], []
@@ -353,7 +342,7 @@ def market(seed: int, faults: float = 0.0, lost: float = 0.0, budget: bool = Fal
 
 
 def value_of_target(opportunities: pd.DataFrame) -> tuple[float, list[float], float]:
-    """Returns the estimated value of the policy TARGET, its confidence interval and the mean importance weight."""
+    """Return the estimated value of TARGET, its confidence interval and the mean importance weight."""
     kind_B = opportunities["hour"].to_numpy(int)
     channel_B = opportunities["channel"].map(CHANNELS.index).to_numpy()
     probs_BC, show_BC = (np.stack(opportunities[name].to_numpy()) for name in ("channel_probs", "exposure_probs"))

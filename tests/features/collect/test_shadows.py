@@ -1,4 +1,4 @@
-"""Tests of reading an experiment's decisions: those of one arm, and shadow decisions joined to the incumbent's."""
+"""Tests of reading one arm's decisions, and shadow decisions joined to the incumbent's."""
 
 import json
 from math import nan
@@ -70,13 +70,13 @@ GONE = {"expose": False, "budget_exhausted": True, "reservation_id": None}
 @pytest.mark.parametrize(
     ("changes", "of_shadow", "expected"),
     [
-        # The compared channel is the one that the policy preferred, not the one that exploration drew at random.
+        # Compare the channel that the policy preferred, not the one that exploration drew.
         (
             {"exploration": {**EXPLORED, "channel_probs": {}, "exposure_probs": {}}},
             {},
             {"incumbent_channel": "video", "incumbent_expose": False},
         ),
-        # A refusal for lack of budget does not mean that the policy chose not to expose.
+        # A refusal for lack of budget isn't a choice of the policy.
         (GONE, {}, {"incumbent_expose": True, "left_out": "budget_gone"}),
         ({}, {"fault": "model_timeout", **UNSAID}, {"fault": "model_timeout", "incumbent_expose": True}),
     ],

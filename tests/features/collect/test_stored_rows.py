@@ -1,7 +1,4 @@
-"""Tests that a training run stores the rows that it made from decisions, for the next run.
-
-The next run must process only new decisions, and return the same rows as without stored rows.
-"""
+"""Tests that a training run stores the rows made from decisions, so that the next run judges only new ones."""
 
 import os
 import random
@@ -32,7 +29,7 @@ Tables = tuple[pd.DataFrame, pd.DataFrame, Learnable]
 
 
 def of_day(day: int, chance: random.Random) -> tuple[Records, Records]:
-    """Returns the decisions of a day with late outcomes. Budget refusals last for hours, for days or without an end."""
+    """Return a day's decisions, with late outcomes and with budget refusals of various lengths."""
     decisions, outcomes = [], []
     for i in range(120):
         minutes, name = day * 1440 + chance.uniform(-700, 700), f"{day}-{i}"
@@ -58,7 +55,6 @@ def of_day(day: int, chance: random.Random) -> tuple[Records, Records]:
 
 
 def read(place: Path, folder: Path, outcome_hours: float = 0.0, **which: Any) -> Tables:
-    """Returns the tables that a training reads from a lake, and the report about them."""
     shutil.rmtree(folder, ignore_errors=True)
     data = data_folder(folder, 20, SPEC.replace(outcome_hours=outcome_hours))
     found = add_decisions(place, data, **which)
@@ -68,7 +64,6 @@ def read(place: Path, folder: Path, outcome_hours: float = 0.0, **which: Any) ->
 
 
 def anew(place: Path, folder: Path, **which: Any) -> Tables:
-    """Reads a copy of the lake without the stored rows, so that every decision is judged again."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(place, folder / "lake", ignore=shutil.ignore_patterns("judged"))
     return read(folder / "lake", folder / "data", **which)
@@ -81,7 +76,7 @@ def same(one: Tables, other: Tables) -> None:
 
 
 def judged(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Returns a list to which each processed block of decisions adds its number of decisions."""
+    """Return a list to which each processed block adds its number of decisions."""
     counts: list[int] = []
     usual = Decided._store
 
@@ -95,9 +90,6 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_each_night_reads_the_same_rows_as_without_stored_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The nights have late outcomes, budget refusals that last for days, forgotten users, dropped hours and a late
-    decision.
-    """
     chance, place, late = random.Random(5), tmp_path / "lake", []
     counts, nights = judged(monkeypatch), list[int]()
     for day in range(5):
@@ -170,7 +162,7 @@ def test_a_read_only_lake_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_user_forgotten_while_rows_are_stored_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two other processes interfere while the rows are stored: one removes the user, and one drops the old hour."""
+    """While rows are stored, one process removes the user, and another drops the old hour."""
     place = add(tmp_path / "lake", *of_day(0, random.Random(4)))
     lake = Lake.open(place)
     compact(lake, START + 2 * DAY)
@@ -201,7 +193,6 @@ def with_user(place: Path, user: str) -> list[str]:
 
 @pytest.mark.parametrize(("user", "left"), [("u1", 14), ("u3", 13), ("u4", 4)])
 def test_forgetting_keeps_others_rows(user: str, left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only decisions that were left out because of a forgotten user's budget refusal are judged again."""
     gone = {3: START + timedelta(minutes=8), 4: START + DAY}
     decisions = [
         decision(
@@ -234,7 +225,7 @@ def test_a_forgotten_user_leaves_rows_stored_by_a_killed_writer(tmp_path: Path) 
     forget_in_bucket(lake, {"u3"}, now)
     assert not with_user(place, "u3")
     (place / name).parent.mkdir(parents=True, exist_ok=True)
-    # Restore a file, as if a training was killed after it wrote the file and before it checked for forgotten users.
+    # Restore the file of a training that was killed before it checked for forgotten users.
     (place / name).write_bytes(table)
     remove_again(lake, now)
     assert not with_user(place, "u3")

@@ -1,4 +1,4 @@
-"""Tests that `mtorl data describe` computes the same figures as pandas, and that any log can be shown as a page."""
+"""Tests that `mtorl data describe` computes the same figures as pandas."""
 
 import dataclasses
 import json
@@ -35,9 +35,6 @@ def spec() -> DatasetSpec:
 
 @pytest.fixture(scope="module")
 def log() -> pd.DataFrame:
-    """Returns a log with sessions, users with one touchpoint, a bot, free touchpoints, rare propensities, nulls and
-    late rows.
-    """
     random = np.random.default_rng(5)
     lengths = [1, 1, 1, 30, *random.integers(2, 20, 60)]
     user = np.repeat([f"u{i:03}" for i in range(len(lengths))], lengths)

@@ -1,5 +1,3 @@
-"""Tests that every built-in data set has feature definitions, and that each field has a value for unknown users."""
-
 import json
 import re
 
@@ -17,7 +15,6 @@ FOLDER = store.CONFIG.parent
 
 @pytest.fixture(scope="module")
 def opened(toy, tmp_path_factory) -> FeatureStore:
-    """Opens the feature repository that `features.offline.store` creates for the toy data set."""
     run = FeatureRun(toy, tmp_path_factory.mktemp("opened"), toy.log(seed=6), toy.spec).create()
     return FeatureStore(repo_path=str(run.root))
 
@@ -43,7 +40,7 @@ def test_every_built_in_data_set_can_be_defined(name, tmp_path):
     assert [p.name for p in made.service.feature_view_projections] == known
 
 
-# ---- the README of this room
+# ---- the README of this folder
 
 
 def test_the_readme_names_every_file_and_tests_that_exist():

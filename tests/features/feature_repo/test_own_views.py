@@ -1,4 +1,4 @@
-"""Tests of features that a team computes itself: they are read from a file, and an unusable file is an error."""
+"""Tests of features that a team computes itself and provides as a file."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -21,13 +21,12 @@ START = pd.Timestamp("2024-05-01 06:00", tz="UTC")
 
 
 def described(toy, source: Path, *fields: dict[str, Any], **view: Any) -> DatasetSpec:
-    """Returns the description of the toy data set, extended by a feature view that reads a file."""
+    """Describe the toy data set with an additional feature view that reads a file."""
     chosen = {"view": "weather", "source": str(source), "key": "campaign_id", "timestamp": "at", **view}
     return toy.spec.replace(features=[{**chosen, "fields": list(fields)}])
 
 
 def copied(toy, rows: pd.DataFrame, folder: Path, *fields: dict[str, Any], **view: Any) -> pd.DataFrame:
-    """Writes a team's file, and returns the copy of it in the feature repository."""
     rows.to_parquet(folder / "own.parquet", index=False)
     spec = described(toy, folder / "own.parquet", *fields, **view)
     with open_engine("duckdb") as engine:

@@ -87,7 +87,7 @@ def test_no_static_columns_no_static_file(toy, tmp_path):
 
 
 def slow_sums(log: pd.DataFrame, end: pd.Timestamp, span: pd.Timedelta) -> pd.DataFrame:
-    """Returns the rows of a log that became known in the period of length `span` that ends at `end`."""
+    """Return the rows that became known in the period `span` before `end`."""
     at = known(log)
     return log[(at >= end - span) & (at < end)]
 
@@ -96,7 +96,7 @@ def slow_sums(log: pd.DataFrame, end: pd.Timestamp, span: pd.Timedelta) -> pd.Da
 @given(seed=st.integers(0, 10_000), late=st.sampled_from([0.0, 0.3]), stretch=st.sampled_from([1, 30]))
 def test_aggregates_count_what_was_known_in_full_hours_of_their_span(toy, tmp_path, seed, late, stretch):
     log = toy.log(seed, users=5, late=late)
-    # Stretch the log to several days, so that some rows become older than the span.
+    # Stretch the log, so that some rows become older than the span.
     for name in ("timestamp", "created_timestamp"):
         if name in log:
             log[name] = log[name].min() + (log[name] - log[name].min()) * stretch
@@ -153,7 +153,7 @@ def test_a_timed_outcome_counts_in_the_hour_in_which_it_became_known(toy, tmp_pa
 
 
 def test_times_in_nanoseconds_give_the_same_sources(toy, tmp_path):
-    """pandas may store times in nanoseconds, for example after rows were added to a log."""
+    """pandas may switch to nanoseconds, for example after rows were added."""
     log = toy.log()
     for name in ("us", "ns"):
         (tmp_path / name).mkdir()

@@ -1,4 +1,4 @@
-"""Tests that a user is removed from all files of a run or a volume, and that the rows of other users stay identical."""
+"""Tests that a user is removed from all files, and that other users' rows stay identical."""
 
 import fcntl
 import json
@@ -82,7 +82,6 @@ def volume(made: Path, tmp_path: Path) -> Path:
 
 
 def content(root: Path) -> dict[str, bytes]:
-    """Returns the bytes of each file, or the content of a database as SQL."""
     found = {}
     for path in sorted(root.rglob("*")):
         if path.suffix == ".db" and path.name != "registry.db":
@@ -94,7 +93,6 @@ def content(root: Path) -> dict[str, bytes]:
 
 
 def names(root: Path, user: str) -> list[str]:
-    """Returns the files that contain a user id, in their bytes or in the values of a Parquet table."""
     found = []
     for path in sorted(root.rglob("*")):
         if path.is_file():
@@ -110,7 +108,6 @@ def tables(root: Path) -> dict[str, pd.DataFrame]:
 
 
 def in_lake(root: Path, kind: Kind) -> pd.DataFrame:
-    """Returns the records of the lake without duplicates."""
     lake = Lake.open(root / "lake")
     with lake_database(lake) as db:
         return db.sql(f"SELECT * FROM {lake.records(db, kind)} ORDER BY ALL").df()
@@ -137,7 +134,6 @@ def test_nothing_is_left_and_others_keep_every_row(made: Path, volume: Path) -> 
         kept = before[name] if key is None else before[name][~before[name][key].isin([WHO, *THEIRS])]
         pd.testing.assert_frame_equal(rows, kept.reset_index(drop=True))
         assert pq.read_schema(volume / name).equals(pq.read_schema(made / name), check_metadata=True), name
-    # The metadata of the log and of the windows must describe the remaining rows.
     log = pd.read_parquet(volume / "data" / "touchpoints.parquet")
     noted = json.loads((volume / "data" / "ingest.json").read_text())
     users = log["user_id"].nunique()
@@ -146,7 +142,6 @@ def test_nothing_is_left_and_others_keep_every_row(made: Path, volume: Path) -> 
     (shard,) = manifest.shards
     assert (shard.rows, shard.users, manifest.journeys) == (len(log), users, manifest.users)
     assert len(WindowTable.load(volume / "windows").rows) == len(log), "a checksum does not fit"
-    # Forgetting again changes nothing.
     found = content(volume)
     report = forget(volume, frozenset({WHO, "a stranger"}), NOW)
     assert report.removed and not any(report.removed.values()) and not report.failed
@@ -157,7 +152,6 @@ def test_nothing_is_left_and_others_keep_every_row(made: Path, volume: Path) -> 
 def test_an_interrupted_removal_is_completed_by_the_next_run(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kills the removal after one file, after four files, after seven files and so on, and then completes it."""
     monkeypatch.setattr(removal.secrets, "token_hex", lambda _: "new")
     whole = Path(shutil.copytree(made, tmp_path / "whole"))
     forget(whole, frozenset({WHO}), NOW)
@@ -182,7 +176,6 @@ def test_an_interrupted_removal_is_completed_by_the_next_run(
 
 
 def test_a_forgotten_user_stays_out_of_compaction_but_may_return_as_new(volume: Path) -> None:
-    """A killed router uploads old records of the forgotten user again. Only later decisions of the user are kept."""
     forget(volume, frozenset({WHO}), NOW)
     feature_store.materialize(volume / "features", SPEC, volume / "data" / "touchpoints.parquet")
     assert names(volume / "features", WHO) == [] and names(volume / "features", OTHER) != []
@@ -197,7 +190,6 @@ TYPES = f"mtorl.decision.v{VERSION}", f"mtorl.outcome.v{VERSION}"
 
 
 def test_a_feed_does_not_bring_a_user_back(volume: Path) -> None:
-    """The feed must ignore late decisions of the user, and late outcomes of the user's earlier decisions."""
     with open_history(volume / "features", SPEC) as history:
         feed = Feed(history, volume / "features", place=volume / "features")
         feed.take([(TYPES[0], {**record, **SHOWN}) for record in DECISIONS])
@@ -228,11 +220,10 @@ def test_old_rows_are_removed_and_do_not_return(volume: Path) -> None:
     assert report.removed["features (online store)"] == report.removed["windows"] == 0
     log = pd.read_parquet(volume / "data" / "touchpoints.parquet")
     assert (log["timestamp"] >= START + timedelta(minutes=100)).all()
-    # Compact a new upload: records that are young enough are kept, and the others are dropped.
     compact(Lake.open(volume / "lake"), NOW)
     write(volume / "lake", DECISIONS, OUTCOMES)
     compact(Lake.open(volume / "lake"), NOW)
-    # The hour of decision c is kept, because some records in it are young enough.
+    # Decision c's hour is kept, because some of its records are young enough.
     kept = {IDS[name] for name in "cde"}
     assert set(in_lake(volume, "decision")["decision_id"]) == kept
 
@@ -294,7 +285,6 @@ def test_all_users_may_be_removed(volume: Path) -> None:
 
 
 def test_raw_files_that_still_contain_the_user_are_reported(tmp_path: Path) -> None:
-    """The raw files belong to their owner, so they must stay unchanged, byte for byte."""
     own, volume = tmp_path / "own", tmp_path / "volume"
     own.mkdir()
     hours = pd.date_range("2026-01-01", periods=40, freq="h", tz="UTC").astype(str)

@@ -1,5 +1,3 @@
-"""Fixtures that ingest rows of the shop's log."""
-
 import pandas as pd
 import pytest
 

@@ -1,4 +1,4 @@
-"""Tests that each adapter reads small files in the exact layout of the published data set."""
+"""Tests that each adapter reads files in the layout of the published data set."""
 
 import gzip
 
@@ -34,7 +34,7 @@ def kuairand_sample() -> pd.DataFrame:
 def test_kuairand_sample_ties_are_put_in_file_order(tmp_path):
     spec = DatasetSpec.load("kuairand-sequence")
     frame = kuairand_sample()
-    # A second touchpoint of the user at the same time and on the same channel is not a duplicate.
+    # A touchpoint at the same time and on the same channel is not a duplicate.
     frame.loc[1, ["short", "mid"]] = [1.0, 0.0]
     frame.to_csv(tmp_path / "log.csv", index=False)
     log, report = canonical(tmp_path / "log.csv", spec)
@@ -94,8 +94,7 @@ CRITEO_HEADER = (
     "click_nb\tcost\tcpo\ttime_since_last_click\tcat1\tcat2\tcat3\tcat4\tcat5\tcat6\tcat7\tcat8\tcat9"
 )
 CRITEO = [
-    # Invented rows with the columns and the value ranges of the real file. As in that file, they are sorted by time,
-    # not by user.
+    # Invented rows with the real file's columns, value ranges and order by time.
     "0\t101\t9001\t0\t-1\t-1\t0\t0\t-1\t-1\t1e-05\t0.39\t-1\t11\t21\t31\t41\t51\t61\t71\t29196072\t91",
     "2\t102\t9002\t0\t-1\t-1\t0\t0\t-1\t-1\t1e-05\t0.05\t423858\t11\t21\t31\t41\t51\t61\t72\t9312274\t91",
     "7\t101\t9001\t1\t1449193\t3063962\t1\t1\t0\t7\t0.000183\t0.15\t-1\t12\t21\t31\t41\t51\t61\t71\t29841067\t92",
@@ -113,8 +112,7 @@ def test_criteo_raw(tmp_path):
     assert log["campaign_id"].tolist() == ["9001"] * 3 + ["9002", "9003"]
     assert log["channel"].tolist() == [*["Type_29196072"], *["Type_29841067"] * 2, *["Type_9312274"] * 2]
     start = pd.Timestamp("2024-01-01", tz="UTC")
-    # The two banners on one page view differ only in the column cat2. Both rows are kept, and the second is moved by 1
-    # us.
+    # The two banners differ only in cat2. Both are kept, and the second is moved by 1 us.
     seconds = [0, 7, 7.000001, 2, 2671199]
     assert ((log["timestamp"] - start) / pd.Timedelta("1s")).tolist() == seconds and report.moved_ties == 1
     assert log["cost"].tolist() == [1e-05, 0.000183, 0.000183, 1e-05, 0.0002]
@@ -191,7 +189,7 @@ def test_kuairand_raw(kuairand):
     log, report = canonical(kuairand, spec)
     assert report.faults == () and report.users == 2
     assert log["user_id"].tolist() == ["3", "3", "3", "7"]
-    # Two videos at the same time are kept as two touchpoints in the order of the file; the second is moved by 1 us.
+    # Two videos at the same time are both kept; the second is moved by 1 us.
     times = [1649419140000000, 1650614400500000, 1650614400500001, 1650700000000000]
     assert log["timestamp"].astype("int64").tolist() == times and report.moved_ties == 1
     assert log["channel"].tolist() == ["short", "mid", "short", "long"]  # 49.999, 87.4, 9 and 209.9 s

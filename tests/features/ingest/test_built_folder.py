@@ -1,4 +1,4 @@
-"""Tests that a folder of `mtorl data build` is read like a raw log, or refused if it does not fit or changes."""
+"""Tests that a folder of `mtorl data build` is read like a raw log, or refused."""
 
 import json
 import os
@@ -30,15 +30,11 @@ from tests.messages import assert_says, raises
 
 @pytest.fixture
 def decisions(tmp_path: Path) -> str:
-    """Creates a lake with two decisions, one of which was exposed, and returns its path."""
     return str(write(tmp_path / "lake", [decision("d"), decision("e", 1, expose=False)], [outcome("d-cost", "d")]))
 
 
 def made(out: Path, own: str, rows: int = 300, trusted: bool = False) -> Path:
-    """Builds a folder from a log of `rows` touchpoints and the lake `own`.
-
-    If `trusted`, the log consists of two files.
-    """
+    """Build a folder from `rows` touchpoints and the lake `own`. If `trusted`, the log has two files."""
     log = data_folder(out.with_name(f"log-{rows}-{len(os.listdir(out.parent))}"), rows)
     SPEC.save(out.with_name("toy.yaml"))
     if trusted:

@@ -1,4 +1,4 @@
-"""Tests of a second file with outcomes: each outcome is counted once, for its touchpoint, or left out with a reason."""
+"""Tests that each outcome in a second file is counted once, or left out with a reason."""
 
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,6 @@ conversions: {source: orders.csv, attribution_days: 2, columns: {
 
 
 def log(*shown: tuple[str, int]) -> pd.DataFrame:
-    """Returns a log with one touchpoint per argument: a user, and a time in seconds after START."""
     rows = [(f"i{row}", user, START + at, "search", 0.5, 0) for row, (user, at) in enumerate(shown)]
     return pd.DataFrame(rows, columns=["imp", "uid", "at", "slot", "cost", "click"])
 
@@ -55,8 +54,6 @@ def sold(*told: tuple[Any, ...]) -> pd.DataFrame:
 
 
 class Shop:
-    """A folder with two files, the touchpoints and the orders, and their description."""
-
     def __init__(self, folder: Path, shown: pd.DataFrame, later: pd.DataFrame, description: dict[str, Any]) -> None:
         self.folder, self.log = folder, folder / "log.csv"
         shown.to_csv(self.log, index=False)
@@ -77,13 +74,13 @@ def test_outcomes_find_their_touchpoint_by_its_id_with_their_times(tmp_path: Pat
     told = orders(
         ("o1", "i0", "2024-01-05 13:00:00", 1250),  # after the user's next touchpoint
         ("o2", "i0", "2024-01-02 13:00:00", -250),
-        # The same time as that of the touchpoint, which is midnight in UTC.
+        # The time of the touchpoint itself, midnight in UTC.
         ("o3", "i2", "2024-01-01 01:00:00", 100),
-        # This is before the touchpoint.
+        # Before the touchpoint.
         ("o4", "i3", "2024-01-01 01:00:30", 100),
         ("o5", "i9", "2024-01-09 01:00:00", 100),
         ("o6", "", "2024-01-09 01:00:00", 100),
-        # This row is left out: only the first row of an order counts.
+        # Left out: only the first row of an order counts.
         ("o1", "i1", "2024-01-09 01:00:00", 77),
     )
     shop = Shop(tmp_path, shown, told, DESCRIPTION)
@@ -150,7 +147,7 @@ def test_every_outcome_counts_once_or_is_left_out_with_a_reason(
 def test_faulty_rows_of_the_second_file_are_reported_or_left_out(tmp_path: Path) -> None:
     told = orders(
         ("o1", "i0", "soon", 100),
-        # This row counts, because the first row of the same order is faulty.
+        # Counts, because the order's first row is faulty.
         ("o1", "i0", "2024-01-02 13:00:00", 300),
         ("o3", "i0", "2024-01-02 13:00:00", "many"),
         ("o4", "i0", "2024-01-02 13:00:00", None),
@@ -203,7 +200,7 @@ def test_the_logs_folder_is_independent_of_the_second_file(tmp_path: Path) -> No
     assert plain == shop.spec.of_canonical_log() and "conversions" not in plain.to_dict()
     assert (tmp_path / "a" / FILE).exists()
     assert canonical_log(RawLog(str(tmp_path / "a"), ""), tmp_path / "x", tmp_path / "f.csv").spec == plain
-    # The canonical log may also be read with the description of the raw files, as happens on a volume.
+    # The canonical log may also be read with the raw files' description, as on a volume.
     again = RawLog(str(tmp_path / "a" / "touchpoints.parquet"), str(tmp_path / "shop.yaml"))
     assert ingest(again, tmp_path / "b", tmp_path / "f.csv").fingerprint == report.fingerprint
     with raises(LogError, messages.TRUSTED_CONVERSIONS):
@@ -234,7 +231,6 @@ def test_a_timed_outcome_needs_its_time(tmp_path: Path) -> None:
     shop = Shop(tmp_path, shown, sold(), {**timed, "columns": BY_USER["columns"]})
     with raises(LogError, messages.MISSING_COLUMNS, missing=["conversion_time"]):
         shop.ingest()
-    # A second file provides the times.
     both = {**BY_USER, "timed": list(BY_USER["conversions"]["columns"].keys() & {"conversion", "revenue"})}
     found, _ = Shop(tmp_path, log(("a", 0), ("a", 60)), sold(("a", START + 70, 100)), both).ingest()
     assert found["revenue_time"].notna().sum() == 1

@@ -1,4 +1,4 @@
-"""Tests that the description drafted for an unknown log can be loaded, fits the log, and asks what is uncertain."""
+"""Tests that a drafted description can be loaded, fits its log, and asks what is uncertain."""
 
 import json
 import re
@@ -25,7 +25,6 @@ ROWS = 600
 
 
 def foreign(**changes: Any) -> dict[str, Any]:
-    """Returns a log with columns and values as an advertising agency might name them."""
     random = np.random.default_rng(3)
     user = random.integers(0, 60, ROWS)
     return {
@@ -49,7 +48,7 @@ def foreign(**changes: Any) -> dict[str, Any]:
 
 
 class Drafted:
-    """A description that was drafted for a file. All questions in it count as answered with yes."""
+    """A drafted description, with all questions answered with yes."""
 
     def __init__(self, path: Path, **named: str) -> None:
         self.path, self.text = path, draft_description(path, named)
@@ -93,7 +92,7 @@ def test_a_foreign_log_is_described_and_fits_its_description(tmp_path: Path, mon
 @pytest.mark.parametrize(("unit", "factor"), [("s", 1), ("ms", 1_000), ("us", 1_000_000)])
 def test_units_of_time_are_recognised_by_size(tmp_path: Path, unit: str, factor: int) -> None:
     columns = {name: values for name, values in foreign().items() if name in ("uid", "slot", "shown_at")}
-    # The name of this column says nothing, but no other column contains times.
+    # The column's name says nothing, but no other column contains times.
     columns["when"] = columns.pop("shown_at") * factor
     time = draft(tmp_path, columns).spec.columns["timestamp"]
     assert (time.column, time.unit) == ("when", unit)
@@ -131,7 +130,6 @@ def test_a_built_in_log_is_recognised_and_a_canonical_one_needs_no_names(tmp_pat
 
 
 def test_a_very_rare_value_is_no_channel(tmp_path: Path) -> None:
-    """A typo in one of 600 rows is not a channel, but a value in ten rows is. Spaces around a value are removed."""
     columns = foreign()
     slots = ["seach", *["audio", " audio\t"] * 5, *columns["slot"][11:]]
     found = draft(tmp_path, columns | {"slot": slots})
@@ -201,7 +199,7 @@ def test_marks_of_missing_numbers_are_no_text_and_ids_no_context(tmp_path: Path)
 
 
 def bandit(**changes: Any) -> dict[str, Any]:
-    """Returns a log of a policy that chooses among twelve items with equal probability. No column has the user."""
+    """Return a log of a uniformly random policy over twelve items, without a user column."""
     random = np.random.default_rng(8)
     log = {
         "row": np.arange(ROWS),
@@ -318,7 +316,7 @@ def test_commas_that_may_group_thousands_and_days_that_may_be_months_are_questio
 
 
 def test_times_in_the_repeated_hour_of_autumn_are_counted(tmp_path: Path) -> None:
-    # In Berlin, 2024-10-27 02:30 occurs twice, but 01:30 and 03:30 only once. A UTC offset makes 02:30 unambiguous.
+    # In Berlin, 2024-10-27 02:30 occurs twice, so only a UTC offset makes it unambiguous.
     at = ["2024-10-27 02:30", "2024-10-27 01:30", "2024-10-27 03:30", "2024-10-27T02:30:00+02:00"] * (ROWS // 4)
     found = written(tmp_path / "log.csv", plain(time=at))
     assert validate_log(found.path, found.spec).warnings == ()
@@ -333,7 +331,6 @@ def test_times_in_the_repeated_hour_of_autumn_are_counted(tmp_path: Path) -> Non
 
 
 def nested(row: Any) -> dict[str, Any]:
-    """Returns a row of `plain` as a nested object, as an ads platform might send it."""
     return {
         "user": {"id": row.user},
         "time": row.time.replace(" ", "T") + ":00Z",

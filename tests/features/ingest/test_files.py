@@ -1,5 +1,3 @@
-"""Tests that unusual log files are read, and that each invalid file is refused with one message."""
-
 import csv
 import errno
 import gzip

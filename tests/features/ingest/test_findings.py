@@ -1,4 +1,4 @@
-"""Tests that a log is refused if all its rows are valid but a whole column is not usable for learning."""
+"""Tests that a log of valid rows is refused if a whole column is useless for learning."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ ROWS = 2000
 
 
 def exposures(**columns: Any) -> pd.DataFrame:
-    """Returns a log in which a tenth of the exposures was clicked, and a quarter of the clicks led to a purchase."""
+    """Return a log with 10 % clicks, a quarter of which led to a purchase."""
     random = np.random.default_rng(11)
     click = (np.arange(ROWS) % 10 == 0).astype(int)
     amount = np.where(np.arange(ROWS) % 40 == 0, random.random(ROWS).round(2) + 0.01, 0.0)
@@ -49,7 +49,7 @@ def exposures(**columns: Any) -> pd.DataFrame:
 
 
 def described(**kinds: str) -> DatasetSpec:
-    """Returns a description with context columns of the given kinds. These columns have other names in the file."""
+    """Describe context columns of these kinds, with other names in the file."""
     further = [{"name": name, "kind": kind, "missing": "unknown"} for name, kind in kinds.items()]
     shop = {"name": "mine", "channels": ["search", "social"], "propensity": "channel-frequency"}
     columns = {"columns": {name: f"{name}, raw" for name in kinds}}

@@ -1,4 +1,4 @@
-"""Tests of the first step of every run, which creates a folder with a validated log and its description."""
+"""Tests of the first step of every run, which writes a validated log and its description."""
 
 import json
 import os

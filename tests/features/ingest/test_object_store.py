@@ -1,5 +1,3 @@
-"""Tests of reading a log from an object store, with a local server for the S3 protocol."""
-
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +18,6 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def store(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> S3FileSystem:
-    """Returns the object store to which the environment variables point, with an empty bucket `logs`."""
     for name, value in (("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b"), ("AWS_ENDPOINT_URL", endpoint)):
         monkeypatch.setenv(name, value)
     store = S3FileSystem(region="us-east-1", endpoint_override=endpoint, allow_bucket_creation=True)

@@ -1,4 +1,4 @@
-"""Tests that a log whose columns have other names and units is read as its description says."""
+"""Tests that a log with other column names and units is read as its description says."""
 
 from pathlib import Path
 from typing import Any

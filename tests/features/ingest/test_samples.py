@@ -1,4 +1,4 @@
-"""Test that the public sample data sets in `../shared/data` are read completely and without faults."""
+"""Test that the public sample data sets in `../shared/data` have no faults."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ COUNTS = [("kuairand-sequence", 105_936, 5_063, 3), ("criteo-sequence", 92_399, 
 def test_a_sample_has_no_fault_and_windows_are_strictly_past(
     name: str, count: int, users: int, ties: int, tmp_path: Path
 ) -> None:
-    """The features and windows must equal columns of the log that are shifted by one row."""
+    """Features and windows must equal log columns shifted by one row."""
     report = ingest(RawLog(sample(name), name), tmp_path / "log", tmp_path / "quarantine.csv")
     found = (report.rows, report.users, report.quarantined, report.faults, report.moved_ties)
     assert found == (count, users, 0, (), ties)
@@ -54,7 +54,7 @@ def test_a_sample_has_no_fault_and_windows_are_strictly_past(
     windows = WindowBatch.from_steps(table.steps, None, spec)
     length = np.minimum(steps["step"].to_numpy() + 1, spec.window)
     assert (windows.length_B == length).all()
-    # Position of the decision in its window. The token at this position shows the touchpoint one row above.
+    # The decision's token in its window shows the touchpoint one row above.
     last = np.cumsum(length) - 1
     for name in ("channel", *OUTCOMES):
         shifted = log.groupby(journey, sort=False)[name].shift(1)

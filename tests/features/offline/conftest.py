@@ -1,5 +1,3 @@
-"""Fixtures for the tests of the offline store: feature repositories and windows of the toy log."""
-
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -16,8 +14,6 @@ _folders = itertools.count()
 
 @pytest.fixture
 def make(toy, tmp_path, redis_port):
-    """Returns a function that creates a run in a new folder, with an empty online store."""
-
     def run(log: pd.DataFrame, kind: str = "sqlite", **changes: Any) -> FeatureRun:
         port = redis_port if kind == "redis" else 0
         return FeatureRun(toy, tmp_path / str(next(_folders)), log, toy.spec.replace(**changes), port).create()
@@ -27,7 +23,7 @@ def make(toy, tmp_path, redis_port):
 
 @pytest.fixture(scope="module")
 def finished_run(toy, tmp_path_factory) -> FeatureRun:
-    """Creates a run with windows and online features. Tests must not change it."""
+    """Return a run with windows and online features. Tests must not change it."""
     run = FeatureRun(toy, tmp_path_factory.mktemp("finished_run"), toy.log(seed=3), toy.spec).create()
     run.build()
     store.materialize(run.root, run.spec, run.path)

@@ -1,4 +1,4 @@
-"""Tests that the point-in-time join of this project's offline store returns the same values as Feast's own join."""
+"""Tests that this project's point-in-time join returns the same values as Feast's."""
 
 import shutil
 from datetime import timedelta
@@ -27,7 +27,7 @@ ON_DEMAND = ["python_sum:both", "pandas_twice:twice"]
 
 
 def sources(rng: np.random.Generator, rows: int) -> dict[str, pd.DataFrame]:
-    """Returns source tables with few keys and times, so that rows often have equal times or the exact age of a TTL."""
+    """Return sources with few keys and times, so that ties and ages of exactly the TTL are frequent."""
 
     def times(size: int) -> pd.DataFrame:
         at = rng.integers(0, 12, size) * 1_000_000 + rng.integers(0, 2, size)
@@ -52,7 +52,7 @@ def sources(rng: np.random.Generator, rows: int) -> dict[str, pd.DataFrame]:
     )
     pair = times(rows).assign(user_id=keys("u", rows), place=keys("p", rows), score=rng.random(rows))
     place = times(rows).assign(place=keys("p", rows), name=[text() for _ in range(rows)])
-    # Remove rows with equal keys and times, because Feast would choose one of them at random.
+    # Feast would choose a random row among those with equal keys and times.
     return {
         "user_past": user.drop_duplicates(["user_id", "at", "made"]),
         "pair_past": pair.drop_duplicates(["user_id", "place", "at", "made"]),
@@ -87,10 +87,9 @@ def write(data: dict[str, pd.DataFrame], folder: Path) -> None:
 
 
 class Stores:
-    """The offline store of this project, and a store named "earlier" that uses Feast's own join, for comparison.
+    """This project's offline store, and a store "earlier" with Feast's own join, for comparison.
 
-    This project's store leaves out rows that have exactly the time of the request, and Feast's store does not. Requests
-    to Feast's store therefore use a time that is 1 us earlier, and a TTL that is 1 us shorter.
+    Feast also returns rows at exactly the request time, so its requests are 1 us earlier with a TTL 1 us shorter.
     """
 
     def __init__(self, root: Path) -> None:
@@ -159,10 +158,7 @@ class Stores:
         return self.job("strict", entities.copy(), features, **kw).to_df()
 
     def feast(self, entities: pd.DataFrame, features=REFS, **kw) -> pd.DataFrame:
-        """Returns what Feast's own store answers if the request times are 1 us earlier.
-
-        The answer has the original times again.
-        """
+        """Ask Feast's own store for times 1 us earlier; the answer has the original times."""
         earlier = entities.assign(event_timestamp=entities["event_timestamp"] - pd.Timedelta(1, "us"))
         answer = self.job("earlier", earlier, features, **kw).to_df()
         return answer.assign(event_timestamp=answer["event_timestamp"] + pd.Timedelta(1, "us"))
@@ -174,7 +170,6 @@ def stores(tmp_path_factory) -> Stores:
 
 
 def by_row(answer: pd.DataFrame) -> list[list[object]]:
-    """Returns the rows of an answer as plain Python values, in the order of the entity rows."""
     names = sorted(answer.columns)
     ordered = answer.sort_values("mine")[names]
     return [[plain(value) for value in row] for row in ordered.itertuples(index=False)]

@@ -1,4 +1,4 @@
-"""Test that an incremental run leaves the same online store as a full run after exposures were added from the lake."""
+"""Test that an incremental run with exposures from the lake equals a full run."""
 
 import os
 from collections.abc import Iterable
@@ -25,7 +25,6 @@ Records = list[tuple[pd.Timestamp, dict[str, Any]]]
 
 
 def records_of(rows: pd.DataFrame, spec: DatasetSpec, rng: np.random.Generator) -> tuple[Records, Records]:
-    """Returns a decision and its outcomes for each row of a log. Outcomes and uploads may be late."""
     decisions, outcomes = [], []
     for name, row in zip(rows.index.astype(str), rows.to_dict("records"), strict=True):
         at = row["timestamp"]
@@ -47,7 +46,6 @@ def records_of(rows: pd.DataFrame, spec: DatasetSpec, rng: np.random.Generator) 
 
 
 def dated(files: Iterable[Path], at: pd.Timestamp, known: set[Path]) -> None:
-    """Sets the modification time of all files that are not yet in `known`, and adds them to `known`."""
     for file in set(files) - known:
         os.utime(file, (at.timestamp(), at.timestamp()))
         known.add(file)

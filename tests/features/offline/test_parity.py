@@ -1,4 +1,4 @@
-"""Tests that training and serving read identical features: from the log, from Feast offline, and in the router."""
+"""Tests that training and serving read identical features."""
 
 import json
 from collections.abc import Sequence
@@ -35,10 +35,7 @@ Known = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]  # history, static
 
 
 def own_file(log: pd.DataFrame, seed: int, path: Path) -> Path:
-    """Writes a file with a team's own campaign features.
-
-    Some rows have exactly the time of a touchpoint, and some rows arrive later than their time.
-    """
+    """Write a team's campaign features, some at exactly a touchpoint's time and some late."""
     rng = np.random.default_rng(seed)
     moments = log.sample(12, replace=True, random_state=seed)["timestamp"].reset_index(drop=True)
     rows = pd.DataFrame(
@@ -57,10 +54,7 @@ def own_file(log: pd.DataFrame, seed: int, path: Path) -> Path:
 
 
 def chosen_features(own: Path) -> list[dict[str, Any]]:
-    """Returns fields of two built-in feature views and of a team's file.
-
-    Together they use every rule for missing values.
-    """
+    """Return feature fields that together use every rule for missing values."""
     return [
         {"view": "user_channel", "fields": [{"name": "uc_clicks", "kind": "numeric", "by_channel": True}]},
         {
@@ -76,8 +70,7 @@ def chosen_features(own: Path) -> list[dict[str, Any]]:
             "key": "campaign_id",
             "timestamp": "at",
             "created_timestamp": "written",
-            # Not a whole number of days: SQLite stores whole seconds, so it would be unclear whether rows that are
-            # exactly a day old have expired.
+            # With whole days it would be unclear which rows have expired, because SQLite stores whole seconds.
             "ttl_hours": 24.5,
             "fields": [
                 {"name": "sky", "kind": "categorical"},
@@ -93,9 +86,9 @@ def from_the_log(run: FeatureRun, rows: Sequence[int]) -> WindowBatch:
 
 
 def from_feast(run: FeatureRun, rows: Sequence[int]) -> list[Known]:
-    """Reads the features at the time of each row with Feast's point-in-time join.
+    """Read the features at each row's time with Feast's point-in-time join.
 
-    The histories are computed from the log, because Feast has them only in the online store.
+    Histories come from the log, because Feast has them only online.
     """
     entities = run.steps().loc[list(rows), ["user_id", "campaign_id", "timestamp"]]
     features = [f"{STATIC}:{column.name}" for column in run.spec.static]
@@ -110,7 +103,6 @@ def from_feast(run: FeatureRun, rows: Sequence[int]) -> list[Known]:
 
 
 def past(run: FeatureRun, user: str, at: pd.Timestamp) -> dict[str, Any]:
-    """Returns the last touchpoints of a user that were known before a time, in the format of an online history."""
     known = run.log[(run.log["user_id"] == user) & (known_since(run.log) < at)]
     last = known.sort_values("timestamp").tail(run.spec.window)
     names = [name.removeprefix("hist_") for name in history_types(run.spec)]
@@ -124,9 +116,7 @@ def past(run: FeatureRun, user: str, at: pd.Timestamp) -> dict[str, Any]:
 
 
 def from_the_router(run: FeatureRun, rows: Sequence[int]) -> list[UserFeatures]:
-    """Reads the features as the router does, from an online store that is filled up to just before the time of each
-    row.
-    """
+    """Read the features as the router does, from a store filled up to just before each row."""
     found = []
     for user, at, campaign in run.steps().loc[rows, ["user_id", "timestamp", "campaign_id"]].itertuples(index=False):
         store.materialize(run.root, run.spec, run.path, (at - US).to_pydatetime())
@@ -151,7 +141,7 @@ def served(run: FeatureRun, rows: Sequence[int], known: Sequence[Known]) -> Wind
 
 
 def differences(one: WindowBatch, other: WindowBatch) -> list[str]:
-    """Returns how two batches of windows differ. Categories are compared as text, all other values bit by bit."""
+    """Return the differences of two batches of windows, bit by bit, with categories as text."""
 
     def plain(values: Values) -> bytes | list[str | None]:
         if isinstance(values, Codes):
@@ -187,7 +177,7 @@ def test_training_and_serving_see_the_same(toy, make, tmp_path, kind, seed, late
     assert differences(from_the_log(run, every), served(run, every, from_feast(run, every))) == []
 
     places = sorted(np.random.default_rng(seed).choice(len(every), 5, replace=False))
-    # The rows must be in order of time, because each row adds data to the online store.
+    # Each row adds data to the online store, so the rows must be in order of time.
     some = [every[place] for place in places]
     online = from_the_router(run, some)
     windows = served(run, some, [read_features(found) for found in online])

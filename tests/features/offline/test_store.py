@@ -1,4 +1,4 @@
-"""Tests that a feature repository serves the features of a log online, and that a refresh keeps newer values."""
+"""Tests that a feature repository serves a log's features online, and that a refresh keeps newer values."""
 
 import itertools
 import json
@@ -154,7 +154,7 @@ def test_a_refresh_keeps_touchpoints_appended_online(toy, make, pause):
         store.materialize(run.root, run.spec, replace(run, log=log).path)
         (kept,) = run.read(["u1"], at).values()
         assert kept.history == appended.history
-    # This log has a newer touchpoint of the user, but not the appended one. A refresh from it must keep both.
+    # The refreshing log lacks the appended touchpoint, which must stay.
     newer = with_one_more_touchpoint(toy, run.log, ["u1"], after=30 * HOUR)
     store.materialize(run.root, run.spec, replace(run, log=newer).path)
     (both,) = run.read(["u1"], newer["timestamp"].max() + US).values()
@@ -167,22 +167,17 @@ def test_a_refresh_keeps_touchpoints_appended_online(toy, make, pause):
 
 @pytest.mark.parametrize(("kind", "seed", "timed"), [("sqlite", 1, ()), ("redis", 2, ("conversion", "revenue"))])
 def test_a_resumed_run_leaves_the_state_of_a_full_run_and_writes_changes(toy, tmp_path, redis_port, kind, seed, timed):
-    """The log covers several weeks, so some touchpoints become too old for the aggregates.
-
-    One of the runs is killed.
-    """
+    """The log spans weeks, so touchpoints outgrow the aggregates. One of the runs is killed."""
     spec = toy.spec.replace(timed=timed)
     log = with_times(random_journeys(toy, seed), timed, seed)
     going_on = FeatureRun(toy, tmp_path / "going-on", log, spec, redis_port if kind == "redis" else 0)
-    # The new description also lists the features that the model reads.
     spec = going_on.create().spec
-    # The run to compare with always uses SQLite.
     whole = FeatureRun(toy, tmp_path / "whole", log, spec)
     since, looked_at = None, []
     for number, end in enumerate(pd.date_range(known_since(log).quantile(0.2), known_since(log).max(), periods=6)):
         then = log[known_since(log) <= end]
         path = replace(going_on, log=then).path
-        # Simulate a run that is killed after one of its views: the next run starts from the same point.
+        # Simulate a run killed after one of its views.
         if number == 3:
             store.materialize(going_on.root, spec, path, views=[HISTORY], since=since)
         since = store.materialize(going_on.root, spec, path, since=since)
@@ -260,7 +255,7 @@ assert not [name for name in sys.modules if name.split(".")[0] == "mtorl"]
 @pytest.mark.integration
 def test_another_process_reads_the_store_with_plain_feast(finished_run, tmp_path):
     settings = yaml.safe_load((finished_run.root / "feature_store.yaml").read_text())
-    # Remove the offline store: it is a class of this project, which another reader may not have installed.
+    # Another reader may lack this project's class of the offline store.
     del settings["offline_store"]
     settings["registry"]["path"], settings["online_store"]["path"] = (
         str(finished_run.root / name) for name in ("registry.db", "online.db")
@@ -315,7 +310,6 @@ def test_reads_and_appends_continue_during_a_refresh(toy, make, tmp_path):
     appended: list[int] = []
 
     def write() -> None:
-        """Appends touchpoints of one user that are newer than all touchpoints in the log."""
         with open_history(run.root, run.spec) as history:
             for second in itertools.count():
                 if stop.exists():
@@ -364,7 +358,7 @@ def test_a_registry_is_replaced_only_by_other_definitions(toy, toy_log, tmp_path
     place = tmp_path / "features"
     assert install(made(tmp_path / "first", toy.spec, toy_log), place)
     before = (place / REGISTRY).read_bytes()
-    # A registry that is built a second time has other times and ids inside, so its bytes differ.
+    # A rebuilt registry has other times and ids, so its bytes differ.
     again = made(tmp_path / "again", toy.spec, toy_log)
     assert (again / REGISTRY).read_bytes() != before
     assert not install(again, place)

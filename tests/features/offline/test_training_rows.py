@@ -1,4 +1,4 @@
-"""Tests that each training row is joined only with facts that were known strictly before it."""
+"""Tests that training rows are joined only with facts known strictly before them."""
 
 import json
 
@@ -79,8 +79,7 @@ def test_the_future_changes_no_row_of_the_past(toy, make, seed, late):
     made, other = make(log), make(changed)
     before, after = (run.build()[lambda rows: known_since(rows) <= now] for run in (made, other))
     places = before.index.to_numpy(), after.index.to_numpy()
-    # Ignore `step`, which may change because it also counts late touchpoints. It is only used to select windows, and is
-    # no input of the model.
+    # `step` counts late touchpoints, but only selects windows and is no input of the model.
     before, after = (rows.drop(columns="step").reset_index(drop=True) for rows in (before, after))
     assert len(before) >= len(log) // 2
     pd.testing.assert_frame_equal(before, after, check_exact=False, rtol=1e-9)

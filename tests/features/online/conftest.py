@@ -1,5 +1,3 @@
-"""Fixtures that open the two online stores, SQLite and Redis, for the histories of users."""
-
 import itertools
 from collections.abc import Iterator
 
@@ -30,7 +28,6 @@ def store(request: pytest.FixtureRequest, stores: dict[str, OnlineStore]) -> Onl
 
 @pytest.fixture(scope="session")
 def user_ids() -> Iterator[str]:
-    """Ids of users that no store contains yet."""
     return (f"user {i}" for i in itertools.count())
 
 

@@ -1,4 +1,4 @@
-"""Test that a Redis Cluster of three nodes works as online store, with Feast's client and with our own additions."""
+"""Test that a Redis Cluster of three nodes works as online store."""
 
 from pathlib import Path
 

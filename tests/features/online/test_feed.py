@@ -1,7 +1,4 @@
-"""Tests that the feed adds each exposure to the user's history exactly once.
-
-Events may arrive in any order or repeatedly, and the store may fail.
-"""
+"""Tests that the feed adds each exposure to the user's history exactly once, in any order of events."""
 
 import json
 import os
@@ -56,8 +53,6 @@ def outcome(of: str, kind: str, value: float, event: str = "") -> Event:
 
 
 class FakeStore:
-    """An in-memory store of packed histories and notes."""
-
     def __init__(self) -> None:
         self.values: dict[str, bytes] = {}
         self.notes: dict[str, dict[str, str]] = {}
@@ -198,7 +193,7 @@ def test_order_repetition_faults_and_further_feeds_change_nothing(
                 break
             except OSError:  # not acknowledged, so the sender retries
                 continue
-    # A withdrawn or cancelled exposure may stay in the history if it arrived before its withdrawal or cancellation.
+    # An exposure may stay in the history if it arrived before its withdrawal or cancellation.
     first, *others = store.of("u1")
     assert first == {**KNOWN, "cost": pytest.approx(0.53), "timestamp": microseconds(SHOWN)}
     assert [other["cost"] for other in others] in ([], [0.01], [0.02], [0.01, 0.02])
@@ -207,7 +202,6 @@ def test_order_repetition_faults_and_further_feeds_change_nothing(
 
 @pytest.mark.parametrize("step", ["note", "swap", "notes_of"])
 def test_an_outcome_during_its_decision_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    """The outcome arrives at another feed while the first feed writes the decision, just before the given step."""
     made, store = feed(tmp_path)
     other, take_step, begun = Feed(History(SPEC, store), tmp_path), getattr(store, step), []
 
@@ -223,7 +217,6 @@ def test_an_outcome_during_its_decision_is_kept(tmp_path: Path, monkeypatch: pyt
 
 
 def test_touchpoints_from_a_log_are_not_added_again(tmp_path: Path) -> None:
-    """A feed that was down for hours reads events whose touchpoints were already added from the lake."""
     made, store = feed(tmp_path)
     history = History(SPEC, store)
     values = {"hist_timestamp": float(microseconds(SHOWN)), "hist_channel": "video", "hist_click": 0.0}
@@ -232,7 +225,7 @@ def test_touchpoints_from_a_log_are_not_added_again(tmp_path: Path) -> None:
     history.merge([logged])
     made.take(EVENTS[:6])
     assert store.of("u1") == [{**KNOWN, "cost": 0.53, "timestamp": microseconds(SHOWN)}]
-    # In the other order, the feed writes first, and the log then contains some of the same outcomes.
+    # In the other order, the log contains some outcomes that the feed has written.
     again, store = feed(tmp_path)
     again.take(EVENTS[:4])
     History(SPEC, store).merge([logged])
@@ -293,7 +286,7 @@ async def test_all_forms_of_an_event_and_their_responses(tmp_path: Path) -> None
         assert await post({}, "application/cloudevents-batch+json") == 400
         assert await post([7], "application/cloudevents-batch+json") == 400
         assert await post(b"[" * 100_000) == 400
-        # The user id is not valid UTF-8, so no store can write it.
+        # No store can write a user id that isn't valid UTF-8.
         nobody = {**one[1], "decision_id": "d9", "user_id": "\ud800"}
         assert await post(nobody, **{"ce-type": DECISION}) == 400
         assert await post(decision("d3", user_id="u3")[1], **{"ce-type": DECISION}) == 204
@@ -310,10 +303,6 @@ async def test_all_forms_of_an_event_and_their_responses(tmp_path: Path) -> None
 
 @pytest.mark.integration
 async def test_from_the_decision_log_into_the_history_that_feast_serves(tmp_path: Path) -> None:
-    """Runs the real feed command, which crashes once, and the part of the router that sends the log to the feed.
-
-    Afterwards, Feast must serve each touchpoint once.
-    """
     repo, port = tmp_path / "repo", 0
     write_settings(repo, "sqlite")
     apply_history(repo, SPEC)

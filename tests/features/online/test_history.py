@@ -124,7 +124,6 @@ def test_a_packed_history_is_unpacked_bit_for_bit(timed: tuple[str, ...]) -> Non
 
 
 def test_a_default_window_takes_less_than_a_kilobyte() -> None:
-    """With the features of all its views, a user may need 1 kB. benchmarks/history_bytes.py measures the total."""
     simulator = Simulator(SimulatorConfig(users=30, seed=1))
     log, types = simulator.log(), history_types(simulator.spec)
     sizes = []
@@ -180,7 +179,6 @@ def test_an_invalid_touchpoint_is_refused(store: OnlineStore, user: str, wrong: 
 
 
 def test_an_invalid_value_is_replaced(store: OnlineStore, user: str) -> None:
-    """The stored value cannot be read, for example because another release wrote it. The next write replaces it."""
     store.store_value(user, b"rubbish")
     assert append(store.history, user, touchpoint(6)) and seconds_after_start(store.read(user)) == [6]
     store.store_value(other := f"{user}, too", b"rubbish")
@@ -223,7 +221,6 @@ def test_a_hash_expires_only_if_configured_in_feast(stores: dict[str, OnlineStor
 
 
 def test_a_batch_job_loses_no_touchpoint_appended_meanwhile(store: OnlineStore, user_ids: Iterator[str]) -> None:
-    """While a batch job adds a touchpoint to the history of each user, a later touchpoint of the user is appended."""
     users = [next(user_ids) for _ in range(450)]  # several batches, the last one not full
     for user in users:
         append(store.history, user, touchpoint(1))
@@ -268,7 +265,7 @@ def test_a_removed_user_is_gone_and_others_stay(store: OnlineStore, user_ids: It
 
 
 def test_a_removed_user_is_in_no_file_of_the_store(store: OnlineStore, user: str) -> None:
-    """SQLite keeps deleted rows in its file unless secure deletion is on. The Redis server has no files here."""
+    """SQLite keeps deleted rows in its file unless secure deletion is on."""
     name = f"{user} by name"
     append(store.history, name, touchpoint(1))
     forget_online(store.repo, {name})

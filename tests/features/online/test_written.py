@@ -1,4 +1,4 @@
-"""Tests that a write counts as completed only while the store still has the data with which the write began."""
+"""Tests that a write counts only while the store still has the data with which the write began."""
 
 from dataclasses import replace
 from pathlib import Path

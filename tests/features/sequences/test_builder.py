@@ -1,4 +1,4 @@
-"""Tests that the sequence builder returns the same rows as a slow loop over users, on irregular logs."""
+"""Tests that the sequence builder equals a slow loop over users, on irregular logs."""
 
 import json
 import math
@@ -32,7 +32,7 @@ PROPERTY = settings(
 
 
 def messy(toy, seed: int, late: float, users: int = 8) -> pd.DataFrame:
-    """Returns a shuffled log with pauses, duplicates, ties, late rows and static values that change."""
+    """Return a shuffled log with pauses, duplicates, ties, late rows and changing static values."""
     rng = np.random.default_rng(seed)
     log = toy.log(seed, users=users, late=late)
     log["tenure"] = log["tenure"].where(rng.random(len(log)) < 0.8, rng.choice([np.nan, 1.0, 2.0], len(log)))
@@ -52,7 +52,6 @@ def messy(toy, seed: int, late: float, users: int = 8) -> pd.DataFrame:
 
 
 def by_hand(log: pd.DataFrame, spec: DatasetSpec) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Computes the rows and the counts that the builder should return, with a plain loop over users."""
     counts = dict.fromkeys((*NOT_IN_ROWS, "journeys", "one_touchpoint_users"), 0)
     arrival = log["created_timestamp"].fillna(log["timestamp"]) if "created_timestamp" in log else log["timestamp"]
     log = log.assign(arrival=arrival)
@@ -196,7 +195,6 @@ def test_a_large_log_has_several_shards(toy, tmp_path, monkeypatch):
 
 
 def read_back(folder: Path) -> Manifest:
-    """Checks the checksums of all shards in a folder, and returns the folder's manifest."""
     WindowTable.load(folder)
     return Manifest.read(folder)
 

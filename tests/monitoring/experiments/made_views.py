@@ -1,4 +1,4 @@
-"""Example experiments in every state, for the tests of the experiments page and of the Prometheus gauges."""
+"""Example experiments in every state, for the tests of their page and gauges."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -39,7 +39,6 @@ TOO_FEW = messages.TOO_FEW_USERS(needed=100, challenger="challenger", users=12, 
 
 
 def made(**changes: Any) -> Experiment:
-    """Return an experiment that sets every field."""
     fields = {
         "name": "mtorl-vs-rules",
         "arms": [
@@ -70,10 +69,7 @@ def made(**changes: Any) -> Experiment:
 
 
 def history(experiment: Experiment, *steps: tuple[float, str, dict[str, Any]]) -> list[Event]:
-    """Return the events of an experiment's history.
-
-    Each step has the hours since the start, the new stage (or "kill" or "resume"), and other fields of the event.
-    """
+    """Return a history of steps: hours since the start, a stage (or "kill" or "resume"), and other fields."""
     events: list[Event] = []
     for hours, what, more in steps:
         kind: Any = what if what in ("kill", "resume") else "move"
@@ -86,7 +82,7 @@ def history(experiment: Experiment, *steps: tuple[float, str, dict[str, Any]]) -
 def verdict(
     token: str, reason: str, arms: dict[str, int], lift: float, stage: str = "50%", **changes: Any
 ) -> dict[str, Any]:
-    """Return a verdict like that of `verdict_from_log`, in which the first challenger has this token and reason."""
+    """Return a verdict in which the first challenger has this token and reason."""
     total = sum(arms.values())
     challengers = [name for name in arms if name != INCUMBENT]
     moved = MOVED if min(arms.values()) > 2 * MOVED else 0
@@ -195,7 +191,6 @@ def view(
     users: dict[str, int] | None = None,
     **known: Any,
 ) -> View:
-    """Return the experiment's view, a JSON document, as of `hours` after the start."""
     serving = in_force(experiment, state_of(events, experiment))
     if found is not None and "evidence" not in known:
         reason = Message(found["reason"], found["code"], found["values"])
@@ -222,9 +217,7 @@ _WAY: tuple[tuple[float, str, dict[str, Any]], ...] = (
 
 
 def on_the_way(experiment: Experiment, stages: int, *more: tuple[float, str, dict[str, Any]]) -> list[Event]:
-    """Return the history of an experiment that has gone through the first `stages` stages, followed by the events in
-    `more`.
-    """
+    """Return the history of an experiment after its first `stages` stages and the events in `more`."""
     return history(experiment, *_WAY[:stages], *more)
 
 
@@ -244,7 +237,6 @@ def shadow() -> View:
 
 
 def early(name: str = "mtorl-vs-rules", hours: float = 96, users: tuple[int, int] = (1893, 101), **known: Any) -> View:
-    """At 5 %, too early for a verdict."""
     experiment, of_arms = made(name=name), users_of(users[0], challenger=users[1])
     reason = messages.TOO_EARLY(hours=96, needed=168)
     found = verdict("inconclusive", reason, of_arms, 0.012, "5%")
@@ -304,7 +296,7 @@ def late() -> View:
 
 
 def skipped() -> View:
-    """Return the view of an experiment that a person moved from 1 % directly to 50 %."""
+    """Return an experiment that a person moved from 1 % directly to 50 %."""
     experiment, users = made(name="in-a-hurry"), users_of(893, challenger=901)
     jump = (30, "50%", {"by": "person", "reason": "the campaign ends on Friday"})
     found = verdict("inconclusive", TOO_FEW, users, 0.01)

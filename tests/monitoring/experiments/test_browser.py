@@ -1,6 +1,6 @@
-"""Tests of the experiments page in a real browser: layout on a phone, contrast, keyboard use, and no external requests.
+"""Tests of the experiments page in Debian's Chromium: layout, contrast, keyboard and requests.
 
-They run Debian's Chromium with Playwright. If the browser is not installed, the tests fail instead of being skipped.
+Without the browser the tests fail, they are not skipped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.long
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 LEAST_CONTRAST, OF_LARGE_TEXT = 4.5, 3.0  # WCAG 2.2, level AA
 
-# Returns the contrast between each visible text and the background behind it, the lowest contrast first.
+# Return the contrast of each visible text with its background, lowest first.
 CONTRASTS = """() => {
   const parse = (text) => { const n = text.match(/[\\d.]+/g).map(Number); return n.length > 3 ? n : [...n, 1]; };
   const over = (top, below) => [0, 1, 2].map((i) => top[i] * top[3] + below[i] * (1 - top[3]));
@@ -52,7 +52,7 @@ CONTRASTS = """() => {
   }
   return found.sort((x, y) => x.contrast - y.contrast);
 }"""
-# Returns the links, images and sections that have no accessible name.
+# Return the elements without an accessible name.
 NAMELESS = """() => [...document.querySelectorAll("a, summary, [tabindex], [role=img], section, article, table")]
   .filter((e) => !(e.getAttribute("aria-label") || e.getAttribute("aria-labelledby") || e.textContent.trim()))
   .map((e) => e.outerHTML.slice(0, 80))"""
@@ -82,8 +82,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Opened:
-    """A page that is open in a browser tab, with the console errors and the network requests that it caused."""
-
     def __init__(self, browser: Any, url: str, viewport: dict[str, int], scheme: str = "light") -> None:
         self.complaints: list[str] = []
         self.requests: list[str] = []
@@ -127,7 +125,7 @@ def test_it_fits_a_desktop(state: str, browser: Any, pages: Path) -> None:
     with Opened(browser, (pages / f"{state}.html").as_uri(), DESKTOP) as opened:
         assert opened.complaints == []
         assert opened.tab.evaluate("document.documentElement.scrollWidth") == DESKTOP["width"]
-        # The stages are shown side by side, and the current stage is marked for screen readers.
+        # The stages are side by side, and screen readers get the current one.
         tops = opened.tab.evaluate(
             "[...document.querySelector('.steps').children].map((step) => step.getBoundingClientRect().top)"
         )

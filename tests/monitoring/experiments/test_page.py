@@ -1,5 +1,3 @@
-"""Tests of the HTML of the experiments page: it is complete, loads nothing, and escapes what users typed."""
-
 import re
 from html.parser import HTMLParser
 
@@ -12,7 +10,7 @@ from tests.monitoring.experiments import made_views as made
 
 
 class Tags(HTMLParser):
-    """Collects the tags of an HTML page with their attributes, and asserts that tags are closed in the right order."""
+    """Collects the tags of an HTML page, and asserts that they are closed in the right order."""
 
     VOID = frozenset({"meta", "link", "br", "line", "path"})
 
@@ -52,10 +50,6 @@ def test_every_state_gives_a_self_contained_page(state: str) -> None:
 
 @pytest.mark.parametrize(("part", "outside"), [([0.0, 0.25], True), ([0.0, 1.0], False)])
 def test_money_of_users_outside_the_experiment_is_labelled(part: list[float], outside: bool) -> None:
-    """An experiment for only a part of the users has a part of the budget.
-
-    The page must say that the rest is for others.
-    """
     users = {INCUMBENT: 500, "challenger": 500}
     experiment = made.made(layer_part=part)
     events = made.history(experiment, (0, "50%", {"by": "person"}))

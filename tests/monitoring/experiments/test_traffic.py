@@ -1,5 +1,3 @@
-"""Tests of what the log says about each arm: its channels, its spend and its newest decision."""
-
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -110,9 +108,9 @@ def newest_in(log: DecisionLog, experiment: Experiment, now: float) -> Newest | 
         (range(0, 120), 139, ("20 minutes", "2026-01-01 13:59", "1 minute")),
         (range(0, 1200, 60), 1230, None),
         (range(0, 1200, 60), 1262, ("2 hours", "2026-01-02 07:00", "60 minutes")),
-        # There is a gap of the same length every night.
+        # The same gap every night.
         ([*range(0, 60), *range(600, 660)], 900, None),
-        # An outage long ago must not raise the usual interval between decisions.
+        # An old outage must not raise the usual interval between decisions.
         ([0, *range(2 * _DAY, 10 * _DAY, 30)], 10 * _DAY + 40, ("70 minutes", "2026-01-11 11:30", "30 minutes")),
         ([0], 10, None),
         ([0], 30, ("30 minutes", "2026-01-01 12:00", "unknown")),

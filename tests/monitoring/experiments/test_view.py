@@ -1,4 +1,4 @@
-"""Tests of an experiment's view, a JSON document with advice, the current state and the next step."""
+"""Tests of an experiment's view, a JSON document with advice, state and next step."""
 
 import json
 from typing import Any, get_type_hints
@@ -56,7 +56,7 @@ def test_the_advice_of_each_state(state: str, action: str, condition: str, code:
 def test_a_budget_that_will_not_last_is_reported_before_the_next_stage(
     spent: float, hours: float, code: str | None, values: dict[str, Any]
 ) -> None:
-    """During the shadow stage, only the incumbent spends money, but the advice must consider the next stage."""
+    """In shadow only the incumbent spends, but the advice must consider the next stage."""
     experiment = made.made()
     events = made.history(experiment, (0, "shadow", {"by": "person", "reason": "go"}))
     arms = {INCUMBENT: ArmEvidence(2000), "challenger": ArmEvidence(2000)}
@@ -84,7 +84,7 @@ PAST = "draft:past shadow:past 1%:past"
 MOVES: dict[str, tuple[dict[str, Any], list[tuple[float, str]], str]] = {
     "draft": ({}, [], "draft:here shadow:ahead 1%:ahead 5%:ahead 50%:ahead promoted:ahead"),
     "ramp": ({}, [(0, "shadow"), (24, "1%"), (72, "5%")], f"{PAST} 5%:here 50%:ahead promoted:ahead"),
-    # After the end, the stages that were not reached are no longer listed.
+    # After the end, the stages that were not reached aren't listed.
     "rolled-back": ({}, [(0, "shadow"), (24, "1%"), (72, "rolled back")], f"{PAST} rolled back:here"),
     "stopped-early": ({}, [(0, "1%"), (1, "stopped")], "draft:past shadow:skipped 1%:past stopped:here"),
     "undone": (
@@ -98,8 +98,7 @@ MOVES: dict[str, tuple[dict[str, Any], list[tuple[float, str]], str]] = {
         [(0, "25%")],
         "draft:past shadow:skipped 1%:skipped 5%:skipped 25%:here 50%:ahead promoted:ahead",
     ),
-    # A person moved the experiment from 1 % to 50 %, and later back to 5 %. The stage 5 % is then current, and 50 % is
-    # ahead.
+    # A person moved the experiment from 1 % to 50 %, and then back to 5 %.
     "skipped": ({}, [(0, "shadow"), (24, "1%"), (30, "50%")], f"{PAST} 5%:skipped 50%:here promoted:ahead"),
     "back": ({}, [(0, "shadow"), (24, "1%"), (30, "50%"), (40, "5%")], f"{PAST} 5%:here 50%:ahead promoted:ahead"),
     "ended": (

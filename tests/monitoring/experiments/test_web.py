@@ -1,5 +1,3 @@
-"""Tests of the web server of the experiments page, and of its Prometheus gauges."""
-
 import http.client
 import json
 import re
@@ -19,10 +17,7 @@ LABELS = {"experiment", "arm", "stage", "verdict", "condition", "metric", "perio
 
 
 def samples(views: Sequence[View]) -> dict[tuple[str, ...], float]:
-    """Return the value of each gauge.
-
-    A key consists of the name of the gauge, the experiment, and the other label values in the order of the label names.
-    """
+    """Return each gauge's value by its name, experiment and other label values."""
     return {
         (
             sample.name.removeprefix("mtorl_experiment_"),

@@ -1,4 +1,4 @@
-"""Tests that the sums for a verdict equal those of a slow loop over all records, without SQL and stored sums."""
+"""Tests that the sums for a verdict equal those of a slow loop over all records."""
 
 import tempfile
 from collections import Counter, defaultdict
@@ -44,13 +44,12 @@ KOLKATA = timedelta(hours=5, minutes=30)
 
 
 class Visit(NamedTuple):
-    """A random action of a user that leads to at most one request. The request may be repeated."""
+    """A random action of a user, which leads to at most one request."""
 
     minute: int
     user: int
     stage: str
     campaign: str
-    # Kind of the decision, such as "withdrawn".
     kind: str
     # Kind, value, and hours after the decision.
     outcomes: tuple[tuple[str, int, int], ...]
@@ -86,7 +85,7 @@ def _log(visits: list[Visit], changed_at: int, experiment: Experiment = EXPERIME
             "layer": experiment.layer,
             "unit_hash": unit_hash(f"u{visit.user}"),
             "campaign_id": visit.campaign,
-            # The same request id in another hour is a new request.
+            # In another hour, the same request id is a new request.
             "request_id": f"r{visit.minute % 60}",
             "model_digest": "first" if visit.minute < changed_at and arm == "challenger" else arm,
             "expose": number % 3 > 0,
@@ -119,10 +118,7 @@ def _log(visits: list[Visit], changed_at: int, experiment: Experiment = EXPERIME
 
 
 def _counted(log: Log) -> list[dict[str, Any]]:
-    """Returns one record per decision, without duplicates.
-
-    Each record also has its hour and its budget period's start.
-    """
+    """Return one record per decision, with its hour and its budget period's start."""
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in log.decisions:
         found[row["decision_id"]].append({**row, "decided": datetime.fromisoformat(row["event_time"])})
@@ -139,7 +135,7 @@ def _counted(log: Log) -> list[dict[str, Any]]:
 
 
 def _left_out(log: Log, since: datetime | None) -> dict[str, str | None]:
-    """Returns, for each decision id, the reason why a verdict leaves the decision out, or None if it counts."""
+    """Return, for each decision, why a verdict leaves the decision out, or None if it counts."""
     named: dict[str, datetime] = {}
     named_in: dict[tuple[str, datetime], datetime] = {}  # by user and hour
     for row in log.decisions:
@@ -175,7 +171,7 @@ def _left_out(log: Log, since: datetime | None) -> dict[str, str | None]:
             "switched_off": any(other["stage"] == "off" for other in same_day),
             "changed_period": any(len({other[name] for other in same_day}) > 1 for name in ("stage", "salt")),
         }
-        # After a user's first override, "override" is the reason only for decisions that have no other reason.
+        # "override" is the reason only for decisions without another reason.
         not_yet_here = row["taken"] < named_in.get((row["user_id"], row["hour"]), row["taken"] + DAY)
         if reasons["override"] and row["hour"] > named[row["user_id"]] and not_yet_here:
             reasons["override"] = row["assignment_probability"] < 1 and not reasons["repeated"]
@@ -184,9 +180,9 @@ def _left_out(log: Log, since: datetime | None) -> dict[str, str | None]:
 
 
 def _rows(log: Log, left_out: dict[str, str | None], changed: bool) -> dict[tuple[str, str, str], np.ndarray]:
-    """Returns a row of six sums for each user, stage and arm.
+    """Return six sums for each user, stage and arm.
 
-    The sums are the decisions, the exposures, the timely clicks, the timely costs, the late clicks and the late costs.
+    They are decisions, exposures, timely clicks, timely costs, late clicks and late costs.
     """
     counts = {None, "switched_off", "changed_period"} if changed else {None}
     rows = {row["decision_id"]: row for row in _counted(log)}
@@ -206,7 +202,7 @@ def _rows(log: Log, left_out: dict[str, str | None], changed: bool) -> dict[tupl
 
 
 class Kept(Log):
-    """A log whose records are uploaded to a lake over time. The lake is compacted each hour."""
+    """A log whose records reach a lake over time. The lake is compacted each hour."""
 
     def __init__(self, log: Log, folder: Path) -> None:
         super().__init__()
@@ -215,7 +211,7 @@ class Kept(Log):
         self._coming += [(datetime.fromisoformat(row["received_time"]), "outcome", row) for row in log.outcomes]
 
     def go_on(self, until: datetime) -> DecisionLog:
-        """Uploads all records until a time. Records of closed hours are uploaded first, and compacted."""
+        """Upload all records until a time, those of closed hours first, and compact."""
         come = [(kind, row) for at, kind, row in self._coming if at <= until]
         self._coming = [each for each in self._coming if each[0] > until]
         self.decisions += [row for kind, row in come if kind == "decision"]
@@ -236,7 +232,7 @@ READ_AT_ONCE = patch("features.collect.compact.LATE_AFTER", -HOUR)
 
 
 def _arrives(row: dict[str, Any]) -> datetime:
-    """Returns when a record is uploaded. Some withdrawals come three hours late, after their hour was closed."""
+    """Return the upload time of a record. Some withdrawals come after their hour was closed."""
     at = datetime.fromisoformat(row["event_time"])
     return at + 3 * HOUR if row["withdrawn"] and row["user_id"] < "u3" else at
 
@@ -277,7 +273,6 @@ def _same(found: Users, rows: dict[tuple[str, str, str], np.ndarray]) -> None:
 def test_sums_of_a_verdict_equal_the_brute_force_sums(
     visits: list[Visit], changed_at: int, since: datetime | None, rows_at_once: int
 ) -> None:
-    """Covers withdrawals, duplicates, repeated requests, overrides, other salts and weights, and late outcomes."""
     log = _log(visits, changed_at)
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -298,10 +293,6 @@ def test_sums_of_a_verdict_equal_the_brute_force_sums(
     st.sets(st.integers(1, 100), min_size=1, max_size=2),
 )
 def test_stored_hourly_sums_equal_sums_over_all_records(visits: list[Visit], looks: set[int]) -> None:
-    """Sums of closed hours were stored by earlier reads.
-
-    Later, withdrawals and outcomes arrive, and a setting changes.
-    """
     late = EXPERIMENT.replace(metrics=EXPERIMENT.metrics.model_copy(update={"outcome_hours": 5.0}))
     with tempfile.TemporaryDirectory() as folder, READ_AT_ONCE:
         log = Kept(_log(visits, 0), Path(folder))
@@ -335,7 +326,7 @@ THREE_ARMS = EXPERIMENT.from_dict(
 
 @settings(max_examples=examples(2, 4))
 @given(
-    # User 0 makes so many decisions that the verdict gives them a smaller weight.
+    # User 0 makes so many decisions that the verdict gives them less weight.
     st.lists(VISITS, max_size=20, unique_by=lambda visit: visit.minute),
     st.sets(st.integers(0, 70 * 60), min_size=11, max_size=15),
     st.sets(st.integers(30, 109), min_size=1, max_size=1),
@@ -344,10 +335,6 @@ THREE_ARMS = EXPERIMENT.from_dict(
 def test_one_stored_row_per_user_of_the_past_gives_the_same_sums(
     visits: list[Visit], heavy: set[int], looks: set[int], forgotten: str | None
 ) -> None:
-    """The logs have several arms, covariates, and users with many decisions.
-
-    One user may be forgotten before the last read.
-    """
     visits += [Visit(minute, 0, "50%", "total", "plain", (("click", 1, 1),)) for minute in heavy]
     with tempfile.TemporaryDirectory() as folder, READ_AT_ONCE:
         log = Kept(_log(visits, 0, THREE_ARMS), Path(folder))
@@ -368,7 +355,6 @@ def test_one_stored_row_per_user_of_the_past_gives_the_same_sums(
 
 
 def _figures(found: Users) -> dict[str, Any]:
-    """Returns every figure that a verdict uses."""
     figures: dict[str, Any] = {"heavy": np.array([share for _, share in found.heavy])}
     sums = found.sums
     figures |= {"users": sums.users_C, "totals": sums.totals_CB, "arms": dict(found.of_arms)}

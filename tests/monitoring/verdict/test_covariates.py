@@ -1,4 +1,4 @@
-"""Tests of covariates: how users behaved before the experiment assigned challengers."""
+"""Tests of covariates, which describe users before the experiment assigned challengers."""
 
 from pathlib import Path
 
@@ -20,10 +20,7 @@ WITH_PAST = Experiment.from_dict({**CONTENT, "covariates": "past"})
 
 
 def known(log: DecisionLog) -> pd.DataFrame:
-    """Returns the covariates of each user.
-
-    Each user has a different number of decisions, which is the index of the table.
-    """
+    """Return each user's covariates; the index is the user's number of decisions, which identifies the user."""
     with experiment_users(log, WITH_PAST, CLICK) as found:
         names = ", ".join(f'any_value("{PREFIX}{name}") AS "{name}"' for name in found.covariates)
         of_users = "user_sum LEFT JOIN covariates USING (unit) GROUP BY unit"
@@ -32,10 +29,7 @@ def known(log: DecisionLog) -> pd.DataFrame:
 
 
 def visits(tmp_path: Path) -> DecisionLog:
-    """Return a log of four users, who make one to four decisions in the experiment.
-
-    The user "new" has no earlier decisions.
-    """
+    """Return a log of four users with one to four decisions; "new" has no earlier ones."""
     log = Log()
     log.decide("third", "incumbent", **SHADOW)
     for _ in range(2):
@@ -78,7 +72,7 @@ def test_the_past_of_a_bot_is_capped_at_ten_typical_users(tmp_path: Path) -> Non
 def trafficked(tmp_path: Path, unequal: float = 0.0) -> DecisionLog:
     """Return a log of 600 users with a past and very different click rates.
 
-    If `unequal` is above 0, the users of the challenger clicked less even before the experiment.
+    With `unequal` above 0, the challenger's users clicked less even before the experiment.
     """
     rng, log = np.random.default_rng(3), Log()
     rates = rng.beta(0.5, 1.5, 600) * (1.0 - unequal * (np.arange(600) % 2))

@@ -1,5 +1,3 @@
-"""Tests of the summary of the incumbent's users, which an experiment plan reads from the log."""
-
 from pathlib import Path
 from typing import Any
 

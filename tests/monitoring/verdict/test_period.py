@@ -1,5 +1,3 @@
-"""Periods given by their bounds in ISO 8601."""
-
 from datetime import datetime
 
 import pytest

@@ -1,5 +1,3 @@
-"""Tests of lifts by segment, which are computed from the decisions in the segment like the lift of a verdict."""
-
 import json
 from pathlib import Path
 
@@ -17,7 +15,7 @@ DEVICE = {"device": "json_extract_string(record.context, '$.device')"}
 
 
 def traffic(devices: dict[str | None, tuple[float, float]], users: int = 800, seed: int = 0) -> Log:
-    """Return a log of users with two decisions each, on one device.
+    """Return a log of users with two decisions each on one device.
 
     `devices` has the click rates of the incumbent and the challenger for each device.
     """

@@ -1,5 +1,3 @@
-"""Tests of the facts in a log about an experiment's present stage, such as faults and breached guardrails."""
-
 import math
 from pathlib import Path
 from typing import Any
@@ -80,7 +78,7 @@ def test_the_ledgers_delay_after_a_change_of_stage_is_no_fault_of_an_arm(tmp_pat
 
 @pytest.mark.parametrize(("reason", "ratio"), [("model_error", 1.0), (None, 0.0), ("ledger", 0.0)])
 def test_a_stage_that_began_seconds_ago_has_evidence(reason: str | None, ratio: float, tmp_path: Path) -> None:
-    """On a laptop, a stage may last only seconds, so a fault must be visible within the first minute of a stage."""
+    """On a laptop a stage may last only seconds, so a fault must be visible within a stage's first minute."""
     decisions = [decided(n, "challenger", (50 + n) / 60, fallback_reason=reason) for n in range(3)]
     log = DecisionLog.of(write(tmp_path / "log", decisions))
     found = evidence(log, at("5%"), 50 / 60).arms["challenger"]
@@ -102,7 +100,6 @@ def test_overridden_users_are_no_evidence(tmp_path: Path) -> None:
 
 
 def served(hours: int, shares: dict[str, float], stage: str = "5%") -> list[dict[str, Any]]:
-    """Return the decisions of some hours from noon on, with 20 users an hour."""
     own: dict[str, Any] = {"stage": stage, "shares": shares}
     arms = ["challenger" if shares["challenger"] and n % 20 == 0 else "incumbent" for n in range(20 * hours)]
     return [decided(n, arm, 3.0 * n, **own, assignment_probability=shares[arm]) for n, arm in enumerate(arms)]
@@ -116,8 +113,7 @@ def test_users_of_the_evidence_are_those_of_the_verdict(tmp_path: Path) -> None:
     waiting = at("5%", metrics={**METRICS, "outcome_hours": 24})
     found = evidence(log, waiting, 0)
     assert found.arms["challenger"].users == 6
-    # With a budget per day, the incomplete first and last day do not count. The remaining days show no breached
-    # guardrail.
+    # The incomplete first and last day don't count, and the other days show no breach.
     daily = at("5%", budgets=[{"campaign": "*", "channel": "*", "amount": 10, "period": "day"}])
     found = evidence(log, daily, 0)
     assert found.arms["challenger"].users == 12
@@ -156,7 +152,7 @@ def test_a_breached_guardrail_of_any_challenger_is_reported(tmp_path: Path) -> N
         "challengers": {"a": {"guardrails": [check]}, "b": {"guardrails": [{**check, "state": "open"}]}},
     }
     with DecisionLog.of(tmp_path).opened() as db:
-        # An arm with weight 0 is no longer part of the experiment.
+        # An arm with weight 0 has left the experiment.
         for weight in (0.25, 0.0):
             weights = {"incumbent": 0.5, "a": weight, "b": 0.5 - weight}
             arms = [{"name": arm, "weight": share, "endpoint": "http://x"} for arm, share in weights.items()]

@@ -1,4 +1,4 @@
-"""Tests that the sums of a closed hour are computed once, stored, and deleted together with the hour's records."""
+"""Tests that a closed hour's sums are computed once, and deleted with the hour's records."""
 
 import os
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ EXPERIMENT = Experiment.from_dict({**CONTENT, "metrics": {**CONTENT["metrics"], 
 
 
 def _records(hours: range) -> Log:
-    """Write six decisions an hour, of six users, and a click on each two hours later."""
+    """Return six decisions an hour of six users, each with a click two hours later."""
     log = Log()
     for hour in hours:
         for number in range(6):
@@ -72,7 +72,6 @@ def lake(tmp_path: Path) -> Lake:
 
 @pytest.fixture
 def reduced() -> Iterator[list[datetime]]:
-    """Record the hours whose sums are stored."""
     hours: list[datetime] = []
     reduce = stored_sums._Sums._reduce
 
@@ -138,10 +137,7 @@ def test_late_outcomes_of_an_hour_are_read_in_the_next_days(lake: Lake, reduced:
 
 
 def test_a_timely_outcome_counts_even_if_uploaded_after_its_hour_is_closed(tmp_path: Path) -> None:
-    """The compaction merges the late upload into the file of its hour.
-
-    The changed file makes the stored sums invalid.
-    """
+    """The compaction merges the late upload into its hour's file, which makes the stored sums invalid."""
     lake = _records(range(1)).add_to(tmp_path)
     compact(lake, FIRST + 4 * HOUR)
     _records(range(300, 301)).add_to(tmp_path)
@@ -154,7 +150,7 @@ def test_a_timely_outcome_counts_even_if_uploaded_after_its_hour_is_closed(tmp_p
 
 
 def test_timely_outcomes_count_during_and_after_a_missing_compaction(tmp_path: Path) -> None:
-    """The compaction is missing in hours 12 to 19. Each decision has a click two hours later, which is in time."""
+    """The compaction is missing in hours 12 to 19. Each click comes two hours after its decision, in time."""
     lake, log = Lake.open(tmp_path), _records(range(30))
     for hour in range(30):
         came = Log()
@@ -216,7 +212,6 @@ def test_sums_are_deleted_with_their_hours_and_with_a_forgotten_user(lake: Lake)
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_user_forgotten_during_a_read_is_not_stored(lake: Lake, fails: bool) -> None:
-    """The read had begun before the user was removed, and stores its sums afterwards, or fails while it does so."""
     put, now = Lake.put, FIRST + 10 * HOUR
     lake.forget(["u1"], now)
 
@@ -244,7 +239,7 @@ def test_files_with_other_names_are_not_deleted(lake: Lake) -> None:
 
 @pytest.fixture
 def past(tmp_path: Path) -> Lake:
-    """Return a lake with thirty hours of decisions. The first 24 hours count as the past."""
+    """Return a lake of thirty hours, the first 24 of which count as the past."""
     lake = _records(range(30)).add_to(tmp_path / "past")
     compact(lake, FIRST + 32 * HOUR)
     return lake
@@ -252,7 +247,6 @@ def past(tmp_path: Path) -> Lake:
 
 @pytest.fixture
 def fetched() -> Iterator[list[str]]:
-    """Yield a list to which the names of stored files are added when they are read."""
     names: list[str] = []
     fetch = stored_sums._Sums._fetch
 
@@ -317,7 +311,7 @@ def test_the_past_of_another_layer_needs_no_record(past: Lake, reduced: list[dat
 
 
 def test_the_days_spend_includes_hours_of_the_past(past: Lake) -> None:
-    """The budget's day begins at midnight in Los Angeles, 8:00 UTC. Its first hours are already stored as the past."""
+    """The budget's day begins at 8:00 UTC, and its first hours are already stored as the past."""
     costs = Log()
     for hour in range(30):
         costs.outcomes += [{**row, "kind": "cost"} for row in _click(hour, 0, HOUR, f"cost-{hour}").outcomes]

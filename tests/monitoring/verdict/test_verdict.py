@@ -1,4 +1,4 @@
-"""Tests of the verdict from a decision log: which users count, for which arm, and with which weight."""
+"""Tests of the users, arms and weights in a verdict from a decision log."""
 
 import json
 from collections import Counter
@@ -68,7 +68,10 @@ def test_a_clear_win_ships_and_the_dict_is_json(tmp_path: Path) -> None:
 
 
 def test_a_changed_share_of_exploration_is_another_policy(tmp_path: Path) -> None:
-    """An arm that logs no model is identified by its share of random decisions, which fallback decisions do not log."""
+    """An arm that logs no model is identified by its share of random decisions.
+
+    Fallback decisions do not log this share.
+    """
     log = traffic(400, 0.3)
     for place, row in enumerate(log.decisions):
         share = 0.5 if place < 300 else 0.1 if place < 600 else None
@@ -90,7 +93,7 @@ def test_a_changed_share_of_exploration_is_another_policy(tmp_path: Path) -> Non
     ids=["digest", "name-and-version"],
 )
 def test_only_decisions_after_the_last_model_change_count(tmp_path: Path, challenger: Any, newest: str) -> None:
-    """The incumbent does not log its model, so only the models of the challenger can be told apart."""
+    """The incumbent logs no model, so only the challenger's models can be told apart."""
     log = traffic(400, 0.3)
     for place, row in enumerate(log.decisions):
         row |= {"model_digest": None, "model_name": None, "model_version": None}
@@ -106,10 +109,9 @@ def test_only_decisions_after_the_last_model_change_count(tmp_path: Path, challe
 
 @pytest.mark.parametrize("seed", range(5))
 def test_overriding_the_incumbents_best_users_does_not_ship_a_copy_of_it(tmp_path: Path, seed: int) -> None:
-    """Both arms have the same policy. Later, the 60 incumbent users with the most clicks are overridden to the
-    challenger.
+    """The incumbent's users with the most clicks are overridden to an equal challenger.
 
-    If the earlier decisions of these users did not count, the challenger would seem better.
+    Without these users' earlier decisions, the challenger would seem better.
     """
     rng, log, clicks = np.random.default_rng(seed), Log(), Counter[str]()
     rates = rng.beta(0.3, 1.2, 2_000)
@@ -121,7 +123,7 @@ def test_overriding_the_incumbents_best_users_does_not_ship_a_copy_of_it(tmp_pat
                 clicks[f"u{user}"] += 1
     for user in sorted((f"u{user}" for user in range(0, 2_000, 2)), key=lambda user: -clicks[user])[:60]:
         log.decide(user, "challenger", override=True, assignment_probability=1.0)
-    # Without guardrails, a lift alone would be enough for the verdict "ship".
+    # Without guardrails, the lift alone would suffice for "ship".
     metrics = EXPERIMENT.metrics.replace(guardrails=())
     found = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(metrics=metrics))
     assert (found["verdict"], found["srm_p"]) == ("inconclusive", 1.0)
@@ -130,7 +132,7 @@ def test_overriding_the_incumbents_best_users_does_not_ship_a_copy_of_it(tmp_pat
 
 
 def test_a_decision_before_an_override_still_counts_if_requested_again(tmp_path: Path) -> None:
-    """The first decision was random. It counts even if an override repeats its request, or if it is withdrawn."""
+    """The first decision was random, so it counts even if an override repeats its request."""
     log = traffic(200, 0.3)
     for place, row in enumerate(log.decisions):
         row |= {"request_id": f"r{place}", "campaign_id": "c"}
@@ -157,7 +159,7 @@ def test_users_overridden_before_the_period_do_not_count_but_overrides_elsewhere
 
 
 def test_all_arms_are_compared_over_the_time_of_the_present_weights(tmp_path: Path) -> None:
-    """All arms have the same policy. Clicks increase at the time when the weights of the two challengers change."""
+    """All arms have the same policy, but clicks increase when the challengers' weights change."""
     before, after = ({"incumbent": 0.5, "a": a, "b": 0.5 - a} for a in (0.25, 0.125))
     arms = [{"name": name, "weight": weight, "endpoint": "http://x"} for name, weight in after.items()]
     experiment = Experiment.from_dict({**CONTENT, "arms": arms})
@@ -173,16 +175,13 @@ def test_all_arms_are_compared_over_the_time_of_the_present_weights(tmp_path: Pa
     found = verdict_from_log(log.write(tmp_path), experiment)
     assert found["left_out"] == {"other_weights": 2_400} and found["verdict"] == "inconclusive"
     daily = experiment.replace(budgets=(experiment.budgets[0].replace(period="day", pacing=None),))
-    # The experiment was edited on the second of four days, at 16:00.
+    # The experiment was edited on the second of four days.
     left_out = verdict_from_log(log.write(tmp_path), daily)["left_out"]
     assert left_out == {"changed_period": 480, "other_weights": 2_400, "unfinished_period": 480}
 
 
 def ramp(users: int, rate: dict[str, float], market: dict[str, float], seed: int = 0) -> Log:
-    """Return a log with two stages, 5 % and 25 %.
-
-    The click rate of a user is that of the arm plus that of the stage.
-    """
+    """Return a log of the stages 5 % and 25 %. The click rates of arm and stage add up."""
     rng = np.random.default_rng(seed)
     log = Log()
     for stage, share in (("5%", 0.05), ("25%", 0.25)):
@@ -196,10 +195,9 @@ def ramp(users: int, rate: dict[str, float], market: dict[str, float], seed: int
 
 
 def test_a_ramp_is_judged_within_its_stages_as_one_experiment(tmp_path: Path) -> None:
-    """Both arms have the same policy, and clicks increase between the stages. Stages must not be pooled.
+    """Both arms have the same policy, and clicks increase between the stages.
 
-    If they were pooled, the challenger would seem to be a third better, because most of its users come in the second
-    stage.
+    Pooled stages would favour the challenger, most of whose users come in the second stage.
     """
     rate = {"incumbent": 0.1, "challenger": 0.1}
     log = ramp(4_000, rate, {"5%": 0.0, "25%": 0.5})
@@ -246,7 +244,7 @@ def test_an_arm_with_weight_zero_has_no_verdict(tmp_path: Path) -> None:
 def paced_against_unpaced(hours: int) -> Log:
     """Return a log of two equal policies with equal daily budgets.
 
-    The challenger spends its budget evenly over the day, and the incumbent spends it in the morning.
+    The challenger spends evenly over the day, and the incumbent in the morning.
     """
     log = Log()
     for hour in range(hours):
@@ -269,7 +267,7 @@ def test_an_unfinished_day_does_not_count_with_a_daily_budget(tmp_path: Path) ->
     assert noon["verdict"] == "inconclusive" and noon["lift"] == pytest.approx(0.0)
     assert noon["left_out"] == {"unfinished_period": 12 * 20} and noon["hours"] < 48
     assert verdict_from_log(log.write(tmp_path), total)["lift"] < -0.05
-    # A day counts as complete if the requested period has ended, or if there is a decision of the next day.
+    # A day is complete if the requested period has ended, or after a decision of the next day.
     whole = Log()
     whole.decisions, whole.outcomes = log.decisions[: 48 * 20], log.outcomes
     assert verdict_from_log(whole.write(tmp_path), daily)["left_out"] == {"unfinished_period": 24 * 20}
@@ -323,9 +321,9 @@ def test_days_of_a_campaign_follow_its_own_budget(tmp_path: Path) -> None:
 
 
 def stopped_when_it_goes_badly(bad: float, rng: np.random.Generator, stage: str = "off") -> Log:
-    """Return a log of 28 days, in which the challenger is better except on each fourth day.
+    """Return 28 days on which the challenger is better, except for each fourth day.
 
-    On each fourth day, its click rate is `bad` until noon, and then all users move to the incumbent.
+    On such a day, its click rate is `bad` until all users move to the incumbent at noon.
     """
     log = Log()
     for hour in range(28 * 24 + 1):
@@ -344,9 +342,9 @@ def stopped_when_it_goes_badly(bad: float, rng: np.random.Generator, stage: str 
 @pytest.mark.parametrize(("bad", "verdict"), [(0.24, "ship"), (0.02, "inconclusive")])
 @pytest.mark.parametrize(("stage", "reason"), [("off", "switched_off"), ("shadow", "changed_period")])
 def test_days_cut_short_by_harm_count(tmp_path: Path, bad: float, verdict: str, stage: str, reason: str) -> None:
-    """On each bad day, the kill switch or a lower stage ends the challenger at noon.
+    """On each bad day, the challenger is stopped at noon.
 
-    If only complete days counted, the bad days would be missing, and the challenger would look better than it is.
+    If only complete days counted, these days would be missing and the challenger would look better.
     """
     log = stopped_when_it_goes_badly(bad, np.random.default_rng(0), stage)
     daily = DAILY.replace(metrics=DAILY.metrics.replace(guardrails=()))
@@ -367,10 +365,7 @@ def test_a_guardrail_breached_only_on_cut_days_does_not_hold(tmp_path: Path) -> 
 
 
 def daily(stages: Iterable[tuple[str, float, int]], clicks: Callable[[str, int], bool], same: bool = False) -> Log:
-    """Return a log of consecutive days. Each has a stage, the challenger's share of the users, and a number of users.
-
-    With `same`, all days have the same users.
-    """
+    """Return consecutive days, each with a stage, the challenger's share and a number of users."""
     log = Log()
     for day, (stage, share, users) in enumerate(stages):
         for user in range(users):
@@ -384,7 +379,7 @@ def daily(stages: Iterable[tuple[str, float, int]], clicks: Callable[[str, int],
 
 
 def test_run_time_counts_days_by_their_weight_in_the_lift(tmp_path: Path) -> None:
-    """Twelve days at 5 % are followed by one day at 50 %, which has nearly all of the weight in the lift."""
+    """The one day at 50 % has nearly all of the weight in the lift."""
     rng = np.random.default_rng(0)
     stages = [("5%", 0.05, 60)] * 12 + [("50%", 0.5, 4_000)]
     log = daily(stages, lambda arm, day: rng.random() < (0.5 if arm == "challenger" else 0.2))
@@ -400,7 +395,7 @@ def test_run_time_counts_days_by_their_weight_in_the_lift(tmp_path: Path) -> Non
 
 
 def test_run_time_counts_a_day_once_if_the_same_users_return_daily(tmp_path: Path) -> None:
-    """One day at 25 % is followed by 13 days at 50 % with the same users. Each day must count about the same."""
+    """Each of the 14 days must count about the same."""
     stages = [("25%", 0.25, 400)] + [("50%", 0.5, 400)] * 13
     log = daily(stages, lambda arm, day: day == 0 and arm == "challenger", same=True)
     found = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(min_runtime_hours=168))
@@ -409,10 +404,7 @@ def test_run_time_counts_a_day_once_if_the_same_users_return_daily(tmp_path: Pat
 
 
 def test_an_outcome_reported_late_never_counts(tmp_path: Path) -> None:
-    """Both arms have the same policy, but the challenger's clicks are reported two days late, and so do not count.
-
-    Each click is reported a second time even later, which must not change the verdict.
-    """
+    """Both arms have the same policy, but the challenger's clicks come two days late and so do not count."""
     log, last = traffic(600, 0.2, rounds=12), pd.Timestamp("2025-03-06", tz="UTC")
     taken = {row["decision_id"]: (row["arm"], pd.Timestamp(row["event_time"])) for row in log.decisions}
     clicks = [row for row in log.outcomes if row["kind"] == "click"]
@@ -432,12 +424,11 @@ def test_an_outcome_reported_late_never_counts(tmp_path: Path) -> None:
     found = judged(heard)
     assert early["arms"] == found["arms"] and found["arms"]["challenger"]["totals"]["click"] == 0
     assert found["late_outcomes"] > 0
-    # Late reports are the challenger's only disadvantage.
     assert found["lift_ci"][1] < 0 and (found["verdict"], found["code"]) == ("inconclusive", LATE_GAP.code)
 
 
 def test_unequal_late_corrections_of_costs_ship_nothing(tmp_path: Path) -> None:
-    """Each cost is an estimate at first, and is corrected two days later. The corrections differ between the arms."""
+    """Costs are estimates that are corrected two days later, differently between the arms."""
 
     def judged(correction: float) -> dict[str, Any]:
         log = traffic(600, 0.5, rounds=12)
@@ -454,10 +445,7 @@ def test_unequal_late_corrections_of_costs_ship_nothing(tmp_path: Path) -> None:
 
 
 def test_a_few_late_outcomes_of_one_arm_stop_nothing(tmp_path: Path) -> None:
-    """Both arms have the same policy, but 2 % of the challenger's clicks come a day late.
-
-    The verdict must not be "stop".
-    """
+    """Both arms have the same policy, but 2 % of the challenger's clicks come a day late."""
     log, rng = Log(), np.random.default_rng(0)
     for number in range(7_200):
         arm = "challenger" if number % 2 else "incumbent"
@@ -475,7 +463,7 @@ def test_a_few_late_outcomes_of_one_arm_stop_nothing(tmp_path: Path) -> None:
 
 
 def test_a_stage_with_only_late_outcomes_causes_no_difference_between_arms(tmp_path: Path) -> None:
-    """Only the first stage has late outcomes, and most decisions of the challenger come after that stage."""
+    """Most of the challenger's decisions come after the stage with late outcomes."""
     log = ramp(4_000, {"incumbent": 0.3, "challenger": 0.5}, {"5%": 0.0, "25%": 0.0})
     stages = {row["decision_id"]: row["stage"] for row in log.decisions}
     taken = {row["decision_id"]: pd.Timestamp(row["event_time"]) for row in log.decisions}
@@ -505,7 +493,7 @@ def budget(**changes: Any) -> Experiment:
 def test_days_with_unequal_budgets_do_not_count(
     tmp_path: Path, changed: dict[str, str], experiment: Experiment, left_out: dict[str, int]
 ) -> None:
-    """During the first one and a half of three days, the experiment has another layer or another file."""
+    """During half of the days, the experiment has another layer or another file."""
     log = paced_against_unpaced(73)
     for place, row in enumerate(log.decisions):
         row |= {"salt": DAILY.salt, "layer": DAILY.layer, "experiment_version": "after"}
@@ -526,10 +514,6 @@ def test_days_on_which_the_experiment_was_off_are_no_run_time(tmp_path: Path) ->
 
 
 def test_a_large_log_is_judged_in_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A verdict with a small memory limit has the same figures as one without.
-
-    The log has changes of stage within a day.
-    """
     shares = {stage: DAILY.replace(stage=stage).shares()["challenger"] for stage in ("5%", "25%", "50%")}
     lake = Lake.open(tmp_path)
     with duckdb.connect() as db:
@@ -570,9 +554,9 @@ def test_a_large_log_is_judged_in_little_memory(tmp_path: Path, monkeypatch: pyt
 
 
 def polled(users: int, harm: float, share: float, seed: int = 0) -> Log:
-    """Return a log with costs. The challenger's costs are higher by `harm`.
+    """Return a log in which the challenger's costs are higher by `harm`.
 
-    One user makes `share` of the challenger's decisions, and none of them has a cost.
+    One user makes `share` of its decisions, all without a cost.
     """
     rng = np.random.default_rng(seed)
     log = Log()
@@ -643,10 +627,7 @@ def test_replay_weights(tmp_path: Path) -> None:
 
 
 def test_a_replay_compares_the_arms_at_one_budget(tmp_path: Path) -> None:
-    """A decision of the incumbent gains 0.3 and costs 2. A decision of the challenger gains 0.2 and costs 0.5.
-
-    With a budget of 1 per decision, the incumbent can pay for only half of its decisions, so its gain counts as 0.15.
-    """
+    """With a budget of 1 per decision, the incumbent can pay for only half of its decisions, which cost 2."""
     log = Log()
     weights = []
     for user in range(200):
@@ -696,7 +677,6 @@ def test_an_unreadable_gain_is_reported(tmp_path: Path) -> None:
 
 
 def test_the_gain_is_the_weighted_sum_of_outcomes_of_any_name(tmp_path: Path) -> None:
-    """An outcome may have the same name as a record field. The experiment may also measure each outcome on its own."""
     log = Log()
     for user in range(400):
         decision = log.decide(f"u{user}", "challenger" if user % 2 else "incumbent")
@@ -717,7 +697,7 @@ def test_the_gain_is_the_weighted_sum_of_outcomes_of_any_name(tmp_path: Path) ->
 
 
 def test_money_is_reported_per_currency_unit_and_at_equal_spend(tmp_path: Path) -> None:
-    """Both arms have the same number of clicks, but a click of the challenger costs half as much."""
+    """Both arms have equally many clicks, but the challenger's cost half as much."""
     log, rng = Log(), np.random.default_rng(5)
     for user in range(1_000):
         arm = "challenger" if user % 2 else "incumbent"
@@ -748,7 +728,6 @@ def test_money_is_reported_per_currency_unit_and_at_equal_spend(tmp_path: Path) 
 
 
 def test_each_number_has_one_name_and_its_unit(tmp_path: Path) -> None:
-    """The gain of this data set is revenue, and the primary metric is clicks, so their names and units must differ."""
     log, spec = traffic(400, 0.5), DatasetSpec.load("simulator").replace(reward={"gain": "revenue"})
     for row in log.decisions:
         log.learn(row["decision_id"], "revenue", 3.0)
@@ -769,7 +748,6 @@ def test_each_number_has_one_name_and_its_unit(tmp_path: Path) -> None:
 
 
 def test_stages_of_a_ratio_are_weighted_by_decisions(tmp_path: Path) -> None:
-    """In one stage, the challenger gets more clicks. Its stage must not get a larger weight for this."""
     log = Log()
     for stage, share, users in (("5%", 0.05, 400), ("50%", 0.5, 400)):
         for user in range(users):
@@ -784,7 +762,7 @@ def test_stages_of_a_ratio_are_weighted_by_decisions(tmp_path: Path) -> None:
                 log.learn(decision, "click", 1.0)
     metrics = {"primary": "click_per_cost", "secondary": ["cost_per_click"], "outcome_hours": None}
     found = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(metrics=metrics))
-    # The arms differ by 1 - 0.5 in the first stage and by 0.25 - 0.5 in the second one. The stages have equal weights.
+    # The arms differ by 0.5 in the first stage and by -0.25 in the second, with equal weights.
     assert found["lift"] == found["money"]["lift"] == pytest.approx((0.5 - 0.25) / 2.0)
     assert found["secondary"]["cost_per_click"]["lift"] == pytest.approx((-1.0 + 2.0) / 2.0)
 

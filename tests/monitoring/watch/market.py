@@ -1,4 +1,4 @@
-"""A simulated market: its decision log, the training sample of a model, and a monitor without HTML pages."""
+"""A simulated market, with its log, a training sample and a monitor."""
 
 from datetime import datetime, timedelta
 from functools import cache
@@ -24,26 +24,19 @@ _KINDS = {column.name: column.kind for column in SPEC.context}
 
 @cache
 def sample(version: str = "1", days: Days = DAYS) -> TrainingSample:
-    """Return a training sample from two earlier weeks of the same market."""
     rows = sample_users(days.sample())
     grid = ThresholdGrid.measure(rows, _KINDS, imitations=100)
     return TrainingSample(version, rows, SPEC.context, (), grid)
 
 
 class Market:
-    """A market that writes the log of one day after another, and a monitor that checks the log.
-
-    Args:
-        folder: Folder for the log and for the state of the monitor.
-        days: Generates the rows of each day.
-    """
+    """A market that writes one day of its log after another, and a monitor that checks the log."""
 
     def __init__(self, folder: Path, days: Days = DAYS) -> None:
         self.days, self.log, self.folder = days, folder / "log", folder / "state"
         self.next = 0
 
     def live(self, days: int, shift: Shift = healthy) -> None:
-        """Write the given number of further days."""
         for _ in range(days):
             records = self.days.records(self.next, self.days.rows(self.next, shift))
             add_to_lake(self.log, records, name=f"{self.next:08d}")
@@ -51,7 +44,6 @@ class Market:
 
     @property
     def night(self) -> datetime:
-        """Return the time at which the monitor runs, two hours after the end of the last written day."""
         return START + timedelta(days=self.next, hours=2)
 
     @property
@@ -62,7 +54,6 @@ class Market:
         return run(self.watched, self.folder, now or self.night, **options)
 
     def nights(self, days: int, shift: Shift = healthy) -> list[State]:
-        """Write one day after another, and check after each day; returns the states of the monitor."""
         states = []
         for _ in range(days):
             self.live(1, shift)
@@ -75,7 +66,6 @@ def fewer_clicks(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def worse_challenger(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Assign half of the users to a challenger that gets no clicks."""
     challenged = rows["user_id"].str[-1].isin(list("13579")).to_numpy()
     arm = np.where(challenged, "challenger", "incumbent")
     return rows.assign(arm=arm, rate=rows["rate"] * ~challenged)

@@ -1,4 +1,4 @@
-"""Tests of the alarms on invented values of measures and columns, without a log."""
+"""Tests of the alarms on invented values of measures and columns."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -51,7 +51,6 @@ def test_only_the_harmful_direction_is_harm() -> None:
 
 
 def test_since_is_the_beginning_of_the_first_unusual_period() -> None:
-    """The start of an alarm is the start of its first unusual period, for any length of the periods."""
     for length in (timedelta(hours=6), timedelta(days=1), timedelta(days=7)):
         streams: dict[str, Stream] = {}
         for number in range(1, 20):
@@ -77,10 +76,6 @@ def test_a_loss_is_reported_with_its_unit() -> None:
 
 
 def test_missing_measures_do_not_raise_alarms_of_others() -> None:
-    """With more measures, an alarm needs more evidence.
-
-    On a day when seven of eight measures are missing, it needs as much.
-    """
     streams: dict[str, Stream] = {}
     names = [("journeys", "", f"m{i}") for i in range(8)]
     for day in range(12):
@@ -171,7 +166,7 @@ def test_a_weekly_pattern_is_no_alarm() -> None:
     state = State()
     for day in range(28):
         assert not columns_alarm(state, day, column("a", 0.2 if day % 7 in (5, 6) else 0.02)), day
-    # Sundays are usually shifted by 0.2. A shift by 0.5 is still an alarm.
+    # Sundays are usually shifted by 0.2, so 0.5 is still an alarm.
     assert not columns_alarm(state, 33, column("a", 0.5))
     assert columns_alarm(state, 34, column("a", 0.5)) == {"context/a"}
 
@@ -186,10 +181,10 @@ def test_a_large_weekly_shift_alarms_until_it_is_known() -> None:
 @pytest.mark.parametrize(
     ("score", "alarms"),
     [
-        # A day without values is no drift. Another check finds missing values.
+        # A day without values is no drift; another check finds missing values.
         (lambda day: None, [False] * 14),
         (lambda day: 0.3 if day % 9 == 8 else 0.02, [False] * 60),
-        # A small score every day is normal: a single weekday always differs a little from a sample of whole weeks.
+        # A single weekday always differs a little from a sample of whole weeks.
         (lambda day: 0.12, [False] * 28),
         (lambda day: 0.4, [False] * 2 + [True] * 58),
         (lambda day: 0.3 if day >= 8 else 0.02, [False] * 9 + [True] * 59),
@@ -207,7 +202,7 @@ def test_a_large_weekly_shift_alarms_until_it_is_known() -> None:
     ],
 )
 def test_only_a_lasting_shift_is_an_alarm(score: Callable[[int], float | None], alarms: list[bool]) -> None:
-    """An alarm must not switch on and off again and again. A shift on only two Mondays is no weekly pattern yet."""
+    """An alarm must not flap. A shift on only two Mondays is no weekly pattern yet."""
     state = State()
     days = (column("a", score(day), "no_values") for day in range(len(alarms)))
     assert [bool(columns_alarm(state, day, of_day)) for day, of_day in enumerate(days)] == alarms
@@ -223,7 +218,6 @@ def test_another_model_resets_the_columns() -> None:
 
 
 def test_a_retraining_request_needs_drift_and_waits_after_one() -> None:
-    """Only drift leads to a request to train a new model; harm or missing values do not."""
     state = State(model_version="1")
     state.broken = {"hour": Alarm(kind="data_quality", since=at(1), text="no values")}
     state.streams["outcomes/gain_per_cost"] = Stream(alarm=Alarm(kind="harm", since=at(1), text="x"))

@@ -1,4 +1,4 @@
-"""Tests that a check judges each period once, even if checks are late, interrupted or repeated."""
+"""Tests that each period is judged once, even if checks are late, interrupted or repeated."""
 
 import json
 import shutil
@@ -29,7 +29,6 @@ def two_weeks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def judged(two_weeks: Path, tmp_path_factory: pytest.TempPathFactory) -> State:
-    """State after one check of all thirteen days."""
     return run(market(two_weeks).watched, tmp_path_factory.mktemp("judged"), at(13))
 
 
@@ -44,8 +43,6 @@ def at(days: float, hours: float = 2.0) -> datetime:
 
 
 def same(one: State, other: State, but: tuple[str, ...] = ()) -> bool:
-    """Return whether two states are equal apart from rounding, because sums may be added in a different order."""
-
     def rounded(part: Any) -> Any:
         if isinstance(part, float):
             return float(f"{part:.6g}")

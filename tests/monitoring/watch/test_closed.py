@@ -1,4 +1,4 @@
-"""Tests of days without decisions: either a usual closing day, or a day on which decisions are missing."""
+"""Tests of days without decisions, as closing days and as faults."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -18,7 +18,6 @@ MIDNIGHT = START.replace(hour=0)  # start of the first day
 
 
 def log(folder: Path, days: int, closed: Collection[int]) -> datetime:
-    """Write one decision at noon of each day that is not in `closed`; returns the end of the last day."""
     folder.mkdir()
     write(folder, [decision(f"d{day}", 1_440.0 * day) for day in range(days) if day not in closed], [])
     return MIDNIGHT + days * DAY
@@ -56,10 +55,7 @@ def test_periods_other_than_days(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_a_check_on_mondays(tmp_path: Path) -> None:
-    """After two Sundays without decisions, further Sundays without decisions count as closed.
-
-    A Monday without decisions is still a fault.
-    """
+    """After two empty Sundays, empty Sundays count as closed, but an empty Monday is still a fault."""
     market = Market(tmp_path, replace(DAYS, users_a_day=20))
 
     def why() -> set[str]:

@@ -1,5 +1,3 @@
-"""Tests of column drift in one period: thresholds, the same scores as Evidently's, and reports of broken data."""
-
 import json
 import sys
 from collections.abc import Mapping

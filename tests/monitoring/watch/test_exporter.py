@@ -1,5 +1,3 @@
-"""Tests that the Prometheus metrics of the monitor agree with the state from which they are computed."""
-
 import re
 import signal
 import subprocess
@@ -46,7 +44,6 @@ def state() -> State:
 
 
 def scrape(of: Path | MonitorCollector) -> dict[tuple[str, ...], float]:
-    """Return the value of each metric by its name and label values."""
     registry = CollectorRegistry()
     registry.register(MonitorCollector(of) if isinstance(of, Path) else of)
     return parsed(generate_latest(registry).decode())
@@ -103,7 +100,6 @@ def test_metrics_equal_the_state(tmp_path: Path) -> None:
     "text", [None, "", "{", '{"version": 9}', "{}"], ids=["none", "empty", "half", "newer", "unchecked"]
 )
 def test_alarms_last_while_the_state_is_unreadable(text: str | None, tmp_path: Path) -> None:
-    """The last known alarms stay active. The time of the last check shows how old they are."""
     path = tmp_path / STATE_FILE
     state().write(path)
     collector = MonitorCollector(path)
@@ -127,7 +123,7 @@ def test_the_number_of_series_is_bounded(tmp_path: Path) -> None:
     quiet = scrape(tmp_path / STATE_FILE)
     assert sum(key[0] == "value" for key in quiet) <= MOST_STREAMS
     assert sum(key[0] == "alarm" for key in quiet) == 3 * MOST_STREAMS
-    # There is a maximum number of exported streams. Streams with an alarm come first, and first of all those that page.
+    # The number of exported streams is limited. Those with alarms come first, paging alarms before all.
     for i in range(0, 1_000, 2):
         many.streams[f"context/c{i:04}"].alarm = drift
     many.write(tmp_path / STATE_FILE)

@@ -1,4 +1,4 @@
-"""Tests that each fault of a log or of a state is reported as what it is, never as a traceback or as "no drift"."""
+"""Tests that each fault of a log or a state is reported as what it is."""
 
 import errno
 import json
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def market(tmp_path: Path) -> Market:
-    """Return a market with two days of decisions. The first day was already judged."""
+    """Return a market with two days, the first of them already judged."""
     made = Market(tmp_path)
     made.live(1)
     state = made.check()
@@ -46,7 +46,7 @@ def edit(file: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
 
 
 def in_context(**values: Any) -> Callable[[pd.DataFrame], pd.DataFrame]:
-    """Return a function that sets these values in the context of each decision; `...` removes a column."""
+    """Return a function that sets values in each decision's context; `...` removes a column."""
 
     def change(text: str) -> str:
         context = json.loads(text) | values
@@ -79,7 +79,7 @@ def edited(change: Callable[[pd.DataFrame], pd.DataFrame], kind: str = "decision
 UNREADABLE = {
     "empty": rewritten(lambda content: b""),
     "cut-off": rewritten(lambda content: content[: len(content) // 2]),
-    # The data are overwritten, but the end of the file, which lists where the data are, is intact.
+    # The data are overwritten, but the file's footer is intact.
     "damaged": rewritten(lambda content: content[:100] + bytes(len(content) - 6_100) + content[-6_000:]),
     "no-user": edited(lambda rows: rows.drop(columns="user_id")),
     "no-time": lambda market: edit(newest(market), lambda rows: rows.assign(event_time="noon")),
@@ -109,7 +109,6 @@ def test_an_unreadable_log_is_not_judged_but_retried(break_it: Callable[[Market]
 
 
 def test_a_context_that_is_no_object(market: Market) -> None:
-    """Columns can't be judged, but everything else can."""
     edit(newest(market), lambda rows: rows.assign(context="[1, 2"))
     state = market.check()
     assert why(state, COLUMNS).reason == why(state, LAST_HOURS).reason == "unreadable_log"
@@ -125,7 +124,7 @@ def test_no_decisions(market: Market) -> None:
         assert why(state, group).reason == "no_decisions" and "2025-03-04" in why(state, group).text
     day.with_suffix(".away").rename(day)
     assert why(market.check(), "outcomes").reason == "learning", "late data is judged now"
-    # A day without decisions is skipped as soon as a later day has been judged.
+    # A day without decisions is skipped once a later day has been judged.
     market.next += 1
     assert why(market.check(), "outcomes").reason == "no_decisions"
     market.live(1)
@@ -137,7 +136,7 @@ def test_no_decisions(market: Market) -> None:
     ("few", "groups"),
     [
         (lambda rows: rows.head(15), GROUPS),
-        # If the incumbent has few users, its own measures cannot be judged, but those of all decisions can.
+        # With few users, only the incumbent's own measures cannot be judged.
         (lambda rows: rows.assign(arm=rows["arm"].where(rows["user_id"].str[-1] == "7", "outside")), ("decisions",)),
     ],
     ids=["all", "incumbent"],
@@ -152,7 +151,6 @@ def test_too_few_users(few: Callable[[pd.DataFrame], pd.DataFrame], groups: Sequ
 
 
 def test_outcomes_missing(market: Market) -> None:
-    """A day whose outcomes are missing must not be judged as a day without clicks."""
     before = State.read(market.folder / STATE_FILE)
     for file in (market.log / "arrived" / "outcomes").rglob("*.parquet"):
         file.unlink()
@@ -165,10 +163,6 @@ def test_outcomes_missing(market: Market) -> None:
 
 
 def test_late_outcomes_delay_a_judgement_by_two_days(tmp_path: Path) -> None:
-    """If half of the outcomes are uploaded late, half of the gain seems lost.
-
-    The judgement waits, because the alarm would be false.
-    """
     market = Market(tmp_path)
     market.live(8)
     market.check()
@@ -203,7 +197,7 @@ def test_another_incumbent_model_restarts_learning(tmp_path: Path) -> None:
 
 
 def test_future_times(market: Market) -> None:
-    """If a router's clock is a century ahead, its decisions are missing from the period in which they were made."""
+    """A router's clock is a century ahead, so its decisions are missing from their period."""
     century = pd.Timedelta(36_525, "D")
     moved = newest(market)
     before, rows = moved.read_bytes(), pd.read_parquet(moved).drop(columns=["hour", "bucket"])
@@ -245,7 +239,7 @@ def test_a_column_without_values_is_found_at_once(
 
 
 def test_a_column_that_lost_its_values_within_the_day(market: Market) -> None:
-    """The loss is found from the values of the last six hours, before the end of the day."""
+    """The values of the last six hours show the loss before the day ends."""
     market.live(1)
 
     def since_18(rows: pd.DataFrame) -> pd.DataFrame:
@@ -257,7 +251,7 @@ def test_a_column_that_lost_its_values_within_the_day(market: Market) -> None:
 
 
 def test_a_new_column(market: Market) -> None:
-    """A new column in the log is a fault only if the data set describes it and the model does not know it."""
+    """A new column is a fault only if the data set describes it and the model lacks it."""
     edit(newest(market), in_context(weather="rain"))
     assert market.check().groups[COLUMNS].not_judged is None
     spec = market.watched.spec
@@ -332,7 +326,6 @@ def test_columns_of_a_challenger_are_judged_while_a_rule_decides(tmp_path: Path,
 
 @pytest.mark.parametrize("where", ["pathlib.Path.write_text", "monitoring.watch.check.measure"])
 def test_a_full_disk_is_a_failed_check(where: str, market: Market) -> None:
-    """A full disk must not be reported as a fault of the log."""
     before = (market.folder / STATE_FILE).read_bytes()
     full = OSError(errno.ENOSPC, "No space left on device")
     with patch(where, side_effect=full), pytest.raises(OSError, match="No space left") as error:

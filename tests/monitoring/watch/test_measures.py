@@ -1,4 +1,4 @@
-"""Tests that the monitor's measures equal independent calculations, and leave out records that must not count."""
+"""Tests that the monitor's measures equal independent calculations."""
 
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,7 @@ def few_users(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Written(list[dict[str, Any]]):
-    """A log for the tests of measures.
-
-    Its files contain many records that must not count; `decisions` and `outcomes` have only the others.
-    """
+    """A log whose files contain many records that must not count; `decisions` and `outcomes` have the others."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -48,7 +45,7 @@ class Written(list[dict[str, Any]]):
             came = {kind: 0.0 for kind in (*SPEC.outcome_kinds, "cost")}
             counts = True
             what = rng.choice(["cancelled", "withdrawn", "overridden", "yesterday", "tomorrow", *["usual"] * 12])
-            # The decision has a second record, which may be written before or after the first.
+            # The second record may be written before or after the first.
             if what == "withdrawn":
                 taken_back = {**row, "withdrawn": True, "expose": False, "fallback_reason": "log"}
                 decisions += [row, taken_back][:: rng.choice([1, -1])]
@@ -193,8 +190,7 @@ def test_ranking_of_exposures(tmp_path: Path) -> None:
     found = by_name(count(tmp_path))
     assert found["performance/mtorl-vs-frequency/challenger/auc"].value == pytest.approx(realised_auc(p, clicked))
     assert found["performance/mtorl-vs-frequency/challenger/expected_auc"].value == pytest.approx(expected_auc(p))
-    # An exposure with two clicks still is one success. There is no ranking for a gain that is not 0 or 1, such as
-    # revenue.
+    # Two clicks are still one success. A gain that is not 0 or 1 has no ranking.
     one = int(np.flatnonzero(clicked)[0])
     write(tmp_path, decisions, [*clicks, outcome("again", f"d{one}", "click", 1.0)])
     assert by_name(count(tmp_path))["performance/mtorl-vs-frequency/challenger/auc"].value == pytest.approx(
@@ -206,7 +202,6 @@ def test_ranking_of_exposures(tmp_path: Path) -> None:
 
 
 def test_decisions_without_an_exposure_have_no_gain(tmp_path: Path) -> None:
-    """The budget is exhausted all day, so the gain of the refused decisions is unknown."""
     written = [
         decision(f"d{i}", i / 10, user_id=f"u{i}", expose=False, budget_exhausted=True, drawn_channel="search")
         for i in range(20)
@@ -229,7 +224,7 @@ def test_the_arms_with_most_decisions_are_measured(tmp_path: Path, monkeypatch: 
 
 
 def test_a_policy_without_expectations_or_features(tmp_path: Path) -> None:
-    """The incumbent is a rule that logs its decisions, but neither expected rewards nor features."""
+    """The incumbent is a rule that logs neither expected rewards nor features."""
     nothing = {"expected_reward": None, "feature_hash": None, "model_digest": None, "propensity": None}
     nothing["state_distance"] = None
     write(tmp_path, [decision(f"d{i}", i / 10, user_id=f"u{i}", arm="incumbent", **nothing) for i in range(9)])
@@ -253,7 +248,6 @@ def test_exposures_without_outcomes_are_missing_not_zero(tmp_path: Path) -> None
 
 
 def test_outcomes_of_each_arm(tmp_path: Path) -> None:
-    """Users outside the experiment get the incumbent's decisions."""
     arms = ["incumbent", "outside", "challenger", "rule"] * 5
     decisions = [decision(f"d{i}", i / 10, user_id=f"u{i}", arm=arm, expose=True) for i, arm in enumerate(arms)]
     clicks = [outcome(f"e{i}", f"d{i}", "click", 1.0) for i, arm in enumerate(arms) if arm != "rule"]

@@ -1,4 +1,4 @@
-"""Tests of a month of a market: no alarm while it is healthy, and an alarm during a fault."""
+"""Tests of a market's month: no alarm while it is healthy, and an alarm during a fault."""
 
 import shutil
 from dataclasses import replace
@@ -15,7 +15,7 @@ HEALTHY = 16  # days before each shift
 
 
 def test_a_healthy_month_has_no_alarms(tmp_path: Path) -> None:
-    """The healthy market has other click rates and devices at weekends, and random differences between days."""
+    """The healthy market differs at weekends and randomly between days."""
     market = Market(tmp_path)
     market.live(HEALTHY)
     for state in (market.check(), *market.nights(30 - HEALTHY)):
@@ -23,13 +23,12 @@ def test_a_healthy_month_has_no_alarms(tmp_path: Path) -> None:
 
 
 def gone_at_noon(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Exhaust the day's budget at noon."""
     refused = rows["expose"] & (rows["hour"] >= 12)
     return rows.assign(exhausted=refused, expose=rows["expose"] & ~refused)
 
 
 def test_an_exhausted_budget_is_a_ticket(tmp_path: Path) -> None:
-    """An exhausted budget halves the clicks, which only opens a ticket. Other harm at the same time must still page."""
+    """An exhausted budget halves the clicks and opens a ticket, but other harm must still page."""
     market = Market(tmp_path, replace(DAYS, users_a_day=2_000))
     market.live(HEALTHY)
     market.check()

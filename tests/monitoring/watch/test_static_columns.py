@@ -1,5 +1,3 @@
-"""Tests of drift in static user columns. Decisions log these columns from the feature store."""
-
 import json
 import zlib
 from collections.abc import Callable
@@ -44,8 +42,6 @@ def sample() -> TrainingSample:
 
 
 class Users(Market):
-    """A market whose decisions log the static columns of their users."""
-
     @property
     def watched(self) -> Watched:
         return Watched(Lake.open(self.log), WITH_STATIC, lambda _: sample(), page="never")
@@ -53,10 +49,8 @@ class Users(Market):
     def day(self, change: Callable[[Static], Static] = dict, known: float = 1.0, of_unknown: Any = None) -> State:
         """Write a day of decisions and check it.
 
-        Args:
-            change: Maps the true columns of a user to the columns in the feature store.
-            known: Share of users that the feature store contains.
-            of_unknown: Columns that are logged for the other users.
+        `change` maps a user's true columns to the stored ones. `known` is the share of users in the feature
+        store; the others get the columns `of_unknown`.
         """
         self.live(1)
         file = max((self.log / "arrived" / "decisions").rglob("*.parquet"))
@@ -69,7 +63,6 @@ class Users(Market):
 
 @pytest.fixture
 def market(tmp_path: Path) -> Users:
-    """Two healthy days."""
     made = Users(tmp_path)
     for _ in range(2):
         state = made.day()
@@ -99,9 +92,6 @@ def test_a_column_missing_from_the_store_is_found_at_once(market: Users) -> None
 
 @pytest.mark.parametrize(("known", "judged"), [(0.5, 3), (0.0, 2)], ids=["newcomers", "nobody"])
 def test_users_missing_from_the_store_are_no_drift(known: float, judged: int, market: Users) -> None:
-    """If the feature store lacks users, their missing columns are not a fault, and the columns of the request are
-    judged.
-    """
     state = market.day(known=known, of_unknown={"age_group": None, "tenure_days": None} if known else {})
     assert state.groups["context"].not_judged is None and not state.alarms()
     assert len(state.streams["context/device"].past) == 3

@@ -18,7 +18,6 @@ OTHERS = (("outcomes", "", "gain_per_cost"), ("outcomes", "", "cost_per_exposure
 
 
 def live(values: Iterable[float], streams: dict[str, Stream], first: int = 0) -> list[bool]:
-    """Judge one measure on consecutive days; returns for each day whether its alarm was on."""
     stood = []
     for day, value in enumerate(values, first):
         judge(streams, [Measured(*OF_GAIN, value, 0.002, 1_000.0)], at(day))
@@ -54,7 +53,7 @@ def test_one_bad_day_does_not_page() -> None:
 
 @pytest.mark.parametrize("alike", [0.0, 0.5])
 def test_correlated_days_rarely_alarm(alike: float) -> None:
-    """Even if the values of successive days are correlated, there is at most one false alarm a year."""
+    """There is at most one false alarm a year."""
     rng, rung, years = np.random.default_rng(2), 0, 12
     for _ in range(years):
         noise, value = rng.normal(0.0, 0.05, 365), 0.0
@@ -68,16 +67,13 @@ def test_correlated_days_rarely_alarm(alike: float) -> None:
 
 
 def week(rng: np.random.Generator, day: int, se: float) -> tuple[float, float]:
-    """Return the gain per decision of a day, and its standard error. At weekends, the gain is a quarter lower."""
+    """Return a day's gain per decision and its standard error; weekends have a quarter less."""
     usual = 0.08 * (0.75 if day % 7 >= 5 else 1.0) * np.exp(rng.normal(0.0, 0.02))
     return usual + 0.08 * se * rng.normal(), 0.08 * se
 
 
 def days_until_harm(rng: np.random.Generator, healthy: int, se: float, hours: int = 24) -> int | None:
-    """Return after how many days an alarm fires if the gain drops by 20 %, or None if none fires within six days.
-
-    The drop affects two of three measures.
-    """
+    """Return the days until an alarm fires after a 20 % loss in two of three measures, or None if it takes over six."""
     streams: dict[str, Stream] = {}
     for day in range(healthy + 6):
         value, error = week(rng, day, se)
@@ -97,10 +93,7 @@ def days_until_harm(rng: np.random.Generator, healthy: int, se: float, hours: in
 
 @pytest.mark.parametrize(("healthy", "se", "share"), [(14, 0.026, 0.9), (14, 0.06, 0.3), (35, 0.06, 0.7)])
 def test_a_lasting_loss_of_a_fifth_is_found_despite_weekends(healthy: int, se: float, share: float) -> None:
-    """The standard errors are those of a market with 10,000 and with 2,000 users a day.
-
-    The loss is found only if the forecast knows that weekends differ.
-    """
+    """The errors are those of 10,000 and 2,000 users a day. The forecast must know that weekends differ."""
     rng = np.random.default_rng(healthy)
     found = [days_until_harm(rng, healthy, se) is not None for _ in range(30)]
     assert np.mean(found) >= share
@@ -129,7 +122,7 @@ def test_weekends_rarely_alarm(missing: float) -> None:
 
 
 def test_the_weekday_of_a_day_is_that_of_its_start() -> None:
-    """The period of a Sunday ends on Monday at midnight, but must count as a Sunday, in any time zone."""
+    """A Sunday's period ends on Monday at midnight, but must count as a Sunday in any time zone."""
     streams, rng = dict[str, Stream](), np.random.default_rng(4)
     east = datetime.fromisoformat("2026-01-05T09:00:00+09:00")
     for day in range(28):

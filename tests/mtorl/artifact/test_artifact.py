@@ -1,7 +1,3 @@
-"""Tests that a model artifact is complete, has right checksums, loads without torch, and predicts like the trained
-network.
-"""
-
 import json
 import os
 import shutil
@@ -139,7 +135,7 @@ def test_a_loaded_artifact_equals_the_saved_policy(saved):
 
 
 def test_saving_logs_nothing(tmp_path, caplog):
-    """Saving must not log the messages of libraries, because the log of a pipeline step would show them."""
+    """The log of a pipeline step would show the messages of libraries."""
     with caplog.at_level("INFO"):
         save(tmp_path / "artifact", trained_policy())
     assert caplog.records == []

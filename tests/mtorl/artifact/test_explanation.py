@@ -1,4 +1,4 @@
-"""Tests that attributions are exact for a network with a known formula, also for empty histories."""
+"""Tests that attributions are exact for a network with a known formula."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -23,10 +23,7 @@ MINUTE = 60_000_000
 
 
 def journey(clicks: list[float], spec: DatasetSpec = SPEC, present: float = 99.0) -> Instance:
-    """Returns the window of a user whose earlier touchpoints had these clicks.
-
-    The touchpoints are a minute apart, on alternating channels.
-    """
+    """Return the window of a user with these earlier clicks, a minute apart on alternating channels."""
     k = len(clicks)
     history: dict[str, Any] = {
         "hist_channel": [spec.channels[i % 2] for i in range(k)],
@@ -39,9 +36,7 @@ def journey(clicks: list[float], spec: DatasetSpec = SPEC, present: float = 99.0
 
 
 class Additive:
-    """A network with a simple formula: the reward is 0.1 plus 0.05 per click, and the first logit counts the
-    touchpoints.
-    """
+    """A network with reward 0.1 plus 0.05 per click, whose first logit counts the touchpoints."""
 
     def __init__(self) -> None:
         self.calls: list[int] = []

@@ -1,4 +1,4 @@
-"""Tests that shortened graphs compute only the steps that a batch needs, and return the same bits as the full graph."""
+"""Tests that shortened graphs compute only the needed steps and return the full graph's bits."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ SIZES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module", params=SIZES)
 def artifact(request, tmp_path_factory) -> Artifact:
-    """An artifact of an untrained network, with the distance of a user's state as an output."""
     sizes = SIZES[request.param]
     spec = SPEC.replace(window=sizes["window"])
     torch.set_num_threads(1)
@@ -55,7 +54,7 @@ def test_every_output_is_bit_identical_to_that_of_the_whole_window(artifact, dat
     for output, of_whole in zip(outputs, expected, strict=True):
         assert np.isfinite(of_whole).all()
         np.testing.assert_array_equal(output, of_whole)
-    # The values in the padding must not influence any output.
+    # Padding must not influence any output.
     x_BTD[np.arange(window) >= length_B[:, None]] = 7.0
     for output, of_whole in zip(short(x_BTD, length_B), expected, strict=True):
         np.testing.assert_array_equal(output, of_whole)
@@ -90,7 +89,7 @@ def test_a_batch_uses_the_smallest_length_that_fits_its_longest_window():
 
 def test_a_length_with_different_bits_is_left_out():
     def graph(x_BTD, length_B):
-        # At 8 steps, this graph returns an output whose last bit is different.
+        # At 8 steps, the output's last bit is different.
         return (np.nextafter(length_B + 0.5, np.inf) if x_BTD.shape[1] == 8 else length_B + 0.5,)
 
     assert exact_lengths(graph, window=20, width=3) == (4, 16, 20)

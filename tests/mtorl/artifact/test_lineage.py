@@ -1,5 +1,3 @@
-"""Tests that a model's lineage can be written and read back, and that an error names an invalid file."""
-
 import json
 from pathlib import Path
 

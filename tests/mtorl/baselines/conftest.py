@@ -1,4 +1,4 @@
-"""Runs each test on one thread. With several threads, such small models take twice as long."""
+"""Runs each test on one thread, which is twice as fast for such small models."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Tests that each baseline learns the pattern of a small log, predicts for every channel, and stops early."""
+"""Tests that each baseline learns the pattern of a small log."""
 
 from dataclasses import replace
 from types import ModuleType
@@ -35,8 +35,7 @@ def test_markov_counts_transitions():
     train = windows([*journey("a", "sss"), *journey("b", "oso")])
     encoder = Encoder.fit(train, SPEC)
     fitted = markov.fit(train, train, encoder, seed=0)
-    # Transitions in the log: search-search 2, search-social 1, social-search 1, start-search 1, start-social 1.
-    # 1 is added to each count.
+    # The counts of transitions plus 1, with the start as the last row.
     expected = np.array([[3, 2], [2, 1], [2, 2]], dtype=float)
     np.testing.assert_allclose(np.exp(fitted.logits_SC), expected / expected.sum(axis=1, keepdims=True))
     logits_BC, reward_BC, cost_BC = fitted.predict(train)
@@ -60,7 +59,7 @@ def test_every_baseline_learns_the_sticky_channel_and_answers_for_all_channels(b
     targets = LoggedTargets(logged.channel_B, logged.reward_B, np.arange(len(test)))
     metrics = evaluate(logits_BC, reward_BC, targets, 0, resamples=2)
     assert metrics["action_auc"] > 0.8
-    # A Decision Transformer imitates only the best journeys of a log, so its loss on all journeys is larger.
+    # A Decision Transformer imitates only the best journeys, so its loss on all journeys is larger.
     assert metrics["action_logloss"] < 0.36 or baseline is decision_transformer
     if baseline in WITHOUT_REWARD:
         np.testing.assert_allclose(reward_BC, labels(train, encoder).reward_B.mean())
@@ -149,10 +148,7 @@ def test_linear_models_choose_their_regularisation(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_reward_may_be_a_fraction():
-    """If the reward is the revenue, it is divided by its maximum, 4.
-
-    Search earns 1, which is 0.25, and social earns 3.
-    """
+    """The revenue is divided by its maximum, 4: search earns 0.25 of it."""
     spec = SPEC.replace(reward=SPEC.reward.replace(gain="revenue"))
     earned = {"search": 1.0, "social": 3.0}
     rows = [{**row, "revenue": earned[row["channel"]]} for row in sticky_log(users=100)]

@@ -1,5 +1,3 @@
-"""Tests that the channel-frequency incumbent learns smoothed tables by segment, with all outputs."""
-
 import numpy as np
 import pytest
 import torch

@@ -1,6 +1,4 @@
-"""Tests that the inputs of the baselines equal values computed by hand: summaries, states, transitions and
-trajectories.
-"""
+"""Tests that the baselines' inputs equal values computed by hand."""
 
 import numpy as np
 import pyarrow as pa
@@ -63,9 +61,8 @@ def test_a_state_is_standardised_with_flags_for_missing_values():
     amounts_BF = state_BS[:, : len(states.amounts)]
     at = [names[place] for place in states.amounts].index
     np.testing.assert_allclose(amounts_BF[:, at("hour")], np.array([-1, -1, -1, 3]) / np.sqrt(3))
-    # The mean cost of the past is unknown at the start of a journey.
+    # A journey's start has no past, so the mean cost is unknown.
     np.testing.assert_array_equal(amounts_BF[:, at("cost_mean")], [0, -1, 1, 0])
-    # It is constant, apart from rounding.
     np.testing.assert_allclose(amounts_BF[:, at("age")], np.zeros(4), atol=1e-9)
     assert np.isfinite(state_BS).all() and (abs(amounts_BF) <= 5).all()
     flags_BF = state_BS[:, len(states.amounts) : len(states.amounts) + len(states.flags)]
@@ -73,7 +70,6 @@ def test_a_state_is_standardised_with_flags_for_missing_values():
     assert len({flag.tobytes() for flag in flags_BF.T}) == len(states.flags), "a flag occurs twice"
     patterns = {flag.tobytes() for flag in np.isnan(values_BF[:, states.amounts]).T if flag.any()}
     assert len(patterns) == len(states.flags), "a pattern of missing values has no flag"
-    # The last context column has the values phone and tv.
     devices_B2 = state_BS[:, -2:]
     np.testing.assert_array_equal(devices_B2, [[0, 1]] * 3 + [[1, 0]])
     unseen = windows(journey("c", "s", device="watch", hour=1e9))

@@ -1,4 +1,4 @@
-"""Tests that the loss of each learned baseline has the terms of its paper, and leads to the expected behaviour."""
+"""Tests that each baseline's loss has the terms of its paper."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from mtorl.baselines.learning import Step, Transitions
 from mtorl.window.encoder import Encoder
 from tests.mtorl.baselines.tiny_log import SPEC, journey, sticky_log, windows
 
-# There are two states and three channels. State 0 is followed by state 1, which is the last.
+# Two states and three channels; state 1 follows state 0 and is the last.
 STATE = torch.eye(2)
 STEP = Step(STATE, torch.tensor([0, 1]), torch.tensor([0.5, 1.0]), STATE.flip(0), torch.tensor([1.0, 0.0]))
 
@@ -24,12 +24,12 @@ def table(rows: list[list[float]]) -> torch.nn.Module:
 
 
 Q = [[1.0, 5.0, 2.0], [4.0, 3.0, 0.0]]
-# The target network, a slowly updated copy of Q, has these values.
+# The target network, a slowly updated copy of Q.
 SLOW = [[9.0, 9.0, 9.0], [0.25, 7.0, 8.0]]
 
 
 def test_cql_is_double_q_learning_and_a_conservative_term(monkeypatch: pytest.MonkeyPatch):
-    # In state 1, Q prefers channel 0, whose value in the slow copy is 0.25. State 1 is the last of its journey.
+    # In state 1, the last, Q prefers channel 0, whose value in the slow copy is 0.25.
     gaps = np.array([1 - (0.5 + cql.GAMMA * 0.25), 3 - 1.0])
     term = np.mean([np.log(np.exp(Q[0]).sum()) - 1, np.log(np.exp(Q[1]).sum()) - 3])
     monkeypatch.setattr(cql, "ALPHA", 0.7)
@@ -53,7 +53,7 @@ def test_iql_uses_only_logged_actions():
     critics.v = table([[2.0], [3.0]])
     target = iql.TwinQ(2, 3)
     target.networks = torch.nn.ModuleList([table(SLOW), table([[0.5, 0.0, 0.0], [0.0, 9.0, 0.0]])])
-    # The smaller of the two values that the target networks give to the logged action, in each state
+    # The smaller of the two target networks' values of the logged action, in each state
     slow = np.array([0.5, 7.0])
     y = np.array([0.5 + iql.GAMMA * 3, 1.0])
     gap = slow - np.array([2.0, 3.0])
@@ -62,7 +62,7 @@ def test_iql_uses_only_logged_actions():
     loss = iql.critics_loss(critics, target, STEP)
     assert loss.item() == pytest.approx(expectile + squares, rel=1e-5)
     torch.autograd.backward(loss)
-    # V must get its gradient only from the expectile loss, and none from the loss of Q.
+    # V's gradient must come only from the expectile loss.
     assert critics.v.weight.grad[0].tolist() == pytest.approx(
         [-(1 - iql.EXPECTILE) * gap[0], -iql.EXPECTILE * gap[1]], rel=1e-5
     )
@@ -78,8 +78,7 @@ def test_advantages_weigh_the_policy_up_to_a_bound(monkeypatch: pytest.MonkeyPat
 
 
 def test_bcq_looks_ahead_only_to_allowed_channels():
-    # In state 1, the imitation excludes channel 0. Among the others, Q prefers channel 1, where the slow copy has the
-    # value 7.
+    # In state 1, imitation excludes channel 0, and Q prefers channel 1 among the others.
     imitation = table([[0.0, 0.0, 0.0], [-3.0, 1.0, 1.0]])
     loss = bcq.constrained_loss(table(Q), imitation, table(SLOW), STEP)
     gaps = np.array([1 - (0.5 + bcq.GAMMA * 7), 3 - 1.0])
@@ -89,7 +88,7 @@ def test_bcq_looks_ahead_only_to_allowed_channels():
 
 
 def test_bcq_never_picks_a_channel_below_the_threshold(monkeypatch: pytest.MonkeyPatch):
-    """Social is used in a tenth of the rows and gets clicks. Search is used in the other rows and gets none."""
+    """Social has a tenth of the rows and all clicks."""
     random = np.random.default_rng(0)
     rows = [
         {"user_id": f"u{i}", "channel": channel, "click": int(channel == "social")}

@@ -1,4 +1,4 @@
-"""A small data set with two channels for the tests of the baselines. Tests write a log as rows or as a string."""
+"""A small data set with two channels for the tests of the baselines."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ SPEC = DatasetSpec.from_dict(yaml.safe_load(DESCRIPTION))
 
 
 def steps(rows: list[dict[str, Any]]) -> pa.Table:
-    """Returns a table with these rows, which are in order of time. Columns that a row lacks get a default value."""
+    """Return a table with these rows in order of time; missing columns get defaults."""
     base = {"click": 0, "conversion": 0, "revenue": 0.0, "cost": 1.0, "hour": 8.0, "device": "tv", "age": None}
     filled = [{**base, **row, "timestamp": 1_700_000_000_000_000 + i * 60_000_000} for i, row in enumerate(rows)]
     filled.sort(key=lambda row: row["user_id"])
@@ -32,7 +32,7 @@ def windows(rows: list[dict[str, Any]], spec: DatasetSpec = SPEC) -> WindowBatch
 
 
 def journey(user: str, letters: str, **more: Any) -> list[dict[str, Any]]:
-    """Returns one touchpoint per letter: "s" for search, "o" for social. A capital letter means a click."""
+    """Return one touchpoint per letter: "s" for search, "o" for social, a capital letter for a click."""
     names = {"s": "search", "o": "social"}
     return [
         {"user_id": user, "channel": names[letter.lower()], "click": int(letter.isupper()), "cost": i + 1.0, **more}
@@ -41,9 +41,9 @@ def journey(user: str, letters: str, **more: Any) -> list[dict[str, Any]]:
 
 
 def sticky_log(users: int = 300, seed: int = 0) -> list[dict[str, Any]]:
-    """Returns a log whose users mostly stay on a channel.
+    """Return a log whose users mostly stay on a channel.
 
-    A touchpoint on search that follows another one on search is often clicked. Social costs 5, and search costs 1.
+    A second touchpoint in a row on search is often clicked. Social costs 5, and search costs 1.
     """
     random = np.random.default_rng(seed)
     rows = []

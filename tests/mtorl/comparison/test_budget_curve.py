@@ -1,4 +1,4 @@
-"""Tests of the budget curve, the share of all gain that can be bought with a share of all cost."""
+"""Tests of the budget curve, the share of all gain that a share of all cost can buy."""
 
 import numpy as np
 import pytest
@@ -34,11 +34,11 @@ def test_better_rules_gain_more():
 
 
 def test_three_eighths_of_the_cost_by_hand():
-    # Eight exposures cost 1 each, and the budget is enough for three. The rules order them by different predictions.
+    # The budget is enough for three of eight exposures, which cost 1 each.
     gain_pred, cost_pred = [8, 7, 6, 5, 4, 3, 2, 1], [9, 1, 1, 5, 0.5, 5, 5, 5]
     gain = [1, 1, 0, 1, 0, 1, 0, 0]
     (row,) = curve(gain_pred, cost_pred, gain, np.ones(8), shares=[0.375])
-    # The rule chooses the fifth, second and third exposure, whose predicted gains per cost are 8, 7 and 6.
+    # The predicted gains per cost of the fifth, second and third exposure are 8, 7 and 6.
     assert row["mtorl"] == 0.25
     assert row["predicted_gain"] == 0.5
     assert row["cheapest"] == 0.25
@@ -63,7 +63,7 @@ def test_free_exposures_are_taken_first():
 
 
 def test_with_negative_gains_a_good_rule_gains_more_than_all_exposures():
-    """Four exposures with equal costs gain 4, 3, -1 and -2. A free exposure gains -3. All five together gain only 1."""
+    """A good rule drops the negative gains; all five exposures together gain only 1."""
     (row,) = curve([4, 3, -1, -2, -3], [1.0, 1, 1, 1, 0], [4, 3, -1, -2, -3], [1.0, 1, 1, 1, 0], shares=[0.5])
     assert row["mtorl"] == row["oracle"] == 7.0
     (loss,) = curve([4, 3], [1.0, 1], [-4, 3], [1.0, 1], shares=[0.5])

@@ -1,4 +1,4 @@
-"""Tests that a comparison trains and tests on different rows, repeats no finished job, and reports right figures."""
+"""Tests that a comparison trains and tests on different rows, and repeats no finished job."""
 
 import json
 from dataclasses import replace
@@ -58,7 +58,7 @@ def test_under_the_time_protocol_training_ends_before_the_test_begins(table):
     shares = [len(rows.rows) / len(table.rows) for rows in (task.train, task.val, task.test)]
     np.testing.assert_allclose(shares, [0.8, 0.1, 0.1], atol=0.01)
     assert task.tiles.targets.valid_N.sum() == len(task.train.rows)
-    # The window of a test row has the whole past of the user, including training rows, and nothing later.
+    # The window of a test row has the user's whole past, including training rows.
     x, length = task.encoder.encode(task.test.windows)
     whole, whole_length = task.encoder.encode(table_windows(table, task.table.is_in("test")))
     assert x.tobytes() == whole.tobytes() and (length == whole_length).all() and length.max() > 5
@@ -149,7 +149,7 @@ def test_a_finished_job_does_not_run_again(results, root, monkeypatch):
     (root / "answers" / "simulator" / "user-0" / "markov.npz").unlink()
     with pytest.raises(pytest.fail.Exception):
         jobs.run(Job("simulator", "user", 0, "markov"), root)
-    # A score is computed again when a new method has answers. An unfinished file of answers is ignored.
+    # A new method's answers make a new score, and an unfinished file of answers is ignored.
     (root / "answers" / "simulator" / "user-1" / ".markov.npz.17").write_bytes(b"half")
     jobs.run(Job("simulator", "user", 1, "score"), root)
     with pytest.raises(pytest.fail.Exception):
@@ -189,7 +189,7 @@ def test_the_target_is_met_if_the_interval_rules_out_a_loss_above_the_margin(low
 
 
 def test_the_authors_policy_ctr_is_the_click_rate_times_the_chance_of_a_match():
-    """The policy does not depend on the logged channel, so both match by chance, in a third of the rows."""
+    """The policy ignores the logged channel, so both match by chance in a third of the rows."""
     random = np.random.default_rng(0)
     rows = 300_000
     taste, channel = random.random(rows), random.choice(3, rows, p=[0.5, 0.3, 0.2])

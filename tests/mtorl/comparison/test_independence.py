@@ -1,4 +1,4 @@
-"""Tests that the independence test finds dependences, rarely gives a false alarm, and has exact moments."""
+"""Tests that the independence test finds dependences and rarely gives a false alarm."""
 
 import json
 
@@ -16,7 +16,6 @@ TEXT = {"device": ["mobile", "desktop"], "placement": ["feed", "story"], "age_gr
 
 
 def log(users: int = 300, steps: int = 12, seed: int = 0) -> pd.DataFrame:
-    """Returns a log whose channels do not depend on any other column."""
     random = np.random.default_rng(seed)
     rows = users * steps
     hours = np.cumsum(random.exponential(5.0, size=(users, steps)), axis=1)
@@ -61,13 +60,13 @@ def test_an_urn_is_independent():
     }  # fmt: skip
     assert train["user"]["levels"] == 100 and train["user"]["df"] == 198
     assert train["user"]["chi2_per_df"] == pytest.approx(1.0, abs=0.3)
-    # The previous channel is one of three, or none at the start of a journey, which makes four levels.
+    # Three channels, and no channel at the start of a journey, make four levels.
     assert train["previous channel"]["levels"] == 4
     json.dumps(result, allow_nan=False)
 
 
 def test_false_alarms_are_as_rare_as_promised():
-    """The log has few touchpoints per user and a rare channel, so its tables are as sparse as possible."""
+    """Few touchpoints per user and a rare channel make the log's tables as sparse as possible."""
     alarms = [not judge(log(users=90, steps=6, seed=seed))["independent"] for seed in range(100)]
     assert np.mean(alarms) <= 0.1
 
@@ -102,7 +101,7 @@ def test_a_planted_dependence_is_found_and_named(against):
 
 
 def test_outcomes_of_the_same_touchpoint_do_not_count_as_dependence():
-    """A click depends on the channel of its own touchpoint, which says nothing about how the channel was chosen."""
+    """A click depends on its own touchpoint's channel, which doesn't tell how the channel was chosen."""
     frame = log(users=600)
     frame["click"] = ((frame["channel"] == "c") | (frame["click"] == 1)).astype(int)
     assert judge(frame)["independent"]

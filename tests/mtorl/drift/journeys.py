@@ -1,4 +1,4 @@
-"""Touchpoints for drift tests. As in real logs, the rows of one user are similar to each other."""
+"""Touchpoints for drift tests, with similar rows of each user."""
 
 import numpy as np
 import pandas as pd

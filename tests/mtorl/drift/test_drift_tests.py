@@ -1,4 +1,4 @@
-"""Tests that drift scores equal those of Evidently, and that one pass computes the scores of many periods."""
+"""Tests that drift scores equal those of Evidently."""
 
 import numpy as np
 import pandas as pd

@@ -1,5 +1,3 @@
-"""Tests of the evidence that a sequence of periods gives for a change: without a change, false alarms are rare."""
-
 import itertools
 import math
 
@@ -17,7 +15,7 @@ EVIDENCE = st.dictionaries(st.sampled_from(NAMES), st.floats(0.0, 1e7), min_size
 
 
 def test_e_values_average_one_at_most() -> None:
-    # Integrate over log p, because most of the integral is near p = 0. For the smallest p, e is constant.
+    # Integrate over log p, because most of the integral is near p = 0.
     average, _ = quad(lambda x: e_of_p(math.exp(x)) * math.exp(x), math.log(1e-14), 0.0, limit=500)
     assert 0.9 < average <= 1.0 + 1e-9
     assert e_of_p(0.0) == e_of_p(1e-12) and e_of_p(1.0) == 0.5
@@ -66,7 +64,7 @@ def test_only_judged_streams_gain_evidence(evidence: dict[str, float], name: str
 def test_false_alarms_are_as_rare_as_promised(streams: int, alike: bool) -> None:
     run_R = _runs(streams, alike, MEAN_RUN, runs=300 if streams == 1 else 60, most=3_000)
     assert run_R.mean() - 3 * run_R.std() / math.sqrt(len(run_R)) >= MEAN_RUN
-    # Check that this test can fail: a detector with ten times as many false alarms must exceed the bound.
+    # Check that this test can fail: with ten times as many false alarms, a detector exceeds the bound.
     if streams == 1:
         assert _runs(streams, alike, MEAN_RUN / 10, runs=300, most=3_000).mean() < MEAN_RUN
 
@@ -118,7 +116,7 @@ def _e_of_p(p: Floats) -> Floats:
 
 
 def _first_alarms(e_TRJ: Floats, mean_run: float) -> Floats:
-    """Returns the period of the first alarm in each run, or T if there is none.
+    """Return the period of the first alarm in each run, or T if there is none.
 
     The shape has T periods, R runs and J streams.
     """

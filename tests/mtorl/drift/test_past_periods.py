@@ -1,4 +1,4 @@
-"""Tests that forecasts from earlier periods give calibrated p-values, also for measures that never vary."""
+"""Tests that forecasts from earlier periods give calibrated p-values."""
 
 import math
 from collections.abc import Sequence
@@ -14,10 +14,7 @@ from mtorl.drift.past_periods import FEWEST, MOST, SMALLEST, WEEKEND, Forecast
 @pytest.mark.parametrize("periods", [FEWEST, 14, MOST])
 @pytest.mark.parametrize("between", [0.0, 0.04, 0.1])
 def test_p_values_of_healthy_periods_are_uniform(periods: int, between: float) -> None:
-    """The values are normally distributed around 0.1, with the sampling error `se` and a variation between periods.
-
-    `between` is the standard deviation of this variation, as a share of the value.
-    """
+    """Values are normal around 0.1, with the sampling error `se` and a relative variation `between` periods."""
     rng, runs = np.random.default_rng(periods), 3_000
     se_RP = 0.004 * np.exp(rng.normal(0.0, 0.2, (runs, periods + 1)))
     value_RP = 0.1 + 0.1 * between * rng.normal(size=(runs, periods + 1)) + se_RP * rng.normal(size=se_RP.shape)
@@ -25,7 +22,7 @@ def test_p_values_of_healthy_periods_are_uniform(periods: int, between: float) -
     share_3 = (p_R3 < 0.05).mean(axis=0)
     assert (share_3 < 0.068).all(), "too many false alarms"
     assert ((p_R3 < 0.001).mean(axis=0) < 0.003).all(), "evidence depends on the small p-values"
-    # A spread below SMALLEST counts as SMALLEST, so the p-values are larger and fewer of them are below 0.05.
+    # A spread below SMALLEST counts as SMALLEST, which makes the p-values larger.
     if between > SMALLEST:
         assert (share_3 > 0.02).all(), "the test would miss changes"
 
@@ -63,7 +60,7 @@ def test_a_share_that_was_always_zero_may_rise_a_little() -> None:
     assert forecast.p_apart(1e-4) > 0.5, "one fallback in ten thousand is normal"
     assert forecast.p_apart(0.05) < 1e-6, "one fallback in twenty is not"
     assert forecast.p_apart(0.0) == 1.0
-    # With a standard error of 0.0001, an increase to 0.002 is significant, and one to 0.0001 is not.
+    # With a standard error of 0.0001, only an increase to 0.002 is significant.
     strict = Forecast.of(always, se=1e-4)
     assert strict is not None and strict.p_apart(1e-4) > 0.1 > 1e-6 > strict.p_apart(0.002)
 
@@ -81,7 +78,7 @@ ALL_DIFFER = (-0.1, 0.0, 0.02, 0.05, 0.1, -0.15, -0.25)
 
 
 def days(rng: np.random.Generator, number: int, effects: Sequence[float], between: float, se: float) -> np.ndarray:
-    """Returns an array with a row per day: the weekday, the value, which is near 0.1, and its standard error."""
+    """Return a row per day: the weekday, the value, which is near 0.1, and its standard error."""
     weekday_P = (rng.integers(7) + np.arange(number)) % 7
     se_P = 0.1 * se * np.exp(rng.normal(0.0, 0.2, number))
     value_P = 0.1 * (1.0 + np.array(effects)[weekday_P]) * (1.0 + between * rng.normal(size=number))
@@ -114,10 +111,7 @@ def test_p_of_healthy_days_is_uniform(periods: int, effects: Sequence[float], be
     [(WEEKENDS, 12, 0.9), (WEEKENDS, MOST, 0.97), (SUNDAYS, MOST, 0.97), (ALL_DIFFER, MOST, 0.97)],
 )
 def test_weekday_effects_hide_no_loss(effects: Sequence[float], periods: int, share: float) -> None:
-    """When 20 % of the value is lost, the forecast finds it despite weekdays that differ.
-
-    With 10,000 users a day, two weeks of healthy days are enough, or four weeks if all weekdays differ.
-    """
+    """With 10,000 users a day, two weeks of healthy days suffice, or four if all weekdays differ."""
     rng, with_them, without = np.random.default_rng(1), [], []
     for _ in range(300):
         made = days(rng, periods + 1, effects, 0.02, 0.026)
@@ -152,9 +146,7 @@ def test_a_weekday_that_was_never_seen_has_a_wide_forecast() -> None:
 
 
 def test_weekdays_that_hardly_differ_share_a_forecast() -> None:
-    """If all weekdays are alike, they have nearly the same forecast, and the forecast keeps nearly all degrees of
-    freedom.
-    """
+    """The forecast keeps nearly all degrees of freedom if all weekdays are alike."""
     made = days(np.random.default_rng(7), MOST + 1, ALIKE, 0.05, 0.001)
     monday, tuesday = (of_last(np.vstack([made[:-1], [day, 0.1, 1e-4]])) for day in (0, 1))
     assert monday.mean == pytest.approx(tuesday.mean, rel=0.03) and monday.degrees > MOST - 9
@@ -167,7 +159,6 @@ def test_weekdays_that_hardly_differ_share_a_forecast() -> None:
     kept=st.lists(st.integers(0, 6), min_size=1, max_size=7, unique=True),
 )
 def test_any_weekdays_have_a_forecast_in_any_unit(seed: int, number: int, unit: float, kept: list[int]) -> None:
-    """The forecast scales with the unit of the values, and is never more certain than the values themselves."""
     rng = np.random.default_rng(seed)
     made = days(rng, number, ALL_DIFFER, 0.05, 0.02)
     made[:, 0] = rng.choice(kept, number)

@@ -1,4 +1,4 @@
-"""Tests of samples from a log: all touchpoints are equally likely, users stay complete, and draws are repeatable."""
+"""Tests of samples from a log, which draw touchpoints equally and keep users complete."""
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,6 @@ LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 
 
 def users_of(lengths: list[int], prefix: str = "u") -> pd.Series:
-    """Returns the user id of each touchpoint, for users with journeys of these lengths."""
     return pd.Series(np.repeat([f"{prefix}{i}" for i in range(len(lengths))], lengths))
 
 
@@ -49,7 +48,7 @@ def test_a_sample_has_whole_users_up_to_a_number_of_rows(lengths: list[int], row
     assert len(kept) == frame["user_id"].isin(kept["user_id"].unique()).sum()
     shuffled = frame.sample(frac=1, random_state=1)
     assert sample_users(shuffled, rows).index.sort_values().equals(kept.index)
-    # Sampling each shard first and then all samples together must give the same rows as sampling the whole log.
+    # Sampling each shard first must give the same rows as sampling the whole log.
     first = frame["user_id"].isin([f"u{i}" for i in range(cut)])
     parts = pd.concat([sample_users(frame[first], rows), frame[~first]])
     assert sample_users(parts, rows).index.sort_values().equals(kept.index)

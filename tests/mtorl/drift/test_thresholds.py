@@ -1,4 +1,4 @@
-"""Tests that drift thresholds equal a calibration at grid points, and are hardly too low between grid points."""
+"""Tests that drift thresholds equal a calibration at grid points and are rarely too low between them."""
 
 import json
 from itertools import product
@@ -33,7 +33,7 @@ def test_at_grid_points_thresholds_equal_a_calibration() -> None:
 
 @pytest.mark.parametrize(("a", "b", "c"), [(0.0, 4.0, 0.0), (0.0, 1.0, 4.0), (1e-3, 1.0, 4.0)])
 def test_between_grid_points_thresholds_are_exact_or_slightly_high(a: float, b: float, c: float) -> None:
-    """The true thresholds are sqrt(a + b / n + c / (n m)) for n users with m rows each, the form of a mean's error."""
+    """The true thresholds are sqrt(a + b / n + c / (n m)) for n users with m rows each."""
 
     def limit(n: float, m: float) -> float:
         return float(np.sqrt(a + b / n + c / (n * m)))
@@ -64,9 +64,7 @@ def test_columns_without_values_or_variation_have_the_floor() -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_a_column_that_few_users_lack_has_the_floor() -> None:
-    """In a small period, usually no user lacks the column, so the share of missing values seems lower than in the
-    sample.
-    """
+    """In a small period, usually no user lacks the column."""
     rare = REFERENCE.assign(rare=np.where(np.arange(len(REFERENCE)) < 2, np.nan, 1.0))
     grid = ThresholdGrid.measure(rare, {"rare": "numeric"}, imitations=50)
     assert grid.limits_UM["rare", "missing_share_rise"].min() < 0

@@ -1,4 +1,4 @@
-"""A small bandit whose true values are known, and logs of it with touchpoints or opportunities."""
+"""A small bandit with known values, and logs of it."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ EXPOSE = np.array([[True, True, False], [False, True, True]])
 
 
 def bandit(users: int, seed: int) -> tuple[np.ndarray, LoggedRows]:
-    """Returns each row's kind of user, and the log. Users have 1 to 12 rows and individual gain rates."""
+    """Return each row's kind of user, and a log of users with 1 to 12 rows."""
     random = np.random.default_rng(seed)
     kind_U, taste_U = random.integers(2, size=users), random.uniform(0.3, 1.7, size=users)
     user = np.repeat(np.arange(users), random.integers(1, 13, size=users))
@@ -33,10 +33,6 @@ def on_log(policy: np.ndarray, kind: np.ndarray, expose: np.ndarray | None = Non
 
 
 def true_value(policy: np.ndarray, expose: np.ndarray, budget_share: float) -> float:
-    """Returns the true value of a policy with a budget.
-
-    It is a plain mean, because both kinds of users are equally frequent and have equally long journeys.
-    """
     gain, cost = (policy * expose * GAIN).sum(1).mean(), (policy * expose * COST).sum(1).mean()
     budget = budget_share * (LOGGING * COST).sum(1).mean()
     return gain * min(1.0, budget / cost)
@@ -53,7 +49,7 @@ SHOW = np.array([[1.0, 0.2, 0.0], [0.5, 1.0, 0.2]])
 
 
 def opportunities(users: int, seed: int, show: np.ndarray = SHOW) -> tuple[np.ndarray, LoggedRows]:
-    """Returns the same bandit, with a log in which only some of the drawn channels are exposed."""
+    """Return the bandit with a log that exposes only some of the drawn channels."""
     kind, log = bandit(users, seed)
     probability = show[kind, log.channel_B]
     exposed = np.random.default_rng(seed + 1).random(len(kind)) < probability
@@ -63,6 +59,5 @@ def opportunities(users: int, seed: int, show: np.ndarray = SHOW) -> tuple[np.nd
 
 
 def models(kind: np.ndarray, *errors: float) -> list[ExpectedOutcomes]:
-    """Returns one model for each error. A model predicts the true mean gain plus its error."""
     costs = np.broadcast_to(COST, GAIN[kind].shape)
     return [ExpectedOutcomes(GAIN[kind] + error, costs) for error in errors]

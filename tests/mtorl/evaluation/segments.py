@@ -1,4 +1,4 @@
-"""Users in many segments with equal gains. By chance, some segments look better on one channel than on the other."""
+"""Users in many segments with equal gains, some of which favour one channel by chance."""
 
 from __future__ import annotations
 
@@ -34,12 +34,11 @@ class Decisions:
         return Decisions(*(column[rows] for column in vars(self).values()))
 
     def expected(self, table: np.ndarray) -> ExpectedOutcomes:
-        """Returns predictions for each decision, taken from a table of mean gains per segment and channel."""
         return ExpectedOutcomes(table[self.segment], np.ones((len(self.user), CHANNELS)))
 
 
 def doubted_log(users: int, seed: int, lift: float) -> Decisions:
-    """Returns decisions in which the second channel gains `lift` more than the first channel, in every segment."""
+    """Return decisions in which the second channel gains `lift` more in every segment."""
     random = np.random.default_rng(seed)
     user = np.repeat(np.array([f"{seed}-{i}" for i in range(users)], dtype=object), DECISIONS)
     segment = random.integers(SEGMENTS, size=len(user))
@@ -50,10 +49,7 @@ def doubted_log(users: int, seed: int, lift: float) -> Decisions:
 
 
 def means(of: Decisions, prior: float) -> np.ndarray:
-    """Returns the mean gain per segment and channel.
-
-    Each mean is shrunk towards the mean of its channel, as if `prior` more rows had that mean.
-    """
+    """Return the mean gain per segment and channel, shrunk by `prior` rows with the channel's mean."""
     count, gain = np.zeros((SEGMENTS, CHANNELS)), np.zeros((SEGMENTS, CHANNELS))
     np.add.at(count, (of.segment, of.channel), 1.0)
     np.add.at(gain, (of.segment, of.channel), of.gain)
@@ -61,9 +57,7 @@ def means(of: Decisions, prior: float) -> np.ndarray:
 
 
 def best_looking(table: np.ndarray) -> np.ndarray:
-    """Returns a channel per segment: the second one where it looks best compared with the first, and else the first
-    one.
-    """
+    """Return the second channel for the segments where it looks best, else the first."""
     most = np.argsort(table[:, 0] - table[:, 1])[: int(MOVED * SEGMENTS)]
     return np.isin(np.arange(SEGMENTS), most).astype(int)
 

@@ -1,4 +1,4 @@
-"""Tests that a budget plan predicts with the windows that serving would have had, and that its parts add up."""
+"""Tests that a budget plan predicts with the windows of serving."""
 
 import json
 from types import SimpleNamespace
@@ -26,10 +26,7 @@ HOUR_US = 3_600_000_000
 
 
 def model(tired: float = 0.5) -> Any:
-    """Returns a model whose predicted gain depends on the hour and the channel.
-
-    Each earlier exposure of the user multiplies the gain by `tired`.
-    """
+    """Return a model whose gain depends on hour and channel, times `tired` per earlier exposure."""
 
     def forecast(batch: WindowBatch) -> Forecast:
         last = np.cumsum(batch.length_B) - 1
@@ -44,7 +41,7 @@ def model(tired: float = 0.5) -> Any:
 
 
 def decisions(users: int = 60, turns: int = 5, seed: int = 0) -> pd.DataFrame:
-    """Returns decisions of an arm for users without a past. A third of the decisions are exposed."""
+    """Return decisions for users without a past, a third of them exposed."""
     random, rows = np.random.default_rng(seed), []
     for user, turn in np.ndindex(users, turns):
         at, campaign = (user * 7 + turn * 31) * HOUR_US, f"c{user % 2}"

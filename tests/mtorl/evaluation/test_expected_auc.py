@@ -1,4 +1,4 @@
-"""Tests that the expected AUC, computed before the outcomes are known, is the mean AUC of simulated outcomes."""
+"""Tests that the expected AUC is the mean AUC of simulated outcomes."""
 
 import math
 

@@ -1,5 +1,3 @@
-"""Tests of the bounds on forecast errors, for each arm and for the difference of two arms."""
-
 import numpy as np
 import pytest
 from hypothesis import given

@@ -1,5 +1,3 @@
-"""Tests that a plan has the costs of its exploration, and that simulated logs are as informative as planned."""
-
 from typing import get_args
 
 import numpy as np
@@ -27,7 +25,6 @@ def plan(served: PolicyOnLog = SOFT, target: PolicyOnLog = TARGET, **options):
 
 @pytest.mark.parametrize("scope", get_args(ExplorationScope))
 def test_a_plans_probabilities_equal_those_of_explore(scope: ExplorationScope) -> None:
-    """The plan for one row must be consistent with the probabilities that `explore` returns for it."""
     served = PolicyOnLog(np.array([[0.6, 0.4, 0.0]]), np.array([[1.0, 0.0, 1.0]]))
     gain, cost = ExpectedOutcomes(GAIN_BC[:1], COST_BC[:1]), COST_BC[0]
     target = PolicyOnLog(np.array([[0.2, 0.3, 0.5]]), np.ones((1, C), dtype=bool))
@@ -76,12 +73,12 @@ def test_a_policy_needs_no_exploration_to_value_itself() -> None:
 
 
 def test_after_the_planned_decisions_a_difference_is_detected() -> None:
-    """In simulated logs of the planned length, 80 % of the intervals of the difference exclude zero."""
+    """80 % of the intervals must exclude zero in logs of the planned length."""
     served, share = SOFT, 0.1
     rare = 1.0 - np.average(GAIN_BC, weights=GAIN_BC)  # variance of a click over its mean
     found = exploration_plan(SOFT, TARGET, FORECAST, 0.25, rare, lift=0.08, shares=(share,))
     option = next(option for option in found.options if option.scope == "both")
-    # Gains are scaled such that the target is better than the served policy by the planned lift.
+    # Scale the gains such that the target has the planned lift.
     made_BC = (1 - share) * served.probs_BC * served.expose_BC + share / C
     exposing_BC = TARGET.probs_BC * TARGET.expose_BC
     kept_BC = min(
@@ -99,8 +96,7 @@ def test_after_the_planned_decisions_a_difference_is_detected() -> None:
         shown = channel < C
         channel = np.minimum(channel, C - 1)
         gain = (draw.random(rows) < GAIN_BC[at, channel]) * shown
-        # If the model is right, the doubly robust estimate of the difference is the true difference plus noise of the
-        # gains.
+        # With a right model, the doubly robust estimate is the true difference plus noise of the gains.
         noise = weight_BC[at, channel] * (gain - GAIN_BC[at, channel] * shown) * shown
         error = noise.std() / np.sqrt(rows)
         told.append(found.lift * found.gain + noise.mean() > 1.96 * error)

@@ -1,4 +1,4 @@
-"""Tests that the gate makes the right decision for each estimate, and gives the right reason."""
+"""Tests that the gate decides rightly for each estimate and gives the right reason."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from tests.mtorl.evaluation.bandit import CHALLENGER, EXPOSE, INCUMBENT, SHOW, e
 
 
 def test_the_gate_refuses_a_policy_that_the_log_can_not_value() -> None:
-    """Importance weights can have a mean of 1 even if the log never shows some of the policy's actions."""
+    """Importance weights can have a mean of 1 even if the log never shows some actions."""
     kind, log = opportunities(3000, 5)
     everything = np.ones_like(EXPOSE)
     value = value_difference(on_log(CHALLENGER, kind, everything), on_log(INCUMBENT, kind, SHOW > 0), log, 0.5, 0)
@@ -73,7 +73,7 @@ def test_external_incumbents_must_be_beaten_and_own_models_matched(
 
 @pytest.mark.parametrize("margin", [2.0, -0.02, math.nan])
 def test_a_margin_is_a_share(margin: float) -> None:
-    """If a user writes 2 and means 2 %, the gate would promote nearly any challenger. Such a margin is an error."""
+    """A margin of 2, meant as 2 %, would promote nearly any challenger."""
     evaluation = {"value": found(0.03, -0.5, 0.6), "incumbent_is": "own_model", "valued_on": "opportunities"}
     with pytest.raises(InputError, match="margin"):
         gate_report(evaluation, margin=margin)

@@ -1,4 +1,4 @@
-"""Tests that metrics of the model's heads equal scikit-learn's, have intervals over users, and may be null."""
+"""Tests that metrics of the model's heads equal scikit-learn's."""
 
 import json
 from dataclasses import replace
@@ -68,7 +68,7 @@ def test_copies_of_a_users_rows_do_not_narrow_the_interval():
 
 
 def test_action_calibration_error_measures_the_first_choice():
-    """The first choice has a confidence of 0.7 but is right in half of the rows. Other channels have no influence."""
+    """The first choice has confidence 0.7 and is right in half of the rows."""
     rows = 20_000
     random = np.random.default_rng(0)
     first = random.integers(3, size=rows)
@@ -81,7 +81,7 @@ def test_action_calibration_error_measures_the_first_choice():
 
 
 def test_calibration_error_is_averaged_over_bins_of_equal_size():
-    """Predictions are 0.1 too high below the median, and 0.1 too low above it. On average they are right."""
+    """Predictions are 0.1 too high below the median and 0.1 too low above it."""
     rows = 50_000
     random = np.random.default_rng(0)
     predicted = np.repeat(np.linspace(0.2, 0.7, rows)[:, None], 2, axis=1)
@@ -105,10 +105,7 @@ def test_calibration_error_does_not_depend_on_the_order_of_the_log():
 
 
 def test_an_interval_of_a_calibration_error_excludes_resampling_noise():
-    """The predictions are calibrated, so the measured error is only noise.
-
-    Resampling must not add noise to the interval.
-    """
+    """The predictions are calibrated, so the error is noise, which resampling must not increase."""
     found = [evaluate(*log(rows=1000, seed=seed), seed=seed)["reward_ece_ci"] for seed in range(20)]
     low, high = np.mean(found, axis=0)
     values = [evaluate(*log(rows=1000, seed=seed), seed=seed, resamples=1)["reward_ece"] for seed in range(20)]
@@ -148,7 +145,7 @@ def test_compare_gives_the_same_metrics_as_evaluate():
 
 
 def test_a_paired_difference_has_a_narrower_interval():
-    """The two predictions are nearly equal. Each score depends on the drawn users, but their difference hardly does."""
+    """The two predictions are nearly equal, so their difference hardly depends on the drawn users."""
     logits, reward, targets = log()
     noisy = reward + np.random.default_rng(0).normal(scale=0.02, size=reward.shape).clip(-0.05, 0.05)
     found = compare({"noisy": (logits, noisy), "plain": (logits, reward)}, "plain", targets, seed=1)
@@ -157,7 +154,7 @@ def test_a_paired_difference_has_a_narrower_interval():
 
 
 def test_paired_intervals_cover_the_true_difference():
-    """One of the compared predictors is biased towards channel 0. The true difference is measured on a large log."""
+    """One predictor is biased towards channel 0; a large log gives the true difference."""
 
     def difference(rows: int, seed: int, resamples: int) -> dict[str, object]:
         logits, reward, targets = log(rows, users=rows // 10, seed=seed)

@@ -1,4 +1,4 @@
-"""An artifact evaluated on a log: training users are refused or left out, and the metrics are those of new users."""
+"""Tests of evaluating an artifact on a log, without the users of its training."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_training_users_are_refused_or_left_out(made):
     with raises(KnownUsersError, messages.KNOWN_USERS, users=400):
         evaluate_artifact(artifact, both, stored_in(artifact), seed=0, only_new=False)
     found = evaluate_artifact(artifact, both, stored_in(artifact), seed=0, only_new=True)
-    # Validation users are left out, too, because training used them to decide when to stop.
+    # Training used validation users to decide when to stop.
     tested = log[split == "test"]
     assert found["data"]["rows"] == len(tested)
     assert found["data"]["left_out_users"] == log.loc[split != "test", "user_id"].nunique()
@@ -79,7 +79,7 @@ def test_figures_are_json_and_compared_with_the_yardstick(made):
     assert value["not_evaluable"] is None  # the log contains propensities
     low, high = value["importance_weights"]["mean_weight_ci"]
     assert low < 1 < high
-    # The decision rule sometimes shows no ad, so it gains less than a policy that always shows one.
+    # The rule sometimes shows no ad, so it gains less than a policy that always does.
     assert found["value"]["model: decision rule"]["estimates"]["snips"]["value"] < value["estimates"]["snips"]["value"]
     assert found["spend"]["lightgbm"] == pytest.approx(found["spend"]["model"], rel=0.02), "each has its own price"
     worth = {name.partition(", always")[0]: one["estimates"]["dr"]["value"] for name, one in found["value"].items()}

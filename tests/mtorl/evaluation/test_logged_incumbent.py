@@ -1,4 +1,4 @@
-"""Tests of the value of an incumbent without an artifact. It is estimated from the incumbent's own decisions."""
+"""Tests of the value of an incumbent without an artifact, estimated from its decisions."""
 
 import json
 from dataclasses import replace
@@ -34,7 +34,6 @@ RULES = "our-rules 2"
 
 
 def rule(best: int) -> np.ndarray:
-    """Returns the channel probabilities of a rule that prefers one channel in each of two age groups."""
     probs = np.full((2, C), 0.3 / C)
     probs[[0, 1], [best, C - 1 - best]] += 0.7
     return probs
@@ -53,7 +52,6 @@ def window(age: int) -> dict[str, Any]:
 def decisions(
     users: int, seed: int, arm: str = INCUMBENT, policy: str = RULES, draw: np.ndarray = DRAW
 ) -> pd.DataFrame:
-    """Returns the decisions of a rule, and their outcomes, for users of both age groups."""
     random = np.random.default_rng(seed)
     age = np.repeat(random.integers(2, size=users), rounds := random.integers(1, 9, size=users))
     taste = np.repeat(random.uniform(0.4, 1.6, size=users), rounds)
@@ -98,9 +96,9 @@ def evaluated(made: tuple[Path, Path], folder: Path, *logs: pd.DataFrame) -> dic
 
 
 def true_values(challenger: Path, price: float) -> dict[str, float]:
-    """Returns the clicks per decision of the rule, of the challenger and of their difference.
+    """Return the clicks per decision of the rule, of the challenger and of their difference.
 
-    The challenger's clicks are scaled down to the spend of the rule if the challenger spends more.
+    The challenger's clicks are scaled down to the rule's spend.
     """
     model = artifact.load(challenger)
     logits, reward, cost = model.predict(WindowBatch.from_instances([window(0), window(1)], SPEC))

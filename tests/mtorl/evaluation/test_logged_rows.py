@@ -1,4 +1,4 @@
-"""Tests that a log is found to be wrong if its propensities do not fit its rows, and that right logs are accepted."""
+"""Tests that a log is rejected if its propensities don't fit its rows."""
 
 import numpy as np
 
@@ -9,10 +9,10 @@ RARE_C = np.array([0.02, 0.28, 0.7])
 
 
 def log_of(seed: int, told_C: np.ndarray, impossible: float = 0.0, alike: int = 0) -> LoggedRows:
-    """Returns a log whose channels are drawn with the probabilities `RARE_C`. The logged probabilities are `told_C`.
+    """Return a log of channels drawn with `RARE_C` and logged with `told_C`.
 
-    In the share `impossible` of the rows, the first channel cannot be drawn. The first `alike` rows are of one user,
-    who always gets the first channel. All other users have five rows.
+    In the share `impossible` of the rows, the first channel cannot be drawn. The first `alike` rows are of one
+    user, who always gets the first channel.
     """
     random = np.random.default_rng(seed)
     without_B = random.random(ROWS) < impossible
@@ -35,7 +35,6 @@ def test_a_channel_with_more_rows_than_its_propensities_imply_is_found() -> None
 
 
 def test_right_logs_are_not_suspected() -> None:
-    """In a right log, a channel may be impossible in many rows, and one user may differ from all others."""
     for seed in range(20):
         for more in ({}, {"impossible": 0.6}, {"alike": 400}):
             assert log_of(seed, RARE_C, **more).overexposed_channel() is None

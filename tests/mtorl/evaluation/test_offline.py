@@ -1,4 +1,4 @@
-"""Tests that the offline evaluation reads only a part of a large log, and all of a small log."""
+"""Tests that the offline evaluation samples large logs and reads small ones whole."""
 
 import json
 from typing import Any

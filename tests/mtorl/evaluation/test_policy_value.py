@@ -1,4 +1,4 @@
-"""Tests that the off-policy value of a policy is close to its true value, in a small bandit, on all or some rows."""
+"""Tests that the off-policy value is close to the true value in a small bandit."""
 
 import json
 
@@ -68,7 +68,7 @@ def test_the_logging_policy_has_the_logged_value_and_no_lift():
 
 
 def test_lift_is_paired():
-    """Value and logged gain are computed from the same rows, so their common noise cancels in the lift."""
+    """Value and logged gain are computed from the same rows, so their common noise cancels."""
     one = value(gain_model=None, policy=0.9 * LOGGING + 0.1 * CHALLENGER)["estimates"]["snips"]
     assert np.diff(one["lift_ci"]) < 0.5 * np.diff(one["value_ci"])
 
@@ -109,10 +109,7 @@ def test_a_selection_is_valued_like_a_separate_log():
 
 
 def test_a_selection_that_used_the_logged_channel_is_detected():
-    """The rows are selected by the predicted gain of the logged channel.
-
-    A policy cannot be valued on such a selection.
-    """
+    """The predicted gain of the logged channel selects the rows."""
     best = np.eye(3)[GAIN.argmax(axis=1)]
     assert value(policy=best)["not_evaluable"] is None
     peeked = value(policy=best, selected_B=lambda kind, channel_B: GAIN[kind, channel_B] >= 0.2)
@@ -129,8 +126,7 @@ def test_top_share_takes_the_highest_and_breaks_ties_by_its_seed():
 
 
 def test_a_policy_with_little_overlap_is_not_evaluable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Policies are evaluable if the effective sample is large enough, counted only in the selected rows."""
-    # By default, a policy is evaluable if its effective sample has a tenth of the rows.
+    # By default, the effective sample must have a tenth of the rows.
     assert value(policy=RARE)["not_evaluable"] is None
     monkeypatch.setattr(module, "MIN_ESS_SHARE", 0.27)
     found, selected = value(policy=RARE), value(policy=RARE, selected_B=lambda kind, _: kind == 1)

@@ -1,4 +1,4 @@
-"""Tests of the second opinion, a model of test users with which the challenger's forecasts are compared."""
+"""Tests of the second opinion, a model of test users that checks the challenger's forecasts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.mtorl.window.windows_folder import STEPS, write_windows_folder
 
 
 def decided(seed: int, lift: float, second: str, tested: int = 1500) -> bool:
-    """Returns whether the gate promotes a policy that uses the second channel in the segments where it looks best.
+    """Return whether the gate promotes the second channel where it looks best.
 
     The second channel gains `lift` more than the first in every segment.
     """
@@ -41,10 +41,7 @@ def decided(seed: int, lift: float, second: str, tested: int = 1500) -> bool:
 
 
 def test_a_policy_that_looks_best_by_chance_is_not_promoted() -> None:
-    """All channels are equal.
-
-    Two tables learned from the same users have the same noise, so they agree on wrong values.
-    """
+    """All channels are equal. Two tables of the same users share their noise and so agree on wrong values."""
     seeds = range(60)
     assert np.mean([decided(seed, 0.0, "same users") for seed in seeds[:20]]) >= 0.5, "such an opinion promotes chance"
     assert np.mean([decided(seed, 0.0, "other users") for seed in seeds]) <= 0.05
@@ -87,7 +84,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, artifact.Artifa
 def test_a_second_opinion_learns_only_from_test_users(
     made: tuple[str, artifact.Artifact], monkeypatch: pytest.MonkeyPatch, most: float | None
 ) -> None:
-    """With a large log, the second opinion is trained on a sample of whole users, and predicts for all users."""
+    """With a large log, the second opinion learns from a sample of users and predicts for all."""
     windows, model = made
     table = WindowTable.load(windows)
     monkeypatch.setattr("mtorl.evaluation.expected_outcomes.FEWEST_USERS", 2)

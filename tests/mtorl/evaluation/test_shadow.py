@@ -1,4 +1,4 @@
-"""Tests that the value of a challenger in shadow, estimated from an incumbent's decisions, is nearly right."""
+"""Tests of the value of a challenger in shadow, estimated from the incumbent's decisions."""
 
 from typing import Any
 
@@ -15,15 +15,14 @@ from tests.messages import assert_says
 CHANNELS = ("search", "video")
 GAIN = np.array([[0.2, 0.5], [0.6, 0.1]])  # by kind of user and channel
 COST = np.array([0.3, 0.3])
-INCUMBENT = np.array([0, 0])  # The incumbent chooses search for all users.
-CHALLENGER = np.array([1, 0])  # The challenger chooses the better channel for each kind of user.
+INCUMBENT = np.array([0, 0])
+CHALLENGER = np.array([1, 0])
 
 
 def world(rows: int, explored: float, seed: int = 0, skipped: float = 0.0, **changes: Any) -> pd.DataFrame:
-    """Returns decisions of a deterministic incumbent with a challenger in shadow.
+    """Return decisions of a deterministic incumbent with a challenger in shadow.
 
-    In a share `explored` of the decisions, a random channel is shown. In the other decisions, a share `skipped` of the
-    users is shown nothing. `changes` replace columns of the result.
+    A share `explored` of the decisions is random. In the others, a share `skipped` of the users sees nothing.
     """
     random = np.random.default_rng(seed)
     user_B = random.integers(rows // 2, size=rows)
@@ -75,7 +74,7 @@ def test_a_challenger_is_valued_at_the_incumbents_spend(forecasts: bool) -> None
     # Gain per decision of the incumbent, in decisions that are not random
     own = 0.7 * 0.4
     incumbent = 0.8 * own + 0.2 * 0.35
-    # The challenger would always show an ad. Its value is computed for as many ads as the incumbent shows.
+    # The challenger always shows an ad, so its value is scaled to the incumbent's number of ads.
     challenger = 0.55 * (0.8 * 0.7 + 0.2)
     assert value["incumbent"] == pytest.approx(incumbent, rel=0.08)
     assert value["challenger_ci"][0] < challenger < value["challenger_ci"][1]
@@ -87,7 +86,7 @@ def test_a_challenger_is_valued_at_the_incumbents_spend(forecasts: bool) -> None
 def test_the_interval_covers_the_truth() -> None:
     truth = 0.55 - (0.8 * 0.4 + 0.2 * 0.35)
     low_high = [report(world(2000, 0.2, seed))["value"]["difference_ci"] for seed in range(40)]
-    # If the intervals cover the truth in 95 % of the runs, this fails in less than 1 % of all cases.
+    # With intervals of 95 % coverage, this fails in less than 1 % of all cases.
     assert sum(low < truth < high for low, high in low_high) >= 34
 
 

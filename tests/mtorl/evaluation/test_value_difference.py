@@ -1,4 +1,4 @@
-"""Tests that off-policy estimates of the difference of two policies are right in a small bandit with known values."""
+"""Tests that off-policy estimates of the difference of two policies are right in a small bandit."""
 
 import json
 
@@ -61,7 +61,6 @@ def test_the_logging_policy_has_the_logged_value():
 
 
 def test_higher_spend_alone_adds_no_value():
-    """With a limited budget, a policy that exposes twice as often, with the same gain per cost, has the same value."""
     kind, log = bandit(300, 0)
     half = np.random.default_rng(1).random(len(kind)) < 0.5
     thrifty = PolicyOnLog(LOGGING[kind], np.repeat(half[:, None], C, axis=1))
@@ -99,7 +98,7 @@ def test_values_are_right_if_exposures_depend_on_the_draw(error: float | None) -
     drawn = (LOGGING * COST).sum(axis=1).mean() if error is not None else (exposed * COST).sum() / exposed.sum()
     exposing = CHALLENGER * allowed
     gain, cost = (exposing * GAIN).sum(axis=1).mean(), (exposing * COST).sum(axis=1).mean()
-    # Without a model, the costs are known only of exposures that can occur in the log.
+    # Without a model, only costs of exposures that can occur in the log are known.
     true = gain * min(1.0, 0.5 * drawn / cost)
     runs = []
     for seed in range(60):
@@ -129,10 +128,7 @@ RARELY = np.array([[1.0, 1.0, 0.004], [0.004, 1.0, 1.0]])
 
 @pytest.mark.parametrize("errors", [(0.0, 0.0), (0.15, -0.15), (0.15, -0.05), (-0.05, 0.15), (0.1, 0.0)])
 def test_rare_exposures_are_left_to_forecasts(errors: tuple[float, float]) -> None:
-    """Forecasts replace the gains of rare exposures, which would make the estimate noisy.
-
-    The two forecasts differ, and the interval must contain every truth between them.
-    """
+    """The two forecasts of the rare gains differ, and the interval must contain every truth between them."""
     everything = np.ones_like(EXPOSE)
     true = true_value(CHALLENGER, everything, 100.0) - true_value(INCUMBENT, RARELY > 0.5, 100.0)
     runs, plain = [], []
@@ -144,7 +140,6 @@ def test_rare_exposures_are_left_to_forecasts(errors: tuple[float, float]) -> No
     left = CHALLENGER[0, 2] + CHALLENGER[1, 0]  # both kinds of users are equally likely
     covered = [run["difference_ci"][0] <= true <= run["difference_ci"][1] for run in runs]
     assert np.mean(covered) >= 0.9
-    # The two models are identical, so there is no second opinion.
     if errors == (0.0, 0.0):
         return
     assert {run["largest_weight"] for run in runs} <= {3.0, 5.0, 10.0, 20.0, 50.0}
@@ -160,7 +155,6 @@ def test_rare_exposures_are_left_to_forecasts(errors: tuple[float, float]) -> No
 
 
 def test_at_most_a_quarter_is_left_to_forecasts() -> None:
-    """Here, forecasts would be needed for more than a quarter of the value, so all rows are weighted instead."""
     kind, log = opportunities(300, 0, RARELY)
     rare = np.where(RARELY < 0.5, 0.8, 0.1)
     policies = on_log(rare, kind), on_log(INCUMBENT, kind, RARELY > 0.5)
@@ -171,7 +165,7 @@ def test_at_most_a_quarter_is_left_to_forecasts() -> None:
 @settings(max_examples=30)
 @given(st.floats(0.0, 4.0), st.floats(-1.0, 1.0), st.integers(0, 1000))
 def test_an_interval_is_valid_for_any_error_up_to_the_doubt(doubt: float, share: float, seed: int) -> None:
-    """The tested estimates are normally distributed, with an error of `share * doubt` on average."""
+    """The estimates are normal, with a mean error of `share * doubt`."""
     draws = np.append(0.0, np.random.default_rng(seed).normal(size=4000))
     estimates = np.random.default_rng(seed + 1).normal(doubt * share, 1.0, size=4000)
     for noise in (0.0, 1.0):
@@ -182,10 +176,7 @@ def test_an_interval_is_valid_for_any_error_up_to_the_doubt(doubt: float, share:
 
 
 def explored(random: np.random.Generator, rows: int, rate: float, real: float = 0.05) -> LoggedRows:
-    """Returns decisions that logged the probability 0.025 for the second channel.
-
-    The true probability is `real / 2`.
-    """
+    """Return decisions that logged 0.025 for the second channel, whose true probability is `real / 2`."""
     probs = np.tile([0.975, 0.025], (rows, 1))
     channel = (random.random(rows) < real / 2).astype(int)
     gain = (random.random(rows) < rate).astype(float)
@@ -195,7 +186,6 @@ def explored(random: np.random.Generator, rows: int, rate: float, real: float = 
 
 @pytest.mark.parametrize("rate", [0.1, 0.02, 0.005])
 def test_few_gains_do_not_prove_a_difference(rate: float) -> None:
-    """Both policies have the same value, and there are few gains. The gate must rarely promote."""
     promoted = 0
     for seed in range(100):
         random, rows = np.random.default_rng(seed), 2000
@@ -248,7 +238,6 @@ def test_inconsistent_exposures_are_refused(exposed: list, probability: list, me
 
 
 def test_a_policy_far_from_the_log_is_rejected():
-    """The policy only uses a channel that the log never shows in these rows."""
     rows = 500
     probs = np.tile([0.0, 1.0], (rows, 1))
     far = PolicyOnLog(probs, np.ones((rows, 2), bool))

@@ -1,4 +1,4 @@
-"""An experiment with a ramp, and events of its history, for tests."""
+"""An experiment with a ramp, and events of its history."""
 
 from typing import Any, get_args
 
@@ -35,10 +35,7 @@ def made(**changes: Any) -> Experiment:
 
 
 def after(*happened: Any, file: Experiment | None = None) -> list[Event]:
-    """Returns events caused by a person, 10 s apart.
-
-    Each argument is a phase to which the experiment moves, or the kind of another event.
-    """
+    """Return events caused by a person, 10 s apart: a phase to move to, or another event's kind."""
     events: list[Event] = []
     for what in happened:
         kind, to = ("move", what) if what in get_args(Phase) else (what, None)

@@ -1,5 +1,3 @@
-"""Tests of a table of budgets: it equals budgets in the experiment file, and an error names each wrong cell."""
-
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -124,7 +122,6 @@ def test_budgets_are_in_the_file_or_in_a_table(tmp_path: Path) -> None:
 
 
 def test_a_copy_keeps_the_experiment_and_its_budgets(tmp_path: Path) -> None:
-    """When the user edits the table, the budgets of an active experiment must not change."""
     (tmp_path / "budgets.csv").write_text(CSV)
     (state := tmp_path / "state").mkdir()
     found = Experiment.load(file_of(tmp_path))
@@ -147,7 +144,6 @@ def test_a_reader_of_the_arms_needs_no_table(tmp_path: Path) -> None:
 
 
 def test_a_kill_switch_reads_no_table_again(tmp_path: Path, monkeypatch: Any) -> None:
-    """A kill switch must neither read the table again nor validate its rows again. The test counts the calls."""
     rows = "".join(f"c{number},*,200,day\n" for number in range(1000))
     (tmp_path / "budgets.csv").write_text(f"{HEAD},period\n{rows}")
     checked = []

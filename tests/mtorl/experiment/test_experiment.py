@@ -1,5 +1,3 @@
-"""Tests of the experiment file: an error names each wrong field, and stages, kill switch and budgets work."""
-
 import copy
 from collections import Counter
 from pathlib import Path
@@ -44,10 +42,7 @@ def make(**changes: Any) -> Experiment:
 
 
 def test_faults_name_fields_and_not_internals_of_the_library() -> None:
-    """A missing amount also prevents the computation of a default.
-
-    The user must only see that the amount is missing.
-    """
+    """A missing amount prevents the computation of a default, but the user must only see the missing amount."""
     with pytest.raises(ExperimentError) as refused:
         make(budgets=[{"campaign": "*", "channel": "*"}], alpha=7)
     assert "missing field 'amount'" in str(refused.value) and "default factory" not in str(refused.value)
@@ -139,7 +134,6 @@ def arms_and_places(experiment: Experiment) -> list[str]:
 
 
 def independent(one: list[str], other: list[str]) -> bool:
-    """Returns whether a chi-square test at the 0.1 % level finds no dependence."""
     table = pd.crosstab(pd.Series(one), pd.Series(other))
     return bool(chi2_contingency(table).pvalue > 0.001)
 
@@ -157,7 +151,7 @@ def test_two_layers_are_independent_even_with_one_salt(part: list[float]) -> Non
 
 
 def test_successive_experiments_are_independent_even_with_one_salt() -> None:
-    """Otherwise, the second experiment would get the groups of users that the first experiment treated differently."""
+    """Otherwise, the second experiment would get groups that the first one treated differently."""
     assert independent(arms_and_places(make(name="one")), arms_and_places(make(name="other")))
 
 
@@ -218,10 +212,7 @@ def test_a_budgets_day_follows_its_time_zone() -> None:
 
 
 def test_the_word_none_means_null() -> None:
-    """`kubectl apply` removes a null, and then the default would be used.
-
-    The word `none` has the meaning of null instead.
-    """
+    """`kubectl apply` removes a null, which would select the default."""
     budget = {"campaign": "*", "channel": "*", "amount": 1, "period": "day"}
     for word in (None, "none"):
         fields = {"metrics": {"primary": "click_per_decision", "outcome_hours": word}}

@@ -1,4 +1,4 @@
-"""Tests that a history accepts only allowed events, and that a killed writer loses only the event it was writing."""
+"""Tests that a history accepts only allowed events and survives a killed writer."""
 
 from dataclasses import replace
 from typing import Any, get_args
@@ -142,7 +142,7 @@ def test_after_any_attempts_the_history_is_legal(tried: list[Any], arms: list[An
             if event.salt == experiment.salt:
                 assert now.phase == before.phase == "promoted" and now.incumbent != before.incumbent
                 assert in_force(experiment, now).arm("incumbent").url == experiment.arm("incumbent").url
-            # This event is of the previous experiment, so it does not change the state of the new one.
+            # An event of the previous experiment must not change the new one's state.
             else:
                 assert replace(now, events=0) == replace(before, events=0)
         else:

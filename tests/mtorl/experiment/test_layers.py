@@ -1,4 +1,4 @@
-"""Tests of layers: concurrent experiments of a layer share no user, and different layers are independent."""
+"""Tests that experiments of a layer share no user, and that layers are independent."""
 
 from collections import defaultdict
 from itertools import pairwise
@@ -55,7 +55,6 @@ def test_an_override_applies_in_any_part_of_the_layer() -> None:
 
 
 def test_experiments_for_different_campaigns_are_independent() -> None:
-    """Each arm of one experiment has half of its users in each arm of the other experiment."""
     shoes = make("shoes", campaigns=["shoes"], budgets=[budget("shoes")], stage="50%")
     hats = make(
         "hats", campaigns=["hats", "caps"], budgets=[budget("hats"), budget("caps")], layer="other", stage="50%"
@@ -113,7 +112,6 @@ def test_if_files_differ_about_a_budget_the_smallest_amount_counts() -> None:
 
 @st.composite
 def together(draw: st.DrawFn) -> Experiments:
-    """Draws random experiments in disjoint parts of one layer, for all or some campaigns, at any stage."""
     cuts = sorted(draw(st.sets(st.integers(0, 20), min_size=2, max_size=5)))
     campaigns = draw(st.sampled_from([None, ["x"], ["x", "y"]]))
     budgets = [budget(of, 1000.0) for of in campaigns or ["*"]]

@@ -1,4 +1,4 @@
-"""Tests that an experiment file may use only metrics that the data set defines."""
+"""Tests that an experiment file uses only the data set's metrics."""
 
 from mtorl.experiment import messages
 from mtorl.experiment.metrics import (

@@ -1,5 +1,3 @@
-"""Tests of overrides: a user in `overrides` gets that arm at every stage, and other users are not affected."""
-
 from typing import Any
 
 import pytest

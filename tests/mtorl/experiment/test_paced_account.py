@@ -1,4 +1,4 @@
-"""Tests that small budget accounts are used up on average, and get their first price from the largest account."""
+"""Tests that small budget accounts are used up on average."""
 
 import random
 from dataclasses import replace
@@ -23,7 +23,6 @@ def target(part: float, whole: float = 100.0, grain: float = CAP, **changes: Any
 
 
 def at(of: Target, now: float, committed: float, kept: Kept | None = None, largest: Kept | None = None) -> Kept:
-    """Returns the account's state after an update."""
     first, clock = first_price(of.limit, kept), Clock.of_time(of.limit, PACING, now // DAY * DAY, now)
     assert first is not None
     amount = of.limit.limit + spare(of.limit, of.asks, of.grain)
@@ -53,10 +52,7 @@ def test_only_paced_parts_have_a_spare_amount():
 
 @pytest.mark.parametrize("share", [0.01, 0.05])
 def test_a_small_arm_spends_its_part_on_average(share: float) -> None:
-    """The arm's part of the budget is enough for 5 or 25 exposures a day.
-
-    A hard limit would leave up to 30 % unspent.
-    """
+    """The arm's part is enough for 5 or 25 exposures a day. A hard limit would leave up to 30 % unspent."""
     of, chance, days, total = target(share), random.Random(1), 60, 0.0
     limit, kept = of.limit.limit + spare(of.limit, True, CAP), None
     for day in range(days):

@@ -1,4 +1,4 @@
-"""Tests of a policy that is a list of rows: the first matching row decides."""
+"""Tests of a policy that is a list of rows, of which the first matching row decides."""
 
 from typing import Any
 

@@ -1,5 +1,3 @@
-"""Tests that an experiment advances, holds or stops under the right conditions."""
-
 import dataclasses
 import math
 from typing import Any, get_args
@@ -87,7 +85,7 @@ def test_a_challenger_that_fails_or_is_slow_does_not_grow() -> None:
     failing = consider(made(), SMALL, challenger(fallback_ratio=0.02), 1e9)
     held(failing, messages.FALLBACK_RATIO, arm="challenger", found=0.02, allowed=0.01)
     alike = {name: ArmEvidence(500, fallback_ratio=0.3) for name in WELL.arms}
-    # All arms have the same fault, so it is not a fault of the challenger.
+    # All arms have the fault, so the challenger is not to blame.
     moved(consider(made(), SMALL, evidence(arms=alike), 1e9))
     arms = {"incumbent": ArmEvidence(500, 0.0, 0.010), "challenger": ArmEvidence(500, 0.0, 0.031)}
     slow = consider(made(), SMALL, evidence(arms=arms), 1e9)
@@ -149,7 +147,7 @@ def test_an_experiment_without_a_verdict_stops_at_its_planned_end() -> None:
 
 
 def test_a_stage_outside_the_ramp_waits_for_a_person() -> None:
-    # If a person has moved the experiment to a stage that is not in the ramp, the ramp must not move it on.
+    # The ramp must not move on from a stage that a person chose outside the ramp.
     state = State(phase="25%", since=0.0)
     held(consider(made(), state, WELL, 1e9), messages.STAGE_NOT_IN_RAMP, stage="25%")
     assert moved(consider(made(), state, evidence(breached=HARM), 0.0)).to == "rolled back"

@@ -1,4 +1,4 @@
-"""Tests that a training saves its users and cost caps in the artifact, and reports invalid input before it starts."""
+"""Tests that a training saves its users and cost caps, and reports invalid input early."""
 
 import threading
 from functools import partial
@@ -31,7 +31,7 @@ def windows(tmp_path: Path) -> str:
 def test_the_incumbents_artifact_contains_its_users_and_highest_costs(windows: str, tmp_path: Path) -> None:
     artifact = fit_incumbent(windows, str(tmp_path / "incumbent"))
     users = STEPS["user_id"].unique()
-    # The artifact lists validation users as training users, so only the test users are new to it.
+    # Validation users count as training users, so only test users are new.
     assert are_among(users, artifact.training_users()).tolist() == (split_of(users) != "test").tolist()
     train = STEPS[split_of(STEPS["user_id"]) == "train"]
     highest = train.groupby("channel")["cost"].max()

@@ -1,4 +1,4 @@
-"""Tests of the value of an exposure for later ones, which is learned from the network's own predictions."""
+"""Tests of the value of an exposure for later ones."""
 
 from types import SimpleNamespace
 
@@ -16,12 +16,12 @@ from mtorl.window.table import WindowTable
 from tests.mtorl.artifact.test_artifact import network_config
 from tests.mtorl.window.windows_folder import SPEC, STEPS
 
-# After the channel GOOD, the next exposure gains LATER, and after other channels 0. Each exposure costs 1.
+# After the channel GOOD, the next exposure gains LATER, and after others 0. Each exposure costs 1.
 GOOD, LATER, PRICE = 1, 0.5, 0.2
 
 
 class Foreseeing(Ensemble):
-    """A network whose predicted gain depends only on the last channel. Its other outputs do not matter."""
+    """A network whose predicted gain depends only on the last channel."""
 
     def decoder_inputs(self, x_BTD, length_B):
         self.last_BC = x_BTD[torch.arange(len(x_BTD)), length_B - 1, : len(SPEC.channels)]
@@ -37,7 +37,7 @@ class Foreseeing(Ensemble):
 
 
 def world(click: np.ndarray | None = None, propensity: str = "logged", window: int = SPEC.window):
-    """Returns a log and a network. By default, the clicks in the log follow the predictions of the network."""
+    """Return a log and a network, by default with clicks that follow the network's predictions."""
     chance = np.random.default_rng(0).random(len(STEPS))
     drawn = (chance < LATER) & (STEPS["channel"].shift() == SPEC.channels[GOOD]).to_numpy()
     rows = STEPS.assign(split="val", collected=False, click=drawn.astype(float) if click is None else click)

@@ -1,4 +1,4 @@
-"""Tests that a search reads no test user, finds better settings than the default, and can be stopped and continued."""
+"""Tests that a search reads no test user, improves on the default, and can be continued."""
 
 import math
 from dataclasses import replace
@@ -32,7 +32,6 @@ def written(folder: Path, rows: pd.DataFrame) -> str:
 
 
 def poisoned(split: str) -> pd.DataFrame:
-    """Returns the log with wrong channels, costs and outcomes for the users of one split."""
     rows = STEPS.copy()
     theirs = split_of(rows["user_id"]) == split
     assert theirs.any()
@@ -57,7 +56,7 @@ def test_no_test_user_is_read(windows: str, tmp_path: Path) -> None:
     assert without_times(same) == without_times(clean)
     one, other = ((tmp_path / name / search_module.SETTINGS_FILE).read_text() for name in ("same", "clean"))
     assert one == other
-    # Check that the comparison above could fail: wrong values of these users change the result.
+    # Check that the comparison can fail: these users' wrong values change the result.
     for split in ("val", "train"):
         other = search(written(tmp_path / split, poisoned(split)), str(tmp_path / f"other-{split}"), SHORT)
         assert [one.loss for one in other.trials] != [one.loss for one in clean.trials]
@@ -79,14 +78,12 @@ def test_windows_are_encoded_as_in_training(windows: str) -> None:
     assert Trials(windows).data.train.encoder.to_dict() == trained.to_dict()  # type: ignore[attr-defined]
 
 
-# The tests below replace each training by a formula, because they only test the search.
+# The tests below replace each training by a formula to save time.
 
 
 @pytest.fixture
 def formula(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
-    """Replaces each training by a formula with its minimum at lr 0.01 and dropout 0.1; returns the list of tried
-    settings.
-    """
+    """Replace each training by a formula with its minimum at lr 0.01 and dropout 0.1."""
     tried: list[TrainConfig] = []
 
     def run(self: Trials, config: TrainConfig, on_epoch: OnEpoch) -> float:
@@ -118,7 +115,6 @@ def test_a_stopped_search_continues_with_equal_results(
 ) -> None:
     config = SearchConfig(trials=14, epochs=3, seed=5)
     whole = search(windows, str(tmp_path / "whole"), config)
-    # Kill the search in the first trial, and later between two trials.
     run, kill_at = Trials.run, {0, 10}
 
     def killed(self: Trials, settings: TrainConfig, on_epoch: OnEpoch) -> float:

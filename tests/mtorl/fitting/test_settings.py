@@ -1,5 +1,3 @@
-"""Tests that training settings are read from files and command lines, and that different trainings share no file."""
-
 import json
 import os
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Tests that a list of forgotten users hides the records of these users in its folder and in all folders below."""
+"""Tests that a list of forgotten users hides their records in its folder and below."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

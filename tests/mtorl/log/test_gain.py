@@ -1,5 +1,3 @@
-"""Tests that the gain of an exposure is the weighted sum of its outcomes, and can be written as text and read back."""
-
 import json
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Tests that a reader of a lake gets each record once, in a folder or an object store, while files are replaced."""
+"""Tests that a reader of a lake gets each record once while files are replaced."""
 
 import logging
 import re
@@ -25,7 +25,6 @@ BEGIN = datetime(2026, 3, 1, 22, tzinfo=UTC)
 
 
 def decisions(number: int, first: int = 0, **columns: Any) -> pd.DataFrame:
-    """Returns decisions that are ten minutes apart. Each decision has a different user."""
     times = [BEGIN + timedelta(minutes=10 * i) for i in range(first, first + number)]
     ids = [id_of(f"d{i}", time) for i, time in enumerate(times, first)]
     users = [f"u{i:02}" for i in range(first, first + number)]
@@ -60,7 +59,7 @@ def test_records_in_several_files_count_once(tmp_path: Path) -> None:
     every = decisions(6)
     lake = upload(tmp_path, {"decision": every})
     compact(lake, BEGIN + 3 * HOUR)
-    # Upload the records again, as if a compaction was killed before it hid the files that it had read.
+    # A compaction was killed before it hid the files that it had read.
     upload(lake, {"decision": every})
     assert found(lake) == list(every["user_id"])
     withdrawn = every[:1].assign(withdrawn=True)
@@ -109,7 +108,7 @@ def test_hidden_and_foreign_files_are_ignored(tmp_path: Path) -> None:
 
 
 def test_threads_share_a_file(tmp_path: Path) -> None:
-    """Several threads of DuckDB seek and read in one file at the same time, so each thread needs its own position."""
+    """DuckDB's threads seek and read in one file at once, so each needs its own position."""
     content = bytes(range(256)) * 2000
     (tmp_path / "file").write_bytes(content)
     file = LakeFiles(pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())).open("lake://file")
@@ -196,7 +195,6 @@ def test_records_of_some_users(tmp_path: Path) -> None:
 
 
 def test_temporary_files_are_not_in_the_current_folder(tmp_path: Path) -> None:
-    """The current folder may be read-only."""
     with lake_database(Lake.open(tmp_path)) as db:
         ((folder, zone),) = db.execute(
             "SELECT current_setting('temp_directory'), current_setting('TimeZone')"
@@ -217,7 +215,7 @@ def test_a_damaged_note_of_superseded_files_is_ignored_and_removed(tmp_path: Pat
 
 
 def test_a_bucket_is_opened_without_asking_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Opening a bucket sends no request, because a router must start even if the object store is down."""
+    """A router must start even if the object store is down."""
     for name in ("AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(LogError, match=r"append \?region="):

@@ -1,5 +1,3 @@
-"""Tests of reading the opportunities of a log. Decisions that do not fit the data set are left out."""
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,3 @@
-"""Tests of propensities: they are logged, or estimated from training users as the data set describes."""
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,10 +11,7 @@ SPEC = DatasetSpec.load("simulator")  # search, social, display, video
 
 
 def log(users: int = 600, steps: int = 10, stay: float = 0.0, seed: int = 0) -> pd.DataFrame:
-    """Returns a log with random channels.
-
-    With probability `stay`, a touchpoint repeats the previous channel of its user.
-    """
+    """Return random channels; with probability `stay`, a touchpoint repeats its user's previous channel."""
     random = np.random.default_rng(seed)
     channel = random.choice(4, size=(users, steps), p=[0.5, 0.3, 0.15, 0.05])
     for t in range(1, steps):

@@ -5,7 +5,7 @@ from mtorl.log.splits import folds_of, split_of, unit_order
 
 
 def test_golden_splits_never_change():
-    # A retraining must not test on training users of an earlier model, so the splits never change.
+    # The splits never change, so that a retraining cannot test on earlier training users.
     users = [f"u{i:06d}" for i in range(12)]
     assert "".join(part[0] if part != "test" else "T" for part in split_of(users)) == "vtTttttttttt"
 

@@ -1,4 +1,4 @@
-"""Tests of the records of trainings, from which the next training detects that the log has lost rows."""
+"""Tests of the records of trainings, which reveal that a log has lost rows."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,7 +26,7 @@ def test_growth_and_removal_of_the_oldest_days_are_no_loss(rows: list[int], more
 
 @given(counts, st.integers(1, 27), st.floats(0.0, 1.0))
 def test_missing_rows_of_a_later_day_are_lost(rows: list[int], at: int, share: float) -> None:
-    # The first day must have rows, because missing rows at the start count as removed on purpose.
+    # Missing rows at the start count as removed on purpose.
     rows[0] = max(rows[0], 1)
     at = min(at, len(rows) - 1)
     left = [int(n * share) if i == at else n for i, n in enumerate(rows)]

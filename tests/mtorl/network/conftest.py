@@ -1,4 +1,4 @@
-"""Limits torch to one thread, because the networks in these tests are small."""
+"""Limits torch to one thread, because the networks are small."""
 
 import pytest
 

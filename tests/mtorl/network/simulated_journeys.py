@@ -1,7 +1,5 @@
 """Simulated journeys as encoded windows, for the tests of training.
 
-    result = fit(config, windows=600)
-
 Shapes: B windows, T steps of a window, D values of an encoded token, C channels.
 """
 
@@ -21,9 +19,9 @@ from mtorl.network.training import TrainConfig, TrainResult, train
 from mtorl.window.loader import Batch, TrainingWindows
 
 T, C = 6, 3
-# Number of outcome columns in a token. Of the previous touchpoint's outcomes, a token has only the reward.
+# A token has only the reward of the previous touchpoint's outcomes.
 OUTCOMES = 0
-# A token has the previous channel or "start", the previous reward, and two context columns.
+# Previous channel or "start", previous reward, and two context columns.
 D = C + 2 + 2
 COST = np.array([0.2, 0.5, 1.0])  # mean cost by channel
 LOGGED = [0.2, 0.3, 0.5]  # probability of each channel in the log
@@ -58,10 +56,7 @@ class EncodedArrays(Dataset[Batch]):
 
 
 def journeys(windows: int, seed: int):
-    """Returns journeys in which the best channel depends on the context.
-
-    In context 0, channel 0 has the highest gain. In context 1, it is channel 1.
-    """
+    """Return journeys in which channel 0 is best in context 0, and channel 1 in context 1."""
     random = np.random.default_rng(seed)
     length = random.integers(1, T + 1, size=windows)
     real = np.arange(T) < length[:, None]
@@ -89,7 +84,7 @@ def part(windows: int, seed: int) -> EncodedArrays:
 
 
 def whole_part(windows: int, seed: int) -> EncodedArrays:
-    """Returns windows that all have T steps. The mean loss of a batch is then the mean of the losses of its halves."""
+    """Return windows of T steps, so that a batch's mean loss is the mean of its halves' losses."""
     x, targets, length, _ = journeys(3 * T * windows, seed)
     whole = np.flatnonzero(length == T)[:windows]
     return EncodedArrays(x[whole], {name: values[whole] for name, values in targets.items()})
@@ -110,5 +105,4 @@ def fit(
 
 
 def every_step(network: MTORL, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the action logits, reward logits and expected costs of every channel at every step."""
     return network._decode(network.trunk(x_BTD), network.memory(x_BTD))

@@ -1,4 +1,4 @@
-"""Tests that calibration removes systematic errors, and shrinks differences that new users do not show."""
+"""Tests that calibration removes systematic errors and unconfirmed differences."""
 
 import numpy as np
 import pytest
@@ -13,10 +13,7 @@ EFFECT_C = np.array([0.1, 0.0, -0.1])
 
 
 def calibrated_heads(rows: int, confirmed: float = 1.0):
-    """Returns predictions and simulated outcomes.
-
-    The true differences between rows are `confirmed` times the predicted ones.
-    """
+    """Return predictions and outcomes; true differences are `confirmed` times the predicted ones."""
     random = np.random.default_rng(0)
     logits = random.normal(size=(rows, 3))
     probs = np.exp(log_softmax(logits, axis=1))
@@ -48,7 +45,7 @@ def test_personal_differences_count_as_far_as_held_out_users_confirm(confirmed):
     heads = calibrated_heads(20_000, confirmed)
     share = calibrated(*heads).personal_share
     assert confirmed - 0.25 < share < confirmed or share == confirmed == 0
-    # Ten equal rows of one user have the same influence as one row.
+    # Ten equal rows of one user count like one row.
     of_few = [np.repeat(part[:2000], 10, axis=0) for part in heads]
     few = calibrated(*of_few, users_B=np.repeat(np.arange(2000), 10)).personal_share
     assert few == pytest.approx(calibrated(*(part[:2000] for part in heads)).personal_share, abs=0.02)

@@ -1,4 +1,4 @@
-"""Tests that an ensemble predicts the mean of its members, and that its training can be killed and resumed."""
+"""Tests that an ensemble predicts its members' mean, and that its training can be resumed."""
 
 import multiprocessing
 import os
@@ -82,7 +82,7 @@ def test_members_trained_in_parallel_are_identical(tmp_path):
     assert same(both, trained())
     assert sorted(seen) == [(0, 1), (0, 2), (1, 1), (1, 2)] and not both.ensemble.training
     assert set(tmp_path.iterdir()) == {resume.of_member(0).path, resume.of_member(1).path}
-    # When a finished training is resumed, its members may be loaded in parallel or one after the other.
+    # A resumed training may load finished members in parallel or in turn.
     assert same(both, trained(resume=resume))
     assert same(both, trained(resume=resume, at_once=True))
     assert not children()
@@ -138,6 +138,6 @@ def test_member_processes_end_with_the_parent(name):
     """
     command = [sys.executable, "-c", textwrap.dedent(script), name]
     one = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    # This returns only after all member processes have ended, because each of them holds the pipe open.
+    # This returns only after all member processes have ended, because each holds the pipe open.
     output, _ = one.communicate(timeout=120)
     assert one.returncode == -signal.Signals[name] or "KeyboardInterrupt" in output, output

@@ -1,4 +1,4 @@
-"""Tests that the network sees no later step, ignores padding, and is deterministic when it predicts."""
+"""Tests that the network sees no later step and ignores padding."""
 
 from functools import partial
 
@@ -21,7 +21,7 @@ def network() -> MTORL:
 def windows(seed: int = 1) -> torch.Tensor:
     random = torch.Generator().manual_seed(seed)
     x_BTD = torch.randn(B, T, D, generator=random)
-    # In encoded windows, each step has exactly one channel, or "start".
+    # Each step has exactly one channel, or "start".
     x_BTD[..., : C + 1] = torch.eye(C + 1)[torch.randint(C + 1, (B, T), generator=random)]
     return x_BTD
 
@@ -136,7 +136,7 @@ def test_the_memory_contains_fading_sums_per_channel():
     with torch.no_grad():
         # Each step keeps half of the memory.
         memory.logit_K.zero_()
-    # The columns are search, social, start, reward and outcome. The steps are the start, search, search and social.
+    # Columns: search, social, start, reward, outcome. Steps: start, search, search, social.
     x = torch.tensor([[[0, 0, 1, 0, 0], [1, 0, 0, 1, 2], [1, 0, 0, 0, 4], [0, 1, 0, 1, 8]]], dtype=torch.float32)
     with torch.inference_mode():
         remembered = memory(x)

@@ -1,4 +1,4 @@
-"""The terms of the loss equal their formulas."""
+"""Tests that the terms of the loss equal their formulas."""
 
 import numpy as np
 import pytest
@@ -57,10 +57,7 @@ def test_a_step_without_a_target_is_visible_but_not_learned(model):
 
 
 def test_the_action_head_learns_nothing_from_own_decisions(model):
-    """The policy's own decisions already prefer better channels.
-
-    If the network imitated them, it would prefer these channels twice.
-    """
+    """The policy's own decisions already prefer better channels, so imitation would count them twice."""
     x, targets, _, _ = journeys(50, 3)
     real = targets["channel_BT"] >= 0
     own = real & (np.arange(50)[:, None] % 2 == 0)

@@ -1,4 +1,4 @@
-"""Tests that a training trains the same network if it is resumed after a kill, or if it uses two processes."""
+"""Tests that a resumed or parallel training gives the same network."""
 
 import errno
 import json
@@ -24,8 +24,8 @@ from tests.messages import raises
 from tests.mtorl.network.simulated_journeys import TINY, C, fit, part, whole_part
 from tests.repository import ROOT
 
-# Arguments: folder for results, settings, checkpoint file ("" for none), the rank of the process to kill once
-# (-1: none), and the number of saved checkpoints after which to kill it.
+# Arguments: folder, settings, checkpoint ("" for none), the rank to kill once (-1: none), and the number of
+# checkpoints before the kill.
 SCRIPT = """
 import json, os, signal, sys
 from pathlib import Path
@@ -62,13 +62,13 @@ CONFIG: dict[str, Any] = {"epochs": 3, "batch_size": 32, "lr": 0.01, "hidden": 1
 def _run(
     folder: Path, config: dict[str, Any], checkpoint: str = "", victim: int = -1, limit: int = 3, processes: int = 2
 ) -> subprocess.CompletedProcess[str]:
-    """Trains in `processes` (1 or 2) subprocesses. If one of two is killed, torchrun restarts both."""
+    """Train in 1 or 2 subprocesses. If one of two is killed, torchrun restarts both."""
     folder.mkdir(exist_ok=True)
     (folder / "train.py").write_text(SCRIPT)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", f"--max-restarts={int(victim >= 0)}"]
     arguments = [folder / "train.py", folder, json.dumps(config), checkpoint, victim, limit]
     command = [sys.executable, *(launch if processes == 2 else []), *map(str, arguments)]
-    # By default, restarted processes look for each other at the old address (pytorch issue 135712).
+    # By default, restarted processes meet at the old address (pytorch issue 135712).
     environment = {**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=240)
 
@@ -96,7 +96,6 @@ def _alone(config: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("kills", [[1], [2, 3], [6]])
 def test_a_killed_training_gives_the_same_network(tmp_path, kills):
     checkpoint = str(tmp_path / "checkpoint")
-    # The training is killed within an epoch or between epochs, and before or after the end of the first shard.
     for kill in kills:
         assert _run(tmp_path, CONFIG, checkpoint, victim=0, limit=kill, processes=1).returncode == -9
         assert (tmp_path / "checkpoint").exists()
@@ -134,11 +133,10 @@ def test_a_full_disk_loses_the_checkpoint_but_not_the_training(tmp_path, monkeyp
 
 @pytest.mark.long
 def test_two_processes_train_the_same_network_as_one(tmp_path):
-    """Each process computes the gradient of half a batch, and the mean of both gradients is applied.
+    """Each process computes the gradient of half a batch, and the mean of both is applied.
 
-    Dropout and the loss over pairs of windows (`lam`) are off, because they differ by design: each process drops out
-    other units and pairs only windows of its half. A low learning rate keeps the effect of rounding errors small:
-    AdamW scales even a tiny gradient up to a full step.
+    Dropout and `lam` are off, because they differ by process. AdamW would scale rounding errors up to a full step,
+    so the learning rate is low.
     """
     config = {**CONFIG, "dropout": 0.0, "lam": 0.0, "lr": 1e-4}
     done = _run(tmp_path, {**config, "batch_size": 16})
@@ -156,7 +154,6 @@ def test_two_processes_train_the_same_network_as_one(tmp_path):
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the results and the checkpoint of an uninterrupted training in two processes."""
     folder = tmp_path_factory.mktemp("whole")
     assert _run(folder, CONFIG, str(folder / "checkpoint")).returncode == 0
     return folder
@@ -165,7 +162,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.long
 @pytest.mark.parametrize("victim", [0, 1])
 def test_two_processes_give_the_same_network_after_a_kill_of_one(tmp_path, victim, together):
-    """torchrun restarts both processes. They continue from one checkpoint, so the kill does not change the result."""
+    """torchrun restarts both processes from one checkpoint."""
     killed = _run(tmp_path / "killed", CONFIG, str(tmp_path / "checkpoint"), victim)
     assert killed.returncode == 0, killed.stderr
     assert "SIGKILL" in killed.stderr or "Signal 9" in killed.stderr or "exitcode: -9" in killed.stderr
@@ -187,7 +184,7 @@ def test_both_processes_refuse_an_unsuitable_checkpoint(tmp_path, together):
 
 
 def test_too_few_windows_for_the_processes_is_an_error(monkeypatch):
-    """Simulates one of two processes, which raises the error without waiting for the other process."""
+    """One of two processes raises the error without waiting for the other."""
     monkeypatch.setattr(Group, "total", lambda self, values: values)
     data = TrainingWindows([part(50, 0)], [part(50, 0)], C)
     loop = TrainingLoop(data, TINY, torch.device("cpu"), Group())

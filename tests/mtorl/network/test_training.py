@@ -1,5 +1,3 @@
-"""Tests that training learns, gives the same result for the same seed, stops early, and refuses invalid data."""
-
 import json
 from dataclasses import replace
 
@@ -66,7 +64,7 @@ def test_equal_seeds_give_equal_networks_without_the_global_generator():
 
 
 def test_stops_early_and_keeps_the_best_epoch():
-    """The network soon memorises the sixty windows. From then on, the validation loss rises."""
+    """The network soon memorises the sixty windows, and then the validation loss rises."""
     config = TrainConfig(epochs=60, batch_size=16, lr=0.02, hidden=32, dropout=0.0, patience=2, device="cpu")
     result = fit(config, windows=60)
     assert len(result.history) == result.best_epoch + config.patience < config.epochs

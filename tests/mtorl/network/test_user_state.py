@@ -1,4 +1,4 @@
-"""Tests that the distance of a user's state follows its formula, also when an artifact computes it."""
+"""Tests that the distance of a user's state follows its formula."""
 
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from tests.mtorl.artifact.test_artifact import batch, network_config, trained_po
 
 
 def states(windows: int = 400, hidden: int = 6) -> np.ndarray:
-    """Returns states whose dimensions have very different variances. One variance is 0."""
     rng = np.random.default_rng(0)
     scale_H = np.array([3.0, 2.0, 1.0, 0.5, 0.01, 0.0])[:hidden]
     turn_HH = np.linalg.qr(rng.normal(size=(hidden, hidden)))[0]

@@ -1,4 +1,4 @@
-"""Tests that an HTML page is written atomically, loads nothing, and leaves out missing content."""
+"""Tests that an HTML page is written atomically and loads nothing."""
 
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""Tests of numbers in text: a missing number is no error, and a small number is never shown as zero."""
-
 import numpy as np
 import pytest
 

@@ -1,5 +1,3 @@
-"""Tests that the decision rule has the probabilities of its formula, exposes by price, and refuses invalid input."""
-
 import numpy as np
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Tests that the recorded probabilities are those of the whole choice, by the policy and by random exploration."""
+"""Tests that recorded probabilities are those of the whole choice, including exploration."""
 
 import math
 from collections import Counter
@@ -19,7 +19,7 @@ probabilities = st.floats(0.0, 1.0)
 
 @st.composite
 def choices(draw: Any) -> Choice:
-    """Draws a random choice of a policy. The choice is possible under the probabilities that the policy reports."""
+    """Draw a random choice that is possible under its reported probabilities."""
     weights = draw(st.lists(st.floats(0.01, 1.0) | st.just(0.0), min_size=3, max_size=3).filter(any))
     probs = {c: weight / sum(weights) for c, weight in zip(CHANNELS, weights, strict=True)}
     shows = {c: draw(probabilities) for c in CHANNELS}
@@ -55,7 +55,7 @@ def test_probabilities_add_up_have_a_floor_and_allow_the_choice(choice: Choice, 
 
 @pytest.mark.parametrize("scope", SCOPES)
 def test_frequencies_equal_the_recorded_probabilities(scope: Any) -> None:
-    """The frequencies in 40,000 draws must be within four standard errors of the recorded probabilities."""
+    """The frequencies in 40,000 draws must be within four standard errors."""
     n, how = 40_000, Exploration(share=0.3, scope=scope)
     probs, shows = {"a": 0.7, "b": 0.3, "c": 0.0}, {"a": 0.0, "b": 1.0, "c": 0.25}
     seen: Counter[tuple[str, bool]] = Counter()

@@ -1,4 +1,4 @@
-"""Tests that spend follows its schedule even if the market changes suddenly, and never exceeds the budget."""
+"""Tests that spend follows its schedule in a changing market and never exceeds the budget."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,26 +15,26 @@ from mtorl.policy.pacing import HORIZON, Plan, Schedule, State
 from mtorl.policy.price import policy_price
 
 SEEDS = (1, 2, 3)
-# On each day, half of the users come, unless a shock changes the traffic.
+# Without a shock, half of the users come each day.
 DAYS, USERS = 3, 4000
-# Expected cost of an ad on each channel. A real cost is at most CAP times the expected cost.
+# Expected cost per channel. A real cost is at most CAP times as high.
 COST_C, CAP = np.array([0.05, 0.1, 0.2, 0.4]), 3.0
 EVERY = 0.1  # hours between two updates, which makes 720 updates
 BURN_IN = 6.0  # hours after the start, in which the gap may have any size
-# Largest allowed gap between spend and schedule after these hours, as a share of the budget.
+# Largest gap between spend and schedule after BURN_IN, as a share of the budget.
 TOLERANCE = 0.02
 
 Shock = Callable[[np.ndarray], np.ndarray]
 
 
 class Traffic(NamedTuple):
-    """The opportunities of three days in order of time, and a plan that was computed from an earlier log."""
+    """Three days of opportunities in order of time, and a plan from an earlier log."""
 
     plan: Plan
     price: float  # the initial price
     policy: PolicyParams
     hour_B: np.ndarray
-    # A random number from 0 to 1 for the user, who comes if it is below half of the traffic.
+    # A number from 0 to 1; the user comes if it is below half of the traffic.
     rank_B: np.ndarray
     click_BC: np.ndarray  # click probabilities
     cost_BC: np.ndarray  # realised costs
@@ -83,10 +83,7 @@ SHOCKS: dict[str, tuple[Shock, Shock]] = {  # of traffic and of cost
 
 
 def gaps(market: Traffic, shock: str, wrong: float = 1.0, heard: float = 1.0) -> tuple[np.ndarray, float]:
-    """Simulates a campaign; returns its gap at each update and the share of the budget that it spent.
-
-    A gap is (spend - schedule) / budget.
-    """
+    """Simulate a campaign; returns (spend - schedule) / budget at each update, and the spent share."""
     plan = market.plan
     traffic, dearer = SHOCKS[shock]
     comes_B = market.rank_B < 0.5 * traffic(market.hour_B)
@@ -107,7 +104,7 @@ def gaps(market: Traffic, shock: str, wrong: float = 1.0, heard: float = 1.0) ->
                 price_BC=plan.price(state),
             )
             cost_B = cost_BC[rows][np.arange(stop - start), made.channel_B] * made.expose_B
-            # When the most expensive exposure no longer fits into the budget, the ledger refuses all later exposures.
+            # Once the most expensive exposure exceeds the budget, the ledger refuses all later ones.
             before_B = spent + np.cumsum(cost_B) - cost_B
             fits_B = np.logical_and.accumulate(before_B + CAP * COST_C.max() * factor_B[rows] <= plan.budget)
             spent += float(cost_B[fits_B].sum())
@@ -125,7 +122,7 @@ def gaps(market: Traffic, shock: str, wrong: float = 1.0, heard: float = 1.0) ->
         *((shock, {}) for shock in SHOCKS),
         # Half of the updates are lost.
         *((shock, {"heard": 0.5}) for shock in ("none", "traffic x2", "cost x1.5")),
-        # The first price is a third of the right price, or three times the right price.
+        # The first price is a third or three times the right price.
         *(("cost x1.5", {"wrong": wrong}) for wrong in (1 / 3, 3)),
     ],
 )
@@ -135,7 +132,7 @@ def test_spend_follows_the_schedule(seed, shock, options):
     assert spent >= 1 - TOLERANCE or options
 
 
-# A market without randomness, in which a higher price reduces the spend at once.
+# A deterministic market, in which a higher price reduces the spend at once.
 SCHEDULE = Schedule(times=(0.0, 60.0, 100.0), shares=(0.0, 0.75, 1.0))
 HOURS = Plan(100.0, SCHEDULE)
 START = HOURS.start(price_unit=2.0)

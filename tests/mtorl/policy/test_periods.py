@@ -1,4 +1,4 @@
-"""Tests that the days or hours of a budget follow each other without gaps, in any time zone."""
+"""Tests that budget periods follow each other without gaps, in any time zone."""
 
 from datetime import datetime
 
@@ -50,10 +50,6 @@ def test_a_day_has_the_hours_of_its_time_zone(day: str, timezone: str, hours: in
 def test_at_most_one_period_begins_per_period_in_any_zone(
     period: Period, now: float, steps: list[tuple[float, bool, str]]
 ) -> None:
-    """In each step, time passes or the time zone changes.
-
-    A change must not begin another period before the current one has ended.
-    """
     timezone, (start, until) = "UTC", period_at(period, "UTC", now)
     for seconds, edited, another in steps:
         now += seconds

@@ -1,4 +1,4 @@
-"""Tests that the price is the lowest one at which the spend of a policy fits the budget."""
+"""Tests that the price is the lowest at which a policy's spend fits the budget."""
 
 from dataclasses import replace
 
@@ -55,7 +55,6 @@ def test_an_unbinding_budget_or_free_exposures_have_price_zero():
 
 
 def test_a_budget_that_cannot_be_met_is_an_error():
-    """Every channel has a gain so large that no price can prevent its exposure."""
     forecast, params = predictions(rows=50), PolicyParams()
     with pytest.raises(ValueError, match="at any price"):
         policy_price(forecast._replace(gain_BC=np.full((50, 4), 1e60)), params, 0.5 * spend(forecast, params))

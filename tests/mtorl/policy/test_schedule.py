@@ -1,4 +1,4 @@
-"""Tests that the scheduled spend follows the expected traffic, and that errors name inconsistent settings."""
+"""Tests that the scheduled spend follows the expected traffic."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def test_a_day_follows_the_hours_of_the_day() -> None:
 
 
 def test_hours_are_in_the_budgets_time_zone() -> None:
-    """In Berlin, 2026-10-25 has 25 hours. The clock shows 8:00 only after nine hours."""
+    """In Berlin, 2026-10-25 has 25 hours, so 8:00 comes only after nine hours."""
     midnight = 1_792_879_200.0
     schedule = Pacing(traffic=NIGHTS).schedule("day", "Europe/Berlin", midnight, midnight + 12 * HOUR)
     plan = Plan(160.0, schedule)
@@ -42,7 +42,7 @@ def test_an_hour_is_even_also_without_expected_traffic() -> None:
 
 
 def test_a_period_extended_by_a_new_time_zone_ends_at_its_new_end() -> None:
-    """The day began at midnight in Tokyo. After a change of the time zone to UTC, it ends at midnight in UTC."""
+    """The day began at midnight in Tokyo and, after a change to UTC, ends at midnight in UTC."""
     began = NOON - 21 * HOUR
     schedule = Pacing().schedule("day", "UTC", began, NOON)
     assert (schedule.times[0], schedule.times[-1]) == (began, NOON + 12 * HOUR)

@@ -1,5 +1,3 @@
-"""Tests of atomic writes: a failed write leaves the old file or folder, and a successful write replaces it."""
-
 import errno
 import os
 from pathlib import Path
@@ -61,7 +59,7 @@ def test_old_leftovers_of_a_process_are_removed(tmp_path: Path, there: bool, mon
     for file in (left / "part", kept, other, *[path] * there):
         file.write_text("some")
     for old in (left, kept, other):
-        # Give the files an old time, as a copy has that keeps the time of its original.
+        # A copy may keep the old time of its original.
         os.utime(old, (0, 0))
     with replacing(path) as unfinished:
         unfinished.write_text("new")

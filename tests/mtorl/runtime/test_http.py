@@ -1,4 +1,4 @@
-"""Tests of the HTTP client: every incomplete or unsuccessful response is an OSError, and every wait has a timeout."""
+"""Tests that the HTTP client has timeouts and reports every bad response as an OSError."""
 
 import re
 import socket
@@ -16,8 +16,6 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-leads: true\r\n\r\nok"
 
 
 class Server:
-    """A server that answers every connection with the same bytes and keeps the last request."""
-
     def __init__(self, listener: socket.socket) -> None:
         self.listener, self.answer, self.asked = listener, OK, b""
         threading.Thread(target=self._serve, daemon=True).start()
@@ -57,7 +55,7 @@ def test_requests_and_responses(server: Server, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_unix_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Use a short relative path, because the path of a Unix socket has a length limit.
+    # The path of a Unix socket has a length limit, so use a relative path.
     monkeypatch.chdir(tmp_path)
     with socket.create_server("Models", family=socket.AF_UNIX) as listener:
         server = Server(listener)

@@ -1,4 +1,4 @@
-"""Tests of locks between processes: a lock has one holder at a time, and is released when the holder is killed."""
+"""Tests that a lock has one holder, and is released when the holder is killed."""
 
 import os
 import subprocess

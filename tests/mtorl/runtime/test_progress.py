@@ -1,4 +1,4 @@
-"""Tests that progress reports arrive at a listener in this process, or in a file that another process reads."""
+"""Tests that progress reports arrive at a listener in this process, or in a file."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def test_progress_within_a_report_only_increases() -> None:
 
 
 class Notebook:
-    """A DuckDB connection in a notebook without ipywidgets, where the progress bar is off and cannot be switched on."""
+    """A DuckDB connection without ipywidgets, whose progress bar cannot be switched on."""
 
     def execute(self, query: str) -> duckdb.DuckDBPyConnection:
         if query.startswith("SET"):

@@ -1,4 +1,4 @@
-"""Tests of snapshots: equal contents share a snapshot, an artifact refers to one, and snapshots in use are kept."""
+"""Tests of snapshots: equal contents share one, and snapshots in use are kept."""
 
 import json
 import os

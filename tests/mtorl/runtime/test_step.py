@@ -1,5 +1,3 @@
-"""Tests that a pipeline step reports invalid input in one message, and that other users cannot write its files."""
-
 import errno
 import json
 import os

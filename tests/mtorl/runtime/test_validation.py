@@ -1,5 +1,3 @@
-"""Tests that an invalid file gives one clear error with the place, the expected value and the actual value."""
-
 from typing import Annotated, Any, Literal
 
 import pytest

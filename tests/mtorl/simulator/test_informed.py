@@ -1,4 +1,4 @@
-"""Tests of the informed forecast: it is calibrated, and gets more precise with each touchpoint."""
+"""Tests of the informed forecast, which gets more precise with each touchpoint."""
 
 import numpy as np
 import pytest
@@ -11,10 +11,6 @@ USERS, ROUNDS = 3000, 4
 
 @pytest.fixture(scope="module")
 def rounds() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Returns, for each round, the forecasts and the true probabilities of all channels.
-
-    Users see random ads between the rounds.
-    """
     simulator = Simulator(SimulatorConfig(users=USERS, seed=3))
     online = simulator.online(simulator.user_ids, ROUNDS, 5)
     informed, found = Informed(simulator), []
@@ -25,12 +21,11 @@ def rounds() -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def test_the_forecast_is_calibrated(rounds: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    """Among all cases with equal forecasts, the mean of the true probabilities must be the forecast."""
     for forecast, true in rounds:
         order = np.argsort(forecast, axis=None)
         for tenth in np.array_split(order, 10):
             expected, found = forecast.flat[tenth].mean(), true.flat[tenth].mean()
-            # Divide by four, because the four channels of a user are not independent.
+            # A user's four channels are not independent, so divide by four.
             error = true.flat[tenth].std() / np.sqrt(len(tenth) / 4)
             assert abs(expected - found) < 4.5 * error
 

@@ -1,4 +1,4 @@
-"""Tests that a simulated log has the same content in each raw format, and the same bytes for the same settings."""
+"""Tests that a simulated log has the same content in each raw format."""
 
 import gzip
 from pathlib import Path

@@ -75,11 +75,11 @@ def test_callers_cannot_change_the_log(simulator, log):
 
 def test_propensities_are_those_of_the_logging_policy(log):
     assert log["propensity"].min() >= 0.05
-    # Each pair of age group and channel has one propensity, and the propensities of an age group add up to 1.
+    # Each pair of age group and channel has one propensity; those of an age group add up to 1.
     table = log.groupby(["age_group", "channel"])["propensity"].agg(["min", "max", "size"])
     assert (table["min"] == table["max"]).all()
     assert table["min"].groupby("age_group").sum().to_numpy() == pytest.approx(1)
-    # The frequencies in the log must be within four standard errors of the propensities.
+    # The frequencies must be within four standard errors of the propensities.
     total = table["size"].groupby("age_group").transform("sum")
     error = np.sqrt(table["min"] * (1 - table["min"]) / total)
     assert (abs(table["size"] / total - table["min"]) < 4 * error).all()
@@ -100,7 +100,7 @@ def test_importance_weights_recover_the_value_of_a_fixed_policy(simulator, log, 
     weighted = log["click"] * (log["channel"] == chosen) / log["propensity"]
     by_user = (weighted - true_rate).groupby(log["user_id"]).sum()
     error = np.sqrt((by_user**2).sum()) / len(log)
-    # This bound is wide: for five policies, only one of 200 seeds would fail by chance.
+    # With five policies, only one of 200 seeds would fail by chance.
     assert abs(weighted.mean() - true_rate) < 3.3 * error
     assert error < 0.1 * true_rate
 
@@ -125,7 +125,7 @@ def test_a_choice_affects_only_its_user_and_later_rounds(simulator):
     one, two = (simulator.online(USERS, 4, 5) for _ in range(2))
     for turn in range(4):
         first = [one.step(user, turn, "search") for user in USERS]
-        # In the second simulation, users come in reverse order, and the first user gets a different ad in round 1.
+        # In the second simulation, users come in reverse order, and the first user gets another ad in round 1.
         second = {u: two.step(u, turn, "video" if (u, turn) == (USERS[0], 1) else "search") for u in USERS[::-1]}
         changed = [u for u, outcome in zip(USERS, first, strict=True) if second[u] != outcome]
         assert set(changed) <= ({USERS[0]} if turn else set())
@@ -147,7 +147,7 @@ def test_without_exposure_there_is_no_cost_and_fatigue_recovers(simulator):
         tired.step(user, 1, "display")
     display = CHANNELS.index("display")
     assert (tired.click_probability(2)[:, display] < rested.click_probability(2)[:, display]).all()
-    # Leaving out a round has the same effect as a round in which the user sees no ad.
+    # Leaving out a round is like showing no ad in it.
     assert skipped.step(USERS[0], 2, "social") == rested.step(USERS[0], 2, "social")
 
 
@@ -161,7 +161,6 @@ def test_rounds_must_be_in_order(simulator):
 
 @pytest.mark.parametrize("gap_days", [30.0, 1.5])
 def test_a_policy_in_the_simulator_sees_the_windows_of_the_grown_log(simulator, log, gap_days):
-    """A router sees the same windows that the next training builds from the extended log."""
     spec = simulator.spec.replace(journey_gap_days=gap_days)
     online, stepped = simulator.online(USERS, 3, 3), simulator.online(USERS, 3, 3)
     random, new, served = np.random.default_rng(1), [], []
@@ -187,7 +186,7 @@ def test_a_policy_in_the_simulator_sees_the_windows_of_the_grown_log(simulator, 
     assert len(trained) == len(served) > 400
     x, x_served = (encoder.encode(b)[0] for b in (trained, WindowBatch.from_instances(served, spec)))
     assert x.tobytes() == x_served.tobytes()
-    # Some users pause longer than the shorter gap, so their journeys are split.
+    # Some pauses exceed the shorter gap, so these journeys are split.
     assert (trained.length_B == 1).any() == (gap_days < 30)
 
 

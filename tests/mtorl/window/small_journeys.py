@@ -1,9 +1,6 @@
-"""Small journeys, and two ways to build their windows: offline from a sorted log, and online from a stored history.
+"""Builds the windows of small journeys offline, from a sorted log, and online, from a stored history.
 
-Both ways must give equal windows:
-
-    rows = log_of([(static features, touchpoints(3))])
-    offline(rows), online(rows)
+Both ways must give equal windows.
 """
 
 import json
@@ -46,10 +43,10 @@ content = {
 touchpoint = st.fixed_dictionaries(
     {
         **content,
-        # The time since the previous touchpoint, and the delay of the record. Some are within 1 us of the journey gap.
+        # The time since the previous touchpoint, and the delay of the record.
         "pause": st.sampled_from([1, HOUR, 2 * HOUR, GAP - 1, GAP, GAP + 1, 3 * GAP]),
         "late": st.sampled_from([None, None, 0, 1, HOUR, 2 * HOUR, 3 * HOUR, GAP, GAP + HOUR, 9 * GAP]),
-        # The time from a touchpoint until its outcome is known. None means that the log does not record this time.
+        # The time from a touchpoint until its outcome is known; None if it is not logged.
         "conversion_after": st.sampled_from([None, 0, 1, HOUR - 1, HOUR, HOUR + 1, GAP, 9 * GAP]),
         "revenue_after": st.sampled_from([None, 0, 2 * HOUR, 9 * GAP]),
     }
@@ -59,10 +56,7 @@ journey = st.tuples(static, st.lists(touchpoint, min_size=1, max_size=9))
 
 
 def log_of(journeys: list[tuple[Row, list[Row]]]) -> list[Row]:
-    """Returns a sorted log with one user per journey. All times are in microseconds.
-
-    The column `known` is the time at which the touchpoint was recorded.
-    """
+    """Return a sorted log with one user per journey, in microseconds; `known` is the time of recording."""
     rows = []
     for user, (features, seen) in enumerate(journeys):
         at = 1_700_000_000_000_000
@@ -92,10 +86,7 @@ def offline(rows: list[Row], targets: bool = False, spec: DatasetSpec = SPEC) ->
 
 
 def stored(rows: list[Row], now: Row, spec: DatasetSpec = SPEC) -> dict[str, list[Any]]:
-    """Returns the history that a feature store has for a user just before a touchpoint.
-
-    Null values look as in the store.
-    """
+    """Return a user's stored history just before a touchpoint, with nulls as in the store."""
     known = [row for row in rows if row["user_id"] == now["user_id"] and row["known"] < now["timestamp"]]
     null = {"hour": float("nan"), "device": "", **dict.fromkeys(spec.outcome_times.values(), float("nan"))}
     names = ("timestamp", *(name.removeprefix("hist_") for name in history_columns(spec)))
@@ -103,7 +94,6 @@ def stored(rows: list[Row], now: Row, spec: DatasetSpec = SPEC) -> dict[str, lis
 
 
 def online(rows: list[Row], whole: list[Row] | None = None, spec: DatasetSpec = SPEC) -> WindowBatch:
-    """Builds the windows of log rows as a server does, from a stored history and features in JSON."""
     histories = [stored(whole or rows, row, spec) for row in rows]
     instances = [
         instance_from_history(history, row, row, spec, row["timestamp"], row.get("stored"))

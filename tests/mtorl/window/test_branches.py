@@ -1,4 +1,4 @@
-"""Test that a window with a hypothetical next touchpoint equals the window of a log that contains this touchpoint."""
+"""Test that a window with a hypothetical touchpoint equals that of a log with this touchpoint."""
 
 from dataclasses import replace
 

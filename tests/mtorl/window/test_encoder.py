@@ -1,4 +1,4 @@
-"""Tests that the encoder learns from training data only, and leaves out outcomes that become known late."""
+"""Tests that the encoder learns only from training data, and leaves out late outcomes."""
 
 import json
 
@@ -26,7 +26,6 @@ def test_a_rare_category_is_encoded_as_unknown():
 
 
 def test_late_outcomes_are_no_inputs():
-    """Conversions become known days later. Neither they nor their reward may be inputs of the next touchpoint."""
     late = SPEC.replace(immediate=("cost",), reward=SPEC.reward.replace(gain="conversion"))
     seen = touchpoints(3)
     other = [{**one, "conversion": 1 - one["conversion"], "click": 1, "revenue": 9.0} for one in seen]
@@ -39,7 +38,7 @@ def test_late_outcomes_are_no_inputs():
 
 
 def test_the_label_is_the_weighted_sum_and_immediate_outcomes_are_inputs():
-    """The gain is 0.5 click + profit. This data set has the additional outcome profit, which may be negative."""
+    """The gain is 0.5 click + profit, and profit may be negative."""
     profit = Column(name="profit", kind="numeric")
     reward = RewardSpec.model_validate({"gain": {"click": 0.5, "profit": 1}, "cost_weight": 0.5})
     spec = SPEC.replace(outcomes=(profit,), reward=reward)

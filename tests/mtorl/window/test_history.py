@@ -1,4 +1,4 @@
-"""Tests that the history of a decision is bit-identical offline and online, and that later facts never change it."""
+"""Tests that a decision's history is bit-identical offline and online."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_offline_and_online_inputs_are_bit_identical(spec, train, test):
     assert offline_x.dtype == np.float32 and offline_x.shape == (len(rows), spec.window, encoder.dim)
     assert offline_length.tolist() == online_length.tolist()
     assert offline_x.tobytes() == online_x.tobytes()
-    # A server may build one window at a time, so the order and number of rows must not change the codes of categories.
+    # A server may build one window at a time, so other rows must not change a category's code.
     alone = (encoder.encode(online([row], rows, spec))[0].tobytes() for row in rows)
     assert b"".join(alone) == offline_x.tobytes()
     backwards = WindowBatch.from_steps(steps_of(rows, spec), np.arange(len(rows))[::-1], spec)
@@ -51,7 +51,7 @@ def test_offline_and_online_inputs_are_bit_identical(spec, train, test):
 @settings(max_examples=150)
 @given(st.lists(journey, min_size=1, max_size=3))
 def test_the_history_is_the_newest_known_touchpoints_of_the_journey(journeys):
-    """Compares the offline and the online windows with a direct implementation of the definition."""
+    """Compare the windows with a direct implementation of the definition."""
     rows = log_of(journeys)
     batch, instances = offline(rows, targets=True), online(rows)
     for i, now in enumerate(rows):
@@ -73,7 +73,7 @@ def test_the_history_is_the_newest_known_touchpoints_of_the_journey(journeys):
 @settings(max_examples=150)
 @given(static, st.lists(touchpoint, min_size=1, max_size=9), st.data())
 def test_later_events_and_later_knowledge_change_no_input(features, seen, data):
-    """Rows from time t on, and rows unknown at t, are changed, removed and added. The window at t must not change."""
+    """Rows that are later than t or unknown at t are changed, removed and added."""
     rows = log_of([(features, seen)])
     times = {row["timestamp"] for row in rows}
     k = data.draw(st.integers(0, len(rows) - 1), label="the decision")
@@ -99,7 +99,6 @@ def test_later_events_and_later_knowledge_change_no_input(features, seen, data):
 @settings(max_examples=150)
 @given(st.lists(journey, min_size=1, max_size=2))
 def test_a_token_has_a_target_if_it_shows_what_its_decision_knew(journeys):
-    """A token counts in training only if the window shows the same past before it as its own decision had."""
     rows = log_of(journeys)
     batch = offline(rows, targets=True)
     tokens = history.Timeline.of(steps_of(rows)).tokens(np.arange(len(rows)), SPEC.window, GAP)
@@ -123,8 +122,7 @@ def test_a_late_touchpoint_is_unknown_until_it_arrives():
     rows = log_of([(JOURNEY[0], [first, {**second, "channel": "social", "late": HOUR + 1}, third, third, third])])
     batch = offline(rows, targets=True)
     windows = [batch.targets.touchpoint_N[batch.row_N == i].tolist() for i in range(5)]
-    # The second touchpoint arrives after the third decision but before the fourth. In the window of the fourth, the
-    # third therefore has no target.
+    # The second touchpoint arrives between the third and the fourth decision, so the third has no target then.
     assert windows == [[0], [0, 1], [0, 2], [1, 2, 3], [2, 3, 4]]
     valid = [batch.targets.valid_N[batch.row_N == i].tolist() for i in range(5)]
     assert valid == [[True], [True, True], [True, True], [True, False, True], [False, True, True]]
@@ -154,16 +152,12 @@ def test_chunks_change_nothing(monkeypatch):
 @settings(max_examples=150)
 @given(st.lists(journey, min_size=1, max_size=2))
 def test_a_token_is_equal_in_every_window(journeys):
-    """Training uses tokens within windows, and a server uses the last token.
-
-    The same touchpoint must have the same token.
-    """
     rows = log_of(journeys)
     batch = offline(rows, targets=True, spec=TIMED)
     last_B = np.cumsum(batch.length_B) - 1
     inside = batch.targets.valid_N & (batch.prev_channel_N < len(TIMED.channels))
     for name in TIMED.timed:
-        # Value in the own window of each touchpoint, as a server sees it
+        # Value in each touchpoint's own window, as a server sees it
         own_B = batch.prev_outcomes[name][last_B]
         assert batch.prev_outcomes[name][inside].tolist() == own_B[batch.targets.touchpoint_N[inside]].tolist()
 
@@ -171,11 +165,10 @@ def test_a_token_is_equal_in_every_window(journeys):
 @settings(max_examples=150)
 @given(static, st.lists(touchpoint, min_size=1, max_size=9), st.data())
 def test_outcomes_known_later_change_no_input(features, seen, data):
-    """Outcomes that were unknown when the next touchpoint was decided are changed. The windows must not change."""
     rows = log_of([(features, seen)])
     changed = [dict(row) for row in rows]
     for i, row in enumerate(changed):
-        # Outcomes of a touchpoint may be seen by all decisions until the next touchpoint is recorded.
+        # Until the next touchpoint is recorded, all decisions may see a touchpoint's outcomes.
         next_at = max((other["timestamp"] for other in rows[i + 1 :]), default=None)
         for name in TIMED.timed:
             known = row[f"{name}_time"]
@@ -194,7 +187,7 @@ def test_a_conversion_is_seen_from_the_first_decision_after_it_is_known():
         first = touchpoints(1, **bought, conversion_after=after)
         rows = log_of([(JOURNEY[0], [*first, *touchpoints(2)])])
         batch = offline(rows, targets=True, spec=TIMED)
-        # In the windows of later decisions, the late conversion stays unseen at this token.
+        # In later decisions' windows, the late conversion stays unseen at this token.
         conversions = [batch.prev_outcomes["conversion"][batch.row_N == i].tolist() for i in (1, 2)]
         assert conversions == [[0.0, seen], [0.0, seen, 0.0]]
         assert batch.prev_outcomes["revenue"][batch.row_N == 1].tolist() == [0.0, 5.0]

@@ -1,4 +1,4 @@
-"""Tests that training reads windows from disk one shard at a time, each window once, and encodes them in batches."""
+"""Tests that training reads and encodes each window once, one shard at a time."""
 
 from pathlib import Path
 

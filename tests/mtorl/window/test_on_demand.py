@@ -1,4 +1,4 @@
-"""Tests that windows built on demand equal windows built all at once, and that a limit on rows keeps users complete."""
+"""Tests that windows built on demand equal windows built at once."""
 
 import json
 from dataclasses import fields
@@ -19,10 +19,7 @@ from tests.mtorl.window.windows_folder import LOG, SPEC, STEPS, recorded_late, w
 
 
 def plain(value: Any) -> Any:
-    """Returns a column as plain values.
-
-    Its codes cannot be compared, because they depend on which rows are read together.
-    """
+    """Return a column as plain values, because its codes depend on the other rows."""
     if isinstance(value, Codes):
         return [None if code < 0 else value.values[code] for code in value.codes]
     if isinstance(value, dict):

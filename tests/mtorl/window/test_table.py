@@ -1,4 +1,4 @@
-"""Tests that the files of a windows folder are verified, and that each touchpoint is used exactly once as a target."""
+"""Tests that a windows folder is verified, and each touchpoint is a target exactly once."""
 
 import hashlib
 import json
@@ -73,7 +73,7 @@ def test_every_touchpoint_is_a_target_once_for_any_delays(delays):
     assert batch.targets is not None
     assert sorted(batch.targets.touchpoint_N[batch.targets.valid_N]) == list(range(len(rows)))
     assert np.bincount(batch.row_N[batch.targets.valid_N], minlength=len(batch)).min() > 0
-    # The network must see the same tokens before each valid target as a server sees for that decision.
+    # Before each valid target, the network must see the same tokens as a server.
     encoder = Encoder.fit(batch, SPEC)
     x_BTD, _ = encoder.encode(batch)
     own_BTD, own_length_B = encoder.encode(table.windows("train"))

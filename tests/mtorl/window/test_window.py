@@ -1,4 +1,4 @@
-"""Tests that the tokens of a window equal values computed by hand, and that invalid inputs are refused."""
+"""Tests that the tokens of a window equal values computed by hand."""
 
 from typing import Any
 
@@ -54,7 +54,7 @@ def test_tokens_pair_the_previous_touchpoint_with_the_current_context():
     x, length = encoder.encode(window)
     assert length.tolist() == [3]
     hour = (np.array([8.0, 9.0, 10.0]) - 9.0) / np.std([8.0, 9.0, 10.0])
-    # The two previous touchpoints cost 1 and 2. The encoder divides a cost by the tenth percentile of all costs, 1.1.
+    # The two costs are 1 and 2. The encoder divides by the tenth percentile of all costs, 1.1.
     cost = np.arcsinh(np.array([1.0, 2.0]) / 1.1)
     cost = (cost - cost.mean()) / cost.std()
     angle = [row["timestamp"] % (24 * HOUR) / HOUR * (2 * np.pi / 24) for row in rows]
@@ -73,7 +73,7 @@ def test_the_pause_of_a_token_precedes_its_own_touchpoint():
     rows = log_of([(JOURNEY[0], [*touchpoints(2), *touchpoints(3, pause=2 * HOUR)])])
     batch = offline(rows)
     assert [batch.time["recency_hours"][batch.row_N == i].tolist()[1:] for i in range(3)] == [[], [1.0], [1.0, 2.0]]
-    # The oldest touchpoint is no longer in the window, but the first pause is still computed from it.
+    # The first pause is computed from the oldest touchpoint, although it is no longer in the window.
     assert batch.time["recency_hours"][batch.row_N == 4].tolist() == [2.0, 2.0, 2.0]
     assert np.isnan(batch.time["recency_hours"][batch.prev_channel_N == len(SPEC.channels)]).all()
     hours = [row["timestamp"] % (24 * HOUR) / HOUR for row in rows]
@@ -269,12 +269,12 @@ def test_stored_features_are_equal_offline_and_online_at_the_last_token():
     encoder = Encoder.fit(offline(ROWS, True, STORING), STORING)
     x_BTD, length_B = encoder.encode(offline(ROWS, spec=STORING))
     np.testing.assert_array_equal(x_BTD, encoder.encode(online(ROWS, spec=STORING))[0])
-    # Two values for the channels, three for the sky (two known ones and "unknown"), and one for the degrees.
+    # Two channels, three values of the sky (with "unknown"), and the degrees.
     assert encoder.stored == 2 + 3 + 1
     numbers_BT = x_BTD[..., -1]
     assert numbers_BT[0, 0] != 0 and numbers_BT[3, 2] != 0, "the decision's own token has `degrees`"
     assert length_B.tolist() == [1, 2, 3, 3] and not numbers_BT[3, :2].any(), "earlier tokens have no stored features"
-    # In training, each token has the features of its own touchpoint.
+    # In training, a token has its own touchpoint's features.
     batch = offline(ROWS, True, STORING).take(np.array([3]))
     assert batch.features["clicks_search"].tolist() == [0.0, 2.0, 4.0]
     sky = batch.features["sky"]

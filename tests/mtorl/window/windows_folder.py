@@ -1,5 +1,3 @@
-"""Writes windows folders of a simulated log with pauses, in the format of the sequence builder."""
-
 import hashlib
 import json
 from pathlib import Path
@@ -30,7 +28,7 @@ STEPS = with_steps()
 
 
 def write_windows_folder(folder: Path, rows: pd.DataFrame, shards: int = 3) -> dict[str, Any]:
-    """Writes a windows folder. The users are distributed over the shards in turn."""
+    """Write a windows folder, with the users distributed over the shards in turn."""
     (folder / "steps").mkdir(parents=True)
     number = pd.factorize(rows["user_id"])[0] % shards
     listed = []
@@ -50,6 +48,6 @@ def write_windows_folder(folder: Path, rows: pd.DataFrame, shards: int = 3) -> d
 
 
 def recorded_late(rows: pd.DataFrame, delays: list[float]) -> pd.DataFrame:
-    """Returns the rows with recording times that are `delays` days late. The delays are used in turn."""
+    """Return the rows with recording times that are late by `delays` in turn, in days."""
     days = np.resize(delays, len(rows))
     return rows.assign(created_timestamp=rows["timestamp"] + pd.to_timedelta(days, unit="D").as_unit("us"))

@@ -1,4 +1,4 @@
-"""An in-memory Kubeflow Pipelines server that answers, over HTTP, the requests of the SDK's own client."""
+"""An in-memory Kubeflow Pipelines server for the SDK's client."""
 
 import json
 from collections.abc import Iterator
@@ -16,11 +16,10 @@ class FakeKfp:
     """Pipelines, versions and recurring runs of one namespace.
 
     Attributes:
-        endpoint: URL of the server.
         health: Body of the health endpoint's answer.
         changes: Requests that changed something, as METHOD PATH, without ids.
-        refuse_after: Number of changes after which the server refuses further changes; None if it never does.
-        refusal: Status and message of a refused request. If `refuse_after` is -1, every request gets this answer.
+        refuse_after: Number of changes after which further ones are refused; None for never, -1 for all requests.
+        refusal: Status and message of a refused request.
         recurring: Recurring runs by id, oldest first.
     """
 
@@ -35,7 +34,6 @@ class FakeKfp:
         self._experiments: list[dict[str, str]] = []
 
     def on(self) -> list[str]:
-        """Returns the names of the enabled recurring runs."""
         return [one["display_name"] for one in self.recurring.values() if one["status"] == "ENABLED"]
 
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> Answer:

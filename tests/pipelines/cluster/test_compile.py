@@ -1,4 +1,4 @@
-"""Tests that compiled pipelines are reproducible, small, and equal to the files in manifests/pipelines/compiled."""
+"""Tests that compiled pipelines are reproducible, small, and equal to the committed files."""
 
 import json
 import os
@@ -36,7 +36,7 @@ OF_LAUNCHER, OF_ARTIFACT = 2000, 600
 
 @cache
 def documents_of(path: Path) -> list[dict[str, Any]]:
-    """Read the documents of a file with libyaml: the pure Python parser takes longer than compiling."""
+    """Read YAML with libyaml, because the Python parser takes longer than compiling."""
     return list(yaml.load_all(path.read_text(), yaml.CSafeLoader))
 
 
@@ -177,8 +177,7 @@ def test_every_step_declares_resources_and_runs_its_component_on_the_volume(comp
             of = path.name, name
             resources = container["resources"]
             assert wanted <= set(resources), of
-            # Memory requests equal limits. Otherwise Kubernetes could evict the pod on a full node, because it uses
-            # more than it requests.
+            # On a full node, Kubernetes evicts pods that use more than they request.
             assert resources["resourceMemoryRequest"] == resources["resourceMemoryLimit"], of
             assert kubernetes[name]["securityContext"]["runAsNonRoot"] is True, of
             assert kubernetes[name]["pvcMount"][0]["mountPath"] == "/mnt/mtorl", of
@@ -201,7 +200,7 @@ def test_only_steps_that_depend_on_their_inputs_alone_are_cached(compiled: dict[
     assert set(cached) == {
         *("ingest", "build-features", "fit-incumbent", "train-challenger", "evaluate", "package", "smoke-test")
     }
-    # No input may contain a placeholder such as the run id: it would differ in each run, so that no result is reused.
+    # A placeholder such as the run id would differ in each run, so that no result is reused.
     for name, task in cached.items():
         assert "{{$" not in str(task.get("inputs", {}).get("parameters", {})), name
     content = cached["ingest"]["inputs"]["parameters"]["content"]
@@ -217,12 +216,12 @@ def test_the_verdict_sees_the_running_experiment_and_the_monitor_keeps_its_state
     defaults = spec_of(compiled[MONITOR])["root"]["inputDefinitions"]["parameters"]
     assert defaults["experiment"]["defaultValue"] == mounted["mountPath"]
     assert defaults["state"]["defaultValue"] == "/mnt/mtorl/monitor", "the monitor's state must be the hourly job's"
-    # On a laptop, the volume is deleted after the run, so a monitor would have no earlier checks to compare with.
+    # On a laptop, the volume is deleted after the run, so a monitor would have no earlier checks.
     assert "monitor" not in monitoring.build(LAPTOP).pipeline_spec.root.dag.tasks
 
 
 def test_a_run_times_out_if_its_pods_are_never_scheduled(compiled: dict[str, Path]) -> None:
-    """A step's own time limit starts when its pod starts, so a pod that waits for a node needs the run's limit."""
+    """A step's own time limit starts only when its pod starts."""
     for name, path in compiled.items():
         assert platform_of(path)["pipelineConfig"]["activeDeadlineSeconds"] > 0, name
     limit = settings(compiled[TRAIN])["train-challenger"]["activeDeadlineSeconds"]
@@ -241,7 +240,7 @@ def test_the_exit_step_runs_whatever_happened_before_it(compiled: dict[str, Path
 
 
 def test_every_path_of_a_step_is_on_a_mounted_volume(compiled: dict[str, Path]) -> None:
-    """All default and constant paths must be on a mounted volume, because other files are lost when the pod ends."""
+    """Files outside a mounted volume are lost when the pod ends."""
     for path in compiled.values():
         parameters = spec_of(path)["root"]["inputDefinitions"]["parameters"]
         defaults = {name: parameter.get("defaultValue") for name, parameter in parameters.items()}
@@ -255,7 +254,7 @@ def test_every_path_of_a_step_is_on_a_mounted_volume(compiled: dict[str, Path]) 
 
 
 def test_the_optional_argo_retries_do_not_repeat_a_failed_step() -> None:
-    """Exit code 1 means invalid input, for which a retry cannot help. Only killed steps may be retried."""
+    """Exit code 1 means invalid input, for which a retry cannot help."""
     patch = yaml.safe_load((ROOT / "manifests" / "pipelines" / "platform" / "retries.yaml").read_text())
     strategy = yaml.safe_load(patch["data"]["workflowDefaults"])["spec"]["templateDefaults"]["retryStrategy"]
     assert strategy["retryPolicy"] == "Always"
@@ -264,10 +263,7 @@ def test_the_optional_argo_retries_do_not_repeat_a_failed_step() -> None:
 
 
 def test_a_placeholder_is_a_whole_value(compiled: dict[str, Path]) -> None:
-    """A placeholder must be a whole value: on a cluster, a placeholder within a longer text is not replaced.
-
-    Local runs do not show this fault, because kfp.local replaces it.
-    """
+    """On a cluster, a placeholder within a longer text is not replaced, but kfp.local replaces it."""
     for path in compiled.values():
         for placeholder in re.findall(r"constant: (.*\{\{\$.*)", path.read_text()):
             assert re.fullmatch(r"'?\{\{\$[\w.]+\}\}'?", placeholder), placeholder
@@ -276,8 +272,7 @@ def test_a_placeholder_is_a_whole_value(compiled: dict[str, Path]) -> None:
 def test_the_stored_workflow_is_small_enough_to_be_read(compiled: dict[str, Path]) -> None:
     """Argo compresses workflows above 1 MiB, and Kubeflow Pipelines can't read compressed ones.
 
-    Argo stores each step's container arguments seven times and its driver arguments twice, as counted in a workflow of
-    17 steps (KFP 2.17, Argo 4.0). A retried step is stored once more.
+    Argo stores container arguments seven times and driver arguments twice (KFP 2.17, Argo 4.0).
     """
     for name, path in compiled.items():
         spec = spec_of(path)

@@ -1,4 +1,4 @@
-"""Tests that the Katib experiment has the same search space as a local search, and is valid for Katib."""
+"""Tests that the Katib experiment is valid and has the search space of a local search."""
 
 import json
 import re
@@ -25,12 +25,11 @@ from tests.repository import ROOT
 KEPT = ROOT / "manifests" / "katib" / "experiment.yaml"
 WRITTEN = yaml.safe_load(KEPT.read_text())
 
-# Katib's default filter for metrics. Each line must also begin with a time (pkg/metricscollector of Katib 0.19).
+# Katib's default filter for metrics (pkg/metricscollector of Katib 0.19).
 FILTER = re.compile(r"([\w|-]+)\s*=\s*([+-]?\d*(\.\d+)?([Ee][+-]?\d+)?)")
 
 
 def trial_of(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the Job of a trial as Katib creates it, with the values in place of the placeholders."""
     template = WRITTEN["spec"]["trialTemplate"]
     text = json.dumps(template["trialSpec"])
     for parameter in template["trialParameters"]:
@@ -99,7 +98,7 @@ def test_the_network_policy_lets_katib_reach_its_pods() -> None:
 
 
 def test_a_shell_splits_the_command_into_the_same_words() -> None:
-    """Katib joins the words of the command with spaces and passes them to `sh -c`, so no word may need quotes."""
+    """Katib joins the command's words with spaces for `sh -c`, so no word may need quotes."""
     container = container_of(trial_of(defaults() | {"lr": "7.1e-05"}))
     assert container["command"] == ["mtorl"], "without a command, Katib would query the image registry"
     for word in (*container["command"], *container["args"]):
@@ -117,7 +116,7 @@ def test_a_trial_prints_what_the_collector_reads(tmp_path: Path) -> None:
     assert answer.exit_code == 0, answer.output
     found = []
     for line in answer.stdout.splitlines():
-        # Each line must begin with a time, because Katib would otherwise give the same time to all lines.
+        # Without a time, Katib would give the same time to all lines.
         datetime.fromisoformat(line.split(" ")[0])
         assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z ", line)
         found += [float(value) for name, value, *_ in FILTER.findall(line) if name == METRIC]

@@ -1,4 +1,4 @@
-"""Tests that `mtorl pipeline upload` creates one version per content, and reports why a call of the SDK failed."""
+"""Tests that `mtorl pipeline upload` creates one version per content."""
 
 import re
 import shlex
@@ -85,7 +85,6 @@ def test_an_unreachable_endpoint_is_named() -> None:
 
 
 def documented() -> list[str]:
-    """Returns all `kfp` commands in the manual and the runbooks, each in one line."""
     pages = [ROOT / "docs" / "pipelines.md", *(ROOT / "docs" / "runbooks").glob("MtorlPipeline*.md")]
     text = "\n".join(page.read_text() for page in pages).replace("\\\n", " ")
     return sorted({" ".join(line.split()) for line in re.findall(r"^(?:\$ )?kfp ([^#\n]+)", text, re.M)})

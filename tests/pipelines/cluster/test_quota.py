@@ -1,4 +1,4 @@
-"""Tests that the largest resource requests of a night fit into the shipped ResourceQuota and LimitRange."""
+"""Tests that a night's largest resource requests fit the shipped ResourceQuota and LimitRange."""
 
 import functools
 from decimal import Decimal
@@ -26,7 +26,7 @@ def spec_of(path: Path) -> dict[str, Any]:
 
 
 def uses(path: Path) -> dict[str, Use]:
-    """Returns the resources that the pod of each step uses: its own container, and the sidecar that Argo adds."""
+    """Return the resources of each step's pod: its own container, and Argo's sidecar."""
     beside = default_of_a_container()
     found = {}
     for name, executor in spec_of(path)["deploymentSpec"]["executors"].items():
@@ -45,14 +45,13 @@ def uses(path: Path) -> dict[str, Use]:
 
 
 def default_of_a_container() -> Use:
-    """Returns the resources that the LimitRange gives to a container that sets none."""
     (limit,) = yaml.safe_load((PLATFORM / "limits.yaml").read_text())["spec"]["limits"]
     kinds = {"requests": limit["defaultRequest"], "limits": limit["default"]}
     return {f"{kind}.{unit}": parse_quantity(text) for kind, given in kinds.items() for unit, text in given.items()}
 
 
 def predecessors(path: Path) -> dict[str, set[str]]:
-    """Returns, for each step, the steps that must end before it starts, including those in other groups of steps."""
+    """Return, for each step, the steps that must end before it starts."""
     root = spec_of(path)
     before: dict[str, set[str]] = {}
 
@@ -75,7 +74,7 @@ def predecessors(path: Path) -> dict[str, set[str]]:
 
 
 def most_at_once(path: Path) -> Use:
-    """Returns, for each resource, the largest sum over steps that may run at the same time."""
+    """Return each resource's largest sum over steps that may run at the same time."""
     use, before = uses(path), predecessors(path)
     assert set(use) == set(before), "every step must have its predecessors listed"
     most: Use = {}
@@ -97,7 +96,6 @@ def quota() -> Use:
 
 
 def a_night() -> Use:
-    """Returns the largest use of a night: the largest training pipeline together with the monitoring."""
     use = {path.stem: most_at_once(path) for path in COMPILED}
     monitoring = use.pop("mtorl-monitor")
     keys = {key for one in use.values() for key in one}

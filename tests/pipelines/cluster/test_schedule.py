@@ -1,4 +1,4 @@
-"""Tests that `mtorl pipeline schedule` applies a file even if calls are repeated, concurrent or interrupted."""
+"""Tests that `mtorl pipeline schedule` survives repeated, concurrent and interrupted calls."""
 
 import json
 from collections.abc import Iterator
@@ -31,7 +31,6 @@ CHANGED = NIGHTLY | {"parameters": NIGHTLY["parameters"] | {"epochs": 3}}
 
 @pytest.fixture
 def kfp() -> Iterator[FakeKfp]:
-    """A server that already has the training pipeline."""
     with fake_kfp() as server:
         upload(connect(server.endpoint, "mtorl", "token"), TRAIN)
         server.changes.clear()
@@ -89,8 +88,7 @@ def test_the_next_call_finishes_an_interrupted_one(call: Any, kfp: FakeKfp, cut_
     kfp.refuse_after = len(kfp.changes) + cut_off
     code, said = call(CHANGED)
     assert code == 1 and "status 503" in said[0]
-    # Two enabled recurring runs would train twice in one night. The new run is therefore created disabled, and enabled
-    # only after the old one is deleted.
+    # Two enabled runs would train twice in one night, so the new run is enabled only after the old one is deleted.
     assert len(kfp.on()) <= 1 and len(kfp.recurring) == (2 if cut_off == 1 else 1)
     kfp.refuse_after = None
     assert call(CHANGED)[0] == 0

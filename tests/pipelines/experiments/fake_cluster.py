@@ -1,7 +1,4 @@
-"""An in-memory Kubernetes API for one namespace.
-
-It versions objects, reports conflicts, and can simulate a crash of its client at any request.
-"""
+"""An in-memory Kubernetes API for one namespace, which can simulate a crash of its client."""
 
 import json
 from collections import defaultdict
@@ -14,23 +11,18 @@ from serving.kubernetes_api import Conflict, Object, Unanswered
 
 
 class Killed(BaseException):
-    """Simulates that the operator's process dies.
-
-    No error handler catches this exception, because it is a BaseException.
-    """
+    """Simulates the operator's death. No error handler catches a BaseException."""
 
 
 class FakeCluster(ClusterApi):
     """An in-memory API server that answers requests for single objects.
 
     Attributes:
-        kept: Objects by kind and name. `objects` are the experiments, `services` the InferenceServices, and
-            `deployments` the Deployments of the InferenceServices. `roll_out` brings a Deployment up to date.
-        told: Each version that an InferenceService was set to serve, in order.
+        kept: Objects by kind and name.
+        told: Versions that InferenceServices were set to serve, in order.
         server_fault: Error raised when an InferenceService is changed, or None.
         away: Whether the server gives no answers.
         said: Events, as reason and message.
-        requests: Number of requests so far.
         dies_before: Number of the request before which the process dies, or None.
         dies_after: Number of the request after which the process dies, or None.
     """
@@ -54,7 +46,6 @@ class FakeCluster(ClusterApi):
         return self.kept["configmaps"][CONFIG_MAP]
 
     def apply(self, name: str, spec: Mapping[str, Any]) -> None:
-        """Creates or changes an experiment with this spec, as `kubectl apply` does."""
         made = {"name": name, "uid": name, "generation": 0, "creationTimestamp": f"2026-01-01T00:00:{self._next():05}Z"}
         found = self.objects.setdefault(name, {"metadata": made})
         if found.get("spec") != spec:
@@ -79,11 +70,9 @@ class FakeCluster(ClusterApi):
         self.roll_out(name)
 
     def apply_version(self, name: str, version: str) -> None:
-        """Sets the version of an InferenceService, as a user does with `kubectl apply`."""
         self.services[name]["spec"]["predictor"]["annotations"] = {VERSION: version}
 
     def roll_out(self, name: str) -> None:
-        """Simulates that KServe and the kubelet have brought the pods to the version of the InferenceService."""
         template = {"metadata": {"annotations": {VERSION: self.version_of(name)}}}
         self.deployments[f"{name}-predictor"] = {
             "metadata": {"generation": 1},
@@ -148,7 +137,7 @@ class FakeCluster(ClusterApi):
 
 
 def _merged(value: Any, patch: Any) -> Any:
-    """Returns `value` after a JSON merge patch. A null in the patch removes the field."""
+    """Return `value` after a JSON merge patch, in which null removes a field."""
     if not isinstance(patch, dict):
         return patch
     kept = {**value, **{key: _merged((value or {}).get(key) or {}, one) for key, one in patch.items()}}

@@ -1,4 +1,4 @@
-"""Tests that an experiment on a laptop follows commands and the ramp, and recovers from a crash at any write."""
+"""Tests that a laptop's experiment follows commands and the ramp, and recovers from crashes."""
 
 import contextlib
 from collections.abc import Callable
@@ -40,7 +40,6 @@ def edit(folder: ExperimentFolder, **changes: Any) -> None:
 
 
 def serving(folder: ExperimentFolder) -> Experiment:
-    """The experiment as the router reads it."""
     return Experiment.load(folder.in_force)
 
 
@@ -218,7 +217,7 @@ def test_a_crash_between_any_two_writes_loses_and_repeats_nothing(steps: Any, tm
                 _try(folder, name, now)
         events = folder.events()
         assert events[: len(before)] == before and len(events) <= len(before) + 1
-        # The next command must complete what the killed command began.
+        # The next command must complete what the killed one began.
         apply_experiment(folder)
         experiment = folder.definition()
         assert serving(folder) == in_force(experiment, state_of(events, experiment))
@@ -236,7 +235,7 @@ def _try(folder: ExperimentFolder, name: str, now: float) -> None:
 
 
 def _kill_at(patch: pytest.MonkeyPatch, number: int) -> None:
-    """Simulate a crash before the given write, or after it while the next line of the history is being written."""
+    """Simulate a crash before the given write, or after it during the next line of the history."""
     left = [number]
 
     def dying(write: Callable[..., None]) -> Callable[..., None]:

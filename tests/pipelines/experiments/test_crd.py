@@ -1,4 +1,4 @@
-"""Tests that the custom resource definition is generated from the model and follows the rules of Kubernetes."""
+"""Tests that the custom resource definition is generated from the model and valid."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -52,7 +52,6 @@ def test_each_fixed_field_has_a_rule() -> None:
 
 
 def allows(schema: dict[str, Any], name: str) -> bool:
-    """Return whether the schema's rule allows a name, evaluated as by the API server."""
     (rule,) = schema["x-kubernetes-validations"]
     pattern, _, forbidden = re.fullmatch(r"self\.matches\('(.*?)'\)( && !\(self in \[(.*)\]\))?", rule["rule"]).groups()  # type: ignore[union-attr]
     return re.search(pattern, name) is not None and f"'{name}'" not in (forbidden or "")

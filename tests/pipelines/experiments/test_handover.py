@@ -1,4 +1,4 @@
-"""Tests of the hand-over: after a promotion, the incumbent's InferenceService serves the winning version."""
+"""Tests that the incumbent's InferenceService serves the winning version after a promotion."""
 
 import random
 import threading
@@ -41,10 +41,7 @@ def move(scene: Scene, to: str, name: str = NAME) -> None:
 
 
 def in_two_parts(scene: Scene, *arms: list[dict[str, Any]]) -> None:
-    """Replace the experiment by two experiments, each in half of one layer.
-
-    They have the same model servers unless `arms` are given.
-    """
+    """Replace the experiment by two in halves of one layer, with the same model servers unless `arms` are given."""
     scene.cluster.delete(NAME)
     scene.operator.changed(NAME)
     for (name, part), given in zip(((NAME, [0, 0.5]), ("other", [0.5, 1])), arms or (ARMS, ARMS), strict=True):
@@ -71,8 +68,6 @@ def rolled_out(scene: Scene) -> None:
 
 
 def applied(server: str, version: str) -> Step:
-    """Return an action: a person applies another version to a server, and the operator sees it at its next poll."""
-
     def apply(scene: Scene) -> None:
         scene.cluster.apply_version(f"mtorl-{server}", version)
         scene.operator.advance()
@@ -81,7 +76,7 @@ def applied(server: str, version: str) -> Step:
 
 
 def recreated(version: str) -> Step:
-    """Return an action: the incumbent's server is deleted and created again, so the operator's annotation is lost."""
+    """Return an action: the incumbent's server is recreated without the operator's annotation."""
 
     def make(scene: Scene) -> None:
         scene.cluster.add_service("mtorl-incumbent", version)
@@ -196,8 +191,7 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (
             advance,
             {"Settled": "WaitsForDigest", "says": "0ld"},
-            # The experiment names the digest of the old model. If the version were set, users would get the default
-            # action.
+            # The experiment names the old model's digest, so with the new version users would get the default action.
         ),
         (patched("other", arms=UNPINNED), {"version": WON}),
     ],
@@ -277,10 +271,6 @@ def test_a_promotion_over_an_external_incumbent_stays_at_the_challengers_server(
 
 @pytest.mark.parametrize("seed", range(60))
 def test_a_crash_at_any_request_neither_repeats_nor_loses_a_hand_over(seed: int) -> None:
-    """The test promotes the challenger, may roll back, and crashes the operator at random requests.
-
-    At the end, each server must have the version that the history says.
-    """
     rng = random.Random(seed)
     scene = Scene(arms=ARMS)
     scene.cluster.add_service("mtorl-incumbent", FIRST)
@@ -302,7 +292,7 @@ def test_a_crash_at_any_request_neither_repeats_nor_loses_a_hand_over(seed: int)
             except Killed:
                 scene.restart()
             scene.cluster.dies_before = scene.cluster.dies_after = None
-        # If the operator crashed each time before it read the user's request, it must read the request now.
+        # The operator may have crashed each time before it read the user's request.
         if scene.status["phase"] != to:
             scene.operator.changed(NAME)
     for _ in range(3):
@@ -315,7 +305,7 @@ def test_a_crash_at_any_request_neither_repeats_nor_loses_a_hand_over(seed: int)
     assert scene.cluster.version_of("mtorl-incumbent") == (FIRST if rolled_back else WON)
     changes = [version for number, version in enumerate(told) if told[number - 1 : number] != [version]]
     assert changes == ([] if not told else [WON, FIRST] if rolled_back else [WON])
-    # If the rollback came before the hand-over, no version was ever set.
+    # After a rollback before the hand-over, no version was ever set.
     if told:
         assert settled(scene) == (("True", "RolledBack") if rolled_back else ("True", "HandedOver"))
     assert sum(event.kind == "handed over" for event in events) <= 1

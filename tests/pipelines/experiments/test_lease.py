@@ -1,5 +1,3 @@
-"""Tests of the lease: a free one is acquired, a held one is respected, and a failed renewal loses it."""
-
 import sys
 import time
 from typing import Any

@@ -40,8 +40,6 @@ def run_with(folder: Path, **versions: str) -> Path:
 
 
 class Laptop:
-    """A laptop with a run and an experiment, which `mtorl serve` serves."""
-
     def __init__(self, folder: Path, name: str = "first-day", **changes: Any) -> None:
         self.run = run_with(folder / "runs" / "one", incumbent=OLD, challenger=WON)
         fields = experiment(f"http://127.0.0.1:{PORT}", name=name, ramp=RAMP, **changes)
@@ -52,7 +50,6 @@ class Laptop:
         self.do("50%")
 
     def served(self, run: Path) -> None:
-        """Writes the router settings for a run, as `mtorl serve` does when it starts."""
         self.folder.state.mkdir(exist_ok=True)
         settings = {"dataset": str(run / "artifacts" / "challenger" / "dataset.yaml"), "experiment": ""}
         (self.folder.state / "router.yaml").write_text(yaml.safe_dump(settings))
@@ -163,10 +160,6 @@ def test_a_promotion_over_a_policy_gets_an_incumbent_server(tmp_path: Path, poli
 @pytest.mark.parametrize("policy", NEEDS_NO_SERVER, ids=["baseline", "rows"])
 @pytest.mark.parametrize("edited", ["before the next start", "as it is said before it", "after it"])
 def test_the_next_challenger_follows_on_one_promoted_over_a_policy(tmp_path: Path, policy: Any, edited: str) -> None:
-    """When the user edits the salt, the error message shows the line to add.
-
-    With this line, the experiment is accepted.
-    """
     laptop = without_server(tmp_path, policy)
     laptop.do("promoted")
     tonight = laptop.tonight()
@@ -235,7 +228,7 @@ def test_urls_of_other_hosts_ports_and_models_have_no_local_server(laptop: Lapto
 
 
 def test_another_runs_model_never_answers_in_place_of_a_promoted_one(tmp_path: Path) -> None:
-    """Another experiment still needs the model of the previous incumbent, so that model must keep its server."""
+    """Another experiment still needs the previous incumbent's model, which must keep its server."""
     one = Laptop(tmp_path, "one", layer_part=[0, 0.5])
     others = [Laptop(tmp_path, "two", layer_part=[0.5, 1]).folder]
     one.do("promoted")

@@ -1,4 +1,4 @@
-"""Tests that the operator's log reader, which runs in a subprocess, exits if the operator is killed."""
+"""Tests that the operator's log reader exits if the operator is killed."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ if __name__ == "__main__":
 def test_the_log_reader_exits_when_the_operator_is_killed(tmp_path: Path) -> None:
     script, output = tmp_path / "killed.py", tmp_path / "output"
     script.write_text(OPERATOR)
-    # Use a file: if the reader survived, a pipe would stay open, and the test would never end.
+    # With a pipe, a surviving reader would make the test hang.
     with output.open("w") as out:
         command = [sys.executable, str(script), str(tmp_path)]
         subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, stdout=out)

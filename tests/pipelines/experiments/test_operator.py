@@ -1,4 +1,4 @@
-"""Tests that the operator moves experiments by their specs and by the ramp, and recovers from any crash."""
+"""Tests that the operator moves experiments by their specs and ramps, and recovers from crashes."""
 
 import contextlib
 import random
@@ -43,7 +43,7 @@ VERDICT = verdict(
 
 
 class Prompt(Operator):
-    """An operator that updates the model servers at once. The real operator does so in a thread of its own."""
+    """An operator that updates the model servers at once, and not in another thread."""
 
     def changed(self, name: str) -> None:
         super().changed(name)
@@ -51,8 +51,6 @@ class Prompt(Operator):
 
 
 class Scene:
-    """An operator with its cluster, log and clock."""
-
     def __init__(self, **changes: Any) -> None:
         self.cluster = FakeCluster()
         self.now = 0.0
@@ -112,7 +110,6 @@ def begin(scene: Scene) -> None:
 
 
 def edit(scene: Scene, old: str, new: str) -> None:
-    """Edit the experiment in the ConfigMap directly, as a person might."""
     data = scene.cluster.config_map["data"]
     assert old in data[f"{NAME}.yaml"]
     data[f"{NAME}.yaml"] = data[f"{NAME}.yaml"].replace(old, new)
@@ -137,7 +134,7 @@ def move(to: str, reason: str = "go", **more: Any) -> Step:
 
 
 def log(found: Findings | Exception) -> Step:
-    """Return an action: from now on, reading the log returns these findings, or raises this error."""
+    """Return an action: from now on, reading the log returns or raises `found`."""
 
     def look() -> Findings:
         if isinstance(found, Exception):
@@ -164,7 +161,7 @@ def by_hand(old: str, new: str) -> Step:
 
 
 def heard(version: str = "") -> Step:
-    """Return an action: a router polls and reports this version of the experiment, by default the active version."""
+    """Return an action: a router reports a version of the experiment, by default the active one."""
 
     def ask(scene: Scene) -> None:
         scene.operator.routers.record_poll("one", {NAME: version or scene.serving().version})
@@ -186,7 +183,7 @@ def apply(name: str, **fields: Any) -> Step:
 
 
 def replaced_from_a_file(scene: Scene) -> None:
-    """Edit the ConfigMap as `kubectl replace` does, so that the operator's annotations are lost."""
+    """Edit the ConfigMap as `kubectl replace` does, which loses the operator's annotations."""
     del scene.cluster.config_map["metadata"]["annotations"]
     edit(scene, "enabled: true", "enabled: false")
 
@@ -204,12 +201,10 @@ def broken_key(scene: Scene) -> None:
 
 
 def check(scene: Scene, expected: dict[str, Any]) -> None:
-    """Assert that the experiment has the expected state. A key such as "Settled" is a condition, and its value the
-    reason.
+    """Assert that the experiment has the expected state.
 
-    Other keys: `says` is a part of the condition's message, and `events` are the kinds or targets of all events. `on`
-    has the experiments that routers read, and whether each is switched on. The name of another object has the reason
-    why its spec is not active. `at` is the arm whose server answers as the incumbent after a promotion.
+    A key is an entry of `found`, a condition such as "Settled" with its reason, or another object's name with the
+    reason why its spec is rejected.
     """
     status = scene.cluster.objects.get(NAME, {}).get("status", {})
     conditions = {one["type"]: one for one in status.get("conditions", ())}
@@ -256,7 +251,6 @@ def tell(scene: Scene, story: list[tuple[Step, dict[str, Any]]]) -> None:
 
 
 def refusal(scene: Scene, name: str) -> dict[str, Any]:
-    """Return the `Accepted` condition of another object's spec."""
     return next(one for one in scene.cluster.status(name)["conditions"] if one["type"] == "Accepted")
 
 
@@ -367,7 +361,7 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (reply("clicks are back"), {"enabled": True, "last": "resume"}),
         (heard(), {"InForce": "EveryRouter"}),
         (by_hand("enabled: true", "enabled: false"), {"enabled": False}),
-        # This reply answers an earlier message, so it must not switch the experiment on.
+        # The reply answers an earlier message, so it must not switch the experiment on.
         (reply("clicks are back"), {"enabled": False}),
         (patch(enabled=False), {"enabled": False}),
         (patch(enabled=True), {"enabled": True}),
@@ -520,12 +514,12 @@ def test_a_kill_records_the_reason_given_in_the_same_patch(scene: Scene) -> None
     for enabled, reason, expected in (
         (False, None, off),
         (True, " mended\n", "mended"),
-        # The reason that was given for the resume does not apply to this kill.
+        # The resume's reason does not apply to this kill.
         (False, None, off),
         (True, None, on),
         (False, "clicks are gone", "clicks are gone"),
         (True, None, on),
-        # The object still contains the earlier reason, which does not apply to this kill.
+        # The object's earlier reason does not apply to this kill.
         (False, None, off),
         (True, "x" * 5_000, "x" * 1_000),
         (False, "  ", off),
@@ -537,7 +531,6 @@ def test_a_kill_records_the_reason_given_in_the_same_patch(scene: Scene) -> None
 
 
 def test_spend_counts_all_decisions(scene: Scene) -> None:
-    """The page shows the spend of all decisions, including those that a verdict leaves out."""
     account = {"arm": "*", "channel": "*", "period": "total", "limit": 900.0, "reserved": 0.0}
     for campaigns, spend in ((["*"], "70.00"), (["hats", "shoes"], "140.00"), ([], "1135.53")):
         accounts: list[Any] = [{**account, "campaign": name, "spent": 70.0} for name in campaigns]
@@ -556,17 +549,13 @@ def test_a_resumed_stage_restarts_and_skipped_stages_are_named(scene: Scene) -> 
 
 
 def replied(scene: Scene, **annotations: str) -> None:
-    """Switch the experiment on again, with annotations that give the reason, as the condition's message asks."""
     scene.cluster.objects[NAME]["metadata"]["annotations"] = annotations
     scene.cluster.patch(NAME, enabled=True)
     scene.operator.watch()
 
 
 def test_a_manual_kill_is_not_lost_between_two_writes(scene: Scene) -> None:
-    """The operator crashes after its first, second, ... request since the manual kill.
-
-    The ramp may make a move before.
-    """
+    """The operator crashes after each number of requests since the manual kill."""
     begin(scene)
     edit(scene, "enabled: true", "enabled: false")
     scene.operator._step(NAME, {})
@@ -583,7 +572,7 @@ def test_a_manual_kill_is_not_lost_between_two_writes(scene: Scene) -> None:
 
 
 def test_a_stale_state_does_not_replace_a_newer_one(scene: Scene) -> None:
-    """A slow thread, or an operator that counted as dead, writes an old state after the kill switch was used."""
+    """A slow thread, or an operator that counted as dead, writes an old state after a kill."""
     begin(scene)
     old = ExperimentResource.read(scene.cluster, NAME)
     assert old is not None
@@ -597,7 +586,7 @@ def test_a_stale_state_does_not_replace_a_newer_one(scene: Scene) -> None:
 
 
 def refuse_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Let the next write of the ConfigMap fail with a conflict; returns a list of the rejected ConfigMaps."""
+    """Let the ConfigMap's next write fail with a conflict; returns the list of rejected ConfigMaps."""
     put, refused = scene.cluster.apply_config_map, []
 
     def put_later(config_map: Any) -> Any:
@@ -611,7 +600,7 @@ def refuse_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_an_event_is_reported_even_if_it_takes_effect_later(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first write of the ConfigMap fails with a conflict. The second try finds the event in the history already."""
+    """After a conflict, the second try finds the event in the history already."""
     refused = refuse_once(scene, monkeypatch)
     begin(scene)
     assert refused and scene.serving().stage == "shadow"
@@ -625,7 +614,6 @@ def test_an_event_is_reported_even_if_it_takes_effect_later(scene: Scene, monkey
 
 @pytest.mark.parametrize("enabled", ["true", "false"])
 def test_a_key_without_an_object_is_removed(scene: Scene, enabled: str) -> None:
-    """A copy of an experiment under another key of the ConfigMap must neither be served nor switch anything off."""
     begin(scene)
     data = scene.cluster.config_map["data"]
     data["a-copy.yaml"] = data[f"{NAME}.yaml"].replace("enabled: true", f"enabled: {enabled}")
@@ -667,7 +655,6 @@ def test_routers_report_their_versions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_hundred_crashes_cause_no_repeated_or_illegal_move(seed: int) -> None:
-    """People edit the experiment and the ramp moves it, while the process crashes at random requests and restarts."""
     rng = random.Random(seed)
     scene = Scene()
     kills = 0
@@ -704,9 +691,7 @@ def test_a_hundred_crashes_cause_no_repeated_or_illegal_move(seed: int) -> None:
 
 
 def test_a_restored_salt_has_its_own_figures(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a promotion is undone, the first salt is active again, so its own figures must be shown, not the second
-    salt's.
-    """
+    """After a promotion is undone, the first salt is active again."""
 
     def read(experiment: Experiment, since: float, now: float) -> Findings:
         users = {"a": 500, "b": 3}[experiment.salt]
@@ -731,10 +716,7 @@ def test_a_restored_salt_has_its_own_figures(scene: Scene, monkeypatch: pytest.M
 
 
 def test_the_kill_switch_needs_no_history(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An object can hold at most 1.5 MB.
-
-    After thousands of events, its history cannot be extended, but a kill must work.
-    """
+    """An object holds at most 1.5 MB. After thousands of events its history is full, but a kill must work."""
     begin(scene)
     written = scene.cluster.replace_status
 
@@ -753,10 +735,6 @@ def test_the_kill_switch_needs_no_history(scene: Scene, monkeypatch: pytest.Monk
 
 
 def test_the_kill_switch_needs_no_readable_spec(scene: Scene) -> None:
-    """The spec is invalid, and its budget table is missing.
-
-    A separate key of the ConfigMap switches the experiment off.
-    """
     begin(scene)
     edit(scene, "enabled: true", "enabled: true\nbudget_table: gone.csv")
     scene.patch(enabled=False, alpha=7)
@@ -795,7 +773,7 @@ def test_a_corrupted_config_map_is_repaired(scene: Scene, content: str | None) -
 
 
 def test_a_breach_counts_though_the_object_changes_while_the_log_is_read(scene: Scene) -> None:
-    """Reading a log takes minutes. Meanwhile, polls of the routers may change the status of the same object."""
+    """Reading a log takes minutes, in which the routers' polls may change the object's status."""
     begin(scene)
     looks = 0
 

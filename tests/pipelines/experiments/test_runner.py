@@ -1,4 +1,4 @@
-"""Tests that `mtorl experiment run` applies edits while it reads a log, and goes on after a file was unreadable."""
+"""Tests that `mtorl experiment run` applies edits while it reads a log, and survives unreadable files."""
 
 import threading
 import time
@@ -26,7 +26,6 @@ from tests.waiting import eventually
 
 @pytest.fixture
 def folder(tmp_path: Path) -> ExperimentFolder:
-    """Return the folder of an experiment at 50 %, without any decision."""
     stages = [{"stage": "50%", "hours": 0, "users": 10}]
     metrics = {"primary": "gain_per_decision", "outcome_hours": None}
     file = tmp_path / "first-day.yaml"
@@ -106,7 +105,6 @@ def test_a_brief_clock_jump_ends_nothing(folder: ExperimentFolder) -> None:
 
 @pytest.mark.parametrize("fault", ["the file", "the history", "the log", "no router", "a full disk"])
 def test_it_continues_after_a_fault(fault: str, folder: ExperimentFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As long as the fault lasts, the experiment does not move, although its planned end has passed."""
     edit(folder, planned_end="2026-01-01T00:00:00Z")
     whole, router = folder.file.read_text(), (folder.state / "router.yaml").read_text()
     history = folder.history.read_bytes()

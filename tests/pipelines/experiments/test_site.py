@@ -1,4 +1,4 @@
-"""Tests that the operator answers routers while its pages are slow, while it is standby, and during faults."""
+"""Tests that the operator answers routers while its pages are slow, as a standby, and during faults."""
 
 import threading
 import time
@@ -23,7 +23,7 @@ from tests.pipelines.experiments.fake_cluster import FakeCluster
 
 SPRING = Experiment.from_dict(experiment("http://127.0.0.1:9", name="spring"))
 get = partial(httpx.get, timeout=120)
-# Concurrent readers, more than a process has threads by default
+# More than a process has threads by default
 READERS = 40
 
 

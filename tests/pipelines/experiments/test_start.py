@@ -1,4 +1,4 @@
-"""Test that the operator follows the Experiment objects, and releases its lease when it is stopped."""
+"""Test that the operator follows Experiment objects, and releases its lease at the end."""
 
 import json
 import subprocess

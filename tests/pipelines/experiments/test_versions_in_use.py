@@ -1,5 +1,3 @@
-"""Tests that model versions needed by local servers and experiments are not deleted."""
-
 from pathlib import Path
 
 import pytest
@@ -21,7 +19,6 @@ def laptop(tmp_path: Path) -> Laptop:
 
 
 def reads(laptop: Laptop) -> None:
-    """Write the router settings that `mtorl serve` writes when it starts."""
     state = laptop.folder.state
     (state / "experiments").mkdir()
     (state / "experiments" / laptop.folder.file.name).symlink_to(laptop.folder.in_force)

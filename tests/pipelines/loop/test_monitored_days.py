@@ -1,4 +1,4 @@
-"""Tests that the traffic of a run is split into days, of which the monitor judges the complete ones."""
+"""Tests that a run's traffic is split into days, and the complete days are judged."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

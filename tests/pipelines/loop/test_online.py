@@ -1,4 +1,4 @@
-"""Test that the online store has the same values at the start of a replay that training read from the log."""
+"""Test that the online store at the start of a replay has the values that training read."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Tests that a run's experiment goes through its stages as in `mtorl experiment run`, and reports each move."""
+"""Tests that a run's experiment goes through its stages as in `mtorl experiment run`."""
 
 import json
 from collections.abc import Iterator
@@ -61,7 +61,7 @@ def said(token: str, reason: str = "as it is", **arm: Any) -> Evidence:
 
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Evidence]]:
-    """Yield a list for evidence. Each read of the log returns the first entry and removes it."""
+    """Yield a list for evidence; each read of the log removes the first entry."""
     found: list[Evidence] = []
     monkeypatch.setattr(ramp, "findings_or_error", lambda *_: Findings(evidence=found.pop(0)))
     yield found
@@ -69,7 +69,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Evidence]]:
 
 
 class Sent:
-    """Replaces the load driver and the servers, and records how they are called."""
+    """Records calls in place of the load driver and the servers."""
 
     def __init__(self, folder: Any) -> None:
         self.folder, self.stages, self.waits = folder, list[tuple[str, int]](), 0

@@ -1,4 +1,4 @@
-"""Tests of the whole loop with few users and all real components. Most of them check the summary of the run."""
+"""Tests of the whole loop with few users and all real components."""
 
 import itertools
 import json
@@ -33,7 +33,6 @@ def mtorl(*arguments: str, root: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a run that was killed while users received decisions."""
     root = tmp_path_factory.mktemp("loop")
     command = [sys.executable, "-m", "cli.main", "run", "--root", str(root), "--users", "800", "--epochs", "2"]
     running = subprocess.Popen([*command, "--rounds", "3"], stderr=subprocess.PIPE, text=True)
@@ -48,7 +47,6 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(interrupted: Path) -> str:
-    """Return the digest of the model in the interrupted run, after a check that `mtorl serve` can serve the run."""
     with served(interrupted):
         pass
     return load(interrupted / "artifacts" / "challenger").digest
@@ -56,7 +54,6 @@ def trained(interrupted: Path) -> str:
 
 @pytest.fixture(scope="module")
 def finished(interrupted: Path, trained: str) -> Path:
-    """The same run after it was resumed."""
     answer = mtorl("--resume", "--rounds", "3", root=interrupted.parent)
     assert answer.returncode == 0, answer.stderr + answer.stdout
     assert "report:" in answer.stdout and "train MTORL" not in answer.stderr
@@ -121,7 +118,7 @@ def test_the_ledger_equals_the_log_and_every_arm_spends(finished: Path) -> None:
 
 
 def test_the_pages_on_requesting_decisions_are_correct(finished: Path, tmp_path: Path) -> None:
-    """Runs the commands of docs/serving-by-hand.md and docs/api.md against `mtorl serve`."""
+    """Run the commands of docs/serving-by-hand.md and docs/api.md against `mtorl serve`."""
     with served(finished) as router:
         first, second, outcome, mistake = _answers(ROOT / "docs" / "serving-by-hand.md", router, tmp_path)
         decision = json.loads(first)["predictions"][0]
@@ -153,7 +150,6 @@ def test_a_person_may_promote_after_the_run(finished: Path) -> None:
 
 @contextmanager
 def served(run: Path) -> Iterator[str]:
-    """Run `mtorl serve` until the end of the block; yields the URL of the router."""
     serve = subprocess.Popen(
         [sys.executable, "-m", "cli.main", "serve", "--run", str(run), "--port", "0"], stdout=subprocess.PIPE, text=True
     )
@@ -169,7 +165,6 @@ def served(run: Path) -> Iterator[str]:
 
 
 def _answers(page: Path, router: str, folder: Path) -> list[str]:
-    """Run the commands of a page; returns the output of each."""
     script = "\nprintf '\\n--\\n'\n".join(re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL))
     environment = {**os.environ, "ROUTER": router}
     ended = subprocess.run(["bash", "-euc", script], cwd=folder, env=environment, capture_output=True, text=True)

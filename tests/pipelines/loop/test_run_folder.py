@@ -1,4 +1,4 @@
-"""Tests that a run folder keeps the results of finished stages, and resumes only with equal settings and data."""
+"""Tests that a run folder keeps finished stages' results, and resumes only with equal settings."""
 
 from dataclasses import asdict
 from pathlib import Path

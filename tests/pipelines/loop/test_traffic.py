@@ -1,4 +1,4 @@
-"""Tests that the load driver sends rounds in order, and extends the history after outcomes are reported."""
+"""Tests that the load driver sends rounds in order, and extends the history after outcomes."""
 
 import asyncio
 from collections import Counter
@@ -22,12 +22,12 @@ START = datetime(2020, 1, 1, tzinfo=UTC)
 
 @dataclass
 class Router:
-    """A fake router that always exposes. It records requests and history changes in the order in which they arrive."""
+    """A fake router that always exposes, and records requests and history changes in order."""
 
     events: list[tuple[str, Any]] = field(default_factory=list)
     url: str = ""
     reports: int = 0
-    # The first report waits until this number of ads was shown. The first two reports then fail.
+    # The first report waits for this number of ads. The first two reports then fail.
     shown_before_the_first: int = 0
     busy: int = 0  # number of decisions that are refused at the beginning
     retry_after: int = 0
@@ -68,7 +68,7 @@ def router() -> Iterator[Router]:
 
 
 class RecordingHistory(History):
-    """A history that records all changes. It accepts them only if `takes` is true."""
+    """A history that records all changes, and accepts them only if `takes` is true."""
 
     def __init__(self, router: Router, takes: bool = True) -> None:
         self.router, self.takes = router, takes
@@ -86,7 +86,7 @@ class RecordingHistory(History):
 
 @dataclass
 class Clickers:
-    """Users who click on every ad and cost 0.5. If `shows` is false, they see no ad."""
+    """Users who click on every ad at a cost of 0.5, or see no ad if `shows` is false."""
 
     opportunities: dict[str, int]
     shows: bool = True

@@ -1,4 +1,4 @@
-"""Tests that a replay counts only decisions that match the log, weights them, and gives them the right history."""
+"""Tests that a replay counts and weights only decisions that match the log."""
 
 from dataclasses import asdict
 
@@ -42,14 +42,14 @@ def log() -> pd.DataFrame:
 
 @pytest.fixture
 def traffic(log: pd.DataFrame) -> ReplayedTraffic:
-    """Return a replay of the journeys of two users, with nine rounds, which are enough for all of their touchpoints."""
+    """Return a replay of two users in nine rounds, enough for all of their touchpoints."""
     traffic, before = ReplayedTraffic.from_log(log, log["propensity"], ["u1", "u3"], 9, SPEC, seed=0)
     assert traffic.opportunities == {"u1": 4, "u3": 4} and before["user_id"].unique().tolist() == ["u2"]
     return traffic
 
 
 def journeys_of(lengths: list[int]) -> pd.DataFrame:
-    """Return a log with journeys of these lengths. `hour` is the number of the touchpoint in its journey."""
+    """Return a log of journeys of these lengths; `hour` is the touchpoint's number in its journey."""
     rows = [
         {
             "user_id": f"u{user:02}",
@@ -109,9 +109,9 @@ def test_every_touchpoint_of_a_journey_is_equally_likely(length: int, share: flo
 @pytest.mark.parametrize(
     ("expose", "channel", "weight", "outcomes"),
     [
-        # A decision that matches the log is weighted by 1 / propensity.
+        # A match is weighted by 1 / propensity.
         (True, "b", 4.0, {"cost": 0.5, "click": 1.0}),
-        # A decision that does not match the log does not count, and its reservation is cancelled.
+        # A mismatch does not count, and its reservation is cancelled.
         (True, "a", 0.0, {"cancel": 0.0}),
         (False, "a", 1.0, {}),
     ],

@@ -1,4 +1,4 @@
-"""Fixtures with a spool that has small segments, and with shippers that make only short pauses."""
+"""Fixtures with a spool of small segments, and with shippers of short pauses."""
 
 from collections.abc import Iterator
 from pathlib import Path

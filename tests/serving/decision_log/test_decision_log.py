@@ -1,4 +1,4 @@
-"""Tests that the spool loses no acknowledged record, and that an incomplete line hides no other record."""
+"""Tests that the spool loses no acknowledged record."""
 
 import os
 import threading
@@ -43,7 +43,7 @@ def test_records_that_may_wait_share_syncs_and_survive_a_close(tmp_path: Path, m
         spool.submit_later("window", record("window", f"w{i}"))
     spool.close()
     assert [found["decision_id"] for found in spool.read("window")] == [f"w{i}" for i in range(600)]
-    # Each sync writes at most 512 of the 600 records, and a further sync may follow after a second.
+    # Each sync writes at most 512 of the 600 records, and another may follow after a second.
     assert len(syncs) <= 4
 
 
@@ -109,7 +109,7 @@ def refuse() -> None:
 def test_a_segment_ends_when_it_is_large_or_old_and_a_start_reads_only_the_newest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Segments end after an hour, so that old ones can be deleted. At the start, only the newest segment is read."""
+    """Segments end after an hour, so that old ones can be deleted."""
     spool = Spool(tmp_path, segment_bytes=4400)
     put_in_turn(spool, "decision", *names("d", 9))
     clock = time.monotonic

@@ -1,4 +1,4 @@
-"""Tests that the CloudEvents SDK reads the same values from an event as the record has."""
+"""Tests that the CloudEvents SDK reads a record's values from its event."""
 
 import json
 from typing import Any

@@ -1,7 +1,6 @@
-"""Tests of removing a user from the decision log of a router.
+"""Tests of removing a user from a router's decision log.
 
-If no router uses the spool, the spool is rewritten without the user's records. Otherwise the spool stays as it is, but
-the router does not upload the user's records.
+An unused spool is rewritten. A spool in use stays, but the router does not upload the user's records.
 """
 
 from collections.abc import Iterator
@@ -32,7 +31,6 @@ LATER = START + timedelta(days=2)
 
 
 def fill(spool: Spool, first: int = 0, number: int = 30) -> None:
-    """Write decisions of two users in turn, each with a cost, a shadow decision and a window."""
     for i in range(first, first + number):
         user, at = ("gone", "stays")[i % 2], (START + timedelta(minutes=i)).isoformat()
         name = made_id(i)
@@ -132,10 +130,7 @@ def test_a_router_keeps_its_spool_and_its_uploads_omit_the_user(spool: Spool, tm
 def test_a_user_forgotten_during_an_upload_is_not_in_the_lake(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The removal marks the user as forgotten, and then searches the lake.
-
-    The upload may write its files only later.
-    """
+    """The upload may write its files after the removal has searched the lake."""
     fill(spool)
     known = Lake.forgotten
     for readings in count():

@@ -1,4 +1,4 @@
-"""Tests with a full disk: a failed append leaves nothing, and pending records are written later."""
+"""Tests that a failed append to a full disk leaves nothing, and is written later."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Tests that each uploaded record is in the lake once, in the hour of its decision, even if it is delivered twice."""
+"""Tests that each uploaded record is in the lake once, in the hour of its decision."""
 
 import asyncio
 import json
@@ -28,7 +28,6 @@ def lake(tmp_path: Path) -> Lake:
 
 
 def ids(number: int, first: int = 0) -> list[str]:
-    """Ids of decisions, one every ten minutes."""
     return [id_of(f"d{i}", START + timedelta(minutes=10 * i)) for i in range(first, first + number)]
 
 
@@ -103,7 +102,7 @@ def test_a_batch_that_is_delivered_again_replaces_its_file(spool: Spool, lake: L
     (spool.folder / SHIPPED).unlink()
     upload(spool, lake)
     assert lake.arrived("decision") == files
-    # Restore the old position, as if the process had died after the upload and before it stored the new position.
+    # The process died after the upload, before it stored the new position.
     fill(spool, 3, first=10)
     (spool.folder / SHIPPED).write_bytes(noted)
     upload(spool, lake)

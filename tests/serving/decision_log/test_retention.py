@@ -1,4 +1,4 @@
-"""Tests that the spool deletes only records that are old and shipped, and stays within its quota."""
+"""Tests that the spool deletes only old, shipped records, and stays within its quota."""
 
 import asyncio
 import errno
@@ -71,7 +71,7 @@ def test_pending_records_stay_at_any_age(spool: Spool) -> None:
 async def test_a_failed_note_of_the_position_stops_nothing_and_only_noted_positions_count_as_shipped(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a crash, shipping continues at the stored position, so all records after this position must stay."""
+    """Shipping continues at the stored position, so all later records must stay."""
     put_in_turn(spool, "decision", *names("decision", 12))
     age(spool, 10_000)
     everything = numbers(spool, "decision")
@@ -110,7 +110,7 @@ def test_records_beyond_the_quota_are_refused_and_none_is_lost(tmp_path: Path) -
     put(spool, "decision", "again")
     assert [record["decision_id"] for record in spool.read("decision")][-1] == "again"
     spool.close()
-    # If a new quota is already exceeded, the spool can be opened but accepts no record.
+    # A spool above its quota can be opened but accepts no record.
     spool = Spool(tmp_path, max_bytes=10)
     with pytest.raises(SpoolUnavailable):
         put(spool, "decision", "no")
@@ -120,10 +120,7 @@ def test_records_beyond_the_quota_are_refused_and_none_is_lost(tmp_path: Path) -
 async def test_a_sink_that_is_down_loses_its_oldest_records_and_blocks_none(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The spool may delete records that only the sink lacks, because the lake has all records.
-
-    It counts deleted records.
-    """
+    """The spool may delete records that only the sink lacks, because the lake has them."""
     spool = Spool(tmp_path, segment_bytes=4400, max_bytes=60_000)
     lake = Shipper(spool, MemorySink(), segments.UPLOADED)
     sink, total = MemorySink(), 120
@@ -156,7 +153,7 @@ async def test_a_sink_that_is_down_loses_its_oldest_records_and_blocks_none(
 
 
 async def test_records_that_the_lake_lacks_are_dropped_for_no_sink(tmp_path: Path) -> None:
-    """If both the lake and the sink are down, the spool fills up, because the lake still needs all records."""
+    """With lake and sink down, the spool fills up, because the lake still needs all records."""
     spool = Spool(tmp_path, segment_bytes=4400, max_bytes=30_000)
     to_lake, sink = MemorySink(), MemorySink()
     to_lake.fault = sink.fault = unreachable

@@ -1,4 +1,4 @@
-"""Tests that every acknowledged record reaches the sink at least once and in order, even after crashes."""
+"""Tests that every acknowledged record reaches the sink at least once and in order."""
 
 import asyncio
 import contextlib
@@ -97,10 +97,7 @@ def test_a_position_inside_a_line_or_a_damaged_file_restarts_from_the_oldest_rec
 
 
 async def test_records_gather_after_each_delivery(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each upload creates a file.
-
-    The shipper must wait until records have gathered, even if some are always pending.
-    """
+    """Each upload creates a file, so the shipper must wait until records have gathered."""
     clock = [time.monotonic()]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     sink = MemorySink(largest=1000, linger=60.0)
@@ -172,7 +169,6 @@ _STEPS = st.lists(
 def test_any_order_of_events_delivers_all_at_least_once_and_in_order(
     steps: list[tuple[Any, ...]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """The shipper crashes before or after deliveries, its position is damaged, or shipped records are deleted."""
     folder = tmp_path_factory.mktemp("spool")
     written: dict[Kind, list[str]] = {kind: [] for kind in KINDS}
     sink = MemorySink(largest=3)

@@ -1,4 +1,4 @@
-"""Tests that no record is lost if a sink fails, and that only records refused by the sink are set aside."""
+"""Tests that a failing sink loses no record, and only refused records are set aside."""
 
 import asyncio
 import json
@@ -130,7 +130,6 @@ async def test_exactly_the_refused_records_are_set_aside(spool: Spool, bad: set[
 
 
 def test_a_refusal_before_a_fault_is_counted_once(spool: Spool) -> None:
-    """While the shipper searches for the refused record, the sink fails. The record must not be counted twice."""
     put(spool, "decision", *names("d", 8))
     sink, calls = MemorySink(largest=8), 0
 
@@ -150,10 +149,7 @@ def test_a_refusal_before_a_fault_is_counted_once(spool: Spool) -> None:
 
 @pytest.mark.parametrize("status", [400, 415])
 async def test_a_sink_that_takes_no_batches_gets_records_one_by_one(spool: Spool, status: int) -> None:
-    """A Knative broker accepts only single events.
-
-    If it refuses a batch, it may still accept each record of the batch.
-    """
+    """A Knative broker refuses batches but accepts single events."""
     put(spool, "decision", *names("d", 40))
     server = WebSink(lambda found: "ok" if len(found) == 1 else status)
     async with shipping(spool, HttpSink(await server.start(), "/r", largest=32)) as running:

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.integration  # runs torch-model-archiver
 
 @pytest.fixture
 def artifact(tmp_path: Path) -> Path:
-    """Returns a folder with the files of an artifact. Its network and encoder are fake, because no test loads them."""
+    """Return an artifact's folder with a fake network and encoder, which no test loads."""
     folder = tmp_path / "a,rti[fact]"  # characters that torch-model-archiver itself can't handle
     folder.mkdir()
     (folder / "network.onnx").write_bytes(bytes(range(256)) * 40)
@@ -69,10 +69,7 @@ def test_a_folder_that_is_no_artifact_is_refused(tmp_path: Path, text: str | Non
 
 
 def test_the_handler_in_an_archive_finds_its_base_in_the_package(artifact: Path, tmp_path: Path) -> None:
-    """The test loads only this file of the archive, as TorchServe's worker does.
-
-    Its base class is in the installed package.
-    """
+    """The test loads only this file of the archive, as TorchServe's worker does."""
     mar = package(artifact, "challenger", tmp_path / "store")
     with zipfile.ZipFile(mar) as archive:
         archive.extractall(tmp_path / "unpacked")
@@ -85,6 +82,6 @@ base = type(entry.__self__).__mro__[1]
 print(module.__file__, f"{{base.__module__}}.{{base.__name__}}")
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    # Archives that are already published import this class by name, so the name must never change.
+    # Published archives import this class by name, so the name must never change.
     base = "serving.handlers.policy_handler.PolicyHandler"
     assert done.stdout.split() == [str(tmp_path / "unpacked" / "policy.py"), base], done

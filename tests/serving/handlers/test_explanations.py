@@ -1,4 +1,4 @@
-"""Tests that explanations in a batch neither delay nor change any decision."""
+"""Tests that explanations in a batch neither delay nor change a decision."""
 
 import json
 from typing import Any
@@ -13,10 +13,7 @@ from tests.serving.handler_fixtures import Network, ask, item, made, v1, v2
 
 
 class Clicks(Network):
-    """A network that predicts the reward 0.05, plus 0.1 for each past click.
-
-    An exposure adds 0.05 to the later gain and 0.1 to the later cost.
-    """
+    """A network that predicts the reward 0.05, plus 0.1 for each past click."""
 
     def predict(self, batch: WindowBatch) -> Any:
         logits, reward, cost = super().predict(batch)

@@ -95,7 +95,7 @@ def test_fields_that_only_the_router_needs_are_ignored() -> None:
 
 
 def test_all_requests_share_one_forward_pass() -> None:
-    """One of the requests has a body that TorchServe has already decoded."""
+    """TorchServe has already decoded the body of one request."""
     network = Network()
     texts = [json.dumps(item(hour)) for hour in (2.0, 3.0)]
     (first, second, ready, third), _ = ask(

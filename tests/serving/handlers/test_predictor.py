@@ -1,4 +1,4 @@
-"""Tests that the predictor on KServe's own server gives the same answers as TorchServe's handler."""
+"""Tests that the predictor on KServe's server answers like TorchServe's handler."""
 
 import asyncio
 import json
@@ -73,7 +73,6 @@ def windows(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def broken(draw: st.DrawFn, good: st.SearchStrategy[dict[str, Any]]) -> Any:
-    """Draws an item in which one field is removed or has an odd value. By chance, the item may still be valid."""
     odd = draw(good)
     odd["window"] = dict(odd["window"])
     where = odd if draw(st.booleans()) else odd["window"]

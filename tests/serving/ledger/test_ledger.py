@@ -1,4 +1,4 @@
-"""Tests of every kind of ledger: spent + reserved never exceeds the limit, and a repeated call changes nothing."""
+"""Tests that spent + reserved never exceeds a ledger's limit, and a repeated call changes nothing."""
 
 import math
 from collections.abc import Callable
@@ -149,9 +149,8 @@ def test_a_budget_that_returns_in_another_time_zone_continues(ledger: Ledger, pl
     assert not reserve(ledger, "r2", "a", "c", "x", 0.1)
 
 
-# Each row has a new time zone, the hours since noon UTC, and whether a limit that was spent at noon is available again.
-# In Tokyo, the next midnight is at 15:00 UTC. This is too soon after the start of the present day, so the day ends at
-# the midnight after that. In Kathmandu, hours begin at a quarter past the hour in UTC.
+# New time zone, hours since noon UTC, and whether a limit spent at noon is available again. Midnight in Tokyo, 15:00
+# UTC, is too soon after the day's start, so the day lasts until the next midnight.
 CHANGES: dict[Period, list[tuple[str, float, bool]]] = {
     "day": [
         *(("Asia/Tokyo", hours, hours == 27) for hours in (0, 3, 27 - 1e-3, 27)),
@@ -170,10 +169,6 @@ def test_a_change_of_time_zone_grants_nothing_twice(ledger: Ledger, place: Place
 
 
 def test_an_arm_that_returns_to_an_earlier_period_finds_what_it_spent_there(ledger: Ledger, place: Place) -> None:
-    """After a change of the time zone, the day of the whole budget lasts longer than the day of the arm.
-
-    When the account of the whole budget is defined again, the arm is in its earlier day again.
-    """
     both = [Account("*", "*", "*", 1.0, "day"), Account("a", "*", "*", 1.0, "day")]
     ledger.define(both)
     assert reserve(ledger, "r1", "a", "c", "x", 1.0)
@@ -189,7 +184,7 @@ def test_an_arm_that_returns_to_an_earlier_period_finds_what_it_spent_there(ledg
 
 
 def test_another_time_zone_leaves_each_arm_its_limit(ledger: Ledger) -> None:
-    """Guards against a former fault: after a change of the time zone, an arm that had spent its limit got new money."""
+    """Once, a change of the time zone gave new money to an arm that had spent its limit."""
     for zone in ("UTC", "Asia/Tokyo"):
         limits = {"*": 2.0, "a": 1.0, "b": 1.0}
         ledger.define([Account(arm, "*", "*", limit, "day", zone) for arm, limit in limits.items()])
@@ -200,9 +195,7 @@ def test_another_time_zone_leaves_each_arm_its_limit(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("jump", [25 * HOUR, 365 * DAY])
 def test_a_clock_that_jumps_forward_expires_no_recent_reservation(place: Place, jump: float) -> None:
-    """Guards against a former fault: a clock that was ahead for seconds expired reservations, which were then
-    overspent.
-    """
+    """Once, a clock that was ahead for seconds expired reservations, which were then overspent."""
     steady, ledger = Clock(), place.open()
     ledger._jumps = ClockJumps(steady)  # type: ignore[attr-defined]
     ledger.define([Account("*", "*", "*", 1.0), Account("a", "*", "*", 1.0)])
@@ -219,7 +212,7 @@ def test_a_clock_that_jumps_forward_expires_no_recent_reservation(place: Place, 
         assert ledger.expire(DAY) == 0 and not reserve(ledger, f"{seconds}", "a", "c", "x", 0.75)
     pass_time(22 * HOUR)
     assert ledger.expire(DAY) == 0
-    # Only now are the jumps of the clock more than a day ago as well.
+    # Only now are the clock's jumps more than a day ago as well.
     pass_time(2 * HOUR)
     assert ledger.expire(DAY) == 1
     assert balance(ledger, "a").reserved == 0.0
@@ -228,7 +221,6 @@ def test_a_clock_that_jumps_forward_expires_no_recent_reservation(place: Place, 
 
 @pytest.mark.parametrize("kind", ["redis", "cluster"])
 def test_redis_forgets_what_was_finished_long_ago(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
-    """Old reservations are forgotten, but their costs stay in the accounts. For SQLite, see test_ledger_model.py."""
     place = Place(kind, tmp_path, request.getfixturevalue(f"lasting_{kind}"))
     ledger: Any = place.open()
     ledger.define([Account("a", "*", "*", 10.0)])
@@ -245,7 +237,7 @@ def test_redis_forgets_what_was_finished_long_ago(tmp_path: Path, kind: str, req
             cancel(ledger, name)
         settle(ledger, "late", 0.2)
         assert reserve(ledger, "next", "a", "c", "x", 0.1, "taken") and remembered("taken")[1] == -1
-        # This late cost is one of the first attempt, so it must not end the second attempt of the same request.
+        # A late cost of the first attempt must not end the second.
         settle(ledger, "taken", 0.1)
         assert remembered("taken")[1] == -1
         settle(ledger, "settled", 0.1, "later")

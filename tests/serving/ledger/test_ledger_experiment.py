@@ -1,4 +1,4 @@
-"""Tests that no sequence of edits of an experiment makes it exceed a budget, in any kind of ledger."""
+"""Tests that no sequence of edits makes an experiment exceed a budget."""
 
 import contextlib
 from collections import Counter
@@ -31,7 +31,7 @@ def accounts(timezone: str = "UTC", **changes: Any) -> list[Account]:
 
 
 class Machine(LedgerMachine):
-    """A state machine that edits an experiment between calls: stage, weights, arms, kill switch and time zone."""
+    """A state machine that edits an experiment between calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Machine(LedgerMachine):
         self.changes |= changes
         self.ledger.define(accounts(**self.changes))
         before = self.ledger.balances()
-        # Set the same accounts again, also as another router would.
+        # Another router would set the same accounts again.
         for router in (self.ledger, self.place.open()):
             router.define(accounts(**self.changes))
         assert self.ledger.balances() == before
@@ -122,7 +122,6 @@ def ledger(place: Place) -> Ledger:
 
 
 def spend(ledger: Ledger, arm: str, amount: float) -> float:
-    """Spends up to `amount` in steps of 0.1; returns how much the ledger granted."""
     spent = 0
     for i in range(round(10 * amount)):
         name = f"{arm}-{len(ledger.open_reservations())}-{balance(ledger, '*').spent}-{i}"
@@ -136,11 +135,9 @@ def total(amount: float) -> dict[str, Any]:
     return {"budgets": [{"campaign": "*", "channel": "*", "amount": amount}]}
 
 
-# Sequences of edits. After each edit, every arm has three numbers: its limit, how much it tries to spend, and how much
-# of that the ledger grants.
+# Sequences of edits. Each arm has its limit, how much it tries to spend, and the granted part.
 EDITS: dict[str, list[tuple[dict[str, Any], dict[str, tuple[int, int, int]]]]] = {
-    # Guards against a former fault: the incumbent's limit became the whole budget, although the challenger had spent
-    # some of it.
+    # Once, the incumbent's limit became the whole budget, although the challenger had spent some of it.
     "a switch": [
         ({}, {"incumbent": (5, 2, 2), "challenger": (5, 99, 5)}),
         ({"enabled": False}, {"incumbent": (5, 99, 3), "challenger": (5, 1, 0)}),
@@ -177,7 +174,7 @@ def test_the_next_day_begins_with_the_new_shares(place: Place, ledger: Ledger) -
     assert reserve(ledger, "r1", "incumbent", "c", "x", 7.0)
     ledger.define(accounts(**daily))
     limits = {b.arm: b.limit for b in ledger.balances()}
-    # Reserved money does not count as spent, so the limits add up to more than the budget; the budget still holds.
+    # Reserved money is not spent, so the limits add up to more than the budget, which still holds.
     assert limits == {"*": 10, "incumbent": 7, "challenger": 5}
     assert reserve(ledger, "r2", "challenger", "c", "x", 3.0) and not reserve(ledger, "r3", "challenger", "c", "x", 1)
     place.clock.now += 86_400

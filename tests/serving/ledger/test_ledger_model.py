@@ -1,4 +1,4 @@
-"""Tests that every kind of ledger behaves like a model in dictionaries, even if each call is made twice."""
+"""Tests that every kind of ledger behaves like a model in dictionaries."""
 
 import math
 from collections.abc import Callable
@@ -17,7 +17,7 @@ CENT = 10**7  # nano-units
 SECONDS = {"total": math.inf, "day": 86_400.0, "hour": 3_600.0}
 SCOPES = (("*", "total"), ("*", "day"), ("c1", "hour"))
 
-# Use few names, so that different calls often use the same reservation.
+# With few names, different calls often use the same reservation.
 NAMES = st.sampled_from("abcdefghij")
 
 Scope = tuple[str, str]
@@ -27,7 +27,7 @@ Page = tuple[Scope, int]  # An account and the start of one of its periods.
 @dataclass
 class Book:
     cap: int
-    # The most money that may be committed. It is above `cap` if more was committed before the cap was lowered.
+    # The most money that may be committed, above `cap` if the cap was lowered later.
     ceiling: int
     spent: int = 0
     reserved: int = 0
@@ -48,8 +48,6 @@ class Reservation:
 
 
 class Machine(LedgerMachine):
-    """A state machine with a ledger and a model of it, which must agree. Amounts are in cents."""
-
     def __init__(self) -> None:
         super().__init__()
         self.clock = self.place.clock

@@ -1,4 +1,4 @@
-"""Tests that threads and processes on one ledger never exceed a limit, even if they race or are killed."""
+"""Tests that racing or killed threads and processes never exceed a ledger's limit."""
 
 import json
 import os
@@ -18,7 +18,6 @@ CAPS = {(a.arm, a.campaign, a.channel, a.period): money.limit(a.limit) for a in 
 
 
 def _writers(where: str, count: int, threads: int, rounds: int) -> list[subprocess.Popen[str]]:
-    """Starts processes that write to the ledger. They begin at the same time, after all of them are ready."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "tests" / "serving" / "ledger_writer.py"), where]
     writers = [
@@ -48,7 +47,7 @@ def _caps_hold(place: Place) -> None:
 @pytest.mark.integration
 def test_processes_and_threads_that_race_for_the_last_cent(place: Place) -> None:
     open_ledger(place.where, 5.0).define(ACCOUNTS)
-    # The writers make 768 attempts, of which the limits allow about 120.
+    # The limits allow about 120 of 768 attempts.
     writers = _writers(place.where, 2, 32, 12)
     while any(writer.poll() is None for writer in writers):
         _caps_hold(place)

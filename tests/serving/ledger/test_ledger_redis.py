@@ -1,4 +1,4 @@
-"""Tests that a Redis that is down, emptied, full, slow or of another version never causes an overspend."""
+"""Tests that a faulty Redis never causes an overspend."""
 
 import os
 import signal
@@ -134,7 +134,7 @@ def test_a_store_restarted_without_its_files_grants_no_new_budget(tmp_path: Path
     with redis_server(tmp_path / "after", port, appendonly="yes"), place.client() as client:
         _every_call_is_refused(ledger, "LOST")
         assert client.dbsize() == 0
-        # Another process creates a new ledger. The old connection must not use it.
+        # Another process creates a new ledger, which the old connection must not use.
         place.open().define(ACCOUNTS)
         _every_call_is_refused(ledger, "LOST")
     with redis_server(tmp_path / "before", port, appendonly="yes"):  # restored

@@ -1,4 +1,4 @@
-"""Tests that a ledger file that is missing, foreign, locked or replaced never causes an overspend."""
+"""Tests that a missing, foreign, locked or replaced ledger file never causes an overspend."""
 
 import os
 import sqlite3
@@ -84,8 +84,7 @@ def test_calls_that_wait_share_a_commit(ledger: SqliteLedger) -> None:
     blocker.execute("BEGIN IMMEDIATE")
     with ThreadPoolExecutor(8) as pool:
         answers = [pool.submit(reserve, ledger, f"r{i}", "a", "c", "x", 1.5) for i in range(8)]
-        # The first call has the lock of the ledger and waits for the other process. The seven other calls wait behind
-        # it.
+        # The first call waits for the other process, and the seven other calls wait behind it.
         eventually(lambda: len(ledger._database._waiting) == 7)
         blocker.execute("ROLLBACK")
     assert sum(one.result() for one in answers) == 6, "the budget pays for six"
@@ -102,7 +101,7 @@ def test_the_database_itself_enforces_the_cap(ledger: SqliteLedger) -> None:
 
 
 def test_no_call_of_a_decision_scans_accounts_or_reservations(ledger: SqliteLedger) -> None:
-    """A decision must cost the same with 100,000 accounts and a million reservations, so no query may scan a table."""
+    """A decision must cost the same with a million reservations, so no query may scan a table."""
     ledger.define([Account(arm, f"c{i}", "*", 10.0, "day") for arm in ("*", "a") for i in range(50)])
     reserve(ledger, "r0", "a", "c1", "x", 0.1, "q0")
     asked: list[str] = []
@@ -121,7 +120,7 @@ def test_no_call_of_a_decision_scans_accounts_or_reservations(ledger: SqliteLedg
 
 
 def test_accounts_that_are_set_again_write_nothing(ledger: SqliteLedger) -> None:
-    """The router sets all accounts at each start and after each change. There may be 100,000 of them."""
+    """The router sets up to 100,000 accounts again at each start and change."""
     accounts = [Account(arm, f"c{i}", "*", 10.0, "day") for arm in ("*", "a", "b") for i in range(100)]
     ledger.define(accounts)
     db = ledger._database._open()

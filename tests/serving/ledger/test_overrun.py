@@ -1,4 +1,4 @@
-"""Tests of overruns. Money above a limit is an overrun unless it was committed before the limit was lowered."""
+"""Tests of overruns, money above a limit that was not committed before the limit was lowered."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -101,7 +101,7 @@ def test_costs_beyond_the_whole_budget_are_an_overrun(ledger: Ledger) -> None:
 
 
 def test_a_new_router_sees_an_arm_above_its_limit(ledger: Ledger) -> None:
-    """A trigger in SQLite prevents this state of the database, so the test changes the balances that it has read."""
+    """A trigger in SQLite prevents this state, so the test changes the balances that it read."""
     broken = [replace(each, reserved=7.0) if each.arm == ARM else each for each in ledger.balances()]
     assert LimitWatch().overruns(broken)[ARM, "day"] == pytest.approx(2.0)
 

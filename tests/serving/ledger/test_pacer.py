@@ -1,4 +1,4 @@
-"""Tests that all routers compute the same prices from the balances in the ledger, and that spend stays on schedule."""
+"""Tests that all routers compute equal prices from the ledger's balances, which keep spend on schedule."""
 
 import cProfile
 import pstats
@@ -44,7 +44,6 @@ def define(ledger: Ledger, found: Experiments) -> None:
 
 
 def paced(place: Place, found: Experiments) -> tuple[Ledger, Pacer]:
-    """Returns a ledger with the accounts of these experiments, and a pacer that has computed its first prices."""
     ledger = place.open()
     define(ledger, found)
     pacer = Pacer(ledger, CHANNELS, place.clock)
@@ -53,7 +52,7 @@ def paced(place: Place, found: Experiments) -> tuple[Ledger, Pacer]:
 
 
 def after_a_rush(place: Place, found: Experiments, arm: str) -> tuple[Ledger, Pacer]:
-    """Returns a ledger and its pacer. A minute ago, an arm reserved most of its money for the day at once."""
+    """Return a ledger and its pacer, a minute after an arm reserved most of its day's money."""
     ledger, pacer = paced(place, found)
     assert reserve(ledger, "a rush", arm, "c", "video", 90.0)
     place.clock.now += 60.0
@@ -67,7 +66,7 @@ def day(amount: float = 200.0, campaign: str = "*", channel: str = "*", **pacing
 
 
 def steady(place: Place) -> Callable[[], float]:
-    """Returns a clock that advances when the clock of `place` does, but never goes back."""
+    """Return a clock that follows the clock of `place` but never goes back."""
     seen = [place.clock.now, 0.0]
 
     def read() -> float:
@@ -95,7 +94,6 @@ def test_an_exposure_pays_for_every_budget_that_it_draws_on(place: Place) -> Non
 
 
 def test_a_plan_counts_what_the_ledger_leaves_an_arm(place: Place) -> None:
-    """After the kill switch, the incumbent may spend the whole budget except for what the challenger has spent."""
     ledger = place.open()
     define(ledger, of(day(200.0)))
     for arm, amount in (("test/challenger", 80.0), ("test/incumbent", 10.0)):
@@ -111,7 +109,7 @@ def test_a_plan_counts_what_the_ledger_leaves_an_arm(place: Place) -> None:
 
 
 def test_the_gap_between_an_arm_and_its_plan(place: Place) -> None:
-    """At 2:24, each arm should have spent 10 of its 100. Gaps are measured in units of 5, the largest tolerated gap."""
+    """At 2:24, each arm should have spent 10 of its 100. The unit is 5, the largest tolerated gap."""
     ledger, pacer = paced(place, of(day(200.0)))
     reserve(ledger, "spent", "test/challenger", "c", "video", 20.0)
     settle(ledger, "spent", 20.0)
@@ -119,7 +117,7 @@ def test_the_gap_between_an_arm_and_its_plan(place: Place) -> None:
     place.clock.now += 2.4 * HOUR
     pacer.refresh(of(day(200.0)))
     paces = {pace.arm: pace for pace in pacer.pace()}
-    assert paces.keys() == {"test/challenger", "test/incumbent"}  # the whole is not paced
+    assert paces.keys() == {"test/challenger", "test/incumbent"}  # the account of the whole budget is not paced
     fast, slow = paces["test/challenger"], paces["test/incumbent"]
     assert (fast.committed, slow.committed) == (25.0, 0.0)
     assert (fast.planned, slow.planned) == (pytest.approx(10.0), pytest.approx(10.0))
@@ -134,11 +132,7 @@ PLAN = Plan(100.0, next(iter(PACED)).budgets[0].pacing.schedule("day", "UTC", MI
 
 
 def live(place: Place, ledger: Ledger, pacer: Pacer, from_hour: int = 0) -> Iterator[float]:
-    """Simulates the rest of a day with random opportunities. The afternoon has more of them than expected.
-
-    Yields:
-        Spend of the challenger after each minute.
-    """
+    """Simulate the rest of a day with a busy afternoon; yields the challenger's spend after each minute."""
     chance, number = random.Random(1), 0
     for minute in range(60 * from_hour, 60 * 24):
         place.clock.now = MIDNIGHT + 60.0 * minute
@@ -190,7 +184,6 @@ def counted(opportunities: int, amount: float = 100.0, **changes: Any) -> Experi
 
 
 def test_the_initial_price_is_the_gain_per_cost_that_arms_forecast(place: Place) -> None:
-    """The first price is the median forecast of all arms, so an arm with few decisions gets the same price."""
     found = of({"campaign": "*", "channel": "*", "amount": 200.0, "period": "day"})  # paced by default
     _, pacer = paced(place, found)
     for number in range(20):
@@ -207,7 +200,7 @@ def test_the_initial_price_is_the_gain_per_cost_that_arms_forecast(place: Place)
 
 
 def test_a_small_arm_starts_with_the_price_of_the_largest_arm(place: Place) -> None:
-    """The first price of a small arm is that of the largest arm. Its limit is a little above its part of the budget."""
+    """The limit of a small arm is a little above its part of the budget."""
     found = Experiments([Experiment.from_dict(experiment("http://x", budgets=[day()], stage="5%"))])
     ledger, pacer = paced(place, found)
     assert reserve(ledger, "early", "test/incumbent", "c", "video", 3.0)
@@ -221,10 +214,7 @@ def test_a_small_arm_starts_with_the_price_of_the_largest_arm(place: Place) -> N
 
 @pytest.mark.parametrize("policy", ["baseline", [{"channel": "video"}]])
 def test_an_arm_that_ignores_prices_is_reported(place: Place, policy: Any) -> None:
-    """A higher price does not slow such an arm, so its money may be used up by noon.
-
-    An hourly budget would spread it.
-    """
+    """A higher price does not slow such an arm, so its money may be used up by noon."""
     incumbent, challenger = arms()
     both = [{**incumbent, "policy": policy}, {**challenger, "endpoint": "http://x"}]
     found = Experiments([Experiment.from_dict(experiment("http://x", arms=both, budgets=[day()]))])
@@ -234,7 +224,6 @@ def test_an_arm_that_ignores_prices_is_reported(place: Place, policy: Any) -> No
 
 
 def test_a_price_that_is_far_too_low_is_reported_and_can_be_corrected(place: Place) -> None:
-    """If the first price is far below that of the market, a message says so, and a new price takes effect."""
     low, mended = of(day(price=0.0005)), of(day(price=0.5))
     _, pacer = after_a_rush(place, low, "test/challenger")
     (fault,) = pacer.faults
@@ -249,7 +238,7 @@ def test_a_price_that_is_far_too_low_is_reported_and_can_be_corrected(place: Pla
 
 
 def test_each_campaign_starts_with_a_price_from_its_own_forecasts(place: Place) -> None:
-    """One median for all campaigns would be wrong by a factor of 1,000 for some of them."""
+    """One median would be wrong by a factor of 1,000 for some campaigns."""
     found = of(*({"campaign": c, "channel": "*", "amount": 200.0, "period": "day"} for c in ("few", "many", "none")))
     _, pacer = paced(place, found)
     for _ in range(20):
@@ -289,7 +278,7 @@ def test_an_unreadable_state_is_replaced(place: Place, text: str) -> None:
 
 
 class Market:
-    """A simulated market with one opportunity a minute, which comes from a random arm at a random router."""
+    """A simulated market with one opportunity a minute, of a random arm and router."""
 
     def __init__(self, place: Place, found: Experiments, routers: int = 1) -> None:
         self.place, self.ledger, self.number = place, place.open(), 0
@@ -304,7 +293,6 @@ class Market:
             pacer.refresh(found)
 
     def run(self, opportunities: int) -> dict[str, float]:
-        """Simulates opportunities; returns the share of them with an exposure, for each arm."""
         chance, had, shown = random.Random(self.number), Counter[str](), Counter[str]()
         for number in range(self.number, self.number + opportunities):
             self.place.clock.now += 60.0
@@ -334,7 +322,6 @@ def week(amount: float, **changes: Any) -> Experiments:
 
 @pytest.mark.parametrize("routers", [1, 3])
 def test_a_total_budget_lasts_for_the_expected_opportunities(place: Place, routers: int) -> None:
-    """Each router counts its own opportunities."""
     market = Market(place, counted(4000, amount=150.0), routers)
     market.run(2000)
     assert all(abs(share - 0.5) < 0.05 for share in market.spent().values()), market.spent()
@@ -369,7 +356,7 @@ def test_pacing_that_is_switched_on_halfway_spreads_the_rest(place: Place, paced
 
 
 def test_an_account_that_another_router_does_not_know_keeps_its_state(place: Place) -> None:
-    """Meanwhile, another router leads. Its experiment file does not contain the budget of the account yet."""
+    """Another router leads meanwhile, whose experiment file lacks the account's budget."""
     both, before = of(*next(iter(counted(4000))).model_dump()["budgets"], day(campaign="x")), of(day(campaign="x"))
     market = Market(place, both)
     market.run(1000)
@@ -437,7 +424,7 @@ def test_nothing_is_exposed_outside_the_period_of_a_total_budget(place: Place) -
 
 
 def test_calls_of_a_refresh_grow_linearly_with_the_campaigns(place: Place) -> None:
-    """With four times as many campaigns, a comparison of all pairs would need sixteen times as many calls."""
+    """A comparison of all pairs would need sixteen times as many calls for four times the campaigns."""
 
     def calls(campaigns: int) -> int:
         rows = "".join(f"c{number},*,200,day,0.5\n" for number in range(campaigns))

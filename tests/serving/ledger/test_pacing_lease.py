@@ -1,4 +1,4 @@
-"""Tests that one router writes the prices and the others read them, and that a dead router is replaced."""
+"""Tests that one router writes the prices, the others read them, and a dead router is replaced."""
 
 from array import array
 from pathlib import Path
@@ -28,7 +28,6 @@ def shared(lasting_redis: int, tmp_path: Path) -> Place:
 
 
 def routers(place: Place, number: int, found: Experiments) -> list[Pacer]:
-    """Sets the accounts of a ledger, and returns pacers of several routers. The first one leads."""
     define(place.open(), found)
     made = [Pacer(place.open(), CHANNELS, steady(place)) for _ in range(number)]
     for pacer in made:
@@ -81,10 +80,7 @@ def test_a_router_that_stops_releases_the_lease(shared: Place) -> None:
 
 
 def test_a_router_that_was_suspended_in_its_round_writes_nothing(shared: Place, monkeypatch: Any) -> None:
-    """The router has read the balances when it is suspended.
-
-    Another router becomes leader before the first one wakes up.
-    """
+    """Another router becomes leader while the suspended router holds the balances that it read."""
     found, ledger = of(day()), shared.open()
     slow, other = routers(shared, 2, found)
     balances = slow._ledger.balances
@@ -110,7 +106,6 @@ def test_a_router_that_was_suspended_in_its_round_writes_nothing(shared: Place, 
 
 
 def test_the_wall_clock_decides_nothing_about_the_lease(shared: Place) -> None:
-    """If a clock jumps by an hour, a living leader keeps the lease, and a dead leader is replaced as soon as usual."""
     found = of(day())
     define(shared.open(), found)
     ticks = [0.0]
@@ -185,7 +180,6 @@ def test_a_reader_reads_names_only_when_accounts_change(shared: Place, monkeypat
 
 
 def test_many_readers_cost_the_same_commands_whatever_the_campaigns(shared: Place) -> None:
-    """A reader sends one command per refresh, and a second one only if prices have changed."""
     found = of(*(day(campaign=f"c{number}") for number in range(50)))
     ledger = shared.open()
     leader, reader = routers(shared, 2, found)

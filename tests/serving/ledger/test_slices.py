@@ -28,11 +28,11 @@ _STEPS = st.lists(
         st.sampled_from(
             ["reserve", "reserve", "reserve", "settle", "cancel", "expire", "recall", "define", "late grant"]
         ),
-        # Number of the router.
+        # Number of the router
         st.integers(0, 1),
-        # Number of the reservation. It also determines the campaign.
+        # Number of the reservation, which also determines the campaign
         st.integers(0, 11),
-        # With 0 the router lives. With n, it dies before its n-th script.
+        # With n > 0, the router dies before its n-th script.
         st.sampled_from([0, 0, 0, 1, 2, 3, 4]),
     ),
     max_size=40,
@@ -64,7 +64,7 @@ class Dies:
 
 
 def _accounts(place: Place) -> tuple[dict[str, tuple[int, int]], dict[str, list[int]]]:
-    """Returns each arm's limit and committed money: first in the bank, and then summed over the slices."""
+    """Return each arm's limit and committed money, in the bank and summed over the slices."""
     bank: dict[str, tuple[int, int]] = {}
     slots: dict[str, list[int]] = {}
     for of_bank, (arm, campaign, *_), (cap, spent, reserved, _) in place.accounts():
@@ -235,7 +235,7 @@ def test_nodes_have_equal_parts_of_a_ledger() -> None:
 
 @pytest.mark.integration
 def test_a_reservation_is_one_command_of_its_node(tmp_path: Path, lasting_cluster: int) -> None:
-    """Guards against a former fault: the client sent an additional command for each script."""
+    """The client once sent an additional command for each script."""
     place = Place("cluster", tmp_path, lasting_cluster)
     ledger = place.open()
     ledger.define([Account("a", f"c{i}", "*", 9.0) for i in range(20)])
@@ -285,7 +285,7 @@ def test_threads_share_the_last_cent_of_all_campaigns(tmp_path: Path, lasting_cl
         thread.start()
     for thread in threads:
         thread.join()
-    # Reserve the rest of the budget, including the money that is left in slices after the race.
+    # The rest of the budget includes money left in slices after the race.
     for i in range(60):
         granted.extend([f"r{i}"] if reserve(routers[0], f"r{i}", "a", "c1", "x", 0.1) else [])
     shown = {b.arm: b.reserved for b in routers[1].balances()}

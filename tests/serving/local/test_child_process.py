@@ -65,10 +65,6 @@ def test_a_killed_supervisor_leaves_nothing_after_stop(tmp_path: Path, all_gone)
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, None])
 def test_nothing_outlives_the_parent(tmp_path: Path, all_gone, end: signal.Signals | None) -> None:
-    """The parent is killed, terminated or interrupted, or it exits without stopping the child.
-
-    The scratch folder is deleted.
-    """
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     program = f"""

@@ -1,5 +1,3 @@
-"""Tests of a run's models on KServe's own server, which answers on a Unix socket or on a port."""
-
 import json
 import os
 import signal

@@ -20,7 +20,7 @@ from tests.messages import raises
 
 pytestmark = pytest.mark.integration
 
-# A fake router. Like the real one, it locks the spool against other writers, and finishes its work on SIGTERM.
+# Like the real router, it locks the spool and finishes its work on SIGTERM.
 ROUTER = """
 import fcntl, http.server, json, signal, sys, threading, time, yaml
 def log(message):
@@ -65,7 +65,6 @@ class FakeTorchServe(ModelServer):
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Returns a run with the files that the local stack reads. The model server and the router are fake."""
     run = tmp_path / "run"
     for folder in ("model-store", "artifacts/challenger", "features", "serving"):
         (run / folder).mkdir(parents=True)
@@ -203,7 +202,7 @@ def test_a_missing_or_invalid_file_of_a_run_is_named(run: Path, spoil, message: 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_outlives_the_process_that_holds_the_stack(run: Path, tmp_path: Path, all_gone, end) -> None:
-    """When the process ends, the router first writes its pending records. The run can then be served again at once."""
+    """The router first writes its pending records, and the run can be served again at once."""
     program = f"""
 import sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})

@@ -17,7 +17,7 @@ from serving.local.torchserve import TorchServe, config_properties
 from tests.messages import raises
 from tests.waiting import eventually
 
-# A handler that answers with the name in the artifact's model.json. It does not load an artifact named "broken".
+# A handler that answers with the name in model.json, and fails to load "broken".
 HANDLER = """
 import json, logging
 from pathlib import Path
@@ -34,7 +34,6 @@ class Echo:
 
 
 def store_with(folder: Path, **models: str) -> Path:
-    """Returns a folder with one model archive for each `name=artifact_name`."""
     store = folder / "store"
     store.mkdir()
     for name, artifact_name in models.items():
@@ -74,7 +73,7 @@ def test_the_configuration_listens_on_localhost_only(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_two_models_answer_and_a_dead_server_is_noticed(tmp_path, all_gone, monkeypatch) -> None:
-    """If another process takes one of the ports, other ports are used. Requests write nothing to the log."""
+    """If another process takes one of the ports, other ports are used."""
     store = store_with(tmp_path, incumbent="first", challenger="second")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         choices = [(*free_ports(3), taken.getsockname()[1])]  # the taken port is noticed last

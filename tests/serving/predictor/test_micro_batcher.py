@@ -1,4 +1,4 @@
-"""Tests that each caller of a micro-batch gets its own answers, and that a fault affects only its own batch."""
+"""Tests that each caller of a micro-batch gets its own answers and faults."""
 
 import asyncio
 

@@ -1,8 +1,7 @@
-"""Simulates a server under load, with the real `Admission` in front of a simulated machine. Time is virtual.
+"""Simulates a server under load in virtual time, with the real `Admission`.
 
-The machine works on one batch of up to eight waiting requests at a time. A batch takes 1 ms and 0.7 ms for each
-request, times a random factor, divided by the speed of the machine. The machine may stall, as if other processes used
-the host. A refusal takes 0.04 ms. A request that is not done after 85 % of its deadline gets the default action.
+A batch of up to eight requests takes 1 ms plus 0.7 ms per request, times a random factor. A request not done after 85
+% of its deadline gets the default action.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from serving.router.flow.admission import CURRENT, Admission, Saturated
 
 DEADLINE = 0.05
 _END = 0.85 * DEADLINE  # time limit for the work on a request, in seconds
-# seconds of work for a batch, for each of its requests, and for a refusal
+# Seconds of work for a batch, for each of its requests, and for a refusal.
 _PER_BATCH, _PER_REQUEST, _PER_REFUSAL = 0.001, 0.0007, 0.00004
 _LARGEST = 8
 _SPREAD = 0.25
@@ -29,7 +28,7 @@ _THINK_SECONDS = 0.0003  # Pause of a client between an answer and its next requ
 
 
 class _Selector(selectors.DefaultSelector):
-    """A selector that does not wait. Instead, it moves the clock forward by the timeout."""
+    """A selector that moves the clock forward by the timeout instead of waiting."""
 
     loop: VirtualLoop
 
@@ -65,21 +64,21 @@ class Answers:
 
     @property
     def default_share(self) -> float:
-        """The share of default actions among all answers that are not refusals."""
+        """Return the share of default actions among answers that are not refusals."""
         return self.default / max(self.full + self.default, 1)
 
     @property
     def p99(self) -> float:
-        """The 99th percentile of the latency of full answers, in seconds."""
+        """Return the 99th percentile of full answers' latency, in seconds."""
         return sorted(self.times)[int(0.99 * len(self.times))]
 
 
 @dataclass
 class Machine:
-    """A simulated machine. `speed` and `hangs` are functions of the time in seconds."""
+    """A simulated machine, whose `speed` and `hangs` depend on the time in seconds."""
 
     speed: Callable[[float], float] = lambda now: 1.0
-    # Whether a request is never answered.
+    # Whether a request is never answered
     hangs: Callable[[float, random.Random], bool] = lambda now, chance: False
     stalls: float = 0.0  # Stalls per second.
     stall_seconds: float = 0.06
@@ -90,7 +89,7 @@ class _Run:
         self.loop = asyncio.get_running_loop()
         self.admission = Admission(64, DEADLINE)
         self.chance = random.Random(seed)
-        # Use a generator of its own, so that stalls come at the same times for any limit.
+        # With its own generator, stalls come at the same times for any limit.
         self._stalls = random.Random(seed)
         self._stall = self._stalls.expovariate(machine.stalls or 1e-9)  # Time at which the next stall begins.
         self._machine, self._from, self.answers = machine, warm, Answers(seconds)
@@ -156,12 +155,10 @@ def simulate(
     seed: int = 0,
     fixed: int = 0,
 ) -> Answers:
-    """Load a machine for `warm` seconds and then for `seconds`; returns the answers of the second period.
+    """Load a machine for `warm` seconds and then for `seconds`; returns the second period's answers.
 
-    Args:
-        clients: Number of clients that send a request after each answer (closed loop). 0 means an open loop.
-        rate: Requests per second as a function of the time in seconds (open loop).
-        fixed: A limit that never changes. 0 means that admission adapts its limit.
+    `clients` send their next request after an answer (closed loop); 0 means an open loop with `rate` requests per
+    second. `fixed` is a constant limit; 0 lets admission adapt it.
     """
 
     async def load() -> Answers:

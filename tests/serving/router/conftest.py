@@ -10,7 +10,7 @@ from tests.serving.router_fixtures import made_feast_repo, running
 
 @pytest.fixture(scope="module")
 def ask(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Yields a function that posts bodies to one router.
+    """Yield a function that posts bodies to a router.
 
     At the end, the router must still decide and hold no resources.
     """
@@ -39,5 +39,4 @@ def folder(feast_repo: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ledger(place: Place) -> str:
-    """The location of the ledger that `with_router` gives to the router of a test."""
     return place.where

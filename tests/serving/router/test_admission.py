@@ -1,5 +1,3 @@
-"""Tests of admission, which adapts its limit on concurrent requests and lets some requests wait until others end."""
-
 import asyncio
 import time
 from contextlib import AsyncExitStack
@@ -102,7 +100,7 @@ async def test_a_request_that_is_cancelled_at_its_turn_passes_its_room_on() -> N
     gone, following = (asyncio.create_task(other.__aenter__()) for other in others)
     await asyncio.sleep(0)
     await first.__aexit__(None, None, None)
-    # The request of `gone` was admitted, but its task has not run since, so it is cancelled while it seems to wait.
+    # The request of `gone` was admitted, but its task has not run since.
     gone.cancel()
     await following
     assert gone.cancelled() and admission.inside == 1
@@ -132,7 +130,7 @@ class Rounds:
 async def test_faults_and_delays_without_load_do_not_change_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     rounds = Rounds(monkeypatch)
     limit, target = rounds.admission.limit, rounds.admission.target
-    # Calls that fail are fast under any load, so they say nothing about the capacity.
+    # Failed calls are fast under any load, so they say nothing about the capacity.
     await rounds.all_there_is(100, 0.001, failed=True)
     for _ in range(100):
         await rounds.of(1, 0.2, late=True)  # a delay on an idle host
@@ -167,7 +165,7 @@ async def test_a_low_limit_is_forgotten_in_a_quiet_minute(monkeypatch: pytest.Mo
 
 async def test_a_request_that_would_wait_too_long_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     rounds = Rounds(monkeypatch, most=8)
-    # If 8 requests end every 12 ms, about 5 end within 7.5 ms, the longest wait. A sixth one would wait too long.
+    # If 8 requests end every 12 ms, about 5 end within 7.5 ms, the longest wait.
     await rounds.all_there_is(200, 0.012)
     admission, end = rounds.admission, asyncio.Event()
     guests = [asyncio.create_task(stay(admission, end)) for _ in range(20)]

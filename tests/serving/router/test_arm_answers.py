@@ -1,4 +1,4 @@
-"""Tests of an arm's answer: only channel and expose are required, several forms are accepted, and faults are named."""
+"""Tests of reading an arm's answer, in which only channel and expose are required."""
 
 import dataclasses
 import json
@@ -136,7 +136,7 @@ def test_probabilities_are_those_of_all_candidates_or_of_the_chosen_channel() ->
     assert read(propensity=0.4).channel_probs == {"video": 0.4}
     both = read(channel_probs={"video": 0.25, "search": 0.75, "tv": 0}, candidates=("search", "video"))
     assert (both.propensity, list(both.channel_probs.items())) == (0.25, [("search", 0.75), ("video", 0.25)])
-    # The rest of the probability is for a channel that is not a candidate.
+    # The remaining probability belongs to a channel that is not a candidate.
     with pytest.raises(ArmError):
         read(channel_probs={"video": 0.75, "tv": 0.25}, candidates=("search", "video"))
 
@@ -157,7 +157,7 @@ def test_any_answer_is_a_decision_or_a_fault_with_a_message(answer: dict[str, An
     try:
         found = read_answer({**LEAST, **answer}, CHANNELS, CHANNELS, NOBODY)
     except ArmError as error:
-        # The cause is a label of a metric, so it must have few possible values.
+        # The cause is a metric's label, so it must have few values.
         assert str(error) and error.cause in ALLOWED_CAUSES
         return
     assert found.channel in CHANNELS and isinstance(found.expose, bool)

@@ -1,5 +1,3 @@
-"""Tests of the HTTP client for arms: it reuses connections, limits time and size, and raises ArmError."""
-
 import socket
 import threading
 import time
@@ -21,10 +19,7 @@ OK = b"HTTP/1.1 200 OK\r\nx-model-name: m\r\ncontent-length: 2\r\n\r\nok"
 
 @contextmanager
 def arm(*talks: Talk, path: Path | None = None) -> Iterator[tuple[str, list[bytes]]]:
-    """Starts a server; yields its URL and a list of the data that it receives.
-
-    The n-th connection runs the n-th function.
-    """
+    """Start a server whose n-th connection runs the n-th function; yields its URL and received data."""
     if path is None:
         listening = socket.create_server(("127.0.0.1", 0))
         place = f"http://127.0.0.1:{listening.getsockname()[1]}"
@@ -99,7 +94,7 @@ def test_a_connection_is_reused() -> None:
         (b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok", 30.0),
         (b"HTTP/1.0 200 OK\r\n\r\nok", 30.0),
         (b"HTTP/1.1 200 OK\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", 30.0),
-        # With a limit of 0 s, each connection counts as idle for too long.
+        # With 0 s, each connection counts as idle for too long.
         (OK, 0.0),
     ],
 )

@@ -1,5 +1,3 @@
-"""Tests that a silent arm is reported even without traffic, and that a change of an arm's model is detected."""
-
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -84,7 +82,7 @@ def naming(**digests: str) -> list[dict[str, Any]]:
 
 @with_router()
 async def test_swapped_endpoints_log_nothing_under_the_wrong_arm(h: Harness, caplog: pytest.LogCaptureFixture) -> None:
-    # Both arms answer with the incumbent's model, as the challenger would if the endpoints were swapped.
+    # Both arms answer with the incumbent's model, as if the challenger's endpoint were wrong.
     h.arm.mode = lambda _: model("aaaa1111")
     h.put(salt="another", arms=naming(incumbent="aaaa", challenger="bbbb"))
     await until(lambda: only(h.router.live).arm("challenger").model_digest)

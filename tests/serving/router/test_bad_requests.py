@@ -1,4 +1,4 @@
-"""Tests that a bad request gets a 4xx that names its faulty place, and that the router continues to decide."""
+"""Tests that a bad request gets a 4xx that names its faulty place."""
 
 import json
 import re
@@ -102,7 +102,6 @@ async def test_json_is_accepted_with_any_content_type(h: Harness) -> None:
 
 
 def test_every_numeric_outcome_may_be_reported_and_only_an_amount_may_be_negative() -> None:
-    """A caller may report all numeric outcomes of the data set, and a cancellation if the ad was not shown."""
     never_negative, other = ("cost", "click", "conversion", "cancel"), ("revenue", "profit", "seconds")
     good = [(kind, 2.5) for kind in (*never_negative, *other)] + [(kind, -3.0) for kind in other]
     bad = [(kind, 1.0) for kind in ("profits", "verdict", "", "hour")] + [(kind, -3.0) for kind in never_negative]

@@ -1,5 +1,3 @@
-"""Tests of the caller's baseline: as an arm and as default action, it is logged and paid for like any decision."""
-
 import os
 import threading
 from typing import Any
@@ -36,7 +34,7 @@ async def test_users_of_a_baseline_arm_get_the_baseline_of_the_request(h: Harnes
     assert (first["baseline"], first["channel_probs"], first["exposure_probs"]) == (SEARCH, {"search": 0.4}, {})
     assert second["baseline"] == {"channel": "video", "expose": False, "propensity": None}
     assert (second["drawn_channel"], second["channel_probs"]) == ("video", {})
-    # The name cannot be mistaken for that of a model that the arm served before.
+    # The name must differ from that of a model that the arm served before.
     assert second["model_name"] == "baseline"
     assert not h.arm.asked
 

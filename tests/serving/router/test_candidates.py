@@ -1,5 +1,3 @@
-"""Tests of requests that limit the channels on offer and their highest costs."""
-
 from pathlib import Path
 
 import pytest
@@ -46,12 +44,12 @@ async def test_the_cost_in_a_request_is_reserved_and_recorded(h: Harness) -> Non
     (cheap,) = await h.predict(instance("u1", costs={"video": 0.02}))
     assert h.balance(cheap["arm"]).reserved == 0.02
     assert h.arm.asked[-1][1]["costs"] == {"video": 0.02}
-    # If only the cost of another channel is in the request, the usual cost is reserved.
+    # The request has only another channel's cost, so the usual cost is reserved.
     (other,) = await h.predict(instance("u1", costs={"search": 0.1}))
     assert other["arm"] == cheap["arm"] and h.balance(cheap["arm"]).reserved == pytest.approx(0.07)
     first, second = h.records()
     assert (first["costs"], first["reserved"], second["reserved"]) == ({"video": 0.02}, 0.02, 0.05)
-    # The real cost is above the cost in the request.
+    # The real cost is above the request's.
     await h.outcome(cheap["decision_id"], "cost", 0.05)
     balance = h.balance(cheap["arm"])
     assert balance.spent + balance.reserved <= balance.limit and balance.spent == 0.02

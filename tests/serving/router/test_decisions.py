@@ -1,4 +1,4 @@
-"""Tests that the answer, the log record and the reservation of a decision agree."""
+"""Tests that a decision's answer, log record and reservation agree."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -70,7 +70,7 @@ async def test_the_arm_gets_the_window_and_a_reproducible_draw(h: Harness) -> No
 @with_router()
 async def test_a_decision_sees_only_what_precedes_its_time(h: Harness) -> None:
     shown = datetime.fromtimestamp(h.features.users["u1"].history["hist_timestamp"][0] / 1e6, UTC)
-    # The clock of a caller may be slightly ahead.
+    # A caller's clock may be slightly ahead.
     soon = datetime.now(UTC) + timedelta(seconds=50)
     for when in (shown, shown + timedelta(microseconds=1), soon):
         await h.predict(instance(timestamp=when.isoformat()))
@@ -110,9 +110,7 @@ async def test_a_paced_budget_has_a_price_for_each_channel(h: Harness) -> None:
 
 @with_router(changes={"budgets": [{**BUDGET, "pacing": {"opportunities": 1000}}]})
 async def test_opportunities_and_forecasts_reach_the_pacing(h: Harness) -> None:
-    """The pacer must count the decisions, and compute the first prices from their forecasts: the file sets no first
-    price.
-    """
+    """The file sets no first price, so the pacer computes it from the decisions' forecasts."""
     for number in range(60):
         (answer,) = await h.predict(instance(f"u{number}"))
     pacer = h.router.budgets.pacer

@@ -1,4 +1,4 @@
-"""Test with a real stack whose parts are killed: every request is answered, and the ledger and the log agree."""
+"""Test with a real stack whose parts are killed: every request is answered, and ledger and log agree."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _CAP = 500.0  # budget of each arm
 
 
 class Traffic:
-    """Callers that request decisions and report costs. After a fault, they retry with the same request id."""
+    """Callers that request decisions and report costs, and retry with the same request id after a fault."""
 
     def __init__(self, url: str, run: Path) -> None:
         log = pd.read_parquet(run / "data" / "touchpoints.parquet")
@@ -94,7 +94,6 @@ class Traffic:
 
 
 def check_books(where: str | None, run: Path, traffic: Traffic) -> None:
-    """Checks that the ledger, the log, and the answers that callers got agree with each other."""
     ledger = open_ledger(where or str(run / "serving" / "ledger.sqlite"), 5.0)
     with ExitStack() as stack:
         spool = Spool(run / "serving" / "spool")
@@ -118,10 +117,7 @@ def check_books(where: str | None, run: Path, traffic: Traffic) -> None:
 
 @pytest.fixture(params=["sqlite", "redis"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
-    """Yields the URL of the ledger, and a function that kills and restarts it.
-
-    Both are None for the file of the run.
-    """
+    """Yield the ledger's URL and a function that restarts it, or None twice for the run's file."""
     if request.param == "sqlite":
         yield None, None
         return
@@ -154,10 +150,6 @@ def mostly_decided(traffic: Traffic) -> bool:
 
 
 def test_killed_parts_cost_no_answer_and_no_money(tmp_path: Path, store: Any) -> None:
-    """First the model workers and the ledger's Redis are killed.
-
-    Then the router is killed, which must repeat its answers.
-    """
     where, restart_redis = store
     run = small_run(tmp_path)
     (port,) = free_ports(1)
@@ -170,8 +162,7 @@ def test_killed_parts_cost_no_answer_and_no_money(tmp_path: Path, store: Any) ->
             time.sleep(3)
             restart_redis()
         eventually(lambda: mostly_decided(traffic) and traffic.reasons[None] > 50, 240, lambda: traffic.reasons)
-        # A caller gets a 503 if an outcome cannot be stored, and a 429 if the host is too busy for a decision. There
-        # must be few 429s, because the failure of a part must not count as load.
+        # A busy host gives a 429. There must be few, because a part's failure must not count as load.
         statuses = Counter(traffic.statuses)
         assert traffic.broken == 0 and set(statuses) <= {200, 429, 503} and statuses[429] < statuses[200], statuses
         os.killpg(stack.pids["router"], signal.SIGKILL)

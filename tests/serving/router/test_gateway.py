@@ -1,4 +1,4 @@
-"""Tests that the gateway refuses requests without a valid token, with a large body, or beyond the admission limit."""
+"""Tests that the gateway refuses requests without a valid token, with a large body, or beyond the limit."""
 
 import asyncio
 from pathlib import Path
@@ -88,13 +88,12 @@ async def test_requests_beyond_the_limit_get_429_and_a_retry_time(
         h.gateway.decisions._mean = 20.0  # mean time of an answer, seconds
         assert h.gateway.sheds(b"POST", PREDICT.encode())
         assert not h.gateway.sheds(b"GET", b"/metrics") and not h.gateway.sheds(b"POST", b"/v1/outcomes?x=y")
-        # If several requests arrive at once, they are admitted only until the limit is reached.
+        # Of several requests at once, only those within the limit are admitted.
         h.gateway.decisions.inside = 1
         assert [h.gateway.sheds(b"POST", PREDICT.encode()) for _ in range(4)] == [False, False, True, True]
         h.gateway.decisions.inside, h.gateway.decisions.coming = 3, 0
         refused = await h.post(PREDICT, BODY)
         assert refused.status_code == 429 and refused.headers["retry-after"] == "1"
-        # Outcomes have a separate limit.
         await h.outcome(id_of("d"), "click", 1)
         h.arm.release.set()
         assert [(await answer).status_code for answer in waiting] == [200] * 3

@@ -1,4 +1,4 @@
-"""Tests that each retry of a request gets the first answer, and that its money is reserved only once."""
+"""Tests that each retry gets the first answer, and its money is reserved only once."""
 
 import asyncio
 from collections.abc import Callable
@@ -27,7 +27,7 @@ async def test_a_retry_gets_the_first_answer_and_one_reservation(h: Harness) -> 
     assert await h.predict(instance(request_id="r0")) == fallen and fallen[0]["fallback_reason"] == "model_error"
     others = await h.predict(instance("u2", request_id="r1"), instance(request_id="r1", campaign_id="summer"))
     ids = {answer["decision_id"] for answer in (first, *others)}
-    # A request id belongs to one user and one campaign, so these are three requests.
+    # A request id belongs to one user and one campaign.
     assert len(ids) == 3
     both = await asyncio.gather(*(h.predict(instance(request_id="r2")) for _ in range(5)))
     assert len({answer["decision_id"] for (answer,) in both}) == 1 and len(h.records()) == 5
@@ -109,7 +109,7 @@ async def test_old_answers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> Non
     answers = IdempotencyCache()
 
     def given(key: str) -> str | None:
-        """Returns the decision that a retry would get, or None if the request would be decided again."""
+        """Return the decision that a retry would get, or None if it would be decided again."""
         found = answers.claim(key, "said")
         if isinstance(found, asyncio.Future):
             return str(found.result()["decision_id"])
@@ -129,7 +129,7 @@ async def test_old_answers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> Non
     clock[0] += SECONDS + 1
     assert given("4") is None
     complete("4", "anew")
-    # The first exposure is cancelled late, and must not take the newer answer with it.
+    # A late cancellation of the first exposure must keep the newer answer.
     answers.forget("d4")
     assert given("4") == "anew"
     assert len(answers._keys) == len(answers._answers), "memory does not grow with each decision on a request"
@@ -137,10 +137,7 @@ async def test_old_answers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @with_router(drills=True, deadline_ms=SHORT_DEADLINE)
 async def test_a_second_attempt_touches_neither_the_money_nor_the_record_of_the_first(h: Harness) -> None:
-    """The retry reaches a router that has not cached the answer.
-
-    Only the ledger knows that the first attempt was paid for.
-    """
+    """The retry reaches a router without the cached answer, so only the ledger knows the first attempt."""
     (first,) = await h.predict(instance(request_id="r1"))
     for stage, fault, reasons in (
         (None, None, {"repeated"}),

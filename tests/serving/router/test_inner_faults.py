@@ -1,4 +1,4 @@
-"""Tests that an internal fault gives the default action, never a 5xx, and leaves no money reserved."""
+"""Tests that an internal fault gives the default action and leaves no money reserved."""
 
 import asyncio
 import os
@@ -86,8 +86,7 @@ async def test_an_internal_fault_gives_the_default_action(tmp_path: Path, fault:
         assert sample("mtorl_fallbacks_total", arm=arm, reason=reason) == before + 2
         record, of_own = h.records_of([answer, own])
         assert (record["fallback_reason"], record["expose"], record["reserved"]) == (reason, False, 0.0)
-        # If the request has a baseline, the baseline is the default action. It is exposed unless the ledger has the
-        # fault.
+        # The baseline is the default action, exposed unless the ledger has the fault.
         assert (own["channel"], own["propensity"], of_own["baseline"]) == ("search", 0.4, OWN_LOGIC)
         assert own["expose"] == (reason != "ledger") == (own["reservation_id"] is not None)
         assert of_own["reserved"] == 0.6 * own["expose"]
@@ -99,7 +98,7 @@ async def test_an_internal_fault_gives_the_default_action(tmp_path: Path, fault:
 
 
 def open_breaker_after(failures: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes a circuit breaker open after this number of failures, at any rate of failures, for an hour."""
+    """Make a circuit breaker open for an hour after this number of failures."""
     for name, value in (("FAILURES", failures), ("SILENT_SECONDS", 0.0), ("_PAUSE_SECONDS", 3600.0)):
         monkeypatch.setattr(f"serving.router.flow.stages.{name}", value)
 
@@ -126,7 +125,7 @@ async def test_the_circuit_breaker_of_a_part_opens_and_closes_again(
     h.features.fault = OSError("away") if part == "features" else None
     one = instance("u1", request_id=None)
     arm = (await h.predict(one))[0]["arm"]
-    # Send so many requests at once that some of them have to wait for a thread.
+    # With so many requests at once, some have to wait for a thread.
     for _ in range(6):
         await asyncio.gather(*(h.predict(one) for _ in range(6)))
     asked, read_before = len(h.arm.asked), reads
@@ -145,10 +144,7 @@ async def test_the_circuit_breaker_of_a_part_opens_and_closes_again(
 async def test_a_feature_redis_that_hangs_times_out_and_is_used_again_later(
     h: Harness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A suspended Redis accepts connections but never answers.
-
-    With the settings of the cluster, the read must time out.
-    """
+    """A suspended Redis accepts connections but never answers, so the read must time out."""
     settings = yaml.safe_load((ROOT / "manifests/base/router/config/feature_store.yaml").read_text())["online_store"]
     options = [one for one in settings["connection_string"].split(",")[1:] if not one.startswith("password=")]
     with redis_server(tmp_path) as port:
@@ -183,7 +179,7 @@ async def test_log_faults_expose_and_reserve_nothing(h: Harness, monkeypatch: py
         assert sample("mtorl_fallbacks_total", arm=arm, reason="log") == before + 1
         await until(lambda: said() == LOG_NOT_WRITTEN(error="[Errno 28] No space left on device"))
         assert sample("mtorl_spool_writable") == 0
-    # When the disk has space again, the decision above must be logged, so that verdicts count its default action.
+    # Once the disk has space again, the decision must be logged, because verdicts count its default action.
     await until(lambda: len(h.records()) == 1)
     (record,) = h.records()
     assert record["decision_id"] == answer["decision_id"] and record["withdrawn"]
@@ -200,7 +196,7 @@ async def test_log_faults_expose_and_reserve_nothing(h: Harness, monkeypatch: py
 async def test_money_is_released_after_its_withdrawal_is_logged_or_the_log_has_hung_for_long(
     h: Harness, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
-    """If the money were released first, a crash could leave an exposure in the log without reserved money."""
+    """If money were released first, a crash could leave an exposure in the log without reserved money."""
     monkeypatch.setattr(decider, "WITHDRAWAL_SECONDS", seconds)
     released: list[list[bool]] = []
     gate, sync, cancel = threading.Event(), os.fdatasync, h.ledger.cancel_all
@@ -293,7 +289,6 @@ async def test_a_hung_ledger_is_not_called_but_a_refusing_one_is(h: Harness, mon
 
 @with_router(deadline_ms=SHORT_DEADLINE)
 async def test_a_part_that_always_answers_too_late_is_not_called(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer after the time limit counts as a failure."""
     open_breaker_after(4, monkeypatch)
     calls = back = 0
     read = h.features.read

@@ -1,4 +1,4 @@
-"""Tests that a lane works on all waiting decisions as one batch, and completes each decision once."""
+"""Tests that a lane works on all waiting decisions as one batch, and completes each once."""
 
 import asyncio
 import random
@@ -20,7 +20,6 @@ LONG = 60.0
 
 
 def some(count: int = 1) -> list[Any]:
-    """Minimal fakes of decisions."""
     return [SimpleNamespace(taken_over=False, done=False) for _ in range(count)]
 
 
@@ -43,7 +42,7 @@ async def test_waiting_decisions_share_a_batch() -> None:
 
 
 async def test_hanging_threads_with_answered_decisions_delay_no_others() -> None:
-    """Nothing waits for the hanging batches: of each, one decision is answered, and the other was taken over."""
+    """In each hanging batch, one decision is answered and the other taken over, so nothing waits for the batch."""
     go, began = threading.Event(), threading.Semaphore(0)
 
     def work(decisions: Sequence[Any]) -> None:
@@ -66,7 +65,6 @@ async def test_hanging_threads_with_answered_decisions_delay_no_others() -> None
 
 @with_router(deadline_ms=SHORT_DEADLINE)
 async def test_an_arm_whose_calls_never_return_holds_few_threads(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After some calls to the arm have hung, its later decisions get the default action at once, which is paid for."""
     go, predict, calls = threading.Event(), Arms.predict, 0
 
     def hang(arms: Arms, experiment: Any, arm: Any, *asked: Any) -> Any:
@@ -95,7 +93,7 @@ async def test_an_arm_whose_calls_never_return_holds_few_threads(h: Harness, mon
 
 @with_router(deadline_ms=SHORT_DEADLINE)
 async def test_decisions_that_skip_a_stage_do_not_wait_for_it(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ledger hangs for a decision with an exposure. A decision without exposure in the same batch must not wait."""
+    """The ledger hangs for a decision with an exposure; one without must not wait."""
     go, reserve_all = threading.Event(), h.ledger.reserve_all
     monkeypatch.setattr(h.ledger, "reserve_all", lambda wanted: (go.wait(LONG), reserve_all(wanted))[1])
     shown, kept = [user for user in map(str, range(99)) if only(h.router.live).arm_of(user)[0] == "incumbent"][:2]
@@ -109,10 +107,6 @@ async def test_decisions_that_skip_a_stage_do_not_wait_for_it(h: Harness, monkey
 
 @with_router(deadline_ms=SHORT_DEADLINE)
 async def test_a_decision_is_completed_or_taken_over_not_both(h: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ledger and the log answer just before or after their time limit.
-
-    Answer, record and reservation must still agree.
-    """
     chance, ends = random.Random(0), SHORT_DEADLINE / 1000
     began = time.monotonic()
     reserve_all, write = h.ledger.reserve_all, h.spool.write

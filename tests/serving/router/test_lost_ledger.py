@@ -1,4 +1,4 @@
-"""Tests that a ledger that lost its data grants no new budget, and that two routers cannot use one ledger file."""
+"""Tests that a ledger that lost its data grants no new budget."""
 
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ async def test_nothing_is_spent_until_agreed(h: Harness, place: Place, ledger: s
         if log_alone:  # only the log is left
             (h.folder / "spool" / "ledger").unlink()
 
-    # Report the cost of two decisions with the same event id.
+    # The costs of two decisions have the same event id.
     for cost in (0.03, 0.01):
         (answer,) = await h.predict()
         await h.outcome(answer["decision_id"], "cost", cost)
@@ -83,9 +83,6 @@ async def test_a_log_without_exposures_needs_no_ledger(h: Harness, place: Place,
 
 
 async def test_a_second_router_on_one_ledger_file_is_refused(tmp_path: Path) -> None:
-    """Guards against a former fault: two routers on one file released each other's reservations and overspent the
-    budget.
-    """
     where = str(tmp_path / "ledger.sqlite")
     for name in ("first", "second"):
         (tmp_path / name).mkdir()

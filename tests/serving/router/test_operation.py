@@ -1,5 +1,3 @@
-"""Tests of the router in operation: it reloads the experiment file, reports its parts, and starts before its ledger."""
-
 import re
 import threading
 from pathlib import Path
@@ -63,10 +61,7 @@ async def test_the_experiment_is_reloaded_and_an_invalid_file_changes_nothing(h:
 @pytest.mark.parametrize("call", ["expire", "define", "balances"])
 @with_router()
 async def test_the_kill_switch_needs_no_ledger(h: Harness, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    """The ledger hangs during the test.
-
-    In an earlier release, a slow call to the ledger delayed the kill switch by 6 s.
-    """
+    """A ledger that hung once delayed the kill switch by 6 s."""
     may_answer = threading.Event()
     answer = getattr(h.ledger, call)
     hanging = threading.Event()
@@ -88,9 +83,7 @@ async def test_the_kill_switch_needs_no_ledger(h: Harness, monkeypatch: pytest.M
 
 @with_router(changes={"budgets": [{**BUDGET, "amount": 6.0}]})
 async def test_the_kill_switch_under_traffic_keeps_spend_within_the_budget(h: Harness) -> None:
-    """Guards against a former fault: the incumbent's limit became the whole budget, although the challenger had spent
-    some.
-    """
+    """Once, the incumbent's limit became the whole budget, although the challenger had spent some."""
 
     async def spend(rounds: int) -> set[str]:
         arms = set()
@@ -144,7 +137,6 @@ async def test_metrics_are_shown(h: Harness) -> None:
 async def test_draws_of_policies_with_a_choice_are_counted(
     h: Harness, changes: Any, probs: dict[str, float] | None, counted: bool
 ) -> None:
-    """The channel that the policy drew counts, even if exploration shows another one. Default actions do not count."""
     name = "mtorl_drawn_channels_total"
     before = {channel: sample(name, arm="challenger", channel=channel) for channel in ("search", "video")}
     said = {"propensity": probs["video"], "channel_probs": probs} if probs else {"channel_probs": None}
@@ -179,9 +171,7 @@ async def test_a_reservation_without_an_outcome_expires(h: Harness) -> None:
 
 
 def test_gauges_count_a_reservation_once_and_drop_a_renamed_arm() -> None:
-    """Guards against former faults: a reservation in three accounts was shown three times, and a renamed arm stayed
-    visible.
-    """
+    """Once, a reservation in three accounts was shown three times, and a renamed arm stayed visible."""
 
     def of(arm: str, campaign: str, channel: str, period: Period = "total") -> Balance:
         return Balance(arm, campaign, channel, 9.0, spent=0.25, reserved=0.449, excess=0.0, period=period)
@@ -209,7 +199,7 @@ def test_gauges_count_a_reservation_once_and_drop_a_renamed_arm() -> None:
 
 
 def test_pacing_gaps_are_those_of_the_furthest_accounts() -> None:
-    """One campaign is far ahead of its plan, and another one is far behind. The sum of both would look normal."""
+    """One campaign is far ahead of its plan and another far behind, so their sum would look normal."""
     metrics.show_pace(
         [
             Pace("spring/a", "c1", "*", "day", planned=50.0, committed=80.0, largest_gap=10.0),
@@ -227,7 +217,7 @@ def test_pacing_gaps_are_those_of_the_furthest_accounts() -> None:
 
 
 def test_the_ledgers_free_space_is_labelled_by_its_store() -> None:
-    """A ledger file on the disk of the log has a label of its own, so that a full disk causes only one alert."""
+    """A ledger file on the log's disk has a label of its own, so that a full disk causes one alert."""
 
     def shown() -> dict[str, float]:
         lines = re.findall(r'^mtorl_ledger_(\w+)_bytes\{store="(\w+)"\} (.+)$', generate_latest().decode(), re.M)

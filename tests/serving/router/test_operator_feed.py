@@ -54,7 +54,7 @@ class FakeOperator:
 
 @pytest.fixture
 def operators(monkeypatch: pytest.MonkeyPatch) -> list[FakeOperator]:
-    """Returns two fake operators, of which the second leads. tests/mtorl/runtime/test_http.py tests real requests."""
+    """Return two fake operators, of which the second leads. test_http.py tests real requests."""
     made = [FakeOperator(address) for address in ("127.0.0.1:8", "127.0.0.1:9")]
 
     def send(url: str, has: dict[str, Any], seconds: float) -> Answer:
@@ -99,10 +99,7 @@ def written(folder: Path, content: str, at: float, name: str = "0.yaml") -> None
 
 
 def told(feed: OperatorFeed, operator: FakeOperator | None = None, said: str | int = 204) -> Experiment:
-    """Polls once and returns the received experiment.
-
-    If an operator is given, it answers with `said` from now on.
-    """
+    """Poll once and return the received experiment. `operator` answers with `said` from now on."""
     if operator is not None:
         operator.answer = said
     (content,) = feed.texts({"test": "version"}, False).values()
@@ -122,7 +119,7 @@ def test_a_poll_sends_the_active_versions_and_applies_the_answer(operator: FakeO
 def test_the_leader_is_preferred_and_without_it_another_operator_counts(
     operators: list[FakeOperator], operator: FakeOperator, feed: OperatorFeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The host name of the operators has several addresses in any order, and one of them does not answer."""
+    """The operators' host name has several addresses in any order, one of which does not answer."""
     other, gone = operators[0], FakeOperator("127.0.0.1:7")
     gone.gone, other.leads = True, False
     operators.append(gone)
@@ -179,8 +176,7 @@ def test_a_silent_operator_changes_nothing(operator: FakeOperator, feed: Operato
     written(tmp_path / "mounted", text(enabled=False), at=4_000_000_000)
     assert not told(feed).enabled, "a person has edited the ConfigMap"
     assert told(feed, operator, answer(text(salt="new"))).salt == "new"
-    # An operator's last answer is preferred to a file that was mounted later, because a kubelet may be late with an old
-    # ConfigMap.
+    # An operator's last answer wins over a later file, because a kubelet may mount an old ConfigMap late.
     told(feed, operator, answer(text(enabled=False)))
     written(tmp_path / "mounted", text(), at=time.time())
     time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Tests that each outcome is logged, and settled in the ledger exactly once, if necessary after a crash."""
+"""Tests that each outcome is logged, and settled in the ledger exactly once."""
 
 import asyncio
 import os
@@ -183,10 +183,7 @@ def test_deleted_segments_release_no_money(tmp_path: Path, removed: str) -> None
 
 
 def test_a_clock_that_was_set_back_releases_no_money(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first record was logged when the clock was ahead.
-
-    The router must find it, although it reads only the newest.
-    """
+    """The router reads only the newest records, but must find one that was logged by a clock ahead."""
     place = Place("sqlite", tmp_path, 0)
     ledger, spool = place.open(), Spool(tmp_path / "spool")
     ledger.define([Account("a", "*", "*", 1.0)])
@@ -205,7 +202,7 @@ def test_a_clock_that_was_set_back_releases_no_money(tmp_path: Path, monkeypatch
 
 
 def test_a_start_settles_costs_in_batches(lasting_redis: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When each cost was settled by its own call, a start with fifty thousand costs took ten seconds."""
+    """Settled one by one, fifty thousand costs delayed a start by ten seconds."""
     place = Place("redis", tmp_path, lasting_redis)
     ledger, spool = place.open(), Spool(tmp_path / "spool")
     ledger.define([Account("a", "*", "*", 100.0)])
@@ -241,14 +238,13 @@ _STEPS = st.lists(
 def test_each_cost_is_charged_once_over_any_number_of_restarts(
     kind: str, tmp_path_factory: pytest.TempPathFactory, lasting_redis: int, steps: list[tuple[str, int]]
 ) -> None:
-    """A late cost may be lost if the ledger has forgotten the reservation, but no cost may be charged twice."""
     folder = tmp_path_factory.mktemp("starts")
     place = Place(kind, folder, lasting_redis)
     ledger, spool = place.open(), Spool(folder / "spool")
     ledger.define([Account("a", "*", "*", 100.0)])
     exposed: set[str] = set()
     forgotten: set[str] = set()
-    # For each decision, the number of costs that did not reach the ledger.
+    # The number of each decision's costs that did not reach the ledger.
     waiting: dict[str, int] = {}
     charged = events = 0
     for step, i in [*steps, ("start", 0), ("start", 0)]:

@@ -1,4 +1,4 @@
-"""Tests under overload: on fast, slow and changing hosts, most requests get a full answer and few answers are late."""
+"""Tests that an overloaded router gives most requests a full answer in time."""
 
 import pytest
 
@@ -10,15 +10,12 @@ GOODPUT = 0.9  # of the peak
 
 
 def peak(machine: Machine) -> float:
-    """Returns the highest goodput, in full answers per second, of 2 to 32 clients.
-
-    Each client sends its next request after an answer.
-    """
+    """Return the highest goodput, in full answers per second, of 2 to 32 clients in a closed loop."""
     return max(simulate(machine, 3, clients, warm=1.0).goodput for clients in (2, 4, 8, 16, 32))
 
 
 def overloaded(machine: Machine, seconds: float, seed: int = 0) -> tuple[Answers, float]:
-    """Returns the answers at twice the capacity, and their goodput as a share of the highest goodput at lower loads."""
+    """Return the answers at twice the capacity, and their goodput relative to the highest at lower loads."""
 
     def offered(rate: float) -> Answers:
         return simulate(machine, seconds, rate=lambda now: rate, seed=seed)
@@ -59,14 +56,13 @@ def test_a_change_of_speed_costs_few_answers_and_is_followed_at_once() -> None:
 
 @pytest.mark.parametrize(("share", "rate"), [(0.1, 800.0), (0.25, 200.0), (0.25, 800.0)])
 def test_a_part_that_hangs_for_some_requests_does_not_block_the_others(share: float, rate: float) -> None:
-    """Too few successive calls hang for the circuit breaker to open."""
     healthy = simulate(Machine(), 10, rate=lambda now: rate)
     answers = simulate(Machine(hangs=lambda now, chance: chance.random() < share), 10, rate=lambda now: rate)
     assert answers.full >= (1 - share) * 0.9 * healthy.full
 
 
 def test_goodput_recovers_within_half_a_second_after_a_part_has_hung() -> None:
-    """The part hangs for 0.25 s. If it hung longer, its circuit breaker would open."""
+    """The part hangs for 0.25 s, too short for its circuit breaker to open."""
     healthy = simulate(Machine(), 10, rate=lambda now: 800.0)
     after = simulate(Machine(hangs=lambda now, _: 3 < now < 3.25), 1, rate=lambda now: 800.0, warm=3.75)
     assert after.default_share <= MOST_DEFAULT and after.goodput >= 0.9 * healthy.goodput
@@ -74,10 +70,6 @@ def test_goodput_recovers_within_half_a_second_after_a_part_has_hung() -> None:
 
 @pytest.mark.parametrize(("stalls", "seconds"), [(0.5, 0.06), (2.0, 0.06), (2.0, 0.025)])
 def test_stalls_cost_little_more_than_what_is_in_flight(stalls: float, seconds: float) -> None:
-    """The load is four times the capacity.
-
-    The learned limit is compared with the best fixed one, which allows two batches. A stall makes both of them late.
-    """
     machine = Machine(stalls=stalls, stall_seconds=seconds)
     learned, best = (simulate(machine, 8, rate=lambda now: 4000.0, fixed=limit) for limit in (0, 16))
     assert learned.goodput >= GOODPUT * best.goodput and learned.default_share <= best.default_share

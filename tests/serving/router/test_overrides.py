@@ -1,4 +1,4 @@
-"""Tests of overridden users, who get their arm at every stage. Their ads are paid from an account of their own."""
+"""Tests of overridden users, whose ads are paid from an account of their own."""
 
 from pathlib import Path
 
@@ -99,7 +99,7 @@ async def test_the_kill_switch_gives_overridden_users_the_incumbent(h: Harness) 
 async def test_accounts_follow_a_changed_file_before_the_next_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Do the housekeeping only every ten minutes, which is longer than `until` waits.
+    # The pause between housekeeping rounds exceeds the wait of `until`.
     monkeypatch.setattr(router, "_TICK_SECONDS", 600.0)
     monkeypatch.setattr(router, "_POLLS", 6000)
     async with running(tmp_path) as h:

@@ -1,5 +1,3 @@
-"""Tests of the router as a process: it reads Feast, waits for a missing registry, and stops cleanly on SIGTERM."""
-
 import json
 import shutil
 import signal
@@ -26,7 +24,6 @@ from tests.waiting import eventually
 @pytest.mark.integration
 def test_the_process_reads_feast_drains_on_sigterm_and_starts_again(folder: Path) -> None:
     with Process(folder) as process:
-        # A caller may set a time other than the current time.
         at = "2026-01-01T12:00:00Z"
         known, unknown = process.predict(instance("u1", request_id="r1", timestamp=at), instance("stranger"))
         assert known["expose"] and unknown["expose"]
@@ -60,7 +57,7 @@ def test_the_process_reads_feast_drains_on_sigterm_and_starts_again(folder: Path
     spool = Spool(folder / "spool")
     assert answered == {record["decision_id"] for record in spool.read("decision")}
     spool.close()
-    # After the router has stopped for good, the lake must have all records.
+    # After the router's final stop, the lake must have all records.
     with DecisionLog.of(str(folder / "lake")).opened() as db:
         assert answered == {one for (one,) in db.sql("SELECT decision_id FROM decision_log").fetchall()}
     with Process(folder) as process:

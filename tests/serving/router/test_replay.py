@@ -22,10 +22,7 @@ BUDGETS = [
 
 
 def drawn(probs: dict[str, float], u: float) -> str:
-    """Returns the channel that the random number u selects.
-
-    The candidates divide the interval [0, 1) in proportion to their probabilities.
-    """
+    """Return the channel that u selects; the candidates divide [0, 1) by their probabilities."""
     cumulative = np.cumsum(list(probs.values()))
     return list(probs)[int(np.searchsorted(cumulative / cumulative[-1], u, side="right"))]
 
@@ -50,13 +47,13 @@ def policy(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def said(figure: str, record: dict[str, Any], **names: Any) -> Any:
-    """Computes a value of a record with the formula in docs/replay.md."""
+    """Compute a value of a record with the formula in docs/replay.md."""
     (formula,) = re.findall(rf"^\| {figure} \| `(.+)` \|$", (ROOT / "docs" / "replay.md").read_text(), re.MULTILINE)
     return eval(formula, {"assign": assign, "draw": draw, **names}, record)
 
 
 async def window_of(h: Harness, record: dict[str, Any]) -> dict[str, Any]:
-    """Waits until the window of a decision is logged, which is after its record, and returns the window."""
+    """Return a decision's window, which is logged after its record."""
 
     def known() -> dict[str, dict[str, Any]]:
         return {one["decision_id"]: one["window"] for one in h.spool.read("window")}

@@ -1,4 +1,4 @@
-"""Tests that the router reads the same values as Feast from SQLite and Redis, and no expired or future values."""
+"""Tests that the router reads Feast's values from SQLite and Redis, and no expired or future ones."""
 
 import itertools
 import os
@@ -50,7 +50,7 @@ _ids = itertools.count()
 
 @dataclass
 class Stage:
-    """A feature repository. Each test has a user and a campaign of its own in it."""
+    """A feature repository in which each test has its own user and campaign."""
 
     repo: Path
     store: FeatureStore
@@ -67,7 +67,6 @@ class Stage:
         self.store.write_to_online_store(view, pd.DataFrame([row]))
 
     def write_all(self) -> None:
-        """Writes two touchpoints of the user, one hour and three hours before NOON, and all other features."""
         times = [float(microseconds(NOON - age)) for age in (3 * HOUR, HOUR)]
         packed = pack({f"hist_{k}": v for k, v in {"timestamp": times, **LISTS}.items()})
         self.write(HISTORY, NOON - HOUR, **{PACKED: packed})
@@ -189,7 +188,6 @@ def test_concurrent_reads_do_not_mix_up_rows(stage: Stage) -> None:
     expected = [[float(n), 1.0] for n in range(12)]
 
     def reads(thread: int) -> list[int]:
-        """Reads many times; returns the numbers of the reads that had a wrong answer."""
         wrong = []
         for read in range(400):
             n = (read + 3 * thread) % 12

@@ -1,5 +1,3 @@
-"""Tests of a policy whose rows are in the experiment file. The router reloads the rows together with the file."""
-
 from typing import Any
 
 import pytest

@@ -1,5 +1,3 @@
-"""Tests that an error names an invalid or missing setting before the router starts."""
-
 import re
 from pathlib import Path
 from typing import Any

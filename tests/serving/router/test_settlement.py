@@ -1,4 +1,4 @@
-"""Tests of pending settlements: they are retried until they succeed, and one fault does not block the others."""
+"""Tests that pending settlements are retried until they succeed."""
 
 import asyncio
 import threading
@@ -93,7 +93,7 @@ async def test_calls_that_hang_delay_no_other_work(ledger: SqliteLedger, monkeyp
         return settle_all(costs)
 
     monkeypatch.setattr(ledger, "settle_all", hangs)
-    # More calls than the event loop has threads for blocking calls
+    # More calls than the event loop has threads
     for i in range(40):
         await settler.finish([(f"r{1 + i % 6}", {f"e{i}": 0.01})], 0.001)
     async with asyncio.timeout(60):

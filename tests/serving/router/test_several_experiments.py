@@ -1,4 +1,4 @@
-"""Tests of several experiments on one router: each has its own users and arms, and all share one budget."""
+"""Tests of several experiments that share a router and a budget."""
 
 import asyncio
 from typing import Any
@@ -20,7 +20,6 @@ USERS = [instance(f"u{number}") for number in range(60)]
 
 
 def put(h: Harness, name: str, **changes: Any) -> dict[str, Any]:
-    """Writes the file of an experiment atomically, as a ConfigMap is updated."""
     content = experiment(h.arm.url, name=name, salt=f"{name} 1", **{"budgets": DAY, **changes})
     (h.folder / "draft").write_text(yaml.safe_dump(content))
     (h.folder / "draft").replace(h.folder / "experiments" / f"{name}.yaml")
@@ -125,7 +124,7 @@ async def test_a_retry_is_paid_once_even_if_another_experiment_decides(h: Harnes
     (h.folder / "experiments" / "spring.yaml").unlink()
     await started(h, autumn)
     assert await h.predict(*asked) == first and h.balance("*").reserved == reserved > 0
-    # Behave like another router, which has no cached answers.
+    # Another router has no cached answers.
     h.router.decider.cache = IdempotencyCache()
     again = await h.predict(*asked)
     assert {answer["fallback_reason"] for answer in again} == {"repeated"} and h.balance("*").reserved == reserved
@@ -141,7 +140,6 @@ async def test_experiments_that_define_one_budget_differently_are_reported(h: Ha
 
 @with_router(**SEVERAL)
 async def test_adding_and_ending_experiments_never_overspends(h: Harness) -> None:
-    """Each change distributes the daily budget anew. Earlier spend stays, and the budget is never exceeded."""
     parts = [[0.0, 0.5], [0.5, 0.75], [0.75, 1.0]]
     for turn in range(6):
         names = [f"e{n}" for n in range(1 + turn % 3)]

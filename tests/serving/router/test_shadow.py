@@ -1,4 +1,4 @@
-"""Tests that a challenger in shadow is called without any effect on users, spend and latency."""
+"""Tests that a challenger in shadow affects neither users nor spend nor latency."""
 
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ async def test_no_caller_waits_and_dropped_shadows_are_counted(h: Harness, monke
     monkeypatch.setattr(stages, "_SHADOW_SECONDS", 60.0)
     before, turn = dropped(), 0
     h.arm.mode = "hold"
-    # Continue until two batches are in progress and a third one waits.
+    # Two batches are then in progress, and a third one waits.
     while dropped() == before:
         answers = await h.predict(*(instance(f"u{turn}{i}", baseline=BASELINE) for i in range(4)))
         assert all(answer["expose"] and answer["fallback_reason"] is None for answer in answers)
@@ -86,7 +86,7 @@ async def test_the_kill_switch_stops_shadow_decisions(h: Harness) -> None:
 
 @with_router(changes={"stage": "shadow"})
 async def test_a_stage_that_has_just_begun_reports_no_exhausted_budget(h: Harness) -> None:
-    """The accounts are set shortly after the file is read. Until then, the budget must not count as exhausted."""
+    """Until the accounts are set, the budget must not count as exhausted."""
 
     def ledger_is_busy(*_: Any) -> None:
         return None

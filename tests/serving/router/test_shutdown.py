@@ -1,4 +1,4 @@
-"""Tests of the shutdown: the router finishes pending work, but waits for a hanging store only for the grace period."""
+"""Tests that a stopping router finishes pending work, and waits for a hanging store only briefly."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
-# Deadline in ms, and also the longest wait for the lock of the ledger
+# Deadline in ms, and the longest wait for the ledger's lock
 _LONG = 3_600_000
 _COST = 0.01
 
@@ -37,8 +37,6 @@ def locked(ledger: Path) -> Iterator[sqlite3.Connection]:
 
 
 class Report(threading.Thread):
-    """A thread that reports the cost of a decision. It may never get an answer."""
-
     def __init__(self, process: Process, decision_id: str) -> None:
         super().__init__()
         self._body = {"outcomes": [event(decision_id, value=_COST)]}
@@ -122,10 +120,10 @@ def test_a_hanging_disk_does_not_block_shutdown_and_answered_decisions_are_logge
     with Process(folder, deadline_ms=1000) as process:
         (answer,) = process.predict(instance("u1"))
         segment = path_of(folder / "spool", "outcome", 1)
-        # A write to this pipe blocks until a reader opens the pipe, like a write to a disk that hangs.
+        # A pipe without a reader blocks a write, like a disk that hangs.
         os.mkfifo(segment)
         report = Report(process, answer["decision_id"])
-        # Wait, because the report may not have reached the disk yet.
+        # The report may not have reached the disk yet.
         eventually(lambda: process.predict(instance("u2"))[0]["fallback_reason"] == "log", 300)
         process.router.send_signal(signal.SIGTERM)
         assert ended(process) == 4

@@ -1,4 +1,4 @@
-"""Tests of the start: the router answers probes, and begins with the last valid experiment and kill switch."""
+"""Tests that a starting router answers probes and uses the last valid experiment."""
 
 import asyncio
 import threading
@@ -98,9 +98,6 @@ def test_only_a_registry_in_a_file_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_an_invalid_experiment_file_at_a_restart_keeps_the_last_good_one(tmp_path: Path) -> None:
-    """After a restart, the router keeps the active experiment and kill switch, even if the invalid file has another
-    name.
-    """
     settings = write_settings(tmp_path, "http://127.0.0.1:9", {"name": "first", "enabled": False})
     good = only(Router(settings, FakeFeatures()).live)
     settings = write_settings(tmp_path, "http://127.0.0.1:9", {"name": "second", "stage": "9%"})
@@ -126,7 +123,7 @@ def test_without_a_last_good_experiment_an_invalid_file_leaves_none(tmp_path: Pa
     kept.write_text(yaml.safe_dump(experiment("http://127.0.0.1:9", default_channel="tv")))  # for another data set
     with pytest.raises(ExperimentError, match="stage"):
         _ = only(Router(settings, FakeFeatures()).live)
-    # Other routers on the same ledger may have a newer experiment. An old copy must not overwrite its limits.
+    # Other routers may have a newer experiment, whose limits an old copy must not overwrite.
     kept.write_text(yaml.safe_dump(experiment("http://127.0.0.1:9")))
     shared = write_settings(tmp_path, "http://127.0.0.1:9", wrong, ledger="redis://127.0.0.1:9")
     with pytest.raises(ExperimentError, match="stage"):
@@ -138,9 +135,9 @@ def test_without_a_last_good_experiment_an_invalid_file_leaves_none(tmp_path: Pa
 
 
 def test_an_experiment_that_is_not_kept_leaves_no_older_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The experiment with the kill switch cannot be stored. Its older copy must be deleted, too.
+    """The experiment with the kill switch cannot be stored.
 
-    Otherwise, a restart with an invalid file would undo the kill switch.
+    A restart with an invalid file would use the older copy, which is not killed.
     """
     Router(write_settings(tmp_path, "http://127.0.0.1:9", {"enabled": True}), FakeFeatures())
 

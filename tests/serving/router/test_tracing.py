@@ -1,7 +1,3 @@
-"""Tests of tracing: a trace has the stages of a decision, contains no user data, and only allowed callers can start
-one.
-"""
-
 import contextlib
 import signal
 import threading
@@ -31,7 +27,7 @@ PREDICT = "/v1/models/ads:predict"
 
 @pytest.fixture
 def collected(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
-    """Replaces the collector by an exporter in memory, which has all spans once the router has stopped."""
+    """Replace the collector by an exporter in memory, which has all spans once the router has stopped."""
     memory = InMemorySpanExporter()
     monkeypatch.setattr(tracing, "_exporter", lambda endpoint: memory)
     return memory
@@ -98,7 +94,7 @@ async def test_no_span_contains_user_data_or_amounts(tmp_path: Path, collected: 
     assert len(names(collected)) > 15 and "model_error" in text
     for word in ("the-", "0.0421", "Bearer"):
         assert word not in text
-    # The span of the failed stage must name the kind of fault.
+    # The failed stage's span must name the kind of fault.
     _, model, _ = (span for span in collected.get_finished_spans() if span.name == "model")
     assert model.status.status_code is StatusCode.ERROR and model.status.description is None and not model.events
     assert said(model)["error.type"] == "ArmError"
@@ -109,7 +105,6 @@ async def test_no_span_contains_user_data_or_amounts(tmp_path: Path, collected: 
 
 
 async def test_traces_of_bad_and_unauthenticated_requests(tmp_path: Path, collected: InMemorySpanExporter) -> None:
-    """A bad request is traced with its status. A caller without a valid token cannot start a trace."""
     (tmp_path / "token.txt").write_text("right-right-right\n")
     async with running(tmp_path, tracing=NONE, auth={"kind": "token", "file": "token.txt"}) as h:
         for token, status in (("right-right-right", 400), ("wrong-wrong-wrong", 401)):
@@ -126,7 +121,7 @@ async def test_the_caller_or_else_the_share_decides_whether_a_request_is_traced(
     async with running(tmp_path, tracing={**ALL, "share": share}) as h:
         await traced(h, traceparent, *(instance(f"user-{i}") for i in range(8)))
         assert {int(sent[-2:], 16) & 1 for sent in h.arm.traceparents} == {sampled}
-    # Each of the two arms decides for some of the users, so most stages occur twice.
+    # Each arm decides for some of the users, so most stages occur twice.
     stages = ["decide", *["features", "model", "ledger", "log"] * 2]
     assert names(collected) == sorted(stages if sampled else [])
     logged = [said(span)["mtorl.decision_ids"] for span in collected.get_finished_spans() if span.name == "log"]
@@ -179,7 +174,7 @@ async def test_without_the_setting_nothing_is_sent(tmp_path: Path) -> None:
 
 
 class Collector(BaseHTTPRequestHandler):
-    """A collector that never finishes its answer. It sends a byte often enough that no read times out."""
+    """A collector that never finishes its answer, but sends bytes so often that no read times out."""
 
     received: list[tuple[str, str | None, list[str]]]
 

@@ -1,4 +1,4 @@
-"""Tests that protocol v2 gives the same decisions as v1, and a 4xx for each bad request."""
+"""Tests that protocol v2 gives the same decisions as v1."""
 
 import json
 from typing import Any

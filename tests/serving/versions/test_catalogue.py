@@ -1,4 +1,4 @@
-"""Tests that only complete versions of a registry are listed, and that a name must identify one of them."""
+"""Tests that only complete versions are listed, and a name must identify one of them."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tests that a published version is registered in Kubeflow's registry once. A fault there stops no publication."""
+"""Tests that a published version is registered in Kubeflow's registry once, and a fault there is harmless."""
 
 import socket
 from pathlib import Path
@@ -18,7 +18,6 @@ NAME, VERSION = "mtorl-small-challenger", digest(1)[:12]
 
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Replaces the client of the registry by a mock that has the same methods and arguments."""
     client = create_autospec(model_registry.ModelRegistry)
     client.return_value.get_model_version.return_value = None
     monkeypatch.setattr(model_registry, "ModelRegistry", client)

@@ -1,4 +1,4 @@
-"""Test that a lineage has the figures of each arm. tests/components/test_publish.py tests a whole lineage."""
+"""Test that a lineage has each arm's figures. tests/components/test_publish.py tests a whole lineage."""
 
 from mtorl.artifact.lineage import Figure
 from serving.versions.origin import figures_of

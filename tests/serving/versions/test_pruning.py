@@ -1,4 +1,4 @@
-"""Tests that pruning removes no version in use, and that a killed removal leaves each version whole or gone."""
+"""Tests that pruning keeps versions in use, and leaves each other version whole or gone."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Computes the sums that a verdict needs, from tables with one row per user, arm and stage."""
+"""Computes a verdict's sums from rows per user, arm and stage."""
 
 import numpy as np
 
@@ -13,14 +13,10 @@ def sums_of_rows(user: np.ndarray, arm: np.ndarray, stage: np.ndarray, figures: 
 
 
 def sums_of_arms(arm: np.ndarray, figures: Floats) -> Sums:
-    """Returns the sums of an experiment with one stage, from a table with one row per user."""
     return sums_of_rows(np.arange(len(arm)), arm, np.zeros(len(arm), dtype=np.intp), figures)
 
 
 def sums_at(looks: np.ndarray, arm: np.ndarray, figures: Floats) -> Sums:
-    """Returns the sums at L looks. A look includes the users that have come by then.
-
-    Each field of the result has the L looks on its first axis.
-    """
+    """Return the sums at L looks, each over the users so far; the looks are the first axis."""
     found = [sums_of_arms(arm[:look], figures[:look]) for look in looks]
     return Sums(*(np.stack([getattr(one, name) for one in found]) for name in Sums.__dataclass_fields__))

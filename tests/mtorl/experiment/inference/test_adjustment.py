@@ -1,4 +1,4 @@
-"""Tests that regression adjustment changes neither the lift nor the error rate, and makes the interval narrower."""
+"""Tests that regression adjustment narrows the interval but keeps the lift and the error rate."""
 
 import numpy as np
 import pytest
@@ -14,10 +14,7 @@ ALPHA = 0.05
 
 
 def users(rng: np.random.Generator, n: int, lift: float = 0.0, share: float = 0.5) -> tuple[np.ndarray, Floats, Floats]:
-    """Returns the arm, the clicks and decisions, and the earlier clicks and decisions of n users.
-
-    A fifth of the users has no past, which is NaN.
-    """
+    """Return n users' arms, and their clicks and decisions during and before the experiment."""
     rate = rng.beta(1.0, 4.0, n)
     arm = (rng.random(n) >= share).astype(np.intp)
     decisions, before = 1 + rng.poisson(9, n), 1 + rng.poisson(29, n)
@@ -28,9 +25,7 @@ def users(rng: np.random.Generator, n: int, lift: float = 0.0, share: float = 0.
 
 
 def test_the_adjustment_equals_least_squares() -> None:
-    """With one decision per user, the metric is a mean, and the adjusted lift is the coefficient of a least squares
-    fit.
-    """
+    """With one decision per user, the adjusted lift is the coefficient of a least squares fit."""
     rng = np.random.default_rng(1)
     arm, x = rng.integers(0, 2, 3_000), rng.normal(size=(3_000, 2))
     y = 2.0 + x @ [1.0, -0.5] + 0.3 * (arm == 0) + rng.normal(size=3_000)
@@ -110,7 +105,7 @@ def _excludes_zero(found: Estimate) -> bool:
 
 
 def test_sums_added_by_parts_equal_those_of_all_users() -> None:
-    """Users may be in several stages and in both arms. All rows of a user are in the same part."""
+    """Users may be in several stages and arms, but all of a user's rows are in one part."""
     rng = np.random.default_rng(7)
     values, present = rng.normal(size=(200, 2, 2, 3)), rng.random((200, 2, 2)) < 0.6
     values *= present[..., None]

@@ -1,4 +1,4 @@
-"""Tests that the e-BH procedure finds metrics that differ between arms, with the promised rate of false discoveries."""
+"""Tests of the e-BH procedure, which bounds the rate of false discoveries."""
 
 import math
 
@@ -29,7 +29,7 @@ def test_unknown_figures_are_no_evidence() -> None:
 
 
 def test_e_bh_finds_the_expected_metrics() -> None:
-    """Among four metrics, the k-th largest e-value must be at least 4 / (0.05 k), which is 80, 40, 26.7 and 20."""
+    """The k-th largest of four e-values must be at least 4 / (0.05 k): 80, 40, 26.7 and 20."""
     assert discoveries([], ALPHA) == []
     assert discoveries([math.log(79.0)] + [0.0] * 3, ALPHA) == [False] * 4
     assert discoveries([0.0, math.log(81.0), 0.0, 0.0], ALPHA) == [False, True, False, False]
@@ -47,10 +47,7 @@ def test_more_evidence_never_takes_a_discovery_away(log_e: list[float], data: st
 
 @pytest.mark.parametrize("differing", [0, 3])
 def test_false_discoveries_are_bounded_if_people_stop_at_the_first(differing: int) -> None:
-    """Ten correlated metrics are looked at 40 times, until one is found.
-
-    A separate interval per metric is wrong too often.
-    """
+    """Ten correlated metrics are looked at 40 times, until one is found."""
     rng = np.random.default_rng(8)
     metrics, runs, looks = 10, 400, np.unique(np.geomspace(200, 20_000, 40).astype(int))
     effects = np.where(np.arange(metrics) < differing, 0.04, 0.0)

@@ -1,4 +1,4 @@
-"""Tests that users with very many decisions, such as bots, neither decide a verdict nor hide a harm."""
+"""Tests that users with very many decisions, such as bots, don't decide a verdict."""
 
 import numpy as np
 import pytest
@@ -21,10 +21,7 @@ def test_a_user_counts_as_ten_typical_users_at_most() -> None:
 
 
 def looks(rng: np.random.Generator, share: float, more: float, bot: float, part: float) -> list[Sums]:
-    """Simulates looks at an experiment while users arrive.
-
-    A bot makes the share `part` of the challenger's decisions, and has a gain of `bot` in each.
-    """
+    """Simulate looks at an experiment in which a bot makes the share `part` of the challenger's decisions."""
     users = 4_000
     decisions = 1.0 + rng.poisson(2.0, users)
     ours = rng.random(users) < share
@@ -40,7 +37,6 @@ def looks(rng: np.random.Generator, share: float, more: float, bot: float, part:
 
 
 def bounds(sums: Sums) -> tuple[Floats, Floats, Floats]:
-    """Returns the two-sided bounds of the lift, and the one-sided lower bound."""
     found = estimate(sums)
     low, high = confidence_sequence(found.value, found.se, found.effective_users, alpha=ALPHA)
     width = one_sided_width(found.se, found.effective_users, alpha=ALPHA / 2)

@@ -1,5 +1,3 @@
-"""Tests that a smaller effect needs more users, and that the planned number of users gives the promised power."""
-
 import numpy as np
 import pytest
 
@@ -70,7 +68,7 @@ def test_the_planned_users_give_about_the_planned_power() -> None:
         arm = np.random.default_rng([5, run]).integers(2, size=found.users).astype(np.int8)
         figures = clicks(found.users, 0.3 * (1.0 + 0.2 * (arm == 0)), 100 + run)
         better += compare(sums_of_arms(arm, figures), alpha=0.05).ci[0] > 0
-    # The power is lower than planned, because there is only one look at the end.
+    # There is only one look at the end, so the power is lower than planned.
     assert 0.6 < better / 200 <= 0.92
 
 

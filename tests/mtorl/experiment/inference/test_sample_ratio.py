@@ -1,5 +1,3 @@
-"""Tests that a sample-ratio mismatch is found, and that false alarms are rare."""
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -26,7 +24,6 @@ def test_known_values() -> None:
     shares = {"incumbent": 0.5, "b": 0.25, "c": 0.25}
     assert srm_p_value([({"incumbent": 5_000, "b": 2_510, "c": 2_490}, shares)]) == 1.0
     assert srm_p_value([({"incumbent": 5_000, "b": 2_800, "c": 2_200}, shares)]) < SRM_ALARM
-    # After one user, there is no evidence yet.
     assert srm_p_value([({"challenger": 1}, {"incumbent": 0.9, "challenger": 0.1})]) == pytest.approx(1.0)
 
 

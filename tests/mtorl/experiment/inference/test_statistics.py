@@ -1,5 +1,3 @@
-"""Tests of the statistics of experiments: their values, and the error rates that a verdict promises."""
-
 import math
 
 import numpy as np
@@ -29,16 +27,11 @@ ALPHA = 0.05
 
 
 def clicks(rng: np.random.Generator, n: int, rate: float) -> Floats:
-    """Returns the clicks and decisions of n users.
-
-    The click rate differs between users, so decisions are not independent.
-    """
     decisions = 1 + rng.poisson(4, n)
     return np.stack([rng.binomial(decisions, rng.beta(2 * rate, 2 * (1 - rate), n)), decisions], -1).astype(float)
 
 
 def sums_of(challenger: Floats, incumbent: Floats) -> Sums:
-    """Returns the sums of one stage, from the numerator and the denominator of each user of the two arms."""
     figures = np.concatenate([challenger, incumbent])
     arm = np.repeat([0, 1], [len(challenger), len(incumbent)])
     return sums_of_arms(arm, figures)
@@ -49,7 +42,6 @@ def lift_of(challenger: Floats, incumbent: Floats, largest: float | None = None)
 
 
 def looks(rng: np.random.Generator, n: int, lift: float, share: float = 0.5, count: int = 20) -> Estimate:
-    """Simulates `count` looks at an experiment while users arrive. Each field of the result has one entry per look."""
     challenger = rng.random(n) < share
     figures = np.zeros((n, 2))
     figures[challenger] = clicks(rng, int(challenger.sum()), 0.2 + lift)
@@ -63,13 +55,11 @@ def looks_at(figures: Floats, challenger: npt.NDArray[np.bool_], count: int) -> 
 
 
 def missed(found: Estimate, true: float) -> bool:
-    """Returns whether the always-valid interval excludes the true lift at any look."""
     low, high = confidence_sequence(found.value, found.se, found.effective_users, alpha=ALPHA)
     return bool(((low > true) | (high < true)).any())
 
 
 def missed_by_the_fixed_one(found: Estimate, true: float) -> list[bool]:
-    """Returns for each look whether the interval for a single look excludes the true lift."""
     low, high = fixed_interval(found.value, found.se, alpha=ALPHA)
     return ((low > true) | (high < true)).tolist()
 
@@ -86,14 +76,14 @@ def test_peeking_keeps_the_error_rate_of_sequences_but_not_of_fixed_intervals(li
 
 @pytest.mark.parametrize("share", [0.01, 0.05])
 def test_a_small_arm_keeps_the_type_one_error(share: float) -> None:
-    """In a small arm without any click, the measured variance is 0. Such an arm must not be stopped for this reason."""
+    """In a small arm without clicks, the measured variance is 0, which must not stop the arm."""
     rng = np.random.default_rng(14)
     assert np.mean([missed(looks(rng, 10_000, 0.0, share), 0.0) for _ in range(100)]) <= 0.02
 
 
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.5])
 def test_bots_keep_the_type_one_error(share: float) -> None:
-    """A small arm that has no bot by chance looks better than the large arm. It must not be shipped for this reason."""
+    """A small arm that has no bot by chance looks better, but must not be shipped."""
     rng = np.random.default_rng(15)
     wrong = 0
     for _ in range(60):
@@ -113,10 +103,7 @@ def test_one_sided_bound_is_always_valid_and_tighter_than_two_sided() -> None:
 
 
 def test_returning_users_keep_the_error_rate() -> None:
-    """All users come in the first hour and return for four weeks.
-
-    An interval at any hour must keep the error rate.
-    """
+    """All users come in the first hour and return for four weeks."""
     rng, hours = np.random.default_rng(18), np.arange(1.0, 28 * 24 + 1)
     z = rng.normal(size=(4_000, len(hours))).cumsum(1) / np.sqrt(hours)
     assert np.mean((np.abs(z) > confidence_sequence(0.0, 1.0, TIGHTEST_AT, alpha=ALPHA)[1]).any(1)) <= ALPHA
@@ -124,7 +111,7 @@ def test_returning_users_keep_the_error_rate() -> None:
 
 @pytest.mark.parametrize("share", [0.05, 0.5])
 def test_a_ratio_of_two_outcomes_keeps_the_type_one_error(share: float) -> None:
-    """The ratio is the cost per click. Users without a click have 0 in the denominator."""
+    """The ratio is the cost per click, whose denominator is 0 for users without a click."""
     rng = np.random.default_rng(16)
     users = [clicks(rng, 4_000, 0.1).T for _ in range(150)]
     runs = [np.stack([decisions * rng.gamma(2.0, 0.25, 4_000), own], -1) for own, decisions in users]
@@ -141,9 +128,9 @@ def test_the_variance_agrees_with_a_bootstrap_of_users() -> None:
 
 
 def ramp(rng: np.random.Generator, users: int, moving: float = 0.0) -> Sums:
-    """Simulates users in two stages, in which 10 % and 50 % of them have the challenger.
+    """Simulate users in two stages, with 10 % and 50 % in the challenger.
 
-    The click rate differs between users, and is higher by `moving` in the second stage.
+    The click rate is higher by `moving` in the second stage.
     """
     point, rate = rng.random(users), rng.beta(1.0, 4.0, users)
     user, arm, stage, figures = [], [], [], []
@@ -164,10 +151,7 @@ def test_the_variance_over_stages_counts_a_user_once() -> None:
 
 
 def test_a_change_of_the_market_between_stages_is_no_lift() -> None:
-    """Most users of the challenger come in the stage with more clicks.
-
-    If the stages were pooled, it would look better.
-    """
+    """Pooled stages would favour the challenger, most of whose users come in the stage with more clicks."""
     rng = np.random.default_rng(3)
     sums = ramp(rng, 20_000, moving=0.3)
     pooled = sums.totals.sum(1)
@@ -232,10 +216,7 @@ def test_the_variance_is_at_least_that_of_equal_arms() -> None:
 
 
 def test_a_bot_in_a_small_stage_is_no_lift() -> None:
-    """A stage of one day at 5 % is followed by a fortnight at 50 %.
-
-    The arms are equal, except for a bot in the first stage.
-    """
+    """The arms are equal, except for a bot in the first, short stage at 5 %."""
     users = np.array([[1_000, 130_000], [19_000, 130_000]], dtype=float)
     clicks, bot = 0.1 * users, 10_000.0
     products = np.zeros((8, 8))
@@ -256,14 +237,14 @@ def test_users_are_counted_by_their_decisions() -> None:
     assert math.isfinite(lift_of(some, many).se)
     ours, theirs = lift_of(some, many).arm_users
     assert 400 < ours < 500 and 4_000 < theirs < 5_000, "slightly below the number of users, as activity differs"
-    # One user makes as many decisions as all other users together.
+    # One user makes as many decisions as all others together.
     some[0, 1] = some[:, 1].sum()
     assert math.isnan(lift_of(some, many).se) and math.isnan(lift_of(many, some).se)
     assert lift_of(some, many).arm_users[0] < 10
 
 
 def test_a_heavy_tail_keeps_the_type_one_error() -> None:
-    """A small arm with no very large revenue yet looks worse than it is, and its measured variance is too small."""
+    """A small arm in which no very large revenue has occurred yet looks worse than it is."""
     rng = np.random.default_rng(7)
     runs = [np.stack([rng.lognormal(0.0, 2.0, 20_000), np.ones(20_000)], -1) for _ in range(80)]
     assert np.mean([missed(looks_at(run, rng.random(20_000) < 0.02, 20), 0.0) for run in runs]) <= ALPHA
@@ -277,7 +258,7 @@ def test_a_metric_without_positive_outcomes_needs_a_bound() -> None:
 
 
 def test_a_constant_price_is_no_difference() -> None:
-    """Guards against a former fault: rounding caused a difference of 1e-17, which was significant."""
+    """Rounding once caused a significant difference of 1e-17."""
     decisions = 1.0 + np.random.default_rng(19).poisson(3, (20, 2, 2_000))
     for arms in np.stack([0.1 * decisions, decisions], -1):
         assert lift_of(*arms).ci == (0.0, 0.0)

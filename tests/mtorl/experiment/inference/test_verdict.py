@@ -1,4 +1,4 @@
-"""Tests of the rules that lead from figures to a verdict: their order, and that a verdict waits for its conditions."""
+"""Tests of the rules that lead from figures to a verdict."""
 
 from typing import Literal
 
@@ -111,7 +111,7 @@ def test_every_verdict_waits_for_the_minimum_run_time() -> None:
     for lift, guardrails, token in ((WIN, [], "ship"), (LOSS, [], "stop"), (WIN, harm, "guardrail")):
         early = reach_verdict(lift, srm_p=1.0, guardrails=guardrails, hours=5, min_hours=168)
         assert_says(early.reason, messages.TOO_EARLY, hours=5, needed=168)
-        # A full week may be 167.9 hours, because it is measured from the first to the last decision.
+        # A full week may be 167.9 hours, because it ends with the last decision.
         for hours in (167.9, 168):
             assert reach_verdict(lift, srm_p=1.0, guardrails=guardrails, hours=hours, min_hours=168).token == token
     assert reach_verdict(WIN, srm_p=0.0, hours=5, min_hours=168).token == "srm"
