@@ -8,8 +8,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 
-# Python searches the script's folder first, where `features.py` would hide the package `features`, so move it to the
-# end.
+# Search the script's folder last, because its `features.py` would hide the package `features`.
 _FOLDER = ROOT / "benchmarks"
 sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry) != _FOLDER), str(_FOLDER)]
 
@@ -27,7 +26,7 @@ def parser(manual: str | None, quick: str = "") -> argparse.ArgumentParser:
 
 
 def kept_markets(options: argparse.ArgumentParser, path: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the markets in the file of an earlier run; empty without a file. Other settings are an error."""
+    """Return the markets in the file of an earlier run. Exits with an error if that run had other settings."""
     kept = json.loads(Path(path).read_text()) if Path(path).is_file() else {"settings": settings, "markets": {}}
     if kept["settings"] != settings:
         options.error(f"{path} was measured with other settings: {kept['settings']}")

@@ -1,7 +1,8 @@
 """Runs a task in a subprocess, and measures its time and its peak memory.
 
 A task is a top-level function that returns a dictionary. Its imports are in its body, so that the parent process needs
-little memory. Peak memory is the sum of VmHWM over all processes, because `ru_maxrss` includes memory of the parent.
+little memory. Peak memory is the sum of VmHWM over the task's processes, because `ru_maxrss` also counts the parent's
+memory.
 """
 
 import importlib

@@ -5,7 +5,7 @@
     python benchmarks/against.py OLD                    # a quarter of an hour
     python benchmarks/against.py OLD --quick            # one pair of each load
 
-Both versions alternately receive the same requests, so other programs slow down both alike.
+The versions receive the same requests in turn, so that other programs slow down both equally.
 """
 
 import json

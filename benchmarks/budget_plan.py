@@ -61,7 +61,7 @@ def main() -> None:
 def market(seed: int, network: Path, users: int, epochs: int, learned_from: int, **_: Any) -> list[dict[str, float]]:
     """Simulate one market, and return the planned and the realised gain for each budget in `BUDGETS`.
 
-    A missing network is trained first.
+    If the folder `network` has no model, a model is trained first.
     """
     from mtorl.artifact.artifact import load
     from mtorl.evaluation.budget_plan import Curves, Traffic, price_of
@@ -115,7 +115,7 @@ def week(simulator: Any, model: Any, users: list[str], seed: int, budget: float,
 
     Args:
         budget: Money per decision, in EUR.
-        price: Gain per EUR that an ad must yield at the start of pacing.
+        price: Initial price of pacing: the gain per EUR that an ad must yield.
     """
     from benchmarks.generation_runs.night import explored
     from mtorl.policy.decision import action_probabilities

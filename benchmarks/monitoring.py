@@ -3,8 +3,8 @@
     python benchmarks/monitoring.py --json benchmarks/results/monitoring.json     # a quarter of an hour, two processes
     python benchmarks/monitoring.py --quick
 
-In some simulated markets nothing changes except at weekends, so every alarm is false. In others, something changes
-after two weeks (`monitoring_runs/shifts.py`), and the script counts the days until an alarm.
+Some simulated markets do not change, except at weekends, so every alarm in them is false. Other markets change after
+two weeks (`monitoring_runs/shifts.py`), and the script counts the days until an alarm.
 """
 
 import os
@@ -40,8 +40,8 @@ class Size(NamedTuple):
     """Numbers of markets, days and users to simulate.
 
     Attributes:
-        clean_days: Days of a market without changes; the monitor learns on the first 9.
-        markets: Pairs of users per day, and number of markets with so many users.
+        clean_days: Days in a market without changes. On the first 9 days, the monitor only learns.
+        markets: Pairs of numbers: users per day, and markets with this number of users.
     """
 
     clean_markets: int = 6
@@ -58,13 +58,13 @@ QUICK = Size(1, 12, 300, ((300, 1),), 1, 12, 20_000, 10_000)
 
 
 def clean(seed: int, size: Size) -> dict[str, int]:
-    """Count the alarms, all false, in a market of 40 context columns that does not change."""
+    """Count the false alarms in a market with 40 context columns, in which nothing changes."""
     days = Days(size.users_of_clean, seed, moving_context=False, further=COLUMNS - NAMED)
     return _false_alarms(Monitored(days), size.clean_days)
 
 
 def season(seed: int, size: Size) -> dict[str, int]:
-    """Count the alarms, all false, in a market with other devices and 25 % lower click rates at weekends."""
+    """Count the false alarms in a market in which click rates fall by 25 % at weekends."""
     return _false_alarms(Monitored(Days(2_000, seed, weekend=0.25, further=5)), size.season_days)
 
 
@@ -79,7 +79,7 @@ def _false_alarms(market: Monitored, days: int) -> dict[str, int]:
 
 
 def power(seed: int, users: int) -> dict[str, dict[str, int | None]]:
-    """Return the days until the first alarm, and the first of the right kind, by scenario; None for no alarm."""
+    """Return, by scenario, the days until any alarm and until one of the right kind; None if there was none."""
     market = Monitored(Days(users, seed, moving_context=False, further=5))
     for _ in range(HEALTHY):
         market.day()

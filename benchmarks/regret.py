@@ -10,7 +10,7 @@ All policies have the same budget and pacing, with two kinds of forecasts:
     learned     MTORL's network, or LightGBM with the same inputs
     informed    Bayes' rule with the market's true parameters (`mtorl/simulator/informed.py`)
 
-The best known policy is informed and looks three opportunities ahead.
+The best known policy uses informed forecasts and looks three opportunities ahead.
 """
 
 import json

@@ -41,7 +41,7 @@ class Size:
         hour: Number of decisions in a busy hour.
         paced_seconds: Simulated seconds of pacing.
         segments: Numbers of 64 MiB segments in a spool.
-        traffic: Number of decisions of the two routers together.
+        traffic: Number of decisions of two routers together.
     """
 
     decisions: tuple[int, ...] = (1_000_000, 10_000_000)
@@ -111,7 +111,7 @@ def evaluation(size: Size) -> dict[str, Any]:
 
 
 def ledger(size: Size) -> dict[str, Any]:
-    """Measure the memory of a reservation in Redis, and the work of Redis for an exposure and for pacing."""
+    """Measure the memory of a reservation in Redis, and the load on Redis from exposures and from pacing."""
     from benchmarks.scale_runs.ledger import FLAGS, decision, memory
     from benchmarks.scale_runs.pacing import pace
 
@@ -135,7 +135,7 @@ def histories(size: Size) -> dict[str, Any]:
 
 
 def start(size: Size) -> dict[str, Any]:
-    """Measure how long a router takes to start, with many records in its spool, and with many campaigns."""
+    """Measure how long a router takes to start if its spool has many records, and if there are many campaigns."""
     from benchmarks.scale_runs.start import kill_and_start, start_with_spool
 
     spools = {}
@@ -149,7 +149,7 @@ def start(size: Size) -> dict[str, Any]:
 
 
 def traffic(size: Size) -> dict[str, Any]:
-    """Send traffic to two routers and check that no record is lost; also measure the size of a record."""
+    """Send traffic to two routers, check that no record is lost, and measure the size of a record."""
     from benchmarks.scale_runs.records import record_bytes
     from benchmarks.scale_runs.traffic import play
 

@@ -47,7 +47,7 @@ ROUNDS = 5
 def load(plan: Plan, pids: list[int]) -> dict[str, Any]:
     """Send the requests of a plan from a subprocess, and return the figures.
 
-    They include the CPU milliseconds per decision of the servers with the ids `pids`.
+    The figure `cpu_ms` is the CPU time per decision in milliseconds, summed over the processes `pids`.
     """
     before = cpu_seconds(pids)
     command = [sys.executable, "-m", "benchmarks.request_path.load"]

@@ -1,4 +1,4 @@
-"""Puts a router under mixed load for minutes, to check that nothing fails and that no resource leaks (a soak test).
+"""Puts a router under mixed load for minutes, to check that no request fails and no resource leaks (a soak test).
 
     python benchmarks/soak.py --run runs/latest                       # five minutes
     python benchmarks/soak.py --run runs/latest --seconds 30          # a short run

@@ -67,10 +67,7 @@ def epochs(table: Any, quick: bool) -> dict[str, float]:
 
 
 def to_best(table: Any) -> dict[str, float]:
-    """Measure how long the default model trains, until its best validation loss and until the end.
-
-    The result includes fitting the future value, which a training drops on some logs.
-    """
+    """Measure how long the default model trains until its best validation loss, and until the end."""
     import torch
 
     from mtorl.fitting.future import fit_future

@@ -20,9 +20,9 @@ app = CommandGroup("Forecast what a budget would earn, and how to split it.")
 
 @app.callback()
 def group() -> None:
-    """Make `plan` a subcommand of `mtorl budget`.
+    """Make `plan` a subcommand.
 
-    Without this callback, Typer would call the only command of a group `mtorl budget`.
+    Without a callback, Typer merges a group with its only command, so `mtorl budget` itself would be the command.
     """
 
 

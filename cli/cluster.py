@@ -61,7 +61,7 @@ def materialize(
     from mtorl.log.dataset import DatasetSpec
     from mtorl.log.lake import Lake
 
-    # If a missing registry or log were no error, a job would succeed although its volume was lost.
+    # A missing registry or log must be an error. Otherwise a job would succeed although its volume was lost.
     with exit_codes(StoreEmptied):
         try:
             spec, repository = DatasetSpec.load(dataset), Repository(feature_repo)

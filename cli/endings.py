@@ -1,10 +1,10 @@
-"""Turns errors into a message of one line and an exit code.
+"""Turns an error into a one-line message and an exit code.
 
     0    done
     1    a step failed
     2    the input is invalid
     3    `mtorl monitor`: there is drift, but it does no harm
-    4    an experiment is held until a person acts; `mtorl model rm`: the version is still needed
+    4    an experiment waits for a person; `mtorl model rm`: the version is still needed
     5    an experiment did harm or is switched off; `mtorl monitor`: drift does harm
     6    `mtorl monitor`: a check was impossible
     130  stopped by a signal

@@ -1,4 +1,4 @@
-"""The commands `mtorl ledger agree` and `wait`, for the loss of a budget ledger and for the start of routers."""
+"""The commands `mtorl ledger agree`, which accepts a new ledger, and `mtorl ledger wait`, which waits for one."""
 
 import time
 from pathlib import Path

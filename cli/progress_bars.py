@@ -62,7 +62,7 @@ class ProgressBars:
             self._running[step.name] = self.progress.add_task(step.title, total=None, note="", part=(0.0, 0.0))
         task = next(task for task in self.progress.tasks if task.id == self._running[step.name])
         part = task.fields["part"]
-        # A changed total or falling progress begins a new part of the step. The speed counts from there.
+        # If the total changes or the progress falls, another part of the step has begun, so measure its speed from now.
         if total != (task.total or 0) or done < task.completed:
             part = (self.progress.get_time(), done)
         note = note or task.fields["note"]

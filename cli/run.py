@@ -146,7 +146,7 @@ def serve(
         stack.claim()
         for standing in settle(folders, run, first, models_port):
             typer.echo(f"promotion: {standing}")
-    # Read the files only now: a file whose incumbent is a promoted model is invalid until the promotion is applied.
+    # Read the files after the promotions: a file whose incumbent is a promoted model is invalid before.
     files |= served_files(states, run / "artifacts" / "challenger" / "dataset.yaml")
     for other in others:
         share_log(first, other)
@@ -219,7 +219,10 @@ def share_log(first: Path, other: Path) -> None:
 
 
 def served_file(file: Path, state: Path | None, dataset: Path | str | None) -> Path:
-    """Return the file that the router reads: a copy in the state folder or, without a ramp, the file itself."""
+    """Return the file that the router reads.
+
+    This is a copy in the state folder or, if the experiment has no ramp and no moves, the file itself.
+    """
     from mtorl.experiment.stage_machine import State
     from pipelines.experiments.controller import apply_experiment
     from pipelines.experiments.controller import state as state_of

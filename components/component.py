@@ -1,7 +1,17 @@
 """The decorator of every component, which sets its image and its traits for pipelines and progress bars.
 
-A step runs the component's file from the image. By default, KFP would embed the function's text in the workflow, and
-Kubeflow Pipelines can't read a workflow of more than 1 MiB (https://github.com/kubeflow/pipelines/issues/6547).
+    @component("score both policies on test users")
+    def evaluate(windows: Input[Dataset], seed: int, metrics: Output[Metrics]): ...
+
+The image contains the project, so nothing is installed when a step starts (``packages_to_install=[]``), and the body of
+a component only calls other packages. On a cluster, the name of the image is part of the cache key. Therefore deploy
+the image by its digest rather than by a tag that moves.
+
+A step runs the component's file from the image. By default, KFP would embed the text of the function in the workflow,
+where Argo stores it seven times. Argo compresses a workflow of more than 1 MiB, and Kubeflow Pipelines can't read a
+compressed workflow (https://github.com/kubeflow/pipelines/issues/6547): it would no longer show the progress of the
+run, not even a failure. For the same reason, the workflow contains no descriptions. They are only here, and in the
+README of each component.
 """
 
 import os
@@ -24,7 +34,8 @@ class StepTraits:
 
     Attributes:
         title: A few words for a progress bar.
-        cached: False if the step writes anything besides its outputs, or reads data that change.
+        cached: Whether outputs of an earlier run may be reused. False if the step has side effects or reads changing
+            data.
         trains: Whether the step trains a model.
         reads_log: Whether the step reads the whole log, and therefore needs more memory.
     """

@@ -53,7 +53,7 @@ class CanonicalLog:
     """A log in the canonical layout, from which features can be computed.
 
     Attributes:
-        report: Report of the ingestion; None if the log was already canonical or is trusted.
+        report: Result of the ingestion. None if the log was already canonical, so that it was not ingested.
     """
 
     path: Path
@@ -62,11 +62,7 @@ class CanonicalLog:
 
 
 def _locate(log: str, dataset: str) -> tuple[Path, str, bool]:
-    """Find the log at a path, which may be a folder of `mtorl data build` or `mtorl run`.
-
-    Returns:
-        The log's path, its description, and True if the log is canonical.
-    """
+    """Return the path of a log, the path or name of its description, and True if the log is canonical."""
     path, canonical = Path(log), False
     if not path.exists():
         raise LogError(messages.NO_FILE(file=log))
@@ -89,7 +85,7 @@ def canonical_log(raw: RawLog, folder: Path, quarantine: Path, trusted: bool = F
     """Ingest a raw log into `folder`, or return the log at its own path if it is already canonical.
 
     Args:
-        trusted: Treat the log as canonical, without checking its rows.
+        trusted: Use the log as it is, without checking its rows.
     """
     if is_remote(raw.path):
         if trusted or not raw.dataset:
@@ -116,9 +112,9 @@ def build(
     """Build a data set folder from a log.
 
     Args:
-        out: The folder to write. Faulty rows go to `OUT.quarantine.csv`.
-        trusted: Treat the log as canonical.
-        own: A lake whose decisions are added to a copy of the log.
+        out: Folder to write. Faulty rows are written to `OUT.quarantine.csv` next to it.
+        trusted: Use the log as it is, without checking its rows.
+        own: Path of a lake whose decisions are added to the log. Empty for none.
 
     Raises:
         LogError: `out` contains other files, or the log can't be used.
@@ -173,7 +169,7 @@ def _copy_log(log: Path, folder: Path) -> None:
 
 
 def _with_decisions(engine: Engine, log: CanonicalLog, folder: Path, own: str) -> Path:
-    """Add the decisions of a lake to the log and its report, and return the path of the combined log."""
+    """Add the decisions of a lake to a copy of the log, and return the path of this copy."""
     if COLLECTED in pq.read_schema(parquet_files(log.path)[0]).names:
         raise LogError(messages.HAS_DECISIONS(log=log.path))
     lake, path = Lake.open(own), folder / LOG_FILE
@@ -198,7 +194,7 @@ def _note(folder: Path, more: dict[str, Any]) -> None:
 
 
 def _fingerprint(log: Path) -> str:
-    """Return the fingerprint in the report on a log, or "" if the report is missing or out of date."""
+    """Return the fingerprint of a log from its report, or "" if the report is missing or belongs to another log."""
     try:
         report = json.loads(log.with_name(INGEST_FILE).read_text())
         return str(report["fingerprint"]) if report["rows"] == rows_of(log) else ""

@@ -93,7 +93,7 @@ class DuckDBEngine:
         """Write `build(table)` as files folder/part-00000.parquet and so on, each sorted by user_id and timestamp.
 
         Args:
-            build: Computes the rows to write, given all rows of some users.
+            build: Function that computes the rows to write from all rows of some users.
         """
         folder.mkdir(parents=True, exist_ok=True)
         if shards == 1:
@@ -260,7 +260,7 @@ def rows_of(log: Path | str) -> int:
 
 
 def facts_of(log: Path) -> dict[str, Any]:
-    """Return the numbers of rows and users and the fingerprint of a log, with the keys of the ingest report."""
+    """Return the number of rows, the number of users and the fingerprint of a log, named as in ingest.json."""
     with open_engine("duckdb") as engine:
         users = engine.read(log).user_id.nunique().to_pyarrow().as_py()
     return {"rows": rows_of(log), "users": users, "fingerprint": fingerprint(batches(log))}
@@ -268,7 +268,7 @@ def facts_of(log: Path) -> dict[str, Any]:
 
 @contextmanager
 def open_engine(name: str = "") -> Iterator[Engine]:
-    """Open the engine with this name. If `name` is empty, $ENGINE decides, then DuckDB.
+    """Open an engine. If `name` is empty, the environment variable ENGINE names it. The default is DuckDB.
 
     Raises:
         InputError: Spark can't run, for example because Java is missing.

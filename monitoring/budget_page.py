@@ -15,7 +15,7 @@ def render(plan: BudgetPlan, path: Path, days: float, currency: str, gain: str, 
     Args:
         days: Length of the planned period, in days.
         gain: Unit of the gain, such as "clicks".
-        based_on: Footer text about the decisions behind the plan.
+        based_on: Text for the footer, about the decisions on which the plan is based.
     """
     shown = {"plan": plan, "days": days, "currency": currency, "gain": gain, "based_on": based_on, "more": MORE}
     template = Path(__file__).parent / "budget_page.html.j2"

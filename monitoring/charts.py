@@ -26,7 +26,7 @@ _Interval = tuple[str, float, Sequence[float], str]
 
 
 def journey_lengths(journeys: Sequence[Row], longest: int) -> Chart:
-    """Draw how many users have 1, 2, 3 ... touchpoints; the last bar stands for `longest` or more."""
+    """Draw how many users have 1, 2, 3 ... touchpoints. The last bar counts all users with `longest` or more."""
     lengths = [row["length"] for row in journeys]
     ticks = [tick for tick in (1, 5, 10, 15, 20, 25) if tick <= max(lengths)]
     labels = [str(tick) for tick in ticks]
@@ -79,9 +79,9 @@ def policy_values(rows: Sequence[_Interval], unit: str) -> Chart:
 
 
 def lift(experiment: Row, metric: str) -> Chart:
-    """Draw the challenger's lift with two confidence intervals, one always valid and one for a single look.
+    """Draw the challenger's lift with two confidence intervals: one is always valid, and one holds for a single look.
 
-    A dashed line marks the true lift of simulated traffic.
+    A dashed line marks the true lift if the traffic was simulated.
     """
     value, true = experiment["lift"], experiment["true_lift"]
     intervals = (("always valid", "lift_ci", BLUE), ("one look", "lift_ci_fixed", GREY))

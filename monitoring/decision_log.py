@@ -80,8 +80,9 @@ class DecisionLog:
     """The decisions and outcomes of a period, as logged by the routers.
 
     Attributes:
-        weights: For a replay: a table with `decision_id` and `weight`. Other decisions have weight 0.
-        budget_per_decision: For a replay: budget of each arm in currency units per decision.
+        weights: Weights of the decisions in a replay, as a table with `decision_id` and `weight`. Other decisions have
+            weight 0. None for live traffic.
+        budget_per_decision: Budget of each arm in a replay, in currency units per decision.
     """
 
     lake: Lake
@@ -100,10 +101,10 @@ class DecisionLog:
 
     @contextmanager
     def opened(self, *kinds: Kind, near: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Open a database with the view `decision_log`, and a view such as `outcome_log` for each kind in `kinds`.
+        """Open a database with the view `decision_log`, and a further view, such as `outcome_log`, for each of `kinds`.
 
         Args:
-            near: Whether to skip files of hours outside the period.
+            near: Whether to skip the log files of hours outside the period.
         """
         hours = self.period.hours() if near else (None, None)
         with lake_database(self.lake, _MEMORY_LIMIT) as db:
@@ -132,15 +133,16 @@ class DecisionLog:
     def sample(self, columns: Literal["context", "static"], most_rows: int) -> tuple[pd.DataFrame, Size]:
         """Read the policy's input columns for a sample of the period's users.
 
-        A hash of the user id selects the users, so all periods sample the same users. If the columns changed, only
-        decisions with the newest columns are returned.
+        The users are selected by a hash of their id, so that all periods sample the same users. If the log's columns
+        have changed during the period, only decisions with the newest columns are returned.
 
         Args:
             columns: "context" for the columns of the request, "static" for the columns from the feature store.
             most_rows: Approximate maximum number of rows.
 
         Returns:
-            The sample with a column `user_id`, and the size of the period (of the sample if the columns changed).
+            The sample with a column `user_id`, and the size of the whole period. If the columns have changed, the
+            second value is the size of the sample.
         """
         found = "features_found" if columns == "static" else "true"
         where = f"{self.period.condition()} AND {found} AND {columns} IS NOT NULL"
@@ -178,9 +180,9 @@ class DecisionLog:
         return [str(digest) for (digest,) in found]
 
     def newest_policy(self, arm: str) -> tuple[str | None, str] | None:
-        """Return digest and name of the policy that took the arm's newest decision; None if there is no decision.
+        """Return digest and name of the policy that took the arm's newest decision; None without a decision.
 
-        The digest is None for a policy without a model.
+        The digest is None if the policy has no model.
         """
         with self.opened(near=True) as db:
             found: tuple[str | None, str] | None = db.execute(

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client.core import GaugeMetricFamily
 
-# Name of the gauge, values of its labels, and the value, which is not exported if None.
+# A sample: name of the gauge, values of its labels, and the value. A value of None is not exported.
 Sample = tuple[str, Sequence[str], float | None]
 
 
@@ -14,7 +14,8 @@ def gauges(
     """Build all gauges of a table, including gauges without samples.
 
     Args:
-        table: Help text and label names, by name of the gauge.
+        prefix: Beginning of each gauge's exported name.
+        table: Help text and label names of each gauge.
     """
     made = {name: GaugeMetricFamily(prefix + name, help_, labels=labels) for name, (help_, labels) in table.items()}
     for name, labels, value in samples:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from monitoring.decision_log import DecisionLog
 
-# A model no longer serves if its arm has been silent for this long, unlike other arms.
+# A model no longer serves if its arm has made no decision for this long although other arms have.
 _SILENT = timedelta(days=1)
 
 
@@ -12,8 +12,8 @@ def models_in_log(lake: str) -> list[tuple[str, str, bool]]:
     """List the models in a lake, the most recently used model first.
 
     Returns:
-        For each model and arm: digest, a description such as "decides as challenger of spring", and whether it still
-            serves.
+        A tuple for each model and arm: the model's digest, a description such as "decides as challenger of spring", and
+        whether the model still serves.
 
     Raises:
         LogError: A log file was deleted while it was read.

@@ -64,7 +64,7 @@ class PipelineRun(BaseModel):
         """Create the record of a run that has just ended.
 
         Args:
-            otherwise: Reason if `why` is empty, for example because a step ran out of memory.
+            otherwise: Reason for a failure without a message in `why`, for example a lack of memory.
         """
         reasons = dict(why) or {"run": otherwise or "no step said why: its pod was killed, or never started"}
         run = run_id()
@@ -79,7 +79,7 @@ class PipelineRun(BaseModel):
     def usual_interval(self) -> timedelta | None:
         """Return the longest usual time between two successes; None if there were too few successes.
 
-        The longest of ten intervals is ignored, because it may be an outage.
+        The longest of the last ten intervals is ignored, because it may be an outage.
         """
         if len(self.successes) <= _GAPS:
             return None
@@ -113,7 +113,7 @@ class PipelineRun(BaseModel):
     def _overwrite(self, path: Path) -> None:
         """Overwrite the file in place, because a full disk has no space for a second file.
 
-        The file can't grow, so long messages are shortened.
+        Long messages are shortened, so that the file does not grow.
         """
         room = max(path.stat().st_size, _BLOCK)
         shorter = self

@@ -2,7 +2,7 @@
 
 import os
 
-# Without this, onnxruntime sends usage data to its vendor. Set before onnxruntime is imported; subprocesses inherit it.
+# Stop onnxruntime from sending usage data to its vendor. This must be set before onnxruntime is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"

@@ -31,7 +31,7 @@ class Planned(NamedTuple):
     Attributes:
         days: Length of the planned period, in days.
         by_hour: Number of logged decisions for each hour (UTC).
-        gain: Unit in which the gain is counted.
+        gain: Unit of the plan's gain.
     """
 
     plan: BudgetPlan
@@ -72,7 +72,7 @@ def plan_budget(lake: str, file: str, model: str | Path, arm: str, budget: float
 
 
 def whole_users(rows: pd.DataFrame, most: int) -> pd.DataFrame:
-    """Keep all rows of the first users, up to `most` rows. The rows must be sorted by user."""
+    """Keep the rows of as many users as fit in `most` rows. The rows must be sorted by user."""
     return rows if len(rows) <= most else rows.iloc[: int((rows["user_id"] == rows["user_id"].iloc[most]).argmax())]
 
 

@@ -9,8 +9,8 @@ def evaluate_on_log(artifact: Path, log: str, dataset: str, seed: int, only_new:
     """Evaluate a model's artifact on the touchpoints of a log.
 
     Args:
-        log: Path of the raw log; "" to simulate a log.
-        only_new: Skip users of the model's training set, who otherwise lead to a KnownUsersError.
+        log: Path of the raw log. If empty, a log is simulated.
+        only_new: Skip users of the model's training set. Otherwise such users raise KnownUsersError.
         users: Number of users to simulate, or to keep from the log.
     """
     from features.ingest.log_folder import RawLog, ingest

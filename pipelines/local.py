@@ -53,7 +53,7 @@ class StepResult:
     """The outputs of one step.
 
     Attributes:
-        values: Output parameters by name; a single return value has the name "Output".
+        values: Output parameters by name. The name of a single return value is "Output".
         metrics: Metrics that the step has logged.
         paths: Paths of the output artifacts, by name.
     """
@@ -75,8 +75,8 @@ def run(
 
     Args:
         root: Folder for the run's outputs and log. Outputs of an earlier run in it are reused.
-        cache: Folder of kfp's cache; None for no caching.
-        notes: Folder in which steps store the result of the run; None to store no result.
+        cache: Folder of kfp's cache. None disables caching.
+        notes: Folder in which steps store the result of the run. If None, the result is not stored.
 
     Raises:
         InputError: A step has rejected its input.
@@ -175,7 +175,7 @@ def remove_unfinished(root: Path) -> None:
 
 
 def end_steps_of(root: Path) -> None:
-    """Stop the steps of a killed run, which would write to the same files as the next run."""
+    """Stop the steps of a killed run. Otherwise they would write to the same files as the next run."""
     events = str(root.resolve() / _EVENTS)
     left = []
     for process in psutil.process_iter():

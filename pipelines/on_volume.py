@@ -61,7 +61,8 @@ def run_on(volume: Path, name: str, parameters: Mapping[str, str], on_step: OnSt
 
     Args:
         name: A key of `PIPELINES`, with or without the prefix "mtorl-".
-        parameters: Values as text. The defaults are those of a cluster, with all paths below the folder.
+        parameters: Parameters of the pipeline, as text. The defaults are those of a cluster, but with paths below
+            `volume`.
 
     Raises:
         InputError: The pipeline is unknown, a parameter is wrong, another run is active, or a step rejected its input.
@@ -92,7 +93,7 @@ def run_on(volume: Path, name: str, parameters: Mapping[str, str], on_step: OnSt
         try:
             steps = local.run(pipeline, arguments, folder, watch, cache=runs / "cache", notes=runs)
         except BaseException as error:
-            # Remove old runs before the result is recorded, because a full disk may then have space again.
+            # Remove old runs first, because recording the result may need the space on a full disk.
             with contextlib.suppress(OSError):
                 _prune(runs, folder)
                 if is_disk_full(error):
@@ -130,7 +131,7 @@ def _whole_defaults(known: Mapping[str, Any]) -> dict[str, int]:
 
 @contextmanager
 def _alone(runs: Path, pipeline: str, folder: Path) -> Iterator[None]:
-    """Lock the folder of runs during the block. The name of a killed run stays in the lock file."""
+    """Lock the folder of runs during the block, and record a run that was killed before."""
     runs.mkdir(parents=True, exist_ok=True)
     file = runs / ".lock"
     with locked(file, InputError(messages.RUN_AT_WORK(folder=runs))) as lock:

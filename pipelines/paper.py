@@ -30,10 +30,10 @@ class PaperConfig:
     """Settings of a comparison.
 
     Attributes:
-        logs: Path of each raw log, by the name of its data set; "" for a simulated log.
-        repeats: Repetitions of each job, with other random seeds.
-        methods: Methods to compare; empty for all methods.
-        users: Number of users to simulate, or to keep from each log; 0 for all users.
+        logs: Path of each raw log, by the name of its data set. If the path is empty, the log is simulated.
+        repeats: Number of repetitions of each job, with different random seeds.
+        methods: Methods to compare. If empty, all methods are compared.
+        users: Number of users to simulate, or to keep from each log. 0 keeps all users.
     """
 
     logs: Mapping[str, str]

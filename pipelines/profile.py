@@ -69,8 +69,8 @@ class Profile:
     """Settings of a laptop or a cluster that runs pipelines.
 
     Attributes:
-        folder: Folder for files that outlive a run, mount path of the data volume on a cluster; "" for none.
-        gpus: Maximum number of GPUs per node for a training; 0 to train on CPUs.
+        folder: Folder for files that outlive a run. On a cluster, the data volume is mounted there. "" means no folder.
+        gpus: Maximum number of GPUs per node for a training. With 0, it uses CPUs.
         nodes: Maximum number of nodes for a training. Several nodes or GPUs train in pods of Kubeflow Trainer.
     """
 

@@ -1,4 +1,4 @@
-"""Defines the training pipelines: log and decisions -> features -> two policies -> evaluation -> gate -> registry."""
+"""Defines the training pipelines, which lead from a log to a model version in the registry."""
 
 import inspect
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ def add_training(profile: Profile, given: SimpleNamespace) -> Trained:
     """Add the steps of a training, from reading the log to the gate, to a pipeline.
 
     Args:
-        given: The pipeline's parameters, from which steps read missing inputs by name.
+        given: The pipeline's parameters. A step reads each remaining input from the parameter with the same name.
     """
     step, history = profile.add, profile.on_volume("trainings")
     given.snapshots = profile.on_volume("snapshots")

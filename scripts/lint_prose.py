@@ -82,7 +82,7 @@ def python_texts(source: str) -> Iterator[tuple[str, int, str]]:
 
 
 def hits(path: str, source: str) -> tuple[Counter[str], dict[str, list[str]]]:
-    """Count the texts of a file by kind, and list each hit of a habit as `file:line: ...`."""
+    """Count the texts of a file by kind, and list the hits of each habit as `file:line: ...`."""
     kinds: Counter[str] = Counter()
     found: dict[str, list[str]] = {name: [] for name in HABITS}
     for kind, first, text in python_texts(source) if path.endswith(".py") else [(TEXT, 1, source)]:

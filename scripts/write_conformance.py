@@ -54,7 +54,7 @@ def results(junit: Path) -> Iterator[tuple[str, str, bool]]:
 
 
 def add(record: Results, found: Iterable[tuple[str, str, bool]], where: str, when: dict[str, str]) -> None:
-    """Update the recorded results of tests, and of each kind of Kubernetes object, with those of a test run."""
+    """Add a test run to `record`, which has the newest result of each test and of each kind of object."""
     passed: dict[str, bool] = {}
     for test, parameters, good in found:
         targets = (f"manifests/{parameters}", "manifests/foundation/dev") if test == ADMITTED else ()

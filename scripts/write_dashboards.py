@@ -1,7 +1,7 @@
 """Writes the Grafana dashboards, manifests/base/dashboards/*.json, from scripts/dashboards/.
 
 Run this script after changing scripts/dashboards/ or an alert. To add a dashboard, add a module, a line in BOARDS, and
-a line in the kustomization.yaml of the folder with the files.
+a line in manifests/base/dashboards/kustomization.yaml.
 """
 
 import json

@@ -3,7 +3,7 @@
     for finding in check_arm("http://my-policy:8080/decide", spec):
         print(finding)
 
-A fault means that the router would ignore the endpoint's answer.
+A finding is a fault if the router would ignore the answer, or else a note.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,9 +40,10 @@ class Finding:
 
 
 def check_arm(endpoint: str, spec: DatasetSpec, name: str = "challenger") -> list[Finding]:
-    """Send ordinary and unusual requests to an endpoint; returns its faults or, if none, the notes.
+    """Send ordinary and unusual requests to an endpoint, and list the faults in its answers.
 
-    A URL without a path gets KServe's v1 path for a model called `name`. Raises InputError for other URLs than http(s).
+    Without a fault, the list has notes on missing optional fields. To a URL without a path, the path
+    `/v1/models/<name>:predict` is appended. Raises InputError if the URL does not begin with http:// or https://.
     """
     url = validated(Arm, {"name": name, "weight": 1.0, "endpoint": endpoint}, InputError).url
     assert url is not None, "an arm with an endpoint has one"

@@ -1,6 +1,14 @@
-"""Adds limits to uvicorn's HTTP protocol, so that slow, large or too many requests cost little.
+"""Adds limits to uvicorn's HTTP protocol, so that slow, large or too many requests cost little before they are handled.
 
-uvicorn's own settings don't limit connections that never complete a request's head.
+uvicorn's own settings do not suffice:
+- `limit_concurrency` counts complete heads only, so a connection that never completes a head stays open forever.
+- `h11_max_incomplete_event_size` works with h11 only, which takes more CPU than httptools for each request.
+- `timeout_keep_alive` stops counting at the first byte of the next request.
+If a head, a trailer or chunk framing arrives in pieces, the event loop copies all of it again with each piece. So its
+size and the time until it is complete are limited. A refused client gets 431, 408 or 503 where HTTP allows an answer.
+
+A full server refuses requests with 429 as soon as their head has arrived, without creating a task, a scope and an
+application. If requests arrive at twice the server's capacity, every second one is refused in this way.
 """
 
 from __future__ import annotations
@@ -31,8 +39,8 @@ class Limits:
     """Limits on the connections of one server.
 
     Attributes:
-        seconds: Timeout for the first request on a connection, for the rest of a request, and for a slow reader.
-        connections: Must exceed the requests that `admission.py` admits and queues, but not the limit of open files.
+        seconds: Timeout for receiving a request, and for a client that reads the answer slowly.
+        connections: Largest number of open connections. The process must be allowed to open more files than this.
     """
 
     head_bytes: int = 32 * 1024  # largest size of a request without its body

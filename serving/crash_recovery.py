@@ -1,7 +1,7 @@
 """Brings the budget ledger into agreement with the decision log, after a crash or after the loss of a ledger.
 
-The log's folder stores the identity of its ledger. A router that finds another ledger does not spend, because it might
-spend the budget twice, until a person accepts that ledger (`mtorl ledger agree`).
+The folder of the log stores which ledger belongs to it. With another ledger, a router might spend the budget twice, so
+it spends nothing until a person accepts the new ledger (`mtorl ledger agree`).
 """
 
 import math
@@ -39,7 +39,7 @@ def finish(ledger: Ledger, waiting: Mapping[str, Costs]) -> dict[str, Exception]
 
 
 def costs_of(outcome: Mapping[str, Any]) -> Costs | None:
-    """Return the costs that an outcome reports, by event id: none for the kind "cancel".
+    """Return the costs that an outcome reports, by event id; empty for the kind "cancel".
 
     Returns None for other kinds, such as clicks.
     """
@@ -47,10 +47,10 @@ def costs_of(outcome: Mapping[str, Any]) -> Costs | None:
 
 
 def reconcile(ledger: Ledger, spool: Spool) -> int:
-    """Settle or release the reservations that a crash left open; returns how many.
+    """Charge or release the reservations that a crash left open; returns how many.
 
-    A reservation without a logged decision is released, because no caller got that decision. So the router must not
-    reserve money during this call.
+    A reservation is released if the log has no decision for it, because no caller got that decision. So the router must
+    not reserve money during this call.
     """
     unfinished = set(ledger.open_reservations())
     exposed: set[str] = set()
@@ -62,7 +62,7 @@ def reconcile(ledger: Ledger, spool: Spool) -> int:
         read, oldest = read + 1, oldest or time_of(name)
         if name in unfinished:
             (exposed if record["expose"] and not record["withdrawn"] else finished).add(name)
-    # A missing decision may not have been read, unless it is a minute younger than the oldest one that was read.
+    # Only the newest decisions were read, so an old reservation without a decision may still have one in the log.
     ours = {name for name in unfinished - exposed if name.endswith(spool.identity)}
     if read == _NEWEST or not spool.never_pruned("decision"):
         since = oldest + _MINUTE if oldest else _NEVER
@@ -106,7 +106,7 @@ def remember_ledger(ledger: Ledger, folder: Path) -> None:
 
 
 def agree(ledger: Ledger, folder: Path, lake: Lake) -> float:
-    """Use a ledger for an existing log, even if another ledger paid for its decisions.
+    """Accept a ledger for an existing log, even if another ledger paid for the log's decisions.
 
     Raises LedgerUnavailable or LogError.
 

@@ -1,6 +1,6 @@
 """Deploys a new model version to an arm's server: rolls it out, tests a decision, and rolls back on failure.
 
-A server that takes part in a running experiment keeps its version, because a new model would change the experiment.
+A server in a running experiment keeps its version, because another model would distort the results.
 """
 
 import time
@@ -34,12 +34,14 @@ def deploy(
     experiments: Iterable[Experiment],
     seconds: float,
 ) -> str:
-    """Roll a version out to the server of an arm, `mtorl-ARM`; returns the result as a message.
+    """Roll a version out to the server of an arm, `mtorl-ARM`; returns a message about the result.
+
+    If the rollout or the test decision fails, the previous version is restored, and DeployError is raised.
 
     Args:
         version: Folder of the version in the registry, ARM/VERSION.
-        artifact: The version's model, which must make the test decision.
-        seconds: Timeout of the rollout, after which the previous version is restored and DeployError raised.
+        artifact: The model of this version.
+        seconds: Timeout of the rollout.
     """
     name = f"mtorl-{arm}"
     for experiment in experiments:
@@ -107,10 +109,7 @@ def _problem(servers: InferenceServices, name: str, version: str) -> str:
 
 
 def _serve(servers: InferenceServices, name: str, wanted: Served, instead: set[str]) -> None:
-    """Set the version that a server serves, and retry failed requests for a minute.
-
-    Raises DeployError if a person has changed the version to another than those in `instead`.
-    """
+    """Set the version of a server, unless a person has changed it meanwhile; retry failed requests for a minute."""
     until = time.monotonic() + _TELL_SECONDS
     while True:
         try:
@@ -127,11 +126,7 @@ def _serve(servers: InferenceServices, name: str, wanted: Served, instead: set[s
 
 
 def _refuses(servers: InferenceServices, name: str, artifact: Artifact, model: str) -> str:
-    """Request a test decision from a server; returns why it is not valid, or an empty text.
-
-    Args:
-        model: Digest or version of the model that must decide; `first` stands for any.
-    """
+    """Request a test decision from a server; returns why the decision is not valid, or an empty text."""
     digest = model.rpartition("/")[2].removeprefix(FIRST)
     try:
         found = servers.predict(name, {"window": empty_window(artifact.spec), "u": 0.5})

@@ -1,6 +1,6 @@
 """Model servers on a cluster: InferenceServices of KServe, each of which serves one version of the model registry.
 
-An InferenceService counts as Ready during a rollout, so the progress is read from its Deployment.
+The progress of a rollout is read from the Deployment, because an InferenceService is Ready even during a rollout.
 """
 
 import json
@@ -37,7 +37,7 @@ class InferenceServices:
         self._seen: dict[str, str] = {}  # name -> resourceVersion at the last read
 
     def name_at(self, url: str | None) -> str | None:
-        """Return the name of the InferenceService at a URL; None if the URL is not in this namespace."""
+        """Return the name of the InferenceService at a URL; None if the URL is outside of this namespace."""
         host = (urlsplit(url).hostname if url else None) or ""
         service, _, rest = host.partition(".")
         elsewhere = rest and rest.partition(".")[0] != self._api.namespace
@@ -61,7 +61,7 @@ class InferenceServices:
     def serve(self, name: str, version: str, mark: Mark | None = None, instead_of: str | None = None) -> None:
         """Set the version of an InferenceService, which starts its rollout.
 
-        Raises Conflict if the InferenceService was changed after the last call of `served`.
+        Raises Conflict if the InferenceService has changed since `served` was last called for it.
         """
         notes = {INSTEAD_OF: instead_of} | ({} if mark is None else {MARK: mark.model_dump_json()})
         patch = {
@@ -95,7 +95,7 @@ def problem_of(deployment: Mapping[str, Any] | None, version: str) -> str:
 def services_of_pod() -> list[Object] | None:
     """Return the InferenceServices in this pod's namespace; None outside a pod.
 
-    Raises OSError if they can't be read, so that a caller keeps all versions.
+    Raises OSError if they can't be read.
     """
     if not in_pod():
         return None
@@ -127,10 +127,10 @@ def versions_of(services: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, b
 def versions_to_write(services: Iterable[Mapping[str, Any]], phases: Mapping[str, str]) -> dict[str, str]:
     """Return the version of each arm to write into models.yaml: usually the version that is served.
 
-    A promotion or rollback that a person has undone with an old models.yaml is restored.
+    If a person has undone a promotion or rollback by applying an old models.yaml, the correct version is returned.
 
     Args:
-        phases: Experiment name -> its phase, such as "promoted" or "rolled back".
+        phases: Phase of each experiment, such as "promoted" or "rolled back".
     """
     wanted: dict[str, str] = {}
     for service in services:

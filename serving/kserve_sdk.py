@@ -1,6 +1,6 @@
 """The parts of the KServe SDK that the router and the predictor use. No other module may import kserve.
 
-On import, kserve would parse our command line, so this module hides the command line.
+The import hides sys.argv, because kserve would parse the command line.
 """
 
 import logging
@@ -103,7 +103,7 @@ class Server(uvicorn.Server):
     Args:
         host: Address to listen on, or the path of a Unix socket if it contains a slash.
         port: TCP port; 0 selects a free port.
-        refused: Called with the HTTP status of each request that is refused early.
+        refused: Called with the HTTP status if a request is refused before the application sees it.
     """
 
     def __init__(

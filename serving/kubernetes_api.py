@@ -63,10 +63,10 @@ def namespace_of_pod() -> str:
 class KubernetesApi:
     """A client for the objects of one namespace, by default that of this pod.
 
-    Each method may raise Unanswered and Refused.
+    All methods may raise Unanswered or Refused.
 
     Args:
-        seconds: Timeout to connect, and timeout to wait for an answer.
+        seconds: Two timeouts: to connect, and to wait for an answer.
         retries: Number of retries, after pauses of 0, 2, 4, 8 ... 120 seconds.
     """
 
@@ -119,9 +119,9 @@ class KubernetesApi:
     def merge_patch(
         self, kind: str, name: str, patch: Mapping[str, Any], part: str = "", seconds: tuple[float, float] | None = None
     ) -> Object:
-        """Change some fields of an object or its subresource `part`; None removes a field.
+        """Change some fields of an object, or of its subresource `part`. A field with the value None is removed.
 
-        Raises Conflict if the patch has another `resourceVersion` than the object.
+        Raises Conflict if the patch has a `resourceVersion` and the object has changed since that version.
         """
         return self._request("PATCH", kind, name, part, body=patch, seconds=seconds)
 

@@ -5,7 +5,7 @@
      "experiment": "ads", "arm": "challenger", "decision_id": "16c7...", "request_id": "r-1", "left_out": 532,
      "logger": "serving.router.flow.decider"}
 
-`left_out` counts messages with the same cause that were omitted since the last line. User ids are never logged.
+Here, 532 further messages with the same cause were left out since the last line. User ids are never logged.
 """
 
 import json
@@ -24,7 +24,7 @@ _IDS = ("cause", "experiment", "arm", "decision_id", "request_id", "left_out")
 class OncePerCause(logging.Filter):
     """A filter that passes one warning or error per cause and minute.
 
-    The cause is the logger, unformatted message, arm, and `cause` (by default, the message's first argument).
+    Two messages have the same cause if their logger, unformatted message, arm and field `cause` agree.
     """
 
     def __init__(self) -> None:

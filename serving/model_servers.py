@@ -43,7 +43,7 @@ class ModelServers(Protocol):
         """Return the name of the server that answers at a URL, if any."""
 
     def for_incumbent(self, url: str | None) -> str | None:
-        """Return the URL of a free server for the incumbent's promoted model, if any.
+        """Return the URL of a free server that can take over the incumbent's promoted model, if any.
 
         Args:
             url: URL at which the promoted model answers now.
@@ -53,8 +53,8 @@ class ModelServers(Protocol):
         """Read a server's version, if any; raises OSError if it can't be read now."""
 
     def serve(self, name: str, version: str, mark: Mark | None = None, instead_of: str | None = None) -> None:
-        """Set the version that a server serves, atomically. Call `served` for the server before.
+        """Set the version that a server serves, atomically. Call `served` for the same server first.
 
-        Without `mark`, the stored mark stays. Raises Conflict if the server was changed meanwhile, and OSError if it
-        can't be reached.
+        Without `mark`, the server's stored mark stays. Raises Conflict if the server has changed since that call, and
+        OSError if the server can't be reached.
         """

@@ -36,10 +36,11 @@ class RegistryError(InputError, RuntimeError):
 def publish(artifact: Path, archive: Path, registry: Path, arm: str, lineage: Lineage, version: str = "") -> Path:
     """Copy an artifact and its .mar file into the registry; returns the folder `registry/arm/version`.
 
-    A published version stays as it is. By default, `version` is the artifact's own.
+    A version that is already published with this model is not changed. By default, `version` is the artifact's own.
 
     Raises:
-        RegistryError: The version exists with another model, or `lineage` or registry does not fit the artifact.
+        RegistryError: The version has another model, `lineage` belongs to another model, or the registry is for another
+            kind of data.
         ArtifactError: The artifact is missing or damaged.
     """
     model = load(artifact).model
@@ -74,9 +75,9 @@ def published_digest(folder: Path) -> str | None:
 
 
 def check_kind(registry: Path, simulated: bool) -> None:
-    """Raise RegistryError if only one of registry and new model is for simulated data.
+    """Raise RegistryError if a model is for simulated data and the registry is not, or vice versa.
 
-    Otherwise, real users might be served by a model of a simulation.
+    Otherwise, a model that was trained on a simulation might serve real users.
     """
     for _, model in published_models(registry):
         if bool(model.get("simulated", False)) != simulated:

@@ -17,10 +17,10 @@ from hypothesis import settings
 for _library in ("OMP", "OPENBLAS", "MKL"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
-# Spark's JVM lives for less than a minute, in which the full optimising compiler does not pay off.
+# Spark's JVM runs for less than a minute, which is too short for its optimising compiler to pay off.
 os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 
-# KFP calls `inspect.stack` for each setting of a step. Reading the frames' source would take most of the time.
+# KFP calls `inspect.stack` for each setting of a step. Leave out the source lines, because they take long to read.
 inspect.stack = lambda context=1: [
     inspect.FrameInfo(frame, frame.f_code.co_filename, line, frame.f_code.co_name, None, None)
     for frame, line in walk_stack(sys._getframe(1))
@@ -35,7 +35,7 @@ OURS = ("mtorl", "features", "serving", "monitoring", "components", "pipelines",
 class SkipWithoutTorch(MetaPathFinder):
     """Skips a test whose project code imports torch while torch is not installed.
 
-    Libraries get the usual ImportError, because a skip would leave them half imported.
+    A library that imports torch gets the usual ImportError, because a skip would leave the library half imported.
     """
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
@@ -75,7 +75,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Run all component tests in one process, because they share a policy whose training takes half a minute."""
+    """Run all component tests in one process, because they share a model that takes half a minute to train."""
     from xdist.scheduler import LoadFileScheduling
 
     found = LoadFileScheduling(config, log)
@@ -86,7 +86,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out tests marked `long` unless they are selected.
 
-    Files with long tests run first, so that no process is left busy at the end.
+    Files with long tests run first, so that they don't delay the end of a parallel run.
     """
     named = {Path(word.split("::")[0]).resolve() for word in config.args}
     if not config.getoption("--all") and "long" not in config.option.markexpr:

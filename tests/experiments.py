@@ -2,9 +2,9 @@ from typing import Any
 
 
 def experiment(endpoint: str, **changes: Any) -> dict[str, Any]:
-    """Return an experiment with two arms at an even split.
+    """Return an experiment with two arms of equal weight.
 
-    `endpoint` is the URL of all arms without their own. `changes` are fields to add or replace.
+    `endpoint` is the URL of the arms that have no URL of their own. `changes` are fields to add or replace.
     """
     if "arms" in changes:
         changes["arms"] = [arm if "policy" in arm else {"endpoint": endpoint, **arm} for arm in changes["arms"]]

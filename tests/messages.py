@@ -8,7 +8,7 @@ from mtorl.runtime.message import Message, Words, plain
 
 
 def assert_says(said: object, words: Words, /, **values: Any) -> None:
-    """Assert that a message, or an exception's message, has the code of `words` and at least these values."""
+    """Assert that a message, or an exception's message, has the code of `words` and contains these values."""
     message = said.args[0] if isinstance(said, BaseException) else said
     assert isinstance(message, Message), f"no code: {message!r}"
     assert message.code == words.code, message

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def sources() -> list[tuple[str, str, list[ast.AST]]]:
     """Return each file's path, text and syntax nodes.
 
-    This is a fixture, because every test process imports this module.
+    The files are read on first use, because every test process imports this module.
     """
     listed = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True).stdout.split()
     texts = ((path, (ROOT / path).read_text()) for path in listed if not path.startswith(("tests/", "benchmarks/")))

@@ -8,9 +8,10 @@ T = TypeVar("T")
 
 
 def eventually(condition: Callable[[], T | None], seconds: float = 60, state: Callable[[], object] = str) -> T:
-    """Poll until a condition is true, and return its value; raises an AssertionError after `seconds`.
+    """Poll until a condition is true, and return its value.
 
-    An `OSError` counts as "not yet true", because a server may not listen yet. `state` explains a failure.
+    An `OSError` counts as "not yet true", because a server may not listen yet. After `seconds`, an AssertionError is
+    raised with the text of `state`.
     """
     polls = _poll(condition, seconds, state)
     try:

@@ -20,7 +20,7 @@ class Market:
         rate: Mean gain per decision with the incumbent.
         users: Number of users who come once.
         population: Number of users who return.
-        lift: Relative increase of the gain by the challenger; 0.1 means 10 %.
+        lift: Relative increase of the gain by the challenger. The value 0.1 means 10 %.
         typical: Median number of decisions of a user.
         bots: Share of the decisions by bots.
     """

@@ -108,10 +108,7 @@ def _prices_of_market() -> tuple[float, float]:
 
 
 def _run(stage: str, decisions: int, seed: int) -> np.ndarray:
-    """Simulate one experiment, and return four figures for each arm, (2, 4).
-
-    These are decisions, gain, gain at a constant price without a budget, and spent share of the arm's budget.
-    """
+    """Simulate one experiment. Return decisions, gain, gain at a constant price and spent share by arm, (2, 4)."""
     budget = {"campaign": "*", "channel": "*", "amount": decisions * _MONEY, "period": "day"}
     budgets = [{**budget, "pacing": {"traffic": _TRAFFIC}}]
     arms = [{"name": arm, "weight": 0.5, "endpoint": "http://arm"} for arm in _ARMS]

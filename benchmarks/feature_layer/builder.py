@@ -39,9 +39,9 @@ def median(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def measure(plan: Plan, folder: Path) -> list[dict[str, Any]]:
-    """Measure the builder on a log of each size, and on a raw log.
+    """Measure the sequence builder on logs of several sizes, and on a raw log.
 
-    `build` and `scan_sort` alternate, so that other programs slow down both.
+    The functions `build` and `scan_sort` run in turn, so that other programs slow down both equally.
     """
     entries = []
     for rows, turns, raw in [*((*size, False) for size in plan.turns), (plan.raw_rows, 1, True)]:

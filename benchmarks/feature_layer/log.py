@@ -1,8 +1,8 @@
 """Generates a synthetic touchpoint log of any size, sorted by time, and defines the sizes of the measurements.
 
 The most active fraction q of the users has about sqrt(q) of all touchpoints (Pareto, exponent 2). A raw log has
-duplicated and late rows, and times in whole seconds. Each value depends only on its row number, so the log is always
-the same.
+duplicated and late rows, and times in whole seconds. The values depend only on the row number, so a log of the same
+size is always the same.
 """
 
 from pathlib import Path
@@ -54,7 +54,7 @@ def _rows_sql(rows: int, channels: tuple[str, ...], raw: bool) -> str:
     names = "[" + ", ".join(f"'{name}'" for name in channels) + "]"
     # Mean time between two rows, microseconds.
     apart = DAYS * 86_400_000_000 // rows
-    # User u has about rows / (2 * sqrt(users * u)) touchpoints. A clean log omits users above `_MOST`.
+    # User u has about rows / (2 * sqrt(users * u)) touchpoints. A clean log omits users with more than `_MOST`.
     least = 0.0 if raw else MEAN / (2 * _MOST)
 
     def luck(what: int, of: str = "i") -> str:

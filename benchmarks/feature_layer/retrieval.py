@@ -1,4 +1,4 @@
-"""Measures how long Feast needs to find, for all touchpoints in a log, the features that were known at that time."""
+"""Measures how long Feast takes to look up, for each touchpoint in a log, the features that were known at its time."""
 
 from pathlib import Path
 from typing import Any

@@ -21,7 +21,7 @@ class Drift:
 
     Attributes:
         passed: Share of all models that the gate promoted.
-        end: Mean value of the last serving model; the first model has the value 1.
+        end: Mean value of the last serving model. The first model has the value 1.
         fell: Share of the markets whose value was ever more than 2 % below its best.
     """
 
@@ -34,7 +34,7 @@ def drift(margin: float, worse: float, half_width: float, nights: int, seed: int
     """Simulate nights in which each new model is worse than the serving model by the share `worse`.
 
     Args:
-        margin: Margin of `mtorl.evaluation.gate`; 0 promotes only models that are proven to be better.
+        margin: Margin of `mtorl.evaluation.gate`. With 0, it promotes only models that are proven to be better.
         worse: Relative loss of value by each new model.
         half_width: Half the confidence interval of two models' difference after one night; 0.09 means 9 % of the value.
     """

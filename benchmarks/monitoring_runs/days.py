@@ -54,7 +54,7 @@ class Days:
         weekend: Relative decrease of click rates at weekends.
         moving_context: Whether users have other devices at weekends.
         further: Number of additional numeric columns of noise.
-        pool: Number of different users; 0 means eight times `users_a_day`.
+        pool: Number of different users. The value 0 means eight times `users_a_day`.
     """
 
     users_a_day: int = 2_000

@@ -53,10 +53,7 @@ def regret_tables(figures: Figures) -> str:
 
 
 def _values(markets: Figures, rounds: str) -> dict[str, Floats]:
-    """Return the clicks per decision of each policy in each market.
-
-    "constant" is the best policy with the same channel for all users.
-    """
+    """Return the clicks per decision of each policy in each market. "constant" is the best single channel."""
     names = next(iter(markets.values()))[rounds]
     found = {name: np.array([one[rounds][name]["value"] for one in markets.values()]) for name in names}
     constant = [values for channel in CHANNELS if (values := found.get(f"only_{channel}")) is not None]
@@ -78,10 +75,8 @@ def _losses(values: Mapping[str, dict[str, Floats]]) -> str:
 
 
 def _half(of: Mapping[str, Floats], kept: str, replaced: str) -> Floats:
-    """Return the gain lost because MTORL, not the informed policy, chooses the channel or when to show an ad.
-
-    The result is the mean of two cases: the informed policy (`kept`) or MTORL makes the other choice.
-    """
+    """Return the gain lost because MTORL, not the informed policy, makes one of its two choices."""
+    # Average over the two cases that the informed policy or MTORL makes the other choice.
     return ((of["informed"] - of[kept]) + (of[replaced] - of["greedy"])) / 2
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.request_path.load < plan.json          # prints the figures as JSON
 
-In an open loop (`rate` is set), requests are due at fixed times, and latency includes the wait for a free connection.
+If `rate` is set (an open loop), requests are due at fixed times, and latency includes the wait for a connection.
 """
 
 import asyncio
@@ -29,9 +29,9 @@ class Plan:
 
     Attributes:
         bodies: Bodies of requests, chosen at random.
-        seconds: Length of the measured time.
+        seconds: Duration of the measurement.
         rate: Requests per second in an open loop; 0 means a closed loop.
-        warm_seconds: Length of the preceding warm-up.
+        warm_seconds: Duration of the warm-up before the measurement.
     """
 
     url: str
@@ -122,7 +122,7 @@ class Load:
 class _Connection(asyncio.Protocol):
     """A connection that sends one request after the other until the server closes it.
 
-    asyncio streams would need three times as much CPU time.
+    It does not use asyncio streams, which would need three times as much CPU time.
     """
 
     def __init__(self, load: Load) -> None:

@@ -37,7 +37,7 @@ class Profile:
     def shares(self) -> dict[str, float]:
         """Return the share of the samples by function, the largest first.
 
-        A sample counts for the innermost function of this project, or for "libraries".
+        Each sample counts for the innermost function of this project or, if the stack has none, for "libraries".
         """
         if self._process.wait():
             raise RuntimeError("py-spy failed: it needs root, or the permission to trace processes")

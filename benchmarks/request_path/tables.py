@@ -84,7 +84,7 @@ def _path_aims(path: Figures) -> list[Aim]:
 
 
 def _limit_aims(path: Figures, figures: Figures) -> list[Aim]:
-    """List the targets for CPU time, as multiples of the time to read and encode a window and to run the network."""
+    """List the targets for CPU time, as multiples of the CPU time for encoding and the network alone."""
     forward, one, eight = figures["forward_cpu_ms"], path["loads"]["1"], path["loads"]["8"]
     limit = {size: forward["encoding"][size] + forward["graph"][size] for size in ("1", "8")}
     aim = "the limit of that batch, at most"

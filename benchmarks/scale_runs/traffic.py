@@ -147,10 +147,7 @@ class _Played:
             await asyncio.sleep(SAMPLE_SECONDS)
 
     def _memory(self) -> dict[str, float]:
-        """Return the memory in MiB at the start, after the cache of responses is full, and at the end.
-
-        "full" and "end" are medians of a fifth of the readings with a full cache.
-        """
+        """Return the memory in MiB at the start, after the cache of responses is full, and at the end."""
         full = [size for answers, size in self.memory if answers >= 2 * idempotency_cache.MOST]
         fifth = len(full) // 5
         then = {"full": median(full[:fifth]), "end": median(full[-fifth:])} if fifth else {}

@@ -110,7 +110,7 @@ def _next(view: View) -> Text:
     if (newest := view["newest"]) is not None:
         age = f"the newest decision in the log is {duration(newest['age_seconds'])} old"
         text.append(f"\n{newest['silence'] or age}", style="" if newest["silence"] is None else "red")
-    # This command does not ask the routers of a cluster, so the value may be unknown (None).
+    # None means unknown, because this command does not ask the routers of a cluster.
     if view["in_force"] is False:
         text.append("\nThe file or the history has changed. The change has not reached the routers yet.", style="red")
     return text
@@ -249,9 +249,9 @@ def print_shadow(report: ShadowReport) -> None:
 
 
 def print_exploration(plan: ExplorationPlan, decisions_a_day: float) -> None:
-    """Print the cost of exploration, and the time until the log detects an effect.
+    """Print a table with the cost of exploration, and how long it takes to detect an effect.
 
-    The time is in days, or in decisions if `decisions_a_day` is 0.
+    The table counts in days or, if `decisions_a_day` is 0, in decisions.
     """
     from mtorl.evaluation.exploration_plan import in_words
 

@@ -1,6 +1,6 @@
-"""Finds out in the last step of a run whether the other steps have succeeded.
+"""Finds out, in the last step of a pipeline run, whether the other steps have succeeded.
 
-On Kubeflow Pipelines 2.17, KFP may pass a wrong status to the last step, so this module reads Argo's workflow.
+Kubeflow Pipelines 2.17 may pass a wrong status to the last step, so this module reads the status of Argo's workflow.
 """
 
 import os

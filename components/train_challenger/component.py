@@ -51,7 +51,7 @@ def train_challenger(
         files = KeptFiles.of(volume, data, config, budget_share, code_version, size.total if size else 1)
         given = (data, model.path, config, budget_share, files.checkpoint, files.tensorboard)
         artifact = train_in_pods(FitTask(*given), size, each, files.shared) if each and size else fit_challenger(*given)
-        # Training returns None only in torchrun's processes that do not lead. A step is never such a process.
+        # The artifact is None only in torchrun's non-leading processes, and a step is none of these.
         assert artifact is not None
         model.metadata["digest"] = artifact.digest
         figures = {name: float(artifact.metrics[name]) for name in ("seconds", "best_epoch", "best_val_loss")}

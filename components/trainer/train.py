@@ -1,6 +1,6 @@
-"""Trains in pods of a TrainJob, which Kubeflow Trainer runs; this process waits for the job and copies its artifact.
+"""Starts a TrainJob of Kubeflow Trainer, waits until its pods have trained a model, and copies the model.
 
-The job has a fixed name, so that a retry of the step finds the job of the first attempt.
+The name of the job is fixed, so that a retry of the step finds the job of the first attempt.
 """
 
 import logging
@@ -82,7 +82,7 @@ def _ended_by_sigterm() -> Iterator[None]:
 
 
 def _run(api: KubernetesApi, job: Mapping[str, Any], reports: Path) -> None:
-    """Create a TrainJob, or wait for the job of an earlier attempt, and delete the job at its end."""
+    """Create a TrainJob or find the one of an earlier attempt, wait for its end, and delete it."""
     name: str = job["metadata"]["name"]
     offset = earlier = reports.stat().st_size if reports.exists() else 0
     # True after this process has created the job or has seen that it runs.
@@ -123,7 +123,7 @@ def _run(api: KubernetesApi, job: Mapping[str, Any], reports: Path) -> None:
 
 def _log_problems(api: KubernetesApi, name: str, logged: dict[str, str], with_logs: bool) -> dict[str, str]:
     problems = dict[str, str]()
-    # Do not retry requests, which are only for information, and would fail again if a node is lost.
+    # Use a client without retries, because these requests only collect messages for the log.
     api = KubernetesApi(api.namespace)
     # A training also works without the permission to read pods.
     with suppress(Refused, Unanswered):

@@ -60,12 +60,9 @@ class Pods:
     """Settings of the pods of a training.
 
     Attributes:
-        nodes: Number of pods. Each pod with GPUs is on a node of its own.
-        gpus: Largest number of accelerators of a pod; 0 trains on CPUs, with one process per pod.
+        nodes: Number of pods. Pods with GPUs never share a node.
+        gpus: Maximum number of GPUs per pod. With 0, each pod trains on CPUs in a single process.
         folder: Path at which the step and all pods mount the data volume.
-        cpu: CPUs that a pod requests.
-        cpu_limit: Most CPUs that a pod may use.
-        seconds: Longest duration of a training.
     """
 
     nodes: int
@@ -101,9 +98,9 @@ class Size:
 
 
 def size_for(windows: str, pods: Pods) -> Size:
-    """Choose the number of processes per pod by the number of touchpoints.
+    """Choose the number of training processes per pod by the number of touchpoints.
 
-    More processes mean fewer optimizer steps in an epoch, so small data use fewer processes.
+    Each further process means fewer optimizer steps per epoch, so small data sets get fewer processes.
     """
     touchpoints = int(json.loads(Path(windows, "manifest.json").read_text())["rows"])
     worth = touchpoints // (TOUCHPOINTS_PER_PROCESS * pods.nodes)
@@ -125,7 +122,7 @@ def train_job(
 
     Args:
         task: File with the `FitTask`, on the shared volume.
-        reports: File on the same volume for the progress of the processes.
+        reports: File on the shared volume to which the processes write their progress.
         owner: Name and uid of the step's pod. Kubernetes deletes the job together with this pod.
     """
     limits = {"cpu": pods.cpu_limit, "memory": pods.memory}

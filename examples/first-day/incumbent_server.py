@@ -2,7 +2,7 @@
 
     python incumbent_server.py --port 8070
 
-The router posts `{"instances": [item, ...]}`. The answer is a list with one decision per item, in the same order.
+The router posts `{"instances": [item, ...]}`, and gets a list with one decision per item in the same order.
 """
 
 import argparse
@@ -17,8 +17,8 @@ import incumbent
 def answer(item: dict[str, Any]) -> dict[str, Any]:
     """Return the rule's decision for one item.
 
-    An answer needs only `channel` and `expose`. The probabilities are added because other policies can then be
-    evaluated on the log of these decisions.
+    The router needs only `channel` and `expose`. With the probabilities, the log can also be used to evaluate other
+    policies.
     """
     rule, offered = incumbent.decide(item["context"]), item["candidates"]
     if rule["channel"] not in offered:  # the router rejects channels that are not candidates
@@ -51,11 +51,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def main(answer: Callable[[dict[str, Any]], dict[str, Any]] = answer) -> None:
-    """Serve decisions over HTTP until Ctrl-C.
-
-    Args:
-        answer: Function that returns the decision for an item. The default is the rule of `incumbent.py`.
-    """
+    """Serve the decisions of the function `answer` over HTTP until Ctrl-C."""
     parser = argparse.ArgumentParser(description="Serve the rule of incumbent.py.")
     parser.add_argument("--port", type=int, default=8070)
     args = parser.parse_args()

@@ -6,8 +6,8 @@ ads.csv      one row per ad that was shown: imp, uid, shown_at (seconds since 19
              clicked, profit, device, placement, age_group
 orders.csv   what users ordered hours or days later: order_id, uid, ordered_at, cents
 
-The column names are the platform's own, not those of this project. The users come from `mtorl.simulator`. `traffic.py`
-simulates the days after the log.
+The platform has its own column names, which differ from those of this project. `traffic.py` simulates the days after
+the log.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python traffic.py --days 0 1          the first two days after the log
 
-Each request contains the choice of the platform's own rule as `baseline`. The users are those of `make_log.py`. Their
-clicks depend on the ads that were shown.
+The users are those of `make_log.py`, and their clicks depend on the ads that they see. Each request contains the choice
+of the platform's own rule as `baseline`.
 """
 
 import argparse
@@ -76,7 +76,7 @@ class Router:
 
 
 def one_opportunity(router: Router, online: Online, user: str, day: int) -> dict[str, Any]:
-    """Request a decision for a user on a day, simulate the user's response, and report it. Returns the decision."""
+    """Request a decision for a user, simulate and report the user's response, and return the decision."""
     moment = online.opportunity(user, day)
     context = {name: moment["context"][name] for name in ("device", "placement")}
     decision = router.decide(

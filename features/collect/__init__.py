@@ -1,4 +1,4 @@
-"""Turns collected decisions into the next training log: selects those from which a policy can learn, with outcomes.
+"""Selects the collected decisions from which a policy can learn, and writes them to the next training log.
 
 Routers upload the decisions to the lake, a folder or bucket of Parquet files. Reading order:
 

@@ -2,8 +2,17 @@
 
     print(compact(Lake.open("lake"), datetime.now(UTC)))
 
-Outcomes that are uploaded hours late go to files named `late-...`, so that verdicts compute the totals of the hour
-again. Compactions may run at the same time.
+An hour is closed a few minutes after its end. Records that arrive later are added to the closed hour as separate files.
+Most of them are outcomes, which arrive up to a week after their decision. Small files of an hour are merged with files
+of similar size, so each record is rewritten only a few times.
+
+If a router uploads outcomes hours late, the compaction writes them to files named `late-...`, so that verdicts
+recompute the totals of that hour (`monitoring/verdict/stored_sums.py`). Eight days after the hour, all its files are
+merged into one. If any of them was named `late-...`, so is the new file.
+
+A compaction that was killed can be run again, and two compactions may run at the same time. No record is lost, because
+new files are written before the old files are hidden. Files that can't be read are moved to the folder `unreadable/` of
+the lake.
 """
 
 import contextlib
@@ -41,26 +50,26 @@ from mtorl.log.records import ID_FIELD, KINDS, Kind, sql_columns, this_version
 from mtorl.log.touchpoints import LogError
 from mtorl.runtime import progress
 
-# Routers upload every minute, so most records of an hour have arrived this long after its end.
+# Most records of an hour have been uploaded this long after the end of the hour.
 CLOSED_AFTER = timedelta(minutes=10)
-# Outcomes that are compacted more than this time after they were received count as uploaded late.
+# An outcome is late if it is compacted more than this time after the router received it.
 LATE_AFTER = timedelta(hours=2, minutes=20)
 # The files of one hour that have similar sizes are merged once there are this many.
 MOST_FILES = 8
-# Few outcomes arrive this long after an hour, so all files of the hour are then merged into one.
+# Few outcomes arrive later than this, so even two files of an hour are then merged.
 FINAL_AFTER = timedelta(days=8)
 # After a merge, the old files stay this long for queries that still read them.
 KEPT_SECONDS = 2 * 3600.0
-# A file is merged if its size is at most this multiple of the total size of the smaller files of its hour.
+# A file is merged only if it is at most this many times as large as all smaller files of its hour together.
 _ALIKE = 4
 
 
 @dataclass
 class Compacted:
-    """Counts the results of a compaction; `str()` gives a readable summary.
+    """The result of a compaction. `str()` gives a readable summary.
 
     Attributes:
-        unreadable: Names of files that were moved to the folder `unreadable/`.
+        unreadable: Names of damaged files, which were moved to the folder `unreadable/`.
     """
 
     files: int = 0
@@ -75,7 +84,7 @@ class Compacted:
 
 
 def compact(lake: Lake, now: datetime, engine: str = "") -> Compacted:
-    """Move uploaded records of hours that have ended into these hours, and merge small files of the same hour.
+    """Move uploaded records to the folders of their hours, and merge small files of the same hour.
 
     Raises:
         LogError: A record was written with another version of the record schema.
@@ -90,7 +99,7 @@ def compact(lake: Lake, now: datetime, engine: str = "") -> Compacted:
     with open_database(lake, engine) as db:
         # Move outcomes before decisions. Otherwise, a query could find a decision without its outcomes.
         for kind in reversed(KINDS):
-            # If a router's clock is ahead, the hour may be in the future, so the upload time counts instead.
+            # If a router's clock is ahead, the hour of a file may be in the future. Use its upload time instead.
             reached = ((file, min(file.hour, file.written or file.hour)) for file in lake.arrived(kind))
             ended = [file for file, hour in reached if hour + HOUR + CLOSED_AFTER <= now]
             taken = 0
@@ -147,15 +156,16 @@ def _write(lake: Lake, db: Database, kind: Kind, files: Sequence[LakeFile], sinc
     if lake.forgotten() == forgotten:
         lake.supersede(files, KEPT_SECONDS)
         return hours
-    # The new files may contain a user who was forgotten in the meantime. The next compaction writes them again.
+    # The new files may contain a user who was forgotten in the meantime, so delete them. The next compaction tries
+    # again.
     for file in written:
-        # The file is missing if a removal has already replaced it.
+        # The file no longer exists if a removal of users has replaced it.
         lake.delete(file)
     return set()
 
 
 def _to_merge(files: Sequence[LakeFile], now: datetime, full: int) -> dict[datetime, list[LakeFile]]:
-    """Choose the files to merge in each hour: many files of similar size, or all files if the hour ended 8 days ago."""
+    """Return the files that should be merged in each hour. Larger files than `full` bytes are left alone."""
     small = by_hour(file for file in files if file.size < full)
     found = {}
     for hour, there in small.items():

@@ -34,18 +34,18 @@ _MEMORY = "500MB"
 # Higher compression levels take longer and hardly make the files smaller.
 _AS_PARQUET = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1"
 _PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
-# Numbers of rows to sort at once, and rows of a Parquet row group. A row has about 2 kB.
+# Number of rows to sort at once, and number of rows in a Parquet row group. A row takes about 2 kB.
 _SLICE_ROWS, _GROUP_ROWS = 30_000, 122_880
-# Rows that each thread buffers while it splits rows into files. With 4,000, DuckDB needs more than 150 MB.
+# Number of rows that each DuckDB thread buffers. With 4,000 rows, DuckDB would need more than 150 MB.
 _AT_ONCE = 500
 
 
 class DuckDB:
-    """A DuckDB database in this process that reads the records of a lake. Its memory is limited.
+    """Runs queries on the records of a lake with DuckDB, in this process and with limited memory.
 
     Attributes:
-        failures: Types of exceptions that a query raises if it reads a damaged file.
-        part_bytes: Size limit in bytes for the files that one call of `write_hours` reads.
+        failures: Exceptions that a query raises if a file is damaged.
+        part_bytes: Limit in bytes for the total size of the files that one call of `write_hours` reads.
     """
 
     failures: tuple[type[Exception], ...] = (duckdb.Error,)
@@ -79,13 +79,14 @@ class DuckDB:
     def write_hours(
         self, query: str, order: Sequence[str], name: Callable[[datetime, int, int], str], once: Callable[[str], str]
     ) -> list[str]:
-        """Write the rows of `query` to the lake, as one sorted file per value of the column `hour`.
-
-        Returns the file names.
+        """Write the rows of `query` to the lake, as one sorted file for each value of the column `hour`.
 
         Args:
             order: SQL expressions to sort by. The first one must be the user bucket.
-            once: Returns SQL that removes repeated records from a table, given SQL for the table.
+            once: Function that adds the removal of repeated records to the SQL of a table.
+
+        Returns:
+            The names of the files.
         """
         self.keep("to_write", query)
         ((count,),) = self.execute("SELECT count(*) FROM to_write").fetchall()

@@ -29,14 +29,13 @@ it changes the recommended action."""
 def served_decisions(
     place: str | Path, spec: DatasetSpec, experiment: Experiment, arm: str, most: int = MOST_SERVED
 ) -> pd.DataFrame:
-    """Read decisions of one arm from which a policy can be evaluated, at most `most` rows.
+    """Read at most `most` decisions of one arm, from which the value of a policy can be estimated.
 
     If there are more decisions, users are sampled by a hash of their id. Decisions whose outcomes may still arrive are
     left out.
 
     Returns:
-        A row per decision with the columns timestamp, user_id, campaign_id, channel (the drawn channel), channel_probs
-        and exposure_probs (lists in the order of the channels), exposed, the outcomes, gain, and window (JSON).
+        One row per decision. `channel_probs` and `exposure_probs` are lists in the order of the channels.
     """
     if arm not in (names := [one.name for one in experiment.arms]):
         raise LogError(messages.UNKNOWN_ARM(arm=arm, known=names))
@@ -61,7 +60,7 @@ def served_decisions(
 
 
 def decisions_by_hour(place: str | Path, spec: DatasetSpec, experiment: Experiment) -> pd.Series:
-    """Count the decisions of all arms of an experiment in each hour (UTC), by the time of the request."""
+    """Count the decisions of an experiment in each hour, in UTC."""
     lake = Lake.open(place)
     with open_duckdb(lake) as db:
         Decided(db, lake, spec.replace(outcome_hours=0.0)).judge()
@@ -78,8 +77,8 @@ def decisions_by_hour(place: str | Path, spec: DatasetSpec, experiment: Experime
 def shadows(place: str | Path, spec: DatasetSpec, experiment: Experiment, by: Sequence[str] = ()) -> pd.DataFrame:
     """Read the shadow decisions of an experiment, each with the incumbent's decision on the same request.
 
-    A shadow decision is what a challenger would have decided; the user never sees its ad. If there are more than
-    `MOST_SHADOWS`, users are sampled by a hash of their id.
+    A shadow decision is what a challenger policy would have decided. Users never see its ad. If there are more than
+    `MOST_SHADOWS` shadow decisions, users are sampled by a hash of their id.
     """
     segments = "".join(f"{segment_sql(spec, name, 'd')} AS {sql_name(name)}, " for name in by)
     lake = Lake.open(place)
@@ -118,14 +117,14 @@ def shadows(place: str | Path, spec: DatasetSpec, experiment: Experiment, by: Se
 
 
 def _own(record: str, channel: str, expose: str, prefix: str = "incumbent_") -> str:
-    """Return SQL for a policy's preferred channel, and its wish to show the ad, before any random exploration."""
+    """Return SQL for a policy's choices of channel and exposure before random exploration."""
     explored = f"json_extract_string({record}.exploration, '$.channel')"
     exposed = f"CAST(json_extract_string({record}.exploration, '$.expose') AS BOOLEAN)"
     return f"coalesce({explored}, {channel}) AS {prefix}channel, coalesce({exposed}, {expose}) AS {prefix}expose"
 
 
 def _listed(field: str, spec: DatasetSpec) -> str:
-    """Return SQL that converts a field from a JSON object by channel to a list in the order of the channels."""
+    """Return SQL that converts a JSON object with one number per channel to a list of these numbers."""
     values = f"json_transform(s.{field}, {fields(spec.channels, 'DOUBLE')})"
     named = ", ".join(f"coalesce({values}.{sql_name(channel)}, 'nan'::DOUBLE)" for channel in spec.channels)
     return f"[{named}] AS challenger_{field}"

@@ -1,8 +1,17 @@
 """Chooses which exposures a training reads if there are too many, and leaves out the least informative ones first.
 
-A generation is the first log, or the exposures of one model in one arm. The *width* of a generation says how much its
-exposures tell about other channels (Kish's effective sample size). The newest generation of each arm is always kept. Of
-the others, those with the smallest width are left out first.
+A generation is the first log, or the exposures of one model in one arm. Its *width* says how much its exposures tell
+about other channels. It is Kish's effective sample size for evaluating a policy that draws all channels with equal
+probability, divided by the number of exposures. The width is 1 if channels were drawn at random, and close to 0 if the
+policy nearly always showed one channel.
+
+A model that is trained on narrow exposures alone predicts badly, so the rules are:
+
+- The newest generation of each arm is always kept. Its exposures come from the serving model, and show how users react
+  to this model.
+- Of the other generations, those with the smallest width are left out first. Of two with equal width, the older one is
+  left out.
+- If a generation fits only in part, whole users are chosen by a hash of their id.
 """
 
 from collections import defaultdict
@@ -24,11 +33,11 @@ LOG = ""
 
 
 class Touchpoints(NamedTuple):
-    """The exposures of one model in one arm of an experiment, or of the first log.
+    """Statistics of one generation: the exposures of one model in one arm, or the first log.
 
     Attributes:
-        generation: Identifies the model; "" for the first log.
-        width: Evenness of the drawn channels, from near 0 (always the same channel) to 1 (at random).
+        generation: Digest or name of the model. Empty for the first log.
+        width: 1 if the model drew channels uniformly at random, near 0 if it always drew the same channel.
     """
 
     arm: str
@@ -40,10 +49,10 @@ class Touchpoints(NamedTuple):
 
 @dataclass(frozen=True)
 class Bound:
-    """Selects the rows that a training reads, if there are more than it may read.
+    """SQL conditions for the rows that a training reads if there are too many.
 
     Attributes:
-        share_of: Returns the share of users to read from a block of stored hours, given its first hour.
+        share_of: Function that returns the share of users to read from a block of hours, given its first hour.
     """
 
     rows: int = 0
@@ -56,7 +65,7 @@ def bound(db: Database, decided: Decided, log: Sequence[Path], channels: int, mo
     """Choose which exposures a training reads from the first log and from the collected decisions.
 
     Args:
-        most_rows: About how many touchpoints to read in total; 0 means all.
+        most_rows: Approximate number of touchpoints to read in total. 0 means all.
     """
     if not most_rows:
         return Bound()
@@ -79,7 +88,7 @@ def bound(db: Database, decided: Decided, log: Sequence[Path], channels: int, mo
 
 def _generations(db: Database, share: float, log: Sequence[Path], channels: int) -> list[Touchpoints]:
     """Count the exposures of each model in each arm, and measure their `width`."""
-    # A weight is (1 / number of channels) / propensity, and the width is 1 / (mean squared weight).
+    # The weight of an exposure is (1 / number of channels) / propensity. Width is 1 / (mean of squared weights).
     of_drawn = f"({1 / channels!r} / propensity) * ({1 / channels!r} / propensity)"
     of_drawn = of_drawn if "propensity" in pq.read_schema(log[0]).names else "CAST(NULL AS DOUBLE)"
     of_all = f"list_sum(list_transform(channel_probs, lambda p: 1 / greatest(p, 1e-6))) / {channels**2}"
@@ -115,5 +124,5 @@ def kept_shares(generations: Sequence[Touchpoints], most_rows: int) -> dict[tupl
 
 
 def of_some_users(share: float) -> str:
-    """Return an SQL condition that keeps this share of a log's users, chosen by a hash of the user id."""
+    """Return an SQL condition that selects a share of a log's users by a hash of the user id."""
     return f"md5(user_id) < {sql_text(f'{int(share * 16**12):012x}')}" if share < 1 else "true"

@@ -2,7 +2,16 @@
 
     forget_in_bucket(Lake.open("gs://ads/lake"), {"u1"}, now)     # Counter({"outcomes": 20, "decisions": 14})
 
-Outcomes and shadows contain no user id, so they are removed before the decisions to which they belong.
+Files are sorted by user bucket, so only the row groups of the user's bucket are read. A file that contains the user is
+first written again without the user, under another name, and then deleted. Files are deleted at once, so a query that
+is reading such a file fails and has to be repeated.
+
+Outcomes and shadows do not contain a user id; only their decision does. So they are removed before the decisions. If a
+removal is interrupted, the next run still finds the decisions and can complete it.
+
+A router or a compaction may write the user's records while a removal is running. Each of them therefore checks the list
+of forgotten users again after writing. If it was killed before that check, the next compaction removes the user from
+the files written since.
 """
 
 from __future__ import annotations
@@ -33,7 +42,7 @@ if TYPE_CHECKING:
 ASIDE = "{}: can't be read, so it was not searched. Repair it and move it back to arrived/, or delete it"
 # The records that contain a user id.
 _NAMING: tuple[Kind, ...] = ("decision", "window")
-# Another process may still write a forgotten user's records, so the user is removed again for this long.
+# Other processes may still write records of a forgotten user, so compactions remove the user again for this long.
 _AGAIN = timedelta(days=2)
 # A router's clock may differ from the object store's clock by this much.
 _CLOCKS = timedelta(hours=1)
@@ -43,10 +52,10 @@ def forget_in_bucket(lake: Lake, users: Collection[str], now: datetime, before: 
     """Add users to the lake's list of forgotten users, and remove their records from the lake.
 
     Args:
-        before: Hours that ended before this time are removed for all users.
+        before: Also remove all records of hours that ended before this time.
 
     Returns:
-        The number of removed rows by kind of record.
+        The number of removed rows of each kind of record.
     """
     removed = Counter(dict.fromkeys((f"{kind}s" for kind in KINDS), 0))
     # Another process may write the list at the same time.
@@ -58,10 +67,13 @@ def forget_in_bucket(lake: Lake, users: Collection[str], now: datetime, before: 
 
 
 def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | None = None) -> Counter[str]:
-    """Remove the records of forgotten users from all files of a lake, or from files written since a time.
+    """Remove the records of forgotten users from a lake.
+
+    Args:
+        written_since: Search only files that were written since this time. None means all files.
 
     Returns:
-        The number of removed rows by kind of record.
+        The number of removed rows of each kind of record.
     """
     removed: Counter[str] = Counter()
     hours: set[datetime] = set()
@@ -91,7 +103,7 @@ def remove_users(lake: Lake, forgotten: Forgotten, written_since: datetime | Non
         _drop_sums(lake, hours)
         judged = _young(lake.derived("judged"), written_since)
         theirs = of_forgotten(forgotten.users)
-        # A refusal to this user also affects later decisions of other users, so the file must be computed again.
+        # If this user's decision found no budget left, other users' results depend on it, so compute the file again.
         for file, _ in _found(db, judged, f"{theirs} AND refuses"):
             judged.remove(file)
             _delete(lake, file)
@@ -107,7 +119,11 @@ def remove_again(lake: Lake, now: datetime) -> None:
 
 
 def drop_hours(lake: Lake, before: datetime) -> Counter[str]:
-    """Delete the files of all hours that ended before a time. Returns the number of rows by kind of record."""
+    """Delete the files of all hours that ended before a time.
+
+    Returns:
+        The number of deleted rows of each kind of record.
+    """
     removed: Counter[str] = Counter()
     for kind in reversed(KINDS):
         for file in _ended(_files(lake, kind, None), before):
@@ -115,7 +131,7 @@ def drop_hours(lake: Lake, before: datetime) -> Counter[str]:
                 removed[f"{kind}s"] += pq.read_metadata(stream).num_rows
             _delete(lake, file)
     _drop_sums(lake, [file.hour for file in _ended(lake.derived("sums"), before)])
-    # A deleted file may also contain hours that are kept, which are computed again when they are needed.
+    # Such a file may also contain later hours. Their results are computed again when they are needed.
     for file in _ended(lake.derived("judged"), before):
         _delete(lake, file)
     return removed
@@ -155,7 +171,7 @@ def _found(db: duckdb.DuckDBPyConnection, files: list[LakeFile], which: str) -> 
 
 
 def _rewrite(lake: Lake, db: duckdb.DuckDBPyConnection, file: LakeFile, which: str) -> None:
-    """Replace a file by one with another name and without the rows that match the SQL condition `which`."""
+    """Replace a file by a new file without the rows that match the SQL condition `which`."""
     folder, _, old = file.name.rpartition("/")
     with TemporaryDirectory(prefix="mtorl-forget-") as scratch:
         kept = Path(scratch, "kept.parquet")

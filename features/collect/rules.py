@@ -1,20 +1,34 @@
 """Decides, in SQL, which collected decisions a policy can learn from, and with which probabilities.
 
+`decided_query` computes what depends on a decision alone. The result is stored in the lake (`stored_rows.py`).
+`observed_query` adds what may change later: outcomes, refusals in other hours, and age. `JUDGED` then corrects for
+failed exposures.
+
 An *opportunity* is a decision for which a policy drew a channel and then exposed it or not, both with known
-probabilities. A *touchpoint* is an exposure that took place, which at least one outcome shows. The value of a policy is
-estimated from opportunities, because touchpoints alone are a biased sample. Decisions are left out for these reasons:
+probabilities. A *touchpoint* is an exposure that took place. The value of a policy is estimated from opportunities.
+Touchpoints alone would be a biased sample, because MTORL exposes some channels more often than others.
+
+An exposure took place if at least one of its outcomes arrived. This is its cost, if nothing else. Decisions are left
+out for these reasons, and counted by reason:
 
     override            the experiment file assigned the user's arm, for a trial
     repeated            another decision on the same request has the reservation
     no_account          the campaign and channel have no budget
     no_draw             the default action was taken before a policy answered
     no_probabilities    the probability of drawing or exposing a channel is missing, or is for other channels
-    budget_gone         the arm's money for this campaign was refused: the outcome is missing, not zero
+    budget_gone         the arm's money for this campaign was refused, at this decision or earlier in the budget's
+                        period: the outcome of an exposure is missing, not zero
     other_columns       the context lacks a column that the data set requires
     not_mature          the decision is so recent that outcomes may still arrive
 
-Each probability of exposing is multiplied by the share of wanted exposures that took place. Floats are added in a fixed
-order or as integers, so that DuckDB and Spark return identical rows.
+Exposures of users with an override are still touchpoints, because these users saw the ads.
+
+An exposure may fail although the policy wanted it, because of an error of the ledger or the log, a cancellation, or a
+missing outcome. Such a decision counts as not exposed. To correct for this, each probability of exposing is multiplied
+by the share of wanted exposures that took place in the same arm on the same day (UTC).
+
+DuckDB and Spark return bit-identical rows. The sum of floats depends on the order of addition, so floats are sorted
+before they are added (`_total`) or converted to integers (`_UNIT`).
 """
 
 import json
@@ -36,8 +50,7 @@ _UNIT = f"{2**32}e0"
 _ACCOUNT = "experiment, experiment_version, arm, campaign_id"
 _IN_TIME = f"PARTITION BY {_ACCOUNT} ORDER BY event_time, decision_id"
 _OTHER_COLUMNS = "other_columns"
-# SQL that merges overlapping periods in which an arm has no money left. `refused_id` is a merged period's first
-# decision.
+# SQL that merges overlapping periods in which an arm has no budget left. A period starts at the decision `refused_id`.
 _STRETCHES = f"""following AS (
         SELECT *, max(gone_until) OVER ({_IN_TIME} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS gone_before
         FROM refusal),
@@ -77,11 +90,12 @@ def decided_query(spec: DatasetSpec) -> str:
 
     Besides columns of `JUDGED`, the SQL returns these columns:
 
-        reason: Why a policy can't learn from the decision; null if there is no reason yet.
+        reason: Reason why a policy can't learn from the decision, or null.
         wanted: Probability that the policy wanted to show the ad.
-        shown: True if the ad was to be shown, and was not cancelled.
-        fits, lacks: True if the decision has all values, or lacks a required one.
-        gone_until: End of the period without money that starts at this decision, or null.
+        shown: True if the policy decided to show the ad, and this was not withdrawn later.
+        fits: True if the channel is known and no required value is missing.
+        lacks: True if a required value is missing.
+        gone_until: If this decision starts a period without budget, the end of this period. Otherwise null.
     """
     own = [("of_context", column) for column in spec.context] + [("of_user", column) for column in spec.static]
     columns = "".join(f"{_value(struct, column)} AS {_own(column)}, " for struct, column in own)
@@ -91,7 +105,7 @@ def decided_query(spec: DatasetSpec) -> str:
     context, static = (fields([column.name for column in of], "VARCHAR") for of in (spec.context, spec.static))
     without_context = _lacks("of_context", spec.context)
     lacks = f"({without_context} OR {_lacks('of_user', spec.static)})"
-    # Users in `overrides` have an account of their own. An edit of this SQL makes all stored tables be computed again.
+    # After any edit of this SQL, all stored results are computed again.
     return f"""
     WITH record AS (
         SELECT * EXCLUDE (exposure_probs, channel_probs, "static"),
@@ -131,7 +145,7 @@ def decided_query(spec: DatasetSpec) -> str:
 
 
 def refused_query() -> str:
-    """Return SQL for the periods in which an arm has no money left for a campaign, with one row per day."""
+    """Return SQL for the periods in which an arm has no budget left for a campaign, as one row per day and period."""
     return f"""WITH refusal AS (
         SELECT {_ACCOUNT}, event_time, decision_id, gone_until FROM every_decided WHERE gone_until IS NOT NULL),
     {_STRETCHES}
@@ -144,11 +158,11 @@ def observed_query(spec: DatasetSpec, mature_until: datetime, sampled: str) -> s
     """Return SQL that joins each decision of the view `decided` with its clicks, conversions and other outcomes.
 
     Args:
-        mature_until: Decisions after this time get the reason `not_mature`.
+        mature_until: Later decisions are left out as `not_mature`, because outcomes may still arrive.
     """
     times = spec.outcome_times
     outcomes = "".join(f"coalesce({_outcome(kind)}, 0) AS {sql_name(kind)}, " for kind in spec.outcome_kinds)
-    # The clocks of router and sender may differ, so an outcome is never dated before its request.
+    # Clocks may differ. An outcome that seems to be earlier than its request gets the time of the request.
     outcomes += "".join(
         f"if({_outcome(time)} IS NULL, NULL, greatest({_outcome(time)}, timestamp)) AS {sql_name(time)}, "
         for time in times.values()
@@ -182,7 +196,7 @@ def observed_query(spec: DatasetSpec, mature_until: datetime, sampled: str) -> s
 def of_users(share: float) -> tuple[str, str]:
     """Return two SQL conditions that select a share of the users by a hash of their id.
 
-    The first one uses the column `PLACE`. The second one uses only `bucket`, and selects slightly more users.
+    The first condition needs the column `PLACE`. The second one needs only `bucket`, but selects slightly more users.
     """
     bucket = int(share * BUCKETS)
     within = f"{bucket:02d}{int((share * BUCKETS - bucket) * 16**14):014x}"
@@ -190,10 +204,10 @@ def of_users(share: float) -> tuple[str, str]:
 
 
 def of_forgotten(users: Mapping[str, datetime]) -> str:
-    """Return an SQL condition for the rows of forgotten users that are older than the request to forget.
+    """Return an SQL condition that is true for rows of a forgotten user from before the user was forgotten.
 
     Args:
-        users: Hash of the user id -> time at which the user was forgotten.
+        users: Hashes of user ids, each with the time at which the user was forgotten.
     """
     places = {name: f"{bucket_of_hash(name):02d}{name[2:]}" for name in users}
     each = [f"({PLACE} = {sql_text(places[name])} AND event_time < {instant(until)})" for name, until in users.items()]
@@ -213,10 +227,8 @@ def _total(kind: str) -> str:
 
 
 def _known(kind: str, time: str) -> str:
-    """Return SQL for the time from which the router knew an outcome.
-
-    An amount such as revenue may arrive in several parts, so it is known with the last part.
-    """
+    """Return SQL for the time from which the router knew an outcome."""
+    # An amount such as revenue may arrive in several parts, so it is known with the last part.
     first_or_last, happened = ("min", "> 0") if kind in EVENTS else ("max", "<> 0")
     return f"{first_or_last}(received_time) FILTER (kind = '{kind}' AND value {happened}) AS {_outcome(time)}"
 

@@ -1,9 +1,9 @@
-"""Finds out from which decisions of a lake a policy can learn (`rules.py`), and stores the results in the lake.
+"""Applies the rules of `rules.py` to the decisions of a lake, and stores the results in the lake.
 
     decided = Decided(db, lake, spec, until)     # creates the view `every_decided`
     decided.judge()                              # creates the view `judged`, with outcomes
 
-Hours that still receive decisions are not stored.
+Results are not stored for hours that still receive decisions.
 """
 
 import logging
@@ -43,14 +43,14 @@ class Decided:
     """Applies the rules of `rules.py` to the decisions of a lake, and creates views of the results in a database.
 
     Args:
-        spec: The data set. Decisions within `outcome_hours` of the newest decision are left out as not mature.
-        until: Ignore decisions made, and outcomes received, at or after this time. By default, all count.
+        spec: Decisions of the last `outcome_hours` hours are left out, because outcomes may still arrive.
+        until: Ignore decisions and outcomes from this time on. By default, all are read.
 
     Attributes:
-        share: Share of the users that is read to count decisions; below 1 if there are too many decisions.
+        share: Share of the users whose decisions are read. It is below 1 if there are too many decisions.
 
     Raises:
-        LogError: The lake has no decision, a record of another schema version, or the replay of a log.
+        LogError: The lake has no decisions, contains records of another schema version, or was filled by a replay.
     """
 
     def __init__(self, db: Database, lake: Lake, spec: DatasetSpec, until: datetime | None = None) -> None:
@@ -63,23 +63,23 @@ class Decided:
         self._db, self._spec, self.until = db, spec, until
         self._query = decided_query(spec)
         while not self._read(lake.fixed()):
-            # Files were deleted while they were being read, because a user was forgotten or the hours were too old.
+            # Try again: a file was deleted during the read, because a user was forgotten or the file was too old.
             pass
         every = self._rows(self._starts, 1.0)
         db.view("every_decided", f"SELECT * FROM ({every}) AS rows WHERE {self._before('event_time')}")
         query = "SELECT count(*) AS decisions, max(event_time) AS newest FROM every_decided"
         ((count, newest),) = db.execute(query).fetchall()
-        # With a table instead of a view, DuckDB knows that the periods are few, and joins them efficiently.
+        # A table is joined faster than a view, because DuckDB knows its number of rows.
         db.keep("refused_on", refused_query())
         self._newest = min(newest or datetime.now(UTC), datetime.now(UTC))  # a router's clock may be ahead
         self.share = min(1.0, MOST_SAMPLED / max(count, 1))
 
     def judge(self, share_of: Callable[[datetime], float] = lambda _: 1.0, others: str = "true") -> None:
-        """Create the view `judged`: the decisions of a sample of users with their outcomes (see `rules.JUDGED`).
+        """Create the view `judged` (see `rules.JUDGED`) with the decisions and outcomes of a sample of users.
 
         Args:
-            share_of: Returns the share of the users to read from a block, given its first hour.
-            others: SQL condition for more decisions to read, besides those of the users in `share`.
+            share_of: Function that returns the share of users to read from a block of hours, given its first hour.
+            others: SQL condition for decisions to read although their user is not in the sample.
         """
         groups = [(share, list(starts)) for share, starts in groupby(self._starts, share_of)]
         ends = [starts[0] for _, starts in groups[1:]]
@@ -101,11 +101,7 @@ class Decided:
         return f"{time} < {instant(self.until)}" if self.until else "true"
 
     def _read(self, lake: Lake) -> bool:
-        """List the files of all decisions, and compute the results that are not stored yet.
-
-        Returns:
-            False if files were deleted in the meantime, so that this method must be called again.
-        """
+        """Compute the results that are not stored yet. Returns False if a file was deleted meanwhile."""
         self.lake = lake
         fresh, blocks = self._blocks()
         derived = Derived(lake, "judged", self._spec.name, [self._query, rank_among_copies("decision")])

@@ -6,8 +6,14 @@
     data/touchpoints.parquet       the log, and every exposure that took place
     data/opportunities.parquet     every decision that a policy's value can be estimated from (`rules.py`)
 
-MTORL exposes only where it expects a gain, so a model that learns from its exposures alone soon predicts badly. Every
-training therefore also reads a first log.
+MTORL exposes only where it expects a gain. A model that learns from the newest exposures alone no longer predicts well
+after one generation. So every training also reads a first log, in which all channels occur often. Added exposures are
+marked `collected`. The parts of the model that predict reward and cost learn from them. The part that predicts the
+action does not, because it would only confirm its own choices.
+
+Each opportunity of the validation and test parts has the window that the policy saw. If there are too many touchpoints
+or opportunities, the tables contain a sample of users, chosen by hash. The file `ingest.json` then records which share
+of the rows was kept.
 """
 
 import json
@@ -47,11 +53,11 @@ _SQL = {
 
 @dataclass(frozen=True)
 class Learnable:
-    """Counts of the collected decisions, by their use for training; `str()` gives a readable summary.
+    """Counts of the decisions that a training can use, and of the others. `str()` gives a readable summary.
 
     Attributes:
         opportunities: Number of decisions from which the value of a policy can be estimated.
-        share: Share of the users, chosen by hash, whose decisions were read.
+        share: Share of the users whose decisions were counted.
     """
 
     decisions: int
@@ -76,7 +82,7 @@ class Learnable:
 
 
 def learnable(place: str | Path, spec: DatasetSpec, until: datetime | None = None, engine: str = "") -> Learnable:
-    """Count what a policy can learn from the decisions of a lake, or from those before `until`.
+    """Count the decisions of a lake from which a policy can learn. Decisions from `until` on are ignored.
 
     Raises:
         LogError: The lake has no decisions.
@@ -96,11 +102,12 @@ def add_decisions(
     engine: str = "",
     log: str | Path | None = None,
 ) -> Learnable:
-    """Add the decisions of a lake to a log folder, which has touchpoints.parquet, dataset.yaml and ingest.json.
+    """Add the decisions of a lake to the log in `folder`.
 
     Args:
-        snapshot: Result of `Lake.snapshot`; later uploads are ignored. By default, all records are used.
-        most_touchpoints: About how many touchpoints the new log may have; 0 means no limit.
+        snapshot: Result of `Lake.snapshot`. Later uploads are ignored. By default, all records are used.
+        most_touchpoints: Approximate limit for the touchpoints of the new log. 0 means no limit.
+        log: Log to read instead of the one in `folder`.
     """
     data = Path(folder)
     spec = DatasetSpec.load(data / DATASET_FILE)
@@ -137,7 +144,7 @@ def _learnable(db: Database, share: float) -> Learnable:
 
 
 def bound_touchpoints(folder: Path, most: int) -> str:
-    """Reduce a log to about `most` touchpoints (0: all), by sampling whole users by a hash of their id."""
+    """Reduce a log to about `most` touchpoints by removing whole users. If `most` is 0, the log stays as it is."""
     log = folder / LOG_FILE
     rows = rows_of(log)
     if not 0 < most < rows:
@@ -217,11 +224,7 @@ def _add_touchpoints(db: Database, spec: DatasetSpec, log: Sequence[Path], out: 
 
 
 def _note(data: Path, rows: int, days: Mapping[str, int] | None, **more: Any) -> None:
-    """Update the report `ingest.json` after rows were added to the log or users were sampled.
-
-    Args:
-        rows: Number of rows before users were sampled.
-    """
+    """Update the report `ingest.json` after the log has changed. `rows` is the number of rows before sampling."""
     report = json.loads((data / INGEST_FILE).read_text()) | facts_of(data / LOG_FILE) | more
     if days is not None:
         report[READ] = {"share": report["rows"] / rows, "days": days}

@@ -31,7 +31,7 @@ def touchpoints(figures: Description) -> Chart:
     table = _by_period(figures, [channel.channel for channel in (largest if few else largest[: len(plot.PALETTE) - 1])])
     traces = []
     for i, (name, rows) in enumerate(table.items()):
-        # The small channels have the name "" in the table, because a real channel may be called "others".
+        # The table uses the name "" for all small channels together, because a real channel may be called "others".
         whole = str(name or "others")
         traces.append(
             plot.bar(
@@ -105,7 +105,7 @@ def rates_by_channel(div: str, rows: Sequence[tuple[str, Rate]], overall: float,
 def rates_by_place(div: str, rows: Sequence[tuple[int, Rate]], overall: float, what: str) -> Chart:
     """Draw the rate of an event at each position of a journey with its 95 % interval, and the overall rate."""
     rows = rows[:PLACES]
-    # The last positions have few journeys and wide intervals, which would hide the others, so they are cut off.
+    # Cut off the last positions: they have few journeys, so their wide intervals would hide the other positions.
     sure = [rate.high for _, rate in rows if rate.high - rate.low < 0.2] or [1.0]
     html = plot.draw(
         div,
@@ -159,11 +159,7 @@ def _by_period(figures: Description, channels: Sequence[str]) -> pd.DataFrame:
 
 
 def _dots(names: str, values: str, rows: Sequence[tuple[Any, Rate]], size: int) -> Any:
-    """Return a Plotly trace that shows each rate as a dot, with its 95 % interval as a line.
-
-    Args:
-        size: Diameter of a dot in pixels.
-    """
+    """Return a Plotly trace that shows each rate as a dot, with its 95 % interval as a line."""
     rates = [rate for _, rate in rows]
     errors = {
         **{"type": "data", "symmetric": False, "thickness": 2, "width": 0, "color": plot.BLUE},

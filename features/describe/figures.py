@@ -1,6 +1,7 @@
 """Computes the numbers in the report of `mtorl data describe`.
 
-Rates have 95 % Wilson intervals. These assume independent touchpoints, so they are slightly too narrow.
+Rates have 95 % Wilson intervals. The intervals are slightly too narrow, because touchpoints of a user are not
+independent.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Row = dict[str, Any]
 PROPENSITY_BINS = 20
 NO_CHANNEL = "(none)"
 _DAY = 86_400.0  # s
-# A log of at most this many days -> the width of a bar in its chart by time, and Ibis' unit for that width.
+# For logs of up to this many days, the width of a bar in the chart by time, in words and as Ibis' unit.
 _PERIODS = ((2, "hour", "h"), (120, "day", "D"), (3 * 366, "week", "W"), (math.inf, "month", "M"))
 
 
@@ -60,8 +61,8 @@ class ColumnFigures:
     """Statistics of one column of the log.
 
     Attributes:
-        role: key, action, outcome, propensity, context or static.
-        kind: text, time, numeric or categorical.
+        role: One of key, action, outcome, propensity, context and static.
+        kind: One of text, time, numeric and categorical.
     """
 
     name: str
@@ -104,7 +105,7 @@ class Description:
     """All numbers that the report shows. `dataclasses.asdict` converts them to JSON types.
 
     Attributes:
-        late_rows: Rows that arrived after their time; None without arrival times.
+        late_rows: Number of rows that arrived late. None if the log has no arrival times.
         propensity_rare: Number of rows with a propensity below `mtorl.log.propensity.FLOOR`.
     """
 
@@ -210,7 +211,7 @@ def _rows(table: ibis.Table, turn: int, note: str) -> list[Row]:
 
 
 def _totals(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Return one row with each column's missing values, and its minimum, maximum and mean or its distinct names."""
+    """Compute statistics of all columns as one row, with columns such as `cost_missing` and `cost_mean`."""
     figures: dict[str, Any] = {"rows": log.count()}
     own = (*spec.context, *spec.static, *spec.outcomes)
     names = {"campaign_id", "channel", *(column.name for column in own if column.kind == "categorical")}

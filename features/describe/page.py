@@ -68,7 +68,7 @@ def _rates(figures: Description, name: str, label: str) -> dict[str, Any]:
 
 
 def _notes(figures: Description, labels: dict[str, str]) -> Iterable[tuple[str, str]]:
-    """Yield remarks about the log that the user should know before training, as pairs of tone and sentence."""
+    """Yield remarks that the user should read before training, each as a tone, "alarm" or "plain", and a sentence."""
     spec, most = figures.spec, count(figures.spec["max_touchpoints"])
     if figures.quarantined:
         rows = counted(figures.quarantined, "faulty row is", "faulty rows are")

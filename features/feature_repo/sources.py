@@ -4,7 +4,7 @@
     user_channel.parquet     touchpoints and clicks of a user's last 7 days by channel, hour by hour
     campaign_stats.parquet   touchpoints, rates and mean cost of a campaign's last 24 hours, hour by hour
 
-A count at the end of an hour includes only touchpoints and timed outcomes that were known by then.
+The counts at the end of an hour include only events that were known by then.
 """
 
 import math
@@ -50,7 +50,7 @@ def build_sources(
 
     Args:
         out_dir: Folder to write. For a large log, each Parquet file becomes a folder of parts.
-        some: Touchpoints of the users to compute; by default those of all users.
+        some: Touchpoints of the users whose features are written. By default, those of all users.
 
     Raises:
         LogError: The log has no rows.
@@ -60,7 +60,7 @@ def build_sources(
     rows = some.count().to_pyarrow().as_py()
     if not rows and some is touchpoints:
         raise LogError("the log has no rows")
-    # With as many shards as the windows have, the rows that training joins at once are adjacent.
+    # Use as many shards as the windows have, so that rows that are joined at once are close together.
     shards = max(1, math.ceil(rows / ROWS_PER_SHARD))
 
     def by_user(build: Callable[[ibis.Table, DatasetSpec], ibis.Table], path: Path) -> None:
@@ -115,7 +115,7 @@ def changed_users(touchpoints: ibis.Table, spec: DatasetSpec, since_us: int, end
 def user_static(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     """Return one row per user, with the user's first value of each static column.
 
-    The row is dated one day before the first touchpoint, so that all touchpoints get these features.
+    The row is dated one day before the first touchpoint, so that the first touchpoint already gets these features.
     """
     first = touchpoints.mutate(place=ibis.row_number().over(ibis.window(group_by="user_id", order_by="timestamp")))
     first = first.filter(first.place == 0)
@@ -146,10 +146,10 @@ def own_view(rows: ibis.Table, view: FeatureViewSpec) -> ibis.Table:
         if field.kind == "numeric" and not fits:
             wanted = "lists of numbers" if field.by_channel else "numbers"
             raise SpecError(messages.VIEW_TYPE(view=view.view, file=view.source, column=field.name, wanted=wanted))
-        # JSON can't express infinity, and Ibis' isinf() is always false on Spark. In a list, a missing value is NaN,
-        # because Feast's online stores turn null into 0.0.
+        # Infinity counts as missing, because JSON can't express it. Ibis' isinf() is always false on Spark.
         value = value.cast(cast)
         if field.by_channel:
+            # A missing value in a list is NaN, because Feast's online stores turn null into 0.0.
             value = value.map(lambda number: (number.abs() <= _LARGEST).ifelse(number, math.nan))
         elif field.kind == "numeric":
             value = (value.abs() <= _LARGEST).ifelse(value, ibis.null("float64"))
@@ -165,7 +165,10 @@ def own_view(rows: ibis.Table, view: FeatureViewSpec) -> ibis.Table:
 
 
 def user_channel(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Count each user's touchpoints and clicks of the last 7 days in each channel, whenever a count has changed."""
+    """Count each user's touchpoints and clicks of the last 7 days in each channel.
+
+    There is one row for each hour in which a count has changed.
+    """
     # One integer, touchpoints + 2**32 * clicks, sums both counts in one step.
     news = _as_it_becomes_known(touchpoints, spec)
     both = news.touchpoint + news.click * _CLICK
@@ -181,9 +184,9 @@ def user_channel(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
 
 def campaign_stats(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Compute the touchpoints, rates and mean cost of each campaign over the last 24 hours, at the end of each hour.
+    """Compute the number of touchpoints, the rates and the mean cost of each campaign over the last 24 hours.
 
-    Without a touchpoint in the 24 hours, rates and cost are null.
+    There is one row for each hour in which a value has changed. Rates and cost are null if there was no touchpoint.
     """
     news = _as_it_becomes_known(touchpoints.filter(touchpoints.campaign_id.notnull()), spec)
     counts = {
@@ -206,10 +209,7 @@ def campaign_stats(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
 
 
 def _as_it_becomes_known(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Return one row per touchpoint, and another row for each click or conversion that became known later.
-
-    The column `known` is the time from which a row counts. `touchpoint` is 0 in the additional rows.
-    """
+    """Return one row per touchpoint, and one per later click or conversion. A row counts from the time `known`."""
     later = [name for name in EVENTS if name in spec.timed]
     zero = ibis.literal(0, "int64")
     rows = touchpoints.select("user_id", "campaign_id", "channel", "known", "cost", *EVENTS, *map(outcome_time, later))
@@ -223,7 +223,7 @@ def _as_it_becomes_known(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Tab
 
 
 def _rolling(touchpoints: ibis.Table, key: str, values: dict[str, ibis.Value], period: int) -> ibis.Table:
-    """Sum `values` of each key over the last `period` microseconds, at the end of each hour in which a sum changes."""
+    """Sum the values of each key over the last `period` microseconds, at the end of each hour with a change."""
     known = unix_micros(touchpoints.known)
     # The time since the start of the hour must not be negative, even before 1970.
     into = (known % HOUR_US + HOUR_US) % HOUR_US

@@ -38,7 +38,7 @@ def build(spec: DatasetSpec, data: Path) -> Definitions:
     """Define the features of a data set for Feast.
 
     Raises:
-        SpecError: A column has the reserved name of a built-in feature, or a view or field is unknown.
+        SpecError: A column has the name of a built-in feature, or the data set names an unknown view or field.
     """
     user = _entity("user", "user_id", "Person who sees the ads; the unit of every experiment")
     campaign = _entity("campaign", "campaign_id", "What an advertiser books; has its own budget")
@@ -150,7 +150,7 @@ def _chosen_defaults(spec: DatasetSpec) -> dict[str, Any]:
 
 
 def _check_features(spec: DatasetSpec, built_in: Sequence[FeatureView]) -> None:
-    """Raise a SpecError if a feature view or field is unknown, has the wrong type, or has a built-in view's name."""
+    """Raise a SpecError if a feature view or a field of the data set is invalid."""
     views = {view.name: view for view in built_in}
     for chosen in spec.features:
         where = f"features: view {chosen.view!r}"

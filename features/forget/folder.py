@@ -1,4 +1,4 @@
-"""Removes users from everything that is stored about them in a folder.
+"""Removes all data about some users from a folder.
 
     report = forget("runs/latest", {"u1"}, datetime.now(UTC))
     report.removed                       # rows by store: {"data/touchpoints.parquet": 14, ...}
@@ -50,7 +50,7 @@ from mtorl.runtime import progress
 _SETTINGS = "feature_store.yaml"
 _QUARANTINE = re.compile(rf"quarantine|(.+\.)?quarantine\.csv|{re.escape(LEFT_OUT)}")
 _CAN_GO_WRONG = (LogError, OSError, ValueError, sqlite3.Error, pa.ArrowException, manifest.ManifestError, ArtifactError)
-# Temporary files of this package. If one is over a day old, its process was probably killed.
+# Names of temporary files. If such a file is over a day old, its process was probably killed.
 _UNFINISHED, _UNFINISHED_SECONDS = re.compile(r"\..+\.[0-9a-f]{8}(\.old)?|\.(describe|scratch)-.+"), 86_400.0
 
 
@@ -59,7 +59,7 @@ class Report:
     """The result of `forget`.
 
     Attributes:
-        removed: Path of each store -> number of rows or keys that were removed from it.
+        removed: Maps the path of each file or folder to the number of rows or keys that were removed from it.
     """
 
     removed: Counter[str] = field(default_factory=Counter)
@@ -81,7 +81,7 @@ def forget(
     Args:
         now: Time of the request. A user who comes back after this time counts as a new user.
         before: Also remove all decisions, outcomes and touchpoints that are older than this time.
-        feature_repo: A Feast repository outside the folder, whose online store is also changed.
+        feature_repo: Feast repository outside the folder. The users are removed from its online store, too.
 
     Raises:
         LogError: `feature_repo` is not a Feast repository.
@@ -108,7 +108,7 @@ def forget(
                 work.each(windows, lambda path: manifest.remove_users(path, users))
             for table in found.quarantined:
                 work.each(table, lambda path: remove_quarantined(path, users))
-            # Do this last: a refresh at the same time could read users from the log and write them again.
+            # Do this last: a feature refresh could otherwise read the users from the log and write them again.
             for repo in [*found.repositories, *([Path(feature_repo).resolve()] if feature_repo else [])]:
                 work.each(repo, lambda path: forget_online(path, users), " (online store)")
             with work.reporting(root):
@@ -187,7 +187,7 @@ class _Work:
                 self.report.removed[name if store == "." else f"{store}/{name}"] += removed[name]
 
     def tables(self, paths: list[Path]) -> None:
-        """Remove the users' rows from Parquet tables, or the rows of their decisions if a table has no user ids."""
+        """Remove the users' rows from Parquet tables. In tables without user ids, decision ids identify the rows."""
         rows, ids = Rows(self._users, before=self._before), set[str]()
         of_users, of_decisions = [], []
         for path in paths:
@@ -222,7 +222,7 @@ class _Work:
                 self.report.failed.append(f"{self._store_of(path)}: {words}")
 
     def _store_of(self, path: Path) -> str:
-        """Return the path of a store relative to the folder. All parts of a table count as one store."""
+        """Return the path that the report gives for a file. All parts of a table have the same path."""
         if not path.is_relative_to(self._root):
             return str(path)
         parts = path.relative_to(self._root).parts

@@ -59,7 +59,7 @@ def remaining_rows(origin: Origin, users: frozenset[str]) -> Iterator[str]:
 
 @dataclass
 class _RowFinder:
-    """Finds rows of users in raw files. Each method returns the rows and the name of the column with user ids."""
+    """Finds rows of users in raw files. Each method returns these rows and the name of the column with user ids."""
 
     engine: Engine
     scratch: Path

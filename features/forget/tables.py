@@ -1,4 +1,4 @@
-"""Removes rows from Parquet tables: rows of users, rows of their decisions, and rows from before a time.
+"""Removes rows of users, rows of their decisions, and old rows from Parquet tables.
 
 All other rows keep their values, order and types.
 """
@@ -27,7 +27,7 @@ class Rows:
     """Describes the rows to remove, and removes them from Parquet tables.
 
     Attributes:
-        before: Decisions, outcomes and touchpoints older than this time are removed.
+        before: Also remove decisions, outcomes and touchpoints that are older than this time.
     """
 
     users: frozenset[str]
@@ -35,14 +35,14 @@ class Rows:
     before: datetime | None = None
 
     def decisions_in(self, path: Path) -> set[str]:
-        """Return the decision ids that `remove` would remove from a table; empty without user ids or decision ids."""
+        """Return the ids of the decisions whose rows `remove` would delete from a table with user ids."""
         rows, gone = ds.dataset(path, format="parquet"), self._gone(path)
         if gone is None or not {USER, DECISION} <= set(rows.schema.names):
             return set()
         return set(rows.to_table([DECISION], gone)[DECISION].cast(pa.string()).to_pylist())
 
     def remove(self, path: Path) -> int | None:
-        """Remove the rows from a Parquet file. Returns their number, or None if the file has no ids."""
+        """Remove the rows from a Parquet file. Returns their number, or None if no column has ids."""
         gone = self._gone(path)
         if gone is None:
             return None

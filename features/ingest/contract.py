@@ -21,7 +21,7 @@ from mtorl.log.dataset import EVENTS, Column, DatasetSpec, outcome_time
 from mtorl.log.sources import TOUCHPOINT_ID, Conversions, Source
 from mtorl.log.touchpoints import CREATED
 
-# Largest plausible cost of one exposure, in currency units. The sum of all costs then fits in 64 bits.
+# Largest plausible cost of one exposure, in currency units. With this limit, the sum of all costs fits in 64 bits.
 _MOST_COST = 1e15
 # Prefix of a column that is true if the file has a value.
 _PRESENT = "present:"
@@ -78,7 +78,7 @@ class Rule(NamedTuple):
     """A condition that the values of one column must satisfy.
 
     Attributes:
-        holds: Returns the condition for a table, which is never null.
+        holds: Function that returns the condition, true or false and never null, for each row of a table.
     """
 
     fault: str
@@ -92,7 +92,7 @@ class Stage:
     """Rules that are checked together. A row that breaks a rule of one stage is not checked in later stages.
 
     Attributes:
-        suspects: Returns the keys of the rows that may break a rule; None means that all rows are checked.
+        suspects: Function that returns the keys of the rows to check. None means that all rows are checked.
     """
 
     checked: tuple[Rule, ...]
@@ -105,10 +105,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Cells:
-    """The values of a file, to show a fault with the file's own column names and values.
+    """The raw and adapted values of a file, from which faults and their examples are described.
 
     Attributes:
-        called: Column of `adapted` -> its name in the file.
+        called: Maps columns of `adapted` to their names in the file.
     """
 
     raw: ibis.Table
@@ -131,7 +131,7 @@ class Cells:
                 yield Fault(rule.fault, self.called.get(name, name), count, example, row, rule.hint, self.file)
 
     def in_words(self, stage: Stage, rows: ibis.Table) -> ibis.Table:
-        """Return a table with `ROW` and a text that names all faults of the row, for the quarantine file."""
+        """Return a table with `ROW` and a text that names the faults of this row for the quarantine file."""
         words = []
         for name, rules in stage.rules():
             own = self.called.get(name, name)
@@ -141,7 +141,7 @@ class Cells:
         return rows.select(ROW, **{"#mark": text.left(text.length() - 2)})
 
     def _value(self, name: str, row: int) -> str:
-        """Return a value as it is written in the file, or as the adapter computes it from several columns."""
+        """Return a value as it is in the file, or the adapted value if the file has no such column."""
         own = self.called.get(name, name)
         table, column = (self.raw, own) if own in self.raw.columns else (self.adapted, name)
         value = table.filter(table[ROW] == row).select(column).to_pyarrow().to_pylist()[0][column]
@@ -217,7 +217,7 @@ def of_conversions(told: Conversions) -> Stage:
 def judge(table: ibis.Table, stage: Stage) -> ibis.Table:
     """Check the rules of a stage. Adds a column "broken:NAME" for each column that has rules.
 
-    The new column contains the number of the first broken rule, from 1, or 0 for a valid value.
+    The new column is 0 if all rules hold. Otherwise it is the position of the first broken rule, counted from 1.
     """
     codes = {}
     for name, rules in stage.rules():
@@ -235,7 +235,7 @@ def is_broken(judged: ibis.Table, stage: Stage) -> ibis.Value:
 def broken(judged: ibis.Table, stage: Stage) -> ibis.Table:
     """Return the rows that break a rule of the stage.
 
-    The result has the column `ROW`, and for each checked column the number of the broken rule, or 0.
+    The result has the column `ROW`, and for each checked column the number from `judge`.
     """
     bad = judged.filter(is_broken(judged, stage))
     return bad.select(ROW, **{name: bad[_CODE + name] for name, _ in stage.rules()})
@@ -252,10 +252,10 @@ def suspected(table: ibis.Table, keys: ibis.Table) -> ibis.Table:
 
 
 def moved_ties(table: ibis.Table, keys: ibis.Table) -> ibis.Table:
-    """Move touchpoints of one user that have the same time one microsecond apart, in the order of the file.
+    """Separate a user's touchpoints with equal times by one microsecond, in the order of the file.
 
     Returns:
-        `ROW` and the new time `moved`, for each row whose time changes.
+        The column `ROW` and the new time `moved` of each row whose time changes.
     """
     rows = suspected(table, keys.select("user_id").distinct())
     rows = rows.select("user_id", ROW, at=unix_micros(rows["timestamp"]))
@@ -266,7 +266,7 @@ def moved_ties(table: ibis.Table, keys: ibis.Table) -> ibis.Table:
     return rows.filter(rows["moved"] != rows["at"]).select(ROW, moved=timestamp_micros(rows["moved"]))
 
 
-# ---- rules for single values; a null is not a fault, unless the column must have a value
+# ---- rules for single values; a null breaks no rule, except in a required column
 
 
 def _present(column: str) -> Rule:
@@ -363,7 +363,7 @@ def _is_first(table: ibis.Table) -> ibis.Value:
 def _unchanging(column: str) -> Rule:
     def holds(table: ibis.Table) -> ibis.Value:
         value = table[column]
-        # A user's value is the first one that is not null, and null rows do not differ from it.
+        # Compare each value with the user's first value that is not null. Null values break no rule.
         order = [value.isnull(), table[ROW]]
         return (value == value.first().over(group_by=table["user_id"], order_by=order)).fill_null(True)
 

@@ -1,7 +1,7 @@
 """Adds the outcomes in a second file, such as a file of conversions, to the touchpoints of a log.
 
-Each row of the second file is assigned to the last touchpoint before it (last touch) with the same user or touchpoint
-id, within the attribution window.
+Each row of the second file is assigned to the last touchpoint before it with the same user id or touchpoint id. The
+touchpoint must lie within the attribution window.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ConversionsReport:
 
     Attributes:
         key: The column that links a row to its touchpoint: touchpoint_id or user_id.
-        days: Attribution window in days; None if there is no limit.
+        days: Attribution window in days. None means no limit.
     """
 
     source: str
@@ -73,7 +73,7 @@ class ConversionsReport:
 
 
 class Later:
-    """Reads the second file of a data set, and adds its outcomes to touchpoints. Usable until the engine is closed."""
+    """Reads the second file of a data set, and adds its outcomes to touchpoints. The engine must stay open."""
 
     def __init__(self, engine: Engine, spec: DatasetSpec, scratch: Path) -> None:
         assert spec.conversions is not None
@@ -111,10 +111,10 @@ class Later:
         self.report: ConversionsReport | None = None  # set by `attribute`
 
     def attribute(self, touchpoints: ibis.Table) -> ibis.Table:
-        """Return the touchpoints with the outcomes of the second file and their times of arrival.
+        """Return the touchpoints with the outcomes of the second file and the times of these outcomes.
 
         Raises:
-            LogError: No row of the second file matches a touchpoint, although no row is faulty.
+            LogError: All rows of the second file are valid, but none matches a touchpoint.
         """
         key = self._told.key
         shown = touchpoints.select(key=touchpoints[key], shown=touchpoints["timestamp"], touch=touchpoints[ROW])
@@ -142,9 +142,9 @@ class Later:
         return log.mutate(**{name: log[name].fill_null(0.0) for name in self._told.outcomes})
 
     def write_left_out(self, path: Path) -> None:
-        """Write the rows that match no touchpoint to a CSV with their reasons.
+        """Write the rows that were not assigned to a touchpoint to a CSV, each with the reason.
 
-        Without such rows, delete an old file.
+        If there are no such rows, an existing file is deleted.
         """
         assert self._judged is not None
         out = self._judged.filter(self._judged["reason"] != "").select(ROW, **{"#mark": self._judged["reason"]})

@@ -32,16 +32,16 @@ from mtorl.runtime.files import naming_full_disk
 
 MOST_ROWS = 1_000_000  # largest number of rows to read
 MOST_CHANNELS = 200
-# A channel with fewer rows than the first number, and a smaller share of all rows than the second, is probably a typo.
+# A channel is probably a typo if it has fewer rows than this number and than this share of all rows.
 _RARE_ROWS, _RARE_SHARE = 10, 0.01
-# A column with more rows per value than the first number, and fewer values than the second, probably identifies groups.
+# With more rows per value and fewer values than this, a column probably contains groups of users, not single users.
 _ROWS_OF_USER, _FEW_USERS = 100, 500
-# A column with a different whole number in each of at least this many rows is an id.
+# If a column has a different whole number in each row, and there are at least this many rows, it is an id.
 _FEWEST_ROWS = 100
 # A text column with more distinct values than this is of little use to a model.
 _MOST_CATEGORIES = 1000
 
-# Column of the log -> words that suggest it in the name of a file's column. An earlier word is a stronger hint.
+# Words in the name of a file's column that suggest one of the log's columns. Earlier words are stronger hints.
 WORDS: Mapping[str, tuple[str, ...]] = {
     "user_id": ("user", "uid", "userid", "visitor", "customer", "member", "cookie", "client", "device_id"),
     "timestamp": ("timestamp", "time", "ts", "shown", "served", "datetime", "impression", "date", "at"),
@@ -59,7 +59,7 @@ _AFTERWARDS = {
     *("like", "viewed", "watched", "dwell", "duration", "seconds", "paid", "won", "refund", "returned", "outcome"),
 }
 _MUST = ("user_id", "timestamp", "channel")
-# Column of the log -> condition that a file's column must meet, and the same condition in words.
+# Condition on the values of a file's column for each column of the log, as a function and in words.
 _FITS: Mapping[str, tuple[Callable[[Facts, int], bool], str]] = {
     "user_id": (lambda fact, rows: fact.present == rows and not (fact.numeric and fact.whole < rows), "in every row"),
     "timestamp": (
@@ -100,10 +100,10 @@ def draft_description(path: str | Path, named: Mapping[str, str] | None = None) 
     """Return a draft of the YAML description of a log.
 
     Args:
-        named: Columns that the user has named: the log's column -> the file's column.
+        named: Maps columns of the log to columns of the file, as far as the user has chosen them.
 
     Raises:
-        LogError: The log is one of a built-in data set, or no column seems to contain the user, time or channel.
+        LogError: The log belongs to a built-in data set, or no column seems to contain the user, time or channel.
     """
     with (
         open_engine("duckdb") as engine,
@@ -129,10 +129,10 @@ def file_stem(path: str | Path) -> str:
 
 @dataclass
 class _Drafting:
-    """Collects the parts of a description, which `description` puts together.
+    """Collects the parts of a description, which the method `description` combines.
 
     Attributes:
-        roles: Column of the log, such as `cost` -> name of this column in the file.
+        roles: Maps columns of the log, such as `cost`, to their names in the file.
     """
 
     name: str
@@ -226,7 +226,7 @@ class _Drafting:
         called = _called(role, [name for name in facts if name not in self.roles.values()])
         fits, wanted = _FITS[role]
         fitting = [name for name in called if fits(facts[name], rows)]
-        # The time of an exposure is in every row, but the time of a click is not.
+        # Prefer a column with a value in every row: each row has the time of an exposure, but not of a click.
         if fitting:
             unlikely = {n for n in fitting if role == "user_id" and _unlikely_user(facts[n], rows)}
             self.roles[role] = min(fitting, key=lambda name: (name in unlikely, facts[name].present < rows))
@@ -332,7 +332,7 @@ def _called(role: str, names: Sequence[str]) -> list[str]:
 
 
 def _meant(role: str, fact: Facts) -> bool:
-    """Return True if a column whose name fits, but whose values don't, was probably meant for this role."""
+    """Return True if a column was probably meant for this role, although its values do not fit."""
     exact = _words(fact.name) in (role, *WORDS[role])
     few = fact.distinct <= FEW
     like = few if role in ("click", "conversion") else role in ("cost", "revenue", "propensity") and not few

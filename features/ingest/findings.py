@@ -13,9 +13,9 @@ from mtorl.log.dataset import OWN, Column, DatasetSpec
 from mtorl.log.messages import NO_COST
 from mtorl.log.touchpoints import LogError
 
-# To judge a column, the sample must have at least this many rows with the outcome, and as many without it.
+# A column is checked only if the sample has at least this many rows with the outcome, and as many without it.
 LEAST = 20
-# Number of rows to sample with the outcome, and without it.
+# Largest number of rows to sample with the outcome, and again without it.
 _MOST = 20_000
 _SURE = 0.99
 _BINS = 100
@@ -93,11 +93,7 @@ def leaks(good: ibis.Table, spec: DatasetSpec) -> list[Leak]:
 
 
 def _determines(rows: pd.DataFrame, column: Column, outcome: str, every: tuple[int, int]) -> Iterator[str]:
-    """Yield a description of each way in which a column reveals an outcome, for example a high AUC.
-
-    Args:
-        every: Steps (n, m) of the sample: every n-th row with the outcome, every m-th without it.
-    """
+    """Yield a description of each way in which a column reveals an outcome, for example a high AUC."""
     value, amount = rows[column.name], rows[outcome].to_numpy(dtype=float)
     y = amount > 0
     if column.kind == "numeric" and len(np.unique(amount)) > 2:
@@ -111,7 +107,7 @@ def _determines(rows: pd.DataFrame, column: Column, outcome: str, every: tuple[i
         score = value.fillna(value.min() - 1)
         auc = _auc(score.to_numpy(dtype=float), y)
         aucs = [auc, 1 - auc]
-        # The AUC of the rates by bin is high even if only middle values have the outcome.
+        # Also compute the AUC of the rates by bin, which is high even if only middle values have the outcome.
         values = (score.rank() * _BINS // (len(y) + 1)).to_numpy()
         marks = np.where(value.fillna(0).to_numpy(dtype=float) != 0, "not 0", "0")
     else:
@@ -123,14 +119,14 @@ def _determines(rows: pd.DataFrame, column: Column, outcome: str, every: tuple[i
     if y.sum() * every[0] < (~y).sum() * every[1]:
         names, codes = np.unique(marks, return_inverse=True)
         some = np.bincount(codes, weights=y)
-        # Only every m-th row without the outcome was sampled, so assume that the sample missed as many as possible.
+        # Only every `every[1]`-th row without the outcome was sampled. Assume that as many as possible were missed.
         with_it, without = some * every[0], np.bincount(codes, weights=~y) * every[1] + every[1] - 1
         for mark in names[(some >= LEAST) & (with_it > _SURE * (with_it + without))]:
             yield f"the column is {mark} only if the outcome happened"
 
 
 def _rates(values: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Estimate the rate of the outcome by value, for each half of the rows from the other half."""
+    """Estimate the rate of the outcome for the value in each row, from the random half without this row."""
     # A split by every second row fails if rows alternate, for example between two channels.
     half = np.random.default_rng(0).random(len(y)) < 0.5
     _, codes = np.unique(values, return_inverse=True)

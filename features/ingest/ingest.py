@@ -58,7 +58,7 @@ class IngestReport:
     """The result of validating a log; `str()` gives a readable summary.
 
     Attributes:
-        fingerprint: Content digest of the log; "" if no log was written.
+        fingerprint: Digest of the content of the log. Empty if no log was written.
     """
 
     rows: int
@@ -91,7 +91,7 @@ def ingest_log(
 
     Raises:
         BadRowsError: There are faulty rows and `bad_rows` is "fail", or all rows are faulty.
-        LogError: The log or its second file can't be used for another reason.
+        LogError: The log, or its second file with later outcomes, can't be used for another reason.
     """
     with _validated(path, spec) as log:
         log.quarantine(Path(quarantine_csv))
@@ -147,7 +147,7 @@ def validate_log(path: str | Path, spec: DatasetSpec, quarantine_csv: str | Path
 
 
 class _RawTable:
-    """Validates a raw log, which is a table in DuckDB, and collects its faults. Usable until the engine is closed."""
+    """Validates a raw log and collects its faults. The engine must stay open."""
 
     def __init__(
         self, engine: Engine, adapter: Adapter, raw: ibis.Table, spec: DatasetSpec, later: Later | None
@@ -183,7 +183,7 @@ class _RawTable:
         self._good = good
 
     def canonical(self) -> tuple[ibis.Table, int]:
-        """Return the valid rows in the canonical layout, unsorted, and the number of rows whose time was moved."""
+        """Return the valid rows in the canonical layout, unsorted, and the number of rows whose time was changed."""
         good, keys, ties = self._good, self._keys[contract.same_times], 0
         assert good is not None
         if keys is not None:
@@ -201,7 +201,7 @@ class _RawTable:
         return IngestReport(usable, users, self.bad, self.faults, content, ties, conversions, self._warnings)
 
     def quarantine(self, path: Path) -> None:
-        """Write the faulty rows to a CSV with their row numbers and faults. Without such rows, delete an old file."""
+        """Write the faulty rows, with row numbers and faults, to a CSV. If there are none, delete an old file."""
         if not self.bad:
             path.unlink(missing_ok=True)
             return

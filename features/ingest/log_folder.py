@@ -71,9 +71,9 @@ class RawLog:
     """A raw log that is to be ingested, and how to read it.
 
     Attributes:
-        path: A file, a folder or an address in an object store; "" means that a log is simulated.
-        bad_rows: "fail" stops if there are faulty rows; "quarantine" continues without them.
-        users: Number of users to simulate (0: 6,000), or largest number of users to keep (0: all).
+        path: A file, a folder or an address in an object store. If it is empty, a log is simulated.
+        bad_rows: "fail" stops if there are faulty rows. "quarantine" continues without these rows.
+        users: Number of users to simulate, or to keep from the log. 0 means 6,000 simulated users, or all users.
     """
 
     path: str = ""
@@ -197,7 +197,7 @@ def check_unchanged(raw: RawLog, content: str) -> None:
 
 
 def _files(path: Path) -> list[tuple[str, Path]]:
-    """Return the finished files at a path, which may be a file or a folder, as pairs of relative name and path."""
+    """Return the relative name and the path of each finished file in a folder, or of a single file."""
     if not path.exists():
         raise LogError(messages.NO_FILE(file=path))
     if path.is_file():
@@ -237,7 +237,7 @@ class Built:
         return tuple(self.folder / name for name in files if (self.folder / name).exists())
 
     def decisions(self) -> str | None:
-        """Return the snapshot of the decisions in the log (`Lake.snapshot`). None if it was built without a lake."""
+        """Return the `Lake.snapshot` whose decisions the log contains, or None if it was built without a lake."""
         report = self._report() if (self.folder / INGEST_FILE).exists() else {}
         return str(report[DECISIONS]) if DECISIONS in report else None
 
@@ -253,8 +253,8 @@ class Built:
         """Copy or link the built log into the folder `out`, as `ingest` and `add_decisions` would have written it.
 
         Args:
-            decisions: Snapshot of the lake whose decisions the log should contain; "" for none.
-            most_touchpoints: Largest number of touchpoints that the training may read; 0 means no limit.
+            decisions: Snapshot of the lake whose decisions the log should contain. Empty for none.
+            most_touchpoints: Largest number of touchpoints that the training may read. 0 means no limit.
 
         Raises:
             LogError: The folder does not fit the arguments, or was replaced by another build.

@@ -16,7 +16,7 @@ _SCHEMES = ("s3://", "gs://", "abfss://")
 
 
 def marks(address: str) -> list[tuple[str, str]]:
-    """Return the name, size and modification time of each file at an address, to detect changes without reading."""
+    """Return the name, size and modification time of each file at an address, to detect changes."""
     _, root, files = _listing(address)
     return [(_name(file, root), f"{file.size}:{file.mtime_ns}") for file in files]
 

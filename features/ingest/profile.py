@@ -41,7 +41,7 @@ class Facts:
 
     Attributes:
         flags: Number of values such as 0 and 1, true and false, or yes and no.
-        formats: Time formats that fit the values, the likeliest first; empty if they are in ISO 8601.
+        formats: Time formats that fit the values, the likeliest first. Empty if the values are in ISO 8601.
     """
 
     name: str
@@ -139,7 +139,7 @@ def _has_decimal_commas(table: ibis.Table, texts: list[str]) -> bool:
 
 
 def _formats(table: ibis.Table, name: str, some: Sequence[str]) -> tuple[str, ...]:
-    """Return the time formats that fit the most values of a column, or nothing if ISO 8601 fits as many."""
+    """Return the time formats that fit the most values of a column. Empty if ISO 8601 fits as many values."""
     likely = [form for form in _FORMATS if any(_fits(value, form) for value in {*some[:1], *some[-1:]})]
     if not likely:
         return ()
@@ -167,8 +167,7 @@ def _facts(table: ibis.Table, decimal: str, formats: Mapping[str, tuple[str, ...
         time = values.parsed(value, forms[0]) if forms else values.time(value)
         if is_text and decimal == ",":
             value = values.with_point(value)
-        # For a column of another type, such as a list, `values.number` returns a constant, which `ifelse` makes a
-        # column.
+        # For a type such as a list, `values.number` returns a constant. `ifelse` turns it into a column.
         number = ibis.ifelse(present, values.number(value), ibis.null("float64"))
         flag = ibis.ifelse(present, values.flag(value), ibis.null("float64"))
         figures |= {

@@ -3,8 +3,8 @@
     offline_store:
       type: features.offline.asof_store.AsofDuckDBOfflineStore
 
-Feast's own join is slow if keys have many rows. Feast also accepts feature rows at the same time, with which a training
-row could see its own outcome.
+Feast's own join is slow if keys have many rows. It also joins feature rows with the same time as the training row, so
+that a training row could see its own outcome.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class _View:
     """The rows and columns of a feature view that the join needs.
 
     Attributes:
-        keys: Key column of the feature rows -> key column of the entity rows.
+        keys: Maps key columns of the feature rows to those of the entity rows.
         ttl: Age above which a feature row is ignored. None means no limit.
     """
 
@@ -166,7 +166,7 @@ class _View:
         return pa.array(rows, mask=rows < 0)
 
     def _visible(self, con: duckdb.DuckDBPyConnection, same: str, by_created: bool) -> str:
-        """Return SQL for the feature rows that can be joined. From the time `known`, a row is the newest of its key."""
+        """Return SQL for the feature rows to join, with the time `known` from which a row is the newest of its key."""
         keys = ", ".join(map(sql_name, self.keys))
         time, created = f"{sql_name(self.time)}::TIMESTAMPTZ", f"{sql_name(self.created or self.time)}::TIMESTAMPTZ"
         relation = f"{self.rows.relation} AS s WHERE EXISTS (FROM entities AS e WHERE {same})"
@@ -179,7 +179,7 @@ class _View:
             return (
                 f"SELECT {keys}, {time} AS known, {newest} AS row, known AS time FROM {relation} GROUP BY {keys}, known"
             )
-        # Drop a row if a younger row can be used earlier. The ASOF join then needs to compare only `known`.
+        # Drop each row that became known after a newer row, so that the ASOF join needs to compare only `known`.
         best = _best(self.time, self.created, self.rows)
         return f"""
             SELECT {keys}, known, best.row, best.time
@@ -189,7 +189,7 @@ class _View:
 
 
 def _best(time: str, created: str | None, rows: ParquetRows) -> str:
-    """Return SQL for a value that is largest for the newest row, by time, then creation time, then row number."""
+    """Return SQL for the sort key of a feature row: its time, then its creation time, then its row number."""
     created = f"coalesce({sql_name(created)}::TIMESTAMPTZ, '-infinity')" if created else "'-infinity'::TIMESTAMPTZ"
     return f"{{'time': {sql_name(time)}::TIMESTAMPTZ, 'created': {created}, 'row': {rows.number}}}"
 
@@ -245,7 +245,7 @@ class AsofRetrievalJob(RetrievalJob):
     """The result of a query. Values are read from the Parquet files only when Feast asks for the result.
 
     Args:
-        parts: For each view: its feature rows, the names of its columns, and the row numbers, null if there is none.
+        parts: One entry per view: its feature rows, its column names, and the number of the row for each entity row.
     """
 
     def __init__(
@@ -295,7 +295,7 @@ def source_path(source: DataSource, config: RepoConfig) -> Path:
 
 
 class ParquetRows:
-    """Reads rows by their number from selected columns of a Parquet file, or of a folder of Parquet files.
+    """Reads some columns of a Parquet file, or of a folder of Parquet files, for given row numbers.
 
     Attributes:
         number: SQL expression for the number of a row in this table.
@@ -310,7 +310,7 @@ class ParquetRows:
         before = np.cumsum([0, *(file.metadata.num_rows for file in parquets[:-1])]).tolist()
         self.relation = f"read_parquet([{', '.join(map(sql_text, files))}])"
         self.number = f"({before}[CAST(file_index + 1 AS BIGINT)] + CAST(file_row_number AS BIGINT))"
-        # DuckDB declares a column "not null" if a file has no nulls, but other files of the folder may have some.
+        # A file without nulls declares its columns "not null", but other files of the folder may have nulls.
         first = parquets[0].schema_arrow
         self._schema = pa.schema([pa.field(name, first.field(name).type) for name in columns])
 
@@ -320,7 +320,7 @@ class ParquetRows:
         if not present.any():
             return self._schema.empty_table().take(pa.nulls(len(numbers), pa.int64()))
         wanted = numbers.fill_null(0).to_numpy()
-        # A null counts as in the row group of the row before it, so that ascending numbers need no sorting.
+        # A null is read with the row group of the number before it, so that ascending numbers need no sorting.
         last_present = np.maximum.accumulate(np.where(present, np.arange(len(numbers)), 0))
         group_of = np.searchsorted(self._starts, wanted[last_present], side="right") - 1
         order = np.argsort(group_of, kind="stable")

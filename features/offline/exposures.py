@@ -1,7 +1,7 @@
-"""Reads the lake's exposures that `materialize` needs to update the online features, and writes them to a file.
+"""Writes exposures of a lake to Parquet files, from which `materialize` updates the online features.
 
-`since` and `until` are the times of the newest upload to the lake, at the previous run and now. Only exposures of users
-whose features have changed are written, and once an hour those of all users.
+Most runs write only the exposures of users whose features have changed. Once an hour, a run also writes the recent
+exposures of all other users, because the statistics of campaigns count them.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from mtorl.runtime.sql import sql_name, sql_text
 
 _KINDS: tuple[Kind, ...] = ("decision", "outcome")
 _DELAY = timedelta(minutes=10)
-# The hour of these exposures had not ended at the previous run, so they were not counted then.
+# Exposures this long before the previous run are counted again, because their hour had not ended then.
 _COUNTED_AGAIN = HOUR + _DELAY
 
 
@@ -28,7 +28,7 @@ class Exposures:
 
     Attributes:
         users: The ids of users whose features have changed (column user_id).
-        campaigns: True if `touchpoints` contains all exposures that `campaign_stats` counts.
+        campaigns: True if `touchpoints` contains all exposures that the view `campaign_stats` counts.
     """
 
     touchpoints: Path
@@ -41,7 +41,9 @@ def write_exposures(
 ) -> Exposures:
     """Write the exposures of users whose features have changed since the previous run to Parquet files.
 
-    If `since` is None, all exposures of the lake are written.
+    Args:
+        until: Time of the newest upload to the lake.
+        since: `until` of the previous run. If it is None, all exposures of the lake are written.
     """
     campaigns = since is None or _hour(since - _DELAY) < _hour(until - _DELAY)
     made, lake = Exposures(folder / "exposures.parquet", folder / "users.parquet", campaigns), lake.fixed()
@@ -65,11 +67,7 @@ def write_exposures(
 def _choose(
     db: DuckDB, lake: Lake, spec: DatasetSpec, times: tuple[datetime, datetime, datetime], campaigns: bool
 ) -> str:
-    """Find the users whose features have changed since the previous run, and store their ids in the table `changed`.
-
-    Returns:
-        An SQL condition for the decisions to read.
-    """
+    """Fill the table `changed` with the users whose features have changed. Returns SQL for the decisions to read."""
     first, since, until = times
     decisions = f"(SELECT * FROM {lake.records(db, 'decision', first)} AS record WHERE expose)"
     timed = [sql_text(kind) for kind in spec.timed if kind in EVENTS]

@@ -52,7 +52,7 @@ CONFIG = Path(__file__).parents[1] / "feature_repo" / "feature_store.yaml"
 def create(root: Path | str, spec: DatasetSpec, log_parquet: Path | str) -> None:
     """Create a Feast repository: data/*.parquet, feature_store.yaml, registry.db and online.db.
 
-    An existing repository is updated, except its feature_store.yaml, in which a cluster configures its stores.
+    An existing feature_store.yaml is not replaced, because a cluster configures its stores there.
     """
     with _quiet(), open_engine() as engine:
         touchpoints = clean_touchpoints(engine.read(log_parquet), spec)
@@ -100,7 +100,7 @@ def build_training_data(log: Path, root: Path, windows: Path, built: Built | Non
 
 
 def training_windows(root: Path | str, windows: Path | str, spec: DatasetSpec) -> int:
-    """Add features to each touchpoint of a windows folder, with the values just before it. Returns the number of rows.
+    """Add to each touchpoint of a windows folder the feature values from just before it. Returns the number of rows.
 
     If Feast has no value, the feature gets its default, as in the router.
     """
@@ -143,7 +143,7 @@ def _with(steps: pa.Table, name: str, column: pa.Array) -> pa.Table:
 
 
 def _with_inputs(steps: pa.Table, field: FeatureField, spec: DatasetSpec) -> pa.Table:
-    """Add the columns that the model reads from one stored field. A list by channel becomes one column per channel."""
+    """Add the model's input columns for one stored field. A list with a value per channel becomes several columns."""
     default = "0.0" if field.missing == "zero" else "null"
     names, column = spec.columns_of(field), steps[field.name].combine_chunks()
     if not field.by_channel:
@@ -200,7 +200,7 @@ def materialize(
 
     Args:
         end: Ignore touchpoints that happened or became known after this time. By default, the whole log counts.
-        since: The previous run on the same store and log, so that only users who may have changed are written.
+        since: Result of the previous run on the same store and log. Only users who may have changed are written.
     """
     store, data, written = _open(root), Path(root) / "data", 0
     with open_history(root, spec) as history, _quiet(), open_engine() as engine:
@@ -245,7 +245,8 @@ def materialize(
             # Some of Feast's offline stores do not resolve a relative path from the repository's folder.
             source.file_options.uri = str((Path(root) / source.file_options.uri).resolve())
             latest = backfill.newest_rows(store, view, _EPOCH + timedelta(microseconds=newest))
-            # Only a user's first static value is valid, and a run with `since` may not have read it.
+            # Keep stored static values, which are a user's first ones. A run with `since` may not have read the first
+            # ones.
             written += backfill.write(store, view, latest, missing=since is not None and view.name == STATIC)
     return replace(done, written=written)
 

@@ -3,11 +3,25 @@
     feed = Feed(open_history(repo, spec), repo)
     feed.take([("mtorl.decision.v1", record), ("mtorl.outcome.v1", record)])
 
-An exposure counts as a touchpoint once its first outcome arrives. Events may be repeated and arrive in any order, and
-several feeds may run at once. An outcome has no user id, so the online store keeps two kinds of notes for a day:
+An exposure counts as a touchpoint once its first outcome arrives, which is at the latest its cost. Until then it may be
+cancelled. The touchpoint's time is the `request_time` of the decision. A log for `mtorl materialize` must use the same
+time; otherwise the history contains the touchpoint twice. An outcome becomes known at the time when the router receives
+it.
+
+A feed keeps nothing in memory, so several feeds may run at once. Each event arrives at least once. Events of one router
+arrive in order, but events of different routers in any order. Each history lists its decisions and outcomes, so a
+repeated event changes nothing. An outcome has no user id, so the feed stores two kinds of notes in the online store for
+a day (`NOTED_SECONDS`):
 
     time and bucket of the decision's id -> decision -> user, "" if it was withdrawn     about 30 bytes each
     waiting:<decision> -> event -> outcome                     outcomes whose decision has no touchpoint yet
+
+Two feeds may receive a decision and its outcome at the same time. The feed with the decision writes the history before
+it reads waiting outcomes. The feed with the outcome writes the outcome as waiting before it looks for the touchpoint a
+second time. So at least one of them finds both.
+
+The feed acknowledges an event after the history has been written. An outcome that arrives after its note has expired,
+or an event that no feed has written, is added from the lake by the next `mtorl materialize`.
 """
 
 import base64
@@ -81,7 +95,7 @@ class Feed:
     """Writes events to the online histories of users.
 
     Args:
-        place: A folder in or above which forgotten users are listed. Their events are ignored.
+        place: Folder with the list of forgotten users, or a folder below it. Decisions of these users are ignored.
     """
 
     def __init__(self, history: History, repo: Path, place: Path | None = None) -> None:
@@ -92,7 +106,7 @@ class Feed:
         """Write events to the histories of their users. Returns how many histories have changed.
 
         Raises:
-            EventError: An event is not a valid record of a decision or an outcome. No event was written.
+            EventError: An event is not a valid decision or outcome. None of the events was written.
             HistoryError: An event does not fit the data set, for example because its channel is unknown.
             Exception: The store does not respond, so the sender has to send the events again.
         """
@@ -126,8 +140,8 @@ class Feed:
                 changes[user].append(change)
         written = self._history.change(changes)
 
-        # Another feed may be writing this outcome's decision. Store the outcome before looking for the touchpoint
-        # again, so that one of the two feeds finds both.
+        # Another feed may be writing the decision of an outcome right now. Store the outcome before looking for its
+        # touchpoint again, so that one of the two feeds finds both.
         changes = defaultdict(list)
         waiting = self._notes.notes_of([_waiting(record) for record in decisions])
         for record, texts in zip(decisions, waiting, strict=True):
@@ -146,14 +160,14 @@ class Feed:
         return written | self._history.change(changes)
 
     def _decided(self, decisions: Sequence[Record]) -> dict[str, list[Change]]:
-        """Note the user of each decision in the online store, and return the changes to make, by user."""
+        """Store the user of each decision as a note. Returns the changes of histories, by user."""
         exposures = [self._history.exposure(record) for record in decisions]
         changes: dict[str, list[Change]] = defaultdict(list)
         places = [_place(record) for record in decisions]
         users = [_WITHDRAWN if record["withdrawn"] else record["user_id"] for record in decisions]
         self._notes.note([(*place, user, user == _WITHDRAWN) for place, user in zip(places, users, strict=True)])
         for record, exposure, user in zip(decisions, exposures, self._notes.noted(places), strict=True):
-            # A decision and its withdrawal may arrive in any order. In both cases, the touchpoint is removed.
+            # The withdrawal of a decision may arrive before the decision. There must be no touchpoint in either order.
             gone = self._history.cancellation(record["decision_id"])
             changes[record["user_id"]].append(gone if user == _WITHDRAWN else exposure)
         return changes

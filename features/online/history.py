@@ -3,9 +3,16 @@
     history = open_history("runs/latest/features", spec)
     history.change({"u1": [history.exposure(decision_record), history.outcome(outcome_record)]})
 
-A user's history is one packed value (`mtorl.window.packed`) in Feast's view `user_history`. A change is stored only if
-no other writer has changed this value in the meantime; otherwise it is repeated. Changes are idempotent and independent
-of their order.
+A user's history is one packed value (`mtorl.window.packed`) in Feast's view `user_history`. A change reads this value,
+changes it in memory, and stores it only if no other writer has changed it in the meantime. Otherwise the change is
+repeated with the new value. So changes are atomic. They are also
+
+- idempotent: each decision and each outcome counts once; a touchpoint is identified by its user and time
+- independent of order: a late touchpoint is inserted at its place in time, unless the history is full and all others
+  are younger
+- limited in size: a history keeps the newest `spec.window` touchpoints, and as many of the newest decisions without an
+  outcome
+- merged with a log: touchpoints and outcomes that only the log or only the history contains are kept
 """
 
 from __future__ import annotations
@@ -65,7 +72,7 @@ class History:
     def merge(self, batches: Iterable[pa.RecordBatch]) -> int:
         """Add the touchpoints of a log to the histories. Returns the number of changed users.
 
-        If both have a touchpoint at the same time, the log's values are kept, except outcomes that are 0 or null there.
+        If a touchpoint is in both, it gets the values of the log, except outcomes that are 0 or null in the log.
         """
         names = ["user_id", *history_types(self._spec)]
         rows = (row for batch in batches for row in zip(*(batch[name].to_pylist() for name in names), strict=True))
@@ -107,8 +114,7 @@ class History:
                     column.insert(place, values[name])
                 _trim(history, n)
                 return True
-            # A touchpoint that a log has added, in the same channel, belongs to this decision. Otherwise ignore the
-            # decision.
+            # If a log has added this touchpoint, and its channel is the same, it is the touchpoint of this decision.
             ours = not history[DECISION][place] and history["hist_channel"][place] == values["hist_channel"]
             if ours:
                 history[DECISION][place], history[EVENTS][place] = values[DECISION], LOGGED
@@ -120,7 +126,7 @@ class History:
         """Return a change that adds an outcome to the touchpoint of its decision.
 
         Args:
-            missed: The outcome's event id is added to this set if the history has no touchpoint of its decision.
+            missed: If the history has no such touchpoint, the id of the outcome's event is added to this set.
         """
         if outcome["kind"] == CANCEL:
             return self.cancellation(outcome["decision_id"], outcome["event_id"], missed)
@@ -181,8 +187,7 @@ class History:
             by_time = {t: {n: history[n][i] for n in history} for i, t in enumerate(history["hist_timestamp"])}
             for row in logged:
                 new, old = {**self._columns, **row}, by_time.get(row["hist_timestamp"], {})
-                # With the same channel, both are one touchpoint. Otherwise, the log's touchpoint replaces the other
-                # one.
+                # With the same time and channel, both are one touchpoint. Otherwise, the log's touchpoint replaces it.
                 if old.get("hist_channel") == new["hist_channel"]:
                     outcomes = {name: new[name] for name in self._unknown if new[name] and new[name] == new[name]}
                     new |= {name: old[name] for name in self._unknown if name not in outcomes}
@@ -244,11 +249,7 @@ def _stored_time(text: str) -> float:
 
 
 def _context(column: Column, value: Any) -> float | str:
-    """Convert a context value to the form in which histories store it.
-
-    Raises:
-        HistoryError: A required value is missing, or a value is not a number.
-    """
+    """Convert a context value to the form in which histories store it."""
     missing = value is None or value != value
     if missing and column.missing == "error":
         raise HistoryError(f"context: {column.name} is missing")

@@ -29,7 +29,8 @@ def application(feed: Feed) -> web.Application:
             events = _events(request, await request.read())
             await asyncio.get_running_loop().run_in_executor(thread, feed.take, events)
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
-            # These errors come from invalid data. A retry would block all later events of the router forever.
+            # These errors come from invalid data. Retries would never succeed, and would block the router's later
+            # events.
             log.warning("refused: %s: %s", type(error).__name__, error)
             return web.json_response({"error": str(error)}, status=400)
         except web.HTTPException:

@@ -19,8 +19,8 @@ NOTES = "mtorl:feed:"
 _AT_ONCE = 500
 
 # Lua script that writes fields of a Redis hash, unless one of the compared fields has changed since it was read.
-# Arguments: number of compared fields; their names and expected texts; seconds until expiry (0: never); names and texts
-# to write.
+# Its arguments are the number of compared fields, their names and expected texts, the seconds until expiry (0: never),
+# and the names and texts of the fields to write.
 _SWAP = """
 local at = 2 * ARGV[1] + 2
 for i = 2, at - 1, 2 do
@@ -37,10 +37,10 @@ the same."""
 
 
 def swap(client: Any, rows: Sequence[Swap], seconds: int) -> list[bool]:
-    """Write Redis hashes in one round trip, except those of which a field has changed since it was read.
+    """Write Redis hashes, except those in which a field has changed since it was read. Returns which were written.
 
     Args:
-        seconds: Time after which the hashes expire; 0 means never.
+        seconds: Time after which the hashes expire. 0 means never.
     """
     with client.pipeline(transaction=False) as pipe:
         for key, read, new in rows:
@@ -51,7 +51,7 @@ def swap(client: Any, rows: Sequence[Swap], seconds: int) -> list[bool]:
 
 
 class Store:
-    """Stores histories of users in Redis, and notes of the feed, which are small texts that expire after a day."""
+    """Stores histories of users in Redis. Also stores the notes of the feed: small texts that expire after a day."""
 
     def __init__(self, config: RepoConfig, view: FeatureView) -> None:
         self._config = config
@@ -82,7 +82,11 @@ class Store:
         return swap(self._client, swaps, self._config.online_store.key_ttl_seconds or 0)
 
     def note(self, rows: Sequence[tuple[str, str, str, bool]]) -> None:
-        """Store small texts of the feed, called notes, such as the user of a decision. They expire after a day."""
+        """Store notes of the feed, such as the user of a decision.
+
+        Args:
+            rows: Name, field and text of each note, and True if the text replaces an earlier one.
+        """
         with self._client.pipeline(transaction=False) as pipe:
             for name, field, text, replace in rows:
                 (pipe.hset if replace else pipe.hsetnx)(NOTES + name, field, text)

@@ -29,7 +29,7 @@ _BUSY_TIMEOUT_MS = 10_000
 
 
 class Store:
-    """Stores histories of users in SQLite, and notes of the feed, which are small texts that expire after a day."""
+    """Stores histories of users in SQLite. Also stores the notes of the feed: small texts that expire after a day."""
 
     def __init__(self, config: RepoConfig, view: FeatureView) -> None:
         self._config, self._view = config, view
@@ -69,7 +69,11 @@ class Store:
             return same
 
     def note(self, rows: Sequence[tuple[str, str, str, bool]]) -> None:
-        """Store small texts of the feed, called notes, such as the user of a decision. They expire after a day."""
+        """Store notes of the feed, such as the user of a decision.
+
+        Args:
+            rows: Name, field and text of each note, and True if the text replaces an earlier one.
+        """
         if not rows:
             return
         with self._transaction() as db:

@@ -26,7 +26,7 @@ class Written:
     Attributes:
         source: Digest of the log and the definitions (`Repository.source`).
         at: Time at which writing began, in seconds since 1970.
-        uploaded: Upload time of the newest file that was read from the lake; "" if no lake was read.
+        uploaded: Upload time of the newest file that was read from the lake. Empty without a lake.
     """
 
     source: str
@@ -73,7 +73,7 @@ class Repository:
 
     @contextmanager
     def writing(self, written: Written, before: Written | None = None) -> Iterator[None]:
-        """Record in the online store that it was written, once the `with` block has succeeded.
+        """Record a write of the online store in the store itself, once the `with` block has succeeded.
 
         Raises:
             StoreEmptied: The record disappeared during the block, so the store has lost other content too.

@@ -3,9 +3,22 @@
     with open_engine() as engine:                                     # ENGINE=duckdb | spark: equal rows
         manifest = build(engine, "touchpoints.parquet", spec, "windows")
 
-The window of a touchpoint is the n rows above it, cut where its journey began. A journey ends with a pause longer than
-`spec.journey_gap_days`. Repeated touchpoints are dropped, and touchpoints of a user at the same time are moved one
-microsecond apart. Only the first `spec.max_touchpoints` of a user are kept, because a user with more is probably a bot.
+Windows overlap, so storing each one would repeat most rows. Instead, the rows of a user are stored once, sorted by
+time. The window of a touchpoint is the n rows above it, cut where its journey began. `step` numbers the touchpoints of
+a journey from 0. A journey ends with a pause longer than `spec.journey_gap_days` (`mtorl.window.history` applies the
+same rule).
+
+A log that this package has ingested is clean. The build relies on this, and checks its output. Other logs are cleaned:
+
+1. If a touchpoint is repeated (see `SAME_TOUCHPOINT`), only the row that arrived first is kept.
+2. Touchpoints of a user at the same time are moved one microsecond apart, so that their order is defined. They are
+  ordered by campaign, channel, arrival and then the other columns, so that the result is always the same.
+3. A user with more than `spec.max_touchpoints` is probably a bot, and only the first touchpoints are kept. These do not
+  depend on later rows, so no information from the future is used. Rows that arrived late are an exception: they count
+  at the time when they happened.
+
+No value in a row depends on a later row. `step` also counts earlier touchpoints that arrived late, so it is not a
+feature.
 """
 
 import json
@@ -39,10 +52,10 @@ _UTC = dt.Timestamp(timezone="UTC", scale=6)
 def clean_touchpoints(log: ibis.Table, spec: DatasetSpec, clean: bool | None = None) -> ibis.Table:
     """Return the touchpoints of a log without duplicates.
 
-    Features must not use a touchpoint before the time in the column `known`, the later of its time and its arrival.
+    Features must not use a touchpoint before its `known`, which is the later of its time and its arrival.
 
     Args:
-        clean: True skips the cleaning. None first checks whether the log needs it.
+        clean: True means that the log needs no cleaning. None means that this is checked first.
     """
     rows = canonical(log, spec)
     if is_clean(rows, spec) if clean is None else clean:
@@ -100,7 +113,7 @@ def strictly_increasing(micros: ibis.Value, place: ibis.Value, so_far: Any) -> i
 
 
 def marked(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
-    """Add three columns from which `kept` and `cleaned` see how to clean each row.
+    """Add the columns from which `kept` and `cleaned` decide what to do with each row.
 
     - `_repeated`: true if the row repeats an earlier row.
     - `_place`: number of the row, from 1, among the user's rows that are not repeated.
@@ -115,7 +128,7 @@ def marked(log: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     same = log.timestamp == log.timestamp.lag().over(in_order)
     for name in SAME_TOUCHPOINT[2:]:
         same &= log[name].identical_to(log[name].lag().over(in_order))
-    # With a row number, rows that are equal in all columns have a fixed order, and sorting is faster.
+    # Number the rows, so that equal rows have a fixed order and sorting is faster.
     rows = log.mutate(_repeated=same.fill_null(False), _turn=ibis.row_number().over(in_order))
     so_far = ibis.cumulative_window(group_by="user_id", order_by="_turn")
     rows = rows.mutate(_place=(~rows._repeated).cast("int64").sum().over(so_far))

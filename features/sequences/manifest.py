@@ -51,9 +51,9 @@ class Manifest:
     """Counts and checksums of the steps in a windows folder.
 
     Attributes:
-        late_rows: Touchpoints that arrived after a younger touchpoint of the same user was known.
-        moved_ties: Touchpoints that were moved because their user had another one at the same time.
-        log_fingerprint: `mtorl.log.touchpoints.fingerprint` of the log; if this is unknown, `content_sha256`.
+        late_rows: Number of touchpoints that arrived after a later touchpoint of the same user.
+        moved_ties: Number of touchpoints whose time was changed because their user had another one at this time.
+        log_fingerprint: Fingerprint of the log (`mtorl.log.touchpoints.fingerprint`), or `content_sha256` if unknown.
     """
 
     dataset: str
@@ -102,7 +102,7 @@ class Survey:
     """Counts and digests of one shard, computed by reading the shard once.
 
     Attributes:
-        longest_user: The largest number of touchpoints of one user.
+        longest_user: Largest number of touchpoints of one user.
     """
 
     shard: Shard

@@ -21,10 +21,10 @@ class Standing:
     """The facts from which the advice is derived.
 
     Attributes:
-        step: The stage machine's next move, or its reasons to wait.
+        step: The next move of the stage machine, or the reasons why it waits.
         requirements: Conditions for leaving the present stage.
         ahead: Stages of the ramp that are still to come.
-        last_kill: Reason for the last use of the kill switch.
+        last_kill: Reason that a person gave for the last use of the kill switch.
         short: Warning that a budget will not last; None if all budgets last.
     """
 

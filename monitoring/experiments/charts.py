@@ -9,7 +9,7 @@ class Track(NamedTuple):
     """The drawn position of a confidence interval, in percent from the left.
 
     Attributes:
-        zero: Position of the value 0; None if 0 is outside of the chart.
+        zero: Position of the value 0; None if the chart does not contain 0.
         margin: Position of the largest harm that a guardrail accepts; None without a guardrail.
     """
 

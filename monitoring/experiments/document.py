@@ -1,7 +1,7 @@
 """Defines the document of an experiment: a JSON-ready description of its plan, state, figures and advice.
 
-Times are ISO times in UTC, and money is in currency units. The document must not contain the experiment's salt, from
-which each user's arm can be computed.
+Times are ISO times in UTC, and money is in currency units. The document must not contain the experiment's salt, because
+a reader could compute each user's arm from the salt.
 """
 
 from typing import Any, Literal, TypedDict

@@ -23,13 +23,13 @@ class Findings:
 
     Attributes:
         verdict: Result of `verdict_of`; None if there is no decision yet.
-        in_force: Whether all routers use the newest state; None for unknown.
+        in_force: Whether all routers use the newest state; None if this is unknown.
         settled: Whether the incumbent's model server serves the promoted model.
         problem: Reason why the log or the experiment file can't be read.
         commands: Shell commands by action, such as `start` or `promote`.
         by_hand: Whether the experiment is a file and not a Kubernetes object.
-        looked: Time at which the log was read, in seconds since 1970; None for now.
-        router_runs: Whether the local router runs; None for unknown.
+        looked: When the log was read, in seconds since 1970. None means now.
+        router_runs: Whether the local router runs; None if this is unknown.
     """
 
     verdict: dict[str, Any] | None = None
@@ -54,7 +54,7 @@ def findings_of(
 
     Args:
         since: Start of the present stage, in seconds since 1970.
-        spend: Balances from a ledger; None to add up the log's costs.
+        spend: Amounts that a ledger reports. With None, the costs in the log are added up.
     """
     if not log.holds_any():
         return Findings(spend=spend or (), gain=gain, looked=now)

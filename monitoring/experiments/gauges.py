@@ -1,6 +1,6 @@
 """Exports the state of experiments as Prometheus gauges.
 
-An unknown value is not exported, because a 0 could trigger an alert.
+An unknown value is not exported as 0, because a 0 could trigger an alert.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ def exposition(views: Sequence[View], leads: bool | None = None) -> bytes:
     """Return all gauges in Prometheus' text format.
 
     Args:
-        leads: Whether this operator is the leader; None outside of an operator.
+        leads: Whether this operator is the leader; None if the program is not an operator.
     """
     registry = CollectorRegistry()
     registry.register(ExperimentCollector(lambda: views))

@@ -23,8 +23,8 @@ def short_of_money(
     """Return a warning if a total budget is nearly spent, or will run out before the ramp ends.
 
     Args:
-        started: Time at which the experiment left its draft, in seconds since 1970.
-        ramp: None if a person chooses the stages.
+        started: Time at which the experiment was started, in seconds since 1970.
+        ramp: The planned stages; None if a person chooses them.
     """
     if state.phase not in STAGES or started is None:
         return None

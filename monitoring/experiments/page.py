@@ -3,7 +3,7 @@
     page([view])                          # a page to save or send, without a script
     page(views, refresh=10)               # a page on a server, which loads new figures every ten seconds
 
-The template escapes all texts, because names and reasons that people type may contain HTML.
+The template escapes all texts, because names and reasons may contain HTML.
 """
 
 import base64
@@ -33,7 +33,7 @@ def page(views: Sequence[View], *, refresh: float | None = None, stops: bool = F
 
     Args:
         refresh: Seconds between reloads of the figures; None for a saved page without a script.
-        stops: Whether to show a kill switch, which sends `POST stop/NAME`.
+        stops: Whether the page has kill switches, which send `POST stop/NAME`.
     """
     script = "" if refresh is None else _REFRESH.read_text(encoding="utf-8").replace("SECONDS", f"{refresh:g}")
     content = {
@@ -222,8 +222,7 @@ def _accounts(view: View) -> list[Json]:
                 "scope": ", ".join(part for part in scope if part),
                 "spent_bar": round(100 * account["spent"] / whole, 1),
                 "reserved_bar": round(100 * account["reserved"] / whole, 1),
-                # Only the account of all arms can be overspent, because a single arm may spend slightly more than its
-                # share.
+                # Only the account of all arms can be overspent. A single arm may spend slightly more than its share.
                 "over": account["arm"] == ALL_ARMS and account["spent"] > account["limit"] * (1 + 1e-9),
                 "share": account["spent"] / account["limit"] if account["limit"] > 0 else None,
             }

@@ -1,6 +1,6 @@
 """Reads from the decision log which channels each arm has chosen, and how much money it has spent.
 
-Users whose arm is set in the experiment file are not counted in any arm.
+If the experiment file sets a user's arm, the user's decisions are not counted.
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ _COMPARED_DAYS = 7
 def traffic_of(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment) -> Traffic | None:
     """Count the decisions, exposures and fallbacks of each arm by channel; None if there are no decisions.
 
-    Decisions at the stage `shadow` are counted only while no user was assigned at random.
+    The stage `shadow` is counted only if the experiment has not yet reached a later stage.
     """
     ((served, there),) = db.execute("SELECT count_if(randomised), count(*) FROM activity WHERE counts").fetchall()
     if not there:
@@ -66,9 +66,9 @@ def _shadows(log: DecisionLog, experiment: Experiment) -> list[tuple[str, str | 
 
 
 def newest_of(db: duckdb.DuckDBPyConnection, now: float) -> Newest | None:
-    """Find an experiment's newest decision, and check whether the pause since then is unusually long.
+    """Find an experiment's newest decision, and check whether no decision followed for unusually long.
 
-    The pause is compared with the longest gap of the preceding week, because traffic differs between shops.
+    The pause is unusual compared with the longest gap of the week before.
     """
     ((newest, longest),) = db.execute(
         f"""WITH busy AS (

@@ -43,7 +43,7 @@ _TOO_SOON = 0.01
 def experiment_view(experiment: Experiment, events: Sequence[Event], findings: Findings, now: float) -> View:
     """Build the document of an experiment.
 
-    Events with another salt are ignored, because a new salt starts a new experiment.
+    Events with another salt are ignored, because they belong to an earlier experiment of the same name.
     """
     state = state_of(events, experiment)
     own = [event for event in events if (event.experiment, event.salt) == (experiment.name, experiment.salt)]
@@ -97,7 +97,7 @@ def experiment_view(experiment: Experiment, events: Sequence[Event], findings: F
 
 
 def _is_on(experiment: Experiment, state: State, problem: str | None) -> bool:
-    """The kill switch has no effect on a finished experiment, or on a draft with an invalid file."""
+    """Return whether the experiment is on. The kill switch does not apply to a finished experiment."""
     if state.phase in OVER or (state.phase == "draft" and problem is not None):
         return True
     return experiment.enabled and not state.killed
@@ -178,9 +178,9 @@ def _next(
 
 
 def _expected(needed: Sequence[Requirement], since: float, now: float) -> float | None:
-    """Forecast when the stage will have enough hours and users, at the rate of new users so far.
+    """Forecast when the stage will have enough hours and users, if users arrive as fast as so far.
 
-    Returns None if another condition is not met.
+    Returns None if another condition is not met, because its time can't be forecast.
     """
     passed = (now - since) / 3600
     latest = now

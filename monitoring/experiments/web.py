@@ -1,6 +1,6 @@
 """Serves the web page of experiments, on a laptop and in the operator.
 
-There is no login, so listen on localhost or behind an authenticating proxy.
+The server has no login, so it must listen only on localhost or behind an authenticating proxy.
 """
 
 import asyncio
@@ -40,10 +40,10 @@ def site(
     """Build the web application with the paths `/`, `/experiments.json` and `/metrics`.
 
     Args:
-        views: Returns the documents without reading a log, or raises `Unavailable`.
-        host: A loopback address refuses requests that name another host.
-        leads: Returns whether this operator is the leader, which alone exports gauges; None outside of an operator.
-        stops: Whether the page has kill switches; the caller must then add the route `stop/NAME`.
+        views: Function that returns the documents without reading a log. It may raise `Unavailable`.
+        host: Address of the server. On a loopback address, requests to other host names are refused.
+        leads: Function that returns whether this operator is the leader. Only the leader exports gauges.
+        stops: Whether the page has kill switches. The caller must then add the route `stop/NAME`.
     """
     # Rendering in a separate thread keeps the server responsive.
     pages = ThreadPoolExecutor(1, "pages")

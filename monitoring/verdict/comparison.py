@@ -1,6 +1,6 @@
 """Compares one challenger with the incumbent: computes the lift of each metric from sums over users.
 
-The arms are compared within each stage, because their shares of the users change from stage to stage.
+The arms are compared separately at each stage, because their shares of the users change between stages.
 """
 
 import math
@@ -38,9 +38,9 @@ class Comparison:
     """The comparison of one challenger with the incumbent.
 
     Attributes:
-        budget_per_decision: Budget of each arm in currency units per decision, for a replay only.
+        budget_per_decision: Budget of each arm in a replay, in currency units per decision. None for live traffic.
         alpha: Error rate of the confidence intervals.
-        covariates: Names of the covariates that adjust each lift.
+        covariates: Names of the covariates that make the lifts more precise.
         with_late: Whether late outcomes count too.
     """
 
@@ -86,7 +86,7 @@ class Comparison:
     def unbalanced(self, alpha: float) -> str | None:
         """Return the name of a covariate whose mean differs significantly between the arms; None if there is none.
 
-        Such a difference is an error, because users are assigned at random.
+        Users are assigned at random, so such a difference shows an error in the experiment.
         """
         ratios = [(HAS_PAST, ONE), *((PREFIX + name, HAS_PAST) for name in self.covariates)] if self.covariates else []
         for numerator, denominator in ratios:
@@ -97,9 +97,10 @@ class Comparison:
         return None
 
     def hours(self, of_stages: Mapping[str, float]) -> float:
-        """Return the effective run time in hours, in which each stage counts by its weight in the lift.
+        """Return the effective duration of all stages together, in hours.
 
-        With weights w and durations h, this is (sum w)^2 / sum(w^2 / h), like Kish's effective sample size.
+        With each stage's weight w in the lift and its duration h, this is (sum w)^2 / sum(w^2 / h), like Kish's
+        effective sample size.
         """
         ours, theirs = self._totals(WEIGHT)
         hours = np.array([of_stages.get(self.users.stages[stage], 0.0) for stage in self._stages]).clip(_SHORTEST)
@@ -123,7 +124,7 @@ class Comparison:
     def late_gap(self, kinds: set[str]) -> float:
         """Return the largest difference between the arms in the share of late outcomes; 0 if none is significant.
 
-        The arms are compared within each stage, because a day without reports makes both arms late.
+        The arms are compared within each stage, because missing reports of one day delay the outcomes of both arms.
         """
         gaps = [0.0]
         for kind in kinds:
@@ -147,8 +148,8 @@ class Comparison:
     def _denominators(self, name: str) -> Terms | dict[tuple[int, int], Terms]:
         """Return the denominator of a metric, usually the number of decisions.
 
-        The gain of an overspent arm in a replay is divided by cost / (budget per decision), so that only gain within
-        the budget counts.
+        In a replay, an arm may spend more than its budget. The denominator is then larger, so that only gain within the
+        budget counts.
         """
         usual, budget = metric(name, self.gain).denominator, self.budget_per_decision
         if budget is None or not (is_gain(name) and is_per_decision(name)):
@@ -161,7 +162,7 @@ class Comparison:
 
     @cached_property
     def _explained(self) -> tuple[Terms, ...]:
-        """Return the regressors of the lift: the constant 1, each covariate, and a mark of users without a past."""
+        """Return the regressors of the lift: a constant, the covariates, and an indicator of users without a past."""
         if not self.covariates:
             return ()
         all_have_past = self._totals(HAS_PAST).sum() == self._totals(ONE).sum()
@@ -176,12 +177,7 @@ class Comparison:
         others: tuple[Terms, ...] = (),
         above: float = 0.0,
     ) -> Sums:
-        """Compute the sums that `compare` needs for one metric.
-
-        Args:
-            positive: Metric with the number of users in `users.sums` whose numerator is positive.
-            above: The incumbent's numerator is multiplied by 1 + `above`.
-        """
+        """Compute the sums of both arms for one metric. The incumbent's numerator is multiplied by 1 + `above`."""
         sums = self.users.sums
         maps = np.zeros((2, len(self._stages), 2 + len(others), len(sums.columns)))
         for arm, stage in np.ndindex(maps.shape[:2]):

@@ -1,7 +1,7 @@
 """Selects the decisions of an experiment that count in the verdict, and counts the others by reason (docs/verdict.md).
 
-A decision counts for the arm to which the user was *assigned*, even if a fallback decided. Only decisions by the newest
-model of each arm count.
+A decision counts for the arm to which the user was *assigned*, even if the default action was taken instead. Only
+decisions by the newest model of each arm count.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     import duckdb
 
 
-# People may act on bad days, so the verdict is also computed with the decisions left out for these reasons.
+# People may act on bad days, so a second result includes the decisions that were left out for these reasons.
 CHANGED = ("changed_period", "switched_off")
 
 
 def shares_of_stages(experiment: Experiment) -> dict[str, dict[str, float]]:
-    """Return each arm's share of the users, by stage that assigns users at random.
+    """Return each arm's share of the users, for each stage that assigns users at random.
 
-    The kill switch is ignored, because it does not change users already in the log.
+    The shares are those without the kill switch, which does not change the assignment of users already in the log.
     """
     stages = [stage for stage in get_args(Stage) if stage != "shadow"]
     return {stage: experiment.replace(enabled=True, stage=stage).shares() for stage in stages}
@@ -41,8 +41,8 @@ class JudgedModels(NamedTuple):
     """The newest model of each arm.
 
     Attributes:
-        digests: Digest by arm, or name and version of a model without a digest.
-        since: Time of an older model's last decision; None if there is no older model.
+        digests: Digest of each arm's model; if the model has no digest, its name and version.
+        since: Time of the last decision by an older model; None if no arm has had an older model.
     """
 
     digests: dict[str, str]
@@ -62,8 +62,9 @@ class CountedDecisions(NamedTuple):
 
     Attributes:
         left_out: Number of decisions that do not count, by reason.
-        overridden: Number of users whose arm the experiment file sets or has set.
-        hours: Hours between a stage's first and last counted decision, at most 24 per UTC day with decisions.
+        overridden: Number of users whose arm is or was set in the experiment file.
+        hours: Hours between the first and the last counted decision, by stage. They are at most 24 times the number
+            of days with decisions.
     """
 
     left_out: dict[str, int]
@@ -75,7 +76,8 @@ class CountedDecisions(NamedTuple):
 def count_decisions(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment) -> CountedDecisions:
     """Create the table `counted` with the decisions that count, and return a summary.
 
-    A row is a group of decisions; `changed` marks groups left out only for the reasons in `CHANGED`.
+    Each row of the table is a group of similar decisions. `changed` marks groups that count only if the reasons in
+    `CHANGED` are ignored.
     """
     models = _judged_models(db, experiment)
     rows = [(stage, arm, share) for stage, arms in shares_of_stages(experiment).items() for arm, share in arms.items()]
@@ -177,9 +179,9 @@ def _judged_models(db: duckdb.DuckDBPyConnection, experiment: Experiment) -> Jud
 
 
 def _other_splits(db: duckdb.DuckDBPyConnection, experiment: Experiment) -> list[tuple[str, str]]:
-    """List the stages at which the arms had other shares of the users than in the file, with the shares as JSON.
+    """List the stages at which the routers used other shares of the users than the experiment file has now.
 
-    Older releases did not log the shares, so their decisions are not compared.
+    Each item has the stage, and the logged shares as JSON. Decisions without logged shares are ignored.
     """
     wanted = shares_of_stages(experiment)
     told = db.execute("SELECT DISTINCT stage, shares FROM cell WHERE shares IS NOT NULL").fetchall()
@@ -193,7 +195,7 @@ def _differ(shares: Mapping[str, float], others: Mapping[str, float]) -> bool:
 def _changed(experiment: Experiment) -> str:
     """Build an SQL condition for budget periods in which a change makes the arms incomparable.
 
-    Without pacing, every change counts, because an arm that spends its budget early looks better at first.
+    Without pacing, every change counts, because an arm that spends its budget early looks better until the change.
     """
     paced = all(budget.pacing is not None for budget in experiment.all_budgets if budget.period != "total")
     names = ("stage", "salt", "layer", *(() if paced else ("experiment_version",)))

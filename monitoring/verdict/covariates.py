@@ -1,6 +1,6 @@
 """Computes covariates: what each user did before the experiment, to make the estimate of the lift more precise.
 
-The past has only outcomes known at its end, because a later outcome may depend on the arm.
+Only outcomes that were known before the experiment count, because later outcomes may depend on the arm.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ def covariate_names(kinds: Sequence[str]) -> tuple[str, ...]:
 
 
 def past_ends(db: duckdb.DuckDBPyConnection, experiment: Experiment, rows: str, time: str) -> datetime:
-    """Return the time of the first decision at a stage with challengers, at which the users' past ends.
+    """Return when the users' past ends: at the first decision at a stage with challengers.
 
     Args:
         rows: SQL of a table with at least the experiment's decisions.
+        time: SQL of a decision's time.
     """
     ((found,),) = db.execute(
         f"""SELECT coalesce(min({time}), 'epoch') FROM {rows}
@@ -44,7 +45,7 @@ def past_ends(db: duckdb.DuckDBPyConnection, experiment: Experiment, rows: str, 
 def make_covariates(db: duckdb.DuckDBPyConnection, lake: Lake, begins: datetime, kinds: Sequence[str]) -> None:
     """Create the table `covariates`, with one row per user who has a past.
 
-    Each covariate has mean 0 and standard deviation 1, because squares of large numbers have larger rounding errors.
+    Each covariate has mean 0 and standard deviation 1, so that sums of squares have small rounding errors.
     """
     columns = [sql_name(PREFIX + name) for name in covariate_names(kinds)]
     added = "".join(

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import duckdb
 
 
-# Report a user with this share of an arm's decisions, who may be a bot or a shared id.
+# A user with this share of an arm's decisions is reported, because the user may be a bot or a shared id.
 REPORTED_SHARE = 0.05
 # Column that is 1 for every user.
 ONE = "one"
@@ -83,7 +83,7 @@ class Users:
 
     @property
     def heavy(self) -> list[tuple[str, float]]:
-        """List arm and share of each user with at least `REPORTED_SHARE` of an arm's decisions, the largest first."""
+        """List the users with at least `REPORTED_SHARE` of an arm's decisions, as arm and share, the largest first."""
         shares = [(arm, own / self.of(arm, ((DECISIONS, 1.0),))) for arm, own in self.busiest]
         return sorted([each for each in shares if each[1] >= REPORTED_SHARE], key=itemgetter(1), reverse=True)
 
@@ -100,7 +100,7 @@ class Users:
     def add(self, values: Mapping[str, Any]) -> None:
         """Add the figures of some users, with one row for each user, stage and arm.
 
-        All rows of a user must be in the same call, to find users with several arms.
+        One call must have all rows of a user, because a user with several arms is recognised only within a call.
         """
         self.late += int(values["late"].sum())
         order = np.lexsort((values["stage"], values["unit"]))
@@ -154,7 +154,7 @@ class ExperimentUsers:
         """Add up the decisions that count, for each user.
 
         Args:
-            changed: Whether to include decisions left out for the reasons in `CHANGED`.
+            changed: Whether to include the decisions that were left out for the reasons in `CHANGED`.
             segment: SQL condition that selects decisions.
         """
         rows = self._select(changed, segment)
@@ -177,7 +177,7 @@ class ExperimentUsers:
     def segments(self) -> list[tuple[str | None, int]]:
         """List the segments with their numbers of decisions, the largest first.
 
-        Call this method before `users`: it removes users with several arms, whom `users` can't find within one segment.
+        Call this method before `users`. It removes users with several arms, who can't be recognised within one segment.
         """
         rows = self._select()
         self.db.execute(
@@ -218,7 +218,7 @@ class ExperimentUsers:
             ).fetchall():
                 users[stage][decisions] += number
         every = _median(sum(users.values(), Counter()))
-        # Most users of a small stage may be health checks, so a smaller median of all stages applies.
+        # In a stage with few users, most of them may be health checks, so the median of all stages is an upper limit.
         return np.array(
             [
                 _median(of_stage) if of_stage.total() >= MIN_USERS else min(_median(of_stage), every)
@@ -250,7 +250,7 @@ def experiment_users(
     """Read the decisions of an experiment that count, with their cost and the outcomes of every metric.
 
     Args:
-        segment: SQL expression for a record's segment; "" for no segments.
+        segment: SQL expression for the segment of a decision; "" for no segments.
     """
     names = tuple(dict.fromkeys((COST, *experiment.metrics.names)))
     kinds = tuple(dict.fromkeys(kind for name in names for kind in outcomes_of(name, gain)))

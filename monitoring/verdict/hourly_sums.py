@@ -1,15 +1,19 @@
 """Reduces the decisions of an experiment to sums for each user and hour, and to counts for each hour.
 
+    reduce_hours(db, log, experiment, kinds)        # the tables below
+
 | table | a row for each | columns |
 |---|---|---|
 | `cell` | hour and kind of decision | properties by which decisions count: settings, models, budget period; times |
 | `user_sum` | user and cell of decisions that may count, or be overridden | `hour`; the columns of metrics |
-| `named` | hour and user whose arm the experiment file sets | `since`, the hour |
+| `named` | hour and user whose arm the experiment's file named | `since`, the hour |
 | `activity` | minute, stage, arm and channel, and whether the arm was drawn, or named | counts, times, latencies |
 | `spent` | quarter of an hour, arm, campaign and channel | `cost`, including overridden users |
 | `other` | hour | number and newest time of other experiments' decisions |
 
-The rows of an hour depend on no other hour, so a closed hour is reduced once (`stored_sums.py`).
+The rows of an hour depend on no other hour, so a closed hour is reduced once (`stored_sums.py`). Therefore a request
+that is repeated in the next hour is another opportunity. Conditions that depend on later hours (the newest model, days
+that are not over, outcomes that may still arrive) are evaluated by cell, not by decision (`counted_decisions.py`).
 """
 
 from __future__ import annotations
@@ -49,10 +53,10 @@ def reduce_hours(
 ) -> None:
     """Create the tables that are listed at the top of this module.
 
-    Each step keeps only the needed columns, so only one large sort or join is in memory at a time.
+    Each step keeps only the columns that later steps need, to save memory.
 
     Args:
-        segment: SQL of a record's segment; "" for no segments.
+        segment: SQL expression for the segment of a decision; "" for no segments.
     """
     _copy_records(db, log, experiment, segment or "NULL")
     _find_repeats(db)
@@ -90,9 +94,9 @@ def reduce_hours(
 
 
 def _copy_records(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, segment: str) -> None:
-    """Create the tables `record`, with the needed columns of each decision, and `setting`.
+    """Create the tables `record` (one row for each decision) and `setting`.
 
-    `unit` and `decision` are hashes of ids, because joins on 8-byte numbers are faster.
+    The columns `unit` and `decision` are hashes of ids, because joins on 8-byte numbers are faster.
     """
     name = {"name": experiment.name}
     own = "coalesce(experiment, $name) = $name"
@@ -209,7 +213,7 @@ def _add_up_users(
 def budget_periods(experiment: Experiment) -> dict[str, tuple[str, str]]:
     """Return the budget period and time zone of each campaign; "*" stands for all other campaigns.
 
-    The longest period of a campaign's budgets applies.
+    If a campaign's budgets have different periods, the longest period is returned.
     """
     timed: dict[str, list[Budget]] = {}
     for budget in experiment.all_budgets:
@@ -234,6 +238,6 @@ def _period_bound(periods: Mapping[str, tuple[str, str]], later: bool) -> str:
 
 
 def matures(experiment: Experiment, time: str) -> str:
-    """Return SQL of the time after which an outcome is late. `time` is SQL of the decision's time."""
+    """Return an SQL expression for the time after which an outcome is late, given the SQL of the decision's time."""
     hours = experiment.metrics.outcome_hours
     return "'infinity'::TIMESTAMPTZ" if hours is None else f"({time} + to_microseconds({round(hours * 3.6e9)}))"

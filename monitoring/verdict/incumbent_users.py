@@ -22,7 +22,7 @@ from mtorl.runtime.sql import sql_name, sql_text
 def incumbent_users(log: DecisionLog, experiment: Experiment, gain: Gain) -> IncumbentUsers:
     """Add up the outcomes of the incumbent's decisions for each user, and summarise the users.
 
-    The stage `shadow`, and users outside of the experiment, are included.
+    Decisions at the stage `shadow` and decisions for users outside of the experiment are included.
     """
     primary, hours = experiment.metrics.primary, experiment.metrics.outcome_hours
     kinds = sorted({kind for name in (primary, COST) for kind in outcomes_of(name, gain)})

@@ -31,9 +31,9 @@ def verdict_of_period(
 
     Args:
         gain: The gain, or its definition as YAML, such as "click" or "{click: 0.1, revenue: 1}".
-        weights: Parquet file with `decision_id` and `weight` for a replay.
+        weights: Parquet file with `decision_id` and `weight` for a replay; "" for live traffic.
         budget: Budget of a replay in currency units per decision; 0 for live traffic.
-        by: Columns of segments; see `segment_lifts`.
+        by: SQL of the columns by which the traffic is divided into segments.
 
     Returns:
         The result of `verdict_from_log`, with the key `segments` if `by` is given.
@@ -64,10 +64,11 @@ def deciding_incumbent(lake: str, find: Callable[[str], Path | None]) -> tuple[s
     """Find the policy that took the incumbent's newest decision.
 
     Args:
-        find: Returns the artifact folder of the model with a digest.
+        find: Function that returns the artifact folder of the model with a digest.
 
     Returns:
-        Artifact folder and "", or "" and the name of a policy without an artifact; both "" without a decision.
+        The artifact folder and "". For a policy without an artifact, "" and the policy's name. Without a decision, two
+        empty texts.
     """
     digest, policy = (DecisionLog.of(lake).newest_policy(INCUMBENT) if lake else None) or (None, "")
     folder = None if digest is None else find(digest)

@@ -1,7 +1,7 @@
 """Computes the lift within segments of the traffic, such as devices. These lifts are not part of the verdict.
 
-All intervals of one call hold simultaneously (Bonferroni). A segment must be known before the decision, which could
-otherwise influence it.
+All confidence intervals hold simultaneously (Bonferroni). Segments must not depend on the decision, so only values
+known before it are allowed.
 """
 
 import math
@@ -25,7 +25,7 @@ class SegmentLift(TypedDict):
     """The difference between a challenger and the incumbent in one segment, with the counts of both arms.
 
     Attributes:
-        segment: Value of the column; None if it is unknown.
+        segment: Value of the column that defines the segment; None if the value is unknown.
         lift: Lift of the primary metric; None if an arm has no decision.
         lift_ci: Always-valid confidence interval; None for too few users.
     """
@@ -39,12 +39,12 @@ class SegmentLift(TypedDict):
 
 
 class Segments(TypedDict):
-    """The lifts of all segments of a call.
+    """The lifts in all segments.
 
     Attributes:
-        confidence: Confidence level of each interval; all together have the level 1 - alpha.
-        lifts: Lifts by column.
-        smaller: Number of decisions in unreported segments, by column.
+        confidence: Confidence level of each interval. All intervals together have the level 1 - alpha.
+        lifts: Lifts of the reported segments, by column.
+        smaller: Number of decisions in segments that are too small to be reported, by column.
     """
 
     confidence: float

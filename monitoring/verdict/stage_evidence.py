@@ -1,6 +1,6 @@
 """Collects the evidence that decides whether an experiment may leave its present stage.
 
-The verdict covers all stages; users, fallbacks and latency cover only the present stage.
+The verdict uses the decisions of all stages. Users, fallbacks and latency are those of the present stage.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mtorl.runtime.message import Message, prefixed
 if TYPE_CHECKING:
     import duckdb
 
-# The ledger may refuse money for this long, until it has opened the accounts of a new stage.
+# For this long after the start of a stage, the ledger may refuse money, because it has not opened the accounts yet.
 _FOLLOWED_SECONDS = 5.0
 
 
@@ -73,9 +73,9 @@ def faults_at_stage(db: duckdb.DuckDBPyConnection, stage: str, since: float) -> 
 
 
 def arms_in_shadow(log: DecisionLog, experiment: Experiment, since: float) -> dict[str, ArmEvidence]:
-    """Return each arm's users and share of failures since the stage `shadow` began.
+    """Return each arm's number of users and share of failures since the stage `shadow` began.
 
-    Only the incumbent's latency is known.
+    The latency is known only for the incumbent.
     """
     start = datetime.fromtimestamp(since, UTC)
     with replace(log, period=Period(start, log.period.until)).opened("shadow", near=True) as db:

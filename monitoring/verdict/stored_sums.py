@@ -1,15 +1,27 @@
 """Stores the sums of closed hours in the lake, so that a look at an experiment reduces only new hours.
 
+    with counted_users(db, log, experiment, kinds) as counted:  # tables of `hourly_sums.py` and `counted_decisions.py`
+
     sums/EXPERIMENT-SETTINGS/date=2026-11-25/hour=20/SOURCES-TOKEN-0-1.parquet          an hour's tables
     sums/EXPERIMENT-SETTINGS/date=2026-11-25/hour=20/SOURCES-TOKEN-past-1.parquet       tables of all hours until then
     sums/EXPERIMENT-SETTINGS/date=2026-11-25/hour=20/SOURCES-TOKEN-pastusers-1.parquet  their users, one row each
     sums/EXPERIMENT-SETTINGS/date=2026-11-20/hour=11/SOURCES-TOKEN-pastcovariates-1.parquet  covariates of the users
 
-`SETTINGS` is a digest of the settings, and `SOURCES` a digest of the names of the log files, which never change. So a
-stored file never becomes invalid: an hour that gains records is reduced again under another name.
+`SETTINGS` is a digest of the settings of the reduction, and `SOURCES` of the names of the files that it has read, which
+never change. So a stored file never becomes invalid: an hour that gains records is reduced again under another name.
 
-The *past* consists of all days on which every decision may count. Its files are computed again on a new day, or if
-other decisions of the past count.
+- The outcomes of an hour are read when the hour is closed, and again once its decisions may count (`outcome_hours`).
+  Outcomes that arrive after that count as late. They are read one, three and eight days later, because each compaction
+  adds some. If a router uploads outcomes late, the next look reads them at once: the names of their files show the
+  delay (`features/collect/compact.py`).
+- The *past* consists of all days on which every decision may count. In the past's tables, a user has only one row for
+  each stage and arm. So a look reads one row per user, plus the rows of the last days. On a new day, or if other
+  decisions of the past count because weights or models have changed, both files of the past are computed again from
+  the files of the hours.
+- Covariates (`covariates.py`) have a separate file.
+- Nothing is stored for hours that still gain decisions, or whose decisions have just begun to count: each look reduces
+  these hours again. The same holds for all hours if the lake can't be written, and for segments, replays with weights,
+  and bounded periods.
 """
 
 from __future__ import annotations
@@ -88,10 +100,7 @@ class _Hour(NamedTuple):
 def counted_users(
     db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment, kinds: Sequence[str], segment: str = ""
 ) -> Iterator[CountedDecisions]:
-    """Create the tables of `reduce_hours` and `count_decisions`, from stored sums if possible.
-
-    A row of `user_sum` may be the sum of several cells that count in the same way.
-    """
+    """Create the tables of `reduce_hours` and `count_decisions`, from stored sums if possible."""
     with TemporaryDirectory(prefix="mtorl-sums-") as scratch:
         if segment or log.weights is not None or log.period != Period():
             reduce_hours(db, log, experiment, kinds, segment)
@@ -179,7 +188,7 @@ class _Sums:
         return self._derived.files(*key)
 
     def _hours(self) -> tuple[_Hour, list[_Hour], datetime]:
-        """Return the open hours combined into one, the closed hours from old to new, and the end of the past."""
+        """Return all open hours as one, the closed hours from old to new, and the time at which the past ends."""
         lake, hours = self.log.lake, self.experiment.metrics.outcome_hours
         arrived = lake.arrived("decision")
         decisions, outcomes = by_hour(lake.closed("decision")), by_hour(lake.closed("outcome"))
@@ -192,11 +201,7 @@ class _Sums:
         begins = (compacted - HOUR - matures).replace(hour=0, minute=0, second=0, microsecond=0)
 
         def age(hour: datetime) -> int:
-            """Return a number that changes when an hour's outcomes must be read again.
-
-            -1: the decisions do not count yet. 0: every new outcome is read. n > 0: late outcomes were read n - 1
-            times.
-            """
+            """Return a number that changes when an hour's outcomes must be read again."""
             if hours is not None and hour + matures > now + _CLOCKS:
                 return -1
             if hours is None or hour + HOUR + matures > compacted:
@@ -212,11 +217,11 @@ class _Sums:
             if hour not in open_hours
         ]
         taken, known = (tuple(file for hour in open_hours for file in of.get(hour, ())) for of in (decisions, outcomes))
-        # An override in an open hour hides the user's later decisions, so the past ends before the first open hour.
+        # The past ends before the first open hour, because an override in that hour hides the user's later decisions.
         return _Hour(datetime.max, taken, known), closed, min([begins, *open_hours])
 
     def _reduce(self, hours: Sequence[_Hour], keep: bool) -> None:
-        """Compute the tables of some hours, and write each hour to a local file and, if `keep`, to the lake."""
+        """Compute the tables of some hours, and store each hour in a local file, and with `keep` also in the lake."""
         decisions = [file for hour in hours for file in hour.decisions]
         outcomes = [file for hour in hours for file in hour.outcomes]
         part = self.log.lake.of_files(decisions, outcomes, arrived=not keep)
@@ -252,7 +257,7 @@ class _Sums:
                    sum(unpaid) AS unpaid,
                    min(first) AS first, max(last) AS last, any_value(latencies) FILTER ({is_recent}) AS latencies
             FROM {self._rows("activity", hours)} GROUP BY ALL"""
-        # A budget's current period may have begun in the last two days, so keep the times of their costs.
+        # The current period of a budget may have begun in the last two days, so keep the exact times of these costs.
         since = f"CASE WHEN hour >= {instant(hours[-1][0] - 2 * _DAY)} THEN since END"
         tables["spent"] = f"""
             SELECT min(hour) AS hour, min(since) AS since, arm, campaign_id, channel, sum(cost) AS cost
@@ -261,9 +266,9 @@ class _Sums:
         return _in_one(tables)
 
     def _make_covariates(self, until: datetime) -> _Key:
-        """Create the table `covariates`, and store it once all hours of the users' past are closed.
+        """Create the table `covariates`, and store it in the lake once the users' past can't change any more.
 
-        An empty table's file would be dated 1970 and be deleted as too old.
+        An empty table is not stored, because its file would be dated 1970 and be deleted as too old.
         """
         lake, ends = self.log.lake, past_ends(self.db, self.experiment, "cell", "first")
         files = [*lake.closed("decision", until=ends + HOUR), *lake.closed("outcome", until=ends + HOUR)]
@@ -278,10 +283,7 @@ class _Sums:
         return key
 
     def _find_alike(self, until: datetime) -> bool:
-        """Create the table `alike`, which maps each cell of the past to the first cell that counts in the same way.
-
-        Returns False if no cell of the past counts.
-        """
+        """Create the table `alike`, which maps each cell of the past to the first cell that counts in the same way."""
         self.db.execute(
             f"""CREATE TABLE alike AS
             SELECT cell, min(cell) OVER (PARTITION BY stage, arm, changed) AS one FROM counted

@@ -1,7 +1,8 @@
 """Computes the verdict on an experiment: adds up its users in DuckDB, then tests the sums with `mtorl.experiment`.
 
-The rules are in docs/verdict.md. In a replay of a real log, a decision has the weight 1 / p if the policy exposed the
-logged channel, which had the probability p; 1 if the policy exposed nothing; and 0 if the outcome is unknown.
+The rules are in docs/verdict.md. In a replay of a real log, the decisions have weights. If the policy showed the ad on
+the logged channel, which was chosen with probability p, the weight is 1 / p. If the policy showed no ad, the weight is
+1. If the outcome is unknown, the weight is 0.
 """
 
 import math
@@ -47,8 +48,8 @@ def verdict_of(read: ExperimentUsers, log: DecisionLog, experiment: Experiment, 
     """Compute the verdict on an experiment from the sums of its users.
 
     Returns:
-        A JSON-ready dict. `challengers` compares each challenger with the incumbent; the top level repeats the leading
-        one.
+        A JSON-ready dict. The key `challengers` has the result of each challenger, and the top level repeats the result
+        of the leading challenger.
     """
     primary, guardrails, wanted = experiment.metrics.primary, experiment.metrics.guardrails, experiment.minimum_effect
     challengers = [arm.name for arm in experiment.arms if arm.name != INCUMBENT]
@@ -235,9 +236,9 @@ def _money(comparison: Comparison, primary: str) -> dict[str, Any]:
 
 
 def _secondary(comparisons: Mapping[str, Comparison], experiment: Experiment) -> dict[str, dict[str, Any]]:
-    """Compute the lifts of the secondary metrics, and which are significant.
+    """Compute the lifts of the secondary metrics, and which of them are significant.
 
-    The false discovery rate covers all challengers and metrics together.
+    The false discovery rate holds for all challengers and metrics together.
     """
     names = experiment.metrics.secondary
     lifts = {(who, name): comparison.lift(name) for who, comparison in comparisons.items() for name in names}

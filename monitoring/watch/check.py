@@ -1,7 +1,6 @@
 """Runs one check of the monitor: judges every finished period, and finds columns that have just lost their values.
 
-Each period is judged once, in the order of time. If its decisions can't be read, later checks try again, until a later
-period has been judged.
+Periods are judged once, in the order of time. A period whose decisions can't be read is tried again by later checks.
 """
 
 import errno
@@ -42,10 +41,10 @@ _KEPT_PAGES = 14
 _HEARD = 0.8
 # Time after a period's end from which missing outcomes count as lost.
 _AWAITED = timedelta(days=2)
-# A broken column scores at least this multiple of its threshold, because a few users may lack a value by chance.
+# A few users may lack a value by chance, so a broken column must score at least this multiple of its threshold.
 _SURE = 2.0
 _WEEK = timedelta(days=7)
-# A period without decisions is usual after this many such weeks, because a single one may have been an outage.
+# A time without decisions is usual after this many such weeks, because a single one may have been an outage.
 _OCCASIONS = 2
 # Number of earlier weeks that are searched.
 _LOOKED_BACK = 4
@@ -59,9 +58,9 @@ class Watched:
     """Settings of a check.
 
     Attributes:
-        sample_of: Returns the training sample of the model with a digest or, for None, of the newest model.
-        hours: Length of a period: a divisor or a multiple of 24, because periods begin at midnight UTC.
-        page: Condition for drawing a page with Evidently.
+        sample_of: Returns the training sample of the model with the given digest, or of the newest model for None.
+        hours: Length of a period, a divisor or a multiple of 24, because periods begin at midnight UTC.
+        page: Periods for which Evidently draws a page.
     """
 
     lake: Lake
@@ -88,7 +87,7 @@ def run(
 
     Args:
         folder: Folder for the state file, and for the figures and pages of each period.
-        on_period: Called before each period with its end and the number of remaining periods.
+        on_period: Called before each period with the period's end and the number of periods that remain.
 
     Raises:
         StateError: The state can't be read.
@@ -170,11 +169,7 @@ def _reading() -> Iterator[None]:
 
 
 def _judge(watched: Watched, state: State, end: datetime, folder: Path, ahead: int, outcomes_may_come: bool) -> bool:
-    """Judge the measures and columns of a period, and return whether its decisions could be used.
-
-    Args:
-        ahead: Number of decisions dated in the future.
-    """
+    """Judge the measures and columns of a period, and return whether its decisions could be used."""
     period = _period(end, watched.hours)
     try:
         with _reading():
@@ -221,7 +216,7 @@ def _no_decisions(watched: Watched, log: DecisionLog, end: datetime) -> _NotJudg
 def closed_as_usual(lake: Lake, end: datetime, length: timedelta) -> bool:
     """Return whether earlier weeks had no decisions at this time of the week either, for example on a closed day.
 
-    Weeks without any decisions are ignored, because a long outage is not usual.
+    A week without any decisions is ignored, because it was probably an outage.
     """
     if length >= _WEEK:
         return False
@@ -297,11 +292,7 @@ def _not_measured(state: State, counted: Counted, group: str) -> NotJudged:
 def _columns(
     watched: Watched, log: DecisionLog, out: Path, period: str, until: datetime | None = None
 ) -> tuple[DriftResult, str]:
-    """Compare the columns of a period with a model's training sample.
-
-    Args:
-        until: End of the period; None to draw no page.
-    """
+    """Compare the columns of a period with a model's training sample. Without `until`, no page is drawn."""
     sample = _sample(watched, log)
     with _reading():
         context, whole = log.sample("context", MAX_ROWS)
@@ -319,10 +310,7 @@ def _columns(
 
 
 def _sample(watched: Watched, log: DecisionLog) -> TrainingSample:
-    """Return the training sample of a model that answered in the period, or of the newest model.
-
-    The newest model is only the second choice, because it may not serve yet.
-    """
+    """Return the training sample of a model that answered in the period, or else of the newest model."""
     with _reading():
         digests = log.models()
         rule = log.newest_policy(INCUMBENT) if not digests else None

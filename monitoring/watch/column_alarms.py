@@ -1,8 +1,13 @@
 """Finds columns whose distribution has moved away from the training sample, with a known rate of false alarms.
 
-A column that exceeds its threshold in two periods in a row raises an alarm. The procedure e-BH then selects the moved
-columns at a false discovery rate of 10 %. Because every Sunday may differ from the training sample, a score is evidence
-only above the column's healthy scores of the last weeks.
+In a healthy period, the probability that any column exceeds its threshold is at most `ALPHA`. The evidence assumes
+twice that, because thresholds are estimates. If a column exceeds its threshold in two periods in a row, an alarm is
+raised. The procedure e-BH then selects the columns that have moved, at a false discovery rate of 10 %.
+
+**Seasons.** The training sample covers whole weeks, so every Sunday may differ from it. So a score above the threshold
+is evidence only if it is also well above the column's healthy scores of the last weeks, and above earlier scores at
+this time of the week. In the first week, it must be far above the threshold instead. The price: a column that differs
+slightly from the training sample on every day, from the first week on, raises no alarm.
 """
 
 import math
@@ -22,7 +27,7 @@ FALSE_DISCOVERIES = 0.1
 SEASON = 1.25
 # In the first week, only scores above this multiple of the threshold are evidence.
 FAR = 3.0
-# Unusual scores in this many newest periods may still lead to an alarm, so they do not count as healthy.
+# In this many newest periods, unusual scores do not count as healthy, because they may still lead to an alarm.
 UNDECIDED = 3
 # Number of stored scores, separately for healthy and other periods.
 KEPT = 28
@@ -35,7 +40,7 @@ def judge(
 ) -> None:
     """Add the scores of a period to the evidence, and raise or end alarms on columns.
 
-    A new model deletes all earlier evidence.
+    A new model deletes all earlier evidence, because the scores compare with its training sample.
     """
     if model_version != state.model_version:
         forget(state)
@@ -75,9 +80,9 @@ def _exceeded(state: State, column: ColumnDrift, end: datetime) -> bool:
 
 
 def _season(past: list[PastPeriod], end: datetime, threshold: float) -> float:
-    """Return the smallest score that is evidence of drift and not of a season.
+    """Return the smallest score that is evidence of drift and that a season does not explain.
 
-    A limit of `FAR` times the threshold prevents that one festival hides a lasting shift.
+    The limit `FAR` prevents that the high scores of one festival hide a lasting change.
     """
     if not past or end - past[0].end < _WEEK:
         return FAR * threshold
@@ -87,10 +92,7 @@ def _season(past: list[PastPeriod], end: datetime, threshold: float) -> float:
 
 
 def _at_this_time(past: list[PastPeriod], end: datetime, threshold: float) -> float:
-    """Return the second largest earlier score at this time of the week; 0 if there are fewer than two.
-
-    The result is also 0 for a column that has probably drifted.
-    """
+    """Return the second largest earlier score at this time of the week; 0 if there are fewer than two."""
     week = [period.value < threshold for period in past if end - period.end < _WEEK]
     if sum(week) < len(week) / 2:
         return 0.0

@@ -1,6 +1,6 @@
 """Compares the columns of a period with the training sample, and writes the scores and a page drawn by Evidently.
 
-Evidently's scores ignore missing values, so a separate test compares the share of missing values.
+A separate test compares the shares of missing values, because the other tests ignore missing values.
 """
 
 import json
@@ -32,8 +32,8 @@ class ColumnDrift:
     """The result of checking one column.
 
     Attributes:
-        method: The test that found the problem or, without a problem, the last test.
-        problem: Name of a problem in `mtorl.drift.drift_tests`.
+        method: The test that found the problem; without a problem, the last test.
+        problem: Name of the problem, as in `mtorl.drift.drift_tests`; None without a problem.
     """
 
     column: str
@@ -75,11 +75,11 @@ def check(
     """Compare the rows of a period with the training sample. Both tables have a column `user_id`.
 
     Args:
-        reference: All training rows of some users, in the order of time for each user.
+        reference: All training rows of some users. The rows of each user are in the order of time.
         current: Rows of the period, or of a sample of its users.
-        grid: Thresholds for this sample; None if it had too few users.
-        whole: Size of the period, if `current` is a sample.
-        page: Condition for drawing drift.html, the slowest step.
+        grid: Thresholds for this training sample; None if the sample had too few users.
+        whole: Size of the whole period, if `current` is a sample.
+        page: Whether to draw the page drift.html, which is slow.
     """
     whole = whole or Size(_users(current), len(current))
     not_checked = _too_little(reference, current) or (None if grid else "the model has no thresholds of its columns")

@@ -1,6 +1,6 @@
 """Exports the monitor's last result and the newest run of each pipeline to Prometheus.
 
-Labels never contain users or campaigns.
+The labels contain neither users nor campaigns.
 """
 
 import threading
@@ -114,7 +114,7 @@ _OF_STATE: dict[str, tuple[str, Sequence[str]]] = {
 class RunsCollector(Collector):
     """A Prometheus collector of the newest run of each pipeline.
 
-    While a pipeline's file can't be read, its last samples are exported again.
+    If the file of a pipeline can't be read, the values that were read last are exported again.
     """
 
     def __init__(self, runs: Path) -> None:

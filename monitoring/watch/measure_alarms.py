@@ -1,7 +1,7 @@
 """Compares the measures of a period with earlier periods, and raises alarms about harm and other changes.
 
-A stream is the time series of one measure. A stream in `HARM` raises alarms only for harmful changes, other streams for
-changes in both directions.
+A stream is the time series of one measure. Streams in `HARM` raise alarms only for harmful changes. All other streams
+raise alarms for changes in both directions.
 """
 
 import math
@@ -53,9 +53,9 @@ def judge(
     """Compare the measures of a period with forecasts, update the evidence, and raise or end alarms.
 
     Args:
-        streams: Streams by name; a new measure adds a stream.
-        length: Length of the period. Forecasts of days take the weekday into account.
-        by_arm: Measures of outcomes for the incumbent and each challenger.
+        streams: Streams by name. A stream is added for each new measure.
+        length: Length of the period. If it is a day, forecasts take the weekday into account.
+        by_arm: Measures of outcomes, computed separately for the incumbent and each challenger.
 
     Returns:
         The number of measures with enough past periods for a forecast.
@@ -112,7 +112,7 @@ def _p(new: Measured, forecast: Forecast) -> float:
 def _causes(whole: Measured, by_arm: Sequence[Measured], stream: Stream, end: datetime, length: timedelta) -> list[str]:
     """Return the challengers that cause the harm, because they are worse than the incumbent.
 
-    The list is empty if the incumbent is worse than forecast too.
+    The list is empty if the incumbent is unusually bad too.
     """
     arms = {each.arm: each for each in by_arm if each.measure == whole.measure}
     incumbent = arms.pop(INCUMBENT, None)
@@ -139,10 +139,7 @@ def _find(
     length: timedelta,
     causes: Mapping[str, list[str]],
 ) -> None:
-    """Add evidence to the streams of one family, and raise or end their alarms.
-
-    Streams without a value count too, so that missing values do not make alarms more likely.
-    """
+    """Add evidence to all streams of one kind, and raise or end their alarms."""
     p_values = {name: p for name, p in p_values.items() if (name in HARM) == (kind == "harm")}
     had = {
         name: stream.evidence

@@ -6,7 +6,7 @@
     performance   for each arm: how well the model predicts and ranks outcomes, and how far users are from training
 
 A measure is a ratio of two sums over users, R = sum(N_u) / sum(D_u), with the variance sum((N_u - R D_u)^2) /
-sum(D_u)^2. The sums are over users, because the decisions of one user are correlated.
+sum(D_u)^2. Each user is one term of the sums, because the decisions of one user are correlated.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # Minimum number of users for a measure.
 MIN_USERS = 100
-# Compute no AUC if more than this share of the exposures has a gain other than 0 or 1.
+# If more than this share of the exposures has a gain other than 0 or 1, no AUC is computed.
 MOST_OTHER_GAINS = 0.01
 # Measure predictions for at most this many arms, those with the most decisions.
 MOST_ARMS = 30
@@ -46,9 +46,9 @@ class Measured(NamedTuple):
     """One measure of one period, such as the gain per decision.
 
     Attributes:
-        arm: Arm such as "spring/challenger"; "" for all arms.
+        arm: Arm such as "spring/challenger"; "" for all arms together.
         se: Standard error of the value.
-        size: Denominator of the ratio; 0 if the measure is no ratio.
+        size: Denominator of the ratio; 0 if the measure is not a ratio.
     """
 
     group: str
@@ -69,9 +69,9 @@ class Counted(NamedTuple):
 
     Attributes:
         heard: Number of exposures with at least one outcome.
-        incumbent: Policy that took the incumbent's newest decision; "" for unknown.
-        by_arm: Measures of outcomes by challenger, and for all other decisions.
-        seen: Largest number of users of a measure, by group.
+        incumbent: Policy that took the incumbent's newest decision; "" if it is unknown.
+        by_arm: Measures of outcomes, computed separately for each challenger and for all other decisions.
+        seen: For each group of measures, the largest number of users that a measure has.
     """
 
     decisions: int
@@ -100,10 +100,7 @@ class _Ratio(NamedTuple):
 
 
 def measure(log: DecisionLog, gain: Gain, outcomes: Sequence[str], channels: Sequence[str]) -> Counted:
-    """Compute all measures of a period, which must have a start and an end.
-
-    `outcomes` are the numeric outcomes of the data set.
-    """
+    """Compute all measures of a period, which must have a start and an end."""
     with log.opened("outcome", near=True) as db:
         kinds = tuple(dict.fromkeys((*outcomes, *gain.names, "cost")))
         _copy(db, log, kinds, gain)
@@ -177,10 +174,10 @@ def _decisions(channels: Sequence[str]) -> Iterator[_Ratio]:
 
 
 def _gain_in_budget(db: duckdb.DuckDBPyConnection, arm: str = "", where: str = "true") -> Iterator[_Ratio]:
-    """Measure the gain per decision, where an exposure refused for an exhausted budget counts with the mean gain.
+    """Measure the gain per decision, as if an exhausted budget had not prevented exposures.
 
-    The term with `came_gain - g` sums to 0 and adds the uncertainty of the mean gain to the standard error (delta
-    method).
+    A prevented exposure counts with the mean gain of the others. The term with `came_gain - g` sums to 0, and adds the
+    uncertainty of that mean to the standard error (delta method).
     """
     sums = "coalesce(sum(came_gain) FILTER (shown), 0), count_if(shown), coalesce(count_if(budget_exhausted), 0)"
     ((gain, shown, refused),) = db.execute(f"SELECT {sums} FROM decided WHERE {where}").fetchall()
@@ -226,7 +223,7 @@ def _measured(
     db: duckdb.DuckDBPyConnection, ratios: Sequence[_Ratio], decisions: int, seen: Counter[str]
 ) -> Iterator[Measured]:
     """Compute the ratios from sums over users, in parts of the users to limit the memory."""
-    # Maps the SQL of a value to its column, so that a shared denominator is computed once.
+    # Maps the SQL of a value to its column, so that ratios with the same denominator share a column.
     columns: dict[str, str] = {}
 
     def column(value: str, where: str) -> str:
@@ -261,7 +258,7 @@ def _measured(
 
 
 def _ranking(db: duckdb.DuckDBPyConnection, gain: Gain, outcomes_missing: bool) -> Iterator[Measured]:
-    """Compute the AUC with which each model ranks exposures, if the gain is a single outcome of 0 or 1."""
+    """Compute the AUC with which each model ranks exposures, if the gain of an exposure is 0 or 1."""
     from mtorl.evaluation.head_metrics import auc_error, expected_auc, realised_auc
 
     if len(gain.terms) != 1:

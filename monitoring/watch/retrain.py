@@ -12,7 +12,7 @@ _REASONS = (COLUMNS, "performance")
 
 
 def update_request(state: State, end: datetime) -> None:
-    """Request a training if there is a reason, or delete the request once another model is the reference."""
+    """Request a training if there is a reason. Delete an old request once a new model has replaced the old one."""
     if state.retrain is not None and state.retrain.model_version != state.model_version:
         state.retrain = None
     changed = [alarm.text for name, alarm in state.alarms().items() if alarm.kind == "drift" and _asks(name)]
@@ -29,11 +29,11 @@ def _asks(stream: str) -> bool:
 def due_because(state: State, trained: datetime | None, most_days: float, now: datetime) -> str:
     """Return the reason why a training is due; "" if none is due.
 
-    A training after the request fulfils it, even if the gate rejected the model.
+    A request of the monitor is fulfilled by any later training, even if the gate rejected the new model.
 
     Args:
         trained: Start of the newest training; None if there was none.
-        most_days: Maximum age of the newest training in days; 0 for no maximum.
+        most_days: Largest age of the newest training in days; 0 for no limit.
     """
     if trained is None:
         return "there was none yet"

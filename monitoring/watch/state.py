@@ -133,9 +133,9 @@ class Stream(_Part):
     past: list[PastPeriod] = Field(default_factory=list)
 
     def add(self, period: PastPeriod, keep: int) -> None:
-        """Add a period, and keep at most `keep` healthy and `keep` other periods.
+        """Add a period, and keep at most `keep` healthy periods and `keep` other periods.
 
-        During an alarm, neither the new period nor the unusual periods just before it count as healthy.
+        During an alarm, the new period and the unusual periods just before the alarm do not count as healthy.
         """
         self.past.append(period)
         if self.alarm is not None:
@@ -257,9 +257,9 @@ class State(_Part):
         return "\n".join([*lines, *(f"{name} could not be judged, {why.reason}: {why.text}" for name, why in faults)])
 
     def accept(self, stream: str, reason: str, at: datetime) -> None:
-        """Accept the present value of a measure as healthy, and learn its expected value again.
+        """Accept the present value of a measure as healthy, so that its expected value is learned again.
 
-        Raises StateError for a column, because a model's training sample defines its expected values.
+        Raises StateError for a column, because its threshold comes from the model's training sample.
         """
         measures = sorted(name for name in self.streams if labels_of(name).group != COLUMNS)
         if stream not in measures:

@@ -22,8 +22,8 @@ class Labels(NamedTuple):
     """The parts of a stream's name.
 
     Attributes:
-        experiment: "" for all arms together, and for the incumbent, which all experiments share.
-        arm: "" for all arms together.
+        experiment: Experiment of the arm; "" for the incumbent and for all arms together.
+        arm: Arm of the measure; "" for all arms together.
         measure: Name of the measure or column.
     """
 

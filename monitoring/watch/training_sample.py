@@ -16,7 +16,7 @@ class TrainingSample:
     """A sample of a model's training data, with which the monitor compares the columns of a period.
 
     Attributes:
-        thresholds: None if the sample has too few users.
+        thresholds: Thresholds of the drift tests; None if the sample has too few users.
     """
 
     model_version: str
@@ -27,12 +27,12 @@ class TrainingSample:
 
 
 def sample_of_artifact(find: Callable[[str | None], Path | None]) -> Callable[[str | None], TrainingSample | None]:
-    """Build a function that loads the training sample of the model with a digest; None for an unknown model.
+    """Build a function that loads a model's training sample by digest, or returns None if the model is unknown.
 
-    The function raises ArtifactError if the artifact can't be read.
+    That function raises ArtifactError if the artifact can't be read.
 
     Args:
-        find: Returns the artifact folder of the model with a digest or, for None, of the newest model.
+        find: Returns the artifact folder of the model with the given digest, or of the newest model for None.
     """
 
     def sample(digest: str | None) -> TrainingSample | None:

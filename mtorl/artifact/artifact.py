@@ -1,20 +1,28 @@
-"""Reads a model artifact: a folder with everything that a server needs for decisions.
+"""Reads a model artifact: a folder with everything that decisions need.
 
-    artifact = load(folder)
+    artifact = load(folder)                        # checks every file; the network is loaded at the first prediction
     forecast = artifact.forecast(WindowBatch.from_instances(instances, artifact.spec))
     decide(forecast, artifact.policy, u_B)
 
-    network.onnx           graph and weights: x_BTD, length_B -> `GRAPH_OUTPUTS`, of which the last two are optional
-    weights.pt             the weights as torch tensors
-    encoder.json           vocabularies, normalisation and reward scale
-    dataset.yaml           description of the data set
-    policy.json            parameters of the decision rule
-    reference.parquet      sample of training touchpoints for drift tests
-    metrics.json           accuracy of the predictions
-    training_users.npy     fingerprints of the training users
-    drift_thresholds.json  lowest scores that count as drift; optional
-    yardstick.json.gz      LightGBM models for comparison; optional
-    model.json             name, version, cost caps, default channel, window lengths, sha256 of every file above
+    network.onnx       graph and weights: x_BTD, length_B -> logits_BC, reward_BC, cost_BC and, if the network has them,
+                       state_distance_B (`mtorl.network.user_state`) and future_BC2 (`mtorl.network.future_value`); for
+                       any B, and for T in the lengths of model.json
+    weights.pt         only the weights, as torch tensors
+    encoder.json       vocabularies, normalisation and reward scale
+    dataset.yaml       description of the data set
+    policy.json        parameters of the decision rule
+    reference.parquet  sample of training touchpoints, the reference for drift; numbers instead of user ids
+    metrics.json       accuracy of the predictions, with intervals
+    training_users.npy fingerprints of the users in the training (`mtorl.log.splits`)
+    drift_thresholds.json  lowest scores that count as drift from the reference; optional
+    yardstick.json.gz  LightGBM fitted on the same training users, for comparison; optional
+    model.json         name, kind, version, origin, whether the data are simulated, cost caps, default channel, the
+                       lengths (`mtorl.artifact.lengths`) of the graph, and the sha256 of every file above
+
+The graph is ONNX, exported by `torch.export`. It does not depend on our Python classes, so a server with another
+version of this package computes the same results. The graph runs without torch, whose overhead for each operator is
+several times the cost of a window of a small network. `digest` covers model.json and, by its checksums, all files.
+`version` is the first twelve characters of the digest. `mtorl.artifact.saving` writes the folder.
 
 Shapes: B batch, T steps of a window, D encoded token, C channels.
 """
@@ -132,7 +140,7 @@ class Artifact:
 
 
 def forecast_of(outputs: Sequence[NDArray[np.floating[Any]]], encoder: Encoder) -> Forecast:
-    """Convert the outputs of a model, in the order of `GRAPH_OUTPUTS`, to a forecast for the decision rule."""
+    """Convert the arrays that a model returns, in the order of `GRAPH_OUTPUTS`, to a forecast."""
     logits_BC, reward_BC, cost_BC = outputs[:3]
     return Forecast(logits_BC, encoder.unreward(reward_BC, cost_BC), cost_BC, outputs[4] if len(outputs) > 4 else None)
 

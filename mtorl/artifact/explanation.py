@@ -73,7 +73,7 @@ def without(instance: Instance, place: int, spec: DatasetSpec) -> Instance:
     """Return a copy of the window without the touchpoint at position `place` of the prev_* lists."""
     if len(instance["prev_channel"]) == 1:
         return without_past(instance, spec)
-    # A touchpoint's context is stored one position earlier, except for the oldest touchpoint, which may have none.
+    # A touchpoint's own context is one position before its outcomes. The oldest touchpoint may have no context.
     own = max(place - 1, 0)
     previous = ("prev_channel", "prev_timestamp", *(f"prev_{outcome}" for outcome in spec.window_outcomes))
     return {

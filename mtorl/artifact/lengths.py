@@ -1,6 +1,6 @@
-"""Saves time by running an exported graph only for as many steps as the longest window of a batch has.
+"""Runs an exported model on shorter inputs when all windows of a batch are short, to save time.
 
-Only lengths with bit-identical results are used, because rounding could change a decision.
+Only lengths that give bit-identical results are used, because rounding could change a decision.
 
 Shapes: B windows, T steps of a window, D encoded token.
 """
@@ -24,7 +24,7 @@ def lengths_up_to(window: int) -> tuple[int, ...]:
 
 
 def exact_lengths(graph: Network, window: int, width: int) -> tuple[int, ...]:
-    """Return the lengths for which a graph gives the same bits as for the whole window, tested on random inputs.
+    """Return the numbers of steps for which the graph's outputs are bit-identical to those for `window` steps.
 
     Args:
         width: Number of values of an encoded token.
@@ -45,7 +45,7 @@ def exact_lengths(graph: Network, window: int, width: int) -> tuple[int, ...]:
 
 
 def shortened(graph: Network, lengths: Sequence[int]) -> Network:
-    """Return a function like `graph` that computes only as many steps as the longest window of a batch needs.
+    """Return a function like `graph` that shortens each batch to the smallest allowed length that fits its windows.
 
     Args:
         lengths: Allowed numbers of steps, ascending.

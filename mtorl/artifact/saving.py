@@ -75,7 +75,7 @@ def save(folder: str | Path, policy: TrainedPolicy) -> Artifact:
     """Write a policy as an artifact folder, and replace the folder if it exists.
 
     Raises:
-        ArtifactError: The exported graph computes other results than the network.
+        ArtifactError: The exported graph and the network give different results.
     """
     with replacing(Path(folder)) as unfinished:
         unfinished.mkdir()
@@ -116,7 +116,7 @@ def save(folder: str | Path, policy: TrainedPolicy) -> Artifact:
 
 
 def _export(policy: TrainedPolicy, folder: Path) -> tuple[int, ...]:
-    """Export the network as an ONNX graph, compare both on random inputs, and return the usable window lengths."""
+    """Export the network to ONNX, check the export on random inputs, and return the window lengths that it may use."""
     import torch
     from onnxscript.optimizer import optimize_ir
 
@@ -130,7 +130,7 @@ def _export(policy: TrainedPolicy, folder: Path) -> tuple[int, ...]:
         lengths = torch.randint(1, steps + 1, (rows,), generator=generator)
         return torch.rand(rows, steps, width, generator=generator), lengths
 
-    # Bounds on the batch size speed up torch's export. The exported graph also runs with one row.
+    # The bounds on the batch size only make the export faster. The exported graph also accepts a batch of one.
     any_batch = {0: torch.export.Dim("batch", min=2, max=CHUNK)}
     least, *longer = lengths_up_to(steps)
     any_length = {1: torch.export.Dim("steps", min=least, max=steps)} if longer else {}

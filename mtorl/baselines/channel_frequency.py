@@ -21,7 +21,7 @@ _PRIOR = 20.0  # weight of the overall mean, in uses
 
 
 class ChannelFrequency(nn.Module):
-    """A network that looks up its outputs in tables by the user's segment, with MTORL's inputs and outputs."""
+    """Predicts from tables with one row for each user segment, through the same interface as MTORL."""
 
     logits_SC: Tensor
     reward_SC: Tensor
@@ -44,10 +44,10 @@ class ChannelFrequency(nn.Module):
 
 
 def fit(parts: Iterable[WindowBatch], encoder: Encoder) -> ChannelFrequency:
-    """Count the uses of each channel in each segment, and compute the mean rewards and costs.
+    """Count how often each channel was used in each segment, and average its rewards and costs.
 
     Args:
-        parts: Batches of windows, in which each training touchpoint is a target exactly once.
+        parts: Batches of windows that together contain each training touchpoint exactly once as a target.
     """
     segment = encoder.segment_slice()
     channels = len(encoder.channels)

@@ -75,7 +75,7 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Le
 
 
 def expectile_loss(gap_B: Tensor, expectile: float) -> Tensor:
-    """Return the mean squared difference, weighted by `expectile` if positive and 1 - `expectile` if negative.
+    """Return the mean of the squared differences: positive ones times `expectile`, others times 1 - `expectile`.
 
     Args:
         gap_B: The difference Q' - V at each logged action.

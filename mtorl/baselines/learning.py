@@ -47,7 +47,7 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Transitions:
-    """All transitions of a log, one per touchpoint. The next state is the state of the following row."""
+    """All transitions of a log, one per touchpoint. The next state of a row is the state of the following row."""
 
     state_BS: Tensor
     channel_B: Tensor
@@ -80,12 +80,12 @@ class Transitions:
 
 
 def ends(batch: WindowBatch, encoder: Encoder) -> Bools:
-    """Return a mask of the touchpoints that are the last of their journey, in the order of the log."""
+    """Return a mask of the touchpoints that end their journey, in the order of the log."""
     if batch.targets is None:
         raise WindowError("this batch was built without targets")
     last_B = np.cumsum(batch.length_B) - 1
     touchpoint_B = batch.targets.touchpoint_N[last_B]
-    # A row continues the journey above if it is the next touchpoint of the log and has a history.
+    # A row belongs to the journey of the row above if it is the log's next touchpoint and does not start a journey.
     below_B = touchpoint_B[1:] == touchpoint_B[:-1] + 1
     has_history_B = batch.prev_channel_N[last_B[1:]] < len(encoder.channels)
     return np.append(~(below_B & has_history_B), True)
@@ -121,10 +121,10 @@ class Data:
         return self.train.state_BS.shape[1], len(self.cost_C)
 
     def reward_of(self, q_BC: Floats) -> Callable[[Floats], Floats]:
-        """Fit a function that converts values to rewards on the validation users.
+        """Fit, on the validation users, a function that converts Q values to rewards.
 
         Args:
-            q_BC: Values of the validation windows.
+            q_BC: Q values of the validation windows.
         """
         return reward_of_value(q_BC[np.arange(len(q_BC)), self.logged.channel_B], self.logged.reward_B)
 
@@ -205,10 +205,11 @@ def learn(
 def learn_values(
     network: nn.Module, q: nn.Module, data: Transitions, loss: Callable[[nn.Module, Step], Tensor], schedule: Schedule
 ) -> None:
-    """Train a network in place by Q-learning, with a slow copy Q' of its part `q`.
+    """Train a network in place by Q-learning.
 
     Args:
-        loss: Computes the loss of a batch, given Q' and the transitions of the batch.
+        q: The part of the network that predicts Q values.
+        loss: Computes the loss of a batch, given a slow copy of `q` and the transitions of the batch.
     """
     target = copy.deepcopy(q)
 
@@ -246,9 +247,9 @@ def temperature(value_BC: Floats, channel_B: Ints) -> float:
 
 
 def reward_of_value(value_B: Floats, reward_B: Floats) -> Callable[[Floats], Floats]:
-    """Fit a function that converts a value to the expected reward of a touchpoint: sigmoid(slope * value + offset).
+    """Fit the function sigmoid(slope * value + offset), which converts a Q value to an expected reward (Platt 1999).
 
-    The slope is not negative, so that the order of the channels stays the same (Platt scaling, 1999).
+    The slope is never negative, so the channel with the highest value also has the highest reward.
     """
     mean, std = value_B.mean(), value_B.std() or 1.0
     score_B = (value_B - mean) / std

@@ -2,7 +2,7 @@
 
     predictor = fit(train, val, encoder, seed=0).calibrated(val, users_B)
 
-As in MTORL's ensemble, the predictions of two seeds are averaged, and the mean is calibrated.
+Two models with different seeds are averaged and then calibrated, as in MTORL.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PARAMETERS = {
     "num_threads": 1,  # the default is a thread for each core of the node
     "force_row_wise": True,  # the default layout depends on its speed
 }
-# The seeds of one run lie this far apart, so that runs with seeds 0 and 1 share no model.
+# Distance between the seeds of one run's models, so that runs with the seeds 0 and 1 share no model.
 _SEED_STEP = 7919
 _TINY = 1e-12
 
@@ -90,7 +90,7 @@ class Boosted:
 
         Args:
             held_out: Windows with their targets, of users that the models were not trained on.
-            mean_C: Mean reward label of each channel; None if it is unknown.
+            mean_C: Mean reward label of each channel. None means unknown.
         """
         logits_BC, reward_BC, _ = replace(self, calibration=None).predict(held_out)
         logged = labels(held_out, self.members[0][1].encoder)
@@ -127,7 +127,7 @@ class Boosted:
 def fit(train: Windows, val: Windows, encoder: Encoder, seed: int) -> Boosted:
     """Train the three models once for each of `SEEDS` seeds, without calibration."""
     parts = _labelled(train, val, encoder)
-    # The model of the channel imitates the original logging policy, so leave out the decisions of our own policies.
+    # The channel model imitates the original logging policy, so drop decisions that our own policies made.
     clones = [~logged.collected_B if not logged.collected_B.all() else slice(None) for _, logged in parts]
     plain = [
         (summary.values_BF[clone], logged.channel_B[clone].astype(np.float64))

@@ -85,7 +85,7 @@ def _chosen(solve: Callable[[float], Any], loss: Callable[[Any], float]) -> Any:
 def _channel(state_BS: Floats, channel_B: Ints, channels: int, strength: float) -> Any:
     from sklearn.linear_model import LogisticRegression
 
-    # Scikit-learn leaves out classes without rows, so add a row with the mean state, 0, for each channel.
+    # Scikit-learn drops classes without rows, so add one row for each channel. Its state is the mean state, which is 0.
     inputs = np.concatenate([state_BS, np.zeros((channels, state_BS.shape[1]))])
     classes = np.concatenate([channel_B, np.arange(channels)])
     return LogisticRegression(C=1 / (strength * len(inputs)), max_iter=ITERATIONS).fit(inputs, classes)

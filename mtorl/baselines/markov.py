@@ -1,6 +1,6 @@
 """Implements a Markov model: the previous channel predicts the next channel, and past rewards predict the next reward.
 
-Shapes: B windows, N tokens, C channels, S = C + 1 previous channels (the last one: the start of a journey).
+Shapes: B windows, N tokens, C channels, S = C + 1 previous channels, where the last one means the start of a journey.
 """
 
 from dataclasses import dataclass

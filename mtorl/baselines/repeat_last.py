@@ -1,6 +1,7 @@
 """Implements a simple baseline: predict the previous channel again, and predict the reward from the last outcome.
 
-Shapes: B windows, C channels, S = C + 1 previous channels (the last one: the start of a journey), O = 3 last outcomes.
+Shapes: B windows, C channels, S = C + 1 previous channels, where the last one means the start of a journey, O = 3 last
+outcomes.
 """
 
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ def fit(train: WindowBatch, val: WindowBatch, encoder: Encoder, seed: int) -> Re
 
 
 def _last_outcome(batch: WindowBatch, encoder: Encoder) -> Ints:
-    """Return the last outcome (B,): `_HIT` for a gain, `_MISS` for no known gain, `_START` for no history."""
+    """Return the last outcome (B,): `_HIT` for a gain, `_MISS` for no gain, `_START` for no history."""
     last_B = np.cumsum(batch.length_B) - 1
     hit_B = encoder.previous_gain(batch)[last_B] > 0
     outcome_B: Ints = np.where(hit_B, _HIT, _MISS)

@@ -1,6 +1,6 @@
 """Defines the drift tests, which compare each column of a period with a reference sample of the training data.
 
-To add a test, add an entry to TESTS. A period is an array with one weight per row of a table.
+To add a test, add an entry to TESTS.
 """
 
 from collections.abc import Callable, Mapping
@@ -53,7 +53,7 @@ class NumericDistance:
         present = np.flatnonzero(~np.isnan(x))
         distinct, code = np.unique(x[present], return_inverse=True)
         self._gaps = np.diff(distinct)
-        # Subtract the median: one huge value moves the mean so far that rounding hides all other differences.
+        # Subtract the median: one huge value moves the mean so far that rounding hides other differences.
         self._from_median = distinct - np.median(x[present]) if len(present) else distinct
         self._totals = _totals_by(code, present, (len(distinct), len(x)))
 
@@ -91,7 +91,7 @@ class CategoricalDistance:
 
 
 class MissingShareRise:
-    """Scores a column by its share of missing values, minus the share of missing values in the reference."""
+    """Scores a column by how much its share of missing values exceeds the reference's share."""
 
     def __init__(self, values: pd.Series) -> None:
         self._absent = np.flatnonzero(values.isna())
@@ -110,10 +110,7 @@ def _totals_by(code: Ints, row: Ints, shape: tuple[int, int]) -> sparse.csr_arra
 
 
 def _dot(a: Floats, b: Floats) -> Floats:
-    """Return the dot product of a vector and each column of a matrix, without BLAS.
-
-    The threads of BLAS are slow for small sums.
-    """
+    """Multiply a vector by each column of a matrix without BLAS, whose threads are slow for small sums."""
     return np.asarray(np.einsum("i,i...->...", a, b))
 
 

@@ -1,15 +1,28 @@
 """Forecasts the value of a measure in the next period, such as a day, from its values in earlier periods.
 
     forecast = Forecast.of(past, se=0.002)                      # past: values and standard errors of earlier periods
+    forecast = Forecast.of(past, se=0.002, weekdays=weekdays)   # the periods are days: weekdays of past and next day
     forecast.p_below(0.081)                                     # probability of a value at most this low
 
-Days differ by more than the sampling error, so the forecast is a t distribution from a random-effects model:
+Days differ by more than the sampling error, for example because of the weekday, the weather or other campaigns. So the
+forecast uses a random-effects model:
 
     value = mean + [at weekends: c] + w of its weekday + a deviation of its own + sampling error
     c: nearly uninformative prior, N(0, (WEEKEND mean)^2)      w: variance tau^2       own deviation: variance own^2
 
-Both variances are estimated by the method of moments (DerSimonian and Laird, 1986; Thompson and Sharp, 1999), and the
-effects by the equations of Henderson (1975).
+If the weekdays are not given, only the mean, the own deviation and the sampling error remain. The variances own^2 and
+tau^2 are estimated by the method of moments. Let W be 1 / se^2, let X be the columns of the effects that are fitted
+first, and let M = W - W X (X'W X)^-1 X'W. The expected value of y'M y is tr(M Se) + own^2 tr(M), where Se contains the
+squared standard errors (DerSimonian and Laird, 1986; with columns, Thompson and Sharp, 1999). The prior of c is added
+to X'W X. X consists of the mean and the weekend. If there are two weeks of data, X has one column per weekday instead,
+and tau^2 is the variance between weekdays that own^2 does not explain, or 0. The effects solve the equations of
+Henderson (1975), which move w towards 0, and more so if weekdays differ less. For a weekday without data, the variance
+of the error is tau^2. Before the first weekend, it is the prior variance of c.
+
+The forecast is a t distribution. Its degrees of freedom are the number of periods, minus the fitted parameters, minus
+one (Higgins, Thompson and Spiegelhalter, 2009). If neighbouring days are correlated, a bad day is often followed by
+another one. So own^2 is multiplied by (1 + r) / (1 - r), where r is the observed correlation. Even if the days hardly
+differ, or are few, the standard deviation is at least SMALLEST times the mean.
 """
 
 from __future__ import annotations
@@ -53,14 +66,14 @@ class Forecast:
             past: Value and standard error of each earlier period, newest last.
             se: Standard error of the value in the next period.
             smallest: Lower bound of the standard deviation between periods.
-            weekdays: Weekdays of the past and next periods; Monday is 0. None if periods are not days.
+            weekdays: Weekdays of the past periods and of the next one, where Monday is 0. None if periods are not days.
         """
         if len(past) < FEWEST:
             return None
         value_P, se_P = np.array(past[-MOST:], dtype=np.float64).T
         typical = max(float(np.abs(value_P).mean()), 1e-12)
         variance_P = np.maximum(se_P**2, (1e-6 * typical) ** 2)
-        # The columns are the mean, the weekend and each weekday. The last row is the next period.
+        # The columns stand for the mean, the weekend and each weekday. The last row stands for the next period.
         columns_QK, prior_K = _columns(None if weekdays is None else weekdays[-MOST - 1 :], len(value_P), typical)
         between, of_weekday = _variances(value_P, variance_P, columns_QK[:-1], prior_K)
         if of_weekday > 0.0:
@@ -116,7 +129,7 @@ def _variances(value_P: Floats, variance_P: Floats, columns_PK: Floats, prior_K:
 
 
 def _leaving_out(weight_P: Floats, columns_PK: Floats, prior_K: Floats) -> Floats:
-    """Return the matrix M for which y'M y is the weighted sum of squared residuals of y after regression."""
+    """Return the matrix M for which y'My is the weighted sum of squared residuals after a regression of y."""
     weighted_PK = columns_PK * weight_P[:, None]
     inverse_KK = np.linalg.inv(columns_PK.T @ weighted_PK + np.diag(prior_K))
     return np.asarray(np.diag(weight_P) - weighted_PK @ inverse_KK @ weighted_PK.T)
@@ -128,10 +141,7 @@ def _excess(out_PP: Floats, value_P: Floats, variance_P: Floats) -> float:
 
 
 def _of_neighbours(deviation_P: Floats, hat_PP: Floats) -> float:
-    """Return the factor by which correlated neighbouring periods increase the variance between periods.
-
-    Residuals underestimate the correlation, so the expected error for independent periods is added.
-    """
+    """Return the factor by which correlation between neighbouring periods increases the variance between periods."""
     squares = float(deviation_P @ deviation_P)
     r = float(deviation_P[1:] @ deviation_P[:-1]) / squares if squares > 0.0 else 0.0
     r += float(np.trace(hat_PP, offset=1)) / (len(deviation_P) - float(np.trace(hat_PP)))

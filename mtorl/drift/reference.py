@@ -1,4 +1,4 @@
-"""Draws the samples for the drift check: a part of each user's touchpoints, and a part of all users."""
+"""Draws the samples for the drift check: a sample of the users, and a sample of each user's touchpoints."""
 
 from collections.abc import Mapping
 
@@ -14,9 +14,7 @@ MAX_ROWS = 20_000  # size of a sample; more rows would hardly change the scores
 
 
 def stretches(user_ids: pd.Series, share: float) -> Bools:
-    """Select consecutive touchpoints of each user, which make up a fraction `share` of the user's touchpoints.
-
-    A hash of the user id chooses the first touchpoint. After the last one, the selection wraps around.
+    """Select a fraction `share` of each user's touchpoints, all consecutive, from a start that depends on the user id.
 
     Args:
         user_ids: User of each row. All rows of a user must be present, in time order.
@@ -33,7 +31,7 @@ def stretches(user_ids: pd.Series, share: float) -> Bools:
 def sample_users(frame: pd.DataFrame, rows: int = MAX_ROWS) -> pd.DataFrame:
     """Return all rows of a sample of users, about `rows` rows in total.
 
-    A hash of the user id selects the users, so that a log can be sampled in parts.
+    A hash of the user id selects the users, so sampling a log part by part gives the same users.
     """
     if len(frame) <= rows:
         return frame
@@ -46,12 +44,12 @@ def sample_users(frame: pd.DataFrame, rows: int = MAX_ROWS) -> pd.DataFrame:
 
 
 def typed(frame: pd.DataFrame, kinds: Mapping[str, str]) -> pd.DataFrame:
-    """Convert each column to its kind, so that the drift tests can compare the values of two files.
+    """Convert columns to numbers or to categories, so that the drift tests can compare the values of two files.
 
     Numbers that are not finite, or exceed 1e100, become missing. Categories become str, so that 1 and "1" are equal.
 
     Args:
-        kinds: Name of each column -> "numeric" or "categorical". Other columns are left out.
+        kinds: "numeric" or "categorical" for each column to keep.
     """
     typed = {}
     for name, kind in kinds.items():

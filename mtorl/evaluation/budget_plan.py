@@ -2,9 +2,16 @@
 
     plan = budget_plan(Replay.of(rows, model, explore), rows, budget=500.0, traffic=Traffic.of(by_day, days=7))
     plan.chosen.gain, plan.chosen.gain_ci, plan.chosen.marginal        # marginal: gain of one more currency unit
+    plan.more.gain, plan.added, plan.added_ci                          # gain of a budget that is 20 % larger
 
 If one price applies to all campaigns and channels, moving budget between them can't increase the gain (Lagrange
-duality). So a series of prices gives the curve of gain by spend.
+duality). Each price leads to one spend, one gain and one split, so a series of prices gives the curve of gain by spend.
+The users' journeys are replayed for each price of the series (`replay.py`), and the curve is interpolated between two
+prices. The marginal gain is the slope of the curve. If the forecasts were correct, the slope would equal the price.
+
+The 95 % interval of a point covers the gain that will be observed in the period. The interval includes three kinds of
+variation: users are resampled, and the forecasts are calibrated again for each resample; the number of decisions varies
+as it does between the days of the log; and the outcomes of the same decisions vary as in the log.
 
 Shapes: B decisions, K prices, R resamples, G campaigns, C channels.
 """
@@ -32,7 +39,7 @@ the budget MORE, and is interpolated between these points."""
 MORE = 1.2
 NOTHING_BOUGHT = 2.0**40  # a price at which only exploration spends
 _RESAMPLES = 400
-# Unlike random draws, these quantiles have a mean of exactly 0, so they do not shift a forecast.
+# These quantiles replace random draws, because their mean is exactly 0 and does not shift a forecast.
 _NORMAL_R = ndtri((np.arange(_RESAMPLES) + 0.5) / _RESAMPLES)
 _NEAR = 0.05  # the slope at a spend is measured between 95 % and 105 % of it
 _LEAST = 1e-12  # smallest divisor, because a total can be 0
@@ -48,7 +55,7 @@ class Traffic:
 
     @classmethod
     def of(cls, by_day: Sequence[float], days: float) -> Traffic:
-        """Forecast the number of decisions in the next `days` days, without trends and weekdays.
+        """Forecast the number of decisions in the next `days` days from the daily mean, without trends and weekdays.
 
         Args:
             by_day: Number of decisions on each whole day of a log.
@@ -73,7 +80,7 @@ class Point:
 class Part:
     """The planned spend and gain of one channel in one campaign.
 
-    `today_spend` is the logged spend, scaled to the same period.
+    `today_spend` is the logged spend, scaled to the planned period.
     """
 
     campaign: str
@@ -110,7 +117,7 @@ class Curve:
 
     @classmethod
     def through(cls, spend_K: Floats, gain_K: Floats, price_K: Floats) -> Curve:
-        """Create a curve that is flat where noise in the replays lets the gain fall although the spend rises."""
+        """Create a curve whose gain never falls as the spend rises, although the replays are noisy."""
         order = np.argsort(spend_K, kind="stable")
         spend_K, first = np.unique(spend_K[order], return_index=True)
         return cls(spend_K, np.maximum.accumulate(gain_K[order])[first], np.minimum.accumulate(price_K[order])[first])
@@ -137,7 +144,7 @@ def budget_plan(replay: Replay, rows: pd.DataFrame, budget: float, traffic: Traf
         budget: Currency units for the whole period.
 
     Raises:
-        InputError: The budget is not positive, exploration alone spends it, or the log's gains can't be calibrated.
+        InputError: The budget is not positive, exploration alone spends it, or the log has no gains or negative gains.
     """
     if not 0 < budget < np.inf:
         raise InputError(f"budget must be a positive number, got {budget}")
@@ -265,7 +272,7 @@ def _split(replay: Replay, rows: pd.DataFrame, curves: Curves, chosen: Point) ->
     low, share = int(at), at - int(at)
     high = min(low + 1, len(order) - 1)
     spend_GC, gain_GC = ((1 - share) * of[order[low]] + share * of[order[high]] for of in (spends, gains))
-    # The parts are interpolated linearly and the curve is not, so scale them to add up to the curve.
+    # Scale the interpolated parts, so that their sums equal the chosen point's spend and gain.
     spend_GC *= chosen.spend / max(spend_GC.sum(), _LEAST)
     gain_GC *= chosen.gain / max(gain_GC.sum(), _LEAST)
     shown_BC = np.eye(len(channels))[replay.channel_B] * rows["cost"].to_numpy(dtype=np.float64)[:, None]

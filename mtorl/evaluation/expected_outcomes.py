@@ -1,13 +1,26 @@
 """Forecasts the outcomes of exposures that are rare in a log, and bounds the errors of these forecasts.
 
-Half of the difference between the forecasts of two models is called *doubt*, and bounds the bias of an estimate. The
-second model also has a sampling error (*unsure*), which a jackknife estimates.
+    outcomes = second_opinion(windows, moments, users_B, encoder, lightgbm.fit_outcomes, seed=0)
+    mean, doubt = mean_and_doubt([of_the_challenger, outcomes], shape)
+    doubt_2, of_difference = doubts(left_2BC, doubt, gain_2, cost_2, share_2, budget_1)
+    unsure = unsure_of(left_2BC, [of_the_challenger, outcomes], error_C)
 
-For each test user, the second model is trained on other test users (cross-fitting: Chernozhukov et al. 2018,
-arXiv:1608.00060). docs/evaluation.md gives the reasons for this method.
+Two models forecast the outcomes. The true total outcome of a channel is assumed to lie between the two forecast totals.
+Half of the difference between these totals is called *doubt*, and bounds the bias of an estimate. Errors of single rows
+average out within a channel. If both policies make an exposure, the doubt about its outcome cancels in their
+difference, because the outcome is the same for both.
 
-Shapes: L rows to learn from, B rows to forecast, C channels, K models of a jackknife, 2 arms (challenger, incumbent), 3
-both arms and their difference, X a log and its resamples.
+The second model also has a sampling error (*unsure*), because other training users would lead to other forecasts. If a
+channel was hardly ever exposed, both models may forecast the same wrong mean. So the sampling error of the channel's
+mean gain in the log is added.
+
+The second model is trained on test users, who were not used to train the challenger. The outcomes of each fold of users
+are forecast by a model that was trained on the other folds (cross-fitting: Chernozhukov et al. 2018, arXiv:1608.00060).
+The sampling error is estimated from the differences between these models (jackknife). docs/evaluation.md gives the
+reasons for this method.
+
+Shapes: L rows to learn from, B rows to forecast, C channels, K models of a jackknife, 2 arms (challenger, incumbent),
+3 both arms and their difference, X a log and its resamples.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -71,7 +84,9 @@ def second_opinion(
 def cross_fitted(
     known_users_L: Users, users_B: Users, expected: Callable[[Ints], ExpectedOutcomes]
 ) -> ExpectedOutcomes | None:
-    """Forecast the outcomes of each user with a model that was trained on other users; None if there are too few users.
+    """Forecast the outcomes of each user with a model that was trained on other users.
+
+    Returns None if there are too few users.
 
     Args:
         expected: Trains a model on some of the rows L, and returns its forecasts for all rows B.
@@ -111,10 +126,10 @@ def doubts(
     share_2: Floats,
     budget_1: Floats,
 ) -> tuple[Floats, float]:
-    """Return how much wrong forecasts can change the value of each arm, and the difference of the two values.
+    """Bound the error that wrong forecasts cause in the value of each arm, and in the difference between the arms.
 
     Args:
-        left_2BC: Each arm's probability of the exposures that forecasts value; 0 for all others.
+        left_2BC: Each arm's probability of the exposures whose value comes from forecasts; 0 for all others.
         half: Half of the signed difference between the two models' forecasts.
         gain_2: Gain per opportunity of each arm before the budget limits its exposures.
         share_2: Fraction of each arm's exposures that the budget pays for.
@@ -125,7 +140,7 @@ def doubts(
     with np.errstate(divide="ignore", invalid="ignore"):
         most_2, least_2 = (thinned(cost_2 + sign * by_cost_2, budget_1) for sign in (-1, 1))
         by_share_2 = np.abs(gain_2) * np.maximum(most_2 - share_2, share_2 - least_2)
-    # The error is convex in both fractions, so it is largest at one of the four corners.
+    # The error is convex in the fractions of both arms, so it is largest at one of the four corners.
     challenger_BC, incumbent_BC = left_2BC
     apart = max(
         _by_channel((of_challenger * challenger_BC - of_incumbent * incumbent_BC) * half.gain_BC)
@@ -140,12 +155,12 @@ def _by_channel(half_BC: Floats) -> float:
 
 
 def unsure_of(left_2BC: Sequence[Floats], forecasts: Sequence[ExpectedOutcomes], error_C: Floats) -> Floats:
-    """Return how much the values vary because the second model was trained on a limited number of users.
+    """Return how much the sampling error of the second model changes the values, as half-widths of 95 % intervals.
 
-    The result has half-widths (3,) of 95 % intervals: for the challenger, the incumbent, and their difference.
+    The three half-widths are for the challenger, the incumbent, and their difference.
 
     Args:
-        left_2BC: Each arm's probability, within the budget, of the exposures that forecasts value.
+        left_2BC: Each arm's probability, within the budget, of the exposures whose value comes from forecasts.
         error_C: Standard error of each channel's mean gain in the log.
     """
     models = forecasts[1].replicates if len(forecasts) > 1 else ()

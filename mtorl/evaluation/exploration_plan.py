@@ -1,13 +1,24 @@
 """Plans exploration before any arm explores: what it will cost, and how soon the log can then judge the next model.
 
-Let mu(c) be the probability that the serving policy, including exploration, draws and exposes channel c, and t(c) the
-same probability for the next model. Let q(c) be the gain of that exposure according to a model. With w = t / mu and
-G = mean(sum(mu q)):
+    plan = plan_for(rows, "registry/challenger/0a1b2c3d4e5f")
+    for option in plan.options:
+        print(option.share, option.cost, option.told_after)
+
+The next model will be evaluated on decisions of the serving policy (`gate.py`). These decisions contain no information
+about exposures that the serving policy never makes. Exploration makes a share of the decisions at random, which adds
+this information. But random decisions gain less than the policy's own. Let mu(c) be the probability that the serving
+policy, including exploration, draws and exposes channel c, and t(c) the same probability for the next model. Let q(c)
+be the gain of that exposure according to a model. With w = t / mu and G = mean(sum(mu q)):
 
     cost       G of the policy minus G of the policy with exploration, if both spend as much as the policy
     variance   mean(sum(mu (w - 1)^2 s^2)): of the difference of both values, for one decision; s^2: variance of a gain
     told after (1.96 + 0.84)^2 variance / (lift G)^2: number of decisions of held-out users with which a test at 95 %
                finds a difference of `lift` times G with a power of 80 %
+
+The best share has the lowest total cost until the difference is found. The total includes the lift that is lost while
+waiting. The variance of a gain is assumed to be proportional to its mean (as for a click), by a factor from the log. As
+in `value_difference.py`, forecasts may replace the exposures with the largest weights, up to a quarter of all. The plan
+ignores the errors of these forecasts, and treats the decisions of one user as independent.
 
 Shapes: B decisions, C channels.
 """
@@ -131,7 +142,7 @@ def exploration_plan(
 
 
 def plan_for(rows: pd.DataFrame, model: str | Path, lift: float = 0.05) -> ExplorationPlan:
-    """Plan how much an arm should explore, so that its log can later be used to evaluate a model.
+    """Plan how much an experiment's arm should explore, so that its log can later evaluate a model.
 
     Args:
         rows: Logged decisions of the arm, as read by `served_decisions`.
@@ -190,7 +201,7 @@ def _choices(shares: Sequence[float]) -> list[tuple[float, ExplorationScope]]:
 
 
 def with_exploration(served: PolicyOnLog, scope: ExplorationScope, share: float) -> Floats:
-    """Return the probability (B, C) of an exposure on each channel if a share of the decisions is explored."""
+    """Return the probability (B, C) of an exposure on each channel if a `share` of decisions is randomised."""
     probs_BC, shows_BC = served.probs_BC, served.expose_BC
     chance = share / probs_BC.shape[1]
     explored_BC: Floats = {

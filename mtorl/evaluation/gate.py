@@ -1,5 +1,8 @@
 """Decides from off-policy values whether a challenger may replace the incumbent.
 
+    report = gate_report(evaluate_offline(...), min_lift=0.0, margin=0.02)       # from a full evaluation
+    decision, reason = gate(value_difference(...), min_lift=0.0, margin=0.02)    # from the values only
+
 | incumbent | estimate and 95 % interval of challenger - incumbent | decision |
 |---|---|---|
 | any | not usable: the log can't value a policy or contradicts its probabilities, or training lost a channel | reject |
@@ -8,8 +11,14 @@
 | our own last model | positive estimate, lower bound at or below this limit | experiment |
 | any | all other cases | reject |
 
-Against our own last model, a challenger only has to be proven not worse, because a log is rarely large enough to prove
-that a model is better than the previous one.
+If the incumbent is external, the challenger must be proven better. If the incumbent is our own last model, the
+challenger only has to be proven not worse, because a log is rarely large enough to prove that a model is better than
+the previous one. If the log is too small for a decision, an experiment with users can decide.
+`benchmarks/generations.py` measures how often the gate promotes a worse model, and how often it rejects a better one.
+
+A log has no information about an exposure that the logging policy never makes, because it never draws or never exposes
+the channel in that state. The mean weight does not reveal such exposures. So the gate rejects a policy if they are more
+than a small share of its exposures.
 """
 
 import math
@@ -39,14 +48,14 @@ the incumbent's value."""
 
 
 def gate_report(evaluation: Mapping[str, Any], min_lift: float = 0.0, margin: float = MARGIN) -> GateReport:
-    """Decide whether the challenger of an offline evaluation is promoted, and report the rule and the values used.
+    """Decide whether to promote the challenger of an offline evaluation, and report the rule that decided.
 
     Args:
         min_lift: Least improvement over the incumbent, in gain per opportunity.
         margin: Accepted loss against our own last model, as a fraction of its value.
 
     Raises:
-        InputError: The margin is not a fraction.
+        InputError: The margin is not in [0, 1).
     """
     if not 0.0 <= margin < 1.0:
         raise InputError(f"margin: expected a share from 0 to below 1, such as {MARGIN:g} for 2 %, got {margin:g}")
@@ -69,7 +78,7 @@ def gate(
 
     Args:
         min_lift: Least improvement over the incumbent, in gain per opportunity.
-        margin: Accepted loss against our own last model, as a fraction of its value; None for an external incumbent.
+        margin: Accepted loss against our own last model, as a fraction of its value. None means an external incumbent.
     """
     if reason := refusal(estimate):
         return "reject", reason

@@ -1,10 +1,23 @@
 """Computes metrics of the action head and the reward head, with intervals, on users who were not in the training.
 
-All predictors are evaluated on the same resamples of users, so that common errors cancel in their difference.
+    targets = LoggedTargets(channel_B, reward_B, users_B)
+    evaluate(logits_BC, reward_BC, targets, seed)
+    -> {"reward_auc": 0.71, "reward_auc_ci": [0.69, 0.73], ...}
+    compare({"mtorl": (logits_BC, reward_BC), "lightgbm": ...}, "lightgbm", targets, seed)
+    -> {"metrics": {"mtorl": {...}, ...}, "differences": {"mtorl": {"reward_auc": 0.004, "reward_auc_ci": [...]}}, ...}
 
-The calibration error is the gap between the mean prediction and the mean outcome in a bin, averaged over ten bins with
-equal numbers of rows. The action head is calibrated on its first choice ("top-label", Guo et al. 2017,
-arXiv:1706.04599).
+For the intervals, whole users are resampled (`resamples.py`). A resample is a weight for each row, and every metric is
+computed from such weights, so the scores are sorted only once. All predictors are evaluated on the same resamples, so
+that errors common to two predictors cancel in their difference. If a metric is not defined (there are no rows, or an
+AUC has only one class), the metric and its interval are None.
+
+The calibration error is the gap between the mean prediction and the mean outcome in a bin, averaged over ten bins. Bins
+have equal numbers of rows, because most bins of equal *width* would be nearly empty. Rows with equal predictions are in
+one bin, so a constant prediction is judged only by its mean. Even a perfectly calibrated head has an error, by noise:
+about 0.8 sqrt(10 p (1 - p) / rows) if the mean outcome is p, and more if users differ. Each resample adds as much noise
+again, so the interval is shifted down by the mean error that resampling adds. The calibration of the action head is
+that of the probability of its first choice ("top-label", Guo et al. 2017, arXiv:1706.04599). The calibration of the
+reward head is that of the predicted reward of the logged channel.
 
 Shapes: B rows, C channels, U users, R resamples, S sums.
 """
@@ -54,9 +67,9 @@ class LoggedTargets:
     channel_B: ArrayLike
     reward_B: ArrayLike  # in [0, 1]
     users_B: ArrayLike
-    # Positive rows of `reward_auc`. The default, a label of at least 0.5, suits only a binary gain.
+    # Rows that count as positive in `reward_auc`. By default, these are the rows with a label of at least 0.5.
     positive_B: ArrayLike | None = None
-    # The action head is evaluated on these rows, because it does not learn our own policies' decisions.
+    # Rows on which the action head is evaluated, because it does not learn our own policies' decisions.
     clone_B: ArrayLike | None = None
 
 
@@ -66,8 +79,7 @@ def evaluate(
     """Return all METRICS of one predictor, each with its 95 % interval (key NAME_ci).
 
     Args:
-        reward_BC: Output of the reward head, or None.
-        resamples: Number of resamples of the users.
+        reward_BC: Predicted rewards; None if the predictor has no reward head.
     """
     return compare({"only": (logits_BC, reward_BC)}, "only", targets, seed, resamples)["metrics"]["only"]
 
@@ -82,7 +94,7 @@ def compare(
     """Return the metrics of several predictors, and the difference between each predictor and the yardstick.
 
     Args:
-        predictors: Name of each predictor -> the outputs of its action head and of its reward head (or None).
+        predictors: The action logits of each predictor, and its predicted rewards or None.
         yardstick: Name of the predictor that all others are compared with.
     """
     channel: Ints = np.asarray(targets.channel_B, dtype=np.int64)
@@ -159,9 +171,11 @@ def realised_auc(probability_N: ArrayLike, success_N: ArrayLike) -> float:
 
 
 def expected_auc(probability_N: ArrayLike) -> float:
-    """Estimate the area under the ROC curve of predictions whose outcomes are still unknown; NaN without predictions.
+    """Estimate the area under the ROC curve of predictions whose outcomes are still unknown.
 
     Each prediction p counts as a success with weight p, and as a failure with weight 1 - p (NannyML).
+
+    Returns NaN if there are no predictions.
     """
     p_N = np.clip(np.asarray(probability_N, dtype=np.float64), 0.0, 1.0)
     if not len(p_N):

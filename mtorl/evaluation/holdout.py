@@ -2,7 +2,7 @@
 
     result = evaluate_artifact(artifact, table, yardstick, seed=0, only_new=False)
 
-If propensities are estimated, those of one half of the users come from the other half.
+If propensities must be estimated, they are estimated for each half of the users from the other half.
 
 Shapes: B rows, C channels.
 """
@@ -134,7 +134,7 @@ def _at_spend(spend: float, forecast: Forecast, params: PolicyParams) -> PolicyP
 
 
 def _best_constant(table: WindowTable, wanted_B: Bools) -> Ints | None:
-    """Return each row's channel with the highest mean gain among the other half of the users, or None."""
+    """Return, for each row, the channel with the highest mean gain among the other half of the users, or None."""
     spec, half_B = table.spec, folds_of(table.rows["user_id"], 2)
     best_B = np.zeros(len(half_B), dtype=np.int64)
     for half in (0, 1):

@@ -42,7 +42,7 @@ def weight_summary(weight_B: Floats, count_B: Floats, mean_weight_R: Floats) -> 
     """Summarise the importance weights of a policy on a log.
 
     Args:
-        count_B: 1 for each row to use, else 0. A choice by channel would bias the mean weight.
+        count_B: 1 for each row to use, else 0. Rows must not be selected by their channel.
         mean_weight_R: Mean weight in each resample of the users.
     """
     rows, ess = effective_size(count_B), effective_size(count_B * weight_B)
@@ -63,7 +63,7 @@ def effective_size(weight_B: Floats) -> float:
 
 
 def rejection_reason(summary: Mapping[str, Any], policy: str, least: float) -> Message | None:
-    """Return why an estimate with these importance weights is not reliable, or None.
+    """Return why these importance weights make an estimate unreliable, or None if the estimate is reliable.
 
     Args:
         least: Smallest accepted effective sample size, in rows.

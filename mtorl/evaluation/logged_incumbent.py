@@ -36,7 +36,7 @@ class LoggedIncumbent:
         return cls(**json.loads(path.read_text())) if path.exists() else None
 
     def write(self, windows: str, folder: str) -> None:
-        """Write a folder with the name of this incumbent, in place of an artifact.
+        """Write a folder that contains the incumbent's name instead of an artifact.
 
         Raises:
             WindowError: `windows` contains too few decisions of the incumbent.

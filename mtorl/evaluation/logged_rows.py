@@ -73,14 +73,17 @@ class LoggedRows:
         users_B: ArrayLike,
         exposure: Exposure | None = None,
     ) -> None:
-        """Store the columns; ValueError if a column has impossible values.
+        """Store the columns of a log.
 
         Args:
             channel_B: Index of the logged or drawn channel.
             propensity_B: Probability with which the logging policy drew that channel.
             gain_B: Gain of each row; 0 without an exposure.
             cost_B: Cost of each row (currency units); 0 without an exposure.
-            exposure: Exposures of the decisions; None if rows are touchpoints.
+            exposure: Exposures of the decisions. None means that every row is a touchpoint.
+
+        Raises:
+            ValueError: A column has impossible values.
         """
         self.channel_B: Ints = np.asarray(channel_B, dtype=np.int64)
         self.propensity_B: Floats = np.asarray(propensity_B, dtype=np.float64)
@@ -116,7 +119,7 @@ class LoggedRows:
     def overexposed_channel(self) -> tuple[int, int, float] | None:
         """Find a channel that has clearly more rows in a touchpoint log than its propensities imply.
 
-        Returns the channel's index, its number of rows, and the implied number, or None.
+        Returns the channel's index, its number of rows, and the expected number of rows, or None.
         """
         if self.exposure is not None:
             return None
@@ -127,8 +130,8 @@ class LoggedRows:
         for channel in range(channels):
             implied_B = np.where(self.channel_B == channel, 1.0 / self.propensity_B, 0.0)
             excess_C[channel] = implied_B.sum() / rows - 1.0
-            # The errors of propensities can be similar in all rows of a user. So use the larger of two variances: for
-            # independent rows, and for independent users.
+            # The errors of propensities can be correlated within a user. So use the larger variance: for independent
+            # rows, or for independent users.
             squares = (implied_B**2).sum(), ((np.bincount(user_B, implied_B) - rows_U) ** 2).sum()
             error_C[channel] = np.sqrt(max(squares)) / rows
         worst = int((excess_C - MAX_EXCESS_ERRORS * error_C).argmax())
@@ -145,7 +148,7 @@ class LoggedRows:
     def exposure_weight(self, policy: PolicyOnLog | None = None) -> Floats:
         """Return the importance weight (B,) of the exposure in each row; 0 if the row has no exposure.
 
-        If `policy` is None, the weights are for always exposing the channel that the log drew.
+        If `policy` is None, the weights are for a policy that exposes every channel that the log drew.
         """
         weight_B = np.ones(len(self))
         if policy is not None:
@@ -164,7 +167,10 @@ class LoggedRows:
         return probability_B
 
     def weighable(self, policy: PolicyOnLog, most: float) -> Bools:
-        """Return a mask (B, C) of the exposures whose importance weight is at most `most`; all True for touchpoints."""
+        """Return a mask (B, C) of the exposures whose importance weight is at most `most`.
+
+        For touchpoints, all values are True.
+        """
         if self.exposure is None:
             return np.ones(policy.probs_BC.shape, dtype=np.bool_)
         weight_BC = np.full(policy.probs_BC.shape, np.inf)
@@ -175,9 +181,7 @@ class LoggedRows:
         return weighable_BC
 
     def expected_squares(self, exposing_BC: Floats, of_BC: Floats | float = 1.0) -> float:
-        """Return the expected sum, over the exposures of a log, of the squared importance weight times `of_BC`.
-
-        The expectation includes exposures that were possible but did not occur.
+        """Return the expected sum of squared importance weights times `of_BC` over the possible exposures of a log.
 
         Args:
             exposing_BC: A policy's probability of each exposure, or the difference between two policies.

@@ -1,4 +1,4 @@
-"""Defines the texts of evaluations: the reasons for the gate's decisions, and why a log can't evaluate a policy."""
+"""Defines the texts of evaluations: reasons for the gate's decisions, and reasons why a log can't evaluate a policy."""
 
 from mtorl.runtime.message import Words
 

@@ -1,4 +1,4 @@
-"""Evaluates the challenger and the incumbent on the logged data of test users. The gate decides from the result.
+"""Evaluates the challenger and the incumbent on the logged data of test users, as the basis for the gate's decision.
 
 If the incumbent has no artifact, both policies are evaluated only at its own decisions (`logged_incumbent.py`).
 """
@@ -29,7 +29,7 @@ from mtorl.runtime import progress
 from mtorl.window.on_demand import Windows, from_texts
 from mtorl.window.table import MOST_HELD_OUT, WindowTable
 
-# A channel counts as lost if the model expects it less than half as often as the log.
+# A channel counts as lost if its share in the predictions is less than half of its share in the log.
 LEAST_EXPECTED = 0.5
 FEWEST_TOUCHPOINTS = 100
 
@@ -113,9 +113,9 @@ def evaluate_offline(
 
 
 def lost_channel(logits_BC: Floats, channel_B: Ints) -> tuple[int, float, float] | None:
-    """Find a channel that is frequent in the log, but that the model rarely expects.
+    """Find a channel that is frequent in the log but rare in the model's predictions.
 
-    Returns the channel's index, its share according to the model, and its share in the log, or None.
+    Returns the channel's index, its share in the predictions, and its share in the log, or None.
     """
     rows, channels = logits_BC.shape
     logged_C = np.bincount(channel_B, minlength=channels)
@@ -129,7 +129,7 @@ def _outcomes(forecast: Forecast) -> ExpectedOutcomes:
 
 
 def paced_to(forecast: Forecast, params: PolicyParams, budget: float) -> PolicyParams:
-    """Return the policy's parameters with the price at which it spends `budget` (currency units per row) on these rows.
+    """Return the policy's parameters with the price at which it spends `budget` currency units per row.
 
     The artifact's price comes from older data, and would make the policy look worse than it is.
     """
@@ -147,11 +147,7 @@ def _propensity(windows: str, rows: pd.DataFrame, spec: DatasetSpec) -> Floats:
 
 
 def _propensity_is_known(rows: pd.DataFrame, spec: DatasetSpec) -> Bools:
-    """Return a mask of the rows whose propensity is known.
-
-    Raises:
-        WindowError: The propensity of every row is unknown.
-    """
+    """Return a mask of the rows whose propensity is known, or raise a WindowError if there are none."""
     known = rows["propensity"].notna().to_numpy() if spec.propensity == "logged" else np.ones(len(rows), dtype=np.bool_)
     if not known.any():
         raise WindowError("no test user has a touchpoint whose propensity is known: this log can't value a policy")

@@ -1,5 +1,10 @@
 """Estimates the off-policy value of one policy at the states of a log, on all rows or on rows that a budget selects.
 
+    policy = PolicyOnLog.always_exposing(probs_BC)
+    selected_B = top_share(score_B, 0.375, seed=0)       # a score of the state, not of the logged channel
+    value = policy_value(policy, log, seed=0, gain_model_BC=q_BC, selected_B=selected_B)      # log: LoggedRows
+    value["estimates"]["snips"]["value"], value["estimates"]["snips"]["value_ci"], value["not_evaluable"]
+
 The estimates are gains per selected row. Let w be the importance weight of a row (`importance_weights.py`), g the gain
 of the row, and n the number of rows. A model forecasts the gain q(a) of the logged channel, and q(pi) of the policy:
 
@@ -7,8 +12,13 @@ of the row, and n the number of rows. A model forecasts the gain q(a) of the log
     SNIPS   sum(w g) / sum(w)                             Swaminathan & Joachims 2015; much of the noise cancels
     DR      sum(q(pi) + w (g - q(a))) / n                 Dudík, Langford & Li 2011, arXiv:1103.4601
 
-The model must be trained on *other users* than those of the log (cross-fitting), because it would otherwise repeat the
-noise of the logged gains.
+DR is unbiased if either the propensities or the model are correct, and has the least noise if both are. The model must
+be trained on *other users* than those of the log (cross-fitting), because it would otherwise repeat the noise of the
+logged gains.
+
+The "lift" of an estimate is the estimate minus the logged gain of the same rows. All intervals use the same resamples
+of users, in which the selected rows stay the same. The estimates assume that users have the history in the log,
+although a policy with other choices would change it.
 
 Shapes: B rows, C channels, R resamples, S sums.
 """
@@ -61,7 +71,7 @@ def policy_value(
 
     Args:
         gain_model_BC: Expected gain of each channel, from a model of other users. Without it, DR is left out.
-        selected_B: Mask of the rows to evaluate, independent of their logged channel and gain.
+        selected_B: Mask of the rows to evaluate. It must not depend on the logged channel or gain.
     """
     count_B = np.ones(len(log)) if selected_B is None else np.asarray(selected_B, dtype=np.float64)
     if not count_B.any():

@@ -2,9 +2,13 @@
 
     replay = Replay.of(rows, model, explore)          # rows: decisions, as `served_decisions` reads them
     played = replay.at(0.3)                           # gain per currency unit
+    played.exposing_BC, played.forecast_BC, played.cost_BC
 
-At another price, the policy makes other exposures, so its users have other histories. The outcome of an exposure is
-copied from a random logged exposure, so that the expected gain equals the calibrated forecast.
+A policy that spends half as much as the logging policy makes fewer exposures, so its users have other histories than in
+the log. The replay therefore repeats the opportunities of each user in order, with the history that the replayed policy
+creates. At each opportunity, the network forecasts and the serving rule decides. The outcome of an exposure is copied
+from a random logged exposure, so that the expected gain equals the calibrated forecast (`response.py`). The policy
+knows this outcome at the user's next opportunity. Stored features keep their logged values.
 
 Shapes: B decisions, C channels, N the decisions of one turn (one for each user), T the tokens of a window.
 """

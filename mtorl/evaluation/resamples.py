@@ -18,7 +18,7 @@ _LEVEL = 0.95
 class UserResamples:
     """An iterable of bootstrap resamples of the users in a log.
 
-    Each resample has how often each user was drawn (U,).
+    Each resample is an array (U,) that contains how often each user was drawn.
     """
 
     def __init__(self, users_B: ArrayLike, resamples: int, seed: int) -> None:

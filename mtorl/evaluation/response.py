@@ -1,4 +1,4 @@
-"""Corrects forecasts of gain by the outcomes of exposures of users whom the model was not trained on.
+"""Corrects forecasts of gain with the observed gains of users whom the model was not trained on.
 
 A policy exposes users for whom the forecast is high, and the highest forecasts tend to be too high (the winner's
 curse). For a forecast q on channel c, a quasi-Poisson regression fits the expected gain exp(a + a_c) q^b.

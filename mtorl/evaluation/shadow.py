@@ -2,9 +2,16 @@
 
     rows = shadows("decision_log", spec, experiment, by=["device"])      # features.collect.experiment_decisions
     reports = shadow_report(rows, spec.channels, by=["device"])
+    in_words(reports["challenger"])
 
-Two choices agree if both expose the same channel, or if neither exposes. Values are estimated off-policy, from the
-outcomes of the incumbent's decisions at the same spend.
+The report shows how often the policies agree, and how much each would gain. Two choices agree if both expose the same
+channel, or if neither exposes. The compared choices are made with the same random number and without exploration.
+
+The value is the gain per decision of each policy if the challenger spends as much as the incumbent. It is estimated
+off-policy (`gate.py`) from the outcomes of the incumbent's decisions. If all answers of the challenger contain
+forecasts, the estimate is doubly robust. The estimate needs the probabilities of both policies and an incumbent that
+explores; otherwise, `not_evaluable` contains the reason why there is no value. If a challenger's model was replaced,
+only the decisions of the newest model are compared.
 """
 
 from __future__ import annotations

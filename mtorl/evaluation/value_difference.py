@@ -1,15 +1,30 @@
 """Estimates a challenger's value minus the incumbent's, under the same budget, from the log of another policy.
 
+    log = LoggedRows(channel_B, propensity_B, gain_B, cost_B, users_B)
+    value = value_difference(challenger, incumbent, log, budget_share=0.5, seed=0, [forecast])
+
 Each exposure in the log has an importance weight w: the probability with which the policy draws and exposes the
-channel, divided by the logging policy's probability of the same. Let m be the policy's probability of any exposure at a
-row, g the logged gain, and q the gain that models expect (zero without a model):
+channel, divided by the logging policy's probability of the same. Decisions without an exposure have no gain and no
+cost. Let m be the policy's probability of any exposure at a row, g the logged gain, and q the gain that models expect
+(zero without a model):
 
     G = mean(q(pi)) + mean(m) * sum(w (g - q)) / sum(w)     gain per opportunity
     W = the same for costs                                  cost per opportunity
     V = G * min(1, b / W)                                   gain per opportunity under a budget of b per opportunity
 
+G is the doubly robust estimate with self-normalised weights (`policy_value.py`). If the logged probabilities are
+correct, w and m have the same expected value, so the ratio of their means is close to 1. V makes the policies (arms)
+comparable: both get the same budget b, and an arm that would spend more loses a random part of its exposures. The
+intervals of both arms use the same resamples of users.
+
 Exposures with a large weight are noisy, so forecasts replace them (SWITCH: Wang, Agarwal & Dudík 2017,
-arXiv:1612.01205). Of several limits for the weight, the one with the narrowest interval is used.
+arXiv:1612.01205). The forecast is the mean of two models (`expected_outcomes`). Half of the difference between the
+models bounds the error of the forecasts, and widens the interval at both ends. Several limits for the weight are tried,
+and the one with the narrowest interval is used: a higher limit leaves less to forecasts, but gives more noise. A log
+looks less noisy than it is if rare exposures or gains happened not to occur. So an interval is at least as wide as if
+the variance of a gain were proportional to its mean.
+
+The estimate assumes that users have the history in the log, although a policy with other choices would change it.
 
 Shapes: B rows, C channels, U users, R resamples, X the log and its resamples (1 + R), S sums.
 """
@@ -76,7 +91,8 @@ def value_difference(
     """Estimate the values of the challenger and the incumbent from the same log and under the same budget.
 
     Args:
-        budget_share: Budget of each arm, as a fraction of the cost of always exposing; None for the incumbent's spend.
+        budget_share: Budget of each arm, as a fraction of the cost of always exposing. None means the incumbent's
+            spend.
         forecasts: The forecasts of the challenger's model and of a second model, both trained on other users.
     """
     policies = dict(zip(ARMS, (challenger, incumbent), strict=True))
@@ -145,10 +161,7 @@ def value_difference(
 
 
 def _mean_weight(log: LoggedRows, arm: _Arm, weight_X: Floats, exposing_X: Floats) -> tuple[float, list[float]]:
-    """Return an arm's mean importance weight divided by its expected value, with its 95 % interval.
-
-    Resamples lack exposures that are possible but did not occur, so the interval is widened.
-    """
+    """Return an arm's mean importance weight divided by its expected value, with its 95 % interval."""
     if not exposing_X[0] > 0:  # a policy that never exposes has no weight to check
         return 1.0, [1.0, 1.0]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -172,8 +185,7 @@ class _Noise:
         """Return the standard deviation of an arm's value, or of the difference between both arms.
 
         Args:
-            weighed_BC: The arm's probability of each exposure, or 0 if forecasts value the exposure.
-            share: Fraction of the exposures that the budget pays for.
+            weighed_BC: The arm's probability of each exposure; 0 where the value comes from forecasts.
         """
         squares = self._log.expected_squares(weighed_BC, self._gain_BC) * self._dispersion
         return share * math.sqrt(max(squares, 0.0)) / len(self._log)
@@ -216,7 +228,7 @@ class _Arm:
 
 @dataclass(frozen=True)
 class _Values:
-    """The values of both arms. Fields with X in their name start with the log, followed by its resamples."""
+    """The values of both arms. In fields with X in their name, entry 0 is for the log, the others for its resamples."""
 
     value_X2: Floats
     doubt_2: Floats
@@ -268,14 +280,7 @@ def _narrowest(found: Sequence[_Values], squares: Sequence[float], unsure: Seque
 
 
 def _widened(value_X: Floats, doubt: float, noise: float, unsure: float = 0.0) -> list[float]:
-    """Return the 95 % interval of an estimate, widened by the possible errors of its forecasts.
-
-    Args:
-        value_X: The estimate on the log, then on each resample of its users.
-        doubt: Largest bias that wrong forecasts can cause.
-        noise: Least standard deviation of the estimate.
-        unsure: Half-width of the 95 % interval of the forecasts' sampling error.
-    """
+    """Return the 95 % interval of an estimate, widened by the possible errors of its forecasts."""
     edges = interval(value_X[1:])
     if edges is None:
         return [math.nan, math.nan]

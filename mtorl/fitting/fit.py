@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-# mean number of touchpoints per user in the drift reference; fewer would hide how similar one user's rows are
+# Mean number of touchpoints per user in the drift reference. Fewer would hide how similar one user's rows are.
 REFERENCE_TOUCHPOINTS = 5
 
 
@@ -68,7 +68,7 @@ class TrainingSummary:
 
     spec: DatasetSpec
     fingerprint: str  # fingerprint of the log from which the windows were built
-    # hash of the data set description and the encoder; a checkpoint with another hash can't be continued
+    # Hash of the data set description and the encoder. A training continues only from a checkpoint with the same hash.
     encoding_digest: str
     encoder: Encoder
     first_shard: str  # first shard that contains training users
@@ -123,7 +123,7 @@ class TrainingSummary:
         reference: pd.DataFrame,
     ) -> TrainedPolicy:
         """Return the content of an artifact, including measured drift thresholds, for a trained policy."""
-        # A channel without training data gets the highest cost of any channel: a cap must not be too low.
+        # A channel without training data gets the highest cost of all channels, because a cap must not be too low.
         highest = max(self.highest_cost.values())
         return TrainedPolicy(
             name=name,
@@ -213,7 +213,7 @@ def take_incumbent(windows: str, served: str, out: str) -> Artifact:
 def fit_challenger(
     windows: str, out: str, config: TrainConfig, budget_share: float, checkpoint: str = "", log: str = ""
 ) -> Artifact | None:
-    """Train MTORL on the training users, calibrate and price it on the validation users, and save it as an artifact.
+    """Train MTORL on the training users, calibrate it and compute its price on the validation users, and save it.
 
     Args:
         budget_share: Budget of the policy, as a fraction of the cost of always exposing.
@@ -287,7 +287,7 @@ def fit_challenger(
 
 
 def _in_background(work: Callable[[], _Result]) -> Future[_Result]:
-    """Run `work` in a daemon thread, which does not keep the process alive after Ctrl+C or an error."""
+    """Run `work` in a daemon thread, so that it does not keep the process alive after Ctrl+C or an error."""
     future: Future[_Result] = Future()
 
     def do() -> None:

@@ -3,13 +3,20 @@
     z = foresight(ensemble, encoder, val, seed)               # on validation users
     if z > CLEAR: ensemble.future = fit_future(ensemble, encoder, train_windows, price, seed)
 
-The method is fitted Q iteration (Ernst et al. 2005, JMLR 6). The network predicts the next opportunity after each
-branch: no exposure, or an exposure on channel c with or without a gain. Each iteration computes, with the discount d
-and the probability p of a gain:
+The method is fitted Q iteration (Ernst et al. 2005, JMLR 6) on a sample of the training windows. For each window, the
+network predicts the next opportunity after each possible action and outcome. These are the branches of the window
+(`mtorl.window.branches`): no exposure, and for each channel, an exposure without a gain and an exposure with a gain.
+Let d be the discount for the pause until the next opportunity, and p the probability of a gain. The price is fixed, and
+level and added are 0 at first. Each iteration computes:
 
     later(branch) = level + max(0, max_c gain_c - price cost_c + added_c)   at the next opportunity
     level         = d later(no exposure)
     added_c       = d (p later(c, gain) + (1 - p) later(c, no gain) - later(no exposure))
+
+`later`, `level` and `added` each consist of a gain and a cost. After `STEPS` iterations, the values include the next
+`STEPS` opportunities. The weights of the network do not change. So the network runs only once for each branch, and each
+iteration only fits the head that predicts `level` and `added`. All branches of a window share the states of the
+window's tokens (`MTORL.after`).
 
 Shapes: B windows, H state, C channels, K = 2 C + 1 branches, M = B K, 2 gain and cost.
 """
@@ -55,8 +62,8 @@ def fit_future(ensemble: Ensemble, encoder: Encoder, windows: Windows, price: fl
     """Fit the head that predicts the value of later opportunities. The weights of the ensemble do not change.
 
     Args:
-        windows: Windows of training users; a sample is used.
-        price: Price of the decision rule at the simulated opportunities.
+        windows: Windows of training users, of which a random sample is used.
+        price: Price that the decision rule applies at the simulated opportunities.
     """
     random = np.random.default_rng(seed)
     rows = random.permutation(len(windows))[: 2 * _most_windows(encoder)]
@@ -82,8 +89,7 @@ def fit_future(ensemble: Ensemble, encoder: Encoder, windows: Windows, price: fl
 def foresight(ensemble: Ensemble, encoder: Encoder, table: WindowTable, seed: int) -> float:
     """Measure how well the network predicts the effect of a channel on the user's next gain, in standard errors.
 
-    The result is 0 if propensities are estimated from the previous channel ("markov"): channels may then depend on
-    users' tastes, which also affect the next gain.
+    The result is 0 if propensities are estimated, because users' tastes may then affect both channel and next gain.
     """
     if table.spec.propensity == "markov":
         return 0.0
@@ -116,7 +122,7 @@ def foresight(ensemble: Ensemble, encoder: Encoder, table: WindowTable, seed: in
 
 
 def _most_windows(encoder: Encoder) -> int:
-    # All branches of a window share its tokens, and each of the 2 C + 1 branches adds a token.
+    # A window and its 2 C + 1 branches need this many tokens, because the branches share the tokens of the window.
     return max(1, _TOKENS // (encoder.window + 2 * len(encoder.channels) + 1))
 
 
@@ -136,14 +142,7 @@ def _joined(parts: Sequence[Answers]) -> Answers:
 def _look_ahead(
     ensemble: Ensemble, encoder: Encoder, now: WindowBatch, next_one: WindowBatch
 ) -> tuple[Tensor, Answers, Answers]:
-    """Predict the next opportunity of each user, for each possible action and outcome at the current opportunity.
-
-    Args:
-        next_one: Windows that provide the times and contexts of the next opportunities.
-
-    Returns:
-        The probability (B, C) that an exposure has a gain, the predictions for all branches, and those for `now`.
-    """
+    """Return the probability (B, C) that an exposure has a gain, and the predictions for all branches and for `now`."""
     gain_N = encoder.previous_gain(now)
     won_N = (gain_N > 0) & (now.prev_channel_N < len(encoder.channels))
     hit = {name: float(values_N[won_N].mean()) for name, values_N in now.prev_outcomes.items()} if won_N.any() else {}
@@ -167,7 +166,7 @@ def _branch_answers(
     answers = _answers(ensemble, encoder, ensemble.decoder_inputs(x_BTD, length_B))
     tokens = branches(now, answers.cost_BC.double().numpy(), next_one, hit)
     next_BKD = torch.from_numpy(replace(encoder, window=2 * len(encoder.channels) + 1).encode(tokens)[0])
-    # The new token replaces the last one in the first branch, without exposure, and is added in all others.
+    # Without an exposure (the first branch), the new token replaces the last one. Otherwise, it is appended.
     follows_K = (torch.arange(next_BKD.shape[1]) > 0).long()
     kept_BK = (length_B[:, None] - 1 + follows_K).clamp(max=x_BTD.shape[1] - 1)
     inputs = ensemble.inputs_after(x_BTD, kept_BK, next_BKD)
@@ -175,17 +174,14 @@ def _branch_answers(
 
 
 def _by_channel(later_BK: Tensor, hit_BC: Tensor) -> Tensor:
-    """Return the expected value (B, C) after an exposure on each channel, if a gain has the probability `hit_BC`."""
+    """Return the expected value (B, C) after an exposure on each channel that has a gain with probability `hit_BC`."""
     channels = hit_BC.shape[1]
     return hit_BC * later_BK[:, 1 + channels :] + (1 - hit_BC) * later_BK[:, 1 : 1 + channels]
 
 
 @torch.no_grad()
 def _later(after: Answers, future: FutureValue | None, price: float) -> Tensor:
-    """Return the expected gain and cost (M, 2) of all opportunities after each branch.
-
-    If `future` is None, only the next opportunity is counted.
-    """
+    """Return the expected gain and cost (M, 2) after each branch; only of the next opportunity if `future` is None."""
     own_MC2 = torch.stack([after.gain_BC, after.cost_BC], dim=-1)
     level_M2, added_MC2 = (torch.zeros(2), torch.zeros_like(own_MC2))
     if future is not None:

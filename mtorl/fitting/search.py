@@ -1,9 +1,19 @@
-"""Searches hyper-parameters on one machine with Optuna, which proposes settings by TPE (Bergstra et al. 2011).
+"""Searches hyper-parameters on one machine: Optuna proposes settings, and `Trials` measures them.
 
     report = search("runs/latest/windows", "best", SearchConfig(trials=30))
     report.best.settings, report.best.loss, report.default_loss
 
-The objective is the validation loss with fixed weights of the three losses, because a search also changes the weights.
+The first trial has the default settings, so the best trial is at least as good as the defaults on validation users. All
+other settings are proposed by TPE (Bergstra et al. 2011) from the seed and the finished trials, so a killed search
+continues with the same proposals. A trial stops early if its loss after an epoch is above the median loss of the other
+trials after the same epoch.
+
+A trial trains one network. Its objective is the validation loss at the best epoch with the *default* weights of the
+three losses, because the weights used in the training are part of the search. Test users are not read. docs/training.md
+explains why the objective is not the value of the policy.
+
+The folder contains `trials.db` (the study as SQLite, which optuna-dashboard can open) and, after each trial,
+`settings.yaml` with the best settings so far.
 """
 
 from __future__ import annotations
@@ -50,7 +60,7 @@ WEIGHTS = {"action": 1.0, "reward": TrainConfig.mu, "cost": TrainConfig.nu}
 OnEpoch = Callable[[int, float], None]
 """Type of a function that is called after each epoch with the epoch's number, beginning at 1, and the validation loss
 of the best weights so far."""
-# After this many trials, TPE proposes settings and trials may stop early; until then, settings are random.
+# The first trials, with random settings. Later, TPE proposes the settings, and trials may stop early.
 _RANDOM_TRIALS = 8
 _EPOCHS_AT_LEAST = 2  # epochs before a trial may stop early
 
@@ -134,7 +144,8 @@ class SearchReport:
     """All finished trials of a search, and the importance of each setting."""
 
     trials: list[Tried]  # including trials of earlier calls
-    # setting -> share of the loss's variance that it explains (fANOVA, Hutter et al. 2014); empty with few trials
+    # Share of the loss's variance that each setting explains (fANOVA, Hutter et al. 2014). Empty if there are few
+    # trials.
     importance: dict[str, float]
 
     @property
@@ -161,7 +172,7 @@ class SearchReport:
 
 
 def search(windows: str, out: str, config: SearchConfig) -> SearchReport:
-    """Search for the best settings. If the folder `out` already contains a search, continue it.
+    """Search for the best settings, or continue the search in the folder `out`.
 
     Raises:
         SearchError: The folder contains a different search, is in use, or no trial was completed.
@@ -222,10 +233,7 @@ def _study(folder: Path, identity: Mapping[str, Any]) -> optuna.Study:
 
 
 def _identity(windows: str, config: SearchConfig) -> dict[str, Any]:
-    """Return everything but the settings that affects the loss of a trial.
-
-    A search continues only if these values are unchanged, so that its losses are comparable.
-    """
+    """Return the values that a continued search must have in common, because they affect the losses of its trials."""
     manifest = json.loads(Path(windows, "manifest.json").read_text())
     files = [shard["sha256"] for shard in manifest["shards"]]
     content = json.dumps([files, Path(windows, "dataset.yaml").read_text()])

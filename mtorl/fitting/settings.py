@@ -126,7 +126,7 @@ _DAYS = {"checkpoints": CHECKPOINT_DAYS, "shared": CHECKPOINT_DAYS, "tensorboard
 class KeptFiles:
     """The paths of files that stay on a volume after a training was killed; "" if there is no volume.
 
-    Each path contains a hash of data, settings and code, so that only the same training continues.
+    Each path contains a hash of data, settings and code, so that only the same training reads the file.
     """
 
     checkpoint: str  # prefix of the checkpoint files
@@ -141,7 +141,7 @@ class KeptFiles:
 
         Args:
             volume: Folder of the volume; "" for no volume.
-            processes: Number of processes that train together; it determines the batches.
+            processes: Number of processes that train together. Another number gives other batches, so other paths.
         """
         if not volume:
             return cls("", "", "")
@@ -175,7 +175,7 @@ def prune(volume: str, now: float | None = None) -> list[Path]:
 
 
 def _last_written(entry: Path) -> float:
-    """Return the last modification time of a file or a folder's content, or now if another process removes it."""
+    """Return when a file or a folder's content was last modified, or the current time if another process removed it."""
     try:
         return max(path.stat().st_mtime for path in (entry, *entry.rglob("*")))
     except FileNotFoundError:

@@ -1,8 +1,19 @@
 """Calibrates an ensemble's predicted probabilities on held-out users, and shrinks differences between users.
 
-The action logits are multiplied by a scale, the inverse temperature of Guo et al. 2017 (arXiv:1706.04599). The reward
-logits get a scale and a shift for each channel, as in Platt 1999. An uncalibrated network overestimates how much
-channels' rewards differ between users, so these differences are multiplied by the personal share, from 0 to 1.
+    calibrate_ensemble(ensemble, encoder, held_out, users_B)       # in place
+
+The action logits are multiplied by a scale, the inverse of the temperature of Guo et al. 2017 (arXiv:1706.04599). The
+reward has only one logit for each channel, so it gets a scale and a shift, as in Platt 1999. The scales and the shift
+are the values with the smallest loss on the held-out users.
+
+The reward logit of a channel is the sum of three parts: the mean over channels, the mean effect of the channel on all
+users, and a remainder that differs from user to user. Part of the remainder is noise, so an uncalibrated network
+overestimates the differences between users. Therefore the remainder is multiplied by a factor from 0 to 1, the personal
+share.
+
+The personal share comes from a regression of the observed outcomes on the remainder. It is the lower end of the 95 %
+confidence interval of the slope, clipped to [0, 1]. If it is 0, all users have the same best channel. Then the mean
+effects of the channels come from the log, if the log has enough data, so that the policy is the best constant channel.
 
 Shapes: B rows, C channels, U users.
 """
@@ -67,8 +78,8 @@ def calibrate(
     Args:
         label_B: Observed rewards, from 0 to 1.
         users_B: User of each row, because the rows of one user are correlated.
-        mean_C: Mean observed reward of each channel in the log; None if unknown.
-        clone_B: Rows whose logged channel is compared with the action logits; None for all rows.
+        mean_C: Mean observed reward of each channel in the log. None means unknown.
+        clone_B: Rows on which the action logits are calibrated. None means all rows.
     """
     reward_logit_BC = _logit(reward_BC)
     if not len(channel_B):

@@ -43,7 +43,7 @@ class Ensemble(nn.Module):
         action  softmax(scale * logits)
         reward  sigmoid(scale * (m + personal_share * (l_c - m)) + shift_c)     l_c: logit of channel c, m: mean over c
 
-    Before `mtorl.network.calibration` sets the scales, the personal share and the shifts, they have no effect.
+    Until the ensemble is calibrated (`mtorl.network.calibration`), scale, personal_share and shift_c have no effect.
     """
 
     action_scale: Tensor
@@ -69,7 +69,8 @@ class Ensemble(nn.Module):
     def forward(self, x_BTD: Tensor, length_B: Tensor) -> tuple[Tensor, ...]:
         """Predict at the last real step of each window: action logits, expected reward in [0, 1] and expected cost.
 
-        `state_distance` adds each state's distance (B,), and `future` the later gain and cost (B, C, 2).
+        If set, `state_distance` adds an output (B,): each state's distance from the training states. `future` adds an
+        output (B, C, 2): the later gain and cost.
         """
         inputs = self.decoder_inputs(x_BTD, length_B)
         heads = self.heads(inputs)
@@ -83,7 +84,7 @@ class Ensemble(nn.Module):
         return [(one.last_state(x_BTD, length_B), one.memory.at(x_BTD, length_B - 1)) for one in self.networks]
 
     def inputs_after(self, x_BTD: Tensor, length_BP: Tensor, next_BPD: Tensor) -> DecoderInputs:
-        """Return each member's state and channel memory at P alternative next tokens of each window.
+        """Return each member's state and channel memory after each of P alternative next tokens of each window.
 
         The result has B * P rows, grouped by window.
         """

@@ -1,6 +1,6 @@
 """Predicts the future value of an exposure: the gain and cost that it adds at the user's later opportunities.
 
-This head is fitted (`mtorl.fitting.future`) without changing the rest of the network.
+`mtorl.fitting.future` fits this output head without changing the rest of the network.
 
 Shapes: B windows, H state, C channels, M memory, 2 gain and cost.
 """
@@ -34,7 +34,7 @@ class FutureHead(nn.Module):
     def forward(self, h_BH: Tensor, memory_BCM: Tensor) -> tuple[Tensor, Tensor]:
         """Predict the later gain and cost without an exposure (B, 2), and their increase by an exposure (B, C, 2).
 
-        Both are standardised.
+        The predictions are standardised.
         """
         added_BC2 = torch.stack([self.gain(h_BH, memory_BCM), self.cost(h_BH, memory_BCM)], dim=-1)
         return self.level(torch.cat([h_BH, memory_BCM.mean(1)], dim=-1)), added_BC2

@@ -3,11 +3,18 @@
     loss = action + mu * reward + nu * cost + lam * preference
 
     action      Cross-entropy over channels at every step of the log (the paper's L_action), which clones the logging
-                policy. Our own decisions are left out.
-    reward      Binary cross-entropy of the *logged* channel's reward with its label in [0, 1] (L_reward).
-    cost        Poisson deviance of the logged channel's cost, in units of the mean cost (not in the paper).
+                policy. Our own decisions are left out of this term and of the preference. The decision rule shifts the
+                cloned policy towards profitable channels, and a clone of shifted choices would be shifted twice.
+    reward      Binary cross-entropy of the *logged* channel's reward with its label in [0, 1] (L_reward). The other
+                channels have no label in the log and get no gradient.
+    cost        Poisson deviance of the logged channel's cost, in units of the mean cost (not in the paper). The
+                deviance is smallest for the expected cost, and a cost may be zero. A few expensive exposures dominate
+                the deviance less than they would dominate a squared error.
     preference  -log sigmoid(m_i - m_j) over random pairs of windows in a batch, where i has the higher mean reward and
-                m is the mean log-probability of a window's logged actions. It replaces the paper's KL divergence.
+                m is the mean log-probability of a window's logged actions. The term moves the action head towards
+                successful journeys. It is a pairwise ranking term, not DPO, because there is no reference policy and
+                the windows have different states. The paper's term, a KL divergence between the outputs of two
+                windows, is not DPO either. Our term is at least 0, with a slope of at most 1, so it can't diverge.
 
 Shape suffixes: B windows, T steps, N real steps (those with a target), C channels.
 """
@@ -41,7 +48,7 @@ class Objective(nn.Module):
 def losses(model: MTORL, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
     """Return the action, reward and cost terms of the loss, and the log-probabilities of the logged channels (B, T).
 
-    Actions are compared only at the steps in `clone_BT`.
+    The action term uses only the steps in `clone_BT`.
     """
     real_BT = batch.channel_BT >= 0
     clone_N = batch.clone_BT[real_BT].float()

@@ -1,6 +1,6 @@
 """Controls how many threads and processes train a network: one thread in each process that torchrun starts.
 
-The matrices of a small network are too small to divide among threads, which would mostly wait for each other.
+The network's matrices are too small for several threads, which would mostly wait for each other.
 """
 
 import multiprocessing

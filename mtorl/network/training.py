@@ -1,8 +1,19 @@
 """The training loop.
 
+    data = TrainingWindows(FolderWindows(folder, "train", encoder), FolderWindows(folder, "val", encoder), channels=4)
+    result = train(data, TrainConfig())
+    result.model, result.history, result.best_epoch
+
 The optimizer is AdamW, with a learning rate that falls along a cosine. Training stops when the validation loss has not
-fallen for `patience` epochs, and keeps the best epoch's running average of the weights. A training that was killed and
-resumed has the same weights as an uninterrupted one; on a CPU they are bit-identical.
+fallen for `patience` epochs, and keeps the weights of the best epoch. These weights are a running average, which varies
+less between seeds, and the validation loss is computed with it. The validation loss does not contain the preference
+term, because that term depends on how windows are paired. Validation users must not be training users.
+
+The order of the windows depends only on the seed and the epoch, and a checkpoint contains all other state. So a
+training that was killed and resumed has the same weights as an uninterrupted one; on a CPU they are bit-identical.
+
+On a GPU, matrix products are computed in bfloat16 and the trunk is compiled. Losses and weights stay in float32. If
+torchrun has started several processes, each trains on its share of every batch (`mtorl.network.parallel`).
 
 Shape suffixes: B windows, T steps, D encoded token, C channels.
 """
@@ -164,9 +175,7 @@ class _Progress:
 
     Attributes:
         epoch: Number of the current epoch, from 1.
-        batch: Number of finished batches of the epoch.
         sums: Each loss term, summed over the epoch's windows so far.
-        best: Weights of the best epoch.
     """
 
     epoch: int = 1

@@ -21,7 +21,7 @@ from mtorl.network.predictor import predict_in_chunks
 from mtorl.window.encoder import Encoder
 from mtorl.window.on_demand import Windows
 
-# Share of the variance that the kept components explain. Distances along the others would be rounding errors.
+# Share of the variance that the kept components explain. In the other components, distances would be rounding errors.
 KEPT = 0.99
 # More windows would hardly change the fit.
 MOST_WINDOWS = 20_000

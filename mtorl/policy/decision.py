@@ -1,5 +1,7 @@
 """The decision rule: turns the network's predictions into a channel, its propensity, and whether to expose it.
 
+It uses only numpy and has no state. Training, off-policy evaluation, the simulator and every server run this code.
+
     utility      = gain - price * cost + added                       price: the Lagrange multiplier of the budget
     added        = later gain - price * later cost                   effect of an exposure on later opportunities
     tilted       ∝ action probability * exp(beta * utility / scale)  beta: advantage weight
@@ -8,7 +10,15 @@
     expose       = utility of that channel >= 0
 
 The tilt is the closed-form solution of "maximise expected utility minus the KL divergence from the logging policy".
-Because each candidate has at least the probability epsilon / candidates, importance weights are bounded.
+With beta = 0, the rule follows the logging policy (as learned by the action head); with a large beta, it takes the best
+utility. ``scale`` gives beta the same meaning on every data set. It is the typical spread of utility *between the
+channels of one decision* (:func:`utility_scale`), because spread between users cancels in the softmax of a row.
+
+``added`` is 0 for a model without `mtorl.network.future_value`. If an exposure reduces later costs, its total cost is
+still at least `LEAST_COST` times its own cost. So at no price do savings alone pay for an exposure.
+
+The mixture keeps each candidate's probability at epsilon / candidates or above. This bounds the importance weights of
+later off-policy estimates.
 
 Shapes: B batch, C channels.
 """
@@ -23,7 +33,8 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from mtorl.arrays import Bools, Floats, Ints
 
-# smallest total cost of an exposure that reduces later costs, as a fraction of its own cost
+# An exposure may reduce the cost of later exposures. Even then, its total cost counts as at least this fraction of its
+# own cost.
 LEAST_COST = 0.5
 
 
@@ -31,19 +42,20 @@ LEAST_COST = 0.5
 class PolicyParams:
     """Parameters of the decision rule. The model artifact stores them as ``policy.json``."""
 
-    # beta: increase of a channel's log-odds if its utility increases by one ``utility_scale``
+    # beta: how strongly the choice prefers channels with a higher utility. The log-odds of a channel increase by beta
+    # if its utility increases by one ``utility_scale``. With 0, the choice follows the action head alone.
     advantage_weight: Annotated[float, Field(ge=0)] = 0.0
-    # epsilon: share of the decisions whose channel is drawn uniformly
+    # epsilon: share of the decisions whose channel is drawn uniformly from the candidates.
     exploration: Annotated[float, Field(ge=0, le=1)] = 0.1
-    # gain that one currency unit must earn
+    # Gain that one currency unit must earn, so that an exposure is worth its cost.
     price: Annotated[float, Field(ge=0)] = 0.0
-    # typical spread of utility between the channels of one decision
+    # Typical spread of utility between the channels of one decision, computed from held-out data.
     utility_scale: Annotated[float, Field(gt=0)] = 1.0
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The decisions for several rows, with the figures on which they are based.
+    """The decisions for several rows, each with the figures on which it is based.
 
     Fields with ``_B`` have one value per row, for the chosen channel. Fields with ``_BC`` have one for every channel.
     """
@@ -61,15 +73,15 @@ class Decision:
 
 
 class Forecast(NamedTuple):
-    """A model's forecast of gain and cost, with one row per decision."""
+    """A model's forecast of gain and cost for each channel, with one row per decision."""
 
-    # only differences between channels matter
+    # Output of the action head. Only the differences between the channels of a row matter.
     logits_BC: ArrayLike
     gain_BC: ArrayLike
     """Expected gain of an exposure, computed from the reward head by ``Encoder.unreward``. A negative value counts as
     0."""
     cost_BC: ArrayLike  # expected cost of an exposure, currency units, at least 0
-    # effect of an exposure on later gain and later cost; None if the model does not forecast it
+    # Effect of an exposure on the user's later gain and later cost; None if the model does not forecast it.
     future_BC2: ArrayLike | None = None
 
     def rows(self, part: slice | Bools) -> "Forecast":
@@ -89,7 +101,8 @@ def decide(
     Args:
         u_B: Random number in [0, 1) for each row, which selects the channel.
         candidates_BC: Mask of the channels that may be chosen; None for all.
-        price_BC: Replaces ``params.price``: a number, or an array (B, 1) or (B, C).
+        price_BC: Price that replaces ``params.price``: one number, one per row (B, 1), or one per row and channel (B,
+            C).
     """
     utility_BC, gain, cost = _utility(forecast, params.price if price_BC is None else price_BC)
     probs_BC = choice_probabilities(forecast.logits_BC, utility_BC, params, candidates_BC)
@@ -101,7 +114,7 @@ def decide(
         raise ValueError("u_B must lie in [0, 1)")
 
     cumulative_BC = probs_BC.cumsum(axis=1)
-    # Divide by the last column, which may differ from 1 by rounding, so that it exceeds every u.
+    # Because of rounding, the last column may differ from 1. Divide by it, so that it is exactly 1 and exceeds every u.
     channel_B = (u[:, None] >= cumulative_BC / cumulative_BC[:, -1:]).sum(axis=1)
     chosen, expose_BC = (np.arange(rows), channel_B), utility_BC >= 0
     return Decision(
@@ -121,13 +134,20 @@ def decide(
 def action_probabilities(
     forecast: Forecast, params: PolicyParams, price_BC: ArrayLike | None = None
 ) -> tuple[Floats, Bools]:
-    """Return the probability of choosing each channel, and whether it would be exposed."""
+    """Return the probability of choosing each channel, and whether the channel would be exposed if chosen.
+
+    :func:`decide` draws the channel with these probabilities.
+    """
     utility_BC = expected_utility(forecast, params.price if price_BC is None else price_BC)
     return choice_probabilities(forecast.logits_BC, utility_BC, params), utility_BC >= 0
 
 
 def utility_scale(forecast: Forecast) -> float:
-    """Return the standard deviation of utility between the channels of one decision at price 0, or 1.0 if it is 0."""
+    """Return how much utility varies between the channels of one decision, as a standard deviation at price 0.
+
+    The exponent of `tilted` is divided by this scale. If all utilities are equal, the scale is 1.0, so that nothing is
+    divided by zero.
+    """
     utility_BC = expected_utility(forecast, 0.0)
     scale = float(np.sqrt(np.mean(np.var(utility_BC, axis=1)))) if utility_BC.size else 0.0
     return scale if scale > 1e-12 else 1.0
@@ -136,7 +156,10 @@ def utility_scale(forecast: Forecast) -> float:
 def choice_probabilities(
     logits_BC: ArrayLike, utility_BC: Floats, params: PolicyParams, candidates_BC: ArrayLike | None = None
 ) -> Floats:
-    """Return the probability of choosing each channel, including uniform exploration."""
+    """Return the probability of choosing each channel, including uniform exploration.
+
+    The module's docstring has the formulas (`tilted` and `probability`).
+    """
     logits: Floats = np.asarray(logits_BC, dtype=np.float64)
     if logits.shape != utility_BC.shape:
         raise ValueError(f"logits_BC must have shape {utility_BC.shape}, got {logits.shape}")
@@ -150,7 +173,7 @@ def choice_probabilities(
         allowed_BC = _allowed(candidates_BC, score_BC.shape)
         score_BC = np.where(allowed_BC, score_BC, -np.inf)
         uniform = allowed_BC / allowed_BC.sum(axis=1, keepdims=True)
-    # Logits need no normalisation: adding a constant to a row does not change its softmax.
+    # The logits need no normalisation, because adding a constant to a row does not change its softmax.
     tilted_BC = np.exp(score_BC - score_BC.max(axis=1, keepdims=True))
     tilted_BC /= tilted_BC.sum(axis=1, keepdims=True)
     probs_BC: Floats = (1.0 - params.exploration) * tilted_BC + params.exploration * uniform
@@ -158,12 +181,18 @@ def choice_probabilities(
 
 
 def expected_utility(forecast: Forecast, price: ArrayLike) -> Floats:
-    """Return the utility of an exposure in each channel."""
+    """Return the utility of an exposure in each channel. An ad is exposed if its utility is at least 0.
+
+    The module's docstring has the formula.
+    """
     return _utility(forecast, price)[0]
 
 
 def _utility(forecast: Forecast, price: ArrayLike) -> tuple[Floats, Floats, Floats]:
-    """Check a forecast, and return utility, gain and cost. Only utility includes later opportunities."""
+    """Check a forecast, and return the utility, the gain and the cost of an exposure in each channel.
+
+    Gain and cost do not include the effect on later opportunities; utility does.
+    """
     gain: Floats = np.asarray(forecast.gain_BC, dtype=np.float64)
     cost: Floats = np.asarray(forecast.cost_BC, dtype=np.float64)
     if gain.ndim != 2 or gain.shape[1] == 0:

@@ -1,16 +1,22 @@
 """Explores on top of any policy: randomises a share of the decisions, and gives exact probabilities for all decisions.
 
+    how = Exploration(share=0.05, scope="both")
+    taken, explored = explore(choice, how, ("search", "video"), v)     # v: this decision's draw from [0, 1)
+
 A decision is explored with probability `share` (epsilon). The scope defines what is randomised:
 
     channel    the channel is drawn uniformly, and exposed if the policy would expose it
     exposure   the policy's channel is exposed, even if the policy would not expose it
     both       the channel is drawn uniformly, and exposed
 
-For C candidates, pi(c) is the policy's probability of a channel, and show(c) that of exposing it if drawn:
+Let C be the number of candidates, pi(c) the policy's probability of a channel and show(c) that of exposing it if drawn:
 
     pi'(c)   = (1 - epsilon) pi(c) + epsilon / C                                                     channel, both
     show'(c) = [(1 - epsilon) pi(c) show(c) + (epsilon / C) x] / pi'(c)     x = show(c), or 1 for both
     pi'(c)   = pi(c),   show'(c) = (1 - epsilon) show(c) + epsilon                                   exposure
+
+With `channel` or `both`, pi' is at least epsilon / C. If the policy does not report a probability, no decision has one,
+explored or not. If only explored decisions had a probability, estimates would use a biased selection of decisions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,7 +61,7 @@ def explore(choice: Choice, how: Exploration, candidates: Sequence[str], v: floa
         v: Random number in [0, 1), independent of the policy's choice.
 
     Returns:
-        The final choice, whose probabilities account for both policy and exploration, and whether it was randomised.
+        The final choice, and whether it was randomised. The choice's probabilities include the exploration.
     """
     explored = v < how.share
     mixture = _exposure(choice, how.share) if how.scope == "exposure" else _mixture(choice, how, candidates)
@@ -63,7 +69,7 @@ def explore(choice: Choice, how: Exploration, candidates: Sequence[str], v: floa
         return Choice(choice.channel, choice.expose, *mixture), False
     if how.scope == "exposure":
         return Choice(choice.channel, True, *mixture), True
-    # Use the remaining randomness of v: the integer part of `place` selects the channel, its fraction the exposure.
+    # v is reused as a random number: the integer part of `place` selects the channel, its fraction the exposure.
     place = v / how.share * len(candidates)
     at = min(int(place), len(candidates) - 1)
     channel = candidates[at]

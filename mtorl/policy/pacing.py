@@ -1,17 +1,34 @@
 """Paces a budget by a price that follows spend, so that the budget lasts as long as its schedule requires.
 
-    plan = Plan(500.0, Schedule.following(traffic, edges))
+    plan = Plan(500.0, Schedule.following(traffic, edges))                 # traffic expected between the edges
     state = plan.start(price_unit=0.3)                                     # first price: gain per currency unit
     state = plan.update(state, at=now, spent=ledger.spent + ledger.reserved)     # every few minutes
     decide(..., price_BC=plan.price(state))
 
-The multiplier mu is the price in units of the first price. It follows adaptive pacing (Balseiro & Gur 2019, Management
-Science 65(9)) with a mirror descent step (Balseiro, Lu & Mirrokni 2023, Operations Research 71(1)):
+The clock is time or, if the total number of opportunities is known, the number so far. The multiplier mu is the price
+in units of the first price. Adaptive pacing (Balseiro & Gur 2019, Management Science 65(9)) changes mu by the gap from
+the spend z_t to its target rho_t, mu <- proj_[0, mu_max] (mu - eps (rho_t - z_t)). This module differs in three ways:
 
-    1 + mu <- (1 + mu) exp(step)         step = (z_t - rho_t) / max(REACTION, elapsed / MAX_STEP)
+- *Target.* The target is the scheduled spend between two updates plus a correction. The correction closes the gap
+  between the *cumulative* spend and the schedule while the next HORIZON of the budget is spent. At most, it doubles the
+  scheduled spend, or stops spending. The correction is the integral term of the controller. Without it, the price could
+  stay at a higher value only as long as spend stays ahead of the schedule.
+- *Step.* The step multiplies 1 + mu: a mirror descent step (Balseiro, Lu & Mirrokni 2023, Operations Research 71(1)),
+  because spend responds to relative changes of the price.
+- *Units.* Spend is measured as a share of the budget, and time as the share scheduled so far. So the same constants fit
+  any currency, and intervals that are short, long or quiet. A missed update only makes the next interval longer.
 
-The target rho_t of the spend z_t is the scheduled spend, corrected to close the gap between spend and schedule. Both
-are shares of the budget, so the same constants fit any currency.
+      1 + mu <- (1 + mu) exp(step)         step = (z_t - rho_t) / max(REACTION, elapsed / MAX_STEP)
+
+If one exposure is a large part of the budget, single exposures make spend, and so the price, noisy. So REACTION and
+HORIZON are at least the cost of GRAINS exposures at the highest cost.
+
+If a plan is changed while it runs, the new plan begins at `since`, with `before` already spent, and schedules the rest
+of the budget over the rest of the time. The price does not change between updates, so update it at least each time half
+a percent of the budget is scheduled. The best schedule is the spend that would result from a constant price. A schedule
+that follows the expected traffic is close to it. The ledger enforces a cap. The cap may exceed the budget by `spare`,
+because with a hard stop at the budget, some money would on average stay unspent. If no money is left, the price is so
+high that no exposure is worth it.
 """
 
 from bisect import bisect_right
@@ -24,7 +41,7 @@ import numpy as np
 
 from mtorl.policy.periods import Period
 
-# excess of spend over target, as a share of the budget, at which 1 + mu grows by the factor e
+# If spend exceeds its target by this share of the budget, 1 + mu grows by the factor e.
 REACTION = 0.02
 # change of log(1 + mu) if spend was twice the schedule for long
 MAX_STEP = 0.15
@@ -73,7 +90,7 @@ class Schedule:
 
         Args:
             traffic: Expected traffic in each interval, in any unit; not all 0.
-            edges: Ascending times between which the intervals lie.
+            edges: Ascending times at which the intervals begin, and the time at which the last one ends.
         """
         cumulative = np.r_[0.0, np.cumsum(traffic)]
         return cls(tuple(map(float, edges)), tuple((cumulative / cumulative[-1]).tolist()))
@@ -122,7 +139,7 @@ class Plan:
     def largest_gap(self) -> float:
         """The gap between spend and schedule, in currency units, at which the correction is largest.
 
-        If spend is behind by this gap, the plan doubles the pace; if it is ahead, the plan spends nothing.
+        If spend is behind by this gap, the planned pace is doubled. If spend is ahead by it, the planned pace is 0.
         """
         return self._at_least(HORIZON) * self.size
 

@@ -51,7 +51,7 @@ def period_after(period: Period, timezone: str, start: int, until: int, now: flo
         until: End of the account's last period; 0 if unknown.
 
     Returns:
-        The beginning of the current period, and the end of the calendar's period at `now`.
+        The beginning of the current period, and the end of the calendar period that contains `now`.
     """
     next_start, end = period_at(period, timezone, now)
     begins = until <= now and next_start - start >= _SHORTEST[period]

@@ -88,7 +88,7 @@ class Pacing(StrictModel):
 
         Args:
             began: Beginning of the current period.
-            now: Current time. If it is long after the period's end, the budget's time zone has changed.
+            now: Current time. A time long after the period's end means that the budget's time zone has changed.
         """
         if self.start is not None and self.end is not None:
             return _schedule(self.traffic, timezone, _seconds(self.start), _seconds(self.end))

@@ -2,6 +2,8 @@
 
     P(f | clicks)  =  P(f | age group)  prod_c  E_z prod_t P(click_t | f, z_c)          z_c ~ N(0, SPREAD^2)
 
+Here, f is the user's favourite channel, and z_c is the random part of the user's interest in channel c.
+
 Shapes: U users, N touchpoints, C channels, F whether the channel is the favourite (no, yes), Q quadrature points.
 """
 

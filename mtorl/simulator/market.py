@@ -1,16 +1,19 @@
-"""Defines how users respond to ads.
+"""Defines how users respond to ads. `simulator.py` creates a log of responses, and opportunities to decide on.
 
-The log-odds of a click on a channel are the sum of:
+A user permanently likes some channels more than others. No column contains this interest, but clicks reveal it. The
+log-odds of a click on a channel are the sum of:
 
     interest    latent, by user and channel; the favourite depends on the age group
-    carry-over  an ad on one channel raises the response to others for a while
-    fatigue     recent ads on the same channel lower the response
+    carry-over  an ad on one channel raises the response to others for a while (CARRY_OVER)
+    fatigue     recent ads on the same channel lower the response, which recovers while the channel pauses
     season      each channel has its best hour of the day
     device      each channel has its best device; placement affects all channels alike
 
-Each random number is a hash of (seeds, purpose, user, step), so policies are compared on common random numbers.
+So the best channel depends on a user's clicks, the last few ads and the context. There is no random stream: each number
+is a hash of (seeds, purpose, user, step). A different choice for one user changes no number of any other user or step,
+so policies are compared on common random numbers.
 
-Shapes: U users, T steps, N selected users, C channels (search, social, display, video).
+Shape suffixes: U users, T steps, N selected users, C channels (search, social, display, video).
 """
 
 from __future__ import annotations
@@ -79,7 +82,7 @@ def price_cap() -> dict[str, float]:
 
 
 class Draws:
-    """Random numbers in (0, 1): hashes of seeds, a purpose such as "click", a user and a step."""
+    """Computes random numbers in (0, 1) by hashing, so that every policy sees the same numbers for a user and step."""
 
     def __init__(self, *seeds: int) -> None:
         self._key = np.zeros(1, dtype=np.uint64)
@@ -106,7 +109,7 @@ def pick(probabilities: Floats, draw: Floats) -> Ints:
     """Return the category that each random number selects.
 
     Args:
-        probabilities: One row for all random numbers, or one row for each.
+        probabilities: One row that is used for all random numbers, or one row for each of them.
     """
     edges = np.cumsum(probabilities, axis=-1)[..., :-1]
     return np.asarray((draw[..., None] >= edges).sum(axis=-1), dtype=np.int64)
@@ -114,7 +117,7 @@ def pick(probabilities: Floats, draw: Floats) -> Ints:
 
 @dataclass
 class State:
-    """The effects of recent ads on each user's clicks, by channel.
+    """Stores the effects of recent ads on each user's clicks on each channel.
 
     Carry-over is in log-odds. Fatigue is a count of recent ads, in which older ads count less.
     """
@@ -193,9 +196,9 @@ class Market:
     def outcomes(
         self, draws: Draws, user_N: Ints, step: int, channel_N: Ints, hour_N: Ints, p_NC: Floats
     ) -> dict[str, NDArray[Any]]:
-        """Return the outcomes if each user sees an ad on a channel, or all zeros if the channel is -1.
+        """Return the outcomes after each user sees an ad on a channel. Users with channel -1 see no ad and get zeros.
 
-        Cost and revenue are in EUR. Real logs do not have the expected values, such as `expected_click`.
+        Cost and revenue are in EUR. Expected values, such as `expected_click`, exist only in a simulation.
         """
         shown_N = channel_N >= 0
         p_N = np.where(shown_N, np.take_along_axis(p_NC, np.maximum(channel_N, 0)[:, None], axis=1)[:, 0], 0.0)

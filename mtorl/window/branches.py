@@ -1,6 +1,7 @@
 """Builds the possible tokens of a user's next opportunity, one for each possible result of the current opportunity.
 
-In order, the K = 2 C + 1 tokens are: no exposure, an exposure on each channel without a gain, and one with a gain.
+The K = 2 C + 1 results begin with no exposure. Then come an exposure without a gain on each channel, and an exposure
+with a gain on each channel.
 
 Shapes: B windows, C channels, N = B K tokens.
 """
@@ -21,7 +22,7 @@ def branches(now: WindowBatch, cost_BC: Floats, later: WindowBatch, hit: Mapping
         now: Windows that end with the current opportunity.
         cost_BC: Cost of an exposure on each channel, in currency units.
         later: Windows whose last token has the next opportunity's context, hour and pause.
-        hit: Outcomes after an exposure with a gain, by name; other outcomes are 0.
+        hit: The value of each outcome after an exposure with a gain. Missing outcomes are 0.
     """
     users, channels = cost_BC.shape
     each = 2 * channels + 1

@@ -181,7 +181,8 @@ class Encoder:
     def targets(self, batch: WindowBatch) -> dict[str, NDArray[Any]]:
         """Return the labels of each token: channel_BT (int64), reward_BT and cost_BT (float32), clone_BT (bool).
 
-        The channel is -1 for padding and for tokens that training must ignore.
+        The channel is -1 for padding and for tokens that training must ignore. The action head learns the tokens in
+        clone_BT.
         """
         if batch.targets is None:
             raise WindowError("this batch was built without targets")
@@ -196,9 +197,9 @@ class Encoder:
         return {"channel_BT": channel_BT, "reward_BT": reward_BT, "cost_BT": cost_BT, "clone_BT": clone_BT}
 
     def segment_slice(self) -> tuple[int, int] | None:
-        """Return start and stop of the one-hot user segment in a token, or None.
+        """Return start and stop of the one-hot user segment in a token, or None if tokens have no segment.
 
-        The last entry is for unknown segments.
+        The last entry of the one-hot vector stands for unknown segments.
         """
         at = len(self.channels) + 2
         for slot in self.slots:
@@ -257,7 +258,7 @@ class Labels(NamedTuple):
 
     Attributes:
         reward_B: Reward from 0 to 1.
-        collected_B: Whether one of our own policies decided, not the policy that wrote the log.
+        collected_B: Whether one of our own policies made the decision.
     """
 
     channel_B: Ints

@@ -1,7 +1,7 @@
 """Defines the history of a decision: the earlier touchpoints of the user that the decision may use.
 
-The history of a decision at time t contains the newest n touchpoints that both happened and were recorded before t,
-after the user's last pause that was longer than the journey gap.
+The history of a decision at time t contains the newest n touchpoints that both happened and were recorded before t. A
+pause longer than the journey gap separates two journeys, and a history contains only the current journey.
 
 Shape suffixes: P touchpoints of the log, B windows, S slots of a window (n earlier touchpoints, oldest first, then the
 decision's own), N tokens of all windows, T tokens of one window.

@@ -1,6 +1,6 @@
-"""Loads windows for training: a part of the log at a time from disk, and a batch at a time for the network.
+"""Loads windows for training: it reads one part of the log at a time from disk, and yields batches for the network.
 
-A part has the windows of one split in one file (shard) of a windows folder.
+A part contains the windows of one split, such as the training users, from one file (shard) of a windows folder.
 
 Shape suffixes: B windows, T steps, D encoded token.
 """
@@ -81,7 +81,7 @@ class EncodedWindows(Dataset[Batch]):
 
 @dataclass(frozen=True)
 class FolderWindows:
-    """The windows of one split in a windows folder, as a sequence of parts, each read when it is accessed."""
+    """The windows of one split in a windows folder. Each item has the windows of one file."""
 
     folder: str | Path
     split: str

@@ -31,7 +31,10 @@ class Windows(Protocol):
 
 @dataclass(frozen=True)
 class StepWindows:
-    """A sequence of windows, each built only when it is read. Window i ends with row `rows_B[i]` of the log."""
+    """A sequence of windows, each built only when it is read.
+
+    Window i ends with row `rows_B[i]` of the log.
+    """
 
     steps: pa.Table
     rows_B: Ints  # rows of the log, in ascending order

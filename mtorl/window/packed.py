@@ -42,7 +42,7 @@ def pack(history: UserHistory) -> bytes:
 
 
 def unpack(value: bytes) -> UserHistory:
-    """Return the history in a value of `pack`.
+    """Restore a history that `pack` has compressed.
 
     Raises:
         WindowError: The value has another version of the format, or is damaged.

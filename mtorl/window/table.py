@@ -41,7 +41,7 @@ class WindowTable:
 
     Attributes:
         steps: Touchpoints with the columns that windows need.
-        rows: The same touchpoints for pandas, with the user's "split".
+        rows: The same touchpoints as a pandas table, with the user's "split".
         fingerprint: Fingerprint of the log from which the folder was built.
         share: Fraction of the users that this table contains.
     """
@@ -59,7 +59,7 @@ class WindowTable:
         Args:
             split: "train", "val" or "test" reads only the users of this split; "" reads all users.
             file: Name of one file (shard) to read; "" reads all files.
-            most: Approximate limit of the touchpoints, above which users are sampled; 0 for no limit.
+            most: Approximate number of touchpoints above which users are sampled. 0 means no limit.
 
         Raises:
             WindowError: The files differ from the manifest.
@@ -97,9 +97,10 @@ class WindowTable:
         return StepWindows(steps, np.arange(len(steps)), self.spec, targets)
 
     def tiles(self, split: str) -> WindowBatch:
-        """Build windows for training: each touchpoint of a split is a valid target in exactly one of them.
+        """Build windows for training in which each touchpoint of a split is a valid target exactly once.
 
-        A decision gets its own window if another window shows it a touchpoint that was recorded later.
+        A touchpoint gets its own window if the shared window contains touchpoints that were recorded after its
+        decision.
         """
         steps, rows = self._steps(split), self.rows[self.is_in(split)]
         chosen = tile_ends(rows["step"].to_numpy(), self.spec.window)
@@ -108,7 +109,7 @@ class WindowTable:
             return batch
         batch, _ = self._with_targets(steps, chosen | (uses == 0))
         assert batch.targets is not None
-        # Keep a touchpoint as a valid target only once, because the added windows overlap with the others.
+        # The added windows overlap with the others, so keep each touchpoint as a valid target only once.
         valid_N = np.flatnonzero(batch.targets.valid_N)
         _, first = np.unique(batch.targets.touchpoint_N[valid_N], return_index=True)
         once_N = np.zeros(len(batch.targets.valid_N), dtype=np.bool_)

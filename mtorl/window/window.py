@@ -5,13 +5,20 @@ A window is a sequence of tokens, the last of which belongs to the decision. Tok
 
     x_t = (a_{t-1}, outcomes_{t-1}, time_t, context_t, static user features, stored features_t)
 
-A server has stored features only for the current decision, so only the last token has them; in training, each token has
-its own.
+time_t is the hour of the day, and the time since touchpoint t - 1. If an outcome has a time of arrival (`spec.timed`),
+it is 0 in all tokens whose decision came before that time. Stored features are fields of the feature views in the data
+set's description, with their newest values from before the decision. A server has stored features only for the current
+decision, so only the last token of a window has them. In training, each token is a decision and has its own stored
+features.
 
-Two functions build a window, and their results are bit-identical:
+A window has the last n tokens. Two functions build it, and their results are bit-identical:
 
     WindowBatch.from_steps(steps, rows, spec)  offline: rows of a sorted log; vectorised
     WindowBatch.from_instances(items, spec)    online: the JSON that `instance_from_history` builds from stored history
+
+`history.py` defines which touchpoints are in the history of a decision. If the history has k touchpoints, the window
+has T = min(k + 1, n) tokens. If k < n, the first token is the start of the journey, and its previous outcomes are 0. If
+k = n, the window begins later in the journey, and the context of the oldest touchpoint is left out.
 
 Shape suffixes: B windows, N tokens of all windows one after the other.
 """
@@ -61,8 +68,6 @@ since 1970.
 @dataclass(frozen=True)
 class Targets:
     """The outcomes at each token of some windows, for training and evaluation only.
-
-    If the action head imitated our own decisions, each training would reinforce the previous model's choices.
 
     Attributes:
         channel_N: Logged channel, as its position in spec.channels.
@@ -191,7 +196,7 @@ class WindowBatch:
         channel_N = np.array(channels, dtype=np.int64)
         at_N = read.json_numbers(at, "timestamp", row_N, null=False)
         before_N = read.json_numbers(before, "prev_timestamp", row_N)
-        # A time must not be after its token. NaN fails the comparison, so it is rejected too.
+        # The previous touchpoint must not be later than the token. NaN fails this comparison, so it is rejected too.
         untimely_N = np.isnan(before_N) != (channel_N == start)
         untimely_N |= (channel_N != start) & ~(before_N <= at_N)
         if untimely_N.any():
@@ -263,7 +268,7 @@ class WindowBatch:
 
 
 def _known_at(values: Values, own_N: Ints, length_B: Ints | None) -> Values:
-    """Return the values of a stored feature at some tokens; with `length_B`, only at the last token of each window."""
+    """Return the values of a stored feature at the given tokens; with `length_B`, only at each window's last token."""
     of_tokens = read.take(values, own_N)
     if length_B is None:
         return of_tokens

@@ -78,7 +78,10 @@ def pipeline_name(path: Path) -> str:
 
 
 def find_pipeline(client: Any, name: str) -> str:
-    """Return the id of the pipeline with the given name, or "". The SDK's `get_pipeline_id` ignores the namespace."""
+    """Return the id of the pipeline with the given name, or "".
+
+    This replaces the SDK's `get_pipeline_id`, which ignores the namespace.
+    """
     found = client.list_pipelines(filter=_named(name), namespace=client.get_user_namespace() or None).pipelines
     return str(found[0].pipeline_id) if found else ""
 

@@ -1,7 +1,7 @@
-"""Sets up the recurring runs of a YAML file on a Kubeflow Pipelines server.
+"""Creates the recurring runs that a YAML file defines on a Kubeflow Pipelines server.
 
-KFP can't change a recurring run, so `apply` creates a replacement. `apply` recognises its own recurring runs by their
-description, because KFP has no labels.
+KFP can't change a recurring run, so `apply` replaces it. It recognises its own recurring runs by their description,
+because KFP has no labels.
 """
 
 from __future__ import annotations
@@ -77,10 +77,11 @@ def apply(client: Any, schedule: Schedule) -> dict[str, str]:
     """Change the server's recurring runs so that they match a schedule.
 
     Returns:
-        The change of each recurring run, such as "created" or "unchanged", by name.
+        A dictionary from the name of each recurring run to its change, such as "created" or "unchanged".
 
     Raises:
-        InputError: The server lacks a pipeline or version, or a recurring run of another creator has the same name.
+        InputError: The server lacks a pipeline or version, or a name is used by a recurring run that `apply` did not
+            create.
         ServerError: The server refused a change. Earlier changes are kept.
     """
     with kfp_calls():

@@ -1,6 +1,6 @@
-"""Reads and writes experiments through the Kubernetes API server: their objects, and the ConfigMap for the routers.
+"""Reads and writes Experiment objects and the ConfigMap of active experiments through the Kubernetes API server.
 
-The kill switch is a separate key of the ConfigMap, so that it works even if the experiment's own key is invalid.
+Each kill switch is a separate key of the ConfigMap, so that it works even if the experiment's own key is invalid.
 """
 
 import contextlib
@@ -87,7 +87,10 @@ class ClusterApi(KubernetesApi):
         return self.create("configmaps", body)
 
     def entries(self, config_map: Object | None) -> dict[str, Entry]:
-        """Parse the experiments in the ConfigMap, by the name of their object. A removed key counts as invalid."""
+        """Parse the experiments in the ConfigMap into a dictionary by object name.
+
+        An experiment whose key was removed counts as invalid.
+        """
         if config_map is None:
             return {}
         written, data = _written(config_map), config_map.get("data") or {}
@@ -107,8 +110,8 @@ class ClusterApi(KubernetesApi):
         """Write changed experiments into the ConfigMap, and return the new ConfigMap.
 
         Args:
-            before: The ConfigMap as it was read; None if there was none.
-            changes: Experiments by object name; None removes the experiment's key.
+            before: The ConfigMap as it was read. None means that it does not exist yet.
+            changes: New experiments by object name. None removes the experiment.
 
         Raises:
             Conflict: The ConfigMap has changed since it was read.

@@ -1,6 +1,6 @@
-"""Applies moves to an experiment, both those that people request and those of the ramp.
+"""Moves an experiment between its stages, as a person requests or the ramp decides.
 
-A move appends an event to the history before it writes the active experiment. After a crash in between, the next call
+A move is added to the history before the active experiment is written. If the process crashes in between, the next call
 writes the active experiment.
 """
 
@@ -95,7 +95,7 @@ def would_revert(promotion: history.Promoted, experiment: Experiment) -> Message
 def apply_experiment(store: ExperimentStore) -> Experiment:
     """Compute the active experiment from the definition and the history, write it, and return it.
 
-    Raises the same errors as `state`. An invalid definition with `enabled: false` is still switched off.
+    Raises the same errors as `state`. If an invalid definition has `enabled: false`, switches the experiment off first.
     """
     with store.locked():
         try:
@@ -129,7 +129,7 @@ def act(
     Raises:
         IllegalEvent: The event is not allowed in the current state.
         ExperimentError: The definition is invalid. A kill, rollback or hand-over is applied nevertheless.
-        HistoryError: The history can't be read. A kill is applied, but not recorded.
+        HistoryError: The history can't be read. A kill is still applied, but the history does not record it.
     """
     with store.locked():
         try:
@@ -162,7 +162,7 @@ def next_step(
 
     Args:
         now: Present time, in seconds since 1970.
-        reached: Time until which a stage's duration counts, by default `now`; earlier if the clock may have jumped.
+        reached: End of the stage's duration so far, by default `now`. It is earlier if the clock may have jumped.
     """
     serving = apply_experiment(store)
     experiment, before = state(store)

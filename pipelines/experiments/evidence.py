@@ -50,7 +50,7 @@ def findings_or_error(
     """Read the findings on an experiment from the router's log.
 
     Args:
-        by: Columns for whose values the lift is also computed.
+        by: Columns that define segments. The lift is also computed for each segment.
 
     Raises:
         LogError: The log or a column can't be used.
@@ -70,7 +70,7 @@ def keep_replay(folder: ExperimentFolder, weights: pd.DataFrame, budget_per_deci
 
     Args:
         weights: Table with `decision_id` and `weight`.
-        budget_per_decision: Currency units per decision, for each arm.
+        budget_per_decision: Budget of each arm, in currency units per decision.
     """
     with replacing(Path(lake_of(folder.state)) / REPLAY) as unfinished:
         weights.assign(budget=budget_per_decision).to_parquet(unfinished)
@@ -82,11 +82,11 @@ def view_of(
     by: Sequence[str] = (),
     findings: Mapping[tuple[str, float], Findings] | None = None,
 ) -> View:
-    """Build the document of an experiment. If its file or log can't be read, `View.problem` has the reason.
+    """Build the document that the experiment's page shows. Its `problem` is set if the file or the log can't be read.
 
     Args:
-        by: Columns for whose values the lift is also computed.
-        findings: Recent findings by version and start of the stage, for which the log is not read again.
+        by: Columns that define segments. The lift is also computed for each segment.
+        findings: Findings by experiment version and start of the stage. If there are any, the log is not read again.
 
     Raises:
         ExperimentError: The file is invalid, and there is no active experiment to describe instead.

@@ -52,7 +52,7 @@ class ExperimentFolder:
     Attributes:
         file: The experiment file, which people write.
         state: Folder for all other files.
-        dataset: Description of the data set that the experiment must fit. None: the router's data set.
+        dataset: Description of the data set that the experiment must fit. None means the router's data set.
     """
 
     file: Path

@@ -39,14 +39,14 @@ class Standing(NamedTuple):
 def hand_over(
     store: ExperimentStore, servers: ModelServers, others: Iterable[Neighbour], now: float, *, late: bool = False
 ) -> Standing | None:
-    """Make the next step of a hand-over, and return its progress.
+    """Make the next step to move a promoted model to the incumbent's server, and return the progress.
 
     Args:
-        others: Active experiments that may need the same server.
-        late: Hand over even after the salt was changed, if the promoted challenger is still the incumbent.
+        others: Active experiments that may need the incumbent's server.
+        late: Move the model even if the experiment has a new salt, provided that the model is still its incumbent.
 
     Returns:
-        None if nothing was promoted, or if a new experiment has another incumbent.
+        The progress. None if nothing was promoted, or if a new experiment has another incumbent.
 
     Raises:
         ExperimentError: The definition is invalid, and there is no active experiment.

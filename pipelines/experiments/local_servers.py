@@ -1,10 +1,11 @@
 """Changes the models of `mtorl serve` after a promotion or a rollback.
 
     STATE/models/incumbent.mar                 symlink to the served version
-    STATE/models/incumbent.json                the mark of the newest promotion
+    STATE/models/incumbent.json                record of the newest promotion
     STATE/models/versions/0a1b2c3d4e5f.mar     versions of a promotion, kept even if their run is removed
 
-The mark is written before the version is changed. After a crash in between, the next call changes the version.
+The record is written before the symlink is changed. If the process crashes in between, the next call changes the
+symlink.
 """
 
 import re
@@ -40,8 +41,8 @@ class LocalServers:
 
     Attributes:
         run: Folder of the run whose models are served.
-        state: State folder, with versions that replace those of the run.
-        restart: Restarts the servers; None if they have not started yet.
+        state: State folder. Its versions replace those of the run.
+        restart: Function that restarts the servers. None means that they have not started yet.
     """
 
     applied: ClassVar[bool] = False
@@ -101,10 +102,10 @@ class LocalServers:
 
 
 def settle(folders: Sequence[ExperimentFolder], run: Path, state: Path, port: int) -> list[Message]:
-    """Apply promotions and rollbacks before the models start, and return their states in words.
+    """Apply promotions and rollbacks before the model servers start, and return a message about each promotion.
 
     Raises:
-        ExperimentError: The promoted model is no longer available, because the earlier run was removed.
+        ExperimentError: The promoted model is no longer available.
     """
     before = _served_before(run, state)
     servers, states = LocalServers(before, state, port), []

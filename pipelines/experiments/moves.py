@@ -1,7 +1,4 @@
-"""Makes moves and applies kill switches that people request, by a command or, on a cluster, by an object.
-
-A kill switch in the ConfigMap stays on until a person sets `enabled: false` or a new reason in the object.
-"""
+"""Makes the moves that a person requests with a command or in an Experiment object, and applies kill switches."""
 
 from __future__ import annotations
 
@@ -40,7 +37,7 @@ class MoveRequest(StrictModel):
     @model_validator(mode="after")
     def _force_is_of_this_move(self) -> MoveRequest:
         if self.force and self.to in STAGES:
-            # A merge patch keeps the fields that it omits, so `force` would apply to a later promotion.
+            # A merge patch that requests a promotion later would keep this `force`.
             raise ValueError(messages.FORCE())
         return self
 
@@ -57,7 +54,7 @@ def make_move(
     Returns the new active experiment and, for a promotion, the findings.
 
     Args:
-        read_log: Returns the findings, or None while the log has not been read.
+        read_log: Function that returns the findings. None means that the log has not been read yet.
 
     Raises:
         LogNotRead: The log has not been read yet.
@@ -91,16 +88,16 @@ def challenger_of(store: ExperimentStore, move: MoveRequest) -> str | None:
 
 
 def follow(resource: ExperimentResource, now: float, findings: Findings | None) -> Message | None:
-    """Apply the kill switch of an object, then the move in its spec unless this move was already handled.
+    """Apply the kill switch of an object, then the move in its spec if this move is new.
 
     Args:
-        findings: Newest findings from the log; None if the log has not been read yet.
+        findings: Newest findings from the log. None means that the log has not been read yet.
 
     Returns:
-        The reason why the move was not made (HELD or REFUSED), or None.
+        The message HELD or REFUSED if the move was not made, otherwise None.
 
     Raises:
-        ExperimentError, HistoryError: As in `state`. Even then, the kill switch has been applied.
+        ExperimentError, HistoryError: The same as in `state`. The kill switch is applied before they are raised.
         Conflict: The object was changed meanwhile.
     """
     by_hand = resource.switched_off_by_hand()

@@ -1,7 +1,7 @@
-"""Stores an experiment on a cluster: its definition and history in an object, the active version in a ConfigMap.
+"""Stores an experiment on a cluster: definition and history in an Experiment object, the active version in a ConfigMap.
 
-The ConfigMap is read *before* the object, and is written only if it has not changed since. So an operator that has read
-an old object can't undo a newer change, such as a kill.
+The ConfigMap is read *before* the object, and written only if it has not changed since. So an operator that has read an
+old object can't undo a newer change, such as a kill.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class ExperimentResource:
     """An `Experiment` object as it was read from the API server. Implements `ExperimentStore`.
 
     Args:
-        config_map: ConfigMap of active experiments, read before the object; None if there was no ConfigMap.
-        dataset: Description of the data set that the spec must fit; None to skip this check.
+        config_map: ConfigMap of active experiments, read before the object. None means that it does not exist.
+        dataset: Description of the data set that the spec must fit. None skips this check.
 
     Attributes:
         found: The object after the last write.
-        moved: Digest of the move that is being made.
+        moved: Digest of the move in the spec, which `append` records together with the event.
     """
 
     def __init__(
@@ -211,7 +211,7 @@ class ExperimentResource:
     def switch_reason(self) -> str:
         """Return the reason for using the kill switch.
 
-        A merge patch keeps an old annotation, so the reason of an earlier event is ignored.
+        The reason of an earlier event is ignored, because it may only be an annotation that a merge patch has kept.
         """
         if BY_HAND in self.status:
             return "switched off in the ConfigMap by a person"

@@ -1,6 +1,6 @@
 """Moves the experiments of some files through their ramps, for the command `mtorl experiment run`.
 
-A second thread applies edits of the files, because reading a large log takes minutes.
+A second thread applies edits of the files, because the first thread may need minutes to read a large log.
 """
 
 from __future__ import annotations

@@ -28,13 +28,13 @@ def default_registry() -> Path:
 class VersionsInUse:
     """A registry, and the sources that show which of its versions are in use.
 
-    Raises OSError if this process runs in a pod, and the API server does not list the InferenceServices.
+    Raises OSError if this process runs in a pod and can't list the InferenceServices.
 
     Args:
         lake: By default, the lake next to the registry.
         state: State folder of the router, by default next to the registry.
         services: InferenceServices of a cluster, by default those of the pod's namespace.
-        experiments: Active experiments of that cluster.
+        experiments: Active experiments of the cluster.
     """
 
     def __init__(

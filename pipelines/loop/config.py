@@ -20,14 +20,14 @@ class LoopConfig:
     """Settings of one run. The command line checks that they are in their ranges.
 
     Attributes:
-        data: Path or URI of a raw log; "" to simulate a log.
+        data: Path or URI of a raw log. If empty, a log is simulated.
         dataset: Name of a built-in data set description, or the path of a YAML file.
-        own_decisions: Lake whose decisions are added to the log; "" for none.
+        own_decisions: Lake whose decisions are added to the log. If empty, none are added.
         bad_rows: "fail" or "quarantine", which sets faulty rows aside.
         users: Number of users to simulate (0 for 6,000), or to keep from a log (0 for all).
         budget_share: Budget of each arm, as a share of the cost of showing an ad at every opportunity.
         min_lift: Lift per opportunity that the gate's lower bound must exceed.
-        rounds: Opportunities per user at the last stage; in a replay, their average number.
+        rounds: Opportunities per user at the last stage. In a replay, this is an average.
         explore: Share of random decisions in both arms. Ignored in a replay.
     """
 

@@ -47,7 +47,7 @@ def check_days(trained: Trained, served: Served) -> dict[str, State]:
 
 def date_records(lake: Lake, clean: Traffic, shifted: Traffic, first_day: datetime, dated: Lake) -> None:
     """Copy the decisions and outcomes of all traffic to another lake, on consecutive days from `first_day` (UTC)."""
-    # The monitor also reads the hour after the end of a day, so each day begins at noon.
+    # The monitor also reads the hour after midnight, so the traffic of each day begins at noon.
     noon = timedelta(hours=12)
     kinds: tuple[Kind, ...] = ("decision", "outcome")
     with DecisionLog.of(lake).opened("outcome") as db, tempfile.TemporaryDirectory() as scratch:

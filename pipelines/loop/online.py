@@ -87,11 +87,11 @@ class Trained:
 
 @dataclass(frozen=True)
 class Audience:
-    """The users who send requests, and the known facts about them.
+    """The users who send requests, and the touchpoints that they had before.
 
     Attributes:
-        log_before: Touchpoints of the users before their first request.
-        simulator: The simulated market; None for a replay.
+        log_before: Touchpoints before the first request.
+        simulator: The simulated market. A replay has none.
     """
 
     source: TrafficSource
@@ -147,9 +147,9 @@ class Experiment:
 
     Attributes:
         budget: Budget per decision in currency units, equal for both arms.
-        limit: Total budget of both arms in currency units. The ledger never exceeds it.
+        limit: Total budget of both arms in currency units.
         mean_cost: Mean cost of a logged exposure in currency units.
-        price: Gain per currency unit in the log, which is the initial price of the pacing.
+        price: Initial price for pacing the budget. It is the log's gain per currency unit.
     """
 
     budget: float
@@ -163,8 +163,8 @@ class Experiment:
         config, log = trained.config, trained.log
         mean_cost, mean_gain = float(log["cost"].mean()), float(trained.spec.reward.gain.of(log).mean())
         budget = config.budget_share * mean_cost
-        # A replay knows only the costs of matching exposures, so the ledger's limit is never reached. Instead, the
-        # verdict counts only the decisions that an arm's budget pays for.
+        # A replay knows only the costs of matching exposures, so set a limit that the ledger never reaches. The verdict
+        # applies the budget instead.
         never_binding = 2 * max(trained.arms["challenger"].model["cost_cap"].values())
         per_decision = never_binding if trained.replays else budget
         price = mean_gain / mean_cost if mean_gain > 0 and mean_cost > 0 else 1.0
@@ -210,8 +210,8 @@ class Served:
     """The traffic that a run has sent.
 
     Attributes:
-        shifted: Traffic with a shifted context, for the monitor.
-        promoted: Traffic after a promotion; None if there was no promotion.
+        shifted: Traffic with a shifted context, which tests the monitor.
+        promoted: Traffic after the promotion. None means that there was no promotion.
     """
 
     clean: Traffic
@@ -296,14 +296,12 @@ def _through_stages(
     budget: float | None,
     times: StepTimes,
 ) -> Traffic:
-    """Send the traffic in parts, and let the ramp make its next move after each part.
-
-    The last stage gets all remaining traffic at once, because an early end would leave too few users for the lift.
-    """
+    """Send the traffic in parts, and let the ramp make its next move after each part."""
     traffic, step, total = Traffic(), Step("traffic-live", "A/B traffic"), sum(map(len, parts))
     times(step, 0, total, "")
     while parts and not ramp.over:
         phase, last = ramp.phase, ramp.at_last_stage
+        # Send all remaining traffic at the last stage, so that enough users remain for estimating the lift.
         now, parts = (parts, []) if last else (parts[:1], parts[1:])
         on_done = _reporting(times, step, total, f"stage {phase}, ")
         driver.send(source, "live", on_done, list(chain.from_iterable(now)), traffic)

@@ -71,7 +71,7 @@ class RunRamp:
     """The controller of a run's experiment.
 
     Attributes:
-        waits: Reasons why the last step made no move; empty if it made one.
+        waits: Reasons why the last step made no move. Empty if the step made one.
     """
 
     folder: ExperimentFolder

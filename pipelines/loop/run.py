@@ -1,6 +1,6 @@
 """Runs all stages of `mtorl run`: training, gate, serving, experiment, verdict, monitoring and report.
 
-The parts are the same as on a cluster. Only the traffic is artificial.
+The pipeline, the router and the monitor are the same as on a cluster. Only the traffic is artificial.
 """
 
 import shutil
@@ -29,7 +29,7 @@ def run_loop(config: LoopConfig, on_step: OnStep, interrupted: Path | None = Non
     """Run all stages, and return the run's folder, to which ``<root>/latest`` points.
 
     Args:
-        interrupted: Folder of an interrupted run from `to_resume`; None to start a new run.
+        interrupted: Folder of an interrupted run, as `to_resume` returns it. None starts a new run.
 
     Raises:
         InputError: The input is invalid. Of the run's folder, only the file with faulty rows is kept.

@@ -1,7 +1,7 @@
 """Manages the folder of a run, and records which stages are finished, so that an interrupted run can resume.
 
     RUN/stages/begin.json       settings, and digests of the data
-    RUN/stages/train.json       `mtorl serve` can serve the run
+    RUN/stages/train.json       models for `mtorl serve` are complete
     RUN/stages/rehearse.json    results of the traffic
     RUN/stages/report.json      the run is finished
 

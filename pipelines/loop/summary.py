@@ -28,8 +28,8 @@ class Finished:
     Attributes:
         steps: Results of the pipeline steps, by name.
         monitored: State of the monitor after the "clean" and after the "shifted" traffic.
-        true_lift: Values of both arms in the simulator; None for a real log.
-        learned: New data for the next training; None for a replay.
+        true_lift: Values of both arms in the simulator. None if the log is real.
+        learned: Amount of new data for the next training. None if the traffic is a replay.
         seconds_of_step: Duration of each step in seconds.
     """
 

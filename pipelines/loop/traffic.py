@@ -42,7 +42,7 @@ class Traffic:
         latencies: Seconds between the last attempt at each decision request and its answer.
         weights: Weight of each decision in the verdict, by decision id.
         errors: Messages of failed requests and of touchpoints that the online history refused.
-        refused: Number of opportunities refused with status 429, before an arm was assigned.
+        refused: Number of opportunities for which the router answered all attempts with status 429.
         since: Time just before the first request, UTC.
         until: Time just after the last answer, UTC.
     """
@@ -85,7 +85,7 @@ Turn = tuple[int, str]
 
 
 def in_order(source: TrafficSource) -> list[Turn]:
-    """List all opportunities in the order of sending: the first of each user, then the second of each."""
+    """List all opportunities: first the first one of each user, then the second one of each user, and so on."""
     most = max(source.opportunities.values(), default=0)
     return [(turn, user) for turn in range(most) for user, number in source.opportunities.items() if turn < number]
 
@@ -93,7 +93,7 @@ def in_order(source: TrafficSource) -> list[Turn]:
 def in_parts(source: TrafficSource, before: int) -> list[list[Turn]]:
     """Split the opportunities into parts, after each of which the experiment may move to its next stage.
 
-    The first `before` parts contain one request per user.
+    The first `before` parts have one request of each user with more than `before` requests.
     """
     long = {user for user, number in source.opportunities.items() if number > before}
     early = [[(turn, user) for user in source.opportunities if user in long] for turn in range(before)]
@@ -121,7 +121,7 @@ class LoadDriver:
 
         Args:
             label: Prefix of the request ids, which make the router's random draws reproducible.
-            part: Opportunities to send; None for all.
+            part: Opportunities to send. None sends all.
             before: Traffic of earlier parts, to which this part is added.
         """
         traffic = before or Traffic()
@@ -212,7 +212,7 @@ def _outcome_records(decision_id: str, response: Response) -> list[dict[str, Any
 
 
 async def _post(session: aiohttp.ClientSession, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], float]:
-    """Send a request, again after status 429, and return the answer and the seconds of the last attempt."""
+    """Send a request, with retries after status 429. Return the answer and the last attempt's duration in seconds."""
     for attempt in range(_TRIES):
         started = time.perf_counter()
         async with session.post(path, json=body) as response:

@@ -53,8 +53,8 @@ class Response:
 
     Attributes:
         outcomes: Outcomes to report to the router, as pairs of kind and value.
-        weight: Weight of the decision in the verdict; 0 if its outcome is unknown.
-        touchpoint: The user's new touchpoint; None if no ad was shown.
+        weight: Weight of the decision in the verdict. It is 0 if the outcome is unknown.
+        touchpoint: The user's new touchpoint. None means that no ad was shown.
     """
 
     outcomes: Sequence[tuple[str, float]]
@@ -119,7 +119,7 @@ class ReplayedTraffic:
             rounds: Average number of touchpoints to replay per user.
 
         Returns:
-            The traffic, and the log without the replayed touchpoints and their users' later ones.
+            The traffic, and the log without each user's first replayed touchpoint and all later ones.
         """
         journeys = log.assign(_propensity=propensity.to_numpy())[log["user_id"].isin(set(users))]
         by_user = journeys.groupby("user_id", sort=False)
@@ -182,7 +182,7 @@ class RepeatedTraffic:
 
 @dataclass(frozen=True, kw_only=True)
 class ShiftedTraffic(RepeatedTraffic):
-    """Traffic that repeats the first request of users with a shifted context.
+    """Traffic that repeats the first requests of users with a shifted context.
 
     Numeric columns increase by two standard deviations, and 70 % of the users get the rarest categories.
     """
@@ -207,8 +207,7 @@ class ShiftedTraffic(RepeatedTraffic):
 def stretch_of_each(step_N: ArrayLike, length_N: ArrayLike, share: float, place_N: ArrayLike) -> Bools:
     """Select consecutive touchpoints of each journey, so that each touchpoint is selected with probability `share`.
 
-    Returns a mask (N,). The selected steps of a journey, spread evenly over [0, 1 - share), lie in an interval of
-    length `share` that ends at the user's `place_N`, uniform in [0, 1).
+    Returns a mask (N,). `place_N` is uniformly random in [0, 1), with the same number for all touchpoints of a user.
     """
     at_N = (1.0 - share) * np.asarray(step_N) / np.asarray(length_N)
     return np.asarray((at_N <= place_N) & (place_N < at_N + share))

@@ -18,9 +18,9 @@ class Board(NamedTuple):
 
     Attributes:
         name: Name in URLs (`mtorl-NAME`), which must never change.
-        period: Time range that is shown at first, such as 6h.
-        alerts: Labels that are columns of the table of alerts.
-        sections: Panels by title of their section; the first section has no title.
+        period: Default time range, such as 6h.
+        alerts: Labels of alerts that the table of alerts shows as columns.
+        sections: Panels of each section, by the section's title. The title of the first section is "".
         experiment: Whether the reader can select one experiment.
     """
 

@@ -19,7 +19,7 @@ def _of_accounts(what: str, labels: str = "experiment, arm, period", which: str 
 
 
 def _spend(which: str, labels: str = "experiment, arm") -> str:
-    """Query the spend of the last hour by `increase`, which is right even after a reset to 0."""
+    """Query the spend of the last hour. The function `increase` is right even after a reset to 0."""
     return f"max by ({labels}) (increase(mtorl_budget_spent{{NS{which}}}[1h]))"
 
 

@@ -10,7 +10,7 @@ _STANDS = f"and on (namespace, {_BY}) mtorl_monitor_alarm{{NS}} == 1"
 
 
 def _of_alarms(what: str) -> str:
-    """Query a figure of each measure with an alarm. NaN keeps the table's column if the figure is missing."""
+    """Query a figure of each measure with an alarm. A missing figure is NaN, so that the table keeps its column."""
     return f"max by ({_BY}) ({what}{{NS}} {_STANDS}) or max by ({_BY}) (mtorl_monitor_alarm{{NS}} == 1) * NaN"
 
 

@@ -3,11 +3,11 @@
 In a query, `{NS` stands for the selected namespace, and `EXP` for the selected experiment. Common parameters:
 
     legend  name of each line or number of a query
-    limit   name of an alert; its threshold colors the number, or is drawn as a line
+    limit   name of an alert, whose threshold sets the color of a number, or is drawn as a line
     texts   text and color to show instead of some values
     empty   text to show if there are no data
 
-A width of 24 is the whole page.
+A panel with a width of 24 is as wide as the page.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,7 +65,7 @@ def stat(
     """Build a panel with the current result of a query, one number for each series.
 
     Args:
-        bad: Instead of `limit`: the new color for each value at which the number's color changes.
+        bad: Colors of the number, by the smallest value with this color. This replaces `limit`.
         named: Show the names of the series instead of their values.
     """
     options = {"graphMode": "none", "colorMode": "value", "justifyMode": "auto"}
@@ -97,9 +97,9 @@ def lines(
     """Build a panel with lines over time.
 
     Args:
-        queries: Queries by the legend of their lines.
-        line_at: Instead of `limit`: value at which a horizontal line is drawn.
-        least: Upper bound for the start of the y axis; None starts at the smallest value.
+        queries: Dictionary from the legend of a line to its query.
+        line_at: Value at which a horizontal line is drawn, if there is no `limit`.
+        least: The y axis starts at this value or lower. None means that it starts at the smallest value.
         axis: Label of the y axis, if the unit does not explain it.
     """
     custom: dict[str, Any] = {"thresholdsStyle": {"mode": "dashed"}} if limit or line_at is not None else {}
@@ -132,7 +132,7 @@ def rows(
     """Build a table with one row for each combination of labels, and one column for each query.
 
     Args:
-        by: Names of the labels, which are in the first columns.
+        by: Names of the labels that the first columns show.
         columns: The other columns. Each query must return exactly the labels in `by`.
     """
     names = [f"Value #{ascii_uppercase[n]}" for n in range(len(columns))] if len(columns) > 1 else ["Value"]
@@ -195,7 +195,7 @@ def _panel(
 
 
 def _colors(empty: str, alert: str = "", bad: Mapping[float, str] | None = None) -> dict[str, Any]:
-    """Return colors that change at the threshold of `alert` or, without an alert, at the values in `bad`."""
+    """Return colors that change at the threshold of `alert` or, if it is empty, at the values in `bad`."""
     steps = {None: "green" if alert or bad else "text", **(bad or {})}
     if alert:
         limit = limit_of(alert)

@@ -1,6 +1,6 @@
 """Removes the records of users from a spool that no running router uses.
 
-A decision with an open reservation is kept for a day, because a restarted router would release its money.
+A decision whose cost is not known yet is kept for a day, because a restarted router would release its money otherwise.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -37,7 +37,7 @@ def forget_in_spools(folder: Path, users: Collection[str], now: datetime) -> dic
 def forget_users(folder: str | Path, users: Collection[str], now: datetime) -> SpoolWithout:
     """Remove the records of users from a spool, unless a running router uses it.
 
-    All remaining records are then shipped again, because their positions change.
+    If records are removed, all remaining records are shipped again, because their positions in the files change.
     """
     spool, wanted = Path(folder), frozenset(users)
     decisions = {r["decision_id"]: r for r in segments.read(spool, "decision") if r["user_id"] in wanted}

@@ -1,6 +1,6 @@
 """Uploads the records of a spool into the lake, as Parquet files.
 
-A file's name contains the byte range of its records, so that a repeated upload replaces the file.
+The file's name contains the positions of its records in the spool, so that a repeated upload replaces the file.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from serving.decision_log.shipper import Refused, Sink, SinkUnavailable
 class LakeSink(Sink):
     """A sink that writes Parquet files into a lake.
 
-    It collects records for up to `linger` seconds, so that there are fewer files.
+    It collects records for `linger` seconds before each upload, so that there are fewer files.
     """
 
     largest = 10_000

@@ -1,7 +1,6 @@
 """Append-only files of JSON lines, called segments, that survive a crash and a full disk.
 
-A record is durable once its line, newline included, has been synced. Readers skip an incomplete line, and the next
-append cuts it off.
+After a crash, the last line may be incomplete. Readers skip such a line, and the next append removes it.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from mtorl.log.records import KINDS, Kind
 from mtorl.runtime.files import replacing, sync
 
 SEGMENT_BYTES = 64 * 1024 * 1024
-# File systems store times less precisely. If a time is further ahead, the clock was set back.
+# File times are less precise than the clock, so a file may seem to be this much newer than now.
 _CLOCK_SECONDS = 1.0
 _SEGMENT_SECONDS = 3600.0  # close small segments too, because only closed segments can be deleted
 IDENTITY = "identity"
@@ -100,7 +99,7 @@ def _whole_bytes(path: Path) -> int:
 class SegmentWriter:
     """Appends records of one kind to the newest segment.
 
-    Only one process may write to a folder, and only one thread at a time may use a writer.
+    Only one process may write to a folder. A writer is not thread-safe.
     """
 
     def __init__(self, folder: Path, kind: Kind, segment_bytes: int) -> None:
@@ -143,10 +142,7 @@ class SegmentWriter:
         self.end = Position(segment, size + len(lines))
 
     def _is_ahead(self) -> bool:
-        """Whether the newest segment was deleted, or was last modified in the future.
-
-        After the clock was set back, an append would give the segment a time before its records.
-        """
+        """Return whether a new segment is needed, because the clock was set back or the segment was deleted."""
         try:
             return os.stat(self._path).st_mtime > time.time() + _CLOCK_SECONDS
         except FileNotFoundError:
@@ -221,7 +217,7 @@ class Batch:
 
 
 def read_batch(folder: Path, kind: Kind, start: Position, end: Position, most: int) -> Batch | None:
-    """Read up to `most` records of one segment from `start` on; None if there is none before `end`."""
+    """Read up to `most` records between two positions, all from one segment; None if there are none."""
     for path in segments(folder, kind) if start < end else ():
         at = max(start, Position(number(path), 0))
         if not number(path) == at.segment <= end.segment:

@@ -1,7 +1,7 @@
 """Ships the log to a sink: every durable record reaches the sink at least once, in the order of writing.
 
-If the sink fails, batches are retried after growing pauses. A refused record is moved to `poison-<kind>.jsonl`. Sinks
-other than the lake lose their oldest records if their backlog exceeds the free space of the spool.
+If the sink fails, the shipper retries with growing pauses. A record that the sink refuses is moved to
+`poison-<kind>.jsonl`. If too many records wait for a sink other than the lake, the oldest ones are skipped.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Refused(Exception):
 class SinkUnavailable(Exception):
     """Raised by a sink that accepts no records at present.
 
-    `retry_after` is the pause in seconds that the sink asks for.
+    `retry_after` is the number of seconds after which the sink wants the next attempt.
     """
 
     def __init__(self, reason: str, detail: str, retry_after: float = 0.0) -> None:
@@ -53,9 +53,9 @@ class SinkUnavailable(Exception):
 
 
 class Sink(Protocol):
-    """A destination for batches of records, in order.
+    """A destination to which batches of records are delivered in order.
 
-    After a failure, it may receive a batch again, perhaps with more records.
+    After a failure, the same records are delivered again, perhaps in a larger batch.
     """
 
     largest: int  # most records in one call of `deliver`
@@ -73,12 +73,13 @@ class Shipper:
     """A background task that ships the records of a spool to one sink.
 
     Args:
-        file: Name of the spool's file that stores the shipped positions.
-        lake: If the backlog is too large, skip old records that this shipper has put into the lake.
+        file: Name of the file in the spool that stores the shipped positions.
+        lake: The shipper to the lake. If the backlog is too large, old records that it has shipped are skipped.
 
     Attributes:
-        noted: By kind, the stored position up to which records were shipped or skipped.
-        tally: Counts by ("shipped", kind), ("poison", kind), ("dropped", kind) and ("failed", reason).
+        noted: The stored position up to which records were shipped or skipped, by kind.
+        tally: Numbers of records, by ("shipped", kind), ("poison", kind) or ("dropped", kind), and numbers of failures,
+            by ("failed", reason).
     """
 
     def __init__(self, spool: Spool, sink: Sink, file: str, lake: Shipper | None = None) -> None:
@@ -109,10 +110,7 @@ class Shipper:
 
     @property
     def oldest_pending_seconds(self) -> float:
-        """Age of the oldest pending record in seconds; 0 if there is none.
-
-        An outcome that is reported late counts only from the last moment without pending records.
-        """
+        """Age of the oldest record that waits to be shipped, in seconds; 0 if there is none."""
         since = [self._oldest[kind] for kind in self.kinds if self._pending(kind) > 0]
         return max(0.0, time.time() - min(since)) if since else 0.0
 
@@ -254,9 +252,9 @@ class Shipper:
 
 
 def pause_after(failures: int, asked: float) -> float:
-    """Return the seconds until the next retry, at least `asked`. They double with each failure.
+    """Return the seconds until the next retry, at least `asked`. They double with each failure, up to a maximum.
 
-    The pause is random, so that routers do not retry at the same moment.
+    The pause is partly random, so that routers do not retry at the same moment.
     """
     longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(failures, 16))
     return max(asked, longest * random.uniform(0.5, 1.0))

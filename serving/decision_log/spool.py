@@ -1,7 +1,7 @@
 """The durable spool: many requests append records, and one sync to disk makes a whole batch of them durable.
 
-If a decision is logged too late, a second record must withdraw it. Such a record is called *owed*: if the disk fails,
-it stays in memory until the disk works again.
+A record that is *owed* must reach the log, for example because it withdraws a decision. If the disk fails, an owed
+record stays in memory until the disk works again.
 """
 
 import errno
@@ -61,7 +61,7 @@ class Spool:
     Raises SpoolError if the folder can't be written to, or is locked.
 
     Args:
-        segment_bytes: Size in bytes after which a new segment begins.
+        segment_bytes: Size in bytes after which a new file begins.
         max_bytes: Highest total size of the folder in bytes.
 
     Attributes:
@@ -118,7 +118,7 @@ class Spool:
     def submit(self, kind: Kind, *records: Mapping[str, Any], owed: bool = False) -> Future[None]:
         """Append records together; returns a future that is done once they are durable.
 
-        The future's error is SpoolUnavailable. Cancelling the future withdraws waiting records.
+        If the write fails, the future raises SpoolUnavailable. Cancelling the future before the write prevents it.
 
         Args:
             owed: Whether a failed write is retried until the disk works again.
@@ -128,15 +128,14 @@ class Spool:
         return done
 
     def submit_later(self, kind: Kind, *records: Mapping[str, Any]) -> None:
-        """Append records within about a second. They are lost if the process is killed or the write fails."""
+        """Append records within about a second. They may be lost in a crash or if the write fails."""
         if not self._closed and len(self._later) < _MOST_LATER:
             self._later.append(_Entry(kind, _lines(records)))
 
     def write(self, kind: Kind, records: Sequence[Mapping[str, Any]], seconds: float) -> None:
         """Append records and wait until they are durable.
 
-        If another thread is writing for longer than `seconds`, TimeoutError is raised, and waiting records are
-        withdrawn.
+        Raises TimeoutError if another thread writes for longer than `seconds`. Waiting records are not written then.
         """
         done = self._enqueue(_Entry(kind, _lines(records)))
         if done.done():  # the records were refused, or another thread has written them
@@ -221,10 +220,11 @@ class Spool:
             self._written += len(line)
 
     def prune(self, shipped: Sequence[Mapping[Kind, Position]], before: float) -> None:
-        """Delete segments that all sinks have, and that were last written before a time, in seconds since 1970.
+        """Delete old segments whose records have reached all sinks.
 
         Args:
             shipped: For each sink, the position of the next record to ship, by kind.
+            before: Time in seconds since 1970; later segments stay.
         """
         for kind in KINDS:
             at = min((each[kind] for each in shipped if kind in each), default=segments.OLDEST)

@@ -1,9 +1,9 @@
-"""Validates one item of a request, except its window: the candidates, prices, costs and random number u.
+"""Validates one item of a request: the candidate channels, prices, cost limits and the random number u.
 
     {"window": {...}, "u": 0.42, "candidates": ["search", "video"], "price": 0.3}
     {"window": {...}, "u": 0.42, "price": {"search": 0.3, "video": 0.5}, "costs": {"video": 0.02}}
 
-`costs` are upper bounds on the model's forecasts.
+The window is validated elsewhere. `costs` has the highest possible cost of each channel.
 """
 
 import math

@@ -7,8 +7,18 @@
         "expected_rewards": {...}, "expected_costs": {...}, "state_distance": 1.1,
         "model": {"name": ..., "version": ..., "digest": ...}}
 
-TorchServe passes the requests of several clients at once, and an exception would fail all of them. So each invalid item
-gets its own error, and each unreadable body its own status 400. An empty body is a readiness probe.
+`price` is the price of the chosen channel. `state_distance` is the user's distance from the users of the training
+(`mtorl.network.user_state`), if the artifact can compute it. With a single candidate, the answer is the budget decision
+on that channel. An explanation has the terms of the utility, and the effect of each past touchpoint. All data of the
+model comes from the folder `artifact/` inside the .mar.
+
+TorchServe passes the requests of several clients at once, and an exception or a missing answer would fail all of them.
+So each invalid item gets its own error, and each unreadable body its own status 400. Both protocols are parsed here
+because TorchServe's built-in KServe envelopes look only at the first request of a batch. An empty body is a readiness
+probe, which shows that the worker answers.
+
+`load`, `predictions` and `explanations` do not depend on TorchServe, and `serving/predictor` calls them as well. The
+class comes from the installed package because TorchServe allows only one class in the handler file of a .mar.
 """
 
 import logging

@@ -5,7 +5,7 @@
     v2   {"inputs": [{"name": "instances", "datatype": "BYTES", "shape": [n], "data": ["<an item as JSON>", ...]}]}
          -> {"outputs": [{"name": "decisions", "datatype": "BYTES", "shape": [n], "data": ["<an answer>", ...]}]}
 
-In answers to explanation requests, the name is "explanations".
+Answers to requests for explanations have the name "explanations" instead.
 """
 
 import json
@@ -55,7 +55,7 @@ def read_body(row: dict[str, Any]) -> dict[str, Any] | None:
 def read_items(body: dict[str, Any], verb: Verb) -> list[Any]:
     """Return the items of a v1 or v2 request; raises ValueError if there is no valid list.
 
-    An item of v2 that is not JSON stays a text, so that only this item fails.
+    If one item of a v2 request is not JSON, it stays a text, so that the other items can still be answered.
     """
     if "inputs" in body:
         tensor = body["inputs"][0] if isinstance(body["inputs"], list) and len(body["inputs"]) == 1 else None

@@ -1,13 +1,23 @@
 """The interface of a ledger, and the promises that every ledger keeps.
 
-1.  In every account, spent + reserved <= limit at every moment, despite races, crashes and retries.
+1.  In every account, spent + reserved <= limit at every moment, despite races, crashes and retries. If the limit of a
+    whole budget is lowered below its spent and reserved amounts, the amounts stay, and new reservations above 0 fail.
 2.  An exposure needs a reservation. A caller that gets False, or no answer, must not expose.
-3.  Calls are idempotent for the same reservation id or event id. The ledger remembers a settled reservation for
-    SETTLED_SECONDS after its last cost, and a cancelled or expired one for RETENTION_SECONDS. After that time, callers
-    must not repeat `reserve`.
-4.  A limit applies to each period separately. A reservation is settled in the period of its creation, and unspent money
-    is not carried over. After a change of clock or time zone, a day has at least 23 hours (`period_after`).
-5.  The account of all arms ("*") bounds their sum, since the limits of the arms may add up to more.
+3.  Calls are idempotent: a repeated call with the same reservation id, or the same event id, changes nothing. The
+    ledger remembers a settled reservation and its request for SETTLED_SECONDS after its last cost. It remembers a
+    cancelled or expired one for RETENTION_SECONDS, since a cost may still arrive. After that time, callers must not
+    repeat `reserve`, because the request might be paid for again. A late cost is then charged to no account: only the
+    log has it. If reservations expire after a day, one without a cost is forgotten two days after its creation.
+4.  The limit of an account with a period applies to each period separately. A reservation is settled in the period of
+    its creation, even after that period has ended. Unspent money is not carried over. If a budget's time zone changes,
+    the current period keeps its amounts and lasts until a day of the new zone begins, at least 23 hours after its own
+    beginning. So it may once last two days (`period_after`). Under any change of clock or time zone, the days of a
+    budget begin at least 23 hours apart, and its hours at least one hour apart. If a clock was ahead, the next period
+    begins too early, and its limit then holds for a longer time.
+5.  The account of all arms ("*") bounds their sum, since the limits of the arms may add up to more (`spare` in
+    `mtorl/experiment/paced_account.py`). When the parts of a budget change, an arm's limit in the current period
+    becomes its spent amount plus its new part of the rest (`limit_after_a_change`). The next period begins with the new
+    parts. Setting the same accounts again changes nothing.
 """
 
 import json
@@ -50,8 +60,7 @@ Budget = tuple[str, str, Period]
 class Account:
     """A limit on the money that an arm may spend on a campaign and a channel in each period.
 
-    "*" means any arm, campaign or channel. A reservation takes money from every account that matches it. Accounts that
-    differ only in their arm are parts of one budget.
+    "*" stands for all arms, campaigns or channels. A reservation takes money from every account that matches it.
     """
 
     arm: str
@@ -71,7 +80,7 @@ class Account:
 class Balance:
     """The amounts of an account in the current period, in currency units.
 
-    `excess` is the part of costs that exceeds their reservations.
+    `excess` is the sum of the costs above the reserved amounts.
     """
 
     arm: str
@@ -137,7 +146,7 @@ class Ledger(Protocol):
         return
 
     def define(self, accounts: Iterable[Account]) -> None:
-        """Set the active accounts. Missing accounts become inactive, but keep their amounts.
+        """Set the active accounts. All other accounts become inactive, but keep their amounts.
 
         If a budget is divided differently than before, the arms get new limits for the current period.
         """
@@ -145,8 +154,8 @@ class Ledger(Protocol):
     def reserve_all(self, wanted: Sequence[Wanted]) -> list[bool | Exception]:
         """Make several reservations; each takes money from all matching accounts, or from none.
 
-        A reservation fails if an account has too little left, if no account of the arm matches, or if its id was
-        cancelled, has expired, or was used with other arguments.
+        A reservation fails if an account has too little left, or if no account of the arm matches. It also fails if its
+        id was cancelled, has expired, or was used with other arguments.
 
         Returns:
             For each item, whether the money is reserved, or an error, such as AlreadyReserved.
@@ -157,19 +166,20 @@ class Ledger(Protocol):
         """
 
     def settle_all(self, costs: Sequence[Cost]) -> list[Settlement | Exception]:
-        """Charge costs to reservations. Errors are as in `reserve_all`; an unknown id gets UnknownReservation.
+        """Charge costs to reservations. Returns a settlement for each cost, or an error, such as UnknownReservation.
 
-        The first cost is charged up to the reserved amount, and the rest is released. Later costs are charged only up
-        to the same amount in total, while the accounts have money. Costs that are not charged count as excess.
+        The first cost of a reservation is charged up to the reserved amount, and the rest of that amount is released.
+        Later costs are charged up to that rest too, as far as the accounts have money. The uncharged part of a cost
+        counts as excess.
         """
 
     def cancel_all(self, reservation_ids: Sequence[str]) -> list[Exception | None]:
-        """Release the money of reservations. An id that is cancelled before it is reserved can't be reserved later."""
+        """Release the money of reservations. A cancelled id can't be reserved later, even if it was unknown."""
 
     def expire(self, ttl: float) -> int:
-        """Release some reservations open for at least `ttl` seconds; returns how many, or 0 if none is left.
+        """Release some of the reservations open for at least `ttl` seconds; returns their number, or 0 if none is left.
 
-        It also deletes old finished reservations (promise 3).
+        The call also deletes some reservations that finished long ago.
         """
 
     def balances(self) -> list[Balance]:
@@ -204,7 +214,7 @@ class KnownBalances:
         """Update the cache; returns all balances, sorted by campaign.
 
         Args:
-            changes: Returns all changes with a number higher than its argument.
+            changes: Function that returns all changes with a higher number than its argument.
         """
         with self._lock:
             number, changed = changes(self._number)
@@ -219,14 +229,11 @@ class KnownBalances:
 def limit_after_a_change(part: int, spent: int, reserved: int, whole: int, whole_spent: int) -> int:
     """Return an arm's limit for the current period, after its budget was divided differently among the arms.
 
-    The result is at least what the arm has spent and reserved.
+    The arm gets its share of the money that is left. The limit is at least what the arm has spent and reserved.
 
     Args:
         part: The arm's limit in a full period.
-        spent: Spent amount of the arm.
-        reserved: Reserved amount of the arm.
         whole: Limit of all arms together in a full period.
-        whole_spent: Spent amount of all arms.
     """
     left = max(0, whole - whole_spent)
     return max(spent + reserved, spent + (math.floor(part / whole * left) if whole else 0))

@@ -1,6 +1,6 @@
 """Converts amounts of money to integers, in nano-units of the currency (10^-9), so that their sums are exact.
 
-Reservations are rounded up and limits down, so that spending stays below the limit.
+Reserved amounts are rounded up and limits are rounded down, so that spending stays below the limit.
 """
 
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal

@@ -17,7 +17,7 @@ _SPELLED = {"total": "in all", "day": "a day", "hour": "an hour"}
 class LimitWatch:
     """Checks that `spent + reserved <= limit` in each account.
 
-    If a limit is lowered below the spent amount, that amount stays allowed.
+    If a person lowers a limit below the spent amount, the spent amount does not count as an overrun.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class LimitWatch:
         self._seen: dict[tuple[str | int, ...], tuple[float, float]] = {}
 
     def overruns(self, balances: Iterable[Balance]) -> dict[tuple[str, str], float]:
-        """Return the largest excess over a limit in currency units, by arm and period; 0 if there is none."""
+        """Return the largest overrun of a limit in currency units, by arm and period; 0 if no limit is exceeded."""
         seen: dict[tuple[str | int, ...], tuple[float, float]] = {}
         found: defaultdict[tuple[str, str], float] = defaultdict(float)
         for balance in balances:

@@ -1,7 +1,21 @@
 """The pacing controller: updates the prices of budgets from the spend in the ledger.
 
-Of the routers that share a ledger, the one with the lease (`pacing_store.py`) computes the prices, and the others read
-them. The price of an exposure is the sum of the prices of all matching accounts (the duals of their budgets).
+Of the routers that share a ledger, one paces. It holds a lease in the ledger (`pacing_store.py`), updates the price of
+each paced account every few seconds (`mtorl.policy.pacing`), and writes the prices that have changed. The other routers
+poll the version of the prices once a second with one command, and read all prices after a change. If the router that
+paces dies, another one takes the lease within SILENT_SECONDS + 1 and continues from the states in the ledger. Until
+then, prices do not change.
+
+The time is that of the ledger's clock: if routers used their own clocks, which differ, they would count more time than
+has passed, and spend accordingly. If pacing counts opportunities instead, each router adds its own to the ledger's sum.
+
+A round updates at most MOST_UPDATES accounts, beginning with those that have waited longest. A pause of 20 times its
+duration follows. So each of up to 25,000 accounts is updated every five seconds; if there are more, less often.
+
+An exposure draws on every matching account, so its price is the sum of the accounts' prices (the duals of their
+budgets). A channel without a paced account keeps the model's own price, and so do all channels until the first price is
+known. The experiment file may state the first price. Otherwise it is the median gain of a currency unit in the arms'
+first forecasts for the campaign. A small arm begins with the largest arm's price (`mtorl/experiment/paced_account.py`).
 """
 
 import logging
@@ -81,12 +95,12 @@ class _Lead:
 
 
 class Pacer:
-    """Keeps the current prices of all paced accounts.
+    """Keeps the current prices of all accounts with pacing.
 
-    `refresh` must run in a single thread. Worker threads call `prices`, and the event loop calls all other methods.
+    `refresh` must run in a single thread. `prices` is thread-safe, and all other methods belong to the event loop.
 
     Args:
-        clock: Returns seconds that never jump.
+        clock: Monotonic clock, in seconds.
     """
 
     def __init__(
@@ -143,9 +157,9 @@ class Pacer:
         return any(self._opportunities[name] >= most for accounts in self._counted.values() for name, most in accounts)
 
     def refresh(self, experiments: Experiments) -> list[Balance] | None:
-        """Compute the prices if this router holds the lease, or else read them.
+        """Compute the prices if this router holds the lease; otherwise read the prices from the ledger.
 
-        Returns the balances from the last computation, or None if another router paces.
+        Returns the balances of the last computation, or None if another router computes the prices.
         """
         if experiments is not self._experiments:
             self._set(experiments)
@@ -249,10 +263,7 @@ class Pacer:
             self._use(prices)
 
     def _prices_of(self, written: Mapping[str, Kept]) -> Prices:
-        """Return the prices of all accounts, if possible in the same order.
-
-        Other routers then need not read the names again.
-        """
+        """Return the prices of all accounts. While the accounts stay the same, their order stays the same."""
         return Prices.of({**dict.fromkeys(self._targets, nan), **{name: kept.price for name, kept in written.items()}})
 
     def _use(self, prices: Prices) -> None:
@@ -319,7 +330,7 @@ class Pacer:
         return True
 
     def _update(self, lead: _Lead, name: str, balance: Balance) -> Kept | None:
-        """Return an account's new state; None if the account has no first price yet or can't be paced."""
+        """Return an account's new state; None if the account has no price yet or its pacing fails."""
         target, kept = self._targets[name], lead.kept.get(name)
         limit, pacing = target.limit, target.limit.pacing
         assert pacing is not None

@@ -1,10 +1,11 @@
-"""The part of a ledger that pacing uses: a lease for the router that paces, and the prices that it writes for others.
+"""The part of a ledger that pacing uses: a lease for the router that computes prices, and the storage of the prices.
 
     lease = store.lease(owner)                                  # the owner's lease, or that of the router that paces
     store.publish(lease, {account: state}, prices)              # False: another router has taken the lease
     store.prices()                                              # for the other routers, when `lease.version` changes
 
-The lease has no expiry time, so clocks need not agree. Another router takes over a lease that is not renewed.
+If the holder does not renew the lease, another router takes it over. The lease has no expiry time, so the clocks of the
+routers may differ.
 """
 
 from __future__ import annotations
@@ -41,15 +42,15 @@ class PacingStore(Protocol):
     """The storage for pacing. Calls block and may raise LedgerUnavailable."""
 
     def lease(self, owner: str, silent: Lease | None = None) -> Lease:
-        """Acquire or renew the lease for the router `owner`; returns the lease, whose holder may be another router.
+        """Acquire or renew the lease for the router `owner`; returns the present lease, perhaps of another router.
 
-        The lease can be acquired if it is free or still equals `silent`. To release the lease, pass an empty owner.
+        The lease can be acquired if it is free or still equals `silent`. An empty owner releases the lease.
         """
 
     def publish(self, lease: Lease, states: Mapping[str, str], prices: Prices) -> bool:
-        """Replace all prices, and store states. An empty text deletes an account's state.
+        """Replace all prices, and store the states of accounts. An empty text deletes an account's state.
 
-        Returns False, without any change, if another router has acquired the lease.
+        Returns False and changes nothing if another router has acquired the lease.
         """
 
     def prices(self) -> tuple[int, Prices]:
@@ -59,11 +60,11 @@ class PacingStore(Protocol):
         """Return the state of each account."""
 
     def report(self, opportunities: Mapping[str, int], gains: Mapping[str, float]) -> None:
-        """Add counted opportunities to the accounts' totals, and store gains.
+        """Add new opportunities to the accounts' totals, and store gains.
 
         Args:
-            opportunities: Account -> number of opportunities since the last report.
-            gains: Campaign without a price -> gain per currency unit, stored for a minute.
+            opportunities: Number of opportunities since the last report, by account.
+            gains: Gain per currency unit, for each campaign without a price. It is stored for a minute.
         """
 
     def reports(self) -> tuple[dict[str, int], dict[str, float]]:

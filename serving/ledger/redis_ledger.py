@@ -1,7 +1,19 @@
-"""The shared ledger: a Redis or a Redis Cluster for any number of routers. Each call is one atomic script.
+"""The shared ledger: a Redis or a Redis Cluster for any number of routers. Each call is one script, and so atomic.
 
-If the server has lost its data, every process refuses to spend, instead of granting a new budget. On a cluster, each
-campaign's keys lie in one of 16 groups, and the budgets of the campaign "*" in a further group, the bank.
+Requirements on the server, checked when the ledger is opened and at each `expire`:
+
+- `appendonly yes`. With `appendfsync always`, no answered call is lost. With `everysec`, a host that crashes (not a
+  process) may lose the reservations of one second.
+- `maxmemory-policy noeviction`, or no `maxmemory`: an evicted reservation would be forgotten.
+- One primary. If a replica is promoted without the last writes of its primary, these writes are lost.
+
+A server that has lost its accounts (restarted without its files, FLUSHALL) gives no new budget. Each process remembers
+the first generation that it has seen, and refuses to spend until this generation is back or the process restarts.
+
+All keys of a ledger on one Redis form one group. On a cluster this group is the bank, with the budgets of the campaign
+"*". The accounts and reservations of a campaign lie in one of 16 more groups, chosen by the campaign's slot, which each
+reservation id contains (`mtorl/log/decision_ids.py`). `redis_slices.py` divides the bank's budgets among the groups. If
+a node has lost its groups, the ledger counts as lost, because `define` creates groups only while the ledger is new.
 """
 
 import json
@@ -43,7 +55,7 @@ class RedisLedger(contract.Ledger):
 
     Args:
         patience: Seconds to wait for a connection, and for an answer.
-        clock: Returns seconds since 1970; by default the server's clock, which all routers share.
+        clock: Returns seconds since 1970. By default, the clock of the Redis server is used, which all routers share.
     """
 
     shared = True
@@ -85,8 +97,8 @@ class RedisLedger(contract.Ledger):
         self._jumps.observe(now)
         known = self.server.hashes(f"{prefix}digests" for prefix in self._known)
         present, calls = _calendar(now), []
-        # Define "*" last: a campaign that gets its own accounts now must never be without a limit. Define "*" always,
-        # because the call fails if the ledger has lost its data.
+        # Define "*" last, so that a campaign that now gets its own accounts is never without a limit. Define "*"
+        # always, because that call fails if the ledger has lost its data.
         for campaign in sorted({*of_campaigns, ANY}.union(*known), key=lambda name: name == ANY):
             arguments: list[Any] = []
             for a in of_campaigns[campaign]:
@@ -108,7 +120,7 @@ class RedisLedger(contract.Ledger):
             self.server.run_each("define", [self._call(*of) for of in self._slices.defined(calls[-1][1])])
 
     def _make(self) -> None:
-        """Store a random text in each group, so that a group that has lost its data is noticed."""
+        """Store the same random text in each group. A group without this text has lost its data."""
         client = self.server.client
         with self.server.errors():
             client.hsetnx(self._general, "generation", _FORM + uuid.uuid4().hex)

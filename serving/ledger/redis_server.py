@@ -1,6 +1,6 @@
 """Connects to the Redis server or cluster of a shared ledger, and runs Lua scripts on it.
 
-All keys of a group have the same hash tag, so one script may use all of them.
+All keys of a group have the same hash tag, so that one script may use all of them.
 """
 
 from collections import defaultdict

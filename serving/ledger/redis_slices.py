@@ -1,7 +1,15 @@
 """Divides the bank's budgets into slices on a Redis Cluster, so that a reservation is one script on one node.
 
-The bank is the group of keys with the whole budgets. A slice grows first in the bank and then in its group, and shrinks
-in the reverse order, so that the slices never exceed the budget.
+The bank is the group of keys that has the whole budgets. Each other group draws on its slice as on an account. The sum
+of the slices never exceeds the budget, even if one of these steps fails:
+
+- A slice grows first in the bank, which counts it as reserved, and then in its group.
+- A slice shrinks first in its group, and then in the bank. This begins a new epoch of the slice. A delayed growth of an
+  older epoch has no effect.
+
+If the bank has too little left, the slices of all groups are recalled, at most once a second. If a process dies between
+two steps, the money that is then in no slice returns to the bank with the next recall. A node that is down keeps its
+slices until it is up again or their period is over.
 """
 
 import random
@@ -14,18 +22,18 @@ from typing import Any
 from serving.ledger.contract import Balance
 from serving.ledger.redis_server import RedisServer
 
-# Results of a script: a period has ended, or an account of campaign "*" has too little left.
+# Results of a script. TOO_LITTLE means that a budget for all campaigns ("*") has too little left in this group.
 PERIOD_OVER, TOO_LITTLE = -2, -3
 ANY = '"*"'
 _PART = 16  # a slice grows by at least one sixteenth of the free amount
 
 
 class Slices:
-    """The slices of the bank's budgets, one for each group of keys. A recall returns unused money to the bank.
+    """The slices of the budgets, one for each group of keys.
 
     Args:
         run: Runs a script in a group: run(key prefix, script, keys, *arguments).
-        begin: Begins the periods of campaigns that are due.
+        begin: Begins new periods for the given campaigns, if their periods have ended.
     """
 
     recall_seconds = 1.0  # seconds between two recalls
@@ -43,13 +51,14 @@ class Slices:
     def enlarge(self, of: tuple[str, str, str], amount: int, again: Callable[[], Any]) -> Any:
         """Enlarge the slices of a group, arm and channel by enough for `amount`, then run a script again.
 
+        If the bank has too little, the unused money of all slices is first returned to the bank.
+
         Args:
             of: Group, arm and channel.
             amount: Nano-units that the script needs.
-            again: Runs the script.
 
         Returns:
-            The script's result; TOO_LITTLE if there is not enough money, even after a recall.
+            The script's result, or TOO_LITTLE if there is not enough money.
         """
         answer: Any = TOO_LITTLE
         if time.monotonic() < self._empty.get(of, float("-inf")) + self.recall_seconds:
@@ -73,10 +82,10 @@ class Slices:
             self._lease(group, [(*of, 0) for *of, _ in self._look(group, "back")])
 
     def defined(self, arguments: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
-        """Yield the arguments of `define` calls that create the slices of the bank's accounts.
+        """Yield the arguments of the `define` calls that create the slices in all groups.
 
         Args:
-            arguments: Arguments of the bank's own `define` call.
+            arguments: Arguments of the `define` call for the whole budgets.
         """
         campaign, digest, *terms = arguments[3:]
         for i in range(0, len(terms), 7):
@@ -94,12 +103,7 @@ class Slices:
         return list(zip(*(found[i::6] for i in range(6)), strict=True))
 
     def _lease(self, group: str, slices: Sequence[tuple[Any, ...]]) -> None:
-        """Report slices to the bank, and let them grow.
-
-        Args:
-            group: Group of the slices.
-            slices: Account, start, epoch, cap, spent amount and least growth of each slice.
-        """
+        """Report the spent amounts of slices to the bank, and enlarge the slices."""
         leased: Any = []
         for _ in range(2):
             if slices:
@@ -116,8 +120,8 @@ def added_up(bank: Iterable[Balance], groups: Iterable[Balance]) -> list[Balance
     """Combine balances into one per account.
 
     Args:
-        bank: Balances whose amounts are replaced by the sums over the slices.
-        groups: Balances of campaigns and of slices.
+        bank: Balances of the whole budgets, whose amounts are replaced by the sums over the slices.
+        groups: Balances of the slices, and of budgets for single campaigns.
     """
     own: list[Balance] = []
     sums: defaultdict[tuple[str, str, str, int], list[float]] = defaultdict(lambda: [0.0] * 3)

@@ -1,6 +1,6 @@
 """The SQLite database of a ledger in a file.
 
-All waiting calls share the next transaction, and so one sync to disk (group commit). The thread with the lock runs the
+Calls that wait for the database share one transaction and so one sync to disk (group commit). One thread runs the
 functions of all waiting threads.
 """
 
@@ -169,7 +169,7 @@ class Database:
     def run(self, work: Work[T]) -> T:
         """Run a function in a transaction; returns its result once its changes are durable.
 
-        After LedgerUnavailable, the changes may still be committed.
+        Even if LedgerUnavailable is raised, the changes may be committed later.
         """
         (answer,) = self.run_each([work])
         if isinstance(answer, Exception):

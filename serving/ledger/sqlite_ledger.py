@@ -39,7 +39,7 @@ class SqliteLedger(contract.Ledger):
     """A ledger in a file.
 
     Args:
-        path: Only `define` creates the file: if it is deleted, spending stops, instead of beginning anew.
+        path: The file, which only `define` creates. If the file is deleted, spending stops.
         patience: Seconds to wait for other threads and processes.
     """
 
@@ -256,7 +256,7 @@ class SqliteLedger(contract.Ledger):
 
 
 class _Pacing(PacingStore):
-    """Stores the data for pacing in one table. Prices and gains stay in memory, because no other router reads them."""
+    """Stores the states for pacing in a table. Prices and gains stay in memory, because no other router reads them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -299,7 +299,7 @@ class _Pacing(PacingStore):
 
 
 def _begin_periods(db: sqlite3.Connection, now: float) -> None:
-    """Begin a new period for each account that is due, the same for all accounts of a budget."""
+    """Begin a new period for each account whose period has ended."""
     due = db.execute(
         "SELECT arm, campaign, channel, period, id, timezone, start, until FROM account WHERE active AND until <= ?",
         (now,),

@@ -1,6 +1,6 @@
 """Runs a command that stops, with all its descendants, when its parent process ends or is killed.
 
-This file, run as a script, is the supervisor that stops the command's process group.
+This file also is the script of the supervisor, a process that stops the command.
 """
 
 import atexit
@@ -19,12 +19,12 @@ _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 
 class ChildProcess:
-    """A running command, together with its supervisor.
+    """A running command, together with a supervisor process that stops it.
 
     Args:
         log: File for the command's output, in the command's working directory.
-        scratch: Folder that the supervisor deletes when the command has stopped.
-        lock: File that stays locked until the supervisor exits.
+        scratch: Folder that the supervisor deletes after the command has stopped.
+        lock: Descriptor of a file that stays locked until the supervisor exits.
     """
 
     def __init__(

@@ -17,9 +17,9 @@ class StackError(RuntimeError):
 
 
 def wait_until(ready: Callable[[], bool], check: Callable[[], None], seconds: float, late: Callable[[], str]) -> None:
-    """Wait until `ready()` is true. Meanwhile, call `check()`, which may raise an error to end the wait.
+    """Call `check()` repeatedly until `ready()` is true. An error that `check()` raises ends the wait.
 
-    After `seconds`, StackError is raised with the text `late()`.
+    After `seconds`, StackError is raised with the text that `late()` returns.
     """
     deadline = time.monotonic() + seconds
     while not ready():
@@ -30,11 +30,11 @@ def wait_until(ready: Callable[[], bool], check: Callable[[], None], seconds: fl
 
 
 class ModelServer(ABC):
-    """A server of all .mar files in a folder, which give the models their names.
+    """A server of all .mar files in a folder. A file's name is its model's name.
 
     Args:
         workdir: Folder for logs and temporary files.
-        port: Port on 127.0.0.1 at which the models answer. 0: they answer on a Unix socket.
+        port: Port of the models on 127.0.0.1. If it is 0, they answer on a Unix socket.
     """
 
     title: ClassVar[str]

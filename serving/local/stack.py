@@ -5,7 +5,7 @@
 
     LocalStack("runs/latest", Own({"first-day.yaml": Path("first-day.yaml")}, "first-day"), models_port=8085)
 
-A stack serves the models of a finished run, with the run's experiment or your own ones.
+A stack serves the models of a finished run, with the run's experiment or with your own experiments.
 """
 
 import contextlib
@@ -58,11 +58,11 @@ class LocalStack:
     """The model server and the router of a run, which stop when this process stops.
 
     Args:
-        own: Experiments to serve. None: the run's own experiment.
+        own: Experiments to serve; None for the run's own experiment.
         router_port: Port of the router on 127.0.0.1; 0 selects a free port.
         models_port: Port of the models on 127.0.0.1. If it is 0, they answer on a Unix socket.
-        runtime: "torchserve", or "predictor", which needs no Java.
-        ledger: URL of the ledger's Redis. None: a file in the state's folder.
+        runtime: Model server. "predictor" needs no Java.
+        ledger: URL of the Redis with the budget ledger; None for a ledger in a local file.
         settings: Settings of the router that replace the defaults for a laptop.
     """
 
@@ -109,7 +109,7 @@ class LocalStack:
     def start(self) -> None:
         """Start the models and the router, and return when the router accepts requests.
 
-        Raises StackError if a file of the run is invalid, another stack uses the state, or a part fails.
+        Raises StackError if a file of the run is invalid, another stack uses the same state, or a server fails.
         """
         if self._router:
             return

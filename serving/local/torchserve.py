@@ -185,7 +185,7 @@ def java_command(java: Path, model_store: Path, config: Path, tmp: Path) -> list
 def java_options(java: Path) -> list[str]:
     """Return the options of the Java virtual machine, for a fast start."""
     options = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
-    # Without these options, Java 24 and later warn about calls of netty. Older versions reject the second one.
+    # Without these options, Java 24 and later warn about netty. Older versions of Java reject the second option.
     release = java / "release"
     version = release.read_text().partition('JAVA_VERSION="')[2] if release.exists() else ""
     major = version.partition(".")[0].partition('"')[0]

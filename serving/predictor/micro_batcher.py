@@ -1,4 +1,4 @@
-"""Combines calls of a function into batches: the calls that arrive during one batch form the next one."""
+"""Combines calls of a function into batches: while one batch runs, new calls are collected for the next batch."""
 
 import asyncio
 from collections import deque

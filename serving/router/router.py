@@ -58,7 +58,7 @@ class Router:
         SettingsError: The settings or the feature repository are not valid.
         SpecError: The description of the data set is not valid.
         SpoolError: The decision log can't be opened.
-        LedgerInUse: Another router uses a ledger that can't be shared.
+        LedgerInUse: Another router uses the ledger, which can't be shared.
     """
 
     def __init__(self, settings: RouterSettings, features: FeatureSource | None = None) -> None:
@@ -75,7 +75,7 @@ class Router:
         self.drills = Drills() if settings.drills else None
         self.health = Health()
         self.ledger = open_ledger(settings.ledger, patience=seconds)
-        # Routers that share a ledger must apply the same experiments, and a saved copy may be old.
+        # A saved experiment may be old, and routers that share a ledger must all apply the same version.
         last_good, alone = settings.spool.with_name("last-good-experiments"), not self.ledger.shared
         files = ExperimentFiles(settings.experiment, settings.budget_tables)
         source: Source = files
@@ -192,9 +192,9 @@ class Router:
     async def _every_second(
         self, work: Callable[[], Awaitable[None]], sooner: Callable[[], bool] = lambda: False
     ) -> None:
-        """Call `work` once a second, and sooner if `sooner()` is true and the last call succeeded.
+        """Call `work` once a second, and at once if `sooner()` is true.
 
-        A slow ledger must not delay the kill switch, so each kind of work has its own task.
+        Each kind of work has its own task, so that a slow ledger does not delay the kill switch.
         """
         done = True
         while True:

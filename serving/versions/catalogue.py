@@ -65,7 +65,7 @@ def versions(registry: Path) -> list[Version]:
 
 
 def find(registry: Path, name: str) -> Version:
-    """Find the one version that a person means; raises RegistryError.
+    """Find the version to which `name` refers; raises RegistryError if there is none or more than one.
 
     Args:
         name: ARM/NAME, NAME alone, or the beginning of a digest.

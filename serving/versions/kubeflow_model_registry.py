@@ -7,7 +7,7 @@
 | MTORL_MODEL_REGISTRY_CA | file with the CA certificates for https |
 | MTORL_CLAIM | PersistentVolumeClaim of our own registry, for the model's URI; if not set, the URI is a local folder |
 
-Model servers load models only from our own registry, so this registration may fail.
+A failed registration is only reported, because model servers load models from our own registry.
 """
 
 import asyncio

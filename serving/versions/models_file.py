@@ -13,10 +13,10 @@ def write_versions(file: Path, versions: Mapping[str, str]) -> None:
 
     Args:
         file: A models.yaml with lines `ARM: ARM/NAME`, or a kustomization with `literals` such as `ARM=ARM/NAME`.
-        versions: Arm -> ARM/NAME.
+        versions: Versions as ARM/NAME, by arm.
 
     Raises:
-        InputError: The file has no version of one of the arms.
+        InputError: The file lacks a version of one of the arms.
     """
     text = file.read_text(encoding="utf-8")
     for arm, version in versions.items():

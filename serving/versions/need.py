@@ -4,7 +4,7 @@
     needs.add("challenger/0a1b2c3d4e5f", "mtorl-challenger serves it", serves=True)
     needs.reasons(version)          # empty: the version is not needed
 
-A rollback needs the parent of a serving model.
+The parent of a serving model is needed too, because a rollback would serve it again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Needs:
     """The reasons why versions are needed.
 
     Args:
-        uses: Arguments of `add`: a version's name, the reason, and whether a server serves the version.
+        uses: A tuple for each use: the version's name, the reason, and whether a server serves the version.
         experiments: Experiments whose models are needed, even if switched off.
     """
 

@@ -39,7 +39,7 @@ def needs_experiment(version: Path) -> str:
 
 
 def publish_first_models(origin: Origin, decision: str, registry: str | Path) -> str:
-    """Publish the version `first` of each arm, unless it exists; returns the result as text.
+    """Publish the version `first` of each arm, unless it exists; returns a message about the result.
 
     If the gate's `decision` is not "promote", both arms start with the incumbent's model.
     """
@@ -63,12 +63,11 @@ def publish_first_models(origin: Origin, decision: str, registry: str | Path) ->
 def prune_others(
     published: Path, uses: Callable[[], Iterable[tuple[str, str, bool]]], experiments: Path, keep: int
 ) -> str:
-    """Prune the registry after a version was published; returns the result as a sentence.
+    """Remove old versions after a version was published; returns the result as a sentence.
 
     Args:
-        uses: Returns the versions in use, as arguments of `Needs`. After its OSError or LogError, no version is
-            removed.
-        keep: Number of newest versions of each arm that always stay. 0: nothing is removed.
+        uses: Returns the versions in use, as `Needs` accepts them. After its OSError or LogError, nothing is removed.
+        keep: Number of newest versions of each arm that always stay. 0 means that nothing is removed.
     """
     if not keep:
         return "all versions stay"

@@ -148,7 +148,7 @@ def test_describe_and_build_accept_a_build(clean: Path, spec: Path, log: pd.Data
         assert answer.exit_code == 0 and f"{len(log):,} touchpoints" in answer.output, answer.output
     again, _ = build(out, "--out", out)
     assert again["content_sha256"] == manifest["content_sha256"] and "touchpoints.parquet" in files(out)
-    # With --trusted, the log isn't copied into the build, so the fingerprint is that of the derived files.
+    # With --trusted, the log isn't copied into the build.
     alone = tmp_path / "again"
     trusted, known_by = build(out / "touchpoints.parquet", "--trusted", "--dataset", spec, "--out", alone)
     assert trusted["content_sha256"] == known_by == manifest["content_sha256"]

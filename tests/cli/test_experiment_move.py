@@ -150,7 +150,8 @@ def test_the_ramp_follows_the_routers_log(file: Path) -> None:
     own |= {"assignment_probability": 1.0, "event_time": at, "fallback_reason": None}
     decisions = [decision(f"d{n}", **own, user_id=f"u{n}") for n in range(6)]
     write(state / "lake", decisions, shadows=[{**shadow(f"d{n}"), "experiment": FILE["name"]} for n in range(6)])
-    # The log has whole seconds, so round the stage's start down, or the first decision could precede it.
+    # The log stores whole seconds. Round the stage's start down too, or the first decision may seem to precede the
+    # stage.
     history = state / "history.jsonl"
     event = json.loads(history.read_text())
     history.write_text(json.dumps({**event, "at": float(int(event["at"]))}) + "\n")

@@ -1,7 +1,7 @@
-"""Request decisions from a router for some seconds: `python caller.py ADDRESS TOKEN SECONDS PREFIX [COST]`.
+"""Send decision requests to a router: `python caller.py ADDRESS TOKEN SECONDS PREFIX [COST]`.
 
-Tests run this program in a pod. It prints one line of JSON per request, and with COST reports a cost and clicks for
-each exposure.
+Tests run this program in a pod. It prints one line of JSON per request. If COST is given, it also reports a cost and
+clicks for each ad that is shown.
 """
 
 import json

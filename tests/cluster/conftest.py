@@ -1,4 +1,4 @@
-"""Fixtures for the tests on a cluster, each in its own namespace.
+"""Fixtures for the tests on a Kubernetes cluster.
 
 The tests use only the cluster that $KUBECONFIG names, never the user's default kubeconfig.
 """
@@ -44,7 +44,7 @@ def cluster() -> None:
     kubectl("get", "--raw", "/readyz")
     if not serves("serving.kserve.io/v1beta1"):
         pytest.skip("the cluster of KUBECONFIG has no KServe (0.20, Standard mode)")
-    # Two test processes may create the CRD at the same time; the loser gets AlreadyExists and repeats.
+    # Two test processes may create the CRD at once. One of them then fails with AlreadyExists, so apply it again.
     for allowed in ((0, 1), (0,)):
         kubectl("apply", "-k", str(MANIFESTS / "crds"), allowed=allowed)
     kubectl("wait", "--for=condition=Established", "crd/experiments.mtorl-kubeflow.github.io")
@@ -135,7 +135,7 @@ class Installation:
         return f"missing those of {self._without_pods()}\n{said}"
 
     def uids(self, kind: str) -> dict[str, str]:
-        """Return the UID of each object by name; an object that is created again gets a new UID."""
+        """Return the UID of each object by its name. A recreated object gets a new UID."""
         return {o["metadata"]["name"]: o["metadata"]["uid"] for o in listed(self.namespace, kind)}
 
 

@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 print(*sorted(path.name for path in Path("/mnt/mtorl").glob(sys.argv[1])))
 """
-# A data set name other than "simulator", so that the pipeline treats the log like that of a customer.
+# The data set isn't named "simulator", so the pipeline treats the log like the log of a customer.
 WRITE_LOG = """
 import sys
 import pandas as pd
@@ -86,7 +86,7 @@ def volume_pod(name: str, image: str, command: list[str], container: Object, **s
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "volumeMounts": [{"name": "data", "mountPath": "/mnt/mtorl"}],
     }
-    # KFP can't set fsGroup for its pods, so this pod makes the steps' group the owner of the volume.
+    # KFP can't set fsGroup, so this pod gives the volume to the group that the steps run as.
     whole = {
         "restartPolicy": "Never",
         "securityContext": {**OURS, "fsGroup": 10001, "fsGroupChangePolicy": "OnRootMismatch"},
@@ -128,7 +128,7 @@ class Run:
 def look(client: Any, run_id: str) -> Run:
     """Return the state of a run and of its steps.
 
-    The API lists three tasks per step: the step, its driver, and its container "executor".
+    For each step, the API lists three tasks: the step itself, its driver, and its container, called "executor".
     """
     run = client.get_run(run_id)
     tasks = list((run.run_details.task_details if run.run_details else None) or [])

@@ -23,7 +23,7 @@ def listed(namespace: str, kind: str, selector: str = "") -> list[Object]:
 
 
 def refusal(namespace: str, pod: Object) -> str:
-    """Return the API server's error for a pod with this spec, or the empty string if it admits the pod."""
+    """Return the API server's error for this pod, or the empty string if it accepts the pod."""
     made = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "tried"}, "spec": pod}
     command = ["kubectl", "-n", namespace, "create", "--dry-run=server", "-f", "-"]
     done = subprocess.run(command, input=json.dumps(made), capture_output=True, text=True, timeout=60)

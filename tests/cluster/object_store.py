@@ -39,7 +39,7 @@ boto3.client("s3", endpoint_url="http://127.0.0.1:{PORT}", region_name="us-east-
 
 
 class ObjectStore:
-    """An S3 server in a pod, with an empty bucket `ads`. `lake` is the URL of a lake in this bucket."""
+    """An S3 server in a pod, with an empty bucket named `ads`."""
 
     def __init__(self, namespace: str, image: str) -> None:
         self.namespace = namespace

@@ -28,7 +28,7 @@ with DecisionLog.of(os.environ["MTORL_LAKE"]).opened() as db:
         print(*row)
 """
 USERS = 400
-# Few users and one epoch, so that the bootstrap takes less than a minute on two CPUs.
+# Use few users and one epoch, so that the bootstrap job takes less than a minute on two CPUs.
 BOOTSTRAP = f"""
 - {{op: add, path: /spec/jobTemplate/spec/template/spec/containers/0/args/-, value: --parameter=users={USERS}}}
 - {{op: add, path: /spec/jobTemplate/spec/template/spec/containers/0/args/-, value: --parameter=epochs=1}}
@@ -60,7 +60,7 @@ class Calls(NamedTuple):
 
 
 class Running(Installation):
-    """An installation that runs the given images, and a second namespace for callers, like that of a gateway."""
+    """An installation of the given images, with a second namespace for the pods that call it."""
 
     def __init__(self, folder: Path, images: list[Object], namespace: str = "") -> None:
         super().__init__(folder, namespace=namespace)

@@ -1,6 +1,6 @@
-"""Tests of an Experiment object with the operator, two routers and the models as pods.
+"""Tests of an Experiment object on a cluster that runs the operator, two routers and the models.
 
-Each test continues from the state that the previous test left. The tests need $IMAGES, as test_running.py does.
+Each test continues from the state that the previous test left. test_running.py explains the variable $IMAGES.
 """
 
 import json
@@ -129,7 +129,7 @@ def test_a_promotion_hands_the_model_over_and_a_rollback_gives_it_back(pods: Pod
             eventually(lambda model=model: pods.models() == {"incumbent": model}, MOST, pods.state)
         said = [one for answers in heard for one in answers.result()]
     assert {one["status"] for one in said} == {200}
-    # On a busy node some model requests time out, but no model may be missing or have the wrong version.
+    # Some model requests may time out on a busy node, but no other model error is allowed.
     assert "model_error" not in {one["fallback_reason"] for one in said}
     assert len(decided(said)) > 0.8 * len(said)
     history = pods.people.status(NAME)["history"]

@@ -342,7 +342,7 @@ def test_an_untrusted_certificate_of_kserve_delays_a_hand_over_but_no_kill_switc
     assert incumbent_version(made.namespace) == "challenger/first"
 
 
-# No node has this label at first, so no rollout completes before the files are applied again.
+# No node has this name, so no rollout can complete until the test replaces the name.
 NOWHERE = "- {op: add, path: /spec/predictor/nodeSelector, value: {kubernetes.io/hostname: mtorl-nowhere}}"
 
 

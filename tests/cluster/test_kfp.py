@@ -1,6 +1,6 @@
 """Tests of the pipelines on a real Kubeflow Pipelines server.
 
-They need the settings of `mtorl pipeline`, $MTORL_IMAGE, and a namespace without a claim `mtorl-data`. They take 18
+They need the settings of `mtorl pipeline`, $MTORL_IMAGE, and a namespace that has no claim `mtorl-data`. They take 18
 minutes on two CPUs.
 """
 
@@ -91,7 +91,7 @@ def test_training_whose_pod_is_deleted_resumes_next_run(client: Any, pipelines: 
 def minutely(since: str = "yesterday") -> Schedule:
     """Return a schedule that runs the monitor pipeline every minute.
 
-    A run fails within seconds if `since` isn't a time.
+    By default, each run fails within seconds, because "yesterday" isn't an ISO time.
     """
     run = RecurringRun(name=RECURRING, pipeline="mtorl-monitor", cron="* * * * *", parameters={"since": since})
     return Schedule(name="test", runs=(run,))
@@ -121,7 +121,7 @@ def test_what_recurs_runs_is_replaced_and_removed(client: Any, pipelines: dict[s
         assert apply(client, minutely("today")) == {RECURRING: "replaced"}
         (second,) = recurring_runs(client)
         assert second != first
-        # Replacing the recurring run must not delete the workflow of a run in progress, which would then never end.
+        # Replacing the recurring run must not delete a run in progress, or that run would never end.
         assert end_of(client, under_way).steps["verdict"] == "FAILED"
         assert "not an ISO time" in log_of(under_way, "verdict")
         run = client.get_run(eventually(lambda: started_by(client, second), MINUTES))

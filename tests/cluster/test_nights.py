@@ -1,6 +1,6 @@
-"""Test of three nights on a cluster whose volume is empty at first.
+"""Test of three nightly trainings on a cluster whose volume is empty at first.
 
-The test needs what `test_running.py` and `test_kfp.py` need, and takes half an hour on two CPUs.
+The test has the requirements of `test_running.py` and `test_kfp.py`, and takes half an hour on two CPUs.
 """
 
 import os
@@ -24,7 +24,7 @@ from tests.waiting import eventually
 pytestmark = [pytest.mark.cluster, pytest.mark.node, pytest.mark.kfp]
 
 NIGHTS = 3
-# Users in the log of the first night, users added each night, and users in the feature store.
+# Numbers of users: in the first night's log, added each night, and in the feature store.
 LOG_USERS, NEW_USERS, USERS = 200, 40, 400
 SCHEDULE, NIGHTLY = "test-nights", "mtorl-test-nightly"
 BOOTSTRAP = {"dataset": "simulator", "simulate": True, "users": USERS, "epochs": 1}
@@ -45,7 +45,7 @@ target = Path("/mnt/mtorl/export.parquet")
 log[log["user_id"] < f"u{int(sys.argv[1]):06d}"].to_parquet(target.with_suffix(".new"), index=False)
 target.with_suffix(".new").rename(target)
 """
-# Half of the decisions are random, because otherwise the gate could not estimate the value of new models.
+# Half of the decisions are random. Otherwise the value of a new model could not be estimated from the log.
 EXPERIMENT = yaml.safe_load((MANIFESTS / "examples" / "experiment.yaml").read_text())
 for arm in EXPERIMENT["spec"]["arms"]:
     arm["explore"] = {"share": 0.5, "scope": "both"}
@@ -93,7 +93,10 @@ def names_of(made: Running, kind: str) -> set[str]:
 
 
 def a_day(running: Running) -> set[str]:
-    """Send the requests of a day, and wait for their upload; returns the ids of the models' decisions."""
+    """Send requests for three minutes, and wait until their decisions are uploaded.
+
+    Returns the ids of the decisions that models made.
+    """
     said = answers(running.calling(180, uuid4().hex, "", "0.01"))
     taken = {one["decision_id"] for one in decided(said)}
     assert len(taken) > USERS

@@ -86,7 +86,7 @@ def test_pods_spread_over_the_nodes_that_take_them_and_a_drain_leaves_one_of_eac
     claims = production.uids("pvc")
     drain("a")
     assert production.wait_ready(routers=6)[0] == {"b": 3, "c": 3}, "routers must avoid the drained node"
-    # No node accepts new pods now, so the disruption budgets must keep the last pod of each workload.
+    # All nodes are drained now, but PodDisruptionBudgets must keep the last pod of four workloads.
     drain("b", "c")
     assert Counter(name for name, _ in production.ready()) == Counter(TWICE[:4])
     kubectl("uncordon", *NODES.values())

@@ -1,7 +1,7 @@
 """Tests of an installation on a real node.
 
-$IMAGES names a file with the output of `scripts/images.sh load` (or `push`). Each test continues from the state that
-the previous test left.
+The variable $IMAGES names a file with the output of `scripts/images.sh load` or `scripts/images.sh push`. Each test
+continues from the state that the previous test left.
 """
 
 import json
@@ -154,7 +154,7 @@ def test_a_redis_that_was_emptied_is_filled_again(running: Running) -> None:
         return int(in_redis("redis-cli dbsize"))
 
     assert keys() >= USERS
-    # FLUSHALL is disabled, and a shell would misread the keys, so a script in Redis deletes them.
+    # Delete the keys with a script in Redis: FLUSHALL is disabled, and a shell would misread the keys' characters.
     assert in_redis(f"redis-cli eval '{UNLINK_ALL}' 0") == "0"
     # Users with recent decisions return only when the compaction reads the hour of these decisions.
     eventually(lambda: keys() >= USERS, 240, keys)

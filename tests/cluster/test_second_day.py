@@ -1,7 +1,7 @@
-"""Tests of the second day of an installation whose lake is in a bucket.
+"""Tests of an installation on its second day, with the decision log in a bucket.
 
-The first day is simulated by a copy of the routers' log with earlier times. The tests need $IMAGES and take 15 minutes
-on two CPUs. Each test continues from the state that the previous test left.
+The first day is a copy of the routers' log with earlier times. The tests need $IMAGES and take 15 minutes on two CPUs.
+Each test continues from the state that the previous test left.
 """
 
 import json

@@ -1,6 +1,7 @@
 """Test that the Spark Operator runs the commands of components/spark-features/README.md.
 
-It needs the images in $IMAGES, and a Spark Operator that watches $SPARK_NAMESPACE, which the test creates and deletes.
+The test needs the images in $IMAGES and a Spark Operator that watches the namespace $SPARK_NAMESPACE. The test creates
+this namespace, and deletes it at the end.
 """
 
 import os

@@ -128,7 +128,7 @@ def test_a_team_cannot_starve_the_other_or_get_around_admission(what: str, teams
 
 
 def test_a_volume_of_the_other_team_is_not_mounted(teams: dict[str, Subject]) -> None:
-    """A volume claim can't be used from another namespace, and a second claim to the volume stays pending."""
+    """A second claim to the other team's volume is created, but stays pending."""
     theirs = str(eventually(lambda: get(SHOP, "pvc", "mtorl-data")["spec"].get("volumeName")))
     spec = {**CLAIM, "volumeName": theirs}
     made = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "stolen"}, "spec": spec}

@@ -1,6 +1,7 @@
 """Test of a training on two nodes with Kubeflow Trainer, during which one pod is killed.
 
-It needs the images in $IMAGES, and Kubeflow Trainer 2.2 or later with its runtimes. It takes five minutes on two CPUs.
+The test needs the images in $IMAGES, and Kubeflow Trainer 2.2 or later with its runtimes. It takes five minutes on two
+CPUs.
 """
 
 import json

@@ -1,7 +1,8 @@
-"""Tests of an upgrade from an earlier release, and of the return to it, while callers send requests.
+"""Tests that upgrade an installation from an earlier release and downgrade it again, while callers send requests.
 
-$BEFORE names a checkout of the earlier release, with the output of its `scripts/images.sh load` in `images.yaml`. The
-tests also need $IMAGES, and take 15 minutes on two CPUs. Each test continues from the previous one's state.
+$BEFORE names a checkout of the earlier release, in which `images.yaml` has the output of `scripts/images.sh load`. The
+tests also need $IMAGES, and take 15 minutes on two CPUs. Each test continues from the state that the previous test
+left.
 """
 
 import os
@@ -28,10 +29,7 @@ CALLS = 240
 
 
 class Releases(Pods):
-    """An installation of an earlier release, which the tests upgrade.
-
-    `places` maps a release to its manifests and images.
-    """
+    """An installation of an earlier release, which the tests upgrade."""
 
     def __init__(self, folder: Path, before: Path, images: list[Object]) -> None:
         old: list[Object] = yaml.safe_load((before / "images.yaml").read_text())["images"]

@@ -92,7 +92,7 @@ def model_store(challenger: Artifact, incumbent: Artifact, output: Output) -> Ar
 
 @pytest.fixture(scope="session")
 def first_night(challenger: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a lake in which the first model decided for all users in one night."""
+    """Return a folder whose `lake` contains the first model's decisions for all users."""
     folder = tmp_path_factory.mktemp("night")
     simulator = Simulator(SimulatorConfig(users=USERS, seed=7))
     online = simulator.online(simulator.user_ids, ROUNDS, seed=1)

@@ -28,7 +28,10 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture(scope="module")
 def night(first_night: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a raw log, decisions on it, and a build of both. Some decisions lack the user's features."""
+    """Return a folder with a raw log, a decision log, and the data built from both.
+
+    In some decisions, the user's features are unknown.
+    """
     folder = tmp_path_factory.mktemp("built")
     Simulator(SimulatorConfig(users=USERS, seed=7)).log().to_csv(folder / "raw.csv.gz", index=False)
     content = DatasetSpec.load("simulator").to_dict() | {"name": "mine", "adapter": "touchpoints"}

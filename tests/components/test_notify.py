@@ -18,7 +18,7 @@ from mtorl.runtime.step import RUN_ID, RUNS, step
 from serving.kubernetes_api import KubernetesApi, Refused
 from serving.messages import FORBIDDEN
 
-# Recorded ends of runs on Kubeflow Pipelines 2.17 with Argo 4.0.5: the status from KFP, and the workflow.
+# The final status and the workflow of real runs on Kubeflow Pipelines 2.17 with Argo 4.0.5.
 ENDS: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("kfp_ends.json").read_text())
 ERROR = "main: Error (exit code 1)"
 
@@ -37,7 +37,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def argo(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Replace the requests for Argo workflows; returns a dict with the nodes of each workflow, or an error."""
+    """Fake the API requests for Argo workflows.
+
+    The returned dict maps a workflow's name to its nodes, or to the exception that the request raises.
+    """
     workflows: dict[str, Any] = {}
 
     def get(self: Any, kind: str, name: str) -> Any:
@@ -53,7 +56,10 @@ def argo(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def ended_on_kfp(run: str, argo: dict[str, Any], monkeypatch: pytest.MonkeyPatch, end: str, found: Any) -> PipelineRun:
-    """Run the notify step as on KFP, where the API server answers with `found`; returns the recorded end."""
+    """Run the notify step as on KFP, and return the end that it records.
+
+    `found` is the API server's answer for the workflow: its nodes, or an exception.
+    """
     recorded = ENDS[end]
     argo[recorded["node"].partition("(")[0]] = found
     monkeypatch.setenv(run_end.NODE, recorded["node"])
@@ -64,8 +70,8 @@ def ended_on_kfp(run: str, argo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     return kept
 
 
-# In KFP's code, a first attempt that ran out of memory gives FAILED even if its retry succeeds. No such run was
-# recorded.
+# KFP's code also reports FAILED if an attempt ran out of memory and its retry succeeded. No real run of this kind was
+# recorded, so its status is made up.
 @pytest.mark.parametrize("state", ["", "FAILED"], ids=["as recorded", "of an attempt before"])
 @pytest.mark.parametrize("end", ["succeeded", "ends in a skipped branch", "a pod was deleted, and retried"])
 def test_a_run_that_succeeded_on_kfp_is_a_success(

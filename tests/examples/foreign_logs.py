@@ -1,6 +1,6 @@
 """Writes small example logs in the formats of other systems.
 
-`bandit` has the columns of the Open Bandit Dataset (Saito et al., 2021), with random values.
+The log `bandit` has the columns of the Open Bandit Dataset (Saito et al., 2021), with random values.
 """
 
 import json

@@ -23,7 +23,7 @@ EXAMPLE = ROOT / "examples" / "first-day"
 class Answers(BaseHTTPRequestHandler):
     """An HTTP server that returns the given statuses in turn and then repeats the last.
 
-    Status 0 means that it closes the connection without an answer.
+    For status 0, the server closes the connection without an answer.
     """
 
     statuses: ClassVar[list[int]] = [200]

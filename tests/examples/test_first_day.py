@@ -103,7 +103,7 @@ def test_the_page_works_from_a_log_to_a_model_trained_on_its_own_decisions(first
         assert re.search(r"^day \d: 500 decisions, \d+ ads shown; ", days)
     assert re.search(r"^first-day: (ship|inconclusive|stop|guardrail): ", verdict)
     shadow_days = re.search(r"left out: ([\d,]+) at stage shadow", verdict)
-    # Days 0 to 2 have 500 shadow decisions each. Day 3 has a few, until the router applies the new stage.
+    # Days 0 to 2 have 500 shadow decisions each. Day 3 adds a few, until the router applies the new stage.
     assert shadow_days and 1500 <= int(shadow_days[1].replace(",", "")) < 2000
     (compacted,) = first_day.of("mtorl data compact")
     assert "3,500 decisions" in compacted and "opportunities" in compacted

@@ -1,4 +1,4 @@
-"""Test that a foreign log leads to a served decision once the questions in its draft are answered."""
+"""Tests the way from a log in another system's format to a served decision."""
 
 import asyncio
 import json

@@ -84,9 +84,10 @@ class Terminal:
             process.wait(60)
 
     def walk(self, commands: Sequence[Command]) -> list[str]:
-        """Run commands in order; returns their outputs.
+        """Run commands in order, and return their outputs.
 
-        A running server is stopped before the next one of its kind starts, and the router before a compaction.
+        A server is stopped before the next server of its kind starts. The router is also stopped before its log is
+        compacted.
         """
         printed: list[str] = []
         with ExitStack() as terminals:

@@ -34,9 +34,9 @@ class Toy:
     spec: DatasetSpec
 
     def log(self, seed: int = 0, users: int = 12, late: float = 0.0) -> pd.DataFrame:
-        """Return random journeys of 1 to 9 touchpoints, some of them less than 1 us apart.
+        """Return random journeys of 1 to 9 touchpoints, some of them only 1 us apart.
 
-        `late` is the share of touchpoints that arrive up to 3 hours late; 0 gives no column
+        `late` is the share of touchpoints that arrive up to 3 hours late. With 0, the log has no column
         `created_timestamp`.
         """
         rng = np.random.default_rng(seed)
@@ -77,10 +77,7 @@ class Toy:
         return path
 
     def past(self, log: pd.DataFrame, user: str, before: pd.Timestamp, n: int | None = None) -> dict[str, list[Any]]:
-        """Return a user's last n touchpoints that had arrived strictly before a time.
-
-        Numbers are floats, as in the feature store.
-        """
+        """Return the columns of a user's last `n` touchpoints that had arrived strictly before `before`."""
         arrived = log["created_timestamp"] if "created_timestamp" in log else log["timestamp"]
         known = log[(log["user_id"] == user) & (log["timestamp"] < before) & (arrived < before)]
         known = known.sort_values("timestamp").tail(n or self.spec.window)

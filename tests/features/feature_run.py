@@ -103,7 +103,7 @@ def micros(at: pd.Timestamp) -> int:
 def random_journeys(toy: Any, seed: int, late: float = 0.4, batch: bool = False) -> pd.DataFrame:
     """Return random touchpoints that are 1 us to 40 days apart, some with nulls.
 
-    `late` is the share of late touchpoints. With `batch`, touchpoints arrive just after each full hour.
+    `late` is the share of touchpoints that arrive late. With `batch`, they arrive just after a full hour.
     """
     rng = np.random.default_rng(seed)
     log = toy.log(seed, users=8, late=late)

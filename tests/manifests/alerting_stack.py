@@ -1,6 +1,6 @@
-"""A local Prometheus and Alertmanager with the shipped rules, and fake receivers.
+"""A local Prometheus and Alertmanager with the project's rules, and fake receivers of alerts.
 
-Only intervals, addresses and secrets differ from the shipped configuration.
+Only intervals, addresses and secrets differ from the project's configuration.
 """
 
 import base64
@@ -37,12 +37,15 @@ NAMESPACE = "shop"
 SECRETS = "/etc/alertmanager/secrets/mtorl-alerting/"
 PASSWORD = "not a real one"
 _QUICK = "500ms"  # used for all intervals of Prometheus and Alertmanager
-# A ticket waits longer than the time between the evaluations of two rules on a busy machine.
+# The group wait of tickets. It exceeds the time between the evaluations of two rules on a busy machine.
 _WAIT = "2s"
 
 
 def program(*names: str) -> str:
-    """Return a program's path. The test fails without it, because a skipped test could hide a broken rule."""
+    """Return a program's path, or fail the test if the program is missing.
+
+    A skipped test could hide a broken rule.
+    """
     for name in names:
         if found := shutil.which(name):
             return found

@@ -1,6 +1,7 @@
 """Writes example metrics of a busy namespace as OpenMetrics text, for the tests of the dashboards.
 
-`python -P -m tests.manifests.dashboard_data FILE [HOURS]` writes the last HOURS, and one hour of the day before.
+`python -P -m tests.manifests.dashboard_data FILE [HOURS]` writes the metrics of the last HOURS hours, and of one hour
+of the day before.
 """
 
 import sys

@@ -113,7 +113,7 @@ def _add_dashboard(case: dict[str, Any], groups: list[dict[str, Any]]) -> None:
 
 
 def test_routers_scale_with_load_within_the_documented_numbers(production: Objects, tmp_path: Path) -> None:
-    """The routers use 4 of 8 and 9 of 12 possible requests, which is the load of 1.25 full routers."""
+    """The query adds up the routers' loads: 4 of 8 and 9 of 12 possible requests are the load of 1.25 full routers."""
     scaled = rendered("tests/everything").named("ScaledObject", "mtorl-router")["spec"]
     plain = production.named("HorizontalPodAutoscaler", "mtorl-router")["spec"]
     (row,) = re.findall(r"^\| router processes.*? \| (.*) \|$", (ROOT / "docs" / "capacity.md").read_text(), re.M)

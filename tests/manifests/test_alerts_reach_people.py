@@ -1,6 +1,6 @@
-"""Tests that alerts get from metrics through Prometheus and Alertmanager to the receivers.
+"""Tests that alerts reach their receivers through Prometheus and Alertmanager.
 
-All tests share one stack, and each test leaves it without alerts.
+All tests share one stack, and each test leaves it without firing alerts.
 """
 
 from collections.abc import Iterable, Iterator

@@ -148,9 +148,9 @@ def test_the_variables_have_values(prometheus: str) -> None:
 
 @pytest.mark.parametrize("uid", UIDS)
 def test_every_query_has_data_of_one_namespace(prometheus: str, uid: str) -> None:
-    """Each query returns data for some experiment, but none for a namespace without MTORL.
+    """Each query returns data for some experiment, but nothing for a namespace without MTORL.
 
-    In such a namespace, a zero would look healthy.
+    A zero would look healthy there.
     """
     experiments = _experiments(prometheus)
     for target in [*BOARDS[uid]["annotations"]["list"], *(one for panel in panels(uid) for one in panel["targets"])]:

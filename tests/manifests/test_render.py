@@ -60,7 +60,7 @@ def _selectors(node: object) -> list[object]:
 
 
 def test_objects_with_data_are_not_deleted_with_the_application(objects: Objects) -> None:
-    """With the namespace in an overlay, `kubectl delete -k` would delete the ledger, the log and the models."""
+    """If an overlay contained the namespace, `kubectl delete -k` would delete the ledger, the log and the models."""
     assert not objects.of_kind("Namespace", "PersistentVolumeClaim", "Secret")
     for o in objects.of_kind("StatefulSet"):
         assert "persistentVolumeClaimRetentionPolicy" not in o["spec"], "the default keeps the claims"
@@ -79,7 +79,7 @@ def test_the_foundation_of_an_overlay(overlay: str) -> None:
 
 
 def test_pods_name_a_claim_once_and_agree_whose_the_data_volume_is(objects: Objects) -> None:
-    """A pod that names a claim twice never starts. All pods must set the same group for the data volume."""
+    """A pod that lists the same claim twice never starts."""
     for name, pod in objects.pods():
         sources = [v["persistentVolumeClaim"] for v in pod.get("volumes", []) if "persistentVolumeClaim" in v]
         claims = [source["claimName"] for source in sources]

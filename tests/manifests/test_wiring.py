@@ -215,7 +215,7 @@ def test_routers_share_one_durable_ledger(production: Objects, router: dict[str,
     given = {e["name"]: e for e in production.pod_spec("StatefulSet/mtorl-router")["containers"][0]["env"]}
     assert given["MTORL_LEDGER_PASSWORD"]["valueFrom"] == password
     conf = production.config_map("mtorl-ledger-")["data"]["redis.conf"].splitlines()
-    # Only the first router creates accounts. The others could not tell a new ledger from one that lost its data.
+    # Only the first router creates accounts, because the others can't tell a new ledger from one that lost its data.
     wait = production.pod_spec("StatefulSet/mtorl-router")["initContainers"][0]
     assert wait["env"] == [{"name": "MTORL_LEDGER_PASSWORD", "valueFrom": password}]
     assert 'exec mtorl ledger wait "/etc/mtorl/config/router.yaml"' in wait["args"][0]

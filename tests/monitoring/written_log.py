@@ -54,9 +54,10 @@ class Log:
 
 
 def write_decision_log(folder: Path, contexts: list[dict[str, object]], times: Sequence[str] = (), **same: Any) -> Path:
-    """Write one exposure per context, alternating between two arms; every fourth challenger user clicks.
+    """Write one exposure per context. The arms alternate, and every fourth user of the challenger clicks.
 
-    `times` default to one decision a minute. `same` are fields of all decisions.
+    `times` are the times of the decisions; by default, they are a minute apart. `same` are fields that all decisions
+    share.
     """
     log = Log()
     for number, context in enumerate(contexts):

@@ -1,6 +1,6 @@
 """Forks the steps of local pipelines from a process that has already imported everything.
 
-kfp.local would start a new Python for each step, and imports would take most of a small step's time.
+kfp.local would start a new Python process for each step, and small steps would spend most of their time on imports.
 """
 
 import multiprocessing
@@ -39,7 +39,7 @@ def silent(*_: object) -> None:
 def forked_steps(prepare: Callable[[str], None] | None = None) -> Iterator[None]:
     """Run the steps of local pipelines in forked processes during the block.
 
-    In each step's process, the module-level function `prepare` is called first, with the step's name.
+    Each process first calls `prepare`, a module-level function, with the step's name.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))

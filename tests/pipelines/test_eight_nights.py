@@ -1,4 +1,4 @@
-"""Test of eight days and nights with the default settings, on a small market.
+"""Test of eight days and nights with the default settings, in a small simulated market.
 
 By day, the newest promoted model serves. By night, a new model is trained and may be promoted.
 """

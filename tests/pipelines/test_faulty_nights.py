@@ -1,6 +1,6 @@
-"""Tests of faults at night: each causes an alert, and the next night succeeds.
+"""Tests of faults at night: each fault causes an alert, and the next night succeeds.
 
-Each step has a process of its own, as on a cluster.
+Each step runs in its own process, as on a cluster.
 """
 
 import errno
@@ -173,7 +173,7 @@ def answered(volume: Volume) -> set[str]:
 
 
 def test_two_concurrent_runs_train_identical_models_from_one_log(tmp_path: Path, log: pd.DataFrame) -> None:
-    """Two pipelines on a cluster may share a volume, so the folder's lock is disabled.
+    """The lock of the volume is disabled, so that both pipelines run at once, as they may on a cluster.
 
     The removal of old files is disabled, too, because it would delete the other run's files.
     """

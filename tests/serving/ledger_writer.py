@@ -1,6 +1,6 @@
-"""A process that spends from many threads: python ledger_writer.py LEDGER WORKER THREADS ROUNDS.
+"""Spend money from many threads: `python ledger_writer.py LEDGER WORKER THREADS ROUNDS`.
 
-It begins at a line on standard input, and prints the cost of each settled reservation as JSON.
+The process starts when it reads a line from standard input. It prints the costs of its settled reservations as JSON.
 """
 
 import json

@@ -39,9 +39,9 @@ class Clock:
 
 
 class ClusterLedger(RedisLedger):
-    """A cluster ledger that accepts short ids.
+    """A ledger on Redis Cluster that accepts short ids.
 
-    A real id contains its campaign's slot; `groups` has the group of slots of each short id.
+    A real id contains the slot of its campaign. `groups` maps each short id to a group of slots instead.
     """
 
     def __init__(self, groups: dict[str, str], *arguments: Any) -> None:
@@ -108,7 +108,7 @@ class Place:
         return self.client()
 
     def accounts(self) -> Iterator[tuple[bool, tuple[str, ...], list[int]]]:
-        """Yield all accounts in Redis: whether each is in the bank, its key, and [cap, spent, reserved, excess]."""
+        """Yield each account in Redis: whether it is in the bank, its key, and [cap, spent, reserved, excess]."""
         for key in self._looker.scan_iter(f"{{mtorl-ledger:{self.name}*", 1000):
             tag, _, rest = key.partition("}:")
             kind, _, rest = rest.partition(":")

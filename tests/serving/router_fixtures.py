@@ -82,10 +82,10 @@ def decision(**changes: Any) -> dict[str, Any]:
 
 
 class FakeArm:
-    """A server for both arms on one port.
+    """A fake model server for both arms.
 
-    `mode` is "ok", "hold" (until `release` is set), "hang", "hang-up", "hang-up once", an HTTP status, the bytes
-    of a body, or a function from an item to its prediction.
+    `mode` is "ok", "hold" (until `release` is set), "hang", "hang-up", "hang-up once", an HTTP status, the bytes of an
+    answer, or a function from an item to its prediction.
     """
 
     url: str
@@ -298,9 +298,9 @@ async def running(folder: Path, changes: dict[str, Any] | None = None, **setting
 
 
 def with_router(**options: Any) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., Awaitable[None]]]:
-    """Turn a function of a new router into a test.
+    """Return a decorator that turns a function of a running router into a test.
 
-    Its parameters `changes`, `ledger` and `deadline_ms` are passed to `running`, as are `options`.
+    `options` are passed to `running`, as are the function's parameters `changes`, `ledger` and `deadline_ms`.
     """
 
     def decorate(scenario: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:

@@ -70,7 +70,7 @@ class WebSink:
     """An HTTP server that receives events and answers as set by `mode`.
 
     Attributes:
-        mode: A status, "hang", "garbage", "ok", or a function from a request's events to one of these.
+        mode: An HTTP status, "hang", "garbage", "ok", or a function that returns one of these for a request's events.
         got: Accepted events, in order.
         requests: Content type, number of events and answer of each request.
     """

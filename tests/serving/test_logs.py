@@ -1,4 +1,4 @@
-"""Tests that a server logs an event in one line, and each cause at most once a minute."""
+"""Tests that a server logs one line per event, and the same cause at most once a minute."""
 
 import io
 import json

@@ -129,7 +129,7 @@ def test_the_newest_model_is_found(artifact: Any, archive: Path, tmp_path: Path)
 
 
 def test_a_model_that_needs_an_experiment_is_not_the_newest(tmp_path: Path) -> None:
-    """Such a model does not serve by itself, so an alert for a new model must stay active."""
+    """A model that needs an experiment doesn't serve by itself, so it must not end an alert about old models."""
     gate = lineage(2).gate
     assert gate is not None
     version(tmp_path, 1)

@@ -21,18 +21,18 @@ OUTCOME, CHANNEL = "an outcome, known only after the exposure", "the channel its
 
 
 class Adapter:
-    """The adapter for the canonical layout, with names and units from the description.
+    """Adapter for a file whose column names and units are given in the data set description.
 
     Attributes:
-        source: Canonical column -> name in the file, if it differs.
-        never_context: Columns of the file that must not be used as context, each with the reason.
+        source: Maps canonical columns to their names in the file, where these differ.
+        never_context: Columns of the file that must not be context columns, each with the reason.
     """
 
     source: ClassVar[Mapping[str, str]] = {}
     never_context: ClassVar[Mapping[str, str]] = {}
 
     def called(self, spec: DatasetSpec) -> Mapping[str, str]:
-        """Return a mapping from canonical columns to their names in the file, for columns with another name there."""
+        """Return a mapping of canonical columns to their names in the file, where these differ."""
         return self.source or {name: own.column for name, own in spec.columns.items() if own.column is not None}
 
     def required(self, spec: DatasetSpec) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ def _later(spec: DatasetSpec) -> tuple[str, ...]:
 
 
 def one_hot(raw: ibis.Table, names: Sequence[str]) -> tuple[ibis.Value, ibis.Value]:
-    """Return the name of the one-hot column that is 1, or null, and the number of columns that are 1."""
+    """Return the name of the one-hot column that is 1, or null unless exactly one is 1, and the number of ones."""
     flags = [(number(raw[name]) == 1).fill_null(False) for name in names]
     count = sum((flag.cast("int64") for flag in flags), start=ibis.literal(0))
     chosen = ibis.cases(*zip(flags, names, strict=True), else_=ibis.null("string"))

@@ -60,7 +60,7 @@ def parts(path: Path) -> list[Path]:
     """Return the file at `path`, or all log files in the folder and its subfolders, sorted by path.
 
     Raises:
-        LogError: A file is missing or empty, or the files are of an unknown type or of several types.
+        LogError: A file is missing or empty, a type is unknown, or the files have different types.
     """
     files = [path]
     if path.is_dir():
@@ -174,7 +174,7 @@ def table(
 
 
 def write_marked(engine: Engine, raw: ibis.Table, marks: ibis.Table, name: str, path: Path) -> None:
-    """Write some rows of a raw file to a CSV, each with its row number and a text such as its faults."""
+    """Write rows of a raw file to a CSV, each with its row number and a remark, such as its faults."""
     rows = raw.join(marks, ROW).order_by(ROW)
     # The file may have columns with the names of the two new ones.
     own = {f"{c}.1" if c.lower() in ("row", name) else c: rows[c] for c in raw.columns if c != ROW}
@@ -228,7 +228,7 @@ def _as_parquet(
 
 
 def _json_paths(paths: Sequence[Path]) -> dict[str, str]:
-    """Return the columns of JSON lines files: the name of each column, such as `ad.slot`, and its JSON path."""
+    """Return the JSON path of each column of JSON lines files, by a name such as `ad.slot`."""
     with duckdb.connect() as connection:
         query = "SELECT json_group_structure(json) FROM read_ndjson_objects($files)"
         found = connection.execute(query, {"files": [str(path) for path in paths]}).fetchone()
@@ -263,7 +263,7 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def separator_of(path: Path) -> str:
-    """Return the column separator of a text file, by its extension. For other files, the result is ""."""
+    """Return the usual column separator of a text file with this extension, or "" for other files."""
     return next((mark for ending, mark in _TEXT.items() if path.name.endswith(ending)), "")
 
 

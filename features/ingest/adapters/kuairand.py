@@ -23,7 +23,7 @@ _OUTCOMES = (
 class KuaiRand(Adapter):
     """Adapter for the KuaiRand log of short videos. The channel is the class of a video's length."""
 
-    # Upper limits of video lengths in ms, at which the play times in the authors' sample accumulate.
+    # Upper limits of video lengths in ms. In the authors' sample, many play times are near these values.
     CLASSES: ClassVar[Mapping[str, int]] = {"short": 50_000, "mid": 117_000}
     LONGEST = "long"
     source: ClassVar[Mapping[str, str]] = {

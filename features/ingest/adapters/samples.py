@@ -15,7 +15,7 @@ START = 1_704_067_200_000_000
 
 
 class KuaiRandSequence(Adapter):
-    """Adapter for the sample of short videos. The channel is the class of a video's length: short, mid or long."""
+    """Adapter for the published sample of KuaiRand. The channel is the length of a video: short, mid or long."""
 
     ACTIVITY = (
         *("2_14_day_new", "30day_retention", "UNKNOWN", "day_new", "full_active", "high_active", "low_active"),
@@ -57,9 +57,9 @@ class KuaiRandSequence(Adapter):
 
 
 class CriteoSequence(Adapter):
-    """Adapter for the sample of display ads. The channels are the eleven values of cat8.
+    """Adapter for the published sample of Criteo. The channels are the eleven values of the column cat8.
 
-    The sample has no times, so the row index is read as a number of seconds.
+    The sample has no times, so the row index serves as the time in seconds.
     """
 
     source: ClassVar[Mapping[str, str]] = {
@@ -76,7 +76,7 @@ class CriteoSequence(Adapter):
 
     def adapt(self, raw: ibis.Table, spec: DatasetSpec) -> ibis.Table:
         """Read the row index as seconds, name the campaigns, and decode the one-hot columns of the channel."""
-        # The sample has normalized numbers in place of campaign ids, so each number is named by its rank.
+        # The sample has normalized numbers in place of campaign ids. A campaign is named by the rank of its number.
         raw = raw.mutate({"#campaign": number(raw["campaign"])})
         campaigns = raw.filter(raw["#campaign"].notnull()).select("#campaign").distinct()
         ranks = campaigns.mutate({"#rank": ibis.row_number().over(order_by="#campaign")})

@@ -22,7 +22,7 @@ def has_value(value: ibis.Value, numeric: bool = False) -> ibis.Value:
     """Return true for each row in which the file has a value, and false otherwise, never null.
 
     Args:
-        numeric: Texts such as "NA" count as missing, too.
+        numeric: Treat texts such as "NA" as missing, too.
     """
     if value.type().is_string():
         # The comparison with `NA` is slow, so it is skipped for numbers.
@@ -66,7 +66,7 @@ _FLAGS = {"yes": 1.0, "no": 0.0, "t": 1.0, "f": 0.0, "y": 1.0, "n": 0.0}
 
 
 def flag(value: ibis.Value) -> ibis.Value:
-    """Return 1 if an event happened and 0 if not. Also parses texts such as "yes" and "n", unlike `number`."""
+    """Return 1 if an event happened and 0 if not. Unlike `number`, also parse texts such as "yes" and "n"."""
     if not value.type().is_string():
         return number(value)
     word = value.strip().lower()
@@ -83,9 +83,9 @@ def null_where(value: ibis.Value, mark: int) -> ibis.Value:
 
 
 def time(value: ibis.Value) -> ibis.Value:
-    """Convert text, a date or a timestamp to a time in UTC, which is also the default time zone.
+    """Convert text, a date or a timestamp to a time in UTC.
 
-    A number becomes null, because its unit is unknown.
+    A value without a time zone is read as UTC. A number becomes null, because its unit is unknown.
     """
     if value.type().is_string():
         value = value.strip().try_cast(_TIME)
@@ -174,7 +174,7 @@ def _clock(value: ibis.Value, source: Source) -> ibis.Value:
 
 
 def _time(value: ibis.Value, source: Source) -> ibis.Value:
-    """Convert values to times in UTC, with the format of `source` and, unless a value has its own, the time zone."""
+    """Convert values to times in UTC, with the format of `source`, whose time zone is the default."""
     if source.format and _says_zone(source.format):
         return parsed(value, source.format)
     instant = _instant(source.timezone or "UTC", _clock(value, source))

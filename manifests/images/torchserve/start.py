@@ -1,7 +1,7 @@
 """Entry point of the TorchServe image: serves version $MODEL_VERSION of the mounted registry as model $MODEL_NAME.
 
-Java replaces this process, so Java is PID 1 and receives the pod's SIGTERM (the `torchserve` command is a wrapper that
-forwards no signals). All files are written below $TMPDIR, because the root file system is read-only.
+Java replaces this process, so that Java is PID 1 and receives the pod's SIGTERM. The `torchserve` command would not
+forward this signal. All files are written below $TMPDIR, because the root file system is read-only.
 """
 
 import os
@@ -24,7 +24,7 @@ def main() -> None:
         sys.exit(f"{store}: there must be exactly one .mar, found {[mar.name for mar in archives]}")
     workdir = Path(os.environ.get("TMPDIR", "/tmp"), "torchserve")
     tmp = workdir / "tmp"
-    # A previous container of this pod may have left its unpacked model here, and a PID file that prevents the start.
+    # A previous container of this pod may have left an unpacked model here, and a PID file that prevents the start.
     shutil.rmtree(workdir, ignore_errors=True)
     tmp.mkdir(parents=True)
     os.chdir(workdir)

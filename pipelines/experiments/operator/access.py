@@ -1,7 +1,7 @@
 """Checks that users of the operator's page have the needed Kubernetes rights in the namespace.
 
-The platform's gateway passes the user's name in an HTTP header, so the mesh must admit only the gateway
-(manifests/components/istio).
+The user's name is in an HTTP header, which other pods could forge. So the service mesh must admit only the platform's
+gateway (manifests/components/istio).
 """
 
 import asyncio
@@ -20,7 +20,7 @@ _BUTTON = "mtorl-page"
 
 
 def require_rights(app: web.Application, api: ClusterApi, header: str) -> None:
-    """Refuse users without the needed rights, and add the route `POST /stop/NAME`.
+    """Refuse users without the needed rights, and add the route `POST /stop/NAME`, which stops an experiment.
 
     Args:
         header: HTTP header in which the gateway passes the user's name.

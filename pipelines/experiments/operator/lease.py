@@ -1,6 +1,6 @@
 """Elects one of several operators as the leader, with a Kubernetes Lease.
 
-Two leaders could do no harm, because the API server refuses a write to an object that has changed since it was read.
+Even two leaders would do no harm, because the API server refuses a write to an object that has changed since the read.
 """
 
 import logging
@@ -98,7 +98,7 @@ class Lease:
         return True
 
     def _is_stale(self, holder: str, renewed: str | None) -> bool:
-        """Return whether the lease has expired by the clock of this process, because clocks of nodes may differ."""
+        """Return whether the lease has expired by this process's own clock, because the clocks of nodes may differ."""
         now = time.monotonic()
         if self._seen[0] != (holder, renewed):
             self._seen = (holder, renewed), now

@@ -1,6 +1,6 @@
 """Reads the decision log of an experiment in a subprocess.
 
-A verdict takes up to a minute, which would delay a kill switch in the operator's own process.
+Computing a verdict takes up to a minute. In the operator's own process, this would delay a kill switch.
 """
 
 import os

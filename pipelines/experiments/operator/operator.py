@@ -1,6 +1,6 @@
-"""Moves experiments between stages, as people or the automatic ramp decide, and writes their status.
+"""Moves Experiment objects between stages, as a person or the automatic ramp decides, and writes their status.
 
-Each experiment is an Experiment object in Kubernetes. An error with one object affects no other object.
+An error with one object affects no other object.
 """
 
 import contextlib
@@ -65,7 +65,7 @@ class Operator:
     """The operator of the experiments in one namespace.
 
     Args:
-        dataset: Description of the data set that each spec must fit; None to skip this check.
+        dataset: Description of the data set that each spec must fit. None skips this check.
     """
 
     def __init__(self, api: ClusterApi, reader: LogReader, dataset: DatasetSpec | None, servers: ModelServers) -> None:
@@ -92,7 +92,7 @@ class Operator:
     def settle(self) -> None:
         """Move promoted models to the incumbent's servers, and undo this after a rollback.
 
-        This is separate from `watch`, because KServe may take ten seconds, and a kill switch must not wait.
+        `watch` does not do this, because a change in KServe may take ten seconds, which would delay a kill switch.
         """
         while self._promoted:
             self._settle(self._promoted.pop())
@@ -297,7 +297,7 @@ class Operator:
 
     @contextlib.contextmanager
     def _events(self, resource: ExperimentResource) -> Iterator[None]:
-        """Write a Kubernetes event for each event that the block adds to the history, even after an error."""
+        """Write a Kubernetes event for each event that the block adds to the history."""
         known = len(_history(resource))
         try:
             yield

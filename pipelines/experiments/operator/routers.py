@@ -3,7 +3,7 @@
     POST /v1/in-force {"router": "mtorl-router-0", "has": {"spring": "29f66512ab34cd56"}}
     200 {"spring.yaml": "<the experiment>"}
     204 nothing has changed
-    503 unknown: the router keeps its versions
+    503 the answer is unknown, so the router keeps its versions
 
 The object's status shows which routers are up to date.
 """

@@ -38,7 +38,7 @@ def run(api: ClusterApi, dataset: Path, lake: str, port: int, every: float, user
     Args:
         lake: Folder or URI of the lake to which the routers upload their logs.
         every: Seconds between two reads of the log.
-        user_header: HTTP header with the user's name. "": the page needs no login, and has no kill switches.
+        user_header: HTTP header with the user's name. If empty, the page needs no login, and has no kill switches.
 
     Raises:
         SpecError: The description of the data set is invalid.

@@ -1,4 +1,4 @@
-"""Builds the status of an object: its conditions, the figures of `kubectl get exp`, and its document for the page.
+"""Builds the status of an Experiment object: conditions, figures for `kubectl get exp`, and the document for its page.
 
     Accepted     the spec is valid and was applied
     Progressing  the experiment continues without a person
@@ -118,7 +118,7 @@ def views_of(
     """Build the documents of all experiments that are valid or active.
 
     Args:
-        found: Returns the newest findings on an experiment, given its name and salt.
+        found: Function that returns the newest findings on an experiment, given its name and salt.
     """
     config_map = api.in_force()
     made = []

@@ -1,7 +1,19 @@
-"""Limits the requests in flight, so that admitted requests are answered in time on any hardware.
+"""Limits the requests in flight, so that those admitted are answered completely and in time, on any hardware.
 
-Fast answers raise the limit, and slow answers lower it, as in TCP Vegas (1995). A late answer cuts the limit, as in TCP
-Reno (1990). The target latency tracks a quantile (Robbins and Monro, 1951).
+By Little's law, `requests inside = answers a second * seconds inside`. So the limit follows latency, as in TCP Vegas
+(1995): an answer faster than the target latency raises the limit, and a slower one lowers it, in proportion to the
+difference. A late answer is a congestion event, which cuts the limit, as in TCP Reno (1990). If a host stalls, all
+requests inside are late at any limit, so late answers within one deadline count as one event. The limit rises only
+while it is used.
+
+The right margin between target and deadline depends on the variance of latencies, which differs between hosts. So the
+target tracks a quantile (Robbins and Monro, 1951): an event lowers it, and answers in time raise it slightly. It
+settles at the value at which one event occurs in `limit * _TARGET_CUT / _TARGET_RISE` answers. If an answer has a
+fallback because a part is broken, it changes neither the limit nor the target.
+
+If the limit is reached, a request waits in a queue for at most a part of the deadline. If the queue is so long that the
+request would wait longer, the router refuses it at once (`full`). The HTTP connection checks this before it creates a
+task for the request.
 """
 
 import asyncio
@@ -48,7 +60,7 @@ class Deadline:
         return perf_counter() - self.arrived
 
     def left(self, stage: Stage) -> float:
-        """Return the seconds left for a stage. If they are 0 or less, the stage must not start."""
+        """Return the seconds left for a stage. The stage must not start if the result is 0 or less."""
         left = _ENDS[stage] * self._seconds - self.elapsed()
         return max(left, _LOG_NEEDS * self._seconds) if stage == "log" else left
 

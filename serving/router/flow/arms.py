@@ -1,12 +1,30 @@
-"""Calls the policies of arms over HTTP, with one POST for all waiting items of an arm.
+"""Calls the arms, which may be any program, with one POST for all waiting items of an arm.
 
     POST <endpoint>                    {"instances": [{"window": ..., "u": ..., "user_id": ..., ...}, ...]}
     -> {"predictions": [...]}          v1
+    -> [...]                           or only the list; for a single item, also only the answer
     POST <endpoint>/infer              {"inputs": [{"name": "instances", "datatype": "BYTES", ...}]}     v2
     -> {"outputs": [{"datatype": "BYTES", "data": ["<an answer as JSON>", ...]}]}
 
-An answer needs only a channel and whether to expose. If the experiment names an arm's model (`model_digest`), answers
-of another model are errors.
+In both protocols, an answer may have these fields:
+
+    {"channel": "search", "expose": true}                                     # sufficient
+    {"channel": "search", "expose": true, "propensity": 0.7}                  # the arm can be evaluated on its log
+    {..., "channel_probs": {"search": 0.7, "video": 0.3}, "exposure_probs": {"search": 1, "video": 0}}
+                                                                              # ... and so can any other policy
+    {..., "expected_reward": 0.1, "expected_cost": 0.03, "expected_rewards": {...}, "expected_costs": {...}}
+    {..., "price": 0.3, "prices": {...}, "state_distance": 1.1, "model": {"name": ..., "version": ..., "digest": ...}}
+
+A field that an arm leaves out is null in the record and in the router's answer. The probabilities of all channels must
+add up to one. If an arm gives only the probability of the chosen channel, only that one is logged. If the policy of an
+arm is in the experiment file (the request's baseline, or rows, `mtorl/experiment/rule.py`), this module computes its
+answers. Faults of answers are counted by cause. The last one stays in `/health/ready` for a minute, because the next
+good answer would otherwise hide it.
+
+If two endpoints are swapped, every decision counts for the wrong arm. So if the experiment names an arm's model
+(`model_digest`), answers of another model are errors. If it names none, the model may change, as in a promotion or a
+rollback. Decisions are then still served. The log, `mtorl_arm_model_changes_total` and `/health/ready` report the
+change, and the verdict judges only the newest models (`monitoring/verdict/counted_decisions.py`).
 """
 
 import asyncio
@@ -117,9 +135,9 @@ class Arms:
     def predict(
         self, experiment: Experiment, arm: Arm, items: Items, seconds: float, spans: Iterable[Span] = ()
     ) -> list[ArmAnswer | ArmError]:
-        """Send all items to an arm in one call; returns a decision or an error for each.
+        """Send all items to an arm in one call; returns a decision or an error for each item.
 
-        Raises TimeoutError, or ArmError if the whole call failed or a wrong model answered.
+        Raises TimeoutError, or ArmError if the whole call failed or another model answered than the experiment expects.
         """
         key = experiment.key(arm.name)
         try:

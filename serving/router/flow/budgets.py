@@ -36,9 +36,9 @@ class NoAccount(RuntimeError):
 
 
 class Budgets:
-    """Reserves money in a ledger, for an event loop and the threads of lanes.
+    """Reserves money in a ledger. Threads and an event loop may use it at the same time.
 
-    `cost_cap` limits an exposure's reservation by channel, in currency units.
+    `cost_cap` is the largest amount in currency units that one exposure may reserve, by channel.
     """
 
     def __init__(self, ledger: Ledger, cost_cap: Mapping[str, float]) -> None:
@@ -63,8 +63,8 @@ class Budgets:
     def reserve(self, wanted: Sequence[tuple[Wanted, Experiment]]) -> list[float | Exception | None]:
         """Make reservations with one blocking call of the ledger.
 
-        Returns for each item the reserved currency units, None if an account has too little left, or an error. After
-        LedgerUnavailable, some reservations may exist, and the caller must cancel them.
+        For each item, the result is the reserved amount in currency units, None if too little money is left, or an
+        error. After LedgerUnavailable, the caller must cancel the reservations, because some may exist.
         """
         in_force = self._accounts_of
         answers: list[float | Exception | None] = []
@@ -93,7 +93,7 @@ class Budgets:
             raise BudgetsClosed("too many reservations wait to be settled")
 
     def set_accounts(self, experiments: Experiments, spool: Spool) -> None:
-        """Set the ledger's accounts. The first call also finishes reservations after a crash.
+        """Set the ledger's accounts. The first call also charges or releases the reservations that a crash left open.
 
         Raises:
             LedgerInUse: Another router uses a ledger that can't be shared.
@@ -201,10 +201,10 @@ class Settler:
 
 
 class OutcomeIntake:
-    """Logs reported outcomes, settles their costs, and releases cancelled reservations.
+    """Logs reported outcomes, charges their costs, and releases the money of cancelled decisions.
 
-    Outcomes are handled in small pieces, so that decisions can run in between. `forget` is called with the id of each
-    cancelled decision.
+    Outcomes are handled in small pieces, so that decisions can be made in between. `forget` is called with the id of
+    each cancelled decision.
     """
 
     def __init__(
@@ -218,9 +218,9 @@ class OutcomeIntake:
         self._turn = asyncio.Lock()  # a fair lock, so that reports take turns
 
     async def accept(self, body: bytes) -> dict[str, int]:
-        """Log a report's outcomes and settle their costs; returns the number of outcomes.
+        """Log a report's outcomes and charge their costs; returns the number of outcomes.
 
-        After BadRequest, nothing was stored. After SpoolUnavailable, the caller must send the whole report again.
+        BadRequest is raised before anything is stored. After SpoolUnavailable, the caller must repeat the whole report.
         """
         async with self._turn:
             outcomes = self._parser.parse(body)

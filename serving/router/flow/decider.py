@@ -4,8 +4,24 @@
     thread       features, arm, ledger, log: four calls, in this order                     `Stages.decide`
     event loop   the answer, after taking over decisions that are not logged in time       `Decider._decide_in_lane`
 
-Each arm has a *lane*, a queue with threads. A thread that hangs can't be stopped, so the event loop answers late
-decisions with the default action, and ignores the thread.
+Each arm has a *lane*, a queue with threads. A thread takes all decisions that wait in its lane through the four stages,
+with one call of a part per stage (`stages.py`). A fault affects as few decisions as possible: one user's features, one
+answer, one reservation, or all decisions that share a call. After a fault, a decision continues with the default
+action, which may cost money and is logged like any other.
+
+**Time.** A stage may use the rest of the deadline, except for the short time that later stages need (`Deadline.left`).
+On a busy host, any stage may be delayed for a moment, but rarely all of them. A call that takes longer is a fault of
+its part. A stage without time left is not called (`no_time`).
+
+**Late.** A call that hangs may never return, and a thread can't be stopped. So the event loop takes a decision over if
+it has not reached the stage `log` at the ledger's time limit, or is not logged at the log's. The thread's results are
+then ignored. The caller gets the default action without an exposure, with the hanging stage as the reason. The log's
+own thread writes the record, and money that the ledger may have reserved is released.
+
+**If the ledger's Redis hangs**, callers of all arms get this answer at the ledger's time limit, with the reason
+`ledger`. After 20 such failures, or while three calls hang, the circuit breaker is open (`stages.py`): further
+decisions get the same answer at once, and their threads log them. Every .25 s, one call tests the ledger, and its
+first answer closes the circuit breaker. If the online store's Redis hangs, the reason is `features`.
 """
 
 import asyncio
@@ -46,7 +62,7 @@ log = logging.getLogger(__name__)
 
 
 class Decider:
-    """Makes all decisions, in one event loop. An internal fault leads to the default action.
+    """Makes all decisions, in one event loop. After an internal error, the default action is taken.
 
     `seconds` is the deadline of a request.
     """
@@ -65,8 +81,8 @@ class Decider:
     async def decide(self, requests: Sequence[DecisionRequest]) -> list[dict[str, Any]]:
         """Decide on requests; returns a prediction for each. A repeated request gets its previous answer.
 
-        If the caller disconnects, the decisions continue, because money may be reserved. After RequestConflict, nothing
-        is decided.
+        If the caller disconnects, the decisions are finished nevertheless, because money may be reserved. If
+        RequestConflict is raised, nothing is decided.
         """
         answers: list[dict[str, Any]] = await asyncio.shield(self._in_background(self._decide(requests)))
         return answers
@@ -176,9 +192,9 @@ class Decider:
         return None if decision.fault == "log" else written
 
     async def _release(self, decision_id: str, written: Future[None] | None) -> None:
-        """Release a decision's money after its withdrawal is logged.
+        """Release a decision's money after a record in the log has withdrawn the decision.
 
-        In the reverse order, a crash in between would leave a logged exposure without money.
+        In the reverse order, a crash in between would leave an exposure in the log without money for it.
         """
         if written is not None:
             await _durable([written], WITHDRAWAL_SECONDS)
@@ -245,7 +261,7 @@ async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
 class Lane:
     """The queue and the threads that make the decisions of one arm, in batches.
 
-    An arm that hangs blocks only its own lane. A lane belongs to one event loop.
+    An arm that hangs blocks only its own lane. A lane may be used from one event loop only.
     """
 
     def __init__(self, name: str, work: _Work) -> None:

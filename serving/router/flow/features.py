@@ -1,7 +1,16 @@
-"""Reads features from Feast's online store, in the threads of lanes.
+"""Reads features from Feast's online store, in this process and in the threads of lanes.
 
-Feast's own call returns expired values, so rows are read directly. A value that is missing, expired, or newer than the
-decision is replaced by its field's default.
+Feast's own call for a whole service returns expired values, and reports an unknown user differently for each store. So
+the rows are read directly from the store. On Redis, Feast needs a round trip per view. This module reads the fields of
+all views with one HMGET per key, and all keys of a batch share a round trip. Two rules apply:
+
+- A value is not served if, at the time of the decision, it is older than its view's TTL or not older than the decision.
+- An unknown, expired or null value is replaced by the default of its field (the tag "default", as JSON).
+
+The age of a history is that of its newest touchpoint before the decision; `mtorl.window.window` drops later ones.
+
+If a repository has no registry, Feast would write an empty one. So the router checks first, and waits until a training
+pipeline or `mtorl-bootstrap` has written the registry.
 """
 
 from __future__ import annotations
@@ -32,7 +41,7 @@ if TYPE_CHECKING:
 
 # join keys for which a request has a value
 _KEYS = {"user_id", "campaign_id"}
-# Feast may still be writing an invalid registry file that changed less than this many seconds ago.
+# An invalid registry file that changed less than this many seconds ago may be one that Feast is still writing.
 _WRITING_SECONDS = 10.0
 
 Requests = Sequence[DecisionRequest]
@@ -96,7 +105,7 @@ class FeatureReader:
 class FeastSource:
     """Reads the features of a Feast feature service.
 
-    Raises RegistryAwaited, or SettingsError if the repository or the service is not usable.
+    Raises RegistryAwaited if Feast's registry is missing or incomplete, and SettingsError for any other fault.
     """
 
     def __init__(self, repo: Path, service: str, spec: DatasetSpec | None = None) -> None:
@@ -208,9 +217,9 @@ def _online_store(config: Any) -> Any:
 
 
 class _EachView:
-    """Reads any online store of Feast, with one call for each view.
+    """Reads any online store of Feast, with one call for each feature view.
 
-    Two threads that read SQLite on one connection may get each other's rows, so threads don't share stores.
+    Threads do not share a store, because two threads on one SQLite connection may get each other's rows.
     """
 
     def __init__(self, config: Any, views: Sequence[_View]) -> None:

@@ -1,7 +1,6 @@
 """Gives a retried request its previous answer, and refuses a different request with the same id.
 
-An exposure is repeated only if its money is still reserved or spent, because another router may have received a
-cancellation.
+An exposure is not repeated if its money was released meanwhile, for example because another router has cancelled it.
 """
 
 import asyncio
@@ -28,7 +27,7 @@ class RequestConflict(RuntimeError):
 
 
 def request_key(user_id: str, campaign_id: str, request_id: str | None) -> str | None:
-    """Return a key for requests with the same id, user and campaign; None if there is no id."""
+    """Return a key that is equal for requests with the same id, user and campaign; None if there is no id."""
     if request_id is None:
         return None
     return hashlib.blake2b(orjson.dumps([user_id, campaign_id, request_id]), digest_size=16).hexdigest()
@@ -77,10 +76,12 @@ class IdempotencyCache:
                 self.forget(outcome["decision_id"])
 
     def claim(self, key: str, content: str | None) -> asyncio.Future[Prediction] | Answered | None:
-        """Look up a request; returns a future of its answer, an earlier exposure, or None if the request is new.
+        """Look up a request, and return what is known about it.
 
-        After None or an exposure, the caller must call `complete`, `repeat` or `release`. Raises RequestConflict if the
-        earlier request had another `content` (a hash).
+        Returns the future answer of the same request, or an earlier exposure that needs a check, or None for a new
+        request. In the last two cases, the caller must later call `complete`, `repeat` or `release`.
+
+        Raises RequestConflict if the earlier request with this key had another `content` (a hash).
         """
         found = self._pending.get(key) or self._answers.get(key)
         if isinstance(found, Answered) and time.monotonic() - found.at > SECONDS:

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 class PendingDecision:
     """A decision on its way through the stages. If `fault` is set, the default action is taken.
 
-    A thread may change the decision only while the thread holds `lock` and the decision is not `closed`.
+    A thread must hold `lock` to change the decision, and must not change a `closed` decision.
     """
 
     request: DecisionRequest
@@ -72,7 +72,7 @@ class PendingDecision:
     ) -> PendingDecision:
         """Begin a decision: assign the user to an arm.
 
-        The decision's id contains the log's identity, so that a router finds its own reservations after a crash.
+        The decision's id contains `log_id`, so that a router recognises its own reservations after a crash.
         """
         user, campaign = request.user_id, request.campaign_id
         made, key = decision_id(user, log_id, campaign=campaign), request_key(user, campaign, request.request_id)
@@ -165,7 +165,7 @@ class PendingDecision:
     def action(self) -> ArmAnswer:
         """The policy's answer or, after a fault, the default action.
 
-        The default action is the request's baseline, or else a decision without exposure.
+        The default action is the request's baseline if there is one. Otherwise, no ad is shown.
         """
         if (answer := self.policy_answer) is not None:
             return answer

@@ -1,6 +1,6 @@
 """Runs the stages of decisions in threads: features, arm, ledger, log and, after the answer, shadow calls.
 
-A stage is one call of a store or arm for all decisions of a batch, through a circuit breaker.
+A stage makes one call for all decisions of a batch. A circuit breaker stops calls to a store or arm that keeps failing.
 """
 
 import logging
@@ -58,7 +58,7 @@ class Stages:
     def decide(self, decisions: Decisions) -> None:
         """Run the four stages for new decisions.
 
-        A repeated decision whose money is no longer reserved or spent becomes a new one.
+        A repeated exposure becomes a new decision if its money is no longer reserved or spent.
         """
         self._check_repeats([decision for decision in decisions if decision.previous is not None])
         new = [decision for decision in decisions if decision.previous is None]
@@ -69,11 +69,7 @@ class Stages:
         self._log(new)
 
     def _check_repeats(self, decisions: Decisions) -> None:
-        """Forget a decision's previous answer if its money is no longer reserved or spent.
-
-        The method makes the same reservation again to find out. If the ledger does not answer, the previous answer is
-        kept.
-        """
+        """Forget a decision's previous answer if its money is no longer reserved or spent."""
 
         def take(decision: PendingDecision, paid: bool | Exception) -> None:
             if not paid or isinstance(paid, AlreadyReserved):
@@ -193,7 +189,8 @@ class Stages:
 class Parts:
     """Calls stores and arms for the stages, each through a circuit breaker. Thread-safe.
 
-    `part` is a name in `/health/ready`, or None for the ledger and the log, for which only timeouts count as failures.
+    `part` is the name of a store or arm in `/health/ready`. It is None for the ledger and the log, for which only
+    timeouts count as failures.
     """
 
     def __init__(self, health: Health, drills: Drills) -> None:
@@ -210,7 +207,7 @@ class Parts:
         call: Call,
         take: Callable[[PendingDecision, Any], None],
     ) -> None:
-        """Call a part once for all decisions, and pass each answer or exception to `take`.
+        """Make one call for all decisions, and pass each answer or exception to `take`.
 
         If `take` raises an error, only that decision fails.
         """

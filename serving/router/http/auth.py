@@ -1,6 +1,6 @@
 """Authenticates callers by tokens in the header Authorization.
 
-The token file is read again when it changes, so that tokens can be replaced without a restart.
+A changed token file is read again, so that tokens can be replaced without a restart.
 """
 
 import hmac
@@ -17,7 +17,7 @@ _SHORTEST_TOKEN = 16  # characters
 
 
 class Authentication:
-    """Admits requests that have one of the tokens in `auth.file`, or all requests if `kind` is `none`.
+    """Admits requests that have one of the tokens in a file. Without authentication, all requests are admitted.
 
     Raises SettingsError if the file has no usable token.
     """

@@ -1,6 +1,6 @@
 """The router's ASGI application: checks requests, answers the router's routes, and passes others to KServe.
 
-A web framework would take as much CPU time as the decision itself.
+It uses no web framework, because a framework would take as much CPU time as the decision itself.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """Runs the router's process.
 
-The start may take minutes, so probes are answered before the router has started.
+The start may take minutes, so the process answers health probes before the router is ready.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ _LEFT_UNDONE = 4  # exit code if work is left for the next start
 def serve(settings: RouterSettings) -> None:
     """Serve until SIGTERM or SIGINT, then finish the requests in flight, flush the log and return.
 
-    If work is left because a database or disk hangs, the process exits with code 4.
+    If a database or disk hangs, so that work is left undone, the process exits with code 4.
     """
     router = Router(settings)
     _RouterServer(settings, router, Gateway(router, settings)).serve_until_stopped()

@@ -46,7 +46,7 @@ _ADAPTER: TypeAdapter[InferBody] = TypeAdapter(InferBody)
 def parse_request(body: bytes, json_bytes: bytes | None, parser: DecisionParser) -> tuple[list[DecisionRequest], str]:
     """Parse a v2 request; returns the requested decisions, and the request's id or "". Raises BadRequest.
 
-    `json_bytes`: length of the JSON in bytes, if binary tensors follow.
+    `json_bytes` is the length of the JSON message in bytes; None if no binary tensors follow.
     """
     try:
         message = _ADAPTER.validate_python(parse_json(body) if json_bytes is None else _in_json(body, json_bytes))

@@ -4,7 +4,7 @@
     GET    /v1/drills   lists the active faults
     DELETE /v1/drills   ends all faults
 
-The delay counts toward the stage's time limit.
+An injected delay counts toward the time limit of the stage.
 """
 
 import random

@@ -3,8 +3,8 @@
     GET /health/live      200 while the event loop responds; otherwise the pod should be restarted
     GET /health/ready     200 while requests can be answered; otherwise 503 with the reason
 
-If a store or an arm does not answer, the router stays ready. Otherwise, all replicas would be taken out of service at
-once.
+The router stays ready if a store or an arm does not answer. Otherwise, Kubernetes would send no requests to any of the
+replicas.
 """
 
 from collections.abc import Callable, Mapping

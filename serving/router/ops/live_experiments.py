@@ -1,6 +1,7 @@
 """Keeps the active experiments: reloads changed files, and keeps the last valid version of each experiment.
 
-The kill switch, a file NAME.off or the line `enabled: false`, works even if the rest of the file is invalid.
+An experiment is switched off by a file NAME.off, or by the line `enabled: false` even if the rest of its file is
+invalid.
 """
 
 import contextlib
@@ -27,10 +28,9 @@ class Source(Protocol):
     """A source of experiment files."""
 
     def texts(self, versions: Mapping[str, str], refused: bool) -> Mapping[str, bytes]:
-        """Return the content of each file: NAME.yaml for an experiment, and NAME.off if it is switched off by a file.
+        """Return the content of each file: NAME.yaml for an experiment, and NAME.off for a file that switches it off.
 
-        `refused` is true if some of the last files were invalid. Raises ExperimentError if there is no experiment, or
-        if a file can't be read.
+        Raises ExperimentError if there is no experiment, or if a file can't be read.
         """
 
     def folder(self, name: str) -> Path:
@@ -38,9 +38,9 @@ class Source(Protocol):
 
 
 class ExperimentFiles:
-    """An experiment file, or a folder with several files *.yaml.
+    """A source that reads one experiment file, or all *.yaml files in a folder.
 
-    `tables` is the folder of the budget tables. None: the folder of the experiment file.
+    `tables` is the folder of the budget tables, by default the folder of the experiment file.
     """
 
     def __init__(self, path: Path, tables: Path | None = None) -> None:
@@ -79,7 +79,7 @@ class ExperimentFiles:
 class LiveExperiments:
     """The active experiments. A decision reads its experiment only once, so all its stages use the same version.
 
-    If `start_with_it`, a restarted router begins with the experiments saved in `last_good`.
+    If `start_with_it` is true, a restarted router begins with the experiments saved in `last_good`.
     """
 
     def __init__(
@@ -139,10 +139,7 @@ class LiveExperiments:
         return changed
 
     def _accept(self, texts: Mapping[str, bytes]) -> tuple[dict[str, Experiment], list[str]]:
-        """Parse and check files; returns the experiments to apply by file name, and the faults.
-
-        If an experiment has not changed, the same object is returned.
-        """
+        """Parse and check files; returns the experiments to apply by file name, and the faults."""
         off = {Path(name).stem for name in texts if name.endswith(OFF)}
         texts = {name: text for name, text in texts.items() if not name.endswith(OFF)}
         read, faults = dict[str, Experiment](), []

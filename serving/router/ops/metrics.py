@@ -119,7 +119,7 @@ def show_overruns(by_arm: Mapping[tuple[str, str], float]) -> None:
 def show_budget(balances: Sequence[Balance]) -> None:
     """Publish limits, spend and reservations.
 
-    Accounts with common reservations are not added up, because the money would count twice.
+    An account is left out of the sums if its reservations also count in a wider account.
     """
     fullest: dict[tuple[str, ...], float] = {}
     for balance in balances:
@@ -137,7 +137,7 @@ def show_budget(balances: Sequence[Balance]) -> None:
 def show_pace(paces: Sequence[Pace]) -> None:
     """Publish spend and planned spend of paced accounts.
 
-    Gaps to the plan are not summed, because an account ahead and one behind would cancel out.
+    Differences from the plan are not summed, because an account ahead of its plan would hide one that is behind.
     """
     shown = _apart(paces)
     show(BUDGET_PLANNED, {labels: sum(p.planned for p in apart) for labels, apart in shown.items()})

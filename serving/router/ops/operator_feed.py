@@ -1,6 +1,6 @@
 """Polls the operators in a cluster every second for the active experiments.
 
-The kubelet may take minutes to update a mounted ConfigMap, too long for a kill switch.
+A mounted ConfigMap would be too slow for a kill switch, because the kubelet may update it only after minutes.
 """
 
 import logging

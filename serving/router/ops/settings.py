@@ -1,6 +1,7 @@
 """The router's settings: one YAML file, read at the start.
 
-The environment variables MTORL_LAKE, MTORL_TRACING and K_SINK override `lake`, the endpoint of `tracing`, and `sink`.
+The environment variables MTORL_LAKE, MTORL_TRACING and K_SINK override the settings `lake`, `tracing.endpoint` and
+`sink`.
 """
 
 import os

@@ -1,7 +1,6 @@
 """Traces the stages of a share of the requests, and sends the spans to an OpenTelemetry collector.
 
-OpenTelemetry's ASGI instrumentation would trace requests before authentication. Our spans contain no user, no context,
-no money and no text of an error.
+Spans contain no user, no context, no money and no error text.
 """
 
 import asyncio
@@ -49,7 +48,7 @@ def request(name: str, headers: Iterable[tuple[bytes, bytes]]) -> AbstractContex
 
 
 def span(name: str, traits: Traits | None = None, of: Span | None = None) -> AbstractContextManager[Span]:
-    """Start a child span of `of` (default: the current span). If the request is not traced, return its parent."""
+    """Start a child span of `of`, by default of the current span. If the request is not traced, return the parent."""
     if _tracer is None:
         return _OFF
     parent = of or get_current_span()
@@ -95,7 +94,7 @@ def note(traits: Traits) -> None:
 
 
 def outgoing(spans: Iterable[Span]) -> dict[str, str]:
-    """Return the tracing headers for a call to an arm that serves several spans.
+    """Return the tracing headers for one call that serves several requests.
 
     The first recorded span becomes the parent of the call, and the other spans link to it.
     """

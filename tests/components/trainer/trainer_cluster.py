@@ -1,6 +1,6 @@
-"""Replaces Kubeflow Trainer: TrainJobs are kept in memory, and their pods are local processes.
+"""A fake Kubeflow Trainer: TrainJobs are kept in memory, and their pods are local processes.
 
-A process that fails is started again, like a container of a Job.
+A failed process is restarted, like a container of a Job.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ _RESTARTS = 6  # a Job's backoffLimit
 
 
 class TrainerCluster(KubernetesApi):
-    """An API server for a training step. `refused` maps a request, such as "get", to its HTTP error."""
+    """A fake API server for a training step.
+
+    `refused` maps a method, such as "get", to the HTTP status with which it is refused.
+    """
 
     def __init__(self) -> None:
         self.namespace = "mine"

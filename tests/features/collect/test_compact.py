@@ -106,7 +106,10 @@ class Killed(BaseException):
 
 
 def at_each_change(monkeypatch: pytest.MonkeyPatch, then: Callable[[Path], object], folder: Path) -> list[Path]:
-    """Compact one new lake per file operation, and call `then` before or after that operation; returns the lakes."""
+    """Compact one new lake for each moment, and call `then` at that moment; return the lakes.
+
+    The moments are before and after each file operation.
+    """
     originals = {name: getattr(Lake, name) for name in ("put", "write", "supersede")}
     lakes = []
     for stop in range(1, 100):
@@ -154,7 +157,7 @@ def test_a_killed_compaction_loses_and_repeats_nothing(tmp_path: Path, monkeypat
 
 
 def test_two_compactors_at_once_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second compactor does all its work between two steps of the first, for every pair of steps."""
+    """The second compactor runs as a whole between two file operations of the first, at each possible point."""
     expected = content(small(tmp_path / "expected"))
     for place in at_each_change(monkeypatch, lambda lake: compact(Lake.open(lake), LATER), tmp_path):
         assert content(place) == expected, place

@@ -1,6 +1,7 @@
-"""Tests of the exposures that a training leaves out if the log has too many.
+"""Tests of the choice of exposures for a training if the log has too many.
 
-All exposures of each arm's newest model stay. Older exposures go first if they tell little about other channels.
+All exposures of each arm's newest model are used. Of the older exposures, those that tell little about other channels
+are left out first.
 """
 
 import json

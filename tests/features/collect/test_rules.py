@@ -306,10 +306,10 @@ TRUTH = float((TARGET * TARGET_SHOW * GAIN).sum(axis=1).mean())
 
 
 def market(seed: int, faults: float = 0.0, lost: float = 0.0, budget: bool = False) -> tuple[list[Any], list[Any]]:
-    """Return the decisions of a policy with the probabilities DRAW and SHOW, and their outcomes.
+    """Return decisions drawn with the probabilities DRAW and SHOW, and the outcomes of these decisions.
 
-    `faults` and `lost` are shares of exposures that fail in the ledger or are cancelled. With `budget`, each
-    hour's budget is spent after 30 to 45 minutes.
+    `faults` is the share of exposures that fail in the ledger, and `lost` is the share that is cancelled. With
+    `budget`, each hour's budget is spent after 30 to 45 minutes.
     """
     random = np.random.default_rng(seed)
     decisions, outcomes = [], []

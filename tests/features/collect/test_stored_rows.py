@@ -1,4 +1,4 @@
-"""Tests that a training run stores the rows made from decisions, so that the next run judges only new ones."""
+"""Tests of the rows that a training makes from decisions and stores for the next training."""
 
 import os
 import random

@@ -112,7 +112,7 @@ def test_criteo_raw(tmp_path):
     assert log["campaign_id"].tolist() == ["9001"] * 3 + ["9002", "9003"]
     assert log["channel"].tolist() == [*["Type_29196072"], *["Type_29841067"] * 2, *["Type_9312274"] * 2]
     start = pd.Timestamp("2024-01-01", tz="UTC")
-    # The two banners differ only in cat2. Both are kept, and the second is moved by 1 us.
+    # Two rows differ only in cat2. Both are kept, and the second is moved by 1 us so that their times differ.
     seconds = [0, 7, 7.000001, 2, 2671199]
     assert ((log["timestamp"] - start) / pd.Timedelta("1s")).tolist() == seconds and report.moved_ties == 1
     assert log["cost"].tolist() == [1e-05, 0.000183, 0.000183, 1e-05, 0.0002]

@@ -104,7 +104,7 @@ def first_broken(name: str, text: str) -> str | None:
 
 
 def reference(rows: list[dict[str, str]]) -> tuple[dict[int, set[str]], list[tuple[str, int, int]], int]:
-    """Return the expected faults by row number, the valid rows, and the number of moved rows.
+    """Return the expected faults by row number, the valid rows, and the number of rows whose time is moved.
 
     A valid row is a tuple of the user, the time in microseconds and the row number.
     """

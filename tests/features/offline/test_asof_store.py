@@ -27,7 +27,7 @@ ON_DEMAND = ["python_sum:both", "pandas_twice:twice"]
 
 
 def sources(rng: np.random.Generator, rows: int) -> dict[str, pd.DataFrame]:
-    """Return sources with few keys and times, so that ties and ages of exactly the TTL are frequent."""
+    """Return random tables with few keys and times, so that ties and ages of exactly the TTL are frequent."""
 
     def times(size: int) -> pd.DataFrame:
         at = rng.integers(0, 12, size) * 1_000_000 + rng.integers(0, 2, size)
@@ -87,9 +87,10 @@ def write(data: dict[str, pd.DataFrame], folder: Path) -> None:
 
 
 class Stores:
-    """This project's offline store, and a store "earlier" with Feast's own join, for comparison.
+    """This project's offline store, and a second store with Feast's own join, for comparison.
 
-    Feast also returns rows at exactly the request time, so its requests are 1 us earlier with a TTL 1 us shorter.
+    Feast's join also returns rows at exactly the request time. Therefore requests to the second store are 1 us earlier,
+    and its TTL is 1 us shorter.
     """
 
     def __init__(self, root: Path) -> None:

@@ -88,7 +88,7 @@ def from_the_log(run: FeatureRun, rows: Sequence[int]) -> WindowBatch:
 def from_feast(run: FeatureRun, rows: Sequence[int]) -> list[Known]:
     """Read the features at each row's time with Feast's point-in-time join.
 
-    Histories come from the log, because Feast has them only online.
+    The histories are computed from the log, because Feast stores them only online.
     """
     entities = run.steps().loc[list(rows), ["user_id", "campaign_id", "timestamp"]]
     features = [f"{STATIC}:{column.name}" for column in run.spec.static]

@@ -1,4 +1,4 @@
-"""Tests that the feed adds each exposure to the user's history exactly once, in any order of events."""
+"""Tests that each exposure is added to the user's history exactly once, in any order of events."""
 
 import json
 import os

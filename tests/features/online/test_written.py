@@ -1,4 +1,4 @@
-"""Tests that a write counts only while the store still has the data with which the write began."""
+"""Tests that a write of the online store is not recorded as complete if the store lost its data meanwhile."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -69,7 +69,7 @@ def made(**changes: Any) -> Experiment:
 
 
 def history(experiment: Experiment, *steps: tuple[float, str, dict[str, Any]]) -> list[Event]:
-    """Return a history of steps: hours since the start, a stage (or "kill" or "resume"), and other fields."""
+    """Return events from steps: hours since the start, then "kill", "resume" or the new stage, then other fields."""
     events: list[Event] = []
     for hours, what, more in steps:
         kind: Any = what if what in ("kill", "resume") else "move"

@@ -1,6 +1,6 @@
 """Tests of the experiments page in Debian's Chromium: layout, contrast, keyboard and requests.
 
-Without the browser the tests fail, they are not skipped.
+The tests fail if the browser is missing.
 """
 
 from __future__ import annotations

@@ -180,10 +180,7 @@ def _left_out(log: Log, since: datetime | None) -> dict[str, str | None]:
 
 
 def _rows(log: Log, left_out: dict[str, str | None], changed: bool) -> dict[tuple[str, str, str], np.ndarray]:
-    """Return six sums for each user, stage and arm.
-
-    They are decisions, exposures, timely clicks, timely costs, late clicks and late costs.
-    """
+    """Return decisions, exposures, timely clicks, timely costs, late clicks and late costs by user, stage and arm."""
     counts = {None, "switched_off", "changed_period"} if changed else {None}
     rows = {row["decision_id"]: row for row in _counted(log)}
     sums: dict[tuple[str, str, str], np.ndarray] = defaultdict(lambda: np.zeros(6))

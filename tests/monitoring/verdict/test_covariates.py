@@ -70,9 +70,9 @@ def test_the_past_of_a_bot_is_capped_at_ten_typical_users(tmp_path: Path) -> Non
 
 
 def trafficked(tmp_path: Path, unequal: float = 0.0) -> DecisionLog:
-    """Return a log of 600 users with a past and very different click rates.
+    """Return a log of 600 users with very different click rates, from before and during an experiment.
 
-    With `unequal` above 0, the challenger's users clicked less even before the experiment.
+    `unequal` is the share by which the click rates of the challenger's users are lower from the start.
     """
     rng, log = np.random.default_rng(3), Log()
     rates = rng.beta(0.5, 1.5, 600) * (1.0 - unequal * (np.arange(600) % 2))

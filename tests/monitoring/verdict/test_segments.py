@@ -15,9 +15,9 @@ DEVICE = {"device": "json_extract_string(record.context, '$.device')"}
 
 
 def traffic(devices: dict[str | None, tuple[float, float]], users: int = 800, seed: int = 0) -> Log:
-    """Return a log of users with two decisions each on one device.
+    """Return a log with two decisions per user, both on the same device.
 
-    `devices` has the click rates of the incumbent and the challenger for each device.
+    `devices` maps a device to the click rates of the incumbent and the challenger.
     """
     rng, log, names = np.random.default_rng(seed), Log(), list(devices)
     for user in range(users):

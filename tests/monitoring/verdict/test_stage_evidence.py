@@ -78,7 +78,7 @@ def test_the_ledgers_delay_after_a_change_of_stage_is_no_fault_of_an_arm(tmp_pat
 
 @pytest.mark.parametrize(("reason", "ratio"), [("model_error", 1.0), (None, 0.0), ("ledger", 0.0)])
 def test_a_stage_that_began_seconds_ago_has_evidence(reason: str | None, ratio: float, tmp_path: Path) -> None:
-    """On a laptop a stage may last only seconds, so a fault must be visible within a stage's first minute."""
+    """On a laptop a stage may last only seconds, so a fault must be visible within the first minute."""
     decisions = [decided(n, "challenger", (50 + n) / 60, fallback_reason=reason) for n in range(3)]
     log = DecisionLog.of(write(tmp_path / "log", decisions))
     found = evidence(log, at("5%"), 50 / 60).arms["challenger"]

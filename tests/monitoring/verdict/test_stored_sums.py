@@ -150,7 +150,7 @@ def test_a_timely_outcome_counts_even_if_uploaded_after_its_hour_is_closed(tmp_p
 
 
 def test_timely_outcomes_count_during_and_after_a_missing_compaction(tmp_path: Path) -> None:
-    """The compaction is missing in hours 12 to 19. Each click comes two hours after its decision, in time."""
+    """No compaction runs in hours 12 to 19. Each click comes two hours after its decision, early enough to count."""
     lake, log = Lake.open(tmp_path), _records(range(30))
     for hour in range(30):
         came = Log()

@@ -68,10 +68,7 @@ def test_a_clear_win_ships_and_the_dict_is_json(tmp_path: Path) -> None:
 
 
 def test_a_changed_share_of_exploration_is_another_policy(tmp_path: Path) -> None:
-    """An arm that logs no model is identified by its share of random decisions.
-
-    Fallback decisions do not log this share.
-    """
+    """An arm that logs no model counts as another policy after its share of random decisions changes."""
     log = traffic(400, 0.3)
     for place, row in enumerate(log.decisions):
         share = 0.5 if place < 300 else 0.1 if place < 600 else None
@@ -109,9 +106,10 @@ def test_only_decisions_after_the_last_model_change_count(tmp_path: Path, challe
 
 @pytest.mark.parametrize("seed", range(5))
 def test_overriding_the_incumbents_best_users_does_not_ship_a_copy_of_it(tmp_path: Path, seed: int) -> None:
-    """The incumbent's users with the most clicks are overridden to an equal challenger.
+    """An override moves the incumbent's users with the most clicks to an equal challenger.
 
-    Without these users' earlier decisions, the challenger would seem better.
+    If their earlier decisions were left out, the incumbent would lose its best users and the challenger would seem
+    better.
     """
     rng, log, clicks = np.random.default_rng(seed), Log(), Counter[str]()
     rates = rng.beta(0.3, 1.2, 2_000)
@@ -181,7 +179,7 @@ def test_all_arms_are_compared_over_the_time_of_the_present_weights(tmp_path: Pa
 
 
 def ramp(users: int, rate: dict[str, float], market: dict[str, float], seed: int = 0) -> Log:
-    """Return a log of the stages 5 % and 25 %. The click rates of arm and stage add up."""
+    """Return a log of the stages 5 % and 25 %. The click rate is the arm's `rate` plus the stage's `market`."""
     rng = np.random.default_rng(seed)
     log = Log()
     for stage, share in (("5%", 0.05), ("25%", 0.25)):
@@ -197,7 +195,7 @@ def ramp(users: int, rate: dict[str, float], market: dict[str, float], seed: int
 def test_a_ramp_is_judged_within_its_stages_as_one_experiment(tmp_path: Path) -> None:
     """Both arms have the same policy, and clicks increase between the stages.
 
-    Pooled stages would favour the challenger, most of whose users come in the second stage.
+    If the stages were pooled, the challenger would seem better, because most of its users come in the second stage.
     """
     rate = {"incumbent": 0.1, "challenger": 0.1}
     log = ramp(4_000, rate, {"5%": 0.0, "25%": 0.5})
@@ -242,9 +240,9 @@ def test_an_arm_with_weight_zero_has_no_verdict(tmp_path: Path) -> None:
 
 
 def paced_against_unpaced(hours: int) -> Log:
-    """Return a log of two equal policies with equal daily budgets.
+    """Return a log of two equally good policies with equal daily budgets.
 
-    The challenger spends evenly over the day, and the incumbent in the morning.
+    The challenger spends its budget evenly over the day, and the incumbent only in the morning.
     """
     log = Log()
     for hour in range(hours):
@@ -267,7 +265,7 @@ def test_an_unfinished_day_does_not_count_with_a_daily_budget(tmp_path: Path) ->
     assert noon["verdict"] == "inconclusive" and noon["lift"] == pytest.approx(0.0)
     assert noon["left_out"] == {"unfinished_period": 12 * 20} and noon["hours"] < 48
     assert verdict_from_log(log.write(tmp_path), total)["lift"] < -0.05
-    # A day is complete if the requested period has ended, or after a decision of the next day.
+    # A day counts as complete if the log has a decision of the next day, or if the requested period ends with the day.
     whole = Log()
     whole.decisions, whole.outcomes = log.decisions[: 48 * 20], log.outcomes
     assert verdict_from_log(whole.write(tmp_path), daily)["left_out"] == {"unfinished_period": 24 * 20}
@@ -321,9 +319,9 @@ def test_days_of_a_campaign_follow_its_own_budget(tmp_path: Path) -> None:
 
 
 def stopped_when_it_goes_badly(bad: float, rng: np.random.Generator, stage: str = "off") -> Log:
-    """Return 28 days on which the challenger is better, except for each fourth day.
+    """Return a log of 28 days on which the challenger is better, except on every fourth day.
 
-    On such a day, its click rate is `bad` until all users move to the incumbent at noon.
+    On these days, its click rate is `bad`, and all users move to the incumbent at noon.
     """
     log = Log()
     for hour in range(28 * 24 + 1):
@@ -342,7 +340,7 @@ def stopped_when_it_goes_badly(bad: float, rng: np.random.Generator, stage: str 
 @pytest.mark.parametrize(("bad", "verdict"), [(0.24, "ship"), (0.02, "inconclusive")])
 @pytest.mark.parametrize(("stage", "reason"), [("off", "switched_off"), ("shadow", "changed_period")])
 def test_days_cut_short_by_harm_count(tmp_path: Path, bad: float, verdict: str, stage: str, reason: str) -> None:
-    """On each bad day, the challenger is stopped at noon.
+    """The challenger is stopped at noon on its bad days.
 
     If only complete days counted, these days would be missing and the challenger would look better.
     """
@@ -404,7 +402,7 @@ def test_run_time_counts_a_day_once_if_the_same_users_return_daily(tmp_path: Pat
 
 
 def test_an_outcome_reported_late_never_counts(tmp_path: Path) -> None:
-    """Both arms have the same policy, but the challenger's clicks come two days late and so do not count."""
+    """Both arms have the same policy, but the challenger's clicks come after two days, too late to count."""
     log, last = traffic(600, 0.2, rounds=12), pd.Timestamp("2025-03-06", tz="UTC")
     taken = {row["decision_id"]: (row["arm"], pd.Timestamp(row["event_time"])) for row in log.decisions}
     clicks = [row for row in log.outcomes if row["kind"] == "click"]
@@ -556,7 +554,7 @@ def test_a_large_log_is_judged_in_little_memory(tmp_path: Path, monkeypatch: pyt
 def polled(users: int, harm: float, share: float, seed: int = 0) -> Log:
     """Return a log in which the challenger's costs are higher by `harm`.
 
-    One user makes `share` of its decisions, all without a cost.
+    A single user makes the share `share` of the challenger's decisions, all without a cost.
     """
     rng = np.random.default_rng(seed)
     log = Log()
@@ -627,7 +625,7 @@ def test_replay_weights(tmp_path: Path) -> None:
 
 
 def test_a_replay_compares_the_arms_at_one_budget(tmp_path: Path) -> None:
-    """With a budget of 1 per decision, the incumbent can pay for only half of its decisions, which cost 2."""
+    """The incumbent's decisions cost 2 each, so a budget of 1 per decision pays for half of them."""
     log = Log()
     weights = []
     for user in range(200):
@@ -762,7 +760,7 @@ def test_stages_of_a_ratio_are_weighted_by_decisions(tmp_path: Path) -> None:
                 log.learn(decision, "click", 1.0)
     metrics = {"primary": "click_per_cost", "secondary": ["cost_per_click"], "outcome_hours": None}
     found = verdict_from_log(log.write(tmp_path), EXPERIMENT.replace(metrics=metrics))
-    # The arms differ by 0.5 in the first stage and by -0.25 in the second, with equal weights.
+    # The lift is 0.5 in the first stage and -0.25 in the second, and both stages have the same weight.
     assert found["lift"] == found["money"]["lift"] == pytest.approx((0.5 - 0.25) / 2.0)
     assert found["secondary"]["cost_per_click"]["lift"] == pytest.approx((-1.0 + 2.0) / 2.0)
 

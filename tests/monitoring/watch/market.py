@@ -30,7 +30,7 @@ def sample(version: str = "1", days: Days = DAYS) -> TrainingSample:
 
 
 class Market:
-    """A market that writes one day of its log after another, and a monitor that checks the log."""
+    """A simulated market that writes its log day by day, and a monitor that checks the log."""
 
     def __init__(self, folder: Path, days: Days = DAYS) -> None:
         self.days, self.log, self.folder = days, folder / "log", folder / "state"

@@ -46,7 +46,7 @@ def test_closed_as_usual(days: int, closed: tuple[int, ...], usual: bool, tmp_pa
 
 
 def test_periods_other_than_days(tmp_path: Path) -> None:
-    """A quarter of a day that is empty every day counts as closed. A week without decisions never does."""
+    """Six hours that are empty every day count as closed. A week without decisions does not."""
     assert not closed_as_usual(Lake.open(tmp_path), MIDNIGHT, DAY), "an empty log has no usual days"
     end = log(tmp_path / "log", 28, ())
     assert closed_as_usual(Lake.open(tmp_path / "log"), end, timedelta(hours=6))

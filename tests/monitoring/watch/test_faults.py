@@ -251,7 +251,7 @@ def test_a_column_that_lost_its_values_within_the_day(market: Market) -> None:
 
 
 def test_a_new_column(market: Market) -> None:
-    """A new column is a fault only if the data set describes it and the model lacks it."""
+    """A new context column is a fault only if the data set describes it but the model was trained without it."""
     edit(newest(market), in_context(weather="rain"))
     assert market.check().groups[COLUMNS].not_judged is None
     spec = market.watched.spec

@@ -190,7 +190,7 @@ def test_ranking_of_exposures(tmp_path: Path) -> None:
     found = by_name(count(tmp_path))
     assert found["performance/mtorl-vs-frequency/challenger/auc"].value == pytest.approx(realised_auc(p, clicked))
     assert found["performance/mtorl-vs-frequency/challenger/expected_auc"].value == pytest.approx(expected_auc(p))
-    # Two clicks are still one success. A gain that is not 0 or 1 has no ranking.
+    # A second click of a decision doesn't change the AUC. With revenue, the gain isn't binary, so there is no AUC.
     one = int(np.flatnonzero(clicked)[0])
     write(tmp_path, decisions, [*clicks, outcome("again", f"d{one}", "click", 1.0)])
     assert by_name(count(tmp_path))["performance/mtorl-vs-frequency/challenger/auc"].value == pytest.approx(

@@ -47,10 +47,10 @@ class Users(Market):
         return Watched(Lake.open(self.log), WITH_STATIC, lambda _: sample(), page="never")
 
     def day(self, change: Callable[[Static], Static] = dict, known: float = 1.0, of_unknown: Any = None) -> State:
-        """Write a day of decisions and check it.
+        """Write a day of decisions and check the log.
 
-        `change` maps a user's true columns to the stored ones. `known` is the share of users in the feature
-        store; the others get the columns `of_unknown`.
+        `change` turns a user's true columns into the logged columns. A share `known` of the users has features; the
+        others get `of_unknown`.
         """
         self.live(1)
         file = max((self.log / "arrived" / "decisions").rglob("*.parquet"))

@@ -1,4 +1,4 @@
-"""Tests over months: an alarm lasts as long as its cause, and noise and weekends rarely cause one."""
+"""Simulations of months: alarms last as long as their cause, and noise and weekends rarely cause alarms."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -73,7 +73,7 @@ def week(rng: np.random.Generator, day: int, se: float) -> tuple[float, float]:
 
 
 def days_until_harm(rng: np.random.Generator, healthy: int, se: float, hours: int = 24) -> int | None:
-    """Return the days until an alarm fires after a 20 % loss in two of three measures, or None if it takes over six."""
+    """Return the days from a 20 % loss to the first alarm, or None if no alarm fires within six days."""
     streams: dict[str, Stream] = {}
     for day in range(healthy + 6):
         value, error = week(rng, day, se)
@@ -93,7 +93,7 @@ def days_until_harm(rng: np.random.Generator, healthy: int, se: float, hours: in
 
 @pytest.mark.parametrize(("healthy", "se", "share"), [(14, 0.026, 0.9), (14, 0.06, 0.3), (35, 0.06, 0.7)])
 def test_a_lasting_loss_of_a_fifth_is_found_despite_weekends(healthy: int, se: float, share: float) -> None:
-    """The errors are those of 10,000 and 2,000 users a day. The forecast must know that weekends differ."""
+    """The standard errors `se` are those of 10,000 and of 2,000 users a day."""
     rng = np.random.default_rng(healthy)
     found = [days_until_harm(rng, healthy, se) is not None for _ in range(30)]
     assert np.mean(found) >= share
@@ -122,7 +122,7 @@ def test_weekends_rarely_alarm(missing: float) -> None:
 
 
 def test_the_weekday_of_a_day_is_that_of_its_start() -> None:
-    """A Sunday's period ends on Monday at midnight, but must count as a Sunday in any time zone."""
+    """In any time zone, a period that ends at midnight on Monday counts as a Sunday."""
     streams, rng = dict[str, Stream](), np.random.default_rng(4)
     east = datetime.fromisoformat("2026-01-05T09:00:00+09:00")
     for day in range(28):

@@ -29,7 +29,7 @@ SLOW = [[9.0, 9.0, 9.0], [0.25, 7.0, 8.0]]
 
 
 def test_cql_is_double_q_learning_and_a_conservative_term(monkeypatch: pytest.MonkeyPatch):
-    # In state 1, the last, Q prefers channel 0, whose value in the slow copy is 0.25.
+    # Double Q-learning: Q chooses channel 0 in the last state, and the slow copy gives this channel the value 0.25.
     gaps = np.array([1 - (0.5 + cql.GAMMA * 0.25), 3 - 1.0])
     term = np.mean([np.log(np.exp(Q[0]).sum()) - 1, np.log(np.exp(Q[1]).sum()) - 3])
     monkeypatch.setattr(cql, "ALPHA", 0.7)
@@ -43,7 +43,7 @@ def test_an_expectile_is_above_the_mean():
     best = {
         tau: at[torch.stack([iql.expectile_loss(value_B - v, tau) for v in at]).argmin()].item() for tau in (0.5, 0.9)
     }
-    # At the minimum v of the expectile loss, tau (1 - v) = 3 (1 - tau) v.
+    # The expectile loss is smallest at the v for which tau (1 - v) = 3 (1 - tau) v.
     assert best == pytest.approx({0.5: 0.25, 0.9: 0.9 / 1.2}, abs=2e-3)
 
 

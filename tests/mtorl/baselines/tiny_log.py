@@ -43,7 +43,7 @@ def journey(user: str, letters: str, **more: Any) -> list[dict[str, Any]]:
 def sticky_log(users: int = 300, seed: int = 0) -> list[dict[str, Any]]:
     """Return a log whose users mostly stay on a channel.
 
-    A second touchpoint in a row on search is often clicked. Social costs 5, and search costs 1.
+    The second of two touchpoints in a row on search is often clicked. A touchpoint costs 5 on social and 1 on search.
     """
     random = np.random.default_rng(seed)
     rows = []

@@ -1,4 +1,4 @@
-"""Tests of the budget curve, the share of all gain that a share of all cost can buy."""
+"""Tests of the budget curve: the share of all gain that a given share of all cost can buy."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_three_eighths_of_the_cost_by_hand():
     gain_pred, cost_pred = [8, 7, 6, 5, 4, 3, 2, 1], [9, 1, 1, 5, 0.5, 5, 5, 5]
     gain = [1, 1, 0, 1, 0, 1, 0, 0]
     (row,) = curve(gain_pred, cost_pred, gain, np.ones(8), shares=[0.375])
-    # The predicted gains per cost of the fifth, second and third exposure are 8, 7 and 6.
+    # The fifth, second and third exposure have the highest predicted gains per cost: 8, 7 and 6.
     assert row["mtorl"] == 0.25
     assert row["predicted_gain"] == 0.5
     assert row["cheapest"] == 0.25

@@ -75,7 +75,7 @@ def before(frame: pd.DataFrame, column: str) -> pd.Series:
     return frame.groupby("user_id")[column].shift()
 
 
-PLANTED = {  # For each column a condition. Half of the rows that fulfil the condition get the channel c.
+PLANTED = {  # Half of the rows that fulfil a column's condition get the channel c.
     "previous channel": lambda frame: before(frame, "channel") == "c",
     "previous click": lambda frame: before(frame, "click") == 1,
     "previous cost": lambda frame: before(frame, "cost") > frame["cost"].quantile(0.85),

@@ -64,7 +64,7 @@ def test_only_judged_streams_gain_evidence(evidence: dict[str, float], name: str
 def test_false_alarms_are_as_rare_as_promised(streams: int, alike: bool) -> None:
     run_R = _runs(streams, alike, MEAN_RUN, runs=300 if streams == 1 else 60, most=3_000)
     assert run_R.mean() - 3 * run_R.std() / math.sqrt(len(run_R)) >= MEAN_RUN
-    # Check that this test can fail: with ten times as many false alarms, a detector exceeds the bound.
+    # Check that this test can fail: a detector with ten times as many false alarms must violate the bound.
     if streams == 1:
         assert _runs(streams, alike, MEAN_RUN / 10, runs=300, most=3_000).mean() < MEAN_RUN
 
@@ -116,10 +116,7 @@ def _e_of_p(p: Floats) -> Floats:
 
 
 def _first_alarms(e_TRJ: Floats, mean_run: float) -> Floats:
-    """Return the period of the first alarm in each run, or T if there is none.
-
-    The shape has T periods, R runs and J streams.
-    """
+    """Return the period of each run's first alarm, or T if there is none. T: periods, R: runs, J: streams."""
     most, runs, streams = e_TRJ.shape
     m_RJ, first_R = np.zeros((runs, streams)), np.full(runs, float(most))
     threshold_J = needed(streams, mean_run) / np.arange(1, streams + 1)

@@ -96,7 +96,7 @@ def test_after_the_planned_decisions_a_difference_is_detected() -> None:
         shown = channel < C
         channel = np.minimum(channel, C - 1)
         gain = (draw.random(rows) < GAIN_BC[at, channel]) * shown
-        # With a right model, the doubly robust estimate is the true difference plus noise of the gains.
+        # If the model is right, the doubly robust estimate is the true lift plus noise from the gains.
         noise = weight_BC[at, channel] * (gain - GAIN_BC[at, channel] * shown) * shown
         error = noise.std() / np.sqrt(rows)
         told.append(found.lift * found.gain + noise.mean() > 1.96 * error)

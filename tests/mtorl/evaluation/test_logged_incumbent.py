@@ -96,9 +96,9 @@ def evaluated(made: tuple[Path, Path], folder: Path, *logs: pd.DataFrame) -> dic
 
 
 def true_values(challenger: Path, price: float) -> dict[str, float]:
-    """Return the clicks per decision of the rule, of the challenger and of their difference.
+    """Return the clicks per decision of the rule and of the challenger, and their difference.
 
-    The challenger's clicks are scaled down to the rule's spend.
+    If the challenger spends more than the rule, its clicks are scaled down to the rule's spend.
     """
     model = artifact.load(challenger)
     logits, reward, cost = model.predict(WindowBatch.from_instances([window(0), window(1)], SPEC))

@@ -9,10 +9,10 @@ RARE_C = np.array([0.02, 0.28, 0.7])
 
 
 def log_of(seed: int, told_C: np.ndarray, impossible: float = 0.0, alike: int = 0) -> LoggedRows:
-    """Return a log of channels drawn with `RARE_C` and logged with `told_C`.
+    """Return a log whose channels are drawn with `RARE_C` and whose logged propensities are those of `told_C`.
 
-    In the share `impossible` of the rows, the first channel cannot be drawn. The first `alike` rows are of one
-    user, who always gets the first channel.
+    In a share `impossible` of the rows, the first channel has probability 0. The first `alike` rows belong to one user,
+    who always gets the first channel.
     """
     random = np.random.default_rng(seed)
     without_B = random.random(ROWS) < impossible

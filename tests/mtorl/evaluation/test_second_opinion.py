@@ -21,9 +21,9 @@ from tests.mtorl.window.windows_folder import STEPS, write_windows_folder
 
 
 def decided(seed: int, lift: float, second: str, tested: int = 1500) -> bool:
-    """Return whether the gate promotes the second channel where it looks best.
+    """Return whether the gate promotes a policy that picks the best-looking channel in each segment.
 
-    The second channel gains `lift` more than the first in every segment.
+    In every segment, the second channel's true gain is higher by `lift`.
     """
     training, test = doubted_log(6000, seed, lift), doubted_log(tested, seed + 10_000, lift)
     own, other = means(training, 10.0), means(training, 30.0)
@@ -41,7 +41,7 @@ def decided(seed: int, lift: float, second: str, tested: int = 1500) -> bool:
 
 
 def test_a_policy_that_looks_best_by_chance_is_not_promoted() -> None:
-    """All channels are equal. Two tables of the same users share their noise and so agree on wrong values."""
+    """All channels are equal, but two forecasts of the same users share their noise and agree on wrong values."""
     seeds = range(60)
     assert np.mean([decided(seed, 0.0, "same users") for seed in seeds[:20]]) >= 0.5, "such an opinion promotes chance"
     assert np.mean([decided(seed, 0.0, "other users") for seed in seeds]) <= 0.05

@@ -22,7 +22,7 @@ CHALLENGER = np.array([1, 0])
 def world(rows: int, explored: float, seed: int = 0, skipped: float = 0.0, **changes: Any) -> pd.DataFrame:
     """Return decisions of a deterministic incumbent with a challenger in shadow.
 
-    A share `explored` of the decisions is random. In the others, a share `skipped` of the users sees nothing.
+    A share `explored` of the decisions is random. The other decisions show no ad to a share `skipped` of the users.
     """
     random = np.random.default_rng(seed)
     user_B = random.integers(rows // 2, size=rows)

@@ -35,7 +35,7 @@ def made(**changes: Any) -> Experiment:
 
 
 def after(*happened: Any, file: Experiment | None = None) -> list[Event]:
-    """Return events caused by a person, 10 s apart: a phase to move to, or another event's kind."""
+    """Return a person's events, 10 s apart. Each argument is a phase to move to, or another kind of event."""
     events: list[Event] = []
     for what in happened:
         kind, to = ("move", what) if what in get_args(Phase) else (what, None)

@@ -42,7 +42,7 @@ def make(**changes: Any) -> Experiment:
 
 
 def test_faults_name_fields_and_not_internals_of_the_library() -> None:
-    """A missing amount prevents the computation of a default, but the user must only see the missing amount."""
+    """A missing budget amount also makes a default fail, but the message must name only the amount."""
     with pytest.raises(ExperimentError) as refused:
         make(budgets=[{"campaign": "*", "channel": "*"}], alpha=7)
     assert "missing field 'amount'" in str(refused.value) and "default factory" not in str(refused.value)

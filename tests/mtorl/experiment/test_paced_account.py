@@ -52,7 +52,7 @@ def test_only_paced_parts_have_a_spare_amount():
 
 @pytest.mark.parametrize("share", [0.01, 0.05])
 def test_a_small_arm_spends_its_part_on_average(share: float) -> None:
-    """The arm's part is enough for 5 or 25 exposures a day. A hard limit would leave up to 30 % unspent."""
+    """The arm can pay for only 5 or 25 exposures a day. A hard limit would leave up to 30 % of its budget unspent."""
     of, chance, days, total = target(share), random.Random(1), 60, 0.0
     limit, kept = of.limit.limit + spare(of.limit, True, CAP), None
     for day in range(days):

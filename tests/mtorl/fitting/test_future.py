@@ -16,7 +16,7 @@ from mtorl.window.table import WindowTable
 from tests.mtorl.artifact.test_artifact import network_config
 from tests.mtorl.window.windows_folder import SPEC, STEPS
 
-# After the channel GOOD, the next exposure gains LATER, and after others 0. Each exposure costs 1.
+# An exposure gains LATER if the previous channel was GOOD, and otherwise nothing. Each exposure costs 1.
 GOOD, LATER, PRICE = 1, 0.5, 0.2
 
 

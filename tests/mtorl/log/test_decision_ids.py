@@ -36,7 +36,7 @@ def test_an_id_contains_the_slot_of_its_campaign(campaign: str) -> None:
 
 
 def test_ids_are_unique_and_sort_by_time() -> None:
-    # As many ids in one bucket and slot as a router with 50,000 decisions a second has.
+    # A router with 50,000 decisions a second makes 50 ids per millisecond. Here, all have the same bucket and slot.
     made = [decision_id("u", "5f0c9a7e", 1e9) for _ in range(50)]
     assert len(set(made)) == len(made), "fails once in a million runs: 1,225 pairs of 30 random bits"
     later = [decision_id("u", "5f0c9a7e", 1e9 + i) for i in range(100)]

@@ -84,7 +84,10 @@ def part(windows: int, seed: int) -> EncodedArrays:
 
 
 def whole_part(windows: int, seed: int) -> EncodedArrays:
-    """Return windows of T steps, so that a batch's mean loss is the mean of its halves' losses."""
+    """Return windows that all have T steps.
+
+    A batch's mean loss is then the mean of the losses of its halves.
+    """
     x, targets, length, _ = journeys(3 * T * windows, seed)
     whole = np.flatnonzero(length == T)[:windows]
     return EncodedArrays(x[whole], {name: values[whole] for name, values in targets.items()})

@@ -24,8 +24,8 @@ from tests.messages import raises
 from tests.mtorl.network.simulated_journeys import TINY, C, fit, part, whole_part
 from tests.repository import ROOT
 
-# Arguments: folder, settings, checkpoint ("" for none), the rank to kill once (-1: none), and the number of
-# checkpoints before the kill.
+# Arguments: folder, settings, checkpoint or "", rank of the process to kill or -1, and number of checkpoints before the
+# kill.
 SCRIPT = """
 import json, os, signal, sys
 from pathlib import Path
@@ -133,10 +133,10 @@ def test_a_full_disk_loses_the_checkpoint_but_not_the_training(tmp_path, monkeyp
 
 @pytest.mark.long
 def test_two_processes_train_the_same_network_as_one(tmp_path):
-    """Each process computes the gradient of half a batch, and the mean of both is applied.
+    """Each process computes the gradient of half a batch, and both apply the mean gradient.
 
-    Dropout and `lam` are off, because they differ by process. AdamW would scale rounding errors up to a full step,
-    so the learning rate is low.
+    Dropout and `lam` are 0, because dropout and the preference term would differ between the processes. The learning
+    rate is low, because AdamW enlarges rounding errors.
     """
     config = {**CONFIG, "dropout": 0.0, "lam": 0.0, "lr": 1e-4}
     done = _run(tmp_path, {**config, "batch_size": 16})

@@ -34,7 +34,7 @@ class Traffic(NamedTuple):
     price: float  # the initial price
     policy: PolicyParams
     hour_B: np.ndarray
-    # A number from 0 to 1; the user comes if it is below half of the traffic.
+    # A user comes if this number from 0 to 1 is below half of the hour's traffic.
     rank_B: np.ndarray
     click_BC: np.ndarray  # click probabilities
     cost_BC: np.ndarray  # realised costs

@@ -42,7 +42,7 @@ def test_an_hour_is_even_also_without_expected_traffic() -> None:
 
 
 def test_a_period_extended_by_a_new_time_zone_ends_at_its_new_end() -> None:
-    """The day began at midnight in Tokyo and, after a change to UTC, ends at midnight in UTC."""
+    """The day begins at midnight in Tokyo. After a change of the time zone to UTC, the day ends at midnight in UTC."""
     began = NOON - 21 * HOUR
     schedule = Pacing().schedule("day", "UTC", began, NOON)
     assert (schedule.times[0], schedule.times[-1]) == (began, NOON + 12 * HOUR)

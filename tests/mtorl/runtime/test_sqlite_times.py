@@ -6,7 +6,7 @@ from pathlib import Path
 def test_a_library_reads_its_own_times(tmp_path: Path) -> None:
     """Another library, such as IPython, may register its own converter for SQLite times.
 
-    A subprocess keeps the fake IPython's converter out of other tests.
+    The test needs a subprocess, because the converter is registered for the whole process.
     """
     package = tmp_path / "IPython" / "core"
     package.mkdir(parents=True)

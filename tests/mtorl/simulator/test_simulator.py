@@ -75,7 +75,7 @@ def test_callers_cannot_change_the_log(simulator, log):
 
 def test_propensities_are_those_of_the_logging_policy(log):
     assert log["propensity"].min() >= 0.05
-    # Each pair of age group and channel has one propensity; those of an age group add up to 1.
+    # Each age group has one propensity per channel, and these propensities add up to 1.
     table = log.groupby(["age_group", "channel"])["propensity"].agg(["min", "max", "size"])
     assert (table["min"] == table["max"]).all()
     assert table["min"].groupby("age_group").sum().to_numpy() == pytest.approx(1)

@@ -1,4 +1,4 @@
-"""Builds the windows of small journeys offline, from a sorted log, and online, from a stored history.
+"""Builds windows of small journeys in two ways: offline from a sorted log, and online from a stored history.
 
 Both ways must give equal windows.
 """

@@ -40,7 +40,7 @@ def test_offline_and_online_inputs_are_bit_identical(spec, train, test):
     assert offline_x.dtype == np.float32 and offline_x.shape == (len(rows), spec.window, encoder.dim)
     assert offline_length.tolist() == online_length.tolist()
     assert offline_x.tobytes() == online_x.tobytes()
-    # A server may build one window at a time, so other rows must not change a category's code.
+    # A server may encode one window at a time, so the encoding of a row must not depend on other rows.
     alone = (encoder.encode(online([row], rows, spec))[0].tobytes() for row in rows)
     assert b"".join(alone) == offline_x.tobytes()
     backwards = WindowBatch.from_steps(steps_of(rows, spec), np.arange(len(rows))[::-1], spec)
@@ -122,7 +122,8 @@ def test_a_late_touchpoint_is_unknown_until_it_arrives():
     rows = log_of([(JOURNEY[0], [first, {**second, "channel": "social", "late": HOUR + 1}, third, third, third])])
     batch = offline(rows, targets=True)
     windows = [batch.targets.touchpoint_N[batch.row_N == i].tolist() for i in range(5)]
-    # The second touchpoint arrives between the third and the fourth decision, so the third has no target then.
+    # The second touchpoint arrives after the third decision, so the third touchpoint has no target in the fourth
+    # window.
     assert windows == [[0], [0, 1], [0, 2], [1, 2, 3], [2, 3, 4]]
     valid = [batch.targets.valid_N[batch.row_N == i].tolist() for i in range(5)]
     assert valid == [[True], [True, True], [True, True], [True, False, True], [False, True, True]]

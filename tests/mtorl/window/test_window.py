@@ -73,7 +73,7 @@ def test_the_pause_of_a_token_precedes_its_own_touchpoint():
     rows = log_of([(JOURNEY[0], [*touchpoints(2), *touchpoints(3, pause=2 * HOUR)])])
     batch = offline(rows)
     assert [batch.time["recency_hours"][batch.row_N == i].tolist()[1:] for i in range(3)] == [[], [1.0], [1.0, 2.0]]
-    # The first pause is computed from the oldest touchpoint, although it is no longer in the window.
+    # The first pause begins at the oldest touchpoint, although that touchpoint is no longer in the window.
     assert batch.time["recency_hours"][batch.row_N == 4].tolist() == [2.0, 2.0, 2.0]
     assert np.isnan(batch.time["recency_hours"][batch.prev_channel_N == len(SPEC.channels)]).all()
     hours = [row["timestamp"] % (24 * HOUR) / HOUR for row in rows]

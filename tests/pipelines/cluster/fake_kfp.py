@@ -13,13 +13,14 @@ Answer = tuple[int, dict[str, Any]]
 
 
 class FakeKfp:
-    """Pipelines, versions and recurring runs of one namespace.
+    """A fake KFP server with the pipelines, versions and recurring runs of one namespace.
 
     Attributes:
         health: Body of the health endpoint's answer.
-        changes: Requests that changed something, as METHOD PATH, without ids.
-        refuse_after: Number of changes after which further ones are refused; None for never, -1 for all requests.
-        refusal: Status and message of a refused request.
+        changes: Requests that changed something, as "METHOD PATH" without ids.
+        refuse_after: Number of changes after which the server refuses further changes. None means never, and -1 refuses
+            all requests.
+        refusal: HTTP status and message of a refused request.
         recurring: Recurring runs by id, oldest first.
     """
 

@@ -200,7 +200,7 @@ def test_only_steps_that_depend_on_their_inputs_alone_are_cached(compiled: dict[
     assert set(cached) == {
         *("ingest", "build-features", "fit-incumbent", "train-challenger", "evaluate", "package", "smoke-test")
     }
-    # A placeholder such as the run id would differ in each run, so that no result is reused.
+    # With a placeholder such as the run id, the parameters would differ in each run, and no result would be reused.
     for name, task in cached.items():
         assert "{{$" not in str(task.get("inputs", {}).get("parameters", {})), name
     content = cached["ingest"]["inputs"]["parameters"]["content"]
@@ -216,7 +216,7 @@ def test_the_verdict_sees_the_running_experiment_and_the_monitor_keeps_its_state
     defaults = spec_of(compiled[MONITOR])["root"]["inputDefinitions"]["parameters"]
     assert defaults["experiment"]["defaultValue"] == mounted["mountPath"]
     assert defaults["state"]["defaultValue"] == "/mnt/mtorl/monitor", "the monitor's state must be the hourly job's"
-    # On a laptop, the volume is deleted after the run, so a monitor would have no earlier checks.
+    # On a laptop, the volume is deleted after the run, so a monitor could not compare with earlier checks.
     assert "monitor" not in monitoring.build(LAPTOP).pipeline_spec.root.dag.tasks
 
 
@@ -270,9 +270,9 @@ def test_a_placeholder_is_a_whole_value(compiled: dict[str, Path]) -> None:
 
 
 def test_the_stored_workflow_is_small_enough_to_be_read(compiled: dict[str, Path]) -> None:
-    """Argo compresses workflows above 1 MiB, and Kubeflow Pipelines can't read compressed ones.
+    """Argo compresses workflows above 1 MiB, and Kubeflow Pipelines can't read compressed workflows.
 
-    Argo stores container arguments seven times and driver arguments twice (KFP 2.17, Argo 4.0).
+    A workflow contains each container's arguments seven times and each driver's arguments twice (KFP 2.17, Argo 4.0).
     """
     for name, path in compiled.items():
         spec = spec_of(path)

@@ -88,7 +88,7 @@ def test_the_next_call_finishes_an_interrupted_one(call: Any, kfp: FakeKfp, cut_
     kfp.refuse_after = len(kfp.changes) + cut_off
     code, said = call(CHANGED)
     assert code == 1 and "status 503" in said[0]
-    # Two enabled runs would train twice in one night, so the new run is enabled only after the old one is deleted.
+    # If both recurring runs were enabled, the model would be trained twice in one night.
     assert len(kfp.on()) <= 1 and len(kfp.recurring) == (2 if cut_off == 1 else 1)
     kfp.refuse_after = None
     assert call(CHANGED)[0] == 0

@@ -18,13 +18,12 @@ class FakeCluster(ClusterApi):
     """An in-memory API server that answers requests for single objects.
 
     Attributes:
-        kept: Objects by kind and name.
-        told: Versions that InferenceServices were set to serve, in order.
-        server_fault: Error raised when an InferenceService is changed, or None.
-        away: Whether the server gives no answers.
-        said: Events, as reason and message.
-        dies_before: Number of the request before which the process dies, or None.
-        dies_after: Number of the request after which the process dies, or None.
+        told: Model versions that InferenceServices were set to serve, in order.
+        server_fault: Error that a change of an InferenceService raises.
+        away: If true, the server does not answer.
+        said: Reason and message of each event.
+        dies_before: Number of the request before which the process dies. None means never.
+        dies_after: Number of the request after which the process dies. None means never.
     """
 
     def __init__(self) -> None:

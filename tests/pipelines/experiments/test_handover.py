@@ -41,7 +41,10 @@ def move(scene: Scene, to: str, name: str = NAME) -> None:
 
 
 def in_two_parts(scene: Scene, *arms: list[dict[str, Any]]) -> None:
-    """Replace the experiment by two in halves of one layer, with the same model servers unless `arms` are given."""
+    """Replace the experiment by two experiments, each on one half of the same layer.
+
+    Both use the same model servers unless `arms` are given.
+    """
     scene.cluster.delete(NAME)
     scene.operator.changed(NAME)
     for (name, part), given in zip(((NAME, [0, 0.5]), ("other", [0.5, 1])), arms or (ARMS, ARMS), strict=True):
@@ -191,7 +194,8 @@ STORIES: dict[str, list[tuple[Step, dict[str, Any]]]] = {
         (
             advance,
             {"Settled": "WaitsForDigest", "says": "0ld"},
-            # The experiment names the old model's digest, so with the new version users would get the default action.
+            # The experiment requires the old model's digest. If the new version served, users would get the default
+            # action.
         ),
         (patched("other", arms=UNPINNED), {"version": WON}),
     ],

@@ -203,8 +203,7 @@ def broken_key(scene: Scene) -> None:
 def check(scene: Scene, expected: dict[str, Any]) -> None:
     """Assert that the experiment has the expected state.
 
-    A key is an entry of `found`, a condition such as "Settled" with its reason, or another object's name with the
-    reason why its spec is rejected.
+    A key of `expected` is a key of `found`. With the key "says", one message must contain the value.
     """
     status = scene.cluster.objects.get(NAME, {}).get("status", {})
     conditions = {one["type"]: one for one in status.get("conditions", ())}
@@ -716,7 +715,7 @@ def test_a_restored_salt_has_its_own_figures(scene: Scene, monkeypatch: pytest.M
 
 
 def test_the_kill_switch_needs_no_history(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An object holds at most 1.5 MB. After thousands of events its history is full, but a kill must work."""
+    """A Kubernetes object has at most 1.5 MB. A long history may fill it, but the kill switch must still work."""
     begin(scene)
     written = scene.cluster.replace_status
 

@@ -86,7 +86,7 @@ class RecordingHistory(History):
 
 @dataclass
 class Clickers:
-    """Users who click on every ad at a cost of 0.5, or see no ad if `shows` is false."""
+    """Simulated users who click on every ad, at a cost of 0.5. If `shows` is false, they see no ads."""
 
     opportunities: dict[str, int]
     shows: bool = True

@@ -43,7 +43,7 @@ def test_records_that_may_wait_share_syncs_and_survive_a_close(tmp_path: Path, m
         spool.submit_later("window", record("window", f"w{i}"))
     spool.close()
     assert [found["decision_id"] for found in spool.read("window")] == [f"w{i}" for i in range(600)]
-    # Each sync writes at most 512 of the 600 records, and another may follow after a second.
+    # The 600 records need two syncs, because each writes at most 512. A sync more per second may follow.
     assert len(syncs) <= 4
 
 

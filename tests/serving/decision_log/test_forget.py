@@ -1,6 +1,7 @@
 """Tests of removing a user from a router's decision log.
 
-An unused spool is rewritten. A spool in use stays, but the router does not upload the user's records.
+A spool is a router's folder of records to upload. An unused spool is rewritten. A router that uses its spool skips the
+user's records in its uploads.
 """
 
 from collections.abc import Iterator

@@ -149,8 +149,8 @@ def test_a_budget_that_returns_in_another_time_zone_continues(ledger: Ledger, pl
     assert not reserve(ledger, "r2", "a", "c", "x", 0.1)
 
 
-# New time zone, hours since noon UTC, and whether a limit spent at noon is available again. Midnight in Tokyo, 15:00
-# UTC, is too soon after the day's start, so the day lasts until the next midnight.
+# Each entry has the new time zone, the hours since noon UTC, and whether a limit spent at noon is available again. The
+# first midnight in Tokyo, at 15:00 UTC, would make the day too short, so the day lasts until the next midnight.
 CHANGES: dict[Period, list[tuple[str, float, bool]]] = {
     "day": [
         *(("Asia/Tokyo", hours, hours == 27) for hours in (0, 3, 27 - 1e-3, 27)),
@@ -184,7 +184,7 @@ def test_an_arm_that_returns_to_an_earlier_period_finds_what_it_spent_there(ledg
 
 
 def test_another_time_zone_leaves_each_arm_its_limit(ledger: Ledger) -> None:
-    """Once, a change of the time zone gave new money to an arm that had spent its limit."""
+    """A change of the time zone must not give new money to an arm that has spent its limit."""
     for zone in ("UTC", "Asia/Tokyo"):
         limits = {"*": 2.0, "a": 1.0, "b": 1.0}
         ledger.define([Account(arm, "*", "*", limit, "day", zone) for arm, limit in limits.items()])

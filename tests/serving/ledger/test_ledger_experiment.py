@@ -135,7 +135,7 @@ def total(amount: float) -> dict[str, Any]:
     return {"budgets": [{"campaign": "*", "channel": "*", "amount": amount}]}
 
 
-# Sequences of edits. Each arm has its limit, how much it tries to spend, and the granted part.
+# Sequences of edits. Each arm has its expected limit, the amount it tries to spend, and the amount it is granted.
 EDITS: dict[str, list[tuple[dict[str, Any], dict[str, tuple[int, int, int]]]]] = {
     # Once, the incumbent's limit became the whole budget, although the challenger had spent some of it.
     "a switch": [
@@ -174,7 +174,7 @@ def test_the_next_day_begins_with_the_new_shares(place: Place, ledger: Ledger) -
     assert reserve(ledger, "r1", "incumbent", "c", "x", 7.0)
     ledger.define(accounts(**daily))
     limits = {b.arm: b.limit for b in ledger.balances()}
-    # Reserved money is not spent, so the limits add up to more than the budget, which still holds.
+    # The limits add up to more than the budget of 10, because 7 are only reserved. The budget itself still holds.
     assert limits == {"*": 10, "incumbent": 7, "challenger": 5}
     assert reserve(ledger, "r2", "challenger", "c", "x", 3.0) and not reserve(ledger, "r3", "challenger", "c", "x", 1)
     place.clock.now += 86_400

@@ -109,7 +109,7 @@ def test_a_plan_counts_what_the_ledger_leaves_an_arm(place: Place) -> None:
 
 
 def test_the_gap_between_an_arm_and_its_plan(place: Place) -> None:
-    """At 2:24, each arm should have spent 10 of its 100. The unit is 5, the largest tolerated gap."""
+    """At 2:24, each arm should have spent 10 of its 100. Gaps are measured in units of 5, the largest tolerated gap."""
     ledger, pacer = paced(place, of(day(200.0)))
     reserve(ledger, "spent", "test/challenger", "c", "video", 20.0)
     settle(ledger, "spent", 20.0)
@@ -214,7 +214,7 @@ def test_a_small_arm_starts_with_the_price_of_the_largest_arm(place: Place) -> N
 
 @pytest.mark.parametrize("policy", ["baseline", [{"channel": "video"}]])
 def test_an_arm_that_ignores_prices_is_reported(place: Place, policy: Any) -> None:
-    """A higher price does not slow such an arm, so its money may be used up by noon."""
+    """Such an arm spends as fast at a higher price, so its budget may be used up by noon."""
     incumbent, challenger = arms()
     both = [{**incumbent, "policy": policy}, {**challenger, "endpoint": "http://x"}]
     found = Experiments([Experiment.from_dict(experiment("http://x", arms=both, budgets=[day()]))])

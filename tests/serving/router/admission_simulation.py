@@ -1,7 +1,7 @@
-"""Simulates a server under load in virtual time, with the real `Admission`.
+"""Simulates a server under load in virtual time, with the real class `Admission`.
 
-A batch of up to eight requests takes 1 ms plus 0.7 ms per request, times a random factor. A request not done after 85
-% of its deadline gets the default action.
+A batch of up to eight requests takes 1 ms plus 0.7 ms per request, times a random factor. A request that isn't done
+after 85 % of its deadline gets the default action.
 """
 
 from __future__ import annotations
@@ -155,10 +155,11 @@ def simulate(
     seed: int = 0,
     fixed: int = 0,
 ) -> Answers:
-    """Load a machine for `warm` seconds and then for `seconds`; returns the second period's answers.
+    """Simulate load on a machine, and return the answers after the first `warm` seconds.
 
-    `clients` send their next request after an answer (closed loop); 0 means an open loop with `rate` requests per
-    second. `fixed` is a constant limit; 0 lets admission adapt it.
+    In a closed loop, each of the `clients` sends its next request after an answer. With 0 clients, the loop is open,
+    and `rate` gives the requests per second. `fixed` is a constant admission limit; with 0, the limit adapts to the
+    load.
     """
 
     async def load() -> Answers:

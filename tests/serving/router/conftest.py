@@ -12,7 +12,7 @@ from tests.serving.router_fixtures import made_feast_repo, running
 def ask(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Yield a function that posts bodies to a router.
 
-    At the end, the router must still decide and hold no resources.
+    After the tests, the router must still decide, and earlier requests must not hold any resources.
     """
     runner = asyncio.Runner()
     context = running(tmp_path_factory.mktemp("router"))

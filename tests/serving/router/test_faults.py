@@ -1,4 +1,4 @@
-"""Test with a real stack whose parts are killed: every request is answered, and ledger and log agree."""
+"""Test that kills parts of a running installation: every request is answered, and ledger and log agree."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_killed_parts_cost_no_answer_and_no_money(tmp_path: Path, store: Any) ->
             time.sleep(3)
             restart_redis()
         eventually(lambda: mostly_decided(traffic) and traffic.reasons[None] > 50, 240, lambda: traffic.reasons)
-        # A busy host gives a 429. There must be few, because a part's failure must not count as load.
+        # A busy host may answer with 429, but rarely, because the failure of a part must not look like high load.
         statuses = Counter(traffic.statuses)
         assert traffic.broken == 0 and set(statuses) <= {200, 429, 503} and statuses[429] < statuses[200], statuses
         os.killpg(stack.pids["router"], signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Tests that the gateway refuses requests without a valid token, with a large body, or beyond the limit."""
+"""Tests that the gateway refuses requests without a valid token, with a large body, or above the request limit."""
 
 import asyncio
 from pathlib import Path

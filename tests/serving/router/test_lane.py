@@ -42,7 +42,7 @@ async def test_waiting_decisions_share_a_batch() -> None:
 
 
 async def test_hanging_threads_with_answered_decisions_delay_no_others() -> None:
-    """In each hanging batch, one decision is answered and the other taken over, so nothing waits for the batch."""
+    """Each hanging batch has an answered decision and one whose result is ignored, so nothing waits for it."""
     go, began = threading.Event(), threading.Semaphore(0)
 
     def work(decisions: Sequence[Any]) -> None:

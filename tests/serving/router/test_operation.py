@@ -217,7 +217,7 @@ def test_pacing_gaps_are_those_of_the_furthest_accounts() -> None:
 
 
 def test_the_ledgers_free_space_is_labelled_by_its_store() -> None:
-    """A ledger file on the log's disk has a label of its own, so that a full disk causes one alert."""
+    """A ledger file on the log's disk has a label of its own, so that a full disk causes one alert instead of two."""
 
     def shown() -> dict[str, float]:
         lines = re.findall(r'^mtorl_ledger_(\w+)_bytes\{store="(\w+)"\} (.+)$', generate_latest().decode(), re.M)

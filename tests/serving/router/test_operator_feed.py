@@ -176,7 +176,7 @@ def test_a_silent_operator_changes_nothing(operator: FakeOperator, feed: Operato
     written(tmp_path / "mounted", text(enabled=False), at=4_000_000_000)
     assert not told(feed).enabled, "a person has edited the ConfigMap"
     assert told(feed, operator, answer(text(salt="new"))).salt == "new"
-    # An operator's last answer wins over a later file, because a kubelet may mount an old ConfigMap late.
+    # The operator's last answer wins over a newer file, because a kubelet may mount an old ConfigMap late.
     told(feed, operator, answer(text(enabled=False)))
     written(tmp_path / "mounted", text(), at=time.time())
     time.sleep(0.01)

@@ -183,7 +183,7 @@ def test_deleted_segments_release_no_money(tmp_path: Path, removed: str) -> None
 
 
 def test_a_clock_that_was_set_back_releases_no_money(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The router reads only the newest records, but must find one that was logged by a clock ahead."""
+    """The router reads only the newest records, but must find a record whose time is ahead of the clock."""
     place = Place("sqlite", tmp_path, 0)
     ledger, spool = place.open(), Spool(tmp_path / "spool")
     ledger.define([Account("a", "*", "*", 1.0)])

@@ -1,4 +1,4 @@
-"""Tests that a retry repeats an exposure while its money is reserved or spent, and otherwise decides again."""
+"""Tests that a retry gets the same exposure while its money is reserved or spent, and else a new decision."""
 
 import asyncio
 from pathlib import Path

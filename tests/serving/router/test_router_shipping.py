@@ -1,4 +1,4 @@
-"""Tests that the router's log reaches the sink and the lake, at the latest when the router stops."""
+"""Tests that the router's log reaches the event sink and the lake, at the latest when the router stops."""
 
 import time
 from functools import partial

@@ -135,9 +135,9 @@ def test_without_a_last_good_experiment_an_invalid_file_leaves_none(tmp_path: Pa
 
 
 def test_an_experiment_that_is_not_kept_leaves_no_older_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The experiment with the kill switch cannot be stored.
+    """If a disabled experiment cannot be stored, the older copy, which is enabled, must be deleted.
 
-    A restart with an invalid file would use the older copy, which is not killed.
+    Otherwise a restart with an invalid file would load that copy.
     """
     Router(write_settings(tmp_path, "http://127.0.0.1:9", {"enabled": True}), FakeFeatures())
 

@@ -17,6 +17,6 @@ def sums_of_arms(arm: np.ndarray, figures: Floats) -> Sums:
 
 
 def sums_at(looks: np.ndarray, arm: np.ndarray, figures: Floats) -> Sums:
-    """Return the sums at L looks, each over the users so far; the looks are the first axis."""
+    """Return the sums over the first `look` users, for each of L looks. The first axis has the looks."""
     found = [sums_of_arms(arm[:look], figures[:look]) for look in looks]
     return Sums(*(np.stack([getattr(one, name) for one in found]) for name in Sums.__dataclass_fields__))

@@ -128,7 +128,7 @@ def test_the_variance_agrees_with_a_bootstrap_of_users() -> None:
 
 
 def ramp(rng: np.random.Generator, users: int, moving: float = 0.0) -> Sums:
-    """Simulate users in two stages, with 10 % and 50 % in the challenger.
+    """Simulate users in two stages, with 10 % and then 50 % of them in the challenger.
 
     The click rate is higher by `moving` in the second stage.
     """
