@@ -50,7 +50,7 @@ def add_training(profile: Profile, given: SimpleNamespace) -> Trained:
     step, history = profile.add, profile.on_volume("trainings")
     given.snapshots = profile.on_volume("snapshots")
     seen, decisions = step(fingerprint, given).outputs, step(compact, given).output
-    content, given.lost = seen["content"], seen["lost"]
+    content, given.generation = seen["content"], seen["generation"]
     log = step(ingest, given, content=content, decisions=decisions).outputs["log"]
     validated = step(validate, given, log=log, history=history)
     features = step(build_features, given, log=log).after(validated)

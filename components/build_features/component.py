@@ -13,7 +13,7 @@ def build_features(
     log: Input[Dataset],
     source: str,
     snapshots: str,
-    lost: str,
+    generation: str,
     code_version: str,
     windows: Output[Dataset],
     definitions: Output[Artifact],
@@ -23,7 +23,7 @@ def build_features(
     Args:
         source: Source of the log, as for `ingest`. A folder of `mtorl data build` already contains windows.
         snapshots: Folder of the snapshots to which artifacts point; if empty, the artifact itself contains the windows.
-        lost: Second output of the step `fingerprint`, which is part of the cache key.
+        generation: Second output of the step `fingerprint`, which is part of the cache key.
         definitions: Feast repository without its sources, which are as large as the log and can be rebuilt from it.
     """
     from pathlib import Path

@@ -7,18 +7,20 @@ from components.component import component
 
 # The cache key would contain the path of the log but not its content.
 @component("fingerprint the log", cached=False)
-def fingerprint(source: str, dataset: str, snapshots: str) -> NamedTuple("Seen", [("content", str), ("lost", str)]):  # type: ignore[valid-type]
+def fingerprint(source: str, dataset: str, snapshots: str) -> NamedTuple(
+    "Seen", [("content", str), ("generation", str)]
+):  # type: ignore[valid-type]
     """Return a digest of a log's content, of its description, and of the files that the description names.
 
-    The second output counts how often a snapshot, which cached steps had written, was missing. If the count changes,
-    these steps run again instead of using their cached results.
+    The second output changes if the volume of the snapshots is new, or if a snapshot was missing. Steps that write
+    snapshots then run again instead of using their cached results.
 
     Args:
         snapshots: Folder of the snapshots to which artifacts point; empty if there are none.
     """
     from features.ingest.log_folder import RawLog, content_of
-    from mtorl.runtime.snapshots import lost
+    from mtorl.runtime.snapshots import generation
     from mtorl.runtime.step import step
 
     with step():
-        return (content_of(RawLog.named(source, dataset)), lost(snapshots))
+        return (content_of(RawLog.named(source, dataset)), generation(snapshots))

@@ -19,7 +19,7 @@ def ingest(
     decisions: str,
     most_touchpoints: int,
     snapshots: str,
-    lost: str,
+    generation: str,
     code_version: str,
     log: Output[Dataset],
     quarantine: Output[Artifact],
@@ -35,7 +35,7 @@ def ingest(
             limit. Whole users are chosen by hash. The metadata of the output `log` contain the share of the users that
             is read.
         snapshots: Folder of the snapshots to which artifacts point; if empty, the artifact itself contains the log.
-        lost: Second output of the step `fingerprint`, which is part of the cache key.
+        generation: Second output of the step `fingerprint`, which is part of the cache key.
     """
     import json
     from pathlib import Path

@@ -4,10 +4,16 @@
         ...
     folder = located(artifact.path)                                                 # each step that reads
 
-Kubeflow Pipelines transfers only a small file with the path of the folder.
+    snapshots/windows-3f2a.../       immutable, except that forgotten users are removed
+    artifact.path/snapshot.json      {"path": ".../snapshots/windows-3f2a...", "sha256": "3f2a..."}
 
-A step that needs a missing snapshot increments the counter `lost`, a parameter of the steps that write snapshots. So
-the next run executes those steps instead of using the cache.
+Kubeflow Pipelines transfers only the small file snapshot.json. Folders with different content have different names, so
+no run changes the input of another run. The `_KEPT` most recently used snapshots of each kind are kept, and all that
+were used in the last day, because a run may take half a day.
+
+The pipeline's cache may point to snapshots that a new or restored volume does not have. So the generation of the
+volume, a random text, is a parameter of the steps that write snapshots. A new volume gets a new generation, and its
+first run uses no result of another volume. If a step needs a missing snapshot, it fails and begins a new generation.
 """
 
 import contextlib
@@ -22,7 +28,7 @@ from pathlib import Path
 from mtorl.runtime.files import remove, replacing, sha256_of
 from mtorl.runtime.locks import locked
 
-_POINTER, _LOCK, _LOST = "snapshot.json", ".lock", "lost"
+_POINTER, _LOCK, _GENERATION = "snapshot.json", ".lock", "generation"
 _KEPT = 3
 _USED_SECONDS = 24 * 3600.0
 
@@ -70,9 +76,7 @@ def located(artifact: str) -> Path:
         return Path(artifact)
     folder = Path(json.loads(pointer.read_text())["path"])
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(folder.parent / _LOST) as unfinished:
-            unfinished.write_text(str(int(lost(str(folder.parent))) + 1))
+        _begin_generation(folder.parent)
         raise FileNotFoundError(f"{folder}: this snapshot is missing; run the pipeline again to recreate it")
     with contextlib.suppress(PermissionError):
         # `_prune` keeps the snapshots with the newest modification times.
@@ -80,10 +84,24 @@ def located(artifact: str) -> Path:
     return folder
 
 
-def lost(place: str) -> str:
-    """Return how often a needed snapshot in the folder `place` was missing; "" if `place` is ""."""
-    file = Path(place) / _LOST
-    return "" if not place else file.read_text() if file.exists() else "0"
+def generation(place: str) -> str:
+    """Return a random text that is new for each new volume and after a missing snapshot.
+
+    Args:
+        place: Folder of all snapshots; if "", the generation is "".
+    """
+    if not place:
+        return ""
+    file = Path(place) / _GENERATION
+    if not file.exists():
+        _begin_generation(Path(place))
+    return file.read_text()
+
+
+def _begin_generation(root: Path) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    with replacing(root / _GENERATION) as unfinished:
+        unfinished.write_text(secrets.token_hex(8))
 
 
 def _digest(folder: Path) -> str:

@@ -206,8 +206,9 @@ def test_only_steps_that_depend_on_their_inputs_alone_are_cached(compiled: dict[
     content = cached["ingest"]["inputs"]["parameters"]["content"]
     assert content["taskOutputParameter"]["producerTask"] == "fingerprint"
     for name in ("ingest", "build-features"):
-        lost = cached[name]["inputs"]["parameters"]["lost"]
-        assert lost["taskOutputParameter"]["outputParameterKey"] == "lost", "a deleted output must be rebuilt"
+        generation = cached[name]["inputs"]["parameters"]["generation"]
+        key = generation["taskOutputParameter"]["outputParameterKey"]
+        assert key == "generation", "a deleted output must be rebuilt"
 
 
 def test_the_verdict_sees_the_running_experiment_and_the_monitor_keeps_its_state(compiled: dict[str, Path]) -> None:
