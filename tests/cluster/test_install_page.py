@@ -67,7 +67,8 @@ def test_the_page_leads_to_a_running_experiment(empty_cluster: None, tmp_path: P
     (line,) = [line for line in printed.splitlines() if line.startswith('{"predictions"')]
     # The next command's output may follow on the same line.
     answer, _ = json.JSONDecoder().raw_decode(line)
-    assert answer["predictions"][0]["model"]["name"] == "incumbent", printed
+    first = answer["predictions"][0]
+    assert first["model"] and first["model"]["name"] == "incumbent", first
     assert "registry/challenger/first: published" in printed or "rejected" in printed, printed
     assert "mtorl-redis-0" in printed
 
