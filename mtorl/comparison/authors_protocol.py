@@ -1,10 +1,11 @@
 """Evaluates MTORL with the protocol of the paper's authors, whose test data overlap the training data.
 
-The protocol draws windows of 20 touchpoints at random positions, with replacement, and only *then* splits the windows
-into training (80 %), validation (10 %) and test (10 %). So most test labels are also training labels, and a table that
-looks them up scores higher than any model.
+The protocol draws windows of 20 touchpoints at random, with replacement. Only then does it split the windows into
+training (80 %), validation (10 %) and test (10 %), so most test labels are also training labels. Even a table that
+looks up the training labels scores well.
 
-Shapes: W windows, T = 20 touchpoints of each, B touchpoints of the test windows, C channels.
+Shapes: W windows, T = 20 touchpoints per window, P touchpoints of the log, B touchpoints of the test windows, C
+channels.
 """
 
 from typing import Any
@@ -26,11 +27,11 @@ LOOKUP, OURS = "lookup table", "mtorl"
 
 
 def authors_protocol(table: WindowTable, seed: int, config: TrainConfig | None = None) -> dict[str, Any]:
-    """Train MTORL and build a lookup table with the authors' protocol, and evaluate both.
+    """Evaluate MTORL and a table that looks up training labels, with the authors' protocol.
 
     Returns:
-        ``policy_ctr`` and ``metrics`` of both, ``original_ctr`` (share of test touchpoints with a click) and
-        ``overlap`` (share of test touchpoints in a training window). Empty if no user has enough touchpoints.
+        The metrics of both methods, ``original_ctr`` (share of test touchpoints with a click) and ``overlap`` (share
+        of test touchpoints that are also training touchpoints). Empty if no user has enough touchpoints.
     """
     rows_WT = _draw(table, seed)
     if not len(rows_WT):
@@ -62,9 +63,9 @@ def authors_protocol(table: WindowTable, seed: int, config: TrainConfig | None =
 
 
 def policy_ctr(selected_B: Bools, choice_B: Ints, channel_B: Ints, click_B: Floats) -> float:
-    """Return the share of clicks on rows whose predicted channel is the logged channel, among all selected rows.
+    """Return the share of selected rows that have a click and whose predicted channel is the logged channel.
 
-    This rate of the authors is biased: it also rises if a policy only guesses the logged channel more often.
+    This metric of the authors is biased: it also rises if a policy only guesses the logged channel more often.
     """
     return float(((choice_B == channel_B) * click_B)[selected_B].mean())
 
@@ -79,7 +80,7 @@ def _look_up(channel_P: Ints, click_P: Floats, trained_P: Bools, test_B: Ints, c
 def _learn(
     table: WindowTable, train_WT: Ints, val_WT: Ints, test_B: Ints, config: TrainConfig
 ) -> tuple[Floats, Floats]:
-    """Train MTORL on the training windows, and predict each test touchpoint from at most `LENGTH` tokens of history."""
+    """Train MTORL on the training windows, and predict the test touchpoints."""
     from mtorl.network.ensemble import train_ensemble
     from mtorl.window.loader import EncodedWindows, TrainingWindows
 

@@ -1,6 +1,6 @@
-"""Computes the share of the total gain that a rule obtains if it may spend only a share of the total cost.
+"""Computes the share of the total gain that a rule obtains with a limited budget.
 
-MTORL's rule, the predicted gain per cost, is compared with simpler rules and with an oracle.
+MTORL ranks exposures by predicted gain per cost. It is compared with simpler rules and with an oracle.
 
 Shapes: B logged exposures.
 """
@@ -42,16 +42,16 @@ def budget_curve(
 ) -> list[dict[str, Any]]:
     """Return the share of the total gain that each rule obtains with each budget.
 
-    A rule makes the exposures in the order of its ranking until the next exposure would exceed the budget.
+    A rule ranks the exposures, and makes the best ones until the next one would exceed the budget.
 
     Args:
         shares: Budgets, as fractions of the total cost.
-        users: Resamples of the users for 95 % intervals; None for no intervals.
+        users: Resamples of the users for 95 % intervals. None means no intervals.
         rival: Forecasts of another model to compare MTORL with.
 
     Returns:
-        One entry per budget: ``share``, the share of the gain for each of the RULES, and the differences of MTORL and
-        other rules, with intervals (``_ci``). Shares are None if the total gain is not positive.
+        One dict per budget, with the share of the gain for each rule and the lead of MTORL over other rules. Keys that
+        end in ``_ci`` are intervals. Shares are None if the total gain is not positive.
     """
     (gain, cost), (predicted_gain, predicted_cost) = logged.arrays(), predicted.arrays()
     random = np.random.default_rng(seed)

@@ -1,9 +1,21 @@
-"""Tests whether the logged channel is independent of everything that was known before the channel was drawn.
+"""Tests whether the logged channel is independent of everything that was known before it.
 
-Each test compares the channel with one column, by Pearson's chi2. If a column has many levels, counts are small, so the
-p-value comes from a scaled chi-square with the exact moments of chi2 (Haldane 1940; Dawson 1954). P-values are
-corrected for multiple tests (Holm 1979). Cramér's V (Bergsma 2013) is the strength of a dependence: 0 for none, 1 if
-the level determines the channel.
+    result = independence(WindowTable.load("windows"))
+    result["verdict"], result["tests"][0]["p_holm"]
+
+`propensity: channel-frequency` in a data set's description claims that all channels were drawn at random, with the same
+probabilities. If the claim is true, the channel of a touchpoint is independent of everything that was known before: the
+previous touchpoint, the user, the time, and each context and static column. Each column is tested in each split. Its
+values, or bins of a numeric column, are called levels. A table counts rows by level and channel, and Pearson's
+
+    chi2 = sum((count - expected)^2 / expected)   is about (levels - 1) (channels - 1) if the claim is true.
+
+If a column has many levels, counts are small, and chi2 does not have its usual distribution. So p-values come from a
+scaled chi-square with the exact mean and variance of chi2 given both margins (Haldane 1940; in the form of Dawson
+1954). They are corrected for multiple tests (Holm 1979): if the claim is true, at most 5 % of logs have a p-value below
+.05. Each test reports the strength of a dependence as bias-corrected Cramér's V (Bergsma 2013): 0 for none, 1 if the
+level determines the channel. No test covers a dependence on a combination of columns, but a model reveals it if its
+action_logloss is lower than that of the channel frequencies.
 
 Shapes: B rows.
 """
@@ -53,10 +65,10 @@ class Independence(TypedDict):
 
 
 def independence(table: WindowTable) -> Independence:
-    """Test in each split whether the logged channels depend on anything that was known before.
+    """Test in each split whether the logged channel depends on anything that was known before.
 
     Raises:
-        ValueError: Each split has only one channel, or one level of every column.
+        ValueError: No test is possible, for example because there is only one channel.
     """
     spec = table.spec
     channel_B = read.arrow_channels(read.flat(table.steps["channel"]), spec.channels, "channel")
@@ -79,9 +91,9 @@ def independence(table: WindowTable) -> Independence:
 
 
 def link(level_B: Ints, channel_B: Ints) -> Link | None:
-    """Test whether the channel of a row depends on its level.
+    """Test whether the channels of rows depend on their levels, which are the values of another column.
 
-    Returns None for fewer than 4 rows, only one level, or only one channel.
+    Returns None if there are fewer than 4 rows, only one level or only one channel.
     """
     (_, level), (_, channel) = (np.unique(part, return_inverse=True) for part in (level_B, channel_B))
     rows = len(level)
@@ -124,7 +136,7 @@ def _known_before(table: WindowTable, channel_B: Ints) -> Iterator[tuple[str, Va
 
 
 def _levels(values: Values) -> Ints:
-    """Return each row's category or numeric bin as an integer from 0; missing values have a level of their own."""
+    """Number the category or the numeric bin of each row; missing values get a number of their own."""
     if isinstance(values, Codes):
         return values.codes + 1
     known = values[np.isfinite(values)]
@@ -138,8 +150,8 @@ def chi2_moments(level_sums: Ints, channel_sums: Ints) -> tuple[float, float]:
     """Return the exact mean and variance of chi2 if channels are independent of levels (Haldane 1940; Dawson 1954).
 
     Args:
-        level_sums: Number of rows that have each level.
-        channel_sums: Number of rows that have each channel.
+        level_sums: Number of rows with each level.
+        channel_sums: Number of rows with each channel.
     """
     n = float(level_sums.sum())
     sides = [(float(len(sums)), float((n / sums).sum())) for sums in (level_sums, channel_sums)]

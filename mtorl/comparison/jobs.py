@@ -29,7 +29,7 @@ from mtorl.window.table import WindowTable
 
 REPEATS = 5  # number of folds of users in the "user" protocol
 SEEDS = 3  # number of seeds for the other protocols, which have no folds
-# Folds 0 to 4 are not used, because the model was designed with results on their test users.
+# Skip folds 0 to 4, because results on their test users have influenced the design of the model.
 FIRST_FOLD = 5
 _EVERY = (
     *(OURS, YARDSTICK, *(name for name in BASELINES if name != YARDSTICK)),
@@ -59,8 +59,8 @@ def jobs(datasets: Sequence[str], repeats: int = REPEATS, methods: Sequence[str]
     """Return all jobs of a comparison, with the training jobs first.
 
     Args:
-        repeats: Number of folds, or of seeds (at most `SEEDS`) in protocols without folds.
-        methods: Names of the methods, all if empty; MTORL and LightGBM are always included.
+        repeats: Number of folds. Protocols without folds use this many seeds instead, but at most `SEEDS`.
+        methods: Names of the methods to compare; empty means all. MTORL and LightGBM are always included.
     """
     todo: list[Job] = []
     for protocol, wanted in (("user", _EVERY), ("time", _BY_TIME)):

@@ -1,6 +1,6 @@
 """Lists the methods that are compared: MTORL, its ablations and the baselines.
 
-A method is a function that trains on a task's training and validation rows and predicts the test rows.
+Each method is a function that trains on the training and validation rows of a task, and predicts the test rows.
 """
 
 import importlib

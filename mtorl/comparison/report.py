@@ -1,7 +1,7 @@
 """Writes the results of a comparison as the Markdown page docs/results.md.
 
-Folds have different test users, so the mean over folds has a smaller standard error than one fold. Seeds share their
-test rows, so averaging does not narrow the interval.
+Averaging over folds narrows an interval, because folds have different test users. Averaging over seeds does not,
+because all seeds have the same test rows.
 """
 
 import math
@@ -168,7 +168,7 @@ def policy_value_table(tasks: Tasks) -> str:
 
 
 def target_text(tasks: Tasks) -> str:
-    """Return a paragraph about the target that MTORL's greedy policy is not worse than the best constant channel."""
+    """Return a paragraph on whether MTORL's greedy policy is at least as good as the best constant channel."""
     targets = [task["target"] for task in tasks]
     title = "**Target: never below the best constant channel.**"
     if any(target["channel"] is None for target in targets):
@@ -202,7 +202,6 @@ def authors_table(rows: Tasks, dataset: str) -> str:
 
     Args:
         rows: Results of `authors_protocol`, one per seed.
-        dataset: Name of the data set.
     """
     metrics = {"accuracy": "action_accuracy", "AUC": "action_auc", "F1": "action_f1"}
     lines = []
@@ -229,7 +228,7 @@ def combined(differences: Sequence[Mapping[str, Any]], metric: str, disjoint: bo
 
     Args:
         differences: One dict per fold or seed, with the metric and its interval ``{metric}_ci``.
-        disjoint: Whether the folds have different test users, so that their errors are independent.
+        disjoint: Whether the test users differ between the dicts, so that their errors are independent.
     """
     rows = [row for row in differences if row.get(metric) is not None and row.get(f"{metric}_ci")]
     if not rows:
@@ -247,7 +246,7 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def spread(values: Sequence[float | None], places: int) -> str:
-    """Return the mean as text, with "± standard deviation" if there are several values, or "-" for none."""
+    """Format the mean of several values as text, with their standard deviation; "-" if there are no values."""
     numbers = [value for value in values if value is not None]
     if not numbers:
         return "-"

@@ -1,4 +1,4 @@
-"""Computes all metrics of a comparison from the predictions of each method for the test rows of a task.
+"""Computes all metrics of a comparison from the methods' predictions for the test rows of a task.
 
 Shapes: B test rows, C channels.
 """
@@ -36,11 +36,10 @@ def score(task: Task, answers: Mapping[str, Heads], seed: int) -> dict[str, Any]
     """Return all results that the report shows for a task.
 
     Args:
-        answers: Name of each method -> its predictions for the test rows.
+        answers: Predictions for the test rows, by method.
 
     Returns:
-        ``compared`` (metrics of the heads), ``budget`` (empty if all exposures cost the same), ``value``, ``target``,
-        ``calibration_noise``, and the number of test ``rows`` and ``users``.
+        Results by name. ``budget`` is empty if all exposures cost the same.
     """
     rows, spec = task.test.rows, task.spec
     logged = labels(task.test.windows, task.encoder)
@@ -88,10 +87,7 @@ def _against_constant(
     seed: int,
     gain_BC: Floats,
 ) -> dict[str, Any]:
-    """Compare the value of MTORL's greedy policy with the value of always using the best constant channel.
-
-    If the log can't show which channel is best, the result is only ``{"channel": None}``.
-    """
+    """Compare the value of MTORL's greedy policy with the value of the best constant channel."""
     if mean_C is None:
         return {"channel": None}
     greedy, constant = (PolicyOnLog.always_exposing(policies[name]) for name in (_GREEDY, _CONSTANT))
@@ -113,13 +109,13 @@ def _policies(logits_BC: Floats, gain_BC: Floats, cost_BC: Floats, mean_C: Float
 
 
 def calibration_noise(heads: Heads, channel_B: Ints, target_B: Floats, seed: int) -> dict[str, Any]:
-    """Return how large MTORL's calibration errors would be by chance if MTORL were perfectly calibrated.
+    """Return the calibration errors that MTORL would have by chance if it were perfectly calibrated.
 
-    The simulated labels of one user are independent, so the true noise is higher.
+    The simulation treats the labels of a user as independent, so it underestimates these errors.
 
     Returns:
-        ``action_ece`` and ``reward_ece``, each with ``noise`` (mean) and ``noise_high`` (97.5 % quantile).
-        ``less_shift`` is the reward error after removing the mean error of the predictions.
+        For ``action_ece`` and ``reward_ece``, the mean error ``noise`` and the 97.5 % quantile ``noise_high``. For
+        ``reward_ece``, also MTORL's error after removing its mean error, ``less_shift``.
     """
     confidence_B, _ = top_label(heads[0], channel_B)
     reward_B = np.clip(np.asarray(heads[1], dtype=np.float64)[np.arange(len(channel_B)), channel_B], _TINY, 1 - _TINY)

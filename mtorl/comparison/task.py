@@ -1,7 +1,6 @@
 """Divides a data set into training (80 %), validation (10 %) and test rows (10 %), by users or by time.
 
-By time, one user can have rows in all three parts. Each test row is evaluated once, with the history that a server
-would have had.
+If the data set is divided by time, a user can have rows in all three parts.
 
 Shapes: B rows, N tokens.
 """
@@ -50,7 +49,7 @@ class Task:
 
 
 def by_user(table: WindowTable, fold: int) -> Task:
-    """Divide a data set by users: one tenth for the test, and the next tenth for the validation.
+    """Divide a data set by users: one tenth of the users for the test, and the next tenth for validation.
 
     Args:
         fold: Number from 0 to 9 that selects the tenth for the test.
@@ -66,7 +65,7 @@ def by_user(table: WindowTable, fold: int) -> Task:
 
 
 def by_time(table: WindowTable) -> Task:
-    """Divide a data set by time: the last tenth for the test, and the tenth before it for the validation."""
+    """Divide a data set by time: the last tenth of the rows for the test, the tenth before it for validation."""
     time = table.rows["timestamp"].astype("int64").to_numpy()
     edges = np.quantile(time, _EDGES)
     split = np.array(_PARTS, dtype=object)[np.searchsorted(edges, time, side="right")]
@@ -84,9 +83,9 @@ def by_time(table: WindowTable) -> Task:
 
 
 def last_only(windows: WindowBatch) -> WindowBatch:
-    """Return the windows with only the last token of each as a target.
+    """Return the windows with only the last token of each window as a target.
 
-    A user's windows overlap, so a row could otherwise be a target in several windows.
+    The windows of a user overlap, so a row could otherwise be a target several times.
     """
     assert windows.targets is not None
     valid_N: Bools = np.zeros(len(windows.row_N), dtype=np.bool_)

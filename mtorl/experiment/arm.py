@@ -20,7 +20,7 @@ INCUMBENT = "incumbent"
 OUTSIDE = "outside"
 # Reserved name for the account that limits the spending of all arms together.
 ALL_ARMS = "*"
-# Reserved name for the account of the users in `overrides`, who must not spend an arm's money.
+# Reserved name of the account that pays for users in `overrides`, so that they do not spend the money of an arm.
 OVERRIDE = "override"
 _RESERVED = {
     ALL_ARMS: "stands for all arms",
@@ -105,7 +105,7 @@ class Arm(StrictModel):
     def url(self) -> str | None:
         """Return the URL for decision requests, or None if the arm has no server.
 
-        For an endpoint without a path, the path /v1/models/NAME:predict is appended.
+        If the endpoint has no path, the path /v1/models/NAME:predict is appended.
         """
         if self.endpoint is None:
             return None

@@ -6,12 +6,20 @@ Assignment and draw are hashes, so every router computes the same values, also a
     arm       = the arm with the smallest -ln(1 - point(arm)) / share(arm)       `assign`
     u         = point of all fields that identify one request                    `draw`
 
-The hashed parts are netstrings (`<bytes>:<text>,`), so that ("ab", "c") and ("a", "bc") are different inputs. With 64
-instead of 53 bits, some values would round up to 1.0, which is outside the interval.
+The hashed parts are netstrings (`<bytes>:<text>,`), so that ("ab", "c") and ("a", "bc") are different inputs, and any
+language can reproduce the numbers. The tests contain golden values. A float represents 53 bits exactly. With all 64
+bits, some values would round up to 1.0, which is outside the interval.
 
-The choice of the arm is weighted rendezvous hashing: if shares change, a unit can only move to an arm whose share grew
-by a larger factor. No stateless rule moves fewer units for every change (Moulton and Jiang, "Maximally consistent
-sampling and the Jaccard index of probability distributions", ICDM 2018, arXiv:1809.04052).
+For each unit, every arm has its own point. It gives an exponential waiting time with the arm's share as its rate, and
+the arm with the shortest time is chosen (weighted rendezvous hashing). An arm's probability of being chosen equals its
+share, for any order of the arms. If shares change, a unit can only move to an arm whose share grew by a larger factor
+than that of its own arm. If a stage grows, the fewest possible units move, from the incumbent to challengers. If the
+shares change from a to b, the fraction of units that stay is
+
+    sum over i of  1 / sum over j of  max(a_j / a_i, b_j / b_i).
+
+No stateless rule keeps more units for one pair of shares without keeping fewer for another (Moulton and Jiang,
+"Maximally consistent sampling and the Jaccard index of probability distributions", ICDM 2018, arXiv:1809.04052).
 """
 
 import hashlib
@@ -43,11 +51,11 @@ def _netstrings(parts: Iterable[str]) -> bytes:
 
 
 def assign(key: tuple[str, ...], unit: str, shares: Mapping[str, float]) -> str:
-    """Return the arm of a unit (a user), chosen with probabilities that are proportional to `shares`.
+    """Return the arm of a unit (a user), chosen at random in proportion to `shares`.
 
     Args:
-        key: Identifies the assignment. Different keys give independent assignments.
-        shares: Share of each arm, by the arm's name.
+        key: Name of the assignment. Different keys give independent assignments.
+        shares: Share of each arm, by the name of the arm.
 
     Raises:
         ValueError: a share is negative, or all shares are 0.
@@ -62,10 +70,10 @@ def assign(key: tuple[str, ...], unit: str, shares: Mapping[str, float]) -> str:
 def draw(
     experiment: str, salt: str, user_id: str, campaign_id: str, request: str, what: Literal["draw", "explore"] = "draw"
 ) -> float:
-    """Return the number in [0, 1) that makes the random choices of one decision, as a hash of the arguments.
+    """Return the random number in [0, 1) for one decision, as a hash of the arguments.
 
     Args:
-        request: The caller's request id or, if there is none, the decision's id.
-        what: "draw" selects the channel; "explore" decides whether and how the decision is randomised.
+        request: Request id of the caller or, if there is none, the id of the decision.
+        what: "draw" for the choice of the channel; "explore" for exploration, which needs its own number.
     """
     return _point((what, experiment, salt), user_id, campaign_id, request)

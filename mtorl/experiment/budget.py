@@ -15,7 +15,7 @@ from mtorl.runtime.validation import NoneInWord, StrictModel, Text
 class AccountLimit(NamedTuple):
     """Spending limit of one account in the ledger, usually one arm's part of a budget.
 
-    "*" stands for all arms, campaigns or channels together.
+    The arm, campaign or channel "*" stands for all of them together.
     """
 
     arm: str

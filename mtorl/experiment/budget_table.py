@@ -1,4 +1,4 @@
-"""Reads the budgets of thousands of campaigns from a CSV or Parquet file, to which the experiment file refers.
+"""Reads the budgets of many campaigns from a CSV or Parquet file.
 
     campaign,channel,amount,period,timezone
     spring,*,200,day,Europe/Berlin
@@ -38,7 +38,7 @@ _KEPT = ".budgets-"
 
 
 class BudgetTable:
-    """A table of budgets in memory, equal to each table with the same content.
+    """A table of budgets in memory. Two tables are equal if their files have the same content.
 
     Attributes:
         name: Path of the table's file, as written in the experiment file.
@@ -135,11 +135,7 @@ def _named(value: Any, info: ValidationInfo) -> BudgetTable:
 
 @lru_cache(maxsize=64)
 def _read(name: str, file: Path, seen: tuple[int, ...]) -> BudgetTable:
-    """Read a budget table, with a cache, because each new stage loads the experiment again.
-
-    Args:
-        seen: Modification time, inode and size of the file, as a part of the cache key.
-    """
+    """Read a budget table, and cache it until the modification time, inode or size of its file (`seen`) changes."""
     return BudgetTable(name, file.read_bytes())
 
 
@@ -195,11 +191,7 @@ def _check_columns(file: str, columns: Sequence[str]) -> None:
 
 
 def _validated(file: str, rows: Iterator[tuple[int, Mapping[str, Any]]]) -> Iterator[Budget]:
-    """Check the rows of a table, and yield a budget for each row.
-
-    Pydantic is slow, so it checks only the first row of each combination of the columns other than campaign, channel
-    and amount.
-    """
+    """Check the rows of a table, mostly without pydantic, which is slow, and yield a budget for each row."""
     kinds: dict[tuple[Any, ...], Budget] = {}
     places: dict[tuple[str, str, str], int] = {}
     for row, cells in rows:

@@ -25,7 +25,7 @@ from mtorl.runtime.errors import InputError
 from mtorl.runtime.message import prefixed
 from mtorl.runtime.validation import FromList, StrictModel, Text, plain_values, read_yaml, validated
 
-# The users in `overrides` share one account with this fraction of the experiment's part of each budget.
+# Fraction of the experiment's money that is reserved for the users in `overrides`.
 OVERRIDE_PART = 0.01
 MOST_OVERRIDES = 1_000
 MOST_BUDGETS = 50
@@ -157,7 +157,7 @@ class Experiment(StrictModel):
     def version(self) -> str:
         """Return a digest of all fields that affect decisions, as 16 hexadecimal digits."""
         in_force = self.model_dump_json(exclude={*_PLAN, "budget_table"})
-        # An active experiment may use a renamed copy of its budget table, so use the digest of the content.
+        # Hash the content of the budget table, because an active experiment may use a renamed copy.
         if self.budget_table is not None:
             in_force += self.budget_table.digest
         return hashlib.blake2b(in_force.encode(), digest_size=8).hexdigest()
@@ -171,9 +171,9 @@ class Experiment(StrictModel):
         return f"budgets[{number}]" if self.budget_table is None else f"{self.budget_table.name}, budget {number + 1}"
 
     def arm_of(self, user_id: str, campaign_id: str | None = None) -> tuple[str, float]:
-        """Return a user's arm, and the probability with which the user was assigned to this arm.
+        """Return a user's arm, and the probability of this assignment.
 
-        For users or campaigns outside the experiment, the arm is OUTSIDE, with probability 1.
+        Users and campaigns outside the experiment get the arm OUTSIDE, with probability 1.
         """
         if self.overrides_arm_of(user_id, campaign_id):
             return self.overrides[user_id], 1.0
@@ -227,15 +227,15 @@ class Experiment(StrictModel):
     def refused_until(self, campaign: str, channel: str, now: float) -> int:
         """Return the time at which a channel with an exhausted budget gets new money, in seconds since 1970.
 
-        This is the latest end of the current periods of its budgets, or FOREVER if one budget has no period.
+        This is the latest end of the channel's budget periods. It is FOREVER if a budget has no period.
         """
         drawn_on = (b for b in self.budgets_of(campaign) if b.channel in (channel, "*"))
         return max(period_at(budget.period, budget.timezone, now)[1] for budget in drawn_on)
 
     def accounts(self) -> list[AccountLimit]:
-        """Return the ledger accounts of this experiment, which divide each budget between the arms.
+        """Return the ledger accounts that divide each budget between the arms.
 
-        An arm's part is proportional to its users, so that every arm has the same money per user.
+        An arm's part is proportional to its number of users, so that every arm has the same money per user.
         """
         start, end = self.layer_part
         inside = end - start
@@ -274,7 +274,7 @@ class Experiment(StrictModel):
         """Check that the data set has every channel, column and outcome in the experiment file.
 
         Raises:
-            ExperimentError: the message names the field.
+            ExperimentError: the data set lacks a name; the message names the field.
         """
         try:
             check_outcomes(self.metrics.names, spec.outcome_kinds)
@@ -282,7 +282,7 @@ class Experiment(StrictModel):
             raise ExperimentError(prefixed("metrics", error)) from None
         channels, known = set(spec.channels), ", ".join(spec.channels)
         named = [("default_channel", self.default_channel)]
-        # With a misspelt channel in a budget, the intended channel would have no budget and never be shown.
+        # If the channel of a budget is misspelt, the intended channel has no budget and is never shown.
         named += [(self._place(i), one.channel) for i, one in enumerate(self.all_budgets) if one.channel != "*"]
         for where, channel in named:
             if channel not in channels:
@@ -300,10 +300,10 @@ class Experiment(StrictModel):
         """Read an experiment file and check it.
 
         Args:
-            tables: Folder of the budget table; by default, that of the experiment file.
+            tables: Folder of the budget table; by default, the folder of the experiment file.
 
         Raises:
-            ExperimentError: the message names the file and the field.
+            ExperimentError: the file is invalid; the message names the file and the field.
         """
         data = read_yaml(path := Path(path), "the experiment file", ExperimentError)
         try:
@@ -326,13 +326,13 @@ class Experiment(StrictModel):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], folder: Path | None = None) -> Experiment:
-        """Create an experiment from plain values, as read from YAML.
+        """Create an experiment from plain values, such as the content of a YAML file.
 
         Args:
             folder: Folder of the budget table.
 
         Raises:
-            ExperimentError: the message names the field.
+            ExperimentError: a value is invalid; the message names the field.
         """
         return validated(cls, data, ExperimentError, folder)
 

@@ -94,9 +94,9 @@ def first_file(
     """Return the text of a valid experiment file for a data set.
 
     Args:
-        described: Path of the data set's description, or name of a built-in data set.
-        amount: Budget for the whole experiment, currency units.
-        explore: Share of the decisions that is randomised in both arms; 0 disables exploration.
+        described: Path or built-in name of the data set's description.
+        amount: Budget of the whole experiment, in currency units.
+        explore: Share of the decisions that both arms randomise; 0 disables exploration.
 
     Raises:
         ExperimentError: a name can't be written as YAML, or the file would be invalid.

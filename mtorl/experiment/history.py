@@ -1,6 +1,6 @@
 """Stores the events of an experiment, such as moves between stages, and computes its current state from them.
 
-Events are only added, and never changed or removed. A new salt or name begins another experiment in the same history.
+Events are added, but never changed or removed. An event with another name or salt belongs to another experiment.
 """
 
 import json
@@ -75,21 +75,21 @@ class Event(StrictModel):
 
 
 def read_events(text: str) -> list[Event]:
-    """Parse the text of a history, which has one event per line.
+    """Parse a history that has one event per line.
 
-    A last line without a newline is ignored, because its writer was interrupted.
+    If the last line has no newline, it is ignored, because writing it was interrupted.
     """
     return events_of(text[: text.rfind("\n") + 1].splitlines(), "line")
 
 
 def events_of(given: Iterable[str | Mapping[str, Any]], place: str) -> list[Event]:
-    """Parse the events of a history, given as lines of JSON or as plain values.
+    """Parse events from lines of JSON or from plain values.
 
     Args:
-        place: Word for the position in error messages, such as "line".
+        place: Word for the position of an event in error messages, such as "line".
 
     Raises:
-        HistoryError: an event is invalid, or their numbers have a gap.
+        HistoryError: an event is invalid, or the number of an event is missing.
     """
     events: list[Event] = []
     for number, one in enumerate(given, start=1):

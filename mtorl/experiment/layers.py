@@ -1,7 +1,7 @@
 """Combines several active experiments: selects the one that decides a request, and divides each campaign's money.
 
-Each decision follows one policy, so two experiments must have different campaigns, or disjoint parts of one layer.
-Experiments with the same campaign share its budgets; if their budgets differ, the smallest amount applies.
+Two experiments must have different campaigns, or different users of the same layer, because only one may decide a
+request. If experiments have the same campaign but different budgets for it, the smallest budget applies.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ class Experiments:
     """The experiments that are active at the same time.
 
     Raises:
-        ExperimentError: there is no experiment, or two of them overlap.
+        ExperimentError: there is no experiment, or two experiments overlap.
     """
 
     def __init__(self, experiments: Iterable[Experiment]) -> None:
@@ -44,8 +44,8 @@ class Experiments:
     def deciding(self, user_id: str, campaign_id: str) -> Experiment:
         """Return the experiment that decides for a user in a campaign.
 
-        It is the first with the user in its `overrides`, else the first with the user in its layer part. Otherwise, the
-        user is OUTSIDE of the first experiment. If no experiment decides the campaign, no budget pays for it.
+        An experiment that names the user in its `overrides` is preferred to one whose layer part contains the user. If
+        there is neither, the first experiment of the campaign decides, with the user OUTSIDE.
         """
         of_campaign = [one for one in self._all if one.decides(campaign_id)] or self._all
         named = next((one for one in of_campaign if one.overrides_arm_of(user_id)), None)

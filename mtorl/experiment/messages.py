@@ -2,8 +2,7 @@
 
 from mtorl.runtime.message import Words
 
-# Verdicts about a challenger. A code that is no `inference.verdict.Token` means that the experiment waits for more
-# data.
+# Verdicts about a challenger. If a code is not an `inference.verdict.Token`, the experiment waits for more data.
 SRM = Words("srm", "The split of users differs from the weights (p = {p:.2g} < {alarm}): no result is valid.")
 NOT_STICKY = Words("not-sticky", "Assignment is not sticky: {share:.1%} of the users were seen in two arms of a stage.")
 UNBALANCED = Words("unbalanced", "No lift is valid: the arms' users differ more in {covariate!r} than chance allows.")

@@ -4,7 +4,7 @@
     click_per_decision          one outcome, such as cost, click, conversion or revenue
     gain_per_cost               return on spend: gain or one outcome per currency unit
     cost_per_click              cost of an outcome, or any other NAME_per_NAME
-    exposure_ratio              a metric in METRICS
+    exposure_ratio              a metric that is not computed from outcomes (METRICS)
 
 `mtorl.log.gain` defines the gain.
 """
@@ -69,7 +69,7 @@ KNOWN = f"{'|'.join(METRICS)}|{_RATIO.pattern}"  # regular expression of a metri
 
 
 def check_metric(name: str) -> str:
-    """Return `name` if it has the form of a metric's name.
+    """Return `name` if it is a possible name of a metric.
 
     Raises:
         ValueError: there is no such metric.
@@ -86,7 +86,7 @@ def check_gain(name: str) -> str:
     """Return `name` if it can be the primary metric.
 
     Raises:
-        ValueError: it is not a metric, or not a gain.
+        ValueError: there is no such metric, or the metric is not a gain.
     """
     if not is_gain(check_metric(name)):
         raise ValueError(messages.NO_GAIN(metric=name))
@@ -111,7 +111,7 @@ def check_outcomes(names: Iterable[str], outcomes: Iterable[str]) -> None:
 def parts_of(name: str) -> tuple[str, str] | None:
     """Split the name of a ratio, such as cost_per_click, into its numerator and its denominator.
 
-    Returns None if the name is in METRICS, or is not a ratio.
+    Returns None if the name is not a ratio, or is in METRICS.
     """
     found = _RATIO.fullmatch(name)
     return (found[1], found[2]) if found and name not in METRICS else None

@@ -1,11 +1,19 @@
 """Paces an account, so that an arm's part of a budget lasts until the end of the budget's period.
 
-If the terms of an account change (its stage, amount, period or pacing), a new plan spreads the remaining money over the
-remaining time.
+The router that updates an account stores its state in the ledger for all routers. If the terms of an account change
+(its stage, amount, period or pacing), the account gets a new plan, which spreads the remaining money over the remaining
+time. With the old plan, an arm whose part of the budget grew would seem far behind schedule, and an arm whose part
+shrank far ahead.
 
-Arms with a small part of a budget must not be paced worse than others, because the arms would then differ by more than
-their policies. So an arm may spend slightly more than its part (`spare`), to make up for days on which it spent less.
-At first, an account uses the price of the budget's largest account, which finds the right price sooner.
+The parts of a budget differ in size. If pacing were worse for a small part, the arms would differ by more than their
+policies. Two measures prevent this; `benchmarks/experiments.py` tests both:
+
+- *Spare.* If spending stopped at exactly its part, an account would have money left on most days, and could not make up
+  for it on other days. So the ledger's limit of an arm exceeds the arm's part by up to the cost of SPARE exposures,
+  times the other arms' share of the budget. The plan spends only the part, and the account of all arms still limits the
+  sum.
+- *First price.* Until an account has spent the cost of GRAINS exposures, it uses the current price of the budget's
+  largest account, which finds the right price sooner. The account's own multiplier corrects that price.
 """
 
 from __future__ import annotations
@@ -32,7 +40,7 @@ COUNTED = -1.0
 Scope = tuple[str, str, str]  # arm, campaign and channel, or "*"
 # An arm may exceed its part of a budget by the highest cost of this many exposures.
 SPARE = 3.0
-# An arm may exceed its part by at most this fraction of the rest of the budget.
+# An arm may exceed its part by at most this fraction of the other arms' money.
 MOST_SPARE = 0.05
 
 # An account's price is updated at least this often, in seconds.
@@ -76,11 +84,11 @@ def highest_cost(limit: AccountLimit, cost_cap: Mapping[str, float]) -> float:
 def spare(limit: AccountLimit, asks: bool, grain: float) -> float:
     """Return how much an account may spend in addition to its part of the budget, in currency units.
 
-    An arm that ignores the price would always spend its spare, so the spare is 0.
+    The result is 0 for an arm that does not receive the price, because it would always spend the additional money.
 
     Args:
-        asks: Whether the arm has an endpoint, and so receives the price.
-        grain: Highest cost of an exposure, currency units.
+        asks: Whether the arm has an endpoint, which receives the price.
+        grain: Highest cost of an exposure, in currency units.
     """
     if limit.pacing is None or not asks or not limit.part:
         return 0.0
@@ -135,7 +143,7 @@ class Kept(NamedTuple):
     def to_follow(self) -> float:
         """Return the price with which smaller accounts of the same budget begin.
 
-        A controller can't start at 0, so the price is at least a tenth of the price unit.
+        The price is at least a tenth of the price unit, because a price controller can't start at 0.
         """
         factor = self.state.multiplier
         return self.state.price_unit * (max(factor, 1.0 / _PLAUSIBLE) if factor < _PLAUSIBLE else 1.0)
@@ -174,7 +182,7 @@ class Clock:
         """Return the clock of a budget that is paced by time.
 
         Args:
-            began: Beginning of the current period, seconds since 1970.
+            began: Beginning of the current period, in seconds since 1970.
         """
         schedule = pacing.schedule(limit.period, limit.timezone, began, now)
         first, last = schedule.times[0], schedule.times[-1]
@@ -185,11 +193,11 @@ class Clock:
 
     @classmethod
     def of_count(cls, limit: AccountLimit, opportunities: int, at: float, had: float) -> Clock:
-        """Return a clock for a budget that should last for a number of opportunities.
+        """Return the clock of a budget that should last for a number of opportunities.
 
         Args:
-            at: Opportunities that this arm has had.
-            had: Opportunities that all arms have had.
+            at: Number of opportunities that this arm has had.
+            had: Number of opportunities that all arms together have had.
         """
         left = max(opportunities - had, _GRACE * opportunities)
         return cls(COUNTED, Schedule.even(0.0, at + max(limit.part * left, 1.0)), at, True, True, inf)
@@ -221,8 +229,8 @@ def updated(
     The comparison is None if there is no money to pace, or if money may not be spent now.
 
     Args:
-        amounts: The account's limit, and its spent and reserved money in the clock's period, in currency units.
-        kept: State in the ledger, possibly of an earlier period.
+        amounts: The account's limit and the money that is already spent or reserved, both in currency units.
+        kept: State in the ledger, possibly from an earlier period.
         first: Multiplier and price unit with which a new plan begins.
         largest: State of the budget's largest account, whose price is used at first.
 
@@ -231,7 +239,7 @@ def updated(
         OverflowError: the account can't be paced.
     """
     at, (amount, committed) = clock.at, amounts
-    # A clock that counts opportunities has a new end at each update, which must not begin a new plan.
+    # Leave out the end of a clock that counts opportunities: it changes at each update, and would begin a new plan.
     end = "" if clock.counted else clock.schedule.times[-1]
     terms = f"{amount:.9g} {target.terms} {end}"
     here = State(at, committed, *first)
@@ -267,7 +275,7 @@ def updated(
 def first_price(limit: AccountLimit, last: Kept | None) -> tuple[float, float] | None:
     """Return the multiplier and the price unit with which a new plan of an account begins.
 
-    These are the last plan's values, unless the first price in the experiment file has changed.
+    Both come from the last plan, unless the first price in the experiment file has changed.
     """
     assert limit.pacing is not None
     stated = limit.pacing.price
@@ -293,7 +301,7 @@ class Forecasts:
         """Return the median of the recent forecasts, or None if there are too few.
 
         Raises:
-            ValueError: there are still too few forecasts after 500 decisions.
+            ValueError: after 500 decisions, there are still too few forecasts.
         """
         found = median(self._gains) if len(self._gains) >= _FORECASTS else 0.0
         if 0.0 < found < inf:

@@ -66,7 +66,7 @@ def check(rule: Sequence[Row], spec: DatasetSpec, where: str = "policy") -> None
     """Check that the data set has a rule's channels and columns, and that the rule's values have the right type.
 
     Args:
-        where: Place of the rule in the experiment file.
+        where: Place of the rule in the experiment file, for error messages.
 
     Raises:
         ValueError: a channel or column is unknown, or a value has the wrong type.

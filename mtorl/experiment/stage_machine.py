@@ -1,9 +1,18 @@
 """Decides when an experiment moves to another stage, from its file, its history and evidence from the log.
 
+    state = state_of(events, experiment)          # `mtorl.experiment.history`
+    consider(experiment, state, evidence, now)    # Move("5%", "48 hours, 812 users in each arm ...") or Hold(...)
+    in_force(experiment, state)                   # the experiment as routers apply it
+
     draft -> shadow -> 1% -> 5% -> 25% -> 50% -> promoted
                  any stage -> stopped (worse, or no verdict in time) | rolled back (harm)
 
-The caller writes a move into the history before applying it, so that both steps can be repeated after a crash.
+The caller is a command on a laptop or an operator on a cluster. It first writes a move into the history, then applies
+it. After a crash, both steps can be repeated.
+
+A futile experiment is stopped only at the last stage, because in earlier stages few users get a challenger. A breached
+guardrail causes an immediate rollback. The guardrail's bound is always valid, so frequent checks do not raise the rate
+of false alarms above the experiment's alpha.
 """
 
 import math
@@ -33,14 +42,14 @@ class State:
     """The current state of an experiment, computed from the events in its history."""
 
     phase: Phase = "draft"
-    # When the phase began, or the kill switch was last switched off, seconds since 1970. None for a draft.
+    # Time when the phase began or the kill switch was switched off, in seconds since 1970. A draft has None.
     since: float | None = None
     # Whether an event switched the kill switch on.
     killed: bool = False
     events: int = 0
-    # After a promotion or rollback: the incumbent's `answering`.
+    # Fields of the incumbent (`answering`), after a promotion or rollback.
     incumbent: Mapping[str, Any] | None = None
-    # After a promotion: the replaced incumbent's `answering`, which a rollback restores.
+    # After a promotion, the fields of the replaced incumbent, which a rollback restores.
     replaced: Mapping[str, Any] | None = None
     # Result of `fixed_fields` at the start of the experiment; None for a draft.
     fixed: Mapping[str, Any] | None = None
@@ -49,11 +58,11 @@ class State:
 class ArmEvidence(NamedTuple):
     """Figures about one arm at the current stage, from the decision log."""
 
-    # Users whose decisions count in the verdict or, in the shadow stage, for whom the arm was asked.
+    # Number of users in the verdict. In the shadow stage, the number of users for whom the arm was queried.
     users: int
-    # Share of the arm's decisions that fell back or, in the shadow stage, of its answers that failed.
+    # Share of the arm's decisions that are fallbacks. In the shadow stage, the share of its answers that failed.
     fallback_ratio: float = 0.0
-    # 99th percentile in seconds; NaN if unknown, as in the shadow stage.
+    # 99th percentile in seconds. In the shadow stage, it is unknown (NaN).
     latency_seconds: float = math.nan
 
 
@@ -107,7 +116,7 @@ def consider(experiment: Experiment, state: State, evidence: Evidence | None, no
     """Decide whether an experiment moves to another phase now.
 
     Args:
-        evidence: Figures from the decision log; None if there is none yet.
+        evidence: Figures from the decision log. None means that there are no figures yet.
         now: Current time, in seconds since 1970.
     """
     ramp = experiment.ramp
@@ -250,7 +259,7 @@ def may_move(state: State, to: Phase, by: Literal["ramp", "person"]) -> Message 
 def in_force(experiment: Experiment, state: State) -> Experiment:
     """Return the experiment as the routers must apply it at its current stage.
 
-    After a promotion, the incumbent's arm has the policy and the endpoint of the promoted challenger.
+    After a promotion, the incumbent has the policy and the endpoint of the promoted challenger.
     """
     stage = next((stage for stage in STAGES if stage == state.phase), STAGES[0])
     on = experiment.enabled and not state.killed and state.phase in STAGES
@@ -265,7 +274,7 @@ def in_force(experiment: Experiment, state: State) -> Experiment:
 def answering(arm: Arm) -> dict[str, Any]:
     """Return the fields that determine the answers of an arm: its policy, its model and its endpoint.
 
-    Without the name, two arms that answer alike have equal fields.
+    The arm's name is left out, so that two arms with the same answers have equal fields.
     """
     fields = {"policy", "model_digest", "model_name", "model_version"}
     return {**arm.model_dump(mode="json", include=fields), "endpoint": arm.url}
@@ -293,7 +302,7 @@ def fixed_fields(experiment: Experiment) -> dict[str, Any]:
 
 
 def fixed_changes(fixed: Mapping[str, Any], experiment: Experiment) -> list[str]:
-    """Return the names of fixed fields that have changed.
+    """Return the names of the fields that have changed, although they must not change after the start.
 
     Args:
         fixed: Result of `fixed_fields` when the experiment started.

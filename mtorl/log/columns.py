@@ -1,6 +1,6 @@
 """Converts columns to arrays, from JSON lists on a server and from Arrow tables offline.
 
-Both readers treat types and nulls alike, so that windows are equal on a server and offline.
+Both conversions treat types and nulls alike, so that the model reads the same windows on a server and offline.
 """
 
 from __future__ import annotations
@@ -79,14 +79,14 @@ def json_list(values: Any, length: int, where: str, index: int) -> list[Any]:
 
 
 def json_numbers(values: list[Any], where: str, row_N: Ints, null: bool = True) -> Floats:
-    """Convert the numbers of several instances to an array, in which NaN stands for null.
+    """Convert the numbers of several instances to an array. A null becomes NaN.
 
     Args:
-        row_N: Position of each number's instance, for the error message.
-        null: Whether null is allowed in the values.
+        row_N: Position of the instance of each number, for error messages.
+        null: Whether a value may be null.
 
     Raises:
-        WindowError: a value is not a number or, if `null` is false, is not finite.
+        WindowError: a value is not a number, or `null` is false and a value is not finite.
     """
     # NumPy would convert the text "1" to a number, which the Arrow reader rejects.
     for position, value in enumerate(values):
@@ -101,7 +101,7 @@ def json_numbers(values: list[Any], where: str, row_N: Ints, null: bool = True) 
 
 
 def json_values(column: Column, values: list[Any], where: str, row_N: Ints) -> Values:
-    """Convert the values of a context or static column of several instances.
+    """Convert the values of one column to numbers or codes, for several instances.
 
     Raises:
         WindowError: a value does not have the column's type.
@@ -127,10 +127,10 @@ def flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 
 
 def arrow_numbers(values: pa.Array, where: str, null: bool = True) -> Floats:
-    """Convert a numeric Arrow column to an array, in which NaN stands for null.
+    """Convert a numeric Arrow column to an array. A null becomes NaN.
 
     Raises:
-        WindowError: the column is not numeric or, if `null` is false, a value is null or not finite.
+        WindowError: the column is not numeric, or `null` is false and a value is null or not finite.
     """
     kind = values.type
     if not (pa.types.is_null(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
@@ -145,7 +145,7 @@ def arrow_times(values: pa.Array, where: str, null: int | None) -> Ints:
     """Convert an Arrow column of times to microseconds since 1970.
 
     Args:
-        null: Value for a null. If it is None, a null raises WindowError.
+        null: Value for a null. None means that a null raises WindowError.
     """
     if not pa.types.is_timestamp(values.type):
         raise WindowError(f"{where}: expected times, got {values.type}")

@@ -1,6 +1,6 @@
 """Describes a data set in a YAML file: the role and unit of each column, and how to treat a missing value.
 
-`DatasetSpec.load("simulator")` reads a built-in description, and `DatasetSpec.load("my-log.yaml")` your own.
+`DatasetSpec.load("simulator")` reads a built-in description, and `DatasetSpec.load("my-log.yaml")` reads a file.
 """
 
 from __future__ import annotations
@@ -353,7 +353,7 @@ class DatasetSpec(StrictModel):
         """Read a built-in description by its name, or a YAML file by its path.
 
         Raises:
-            SpecError: the description is invalid, or contains an open CHECK comment.
+            SpecError: the description is invalid, or still contains a CHECK comment.
         """
         path = Path(name_or_path)
         if path.suffix not in (".yaml", ".yml"):
@@ -405,7 +405,7 @@ def counted_gain(spec: DatasetSpec) -> Gain:
     unknown = spec.currency == DatasetSpec.model_fields["currency"].default
     money = Units().money if unknown else spec.currency
     label = spec.outcome_labels.get("revenue", spec.currency)
-    # A label such as "value of the purchase, EUR" contains the currency; any other label is the unit.
+    # If a label contains the currency, such as "value of the purchase, EUR", the unit is the currency.
     outcomes = {"revenue": money if spec.currency in label else label}
     outcomes |= {column.name: f"{column.unit} of {column.name}" for column in spec.outcomes if column.unit}
     return dataclasses.replace(spec.reward.gain, units=Units(money, tuple(outcomes.items())))

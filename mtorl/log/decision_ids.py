@@ -3,9 +3,9 @@
 An id is a UUIDv7 (RFC 9562, section 5.7) with these parts:
 
     48 bits     milliseconds since 1970
-    8 bits      the user's bucket, one of 64, in `rand_a`
-    4 bits      the campaign's slot, which selects the Redis Cluster slot of the reservation, in `rand_b`
-    32 bits     the router's spool, at the end of the id
+    8 bits      the user's bucket, from 0 to 63
+    4 bits      the campaign's slot, from 0 to 15, which selects the Redis Cluster slot of the reservation
+    32 bits     the identity of the router's spool
     30 bits     random, to distinguish decisions in the same millisecond
 """
 
@@ -35,8 +35,8 @@ def decision_id(user_id: str, identity: str, at: float | None = None, campaign: 
     """Create the id of a new decision.
 
     Args:
-        identity: Identity of the router's spool, 8 hexadecimal digits.
-        at: Time of the decision, seconds since 1970; by default, now.
+        identity: Identity of the router's spool, as 8 hexadecimal digits.
+        at: Time of the decision, in seconds since 1970; by default, now.
     """
     milliseconds = round(1000 * (time.time() if at is None else at))
     noise = secrets.token_hex(5)

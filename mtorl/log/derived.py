@@ -1,4 +1,4 @@
-"""Caches tables that are computed from closed hours, as files in the lake whose names identify their inputs.
+"""Caches tables that are computed from closed hours, as files in the lake.
 
     kept = Derived(lake, "judged", "shop", [sql])    # "judged": for trainings; "sums": for verdicts
     kept.files(hour, sources)                        # [] if the table must be computed
@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from mtorl.log.lake import HOUR, Lake, LakeFile, Zone
 
 PAST = "past"
-# A running query may still read a hidden file, so the file is deleted after this many seconds.
+# Seconds until a hidden file is deleted, because a running query may still read it.
 _KEPT_SECONDS = 2 * 3600.0
 _DAY = timedelta(days=1)
 _NAME = re.compile(r".*/[0-9a-f]{16}-[0-9a-f]{8}-\w+-\d+(\.[0-9a-f]+)?\.parquet")
@@ -40,7 +40,7 @@ class Derived:
                 self._there[file.hour, sources][token].append(file)
 
     def files(self, hour: datetime, sources: Iterable[str]) -> list[LakeFile]:
-        """Return the files of the cached table for `hour` that was computed from `sources`, or [] if one is missing."""
+        """Return the files of the table that was computed for `hour` from `sources`, or [] if a file is missing."""
         tables = self._there[hour, _digest(sources)].values()
         return next((files for files in tables if len(files) == int(_parts_of(files[0])[-1])), [])
 
@@ -48,8 +48,9 @@ class Derived:
         """Return the path in the lake for a new file of a table.
 
         Args:
-            number: Number of this file in the table. Text that begins with `PAST` means all hours up to `hour`.
-            of: Number of files of the whole table.
+            number: Number of this file in the table. If it begins with `PAST`, the table covers all hours up to
+                `hour`.
+            of: Number of files in the whole table.
         """
         place = f"{self._folder}/date={hour:%Y-%m-%d}/hour={hour:%H}"
         return f"{place}/{_digest(sources)}-{self._token}-{number}-{of}.parquet"

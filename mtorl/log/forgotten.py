@@ -1,10 +1,10 @@
-"""Keeps a list of forgotten users, whose records must not be written into a folder and the folders below it.
+"""Keeps a list of forgotten users, whose records must not be written to a folder or its subfolders.
 
     Forgotten.add(folder, ["u1"], now)                  # `mtorl data forget` calls this before it removes anything
     forgotten = Forgotten.of(folder / "lake")           # the lists of this folder and of all its parents
     forgotten.sql("decision")                           # DuckDB condition: true for a record that must not be written
 
-Routers upload records with a delay, so without the list an upload would restore a removed user.
+Without the list, a router could restore a removed user, because routers upload records with a delay.
 """
 
 import json
@@ -54,7 +54,7 @@ class Forgotten:
 
     @classmethod
     def add(cls, folder: Path, user_ids: Iterable[str], until: datetime, before: datetime | None = None) -> None:
-        """Add users to the list in an existing folder, as in `extended`.
+        """Add users to the list in an existing folder. The arguments are those of `extended`.
 
         Raises:
             OSError: the list can't be read or written.
@@ -69,8 +69,8 @@ class Forgotten:
         """Return a copy of the list with more users, or with a later limit for all users.
 
         Args:
-            until: Time of the removal. Later records of these users are kept.
-            before: Records of all users from before this time are forgotten; None for no limit.
+            until: Records of these users from before this time are forgotten.
+            before: Records of all users from before this time are forgotten. None means no limit.
         """
         return self._with(type(self)(dict.fromkeys(map(unit_hash, user_ids), until), before))
 
@@ -88,7 +88,7 @@ class Forgotten:
         return (until is not None and at < until) or (self.before is not None and at < self.before)
 
     def sql(self, kind: Kind) -> str:
-        """Return an SQL condition that is true for records that must not be written, and is never null."""
+        """Return an SQL condition that is true for records that must not be written, and false for all others."""
         clauses = [] if self.before is None else [f"event_time < {_literal(self.before)}"]
         together = defaultdict(list)
         for name, time in self.users.items() if kind in ("decision", "window") else ():

@@ -46,7 +46,7 @@ class Gain:
         """Create a gain from the name of an outcome, or from a mapping of outcomes to weights.
 
         Raises:
-            ValueError: the value is neither, or a weight is not a finite number above 0.
+            ValueError: the value is neither of these, or a weight is not a finite number above 0.
         """
         if isinstance(value, Gain):
             return value

@@ -1,5 +1,9 @@
 """Reads and writes the lake, which stores all records as Parquet files in a folder or a bucket.
 
+    lake = Lake.open("s3://ads/lake?region=eu-central-1")   # or a folder, gs://...
+    with lake_database(lake) as db:
+        rows = lake.records(db, "decision", since, until)      # SQL that returns each record once
+
     arrived/decisions/date=2026-11-25/hour=20/ROUTER-SEGMENT-OFFSET.parquet   uploaded by routers
     decisions/date=2026-11-25/hour=20/NAME.parquet                            closed hours (features/collect/compact.py)
     outcomes/date=2026-11-25/hour=20/late-NAME.parquet                        outcomes uploaded hours late
@@ -7,8 +11,13 @@
     forgotten.json, superseded/                                               users and files to leave out
     unreadable/                                                               files that a compaction could not read
 
-Files never change. A writer writes a new file before it hides the old ones, and readers drop copies of a record, so
-they need no locks.
+Outcomes, shadows and windows have folders like those of decisions. Each record is stored under the hour of its
+decision, except that an uploaded file is in the folder of its newest hour. A file has the record's columns
+(`sql_columns`), `hour` and `bucket`.
+
+Files never change. To replace files, a writer writes a new file, hides the old files, and deletes the old files hours
+later, when no query reads them. So each record is always in at least one file. Readers drop copies of a record, and
+therefore need neither locks nor an index.
 """
 
 from __future__ import annotations
@@ -96,7 +105,7 @@ class Lake:
 
     @classmethod
     def open(cls, place: str | Path) -> Self:
-        """Open the lake in a folder, or at an address such as s3://... (see `mtorl.runtime.object_stores`).
+        """Open the lake in a folder or in an object store, such as s3://... (see `mtorl.runtime.object_stores`).
 
         Raises:
             LogError: the address of the lake is invalid.
@@ -118,7 +127,7 @@ class Lake:
         return lake
 
     def closed(self, kind: Kind, since: datetime | None = None, until: datetime | None = None) -> list[LakeFile]:
-        """Return the files of closed hours with records of this kind, oldest first.
+        """Return the files of closed hours with one kind of records, oldest first.
 
         Args:
             until: End of the period, exclusive.
@@ -134,7 +143,7 @@ class Lake:
         return self._list(zone)
 
     def of_files(self, decisions: Iterable[LakeFile], outcomes: Iterable[LakeFile], arrived: bool) -> Self:
-        """Return a view of this lake that contains only these closed files and, with `arrived`, all uploaded files."""
+        """Return a view of this lake with only these files of closed hours and, if `arrived`, all uploaded files."""
         lake = self.fixed()
         lake._fixed = {"decisions": sorted(decisions), "outcomes": sorted(outcomes)}
         kinds: tuple[Kind, ...] = ("decision", "outcome")
@@ -142,9 +151,9 @@ class Lake:
         return lake
 
     def lost(self) -> set[str]:
-        """Return the names of files that were deleted since this lake, which must come from `fixed`, has listed them.
+        """Return the names of files that were deleted after this lake listed them. The lake must come from `fixed`.
 
-        Tables computed from these files may contain a removed user.
+        Tables that were computed from these files may contain a removed user.
         """
         folders = self._fixed or {}
         there = {
@@ -159,9 +168,9 @@ class Lake:
         return bool(self.arrived("decision") or self.closed("decision"))
 
     def snapshot(self) -> str:
-        """Return a text that identifies the records that a training reads now; "" if the lake is empty.
+        """Return a text that identifies the records in the lake, or "" if the lake is empty.
 
-        The text contains the time of the newest upload, so that a repeated step can ignore later uploads.
+        The text begins with the time of the newest upload, so that a repeated step can ignore later uploads.
         """
         if not self:
             return ""
@@ -176,7 +185,7 @@ class Lake:
             found = self._list(folder)
         else:
             kind = folder.removeprefix(f"{_ARRIVED}/")
-            # List uploaded files first: records that a compaction moves meanwhile are read twice instead of not at all.
+            # List uploaded files first: if a compaction moves records meanwhile, they are read twice instead of never.
             for each in (f"{_ARRIVED}/{kind}", kind):
                 if each not in self._fixed:
                     self._fixed[each] = self._list(each)
@@ -188,7 +197,7 @@ class Lake:
         ]
 
     def _list(self, folder: str) -> list[LakeFile]:
-        # Find hidden files first: records of a file that is replaced meanwhile are read twice instead of not at all.
+        # Find hidden files first: if a file is replaced meanwhile, its records are read twice instead of never.
         hidden = self.superseded()
         found = []
         for info in self.files.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True)):
@@ -238,7 +247,7 @@ class Lake:
     def supersede(self, files: Iterable[LakeFile], kept_seconds: float) -> None:
         """Hide files whose records are also in newer files, and delete files that were hidden `kept_seconds` ago.
 
-        Each call writes its own list, so that two writers do not overwrite each other's lists.
+        Each call writes its own list of hidden files, so that two writers can't overwrite each other's lists.
         """
         now = time.time()
         if names := [file.name for file in files]:
@@ -276,16 +285,18 @@ class Lake:
     def records(
         self, db: Queries, kind: Kind, since: datetime | None = None, until: datetime | None = None, where: str = "true"
     ) -> str:
-        """Return SQL (DuckDB, Spark) for a table of the records in a period of whole hours, with each record once.
+        """Return SQL (DuckDB, Spark) for a table with each record of a period once.
+
+        The period consists of whole hours, and a record belongs to the hour of its decision.
 
         Args:
-            until: End of the period, exclusive; compared with the hour of the decision, as `since`.
-            where: Condition on columns that are equal in all copies of a record, such as its user.
+            until: End of the period, exclusive.
+            where: SQL condition. It must have the same value for all copies of a record.
         """
-        # List uploaded files first: records that a compaction moves meanwhile are read twice instead of not at all.
+        # List uploaded files first: if a compaction moves records meanwhile, they are read twice instead of never.
         arrived = self.arrived(kind, since)
         closed = by_hour(self.closed(kind, since, until))
-        # The writer of a closed hour's only file dropped copies, so only these hours may have them.
+        # Only hours with several files or with uploaded files can contain copies of a record.
         mixed = {hour for hour, files in closed.items() if len(files) > 1} | hours_of(db, arrived)
         once = [file for hour, files in closed.items() if hour not in mixed for file in files]
         several = [*arrived, *(file for hour in mixed for file in closed.get(hour, ()))]
@@ -308,10 +319,10 @@ def hour_written(folder: str) -> datetime:
 
 
 def name_of(kind: Kind, hour: datetime, name: str, arrived: bool = False) -> str:
-    """Return the path in the lake of a file of records.
+    """Return the path of a file of records in the lake.
 
     Args:
-        arrived: Whether a router uploads the file, instead of a compaction.
+        arrived: True if a router uploads the file, false if a compaction writes it.
     """
     zone = f"{_ARRIVED}/" if arrived else ""
     return f"{zone}{kind}s/date={hour:%Y-%m-%d}/hour={hour:%H}/{name}.parquet"

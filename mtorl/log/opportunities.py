@@ -1,6 +1,6 @@
 """Reads opportunities: the decisions of our own policies, for training and evaluation.
 
-In an opportunity, a channel was drawn and then exposed or not, both with known probabilities.
+In an opportunity, the policy drew a channel and decided whether to show the ad, both with known probabilities.
 
 Shapes: B rows, C channels.
 """
@@ -74,7 +74,7 @@ class Opportunities:
     def load(cls, folder: str | Path, spec: DatasetSpec, split: str) -> Opportunities | None:
         """Read the decisions of a split that fit the data set's current columns and channels.
 
-        Returns None if fewer than `ENOUGH` remain.
+        Returns None if there are fewer than `ENOUGH` such decisions.
         """
         path = Path(folder) / OPPORTUNITIES_FILE
         if not path.exists():

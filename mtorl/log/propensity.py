@@ -1,9 +1,9 @@
-"""Returns or estimates propensities, which are the probabilities with which the logged channels were chosen.
+"""Computes propensities, which are the probabilities with which the logged channels were chosen.
 
-If the data set's source is not "logged", a simple model of the logging policy estimates them:
+If the log does not contain propensities, a simple model estimates them:
 
-    channel-frequency   P(a): the channel does not depend on the state (a log of random exposures);
-                        `mtorl.comparison.independence` tests this assumption
+    channel-frequency   P(a): the channel does not depend on the user or the history, as
+                        `mtorl.comparison.independence` tests
     markov              P(a | previous a): users tend to stay on a channel
 
 The models are fitted on training users only, so that test rows do not influence their own propensities.
@@ -31,7 +31,7 @@ def logged_propensity(windows: pd.DataFrame, spec: DatasetSpec) -> Floats:
     """Return the probability with which the logged channel of each row was chosen, in (0, 1].
 
     Raises:
-        ValueError: a logged propensity is missing or outside (0, 1], a channel is unknown, or no row is in training.
+        ValueError: a propensity is missing or outside (0, 1], a channel is unknown, or there are no training rows.
     """
     if spec.propensity == "logged":
         propensity_B: Floats = windows["propensity"].to_numpy(dtype=np.float64)
@@ -60,10 +60,10 @@ def logged_propensity(windows: pd.DataFrame, spec: DatasetSpec) -> Floats:
 
 
 def channel_means(rows: pd.DataFrame, spec: DatasetSpec, value_B: ArrayLike) -> Floats | None:
-    """Return the mean value of always choosing one channel, for each channel (SNIPS estimate).
+    """Estimate, for each channel, the mean value if this channel were always chosen (SNIPS).
 
-    Our own decisions are left out, because only exposed ones are logged. Returns None if the effective sample size of a
-    channel is too small.
+    Our own decisions are left out, because the log contains only those that were exposed. Returns None if a channel
+    has too small an effective sample size.
     """
     own_B = rows["collected"].to_numpy(dtype=np.bool_) if "collected" in rows else np.zeros(len(rows), dtype=np.bool_)
     propensity_B = logged_propensity(rows.assign(propensity=rows["propensity"].mask(own_B, 1.0)), spec)

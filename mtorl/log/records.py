@@ -1,7 +1,17 @@
-"""Defines the fields of the records in the decision log, which the router writes as JSON lines.
+"""Defines the fields of the records in the decision log.
 
-A decision record has all that a replay needs to recompute the decision. Adding, removing or renaming a field requires a
-new schema version (docs/architecture.md).
+    record: DecisionRecord = {...}                    # a plain dict; mypy checks that every field is there
+    json_schema("decision")                           # JSON schema, for validation by other systems
+    sql_columns("decision")                           # the same fields as DuckDB columns
+
+The router writes each record as a JSON line; features and monitoring read them. A decision record has all fields of the
+router's response, and what a replay needs to recompute it. Layer, experiment, salt, shares and user determine the arm
+(`mtorl.experiment.assignment`), unless the experiment file names the user's arm (`override`). Experiment, salt, user,
+campaign and request (or decision) determine the random draw. The draw and the probabilities, in the order of the
+candidates, determine the channel. If the router falls back to the default action after the draw, the draw is recorded.
+
+Adding, removing or renaming a field requires a new schema version (docs/architecture.md). A reader that finds a record
+of another version stops with an error that names both versions.
 """
 
 import hashlib
@@ -297,8 +307,7 @@ ID_FIELD: dict[Kind, str] = {
     "window": "decision_id",
 }
 
-# Order of records with the same id, of which readers use the first. A withdrawal replaces its decision's record, and of
-# two reports of one event the earlier one counts.
+# Order of records with the same id; readers use the first. A withdrawal comes before the decision that it withdraws.
 _FIRST_COUNTS: dict[Kind, str] = {
     "decision": "withdrawn DESC, event_time",
     "outcome": "event_time, value, received_time",
@@ -323,7 +332,7 @@ def sql_columns(kind: Kind) -> dict[str, str]:
 
 
 def rank_among_copies(kind: Kind) -> str:
-    """Return SQL that ranks the copies of each record (same id and decision): 1 for the copy that counts."""
+    """Return SQL that ranks the copies of each record (same id and decision). The copy with rank 1 counts."""
     same = ", ".join(dict.fromkeys(("decision_id", ID_FIELD[kind])))
     return f"row_number() OVER (PARTITION BY {same} ORDER BY {_FIRST_COUNTS[kind]})"
 
@@ -361,7 +370,7 @@ def is_sampled(unit: str, share: float) -> bool:
 
 
 def plain_types(record: Any) -> dict[str, type]:
-    """Return the plain Python type of each field of a record or response: str for `str | None`."""
+    """Return the plain Python type of each field of a record or response, such as str for `str | None`."""
     return {name: _plain(hint) for name, hint in get_type_hints(record, include_extras=False).items()}
 
 

@@ -43,10 +43,7 @@ def _column_alone(source: Any) -> Any:
 
 
 def _text_or_number(value: Any) -> Any:
-    """Return a value that is text or a finite number.
-
-    Without this check, pydantic would report one fault for each type of the union.
-    """
+    """Check a value of text or number here, because pydantic would report one fault for each type."""
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not (number or (isinstance(value, str) and value.strip())):
         raise PydanticCustomError("value", "expected text or a finite number, got {given}", {"given": short(value)})
@@ -96,7 +93,7 @@ class Source(StrictModel):
         return self
 
     def check(self, name: str, number: bool, time: bool) -> None:
-        """Check that this can be the source of a column of the log.
+        """Check that the settings of this source fit a column of the log.
 
         Raises:
             ValueError: a setting does not fit the column.

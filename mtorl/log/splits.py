@@ -19,7 +19,7 @@ SHARES = (("train", 0.7), ("val", 0.1), ("test", 0.2))
 def hash_ids(ids: Iterable[str], purpose: str) -> NDArray[np.uint64]:
     """Return an eight-byte hash of each id (BLAKE2b), as an integer.
 
-    Only the first 16 bytes of `purpose` count.
+    Different purposes give independent hashes. Only the first 16 bytes of `purpose` count.
     """
     person = purpose.encode()[:16]
     digests = b"".join(hashlib.blake2b(str(i).encode(), digest_size=8, person=person).digest() for i in ids)
@@ -52,9 +52,9 @@ def unit_order(user_ids: Iterable[str], seed: int) -> list[str]:
 
 
 def tile_ends(step: ArrayLike, n: int) -> NDArray[np.bool_]:
-    """Return a mask of the rows at which windows end, if each journey is divided into windows of n steps.
+    """Divide each journey into windows of n steps, and return a mask of the rows at which windows end.
 
-    Only the first window of a journey may have fewer than n steps.
+    Only the first window of a journey may be shorter.
     """
     steps = np.asarray(step, dtype=np.int64)
     lengths = np.diff(np.flatnonzero(steps == 0), append=len(steps))

@@ -1,7 +1,7 @@
 """Defines the canonical touchpoint log: its Arrow types, its writer and its fingerprint.
 
-Each row is one touchpoint, which is one exposure. Rows are sorted by (user_id, timestamp), and times strictly increase
-within a user. Timestamps are in UTC with microseconds, and cost and revenue in currency units.
+Each row is one touchpoint, which is one exposure. Rows are sorted by user_id and timestamp, and a user has no two rows
+with the same timestamp. Timestamps are in UTC with microseconds. Cost and revenue are in currency units.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Records the input and the result of each training, so that the next one can compare its log with the last one."""
+"""Records the input and the result of each training, so that the next training can detect a log that lost data."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class LogFacts(BaseModel):
     def lost_since(self, before: LogFacts) -> str:
         """Return a message if this log lacks touchpoints that an earlier log had, else "".
 
-        A log may lose its oldest days, so only later days are compared.
+        The oldest days of the earlier log are not compared, because a log may drop them.
         """
         if self.dataset != before.dataset or not self.days:
             return ""

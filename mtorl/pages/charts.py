@@ -51,10 +51,10 @@ def horizontal(y: float) -> dict[str, Any]:
 
 
 def marks(places: Sequence[tuple[float, str, str]]) -> list[dict[str, Any]]:
-    """Return labels above the plot, for vertical lines.
+    """Return labels above vertical lines of a plot.
 
     Args:
-        places: X position, text, and the side of the text that touches the line ("left" or "right").
+        places: X position and text of each label, and the side of the text at the line ("left" or "right").
     """
     look = {"yref": "paper", "y": 1.0, "yanchor": "bottom", "showarrow": False, "font": {"size": 11}}
     return [{"x": x, "text": text, "xanchor": side, **look} for x, text, side in places]
@@ -74,7 +74,7 @@ def shares(div: str, share_of: Sequence[tuple[str, float]], what: str) -> Chart:
     """Return a chart with one horizontal bar per name, the first on top.
 
     Args:
-        what: Beginning of the text for screen readers.
+        what: Beginning of the description for screen readers.
     """
     upward = list(share_of)[::-1]
     names, values = [name for name, _ in upward], [share for _, share in upward]

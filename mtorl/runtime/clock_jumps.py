@@ -1,7 +1,7 @@
-"""Computes ages of records that stay right when the wall clock jumps forward.
+"""Computes the ages of records correctly even if the wall clock jumps forward.
 
-If the clock is set forward by a day, all records seem a day older. Money that is reserved for an exposure would then be
-released before the cost arrives.
+If the clock is set forward by a day, all records seem a day older. Money that is reserved for an exposure would then
+be released before the cost of the exposure is reported.
 """
 
 import threading
@@ -22,7 +22,7 @@ class ClockJumps:
         self._jumps: list[tuple[float, float]] = []
 
     def observe(self, now: float) -> float:
-        """Record a jump if the clock has advanced more than the steady clock since the last call.
+        """Record a jump if the clock has advanced further than the steady clock since the last call.
 
         Returns the time of the steady clock in seconds.
         """
@@ -38,7 +38,7 @@ class ClockJumps:
     def before(self, now: float, age: float) -> float:
         """Return the clock time before which all records are at least `age` seconds old.
 
-        For `age` seconds after a jump, the size of the jump is subtracted.
+        Jumps of the clock in the last `age` seconds are subtracted.
         """
         steady = self.observe(now)
         return now - age - sum(jump for at, jump in self._jumps if steady - at < age)

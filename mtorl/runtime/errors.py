@@ -2,4 +2,4 @@
 
 
 class InputError(Exception):
-    """An error in the user's input; its message says how to fix it, and is shown without a traceback."""
+    """An error in the user's input, shown without a traceback. The message says how to fix it."""

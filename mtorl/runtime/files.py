@@ -20,15 +20,17 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path for a file or folder, which replaces `path` at the end of the block.
 
-    If the block raises an error, `path` stays unchanged. A replaced folder is missing for a moment. With `durable`, a
-    file survives a power failure after the block.
+    If the block raises an error, `path` stays unchanged. While a folder is replaced, `path` is missing for a moment.
+
+    Args:
+        durable: Whether the new file must survive a power failure after the block.
 
     Raises:
-        OSError: `path` can't be written, or a file would replace a folder or the reverse.
+        OSError: `path` can't be written, or a file would replace a folder, or a folder a file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
-    # The name is random, because pods that share a volume may have processes with the same id.
+    # Use a random name, because process ids are not unique between pods that share a volume.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with naming_full_disk(path):
@@ -44,9 +46,9 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def naming_full_disk(path: Path) -> Iterator[None]:
-    """Turn every error of a full disk in the block into an OSError (ENOSPC) with the path `path`.
+    """Turn every error of a full disk in the block into an OSError (ENOSPC) that names `path`.
 
-    In nested blocks, the inner path is kept.
+    If blocks are nested, the path of the inner block is kept.
     """
     try:
         yield
@@ -60,7 +62,7 @@ def naming_full_disk(path: Path) -> Iterator[None]:
 def is_disk_full(error: BaseException) -> bool:
     """Return whether an error was caused by a full disk.
 
-    DuckDB and Arrow have their own error types, so the text is searched as well.
+    DuckDB and Arrow have their own error types, so the text of the error is searched as well.
     """
     return getattr(error, "errno", None) in _FULL or any(os.strerror(number) in str(error) for number in _FULL)
 
@@ -89,10 +91,8 @@ def sync(path: Path) -> None:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Delete temporary files of `path` that killed processes left more than a day ago.
-
-    If `path` is missing, a `.old` file may be the only copy, so it is kept.
-    """
+    """Delete temporary files of `path` that killed processes left more than a day ago."""
+    # If `path` is missing, keep a `.old` file, because it may be the only copy.
     name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}" + r"(\.old)?" * os.path.lexists(path))
     with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
         for entry in entries:
@@ -135,7 +135,7 @@ def _swap(new: Path, path: Path) -> None:
 def link(source: Path, target: Path) -> None:
     """Copy a Parquet file or a folder as hard links, or copy the content if hard links are not supported.
 
-    Files are replaced and never changed in place, so changes of the source don't affect the copy.
+    Files are never changed in place, so later changes of the source don't affect the copy.
     """
     shutil.copytree(source, target, copy_function=_link) if source.is_dir() else _link(source, target)
 

@@ -33,8 +33,8 @@ def send_request(url: str, body: object = None, *, seconds: float, method: str |
 
     Args:
         url: An http:// URL, or an http+unix:// URL whose host is the percent-encoded path of a Unix socket.
-        body: Content to send as JSON; None sends a GET request.
-        seconds: Time limit of the connection, of each wait, and of the whole response.
+        body: Content to send as JSON. None sends a GET request.
+        seconds: Time limit for the connection, for each wait, and for the whole response.
 
     Raises:
         StatusError: The status of the response is not 2xx.

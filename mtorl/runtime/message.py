@@ -3,7 +3,7 @@
     NO_COLUMN = Words("no-column", "{file}: no column {column}. Name it under columns in {dataset}.")
     raise LogError(NO_COLUMN(file=path, column="cost", dataset="my-log.yaml"))
 
-The template shows the items of a list with commas.
+The items of a list are separated by commas in the text.
 """
 
 import string

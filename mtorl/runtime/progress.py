@@ -1,7 +1,7 @@
 """Reports the progress of a long-running step to the process that shows it.
 
-Reports go to the function of `listen`, or as JSON lines to the file in ``MTORL_PROGRESS``, or else to the log, at most
-every five seconds.
+In a `listen` block, reports go to the given function. Otherwise, they are appended to the file in ``MTORL_PROGRESS``
+as JSON lines. If this variable is not set, they go to the log, at most every five seconds.
 """
 
 import json
@@ -27,16 +27,16 @@ _within = 0.0
 
 
 def report(done: float, total: float, note: str = "", ahead: float = 1.0) -> None:
-    """Report that `done` of `total` units of work are finished, and that work on the next `ahead` units begins."""
+    """Report that `done` of `total` units of work are finished, and that the next `ahead` units begin."""
     global _newest, _within
     _newest, _within = (done, total, note, ahead), 0.0
     _send(done, total, note)
 
 
 def within(share: float) -> None:
-    """Report the finished share, from 0 to 1, of the `ahead` units in the latest `report`.
+    """Report the finished share, from 0 to 1, of the units that began with the latest `report`.
 
-    Smaller shares are ignored, so that the progress bar never moves backwards.
+    A smaller share than before is ignored, so that the progress bar never moves backwards.
     """
     global _within
     done, total, note, ahead = _newest

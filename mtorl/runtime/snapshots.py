@@ -35,10 +35,10 @@ _USED_SECONDS = 24 * 3600.0
 
 @contextlib.contextmanager
 def snapshot(artifact: str, place: str, kind: str) -> Iterator[Path]:
-    """Yield a new folder for the output of a step, which is stored as a snapshot at the end of the block.
+    """Yield a new folder for the output of a step, which becomes a snapshot at the end of the block.
 
     Args:
-        place: Folder of all snapshots; if "", the caller writes to the artifact's path instead.
+        place: Folder of all snapshots. If it is "", the artifact's own path is yielded instead.
         kind: Beginning of the snapshot's name, such as "windows".
     """
     if not place:

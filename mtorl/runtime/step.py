@@ -1,7 +1,7 @@
-"""Runs a pipeline step so that invalid input ends it with a message that says what to fix, without a traceback.
+"""Runs a pipeline step, and reports invalid input with a message instead of a traceback.
 
-The reason of a failure is also written to a file, called a note, because Kubeflow Pipelines reports only that a run has
-failed:
+The reason of a failure is also written to a file, called the note of the step, because Kubeflow Pipelines reports only
+that a run has failed:
 
     $MTORL_RUNS/notes/$MTORL_RUN_ID/ingest.txt    why the step `ingest` failed
 """
@@ -21,7 +21,7 @@ from mtorl.runtime.files import is_disk_full, remove
 
 RUNS, RUN_ID = "MTORL_RUNS", "MTORL_RUN_ID"
 """Names of the environment variables with the folder of all runs, and with the id of the current run."""
-# Longest note, in characters. The end of a longer reason is kept, because it names the error.
+# Maximum length of a note, in characters. Only the end of a longer text is kept, because it names the error.
 _MOST = 4_000
 # Number of runs whose notes are kept.
 _KEPT = 30

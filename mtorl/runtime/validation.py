@@ -113,7 +113,7 @@ def read_yaml(path: Path, what: str, fault: type[Exception]) -> Any:
     """Return the content of a YAML file as plain values, or raise `fault`.
 
     Args:
-        what: Kind of file, for the message.
+        what: Kind of file, for the error message.
     """
     try:
         return plain_values(path.read_text(encoding="utf-8"))
@@ -139,7 +139,7 @@ def load_yaml(model: type[Model], path: Path, what: str, fault: type[Exception])
     """Create a model from a YAML file, or raise `fault` with the file's name.
 
     Args:
-        what: Kind of file, for the message.
+        what: Kind of file, for the error message.
     """
     data = read_yaml(path, what, fault)
     try:
@@ -156,7 +156,7 @@ def all_faults(error: ValidationError) -> Message:
 
 
 def first_fault(error: ValidationError) -> Message:
-    """Return a message about the first error in the input, with the code of the error and the field's path `at`."""
+    """Return a message about the first error in the input, with the error's code and the path of the field."""
     return _message(_of_people(error)[0])
 
 

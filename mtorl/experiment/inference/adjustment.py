@@ -1,15 +1,21 @@
 """Adjusts metrics by regression on covariates from before the experiment, which makes the comparison more precise.
 
-The arm can't affect these covariates, so a difference of their means between the arms is due to chance. The adjustment
-removes the part of the metric that the covariates explain:
+A covariate from before the experiment can't depend on the arm. If its mean differs between the arms, the difference is
+due to chance. The adjustment removes the part of the metric that the covariates explain:
 
     adjusted ratio    R - theta' xbar                    for each arm and stage; xbar is the mean over its users
     a user's residual (N_i - R D_i) - Dbar theta' (x_i - xbar),  Dbar = sum(D) / users       `residual`
     theta             least squares of (N_i - R D_i) / Dbar on x_i - xbar, within arms and stages   `slopes`
 
-There is one theta for both arms and all stages (Lin 2013; Deng et al. 2013, CUPED), because a separate theta of a small
-challenger would overfit. The interval is valid for any theta, because it uses the variance of the residuals. See also
-Lindon et al., arXiv:2210.08589; Waudby-Smith et al., arXiv:2103.06476.
+**One theta for both arms and all stages.** With any theta that converges, the lift stays unbiased, because the arms'
+means of x differ only by chance (Lin 2013). A separate theta for a challenger that has only a hundred users would
+overfit. If theta is estimated from all users together (Deng et al. 2013, CUPED), the error of theta is negligible
+compared with that of the lift. The interval is valid for any theta, because it uses the variance of the residuals. A
+stage has the same weight in the estimate of theta as in the lift. See also Lindon et al., arXiv:2210.08589;
+Waudby-Smith et al., arXiv:2103.06476.
+
+A user's x counts once for each of the user's stages. If the arm affects which users return in a later stage, the
+adjusted lift compares users with equal covariates.
 
 Shapes: as in `sums.py`; K = covariates.
 """
@@ -26,8 +32,8 @@ def slopes(sums: Sums, within: Floats, ratio: Floats, weight: Floats) -> Floats:
     """Return the least-squares slopes of the metric on the covariates, (..., K).
 
     Args:
-        within: Sums of products of figures, from `Sums.within`.
-        weight: Weight of each stage in the lift, (..., A, S).
+        within: Result of `Sums.within`, (..., A, S, F, F).
+        weight: Weight of each arm and stage in the lift, (..., A, S).
     """
     users, x = sums.users[..., None], sums.totals[..., COVARIATES:]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -51,7 +57,7 @@ def residual(ratio: Floats, per_user: Floats, means: Floats, theta: Floats) -> F
     """Return the coefficients that turn a user's figures into the user's residual, (..., A, S, F).
 
     Args:
-        per_user: Mean denominator of a user, (..., A, S).
+        per_user: Mean denominator per user, (..., A, S).
         means: Means of the covariates, (..., A, S, K).
         theta: Slope of the metric on each covariate, (..., K).
     """
@@ -64,7 +70,7 @@ def residual(ratio: Floats, per_user: Floats, means: Floats, theta: Floats) -> F
 
 
 def covariate_means(sums: Sums) -> Floats:
-    """Return the mean of each covariate over the users of an arm and stage, (..., A, S, K), or 0 without users."""
+    """Return the mean of each covariate in each arm and stage, (..., A, S, K). Without users, it is 0."""
     users = sums.users[..., None]
     with np.errstate(divide="ignore", invalid="ignore"):
         means: Floats = np.where(users > 0, sums.totals[..., COVARIATES:] / users, 0.0)
@@ -81,7 +87,7 @@ def figures_with(metric: Floats, covariates: Floats) -> Floats:
 def standardised(columns: Floats) -> Floats:
     """Scale covariates, (R, K), to mean 0 and standard deviation 1, which avoids rounding errors in sums.
 
-    A missing value becomes the mean. A column of 0 and 1 marks the missing values of each covariate for the regression.
+    Missing values become the mean. Additional columns of 0 and 1 mark where values were missing.
     """
     missing = np.isnan(columns)
     marks = {column.tobytes(): column for column in missing.T if column.any()}  # without duplicates

@@ -1,8 +1,8 @@
 """Finds the secondary metrics that differ between arms, with a bounded false discovery rate at any look.
 
 The false discovery rate is the expected share of false results among the metrics that are called significant
-(Benjamini, Hochberg 1995). With e-values instead of p-values, their procedure keeps this rate for metrics that depend
-on each other: Wang and Ramdas, "False discovery rate control with e-values", JRSS B 84(3), 2022, arXiv:2009.02824.
+(Benjamini, Hochberg 1995). E-values bound this rate even if the metrics depend on each other: Wang and Ramdas, "False
+discovery rate control with e-values", JRSS B 84(3), 2022, arXiv:2009.02824.
 """
 
 import math
@@ -14,13 +14,13 @@ from mtorl.experiment.inference.statistics import sequence_times
 
 
 def log_e_value(value: float, se: float, users: float, *, alpha: float) -> float:
-    """Return the logarithm of the e-value for one metric: the evidence that the arms differ in this metric.
+    """Return the logarithm of the e-value, which is the evidence that the arms differ in one metric.
 
-    Returns -inf, no evidence, if the difference or its standard error is not finite.
+    Returns -inf if the difference or its standard error is not finite.
 
     Args:
-        users: Effective users of the comparison.
-        alpha: Error rate for which the e-value is most sensitive.
+        users: Effective number of users in both arms.
+        alpha: Error rate at which the e-value is most sensitive.
     """
     if not (math.isfinite(value) and math.isfinite(se)):
         return -math.inf
@@ -36,10 +36,10 @@ def p_value(log_e: float) -> float:
 
 
 def discoveries(log_e: Sequence[float], alpha: float) -> list[bool]:
-    """Return, for each metric, whether the arms differ, with a false discovery rate of at most `alpha`.
+    """Decide for each metric whether the arms differ, with a false discovery rate of at most `alpha`.
 
     Args:
-        log_e: For each metric, the result of `log_e_value`.
+        log_e: Result of `log_e_value` for each metric.
     """
     of_all = len(log_e)
     ordered = sorted(log_e, reverse=True)

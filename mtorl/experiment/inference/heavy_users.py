@@ -1,7 +1,7 @@
 """Computes weights of users, so that a single busy user can neither block nor decide a verdict.
 
-A bot, or an id that many visitors share, may have 40 % of an arm's decisions. The weight min(1, HEAVIEST * typical /
-decisions) limits a user to `HEAVIEST` typical users. Outcomes do not affect weights.
+A bot may have 40 % of an arm's decisions. So no user counts more than `HEAVIEST` typical users. Weights do not depend
+on outcomes.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ def user_weights(decisions: Floats, typical: Floats | float | None = None) -> Fl
 
     Args:
         decisions: Number of decisions of each user.
-        typical: Number of decisions of a typical user; by default, the median of `decisions`.
+        typical: Number of decisions of a typical user; by default, the median.
     """
     most = HEAVIEST * (np.median(decisions) if typical is None else typical)
     return np.minimum(1.0, most / np.maximum(decisions, 1.0))

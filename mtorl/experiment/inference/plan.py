@@ -1,8 +1,14 @@
 """Plans the number of users of an experiment before it starts, by simulations with users of the log.
 
-Each simulated run draws users from the log with replacement, raises the challenger's outcomes by the planned effect,
-and looks at the result as often as people may. The answer is the smallest number of users at which the wanted share of
-runs (the power) has found the challenger to be better.
+    requirements(seen, experiment, effect=0.05)         # users, days and money, from the incumbent's users so far
+    found = needed_users(Population(figures), effect=0.05, share=0.5, alpha=0.05)
+    found.users, found.power
+
+Each simulated run draws users from the log with replacement, and raises the number or the size of the challenger's
+outcomes by the planned effect. It then looks at the result as often as people may, with the verdict's own functions
+(`statistics.py`). So the plan accounts for always-valid intervals, for the minimum number of users with a positive
+outcome, and for very busy users. The answer is the smallest number of users at which the wanted share of runs (the
+power) has found the challenger to be better. Covariates are not simulated; with covariates, fewer users suffice.
 
 Shapes: U users of the log; A = 2 arms, challenger first; L looks; 2 = numerator, denominator.
 """
@@ -51,9 +57,9 @@ class Population:
         return float(numerator / denominator) if denominator > 0 else 0.0
 
     def part_of(self, chosen_N: npt.NDArray[np.intp], share: float, rng: np.random.Generator) -> Floats:
-        """Return a random part of some users' outcomes, on average the fraction `share` of them.
+        """Return a random part of the outcomes of some users, on average the fraction `share`.
 
-        Whole numbers, such as clicks, are kept one by one; a user's other outcomes are kept all or not at all.
+        Whole numbers, such as clicks, are kept one by one. Any other outcome is kept or dropped as a whole.
         """
         numerator_N = self.figures_U2[chosen_N, 0]
         part_N: Floats = (
@@ -69,7 +75,7 @@ class Population:
         return bool(np.all((numerator_U >= 0) & (numerator_U == np.floor(numerator_U))))
 
     def deviation(self) -> float:
-        """Return the standard error of the difference of two equal arms, times sqrt(n) for n users in total."""
+        """Return the standard error of the lift between two equal arms, multiplied by the root of the user count."""
         numerator_U, denominator_U = self.figures_U2.T
         return 2.0 * float((numerator_U - self.ratio * denominator_U).std() / denominator_U.mean())
 
@@ -104,10 +110,10 @@ def requirements(
     Args:
         effect: Increase of the metric, as a fraction of the incumbent's metric.
         share: Fraction of the users who get the challenger.
-        users_a_day: New users per day; 0 estimates them from the log.
+        users_a_day: New users per day. 0 means that the number is estimated from the log.
 
     Raises:
-        ValueError: the log has too few users or no gain, or a fraction is not between 0 and 1.
+        ValueError: the log has too few users or no gain, or `effect` or `share` is not between 0 and 1.
     """
     challengers = sum(arm.name != INCUMBENT for arm in experiment.arms)
     alpha = ErrorShares.of(experiment.alpha, challengers, len(experiment.metrics.guardrails)).primary
@@ -138,17 +144,17 @@ def requirements(
 
 
 def needed_users(population: Population, effect: float, share: float, alpha: float) -> Plan | None:
-    """Return the smallest number of users with which an effect is found in 80 % of all experiments (POWER).
+    """Return the smallest number of users with which 80 % of the simulated experiments find an effect.
 
     Returns None if more than `MOST_USERS` users are needed.
 
     Args:
         effect: Increase of the metric, as a fraction of the incumbent's metric.
         share: Fraction of the users who get the challenger.
-        alpha: Accepted error rate of the always-valid interval.
+        alpha: Error rate of the always-valid interval.
 
     Raises:
-        ValueError: the log has too few users or no gain, or a fraction is not between 0 and 1.
+        ValueError: the log has too few users or no gain, or `effect` or `share` is not between 0 and 1.
     """
     for name, value in (("effect", effect), ("share", share)):
         if not 0.0 < value < 1.0:
@@ -156,7 +162,7 @@ def needed_users(population: Population, effect: float, share: float, alpha: flo
     users = len(population.figures_U2)
     if users < MIN_USERS or not population.ratio > 0.0:
         raise ValueError(messages.PLAN_NEEDS_USERS(users=users, value=population.ratio, needed=MIN_USERS))
-    # With a single look, `one_look` effective users would suffice. Always-valid intervals need about 1.5 times as many.
+    # An experiment with a single look needs `one_look` users. Always-valid intervals need about 1.5 times as many.
     one_look = (2.8 * population.deviation() / (effect * population.ratio)) ** 2 / (4.0 * share * (1.0 - share))
     most = max(2.0 * one_look, 20.0 * MIN_USERS / min(share, 1.0 - share))
     while most < 2 * MOST_USERS:

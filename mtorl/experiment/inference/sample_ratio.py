@@ -18,7 +18,7 @@ from scipy.special import gammaln
 
 # Probability of a false alarm, over all looks.
 SRM_ALARM = 0.01
-# Parameter kappa. With this value, 300 users are enough to detect a split of 2 : 1 instead of 1 : 1.
+# Parameter kappa of the test. With this value, 300 users suffice to detect a split of 2 : 1 instead of 1 : 1.
 CONCENTRATION = 100.0
 
 Stage = tuple[Mapping[str, int], Mapping[str, float]]
@@ -27,10 +27,10 @@ matter."""
 
 
 def srm_p_value(stages: Sequence[Stage], *, planned: int = 1) -> float:
-    """Return the p-value of a sample ratio mismatch, over all stages and all looks together.
+    """Return the p-value of a sample ratio mismatch, which is valid for all stages and looks together.
 
     Args:
-        planned: Number of planned stages, each with an equal part of the error rate.
+        planned: Number of planned stages, which share the error rate equally.
     """
     return min([1.0, *(planned * math.exp(min(0.0, -_log_martingale(*stage))) for stage in stages)])
 

@@ -1,28 +1,46 @@
 """Estimates the lift of the challenger over the incumbent, with bounds that are valid for any number of looks.
 
-Every metric is a ratio of two sums over users, because users were randomised. The lift is the difference of the two
-arms' ratios, computed within each stage of a ramp and then combined:
+Every metric is a ratio of two sums over users (gain per decision, cost per decision ...). Users are the unit because
+they were randomised; decisions of one user are not independent. The comparison is the *difference* of the two arms'
+ratios, computed within each stage of a ramp and then combined:
 
     ratio       R = sum(N_i) / sum(D_i)  of each arm in each stage                                  `Sums`
     lift        sum_s w_s (R_challenger,s - R_incumbent,s),  w_s ~ D_c,s D_i,s / (D_c,s + D_i,s)    `estimate`
     variance    of all stages together by the delta method, over users                              `estimate`
+    intervals   fixed horizon: valid for one look at a size chosen beforehand                       `fixed_interval`
+                always valid: valid at all looks together                                      `confidence_sequence`
+                one-sided and always valid, for guardrails                                          `one_sided_width`
 
-**Over a ramp.** A stage changes the arms' shares, so arms are only comparable within a stage. Weights of stages
-(Cochran 1954; Mantel and Haenszel 1959) depend on decisions, and never on outcomes. The time of the confidence sequence
-is the number of *effective users*: 4 n_c n_i / (n_c + n_i), summed over stages.
+**Over a ramp.** A stage changes the arms' shares, and a user may move from the incumbent to the challenger. So arms are
+only comparable within a stage. The stages are weighted as by Cochran (1954) and by Mantel and Haenszel (1959), in the
+form for rates: weights depend on the arms' denominators (decisions), and never on outcomes. If weights depended on
+numbers of users, a day at 25 % would weigh nearly as much as a month at 50 % with the same users every day. The sum
+over the stages is one process over the whole ramp. The time of this process is the number of *effective users*:
+4 n_c n_i / (n_c + n_i), summed over stages (with equal shares, the number of users). So one sequence, with one error
+rate, covers all stages. The contributions of a user in several stages are added up before they are squared.
 
 **Always valid** intervals are the asymptotic confidence sequence of Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas,
 "Time-uniform central limit theory and asymptotic confidence sequences", Annals of Statistics 52(6), 2024,
-arXiv:2103.06476.
+arXiv:2103.06476. The one-sided bound uses a half-normal mixture. Both cover the weighted mean of the stages' lifts.
 
-**Small arms.** The sequence is valid only if the estimated variance is right, but an arm of 15 users without a click
-seems to have no variance. So there is no interval if an arm has fewer than MIN_USERS users (Kish's effective sample
-size, sum(D)^2 / sum(D^2)), and `_missing_variance` and `_unseen_variance` add variance.
+**Small arms and heavy tails.** The sequence is valid only if the estimated variance is right. But in an arm of 15 users
+without a click, the estimated variance is zero. If large revenues are rare and an arm has not had any yet, the estimate
+is too small. So there are these safeguards:
+
+- There is no interval if an arm has fewer than MIN_USERS users (Kish's effective sample size, sum(D)^2 / sum(D^2)).
+- If an arm has fewer than MIN_POSITIVE users with a positive outcome, the variance that is probably missing is added.
+- Users with most of an arm's decisions already have a lower weight (`heavy_users.py`). If one user still has most
+  decisions in a small stage, the arm's ratio nearly equals the user's ratio, so the arm seems to have no variance. So
+  deviations are taken from the ratio of both arms together, and users are assumed to vary alike in both arms.
+
+An arm that earns nothing is still found to be worse, but later. `benchmarks/experiments.py` measures the error rate.
 
 Two mistakes to avoid. Do not test the relative lift: with few heavy-tailed conversions, its intervals miss the true
-value too often. Do not choose `TIGHTEST_AT` from the data, because the intervals would then not be valid.
+value far more often than alpha allows. The intervals of the difference do not. Do not choose `TIGHTEST_AT` from the
+data, because the intervals would then not be valid.
 
-Shapes: A = 2 arms, challenger first; S = stages; 2 = numerator, denominator. All functions accept further leading axes.
+Shapes: A = 2 arms, challenger first; S = stages; 2 = numerator, denominator. All functions accept further leading axes,
+for many experiments or looks at once.
 """
 
 import math
@@ -37,11 +55,11 @@ from mtorl.experiment.inference.sums import COVARIATES, DENOMINATOR, NUMERATOR, 
 Number = float | Floats
 Interval = tuple[float, float]
 
-# With fewer effective users in an arm, estimates are not normally distributed, so there is no interval.
+# If an arm has fewer effective users, there is no interval, because estimates are not normally distributed.
 MIN_USERS = 100
-# With fewer users with a positive outcome in an arm, `_missing_variance` increases the variance.
+# If fewer users than this in an arm have a positive outcome, `_missing_variance` makes the variance larger.
 MIN_POSITIVE = 150
-# A lift or standard error below this fraction of the metric is a rounding error, and counts as 0.
+# A lift or standard error that is below this fraction of the metric is a rounding error, and counts as 0.
 ROUNDING = 1e-8
 
 _SIGN = np.array([1.0, -1.0])[:, None]  # signs of the arms in the difference
@@ -49,17 +67,22 @@ _SIGN = np.array([1.0, -1.0])[:, None]  # signs of the arms in the difference
 
 @dataclass(frozen=True)
 class Estimate:
-    """The lift of the challenger over the incumbent, with the leading axes of the sums."""
+    """The lift of the challenger over the incumbent, which is the difference of their metrics.
 
-    # In the metric's unit; NaN without a stage in which both arms have decisions.
+    Each field has the leading axes of the sums from which it was computed.
+    """
+
+    # Lift in the metric's unit. NaN if there is no stage in which both arms have decisions.
     value: Floats
-    # Standard error of the lift; NaN if an arm has fewer than MIN_USERS effective users.
+    # Standard error of the lift. NaN if an arm has fewer than MIN_USERS effective users.
     se: Floats
-    # Number of users that would give the same information if both arms had equal size.
+    # Time of the confidence sequence: the number of users that would give the same information if both arms had equal
+    # size.
     effective_users: Floats
-    # Metric of the incumbent: the mean over the stages, weighted as the lift.
+    # Metric of the incumbent: the mean over the stages, with the same weights as for the lift.
     incumbent: Floats
-    # Kish's effective sample size of each arm, (..., A).
+    # Effective users of challenger and incumbent, (..., A): Kish's effective sample size of each user's number of
+    # decisions.
     arm_users: Floats
 
 
@@ -67,8 +90,8 @@ class Estimate:
 class Lift:
     """The difference between challenger and incumbent in one metric, in the metric's unit.
 
-    `relative`, a fraction of the incumbent's metric, is for display only. Intervals are NaN if there is not enough
-    data.
+    `relative` is the difference as a fraction of the incumbent's metric, and is for display only. The intervals are NaN
+    if there is not enough data.
     """
 
     effective_users: float
@@ -83,13 +106,18 @@ class Lift:
 
 
 def estimate(sums: Sums, largest: float | None = None, sizes: Floats | None = None) -> Estimate:
-    """Return the lift over all stages and its standard error, by the delta method.
+    """Return the lift over all stages and its standard error.
+
+    By the delta method, user i contributes (N_i - R D_i) / sum(D) to the ratio R of the user's arm in a stage. Each
+    user's contributions are added up over the stages. The sum of the squares of these totals estimates the variance of
+    the lift.
 
     Args:
-        largest: Upper bound of one decision's numerator, such as 1 for a click. A metric without positive outcomes
-            needs it for an interval.
-        sizes: Weights by arm and stage, (..., A, S); by default, the denominators. Required if the denominator is an
-            outcome, which may depend on the arm.
+        largest: Upper bound of one decision's numerator, such as 1 for a click. If no user of either arm has a positive
+            outcome, the variance is computed as if such outcomes had this size. Without it, such a metric has no
+            interval.
+        sizes: Weights by arm and stage, (..., A, S); by default, the denominators. Pass other weights for a metric
+            whose denominator is an outcome, such as clicks, because outcomes may depend on the arm.
     """
     sums = sums.with_both_arms()
     users, numerator, denominator = sums.users, sums.totals[..., NUMERATOR], sums.totals[..., DENOMINATOR]
@@ -99,7 +127,7 @@ def estimate(sums: Sums, largest: float | None = None, sizes: Floats | None = No
         sizes = denominator if sizes is None else np.where(counts, sizes, 0.0)
         size = np.nan_to_num(sizes.prod(-2) / sizes.sum(-2))  # (..., S)
         weight = np.where(counts, (size / size.sum(-1, keepdims=True))[..., None, :], 0.0)  # (..., A, S)
-        # Absolute change of the lift if this numerator increases by 1.
+        # Absolute change of the lift if the numerator of this arm in this stage increases by 1.
         slope = np.where(counts, weight / denominator, 0.0)
         ratio = np.where(counts, numerator / denominator, 0.0)
         unbiased = np.sqrt(np.where(users > 1, users / (users - 1.0), 1.0))
@@ -126,18 +154,24 @@ def estimate(sums: Sums, largest: float | None = None, sizes: Floats | None = No
 
 
 def _learnt(users: Floats, covariates: int) -> Number:
-    """Return the factor by which the variance grows because the slopes were estimated from the same users."""
+    """Return the factor by which the variance grows because the slopes were estimated from the same users.
+
+    With K slopes and n users, the residuals' variance is too small by the factor 1 - K / n, and the errors of the
+    slopes add the fraction K / n. So the factor is (n + K) / (n - K).
+    """
     return (users + covariates) / np.maximum(users - covariates, 1.0) if covariates else 1.0
 
 
 def _missing_variance(sums: Sums, within: Floats, weight: Floats, largest: float | None) -> Floats:
     """Return the variance to add for arms with fewer than MIN_POSITIVE users with a positive outcome.
 
-    The missing users are assumed to have the mean squared outcome of both arms.
+    With so few users, the variance would be underestimated. So it is increased as if such an arm had MIN_POSITIVE users
+    with a positive outcome. The additional users get the mean squared outcome of both arms, because one arm may have
+    none.
     """
     users, positive = sums.users, sums.positive.sum(-1)  # (..., A)
     denominator, squares = sums.totals[..., DENOMINATOR], within[..., NUMERATOR, NUMERATOR]
-    # Multiplying by this factor divides a user's numerator by the arm's mean denominator.
+    # Multiplying a user's numerator by this factor divides it by the arm's mean denominator per user.
     per_user = np.where(users > 0, users / denominator, 0.0)
     seen = positive.sum(-1)
     unit = np.nan if largest is None else largest * users.sum((-1, -2)) / denominator.sum((-1, -2))
@@ -151,11 +185,12 @@ def _missing_variance(sums: Sums, within: Floats, weight: Floats, largest: float
 def _unseen_variance(sums: Sums, within: Floats, of_user: Floats, theta: Floats, scale: Floats) -> Floats:
     """Return the variance to add so that an arm with one very busy user does not seem to have no variance.
 
-    Such a user determines the arm's ratio, so the user's residual is nearly 0. Residuals from the ratio of both arms
-    are larger.
+    If a bot makes most of an arm's decisions, the arm's ratio is nearly the bot's ratio, so the bot's residual is
+    nearly 0. With residuals from the ratio of both arms together, the variance is larger. This function returns the
+    difference.
 
     Args:
-        scale: Factor from the sum of squared residuals to the variance of the lift, (..., A, S).
+        scale: Factor that converts the sum of squared residuals into the variance of the lift, (..., A, S).
     """
     users, both = sums.users.sum(-2, keepdims=True), sums.totals.sum(-3, keepdims=True)
     ratio = np.nan_to_num(both[..., NUMERATOR] / both[..., DENOMINATOR])
@@ -188,15 +223,18 @@ which is the time of the sequence, does not grow. The lift would then leave the 
 
 
 def rho_squared(alpha: float) -> float:
-    """Return the parameter rho^2 for which the confidence sequence is tightest at `TIGHTEST_AT` users."""
+    """Return the parameter rho^2 of the confidence sequence, for which it is tightest at `TIGHTEST_AT` users.
+
+    The formula contains Lambert's function W_{-1}.
+    """
     branch = float(lambertw(-(alpha**2) * np.exp(-1.0), k=-1).real)
     return (-branch - 1.0) / TIGHTEST_AT
 
 
 def sequence_times(users: Number, alpha: float) -> Floats:
-    """Return `users` and max(users, STANDING_AT), each multiplied by rho^2, (2, ...).
+    """Return two numbers of users, `users` and max(users, STANDING_AT), each multiplied by rho^2, (2, ...).
 
-    Callers use the wider of the two intervals.
+    Callers compute an interval for each of the two numbers, and use the wider interval.
     """
     found: Floats = np.stack([users, np.maximum(users, STANDING_AT)]) * rho_squared(alpha)
     return found
@@ -208,26 +246,38 @@ def _always_valid_width(se: Number, k: Floats, log_term: Floats) -> Floats:
 
 
 def confidence_sequence(value: Number, se: Number, users: Number, *, alpha: float) -> tuple[Floats, Floats]:
-    """Return a two-sided interval that covers the true value at *all* looks with probability 1 - alpha."""
+    """Return a two-sided interval that is valid at all looks together.
+
+    The probability that it covers the true value at *every* look is 1 - alpha.
+    """
     k = sequence_times(users, alpha)
     width = _always_valid_width(se, k, np.log(np.sqrt(k + 1.0) / alpha))
     return np.subtract(value, width), np.add(value, width)
 
 
 def one_sided_width(se: Number, users: Number, *, alpha: float) -> Floats:
-    """Return the distance from an estimate to its one-sided always-valid bound, from a half-normal mixture."""
+    """Return the distance from an estimate to its one-sided always-valid bound.
+
+    The bound comes from a martingale that, with probability 1 - alpha, stays below 1/alpha at all looks. The martingale
+    is a half-normal mixture, which is at least 2/sqrt(n rho^2+1) * (exp(x^2/2) - 1), since Phi(x) >= 1 - exp(-x^2/2).
+    """
     k = sequence_times(users, min(2.0 * alpha, 0.999))
     return _always_valid_width(se, k, np.log1p(np.sqrt(k + 1.0) / (2.0 * alpha)))
 
 
 def fixed_interval(value: Number, se: Number, *, alpha: float) -> tuple[Floats, Floats]:
-    """Return a normal interval that is valid for one look, at a number of users chosen beforehand."""
+    """Return a normal interval that is valid for one look, at a number of users chosen beforehand.
+
+    Earlier looks at the results would make it invalid.
+    """
     width = float(ndtri(1.0 - alpha / 2.0)) * np.asarray(se, dtype=np.float64)
     return np.subtract(value, width), np.add(value, width)
 
 
 def compare(sums: Sums, *, alpha: float, largest: float | None = None, sizes: Floats | None = None) -> Lift:
-    """Return the lift of one metric with two intervals: one that is always valid, and one for a single look.
+    """Return the lift with two intervals: one that is always valid, and one for a single look.
+
+    `sums`, `largest` and `sizes` are as in `estimate`, but for one metric, without leading axes.
 
     Args:
         alpha: Probability that an interval misses the true lift.

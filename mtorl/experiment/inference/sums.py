@@ -1,8 +1,15 @@
 """Computes sums over the users of an experiment, which are the only data that a comparison of arms needs.
 
-A user's figures in an arm and stage are the numerator and denominator of the metric and, if the lift is adjusted, a 1
-and the covariates. `UserSums` has the sums for all metrics at once. Its memory depends on stages, arms and columns, not
-on users.
+    sums = Sums.of_users(values, present)           # from the figures of each user in each arm and stage
+
+    users = UserSums(("decisions", "outcome:click"), stages=2, arms=2, numerators={"click": click})
+    users.add(user, cell, figures)                  # one row per user, stage and arm; all rows of a user in one call
+    sums = users.of(arms=(1, 0), stages=[0, 1], maps=maps, positive="click")
+
+A user has several figures in each arm and stage: the numerator and denominator of the metric and, if the lift is
+adjusted (`adjustment.py`), a 1 and the covariates. `UserSums` contains the sums for all metrics at once, for more users
+than fit in memory. A metric's figures are weighted sums of a user's columns, so the sums of products of the figures
+follow from the sums for the columns. Memory depends on the numbers of stages, arms and columns, not of users.
 
 Shapes: U = users, A = 2 arms, challenger first; S = stages; F = figures of a metric; R = rows, C = cells (stages x
 arms), B = columns.
@@ -49,7 +56,7 @@ class Sums:
         )
 
     def within(self) -> Floats:
-        """Return the sums of products of two figures in the same arm and stage, (..., A, S, F, F)."""
+        """Return the products of two figures in the same arm and stage, summed over users, (..., A, S, F, F)."""
         *leading, arms, stages, figures = self.totals.shape
         cells = self.products.reshape(*leading, arms * stages, figures, arms * stages, figures)
         found: Floats = np.einsum("...cfcg->...cfg", cells)
@@ -64,11 +71,11 @@ class Sums:
 
 
 class UserSums:
-    """Sums over users for all metrics at once, for more users than fit in memory.
+    """Sums over users for all metrics at once. The users do not have to fit in memory.
 
     Args:
-        numerators: Each metric's numerator as a weighted sum of columns. Users with a positive value are counted.
-        same: Maps a name to the column with the same values.
+        numerators: Numerator of each metric, as a weighted sum of columns.
+        same: Maps other names to columns with the same values.
     """
 
     def __init__(
@@ -101,7 +108,7 @@ class UserSums:
 
         Args:
             user_R: User of each row; the rows are sorted by user.
-            cell_R: Cell of each row, which is stage * arms + arm, at most once per user.
+            cell_R: Cell of each row, which is stage * arms + arm. A user has at most one row per cell.
         """
         cells = len(self.users_C)
         users_C = np.bincount(cell_R, minlength=cells)
@@ -114,8 +121,7 @@ class UserSums:
             self.products_CBCB[cell, :, cell] += of_cell @ of_cell.T
             for users, positive in zip(self.positive_C.values(), self._numerators_NB @ of_cell > 0, strict=True):
                 users[cell] += np.count_nonzero(positive)
-        # The rows of a user are adjacent, so multiply each row by the user's next row, then by the one after, and so
-        # on.
+        # Multiply each pair of rows of the same user. These rows are adjacent, so increase the distance step by step.
         lag = 1
         while len(one := np.flatnonzero(user_R[lag:] == user_R[:-lag])):
             kind = cell_R[one] * cells + cell_R[one + lag]
@@ -135,8 +141,8 @@ class UserSums:
         """Return the sums of one metric for two arms.
 
         Args:
-            maps: Weights from the columns to the metric's figures, (A, S, F, B).
-            positive: Key in `numerators` of the metric's numerator.
+            maps: Weights that turn columns into the metric's figures, (A, S, F, B).
+            positive: Key of the metric's numerator in `numerators`.
         """
         place = np.array([[stage * self._arms + arm for stage in stages] for arm in arms], dtype=np.intp)  # (A, S)
         flat, count = place.reshape(-1), maps.shape[-2]

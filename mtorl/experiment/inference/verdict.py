@@ -1,12 +1,19 @@
 """Turns an experiment's figures into a verdict (ship, stop, futile, or not yet) with its reason.
 
-The experiment's `alpha` bounds the probability of *any* false verdict. It is split evenly between the challengers
-(Bonferroni). With K guardrails, a challenger's part of `alpha` is divided into 9 + K equal shares (`ErrorShares`):
+    guardrail   one-sided always-valid bounds of the harm, compared with a margin                  `check_guardrail`
+    futility    whether the wanted improvement can be ruled out                                    `rules_out`
+    verdict     "srm" > waiting > "guardrail" > "ship" | "stop" > "futile" > "inconclusive"        `reach_verdict`
+    several     one verdict for several challengers                                                `leading`
 
-    the challenger is not better   The interval of the primary metric misses the true lift (9 shares), or one of K
-                                   guardrails falsely seems breached (K shares).
-    the challenger is better       The interval misses the true lift on one side (4.5 shares), a breached guardrail
-                                   seems to hold (4.5 shares), or another falsely seems breached (K - 1 shares).
+The experiment's `alpha` bounds the probability of *any* false verdict. It is split evenly between the challengers
+(Bonferroni). With K guardrails, a challenger's part of `alpha` is divided into 9 + K equal shares (`ErrorShares`): nine
+for the primary metric, and one for each guardrail that may falsely seem breached. The shares cover both cases:
+
+    the challenger is not better   "ship" and "stop" are false. The interval of the primary metric misses the true lift
+                                   (9 shares), or one of K guardrails falsely seems breached (K shares).
+    the challenger is better       "stop" is false: the interval misses the true lift on one side (4.5 shares). "ship"
+                                   is false if a guardrail is breached but seems to hold (`held`, 4.5 shares). One of
+                                   the other K - 1 guardrails may falsely seem breached (K - 1 shares).
 """
 
 import math
@@ -22,9 +29,9 @@ from mtorl.runtime.message import Message
 Token = Literal["ship", "stop", "futile", "inconclusive", "srm", "guardrail"]
 _DECIDED: dict[str, Token] = {token: token for token in get_args(Token) if token != "inconclusive"}
 
-# If the arms' shares of late outcomes differ by more than this, they may explain the whole lift.
+# If the share of late outcomes differs between arms by more than this, late outcomes may explain the lift.
 LATE_ALARM = 0.03
-# If both arms served more than this share of users in a stage, the assignment is broken.
+# If more than this share of users got decisions from two arms in a stage, the assignment is broken.
 CROSSED_ALARM = 0.01
 
 # Each guardrail gets one part of alpha, and the primary metric gets this number of parts.
@@ -87,7 +94,7 @@ def check_guardrail(
     """Compute bounds of a challenger's harm to one guardrail metric, and compare them with the margin.
 
     Args:
-        margin: Accepted harm in the metric's unit, not negative.
+        margin: Largest accepted harm, in the metric's unit.
     """
     value = lift.value if direction == "down" else -lift.value
     below, above = (
@@ -104,12 +111,12 @@ def check_guardrail(
 
 
 def rules_out(short_of_effect: Lift) -> bool:
-    """Return whether the data rule out that a challenger has the wanted effect.
+    """Return whether the data show that a challenger's effect is smaller than the wanted effect.
 
-    The probability of an error is at most FUTILITY_BETA, over all looks.
+    The answer is wrong with a probability of at most FUTILITY_BETA, over all looks.
 
     Args:
-        short_of_effect: Challenger's metric minus the incumbent's metric with the wanted effect.
+        short_of_effect: Challenger's metric minus the metric that it would have with the wanted effect.
     """
     se, users = short_of_effect.se, short_of_effect.effective_users
     width = float(one_sided_width(se, users, alpha=FUTILITY_BETA))
@@ -158,7 +165,7 @@ def reach_verdict(
         return Verdict(messages.UNBALANCED(covariate=unbalanced))
     if late_gap > LATE_ALARM:
         return Verdict(messages.LATE_GAP(gap=late_gap))
-    # In an experiment of a week, the time from the first to the last decision is a little less.
+    # Allow one hour less, because in a week, the first and the last decision are less than a week apart.
     if hours <= min_hours - 1.0:
         return Verdict(messages.TOO_EARLY(hours=math.floor(hours), needed=min_hours))
     for check in guardrails:
@@ -194,7 +201,7 @@ def _agree(one: Lift, other: Lift) -> bool:
 def leading(verdicts: Mapping[str, Verdict], lifts: Mapping[str, Lift]) -> str:
     """Return the challenger whose verdict becomes the verdict of the whole experiment.
 
-    Challengers are ranked by the order of their verdicts in `_LEADING`, then by lift.
+    Challengers are ranked by their verdicts in the order of `_LEADING`, and then by their lifts.
     """
 
     def rank(challenger: str) -> tuple[int, float]:
