@@ -9,7 +9,7 @@ _SILENT = timedelta(days=1)
 
 
 def models_in_log(lake: str) -> list[tuple[str, str, bool]]:
-    """List the models in a lake, the most recently used model first.
+    """List the models whose decisions or shadow decisions are in a lake, the most recently used model first.
 
     Returns:
         A tuple for each model and arm: the model's digest, a description such as "decides as challenger of spring", and

@@ -47,8 +47,14 @@ def plan_budget(lake: str, file: str, model: str | Path, arm: str, budget: float
     """Plan a budget from the logged decisions of one arm, without users of the model's training set.
 
     Args:
+        lake: Folder or URI of the decision log.
+        file: Path of the experiment file.
+        model: Artifact folder of the model that predicts the outcomes.
         budget: Budget of the period, in currency units.
         days: Length of the planned period, in days.
+
+    Raises:
+        InputError: All users with exposures are training users of the model.
     """
     from features.collect.experiment_decisions import MOST_SERVED, decisions_by_hour, served_decisions
     from mtorl.artifact.artifact import load

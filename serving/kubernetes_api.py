@@ -34,7 +34,7 @@ _AGAIN = (429, 500, 502, 503, 504)
 
 
 class Unanswered(ConnectionError):
-    """Raised if the API server does not answer. A retry may succeed."""
+    """Raised if the API server does not answer, is overloaded or has an internal error. A retry may succeed."""
 
 
 class Refused(OSError):

@@ -1,4 +1,7 @@
-"""Simulates experiments in which each user comes once, and for which a verdict is computed several times."""
+"""Simulates experiments in which each user comes once, and for which a verdict is computed several times.
+
+Each experiment has only one stage.
+"""
 
 from collections.abc import Iterator
 from typing import Any

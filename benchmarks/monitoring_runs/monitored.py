@@ -1,6 +1,7 @@
 """Applies the monitor to each day of a simulated market.
 
-Context columns come directly from the simulated rows, because converting them to JSON takes most of the time.
+Days must be judged in the same way as in `monitoring.watch.check`. Only context columns come directly from the
+simulated rows, because converting them to JSON takes most of the time.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ class Later(NamedTuple):
     """One later opportunity of each user, with a random context.
 
     Attributes:
-        odds: Effect of the context on the log-odds of a click, broadcast to (N, 1, C).
-        cost: Mean cost of an exposure on each channel, broadcast to (N, 1, C).
+        odds: Effect of the context on the log-odds of a click (N, 1, C).
+        cost: Mean cost of an exposure on each channel (N, 1, C).
     """
 
     odds: Floats

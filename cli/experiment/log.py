@@ -201,7 +201,14 @@ def _inputs(folder: str, experiment: Path | None, dataset: str | None) -> tuple[
 
 
 def named(folder: str, name: str, given: Path | str | None) -> str:
-    """Return the given experiment file or data set or, by default, the router's."""
+    """Return the given experiment file or data set or, by default, the router's.
+
+    Args:
+        name: "experiment", or the name of a router setting, such as "dataset".
+
+    Raises:
+        LogError: Nothing is given, and the router's state folder does not name a file.
+    """
     from mtorl.log.touchpoints import LogError
     from pipelines.experiments.folder import named_by_router, read_by_router
 

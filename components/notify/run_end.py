@@ -1,6 +1,7 @@
 """Finds out, in the last step of a pipeline run, whether the other steps have succeeded.
 
-Kubeflow Pipelines 2.17 may pass a wrong status to the last step, so this module reads the status of Argo's workflow.
+Kubeflow Pipelines 2.17 may pass a wrong status to the last step: RUNNING after a skipped branch, or FAILED after a
+successful retry. So on a cluster, this module reads the status of Argo's workflow.
 """
 
 import os

@@ -125,7 +125,12 @@ def _rewrite(
     done: Compacted,
     uploaded_since: datetime | None = None,
 ) -> set[datetime]:
-    """Move records to the hours of their decisions, hide the original `files`, and return the hours."""
+    """Move records to the hours of their decisions, hide the original `files`, and return the hours.
+
+    Args:
+        uploaded_since: Outcomes that were received before this time are marked as uploaded late. None means that no
+            outcome is new.
+    """
     try:
         return _write(lake, db, kind, files, uploaded_since)
     except db.failures:

@@ -92,7 +92,7 @@ def decided_query(spec: DatasetSpec) -> str:
 
         reason: Reason why a policy can't learn from the decision, or null.
         wanted: Probability that the policy wanted to show the ad.
-        shown: True if the policy decided to show the ad, and this was not withdrawn later.
+        shown: True if the decision was to show the ad, and was not withdrawn later. An outcome may be missing.
         fits: True if the channel is known and no required value is missing.
         lacks: True if a required value is missing.
         gone_until: If this decision starts a period without budget, the end of this period. Otherwise null.

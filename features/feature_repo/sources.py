@@ -167,7 +167,7 @@ def own_view(rows: ibis.Table, view: FeatureViewSpec) -> ibis.Table:
 def user_channel(touchpoints: ibis.Table, spec: DatasetSpec) -> ibis.Table:
     """Count each user's touchpoints and clicks of the last 7 days in each channel.
 
-    There is one row for each hour in which a count has changed.
+    Each row has the counts of a user at the end of an hour in which a count has changed.
     """
     # One integer, touchpoints + 2**32 * clicks, sums both counts in one step.
     news = _as_it_becomes_known(touchpoints, spec)

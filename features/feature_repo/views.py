@@ -37,6 +37,9 @@ class Definitions:
 def build(spec: DatasetSpec, data: Path) -> Definitions:
     """Define the features of a data set for Feast.
 
+    Args:
+        data: Folder of the Parquet files. A relative path starts at the folder of Feast's repository.
+
     Raises:
         SpecError: A column has the name of a built-in feature, or the data set names an unknown view or field.
     """

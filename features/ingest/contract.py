@@ -92,6 +92,7 @@ class Stage:
     """Rules that are checked together. A row that breaks a rule of one stage is not checked in later stages.
 
     Attributes:
+        checked: The rules. Rules of the same column must be next to each other.
         suspects: Function that returns the keys of the rows to check. None means that all rows are checked.
     """
 
@@ -117,7 +118,11 @@ class Cells:
     file: str = ""
 
     def faults(self, stage: Stage, rows: ibis.Table) -> Iterator[Fault]:
-        """Yield a fault for each broken rule, with the number of rows that break it and the first such row."""
+        """Yield a fault for each broken rule, with the number of rows that break it and the first such row.
+
+        Args:
+            rows: The result of `broken` for this stage.
+        """
         kinds = [(name, place, rule) for name, rules in stage.rules() for place, rule in enumerate(rules, 1)]
         figures = {}
         for i, (name, place, _) in enumerate(kinds):

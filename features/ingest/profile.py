@@ -1,4 +1,7 @@
-"""Examines a file without a description: its separator and decimal mark, and the values of its columns."""
+"""Examines a file without a description: its separator and decimal mark, and the values of its columns.
+
+Values are parsed by the functions of the ingestion, so a column that is numeric here is also numeric there.
+"""
 
 from __future__ import annotations
 

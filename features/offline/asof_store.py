@@ -245,7 +245,8 @@ class AsofRetrievalJob(RetrievalJob):
     """The result of a query. Values are read from the Parquet files only when Feast asks for the result.
 
     Args:
-        parts: One entry per view: its feature rows, its column names, and the number of the row for each entity row.
+        parts: One entry per view: its feature rows, its column names, and the number of the feature row for each entity
+            row. The number is null if there is no such row.
     """
 
     def __init__(

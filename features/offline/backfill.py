@@ -44,6 +44,7 @@ def write(store: FeatureStore, view: FeatureView, rows: pa.Table, missing: bool 
     """Write feature rows to the online store, unless it has newer ones. Returns the number of rows that changed.
 
     Args:
+        rows: At most one row per key.
         missing: Write a row only if the store has no row for its key.
     """
     from feast.utils import _convert_arrow_to_proto

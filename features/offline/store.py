@@ -174,6 +174,7 @@ class Materialized:
     """The result of a run of `materialize`. Times are in microseconds since 1970.
 
     Attributes:
+        written: Number of rows of the online store that changed.
         newest: Latest time at which a touchpoint of the log or the lake became known.
         until: Latest time at which a touchpoint of the log became known.
         rows: Number of touchpoints of the log that were known at `until`.

@@ -125,6 +125,8 @@ class History:
     def outcome(self, outcome: Record, missed: set[str] | None = None) -> Change:
         """Return a change that adds an outcome to the touchpoint of its decision.
 
+        An outcome counts only once. It does not count if a log has provided a value of its kind.
+
         Args:
             missed: If the history has no such touchpoint, the id of the outcome's event is added to this set.
         """

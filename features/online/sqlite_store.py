@@ -50,7 +50,7 @@ class Store:
             return self._stored(users)
 
     def swap(self, rows: Sequence[tuple[str, bytes | None, bytes, float]]) -> list[bool]:
-        """Store the new histories of users. A history is not stored if it has changed since it was read.
+        """Store the new histories of users, unless they have changed since they were read. Returns which were stored.
 
         Args:
             rows: User id, old history, new history, and time of the newest touchpoint in microseconds since 1970.

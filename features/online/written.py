@@ -75,6 +75,9 @@ class Repository:
     def writing(self, written: Written, before: Written | None = None) -> Iterator[None]:
         """Record a write of the online store in the store itself, once the `with` block has succeeded.
 
+        During the block and if the block fails, the record is `before` without a source, so that the store counts as
+        out of date.
+
         Raises:
             StoreEmptied: The record disappeared during the block, so the store has lost other content too.
         """

@@ -50,7 +50,7 @@ _UTC = dt.Timestamp(timezone="UTC", scale=6)
 
 
 def clean_touchpoints(log: ibis.Table, spec: DatasetSpec, clean: bool | None = None) -> ibis.Table:
-    """Return the touchpoints of a log without duplicates.
+    """Return the touchpoints of a log without duplicates. No two touchpoints of a user have the same time.
 
     Features must not use a touchpoint before its `known`, which is the later of its time and its arrival.
 

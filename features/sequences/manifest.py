@@ -146,7 +146,7 @@ def _digest(column: pa.ChunkedArray) -> str:
 
 
 def manifest_of(surveys: Sequence[Survey], dataset: str, engine: str, log_fingerprint: str, **cleaned: int) -> Manifest:
-    """Create the manifest from the surveys of all shards."""
+    """Create the manifest from the surveys of all shards. `cleaned` has the counts in `NOT_IN_ROWS`."""
     content = hashlib.sha256("\n".join(each.content for each in surveys).encode()).hexdigest()
     users, journeys = sum(each.shard.users for each in surveys), sum(each.journeys for each in surveys)
     return Manifest(

@@ -28,7 +28,10 @@ _COMPARED_DAYS = 7
 def traffic_of(db: duckdb.DuckDBPyConnection, log: DecisionLog, experiment: Experiment) -> Traffic | None:
     """Count the decisions, exposures and fallbacks of each arm by channel; None if there are no decisions.
 
-    The stage `shadow` is counted only if the experiment has not yet reached a later stage.
+    Only users who were randomly assigned to an arm are counted. If there are none, the stage `shadow` is counted.
+
+    Args:
+        db: Database with the experiment's sums, from `experiment_users`.
     """
     ((served, there),) = db.execute("SELECT count_if(randomised), count(*) FROM activity WHERE counts").fetchall()
     if not there:

@@ -48,12 +48,12 @@ class Users:
     """Sums over the users of an experiment, without users who got several arms at the same stage.
 
     Attributes:
-        sums: Sums for the comparison. Users with very many decisions have a weight below 1.
+        sums: Sums for the comparison. Users with very many decisions have a weight below 1, except in covariates.
         totals_CB: The same sums without weights, by cell (stage and arm) and column.
         typical: Median number of decisions per user, by stage.
         of_arms: Number of users by the set of their arms, where bit i stands for arm i.
         capped: Number of users with a weight below 1, by arm.
-        busiest: Arm and decisions of each user who may have `REPORTED_SHARE` of the decisions.
+        busiest: Arm and number of decisions of each user who may have `REPORTED_SHARE` of the arm's decisions.
         crossed: Number of users who got several arms at the same stage.
         all_users: Number of all users, including `crossed`.
         late: Number of outcomes that arrived too late to count.

@@ -29,7 +29,8 @@ def _asks(stream: str) -> bool:
 def due_because(state: State, trained: datetime | None, most_days: float, now: datetime) -> str:
     """Return the reason why a training is due; "" if none is due.
 
-    A request of the monitor is fulfilled by any later training, even if the gate rejected the new model.
+    A request of the monitor is fulfilled by any later training, even if the gate rejected the new model: a further
+    training on the same log would give the same model.
 
     Args:
         trained: Start of the newest training; None if there was none.

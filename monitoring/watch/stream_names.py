@@ -1,7 +1,9 @@
 """Names the streams, which are the time series of measures and columns, and lists the streams that may show harm.
 
-stream_of("outcomes", "", "gain_per_decision")      # outcomes/gain_per_decision
-labels_of("performance/spring/challenger/auc")      # ("performance", "spring", "challenger", "auc")
+    stream_of("outcomes", "", "gain_per_decision")      # outcomes/gain_per_decision
+    labels_of("performance/spring/challenger/auc")      # ("performance", "spring", "challenger", "auc")
+
+A name consists of a group, an arm if the measure is about a single arm, and the name of the measure.
 """
 
 from typing import Literal, NamedTuple

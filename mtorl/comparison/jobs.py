@@ -42,7 +42,10 @@ ABOUT, AUTHORS = "about", "authors"
 
 @dataclass(frozen=True)
 class Job:
-    """A piece of work: train a method and predict the test rows, or evaluate predictions."""
+    """A piece of work: train `method` and predict the test rows.
+
+    If `method` is "score", `ABOUT` or `AUTHORS`, the job writes a file in the folder `scores` instead.
+    """
 
     dataset: str
     protocol: str
@@ -56,7 +59,7 @@ class Job:
 
 
 def jobs(datasets: Sequence[str], repeats: int = REPEATS, methods: Sequence[str] = ()) -> list[Job]:
-    """Return all jobs of a comparison, with the training jobs first.
+    """Return all jobs of a comparison. The jobs that evaluate predictions follow the jobs that make them.
 
     Args:
         repeats: Number of folds. Protocols without folds use this many seeds instead, but at most `SEEDS`.

@@ -1,6 +1,7 @@
 """Divides a data set into training (80 %), validation (10 %) and test rows (10 %), by users or by time.
 
-If the data set is divided by time, a user can have rows in all three parts.
+If the data set is divided by time, a user can have rows in all three parts. The window of a test
+row then includes the user's training rows, as on a server.
 
 Shapes: B rows, N tokens.
 """

@@ -16,6 +16,8 @@ MAX_ROWS = 20_000  # size of a sample; more rows would hardly change the scores
 def stretches(user_ids: pd.Series, share: float) -> Bools:
     """Select a fraction `share` of each user's touchpoints, all consecutive, from a start that depends on the user id.
 
+    After the last touchpoint, the selection continues with the first, so that all are equally likely to be selected.
+
     Args:
         user_ids: User of each row. All rows of a user must be present, in time order.
     """

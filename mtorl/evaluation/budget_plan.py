@@ -144,7 +144,8 @@ def budget_plan(replay: Replay, rows: pd.DataFrame, budget: float, traffic: Traf
         budget: Currency units for the whole period.
 
     Raises:
-        InputError: The budget is not positive, exploration alone spends it, or the log has no gains or negative gains.
+        InputError: The budget is not positive, exploration alone spends it, no exposure in the log has a gain, or an
+            exposure has a negative gain.
     """
     if not 0 < budget < np.inf:
         raise InputError(f"budget must be a positive number, got {budget}")

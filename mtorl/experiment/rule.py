@@ -6,7 +6,8 @@
     - {when: {placement: null}, channel: search, expose: false}  # null: the value is unknown
     - {channel: display}                                         # all other requests
 
-A row matches if its condition is true and its channel is a candidate of the request.
+A row matches if its condition is true and its channel is a candidate of the request. Conditions use columns of the
+context and of the user.
 """
 
 import hashlib

@@ -222,7 +222,7 @@ def _requirements(
 
 
 def lacking(needed: Iterable[Requirement]) -> list[Message]:
-    """Return one message for each requirement that is not met, and how to ignore early faults."""
+    """Return one message for each unmet requirement and, if faults cause one, how to ignore past faults."""
     unmet = [one for one in needed if not one.met]
     words = [one.words for one in unmet]
     return [*words, messages.OLD_FAULTS()] if any(one.kind in FAULTS for one in unmet) else words

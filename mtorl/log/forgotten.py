@@ -4,7 +4,8 @@
     forgotten = Forgotten.of(folder / "lake")           # the lists of this folder and of all its parents
     forgotten.sql("decision")                           # DuckDB condition: true for a record that must not be written
 
-Without the list, a router could restore a removed user, because routers upload records with a delay.
+Without the list, a router could restore a removed user, because routers upload records with a delay. The hashes in
+the list do not hide users: with a user's id, anyone can look the user up.
 """
 
 import json

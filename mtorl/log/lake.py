@@ -287,7 +287,8 @@ class Lake:
     ) -> str:
         """Return SQL (DuckDB, Spark) for a table with each record of a period once.
 
-        The period consists of whole hours, and a record belongs to the hour of its decision.
+        The period consists of whole hours, and a record belongs to the hour of its decision. The SQL names the lake's
+        present files, so a query in `lake_database` raises LogError if one of them was deleted meanwhile.
 
         Args:
             until: End of the period, exclusive.

@@ -1,4 +1,7 @@
-"""Finds the price at which the expected spend of a policy fits a budget."""
+"""Finds the price at which the expected spend of a policy fits a budget.
+
+The price is the Lagrange multiplier of the budget, and differs from the paper's multiplier s (docs/model.md).
+"""
 
 from dataclasses import replace
 

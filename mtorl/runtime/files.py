@@ -20,7 +20,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path for a file or folder, which replaces `path` at the end of the block.
 
-    If the block raises an error, `path` stays unchanged. While a folder is replaced, `path` is missing for a moment.
+    If the block raises an error, `path` stays unchanged. A file is replaced in one step, but a folder is missing for a
+    moment.
 
     Args:
         durable: Whether the new file must survive a power failure after the block.

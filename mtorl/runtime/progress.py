@@ -63,7 +63,10 @@ def _send(done: float, total: float, note: str) -> None:
 
 @contextmanager
 def listen(on_report: Callable[[float, float, str], None]) -> Iterator[None]:
-    """Call `on_report` with done, total and note for each report until the end of the block."""
+    """Call `on_report` with done, total and note for each report of this process until the end of the block.
+
+    `on_report` runs in the thread that calls `report`.
+    """
     global _listener
     before, _listener = _listener, on_report
     try:

@@ -21,7 +21,7 @@ def branches(now: WindowBatch, cost_BC: Floats, later: WindowBatch, hit: Mapping
     Args:
         now: Windows that end with the current opportunity.
         cost_BC: Cost of an exposure on each channel, in currency units.
-        later: Windows whose last token has the next opportunity's context, hour and pause.
+        later: One window per window of `now`. Its last token has the next opportunity's context, hour and pause.
         hit: The value of each outcome after an exposure with a gain. Missing outcomes are 0.
     """
     users, channels = cost_BC.shape

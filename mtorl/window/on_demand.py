@@ -45,7 +45,7 @@ class StepWindows:
         return len(self.rows_B)
 
     def take(self, rows: Ints) -> WindowBatch:
-        """Build some windows. Row 0 of their `Targets.touchpoint_N` is the first row that they need."""
+        """Build the windows `rows`. In their `Targets.touchpoint_N`, 0 stands for the first row that they need."""
         rows_B = self.rows_B[rows]
         if not len(rows_B):
             return WindowBatch.from_steps(self.steps.slice(0, 0), rows_B, self.spec, self.targets)

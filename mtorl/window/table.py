@@ -41,7 +41,8 @@ class WindowTable:
 
     Attributes:
         steps: Touchpoints with the columns that windows need.
-        rows: The same touchpoints as a pandas table, with the user's "split".
+        rows: The same touchpoints for pandas, without context and static columns. The column "split" has the user's
+            split, and "collected" marks decisions of this project's policies.
         fingerprint: Fingerprint of the log from which the folder was built.
         share: Fraction of the users that this table contains.
     """

@@ -4,6 +4,7 @@ Katib (kubeflow.org/v1beta1, 0.19) needs these choices:
 
 - The container has a `command`, because Katib would otherwise query the image's registry.
 - No argument may need quotes, because Katib joins the arguments into a shell command.
+- The metric is the latest value in the output, because this value belongs to the weights that training keeps.
 - Early stopping is off, because restricted namespaces refuse its container.
 """
 

@@ -80,8 +80,8 @@ def apply(client: Any, schedule: Schedule) -> dict[str, str]:
         A dictionary from the name of each recurring run to its change, such as "created" or "unchanged".
 
     Raises:
-        InputError: The server lacks a pipeline or version, or a name is used by a recurring run that `apply` did not
-            create.
+        InputError: The server lacks a pipeline or version, or a recurring run of another creator has the name of
+            one of the schedule's runs.
         ServerError: The server refused a change. Earlier changes are kept.
     """
     with kfp_calls():

@@ -50,7 +50,7 @@ class ExperimentStore(Protocol):
         """Read the active experiment; None if there is no valid one."""
 
     def apply_experiment(self, experiment: Experiment) -> None:
-        """Make this the active experiment. The caller holds the lock."""
+        """Make this the active experiment, if it is not yet active. The caller holds the lock."""
 
     def locked(self) -> AbstractContextManager[None]:
         """Lock the storage against other writers during the block."""

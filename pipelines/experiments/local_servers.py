@@ -104,6 +104,8 @@ class LocalServers:
 def settle(folders: Sequence[ExperimentFolder], run: Path, state: Path, port: int) -> list[Message]:
     """Apply promotions and rollbacks before the model servers start, and return a message about each promotion.
 
+    A promoted model belongs to the run that was served last, and `run` may be another run.
+
     Raises:
         ExperimentError: The promoted model is no longer available.
     """

@@ -80,7 +80,7 @@ def make_move(
 
 
 def challenger_of(store: ExperimentStore, move: MoveRequest) -> str | None:
-    """Return the challenger to promote, or None."""
+    """Return the challenger to promote. None if the move is no promotion, or names none of several challengers."""
     if move.to != "promoted" or move.challenger is not None:
         return move.challenger if move.to == "promoted" else None
     names = [arm.name for arm in store.definition().arms if arm.name != INCUMBENT]

@@ -68,7 +68,7 @@ def _goes(users: Collection[str], gone: Collection[str], kept: Collection[str], 
 
 
 def _files(spool: Path) -> Iterator[Path]:
-    """Yield the spool's files, decisions last, because decisions identify a user's outcomes."""
+    """Yield the spool's files, decisions last: after an interruption, they still identify the users' outcomes."""
     for kind in reversed(KINDS):
         yield from segments.segments(spool, kind)
         yield from spool.glob(f"poison-{kind}.jsonl")

@@ -237,7 +237,7 @@ def read_batch(folder: Path, kind: Kind, start: Position, end: Position, most: i
 
 
 def distance(folder: Path, kind: Kind, start: Position, end: Position) -> int:
-    """Return the bytes between two positions."""
+    """Return the number of bytes between two positions."""
     paths = segments(folder, kind) if start.segment < end.segment else ()
     between = (path for path in paths if start.segment <= number(path) < end.segment)
     return sum(path.stat().st_size for path in between) + end.offset - start.offset

@@ -63,7 +63,7 @@ class Sink(Protocol):
     kinds: tuple[Kind, ...]  # kinds of records that the sink accepts
 
     async def deliver(self, batch: Batch) -> None:
-        """Store a batch. Raises Refused for an invalid record, or SinkUnavailable."""
+        """Return once a batch is stored. Raises Refused for an invalid record, or SinkUnavailable."""
 
     async def close(self) -> None:
         """Close connections."""

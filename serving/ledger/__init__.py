@@ -27,8 +27,9 @@ def open_ledger(where: str | Path, patience: float) -> Ledger:
     """Open a ledger; raises ValueError if `where` is not valid. The first call to the ledger connects to it.
 
     Args:
-        where: Path of a file, or `redis[s][+cluster]://[user@]host[:port][/database][?name=NAME]`. The password is read
-            from the environment variable MTORL_LEDGER_PASSWORD.
+        where: Path of a file, or `redis[s][+cluster]://[user@]host[:port][/database][?name=NAME]`. The host may be any
+            node of a cluster. The password is read from the environment variable MTORL_LEDGER_PASSWORD. TLS trusts the
+            system's certificates, or those in SSL_CERT_FILE.
         patience: Seconds to wait for an answer before a call raises LedgerUnavailable.
     """
     location = locate(where)

@@ -160,6 +160,9 @@ class Pacer:
         """Compute the prices if this router holds the lease; otherwise read the prices from the ledger.
 
         Returns the balances of the last computation, or None if another router computes the prices.
+
+        Raises:
+            LedgerUnavailable: The ledger does not answer. The last known prices stay in use.
         """
         if experiments is not self._experiments:
             self._set(experiments)

@@ -68,4 +68,4 @@ class PacingStore(Protocol):
         """
 
     def reports(self) -> tuple[dict[str, int], dict[str, float]]:
-        """Return the total of opportunities by account, and the gain by campaign."""
+        """Return all routers' total of opportunities by account, and the stored gain by campaign."""

@@ -14,7 +14,7 @@ _GAIN_SECONDS = 60
 
 
 class RedisPacing(PacingStore):
-    """Stores the pacing data of a ledger in five Redis keys."""
+    """Stores the pacing data of a ledger in five Redis keys of one slot, because scripts use several of the keys."""
 
     def __init__(self, server: RedisServer) -> None:
         self._server = server

@@ -103,7 +103,11 @@ class Slices:
         return list(zip(*(found[i::6] for i in range(6)), strict=True))
 
     def _lease(self, group: str, slices: Sequence[tuple[Any, ...]]) -> None:
-        """Report the spent amounts of slices to the bank, and enlarge the slices."""
+        """Report the spent amounts of slices to the bank, and enlarge the slices.
+
+        Args:
+            slices: Results of `_look`, but with the least growth (nano-units, 0 for no growth) as the last value.
+        """
         leased: Any = []
         for _ in range(2):
             if slices:

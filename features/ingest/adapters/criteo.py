@@ -1,4 +1,4 @@
-"""Reads the Criteo Attribution Modeling data setas published."""
+"""Reads the Criteo Attribution Modeling data set as published."""
 
 from collections.abc import Mapping
 from functools import reduce

@@ -155,7 +155,7 @@ def _parsed_instant(text, form):
 
 
 def parsed(value: ibis.Value, form: str) -> ibis.Value:
-    """Parse a text in the format `form` as a time in UTC, or return null."""
+    """Parse a text in the format `form`, or return null. A format without a time zone means UTC."""
     text = value.cast("string").strip()
     return time(_parsed_instant(text, form) if _says_zone(form) else _instant("UTC", _parsed(text, form)))
 

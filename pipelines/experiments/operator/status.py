@@ -3,7 +3,8 @@
     Accepted     the spec is valid and was applied
     Progressing  the experiment continues without a person
     InForce      every router that polls has the active experiment
-    Settled      the incumbent's model server serves the right model
+    Settled      the incumbent's model server serves the promoted model or, after a rollback, the previous model;
+                 exists only after a promotion
 
 A condition's `lastTransitionTime` changes only with its status.
 """

@@ -221,6 +221,7 @@ class OutcomeIntake:
         """Log a report's outcomes and charge their costs; returns the number of outcomes.
 
         BadRequest is raised before anything is stored. After SpoolUnavailable, the caller must repeat the whole report.
+        An outcome that was already stored does not count twice.
         """
         async with self._turn:
             outcomes = self._parser.parse(body)

@@ -31,7 +31,7 @@ class Fault(NamedTuple):
 
 
 class Health:
-    """The health of stores and arms, as reported by their callers."""
+    """The health of stores, arms and other parts, as reported by their callers."""
 
     def __init__(self) -> None:
         self.waiting_for: Message | None = messages.STARTING()  # reason why no decision can be made yet, or None

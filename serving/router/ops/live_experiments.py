@@ -139,7 +139,10 @@ class LiveExperiments:
         return changed
 
     def _accept(self, texts: Mapping[str, bytes]) -> tuple[dict[str, Experiment], list[str]]:
-        """Parse and check files; returns the experiments to apply by file name, and the faults."""
+        """Parse and check files; returns the experiments to apply by file name, and the faults.
+
+        An unchanged experiment must stay the same object, because `Experiments.holds` compares objects.
+        """
         off = {Path(name).stem for name in texts if name.endswith(OFF)}
         texts = {name: text for name, text in texts.items() if not name.endswith(OFF)}
         read, faults = dict[str, Experiment](), []
