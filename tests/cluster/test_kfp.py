@@ -123,6 +123,7 @@ def test_what_recurs_runs_is_replaced_and_removed(client: Any, pipelines: dict[s
         assert "not an ISO time" in log_of(under_way, "verdict")
         run = client.get_run(eventually(lambda: started_by(client, second), MINUTES))
         assert run.runtime_config.parameters["since"] == "today"
+        end_of(client, run.run_id)  # the next test's volume must not get the pods of this run
     finally:
         assert apply(client, Schedule(name="test", runs=())) == {RECURRING: "removed"}
     assert recurring_runs(client) == []
