@@ -167,7 +167,8 @@ class DecisionLog:
 
     def models(self) -> list[str]:
         """List the digests of all models: the challenger's, other arms', then the shadow's, each the newest first."""
-        # Ignore decisions dated in the future, which come from a router with a wrong clock.
+        # A router whose clock is ahead writes decisions with a time in the future. Ignore them, because otherwise their
+        # model would seem to be the newest.
         then = f"model_digest IS NOT NULL AND {self.period.condition()} AND event_time <= now()"
         with self.opened("shadow", near=True) as db:
             found = db.execute(

@@ -46,7 +46,8 @@ def package(artifact_folder: str | Path, name: str, out_dir: str | Path, *, gath
         raise ArchiveError(f"{source}: not a model artifact ({error!r})") from error
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    # torch-model-archiver deletes $TMPDIR/<model name>, so give it an empty TMPDIR.
+    # torch-model-archiver deletes $TMPDIR/<model name> before it starts, so give it a new, empty TMPDIR. It packs the
+    # content of the folder `extra`. To get a folder `artifact` in the archive, copy the artifact to `extra/artifact`.
     with tempfile.TemporaryDirectory(prefix="mtorl-mar-") as scratch:
         extra, store, config = Path(scratch, "extra"), Path(scratch, "store"), Path(scratch, MODEL_CONFIG.name)
         store.mkdir()

@@ -62,7 +62,8 @@ def reconcile(ledger: Ledger, spool: Spool) -> int:
         read, oldest = read + 1, oldest or time_of(name)
         if name in unfinished:
             (exposed if record["expose"] and not record["withdrawn"] else finished).add(name)
-    # Only the newest decisions were read, so an old reservation without a decision may still have one in the log.
+    # If not all decisions were read, a missing decision may be one of those that were not read. These begin at most one
+    # minute after the oldest decision that was read, so cancel only reservations that are younger than that.
     ours = {name for name in unfinished - exposed if name.endswith(spool.identity)}
     if read == _NEWEST or not spool.never_pruned("decision"):
         since = oldest + _MINUTE if oldest else _NEVER

@@ -179,7 +179,9 @@ class _View:
             return (
                 f"SELECT {keys}, {time} AS known, {newest} AS row, known AS time FROM {relation} GROUP BY {keys}, known"
             )
-        # Drop each row that became known after a newer row, so that the ASOF join needs to compare only `known`.
+        # A row can be used once its time has come and it was created. Drop a row if a younger row can be used earlier,
+        # because it would never be chosen. The remaining rows become usable in the order of their age, so the ASOF join
+        # needs to compare only `known`.
         best = _best(self.time, self.created, self.rows)
         return f"""
             SELECT {keys}, known, best.row, best.time

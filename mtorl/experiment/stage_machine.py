@@ -47,9 +47,10 @@ class State:
     # Whether an event switched the kill switch on.
     killed: bool = False
     events: int = 0
-    # Fields of the incumbent (`answering`), after a promotion or rollback.
+    # After a promotion or rollback: how the incumbent answers, as returned by `answering`. None if it answers as the
+    # experiment file says.
     incumbent: Mapping[str, Any] | None = None
-    # After a promotion, the fields of the replaced incumbent, which a rollback restores.
+    # After a promotion: how the replaced incumbent answered, as returned by `answering`. A rollback restores this.
     replaced: Mapping[str, Any] | None = None
     # Result of `fixed_fields` at the start of the experiment; None for a draft.
     fixed: Mapping[str, Any] | None = None

@@ -60,7 +60,8 @@ WEIGHTS = {"action": 1.0, "reward": TrainConfig.mu, "cost": TrainConfig.nu}
 OnEpoch = Callable[[int, float], None]
 """Type of a function that is called after each epoch with the epoch's number, beginning at 1, and the validation loss
 of the best weights so far."""
-# The first trials, with random settings. Later, TPE proposes the settings, and trials may stop early.
+# The first trial has the default settings, and the next ones random settings; only after this many trials does TPE
+# propose settings. No trial stops early before this many trials were completed.
 _RANDOM_TRIALS = 8
 _EPOCHS_AT_LEAST = 2  # epochs before a trial may stop early
 

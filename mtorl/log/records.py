@@ -307,7 +307,10 @@ ID_FIELD: dict[Kind, str] = {
     "window": "decision_id",
 }
 
-# Order of records with the same id; readers use the first. A withdrawal comes before the decision that it withdraws.
+# The order of records with the same id. Readers use the first record and ignore the others.
+# Usually these records are copies, with two exceptions. If the router withdraws a decision, it writes a second record,
+# which replaces the first one. If an event was reported to two routers, the report with the earlier event time counts,
+# then the lower value, then the one that was received first.
 _FIRST_COUNTS: dict[Kind, str] = {
     "decision": "withdrawn DESC, event_time",
     "outcome": "event_time, value, received_time",

@@ -77,7 +77,8 @@ class Operator:
         self._jumps = ClockJumps(time.monotonic)
         self._lock = threading.Lock()
         self._faults: dict[str, str] = {}
-        # Objects that may need a hand-over.
+        # Objects whose promotion may need a hand-over. After a restart, these are all objects with a promotion in their
+        # history.
         self._promoted: set[str] = set()
         # Salt and findings of each object. Findings under another salt are outdated.
         self._found: dict[str, tuple[str, Findings]] = {}

@@ -145,7 +145,7 @@ async def stop() -> None:
     global _provider, _tracer
     stopped, _provider, _tracer = _provider, None, None
     if stopped is not None:
-        # The SDK itself may wait forever.
+        # Wait in a thread with a limit: the SDK itself waits for 30 s, or forever if a server answers byte by byte.
         closing = threading.Thread(target=stopped.shutdown, name="tracing-close", daemon=True)
         closing.start()
         await asyncio.to_thread(closing.join, _LAST_SECONDS)
