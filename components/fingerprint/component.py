@@ -7,9 +7,9 @@ from components.component import component
 
 # The cache key would contain the path of the log but not its content.
 @component("fingerprint the log", cached=False)
-def fingerprint(source: str, dataset: str, snapshots: str) -> NamedTuple(
+def fingerprint(source: str, dataset: str, snapshots: str) -> NamedTuple(  # type: ignore[valid-type]
     "Seen", [("content", str), ("generation", str)]
-):  # type: ignore[valid-type]
+):
     """Return a digest of a log's content, of its description, and of the files that the description names.
 
     The second output changes if the volume of the snapshots is new, or if a snapshot was missing. Steps that write
