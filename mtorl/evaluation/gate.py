@@ -29,6 +29,7 @@ from mtorl.artifact.lineage import Figure, GateDecision, GateReport
 from mtorl.evaluation import messages
 from mtorl.evaluation.importance_weights import rejection_reason
 from mtorl.evaluation.value_difference import ARMS
+from mtorl.log.opportunities import ENOUGH
 from mtorl.runtime.errors import InputError
 from mtorl.runtime.message import Message
 
@@ -61,6 +62,9 @@ def gate_report(evaluation: Mapping[str, Any], min_lift: float = 0.0, margin: fl
         raise InputError(f"margin: expected a share from 0 to below 1, such as {MARGIN:g} for 2 %, got {margin:g}")
     value, applied = evaluation["value"], margin if evaluation["incumbent_is"] == "own_model" else None
     decision, reason = gate(value, min_lift, applied)
+    own_decisions = evaluation.get("own_decisions", 0)
+    if reason.code == messages.WRONG_PROPENSITIES.code and 0 < own_decisions < ENOUGH:
+        reason = messages.FEW_DECISIONS(count=own_decisions, needed=ENOUGH)
     if lost := evaluation.get("lost_channel"):
         decision, reason = "reject", messages.LOST_CHANNEL(**lost)
     if wrong := evaluation.get("overexposed_channel"):

@@ -51,12 +51,10 @@ class LoggedIncumbent:
         Raises:
             WindowError: There are too few decisions, or none with an exposure.
         """
-        found, own = Opportunities.load(windows, spec, "test"), None
-        if found is not None:
-            own = found.chosen((found.rows["arm"].isin(_ARMS) & (found.rows["generation"] == self.policy)).to_numpy())
-        count = 0 if own is None else len(own)
-        if own is None or count < ENOUGH:
-            raise WindowError(messages.INCUMBENT_DECISIONS(policy=self.policy, count=count, needed=ENOUGH))
+        found = Opportunities.load(windows, spec, "test")
+        own = found.chosen((found.rows["arm"].isin(_ARMS) & (found.rows["generation"] == self.policy)).to_numpy())
+        if not own.enough:
+            raise WindowError(messages.INCUMBENT_DECISIONS(policy=self.policy, count=len(own), needed=ENOUGH))
         if not own.exposed_B.any():
-            raise WindowError(messages.EXPOSED_NOTHING(policy=self.policy, count=count))
+            raise WindowError(messages.EXPOSED_NOTHING(policy=self.policy, count=len(own)))
         return own

@@ -29,6 +29,11 @@ WRONG_PROPENSITIES = Words(
     "the propensities do not describe the log: the {arm}'s mean weight is {mean:.2f} [{low:.2f}, {high:.2f}] and "
     "should be 1",
 )
+FEW_DECISIONS = Words(
+    "few-decisions",
+    "the log has only {count} of {needed} own decisions of test users, and its touchpoints cannot value the policies, "
+    "because they leave out decisions that showed no ad. Train again when the log has more decisions",
+)
 OVEREXPOSED = Words(
     "overexposed",
     "the propensities do not describe the log: {channel} has {count:,} exposures, and its propensities imply at most "

@@ -63,7 +63,7 @@ def evaluate_offline(
     channel_B = pd.Index(spec.channels).get_indexer(pd.Index(rows["channel"]))
     gain_B, cost_B = spec.reward.gain.of(rows), rows["cost"].to_numpy(float)
     users_B = rows["user_id"].to_numpy()
-    if opportunities is None:
+    if not opportunities.enough:
         known_B = _propensity_is_known(rows, spec)
         moments: Windows = tested.only(np.flatnonzero(known_B))
         propensity_B = _propensity(windows, rows[known_B], spec)
@@ -103,7 +103,8 @@ def evaluate_offline(
         "value": value,
         "lost_channel": lost and {"channel": spec.channels[lost[0]], "expected": lost[1], "logged": lost[2]},
         "overexposed_channel": wrong and {"channel": spec.channels[wrong[0]], "count": wrong[1], "expected": wrong[2]},
-        "valued_on": "incumbent_decisions" if own else "opportunities" if opportunities else "touchpoints",
+        "valued_on": "incumbent_decisions" if own else "opportunities" if opportunities.enough else "touchpoints",
+        "own_decisions": len(opportunities),
         "incumbent_is": "own_model" if is_ours else "external",
         "prices": {name: policy.price for name, policy in paced.items()},
         "test_rows": len(rows),

@@ -278,7 +278,7 @@ def fit_challenger(
         trained.ensemble.future = future
         params = _price(trained.ensemble, val, opportunities, summary, budget_share)
     metrics["looks_ahead"] = trained.ensemble.future is not None
-    metrics["priced_on"] = "touchpoints" if opportunities is None else "opportunities"
+    metrics["priced_on"] = "opportunities" if opportunities.enough else "touchpoints"
     policy = summary.policy("challenger", "mtorl", trained.ensemble, params, metrics, reference)
     artifact = save(out, replace(policy, yardstick=trees.result().to_dict()))
     if resume is not None:
@@ -336,20 +336,21 @@ def _calibrate(
 def _price(
     ensemble: Ensemble,
     val: WindowTable,
-    opportunities: Opportunities | None,
+    opportunities: Opportunities,
     summary: TrainingSummary,
     budget_share: float,
 ) -> PolicyParams:
     """Return the policy's parameters, with the price at which the policy spends the budget on validation users."""
-    if opportunities is None:
-        batch: Windows = val.on_demand("val", targets=True)
-        always_exposing = float(val.rows["cost"].mean())
+    if opportunities.enough:
+        batch: Windows = from_texts(opportunities.windows, summary.spec)
     else:
-        batch = from_texts(opportunities.windows, summary.spec)
+        batch = val.on_demand("val", targets=True)
     forecast = forecast_of(outputs_of(ensemble, summary.encoder, batch), summary.encoder)
-    if opportunities is not None:
+    if opportunities.enough:
         logged = np.arange(len(opportunities)), opportunities.channel_B
         always_exposing = float(np.asarray(forecast.cost_BC)[logged].mean())
+    else:
+        always_exposing = float(val.rows["cost"].mean())
     return price_policy(forecast, budget_share * always_exposing)
 
 

@@ -54,6 +54,11 @@ class Opportunities:
         return len(self.rows)
 
     @property
+    def enough(self) -> bool:
+        """Return whether price and policy value can be estimated from these decisions instead of touchpoints."""
+        return len(self) >= ENOUGH
+
+    @property
     def propensity_B(self) -> Floats:
         """Return the probability with which each decision's channel was drawn."""
         probability_B: Floats = self.channel_probs_BC[np.arange(len(self)), self.channel_B]
@@ -71,22 +76,19 @@ class Opportunities:
         )
 
     @classmethod
-    def load(cls, folder: str | Path, spec: DatasetSpec, split: str) -> Opportunities | None:
-        """Read the decisions of a split that fit the data set's current columns and channels.
-
-        Returns None if there are fewer than `ENOUGH` such decisions.
-        """
+    def load(cls, folder: str | Path, spec: DatasetSpec, split: str) -> Opportunities:
+        """Read the decisions of a split that fit the data set's current columns and channels."""
         path = Path(folder) / OPPORTUNITIES_FILE
         if not path.exists():
-            return None
+            return cls._none(spec)
         columns = ["decision_id", *_COLUMNS, *spec.window_outcomes, "features"]
         rows = _read(path, columns, split, with_window=True)
         # The rounding of sums depends on the order of the rows.
         rows = rows.sort_values(["user_id", "timestamp", "decision_id"], ignore_index=True)
         channel_B = pd.Index(spec.channels).get_indexer(pd.Index(rows["channel"]))
         fit_B = np.array([_fits(json.loads(text), spec) for text in rows["features"]], dtype=bool) & (channel_B >= 0)
-        if fit_B.sum() < ENOUGH:
-            return None
+        if not fit_B.any():
+            return cls._none(spec)
         rows = rows[fit_B].reset_index(drop=True)
         channel_probs_BC = np.stack(rows["channel_probs"].tolist())
         return cls(
@@ -97,6 +99,13 @@ class Opportunities:
             exposure_probs_BC=np.stack(rows["exposure_probs"].tolist()),
             windows=rows["features"].tolist(),
         )
+
+    @classmethod
+    def _none(cls, spec: DatasetSpec) -> Opportunities:
+        rows = pd.DataFrame(columns=["user_id", "timestamp", "arm", "generation", *spec.window_outcomes])
+        channel_B, exposed_B = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.bool_)
+        probs_BC = np.empty((0, len(spec.channels)))
+        return cls(rows, channel_B, exposed_B, probs_BC, probs_BC, [])
 
 
 def contexts(folder: str | Path, spec: DatasetSpec, split: str) -> pd.DataFrame | None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mtorl.evaluation import messages
 from mtorl.evaluation.gate import MARGIN, gate, gate_report
-from mtorl.evaluation.value_difference import value_difference
+from mtorl.evaluation.value_difference import ARMS, value_difference
 from mtorl.runtime.errors import InputError
 from tests.messages import assert_says
 from tests.mtorl.evaluation.bandit import CHALLENGER, EXPOSE, INCUMBENT, SHOW, estimate, on_log, opportunities
@@ -69,6 +69,16 @@ def test_external_incumbents_must_be_beaten_and_own_models_matched(
         wrong = gate_report({**evaluation, "overexposed_channel": {"channel": "tv", "count": 99, "expected": 50.2}})
         assert (wrong.decision, wrong.code) == ("reject", "overexposed")
     assert gate(found(*estimated), min_lift=-1)[0] == ("reject" if math.isnan(estimated[1]) else "promote")
+
+
+@pytest.mark.parametrize(("own_decisions", "code"), [(0, "wrong-propensities"), (499, "few-decisions")])
+def test_too_few_own_decisions_explain_wrong_weights(own_decisions: int, code: str) -> None:
+    value = {**found(0.03, 0.01, 0.05), "mean_weight": dict.fromkeys(ARMS, 1.3)}
+    value["mean_weight_ci"] = {arm: [1.2, 1.4] for arm in ARMS}
+    report = gate_report(
+        {"value": value, "incumbent_is": "own_model", "valued_on": "touchpoints", "own_decisions": own_decisions}
+    )
+    assert (report.decision, report.code) == ("reject", code)
 
 
 @pytest.mark.parametrize("margin", [2.0, -0.02, math.nan])

@@ -45,7 +45,7 @@ def write(folder: Path, windows: list[dict[str, Any]], split: str = "test", **co
 
 def test_opportunities_are_read(tmp_path: Path) -> None:
     found = Opportunities.load(write(tmp_path, [window()] * 600), SPEC, "test")
-    assert found is not None and len(found) == 600
+    assert len(found) == 600
     assert found.channel_B.tolist() == [1] * 600 and found.exposed_B.all()
     assert found.propensity_B.tolist() == [0.75] * 600
     assert found.exposure_probs_BC[0].tolist() == [0.0, 1.0] and json.loads(found.windows[0]) == window()
@@ -58,17 +58,16 @@ def test_the_order_of_opportunities_is_independent_of_the_writer(tmp_path: Path)
     table = pd.read_parquet(tmp_path / OPPORTUNITIES_FILE)
     table.sample(frac=1, random_state=1).to_parquet(tmp_path / OPPORTUNITIES_FILE)
     other = Opportunities.load(tmp_path, SPEC, "test")
-    assert one is not None and other is not None
     assert one.rows.equals(other.rows) and one.windows == other.windows
 
 
-def test_without_enough_decisions_there_are_no_opportunities(tmp_path: Path) -> None:
-    assert Opportunities.load(tmp_path, SPEC, "test") is None and contexts(tmp_path, SPEC, "train") is None
-    write(tmp_path, [window()] * (opportunities.ENOUGH - 1))
-    assert Opportunities.load(tmp_path, SPEC, "test") is None
-    write(tmp_path, [window()] * opportunities.ENOUGH)
-    assert Opportunities.load(tmp_path, SPEC, "test") is not None
-    assert Opportunities.load(tmp_path, SPEC, "val") is None
+def test_few_decisions_are_not_enough(tmp_path: Path) -> None:
+    assert len(Opportunities.load(tmp_path, SPEC, "test")) == 0 and contexts(tmp_path, SPEC, "train") is None
+    for count, enough in ((opportunities.ENOUGH - 1, False), (opportunities.ENOUGH, True)):
+        found = Opportunities.load(write(tmp_path, [window()] * count), SPEC, "test")
+        assert (len(found), found.enough) == (count, enough)
+    other = Opportunities.load(tmp_path, SPEC, "val")
+    assert len(other) == 0 and not other.enough and other.propensity_B.shape == (0,)
 
 
 @pytest.mark.parametrize(
@@ -82,19 +81,19 @@ def test_without_enough_decisions_there_are_no_opportunities(tmp_path: Path) -> 
 def test_decisions_with_other_columns_or_no_window_are_left_out(tmp_path: Path, odd: dict[str, Any] | None) -> None:
     texts = [None if odd is None else json.dumps(odd), *[json.dumps(window())] * 600]
     found = Opportunities.load(write(tmp_path, [window()] * 601, features=texts), SPEC, "test")
-    assert found is not None and len(found) == 600 and texts[0] not in found.windows
+    assert len(found) == 600 and texts[0] not in found.windows
 
 
 def test_windows_without_a_new_outcome_are_left_out(tmp_path: Path) -> None:
     profit = SPEC.replace(outcomes=(Column(name="profit", kind="numeric"),), immediate=("click", "cost", "profit"))
     windows = [window(), *[window(prev_profit=[-1.0])] * 600]
     found = Opportunities.load(write(tmp_path, windows, profit=-2.0), profit, "test")
-    assert found is not None and len(found) == 600 and found.rows["profit"].tolist() == [-2.0] * 600
+    assert len(found) == 600 and found.rows["profit"].tolist() == [-2.0] * 600
 
 
 def test_contexts_of_training_users_need_no_window(tmp_path: Path) -> None:
     users = [f"u{i % 3}" for i in range(600)]
     found = contexts(write(tmp_path, [window()] * 600, "train", user_id=users), SPEC, "train")
-    assert found is not None and list(found.columns) == ["user_id", "device"] and len(found) == 600
+    assert list(found.columns) == ["user_id", "device"] and len(found) == 600
     assert found["user_id"].is_monotonic_increasing
     assert contexts(tmp_path, SPEC.replace(context=(Column(name="new", kind="numeric"),)), "train") is None
